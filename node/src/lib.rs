@@ -1,0 +1,1 @@
+//! The data plane: one actor per pipeline stage.

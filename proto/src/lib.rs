@@ -1,0 +1,1 @@
+//! What node and control share: the model, wire messages and the store contract.
