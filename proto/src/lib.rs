@@ -1,1 +1,3 @@
 //! What node and control share: the model, wire messages and the store contract.
+
+pub mod store;
