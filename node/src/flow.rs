@@ -21,7 +21,7 @@ use tracing::Span;
 use crate::actor::{STAGES, StageKind};
 use crate::answer::Reply;
 use crate::body::{ByteStream, RequestBody};
-use crate::limits::Token;
+use crate::limits::Tokens;
 use crate::metrics::Permit;
 use crate::presented::Place;
 use crate::request::Request;
@@ -53,7 +53,7 @@ pub struct Exchange {
     /// *Identified*: who calls.
     pub caller: Option<Caller>,
     /// *Admitted*: tokens drawn and not yet sent.
-    pub tokens: Vec<Token>,
+    pub tokens: Option<Tokens>,
     /// *Prepared*: what will be sent, before the credential.
     pub outgoing: Option<Outgoing>,
     /// *Armed*: what will be sent.
@@ -125,7 +125,7 @@ pub struct Caller {
     /// Its id.
     pub credential: CredentialId,
     /// The version that set the secret it presented.
-    pub generation: Option<String>,
+    pub generation: Option<Arc<str>>,
     /// Where the key stood.
     pub places: Vec<Place>,
 }

@@ -17,13 +17,13 @@ use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::path::PathOptions;
 use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, RecordPolicy, RewriteUrls};
 use proto::rule::RuleSet;
-use proto::seal::{Digest, DigestKey};
+use proto::seal::DigestKey;
 use proto::target::BaseUrl;
 use subtle::ConstantTimeEq;
 
 use crate::credentials::vault::Sealing;
 use crate::hygiene::fields::RequestFields;
-use crate::limits::Meter;
+use crate::limits::MeterSet;
 use crate::presented::{self, Place};
 use crate::request::Request;
 use crate::upstream::Destination;
@@ -61,8 +61,12 @@ impl Snapshot {
 pub struct CompiledProxy {
     /// Its id.
     pub id: ProxyId,
+    /// The same as text.
+    pub id_text: Box<str>,
     /// Its organisation.
     pub org: OrgId,
+    /// Its short name.
+    pub alias: Option<Box<str>>,
     /// The version of the organisation's configuration that this was compiled from.
     pub version: u64,
     /// Whether it is switched on.
@@ -82,7 +86,7 @@ pub struct CompiledProxy {
     /// Timeouts in words, for messages: `first_byte_ms` and who set it.
     pub first_byte_text: Box<str>,
     /// Rate limits.
-    pub meters: Vec<Arc<Meter>>,
+    pub meters: MeterSet,
     /// Which fields of callers pass.
     pub request_fields: RequestFields,
     /// Authentication fields of callers that pass.
@@ -107,6 +111,8 @@ pub struct CompiledProxy {
 pub struct ProxyCredential {
     /// Its id.
     pub id: CredentialId,
+    /// The same as text.
+    pub id_text: Box<str>,
     /// Its form.
     pub auth_type: AuthType,
     /// Whether its keys were issued by us, so that they are looked for in every place.
@@ -131,17 +137,24 @@ pub struct ProxyCredential {
 /// One secret of a proxy credential.
 pub struct ProxySecret {
     /// Its keyed digest.
-    pub digest: Digest,
-    /// End of a rotation's overlap.
+    pub digest: [u8; 32],
+    /// End of a rotation's overlap; in the past for one that is retired.
     pub valid_until: Option<Timestamp>,
+    /// The version that set it.
+    pub generation: Arc<str>,
+}
+
+impl ProxySecret {
+    /// Whether this is the secret of a digest; in constant time.
+    pub fn is(&self, digest: &[u8; 32]) -> bool {
+        self.digest.ct_eq(digest).into()
+    }
 }
 
 impl ProxyCredential {
     /// Whether the digest is that of one of this credential's secrets; in constant time.
-    pub fn knows(&self, digest: &Digest) -> bool {
-        self.secrets.iter().fold(false, |known, secret| {
-            known | bool::from(secret.digest.as_bytes().ct_eq(digest.as_bytes()))
-        })
+    pub fn knows(&self, digest: &[u8; 32]) -> bool {
+        self.secrets.iter().fold(false, |known, secret| known | secret.is(digest))
     }
 
     /// The given key where this credential looks for it.
@@ -173,6 +186,8 @@ impl ProxyCredential {
 pub struct CompiledTarget {
     /// Its id.
     pub id: TargetId,
+    /// The same as text.
+    pub id_text: Box<str>,
     /// Where it is.
     pub base: BaseUrl,
     /// How paths are read.
@@ -187,6 +202,10 @@ pub struct CompiledTarget {
 pub struct TargetCredential {
     /// Its id.
     pub id: CredentialId,
+    /// The same as text.
+    pub id_text: Box<str>,
+    /// The version that set its secret.
+    pub generation: Option<Arc<str>>,
     /// Its form.
     pub auth_type: AuthType,
     /// Where its secret may be sent.

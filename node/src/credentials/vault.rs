@@ -12,7 +12,9 @@ use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use proto::checks;
 use proto::credential::{AuthType, CredentialSettings, PATH_SECRET, SecretInput};
-use proto::seal::{Binding, Keyring, Sealed};
+use proto::hosts::HostPattern;
+use proto::id::{CredentialId, OrgId};
+use proto::seal::{self, Binding, Keyring, Sealed};
 use zeroize::Zeroizing;
 
 /// Where a key stands when neither header, query nor path is configured.
@@ -24,11 +26,23 @@ const UNRESERVED: &AsciiSet =
 /// A sealed secret and, after its first use, its opened form.
 pub struct Sealing {
     sealed: Option<Arc<Sealed>>,
-    binding: Binding,
+    bound: Bound,
     keyring: Arc<Keyring>,
     auth_type: AuthType,
     settings: CredentialSettings,
     opened: OnceLock<Result<Injection, VaultError>>,
+}
+
+/// What a sealed secret must have been sealed for.
+pub struct Bound {
+    /// The organisation.
+    pub org: OrgId,
+    /// The credential.
+    pub credential: CredentialId,
+    /// Where the secret may be sent.
+    pub hosts: Vec<HostPattern>,
+    /// The seal's own name.
+    pub seal_id: String,
 }
 
 /// A secret in the form in which it is sent.
@@ -60,12 +74,12 @@ impl Sealing {
     /// A sealed secret, unopened.
     pub fn new(
         sealed: Option<Arc<Sealed>>,
-        binding: Binding,
+        bound: Bound,
         keyring: Arc<Keyring>,
         auth_type: AuthType,
         settings: CredentialSettings,
     ) -> Self {
-        Self { sealed, binding, keyring, auth_type, settings, opened: OnceLock::new() }
+        Self { sealed, bound, keyring, auth_type, settings, opened: OnceLock::new() }
     }
 
     /// The secret in the form in which it is sent.
@@ -81,8 +95,10 @@ impl Sealing {
             return Ok(Injection::default());
         }
         let sealed = self.sealed.as_ref().ok_or(VaultError::Missing)?;
-        let secret =
-            self.keyring.open(&self.binding, sealed).map_err(|_| VaultError::Unopenable)?;
+        let Bound { org, credential, hosts, seal_id } = &self.bound;
+        let binding = Binding { org: *org, credential: *credential, hosts, seal_id };
+        let secret = seal::open(&self.keyring, &binding, sealed)
+            .map_err(|_| VaultError::Unopenable)?;
         arrange(self.auth_type, &self.settings, &secret).ok_or(VaultError::Unsendable)
     }
 }

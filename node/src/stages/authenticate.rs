@@ -3,14 +3,14 @@
 //! Every 401 is the same bytes but the request's id, whatever the reason and whether or not the
 //! proxy exists. The reason goes into the record, and into `detail` only in development.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use proto::credential::AuthType;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::AuthFailure;
-use proto::seal::{Digest, DigestKey};
-use subtle::ConstantTimeEq;
+use proto::seal::{DigestKey, Purpose};
 use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
@@ -130,13 +130,12 @@ pub fn identify(
     match presented::issued(request, &proxy.places) {
         Issued::Several => return Err(AuthFailure::Ambiguous),
         Issued::One(secret, places) => {
-            let digest = key.digest(&secret);
+            let digest = digest_of(key, &secret);
             return match find(proxy, &digest, |credential| credential.issued) {
-                Some((index, credential)) => judge(credential, &digest, now).map(|()| Caller {
-                    index,
-                    credential: credential.id,
-                    places,
-                }),
+                Some((index, credential)) => {
+                    let generation = Some(judge(credential, &digest, now)?);
+                    Ok(Caller { index, credential: credential.id, generation, places })
+                }
                 None => Err(AuthFailure::WrongKey),
             };
         }
@@ -157,34 +156,39 @@ fn identify_given(
         let Some((secret, place)) = credential.presented(request) else {
             continue;
         };
-        let digest = key.digest(&secret);
+        let digest = digest_of(key, &secret);
         if !credential.knows(&digest) {
             refusal = AuthFailure::WrongKey;
             continue;
         }
-        judge(credential, &digest, now)?;
-        return Ok(Caller { index, credential: credential.id, places: vec![place] });
+        let generation = Some(judge(credential, &digest, now)?);
+        let places = vec![place];
+        return Ok(Caller { index, credential: credential.id, generation, places });
     }
     if refusal == AuthFailure::NoCredential {
         let open = |credential: &&ProxyCredential| credential.auth_type == AuthType::None;
         if let Some(index) = proxy.credentials.iter().position(|c| open(&c)) {
             let credential = proxy.credentials[index].id;
-            return Ok(Caller { index, credential, places: Vec::new() });
+            return Ok(Caller { index, credential, generation: None, places: Vec::new() });
         }
     }
     Err(refusal)
 }
 
-fn identify_unknown(request: &Request, key: &DigestKey) -> Digest {
+fn digest_of(key: &DigestKey, secret: &[u8]) -> [u8; 32] {
+    key.digest(Purpose::ProxyCredential, secret)
+}
+
+fn identify_unknown(request: &Request, key: &DigestKey) -> [u8; 32] {
     match presented::issued(request, &presented::Extra::default()) {
-        Issued::One(secret, _) => key.digest(&secret),
-        _ => key.digest(b"rr_"),
+        Issued::One(secret, _) => digest_of(key, &secret),
+        _ => digest_of(key, b"rr_"),
     }
 }
 
 fn find<'p>(
     proxy: &'p CompiledProxy,
-    digest: &Digest,
+    digest: &[u8; 32],
     wanted: impl Fn(&ProxyCredential) -> bool,
 ) -> Option<(usize, &'p ProxyCredential)> {
     // At most 32 credentials, each compared in constant time: no early exit tells which matched.
@@ -197,15 +201,21 @@ fn find<'p>(
     found
 }
 
-fn judge(credential: &ProxyCredential, digest: &Digest, now: Timestamp) -> Result<(), AuthFailure> {
+/// Whether a recognised secret is still in force; gives the generation that set it.
+fn judge(
+    credential: &ProxyCredential,
+    digest: &[u8; 32],
+    now: Timestamp,
+) -> Result<Arc<str>, AuthFailure> {
     if credential.expires_at.is_some_and(|end| end <= now) {
         return Err(AuthFailure::Expired);
     }
-    let valid = credential.secrets.iter().any(|secret| {
-        bool::from(secret.digest.as_bytes().ct_eq(digest.as_bytes()))
-            && secret.valid_until.is_none_or(|end| now < end)
-    });
-    if valid { Ok(()) } else { Err(AuthFailure::Retired) }
+    credential
+        .secrets
+        .iter()
+        .find(|secret| secret.is(digest) && secret.valid_until.is_none_or(|end| now < end))
+        .map(|secret| secret.generation.clone())
+        .ok_or(AuthFailure::Retired)
 }
 
 /// Empties every place that held the caller's key, before anything else reads the request.

@@ -3,7 +3,6 @@
 //! The token check and the first write happen in the same poll: what a meter counts is what is
 //! sent. A caller that leaves cancels the upstream call, unless its proxy says `finish`.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -16,7 +15,6 @@ use tracing::{Span, info, warn};
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
-use crate::limits::Token;
 use crate::metrics::Metrics;
 use crate::snapshot::CompiledProxy;
 use crate::stages::limit;
@@ -64,14 +62,12 @@ async fn forward(
     })?;
     let head = RequestHead { method, target, headers };
     let body = exchange.body.take();
-    let tokens = if exchange.tokens.is_empty() {
-        limit::draw(&proxy.meters).await?
-    } else {
-        std::mem::take(&mut exchange.tokens)
+    let mut tokens = match exchange.tokens.take() {
+        Some(tokens) => Some(tokens),
+        None => limit::draw(&proxy.meters).await?,
     };
-    let tokens = RefCell::new(tokens);
     let mut gate = |attempt: u32| match attempt {
-        1 => spend(&mut tokens.borrow_mut(), &proxy),
+        1 => limit::spend(tokens.take(), &proxy.meters),
         // The proxy's own limits count what callers ask for, not what we repeat.
         _ => Ok(()),
     };
@@ -96,14 +92,6 @@ async fn forward(
             Err(failed(exchange, &proxy, &failure))
         }
     }
-}
-
-/// Makes every drawn token a sent one; one whose block has ended is drawn anew.
-fn spend(tokens: &mut Vec<Token>, proxy: &CompiledProxy) -> Result<(), EarlyEnd> {
-    for token in tokens.drain(..) {
-        limit::spend(token).map_err(|refusal| limit::refused(&[refusal], proxy.id))?;
-    }
-    Ok(())
 }
 
 fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer) {

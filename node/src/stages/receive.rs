@@ -113,7 +113,7 @@ fn exchange(
         body,
         proxy: None,
         caller: None,
-        tokens: Vec::new(),
+        tokens: None,
         outgoing: None,
         armed: None,
         answer: None,

@@ -52,7 +52,7 @@ impl Stage for Recorder {
 
     fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
         // Tokens drawn and not sent go back to their cells.
-        exchange.tokens.clear();
+        exchange.tokens = None;
         let record = exchange.proxy.clone().map(|proxy| self.record(exchange, &proxy));
         let finish = exchange.proxy.as_ref().and_then(|proxy| {
             (proxy.on_client_abort == OnClientAbort::Finish).then_some(proxy.body_buffer_bytes)
@@ -92,10 +92,11 @@ impl Recorder {
             org_id: proxy.org,
             proxy_id: proxy.id,
             proxy_credential_id: caller.map(|caller| caller.credential),
-            proxy_credential_generation: caller.and_then(|caller| caller.generation.clone()),
+            proxy_credential_generation: caller
+                .and_then(|caller| caller.generation.as_deref().map(str::to_owned)),
             target_credential_id: target_credential.map(|credential| credential.id),
             target_credential_generation: target_credential
-                .and_then(|credential| credential.generation.clone()),
+                .and_then(|credential| credential.generation.as_deref().map(str::to_owned)),
             config_version: proxy.version,
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
