@@ -5,6 +5,9 @@
 //! carries the store's revision, and an unknown outcome is an error kind of its own: the caller
 //! reads back what identifies its write instead of retrying blindly.
 
+pub mod follow;
+pub mod load;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
