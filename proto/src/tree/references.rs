@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::apply::{ApplyError, Context};
+use super::operation::{ApplyError, Context};
 use super::{Objects, credential_in, target_in};
 use crate::checks::printable;
 use crate::credential::{AuthType, Credential, CredentialKind, UseBy};
