@@ -91,11 +91,23 @@ impl<'a> Work<'a> {
                 let old = self.existing(*id, *precondition)?;
                 self.touched.insert(*id, at);
                 self.draft.objects.remove(id);
+                self.remove_attached(at, *id);
                 if let (ObjectId::Credential(id), Body::Credential(stored)) = (id, &old.body) {
                     self.retire(*id, stored, None);
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Policy goes with the object that it hangs on.
+    fn remove_attached(&mut self, at: usize, parent: ObjectId) {
+        let objects = self.draft.objects.iter();
+        let attached = objects.filter(|(_, object)| object.body.parent() == Some(parent));
+        let attached: Vec<ObjectId> = attached.map(|(id, _)| *id).collect();
+        for id in attached {
+            self.draft.objects.remove(&id);
+            self.touched.insert(id, at);
         }
     }
 
@@ -138,7 +150,7 @@ impl<'a> Work<'a> {
                 by: id,
             });
         }
-        if !is_of_kind(id, &body) {
+        if !body.is_named_by(id) {
             self.report(
                 at,
                 [Problem::new(
@@ -274,17 +286,6 @@ impl<'a> Work<'a> {
     }
 }
 
-fn is_of_kind(id: ObjectId, body: &Body) -> bool {
-    matches!(
-        (id, body),
-        (ObjectId::Org(_), Body::Org(_))
-            | (ObjectId::Token(_), Body::Token(_))
-            | (ObjectId::Target(_), Body::Target(_))
-            | (ObjectId::Credential(_), Body::Credential(_))
-            | (ObjectId::Proxy(_), Body::Proxy(_))
-    )
-}
-
 /// Fields that an update may not change.
 fn fixed_fields(old: &Body, new: &Body) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -305,6 +306,7 @@ fn fixed_fields(old: &Body, new: &Body) -> Vec<Problem> {
             );
         }
         (Body::Target(_), Body::Target(_)) | (Body::Proxy(_), Body::Proxy(_)) => {}
+        (Body::Rule(old), Body::Rule(new)) => fixed("/parent", old.parent == new.parent),
         _ => fixed("", false),
     }
     problems

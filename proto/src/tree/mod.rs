@@ -12,6 +12,8 @@ mod operation;
 mod pack;
 mod read;
 mod references;
+mod roles;
+mod scopes;
 mod secrets;
 
 use std::collections::BTreeMap;

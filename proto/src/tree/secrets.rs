@@ -86,7 +86,12 @@ impl Work<'_> {
     }
 
     /// Ends the secrets that a credential had in the parent: now, or at the overlap's end.
-    pub(super) fn retire(&mut self, id: CredentialId, was: &StoredCredential, overlap: Option<Timestamp>) {
+    pub(super) fn retire(
+        &mut self,
+        id: CredentialId,
+        was: &StoredCredential,
+        overlap: Option<Timestamp>,
+    ) {
         let states = was.secret.iter().chain(&was.previous);
         let named = states.filter_map(|state| state.seal_id.clone());
         self.draft

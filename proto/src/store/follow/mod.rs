@@ -46,11 +46,11 @@ pub struct World {
     /// The store revision; 0 before the first list was applied.
     pub revision: Revision,
     /// Every organisation. What did not change is the same `Arc` as in the world before.
-    pub orgs: Arc<BTreeMap<OrgId, Arc<OrgState>>>,
+    pub orgs: BTreeMap<OrgId, Arc<OrgState>>,
     /// Organisations by slug.
-    pub slugs: Arc<BTreeMap<String, OrgId>>,
+    pub slugs: BTreeMap<String, OrgId>,
     /// What could not be applied.
-    pub faults: Arc<Vec<Fault>>,
+    pub faults: Vec<Fault>,
 }
 
 impl World {
@@ -217,7 +217,7 @@ impl Follower {
         mut news: BTreeMap<OrgId, News>,
     ) -> Result<(), StoreError> {
         let world = Arc::clone(&self.world.borrow());
-        let mut orgs = BTreeMap::clone(&world.orgs);
+        let mut orgs = world.orgs.clone();
         // `system` first: it says whether an organisation whose head is gone was deleted.
         if let Some(system) = news.remove(&SYSTEM_ORG) {
             self.settle(&mut orgs, SYSTEM_ORG, system).await?;
@@ -249,28 +249,8 @@ impl Follower {
         for (org, outcome) in read {
             self.keep(&mut orgs, org, outcome);
         }
-        let faults: Vec<Fault> = self
-            .faults
-            .values()
-            .flatten()
-            .take(FAULTS_MAX)
-            .cloned()
-            .collect();
-        let unchanged = orgs.len() == world.orgs.len()
-            && orgs
-                .iter()
-                .zip(world.orgs.iter())
-                .all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1));
-        let orgs = if unchanged {
-            Arc::clone(&world.orgs)
-        } else {
-            Arc::new(orgs)
-        };
-        let faults = if *world.faults == faults {
-            Arc::clone(&world.faults)
-        } else {
-            Arc::new(faults)
-        };
+        let faults = self.faults.values().flatten();
+        let faults = faults.take(FAULTS_MAX).cloned().collect();
         self.world.send_replace(Arc::new(World {
             revision,
             orgs,
@@ -342,23 +322,20 @@ fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, pair: KeyVa
 }
 
 /// Organisations by slug, as the applied version of `system` names them.
-fn slugs(world: &World, orgs: &BTreeMap<OrgId, Arc<OrgState>>) -> Arc<BTreeMap<String, OrgId>> {
-    let Some(system) = orgs.get(&SYSTEM_ORG) else {
-        return Arc::clone(&world.slugs);
+fn slugs(world: &World, orgs: &BTreeMap<OrgId, Arc<OrgState>>) -> BTreeMap<String, OrgId> {
+    let (before, now) = (world.orgs.get(&SYSTEM_ORG), orgs.get(&SYSTEM_ORG));
+    let Some(system) = now else {
+        return world.slugs.clone();
     };
-    let before = world.orgs.get(&SYSTEM_ORG);
     if before.is_some_and(|before| Arc::ptr_eq(&before.config, &system.config)) {
-        return Arc::clone(&world.slugs);
+        return world.slugs.clone();
     }
-    let named = system
-        .config
-        .objects
-        .iter()
-        .filter_map(|(id, object)| match (id, &object.body) {
-            (ObjectId::Org(id), Body::Org(org)) => Some((org.slug.clone(), *id)),
-            _ => None,
-        });
-    Arc::new(named.collect())
+    let objects = system.config.objects.iter();
+    let named = objects.filter_map(|(id, object)| match (id, &object.body) {
+        (ObjectId::Org(id), Body::Org(org)) => Some((org.slug.clone(), *id)),
+        _ => None,
+    });
+    named.collect()
 }
 
 /// The next change, or `None` when `until` comes first.
