@@ -1,1 +1,3 @@
 //! The control plane: REST API, versions, records.
+
+pub mod publish;
