@@ -1,1 +1,4 @@
 //! The data plane: one actor per pipeline stage.
+
+pub mod body;
+pub mod upstream;
