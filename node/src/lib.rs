@@ -24,3 +24,5 @@ pub mod sync;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;
+//! The data plane: one actor per pipeline stage.
+
