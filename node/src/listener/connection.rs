@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_http::body::{BodySize, BoxBody, MessageBody};
-use actix_http::{ConnectionType, Response, StatusCode};
+use actix_http::{ConnectionType, Response, StatusCode, Version};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
@@ -120,6 +120,9 @@ impl Answering {
             if !tunnel && (state.body_open.get() || state.fault.get().is_some()) {
                 response.head_mut().set_connection_type(ConnectionType::Close);
             }
+            // A recycled head still has the version of the answer before it, and 1.0 would read as
+            // `close`; actix-web sets the version that counts later.
+            response.head_mut().version = Version::HTTP_11;
             if response.head().connection_type() == ConnectionType::Close {
                 connection.close();
             }

@@ -314,3 +314,6 @@ where
     let handle = ListenerHandle { server: server.handle(), admission };
     Ok((server, handle))
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,7 +159,11 @@ impl<IO, P> GuardedSocket<IO, P> {
             return;
         }
         match self.stage {
-            Stage::Answer if self.connection.is_closing() => self.stage = Stage::Closing,
+            Stage::Answer if self.connection.is_closing() => {
+                self.stage = Stage::Closing;
+                // actix-web ends it at once, or when the client has taken its answer.
+                self.read_deadline.set(self.timeouts.write);
+            }
             Stage::Answer => {
                 self.stage = Stage::Head;
                 self.framer.begin_next();

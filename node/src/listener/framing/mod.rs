@@ -203,5 +203,4 @@ impl Framer {
 }
 
 #[cfg(test)]
-#[path = "framing_tests.rs"]
 mod tests;

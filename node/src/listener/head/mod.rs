@@ -348,5 +348,4 @@ pub fn begins_request(byte: u8) -> bool {
 }
 
 #[cfg(test)]
-#[path = "head_tests.rs"]
 mod tests;
