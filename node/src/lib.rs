@@ -26,3 +26,4 @@ pub mod upstream;
 pub mod worker;
 //! The data plane: one actor per pipeline stage.
 
+pub mod listener;
