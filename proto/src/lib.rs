@@ -12,6 +12,8 @@ pub mod object;
 pub mod org;
 pub mod problem;
 pub mod proxy;
+pub mod record;
 pub mod store;
 pub mod target;
 pub mod version;
+pub mod wire;
