@@ -1,0 +1,166 @@
+//! Writes: from a checked model to a published version, and from the publisher's errors to
+//! refusals. The only file of the API that publishes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::object::{Body, Object, ObjectId};
+use proto::seal::NewSecret;
+use proto::tree::{ApplyError, Change, Operation, SecretChange};
+
+use super::answer::Answer;
+use super::call::OrgCall;
+use super::error::{Code, Refusal};
+use super::objects::{Edit, Manner, Resource, Rights, Verdict, changed, find, show};
+use super::precondition::Condition;
+use crate::publish::{Author, PublishError, Published};
+use crate::router::BASE;
+
+/// Creates an object without a secret.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn create<R: Resource>(call: &OrgCall, body: Body) -> Result<Answer, Refusal> {
+    create_with::<R>(call, body, None).await
+}
+
+/// Creates an object.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn create_with<R: Resource>(
+    call: &OrgCall,
+    body: Body,
+    secret: Option<Arc<NewSecret>>,
+) -> Result<Answer, Refusal> {
+    let rights = rights(call)?;
+    R::guard(&rights, &Edit { before: None, after: R::model(&body) })?;
+    let id = R::fresh_id();
+    let published = publish(call, Operation::Create { id, body, secret }).await?;
+    let object = object(&published, id)?;
+    let location = match id {
+        ObjectId::Org(id) => format!("{BASE}/orgs/{id}"),
+        _ => format!("{BASE}/orgs/{}/{}/{id}", call.org.slug, R::COLLECTION),
+    };
+    Ok(answer::<R>(call, &published, &object).created(location))
+}
+
+/// Changes the object that the path names as the submitted document says.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn change<R: Resource>(call: &OrgCall, manner: Manner) -> Result<Answer, Refusal> {
+    change_with::<R>(call, manner, SecretChange::Keep).await
+}
+
+/// The same, with what becomes of a credential's secret.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn change_with<R: Resource>(
+    call: &OrgCall,
+    manner: Manner,
+    secret: SecretChange,
+) -> Result<Answer, Refusal> {
+    let (rights, verdict) = (rights(call)?, Verdict::default());
+    let document = call.request.body.clone();
+    let kept = verdict.clone();
+    let change: Change = Arc::new(move |body: &Body| {
+        let Some(before) = R::model(body) else {
+            return Err(kept.keep(Refusal::not_found()));
+        };
+        let after = changed::<R>(before, &document, manner)?;
+        let edit = Edit {
+            before: Some(before),
+            after: Some(&after),
+        };
+        R::guard(&rights, &edit).map_err(|refusal| kept.keep(refusal))?;
+        Ok(R::with_model(body, after))
+    });
+    update::<R>(call, change, secret, verdict).await
+}
+
+/// Leaves the object as it is, but for its secret.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn keep_with<R: Resource>(
+    call: &OrgCall,
+    secret: SecretChange,
+) -> Result<Answer, Refusal> {
+    let change: Change = Arc::new(|body: &Body| Ok(body.clone()));
+    update::<R>(call, change, secret, Verdict::default()).await
+}
+
+async fn update<R: Resource>(
+    call: &OrgCall,
+    change: Change,
+    secret: SecretChange,
+    verdict: Verdict,
+) -> Result<Answer, Refusal> {
+    let seen = find::<R>(call, &*call.config()?)?;
+    let operation = Operation::Update {
+        id: seen.id,
+        precondition: precondition(call, &seen)?,
+        change,
+        secret,
+    };
+    let published = match publish(call, operation).await {
+        Ok(published) => published,
+        Err(refusal) => return Err(verdict.take().unwrap_or(refusal)),
+    };
+    let object = object(&published, seen.id)?;
+    Ok(answer::<R>(call, &published, &object))
+}
+
+/// Deletes the object that the path names.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn delete<R: Resource>(call: &OrgCall) -> Result<Answer, Refusal> {
+    let seen = find::<R>(call, &*call.config()?)?;
+    let edit = Edit {
+        before: R::model(&seen.body),
+        after: None,
+    };
+    R::guard(&rights(call)?, &edit)?;
+    let operation = Operation::Delete {
+        id: seen.id,
+        precondition: precondition(call, &seen)?,
+    };
+    let published = publish(call, operation).await?;
+    Ok(Answer::nothing().version(call.org_id(), published.n))
+}
+
+fn rights(call: &OrgCall) -> Result<Rights, Refusal> {
+    Ok(Rights {
+        role: call.role,
+        config: call.config()?,
+    })
+}
+
+/// `If-Match` as the one version that the publisher compares with the newest.
+fn precondition(call: &OrgCall, seen: &Object) -> Result<Option<u64>, Refusal> {
+    match &call.request.if_match {
+        None | Some(Condition::Exists) => Ok(None),
+        Some(Condition::Versions(versions)) if versions.contains(&seen.version) => {
+            Ok(Some(seen.version))
+        }
+        // What is seen here may be older than what the caller saw.
+        Some(Condition::Versions(versions)) => match versions.as_slice() {
+            [version] => Ok(Some(*version)),
+            _ => Err(stale(seen.id, seen.version)),
+        },
+    }
+}
+
+fn stale(id: ObjectId, current: u64) -> Refusal {
+    let detail = format!("{id} is now at version {current}; read it again and repeat the change");
+    Refusal::new(Code::PreconditionFailed, detail)
+}
+
+fn answer<R: Resource>(call: &OrgCall, published: &Published, object: &Object) -> Answer {
+    Answer::json(show::<R>(&call.view(), object))
+        .etag(object.version)
+        .version(call.org_id(), published.n)
+}
