@@ -12,7 +12,7 @@ use proto::target::{Target, Timeouts};
 use proto::{credential, proxy};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;

@@ -38,8 +38,6 @@ pub fn routes() -> Vec<Route> {
         api::targets::routes(),
         api::credentials::routes(),
         api::proxies::routes(),
-        api::rules::routes(),
-        api::filters::routes(),
         api::records::routes(),
     ]
     .concat()

@@ -164,3 +164,64 @@ fn answer<R: Resource>(call: &OrgCall, published: &Published, object: &Object) -
         .etag(object.version)
         .version(call.org_id(), published.n)
 }
+
+async fn publish(call: &OrgCall, operation: Operation) -> Result<Published, Refusal> {
+    let author = Author {
+        role: call.role,
+        name: call.caller.token_id.to_string(),
+    };
+    let deadline = Instant::now() + call.control.settings.write_deadline;
+    let published = call
+        .control
+        .publisher
+        .publish(call.org_id(), vec![operation], author, deadline)
+        .await
+        .map_err(refusal)?;
+    // So that the caller's next read here sees what it wrote; a node or another control may be
+    // later, which is what `requestrocket-version` is for.
+    call.control.see_version(call.org_id(), published.n).await;
+    Ok(published)
+}
+
+fn object(published: &Published, id: ObjectId) -> Result<Arc<Object>, Refusal> {
+    published
+        .config
+        .object(id)
+        .cloned()
+        .ok_or_else(|| Refusal::new(Code::Internal, format!("{id} was published and is not there")))
+}
+
+fn refusal(error: PublishError) -> Refusal {
+    match error {
+        PublishError::Apply(error) => not_applied(error),
+        _ => todo!(),
+    }
+}
+
+fn not_applied(error: ApplyError) -> Refusal {
+    match error {
+        ApplyError::NotFound(_) => Refusal::not_found(),
+        ApplyError::PreconditionFailed { id, current } => stale(id, current),
+        ApplyError::Forbidden(errors) => {
+            let words: Vec<&str> = errors.iter().map(|problem| problem.detail.as_str()).collect();
+            Refusal {
+                errors: errors.clone(),
+                ..Refusal::forbidden(words.join("; "))
+            }
+        }
+        ApplyError::Invalid(errors) => Refusal::invalid(errors),
+        ApplyError::Taken { what, by } => Refusal {
+            used_by: vec![by.to_string()],
+            ..Refusal::new(Code::Conflict, format!("{what} belongs to {by}; choose another"))
+        },
+        ApplyError::InUse { id, users } => {
+            let used_by: Vec<String> = users.iter().map(ToString::to_string).collect();
+            let detail = format!("{id} is used by {}; change or delete them first", used_by.join(", "));
+            Refusal {
+                used_by,
+                ..Refusal::new(Code::Conflict, detail)
+            }
+        }
+        ApplyError::TooLarge(detail) => Refusal::new(Code::BodyTooLarge, detail),
+    }
+}

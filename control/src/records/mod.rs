@@ -21,9 +21,9 @@ const LAYOUT: i64 = 1;
 /// Longest wait for a lock that another connection holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Records deleted in one transaction, so that inserts never wait long.
-const DELETE_BATCH: usize = 2_000;
+const DELETE_BATCH: i64 = 2_000;
 /// Records deleted by one call of [`Records::retain`]; the next call goes on.
-const DELETE_CALL_MAX: usize = 200_000;
+const DELETE_CALL_MAX: i64 = 200_000;
 
 /// Columns that are searched, and the record as JSON.
 const CREATE: &str = "
@@ -192,36 +192,41 @@ impl Records {
     ///
     /// # Errors
     /// The store failed; what was dropped before stays dropped.
-    pub fn retain(&self, retention: Retention, now_us: i64) -> Result<usize, RecordsError> {
+    pub fn retain(&self, retention: Retention, now_us: i64) -> Result<i64, RecordsError> {
         let age_us = i64::try_from(retention.age_max.as_micros()).unwrap_or(i64::MAX);
         let oldest_us = now_us.saturating_sub(age_us);
         let mut dropped = 0;
         while dropped < DELETE_CALL_MAX {
             // The lock is let go between two batches so that inserts get their turn.
-            let went = locked(&self.writer).execute(
-                "DELETE FROM records WHERE request_id IN (SELECT request_id FROM records
-                 WHERE started_at_us < ?1 ORDER BY started_at_us LIMIT ?2)",
-                params![oldest_us, DELETE_BATCH],
-            )?;
+            let went = self.drop_oldest(oldest_us, DELETE_BATCH)?;
             dropped += went;
             if went < DELETE_BATCH {
                 break;
             }
         }
-        let count: u64 = locked(&self.writer)
+        let count: i64 = locked(&self.writer)
             .query_row("SELECT count(*) FROM records", [], |row| row.get(0))?;
-        let mut excess = count.saturating_sub(retention.count_max);
+        let count_max = i64::try_from(retention.count_max).unwrap_or(i64::MAX);
+        let mut excess = count.saturating_sub(count_max);
         while excess > 0 && dropped < DELETE_CALL_MAX {
-            let batch = excess.min(DELETE_BATCH as u64);
-            let went = locked(&self.writer).execute(
-                "DELETE FROM records WHERE request_id IN (SELECT request_id FROM records
-                 ORDER BY started_at_us LIMIT ?1)",
-                params![batch],
-            )?;
+            let went = self.drop_oldest(i64::MAX, excess.min(DELETE_BATCH))?;
+            if went == 0 {
+                break;
+            }
             dropped += went;
-            excess = if went == 0 { 0 } else { excess.saturating_sub(went as u64) };
+            excess -= went;
         }
         Ok(dropped)
+    }
+
+    /// Drops at most `limit` records that started before `before_us`, the oldest first.
+    fn drop_oldest(&self, before_us: i64, limit: i64) -> Result<i64, RecordsError> {
+        let went = locked(&self.writer).execute(
+            "DELETE FROM records WHERE request_id IN (SELECT request_id FROM records
+             WHERE started_at_us < ?1 ORDER BY started_at_us LIMIT ?2)",
+            params![before_us, limit],
+        )?;
+        Ok(i64::try_from(went).unwrap_or(limit))
     }
 }
 
