@@ -1,6 +1,7 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`,
-//! `target`, `credential`, `proxy`), what checks it (`checks`, `hosts`, `problem`), and where it
-//! lives (`store`).
+//! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
+//! `policy`), how secrets are kept (`seal`, `retired`), how a configuration is made of it (`tree`),
+//! where it lives (`keys`, `store`), and what is told of each request (`record`, `wire`).
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
@@ -8,12 +9,17 @@ pub mod checks;
 pub mod credential;
 pub mod hosts;
 pub mod id;
+pub mod keys;
 pub mod object;
 pub mod org;
+pub mod policy;
 pub mod problem;
 pub mod proxy;
 pub mod record;
+pub mod retired;
+pub mod seal;
 pub mod store;
 pub mod target;
+pub mod tree;
 pub mod version;
 pub mod wire;

@@ -11,6 +11,9 @@ pub mod etcd;
 pub mod limits;
 mod span;
 
+pub mod follow;
+pub mod load;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
