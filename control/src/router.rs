@@ -13,6 +13,8 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use proto::id::RequestId;
+use proto::seal::Purpose;
+use proto::tree::Hash;
 use serde_json::Value;
 
 use crate::api::answer::{Answer, respond};
@@ -21,6 +23,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::idempotency::{Claim, IdempotencyKey};
 use crate::api::{self, body};
 use crate::operator::{Caller, bearer};
+use crate::publish::Idempotency;
 use crate::route::{Access, Answering, Gives, Route, Verb};
 use crate::state::Control;
 use crate::throttle::Verdict;
@@ -149,18 +152,18 @@ async fn serve(
     control.wait_for_version(request.headers()).await?;
     let ready = handler.admit(control, route, request, caller)?;
     let document = body::read(request.headers(), payload, route.takes).await?;
-    let key = idempotency_key(route, request, ready.caller())?;
-    let digest = request_digest(route, request, &document);
     if !route.verb.writes() {
-        return ready.run(document).await;
+        return ready.run(document, None).await;
     }
+    let key = idempotency_key(request, ready.caller())?;
+    let digest = request_digest(control, route, request, &document);
     // A task of its own: the caller's hang-up must not leave a write half observed, nor its
     // idempotency key taken for a day.
     let control = control.clone();
     let task = actix_web::rt::spawn(async move {
         match key {
-            None => ready.run(document).await,
-            Some(key) => once(&control, key, digest, ready.run(document)).await,
+            None => ready.run(document, None).await,
+            Some(key) => once(&control, key, digest, |kept| ready.run(document, Some(kept))).await,
         }
     });
     task.await
@@ -271,14 +274,14 @@ impl Ready {
         }
     }
 
-    fn run(self, document: Value) -> Answering {
+    fn run(self, document: Value, idempotency: Option<Idempotency>) -> Answering {
         match self {
             Self::Call(mut call, run) => {
-                call.request.body = document;
+                (call.request.body, call.request.idempotency) = (document, idempotency);
                 run(call)
             }
             Self::Org(mut call, run) => {
-                call.request.body = document;
+                (call.request.body, call.request.idempotency) = (document, idempotency);
                 run(*call)
             }
         }
@@ -300,45 +303,55 @@ fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal
         query: Query::parse(request.query_string(), &known)?,
         if_match,
         if_none_match,
+        idempotency: None,
         body: Value::Null,
     })
 }
 
 fn idempotency_key(
-    route: &Route,
     request: &HttpRequest,
     caller: &Caller,
 ) -> Result<Option<IdempotencyKey>, Refusal> {
-    if !route.verb.writes() {
-        return Ok(None);
-    }
     let name = header::HeaderName::from_static("idempotency-key");
     call::single(request.headers(), &name, "Idempotency-Key")?
         .map(|text| IdempotencyKey::new(caller.token_id, text))
         .transpose()
 }
 
-/// What makes two requests with one key the same request.
-fn request_digest(route: &Route, request: &HttpRequest, document: &Value) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    for part in [route.verb.as_str(), request.uri().path(), request.query_string()] {
-        hasher.update(part.as_bytes());
-        hasher.update(&[0]);
-    }
-    hasher.update(document.to_string().as_bytes());
-    hasher.finalize().into()
+/// What makes two requests with one key the same request. Keyed, since it is stored and bodies
+/// hold secrets.
+fn request_digest(
+    control: &Control,
+    route: &Route,
+    request: &HttpRequest,
+    document: &Value,
+) -> [u8; 32] {
+    let parts = [
+        "idempotency",
+        route.verb.as_str(),
+        request.uri().path(),
+        request.query_string(),
+        &document.to_string(),
+    ];
+    control.digest_key.digest(Purpose::TargetFingerprint, parts.join("\0").as_bytes())
 }
 
+/// Carries a write out once. This process knows the first answer, a generated key included; after
+/// a restart, or at another control, the publisher still knows that it was carried out.
 async fn once(
     control: &Control,
     key: IdempotencyKey,
     digest: [u8; 32],
-    run: Answering,
+    run: impl FnOnce(Idempotency) -> Answering,
 ) -> Result<Answer, Refusal> {
     if let Claim::Again(answer) = control.idempotency().claim(&key, digest, Instant::now())? {
         return Ok(*answer);
     }
-    let result = run.await;
+    let kept = Idempotency {
+        key: key.to_string(),
+        fingerprint: Hash::of(&digest),
+    };
+    let result = run(kept).await;
     control.idempotency().settle(&key, result.as_ref().ok());
     result
 }

@@ -1,6 +1,7 @@
 //! What every call shares: the configuration as last seen, the publisher, the records, and the
 //! little that this process remembers between calls.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,7 +12,7 @@ use proto::id::OrgId;
 use proto::object::{Body, ObjectId};
 use proto::policy::Policy;
 use proto::seal::{DigestKey, Purpose};
-use proto::store::follow::World;
+use proto::store::follow::{OrgState, World};
 use proto::tree::{OrgConfig, SYSTEM_ORG};
 use tokio::sync::watch;
 
@@ -89,7 +90,7 @@ pub struct Control {
 /// The tokens of one state of the configuration.
 #[derive(Default)]
 struct Indexed {
-    of: Option<Arc<World>>,
+    of: Option<Arc<BTreeMap<OrgId, Arc<OrgState>>>>,
     index: Arc<TokenIndex>,
 }
 
@@ -118,28 +119,24 @@ impl Control {
 
     /// The configuration of one organisation as last seen.
     pub fn config(&self, org: OrgId) -> Option<Arc<OrgConfig>> {
-        self.world().orgs.get(&org).cloned()
+        self.world().orgs.get(&org).map(|state| state.config.clone())
     }
 
     /// An organisation by id or slug.
     pub fn find_org(&self, name: &str) -> Option<OrgName> {
-        if name == proto::org::SYSTEM || name == SYSTEM_ORG.text().as_str() {
-            return Some(OrgName {
-                id: SYSTEM_ORG,
-                slug: proto::org::SYSTEM.to_owned(),
-            });
-        }
-        let system = self.config(SYSTEM_ORG)?;
-        let by_id = name.parse::<OrgId>().ok();
-        system.objects.values().find_map(|object| match (object.id, &object.body) {
-            (ObjectId::Org(id), Body::Org(org)) if by_id == Some(id) || org.slug == name => {
-                Some(OrgName {
-                    id,
-                    slug: org.slug.clone(),
-                })
-            }
+        let world = self.world();
+        let id = match world.slugs.get(name) {
+            Some(id) => *id,
+            None => name.parse().ok().filter(|id| world.orgs.contains_key(id))?,
+        };
+        let system = world.orgs.get(&SYSTEM_ORG)?;
+        match &system.config.object(ObjectId::Org(id))?.body {
+            Body::Org(org) => Some(OrgName {
+                id,
+                slug: org.slug.clone(),
+            }),
             _ => None,
-        })
+        }
     }
 
     /// The slug of an organisation.
@@ -155,12 +152,13 @@ impl Control {
 
     /// The index of the newest configuration; built once for each.
     fn token_index(&self) -> Arc<TokenIndex> {
-        let world = self.world();
+        let orgs = self.world().orgs.clone();
         let mut indexed = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if indexed.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, &world)) {
+        if indexed.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, &orgs)) {
             let mut index = TokenIndex::default();
-            for (org, config) in &world.orgs {
-                let tokens = config
+            for (org, state) in &*orgs {
+                let tokens = state
+                    .config
                     .objects
                     .range(FIRST_TOKEN..=LAST_TOKEN)
                     .filter_map(|(id, object)| match (id, &object.body) {
@@ -170,7 +168,7 @@ impl Control {
                 index.add(*org, *org == SYSTEM_ORG, tokens);
             }
             *indexed = Indexed {
-                of: Some(world),
+                of: Some(orgs),
                 index: Arc::new(index),
             };
         }
@@ -222,7 +220,7 @@ impl Control {
     pub async fn see_version(&self, org: OrgId, n: u64) -> bool {
         let mut world = self.world.clone();
         let seen = world.wait_for(|world| {
-            world.orgs.get(&org).is_some_and(|config| config.head.n >= n)
+            world.orgs.get(&org).is_some_and(|state| state.config.head.n >= n)
         });
         matches!(tokio::time::timeout(self.settings.version_wait, seen).await, Ok(Ok(_)))
     }

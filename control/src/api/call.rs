@@ -14,6 +14,7 @@ use super::objects::View;
 use super::page::PageRequest;
 use super::precondition::{Condition, Weak};
 use crate::operator::Caller;
+use crate::publish::Idempotency;
 use crate::state::{Control, OrgName};
 
 /// A call by a known caller.
@@ -97,6 +98,8 @@ pub struct Request {
     pub if_match: Option<Condition>,
     /// `If-None-Match`.
     pub if_none_match: Option<Condition>,
+    /// `Idempotency-Key`, as the publisher remembers it with the version.
+    pub idempotency: Option<Idempotency>,
     /// The body; null when the route takes none.
     pub body: Value,
 }

@@ -43,6 +43,12 @@ impl IdempotencyKey {
     }
 }
 
+impl std::fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.token, self.text)
+    }
+}
+
 /// What to do with a write that has a key.
 #[derive(Debug)]
 pub enum Claim {

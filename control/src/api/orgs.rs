@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::answer::Answer;
 use super::call::{Call, OrgCall};
-use super::error::{Code, Refusal};
+use super::error::Refusal;
 use super::objects::{self, Manner, Resource, View};
 use super::write;
 use crate::route::{Gives, Need, Route, Takes, Verb};
@@ -111,20 +111,7 @@ async fn update(call: Call) -> Result<Answer, Refusal> {
 }
 
 async fn delete(call: Call) -> Result<Answer, Refusal> {
-    let call = named(call)?;
-    let org: OrgId = call.request.id("id")?;
-    if let Some(config) = call.control.config(org) {
-        let held = config.objects.keys().filter(|id| !matches!(id, ObjectId::Token(_)));
-        let used_by: Vec<String> = held.take(100).map(ToString::to_string).collect();
-        if !used_by.is_empty() {
-            let detail = "the organisation still holds objects; delete them first";
-            return Err(Refusal {
-                used_by,
-                ..Refusal::new(Code::Conflict, detail)
-            });
-        }
-    }
-    write::delete::<Orgs>(&call).await
+    write::delete::<Orgs>(&named(call)?).await
 }
 
 fn system() -> OrgName {

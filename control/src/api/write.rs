@@ -2,18 +2,19 @@
 //! refusals. The only file of the API that publishes.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use proto::object::{Body, Object, ObjectId};
 use proto::seal::NewSecret;
-use proto::tree::{ApplyError, Change, Operation, SecretChange};
+use proto::store::StoreError;
+use proto::tree::{ApplyError, Change, Operation, SecretChange, TreeError};
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::objects::{Edit, Manner, Resource, Rights, Verdict, changed, find, show};
 use super::precondition::Condition;
-use crate::publish::{Author, PublishError, Published};
+use crate::publish::{Author, Publish, PublishError, Published};
 use crate::router::BASE;
 
 /// Creates an object without a secret.
@@ -35,8 +36,13 @@ pub async fn create_with<R: Resource>(
 ) -> Result<Answer, Refusal> {
     let rights = rights(call)?;
     R::guard(&rights, &Edit { before: None, after: R::model(&body) })?;
-    let id = R::fresh_id();
-    let published = publish(call, Operation::Create { id, body, secret }).await?;
+    let fresh = R::fresh_id();
+    let published = publish(call, Operation::Create { id: fresh, body, secret }).await?;
+    // Of a remembered write, the object that it created then.
+    let id = match published.changed.first() {
+        Some(id) if published.replayed => *id,
+        _ => fresh,
+    };
     let object = object(&published, id)?;
     let location = match id {
         ObjectId::Org(id) => format!("{BASE}/orgs/{id}"),
@@ -166,17 +172,17 @@ fn answer<R: Resource>(call: &OrgCall, published: &Published, object: &Object) -
 }
 
 async fn publish(call: &OrgCall, operation: Operation) -> Result<Published, Refusal> {
-    let author = Author {
-        role: call.role,
-        name: call.caller.token_id.to_string(),
+    let publish = Publish {
+        org: call.org_id(),
+        operations: vec![operation],
+        author: Author {
+            name: call.caller.token_id.to_string(),
+            role: call.role,
+        },
+        deadline: Instant::now() + call.control.settings.write_deadline,
+        idempotency: call.request.idempotency.clone(),
     };
-    let deadline = Instant::now() + call.control.settings.write_deadline;
-    let published = call
-        .control
-        .publisher
-        .publish(call.org_id(), vec![operation], author, deadline)
-        .await
-        .map_err(refusal)?;
+    let published = call.control.publisher.publish(publish).await.map_err(refusal)?;
     // So that the caller's next read here sees what it wrote; a node or another control may be
     // later, which is what `requestrocket-version` is for.
     call.control.see_version(call.org_id(), published.n).await;
@@ -184,17 +190,58 @@ async fn publish(call: &OrgCall, operation: Operation) -> Result<Published, Refu
 }
 
 fn object(published: &Published, id: ObjectId) -> Result<Arc<Object>, Refusal> {
-    published
-        .config
-        .object(id)
-        .cloned()
-        .ok_or_else(|| Refusal::new(Code::Internal, format!("{id} was published and is not there")))
+    match published.config.object(id) {
+        Some(object) => Ok(object.clone()),
+        // A remembered write whose object was deleted since.
+        None if published.replayed => Err(Refusal::not_found()),
+        None => {
+            let detail = format!("{id} was published and is not there");
+            Err(Refusal::new(Code::Internal, detail))
+        }
+    }
 }
 
 fn refusal(error: PublishError) -> Refusal {
+    let words = error.to_string();
     match error {
-        PublishError::Apply(error) => not_applied(error),
-        _ => todo!(),
+        PublishError::Refused(error) => not_applied(error),
+        PublishError::OrgUnknown(_) => Refusal::not_found(),
+        PublishError::KeyReused => {
+            let detail = "this key was used for another request within a day; take a new one";
+            Refusal::new(Code::IdempotencyKeyReused, detail)
+        }
+        PublishError::Overloaded | PublishError::Contended => {
+            Refusal::new(Code::Overloaded, format!("{words}; nothing was changed; try again"))
+                .retry_after_s(1)
+        }
+        PublishError::OutcomeUnknown { .. } => {
+            let detail = format!(
+                "{words}; read the object again, or repeat the request with the same \
+                 `Idempotency-Key`"
+            );
+            Refusal::new(Code::OutcomeUnknown, detail).retry_after_s(5)
+        }
+        PublishError::Regressed { .. } => {
+            let detail = format!("{words}; writes are refused until `requestrocket recover`");
+            Refusal::new(Code::StoreRegressed, detail)
+        }
+        PublishError::Store(StoreError::Full(_)) => {
+            let detail = "traffic goes on; free space, then `requestrocket recover --space`";
+            Refusal::new(Code::StoreFull, detail)
+        }
+        PublishError::Store(StoreError::TooLarge(detail)) => {
+            Refusal::new(Code::BodyTooLarge, detail)
+        }
+        PublishError::Store(_) => {
+            let detail = format!("{words}; nothing was changed; traffic goes on; try again");
+            Refusal::new(Code::StoreUnavailable, detail).retry_after_s(5)
+        }
+        PublishError::Tree(TreeError::TooLarge(detail)) => {
+            Refusal::new(Code::BodyTooLarge, detail)
+        }
+        PublishError::Unreadable(_) | PublishError::Tree(_) | PublishError::Seal(_) => {
+            Refusal::new(Code::Internal, words)
+        }
     }
 }
 
