@@ -101,7 +101,15 @@ impl Follower {
     ) -> (Self, watch::Receiver<Arc<World>>) {
         let (world, receiver) = watch::channel(Arc::new(World::default()));
         let faults = BTreeMap::new();
-        (Self { store, region: region.into(), world, faults }, receiver)
+        (
+            Self {
+                store,
+                region: region.into(),
+                world,
+                faults,
+            },
+            receiver,
+        )
     }
 
     /// Follows until it is dropped. After an error it lists again, later each time, with full
@@ -141,7 +149,10 @@ impl Follower {
     fn retry_at(&self) -> Option<Instant> {
         let mut faults = self.faults.values().flatten();
         let hopeful = faults.any(|fault| {
-            matches!(fault.code, "version-unreadable" | "secret-missing" | "secret-unreadable")
+            matches!(
+                fault.code,
+                "version-unreadable" | "secret-missing" | "secret-unreadable"
+            )
         });
         hopeful.then(|| Instant::now() + RETRY_CONTENT + jitter(RETRY_CONTENT))
     }
@@ -180,7 +191,10 @@ impl Follower {
                         news.entry(org).or_default().head = Some(Heard::Gone);
                     }
                     Some(Live::Retired(org, credential)) => {
-                        news.entry(org).or_default().retired.insert(credential, None);
+                        news.entry(org)
+                            .or_default()
+                            .retired
+                            .insert(credential, None);
                     }
                     Some(Live::Delta(_) | Live::Beat) | None => {}
                 },
@@ -218,7 +232,10 @@ impl Follower {
                 _ => live.push((org, news)),
             }
         }
-        let reader = Reader { store: &*self.store, region: &self.region };
+        let reader = Reader {
+            store: &*self.store,
+            region: &self.region,
+        };
         let read: Vec<_> = futures_util::stream::iter(live)
             .map(|(org, news)| {
                 let old = world.orgs.get(&org);
@@ -230,12 +247,34 @@ impl Follower {
         for (org, outcome) in read {
             self.keep(&mut orgs, org, outcome);
         }
-        let faults = self.faults.values().flatten().take(FAULTS_MAX).cloned().collect();
+        let faults: Vec<Fault> = self
+            .faults
+            .values()
+            .flatten()
+            .take(FAULTS_MAX)
+            .cloned()
+            .collect();
         let unchanged = orgs.len() == world.orgs.len()
-            && orgs.iter().zip(world.orgs.iter()).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1));
-        let orgs = if unchanged { Arc::clone(&world.orgs) } else { Arc::new(orgs) };
-        let faults = if *world.faults == faults { Arc::clone(&world.faults) } else { faults.into() };
-        self.world.send_replace(Arc::new(World { revision, orgs, slugs, faults }));
+            && orgs
+                .iter()
+                .zip(world.orgs.iter())
+                .all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1));
+        let orgs = if unchanged {
+            Arc::clone(&world.orgs)
+        } else {
+            Arc::new(orgs)
+        };
+        let faults = if *world.faults == faults {
+            Arc::clone(&world.faults)
+        } else {
+            Arc::new(faults)
+        };
+        self.world.send_replace(Arc::new(World {
+            revision,
+            orgs,
+            slugs,
+            faults,
+        }));
         Ok(())
     }
 
@@ -245,7 +284,10 @@ impl Follower {
         org: OrgId,
         news: News,
     ) -> Result<(), StoreError> {
-        let reader = Reader { store: &*self.store, region: &self.region };
+        let reader = Reader {
+            store: &*self.store,
+            region: &self.region,
+        };
         let outcome = reader.org(org, orgs.get(&org), news).await?;
         self.keep(orgs, org, outcome);
         Ok(())
@@ -255,13 +297,14 @@ impl Follower {
         if let Some(state) = outcome.state {
             orgs.insert(org, state);
         }
-        for fault in &outcome.faults {
+        let mut faults = self.faults.remove(&Some(org)).unwrap_or_default();
+        faults.retain(|fault| outcome.standing.contains(&fault.code));
+        for fault in outcome.faults {
             tracing::error!(org = %org, code = fault.code, "{}", fault.detail);
+            faults.push(fault);
         }
-        if outcome.faults.is_empty() {
-            self.faults.remove(&Some(org));
-        } else {
-            self.faults.insert(Some(org), outcome.faults);
+        if !faults.is_empty() {
+            self.faults.insert(Some(org), faults);
         }
     }
 }
@@ -279,7 +322,10 @@ fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, pair: KeyVa
         Some(Live::Delta(org)) => news.entry(org).or_default().delta = Some(pair),
         Some(Live::Retired(org, credential)) => match serde_json::from_slice(&pair.value) {
             Ok(fact) => {
-                news.entry(org).or_default().retired.insert(credential, Some(fact));
+                news.entry(org)
+                    .or_default()
+                    .retired
+                    .insert(credential, Some(fact));
             }
             Err(error) if stray.len() < FAULTS_MAX => stray.push(Fault {
                 org: Some(org),
@@ -298,6 +344,8 @@ struct Outcome {
     /// Its new state; absent when nothing is known of it yet.
     state: Option<Arc<OrgState>>,
     faults: Vec<Fault>,
+    /// Codes of earlier faults that this did not look at again.
+    standing: &'static [&'static str],
 }
 
 /// Reads what news name.
@@ -315,6 +363,11 @@ impl Reader<'_> {
         news: News,
     ) -> Result<Outcome, StoreError> {
         let mut faults = Vec::new();
+        let standing: &[_] = match &news.head {
+            None => &["object-unreadable", "version-unreadable", "regressed"],
+            Some(Heard::Head(head)) if old.is_none_or(|old| old.config.head != *head) => &[],
+            Some(_) => &["object-unreadable"],
+        };
         let fault = |code: &'static str, detail: String| Fault {
             org: Some(org),
             object: None,
@@ -344,7 +397,11 @@ impl Reader<'_> {
             }
         };
         let Some(config) = config.or_else(|| old.map(|old| Arc::clone(&old.config))) else {
-            return Ok(Outcome { state: None, faults });
+            return Ok(Outcome {
+                state: None,
+                faults,
+                standing,
+            });
         };
         let retired = retired(&config, old, news.retired);
         let sealed = self.sealed(&config, old, &mut faults).await?;
@@ -355,9 +412,17 @@ impl Reader<'_> {
         });
         let state = match same {
             Some(old) => Arc::clone(old),
-            None => Arc::new(OrgState { config, sealed, retired }),
+            None => Arc::new(OrgState {
+                config,
+                sealed,
+                retired,
+            }),
         };
-        Ok(Outcome { state: Some(state), faults })
+        Ok(Outcome {
+            state: Some(state),
+            faults,
+            standing,
+        })
     }
 
     /// The version that a head names, by delta where one leads there; `None` keeps the old one.
@@ -452,10 +517,18 @@ impl Reader<'_> {
                     continue;
                 }
                 Some(Err(error)) => ("secret-unreadable", error.to_string()),
-                None => ("secret-missing", "no sealed value in this region".to_owned()),
+                None => (
+                    "secret-missing",
+                    "no sealed value in this region".to_owned(),
+                ),
             };
             let object = Some(ObjectId::Credential(credential));
-            faults.push(Fault { org: Some(config.org), object, code, detail });
+            faults.push(Fault {
+                org: Some(config.org),
+                object,
+                code,
+                detail,
+            });
         }
         match old.filter(|old| *old.sealed == values) {
             Some(old) => Ok(Arc::clone(&old.sealed)),
@@ -465,14 +538,17 @@ impl Reader<'_> {
 }
 
 fn sealed_names(config: &OrgConfig) -> impl Iterator<Item = (CredentialId, String)> + '_ {
-    config.objects.iter().filter_map(|(id, object)| match (id, &object.body) {
-        (ObjectId::Credential(id), Body::Credential(stored))
-            if stored.credential.kind == CredentialKind::Target =>
-        {
-            Some((*id, stored.secret.as_ref()?.seal_id.clone()?))
-        }
-        _ => None,
-    })
+    config
+        .objects
+        .iter()
+        .filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Credential(id), Body::Credential(stored))
+                if stored.credential.kind == CredentialKind::Target =>
+            {
+                Some((*id, stored.secret.as_ref()?.seal_id.clone()?))
+            }
+            _ => None,
+        })
 }
 
 /// The facts after the news. They only rise: an older fact in a restored store changes nothing,
@@ -482,7 +558,9 @@ fn retired(
     old: Option<&Arc<OrgState>>,
     news: BTreeMap<CredentialId, Option<Retired>>,
 ) -> Arc<BTreeMap<CredentialId, Retired>> {
-    let mut facts = old.map(|old| BTreeMap::clone(&old.retired)).unwrap_or_default();
+    let mut facts = old
+        .map(|old| BTreeMap::clone(&old.retired))
+        .unwrap_or_default();
     for (credential, fact) in news {
         match (fact, facts.get(&credential)) {
             (Some(fact), Some(known)) => {
@@ -513,10 +591,14 @@ fn slugs(world: &World, orgs: &BTreeMap<OrgId, Arc<OrgState>>) -> Arc<BTreeMap<S
     if before.is_some_and(|before| Arc::ptr_eq(&before.config, &system.config)) {
         return Arc::clone(&world.slugs);
     }
-    let named = system.config.objects.iter().filter_map(|(id, object)| match (id, &object.body) {
-        (ObjectId::Org(id), Body::Org(org)) => Some((org.slug.clone(), *id)),
-        _ => None,
-    });
+    let named = system
+        .config
+        .objects
+        .iter()
+        .filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Org(id), Body::Org(org)) => Some((org.slug.clone(), *id)),
+            _ => None,
+        });
     Arc::new(named.collect())
 }
 
@@ -532,7 +614,9 @@ async fn next_or(
 }
 
 fn backoff(failures: u32) -> Duration {
-    let ceiling = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX);
+    let ceiling = BACKOFF_MIN
+        .saturating_mul(1 << failures.min(10))
+        .min(BACKOFF_MAX);
     BACKOFF_MIN / 2 + jitter(ceiling)
 }
 

@@ -5,7 +5,6 @@
 //! stays; whether that is good enough is the caller's decision (a node serves, control does not
 //! publish).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -13,8 +12,8 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use super::{Range, Revision, Store, StoreError};
 use crate::id::OrgId;
 use crate::keys;
-use crate::object::{Object, ObjectId};
-use crate::tree::{self, EVERYWHERE, Hash, Head, OrgConfig, Root, TreeError};
+use crate::object::ObjectId;
+use crate::tree::{self, EVERYWHERE, Hash, Head, Objects, OrgConfig, ReadLeaf, Root, TreeError};
 
 /// Reads under way at one time.
 const READS_MAX: usize = 8;
@@ -63,10 +62,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// The store did not answer, or the head is not one.
-pub async fn head(
-    store: &dyn Store,
-    org: OrgId,
-) -> Result<Option<(Head, Revision)>, LoadError> {
+pub async fn head(store: &dyn Store, org: OrgId) -> Result<Option<(Head, Revision)>, LoadError> {
     match store.get(&keys::head(org)).await?.value {
         Some(pair) => Ok(Some((Head::parse(&pair.value)?, pair.mod_revision))),
         None => Ok(None),
@@ -88,26 +84,42 @@ pub async fn version(
         .get(EVERYWHERE)
         .ok_or_else(|| TreeError::Malformed("head", format!("names no root `{EVERYWHERE}`")))?;
     let root = Root::parse(&leaf(store, org, root_hash).await?)?;
-    let held = |hash: &Hash| previous.and_then(|config| config.leaf_ids(*hash));
-    let missing: Vec<Hash> =
-        root.leaves.values().copied().filter(|hash| held(hash).is_none()).collect();
+    let held = previous.map(OrgConfig::held_leaves).unwrap_or_default();
+    let missing: Vec<Hash> = root
+        .leaves
+        .values()
+        .copied()
+        .filter(|hash| !held.contains_key(hash))
+        .collect();
     let contents: Vec<(Hash, Vec<u8>)> = futures_util::stream::iter(missing)
         .map(|hash| async move { Ok::<_, LoadError>((hash, leaf(store, org, hash).await?)) })
         .buffer_unordered(READS_MAX)
         .try_collect()
         .await?;
 
-    let mut objects = BTreeMap::new();
-    for id in root.leaves.values().filter_map(held).flatten() {
+    let mut objects = Objects::new();
+    for id in root
+        .leaves
+        .values()
+        .filter_map(|hash| held.get(hash))
+        .copied()
+        .flatten()
+    {
         if let Some(object) = previous.and_then(|config| config.objects.get(id)) {
             objects.insert(*id, Arc::clone(object));
         }
     }
-    let mut read = BTreeMap::new();
+    let mut read = Vec::new();
     let mut faults = Vec::new();
     for (hash, content) in contents {
+        let (bytes, faults_before) = (content.len(), faults.len());
         let ids = read_leaf(org, &content, previous, &mut objects, &mut faults);
-        read.insert(hash, (content.len(), ids));
+        read.push(ReadLeaf {
+            hash,
+            bytes,
+            ids,
+            damaged: faults.len() > faults_before,
+        });
     }
     let config = tree::assemble(org, head, &root, objects, read, previous);
     Ok(Loaded { config, faults })
@@ -125,20 +137,31 @@ fn read_leaf(
     org: OrgId,
     content: &[u8],
     previous: Option<&OrgConfig>,
-    objects: &mut BTreeMap<ObjectId, Arc<Object>>,
+    objects: &mut Objects,
     faults: &mut Vec<Fault>,
 ) -> Vec<ObjectId> {
     let mut ids = Vec::new();
-    for line in content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in content
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
         let (id, object) = match tree::parse_line(line) {
             Ok(object) => {
                 let old = previous.and_then(|config| config.objects.get(&object.id));
                 let same = old.filter(|old| ***old == object);
-                (Some(object.id), same.cloned().or_else(|| Some(Arc::new(object))))
+                (
+                    Some(object.id),
+                    same.cloned().or_else(|| Some(Arc::new(object))),
+                )
             }
             Err((id, detail)) => {
                 let code = "object-unreadable";
-                faults.push(Fault { org: Some(org), object: id, code, detail });
+                faults.push(Fault {
+                    org: Some(org),
+                    object: id,
+                    code,
+                    detail,
+                });
                 let old = id.and_then(|id| previous.and_then(|config| config.objects.get(&id)));
                 (id, old.cloned())
             }
@@ -164,7 +187,14 @@ pub async fn list(
     let (mut at, mut after) = (at, None);
     loop {
         let prefix = prefix.to_owned();
-        let page = store.range(Range { prefix, after, limit: PAGE_KEYS, at }).await?;
+        let page = store
+            .range(Range {
+                prefix,
+                after,
+                limit: PAGE_KEYS,
+                at,
+            })
+            .await?;
         let revision = *at.get_or_insert(page.revision);
         after = page.items.last().map(|last| last.key.clone());
         page.items.into_iter().for_each(&mut each);

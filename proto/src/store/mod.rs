@@ -8,11 +8,10 @@
 
 pub mod embedded;
 pub mod etcd;
-pub mod limits;
-mod span;
-
 pub mod follow;
+pub mod limits;
 pub mod load;
+mod span;
 
 use std::fmt;
 use std::future::Future;

@@ -21,7 +21,8 @@ pub use self::apply::{
 };
 pub use self::hash::{Hash, HashError};
 pub use self::pack::{
-    Delta, LEAF_BYTES_MAX, Leaf, Packed, Root, TreeError, apply_delta, assemble, parse_line, unpack,
+    Delta, LEAF_BYTES_MAX, Leaf, Packed, ReadLeaf, Root, TreeError, apply_delta, assemble,
+    parse_line, unpack,
 };
 use crate::id::{CredentialId, OrgId, ProxyId, TargetId};
 use crate::object::{Body, Object, ObjectId, StoredCredential};
@@ -181,8 +182,8 @@ impl OrgConfig {
     }
 }
 
-/// The objects of one version while it is being made.
-pub(crate) type Objects = BTreeMap<ObjectId, Arc<Object>>;
+/// The objects of one version.
+pub type Objects = BTreeMap<ObjectId, Arc<Object>>;
 
 fn target_in(objects: &Objects, id: TargetId) -> Option<&Target> {
     match &objects.get(&ObjectId::Target(id))?.body {

@@ -104,6 +104,9 @@ struct Entry {
     /// Size of its content.
     bytes: usize,
     ids: Vec<ObjectId>,
+    /// Whether it holds an object that this release could not read, so that what is in memory is
+    /// not what the hash names.
+    damaged: bool,
 }
 
 /// Where the objects of a version stand.
@@ -366,6 +369,7 @@ fn build(
                 hash: leaf.hash,
                 bytes,
                 ids,
+                damaged: false,
             }),
         );
         leaves.insert(leaf.hash, leaf);
@@ -412,33 +416,55 @@ pub fn parse_line(line: &[u8]) -> Result<Object, (Option<ObjectId>, String)> {
     })
 }
 
-/// Puts a version together from its root and the leaves that `previous` does not hold.
-///
-/// `objects` are those of all leaves.
+/// A leaf as it was read.
+#[derive(Clone, Debug)]
+pub struct ReadLeaf {
+    /// Its name.
+    pub hash: Hash,
+    /// Size of its content, in bytes.
+    pub bytes: usize,
+    /// The ids in it, those of unreadable objects included where they can be told.
+    pub ids: Vec<ObjectId>,
+    /// Whether it holds an unreadable object.
+    pub damaged: bool,
+}
+
+/// Puts a version together from its root, the objects of all its leaves, and the leaves that were
+/// read because `previous` does not hold them.
 pub fn assemble(
     org: OrgId,
     head: Head,
     root: &Root,
     objects: Objects,
-    read: BTreeMap<Hash, (usize, Vec<ObjectId>)>,
+    read: Vec<ReadLeaf>,
     previous: Option<&OrgConfig>,
 ) -> OrgConfig {
-    let held: BTreeMap<Hash, &Arc<Entry>> = previous
+    let held = previous
         .iter()
-        .flat_map(|config| config.layout.entries.values())
-        .map(|entry| (entry.hash, entry))
-        .collect();
-    let entries = root.leaves.iter().filter_map(|(prefix, hash)| {
-        let entry = match (held.get(hash), read.get(hash)) {
-            (Some(entry), _) => Arc::clone(entry),
-            (None, Some((bytes, ids))) => Arc::new(Entry {
-                hash: *hash,
-                bytes: *bytes,
-                ids: ids.clone(),
+        .flat_map(|config| config.layout.entries.values());
+    let mut known: BTreeMap<Hash, Arc<Entry>> =
+        held.map(|entry| (entry.hash, Arc::clone(entry))).collect();
+    for ReadLeaf {
+        hash,
+        bytes,
+        ids,
+        damaged,
+    } in read
+    {
+        known.insert(
+            hash,
+            Arc::new(Entry {
+                hash,
+                bytes,
+                ids,
+                damaged,
             }),
-            (None, None) => return None,
-        };
-        Some((prefix.clone(), entry))
+        );
+    }
+    let entries = root.leaves.iter().filter_map(|(prefix, hash)| {
+        known
+            .get(hash)
+            .map(|entry| (prefix.clone(), Arc::clone(entry)))
     });
     let entries = entries.collect();
     let root = head.roots.get(EVERYWHERE).copied().unwrap_or(head.hash);
@@ -475,19 +501,32 @@ impl OrgConfig {
         }
     }
 
-    /// The ids in a leaf of this version; `None` when it has no such leaf.
-    pub fn leaf_ids(&self, hash: Hash) -> Option<&[ObjectId]> {
-        let mut entries = self.layout.entries.values();
-        entries
-            .find(|entry| entry.hash == hash)
-            .map(|entry| entry.ids.as_slice())
+    /// The ids in each leaf of this version. A leaf with an unreadable object is left out: it is
+    /// to be read again.
+    pub fn held_leaves(&self) -> BTreeMap<Hash, &[ObjectId]> {
+        let whole = self.layout.entries.values().filter(|entry| !entry.damaged);
+        whole
+            .map(|entry| (entry.hash, entry.ids.as_slice()))
+            .collect()
+    }
+}
+
+impl Packed {
+    /// The same version, made by a publisher that saw this sweep counter.
+    pub fn with_gc(mut self, gc: u64) -> Self {
+        let head = &mut self.config.head;
+        head.gc = gc;
+        head.hash = head.expected_hash();
+        self.delta.to = head.hash;
+        self
     }
 }
 
 /// The version that follows `previous` by a delta; `None` when the delta does not lead from the
 /// one to `head`, or its objects do not have the hash that the head names (read leaves then).
 pub fn apply_delta(previous: &OrgConfig, head: &Head, delta: &Delta) -> Option<OrgConfig> {
-    if delta.from != Some(previous.head.hash) || delta.to != head.hash {
+    let leads = delta.from == Some(previous.head.hash) && delta.to == head.hash;
+    if !leads || previous.layout.entries.values().any(|entry| entry.damaged) {
         return None;
     }
     let mut objects = previous.objects.clone();
