@@ -21,3 +21,6 @@ pub mod shape;
 pub mod targets;
 pub mod tokens;
 pub mod write;
+
+#[cfg(test)]
+mod tests;
