@@ -1,10 +1,12 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`,
 //! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
-//! `policy`), how secrets are kept (`seal`, `retired`), how a configuration is made of it (`tree`),
-//! where it lives (`keys`, `store`), and what is told of each request (`record`, `wire`).
+//! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
+//! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
+//! `store`), and what is told of each request (`record`, `wire`).
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
+pub mod body_view;
 pub mod checks;
 pub mod credential;
 pub mod hosts;
@@ -12,11 +14,14 @@ pub mod id;
 pub mod keys;
 pub mod object;
 pub mod org;
+pub mod path;
 pub mod policy;
 pub mod problem;
 pub mod proxy;
+pub mod query;
 pub mod record;
 pub mod retired;
+pub mod rule;
 pub mod seal;
 pub mod store;
 pub mod target;

@@ -6,7 +6,8 @@
 //! object one is refused. What is committed is exactly what was validated.
 //!
 //! `attempt` makes one version of one parent and writes it; `organisations` adds what creating and
-//! deleting an organisation means; `idempotency` remembers answers; `cache` reads parents.
+//! deleting an organisation means; `writes` cuts it into transactions; `idempotency` remembers
+//! answers; `cache` reads parents.
 
 mod attempt;
 mod bootstrap;
@@ -15,6 +16,7 @@ mod idempotency;
 mod organisations;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;

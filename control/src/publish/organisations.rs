@@ -11,7 +11,7 @@ use proto::seal;
 use proto::store::{Compare, Op, Range, StoreError, Txn};
 use proto::tree::{ApplyError, Draft, OrgConfig, SYSTEM_ORG};
 
-use super::attempt::{Writes, chunks, leaf_ops, version_ops};
+use super::writes::{Writes, chunks, leaf_ops, version_ops};
 use super::{PublishError, Publisher};
 
 /// Most users that a refusal names.

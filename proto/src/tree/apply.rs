@@ -6,17 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
+use super::draft::Draft;
+use super::operation::{ApplyError, Context, Operation, SecretChange};
 use super::references::{self, Judged};
-use super::{Objects, OrgConfig, pack};
-use crate::credential::{CredentialKind, SecretState};
-use crate::id::CredentialId;
-use crate::object::{Body, Object, ObjectId, StoredCredential};
-use crate::org::Role;
-use crate::policy::Policy;
+use super::{OrgConfig, pack};
+use crate::object::{Body, Object, ObjectId};
 use crate::problem::Problem;
-use crate::retired::{NextRetired, Retired};
 use crate::seal::NewSecret;
 use crate::version::Generation;
 
@@ -24,163 +19,6 @@ use crate::version::Generation;
 pub const OBJECTS_MAX: usize = 100_000;
 /// Largest object, in bytes of canonical JSON.
 pub const OBJECT_BYTES_MAX: usize = 256 * 1024;
-
-/// How an update makes the new body of the old one; called again after a lost race.
-pub type Change = Arc<dyn Fn(&Body) -> Result<Body, Vec<Problem>> + Send + Sync>;
-
-/// One change to a configuration.
-#[derive(Clone)]
-pub enum Operation {
-    /// Adds an object.
-    Create {
-        /// A fresh id, issued by control.
-        id: ObjectId,
-        /// The object.
-        body: Body,
-        /// The secret of a credential that holds one.
-        secret: Option<Arc<NewSecret>>,
-    },
-    /// Changes an object.
-    Update {
-        /// Which.
-        id: ObjectId,
-        /// `If-Match`: the version that last changed it must be this one.
-        precondition: Option<u64>,
-        /// How. What it does to a credential's secret fields is ignored; `secret` decides.
-        change: Change,
-        /// What becomes of the secret.
-        secret: SecretChange,
-    },
-    /// Removes an object.
-    Delete {
-        /// Which.
-        id: ObjectId,
-        /// `If-Match`: the version that last changed it must be this one.
-        precondition: Option<u64>,
-    },
-}
-
-/// What an update does to a credential's secret.
-#[derive(Clone, Debug, Default)]
-pub enum SecretChange {
-    /// It stays.
-    #[default]
-    Keep,
-    /// It is replaced.
-    Set {
-        /// The new one.
-        secret: Arc<NewSecret>,
-        /// Until when callers may use the one before; at once when absent. The secret of a target
-        /// credential is always replaced at once. At most two secrets are valid at one time: a
-        /// second rotation ends the overlap of the first.
-        old_until: Option<Timestamp>,
-    },
-    /// It and the ones before it are over; nothing takes their place.
-    Revoke,
-}
-
-/// What an application of operations depends on besides its parent.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The time of the change.
-    pub now: Timestamp,
-    /// What the operator allows.
-    pub policy: &'a Policy,
-    /// The role of whoever asks; some settings of a proxy are for admins only.
-    pub role: Role,
-}
-
-/// Why operations were refused; the parent stays as it is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ApplyError {
-    /// The object does not exist (404).
-    #[error("{0} does not exist")]
-    NotFound(ObjectId),
-    /// The object was changed since the caller read it (412).
-    #[error("{id} was changed: its version is now {current}")]
-    PreconditionFailed {
-        /// The object.
-        id: ObjectId,
-        /// The version that last changed it.
-        current: u64,
-    },
-    /// The caller's role does not reach (403). Pointers as in [`ApplyError::Invalid`].
-    #[error("the role does not allow this change")]
-    Forbidden(Vec<Problem>),
-    /// The objects are faulty (422). With one operation a pointer is into its object; with
-    /// several, it begins with the operation's index: `/2/base_url`.
-    #[error("{} problem(s) in the submitted objects", .0.len())]
-    Invalid(Vec<Problem>),
-    /// A name that must be unique belongs to another object (409).
-    #[error("{what} is taken by {by}")]
-    Taken {
-        /// The name, such as "alias `billing`".
-        what: String,
-        /// Whose it is.
-        by: ObjectId,
-    },
-    /// The object is named by others (409).
-    #[error("{id} is in use by {} object(s)", users.len())]
-    InUse {
-        /// The object.
-        id: ObjectId,
-        /// Who names it (at most 100).
-        users: Vec<ObjectId>,
-    },
-    /// A bound is exceeded (413).
-    #[error("{0}")]
-    TooLarge(String),
-}
-
-/// How far the fact of a credential's retired secrets rises.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retirement {
-    /// Generations below this are over now.
-    floor: Generation,
-    /// Generations below that are over from then on.
-    next: Option<NextRetired>,
-}
-
-impl Retirement {
-    /// The fact after this, given the fact before.
-    pub fn raise(&self, before: Option<Retired>, now: Timestamp) -> Retired {
-        let raised = Retired {
-            lowest: self.floor.clone(),
-            next: self.next.clone(),
-        };
-        match before {
-            Some(before) => before.settled(now).merge(raised),
-            None => raised,
-        }
-    }
-}
-
-/// The objects of the next version, not yet packed.
-#[derive(Clone, Debug, Default)]
-pub struct Draft {
-    /// All objects.
-    pub(super) objects: Objects,
-    /// Objects created, changed or deleted, in the order of their ids.
-    pub changed: Vec<ObjectId>,
-    /// Credentials whose older secrets are over.
-    pub retirements: BTreeMap<CredentialId, Retirement>,
-    /// Secrets to be sealed under the new version's hosts.
-    pub secrets: BTreeMap<CredentialId, Arc<NewSecret>>,
-    /// Sealed values that nothing names any more: credential and seal id.
-    pub unsealed: Vec<(CredentialId, String)>,
-}
-
-impl Draft {
-    /// An object of the draft.
-    pub fn object(&self, id: ObjectId) -> Option<&Arc<Object>> {
-        self.objects.get(&id)
-    }
-
-    /// A credential of the draft.
-    pub fn credential(&self, id: CredentialId) -> Option<&StoredCredential> {
-        super::credential_in(&self.objects, id)
-    }
-}
 
 /// Applies operations to a version.
 ///
@@ -199,12 +37,12 @@ pub fn apply(
     work.finish(operations.len())
 }
 
-struct Work<'a> {
+pub(super) struct Work<'a> {
     parent: &'a OrgConfig,
-    context: &'a Context<'a>,
+    pub(super) context: &'a Context<'a>,
     /// The version being made, as the generation of the secrets that it sets.
-    generation: Generation,
-    draft: Draft,
+    pub(super) generation: Generation,
+    pub(super) draft: Draft,
     /// Which operation touched an object last.
     touched: BTreeMap<ObjectId, usize>,
     problems: Vec<(usize, Problem)>,
@@ -253,6 +91,7 @@ impl<'a> Work<'a> {
                 let old = self.existing(*id, *precondition)?;
                 self.touched.insert(*id, at);
                 self.draft.objects.remove(id);
+                self.remove_attached(at, *id);
                 if let (ObjectId::Credential(id), Body::Credential(stored)) = (id, &old.body) {
                     self.retire(*id, stored, None);
                 }
@@ -261,7 +100,18 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn report(&mut self, at: usize, problems: impl IntoIterator<Item = Problem>) {
+    /// Policy goes with the object that it hangs on.
+    fn remove_attached(&mut self, at: usize, parent: ObjectId) {
+        let objects = self.draft.objects.iter();
+        let attached = objects.filter(|(_, object)| object.body.parent() == Some(parent));
+        let attached: Vec<ObjectId> = attached.map(|(id, _)| *id).collect();
+        for id in attached {
+            self.draft.objects.remove(&id);
+            self.touched.insert(id, at);
+        }
+    }
+
+    pub(super) fn report(&mut self, at: usize, problems: impl IntoIterator<Item = Problem>) {
         self.problems
             .extend(problems.into_iter().map(|problem| (at, problem)));
     }
@@ -300,7 +150,7 @@ impl<'a> Work<'a> {
                 by: id,
             });
         }
-        if !is_of_kind(id, &body) {
+        if !body.is_named_by(id) {
             self.report(
                 at,
                 [Problem::new(
@@ -350,94 +200,6 @@ impl<'a> Work<'a> {
             ..old.clone()
         };
         self.draft.objects.insert(old.id, Arc::new(object));
-    }
-
-    fn update_secret(
-        &mut self,
-        at: usize,
-        id: CredentialId,
-        was: &StoredCredential,
-        stored: &mut StoredCredential,
-        change: &SecretChange,
-    ) {
-        match change {
-            SecretChange::Keep => {
-                let (mut before, mut after) = (
-                    was.credential.hosts.clone(),
-                    stored.credential.hosts.clone(),
-                );
-                before.sort_unstable();
-                after.sort_unstable();
-                if before != after && was.credential.has_secret() {
-                    let detail = "the secret is bound to its hosts: give `secret` again to \
-                                  change them";
-                    self.report(at, [Problem::new("/hosts", "secret-required", detail)]);
-                }
-            }
-            SecretChange::Set { secret, old_until } => {
-                let overlap = old_until.filter(|until| {
-                    *until > self.context.now && was.credential.kind == CredentialKind::Proxy
-                });
-                self.retire(id, was, overlap);
-                let old = was.secret.clone().filter(|_| overlap.is_some());
-                stored.previous = old.into_iter().collect();
-                self.set_secret(at, id, stored, secret);
-            }
-            SecretChange::Revoke => {
-                self.retire(id, was, None);
-                self.draft.secrets.remove(&id);
-                (stored.secret, stored.previous) = (None, Vec::new());
-            }
-        }
-    }
-
-    fn set_secret(
-        &mut self,
-        at: usize,
-        id: CredentialId,
-        stored: &mut StoredCredential,
-        secret: &Arc<NewSecret>,
-    ) {
-        if !stored.credential.has_secret() {
-            let detail = "type none holds no secret";
-            return self.report(at, [Problem::new("/secret", "not-applicable", detail)]);
-        }
-        let sealed = secret.seal_id.is_some() && secret.plaintext.is_some();
-        if sealed != (stored.credential.kind == CredentialKind::Target) {
-            let detail = "the secret was prepared for the other kind of credential";
-            return self.report(at, [Problem::new("/secret", "kind", detail)]);
-        }
-        stored.secret = Some(SecretState {
-            generation: self.generation.clone(),
-            digest: secret.digest.clone(),
-            seal_id: secret.seal_id.clone(),
-            issued: secret.issued,
-            hint: secret.hint.clone(),
-            set_at: self.context.now,
-        });
-        if sealed {
-            self.draft.secrets.insert(id, Arc::clone(secret));
-        }
-    }
-
-    /// Ends the secrets that a credential had in the parent: now, or at the overlap's end.
-    fn retire(&mut self, id: CredentialId, was: &StoredCredential, overlap: Option<Timestamp>) {
-        let states = was.secret.iter().chain(&was.previous);
-        let named = states.filter_map(|state| state.seal_id.clone());
-        self.draft
-            .unsealed
-            .extend(named.map(|seal_id| (id, seal_id)));
-        let next = overlap.map(|from| NextRetired {
-            lowest: self.generation.clone(),
-            from,
-        });
-        let current = was.secret.as_ref().map(|state| state.generation.clone());
-        let floor = current
-            .filter(|_| next.is_some())
-            .unwrap_or(self.generation.clone());
-        self.draft
-            .retirements
-            .insert(id, Retirement { floor, next });
     }
 
     fn finish(mut self, operations: usize) -> Result<Draft, ApplyError> {
@@ -524,17 +286,6 @@ impl<'a> Work<'a> {
     }
 }
 
-fn is_of_kind(id: ObjectId, body: &Body) -> bool {
-    matches!(
-        (id, body),
-        (ObjectId::Org(_), Body::Org(_))
-            | (ObjectId::Token(_), Body::Token(_))
-            | (ObjectId::Target(_), Body::Target(_))
-            | (ObjectId::Credential(_), Body::Credential(_))
-            | (ObjectId::Proxy(_), Body::Proxy(_))
-    )
-}
-
 /// Fields that an update may not change.
 fn fixed_fields(old: &Body, new: &Body) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -555,6 +306,7 @@ fn fixed_fields(old: &Body, new: &Body) -> Vec<Problem> {
             );
         }
         (Body::Target(_), Body::Target(_)) | (Body::Proxy(_), Body::Proxy(_)) => {}
+        (Body::Rule(old), Body::Rule(new)) => fixed("/parent", old.parent == new.parent),
         _ => fixed("", false),
     }
     problems

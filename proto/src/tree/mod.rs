@@ -6,24 +6,27 @@
 //! here does IO: reading is `store::load`, writing is control's `publish`.
 
 mod apply;
+mod draft;
 mod hash;
+mod operation;
 mod pack;
+mod read;
 mod references;
+mod roles;
+mod scopes;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::apply::{
-    ApplyError, Change, Context, Draft, OBJECT_BYTES_MAX, OBJECTS_MAX, Operation, Retirement,
-    SecretChange, apply,
-};
+pub use self::apply::{OBJECT_BYTES_MAX, OBJECTS_MAX, apply};
+pub use self::draft::{Delta, Draft, Packed, Retirement, apply_delta};
 pub use self::hash::{Hash, HashError};
-pub use self::pack::{
-    Delta, LEAF_BYTES_MAX, Leaf, Packed, ReadLeaf, Root, TreeError, apply_delta, assemble,
-    parse_line, unpack,
-};
+pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
+pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
+pub use self::read::{ReadLeaf, assemble, parse_line};
 use crate::id::{CredentialId, OrgId, ProxyId, TargetId};
 use crate::object::{Body, Object, ObjectId, StoredCredential};
 use crate::proxy::Proxy;

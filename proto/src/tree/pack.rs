@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::apply::Draft;
-use super::{EVERYWHERE, HEAD_BYTES_MAX, Hash, Head, Objects, OrgConfig};
+use super::{EVERYWHERE, Hash, Head, Objects, OrgConfig};
 use crate::id::OrgId;
 use crate::object::{Object, ObjectId};
 use crate::version::Epoch;
@@ -23,8 +22,6 @@ const LEAF_SPLIT_BYTES: usize = 64 * 1024;
 pub const LEAF_BYTES_MAX: usize = 1024 * 1024;
 /// Largest configuration of an organisation, in bytes of uncompressed content.
 const CONFIG_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Largest sum of objects in a delta, in bytes.
-const DELTA_BYTES_MAX: usize = 32 * 1024;
 /// Deepest split; the hash of 100,000 ids needs about 20 bits.
 const DEPTH_MAX: usize = 32;
 /// The compression level of leaves: zstd's default.
@@ -99,24 +96,29 @@ impl Root {
 
 /// One leaf of a version that is in memory.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    hash: Hash,
+pub(super) struct Entry {
+    pub hash: Hash,
     /// Size of its content.
-    bytes: usize,
-    ids: Vec<ObjectId>,
+    pub bytes: usize,
+    pub ids: Vec<ObjectId>,
     /// Whether it holds an object that this release could not read, so that what is in memory is
     /// not what the hash names.
-    damaged: bool,
+    pub damaged: bool,
 }
 
 /// Where the objects of a version stand.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
-    root: Hash,
-    entries: BTreeMap<String, Arc<Entry>>,
+    pub(super) root: Hash,
+    pub(super) entries: BTreeMap<String, Arc<Entry>>,
 }
 
 impl Layout {
+    /// Whether an object could not be read, so that leaves made of memory would lack it.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.entries.values().any(|entry| entry.damaged)
+    }
+
     pub(super) fn hashes(&self) -> impl Iterator<Item = Hash> + '_ {
         let leaves = self.entries.values().map(|entry| entry.hash);
         leaves.chain(std::iter::once(self.root))
@@ -170,103 +172,8 @@ pub(super) fn line(object: &Object) -> Vec<u8> {
     line
 }
 
-/// What changed in a version, for those who hold the one before: `live/delta/{org}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Delta {
-    /// The version before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<Hash>,
-    /// This version.
-    pub to: Hash,
-    /// Objects created or changed; absent when they are more than 32 KiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changed: Option<Vec<serde_json::Value>>,
-    /// Objects deleted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub deleted: Vec<ObjectId>,
-}
-
-/// A version, packed and named, with what must be written for it.
-#[derive(Clone, Debug)]
-pub struct Packed {
-    /// The version.
-    pub config: OrgConfig,
-    /// Leaves and root that its parent does not reach.
-    pub leaves: Vec<Leaf>,
-    /// What changed since its parent.
-    pub delta: Delta,
-}
-
-impl Draft {
-    /// Packs the draft into the version that follows `parent`.
-    ///
-    /// # Errors
-    /// The configuration exceeds a bound.
-    pub fn commit(self, parent: &OrgConfig, gc: u64, salt: String) -> Result<Packed, TreeError> {
-        let (layout, leaves) = repack(&parent.layout, &self.objects, &self.changed)?;
-        let mut head = Head {
-            epoch: parent.head.epoch.clone(),
-            n: parent.head.n.saturating_add(1),
-            hash: layout.root,
-            parent: (parent.head.n > 0).then_some(parent.head.hash),
-            gc,
-            salt,
-            roots: BTreeMap::from([(EVERYWHERE.to_owned(), layout.root)]),
-        };
-        head.hash = head.expected_hash();
-        if head.to_json().len() > HEAD_BYTES_MAX {
-            return Err(TreeError::TooLarge("the head is too large".into()));
-        }
-        let delta = delta(&head, &self.objects, &self.changed);
-        let config = OrgConfig {
-            org: parent.org,
-            head,
-            objects: self.objects,
-            layout,
-        };
-        Ok(Packed {
-            config,
-            leaves,
-            delta,
-        })
-    }
-}
-
-fn delta(head: &Head, objects: &Objects, changed: &[ObjectId]) -> Delta {
-    let whole = Delta {
-        from: head.parent,
-        to: head.hash,
-        changed: None,
-        deleted: Vec::new(),
-    };
-    let (mut bytes, mut values, mut deleted) = (0, Vec::new(), Vec::new());
-    for id in changed {
-        match objects.get(id) {
-            Some(object) => {
-                let line = line(object);
-                bytes += line.len();
-                // What was just written as JSON can be read as JSON.
-                values.push(serde_json::from_slice(&line).unwrap_or_default());
-            }
-            None => {
-                bytes += 64;
-                deleted.push(*id);
-            }
-        }
-        if bytes > DELTA_BYTES_MAX {
-            return whole;
-        }
-    }
-    Delta {
-        changed: Some(values),
-        deleted,
-        ..whole
-    }
-}
-
 /// Rebuilds the leaves that hold changed objects, and the root.
-fn repack(
+pub(super) fn repack(
     parent: &Layout,
     objects: &Objects,
     changed: &[ObjectId],
@@ -401,81 +308,6 @@ fn merge_up(
     build(node, ids, objects, layout, leaves)
 }
 
-/// One line of a leaf: an object, or its id as far as it can be told and what is wrong with it.
-///
-/// # Errors
-/// The line is no object of this release.
-pub fn parse_line(line: &[u8]) -> Result<Object, (Option<ObjectId>, String)> {
-    #[derive(Deserialize)]
-    struct Named {
-        id: ObjectId,
-    }
-    serde_json::from_slice(line).map_err(|error| {
-        let named = serde_json::from_slice::<Named>(line).ok();
-        (named.map(|named| named.id), error.to_string())
-    })
-}
-
-/// A leaf as it was read.
-#[derive(Clone, Debug)]
-pub struct ReadLeaf {
-    /// Its name.
-    pub hash: Hash,
-    /// Size of its content, in bytes.
-    pub bytes: usize,
-    /// The ids in it, those of unreadable objects included where they can be told.
-    pub ids: Vec<ObjectId>,
-    /// Whether it holds an unreadable object.
-    pub damaged: bool,
-}
-
-/// Puts a version together from its root, the objects of all its leaves, and the leaves that were
-/// read because `previous` does not hold them.
-pub fn assemble(
-    org: OrgId,
-    head: Head,
-    root: &Root,
-    objects: Objects,
-    read: Vec<ReadLeaf>,
-    previous: Option<&OrgConfig>,
-) -> OrgConfig {
-    let held = previous
-        .iter()
-        .flat_map(|config| config.layout.entries.values());
-    let mut known: BTreeMap<Hash, Arc<Entry>> =
-        held.map(|entry| (entry.hash, Arc::clone(entry))).collect();
-    for ReadLeaf {
-        hash,
-        bytes,
-        ids,
-        damaged,
-    } in read
-    {
-        known.insert(
-            hash,
-            Arc::new(Entry {
-                hash,
-                bytes,
-                ids,
-                damaged,
-            }),
-        );
-    }
-    let entries = root.leaves.iter().filter_map(|(prefix, hash)| {
-        known
-            .get(hash)
-            .map(|entry| (prefix.clone(), Arc::clone(entry)))
-    });
-    let entries = entries.collect();
-    let root = head.roots.get(EVERYWHERE).copied().unwrap_or(head.hash);
-    OrgConfig {
-        org,
-        layout: Layout { root, entries },
-        head,
-        objects,
-    }
-}
-
 impl OrgConfig {
     /// The version before the first one: no objects, number 0, never stored.
     pub fn genesis(org: OrgId, epoch: Epoch) -> Self {
@@ -509,41 +341,4 @@ impl OrgConfig {
             .map(|entry| (entry.hash, entry.ids.as_slice()))
             .collect()
     }
-}
-
-impl Packed {
-    /// The same version, made by a publisher that saw this sweep counter.
-    pub fn with_gc(mut self, gc: u64) -> Self {
-        let head = &mut self.config.head;
-        head.gc = gc;
-        head.hash = head.expected_hash();
-        self.delta.to = head.hash;
-        self
-    }
-}
-
-/// The version that follows `previous` by a delta; `None` when the delta does not lead from the
-/// one to `head`, or its objects do not have the hash that the head names (read leaves then).
-pub fn apply_delta(previous: &OrgConfig, head: &Head, delta: &Delta) -> Option<OrgConfig> {
-    let leads = delta.from == Some(previous.head.hash) && delta.to == head.hash;
-    if !leads || previous.layout.entries.values().any(|entry| entry.damaged) {
-        return None;
-    }
-    let mut objects = previous.objects.clone();
-    let mut changed = delta.deleted.clone();
-    for id in &delta.deleted {
-        objects.remove(id);
-    }
-    for value in delta.changed.as_ref()? {
-        let object: Object = serde_json::from_value(value.clone()).ok()?;
-        changed.push(object.id);
-        objects.insert(object.id, Arc::new(object));
-    }
-    let (layout, _) = repack(&previous.layout, &objects, &changed).ok()?;
-    (head.roots.get(EVERYWHERE) == Some(&layout.root)).then(|| OrgConfig {
-        org: previous.org,
-        head: head.clone(),
-        objects,
-        layout,
-    })
 }

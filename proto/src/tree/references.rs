@@ -7,16 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::apply::{ApplyError, Context};
-use super::{Objects, credential_in, target_in};
-use crate::checks::printable;
-use crate::credential::{AuthType, Credential, CredentialKind, UseBy};
+use super::operation::{ApplyError, Context};
+use super::{Objects, credential_in, roles, scopes, target_in};
+use crate::credential::{AuthType, Credential, CredentialKind};
 use crate::hosts::Origin;
 use crate::id::{CredentialId, ProxyId};
 use crate::object::{Body, Object, ObjectId};
-use crate::org::Role;
 use crate::problem::Problem;
-use crate::proxy::{Cookies, ErrorBodies, Proxy};
+use crate::proxy::Proxy;
 use crate::target::{BaseUrl, Target};
 
 /// Most users that a refusal names.
@@ -48,6 +46,7 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
                 let target = target_in(objects, proxy.target_id).map(|target| target.name.clone());
                 proxy.name = proxy.alias.clone().or(target).unwrap_or_default();
             }
+            Body::Rule(rule) => rule.spec.id = id.to_string(),
             Body::Token(_) | Body::Proxy(_) => {}
         }
         if body != object.body {
@@ -69,38 +68,34 @@ pub(super) fn judge(
     judged: &mut Judged,
 ) {
     for (id, at) in touched {
-        let Some(object) = objects.get(id) else {
-            continue;
-        };
-        let mut found = object.body.validate();
-        match &object.body {
-            Body::Target(target) => found.extend(context.policy.judge(target)),
-            Body::Proxy(proxy) => {
-                found.extend(proxy_problems(objects, proxy));
-                let old = before.get(id).map(|object| &object.body);
-                let old = match old {
-                    Some(Body::Proxy(old)) => Some(old),
-                    _ => None,
-                };
-                if context.role < Role::Admin {
-                    let needed = admin_settings(objects, old, proxy);
-                    judged
-                        .forbidden
-                        .extend(needed.into_iter().map(|problem| (*at, problem)));
-                }
-            }
-            _ => {}
+        let (old, new) = (before.get(id), objects.get(id));
+        if let Some(object) = new {
+            let found = body_problems(objects, &object.body, context);
+            let found = found.into_iter().map(|problem| (*at, problem));
+            judged.problems.extend(found);
         }
+        let needed = roles::beyond(before, objects, old, new, context.role);
         judged
-            .problems
-            .extend(found.into_iter().map(|problem| (*at, problem)));
+            .forbidden
+            .extend(needed.into_iter().map(|problem| (*at, problem)));
     }
+    scopes::judge(objects, touched, &mut judged.problems);
     for (id, proxy) in proxies(objects) {
         if !touched.contains_key(&ObjectId::Proxy(id)) {
             judge_dependent(objects, touched, id, proxy, judged);
         }
     }
     judged.conflict = taken(objects, touched).or_else(|| in_use(objects, touched));
+}
+
+fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<Problem> {
+    let mut problems = body.validate();
+    match body {
+        Body::Target(target) => problems.extend(context.policy.judge(target)),
+        Body::Proxy(proxy) => problems.extend(proxy_problems(objects, proxy)),
+        _ => {}
+    }
+    problems
 }
 
 fn proxies(objects: &Objects) -> impl Iterator<Item = (ProxyId, &Proxy)> {
@@ -269,47 +264,6 @@ fn judge_dependent(
             Problem::new("/settings/header", "header-injected", detail),
         ));
     }
-}
-
-/// Settings of a proxy that a member may keep, but not choose.
-fn admin_settings(objects: &Objects, old: Option<&Proxy>, new: &Proxy) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut needed = |pointer: &str, detail: String| {
-        problems.push(Problem::new(pointer, "role", detail));
-    };
-    let bound = new.target_credential_id;
-    if let Some(id) = bound.filter(|_| old.and_then(|old| old.target_credential_id) != bound)
-        && credential_in(objects, id).is_some_and(|stored| stored.credential.use_by == UseBy::Admin)
-    {
-        let detail = format!("{id} may be bound by admins only (its `use_by` is `admin`)");
-        needed("/target_credential_id", detail);
-    }
-    for (at, id) in new.proxy_credential_ids.iter().enumerate() {
-        let open = credential_in(objects, *id)
-            .is_some_and(|stored| stored.credential.auth_type == AuthType::None);
-        if open && !old.is_some_and(|old| old.proxy_credential_ids.contains(id)) {
-            let detail = format!("{id} lets anybody call; only admins may bind it");
-            needed(&format!("/proxy_credential_ids/{at}"), detail);
-        }
-    }
-    for (at, name) in new.forward_caller_headers.iter().enumerate() {
-        if !old.is_some_and(|old| old.forward_caller_headers.contains(name)) {
-            let detail = format!("only admins may forward `{}`", printable(name));
-            needed(&format!("/forward_caller_headers/{at}"), detail);
-        }
-    }
-    let pass = Some(Cookies::Pass);
-    if new.cookies == pass && old.is_none_or(|old| old.cookies != pass) {
-        needed("/cookies", "only admins may let cookies pass".into());
-    }
-    let pass = ErrorBodies::Pass;
-    if new.error_bodies == pass && old.is_none_or(|old| old.error_bodies != pass) {
-        needed(
-            "/error_bodies",
-            "only admins may let error bodies pass unfiltered".into(),
-        );
-    }
-    problems
 }
 
 /// The first name of a touched object that another object has.

@@ -1,0 +1,350 @@
+//! The two readings of a request path, and the paths that are refused.
+//!
+//! The bytes that are sent upstream stay as the caller wrote them: decoding `%2F` breaks APIs whose
+//! ids hold a slash, and signatures cover the spelling. A rule on those bytes alone is void,
+//! though, since `/%61dmin`, `//admin` and `/admin;a=1` reach the same handler. So policy judges
+//! two readings: *raw*, as sent, and *canonical*, as a lenient upstream would route it. What has
+//! more than these two readings (dot segments in any spelling, escapes of escapes, control bytes)
+//! is refused and never rewritten.
+//!
+//! Canonical means: percent-decoded once, `\` read as `/`, the `;…` of a segment removed, `//`
+//! merged. Bytes that are not UTF-8 once decoded become U+FFFD, so that a pattern's `.` sees them.
+
+use std::borrow::Cow;
+
+use crate::query::hex_value;
+
+#[cfg(test)]
+mod tests;
+
+/// How a target wants doubtful escapes to be judged; the default is the safe side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathOptions {
+    /// What an escape that decodes to another escape (`%2561`) means.
+    pub double_encoding: DoubleEncoding,
+    /// What `%2F` and `%5C` mean.
+    pub encoded_slash: EncodedSlash,
+}
+
+/// What an escape that decodes to another escape (`%2561`) means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DoubleEncoding {
+    /// Refused: nobody knows how often the upstream decodes.
+    #[default]
+    Refuse,
+    /// Passed on; the canonical reading is decoded once, as for any other escape.
+    Pass,
+}
+
+/// What `%2F` and `%5C` mean in the canonical reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncodedSlash {
+    /// Separators, as for an upstream that decodes before it routes.
+    #[default]
+    Separator,
+    /// Part of a segment, kept as `%2F` and `%5C`, for an upstream that routes first.
+    Opaque,
+}
+
+/// Why a path is answered with 400 `malformed-request`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathRefusal {
+    /// Neither empty nor beginning with `/`.
+    #[error("the path does not begin with a slash")]
+    NotAbsolute,
+    /// A byte that no request target may hold as it is.
+    #[error("the path holds a byte that must be percent-encoded")]
+    InvalidByte,
+    /// `%` without two hexadecimal digits.
+    #[error("the path holds a percent sign that is not followed by two hexadecimal digits")]
+    InvalidEscape,
+    /// An escape of a control character, NUL included.
+    #[error("the path holds an encoded control character")]
+    ControlByte,
+    /// An escape whose decoding is another escape.
+    #[error("the path is percent-encoded twice")]
+    DoubleEncoding,
+    /// An over-long UTF-8 form, which lenient decoders turn into `/` or `.`.
+    #[error("the path holds an over-long UTF-8 sequence")]
+    OverlongUtf8,
+    /// `.` or `..` as a segment, in plain or any encoded form.
+    #[error("the path holds a dot segment")]
+    DotSegment,
+}
+
+/// A path that is refused: why, and at which byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason} (at byte {offset})")]
+pub struct PathRefused {
+    /// The rule that the path breaks.
+    pub reason: PathRefusal,
+    /// Offset in the raw path of the byte, or of the segment's first byte, that broke it.
+    pub offset: usize,
+}
+
+/// A path that may be sent, in its two readings.
+///
+/// Holding one proves that the path has no dot segment in any spelling, so it can be joined to a
+/// base path and never leave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathReading<'a> {
+    raw: &'a str,
+    canonical: Cow<'a, str>,
+}
+
+impl<'a> PathReading<'a> {
+    /// Reads the part of the request target after the proxy's name, without the query.
+    ///
+    /// A path without `%`, `\`, `;` and `//` is its own canonical reading and costs no allocation.
+    ///
+    /// # Errors
+    /// [`PathRefused`] for what has no two readings; see [`PathRefusal`].
+    pub fn parse(raw: &'a [u8], options: PathOptions) -> Result<Self, PathRefused> {
+        if raw.first().is_some_and(|first| *first != b'/') {
+            return Err(PathRefused { reason: PathRefusal::NotAbsolute, offset: 0 });
+        }
+        if let Some(offset) = raw.iter().position(|byte| !may_be_sent(*byte)) {
+            return Err(PathRefused { reason: PathRefusal::InvalidByte, offset });
+        }
+        let Ok(text) = std::str::from_utf8(raw) else {
+            // Not reached: every byte that may be sent is ASCII.
+            return Err(PathRefused { reason: PathRefusal::InvalidByte, offset: 0 });
+        };
+        let canonical = if is_canonical(raw) {
+            let plain = raw.iter().enumerate();
+            refuse_dot_segments(plain.map(|(offset, byte)| Unit {
+                byte: *byte,
+                escaped: false,
+                offset,
+            }))?;
+            Cow::Borrowed(text)
+        } else {
+            Cow::Owned(canonicalise(raw, options)?)
+        };
+        Ok(Self { raw: text, canonical })
+    }
+
+    /// The path as the caller sent it; empty when nothing followed the proxy's name.
+    pub fn raw(&self) -> &'a str {
+        self.raw
+    }
+
+    /// The path as a lenient upstream would route it; `/` for an empty one.
+    pub fn canonical(&self) -> &str {
+        if self.canonical.is_empty() { "/" } else { &self.canonical }
+    }
+
+    /// What rules judge: the raw reading, and the canonical one where it differs.
+    ///
+    /// An empty path is judged as `/`, which is what the upstream receives.
+    pub fn judged(&self) -> (&str, Option<&str>) {
+        let raw = if self.raw.is_empty() { "/" } else { self.raw };
+        match &self.canonical {
+            Cow::Borrowed(_) => (raw, None),
+            Cow::Owned(canonical) if canonical == raw => (raw, None),
+            Cow::Owned(canonical) => (raw, Some(canonical)),
+        }
+    }
+
+    /// The path to send below a target's base path: the caller's bytes, with one slash at the seam.
+    ///
+    /// `/v1` and `/v1/` are the same base; an empty caller path leaves the base as it is written.
+    pub fn join(&self, base_path: &str) -> Vec<u8> {
+        let mut joined = Vec::with_capacity(base_path.len() + self.raw.len() + 1);
+        if self.raw.is_empty() {
+            joined.extend_from_slice(base_path.as_bytes());
+        } else {
+            let base = base_path.strip_suffix('/').unwrap_or(base_path);
+            joined.extend_from_slice(base.as_bytes());
+            joined.extend_from_slice(self.raw.as_bytes());
+        }
+        if joined.first() != Some(&b'/') {
+            joined.insert(0, b'/');
+        }
+        joined
+    }
+}
+
+/// Whether a request target may hold the byte: what RFC 9112 allows and the `http` crate can carry.
+///
+/// `?` and `#` would end the path for the upstream, so they are not part of one.
+fn may_be_sent(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'#' | b'?' | b'<' | b'>' | b'`')
+}
+
+/// Whether the canonical reading of these bytes is the bytes themselves (dot segments aside).
+fn is_canonical(raw: &[u8]) -> bool {
+    let mut before = 0;
+    for &byte in raw {
+        if matches!(byte, b'%' | b'\\' | b';') || (byte == b'/' && before == b'/') {
+            return false;
+        }
+        before = byte;
+    }
+    true
+}
+
+/// One byte of a decoded path.
+#[derive(Clone, Copy)]
+struct Unit {
+    byte: u8,
+    /// It was written as an escape.
+    escaped: bool,
+    /// Where it begins in the raw path.
+    offset: usize,
+}
+
+/// The canonical reading of a path that has something to canonicalise.
+fn canonicalise(raw: &[u8], options: PathOptions) -> Result<String, PathRefused> {
+    let units = decode(raw)?;
+    refuse_overlong_utf8(&units)?;
+    refuse_dot_segments(units.iter().copied())?;
+    if units.iter().enumerate().any(|(at, _)| escape_at(&units, at).is_some()) {
+        match options.double_encoding {
+            DoubleEncoding::Refuse => return Err(first_double_escape(&units)),
+            // Passing is for data that happens to hold escapes, not for a second way to climb.
+            DoubleEncoding::Pass => refuse_dot_segments(decode_again(&units)?.into_iter())?,
+        }
+    }
+    let mut canonical = Vec::with_capacity(units.len());
+    let mut in_parameters = false;
+    for unit in units {
+        let slash = matches!(unit.byte, b'/' | b'\\');
+        let opaque = slash && unit.escaped && options.encoded_slash == EncodedSlash::Opaque;
+        if slash && !opaque {
+            in_parameters = false;
+            if canonical.last() != Some(&b'/') {
+                canonical.push(b'/');
+            }
+        } else if unit.byte == b';' || in_parameters {
+            in_parameters = true;
+        } else if opaque {
+            canonical.extend_from_slice(if unit.byte == b'/' { b"%2F" } else { b"%5C" });
+        } else {
+            canonical.push(unit.byte);
+        }
+    }
+    Ok(String::from_utf8_lossy(&canonical).into_owned())
+}
+
+/// Percent-decodes once; refuses invalid escapes and escapes of control characters.
+fn decode(raw: &[u8]) -> Result<Vec<Unit>, PathRefused> {
+    let mut units = Vec::with_capacity(raw.len());
+    let mut offset = 0;
+    while let Some(&byte) = raw.get(offset) {
+        if byte != b'%' {
+            units.push(Unit { byte, escaped: false, offset });
+            offset += 1;
+            continue;
+        }
+        let digits = (raw.get(offset + 1), raw.get(offset + 2));
+        let (Some(high), Some(low)) = (hex_value(digits.0), hex_value(digits.1)) else {
+            return Err(PathRefused { reason: PathRefusal::InvalidEscape, offset });
+        };
+        let byte = high << 4 | low;
+        refuse_control(byte, offset)?;
+        units.push(Unit { byte, escaped: true, offset });
+        offset += 3;
+    }
+    Ok(units)
+}
+
+/// Decodes the escapes that a first decoding left behind.
+fn decode_again(units: &[Unit]) -> Result<Vec<Unit>, PathRefused> {
+    let mut decoded = Vec::with_capacity(units.len());
+    let mut at = 0;
+    while let Some(unit) = units.get(at) {
+        if let Some(byte) = escape_at(units, at) {
+            refuse_control(byte, unit.offset)?;
+            decoded.push(Unit { byte, ..*unit });
+            at += 3;
+        } else {
+            decoded.push(*unit);
+            at += 1;
+        }
+    }
+    Ok(decoded)
+}
+
+/// The byte that three decoded bytes spell as an escape, if they do.
+fn escape_at(units: &[Unit], at: usize) -> Option<u8> {
+    let digit = |ahead: usize| hex_value(units.get(at + ahead).map(|unit| &unit.byte));
+    if units.get(at)?.byte != b'%' {
+        return None;
+    }
+    Some(digit(1)? << 4 | digit(2)?)
+}
+
+fn first_double_escape(units: &[Unit]) -> PathRefused {
+    let at = (0..units.len()).find(|at| escape_at(units, *at).is_some());
+    let offset = at.and_then(|at| units.get(at)).map_or(0, |unit| unit.offset);
+    PathRefused { reason: PathRefusal::DoubleEncoding, offset }
+}
+
+fn refuse_control(byte: u8, offset: usize) -> Result<(), PathRefused> {
+    if byte.is_ascii_control() {
+        return Err(PathRefused { reason: PathRefusal::ControlByte, offset });
+    }
+    Ok(())
+}
+
+/// Refuses the long spellings of characters that have a shorter one (RFC 3629, section 3).
+///
+/// A strict decoder rejects `%C0%AF`; a lenient one reads it as `/`.
+fn refuse_overlong_utf8(units: &[Unit]) -> Result<(), PathRefused> {
+    for pair in units.windows(2) {
+        let [lead, next] = pair else { continue };
+        let overlong = match lead.byte {
+            0xc0 | 0xc1 => matches!(next.byte, 0x80..=0xbf),
+            0xe0 => matches!(next.byte, 0x80..=0x9f),
+            0xf0 => matches!(next.byte, 0x80..=0x8f),
+            _ => false,
+        };
+        if overlong {
+            return Err(PathRefused { reason: PathRefusal::OverlongUtf8, offset: lead.offset });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses `.` and `..` between any two separators, with or without parameters (`..;a`).
+fn refuse_dot_segments(units: impl Iterator<Item = Unit>) -> Result<(), PathRefused> {
+    /// What the current segment has been so far.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Segment {
+        /// This many dots and nothing else.
+        Dots(u8),
+        /// One or two dots, then parameters.
+        DotsWithParameters,
+        /// Something that is not a dot segment.
+        Ordinary,
+    }
+    let is_dots = |segment| {
+        matches!(segment, Segment::Dots(1..) | Segment::DotsWithParameters)
+    };
+    let mut segment = Segment::Dots(0);
+    let mut offset = 0;
+    for unit in units {
+        match (unit.byte, segment) {
+            (b'/' | b'\\', _) => {
+                if is_dots(segment) {
+                    return Err(PathRefused { reason: PathRefusal::DotSegment, offset });
+                }
+                segment = Segment::Dots(0);
+                continue;
+            }
+            (b'.', Segment::Dots(0)) => {
+                offset = unit.offset;
+                segment = Segment::Dots(1);
+            }
+            (b'.', Segment::Dots(1)) => segment = Segment::Dots(2),
+            (b';', Segment::Dots(1..)) => segment = Segment::DotsWithParameters,
+            (_, Segment::DotsWithParameters) => {}
+            _ => segment = Segment::Ordinary,
+        }
+    }
+    if is_dots(segment) {
+        return Err(PathRefused { reason: PathRefusal::DotSegment, offset });
+    }
+    Ok(())
+}

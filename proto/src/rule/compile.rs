@@ -1,0 +1,402 @@
+//! The compiled rules of one scope, and the checks that compiling is.
+//!
+//! Compiling finds every problem of a rule, so saving a rule and loading one run the same code. Few
+//! path patterns are tried one after the other; many share one [`RegexSet`], which reads the path
+//! once for all of them. Methods are a bit mask, so a request whose method no path rule covers does
+//! not run the set.
+
+use http::header::HeaderName;
+use ipnet::IpNet;
+use regex::{Regex, RegexSet, RegexSetBuilder};
+
+use super::parts::{
+    BodyMatcher, HeaderMatcher, Methods, NameMatcher, QueryMatcher, parse_network,
+};
+use super::pattern::{self, Flags, Pattern, PatternProblem};
+use super::{
+    BodyPart, COMPILED_BYTES_MAX, Effect, MESSAGE_CHARS_MAX, Mode, NOTES_CHARS_MAX, NamedPart,
+    OnUnreadable, PARTS_MAX, PATTERNS_BYTES_MAX, PathPart, Presence, RULES_MAX, Rule,
+};
+use crate::body_view::JsonPath;
+use crate::problem::Problem;
+
+/// From so many path patterns on one set is cheaper than one pattern after the other.
+const SET_FROM: usize = 16;
+/// Memory for the set's lazily built automaton, for each thread that uses it at once.
+const SET_CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The compiled rules of one scope.
+#[derive(Clone, Debug)]
+pub struct RuleSet {
+    pub(super) rules: Vec<CompiledRule>,
+    pub(super) default_effect: Effect,
+    pub(super) path_set: Option<PathSet>,
+    compiled_bytes_max: usize,
+}
+
+/// All path patterns of a scope as one automaton.
+#[derive(Clone, Debug)]
+pub(super) struct PathSet {
+    pub(super) set: RegexSet,
+    /// The methods of the rules with a path part; `None`: one of them covers every method.
+    pub(super) methods: Option<Methods>,
+}
+
+/// A rule that can be evaluated.
+#[derive(Clone, Debug)]
+pub(super) struct CompiledRule {
+    pub(super) id: String,
+    pub(super) effect: Effect,
+    pub(super) priority: i32,
+    pub(super) mode: Mode,
+    pub(super) message: Option<String>,
+    pub(super) on_unreadable: OnUnreadable,
+    pub(super) methods: Option<Methods>,
+    pub(super) path: Option<PathMatcher>,
+    pub(super) source: Vec<IpNet>,
+    pub(super) headers: Vec<HeaderMatcher>,
+    pub(super) query: Vec<QueryMatcher>,
+    pub(super) body: Vec<BodyMatcher>,
+}
+
+/// A compiled path part.
+#[derive(Clone, Debug)]
+pub(super) struct PathMatcher {
+    pub(super) pattern: PathPattern,
+    pub(super) presence: Presence,
+}
+
+/// Where a path part's pattern is.
+#[derive(Clone, Debug)]
+pub(super) enum PathPattern {
+    /// On its own.
+    Alone(Regex),
+    /// The set's pattern of this number.
+    InSet(usize),
+}
+
+impl RuleSet {
+    /// Compiles the rules of one scope.
+    ///
+    /// # Errors
+    /// Every problem of every rule; pointers begin with the rule's place (`/3/path/pattern`).
+    pub fn compile(rules: &[Rule], default_effect: Effect) -> Result<Self, Vec<Problem>> {
+        let mut compiler = Compiler::default();
+        if rules.len() > RULES_MAX {
+            let detail = format!("a scope has at most {RULES_MAX} rules, this has {}", rules.len());
+            return Err(vec![Problem::new("", "rules-too-many", detail)]);
+        }
+        compiler.check_ids(rules);
+        let mut compiled = Vec::with_capacity(rules.len());
+        for (place, rule) in rules.iter().enumerate() {
+            compiled.push(compiler.rule(rule, &format!("/{place}")));
+        }
+        compiler.check_sizes();
+        if !compiler.problems.is_empty() {
+            return Err(compiler.problems);
+        }
+        let path_set = share_paths(&mut compiled, rules)?;
+        Ok(Self {
+            rules: compiled,
+            default_effect,
+            path_set,
+            compiled_bytes_max: compiler.compiled_bytes_max,
+        })
+    }
+
+    /// How many rules the scope has.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether the scope has no rule, so that its default decides.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// An upper bound of the memory of the compiled patterns, for a limit over several scopes.
+    pub fn compiled_bytes_max(&self) -> usize {
+        self.compiled_bytes_max
+    }
+}
+
+/// Moves the path patterns of a large scope into one set.
+fn share_paths(
+    compiled: &mut [CompiledRule],
+    rules: &[Rule],
+) -> Result<Option<PathSet>, Vec<Problem>> {
+    let with_path = || rules.iter().filter_map(|rule| rule.path.as_ref());
+    if with_path().count() < SET_FROM {
+        return Ok(None);
+    }
+    // Each pattern and its flags were compiled alone, so neither can fail here.
+    let inline = |part: &PathPart| {
+        Flags::parse(&part.flags).unwrap_or_default().inline(&part.pattern)
+    };
+    let set = RegexSetBuilder::new(with_path().map(inline))
+        .size_limit(COMPILED_BYTES_MAX)
+        .dfa_size_limit(SET_CACHE_BYTES)
+        .build()
+        .map_err(|_| vec![patterns_too_large()])?;
+    let mut methods = Some(Methods::default());
+    let matchers = compiled.iter_mut().filter(|rule| rule.path.is_some());
+    for (number, rule) in matchers.enumerate() {
+        if let Some(path) = &mut rule.path {
+            path.pattern = PathPattern::InSet(number);
+        }
+        methods = match (methods, &rule.methods) {
+            (Some(all), Some(these)) => Some(all.with(these)),
+            _ => None,
+        };
+    }
+    Ok(Some(PathSet { set, methods }))
+}
+
+fn patterns_too_large() -> Problem {
+    let detail = format!(
+        "the patterns of the scope compile to more than {COMPILED_BYTES_MAX} bytes; use ASCII \
+         classes such as [0-9A-Za-z_] instead of \\w, or fewer rules"
+    );
+    Problem::new("", "patterns-too-large", detail)
+}
+
+/// Compiles rules and collects what is wrong with them.
+#[derive(Default)]
+pub(super) struct Compiler {
+    pub(super) problems: Vec<Problem>,
+    pattern_bytes: usize,
+    compiled_bytes_max: usize,
+}
+
+impl Compiler {
+    /// Compiles one rule; what could not be compiled is missing, and `problems` says why.
+    pub(super) fn rule(&mut self, rule: &Rule, at: &str) -> CompiledRule {
+        self.check_texts(rule, at);
+        self.check_lengths(rule, at);
+        CompiledRule {
+            id: rule.id.clone(),
+            effect: rule.effect,
+            priority: rule.priority,
+            mode: rule.mode,
+            message: rule.message.clone(),
+            on_unreadable: rule.on_unreadable,
+            methods: self.methods(&rule.methods, at),
+            path: rule.path.as_ref().and_then(|part| self.path(part, at)),
+            source: self.source(&rule.source, at),
+            headers: self.parts(&rule.headers, at, "headers", Self::header),
+            query: self.parts(&rule.query, at, "query", Self::parameter),
+            body: self.parts(&rule.body, at, "body", Self::body),
+        }
+    }
+
+    fn report(&mut self, pointer: String, code: &'static str, detail: impl Into<String>) {
+        self.problems.push(Problem::new(pointer, code, detail));
+    }
+
+    /// In a scope every rule has an id and no two have the same: denials name rules by it.
+    fn check_ids(&mut self, rules: &[Rule]) {
+        let mut known = std::collections::HashSet::new();
+        for (place, rule) in rules.iter().enumerate() {
+            if rule.id.is_empty() {
+                self.report(format!("/{place}/id"), "id-missing", "a stored rule has an id");
+            } else if !known.insert(&rule.id) {
+                let detail = format!("another rule of the scope has the id {:?}", rule.id);
+                self.report(format!("/{place}/id"), "id-not-unique", detail);
+            }
+        }
+    }
+
+    fn check_sizes(&mut self) {
+        if self.pattern_bytes > PATTERNS_BYTES_MAX {
+            let detail = format!(
+                "the patterns of a scope have at most {PATTERNS_BYTES_MAX} bytes, these have {}",
+                self.pattern_bytes
+            );
+            self.report(String::new(), "patterns-too-long", detail);
+        }
+        if self.compiled_bytes_max > COMPILED_BYTES_MAX {
+            self.problems.push(patterns_too_large());
+        }
+    }
+
+    fn check_texts(&mut self, rule: &Rule, at: &str) {
+        let message = rule.message.as_deref().unwrap_or_default();
+        let length = message.chars().count();
+        if length > MESSAGE_CHARS_MAX {
+            let detail = format!(
+                "a message has at most {MESSAGE_CHARS_MAX} characters, this one has {length}"
+            );
+            self.report(format!("{at}/message"), "message-too-long", detail);
+        }
+        if message.chars().any(char::is_control) {
+            let detail = "a message may not hold control characters: it is sent to callers";
+            self.report(format!("{at}/message"), "message-control-character", detail);
+        }
+        let length = rule.notes.as_deref().unwrap_or_default().chars().count();
+        if length > NOTES_CHARS_MAX {
+            let detail =
+                format!("notes have at most {NOTES_CHARS_MAX} characters, these have {length}");
+            self.report(format!("{at}/notes"), "notes-too-long", detail);
+        }
+    }
+
+    fn check_lengths(&mut self, rule: &Rule, at: &str) {
+        let lists = [
+            ("methods", rule.methods.len()),
+            ("headers", rule.headers.len()),
+            ("query", rule.query.len()),
+            ("body", rule.body.len()),
+            ("source", rule.source.len()),
+        ];
+        for (name, length) in lists.into_iter().filter(|(_, length)| *length > PARTS_MAX) {
+            let detail = format!("{name} has at most {PARTS_MAX} elements, this one has {length}");
+            self.report(format!("{at}/{name}"), "parts-too-many", detail);
+        }
+    }
+
+    fn methods(&mut self, names: &[String], at: &str) -> Option<Methods> {
+        let mut methods = Methods::default();
+        for (place, name) in names.iter().enumerate() {
+            // RFC 9110, section 9.1: a method is a token.
+            if http::Method::from_bytes(name.as_bytes()).is_err() {
+                let detail = format!("{name:?} is not a method name");
+                self.report(format!("{at}/methods/{place}"), "method-invalid", detail);
+            }
+            methods.add(name);
+        }
+        (!names.is_empty()).then_some(methods)
+    }
+
+    fn source(&mut self, networks: &[String], at: &str) -> Vec<IpNet> {
+        let mut parsed = Vec::with_capacity(networks.len());
+        for (place, network) in networks.iter().enumerate() {
+            match parse_network(network) {
+                Some(network) => parsed.push(network),
+                None => {
+                    let detail = format!(
+                        "{network:?} is neither a network such as 10.0.0.0/8 nor an address"
+                    );
+                    self.report(format!("{at}/source/{place}"), "source-invalid", detail);
+                }
+            }
+        }
+        parsed
+    }
+
+    fn path(&mut self, part: &PathPart, at: &str) -> Option<PathMatcher> {
+        let pattern_at = format!("{at}/path/pattern");
+        let flags_at = format!("{at}/path/flags");
+        let regex = self.pattern(&part.pattern, &part.flags, pattern_at, flags_at)?;
+        Some(PathMatcher { pattern: PathPattern::Alone(regex), presence: part.presence })
+    }
+
+    /// Compiles a list of parts, each at its own pointer.
+    fn parts<P, M>(
+        &mut self,
+        parts: &[P],
+        at: &str,
+        list: &str,
+        compile: fn(&mut Self, &P, &str) -> Option<M>,
+    ) -> Vec<M> {
+        let places = parts.iter().enumerate();
+        places
+            .filter_map(|(place, part)| compile(self, part, &format!("{at}/{list}/{place}")))
+            .collect()
+    }
+
+    fn header(&mut self, part: &NamedPart, at: &str) -> Option<HeaderMatcher> {
+        let exact = pattern::is_literal(&part.name).then(|| part.name.parse::<HeaderName>());
+        let name = match exact {
+            Some(Ok(name)) => Some(NameMatcher::Exact(name)),
+            _ => self.name(&part.name, true, at).map(NameMatcher::Pattern),
+        };
+        let value = self.value(part.value.as_deref(), &part.flags, at);
+        Some(HeaderMatcher { name: name?, value: value?, presence: part.presence })
+    }
+
+    fn parameter(&mut self, part: &NamedPart, at: &str) -> Option<QueryMatcher> {
+        let name = if pattern::is_literal(&part.name) {
+            Some(NameMatcher::Exact(part.name.as_bytes().to_vec()))
+        } else {
+            self.name(&part.name, false, at).map(NameMatcher::Pattern)
+        };
+        let value = self.value(part.value.as_deref(), &part.flags, at);
+        Some(QueryMatcher { name: name?, value: value?, presence: part.presence })
+    }
+
+    fn body(&mut self, part: &BodyPart, at: &str) -> Option<BodyMatcher> {
+        self.pattern_bytes = self.pattern_bytes.saturating_add(part.json_path.len());
+        let path = match JsonPath::parse(&part.json_path) {
+            Ok(path) => Some(path),
+            Err(problem) => {
+                let pointer = format!("{at}/json_path");
+                self.report(pointer, "json-path-invalid", problem.to_string());
+                None
+            }
+        };
+        let value = self.value(part.value.as_deref(), &part.flags, at);
+        Some(BodyMatcher { path: path?, value: value?, presence: part.presence })
+    }
+
+    /// Compiles the optional value pattern of a part.
+    #[expect(clippy::option_option, reason = "outer: compiled or reported, inner: given or not")]
+    fn value(&mut self, value: Option<&str>, flags: &str, at: &str) -> Option<Option<Regex>> {
+        let flags_at = format!("{at}/flags");
+        let Some(value) = value else {
+            if !flags.is_empty() {
+                self.report(flags_at, "flags-without-value", "flags belong to a value pattern");
+            }
+            return Some(None);
+        };
+        self.pattern(value, flags, format!("{at}/value"), flags_at).map(Some)
+    }
+
+    fn pattern(
+        &mut self,
+        pattern: &str,
+        flags: &str,
+        pattern_at: String,
+        flags_at: String,
+    ) -> Option<Regex> {
+        let flags = match Flags::parse(flags) {
+            Ok(flags) => Some(flags),
+            Err(problem) => {
+                self.report(flags_at, problem.code, problem.detail);
+                None
+            }
+        };
+        let compiled = pattern::compile(pattern, flags.unwrap_or_default());
+        let regex = self.charge(compiled, pattern, pattern_at)?;
+        flags.map(|_| regex)
+    }
+
+    fn name(&mut self, name: &str, ignore_case: bool, at: &str) -> Option<Regex> {
+        let pointer = format!("{at}/name");
+        if name.is_empty() {
+            self.report(pointer, "name-missing", "an empty name fits nothing");
+            return None;
+        }
+        self.charge(pattern::compile_name(name, ignore_case), name, pointer)
+    }
+
+    /// Counts a pattern against the scope's limits, or reports it.
+    fn charge(
+        &mut self,
+        compiled: Result<Pattern, PatternProblem>,
+        source: &str,
+        pointer: String,
+    ) -> Option<Regex> {
+        self.pattern_bytes = self.pattern_bytes.saturating_add(source.len());
+        match compiled {
+            Ok(pattern) => {
+                self.compiled_bytes_max =
+                    self.compiled_bytes_max.saturating_add(pattern.bytes_max);
+                Some(pattern.regex)
+            }
+            Err(problem) => {
+                self.report(pointer, problem.code, problem.detail);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! One scope's rules against one request.
+//!
+//! The decision on a request that is allowed allocates nothing (in a scope of few path patterns):
+//! explanations are built only for denials, by a second pass. `trace` tells for every rule what it
+//! said, which is what `explain` shows.
+
+use regex::SetMatches;
+use serde::Serialize;
+
+use super::compile::{CompiledRule, PathMatcher, PathPattern, RuleSet};
+use super::facts::{BodyFacts, Facts, FormOverride};
+use super::parts::{MethodName, Methods};
+use super::{Effect, Mode, OnUnreadable, Presence};
+use crate::body_view::Unreadable;
+
+/// What a scope says of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluation<'s> {
+    /// The decision.
+    pub outcome: Outcome<'s>,
+    /// Shadow rules that match: recorded, without influence on the outcome. Those that wait for the
+    /// body are missing when the outcome does not need it.
+    pub shadow: Vec<MatchedRule<'s>>,
+}
+
+/// A scope's decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<'s> {
+    /// The request may pass this scope.
+    Allowed {
+        /// By what.
+        by: AllowedBy<'s>,
+    },
+    /// The request is refused.
+    Denied {
+        /// No rule denied it: nothing allowed it, and the scope denies by default.
+        default: bool,
+        /// All matching rules of the scope (whose parts are known), highest priority first.
+        rules: Vec<MatchedRule<'s>>,
+        /// An allow rule fits the path as sent, but not its canonical reading.
+        readings_differ: bool,
+    },
+    /// A rule whose other parts all match, and which could change the outcome, waits for the body:
+    /// buffer it, and evaluate again with [`BodyFacts::View`] or [`BodyFacts::Unreadable`].
+    ///
+    /// A shadow rule asks as if it were enforced; it could not be judged otherwise.
+    NeedsBody,
+}
+
+/// What allowed a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllowedBy<'s> {
+    /// The scope's default.
+    Default,
+    /// The matching allow rule of the highest priority.
+    Rule(MatchedRule<'s>),
+}
+
+/// A rule that matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatchedRule<'s> {
+    /// Its id.
+    pub id: &'s str,
+    /// What it says.
+    pub effect: Effect,
+    /// Its place in explanations.
+    pub priority: i32,
+    /// Its public message.
+    pub message: Option<&'s str>,
+    /// It matches because the body cannot be read exactly one way.
+    pub unreadable: Option<Unreadable>,
+}
+
+/// A part of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// `methods`
+    Methods,
+    /// `path`
+    Path,
+    /// `source`
+    Source,
+    /// The element of `headers`.
+    Headers(usize),
+    /// The element of `query`.
+    Query(usize),
+    /// The element of `body`.
+    Body(usize),
+}
+
+/// What a rule said of a request, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleTrace<'s> {
+    /// The rule's id.
+    pub id: &'s str,
+    /// What the rule says when it matches.
+    pub effect: Effect,
+    /// Whether it decides.
+    pub mode: Mode,
+    /// Whether it matches.
+    pub result: TraceResult,
+}
+
+/// Whether a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceResult {
+    /// All its parts match; with an unreadable body, that is the reason why.
+    Yes(Option<Unreadable>),
+    /// This part, the first of them, does not match.
+    No(Part),
+    /// All its other parts match; the body was not read.
+    UnknownNeedsBody,
+}
+
+/// The path patterns of a set that were found, reading by reading.
+enum PathHits {
+    /// The scope has no set.
+    NoSet,
+    /// No rule with a path part covers the method.
+    Nowhere,
+    Found(Vec<SetMatches>),
+}
+
+impl RuleSet {
+    /// Decides on a request.
+    pub fn evaluate<'s>(&'s self, facts: &Facts<'_>) -> Evaluation<'s> {
+        let hits = self.path_hits(facts);
+        let mut tally = Tally::default();
+        let mut shadow = Vec::new();
+        for rule in &self.rules {
+            match (rule.result(facts, &hits), rule.mode, rule.effect) {
+                (TraceResult::No(_), _, _) => {}
+                (TraceResult::Yes(unreadable), Mode::Shadow, _) => {
+                    shadow.push(rule.matched(unreadable));
+                }
+                (TraceResult::Yes(_), Mode::Enforce, Effect::Deny) => tally.denied = true,
+                (TraceResult::Yes(unreadable), Mode::Enforce, Effect::Allow) => {
+                    tally.allow(rule.matched(unreadable));
+                }
+                (TraceResult::UnknownNeedsBody, _, Effect::Deny) => tally.deny_waits = true,
+                (TraceResult::UnknownNeedsBody, _, Effect::Allow) => tally.allow_waits = true,
+            }
+        }
+        let outcome = match tally.decide(self.default_effect) {
+            Decision::Allowed(by) => Outcome::Allowed { by },
+            Decision::NeedsBody => Outcome::NeedsBody,
+            Decision::Denied { default } => self.explain_denial(default, facts, &hits),
+        };
+        Evaluation { outcome, shadow }
+    }
+
+    /// What every rule says of a request, in the order of the scope.
+    pub fn trace<'s>(&'s self, facts: &Facts<'_>) -> Vec<RuleTrace<'s>> {
+        let hits = self.path_hits(facts);
+        let trace = |rule: &'s CompiledRule| RuleTrace {
+            id: &rule.id,
+            effect: rule.effect,
+            mode: rule.mode,
+            result: rule.result(facts, &hits),
+        };
+        self.rules.iter().map(trace).collect()
+    }
+
+    fn path_hits(&self, facts: &Facts<'_>) -> PathHits {
+        let Some(paths) = &self.path_set else {
+            return PathHits::NoSet;
+        };
+        // A form that was not read, or cannot be, may name any method.
+        let covered = facts.form_override != FormOverride::Known
+            || paths.methods.as_ref().is_none_or(|all| facts.methods().any(|m| all.cover(m)));
+        if !covered {
+            return PathHits::Nowhere;
+        }
+        PathHits::Found(facts.path_texts().map(|text| paths.set.matches(text)).collect())
+    }
+
+    fn explain_denial<'s>(
+        &'s self,
+        default: bool,
+        facts: &Facts<'_>,
+        hits: &PathHits,
+    ) -> Outcome<'s> {
+        let enforced = || self.rules.iter().filter(|rule| rule.mode == Mode::Enforce);
+        let mut rules: Vec<_> = enforced()
+            .filter_map(|rule| match rule.result(facts, hits) {
+                TraceResult::Yes(unreadable) => Some(rule.matched(unreadable)),
+                _ => None,
+            })
+            .collect();
+        rules.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(b.id)));
+        let readings_differ = default && enforced().any(|rule| rule.fits_raw_only(facts, hits));
+        Outcome::Denied { default, rules, readings_differ }
+    }
+}
+
+/// What the rules of a scope said, summed up.
+#[derive(Default)]
+struct Tally<'s> {
+    denied: bool,
+    allowed: Option<MatchedRule<'s>>,
+    deny_waits: bool,
+    allow_waits: bool,
+}
+
+enum Decision<'s> {
+    Allowed(AllowedBy<'s>),
+    Denied { default: bool },
+    NeedsBody,
+}
+
+impl<'s> Tally<'s> {
+    fn allow(&mut self, rule: MatchedRule<'s>) {
+        if self.allowed.is_none_or(|best| best.priority < rule.priority) {
+            self.allowed = Some(rule);
+        }
+    }
+
+    /// Any deny denies, else any allow allows, else the default decides; a rule that waits for the
+    /// body is waited for only where it could turn that.
+    fn decide(self, default_effect: Effect) -> Decision<'s> {
+        if self.denied {
+            return Decision::Denied { default: false };
+        }
+        let passes = self.allowed.is_some() || default_effect == Effect::Allow;
+        if self.deny_waits && (passes || self.allow_waits) || self.allow_waits && !passes {
+            return Decision::NeedsBody;
+        }
+        match self.allowed {
+            Some(rule) => Decision::Allowed(AllowedBy::Rule(rule)),
+            None if passes => Decision::Allowed(AllowedBy::Default),
+            None => Decision::Denied { default: true },
+        }
+    }
+}
+
+impl CompiledRule {
+    fn matched(&self, unreadable: Option<Unreadable>) -> MatchedRule<'_> {
+        MatchedRule {
+            id: &self.id,
+            effect: self.effect,
+            priority: self.priority,
+            message: self.message.as_deref(),
+            unreadable,
+        }
+    }
+
+    /// Whether all parts match: the cheap ones first, the body last.
+    fn result(&self, facts: &Facts<'_>, hits: &PathHits) -> TraceResult {
+        let methods = self.methods_match(facts);
+        if methods == Knowledge::No {
+            return TraceResult::No(Part::Methods);
+        }
+        if self.path.as_ref().is_some_and(|path| !self.path_matches(path, facts, hits)) {
+            return TraceResult::No(Part::Path);
+        }
+        if !self.source.is_empty() && !self.source.iter().any(|net| net.contains(&facts.source)) {
+            return TraceResult::No(Part::Source);
+        }
+        let header = |part: &super::parts::HeaderMatcher| part.matches(self.effect, facts.headers);
+        if let Some(place) = self.headers.iter().position(|part| !header(part)) {
+            return TraceResult::No(Part::Headers(place));
+        }
+        let query = |part: &super::parts::QueryMatcher| part.matches(self.effect, facts.query);
+        if let Some(place) = self.query.iter().position(|part| !query(part)) {
+            return TraceResult::No(Part::Query(place));
+        }
+        match (methods, self.body_result(facts)) {
+            (_, TraceResult::No(part)) => TraceResult::No(part),
+            (Knowledge::NeedsBody, _) | (_, TraceResult::UnknownNeedsBody) => {
+                TraceResult::UnknownNeedsBody
+            }
+            (Knowledge::Unreadable(reason), TraceResult::Yes(_)) => TraceResult::Yes(Some(reason)),
+            (_, body) => body,
+        }
+    }
+
+    /// Whether the method, and all that overrides it, fit.
+    fn methods_match(&self, facts: &Facts<'_>) -> Knowledge {
+        let Some(methods) = &self.methods else {
+            return Knowledge::Yes;
+        };
+        if self.effect == Effect::Deny && any_covered(methods, facts) {
+            return Knowledge::Yes;
+        }
+        if self.effect == Effect::Allow && !facts.methods().all(|method| methods.cover(method)) {
+            return Knowledge::No;
+        }
+        match (facts.form_override, self.effect) {
+            (FormOverride::Known, Effect::Deny) => Knowledge::No,
+            (FormOverride::Known, Effect::Allow) => Knowledge::Yes,
+            (FormOverride::NotRead, _) => Knowledge::NeedsBody,
+            (FormOverride::Unreadable(reason), _) => self.unreadable(reason),
+        }
+    }
+
+    /// What an unreadable body means for this rule.
+    fn unreadable(&self, reason: Unreadable) -> Knowledge {
+        if self.effect == Effect::Deny && self.on_unreadable == OnUnreadable::Deny {
+            Knowledge::Unreadable(reason)
+        } else {
+            Knowledge::No
+        }
+    }
+
+    fn path_matches(&self, path: &PathMatcher, facts: &Facts<'_>, hits: &PathHits) -> bool {
+        let fits = |found: bool| found == (path.presence == Presence::Present);
+        let both = |mut found: &mut dyn Iterator<Item = bool>| match self.effect {
+            Effect::Deny => (&mut found).any(fits),
+            Effect::Allow => (&mut found).all(fits),
+        };
+        match (&path.pattern, hits) {
+            (PathPattern::Alone(regex), _) => {
+                both(&mut facts.path_texts().map(|text| regex.is_match(text)))
+            }
+            (PathPattern::InSet(number), PathHits::Found(readings)) => {
+                both(&mut readings.iter().map(|reading| reading.matched(*number)))
+            }
+            // No rule with a path covers the method, so this one does not match.
+            (PathPattern::InSet(_), PathHits::NoSet | PathHits::Nowhere) => false,
+        }
+    }
+
+    /// Whether this allow rule fits the path as sent, and would fit if that were all.
+    fn fits_raw_only(&self, facts: &Facts<'_>, hits: &PathHits) -> bool {
+        let Some(path) = self.path.as_ref().filter(|_| self.effect == Effect::Allow) else {
+            return false;
+        };
+        let (raw, canonical) = facts.path.judged();
+        let found_in_raw = match (&path.pattern, hits) {
+            (PathPattern::Alone(regex), _) => regex.is_match(raw),
+            (PathPattern::InSet(number), PathHits::Found(readings)) => {
+                readings.first().is_some_and(|reading| reading.matched(*number))
+            }
+            (PathPattern::InSet(_), PathHits::NoSet | PathHits::Nowhere) => return false,
+        };
+        canonical.is_some()
+            && found_in_raw == (path.presence == Presence::Present)
+            && self.result(facts, hits) == TraceResult::No(Part::Path)
+    }
+
+    fn body_result(&self, facts: &Facts<'_>) -> TraceResult {
+        if self.body.is_empty() {
+            return TraceResult::Yes(None);
+        }
+        let view = match facts.body {
+            BodyFacts::NotRead => return TraceResult::UnknownNeedsBody,
+            BodyFacts::View(view) => view,
+            BodyFacts::Unreadable(reason) => {
+                return match self.unreadable(reason) {
+                    Knowledge::Unreadable(reason) => TraceResult::Yes(Some(reason)),
+                    _ => TraceResult::No(Part::Body(0)),
+                };
+            }
+        };
+        let mut because = None;
+        for (place, part) in self.body.iter().enumerate() {
+            match part.matches(self.effect, view) {
+                Ok(true) => {}
+                Ok(false) => return TraceResult::No(Part::Body(place)),
+                Err(reason) => match self.unreadable(reason) {
+                    Knowledge::Unreadable(reason) => because = Some(reason),
+                    _ => return TraceResult::No(Part::Body(place)),
+                },
+            }
+        }
+        TraceResult::Yes(because)
+    }
+}
+
+/// What is known of a part that the body may decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knowledge {
+    Yes,
+    No,
+    NeedsBody,
+    /// It counts as a match because the body cannot be read.
+    Unreadable(Unreadable),
+}
+
+fn any_covered(methods: &Methods, facts: &Facts<'_>) -> bool {
+    facts.methods().any(|method: &MethodName<'_>| methods.cover(method))
+}

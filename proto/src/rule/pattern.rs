@@ -1,0 +1,146 @@
+//! Patterns: regular expressions whose time is linear and whose memory is known.
+
+use regex::{Regex, RegexBuilder};
+
+use super::{PATTERN_BYTES_MAX, PATTERN_COMPILED_BYTES_MAX};
+
+/// Where the search for a pattern's size class begins; most patterns fit.
+const SIZE_CLASS_MIN: usize = 4 * 1024;
+
+/// A compiled pattern and an upper bound of its size.
+pub(super) struct Pattern {
+    pub(super) regex: Regex,
+    pub(super) bytes_max: usize,
+}
+
+/// Why a pattern or its flags are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PatternProblem {
+    pub(super) code: &'static str,
+    pub(super) detail: String,
+}
+
+/// The flags of a pattern.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags {
+    ignore_case: bool,
+    multi_line: bool,
+    dot_matches_new_line: bool,
+    ignore_whitespace: bool,
+}
+
+impl Flags {
+    /// Reads `imsx`, in any order.
+    pub(super) fn parse(text: &str) -> Result<Self, PatternProblem> {
+        let mut flags = Self::default();
+        for flag in text.chars() {
+            match flag {
+                'i' => flags.ignore_case = true,
+                'm' => flags.multi_line = true,
+                's' => flags.dot_matches_new_line = true,
+                'x' => flags.ignore_whitespace = true,
+                'g' => return Err(unknown_flag(flag, "; drop it, one match is enough")),
+                _ => return Err(unknown_flag(flag, "")),
+            }
+        }
+        Ok(flags)
+    }
+
+    /// The pattern with its flags written inside, as a part of a larger expression.
+    ///
+    /// With `x` a comment could swallow the closing parenthesis, so it stands on a line of its own.
+    pub(super) fn inline(self, pattern: &str) -> String {
+        let set = [
+            (self.ignore_case, 'i'),
+            (self.multi_line, 'm'),
+            (self.dot_matches_new_line, 's'),
+            (self.ignore_whitespace, 'x'),
+        ];
+        let letters: String = set.iter().filter(|(on, _)| *on).map(|(_, flag)| *flag).collect();
+        let end = if self.ignore_whitespace { "\n" } else { "" };
+        format!("(?{letters}:{pattern}{end})")
+    }
+}
+
+fn unknown_flag(flag: char, advice: &str) -> PatternProblem {
+    PatternProblem {
+        code: "flag-unknown",
+        detail: format!("flag {flag:?} is not one of i, m, s, x{advice}"),
+    }
+}
+
+/// Compiles a pattern that is searched anywhere in a text.
+pub(super) fn compile(pattern: &str, flags: Flags) -> Result<Pattern, PatternProblem> {
+    if pattern.len() > PATTERN_BYTES_MAX {
+        return Err(PatternProblem {
+            code: "pattern-too-long",
+            detail: format!(
+                "the pattern has {} bytes; a pattern has at most {PATTERN_BYTES_MAX}",
+                pattern.len()
+            ),
+        });
+    }
+    let mut builder = RegexBuilder::new(pattern);
+    builder
+        .case_insensitive(flags.ignore_case)
+        .multi_line(flags.multi_line)
+        .dot_matches_new_line(flags.dot_matches_new_line)
+        .ignore_whitespace(flags.ignore_whitespace)
+        .dfa_size_limit(PATTERN_COMPILED_BYTES_MAX);
+    build(&mut builder)
+}
+
+/// Compiles a pattern that must fit a whole name.
+pub(super) fn compile_name(pattern: &str, ignore_case: bool) -> Result<Pattern, PatternProblem> {
+    let flags = Flags { ignore_case, ..Flags::default() };
+    // Alone first: `a)|(?:b` would be valid between the anchors.
+    compile(pattern, flags)?;
+    let mut builder = RegexBuilder::new(&format!(r"\A(?:{pattern})\z"));
+    builder.case_insensitive(ignore_case).dfa_size_limit(PATTERN_COMPILED_BYTES_MAX);
+    build(&mut builder)
+}
+
+/// Compiles within the smallest size class that suffices: the crate does not tell the size.
+fn build(builder: &mut RegexBuilder) -> Result<Pattern, PatternProblem> {
+    let mut bytes_max = SIZE_CLASS_MIN;
+    loop {
+        match builder.size_limit(bytes_max).build() {
+            Ok(regex) => return Ok(Pattern { regex, bytes_max }),
+            Err(regex::Error::CompiledTooBig(_)) if bytes_max < PATTERN_COMPILED_BYTES_MAX => {
+                bytes_max *= 2;
+            }
+            Err(error) => return Err(explain(&error)),
+        }
+    }
+}
+
+fn explain(error: &regex::Error) -> PatternProblem {
+    let regex::Error::Syntax(text) = error else {
+        return PatternProblem {
+            code: "pattern-too-large",
+            detail: format!(
+                "the pattern compiles to more than {PATTERN_COMPILED_BYTES_MAX} bytes; use smaller \
+                 repetitions, or ASCII classes such as [0-9A-Za-z_] instead of \\w"
+            ),
+        };
+    };
+    // The crate draws the pattern with a marker; its last line says what is wrong.
+    let reason = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let reason = reason.trim().trim_start_matches("error: ");
+    let not_linear = "it needs backtracking, whose time is not linear in the length of the request";
+    let (code, detail) = if reason.contains("look-around") {
+        let advice = "write what must not match as a part with presence: absent";
+        ("pattern-look-around", format!("look-around is not supported: {not_linear}; {advice}"))
+    } else if reason.contains("backreference") {
+        ("pattern-backreference", format!("back-references are not supported: {not_linear}"))
+    } else {
+        ("pattern-invalid", format!("not a valid pattern: {reason}"))
+    };
+    PatternProblem { code, detail }
+}
+
+/// Whether a name pattern fits exactly the name that it spells.
+pub(super) fn is_literal(pattern: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !pattern.is_empty() && pattern.bytes().all(plain)
+}
