@@ -1,8 +1,8 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`,
 //! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
 //! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
-//! (`seal`, `retired`), how a configuration is made of it all (`tree`), and where it lives (`keys`,
-//! `store`).
+//! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
+//! `store`), and what is told of each request (`record`, `wire`).
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
@@ -19,6 +19,7 @@ pub mod policy;
 pub mod problem;
 pub mod proxy;
 pub mod query;
+pub mod record;
 pub mod retired;
 pub mod rule;
 pub mod seal;
@@ -30,3 +31,4 @@ pub mod store;
 pub mod target;
 pub mod tree;
 pub mod version;
+pub mod wire;
