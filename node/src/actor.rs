@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, Context, Handler, Message, Recipient};
 use futures_util::FutureExt;
 use proto::outcome::{Code, EarlyEnd};
 use tracing::{Span, error};
@@ -22,7 +22,7 @@ use crate::flow::Exchange;
 use crate::metrics::Metrics;
 
 /// One stage of the pipeline. Its decision is a plain function; it does not know it is in an actor.
-pub trait Stage: Sized + 'static {
+pub trait Stage: Sized + Unpin + 'static {
     /// Which stage it is; gives its name and its place in timings and metrics.
     const KIND: StageKind;
 
@@ -222,7 +222,7 @@ fn panicked(stage: StageKind, exchange: &Exchange) -> Next {
 }
 
 fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, span: Span, exits: Exits) {
-    let waiting = tracing::Instrument::instrument(AssertUnwindSafe(task(exchange)), span);
+    let waiting = AssertUnwindSafe(tracing::Instrument::instrument(task(exchange), span));
     actix_rt::spawn(async move {
         match waiting.catch_unwind().await {
             Ok((exchange, None)) => exits.go_on::<S>(exchange),

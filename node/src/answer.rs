@@ -208,7 +208,7 @@ impl Drop for ReplyBody {
             // Nothing left to send: actix does not poll a body of a known length to its end.
             Content::Empty => closing.completed(),
             Content::Full(bytes) if bytes.is_empty() => closing.completed(),
-            Content::Stream(body) if body.is_finished() => closing.completed(),
+            Content::Stream(body) if body.is_ended() => closing.completed(),
             Content::Stream(body) => return closing.abandoned(body),
             Content::Full(_) => {}
         }

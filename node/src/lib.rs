@@ -14,6 +14,7 @@ pub mod flow;
 pub mod hygiene;
 pub mod inbound;
 pub mod limits;
+pub mod listener;
 pub mod metrics;
 pub mod presented;
 pub mod records;
@@ -24,6 +25,3 @@ pub mod sync;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;
-//! The data plane: one actor per pipeline stage.
-
-pub mod listener;

@@ -153,6 +153,26 @@ pub enum AuthFailure {
     Retired,
     /// Several different secrets were presented.
     Ambiguous,
+    /// A proxy without credentials was called under a host name that is not its own.
+    ForeignHost,
+    /// A proxy without credentials was called by a web page of another site.
+    CrossSite,
+}
+
+impl AuthFailure {
+    /// Its text, the same as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownProxy => "unknown-proxy",
+            Self::NoCredential => "no-credential",
+            Self::WrongKey => "wrong-key",
+            Self::Expired => "expired",
+            Self::Retired => "retired",
+            Self::Ambiguous => "ambiguous",
+            Self::ForeignHost => "foreign-host",
+            Self::CrossSite => "cross-site",
+        }
+    }
 }
 
 /// One scope that refused a request.

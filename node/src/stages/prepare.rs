@@ -93,7 +93,7 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
             let applied = filters.apply(bytes);
             return match applied {
                 Ok(applied) => {
-                    replace_body(exchange, applied.body.into(), applied.changed);
+                    replace_body(exchange, applied.body.into(), &applied.changed);
                     Next::Continue
                 }
                 Err(error) => not_filterable(&error).into(),
@@ -105,7 +105,7 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
     inbound::buffer(bytes_max, move |exchange, buffered| match buffered {
         Buffered::Whole(bytes) => match filters.apply(&bytes) {
             Ok(applied) => {
-                replace_body(exchange, applied.body.into(), applied.changed);
+                replace_body(exchange, applied.body.into(), &applied.changed);
                 None
             }
             Err(error) => Some(not_filterable(&error)),
@@ -114,9 +114,9 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
     })
 }
 
-fn replace_body(exchange: &mut Exchange, body: Bytes, changed: Vec<String>) {
+fn replace_body(exchange: &mut Exchange, body: Bytes, changed: &[Arc<str>]) {
     exchange.body = Inbound::Buffered(body);
-    exchange.notes.filters_changed.extend(changed);
+    exchange.notes.filters_changed.extend(changed.iter().filter_map(|id| id.parse().ok()));
     if let Some(outgoing) = &mut exchange.outgoing {
         for name in ["content-md5", "content-digest", "digest", "repr-digest"] {
             outgoing.headers.remove(HeaderName::from_static(name));
