@@ -192,7 +192,8 @@ fn configure(db: &Connection, size_bytes_max: u64) -> rusqlite::Result<()> {
     db.pragma_update(None, "max_page_count", pages.cast_signed())
 }
 
-fn lay_out(db: &Connection) -> rusqlite::Result<()> {
+/// Makes the tables.
+pub(super) fn lay_out(db: &Connection) -> rusqlite::Result<()> {
     let transaction = db.unchecked_transaction()?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
