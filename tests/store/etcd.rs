@@ -235,7 +235,7 @@ fn wrong_password() {
                     .map(|_| ())
                     .expect_err("a read is refused"),
                 store
-                    .txn(Txn::default())
+                    .txn(write())
                     .await
                     .map(|_| ())
                     .expect_err("a write is refused"),

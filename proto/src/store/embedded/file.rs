@@ -1,4 +1,4 @@
-//! Opening the store's file: one process at a time, private to its user, known to be ours and sound.
+//! Opening the store's file: for one process at a time, private to its user, ours and sound.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
