@@ -33,66 +33,10 @@ pub trait Stage: Sized + Unpin + 'static {
     fn decide(&mut self, exchange: &mut Exchange, now: Instant) -> Next;
 }
 
-/// The stages in the order in which a request meets them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum StageKind {
-    /// Permit, limits, find the proxy.
-    Receive,
-    /// Presented credential to identity.
-    Authenticate,
-    /// Rules of four scopes.
-    Authorize,
-    /// Spend tokens.
-    Limit,
-    /// Request filters, path join, header hygiene.
-    Prepare,
-    /// Remove the caller's secrets, add the target's.
-    Inject,
-    /// Send and await the answer's head.
-    Forward,
-    /// Response filters.
-    Filter,
-    /// Settle and record.
-    Record,
-    /// Head and body to the caller.
-    Respond,
-}
+pub use proto::record::Stage as StageKind;
 
 /// Number of stages.
-pub const STAGES: usize = 10;
-
-impl StageKind {
-    /// Every stage in order.
-    pub const ALL: [Self; STAGES] = [
-        Self::Receive,
-        Self::Authenticate,
-        Self::Authorize,
-        Self::Limit,
-        Self::Prepare,
-        Self::Inject,
-        Self::Forward,
-        Self::Filter,
-        Self::Record,
-        Self::Respond,
-    ];
-
-    /// The stage's name: of its file, its span and its metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Receive => "receive",
-            Self::Authenticate => "authenticate",
-            Self::Authorize => "authorize",
-            Self::Limit => "limit",
-            Self::Prepare => "prepare",
-            Self::Inject => "inject",
-            Self::Forward => "forward",
-            Self::Filter => "filter",
-            Self::Record => "record",
-            Self::Respond => "respond",
-        }
-    }
-}
+pub const STAGES: usize = StageKind::ALL.len();
 
 /// What follows a stage's decision.
 pub enum Next {

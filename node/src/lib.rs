@@ -11,6 +11,7 @@ pub mod body;
 pub mod config;
 pub mod credentials;
 pub mod flow;
+pub mod gateway;
 pub mod hygiene;
 pub mod inbound;
 pub mod limits;

@@ -137,6 +137,38 @@ pub enum Stage {
     Respond,
 }
 
+impl Stage {
+    /// Every stage in order.
+    pub const ALL: [Self; 10] = [
+        Self::Receive,
+        Self::Authenticate,
+        Self::Authorize,
+        Self::Limit,
+        Self::Prepare,
+        Self::Inject,
+        Self::Forward,
+        Self::Filter,
+        Self::Record,
+        Self::Respond,
+    ];
+
+    /// Its name: of its file, its span and its metrics, and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Authenticate => "authenticate",
+            Self::Authorize => "authorize",
+            Self::Limit => "limit",
+            Self::Prepare => "prepare",
+            Self::Inject => "inject",
+            Self::Forward => "forward",
+            Self::Filter => "filter",
+            Self::Record => "record",
+            Self::Respond => "respond",
+        }
+    }
+}
+
 /// Why a caller was answered 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

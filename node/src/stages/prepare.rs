@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
+use proto::id::FilterId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
 use tracing::Span;
@@ -116,7 +117,8 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
 
 fn replace_body(exchange: &mut Exchange, body: Bytes, changed: &[Arc<str>]) {
     exchange.body = Inbound::Buffered(body);
-    exchange.notes.filters_changed.extend(changed.iter().filter_map(|id| id.parse().ok()));
+    let ids = changed.iter().filter_map(|id| id.parse::<FilterId>().ok());
+    exchange.notes.filters_changed.extend(ids);
     if let Some(outgoing) = &mut exchange.outgoing {
         for name in ["content-md5", "content-digest", "digest", "repr-digest"] {
             outgoing.headers.remove(HeaderName::from_static(name));
