@@ -65,7 +65,10 @@ impl Admission {
 
     fn try_admit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<Place, Refusal> {
         // The place exists before it is known to be free, so that every way out gives it back.
-        let mut place = Place { admission: Arc::clone(self), ip: None };
+        let mut place = Place {
+            admission: Arc::clone(self),
+            ip: None,
+        };
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             return Err(Refusal::Connections);
         }
@@ -87,7 +90,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(ip) = self.ip {
-            let mut per_ip = self.admission.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut per_ip = self
+                .admission
+                .per_ip
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = per_ip.get_mut(&ip) {
                 *count = count.saturating_sub(1);
                 if *count == 0 {
@@ -140,11 +147,18 @@ mod tests {
         ] {
             let held = admission.admit(ip(first)).unwrap();
             let refused = admission.admit(ip(second)).err();
-            assert_eq!(refused, same.then_some(Refusal::ConnectionsPerIp), "{first} {second}");
+            assert_eq!(
+                refused,
+                same.then_some(Refusal::ConnectionsPerIp),
+                "{first} {second}"
+            );
             drop(held);
             admission.admit(ip(second)).unwrap();
         }
         assert_eq!(admission.open(), 0);
-        assert!(admission.per_ip.lock().unwrap().is_empty(), "no address is kept");
+        assert!(
+            admission.per_ip.lock().unwrap().is_empty(),
+            "no address is kept"
+        );
     }
 }

@@ -86,11 +86,19 @@ impl Chunked {
             }
             match self.step(*byte) {
                 Ok(next) => self.state = next,
-                Err(refusal) => return Advance { used, end: Some(Err(refusal)) },
+                Err(refusal) => {
+                    return Advance {
+                        used,
+                        end: Some(Err(refusal)),
+                    };
+                }
             }
             used += 1;
             if self.state == State::Done {
-                return Advance { used, end: Some(Ok(())) };
+                return Advance {
+                    used,
+                    end: Some(Ok(())),
+                };
             }
         }
         Advance { used, end: None }
@@ -196,7 +204,10 @@ mod tests {
                 None => {
                     assert_eq!(first.used, cut, "{text:?} cut at {cut}");
                     let second = machine.advance(&input[cut..]);
-                    Advance { used: cut + second.used, end: second.end }
+                    Advance {
+                        used: cut + second.used,
+                        end: second.end,
+                    }
                 }
             };
             assert_eq!(both, whole, "{text:?} cut at {cut}");
@@ -223,7 +234,14 @@ mod tests {
 
     #[test]
     fn bodies_that_go_on() {
-        for body in ["", "3", "3\r\nab", "3\r\nabc\r\n", "3\r\nabc\r\n0\r\n", "0\r\na: b\r\n"] {
+        for body in [
+            "",
+            "3",
+            "3\r\nab",
+            "3\r\nabc\r\n",
+            "3\r\nabc\r\n0\r\n",
+            "0\r\na: b\r\n",
+        ] {
             check(body.as_bytes(), body.len(), None);
         }
     }
@@ -266,24 +284,52 @@ mod tests {
     #[test]
     fn what_has_no_end_is_refused() {
         let extension = format!("1;{}", "x".repeat(20_000));
-        check(extension.as_bytes(), 1 + EXTENSION_BYTES_MAX, Some(Err(Refusal::ChunkExtensionsTooLarge)));
+        check(
+            extension.as_bytes(),
+            1 + EXTENSION_BYTES_MAX,
+            Some(Err(Refusal::ChunkExtensionsTooLarge)),
+        );
         let spaces = format!("1{}", " ".repeat(20_000));
-        check(spaces.as_bytes(), 1 + EXTENSION_BYTES_MAX, Some(Err(Refusal::ChunkExtensionsTooLarge)));
+        check(
+            spaces.as_bytes(),
+            1 + EXTENSION_BYTES_MAX,
+            Some(Err(Refusal::ChunkExtensionsTooLarge)),
+        );
         let many = "1;x=0123456789\r\na\r\n".repeat(2_000);
         let end = Chunked::new().advance(many.as_bytes()).end;
         assert_eq!(end, Some(Err(Refusal::ChunkExtensionsTooLarge)));
         let trailer = format!("0\r\nx: {}", "y".repeat(20_000));
-        check(trailer.as_bytes(), 3 + TRAILER_BYTES_MAX, Some(Err(Refusal::TrailersTooLarge)));
+        check(
+            trailer.as_bytes(),
+            3 + TRAILER_BYTES_MAX,
+            Some(Err(Refusal::TrailersTooLarge)),
+        );
         let trailers = format!("0\r\n{}\r\n", "x:\r\n".repeat(97));
-        check(trailers.as_bytes(), 3 + 4 * 96, Some(Err(Refusal::TrailersTooLarge)));
+        check(
+            trailers.as_bytes(),
+            3 + 4 * 96,
+            Some(Err(Refusal::TrailersTooLarge)),
+        );
     }
 
     #[test]
     fn the_largest_size_is_skipped_without_overflow() {
         let mut machine = Chunked::new();
         let head = b"ffffffffffffffff\r\n";
-        assert_eq!(machine.advance(head), Advance { used: head.len(), end: None });
-        assert_eq!(machine.advance(&[0; 100]), Advance { used: 100, end: None });
+        assert_eq!(
+            machine.advance(head),
+            Advance {
+                used: head.len(),
+                end: None
+            }
+        );
+        assert_eq!(
+            machine.advance(&[0; 100]),
+            Advance {
+                used: 100,
+                end: None
+            }
+        );
         assert_eq!(machine.size, u64::MAX - 100);
     }
 }

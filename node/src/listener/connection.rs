@@ -118,7 +118,9 @@ impl Answering {
             let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let state = &connection.0;
             if !tunnel && (state.body_open.get() || state.fault.get().is_some()) {
-                response.head_mut().set_connection_type(ConnectionType::Close);
+                response
+                    .head_mut()
+                    .set_connection_type(ConnectionType::Close);
             }
             // A recycled head still has the version of the answer before it, and 1.0 would read as
             // `close`; actix-web sets the version that counts later.
@@ -127,7 +129,10 @@ impl Answering {
                 connection.close();
             }
         }
-        response.map_body(|_, body| AnswerBody { inner: body.boxed(), _answering: self })
+        response.map_body(|_, body| AnswerBody {
+            inner: body.boxed(),
+            _answering: self,
+        })
     }
 }
 

@@ -19,7 +19,10 @@ pub fn is_host(value: &[u8]) -> bool {
         let (address, rest) = bracketed.split_at(end);
         return is_ipv6(address) && is_port_part(&rest[1..]);
     }
-    let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
+    let end = value
+        .iter()
+        .position(|byte| *byte == b':')
+        .unwrap_or(value.len());
     let (name, port) = value.split_at(end);
     is_name(name) && is_port_part(port)
 }

@@ -2,8 +2,8 @@
 //! actix-web does not.
 //!
 //! ```text
-//! accept ── admission ── (TLS) ── GuardedSocket ── actix-http h1 ── service ── App
-//!           places       h1 only  framing, timers                  Answering
+//! accept ─ admission ─ (TLS) ─ GuardedSocket ─ actix-http h1 ─ service ─ App
+//!          places      h1 only framing, timers                 Answering
 //! ```
 //!
 //! - [`class`], [`host`], [`head`], [`chunked`], [`framing`]: pure; which bytes are one request.
@@ -122,10 +122,17 @@ impl ListenerSettings {
             if (min..=max).contains(&value) {
                 return Ok(());
             }
-            Err(invalid(format!("listener.{name} is {value}, must be {min} to {max}")))
+            Err(invalid(format!(
+                "listener.{name} is {value}, must be {min} to {max}"
+            )))
         };
         within("workers", self.workers, 1, WORKERS_CEILING)?;
-        within("head_bytes_max", self.head_bytes_max, 1_024, HEAD_BYTES_CEILING)?;
+        within(
+            "head_bytes_max",
+            self.head_bytes_max,
+            1_024,
+            HEAD_BYTES_CEILING,
+        )?;
         within("headers_max", self.headers_max, 1, HEADERS_CEILING)?;
         within("connections_max", self.connections_max, 1, 10_000_000)?;
         if let Some(max) = self.connections_per_ip_max {
@@ -154,7 +161,10 @@ impl ListenerSettings {
     }
 
     fn head_limits(&self) -> HeadLimits {
-        HeadLimits { bytes_max: self.head_bytes_max, headers_max: self.headers_max }
+        HeadLimits {
+            bytes_max: self.head_bytes_max,
+            headers_max: self.headers_max,
+        }
     }
 }
 
@@ -171,7 +181,9 @@ pub struct ListenerHandle {
 
 impl fmt::Debug for ListenerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListenerHandle").field("admission", &self.admission).finish_non_exhaustive()
+        f.debug_struct("ListenerHandle")
+            .field("admission", &self.admission)
+            .finish_non_exhaustive()
     }
 }
 
@@ -311,7 +323,10 @@ where
             fn_service(move |tcp: TcpStream| door.clone().enter(tcp)).and_then(http)
         })?
         .run();
-    let handle = ListenerHandle { server: server.handle(), admission };
+    let handle = ListenerHandle {
+        server: server.handle(),
+        admission,
+    };
     Ok((server, handle))
 }
 

@@ -119,7 +119,11 @@ pub struct RefusalFacts {
 }
 
 const fn facts(status: u16, code: &'static str, detail: &'static str) -> RefusalFacts {
-    RefusalFacts { status, code, detail }
+    RefusalFacts {
+        status,
+        code,
+        detail,
+    }
 }
 
 const fn malformed(detail: &'static str) -> RefusalFacts {
@@ -211,7 +215,9 @@ impl Refusal {
                 "the first byte cannot begin an HTTP/1.1 request; is this TLS on a plain port?",
             ),
             Self::EmptyLines => malformed("more than one empty line precedes the request line"),
-            Self::BareLf => malformed("a line of the head ends in LF without CR; end lines in CRLF"),
+            Self::BareLf => {
+                malformed("a line of the head ends in LF without CR; end lines in CRLF")
+            }
             Self::BareCr => malformed("the head has a CR that no LF follows; end lines in CRLF"),
             Self::HeadTooLarge => facts(
                 431,
@@ -304,14 +310,18 @@ impl Refusal {
             Self::EncodingVersion => malformed("HTTP/1.0 has no Transfer-Encoding"),
             Self::ChunkSize => malformed("a chunk size is not 1 to 16 hexadecimal digits and CRLF"),
             Self::ChunkExtension => malformed("a chunk extension has a control byte"),
-            Self::ChunkExtensionsTooLarge => {
-                facts(413, TOO_LARGE, "the body has more than 16 KiB of chunk extensions")
-            }
+            Self::ChunkExtensionsTooLarge => facts(
+                413,
+                TOO_LARGE,
+                "the body has more than 16 KiB of chunk extensions",
+            ),
             Self::ChunkEnd => malformed("the data of a chunk is not followed by CRLF"),
             Self::Trailer => malformed("a trailer line is not a valid field"),
-            Self::TrailersTooLarge => {
-                facts(431, TOO_LARGE, "the body has more than 16 KiB or 96 fields of trailers")
-            }
+            Self::TrailersTooLarge => facts(
+                431,
+                TOO_LARGE,
+                "the body has more than 16 KiB or 96 fields of trailers",
+            ),
             Self::HeadTimeout => facts(
                 408,
                 TIMEOUT,
@@ -339,7 +349,11 @@ impl Refusal {
 
     /// The whole answer: head and problem document (RFC 9457), after which the connection ends.
     pub fn answer(self) -> Vec<u8> {
-        let RefusalFacts { status, code, detail } = self.facts();
+        let RefusalFacts {
+            status,
+            code,
+            detail,
+        } = self.facts();
         let id = RequestId::new().text();
         let request_id = id.as_str();
         let document = serde_json::json!({
@@ -419,23 +433,39 @@ mod tests {
             let facts = refusal.facts();
             let answer = String::from_utf8(refusal.answer()).unwrap();
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-            assert!(head.starts_with(&format!("HTTP/1.1 {} ", facts.status)), "{refusal:?}");
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {} ", facts.status)),
+                "{refusal:?}"
+            );
             assert!(head.contains("connection: close"), "{refusal:?}");
-            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{refusal:?}");
-            assert_eq!(head.contains("\r\nallow: "), facts.status == 405, "{refusal:?}");
+            assert!(
+                head.contains(&format!("content-length: {}\r\n", body.len())),
+                "{refusal:?}"
+            );
+            assert_eq!(
+                head.contains("\r\nallow: "),
+                facts.status == 405,
+                "{refusal:?}"
+            );
             let document: serde_json::Value = serde_json::from_str(body).unwrap();
             assert_eq!(document["status"], facts.status);
             assert_eq!(document["code"], facts.code);
             assert_eq!(document["detail"], facts.detail);
             assert!(document["request_id"].as_str().unwrap().starts_with("req_"));
-            assert_ne!(reason(facts.status) == "Bad Request", facts.status != 400, "{refusal:?}");
+            assert_ne!(
+                reason(facts.status) == "Bad Request",
+                facts.status != 400,
+                "{refusal:?}"
+            );
         }
     }
 
     #[test]
     fn every_refusal_says_something_of_its_own() {
         for (at, refusal) in Refusal::ALL.iter().enumerate() {
-            let same = Refusal::ALL[..at].iter().find(|r| r.facts().detail == refusal.facts().detail);
+            let same = Refusal::ALL[..at]
+                .iter()
+                .find(|r| r.facts().detail == refusal.facts().detail);
             assert_eq!(same, None, "{refusal:?}");
         }
     }

@@ -138,7 +138,11 @@ impl<IO, P> GuardedSocket<IO, P> {
     /// Ends the connection for a reason: by our own answer between requests, else by cutting the
     /// body of the request in hand.
     fn refuse(&mut self, refusal: Refusal) {
-        tracing::debug!(code = refusal.facts().code, ?refusal, "the listener refused a request");
+        tracing::debug!(
+            code = refusal.facts().code,
+            ?refusal,
+            "the listener refused a request"
+        );
         self.end();
         self.held.truncate(self.released);
         if self.connection.in_flight() {
@@ -341,7 +345,11 @@ impl<IO: AsyncRead + Unpin, P: Unpin> AsyncRead for GuardedSocket<IO, P> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, P: Unpin> GuardedSocket<IO, P> {
     /// Watches that a write does not stall for ever.
-    fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn in_time<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.write_deadline.clear();
             return written;

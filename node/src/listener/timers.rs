@@ -21,7 +21,10 @@ pub struct Deadline {
 impl Deadline {
     /// No deadline.
     pub const fn none() -> Self {
-        Self { at: None, timer: None }
+        Self {
+            at: None,
+            timer: None,
+        }
     }
 
     /// Whether there is one.
@@ -68,7 +71,11 @@ mod tests {
 
     async fn over(deadline: &mut Deadline) {
         std::future::poll_fn(|cx| {
-            if deadline.is_over(cx) { Poll::Ready(()) } else { Poll::Pending }
+            if deadline.is_over(cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
     }

@@ -43,7 +43,9 @@ pub(super) async fn handshake(
     timeout: Duration,
 ) -> io::Result<(Transport, TlsFacts)> {
     let accept = TlsAcceptor::from(config).accept(tcp);
-    let stream = tokio::time::timeout(timeout, accept).await.map_err(io::Error::other)??;
+    let stream = tokio::time::timeout(timeout, accept)
+        .await
+        .map_err(io::Error::other)??;
     let (_, session) = stream.get_ref();
     let facts = TlsFacts {
         peer_certificates: session.peer_certificates().unwrap_or_default().to_vec(),

@@ -5,6 +5,7 @@
 //! `Content-Length` body are counted, not looked at. What is refused stays refused.
 
 use crate::listener::chunked::Chunked;
+use crate::listener::class::find_lf;
 use crate::listener::head::{Body, begins_request, read_head};
 use crate::listener::refusal::Refusal;
 
@@ -66,7 +67,14 @@ pub struct Framer {
 impl Framer {
     /// At the first byte of a connection.
     pub const fn new(limits: HeadLimits) -> Self {
-        Self { limits, state: State::Head, searched: 0, line_start: 0, head_start: 0, closes: false }
+        Self {
+            limits,
+            state: State::Head,
+            searched: 0,
+            line_start: 0,
+            head_start: 0,
+            closes: false,
+        }
     }
 
     /// Whether the next byte belongs to a head.
@@ -106,15 +114,29 @@ impl Framer {
         if in_head {
             match self.take_head(input) {
                 Ok(Some(end)) => start = end,
-                Ok(None) => return Judgement { pass: 0, head: false, next: Next::Read },
+                Ok(None) => {
+                    return Judgement {
+                        pass: 0,
+                        head: false,
+                        next: Next::Read,
+                    };
+                }
                 Err(refusal) => {
                     self.state = State::Refused(refusal);
-                    return Judgement { pass: 0, head: false, next: Next::Refused(refusal) };
+                    return Judgement {
+                        pass: 0,
+                        head: false,
+                        next: Next::Refused(refusal),
+                    };
                 }
             }
         }
         let (used, next) = self.take_body(input.get(start..).unwrap_or_default());
-        Judgement { pass: start + used, head: in_head, next }
+        Judgement {
+            pass: start + used,
+            head: in_head,
+            next,
+        }
     }
 
     fn take_head(&mut self, input: &mut [u8]) -> Result<Option<usize>, Refusal> {
@@ -139,7 +161,7 @@ impl Framer {
             return Err(Refusal::NotHttp);
         }
         let within = &input[..input.len().min(self.limits.bytes_max)];
-        while let Some(found) = within[self.searched..].iter().position(|byte| *byte == b'\n') {
+        while let Some(found) = find_lf(&within[self.searched..]) {
             let lf = self.searched + found;
             self.searched = lf + 1;
             let line = &within[self.line_start..lf];

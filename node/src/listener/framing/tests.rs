@@ -5,7 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: HeadLimits = HeadLimits { bytes_max: 4_096, headers_max: 96 };
+const LIMITS: HeadLimits = HeadLimits {
+    bytes_max: 4_096,
+    headers_max: 96,
+};
 
 /// What became of a stream of bytes: the requests that passed, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,7 +23,11 @@ struct Outcome {
 fn run<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let mut framer = Framer::new(LIMITS);
     let mut held = Vec::new();
-    let mut outcome = Outcome { requests: Vec::new(), open: Vec::new(), refusal: None };
+    let mut outcome = Outcome {
+        requests: Vec::new(),
+        open: Vec::new(),
+        refusal: None,
+    };
     for piece in pieces {
         held.extend_from_slice(piece);
         loop {
@@ -49,7 +56,10 @@ fn run<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
 /// The requests in `stream`, whole, in two pieces cut anywhere, and byte by byte.
 fn check(stream: &[u8], requests: &[&str], open: &str, refusal: Option<Refusal>) {
     let expected = Outcome {
-        requests: requests.iter().map(|request| request.as_bytes().to_vec()).collect(),
+        requests: requests
+            .iter()
+            .map(|request| request.as_bytes().to_vec())
+            .collect(),
         open: open.as_bytes().to_vec(),
         refusal,
     };
@@ -72,7 +82,12 @@ fn requests_follow_each_other() {
     check(b"", &[], "", None);
     check(GET.as_bytes(), &[GET], "", None);
     check(format!("{GET}{GET}").as_bytes(), &[GET, GET], "", None);
-    check(format!("{POST}{CHUNKED}{GET}").as_bytes(), &[POST, CHUNKED, GET], "", None);
+    check(
+        format!("{POST}{CHUNKED}{GET}").as_bytes(),
+        &[POST, CHUNKED, GET],
+        "",
+        None,
+    );
     check(format!("{POST}GET / HT").as_bytes(), &[POST], "", None);
     let cut = &POST[..POST.len() - 1];
     check(cut.as_bytes(), &[], cut, None);
@@ -84,8 +99,18 @@ fn requests_follow_each_other() {
 fn one_empty_line_before_a_request_is_ignored() {
     let lead = format!("\r\n{GET}");
     check(lead.as_bytes(), &[&lead], "", None);
-    check(format!("{POST}{lead}{GET}").as_bytes(), &[POST, &lead, GET], "", None);
-    check(format!("\r\n\r\n{GET}").as_bytes(), &[], "", Some(Refusal::EmptyLines));
+    check(
+        format!("{POST}{lead}{GET}").as_bytes(),
+        &[POST, &lead, GET],
+        "",
+        None,
+    );
+    check(
+        format!("\r\n\r\n{GET}").as_bytes(),
+        &[],
+        "",
+        Some(Refusal::EmptyLines),
+    );
 }
 
 #[test]
@@ -97,7 +122,12 @@ fn line_ends_are_crlf() {
         "\nGET / HTTP/1.1\r\n",
     ] {
         check(stream.as_bytes(), &[], "", Some(Refusal::BareLf));
-        check(format!("{GET}{stream}").as_bytes(), &[GET], "", Some(Refusal::BareLf));
+        check(
+            format!("{GET}{stream}").as_bytes(),
+            &[GET],
+            "",
+            Some(Refusal::BareLf),
+        );
     }
 }
 
@@ -110,22 +140,36 @@ fn what_cannot_be_http_is_refused_at_its_first_byte() {
 
 #[test]
 fn a_refused_head_does_not_pass_at_all() {
-    let both = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc";
-    check(format!("{GET}{both}{GET}").as_bytes(), &[GET], "", Some(Refusal::LengthAndEncoding));
+    let both =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc";
+    check(
+        format!("{GET}{both}{GET}").as_bytes(),
+        &[GET],
+        "",
+        Some(Refusal::LengthAndEncoding),
+    );
 }
 
 #[test]
 fn a_refused_body_passes_up_to_its_fault() {
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let stream = format!("{head}1\r\nabc\r\n0\r\n\r\n{GET}");
-    check(stream.as_bytes(), &[], &format!("{head}1\r\na"), Some(Refusal::ChunkEnd));
+    check(
+        stream.as_bytes(),
+        &[],
+        &format!("{head}1\r\na"),
+        Some(Refusal::ChunkEnd),
+    );
 }
 
 #[test]
 fn a_head_has_a_largest_size() {
     let head = |bytes: usize| {
         let frame = "GET / HTTP/1.1\r\nHost: a\r\nx: \r\n\r\n".len();
-        format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(bytes - frame))
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
+            "y".repeat(bytes - frame)
+        )
     };
     let largest = head(LIMITS.bytes_max);
     check(largest.as_bytes(), &[&largest], "", None);
@@ -145,7 +189,11 @@ fn a_tunnel_passes_everything() {
 #[test]
 fn a_refusal_stays() {
     let mut framer = Framer::new(LIMITS);
-    let refused = Judgement { pass: 0, head: false, next: Next::Refused(Refusal::NotHttp) };
+    let refused = Judgement {
+        pass: 0,
+        head: false,
+        next: Next::Refused(Refusal::NotHttp),
+    };
     assert_eq!(framer.judge(&mut [0]), refused);
     framer.begin_next();
     assert_eq!(framer.judge(&mut GET.as_bytes().to_vec()), refused);
@@ -180,7 +228,11 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
                         request.extend([chunk, b"\r\n"].concat());
                         rest = after;
                     }
-                    request.extend(if trailer { &b"x: y\r\n\r\n"[..] } else { b"\r\n" });
+                    request.extend(if trailer {
+                        &b"x: y\r\n\r\n"[..]
+                    } else {
+                        b"\r\n"
+                    });
                 }
             }
             request
@@ -193,7 +245,9 @@ fn pieces(stream: &[u8], mut cuts: Vec<usize>) -> Vec<&[u8]> {
     cuts.iter_mut().for_each(|cut| *cut %= stream.len() + 1);
     cuts.extend([0, stream.len()]);
     cuts.sort_unstable();
-    cuts.windows(2).map(|ends| &stream[ends[0]..ends[1]]).collect()
+    cuts.windows(2)
+        .map(|ends| &stream[ends[0]..ends[1]])
+        .collect()
 }
 
 proptest! {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::listener::class::{PATH, QUERY, TOKEN, VALUE, is, span};
+use crate::listener::class::{PATH, QUERY, TOKEN, is, span, span_value};
 use crate::listener::host::is_host;
 use crate::listener::refusal::Refusal;
 
@@ -16,11 +16,44 @@ const TARGET_BYTES_MAX: usize = 65_534;
 /// The methods that are served: those of the IANA registry that a resource can answer, and three
 /// that are widely used without being there (LIST of Vault, PURGE of caches, QUERY).
 const METHODS: &[&[u8]] = &[
-    b"GET", b"POST", b"HEAD", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"ACL",
-    b"BASELINE-CONTROL", b"BIND", b"CHECKIN", b"CHECKOUT", b"COPY", b"LABEL", b"LINK", b"LIST",
-    b"LOCK", b"MERGE", b"MKACTIVITY", b"MKCALENDAR", b"MKCOL", b"MKREDIRECTREF", b"MKWORKSPACE",
-    b"MOVE", b"ORDERPATCH", b"PROPFIND", b"PROPPATCH", b"PURGE", b"QUERY", b"REBIND", b"REPORT",
-    b"SEARCH", b"UNBIND", b"UNCHECKOUT", b"UNLINK", b"UNLOCK", b"UPDATE", b"UPDATEREDIRECTREF",
+    b"GET",
+    b"POST",
+    b"HEAD",
+    b"PUT",
+    b"PATCH",
+    b"DELETE",
+    b"OPTIONS",
+    b"ACL",
+    b"BASELINE-CONTROL",
+    b"BIND",
+    b"CHECKIN",
+    b"CHECKOUT",
+    b"COPY",
+    b"LABEL",
+    b"LINK",
+    b"LIST",
+    b"LOCK",
+    b"MERGE",
+    b"MKACTIVITY",
+    b"MKCALENDAR",
+    b"MKCOL",
+    b"MKREDIRECTREF",
+    b"MKWORKSPACE",
+    b"MOVE",
+    b"ORDERPATCH",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"PURGE",
+    b"QUERY",
+    b"REBIND",
+    b"REPORT",
+    b"SEARCH",
+    b"UNBIND",
+    b"UNCHECKOUT",
+    b"UNLINK",
+    b"UNLOCK",
+    b"UPDATE",
+    b"UPDATEREDIRECTREF",
     b"VERSION-CONTROL",
 ];
 
@@ -102,7 +135,10 @@ pub fn read_head(head: &mut [u8], headers_max: usize) -> Result<Head, Refusal> {
 /// Where the CR of the line that begins at `from` is.
 fn line_end(head: &[u8], from: usize) -> Result<usize, Refusal> {
     let line = head.get(from..).unwrap_or_default();
-    let end = line.iter().position(|byte| *byte == b'\r').ok_or(Refusal::BareLf)?;
+    let end = line
+        .iter()
+        .position(|byte| *byte == b'\r')
+        .ok_or(Refusal::BareLf)?;
     match line.get(end + 1) {
         Some(b'\n') => Ok(from + end),
         _ => Err(Refusal::BareCr),
@@ -192,7 +228,7 @@ fn read_fields(head: &[u8], start: usize, headers_max: usize) -> Result<Fields, 
         }
         let value_start = name.len() + 1;
         let value = &rest[value_start..];
-        let value = &value[..span(value, VALUE)];
+        let value = &value[..span_value(value)];
         match rest.get(value_start + value.len()..) {
             Some([b'\r', b'\n', ..]) => {}
             Some([b'\r', ..]) => return Err(Refusal::BareCr),
@@ -235,7 +271,11 @@ impl Fields {
             return Err(Refusal::HostTwice);
         }
         self.host = true;
-        if is_host(value) { Ok(()) } else { Err(Refusal::HostInvalid) }
+        if is_host(value) {
+            Ok(())
+        } else {
+            Err(Refusal::HostInvalid)
+        }
     }
 
     fn take_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
@@ -296,7 +336,11 @@ impl Fields {
 /// The value without white space around it, refused when it is not ASCII: such a value is read by
 /// some and ignored by others (actix-web among them).
 fn ascii(value: &[u8]) -> Result<&[u8], Refusal> {
-    if value.is_ascii() { Ok(value.trim_ascii()) } else { Err(Refusal::FieldNotAscii) }
+    if value.is_ascii() {
+        Ok(value.trim_ascii())
+    } else {
+        Err(Refusal::FieldNotAscii)
+    }
 }
 
 /// The rules that need more than one field.
@@ -329,7 +373,10 @@ fn judge(line: &RequestLine<'_>, fields: &Fields) -> Result<Head, Refusal> {
             && !fields.chunked
             && fields.length.is_none();
         return if clean {
-            Ok(Head { body: Body::Tunnel, closes: true })
+            Ok(Head {
+                body: Body::Tunnel,
+                closes: true,
+            })
         } else {
             Err(Refusal::Upgrade)
         };

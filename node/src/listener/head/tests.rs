@@ -2,13 +2,28 @@
 
 use super::*;
 
-const NONE: Result<Head, Refusal> = Ok(Head { body: Body::None, closes: false });
-const LAST: Result<Head, Refusal> = Ok(Head { body: Body::None, closes: true });
-const CHUNKED: Result<Head, Refusal> = Ok(Head { body: Body::Chunked, closes: false });
-const TUNNEL: Result<Head, Refusal> = Ok(Head { body: Body::Tunnel, closes: true });
+const NONE: Result<Head, Refusal> = Ok(Head {
+    body: Body::None,
+    closes: false,
+});
+const LAST: Result<Head, Refusal> = Ok(Head {
+    body: Body::None,
+    closes: true,
+});
+const CHUNKED: Result<Head, Refusal> = Ok(Head {
+    body: Body::Chunked,
+    closes: false,
+});
+const TUNNEL: Result<Head, Refusal> = Ok(Head {
+    body: Body::Tunnel,
+    closes: true,
+});
 
 const fn length(length: u64) -> Result<Head, Refusal> {
-    Ok(Head { body: Body::Length(length), closes: false })
+    Ok(Head {
+        body: Body::Length(length),
+        closes: false,
+    })
 }
 
 fn read(head: &[u8]) -> Result<Head, Refusal> {
@@ -17,7 +32,11 @@ fn read(head: &[u8]) -> Result<Head, Refusal> {
 
 /// A whole head, without its empty line.
 fn check(head: &str, expected: Result<Head, Refusal>) {
-    assert_eq!(read(format!("{head}\r\n\r\n").as_bytes()), expected, "{head:?}");
+    assert_eq!(
+        read(format!("{head}\r\n\r\n").as_bytes()),
+        expected,
+        "{head:?}"
+    );
 }
 
 /// Fields of a GET that has a Host.
@@ -68,7 +87,10 @@ fn request_lines() {
         ("GET /<a> HTTP/1.1", Err(Refusal::TargetByte)),
         ("GET /?\"a\" HTTP/1.1", Err(Refusal::TargetByte)),
         ("GET http://a/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
-        ("GET ftp://user:pass@a/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        (
+            "GET ftp://user:pass@a/ HTTP/1.1",
+            Err(Refusal::AbsoluteForm),
+        ),
         ("GET evil:80 HTTP/1.1", Err(Refusal::TargetForm)),
         ("GET abc HTTP/1.1", Err(Refusal::TargetForm)),
         ("OPTIONS * HTTP/1.1", Err(Refusal::TargetForm)),
@@ -80,9 +102,15 @@ fn request_lines() {
     ] {
         check(&format!("{line}\r\nHost: a"), expected);
     }
-    assert_eq!(read(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"), Err(Refusal::TargetByte));
+    assert_eq!(
+        read(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"),
+        Err(Refusal::TargetByte)
+    );
     let long = "a".repeat(TARGET_BYTES_MAX);
-    check(&format!("GET /{long} HTTP/1.1\r\nHost: a"), Err(Refusal::TargetTooLong));
+    check(
+        &format!("GET /{long} HTTP/1.1\r\nHost: a"),
+        Err(Refusal::TargetTooLong),
+    );
     check(&format!("GET /{} HTTP/1.1\r\nHost: a", &long[1..]), NONE);
 }
 
@@ -119,22 +147,37 @@ fn fields() {
     check("GET / HTTP/1.1\r\n Host: a", Err(Refusal::ObsFold));
     check("GET /\r HTTP/1.1\r\nHost: a", Err(Refusal::BareCr));
     get("a: b\r\n".repeat(95).trim_end(), NONE);
-    get("a: b\r\n".repeat(96).trim_end(), Err(Refusal::TooManyHeaders));
+    get(
+        "a: b\r\n".repeat(96).trim_end(),
+        Err(Refusal::TooManyHeaders),
+    );
 }
 
 #[test]
 fn hosts() {
     for (head, expected) in [
         ("GET / HTTP/1.1", Err(Refusal::HostMissing)),
-        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a", Err(Refusal::HostTwice)),
-        ("GET / HTTP/1.1\r\nHost: a\r\nhOST: b", Err(Refusal::HostTwice)),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a",
+            Err(Refusal::HostTwice),
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nhOST: b",
+            Err(Refusal::HostTwice),
+        ),
         ("GET / HTTP/1.1\r\nHost:", Err(Refusal::HostInvalid)),
         ("GET / HTTP/1.1\r\nHost: a b/c@d", Err(Refusal::HostInvalid)),
         ("GET / HTTP/1.1\r\nHost: a,b", Err(Refusal::HostInvalid)),
-        ("GET / HTTP/1.1\r\nHost: \u{e9}", Err(Refusal::FieldNotAscii)),
+        (
+            "GET / HTTP/1.1\r\nHost: \u{e9}",
+            Err(Refusal::FieldNotAscii),
+        ),
         ("GET / HTTP/1.1\r\nhost:\t[::1]:80 ", NONE),
         ("GET / HTTP/1.0\r\nHost: a", LAST),
-        ("GET / HTTP/1.0\r\nHost: a\r\nHost: a", Err(Refusal::HostTwice)),
+        (
+            "GET / HTTP/1.0\r\nHost: a\r\nHost: a",
+            Err(Refusal::HostTwice),
+        ),
         ("GET / HTTP/1.0\r\nHost: a,b", Err(Refusal::HostInvalid)),
     ] {
         check(head, expected);
@@ -149,7 +192,10 @@ fn lengths_and_encodings() {
         ("Content-Length: 3", length(3)),
         ("CONTENT-LENGTH:\t003 ", length(3)),
         ("Content-Length: 18446744073709551615", length(u64::MAX)),
-        ("Content-Length: 18446744073709551616", Err(Refusal::LengthInvalid)),
+        (
+            "Content-Length: 18446744073709551616",
+            Err(Refusal::LengthInvalid),
+        ),
         ("Content-Length:", Err(Refusal::LengthInvalid)),
         ("Content-Length: 2, 2", Err(Refusal::LengthInvalid)),
         ("Content-Length: +2", Err(Refusal::LengthInvalid)),
@@ -158,19 +204,43 @@ fn lengths_and_encodings() {
         ("Content-Length: 2 2", Err(Refusal::LengthInvalid)),
         ("Content-Length: \u{b2}", Err(Refusal::FieldNotAscii)),
         ("Content-Length: \x0b2", Err(Refusal::FieldValue)),
-        ("Content-Length: 2\r\nContent-Length: 2", Err(Refusal::LengthTwice)),
-        ("Content-Length: 2\r\nContent-Length: 3", Err(Refusal::LengthTwice)),
-        ("Content-Length: 0\r\ncontent-length: 0", Err(Refusal::LengthTwice)),
+        (
+            "Content-Length: 2\r\nContent-Length: 2",
+            Err(Refusal::LengthTwice),
+        ),
+        (
+            "Content-Length: 2\r\nContent-Length: 3",
+            Err(Refusal::LengthTwice),
+        ),
+        (
+            "Content-Length: 0\r\ncontent-length: 0",
+            Err(Refusal::LengthTwice),
+        ),
         ("Transfer-Encoding: chunked", CHUNKED),
         ("transfer-encoding:\tChunKed\t", CHUNKED),
         ("Transfer-Encoding:", Err(Refusal::EncodingUnknown)),
-        ("Transfer-Encoding: chunked, chunked", Err(Refusal::EncodingUnknown)),
-        ("Transfer-Encoding: gzip, chunked", Err(Refusal::EncodingUnknown)),
+        (
+            "Transfer-Encoding: chunked, chunked",
+            Err(Refusal::EncodingUnknown),
+        ),
+        (
+            "Transfer-Encoding: gzip, chunked",
+            Err(Refusal::EncodingUnknown),
+        ),
         ("Transfer-Encoding: identity", Err(Refusal::EncodingUnknown)),
         ("Transfer-Encoding: xchunked", Err(Refusal::EncodingUnknown)),
-        ("Transfer-Encoding: chunked;q=1", Err(Refusal::EncodingUnknown)),
-        ("Transfer-Encoding: \"chunked\"", Err(Refusal::EncodingUnknown)),
-        ("Transfer-Encoding: chunked\u{a0}", Err(Refusal::FieldNotAscii)),
+        (
+            "Transfer-Encoding: chunked;q=1",
+            Err(Refusal::EncodingUnknown),
+        ),
+        (
+            "Transfer-Encoding: \"chunked\"",
+            Err(Refusal::EncodingUnknown),
+        ),
+        (
+            "Transfer-Encoding: chunked\u{a0}",
+            Err(Refusal::FieldNotAscii),
+        ),
         (
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
             Err(Refusal::EncodingTwice),
@@ -179,8 +249,14 @@ fn lengths_and_encodings() {
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
             Err(Refusal::EncodingTwice),
         ),
-        ("Transfer-Encoding: chunked\r\nContent-Length: 3", Err(Refusal::LengthAndEncoding)),
-        ("Content-Length: 0\r\nTransfer-Encoding: chunked", Err(Refusal::LengthAndEncoding)),
+        (
+            "Transfer-Encoding: chunked\r\nContent-Length: 3",
+            Err(Refusal::LengthAndEncoding),
+        ),
+        (
+            "Content-Length: 0\r\nTransfer-Encoding: chunked",
+            Err(Refusal::LengthAndEncoding),
+        ),
         ("Transfer_Encoding: chunked", NONE),
     ] {
         post(fields, expected);
@@ -189,9 +265,15 @@ fn lengths_and_encodings() {
     check("POST / HTTP/1.0", Err(Refusal::LengthMissing));
     check(
         "POST / HTTP/1.0\r\nContent-Length: 2",
-        Ok(Head { body: Body::Length(2), closes: true }),
+        Ok(Head {
+            body: Body::Length(2),
+            closes: true,
+        }),
     );
-    check("GET / HTTP/1.0\r\nTransfer-Encoding: chunked", Err(Refusal::EncodingVersion));
+    check(
+        "GET / HTTP/1.0\r\nTransfer-Encoding: chunked",
+        Err(Refusal::EncodingVersion),
+    );
 }
 
 #[test]
@@ -217,23 +299,47 @@ fn upgrades() {
     const REFUSED: Result<Head, Refusal> = Err(Refusal::Upgrade);
     for (fields, expected) in [
         ("Upgrade: websocket\r\nConnection: Upgrade", TUNNEL),
-        ("Connection: keep-alive, upgrade\r\nUpgrade: WebSocket", TUNNEL),
+        (
+            "Connection: keep-alive, upgrade\r\nUpgrade: WebSocket",
+            TUNNEL,
+        ),
         ("Upgrade: websocket", REFUSED),
         ("Upgrade: websocket\r\nConnection: keep-alive", REFUSED),
         ("Upgrade: websocket\r\nConnection: upgrade, close", REFUSED),
-        ("Upgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 3", REFUSED),
-        ("Upgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 0", REFUSED),
-        ("Upgrade: websocket\r\nConnection: upgrade\r\nTransfer-Encoding: chunked", REFUSED),
-        ("Upgrade: websocket\r\nUpgrade: websocket\r\nConnection: upgrade", REFUSED),
-        ("Upgrade: h2c\r\nUpgrade: websocket\r\nConnection: upgrade", REFUSED),
+        (
+            "Upgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 3",
+            REFUSED,
+        ),
+        (
+            "Upgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 0",
+            REFUSED,
+        ),
+        (
+            "Upgrade: websocket\r\nConnection: upgrade\r\nTransfer-Encoding: chunked",
+            REFUSED,
+        ),
+        (
+            "Upgrade: websocket\r\nUpgrade: websocket\r\nConnection: upgrade",
+            REFUSED,
+        ),
+        (
+            "Upgrade: h2c\r\nUpgrade: websocket\r\nConnection: upgrade",
+            REFUSED,
+        ),
         ("Upgrade: h2c, websocket\r\nConnection: upgrade", REFUSED),
         ("Upgrade: websocket/13\r\nConnection: upgrade", REFUSED),
-        ("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA", NONE),
+        (
+            "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA",
+            NONE,
+        ),
         ("Upgrade: TLS/1.0\r\nConnection: Upgrade", NONE),
         ("Upgrade: websockets\r\nConnection: Upgrade", NONE),
         ("Upgrade:\r\nConnection: Upgrade", NONE),
         ("Connection: Upgrade", NONE),
-        ("Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 3", length(3)),
+        (
+            "Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 3",
+            length(3),
+        ),
     ] {
         get(fields, expected);
     }
@@ -248,10 +354,19 @@ fn upgrades() {
 #[test]
 fn an_ignored_upgrade_is_hidden_from_actix() {
     for (before, after) in [
-        ("Connection: Upgrade, HTTP2-Settings", "Connection:        , HTTP2-Settings"),
+        (
+            "Connection: Upgrade, HTTP2-Settings",
+            "Connection:        , HTTP2-Settings",
+        ),
         ("Connection: a,\tupgrade\t,b", "Connection: a,\t       \t,b"),
-        ("Connection:upgrade\r\nConnection: UPGRADE", "Connection:       \r\nConnection:        "),
-        ("Connection: upgraded, x-upgrade", "Connection: upgraded, x-upgrade"),
+        (
+            "Connection:upgrade\r\nConnection: UPGRADE",
+            "Connection:       \r\nConnection:        ",
+        ),
+        (
+            "Connection: upgraded, x-upgrade",
+            "Connection: upgraded, x-upgrade",
+        ),
     ] {
         let whole = |fields: &str| {
             format!("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n{fields}\r\n\r\n").into_bytes()

@@ -38,7 +38,10 @@ impl Client {
         io.set_nodelay(true).unwrap();
         io.set_read_timeout(Some(PATIENCE)).unwrap();
         io.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { io, read: Vec::new() }
+        Self {
+            io,
+            read: Vec::new(),
+        }
     }
 
     pub fn local_addr(&self) -> std::net::SocketAddr {
@@ -92,7 +95,11 @@ impl Client {
         };
         let head = String::from_utf8(head).unwrap();
         let status = head[9..12].parse().unwrap();
-        let mut answer = Answer { status, head, body: Vec::new() };
+        let mut answer = Answer {
+            status,
+            head,
+            body: Vec::new(),
+        };
         if with_body && status >= 200 && status != 204 && status != 304 {
             answer.body = self.body(&answer);
         }
@@ -142,7 +149,11 @@ impl Client {
     /// Waits for the end; nothing may come before it.
     pub fn expect_end(&mut self) {
         while self.fill() {}
-        assert_eq!(String::from_utf8_lossy(&self.read), "", "bytes behind the last answer");
+        assert_eq!(
+            String::from_utf8_lossy(&self.read),
+            "",
+            "bytes behind the last answer"
+        );
     }
 
     fn consume(&mut self, length: usize) -> Vec<u8> {

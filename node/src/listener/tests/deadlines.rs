@@ -8,14 +8,25 @@ use super::{Gateway, ListenerSettings, SHORT, settings, until};
 
 fn check_408(client: &mut Client) {
     let answer = client.answer();
-    assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (408, Some("close"))
+    );
     client.expect_end();
 }
 
 #[test]
 fn a_slow_head_is_answered_408() {
-    let gateway = Gateway::start(ListenerSettings { head_timeout: SHORT, ..settings() });
-    for part in ["G", "\r\n", "GET / HTTP/1.1\r\nHost: a\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r"] {
+    let gateway = Gateway::start(ListenerSettings {
+        head_timeout: SHORT,
+        ..settings()
+    });
+    for part in [
+        "G",
+        "\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r",
+    ] {
         let mut client = Client::connect(&gateway);
         client.send(part.as_bytes());
         check_408(&mut client);
@@ -35,12 +46,17 @@ fn a_slow_head_is_answered_408() {
 
 #[test]
 fn a_trickled_head_is_answered_408() {
-    let gateway = Gateway::start(ListenerSettings { head_timeout: SHORT, ..settings() });
+    let gateway = Gateway::start(ListenerSettings {
+        head_timeout: SHORT,
+        ..settings()
+    });
     let mut client = Client::connect(&gateway);
     assert_eq!(client.get("/a").status, 200);
     let mut writer = client.second();
     let trickle = std::thread::spawn(move || {
-        let mut bytes = b"GET / HTTP/1.1\r\nx: ".iter().chain(std::iter::repeat(&b'y'));
+        let mut bytes = b"GET / HTTP/1.1\r\nx: "
+            .iter()
+            .chain(std::iter::repeat(&b'y'));
         loop {
             let byte = *bytes.next().unwrap();
             if std::io::Write::write_all(&mut writer, &[byte]).is_err() {
@@ -57,7 +73,11 @@ fn a_trickled_head_is_answered_408() {
 
 #[test]
 fn a_connection_without_a_request_closes_silently() {
-    let settings = ListenerSettings { head_timeout: SHORT, keep_alive: SHORT, ..settings() };
+    let settings = ListenerSettings {
+        head_timeout: SHORT,
+        keep_alive: SHORT,
+        ..settings()
+    };
     let gateway = Gateway::start(settings);
     Client::connect(&gateway).expect_end();
     let mut client = Client::connect(&gateway);
@@ -68,7 +88,10 @@ fn a_connection_without_a_request_closes_silently() {
 
 #[test]
 fn a_stalled_body_ends_in_the_handler() {
-    let gateway = Gateway::start(ListenerSettings { body_read_timeout: SHORT, ..settings() });
+    let gateway = Gateway::start(ListenerSettings {
+        body_read_timeout: SHORT,
+        ..settings()
+    });
     for (fields, body) in [
         ("Content-Length: 10", "ab"),
         ("Content-Length: 10", ""),
@@ -109,11 +132,16 @@ fn a_slow_handler_has_no_deadline_of_the_listener() {
 
 #[test]
 fn a_client_that_reads_nothing_is_given_up() {
-    let gateway = Gateway::start(ListenerSettings { write_timeout: SHORT, ..settings() });
+    let gateway = Gateway::start(ListenerSettings {
+        write_timeout: SHORT,
+        ..settings()
+    });
     let mut client = Client::connect(&gateway);
     client.send(b"GET /download?1000000000 HTTP/1.1\r\nHost: a\r\n\r\n");
     gateway.seen.wait(1);
-    until("the connection is given up", || gateway.handle.connections_open() == 0);
+    until("the connection is given up", || {
+        gateway.handle.connections_open() == 0
+    });
 }
 
 #[test]
@@ -128,6 +156,8 @@ fn a_body_that_nobody_waits_for_is_not_read_for_ever() {
             std::thread::sleep(Duration::from_millis(5));
         }
     });
-    until("the connection is given up", || gateway.handle.connections_open() == 0);
+    until("the connection is given up", || {
+        gateway.handle.connections_open() == 0
+    });
     endless.join().unwrap();
 }

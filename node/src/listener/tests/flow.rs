@@ -72,7 +72,8 @@ fn large_bodies_pass_intact() {
     let gateway = Gateway::plain();
     let body: Vec<u8> = (0..LENGTH).map(pattern).collect();
     let mut client = Client::connect(&gateway);
-    client.send(format!("PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes());
+    client
+        .send(format!("PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes());
     client.send(&body);
     assert_eq!(client.answer().text(), format!("PUT /a {LENGTH} pattern"));
     client.send(b"PUT /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -93,9 +94,8 @@ fn large_bodies_pass_intact() {
 fn an_expectation_is_met_before_the_handler_runs() {
     let gateway = Gateway::plain();
     let mut client = Client::connect(&gateway);
-    client.send(
-        b"POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
-    );
+    client
+        .send(b"POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
     assert_eq!(client.answer().status, 100);
     client.send(b"abc");
     assert_eq!(client.answer().text(), "POST /e 3 other");
@@ -119,8 +119,15 @@ fn a_tunnel_carries_any_bytes() {
         b"GET /tunnel HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
     );
     let answer = client.try_answer(false).unwrap();
-    assert_eq!((answer.status, answer.header("connection")), (101, Some("upgrade")));
-    for bytes in [&b"\0\n\n"[..], b"GET /x HTTP/1.1\nHost: a\r\n\r\n", &[7; 100_000]] {
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (101, Some("upgrade"))
+    );
+    for bytes in [
+        &b"\0\n\n"[..],
+        b"GET /x HTTP/1.1\nHost: a\r\n\r\n",
+        &[7; 100_000],
+    ] {
         client.send(bytes);
         assert_eq!(client.exactly(bytes.len()), bytes);
     }
@@ -132,7 +139,10 @@ fn a_tunnel_carries_any_bytes() {
           GET /x HTTP/1.1\r\nHost: a\r\n\r\n",
     );
     let answer = client.answer();
-    assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (413, Some("close"))
+    );
     client.expect_end();
     assert_eq!(gateway.seen.take(), ["GET /early"]);
 }
@@ -148,9 +158,18 @@ fn a_handler_knows_its_peer() {
 #[test]
 fn connections_have_places() {
     for (settings, detail) in [
-        (ListenerSettings { connections_max: 2, ..settings() }, "this node has as many"),
         (
-            ListenerSettings { connections_per_ip_max: Some(2), ..settings() },
+            ListenerSettings {
+                connections_max: 2,
+                ..settings()
+            },
+            "this node has as many",
+        ),
+        (
+            ListenerSettings {
+                connections_per_ip_max: Some(2),
+                ..settings()
+            },
             "your address has as many",
         ),
     ] {
@@ -162,7 +181,10 @@ fn connections_have_places() {
         let mut third = Client::connect(&gateway);
         third.try_send(b"GET /c HTTP/1.1\r\nHost: a\r\n\r\n");
         let answer = third.answer();
-        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (503, Some("close"))
+        );
         assert!(answer.text().contains(detail), "{answer:?}");
         third.expect_end();
         assert_eq!(gateway.handle.connections_refused(), 1);
@@ -198,15 +220,42 @@ fn draining_lets_requests_end_and_closes_the_idle() {
 #[test]
 fn settings_have_bounds() {
     for settings in [
-        ListenerSettings { workers: 0, ..settings() },
-        ListenerSettings { workers: 513, ..settings() },
-        ListenerSettings { head_bytes_max: 1_023, ..settings() },
-        ListenerSettings { head_bytes_max: 65_536, ..settings() },
-        ListenerSettings { headers_max: 0, ..settings() },
-        ListenerSettings { headers_max: 97, ..settings() },
-        ListenerSettings { connections_max: 0, ..settings() },
-        ListenerSettings { connections_per_ip_max: Some(0), ..settings() },
-        ListenerSettings { keep_alive: std::time::Duration::ZERO, ..settings() },
+        ListenerSettings {
+            workers: 0,
+            ..settings()
+        },
+        ListenerSettings {
+            workers: 513,
+            ..settings()
+        },
+        ListenerSettings {
+            head_bytes_max: 1_023,
+            ..settings()
+        },
+        ListenerSettings {
+            head_bytes_max: 65_536,
+            ..settings()
+        },
+        ListenerSettings {
+            headers_max: 0,
+            ..settings()
+        },
+        ListenerSettings {
+            headers_max: 97,
+            ..settings()
+        },
+        ListenerSettings {
+            connections_max: 0,
+            ..settings()
+        },
+        ListenerSettings {
+            connections_per_ip_max: Some(0),
+            ..settings()
+        },
+        ListenerSettings {
+            keep_alive: std::time::Duration::ZERO,
+            ..settings()
+        },
     ] {
         let error = settings.check().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);

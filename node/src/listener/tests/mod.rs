@@ -50,13 +50,17 @@ impl Seen {
     /// Waits until as many requests ran.
     fn wait(&self, count: usize) {
         let requests = self.requests.lock().unwrap();
-        let waited = self.changed.wait_timeout_while(requests, PATIENCE, |r| r.len() < count);
+        let waited = self
+            .changed
+            .wait_timeout_while(requests, PATIENCE, |r| r.len() < count);
         assert!(waited.unwrap().0.len() >= count, "too few requests ran");
     }
 
     /// Waits until as many handlers hang.
     fn wait_hanging(&self, count: usize) {
-        until("handlers hang", || self.hanging.load(Ordering::SeqCst) == count);
+        until("handlers hang", || {
+            self.hanging.load(Ordering::SeqCst) == count
+        });
     }
 }
 
@@ -95,7 +99,12 @@ impl Gateway {
             });
         });
         let handle = take.recv().unwrap();
-        Self { addr, seen, handle, thread: Some(thread) }
+        Self {
+            addr,
+            seen,
+            handle,
+            thread: Some(thread),
+        }
     }
 
     fn plain() -> Self {
@@ -108,7 +117,11 @@ impl Gateway {
         // On a thread of its own: the test may be within a runtime.
         let stopping = std::thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
-                if drain { handle.drain().await } else { handle.stop().await }
+                if drain {
+                    handle.drain().await
+                } else {
+                    handle.stop().await
+                }
             });
         });
         stopping.join().unwrap();
@@ -127,7 +140,10 @@ impl Drop for Gateway {
 }
 
 fn settings() -> ListenerSettings {
-    ListenerSettings { workers: 1, ..ListenerSettings::default() }
+    ListenerSettings {
+        workers: 1,
+        ..ListenerSettings::default()
+    }
 }
 
 struct Hanging(Arc<Seen>);
@@ -149,7 +165,11 @@ async fn handle(
     mut payload: web::Payload,
     seen: web::Data<Seen>,
 ) -> HttpResponse {
-    let target = req.uri().path_and_query().map_or("", |target| target.as_str()).to_owned();
+    let target = req
+        .uri()
+        .path_and_query()
+        .map_or("", |target| target.as_str())
+        .to_owned();
     seen.note(format!("{} {target}", req.method()));
     let connection = req.conn_data::<Connection>().unwrap().clone();
     match req.uri().path() {
@@ -175,12 +195,18 @@ async fn handle(
         }
         "/download" => return download(&req),
         "/peer" => return HttpResponse::Ok().body(req.peer_addr().unwrap().to_string()),
+        "/tls" => {
+            let name = connection.tls().and_then(|tls| tls.server_name.clone());
+            return HttpResponse::Ok().body(name.unwrap_or_default());
+        }
         "/close" => {
             actix_rt::task::yield_now().await;
             return HttpResponse::Ok().force_close().body("close");
         }
         "/tunnel" => {
-            return HttpResponse::SwitchingProtocols().upgrade("websocket").streaming(payload);
+            return HttpResponse::SwitchingProtocols()
+                .upgrade("websocket")
+                .streaming(payload);
         }
         _ => {}
     }
@@ -189,7 +215,10 @@ async fn handle(
     while let Some(chunk) = payload.next().await {
         match chunk {
             Ok(bytes) => {
-                intact &= bytes.iter().enumerate().all(|(at, b)| *b == pattern(length + at));
+                intact &= bytes
+                    .iter()
+                    .enumerate()
+                    .all(|(at, b)| *b == pattern(length + at));
                 length += bytes.len();
             }
             Err(_) => return cut(&connection),

@@ -21,17 +21,26 @@ struct Row<'a> {
 }
 
 fn check(gateway: &Gateway, row: &Row<'_>) {
-    let name = String::from_utf8_lossy(row.bytes).chars().take(200).collect::<String>();
+    let name = String::from_utf8_lossy(row.bytes)
+        .chars()
+        .take(200)
+        .collect::<String>();
     gateway.seen.take();
     let mut client = Client::connect(gateway);
     client.try_send(row.bytes);
     for (at, status) in row.statuses.iter().enumerate() {
-        let answer = client.try_answer(true).unwrap_or_else(|| panic!("{name:?}: no answer {at}"));
+        let answer = client
+            .try_answer(true)
+            .unwrap_or_else(|| panic!("{name:?}: no answer {at}"));
         assert_eq!(answer.status, *status, "{name:?}: answer {at}: {answer:?}");
         let last = at + 1 == row.statuses.len();
         if last && row.then == Closed && row.ran.is_empty() {
             assert_eq!(answer.header("connection"), Some("close"), "{name:?}");
-            assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{name:?}");
+            assert_eq!(
+                answer.header("content-type"),
+                Some("application/problem+json"),
+                "{name:?}"
+            );
         }
     }
     match row.then {
@@ -46,10 +55,23 @@ fn check(gateway: &Gateway, row: &Row<'_>) {
 /// Refused before any handler, with the next request behind it.
 fn refused(gateway: &Gateway, bytes: &[u8], status: u16) {
     let bytes = [bytes, NEXT.as_bytes()].concat();
-    check(gateway, &Row { bytes: &bytes, statuses: &[status], then: Closed, ran: &[] });
+    check(
+        gateway,
+        &Row {
+            bytes: &bytes,
+            statuses: &[status],
+            then: Closed,
+            ran: &[],
+        },
+    );
     // The same behind a good request: that one is answered, then this one refused.
     let second = [NEXT.as_bytes(), &bytes].concat();
-    let row = Row { bytes: &second, statuses: &[200, status], then: Closed, ran: &["GET /next"] };
+    let row = Row {
+        bytes: &second,
+        statuses: &[200, status],
+        then: Closed,
+        ran: &["GET /next"],
+    };
     check(gateway, &row);
 }
 
@@ -65,7 +87,12 @@ fn post_refused(gateway: &Gateway, fields: &str, status: u16) {
 
 fn ran(gateway: &Gateway, bytes: &str, requests: &[&str], then: Then) {
     let statuses = vec![200; requests.len()];
-    let row = Row { bytes: bytes.as_bytes(), statuses: &statuses, then, ran: requests };
+    let row = Row {
+        bytes: bytes.as_bytes(),
+        statuses: &statuses,
+        then,
+        ran: requests,
+    };
     check(gateway, &row);
 }
 
@@ -105,7 +132,11 @@ fn framing_that_could_be_read_twice_is_refused() {
     ] {
         post_refused(&gateway, fields, 400);
     }
-    refused(&gateway, b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400);
+    refused(
+        &gateway,
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+    );
     refused(&gateway, b"POST / HTTP/1.0\r\n\r\n", 400);
 }
 
@@ -149,12 +180,19 @@ fn heads_that_are_not_http_1_are_refused() {
         ("GET / HTTP/1.1\r\nHost: a\r\n\n", 400),
         ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         // 9
-        ("POST / HTTP/1.1\r\nHost: a\r\nExpect: x\r\nContent-Length: 3\r\n\r\n", 417),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nExpect: x\r\nContent-Length: 3\r\n\r\n",
+            417,
+        ),
     ] {
         refused(&gateway, bytes.as_bytes(), status);
     }
     get_refused(&gateway, "Upgrade: websocket", 400);
-    get_refused(&gateway, "Upgrade: h2c, websocket\r\nConnection: upgrade", 400);
+    get_refused(
+        &gateway,
+        "Upgrade: h2c, websocket\r\nConnection: upgrade",
+        400,
+    );
     get_refused(&gateway, &"x: y\r\n".repeat(97), 431);
     get_refused(&gateway, &format!("x: {}", "y".repeat(70_000)), 431);
     // The answer is read although the client is still sending.
@@ -169,9 +207,18 @@ fn good_requests_run_and_keep_the_connection() {
         ("\r\nGET /lead HTTP/1.1\r\nHost: a\r\n\r\n", "GET /lead"),
         ("GET /a HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "GET /a"),
         ("PROPFIND /dav HTTP/1.1\r\nhost: a\r\n\r\n", "PROPFIND /dav"),
-        ("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: 003\r\n\r\nabc", "POST /l"),
-        ("POST /z HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "POST /z"),
-        ("GET /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", "GET /b"),
+        (
+            "POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: 003\r\n\r\nabc",
+            "POST /l",
+        ),
+        (
+            "POST /z HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+            "POST /z",
+        ),
+        (
+            "GET /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+            "GET /b",
+        ),
         (
             "POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n\
              3;x=\"y\"\r\nabc\r\n0\r\nx: y\r\n\r\n",
@@ -183,10 +230,19 @@ fn good_requests_run_and_keep_the_connection() {
             "GET /%2F%2e%2e/..//./%00%0d%0a%zz\\;x?&&=&%41",
         ),
         ("GET //evil/x HTTP/1.1\r\nHost: a\r\n\r\n", "GET //evil/x"),
-        ("GET /{\"a\":[1]}|^ HTTP/1.1\r\nHost: a\r\n\r\n", "GET /{\"a\":[1]}|^"),
+        (
+            "GET /{\"a\":[1]}|^ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /{\"a\":[1]}|^",
+        ),
         // 12, 13: for the hygiene behind us.
-        ("GET /n HTTP/1.1\r\nHost: a\r\nConnection: x\r\nx: y\r\n\r\n", "GET /n"),
-        ("GET /u HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n", "GET /u"),
+        (
+            "GET /n HTTP/1.1\r\nHost: a\r\nConnection: x\r\nx: y\r\n\r\n",
+            "GET /n",
+        ),
+        (
+            "GET /u HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n",
+            "GET /u",
+        ),
         // An upgrade that we ignore neither closes nor answers `connection: upgrade`.
         (
             "GET /h2c HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n\
@@ -198,7 +254,10 @@ fn good_requests_run_and_keep_the_connection() {
              Content-Length: 3\r\n\r\nabc",
             "POST /h2c",
         ),
-        ("GET /10 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET /10"),
+        (
+            "GET /10 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+            "GET /10",
+        ),
     ] {
         ran(&gateway, bytes, &[request], Open);
     }
@@ -217,7 +276,12 @@ fn nothing_runs_behind_a_request_that_closes() {
         ran(&gateway, &format!("{head}{NEXT}"), &["GET /last"], Closed);
         // Nor is it refused: the answer was the last.
         ran(&gateway, &format!("{head}\0\0\0"), &["GET /last"], Closed);
-        ran(&gateway, &format!("{NEXT}{head}{NEXT}"), &["GET /next", "GET /last"], Closed);
+        ran(
+            &gateway,
+            &format!("{NEXT}{head}{NEXT}"),
+            &["GET /next", "GET /last"],
+            Closed,
+        );
     }
     // The handler may close as well.
     let bytes = format!("GET /close HTTP/1.1\r\nHost: a\r\n\r\n{NEXT}");
@@ -227,13 +291,19 @@ fn nothing_runs_behind_a_request_that_closes() {
 #[test]
 fn nothing_runs_behind_a_body_that_was_not_read() {
     let gateway = Gateway::plain();
-    for (fields, body) in [("Content-Length: 9", "abc"), ("Transfer-Encoding: chunked", "1\r\n")] {
+    for (fields, body) in [
+        ("Content-Length: 9", "abc"),
+        ("Transfer-Encoding: chunked", "1\r\n"),
+    ] {
         let bytes = format!("POST /early HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{body}");
         gateway.seen.take();
         let mut client = Client::connect(&gateway);
         client.send(bytes.as_bytes());
         let answer = client.answer();
-        assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (413, Some("close"))
+        );
         // Would be the rest of the body, and a request behind it.
         client.try_send(format!("a\r\n0\r\n\r\n{NEXT}").as_bytes());
         client.half_close();
@@ -266,14 +336,22 @@ fn bodies_that_are_not_chunked_properly_end_in_the_handler() {
     bad_body(&gateway, &format!("2;{}", "x".repeat(20_000)), 413);
     bad_body(&gateway, &format!("0\r\nx: {}", "y".repeat(20_000)), 431);
     bad_body(&gateway, &format!("2;{}", "x".repeat(1_000_000)), 413);
-    bad_body(&gateway, &format!("0\r\n{}", "x: y\r\n".repeat(200_000)), 431);
+    bad_body(
+        &gateway,
+        &format!("0\r\n{}", "x: y\r\n".repeat(200_000)),
+        431,
+    );
 }
 
 fn bad_body(gateway: &Gateway, body: &str, status: u16) {
     let head = "POST /bad HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let bytes = format!("{head}{body}{NEXT}");
-    let row =
-        Row { bytes: bytes.as_bytes(), statuses: &[status], then: Closed, ran: &["POST /bad"] };
+    let row = Row {
+        bytes: bytes.as_bytes(),
+        statuses: &[status],
+        then: Closed,
+        ran: &["POST /bad"],
+    };
     check(gateway, &row);
     // And when the fault comes while the handler waits for it.
     gateway.seen.take();
@@ -282,7 +360,11 @@ fn bad_body(gateway: &Gateway, body: &str, status: u16) {
     gateway.seen.wait(1);
     client.try_send(format!("{body}{NEXT}").as_bytes());
     let answer = client.answer();
-    assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{body:.50}");
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (status, Some("close")),
+        "{body:.50}"
+    );
     client.expect_end();
     assert_eq!(gateway.seen.take(), ["POST /bad"]);
 }
@@ -314,7 +396,10 @@ fn a_refusal_says_why() {
     assert_eq!(document["code"], "malformed-request");
     assert_eq!(document["status"], 400);
     assert_eq!(document["detail"], "there is more than one Host header");
-    assert_eq!(answer.header("requestrocket-proxy-code"), Some("malformed-request"));
+    assert_eq!(
+        answer.header("requestrocket-proxy-code"),
+        Some("malformed-request")
+    );
     let id = answer.header("requestrocket-request-id").unwrap();
     assert_eq!(document["request_id"], id);
 }

@@ -24,7 +24,13 @@ fn secured(settings: ListenerSettings) -> (Gateway, CertificateDer<'static>) {
         .unwrap();
     // What the caller may have left in the configuration does not count.
     config.alpn_protocols = vec![b"h2".to_vec()];
-    (Gateway::start(ListenerSettings { tls: Some(Arc::new(config)), ..settings }), certificate)
+    (
+        Gateway::start(ListenerSettings {
+            tls: Some(Arc::new(config)),
+            ..settings
+        }),
+        certificate,
+    )
 }
 
 async fn connect(
@@ -40,10 +46,15 @@ async fn connect(
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = offers.iter().map(|offer| offer.as_bytes().to_vec()).collect();
+    config.alpn_protocols = offers
+        .iter()
+        .map(|offer| offer.as_bytes().to_vec())
+        .collect();
     let tcp = TcpStream::connect(gateway.addr).await?;
     let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
 }
 
 /// Everything that comes until the end; a missing close_notify is a failure.
@@ -69,8 +80,18 @@ async fn only_http_1_1_is_agreed_on() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert!(answer.ends_with("GET /a 0 pattern"), "{answer}");
     }
+    let mut io = connect(&gateway, &root, &[]).await.unwrap();
+    let answer = exchange(
+        &mut io,
+        b"GET /tls HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(answer.ends_with("\r\n\r\nlocalhost"), "{answer}");
     let error = connect(&gateway, &root, &["h2"]).await.unwrap_err();
-    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+    assert!(
+        error.to_string().contains("NoApplicationProtocol"),
+        "{error}"
+    );
 }
 
 #[actix_rt::test]
@@ -82,7 +103,9 @@ async fn the_guard_stands_behind_tls_too() {
     assert!(answer.contains("malformed-request"), "{answer}");
     assert!(gateway.seen.take().is_empty());
     let mut io = connect(&gateway, &root, &[]).await.unwrap();
-    io.write_all(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    io.write_all(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
     gateway.seen.wait_hanging(1);
     drop(io);
     gateway.seen.wait_hanging(0);
@@ -90,14 +113,19 @@ async fn the_guard_stands_behind_tls_too() {
 
 #[actix_rt::test]
 async fn a_handshake_that_does_not_come_is_given_up() {
-    let (gateway, _) = secured(ListenerSettings { head_timeout: SHORT, ..settings() });
+    let (gateway, _) = secured(ListenerSettings {
+        head_timeout: SHORT,
+        ..settings()
+    });
     let mut io = TcpStream::connect(gateway.addr).await.unwrap();
     let mut bytes = Vec::new();
     io.read_to_end(&mut bytes).await.unwrap();
     assert!(bytes.is_empty());
     // Plain HTTP on a TLS port gets an alert, not an answer.
     let mut io = TcpStream::connect(gateway.addr).await.unwrap();
-    io.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    io.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
     let _ = io.read_to_end(&mut bytes).await;
     assert!(!bytes.starts_with(b"HTTP"));
 }

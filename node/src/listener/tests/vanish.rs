@@ -14,7 +14,9 @@ fn check(request: &[u8], leave: impl FnOnce(Client)) {
     gateway.seen.wait_hanging(1);
     leave(client);
     gateway.seen.wait_hanging(0);
-    until("the connection is gone", || gateway.handle.connections_open() == 0);
+    until("the connection is gone", || {
+        gateway.handle.connections_open() == 0
+    });
 }
 
 #[test]
@@ -43,16 +45,24 @@ fn a_reset_drops_the_handler() {
 
 #[test]
 fn pipelined_requests_behind_it_hide_nothing() {
-    check(&[HANG, b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /c HT"].concat(), drop);
+    check(
+        &[HANG, b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /c HT"].concat(),
+        drop,
+    );
 }
 
 #[test]
 fn a_body_that_is_read_or_not_hides_nothing() {
-    check(b"POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", drop);
-    check(b"POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", drop);
+    check(
+        b"POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        drop,
+    );
+    check(
+        b"POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc",
+        drop,
+    );
     let large = "a".repeat(60_000);
-    let request =
-        format!("POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n{large}");
+    let request = format!("POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n{large}");
     check(request.as_bytes(), drop);
 }
 
