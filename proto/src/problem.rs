@@ -1,28 +1,37 @@
-//! One thing that is wrong with an object, named by where it stands.
-//!
-//! Validation collects all of them, so that a user corrects an object once instead of once per
-//! attempt. The API answers them as the `errors` member of its problem document.
+//! One thing that is wrong with an object, said so that its author can find and mend it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-/// A finding about one place of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A fault in submitted data. All faults of an object are reported together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// JSON pointer (RFC 6901) to the place, from the root of the validated object.
+    /// Where: a JSON pointer (RFC 6901) into the submitted document, `""` for the whole.
     pub pointer: String,
-    /// Stable, machine-readable name of the rule that was broken.
+    /// Which rule was broken: a stable, kebab-case code.
+    #[serde(skip_deserializing, default = "unknown_code")]
     pub code: &'static str,
-    /// The value, the rule it broke and what to do, for people.
+    /// What is wrong and what to do, in words.
     pub detail: String,
+}
+
+fn unknown_code() -> &'static str {
+    "unknown"
 }
 
 impl Problem {
     /// A problem at `pointer`.
-    pub fn new(
-        pointer: impl Into<String>,
-        code: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self { pointer: pointer.into(), code, detail: detail.into() }
+    pub fn new(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            pointer: pointer.into(),
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    /// The same problem, seen from a document that holds this one at `prefix`.
+    pub fn below(mut self, prefix: &str) -> Self {
+        self.pointer.insert_str(0, prefix);
+        self
     }
 }

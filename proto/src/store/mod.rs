@@ -117,7 +117,11 @@ pub enum Op {
 impl Op {
     /// A put without a lease.
     pub fn put(key: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        Self::Put { key: key.into(), value: value.into(), lease: None }
+        Self::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: None,
+        }
     }
 }
 

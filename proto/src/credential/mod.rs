@@ -1,0 +1,461 @@
+//! Credentials: who proves what to whom. A proxy credential proves a caller to us, a target
+//! credential proves us to the target.
+//!
+//! The object holds no secret. A proxy credential's secret is kept as a keyed digest, a target
+//! credential's is sealed to the region's public key and stored beside the tree (`crate::seal`).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::checks;
+use crate::hosts::HostPattern;
+use crate::problem::Problem;
+use crate::target::Effect;
+use crate::version::Generation;
+
+/// Which side a credential is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialKind {
+    /// Proves a caller to the gateway.
+    Proxy,
+    /// Proves the gateway to a target.
+    Target,
+}
+
+/// The form of a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthType {
+    /// A key in a header, a query parameter, or (target) the path.
+    ApiKey,
+    /// `Authorization: Bearer …` with an opaque token.
+    Bearer,
+    /// `Authorization: Basic …` (RFC 7617).
+    Basic,
+    /// `Authorization: Bearer …` with a fixed JWT.
+    Jwt,
+    /// Any headers and query parameters (target only).
+    Custom,
+    /// Nothing at all.
+    None,
+}
+
+impl AuthType {
+    /// The name used in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::Bearer => "bearer",
+            Self::Basic => "basic",
+            Self::Jwt => "jwt",
+            Self::Custom => "custom",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A credential without its secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// Display name.
+    #[serde(default)]
+    pub name: String,
+    /// Which side it is for; cannot change.
+    pub kind: CredentialKind,
+    /// Its form; cannot change.
+    pub auth_type: AuthType,
+    /// Where a target credential may be sent. Required for target credentials that hold a secret;
+    /// cannot change without giving the secret again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostPattern>,
+    /// Where the secret stands in a request.
+    #[serde(default)]
+    pub settings: CredentialSettings,
+    /// Effect when no rule of this credential matches. Default `allow`.
+    #[serde(default)]
+    pub default_rule_effect: Effect,
+    /// Who may bind a target credential to a proxy. Default `admin`.
+    #[serde(default)]
+    pub use_by: UseBy,
+    /// From when on a proxy credential is refused (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// Own marks for finding it again.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Who may bind a target credential to a proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UseBy {
+    /// Admins and owners.
+    #[default]
+    Admin,
+    /// Members too.
+    Member,
+}
+
+/// Where a secret stands. Which fields apply depends on kind and type; others are refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialSettings {
+    /// `api_key`: the header that holds the key. For target credentials one of `header`, `query`
+    /// and `path` may be given, `x-api-key` is the default. For proxy credentials with a given
+    /// key: the one header it is looked for in (default `authorization`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// `api_key`: the query parameter that holds the key. A key in a URL ends up in logs; for
+    /// proxy credentials it is looked for only when this is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Target `api_key`: a path such as `/bot{secret}`, put between base path and caller's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Target `api_key` in a header: text before the key, such as `Token `.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+}
+
+/// The placeholder in [`CredentialSettings::path`].
+pub const PATH_SECRET: &str = "{secret}";
+
+/// What a stored credential knows of its secret; set by control, shown by the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretState {
+    /// The version that set it.
+    pub generation: Generation,
+    /// Proxy credential: keyed BLAKE3 of the secret, hex. Target credential: keyed fingerprint,
+    /// so that `apply` can tell equal secrets without opening them.
+    pub digest: String,
+    /// Names the sealed value beside the tree and is bound into it; absent for proxy credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal_id: Option<String>,
+    /// Whether the key was issued by us (begins with `rr_`).
+    #[serde(default)]
+    pub issued: bool,
+    /// The last four characters of an issued key, for people to recognise it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// When it was set.
+    pub set_at: Timestamp,
+}
+
+/// A secret as submitted: write-only, never stored or shown.
+///
+/// `{key}`, `{token}`, `{username, password}` or `{headers, queries}`, by auth type.
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+pub struct SecretInput {
+    /// `api_key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// `bearer` and `jwt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// `basic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// `basic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// `custom`: name and value of headers, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<NamedSecret>,
+    /// `custom`: name and value of query parameters, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<NamedSecret>,
+}
+
+/// One header or query parameter of a `custom` credential.
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+pub struct NamedSecret {
+    /// Name of the header or parameter.
+    pub name: String,
+    /// Its value: the secret.
+    pub value: String,
+}
+
+impl std::fmt::Debug for SecretInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretInput(…)")
+    }
+}
+
+/// Shortest secret that a user may give for a proxy credential, in characters.
+pub const GIVEN_SECRET_CHARS_MIN: usize = 24;
+/// Longest secret part, in bytes.
+pub const SECRET_BYTES_MAX: usize = 16_384;
+
+impl Credential {
+    /// Fills what was not given and depends on other fields.
+    pub fn complete(&mut self) {
+        if self.name.is_empty() {
+            self.name = match self.hosts.first() {
+                Some(host) => format!("{} {}", host, self.auth_type.as_str()),
+                None => format!("{} credential", self.auth_type.as_str()),
+            };
+        }
+    }
+
+    /// Whether this credential holds a secret at all.
+    pub fn has_secret(&self) -> bool {
+        self.auth_type != AuthType::None
+    }
+
+    /// Every problem of the object itself.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        checks::name(&self.name, "/name", &mut problems);
+        checks::labels(&self.labels, &mut problems);
+        match self.kind {
+            CredentialKind::Proxy => self.validate_proxy(&mut problems),
+            CredentialKind::Target => self.validate_target(&mut problems),
+        }
+        self.validate_placement(&mut problems);
+        problems
+    }
+
+    fn validate_proxy(&self, problems: &mut Vec<Problem>) {
+        if self.auth_type == AuthType::Custom {
+            let detail = "`custom` is for target credentials; use api_key, bearer, basic, jwt \
+                          or none";
+            problems.push(Problem::new("/auth_type", "auth-type", detail));
+        }
+        if !self.hosts.is_empty() {
+            let detail = "only target credentials are bound to hosts";
+            problems.push(Problem::new("/hosts", "not-applicable", detail));
+        }
+        if self.use_by != UseBy::Admin {
+            let detail = "only target credentials have `use_by`";
+            problems.push(Problem::new("/use_by", "not-applicable", detail));
+        }
+    }
+
+    fn validate_target(&self, problems: &mut Vec<Problem>) {
+        if self.hosts.is_empty() && self.has_secret() {
+            let detail = "a target credential names the hosts that its secret may be sent to, \
+                          for instance [\"api.example.com\"]";
+            problems.push(Problem::new("/hosts", "required", detail));
+        }
+        if self.hosts.len() > 64 {
+            problems.push(Problem::new("/hosts", "too-many", "at most 64 hosts"));
+        }
+        if self.expires_at.is_some() {
+            let detail = "only proxy credentials expire; rotate or delete this one";
+            problems.push(Problem::new("/expires_at", "not-applicable", detail));
+        }
+    }
+
+    /// Which of `header`, `query`, `path`, `prefix` may be given, and whether they are well formed.
+    fn validate_placement(&self, problems: &mut Vec<Problem>) {
+        let settings = &self.settings;
+        let is_key = self.auth_type == AuthType::ApiKey;
+        let target = self.kind == CredentialKind::Target;
+        for (field, given, applies) in [
+            ("header", settings.header.is_some(), is_key),
+            ("query", settings.query.is_some(), is_key),
+            ("path", settings.path.is_some(), is_key && target),
+            ("prefix", settings.prefix.is_some(), is_key && target),
+        ] {
+            if given && !applies {
+                let detail = format!(
+                    "does not apply to a {} credential of type {}",
+                    if target { "target" } else { "proxy" },
+                    self.auth_type.as_str()
+                );
+                problems.push(Problem::new(
+                    format!("/settings/{field}"),
+                    "not-applicable",
+                    detail,
+                ));
+            }
+        }
+        if let Some(header) = &settings.header {
+            checks::settable_header(header, "/settings/header", problems);
+        }
+        if settings
+            .query
+            .as_ref()
+            .is_some_and(|q| q.is_empty() || q.len() > 256)
+        {
+            problems.push(Problem::new("/settings/query", "length", "1 to 256 bytes"));
+        }
+        if settings
+            .prefix
+            .as_ref()
+            .is_some_and(|prefix| prefix.len() > 256 || !checks::is_field_value(prefix.as_bytes()))
+        {
+            let detail = "at most 256 bytes without control characters";
+            problems.push(Problem::new("/settings/prefix", "header-value", detail));
+        }
+        if let Some(path) = &settings.path {
+            let clean = path
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"?#%\\;\"<>".contains(&b));
+            let whole = path.matches(PATH_SECRET).count() == 1;
+            if !path.starts_with('/') || !clean || !whole || path.contains("..") {
+                let detail = "must begin with `/` and hold `{secret}` once, like `/bot{secret}`";
+                problems.push(Problem::new("/settings/path", "path-template", detail));
+            }
+        }
+        let places = [&settings.header, &settings.query, &settings.path];
+        if target && places.into_iter().flatten().count() > 1 {
+            let detail = "give one of header, query and path";
+            problems.push(Problem::new("/settings", "contradiction", detail));
+        }
+    }
+
+    /// Every problem of a secret submitted for this credential.
+    pub fn validate_secret(&self, secret: &SecretInput) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let given = secret.fields();
+        let wanted: &[&str] = match self.auth_type {
+            AuthType::ApiKey => &["key"],
+            AuthType::Bearer | AuthType::Jwt => &["token"],
+            AuthType::Basic => &["username", "password"],
+            AuthType::Custom => &["headers", "queries"],
+            AuthType::None => &[],
+        };
+        for (field, _) in given.iter().filter(|(field, _)| !wanted.contains(field)) {
+            let detail = format!("does not apply to type {}", self.auth_type.as_str());
+            problems.push(Problem::new(
+                format!("/secret/{field}"),
+                "not-applicable",
+                detail,
+            ));
+        }
+        if self.auth_type == AuthType::Custom {
+            self.validate_custom(secret, &mut problems);
+            return problems;
+        }
+        for field in wanted {
+            match given.iter().find(|(name, _)| name == field) {
+                None => {
+                    let detail = format!("type {} needs it", self.auth_type.as_str());
+                    problems.push(Problem::new(format!("/secret/{field}"), "required", detail));
+                }
+                Some((field, value)) => self.validate_part(field, value, &mut problems),
+            }
+        }
+        problems
+    }
+
+    fn validate_part(&self, field: &str, value: &str, problems: &mut Vec<Problem>) {
+        let pointer = format!("/secret/{field}");
+        let empty_allowed = field == "password" && self.kind == CredentialKind::Target;
+        if (value.is_empty() && !empty_allowed) || value.len() > SECRET_BYTES_MAX {
+            let detail = format!("must have 1 to {SECRET_BYTES_MAX} bytes");
+            problems.push(Problem::new(&pointer, "length", detail));
+        }
+        if !checks::is_field_value(value.as_bytes()) || value.trim() != value {
+            let detail = "holds a control character or a space at its ends (a line break from a \
+                          file?)";
+            problems.push(Problem::new(&pointer, "header-value", detail));
+        }
+        if field == "username" && value.contains(':') {
+            let detail = "a user name of Basic cannot hold a colon (RFC 7617 §2)";
+            problems.push(Problem::new(&pointer, "colon", detail));
+        }
+        let guarded = self.kind == CredentialKind::Proxy && field != "username";
+        if guarded && is_weak(value) {
+            let detail = format!(
+                "is easy to guess: use at least {GIVEN_SECRET_CHARS_MIN} characters of more than \
+                 one class, or leave `secret` out and have a key generated"
+            );
+            problems.push(Problem::new(&pointer, "secret-too-weak", detail));
+        }
+        if guarded && value.starts_with("rr_") {
+            let detail = "keys that begin with `rr_` are issued by the gateway";
+            problems.push(Problem::new(&pointer, "reserved", detail));
+        }
+    }
+
+    fn validate_custom(&self, secret: &SecretInput, problems: &mut Vec<Problem>) {
+        let count = secret.headers.len() + secret.queries.len();
+        if count == 0 || count > 32 {
+            let detail = "type custom needs 1 to 32 headers and queries";
+            problems.push(Problem::new("/secret", "count", detail));
+        }
+        for (at, header) in secret.headers.iter().enumerate() {
+            checks::settable_header(
+                &header.name,
+                &format!("/secret/headers/{at}/name"),
+                problems,
+            );
+        }
+        let parts = secret
+            .headers
+            .iter()
+            .enumerate()
+            .map(|(at, part)| ("headers", at, part));
+        let queries = secret
+            .queries
+            .iter()
+            .enumerate()
+            .map(|(at, part)| ("queries", at, part));
+        for (list, at, part) in parts.chain(queries) {
+            if part.name.is_empty() || part.name.len() > 256 {
+                let pointer = format!("/secret/{list}/{at}/name");
+                problems.push(Problem::new(pointer, "length", "1 to 256 bytes"));
+            }
+            if part.value.len() > SECRET_BYTES_MAX || !checks::is_field_value(part.value.as_bytes())
+            {
+                let pointer = format!("/secret/{list}/{at}/value");
+                let detail = "at most 16 KiB without control characters";
+                problems.push(Problem::new(pointer, "header-value", detail));
+            }
+        }
+    }
+}
+
+impl SecretInput {
+    /// The single-valued fields that were given, and marks for the lists.
+    fn fields(&self) -> Vec<(&'static str, &str)> {
+        let mut fields = Vec::new();
+        for (name, value) in [
+            ("key", &self.key),
+            ("token", &self.token),
+            ("username", &self.username),
+            ("password", &self.password),
+        ] {
+            if let Some(value) = value {
+                fields.push((name, value.as_str()));
+            }
+        }
+        if !self.headers.is_empty() {
+            fields.push(("headers", ""));
+        }
+        if !self.queries.is_empty() {
+            fields.push(("queries", ""));
+        }
+        fields
+    }
+}
+
+/// Whether a given secret is short or of one character class.
+fn is_weak(secret: &str) -> bool {
+    let classes: [fn(char) -> bool; 4] = [
+        |c| c.is_ascii_lowercase(),
+        |c| c.is_ascii_uppercase(),
+        |c| c.is_ascii_digit(),
+        |c| !c.is_ascii_alphanumeric(),
+    ];
+    let used = classes
+        .iter()
+        .filter(|class| secret.chars().any(class))
+        .count();
+    secret.chars().count() < GIVEN_SECRET_CHARS_MIN || used < 2
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! Where a target credential may be sent: exact hosts, or one wildcard label.
+//!
+//! The list is bound into the sealed secret, so that whoever may edit a target cannot point an
+//! existing secret somewhere else. A wildcard directly below a public suffix, private section
+//! included, would be other people's hosts and is refused.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
+
+/// A scheme that a target may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The scheme's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port used when none is written.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// Scheme, host and port of a destination: what the dialler connects to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// Lower-case host name, IPv4 address, or IPv6 address without brackets; no trailing dot.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Origin {
+    /// The origin of a parsed URL, or why it has none that we can reach.
+    ///
+    /// # Errors
+    /// The scheme is not http or https, or the host is missing.
+    pub fn of(url: &url::Url) -> Result<Self, String> {
+        let scheme = match url.scheme() {
+            "https" => Scheme::Https,
+            "http" => Scheme::Http,
+            other => return Err(format!("scheme `{other}` is not http or https")),
+        };
+        let host = match url.host() {
+            Some(url::Host::Domain(name)) => name.trim_end_matches('.').to_ascii_lowercase(),
+            Some(url::Host::Ipv4(address)) => address.to_string(),
+            Some(url::Host::Ipv6(address)) => address.to_string(),
+            None => return Err("the URL has no host".into()),
+        };
+        if host.is_empty() {
+            return Err("the URL has no host".into());
+        }
+        Ok(Self {
+            scheme,
+            host,
+            port: url.port().unwrap_or(scheme.default_port()),
+        })
+    }
+
+    /// `host` or `host:port` as it stands in a `Host` header field (RFC 9110 §7.2).
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        if self.port == self.scheme.default_port() {
+            host
+        } else {
+            format!("{host}:{}", self.port)
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
+    }
+}
+
+/// One entry of a credential's `hosts`: an origin whose host may begin with `*.`.
+///
+/// Written `api.example.com`, `*.example.com`, `api.example.com:8443` or
+/// `http://localhost:9000`; the scheme is https and its port 443 unless written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPattern {
+    /// Scheme, host without the wildcard label, port.
+    origin: Origin,
+    /// Whether exactly one further label must stand before the host.
+    wildcard: bool,
+}
+
+impl HostPattern {
+    /// The pattern that matches exactly this origin.
+    pub fn exact(origin: Origin) -> Self {
+        Self {
+            origin,
+            wildcard: false,
+        }
+    }
+
+    /// Whether a secret bound to this pattern may be sent to `origin`.
+    pub fn matches(&self, origin: &Origin) -> bool {
+        if self.origin.scheme != origin.scheme || self.origin.port != origin.port {
+            return false;
+        }
+        if !self.wildcard {
+            return self.origin.host == origin.host;
+        }
+        origin
+            .host
+            .strip_suffix(&self.origin.host)
+            .and_then(|rest| rest.strip_suffix('.'))
+            .is_some_and(|label| !label.is_empty() && !label.contains('.'))
+    }
+}
+
+/// Why a text is not a host pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostPatternError {
+    /// Not a host at all.
+    #[error("`{0}` is not a host: write api.example.com, api.example.com:8443 or *.example.com")]
+    Malformed(String),
+    /// A wildcard that covers other people's names.
+    #[error(
+        "`*.{0}` is directly below a public suffix, so anybody may own a name in it; \
+         write the exact host names instead"
+    )]
+    WildcardTooWide(String),
+}
+
+impl HostPatternError {
+    /// The stable code for a [`crate::problem::Problem`].
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "host-malformed",
+            Self::WildcardTooWide(_) => "wildcard-too-wide",
+        }
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = HostPatternError;
+
+    fn from_str(text: &str) -> Result<Self, HostPatternError> {
+        let malformed = || HostPatternError::Malformed(text.chars().take(100).collect());
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (scheme, rest),
+            None => ("https", text),
+        };
+        let (wildcard, host) = match rest.strip_prefix("*.") {
+            Some(host) => (true, host),
+            None => (false, rest),
+        };
+        if host.is_empty() || host.contains(['/', '?', '#', '@', '*', '\\']) {
+            return Err(malformed());
+        }
+        let url = url::Url::parse(&format!("{scheme}://{host}/")).map_err(|_| malformed())?;
+        let origin = Origin::of(&url).map_err(|_| malformed())?;
+        if wildcard {
+            let numeric = url
+                .host()
+                .is_none_or(|host| !matches!(host, url::Host::Domain(_)));
+            if numeric {
+                return Err(malformed());
+            }
+            if is_public_suffix(&origin.host) {
+                return Err(HostPatternError::WildcardTooWide(origin.host));
+            }
+        }
+        Ok(Self { origin, wildcard })
+    }
+}
+
+/// Whether `host` is itself a public suffix (ICANN or private section, publicsuffix.org), or a
+/// single label.
+fn is_public_suffix(host: &str) -> bool {
+    !host.contains('.') || psl::suffix(host.as_bytes()).is_none_or(|suffix| suffix == host)
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.origin.scheme == Scheme::Http {
+            f.write_str("http://")?;
+        }
+        if self.wildcard {
+            f.write_str("*.")?;
+        }
+        f.write_str(&self.origin.authority())
+    }
+}
+
+impl Serialize for HostPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for HostPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl utoipa::PartialSchema for HostPattern {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        <String as utoipa::PartialSchema>::schema()
+    }
+}
+impl ToSchema for HostPattern {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(url: &str) -> Origin {
+        Origin::of(&url::Url::parse(url).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_pattern_matches_its_own_hosts_only() {
+        for (pattern, url, expected) in [
+            ("api.stripe.com", "https://api.stripe.com/v1", true),
+            ("api.stripe.com", "https://API.Stripe.com./v1", true),
+            ("api.stripe.com", "http://api.stripe.com/v1", false),
+            ("api.stripe.com", "https://api.stripe.com:8443/v1", false),
+            ("api.stripe.com", "https://m.example/", false),
+            ("api.stripe.com", "https://api.stripe.com.m.example/", false),
+            ("api.stripe.com:8443", "https://api.stripe.com:8443/", true),
+            ("*.example.com", "https://a.example.com/", true),
+            ("*.example.com", "https://a.b.example.com/", false),
+            ("*.example.com", "https://example.com/", false),
+            ("*.example.com", "https://xexample.com/", false),
+            ("http://127.0.0.1:9000", "http://127.0.0.1:9000/x", true),
+            ("http://127.0.0.1:9000", "http://0x7f.1:9000/x", true),
+            ("http://[::1]:9000", "http://[0:0::1]:9000/x", true),
+        ] {
+            let parsed: HostPattern = pattern.parse().unwrap();
+            assert_eq!(parsed.matches(&origin(url)), expected, "{pattern} {url}");
+            assert_eq!(parsed.to_string().parse::<HostPattern>().unwrap(), parsed);
+        }
+    }
+
+    #[test]
+    fn wide_and_malformed_patterns_are_refused() {
+        for (pattern, code) in [
+            ("*.myshopify.com", "wildcard-too-wide"),
+            ("*.s3.amazonaws.com", "wildcard-too-wide"),
+            ("*.workers.dev", "wildcard-too-wide"),
+            ("*.co.uk", "wildcard-too-wide"),
+            ("*.com", "wildcard-too-wide"),
+            ("*.localhost", "wildcard-too-wide"),
+            ("*", "host-malformed"),
+            ("", "host-malformed"),
+            ("a.*.example.com", "host-malformed"),
+            ("*.127.0.0.1", "host-malformed"),
+            ("ftp://example.com", "host-malformed"),
+            ("user@example.com", "host-malformed"),
+            ("example.com/path", "host-malformed"),
+            ("exa mple.com", "host-malformed"),
+        ] {
+            let error = pattern.parse::<HostPattern>().unwrap_err();
+            assert_eq!(error.code(), code, "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The objects of an organisation's configuration, as the tree stores them: canonical JSON with
+//! an id, times, and the version of the last change.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::credential::{Credential, SecretState};
+use crate::id::{CredentialId, Id, Kind, OrgId, ProxyId, TargetId, TokenId};
+use crate::org::{ApiToken, Org};
+use crate::problem::Problem;
+use crate::proxy::Proxy;
+use crate::target::Target;
+
+/// The id of any configuration object, whatever its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectId {
+    /// An organisation (only in the tree of `system`).
+    Org(OrgId),
+    /// An API token.
+    Token(TokenId),
+    /// A target.
+    Target(TargetId),
+    /// A credential.
+    Credential(CredentialId),
+    /// A proxy.
+    Proxy(ProxyId),
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Org(id) => id.fmt(f),
+            Self::Token(id) => id.fmt(f),
+            Self::Target(id) => id.fmt(f),
+            Self::Credential(id) => id.fmt(f),
+            Self::Proxy(id) => id.fmt(f),
+        }
+    }
+}
+
+/// A text that is the id of no configuration object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not the id of a configuration object")]
+pub struct ObjectIdError(String);
+
+impl FromStr for ObjectId {
+    type Err = ObjectIdError;
+
+    fn from_str(text: &str) -> Result<Self, ObjectIdError> {
+        fn parse<K: Kind>(text: &str, wrap: fn(Id<K>) -> ObjectId) -> Option<ObjectId> {
+            text.parse().ok().map(wrap)
+        }
+        match text.get(..3) {
+            Some("org") => parse(text, Self::Org),
+            Some("tok") => parse(text, Self::Token),
+            Some("tgt") => parse(text, Self::Target),
+            Some("crd") => parse(text, Self::Credential),
+            Some("prx") => parse(text, Self::Proxy),
+            _ => None,
+        }
+        .ok_or_else(|| ObjectIdError(crate::checks::printable(text)))
+    }
+}
+
+impl Serialize for ObjectId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// One configuration object as stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Object {
+    /// Its id.
+    pub id: ObjectId,
+    /// Number of the version that last changed it; the base of its `ETag`.
+    pub version: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+    /// What it is.
+    pub body: Body,
+}
+
+/// What an object is, by kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// An organisation.
+    Org(Org),
+    /// An API token.
+    Token(StoredToken),
+    /// A target.
+    Target(Target),
+    /// A credential.
+    Credential(StoredCredential),
+    /// A proxy.
+    Proxy(Proxy),
+}
+
+/// An API token with the keyed digest of its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredToken {
+    /// What the API shows.
+    pub token: ApiToken,
+    /// Keyed BLAKE3 of the token, hex.
+    pub digest: String,
+}
+
+/// A credential with what is known of its secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredCredential {
+    /// What the API shows.
+    pub credential: Credential,
+    /// The secret in force; absent for type `none` and after a rollback to a destroyed secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretState>,
+    /// Secrets of proxy credentials that stay valid until the end of a rotation's overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<SecretState>,
+}
+
+impl Body {
+    /// Every problem of the object itself, without its references.
+    pub fn validate(&self) -> Vec<Problem> {
+        match self {
+            Self::Org(org) => org.validate(),
+            Self::Token(token) => token.token.validate(),
+            Self::Target(target) => target.validate(),
+            Self::Credential(stored) => stored.credential.validate(),
+            Self::Proxy(proxy) => proxy.validate(),
+        }
+    }
+}
