@@ -21,10 +21,29 @@ enum Coding {
     Zstd,
 }
 
+/// A body without its content codings, under the limits that hold for bodies of either direction.
+///
+/// `content_encoding` is the header's value, several lines joined by commas.
+///
+/// # Errors
+/// [`Unreadable`] if a coding is unknown or not what it says, there are more than two, or the
+/// result is larger than `bytes_max` or a hundred times the coded bytes.
+pub fn decode<'b>(
+    coded: &'b [u8],
+    content_encoding: &str,
+    bytes_max: usize,
+) -> Result<Cow<'b, [u8]>, Unreadable> {
+    decode_within(
+        coded,
+        content_encoding.as_bytes(),
+        &BodyLimits::new(bytes_max),
+    )
+}
+
 /// The body without its codings.
-pub(super) fn decode<'b>(
-    content_encoding: &[u8],
+pub(super) fn decode_within<'b>(
     bytes: &'b [u8],
+    content_encoding: &[u8],
     limits: &BodyLimits,
 ) -> Result<Cow<'b, [u8]>, Unreadable> {
     let codings = parse(content_encoding, limits.codings_max)?;
@@ -103,6 +122,8 @@ fn decode_layer(coding: Coding, coded: &[u8], bytes_max: usize) -> Result<Vec<u8
 fn fill(plain: &mut Vec<u8>, reader: &mut impl Read, bytes_max: usize) -> Result<(), Unreadable> {
     let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
     let mut bounded = reader.take(bytes_max.saturating_add(1));
-    bounded.read_to_end(plain).map_err(|_| Unreadable::BrokenCoding)?;
+    bounded
+        .read_to_end(plain)
+        .map_err(|_| Unreadable::BrokenCoding)?;
     Ok(())
 }

@@ -23,7 +23,10 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn new(limits: &BodyLimits) -> Self {
-        Self { members: Map::new(), free: limits.nodes_max }
+        Self {
+            members: Map::new(),
+            free: limits.nodes_max,
+        }
     }
 
     pub(super) fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Unreadable> {
@@ -43,7 +46,11 @@ impl Fields {
     }
 
     pub(super) fn into_document(self) -> Document {
-        Document { tree: Value::Object(self.members), is_form: true, spellings: Vec::new() }
+        Document {
+            tree: Value::Object(self.members),
+            is_form: true,
+            spellings: Vec::new(),
+        }
     }
 }
 

@@ -32,16 +32,32 @@ pub(super) fn read(plain: &[u8], limits: &BodyLimits) -> Result<Document, Refuse
         _ => return Err(Refused::NotJson),
     };
     let refuse = |reason| {
-        if looks_like_json { Refused::Unreadable(reason) } else { Refused::NotJson }
+        if looks_like_json {
+            Refused::Unreadable(reason)
+        } else {
+            Refused::NotJson
+        }
     };
     let text = std::str::from_utf8(plain).map_err(|_| refuse(Unreadable::NotUtf8))?;
-    let reading = Reading { limits, nodes: Cell::new(0), refused: Cell::new(None) };
+    let reading = Reading {
+        limits,
+        nodes: Cell::new(0),
+        refused: Cell::new(None),
+    };
     let mut parser = serde_json::Deserializer::from_str(text);
-    let tree = Node { reading: &reading, depth: 0 }.deserialize(&mut parser);
+    let tree = Node {
+        reading: &reading,
+        depth: 0,
+    }
+    .deserialize(&mut parser);
     match tree.and_then(|tree| parser.end().map(|()| tree)) {
         Ok(tree) => {
             let spellings = odd_spellings(&tree, text);
-            Ok(Document { tree, is_form: false, spellings })
+            Ok(Document {
+                tree,
+                is_form: false,
+                spellings,
+            })
         }
         Err(_) => Err(match reading.refused.get() {
             Some(reason) => Refused::Unreadable(reason),
@@ -55,10 +71,14 @@ pub(super) fn collect_numbers<'t>(node: &'t Value, numbers: &mut Vec<&'t Value>)
     match node {
         Value::Number(_) => numbers.push(node),
         Value::Array(elements) => {
-            elements.iter().for_each(|element| collect_numbers(element, numbers));
+            elements
+                .iter()
+                .for_each(|element| collect_numbers(element, numbers));
         }
         Value::Object(members) => {
-            members.values().for_each(|member| collect_numbers(member, numbers));
+            members
+                .values()
+                .for_each(|member| collect_numbers(member, numbers));
         }
         Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
@@ -70,7 +90,8 @@ fn odd_spellings(tree: &Value, text: &str) -> Vec<(usize, String)> {
     collect_numbers(tree, &mut numbers);
     let placed = numbers.into_iter().zip(number_tokens(text)).enumerate();
     let odd = placed.filter(|(_, (number, token))| number.to_string() != *token);
-    odd.map(|(place, (_, token))| (place, token.to_owned())).collect()
+    odd.map(|(place, (_, token))| (place, token.to_owned()))
+        .collect()
 }
 
 /// The number tokens of a valid JSON text, in order: what begins a number outside of a string.
@@ -84,7 +105,8 @@ fn number_tokens(text: &str) -> impl Iterator<Item = &str> {
                 rest = after_string(string);
                 continue;
             }
-            let in_number = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
+            let in_number =
+                |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
             let end = token.find(|c| !in_number(c)).unwrap_or(token.len());
             let (number, after) = token.split_at(end);
             rest = after;
@@ -182,7 +204,9 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         let number = Number::from_f64(value);
-        number.map(Value::Number).ok_or_else(|| self.reading.refuse(Unreadable::NotJson))
+        number
+            .map(Value::Number)
+            .ok_or_else(|| self.reading.refuse(Unreadable::NotJson))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -107,7 +107,10 @@ impl Scan {
             match character {
                 '\'' | '"' => skip_string(&mut rest, character),
                 '.' if rest.as_str().starts_with('.') => self.descend()?,
-                '[' => self.open.push(Open::Selectors { count: 1, in_filter: false }),
+                '[' => self.open.push(Open::Selectors {
+                    count: 1,
+                    in_filter: false,
+                }),
                 ']' => self.close_selectors()?,
                 '(' => self.open_parenthesis(&word)?,
                 ')' => {
@@ -137,7 +140,15 @@ impl Scan {
     }
 
     fn in_filter(&self) -> bool {
-        self.open.iter().any(|open| matches!(open, Open::Selectors { in_filter: true, .. }))
+        self.open.iter().any(|open| {
+            matches!(
+                open,
+                Open::Selectors {
+                    in_filter: true,
+                    ..
+                }
+            )
+        })
     }
 
     fn descend(&mut self) -> Result<(), JsonPathProblem> {
@@ -145,7 +156,11 @@ impl Scan {
             return Err(JsonPathProblem::DescentInFilter);
         }
         self.descents += 1;
-        if self.descents > 1 { Err(JsonPathProblem::SecondDescent) } else { Ok(()) }
+        if self.descents > 1 {
+            Err(JsonPathProblem::SecondDescent)
+        } else {
+            Ok(())
+        }
     }
 
     fn open_parenthesis(&mut self, word: &str) -> Result<(), JsonPathProblem> {
@@ -153,8 +168,16 @@ impl Scan {
             return Err(JsonPathProblem::PatternFunction);
         }
         self.open.push(Open::Parenthesis);
-        let depth = self.open.iter().filter(|open| **open == Open::Parenthesis).count();
-        if depth > PARENTHESES_MAX { Err(JsonPathProblem::TooDeep) } else { Ok(()) }
+        let depth = self
+            .open
+            .iter()
+            .filter(|open| **open == Open::Parenthesis)
+            .count();
+        if depth > PARENTHESES_MAX {
+            Err(JsonPathProblem::TooDeep)
+        } else {
+            Ok(())
+        }
     }
 
     fn begin_filter(&mut self) -> Result<(), JsonPathProblem> {
@@ -169,8 +192,15 @@ impl Scan {
 
     fn next_selector(&mut self) {
         let mut around = self.open.iter().rev().skip(1);
-        let in_outer_filter =
-            around.any(|open| matches!(open, Open::Selectors { in_filter: true, .. }));
+        let in_outer_filter = around.any(|open| {
+            matches!(
+                open,
+                Open::Selectors {
+                    in_filter: true,
+                    ..
+                }
+            )
+        });
         if let Some(Open::Selectors { count, in_filter }) = self.open.last_mut() {
             *count += 1;
             *in_filter = false;

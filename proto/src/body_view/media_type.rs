@@ -23,7 +23,9 @@ impl MediaKind {
         }
         Ok(match header.value.as_str() {
             "application/x-www-form-urlencoded" => Self::Form,
-            "multipart/form-data" => Self::Multipart { boundary: boundary(&header)? },
+            "multipart/form-data" => Self::Multipart {
+                boundary: boundary(&header)?,
+            },
             value if value == "application/json" || value.ends_with("+json") => Self::Json,
             _ => Self::Other,
         })
@@ -32,7 +34,9 @@ impl MediaKind {
 
 /// The boundary, within the length and (nearly) the characters of RFC 2046.
 fn boundary(header: &Parameterised) -> Result<String, Unreadable> {
-    let boundary = header.parameter("boundary").ok_or(Unreadable::BrokenMultipart)?;
+    let boundary = header
+        .parameter("boundary")
+        .ok_or(Unreadable::BrokenMultipart)?;
     let printable = boundary.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
     if !(1..=70).contains(&boundary.len()) || !printable || boundary.ends_with(' ') {
         return Err(Unreadable::BrokenMultipart);
@@ -69,13 +73,18 @@ impl Parameterised {
             parameters.push((name, value.to_owned()));
             rest = after;
         }
-        Some(Self { value: value.trim().to_ascii_lowercase(), parameters })
+        Some(Self {
+            value: value.trim().to_ascii_lowercase(),
+            parameters,
+        })
     }
 
     /// The value of a parameter, by its name in lower case.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         let mut parameters = self.parameters.iter();
-        parameters.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        parameters
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 

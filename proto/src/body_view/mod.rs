@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use decode::decode;
 pub use json_path::{JsonPath, JsonPathProblem};
 use media_type::MediaKind;
 
@@ -137,7 +138,7 @@ impl BodyView {
         if bytes.is_empty() {
             return Ok(Self::default());
         }
-        let plain = decode::decode(content_encoding.unwrap_or_default(), bytes, limits)?;
+        let plain = decode::decode_within(bytes, content_encoding.unwrap_or_default(), limits)?;
         if plain.is_empty() {
             return Ok(Self::default());
         }
@@ -157,10 +158,18 @@ impl BodyView {
     /// The `_method` fields of a form, by which some frameworks override the method.
     pub fn form_methods(&self) -> impl Iterator<Item = &str> {
         let forms = self.documents.iter().filter(|document| document.is_form);
-        forms.filter_map(|form| form.tree.get("_method")).flat_map(|field| {
-            let one = field.as_str().into_iter();
-            one.chain(field.as_array().into_iter().flatten().filter_map(Value::as_str))
-        })
+        forms
+            .filter_map(|form| form.tree.get("_method"))
+            .flat_map(|field| {
+                let one = field.as_str().into_iter();
+                one.chain(
+                    field
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(Value::as_str),
+                )
+            })
     }
 }
 
@@ -189,7 +198,11 @@ impl Document {
     /// [`Unreadable::TooManyResults`].
     pub fn find(&self, path: &JsonPath) -> Result<Vec<Option<Cow<'_, str>>>, Unreadable> {
         let found = path.query(&self.tree);
-        let spellings = if found.is_empty() { HashMap::new() } else { self.spellings_by_node() };
+        let spellings = if found.is_empty() {
+            HashMap::new()
+        } else {
+            self.spellings_by_node()
+        };
         let mut texts = Vec::new();
         for node in found {
             match node {
@@ -224,10 +237,7 @@ impl Document {
     }
 }
 
-fn text<'d>(
-    node: &'d Value,
-    spellings: &HashMap<*const Value, &'d str>,
-) -> Option<Cow<'d, str>> {
+fn text<'d>(node: &'d Value, spellings: &HashMap<*const Value, &'d str>) -> Option<Cow<'d, str>> {
     match node {
         Value::Null => Some(Cow::Borrowed("null")),
         Value::Bool(true) => Some(Cow::Borrowed("true")),

@@ -26,7 +26,11 @@ pub(super) fn read(
     loop {
         if let Some(end) = rest.strip_prefix(b"--") {
             let nothing_follows = end.is_empty() || end == b"\r\n";
-            return if nothing_follows { Ok(fields.into_document()) } else { Err(broken) };
+            return if nothing_follows {
+                Ok(fields.into_document())
+            } else {
+                Err(broken)
+            };
         }
         parts_left = parts_left.checked_sub(1).ok_or(Unreadable::TooManyNodes)?;
         let part = rest.strip_prefix(b"\r\n").ok_or(broken)?;
@@ -63,7 +67,9 @@ fn text_field(part: &[u8]) -> Result<Option<(String, &[u8])>, Unreadable> {
             _ => {}
         }
     }
-    let disposition = disposition.filter(|header| header.value == "form-data").ok_or(broken)?;
+    let disposition = disposition
+        .filter(|header| header.value == "form-data")
+        .ok_or(broken)?;
     let name = disposition.parameter("name").ok_or(broken)?;
     let has = |name| disposition.parameter(name).is_some();
     // Browsers write a quote as %22; others read that as it stands.
@@ -93,7 +99,9 @@ fn refuse_charset(content: &[u8]) -> Result<(), Unreadable> {
 }
 
 fn split_once<'b>(bytes: &'b [u8], separator: &[u8]) -> Option<(&'b [u8], &'b [u8])> {
-    let at = bytes.windows(separator.len()).position(|window| window == separator)?;
+    let at = bytes
+        .windows(separator.len())
+        .position(|window| window == separator)?;
     Some((bytes.get(..at)?, bytes.get(at + separator.len()..)?))
 }
 

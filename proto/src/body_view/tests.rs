@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::Unreadable::{
     BrokenCoding, BrokenMultipart, ByteOrderMark, DuplicateKey, NotJson, NotUtf8, RatioExceeded,
-    TooDeep, TooLarge, TooManyCodings, TooManyNodes, TooManyResults, UnknownCharset,
-    UnknownCoding, UnsupportedType,
+    TooDeep, TooLarge, TooManyCodings, TooManyNodes, TooManyResults, UnknownCharset, UnknownCoding,
+    UnsupportedType,
 };
 use super::*;
 
@@ -17,13 +17,22 @@ const MULTIPART: &str = "multipart/form-data; boundary=XX";
 
 fn read(kind: &str, coding: &str, body: &[u8]) -> Result<BodyView, Unreadable> {
     let limits = BodyLimits::new(64 * 1024);
-    BodyView::read(Some(kind.as_bytes()), Some(coding.as_bytes()), body, &limits)
+    BodyView::read(
+        Some(kind.as_bytes()),
+        Some(coding.as_bytes()),
+        body,
+        &limits,
+    )
 }
 
 /// The readings of a body as JSON text.
 fn readings(kind: &str, coding: &str, body: &[u8]) -> Result<Vec<String>, Unreadable> {
     let view = read(kind, coding, body)?;
-    Ok(view.documents().iter().map(|document| document.tree().to_string()).collect())
+    Ok(view
+        .documents()
+        .iter()
+        .map(|document| document.tree().to_string())
+        .collect())
 }
 
 #[track_caller]
@@ -42,10 +51,20 @@ fn unreadable(kind: &str, body: impl AsRef<[u8]>, reason: Unreadable) {
 
 #[test]
 fn json_is_read_whatever_the_type_says() {
-    for kind in [JSON, "text/plain", "", "application/octet-stream", "application/vnd.x+json"] {
+    for kind in [
+        JSON,
+        "text/plain",
+        "",
+        "application/octet-stream",
+        "application/vnd.x+json",
+    ] {
         views(kind, r#"{"model":"o3-pro"}"#, &[r#"{"model":"o3-pro"}"#]);
     }
-    views("Application/JSON ; Charset=\"UTF-8\";", " [1, null]\r\n", &["[1,null]"]);
+    views(
+        "Application/JSON ; Charset=\"UTF-8\";",
+        " [1, null]\r\n",
+        &["[1,null]"],
+    );
     views(JSON, "\"x\"", &["\"x\""]);
     views(JSON, "true", &["true"]);
     views(JSON, "-1", &["-1"]);
@@ -54,8 +73,16 @@ fn json_is_read_whatever_the_type_says() {
 
 #[test]
 fn json_that_parsers_disagree_about_is_unreadable() {
-    unreadable(JSON, r#"{"model":"gpt-4o-mini","model":"o3-pro"}"#, DuplicateKey);
-    unreadable("text/plain", r#"{"model":"a","mod\u0065l":"b"}"#, DuplicateKey);
+    unreadable(
+        JSON,
+        r#"{"model":"gpt-4o-mini","model":"o3-pro"}"#,
+        DuplicateKey,
+    );
+    unreadable(
+        "text/plain",
+        r#"{"model":"a","mod\u0065l":"b"}"#,
+        DuplicateKey,
+    );
     unreadable(FORM, r#"{"a":1,"a":2}"#, DuplicateKey);
     unreadable(JSON, r#"{"x":[{"y":{"k":1,"k":1}}]}"#, DuplicateKey);
     unreadable(JSON, "{\"a\":NaN}", NotJson);
@@ -78,7 +105,11 @@ fn json_that_parsers_disagree_about_is_unreadable() {
     unreadable(JSON, b"\xff\xfe{\0}\0", ByteOrderMark);
     unreadable(JSON, b"{\0\"\0a\0\"\0:\x001\0}\0", NotJson);
     unreadable("application/json; charset=utf-16", "{}", UnknownCharset);
-    unreadable("application/json; charset=utf-8; charset=utf-7", "{}", UnknownCharset);
+    unreadable(
+        "application/json; charset=utf-8; charset=utf-7",
+        "{}",
+        UnknownCharset,
+    );
     unreadable("text/plain", "hello", UnsupportedType);
     unreadable("", "a=1", UnsupportedType);
     unreadable("application/octet-stream", b"\x00\x01", UnsupportedType);
@@ -93,7 +124,10 @@ fn depth_values_and_size_are_bounded() {
     unreadable(JSON, "[".repeat(30_000), TooDeep);
     unreadable(JSON, "{\"a\":".repeat(65), TooDeep);
     unreadable(JSON, vec![b' '; 64 * 1024 + 1], TooLarge);
-    let limits = BodyLimits { nodes_max: 4, ..BodyLimits::new(1024) };
+    let limits = BodyLimits {
+        nodes_max: 4,
+        ..BodyLimits::new(1024)
+    };
     let count = |kind: &str, body: &[u8]| {
         BodyView::read(Some(kind.as_bytes()), None, body, &limits).map(|_| ())
     };
@@ -105,12 +139,24 @@ fn depth_values_and_size_are_bounded() {
 
 #[test]
 fn forms_are_flat_objects() {
-    views(FORM, "amount=100&currency=eur", &[r#"{"amount":"100","currency":"eur"}"#]);
-    views(FORM, "a=1&b=2&a=3&%61=4", &[r#"{"a":["1","3","4"],"b":"2"}"#]);
+    views(
+        FORM,
+        "amount=100&currency=eur",
+        &[r#"{"amount":"100","currency":"eur"}"#],
+    );
+    views(
+        FORM,
+        "a=1&b=2&a=3&%61=4",
+        &[r#"{"a":["1","3","4"],"b":"2"}"#],
+    );
     views(FORM, "metadata[k]=a+b%21", &[r#"{"metadata[k]":"a b!"}"#]);
     views(FORM, "token", &[r#"{"token":""}"#]);
     views(FORM, "1=2", &[r#"{"1":"2"}"#]);
-    views("application/x-www-form-urlencoded; charset=UTF-8", "a=1", &[r#"{"a":"1"}"#]);
+    views(
+        "application/x-www-form-urlencoded; charset=UTF-8",
+        "a=1",
+        &[r#"{"a":"1"}"#],
+    );
     unreadable(FORM, "a=%ff", NotUtf8);
     unreadable(FORM, b"a=\xff", NotUtf8);
     unreadable(FORM, b"\xef\xbb\xbfa=1", ByteOrderMark);
@@ -122,8 +168,11 @@ fn json_under_the_type_of_a_form_has_both_readings() {
     let smuggled = r#"{"x":"&amount=999&y="}"#;
     let view = read(FORM, "", smuggled.as_bytes()).unwrap();
     let path = JsonPath::parse("$.amount").unwrap();
-    let found: Vec<_> =
-        view.documents().iter().map(|reading| reading.find(&path).unwrap()).collect();
+    let found: Vec<_> = view
+        .documents()
+        .iter()
+        .map(|reading| reading.find(&path).unwrap())
+        .collect();
     assert_eq!(found, [vec![], vec![Some("999".into())]]);
 }
 
@@ -134,8 +183,16 @@ fn text_fields_of_multipart_are_a_flat_object() {
     let one = part(&named("a"), "1");
     views(MULTIPART, &format!("{one}--XX--\r\n"), &[r#"{"a":"1"}"#]);
     views(MULTIPART, &format!("{one}--XX--"), &[r#"{"a":"1"}"#]);
-    views(MULTIPART, &format!("{one}{one}--XX--"), &[r#"{"a":["1","1"]}"#]);
-    views("multipart/form-data; boundary=\"XX\"", &format!("{one}--XX--"), &[r#"{"a":"1"}"#]);
+    views(
+        MULTIPART,
+        &format!("{one}{one}--XX--"),
+        &[r#"{"a":["1","1"]}"#],
+    );
+    views(
+        "multipart/form-data; boundary=\"XX\"",
+        &format!("{one}--XX--"),
+        &[r#"{"a":"1"}"#],
+    );
     let file = part(
         "Content-Disposition: form-data; name=\"f\"; filename=\"x.bin\"\r\n\
          Content-Type: text/plain; charset=latin1",
@@ -143,7 +200,10 @@ fn text_fields_of_multipart_are_a_flat_object() {
     );
     views(MULTIPART, &format!("{file}{one}--XX--"), &[r#"{"a":"1"}"#]);
     views(MULTIPART, "--XX--", &["{}"]);
-    let typed = part(&format!("{}\r\nContent-Type: text/plain; charset=UTF-8", named("a")), "");
+    let typed = part(
+        &format!("{}\r\nContent-Type: text/plain; charset=UTF-8", named("a")),
+        "",
+    );
     views(MULTIPART, &format!("{typed}--XX--"), &[r#"{"a":""}"#]);
 
     for broken in [
@@ -158,23 +218,43 @@ fn text_fields_of_multipart_are_a_flat_object() {
         format!("{}--XX--", one.replace("--XX", "--XXY")),
         format!("{}--XX--", part("X: y", "1")),
         format!("{}--XX--", part("Content-Disposition: form-data", "1")),
-        format!("{}--XX--", part(&format!("{}\r\n{}", named("a"), named("b")), "1")),
-        format!("{}--XX--", part(&format!("{}; name=\"b\"", named("a")), "1")),
+        format!(
+            "{}--XX--",
+            part(&format!("{}\r\n{}", named("a"), named("b")), "1")
+        ),
+        format!(
+            "{}--XX--",
+            part(&format!("{}; name=\"b\"", named("a")), "1")
+        ),
         format!("{}--XX--", part(&named("a\\\"; filename=\\\"x"), "1")),
         format!("{}--XX--", part(&named("a%22"), "1")),
-        format!("{}--XX--", part(&format!("{}; name*=utf-8''b", named("a")), "1")),
+        format!(
+            "{}--XX--",
+            part(&format!("{}; name*=utf-8''b", named("a")), "1")
+        ),
         format!("{}--XX--", part(&format!("X: y\n{}", named("a")), "1")),
         format!("{}--XX--", part(&format!("{}\r\n folded", named("a")), "1")),
         format!(
             "{}--XX--",
-            part(&format!("{}\r\nContent-Transfer-Encoding: base64", named("a")), "MQ==")
+            part(
+                &format!("{}\r\nContent-Transfer-Encoding: base64", named("a")),
+                "MQ=="
+            )
         ),
     ] {
         unreadable(MULTIPART, &broken, BrokenMultipart);
     }
     unreadable("multipart/form-data", "--XX--", BrokenMultipart);
-    unreadable("multipart/form-data; boundary=a; boundary=b", "--a--", UnknownCharset);
-    unreadable(MULTIPART, format!("{}--XX--", typed.replace("UTF-8", "utf-7")), UnknownCharset);
+    unreadable(
+        "multipart/form-data; boundary=a; boundary=b",
+        "--a--",
+        UnknownCharset,
+    );
+    unreadable(
+        MULTIPART,
+        format!("{}--XX--", typed.replace("UTF-8", "utf-7")),
+        UnknownCharset,
+    );
     let latin = b"--XX\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\xe9\r\n--XX--";
     unreadable(MULTIPART, latin, NotUtf8);
 }
@@ -214,39 +294,92 @@ fn zstd(body: &[u8]) -> Vec<u8> {
 fn content_codings_are_decoded_one_member_at_a_time() {
     let json = br#"{"model":"o3-pro","text":"aaaa bbbb cccc"}"#;
     let text = String::from_utf8_lossy(json).into_owned();
-    let coders: [(&str, fn(&[u8]) -> Vec<u8>); 5] =
-        [("gzip", gzip), ("X-Gzip", gzip), ("deflate", zlib), ("br", brotli), ("zstd", zstd)];
+    let coders: [(&str, fn(&[u8]) -> Vec<u8>); 5] = [
+        ("gzip", gzip),
+        ("X-Gzip", gzip),
+        ("deflate", zlib),
+        ("br", brotli),
+        ("zstd", zstd),
+    ];
     for (coding, code) in coders {
         let coded = code(json);
-        assert_eq!(readings(JSON, coding, &coded), Ok(vec![text.clone()]), "{coding}");
-        assert_eq!(readings(JSON, coding, &code(b"")), Ok(vec![]), "{coding} of nothing");
+        assert_eq!(
+            readings(JSON, coding, &coded),
+            Ok(vec![text.clone()]),
+            "{coding}"
+        );
+        assert_eq!(
+            readings(JSON, coding, &code(b"")),
+            Ok(vec![]),
+            "{coding} of nothing"
+        );
         let longer = [coded.as_slice(), b"x"].concat();
-        assert_eq!(readings(JSON, coding, &longer), Err(BrokenCoding), "{coding} and a byte");
+        assert_eq!(
+            readings(JSON, coding, &longer),
+            Err(BrokenCoding),
+            "{coding} and a byte"
+        );
         let twice = [coded.as_slice(), coded.as_slice()].concat();
-        assert_eq!(readings(JSON, coding, &twice), Err(BrokenCoding), "{coding} members");
+        assert_eq!(
+            readings(JSON, coding, &twice),
+            Err(BrokenCoding),
+            "{coding} members"
+        );
         for length in 1..coded.len() {
             let cut = &coded[..length];
-            assert_eq!(readings(JSON, coding, cut), Err(BrokenCoding), "{coding} cut at {length}");
+            assert_eq!(
+                readings(JSON, coding, cut),
+                Err(BrokenCoding),
+                "{coding} cut at {length}"
+            );
         }
-        assert_eq!(readings(JSON, coding, json), Err(BrokenCoding), "{coding} that is not");
+        assert_eq!(
+            readings(JSON, coding, json),
+            Err(BrokenCoding),
+            "{coding} that is not"
+        );
     }
-    assert_eq!(readings(JSON, "gzip, br", &brotli(&gzip(json))), Ok(vec![text.clone()]));
-    assert_eq!(readings(JSON, "identity, gzip", &gzip(json)), Ok(vec![text.clone()]));
+    assert_eq!(
+        readings(JSON, "gzip, br", &brotli(&gzip(json))),
+        Ok(vec![text.clone()])
+    );
+    assert_eq!(
+        readings(JSON, "identity, gzip", &gzip(json)),
+        Ok(vec![text.clone()])
+    );
     assert_eq!(readings(JSON, "identity", json), Ok(vec![text]));
-    assert_eq!(readings(JSON, "gzip,gzip,gzip", &gzip(json)), Err(TooManyCodings));
+    assert_eq!(
+        readings(JSON, "gzip,gzip,gzip", &gzip(json)),
+        Err(TooManyCodings)
+    );
     assert_eq!(readings(JSON, "compress", json), Err(UnknownCoding));
     assert_eq!(readings(JSON, "gzip;q=1", &gzip(json)), Err(UnknownCoding));
-    assert_eq!(readings(JSON, "deflate", &raw_deflate(json)), Err(BrokenCoding));
+    assert_eq!(
+        readings(JSON, "deflate", &raw_deflate(json)),
+        Err(BrokenCoding)
+    );
     assert_eq!(readings(JSON, "", &gzip(json)), Err(NotJson));
 }
 
 #[test]
 fn bombs_are_cut_at_the_ratio_and_at_the_size() {
     let blank = |length: usize| vec![b' '; length];
-    for (coding, code) in [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("br", brotli), ("zstd", zstd)] {
-        assert_eq!(readings(JSON, coding, &code(&blank(60_000))), Err(RatioExceeded), "{coding}");
+    for (coding, code) in [
+        ("gzip", gzip as fn(&[u8]) -> Vec<u8>),
+        ("br", brotli),
+        ("zstd", zstd),
+    ] {
+        assert_eq!(
+            readings(JSON, coding, &code(&blank(60_000))),
+            Err(RatioExceeded),
+            "{coding}"
+        );
         let large = code(&blank(50_000_000));
-        let reason = if large.len() * 100 > 64 * 1024 { TooLarge } else { RatioExceeded };
+        let reason = if large.len() * 100 > 64 * 1024 {
+            TooLarge
+        } else {
+            RatioExceeded
+        };
         assert_eq!(readings(JSON, coding, &large), Err(reason), "{coding}");
     }
     let twice = gzip(&gzip(&blank(60_000)));
@@ -266,20 +399,49 @@ fn finds(body: &str, path: &str, expected: &[Option<&str>]) {
 fn scalars_are_found_as_they_were_written() {
     finds(r#"{"a":"x"}"#, "$.a", &[Some("x")]);
     finds(r#"{"a":"\u0078\n"}"#, "$.a", &[Some("x\n")]);
-    finds(r#"{"a":null,"b":true,"c":false}"#, "$.*", &[Some("null"), Some("true"), Some("false")]);
+    finds(
+        r#"{"a":null,"b":true,"c":false}"#,
+        "$.*",
+        &[Some("null"), Some("true"), Some("false")],
+    );
     finds(r#"{"a":1}"#, "$.a", &[Some("1")]);
     finds(
         r#"{"s":"1e2 -3","a":[1.50, 1e2, -0.0, 1E+2, 0.1, 12345678901234567890123, 7]}"#,
         "$.a[*]",
-        &["1.50", "1e2", "-0.0", "1E+2", "0.1", "12345678901234567890123", "7"].map(Some),
+        &[
+            "1.50",
+            "1e2",
+            "-0.0",
+            "1E+2",
+            "0.1",
+            "12345678901234567890123",
+            "7",
+        ]
+        .map(Some),
     );
-    finds(r#"{"\"1e5":1e5,"b":"\\","c":2.0}"#, "$.*", &[Some("1e5"), Some("\\"), Some("2.0")]);
+    finds(
+        r#"{"\"1e5":1e5,"b":"\\","c":2.0}"#,
+        "$.*",
+        &[Some("1e5"), Some("\\"), Some("2.0")],
+    );
     finds(r#"[1e2, 100]"#, "$[?@ == 100]", &[Some("1e2"), Some("100")]);
-    finds(r#"{"a":["x",1,[2],{}]}"#, "$.a", &[Some("x"), Some("1"), None, None]);
+    finds(
+        r#"{"a":["x",1,[2],{}]}"#,
+        "$.a",
+        &[Some("x"), Some("1"), None, None],
+    );
     finds(r#"{"a":[],"b":{}}"#, "$.*", &[None, None]);
     finds(r#"{"a":1}"#, "$.b", &[]);
-    finds(r#"{"m":[{"role":"user"},{"role":"system"}]}"#, "$..role", &[Some("user"), Some("system")]);
-    finds(r#"{"i":[{"p":5,"n":"a"},{"p":9,"n":"b"}]}"#, "$.i[?@.p > 6].n", &[Some("b")]);
+    finds(
+        r#"{"m":[{"role":"user"},{"role":"system"}]}"#,
+        "$..role",
+        &[Some("user"), Some("system")],
+    );
+    finds(
+        r#"{"i":[{"p":5,"n":"a"},{"p":9,"n":"b"}]}"#,
+        "$.i[?@.p > 6].n",
+        &[Some("b")],
+    );
 }
 
 #[test]
@@ -308,7 +470,11 @@ fn a_json_path_has_a_bounded_cost() {
         "$[0,1,-1]",
         "$[1:3]",
     ] {
-        assert!(JsonPath::parse(path).is_ok(), "{path}: {:?}", JsonPath::parse(path));
+        assert!(
+            JsonPath::parse(path).is_ok(),
+            "{path}: {:?}",
+            JsonPath::parse(path)
+        );
     }
     let refused = |path: &str, expected: Problem| {
         assert_eq!(JsonPath::parse(path).err(), Some(expected), "{path}");
@@ -323,13 +489,33 @@ fn a_json_path_has_a_bounded_cost() {
     refused("$[?match(@.a, 'x')]", Problem::PatternFunction);
     refused("$[?search(@.a, @.b)]", Problem::PatternFunction);
     refused("$[?search (@.a, @.b)]", Problem::PatternFunction);
-    refused(&format!("${}", "[*,*]".repeat(5)), Problem::TooManySelectors);
+    refused(
+        &format!("${}", "[*,*]".repeat(5)),
+        Problem::TooManySelectors,
+    );
     refused(&format!("$[?{}@.a", "(".repeat(5)), Problem::TooDeep);
-    refused(&format!("$[?@.a{}]", " && @.a".repeat(40)), Problem::TooManyOperators);
+    refused(
+        &format!("$[?@.a{}]", " && @.a".repeat(40)),
+        Problem::TooManyOperators,
+    );
     refused(&format!("$.{}", "a".repeat(600)), Problem::TooLong(602));
-    for path in ["", "a", "$.", "$[", "$[?]", "$.a b", "$[?@.a ==]", "$]", "$)", "$[?foo(@)]"] {
+    for path in [
+        "",
+        "a",
+        "$.",
+        "$[",
+        "$[?]",
+        "$.a b",
+        "$[?@.a ==]",
+        "$]",
+        "$)",
+        "$[?foo(@)]",
+    ] {
         let problem = JsonPath::parse(path).err();
-        assert!(matches!(problem, Some(Problem::Invalid(_))), "{path}: {problem:?}");
+        assert!(
+            matches!(problem, Some(Problem::Invalid(_))),
+            "{path}: {problem:?}"
+        );
     }
 }
 

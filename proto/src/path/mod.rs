@@ -13,6 +13,7 @@
 use std::borrow::Cow;
 
 use crate::query::hex_value;
+use crate::target::{DoubleEncoding, EncodedSlash};
 
 #[cfg(test)]
 mod tests;
@@ -20,30 +21,12 @@ mod tests;
 /// How a target wants doubtful escapes to be judged; the default is the safe side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathOptions {
-    /// What an escape that decodes to another escape (`%2561`) means.
+    /// What an escape that decodes to another escape (`%2561`) means: nobody knows how often the
+    /// upstream decodes. Passed, it is decoded once for the canonical reading, like any other.
     pub double_encoding: DoubleEncoding,
-    /// What `%2F` and `%5C` mean.
+    /// What `%2F` and `%5C` are in the canonical reading: separators, as for an upstream that
+    /// decodes before it routes, or part of a segment, for one that routes first.
     pub encoded_slash: EncodedSlash,
-}
-
-/// What an escape that decodes to another escape (`%2561`) means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DoubleEncoding {
-    /// Refused: nobody knows how often the upstream decodes.
-    #[default]
-    Refuse,
-    /// Passed on; the canonical reading is decoded once, as for any other escape.
-    Pass,
-}
-
-/// What `%2F` and `%5C` mean in the canonical reading.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EncodedSlash {
-    /// Separators, as for an upstream that decodes before it routes.
-    #[default]
-    Separator,
-    /// Part of a segment, kept as `%2F` and `%5C`, for an upstream that routes first.
-    Opaque,
 }
 
 /// Why a path is answered with 400 `malformed-request`.
@@ -101,14 +84,23 @@ impl<'a> PathReading<'a> {
     /// [`PathRefused`] for what has no two readings; see [`PathRefusal`].
     pub fn parse(raw: &'a [u8], options: PathOptions) -> Result<Self, PathRefused> {
         if raw.first().is_some_and(|first| *first != b'/') {
-            return Err(PathRefused { reason: PathRefusal::NotAbsolute, offset: 0 });
+            return Err(PathRefused {
+                reason: PathRefusal::NotAbsolute,
+                offset: 0,
+            });
         }
         if let Some(offset) = raw.iter().position(|byte| !may_be_sent(*byte)) {
-            return Err(PathRefused { reason: PathRefusal::InvalidByte, offset });
+            return Err(PathRefused {
+                reason: PathRefusal::InvalidByte,
+                offset,
+            });
         }
         let Ok(text) = std::str::from_utf8(raw) else {
             // Not reached: every byte that may be sent is ASCII.
-            return Err(PathRefused { reason: PathRefusal::InvalidByte, offset: 0 });
+            return Err(PathRefused {
+                reason: PathRefusal::InvalidByte,
+                offset: 0,
+            });
         };
         let canonical = if is_canonical(raw) {
             let plain = raw.iter().enumerate();
@@ -121,7 +113,10 @@ impl<'a> PathReading<'a> {
         } else {
             Cow::Owned(canonicalise(raw, options)?)
         };
-        Ok(Self { raw: text, canonical })
+        Ok(Self {
+            raw: text,
+            canonical,
+        })
     }
 
     /// The path as the caller sent it; empty when nothing followed the proxy's name.
@@ -131,7 +126,11 @@ impl<'a> PathReading<'a> {
 
     /// The path as a lenient upstream would route it; `/` for an empty one.
     pub fn canonical(&self) -> &str {
-        if self.canonical.is_empty() { "/" } else { &self.canonical }
+        if self.canonical.is_empty() {
+            "/"
+        } else {
+            &self.canonical
+        }
     }
 
     /// What rules judge: the raw reading, and the canonical one where it differs.
@@ -199,7 +198,11 @@ fn canonicalise(raw: &[u8], options: PathOptions) -> Result<String, PathRefused>
     let units = decode(raw)?;
     refuse_overlong_utf8(&units)?;
     refuse_dot_segments(units.iter().copied())?;
-    if units.iter().enumerate().any(|(at, _)| escape_at(&units, at).is_some()) {
+    if units
+        .iter()
+        .enumerate()
+        .any(|(at, _)| escape_at(&units, at).is_some())
+    {
         match options.double_encoding {
             DoubleEncoding::Refuse => return Err(first_double_escape(&units)),
             // Passing is for data that happens to hold escapes, not for a second way to climb.
@@ -233,17 +236,28 @@ fn decode(raw: &[u8]) -> Result<Vec<Unit>, PathRefused> {
     let mut offset = 0;
     while let Some(&byte) = raw.get(offset) {
         if byte != b'%' {
-            units.push(Unit { byte, escaped: false, offset });
+            units.push(Unit {
+                byte,
+                escaped: false,
+                offset,
+            });
             offset += 1;
             continue;
         }
         let digits = (raw.get(offset + 1), raw.get(offset + 2));
         let (Some(high), Some(low)) = (hex_value(digits.0), hex_value(digits.1)) else {
-            return Err(PathRefused { reason: PathRefusal::InvalidEscape, offset });
+            return Err(PathRefused {
+                reason: PathRefusal::InvalidEscape,
+                offset,
+            });
         };
         let byte = high << 4 | low;
         refuse_control(byte, offset)?;
-        units.push(Unit { byte, escaped: true, offset });
+        units.push(Unit {
+            byte,
+            escaped: true,
+            offset,
+        });
         offset += 3;
     }
     Ok(units)
@@ -277,13 +291,21 @@ fn escape_at(units: &[Unit], at: usize) -> Option<u8> {
 
 fn first_double_escape(units: &[Unit]) -> PathRefused {
     let at = (0..units.len()).find(|at| escape_at(units, *at).is_some());
-    let offset = at.and_then(|at| units.get(at)).map_or(0, |unit| unit.offset);
-    PathRefused { reason: PathRefusal::DoubleEncoding, offset }
+    let offset = at
+        .and_then(|at| units.get(at))
+        .map_or(0, |unit| unit.offset);
+    PathRefused {
+        reason: PathRefusal::DoubleEncoding,
+        offset,
+    }
 }
 
 fn refuse_control(byte: u8, offset: usize) -> Result<(), PathRefused> {
     if byte.is_ascii_control() {
-        return Err(PathRefused { reason: PathRefusal::ControlByte, offset });
+        return Err(PathRefused {
+            reason: PathRefusal::ControlByte,
+            offset,
+        });
     }
     Ok(())
 }
@@ -301,7 +323,10 @@ fn refuse_overlong_utf8(units: &[Unit]) -> Result<(), PathRefused> {
             _ => false,
         };
         if overlong {
-            return Err(PathRefused { reason: PathRefusal::OverlongUtf8, offset: lead.offset });
+            return Err(PathRefused {
+                reason: PathRefusal::OverlongUtf8,
+                offset: lead.offset,
+            });
         }
     }
     Ok(())
@@ -319,16 +344,17 @@ fn refuse_dot_segments(units: impl Iterator<Item = Unit>) -> Result<(), PathRefu
         /// Something that is not a dot segment.
         Ordinary,
     }
-    let is_dots = |segment| {
-        matches!(segment, Segment::Dots(1..) | Segment::DotsWithParameters)
-    };
+    let is_dots = |segment| matches!(segment, Segment::Dots(1..) | Segment::DotsWithParameters);
     let mut segment = Segment::Dots(0);
     let mut offset = 0;
     for unit in units {
         match (unit.byte, segment) {
             (b'/' | b'\\', _) => {
                 if is_dots(segment) {
-                    return Err(PathRefused { reason: PathRefusal::DotSegment, offset });
+                    return Err(PathRefused {
+                        reason: PathRefusal::DotSegment,
+                        offset,
+                    });
                 }
                 segment = Segment::Dots(0);
                 continue;
@@ -344,7 +370,10 @@ fn refuse_dot_segments(units: impl Iterator<Item = Unit>) -> Result<(), PathRefu
         }
     }
     if is_dots(segment) {
-        return Err(PathRefused { reason: PathRefusal::DotSegment, offset });
+        return Err(PathRefused {
+            reason: PathRefusal::DotSegment,
+            offset,
+        });
     }
     Ok(())
 }

@@ -16,10 +16,12 @@ mod tests;
 /// A piece without `=` has an empty value; empty pieces (`a&&b`) are skipped. Nothing is allocated
 /// for a name or value that holds no escape.
 pub fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
-    pieces(query).filter(|piece| !piece.is_empty()).map(|piece| {
-        let (name, value) = split_piece(piece);
-        (form_decode(name), form_decode(value))
-    })
+    pieces(query)
+        .filter(|piece| !piece.is_empty())
+        .map(|piece| {
+            let (name, value) = split_piece(piece);
+            (form_decode(name), form_decode(value))
+        })
 }
 
 /// Whether a parameter has the form-decoded name.
@@ -55,7 +57,10 @@ pub fn form_decode(encoded: &[u8]) -> Cow<'_, [u8]> {
     let mut decoded = Vec::with_capacity(encoded.len());
     let mut at = 0;
     while let Some(&byte) = encoded.get(at) {
-        let escape = (hex_value(encoded.get(at + 1)), hex_value(encoded.get(at + 2)));
+        let escape = (
+            hex_value(encoded.get(at + 1)),
+            hex_value(encoded.get(at + 2)),
+        );
         match (byte, escape) {
             (b'%', (Some(high), Some(low))) => {
                 decoded.push(high << 4 | low);
@@ -87,7 +92,10 @@ fn pieces(query: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn split_piece(piece: &[u8]) -> (&[u8], &[u8]) {
     match piece.iter().position(|byte| *byte == b'=') {
-        Some(at) => (piece.get(..at).unwrap_or_default(), piece.get(at + 1..).unwrap_or_default()),
+        Some(at) => (
+            piece.get(..at).unwrap_or_default(),
+            piece.get(at + 1..).unwrap_or_default(),
+        ),
         None => (piece, &[]),
     }
 }

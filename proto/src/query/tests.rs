@@ -8,11 +8,16 @@ use super::*;
 fn reads(query: &str, expected: &[(&str, &str)]) {
     let decoded: Vec<_> = pairs(query.as_bytes())
         .map(|(name, value)| {
-            (String::from_utf8_lossy(&name).into_owned(), String::from_utf8_lossy(&value).into())
+            (
+                String::from_utf8_lossy(&name).into_owned(),
+                String::from_utf8_lossy(&value).into(),
+            )
         })
         .collect();
-    let expected: Vec<_> =
-        expected.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .collect();
     assert_eq!(decoded, expected, "{query:?}");
 }
 
@@ -28,7 +33,10 @@ fn a_query_is_read_as_a_form() {
     reads("k%65y=v%61l", &[("key", "val")]);
     reads("my+key=a+b%2B", &[("my key", "a b+")]);
     reads("a%3Db=1%26c", &[("a=b", "1&c")]);
-    reads("p=100%&q=%zz&r=%4", &[("p", "100%"), ("q", "%zz"), ("r", "%4")]);
+    reads(
+        "p=100%&q=%zz&r=%4",
+        &[("p", "100%"), ("q", "%zz"), ("r", "%4")],
+    );
     reads("a=1;b=2", &[("a", "1;b=2")]);
 }
 
@@ -37,7 +45,10 @@ fn removes(query: &str, name: &str, expected: Option<&str>) {
     let left = remove(query.as_bytes(), name.as_bytes());
     let left = left.map(|left| String::from_utf8(left.into_owned()).unwrap());
     assert_eq!(left.as_deref(), expected, "{query:?} without {name:?}");
-    assert_eq!(contains(query.as_bytes(), name.as_bytes()), expected.is_some());
+    assert_eq!(
+        contains(query.as_bytes(), name.as_bytes()),
+        expected.is_some()
+    );
 }
 
 #[test]
@@ -55,7 +66,11 @@ fn removing_a_parameter_keeps_every_other_byte() {
     removes("%6b%65%79=evil", "key", Some(""));
     removes("api+key=1&api%20key=2&c", "api key", Some("c"));
     // Everything else stays, however it is written.
-    removes("a=%41+%zz&&key=1&=&b%5B%5D=%2f", "key", Some("a=%41+%zz&&=&b%5B%5D=%2f"));
+    removes(
+        "a=%41+%zz&&key=1&=&b%5B%5D=%2f",
+        "key",
+        Some("a=%41+%zz&&=&b%5B%5D=%2f"),
+    );
     removes("key=1&", "key", Some(""));
     removes("Key=1&keys=2&akey=3", "key", None);
     removes("&&", "", None);

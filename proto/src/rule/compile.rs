@@ -9,9 +9,7 @@ use http::header::HeaderName;
 use ipnet::IpNet;
 use regex::{Regex, RegexSet, RegexSetBuilder};
 
-use super::parts::{
-    BodyMatcher, HeaderMatcher, Methods, NameMatcher, QueryMatcher, parse_network,
-};
+use super::parts::{BodyMatcher, HeaderMatcher, Methods, NameMatcher, QueryMatcher, parse_network};
 use super::pattern::{self, Flags, Pattern, PatternProblem};
 use super::{
     BodyPart, COMPILED_BYTES_MAX, Effect, MESSAGE_CHARS_MAX, Mode, NOTES_CHARS_MAX, NamedPart,
@@ -83,7 +81,10 @@ impl RuleSet {
     pub fn compile(rules: &[Rule], default_effect: Effect) -> Result<Self, Vec<Problem>> {
         let mut compiler = Compiler::default();
         if rules.len() > RULES_MAX {
-            let detail = format!("a scope has at most {RULES_MAX} rules, this has {}", rules.len());
+            let detail = format!(
+                "a scope has at most {RULES_MAX} rules, this has {}",
+                rules.len()
+            );
             return Err(vec![Problem::new("", "rules-too-many", detail)]);
         }
         compiler.check_ids(rules);
@@ -131,7 +132,9 @@ fn share_paths(
     }
     // Each pattern and its flags were compiled alone, so neither can fail here.
     let inline = |part: &PathPart| {
-        Flags::parse(&part.flags).unwrap_or_default().inline(&part.pattern)
+        Flags::parse(&part.flags)
+            .unwrap_or_default()
+            .inline(&part.pattern)
     };
     let set = RegexSetBuilder::new(with_path().map(inline))
         .size_limit(COMPILED_BYTES_MAX)
@@ -198,7 +201,11 @@ impl Compiler {
         let mut known = std::collections::HashSet::new();
         for (place, rule) in rules.iter().enumerate() {
             if rule.id.is_empty() {
-                self.report(format!("/{place}/id"), "id-missing", "a stored rule has an id");
+                self.report(
+                    format!("/{place}/id"),
+                    "id-missing",
+                    "a stored rule has an id",
+                );
             } else if !known.insert(&rule.id) {
                 let detail = format!("another rule of the scope has the id {:?}", rule.id);
                 self.report(format!("/{place}/id"), "id-not-unique", detail);
@@ -287,7 +294,10 @@ impl Compiler {
         let pattern_at = format!("{at}/path/pattern");
         let flags_at = format!("{at}/path/flags");
         let regex = self.pattern(&part.pattern, &part.flags, pattern_at, flags_at)?;
-        Some(PathMatcher { pattern: PathPattern::Alone(regex), presence: part.presence })
+        Some(PathMatcher {
+            pattern: PathPattern::Alone(regex),
+            presence: part.presence,
+        })
     }
 
     /// Compiles a list of parts, each at its own pointer.
@@ -311,7 +321,11 @@ impl Compiler {
             _ => self.name(&part.name, true, at).map(NameMatcher::Pattern),
         };
         let value = self.value(part.value.as_deref(), &part.flags, at);
-        Some(HeaderMatcher { name: name?, value: value?, presence: part.presence })
+        Some(HeaderMatcher {
+            name: name?,
+            value: value?,
+            presence: part.presence,
+        })
     }
 
     fn parameter(&mut self, part: &NamedPart, at: &str) -> Option<QueryMatcher> {
@@ -321,7 +335,11 @@ impl Compiler {
             self.name(&part.name, false, at).map(NameMatcher::Pattern)
         };
         let value = self.value(part.value.as_deref(), &part.flags, at);
-        Some(QueryMatcher { name: name?, value: value?, presence: part.presence })
+        Some(QueryMatcher {
+            name: name?,
+            value: value?,
+            presence: part.presence,
+        })
     }
 
     fn body(&mut self, part: &BodyPart, at: &str) -> Option<BodyMatcher> {
@@ -335,20 +353,32 @@ impl Compiler {
             }
         };
         let value = self.value(part.value.as_deref(), &part.flags, at);
-        Some(BodyMatcher { path: path?, value: value?, presence: part.presence })
+        Some(BodyMatcher {
+            path: path?,
+            value: value?,
+            presence: part.presence,
+        })
     }
 
     /// Compiles the optional value pattern of a part.
-    #[expect(clippy::option_option, reason = "outer: compiled or reported, inner: given or not")]
+    #[expect(
+        clippy::option_option,
+        reason = "outer: compiled or reported, inner: given or not"
+    )]
     fn value(&mut self, value: Option<&str>, flags: &str, at: &str) -> Option<Option<Regex>> {
         let flags_at = format!("{at}/flags");
         let Some(value) = value else {
             if !flags.is_empty() {
-                self.report(flags_at, "flags-without-value", "flags belong to a value pattern");
+                self.report(
+                    flags_at,
+                    "flags-without-value",
+                    "flags belong to a value pattern",
+                );
             }
             return Some(None);
         };
-        self.pattern(value, flags, format!("{at}/value"), flags_at).map(Some)
+        self.pattern(value, flags, format!("{at}/value"), flags_at)
+            .map(Some)
     }
 
     fn pattern(
@@ -389,8 +419,7 @@ impl Compiler {
         self.pattern_bytes = self.pattern_bytes.saturating_add(source.len());
         match compiled {
             Ok(pattern) => {
-                self.compiled_bytes_max =
-                    self.compiled_bytes_max.saturating_add(pattern.bytes_max);
+                self.compiled_bytes_max = self.compiled_bytes_max.saturating_add(pattern.bytes_max);
                 Some(pattern.regex)
             }
             Err(problem) => {

@@ -169,11 +169,19 @@ impl RuleSet {
         };
         // A form that was not read, or cannot be, may name any method.
         let covered = facts.form_override != FormOverride::Known
-            || paths.methods.as_ref().is_none_or(|all| facts.methods().any(|m| all.cover(m)));
+            || paths
+                .methods
+                .as_ref()
+                .is_none_or(|all| facts.methods().any(|m| all.cover(m)));
         if !covered {
             return PathHits::Nowhere;
         }
-        PathHits::Found(facts.path_texts().map(|text| paths.set.matches(text)).collect())
+        PathHits::Found(
+            facts
+                .path_texts()
+                .map(|text| paths.set.matches(text))
+                .collect(),
+        )
     }
 
     fn explain_denial<'s>(
@@ -191,7 +199,11 @@ impl RuleSet {
             .collect();
         rules.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(b.id)));
         let readings_differ = default && enforced().any(|rule| rule.fits_raw_only(facts, hits));
-        Outcome::Denied { default, rules, readings_differ }
+        Outcome::Denied {
+            default,
+            rules,
+            readings_differ,
+        }
     }
 }
 
@@ -212,7 +224,10 @@ enum Decision<'s> {
 
 impl<'s> Tally<'s> {
     fn allow(&mut self, rule: MatchedRule<'s>) {
-        if self.allowed.is_none_or(|best| best.priority < rule.priority) {
+        if self
+            .allowed
+            .is_none_or(|best| best.priority < rule.priority)
+        {
             self.allowed = Some(rule);
         }
     }
@@ -252,7 +267,11 @@ impl CompiledRule {
         if methods == Knowledge::No {
             return TraceResult::No(Part::Methods);
         }
-        if self.path.as_ref().is_some_and(|path| !self.path_matches(path, facts, hits)) {
+        if self
+            .path
+            .as_ref()
+            .is_some_and(|path| !self.path_matches(path, facts, hits))
+        {
             return TraceResult::No(Part::Path);
         }
         if !self.source.is_empty() && !self.source.iter().any(|net| net.contains(&facts.source)) {
@@ -330,9 +349,9 @@ impl CompiledRule {
         let (raw, canonical) = facts.path.judged();
         let found_in_raw = match (&path.pattern, hits) {
             (PathPattern::Alone(regex), _) => regex.is_match(raw),
-            (PathPattern::InSet(number), PathHits::Found(readings)) => {
-                readings.first().is_some_and(|reading| reading.matched(*number))
-            }
+            (PathPattern::InSet(number), PathHits::Found(readings)) => readings
+                .first()
+                .is_some_and(|reading| reading.matched(*number)),
             (PathPattern::InSet(_), PathHits::NoSet | PathHits::Nowhere) => return false,
         };
         canonical.is_some()
@@ -380,5 +399,7 @@ enum Knowledge {
 }
 
 fn any_covered(methods: &Methods, facts: &Facts<'_>) -> bool {
-    facts.methods().any(|method: &MethodName<'_>| methods.cover(method))
+    facts
+        .methods()
+        .any(|method: &MethodName<'_>| methods.cover(method))
 }

@@ -100,7 +100,8 @@ impl<'a> Facts<'a> {
             BodyFacts::View(view) => {
                 self.form_override = FormOverride::Known;
                 let fields = view.form_methods().map(str::as_bytes);
-                self.overrides.extend(fields.map(|field| MethodName::new(Cow::Borrowed(field))));
+                self.overrides
+                    .extend(fields.map(|field| MethodName::new(Cow::Borrowed(field))));
             }
             BodyFacts::Unreadable(reason) => {
                 if self.is_form_post() {
@@ -128,10 +129,12 @@ impl<'a> Facts<'a> {
 
     /// Every reading of every path.
     pub(super) fn path_texts(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.path).chain(self.path_overrides).flat_map(|path| {
-            let (raw, canonical) = path.judged();
-            std::iter::once(raw).chain(canonical)
-        })
+        std::iter::once(self.path)
+            .chain(self.path_overrides)
+            .flat_map(|path| {
+                let (raw, canonical) = path.judged();
+                std::iter::once(raw).chain(canonical)
+            })
     }
 
     /// Whether the body is a form by which frameworks let `_method` override a POST.
@@ -142,16 +145,25 @@ impl<'a> Facts<'a> {
     fn is_form_post(&self) -> bool {
         const FORM: &[u8] = b"application/x-www-form-urlencoded";
         let is_form = |value: &http::HeaderValue| {
-            let essence = value.as_bytes().split(|byte| matches!(byte, b';' | b',')).next();
+            let essence = value
+                .as_bytes()
+                .split(|byte| matches!(byte, b';' | b','))
+                .next();
             essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(FORM))
         };
         self.method.is(b"POST") && {
-            self.headers.get_all(http::header::CONTENT_TYPE).iter().any(is_form)
+            self.headers
+                .get_all(http::header::CONTENT_TYPE)
+                .iter()
+                .any(is_form)
         }
     }
 }
 
 /// Whether frameworks take the method from this header (names of [`HeaderMap`] are lower case).
 fn overrides_method(name: &str) -> bool {
-    matches!(name, "x-http-method-override" | "x-http-method" | "x-method-override")
+    matches!(
+        name,
+        "x-http-method-override" | "x-http-method" | "x-method-override"
+    )
 }

@@ -111,7 +111,11 @@ pub fn judge<'s>(scopes: &[ScopedRules<'s>], facts: &Facts<'_>) -> Verdict<'s> {
         match evaluation.outcome {
             Outcome::Allowed { .. } => {}
             Outcome::NeedsBody => needs_body = true,
-            Outcome::Denied { default, rules, readings_differ } => denials.push(Denial {
+            Outcome::Denied {
+                default,
+                rules,
+                readings_differ,
+            } => denials.push(Denial {
                 scope: scoped.scope,
                 scope_id: scoped.scope_id.to_owned(),
                 default,
@@ -123,7 +127,11 @@ pub fn judge<'s>(scopes: &[ScopedRules<'s>], facts: &Facts<'_>) -> Verdict<'s> {
     if !denials.is_empty() {
         return Verdict::Denied { denials, shadow };
     }
-    if needs_body { Verdict::NeedsBody } else { Verdict::Allowed { shadow } }
+    if needs_body {
+        Verdict::NeedsBody
+    } else {
+        Verdict::Allowed { shadow }
+    }
 }
 
 impl From<&MatchedRule<'_>> for DeniedRule {

@@ -25,11 +25,13 @@ mod tests;
 mod validate;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+pub use crate::target::Effect;
 pub use compile::RuleSet;
 pub use evaluate::{AllowedBy, Evaluation, MatchedRule, Outcome, Part, RuleTrace, TraceResult};
 pub use facts::{BodyFacts, Facts};
-pub use judge::{Denial, DeniedRule, DenialHint, ScopedRules, ShadowMatch, Verdict, judge};
+pub use judge::{Denial, DenialHint, DeniedRule, ScopedRules, ShadowMatch, Verdict, judge};
 
 /// Rules of one scope, at most.
 pub const RULES_MAX: usize = 1_000;
@@ -49,7 +51,9 @@ pub const NOTES_CHARS_MAX: usize = 4_096;
 pub const PARTS_MAX: usize = 64;
 
 /// What a rule hangs on; in the order in which denials are listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// The credential that the caller presented.
@@ -62,19 +66,8 @@ pub enum Scope {
     Target,
 }
 
-/// What a rule, or a scope's default, says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Effect {
-    /// The request may pass this scope. The default of a scope.
-    #[default]
-    Allow,
-    /// The request is refused, whatever other rules and scopes say.
-    Deny,
-}
-
 /// Whether a rule takes part in decisions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// It decides.
@@ -85,7 +78,7 @@ pub enum Mode {
 }
 
 /// Whether a part asks for something to be there or not to be there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Presence {
     /// Something that fits name (or JSONPath) and value is there.
@@ -96,7 +89,7 @@ pub enum Presence {
 }
 
 /// What a deny rule does about a body that cannot be read exactly one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnreadable {
     /// It matches.
@@ -111,7 +104,7 @@ pub enum OnUnreadable {
 /// Patterns are regular expressions of linear time (the `regex` crate's syntax), at most
 /// [`PATTERN_BYTES_MAX`] bytes, with flags out of `imsx`. They are unanchored, but for the names of
 /// headers and query parameters, which must fit as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// `rul_…`; given by the control plane, so empty in a rule that is not yet stored.
@@ -156,7 +149,7 @@ pub struct Rule {
 }
 
 /// A condition on the path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PathPart {
     /// Searched in both readings of the path.
@@ -170,7 +163,7 @@ pub struct PathPart {
 }
 
 /// A condition on a header field or a query parameter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedPart {
     /// Fits the whole name; without case for headers.
@@ -187,7 +180,7 @@ pub struct NamedPart {
 }
 
 /// A condition on the body.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BodyPart {
     /// RFC 9535, of bounded cost (see [`crate::body_view::JsonPath`]).

@@ -40,7 +40,9 @@ impl<'a> MethodName<'a> {
 }
 
 fn method_bit(name: &[u8]) -> u16 {
-    let place = METHODS.iter().position(|method| method.eq_ignore_ascii_case(name));
+    let place = METHODS
+        .iter()
+        .position(|method| method.eq_ignore_ascii_case(name));
     place.map_or(OTHER, |place| 1 << place)
 }
 
@@ -85,7 +87,8 @@ pub(super) fn holds(
 ) -> bool {
     let every = (effect == Effect::Allow) == (presence == Presence::Present);
     let present = if every {
-        fits.next().is_some_and(|first| first && fits.all(|fits| fits))
+        fits.next()
+            .is_some_and(|first| first && fits.all(|fits| fits))
     } else {
         fits.any(|fits| fits)
     };
@@ -113,11 +116,15 @@ impl HeaderMatcher {
     pub(super) fn matches(&self, effect: Effect, headers: &HeaderMap) -> bool {
         let fits = |value: &http::HeaderValue| fits(self.value.as_ref(), value.as_bytes());
         match &self.name {
-            NameMatcher::Exact(name) => {
-                holds(effect, self.presence, headers.get_all(name).iter().map(fits))
-            }
+            NameMatcher::Exact(name) => holds(
+                effect,
+                self.presence,
+                headers.get_all(name).iter().map(fits),
+            ),
             NameMatcher::Pattern(pattern) => {
-                let named = headers.iter().filter(|(name, _)| pattern.is_match(name.as_str()));
+                let named = headers
+                    .iter()
+                    .filter(|(name, _)| pattern.is_match(name.as_str()));
                 holds(effect, self.presence, named.map(|(_, value)| fits(value)))
             }
         }
@@ -197,7 +204,10 @@ pub(super) fn parse_network(text: &str) -> Option<IpNet> {
     let IpNet::V6(v6) = network else {
         return Some(network);
     };
-    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    let mapped = v6
+        .addr()
+        .to_ipv4_mapped()
+        .zip(v6.prefix_len().checked_sub(96));
     match mapped {
         Some((address, prefix)) => IpNet::new(address.into(), prefix).ok(),
         None => Some(network),

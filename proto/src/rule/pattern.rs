@@ -56,7 +56,11 @@ impl Flags {
             (self.dot_matches_new_line, 's'),
             (self.ignore_whitespace, 'x'),
         ];
-        let letters: String = set.iter().filter(|(on, _)| *on).map(|(_, flag)| *flag).collect();
+        let letters: String = set
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, flag)| *flag)
+            .collect();
         let end = if self.ignore_whitespace { "\n" } else { "" };
         format!("(?{letters}:{pattern}{end})")
     }
@@ -92,11 +96,16 @@ pub(super) fn compile(pattern: &str, flags: Flags) -> Result<Pattern, PatternPro
 
 /// Compiles a pattern that must fit a whole name.
 pub(super) fn compile_name(pattern: &str, ignore_case: bool) -> Result<Pattern, PatternProblem> {
-    let flags = Flags { ignore_case, ..Flags::default() };
+    let flags = Flags {
+        ignore_case,
+        ..Flags::default()
+    };
     // Alone first: `a)|(?:b` would be valid between the anchors.
     compile(pattern, flags)?;
     let mut builder = RegexBuilder::new(&format!(r"\A(?:{pattern})\z"));
-    builder.case_insensitive(ignore_case).dfa_size_limit(PATTERN_COMPILED_BYTES_MAX);
+    builder
+        .case_insensitive(ignore_case)
+        .dfa_size_limit(PATTERN_COMPILED_BYTES_MAX);
     build(&mut builder)
 }
 
@@ -125,14 +134,24 @@ fn explain(error: &regex::Error) -> PatternProblem {
         };
     };
     // The crate draws the pattern with a marker; its last line says what is wrong.
-    let reason = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let reason = text
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default();
     let reason = reason.trim().trim_start_matches("error: ");
     let not_linear = "it needs backtracking, whose time is not linear in the length of the request";
     let (code, detail) = if reason.contains("look-around") {
         let advice = "write what must not match as a part with presence: absent";
-        ("pattern-look-around", format!("look-around is not supported: {not_linear}; {advice}"))
+        (
+            "pattern-look-around",
+            format!("look-around is not supported: {not_linear}; {advice}"),
+        )
     } else if reason.contains("backreference") {
-        ("pattern-backreference", format!("back-references are not supported: {not_linear}"))
+        (
+            "pattern-backreference",
+            format!("back-references are not supported: {not_linear}"),
+        )
     } else {
         ("pattern-invalid", format!("not a valid pattern: {reason}"))
     };

@@ -94,14 +94,22 @@ fn is_anchored(branch: &str) -> bool {
 /// Whether a branch ends in `$` and cannot match a slash before it.
 fn misses_slash(branch: &str) -> bool {
     let branch = branch.trim_end().trim_end_matches(')');
-    let Some(before) = branch.strip_suffix('$').or_else(|| branch.strip_suffix(r"\z")) else {
+    let Some(before) = branch
+        .strip_suffix('$')
+        .or_else(|| branch.strip_suffix(r"\z"))
+    else {
         return false;
     };
     let before = before.trim_end_matches(')');
     let escaped = before.ends_with('\\') && !before.ends_with(r"\\");
-    !escaped && !["/?", "/*", ".*", ".+"].iter().any(|end| before.ends_with(end))
+    !escaped
+        && !["/?", "/*", ".*", ".+"]
+            .iter()
+            .any(|end| before.ends_with(end))
 }
 
 fn names_what_canonical_removes(path: &PathPart) -> bool {
-    [";", r"\\", "//", "%3B", "%3b"].iter().any(|spelling| path.pattern.contains(spelling))
+    [";", r"\\", "//", "%3B", "%3b"]
+        .iter()
+        .any(|spelling| path.pattern.contains(spelling))
 }

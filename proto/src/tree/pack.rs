@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EVERYWHERE, Hash, Head, Objects, OrgConfig};
+use super::{Hash, Head, Objects, OrgConfig};
 use crate::id::OrgId;
 use crate::object::{Object, ObjectId};
 use crate::version::Epoch;

@@ -3,15 +3,27 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::path::{DoubleEncoding, EncodedSlash};
+use crate::target::{DoubleEncoding, EncodedSlash};
 
 #[test]
 fn no_spelling_of_a_path_passes_a_deny_rule() {
     let rule = json!({"path": {"pattern": "^/admin"}});
     for target in [
-        "/admin", "/admin/", "/admin/x", "/%61dmin", "/%61%64%6D%69%6E", "//admin", "///admin/x",
-        "/admin;a=1", "/;x/admin", "/%2Fadmin", "/%2f%2fadmin", "/admin%2Fx", r"/\admin",
-        "/%5Cadmin", "/admin%3Bx",
+        "/admin",
+        "/admin/",
+        "/admin/x",
+        "/%61dmin",
+        "/%61%64%6D%69%6E",
+        "//admin",
+        "///admin/x",
+        "/admin;a=1",
+        "/;x/admin",
+        "/%2Fadmin",
+        "/%2f%2fadmin",
+        "/admin%2Fx",
+        r"/\admin",
+        "/%5Cadmin",
+        "/admin%3Bx",
     ] {
         let also_raw = target.starts_with("/admin");
         check(rule.clone(), &Request::get(target), true, also_raw);
@@ -30,7 +42,12 @@ fn an_allow_rule_holds_in_both_readings() {
     check(rule.clone(), &Request::get("/v1/a"), true, true);
     check(rule.clone(), &Request::get("/v1/a%20b"), true, true);
     check(rule.clone(), &Request::get("/v1/%ff"), true, true);
-    check(rule.clone(), &Request::get("/v1/group%2Fproject"), true, false);
+    check(
+        rule.clone(),
+        &Request::get("/v1/group%2Fproject"),
+        true,
+        false,
+    );
     check(rule.clone(), &Request::get("/v1/a;b"), true, true);
     check(rule.clone(), &Request::get("/v1//a"), true, false);
     check(rule.clone(), &Request::get("/%761/a"), true, false);
@@ -65,7 +82,10 @@ fn a_path_that_overrides_the_path_is_judged_where_it_is_passed_on() {
         assert_eq!(Answer::of(&only_v1.evaluate(facts)), Answer::Allowed);
         let facts = facts.clone().with_path_overrides(&paths);
         assert_eq!(Answer::of(&rules.evaluate(&facts)), Answer::Denied);
-        assert_eq!(Answer::of(&only_v1.evaluate(&facts)), Answer::DeniedByDefault);
+        assert_eq!(
+            Answer::of(&only_v1.evaluate(&facts)),
+            Answer::DeniedByDefault
+        );
     });
 }
 
@@ -76,32 +96,104 @@ fn overrides_of_the_method_are_methods() {
     check(rule.clone(), &Request::to("DELETE", "/x"), true, true);
     check(rule.clone(), &Request::to("delete", "/x"), true, true);
     check(rule.clone(), &post, false, false);
-    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
-        check(rule.clone(), &post.clone().header(name, "DELETE"), true, false);
-        check(rule.clone(), &post.clone().header(name, " delete "), true, false);
-        check(rule.clone(), &post.clone().header(name, "PUT, DELETE"), true, false);
+    for name in [
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+    ] {
+        check(
+            rule.clone(),
+            &post.clone().header(name, "DELETE"),
+            true,
+            false,
+        );
+        check(
+            rule.clone(),
+            &post.clone().header(name, " delete "),
+            true,
+            false,
+        );
+        check(
+            rule.clone(),
+            &post.clone().header(name, "PUT, DELETE"),
+            true,
+            false,
+        );
         let twice = post.clone().header(name, "PUT").header(name, "DELETE");
         check(rule.clone(), &twice, true, false);
-        check(rule.clone(), &post.clone().header(name, "PUT"), false, false);
-        check(rule.clone(), &Request::to("DELETE", "/x").header(name, "GET"), true, false);
+        check(
+            rule.clone(),
+            &post.clone().header(name, "PUT"),
+            false,
+            false,
+        );
+        check(
+            rule.clone(),
+            &Request::to("DELETE", "/x").header(name, "GET"),
+            true,
+            false,
+        );
     }
-    check(rule.clone(), &Request::to("POST", "/x?_method=DELETE"), true, false);
-    check(rule.clone(), &Request::to("POST", "/x?%5fmethod=delete&a=1"), true, false);
-    check(rule.clone(), &Request::to("POST", "/x?_method=PUT&_method=DELETE"), true, false);
-    check(rule.clone(), &post.clone().form("a=1&_method=DELETE"), true, false);
-    check(rule.clone(), &post.clone().form("_method=PUT&%5Fmethod=delete"), true, false);
+    check(
+        rule.clone(),
+        &Request::to("POST", "/x?_method=DELETE"),
+        true,
+        false,
+    );
+    check(
+        rule.clone(),
+        &Request::to("POST", "/x?%5fmethod=delete&a=1"),
+        true,
+        false,
+    );
+    check(
+        rule.clone(),
+        &Request::to("POST", "/x?_method=PUT&_method=DELETE"),
+        true,
+        false,
+    );
+    check(
+        rule.clone(),
+        &post.clone().form("a=1&_method=DELETE"),
+        true,
+        false,
+    );
+    check(
+        rule.clone(),
+        &post.clone().form("_method=PUT&%5Fmethod=delete"),
+        true,
+        false,
+    );
     check(rule.clone(), &post.clone().form("a=1"), false, false);
-    check(rule.clone(), &post.clone().json(r#"{"_method":"DELETE"}"#), false, false);
+    check(
+        rule.clone(),
+        &post.clone().json(r#"{"_method":"DELETE"}"#),
+        false,
+        false,
+    );
     // A form that cannot be read may say anything.
-    let coded = post.clone().form("_method=DELETE").header("content-encoding", "x-unknown");
+    let coded = post
+        .clone()
+        .form("_method=DELETE")
+        .header("content-encoding", "x-unknown");
     check(rule.clone(), &coded, true, false);
     let skip = json!({"methods": ["DELETE"], "on_unreadable": "skip"});
     check(skip, &coded, false, false);
     let only_post = json!({"methods": ["POST"]});
     check(only_post.clone(), &post.clone().form("a=1"), true, true);
-    check(only_post.clone(), &post.clone().form("_method=DELETE"), true, false);
+    check(
+        only_post.clone(),
+        &post.clone().form("_method=DELETE"),
+        true,
+        false,
+    );
     check(only_post.clone(), &post.clone().json("{}"), true, true);
-    check(only_post, &post.header("x-http-method-override", "DELETE"), true, false);
+    check(
+        only_post,
+        &post.header("x-http-method-override", "DELETE"),
+        true,
+        false,
+    );
 }
 
 #[test]
@@ -125,8 +217,18 @@ fn get_covers_head_and_nothing_else() {
 fn a_good_value_does_not_hide_a_bad_one() {
     let rule = json!({"query": [{"name": "mode", "value": "^read$"}]});
     check(rule.clone(), &Request::get("/?mode=read"), true, true);
-    check(rule.clone(), &Request::get("/?mode=read&mode=write"), true, false);
-    check(rule.clone(), &Request::get("/?mode=write&m%6fde=re%61d"), true, false);
+    check(
+        rule.clone(),
+        &Request::get("/?mode=read&mode=write"),
+        true,
+        false,
+    );
+    check(
+        rule.clone(),
+        &Request::get("/?mode=write&m%6fde=re%61d"),
+        true,
+        false,
+    );
     check(rule.clone(), &Request::get("/?mode=write"), false, false);
     check(rule, &Request::get("/"), false, false);
     let rule = json!({"headers": [{"name": "X-Role", "value": "^admin$"}]});
@@ -135,7 +237,12 @@ fn a_good_value_does_not_hide_a_bad_one() {
     check(rule, &request.header("x-role", "admin"), true, false);
     let rule = json!({"query": [{"name": "mode", "value": "^read$", "presence": "absent"}]});
     check(rule.clone(), &Request::get("/?mode=read"), false, false);
-    check(rule.clone(), &Request::get("/?mode=read&mode=write"), true, false);
+    check(
+        rule.clone(),
+        &Request::get("/?mode=read&mode=write"),
+        true,
+        false,
+    );
     check(rule.clone(), &Request::get("/?mode=write"), true, true);
     check(rule, &Request::get("/"), true, true);
 }
@@ -146,26 +253,60 @@ fn a_body_is_judged_by_what_it_is() {
     let post = Request::to("POST", "/");
     let model = r#"{"model":"o3-pro"}"#;
     check(rule.clone(), &post.clone().json(model), true, true);
-    check(rule.clone(), &post.clone().body("text/plain", model), true, true);
-    check(rule.clone(), &post.clone().json(r#"{"model":["x","o3"]}"#), true, false);
-    check(rule.clone(), &post.clone().json(r#"{"model":["o3","o3-mini"]}"#), true, true);
-    check(rule.clone(), &post.clone().json(r#"{"model":"x"}"#), false, false);
+    check(
+        rule.clone(),
+        &post.clone().body("text/plain", model),
+        true,
+        true,
+    );
+    check(
+        rule.clone(),
+        &post.clone().json(r#"{"model":["x","o3"]}"#),
+        true,
+        false,
+    );
+    check(
+        rule.clone(),
+        &post.clone().json(r#"{"model":["o3","o3-mini"]}"#),
+        true,
+        true,
+    );
+    check(
+        rule.clone(),
+        &post.clone().json(r#"{"model":"x"}"#),
+        false,
+        false,
+    );
     check(rule.clone(), &post.clone().json("{}"), false, false);
     check(rule.clone(), &post, false, false);
     check(rule.clone(), &post.clone().form("model=o3"), true, true);
-    check(rule.clone(), &post.clone().form("model=x&mod%65l=o3"), true, false);
+    check(
+        rule.clone(),
+        &post.clone().form("model=x&mod%65l=o3"),
+        true,
+        false,
+    );
     // JSON as `curl -d` sends it, and a form inside of JSON.
     check(rule.clone(), &post.clone().form(model), true, false);
-    check(rule.clone(), &post.clone().form(r#"{"x":"&model=o3&y="}"#), true, false);
+    check(
+        rule.clone(),
+        &post.clone().form(r#"{"x":"&model=o3&y="}"#),
+        true,
+        false,
+    );
     let multipart = "--X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\no3\r\n--X--";
-    check(rule, &post.body("multipart/form-data; boundary=X", multipart), true, true);
+    check(
+        rule,
+        &post.body("multipart/form-data; boundary=X", multipart),
+        true,
+        true,
+    );
 }
 
 #[test]
 fn an_unreadable_body_matches_a_deny_rule_and_never_an_allow_rule() {
     let rule = json!({"body": [{"json_path": "$.model", "value": "^never$"}]});
-    let skip =
-        json!({"body": [{"json_path": "$.model", "value": "x"}], "on_unreadable": "skip"});
+    let skip = json!({"body": [{"json_path": "$.model", "value": "x"}], "on_unreadable": "skip"});
     let absent = json!({"body": [{"json_path": "$.model", "presence": "absent"}]});
     let post = Request::to("POST", "/");
     let large = format!("{{\"model\":\"{}\"}}", "x".repeat(2000));

@@ -15,11 +15,23 @@ fn any_deny_denies_else_any_allow_allows_else_the_default() {
         (json!([]), Effect::Allow, Answer::Allowed),
         (json!([]), Effect::Deny, Answer::DeniedByDefault),
         (json!([on(ALLOW, "a")]), Effect::Deny, Answer::Allowed),
-        (json!([on(ALLOW, "b")]), Effect::Deny, Answer::DeniedByDefault),
+        (
+            json!([on(ALLOW, "b")]),
+            Effect::Deny,
+            Answer::DeniedByDefault,
+        ),
         (json!([on(DENY, "a")]), Effect::Allow, Answer::Denied),
         (json!([on(DENY, "b")]), Effect::Allow, Answer::Allowed),
-        (json!([on(ALLOW, "a"), on(DENY, "a")]), Effect::Allow, Answer::Denied),
-        (json!([on(DENY, "b"), on(ALLOW, "a")]), Effect::Deny, Answer::Allowed),
+        (
+            json!([on(ALLOW, "a"), on(DENY, "a")]),
+            Effect::Allow,
+            Answer::Denied,
+        ),
+        (
+            json!([on(DENY, "b"), on(ALLOW, "a")]),
+            Effect::Deny,
+            Answer::Allowed,
+        ),
         // Priority orders explanations only.
         (
             json!([{"effect": "allow", "priority": 1000}, {"effect": "deny", "priority": -1000}]),
@@ -27,8 +39,16 @@ fn any_deny_denies_else_any_allow_allows_else_the_default() {
             Answer::Denied,
         ),
         // A shadow rule changes nothing.
-        (json!([{"effect": "deny", "mode": "shadow"}]), Effect::Allow, Answer::Allowed),
-        (json!([{"effect": "allow", "mode": "shadow"}]), Effect::Deny, Answer::DeniedByDefault),
+        (
+            json!([{"effect": "deny", "mode": "shadow"}]),
+            Effect::Allow,
+            Answer::Allowed,
+        ),
+        (
+            json!([{"effect": "allow", "mode": "shadow"}]),
+            Effect::Deny,
+            Answer::DeniedByDefault,
+        ),
     ] {
         let answer = Request::get("/a").answer(&set(list.clone(), default));
         assert_eq!(answer, expected, "{list} by default {default:?}");
@@ -49,7 +69,9 @@ fn a_denial_lists_all_matching_rules_by_priority() {
     );
     Request::get("/x").ask(|facts| {
         let evaluation = rules.evaluate(facts);
-        let Outcome::Denied { default, rules, .. } = evaluation.outcome else { panic!() };
+        let Outcome::Denied { default, rules, .. } = evaluation.outcome else {
+            panic!()
+        };
         assert!(!default);
         let listed: Vec<_> = rules.iter().map(|rule| (rule.id, rule.effect)).collect();
         let (allow, deny) = (Effect::Allow, Effect::Deny);
@@ -67,7 +89,10 @@ fn the_allowing_rule_of_the_highest_priority_is_named() {
         Effect::Allow,
     );
     Request::get("/").ask(|facts| {
-        let Outcome::Allowed { by: AllowedBy::Rule(rule) } = rules.evaluate(facts).outcome else {
+        let Outcome::Allowed {
+            by: AllowedBy::Rule(rule),
+        } = rules.evaluate(facts).outcome
+        else {
             panic!()
         };
         assert_eq!(rule.id, "r1");
@@ -86,21 +111,53 @@ fn the_body_is_asked_for_only_where_it_could_change_the_outcome() {
     for (list, default, expected) in [
         (json!([deny_waits()]), allow, Answer::NeedsBody),
         (json!([deny_waits()]), deny, Answer::DeniedByDefault),
-        (json!([deny_waits(), on(ALLOW, "a")]), deny, Answer::NeedsBody),
-        (json!([deny_waits(), allow_waits()]), deny, Answer::NeedsBody),
+        (
+            json!([deny_waits(), on(ALLOW, "a")]),
+            deny,
+            Answer::NeedsBody,
+        ),
+        (
+            json!([deny_waits(), allow_waits()]),
+            deny,
+            Answer::NeedsBody,
+        ),
         (json!([deny_waits(), on(DENY, "a")]), allow, Answer::Denied),
         (json!([on(DENY, "a"), deny_waits()]), allow, Answer::Denied),
         (json!([allow_waits()]), deny, Answer::NeedsBody),
         (json!([allow_waits()]), allow, Answer::Allowed),
-        (json!([allow_waits(), on(ALLOW, "a")]), deny, Answer::Allowed),
+        (
+            json!([allow_waits(), on(ALLOW, "a")]),
+            deny,
+            Answer::Allowed,
+        ),
         (json!([allow_waits(), on(DENY, "a")]), deny, Answer::Denied),
         // Another part does not match.
-        (json!([with_body(DENY, "b", "enforce")]), allow, Answer::Allowed),
-        (json!([with_body(ALLOW, "b", "enforce")]), deny, Answer::DeniedByDefault),
+        (
+            json!([with_body(DENY, "b", "enforce")]),
+            allow,
+            Answer::Allowed,
+        ),
+        (
+            json!([with_body(ALLOW, "b", "enforce")]),
+            deny,
+            Answer::DeniedByDefault,
+        ),
         // A shadow rule is waited for as if it were enforced, or it would tell nothing.
-        (json!([with_body(DENY, "a", "shadow")]), allow, Answer::NeedsBody),
-        (json!([with_body(DENY, "a", "shadow"), on(DENY, "a")]), allow, Answer::Denied),
-        (json!([with_body(ALLOW, "a", "shadow")]), allow, Answer::Allowed),
+        (
+            json!([with_body(DENY, "a", "shadow")]),
+            allow,
+            Answer::NeedsBody,
+        ),
+        (
+            json!([with_body(DENY, "a", "shadow"), on(DENY, "a")]),
+            allow,
+            Answer::Denied,
+        ),
+        (
+            json!([with_body(ALLOW, "a", "shadow")]),
+            allow,
+            Answer::Allowed,
+        ),
     ] {
         let rules = set(list.clone(), default);
         Request::get("/a").ask(|facts| {
@@ -149,7 +206,10 @@ fn a_trace_tells_what_each_rule_said() {
     ];
     Request::get("/a").header("host", "h").ask(|facts| {
         let trace = rules.trace(facts);
-        assert_eq!(trace.iter().map(|rule| rule.result).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            trace.iter().map(|rule| rule.result).collect::<Vec<_>>(),
+            expected
+        );
         let unreadable = BodyFacts::Unreadable(Unreadable::TooDeep);
         let trace = rules.trace(&facts.clone().with_body(unreadable));
         assert_eq!(trace[5].result, TraceResult::Yes(Some(Unreadable::TooDeep)));
@@ -162,12 +222,18 @@ fn a_trace_tells_what_each_rule_said() {
 
 /// The verdict of scopes that each have these rules and deny by default or not.
 fn verdict(scopes: &[(Scope, Value, Effect)], request: &Request) -> Value {
-    let sets: Vec<_> =
-        scopes.iter().map(|(_, list, default)| set(list.clone(), *default)).collect();
+    let sets: Vec<_> = scopes
+        .iter()
+        .map(|(_, list, default)| set(list.clone(), *default))
+        .collect();
     let scoped: Vec<_> = scopes
         .iter()
         .zip(&sets)
-        .map(|((scope, ..), rules)| ScopedRules { scope: *scope, scope_id: "id_1", rules })
+        .map(|((scope, ..), rules)| ScopedRules {
+            scope: *scope,
+            scope_id: "id_1",
+            rules,
+        })
         .collect();
     request.ask(|facts| match judge(&scoped, facts) {
         Verdict::Allowed { shadow } => json!({"shadow": shadow}),
@@ -179,9 +245,21 @@ fn verdict(scopes: &[(Scope, Value, Effect)], request: &Request) -> Value {
 #[test]
 fn every_scope_must_allow_and_every_denying_scope_is_told() {
     let scopes = [
-        (Scope::ProxyCredential, json!([on(DENY, "^/a")]), Effect::Allow),
-        (Scope::TargetCredential, json!([on(ALLOW, "^/b")]), Effect::Deny),
-        (Scope::Proxy, json!([{"effect": "deny", "mode": "shadow"}]), Effect::Allow),
+        (
+            Scope::ProxyCredential,
+            json!([on(DENY, "^/a")]),
+            Effect::Allow,
+        ),
+        (
+            Scope::TargetCredential,
+            json!([on(ALLOW, "^/b")]),
+            Effect::Deny,
+        ),
+        (
+            Scope::Proxy,
+            json!([{"effect": "deny", "mode": "shadow"}]),
+            Effect::Allow,
+        ),
         (
             Scope::Target,
             json!([{"effect": "deny", "priority": 3, "message": "frozen", "notes": "secret",
@@ -192,7 +270,10 @@ fn every_scope_must_allow_and_every_denying_scope_is_told() {
     let shadow = json!([
         {"scope": "proxy", "scope_id": "id_1", "rule_id": "r0", "effect": "deny"}
     ]);
-    assert_eq!(verdict(&scopes, &Request::get("/b")), json!({"shadow": shadow}));
+    assert_eq!(
+        verdict(&scopes, &Request::get("/b")),
+        json!({"shadow": shadow})
+    );
     assert_eq!(
         verdict(&scopes, &Request::get("/a")),
         json!({"denials": [
@@ -227,12 +308,13 @@ fn scopes_ask_for_the_body_unless_one_denies_without_it() {
 #[test]
 fn a_denial_says_when_only_the_canonical_reading_was_not_allowed() {
     let rule = json!({"effect": "allow", "path": {"pattern": "^/v1/[^/]+$"}});
-    let many = (0..30).map(|n| on("allow", &format!("^/{n}$"))).chain([rule.clone()]);
+    let many = (0..30)
+        .map(|n| on("allow", &format!("^/{n}$")))
+        .chain([rule.clone()]);
     for list in [json!([rule]), Value::Array(many.collect())] {
         let scopes = [(Scope::Proxy, list, Effect::Deny)];
-        let hint = |target: &str| {
-            verdict(&scopes, &Request::get(target))["denials"][0]["hint"].clone()
-        };
+        let hint =
+            |target: &str| verdict(&scopes, &Request::get(target))["denials"][0]["hint"].clone();
         assert_eq!(hint("/v1/group%2Fproject"), "path_readings_differ");
         assert_eq!(hint("/v2/x"), Value::Null);
         assert_eq!(hint("/%761/x"), Value::Null);
@@ -242,22 +324,41 @@ fn a_denial_says_when_only_the_canonical_reading_was_not_allowed() {
 #[test]
 fn an_unreadable_body_is_told_as_the_reason() {
     let rules = deny(json!({"body": [{"json_path": "$.a"}]}));
-    let scoped = [ScopedRules { scope: Scope::Proxy, scope_id: "prx_1", rules: &rules }];
+    let scoped = [ScopedRules {
+        scope: Scope::Proxy,
+        scope_id: "prx_1",
+        rules: &rules,
+    }];
     Request::to("POST", "/").ask(|facts| {
         let body = BodyFacts::Unreadable(Unreadable::DuplicateKey);
         let Verdict::Denied { denials, .. } = judge(&scoped, &facts.clone().with_body(body)) else {
             panic!()
         };
-        assert_eq!(denials[0].rules[0].unreadable, Some(Unreadable::DuplicateKey));
+        assert_eq!(
+            denials[0].rules[0].unreadable,
+            Some(Unreadable::DuplicateKey)
+        );
     });
 }
 
 #[test]
 fn a_set_of_paths_decides_as_its_patterns_do_alone() {
-    let patterns = ["^/a", "b$", "(?i)C", "^/[^/]+/d", "x|y", "^/$", "%", ";", "//"];
+    let patterns = [
+        "^/a",
+        "b$",
+        "(?i)C",
+        "^/[^/]+/d",
+        "x|y",
+        "^/$",
+        "%",
+        ";",
+        "//",
+    ];
     let parts: Vec<_> = patterns
         .iter()
-        .flat_map(|pattern| ["present", "absent"].map(|p| json!({"pattern": pattern, "presence": p})))
+        .flat_map(|pattern| {
+            ["present", "absent"].map(|p| json!({"pattern": pattern, "presence": p}))
+        })
         .collect();
     let methods = [json!([]), json!(["GET"]), json!(["PUT", "PURGE"])];
     for effect in [DENY, ALLOW] {
@@ -269,14 +370,22 @@ fn a_set_of_paths_decides_as_its_patterns_do_alone() {
         let together = set(Value::Array(list.clone()), Effect::Allow);
         assert!(together.path_set.is_some());
         for (method, target) in [
-            ("GET", "/a/b"), ("GET", "/%61//c"), ("HEAD", "/x/d;y"), ("PURGE", ""), ("POST", "/%25"),
+            ("GET", "/a/b"),
+            ("GET", "/%61//c"),
+            ("HEAD", "/x/d;y"),
+            ("PURGE", ""),
+            ("POST", "/%25"),
         ] {
             Request::to(method, target).ask(|facts| {
                 let trace = together.trace(facts);
                 for (rule, said) in list.iter().zip(trace) {
                     let alone = set(json!([rule]), Effect::Allow);
                     assert!(alone.path_set.is_none());
-                    assert_eq!(alone.trace(facts)[0].result, said.result, "{rule} on {target}");
+                    assert_eq!(
+                        alone.trace(facts)[0].result,
+                        said.result,
+                        "{rule} on {target}"
+                    );
                 }
             });
         }

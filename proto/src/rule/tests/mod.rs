@@ -79,7 +79,13 @@ impl Request {
         let path = PathReading::parse(path.as_bytes(), self.options).unwrap();
         let headers = self.header_map();
         let source: IpAddr = self.source.parse().unwrap();
-        ask(&Facts::new(self.method.as_bytes(), &path, query.as_bytes(), &headers, source))
+        ask(&Facts::new(
+            self.method.as_bytes(),
+            &path,
+            query.as_bytes(),
+            &headers,
+            source,
+        ))
     }
 
     /// Runs `ask` as the pipeline does: again with the body if it asks for it.
@@ -90,7 +96,10 @@ impl Request {
                 return first;
             }
             let content_type = facts.headers.get("content-type").map(HeaderValue::as_bytes);
-            let coding = facts.headers.get("content-encoding").map(HeaderValue::as_bytes);
+            let coding = facts
+                .headers
+                .get("content-encoding")
+                .map(HeaderValue::as_bytes);
             let body = self.body.as_deref().unwrap_or_default();
             let view = BodyView::read(content_type, coding, body, &BodyLimits::new(1024));
             let body = match &view {
@@ -168,15 +177,33 @@ fn check(rule: Value, request: &Request, deny_matches: bool, allow_matches: bool
         among_many(rule.clone(), "deny", Effect::Allow),
     ];
     for rules in denied {
-        let expected = if deny_matches { Answer::Denied } else { Answer::Allowed };
-        assert_eq!(request.answer(&rules), expected, "deny {rule} on {} {target}", request.method);
+        let expected = if deny_matches {
+            Answer::Denied
+        } else {
+            Answer::Allowed
+        };
+        assert_eq!(
+            request.answer(&rules),
+            expected,
+            "deny {rule} on {} {target}",
+            request.method
+        );
     }
     let allowed = [
         allow(rule.clone()),
         among_many(rule.clone(), "allow", Effect::Deny),
     ];
     for rules in allowed {
-        let expected = if allow_matches { Answer::Allowed } else { Answer::DeniedByDefault };
-        assert_eq!(request.answer(&rules), expected, "allow {rule} on {} {target}", request.method);
+        let expected = if allow_matches {
+            Answer::Allowed
+        } else {
+            Answer::DeniedByDefault
+        };
+        assert_eq!(
+            request.answer(&rules),
+            expected,
+            "allow {rule} on {} {target}",
+            request.method
+        );
     }
 }

@@ -5,7 +5,12 @@ use super::*;
 #[test]
 fn a_rule_without_parts_matches_everything() {
     check(json!({}), &Request::get(""), true, true);
-    check(json!({}), &Request::to("MERGE", "/x?y").json("{"), true, true);
+    check(
+        json!({}),
+        &Request::to("MERGE", "/x?y").json("{"),
+        true,
+        true,
+    );
 }
 
 #[test]
@@ -14,7 +19,12 @@ fn patterns_are_unanchored_and_take_flags() {
     check(path("dmi", ""), &Request::get("/admin"), true, true);
     check(path("DMI", ""), &Request::get("/admin"), false, false);
     check(path("DMI", "i"), &Request::get("/admin"), true, true);
-    check(path("d m i # spaced", "x"), &Request::get("/admin"), true, true);
+    check(
+        path("d m i # spaced", "x"),
+        &Request::get("/admin"),
+        true,
+        true,
+    );
     check(path("d m i", "ix"), &Request::get("/ADMIN"), true, true);
     check(path("^/a|^/b", ""), &Request::get("/b"), true, true);
     check(path("^/$", ""), &Request::get(""), true, true);
@@ -55,16 +65,25 @@ fn query_names_are_patterns_with_case_that_fit_as_a_whole() {
     let valued = json!({"query": [{"name": "page\\[size\\]", "value": "^\\d+$"}]});
     check(valued.clone(), &request, true, true);
     check(valued, &Request::get("/?page[size]=x"), false, false);
-    check(json!({"query": [{"name": "a"}, {"name": "b"}]}), &Request::get("/?a&b"), true, true);
-    check(json!({"query": [{"name": "a"}, {"name": "b"}]}), &Request::get("/?a"), false, false);
+    check(
+        json!({"query": [{"name": "a"}, {"name": "b"}]}),
+        &Request::get("/?a&b"),
+        true,
+        true,
+    );
+    check(
+        json!({"query": [{"name": "a"}, {"name": "b"}]}),
+        &Request::get("/?a"),
+        false,
+        false,
+    );
 }
 
 #[test]
 fn body_parts_find_scalars() {
     let part = |path: &str, value: &str| json!({"body": [{"json_path": path, "value": value}]});
-    let post = Request::to("POST", "/").json(
-        r#"{"amount":1.50,"big":1e2,"ok":true,"no":null,"o":{},"m":[{"r":"a"},{"r":"b"}]}"#,
-    );
+    let post = Request::to("POST", "/")
+        .json(r#"{"amount":1.50,"big":1e2,"ok":true,"no":null,"o":{},"m":[{"r":"a"},{"r":"b"}]}"#);
     check(part("$.amount", "^1\\.50$"), &post, true, true);
     check(part("$.big", "^1e2$"), &post, true, true);
     check(part("$.ok", "^true$"), &post, true, true);
@@ -74,7 +93,12 @@ fn body_parts_find_scalars() {
     check(part("$.m[*].r", "^[ab]$"), &post, true, true);
     check(json!({"body": [{"json_path": "$.o"}]}), &post, true, true);
     check(json!({"body": [{"json_path": "$.x"}]}), &post, false, false);
-    check(json!({"body": [{"json_path": "$.m[?@.r == 'b']"}]}), &post, true, true);
+    check(
+        json!({"body": [{"json_path": "$.m[?@.r == 'b']"}]}),
+        &post,
+        true,
+        true,
+    );
     let absent = |path: &str| json!({"body": [{"json_path": path, "presence": "absent"}]});
     check(absent("$.x"), &post, true, true);
     check(absent("$.ok"), &post, false, false);
@@ -91,9 +115,14 @@ fn too_many_results_are_an_unreadable_body() {
     let view = BodyView::read(None, None, body.as_bytes(), &limits).unwrap();
     Request::to("POST", "/").ask(|facts| {
         let facts = facts.clone().with_body(BodyFacts::View(&view));
-        let Outcome::Denied { rules, .. } = denying.evaluate(&facts).outcome else { panic!() };
+        let Outcome::Denied { rules, .. } = denying.evaluate(&facts).outcome else {
+            panic!()
+        };
         assert_eq!(rules[0].unreadable, Some(Unreadable::TooManyResults));
-        assert_eq!(Answer::of(&allowing.evaluate(&facts)), Answer::DeniedByDefault);
+        assert_eq!(
+            Answer::of(&allowing.evaluate(&facts)),
+            Answer::DeniedByDefault
+        );
     });
 }
 
@@ -110,11 +139,26 @@ fn sources_are_networks_or_addresses() {
         ("192.0.2.8", false),
         ("::10.1.2.3", false),
     ] {
-        check(rule.clone(), &Request::get("/").from(source), matches, matches);
+        check(
+            rule.clone(),
+            &Request::get("/").from(source),
+            matches,
+            matches,
+        );
     }
     let mapped = json!({"source": ["::ffff:10.0.0.0/104", "::ffff:192.0.2.7"]});
-    check(mapped.clone(), &Request::get("/").from("10.9.9.9"), true, true);
-    check(mapped.clone(), &Request::get("/").from("192.0.2.7"), true, true);
+    check(
+        mapped.clone(),
+        &Request::get("/").from("10.9.9.9"),
+        true,
+        true,
+    );
+    check(
+        mapped.clone(),
+        &Request::get("/").from("192.0.2.7"),
+        true,
+        true,
+    );
     check(mapped, &Request::get("/").from("2001:db8::1"), false, false);
 }
 
@@ -125,7 +169,9 @@ fn all_parts_must_match() {
         "headers": [{"name": "x-a"}], "query": [{"name": "q", "value": "1"}],
         "body": [{"json_path": "$.a"}],
     });
-    let all = Request::to("POST", "/v1/x?q=1").header("x-a", "b").json(r#"{"a":1}"#);
+    let all = Request::to("POST", "/v1/x?q=1")
+        .header("x-a", "b")
+        .json(r#"{"a":1}"#);
     check(rule.clone(), &all, true, true);
     let without = |change: fn(&mut Request)| {
         let mut request = all.clone();

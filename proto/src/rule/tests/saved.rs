@@ -13,13 +13,19 @@ fn problems(value: Value) -> Vec<(String, &'static str)> {
 }
 
 fn coded(problems: Vec<Problem>) -> Vec<(String, &'static str)> {
-    problems.into_iter().map(|problem| (problem.pointer, problem.code)).collect()
+    problems
+        .into_iter()
+        .map(|problem| (problem.pointer, problem.code))
+        .collect()
 }
 
 #[track_caller]
 fn refuses(value: Value, pointer: &str, code: &str) {
     let found = problems(value.clone());
-    let found: Vec<_> = found.iter().map(|(at, code)| (at.as_str(), *code)).collect();
+    let found: Vec<_> = found
+        .iter()
+        .map(|(at, code)| (at.as_str(), *code))
+        .collect();
     assert_eq!(found, [(pointer, code)], "{value}");
 }
 
@@ -46,7 +52,10 @@ fn a_rule_reads_and_writes_the_names_of_the_design() {
         json!({"effect": "allow", "path": {"pattern": "x", "presence": "must_exist"}}),
         json!({}),
     ] {
-        assert!(serde_json::from_value::<Rule>(unknown.clone()).is_err(), "{unknown}");
+        assert!(
+            serde_json::from_value::<Rule>(unknown.clone()).is_err(),
+            "{unknown}"
+        );
     }
 }
 
@@ -60,36 +69,99 @@ fn each_fault_has_its_place_and_code() {
     refuses(path("a)(b"), "/path/pattern", "pattern-invalid");
     refuses(path("a**{"), "/path/pattern", "pattern-invalid");
     refuses(path(&"a".repeat(1025)), "/path/pattern", "pattern-too-long");
-    refuses(path("(\\w{100}){100}"), "/path/pattern", "pattern-too-large");
+    refuses(
+        path("(\\w{100}){100}"),
+        "/path/pattern",
+        "pattern-too-large",
+    );
     assert_eq!(problems(path(&"a".repeat(1024))), []);
     let flags = |flags: &str| json!({"effect": "deny", "path": {"pattern": "a", "flags": flags}});
     refuses(flags("g"), "/path/flags", "flag-unknown");
     refuses(flags("imxU"), "/path/flags", "flag-unknown");
     assert_eq!(problems(flags("imsx")), []);
     let header = |part: Value| json!({"effect": "deny", "headers": [{"name": "x"}, part]});
-    refuses(header(json!({"name": ""})), "/headers/1/name", "name-missing");
-    refuses(header(json!({"name": "a)|(?:b"})), "/headers/1/name", "pattern-invalid");
-    refuses(header(json!({"name": "a", "value": "["})), "/headers/1/value", "pattern-invalid");
-    refuses(header(json!({"name": "a", "flags": "i"})), "/headers/1/flags", "flags-without-value");
+    refuses(
+        header(json!({"name": ""})),
+        "/headers/1/name",
+        "name-missing",
+    );
+    refuses(
+        header(json!({"name": "a)|(?:b"})),
+        "/headers/1/name",
+        "pattern-invalid",
+    );
+    refuses(
+        header(json!({"name": "a", "value": "["})),
+        "/headers/1/value",
+        "pattern-invalid",
+    );
+    refuses(
+        header(json!({"name": "a", "flags": "i"})),
+        "/headers/1/flags",
+        "flags-without-value",
+    );
     let query = |part: Value| json!({"effect": "deny", "query": [part]});
-    refuses(query(json!({"name": "("})), "/query/0/name", "pattern-invalid");
-    refuses(query(json!({"name": "a", "value": "a", "flags": "q"})), "/query/0/flags", "flag-unknown");
+    refuses(
+        query(json!({"name": "("})),
+        "/query/0/name",
+        "pattern-invalid",
+    );
+    refuses(
+        query(json!({"name": "a", "value": "a", "flags": "q"})),
+        "/query/0/flags",
+        "flag-unknown",
+    );
     let body = |part: Value| json!({"effect": "deny", "body": [part]});
-    refuses(body(json!({"json_path": "model"})), "/body/0/json_path", "json-path-invalid");
-    refuses(body(json!({"json_path": "$..a..b"})), "/body/0/json_path", "json-path-invalid");
-    refuses(body(json!({"json_path": "$", "value": "("})), "/body/0/value", "pattern-invalid");
-    refuses(json!({"effect": "deny", "methods": ["GET", "A B"]}), "/methods/1", "method-invalid");
-    refuses(json!({"effect": "deny", "methods": [""]}), "/methods/0", "method-invalid");
+    refuses(
+        body(json!({"json_path": "model"})),
+        "/body/0/json_path",
+        "json-path-invalid",
+    );
+    refuses(
+        body(json!({"json_path": "$..a..b"})),
+        "/body/0/json_path",
+        "json-path-invalid",
+    );
+    refuses(
+        body(json!({"json_path": "$", "value": "("})),
+        "/body/0/value",
+        "pattern-invalid",
+    );
+    refuses(
+        json!({"effect": "deny", "methods": ["GET", "A B"]}),
+        "/methods/1",
+        "method-invalid",
+    );
+    refuses(
+        json!({"effect": "deny", "methods": [""]}),
+        "/methods/0",
+        "method-invalid",
+    );
     let source = |network: &str| json!({"effect": "deny", "source": ["10.0.0.0/8", network]});
-    for network in ["10.0.0.0/33", "10.0.0", "example.com", "", "::1/129", "10.0.0.1:80"] {
+    for network in [
+        "10.0.0.0/33",
+        "10.0.0",
+        "example.com",
+        "",
+        "::1/129",
+        "10.0.0.1:80",
+    ] {
         refuses(source(network), "/source/1", "source-invalid");
     }
     let message = |text: &str| json!({"effect": "deny", "message": text});
     assert_eq!(problems(message(&"é".repeat(200))), []);
     refuses(message(&"é".repeat(201)), "/message", "message-too-long");
     refuses(message("a\r\nb"), "/message", "message-control-character");
-    refuses(json!({"effect": "deny", "notes": "x".repeat(4097)}), "/notes", "notes-too-long");
-    refuses(json!({"effect": "deny", "methods": vec!["GET"; 65]}), "/methods", "parts-too-many");
+    refuses(
+        json!({"effect": "deny", "notes": "x".repeat(4097)}),
+        "/notes",
+        "notes-too-long",
+    );
+    refuses(
+        json!({"effect": "deny", "methods": vec!["GET"; 65]}),
+        "/methods",
+        "parts-too-many",
+    );
 }
 
 #[test]
@@ -115,9 +187,17 @@ fn all_problems_are_told_at_once() {
     assert_eq!(
         pointers,
         [
-            "/message", "/methods/0", "/path/flags", "/path/pattern", "/source/0",
-            "/headers/0/name", "/headers/0/flags", "/headers/0/value", "/query/0/name",
-            "/body/0/json_path", "/body/0/value",
+            "/message",
+            "/methods/0",
+            "/path/flags",
+            "/path/pattern",
+            "/source/0",
+            "/headers/0/name",
+            "/headers/0/flags",
+            "/headers/0/value",
+            "/query/0/name",
+            "/body/0/json_path",
+            "/body/0/value",
         ]
     );
 }
@@ -134,10 +214,16 @@ fn a_scope_has_unique_ids_and_bounds() {
         rule
     };
     let numbered = |count: usize, pattern: fn(usize) -> String| {
-        (0..count).map(|n| with(&format!("r{n}"), pattern(n))).collect::<Vec<_>>()
+        (0..count)
+            .map(|n| with(&format!("r{n}"), pattern(n)))
+            .collect::<Vec<_>>()
     };
     let problem = |pointer: &str, code: &'static str| (pointer.to_owned(), code);
-    let twins = vec![with("a", "x".into()), with("", "(".into()), with("a", "y".into())];
+    let twins = vec![
+        with("a", "x".into()),
+        with("", "(".into()),
+        with("a", "y".into()),
+    ];
     assert_eq!(
         compile(twins),
         [
@@ -155,8 +241,14 @@ fn a_scope_has_unique_ids_and_bounds() {
     let most = numbered(1000, |n| format!("^/v1/customers/[^/]+/orders/{n}/?$"));
     let set = RuleSet::compile(&most, Effect::Allow).unwrap();
     assert_eq!(set.len(), 1000);
-    assert_eq!(Request::get("/v1/customers/x/orders/999").answer(&set), Answer::Denied);
-    assert_eq!(Request::get("/v1/customers/x/orders/1000").answer(&set), Answer::Allowed);
+    assert_eq!(
+        Request::get("/v1/customers/x/orders/999").answer(&set),
+        Answer::Denied
+    );
+    assert_eq!(
+        Request::get("/v1/customers/x/orders/1000").answer(&set),
+        Answer::Allowed
+    );
 }
 
 #[test]
@@ -164,20 +256,44 @@ fn what_is_probably_not_meant_is_warned_of() {
     let warnings = |effect: &str, presence: &str, pattern: &str| {
         let part = json!({"pattern": pattern, "presence": presence});
         let found = rule(json!({"effect": effect, "path": part})).warnings();
-        found.into_iter().map(|warning| warning.code).collect::<Vec<_>>()
+        found
+            .into_iter()
+            .map(|warning| warning.code)
+            .collect::<Vec<_>>()
     };
     let allow = |pattern: &str| warnings("allow", "present", pattern);
     let deny = |pattern: &str| warnings("deny", "present", pattern);
-    for anchored in ["^/a", r"\A/a", "^/a|^/b", "(^/a)", "(?:^/a|^/b)", "(?i)^/a", "^[|]", r"^\|"] {
+    for anchored in [
+        "^/a",
+        r"\A/a",
+        "^/a|^/b",
+        "(^/a)",
+        "(?:^/a|^/b)",
+        "(?i)^/a",
+        "^[|]",
+        r"^\|",
+    ] {
         assert_eq!(allow(anchored), [""; 0], "{anchored}");
     }
     for loose in ["/v1/users", "", "^/a|/b", "users$", "(/a)"] {
         assert_eq!(allow(loose), ["path-not-anchored"], "{loose}");
     }
-    for whole in ["^/admin", "^/admin/?$", "^/admin(/.*)?", r"^/cost\$", "admin/.*$"] {
+    for whole in [
+        "^/admin",
+        "^/admin/?$",
+        "^/admin(/.*)?",
+        r"^/cost\$",
+        "admin/.*$",
+    ] {
         assert_eq!(deny(whole), [""; 0], "{whole}");
     }
-    for exact in ["^/admin$", "^/admin/$", "(^/admin$)", "^/a/?$|^/b$", r"^/a\z"] {
+    for exact in [
+        "^/admin$",
+        "^/admin/$",
+        "(^/admin$)",
+        "^/a/?$|^/b$",
+        r"^/a\z",
+    ] {
         assert_eq!(deny(exact), ["path-trailing-slash"], "{exact}");
     }
     for raw in ["^/a;b", r"^/a\\b", "^//"] {
@@ -185,6 +301,9 @@ fn what_is_probably_not_meant_is_warned_of() {
     }
     // Turned round, a pattern lets through what the other effect's would not.
     assert_eq!(warnings("deny", "absent", "/v1"), ["path-not-anchored"]);
-    assert_eq!(warnings("allow", "absent", "^/admin$"), ["path-trailing-slash"]);
+    assert_eq!(
+        warnings("allow", "absent", "^/admin$"),
+        ["path-trailing-slash"]
+    );
     assert_eq!(rule(json!({"effect": "allow"})).warnings(), []);
 }
