@@ -1,7 +1,6 @@
 //! What every call shares: the configuration as last seen, the publisher, the records, and the
 //! little that this process remembers between calls.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,7 +11,7 @@ use proto::id::OrgId;
 use proto::object::{Body, ObjectId};
 use proto::policy::Policy;
 use proto::seal::{DigestKey, Purpose};
-use proto::store::follow::{OrgState, World};
+use proto::store::follow::World;
 use proto::tree::{OrgConfig, SYSTEM_ORG};
 use tokio::sync::watch;
 
@@ -90,7 +89,7 @@ pub struct Control {
 /// The tokens of one state of the configuration.
 #[derive(Default)]
 struct Indexed {
-    of: Option<Arc<BTreeMap<OrgId, Arc<OrgState>>>>,
+    of: Arc<World>,
     index: Arc<TokenIndex>,
 }
 
@@ -150,28 +149,20 @@ impl Control {
         self.token_index().find(&hex::encode(digest), now).cloned()
     }
 
-    /// The index of the newest configuration; built once for each.
+    /// The index of the newest configuration; built anew when an organisation changed.
     fn token_index(&self) -> Arc<TokenIndex> {
-        let orgs = self.world().orgs.clone();
+        let world = self.world();
         let mut indexed = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if indexed.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, &orgs)) {
-            let mut index = TokenIndex::default();
-            for (org, state) in &*orgs {
-                let tokens = state
-                    .config
-                    .objects
-                    .range(FIRST_TOKEN..=LAST_TOKEN)
-                    .filter_map(|(id, object)| match (id, &object.body) {
-                        (ObjectId::Token(id), Body::Token(stored)) => Some((*id, stored)),
-                        _ => None,
-                    });
-                index.add(*org, *org == SYSTEM_ORG, tokens);
-            }
-            *indexed = Indexed {
-                of: Some(orgs),
-                index: Arc::new(index),
-            };
+        if Arc::ptr_eq(&indexed.of, &world) {
+            return indexed.index.clone();
         }
+        let orgs = || indexed.of.orgs.iter().zip(&world.orgs);
+        let same = indexed.of.orgs.len() == world.orgs.len()
+            && orgs().all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(old.1, new.1));
+        if !same {
+            indexed.index = Arc::new(index(&world));
+        }
+        indexed.of = world;
         indexed.index.clone()
     }
 
@@ -224,6 +215,20 @@ impl Control {
         });
         matches!(tokio::time::timeout(self.settings.version_wait, seen).await, Ok(Ok(_)))
     }
+}
+
+/// Every token of every organisation.
+fn index(world: &World) -> TokenIndex {
+    let mut index = TokenIndex::default();
+    for (org, state) in &world.orgs {
+        let tokens = state.config.objects.range(FIRST_TOKEN..=LAST_TOKEN);
+        let tokens = tokens.filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Token(id), Body::Token(stored)) => Some((*id, stored)),
+            _ => None,
+        });
+        index.add(*org, *org == SYSTEM_ORG, tokens);
+    }
+    index
 }
 
 /// The ends of the tokens in a configuration's order of ids.
