@@ -175,7 +175,8 @@ fn made(publisher: &Publisher, demo: &Demo) -> anyhow::Result<Vec<Operation>> {
 fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation> {
     let origin = Origin { scheme: Scheme::Http, host: echo.ip().to_string(), port: echo.port() };
     let hosts = vec![HostPattern::exact(origin)];
-    let secret = SecretInput { token: Some(TARGET_SECRET.to_owned()), ..SecretInput::default() };
+    let mut secret = SecretInput::default();
+    secret.token = Some(TARGET_SECRET.to_owned());
     let shape = Credential {
         name: String::new(),
         kind: CredentialKind::Target,

@@ -215,7 +215,7 @@ impl Parts {
         let shared = self.shared(metrics.clone(), records);
         let (limits, broker) = Limits::new(
             store.clone(),
-            &limits::Settings::single_node(Opener::new()),
+            &limits::Settings::single_node(incarnation()),
             Arc::new(SystemClock),
         );
         background.spawn(broker);
@@ -382,6 +382,12 @@ async fn keep_records(mut batches: RecordBatches, records: Arc<Records>, metrics
             (0..count).for_each(|_| metrics.record_dropped());
         }
     }
+}
+
+/// A new incarnation of this node: blocks that an earlier one left open are not its own.
+fn incarnation() -> Opener {
+    let bits = uuid::Uuid::now_v7().as_u128();
+    Opener { node: 1, boot: bits as u64 }
 }
 
 fn host_name() -> String {
