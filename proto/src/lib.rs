@@ -1,16 +1,21 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`,
 //! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
-//! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
-//! (`seal`, `retired`), how a configuration is made of it all (`tree`), and where it lives (`keys`,
-//! `store`).
+//! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), what
+//! goes on of a body (`filter`, on `json_path`, `json_text` and `event_stream`), how secrets are
+//! kept (`seal`, `retired`), how a configuration is made of it all (`tree`), and where it lives
+//! (`keys`, `store`).
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
 pub mod body_view;
 pub mod checks;
 pub mod credential;
+pub mod event_stream;
+pub mod filter;
 pub mod hosts;
 pub mod id;
+pub mod json_path;
+pub mod json_text;
 pub mod keys;
 pub mod object;
 pub mod org;
