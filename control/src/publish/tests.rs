@@ -465,12 +465,16 @@ async fn a_large_publish_writes_its_content_first() {
     // Texts that do not compress, so that leaves exceed what fits one transaction.
     let operations: Vec<Operation> = (1..=3_000u128)
         .map(|bits| {
-            let noise: String = (0..8)
-                .map(|_| proto::seal::random_name())
-                .collect::<Vec<_>>()
-                .concat();
-            let fields = json!({"base_url": format!("https://h{bits}.example"), "name": "t",
-                "labels": {"noise": noise[..250]}});
+            let noise = || {
+                (0..7)
+                    .map(|_| proto::seal::random_name())
+                    .collect::<String>()
+            };
+            let fields = json!({
+                "base_url": format!("https://h{bits}.example"),
+                "name": "t",
+                "labels": {"a": noise(), "b": noise(), "c": noise(), "d": noise()},
+            });
             Operation::Create {
                 id: target(bits),
                 body: target_body(fields),
