@@ -6,7 +6,7 @@ use proto::id::OrgId;
 use proto::keys;
 use proto::object::{Body, ObjectId};
 use proto::org::{DEFAULT, Org, Role, SYSTEM};
-use proto::store::{Compare, StoreError};
+use proto::store::Compare;
 use proto::tree::{Operation, OrgConfig, SYSTEM_ORG};
 use tokio::time::Instant;
 
@@ -66,14 +66,7 @@ impl Publisher {
             };
             tries = tries.saturating_add(1);
             let next = Instant::now() + wait(tries);
-            let passing = matches!(
-                error,
-                PublishError::Contended
-                    | PublishError::Store(
-                        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)
-                    )
-            );
-            if !passing || next >= deadline {
+            if !error.may_pass() || next >= deadline {
                 return Err(error);
             }
             tokio::time::sleep_until(next).await;

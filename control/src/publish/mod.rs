@@ -164,6 +164,17 @@ pub enum PublishError {
     Seal(#[from] SealError),
 }
 
+impl PublishError {
+    /// Whether the same try may succeed a moment later.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Contended
+                | Self::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
+        )
+    }
+}
+
 impl Publisher {
     /// A publisher; see [`PublisherOptions`].
     pub fn new(options: PublisherOptions) -> Self {
@@ -224,24 +235,22 @@ impl Publisher {
         let mut unsure: Vec<Attempt> = Vec::new();
         let mut tries = 0u32;
         loop {
-            match self.try_once(&slot, &publish, &mut unsure).await {
+            let passing = match self.try_once(&slot, &publish, &mut unsure).await {
                 Ok(Outcome::Done(published)) => {
                     slot.keep(&published.config);
                     return Ok(published);
                 }
-                Ok(Outcome::Lost) => {}
-                Err(PublishError::Store(StoreError::Unavailable(reason))) => {
-                    tracing::warn!(org = %publish.org, %reason, "the store is away; trying again");
-                }
-                Err(PublishError::Store(StoreError::OutcomeUnknown(reason))) => {
-                    tracing::warn!(org = %publish.org, %reason, "a write's fate is unknown");
+                Ok(Outcome::Lost) => PublishError::Contended,
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(org = %publish.org, %error, "publishing failed; trying again");
+                    error
                 }
                 Err(error) => return Err(unsure_or(&unsure, error)),
-            }
+            };
             tries = tries.saturating_add(1);
             let next = Instant::now() + wait(tries);
             if next >= publish.deadline {
-                return Err(unsure_or(&unsure, PublishError::Contended));
+                return Err(unsure_or(&unsure, passing));
             }
             tokio::time::sleep_until(next).await;
         }

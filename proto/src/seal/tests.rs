@@ -4,10 +4,13 @@ use super::*;
 use crate::credential::NamedSecret;
 
 fn secret() -> SecretInput {
-    SecretInput {
-        key: Some("sk_live_canary".into()),
-        ..SecretInput::default()
-    }
+    key("sk_live_canary")
+}
+
+fn key(text: &str) -> SecretInput {
+    let mut input = SecretInput::default();
+    input.key = Some(text.to_owned());
+    input
 }
 
 fn hosts(texts: &[&str]) -> Vec<HostPattern> {
@@ -236,20 +239,17 @@ fn every_shape_has_one_text() {
 
 #[test]
 fn a_prepared_secret_keeps_only_what_is_needed() {
-    let key = DigestKey::generate();
+    let digests = DigestKey::generate();
     let credential = |kind: &str| -> Credential {
         serde_json::from_value(serde_json::json!({"kind": kind, "auth_type": "api_key"})).unwrap()
     };
-    let given = NewSecret::prepare(&key, &credential("proxy"), secret());
+    let given = NewSecret::prepare(&digests, &credential("proxy"), secret());
     assert!(given.plaintext.is_none() && given.seal_id.is_none() && !given.issued);
     assert_eq!(given.hint, None, "nothing of a given secret is shown");
-    let issued = SecretInput {
-        key: Some(issue_key().to_string()),
-        ..SecretInput::default()
-    };
-    let issued = NewSecret::prepare(&key, &credential("proxy"), issued);
+    let issued = key(&issue_key());
+    let issued = NewSecret::prepare(&digests, &credential("proxy"), issued);
     assert!(issued.issued && issued.hint.as_ref().is_some_and(|hint| hint.len() == 4));
-    let target = NewSecret::prepare(&key, &credential("target"), secret());
+    let target = NewSecret::prepare(&digests, &credential("target"), secret());
     assert!(target.plaintext.is_some() && target.seal_id.is_some());
     assert!(!format!("{target:?}").contains("canary"));
 }

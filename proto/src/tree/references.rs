@@ -44,7 +44,9 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
             Body::Credential(stored) => stored.credential.complete(),
             Body::Proxy(proxy) if proxy.name.is_empty() => {
                 let target = target_in(objects, proxy.target_id).map(|target| target.name.clone());
-                proxy.name = proxy.alias.clone().or(target).unwrap_or_default();
+                // Without a target the proxy is refused for that, not for its name too.
+                let name = proxy.alias.clone().or(target);
+                proxy.name = name.unwrap_or_else(|| "proxy".to_owned());
             }
             Body::Rule(rule) => rule.spec.id = id.to_string(),
             Body::Token(_) | Body::Proxy(_) => {}
