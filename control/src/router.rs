@@ -245,7 +245,7 @@ enum Handler {
 
 /// A call that may run, but for its body.
 enum Ready {
-    Call(Call, Rc<dyn Fn(Call) -> Answering>),
+    Call(Box<Call>, Rc<dyn Fn(Call) -> Answering>),
     Org(Box<OrgCall>, Rc<dyn Fn(OrgCall) -> Answering>),
 }
 
@@ -266,7 +266,7 @@ impl Handler {
                     caller,
                     request: parts,
                 };
-                Ok(Ready::Call(call, run))
+                Ok(Ready::Call(Box::new(call), run))
             }
             Self::Org(need, run) => {
                 // An organisation that the caller is not in answers like one that is not there.
@@ -300,7 +300,7 @@ impl Ready {
         match self {
             Self::Call(mut call, run) => {
                 (call.request.body, call.request.idempotency) = (document, idempotency);
-                run(call)
+                run(*call)
             }
             Self::Org(mut call, run) => {
                 (call.request.body, call.request.idempotency) = (document, idempotency);

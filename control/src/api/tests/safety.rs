@@ -217,3 +217,24 @@ async fn records_are_listed_read_and_kept_apart() {
         .await
         .is(404);
 }
+
+#[actix_web::test]
+async fn a_bound_listener_is_served_until_it_is_stopped() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let api = api().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = crate::serve(listener, api.control.clone()).unwrap();
+    let handle = server.handle();
+    let running = actix_web::rt::spawn(server);
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+    handle.stop(true).await;
+    running.await.unwrap().unwrap();
+}
