@@ -9,11 +9,17 @@
 pub mod body_view;
 pub mod checks;
 pub mod credential;
+pub mod event_stream;
+pub mod filter;
 pub mod hosts;
 pub mod id;
+pub mod json_path;
+pub mod json_text;
 pub mod keys;
+pub mod meter;
 pub mod object;
 pub mod org;
+pub mod outcome;
 pub mod path;
 pub mod policy;
 pub mod problem;

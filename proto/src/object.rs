@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::credential::{Credential, SecretState};
-use crate::id::{CredentialId, Id, Kind, OrgId, ProxyId, RuleId, TargetId, TokenId};
+use crate::filter::Filter;
+use crate::id::{CredentialId, FilterId, Id, Kind, OrgId, ProxyId, RuleId, TargetId, TokenId};
 use crate::org::{ApiToken, Org};
 use crate::problem::Problem;
 use crate::proxy::Proxy;
@@ -30,6 +31,8 @@ pub enum ObjectId {
     Proxy(ProxyId),
     /// A rule.
     Rule(RuleId),
+    /// A filter.
+    Filter(FilterId),
 }
 
 impl fmt::Display for ObjectId {
@@ -41,6 +44,7 @@ impl fmt::Display for ObjectId {
             Self::Credential(id) => id.fmt(f),
             Self::Proxy(id) => id.fmt(f),
             Self::Rule(id) => id.fmt(f),
+            Self::Filter(id) => id.fmt(f),
         }
     }
 }
@@ -64,6 +68,7 @@ impl FromStr for ObjectId {
             Some("crd") => parse(text, Self::Credential),
             Some("prx") => parse(text, Self::Proxy),
             Some("rul") => parse(text, Self::Rule),
+            Some("flt") => parse(text, Self::Filter),
             _ => None,
         }
         .ok_or_else(|| ObjectIdError(crate::checks::printable(text)))
@@ -116,6 +121,8 @@ pub enum Body {
     Proxy(Proxy),
     /// A rule of one scope.
     Rule(Attached<Rule>),
+    /// A filter of one scope.
+    Filter(Attached<Filter>),
 }
 
 /// Policy that hangs on one object, its scope, and goes with it.
@@ -162,6 +169,7 @@ impl Body {
             Self::Credential(stored) => stored.credential.validate(),
             Self::Proxy(proxy) => proxy.validate(),
             Self::Rule(rule) => rule.spec.validate(),
+            Self::Filter(filter) => filter.spec.validate(),
         }
     }
 
@@ -169,6 +177,7 @@ impl Body {
     pub fn parent(&self) -> Option<ObjectId> {
         match self {
             Self::Rule(rule) => Some(rule.parent),
+            Self::Filter(filter) => Some(filter.parent),
             Self::Org(_)
             | Self::Token(_)
             | Self::Target(_)
@@ -187,6 +196,7 @@ impl Body {
                 | (ObjectId::Credential(_), Self::Credential(_))
                 | (ObjectId::Proxy(_), Self::Proxy(_))
                 | (ObjectId::Rule(_), Self::Rule(_))
+                | (ObjectId::Filter(_), Self::Filter(_))
         )
     }
 }

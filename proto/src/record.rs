@@ -137,6 +137,38 @@ pub enum Stage {
     Respond,
 }
 
+impl Stage {
+    /// Every stage in order.
+    pub const ALL: [Self; 10] = [
+        Self::Receive,
+        Self::Authenticate,
+        Self::Authorize,
+        Self::Limit,
+        Self::Prepare,
+        Self::Inject,
+        Self::Forward,
+        Self::Filter,
+        Self::Record,
+        Self::Respond,
+    ];
+
+    /// Its name: of its file, its span and its metrics, and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Authenticate => "authenticate",
+            Self::Authorize => "authorize",
+            Self::Limit => "limit",
+            Self::Prepare => "prepare",
+            Self::Inject => "inject",
+            Self::Forward => "forward",
+            Self::Filter => "filter",
+            Self::Record => "record",
+            Self::Respond => "respond",
+        }
+    }
+}
+
 /// Why a caller was answered 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -153,6 +185,26 @@ pub enum AuthFailure {
     Retired,
     /// Several different secrets were presented.
     Ambiguous,
+    /// A proxy without credentials was called under a host name that is not its own.
+    ForeignHost,
+    /// A proxy without credentials was called by a web page of another site.
+    CrossSite,
+}
+
+impl AuthFailure {
+    /// Its text, the same as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownProxy => "unknown-proxy",
+            Self::NoCredential => "no-credential",
+            Self::WrongKey => "wrong-key",
+            Self::Expired => "expired",
+            Self::Retired => "retired",
+            Self::Ambiguous => "ambiguous",
+            Self::ForeignHost => "foreign-host",
+            Self::CrossSite => "cross-site",
+        }
+    }
 }
 
 /// One scope that refused a request.

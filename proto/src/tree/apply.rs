@@ -215,7 +215,7 @@ impl<'a> Work<'a> {
         );
         let at = |(at, problem): (usize, Problem)| match operations {
             ..=1 => problem,
-            _ => problem.below(&format!("/{at}")),
+            _ => problem.under(&format!("/{at}")),
         };
         if !judged.forbidden.is_empty() {
             return Err(ApplyError::Forbidden(
@@ -307,6 +307,7 @@ fn fixed_fields(old: &Body, new: &Body) -> Vec<Problem> {
         }
         (Body::Target(_), Body::Target(_)) | (Body::Proxy(_), Body::Proxy(_)) => {}
         (Body::Rule(old), Body::Rule(new)) => fixed("/parent", old.parent == new.parent),
+        (Body::Filter(old), Body::Filter(new)) => fixed("/parent", old.parent == new.parent),
         _ => fixed("", false),
     }
     problems

@@ -49,6 +49,7 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
                 proxy.name = name.unwrap_or_else(|| "proxy".to_owned());
             }
             Body::Rule(rule) => rule.spec.id = id.to_string(),
+            Body::Filter(filter) => filter.spec.id = id.to_string(),
             Body::Token(_) | Body::Proxy(_) => {}
         }
         if body != object.body {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Objects;
+use crate::filter::FILTERS_PER_SCOPE_MAX;
 use crate::object::{Body, ObjectId};
 use crate::problem::Problem;
 use crate::rule::{Rule, RuleSet};
@@ -26,6 +27,11 @@ pub(super) fn judge(
             problems.push((*at, Problem::new("/parent", "unknown-parent", detail)));
             continue;
         }
+        let filters = filters(objects, *parent);
+        if filters > FILTERS_PER_SCOPE_MAX {
+            let detail = format!("a scope has at most {FILTERS_PER_SCOPE_MAX} filters, this has {filters}");
+            problems.push((*at, Problem::new("", "filters-too-many", detail)));
+        }
         let mine = rules(objects, *parent);
         let specs: Vec<Rule> = mine.iter().map(|(_, rule)| Rule::clone(rule)).collect();
         // Faults of single rules are told with the rules themselves; here only what they are
@@ -46,6 +52,12 @@ fn is_scope(objects: &Objects, id: ObjectId) -> bool {
         body,
         Some(Body::Target(_) | Body::Credential(_) | Body::Proxy(_))
     )
+}
+
+fn filters(objects: &Objects, parent: ObjectId) -> usize {
+    let hangs_here =
+        |body: &Body| matches!(body, Body::Filter(filter) if filter.parent == parent);
+    objects.values().filter(|object| hangs_here(&object.body)).count()
 }
 
 fn rules(objects: &Objects, parent: ObjectId) -> Vec<(ObjectId, &Rule)> {
