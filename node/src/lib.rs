@@ -1,1 +1,3 @@
 //! The data plane: one actor per pipeline stage.
+
+pub mod limits;
