@@ -339,7 +339,9 @@ impl Broker {
             self.contended.insert(*slot);
             let state = found.map(|kv| codec::decode(&kv.value).map(|s| (s, kv.mod_revision)));
             match state.transpose() {
-                Ok(state) => self.each(&[*slot], |owner| owner.conflicted(state, now_ns)),
+                Ok(mut state) => {
+                    self.each(&[*slot], |owner| owner.conflicted(state.take(), now_ns));
+                }
                 Err(error) => {
                     count(&self.shared.stats.unreadable);
                     let key = owner.meter().store_key.clone();

@@ -183,6 +183,11 @@ impl Cell {
         }
     }
 
+    /// Tokens in the cell, even of a part that is over and not closed yet.
+    pub fn rest(&self) -> u64 {
+        self.tokens.count()
+    }
+
     /// Spends so far.
     pub fn spends(&self) -> Spends {
         std::array::from_fn(|slot| self.spends.get(slot).map_or(0, Word::count))

@@ -257,7 +257,7 @@ impl Owner {
             .min()
     }
 
-    fn free_cell(&self) -> Option<usize> {
+    pub(super) fn free_cell(&self) -> Option<usize> {
         let busy = |cell: usize| {
             let mut live = self.parts.iter().filter(|part| part.closed.is_none());
             live.any(|part| part.cell == cell) || self.loss.uses(cell)

@@ -270,21 +270,30 @@ impl Owner {
         }
         let opened: Vec<Candidate> = self
             .candidates
-            .drain(..)
+            .iter()
             .filter(|candidate| open(candidate.id))
+            .copied()
             .collect();
+        self.candidates.clear();
         for candidate in opened {
             self.hand_out(candidate, now_ns);
         }
-        let known = |id: u64| self.parts.iter().any(|part| part.block.id == id);
-        let mut ours = held
-            .iter()
-            .flat_map(|state| &state.open)
-            .filter(|b| b.opener == me);
-        let orphan = ours.any(|block| !known(block.id));
         let due_ns = now_ns.saturating_add(SETTLE_SLACK_NS);
+        let orphan = self.has_orphan();
         self.orphans_due_ns = orphan.then(|| self.orphans_due_ns.unwrap_or(due_ns));
         self.look_ns = now_ns;
+    }
+
+    /// Whether a block of ours is open in the store whose tokens nobody has.
+    fn has_orphan(&self) -> bool {
+        let Base::Held { state, .. } = &self.base else {
+            return false;
+        };
+        let known = |id: u64| self.parts.iter().any(|part| part.block.id == id);
+        state
+            .open
+            .iter()
+            .any(|block| block.opener == self.place.me && !known(block.id))
     }
 
     /// Puts a block's tokens into a free cell, if it still has time; else it goes back whole.
