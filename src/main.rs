@@ -1,2 +1,55 @@
-//! The `requestrocket` binary: parse the command line, run a role, exit with its code.
-fn main() {}
+//! The `requestrocket` binary: parse the command line, run what it says, exit with its code.
+
+mod bootstrap;
+mod cli;
+mod client;
+mod demo;
+mod logging;
+mod private_file;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, ConfigCommand};
+use crate::settings::SettingsError;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code for what the user can mend: settings, a taken port, a folder without access.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // Process-wide, before anything can open a TLS connection; an error means it is set already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let outcome = match Cli::parse().command {
+        Command::Dev(args) => serve::dev(&args),
+        Command::Standalone(args) => serve::standalone(&args),
+        Command::Add(args) => actix_rt::System::new().block_on(client::add::run(&args)),
+        Command::Config(ConfigCommand::Reference) => {
+            say(settings::REFERENCE.trim_end());
+            Ok(())
+        }
+        Command::Openapi => {
+            say(&control::openapi::openapi_json());
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("requestrocket: {error:#}");
+            let usage = error.is::<SettingsError>() || error.is::<serve::CannotStart>();
+            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+/// Writes what a command answers.
+#[expect(clippy::print_stdout, reason = "the one place that answers on standard output")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,1 +1,28 @@
-//! The data plane: one actor per pipeline stage.
+//! The data plane: one actix actor per pipeline stage, connected by message passing.
+//!
+//! In reading order: `listener` (bytes in), `worker` (wiring), `actor` and `flow` (how a request
+//! moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`, `credentials`,
+//! `limits`, `upstream`, `inbound`; what feeds them: `sync` and `snapshot`; what they feed:
+//! `records`, `metrics`, `telemetry`.
+
+pub mod actor;
+pub mod answer;
+pub mod body;
+pub mod config;
+pub mod credentials;
+pub mod flow;
+pub mod gateway;
+pub mod hygiene;
+pub mod inbound;
+pub mod limits;
+pub mod listener;
+pub mod metrics;
+pub mod presented;
+pub mod records;
+pub mod request;
+pub mod snapshot;
+pub mod stages;
+pub mod sync;
+pub mod telemetry;
+pub mod upstream;
+pub mod worker;

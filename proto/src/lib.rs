@@ -1,9 +1,8 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`,
 //! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
-//! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), what
-//! goes on of a body (`filter`, on `json_path`, `json_text` and `event_stream`), how secrets are
-//! kept (`seal`, `retired`), how a configuration is made of it all (`tree`), and where it lives
-//! (`keys`, `store`).
+//! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
+//! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
+//! `store`), and what is told of each request (`record`, `wire`).
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
@@ -17,13 +16,16 @@ pub mod id;
 pub mod json_path;
 pub mod json_text;
 pub mod keys;
+pub mod meter;
 pub mod object;
 pub mod org;
+pub mod outcome;
 pub mod path;
 pub mod policy;
 pub mod problem;
 pub mod proxy;
 pub mod query;
+pub mod record;
 pub mod retired;
 pub mod rule;
 pub mod seal;
@@ -31,3 +33,4 @@ pub mod store;
 pub mod target;
 pub mod tree;
 pub mod version;
+pub mod wire;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
-use proto::store::{Store, StoreError, Txn};
+use proto::store::{Op, Store, StoreError, Txn};
 use tempfile::TempDir;
 
 use crate::etcd_server::{EtcdServer, ServerTls, etcdctl, write_file};
@@ -77,6 +77,13 @@ fn signal(server: &EtcdServer, signal: &str) {
     assert!(sent.success(), "the signal is sent");
 }
 
+fn write() -> Txn {
+    Txn {
+        ops: vec![Op::put("a", "1")],
+        ..Txn::default()
+    }
+}
+
 /// Waits for the server to answer again.
 async fn wait_until_answering(store: &dyn Store) {
     while store.get("a").await.is_err() {
@@ -98,7 +105,7 @@ fn restart() {
             "Unavailable",
             store.get("w/a").await,
         );
-        let write = store.txn(Txn::default()).await;
+        let write = store.txn(write()).await;
         check_refused("a write that could not be sent", "Unavailable", write);
         server.restart();
         wait_until_answering(&*store).await;
@@ -142,7 +149,7 @@ fn hung_endpoint() {
             .expect("a read is repeated at the other endpoint");
         put(&*store, "a", "1").await;
         let store = open(EtcdOptions::new(endpoints));
-        let write = store.txn(Txn::default()).await;
+        let write = store.txn(write()).await;
         check_refused("a write is sent once", "OutcomeUnknown", write);
         put(&*store, "a", "2").await;
     });
@@ -155,7 +162,7 @@ fn hung_server() {
         let at = put(&*store, "a", "1").await;
         let mut broken = watch(&*store, "a", at.next()).await;
         signal(&server, "-STOP");
-        let write = store.txn(Txn::default()).await;
+        let write = store.txn(write()).await;
         check_refused("a write", "OutcomeUnknown", write);
         check_refused("a read", "Unavailable", store.get("a").await);
         let error = end(&mut broken).await;
@@ -228,7 +235,7 @@ fn wrong_password() {
                     .map(|_| ())
                     .expect_err("a read is refused"),
                 store
-                    .txn(Txn::default())
+                    .txn(write())
                     .await
                     .map(|_| ())
                     .expect_err("a write is refused"),
@@ -276,10 +283,7 @@ fn full() {
     block_on(async {
         let store = open_at(&[&server.endpoint()]);
         let large = |n: i32| {
-            let ops = vec![proto::store::Op::put(
-                format!("large/{n}"),
-                vec![7; 500_000],
-            )];
+            let ops = vec![Op::put(format!("large/{n}"), vec![7; 500_000])];
             Txn {
                 ops,
                 ..Txn::default()

@@ -1,8 +1,8 @@
 //! The contract suite of the stores: one list of cases, run on the embedded store and on etcd.
 //!
 //! A test's name says store and case (`etcd::watch_from_the_past`); `cargo test --test store NAME`
-//! picks by part of the name. A program of its own rather than `#[test]` functions, so that there is
-//! one list and no case can be forgotten on one of the stores. The stores run side by side, the
+//! picks by part of the name. A program of its own rather than `#[test]` functions, so that there
+//! is one list and no case can be forgotten on one of the stores. The stores run side by side, the
 //! cases of one store one after another: they share an etcd, whose revision and compaction are one.
 
 mod compaction;

@@ -532,7 +532,9 @@ proptest! {
     }
 
     #[test]
-    fn no_multipart_panics(body in "(--XX|\r\n|--|: ?|[aX=;\"]|Content-Disposition: form-data){0,20}") {
+    fn no_multipart_panics(
+        body in "(--XX|\r\n|--|: ?|[aX=;\"]|Content-Disposition: form-data){0,20}",
+    ) {
         let _ = read(MULTIPART, "", body.as_bytes());
     }
 

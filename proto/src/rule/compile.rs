@@ -1,44 +1,19 @@
-//! The compiled rules of one scope, and the checks that compiling is.
+//! From a rule as it is stored to one that can be evaluated, or to all that is wrong with it.
 //!
-//! Compiling finds every problem of a rule, so saving a rule and loading one run the same code. Few
-//! path patterns are tried one after the other; many share one [`RegexSet`], which reads the path
-//! once for all of them. Methods are a bit mask, so a request whose method no path rule covers does
-//! not run the set.
+//! Saving a rule and loading one run this code, so that neither accepts what the other refuses.
 
 use http::header::HeaderName;
 use ipnet::IpNet;
-use regex::{Regex, RegexSet, RegexSetBuilder};
+use regex::Regex;
 
 use super::parts::{BodyMatcher, HeaderMatcher, Methods, NameMatcher, QueryMatcher, parse_network};
 use super::pattern::{self, Flags, Pattern, PatternProblem};
 use super::{
     BodyPart, COMPILED_BYTES_MAX, Effect, MESSAGE_CHARS_MAX, Mode, NOTES_CHARS_MAX, NamedPart,
-    OnUnreadable, PARTS_MAX, PATTERNS_BYTES_MAX, PathPart, Presence, RULES_MAX, Rule,
+    OnUnreadable, PARTS_MAX, PATTERNS_BYTES_MAX, PathPart, Presence, Rule,
 };
 use crate::body_view::JsonPath;
 use crate::problem::Problem;
-
-/// From so many path patterns on one set is cheaper than one pattern after the other.
-const SET_FROM: usize = 16;
-/// Memory for the set's lazily built automaton, for each thread that uses it at once.
-const SET_CACHE_BYTES: usize = 4 * 1024 * 1024;
-
-/// The compiled rules of one scope.
-#[derive(Clone, Debug)]
-pub struct RuleSet {
-    pub(super) rules: Vec<CompiledRule>,
-    pub(super) default_effect: Effect,
-    pub(super) path_set: Option<PathSet>,
-    compiled_bytes_max: usize,
-}
-
-/// All path patterns of a scope as one automaton.
-#[derive(Clone, Debug)]
-pub(super) struct PathSet {
-    pub(super) set: RegexSet,
-    /// The methods of the rules with a path part; `None`: one of them covers every method.
-    pub(super) methods: Option<Methods>,
-}
 
 /// A rule that can be evaluated.
 #[derive(Clone, Debug)]
@@ -71,96 +46,6 @@ pub(super) enum PathPattern {
     Alone(Regex),
     /// The set's pattern of this number.
     InSet(usize),
-}
-
-impl RuleSet {
-    /// Compiles the rules of one scope.
-    ///
-    /// # Errors
-    /// Every problem of every rule; pointers begin with the rule's place (`/3/path/pattern`).
-    pub fn compile(rules: &[Rule], default_effect: Effect) -> Result<Self, Vec<Problem>> {
-        let mut compiler = Compiler::default();
-        if rules.len() > RULES_MAX {
-            let detail = format!(
-                "a scope has at most {RULES_MAX} rules, this has {}",
-                rules.len()
-            );
-            return Err(vec![Problem::new("", "rules-too-many", detail)]);
-        }
-        compiler.check_ids(rules);
-        let mut compiled = Vec::with_capacity(rules.len());
-        for (place, rule) in rules.iter().enumerate() {
-            compiled.push(compiler.rule(rule, &format!("/{place}")));
-        }
-        compiler.check_sizes();
-        if !compiler.problems.is_empty() {
-            return Err(compiler.problems);
-        }
-        let path_set = share_paths(&mut compiled, rules)?;
-        Ok(Self {
-            rules: compiled,
-            default_effect,
-            path_set,
-            compiled_bytes_max: compiler.compiled_bytes_max,
-        })
-    }
-
-    /// How many rules the scope has.
-    pub fn len(&self) -> usize {
-        self.rules.len()
-    }
-
-    /// Whether the scope has no rule, so that its default decides.
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
-    /// An upper bound of the memory of the compiled patterns, for a limit over several scopes.
-    pub fn compiled_bytes_max(&self) -> usize {
-        self.compiled_bytes_max
-    }
-}
-
-/// Moves the path patterns of a large scope into one set.
-fn share_paths(
-    compiled: &mut [CompiledRule],
-    rules: &[Rule],
-) -> Result<Option<PathSet>, Vec<Problem>> {
-    let with_path = || rules.iter().filter_map(|rule| rule.path.as_ref());
-    if with_path().count() < SET_FROM {
-        return Ok(None);
-    }
-    // Each pattern and its flags were compiled alone, so neither can fail here.
-    let inline = |part: &PathPart| {
-        Flags::parse(&part.flags)
-            .unwrap_or_default()
-            .inline(&part.pattern)
-    };
-    let set = RegexSetBuilder::new(with_path().map(inline))
-        .size_limit(COMPILED_BYTES_MAX)
-        .dfa_size_limit(SET_CACHE_BYTES)
-        .build()
-        .map_err(|_| vec![patterns_too_large()])?;
-    let mut methods = Some(Methods::default());
-    let matchers = compiled.iter_mut().filter(|rule| rule.path.is_some());
-    for (number, rule) in matchers.enumerate() {
-        if let Some(path) = &mut rule.path {
-            path.pattern = PathPattern::InSet(number);
-        }
-        methods = match (methods, &rule.methods) {
-            (Some(all), Some(these)) => Some(all.with(these)),
-            _ => None,
-        };
-    }
-    Ok(Some(PathSet { set, methods }))
-}
-
-fn patterns_too_large() -> Problem {
-    let detail = format!(
-        "the patterns of the scope compile to more than {COMPILED_BYTES_MAX} bytes; use ASCII \
-         classes such as [0-9A-Za-z_] instead of \\w, or fewer rules"
-    );
-    Problem::new("", "patterns-too-large", detail)
 }
 
 /// Compiles rules and collects what is wrong with them.
@@ -197,7 +82,7 @@ impl Compiler {
     }
 
     /// In a scope every rule has an id and no two have the same: denials name rules by it.
-    fn check_ids(&mut self, rules: &[Rule]) {
+    pub(super) fn check_ids(&mut self, rules: &[Rule]) {
         let mut known = std::collections::HashSet::new();
         for (place, rule) in rules.iter().enumerate() {
             if rule.id.is_empty() {
@@ -210,6 +95,16 @@ impl Compiler {
                 let detail = format!("another rule of the scope has the id {:?}", rule.id);
                 self.report(format!("/{place}/id"), "id-not-unique", detail);
             }
+        }
+    }
+
+    /// The size of the compiled patterns, if nothing is wrong.
+    pub(super) fn finish(mut self) -> Result<usize, Vec<Problem>> {
+        self.check_sizes();
+        if self.problems.is_empty() {
+            Ok(self.compiled_bytes_max)
+        } else {
+            Err(self.problems)
         }
     }
 
@@ -428,4 +323,12 @@ impl Compiler {
             }
         }
     }
+}
+
+pub(super) fn patterns_too_large() -> Problem {
+    let detail = format!(
+        "the patterns of the scope compile to more than {COMPILED_BYTES_MAX} bytes; use ASCII \
+         classes such as [0-9A-Za-z_] instead of \\w, or fewer rules"
+    );
+    Problem::new("", "patterns-too-large", detail)
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::evaluate::{MatchedRule, Outcome};
+use super::evaluation::{MatchedRule, Outcome};
 use super::facts::Facts;
 use super::{Effect, RuleSet, Scope};
 use crate::body_view::Unreadable;

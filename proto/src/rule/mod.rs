@@ -16,10 +16,12 @@
 
 mod compile;
 mod evaluate;
+mod evaluation;
 mod facts;
 mod judge;
 mod parts;
 mod pattern;
+mod set;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -28,10 +30,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use crate::target::Effect;
-pub use compile::RuleSet;
-pub use evaluate::{AllowedBy, Evaluation, MatchedRule, Outcome, Part, RuleTrace, TraceResult};
+pub use evaluation::{AllowedBy, Evaluation, MatchedRule, Outcome, Part, RuleTrace, TraceResult};
 pub use facts::{BodyFacts, Facts};
 pub use judge::{Denial, DenialHint, DeniedRule, ScopedRules, ShadowMatch, Verdict, judge};
+pub use set::RuleSet;
 
 /// Rules of one scope, at most.
 pub const RULES_MAX: usize = 1_000;

@@ -46,9 +46,7 @@ impl Flags {
         Ok(flags)
     }
 
-    /// The pattern with its flags written inside, as a part of a larger expression.
-    ///
-    /// With `x` a comment could swallow the closing parenthesis, so it stands on a line of its own.
+    /// The pattern with its flags written before it.
     pub(super) fn inline(self, pattern: &str) -> String {
         let set = [
             (self.ignore_case, 'i'),
@@ -61,8 +59,11 @@ impl Flags {
             .filter(|(on, _)| *on)
             .map(|(_, flag)| *flag)
             .collect();
-        let end = if self.ignore_whitespace { "\n" } else { "" };
-        format!("(?{letters}:{pattern}{end})")
+        if letters.is_empty() {
+            pattern.to_owned()
+        } else {
+            format!("(?{letters}){pattern}")
+        }
     }
 }
 

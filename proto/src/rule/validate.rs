@@ -26,14 +26,14 @@ impl Rule {
         // A pattern either lets through what it finds, or lets through what it does not find.
         let admits = (self.effect == Effect::Allow) == (path.presence == Presence::Present);
         let branches = top_level_branches(&path.pattern);
-        if admits && !branches.iter().all(|b| is_anchored(b)) {
+        if admits && !branches.iter().all(|branch| is_anchored(branch)) {
             warn(
                 "path-not-anchored",
-                "the pattern is found anywhere: /v1/users also lets through /evil/v1/users; begin it \
-                 (and each of its alternatives) with ^",
+                "the pattern is found anywhere: /v1/users also lets through /evil/v1/users; begin \
+                 it (and each of its alternatives) with ^",
             );
         }
-        if !admits && branches.iter().any(|b| misses_slash(b)) {
+        if !admits && branches.iter().any(|branch| misses_slash(branch)) {
             warn(
                 "path-trailing-slash",
                 "the pattern ends in $ and does not see the same path with a slash at its end; \

@@ -190,8 +190,8 @@ pub struct Change {
 /// again and opens a new watch from the list's revision + 1. A start that the store has not reached
 /// yet is waited for in silence: the list before it would have shown a store that went back.
 pub trait Watch: Send {
-    /// The next change; waits for it. After an error every further call returns an error. The future
-    /// may be dropped at any time without losing a change.
+    /// The next change; waits for it. After an error every further call returns an error. The
+    /// future may be dropped at any time without losing a change.
     fn next(&mut self) -> StoreFuture<'_, Change>;
 }
 

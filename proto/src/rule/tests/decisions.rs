@@ -353,6 +353,7 @@ fn a_set_of_paths_decides_as_its_patterns_do_alone() {
         "%",
         ";",
         "//",
+        "(?x)a # a",
     ];
     let parts: Vec<_> = patterns
         .iter()

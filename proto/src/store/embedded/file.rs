@@ -1,4 +1,4 @@
-//! Opening the store's file: one process at a time, private to its user, known to be ours and sound.
+//! Opening the store's file: for one process at a time, private to its user, ours and sound.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -192,7 +192,8 @@ fn configure(db: &Connection, size_bytes_max: u64) -> rusqlite::Result<()> {
     db.pragma_update(None, "max_page_count", pages.cast_signed())
 }
 
-fn lay_out(db: &Connection) -> rusqlite::Result<()> {
+/// Makes the tables.
+pub(super) fn lay_out(db: &Connection) -> rusqlite::Result<()> {
     let transaction = db.unchecked_transaction()?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;

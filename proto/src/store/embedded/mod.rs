@@ -11,6 +11,8 @@ mod file;
 mod history;
 mod leases;
 mod readers;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod writer;
 

@@ -19,7 +19,7 @@ use super::leases::{LeaseChange, LeaseClock};
 use crate::store::{LeaseId, Revision, StoreError};
 
 /// Jobs that may wait; beyond it callers are told that the store is unavailable.
-const QUEUE_MAX: usize = 1024;
+pub(super) const QUEUE_MAX: usize = 1024;
 
 /// Jobs committed together at most, so that the first of them does not wait long.
 const BATCH_MAX: usize = 128;
@@ -195,9 +195,8 @@ impl Thread {
         loop {
             match jobs.recv_timeout(self.rest(Instant::now())) {
                 Ok(first) => {
-                    let batch = std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1));
-                    let now = Instant::now();
-                    self.write(batch.filter(|job| job.is_wanted(now)).collect());
+                    let more = jobs.try_iter().take(BATCH_MAX - 1);
+                    self.write(std::iter::once(first).chain(more).collect());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -217,12 +216,12 @@ impl Thread {
     }
 
     fn write(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        let end = self.commit(|batch| jobs.iter_mut().try_for_each(|job| job.run(batch)));
+        let end = self.commit(|batch| jobs.iter_mut().try_for_each(|job| run_wanted(job, batch)));
         match end {
             // One of them broke the batch (the largest did not fit the disk): each by itself then.
             Err(End::RolledBack(_)) if jobs.len() > 1 => {
                 for mut job in jobs {
-                    let end = self.commit(|batch| job.run(batch));
+                    let end = self.commit(|batch| run_wanted(&mut job, batch));
                     job.finish(end.map_err(StoreError::from));
                 }
             }
@@ -345,6 +344,15 @@ fn attempt(
             error => End::RolledBack(error),
         })?;
     Ok(done)
+}
+
+/// Who has given up was told that the outcome is unknown; better that nothing happens.
+fn run_wanted(job: &mut Box<dyn Job>, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
+    if job.is_wanted(Instant::now()) {
+        job.run(batch)
+    } else {
+        Ok(())
+    }
 }
 
 fn end_lease(batch: &mut Batch<'_>, lease: LeaseId) -> rusqlite::Result<()> {

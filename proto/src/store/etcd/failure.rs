@@ -114,6 +114,7 @@ fn by_status(code: i32, text: &str, call: Call, lease: LeaseId) -> Failure {
         return refused(StoreError::TooLarge(text.into()));
     }
     let barred = [
+        "user name is empty",
         "authentication failed",
         "authentication is not enabled",
         "permission denied",
@@ -205,6 +206,7 @@ mod tests {
         check(8, "etcdserver: too many requests", "Unavailable", never);
         let password = "etcdserver: authentication failed, invalid user ID or password";
         check(3, password, "Unavailable", never);
+        check(3, "etcdserver: user name is empty", "Unavailable", never);
         check(7, "etcdserver: permission denied", "Unavailable", never);
         check(16, "etcdserver: invalid auth token", "Unavailable", never);
         check(14, "http2 error", "OutcomeUnknown", read_only);

@@ -1,0 +1,217 @@
+//! What the caller gets: an answer of the target, or an early end as a problem document.
+//!
+//! The only place that turns outcomes into responses. Also the edge where `http` 1.x types (ours,
+//! hyper's) become those of actix-web.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http as old_http;
+use bytes::Bytes;
+use futures_core::Stream;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use proto::outcome::{Code, EarlyEnd};
+
+use crate::flow::{Exchange, Outbound};
+use crate::stages::record::Closing;
+use crate::upstream::AnswerBody;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("requestrocket-request-id");
+const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-code");
+const PROXY_MESSAGE: HeaderName = HeaderName::from_static("requestrocket-proxy-message");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Longest `requestrocket-proxy-message`, in bytes.
+const MESSAGE_BYTES_MAX: usize = 500;
+
+/// A response on its way from the pipeline to the listener.
+pub struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: ReplyBody,
+}
+
+/// A response body; emits the request's record when it is dropped.
+pub struct ReplyBody {
+    content: Content,
+    closing: Option<Box<Closing>>,
+}
+
+enum Content {
+    Empty,
+    Full(Bytes),
+    Stream(AnswerBody),
+}
+
+/// Ends an exchange: builds the reply and gives it to the listener's handler.
+///
+/// When nobody waits any more the reply is dropped, and its record says that the caller left.
+pub fn reply(mut exchange: Box<Exchange>) {
+    let closing = exchange.closing.take();
+    let sender = exchange.reply.take();
+    let (status, headers, content) = match exchange.end.take() {
+        Some(end) => early(&end, &exchange),
+        None => granted(&mut exchange),
+    };
+    let reply = Reply { status, headers, body: ReplyBody { content, closing } };
+    if let Some(sender) = sender {
+        // An error means that the caller left; the reply's drop has recorded it.
+        let _ = sender.send(reply);
+    }
+}
+
+fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content) {
+    let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut headers = HeaderMap::with_capacity(8 + end.headers.len());
+    let id = exchange.id.text();
+    ours(&mut headers, id.as_str(), end.code);
+    if let Some(message) = message(&end.detail) {
+        headers.insert(PROXY_MESSAGE, message);
+    }
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(should) = end.should_retry {
+        let value = if should { "true" } else { "false" };
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static(value));
+    }
+    for (name, value) in &end.headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
+    let body = end.document(id.as_str()).to_string();
+    (status, headers, Content::Full(Bytes::from(body)))
+}
+
+fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
+    let Some(answer) = exchange.answer.take() else {
+        let end = EarlyEnd::new(Code::InternalError, "the request ended without an answer");
+        return early(&end, exchange);
+    };
+    let mut headers = answer.headers;
+    ours(&mut headers, exchange.id.text().as_str(), Code::AccessGranted);
+    let bodyless = exchange.request.method == Method::HEAD
+        || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let content = match answer.body {
+        _ if bodyless => Content::Empty,
+        Outbound::Empty => Content::Full(Bytes::new()),
+        Outbound::Full(bytes) => Content::Full(bytes),
+        Outbound::Stream(body) => Content::Stream(body),
+    };
+    (answer.status, headers, content)
+}
+
+fn ours(headers: &mut HeaderMap, id: &str, code: Code) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(PROXY_CODE, HeaderValue::from_static(code.as_str()));
+}
+
+/// A detail as a field value: printable ASCII, not too long.
+fn message(detail: &str) -> Option<HeaderValue> {
+    let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    let text: String = detail.chars().take(MESSAGE_BYTES_MAX).map(printable).collect();
+    HeaderValue::from_str(&text).ok()
+}
+
+impl Reply {
+    /// The same as a response of actix-web.
+    pub fn into_response(self) -> HttpResponse<ReplyBody> {
+        let status = old_http::StatusCode::from_u16(self.status.as_u16())
+            .unwrap_or(old_http::StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = HttpResponse::with_body(status, self.body);
+        let headers = response.headers_mut();
+        for (name, value) in &self.headers {
+            let name = old_http::header::HeaderName::from_bytes(name.as_str().as_bytes());
+            let value = old_http::header::HeaderValue::from_bytes(value.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, value) {
+                headers.append(name, value);
+            }
+        }
+        response
+    }
+}
+
+/// The response to a request that never became an exchange, or whose exchange was lost.
+pub fn bare(end: &EarlyEnd, request_id: &str) -> HttpResponse<ReplyBody> {
+    let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut headers = HeaderMap::with_capacity(6);
+    ours(&mut headers, request_id, end.code);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    for (name, value) in &end.headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
+    let content = Content::Full(Bytes::from(end.document(request_id).to_string()));
+    Reply { status, headers, body: ReplyBody { content, closing: None } }.into_response()
+}
+
+impl MessageBody for ReplyBody {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        match &self.content {
+            // Leaves a `Content-Length` that the target gave for HEAD and 304 as it is.
+            Content::Empty => BodySize::None,
+            Content::Full(bytes) => BodySize::Sized(bytes.len() as u64),
+            Content::Stream(body) => match body.remaining() {
+                Some(length) => BodySize::Sized(length),
+                None => BodySize::Stream,
+            },
+        }
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        let next = match &mut this.content {
+            Content::Empty => None,
+            Content::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                (!bytes.is_empty()).then_some(Ok(bytes))
+            }
+            Content::Stream(body) => match Pin::new(body).poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(next) => next,
+            },
+        };
+        if let Some(closing) = &mut this.closing {
+            match &next {
+                Some(Ok(bytes)) => closing.sent(bytes.len()),
+                Some(Err(error)) => closing.broke(error),
+                None => closing.completed(),
+            }
+        }
+        Poll::Ready(next.map(|piece| piece.map_err(Into::into)))
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        let content = std::mem::replace(&mut self.content, Content::Empty);
+        let Some(mut closing) = self.closing.take() else {
+            return;
+        };
+        match content {
+            // Nothing left to send: actix does not poll a body of a known length to its end.
+            Content::Empty => closing.completed(),
+            Content::Full(bytes) if bytes.is_empty() => closing.completed(),
+            Content::Stream(body) if body.is_ended() => closing.completed(),
+            Content::Stream(body) => return closing.abandoned(body),
+            Content::Full(_) => {}
+        }
+        drop(closing);
+    }
+}

@@ -1,0 +1,93 @@
+//! Boot settings of the data plane. Everything else is versioned configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The listener that callers connect to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySettings {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Base URL under which callers reach this gateway; the listening address when absent.
+    pub public_url: Option<String>,
+    /// Organisation whose proxies answer to `/api/{alias}` without its slug.
+    pub default_org: String,
+    /// Host names that open proxies (credential type `none`) answer to, besides loopback names.
+    pub allowed_hosts: Vec<String>,
+    /// Worker threads; 0 takes one per core.
+    pub workers: usize,
+    /// Most requests in flight; more are answered 503 `overloaded`.
+    pub requests_in_flight_max: u64,
+    /// Most requests waiting before one stage of one worker.
+    pub mailbox_capacity: usize,
+    /// Most open connections of callers.
+    pub connections_max: usize,
+    /// Largest request head, in bytes.
+    pub head_bytes_max: usize,
+    /// Longest time for a request's head to arrive, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// Longest pause inside a request's body, in milliseconds.
+    pub body_idle_timeout_ms: u64,
+    /// How long an idle connection of a caller is kept, in milliseconds.
+    pub keep_alive_ms: u64,
+    /// Longest time for requests in flight to end at shutdown, in milliseconds.
+    pub drain_ms: u64,
+    /// Put the reason of a 401 into its `detail`. For development: it tells whether a proxy
+    /// exists.
+    pub explain_unauthorized: bool,
+    /// Obey the header `requestrocket-fault: panic@{stage}`. For tests of the gateway itself.
+    pub fault_injection: bool,
+}
+
+impl Default for GatewaySettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
+            default_org: "default".into(),
+            allowed_hosts: Vec::new(),
+            workers: 0,
+            requests_in_flight_max: 10_000,
+            mailbox_capacity: 1_024,
+            connections_max: 25_000,
+            head_bytes_max: 65_535,
+            head_timeout_ms: 10_000,
+            body_idle_timeout_ms: 60_000,
+            keep_alive_ms: 75_000,
+            drain_ms: 30_000,
+            explain_unauthorized: false,
+            fault_injection: false,
+        }
+    }
+}
+
+/// Which addresses that are not public tenants may ask for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DialGuardSettings {
+    /// Exceptions; default none.
+    pub permit: Vec<Permission>,
+    /// A file in the form of `/etc/hosts` whose names are resolved first.
+    pub hosts_file: Option<PathBuf>,
+}
+
+/// One exception of the dial guard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Permission {
+    /// The network that may be dialled.
+    pub network: IpNet,
+    /// Its ports, each `443` or `8000-8999`; default `["443"]`.
+    #[serde(default = "https_only")]
+    pub ports: Vec<String>,
+    /// Slugs of the organisations it is for; `["*"]` for all.
+    pub orgs: Vec<String>,
+}
+
+fn https_only() -> Vec<String> {
+    vec!["443".into()]
+}

@@ -1,0 +1,3 @@
+//! Target credentials on the node: opened here, injected by `stages/inject.rs`, nowhere else.
+
+pub mod vault;

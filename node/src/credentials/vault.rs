@@ -1,0 +1,260 @@
+//! Opens sealed secrets and holds them in memory that is zeroised when the last user drops it.
+//!
+//! A secret is opened at its first use and kept, in the form in which it will be sent, as long as
+//! a configuration that names it is in use. It never has a `Debug`, `Serialize` or `Display` form.
+
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use proto::checks;
+use proto::credential::{AuthType, CredentialSettings, PATH_SECRET, SecretInput};
+use proto::hosts::HostPattern;
+use proto::id::{CredentialId, OrgId};
+use proto::seal::{self, Binding, Keyring, Sealed};
+use zeroize::Zeroizing;
+
+/// Where a key stands when neither header, query nor path is configured.
+pub const KEY_HEADER_DEFAULT: &str = "x-api-key";
+/// What stays unescaped in an injected query or path part (RFC 3986 §2.3).
+const UNRESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A sealed secret and, after its first use, its opened form.
+pub struct Sealing {
+    sealed: Option<Arc<Sealed>>,
+    bound: Bound,
+    keyring: Arc<Keyring>,
+    auth_type: AuthType,
+    settings: CredentialSettings,
+    opened: OnceLock<Result<Injection, VaultError>>,
+}
+
+/// What a sealed secret must have been sealed for.
+pub struct Bound {
+    /// The organisation.
+    pub org: OrgId,
+    /// The credential.
+    pub credential: CredentialId,
+    /// Where the secret may be sent.
+    pub hosts: Vec<HostPattern>,
+    /// The seal's own name.
+    pub seal_id: String,
+}
+
+/// A secret in the form in which it is sent.
+#[derive(Default)]
+pub struct Injection {
+    /// Header fields.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Query parameters: decoded name, and `name=value` encoded.
+    pub queries: Vec<(Box<str>, Zeroizing<String>)>,
+    /// A path put between the base path and the caller's.
+    pub path: Option<Zeroizing<String>>,
+}
+
+/// Why a secret cannot be used. Says nothing of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VaultError {
+    /// There is no sealed value: it was revoked or never reached this region.
+    #[error("the credential has no secret; give it a new one")]
+    Missing,
+    /// The sealed value does not open: another key, or hosts that were changed behind our back.
+    #[error("the credential's secret cannot be opened for its hosts; give it again")]
+    Unopenable,
+    /// The secret holds what cannot be sent.
+    #[error("the credential's secret cannot be sent in a header; give it again")]
+    Unsendable,
+}
+
+impl Sealing {
+    /// A sealed secret, unopened.
+    pub fn new(
+        sealed: Option<Arc<Sealed>>,
+        bound: Bound,
+        keyring: Arc<Keyring>,
+        auth_type: AuthType,
+        settings: CredentialSettings,
+    ) -> Self {
+        Self { sealed, bound, keyring, auth_type, settings, opened: OnceLock::new() }
+    }
+
+    /// The secret in the form in which it is sent.
+    ///
+    /// # Errors
+    /// It is missing, does not open, or cannot be sent.
+    pub fn injection(&self) -> Result<&Injection, VaultError> {
+        self.opened.get_or_init(|| self.open()).as_ref().map_err(|error| *error)
+    }
+
+    fn open(&self) -> Result<Injection, VaultError> {
+        if self.auth_type == AuthType::None {
+            return Ok(Injection::default());
+        }
+        let sealed = self.sealed.as_ref().ok_or(VaultError::Missing)?;
+        let Bound { org, credential, hosts, seal_id } = &self.bound;
+        let binding = Binding { org: *org, credential: *credential, hosts, seal_id };
+        let secret = seal::open(&self.keyring, &binding, sealed)
+            .map_err(|_| VaultError::Unopenable)?;
+        arrange(self.auth_type, &self.settings, &secret).ok_or(VaultError::Unsendable)
+    }
+}
+
+/// The header names and query parameters that a credential will set.
+pub fn places(
+    auth_type: AuthType,
+    settings: &CredentialSettings,
+) -> (Option<HeaderName>, Option<Box<str>>) {
+    match auth_type {
+        AuthType::ApiKey => match (&settings.query, &settings.path, &settings.header) {
+            (Some(query), _, _) => (None, Some(query.as_str().into())),
+            (None, Some(_), _) => (None, None),
+            (None, None, header) => {
+                let name = header.as_deref().unwrap_or(KEY_HEADER_DEFAULT);
+                (HeaderName::from_bytes(name.as_bytes()).ok(), None)
+            }
+        },
+        AuthType::Bearer | AuthType::Jwt | AuthType::Basic => {
+            (Some(http::header::AUTHORIZATION), None)
+        }
+        AuthType::Custom | AuthType::None => (None, None),
+    }
+}
+
+/// Puts a secret where its credential says; `None` when it cannot be sent there.
+fn arrange(
+    auth_type: AuthType,
+    settings: &CredentialSettings,
+    secret: &SecretInput,
+) -> Option<Injection> {
+    let mut injection = Injection::default();
+    match auth_type {
+        AuthType::None => {}
+        AuthType::ApiKey => arrange_key(settings, secret.key.as_ref()?, &mut injection)?,
+        AuthType::Bearer | AuthType::Jwt => {
+            let value = Zeroizing::new(format!("Bearer {}", secret.token.as_ref()?));
+            injection.headers.push((http::header::AUTHORIZATION, sensitive(value)?));
+        }
+        AuthType::Basic => {
+            let (user, password) = (secret.username.as_ref()?, secret.password.as_ref()?);
+            let pair = Zeroizing::new(format!("{user}:{password}"));
+            let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+            injection.headers.push((http::header::AUTHORIZATION, sensitive(value)?));
+        }
+        AuthType::Custom => {
+            for part in &secret.headers {
+                let name = HeaderName::from_bytes(part.name.as_bytes()).ok()?;
+                let value = sensitive(Zeroizing::new(part.value.clone()))?;
+                injection.headers.push((name, value));
+            }
+            for part in &secret.queries {
+                injection.queries.push(query(&part.name, &part.value));
+            }
+        }
+    }
+    Some(injection)
+}
+
+fn arrange_key(
+    settings: &CredentialSettings,
+    key: &str,
+    injection: &mut Injection,
+) -> Option<()> {
+    if let Some(name) = &settings.query {
+        injection.queries.push(query(name, key));
+    } else if let Some(template) = &settings.path {
+        let encoded = Zeroizing::new(utf8_percent_encode(key, PATH).to_string());
+        injection.path = Some(Zeroizing::new(template.replace(PATH_SECRET, &encoded)));
+    } else {
+        let name = settings.header.as_deref().unwrap_or(KEY_HEADER_DEFAULT);
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let prefix = settings.prefix.as_deref().unwrap_or_default();
+        injection.headers.push((name, sensitive(Zeroizing::new(format!("{prefix}{key}")))?));
+    }
+    Some(())
+}
+
+/// A path part may hold `:` and `@` as they are (RFC 3986 §3.3): Telegram's tokens have a colon.
+const PATH: &AsciiSet = &UNRESERVED.remove(b':').remove(b'@');
+
+fn query(name: &str, value: &str) -> (Box<str>, Zeroizing<String>) {
+    let pair = format!(
+        "{}={}",
+        utf8_percent_encode(name, UNRESERVED),
+        utf8_percent_encode(value, UNRESERVED)
+    );
+    (name.into(), Zeroizing::new(pair))
+}
+
+/// A field value that shares zeroising memory with every request that sends it.
+fn sensitive(value: Zeroizing<String>) -> Option<HeaderValue> {
+    struct Owner(Zeroizing<String>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
+    if !checks::is_field_value(value.as_bytes()) {
+        return None;
+    }
+    let bytes = Bytes::from_owner(Owner(value));
+    let mut value = HeaderValue::from_maybe_shared(bytes).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(auth_type: AuthType, settings: &str, secret: &str, expected: &[&str]) {
+        let settings: CredentialSettings = serde_json::from_str(settings).unwrap();
+        let secret: SecretInput = serde_json::from_str(secret).unwrap();
+        let Some(injection) = arrange(auth_type, &settings, &secret) else {
+            assert_eq!(expected, ["unsendable"]);
+            return;
+        };
+        let headers = injection
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        let queries = injection.queries.iter().map(|(_, pair)| format!("?{}", **pair));
+        let path = injection.path.iter().map(|path| path.to_string());
+        let found: Vec<String> = headers.chain(queries).chain(path).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_secret_stands_where_its_credential_says() {
+        let key = r#"{"key":"s3cr/et:1"}"#;
+        check(AuthType::ApiKey, "{}", key, &["x-api-key: s3cr/et:1"]);
+        check(
+            AuthType::ApiKey,
+            r#"{"header":"Authorization","prefix":"Token "}"#,
+            key,
+            &["authorization: Token s3cr/et:1"],
+        );
+        check(AuthType::ApiKey, r#"{"query":"k y"}"#, key, &["?k%20y=s3cr%2Fet%3A1"]);
+        check(AuthType::ApiKey, r#"{"path":"/bot{secret}"}"#, key, &["/bots3cr%2Fet:1"]);
+        check(AuthType::Bearer, "{}", r#"{"token":"t"}"#, &["authorization: Bearer t"]);
+        check(AuthType::Jwt, "{}", r#"{"token":"a.b.c"}"#, &["authorization: Bearer a.b.c"]);
+        check(
+            AuthType::Basic,
+            "{}",
+            r#"{"username":"a","password":"b"}"#,
+            &["authorization: Basic YTpi"],
+        );
+        check(
+            AuthType::Custom,
+            "{}",
+            r#"{"headers":[{"name":"X-A","value":"1"}],"queries":[{"name":"q","value":"a&b"}]}"#,
+            &["x-a: 1", "?q=a%26b"],
+        );
+        check(AuthType::Bearer, "{}", r#"{"token":"a\r\nHost: x"}"#, &["unsendable"]);
+        check(AuthType::Bearer, "{}", "{}", &["unsendable"]);
+        check(AuthType::None, "{}", "{}", &[]);
+    }
+}

@@ -1,0 +1,211 @@
+//! One request on its way through the stages: the exchange, and the states it passes.
+//!
+//! The exchange is allocated once and every stage writes its result into it; stages do not name
+//! each other, they meet here. What must not be reachable in a wrong order is a type that only one
+//! stage can make: [`Armed`] comes from `inject` and is the only thing that `forward` can send.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use proto::id::{CredentialId, FilterId, RequestId, RuleId};
+use proto::outcome::{Code, EarlyEnd};
+use proto::record::{AuthFailure, Denial};
+use tokio::sync::oneshot;
+use tracing::Span;
+
+use crate::actor::{STAGES, StageKind};
+use crate::answer::Reply;
+use crate::body::{ByteStream, RequestBody};
+use crate::limits::Tokens;
+use crate::metrics::Permit;
+use crate::presented::Place;
+use crate::request::Request;
+use crate::snapshot::{CompiledProxy, Snapshot};
+use crate::stages::inject::Armed;
+use crate::stages::record::Closing;
+use crate::upstream::AnswerBody;
+
+/// A request between two stages.
+pub struct Exchange {
+    /// Its id, issued by `receive`.
+    pub id: RequestId,
+    /// When its head had arrived.
+    pub started: Instant,
+    /// The same by the wall clock.
+    pub started_at: Timestamp,
+    /// Microseconds after `started` at which each stage was left; 0 for stages not passed.
+    pub marks: [u32; STAGES],
+    /// The request's span.
+    pub span: Span,
+    /// The configuration in force for the request's whole life.
+    pub snapshot: Arc<Snapshot>,
+    /// The head as it came.
+    pub request: Request,
+    /// The body as it came.
+    pub body: Inbound,
+    /// *Received*: the proxy; none for an unknown one, which `authenticate` answers.
+    pub proxy: Option<Arc<CompiledProxy>>,
+    /// *Identified*: who calls.
+    pub caller: Option<Caller>,
+    /// *Admitted*: tokens drawn and not yet sent.
+    pub tokens: Option<Tokens>,
+    /// *Prepared*: what will be sent, before the credential.
+    pub outgoing: Option<Outgoing>,
+    /// *Armed*: what will be sent.
+    pub armed: Option<Armed>,
+    /// *Answered*: what the target said.
+    pub answer: Option<Answer>,
+    /// The early end, if there was one.
+    pub end: Option<Box<EarlyEnd>>,
+    /// What the record will say beyond the above.
+    pub notes: Notes,
+    /// The record in the making, once `record` has been passed; emitted with the body's end.
+    pub closing: Option<Box<Closing>>,
+    /// Where the listener's handler waits for the reply.
+    pub reply: Option<oneshot::Sender<Reply>>,
+    /// The request's place among those in flight.
+    pub permit: Option<Permit>,
+    /// The stage that shall panic on this request; only with `gateway.fault_injection`.
+    pub fault: Option<StageKind>,
+}
+
+/// A request's body on its way in.
+#[derive(Default)]
+pub enum Inbound {
+    /// There is none, or it has been taken.
+    #[default]
+    None,
+    /// It has not been read.
+    Stream {
+        /// The pieces.
+        stream: ByteStream,
+        /// Its announced length in bytes.
+        length: Option<u64>,
+    },
+    /// It was read whole.
+    Buffered(Bytes),
+    /// It is larger than may be buffered: what was read, and the rest.
+    Oversize {
+        /// The pieces already read.
+        read: Bytes,
+        /// The rest.
+        stream: ByteStream,
+        /// The whole body's announced length in bytes.
+        length: Option<u64>,
+    },
+}
+
+impl Inbound {
+    /// The body as it is sent on; nothing stays.
+    pub fn take(&mut self) -> RequestBody {
+        match std::mem::take(self) {
+            Self::None => RequestBody::Empty,
+            Self::Stream { stream, length } => RequestBody::Stream { stream, length },
+            Self::Buffered(bytes) if bytes.is_empty() => RequestBody::Empty,
+            Self::Buffered(bytes) => RequestBody::Full(bytes),
+            Self::Oversize { read, stream, length } => {
+                let first = futures_util::stream::once(std::future::ready(Ok(read)));
+                let stream = Box::pin(futures_util::StreamExt::chain(first, stream));
+                RequestBody::Stream { stream, length }
+            }
+        }
+    }
+}
+
+/// Who calls, as `authenticate` found out.
+#[derive(Debug)]
+pub struct Caller {
+    /// Place of the credential among the proxy's.
+    pub index: usize,
+    /// Its id.
+    pub credential: CredentialId,
+    /// The version that set the secret it presented.
+    pub generation: Option<Arc<str>>,
+    /// Where the key stood.
+    pub places: Vec<Place>,
+}
+
+/// The request towards the target, before the credential is added.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Path and query in origin form.
+    pub path: Vec<u8>,
+    /// The query without `?`.
+    pub query: Option<Bytes>,
+    /// Fields of the caller that go on.
+    pub headers: HeaderMap,
+}
+
+/// A target's answer on its way to the caller.
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub headers: HeaderMap,
+    /// The `Content-Length` that it announced, for answers whose body does not travel.
+    pub announced_length: Option<HeaderValue>,
+    /// Its body.
+    pub body: Outbound,
+}
+
+/// An answer's body.
+pub enum Outbound {
+    /// None.
+    Empty,
+    /// Streams from the target.
+    Stream(AnswerBody),
+    /// In memory, after filters.
+    Full(Bytes),
+}
+
+/// What stages note for the record.
+#[derive(Default)]
+pub struct Notes {
+    /// Why the caller was refused with 401: never told to the caller.
+    pub refusal: Option<AuthFailure>,
+    /// Scopes that denied.
+    pub denials: Vec<Denial>,
+    /// Rules in shadow mode that matched.
+    pub shadow_rules: Vec<RuleId>,
+    /// Filters that changed the body.
+    pub filters_changed: Vec<FilterId>,
+    /// The target's status, also where the caller got another.
+    pub upstream_status: Option<u16>,
+    /// Attempts made towards the target.
+    pub attempts: u32,
+    /// Microseconds from sending to the answer's first byte.
+    pub upstream_us: u64,
+    /// The host that a redirect or link of the answer leads to, outside the gateway.
+    pub left_gateway: Option<String>,
+    /// The target's ids for this request.
+    pub upstream_ids: Vec<(&'static str, String)>,
+    /// The caller's program.
+    pub user_agent: Option<String>,
+    /// The path as sent, kept for the record before it is moved on.
+    pub path: Bytes,
+    /// The query as the caller sent it, likewise; its values are never recorded unasked.
+    pub query: Option<Bytes>,
+    /// Bytes of the request's body that were read, counted while it streams.
+    pub request_bytes: Rc<Cell<u64>>,
+    /// The W3C trace id of the request.
+    pub trace_id: Option<String>,
+}
+
+impl Exchange {
+    /// Notes the time at which a stage was left.
+    pub fn mark(&mut self, stage: StageKind) {
+        let us = self.started.elapsed().as_micros();
+        // Zero means "not passed", so the first microsecond counts as one.
+        self.marks[stage as usize] = u32::try_from(us).unwrap_or(u32::MAX).max(1);
+    }
+
+    /// The code that the record and the answer's header carry.
+    pub fn code(&self) -> Code {
+        self.end.as_ref().map_or(Code::AccessGranted, |end| end.code)
+    }
+}

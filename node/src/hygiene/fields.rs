@@ -1,0 +1,321 @@
+//! Which header fields travel, in both directions (design §3; RFC 9110 §7.6.1).
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
+
+/// Why a field of a request does not travel by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// It does.
+    Passes,
+    /// About this connection, this message's framing, or written anew by us.
+    Hop,
+    /// Overrides method or path, or claims an address: an upstream may believe it.
+    Override,
+    /// Ours.
+    Reserved,
+}
+
+fn classify(name: &str) -> Class {
+    match name {
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "te"
+        | "trailer" | "upgrade" | "http2-settings" | "proxy-authenticate"
+        | "proxy-authorization" | "host" | "content-length" | "expect" => Class::Hop,
+        "x-http-method-override" | "x-http-method" | "x-method-override" | "x-original-url"
+        | "x-rewrite-url" | "x-original-uri" | "x-original-method"
+        | "x-http-destination-url" | "x-client-ip" | "x-originating-ip" | "x-remote-ip"
+        | "x-remote-addr" | "true-client-ip" | "cf-connecting-ip" | "x-cluster-client-ip"
+        | "forwarded" | "x-real-ip" | "via" => Class::Override,
+        name if name.starts_with("x-forwarded-") => Class::Override,
+        name if name.starts_with("requestrocket-") || name == "x-requestrocket-key" => {
+            Class::Reserved
+        }
+        _ => Class::Passes,
+    }
+}
+
+/// What a configuration says about request fields.
+#[derive(Clone, Debug, Default)]
+pub struct RequestFields {
+    /// Fields that pass although they override something: the target's `pass_headers`.
+    pub pass: Vec<HeaderName>,
+    /// Whether names with `_` pass; otherwise they are refused.
+    pub underscores: bool,
+    /// Whether `Cookie` passes.
+    pub cookies: bool,
+}
+
+/// A request field that cannot be sent on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderscoreName(pub String);
+
+/// The caller's fields that go on to the target, in their order.
+///
+/// # Errors
+/// A name with `_`, which many servers read as `-`, unless the target allows them.
+pub fn for_target(
+    mut from: HeaderMap,
+    policy: &RequestFields,
+) -> Result<HeaderMap, UnderscoreName> {
+    let nominated = Nominated::of(&from);
+    let mut to = HeaderMap::with_capacity(from.len() + 2);
+    // A drained map names a field once and then gives further values without a name.
+    let mut current: Option<HeaderName> = None;
+    for (name, value) in from.drain() {
+        if let Some(name) = name {
+            current = passes(&name, policy, &nominated)?.then_some(name);
+        }
+        if let Some(name) = &current {
+            to.append(name.clone(), value);
+        }
+    }
+    Ok(to)
+}
+
+fn passes(
+    name: &HeaderName,
+    policy: &RequestFields,
+    nominated: &Nominated,
+) -> Result<bool, UnderscoreName> {
+    let text = name.as_str();
+    if !policy.underscores && text.contains('_') {
+        return Err(UnderscoreName(text.to_owned()));
+    }
+    Ok(match classify(text) {
+        Class::Hop | Class::Reserved => false,
+        Class::Override => policy.pass.contains(name),
+        Class::Passes => {
+            (policy.cookies || *name != header::COOKIE) && !nominated.contains(text)
+        }
+    })
+}
+
+/// The names that a `Connection` field lists, without those it may not remove.
+struct Nominated {
+    names: Vec<String>,
+}
+
+impl Nominated {
+    fn of(headers: &HeaderMap) -> Self {
+        let names = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|token| std::str::from_utf8(token).ok())
+            .map(|token| token.trim().to_ascii_lowercase())
+            .filter(|token| !matches!(token.as_str(), "" | "close" | "keep-alive"))
+            .filter(|token| {
+                !matches!(
+                    token.as_str(),
+                    "host" | "content-length" | "transfer-encoding" | "cache-control"
+                )
+            })
+            .collect();
+        Self { names }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.names.iter().any(|nominated| nominated == name)
+    }
+}
+
+/// Whether two header names mean the same to a server that reads `_` as `-`.
+pub fn equivalent(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
+}
+
+/// Removes every field that is equivalent to `name`.
+pub fn remove_equivalent(headers: &mut HeaderMap, name: &HeaderName) {
+    headers.remove(name);
+    // Names with `_` are rare: a second look is only taken where one is there at all.
+    let others: Vec<HeaderName> = headers
+        .keys()
+        .filter(|key| key.as_str().contains('_') || name.as_str().contains('_'))
+        .filter(|key| equivalent(key.as_str(), name.as_str()))
+        .cloned()
+        .collect();
+    for other in others {
+        headers.remove(other);
+    }
+}
+
+/// Fields by which callers authenticate, dropped even when they did not hold our key.
+pub const CALLER_AUTHENTICATION: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
+/// What a configuration says about response fields.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseFields {
+    /// Whether `Set-Cookie` passes.
+    pub cookies: bool,
+    /// Whether filters apply to the body, so that what describes its bytes must go.
+    pub filtered: bool,
+}
+
+/// The target's fields that go on to the caller, in their order, without `Content-Length`.
+pub fn for_caller(mut from: HeaderMap, policy: ResponseFields) -> HeaderMap {
+    let nominated = Nominated::of(&from);
+    let mut to = HeaderMap::with_capacity(from.len() + 3);
+    let mut current: Option<HeaderName> = None;
+    for (name, value) in from.drain() {
+        if let Some(name) = name {
+            let text = name.as_str();
+            let drop = matches!(classify(text), Class::Hop | Class::Reserved)
+                || nominated.contains(text)
+                || (!policy.cookies && name == header::SET_COOKIE)
+                || (policy.filtered && describes_bytes(text));
+            current = (!drop).then_some(name);
+        }
+        if let Some(name) = &current {
+            to.append(name.clone(), value);
+        }
+    }
+    if policy.filtered {
+        make_private(&mut to);
+    }
+    to
+}
+
+/// Fields that describe the exact bytes of a body, which filters change.
+fn describes_bytes(name: &str) -> bool {
+    matches!(
+        name,
+        "etag"
+            | "last-modified"
+            | "accept-ranges"
+            | "content-range"
+            | "content-encoding"
+            | "content-md5"
+            | "content-digest"
+            | "repr-digest"
+            | "digest"
+            | "x-goog-hash"
+    ) || name.starts_with("x-amz-checksum-")
+}
+
+/// A filtered answer is one caller's: shared caches must not keep it.
+fn make_private(headers: &mut HeaderMap) {
+    let shared = headers.get_all(header::CACHE_CONTROL).iter().any(|value| {
+        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        text.contains("public") || text.contains("s-maxage")
+    });
+    if shared {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+/// Conditional and range fields of a request, which make no sense against a filtered body.
+pub const CONDITIONAL: [HeaderName; 7] = [
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::ACCEPT_ENCODING,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<String> {
+        map.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_a_target_gets_of_the_callers_fields() {
+        let policy = RequestFields::default();
+        let check = |fields: &[(&str, &str)], policy: &RequestFields, expected: &[&str]| {
+            let passed = for_target(map(fields), policy).unwrap();
+            assert_eq!(names(&passed), expected, "{fields:?}");
+        };
+        check(
+            &[("accept", "a"), ("x-a", "1"), ("x-a", "2"), ("host", "h"), ("expect", "x")],
+            &policy,
+            &["accept=a", "x-a=1", "x-a=2"],
+        );
+        for hop in ["connection", "keep-alive", "te", "trailer", "upgrade", "proxy-authorization"] {
+            check(&[(hop, "x"), ("a", "b")], &policy, &["a=b"]);
+        }
+        check(&[("connection", "close, X-Hop"), ("x-hop", "1"), ("b", "2")], &policy, &["b=2"]);
+        check(
+            &[("connection", "cache-control"), ("cache-control", "no-cache")],
+            &policy,
+            &["cache-control=no-cache"],
+        );
+        for name in ["x-original-url", "x-rewrite-url", "x-forwarded-for", "x-http-method-override",
+            "via", "forwarded", "x-real-ip", "true-client-ip", "x-forwarded-prefix"]
+        {
+            check(&[(name, "x")], &policy, &[]);
+            let pass = RequestFields {
+                pass: vec![HeaderName::from_static(name)],
+                ..RequestFields::default()
+            };
+            check(&[(name, "x")], &pass, &[&format!("{name}=x")]);
+        }
+        check(&[("cookie", "a=b")], &policy, &[]);
+        let cookies = RequestFields { cookies: true, ..RequestFields::default() };
+        check(&[("cookie", "a=b")], &cookies, &["cookie=a=b"]);
+        check(&[("requestrocket-proxy-code", "x"), ("x-requestrocket-key", "k")], &policy, &[]);
+        assert_eq!(
+            for_target(map(&[("x_api_key", "evil")]), &policy),
+            Err(UnderscoreName("x_api_key".into()))
+        );
+    }
+
+    #[test]
+    fn equivalent_names_are_removed_together() {
+        let mut fields = map(&[("x-api-key", "1"), ("x_api_key", "2"), ("x-api_key", "3")]);
+        remove_equivalent(&mut fields, &HeaderName::from_static("x-api-key"));
+        assert!(fields.is_empty());
+    }
+
+    #[test]
+    fn what_a_caller_gets_of_the_targets_fields() {
+        let from = [
+            ("content-type", "application/json"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("set-cookie", "a=b"),
+            ("etag", "\"1\""),
+            ("cache-control", "public, max-age=3"),
+            ("requestrocket-proxy-code", "forged"),
+            ("x-request-id", "r1"),
+        ];
+        let plain = for_caller(map(&from), ResponseFields { cookies: true, filtered: false });
+        assert_eq!(
+            names(&plain),
+            [
+                "content-type=application/json",
+                "set-cookie=a=b",
+                "etag=\"1\"",
+                "cache-control=public, max-age=3",
+                "x-request-id=r1"
+            ]
+        );
+        let filtered = for_caller(map(&from), ResponseFields { cookies: false, filtered: true });
+        assert_eq!(
+            names(&filtered),
+            ["content-type=application/json", "cache-control=private", "x-request-id=r1"]
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! What may travel between caller and target: header fields, URLs and cookies. Pure.
+
+pub mod cookies;
+pub mod fields;
+pub mod urls;

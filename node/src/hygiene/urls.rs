@@ -1,0 +1,219 @@
+//! URLs in answers: a reference to the target becomes one to the proxy, so that clients that
+//! follow redirects and `Link` pages stay inside the gateway and keep their key there.
+//!
+//! Rewritten references are path-absolute (`/api/{proxy}/…`), which needs no trust in the caller's
+//! `Host`. A path-absolute reference outside the base path would reach another resource through
+//! the proxy, so it becomes absolute on the target's own origin and counts as foreign.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use proto::hosts::Origin;
+use proto::target::BaseUrl;
+
+/// Header fields whose references are mapped.
+const FIELDS: [HeaderName; 4] = [
+    header::LOCATION,
+    header::CONTENT_LOCATION,
+    header::LINK,
+    HeaderName::from_static("refresh"),
+];
+
+/// What stands where a reference is mapped.
+pub struct Mapping<'a> {
+    /// The target.
+    pub base: &'a BaseUrl,
+    /// `/api/{proxy}` as the caller wrote it.
+    pub prefix: &'a str,
+}
+
+/// Maps every reference in an answer's fields; gives the first foreign host.
+pub fn map_answer(headers: &mut HeaderMap, mapping: &Mapping<'_>) -> Option<String> {
+    let mut foreign = None;
+    for field in &FIELDS {
+        if !headers.contains_key(field) {
+            continue;
+        }
+        let values: Vec<HeaderValue> = headers.get_all(field).iter().cloned().collect();
+        headers.remove(field);
+        for value in values {
+            let mapped = value.to_str().ok().and_then(|text| {
+                let mapped = mapping.field(field, text, &mut foreign);
+                HeaderValue::from_str(&mapped).ok()
+            });
+            headers.append(field.clone(), mapped.unwrap_or(value));
+        }
+    }
+    foreign
+}
+
+impl Mapping<'_> {
+    fn field(&self, field: &HeaderName, text: &str, foreign: &mut Option<String>) -> String {
+        if *field == header::LINK {
+            return self.link(text, foreign);
+        }
+        if field.as_str() == "refresh" {
+            return self.refresh(text, foreign);
+        }
+        self.reference(text, foreign)
+    }
+
+    /// `<ref>; rel="next", <ref>; …` (RFC 8288 §3).
+    fn link(&self, text: &str, foreign: &mut Option<String>) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        let mut quoted = false;
+        while let Some(at) = rest.find(['<', '"']) {
+            let (before, from) = rest.split_at(at);
+            out.push_str(before);
+            if from.starts_with('"') {
+                quoted = !quoted;
+                out.push('"');
+                rest = &from[1..];
+                continue;
+            }
+            match from.find('>') {
+                Some(end) if !quoted => {
+                    out.push('<');
+                    out.push_str(&self.reference(&from[1..end], foreign));
+                    out.push('>');
+                    rest = &from[end + 1..];
+                }
+                _ => {
+                    out.push('<');
+                    rest = &from[1..];
+                }
+            }
+        }
+        out.push_str(rest);
+        out
+    }
+
+    /// `5; url=ref` as browsers read it.
+    fn refresh(&self, text: &str, foreign: &mut Option<String>) -> String {
+        let lower = text.to_ascii_lowercase();
+        let Some(at) = lower.find("url=") else {
+            return text.to_owned();
+        };
+        let (head, reference) = text.split_at(at + 4);
+        let trimmed = reference.trim().trim_matches(['"', '\'']);
+        format!("{head}{}", self.reference(trimmed, foreign))
+    }
+
+    fn reference(&self, text: &str, foreign: &mut Option<String>) -> String {
+        let reference = text.trim();
+        if reference.starts_with("//") || has_scheme(reference) {
+            return self.absolute(reference, foreign);
+        }
+        if !reference.starts_with('/') {
+            // Relative to the caller's own URL, which lies inside the proxy.
+            return text.to_owned();
+        }
+        match self.below_base(reference) {
+            Some(rest) => format!("{}{rest}", self.prefix),
+            None => {
+                foreign.get_or_insert_with(|| self.base.origin.host.clone());
+                format!("{}{reference}", self.base.origin)
+            }
+        }
+    }
+
+    fn absolute(&self, reference: &str, foreign: &mut Option<String>) -> String {
+        let scheme = self.base.origin.scheme.as_str();
+        let full = match reference.strip_prefix("//") {
+            Some(rest) => format!("{scheme}://{rest}"),
+            None => reference.to_owned(),
+        };
+        let parsed = url::Url::parse(&full).ok();
+        let origin = parsed.as_ref().and_then(|url| Origin::of(url).ok());
+        if origin.as_ref() == Some(&self.base.origin)
+            && let Some(rest) = self.below_base(after_authority(&full))
+        {
+            return format!("{}{rest}", self.prefix);
+        }
+        let host = origin.map_or_else(|| "(not http)".to_owned(), |origin| origin.host);
+        foreign.get_or_insert(host);
+        reference.to_owned()
+    }
+
+    /// What stands behind the base path, where `path` lies below it.
+    fn below_base<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(self.base.path.as_str())?;
+        // `..` behind the base could leave it again once the client resolves it.
+        let path_only = rest.split(['?', '#']).next().unwrap_or_default();
+        let climbs = path_only.split('/').any(|segment| {
+            matches!(segment.to_ascii_lowercase().as_str(), ".." | "%2e%2e" | ".%2e" | "%2e.")
+        });
+        (!climbs && (rest.is_empty() || rest.starts_with(['/', '?', '#']))).then_some(rest)
+    }
+}
+
+/// Whether a reference begins with a scheme (RFC 3986 §3.1).
+fn has_scheme(reference: &str) -> bool {
+    reference.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    })
+}
+
+/// Path, query and fragment of an absolute URL, as written.
+fn after_authority(url: &str) -> &str {
+    let behind = url.split_once("://").map_or("", |(_, rest)| rest);
+    behind.find(['/', '?', '#']).map_or("", |at| &behind[at..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(base: &str, field: &str, value: &str, expected: &str, foreign: Option<&str>) {
+        let base = BaseUrl::parse(base).unwrap();
+        let mapping = Mapping { base: &base, prefix: "/api/demo" };
+        let name = HeaderName::from_bytes(field.as_bytes()).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(name.clone(), HeaderValue::from_str(value).unwrap());
+        let found = map_answer(&mut headers, &mapping);
+        assert_eq!(headers[&name], expected, "{field}: {value}");
+        assert_eq!(found.as_deref(), foreign, "{field}: {value}");
+    }
+
+    #[test]
+    fn references_to_the_target_become_the_proxys() {
+        let root = "https://api.x.com";
+        let v1 = "https://api.x.com/v1";
+        for (base, value, expected, foreign) in [
+            (root, "/relative-redirect/2", "/api/demo/relative-redirect/2", None),
+            (root, "/", "/api/demo/", None),
+            (root, "next?page=2", "next?page=2", None),
+            (root, "?page=2", "?page=2", None),
+            (root, "https://api.x.com/a?b#c", "/api/demo/a?b#c", None),
+            (root, "HTTPS://API.x.com:443/a", "/api/demo/a", None),
+            (root, "//api.x.com/a", "/api/demo/a", None),
+            (root, "https://api.x.com", "/api/demo", None),
+            (root, "http://api.x.com/a", "http://api.x.com/a", Some("api.x.com")),
+            (root, "https://api.x.com.evil.example/a", "https://api.x.com.evil.example/a",
+                Some("api.x.com.evil.example")),
+            (root, "//files.x.com/a", "//files.x.com/a", Some("files.x.com")),
+            (root, "https://user@api.x.com/a", "/api/demo/a", None),
+            (root, "javascript:alert(1)", "javascript:alert(1)", Some("(not http)")),
+            (v1, "/v1/users", "/api/demo/users", None),
+            (v1, "/v1", "/api/demo", None),
+            (v1, "/v1?x", "/api/demo?x", None),
+            (v1, "/v1x", "https://api.x.com/v1x", Some("api.x.com")),
+            (v1, "/oauth/authorize", "https://api.x.com/oauth/authorize", Some("api.x.com")),
+            (v1, "https://api.x.com/v2/a", "https://api.x.com/v2/a", Some("api.x.com")),
+            (v1, "/v1/../admin", "https://api.x.com/v1/../admin", Some("api.x.com")),
+            (v1, "/v1/%2e%2E/admin", "https://api.x.com/v1/%2e%2E/admin", Some("api.x.com")),
+        ] {
+            check(base, "location", value, expected, foreign);
+            check(base, "content-location", value, expected, foreign);
+            check(base, "refresh", &format!("5; url={value}"), &format!("5; url={expected}"), foreign);
+            check(
+                base,
+                "link",
+                &format!("<{value}>; rel=\"next\", <#x>; title=\"a<b>\""),
+                &format!("<{expected}>; rel=\"next\", <#x>; title=\"a<b>\""),
+                foreign,
+            );
+        }
+        check(root, "link", "<https://api.x.com/a", "<https://api.x.com/a", None);
+    }
+}

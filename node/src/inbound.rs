@@ -1,0 +1,92 @@
+//! Reading a request's body into memory, for the stages that need it whole.
+//!
+//! Only what a rule, filter or validation needs is buffered, and only up to the proxy's
+//! `body_buffer_bytes`; a larger body keeps what was read and streams on.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use proto::outcome::{Code, EarlyEnd};
+
+use crate::actor::Next;
+use crate::body::{BodyError, ByteStream};
+use crate::flow::{Exchange, Inbound};
+
+/// What came of buffering.
+pub enum Buffered {
+    /// The whole body.
+    Whole(Bytes),
+    /// It is larger than allowed; `exchange.body` is [`Inbound::Oversize`].
+    TooLarge,
+}
+
+/// Waits for the body, then looks at it and ends the request or lets it go on.
+pub fn buffer(
+    bytes_max: usize,
+    look: impl FnOnce(&mut Exchange, Buffered) -> Option<EarlyEnd> + 'static,
+) -> Next {
+    Next::Wait(Box::new(move |mut exchange| {
+        Box::pin(async move {
+            let body = std::mem::take(&mut exchange.body);
+            let read = match (body, exchange.reply.as_mut()) {
+                (Inbound::Stream { stream, length }, Some(reply)) => {
+                    tokio::select! {
+                        biased;
+                        () = reply.closed() => Err(gone()),
+                        read = read(stream, length, bytes_max) => read.map_err(broken),
+                    }
+                }
+                (other, _) => Ok(other),
+            };
+            let end = match read {
+                Err(end) => Some(end),
+                Ok(Inbound::Buffered(bytes)) => {
+                    exchange.body = Inbound::Buffered(bytes.clone());
+                    look(&mut exchange, Buffered::Whole(bytes))
+                }
+                Ok(other) => {
+                    let none = matches!(other, Inbound::None);
+                    exchange.body = other;
+                    let read = if none { Buffered::Whole(Bytes::new()) } else { Buffered::TooLarge };
+                    look(&mut exchange, read)
+                }
+            };
+            (exchange, end.map(Box::new))
+        })
+    }))
+}
+
+async fn read(
+    mut stream: ByteStream,
+    length: Option<u64>,
+    bytes_max: usize,
+) -> Result<Inbound, BodyError> {
+    if length.is_some_and(|length| length > bytes_max as u64) {
+        return Ok(Inbound::Oversize { read: Bytes::new(), stream, length });
+    }
+    let announced = usize::try_from(length.unwrap_or(0)).unwrap_or(0);
+    let mut body = BytesMut::with_capacity(announced.min(bytes_max));
+    while let Some(piece) = stream.next().await {
+        body.extend_from_slice(&piece?);
+        if body.len() > bytes_max {
+            return Ok(Inbound::Oversize { read: body.freeze(), stream, length });
+        }
+    }
+    Ok(Inbound::Buffered(body.freeze()))
+}
+
+/// The end of a request whose caller left.
+pub fn gone() -> EarlyEnd {
+    EarlyEnd::new(Code::ClientAborted, "the caller closed its connection")
+}
+
+/// The end of a request whose body cannot be read.
+pub fn broken(error: BodyError) -> EarlyEnd {
+    match error {
+        BodyError::Disconnected => gone(),
+        BodyError::TimedOut => EarlyEnd::new(
+            Code::RequestTimeout,
+            "the body stopped arriving; send it without long pauses",
+        ),
+        other => EarlyEnd::new(Code::MalformedRequest, other.to_string()),
+    }
+}

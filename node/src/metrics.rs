@@ -1,0 +1,225 @@
+//! Every metric of the data plane, with its name, meaning and text form, in one place.
+//!
+//! To add one: a field here, its lines in [`Metrics::render`], its line in `docs/metrics.md`
+//! (`tests/tidy.rs` compares). Names follow `[namespace_]name[_unit][_total]`; labels have few,
+//! fixed values.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use proto::outcome::Code;
+
+use crate::actor::{STAGES, StageKind};
+
+/// Upper bounds of the duration histograms' buckets, in microseconds.
+const BUCKETS_US: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
+    10_000_000, 60_000_000,
+];
+
+/// The counters of a node; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    requests: [AtomicU64; Code::ALL.len()],
+    stage_panics: [AtomicU64; STAGES],
+    mailbox_full: [AtomicU64; STAGES],
+    in_flight: AtomicU64,
+    replays: AtomicU64,
+    records_dropped: AtomicU64,
+    secrets_refused: AtomicU64,
+    server: Histogram,
+    client: Histogram,
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, us: u64) {
+        let at = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
+        self.buckets[at].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    fn render(&self, name: &str, help: &str, out: &mut String) {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        let mut count = 0;
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            count += bucket.load(Relaxed);
+            let _ = match BUCKETS_US.get(at) {
+                Some(us) => writeln!(out, "{name}_bucket{{le=\"{}\"}} {count}", seconds(*us)),
+                None => writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}"),
+            };
+        }
+        let sum = seconds(self.sum_us.load(Relaxed));
+        let _ = writeln!(out, "{name}_sum {sum}\n{name}_count {count}");
+    }
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+impl Metrics {
+    /// A request has ended with this code after so many microseconds.
+    pub fn request_ended(&self, code: Code, duration_us: u64) {
+        if let Some(at) = Code::ALL.iter().position(|known| *known == code) {
+            self.shared.requests[at].fetch_add(1, Relaxed);
+        }
+        self.shared.server.observe(duration_us);
+    }
+
+    /// A target has answered after so many microseconds.
+    pub fn upstream_answered(&self, duration_us: u64) {
+        self.shared.client.observe(duration_us);
+    }
+
+    /// A stage's decision panicked.
+    pub fn stage_panicked(&self, stage: StageKind) {
+        self.shared.stage_panics[stage as usize].fetch_add(1, Relaxed);
+    }
+
+    /// The mailbox behind this stage had no room.
+    pub fn mailbox_full(&self, stage: StageKind) {
+        self.shared.mailbox_full[stage as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A request was sent again on a new connection.
+    pub fn replayed(&self) {
+        self.shared.replays.fetch_add(1, Relaxed);
+    }
+
+    /// A record could not be kept.
+    pub fn record_dropped(&self) {
+        self.shared.records_dropped.fetch_add(1, Relaxed);
+    }
+
+    /// A secret was not sent because its destination is outside the credential's `hosts`.
+    pub fn secret_refused(&self) {
+        self.shared.secrets_refused.fetch_add(1, Relaxed);
+    }
+
+    /// Takes one of `max` places for a request in flight.
+    pub fn enter(&self, max: u64) -> Option<Permit> {
+        let before = self.shared.in_flight.fetch_add(1, Relaxed);
+        let permit = Permit { metrics: self.clone() };
+        (before < max).then_some(permit)
+    }
+
+    /// Requests in flight now.
+    pub fn in_flight(&self) -> u64 {
+        self.shared.in_flight.load(Relaxed)
+    }
+
+    /// The Prometheus text form (version 0.0.4).
+    pub fn render(&self) -> String {
+        let shared = &*self.shared;
+        let mut out = String::with_capacity(8192);
+        let counter = |out: &mut String, name: &str, help: &str| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+        };
+        let name = "requestrocket_requests_total";
+        counter(&mut out, name, "Requests ended, by code.");
+        for (code, count) in Code::ALL.iter().zip(&shared.requests) {
+            let _ = writeln!(out, "{name}{{code=\"{code}\"}} {}", count.load(Relaxed));
+        }
+        let by_stage = [
+            ("requestrocket_stage_panics_total", "Panics caught, by stage.", &shared.stage_panics),
+            (
+                "requestrocket_mailbox_full_total",
+                "Requests ended because the mailbox behind a stage was full.",
+                &shared.mailbox_full,
+            ),
+        ];
+        for (name, help, counts) in by_stage {
+            counter(&mut out, name, help);
+            for stage in StageKind::ALL {
+                let count = counts[stage as usize].load(Relaxed);
+                let _ = writeln!(out, "{name}{{stage=\"{}\"}} {count}", stage.name());
+            }
+        }
+        let plain = [
+            (
+                "requestrocket_upstream_replays_total",
+                "Requests sent again on a new connection.",
+                &shared.replays,
+            ),
+            (
+                "requestrocket_records_dropped_total",
+                "Records that could not be kept.",
+                &shared.records_dropped,
+            ),
+            (
+                "requestrocket_secrets_refused_total",
+                "Secrets not sent because the destination is outside the credential's hosts.",
+                &shared.secrets_refused,
+            ),
+        ];
+        for (name, help, count) in plain {
+            counter(&mut out, name, help);
+            let _ = writeln!(out, "{name} {}", count.load(Relaxed));
+        }
+        let name = "requestrocket_requests_in_flight";
+        let _ = writeln!(out, "# HELP {name} Requests in flight.\n# TYPE {name} gauge");
+        let _ = writeln!(out, "{name} {}", self.in_flight());
+        let name = "http_server_request_duration_seconds";
+        shared.server.render(name, "Duration of requests at the gateway.", &mut out);
+        let name = "http_client_request_duration_seconds";
+        shared.client.render(name, "Time until a target's answer began.", &mut out);
+        out
+    }
+}
+
+/// One request's place among those in flight; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    metrics: Metrics,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.metrics.shared.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_bounded_and_come_back() {
+        let metrics = Metrics::default();
+        let first = metrics.enter(1);
+        assert!(first.is_some());
+        assert!(metrics.enter(1).is_none(), "a refused one leaves no trace");
+        assert_eq!(metrics.in_flight(), 1);
+        drop(first);
+        assert!(metrics.enter(1).is_some());
+    }
+
+    #[test]
+    fn text_form_counts() {
+        let metrics = Metrics::default();
+        metrics.request_ended(Code::RateLimited, 300);
+        metrics.stage_panicked(StageKind::Limit);
+        let text = metrics.render();
+        for line in [
+            "requestrocket_requests_total{code=\"rate-limited\"} 1",
+            "requestrocket_stage_panics_total{stage=\"limit\"} 1",
+            "http_server_request_duration_seconds_bucket{le=\"0.00025\"} 0",
+            "http_server_request_duration_seconds_bucket{le=\"0.0005\"} 1",
+            "http_server_request_duration_seconds_count 1",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Where a caller's key stands in a request, as official SDKs put it (hardening item 4).
+//!
+//! Keys that we issued begin with `rr_` and are looked for in every place that an SDK may use.
+//! Keys given by a user are looked for in one configured place only. Pure.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{self, HeaderName};
+use proto::query;
+
+use crate::request::Request;
+
+/// What keys issued by us begin with.
+const ISSUED: &[u8] = b"rr_";
+
+/// The headers in which SDKs send keys.
+const HEADERS: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    HeaderName::from_static("x-requestrocket-key"),
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("private-token"),
+];
+
+/// A place in a request that holds a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A header field.
+    Header(HeaderName),
+    /// A query parameter, by its decoded name.
+    Query(Box<str>),
+}
+
+impl Place {
+    /// For records: the header's name, or `query`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Header(name) => name.as_str(),
+            Self::Query(_) => "query",
+        }
+    }
+}
+
+/// What was found of keys issued by us.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Issued<'a> {
+    /// None.
+    Nowhere,
+    /// One key, in these places.
+    One(Cow<'a, [u8]>, Vec<Place>),
+    /// Two different keys: nobody can tell which one is meant.
+    Several,
+}
+
+/// Further places to look in, as the proxy's configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// The header in which the target credential will be injected, and configured ones.
+    pub headers: Vec<HeaderName>,
+    /// Query parameters, likewise.
+    pub queries: Vec<Box<str>>,
+}
+
+/// Looks for keys issued by us.
+pub fn issued<'a>(request: &'a Request, extra: &Extra) -> Issued<'a> {
+    let mut found = Issued::Nowhere;
+    let further = extra.headers.iter().filter(|name| !HEADERS.contains(name));
+    for name in HEADERS.iter().chain(further) {
+        for value in request.headers.get_all(name) {
+            for key in keys_in(value.as_bytes()) {
+                found = found.and(key, || Place::Header(name.clone()));
+            }
+        }
+    }
+    if let Some(text) = request.query.as_deref().filter(|_| !extra.queries.is_empty()) {
+        for (name, value) in query::pairs(text) {
+            let wanted = extra.queries.iter().find(|query| query.as_bytes() == &*name);
+            if let Some(name) = wanted.filter(|_| value.starts_with(ISSUED)) {
+                found = found.and(value, || Place::Query(name.clone()));
+            }
+        }
+    }
+    found
+}
+
+impl<'a> Issued<'a> {
+    fn and(self, key: Cow<'a, [u8]>, place: impl FnOnce() -> Place) -> Self {
+        match self {
+            Self::Nowhere => Self::One(key, vec![place()]),
+            Self::One(known, mut places) if known == key => {
+                let place = place();
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+                Self::One(known, places)
+            }
+            _ => Self::Several,
+        }
+    }
+}
+
+/// The keys of ours in a field value: raw, behind a scheme, or in a Basic pair.
+fn keys_in(value: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    let value = value.trim_ascii();
+    if let Some(pair) = basic_pair(value) {
+        let (user, password) = split_pair(&pair);
+        return [user, password]
+            .into_iter()
+            .filter(|part| part.starts_with(ISSUED))
+            .map(|part| Cow::Owned(part.to_vec()))
+            .collect();
+    }
+    let key = behind_scheme(value, &["bearer", "token"]).unwrap_or(value);
+    if key.starts_with(ISSUED) { vec![Cow::Borrowed(key)] } else { Vec::new() }
+}
+
+/// The key in `Authorization: Bearer …`.
+pub fn bearer(request: &Request) -> Option<&[u8]> {
+    behind_scheme(single(request, &header::AUTHORIZATION)?, &["bearer"])
+}
+
+/// `user:password` in `Authorization: Basic …` (RFC 7617).
+pub fn basic(request: &Request) -> Option<Vec<u8>> {
+    basic_pair(single(request, &header::AUTHORIZATION)?)
+}
+
+/// The key in one configured header: raw, or behind `Bearer` or `Token`.
+pub fn in_header<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a [u8]> {
+    let value = single(request, name)?;
+    Some(behind_scheme(value, &["bearer", "token"]).unwrap_or(value))
+}
+
+/// The key in one configured query parameter.
+pub fn in_query<'a>(request: &'a Request, name: &str) -> Option<Cow<'a, [u8]>> {
+    let text = request.query.as_deref()?;
+    let mut values = query::pairs(text).filter(|(found, _)| &**found == name.as_bytes());
+    let (_, value) = values.next()?;
+    values.next().is_none().then_some(value)
+}
+
+/// The field's value, where it stands exactly once.
+fn single<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = request.headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then(|| value.as_bytes().trim_ascii())
+}
+
+fn behind_scheme<'a>(value: &'a [u8], schemes: &[&str]) -> Option<&'a [u8]> {
+    let at = value.iter().position(|byte| *byte == b' ')?;
+    let scheme = &value[..at];
+    let known = schemes.iter().any(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
+    known.then(|| value[at..].trim_ascii())
+}
+
+fn basic_pair(value: &[u8]) -> Option<Vec<u8>> {
+    let encoded = behind_scheme(value, &["basic"])?;
+    let pair = STANDARD.decode(encoded).ok()?;
+    pair.contains(&b':').then_some(pair)
+}
+
+fn split_pair(pair: &[u8]) -> (&[u8], &[u8]) {
+    match pair.iter().position(|byte| *byte == b':') {
+        Some(at) => (&pair[..at], &pair[at + 1..]),
+        None => (pair, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, Method};
+
+    fn request(fields: &[(&str, &str)], target: &str) -> Request {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        Request::new(Method::GET, Bytes::copy_from_slice(target.as_bytes()), headers, peer)
+    }
+
+    fn check(fields: &[(&str, &str)], target: &str, expected: &[&str]) {
+        let extra = Extra {
+            headers: vec![HeaderName::from_static("x-shopify-access-token")],
+            queries: vec!["key".into()],
+        };
+        let request = request(fields, target);
+        let places: Vec<String> = match issued(&request, &extra) {
+            Issued::Nowhere => vec![],
+            Issued::Several => vec!["several".into()],
+            Issued::One(key, places) => {
+                assert_eq!(&*key, b"rr_live_1", "{fields:?}");
+                places.iter().map(|place| place.name().to_owned()).collect()
+            }
+        };
+        assert_eq!(places, expected, "{fields:?} {target}");
+    }
+
+    #[test]
+    fn keys_of_ours_are_found_where_sdks_put_them() {
+        let key = "rr_live_1";
+        let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
+        for value in [
+            key.to_owned(),
+            format!("Bearer {key}"),
+            format!("bearer  {key}"),
+            format!("Token {key}"),
+            format!("token {key}"),
+            basic("rr_live_1:"),
+            basic("user:rr_live_1"),
+        ] {
+            check(&[("authorization", &value)], "/", &["authorization"]);
+        }
+        for name in
+            ["x-requestrocket-key", "x-api-key", "api-key", "x-goog-api-key", "private-token",
+             "x-shopify-access-token"]
+        {
+            check(&[(name, key)], "/", &[name]);
+        }
+        check(&[], "/?key=rr_live_1", &["query"]);
+        check(&[], "/?k%65y=rr_live%5F1", &["query"]);
+        check(&[("x-api-key", key), ("authorization", key)], "/", &["authorization", "x-api-key"]);
+        check(&[("x-api-key", key), ("authorization", "Bearer mine")], "/", &["x-api-key"]);
+        check(&[("x-api-key", key), ("authorization", "rr_live_2")], "/", &["several"]);
+        check(&[("authorization", &basic("rr_live_1:rr_live_2"))], "/", &["several"]);
+        check(&[("x-other", key)], "/?token=rr_live_1", &[]);
+        check(&[("authorization", "Bearer")], "/?key", &[]);
+        check(&[("authorization", "Basic %%%")], "/", &[]);
+    }
+
+    #[test]
+    fn given_keys_stand_in_one_place() {
+        let one = request(&[("authorization", "Bearer abc")], "/?t=q%20x&u=1&u=2");
+        assert_eq!(bearer(&one), Some(&b"abc"[..]));
+        assert_eq!(in_header(&one, &header::AUTHORIZATION), Some(&b"abc"[..]));
+        assert_eq!(in_query(&one, "t").as_deref(), Some(&b"q x"[..]));
+        assert_eq!(in_query(&one, "u"), None, "given twice");
+        let two = request(&[("authorization", "Bearer a"), ("authorization", "Bearer b")], "/");
+        assert_eq!(bearer(&two), None, "given twice");
+        let pair = request(&[("authorization", "Basic YTpi")], "/");
+        assert_eq!(basic(&pair).as_deref(), Some(&b"a:b"[..]));
+    }
+}

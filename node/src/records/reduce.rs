@@ -1,0 +1,110 @@
+//! What a record keeps of a path, a query and an address: never a secret. Pure.
+
+use std::net::IpAddr;
+
+use proto::proxy::{RecordPath, RecordSource};
+use proto::query;
+use proto::record::{QueryField, REDACTED};
+
+/// Longest recorded path, in characters.
+const PATH_CHARS_MAX: usize = 2_048;
+/// Most recorded query parameters.
+const QUERY_FIELDS_MAX: usize = 64;
+/// Longest recorded parameter name or value, in characters.
+const QUERY_CHARS_MAX: usize = 256;
+/// A path segment longer than this may be a token.
+const SEGMENT_BYTES_MAX: usize = 20;
+
+/// The path as the proxy's `record.path` says.
+pub fn path(path: &[u8], policy: RecordPath) -> String {
+    let text = String::from_utf8_lossy(path);
+    let kept = match policy {
+        RecordPath::None => return String::new(),
+        RecordPath::Full => text.into_owned(),
+        RecordPath::Template => {
+            let template = |segment| if looks_random(segment) { "*" } else { segment };
+            text.split('/').map(template).collect::<Vec<_>>().join("/")
+        }
+    };
+    kept.chars().take(PATH_CHARS_MAX).collect()
+}
+
+/// Whether a segment may be an id or a token: long, or many changes between letters and digits.
+fn looks_random(segment: &str) -> bool {
+    let kind = |byte: u8| (byte.is_ascii_digit(), byte.is_ascii_uppercase());
+    let bytes = segment.as_bytes();
+    let changes = bytes.windows(2).filter(|pair| kind(pair[0]) != kind(pair[1])).count();
+    segment.len() > SEGMENT_BYTES_MAX || (segment.len() >= 8 && changes >= 4)
+}
+
+/// The query's names, with values only where the proxy allows it.
+pub fn query(text: Option<&[u8]>, allow: &[String]) -> Vec<QueryField> {
+    let clip = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).chars().take(QUERY_CHARS_MAX).collect::<String>()
+    };
+    let Some(text) = text else {
+        return Vec::new();
+    };
+    query::pairs(text)
+        .take(QUERY_FIELDS_MAX)
+        .map(|(name, value)| {
+            let shown = allow.iter().any(|allowed| allowed.as_bytes() == &*name);
+            let value = if shown { clip(&value) } else { REDACTED.to_owned() };
+            QueryField { name: clip(&name), value }
+        })
+        .collect()
+}
+
+/// The caller's address as the proxy's `record.source` says.
+pub fn source(address: IpAddr, policy: RecordSource) -> Option<String> {
+    match (policy, address.to_canonical()) {
+        (RecordSource::None, _) => None,
+        (RecordSource::Full, address) => Some(address.to_string()),
+        (RecordSource::Prefix, IpAddr::V4(address)) => {
+            let [a, b, c, _] = address.octets();
+            Some(format!("{a}.{b}.{c}.0/24"))
+        }
+        (RecordSource::Prefix, IpAddr::V6(address)) => {
+            let [a, b, c, ..] = address.segments();
+            Some(format!("{a:x}:{b:x}:{c:x}::/48"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lose_what_may_be_a_token() {
+        for (from, policy, expected) in [
+            ("/v1/users/42", RecordPath::Full, "/v1/users/42"),
+            ("/v1/users/42", RecordPath::None, ""),
+            ("/v1/users/42", RecordPath::Template, "/v1/users/42"),
+            ("/bot1234:AAbbCCdd/send", RecordPath::Template, "/*/send"),
+            ("/services/T0A1B2C3D/B9/xYz", RecordPath::Template, "/services/*/B9/xYz"),
+            ("/x/aaaaaaaaaaaaaaaaaaaaa", RecordPath::Template, "/x/*"),
+        ] {
+            assert_eq!(path(from.as_bytes(), policy), expected, "{from}");
+        }
+    }
+
+    #[test]
+    fn query_values_are_redacted_unless_allowed() {
+        let fields = query(Some(b"page=2&key=secret&k%65y=x"), &["page".into()]);
+        let shown: Vec<_> =
+            fields.iter().map(|field| format!("{}={}", field.name, field.value)).collect();
+        assert_eq!(shown, ["page=2", "key=REDACTED", "key=REDACTED"]);
+    }
+
+    #[test]
+    fn addresses_are_reduced() {
+        let v4: IpAddr = "192.0.2.7".parse().unwrap();
+        let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+        let v6: IpAddr = "2001:db8:1:2::3".parse().unwrap();
+        assert_eq!(source(v4, RecordSource::Full).unwrap(), "192.0.2.7");
+        assert_eq!(source(mapped, RecordSource::Prefix).unwrap(), "192.0.2.0/24");
+        assert_eq!(source(v6, RecordSource::Prefix).unwrap(), "2001:db8:1::/48");
+        assert_eq!(source(v6, RecordSource::None), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! The configuration as requests use it: compiled once per change, immutable, shared by `Arc`.
+//!
+//! Everything that can be decided when a version is applied is decided here: patterns compiled,
+//! destinations parsed, timeouts resolved, retired secrets left out. A request pins one snapshot
+//! for its whole life.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderName;
+use jiff::Timestamp;
+use proto::credential::AuthType;
+use proto::filter::FilterSet;
+use proto::hosts::HostPattern;
+use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
+use proto::path::PathOptions;
+use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, RecordPolicy, RewriteUrls};
+use proto::rule::RuleSet;
+use proto::seal::DigestKey;
+use proto::target::BaseUrl;
+use subtle::ConstantTimeEq;
+
+use crate::credentials::vault::Sealing;
+use crate::hygiene::fields::RequestFields;
+use crate::limits::MeterSet;
+use crate::presented::{self, Place};
+use crate::request::Request;
+use crate::upstream::Destination;
+
+/// One configuration of the whole node.
+pub struct Snapshot {
+    /// By id, by `{slug}.{alias}`, and by bare alias for the default organisation.
+    proxies: HashMap<Box<str>, Arc<CompiledProxy>>,
+    digest_key: DigestKey,
+}
+
+impl Snapshot {
+    /// A snapshot of these proxies, under every name that each answers to.
+    pub fn new(proxies: HashMap<Box<str>, Arc<CompiledProxy>>, digest_key: DigestKey) -> Self {
+        Self { proxies, digest_key }
+    }
+
+    /// The proxy behind `/api/{key}`.
+    pub fn find(&self, key: &str) -> Option<Arc<CompiledProxy>> {
+        self.proxies.get(key).cloned()
+    }
+
+    /// The key under which secrets are digested.
+    pub fn digest_key(&self) -> &DigestKey {
+        &self.digest_key
+    }
+
+    /// Number of names that proxies answer to.
+    pub fn names(&self) -> usize {
+        self.proxies.len()
+    }
+}
+
+/// A proxy with everything that a request through it needs.
+pub struct CompiledProxy {
+    /// Its id.
+    pub id: ProxyId,
+    /// The same as text.
+    pub id_text: Box<str>,
+    /// Its organisation.
+    pub org: OrgId,
+    /// Its short name.
+    pub alias: Option<Box<str>>,
+    /// The version of the organisation's configuration that this was compiled from.
+    pub version: u64,
+    /// Whether it is switched on.
+    pub active: bool,
+    /// Who may call.
+    pub credentials: Vec<ProxyCredential>,
+    /// Further places in which callers may put a key of ours.
+    pub places: presented::Extra,
+    /// Rules of the proxy's own scope.
+    pub rules: Arc<RuleSet>,
+    /// Where calls go.
+    pub target: Arc<CompiledTarget>,
+    /// What is injected.
+    pub target_credential: Option<Arc<TargetCredential>>,
+    /// Where calls are dialled, with this proxy's timeouts.
+    pub destination: Arc<Destination>,
+    /// Timeouts in words, for messages: `first_byte_ms` and who set it.
+    pub first_byte_text: Box<str>,
+    /// Rate limits.
+    pub meters: MeterSet,
+    /// Which fields of callers pass.
+    pub request_fields: RequestFields,
+    /// Authentication fields of callers that pass.
+    pub forward_caller_headers: Vec<HeaderName>,
+    /// Whether cookies pass both ways.
+    pub cookies: bool,
+    /// Whether URLs in answers are mapped.
+    pub rewrite_urls: RewriteUrls,
+    /// What becomes of answers that name a third host.
+    pub foreign_urls: ForeignUrls,
+    /// What becomes of error bodies where filters apply.
+    pub error_bodies: ErrorBodies,
+    /// What a caller's hang-up does.
+    pub on_client_abort: OnClientAbort,
+    /// Largest body that is buffered, in bytes.
+    pub body_buffer_bytes: usize,
+    /// What records keep.
+    pub record: RecordPolicy,
+}
+
+/// A proxy credential of a proxy.
+pub struct ProxyCredential {
+    /// Its id.
+    pub id: CredentialId,
+    /// The same as text.
+    pub id_text: Box<str>,
+    /// Its form.
+    pub auth_type: AuthType,
+    /// Whether its keys were issued by us, so that they are looked for in every place.
+    pub issued: bool,
+    /// The secrets in force.
+    pub secrets: Vec<ProxySecret>,
+    /// The one header that holds a given key.
+    pub header: HeaderName,
+    /// The query parameter that holds a given key instead.
+    pub query: Option<Box<str>>,
+    /// From when on it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// Rules of its scope.
+    pub rules: Arc<RuleSet>,
+    /// Response filters of the four scopes for callers with this credential; none if there are
+    /// none.
+    pub response_filters: Option<Arc<FilterSet>>,
+    /// Request filters, likewise.
+    pub request_filters: Option<Arc<FilterSet>>,
+}
+
+/// One secret of a proxy credential.
+pub struct ProxySecret {
+    /// Its keyed digest.
+    pub digest: [u8; 32],
+    /// End of a rotation's overlap; in the past for one that is retired.
+    pub valid_until: Option<Timestamp>,
+    /// The version that set it.
+    pub generation: Arc<str>,
+}
+
+impl ProxySecret {
+    /// Whether this is the secret of a digest; in constant time.
+    pub fn is(&self, digest: &[u8; 32]) -> bool {
+        self.digest.ct_eq(digest).into()
+    }
+}
+
+impl ProxyCredential {
+    /// Whether the digest is that of one of this credential's secrets; in constant time.
+    pub fn knows(&self, digest: &[u8; 32]) -> bool {
+        self.secrets.iter().fold(false, |known, secret| known | secret.is(digest))
+    }
+
+    /// The given key where this credential looks for it.
+    pub fn presented<'r>(&self, request: &'r Request) -> Option<(Cow<'r, [u8]>, Place)> {
+        if self.issued {
+            return None;
+        }
+        let authorization = || Place::Header(http::header::AUTHORIZATION);
+        match self.auth_type {
+            AuthType::ApiKey => match &self.query {
+                Some(name) => {
+                    Some((presented::in_query(request, name)?, Place::Query(name.clone())))
+                }
+                None => {
+                    let key = presented::in_header(request, &self.header)?;
+                    Some((Cow::Borrowed(key), Place::Header(self.header.clone())))
+                }
+            },
+            AuthType::Bearer | AuthType::Jwt => {
+                Some((Cow::Borrowed(presented::bearer(request)?), authorization()))
+            }
+            AuthType::Basic => Some((Cow::Owned(presented::basic(request)?), authorization())),
+            AuthType::Custom | AuthType::None => None,
+        }
+    }
+}
+
+/// A target with its scope's policy.
+pub struct CompiledTarget {
+    /// Its id.
+    pub id: TargetId,
+    /// The same as text.
+    pub id_text: Box<str>,
+    /// Where it is.
+    pub base: BaseUrl,
+    /// How paths are read.
+    pub path: PathOptions,
+    /// Rules of its scope.
+    pub rules: Arc<RuleSet>,
+    /// The header by which it recognises a repeated request.
+    pub idempotency_header: Option<HeaderName>,
+}
+
+/// A target credential with its scope's policy.
+pub struct TargetCredential {
+    /// Its id.
+    pub id: CredentialId,
+    /// The same as text.
+    pub id_text: Box<str>,
+    /// The version that set its secret.
+    pub generation: Option<Arc<str>>,
+    /// Its form.
+    pub auth_type: AuthType,
+    /// Where its secret may be sent.
+    pub hosts: Vec<HostPattern>,
+    /// The secret, opened at first use.
+    pub secret: Sealing,
+    /// Rules of its scope.
+    pub rules: Arc<RuleSet>,
+}

@@ -1,0 +1,207 @@
+//! Stage 7: send the armed request, wait for the answer's head.
+//!
+//! The token check and the first write happen in the same poll: what a meter counts is what is
+//! sent. A caller that leaves cancels the upstream call, unless its proxy says `finish`.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::HeaderName;
+use http::uri::PathAndQuery;
+use proto::outcome::{Code, EarlyEnd};
+use proto::proxy::OnClientAbort;
+use tracing::{Span, info, warn};
+
+use crate::actor::{Next, Stage, StageKind};
+use crate::flow::{Answer, Exchange, Outbound};
+use crate::inbound;
+use crate::metrics::Metrics;
+use crate::snapshot::CompiledProxy;
+use crate::stages::limit;
+use crate::stages::receive::clipped;
+use crate::upstream::{self, Failure, FailureKind, RequestHead, SendError, Upstream};
+
+/// The stage.
+pub struct Forward {
+    /// This worker's client.
+    pub upstream: Rc<Upstream>,
+    /// Counts answers and replays.
+    pub metrics: Metrics,
+}
+
+impl Stage for Forward {
+    const KIND: StageKind = StageKind::Forward;
+
+    fn span(parent: &Span) -> Span {
+        tracing::info_span!(parent: parent, "forward")
+    }
+
+    fn decide(&mut self, _: &mut Exchange, _: Instant) -> Next {
+        let upstream = self.upstream.clone();
+        let metrics = self.metrics.clone();
+        Next::Wait(Box::new(move |mut exchange| {
+            Box::pin(async move {
+                let end = forward(&upstream, &metrics, &mut exchange).await.err();
+                (exchange, end.map(Box::new))
+            })
+        }))
+    }
+}
+
+async fn forward(
+    upstream: &Upstream,
+    metrics: &Metrics,
+    exchange: &mut Exchange,
+) -> Result<(), EarlyEnd> {
+    let (Some(proxy), Some(armed)) = (exchange.proxy.clone(), exchange.armed.take()) else {
+        return Err(EarlyEnd::new(Code::InternalError, "forward met no armed request"));
+    };
+    let (method, path_and_query, headers) = armed.into_parts();
+    let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
+        EarlyEnd::new(Code::MalformedRequest, "the path and query cannot be sent as they are")
+    })?;
+    let head = RequestHead { method, target, headers };
+    let body = exchange.body.take();
+    let mut tokens = match exchange.tokens.take() {
+        Some(tokens) => Some(tokens),
+        None => limit::draw(&proxy.meters).await?,
+    };
+    let mut gate = |attempt: u32| match attempt {
+        1 => limit::spend(tokens.take(), &proxy.meters),
+        // The proxy's own limits count what callers ask for, not what we repeat.
+        _ => Ok(()),
+    };
+    let sending = upstream.send(&proxy.destination, head, body, &mut gate);
+    let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
+    let sent = match exchange.reply.as_mut().filter(|_| cancels) {
+        Some(reply) => tokio::select! {
+            biased;
+            sent = sending => sent,
+            () = reply.closed() => return Err(inbound::gone()),
+        },
+        None => sending.await,
+    };
+    match sent {
+        Ok(answer) => {
+            answered(exchange, metrics, answer);
+            Ok(())
+        }
+        Err(SendError::Gate(end)) => Err(end),
+        Err(SendError::Failed(failure)) => {
+            exchange.notes.attempts = failure.attempts;
+            Err(failed(exchange, &proxy, &failure))
+        }
+    }
+}
+
+fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer) {
+    let us = u64::try_from(answer.first_byte_time.as_micros()).unwrap_or(u64::MAX);
+    metrics.upstream_answered(us);
+    if answer.attempts > 1 {
+        metrics.replayed();
+    }
+    let notes = &mut exchange.notes;
+    notes.attempts = answer.attempts;
+    notes.upstream_us = us;
+    notes.upstream_status = Some(answer.status.as_u16());
+    for name in UPSTREAM_IDS {
+        let value = answer.headers.get(HeaderName::from_static(name));
+        if let Some(text) = value.and_then(|value| value.to_str().ok()) {
+            notes.upstream_ids.push((name, clipped(text, 128)));
+        }
+    }
+    exchange.answer = Some(Answer {
+        status: answer.status,
+        headers: answer.headers,
+        announced_length: None,
+        body: Outbound::Stream(answer.body),
+    });
+}
+
+/// Ids under which a vendor's support finds a request.
+const UPSTREAM_IDS: [&str; 7] = [
+    "x-request-id",
+    "request-id",
+    "x-amzn-requestid",
+    "x-github-request-id",
+    "cf-ray",
+    "openai-processing-ms",
+    "anthropic-request-id",
+];
+
+fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
+    let request = exchange.id;
+    // The log has the inner address; the caller never does.
+    match failure.kind {
+        FailureKind::BodyFromCaller(error) => {
+            info!(%request, "{request}: {error}");
+            return inbound::broken(error);
+        }
+        FailureKind::Refused { .. } => {
+            warn!(%request, target = %proxy.target.id, "{request}: {failure}");
+        }
+        _ => info!(%request, target = %proxy.target.id, "{request}: {failure}"),
+    }
+    early_end(proxy, failure)
+}
+
+/// What a caller is told of a failure, with what to do next.
+fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
+    let carried = if failure.maybe_carried_out {
+        "; the request may have been carried out"
+    } else {
+        "; the request was not carried out"
+    };
+    let end = match &failure.kind {
+        FailureKind::Refused { .. } => EarlyEnd::new(
+            Code::UpstreamBlocked,
+            "the target's address may not be dialled; a target in a private network needs \
+             `allow_networks` and the operator's `dial_guard.permit`",
+        ),
+        FailureKind::Resolve(_) => EarlyEnd::new(
+            Code::UpstreamUnreachable,
+            "the target's host name has no address; check `base_url` of the target",
+        ),
+        FailureKind::Connect(_) => EarlyEnd::new(
+            Code::UpstreamUnreachable,
+            "the target refuses connections; check `base_url` of the target and whether it is up",
+        ),
+        FailureKind::Reset(_) => EarlyEnd::new(
+            Code::UpstreamUnreachable,
+            format!("connection closed before an answer{carried}"),
+        ),
+        FailureKind::BadHttp(_) => EarlyEnd::new(
+            Code::UpstreamInvalid,
+            format!("the target's answer is not valid HTTP/1.1{carried}"),
+        ),
+        FailureKind::Tls(_) => EarlyEnd::new(
+            Code::UpstreamTls,
+            "TLS with the target failed: its certificate must be valid for the host of `base_url` \
+             and come from a known authority; set `tls.ca` of the target for a private one",
+        ),
+        FailureKind::ConnectTimeout => EarlyEnd::new(
+            Code::UpstreamTimeout,
+            "no connection to the target in time (`timeouts.connect_ms`); check that it is up",
+        ),
+        FailureKind::FirstByteTimeout => EarlyEnd::new(
+            Code::UpstreamTimeout,
+            format!("no first byte within {}; raise it or stream{carried}", proxy.first_byte_text),
+        ),
+        FailureKind::TotalTimeout => EarlyEnd::new(
+            Code::UpstreamTimeout,
+            format!("no answer within `timeouts.total_ms`; raise it{carried}"),
+        ),
+        FailureKind::PoolExhausted => EarlyEnd::new(
+            Code::Overloaded,
+            "all connections to the target are busy; try again shortly",
+        )
+        .header("retry-after", "1"),
+        FailureKind::BodyFromCaller(error) => inbound::broken(*error),
+    };
+    let mut end = end;
+    if end.code == Code::UpstreamTimeout && failure.maybe_carried_out {
+        // Three waits would be three bills.
+        end.should_retry = Some(false);
+    }
+    end
+}

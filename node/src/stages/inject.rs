@@ -1,0 +1,169 @@
+//! Stage 6: the caller's authentication goes, the target's credential comes.
+//!
+//! The only maker of [`Armed`], and so the only way to `forward`. A secret leaves only for the
+//! hosts that it is bound to: the destination that will be dialled is compared, whatever the
+//! configuration says.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, header};
+use proto::outcome::{Code, EarlyEnd};
+use tracing::{Span, error};
+
+use crate::actor::{Next, Stage, StageKind};
+use crate::credentials::vault::Injection;
+use crate::flow::{Exchange, Outgoing};
+use crate::hygiene::fields;
+use crate::metrics::Metrics;
+use crate::snapshot::{CompiledProxy, TargetCredential};
+
+/// A request that may be sent.
+pub struct Armed {
+    method: Method,
+    path_and_query: Bytes,
+    headers: HeaderMap,
+}
+
+impl Armed {
+    /// Its parts, for the one stage that sends it.
+    pub fn into_parts(self) -> (Method, Bytes, HeaderMap) {
+        (self.method, self.path_and_query, self.headers)
+    }
+}
+
+/// The stage.
+pub struct Inject {
+    /// Counts secrets that were not sent.
+    pub metrics: Metrics,
+}
+
+impl Stage for Inject {
+    const KIND: StageKind = StageKind::Inject;
+
+    fn span(parent: &Span) -> Span {
+        tracing::info_span!(parent: parent, "inject")
+    }
+
+    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+        let (Some(proxy), Some(outgoing)) = (exchange.proxy.clone(), exchange.outgoing.take())
+        else {
+            return EarlyEnd::new(Code::InternalError, "inject met no prepared request").into();
+        };
+        let method = exchange.request.method.clone();
+        let armed = match &proxy.target_credential {
+            None => arm(method, outgoing, &proxy, &Injection::default()),
+            Some(credential) => match self.injection(credential, &proxy) {
+                Ok(injection) => arm(method, outgoing, &proxy, injection),
+                Err(end) => return end.into(),
+            },
+        };
+        exchange.armed = Some(armed);
+        Next::Continue
+    }
+}
+
+impl Inject {
+    fn injection<'c>(
+        &self,
+        credential: &'c TargetCredential,
+        proxy: &CompiledProxy,
+    ) -> Result<&'c Injection, EarlyEnd> {
+        let origin = &proxy.target.base.origin;
+        let bound = credential.hosts.iter().any(|host| host.matches(origin));
+        let secretless = credential.auth_type == proto::credential::AuthType::None;
+        if !bound && !secretless {
+            self.metrics.secret_refused();
+            error!(
+                event = "credential-host-mismatch",
+                credential = %credential.id,
+                proxy = %proxy.id,
+                "credential {} is not bound to the host of proxy {}'s target; nothing was sent",
+                credential.id,
+                proxy.id
+            );
+            let detail = "the target credential is not bound to this target's host; add the host \
+                          to its `hosts` and give the secret again";
+            return Err(EarlyEnd::new(Code::CredentialUnavailable, detail));
+        }
+        credential
+            .secret
+            .injection()
+            .map_err(|error| EarlyEnd::new(Code::CredentialUnavailable, error.to_string()))
+    }
+}
+
+/// Removes what belongs to the caller's authentication and adds the credential.
+fn arm(
+    method: Method,
+    outgoing: Outgoing,
+    proxy: &CompiledProxy,
+    injection: &Injection,
+) -> Armed {
+    let Outgoing { mut path, query, mut headers } = outgoing;
+    for name in &fields::CALLER_AUTHENTICATION {
+        if !proxy.forward_caller_headers.contains(name) {
+            headers.remove(name);
+        }
+    }
+    for (name, _) in &injection.headers {
+        fields::remove_equivalent(&mut headers, name);
+    }
+    for (name, value) in &injection.headers {
+        headers.append(name.clone(), value.clone());
+    }
+    if let Some(part) = &injection.path {
+        // Between the base path and the caller's: both are whole segments.
+        path.splice(proxy.target.base.path.len()..proxy.target.base.path.len(), part.bytes());
+    }
+    add_query(&mut path, query.as_deref(), injection);
+    headers.insert(header::HOST, proxy.destination.host_header().clone());
+    Armed { method, path_and_query: Bytes::from(path), headers }
+}
+
+/// Appends the caller's query without what will be injected, then what is injected.
+fn add_query(path: &mut Vec<u8>, query: Option<&[u8]>, injection: &Injection) {
+    let mut kept = query.map(std::borrow::Cow::Borrowed);
+    for (name, _) in &injection.queries {
+        let removed = kept.as_deref().and_then(|query| {
+            proto::query::remove(query, name.as_bytes()).map(|rest| rest.into_owned())
+        });
+        if let Some(rest) = removed {
+            kept = (!rest.is_empty()).then_some(std::borrow::Cow::Owned(rest));
+        }
+    }
+    let mut separator = b'?';
+    let injected = injection.queries.iter().map(|(_, pair)| pair.as_bytes());
+    for part in kept.as_deref().into_iter().chain(injected) {
+        path.push(separator);
+        path.extend_from_slice(part);
+        separator = b'&';
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeroize::Zeroizing;
+
+    #[test]
+    fn a_query_is_kept_byte_for_byte_but_for_what_is_injected() {
+        let check = |query: Option<&str>, names: &[&str], expected: &str| {
+            let queries = names
+                .iter()
+                .map(|name| ((*name).into(), Zeroizing::new(format!("{name}=real"))))
+                .collect();
+            let injection = Injection { queries, ..Injection::default() };
+            let mut path = b"/x".to_vec();
+            add_query(&mut path, query.map(str::as_bytes), &injection);
+            assert_eq!(String::from_utf8(path).unwrap(), expected);
+        };
+        check(None, &[], "/x");
+        check(Some("a=%20&&b=+"), &[], "/x?a=%20&&b=+");
+        check(Some(""), &[], "/x?");
+        check(None, &["key"], "/x?key=real");
+        check(Some("a=1"), &["key"], "/x?a=1&key=real");
+        check(Some("k%65y=evil&a=1&key=evil"), &["key"], "/x?a=1&key=real");
+        check(Some("key=evil"), &["key"], "/x?key=real");
+    }
+}

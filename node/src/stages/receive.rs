@@ -1,0 +1,207 @@
+//! Stage 1: the edge. A permit, the request's id, the configuration for the request's whole life,
+//! and the proxy it names.
+//!
+//! Never tells whether a proxy exists: an unknown one goes on and `authenticate` answers it like a
+//! wrong key.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use actix_web::error::PayloadError;
+use actix_web::web::Payload;
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Method};
+use jiff::Timestamp;
+use proto::id::RequestId;
+use proto::outcome::{Code, EarlyEnd};
+use tokio::sync::oneshot;
+use tracing::Span;
+
+use crate::actor::{Next, Stage, StageKind, overloaded};
+use crate::answer::{self, ReplyBody};
+use crate::body::BodyError;
+use crate::flow::{Exchange, Inbound, Notes};
+use crate::request::Request;
+use crate::worker::Worker;
+
+/// Serves one request: hands its exchange to the pipeline and waits for the reply.
+///
+/// actix drops this future when the caller's connection ends; the reply channel closes with it,
+/// which is how waiting stages learn that nobody waits any more.
+pub async fn serve(request: HttpRequest, payload: Payload) -> HttpResponse<ReplyBody> {
+    let id = RequestId::new();
+    let Some(worker) = request.app_data::<Rc<Worker>>().cloned() else {
+        return failed(id);
+    };
+    let Some(permit) = worker.enter() else {
+        worker.metrics().request_ended(Code::Overloaded, 0);
+        return answer::bare(&overloaded(), id.text().as_str());
+    };
+    let (sender, receiver) = oneshot::channel();
+    let exchange = match exchange(id, &request, payload, &worker) {
+        Ok(mut exchange) => {
+            exchange.reply = Some(sender);
+            exchange.permit = Some(permit);
+            exchange
+        }
+        Err(end) => {
+            worker.metrics().request_ended(end.code, 0);
+            return answer::bare(&end, id.text().as_str());
+        }
+    };
+    drop(request);
+    if let Err((exchange, end)) = worker.submit(exchange) {
+        worker.metrics().request_ended(end.code, 0);
+        drop(exchange);
+        return answer::bare(&end, id.text().as_str());
+    }
+    match receiver.await {
+        Ok(reply) => reply.into_response(),
+        Err(_) => {
+            worker.metrics().request_ended(Code::InternalError, 0);
+            failed(id)
+        }
+    }
+}
+
+fn failed(id: RequestId) -> HttpResponse<ReplyBody> {
+    let detail = "the gateway failed on this request; it has been counted";
+    answer::bare(&EarlyEnd::new(Code::InternalError, detail), id.text().as_str())
+}
+
+/// Turns actix-web's request into an exchange: the edge between its `http` 0.2 types and ours.
+fn exchange(
+    id: RequestId,
+    from: &HttpRequest,
+    payload: Payload,
+    worker: &Worker,
+) -> Result<Box<Exchange>, EarlyEnd> {
+    let malformed = |detail: &'static str| EarlyEnd::new(Code::MalformedRequest, detail);
+    let method = Method::from_bytes(from.method().as_str().as_bytes())
+        .map_err(|_| malformed("the method is not a token"))?;
+    let target = from.uri().path_and_query().map_or("", |target| target.as_str());
+    if !target.starts_with('/') {
+        return Err(malformed("the request target must begin with `/`"));
+    }
+    let mut headers = HeaderMap::with_capacity(from.headers().len_keys());
+    for (name, value) in from.headers() {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        let value = HeaderValue::from_bytes(value.as_bytes());
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(malformed("a header field is not valid"));
+        };
+        headers.append(name, value);
+    }
+    let peer = from.peer_addr().ok_or_else(|| malformed("the connection has no peer address"))?;
+    let notes = Notes::default();
+    let body = inbound(&headers, payload, notes.request_bytes.clone())?;
+    let target = Bytes::copy_from_slice(target.as_bytes());
+    let fault = worker.fault_injection().then(|| fault(&headers)).flatten();
+    let request = Request::new(method, target, headers, peer);
+    Ok(Box::new(Exchange {
+        id,
+        started: Instant::now(),
+        started_at: Timestamp::now(),
+        marks: Default::default(),
+        span: worker.request_span(&request, id),
+        snapshot: worker.snapshot(),
+        request,
+        body,
+        proxy: None,
+        caller: None,
+        tokens: None,
+        outgoing: None,
+        armed: None,
+        answer: None,
+        end: None,
+        notes,
+        closing: None,
+        reply: None,
+        permit: None,
+        fault,
+    }))
+}
+
+/// The stage at which the request asks for a panic; see `gateway.fault_injection`.
+fn fault(headers: &HeaderMap) -> Option<StageKind> {
+    let wanted = headers.get("requestrocket-fault")?.to_str().ok()?.strip_prefix("panic@")?;
+    StageKind::ALL.into_iter().find(|stage| stage.name() == wanted)
+}
+
+fn inbound(
+    headers: &HeaderMap,
+    payload: Payload,
+    count: Rc<Cell<u64>>,
+) -> Result<Inbound, EarlyEnd> {
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let length = match headers.get(header::CONTENT_LENGTH) {
+        Some(value) => {
+            let parsed = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+            let detail = "Content-Length is not a number";
+            Some(parsed.ok_or_else(|| EarlyEnd::new(Code::MalformedRequest, detail))?)
+        }
+        None => None,
+    };
+    if !chunked && length.unwrap_or(0) == 0 {
+        return Ok(Inbound::None);
+    }
+    let stream = payload.map(move |piece| {
+        let bytes = piece.map_err(body_error)?;
+        count.set(count.get() + bytes.len() as u64);
+        Ok(bytes)
+    });
+    Ok(Inbound::Stream { stream: Box::pin(stream), length: length.filter(|_| !chunked) })
+}
+
+fn body_error(error: PayloadError) -> BodyError {
+    match error {
+        PayloadError::Incomplete(Some(cause))
+            if cause.kind() == std::io::ErrorKind::TimedOut =>
+        {
+            BodyError::TimedOut
+        }
+        PayloadError::Incomplete(_) | PayloadError::Io(_) => BodyError::Disconnected,
+        _ => BodyError::Malformed,
+    }
+}
+
+/// The stage.
+pub struct Receive;
+
+impl Stage for Receive {
+    const KIND: StageKind = StageKind::Receive;
+
+    fn span(parent: &Span) -> Span {
+        tracing::info_span!(parent: parent, "receive")
+    }
+
+    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+        if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
+            exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
+        }
+        let found = exchange.request.split_proxy_key().map(|key| exchange.snapshot.find(key));
+        match found {
+            Some(proxy) => {
+                exchange.proxy = proxy;
+                exchange.notes.path = exchange.request.rest();
+                exchange.notes.query = exchange.request.query.clone();
+                Next::Continue
+            }
+            None if exchange.request.is_proxy_form() => Next::Continue,
+            None => {
+                let detail = "nothing is served here; call /api/{proxy}/… with the URL that the \
+                              proxy's `url` shows";
+                EarlyEnd::new(Code::MalformedRequest, detail).with_status(404).into()
+            }
+        }
+    }
+}
+
+/// A text cut to so many characters.
+pub fn clipped(text: &str, chars_max: usize) -> String {
+    text.chars().take(chars_max).collect()
+}

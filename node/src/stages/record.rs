@@ -1,0 +1,242 @@
+//! Stage 9: settle, and make the record. Never ends a request.
+//!
+//! The record is complete only when the last byte has gone, so it travels on with the reply as a
+//! [`Closing`] and is emitted when that is dropped: after the body's end, an upstream's failure, or
+//! a caller's hang-up.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::outcome::Code;
+use proto::proxy::OnClientAbort;
+use proto::record::{Record, StageTime, UpstreamId};
+use tracing::Span;
+
+use crate::actor::{Next, Stage, StageKind};
+use crate::flow::Exchange;
+use crate::metrics::{Metrics, Permit};
+use crate::records::{RecordSender, reduce};
+use crate::snapshot::CompiledProxy;
+use crate::upstream::{AnswerBody, AnswerError};
+
+/// Longest time for which an answer is read on for a caller that has left.
+const FINISH_MAX: Duration = Duration::from_secs(30);
+
+/// Which node, as its records say.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The node's name.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+}
+
+/// The stage.
+pub struct Recorder {
+    /// Where finished records go.
+    pub records: RecordSender,
+    /// Counts ended requests.
+    pub metrics: Metrics,
+    /// What every record of this node says.
+    pub origin: Arc<Origin>,
+}
+
+impl Stage for Recorder {
+    const KIND: StageKind = StageKind::Record;
+
+    fn span(parent: &Span) -> Span {
+        tracing::info_span!(parent: parent, "record")
+    }
+
+    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+        // Tokens drawn and not sent go back to their cells.
+        exchange.tokens = None;
+        let record = exchange.proxy.clone().map(|proxy| self.record(exchange, &proxy));
+        let finish = exchange.proxy.as_ref().and_then(|proxy| {
+            (proxy.on_client_abort == OnClientAbort::Finish).then_some(proxy.body_buffer_bytes)
+        });
+        exchange.closing = Some(Box::new(Closing {
+            record,
+            code: exchange.code(),
+            started: exchange.started,
+            request_bytes: exchange.notes.request_bytes.clone(),
+            response_bytes: 0,
+            upstream_bytes: 0,
+            completed: false,
+            finish,
+            records: self.records.clone(),
+            metrics: self.metrics.clone(),
+            permit: exchange.permit.take(),
+            _span: exchange.span.clone(),
+        }));
+        Next::Continue
+    }
+}
+
+impl Recorder {
+    fn record(&self, exchange: &mut Exchange, proxy: &CompiledProxy) -> Record {
+        let notes = std::mem::take(&mut exchange.notes);
+        let caller = exchange.caller.as_ref();
+        let status = match (&exchange.end, &exchange.answer) {
+            (Some(end), _) => Some(end.status),
+            (None, Some(answer)) => Some(answer.status.as_u16()),
+            (None, None) => None,
+        };
+        let injected = exchange.marks[StageKind::Inject as usize] != 0;
+        let target_credential = proxy.target_credential.as_ref().filter(|_| injected);
+        exchange.notes.request_bytes = notes.request_bytes;
+        Record {
+            request_id: exchange.id,
+            org_id: proxy.org,
+            proxy_id: proxy.id,
+            proxy_credential_id: caller.map(|caller| caller.credential),
+            proxy_credential_generation: caller
+                .and_then(|caller| caller.generation.as_deref().map(str::to_owned)),
+            target_credential_id: target_credential.map(|credential| credential.id),
+            target_credential_generation: target_credential
+                .and_then(|credential| credential.generation.as_deref().map(str::to_owned)),
+            config_version: proxy.version,
+            node: self.origin.node.clone(),
+            region: self.origin.region.clone(),
+            method: exchange.request.method.to_string(),
+            path: reduce::path(&notes.path, proxy.record.path),
+            query: reduce::query(notes.query.as_deref(), &proxy.record.query_allow),
+            status,
+            upstream_status: notes.upstream_status,
+            code: exchange.code().as_str().to_owned(),
+            auth_failure: notes.refusal,
+            started_at_us: exchange.started_at.as_microsecond(),
+            total_us: 0,
+            stages: stage_times(&exchange.marks),
+            request_bytes: 0,
+            response_bytes: 0,
+            upstream_request_bytes: 0,
+            upstream_response_bytes: 0,
+            attempts: notes.attempts,
+            denials: notes.denials,
+            shadow_rule_ids: notes.shadow_rules,
+            filter_ids: notes.filters_changed,
+            source_address: reduce::source(exchange.request.peer.ip(), proxy.record.source),
+            user_agent: notes.user_agent,
+            upstream_ids: notes
+                .upstream_ids
+                .into_iter()
+                .map(|(header, value)| UpstreamId { header: header.to_owned(), value })
+                .collect(),
+            trace_id: notes.trace_id,
+            left_gateway: notes.left_gateway,
+            client_aborted: false,
+            scrubbed: 0,
+        }
+    }
+}
+
+/// How long each passed stage took, from the times at which they were left.
+fn stage_times(marks: &[u32]) -> Vec<StageTime> {
+    let mut before = 0;
+    let mut times = Vec::with_capacity(marks.len());
+    for (stage, left) in StageKind::ALL.into_iter().zip(marks) {
+        if *left != 0 {
+            times.push(StageTime { stage, us: left.saturating_sub(before) });
+            before = *left;
+        }
+    }
+    times
+}
+
+/// A record that waits for the last byte of its answer.
+pub struct Closing {
+    record: Option<Record>,
+    code: Code,
+    started: Instant,
+    request_bytes: Rc<Cell<u64>>,
+    response_bytes: u64,
+    upstream_bytes: u64,
+    completed: bool,
+    /// Read the answer on, up to so many bytes, when the caller leaves.
+    finish: Option<usize>,
+    records: RecordSender,
+    metrics: Metrics,
+    permit: Option<Permit>,
+    /// Keeps the request's span open to the last byte.
+    _span: Span,
+}
+
+impl Closing {
+    /// So many bytes of the body have been given to the caller's connection.
+    pub fn sent(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    /// Nothing is left to send.
+    pub fn completed(&mut self) {
+        self.completed = true;
+    }
+
+    /// The target's answer broke off; the caller's connection is closed so that it notices.
+    pub fn broke(&mut self, error: &AnswerError) {
+        self.completed = true;
+        if let Some(record) = &mut self.record {
+            record.code = match error {
+                AnswerError::IdleTimeout | AnswerError::TotalTimeout => Code::UpstreamTimeout,
+                AnswerError::BodyFromCaller(_) => Code::ClientAborted,
+                AnswerError::Broken(_) => Code::UpstreamUnreachable,
+            }
+            .as_str()
+            .to_owned();
+        }
+    }
+
+    /// The caller left while the answer was coming: reads it to its end where the proxy says so.
+    pub fn abandoned(mut self: Box<Self>, mut body: AnswerBody) {
+        let Some(bytes_max) = self.finish else {
+            return;
+        };
+        // The request no longer counts against its caller's place.
+        self.permit = None;
+        actix_rt::spawn(async move {
+            let reading = async {
+                while let Some(piece) = std::future::poll_fn(|cx| body.poll_piece(cx)).await {
+                    match piece {
+                        Ok(bytes) => self.upstream_bytes += bytes.len() as u64,
+                        Err(_) => break,
+                    }
+                    if self.upstream_bytes > bytes_max as u64 {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(FINISH_MAX, reading).await;
+        });
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let left = !self.completed || self.code == Code::ClientAborted;
+        let code = if left { Code::ClientAborted } else { self.code };
+        self.metrics.request_ended(code, us);
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
+        record.total_us = us;
+        record.request_bytes = self.request_bytes.get();
+        record.response_bytes = self.response_bytes;
+        record.upstream_response_bytes = self.upstream_bytes.max(self.response_bytes);
+        record.upstream_request_bytes =
+            if record.attempts > 0 { record.request_bytes } else { 0 };
+        if left {
+            record.client_aborted = true;
+            record.code = Code::ClientAborted.as_str().to_owned();
+            if self.code == Code::ClientAborted {
+                record.status = None;
+            }
+        }
+        if !self.records.send(record) {
+            self.metrics.record_dropped();
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! Compiles a world into a snapshot: patterns, destinations, timeouts, secrets in force.
+//!
+//! An organisation whose state is the same `Arc` as before keeps its compiled proxies, and a proxy
+//! that cannot be compiled keeps its last good form and is reported.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use jiff::Timestamp;
+use proto::credential::{AuthType, CredentialKind, SecretState};
+use proto::filter::{Direction, Filter, FilterSet};
+use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
+use proto::meter::{Limit, MeterSpec, Window};
+use proto::object::{Body, ObjectId, StoredCredential};
+use proto::path::PathOptions;
+use proto::proxy::Proxy;
+use proto::retired::Retired;
+use proto::rule::{Rule, RuleSet};
+use proto::seal::Keyring;
+use proto::store::follow::{OrgState, World};
+use proto::target::{BaseUrl, Target, Timeouts};
+
+use super::guard::Guard;
+use crate::credentials::vault::{self, Bound, Sealing};
+use crate::hygiene::fields::RequestFields;
+use crate::limits::{Limits, MeterKey, MeterSet};
+use crate::presented::Extra;
+use crate::snapshot::{
+    CompiledProxy, CompiledTarget, ProxyCredential, ProxySecret, Snapshot, TargetCredential,
+};
+use crate::upstream::tls::{Roots, TlsCache, TlsSpec};
+use crate::upstream::{
+    self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme,
+};
+
+/// What compiling needs besides the world.
+pub struct Compiler {
+    /// Opens secrets.
+    pub keyring: Arc<Keyring>,
+    /// Gives meters.
+    pub limits: Arc<Limits>,
+    /// The operator's dial guard.
+    pub guard: Guard,
+    /// The organisation whose aliases need no slug.
+    pub default_org: String,
+    tls: TlsCache,
+    before: HashMap<OrgId, Compiled>,
+}
+
+/// One organisation, compiled.
+struct Compiled {
+    state: Arc<OrgState>,
+    slug: String,
+    proxies: BTreeMap<ProxyId, Arc<CompiledProxy>>,
+}
+
+/// A snapshot, and what could not be made part of it.
+pub struct Outcome {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// One text for each object that keeps its last good form, or is left out.
+    pub faults: Vec<String>,
+}
+
+impl Compiler {
+    /// A compiler that has compiled nothing yet.
+    pub fn new(
+        keyring: Arc<Keyring>,
+        limits: Arc<Limits>,
+        guard: Guard,
+        default_org: String,
+    ) -> Self {
+        let tls = TlsCache::default();
+        Self { keyring, limits, guard, default_org, tls, before: HashMap::new() }
+    }
+
+    /// The snapshot of a world.
+    pub fn compile(&mut self, world: &World) -> Outcome {
+        let mut faults = Vec::new();
+        let mut names = HashMap::new();
+        let mut compiled = HashMap::with_capacity(world.slugs.len());
+        for (slug, org) in &world.slugs {
+            let Some(state) = world.orgs.get(org) else {
+                continue;
+            };
+            let before = self.before.remove(org);
+            let now = match before {
+                Some(before) if Arc::ptr_eq(&before.state, state) && before.slug == *slug => before,
+                before => self.org(slug, state, before.as_ref(), &mut faults),
+            };
+            for proxy in now.proxies.values() {
+                names.insert(proxy.id_text.clone(), proxy.clone());
+                if let Some(alias) = &proxy.alias {
+                    names.insert(format!("{slug}.{alias}").into(), proxy.clone());
+                    if *slug == self.default_org {
+                        names.insert(alias.clone(), proxy.clone());
+                    }
+                }
+            }
+            compiled.insert(*org, now);
+        }
+        self.before = compiled;
+        let snapshot = Snapshot::new(names, self.keyring.digest_key.clone());
+        Outcome { snapshot, faults }
+    }
+
+    fn org(
+        &mut self,
+        slug: &str,
+        state: &Arc<OrgState>,
+        before: Option<&Compiled>,
+        faults: &mut Vec<String>,
+    ) -> Compiled {
+        let mut scope = OrgCompiler {
+            compiler: self,
+            slug,
+            state,
+            policies: Policies::of(state),
+            targets: HashMap::new(),
+            target_credentials: HashMap::new(),
+        };
+        let mut proxies = BTreeMap::new();
+        for (id, object) in &state.config.objects {
+            let (ObjectId::Proxy(id), Body::Proxy(proxy)) = (id, &object.body) else {
+                continue;
+            };
+            let form = scope.proxy(*id, proxy).map(Arc::new).or_else(|fault| {
+                faults.push(format!("proxy {id}: {fault}"));
+                before.and_then(|before| before.proxies.get(id).cloned()).ok_or(())
+            });
+            if let Ok(form) = form {
+                proxies.insert(*id, form);
+            }
+        }
+        Compiled { state: state.clone(), slug: slug.to_owned(), proxies }
+    }
+}
+
+/// Rules and filters by the object that they hang on.
+#[derive(Default)]
+struct Policies {
+    rules: HashMap<ObjectId, Vec<Rule>>,
+    filters: HashMap<ObjectId, Vec<Filter>>,
+}
+
+impl Policies {
+    fn of(state: &OrgState) -> Self {
+        let mut policies = Self::default();
+        for object in state.config.objects.values() {
+            match &object.body {
+                Body::Rule(rule) => {
+                    let mut spec = rule.spec.clone();
+                    spec.id = object.id.to_string();
+                    policies.rules.entry(rule.parent).or_default().push(spec);
+                }
+                Body::Filter(filter) => {
+                    let mut spec = filter.spec.clone();
+                    spec.id = object.id.to_string();
+                    policies.filters.entry(filter.parent).or_default().push(spec);
+                }
+                _ => {}
+            }
+        }
+        policies
+    }
+
+    fn filters(&self, parent: Option<ObjectId>, direction: Direction) -> Vec<Filter> {
+        let all = parent.and_then(|parent| self.filters.get(&parent));
+        let wanted = |filter: &&Filter| filter.direction == direction;
+        all.into_iter().flatten().filter(wanted).cloned().collect()
+    }
+}
+
+struct OrgCompiler<'a> {
+    compiler: &'a mut Compiler,
+    slug: &'a str,
+    state: &'a Arc<OrgState>,
+    policies: Policies,
+    targets: HashMap<TargetId, Arc<CompiledTarget>>,
+    target_credentials: HashMap<CredentialId, Arc<TargetCredential>>,
+}
+
+impl OrgCompiler<'_> {
+    fn proxy(&mut self, id: ProxyId, proxy: &Proxy) -> Result<CompiledProxy, String> {
+        let state = self.state;
+        let target = state.config.target(proxy.target_id).ok_or("its target is missing")?;
+        let compiled_target = self.target(proxy.target_id, target)?;
+        let target_credential = match proxy.target_credential_id {
+            Some(id) => Some(self.target_credential(id)?),
+            None => None,
+        };
+        let mut credentials = Vec::with_capacity(proxy.proxy_credential_ids.len());
+        for credential in &proxy.proxy_credential_ids {
+            credentials.push(self.proxy_credential(*credential, id, proxy)?);
+        }
+        let places = places(state, proxy, &credentials);
+        let fallback = Timeouts::defaults_for(&compiled_target.base.origin.host);
+        let timeouts = proxy.timeouts.or(target.timeouts).or(fallback);
+        Ok(CompiledProxy {
+            id,
+            id_text: id.to_string().into(),
+            org: state.config.org,
+            alias: proxy.alias.as_deref().map(Into::into),
+            version: state.config.head.n,
+            active: proxy.active,
+            places,
+            credentials,
+            rules: self.rules(ObjectId::Proxy(id), proxy.default_rule_effect)?,
+            destination: Arc::new(self.destination(target, &compiled_target, timeouts)?),
+            target: compiled_target,
+            target_credential,
+            first_byte_text: first_byte_text(proxy, target, timeouts).into(),
+            meters: self.meters(id, proxy)?,
+            request_fields: RequestFields {
+                pass: header_names(&target.pass_headers),
+                underscores: target.allow_underscore_headers,
+                cookies: proxy.cookies_pass(),
+            },
+            forward_caller_headers: header_names(&proxy.forward_caller_headers),
+            cookies: proxy.cookies_pass(),
+            rewrite_urls: proxy.rewrite_urls,
+            foreign_urls: proxy.foreign_urls,
+            error_bodies: proxy.error_bodies,
+            on_client_abort: proxy.on_client_abort,
+            body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
+            record: proxy.record.clone(),
+        })
+    }
+
+    fn target(&mut self, id: TargetId, target: &Target) -> Result<Arc<CompiledTarget>, String> {
+        if let Some(known) = self.targets.get(&id) {
+            return Ok(known.clone());
+        }
+        let compiled = Arc::new(CompiledTarget {
+            id,
+            id_text: id.to_string().into(),
+            base: BaseUrl::parse(&target.base_url)?,
+            path: PathOptions {
+                double_encoding: target.path.double_encoding,
+                encoded_slash: target.path.encoded_slash,
+            },
+            rules: self.rules(ObjectId::Target(id), target.default_rule_effect)?,
+            idempotency_header: target
+                .retry
+                .idempotency_header
+                .as_ref()
+                .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
+        });
+        self.targets.insert(id, compiled.clone());
+        Ok(compiled)
+    }
+
+    fn destination(
+        &self,
+        target: &Target,
+        compiled: &CompiledTarget,
+        timeouts: Timeouts,
+    ) -> Result<Destination, String> {
+        let origin = &compiled.base.origin;
+        let roots = match (&target.tls.ca, target.tls.insecure) {
+            (_, true) => Roots::Unchecked,
+            (Some(pem), false) => Roots::Only(pem.clone()),
+            (None, false) => Roots::Platform,
+        };
+        let spec = TlsSpec { roots, ..TlsSpec::default() };
+        let tls = self.compiler.tls.get(&spec).map_err(|error| error.to_string())?;
+        let guard = self.compiler.guard.policy(self.slug, &target.allow_networks);
+        let ms = |value: Option<u64>| value.map(Duration::from_millis);
+        let default = upstream::Timeouts::default();
+        Destination::new(DestinationParts {
+            scheme: match origin.scheme {
+                proto::hosts::Scheme::Http => Scheme::Http,
+                proto::hosts::Scheme::Https => Scheme::Https,
+            },
+            host: Host::parse(&origin.host).map_err(|error| error.to_string())?,
+            port: origin.port,
+            tls,
+            http2: target.http2,
+            guard: Arc::new(guard),
+            timeouts: upstream::Timeouts {
+                connect: ms(timeouts.connect_ms).unwrap_or(default.connect),
+                first_byte: ms(timeouts.first_byte_ms).unwrap_or(default.first_byte),
+                idle: ms(timeouts.idle_ms).unwrap_or(default.idle),
+                total: ms(timeouts.total_ms),
+            },
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    fn target_credential(&mut self, id: CredentialId) -> Result<Arc<TargetCredential>, String> {
+        if let Some(known) = self.target_credentials.get(&id) {
+            return Ok(known.clone());
+        }
+        let stored = self.credential(id, CredentialKind::Target)?;
+        let credential = &stored.credential;
+        let secret = stored.secret.as_ref().filter(|secret| {
+            validity(self.state.retired.get(&id), secret)
+                .is_none_or(|end| end > Timestamp::now())
+        });
+        let seal_id = secret.and_then(|secret| secret.seal_id.clone()).unwrap_or_default();
+        let sealed = self.state.sealed.get(&(id, seal_id.clone())).cloned();
+        let bound = Bound {
+            org: self.state.config.org,
+            credential: id,
+            hosts: credential.hosts.clone(),
+            seal_id,
+        };
+        let compiled = Arc::new(TargetCredential {
+            id,
+            id_text: id.to_string().into(),
+            generation: secret.map(|secret| secret.generation.to_string().into()),
+            auth_type: credential.auth_type,
+            hosts: credential.hosts.clone(),
+            secret: Sealing::new(
+                sealed,
+                bound,
+                self.compiler.keyring.clone(),
+                credential.auth_type,
+                credential.settings.clone(),
+            ),
+            rules: self.rules(ObjectId::Credential(id), credential.default_rule_effect)?,
+        });
+        self.target_credentials.insert(id, compiled.clone());
+        Ok(compiled)
+    }
+
+    fn proxy_credential(
+        &mut self,
+        id: CredentialId,
+        proxy_id: ProxyId,
+        proxy: &Proxy,
+    ) -> Result<ProxyCredential, String> {
+        let stored = self.credential(id, CredentialKind::Proxy)?;
+        let credential = &stored.credential;
+        let retired = self.state.retired.get(&id);
+        let secrets: Vec<ProxySecret> = stored
+            .secret
+            .iter()
+            .chain(&stored.previous)
+            .filter_map(|secret| proxy_secret(retired, secret))
+            .collect();
+        let header = credential.settings.header.as_deref().unwrap_or("authorization");
+        let rules = self.rules(ObjectId::Credential(id), credential.default_rule_effect)?;
+        let filters = |direction| self.filters(id, proxy_id, proxy, direction);
+        Ok(ProxyCredential {
+            id,
+            id_text: id.to_string().into(),
+            auth_type: credential.auth_type,
+            issued: stored.secret.as_ref().is_some_and(|secret| secret.issued),
+            secrets,
+            header: HeaderName::from_bytes(header.as_bytes())
+                .map_err(|_| format!("credential {id}: `{header}` is not a header name"))?,
+            query: credential.settings.query.as_deref().map(Into::into),
+            expires_at: credential.expires_at,
+            response_filters: filters(Direction::Response)?,
+            request_filters: filters(Direction::Request)?,
+            rules,
+        })
+    }
+
+    fn credential(
+        &self,
+        id: CredentialId,
+        kind: CredentialKind,
+    ) -> Result<&StoredCredential, String> {
+        self.state
+            .config
+            .credential(id)
+            .filter(|stored| stored.credential.kind == kind)
+            .ok_or_else(|| format!("credential {id} is missing or of the other kind"))
+    }
+
+    /// The filters of the four scopes, earlier scopes first.
+    fn filters(
+        &self,
+        caller: CredentialId,
+        proxy_id: ProxyId,
+        proxy: &Proxy,
+        direction: Direction,
+    ) -> Result<Option<Arc<FilterSet>>, String> {
+        let scopes = [
+            proxy.target_credential_id.map(ObjectId::Credential),
+            Some(ObjectId::Target(proxy.target_id)),
+            Some(ObjectId::Credential(caller)),
+            Some(ObjectId::Proxy(proxy_id)),
+        ]
+        .map(|parent| self.policies.filters(parent, direction));
+        if scopes.iter().all(Vec::is_empty) {
+            return Ok(None);
+        }
+        let [first, second, third, fourth] = &scopes;
+        FilterSet::compile([first, second, third, fourth], direction)
+            .map(|set| Some(Arc::new(set)))
+            .map_err(|problems| joined(&problems))
+    }
+
+    fn rules(
+        &self,
+        parent: ObjectId,
+        default: proto::target::Effect,
+    ) -> Result<Arc<RuleSet>, String> {
+        let rules = self.policies.rules.get(&parent).map(Vec::as_slice).unwrap_or_default();
+        RuleSet::compile(rules, default).map(Arc::new).map_err(|problems| joined(&problems))
+    }
+
+    /// `limits` of a proxy: one meter with two limits.
+    fn meters(&self, id: ProxyId, proxy: &Proxy) -> Result<MeterSet, String> {
+        let wanted = [
+            (proxy.limits.per_minute, Window::Minute),
+            (proxy.limits.per_day, Window::Day),
+        ];
+        let mut limits = Vec::with_capacity(2);
+        for (limit, window) in wanted {
+            if let Some(limit) = limit {
+                limits.push(Limit::new(limit, window).map_err(|error| error.to_string())?);
+            }
+        }
+        if limits.is_empty() {
+            return Ok(MeterSet::default());
+        }
+        let spec = MeterSpec::new("", self.state.config.head.n, limits)
+            .map_err(|error| error.to_string())?;
+        let key = MeterKey::whole(id.to_string());
+        let meter = self.compiler.limits.meter(key, Arc::new(spec));
+        MeterSet::new(&[meter]).map_err(|error| error.to_string())
+    }
+}
+
+fn joined(problems: &[proto::problem::Problem]) -> String {
+    problems.iter().map(|problem| problem.detail.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// When a secret ends, by the facts: already, at an overlap's end, or not that we know.
+fn validity(retired: Option<&Retired>, secret: &SecretState) -> Option<Timestamp> {
+    let retired = retired?;
+    if secret.generation < retired.lowest {
+        return Some(Timestamp::MIN);
+    }
+    let next = retired.next.as_ref()?;
+    (secret.generation < next.lowest).then_some(next.from)
+}
+
+fn proxy_secret(retired: Option<&Retired>, secret: &SecretState) -> Option<ProxySecret> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(&secret.digest, &mut digest).ok()?;
+    Some(ProxySecret {
+        digest,
+        valid_until: validity(retired, secret),
+        generation: secret.generation.to_string().into(),
+    })
+}
+
+/// Where callers may put a key of ours beyond the usual places.
+fn places(state: &OrgState, proxy: &Proxy, credentials: &[ProxyCredential]) -> Extra {
+    let mut extra = Extra::default();
+    if let Some(stored) = proxy.target_credential_id.and_then(|id| state.config.credential(id)) {
+        let credential = &stored.credential;
+        let (header, query) = vault::places(credential.auth_type, &credential.settings);
+        extra.headers.extend(header);
+        extra.queries.extend(query);
+    }
+    for credential in credentials.iter().filter(|credential| credential.issued) {
+        if credential.auth_type == AuthType::ApiKey {
+            extra.headers.push(credential.header.clone());
+            extra.queries.extend(credential.query.clone());
+        }
+    }
+    extra
+}
+
+fn header_names(names: &[String]) -> Vec<HeaderName> {
+    names.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
+}
+
+/// "60000 ms (`timeouts.first_byte_ms` of proxy payments, default)".
+fn first_byte_text(proxy: &Proxy, target: &Target, timeouts: Timeouts) -> String {
+    let ms = timeouts.first_byte_ms.unwrap_or_default();
+    let (owner, default) = if proxy.timeouts.first_byte_ms.is_some() {
+        (format!("proxy {}", proxy.name), "")
+    } else if target.timeouts.first_byte_ms.is_some() {
+        (format!("target {}", target.name), "")
+    } else {
+        (format!("target {}", target.name), ", default")
+    };
+    format!("{ms} ms (`timeouts.first_byte_ms` of {owner}{default})")
+}

@@ -1,0 +1,131 @@
+//! One worker thread's part of the pipeline: its chain of stage actors and its upstream client.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use proto::id::RequestId;
+use proto::outcome::{Code, EarlyEnd};
+use tracing::Span;
+
+use crate::actor::{Chain, ChainBuilder};
+use crate::config::GatewaySettings;
+use crate::flow::Exchange;
+use crate::metrics::{Metrics, Permit};
+use crate::records::RecordSender;
+use crate::request::Request;
+use crate::snapshot::Snapshot;
+use crate::stages::authenticate::Authenticate;
+use crate::stages::authorize::Authorize;
+use crate::stages::filter::Filter;
+use crate::stages::forward::Forward;
+use crate::stages::inject::Inject;
+use crate::stages::limit::Limit;
+use crate::stages::prepare::Prepare;
+use crate::stages::receive::Receive;
+use crate::stages::record::{Origin, Recorder};
+use crate::stages::respond::Respond;
+use crate::upstream::{Upstream, UpstreamSettings};
+
+/// What every worker of a node shares.
+#[derive(Clone)]
+pub struct Shared {
+    /// The configuration in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Boot settings of the listener.
+    pub settings: Arc<GatewaySettings>,
+    /// Settings of the upstream client.
+    pub upstream: UpstreamSettings,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Where records go.
+    pub records: RecordSender,
+    /// What this node's records say.
+    pub origin: Arc<Origin>,
+}
+
+/// One worker thread.
+pub struct Worker {
+    shared: Shared,
+    upstream: Rc<Upstream>,
+    chain: RefCell<Option<Rc<Chain>>>,
+}
+
+impl Worker {
+    /// A worker on the current thread, which must run an actix system or arbiter.
+    pub fn start(shared: Shared) -> Rc<Self> {
+        let upstream = Rc::new(Upstream::new(shared.upstream.clone()));
+        let worker = Self { shared, upstream, chain: RefCell::new(None) };
+        worker.chain.replace(worker.build().map(Rc::new));
+        Rc::new(worker)
+    }
+
+    /// The pipeline, from its end to its beginning.
+    fn build(&self) -> Option<Chain> {
+        let Shared { settings, metrics, records, origin, .. } = &self.shared;
+        ChainBuilder::new(settings.mailbox_capacity, metrics.clone())
+            .before(Respond)
+            .before(Recorder {
+                records: records.clone(),
+                metrics: metrics.clone(),
+                origin: origin.clone(),
+            })
+            .before(Filter)
+            .before(Forward { upstream: self.upstream.clone(), metrics: metrics.clone() })
+            .before(Inject { metrics: metrics.clone() })
+            .before(Prepare)
+            .before(Limit)
+            .before(Authorize)
+            .before(Authenticate {
+                explain: settings.explain_unauthorized,
+                allowed_hosts: settings.allowed_hosts.clone(),
+            })
+            .before(Receive)
+            .build()
+    }
+
+    /// Takes a place for a request in flight; none when there is no room.
+    pub fn enter(&self) -> Option<Permit> {
+        self.shared.metrics.enter(self.shared.settings.requests_in_flight_max)
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// The configuration in force now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// Whether requests may ask for a fault.
+    pub fn fault_injection(&self) -> bool {
+        self.shared.settings.fault_injection
+    }
+
+    /// The span that covers a whole request.
+    pub fn request_span(&self, request: &Request, id: RequestId) -> Span {
+        crate::telemetry::request_span(request, id)
+    }
+
+    /// Gives an exchange to the pipeline, after replacing a chain that lost an actor.
+    ///
+    /// # Errors
+    /// The exchange and why it was not taken.
+    pub fn submit(&self, exchange: Box<Exchange>) -> Result<(), (Box<Exchange>, Box<EarlyEnd>)> {
+        let mut chain = self.chain.borrow().clone();
+        if chain.as_ref().is_none_or(|chain| chain.is_broken()) {
+            chain = self.build().map(Rc::new);
+            self.chain.replace(chain.clone());
+        }
+        match chain {
+            Some(chain) => chain.submit(exchange),
+            None => {
+                let end = EarlyEnd::new(Code::InternalError, "the pipeline has no stages");
+                Err((exchange, Box::new(end)))
+            }
+        }
+    }
+}

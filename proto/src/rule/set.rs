@@ -1,0 +1,114 @@
+//! The compiled rules of one scope.
+//!
+//! Few path patterns are tried one after the other; many share one [`RegexSet`], which reads the
+//! path once for all of them. Methods are a bit mask, so a request whose method no path rule covers
+//! does not run the set.
+
+use regex::{RegexSet, RegexSetBuilder};
+
+use super::compile::{CompiledRule, Compiler, PathPattern, patterns_too_large};
+use super::parts::Methods;
+use super::pattern::Flags;
+use super::{COMPILED_BYTES_MAX, Effect, PathPart, RULES_MAX, Rule};
+use crate::problem::Problem;
+
+/// From so many path patterns on one set is cheaper than one pattern after the other.
+const SET_FROM: usize = 16;
+/// Memory for the set's lazily built automaton, for each thread that uses it at once.
+const SET_CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The compiled rules of one scope.
+#[derive(Clone, Debug)]
+pub struct RuleSet {
+    pub(super) rules: Vec<CompiledRule>,
+    pub(super) default_effect: Effect,
+    pub(super) path_set: Option<PathSet>,
+    compiled_bytes_max: usize,
+}
+
+/// All path patterns of a scope as one automaton.
+#[derive(Clone, Debug)]
+pub(super) struct PathSet {
+    pub(super) set: RegexSet,
+    /// The methods of the rules with a path part; `None`: one of them covers every method.
+    pub(super) methods: Option<Methods>,
+}
+
+impl RuleSet {
+    /// Compiles the rules of one scope.
+    ///
+    /// # Errors
+    /// Every problem of every rule; pointers begin with the rule's place (`/3/path/pattern`).
+    pub fn compile(rules: &[Rule], default_effect: Effect) -> Result<Self, Vec<Problem>> {
+        if rules.len() > RULES_MAX {
+            let detail = format!(
+                "a scope has at most {RULES_MAX} rules, this has {}",
+                rules.len()
+            );
+            return Err(vec![Problem::new("", "rules-too-many", detail)]);
+        }
+        let mut compiler = Compiler::default();
+        compiler.check_ids(rules);
+        let mut compiled = Vec::with_capacity(rules.len());
+        for (place, rule) in rules.iter().enumerate() {
+            compiled.push(compiler.rule(rule, &format!("/{place}")));
+        }
+        let compiled_bytes_max = compiler.finish()?;
+        let path_set = share_paths(&mut compiled, rules)?;
+        Ok(Self {
+            rules: compiled,
+            default_effect,
+            path_set,
+            compiled_bytes_max,
+        })
+    }
+
+    /// How many rules the scope has.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether the scope has no rule, so that its default decides.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// An upper bound of the memory of the compiled patterns, for a limit over several scopes.
+    pub fn compiled_bytes_max(&self) -> usize {
+        self.compiled_bytes_max
+    }
+}
+
+/// Moves the path patterns of a large scope into one set.
+fn share_paths(
+    compiled: &mut [CompiledRule],
+    rules: &[Rule],
+) -> Result<Option<PathSet>, Vec<Problem>> {
+    let with_path = || rules.iter().filter_map(|rule| rule.path.as_ref());
+    if with_path().count() < SET_FROM {
+        return Ok(None);
+    }
+    // Each pattern and its flags were compiled alone, so neither can fail here.
+    let inline = |part: &PathPart| {
+        Flags::parse(&part.flags)
+            .unwrap_or_default()
+            .inline(&part.pattern)
+    };
+    let set = RegexSetBuilder::new(with_path().map(inline))
+        .size_limit(COMPILED_BYTES_MAX)
+        .dfa_size_limit(SET_CACHE_BYTES)
+        .build()
+        .map_err(|_| vec![patterns_too_large()])?;
+    let mut methods = Some(Methods::default());
+    let matchers = compiled.iter_mut().filter(|rule| rule.path.is_some());
+    for (number, rule) in matchers.enumerate() {
+        if let Some(path) = &mut rule.path {
+            path.pattern = PathPattern::InSet(number);
+        }
+        methods = match (methods, &rule.methods) {
+            (Some(all), Some(these)) => Some(all.with(these)),
+            _ => None,
+        };
+    }
+    Ok(Some(PathSet { set, methods }))
+}

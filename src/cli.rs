@@ -1,0 +1,157 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
+#[derive(Debug, Parser)]
+#[command(name = "requestrocket", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run gateway and control plane on this machine, with an echo target and a demo proxy.
+    Dev(DevArgs),
+    /// Run gateway and control plane on this machine, for production.
+    Standalone(StandaloneArgs),
+    /// Make target, credentials and proxy for an API, and print what to paste.
+    Add(AddArgs),
+    /// Show settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the OpenAPI description of the control plane.
+    Openapi,
+}
+
+/// Arguments of `dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Address that callers connect to; port 0 takes a free one.
+    #[arg(long)]
+    pub gateway: Option<SocketAddr>,
+    /// Address of the REST API; port 0 takes a free one.
+    #[arg(long)]
+    pub control: Option<SocketAddr>,
+    /// Folder for configuration, records and keys.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// A TOML file with settings.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// How to say what was started.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `standalone`.
+#[derive(Debug, Args)]
+pub struct StandaloneArgs {
+    /// A TOML file with settings.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Listen on a control address that is not loopback although there is no TLS.
+    #[arg(long)]
+    pub insecure_control: bool,
+    /// How to say what was started.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// The form of a command's answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object on one line.
+    Json,
+}
+
+/// Where a client command finds the control plane.
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// Base URL of the control plane.
+    #[arg(
+        long = "control",
+        env = "REQUESTROCKET_CONTROL_URL",
+        default_value = "http://127.0.0.1:8081"
+    )]
+    pub control_url: String,
+    /// API token; better given in the environment than as an argument.
+    #[arg(long, env = "REQUESTROCKET_TOKEN", hide_env_values = true)]
+    pub token: String,
+    /// Organisation, by slug or id.
+    #[arg(long, env = "REQUESTROCKET_ORG", default_value = "default")]
+    pub org: String,
+}
+
+/// Arguments of `add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// Base URL of the API, such as https://api.openai.com.
+    pub base_url: String,
+    /// How the API is authenticated to.
+    #[arg(long, value_enum, default_value_t)]
+    pub auth: AddAuth,
+    /// Header for `--auth api-key`.
+    #[arg(long)]
+    pub header: Option<String>,
+    /// Read the API's secret (key, token, or user:password) from standard input.
+    #[arg(long, conflicts_with = "secret_file")]
+    pub secret_stdin: bool,
+    /// Read the API's secret from a file.
+    #[arg(long)]
+    pub secret_file: Option<PathBuf>,
+    /// Short name for the proxy's URL.
+    #[arg(long)]
+    pub alias: Option<String>,
+    /// Allow only this: method and path prefix, as in 'POST /v1/chat/completions'. Repeatable.
+    #[arg(long, value_name = "METHOD PATH")]
+    pub allow: Vec<String>,
+    /// Allow only GET and HEAD.
+    #[arg(long, conflicts_with = "allow")]
+    pub read_only: bool,
+    /// Rate limit, as in 60/min or 10000/day. Repeatable.
+    #[arg(long, value_name = "N/WINDOW")]
+    pub limit: Vec<String>,
+    /// Allow a plain http:// URL.
+    #[arg(long)]
+    pub allow_http: bool,
+    /// A network that is not public in which the API may lie. Repeatable.
+    #[arg(long, value_name = "CIDR")]
+    pub allow_network: Vec<String>,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// How a target is authenticated to, for `add`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AddAuth {
+    /// `Authorization: Bearer …`.
+    #[default]
+    Bearer,
+    /// A key in a header (`--header`, default `x-api-key`).
+    ApiKey,
+    /// `Authorization: Basic …`; the secret is `user:password`.
+    Basic,
+    /// Nothing.
+    None,
+}
+
+/// The commands about settings.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting with its default, unit and meaning.
+    Reference,
+}

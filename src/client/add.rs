@@ -1,0 +1,279 @@
+//! `requestrocket add`: target, credentials and proxy for an API in one command.
+
+use std::io::Read;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::Api;
+use crate::cli::{AddArgs, AddAuth, Output};
+
+/// Makes what is needed and prints what to paste; takes it all back when a step fails.
+///
+/// # Errors
+/// What is wrong with the arguments, or what the control plane said.
+pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
+    let limits = limits(&args.limit)?;
+    let rules = rules(args)?;
+    let secret = secret(args)?;
+    let api = Api::new(&args.control);
+    let mut made = Vec::new();
+    match make(&api, args, &limits, &rules, secret, &mut made).await {
+        Ok(outcome) => {
+            print(args, &outcome, rules.is_empty());
+            Ok(())
+        }
+        Err(error) => {
+            for path in made.iter().rev() {
+                if let Err(left) = api.delete(path).await {
+                    eprintln!("could not take back {path}: {left}");
+                }
+            }
+            Err(error)
+        }
+    }
+}
+
+struct Made {
+    url: String,
+    key: String,
+    proxy: Value,
+}
+
+async fn make(
+    api: &Api,
+    args: &AddArgs,
+    limits: &Value,
+    rules: &[Value],
+    secret: Value,
+    made: &mut Vec<String>,
+) -> anyhow::Result<Made> {
+    let target = api
+        .create(
+            "/targets",
+            &json!({
+                "base_url": args.base_url,
+                "allow_http": args.allow_http,
+                "allow_networks": args.allow_network,
+            }),
+        )
+        .await?;
+    let target_id = id(&target)?;
+    made.push(format!("/targets/{target_id}"));
+    let mut proxy = json!({ "target_id": target_id, "limits": limits, "alias": args.alias });
+    let scope = if args.auth == AddAuth::None {
+        format!("/targets/{target_id}")
+    } else {
+        let mut body = json!({
+            "kind": "target",
+            "auth_type": auth_type(args.auth),
+            "secret": secret,
+            "hosts": [host(&args.base_url)?],
+            "default_rule_effect": if rules.is_empty() { "allow" } else { "deny" },
+        });
+        if let Some(header) = &args.header {
+            body["settings"] = json!({ "header": header });
+        }
+        let credential = api.create("/credentials", &body).await?;
+        let credential_id = id(&credential)?;
+        made.push(format!("/credentials/{credential_id}"));
+        proxy["target_credential_id"] = credential_id.as_str().into();
+        format!("/credentials/{credential_id}")
+    };
+    for rule in rules {
+        api.create(&format!("{scope}/rules"), rule).await?;
+    }
+    let caller = api
+        .create("/credentials", &json!({ "kind": "proxy", "auth_type": "api_key" }))
+        .await?;
+    let caller_id = id(&caller)?;
+    made.push(format!("/credentials/{caller_id}"));
+    proxy["proxy_credential_ids"] = json!([caller_id]);
+    let proxy = api.create("/proxies", &proxy).await?;
+    let key = caller["secret"]["key"].as_str().context("the answer holds no key")?.to_owned();
+    let url = proxy["url"].as_str().context("the answer holds no url")?.to_owned();
+    Ok(Made { url, key, proxy })
+}
+
+fn id(object: &Value) -> anyhow::Result<String> {
+    Ok(object["id"].as_str().context("the answer holds no id")?.to_owned())
+}
+
+fn auth_type(auth: AddAuth) -> &'static str {
+    match auth {
+        AddAuth::Bearer => "bearer",
+        AddAuth::ApiKey => "api_key",
+        AddAuth::Basic => "basic",
+        AddAuth::None => "none",
+    }
+}
+
+/// The host that the secret is bound to: scheme and port included where they are not the default.
+fn host(base_url: &str) -> anyhow::Result<String> {
+    let base = proto::target::BaseUrl::parse(base_url)
+        .map_err(|detail| anyhow::anyhow!("{base_url} {detail}"))?;
+    Ok(proto::hosts::HostPattern::exact(base.origin).to_string())
+}
+
+/// The secret in the shape of its type.
+fn secret(args: &AddArgs) -> anyhow::Result<Value> {
+    if args.auth == AddAuth::None {
+        return Ok(Value::Null);
+    }
+    let mut text = Zeroizing::new(String::new());
+    if args.secret_stdin {
+        std::io::stdin().take(65_536).read_to_string(&mut text).context("reading the secret")?;
+    } else if let Some(path) = &args.secret_file {
+        *text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading the secret from {}", path.display()))?;
+    } else {
+        bail!("give the API's secret with --secret-stdin or --secret-file (or use --auth none)");
+    }
+    let text = text.trim_end_matches(['\r', '\n']);
+    ensure!(!text.is_empty(), "the secret is empty");
+    Ok(match args.auth {
+        AddAuth::ApiKey => json!({ "key": text }),
+        AddAuth::Bearer => json!({ "token": text }),
+        AddAuth::Basic => {
+            let (user, password) =
+                text.split_once(':').context("a secret for --auth basic is user:password")?;
+            json!({ "username": user, "password": password })
+        }
+        AddAuth::None => Value::Null,
+    })
+}
+
+/// The allow rules that `--allow` and `--read-only` stand for.
+fn rules(args: &AddArgs) -> anyhow::Result<Vec<Value>> {
+    if args.read_only {
+        return Ok(vec![json!({ "effect": "allow", "methods": ["GET", "HEAD"] })]);
+    }
+    args.allow.iter().map(|text| rule(text)).collect()
+}
+
+fn rule(text: &str) -> anyhow::Result<Value> {
+    let (method, path) = text
+        .split_once(' ')
+        .filter(|(_, path)| path.starts_with('/'))
+        .with_context(|| format!("--allow '{text}': write it like 'POST /v1/charges'"))?;
+    ensure!(
+        proto::checks::is_token(method),
+        "--allow '{text}': `{method}` is not a method; write it like 'POST /v1/charges'"
+    );
+    // A trailing * allows everything below; otherwise exactly this path, with or without a slash.
+    let pattern = match path.strip_suffix('*') {
+        Some(prefix) => format!("^{}", escape(prefix)),
+        None => format!("^{}/?$", escape(path.trim_end_matches('/'))),
+    };
+    Ok(json!({
+        "effect": "allow",
+        "methods": [method.to_ascii_uppercase()],
+        "path": { "pattern": pattern },
+    }))
+}
+
+/// A text as a pattern that matches exactly it.
+fn escape(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if r"\.+*?()|[]{}^$#&-~".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+        out
+    })
+}
+
+/// `60/min` and `10000/day` as a proxy's limits.
+fn limits(texts: &[String]) -> anyhow::Result<Value> {
+    let mut limits = serde_json::Map::new();
+    for text in texts {
+        let wrong = || format!("--limit {text}: write it like 60/min or 10000/day");
+        let (count, window) = text.split_once('/').with_context(wrong)?;
+        let count: u64 = count.parse().with_context(wrong)?;
+        let field = match window {
+            "min" | "minute" => "per_minute",
+            "day" => "per_day",
+            _ => bail!(wrong()),
+        };
+        limits.insert(field.into(), count.into());
+    }
+    Ok(Value::Object(limits))
+}
+
+fn print(args: &AddArgs, made: &Made, open: bool) {
+    if args.output == Output::Json {
+        let out = json!({ "url": made.url, "api_key": made.key, "proxy": made.proxy });
+        return say(&out.to_string());
+    }
+    let mut lines = vec![
+        format!("base URL  {}", made.url),
+        format!("API key   {}   (shown once)", made.key),
+        String::new(),
+    ];
+    for (variable, value) in sdk_variables(args, made) {
+        lines.push(format!("export {variable}={value}"));
+    }
+    lines.push(format!("curl -H \"Authorization: Bearer {}\" {}/", made.key, made.url));
+    if open {
+        lines.push(String::new());
+        lines.push("allows every method and path; narrow with --allow or --read-only".into());
+    }
+    say(&lines.join("\n"));
+}
+
+/// The lines that an SDK of this API reads.
+fn sdk_variables(args: &AddArgs, made: &Made) -> Vec<(&'static str, String)> {
+    let host = host(&args.base_url).unwrap_or_default();
+    let behind_v1 = if args.base_url.trim_end_matches('/').ends_with("/v1") { "" } else { "/v1" };
+    match host.as_str() {
+        "api.openai.com" => vec![
+            ("OPENAI_BASE_URL", format!("{}{behind_v1}", made.url)),
+            ("OPENAI_API_KEY", made.key.clone()),
+        ],
+        "api.anthropic.com" => vec![
+            ("ANTHROPIC_BASE_URL", made.url.clone()),
+            ("ANTHROPIC_API_KEY", made.key.clone()),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+fn say(text: &str) {
+    crate::say(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allowed_call_becomes_a_rule() {
+        for (text, method, pattern) in [
+            ("POST /v1/chat/completions", "POST", r"^/v1/chat/completions/?$"),
+            ("get /v1/models/*", "GET", r"^/v1/models/"),
+            ("GET /a.b", "GET", r"^/a\.b/?$"),
+            ("GET /", "GET", r"^/?$"),
+        ] {
+            let rule = rule(text).unwrap();
+            assert_eq!(rule["methods"], json!([method]));
+            assert_eq!(rule["path"]["pattern"], pattern);
+        }
+        for bad in ["POST", "/v1", "POST v1", "PO ST /v1", "(x) /v1"] {
+            assert!(rule(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read() {
+        let check = |texts: &[&str]| {
+            limits(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).ok()
+        };
+        assert_eq!(check(&["60/min"]), Some(json!({ "per_minute": 60 })));
+        let both = json!({ "per_minute": 1, "per_day": 5 });
+        assert_eq!(check(&["1/minute", "5/day"]), Some(both));
+        for bad in ["60", "x/min", "60/hour", "-1/min"] {
+            assert_eq!(check(&[bad]), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Log lines and, where an OTLP endpoint is given, traces.
+
+use anyhow::Context;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::settings::{LogFormat, LogSettings};
+
+/// The variable of the OpenTelemetry specification that switches the export on.
+const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+/// What was installed; spans not yet exported are sent by [`Telemetry::shutdown`].
+#[derive(Default)]
+pub struct Telemetry {
+    provider: Option<SdkTracerProvider>,
+}
+
+/// Installs logging, and tracing where the environment asks for it.
+///
+/// The exporter's connection lives on `runtime`: one that no worker of the gateway waits for.
+///
+/// # Errors
+/// The filter or the endpoint is not valid.
+pub fn install(
+    settings: &LogSettings,
+    runtime: &tokio::runtime::Runtime,
+) -> anyhow::Result<Telemetry> {
+    let filter = EnvFilter::try_new(&settings.filter).context("log.filter")?;
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
+        LogFormat::Text => tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .with_filter(only_events(filter))
+            .boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .with_writer(std::io::stderr)
+            .with_filter(only_events(filter))
+            .boxed(),
+    };
+    let provider = match std::env::var(OTLP_ENDPOINT) {
+        Ok(endpoint) if !endpoint.is_empty() => {
+            let _entered = runtime.enter();
+            Some(provider().with_context(|| format!("{OTLP_ENDPOINT}={endpoint}"))?)
+        }
+        _ => None,
+    };
+    let traces = provider.as_ref().map(|provider| {
+        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("requestrocket"))
+            .with_filter(EnvFilter::new("off,node=info"))
+    });
+    tracing_subscriber::registry().with(lines).with(traces).init();
+    Ok(Telemetry { provider })
+}
+
+/// Log lines do not need spans; without this every request would make ten for nobody.
+fn only_events(filter: EnvFilter) -> impl tracing_subscriber::layer::Filter<Registry> {
+    use tracing_subscriber::filter::{FilterExt, filter_fn};
+    filter.and(filter_fn(|metadata| metadata.is_event()))
+}
+
+fn provider() -> anyhow::Result<SdkTracerProvider> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build()?;
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(
+            opentelemetry_sdk::Resource::builder().with_service_name("requestrocket").build(),
+        )
+        .build())
+}
+
+impl Telemetry {
+    /// Sends what is left. Blocks; call it from a plain thread.
+    pub fn shutdown(self) {
+        if let Some(provider) = self.provider {
+            // What cannot be delivered at the end is lost; a shutdown must not hang on it.
+            let _ = provider.shutdown();
+        }
+    }
+}

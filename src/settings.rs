@@ -1,0 +1,322 @@
+//! Boot settings: defaults, then the TOML file, then the environment, then flags.
+//!
+//! Unknown keys are errors that name the nearest known one. `reference.toml` beside this file is
+//! the documentation of every key; a test compares it with the defaults below.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use node::config::{DialGuardSettings, GatewaySettings};
+use serde::{Deserialize, Serialize};
+
+/// Every key with its default, unit and meaning.
+pub const REFERENCE: &str = include_str!("reference.toml");
+
+/// All boot settings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where configuration, records and keys are kept.
+    pub data_dir: PathBuf,
+    /// The name of this region.
+    pub region: String,
+    /// The name of this node in records; the host's name when absent.
+    pub node_name: Option<String>,
+    /// The callers' listener.
+    pub gateway: GatewaySettings,
+    /// The control plane's listener.
+    pub control: ControlSettings,
+    /// Which addresses that are not public tenants may ask for.
+    pub dial_guard: DialGuardSettings,
+    /// What tenants may ask for at all.
+    pub policy: PolicySettings,
+    /// Records of requests.
+    pub records: RecordsSettings,
+    /// Log lines.
+    pub log: LogSettings,
+}
+
+/// The control plane's listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlSettings {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Host names it answers to, besides loopback names and its own address.
+    pub allowed_hosts: Vec<String>,
+    /// Listen on an address that is not loopback although there is no TLS.
+    pub insecure: bool,
+    /// The bootstrap token, instead of a generated one; at least 32 characters.
+    pub admin_token: Option<String>,
+    /// A file that holds it.
+    pub admin_token_file: Option<PathBuf>,
+}
+
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            allowed_hosts: Vec::new(),
+            insecure: false,
+            admin_token: None,
+            admin_token_file: None,
+        }
+    }
+}
+
+/// What tenants may ask for at all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicySettings {
+    /// Targets may be plain HTTP.
+    pub allow_http: bool,
+    /// Targets may switch certificate verification off.
+    pub allow_insecure_tls: bool,
+}
+
+/// Records of requests.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecordsSettings {
+    /// How long records are kept, in days.
+    pub retention_days: u32,
+}
+
+impl Default for RecordsSettings {
+    fn default() -> Self {
+        Self { retention_days: 90 }
+    }
+}
+
+/// Log lines.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// What is logged, as in `info,node=debug`.
+    pub filter: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./.requestrocket"),
+            region: "local".into(),
+            node_name: None,
+            gateway: GatewaySettings::default(),
+            control: ControlSettings::default(),
+            dial_guard: DialGuardSettings::default(),
+            policy: PolicySettings::default(),
+            records: RecordsSettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+/// Settings that cannot be used: one clear line, exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read or is not TOML, or a value has a wrong type.
+    #[error("{0}")]
+    Unreadable(String),
+    /// A key that does not exist.
+    #[error("unknown setting `{key}`{hint}; `requestrocket config reference` prints every setting")]
+    UnknownKey {
+        /// The key with its tables.
+        key: String,
+        /// `: did you mean …?`, or nothing.
+        hint: String,
+    },
+}
+
+/// The environment's part: `REQUESTROCKET_GATEWAY__LISTEN` is `gateway.listen`.
+const ENVIRONMENT_PREFIX: &str = "REQUESTROCKET";
+/// Variables that begin like settings but are arguments of client commands or of `dev`.
+const NOT_SETTINGS: [&str; 5] = [
+    "REQUESTROCKET_ADMIN_TOKEN",
+    "REQUESTROCKET_ADMIN_TOKEN_FILE",
+    "REQUESTROCKET_TOKEN",
+    "REQUESTROCKET_CONTROL_URL",
+    "REQUESTROCKET_ORG",
+];
+
+/// Reads the settings from a file and an environment.
+///
+/// # Errors
+/// What is wrong, and where.
+pub fn load(
+    base: &Settings,
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
+    let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
+    let defaults = config::Config::try_from(base).map_err(unreadable)?;
+    let environment: std::collections::HashMap<String, String> = environment
+        .filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str()))
+        .collect();
+    let mut builder = config::Config::builder();
+    if let Some(path) = file {
+        if !path.exists() {
+            let text = format!("config file {} does not exist", path.display());
+            return Err(SettingsError::Unreadable(text));
+        }
+        builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
+    }
+    let given = builder
+        .add_source(
+            config::Environment::with_prefix(ENVIRONMENT_PREFIX)
+                .prefix_separator("_")
+                .separator("__")
+                .try_parsing(true)
+                .source(Some(environment)),
+        )
+        .build()
+        .map_err(unreadable)?;
+    let keys: serde_json::Value = given.clone().try_deserialize().map_err(unreadable)?;
+    refuse_unknown(&keys, &serde_json::json!(base), "")?;
+    config::Config::builder()
+        .add_source(defaults)
+        .add_source(given)
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(unreadable)
+}
+
+/// Compares the given keys with the known ones, table by table.
+fn refuse_unknown(
+    given: &serde_json::Value,
+    known: &serde_json::Value,
+    path: &str,
+) -> Result<(), SettingsError> {
+    let (Some(given), Some(known)) = (given.as_object(), known.as_object()) else {
+        return Ok(());
+    };
+    for (key, value) in given {
+        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match known.get(key) {
+            Some(inner) => refuse_unknown(value, inner, &full)?,
+            None => {
+                let hint = nearest(key, known.keys())
+                    .map(|name| format!(": did you mean `{name}`?"))
+                    .unwrap_or_default();
+                return Err(SettingsError::UnknownKey { key: full, hint });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The known name that differs least, where it does not differ in more than a third.
+fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k String>) -> Option<&'k String> {
+    known
+        .map(|name| (distance(key, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len().max(key.len()) / 3 + 1)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's distance.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(toml: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, toml).unwrap();
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(&Settings::default(), Some(&path), environment)
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let settings = with(
+            "region = \"eu\"\n[gateway]\nlisten = \"127.0.0.1:1\"\nkeep_alive_ms = 5",
+            &[
+                ("REQUESTROCKET_GATEWAY__LISTEN", "127.0.0.1:2"),
+                ("REQUESTROCKET_ADMIN_TOKEN", "not a setting"),
+                ("REQUESTROCKET_POLICY__ALLOW_HTTP", "true"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(settings.region, "eu");
+        assert_eq!(settings.gateway.listen.port(), 2);
+        assert_eq!(settings.gateway.keep_alive_ms, 5);
+        assert!(settings.policy.allow_http);
+        assert_eq!(settings.gateway.mailbox_capacity, 1_024, "defaults stay");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (toml, environment, expected) in [
+            ("gatway = 1", None, "`gatway`: did you mean `gateway`?"),
+            ("[gateway]\nlistn = 1", None, "`gateway.listn`: did you mean `listen`?"),
+            ("[gateway]\nzzzzzzzz = 1", None, "`gateway.zzzzzzzz`;"),
+            ("", Some("REQUESTROCKET_GATEWAY__LISTN"), "`gateway.listn`: did you mean"),
+            ("[gateway]\nlisten = 7", None, "listen"),
+            ("[gateway", None, "config.toml"),
+            ("[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"", None, "orgs"),
+        ] {
+            let environment: Vec<_> = environment.iter().map(|name| (*name, "1")).collect();
+            let error = with(toml, &environment).unwrap_err().to_string();
+            assert!(error.contains(expected), "{toml:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_reference_holds_every_key_with_its_default() {
+        let reference: serde_json::Value = config::Config::builder()
+            .add_source(config::File::from_str(REFERENCE, config::FileFormat::Toml))
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .unwrap();
+        let mut defaults = serde_json::json!(Settings::default());
+        drop_nulls(&mut defaults);
+        assert_eq!(reference, defaults);
+        let optional = ["node_name", "public_url", "hosts_file", "admin_token", "admin_token_file"];
+        for key in optional {
+            assert!(REFERENCE.contains(&format!("# {key} = ")), "{key} is not documented");
+        }
+    }
+
+    fn drop_nulls(value: &mut serde_json::Value) {
+        if let Some(map) = value.as_object_mut() {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+    }
+}
