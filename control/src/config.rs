@@ -29,7 +29,9 @@ impl ApiSettings {
         Self {
             gateway_url: gateway_url.trim_end_matches('/').to_owned(),
             region: "local".into(),
-            allowed_hosts: ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).into(),
+            allowed_hosts: ["localhost", "127.0.0.1", "[::1]"]
+                .map(str::to_owned)
+                .into(),
             write_deadline: Duration::from_secs(10),
             version_wait: Duration::from_secs(2),
             retention: Retention::default(),

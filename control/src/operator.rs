@@ -101,7 +101,10 @@ mod tests {
     fn index() -> TokenIndex {
         let tokens = [
             (TokenId::from_bits(1), stored(Role::Owner, None, "aa")),
-            (TokenId::from_bits(2), stored(Role::Viewer, Some("2026-01-01T00:00:00Z"), "bb")),
+            (
+                TokenId::from_bits(2),
+                stored(Role::Viewer, Some("2026-01-01T00:00:00Z"), "bb"),
+            ),
         ];
         let mut index = TokenIndex::default();
         index.add(ACME, false, tokens.iter().map(|(id, token)| (*id, token)));
@@ -124,7 +127,11 @@ mod tests {
             ("", "2026-01-01T00:00:00Z", None),
         ] {
             let found = index.find(digest, now.parse().unwrap());
-            assert_eq!(found.map(|caller| caller.token_id.bits()), expected, "{digest} {now}");
+            assert_eq!(
+                found.map(|caller| caller.token_id.bits()),
+                expected,
+                "{digest} {now}"
+            );
         }
     }
 

@@ -240,6 +240,12 @@ impl Route {
 
 impl std::fmt::Debug for Route {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} ({})", self.verb.as_str(), self.path, self.operation)
+        write!(
+            f,
+            "{} {} ({})",
+            self.verb.as_str(),
+            self.path,
+            self.operation
+        )
     }
 }

@@ -41,6 +41,7 @@ pub fn routes() -> Vec<Route> {
         api::targets::routes(),
         api::credentials::routes(),
         api::proxies::routes(),
+        api::rules::routes(),
         api::records::routes(),
     ]
     .concat()
@@ -64,7 +65,10 @@ pub fn configure(control: Arc<Control>) -> impl FnOnce(&mut web::ServiceConfig) 
             let control = control.clone();
             async move {
                 let id = RequestId::new();
-                respond(check_host(&control, &request).and(Err(Refusal::not_found())), id)
+                respond(
+                    check_host(&control, &request).and(Err(Refusal::not_found())),
+                    id,
+                )
             }
         }));
     }
@@ -81,9 +85,11 @@ fn resource(path: String, routes: &[Rc<Route>], control: &Arc<Control>) -> actix
             Verb::Delete => web::delete(),
         };
         let (route, control) = (route.clone(), control.clone());
-        resource = resource.route(guard.to(move |request: HttpRequest, payload: web::Payload| {
-            handle(control.clone(), route.clone(), request, payload)
-        }));
+        resource = resource.route(
+            guard.to(move |request: HttpRequest, payload: web::Payload| {
+                handle(control.clone(), route.clone(), request, payload)
+            }),
+        );
     }
     let allow = routes
         .iter()
@@ -100,7 +106,10 @@ fn resource(path: String, routes: &[Rc<Route>], control: &Arc<Control>) -> actix
 fn method_not_allowed(control: &Control, request: &HttpRequest, allow: &str) -> HttpResponse {
     let detail = format!("allowed here are {allow}");
     let refusal = Refusal::new(Code::MethodNotAllowed, detail);
-    let mut response = respond(check_host(control, request).and(Err(refusal)), RequestId::new());
+    let mut response = respond(
+        check_host(control, request).and(Err(refusal)),
+        RequestId::new(),
+    );
     if let Ok(value) = header::HeaderValue::from_str(allow) {
         response.headers_mut().insert(header::ALLOW, value);
     }
@@ -163,7 +172,12 @@ async fn serve(
     let task = actix_web::rt::spawn(async move {
         match key {
             None => ready.run(document, None).await,
-            Some(key) => once(&control, key, digest, |kept| ready.run(document, Some(kept))).await,
+            Some(key) => {
+                once(&control, key, digest, |kept| {
+                    ready.run(document, Some(kept))
+                })
+                .await
+            }
         }
     });
     task.await
@@ -177,7 +191,10 @@ fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
         .get_all(header::HOST)
         .filter_map(|host| host.to_str().ok());
     let host = hosts.next().unwrap_or_default();
-    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let authority = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
     let allowed = hosts.next().is_none()
         && control.settings.allows_host(host)
         && authority.is_none_or(|authority| control.settings.allows_host(authority));
@@ -192,7 +209,10 @@ fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
 
 fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
     let missing = || {
-        Refusal::new(Code::Unauthenticated, "send `Authorization: Bearer rr_api_…`")
+        Refusal::new(
+            Code::Unauthenticated,
+            "send `Authorization: Bearer rr_api_…`",
+        )
     };
     let value = call::single(request.headers(), &header::AUTHORIZATION, "Authorization")?
         .ok_or_else(missing)?;
@@ -225,7 +245,7 @@ enum Handler {
 
 /// A call that may run, but for its body.
 enum Ready {
-    Call(Call, Rc<dyn Fn(Call) -> Answering>),
+    Call(Box<Call>, Rc<dyn Fn(Call) -> Answering>),
     Org(Box<OrgCall>, Rc<dyn Fn(OrgCall) -> Answering>),
 }
 
@@ -246,11 +266,13 @@ impl Handler {
                     caller,
                     request: parts,
                 };
-                Ok(Ready::Call(call, run))
+                Ok(Ready::Call(Box::new(call), run))
             }
             Self::Org(need, run) => {
                 // An organisation that the caller is not in answers like one that is not there.
-                let org = control.find_org(parts.part("org")).ok_or_else(Refusal::not_found)?;
+                let org = control
+                    .find_org(parts.part("org"))
+                    .ok_or_else(Refusal::not_found)?;
                 let role = caller.role_in(org.id).ok_or_else(Refusal::not_found)?;
                 call::require(role, need.least(), route.operation)?;
                 let call = OrgCall {
@@ -278,7 +300,7 @@ impl Ready {
         match self {
             Self::Call(mut call, run) => {
                 (call.request.body, call.request.idempotency) = (document, idempotency);
-                run(call)
+                run(*call)
             }
             Self::Org(mut call, run) => {
                 (call.request.body, call.request.idempotency) = (document, idempotency);
@@ -333,7 +355,9 @@ fn request_digest(
         request.query_string(),
         &document.to_string(),
     ];
-    control.digest_key.digest(Purpose::TargetFingerprint, parts.join("\0").as_bytes())
+    control
+        .digest_key
+        .digest(Purpose::TargetFingerprint, parts.join("\0").as_bytes())
 }
 
 /// Carries a write out once. This process knows the first answer, a generated key included; after

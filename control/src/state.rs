@@ -118,7 +118,10 @@ impl Control {
 
     /// The configuration of one organisation as last seen.
     pub fn config(&self, org: OrgId) -> Option<Arc<OrgConfig>> {
-        self.world().orgs.get(&org).map(|state| state.config.clone())
+        self.world()
+            .orgs
+            .get(&org)
+            .map(|state| state.config.clone())
     }
 
     /// An organisation by id or slug.
@@ -174,7 +177,9 @@ impl Control {
 
     /// The writes of the last day that had a key.
     pub fn idempotency(&self) -> MutexGuard<'_, Memory> {
-        self.idempotency.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idempotency
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The metrics of this process.
@@ -211,9 +216,15 @@ impl Control {
     pub async fn see_version(&self, org: OrgId, n: u64) -> bool {
         let mut world = self.world.clone();
         let seen = world.wait_for(|world| {
-            world.orgs.get(&org).is_some_and(|state| state.config.head.n >= n)
+            world
+                .orgs
+                .get(&org)
+                .is_some_and(|state| state.config.head.n >= n)
         });
-        matches!(tokio::time::timeout(self.settings.version_wait, seen).await, Ok(Ok(_)))
+        matches!(
+            tokio::time::timeout(self.settings.version_wait, seen).await,
+            Ok(Ok(_))
+        )
     }
 }
 

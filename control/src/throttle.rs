@@ -43,7 +43,10 @@ impl Throttle {
         let expired = |window: &Window| now.saturating_duration_since(window.began) >= WINDOW;
         if self.windows.get(&source).is_none_or(expired) {
             self.make_room(now);
-            let window = Window { began: now, wrong: 1 };
+            let window = Window {
+                began: now,
+                wrong: 1,
+            };
             self.windows.insert(source, window);
             return Verdict::Refuse;
         }
@@ -107,7 +110,11 @@ mod tests {
             ("192.0.2.2", 59, Verdict::Refuse),
             ("192.0.2.1", 60, Verdict::Refuse),
         ] {
-            assert_eq!(throttle.wrong(address(source), at(second)), expected, "{source}");
+            assert_eq!(
+                throttle.wrong(address(source), at(second)),
+                expected,
+                "{source}"
+            );
         }
     }
 
@@ -118,8 +125,14 @@ mod tests {
         for n in 0..10 {
             throttle.wrong(address(&format!("2001:db8::{n:x}")), now);
         }
-        assert_ne!(throttle.wrong(address("2001:db8::ffff"), now), Verdict::Refuse);
-        assert_eq!(throttle.wrong(address("2001:db8:0:1::1"), now), Verdict::Refuse);
+        assert_ne!(
+            throttle.wrong(address("2001:db8::ffff"), now),
+            Verdict::Refuse
+        );
+        assert_eq!(
+            throttle.wrong(address("2001:db8:0:1::1"), now),
+            Verdict::Refuse
+        );
     }
 
     #[test]

@@ -94,7 +94,10 @@ pub fn respond(result: Result<Answer, Refusal>, request_id: RequestId) -> HttpRe
     };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if let Ok(id) = HeaderValue::from_str(request_id.text().as_str()) {
         headers.insert(REQUEST_ID_HEADER, id);
     }
@@ -114,7 +117,9 @@ fn success(answer: Answer) -> HttpResponse {
     }
     match answer.content {
         Content::Empty => builder.finish(),
-        Content::Json(value) => builder.content_type("application/json").body(value.to_string()),
+        Content::Json(value) => builder
+            .content_type("application/json")
+            .body(value.to_string()),
         Content::Text(media_type, text) => builder.content_type(media_type).body(text),
     }
 }

@@ -76,7 +76,10 @@ async fn collect(headers: &HeaderMap, mut payload: web::Payload) -> Result<Vec<u
 fn parse(bytes: &[u8]) -> Result<Value, Refusal> {
     serde_json::from_slice(bytes).map_err(|error| {
         // serde_json's words end with " at line L column C".
-        Refusal::new(Code::MalformedJson, format!("the body is not JSON: {error}"))
+        Refusal::new(
+            Code::MalformedJson,
+            format!("the body is not JSON: {error}"),
+        )
     })
 }
 

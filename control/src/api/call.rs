@@ -54,13 +54,16 @@ impl OrgCall {
     /// # Errors
     /// The organisation is being made or removed.
     pub fn config(&self) -> Result<Arc<OrgConfig>, Refusal> {
-        self.control.config(self.org.id).ok_or_else(Refusal::not_found)
+        self.control
+            .config(self.org.id)
+            .ok_or_else(Refusal::not_found)
     }
 
     /// What answers are made from.
     pub fn view(&self) -> View<'_> {
         View {
             control: &self.control,
+            role: self.role,
         }
     }
 
@@ -81,7 +84,10 @@ pub fn require(has: Role, needs: Role, what: &str) -> Result<(), Refusal> {
     if has >= needs {
         return Ok(());
     }
-    let (has, needs) = (crate::openapi::role_name(has), crate::openapi::role_name(needs));
+    let (has, needs) = (
+        crate::openapi::role_name(has),
+        crate::openapi::role_name(needs),
+    );
     Err(Refusal::forbidden(format!(
         "{what} needs role {needs}; this token has role {has}"
     )))
@@ -232,7 +238,11 @@ mod tests {
             ("limit=5&limit=6", false),
             ("a%20b=1", false),
         ] {
-            assert_eq!(Query::parse(text, &["limit", "cursor"]).is_ok(), good, "{text}");
+            assert_eq!(
+                Query::parse(text, &["limit", "cursor"]).is_ok(),
+                good,
+                "{text}"
+            );
         }
     }
 }

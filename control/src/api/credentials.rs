@@ -109,24 +109,57 @@ pub fn routes() -> Vec<Route> {
         "create_credential",
         "Create a credential; without `secret` a key is generated and shown once",
     );
-    let rotated = ("rotate_credential", "Replace the secret, with an overlap for proxy credentials");
+    let rotated = (
+        "rotate_credential",
+        "Replace the secret, with an overlap for proxy credentials",
+    );
     let input = "CredentialInput";
     vec![
-        Route::org(Verb::Get, ALL, ("list_credentials", "List credentials"), viewer, list)
-            .gives(Gives::List("Credential"))
-            .parameters(KIND),
+        Route::org(
+            Verb::Get,
+            ALL,
+            ("list_credentials", "List credentials"),
+            viewer,
+            list,
+        )
+        .gives(Gives::List("Credential"))
+        .parameters(KIND),
         Route::org(Verb::Post, ALL, made, by_kind, create)
             .takes(Takes::Body(input))
             .gives(Gives::Created("Credential")),
-        Route::org(Verb::Get, ONE, ("get_credential", "Read a credential"), viewer, get)
-            .gives(Gives::One("Credential")),
-        Route::org(Verb::Patch, ONE, ("update_credential", "Change a credential"), by_kind, update)
-            .takes(Takes::MergePatch(input))
-            .gives(Gives::One("Credential")),
-        Route::org(Verb::Put, ONE, ("replace_credential", "Replace a credential"), by_kind, replace)
-            .takes(Takes::Body(input))
-            .gives(Gives::One("Credential")),
-        Route::org(Verb::Delete, ONE, ("delete_credential", "Delete a credential"), by_kind, delete),
+        Route::org(
+            Verb::Get,
+            ONE,
+            ("get_credential", "Read a credential"),
+            viewer,
+            get,
+        )
+        .gives(Gives::One("Credential")),
+        Route::org(
+            Verb::Patch,
+            ONE,
+            ("update_credential", "Change a credential"),
+            by_kind,
+            update,
+        )
+        .takes(Takes::MergePatch(input))
+        .gives(Gives::One("Credential")),
+        Route::org(
+            Verb::Put,
+            ONE,
+            ("replace_credential", "Replace a credential"),
+            by_kind,
+            replace,
+        )
+        .takes(Takes::Body(input))
+        .gives(Gives::One("Credential")),
+        Route::org(
+            Verb::Delete,
+            ONE,
+            ("delete_credential", "Delete a credential"),
+            by_kind,
+            delete,
+        ),
         Route::org(Verb::Post, ROTATE, rotated, by_kind, rotate)
             .takes(Takes::Optional("Rotation"))
             .gives(Gives::One("Credential")),
@@ -140,7 +173,7 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         Some("target") => Some(CredentialKind::Target),
         Some(_) => return Err(Refusal::parameter("kind", "must be `proxy` or `target`")),
     };
-    objects::list::<Credentials>(&call, |credential| {
+    objects::list::<Credentials>(&call, |_, credential| {
         kind.is_none_or(|kind| credential.kind == kind)
     })
 }
@@ -154,8 +187,8 @@ async fn create(call: OrgCall) -> Result<Answer, Refusal> {
     if call.request.body.get("kind").and_then(Value::as_str) == Some("target") {
         call.require(Role::Admin, "a target credential")?;
     }
-    let credential = objects::parse::<Credentials>(call.request.body.clone())
-        .map_err(Refusal::invalid)?;
+    let credential =
+        objects::parse::<Credentials>(call.request.body.clone()).map_err(Refusal::invalid)?;
     let given = call.request.body.get("secret").cloned();
     let secret = Secret::new(&credential, given, Absent::Generates).map_err(|mut problems| {
         problems.extend(Credentials::validate(&credential));
@@ -194,7 +227,10 @@ async fn change(mut call: OrgCall, manner: Manner) -> Result<Answer, Refusal> {
             let secret = Secret::new(&current.credential, Some(given), Absent::IsAFault)
                 .map_err(Refusal::invalid)?;
             match secret.prepare(&call, &current.credential) {
-                Some(secret) => SecretChange::Set { secret, old_until: None },
+                Some(secret) => SecretChange::Set {
+                    secret,
+                    old_until: None,
+                },
                 None => SecretChange::Keep,
             }
         }
@@ -218,8 +254,8 @@ struct Rotation {
 async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
     let current = current(&call, &*call.config()?)?;
     guard_kind(&call, &current)?;
-    let rotation: Rotation = shape::parse(schemas(), "Rotation", call.request.body.clone())
-        .map_err(Refusal::invalid)?;
+    let rotation: Rotation =
+        shape::parse(schemas(), "Rotation", call.request.body.clone()).map_err(Refusal::invalid)?;
     let mut problems = Vec::new();
     if rotation.overlap_ms > OVERLAP_MS_MAX {
         let detail = format!("at most {OVERLAP_MS_MAX} ms (30 days)");
@@ -239,7 +275,11 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
     };
     let Some(prepared) = secret.prepare(&call, &current.credential) else {
         let detail = "type none holds no secret";
-        return Err(Refusal::invalid(vec![Problem::new("", "not-applicable", detail)]));
+        return Err(Refusal::invalid(vec![Problem::new(
+            "",
+            "not-applicable",
+            detail,
+        )]));
     };
     let overlap = SignedDuration::from_millis(i64::try_from(rotation.overlap_ms).unwrap_or(0));
     let old_until = (rotation.overlap_ms > 0)
@@ -294,7 +334,7 @@ impl Secret {
         absent: Absent,
     ) -> Result<Self, Vec<Problem>> {
         if let Some(given) = given.filter(|given| !given.is_null()) {
-            let below = |problem: Problem| problem.under("/secret");
+            let below = |problem: Problem| problem.below("/secret");
             let input: SecretInput = shape::parse(schemas(), "SecretInput", given)
                 .map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
             let problems = credential.validate_secret(&input);
@@ -315,8 +355,10 @@ impl Secret {
             (Absent::Generates, AuthType::Bearer) if proxy => {
                 return Ok(Self::Generated("token", issue_key()));
             }
-            (Absent::Generates, _) => "is missing; only the key of a proxy credential of type \
-                                       api_key or bearer can be generated",
+            (Absent::Generates, _) => {
+                "is missing; only the key of a proxy credential of type \
+                                       api_key or bearer can be generated"
+            }
             (Absent::IsAFault, _) => "cannot be removed; rotate it, or delete the credential",
         };
         Err(vec![Problem::new("/secret", "required", detail)])

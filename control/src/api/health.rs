@@ -58,16 +58,25 @@ async fn readiness(control: Arc<Control>) -> Result<Answer, Refusal> {
         Readiness::Degraded => (StatusCode::OK, "degraded"),
         Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
     };
-    Ok(Answer::with(status, Content::Json(json!({ "status": word }))))
+    Ok(Answer::with(
+        status,
+        Content::Json(json!({ "status": word })),
+    ))
 }
 
 async fn metrics(call: Call) -> Result<Answer, Refusal> {
     let text = call.control.metrics();
     let media_type = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(Answer::with(StatusCode::OK, Content::Text(media_type, text)))
+    Ok(Answer::with(
+        StatusCode::OK,
+        Content::Text(media_type, text),
+    ))
 }
 
 async fn document(_control: Arc<Control>) -> Result<Answer, Refusal> {
     let text = crate::openapi::openapi_json();
-    Ok(Answer::with(StatusCode::OK, Content::Text("application/json", text)))
+    Ok(Answer::with(
+        StatusCode::OK,
+        Content::Text("application/json", text),
+    ))
 }

@@ -129,7 +129,11 @@ impl Memory {
                 break;
             };
             // A freed key may have been taken anew since; that one has its own place in the line.
-            if self.entries.get(&key).is_some_and(|entry| entry.began == began) {
+            if self
+                .entries
+                .get(&key)
+                .is_some_and(|entry| entry.began == began)
+            {
                 self.entries.remove(&key);
             }
         }
@@ -148,26 +152,53 @@ mod tests {
     fn a_key_belongs_to_one_request_for_a_day() {
         let mut memory = Memory::default();
         let start = Instant::now();
-        assert!(matches!(memory.claim(&key("a"), [1; 32], start), Ok(Claim::First)));
+        assert!(matches!(
+            memory.claim(&key("a"), [1; 32], start),
+            Ok(Claim::First)
+        ));
         let code = |result: Result<Claim, Refusal>| result.unwrap_err().code;
-        assert_eq!(code(memory.claim(&key("a"), [1; 32], start)), Code::IdempotencyKeyInUse);
-        assert_eq!(code(memory.claim(&key("a"), [2; 32], start)), Code::IdempotencyKeyReused);
+        assert_eq!(
+            code(memory.claim(&key("a"), [1; 32], start)),
+            Code::IdempotencyKeyInUse
+        );
+        assert_eq!(
+            code(memory.claim(&key("a"), [2; 32], start)),
+            Code::IdempotencyKeyReused
+        );
         memory.settle(&key("a"), Some(&Answer::nothing()));
-        assert!(matches!(memory.claim(&key("a"), [1; 32], start), Ok(Claim::Again(_))));
-        assert_eq!(code(memory.claim(&key("a"), [2; 32], start)), Code::IdempotencyKeyReused);
+        assert!(matches!(
+            memory.claim(&key("a"), [1; 32], start),
+            Ok(Claim::Again(_))
+        ));
+        assert_eq!(
+            code(memory.claim(&key("a"), [2; 32], start)),
+            Code::IdempotencyKeyReused
+        );
         let other = IdempotencyKey::new(TokenId::from_bits(2), "a").unwrap();
-        assert!(matches!(memory.claim(&other, [2; 32], start), Ok(Claim::First)));
+        assert!(matches!(
+            memory.claim(&other, [2; 32], start),
+            Ok(Claim::First)
+        ));
         let later = start + KEEP;
-        assert!(matches!(memory.claim(&key("a"), [2; 32], later), Ok(Claim::First)));
+        assert!(matches!(
+            memory.claim(&key("a"), [2; 32], later),
+            Ok(Claim::First)
+        ));
     }
 
     #[test]
     fn a_failed_write_frees_its_key() {
         let mut memory = Memory::default();
         let now = Instant::now();
-        assert!(matches!(memory.claim(&key("a"), [1; 32], now), Ok(Claim::First)));
+        assert!(matches!(
+            memory.claim(&key("a"), [1; 32], now),
+            Ok(Claim::First)
+        ));
         memory.settle(&key("a"), None);
-        assert!(matches!(memory.claim(&key("a"), [2; 32], now), Ok(Claim::First)));
+        assert!(matches!(
+            memory.claim(&key("a"), [2; 32], now),
+            Ok(Claim::First)
+        ));
     }
 
     #[test]
@@ -184,8 +215,17 @@ mod tests {
 
     #[test]
     fn keys_are_checked() {
-        for (text, good) in [("a b-1", true), ("", false), ("ä", false), ("a\u{7f}", false)] {
-            assert_eq!(IdempotencyKey::new(TokenId::from_bits(1), text).is_ok(), good, "{text}");
+        for (text, good) in [
+            ("a b-1", true),
+            ("", false),
+            ("ä", false),
+            ("a\u{7f}", false),
+        ] {
+            assert_eq!(
+                IdempotencyKey::new(TokenId::from_bits(1), text).is_ok(),
+                good,
+                "{text}"
+            );
         }
         assert!(IdempotencyKey::new(TokenId::from_bits(1), &"a".repeat(256)).is_err());
     }

@@ -2,6 +2,7 @@
 //! preconditions, merge patches, the shape of documents, idempotency.
 
 pub mod answer;
+pub mod attached;
 pub mod body;
 pub mod call;
 pub mod credentials;
@@ -16,6 +17,7 @@ pub mod patch;
 pub mod precondition;
 pub mod proxies;
 pub mod records;
+pub mod rules;
 pub mod schemas;
 pub mod shape;
 pub mod targets;

@@ -50,6 +50,11 @@ pub trait Resource: Sized + 'static {
     /// Adds to the stored fields what only answers have.
     fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object);
 
+    /// Where an object stands below its organisation.
+    fn place(_body: &Body) -> String {
+        Self::COLLECTION.to_owned()
+    }
+
     /// Whether a caller may make this change, besides what the route's role and the configuration
     /// itself (`proto::tree::apply`) say.
     ///
@@ -64,6 +69,8 @@ pub trait Resource: Sized + 'static {
 pub struct View<'a> {
     /// What serves the call.
     pub control: &'a Control,
+    /// The reader's role.
+    pub role: Role,
 }
 
 /// Who changes something, and what stands beside it.
@@ -112,7 +119,7 @@ pub fn fields<M: Serialize>(model: &M) -> Map<String, Value> {
 /// The page is malformed.
 pub fn list<R: Resource>(
     call: &OrgCall,
-    keep: impl Fn(&R::Model) -> bool,
+    keep: impl Fn(&Body, &R::Model) -> bool,
 ) -> Result<Answer, Refusal> {
     let request = call.request.page()?;
     let config = call.config()?;
@@ -129,7 +136,8 @@ pub fn list<R: Resource>(
     let mut last = None;
     for (id, object) in config.objects.range(first..=*R::span().end()) {
         let behind = request.after.is_none() || *id > first;
-        if !behind || !R::model(&object.body).is_some_and(&keep) {
+        let kept = R::model(&object.body).is_some_and(|model| keep(&object.body, model));
+        if !behind || !kept {
             continue;
         }
         if items.len() == request.limit {
@@ -232,7 +240,10 @@ pub fn changed<R: Resource>(
             let faults = shape::faults(schemas(), R::SCHEMA, document, Document::MergePatch);
             // A null removes; of a field that does not exist it would pass unnoticed.
             let unknown = faults.iter().any(|fault| fault.code == "unknown-field");
-            let whole = merge(Value::Object(fields(before)), document);
+            let mut old = fields(before);
+            // A rule's and a filter's own id is set by the gateway, as everywhere.
+            old.shift_remove("id");
+            let whole = merge(Value::Object(old), document);
             match parse::<R>(whole) {
                 Ok(model) if !unknown => Ok(model),
                 Ok(_) => Err(faults),
@@ -244,7 +255,10 @@ pub fn changed<R: Resource>(
 
 fn union(mut problems: Vec<Problem>, further: Vec<Problem>) -> Vec<Problem> {
     for problem in further {
-        if !problems.iter().any(|known| known.pointer == problem.pointer) {
+        if !problems
+            .iter()
+            .any(|known| known.pointer == problem.pointer)
+        {
             problems.push(problem);
         }
     }

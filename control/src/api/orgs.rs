@@ -62,9 +62,14 @@ pub fn routes() -> Vec<Route> {
     vec![
         Route::operator(Verb::Get, ALL, ("list_orgs", "List organisations"), list)
             .gives(Gives::List("Org")),
-        Route::operator(Verb::Post, ALL, ("create_org", "Create an organisation"), create)
-            .takes(Takes::Body("Org"))
-            .gives(Gives::Created("Org")),
+        Route::operator(
+            Verb::Post,
+            ALL,
+            ("create_org", "Create an organisation"),
+            create,
+        )
+        .takes(Takes::Body("Org"))
+        .gives(Gives::Created("Org")),
         Route::org(
             Verb::Get,
             ONE,
@@ -73,20 +78,28 @@ pub fn routes() -> Vec<Route> {
             get,
         )
         .gives(Gives::One("Org")),
-        Route::operator(Verb::Patch, ONE, ("update_org", "Change an organisation"), update)
-            .takes(Takes::MergePatch("Org"))
-            .gives(Gives::One("Org")),
+        Route::operator(
+            Verb::Patch,
+            ONE,
+            ("update_org", "Change an organisation"),
+            update,
+        )
+        .takes(Takes::MergePatch("Org"))
+        .gives(Gives::One("Org")),
         Route::operator(
             Verb::Delete,
             ONE,
-            ("delete_org", "Delete an organisation that holds nothing but tokens"),
+            (
+                "delete_org",
+                "Delete an organisation that holds nothing but tokens",
+            ),
             delete,
         ),
     ]
 }
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
-    objects::list::<Orgs>(&in_system(call), |_| true)
+    objects::list::<Orgs>(&in_system(call), |_, _| true)
 }
 
 async fn create(call: Call) -> Result<Answer, Refusal> {
@@ -94,7 +107,9 @@ async fn create(call: Call) -> Result<Answer, Refusal> {
     let org = objects::parse::<Orgs>(call.request.body.clone()).map_err(Refusal::invalid)?;
     if org.slug == SYSTEM {
         let detail = "is the slug of the organisation that holds the others";
-        return Err(Refusal::invalid(vec![Problem::new("/slug", "reserved", detail)]));
+        return Err(Refusal::invalid(vec![Problem::new(
+            "/slug", "reserved", detail,
+        )]));
     }
     write::create::<Orgs>(&call, Body::Org(org)).await
 }

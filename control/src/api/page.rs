@@ -52,7 +52,10 @@ fn decode(cursor: &str) -> Result<String, Refusal> {
         .and_then(|cursor| URL_SAFE_NO_PAD.decode(cursor).ok())
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .ok_or_else(|| {
-            Refusal::parameter("cursor", "is not a `next_cursor` of this list; start without it")
+            Refusal::parameter(
+                "cursor",
+                "is not a `next_cursor` of this list; start without it",
+            )
         })
 }
 

@@ -53,7 +53,11 @@ mod tests {
             ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
         ] {
             let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-            assert_eq!(merge(parse(target), &parse(patch)), parse(result), "{target} {patch}");
+            assert_eq!(
+                merge(parse(target), &parse(patch)),
+                parse(result),
+                "{target} {patch}"
+            );
         }
     }
 }

@@ -76,7 +76,9 @@ impl Resource for Proxies {
         }
         // A binding is credential and target together: a kept credential that is sent elsewhere
         // leaves the rules of the target that its admin had in mind.
-        let moved = edit.before.is_some_and(|before| before.target_id != after.target_id);
+        let moved = edit
+            .before
+            .is_some_and(|before| before.target_id != after.target_id);
         if let Some(id) = after.target_credential_id.filter(|_| moved)
             && let Some(stored) = rights.config.credential(id)
             && stored.credential.use_by == UseBy::Admin
@@ -96,25 +98,55 @@ pub fn routes() -> Vec<Route> {
     let (viewer, member) = (Need::Role(Role::Viewer), Need::Role(Role::Member));
     let guarded = Need::ProxySettings;
     vec![
-        Route::org(Verb::Get, ALL, ("list_proxies", "List proxies"), viewer, list)
-            .gives(Gives::List("Proxy")),
-        Route::org(Verb::Post, ALL, ("create_proxy", "Create a proxy"), guarded, create)
-            .takes(Takes::Body("Proxy"))
-            .gives(Gives::Created("Proxy")),
+        Route::org(
+            Verb::Get,
+            ALL,
+            ("list_proxies", "List proxies"),
+            viewer,
+            list,
+        )
+        .gives(Gives::List("Proxy")),
+        Route::org(
+            Verb::Post,
+            ALL,
+            ("create_proxy", "Create a proxy"),
+            guarded,
+            create,
+        )
+        .takes(Takes::Body("Proxy"))
+        .gives(Gives::Created("Proxy")),
         Route::org(Verb::Get, ONE, ("get_proxy", "Read a proxy"), viewer, get)
             .gives(Gives::One("Proxy")),
-        Route::org(Verb::Patch, ONE, ("update_proxy", "Change a proxy"), guarded, update)
-            .takes(Takes::MergePatch("Proxy"))
-            .gives(Gives::One("Proxy")),
-        Route::org(Verb::Put, ONE, ("replace_proxy", "Replace a proxy"), guarded, replace)
-            .takes(Takes::Body("Proxy"))
-            .gives(Gives::One("Proxy")),
-        Route::org(Verb::Delete, ONE, ("delete_proxy", "Delete a proxy"), member, delete),
+        Route::org(
+            Verb::Patch,
+            ONE,
+            ("update_proxy", "Change a proxy"),
+            guarded,
+            update,
+        )
+        .takes(Takes::MergePatch("Proxy"))
+        .gives(Gives::One("Proxy")),
+        Route::org(
+            Verb::Put,
+            ONE,
+            ("replace_proxy", "Replace a proxy"),
+            guarded,
+            replace,
+        )
+        .takes(Takes::Body("Proxy"))
+        .gives(Gives::One("Proxy")),
+        Route::org(
+            Verb::Delete,
+            ONE,
+            ("delete_proxy", "Delete a proxy"),
+            member,
+            delete,
+        ),
     ]
 }
 
 async fn list(call: OrgCall) -> Result<Answer, Refusal> {
-    objects::list::<Proxies>(&call, |_| true)
+    objects::list::<Proxies>(&call, |_, _| true)
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {

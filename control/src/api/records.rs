@@ -51,7 +51,10 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
     let mut filter = filter(&call.request.query)?;
     if let Some(after) = &page.after {
         let cursor = after.parse().map_err(|()| {
-            Refusal::parameter("cursor", "is not a `next_cursor` of this list; start without it")
+            Refusal::parameter(
+                "cursor",
+                "is not a `next_cursor` of this list; start without it",
+            )
         })?;
         filter.after = Some(cursor);
     }
@@ -59,7 +62,10 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
     let (records, next) =
         blocking(&call, move |records| records.list(org, &filter, page.limit)).await?;
     let items = records.iter().map(show).collect();
-    Ok(Answer::json(page::page(items, next.map(|cursor| cursor.to_string()))))
+    Ok(Answer::json(page::page(
+        items,
+        next.map(|cursor| cursor.to_string()),
+    )))
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {

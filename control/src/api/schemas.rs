@@ -10,13 +10,23 @@ use crate::openapi::{extend, reference};
 pub fn add(schemas: &mut Schemas) {
     let stored = stored();
     let with = |further: &[(&'static str, Value)]| [&stored[..], further].concat();
-    extend(schemas, "Credential", "CredentialInput", &[("secret", reference("SecretInput"))]);
+    extend(
+        schemas,
+        "Credential",
+        "CredentialInput",
+        &[("secret", reference("SecretInput"))],
+    );
     if let Some(kept) = schemas.get("CredentialInput").cloned() {
         // What the gateway sets is refused by name in a submitted credential too.
         schemas.insert("CredentialInput".into(), kept);
         extend(schemas, "CredentialInput", "CredentialInput", &stored);
     }
-    extend(schemas, "Credential", "Credential", &with(&[("secret", reference("SecretView"))]));
+    extend(
+        schemas,
+        "Credential",
+        "Credential",
+        &with(&[("secret", reference("SecretView"))]),
+    );
     extend(
         schemas,
         "Target",
@@ -29,15 +39,29 @@ pub fn add(schemas: &mut Schemas) {
     let proxy = with(&[("url", read_only(url)), ("urls", read_only(urls))]);
     extend(schemas, "Proxy", "Proxy", &proxy);
     extend(schemas, "Org", "Org", &stored);
+    let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
+    let attached = with(&[("parent_id", read_only(parent))]);
+    extend(schemas, "Rule", "Rule", &attached);
     let once = json!({
         "type": "object",
         "description": "Only in the answer that creates the token",
         "properties": {"token": {"type": "string"}}
     });
-    extend(schemas, "ApiToken", "ApiToken", &with(&[("secret", read_only(once))]));
+    extend(
+        schemas,
+        "ApiToken",
+        "ApiToken",
+        &with(&[("secret", read_only(once))]),
+    );
     let record = [
-        ("id", json!({"type": "string", "description": "The same as `request_id`"})),
-        ("started_at", json!({"type": "string", "format": "date-time"})),
+        (
+            "id",
+            json!({"type": "string", "description": "The same as `request_id`"}),
+        ),
+        (
+            "started_at",
+            json!({"type": "string", "format": "date-time"}),
+        ),
     ];
     extend(schemas, "Record", "Record", &record);
     for (name, schema) in fixed() {
@@ -73,11 +97,14 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("SecretView", secret_view()),
         ("Rotation", rotation()),
         ("Me", me()),
-        ("Health", json!({
-            "type": "object",
-            "required": ["status"],
-            "properties": {"status": {"type": "string", "enum": ["ok", "degraded", "starting"]}}
-        })),
+        (
+            "Health",
+            json!({
+                "type": "object",
+                "required": ["status"],
+                "properties": {"status": {"type": "string", "enum": ["ok", "degraded", "starting"]}}
+            }),
+        ),
     ]
 }
 

@@ -158,7 +158,9 @@ impl<'a> Check<'a> {
                 return;
             }
             let is_type = |problems: &[Problem]| {
-                problems.iter().any(|p| p.code == "type" && p.pointer == pointer)
+                problems
+                    .iter()
+                    .any(|p| p.code == "type" && p.pointer == pointer)
             };
             let better = nearest.as_ref().is_none_or(|best| {
                 (is_type(&attempt.problems), attempt.problems.len()) < (is_type(best), best.len())
@@ -188,7 +190,8 @@ impl<'a> Check<'a> {
             Value::Array(_) => "array",
             Value::Object(_) => "object",
         };
-        let fits = allowed.contains(&actual) || (actual == "integer" && allowed.contains(&"number"));
+        let fits =
+            allowed.contains(&actual) || (actual == "integer" && allowed.contains(&"number"));
         if !fits {
             let detail = format!("must be {}, is {}", allowed.join(" or "), actual);
             self.push(pointer, "type", detail);
@@ -247,7 +250,10 @@ impl<'a> Check<'a> {
                 }
                 (None, Some(Value::Bool(true))) => {}
                 (None, _) => {
-                    let names = properties.into_iter().flat_map(|p| p.keys()).map(String::as_str);
+                    let names = properties
+                        .into_iter()
+                        .flat_map(|p| p.keys())
+                        .map(String::as_str);
                     self.push(&below, "unknown-field", unknown(name, names));
                 }
             }
@@ -327,7 +333,9 @@ fn edits(a: &[char], b: &[char]) -> usize {
         let mut left = i + 1;
         for (y, cell) in b.iter().zip(row.iter_mut().skip(1)) {
             let above = *cell;
-            let cost = (diagonal + usize::from(x != y)).min(above + 1).min(left + 1);
+            let cost = (diagonal + usize::from(x != y))
+                .min(above + 1)
+                .min(left + 1);
             diagonal = above;
             left = cost;
             *cell = cost;
@@ -372,7 +380,10 @@ mod tests {
 
     fn check(value: Value, document: Document, expected: &[(&str, &str)]) {
         let problems = faults(&schemas(), "Thing", &value, document);
-        let found: Vec<_> = problems.iter().map(|p| (p.pointer.as_str(), p.code)).collect();
+        let found: Vec<_> = problems
+            .iter()
+            .map(|p| (p.pointer.as_str(), p.code))
+            .collect();
         assert_eq!(found, expected, "{value} {problems:?}");
     }
 
@@ -394,15 +405,22 @@ mod tests {
                 ("/maybe/connect_ms", "type"),
             ],
         );
-        check(json!({"maybe": null, "count": null}), Document::Whole, &[
-            ("/name", "required"),
-            ("/inner", "required"),
-        ]);
-        check(json!({"maybe": 7}), Document::MergePatch, &[("/maybe", "type")]);
+        check(
+            json!({"maybe": null, "count": null}),
+            Document::Whole,
+            &[("/name", "required"), ("/inner", "required")],
+        );
+        check(
+            json!({"maybe": 7}),
+            Document::MergePatch,
+            &[("/maybe", "type")],
+        );
         check(json!([]), Document::Whole, &[("", "type")]);
-        check(json!({"name": null, "inner": {"x": null}}), Document::MergePatch, &[
-            ("/inner/x", "unknown-field"),
-        ]);
+        check(
+            json!({"name": null, "inner": {"x": null}}),
+            Document::MergePatch,
+            &[("/inner/x", "unknown-field")],
+        );
     }
 
     #[test]
@@ -415,7 +433,11 @@ mod tests {
             ("zzzzzz", None),
             ("", None),
         ] {
-            assert_eq!(nearest(given, ["base_url", "labels"].into_iter()), expected, "{given}");
+            assert_eq!(
+                nearest(given, ["base_url", "labels"].into_iter()),
+                expected,
+                "{given}"
+            );
         }
     }
 

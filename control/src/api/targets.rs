@@ -67,25 +67,55 @@ const ONE: &str = "/orgs/{org}/targets/{id}";
 pub fn routes() -> Vec<Route> {
     let (viewer, admin) = (Need::Role(Role::Viewer), Need::Role(Role::Admin));
     vec![
-        Route::org(Verb::Get, ALL, ("list_targets", "List targets"), viewer, list)
-            .gives(Gives::List("Target")),
-        Route::org(Verb::Post, ALL, ("create_target", "Create a target"), admin, create)
-            .takes(Takes::Body("Target"))
-            .gives(Gives::Created("Target")),
+        Route::org(
+            Verb::Get,
+            ALL,
+            ("list_targets", "List targets"),
+            viewer,
+            list,
+        )
+        .gives(Gives::List("Target")),
+        Route::org(
+            Verb::Post,
+            ALL,
+            ("create_target", "Create a target"),
+            admin,
+            create,
+        )
+        .takes(Takes::Body("Target"))
+        .gives(Gives::Created("Target")),
         Route::org(Verb::Get, ONE, ("get_target", "Read a target"), viewer, get)
             .gives(Gives::One("Target")),
-        Route::org(Verb::Patch, ONE, ("update_target", "Change a target"), admin, update)
-            .takes(Takes::MergePatch("Target"))
-            .gives(Gives::One("Target")),
-        Route::org(Verb::Put, ONE, ("replace_target", "Replace a target"), admin, replace)
-            .takes(Takes::Body("Target"))
-            .gives(Gives::One("Target")),
-        Route::org(Verb::Delete, ONE, ("delete_target", "Delete a target"), admin, delete),
+        Route::org(
+            Verb::Patch,
+            ONE,
+            ("update_target", "Change a target"),
+            admin,
+            update,
+        )
+        .takes(Takes::MergePatch("Target"))
+        .gives(Gives::One("Target")),
+        Route::org(
+            Verb::Put,
+            ONE,
+            ("replace_target", "Replace a target"),
+            admin,
+            replace,
+        )
+        .takes(Takes::Body("Target"))
+        .gives(Gives::One("Target")),
+        Route::org(
+            Verb::Delete,
+            ONE,
+            ("delete_target", "Delete a target"),
+            admin,
+            delete,
+        ),
     ]
 }
 
 async fn list(call: OrgCall) -> Result<Answer, Refusal> {
-    objects::list::<Targets>(&call, |_| true)
+    objects::list::<Targets>(&call, |_, _| true)
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {

@@ -70,24 +70,51 @@ const ONE: &str = "/orgs/{org}/tokens/{id}";
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
     let admin = Need::Role(Role::Admin);
-    let made = ("create_token", "Create a token; the answer holds it, this once");
+    let made = (
+        "create_token",
+        "Create a token; the answer holds it, this once",
+    );
     vec![
-        Route::org(Verb::Get, ALL, ("list_tokens", "List API tokens"), admin, list)
-            .gives(Gives::List("ApiToken")),
+        Route::org(
+            Verb::Get,
+            ALL,
+            ("list_tokens", "List API tokens"),
+            admin,
+            list,
+        )
+        .gives(Gives::List("ApiToken")),
         Route::org(Verb::Post, ALL, made, admin, create)
             .takes(Takes::Body("ApiToken"))
             .gives(Gives::Created("ApiToken")),
-        Route::org(Verb::Get, ONE, ("get_token", "Read an API token"), admin, get)
-            .gives(Gives::One("ApiToken")),
-        Route::org(Verb::Patch, ONE, ("update_token", "Change an API token"), admin, update)
-            .takes(Takes::MergePatch("ApiToken"))
-            .gives(Gives::One("ApiToken")),
-        Route::org(Verb::Delete, ONE, ("delete_token", "Revoke an API token"), admin, delete),
+        Route::org(
+            Verb::Get,
+            ONE,
+            ("get_token", "Read an API token"),
+            admin,
+            get,
+        )
+        .gives(Gives::One("ApiToken")),
+        Route::org(
+            Verb::Patch,
+            ONE,
+            ("update_token", "Change an API token"),
+            admin,
+            update,
+        )
+        .takes(Takes::MergePatch("ApiToken"))
+        .gives(Gives::One("ApiToken")),
+        Route::org(
+            Verb::Delete,
+            ONE,
+            ("delete_token", "Revoke an API token"),
+            admin,
+            delete,
+        ),
     ]
 }
 
 async fn list(call: OrgCall) -> Result<Answer, Refusal> {
-    objects::list::<Tokens>(&call, |_| true)
+    objects::list::<Tokens>(&call, |_, _| true)
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
@@ -97,7 +124,10 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
 async fn create(call: OrgCall) -> Result<Answer, Refusal> {
     let token = objects::parse::<Tokens>(call.request.body.clone()).map_err(Refusal::invalid)?;
     let secret = issue_api_token();
-    let digest = call.control.digest_key.digest(Purpose::ApiToken, secret.as_bytes());
+    let digest = call
+        .control
+        .digest_key
+        .digest(Purpose::ApiToken, secret.as_bytes());
     let body = Body::Token(StoredToken {
         token,
         digest: hex::encode(digest),

@@ -35,9 +35,23 @@ pub async fn create_with<R: Resource>(
     secret: Option<Arc<NewSecret>>,
 ) -> Result<Answer, Refusal> {
     let rights = rights(call)?;
-    R::guard(&rights, &Edit { before: None, after: R::model(&body) })?;
+    R::guard(
+        &rights,
+        &Edit {
+            before: None,
+            after: R::model(&body),
+        },
+    )?;
     let fresh = R::fresh_id();
-    let published = publish(call, Operation::Create { id: fresh, body, secret }).await?;
+    let published = publish(
+        call,
+        Operation::Create {
+            id: fresh,
+            body,
+            secret,
+        },
+    )
+    .await?;
     // Of a remembered write, the object that it created then.
     let id = match published.changed.first() {
         Some(id) if published.replayed => *id,
@@ -46,7 +60,11 @@ pub async fn create_with<R: Resource>(
     let object = object(&published, id)?;
     let location = match id {
         ObjectId::Org(id) => format!("{BASE}/orgs/{id}"),
-        _ => format!("{BASE}/orgs/{}/{}/{id}", call.org.slug, R::COLLECTION),
+        _ => format!(
+            "{BASE}/orgs/{}/{}/{id}",
+            call.org.slug,
+            R::place(&object.body)
+        ),
     };
     Ok(answer::<R>(call, &published, &object).created(location))
 }
@@ -182,7 +200,12 @@ async fn publish(call: &OrgCall, operation: Operation) -> Result<Published, Refu
         deadline: Instant::now() + call.control.settings.write_deadline,
         idempotency: call.request.idempotency.clone(),
     };
-    let published = call.control.publisher.publish(publish).await.map_err(refusal)?;
+    let published = call
+        .control
+        .publisher
+        .publish(publish)
+        .await
+        .map_err(refusal)?;
     // So that the caller's next read here sees what it wrote; a node or another control may be
     // later, which is what `requestrocket-version` is for.
     call.control.see_version(call.org_id(), published.n).await;
@@ -210,10 +233,11 @@ fn refusal(error: PublishError) -> Refusal {
             let detail = "this key was used for another request within a day; take a new one";
             Refusal::new(Code::IdempotencyKeyReused, detail)
         }
-        PublishError::Overloaded | PublishError::Contended => {
-            Refusal::new(Code::Overloaded, format!("{words}; nothing was changed; try again"))
-                .retry_after_s(1)
-        }
+        PublishError::Overloaded | PublishError::Contended => Refusal::new(
+            Code::Overloaded,
+            format!("{words}; nothing was changed; try again"),
+        )
+        .retry_after_s(1),
         PublishError::OutcomeUnknown { .. } => {
             let detail = format!(
                 "{words}; read the object again, or repeat the request with the same \
@@ -236,9 +260,7 @@ fn refusal(error: PublishError) -> Refusal {
             let detail = format!("{words}; nothing was changed; traffic goes on; try again");
             Refusal::new(Code::StoreUnavailable, detail).retry_after_s(5)
         }
-        PublishError::Tree(TreeError::TooLarge(detail)) => {
-            Refusal::new(Code::BodyTooLarge, detail)
-        }
+        PublishError::Tree(TreeError::TooLarge(detail)) => Refusal::new(Code::BodyTooLarge, detail),
         PublishError::Unreadable(_) | PublishError::Tree(_) | PublishError::Seal(_) => {
             Refusal::new(Code::Internal, words)
         }
@@ -250,7 +272,10 @@ fn not_applied(error: ApplyError) -> Refusal {
         ApplyError::NotFound(_) => Refusal::not_found(),
         ApplyError::PreconditionFailed { id, current } => stale(id, current),
         ApplyError::Forbidden(errors) => {
-            let words: Vec<&str> = errors.iter().map(|problem| problem.detail.as_str()).collect();
+            let words: Vec<&str> = errors
+                .iter()
+                .map(|problem| problem.detail.as_str())
+                .collect();
             Refusal {
                 errors: errors.clone(),
                 ..Refusal::forbidden(words.join("; "))
@@ -259,11 +284,17 @@ fn not_applied(error: ApplyError) -> Refusal {
         ApplyError::Invalid(errors) => Refusal::invalid(errors),
         ApplyError::Taken { what, by } => Refusal {
             used_by: vec![by.to_string()],
-            ..Refusal::new(Code::Conflict, format!("{what} belongs to {by}; choose another"))
+            ..Refusal::new(
+                Code::Conflict,
+                format!("{what} belongs to {by}; choose another"),
+            )
         },
         ApplyError::InUse { id, users } => {
             let used_by: Vec<String> = users.iter().map(ToString::to_string).collect();
-            let detail = format!("{id} is used by {}; change or delete them first", used_by.join(", "));
+            let detail = format!(
+                "{id} is used by {}; change or delete them first",
+                used_by.join(", ")
+            );
             Refusal {
                 used_by,
                 ..Refusal::new(Code::Conflict, detail)

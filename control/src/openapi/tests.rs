@@ -42,7 +42,10 @@ fn every_reference_leads_to_a_schema() {
     assert!(!references.is_empty());
     for location in references {
         let pointer = location.trim_start_matches('#');
-        assert!(document.pointer(pointer).is_some(), "{location} leads nowhere");
+        assert!(
+            document.pointer(pointer).is_some(),
+            "{location} leads nowhere"
+        );
     }
 }
 
@@ -52,7 +55,10 @@ fn operations_are_unique_and_named_verb_resource() {
     for route in routes() {
         assert!(seen.insert(route.operation), "{route:?} twice");
         let words = route.operation.split_once('_');
-        assert!(words.is_some_and(|(verb, noun)| !verb.is_empty() && !noun.is_empty()), "{route:?}");
+        assert!(
+            words.is_some_and(|(verb, noun)| !verb.is_empty() && !noun.is_empty()),
+            "{route:?}"
+        );
         assert!(!route.summary.is_empty(), "{route:?}");
     }
 }

@@ -204,8 +204,8 @@ impl Records {
                 break;
             }
         }
-        let count: i64 = locked(&self.writer)
-            .query_row("SELECT count(*) FROM records", [], |row| row.get(0))?;
+        let count: i64 =
+            locked(&self.writer).query_row("SELECT count(*) FROM records", [], |row| row.get(0))?;
         let count_max = i64::try_from(retention.count_max).unwrap_or(i64::MAX);
         let mut excess = count.saturating_sub(count_max);
         while excess > 0 && dropped < DELETE_CALL_MAX {

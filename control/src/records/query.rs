@@ -101,10 +101,11 @@ pub(super) fn select(org: OrgId, filter: &RecordFilter, limit: usize) -> (String
         // Each `?` of the condition is numbered, since `credential` uses one value twice.
         let first = values.len() + 1;
         sql.push_str(" AND ");
-        sql.push_str(&condition.replace("?a", &format!("?{first}")).replace(
-            "?b",
-            &format!("?{}", first + 1),
-        ));
+        sql.push_str(
+            &condition
+                .replace("?a", &format!("?{first}"))
+                .replace("?b", &format!("?{}", first + 1)),
+        );
         values.extend(given);
     };
     if let Some(proxy) = filter.proxy {

@@ -41,10 +41,16 @@ fn a_batch_may_come_twice() {
     let batch: Vec<_> = (1..=4).map(|n| record(n, 1)).collect();
     assert_eq!(records.insert(&batch).unwrap(), 4);
     assert_eq!(records.insert(&batch[2..]).unwrap(), 0);
-    assert_eq!(records.get(ORG, RequestId::from_bits(3)).unwrap(), Some(batch[2].clone()));
+    assert_eq!(
+        records.get(ORG, RequestId::from_bits(3)).unwrap(),
+        Some(batch[2].clone())
+    );
     drop(records);
     let again = Records::open(&dir.path().join("records.db")).unwrap();
-    assert_eq!(again.get(ORG, RequestId::from_bits(3)).unwrap(), Some(batch[2].clone()));
+    assert_eq!(
+        again.get(ORG, RequestId::from_bits(3)).unwrap(),
+        Some(batch[2].clone())
+    );
 }
 
 #[test]
@@ -53,7 +59,13 @@ fn another_organisation_sees_nothing() {
     records.insert(&[record(1, 1)]).unwrap();
     let other = OrgId::from_bits(2);
     assert_eq!(records.get(other, RequestId::from_bits(1)).unwrap(), None);
-    assert!(records.list(other, &RecordFilter::default(), 10).unwrap().0.is_empty());
+    assert!(
+        records
+            .list(other, &RecordFilter::default(), 10)
+            .unwrap()
+            .0
+            .is_empty()
+    );
 }
 
 #[test]
@@ -68,19 +80,57 @@ fn filters_select() {
     };
     let any = RecordFilter::default;
     check(any(), &[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
-    check(RecordFilter { proxy: Some(ProxyId::from_bits(0)), ..any() }, &[9, 6, 3, 0]);
     check(
-        RecordFilter { credential: Some(CredentialId::from_bits(4)), ..any() },
+        RecordFilter {
+            proxy: Some(ProxyId::from_bits(0)),
+            ..any()
+        },
+        &[9, 6, 3, 0],
+    );
+    check(
+        RecordFilter {
+            credential: Some(CredentialId::from_bits(4)),
+            ..any()
+        },
         &[9, 4],
     );
-    check(RecordFilter { status: "4xx".parse().ok(), ..any() }, &[11, 9, 7, 5, 3, 1]);
-    check(RecordFilter { status: "200".parse().ok(), ..any() }, &[10, 8, 6, 4, 2, 0]);
-    check(RecordFilter { status: "500".parse().ok(), ..any() }, &[]);
     check(
-        RecordFilter { code: Some("rate-limited".into()), from_us: Some(3_000), ..any() },
+        RecordFilter {
+            status: "4xx".parse().ok(),
+            ..any()
+        },
+        &[11, 9, 7, 5, 3, 1],
+    );
+    check(
+        RecordFilter {
+            status: "200".parse().ok(),
+            ..any()
+        },
+        &[10, 8, 6, 4, 2, 0],
+    );
+    check(
+        RecordFilter {
+            status: "500".parse().ok(),
+            ..any()
+        },
+        &[],
+    );
+    check(
+        RecordFilter {
+            code: Some("rate-limited".into()),
+            from_us: Some(3_000),
+            ..any()
+        },
         &[11, 9, 7],
     );
-    check(RecordFilter { from_us: Some(1_000), to_us: Some(2_000), ..any() }, &[3, 2]);
+    check(
+        RecordFilter {
+            from_us: Some(1_000),
+            to_us: Some(2_000),
+            ..any()
+        },
+        &[3, 2],
+    );
     check(
         RecordFilter {
             proxy: Some(ProxyId::from_bits(0)),
@@ -133,6 +183,12 @@ fn old_and_surplus_records_go() {
 fn a_file_of_another_layout_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("records.db");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
-    assert!(matches!(Records::open(&path), Err(RecordsError::Layout { found: 9 })));
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 9)
+        .unwrap();
+    assert!(matches!(
+        Records::open(&path),
+        Err(RecordsError::Layout { found: 9 })
+    ));
 }

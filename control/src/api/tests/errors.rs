@@ -39,7 +39,12 @@ async fn all_faults_come_at_once_with_their_pointers() {
                 ("/timeouts/connect_ms", "range"),
             ],
         ),
-        (&post, targets, json!({"base_url": "https://u:p@x"}), vec![("/base_url", "base-url")]),
+        (
+            &post,
+            targets,
+            json!({"base_url": "https://u:p@x"}),
+            vec![("/base_url", "base-url")],
+        ),
         (
             &post,
             targets,
@@ -71,29 +76,74 @@ async fn all_faults_come_at_once_with_their_pointers() {
             json!({"kind": "target", "auth_type": "bearer", "secret": {"tokn": "x"}}),
             vec![("/secret/tokn", "unknown-field"), ("/hosts", "required")],
         ),
-        (&patch, &injected, json!({"hosts": ["m.example"]}), vec![("/hosts", "secret-required")]),
-        (&patch, &injected, json!({"kind": "proxy"}), vec![("/kind", "immutable")]),
-        (&patch, &injected, json!({"secret": null}), vec![("/secret", "required")]),
+        (
+            &patch,
+            &injected,
+            json!({"hosts": ["m.example"]}),
+            vec![("/hosts", "secret-required")],
+        ),
+        (
+            &patch,
+            &injected,
+            json!({"kind": "proxy"}),
+            vec![("/kind", "immutable")],
+        ),
+        (
+            &patch,
+            &injected,
+            json!({"secret": null}),
+            vec![("/secret", "required")],
+        ),
         (
             &patch,
             &target,
             json!({"base_url": "https://m.example"}),
             vec![("/base_url", "credential-host")],
         ),
-        (&patch, &target, json!({"base_url": null}), vec![("/base_url", "required")]),
-        (&patch, &target, json!({"basurl": null}), vec![("/basurl", "unknown-field")]),
-        (&put, &target, json!({"name": "x"}), vec![("/base_url", "required")]),
+        (
+            &patch,
+            &target,
+            json!({"base_url": null}),
+            vec![("/base_url", "required")],
+        ),
+        (
+            &patch,
+            &target,
+            json!({"basurl": null}),
+            vec![("/basurl", "unknown-field")],
+        ),
+        (
+            &put,
+            &target,
+            json!({"name": "x"}),
+            vec![("/base_url", "required")],
+        ),
     ] {
-        let reply = api.write(Who::Admin, method.clone(), path, body.clone()).await;
+        let reply = api
+            .write(Who::Admin, method.clone(), path, body.clone())
+            .await;
         assert_eq!(reply.status, 422, "{body} {}", reply.text);
-        assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            reply.header("content-type"),
+            Some("application/problem+json")
+        );
         let found = reply.faults();
-        let found: Vec<_> = found.iter().map(|(p, c)| (p.as_str(), c.as_str())).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|(p, c)| (p.as_str(), c.as_str()))
+            .collect();
         for fault in &expected {
-            assert!(found.contains(fault), "{body}: {fault:?} is not in {found:?}");
+            assert!(
+                found.contains(fault),
+                "{body}: {fault:?} is not in {found:?}"
+            );
         }
     }
-    assert_eq!(api.control.config(api.acme).unwrap().head.n, before, "nothing was published");
+    assert_eq!(
+        api.control.config(api.acme).unwrap().head.n,
+        before,
+        "nothing was published"
+    );
 }
 
 #[actix_web::test]
@@ -104,18 +154,39 @@ async fn references_are_judged_with_the_object() {
     let nothing = "tgt_00000000000000000000000000";
     let reply = proxy(json!({"target_id": nothing, "proxy_credential_ids": [made.injected]})).await;
     let reply = reply.is(422);
-    let pointers: Vec<_> = reply.faults().into_iter().map(|(pointer, _)| pointer).collect();
+    let pointers: Vec<_> = reply
+        .faults()
+        .into_iter()
+        .map(|(pointer, _)| pointer)
+        .collect();
     assert!(pointers.contains(&"/target_id".to_owned()), "{pointers:?}");
-    assert!(pointers.contains(&"/proxy_credential_ids/0".to_owned()), "{pointers:?}");
+    assert!(
+        pointers.contains(&"/proxy_credential_ids/0".to_owned()),
+        "{pointers:?}"
+    );
     let reply = proxy(json!({"target_id": "tgt_x", "proxy_credential_ids": [made.key]})).await;
-    assert_eq!(reply.is(422).faults(), [("/target_id".to_owned(), "value".to_owned())]);
+    assert_eq!(
+        reply.is(422).faults(),
+        [("/target_id".to_owned(), "value".to_owned())]
+    );
     let other = json!({"base_url": "https://m.example"});
-    let other = api.post(Who::Admin, "/orgs/acme/targets", other).await.is(201).id();
+    let other = api
+        .post(Who::Admin, "/orgs/acme/targets", other)
+        .await
+        .is(201)
+        .id();
     let body = json!({"target_id": other, "target_credential_id": made.injected,
                       "proxy_credential_ids": [made.key]});
     let reply = proxy(body).await.is(422);
-    assert!(reply.faults().iter().all(|(_, code)| code == "credential-host"));
-    let reply = proxy(json!({"target_id": other, "proxy_credential_ids": []})).await.is(422);
+    assert!(
+        reply
+            .faults()
+            .iter()
+            .all(|(_, code)| code == "credential-host")
+    );
+    let reply = proxy(json!({"target_id": other, "proxy_credential_ids": []}))
+        .await
+        .is(422);
     assert_eq!(reply.faults()[0].0, "/proxy_credential_ids");
 }
 
@@ -136,19 +207,38 @@ async fn bodies_are_json_and_of_bounded_size() {
     let path = "/orgs/acme/targets";
     let raw = |media_type: &'static str, body: String| {
         let request = api.request(Who::Admin, Method::POST, path);
-        api.send(request.insert_header(("content-type", media_type)).set_payload(body))
+        api.send(
+            request
+                .insert_header(("content-type", media_type))
+                .set_payload(body),
+        )
     };
     let json = "application/json";
     let reply = raw(json, "{\"base_url\": \n}".into()).await.is(400);
     assert_eq!(reply.body["code"], "malformed-json");
-    assert!(reply.body["detail"].as_str().unwrap().contains("line 2 column 1"), "{}", reply.text);
+    assert!(
+        reply.body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("line 2 column 1"),
+        "{}",
+        reply.text
+    );
     raw(json, String::new()).await.is(400);
     raw(json, "[".repeat(100_000)).await.is(400);
     raw("text/plain", "{}".into()).await.is(415);
-    raw("application/x-www-form-urlencoded", "a=b".into()).await.is(415);
-    raw("application/json; charset=utf-8", "{}".into()).await.is(422);
-    raw(json, format!("\"{}\"", "x".repeat(1024 * 1024))).await.is(413);
-    let none = api.request(Who::Admin, Method::POST, path).set_payload("{}");
+    raw("application/x-www-form-urlencoded", "a=b".into())
+        .await
+        .is(415);
+    raw("application/json; charset=utf-8", "{}".into())
+        .await
+        .is(422);
+    raw(json, format!("\"{}\"", "x".repeat(1024 * 1024)))
+        .await
+        .is(413);
+    let none = api
+        .request(Who::Admin, Method::POST, path)
+        .set_payload("{}");
     api.send(none).await.is(415);
 }
 
@@ -161,5 +251,8 @@ async fn unknown_paths_and_methods_are_problems_too() {
     assert_eq!(reply.header("allow"), Some("GET, POST"));
     assert_eq!(reply.body["code"], "method-not-allowed");
     let reply = api.get(Who::Nobody, "/me").await.is(401);
-    assert_eq!(reply.header("www-authenticate"), Some("Bearer realm=\"requestrocket\""));
+    assert_eq!(
+        reply.header("www-authenticate"),
+        Some("Bearer realm=\"requestrocket\"")
+    );
 }

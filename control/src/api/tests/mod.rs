@@ -3,6 +3,7 @@
 mod errors;
 mod guardrails;
 mod objects;
+mod policies;
 mod roles;
 mod safety;
 
@@ -82,8 +83,12 @@ impl Reply {
     /// Pointers and codes of the faults.
     pub fn faults(&self) -> Vec<(String, String)> {
         let errors = self.body["errors"].as_array().cloned().unwrap_or_default();
-        let text = |error: &Value, field: &str| error[field].as_str().unwrap_or_default().to_owned();
-        errors.iter().map(|e| (text(e, "pointer"), text(e, "code"))).collect()
+        let text =
+            |error: &Value, field: &str| error[field].as_str().unwrap_or_default().to_owned();
+        errors
+            .iter()
+            .map(|e| (text(e, "pointer"), text(e, "code")))
+            .collect()
     }
 
     #[track_caller]
@@ -147,9 +152,9 @@ async fn token(publisher: &Publisher, org: OrgId, role: Role) -> String {
 }
 
 /// A fresh control.
-pub async fn api()
--> Api<impl Service<Request, Response = ServiceResponse<impl MessageBody>, Error = actix_web::Error>>
-{
+pub async fn api() -> Api<
+    impl Service<Request, Response = ServiceResponse<impl MessageBody>, Error = actix_web::Error>,
+> {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(&dir.path().join("store.db")).unwrap();
     let (follower, world) = Follower::new(store.clone(), "local");
@@ -166,7 +171,10 @@ pub async fn api()
         },
         clock: Arc::new(Timestamp::now),
     }));
-    publisher.bootstrap(Instant::now() + Duration::from_secs(30)).await.unwrap();
+    publisher
+        .bootstrap(Instant::now() + Duration::from_secs(30))
+        .await
+        .unwrap();
     let acme = org(&publisher, "acme").await;
     let other = org(&publisher, "other").await;
     let mut tokens = BTreeMap::new();
@@ -212,10 +220,6 @@ where
     S: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error>,
     B: MessageBody,
 {
-    pub fn token(&self, who: Who) -> Option<&String> {
-        self.tokens.get(&who)
-    }
-
     /// A call with everything about it in the caller's hand.
     pub async fn send(&self, request: test::TestRequest) -> Reply {
         let response = test::call_service(&self.service, request.to_request()).await;
@@ -252,7 +256,8 @@ where
     }
 
     pub async fn write(&self, who: Who, method: Method, path: &str, body: Value) -> Reply {
-        self.send(self.request(who, method, path).set_json(body)).await
+        self.send(self.request(who, method, path).set_json(body))
+            .await
     }
 
     pub async fn post(&self, who: Who, path: &str, body: Value) -> Reply {
@@ -266,15 +271,31 @@ where
     /// A target, both credentials (the target one for `use_by`), and a proxy of them, by an admin.
     pub async fn quick_path(&self, use_by: &str) -> Made {
         let target = json!({"base_url": "https://api.stripe.com/v1"});
-        let target = self.post(Who::Admin, "/orgs/acme/targets", target).await.is(201).id();
+        let target = self
+            .post(Who::Admin, "/orgs/acme/targets", target)
+            .await
+            .is(201)
+            .id();
         let injected = json!({"kind": "target", "auth_type": "bearer", "use_by": use_by,
                               "hosts": ["api.stripe.com"], "secret": {"token": "sk_live_1"}});
-        let injected = self.post(Who::Admin, "/orgs/acme/credentials", injected).await.is(201).id();
+        let injected = self
+            .post(Who::Admin, "/orgs/acme/credentials", injected)
+            .await
+            .is(201)
+            .id();
         let key = json!({"kind": "proxy", "auth_type": "api_key"});
-        let key = self.post(Who::Admin, "/orgs/acme/credentials", key).await.is(201).id();
+        let key = self
+            .post(Who::Admin, "/orgs/acme/credentials", key)
+            .await
+            .is(201)
+            .id();
         let proxy = json!({"target_id": target, "target_credential_id": injected,
                            "proxy_credential_ids": [key]});
-        let proxy = self.post(Who::Admin, "/orgs/acme/proxies", proxy).await.is(201).id();
+        let proxy = self
+            .post(Who::Admin, "/orgs/acme/proxies", proxy)
+            .await
+            .is(201)
+            .id();
         Made {
             target,
             injected,

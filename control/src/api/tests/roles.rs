@@ -49,7 +49,8 @@ fn path(route: &Route, made: &Made) -> String {
         Some("proxies") => &made.proxy,
         _ => "tok_00000000000000000000000000",
     };
-    route.path.replace("{org}", "acme").replace("{id}", id)
+    let path = route.path.replace("{org}", "acme").replace("{id}", id);
+    path.replace("{rule_id}", "rul_00000000000000000000000000")
 }
 
 #[actix_web::test]
@@ -74,7 +75,11 @@ async fn every_route_asks_every_role() {
             }
         }
     }
-    assert_eq!(api.control.config(api.acme).unwrap().head.n, before, "nothing changed");
+    assert_eq!(
+        api.control.config(api.acme).unwrap().head.n,
+        before,
+        "nothing changed"
+    );
 }
 
 #[actix_web::test]
@@ -87,7 +92,11 @@ async fn what_hangs_on_a_target_credential_is_for_admins() {
         if !by_kind || !route.path.contains("{id}") {
             continue;
         }
-        let path = route.path.replace("{org}", "acme").replace("{id}", &made.injected);
+        let path = route
+            .path
+            .replace("{org}", "acme")
+            .replace("{id}", &made.injected);
+        let path = path.replace("{rule_id}", "rul_00000000000000000000000000");
         let method: Method = route.verb.as_str().parse().unwrap();
         let request = api.request(Who::Member, method, &path);
         let request = match route.takes {
@@ -97,7 +106,11 @@ async fn what_hangs_on_a_target_credential_is_for_admins() {
         let reply = api.send(request).await;
         assert_eq!(reply.status, 403, "{route:?} {}", reply.text);
     }
-    assert_eq!(api.control.config(api.acme).unwrap().head.n, before, "nothing changed");
+    assert_eq!(
+        api.control.config(api.acme).unwrap().head.n,
+        before,
+        "nothing changed"
+    );
 }
 
 #[actix_web::test]
@@ -106,11 +119,31 @@ async fn another_organisations_ids_answer_like_unknown_ones() {
     let made = api.quick_path("admin").await;
     let unknown = |id: &str| format!("{}00000000000000000000000000", &id[..4]);
     let replies = [
-        api.get(Who::Stranger, &format!("/orgs/acme/targets/{}", made.target)).await,
-        api.get(Who::Stranger, &format!("/orgs/nobody/targets/{}", made.target)).await,
-        api.get(Who::Stranger, &format!("/orgs/other/targets/{}", made.target)).await,
-        api.get(Who::Stranger, &format!("/orgs/other/targets/{}", unknown(&made.target))).await,
-        api.get(Who::Stranger, &format!("/orgs/other/targets/{}", made.proxy)).await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/acme/targets/{}", made.target),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/nobody/targets/{}", made.target),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/other/targets/{}", made.target),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/other/targets/{}", unknown(&made.target)),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/other/targets/{}", made.proxy),
+        )
+        .await,
         api.get(Who::Stranger, "/orgs/other/targets/x").await,
         api.get(Who::Stranger, &format!("/orgs/{}", api.acme)).await,
     ];
@@ -135,8 +168,12 @@ async fn nobody_makes_or_touches_a_token_above_their_own_role() {
     let (owner_id, secret) = (owner.id(), owner.body["secret"]["token"].as_str().unwrap());
     assert!(secret.starts_with("rr_api_"));
     let at = |id: &str| format!("/orgs/acme/tokens/{id}");
-    api.patch(Who::Admin, &at(&admin), json!({"role": "owner"})).await.is(403);
-    api.patch(Who::Admin, &at(&owner_id), json!({"role": "viewer"})).await.is(403);
+    api.patch(Who::Admin, &at(&admin), json!({"role": "owner"}))
+        .await
+        .is(403);
+    api.patch(Who::Admin, &at(&owner_id), json!({"role": "viewer"}))
+        .await
+        .is(403);
     api.delete(Who::Admin, &at(&owner_id)).await.is(403);
     let shown = api.get(Who::Admin, &at(&owner_id)).await.is(200);
     assert!(shown.body.get("secret").is_none() && !shown.text.contains(secret));

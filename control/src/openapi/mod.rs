@@ -8,11 +8,12 @@ use std::sync::OnceLock;
 use proto::org::{ApiToken, Org, Role};
 use proto::problem::Problem;
 use proto::record::Record;
+use proto::rule::Rule;
 use proto::target::{Target, Timeouts};
 use proto::{credential, proxy};
 use serde_json::{Map, Value, json};
-use utoipa::openapi::{RefOr, Schema};
 use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
 
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;
@@ -42,6 +43,7 @@ fn build_schemas() -> Schemas {
     add::<Org>(&mut schemas);
     add::<ApiToken>(&mut schemas);
     add::<Role>(&mut schemas);
+    add::<Rule>(&mut schemas);
     add::<Problem>(&mut schemas);
     add::<Record>(&mut schemas);
     own::add(&mut schemas);
@@ -186,14 +188,17 @@ fn parameters(route: &Route) -> Value {
         .map(|name| {
             let description = match name {
                 "org" => "Id or slug of the organisation",
-                _ => "Id of the object",
+                "id" => "Id of the object",
+                _ => "Id of what hangs on it",
             };
             json!({"name": name, "in": "path", "required": true, "description": description,
                    "schema": {"type": "string"}})
         })
         .collect();
     let query = |name: &str, description: &str, schema: Value| {
-        json!({"name": name, "in": "query", "description": description, "schema": schema})
+        let mut parameter = json!({"name": name, "in": "query", "description": description});
+        parameter["schema"] = schema;
+        parameter
     };
     let header = |name: &str, description: &str| {
         json!({"name": name, "in": "header", "description": description,
@@ -212,10 +217,16 @@ fn parameters(route: &Route) -> Value {
         let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once";
         all.push(header("Idempotency-Key", key));
         if !matches!(route.gives, Gives::Created(_)) {
-            all.push(header("If-Match", "`ETag` that the object must have, else 412"));
+            all.push(header(
+                "If-Match",
+                "`ETag` that the object must have, else 412",
+            ));
         }
     } else if matches!(route.gives, Gives::One(_)) && route.path.ends_with('}') {
-        all.push(header("If-None-Match", "`ETag` that the caller has; 304 if it is current"));
+        all.push(header(
+            "If-None-Match",
+            "`ETag` that the caller has; 304 if it is current",
+        ));
     }
     Value::Array(all)
 }
@@ -245,7 +256,10 @@ fn responses(route: &Route) -> Value {
         Gives::Nothing => ("204", json!({"description": "Done"})),
         Gives::Text => (
             "200",
-            json!({"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}),
+            json!({
+                "description": "Text",
+                "content": {"text/plain": {"schema": {"type": "string"}}}
+            }),
         ),
         Gives::Document => (
             "200",
