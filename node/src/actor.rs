@@ -182,6 +182,8 @@ impl Exits {
     fn go_on<S: Stage>(&self, mut exchange: Box<Exchange>) {
         exchange.mark(S::KIND);
         let Some(next) = &self.next else {
+            // Behind the last stage there is only whoever waits for the reply.
+            crate::answer::reply(exchange);
             return;
         };
         if let Some((exchange, end)) = self.send(next, exchange, S::KIND) {

@@ -129,7 +129,8 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.length().map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.length()
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -161,9 +162,14 @@ mod tests {
     use super::*;
 
     fn streamed(pieces: &[&'static str], length: Option<u64>) -> RequestBody {
-        let pieces: Vec<_> =
-            pieces.iter().map(|piece| Ok(Bytes::from_static(piece.as_bytes()))).collect();
-        RequestBody::Stream { stream: Box::pin(futures_util::stream::iter(pieces)), length }
+        let pieces: Vec<_> = pieces
+            .iter()
+            .map(|piece| Ok(Bytes::from_static(piece.as_bytes())))
+            .collect();
+        RequestBody::Stream {
+            stream: Box::pin(futures_util::stream::iter(pieces)),
+            length,
+        }
     }
 
     /// Reads to the end as hyper does: not past `is_end_stream`, and once more after an error.
@@ -185,26 +191,43 @@ mod tests {
 
     #[test]
     fn a_body_gives_its_bytes_and_holds_to_its_length() {
-        let check = |mut body: RequestBody, length: Option<u64>, expect: Result<&str, BodyError>| {
-            assert_eq!(body.length(), length, "{body:?}");
-            assert_eq!(body.size_hint().exact(), length, "{body:?}");
-            assert_eq!(read(&mut body), expect.map(str::to_owned), "{body:?}");
-        };
+        let check =
+            |mut body: RequestBody, length: Option<u64>, expect: Result<&str, BodyError>| {
+                assert_eq!(body.length(), length, "{body:?}");
+                assert_eq!(body.size_hint().exact(), length, "{body:?}");
+                assert_eq!(read(&mut body), expect.map(str::to_owned), "{body:?}");
+            };
         check(RequestBody::Empty, Some(0), Ok(""));
         check(RequestBody::Full(Bytes::new()), Some(0), Ok(""));
-        check(RequestBody::Full(Bytes::from_static(b"abc")), Some(3), Ok("abc"));
+        check(
+            RequestBody::Full(Bytes::from_static(b"abc")),
+            Some(3),
+            Ok("abc"),
+        );
         check(streamed(&["ab", "c"], None), None, Ok("abc"));
         check(streamed(&[], None), None, Ok(""));
         check(streamed(&["ab", "c"], Some(3)), Some(3), Ok("abc"));
         check(streamed(&[], Some(0)), Some(0), Ok(""));
-        check(streamed(&["ab"], Some(3)), Some(3), Err(BodyError::ShorterThanLength));
-        check(streamed(&["ab", "cd"], Some(3)), Some(3), Err(BodyError::LongerThanLength));
+        check(
+            streamed(&["ab"], Some(3)),
+            Some(3),
+            Err(BodyError::ShorterThanLength),
+        );
+        check(
+            streamed(&["ab", "cd"], Some(3)),
+            Some(3),
+            Err(BodyError::LongerThanLength),
+        );
     }
 
     #[test]
     fn only_a_body_in_memory_can_be_sent_again() {
         assert!(RequestBody::Empty.is_replayable());
-        assert!(RequestBody::Full(Bytes::from_static(b"a")).replay().is_some());
+        assert!(
+            RequestBody::Full(Bytes::from_static(b"a"))
+                .replay()
+                .is_some()
+        );
         assert!(!streamed(&["a"], Some(1)).is_replayable());
         assert!(streamed(&["a"], Some(1)).replay().is_none());
     }

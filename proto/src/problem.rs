@@ -30,7 +30,7 @@ impl Problem {
     }
 
     /// The same problem, seen from a document that holds this one at `prefix`.
-    pub fn under(mut self, prefix: &str) -> Self {
+    pub fn below(mut self, prefix: &str) -> Self {
         self.pointer.insert_str(0, prefix);
         self
     }

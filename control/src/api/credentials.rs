@@ -334,7 +334,7 @@ impl Secret {
         absent: Absent,
     ) -> Result<Self, Vec<Problem>> {
         if let Some(given) = given.filter(|given| !given.is_null()) {
-            let below = |problem: Problem| problem.under("/secret");
+            let below = |problem: Problem| problem.below("/secret");
             let input: SecretInput = shape::parse(schemas(), "SecretInput", given)
                 .map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
             let problems = credential.validate_secret(&input);

@@ -26,6 +26,8 @@ enum Fault {
     LoseRequest,
     /// Says that it is away.
     Away,
+    /// The sweep of old leaves begins just before.
+    Sweep(OrgId),
 }
 
 /// The embedded store with faults.
@@ -65,6 +67,15 @@ impl Store for Faulty {
                 }
                 Some(Fault::LoseRequest) => Err(StoreError::OutcomeUnknown("lost".into())),
                 Some(Fault::Away) => Err(StoreError::Unavailable("away".into())),
+                Some(Fault::Sweep(org)) => {
+                    let ops = vec![proto::store::Op::put(keys::gc(org), "5")];
+                    let sweep = Txn {
+                        ops,
+                        ..Txn::default()
+                    };
+                    self.inner.txn(sweep).await?;
+                    self.inner.txn(txn).await
+                }
             }
         })
     }
@@ -454,12 +465,16 @@ async fn a_large_publish_writes_its_content_first() {
     // Texts that do not compress, so that leaves exceed what fits one transaction.
     let operations: Vec<Operation> = (1..=3_000u128)
         .map(|bits| {
-            let noise: String = (0..8)
-                .map(|_| proto::seal::random_name())
-                .collect::<Vec<_>>()
-                .concat();
-            let fields = json!({"base_url": format!("https://h{bits}.example"), "name": "t",
-                "labels": {"noise": noise[..250]}});
+            let noise = || {
+                (0..7)
+                    .map(|_| proto::seal::random_name())
+                    .collect::<String>()
+            };
+            let fields = json!({
+                "base_url": format!("https://h{bits}.example"),
+                "name": "t",
+                "labels": {"a": noise(), "b": noise(), "c": noise(), "d": noise()},
+            });
             Operation::Create {
                 id: target(bits),
                 body: target_body(fields),
@@ -467,27 +482,26 @@ async fn a_large_publish_writes_its_content_first() {
             }
         })
         .collect();
+    // The sweep's counter is compared, so a sweep between content and head makes it start over.
+    world
+        .store
+        .faults
+        .lock()
+        .unwrap()
+        .push(Fault::Sweep(world.org));
+    world.store.head_txns.store(0, Ordering::SeqCst);
     let published = world
         .publisher
         .publish(request(world.org, operations))
         .await
         .unwrap();
     assert_eq!(published.changed.len(), 3_000);
+    assert_eq!(published.config.head.gc, 5);
+    assert_eq!(world.store.head_txns.load(Ordering::SeqCst), 2);
     assert!(world.store.largest_txn.load(Ordering::SeqCst) <= 100);
     let other = another(&world.store, &world.ring);
     let config = other.load(world.org).await.unwrap();
     assert_eq!(config.objects, published.config.objects);
-    // The sweep's counter is compared: a sweep between content and head makes it start over.
-    let gc = proto::store::Op::put(keys::gc(world.org), "5");
-    world
-        .store
-        .inner
-        .txn(Txn {
-            ops: vec![gc],
-            ..Txn::default()
-        })
-        .await
-        .unwrap();
     let deletes = (1..=2_990).map(|bits| delete(target(bits))).collect();
     let small = world
         .publisher

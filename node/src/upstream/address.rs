@@ -160,17 +160,26 @@ static SPECIAL_V6: LazyLock<Vec<(Ipv6Net, Range)>> = LazyLock::new(|| {
     let mapped = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
     let translated = Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0); // RFC 2765
     vec![
-        (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), Range::ThisNetwork),
-        (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), Range::Loopback),
+        (
+            Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128),
+            Range::ThisNetwork,
+        ),
+        (
+            Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128),
+            Range::Loopback,
+        ),
         (Ipv6Net::new_assert(mapped, 96), Range::Embedded),
         (Ipv6Net::new_assert(translated, 96), Range::Embedded),
-        (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96), Range::Embedded), // compatible
-        (net(0x64, 0xff9b, 0, 96), Range::Embedded),                       // NAT64, RFC 6052
-        (net(0x64, 0xff9b, 1, 48), Range::Embedded),                       // RFC 8215
-        (net(0x100, 0, 0, 64), Range::Reserved),                           // discard, RFC 6666
-        (net(0x2001, 0, 0, 32), Range::Embedded),                          // Teredo, RFC 4380
-        (net(0x2001, 2, 0, 48), Range::Benchmarking),                      // RFC 5180
-        (net(0x2001, 0, 0, 23), Range::Protocol),                          // RFC 2928
+        (
+            Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96),
+            Range::Embedded,
+        ), // compatible
+        (net(0x64, 0xff9b, 0, 96), Range::Embedded), // NAT64, RFC 6052
+        (net(0x64, 0xff9b, 1, 48), Range::Embedded), // RFC 8215
+        (net(0x100, 0, 0, 64), Range::Reserved),     // discard, RFC 6666
+        (net(0x2001, 0, 0, 32), Range::Embedded),    // Teredo, RFC 4380
+        (net(0x2001, 2, 0, 48), Range::Benchmarking), // RFC 5180
+        (net(0x2001, 0, 0, 23), Range::Protocol),    // RFC 2928
         (net(0x2001, 0xdb8, 0, 32), Range::Documentation),
         (net(0x2002, 0, 0, 16), Range::Embedded), // 6to4, RFC 3056
         (net(0x2620, 0x4f, 0x8000, 48), Range::Protocol), // AS112, RFC 7534
@@ -225,7 +234,9 @@ impl GuardPolicy {
     }
 
     fn allows(&self, ip: IpAddr) -> bool {
-        self.allow_networks.iter().any(|network| network.contains(&ip))
+        self.allow_networks
+            .iter()
+            .any(|network| network.contains(&ip))
     }
 }
 
@@ -247,9 +258,10 @@ fn is_never(ip: IpAddr, port: u16, never: &Never, is_ours: &dyn Fn(IpAddr) -> bo
 /// The special range of an address; `None` for global unicast.
 fn special(ip: IpAddr) -> Option<Range> {
     match ip {
-        IpAddr::V4(ip) => {
-            SPECIAL_V4.iter().find(|(network, _)| network.contains(&ip)).map(|(_, range)| *range)
-        }
+        IpAddr::V4(ip) => SPECIAL_V4
+            .iter()
+            .find(|(network, _)| network.contains(&ip))
+            .map(|(_, range)| *range),
         IpAddr::V6(ip) => SPECIAL_V6
             .iter()
             .find(|(network, _)| network.contains(&ip))
@@ -262,7 +274,9 @@ fn special(ip: IpAddr) -> Option<Range> {
 
 /// The IPv4 addresses that an IPv6 address may lead to.
 fn embedded(ip: IpAddr) -> Vec<IpAddr> {
-    let IpAddr::V6(ip) = ip else { return Vec::new() };
+    let IpAddr::V6(ip) = ip else {
+        return Vec::new();
+    };
     let segments = ip.segments();
     let pair = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());

@@ -56,11 +56,17 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(lease: Lease, progress: Option<Rc<Progress>>, framing: Framing) -> Self {
-        Self { lease: Some(lease), progress, framing }
+        Self {
+            lease: Some(lease),
+            progress,
+            framing,
+        }
     }
 
     fn sent_all(&self) -> bool {
-        self.progress.as_ref().is_none_or(|progress| progress.ended())
+        self.progress
+            .as_ref()
+            .is_none_or(|progress| progress.ended())
     }
 
     /// The answer has ended as it should.
@@ -170,7 +176,10 @@ impl AnswerBody {
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let failed = self.held.as_ref().and_then(|held| held.progress.as_ref()?.failed());
+                    let failed = self
+                        .held
+                        .as_ref()
+                        .and_then(|held| held.progress.as_ref()?.failed());
                     return self.fail(match failed {
                         Some(error) => AnswerError::BodyFromCaller(error),
                         None => AnswerError::Broken(super::send::describe(&error)),
@@ -187,8 +196,12 @@ impl AnswerBody {
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
         let idle = self.idle;
-        let quiet_due = *self.quiet_due.get_or_insert_with(|| due(Instant::now(), idle));
-        let first_due = self.total_due.map_or(quiet_due, |total| total.min(quiet_due));
+        let quiet_due = *self
+            .quiet_due
+            .get_or_insert_with(|| due(Instant::now(), idle));
+        let first_due = self
+            .total_due
+            .map_or(quiet_due, |total| total.min(quiet_due));
         if self.timer.poll(cx, first_due).is_pending() {
             return Poll::Pending;
         }

@@ -103,7 +103,10 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub fn new(policy: BreakerPolicy, now: Instant) -> Self {
-        let length = policy.failure_ratio.as_ref().map_or(Duration::ZERO, |ratio| ratio.window);
+        let length = policy
+            .failure_ratio
+            .as_ref()
+            .map_or(Duration::ZERO, |ratio| ratio.window);
         Self {
             open_for: policy.open_for,
             policy,
@@ -130,11 +133,16 @@ impl Breaker {
             if !left.is_zero() {
                 return Admission::Refuse { retry_after: left };
             }
-            self.enter(Inner::Probing { in_flight: false, succeeded: 0 });
+            self.enter(Inner::Probing {
+                in_flight: false,
+                succeeded: 0,
+            });
         }
         if let Inner::Probing { in_flight, .. } = &mut self.inner {
             if *in_flight {
-                return Admission::Refuse { retry_after: self.open_for };
+                return Admission::Refuse {
+                    retry_after: self.open_for,
+                };
             }
             *in_flight = true;
         }
@@ -159,7 +167,10 @@ impl Breaker {
                     self.open(now);
                 }
             }
-            Inner::Probing { in_flight, succeeded } => {
+            Inner::Probing {
+                in_flight,
+                succeeded,
+            } => {
                 *in_flight = false;
                 match health {
                     Health::Success => *succeeded = succeeded.saturating_add(1),
@@ -182,7 +193,10 @@ impl Breaker {
     }
 
     fn must_open(&self, in_row: u32) -> bool {
-        let by_row = self.policy.consecutive_failures.is_some_and(|most| in_row >= most.max(1));
+        let by_row = self
+            .policy
+            .consecutive_failures
+            .is_some_and(|most| in_row >= most.max(1));
         let by_ratio = self.policy.failure_ratio.as_ref().is_some_and(|ratio| {
             let (all, failed) = self.window.totals();
             all >= ratio.requests_min
@@ -216,7 +230,12 @@ struct Window {
 impl Window {
     fn new(length: Duration, now: Instant) -> Self {
         let part = length / PARTS as u32;
-        Self { part, parts: [(0, 0); PARTS], newest: 0, newest_since: now }
+        Self {
+            part,
+            parts: [(0, 0); PARTS],
+            newest: 0,
+            newest_since: now,
+        }
     }
 
     fn clear(&mut self, now: Instant) {

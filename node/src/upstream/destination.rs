@@ -153,7 +153,12 @@ impl Destination {
         let authority: Authority = text.parse().map_err(|_| BadHost(text.clone()))?;
         let host_header = HeaderValue::from_str(&text).map_err(|_| BadHost(text.clone()))?;
         let key = PoolKey::of(&parts);
-        Ok(Self { parts, host_header, authority, key })
+        Ok(Self {
+            parts,
+            host_header,
+            authority,
+            key,
+        })
     }
 
     /// The parts it was built of.

@@ -45,8 +45,8 @@ pub(super) async fn dial(
     let (stream, remote) = connect_first(&addresses, deadline).await?;
     // Failing to set an option is no reason to fail the request.
     let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream)
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER));
+    let _ =
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER));
     match destination.parts.scheme {
         Scheme::Http => Ok(Transport::plain(stream, remote)),
         Scheme::Https => timeout_at(deadline, wrap_tls(destination, stream, remote))
@@ -60,7 +60,10 @@ async fn resolve_and_judge(
     resolver: &Resolver,
 ) -> Result<Vec<AllowedAddr>, FailureKind> {
     let parts = &destination.parts;
-    let addresses = resolver.resolve(&parts.host).await.map_err(FailureKind::Resolve)?;
+    let addresses = resolver
+        .resolve(&parts.host)
+        .await
+        .map_err(FailureKind::Resolve)?;
     addresses
         .into_iter()
         .map(|ip| {
@@ -87,7 +90,10 @@ async fn connect_first(
     let mut outcome = Err(FailureKind::ConnectTimeout);
     for (index, address) in addresses.iter().take(count).enumerate() {
         let now = Instant::now();
-        let share = share(deadline.saturating_duration_since(now), count.saturating_sub(index));
+        let share = share(
+            deadline.saturating_duration_since(now),
+            count.saturating_sub(index),
+        );
         match timeout_at(now + share, TcpStream::connect(address.socket())).await {
             Ok(Ok(stream)) => return Ok((stream, address.socket())),
             Ok(Err(error)) => outcome = Err(FailureKind::Connect(error)),
@@ -115,7 +121,11 @@ async fn wrap_tls(
         (None, Host::Name(name)) => ServerName::try_from(name.clone())
             .map_err(|error| FailureKind::Tls(std::io::Error::other(error)))?,
     };
-    let config = if parts.http2 { &parts.tls.http1_or_2 } else { &parts.tls.http1 };
+    let config = if parts.http2 {
+        &parts.tls.http1_or_2
+    } else {
+        &parts.tls.http1
+    };
     TlsConnector::from(config.clone())
         .connect(name, stream)
         .await
@@ -131,7 +141,11 @@ mod tests {
     fn each_address_gets_its_share_of_the_time_that_is_left() {
         let check = |left_ms, addresses, expect_ms| {
             let share = share(Duration::from_millis(left_ms), addresses);
-            assert_eq!(share, Duration::from_millis(expect_ms), "{left_ms} ms, {addresses}");
+            assert_eq!(
+                share,
+                Duration::from_millis(expect_ms),
+                "{left_ms} ms, {addresses}"
+            );
         };
         check(5000, 1, 5000);
         check(5000, 2, 2500);

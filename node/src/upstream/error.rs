@@ -10,6 +10,7 @@
 //! | `FirstByteTimeout`, `TotalTimeout` | target | `upstream-timeout` | if anything was sent |
 //! | `Reset` | target | `upstream-unreachable` | if anything was sent |
 //! | `BadHttp` | target | `upstream-unreachable` | yes |
+//! | `BadTarget` | gateway | `malformed-request` | no |
 //! | `BodyFromCaller` | caller | none: the caller is gone or malformed | yes |
 
 use std::borrow::Cow;
@@ -74,6 +75,9 @@ pub enum FailureKind {
     /// The inbound body failed while it was sent.
     #[error("the body of the request failed: {0}")]
     BodyFromCaller(#[source] BodyError),
+    /// A target that is not in origin form, or `CONNECT`; earlier stages refuse both.
+    #[error("the request's target is not a path, or its method is CONNECT")]
+    BadTarget,
 }
 
 impl FailureKind {
@@ -82,7 +86,7 @@ impl FailureKind {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Refused { .. } => Fault::Configuration,
-            Self::PoolExhausted => Fault::Gateway,
+            Self::PoolExhausted | Self::BadTarget => Fault::Gateway,
             Self::BodyFromCaller(_) => Fault::Caller,
             _ => Fault::Target,
         }
@@ -101,6 +105,7 @@ impl FailureKind {
             }
             Self::Tls(_) => Some("upstream-tls"),
             Self::PoolExhausted => Some("overloaded"),
+            Self::BadTarget => Some("malformed-request"),
             Self::BodyFromCaller(_) => None,
         }
     }

@@ -80,12 +80,18 @@ pub(super) fn receive_head(
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err("101 without being asked to switch protocols");
     }
-    let mut framing = Framing { reuse: true, keep_alive: None };
+    let mut framing = Framing {
+        reuse: true,
+        keep_alive: None,
+    };
     let bodiless = *method == Method::HEAD
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if headers.contains_key(TRANSFER_ENCODING) {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-        let first = codings.next().map(HeaderValue::as_bytes).unwrap_or_default();
+        let first = codings
+            .next()
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
         let chunked = codings.next().is_none() && first.eq_ignore_ascii_case(b"chunked");
         // hyper reads other codings to the end of the connection; we could not name them to the
         // caller, who would take the coded bytes for the content.
@@ -147,7 +153,9 @@ fn keep_alive_timeout(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok()?.split(',').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         let seconds = value.trim().trim_matches('"').parse().ok()?;
-        name.trim().eq_ignore_ascii_case("timeout").then(|| Duration::from_secs(seconds))
+        name.trim()
+            .eq_ignore_ascii_case("timeout")
+            .then(|| Duration::from_secs(seconds))
     })
 }
 
@@ -173,7 +181,10 @@ mod tests {
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let field = |(name, value): &(&str, &str)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap())
+            (
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            )
         };
         // `append`: repeated fields are the point of some rows.
         let mut headers = HeaderMap::new();
@@ -196,12 +207,26 @@ mod tests {
             stream: Box::pin(futures_util::stream::empty()),
             length: None,
         };
-        let lies = &[("content-length", "9"), ("transfer-encoding", "gzip"), ("a", "b")][..];
+        let lies = &[
+            ("content-length", "9"),
+            ("transfer-encoding", "gzip"),
+            ("a", "b"),
+        ][..];
         check(Method::GET, lies, RequestBody::Empty, &[("a", "b")]);
         check(Method::DELETE, lies, RequestBody::Empty, &[("a", "b")]);
-        check(Method::POST, lies, RequestBody::Empty, &[("a", "b"), ("content-length", "0")]);
+        check(
+            Method::POST,
+            lies,
+            RequestBody::Empty,
+            &[("a", "b"), ("content-length", "0")],
+        );
         check(Method::POST, lies, full(), &[("a", "b")]);
-        check(Method::GET, lies, unknown(), &[("a", "b"), ("transfer-encoding", "chunked")]);
+        check(
+            Method::GET,
+            lies,
+            unknown(),
+            &[("a", "b"), ("transfer-encoding", "chunked")],
+        );
         let hops = &[
             ("connection", "close, x-hop"),
             ("connection", "content-length"),
@@ -229,22 +254,67 @@ mod tests {
         };
         let length = &[("content-length", "5")][..];
         check(Method::GET, 200, length, Ok(length));
-        check(Method::GET, 200, &[("content-length", "5"), ("content-length", "5")], Ok(length));
+        check(
+            Method::GET,
+            200,
+            &[("content-length", "5"), ("content-length", "5")],
+            Ok(length),
+        );
         check(Method::GET, 200, &[("content-length", "5, 5")], Ok(length));
         check(Method::HEAD, 200, length, Ok(length));
         check(Method::GET, 304, length, Ok(length));
         check(Method::GET, 204, length, Ok(&[]));
-        check(Method::HEAD, 200, &[("content-length", "5, 6")], Err("content-length"));
-        check(Method::GET, 200, &[("content-length", "+5")], Err("content-length"));
-        check(Method::GET, 200, &[("content-length", "")], Err("content-length"));
+        check(
+            Method::HEAD,
+            200,
+            &[("content-length", "5, 6")],
+            Err("content-length"),
+        );
+        check(
+            Method::GET,
+            200,
+            &[("content-length", "+5")],
+            Err("content-length"),
+        );
+        check(
+            Method::GET,
+            200,
+            &[("content-length", "")],
+            Err("content-length"),
+        );
         let both = &[("content-length", "5"), ("transfer-encoding", "chunked")][..];
         check(Method::GET, 200, both, Ok(&[]));
-        check(Method::GET, 200, &[("transfer-encoding", "Chunked")], Ok(&[]));
-        check(Method::GET, 200, &[("transfer-encoding", "gzip, chunked")], Err("coding"));
-        check(Method::GET, 200, &[("transfer-encoding", "identity")], Err("coding"));
-        check(Method::HEAD, 200, &[("transfer-encoding", "gzip, chunked")], Ok(&[]));
+        check(
+            Method::GET,
+            200,
+            &[("transfer-encoding", "Chunked")],
+            Ok(&[]),
+        );
+        check(
+            Method::GET,
+            200,
+            &[("transfer-encoding", "gzip, chunked")],
+            Err("coding"),
+        );
+        check(
+            Method::GET,
+            200,
+            &[("transfer-encoding", "identity")],
+            Err("coding"),
+        );
+        check(
+            Method::HEAD,
+            200,
+            &[("transfer-encoding", "gzip, chunked")],
+            Ok(&[]),
+        );
         check(Method::GET, 101, &[("upgrade", "websocket")], Err("101"));
-        let hops = &[("connection", "x-hop"), ("x-hop", "1"), ("upgrade", "h2c"), ("a", "b")][..];
+        let hops = &[
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("upgrade", "h2c"),
+            ("a", "b"),
+        ][..];
         check(Method::GET, 200, hops, Ok(&[("a", "b")]));
     }
 
@@ -252,7 +322,8 @@ mod tests {
     fn the_target_says_how_long_it_keeps_a_connection() {
         let check = |fields, reuse, seconds: Option<u64>| {
             let mut headers = map(fields);
-            let framing = receive_head(&Method::GET, StatusCode::OK, Version::HTTP_11, &mut headers);
+            let framing =
+                receive_head(&Method::GET, StatusCode::OK, Version::HTTP_11, &mut headers);
             let keep_alive = seconds.map(Duration::from_secs);
             assert_eq!(framing, Ok(Framing { reuse, keep_alive }), "{fields:?}");
         };
@@ -260,6 +331,10 @@ mod tests {
         check(&[("keep-alive", "timeout=5, max=100")], true, Some(5));
         check(&[("keep-alive", "max=100, Timeout = 7")], true, Some(7));
         check(&[("keep-alive", "timeout=soon")], true, None);
-        check(&[("content-length", "1"), ("transfer-encoding", "chunked")], false, None);
+        check(
+            &[("content-length", "1"), ("transfer-encoding", "chunked")],
+            false,
+            None,
+        );
     }
 }

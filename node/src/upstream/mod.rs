@@ -8,7 +8,8 @@
 //! send.rs ── gate, send, wait, replay ──▶ answer.rs ── stream the body, give the connection back
 //!    │  framing.rs (pure): fields of the connection     error.rs: what failed, whose fault
 //!    ▼
-//! pool.rs ── share, bound, age ──▶ dial.rs ── resolve.rs, address.rs (pure), tls.rs ──▶ conn.rs
+//! acquire.rs ──▶ dial.rs ── resolve.rs, address.rs (pure), tls.rs ──▶ conn.rs
+//!    └── pool.rs: share, bound, age the connections to one target
 //! ```
 //!
 //! One [`Upstream`] per worker. Nothing in it is shared between threads and nothing is locked;
@@ -17,6 +18,7 @@
 //!
 //! `breaker.rs` and `retry.rs` are pure and used by the forward stage.
 
+mod acquire;
 pub mod address;
 mod answer;
 pub mod breaker;
@@ -39,17 +41,17 @@ mod transport;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use acquire::PoolSettings;
 pub use answer::{Answer, AnswerBody};
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
 pub use error::{AnswerError, Failure, FailureKind, Fault, SendError};
-pub use pool::PoolSettings;
 pub use resolve::{Hosts, ResolveError};
 pub use send::{REPLAY_BYTES_MAX, RequestHead};
 
 use crate::body::RequestBody;
-use pool::Pools;
+use acquire::Pools;
 use resolve::Resolver;
 
 /// What one worker's client is made of.
@@ -70,7 +72,9 @@ impl Upstream {
     /// A client without connections. Opens nothing and starts nothing until the first request.
     #[must_use]
     pub fn new(settings: UpstreamSettings) -> Self {
-        Self { pools: Pools::new(settings.pool, Resolver::new(settings.hosts)) }
+        Self {
+            pools: Pools::new(settings.pool, Resolver::new(settings.hosts)),
+        }
     }
 
     /// Sends one request and waits for the head of its answer.

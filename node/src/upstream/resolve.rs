@@ -57,7 +57,10 @@ pub(super) struct Resolver {
 
 impl Resolver {
     pub(super) fn new(hosts: Hosts) -> Self {
-        Self { hosts, dns: OnceCell::new() }
+        Self {
+            hosts,
+            dns: OnceCell::new(),
+        }
     }
 
     /// All addresses of a host, IPv4 first; at least one.
@@ -88,9 +91,8 @@ impl Resolver {
         if let Some(dns) = self.dns.get() {
             return Ok(dns);
         }
-        let settings = |error: hickory_resolver::net::NetError| {
-            ResolveError::Settings(error.to_string())
-        };
+        let settings =
+            |error: hickory_resolver::net::NetError| ResolveError::Settings(error.to_string());
         let mut builder = TokioResolver::builder_tokio().map_err(settings)?;
         let options = builder.options_mut();
         options.use_hosts_file = ResolveHosts::Never;

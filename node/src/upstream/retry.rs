@@ -37,7 +37,9 @@ const BALANCE_MAX: u32 = 10 * RETRY_COST;
 impl Default for RetryBudget {
     /// Enough for one retry: a target with one request an hour may be retried as well.
     fn default() -> Self {
-        Self { balance: RETRY_COST }
+        Self {
+            balance: RETRY_COST,
+        }
     }
 }
 
@@ -68,7 +70,10 @@ pub fn retry_after(value: &[u8], now: Timestamp, most: Duration) -> Option<Durat
     let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // Too many digits for a number are a very long wait, not a malformed field.
-        return Some(text.parse().map_or(most, |seconds| Duration::from_secs(seconds).min(most)));
+        return Some(
+            text.parse()
+                .map_or(most, |seconds| Duration::from_secs(seconds).min(most)),
+        );
     }
     let wait = http_date(text)?.duration_since(now);
     Some(Duration::try_from(wait).unwrap_or(Duration::ZERO).min(most))
@@ -91,7 +96,9 @@ fn http_date(text: &str) -> Option<Timestamp> {
 /// Full jitter: callers that failed together must not come back together. `random` is in [0, 1).
 #[must_use]
 pub fn backoff(attempt: u32, base: Duration, most: Duration, random: f64) -> Duration {
-    let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+    let factor = 1_u32
+        .checked_shl(attempt.saturating_sub(1))
+        .unwrap_or(u32::MAX);
     let ceiling = base.saturating_mul(factor).min(most);
     ceiling.mul_f64(random.clamp(0.0, 1.0))
 }

@@ -23,11 +23,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
+use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
 use super::error::{Failure, FailureKind, SendError};
 use super::framing::{clean_request, frame_request, receive_head};
-use super::pool::{Lease, Pools, Wanted};
+use super::pool::Lease;
 use super::retry::is_idempotent;
 use super::sent::{Progress, SentBody};
 use super::timer::{Timer, due};
@@ -42,7 +43,7 @@ pub const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 pub struct RequestHead {
     /// The method.
     pub method: Method,
-    /// Path and query, sent byte for byte.
+    /// Path and query, sent byte for byte. Starts with `/`; only `OPTIONS` may ask for `*`.
     pub target: PathAndQuery,
     /// The fields, in the order in which they are sent.
     pub headers: HeaderMap,
@@ -77,7 +78,14 @@ pub(super) async fn send<G>(
 ) -> Result<Answer, SendError<G>> {
     let total = destination.parts.timeouts.total;
     let total_due = total.map(|total| due(Instant::now(), total));
-    let exchange = Exchange { pools, destination, total_due };
+    let exchange = Exchange {
+        pools,
+        destination,
+        total_due,
+    };
+    if !is_sendable(&head) {
+        return Err(Missed::Failed(FailureKind::BadTarget, false).into_error(0));
+    }
     clean_request(&mut head.headers);
     let mut attempts = 0;
     let mut gate = |attempts: &mut u32| {
@@ -85,16 +93,26 @@ pub(super) async fn send<G>(
         *attempts += 1;
         Ok(())
     };
-    let (head, body) =
-        match exchange.attempt(head, body, Wanted::Any, &mut attempts, &mut gate).await {
-            Ok(answer) => return Ok(answer),
-            Err(Missed::Again(head, body, ..)) => (head, body),
-            Err(missed) => return Err(missed.into_error(attempts)),
-        };
+    let (head, body) = match exchange
+        .attempt(head, body, Wanted::Any, &mut attempts, &mut gate)
+        .await
+    {
+        Ok(answer) => return Ok(answer),
+        Err(Missed::Again(head, body, ..)) => (head, body),
+        Err(missed) => return Err(missed.into_error(attempts)),
+    };
     exchange
         .attempt(head, body, Wanted::New, &mut attempts, &mut gate)
         .await
         .map_err(|missed| missed.into_error(attempts))
+}
+
+/// Origin form only (RFC 9112 §3.2): a full URL in the request line would make a proxy of the
+/// target, and `CONNECT` a tunnel.
+fn is_sendable(head: &RequestHead) -> bool {
+    let target = head.target.as_str();
+    head.method != Method::CONNECT
+        && (target.starts_with('/') || (target == "*" && head.method == Method::OPTIONS))
 }
 
 impl<G> Missed<G> {
@@ -102,7 +120,11 @@ impl<G> Missed<G> {
         match self {
             Self::Gate(refusal) => SendError::Gate(refusal),
             Self::Failed(kind, maybe_carried_out) | Self::Again(_, _, kind, maybe_carried_out) => {
-                SendError::Failed(Failure { kind, maybe_carried_out, attempts })
+                SendError::Failed(Failure {
+                    kind,
+                    maybe_carried_out,
+                    attempts,
+                })
             }
         }
     }
@@ -121,7 +143,11 @@ impl Exchange<'_> {
         let asked_at = Instant::now();
         let lease = self
             .pools
-            .acquire(self.destination, wanted, self.sooner(due(asked_at, timeouts.connect)))
+            .acquire(
+                self.destination,
+                wanted,
+                self.sooner(due(asked_at, timeouts.connect)),
+            )
             .await
             .map_err(|kind| Missed::Failed(self.or_total_timeout(kind), false))?;
         let method = head.method.clone();
@@ -134,7 +160,9 @@ impl Exchange<'_> {
         gate(attempts).map_err(Missed::Gate)?;
         let (lease, outcome) = lease.send(request);
         let mut timer = Timer::default();
-        let outcome = self.wait(outcome, progress.as_deref(), &mut timer, sent_at).await;
+        let outcome = self
+            .wait(outcome, progress.as_deref(), &mut timer, sent_at)
+            .await;
 
         let response = match outcome {
             None => {
@@ -174,7 +202,9 @@ impl Exchange<'_> {
     fn or_total_timeout(&self, kind: FailureKind) -> FailureKind {
         let waited = matches!(
             kind,
-            FailureKind::ConnectTimeout | FailureKind::PoolExhausted | FailureKind::FirstByteTimeout
+            FailureKind::ConnectTimeout
+                | FailureKind::PoolExhausted
+                | FailureKind::FirstByteTimeout
         );
         if waited && self.total_due.is_some_and(|total| Instant::now() >= total) {
             FailureKind::TotalTimeout
@@ -193,7 +223,8 @@ impl Exchange<'_> {
         let uri = match lease {
             Lease::Http1 { .. } => {
                 frame_request(&mut head.headers, &head.method, &body);
-                head.headers.insert(HOST, self.destination.host_header.clone());
+                head.headers
+                    .insert(HOST, self.destination.host_header.clone());
                 Uri::from(head.target)
             }
             Lease::Http2 { .. } => {
@@ -236,7 +267,9 @@ impl Exchange<'_> {
                 return Poll::Ready(Some(outcome));
             }
             let moved = progress.map_or(sent_at, Progress::moved);
-            timer.poll(cx, self.sooner(due(moved, first_byte))).map(|()| None)
+            timer
+                .poll(cx, self.sooner(due(moved, first_byte)))
+                .map(|()| None)
         })
         .await
     }
@@ -248,7 +281,9 @@ fn replay_copy(
     body: &RequestBody,
     lease: &Lease,
 ) -> Option<(RequestHead, RequestBody)> {
-    let small = body.length().is_some_and(|length| length <= REPLAY_BYTES_MAX);
+    let small = body
+        .length()
+        .is_some_and(|length| length <= REPLAY_BYTES_MAX);
     if !(lease.reused() && small && is_idempotent(&head.method)) {
         return None;
     }
@@ -268,7 +303,11 @@ fn missed<G>(
         let kind = FailureKind::Reset(describe(&error).into());
         return match parts.uri.into_parts().path_and_query {
             Some(target) => {
-                let head = RequestHead { method: parts.method, target, headers: parts.headers };
+                let head = RequestHead {
+                    method: parts.method,
+                    target,
+                    headers: parts.headers,
+                };
                 Missed::Again(head, body.into_inner(), kind, false)
             }
             None => Missed::Failed(kind, false),

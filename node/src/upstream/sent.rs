@@ -58,7 +58,13 @@ impl SentBody {
                 moved: Cell::new(now),
             })
         });
-        (Self { body, progress: progress.clone() }, progress)
+        (
+            Self {
+                body,
+                progress: progress.clone(),
+            },
+            progress,
+        )
     }
 
     /// The body itself, when hyper gives the request back.

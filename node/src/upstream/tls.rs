@@ -133,7 +133,9 @@ fn identity(spec: &TlsSpec) -> [u8; 16] {
         Roots::Unchecked => digest.field(b"unchecked"),
     }
     digest.field(&[spec.min_version as u8]);
-    digest.list(spec.server_name.as_slice(), |digest, name| digest.field(name.as_bytes()));
+    digest.list(spec.server_name.as_slice(), |digest, name| {
+        digest.field(name.as_bytes())
+    });
     digest.finish()
 }
 
@@ -168,7 +170,9 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsSettingsEr
         .collect::<Result<_, _>>()
         .map_err(|error| TlsSettingsError::Certificates(error.to_string()))?;
     if found.is_empty() {
-        return Err(TlsSettingsError::Certificates("no certificate in the text".to_owned()));
+        return Err(TlsSettingsError::Certificates(
+            "no certificate in the text".to_owned(),
+        ));
     }
     Ok(found)
 }

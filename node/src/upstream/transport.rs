@@ -41,7 +41,12 @@ impl Transport {
     }
 
     fn new(io: Io, remote: SocketAddr) -> Self {
-        Self { io, received: Rc::default(), write_broken: false, remote }
+        Self {
+            io,
+            received: Rc::default(),
+            write_broken: false,
+            remote,
+        }
     }
 
     /// Whether the handshake chose HTTP/2 (ALPN `h2`).

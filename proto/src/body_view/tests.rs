@@ -359,6 +359,10 @@ fn content_codings_are_decoded_one_member_at_a_time() {
         Err(BrokenCoding)
     );
     assert_eq!(readings(JSON, "", &gzip(json)), Err(NotJson));
+    // The same for whoever needs only the bytes.
+    assert_eq!(decode(&gzip(json), "gzip", 100).as_deref(), Ok(&json[..]));
+    assert_eq!(decode(&gzip(json), "gzip", 10), Err(TooLarge));
+    assert_eq!(decode(&gzip(json), "x", 100), Err(UnknownCoding));
 }
 
 #[test]

@@ -7,10 +7,11 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::parts::{BodyMatcher, HeaderMatcher, Methods, NameMatcher, QueryMatcher, parse_network};
-use super::pattern::{self, Flags, Pattern, PatternProblem};
+use super::pattern::{self, Flags, Pattern, PatternProblem, TOO_LARGE};
 use super::{
     BodyPart, COMPILED_BYTES_MAX, Effect, MESSAGE_CHARS_MAX, Mode, NOTES_CHARS_MAX, NamedPart,
-    OnUnreadable, PARTS_MAX, PATTERNS_BYTES_MAX, PathPart, Presence, Rule,
+    OnUnreadable, PARTS_MAX, PATTERN_COMPILED_BYTES_MAX, PATTERNS_BYTES_MAX, PathPart, Presence,
+    Rule,
 };
 use crate::body_view::JsonPath;
 use crate::problem::Problem;
@@ -51,7 +52,7 @@ pub(super) enum PathPattern {
 /// Compiles rules and collects what is wrong with them.
 #[derive(Default)]
 pub(super) struct Compiler {
-    pub(super) problems: Vec<Problem>,
+    problems: Vec<Problem>,
     pattern_bytes: usize,
     compiled_bytes_max: usize,
 }
@@ -290,8 +291,8 @@ impl Compiler {
                 None
             }
         };
-        let compiled = pattern::compile(pattern, flags.unwrap_or_default());
-        let regex = self.charge(compiled, pattern, pattern_at)?;
+        let compile = || pattern::compile(pattern, flags.unwrap_or_default());
+        let regex = self.charge(compile, pattern, pattern_at)?;
         flags.map(|_| regex)
     }
 
@@ -301,23 +302,32 @@ impl Compiler {
             self.report(pointer, "name-missing", "an empty name fits nothing");
             return None;
         }
-        self.charge(pattern::compile_name(name, ignore_case), name, pointer)
+        self.charge(|| pattern::compile_name(name, ignore_case), name, pointer)
     }
 
-    /// Counts a pattern against the scope's limits, or reports it.
+    /// Compiles a pattern and counts it against the scope's limits, or reports it.
+    ///
+    /// Over a limit nothing is compiled any more: large patterns take tens of milliseconds each, and
+    /// the scope is refused anyway.
     fn charge(
         &mut self,
-        compiled: Result<Pattern, PatternProblem>,
+        compile: impl FnOnce() -> Result<Pattern, PatternProblem>,
         source: &str,
         pointer: String,
     ) -> Option<Regex> {
         self.pattern_bytes = self.pattern_bytes.saturating_add(source.len());
-        match compiled {
+        if self.compiled_bytes_max > COMPILED_BYTES_MAX || self.pattern_bytes > PATTERNS_BYTES_MAX {
+            return None;
+        }
+        match compile() {
             Ok(pattern) => {
-                self.compiled_bytes_max = self.compiled_bytes_max.saturating_add(pattern.bytes_max);
+                self.compiled_bytes_max += pattern.bytes_max;
                 Some(pattern.regex)
             }
             Err(problem) => {
+                if problem.code == TOO_LARGE {
+                    self.compiled_bytes_max += PATTERN_COMPILED_BYTES_MAX;
+                }
                 self.report(pointer, problem.code, problem.detail);
                 None
             }

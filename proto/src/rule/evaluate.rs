@@ -30,21 +30,22 @@ impl RuleSet {
     pub fn evaluate<'s>(&'s self, facts: &Facts<'_>) -> Evaluation<'s> {
         let hits = self.path_hits(facts);
         let mut tally = Tally::default();
-        let mut shadow = Vec::new();
-        for rule in &self.rules {
-            match (rule.result(facts, &hits), rule.mode, rule.effect) {
-                (TraceResult::No(_), _, _) => {}
-                (TraceResult::Yes(unreadable), Mode::Shadow, _) => {
-                    shadow.push(rule.matched(unreadable));
+        match (&self.path_set, &hits) {
+            (Some(paths), PathHits::Found(readings)) => {
+                for rule in paths
+                    .candidates(readings)
+                    .into_iter()
+                    .filter_map(|n| self.rules.get(n))
+                {
+                    tally.add(rule, rule.result(facts, &hits));
                 }
-                (TraceResult::Yes(_), Mode::Enforce, Effect::Deny) => tally.denied = true,
-                (TraceResult::Yes(unreadable), Mode::Enforce, Effect::Allow) => {
-                    tally.allow(rule.matched(unreadable));
-                }
-                (TraceResult::UnknownNeedsBody, _, Effect::Deny) => tally.deny_waits = true,
-                (TraceResult::UnknownNeedsBody, _, Effect::Allow) => tally.allow_waits = true,
             }
+            _ => self
+                .rules
+                .iter()
+                .for_each(|rule| tally.add(rule, rule.result(facts, &hits))),
         }
+        let shadow = std::mem::take(&mut tally.shadow);
         let outcome = match tally.decide(self.default_effect) {
             Decision::Allowed(by) => Outcome::Allowed { by },
             Decision::NeedsBody => Outcome::NeedsBody,
@@ -116,6 +117,7 @@ struct Tally<'s> {
     allowed: Option<MatchedRule<'s>>,
     deny_waits: bool,
     allow_waits: bool,
+    shadow: Vec<MatchedRule<'s>>,
 }
 
 enum Decision<'s> {
@@ -125,12 +127,23 @@ enum Decision<'s> {
 }
 
 impl<'s> Tally<'s> {
-    fn allow(&mut self, rule: MatchedRule<'s>) {
-        if self
-            .allowed
-            .is_none_or(|best| best.priority < rule.priority)
-        {
-            self.allowed = Some(rule);
+    fn add(&mut self, rule: &'s CompiledRule, result: TraceResult) {
+        match (result, rule.mode, rule.effect) {
+            (TraceResult::No(_), _, _) => {}
+            (TraceResult::Yes(unreadable), Mode::Shadow, _) => {
+                self.shadow.push(rule.matched(unreadable));
+            }
+            (TraceResult::Yes(_), Mode::Enforce, Effect::Deny) => self.denied = true,
+            (TraceResult::Yes(unreadable), Mode::Enforce, Effect::Allow) => {
+                if self
+                    .allowed
+                    .is_none_or(|best| best.priority < rule.priority)
+                {
+                    self.allowed = Some(rule.matched(unreadable));
+                }
+            }
+            (TraceResult::UnknownNeedsBody, _, Effect::Deny) => self.deny_waits = true,
+            (TraceResult::UnknownNeedsBody, _, Effect::Allow) => self.allow_waits = true,
         }
     }
 

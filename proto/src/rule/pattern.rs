@@ -7,6 +7,9 @@ use super::{PATTERN_BYTES_MAX, PATTERN_COMPILED_BYTES_MAX};
 /// Where the search for a pattern's size class begins; most patterns fit.
 const SIZE_CLASS_MIN: usize = 4 * 1024;
 
+/// The code of a pattern whose compiled form is too large.
+pub(super) const TOO_LARGE: &str = "pattern-too-large";
+
 /// A compiled pattern and an upper bound of its size.
 pub(super) struct Pattern {
     pub(super) regex: Regex,
@@ -127,7 +130,7 @@ fn build(builder: &mut RegexBuilder) -> Result<Pattern, PatternProblem> {
 fn explain(error: &regex::Error) -> PatternProblem {
     let regex::Error::Syntax(text) = error else {
         return PatternProblem {
-            code: "pattern-too-large",
+            code: TOO_LARGE,
             detail: format!(
                 "the pattern compiles to more than {PATTERN_COMPILED_BYTES_MAX} bytes; use smaller \
                  repetitions, or ASCII classes such as [0-9A-Za-z_] instead of \\w"

@@ -1,15 +1,15 @@
 //! The compiled rules of one scope.
 //!
 //! Few path patterns are tried one after the other; many share one [`RegexSet`], which reads the
-//! path once for all of them. Methods are a bit mask, so a request whose method no path rule covers
-//! does not run the set.
+//! path once for all of them and leaves only the rules that can match. Methods are a bit mask, so a
+//! request whose method no path rule covers does not run the set.
 
-use regex::{RegexSet, RegexSetBuilder};
+use regex::{RegexSet, RegexSetBuilder, SetMatches};
 
 use super::compile::{CompiledRule, Compiler, PathPattern, patterns_too_large};
 use super::parts::Methods;
 use super::pattern::Flags;
-use super::{COMPILED_BYTES_MAX, Effect, PathPart, RULES_MAX, Rule};
+use super::{COMPILED_BYTES_MAX, Effect, PathPart, Presence, RULES_MAX, Rule};
 use crate::problem::Problem;
 
 /// From so many path patterns on one set is cheaper than one pattern after the other.
@@ -32,6 +32,24 @@ pub(super) struct PathSet {
     pub(super) set: RegexSet,
     /// The methods of the rules with a path part; `None`: one of them covers every method.
     pub(super) methods: Option<Methods>,
+    /// The place of each pattern's rule in the scope.
+    rule_places: Vec<usize>,
+    /// The places of the rules that can match where no pattern is found, in order.
+    unfiltered: Vec<usize>,
+}
+
+impl PathSet {
+    /// The places of the rules that can match, in order, given what was found in each reading.
+    ///
+    /// The others ask for a pattern that was found in none.
+    pub(super) fn candidates(&self, readings: &[SetMatches]) -> Vec<usize> {
+        let mut places = self.unfiltered.clone();
+        let found = readings.iter().flat_map(SetMatches::iter);
+        places.extend(found.filter_map(|number| self.rule_places.get(number)));
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
 }
 
 impl RuleSet {
@@ -99,16 +117,26 @@ fn share_paths(
         .dfa_size_limit(SET_CACHE_BYTES)
         .build()
         .map_err(|_| vec![patterns_too_large()])?;
-    let mut methods = Some(Methods::default());
-    let matchers = compiled.iter_mut().filter(|rule| rule.path.is_some());
-    for (number, rule) in matchers.enumerate() {
-        if let Some(path) = &mut rule.path {
-            path.pattern = PathPattern::InSet(number);
+    let mut paths = PathSet {
+        set,
+        methods: Some(Methods::default()),
+        rule_places: vec![],
+        unfiltered: vec![],
+    };
+    for (place, rule) in compiled.iter_mut().enumerate() {
+        let Some(path) = &mut rule.path else {
+            paths.unfiltered.push(place);
+            continue;
+        };
+        path.pattern = PathPattern::InSet(paths.rule_places.len());
+        paths.rule_places.push(place);
+        if path.presence == Presence::Absent {
+            paths.unfiltered.push(place);
         }
-        methods = match (methods, &rule.methods) {
+        paths.methods = match (paths.methods, &rule.methods) {
             (Some(all), Some(these)) => Some(all.with(these)),
             _ => None,
         };
     }
-    Ok(Some(PathSet { set, methods }))
+    Ok(Some(paths))
 }

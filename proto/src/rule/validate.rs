@@ -11,7 +11,7 @@ impl Rule {
     pub fn validate(&self) -> Vec<Problem> {
         let mut compiler = Compiler::default();
         compiler.rule(self, "");
-        compiler.problems
+        compiler.finish().err().unwrap_or_default()
     }
 
     /// What is valid but probably not meant.

@@ -215,7 +215,7 @@ impl<'a> Work<'a> {
         );
         let at = |(at, problem): (usize, Problem)| match operations {
             ..=1 => problem,
-            _ => problem.under(&format!("/{at}")),
+            _ => problem.below(&format!("/{at}")),
         };
         if !judged.forbidden.is_empty() {
             return Err(ApplyError::Forbidden(

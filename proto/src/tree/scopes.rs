@@ -1,4 +1,4 @@
-//! Policy as a whole: what the rules of one scope may be together.
+//! Policy as a whole: what the rules and filters of one scope may be together.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::problem::Problem;
 use crate::rule::{Rule, RuleSet};
 use crate::target::Effect;
 
-/// Judges every scope that has a touched rule; each problem with the operation that caused it.
+/// Judges every scope that has a touched rule or filter; each problem with the operation that caused it.
 pub(super) fn judge(
     objects: &Objects,
     touched: &BTreeMap<ObjectId, usize>,
@@ -27,23 +27,31 @@ pub(super) fn judge(
             problems.push((*at, Problem::new("/parent", "unknown-parent", detail)));
             continue;
         }
-        let filters = filters(objects, *parent);
-        if filters > FILTERS_PER_SCOPE_MAX {
-            let detail = format!("a scope has at most {FILTERS_PER_SCOPE_MAX} filters, this has {filters}");
-            problems.push((*at, Problem::new("", "filters-too-many", detail)));
-        }
-        let mine = rules(objects, *parent);
-        let specs: Vec<Rule> = mine.iter().map(|(_, rule)| Rule::clone(rule)).collect();
-        // Faults of single rules are told with the rules themselves; here only what they are
-        // together, which has no place in any of them.
-        let Err(found) = RuleSet::compile(&specs, Effect::Allow) else {
-            continue;
-        };
-        let together = found
-            .into_iter()
-            .filter(|problem| problem.pointer.is_empty());
-        problems.extend(together.map(|problem| (*at, problem)));
+        let found = together(objects, *parent);
+        problems.extend(found.into_iter().map(|problem| (*at, problem)));
     }
+}
+
+/// What is wrong with a scope's policy although each part of it is right. Faults of single rules
+/// and filters are told with themselves.
+fn together(objects: &Objects, parent: ObjectId) -> Vec<Problem> {
+    let (mut rules, mut filters): (Vec<Rule>, usize) = (Vec::new(), 0);
+    for object in objects.values() {
+        match &object.body {
+            Body::Rule(rule) if rule.parent == parent => rules.push(rule.spec.clone()),
+            Body::Filter(filter) if filter.parent == parent => filters += 1,
+            _ => {}
+        }
+    }
+    let mut problems = RuleSet::compile(&rules, Effect::Allow)
+        .err()
+        .unwrap_or_default();
+    problems.retain(|problem| problem.pointer.is_empty());
+    if filters > FILTERS_PER_SCOPE_MAX {
+        let detail = format!("at most {FILTERS_PER_SCOPE_MAX} filters hang on one object");
+        problems.push(Problem::new("", "too-many-filters", detail));
+    }
+    problems
 }
 
 fn is_scope(objects: &Objects, id: ObjectId) -> bool {
@@ -52,19 +60,4 @@ fn is_scope(objects: &Objects, id: ObjectId) -> bool {
         body,
         Some(Body::Target(_) | Body::Credential(_) | Body::Proxy(_))
     )
-}
-
-fn filters(objects: &Objects, parent: ObjectId) -> usize {
-    let hangs_here =
-        |body: &Body| matches!(body, Body::Filter(filter) if filter.parent == parent);
-    objects.values().filter(|object| hangs_here(&object.body)).count()
-}
-
-fn rules(objects: &Objects, parent: ObjectId) -> Vec<(ObjectId, &Rule)> {
-    let all = objects.iter();
-    let mine = all.filter_map(|(id, object)| match &object.body {
-        Body::Rule(rule) if rule.parent == parent => Some((*id, &rule.spec)),
-        _ => None,
-    });
-    mine.collect()
 }

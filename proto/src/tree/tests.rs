@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::credential::{Credential, SecretInput};
-use crate::id::RuleId;
+use crate::id::{FilterId, RuleId};
 use crate::object::Attached;
 use crate::org::{Org, Role};
 use crate::policy::Policy;
@@ -27,6 +27,9 @@ fn credential(bits: u128) -> ObjectId {
 fn proxy(bits: u128) -> ObjectId {
     ObjectId::Proxy(ProxyId::from_bits(bits))
 }
+fn filter(bits: u128) -> ObjectId {
+    ObjectId::Filter(FilterId::from_bits(bits))
+}
 fn rule(bits: u128) -> ObjectId {
     ObjectId::Rule(RuleId::from_bits(bits))
 }
@@ -43,13 +46,16 @@ fn body(id: ObjectId, fields: Value) -> Body {
             previous: vec![],
         }),
         ObjectId::Proxy(_) => Body::Proxy(serde_json::from_value(fields).unwrap()),
-        ObjectId::Rule(_) => {
-            let parent: ObjectId = serde_json::from_value(fields["parent"].clone()).unwrap();
-            let spec = serde_json::from_value(fields["spec"].clone()).unwrap();
-            Body::Rule(Attached { parent, spec })
-        }
+        ObjectId::Rule(_) => Body::Rule(attached(&fields)),
+        ObjectId::Filter(_) => Body::Filter(attached(&fields)),
         ObjectId::Token(_) => panic!("no token here"),
     }
+}
+
+fn attached<T: serde::de::DeserializeOwned>(fields: &Value) -> Attached<T> {
+    let parent = serde_json::from_value(fields["parent"].clone()).unwrap();
+    let spec = serde_json::from_value(fields["spec"].clone()).unwrap();
+    Attached { parent, spec }
 }
 
 fn given(fields: &Value) -> Option<Arc<NewSecret>> {
@@ -92,6 +98,7 @@ fn patch_if(
             Body::Credential(stored) => serde_json::to_value(&stored.credential),
             Body::Proxy(proxy) => serde_json::to_value(proxy),
             Body::Rule(rule) => serde_json::to_value(rule),
+            Body::Filter(filter) => serde_json::to_value(filter),
             Body::Token(_) => panic!("no token here"),
         }
         .unwrap();
@@ -687,6 +694,26 @@ fn rules_hang_on_a_scope_and_go_with_it() {
     let gone = next(&with, &[delete(proxy(PROXY))]);
     assert!(!gone.config.objects.contains_key(&rule(1)));
     assert_eq!(gone.delta.deleted.len(), 2);
+    let destroy = json!({"parent": proxy(PROXY), "spec": {"op": "destroy", "paths": ["$.a"]}});
+    let many = |count: u128| -> Vec<Operation> {
+        (0..count)
+            .map(|bits| create(filter(bits), destroy.clone()))
+            .collect()
+    };
+    let filters = next(&with, &many(100)).config;
+    let Body::Filter(stored) = &filters.objects[&filter(1)].body else {
+        panic!("a filter")
+    };
+    assert_eq!(stored.spec.id, filter(1).to_string());
+    assert_eq!(refused(&with, &many(101)), ["/100 too-many-filters"]);
+    let rules: Vec<_> = (2..1_002)
+        .map(|bits| create(rule(bits), on(proxy(PROXY))))
+        .collect();
+    assert_eq!(refused(&with, &rules), ["/999 rules-too-many"]);
+    assert_eq!(
+        next(&filters, &[delete(proxy(PROXY))]).delta.deleted.len(),
+        102
+    );
     let bad = json!({"parent": proxy(PROXY), "spec": {"effect": "deny", "path": {"pattern": "("}}});
     let found = refused(&with, &[create(rule(2), bad)]);
     assert!(found[0].starts_with("/path/pattern"), "{found:?}");

@@ -14,7 +14,10 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn permit(network: &str, ports: std::ops::RangeInclusive<u16>) -> PermitEntry {
-    PermitEntry { network: network.parse().unwrap(), ports: vec![ports] }
+    PermitEntry {
+        network: network.parse().unwrap(),
+        ports: vec![ports],
+    }
 }
 
 fn verdict(host: &str, port: u16, policy: &GuardPolicy) -> Result<(), Refused> {
@@ -26,12 +29,28 @@ fn only_global_unicast_passes() {
     use Range::*;
     let check = |host: &str, expect: Option<Range>| {
         let expect = expect.map_or(Ok(()), |range| Err(Refused::NotGlobal(range)));
-        assert_eq!(verdict(host, 443, &GuardPolicy::default()), expect, "{host}");
+        assert_eq!(
+            verdict(host, 443, &GuardPolicy::default()),
+            expect,
+            "{host}"
+        );
     };
-    for host in ["8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.0", "172.15.0.1", "172.32.0.1"] {
+    for host in [
+        "8.8.8.8",
+        "1.1.1.1",
+        "100.63.255.255",
+        "100.128.0.0",
+        "172.15.0.1",
+        "172.32.0.1",
+    ] {
         check(host, None);
     }
-    for host in ["223.255.255.255", "[2606:4700::1111]", "[2a00:1450::1]", "[2001:200::1]"] {
+    for host in [
+        "223.255.255.255",
+        "[2606:4700::1111]",
+        "[2a00:1450::1]",
+        "[2001:200::1]",
+    ] {
         check(host, None);
     }
     check("0.0.0.0", Some(ThisNetwork));
@@ -90,7 +109,14 @@ fn every_spelling_of_an_address_is_that_address() {
     let check = |text: &str, expect: &str| {
         assert_eq!(Host::parse(text).unwrap().to_string(), expect, "{text}");
     };
-    for text in ["0x7f.1", "2130706433", "127.1", "0177.0.0.1", "127.0.0.1.", "0x7f000001"] {
+    for text in [
+        "0x7f.1",
+        "2130706433",
+        "127.1",
+        "0177.0.0.1",
+        "127.0.0.1.",
+        "0x7f000001",
+    ] {
         check(text, "127.0.0.1");
     }
     check("①②⑦.0.0.1", "127.0.0.1");
@@ -101,8 +127,18 @@ fn every_spelling_of_an_address_is_that_address() {
     check("Bücher.example", "xn--bcher-kva.example");
     check("a.example.", "a.example");
     let refuse = |text: &str| assert!(Host::parse(text).is_err(), "{text}");
-    for text in ["", ".", "a..b", "a b", "a/b", "a@b", "a:1", "[::1", "[fe80::1%25eth0]", "1.2.3.4.5"]
-    {
+    for text in [
+        "",
+        ".",
+        "a..b",
+        "a b",
+        "a/b",
+        "a@b",
+        "a:1",
+        "[::1",
+        "[fe80::1%25eth0]",
+        "1.2.3.4.5",
+    ] {
         refuse(text);
     }
     refuse(&"a".repeat(64));
@@ -112,23 +148,61 @@ fn every_spelling_of_an_address_is_that_address() {
 #[test]
 fn a_special_address_needs_the_operator_and_the_target() {
     let policy = |permits: &[(&str, u16)], allow: &[&str]| GuardPolicy {
-        permit: permits.iter().map(|(network, port)| permit(network, *port..=*port)).collect(),
-        allow_networks: allow.iter().map(|network| network.parse().unwrap()).collect(),
+        permit: permits
+            .iter()
+            .map(|(network, port)| permit(network, *port..=*port))
+            .collect(),
+        allow_networks: allow
+            .iter()
+            .map(|network| network.parse().unwrap())
+            .collect(),
         never: Never::default(),
     };
     let check = |host: &str, port: u16, policy: GuardPolicy, expect: bool| {
-        assert_eq!(verdict(host, port, &policy).is_ok(), expect, "{host} {port} {policy:?}");
+        assert_eq!(
+            verdict(host, port, &policy).is_ok(),
+            expect,
+            "{host} {port} {policy:?}"
+        );
     };
-    check("10.0.0.5", 443, policy(&[("10.0.0.0/8", 443)], &["10.0.0.0/8"]), true);
+    check(
+        "10.0.0.5",
+        443,
+        policy(&[("10.0.0.0/8", 443)], &["10.0.0.0/8"]),
+        true,
+    );
     check("10.0.0.5", 443, policy(&[("10.0.0.0/8", 443)], &[]), false);
     check("10.0.0.5", 443, policy(&[], &["10.0.0.0/8"]), false);
-    check("10.0.0.5", 80, policy(&[("10.0.0.0/8", 443)], &["10.0.0.0/8"]), false);
-    check("10.1.0.5", 443, policy(&[("10.0.0.0/16", 443)], &["10.0.0.0/8"]), false);
+    check(
+        "10.0.0.5",
+        80,
+        policy(&[("10.0.0.0/8", 443)], &["10.0.0.0/8"]),
+        false,
+    );
+    check(
+        "10.1.0.5",
+        443,
+        policy(&[("10.0.0.0/16", 443)], &["10.0.0.0/8"]),
+        false,
+    );
     // An address within an address is judged as well.
     let nat64 = ("64:ff9b::/96", 443);
-    check("[64:ff9b::808:808]", 443, policy(&[nat64], &["64:ff9b::/96"]), true);
-    check("[64:ff9b::a00:1]", 443, policy(&[nat64], &["64:ff9b::/96"]), false);
-    let both = policy(&[nat64, ("10.0.0.0/8", 443)], &["64:ff9b::/96", "10.0.0.0/8"]);
+    check(
+        "[64:ff9b::808:808]",
+        443,
+        policy(&[nat64], &["64:ff9b::/96"]),
+        true,
+    );
+    check(
+        "[64:ff9b::a00:1]",
+        443,
+        policy(&[nat64], &["64:ff9b::/96"]),
+        false,
+    );
+    let both = policy(
+        &[nat64, ("10.0.0.0/8", 443)],
+        &["64:ff9b::/96", "10.0.0.0/8"],
+    );
     check("[64:ff9b::a00:1]", 443, both, true);
     // Ports that no HTTP target has.
     for port in [0, 22, 25, 2379, 2380] {
@@ -142,11 +216,20 @@ fn a_special_address_needs_the_operator_and_the_target() {
 #[test]
 fn some_addresses_no_setting_permits() {
     let everything = |sockets: &[&str], networks: &[&str]| GuardPolicy {
-        permit: vec![permit("0.0.0.0/0", 0..=u16::MAX), permit("::/0", 0..=u16::MAX)],
+        permit: vec![
+            permit("0.0.0.0/0", 0..=u16::MAX),
+            permit("::/0", 0..=u16::MAX),
+        ],
         allow_networks: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         never: Never {
-            sockets: sockets.iter().map(|socket| socket.parse().unwrap()).collect(),
-            networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+            sockets: sockets
+                .iter()
+                .map(|socket| socket.parse().unwrap())
+                .collect(),
+            networks: networks
+                .iter()
+                .map(|network| network.parse().unwrap())
+                .collect(),
         },
     };
     let ours = ip("10.0.0.7");
@@ -156,7 +239,12 @@ fn some_addresses_no_setting_permits() {
         assert_eq!(verdict, expect, "{host} {port}");
     };
     let never = Err(Refused::Never);
-    for host in ["169.254.169.254", "[fd00:ec2::254]", "168.63.129.16", "100.100.100.200"] {
+    for host in [
+        "169.254.169.254",
+        "[fd00:ec2::254]",
+        "168.63.129.16",
+        "100.100.100.200",
+    ] {
         check(host, 80, everything(&[], &[]), never);
     }
     for host in [
@@ -178,16 +266,38 @@ fn some_addresses_no_setting_permits() {
     }
     // A listener on one address, and one on all of them.
     check("10.0.0.7", 8080, everything(&["10.0.0.7:8080"], &[]), never);
-    check("10.0.0.7", 8081, everything(&["10.0.0.7:8080"], &[]), Ok(()));
-    check("10.0.0.8", 8080, everything(&["10.0.0.7:8080"], &[]), Ok(()));
+    check(
+        "10.0.0.7",
+        8081,
+        everything(&["10.0.0.7:8080"], &[]),
+        Ok(()),
+    );
+    check(
+        "10.0.0.8",
+        8080,
+        everything(&["10.0.0.7:8080"], &[]),
+        Ok(()),
+    );
     check("0.0.0.0", 8080, everything(&["10.0.0.7:8080"], &[]), never);
     for wildcard in ["0.0.0.0:8080", "[::]:8080"] {
-        for host in ["127.0.0.1", "127.9.9.9", "[::1]", "10.0.0.7", "0.0.0.0", "[::]"] {
+        for host in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "[::1]",
+            "10.0.0.7",
+            "0.0.0.0",
+            "[::]",
+        ] {
             check(host, 8080, everything(&[wildcard], &[]), never);
             check(host, 8081, everything(&[wildcard], &[]), Ok(()));
         }
         check("10.0.0.8", 8080, everything(&[wildcard], &[]), Ok(()));
-        check("[::ffff:10.0.0.7]", 8080, everything(&[wildcard], &[]), never);
+        check(
+            "[::ffff:10.0.0.7]",
+            8080,
+            everything(&[wildcard], &[]),
+            never,
+        );
     }
     check("10.0.0.9", 2379, everything(&["10.0.0.9:2379"], &[]), never);
     check("10.9.0.1", 443, everything(&[], &["10.9.0.0/16"]), never);
@@ -197,7 +307,10 @@ fn some_addresses_no_setting_permits() {
 fn whose_address_it_is_is_asked_only_where_it_matters() {
     let asked = Cell::new(0);
     let policy = GuardPolicy {
-        never: Never { sockets: vec!["0.0.0.0:8080".parse().unwrap()], networks: vec![] },
+        never: Never {
+            sockets: vec!["0.0.0.0:8080".parse().unwrap()],
+            networks: vec![],
+        },
         ..GuardPolicy::default()
     };
     let ask = |_| {
@@ -219,9 +332,14 @@ fn the_dialler_asks_the_guard_about_every_address_of_a_name() {
                 write(&mut stream, &ok("here")).await;
             })
             .await;
-            let hosts =
-                [(host.to_owned(), addresses.iter().map(|a| a.parse().unwrap()).collect())];
-            let settings = UpstreamSettings { hosts: hosts.into(), ..Default::default() };
+            let hosts = [(
+                host.to_owned(),
+                addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            )];
+            let settings = UpstreamSettings {
+                hosts: hosts.into(),
+                ..Default::default()
+            };
             let upstream = Upstream::new(settings);
             let destination = destination(host, peer.port, |_| {});
             let outcome = match get(&upstream, &destination).await {
@@ -234,9 +352,21 @@ fn the_dialler_asks_the_guard_about_every_address_of_a_name() {
         });
     };
     check("good.test", &["127.0.0.1"], "127.0.0.1");
-    check("rebind.test", &["127.0.0.1", "10.0.0.1"], "refused, never carried out");
-    check("rebind.test", &["10.0.0.1", "127.0.0.1"], "refused, never carried out");
-    check("meta.test", &["169.254.169.254"], "refused, never carried out");
+    check(
+        "rebind.test",
+        &["127.0.0.1", "10.0.0.1"],
+        "refused, never carried out",
+    );
+    check(
+        "rebind.test",
+        &["10.0.0.1", "127.0.0.1"],
+        "refused, never carried out",
+    );
+    check(
+        "meta.test",
+        &["169.254.169.254"],
+        "refused, never carried out",
+    );
     check("nothing.test", &[], "resolve, never carried out");
     // The second address takes over where the first does not answer.
     check("two.test", &["127.0.0.2", "127.0.0.1"], "127.0.0.1");

@@ -31,7 +31,9 @@ async fn outcome(method: Method, raw: Vec<u8>, then: Then) -> (String, bool) {
                     Keep => {}
                     Close => return,
                     Reset => {
-                        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                        socket2::SockRef::from(&stream)
+                            .set_linger(Some(Duration::ZERO))
+                            .unwrap();
                         return;
                     }
                 }
@@ -40,7 +42,14 @@ async fn outcome(method: Method, raw: Vec<u8>, then: Then) -> (String, bool) {
     })
     .await;
     let (upstream, destination) = (upstream(), peer.destination());
-    let first = match send(&upstream, &destination, head(method, "/"), RequestBody::Empty).await {
+    let first = match send(
+        &upstream,
+        &destination,
+        head(method, "/"),
+        RequestBody::Empty,
+    )
+    .await
+    {
         Err(failure) => name(&failure),
         Ok(mut answer) => {
             let (text, error) = read(&mut answer.body).await;
@@ -59,10 +68,17 @@ async fn outcome(method: Method, raw: Vec<u8>, then: Then) -> (String, bool) {
 
 fn check(method: Method, raw: impl AsRef<[u8]>, then: Then, expect: &str, reused: bool) {
     let raw = raw.as_ref().to_vec();
-    let shown = String::from_utf8_lossy(&raw).chars().take(120).collect::<String>();
+    let shown = String::from_utf8_lossy(&raw)
+        .chars()
+        .take(120)
+        .collect::<String>();
     on_worker(async move {
         let got = outcome(method.clone(), raw, then).await;
-        assert_eq!(got, (expect.to_owned(), reused), "{method} {shown:?} then {then:?}");
+        assert_eq!(
+            got,
+            (expect.to_owned(), reused),
+            "{method} {shown:?} then {then:?}"
+        );
     });
 }
 
@@ -72,8 +88,20 @@ const REFUSED: &str = "bad-http, maybe carried out";
 fn interim_answers_are_not_the_answer() {
     let early = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
     let goon = "HTTP/1.1 100 Continue\r\n\r\n";
-    check(Method::GET, format!("{goon}{}", ok("body")), Keep, "200 body", true);
-    check(Method::GET, format!("{goon}{early}{early}{}", ok("body")), Keep, "200 body", true);
+    check(
+        Method::GET,
+        format!("{goon}{}", ok("body")),
+        Keep,
+        "200 body",
+        true,
+    );
+    check(
+        Method::GET,
+        format!("{goon}{early}{early}{}", ok("body")),
+        Keep,
+        "200 body",
+        true,
+    );
     check(Method::GET, early, Close, "reset, maybe carried out", false);
     let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
     check(Method::GET, switch, Keep, REFUSED, false);
@@ -83,7 +111,13 @@ fn interim_answers_are_not_the_answer() {
 fn the_end_of_a_body_is_found_or_missed_aloud() {
     let until_close = "HTTP/1.1 200 OK\r\n\r\nall of it";
     check(Method::GET, until_close, Close, "200 all of it", false);
-    check(Method::GET, until_close, Reset, "200 all of it broken", false);
+    check(
+        Method::GET,
+        until_close,
+        Reset,
+        "200 all of it broken",
+        false,
+    );
     let old = "HTTP/1.0 200 OK\r\n\r\nall of it";
     check(Method::GET, old, Close, "200 all of it", false);
     let old_kept = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 3\r\n\r\nabc";
@@ -94,21 +128,69 @@ fn the_end_of_a_body_is_found_or_missed_aloud() {
     check(Method::GET, short, Close, "200 abc broken", false);
     check(Method::GET, short, Reset, "200 abc broken", false);
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
-    check(Method::GET, format!("{chunked}0\r\n\r\n"), Keep, "200 abc", true);
-    check(Method::GET, format!("{chunked}0\r\nx-sum: 1\r\n\r\n"), Keep, "200 abc", true);
+    check(
+        Method::GET,
+        format!("{chunked}0\r\n\r\n"),
+        Keep,
+        "200 abc",
+        true,
+    );
+    check(
+        Method::GET,
+        format!("{chunked}0\r\nx-sum: 1\r\n\r\n"),
+        Keep,
+        "200 abc",
+        true,
+    );
     check(Method::GET, chunked, Close, "200 abc broken", false);
-    check(Method::GET, format!("{chunked}zz\r\nabc"), Keep, "200 abc broken", false);
-    check(Method::GET, format!("{chunked}5\r\nab"), Close, "200 abcab broken", false);
+    check(
+        Method::GET,
+        format!("{chunked}zz\r\nabc"),
+        Keep,
+        "200 abc broken",
+        false,
+    );
+    check(
+        Method::GET,
+        format!("{chunked}5\r\nab"),
+        Close,
+        "200 abcab broken",
+        false,
+    );
 }
 
 #[test]
 fn what_has_no_body_has_none() {
     let empty = "HTTP/1.1 204 No Content\r\n\r\n";
     check(Method::GET, empty, Keep, "204 ", true);
-    check(Method::GET, "HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n", Keep, "204 ", true);
-    check(Method::GET, "HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\n\r\n", Keep, "304 ", true);
-    check(Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Keep, "200 ", true);
-    check(Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", Keep, "200 ", true);
+    check(
+        Method::GET,
+        "HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n",
+        Keep,
+        "204 ",
+        true,
+    );
+    check(
+        Method::GET,
+        "HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\n\r\n",
+        Keep,
+        "304 ",
+        true,
+    );
+    check(
+        Method::GET,
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        Keep,
+        "200 ",
+        true,
+    );
+    check(
+        Method::HEAD,
+        "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n",
+        Keep,
+        "200 ",
+        true,
+    );
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     check(Method::HEAD, chunked, Keep, "200 ", true);
     // A body where none can be is not taken for the next answer.
@@ -123,27 +205,87 @@ fn two_lengths_are_one_or_an_error() {
     check(Method::GET, both, Keep, "200 abc", false);
     let turned = with("transfer-encoding: chunked\r\ncontent-length: 2\r\n");
     check(Method::GET, turned, Keep, "200 abc", false);
-    check(Method::GET, with("transfer-encoding: gzip\r\n"), Close, REFUSED, false);
-    check(Method::GET, with("transfer-encoding: chunked, gzip\r\n"), Close, REFUSED, false);
+    check(
+        Method::GET,
+        with("transfer-encoding: gzip\r\n"),
+        Close,
+        REFUSED,
+        false,
+    );
+    check(
+        Method::GET,
+        with("transfer-encoding: chunked, gzip\r\n"),
+        Close,
+        REFUSED,
+        false,
+    );
     let two = |a: &str, b: &str| {
         format!("HTTP/1.1 200 OK\r\ncontent-length: {a}\r\ncontent-length: {b}\r\n\r\nabcd")
     };
     check(Method::GET, two("4", "4"), Keep, "200 abcd", true);
     check(Method::GET, two("4", "2"), Keep, REFUSED, false);
     check(Method::HEAD, two("4", "2"), Keep, REFUSED, false);
-    check(Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", Keep, REFUSED, false);
+    check(
+        Method::GET,
+        "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        Keep,
+        REFUSED,
+        false,
+    );
 }
 
 #[test]
 fn what_is_not_http_is_not_passed_on() {
-    check(Method::GET, "SSH-2.0-OpenSSH_9.6\r\n\r\n", Keep, REFUSED, false);
-    check(Method::GET, "HTTP/1.1 2000 OK\r\n\r\n", Keep, REFUSED, false);
-    check(Method::GET, "HTTP/1.1 099 Odd\r\n\r\n", Keep, REFUSED, false);
+    check(
+        Method::GET,
+        "SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        Keep,
+        REFUSED,
+        false,
+    );
+    check(
+        Method::GET,
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        Keep,
+        REFUSED,
+        false,
+    );
+    check(
+        Method::GET,
+        "HTTP/1.1 099 Odd\r\n\r\n",
+        Keep,
+        REFUSED,
+        false,
+    );
     check(Method::GET, "HTTP/3.0 200 OK\r\n\r\n", Keep, REFUSED, false);
-    check(Method::GET, "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n", Keep, REFUSED, false);
-    check(Method::GET, "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n", Keep, REFUSED, false);
-    check(Method::GET, "HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n", Keep, REFUSED, false);
-    check(Method::GET, "HTTP/1.1 200 OK\r\nhalf", Close, "reset, maybe carried out", false);
+    check(
+        Method::GET,
+        "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
+        Keep,
+        REFUSED,
+        false,
+    );
+    check(
+        Method::GET,
+        "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
+        Keep,
+        REFUSED,
+        false,
+    );
+    check(
+        Method::GET,
+        "HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n",
+        Keep,
+        REFUSED,
+        false,
+    );
+    check(
+        Method::GET,
+        "HTTP/1.1 200 OK\r\nhalf",
+        Close,
+        "reset, maybe carried out",
+        false,
+    );
     check(Method::GET, "", Close, "reset, maybe carried out", false);
     check(Method::GET, "", Reset, "reset, maybe carried out", false);
 }
@@ -152,7 +294,10 @@ fn what_is_not_http_is_not_passed_on() {
 fn heads_are_large_up_to_a_bound() {
     let sized = |fields: usize, bytes: usize| {
         let field = format!("x-large: {}\r\n", "a".repeat(bytes));
-        format!("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n{}\r\nbody", field.repeat(fields))
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n{}\r\nbody",
+            field.repeat(fields)
+        )
     };
     check(Method::GET, sized(1, 60 * 1024), Keep, "200 body", true);
     check(Method::GET, sized(50, 4 * 1024), Keep, "200 body", true); // 200 KiB
@@ -167,7 +312,13 @@ fn bytes_after_the_answer_reach_nobody() {
     check(Method::GET, twice(&ok("evil")), Keep, "200 first", false);
     check(Method::GET, twice("\r\n"), Keep, "200 first", false);
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
-    check(Method::GET, format!("{chunked}{}", ok("evil")), Keep, "200 abc", false);
+    check(
+        Method::GET,
+        format!("{chunked}{}", ok("evil")),
+        Keep,
+        "200 abc",
+        false,
+    );
     let closing = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
     check(Method::GET, closing, Keep, "200 abc", false);
 }

@@ -35,7 +35,13 @@ fn check_wire(method: Method, fields: &[(&'static str, &str)], body: RequestBody
         assert_eq!(read(&mut answer.body).await, ("done".to_owned(), None));
         drop(upstream);
         let host = format!("host: 127.0.0.1:{}", peer.port);
-        assert_eq!(wire.recv().await.unwrap().replace(&host, "host: 127.0.0.1:00000"), expect);
+        assert_eq!(
+            wire.recv()
+                .await
+                .unwrap()
+                .replace(&host, "host: 127.0.0.1:00000"),
+            expect
+        );
     });
 }
 
@@ -45,10 +51,18 @@ fn what_leaves_is_strict_http() {
     let host = "host: 127.0.0.1:00000\r\n";
     let streamed = |length| {
         let pieces = [Ok(Bytes::from_static(b"ab")), Ok(Bytes::from_static(b"c"))];
-        RequestBody::Stream { stream: Box::pin(futures_util::stream::iter(pieces)), length }
+        RequestBody::Stream {
+            stream: Box::pin(futures_util::stream::iter(pieces)),
+            length,
+        }
     };
     let end = "\r\n";
-    check_wire(Method::GET, &[], RequestBody::Empty, &format!("{}{host}{end}", line("GET")));
+    check_wire(
+        Method::GET,
+        &[],
+        RequestBody::Empty,
+        &format!("{}{host}{end}", line("GET")),
+    );
     let order = [("b", "1"), ("a", "2"), ("b", "3")];
     let fields = "b: 1\r\nb: 3\r\na: 2\r\n";
     let expect = format!("{}{fields}{host}{end}", line("DELETE"));
@@ -63,11 +77,21 @@ fn what_leaves_is_strict_http() {
         ("upgrade", "h2c"),
         ("te", "trailers"),
     ];
-    check_wire(Method::GET, &lies, RequestBody::Empty, &format!("{}{host}{end}", line("GET")));
+    check_wire(
+        Method::GET,
+        &lies,
+        RequestBody::Empty,
+        &format!("{}{host}{end}", line("GET")),
+    );
     let expect = format!("{}content-length: 0\r\n{host}{end}", line("POST"));
     check_wire(Method::POST, &[], RequestBody::Empty, &expect);
     let expect = format!("{}{host}content-length: 3\r\n{end}abc", line("POST"));
-    check_wire(Method::POST, &lies, RequestBody::Full("abc".into()), &expect);
+    check_wire(
+        Method::POST,
+        &lies,
+        RequestBody::Full("abc".into()),
+        &expect,
+    );
     check_wire(Method::POST, &[], streamed(Some(3)), &expect);
     let chunks = "2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
     for method in [Method::POST, Method::GET] {
@@ -106,20 +130,37 @@ fn an_answer_may_come_before_the_upload_ends() {
             // 5 MiB that the target never reads, in pieces, and no end.
             let pieces = std::iter::repeat_n(Ok(Bytes::from(vec![b'x'; 64 * 1024])), 80);
             let endless = futures_util::stream::iter(pieces).chain(futures_util::stream::pending());
-            let body = RequestBody::Stream { stream: Box::pin(endless), length: Some(1 << 40) };
+            let body = RequestBody::Stream {
+                stream: Box::pin(endless),
+                length: Some(1 << 40),
+            };
             let request = head(Method::POST, "/");
             let mut answer = send(&upstream, &destination, request, body).await.unwrap();
             assert_eq!(answer.status.as_u16(), status);
             assert_eq!(read(&mut answer.body).await, (text.to_owned(), None));
-            assert_eq!(upstream.connections(), 0, "half a request is on the connection");
+            assert_eq!(
+                upstream.connections(),
+                0,
+                "half a request is on the connection"
+            );
             assert_eq!(get_text(&upstream, &destination).await.0, "second");
         });
     };
     let large = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\nbig";
     check(large, false, 413, "big");
     check(large, true, 413, "big"); // with a reset, since bytes of ours were unread
-    check("HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n", false, 417, "");
-    check("HTTP/1.1 413 Content Too Large\r\n\r\nbig", true, 413, "big");
+    check(
+        "HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n",
+        false,
+        417,
+        "",
+    );
+    check(
+        "HTTP/1.1 413 Content Too Large\r\n\r\nbig",
+        true,
+        413,
+        "big",
+    );
 }
 
 #[test]
@@ -132,17 +173,34 @@ fn the_callers_body_fails_for_the_callers_reason() {
             let (upstream, destination) = (upstream(), peer.destination());
             let body = RequestBody::Stream { stream, length };
             let request = head(Method::POST, "/");
-            let failure = send(&upstream, &destination, request, body).await.unwrap_err();
-            assert_eq!(failure.kind.to_string(), format!("the body of the request failed: {expect}"));
+            let failure = send(&upstream, &destination, request, body)
+                .await
+                .unwrap_err();
+            assert_eq!(
+                failure.kind.to_string(),
+                format!("the body of the request failed: {expect}")
+            );
             assert_eq!(failure.kind.fault(), Fault::Caller);
             assert_eq!(upstream.connections(), 0);
         });
     };
     let cut = || Some(Err(BodyError::Disconnected));
-    check(None, cut(), "the caller closed the connection before the body ended");
-    check(Some(9), cut(), "the caller closed the connection before the body ended");
+    check(
+        None,
+        cut(),
+        "the caller closed the connection before the body ended",
+    );
+    check(
+        Some(9),
+        cut(),
+        "the caller closed the connection before the body ended",
+    );
     check(Some(9), None, "the body ended before its announced length");
-    check(Some(1), None, "the body is longer than its announced length");
+    check(
+        Some(1),
+        None,
+        "the body is longer than its announced length",
+    );
 }
 
 #[test]
@@ -151,18 +209,28 @@ fn ten_mebibytes_pass_both_ways() {
         const SIZE: usize = 10 << 20;
         let peer = Peer::start(|_, mut stream| async move {
             read_head(&mut stream).await;
-            write(&mut stream, &format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n")).await;
+            write(
+                &mut stream,
+                &format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n"),
+            )
+            .await;
             let (mut from, mut to) = stream.split();
-            tokio::io::copy(&mut (&mut from).take(SIZE as u64), &mut to).await.unwrap();
+            tokio::io::copy(&mut (&mut from).take(SIZE as u64), &mut to)
+                .await
+                .unwrap();
             std::future::pending().await
         })
         .await;
         let (upstream, destination) = (upstream(), peer.destination());
         let pieces = (0..160_u8).map(|n| Ok(Bytes::from(vec![n; 64 * 1024])));
         let stream = Box::pin(futures_util::stream::iter(pieces));
-        let body = RequestBody::Stream { stream, length: Some(SIZE as u64) };
-        let mut answer =
-            send(&upstream, &destination, head(Method::POST, "/"), body).await.unwrap();
+        let body = RequestBody::Stream {
+            stream,
+            length: Some(SIZE as u64),
+        };
+        let mut answer = send(&upstream, &destination, head(Method::POST, "/"), body)
+            .await
+            .unwrap();
         assert_eq!(answer.body.remaining(), Some(SIZE as u64));
         let mut count = 0;
         while let Some(piece) = answer.body.next().await {
@@ -188,13 +256,23 @@ fn who_does_not_read_holds_back_who_writes() {
             counter.set(counter.get() + 64 * 1024);
             Ok(Bytes::from(vec![0; 64 * 1024]))
         });
-        let body = RequestBody::Stream { stream: Box::pin(stream), length: None };
+        let body = RequestBody::Stream {
+            stream: Box::pin(stream),
+            length: None,
+        };
         let upload = send(&upstream, &destination, head(Method::POST, "/"), body);
         let upload = tokio::time::timeout(Duration::from_millis(300), upload);
-        assert!(upload.await.is_err(), "an endless upload without an answer has no end");
+        assert!(
+            upload.await.is_err(),
+            "an endless upload without an answer has no end"
+        );
         assert!(sent.get() > 0);
         // Socket buffers of both sides (at most 6 + 4 MiB by default) and our own 400 KiB.
-        assert!(sent.get() < 16 << 20, "{} bytes were taken from the caller", sent.get());
+        assert!(
+            sent.get() < 16 << 20,
+            "{} bytes were taken from the caller",
+            sent.get()
+        );
 
         // Towards the caller: it reads one piece and no more.
         let counter = to_caller.clone();
@@ -216,7 +294,11 @@ fn who_does_not_read_holds_back_who_writes() {
         while std::mem::replace(&mut before, to_caller.get()) != to_caller.get() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert!(to_caller.get() < 16 << 20, "{} bytes were taken", to_caller.get());
+        assert!(
+            to_caller.get() < 16 << 20,
+            "{} bytes were taken",
+            to_caller.get()
+        );
     });
 }
 
@@ -257,8 +339,7 @@ fn an_upload_under_way_is_not_silence() {
             write(&mut stream, &ok("got it")).await;
         })
         .await;
-        let destination =
-            peer.destination_with(timeouts(|t, short| t.first_byte = 5 * short));
+        let destination = peer.destination_with(timeouts(|t, short| t.first_byte = 5 * short));
         let (feed, body) = fed_body(Some(20));
         tokio::task::spawn_local(async move {
             for _ in 0..20 {
@@ -266,8 +347,9 @@ fn an_upload_under_way_is_not_silence() {
                 feed.send(Bytes::from_static(b"x")).await.unwrap();
             }
         });
-        let mut answer =
-            send(&upstream(), &destination, head(Method::POST, "/"), body).await.unwrap();
+        let mut answer = send(&upstream(), &destination, head(Method::POST, "/"), body)
+            .await
+            .unwrap();
         assert_eq!(read(&mut answer.body).await.0, "got it");
     });
 }
@@ -296,7 +378,11 @@ fn a_drip_passes_and_a_stall_does_not() {
         });
     };
     check(30, |t| t.idle = Duration::from_millis(200), None); // 240 ms in all
-    check(10_000, |t| t.idle = Duration::from_millis(40), Some(AnswerError::IdleTimeout));
+    check(
+        10_000,
+        |t| t.idle = Duration::from_millis(40),
+        Some(AnswerError::IdleTimeout),
+    );
     let total: fn(&mut Timeouts) = |t| t.total = Some(Duration::from_millis(100));
     check(40, total, Some(AnswerError::TotalTimeout));
     check(10_000, total, Some(AnswerError::TotalTimeout));
@@ -310,7 +396,9 @@ fn a_target_that_cannot_be_reached_is_no_mystery() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             listener.local_addr().unwrap().port()
         };
-        let failure = get(&upstream, &destination("127.0.0.1", closed, |_| {})).await.unwrap_err();
+        let failure = get(&upstream, &destination("127.0.0.1", closed, |_| {}))
+            .await
+            .unwrap_err();
         assert_eq!(name(&failure), "connect, never carried out");
         assert_eq!(failure.kind.code(), Some("upstream-unreachable"));
         assert_eq!((failure.attempts, upstream.connections()), (0, 0));
@@ -338,7 +426,11 @@ fn who_leaves_closes_the_connection() {
             let ended = ended.clone();
             async move {
                 read_head(&mut stream).await;
-                write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").await;
+                write(
+                    &mut stream,
+                    "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc",
+                )
+                .await;
                 let _ = stream.read_u8().await;
                 ended.send(()).await.unwrap();
             }
@@ -355,7 +447,55 @@ fn who_leaves_closes_the_connection() {
         let (_feed, body) = fed_body(None);
         let destination = peer.destination();
         let upload = send(&upstream, &destination, head(Method::POST, "/"), body);
-        assert!(tokio::time::timeout(Duration::from_millis(40), upload).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(40), upload)
+                .await
+                .is_err()
+        );
         assert_eq!(upstream.connections(), 0);
     });
+}
+
+#[test]
+fn only_paths_are_asked_for() {
+    let check = |method: Method, target: &'static str, expect: bool| {
+        on_worker(async move {
+            let peer = Peer::start(|_, mut stream| async move {
+                read_head(&mut stream).await;
+                write(&mut stream, &ok("")).await;
+            })
+            .await;
+            let request = head(method.clone(), target);
+            let outcome = send(
+                &upstream(),
+                &peer.destination(),
+                request,
+                RequestBody::Empty,
+            )
+            .await;
+            match outcome {
+                Ok(_) => assert!(expect, "{method} {target}"),
+                Err(failure) => {
+                    assert!(!expect, "{method} {target}: {failure}");
+                    assert_eq!(name(&failure), "bad-target, never carried out");
+                }
+            }
+        });
+    };
+    check(Method::GET, "/", true);
+    check(Method::GET, "//evil.example/", true);
+    check(Method::OPTIONS, "*", true);
+    check(Method::GET, "*", false);
+    check(Method::CONNECT, "/", false);
+}
+
+#[test]
+fn an_exchange_in_flight_is_small() {
+    let (upstream, peer) = (upstream(), destination("127.0.0.1", 1, |_| {}));
+    let mut gate = open_gate;
+    let request = head(Method::GET, "/");
+    let exchange = upstream.send(&peer, request, RequestBody::Empty, &mut gate);
+    // One per request in flight, moved when it is spawned: what is rare is boxed.
+    let size = std::mem::size_of_val(&exchange);
+    assert!(size <= 3072, "{size} bytes");
 }

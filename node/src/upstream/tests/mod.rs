@@ -5,6 +5,7 @@ mod address;
 mod answers;
 mod breaker;
 mod exchange;
+mod http2;
 mod replay;
 mod retry;
 mod sharing;
@@ -23,13 +24,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::address::{GuardPolicy, PermitEntry};
-use super::tls::{TlsSettings, TlsSpec, Roots};
+use super::tls::{Roots, TlsSettings, TlsSpec};
 use super::*;
 use crate::body::RequestBody;
 
 /// Runs a test as a worker runs: one thread, local tasks.
 fn on_worker(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let limit = Duration::from_secs(60);
     let outcome = tokio::task::LocalSet::new()
         .block_on(&runtime, async { tokio::time::timeout(limit, test).await });
@@ -77,13 +81,19 @@ fn destination(
     change: impl FnOnce(&mut DestinationParts),
 ) -> Arc<Destination> {
     let loopback = || vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-    let permit = |network| PermitEntry { network, ports: vec![1024..=u16::MAX] };
+    let permit = |network| PermitEntry {
+        network,
+        ports: vec![1024..=u16::MAX],
+    };
     let guard = GuardPolicy {
         permit: loopback().into_iter().map(permit).collect(),
         allow_networks: loopback(),
         ..GuardPolicy::default()
     };
-    let spec = TlsSpec { roots: Roots::Unchecked, ..TlsSpec::default() };
+    let spec = TlsSpec {
+        roots: Roots::Unchecked,
+        ..TlsSpec::default()
+    };
     let mut parts = DestinationParts {
         scheme: Scheme::Http,
         host: Host::parse(host).unwrap(),
@@ -99,12 +109,22 @@ fn destination(
 }
 
 fn upstream() -> Upstream {
-    let pool = PoolSettings { reap_interval: Duration::from_millis(20), ..Default::default() };
-    Upstream::new(UpstreamSettings { pool, ..Default::default() })
+    let pool = PoolSettings {
+        reap_interval: Duration::from_millis(20),
+        ..Default::default()
+    };
+    Upstream::new(UpstreamSettings {
+        pool,
+        ..Default::default()
+    })
 }
 
 fn head(method: Method, target: &str) -> RequestHead {
-    RequestHead { method, target: target.parse().unwrap(), headers: HeaderMap::new() }
+    RequestHead {
+        method,
+        target: target.parse().unwrap(),
+        headers: HeaderMap::new(),
+    }
 }
 
 fn open_gate(_attempt: u32) -> Result<(), Infallible> {
@@ -127,7 +147,13 @@ async fn send(
 
 /// Sends a GET without a gate.
 async fn get(upstream: &Upstream, destination: &Arc<Destination>) -> Result<Answer, Failure> {
-    send(upstream, destination, head(Method::GET, "/"), RequestBody::Empty).await
+    send(
+        upstream,
+        destination,
+        head(Method::GET, "/"),
+        RequestBody::Empty,
+    )
+    .await
 }
 
 /// All of a body, and the error that ended it.
@@ -165,7 +191,10 @@ async fn write(stream: &mut TcpStream, text: &str) {
 }
 
 fn ok(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Waits until a condition holds.
@@ -179,7 +208,13 @@ async fn until(condition: impl Fn() -> bool) {
 fn fed_body(length: Option<u64>) -> (tokio::sync::mpsc::Sender<Bytes>, RequestBody) {
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
     let stream = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx).map(|p| p.map(Ok)));
-    (sender, RequestBody::Stream { stream: Box::pin(stream), length })
+    (
+        sender,
+        RequestBody::Stream {
+            stream: Box::pin(stream),
+            length,
+        },
+    )
 }
 
 /// A short name for a failure, with what may have happened.
@@ -196,7 +231,12 @@ fn name(failure: &Failure) -> String {
         FailureKind::Reset(_) => "reset",
         FailureKind::BadHttp(_) => "bad-http",
         FailureKind::BodyFromCaller(_) => "body-from-caller",
+        FailureKind::BadTarget => "bad-target",
     };
-    let maybe = if failure.maybe_carried_out { "maybe" } else { "never" };
+    let maybe = if failure.maybe_carried_out {
+        "maybe"
+    } else {
+        "never"
+    };
     format!("{kind}, {maybe} carried out")
 }

@@ -38,7 +38,9 @@ async fn stale_peer(stale: Stale) -> (Peer, Rc<Cell<usize>>) {
                 match stale {
                     Stale::OnReceipt => {}
                     Stale::ResetOnReceipt => {
-                        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                        socket2::SockRef::from(&stream)
+                            .set_linger(Some(Duration::ZERO))
+                            .unwrap();
                     }
                     Stale::HalfAnswered => write(&mut stream, "HTTP/1.1 200 OK\r\nx").await,
                     Stale::Interim => write(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n").await,
@@ -66,14 +68,19 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
                 Ok::<(), ()>(())
             };
             let request = head(method.clone(), "/");
-            let outcome = upstream.send(&destination, request, body(), &mut gate).await;
+            let outcome = upstream
+                .send(&destination, request, body(), &mut gate)
+                .await;
             let (got, attempts) = match outcome {
                 Ok(mut answer) => (read(&mut answer.body).await.0, answer.attempts),
                 Err(SendError::Failed(failure)) => (name(&failure), failure.attempts),
                 Err(SendError::Gate(())) => panic!("the gate is open"),
             };
             assert_eq!(got, expect, "{stale:?} {method}");
-            assert_eq!((attempts, requests.get()), (gates.get(), 1 + gates.get() as usize));
+            assert_eq!(
+                (attempts, requests.get()),
+                (gates.get(), 1 + gates.get() as usize)
+            );
         });
     };
     let empty: fn() -> RequestBody = || RequestBody::Empty;
@@ -152,8 +159,9 @@ fn a_connection_that_closed_while_idle_is_not_used() {
             until(|| upstream.connections() == 0).await;
             // A POST, which would not be replayed.
             let body = RequestBody::Full("abc".into());
-            let mut answer =
-                send(&upstream, &destination, head(Method::POST, "/"), body).await.unwrap();
+            let mut answer = send(&upstream, &destination, head(Method::POST, "/"), body)
+                .await
+                .unwrap();
             assert_eq!(read(&mut answer.body).await.0, "from 1");
             assert_eq!((answer.attempts, answer.reused), (1, false));
         });
@@ -178,7 +186,10 @@ fn a_request_that_was_not_written_is_sent_again_whatever_its_method() {
         let (upstream, destination) = (upstream(), peer.destination());
         let mut answer = get(&upstream, &destination).await.unwrap();
         let connection = peer.connections.get();
-        assert_eq!((read(&mut answer.body).await.0.as_str(), connection), ("from 0", 1));
+        assert_eq!(
+            (read(&mut answer.body).await.0.as_str(), connection),
+            ("from 0", 1)
+        );
         ends.recv().await.unwrap();
         let body = RequestBody::Full("abc".into());
         let request = head(Method::POST, "/");
@@ -196,10 +207,17 @@ fn the_gate_is_asked_for_every_attempt_and_can_refuse() {
             let (peer, requests) = stale_peer(Stale::OnReceipt).await;
             let (upstream, destination) = (upstream(), peer.destination());
             assert_eq!(get_text(&upstream, &destination).await.0, "from 0");
-            let mut gate = |attempt| if attempt == refuse_at { Err(attempt) } else { Ok(()) };
+            let mut gate = |attempt| {
+                if attempt == refuse_at {
+                    Err(attempt)
+                } else {
+                    Ok(())
+                }
+            };
             let request = head(Method::GET, "/");
-            let outcome =
-                upstream.send(&destination, request, RequestBody::Empty, &mut gate).await;
+            let outcome = upstream
+                .send(&destination, request, RequestBody::Empty, &mut gate)
+                .await;
             match outcome {
                 Err(SendError::Gate(attempt)) => assert_eq!(attempt, expect),
                 outcome => panic!("{outcome:?}"),

@@ -57,7 +57,12 @@ fn retry_after_is_read_in_all_its_forms() {
 #[test]
 fn backoff_doubles_up_to_its_most_and_is_random_below() {
     let check = |attempt, random, expect_ms| {
-        let wait = backoff(attempt, Duration::from_millis(100), Duration::from_secs(1), random);
+        let wait = backoff(
+            attempt,
+            Duration::from_millis(100),
+            Duration::from_secs(1),
+            random,
+        );
         assert_eq!(wait, Duration::from_millis(expect_ms), "{attempt} {random}");
     };
     check(1, 0.0, 0);

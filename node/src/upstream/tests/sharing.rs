@@ -25,9 +25,13 @@ fn only_equal_identities_share_a_connection() {
         });
     };
     check("the same", true, |_| {});
-    check("other timeouts", true, |parts| parts.timeouts.idle = Duration::from_secs(1));
+    check("other timeouts", true, |parts| {
+        parts.timeouts.idle = Duration::from_secs(1)
+    });
     check("another bound", true, |parts| parts.connections_max = 3);
-    check("another name", false, |parts| parts.host = Host::parse("localhost").unwrap());
+    check("another name", false, |parts| {
+        parts.host = Host::parse("localhost").unwrap()
+    });
     check("HTTP/2 allowed", false, |parts| parts.http2 = true);
     check("another permit", false, |parts| {
         Arc::make_mut(&mut parts.guard).permit.pop();
@@ -36,8 +40,10 @@ fn only_equal_identities_share_a_connection() {
         Arc::make_mut(&mut parts.guard).allow_networks.pop();
     });
     check("another forbidden network", false, |parts| {
-        Arc::make_mut(&mut parts.guard).never =
-            Never { networks: vec!["10.0.0.0/8".parse().unwrap()], sockets: vec![] };
+        Arc::make_mut(&mut parts.guard).never = Never {
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+            sockets: vec![],
+        };
     });
 }
 
@@ -69,14 +75,22 @@ fn idle_connections_age_and_close() {
                 }
             })
             .await;
-            let mut pool =
-                PoolSettings { reap_interval: Duration::from_millis(10), ..Default::default() };
+            let mut pool = PoolSettings {
+                reap_interval: Duration::from_millis(10),
+                ..Default::default()
+            };
             change(&mut pool);
-            let upstream = Upstream::new(UpstreamSettings { pool, ..Default::default() });
+            let upstream = Upstream::new(UpstreamSettings {
+                pool,
+                ..Default::default()
+            });
             get_text(&upstream, &peer.destination()).await;
             if kept {
                 assert_eq!(upstream.connections(), 1, "{fields}");
-                assert!(get_text(&upstream, &peer.destination()).await.1.reused, "{fields}");
+                assert!(
+                    get_text(&upstream, &peer.destination()).await.1.reused,
+                    "{fields}"
+                );
             } else {
                 until(|| upstream.connections() == 0).await;
             }
@@ -87,7 +101,11 @@ fn idle_connections_age_and_close() {
     check("keep-alive: timeout=1\r\n", |_| {}, false);
     check("keep-alive: timeout=0\r\n", |_| {}, false);
     check("connection: close\r\n", |_| {}, false);
-    check("", |pool| pool.idle_age_max = Duration::from_millis(30), false);
+    check(
+        "",
+        |pool| pool.idle_age_max = Duration::from_millis(30),
+        false,
+    );
     check("", |pool| pool.age_max = Duration::from_millis(30), false);
     check("", |pool| pool.idle_max = 0, false);
 }
@@ -131,7 +149,11 @@ fn the_bound_on_connections_holds_and_who_waits_is_served_in_order() {
                 while read_head(&mut stream).await.is_some() {
                     requests += 1;
                     // Every third answer ends the connection, so that places move on, too.
-                    let close = if requests == 3 { "connection: close\r\n" } else { "" };
+                    let close = if requests == 3 {
+                        "connection: close\r\n"
+                    } else {
+                        ""
+                    };
                     let text = format!("HTTP/1.1 200 OK\r\n{close}content-length: 1\r\n\r\nx");
                     write(&mut stream, &text).await;
                     if requests == 3 {
@@ -162,7 +184,12 @@ fn the_bound_on_connections_holds_and_who_waits_is_served_in_order() {
         }
         assert_eq!(order.borrow().len(), 40);
         // Two connections may finish in either order; nobody is overtaken by more than that.
-        let worst = order.borrow().iter().enumerate().map(|(at, number)| at.abs_diff(*number)).max();
+        let worst = order
+            .borrow()
+            .iter()
+            .enumerate()
+            .map(|(at, number)| at.abs_diff(*number))
+            .max();
         assert!(worst.unwrap() <= 4, "{:?}", order.borrow());
     });
 }
@@ -176,8 +203,14 @@ fn who_waits_too_long_or_in_too_long_a_line_is_told() {
             }
         })
         .await;
-        let pool = PoolSettings { waiters_max: 1, ..Default::default() };
-        let upstream = Upstream::new(UpstreamSettings { pool, ..Default::default() });
+        let pool = PoolSettings {
+            waiters_max: 1,
+            ..Default::default()
+        };
+        let upstream = Upstream::new(UpstreamSettings {
+            pool,
+            ..Default::default()
+        });
         let destination = peer.destination_with(|parts| {
             parts.connections_max = 1;
             parts.timeouts.connect = Duration::from_millis(50);
@@ -199,8 +232,14 @@ fn who_waits_too_long_or_in_too_long_a_line_is_told() {
 fn the_worker_has_a_bound_as_well() {
     on_worker(async {
         let (one, two) = (numbered().await, numbered().await);
-        let pool = PoolSettings { connections_max: 1, ..Default::default() };
-        let upstream = Upstream::new(UpstreamSettings { pool, ..Default::default() });
+        let pool = PoolSettings {
+            connections_max: 1,
+            ..Default::default()
+        };
+        let upstream = Upstream::new(UpstreamSettings {
+            pool,
+            ..Default::default()
+        });
         get_text(&upstream, &one.destination()).await;
         // The idle connection of another target makes room ...
         let held = get(&upstream, &two.destination()).await.unwrap();
