@@ -196,6 +196,10 @@ fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
             "all connections to the target are busy; try again shortly",
         )
         .header("retry-after", "1"),
+        FailureKind::BadTarget => EarlyEnd::new(
+            Code::MalformedRequest,
+            "the path and query cannot be sent as they are; percent-encode them",
+        ),
         FailureKind::BodyFromCaller(error) => inbound::broken(*error),
     };
     let mut end = end;
