@@ -42,6 +42,7 @@ pub fn routes() -> Vec<Route> {
         api::credentials::routes(),
         api::proxies::routes(),
         api::rules::routes(),
+        api::filters::routes(),
         api::records::routes(),
     ]
     .concat()

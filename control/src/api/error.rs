@@ -6,6 +6,7 @@
 
 use actix_web::http::StatusCode;
 use proto::id::RequestId;
+use proto::outcome::ERROR_PAGES;
 use proto::problem::Problem;
 use serde_json::{Map, Value, json};
 
@@ -118,7 +119,7 @@ impl Code {
                 "The first request with this key is still running",
             ),
             Self::TooManyAttempts => ("too-many-attempts", 429, "Too many wrong tokens"),
-            Self::Internal => ("internal", 500, "Something broke here"),
+            Self::Internal => ("internal-error", 500, "Something broke here"),
             Self::StoreUnavailable => (
                 "store-unavailable",
                 503,
@@ -241,9 +242,9 @@ impl Refusal {
     }
 }
 
-/// The `type` of a problem: a name, and a path below the documentation.
+/// The `type` of a problem: the page that explains the code.
 fn type_uri(code: &str) -> String {
-    format!("urn:requestrocket:errors:{code}")
+    format!("{ERROR_PAGES}{code}")
 }
 
 #[cfg(test)]
@@ -253,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_unique_errors_and_kebab_case() {
+    fn codes_are_unique_errors_with_a_page() {
         let mut seen = HashSet::new();
         for code in Code::ALL {
             let (text, status, title) = code.facts();
@@ -268,6 +269,9 @@ mod tests {
                 "{text}"
             );
             assert!(!title.is_empty());
+            let page = format!("../docs/errors/{text}.md");
+            let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+            assert!(page.exists(), "{text} has no page");
         }
     }
 

@@ -7,6 +7,7 @@ pub mod body;
 pub mod call;
 pub mod credentials;
 pub mod error;
+pub mod filters;
 pub mod health;
 pub mod idempotency;
 pub mod me;

@@ -42,6 +42,7 @@ pub fn add(schemas: &mut Schemas) {
     let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
     let attached = with(&[("parent_id", read_only(parent))]);
     extend(schemas, "Rule", "Rule", &attached);
+    extend(schemas, "Filter", "Filter", &attached);
     let once = json!({
         "type": "object",
         "description": "Only in the answer that creates the token",

@@ -5,6 +5,7 @@
 
 use std::sync::OnceLock;
 
+use proto::filter::Filter;
 use proto::org::{ApiToken, Org, Role};
 use proto::problem::Problem;
 use proto::record::Record;
@@ -44,6 +45,7 @@ fn build_schemas() -> Schemas {
     add::<ApiToken>(&mut schemas);
     add::<Role>(&mut schemas);
     add::<Rule>(&mut schemas);
+    add::<Filter>(&mut schemas);
     add::<Problem>(&mut schemas);
     add::<Record>(&mut schemas);
     own::add(&mut schemas);

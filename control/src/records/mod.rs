@@ -7,7 +7,7 @@
 mod query;
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::id::{OrgId, RequestId};
@@ -24,6 +24,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const DELETE_BATCH: i64 = 2_000;
 /// Records deleted by one call of [`Records::retain`]; the next call goes on.
 const DELETE_CALL_MAX: i64 = 200_000;
+
+/// How often old records are looked for.
+const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
 /// Columns that are searched, and the record as JSON.
 const CREATE: &str = "
@@ -227,6 +230,25 @@ impl Records {
             params![before_us, limit],
         )?;
         Ok(i64::try_from(went).unwrap_or(limit))
+    }
+}
+
+/// Keeps the store within its retention until it is dropped.
+pub async fn keep(records: Arc<Records>, retention: Retention) {
+    let mut tick = tokio::time::interval(RETAIN_EVERY);
+    loop {
+        tick.tick().await;
+        let records = records.clone();
+        let now_us = jiff::Timestamp::now().as_microsecond();
+        let task = tokio::task::spawn_blocking(move || records.retain(retention, now_us));
+        match task.await {
+            Ok(Ok(dropped)) if dropped > 0 => {
+                tracing::info!(dropped, "dropped {dropped} old records");
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "old records could not be dropped: {error}"),
+            Err(error) => tracing::error!(%error, "dropping old records broke off: {error}"),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod set;
 mod tests;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use media::{Kind, applies_to};
 pub use set::{Applied, ErrorBody, FilterError, FilterSet};
@@ -27,7 +28,7 @@ pub const PATHS_MAX: usize = 64;
 pub const NOTES_BYTES_MAX: usize = 4_096;
 
 /// One filter, as the API takes it and the store keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     /// `flt_…`; given by control, empty in a request that creates the filter.
@@ -51,7 +52,7 @@ pub struct Filter {
 }
 
 /// What a filter does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
     /// Keep only what the paths select (with all that is in it) and the containers around it.
@@ -61,7 +62,7 @@ pub enum Op {
 }
 
 /// Which body a filter applies to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// From target to caller.

@@ -1,4 +1,4 @@
-//! Rules hang on their objects, and belong to whoever may edit those.
+//! Rules and filters hang on their objects, and belong to whoever may edit those.
 
 use actix_web::http::Method;
 use serde_json::json;
@@ -158,5 +158,42 @@ async fn a_member_edits_the_policy_of_what_is_a_members() {
             before,
             "nothing changed"
         );
+    }
+}
+
+#[actix_web::test]
+async fn filters_live_as_rules_do() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let filter = json!({"op": "destroy", "paths": ["$.ssn"], "notes": "why"});
+    for (collection, id, member) in [
+        ("targets", &made.target, 403),
+        ("credentials", &made.injected, 403),
+        ("credentials", &made.key, 201),
+        ("proxies", &made.proxy, 201),
+    ] {
+        let all = format!("/orgs/acme/{collection}/{id}/filters");
+        api.post(Who::Member, &all, filter.clone()).await.is(member);
+        let made = api.post(Who::Admin, &all, filter.clone()).await.is(201);
+        let one = format!("{all}/{}", made.id());
+        assert_eq!(made.header("location"), Some(&*format!("/api/v1{one}")));
+        assert_eq!(made.body["parent_id"], id.as_str());
+        let patch = json!({"paths": ["$.ssn", "$.email"]});
+        let changed = api.patch(Who::Admin, &one, patch).await.is(200);
+        assert_eq!(changed.body["op"], "destroy");
+        assert_eq!(changed.body["paths"], json!(["$.ssn", "$.email"]));
+        let seen = api.get(Who::Viewer, &one).await.is(200);
+        assert!(seen.body.get("notes").is_none());
+        api.delete(Who::Admin, &one).await.is(204);
+    }
+    let all = format!("/orgs/acme/proxies/{}/filters", made.proxy);
+    for (filter, pointer) in [
+        (json!({"op": "destory", "paths": ["$.a"]}), "/op"),
+        (json!({"op": "destroy"}), "/paths"),
+        (json!({"op": "destroy", "paths": ["$.["]}), "/paths/0"),
+        (json!({"op": "destroy", "paths": ["$"]}), "/paths/0"),
+    ] {
+        let reply = api.post(Who::Admin, &all, filter.clone()).await.is(422);
+        assert_eq!(reply.faults()[0].0, pointer, "{filter}");
     }
 }
