@@ -44,7 +44,7 @@ enum Content {
     /// The length that a GET's body would have had, for the answer to a HEAD.
     Announced(u64),
     Full(Bytes),
-    Stream(AnswerBody),
+    Stream(Box<AnswerBody>),
 }
 
 /// Ends an exchange: builds the reply and gives it to the listener's handler.
@@ -190,7 +190,7 @@ impl MessageBody for ReplyBody {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then_some(Ok(bytes))
             }
-            Content::Stream(body) => match Pin::new(body).poll_next(cx) {
+            Content::Stream(body) => match Pin::new(&mut **body).poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(next) => next,
             },
@@ -217,7 +217,7 @@ impl Drop for ReplyBody {
             Content::Empty | Content::Announced(_) => closing.completed(),
             Content::Full(bytes) if bytes.is_empty() => closing.completed(),
             Content::Stream(body) if body.is_ended() => closing.completed(),
-            Content::Stream(body) => return closing.abandoned(body),
+            Content::Stream(body) => return closing.abandoned(*body),
             Content::Full(_) => {}
         }
         drop(closing);
