@@ -9,7 +9,8 @@ use crate::problem::Problem;
 use crate::rule::{Rule, RuleSet};
 use crate::target::Effect;
 
-/// Judges every scope that has a touched rule or filter; each problem with the operation that caused it.
+/// Judges every scope that has a touched rule or filter; each problem with the operation that
+/// caused it.
 pub(super) fn judge(
     objects: &Objects,
     touched: &BTreeMap<ObjectId, usize>,
