@@ -1,3 +1,5 @@
+//! Sealing: the RFC's vector, bindings, key rings, digests and issued keys.
+
 use hpke::aead::AesGcm128;
 
 use super::*;

@@ -9,7 +9,8 @@ use crate::problem::Problem;
 use crate::rule::{Rule, RuleSet};
 use crate::target::Effect;
 
-/// Judges every scope that has a touched rule or filter; each problem with the operation that caused it.
+/// Judges every scope that has a touched rule or filter; each problem with the operation that
+/// caused it.
 pub(super) fn judge(
     objects: &Objects,
     touched: &BTreeMap<ObjectId, usize>,
@@ -49,7 +50,7 @@ fn together(objects: &Objects, parent: ObjectId) -> Vec<Problem> {
     problems.retain(|problem| problem.pointer.is_empty());
     if filters > FILTERS_PER_SCOPE_MAX {
         let detail = format!("at most {FILTERS_PER_SCOPE_MAX} filters hang on one object");
-        problems.push(Problem::new("", "filters-too-many", detail));
+        problems.push(Problem::new("", "too-many-filters", detail));
     }
     problems
 }
