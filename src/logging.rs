@@ -62,7 +62,7 @@ pub fn install(
 /// Log lines do not need spans; without this every request would make ten for nobody.
 fn only_events(filter: EnvFilter) -> impl tracing_subscriber::layer::Filter<Registry> {
     use tracing_subscriber::filter::{FilterExt, filter_fn};
-    filter.and(filter_fn(tracing::Metadata::is_event))
+    filter.and(filter_fn(|metadata| metadata.is_event()))
 }
 
 fn provider() -> anyhow::Result<SdkTracerProvider> {

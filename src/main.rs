@@ -1,5 +1,6 @@
 //! The `requestrocket` binary: parse the command line, run what it says, exit with its code.
 
+mod bootstrap;
 mod cli;
 mod client;
 mod demo;

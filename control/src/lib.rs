@@ -1,1 +1,51 @@
-//! The control plane: REST API, versions, records.
+//! The control plane: a REST API over versioned configuration, and the records of requests.
+//!
+//! A call goes through `router` (host, token, organisation, role, body), a handler in `api`, and,
+//! for a write, `publish`. Handlers hold no rule of the model: those are in `proto`. Nothing here
+//! is on the path of a request through the gateway.
+
+pub mod api;
+pub mod config;
+pub mod openapi;
+pub mod operator;
+pub mod publish;
+pub mod records;
+pub mod route;
+pub mod router;
+pub mod state;
+pub mod throttle;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::{App, HttpServer};
+
+pub use config::ApiSettings;
+pub use openapi::openapi_json;
+pub use router::configure;
+pub use state::{Control, ControlDeps, Readiness};
+
+/// Threads that serve the API. Calls are few and short; the gateway needs the cores.
+const WORKERS: usize = 2;
+/// Longest wait for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long running calls may take when the process stops.
+const SHUTDOWN_SECONDS: u64 = 10;
+
+/// Serves the API on a bound listener: HTTP/1.1 on plain TCP. The caller awaits the server, and
+/// stops it through its handle; signals are the caller's.
+///
+/// # Errors
+/// The listener cannot be used.
+pub fn serve(listener: TcpListener, control: Arc<Control>) -> std::io::Result<Server> {
+    let server = HttpServer::new(move || App::new().configure(configure(control.clone())))
+        .workers(WORKERS)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .disable_signals()
+        .listen(listener)?
+        .run();
+    Ok(server)
+}

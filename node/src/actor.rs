@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, Context, Handler, Message, Recipient};
 use futures_util::FutureExt;
 use proto::outcome::{Code, EarlyEnd};
 use tracing::{Span, error};
@@ -22,7 +22,7 @@ use crate::flow::Exchange;
 use crate::metrics::Metrics;
 
 /// One stage of the pipeline. Its decision is a plain function; it does not know it is in an actor.
-pub trait Stage: Sized + 'static {
+pub trait Stage: Sized + Unpin + 'static {
     /// Which stage it is; gives its name and its place in timings and metrics.
     const KIND: StageKind;
 
@@ -33,66 +33,10 @@ pub trait Stage: Sized + 'static {
     fn decide(&mut self, exchange: &mut Exchange, now: Instant) -> Next;
 }
 
-/// The stages in the order in which a request meets them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum StageKind {
-    /// Permit, limits, find the proxy.
-    Receive,
-    /// Presented credential to identity.
-    Authenticate,
-    /// Rules of four scopes.
-    Authorize,
-    /// Spend tokens.
-    Limit,
-    /// Request filters, path join, header hygiene.
-    Prepare,
-    /// Remove the caller's secrets, add the target's.
-    Inject,
-    /// Send and await the answer's head.
-    Forward,
-    /// Response filters.
-    Filter,
-    /// Settle and record.
-    Record,
-    /// Head and body to the caller.
-    Respond,
-}
+pub use proto::record::Stage as StageKind;
 
 /// Number of stages.
-pub const STAGES: usize = 10;
-
-impl StageKind {
-    /// Every stage in order.
-    pub const ALL: [Self; STAGES] = [
-        Self::Receive,
-        Self::Authenticate,
-        Self::Authorize,
-        Self::Limit,
-        Self::Prepare,
-        Self::Inject,
-        Self::Forward,
-        Self::Filter,
-        Self::Record,
-        Self::Respond,
-    ];
-
-    /// The stage's name: of its file, its span and its metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Receive => "receive",
-            Self::Authenticate => "authenticate",
-            Self::Authorize => "authorize",
-            Self::Limit => "limit",
-            Self::Prepare => "prepare",
-            Self::Inject => "inject",
-            Self::Forward => "forward",
-            Self::Filter => "filter",
-            Self::Record => "record",
-            Self::Respond => "respond",
-        }
-    }
-}
+pub const STAGES: usize = StageKind::ALL.len();
 
 /// What follows a stage's decision.
 pub enum Next {
@@ -222,7 +166,7 @@ fn panicked(stage: StageKind, exchange: &Exchange) -> Next {
 }
 
 fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, span: Span, exits: Exits) {
-    let waiting = tracing::Instrument::instrument(AssertUnwindSafe(task(exchange)), span);
+    let waiting = AssertUnwindSafe(tracing::Instrument::instrument(task(exchange), span));
     actix_rt::spawn(async move {
         match waiting.catch_unwind().await {
             Ok((exchange, None)) => exits.go_on::<S>(exchange),
@@ -238,6 +182,8 @@ impl Exits {
     fn go_on<S: Stage>(&self, mut exchange: Box<Exchange>) {
         exchange.mark(S::KIND);
         let Some(next) = &self.next else {
+            // Behind the last stage there is only whoever waits for the reply.
+            crate::answer::reply(exchange);
             return;
         };
         if let Some((exchange, end)) = self.send(next, exchange, S::KIND) {

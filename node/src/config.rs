@@ -54,7 +54,7 @@ impl Default for GatewaySettings {
             requests_in_flight_max: 10_000,
             mailbox_capacity: 1_024,
             connections_max: 25_000,
-            head_bytes_max: 65_536,
+            head_bytes_max: 65_535,
             head_timeout_ms: 10_000,
             body_idle_timeout_ms: 60_000,
             keep_alive_ms: 75_000,

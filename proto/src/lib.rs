@@ -1,21 +1,36 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`,
-//! `target`, `credential`, `proxy`), what checks it (`checks`, `hosts`, `problem`), how a request
-//! is judged (`path`, `query`, `body_view`, `rule`), and where it all lives (`store`).
+//! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
+//! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
+//! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
+//! `store`), and what is told of each request (`record`, `wire`).
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
 pub mod body_view;
 pub mod checks;
 pub mod credential;
+pub mod event_stream;
+pub mod filter;
 pub mod hosts;
 pub mod id;
+pub mod json_path;
+pub mod json_text;
+pub mod keys;
+pub mod meter;
 pub mod object;
 pub mod org;
+pub mod outcome;
 pub mod path;
+pub mod policy;
 pub mod problem;
 pub mod proxy;
 pub mod query;
+pub mod record;
+pub mod retired;
 pub mod rule;
+pub mod seal;
 pub mod store;
 pub mod target;
+pub mod tree;
 pub mod version;
+pub mod wire;

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::credential::{Credential, SecretState};
-use crate::id::{CredentialId, Id, Kind, OrgId, ProxyId, TargetId, TokenId};
+use crate::filter::Filter;
+use crate::id::{CredentialId, FilterId, Id, Kind, OrgId, ProxyId, RuleId, TargetId, TokenId};
 use crate::org::{ApiToken, Org};
 use crate::problem::Problem;
 use crate::proxy::Proxy;
+use crate::rule::Rule;
 use crate::target::Target;
 
 /// The id of any configuration object, whatever its kind.
@@ -27,6 +29,10 @@ pub enum ObjectId {
     Credential(CredentialId),
     /// A proxy.
     Proxy(ProxyId),
+    /// A rule.
+    Rule(RuleId),
+    /// A filter.
+    Filter(FilterId),
 }
 
 impl fmt::Display for ObjectId {
@@ -37,6 +43,8 @@ impl fmt::Display for ObjectId {
             Self::Target(id) => id.fmt(f),
             Self::Credential(id) => id.fmt(f),
             Self::Proxy(id) => id.fmt(f),
+            Self::Rule(id) => id.fmt(f),
+            Self::Filter(id) => id.fmt(f),
         }
     }
 }
@@ -59,6 +67,8 @@ impl FromStr for ObjectId {
             Some("tgt") => parse(text, Self::Target),
             Some("crd") => parse(text, Self::Credential),
             Some("prx") => parse(text, Self::Proxy),
+            Some("rul") => parse(text, Self::Rule),
+            Some("flt") => parse(text, Self::Filter),
             _ => None,
         }
         .ok_or_else(|| ObjectIdError(crate::checks::printable(text)))
@@ -109,6 +119,20 @@ pub enum Body {
     Credential(StoredCredential),
     /// A proxy.
     Proxy(Proxy),
+    /// A rule of one scope.
+    Rule(Attached<Rule>),
+    /// A filter of one scope.
+    Filter(Attached<Filter>),
+}
+
+/// Policy that hangs on one object, its scope, and goes with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attached<T> {
+    /// The scope: a credential of either kind, a proxy or a target; cannot change.
+    pub parent: ObjectId,
+    /// What hangs on it.
+    pub spec: T,
 }
 
 /// An API token with the keyed digest of its secret.
@@ -144,6 +168,35 @@ impl Body {
             Self::Target(target) => target.validate(),
             Self::Credential(stored) => stored.credential.validate(),
             Self::Proxy(proxy) => proxy.validate(),
+            Self::Rule(rule) => rule.spec.validate(),
+            Self::Filter(filter) => filter.spec.validate(),
         }
+    }
+
+    /// The scope that this object hangs on, if it is policy.
+    pub fn parent(&self) -> Option<ObjectId> {
+        match self {
+            Self::Rule(rule) => Some(rule.parent),
+            Self::Filter(filter) => Some(filter.parent),
+            Self::Org(_)
+            | Self::Token(_)
+            | Self::Target(_)
+            | Self::Credential(_)
+            | Self::Proxy(_) => None,
+        }
+    }
+
+    /// Whether it is what its id says.
+    pub fn is_named_by(&self, id: ObjectId) -> bool {
+        matches!(
+            (id, self),
+            (ObjectId::Org(_), Self::Org(_))
+                | (ObjectId::Token(_), Self::Token(_))
+                | (ObjectId::Target(_), Self::Target(_))
+                | (ObjectId::Credential(_), Self::Credential(_))
+                | (ObjectId::Proxy(_), Self::Proxy(_))
+                | (ObjectId::Rule(_), Self::Rule(_))
+                | (ObjectId::Filter(_), Self::Filter(_))
+        )
     }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
-use proto::filter::{ErrorBody, FilterSet, MediaKind};
+use proto::filter::{ErrorBody, FilterSet, Kind};
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::{ErrorBodies, ForeignUrls, RewriteUrls};
 use tracing::Span;
@@ -122,8 +122,8 @@ fn treatment(answer: &Answer, proxy: &CompiledProxy) -> Result<Treatment, EarlyE
             ErrorBodies::Filter => Treatment::Filter { error: true },
         });
     }
-    match proto::filter::media_kind(content_type(&answer.headers)) {
-        MediaKind::Json => Ok(Treatment::Filter { error: false }),
+    match proto::filter::applies_to(content_type(&answer.headers)) {
+        Kind::Json => Ok(Treatment::Filter { error: false }),
         _ => Err(EarlyEnd::new(
             Code::FilterNotJson,
             "filters apply to this proxy and the target's answer is not JSON \
@@ -163,7 +163,7 @@ fn filter_body(mut answer: Answer, job: Job) -> Next {
                 (Outbound::Stream(body), Some(reply)) => tokio::select! {
                     biased;
                     () = reply.closed() => Err(inbound::gone()),
-                    read = read(body, job.bytes_max) => read,
+                    read = read(*body, job.bytes_max) => read,
                 },
                 (Outbound::Full(bytes), _) => Ok(bytes),
                 (_, _) => Ok(Bytes::new()),
@@ -238,9 +238,8 @@ fn apply(
             Err(_) => ErrorBody::Blank,
         };
         return Ok(match outcome {
-            ErrorBody::Filtered(applied) => {
-                exchange.notes.filters_changed.extend(applied.changed);
-                answer.body = Outbound::Full(applied.body.into());
+            ErrorBody::Filtered(body) => {
+                answer.body = Outbound::Full(body.into());
                 answer
             }
             ErrorBody::Pass => {
@@ -252,9 +251,14 @@ fn apply(
     }
     let body = decoded.map_err(|error| not_json(error.to_string()))?;
     let applied = job.filters.apply(&body).map_err(|error| not_json(error.to_string()))?;
-    exchange.notes.filters_changed.extend(applied.changed);
+    exchange.notes.filters_changed.extend(ids(&applied.changed));
     answer.body = Outbound::Full(applied.body.into());
     Ok(answer)
+}
+
+/// The ids of filters, for the record.
+fn ids(changed: &[Arc<str>]) -> impl Iterator<Item = proto::id::FilterId> {
+    changed.iter().filter_map(|id| id.parse().ok())
 }
 
 /// The answer with its body replaced by a problem document that keeps the target's status.

@@ -114,7 +114,7 @@ fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer
         status: answer.status,
         headers: answer.headers,
         announced_length: None,
-        body: Outbound::Stream(answer.body),
+        body: Outbound::Stream(Box::new(answer.body)),
     });
 }
 
@@ -196,6 +196,10 @@ fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
             "all connections to the target are busy; try again shortly",
         )
         .header("retry-after", "1"),
+        FailureKind::BadTarget => EarlyEnd::new(
+            Code::MalformedRequest,
+            "the path and query cannot be sent as they are; percent-encode them",
+        ),
         FailureKind::BodyFromCaller(error) => inbound::broken(*error),
     };
     let mut end = end;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
+use proto::id::FilterId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
 use tracing::Span;
@@ -93,7 +94,7 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
             let applied = filters.apply(bytes);
             return match applied {
                 Ok(applied) => {
-                    replace_body(exchange, applied.body.into(), applied.changed);
+                    replace_body(exchange, applied.body.into(), &applied.changed);
                     Next::Continue
                 }
                 Err(error) => not_filterable(&error).into(),
@@ -105,7 +106,7 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
     inbound::buffer(bytes_max, move |exchange, buffered| match buffered {
         Buffered::Whole(bytes) => match filters.apply(&bytes) {
             Ok(applied) => {
-                replace_body(exchange, applied.body.into(), applied.changed);
+                replace_body(exchange, applied.body.into(), &applied.changed);
                 None
             }
             Err(error) => Some(not_filterable(&error)),
@@ -114,9 +115,10 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
     })
 }
 
-fn replace_body(exchange: &mut Exchange, body: Bytes, changed: Vec<String>) {
+fn replace_body(exchange: &mut Exchange, body: Bytes, changed: &[Arc<str>]) {
     exchange.body = Inbound::Buffered(body);
-    exchange.notes.filters_changed.extend(changed);
+    let ids = changed.iter().filter_map(|id| id.parse::<FilterId>().ok());
+    exchange.notes.filters_changed.extend(ids);
     if let Some(outgoing) = &mut exchange.outgoing {
         for name in ["content-md5", "content-digest", "digest", "repr-digest"] {
             outgoing.headers.remove(HeaderName::from_static(name));

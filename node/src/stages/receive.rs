@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
+use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -183,9 +183,10 @@ impl Stage for Receive {
         if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
             exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
         }
-        match exchange.request.split_proxy_key() {
-            Some(key) => {
-                exchange.proxy = exchange.snapshot.find(key);
+        let found = exchange.request.split_proxy_key().map(|key| exchange.snapshot.find(key));
+        match found {
+            Some(proxy) => {
+                exchange.proxy = proxy;
                 exchange.notes.path = exchange.request.rest();
                 exchange.notes.query = exchange.request.query.clone();
                 Next::Continue

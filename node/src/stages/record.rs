@@ -225,9 +225,10 @@ impl Drop for Closing {
         record.total_us = us;
         record.request_bytes = self.request_bytes.get();
         record.response_bytes = self.response_bytes;
-        record.upstream_response_bytes = self.upstream_bytes.max(self.response_bytes);
-        record.upstream_request_bytes =
-            if record.attempts > 0 { record.request_bytes } else { 0 };
+        if record.attempts > 0 {
+            record.upstream_request_bytes = record.request_bytes;
+            record.upstream_response_bytes = self.upstream_bytes.max(self.response_bytes);
+        }
         if left {
             record.client_aborted = true;
             record.code = Code::ClientAborted.as_str().to_owned();

@@ -18,7 +18,7 @@ use proto::path::PathOptions;
 use proto::proxy::Proxy;
 use proto::retired::Retired;
 use proto::rule::{Rule, RuleSet};
-use proto::seal::{DigestKey, Keyring};
+use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
 use proto::target::{BaseUrl, Target, Timeouts};
 
@@ -392,7 +392,7 @@ impl OrgCompiler<'_> {
             return Ok(None);
         }
         let [first, second, third, fourth] = &scopes;
-        FilterSet::compile([first, second, third, fourth])
+        FilterSet::compile([first, second, third, fourth], direction)
             .map(|set| Some(Arc::new(set)))
             .map_err(|problems| joined(&problems))
     }

@@ -3,7 +3,15 @@
 //! Two implementations exist, `embedded` (SQLite, one machine) and `etcd` (clusters); one contract
 //! suite (`tests/store`) runs the same cases on both. Every call has a deadline, every answer
 //! carries the store's revision, and an unknown outcome is an error kind of its own: the caller
-//! reads back what identifies its write instead of retrying blindly.
+//! reads back what identifies its write instead of retrying blindly. What either store would refuse
+//! is refused by both in the same words ([`limits`]), so that code tried on one runs on the other.
+
+pub mod embedded;
+pub mod etcd;
+pub mod follow;
+pub mod limits;
+pub mod load;
+mod span;
 
 use std::fmt;
 use std::future::Future;
@@ -11,6 +19,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+pub use limits::{TXN_BYTES_MAX, TXN_OPS_MAX};
 
 /// A store revision: grows by one with every transaction that changes at least one key.
 ///
@@ -68,16 +78,18 @@ pub struct Range {
     pub prefix: String,
     /// Only keys that sort after this one: the `last key` of the page before.
     pub after: Option<String>,
-    /// At most so many keys; a page may hold fewer to stay under the store's message limit.
+    /// At most so many keys, at least one; a page may hold fewer to stay under the store's message
+    /// limit.
     pub limit: usize,
-    /// Read as of this revision (pages of one listing); `None` reads the newest.
+    /// Read as of this revision (pages of one listing); `None` reads the newest. A revision that
+    /// the store has not reached yet is [`StoreError::Invalid`].
     pub at: Option<Revision>,
 }
 
 /// One page of a [`Store::range`], in key order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The store's revision: pass it as [`Range::at`] for the following pages.
+    /// The revision the page was read at: pass it as [`Range::at`] for the following pages.
     pub revision: Revision,
     /// Keys in ascending byte order.
     pub items: Vec<KeyValue>,
@@ -127,7 +139,8 @@ impl Op {
 
 /// Compares, then changes; or, when a compare fails, reads. Atomic either way.
 ///
-/// At most [`TXN_OPS_MAX`] entries in each list; a key may be named by one op only.
+/// At most [`TXN_OPS_MAX`] entries in each list; a key may be named by one op only. Key and value
+/// sizes are bounded, see [`limits`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     /// All must hold.
@@ -137,12 +150,6 @@ pub struct Txn {
     /// Keys read when they do not, in the same trip.
     pub or_read: Vec<String>,
 }
-
-/// Entries allowed in each list of a [`Txn`] (etcd's default is 128; we leave room).
-pub const TXN_OPS_MAX: usize = 120;
-
-/// Largest value and largest sum of values of one transaction, in bytes (etcd: 1.5 MiB a request).
-pub const TXN_BYTES_MAX: usize = 1_400_000;
 
 /// What became of a [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,10 +185,13 @@ pub struct Change {
 
 /// An open watch: a stream of changes in revision order.
 ///
-/// Ends with an error when the connection breaks or the start was compacted; it never resumes by
-/// itself. The owner lists again and opens a new watch from the list's revision + 1.
+/// Ends with an error when the connection breaks or when the changes it still has to deliver were
+/// compacted (also when that was so from the start); it never resumes by itself. The owner lists
+/// again and opens a new watch from the list's revision + 1. A start that the store has not reached
+/// yet is waited for in silence: the list before it would have shown a store that went back.
 pub trait Watch: Send {
-    /// The next change; waits for it. After an error every further call returns an error.
+    /// The next change; waits for it. After an error every further call returns an error. The
+    /// future may be dropped at any time without losing a change.
     fn next(&mut self) -> StoreFuture<'_, Change>;
 }
 
@@ -195,7 +205,7 @@ pub struct Lease {
 }
 
 /// Why a store call failed. The kinds are what a caller must tell apart.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Nothing was done: the store could not be reached. Safe to try again.
     #[error("the store is unavailable: {0}")]
@@ -255,6 +265,10 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a lease now and deletes the keys under it.
     fn revoke_lease(&self, lease: LeaseId) -> StoreFuture<'_, ()>;
 
-    /// Forgets history below a revision; current values stay.
+    /// Forgets history below a revision; current values stay. Does nothing when that is done.
     fn compact(&self, revision: Revision) -> StoreFuture<'_, ()>;
+
+    /// Tells the store that its present connection delivers stale or no data though calls succeed,
+    /// so that following calls and watches try another endpoint where there is one.
+    fn prefer_another(&self) {}
 }

@@ -1,0 +1,248 @@
+//! What a handler is handed: who calls, where, with what, all of it checked before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix_web::http::header::{self, HeaderMap, HeaderName};
+use proto::id::OrgId;
+use proto::org::Role;
+use proto::tree::OrgConfig;
+use serde_json::Value;
+
+use super::error::Refusal;
+use super::objects::View;
+use super::page::PageRequest;
+use super::precondition::{Condition, Weak};
+use crate::operator::Caller;
+use crate::publish::Idempotency;
+use crate::state::{Control, OrgName};
+
+/// A call by a known caller.
+#[derive(Clone)]
+pub struct Call {
+    /// What serves it.
+    pub control: Arc<Control>,
+    /// Whose token it holds.
+    pub caller: Caller,
+    /// What it asks for.
+    pub request: Request,
+}
+
+/// A call within an organisation that the caller belongs to, or operates.
+#[derive(Clone)]
+pub struct OrgCall {
+    /// What serves it.
+    pub control: Arc<Control>,
+    /// Whose token it holds.
+    pub caller: Caller,
+    /// The caller's role in this organisation.
+    pub role: Role,
+    /// The organisation.
+    pub org: OrgName,
+    /// What it asks for.
+    pub request: Request,
+}
+
+impl OrgCall {
+    /// The organisation's id.
+    pub fn org_id(&self) -> OrgId {
+        self.org.id
+    }
+
+    /// The organisation's configuration as last seen; empty before its first version.
+    ///
+    /// # Errors
+    /// The organisation is being made or removed.
+    pub fn config(&self) -> Result<Arc<OrgConfig>, Refusal> {
+        self.control
+            .config(self.org.id)
+            .ok_or_else(Refusal::not_found)
+    }
+
+    /// What answers are made from.
+    pub fn view(&self) -> View<'_> {
+        View {
+            control: &self.control,
+            role: self.role,
+        }
+    }
+
+    /// Refuses a caller below a role.
+    ///
+    /// # Errors
+    /// 403, naming what needs the role.
+    pub fn require(&self, role: Role, what: &str) -> Result<(), Refusal> {
+        require(self.role, role, what)
+    }
+}
+
+/// Refuses a role that is too low.
+///
+/// # Errors
+/// 403, naming what needs the role.
+pub fn require(has: Role, needs: Role, what: &str) -> Result<(), Refusal> {
+    if has >= needs {
+        return Ok(());
+    }
+    let (has, needs) = (
+        crate::openapi::role_name(has),
+        crate::openapi::role_name(needs),
+    );
+    Err(Refusal::forbidden(format!(
+        "{what} needs role {needs}; this token has role {has}"
+    )))
+}
+
+/// The parts of a request that handlers look at.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Variable parts of the path, by name.
+    pub path: BTreeMap<&'static str, String>,
+    /// Query parameters.
+    pub query: Query,
+    /// `If-Match`.
+    pub if_match: Option<Condition>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<Condition>,
+    /// `Idempotency-Key`, as the publisher remembers it with the version.
+    pub idempotency: Option<Idempotency>,
+    /// The body; null when the route takes none.
+    pub body: Value,
+}
+
+impl Request {
+    /// A variable part of the path.
+    pub fn part(&self, name: &str) -> &str {
+        // The router fills every part of the route's path, so the default is never taken.
+        self.path.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// An id in the path.
+    ///
+    /// # Errors
+    /// 404: a text that is no id names nothing.
+    pub fn id<T: std::str::FromStr>(&self, name: &str) -> Result<T, Refusal> {
+        self.part(name).parse().map_err(|_| Refusal::not_found())
+    }
+
+    /// Which page is asked for.
+    ///
+    /// # Errors
+    /// See [`PageRequest::parse`].
+    pub fn page(&self) -> Result<PageRequest, Refusal> {
+        PageRequest::parse(self.query.get("limit"), self.query.get("cursor"))
+    }
+}
+
+/// Query parameters, each at most once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query(BTreeMap<String, String>);
+
+impl Query {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// A parameter that the route does not know, or one given twice.
+    pub fn parse(text: &str, known: &[&str]) -> Result<Self, Refusal> {
+        let mut parameters = BTreeMap::new();
+        for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
+            if !known.contains(&&*name) {
+                let name = proto::checks::printable(&name);
+                let detail = match super::shape::nearest(&name, known.iter().copied()) {
+                    Some(near) => format!("is not known here; did you mean `{near}`?"),
+                    None if known.is_empty() => "is not known here; none is".to_owned(),
+                    None => format!("is not known here; known are {}", known.join(", ")),
+                };
+                return Err(Refusal::parameter(&name, detail));
+            }
+            let twice = parameters.insert(name.to_string(), value.into_owned());
+            if twice.is_some() {
+                return Err(Refusal::parameter(&name, "is given twice"));
+            }
+        }
+        Ok(Self(parameters))
+    }
+
+    /// The value of a parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value of a parameter, parsed.
+    ///
+    /// # Errors
+    /// 400, with `expected` in its words.
+    pub fn parsed<T: std::str::FromStr>(
+        &self,
+        name: &str,
+        expected: &str,
+    ) -> Result<Option<T>, Refusal> {
+        self.get(name)
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| Refusal::parameter(name, format!("must be {expected}")))
+            })
+            .transpose()
+    }
+}
+
+/// Reads the two preconditions of a request.
+///
+/// # Errors
+/// A header that is no list of entity tags.
+pub fn conditions(headers: &HeaderMap) -> Result<(Option<Condition>, Option<Condition>), Refusal> {
+    let read = |name: &HeaderName, word: &'static str, weak: Weak| {
+        single(headers, name, word)?
+            .map(|value| Condition::parse(word, value, weak))
+            .transpose()
+    };
+    Ok((
+        read(&header::IF_MATCH, "If-Match", Weak::Never)?,
+        read(&header::IF_NONE_MATCH, "If-None-Match", Weak::Counts)?,
+    ))
+}
+
+/// The value of a header that may be given once.
+///
+/// # Errors
+/// It is given twice, or is no text.
+pub fn single<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+    word: &str,
+) -> Result<Option<&'h str>, Refusal> {
+    let mut values = headers.get_all(name);
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(Refusal::parameter(word, "is given twice"));
+    }
+    value
+        .map(|value| {
+            value
+                .to_str()
+                .map_err(|_| Refusal::parameter(word, "holds something else than ASCII text"))
+        })
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_doubled_parameters_are_refused() {
+        for (text, good) in [
+            ("", true),
+            ("limit=5&cursor=x", true),
+            ("limt=5", false),
+            ("limit=5&limit=6", false),
+            ("a%20b=1", false),
+        ] {
+            assert_eq!(
+                Query::parse(text, &["limit", "cursor"]).is_ok(),
+                good,
+                "{text}"
+            );
+        }
+    }
+}

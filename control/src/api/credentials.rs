@@ -1,0 +1,391 @@
+//! Credentials of both kinds. A secret goes in and never comes out, but for a key that the gateway
+//! generates, which the answer to its creation or rotation holds once.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use proto::credential::{AuthType, Credential, CredentialKind, SecretInput};
+use proto::id::CredentialId;
+use proto::object::{Body, Object, ObjectId, StoredCredential};
+use proto::org::Role;
+use proto::problem::Problem;
+use proto::seal::{NewSecret, issue_key};
+use proto::tree::{OrgConfig, SecretChange};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use super::answer::{Answer, Content};
+use super::call::{OrgCall, require};
+use super::error::Refusal;
+use super::objects::{self, Edit, Manner, Resource, Rights, View};
+use super::{shape, write};
+use crate::openapi::schemas;
+use crate::route::{Gives, Need, Parameter, Route, Takes, Verb};
+
+/// Longest overlap of a rotation: 30 days.
+const OVERLAP_MS_MAX: u64 = 30 * 86_400_000;
+
+/// The resource.
+pub enum Credentials {}
+
+impl Resource for Credentials {
+    type Model = Credential;
+    const COLLECTION: &'static str = "credentials";
+    const SCHEMA: &'static str = "CredentialInput";
+    const BESIDE: &'static [&'static str] = &["secret"];
+
+    fn fresh_id() -> ObjectId {
+        ObjectId::Credential(CredentialId::new())
+    }
+
+    fn span() -> RangeInclusive<ObjectId> {
+        let end = |bits| ObjectId::Credential(CredentialId::from_bits(bits));
+        end(0)..=end(u128::MAX)
+    }
+
+    fn model(body: &Body) -> Option<&Credential> {
+        match body {
+            Body::Credential(stored) => Some(&stored.credential),
+            _ => None,
+        }
+    }
+
+    fn with_model(body: &Body, model: Credential) -> Body {
+        match body {
+            Body::Credential(stored) => Body::Credential(StoredCredential {
+                credential: model,
+                ..stored.clone()
+            }),
+            other => other.clone(),
+        }
+    }
+
+    fn validate(model: &Credential) -> Vec<Problem> {
+        let mut model = model.clone();
+        model.complete();
+        model.validate()
+    }
+
+    fn decorate(shown: &mut Map<String, Value>, _view: &View<'_>, object: &Object) {
+        let Body::Credential(stored) = &object.body else {
+            return;
+        };
+        if !stored.credential.has_secret() {
+            return;
+        }
+        let secret = match &stored.secret {
+            None => json!({ "state": "missing" }),
+            Some(secret) => json!({
+                "state": "active",
+                "set_at": secret.set_at,
+                "generation": secret.generation,
+                "hint": secret.hint,
+            }),
+        };
+        shown.insert("secret".into(), secret);
+    }
+
+    fn guard(rights: &Rights, edit: &Edit<'_, Credential>) -> Result<(), Refusal> {
+        for credential in [edit.before, edit.after].into_iter().flatten() {
+            if credential.kind == CredentialKind::Target {
+                require(rights.role, Role::Admin, "a target credential")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const ALL: &str = "/orgs/{org}/credentials";
+const ONE: &str = "/orgs/{org}/credentials/{id}";
+const ROTATE: &str = "/orgs/{org}/credentials/{id}/rotate";
+const KIND: &[Parameter] = &[("kind", "`proxy` or `target`; both when absent")];
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    let (viewer, by_kind) = (Need::Role(Role::Viewer), Need::CredentialKind);
+    let made = (
+        "create_credential",
+        "Create a credential; without `secret` a key is generated and shown once",
+    );
+    let rotated = (
+        "rotate_credential",
+        "Replace the secret, with an overlap for proxy credentials",
+    );
+    let input = "CredentialInput";
+    vec![
+        Route::org(
+            Verb::Get,
+            ALL,
+            ("list_credentials", "List credentials"),
+            viewer,
+            list,
+        )
+        .gives(Gives::List("Credential"))
+        .parameters(KIND),
+        Route::org(Verb::Post, ALL, made, by_kind, create)
+            .takes(Takes::Body(input))
+            .gives(Gives::Created("Credential")),
+        Route::org(
+            Verb::Get,
+            ONE,
+            ("get_credential", "Read a credential"),
+            viewer,
+            get,
+        )
+        .gives(Gives::One("Credential")),
+        Route::org(
+            Verb::Patch,
+            ONE,
+            ("update_credential", "Change a credential"),
+            by_kind,
+            update,
+        )
+        .takes(Takes::MergePatch(input))
+        .gives(Gives::One("Credential")),
+        Route::org(
+            Verb::Put,
+            ONE,
+            ("replace_credential", "Replace a credential"),
+            by_kind,
+            replace,
+        )
+        .takes(Takes::Body(input))
+        .gives(Gives::One("Credential")),
+        Route::org(
+            Verb::Delete,
+            ONE,
+            ("delete_credential", "Delete a credential"),
+            by_kind,
+            delete,
+        ),
+        Route::org(Verb::Post, ROTATE, rotated, by_kind, rotate)
+            .takes(Takes::Optional("Rotation"))
+            .gives(Gives::One("Credential")),
+    ]
+}
+
+async fn list(call: OrgCall) -> Result<Answer, Refusal> {
+    let kind = match call.request.query.get("kind") {
+        None => None,
+        Some("proxy") => Some(CredentialKind::Proxy),
+        Some("target") => Some(CredentialKind::Target),
+        Some(_) => return Err(Refusal::parameter("kind", "must be `proxy` or `target`")),
+    };
+    objects::list::<Credentials>(&call, |_, credential| {
+        kind.is_none_or(|kind| credential.kind == kind)
+    })
+}
+
+async fn get(call: OrgCall) -> Result<Answer, Refusal> {
+    objects::get::<Credentials>(&call)
+}
+
+async fn create(call: OrgCall) -> Result<Answer, Refusal> {
+    // Told before anything about the document, like the role of every other route.
+    if call.request.body.get("kind").and_then(Value::as_str) == Some("target") {
+        call.require(Role::Admin, "a target credential")?;
+    }
+    let credential =
+        objects::parse::<Credentials>(call.request.body.clone()).map_err(Refusal::invalid)?;
+    let given = call.request.body.get("secret").cloned();
+    let secret = Secret::new(&credential, given, Absent::Generates).map_err(|mut problems| {
+        problems.extend(Credentials::validate(&credential));
+        Refusal::invalid(problems)
+    })?;
+    let prepared = secret.prepare(&call, &credential);
+    let body = Body::Credential(StoredCredential {
+        credential,
+        secret: None,
+        previous: Vec::new(),
+    });
+    let mut answer = write::create_with::<Credentials>(&call, body, prepared).await?;
+    secret.show_once(&mut answer);
+    Ok(answer)
+}
+
+async fn update(call: OrgCall) -> Result<Answer, Refusal> {
+    change(call, Manner::Merge).await
+}
+
+async fn replace(call: OrgCall) -> Result<Answer, Refusal> {
+    change(call, Manner::Replace).await
+}
+
+async fn change(mut call: OrgCall, manner: Manner) -> Result<Answer, Refusal> {
+    let current = current(&call, &*call.config()?)?;
+    guard_kind(&call, &current)?;
+    let given = match &mut call.request.body {
+        Value::Object(fields) => fields.shift_remove("secret"),
+        _ => None,
+    };
+    let secret = match given {
+        None => SecretChange::Keep,
+        Some(given) => {
+            // The credential as it will be: where a secret stands does not change its form.
+            let secret = Secret::new(&current.credential, Some(given), Absent::IsAFault)
+                .map_err(Refusal::invalid)?;
+            match secret.prepare(&call, &current.credential) {
+                Some(secret) => SecretChange::Set {
+                    secret,
+                    old_until: None,
+                },
+                None => SecretChange::Keep,
+            }
+        }
+    };
+    write::change_with::<Credentials>(&call, manner, secret).await
+}
+
+async fn delete(call: OrgCall) -> Result<Answer, Refusal> {
+    write::delete::<Credentials>(&call).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotation {
+    #[serde(default)]
+    secret: Option<Value>,
+    #[serde(default)]
+    overlap_ms: u64,
+}
+
+async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
+    let current = current(&call, &*call.config()?)?;
+    guard_kind(&call, &current)?;
+    let rotation: Rotation =
+        shape::parse(schemas(), "Rotation", call.request.body.clone()).map_err(Refusal::invalid)?;
+    let mut problems = Vec::new();
+    if rotation.overlap_ms > OVERLAP_MS_MAX {
+        let detail = format!("at most {OVERLAP_MS_MAX} ms (30 days)");
+        problems.push(Problem::new("/overlap_ms", "range", detail));
+    }
+    if rotation.overlap_ms > 0 && current.credential.kind == CredentialKind::Target {
+        let detail = "the gateway uses one secret of a target credential at a time";
+        problems.push(Problem::new("/overlap_ms", "not-applicable", detail));
+    }
+    let secret = match Secret::new(&current.credential, rotation.secret, Absent::Generates) {
+        Ok(secret) if problems.is_empty() => secret,
+        Ok(_) => return Err(Refusal::invalid(problems)),
+        Err(further) => {
+            problems.extend(further);
+            return Err(Refusal::invalid(problems));
+        }
+    };
+    let Some(prepared) = secret.prepare(&call, &current.credential) else {
+        let detail = "type none holds no secret";
+        return Err(Refusal::invalid(vec![Problem::new(
+            "",
+            "not-applicable",
+            detail,
+        )]));
+    };
+    let overlap = SignedDuration::from_millis(i64::try_from(rotation.overlap_ms).unwrap_or(0));
+    let old_until = (rotation.overlap_ms > 0)
+        .then(|| Timestamp::now().checked_add(overlap).ok())
+        .flatten();
+    let change = SecretChange::Set {
+        secret: prepared,
+        old_until,
+    };
+    let mut answer = write::keep_with::<Credentials>(&call, change).await?;
+    secret.show_once(&mut answer);
+    Ok(answer)
+}
+
+fn current(call: &OrgCall, config: &OrgConfig) -> Result<StoredCredential, Refusal> {
+    match &objects::find::<Credentials>(call, config)?.body {
+        Body::Credential(stored) => Ok(stored.clone()),
+        _ => Err(Refusal::not_found()),
+    }
+}
+
+fn guard_kind(call: &OrgCall, current: &StoredCredential) -> Result<(), Refusal> {
+    match current.credential.kind {
+        CredentialKind::Target => call.require(Role::Admin, "a target credential"),
+        CredentialKind::Proxy => Ok(()),
+    }
+}
+
+/// What the absence of a secret means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    /// One is generated, where the type allows it.
+    Generates,
+    /// There must be one.
+    IsAFault,
+}
+
+/// The secret of a write.
+enum Secret {
+    /// The type holds none.
+    None,
+    /// The caller gave it.
+    Given(SecretInput),
+    /// We made it, to be shown under this name.
+    Generated(&'static str, Zeroizing<String>),
+}
+
+impl Secret {
+    fn new(
+        credential: &Credential,
+        given: Option<Value>,
+        absent: Absent,
+    ) -> Result<Self, Vec<Problem>> {
+        if let Some(given) = given.filter(|given| !given.is_null()) {
+            let below = |problem: Problem| problem.below("/secret");
+            let input: SecretInput = shape::parse(schemas(), "SecretInput", given)
+                .map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
+            let problems = credential.validate_secret(&input);
+            if !problems.is_empty() {
+                return Err(problems);
+            }
+            return Ok(match credential.has_secret() {
+                true => Self::Given(input),
+                false => Self::None,
+            });
+        }
+        let proxy = credential.kind == CredentialKind::Proxy;
+        let detail = match (absent, credential.auth_type) {
+            (Absent::Generates, AuthType::None) => return Ok(Self::None),
+            (Absent::Generates, AuthType::ApiKey) if proxy => {
+                return Ok(Self::Generated("key", issue_key()));
+            }
+            (Absent::Generates, AuthType::Bearer) if proxy => {
+                return Ok(Self::Generated("token", issue_key()));
+            }
+            (Absent::Generates, _) => {
+                "is missing; only the key of a proxy credential of type \
+                                       api_key or bearer can be generated"
+            }
+            (Absent::IsAFault, _) => "cannot be removed; rotate it, or delete the credential",
+        };
+        Err(vec![Problem::new("/secret", "required", detail)])
+    }
+
+    fn prepare(&self, call: &OrgCall, credential: &Credential) -> Option<Arc<NewSecret>> {
+        let input = match self {
+            Self::None => return None,
+            Self::Given(input) => input.clone(),
+            Self::Generated(name, key) => {
+                let mut input = SecretInput::default();
+                let field = match *name {
+                    "key" => &mut input.key,
+                    _ => &mut input.token,
+                };
+                *field = Some(key.as_str().to_owned());
+                input
+            }
+        };
+        let prepared = NewSecret::prepare(&call.control.digest_key, credential, input);
+        Some(Arc::new(prepared))
+    }
+
+    /// Adds a generated key to the answer; it is never shown again.
+    fn show_once(&self, answer: &mut Answer) {
+        if let (Self::Generated(name, key), Content::Json(shown)) = (self, &mut answer.content) {
+            shown["secret"][*name] = json!(key.as_str());
+        }
+    }
+}

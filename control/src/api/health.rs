@@ -1,0 +1,82 @@
+//! Probes, metrics, and the description of this API.
+
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use serde_json::json;
+
+use super::answer::{Answer, Content};
+use super::call::Call;
+use super::error::Refusal;
+use crate::route::{Gives, Route, Verb};
+use crate::state::{Control, Readiness};
+
+/// Paths that are also served at the root.
+pub const PROBES: &[&str] = &["/healthz", "/readyz", "/metrics"];
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::open(
+            Verb::Get,
+            "/healthz",
+            ("get_health", "Whether the process runs"),
+            health,
+        )
+        .gives(Gives::One("Health")),
+        Route::open(
+            Verb::Get,
+            "/readyz",
+            ("get_readiness", "Whether it serves; 503 while it does not"),
+            readiness,
+        )
+        .gives(Gives::One("Health")),
+        Route::operator(
+            Verb::Get,
+            "/metrics",
+            ("get_metrics", "Metrics in the Prometheus text format"),
+            metrics,
+        )
+        .gives(Gives::Text),
+        Route::open(
+            Verb::Get,
+            "/openapi.json",
+            ("get_openapi", "This document (OpenAPI 3.1)"),
+            document,
+        )
+        .gives(Gives::Document),
+    ]
+}
+
+async fn health(_control: Arc<Control>) -> Result<Answer, Refusal> {
+    Ok(Answer::json(json!({ "status": "ok" })))
+}
+
+async fn readiness(control: Arc<Control>) -> Result<Answer, Refusal> {
+    let (status, word) = match control.readiness() {
+        Readiness::Ready => (StatusCode::OK, "ok"),
+        Readiness::Degraded => (StatusCode::OK, "degraded"),
+        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    };
+    Ok(Answer::with(
+        status,
+        Content::Json(json!({ "status": word })),
+    ))
+}
+
+async fn metrics(call: Call) -> Result<Answer, Refusal> {
+    let text = call.control.metrics();
+    let media_type = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(Answer::with(
+        StatusCode::OK,
+        Content::Text(media_type, text),
+    ))
+}
+
+async fn document(_control: Arc<Control>) -> Result<Answer, Refusal> {
+    let text = crate::openapi::openapi_json();
+    Ok(Answer::with(
+        StatusCode::OK,
+        Content::Text("application/json", text),
+    ))
+}

@@ -1,0 +1,232 @@
+//! `Idempotency-Key`: a write that is repeated is carried out once and answered as the first time.
+//!
+//! Answers are kept in this process for a day, a bounded number of them. Answers of failed writes
+//! are not kept: nothing happened, so trying again is right.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use proto::id::TokenId;
+
+use super::answer::Answer;
+use super::error::{Code, Refusal};
+
+/// How long an answer is remembered.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+/// Answers that are remembered; the oldest goes first.
+const ANSWERS_MAX: usize = 10_000;
+/// Longest key, in bytes.
+const KEY_BYTES_MAX: usize = 255;
+
+/// A key as one token used it: the same word of another token is another key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey {
+    token: TokenId,
+    text: String,
+}
+
+impl IdempotencyKey {
+    /// Checks the header's value.
+    ///
+    /// # Errors
+    /// It is empty, too long, or holds something else than visible ASCII.
+    pub fn new(token: TokenId, text: &str) -> Result<Self, Refusal> {
+        let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        if text.is_empty() || text.len() > KEY_BYTES_MAX || !printable {
+            let detail = "must have 1 to 255 visible ASCII characters";
+            return Err(Refusal::parameter("Idempotency-Key", detail));
+        }
+        Ok(Self {
+            token,
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.token, self.text)
+    }
+}
+
+/// What to do with a write that has a key.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is the first: carry it out, then [`Memory::settle`].
+    First,
+    /// It was carried out: this was the answer.
+    Again(Box<Answer>),
+}
+
+/// The writes of the last day that had a key.
+#[derive(Debug, Default)]
+pub struct Memory {
+    entries: HashMap<IdempotencyKey, Entry>,
+    order: VecDeque<(Instant, IdempotencyKey)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Digest of method, path and body.
+    request: [u8; 32],
+    began: Instant,
+    answer: Option<Answer>,
+}
+
+impl Memory {
+    /// Looks a key up, and takes it if it is free.
+    ///
+    /// # Errors
+    /// It belongs to another request, or the first one with it has not ended.
+    pub fn claim(
+        &mut self,
+        key: &IdempotencyKey,
+        request: [u8; 32],
+        now: Instant,
+    ) -> Result<Claim, Refusal> {
+        self.forget(now);
+        if let Some(entry) = self.entries.get(key) {
+            if entry.request != request {
+                let detail = "this key was used for another request within a day; take a new one";
+                return Err(Refusal::new(Code::IdempotencyKeyReused, detail));
+            }
+            return match &entry.answer {
+                Some(answer) => Ok(Claim::Again(Box::new(answer.clone()))),
+                None => {
+                    let detail = "wait for the first request with this key, then ask again";
+                    Err(Refusal::new(Code::IdempotencyKeyInUse, detail).retry_after_s(1))
+                }
+            };
+        }
+        let entry = Entry {
+            request,
+            began: now,
+            answer: None,
+        };
+        self.entries.insert(key.clone(), entry);
+        self.order.push_back((now, key.clone()));
+        Ok(Claim::First)
+    }
+
+    /// Keeps the answer of a first request, or frees the key when there is none.
+    pub fn settle(&mut self, key: &IdempotencyKey, answer: Option<&Answer>) {
+        match (answer, self.entries.get_mut(key)) {
+            (Some(answer), Some(entry)) => entry.answer = Some(answer.clone()),
+            (None, _) => {
+                self.entries.remove(key);
+            }
+            (Some(_), None) => {}
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((began, _)) = self.order.front() {
+            let old = now.saturating_duration_since(*began) >= KEEP;
+            if !old && self.order.len() < ANSWERS_MAX {
+                break;
+            }
+            let Some((began, key)) = self.order.pop_front() else {
+                break;
+            };
+            // A freed key may have been taken anew since; that one has its own place in the line.
+            if self
+                .entries
+                .get(&key)
+                .is_some_and(|entry| entry.began == began)
+            {
+                self.entries.remove(&key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> IdempotencyKey {
+        IdempotencyKey::new(TokenId::from_bits(1), text).unwrap()
+    }
+
+    #[test]
+    fn a_key_belongs_to_one_request_for_a_day() {
+        let mut memory = Memory::default();
+        let start = Instant::now();
+        assert!(matches!(
+            memory.claim(&key("a"), [1; 32], start),
+            Ok(Claim::First)
+        ));
+        let code = |result: Result<Claim, Refusal>| result.unwrap_err().code;
+        assert_eq!(
+            code(memory.claim(&key("a"), [1; 32], start)),
+            Code::IdempotencyKeyInUse
+        );
+        assert_eq!(
+            code(memory.claim(&key("a"), [2; 32], start)),
+            Code::IdempotencyKeyReused
+        );
+        memory.settle(&key("a"), Some(&Answer::nothing()));
+        assert!(matches!(
+            memory.claim(&key("a"), [1; 32], start),
+            Ok(Claim::Again(_))
+        ));
+        assert_eq!(
+            code(memory.claim(&key("a"), [2; 32], start)),
+            Code::IdempotencyKeyReused
+        );
+        let other = IdempotencyKey::new(TokenId::from_bits(2), "a").unwrap();
+        assert!(matches!(
+            memory.claim(&other, [2; 32], start),
+            Ok(Claim::First)
+        ));
+        let later = start + KEEP;
+        assert!(matches!(
+            memory.claim(&key("a"), [2; 32], later),
+            Ok(Claim::First)
+        ));
+    }
+
+    #[test]
+    fn a_failed_write_frees_its_key() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        assert!(matches!(
+            memory.claim(&key("a"), [1; 32], now),
+            Ok(Claim::First)
+        ));
+        memory.settle(&key("a"), None);
+        assert!(matches!(
+            memory.claim(&key("a"), [2; 32], now),
+            Ok(Claim::First)
+        ));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        for n in 0..ANSWERS_MAX + 10 {
+            let claim = memory.claim(&key(&n.to_string()), [1; 32], now);
+            assert!(matches!(claim, Ok(Claim::First)));
+        }
+        assert!(memory.entries.len() <= ANSWERS_MAX);
+        assert!(memory.order.len() <= ANSWERS_MAX);
+    }
+
+    #[test]
+    fn keys_are_checked() {
+        for (text, good) in [
+            ("a b-1", true),
+            ("", false),
+            ("ä", false),
+            ("a\u{7f}", false),
+        ] {
+            assert_eq!(
+                IdempotencyKey::new(TokenId::from_bits(1), text).is_ok(),
+                good,
+                "{text}"
+            );
+        }
+        assert!(IdempotencyKey::new(TokenId::from_bits(1), &"a".repeat(256)).is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! The REST API by resource, and what all resources share: the call, the answer, errors, paging,
+//! preconditions, merge patches, the shape of documents, idempotency.
+
+pub mod answer;
+pub mod attached;
+pub mod body;
+pub mod call;
+pub mod credentials;
+pub mod error;
+pub mod filters;
+pub mod health;
+pub mod idempotency;
+pub mod me;
+pub mod objects;
+pub mod orgs;
+pub mod page;
+pub mod patch;
+pub mod precondition;
+pub mod proxies;
+pub mod records;
+pub mod rules;
+pub mod schemas;
+pub mod shape;
+pub mod targets;
+pub mod tokens;
+pub mod write;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Paging: `limit` and `cursor` in, `items` and `next_cursor` out.
+//!
+//! A cursor is opaque and holds the key of the last item shown, so that a page continues rightly
+//! while objects come and go.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::error::Refusal;
+
+/// Items on a page when `limit` is not given.
+pub const LIMIT_DEFAULT: usize = 100;
+/// Most items on a page.
+pub const LIMIT_MAX: usize = 500;
+/// Longest cursor that is looked at, in bytes.
+const CURSOR_BYTES_MAX: usize = 256;
+
+/// Which part of a list is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// At most so many items.
+    pub limit: usize,
+    /// Only items behind this key.
+    pub after: Option<String>,
+}
+
+impl PageRequest {
+    /// Reads the two parameters.
+    ///
+    /// # Errors
+    /// `limit` is no number from 1 to [`LIMIT_MAX`], or `cursor` is none of ours.
+    pub fn parse(limit: Option<&str>, cursor: Option<&str>) -> Result<Self, Refusal> {
+        let limit = match limit {
+            None => LIMIT_DEFAULT,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=LIMIT_MAX).contains(limit))
+                .ok_or_else(|| {
+                    Refusal::parameter("limit", format!("must be a number from 1 to {LIMIT_MAX}"))
+                })?,
+        };
+        let after = cursor.map(decode).transpose()?;
+        Ok(Self { limit, after })
+    }
+}
+
+fn decode(cursor: &str) -> Result<String, Refusal> {
+    Some(cursor)
+        .filter(|cursor| cursor.len() <= CURSOR_BYTES_MAX)
+        .and_then(|cursor| URL_SAFE_NO_PAD.decode(cursor).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| {
+            Refusal::parameter(
+                "cursor",
+                "is not a `next_cursor` of this list; start without it",
+            )
+        })
+}
+
+/// The answer of a list: the items, and where the next page begins.
+pub fn page(items: Vec<Value>, last_key: Option<String>) -> Value {
+    let next_cursor = last_key.map(|key| URL_SAFE_NO_PAD.encode(key));
+    json!({ "items": items, "next_cursor": next_cursor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_checked() {
+        for (limit, cursor, good) in [
+            (None, None, true),
+            (Some("1"), None, true),
+            (Some("500"), None, true),
+            (Some("0"), None, false),
+            (Some("501"), None, false),
+            (Some("-1"), None, false),
+            (Some("ten"), None, false),
+            (Some(""), None, false),
+            (None, Some("Yg"), true),
+            (None, Some("!"), false),
+            (None, Some("_w"), false),
+        ] {
+            let parsed = PageRequest::parse(limit, cursor);
+            assert_eq!(parsed.is_ok(), good, "{limit:?} {cursor:?}");
+        }
+        assert!(PageRequest::parse(None, Some(&"A".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn a_cursor_is_the_last_key() {
+        let next = page(Vec::new(), Some("tgt_1".into()))["next_cursor"].clone();
+        let request = PageRequest::parse(Some("5"), next.as_str()).unwrap();
+        assert_eq!(request.after.as_deref(), Some("tgt_1"));
+        assert_eq!(page(Vec::new(), None)["next_cursor"], Value::Null);
+    }
+}

@@ -1,0 +1,171 @@
+//! Proxies: what callers call.
+//!
+//! Members make and change proxies. What would lift a guardrail that an admin set needs role
+//! admin: most of it is judged where the version is made (`proto::tree::apply`), on the newest
+//! configuration; the rest is [`Proxies::guard`].
+
+use std::ops::RangeInclusive;
+
+use proto::credential::UseBy;
+use proto::id::ProxyId;
+use proto::object::{Body, Object, ObjectId};
+use proto::org::Role;
+use proto::problem::Problem;
+use proto::proxy::{Proxy, RewriteUrls};
+use serde_json::{Map, Value, json};
+
+use super::answer::Answer;
+use super::call::{OrgCall, require};
+use super::error::Refusal;
+use super::objects::{self, Edit, Manner, Resource, Rights, View};
+use super::write;
+use crate::route::{Gives, Need, Route, Takes, Verb};
+
+/// The resource.
+pub enum Proxies {}
+
+impl Resource for Proxies {
+    type Model = Proxy;
+    const COLLECTION: &'static str = "proxies";
+    const SCHEMA: &'static str = "Proxy";
+
+    fn fresh_id() -> ObjectId {
+        ObjectId::Proxy(ProxyId::new())
+    }
+
+    fn span() -> RangeInclusive<ObjectId> {
+        ObjectId::Proxy(ProxyId::from_bits(0))..=ObjectId::Proxy(ProxyId::from_bits(u128::MAX))
+    }
+
+    fn model(body: &Body) -> Option<&Proxy> {
+        match body {
+            Body::Proxy(proxy) => Some(proxy),
+            _ => None,
+        }
+    }
+
+    fn with_model(_body: &Body, model: Proxy) -> Body {
+        Body::Proxy(model)
+    }
+
+    fn validate(model: &Proxy) -> Vec<Problem> {
+        let mut problems = model.validate();
+        // An absent name is filled from the alias or the target.
+        problems.retain(|problem| problem.pointer != "/name" || !model.name.is_empty());
+        problems
+    }
+
+    fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
+        let settings = &view.control.settings;
+        let url = format!("{}/api/{}", settings.gateway_url, object.id);
+        let urls = Map::from_iter([(settings.region.clone(), json!(url))]);
+        shown.insert("url".into(), json!(url));
+        shown.insert("urls".into(), Value::Object(urls));
+    }
+
+    fn guard(rights: &Rights, edit: &Edit<'_, Proxy>) -> Result<(), Refusal> {
+        let Some(after) = edit.after else {
+            return Ok(());
+        };
+        let was = |of: fn(&Proxy) -> bool| edit.before.is_some_and(of);
+        if after.rewrite_urls == RewriteUrls::Off && !was(|p| p.rewrite_urls == RewriteUrls::Off) {
+            require(rights.role, Role::Admin, "`rewrite_urls: off`")?;
+        }
+        if after.acknowledge_open && !was(|proxy| proxy.acknowledge_open) {
+            require(rights.role, Role::Admin, "`acknowledge_open`")?;
+        }
+        // A binding is credential and target together: a kept credential that is sent elsewhere
+        // leaves the rules of the target that its admin had in mind.
+        let moved = edit
+            .before
+            .is_some_and(|before| before.target_id != after.target_id);
+        if let Some(id) = after.target_credential_id.filter(|_| moved)
+            && let Some(stored) = rights.config.credential(id)
+            && stored.credential.use_by == UseBy::Admin
+        {
+            let what = format!("using {id} with another target (its `use_by` is `admin`)");
+            require(rights.role, Role::Admin, &what)?;
+        }
+        Ok(())
+    }
+}
+
+const ALL: &str = "/orgs/{org}/proxies";
+const ONE: &str = "/orgs/{org}/proxies/{id}";
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    let (viewer, member) = (Need::Role(Role::Viewer), Need::Role(Role::Member));
+    let guarded = Need::ProxySettings;
+    vec![
+        Route::org(
+            Verb::Get,
+            ALL,
+            ("list_proxies", "List proxies"),
+            viewer,
+            list,
+        )
+        .gives(Gives::List("Proxy")),
+        Route::org(
+            Verb::Post,
+            ALL,
+            ("create_proxy", "Create a proxy"),
+            guarded,
+            create,
+        )
+        .takes(Takes::Body("Proxy"))
+        .gives(Gives::Created("Proxy")),
+        Route::org(Verb::Get, ONE, ("get_proxy", "Read a proxy"), viewer, get)
+            .gives(Gives::One("Proxy")),
+        Route::org(
+            Verb::Patch,
+            ONE,
+            ("update_proxy", "Change a proxy"),
+            guarded,
+            update,
+        )
+        .takes(Takes::MergePatch("Proxy"))
+        .gives(Gives::One("Proxy")),
+        Route::org(
+            Verb::Put,
+            ONE,
+            ("replace_proxy", "Replace a proxy"),
+            guarded,
+            replace,
+        )
+        .takes(Takes::Body("Proxy"))
+        .gives(Gives::One("Proxy")),
+        Route::org(
+            Verb::Delete,
+            ONE,
+            ("delete_proxy", "Delete a proxy"),
+            member,
+            delete,
+        ),
+    ]
+}
+
+async fn list(call: OrgCall) -> Result<Answer, Refusal> {
+    objects::list::<Proxies>(&call, |_, _| true)
+}
+
+async fn get(call: OrgCall) -> Result<Answer, Refusal> {
+    objects::get::<Proxies>(&call)
+}
+
+async fn create(call: OrgCall) -> Result<Answer, Refusal> {
+    let model = objects::parse::<Proxies>(call.request.body.clone()).map_err(Refusal::invalid)?;
+    write::create::<Proxies>(&call, Body::Proxy(model)).await
+}
+
+async fn update(call: OrgCall) -> Result<Answer, Refusal> {
+    write::change::<Proxies>(&call, Manner::Merge).await
+}
+
+async fn replace(call: OrgCall) -> Result<Answer, Refusal> {
+    write::change::<Proxies>(&call, Manner::Replace).await
+}
+
+async fn delete(call: OrgCall) -> Result<Answer, Refusal> {
+    write::delete::<Proxies>(&call).await
+}

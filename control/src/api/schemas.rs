@@ -1,0 +1,181 @@
+//! Schemas of the API that are not simply a type of the model: what the gateway adds to an object
+//! in answers (`readOnly`), what only goes in, and the forms of secrets.
+
+use serde_json::{Value, json};
+
+use super::shape::Schemas;
+use crate::openapi::{extend, reference};
+
+/// Adds and completes the schemas. The model's own must be there.
+pub fn add(schemas: &mut Schemas) {
+    let stored = stored();
+    let with = |further: &[(&'static str, Value)]| [&stored[..], further].concat();
+    extend(
+        schemas,
+        "Credential",
+        "CredentialInput",
+        &[("secret", reference("SecretInput"))],
+    );
+    if let Some(kept) = schemas.get("CredentialInput").cloned() {
+        // What the gateway sets is refused by name in a submitted credential too.
+        schemas.insert("CredentialInput".into(), kept);
+        extend(schemas, "CredentialInput", "CredentialInput", &stored);
+    }
+    extend(
+        schemas,
+        "Credential",
+        "Credential",
+        &with(&[("secret", reference("SecretView"))]),
+    );
+    extend(
+        schemas,
+        "Target",
+        "Target",
+        &with(&[("effective_timeouts", read_only(reference("Timeouts")))]),
+    );
+    let urls = json!({"type": "object", "additionalProperties": {"type": "string"},
+                      "description": "The proxy's URL in each region"});
+    let url = json!({"type": "string", "description": "The proxy's URL in this region"});
+    let proxy = with(&[("url", read_only(url)), ("urls", read_only(urls))]);
+    extend(schemas, "Proxy", "Proxy", &proxy);
+    extend(schemas, "Org", "Org", &stored);
+    let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
+    let attached = with(&[("parent_id", read_only(parent))]);
+    extend(schemas, "Rule", "Rule", &attached);
+    extend(schemas, "Filter", "Filter", &attached);
+    let once = json!({
+        "type": "object",
+        "description": "Only in the answer that creates the token",
+        "properties": {"token": {"type": "string"}}
+    });
+    extend(
+        schemas,
+        "ApiToken",
+        "ApiToken",
+        &with(&[("secret", read_only(once))]),
+    );
+    let record = [
+        (
+            "id",
+            json!({"type": "string", "description": "The same as `request_id`"}),
+        ),
+        (
+            "started_at",
+            json!({"type": "string", "format": "date-time"}),
+        ),
+    ];
+    extend(schemas, "Record", "Record", &record);
+    for (name, schema) in fixed() {
+        schemas.insert(name.into(), schema);
+    }
+}
+
+/// What every stored object has besides its own fields.
+fn stored() -> Vec<(&'static str, Value)> {
+    let time = json!({"type": "string", "format": "date-time"});
+    vec![
+        ("id", read_only(json!({"type": "string"}))),
+        (
+            "version",
+            read_only(json!({
+                "type": "integer",
+                "description": "The version that last changed it; its `ETag`"
+            })),
+        ),
+        ("created_at", read_only(time.clone())),
+        ("updated_at", read_only(time)),
+    ]
+}
+
+fn read_only(mut schema: Value) -> Value {
+    schema["readOnly"] = json!(true);
+    schema
+}
+
+fn fixed() -> Vec<(&'static str, Value)> {
+    vec![
+        ("ProblemDocument", problem_document()),
+        ("SecretView", secret_view()),
+        ("Rotation", rotation()),
+        ("Me", me()),
+        (
+            "Health",
+            json!({
+                "type": "object",
+                "required": ["status"],
+                "properties": {"status": {"type": "string", "enum": ["ok", "degraded", "starting"]}}
+            }),
+        ),
+    ]
+}
+
+fn problem_document() -> Value {
+    json!({
+        "type": "object",
+        "description": "Problem details (RFC 9457)",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string", "description": "What is wrong and what to do"},
+            "code": {"type": "string", "description": "Stable, kebab-case"},
+            "request_id": {"type": "string"},
+            "errors": {"type": "array", "items": reference("Problem")},
+            "used_by": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Ids of the objects that use this one"
+            }
+        }
+    })
+}
+
+fn secret_view() -> Value {
+    json!({
+        "type": "object",
+        "readOnly": true,
+        "description": "What is known of the secret; never the secret, but for one just generated",
+        "required": ["state"],
+        "properties": {
+            "state": {"type": "string", "enum": ["active", "missing"]},
+            "set_at": {"type": "string", "format": "date-time"},
+            "generation": {"type": "string", "description": "The version that set it"},
+            "hint": {"type": "string", "description": "The last four characters of an issued key"},
+            "key": {"type": "string", "description": "The generated key, in this answer only"},
+            "token": {"type": "string", "description": "The generated token, in this answer only"}
+        }
+    })
+}
+
+fn rotation() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "secret": reference("SecretInput"),
+            "overlap_ms": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "How long the old secret of a proxy credential stays valid; \
+                                default 0, at most 30 days"
+            }
+        }
+    })
+}
+
+fn me() -> Value {
+    json!({
+        "type": "object",
+        "required": ["token_id", "name", "role", "org_id", "org", "operator"],
+        "properties": {
+            "token_id": {"type": "string"},
+            "name": {"type": "string"},
+            "role": reference("Role"),
+            "org_id": {"type": "string"},
+            "org": {"type": "string", "description": "Slug of the token's organisation"},
+            "operator": {"type": "boolean", "description": "Whether it may act everywhere"},
+            "expires_at": {"type": ["string", "null"], "format": "date-time"}
+        }
+    })
+}

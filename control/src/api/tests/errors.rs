@@ -1,0 +1,258 @@
+//! What is wrong with a document is told at once, with its place, and nothing is published.
+
+use actix_web::http::Method;
+use serde_json::json;
+
+use super::{Who, api};
+
+#[actix_web::test]
+async fn all_faults_come_at_once_with_their_pointers() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let before = api.control.config(api.acme).unwrap().head.n;
+    let target = format!("/orgs/acme/targets/{}", made.target);
+    let injected = format!("/orgs/acme/credentials/{}", made.injected);
+    let (post, patch, put) = (Method::POST, Method::PATCH, Method::PUT);
+    let targets = "/orgs/acme/targets";
+    let credentials = "/orgs/acme/credentials";
+    for (method, path, body, expected) in [
+        (&post, targets, json!({}), vec![("/base_url", "required")]),
+        (&post, targets, json!([]), vec![("", "type")]),
+        (
+            &post,
+            targets,
+            json!({"baseUrl": 1, "base_url": 5, "timeouts": {"conect_ms": 1}, "http2": "yes"}),
+            vec![
+                ("/baseUrl", "unknown-field"),
+                ("/base_url", "type"),
+                ("/timeouts/conect_ms", "unknown-field"),
+                ("/http2", "type"),
+            ],
+        ),
+        (
+            &post,
+            targets,
+            json!({"base_url": "http://x", "id": "tgt_1", "timeouts": {"connect_ms": 0}}),
+            vec![
+                ("/id", "read-only"),
+                ("/base_url", "plain-http"),
+                ("/timeouts/connect_ms", "range"),
+            ],
+        ),
+        (
+            &post,
+            targets,
+            json!({"base_url": "https://u:p@x"}),
+            vec![("/base_url", "base-url")],
+        ),
+        (
+            &post,
+            targets,
+            json!({"base_url": "https://x", "default_rule_effect": "alow"}),
+            vec![("/default_rule_effect", "enum")],
+        ),
+        (
+            &post,
+            credentials,
+            json!({"kind": "proxy", "auth_type": "api_key", "secret": {"key": "short"}}),
+            vec![("/secret/key", "secret-too-weak")],
+        ),
+        (
+            &post,
+            credentials,
+            json!({"kind": "proxy", "auth_type": "basic"}),
+            vec![("/secret", "required")],
+        ),
+        (
+            &post,
+            credentials,
+            json!({"kind": "target", "auth_type": "bearer", "hosts": ["*.myshopify.com"],
+                   "secret": {"token": "x"}}),
+            vec![("/hosts/0", "value")],
+        ),
+        (
+            &post,
+            credentials,
+            json!({"kind": "target", "auth_type": "bearer", "secret": {"tokn": "x"}}),
+            vec![("/secret/tokn", "unknown-field"), ("/hosts", "required")],
+        ),
+        (
+            &patch,
+            &injected,
+            json!({"hosts": ["m.example"]}),
+            vec![("/hosts", "secret-required")],
+        ),
+        (
+            &patch,
+            &injected,
+            json!({"kind": "proxy"}),
+            vec![("/kind", "immutable")],
+        ),
+        (
+            &patch,
+            &injected,
+            json!({"secret": null}),
+            vec![("/secret", "required")],
+        ),
+        (
+            &patch,
+            &target,
+            json!({"base_url": "https://m.example"}),
+            vec![("/base_url", "credential-host")],
+        ),
+        (
+            &patch,
+            &target,
+            json!({"base_url": null}),
+            vec![("/base_url", "required")],
+        ),
+        (
+            &patch,
+            &target,
+            json!({"basurl": null}),
+            vec![("/basurl", "unknown-field")],
+        ),
+        (
+            &put,
+            &target,
+            json!({"name": "x"}),
+            vec![("/base_url", "required")],
+        ),
+    ] {
+        let reply = api
+            .write(Who::Admin, method.clone(), path, body.clone())
+            .await;
+        assert_eq!(reply.status, 422, "{body} {}", reply.text);
+        assert_eq!(
+            reply.header("content-type"),
+            Some("application/problem+json")
+        );
+        let found = reply.faults();
+        let found: Vec<_> = found
+            .iter()
+            .map(|(p, c)| (p.as_str(), c.as_str()))
+            .collect();
+        for fault in &expected {
+            assert!(
+                found.contains(fault),
+                "{body}: {fault:?} is not in {found:?}"
+            );
+        }
+    }
+    assert_eq!(
+        api.control.config(api.acme).unwrap().head.n,
+        before,
+        "nothing was published"
+    );
+}
+
+#[actix_web::test]
+async fn references_are_judged_with_the_object() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let proxy = |body| api.post(Who::Admin, "/orgs/acme/proxies", body);
+    let nothing = "tgt_00000000000000000000000000";
+    let reply = proxy(json!({"target_id": nothing, "proxy_credential_ids": [made.injected]})).await;
+    let reply = reply.is(422);
+    let pointers: Vec<_> = reply
+        .faults()
+        .into_iter()
+        .map(|(pointer, _)| pointer)
+        .collect();
+    assert!(pointers.contains(&"/target_id".to_owned()), "{pointers:?}");
+    assert!(
+        pointers.contains(&"/proxy_credential_ids/0".to_owned()),
+        "{pointers:?}"
+    );
+    let reply = proxy(json!({"target_id": "tgt_x", "proxy_credential_ids": [made.key]})).await;
+    assert_eq!(
+        reply.is(422).faults(),
+        [("/target_id".to_owned(), "value".to_owned())]
+    );
+    let other = json!({"base_url": "https://m.example"});
+    let other = api
+        .post(Who::Admin, "/orgs/acme/targets", other)
+        .await
+        .is(201)
+        .id();
+    let body = json!({"target_id": other, "target_credential_id": made.injected,
+                      "proxy_credential_ids": [made.key]});
+    let reply = proxy(body).await.is(422);
+    assert!(
+        reply
+            .faults()
+            .iter()
+            .all(|(_, code)| code == "credential-host")
+    );
+    let reply = proxy(json!({"target_id": other, "proxy_credential_ids": []}))
+        .await
+        .is(422);
+    assert_eq!(reply.faults()[0].0, "/proxy_credential_ids");
+}
+
+#[actix_web::test]
+async fn hosts_change_with_the_secret_given_again() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/credentials/{}", made.injected);
+    let patch = json!({"hosts": ["api.stripe.com", "m.example"], "secret": {"token": "sk_2"}});
+    let reply = api.patch(Who::Admin, &path, patch).await.is(200);
+    assert_eq!(reply.body["hosts"], json!(["api.stripe.com", "m.example"]));
+    assert!(!reply.text.contains("sk_2"));
+}
+
+#[actix_web::test]
+async fn bodies_are_json_and_of_bounded_size() {
+    let api = api().await;
+    let path = "/orgs/acme/targets";
+    let raw = |media_type: &'static str, body: String| {
+        let request = api.request(Who::Admin, Method::POST, path);
+        api.send(
+            request
+                .insert_header(("content-type", media_type))
+                .set_payload(body),
+        )
+    };
+    let json = "application/json";
+    let reply = raw(json, "{\"base_url\": \n}".into()).await.is(400);
+    assert_eq!(reply.body["code"], "malformed-json");
+    assert!(
+        reply.body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("line 2 column 1"),
+        "{}",
+        reply.text
+    );
+    raw(json, String::new()).await.is(400);
+    raw(json, "[".repeat(100_000)).await.is(400);
+    raw("text/plain", "{}".into()).await.is(415);
+    raw("application/x-www-form-urlencoded", "a=b".into())
+        .await
+        .is(415);
+    raw("application/json; charset=utf-8", "{}".into())
+        .await
+        .is(422);
+    raw(json, format!("\"{}\"", "x".repeat(1024 * 1024)))
+        .await
+        .is(413);
+    let none = api
+        .request(Who::Admin, Method::POST, path)
+        .set_payload("{}");
+    api.send(none).await.is(415);
+}
+
+#[actix_web::test]
+async fn unknown_paths_and_methods_are_problems_too() {
+    let api = api().await;
+    let reply = api.get(Who::Admin, "/nothing").await.is(404);
+    assert_eq!(reply.body["code"], "not-found");
+    let reply = api.delete(Who::Admin, "/orgs/acme/targets").await.is(405);
+    assert_eq!(reply.header("allow"), Some("GET, POST"));
+    assert_eq!(reply.body["code"], "method-not-allowed");
+    let reply = api.get(Who::Nobody, "/me").await.is(401);
+    assert_eq!(
+        reply.header("www-authenticate"),
+        Some("Bearer realm=\"requestrocket\"")
+    );
+}

@@ -1,0 +1,122 @@
+//! What an admin set, a member cannot lift: 403 each, and nothing changed.
+
+use serde_json::json;
+
+use super::{Who, api};
+
+#[actix_web::test]
+async fn a_member_lifts_no_guardrail() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let open = json!({"kind": "proxy", "auth_type": "none"});
+    let open = api
+        .post(Who::Admin, "/orgs/acme/credentials", open)
+        .await
+        .is(201)
+        .id();
+    let elsewhere = json!({"base_url": "https://api.stripe.com/v2"});
+    let elsewhere = api
+        .post(Who::Admin, "/orgs/acme/targets", elsewhere)
+        .await
+        .is(201)
+        .id();
+    let before = api.control.config(api.acme).unwrap().head.n;
+
+    let proxy = format!("/orgs/acme/proxies/{}", made.proxy);
+    for patch in [
+        json!({"forward_caller_headers": ["x-user-key"]}),
+        json!({"cookies": "pass"}),
+        json!({"error_bodies": "pass"}),
+        json!({"rewrite_urls": "off"}),
+        json!({"acknowledge_open": true}),
+        json!({"acknowledge_open": true, "proxy_credential_ids": [open]}),
+        json!({"target_id": elsewhere}),
+    ] {
+        let reply = api.patch(Who::Member, &proxy, patch.clone()).await;
+        assert_eq!(reply.status, 403, "{patch} {}", reply.text);
+        assert_eq!(reply.body["code"], "forbidden");
+    }
+    for (path, patch) in [
+        (
+            format!("/orgs/acme/targets/{}", made.target),
+            json!({"default_rule_effect": "allow"}),
+        ),
+        (
+            format!("/orgs/acme/targets/{}", made.target),
+            json!({"base_url": "https://m.example"}),
+        ),
+        (
+            format!("/orgs/acme/credentials/{}", made.injected),
+            json!({"use_by": "member"}),
+        ),
+        (
+            format!("/orgs/acme/credentials/{}", made.injected),
+            json!({"default_rule_effect": "allow"}),
+        ),
+    ] {
+        let reply = api.patch(Who::Member, &path, patch.clone()).await;
+        assert_eq!(reply.status, 403, "{path} {patch} {}", reply.text);
+    }
+    let second = json!({"target_id": made.target, "target_credential_id": made.injected,
+                        "proxy_credential_ids": [made.key]});
+    let reply = api
+        .post(Who::Member, "/orgs/acme/proxies", second)
+        .await
+        .is(403);
+    assert_eq!(
+        reply.faults(),
+        [("/target_credential_id".into(), "role".into())]
+    );
+    let mine = json!({"kind": "target", "auth_type": "bearer", "hosts": ["a.example"],
+                      "secret": {"token": "x"}});
+    api.post(Who::Member, "/orgs/acme/credentials", mine)
+        .await
+        .is(403);
+    let rotate = format!("/orgs/acme/credentials/{}/rotate", made.injected);
+    api.post(Who::Member, &rotate, json!({"secret": {"token": "x"}}))
+        .await
+        .is(403);
+    assert_eq!(
+        api.control.config(api.acme).unwrap().head.n,
+        before,
+        "nothing changed"
+    );
+}
+
+#[actix_web::test]
+async fn what_is_a_members_is_allowed() {
+    let api = api().await;
+    let made = api.quick_path("member").await;
+    let key = json!({"kind": "proxy", "auth_type": "api_key"});
+    let key = api
+        .post(Who::Member, "/orgs/acme/credentials", key)
+        .await
+        .is(201)
+        .id();
+    let second = json!({"target_id": made.target, "target_credential_id": made.injected,
+                        "proxy_credential_ids": [key], "default_rule_effect": "deny"});
+    let proxy = api
+        .post(Who::Member, "/orgs/acme/proxies", second)
+        .await
+        .is(201)
+        .id();
+    let path = format!("/orgs/acme/proxies/{proxy}");
+    // What an admin let pass stays when a member changes something else.
+    api.patch(Who::Admin, &path, json!({"cookies": "pass"}))
+        .await
+        .is(200);
+    let kept = api
+        .patch(Who::Member, &path, json!({"active": false}))
+        .await
+        .is(200);
+    assert_eq!(kept.body["cookies"], "pass");
+    api.patch(Who::Member, &path, json!({"cookies": "drop"}))
+        .await
+        .is(200);
+    let rotate = format!("/orgs/acme/credentials/{key}/rotate");
+    api.post(Who::Member, &rotate, json!({})).await.is(200);
+    api.delete(Who::Member, &path).await.is(204);
+    api.delete(Who::Member, &format!("/orgs/acme/credentials/{key}"))
+        .await
+        .is(204);
+}

@@ -1,0 +1,358 @@
+//! Objects come, change, are found and go.
+
+use actix_web::http::Method;
+use serde_json::json;
+
+use super::{Who, api};
+
+#[actix_web::test]
+async fn the_quick_path() {
+    let api = api().await;
+    let target = json!({"base_url": "https://api.openai.com/v1"});
+    let target = api
+        .post(Who::Admin, "/orgs/acme/targets", target)
+        .await
+        .is(201);
+    assert_eq!(target.body["name"], "api.openai.com");
+    assert_eq!(target.body["default_rule_effect"], "allow");
+    assert_eq!(target.body["effective_timeouts"]["first_byte_ms"], 600_000);
+    assert_eq!(target.body["effective_timeouts"]["connect_ms"], 5_000);
+    let location = format!("/api/v1/orgs/acme/targets/{}", target.id());
+    assert_eq!(target.header("location"), Some(&*location));
+    let etag = format!("\"{}\"", target.body["version"]);
+    assert_eq!(target.header("etag"), Some(&*etag));
+    let version = format!("{}={}", api.acme, target.body["version"]);
+    assert_eq!(target.header("requestrocket-version"), Some(&*version));
+
+    let injected = json!({"kind": "target", "auth_type": "bearer", "hosts": ["api.openai.com"],
+                          "secret": {"token": "sk-very-secret"}});
+    let injected = api
+        .post(Who::Admin, "/orgs/acme/credentials", injected)
+        .await
+        .is(201);
+    assert_eq!(injected.body["secret"]["state"], "active");
+    let key = json!({"kind": "proxy", "auth_type": "api_key"});
+    let key = api
+        .post(Who::Member, "/orgs/acme/credentials", key)
+        .await
+        .is(201);
+    let once = key.body["secret"]["key"].as_str().unwrap().to_owned();
+    assert!(once.starts_with("rr_live_"), "{once}");
+    assert_eq!(key.body["secret"]["hint"], once[once.len() - 4..]);
+    let bearer = json!({"kind": "proxy", "auth_type": "bearer"});
+    let bearer = api
+        .post(Who::Member, "/orgs/acme/credentials", bearer)
+        .await
+        .is(201);
+    assert!(
+        bearer.body["secret"]["token"]
+            .as_str()
+            .unwrap()
+            .starts_with("rr_live_")
+    );
+
+    let proxy = json!({"target_id": target.id(), "target_credential_id": injected.id(),
+                       "proxy_credential_ids": [key.id()], "alias": "ai"});
+    let proxy = api
+        .post(Who::Admin, "/orgs/acme/proxies", proxy)
+        .await
+        .is(201);
+    let url = format!("https://gw.example/api/{}", proxy.id());
+    assert_eq!(proxy.body["url"], url.as_str());
+    assert_eq!(proxy.body["urls"], json!({"local": url}));
+
+    for path in [
+        "/orgs/acme/credentials",
+        "/orgs/acme/proxies",
+        "/orgs/acme/targets",
+    ] {
+        let list = api.get(Who::Viewer, path).await.is(200);
+        for secret in [once.as_str(), "sk-very-secret", "digest", "seal_id"] {
+            assert!(!list.text.contains(secret), "{path} shows {secret}");
+        }
+    }
+    let list = api
+        .get(Who::Viewer, "/orgs/acme/credentials?kind=target")
+        .await
+        .is(200);
+    assert_eq!(list.body["items"].as_array().unwrap().len(), 1);
+}
+
+#[actix_web::test]
+async fn a_key_is_rotated_with_an_overlap() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let rotate = format!("/orgs/acme/credentials/{}/rotate", made.key);
+    let one = api
+        .get(Who::Viewer, &format!("/orgs/acme/credentials/{}", made.key))
+        .await;
+    let two = api
+        .post(Who::Member, &rotate, json!({"overlap_ms": 60_000}))
+        .await
+        .is(200);
+    assert!(
+        two.body["secret"]["key"]
+            .as_str()
+            .unwrap()
+            .starts_with("rr_live_")
+    );
+    assert_ne!(
+        one.body["secret"]["generation"],
+        two.body["secret"]["generation"]
+    );
+    let again = api
+        .get(Who::Viewer, &format!("/orgs/acme/credentials/{}", made.key))
+        .await;
+    assert!(again.body["secret"].get("key").is_none());
+    // No body at all.
+    api.send(api.request(Who::Member, Method::POST, &rotate))
+        .await
+        .is(200);
+    for (body, pointer) in [
+        (json!({"overlap_ms": -1}), "/overlap_ms"),
+        (json!({"overlap_ms": 2_592_000_001u64}), "/overlap_ms"),
+        (json!({"overlapms": 1}), "/overlapms"),
+        (json!({"secret": {"key": "short"}}), "/secret/key"),
+    ] {
+        let reply = api.post(Who::Member, &rotate, body).await.is(422);
+        assert_eq!(reply.faults()[0].0, pointer);
+    }
+    let rotate = format!("/orgs/acme/credentials/{}/rotate", made.injected);
+    let reply = api
+        .post(Who::Admin, &rotate, json!({"overlap_ms": 5}))
+        .await
+        .is(422);
+    let pointers: Vec<_> = reply
+        .faults()
+        .into_iter()
+        .map(|(pointer, _)| pointer)
+        .collect();
+    assert_eq!(pointers, ["/overlap_ms", "/secret"]);
+    api.post(Who::Admin, &rotate, json!({"secret": {"token": "sk_2"}}))
+        .await
+        .is(200);
+}
+
+#[actix_web::test]
+async fn preconditions_guard_changes() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/targets/{}", made.target);
+    let read = api.get(Who::Viewer, &path).await.is(200);
+    let etag = read.header("etag").unwrap().to_owned();
+    let with = |method: Method, header: &'static str, value: &str| {
+        api.request(Who::Admin, method, &path)
+            .insert_header((header, value.to_owned()))
+    };
+    api.send(with(Method::GET, "if-none-match", &etag))
+        .await
+        .is(304);
+    api.send(with(Method::GET, "if-none-match", "\"0\""))
+        .await
+        .is(200);
+    let patch = |value: &str, name: &str| {
+        with(Method::PATCH, "if-match", value).set_json(json!({ "name": name }))
+    };
+    let changed = api.send(patch(&etag, "a")).await.is(200);
+    assert_ne!(changed.header("etag").unwrap(), etag);
+    let stale = api.send(patch(&etag, "b")).await.is(412);
+    assert_eq!(stale.body["code"], "precondition-failed");
+    api.send(with(Method::DELETE, "if-match", &etag))
+        .await
+        .is(412);
+    api.send(patch("*", "c")).await.is(200);
+    api.send(patch("W/\"1\"", "d")).await.is(412);
+    api.send(patch("nonsense", "d")).await.is(400);
+    assert_eq!(api.get(Who::Viewer, &path).await.body["name"], "c");
+}
+
+#[actix_web::test]
+async fn patch_merges_and_put_replaces() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/targets/{}", made.target);
+    let patch = json!({"labels": {"a": "1", "b": "2"}, "timeouts": {"total_ms": 9_000}});
+    api.patch(Who::Admin, &path, patch).await.is(200);
+    let patch = json!({"labels": {"a": null}, "timeouts": {"connect_ms": 1_000}});
+    let merged = api.patch(Who::Admin, &path, patch).await.is(200);
+    assert_eq!(merged.body["labels"], json!({"b": "2"}));
+    assert_eq!(
+        merged.body["timeouts"],
+        json!({"connect_ms": 1_000, "total_ms": 9_000})
+    );
+    let whole = json!({"base_url": "https://api.stripe.com"});
+    let replaced = api
+        .write(Who::Admin, Method::PUT, &path, whole)
+        .await
+        .is(200);
+    assert_eq!(replaced.body["labels"], json!({}));
+    assert_eq!(replaced.body["timeouts"], json!({}));
+    let read_back = api.get(Who::Viewer, &path).await.is(200);
+    assert_eq!(read_back.body, replaced.body, "a read sees the write");
+    let etag = replaced.header("etag").unwrap().to_owned();
+    let same = api.patch(Who::Admin, &path, json!({})).await.is(200);
+    assert_eq!(same.header("etag").unwrap(), etag, "no change, no version");
+}
+
+#[actix_web::test]
+async fn pages_join_to_the_whole_list() {
+    let api = api().await;
+    let mut made = Vec::new();
+    for n in 0..5 {
+        let target = json!({"base_url": format!("https://{n}.example.com")});
+        made.push(
+            api.post(Who::Admin, "/orgs/acme/targets", target)
+                .await
+                .is(201)
+                .id(),
+        );
+    }
+    let (mut seen, mut next) = (Vec::new(), String::new());
+    loop {
+        let page = api
+            .get(Who::Viewer, &format!("/orgs/acme/targets?limit=2{next}"))
+            .await
+            .is(200);
+        let items = page.body["items"].as_array().unwrap();
+        assert!(items.len() <= 2);
+        seen.extend(
+            items
+                .iter()
+                .map(|item| item["id"].as_str().unwrap().to_owned()),
+        );
+        match page.body["next_cursor"].as_str() {
+            Some(cursor) => next = format!("&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, made);
+    for bad in [
+        "limit=0",
+        "limit=501",
+        "limit=x",
+        "cursor=!",
+        "cursor=cHJ4",
+        "limt=2",
+    ] {
+        api.get(Who::Viewer, &format!("/orgs/acme/targets?{bad}"))
+            .await
+            .is(400);
+    }
+}
+
+#[actix_web::test]
+async fn what_is_in_use_stays_and_says_by_whom() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    for path in [
+        format!("/orgs/acme/targets/{}", made.target),
+        format!("/orgs/acme/credentials/{}", made.injected),
+        format!("/orgs/acme/credentials/{}", made.key),
+    ] {
+        let reply = api.delete(Who::Admin, &path).await.is(409);
+        assert_eq!(reply.body["used_by"], json!([made.proxy]));
+        assert!(reply.body["detail"].as_str().unwrap().contains(&made.proxy));
+    }
+    let alias = json!({"alias": "pay"});
+    api.patch(
+        Who::Admin,
+        &format!("/orgs/acme/proxies/{}", made.proxy),
+        alias,
+    )
+    .await
+    .is(200);
+    let twin =
+        json!({"target_id": made.target, "proxy_credential_ids": [made.key], "alias": "pay"});
+    let reply = api
+        .post(Who::Admin, "/orgs/acme/proxies", twin)
+        .await
+        .is(409);
+    assert_eq!(reply.body["used_by"], json!([made.proxy]));
+    api.delete(Who::Admin, &format!("/orgs/acme/proxies/{}", made.proxy))
+        .await
+        .is(204);
+    api.delete(Who::Admin, &format!("/orgs/acme/targets/{}", made.target))
+        .await
+        .is(204);
+    api.get(Who::Admin, &format!("/orgs/acme/targets/{}", made.target))
+        .await
+        .is(404);
+}
+
+#[actix_web::test]
+async fn organisations_are_the_operators() {
+    let api = api().await;
+    let made = api
+        .post(Who::Operator, "/orgs", json!({"slug": "new-one"}))
+        .await
+        .is(201);
+    assert_eq!(made.body["name"], "new-one");
+    let location = format!("/api/v1/orgs/{}", made.id());
+    assert_eq!(made.header("location"), Some(&*location));
+    api.post(Who::Operator, "/orgs", json!({"slug": "new-one"}))
+        .await
+        .is(409);
+    api.post(Who::Operator, "/orgs", json!({"slug": "Bad Slug"}))
+        .await
+        .is(422);
+    api.patch(Who::Operator, "/orgs/new-one", json!({"name": "New"}))
+        .await
+        .is(200);
+    api.patch(Who::Operator, "/orgs/new-one", json!({"slug": "other-one"}))
+        .await
+        .is(422);
+    let token = json!({"name": "first", "role": "admin"});
+    api.post(Who::Operator, "/orgs/new-one/tokens", token)
+        .await
+        .is(201);
+    let target = json!({"base_url": "https://a.example"});
+    let target = api
+        .post(Who::Operator, "/orgs/new-one/targets", target)
+        .await
+        .is(201)
+        .id();
+    let reply = api.delete(Who::Operator, "/orgs/new-one").await.is(409);
+    assert_eq!(reply.body["used_by"], json!([target]));
+    api.delete(Who::Operator, &format!("/orgs/new-one/targets/{target}"))
+        .await
+        .is(204);
+    api.delete(Who::Operator, "/orgs/new-one").await.is(204);
+    api.get(Who::Operator, "/orgs/new-one").await.is(404);
+    let mine = api.get(Who::Viewer, "/orgs/acme").await.is(200);
+    assert_eq!(mine.body["slug"], "acme");
+    let all = api.get(Who::Operator, "/orgs").await.is(200);
+    let slugs: Vec<_> = all.body["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|org| org["slug"].clone())
+        .collect();
+    assert_eq!(slugs, ["system", "default", "acme", "other"]);
+}
+
+#[actix_web::test]
+async fn a_repeated_write_happens_once() {
+    let api = api().await;
+    let send = |key: &'static str, body: serde_json::Value| {
+        let request = api
+            .request(Who::Admin, Method::POST, "/orgs/acme/credentials")
+            .insert_header(("idempotency-key", key))
+            .set_json(body);
+        api.send(request)
+    };
+    let body = json!({"kind": "proxy", "auth_type": "api_key", "name": "a"});
+    let first = send("k1", body.clone()).await.is(201);
+    let again = send("k1", body.clone()).await.is(201);
+    assert_eq!(first.body, again.body, "the generated key included");
+    let other = send("k1", json!({"kind": "proxy", "auth_type": "bearer"}))
+        .await
+        .is(422);
+    assert_eq!(other.body["code"], "idempotency-key-reused");
+    // This process forgets, as after a restart; the store does not.
+    *api.control.idempotency() = Default::default();
+    let recalled = send("k1", body.clone()).await.is(201);
+    assert_eq!(recalled.id(), first.id());
+    assert!(send("k2", body).await.is(201).id() != first.id());
+    let list = api.get(Who::Viewer, "/orgs/acme/credentials").await;
+    assert_eq!(list.body["items"].as_array().unwrap().len(), 2);
+}

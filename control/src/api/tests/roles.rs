@@ -1,0 +1,195 @@
+//! Every route with every role.
+
+use actix_web::http::Method;
+use proto::org::Role;
+use serde_json::{Value, json};
+
+use super::{Made, Who, api};
+use crate::route::{Access, Need, Route, Takes};
+use crate::router::routes;
+
+const EVERYBODY: [Who; 8] = [
+    Who::Nobody,
+    Who::Viewer,
+    Who::Member,
+    Who::Admin,
+    Who::Owner,
+    Who::Stranger,
+    Who::Operator,
+    Who::SystemMember,
+];
+
+/// What a call is refused with, by the table alone; `None` when it gets through to its handler.
+fn refused(access: &Access, who: Who) -> Option<u16> {
+    let role = match who {
+        Who::Nobody | Who::Stranger | Who::SystemMember => None,
+        Who::Viewer => Some(Role::Viewer),
+        Who::Member => Some(Role::Member),
+        Who::Admin | Who::Operator => Some(Role::Admin),
+        Who::Owner => Some(Role::Owner),
+    };
+    match (access, who) {
+        (Access::Open(_), _) => None,
+        (_, Who::Nobody) => Some(401),
+        (Access::Token(_), _) => None,
+        (Access::Operator(_), Who::Operator) => None,
+        (Access::Operator(_), _) => Some(403),
+        (Access::Org(need, _), _) => match role {
+            None => Some(404),
+            Some(role) if role >= need.least() => None,
+            Some(_) => Some(403),
+        },
+    }
+}
+
+fn path(route: &Route, made: &Made) -> String {
+    let id = match route.path.split('/').nth(3) {
+        Some("targets") => &made.target,
+        Some("credentials") => &made.key,
+        Some("proxies") => &made.proxy,
+        _ => "tok_00000000000000000000000000",
+    };
+    let path = route.path.replace("{org}", "acme").replace("{id}", id);
+    path.replace("{rule_id}", "rul_00000000000000000000000000")
+        .replace("{filter_id}", "flt_00000000000000000000000000")
+}
+
+#[actix_web::test]
+async fn every_route_asks_every_role() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let before = api.control.config(api.acme).unwrap().head.n;
+    for route in routes() {
+        for who in EVERYBODY {
+            let method: Method = route.verb.as_str().parse().unwrap();
+            let request = api.request(who, method, &path(&route, &made));
+            // A body that no handler accepts: a call that gets through changes nothing.
+            let request = match route.takes {
+                Takes::Nothing => request.insert_header(("if-match", "\"999999\"")),
+                _ => request.set_json(json!({"not_a_field": 1})),
+            };
+            let reply = api.send(request).await;
+            let title = format!("{route:?} by {who:?}: {} {}", reply.status, reply.text);
+            match refused(&route.access, who) {
+                Some(status) => assert_eq!(reply.status, status, "{title}"),
+                None => assert!(!matches!(reply.status, 401 | 403), "{title}"),
+            }
+        }
+    }
+    assert_eq!(
+        api.control.config(api.acme).unwrap().head.n,
+        before,
+        "nothing changed"
+    );
+}
+
+#[actix_web::test]
+async fn what_hangs_on_a_target_credential_is_for_admins() {
+    let api = api().await;
+    let made = api.quick_path("member").await;
+    let before = api.control.config(api.acme).unwrap().head.n;
+    for route in routes() {
+        let by_kind = matches!(route.access, Access::Org(Need::CredentialKind, _));
+        if !by_kind || !route.path.contains("{id}") {
+            continue;
+        }
+        let path = route
+            .path
+            .replace("{org}", "acme")
+            .replace("{id}", &made.injected)
+            .replace("{rule_id}", "rul_00000000000000000000000000")
+            .replace("{filter_id}", "flt_00000000000000000000000000");
+        let method: Method = route.verb.as_str().parse().unwrap();
+        let request = api.request(Who::Member, method, &path);
+        let request = match route.takes {
+            Takes::Nothing => request,
+            _ => request.set_json(json!({"labels": {"a": "b"}})),
+        };
+        let reply = api.send(request).await;
+        assert_eq!(reply.status, 403, "{route:?} {}", reply.text);
+    }
+    assert_eq!(
+        api.control.config(api.acme).unwrap().head.n,
+        before,
+        "nothing changed"
+    );
+}
+
+#[actix_web::test]
+async fn another_organisations_ids_answer_like_unknown_ones() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let unknown = |id: &str| format!("{}00000000000000000000000000", &id[..4]);
+    let replies = [
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/acme/targets/{}", made.target),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/nobody/targets/{}", made.target),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/other/targets/{}", made.target),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/other/targets/{}", unknown(&made.target)),
+        )
+        .await,
+        api.get(
+            Who::Stranger,
+            &format!("/orgs/other/targets/{}", made.proxy),
+        )
+        .await,
+        api.get(Who::Stranger, "/orgs/other/targets/x").await,
+        api.get(Who::Stranger, &format!("/orgs/{}", api.acme)).await,
+    ];
+    for reply in &replies {
+        assert_eq!(reply.status, 404);
+        assert_eq!(reply.text, replies[0].text, "byte for byte");
+    }
+}
+
+#[actix_web::test]
+async fn nobody_makes_or_touches_a_token_above_their_own_role() {
+    let api = api().await;
+    let create = |who, role: &str| {
+        let body = json!({"name": "t", "role": role});
+        let api = &api;
+        async move { api.post(who, "/orgs/acme/tokens", body).await }
+    };
+    create(Who::Admin, "owner").await.is(403);
+    create(Who::Member, "viewer").await.is(403);
+    let admin = create(Who::Admin, "admin").await.is(201).id();
+    let owner = create(Who::Owner, "owner").await.is(201);
+    let (owner_id, secret) = (owner.id(), owner.body["secret"]["token"].as_str().unwrap());
+    assert!(secret.starts_with("rr_api_"));
+    let at = |id: &str| format!("/orgs/acme/tokens/{id}");
+    api.patch(Who::Admin, &at(&admin), json!({"role": "owner"}))
+        .await
+        .is(403);
+    api.patch(Who::Admin, &at(&owner_id), json!({"role": "viewer"}))
+        .await
+        .is(403);
+    api.delete(Who::Admin, &at(&owner_id)).await.is(403);
+    let shown = api.get(Who::Admin, &at(&owner_id)).await.is(200);
+    assert!(shown.body.get("secret").is_none() && !shown.text.contains(secret));
+    assert!(!shown.text.contains("digest"));
+
+    let me = api.request(Who::Nobody, Method::GET, "/me");
+    let me = me.insert_header(("authorization", format!("Bearer {secret}")));
+    let me = api.send(me).await.is(200);
+    assert_eq!(me.body["role"], "owner");
+    assert_eq!(me.body["org"], "acme");
+    assert_eq!(me.body["operator"], Value::Bool(false));
+
+    api.delete(Who::Owner, &at(&owner_id)).await.is(204);
+    let me = api.request(Who::Nobody, Method::GET, "/me");
+    let me = me.insert_header(("authorization", format!("Bearer {secret}")));
+    api.send(me).await.is(401);
+}

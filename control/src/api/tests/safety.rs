@@ -1,0 +1,240 @@
+//! Browsers, guessers, probes, records.
+
+use actix_web::http::Method;
+use proto::id::{OrgId, ProxyId, RequestId};
+use proto::record::Record;
+use serde_json::json;
+
+use super::{Who, api};
+
+#[actix_web::test]
+async fn foreign_hosts_get_nothing() {
+    let api = api().await;
+    for (host, status) in [
+        ("localhost", 200),
+        ("127.0.0.1:9999", 200),
+        ("[::1]:1", 200),
+        ("m.example", 421),
+        ("localhost.m.example", 421),
+        ("", 421),
+    ] {
+        let request = api
+            .request(Who::Admin, Method::GET, "/me")
+            .insert_header(("host", host));
+        let reply = api.send(request).await;
+        assert_eq!(reply.status, status, "{host}");
+    }
+    let open = api.request(Who::Nobody, Method::GET, "/openapi.json");
+    api.send(open.insert_header(("host", "m.example")))
+        .await
+        .is(421);
+    let unknown = api
+        .request(Who::Nobody, Method::GET, "/x")
+        .insert_header(("host", "m.example"));
+    api.send(unknown).await.is(421);
+}
+
+#[actix_web::test]
+async fn answers_are_not_for_caches_or_other_origins() {
+    let api = api().await;
+    for path in ["/me", "/healthz", "/nothing", "/orgs/acme/targets"] {
+        let request = api.request(Who::Admin, Method::GET, path);
+        let reply = api
+            .send(request.insert_header(("origin", "https://m.example")))
+            .await;
+        assert_eq!(reply.header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(
+            reply.header("x-content-type-options"),
+            Some("nosniff"),
+            "{path}"
+        );
+        assert!(reply.header("requestrocket-request-id").is_some(), "{path}");
+        let cors = reply
+            .headers
+            .keys()
+            .any(|name| name.as_str().starts_with("access-control-"));
+        assert!(!cors, "{path}");
+    }
+    let preflight = api.request(Who::Nobody, Method::OPTIONS, "/orgs/acme/targets");
+    api.send(preflight.insert_header(("origin", "https://m.example")))
+        .await
+        .is(405);
+}
+
+#[actix_web::test]
+async fn wrong_tokens_are_throttled_and_right_ones_pass() {
+    let api = api().await;
+    let with = |token: &str| {
+        let request = api.request(Who::Nobody, Method::GET, "/me");
+        api.send(request.insert_header(("authorization", format!("Bearer {token}"))))
+    };
+    for n in 0..10 {
+        with(&format!("rr_api_{n}")).await.is(401);
+    }
+    let reply = with("rr_api_x").await.is(429);
+    assert_eq!(reply.body["code"], "too-many-attempts");
+    assert!(reply.header("retry-after").unwrap().parse::<u64>().unwrap() <= 61);
+    api.get(Who::Admin, "/me").await.is(200);
+}
+
+#[actix_web::test]
+async fn an_expired_token_is_refused() {
+    let api = api().await;
+    let make = |expires_at: &str| {
+        let body = json!({"name": "t", "role": "viewer", "expires_at": expires_at});
+        let api = &api;
+        async move {
+            let made = api
+                .post(Who::Admin, "/orgs/acme/tokens", body)
+                .await
+                .is(201);
+            made.body["secret"]["token"].as_str().unwrap().to_owned()
+        }
+    };
+    for (expires_at, status) in [("2020-01-01T00:00:00Z", 401), ("2999-01-01T00:00:00Z", 200)] {
+        let token = make(expires_at).await;
+        let request = api.request(Who::Nobody, Method::GET, "/me");
+        let request = request.insert_header(("authorization", format!("Bearer {token}")));
+        api.send(request).await.is(status);
+    }
+}
+
+#[actix_web::test]
+async fn probes_need_no_token_and_metrics_do() {
+    let api = api().await;
+    assert_eq!(
+        api.get(Who::Nobody, "/healthz").await.is(200).body["status"],
+        "ok"
+    );
+    assert_eq!(
+        api.get(Who::Nobody, "/readyz").await.is(200).body["status"],
+        "ok"
+    );
+    let root = api.request(Who::Nobody, Method::GET, "").uri("/healthz");
+    api.send(root).await.is(200);
+    api.get(Who::Nobody, "/metrics").await.is(401);
+    api.get(Who::Owner, "/metrics").await.is(403);
+    assert_eq!(
+        api.get(Who::Operator, "/metrics").await.is(200).text,
+        "up 1\n"
+    );
+    let document = api.get(Who::Nobody, "/openapi.json").await.is(200);
+    assert_eq!(document.body["openapi"], "3.1.0");
+}
+
+#[actix_web::test]
+async fn a_read_waits_for_the_version_that_it_presents() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let with = |version: String| {
+        let path = format!("/orgs/acme/targets/{}", made.target);
+        let request = api.request(Who::Viewer, Method::GET, &path);
+        api.send(request.insert_header(("requestrocket-version", version)))
+    };
+    let n = api.control.config(api.acme).unwrap().head.n;
+    with(format!("{}={n}", api.acme)).await.is(200);
+    with("nonsense".into()).await.is(400);
+    let reply = with(format!("{}={}", api.acme, n + 1)).await.is(503);
+    assert_eq!(reply.body["code"], "version-not-here");
+}
+
+fn record(n: u128, org: OrgId, status: u16) -> Record {
+    let json = json!({
+        "request_id": RequestId::from_bits(n), "org_id": org, "proxy_id": ProxyId::from_bits(n % 2),
+        "config_version": 1, "node": "n", "region": "local", "method": "GET", "path": "/",
+        "query": [], "status": status, "code": "proxy-access-granted",
+        "started_at_us": 1_000_000 * i64::try_from(n).unwrap(), "total_us": 5, "stages": [],
+        "request_bytes": 0, "response_bytes": 0, "upstream_request_bytes": 0,
+        "upstream_response_bytes": 0, "attempts": 1, "denials": [], "shadow_rule_ids": [],
+        "filter_ids": [], "upstream_ids": [], "client_aborted": false, "scrubbed": 0
+    });
+    serde_json::from_value(json).unwrap()
+}
+
+#[actix_web::test]
+async fn records_are_listed_read_and_kept_apart() {
+    let api = api().await;
+    let batch: Vec<_> = (1..=5)
+        .map(|n| record(n, api.acme, if n == 3 { 429 } else { 200 }))
+        .collect();
+    api.control.records.insert(&batch).unwrap();
+    api.control
+        .records
+        .insert(&[record(9, OrgId::from_bits(77), 200)])
+        .unwrap();
+    let ids = |query: &str| {
+        let path = format!("/orgs/acme/records{query}");
+        let api = &api;
+        async move {
+            let list = api.get(Who::Viewer, &path).await.is(200);
+            let items = list.body["items"].as_array().unwrap().clone();
+            let id = |item: &serde_json::Value| item["id"].as_str().unwrap().parse().unwrap();
+            let ids = items
+                .iter()
+                .map(|item| RequestId::bits(id(item)))
+                .collect::<Vec<_>>();
+            (ids, list.body["next_cursor"].as_str().map(str::to_owned))
+        }
+    };
+    assert_eq!(ids("").await.0, [5, 4, 3, 2, 1]);
+    assert_eq!(ids("?status=4xx").await.0, [3]);
+    assert_eq!(
+        ids(&format!("?proxy={}", ProxyId::from_bits(0))).await.0,
+        [4, 2]
+    );
+    assert_eq!(
+        ids("?from=1970-01-01T00:00:02Z&to=1970-01-01T00:00:04Z")
+            .await
+            .0,
+        [3, 2]
+    );
+    assert_eq!(ids("?code=rate-limited").await.0, [0u128; 0]);
+    let (first, cursor) = ids("?limit=3").await;
+    assert_eq!(first, [5, 4, 3]);
+    assert_eq!(
+        ids(&format!("?limit=3&cursor={}", cursor.unwrap())).await,
+        (vec![2, 1], None)
+    );
+    for bad in [
+        "status=9",
+        "proxy=x",
+        "from=yesterday",
+        "cursor=Yg",
+        "statu=200",
+    ] {
+        api.get(Who::Viewer, &format!("/orgs/acme/records?{bad}"))
+            .await
+            .is(400);
+    }
+    let one = RequestId::from_bits(3);
+    let reply = api
+        .get(Who::Viewer, &format!("/orgs/acme/records/{one}"))
+        .await
+        .is(200);
+    assert_eq!(reply.body["started_at"], "1970-01-01T00:00:03Z");
+    let foreign = RequestId::from_bits(9);
+    api.get(Who::Viewer, &format!("/orgs/acme/records/{foreign}"))
+        .await
+        .is(404);
+}
+
+#[actix_web::test]
+async fn a_bound_listener_is_served_until_it_is_stopped() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let api = api().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = crate::serve(listener, api.control.clone()).unwrap();
+    let handle = server.handle();
+    let running = actix_web::rt::spawn(server);
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+    handle.stop(true).await;
+    running.await.unwrap().unwrap();
+}

@@ -1,0 +1,305 @@
+//! Writes: from a checked model to a published version, and from the publisher's errors to
+//! refusals. The only file of the API that publishes.
+
+use std::sync::Arc;
+
+use proto::object::{Body, Object, ObjectId};
+use proto::seal::NewSecret;
+use proto::store::StoreError;
+use proto::tree::{ApplyError, Change, Operation, SecretChange, TreeError};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::call::OrgCall;
+use super::error::{Code, Refusal};
+use super::objects::{Edit, Manner, Resource, Rights, Verdict, changed, find, show};
+use super::precondition::Condition;
+use crate::publish::{Author, Publish, PublishError, Published};
+use crate::router::BASE;
+
+/// Creates an object without a secret.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn create<R: Resource>(call: &OrgCall, body: Body) -> Result<Answer, Refusal> {
+    create_with::<R>(call, body, None).await
+}
+
+/// Creates an object.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn create_with<R: Resource>(
+    call: &OrgCall,
+    body: Body,
+    secret: Option<Arc<NewSecret>>,
+) -> Result<Answer, Refusal> {
+    let rights = rights(call)?;
+    R::guard(
+        &rights,
+        &Edit {
+            before: None,
+            after: R::model(&body),
+        },
+    )?;
+    let fresh = R::fresh_id();
+    let published = publish(
+        call,
+        Operation::Create {
+            id: fresh,
+            body,
+            secret,
+        },
+    )
+    .await?;
+    // Of a remembered write, the object that it created then.
+    let id = match published.changed.first() {
+        Some(id) if published.replayed => *id,
+        _ => fresh,
+    };
+    let object = object(&published, id)?;
+    let location = match id {
+        ObjectId::Org(id) => format!("{BASE}/orgs/{id}"),
+        _ => format!(
+            "{BASE}/orgs/{}/{}/{id}",
+            call.org.slug,
+            R::place(&object.body)
+        ),
+    };
+    Ok(answer::<R>(call, &published, &object).created(location))
+}
+
+/// Changes the object that the path names as the submitted document says.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn change<R: Resource>(call: &OrgCall, manner: Manner) -> Result<Answer, Refusal> {
+    change_with::<R>(call, manner, SecretChange::Keep).await
+}
+
+/// The same, with what becomes of a credential's secret.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn change_with<R: Resource>(
+    call: &OrgCall,
+    manner: Manner,
+    secret: SecretChange,
+) -> Result<Answer, Refusal> {
+    let (rights, verdict) = (rights(call)?, Verdict::default());
+    let document = call.request.body.clone();
+    let kept = verdict.clone();
+    let change: Change = Arc::new(move |body: &Body| {
+        let Some(before) = R::model(body) else {
+            return Err(kept.keep(Refusal::not_found()));
+        };
+        let after = changed::<R>(before, &document, manner)?;
+        let edit = Edit {
+            before: Some(before),
+            after: Some(&after),
+        };
+        R::guard(&rights, &edit).map_err(|refusal| kept.keep(refusal))?;
+        Ok(R::with_model(body, after))
+    });
+    update::<R>(call, change, secret, verdict).await
+}
+
+/// Leaves the object as it is, but for its secret.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn keep_with<R: Resource>(
+    call: &OrgCall,
+    secret: SecretChange,
+) -> Result<Answer, Refusal> {
+    let change: Change = Arc::new(|body: &Body| Ok(body.clone()));
+    update::<R>(call, change, secret, Verdict::default()).await
+}
+
+async fn update<R: Resource>(
+    call: &OrgCall,
+    change: Change,
+    secret: SecretChange,
+    verdict: Verdict,
+) -> Result<Answer, Refusal> {
+    let seen = find::<R>(call, &*call.config()?)?;
+    let operation = Operation::Update {
+        id: seen.id,
+        precondition: precondition(call, &seen)?,
+        change,
+        secret,
+    };
+    let published = match publish(call, operation).await {
+        Ok(published) => published,
+        Err(refusal) => return Err(verdict.take().unwrap_or(refusal)),
+    };
+    let object = object(&published, seen.id)?;
+    Ok(answer::<R>(call, &published, &object))
+}
+
+/// Deletes the object that the path names.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn delete<R: Resource>(call: &OrgCall) -> Result<Answer, Refusal> {
+    let seen = find::<R>(call, &*call.config()?)?;
+    let edit = Edit {
+        before: R::model(&seen.body),
+        after: None,
+    };
+    R::guard(&rights(call)?, &edit)?;
+    let operation = Operation::Delete {
+        id: seen.id,
+        precondition: precondition(call, &seen)?,
+    };
+    let published = publish(call, operation).await?;
+    Ok(Answer::nothing().version(call.org_id(), published.n))
+}
+
+fn rights(call: &OrgCall) -> Result<Rights, Refusal> {
+    Ok(Rights {
+        role: call.role,
+        config: call.config()?,
+    })
+}
+
+/// `If-Match` as the one version that the publisher compares with the newest.
+fn precondition(call: &OrgCall, seen: &Object) -> Result<Option<u64>, Refusal> {
+    match &call.request.if_match {
+        None | Some(Condition::Exists) => Ok(None),
+        Some(Condition::Versions(versions)) if versions.contains(&seen.version) => {
+            Ok(Some(seen.version))
+        }
+        // What is seen here may be older than what the caller saw.
+        Some(Condition::Versions(versions)) => match versions.as_slice() {
+            [version] => Ok(Some(*version)),
+            _ => Err(stale(seen.id, seen.version)),
+        },
+    }
+}
+
+fn stale(id: ObjectId, current: u64) -> Refusal {
+    let detail = format!("{id} is now at version {current}; read it again and repeat the change");
+    Refusal::new(Code::PreconditionFailed, detail)
+}
+
+fn answer<R: Resource>(call: &OrgCall, published: &Published, object: &Object) -> Answer {
+    Answer::json(show::<R>(&call.view(), object))
+        .etag(object.version)
+        .version(call.org_id(), published.n)
+}
+
+async fn publish(call: &OrgCall, operation: Operation) -> Result<Published, Refusal> {
+    let publish = Publish {
+        org: call.org_id(),
+        operations: vec![operation],
+        author: Author {
+            name: call.caller.token_id.to_string(),
+            role: call.role,
+        },
+        deadline: Instant::now() + call.control.settings.write_deadline,
+        idempotency: call.request.idempotency.clone(),
+    };
+    let published = call
+        .control
+        .publisher
+        .publish(publish)
+        .await
+        .map_err(refusal)?;
+    // So that the caller's next read here sees what it wrote; a node or another control may be
+    // later, which is what `requestrocket-version` is for.
+    call.control.see_version(call.org_id(), published.n).await;
+    Ok(published)
+}
+
+fn object(published: &Published, id: ObjectId) -> Result<Arc<Object>, Refusal> {
+    match published.config.object(id) {
+        Some(object) => Ok(object.clone()),
+        // A remembered write whose object was deleted since.
+        None if published.replayed => Err(Refusal::not_found()),
+        None => {
+            let detail = format!("{id} was published and is not there");
+            Err(Refusal::new(Code::Internal, detail))
+        }
+    }
+}
+
+fn refusal(error: PublishError) -> Refusal {
+    let words = error.to_string();
+    match error {
+        PublishError::Refused(error) => not_applied(error),
+        PublishError::OrgUnknown(_) => Refusal::not_found(),
+        PublishError::KeyReused => {
+            let detail = "this key was used for another request within a day; take a new one";
+            Refusal::new(Code::IdempotencyKeyReused, detail)
+        }
+        PublishError::Overloaded | PublishError::Contended => Refusal::new(
+            Code::Overloaded,
+            format!("{words}; nothing was changed; try again"),
+        )
+        .retry_after_s(1),
+        PublishError::OutcomeUnknown { .. } => {
+            let detail = format!(
+                "{words}; read the object again, or repeat the request with the same \
+                 `Idempotency-Key`"
+            );
+            Refusal::new(Code::OutcomeUnknown, detail).retry_after_s(5)
+        }
+        PublishError::Regressed { .. } => {
+            let detail = format!("{words}; writes are refused until `requestrocket recover`");
+            Refusal::new(Code::StoreRegressed, detail)
+        }
+        PublishError::Store(StoreError::Full(_)) => {
+            let detail = "traffic goes on; free space, then `requestrocket recover --space`";
+            Refusal::new(Code::StoreFull, detail)
+        }
+        PublishError::Store(StoreError::TooLarge(detail)) => {
+            Refusal::new(Code::BodyTooLarge, detail)
+        }
+        PublishError::Store(_) => {
+            let detail = format!("{words}; nothing was changed; traffic goes on; try again");
+            Refusal::new(Code::StoreUnavailable, detail).retry_after_s(5)
+        }
+        PublishError::Tree(TreeError::TooLarge(detail)) => Refusal::new(Code::BodyTooLarge, detail),
+        PublishError::Unreadable(_) | PublishError::Tree(_) | PublishError::Seal(_) => {
+            Refusal::new(Code::Internal, words)
+        }
+    }
+}
+
+fn not_applied(error: ApplyError) -> Refusal {
+    match error {
+        ApplyError::NotFound(_) => Refusal::not_found(),
+        ApplyError::PreconditionFailed { id, current } => stale(id, current),
+        ApplyError::Forbidden(errors) => {
+            let words: Vec<&str> = errors
+                .iter()
+                .map(|problem| problem.detail.as_str())
+                .collect();
+            Refusal {
+                errors: errors.clone(),
+                ..Refusal::forbidden(words.join("; "))
+            }
+        }
+        ApplyError::Invalid(errors) => Refusal::invalid(errors),
+        ApplyError::Taken { what, by } => Refusal {
+            used_by: vec![by.to_string()],
+            ..Refusal::new(
+                Code::Conflict,
+                format!("{what} belongs to {by}; choose another"),
+            )
+        },
+        ApplyError::InUse { id, users } => {
+            let used_by: Vec<String> = users.iter().map(ToString::to_string).collect();
+            let detail = format!(
+                "{id} is used by {}; change or delete them first",
+                used_by.join(", ")
+            );
+            Refusal {
+                used_by,
+                ..Refusal::new(Code::Conflict, detail)
+            }
+        }
+        ApplyError::TooLarge(detail) => Refusal::new(Code::BodyTooLarge, detail),
+    }
+}

@@ -1,0 +1,320 @@
+//! One version of one parent: made, written, and recognised when the store did not say whether it
+//! took it.
+//!
+//! When everything fits, leaves, root, delta, record, secrets, facts and head go in one
+//! transaction, and nothing unreferenced is ever written. A larger publish writes content first;
+//! its head's transaction also compares the sweep counter `gc/{org}`, so that no sweep can have
+//! deleted what it just wrote.
+
+use std::sync::Arc;
+
+use proto::id::{CredentialId, OrgId};
+use proto::keys;
+use proto::object::ObjectId;
+use proto::retired::Retired;
+use proto::seal::{self, Binding};
+use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
+use proto::tree::{
+    Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, VersionRecord, apply,
+};
+
+use super::cache::Parent;
+use super::idempotency::Remembered;
+use super::writes::{ONE_TXN_OPS, Writes, chunks, json, leaf_ops, version_ops};
+use super::{Publish, PublishError, Published, Publisher};
+
+/// What came of a try.
+pub(super) enum Outcome {
+    /// The version stands.
+    Done(Published),
+    /// Somebody else was first.
+    Lost,
+}
+
+/// A version that was handed to the store.
+pub(super) struct Attempt {
+    pub config: Arc<OrgConfig>,
+    pub changed: Vec<ObjectId>,
+}
+
+impl Publisher {
+    /// Makes the version that follows `parent` and writes it.
+    pub(super) async fn attempt(
+        &self,
+        parent: &Parent,
+        publish: &Publish,
+        unsure: &mut Vec<Attempt>,
+    ) -> Result<Outcome, PublishError> {
+        let now = (self.clock)();
+        let context = Context {
+            now,
+            policy: &self.policy,
+            role: publish.author.role,
+        };
+        let draft = apply(&parent.config, &publish.operations, &context)?;
+        if draft.changed.is_empty() {
+            let (head, config) = (&parent.config.head, Arc::clone(&parent.config));
+            let changed = Vec::new();
+            let (n, hash) = (head.n, head.hash);
+            return Ok(Outcome::Done(Published {
+                n,
+                hash,
+                config,
+                changed,
+                replayed: false,
+            }));
+        }
+        let organisations = self.organisations(&parent.config, &draft).await?;
+        let facts = Facts::of(&draft);
+        let mut packed =
+            draft.commit(&parent.config, parent.config.head.gc, seal::random_name())?;
+        let mut writes = self.facts(&packed.config, &facts, now).await?;
+        writes.compares.push(parent.unchanged.clone());
+        self.add_organisations(&organisations, now, &mut writes)?;
+        writes
+            .before
+            .extend(leaf_ops(packed.config.org, &packed.leaves));
+        let lease = match &publish.idempotency {
+            Some(_) => Some(self.memory.lease(&*self.store).await?),
+            None => None,
+        };
+        let remembers = usize::from(lease.is_some());
+        if !writes.fit_one_txn(remembers + 3) {
+            let gc = self.write_content(packed.config.org, &mut writes).await?;
+            packed = packed.with_gc(gc);
+        }
+        let changed = facts.changed;
+        self.add_head(&packed, &changed, publish, now, lease, &mut writes);
+        let attempt = Attempt {
+            config: Arc::new(packed.config),
+            changed,
+        };
+        let outcome = self.write_head(writes, attempt, unsure).await?;
+        if matches!(outcome, Outcome::Done(_)) {
+            self.sweep(&organisations).await;
+        }
+        Ok(outcome)
+    }
+
+    /// Seals new secrets, raises the facts of old ones.
+    async fn facts(
+        &self,
+        config: &OrgConfig,
+        facts: &Facts,
+        now: jiff::Timestamp,
+    ) -> Result<Writes, PublishError> {
+        let mut writes = Writes::default();
+        let org = config.org;
+        for (credential, secret) in &facts.secrets {
+            let stored = config.credential(*credential);
+            if let (Some(stored), Some(seal_id), Some(plaintext)) =
+                (stored, &secret.seal_id, &secret.plaintext)
+            {
+                let hosts = &stored.credential.hosts;
+                let binding = Binding {
+                    org,
+                    credential: *credential,
+                    hosts,
+                    seal_id,
+                };
+                let sealed = seal::seal(&self.public, &binding, plaintext)?;
+                let key = keys::secret(org, *credential, seal_id, &self.public.region);
+                writes.before.push(Op::put(key, json(&sealed)));
+            }
+        }
+        for (credential, seal_id) in &facts.unsealed {
+            let key = keys::secret(org, *credential, seal_id, &self.public.region);
+            writes.after.push(Op::Delete(key));
+        }
+        for (credential, retirement) in &facts.retirements {
+            let key = keys::retired(org, *credential);
+            let before = self.store.get(&key).await?.value;
+            let known = before
+                .as_ref()
+                .map(|pair| serde_json::from_slice::<Retired>(&pair.value));
+            let known = known
+                .transpose()
+                .map_err(|error| PublishError::Unreadable(format!("{key}: {error}")))?;
+            writes.compares.push(match before {
+                Some(pair) => Compare::ModRevision(key.clone(), pair.mod_revision),
+                None => Compare::Absent(key.clone()),
+            });
+            writes
+                .with_head
+                .push(Op::put(key, json(&retirement.raise(known, now))));
+        }
+        Ok(writes)
+    }
+
+    /// Head, delta, record, and the remembered outcome.
+    fn add_head(
+        &self,
+        packed: &Packed,
+        changed: &[ObjectId],
+        publish: &Publish,
+        now: jiff::Timestamp,
+        lease: Option<LeaseId>,
+        writes: &mut Writes,
+    ) {
+        let ops = version_ops(packed, changed, &publish.author.name, now);
+        writes.with_head.extend(ops);
+        if let (Some(idempotency), Some(lease)) = (&publish.idempotency, lease) {
+            let head = &packed.config.head;
+            let key = keys::idempotency(packed.config.org, &idempotency.key);
+            let remembered = Remembered {
+                fingerprint: idempotency.fingerprint,
+                n: head.n,
+                hash: head.hash,
+                changed: changed.iter().take(VERSION_CHANGED_MAX).copied().collect(),
+            };
+            writes.compares.push(Compare::Absent(key.clone()));
+            let (value, lease) = (json(&remembered), Some(lease));
+            writes.with_head.push(Op::Put { key, value, lease });
+        }
+    }
+
+    /// The larger publish: content goes first. Returns the sweep counter that the head must name,
+    /// and leaves a compare on it.
+    async fn write_content(&self, org: OrgId, writes: &mut Writes) -> Result<u64, PublishError> {
+        let key = keys::gc(org);
+        let counter = self.store.get(&key).await?.value;
+        let value = counter
+            .as_ref()
+            .and_then(|pair| std::str::from_utf8(&pair.value).ok());
+        let gc = match value.map(str::parse) {
+            None => 0,
+            Some(Ok(gc)) => gc,
+            Some(Err(_)) => return Err(PublishError::Unreadable(format!("{key} is no number"))),
+        };
+        writes.compares.push(match counter {
+            Some(pair) => Compare::ModRevision(key, pair.mod_revision),
+            None => Compare::Absent(key),
+        });
+        // Content is named by its hash or a random id: written twice, it is the same.
+        for ops in chunks(std::mem::take(&mut writes.before)) {
+            self.store
+                .txn(Txn {
+                    ops,
+                    ..Txn::default()
+                })
+                .await?;
+        }
+        Ok(gc)
+    }
+
+    /// The transaction that makes the version the newest one.
+    async fn write_head(
+        &self,
+        mut writes: Writes,
+        attempt: Attempt,
+        unsure: &mut Vec<Attempt>,
+    ) -> Result<Outcome, PublishError> {
+        let mut ops = writes.with_head;
+        ops.append(&mut writes.before);
+        // What nobody names any more goes in the same transaction when there is room.
+        let room = ONE_TXN_OPS
+            .saturating_sub(ops.len())
+            .min(writes.after.len());
+        ops.extend(writes.after.drain(..room));
+        let org = attempt.config.org;
+        let outcome = self
+            .store
+            .txn(Txn {
+                compares: writes.compares,
+                ops,
+                or_read: vec![],
+            })
+            .await;
+        match outcome {
+            Ok(TxnOutcome::Committed(_)) => {
+                for ops in chunks(writes.after) {
+                    // Left over, it is unreachable: the sweep finds it.
+                    if let Err(error) = self
+                        .store
+                        .txn(Txn {
+                            ops,
+                            ..Txn::default()
+                        })
+                        .await
+                    {
+                        tracing::warn!(%org, %error, "old sealed values stay until the sweep");
+                    }
+                }
+                Ok(Outcome::Done(attempt.published()))
+            }
+            Ok(TxnOutcome::Conflict(_)) => Ok(Outcome::Lost),
+            Err(error @ StoreError::OutcomeUnknown(_)) => {
+                unsure.push(attempt);
+                Err(error.into())
+            }
+            Err(StoreError::LeaseNotFound(_)) => {
+                self.memory.lease_is_gone().await;
+                Ok(Outcome::Lost)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The version among `unsure` that the store did take. A version's record is written with its
+    /// head and never again, so it tells even when others have built on it since.
+    pub(super) async fn recognise(
+        &self,
+        unsure: &[Attempt],
+        newest: &Arc<OrgConfig>,
+    ) -> Result<Option<Published>, PublishError> {
+        for attempt in unsure {
+            let head = &attempt.config.head;
+            if newest.head.n < head.n {
+                continue;
+            }
+            let key = keys::version(attempt.config.org, head.n);
+            let record = self.store.get(&key).await?.value;
+            let record =
+                record.and_then(|pair| serde_json::from_slice::<VersionRecord>(&pair.value).ok());
+            if record.is_some_and(|record| record.head.hash == head.hash) {
+                return Ok(Some(attempt.published()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Attempt {
+    fn published(&self) -> Published {
+        let head = &self.config.head;
+        Published {
+            n: head.n,
+            hash: head.hash,
+            config: Arc::clone(&self.config),
+            changed: self.changed.clone(),
+            replayed: false,
+        }
+    }
+}
+
+/// What a draft means beside the tree.
+struct Facts {
+    changed: Vec<ObjectId>,
+    secrets: Vec<(CredentialId, Arc<seal::NewSecret>)>,
+    retirements: Vec<(CredentialId, Retirement)>,
+    unsealed: Vec<(CredentialId, String)>,
+}
+
+impl Facts {
+    fn of(draft: &Draft) -> Self {
+        Self {
+            changed: draft.changed.clone(),
+            secrets: draft
+                .secrets
+                .iter()
+                .map(|(id, secret)| (*id, Arc::clone(secret)))
+                .collect(),
+            retirements: draft
+                .retirements
+                .iter()
+                .map(|(id, r)| (*id, r.clone()))
+                .collect(),
+            unsealed: draft.unsealed.clone(),
+        }
+    }
+}

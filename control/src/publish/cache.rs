@@ -1,0 +1,155 @@
+//! One slot per organisation: its queue, and the newest version that was read or made.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::load::{self, LoadError};
+use proto::store::{Compare, Store};
+use proto::tree::{Head, OrgConfig};
+use tokio::sync::Semaphore;
+
+use super::PublishError;
+
+/// Publishes of one organisation that may wait at one time, the running one included.
+const WAITING_MAX: usize = 64;
+/// Organisations whose newest version is kept in memory.
+const SLOTS_MAX: usize = 256;
+/// Times a head is read again because its content was swept meanwhile.
+const READS_MAX: usize = 3;
+
+/// All slots. Bounded: the ones unused for longest go first.
+#[derive(Default)]
+pub(super) struct Slots {
+    by_org: Mutex<HashMap<OrgId, Arc<Slot>>>,
+    uses: AtomicU64,
+}
+
+/// See the module.
+pub(super) struct Slot {
+    /// Whoever holds it publishes; fair.
+    pub queue: tokio::sync::Mutex<()>,
+    /// Bounds who waits for it.
+    pub waiting: Semaphore,
+    // Held for a clone only, never across an await.
+    newest: Mutex<Option<Arc<OrgConfig>>>,
+    used: AtomicU64,
+}
+
+/// A version to build on, and the compare that holds while it is the newest.
+pub(super) struct Parent {
+    pub config: Arc<OrgConfig>,
+    pub unchanged: Compare,
+}
+
+impl Slots {
+    pub fn of(&self, org: OrgId) -> Arc<Slot> {
+        let use_now = self.uses.fetch_add(1, Ordering::Relaxed);
+        // A poisoned map is whole: every change to it is one call.
+        let mut slots = self.by_org.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= SLOTS_MAX && !slots.contains_key(&org) {
+            let idle = slots
+                .iter()
+                .filter(|(_, slot)| Arc::strong_count(slot) == 1);
+            let oldest = idle.min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed));
+            if let Some(oldest) = oldest.map(|(org, _)| *org) {
+                slots.remove(&oldest);
+            }
+        }
+        let slot = slots.entry(org).or_insert_with(|| {
+            Arc::new(Slot {
+                queue: tokio::sync::Mutex::new(()),
+                waiting: Semaphore::new(WAITING_MAX),
+                newest: Mutex::new(None),
+                used: AtomicU64::new(use_now),
+            })
+        });
+        slot.used.store(use_now, Ordering::Relaxed);
+        Arc::clone(slot)
+    }
+}
+
+impl Slot {
+    fn known(&self) -> Option<Arc<OrgConfig>> {
+        self.newest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Remembers a version, unless a newer one is known.
+    pub fn keep(&self, config: &Arc<OrgConfig>) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = |head: &Head| (head.epoch.clone(), head.n);
+        if newest
+            .as_ref()
+            .is_none_or(|known| age(&known.head) < age(&config.head))
+        {
+            *newest = Some(Arc::clone(config));
+        }
+    }
+
+    /// Forgets the version of an organisation that was deleted.
+    pub fn forget(&self) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The newest version in the store.
+    pub async fn newest(&self, store: &dyn Store, org: OrgId) -> Result<Parent, PublishError> {
+        let mut missing = None;
+        for _ in 0..READS_MAX {
+            let found = load::head(store, org).await.map_err(unreadable)?;
+            let (head, revision) = found.ok_or(PublishError::OrgUnknown(org))?;
+            let unchanged = Compare::ModRevision(keys::head(org), revision);
+            let known = self.known();
+            if let Some(config) = known.clone().filter(|known| known.head == head) {
+                return Ok(Parent { config, unchanged });
+            }
+            refuse_regression(org, known.as_deref(), &head)?;
+            match load::version(store, org, head, known.as_deref()).await {
+                Ok(loaded) => {
+                    // A version built on a part of its parent would lose the rest.
+                    if let Some(fault) = loaded.faults.first() {
+                        let id = fault.object.map(|id| id.to_string()).unwrap_or_default();
+                        return Err(PublishError::Unreadable(format!("{id}: {}", fault.detail)));
+                    }
+                    let config = Arc::new(loaded.config);
+                    self.keep(&config);
+                    return Ok(Parent { config, unchanged });
+                }
+                Err(LoadError::Missing(hash)) => missing = Some(hash),
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+        let hash = missing.map(|hash| hash.to_string()).unwrap_or_default();
+        Err(PublishError::Unreadable(format!("leaf {hash} is missing")))
+    }
+}
+
+fn unreadable(error: LoadError) -> PublishError {
+    match error {
+        LoadError::Store(error) => PublishError::Store(error),
+        error => PublishError::Unreadable(error.to_string()),
+    }
+}
+
+/// Reads are linearizable, so a head that is not newer than one seen before, and not the same,
+/// comes from a restored or wiped store.
+fn refuse_regression(
+    org: OrgId,
+    known: Option<&OrgConfig>,
+    head: &Head,
+) -> Result<(), PublishError> {
+    match known.map(|known| &known.head) {
+        Some(seen) if head.epoch < seen.epoch || (head.epoch == seen.epoch && head.n <= seen.n) => {
+            Err(PublishError::Regressed {
+                org,
+                seen: seen.n,
+                found: head.n,
+            })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,301 @@
+//! Publishing: operations on an organisation's configuration become its next version.
+//!
+//! One queue per organisation, so that only controls race; the store's compare on the head decides
+//! between them. Who loses applies the same operations to the new head and validates everything
+//! again, until the deadline: publishers of different objects all succeed, of two that change one
+//! object one is refused. What is committed is exactly what was validated.
+//!
+//! `attempt` makes one version of one parent and writes it; `organisations` adds what creating and
+//! deleting an organisation means; `writes` cuts it into transactions; `idempotency` remembers
+//! answers; `cache` reads parents.
+
+mod attempt;
+mod bootstrap;
+mod cache;
+mod idempotency;
+mod organisations;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::credential::{Credential, SecretInput};
+use proto::id::OrgId;
+use proto::object::ObjectId;
+use proto::org::Role;
+use proto::policy::Policy;
+use proto::seal::{DigestKey, NewSecret, Purpose, RegionPublicKey, SealError};
+use proto::store::{Store, StoreError};
+use proto::tree::{ApplyError, Hash, Operation, OrgConfig, TreeError};
+use proto::version::Epoch;
+use tokio::time::Instant;
+
+use self::attempt::{Attempt, Outcome};
+use self::cache::Slots;
+pub use self::idempotency::Idempotency;
+use self::idempotency::Memory;
+
+/// How long a publish tries when the request names no deadline of its own.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// First and longest wait before the next try.
+const WAIT_MIN: Duration = Duration::from_millis(5);
+const WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// The time, for people: versions and secrets are stamped with it, nothing is decided by it but
+/// the end of an overlap.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What a [`Publisher`] is made of.
+pub struct PublisherOptions {
+    /// Where configurations are kept.
+    pub store: Arc<dyn Store>,
+    /// What new secrets are sealed to.
+    pub public: RegionPublicKey,
+    /// The key of digests.
+    pub digest_key: DigestKey,
+    /// What the operator allows.
+    pub policy: Policy,
+    /// The history that new organisations begin in.
+    pub epoch: Epoch,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Makes versions. One per control process; cheap to share.
+pub struct Publisher {
+    store: Arc<dyn Store>,
+    public: RegionPublicKey,
+    digest_key: DigestKey,
+    policy: Policy,
+    epoch: Epoch,
+    clock: Clock,
+    slots: Slots,
+    memory: Memory,
+}
+
+/// One request to publish.
+pub struct Publish {
+    /// Whose configuration.
+    pub org: OrgId,
+    /// What to do, all or nothing.
+    pub operations: Vec<Operation>,
+    /// Who asks.
+    pub author: Author,
+    /// When to give up trying; [`DEADLINE`] from now is usual.
+    pub deadline: Instant,
+    /// The request's `Idempotency-Key`.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// Who publishes.
+#[derive(Clone, Debug)]
+pub struct Author {
+    /// Stands in the version's record: the id of the API token.
+    pub name: String,
+    /// Some settings of a proxy are for admins only.
+    pub role: Role,
+}
+
+/// What a publish led to.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The version's number; the parent's when nothing changed.
+    pub n: u64,
+    /// The version's hash.
+    pub hash: Hash,
+    /// The version; of a replayed answer, the newest one.
+    pub config: Arc<OrgConfig>,
+    /// Objects created, changed or deleted.
+    pub changed: Vec<ObjectId>,
+    /// Whether this is the remembered outcome of an earlier request with the same key.
+    pub replayed: bool,
+}
+
+/// Why a publish led to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The operations cannot be applied (403, 404, 409, 412, 413, 422).
+    #[error(transparent)]
+    Refused(#[from] ApplyError),
+    /// There is no such organisation (404).
+    #[error("organisation {0} does not exist")]
+    OrgUnknown(OrgId),
+    /// The `Idempotency-Key` was used for another request (422).
+    #[error("this idempotency key was used for another request")]
+    KeyReused,
+    /// Too many publishes of this organisation wait already (503).
+    #[error("too many publishes of this organisation wait")]
+    Overloaded,
+    /// The deadline passed while others published (503). Nothing was done.
+    #[error("others published until the deadline passed")]
+    Contended,
+    /// The store took the version or did not; it could not be asked before the deadline (503).
+    #[error("whether version {n} was stored could not be found out")]
+    OutcomeUnknown {
+        /// The version's number.
+        n: u64,
+        /// Its hash.
+        hash: Hash,
+    },
+    /// The store was restored or wiped: what it holds does not descend from what was seen (503).
+    #[error("the store holds version {found} of {org}, but version {seen} was seen before")]
+    Regressed {
+        /// The organisation.
+        org: OrgId,
+        /// The version seen before.
+        seen: u64,
+        /// The version found now.
+        found: u64,
+    },
+    /// The store failed (503). Nothing was done.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the store holds cannot be understood by this release; nothing may be built on it (500).
+    #[error("the stored configuration cannot be read: {0}")]
+    Unreadable(String),
+    /// A bound of the tree is exceeded (413).
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A secret could not be sealed (500).
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+impl PublishError {
+    /// Whether the same try may succeed a moment later.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Contended
+                | Self::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
+        )
+    }
+}
+
+impl Publisher {
+    /// A publisher; see [`PublisherOptions`].
+    pub fn new(options: PublisherOptions) -> Self {
+        let PublisherOptions {
+            store,
+            public,
+            digest_key,
+            policy,
+            epoch,
+            clock,
+        } = options;
+        let (slots, memory) = (Slots::default(), Memory::default());
+        Self {
+            store,
+            public,
+            digest_key,
+            policy,
+            epoch,
+            clock,
+            slots,
+            memory,
+        }
+    }
+
+    /// Prepares a validated secret for an operation.
+    pub fn prepare(&self, credential: &Credential, secret: SecretInput) -> Arc<NewSecret> {
+        Arc::new(NewSecret::prepare(&self.digest_key, credential, secret))
+    }
+
+    /// The keyed digest of a secret.
+    pub fn digest(&self, purpose: Purpose, secret: &[u8]) -> [u8; 32] {
+        self.digest_key.digest(purpose, secret)
+    }
+
+    /// The newest version of an organisation, read from the store unless it is known.
+    ///
+    /// # Errors
+    /// The organisation does not exist, or its configuration cannot be read.
+    pub async fn load(&self, org: OrgId) -> Result<Arc<OrgConfig>, PublishError> {
+        let slot = self.slots.of(org);
+        Ok(slot.newest(&*self.store, org).await?.config)
+    }
+
+    /// Publishes; see the module.
+    ///
+    /// # Errors
+    /// [`PublishError`]; only [`PublishError::OutcomeUnknown`] leaves open what happened.
+    pub async fn publish(&self, publish: Publish) -> Result<Published, PublishError> {
+        let slot = self.slots.of(publish.org);
+        let _place = slot
+            .waiting
+            .try_acquire()
+            .map_err(|_| PublishError::Overloaded)?;
+        let _turn = tokio::time::timeout_at(publish.deadline, slot.queue.lock())
+            .await
+            .map_err(|_| PublishError::Contended)?;
+        // Versions whose fate the store did not tell.
+        let mut unsure: Vec<Attempt> = Vec::new();
+        let mut tries = 0u32;
+        loop {
+            let passing = match self.try_once(&slot, &publish, &mut unsure).await {
+                Ok(Outcome::Done(published)) => {
+                    slot.keep(&published.config);
+                    return Ok(published);
+                }
+                Ok(Outcome::Lost) => PublishError::Contended,
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(org = %publish.org, %error, "publishing failed; trying again");
+                    error
+                }
+                Err(error) => return Err(unsure_or(&unsure, error)),
+            };
+            tries = tries.saturating_add(1);
+            let next = Instant::now() + wait(tries);
+            if next >= publish.deadline {
+                return Err(unsure_or(&unsure, passing));
+            }
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    /// One try on the newest head.
+    async fn try_once(
+        &self,
+        slot: &cache::Slot,
+        publish: &Publish,
+        unsure: &mut Vec<Attempt>,
+    ) -> Result<Outcome, PublishError> {
+        let parent = slot.newest(&*self.store, publish.org).await?;
+        if let Some(published) = self.recognise(unsure, &parent.config).await? {
+            return Ok(Outcome::Done(published));
+        }
+        if let Some(idempotency) = &publish.idempotency
+            && let Some(published) =
+                idempotency::recall(&*self.store, idempotency, &parent.config).await?
+        {
+            return Ok(Outcome::Done(published));
+        }
+        self.attempt(&parent, publish, unsure).await
+    }
+}
+
+/// While a version's fate is open, no other error tells the truth.
+fn unsure_or(unsure: &[Attempt], error: PublishError) -> PublishError {
+    match unsure.last() {
+        Some(attempt) => {
+            let head = &attempt.config.head;
+            PublishError::OutcomeUnknown {
+                n: head.n,
+                hash: head.hash,
+            }
+        }
+        None => error,
+    }
+}
+
+/// Longer each time, up to a bound, and random, so that controls that race get out of step.
+fn wait(tries: u32) -> Duration {
+    let ceiling = WAIT_MIN.saturating_mul(1 << tries.min(10)).min(WAIT_MAX);
+    let mut byte = [0u8; 1];
+    // Without randomness the wait is only less well spread.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    ceiling.mul_f64(0.5 + f64::from(byte[0]) / 510.0)
+}

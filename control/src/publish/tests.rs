@@ -1,0 +1,815 @@
+//! Publishing against the embedded store, with a store between that can lose answers.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proto::id::{CredentialId, ProxyId, TargetId};
+use proto::keys;
+use proto::object::{Body, StoredCredential};
+use proto::retired::Retired;
+use proto::seal::{Binding, Keyring, Sealed, open};
+use proto::store::embedded::Embedded;
+use proto::store::{
+    At, KeyValue, Lease, LeaseId, Page, Range, Revision, StoreFuture, Txn, TxnOutcome, Watch,
+};
+use proto::tree::{Change, SYSTEM_ORG, SecretChange};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What the store does to the next transactions that move a head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// Carries it out and loses the answer.
+    LoseAnswer,
+    /// Loses the request and says so no clearer.
+    LoseRequest,
+    /// Says that it is away.
+    Away,
+    /// The sweep of old leaves begins just before.
+    Sweep(OrgId),
+}
+
+/// The embedded store with faults.
+struct Faulty {
+    inner: Arc<Embedded>,
+    faults: Mutex<Vec<Fault>>,
+    head_txns: AtomicUsize,
+    largest_txn: AtomicUsize,
+}
+
+impl Store for Faulty {
+    fn get(&self, key: &str) -> StoreFuture<'_, At<Option<KeyValue>>> {
+        self.inner.get(key)
+    }
+    fn range(&self, range: Range) -> StoreFuture<'_, Page> {
+        self.inner.range(range)
+    }
+    fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
+        let moves_head = txn.compares.iter().any(|compare| match compare {
+            proto::store::Compare::ModRevision(key, _) | proto::store::Compare::Absent(key) => {
+                key.starts_with(keys::HEADS)
+            }
+            _ => false,
+        });
+        self.largest_txn.fetch_max(txn.ops.len(), Ordering::SeqCst);
+        if !moves_head {
+            return self.inner.txn(txn);
+        }
+        self.head_txns.fetch_add(1, Ordering::SeqCst);
+        let fault = self.faults.lock().unwrap().pop();
+        Box::pin(async move {
+            match fault {
+                None => self.inner.txn(txn).await,
+                Some(Fault::LoseAnswer) => {
+                    self.inner.txn(txn).await?;
+                    Err(StoreError::OutcomeUnknown("lost".into()))
+                }
+                Some(Fault::LoseRequest) => Err(StoreError::OutcomeUnknown("lost".into())),
+                Some(Fault::Away) => Err(StoreError::Unavailable("away".into())),
+                Some(Fault::Sweep(org)) => {
+                    let ops = vec![proto::store::Op::put(keys::gc(org), "5")];
+                    let sweep = Txn {
+                        ops,
+                        ..Txn::default()
+                    };
+                    self.inner.txn(sweep).await?;
+                    self.inner.txn(txn).await
+                }
+            }
+        })
+    }
+    fn watch(&self, prefix: &str, from: Revision) -> StoreFuture<'_, Box<dyn Watch>> {
+        self.inner.watch(prefix, from)
+    }
+    fn grant_lease(&self, ttl: Duration) -> StoreFuture<'_, Lease> {
+        self.inner.grant_lease(ttl)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
+        self.inner.keep_alive(lease)
+    }
+    fn revoke_lease(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
+        self.inner.revoke_lease(lease)
+    }
+    fn compact(&self, revision: Revision) -> StoreFuture<'_, ()> {
+        self.inner.compact(revision)
+    }
+}
+
+struct World {
+    store: Arc<Faulty>,
+    ring: Keyring,
+    publisher: Arc<Publisher>,
+    org: OrgId,
+    _dir: tempfile::TempDir,
+}
+
+/// A fresh installation.
+async fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = Embedded::open(&dir.path().join("store")).unwrap();
+    let store = Arc::new(Faulty {
+        inner,
+        faults: Mutex::default(),
+        head_txns: AtomicUsize::new(0),
+        largest_txn: AtomicUsize::new(0),
+    });
+    let ring = Keyring::generate("eu");
+    let publisher = another(&store, &ring);
+    assert!(publisher.bootstrap(in_time()).await.unwrap());
+    let org = org_named(&publisher, "default").await;
+    World {
+        store,
+        ring,
+        publisher,
+        org,
+        _dir: dir,
+    }
+}
+
+/// Another control on the same store.
+fn another(store: &Arc<Faulty>, ring: &Keyring) -> Arc<Publisher> {
+    Arc::new(Publisher::new(PublisherOptions {
+        store: store.clone(),
+        public: ring.public().unwrap(),
+        digest_key: ring.digest_key.clone(),
+        policy: Policy::default(),
+        epoch: Epoch {
+            counter: 1,
+            region: "eu".into(),
+        },
+        clock: Arc::new(Timestamp::now),
+    }))
+}
+
+fn in_time() -> Instant {
+    Instant::now() + DEADLINE
+}
+
+async fn org_named(publisher: &Publisher, slug: &str) -> OrgId {
+    let system = publisher.load(SYSTEM_ORG).await.unwrap();
+    let found = system
+        .objects
+        .iter()
+        .find_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Org(id), Body::Org(org)) if org.slug == slug => Some(*id),
+            _ => None,
+        });
+    found.unwrap()
+}
+
+fn request(org: OrgId, operations: Vec<Operation>) -> Publish {
+    let author = Author {
+        name: "tok".into(),
+        role: Role::Owner,
+    };
+    Publish {
+        org,
+        operations,
+        author,
+        deadline: in_time(),
+        idempotency: None,
+    }
+}
+
+fn create_target(bits: u128) -> Operation {
+    let fields = json!({"base_url": format!("https://h{bits}.example"), "name": "t"});
+    Operation::Create {
+        id: target(bits),
+        body: target_body(fields),
+        secret: None,
+    }
+}
+
+fn target(bits: u128) -> ObjectId {
+    ObjectId::Target(TargetId::from_bits(bits))
+}
+
+fn target_body(fields: Value) -> Body {
+    Body::Target(serde_json::from_value(fields).unwrap())
+}
+
+fn rename(bits: u128, name: &str, precondition: Option<u64>) -> Operation {
+    let name = name.to_owned();
+    let change: Change = Arc::new(move |body| match body {
+        Body::Target(target) => {
+            let mut target = target.clone();
+            target.name.clone_from(&name);
+            Ok(Body::Target(target))
+        }
+        _ => panic!("a target"),
+    });
+    Operation::Update {
+        id: target(bits),
+        precondition,
+        change,
+        secret: SecretChange::Keep,
+    }
+}
+
+fn credential_fields(kind: &str) -> Credential {
+    let mut fields = json!({"kind": kind, "auth_type": "bearer", "name": "c"});
+    if kind == "target" {
+        fields["hosts"] = json!(["h1.example"]);
+    }
+    serde_json::from_value(fields).unwrap()
+}
+
+fn bearer(token: &str) -> SecretInput {
+    let mut input = SecretInput::default();
+    input.token = Some(token.to_owned());
+    input
+}
+
+fn create_credential(publisher: &Publisher, bits: u128, kind: &str, token: &str) -> Operation {
+    let credential = credential_fields(kind);
+    let secret = Some(publisher.prepare(&credential, bearer(token)));
+    let body = Body::Credential(StoredCredential {
+        credential,
+        secret: None,
+        previous: vec![],
+    });
+    Operation::Create {
+        id: ObjectId::Credential(CredentialId::from_bits(bits)),
+        body,
+        secret,
+    }
+}
+
+fn set_secret(
+    publisher: &Publisher,
+    bits: u128,
+    kind: &str,
+    until: Option<Timestamp>,
+) -> Operation {
+    let secret = publisher.prepare(&credential_fields(kind), bearer("the-next-canary"));
+    Operation::Update {
+        id: ObjectId::Credential(CredentialId::from_bits(bits)),
+        precondition: None,
+        change: Arc::new(|body| Ok(body.clone())),
+        secret: SecretChange::Set {
+            secret,
+            old_until: until,
+        },
+    }
+}
+
+fn delete(id: ObjectId) -> Operation {
+    Operation::Delete {
+        id,
+        precondition: None,
+    }
+}
+
+async fn value(world: &World, key: &str) -> Option<Vec<u8>> {
+    world
+        .store
+        .get(key)
+        .await
+        .unwrap()
+        .value
+        .map(|pair| pair.value.to_vec())
+}
+
+async fn count(world: &World, prefix: &str) -> usize {
+    let mut count = 0;
+    proto::store::load::list(&*world.store, prefix, None, |_| count += 1)
+        .await
+        .unwrap();
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_store_gets_its_organisations_once() {
+    let world = world().await;
+    let other = another(&world.store, &world.ring);
+    assert!(
+        !other.bootstrap(in_time()).await.unwrap(),
+        "nothing to do the second time"
+    );
+    let system = world.publisher.load(SYSTEM_ORG).await.unwrap();
+    assert_eq!(system.objects.len(), 2);
+    assert_eq!(org_named(&other, "system").await, SYSTEM_ORG);
+    assert_eq!(world.publisher.load(world.org).await.unwrap().head.n, 1);
+    let unknown = OrgId::from_bits(5);
+    let error = world.publisher.load(unknown).await.unwrap_err();
+    assert!(matches!(error, PublishError::OrgUnknown(id) if id == unknown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_at_bootstrap_is_recognised() {
+    let world = world().await;
+    world
+        .store
+        .inner
+        .txn(Txn {
+            ops: vec![
+                proto::store::Op::Delete(keys::head(SYSTEM_ORG)),
+                proto::store::Op::Delete(keys::head(world.org)),
+            ],
+            ..Txn::default()
+        })
+        .await
+        .unwrap();
+    world.store.faults.lock().unwrap().push(Fault::LoseAnswer);
+    let fresh = another(&world.store, &world.ring);
+    assert!(fresh.bootstrap(in_time()).await.unwrap());
+    assert_eq!(fresh.load(SYSTEM_ORG).await.unwrap().head.n, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_publishers_of_different_objects_all_succeed() {
+    let world = world().await;
+    let mut tasks = Vec::new();
+    for bits in 1..=20 {
+        // Every second one through a control of its own, so that controls race too.
+        let publisher = match bits % 2 {
+            0 => another(&world.store, &world.ring),
+            _ => world.publisher.clone(),
+        };
+        let publish = request(world.org, vec![create_target(bits)]);
+        tasks.push(tokio::spawn(
+            async move { publisher.publish(publish).await },
+        ));
+    }
+    let mut numbers = Vec::new();
+    for task in tasks {
+        numbers.push(task.await.unwrap().unwrap().n);
+    }
+    numbers.sort_unstable();
+    assert_eq!(
+        numbers,
+        (2..=21).collect::<Vec<u64>>(),
+        "each its own version"
+    );
+    let config = world.publisher.load(world.org).await.unwrap();
+    assert_eq!(config.objects.len(), 20);
+    assert_eq!(count(&world, &keys::versions(world.org)).await, 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_change_one_object_one_is_refused() {
+    let world = world().await;
+    let made = world
+        .publisher
+        .publish(request(world.org, vec![create_target(1)]))
+        .await
+        .unwrap();
+    let tasks = ["a", "b"].map(|name| {
+        let publisher = another(&world.store, &world.ring);
+        let publish = request(world.org, vec![rename(1, name, Some(made.n))]);
+        tokio::spawn(async move { publisher.publish(publish).await })
+    });
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        outcomes.push(task.await.unwrap());
+    }
+    let refused = outcomes.iter().filter(|outcome| {
+        matches!(
+            outcome,
+            Err(PublishError::Refused(ApplyError::PreconditionFailed {
+                current: 3,
+                ..
+            }))
+        )
+    });
+    assert_eq!(refused.count(), 1, "{outcomes:?}");
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_dangling_reference_survives_a_race() {
+    let world = world().await;
+    let publisher = &world.publisher;
+    let caller = create_credential(publisher, 2, "proxy", "a-secret-of-24-characters-1");
+    publisher
+        .publish(request(world.org, vec![create_target(1), caller]))
+        .await
+        .unwrap();
+    let fields = json!({"target_id": TargetId::from_bits(1),
+        "proxy_credential_ids": [CredentialId::from_bits(2)]});
+    let name_it = Operation::Create {
+        id: ObjectId::Proxy(ProxyId::from_bits(3)),
+        body: Body::Proxy(serde_json::from_value(fields).unwrap()),
+        secret: None,
+    };
+    let other = another(&world.store, &world.ring);
+    let (named, deleted) = tokio::join!(
+        publisher.publish(request(world.org, vec![name_it])),
+        other.publish(request(world.org, vec![delete(target(1))])),
+    );
+    assert!(named.is_ok() != deleted.is_ok(), "{named:?} {deleted:?}");
+    let refusal = named.err().or(deleted.err()).unwrap();
+    assert!(
+        matches!(
+            refusal,
+            PublishError::Refused(ApplyError::Invalid(_) | ApplyError::InUse { .. })
+        ),
+        "{refusal}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_outcome_is_read_back_and_never_done_twice() {
+    for (faults, head_txns) in [
+        (vec![Fault::LoseAnswer], 1),
+        (vec![Fault::LoseRequest], 2),
+        (vec![Fault::Away], 2),
+        (vec![Fault::LoseAnswer, Fault::LoseRequest, Fault::Away], 3),
+    ] {
+        let world = world().await;
+        *world.store.faults.lock().unwrap() = faults.clone();
+        world.store.head_txns.store(0, Ordering::SeqCst);
+        let publish = request(world.org, vec![create_target(1)]);
+        let published = world.publisher.publish(publish).await.unwrap();
+        assert_eq!(published.n, 2, "{faults:?}");
+        assert_eq!(
+            world.store.head_txns.load(Ordering::SeqCst),
+            head_txns,
+            "{faults:?}"
+        );
+        let config = world.publisher.load(world.org).await.unwrap();
+        assert_eq!(config.head.hash, published.hash);
+        assert_eq!(
+            count(&world, &keys::versions(world.org)).await,
+            2,
+            "{faults:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_stays_unknown_is_said_to_be_unknown() {
+    let world = world().await;
+    *world.store.faults.lock().unwrap() = vec![Fault::LoseRequest; 1_000];
+    let mut publish = request(world.org, vec![create_target(1)]);
+    publish.deadline = Instant::now() + Duration::from_millis(100);
+    let error = world.publisher.publish(publish).await.unwrap_err();
+    assert!(
+        matches!(error, PublishError::OutcomeUnknown { n: 2, .. }),
+        "{error}"
+    );
+    *world.store.faults.lock().unwrap() = vec![Fault::Away; 1_000];
+    let mut publish = request(world.org, vec![create_target(1)]);
+    publish.deadline = Instant::now() + Duration::from_millis(100);
+    let error = world.publisher.publish(publish).await.unwrap_err();
+    assert!(
+        matches!(error, PublishError::Store(StoreError::Unavailable(_))),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_publish_writes_its_content_first() {
+    let world = world().await;
+    // Texts that do not compress, so that leaves exceed what fits one transaction.
+    let operations: Vec<Operation> = (1..=3_000u128)
+        .map(|bits| {
+            let noise = || {
+                (0..7)
+                    .map(|_| proto::seal::random_name())
+                    .collect::<String>()
+            };
+            let fields = json!({
+                "base_url": format!("https://h{bits}.example"),
+                "name": "t",
+                "labels": {"a": noise(), "b": noise(), "c": noise(), "d": noise()},
+            });
+            Operation::Create {
+                id: target(bits),
+                body: target_body(fields),
+                secret: None,
+            }
+        })
+        .collect();
+    // The sweep's counter is compared, so a sweep between content and head makes it start over.
+    world
+        .store
+        .faults
+        .lock()
+        .unwrap()
+        .push(Fault::Sweep(world.org));
+    world.store.head_txns.store(0, Ordering::SeqCst);
+    let published = world
+        .publisher
+        .publish(request(world.org, operations))
+        .await
+        .unwrap();
+    assert_eq!(published.changed.len(), 3_000);
+    assert_eq!(published.config.head.gc, 5);
+    assert_eq!(world.store.head_txns.load(Ordering::SeqCst), 2);
+    assert!(world.store.largest_txn.load(Ordering::SeqCst) <= 100);
+    let other = another(&world.store, &world.ring);
+    let config = other.load(world.org).await.unwrap();
+    assert_eq!(config.objects, published.config.objects);
+    let deletes = (1..=2_990).map(|bits| delete(target(bits))).collect();
+    let small = world
+        .publisher
+        .publish(request(world.org, deletes))
+        .await
+        .unwrap();
+    assert_eq!(small.config.objects.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_sealed_and_old_ones_destroyed() {
+    let world = world().await;
+    let publisher = &world.publisher;
+    let id = CredentialId::from_bits(1);
+    let create = create_credential(publisher, 1, "target", "the-first-canary");
+    let first = publisher
+        .publish(request(world.org, vec![create]))
+        .await
+        .unwrap();
+    let sealed_at = |published: &Published| {
+        let state = published
+            .config
+            .credential(id)
+            .unwrap()
+            .secret
+            .clone()
+            .unwrap();
+        let seal_id = state.seal_id.unwrap();
+        (keys::secret(world.org, id, &seal_id, "eu"), seal_id)
+    };
+    let (key, seal_id) = sealed_at(&first);
+    let stored = value(&world, &key).await.unwrap();
+    let sealed: Sealed = serde_json::from_slice(&stored).unwrap();
+    let hosts = ["h1.example".parse().unwrap()];
+    let binding = Binding {
+        org: world.org,
+        credential: id,
+        hosts: &hosts,
+        seal_id: &seal_id,
+    };
+    let opened = open(&world.ring, &binding, &sealed).unwrap();
+    assert_eq!(opened.token.as_deref(), Some("the-first-canary"));
+
+    let rotate = set_secret(publisher, 1, "target", None);
+    let second = publisher
+        .publish(request(world.org, vec![rotate]))
+        .await
+        .unwrap();
+    assert!(
+        value(&world, &key).await.is_none(),
+        "the old secret is destroyed"
+    );
+    let (key, _) = sealed_at(&second);
+    assert!(value(&world, &key).await.is_some());
+    let fact = value(&world, &keys::retired(world.org, id)).await.unwrap();
+    let fact: Retired = serde_json::from_slice(&fact).unwrap();
+    assert_eq!(fact.lowest, second.config.head.generation());
+
+    let gone = delete(ObjectId::Credential(id));
+    let third = publisher
+        .publish(request(world.org, vec![gone]))
+        .await
+        .unwrap();
+    assert_eq!(count(&world, &keys::secrets(world.org)).await, 0);
+    let fact = value(&world, &keys::retired(world.org, id)).await.unwrap();
+    let fact: Retired = serde_json::from_slice(&fact).unwrap();
+    assert_eq!(fact.lowest, third.config.head.generation());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_the_store_shows_a_secret() {
+    let world = world().await;
+    let publisher = &world.publisher;
+    let canaries = ["a-target-canary", "a-caller-canary-of-24-chars"];
+    let operations = vec![
+        create_credential(publisher, 1, "target", canaries[0]),
+        create_credential(publisher, 2, "proxy", canaries[1]),
+    ];
+    publisher
+        .publish(request(world.org, operations))
+        .await
+        .unwrap();
+    let rotate = set_secret(
+        publisher,
+        2,
+        "proxy",
+        Some(Timestamp::now() + Duration::from_secs(9)),
+    );
+    publisher
+        .publish(request(world.org, vec![rotate]))
+        .await
+        .unwrap();
+    let mut pairs = Vec::new();
+    for prefix in ["l", "v", "s", "i"] {
+        let keep = |pair: KeyValue| pairs.push(pair);
+        proto::store::load::list(&*world.store, prefix, None, keep)
+            .await
+            .unwrap();
+    }
+    assert!(pairs.len() > 8);
+    for pair in pairs {
+        let mut texts = vec![String::from_utf8_lossy(&pair.value).into_owned()];
+        if let Some((_, hash)) = keys::parse_leaf(&pair.key) {
+            let content = proto::tree::unpack(hash, &pair.value).unwrap();
+            texts.push(String::from_utf8(content).unwrap());
+        }
+        for text in texts {
+            assert!(!text.contains("canary"), "{}", pair.key);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlap_is_a_fact_beside_the_tree() {
+    let world = world().await;
+    let publisher = &world.publisher;
+    let create = create_credential(publisher, 1, "proxy", "a-secret-of-24-characters-1");
+    let first = publisher
+        .publish(request(world.org, vec![create]))
+        .await
+        .unwrap();
+    let until = Timestamp::now() + Duration::from_secs(3_600);
+    let rotate = set_secret(publisher, 1, "proxy", Some(until));
+    let second = publisher
+        .publish(request(world.org, vec![rotate]))
+        .await
+        .unwrap();
+    let id = CredentialId::from_bits(1);
+    let fact = value(&world, &keys::retired(world.org, id)).await.unwrap();
+    let fact: Retired = serde_json::from_slice(&fact).unwrap();
+    let old = first.config.head.generation();
+    assert!(!fact.covers(&old, Timestamp::now()) && fact.covers(&old, until));
+    assert!(!fact.covers(&second.config.head.generation(), until));
+    assert_eq!(second.config.credential(id).unwrap().previous.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_is_done_once() {
+    let world = world().await;
+    let keyed = |bits: u128, body: &[u8]| {
+        let idempotency = Idempotency {
+            key: "k/1".into(),
+            fingerprint: Hash::of(body),
+        };
+        let publish = request(world.org, vec![create_target(bits)]);
+        Publish {
+            idempotency: Some(idempotency),
+            ..publish
+        }
+    };
+    let first = world.publisher.publish(keyed(1, b"x")).await.unwrap();
+    let again = another(&world.store, &world.ring)
+        .publish(keyed(2, b"x"))
+        .await
+        .unwrap();
+    assert!(again.replayed && !first.replayed);
+    assert_eq!((again.n, &again.changed), (first.n, &first.changed));
+    let error = world.publisher.publish(keyed(3, b"y")).await.unwrap_err();
+    assert!(matches!(error, PublishError::KeyReused));
+    assert_eq!(
+        world.publisher.load(world.org).await.unwrap().objects.len(),
+        1
+    );
+    let stored = world
+        .store
+        .get(&keys::idempotency(world.org, "k/1"))
+        .await
+        .unwrap();
+    assert!(
+        stored.value.unwrap().lease.is_some(),
+        "it is forgotten some day"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn organisations_come_with_a_head_and_go_only_when_empty() {
+    let world = world().await;
+    let publisher = &world.publisher;
+    let acme = OrgId::new();
+    let create = |id: OrgId| Operation::Create {
+        id: ObjectId::Org(id),
+        body: Body::Org(serde_json::from_value(json!({"slug": "acme"})).unwrap()),
+        secret: None,
+    };
+    publisher
+        .publish(request(SYSTEM_ORG, vec![create(acme)]))
+        .await
+        .unwrap();
+    let error = publisher
+        .publish(request(SYSTEM_ORG, vec![create(OrgId::new())]))
+        .await;
+    assert!(matches!(
+        error,
+        Err(PublishError::Refused(ApplyError::Taken { .. }))
+    ));
+    publisher
+        .publish(request(acme, vec![create_target(1)]))
+        .await
+        .unwrap();
+    let gone = || request(SYSTEM_ORG, vec![delete(ObjectId::Org(acme))]);
+    let error = publisher.publish(gone()).await.unwrap_err();
+    assert!(
+        matches!(&error, PublishError::Refused(ApplyError::InUse { users, .. })
+            if *users == [target(1)]),
+        "{error}"
+    );
+    publisher
+        .publish(request(acme, vec![delete(target(1))]))
+        .await
+        .unwrap();
+    publisher.publish(gone()).await.unwrap();
+    let error = publisher
+        .publish(request(acme, vec![create_target(1)]))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, PublishError::OrgUnknown(_)), "{error}");
+    for prefix in [keys::leaves(acme), keys::versions(acme), keys::head(acme)] {
+        assert_eq!(count(&world, &prefix).await, 0, "{prefix}");
+    }
+    let system = request(SYSTEM_ORG, vec![delete(ObjectId::Org(SYSTEM_ORG))]);
+    let error = publisher.publish(system).await.unwrap_err();
+    assert!(matches!(
+        error,
+        PublishError::Refused(ApplyError::InUse { .. })
+    ));
+    let stray = publisher
+        .publish(request(world.org, vec![create(OrgId::new())]))
+        .await;
+    assert!(stray.is_err(), "organisations are objects of `system` only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_built_on_a_store_that_went_back_or_was_tampered_with() {
+    let world = world().await;
+    let publisher = &world.publisher;
+    publisher
+        .publish(request(world.org, vec![create_target(1)]))
+        .await
+        .unwrap();
+    let old = value(&world, &keys::head(world.org)).await.unwrap();
+    let made = publisher
+        .publish(request(world.org, vec![create_target(2)]))
+        .await
+        .unwrap();
+    let put = |key: String, value: Vec<u8>| Txn {
+        ops: vec![proto::store::Op::put(key, value)],
+        ..Txn::default()
+    };
+    let head = value(&world, &keys::head(world.org)).await.unwrap();
+    world
+        .store
+        .inner
+        .txn(put(keys::head(world.org), old))
+        .await
+        .unwrap();
+    let error = publisher
+        .publish(request(world.org, vec![create_target(3)]))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PublishError::Regressed {
+                seen: 3,
+                found: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    world
+        .store
+        .inner
+        .txn(put(keys::head(world.org), head))
+        .await
+        .unwrap();
+    let root = made.config.head.roots["*"];
+    let leaf = keys::leaf(world.org, &root);
+    world
+        .store
+        .inner
+        .txn(put(leaf, b"nonsense".to_vec()))
+        .await
+        .unwrap();
+    let fresh = another(&world.store, &world.ring);
+    let error = fresh.load(world.org).await.unwrap_err();
+    assert!(matches!(error, PublishError::Unreadable(_)), "{error}");
+    assert!(
+        publisher
+            .publish(request(world.org, vec![create_target(3)]))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_changed_is_no_version() {
+    let world = world().await;
+    let made = world
+        .publisher
+        .publish(request(world.org, vec![create_target(1)]))
+        .await
+        .unwrap();
+    let same = rename(1, "t", Some(made.n));
+    let published = world
+        .publisher
+        .publish(request(world.org, vec![same]))
+        .await
+        .unwrap();
+    assert_eq!((published.n, published.changed.len()), (made.n, 0));
+}

@@ -1,0 +1,96 @@
+//! What a version writes, as store operations, and how they are cut into transactions.
+
+use bytes::Bytes;
+use proto::id::OrgId;
+use proto::keys;
+use proto::object::ObjectId;
+use proto::store::{Compare, Op};
+use proto::tree::{Leaf, Packed, VERSION_CHANGED_MAX, VersionRecord};
+
+/// A publish with more operations than this, or more bytes, writes its content first.
+pub(super) const ONE_TXN_OPS: usize = 100;
+const ONE_TXN_BYTES: usize = 1024 * 1024;
+
+/// Everything that a version writes.
+#[derive(Default)]
+pub(super) struct Writes {
+    /// All must hold for the head to move.
+    pub compares: Vec<Compare>,
+    /// Must be in the head's transaction.
+    pub with_head: Vec<Op>,
+    /// May be written before it: nothing names it until the head does.
+    pub before: Vec<Op>,
+    /// May be done after it: nothing names it any more.
+    pub after: Vec<Op>,
+}
+
+impl Writes {
+    /// Whether everything fits one transaction together with `more` small operations.
+    pub fn fit_one_txn(&self, more: usize) -> bool {
+        let ops = self.with_head.iter().chain(&self.before);
+        let bytes: usize = ops.clone().map(bytes_of).sum();
+        // Room for head, delta (at most 32 KiB of objects) and record.
+        ops.count() + more <= ONE_TXN_OPS && bytes + 64 * 1024 <= ONE_TXN_BYTES
+    }
+}
+
+/// Head, delta and record of a version.
+pub(super) fn version_ops(
+    packed: &Packed,
+    changed: &[ObjectId],
+    author: &str,
+    now: jiff::Timestamp,
+) -> Vec<Op> {
+    let (org, head) = (packed.config.org, &packed.config.head);
+    let record = VersionRecord {
+        head: head.clone(),
+        at: now,
+        author: author.to_owned(),
+        changes: changed.len() as u64,
+        changed: changed.iter().take(VERSION_CHANGED_MAX).copied().collect(),
+    };
+    vec![
+        Op::put(keys::head(org), head.to_json()),
+        Op::put(keys::delta(org), json(&packed.delta)),
+        Op::put(keys::version(org, head.n), json(&record)),
+    ]
+}
+
+/// The puts of leaves and roots.
+pub(super) fn leaf_ops(org: OrgId, leaves: &[Leaf]) -> Vec<Op> {
+    let put = |leaf: &Leaf| Op::put(keys::leaf(org, &leaf.hash), leaf.packed.clone());
+    leaves.iter().map(put).collect()
+}
+
+/// Values of our own types as JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Bytes {
+    // Structs of texts, numbers and lists: serialising into memory cannot fail.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn bytes_of(op: &Op) -> usize {
+    match op {
+        Op::Put { key, value, .. } => key.len() + value.len(),
+        Op::Delete(key) => key.len(),
+    }
+}
+
+/// Cuts operations into transactions that the store takes.
+pub(super) fn chunks(ops: Vec<Op>) -> Vec<Vec<Op>> {
+    let mut chunks: Vec<Vec<Op>> = Vec::new();
+    let mut bytes = 0;
+    for op in ops {
+        let size = bytes_of(&op);
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < ONE_TXN_OPS && bytes + size <= ONE_TXN_BYTES => {
+                chunk.push(op);
+                bytes += size;
+            }
+            _ => {
+                chunks.push(vec![op]);
+                bytes = size;
+            }
+        }
+    }
+    chunks
+}

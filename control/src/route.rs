@@ -1,0 +1,251 @@
+//! What a row of the routing table says: method, path, who may call, what goes in and comes out.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::{FutureExt, LocalBoxFuture};
+use proto::org::Role;
+
+use crate::api::answer::Answer;
+use crate::api::call::{Call, OrgCall};
+use crate::api::error::Refusal;
+use crate::state::Control;
+
+/// The future that a handler returns.
+pub type Answering = LocalBoxFuture<'static, Result<Answer, Refusal>>;
+
+/// The methods of this API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verb {
+    /// Reads.
+    Get,
+    /// Creates, or acts.
+    Post,
+    /// Replaces.
+    Put,
+    /// Merges (RFC 7396).
+    Patch,
+    /// Removes.
+    Delete,
+}
+
+impl Verb {
+    /// As in a request line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// Whether it changes something.
+    pub fn writes(self) -> bool {
+        self != Self::Get
+    }
+}
+
+/// Who may call a route, and what then runs: a handler gets exactly what was proved.
+#[derive(Clone)]
+pub enum Access {
+    /// Anybody.
+    Open(Rc<dyn Fn(Arc<Control>) -> Answering>),
+    /// Any valid token.
+    Token(Rc<dyn Fn(Call) -> Answering>),
+    /// An admin or owner of the organisation `system`.
+    Operator(Rc<dyn Fn(Call) -> Answering>),
+    /// A token of the path's organisation, or an operator's.
+    Org(Need, Rc<dyn Fn(OrgCall) -> Answering>),
+}
+
+/// What a caller must be in an organisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// This role or a higher one.
+    Role(Role),
+    /// `member` for a proxy credential and what hangs on it, `admin` for a target credential.
+    CredentialKind,
+    /// `member`, and `admin` for the settings of a proxy that lift a guardrail.
+    ProxySettings,
+}
+
+impl Need {
+    /// The least role with which a call can succeed at all.
+    pub fn least(self) -> Role {
+        match self {
+            Self::Role(role) => role,
+            Self::CredentialKind | Self::ProxySettings => Role::Member,
+        }
+    }
+}
+
+/// What an answer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    /// One object of the named schema.
+    One(&'static str),
+    /// The created object, with 201.
+    Created(&'static str),
+    /// A page of objects.
+    List(&'static str),
+    /// Nothing, with 204.
+    Nothing,
+    /// Plain text.
+    Text,
+    /// The OpenAPI document.
+    Document,
+}
+
+/// What a request's body holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// No body.
+    Nothing,
+    /// A document of the named schema.
+    Body(&'static str),
+    /// The same, or no body at all.
+    Optional(&'static str),
+    /// A merge patch of the named schema.
+    MergePatch(&'static str),
+}
+
+/// A query parameter: name and meaning.
+pub type Parameter = (&'static str, &'static str);
+
+/// One row of the table.
+#[derive(Clone)]
+pub struct Route {
+    /// The method.
+    pub verb: Verb,
+    /// The path below `/api/v1`, with `{name}` for its variable parts.
+    pub path: &'static str,
+    /// `<verb>_<resource>`, unique.
+    pub operation: &'static str,
+    /// One line for the documentation.
+    pub summary: &'static str,
+    /// Who may call, and what runs.
+    pub access: Access,
+    /// The body.
+    pub takes: Takes,
+    /// The answer.
+    pub gives: Gives,
+    /// Query parameters besides paging.
+    pub parameters: &'static [Parameter],
+}
+
+impl Route {
+    /// A row for anybody.
+    pub fn open<F>(
+        verb: Verb,
+        path: &'static str,
+        name: (&'static str, &'static str),
+        handler: fn(Arc<Control>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<Answer, Refusal>> + 'static,
+    {
+        let run = move |control| handler(control).boxed_local();
+        Self::new(verb, path, name, Access::Open(Rc::new(run)))
+    }
+
+    /// A row for every valid token.
+    pub fn token<F>(
+        verb: Verb,
+        path: &'static str,
+        name: (&'static str, &'static str),
+        handler: fn(Call) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<Answer, Refusal>> + 'static,
+    {
+        let run = move |call| handler(call).boxed_local();
+        Self::new(verb, path, name, Access::Token(Rc::new(run)))
+    }
+
+    /// A row for operators.
+    pub fn operator<F>(
+        verb: Verb,
+        path: &'static str,
+        name: (&'static str, &'static str),
+        handler: fn(Call) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<Answer, Refusal>> + 'static,
+    {
+        let run = move |call| handler(call).boxed_local();
+        Self::new(verb, path, name, Access::Operator(Rc::new(run)))
+    }
+
+    /// A row for members of the path's organisation.
+    pub fn org<F>(
+        verb: Verb,
+        path: &'static str,
+        name: (&'static str, &'static str),
+        need: Need,
+        handler: fn(OrgCall) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<Answer, Refusal>> + 'static,
+    {
+        let run = move |call| handler(call).boxed_local();
+        Self::new(verb, path, name, Access::Org(need, Rc::new(run)))
+    }
+
+    fn new(
+        verb: Verb,
+        path: &'static str,
+        (operation, summary): (&'static str, &'static str),
+        access: Access,
+    ) -> Self {
+        Self {
+            verb,
+            path,
+            operation,
+            summary,
+            access,
+            takes: Takes::Nothing,
+            gives: Gives::Nothing,
+            parameters: &[],
+        }
+    }
+
+    /// With this body.
+    pub fn takes(mut self, takes: Takes) -> Self {
+        self.takes = takes;
+        self
+    }
+
+    /// With this answer.
+    pub fn gives(mut self, gives: Gives) -> Self {
+        self.gives = gives;
+        self
+    }
+
+    /// With these query parameters.
+    pub fn parameters(mut self, parameters: &'static [Parameter]) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    /// Names of the variable parts of the path, in order.
+    pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
+        self.path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    }
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} {} ({})",
+            self.verb.as_str(),
+            self.path,
+            self.operation
+        )
+    }
+}

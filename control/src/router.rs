@@ -1,0 +1,382 @@
+//! The routing table, and the way that every call takes: host, token, organisation, role, body,
+//! handler, answer.
+//!
+//! One table drives what is served, the OpenAPI document, and the test that tries every route with
+//! every role.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use jiff::Timestamp;
+use proto::id::RequestId;
+use proto::seal::Purpose;
+use proto::tree::Hash;
+use serde_json::Value;
+
+use crate::api::answer::{Answer, respond};
+use crate::api::call::{self, Call, OrgCall, Query, Request};
+use crate::api::error::{Code, Refusal};
+use crate::api::idempotency::{Claim, IdempotencyKey};
+use crate::api::{self, body};
+use crate::operator::{Caller, bearer};
+use crate::publish::Idempotency;
+use crate::route::{Access, Answering, Gives, Route, Verb};
+use crate::state::Control;
+use crate::throttle::Verdict;
+
+/// Where the API begins.
+pub const BASE: &str = "/api/v1";
+
+/// Every route, by resource.
+pub fn routes() -> Vec<Route> {
+    [
+        api::health::routes(),
+        api::me::routes(),
+        api::orgs::routes(),
+        api::tokens::routes(),
+        api::targets::routes(),
+        api::credentials::routes(),
+        api::proxies::routes(),
+        api::rules::routes(),
+        api::filters::routes(),
+        api::records::routes(),
+    ]
+    .concat()
+}
+
+/// Adds the API to an actix application.
+pub fn configure(control: Arc<Control>) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        let mut by_path: BTreeMap<&'static str, Vec<Rc<Route>>> = BTreeMap::new();
+        for route in routes() {
+            by_path.entry(route.path).or_default().push(Rc::new(route));
+        }
+        for (path, routes) in by_path {
+            config.service(resource(format!("{BASE}{path}"), &routes, &control));
+            if api::health::PROBES.contains(&path) {
+                // Probes of orchestrators look at the root.
+                config.service(resource(path.to_owned(), &routes, &control));
+            }
+        }
+        config.default_service(web::to(move |request: HttpRequest| {
+            let control = control.clone();
+            async move {
+                let id = RequestId::new();
+                respond(
+                    check_host(&control, &request).and(Err(Refusal::not_found())),
+                    id,
+                )
+            }
+        }));
+    }
+}
+
+fn resource(path: String, routes: &[Rc<Route>], control: &Arc<Control>) -> actix_web::Resource {
+    let mut resource = web::resource(path);
+    for route in routes {
+        let guard = match route.verb {
+            Verb::Get => web::get(),
+            Verb::Post => web::post(),
+            Verb::Put => web::put(),
+            Verb::Patch => web::patch(),
+            Verb::Delete => web::delete(),
+        };
+        let (route, control) = (route.clone(), control.clone());
+        resource = resource.route(
+            guard.to(move |request: HttpRequest, payload: web::Payload| {
+                handle(control.clone(), route.clone(), request, payload)
+            }),
+        );
+    }
+    let allow = routes
+        .iter()
+        .map(|route| route.verb.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let control = control.clone();
+    resource.default_service(web::to(move |request: HttpRequest| {
+        let (allow, control) = (allow.clone(), control.clone());
+        async move { method_not_allowed(&control, &request, &allow) }
+    }))
+}
+
+fn method_not_allowed(control: &Control, request: &HttpRequest, allow: &str) -> HttpResponse {
+    let detail = format!("allowed here are {allow}");
+    let refusal = Refusal::new(Code::MethodNotAllowed, detail);
+    let mut response = respond(
+        check_host(control, request).and(Err(refusal)),
+        RequestId::new(),
+    );
+    if let Ok(value) = header::HeaderValue::from_str(allow) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
+async fn handle(
+    control: Arc<Control>,
+    route: Rc<Route>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    let id = RequestId::new();
+    let result = serve(&control, &route, &request, payload).await;
+    if let Err(refusal) = &result
+        && refusal.code.status().is_server_error()
+    {
+        let (operation, detail) = (route.operation, refusal.detail.as_str());
+        tracing::error!(
+            request.id = %id, operation, code = refusal.code.as_str(),
+            "{operation} failed: {detail}"
+        );
+    }
+    respond(result, id)
+}
+
+async fn serve(
+    control: &Arc<Control>,
+    route: &Route,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Answer, Refusal> {
+    check_host(control, request)?;
+    let handler = match &route.access {
+        Access::Open(run) => return run(control.clone()).await,
+        Access::Token(run) => Handler::Call(run.clone()),
+        Access::Operator(run) => {
+            let caller = authenticate(control, request)?;
+            if !caller.is_operator() {
+                let detail = "this is for operators: a token of role admin or owner in \
+                              organisation `system`";
+                return Err(Refusal::forbidden(detail));
+            }
+            Handler::Call(run.clone())
+        }
+        Access::Org(need, run) => Handler::Org(*need, run.clone()),
+    };
+    let caller = authenticate(control, request)?;
+    control.wait_for_version(request.headers()).await?;
+    let ready = handler.admit(control, route, request, caller)?;
+    let document = body::read(request.headers(), payload, route.takes).await?;
+    if !route.verb.writes() {
+        return ready.run(document, None).await;
+    }
+    let key = idempotency_key(request, ready.caller())?;
+    let digest = request_digest(control, route, request, &document);
+    // A task of its own: the caller's hang-up must not leave a write half observed, nor its
+    // idempotency key taken for a day.
+    let control = control.clone();
+    let task = actix_web::rt::spawn(async move {
+        match key {
+            None => ready.run(document, None).await,
+            Some(key) => {
+                once(&control, key, digest, |kept| {
+                    ready.run(document, Some(kept))
+                })
+                .await
+            }
+        }
+    });
+    task.await
+        .map_err(|error| Refusal::new(Code::Internal, format!("the write broke off: {error}")))?
+}
+
+/// A browser that was led here under a foreign name must get nothing (DNS rebinding).
+fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
+    let mut hosts = request
+        .headers()
+        .get_all(header::HOST)
+        .filter_map(|host| host.to_str().ok());
+    let host = hosts.next().unwrap_or_default();
+    let authority = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    let allowed = hosts.next().is_none()
+        && control.settings.allows_host(host)
+        && authority.is_none_or(|authority| control.settings.allows_host(authority));
+    if allowed {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::HostNotAllowed,
+        "this control answers only the hosts in its setting `control.allowed_hosts`",
+    ))
+}
+
+fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
+    let missing = || {
+        Refusal::new(
+            Code::Unauthenticated,
+            "send `Authorization: Bearer rr_api_…`",
+        )
+    };
+    let value = call::single(request.headers(), &header::AUTHORIZATION, "Authorization")?
+        .ok_or_else(missing)?;
+    let token = bearer(value).ok_or_else(missing)?;
+    if let Some(caller) = control.caller(token, Timestamp::now()) {
+        return Ok(caller);
+    }
+    let verdict = match request.peer_addr() {
+        Some(peer) => control.wrong_token(peer.ip(), Instant::now()),
+        None => Verdict::Refuse,
+    };
+    match verdict {
+        Verdict::Refuse => Err(Refusal::new(
+            Code::Unauthenticated,
+            "this token is unknown, expired or revoked",
+        )),
+        Verdict::TooMany(wait) => {
+            let detail = "too many wrong tokens came from this address; wait and mend the client";
+            let seconds = wait.as_secs().saturating_add(1);
+            Err(Refusal::new(Code::TooManyAttempts, detail).retry_after_s(seconds))
+        }
+    }
+}
+
+/// What a row runs, before who calls is proved.
+enum Handler {
+    Call(Rc<dyn Fn(Call) -> Answering>),
+    Org(crate::route::Need, Rc<dyn Fn(OrgCall) -> Answering>),
+}
+
+/// A call that may run, but for its body.
+enum Ready {
+    Call(Box<Call>, Rc<dyn Fn(Call) -> Answering>),
+    Org(Box<OrgCall>, Rc<dyn Fn(OrgCall) -> Answering>),
+}
+
+impl Handler {
+    fn admit(
+        self,
+        control: &Arc<Control>,
+        route: &Route,
+        request: &HttpRequest,
+        caller: Caller,
+    ) -> Result<Ready, Refusal> {
+        let parts = read_request(route, request)?;
+        let control = control.clone();
+        match self {
+            Self::Call(run) => {
+                let call = Call {
+                    control,
+                    caller,
+                    request: parts,
+                };
+                Ok(Ready::Call(Box::new(call), run))
+            }
+            Self::Org(need, run) => {
+                // An organisation that the caller is not in answers like one that is not there.
+                let org = control
+                    .find_org(parts.part("org"))
+                    .ok_or_else(Refusal::not_found)?;
+                let role = caller.role_in(org.id).ok_or_else(Refusal::not_found)?;
+                call::require(role, need.least(), route.operation)?;
+                let call = OrgCall {
+                    control,
+                    caller,
+                    role,
+                    org,
+                    request: parts,
+                };
+                Ok(Ready::Org(Box::new(call), run))
+            }
+        }
+    }
+}
+
+impl Ready {
+    fn caller(&self) -> &Caller {
+        match self {
+            Self::Call(call, _) => &call.caller,
+            Self::Org(call, _) => &call.caller,
+        }
+    }
+
+    fn run(self, document: Value, idempotency: Option<Idempotency>) -> Answering {
+        match self {
+            Self::Call(mut call, run) => {
+                (call.request.body, call.request.idempotency) = (document, idempotency);
+                run(*call)
+            }
+            Self::Org(mut call, run) => {
+                (call.request.body, call.request.idempotency) = (document, idempotency);
+                run(*call)
+            }
+        }
+    }
+}
+
+fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal> {
+    let mut known: Vec<&str> = route.parameters.iter().map(|(name, _)| *name).collect();
+    if matches!(route.gives, Gives::List(_)) {
+        known.extend(["limit", "cursor"]);
+    }
+    let path = route
+        .path_parameters()
+        .map(|name| (name, request.match_info().query(name).to_owned()))
+        .collect();
+    let (if_match, if_none_match) = call::conditions(request.headers())?;
+    Ok(Request {
+        path,
+        query: Query::parse(request.query_string(), &known)?,
+        if_match,
+        if_none_match,
+        idempotency: None,
+        body: Value::Null,
+    })
+}
+
+fn idempotency_key(
+    request: &HttpRequest,
+    caller: &Caller,
+) -> Result<Option<IdempotencyKey>, Refusal> {
+    let name = header::HeaderName::from_static("idempotency-key");
+    call::single(request.headers(), &name, "Idempotency-Key")?
+        .map(|text| IdempotencyKey::new(caller.token_id, text))
+        .transpose()
+}
+
+/// What makes two requests with one key the same request. Keyed, since it is stored and bodies
+/// hold secrets.
+fn request_digest(
+    control: &Control,
+    route: &Route,
+    request: &HttpRequest,
+    document: &Value,
+) -> [u8; 32] {
+    let parts = [
+        "idempotency",
+        route.verb.as_str(),
+        request.uri().path(),
+        request.query_string(),
+        &document.to_string(),
+    ];
+    control
+        .digest_key
+        .digest(Purpose::TargetFingerprint, parts.join("\0").as_bytes())
+}
+
+/// Carries a write out once. This process knows the first answer, a generated key included; after
+/// a restart, or at another control, the publisher still knows that it was carried out.
+async fn once(
+    control: &Control,
+    key: IdempotencyKey,
+    digest: [u8; 32],
+    run: impl FnOnce(Idempotency) -> Answering,
+) -> Result<Answer, Refusal> {
+    if let Claim::Again(answer) = control.idempotency().claim(&key, digest, Instant::now())? {
+        return Ok(*answer);
+    }
+    let kept = Idempotency {
+        key: key.to_string(),
+        fingerprint: Hash::of(&digest),
+    };
+    let result = run(kept).await;
+    control.idempotency().settle(&key, result.as_ref().ok());
+    result
+}

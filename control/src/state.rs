@@ -1,0 +1,247 @@
+//! What every call shares: the configuration as last seen, the publisher, the records, and the
+//! little that this process remembers between calls.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use actix_web::http::header::HeaderMap;
+use jiff::Timestamp;
+use proto::id::OrgId;
+use proto::object::{Body, ObjectId};
+use proto::policy::Policy;
+use proto::seal::{DigestKey, Purpose};
+use proto::store::follow::World;
+use proto::tree::{OrgConfig, SYSTEM_ORG};
+use tokio::sync::watch;
+
+use crate::api::answer::VERSION_HEADER;
+use crate::api::call::single;
+use crate::api::error::{Code, Refusal};
+use crate::api::idempotency::Memory;
+use crate::config::ApiSettings;
+use crate::operator::{Caller, TokenIndex};
+use crate::publish::Publisher;
+use crate::records::Records;
+use crate::throttle::{Throttle, Verdict};
+
+/// What the API needs of the process it runs in.
+#[derive(Clone)]
+pub struct ControlDeps {
+    /// Boot settings.
+    pub settings: ApiSettings,
+    /// Writes configuration.
+    pub publisher: Arc<Publisher>,
+    /// The configuration of all organisations as last seen.
+    pub world: watch::Receiver<Arc<World>>,
+    /// The key of token digests.
+    pub digest_key: DigestKey,
+    /// The operator's limits on targets.
+    pub policy: Policy,
+    /// Records of requests.
+    pub records: Arc<Records>,
+    /// Renders `/metrics`.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Whether this process serves.
+    pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+}
+
+/// Whether a process serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It does.
+    Ready,
+    /// It does, from what it had before: the store cannot be reached.
+    Degraded,
+    /// Not yet.
+    Starting,
+}
+
+/// An organisation by its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgName {
+    /// Its id.
+    pub id: OrgId,
+    /// Its slug.
+    pub slug: String,
+}
+
+/// The control plane's API, shared by all of its threads.
+pub struct Control {
+    /// Boot settings.
+    pub settings: ApiSettings,
+    /// Writes configuration.
+    pub publisher: Arc<Publisher>,
+    /// The key of token digests.
+    pub digest_key: DigestKey,
+    /// The operator's limits on targets.
+    pub policy: Policy,
+    /// Records of requests.
+    pub records: Arc<Records>,
+    world: watch::Receiver<Arc<World>>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    tokens: Mutex<Indexed>,
+    throttle: Mutex<Throttle>,
+    idempotency: Mutex<Memory>,
+}
+
+/// The tokens of one state of the configuration.
+#[derive(Default)]
+struct Indexed {
+    of: Arc<World>,
+    index: Arc<TokenIndex>,
+}
+
+impl Control {
+    /// A control that nobody has called yet.
+    pub fn new(deps: ControlDeps) -> Self {
+        Self {
+            settings: deps.settings,
+            publisher: deps.publisher,
+            digest_key: deps.digest_key,
+            policy: deps.policy,
+            records: deps.records,
+            world: deps.world,
+            metrics: deps.metrics,
+            readiness: deps.readiness,
+            tokens: Mutex::default(),
+            throttle: Mutex::default(),
+            idempotency: Mutex::default(),
+        }
+    }
+
+    /// The configuration of all organisations as last seen.
+    pub fn world(&self) -> Arc<World> {
+        self.world.borrow().clone()
+    }
+
+    /// The configuration of one organisation as last seen.
+    pub fn config(&self, org: OrgId) -> Option<Arc<OrgConfig>> {
+        self.world()
+            .orgs
+            .get(&org)
+            .map(|state| state.config.clone())
+    }
+
+    /// An organisation by id or slug.
+    pub fn find_org(&self, name: &str) -> Option<OrgName> {
+        let world = self.world();
+        let id = match world.slugs.get(name) {
+            Some(id) => *id,
+            None => name.parse().ok().filter(|id| world.orgs.contains_key(id))?,
+        };
+        let system = world.orgs.get(&SYSTEM_ORG)?;
+        match &system.config.object(ObjectId::Org(id))?.body {
+            Body::Org(org) => Some(OrgName {
+                id,
+                slug: org.slug.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// The slug of an organisation.
+    pub fn slug_of(&self, org: OrgId) -> Option<String> {
+        self.find_org(org.text().as_str()).map(|org| org.slug)
+    }
+
+    /// The token's holder, if the token is in force.
+    pub fn caller(&self, token: &str, now: Timestamp) -> Option<Caller> {
+        let digest = self.digest_key.digest(Purpose::ApiToken, token.as_bytes());
+        self.token_index().find(&hex::encode(digest), now).cloned()
+    }
+
+    /// The index of the newest configuration; built anew when an organisation changed.
+    fn token_index(&self) -> Arc<TokenIndex> {
+        let world = self.world();
+        let mut indexed = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&indexed.of, &world) {
+            return indexed.index.clone();
+        }
+        let orgs = || indexed.of.orgs.iter().zip(&world.orgs);
+        let same = indexed.of.orgs.len() == world.orgs.len()
+            && orgs().all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(old.1, new.1));
+        if !same {
+            indexed.index = Arc::new(index(&world));
+        }
+        indexed.of = world;
+        indexed.index.clone()
+    }
+
+    /// Counts a wrong token.
+    pub fn wrong_token(&self, address: IpAddr, now: Instant) -> Verdict {
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        throttle.wrong(address, now)
+    }
+
+    /// The writes of the last day that had a key.
+    pub fn idempotency(&self) -> MutexGuard<'_, Memory> {
+        self.idempotency
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The metrics of this process.
+    pub fn metrics(&self) -> String {
+        (self.metrics)()
+    }
+
+    /// Whether this process serves.
+    pub fn readiness(&self) -> Readiness {
+        (self.readiness)()
+    }
+
+    /// Waits for the version that a request presents in `requestrocket-version`.
+    ///
+    /// # Errors
+    /// The header is malformed, or the version is not here in time.
+    pub async fn wait_for_version(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let word = VERSION_HEADER.as_str().to_owned();
+        let Some(value) = single(headers, &VERSION_HEADER, &word)? else {
+            return Ok(());
+        };
+        let (org, n) = value
+            .split_once('=')
+            .and_then(|(org, n)| Some((org.parse().ok()?, n.parse().ok()?)))
+            .ok_or_else(|| Refusal::parameter(&word, "must be `{org id}={number}`, as answered"))?;
+        if self.see_version(org, n).await {
+            return Ok(());
+        }
+        let detail = format!("version {n} of {org} has not arrived here yet; ask again");
+        Err(Refusal::new(Code::VersionNotHere, detail).retry_after_s(1))
+    }
+
+    /// Waits until a version of an organisation is seen here; false when it is not in time.
+    pub async fn see_version(&self, org: OrgId, n: u64) -> bool {
+        let mut world = self.world.clone();
+        let seen = world.wait_for(|world| {
+            world
+                .orgs
+                .get(&org)
+                .is_some_and(|state| state.config.head.n >= n)
+        });
+        matches!(
+            tokio::time::timeout(self.settings.version_wait, seen).await,
+            Ok(Ok(_))
+        )
+    }
+}
+
+/// Every token of every organisation.
+fn index(world: &World) -> TokenIndex {
+    let mut index = TokenIndex::default();
+    for (org, state) in &world.orgs {
+        let tokens = state.config.objects.range(FIRST_TOKEN..=LAST_TOKEN);
+        let tokens = tokens.filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Token(id), Body::Token(stored)) => Some((*id, stored)),
+            _ => None,
+        });
+        index.add(*org, *org == SYSTEM_ORG, tokens);
+    }
+    index
+}
+
+/// The ends of the tokens in a configuration's order of ids.
+const FIRST_TOKEN: ObjectId = ObjectId::Token(proto::id::Id::from_bits(0));
+const LAST_TOKEN: ObjectId = ObjectId::Token(proto::id::Id::from_bits(u128::MAX));

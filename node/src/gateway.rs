@@ -1,0 +1,52 @@
+//! Starts the data plane: listener, workers, and the task that swaps snapshots in.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_server::Server;
+use actix_web::{App, web};
+use arc_swap::ArcSwap;
+
+use crate::config::GatewaySettings;
+use crate::listener::{self, ListenerHandle, ListenerSettings};
+use crate::stages::receive;
+use crate::worker::{Shared, Worker};
+
+/// Serves callers on a bound listener. The caller awaits the server and stops it by its handle.
+///
+/// # Errors
+/// A setting of the listener is out of its range, or the listener cannot be used.
+pub fn serve(listener: TcpListener, shared: Shared) -> io::Result<(Server, ListenerHandle)> {
+    let settings = listener_settings(&shared.settings);
+    listener::serve(listener, settings, move || {
+        App::new()
+            .app_data(Worker::start(shared.clone()))
+            .default_service(web::to(receive::serve))
+    })
+}
+
+fn listener_settings(settings: &GatewaySettings) -> ListenerSettings {
+    let defaults = ListenerSettings::default();
+    let ms = Duration::from_millis;
+    ListenerSettings {
+        workers: match settings.workers {
+            0 => defaults.workers,
+            workers => workers,
+        },
+        head_timeout: ms(settings.head_timeout_ms),
+        body_read_timeout: ms(settings.body_idle_timeout_ms),
+        keep_alive: ms(settings.keep_alive_ms),
+        head_bytes_max: settings.head_bytes_max,
+        connections_max: settings.connections_max,
+        shutdown_timeout: ms(settings.drain_ms),
+        ..defaults
+    }
+}
+
+/// The cell in which the configuration in force is kept, empty at first.
+pub fn empty_snapshot(key: proto::seal::DigestKey) -> Arc<ArcSwap<crate::snapshot::Snapshot>> {
+    let snapshot = crate::snapshot::Snapshot::new(Default::default(), key);
+    Arc::new(ArcSwap::from_pointee(snapshot))
+}

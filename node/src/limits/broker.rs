@@ -1,0 +1,370 @@
+//! The broker: decides which keys are looked at, puts their writes into transactions, and tells
+//! their owners what became of them.
+//!
+//! [`Broker`] is the decision and has no IO: it is handed instants and outcomes and gives calls,
+//! so that the simulation runs exactly this code. [`run`] is the shell around it that owns the
+//! store and the timer. A key that nobody asks for is not looked at and costs no store write.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::store::{At, Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
+use tracing::{error, info, warn};
+
+use super::clock::Moment;
+use super::codec;
+use super::owner::{Around, Owner, Place, Write};
+use super::revision_clock::RevisionClock;
+use super::shared::Shared;
+
+/// Keys in one transaction.
+pub const KEYS_PER_TXN: usize = 60;
+/// Calls to the store at a time.
+pub const CALLS_MAX: usize = 8;
+/// Keys looked at in one turn, so that a turn stays short.
+const LOOKS_PER_TURN: usize = KEYS_PER_TXN * CALLS_MAX;
+const BACKOFF_MIN_NS: u64 = 10_000_000;
+const BACKOFF_MAX_NS: u64 = 1_000_000_000;
+/// A turn that could not finish is continued after this time.
+const AGAIN_NS: u64 = 1_000_000;
+
+/// A transaction to be sent; the answer comes back under its id.
+#[derive(Debug)]
+pub struct Call {
+    /// Names the answer.
+    pub id: u64,
+    /// What to send.
+    pub txn: Txn,
+}
+
+/// Names an owner: the meter's place in the order of first asks.
+type Slot = u64;
+
+#[derive(Debug)]
+enum Health {
+    Up,
+    /// The last call failed: one empty transaction at a time asks whether the store is back.
+    Down {
+        retry_ns: u64,
+        probe: Option<u64>,
+    },
+}
+
+/// All keys of a process.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    place: Place,
+    owners: HashMap<Slot, Owner>,
+    slots: HashMap<String, Slot>,
+    looks: BTreeSet<(u64, Slot)>,
+    /// Looked at while the store was away; looked at again when it is back.
+    stalled: HashSet<Slot>,
+    calls: HashMap<u64, Vec<Slot>>,
+    /// Keys that changed under us: each goes alone next time, not to take others with it.
+    contended: HashSet<Slot>,
+    proofs: RevisionClock,
+    health: Health,
+    backoff_ns: u64,
+    contact_ns: u64,
+    next_slot: Slot,
+    next_call: u64,
+    next_id: u64,
+}
+
+impl Broker {
+    /// A broker that knows no key yet.
+    pub fn new(shared: Arc<Shared>, place: Place) -> Self {
+        Self {
+            shared,
+            place,
+            owners: HashMap::new(),
+            slots: HashMap::new(),
+            looks: BTreeSet::new(),
+            stalled: HashSet::new(),
+            calls: HashMap::new(),
+            contended: HashSet::new(),
+            proofs: RevisionClock::default(),
+            health: Health::Up,
+            backoff_ns: BACKOFF_MIN_NS,
+            contact_ns: 0,
+            next_slot: 0,
+            next_call: 0,
+            next_id: 1,
+        }
+    }
+
+    /// Looks at every key that asked or is due, and gives the calls to make.
+    pub fn turn(&mut self, now: Moment) -> Vec<Call> {
+        self.take_asks(now.boot_ns);
+        let leaving = self.shared.is_stopping();
+        if leaving {
+            self.looks = self
+                .owners
+                .keys()
+                .map(|slot| (now.boot_ns, *slot))
+                .collect();
+        }
+        let mut calls: Vec<Call> = self.probe(now.boot_ns).into_iter().collect();
+        let room = CALLS_MAX.saturating_sub(self.calls.len());
+        let due: Vec<Slot> = self
+            .looks
+            .iter()
+            .take_while(|(at_ns, _)| *at_ns <= now.boot_ns)
+            .map(|(_, slot)| *slot)
+            .take(LOOKS_PER_TURN)
+            .collect();
+        let mut together = Vec::new();
+        for slot in due {
+            let full = calls.len() + together.len().div_ceil(KEYS_PER_TXN) >= room;
+            let Some((key, write)) = self.look(slot, now, !full, leaving) else {
+                continue;
+            };
+            if self.contended.remove(&slot) {
+                calls.extend(self.call(vec![(slot, key, write)]));
+            } else {
+                together.push((slot, key, write));
+            }
+        }
+        while !together.is_empty() {
+            let rest = together.split_off(together.len().min(KEYS_PER_TXN));
+            calls.extend(self.call(std::mem::replace(&mut together, rest)));
+        }
+        calls
+    }
+
+    /// Takes the outcome of a call.
+    pub fn answer(&mut self, id: u64, result: Result<TxnOutcome, StoreError>, now_ns: u64) {
+        let slots = self.calls.remove(&id).unwrap_or_default();
+        match result {
+            Ok(outcome) => {
+                self.contact_ns = now_ns;
+                let revision = match &outcome {
+                    TxnOutcome::Committed(revision) => *revision,
+                    TxnOutcome::Conflict(seen) => seen.revision,
+                };
+                self.proofs.note(now_ns, revision);
+                self.up(now_ns, !slots.is_empty());
+                match outcome {
+                    TxnOutcome::Committed(revision) => {
+                        self.each(&slots, |owner| owner.committed(revision, now_ns));
+                    }
+                    TxnOutcome::Conflict(seen) => self.conflict(&slots, seen, now_ns),
+                }
+            }
+            Err(error) => {
+                count(&self.shared.stats.failures);
+                self.down(&error, now_ns);
+                self.each(&slots, |owner| owner.failed(now_ns));
+            }
+        }
+    }
+
+    /// When the next turn is due if nothing happens before; `u64::MAX` for never.
+    pub fn due_ns(&self) -> u64 {
+        let look_ns = self.looks.first().map_or(u64::MAX, |(at_ns, _)| *at_ns);
+        match &self.health {
+            Health::Down {
+                retry_ns,
+                probe: None,
+            } if !self.stalled.is_empty() => look_ns.min(*retry_ns),
+            _ => look_ns,
+        }
+    }
+
+    /// Whether a leaving process has nothing more to give back.
+    pub fn is_settled(&self) -> bool {
+        self.owners.values().all(Owner::is_settled)
+    }
+
+    /// What the meters share with it.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn take_asks(&mut self, now_ns: u64) {
+        for meter in self.shared.take_asks() {
+            let slot = match self.slots.get(&meter.store_key) {
+                Some(slot) => *slot,
+                None => {
+                    let slot = self.next_slot;
+                    self.next_slot += 1;
+                    self.slots.insert(meter.store_key.clone(), slot);
+                    self.owners
+                        .insert(slot, Owner::new(meter, self.place, now_ns));
+                    slot
+                }
+            };
+            self.schedule(slot, now_ns);
+        }
+    }
+
+    /// Replaces the time of the next look.
+    fn schedule(&mut self, slot: Slot, at_ns: u64) {
+        let Some(owner) = self.owners.get_mut(&slot) else {
+            return;
+        };
+        self.looks.remove(&(owner.look_ns(), slot));
+        owner.set_look_ns(at_ns);
+        if at_ns != u64::MAX {
+            self.looks.insert((at_ns, slot));
+        }
+    }
+
+    fn look(
+        &mut self,
+        slot: Slot,
+        now: Moment,
+        may_write: bool,
+        leaving: bool,
+    ) -> Option<(String, Write)> {
+        let owner = self.owners.get_mut(&slot)?;
+        self.looks.remove(&(owner.look_ns(), slot));
+        let store_up = matches!(self.health, Health::Up);
+        let mut around = Around {
+            now,
+            proofs: &self.proofs,
+            store_up,
+            contact_ns: self.contact_ns,
+            may_write,
+            leaving,
+            next_id: self.next_id,
+        };
+        let write = owner.look(&mut around);
+        self.next_id = around.next_id;
+        let key = owner.meter().store_key.clone();
+        if owner.look_ns() != u64::MAX {
+            self.looks.insert((owner.look_ns(), slot));
+        }
+        if owner.is_done() {
+            self.owners.remove(&slot);
+            self.slots.remove(&key);
+        } else if !store_up {
+            self.stalled.insert(slot);
+        }
+        write.map(|write| (key, write))
+    }
+
+    /// One transaction of these writes; a state that cannot be encoded fails its owner alone.
+    fn call(&mut self, writes: Vec<(Slot, String, Write)>) -> Option<Call> {
+        let (mut txn, mut slots) = (Txn::default(), Vec::new());
+        for (slot, key, write) in writes {
+            let op = match write.next.as_ref().map(codec::encode).transpose() {
+                Ok(Some(bytes)) => Op::put(key.clone(), bytes),
+                Ok(None) => Op::Delete(key.clone()),
+                Err(error) => {
+                    error!(%key, "token state of {key} cannot be written: {error}");
+                    let later_ns = self.shared.clock.boot_ns().saturating_add(BACKOFF_MAX_NS);
+                    self.owners.get_mut(&slot)?.failed(later_ns);
+                    continue;
+                }
+            };
+            txn.compares.push(match write.expected {
+                Some(revision) => Compare::ModRevision(key.clone(), revision),
+                None => Compare::Absent(key.clone()),
+            });
+            txn.ops.push(op);
+            txn.or_read.push(key);
+            slots.push(slot);
+        }
+        if slots.is_empty() {
+            return None;
+        }
+        count(&self.shared.stats.store_calls);
+        self.shared
+            .stats
+            .key_writes
+            .fetch_add(slots.len() as u64, Ordering::Relaxed);
+        let id = self.next_call;
+        self.next_call += 1;
+        self.calls.insert(id, slots);
+        Some(Call { id, txn })
+    }
+
+    fn probe(&mut self, now_ns: u64) -> Option<Call> {
+        let Health::Down { retry_ns, probe } = &mut self.health else {
+            return None;
+        };
+        if probe.is_some() || now_ns < *retry_ns || self.calls.len() >= CALLS_MAX {
+            return None;
+        }
+        let id = self.next_call;
+        self.next_call += 1;
+        *probe = Some(id);
+        self.calls.insert(id, Vec::new());
+        Some(Call {
+            id,
+            txn: Txn::default(),
+        })
+    }
+
+    fn up(&mut self, now_ns: u64, wrote: bool) {
+        if wrote {
+            self.backoff_ns = BACKOFF_MIN_NS;
+        }
+        if matches!(self.health, Health::Down { .. }) {
+            self.health = Health::Up;
+            info!("the store answers again; tokens come from it");
+            for slot in std::mem::take(&mut self.stalled) {
+                self.schedule(slot, now_ns);
+            }
+        }
+    }
+
+    fn down(&mut self, error: &StoreError, now_ns: u64) {
+        if matches!(self.health, Health::Up) {
+            warn!("a token write failed: {error}; asking whether the store is back");
+        }
+        let retry_ns = now_ns.saturating_add(self.backoff_ns);
+        self.backoff_ns = self.backoff_ns.saturating_mul(2).min(BACKOFF_MAX_NS);
+        self.health = Health::Down {
+            retry_ns,
+            probe: None,
+        };
+    }
+
+    fn conflict(&mut self, slots: &[Slot], seen: At<Vec<Option<KeyValue>>>, now_ns: u64) {
+        count(&self.shared.stats.conflicts);
+        for (slot, found) in slots.iter().zip(seen.value) {
+            let Some(owner) = self.owners.get(slot) else {
+                continue;
+            };
+            let changed = owner.expects() != found.as_ref().map(|kv| kv.mod_revision);
+            if !changed {
+                // Another key of the transaction was in the way: this one goes again as it is.
+                self.each(&[*slot], |owner| owner.failed(now_ns));
+                continue;
+            }
+            self.contended.insert(*slot);
+            let state = found.map(|kv| codec::decode(&kv.value).map(|s| (s, kv.mod_revision)));
+            match state.transpose() {
+                Ok(mut state) => {
+                    self.each(&[*slot], |owner| owner.conflicted(state.take(), now_ns));
+                }
+                Err(error) => {
+                    count(&self.shared.stats.unreadable);
+                    let key = owner.meter().store_key.clone();
+                    error!(%key, "token state {key} is not touched, its meter is closed: {error}");
+                    self.each(&[*slot], |owner| owner.unreadable(now_ns));
+                }
+            }
+        }
+    }
+
+    /// Tells owners something that makes them due.
+    fn each(&mut self, slots: &[Slot], mut tell: impl FnMut(&mut Owner)) {
+        for slot in slots {
+            let Some(owner) = self.owners.get_mut(slot) else {
+                continue;
+            };
+            self.looks.remove(&(owner.look_ns(), *slot));
+            tell(owner);
+            self.looks.insert((owner.look_ns(), *slot));
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,207 @@
+//! What a key gives while neither a token nor the store is at hand: `local_share`.
+//!
+//! From `store_grace` after the last token a node may give, per window, its share of what was
+//! unused when it last saw the state: ⌊(limit − used as last seen) / nodes last known⌋. These
+//! tokens are given *on credit*: they are kept in a state of their own with the same windows, and
+//! entered into the store's state, once, before anything else is taken from it. With one node
+//! that keeps the limit. With several, in the window of the loss, up to limit × (2 − 1/nodes) may
+//! pass in all, since views differ in age; from the next window on the limit holds. What a crash
+//! forgets of it comes on top. Who needs the limit always, says `fail_closed`.
+
+use super::block::Opener;
+use super::cell::Cell;
+use super::part::{Candidate, Part};
+use super::state::State;
+
+/// Whether the store is missed, and what was given on credit since.
+#[derive(Debug, Default)]
+pub struct Loss {
+    dry_since_ns: Option<u64>,
+    lost: bool,
+    credit: Option<Credit>,
+}
+
+/// Tokens given without the store.
+#[derive(Debug)]
+struct Credit {
+    /// Block id that marks a state which this credit has been entered into.
+    id: u64,
+    /// Charges and open parts of the credit alone, as of `at_ns`.
+    state: State,
+    at_ns: u64,
+    parts: Vec<Part>,
+    /// A write that enters it has been tried: nothing more may be added under this id.
+    sealed: bool,
+}
+
+impl Loss {
+    /// Notes whether tokens are missed: `hungry` when somebody asks and none is at hand.
+    pub fn note(&mut self, now_ns: u64, hungry: bool, in_hand: u64, grace_ns: u64) {
+        if hungry {
+            let since_ns = *self.dry_since_ns.get_or_insert(now_ns);
+            self.lost |= now_ns.saturating_sub(since_ns) >= grace_ns;
+        } else if in_hand > 0 {
+            self.dry_since_ns = None;
+        }
+    }
+
+    /// Since when tokens are missed.
+    pub fn dry_since_ns(&self) -> Option<u64> {
+        self.dry_since_ns
+    }
+
+    /// Whether the grace is over and the store still silent.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// The store answered for this key.
+    pub fn answered(&mut self) {
+        self.dry_since_ns = None;
+        self.lost = false;
+    }
+
+    /// The store can be asked again: nothing more is given on credit.
+    pub fn over(&mut self, cells: &[Cell], me: Opener, now_ns: u64) {
+        self.answered();
+        if let Some(credit) = &mut self.credit {
+            credit.parts.iter_mut().for_each(|part| part.close(cells));
+            credit.settle(cells, me, now_ns);
+        }
+    }
+
+    /// Whether one of its parts is in this cell.
+    pub fn uses(&self, cell: usize) -> bool {
+        let mut parts = self.credit.iter().flat_map(|credit| &credit.parts);
+        parts.any(|part| part.closed.is_none() && part.cell == cell)
+    }
+
+    /// When its next part ends.
+    pub fn ends_ns(&self) -> Option<u64> {
+        let parts = self.credit.iter().flat_map(|credit| &credit.parts);
+        parts.map(|part| part.block.span.end_ns).min()
+    }
+
+    /// Closes parts that are over and charges what they sent to the credit.
+    pub fn close_finished(&mut self, cells: &[Cell], me: Opener, now_ns: u64) {
+        let Some(credit) = &mut self.credit else {
+            return;
+        };
+        for part in &mut credit.parts {
+            let sent: u64 = part.spends(cells).iter().sum();
+            if now_ns >= part.block.span.end_ns || sent >= part.block.amount {
+                part.close(cells);
+            }
+        }
+        credit.settle(cells, me, now_ns);
+    }
+
+    /// What may still be given on credit: `seen` is the state as last seen, moved to `now_ns`,
+    /// with our spends entered and `uncertain` more tokens that may be open in the store.
+    pub fn free(&mut self, seen: &State, uncertain: u64, nodes: u64, id: u64, now_ns: u64) -> u64 {
+        let credit = self.credit.get_or_insert_with(|| Credit {
+            id,
+            state: State {
+                version: seen.version,
+                limits: seen.limits.iter().map(|usage| usage.unused()).collect(),
+                open: Vec::new(),
+            },
+            at_ns: now_ns,
+            parts: Vec::new(),
+            sealed: false,
+        });
+        if credit.sealed {
+            return 0;
+        }
+        let mut share = credit.state.clone();
+        let open = seen.open_left().saturating_add(uncertain);
+        share.limits.retain_mut(|usage| {
+            let seen = seen.limits.iter().find(|seen| seen.window == usage.window);
+            let used = seen.map_or(usage.limit, |seen| seen.used().saturating_add(open));
+            let limit = seen.map_or(usage.limit, |seen| seen.limit);
+            usage.limit = limit.saturating_sub(used) / nodes.max(1);
+            true
+        });
+        // A limit that came with a newer configuration has no credit state yet: nothing is free.
+        if share.limits.len() < seen.limits.len() {
+            0
+        } else {
+            share.free()
+        }
+    }
+
+    /// Moves the credit's own windows on.
+    pub fn pass(&mut self, now_ns: u64, unix_s: i64, me: Opener) {
+        if let Some(credit) = &mut self.credit {
+            credit
+                .state
+                .pass(now_ns.saturating_sub(credit.at_ns), unix_s, me);
+            credit.at_ns = now_ns;
+        }
+    }
+
+    /// Adds a part whose tokens are in a cell already.
+    pub fn add(&mut self, part: Part, me: Opener, now_ns: u64) {
+        if let Some(credit) = &mut self.credit {
+            credit.state.open.push(part.block.block(me, now_ns));
+            credit.parts.push(part);
+        }
+    }
+
+    /// Enters the credit into a state that is about to be written, with the mark that tells
+    /// whether it has been; true when there was one to enter.
+    pub fn enter(&mut self, state: &mut State, me: Opener, now_ns: u64, mark_ns: u64) -> bool {
+        let Some(credit) = &mut self.credit else {
+            return false;
+        };
+        credit.sealed = true;
+        state.merge_charges(&credit.state);
+        let end_ns = now_ns.saturating_add(mark_ns);
+        let span = super::cell::Span::new(now_ns, end_ns, mark_ns, 0);
+        let mark = Candidate {
+            id: credit.id,
+            amount: 0,
+            span,
+            unix_s: 0,
+        };
+        state.open.push(mark.block(me, now_ns));
+        true
+    }
+
+    /// Whether a state has this credit in it.
+    pub fn is_entered(&self, state: &State, me: Opener) -> bool {
+        self.credit
+            .as_ref()
+            .is_some_and(|credit| state.has(me, credit.id))
+    }
+
+    /// Whether there is a credit that the store does not know.
+    pub fn has_credit(&self) -> bool {
+        self.credit.is_some()
+    }
+
+    /// The store has it.
+    pub fn forget(&mut self) {
+        self.credit = None;
+    }
+}
+
+impl Credit {
+    /// Charges closed parts and lets them go.
+    fn settle(&mut self, cells: &[Cell], me: Opener, now_ns: u64) {
+        if self.parts.iter().all(|part| part.closed.is_none()) {
+            return;
+        }
+        let elapsed_ns = now_ns.saturating_sub(self.at_ns);
+        self.state.pass(
+            elapsed_ns,
+            self.parts.first().map_or(0, |p| p.block.unix_s),
+            me,
+        );
+        self.at_ns = now_ns;
+        for part in self.parts.iter().filter(|part| part.closed.is_some()) {
+            part.settle(&mut self.state, me, cells, now_ns);
+        }
+        self.parts.retain(|part| part.closed.is_none());
+    }
+}

@@ -1,0 +1,373 @@
+//! What one look at a key decides: how many tokens are wanted, the write that follows, what the
+//! workers may know of it, and when to look again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{
+    Around, Attempt, Base, CANDIDATES_MAX, CELLS, Candidate, Cause, Charges, LOOK_MIN_NS, Mode,
+    Owner, Part, REFUSE_LOST_NS, SETTLE_SLACK_NS, Span, State, StoreLoss, Verdict, View, Write,
+    grid_ns, life_now_ns, life_ns,
+};
+
+/// A view older than its node's last contact by more than this is not fresh.
+const FRESH_NS: u64 = 1_000_000_000;
+/// How long a leaving process refuses what it no longer draws.
+const LEAVING_NS: u64 = 60_000_000_000;
+
+impl Owner {
+    /// The newest known state, moved to now, with our own spends entered. Nothing is written.
+    fn current(&self, around: &Around<'_>) -> State {
+        let (now_ns, unix_s) = (around.now.boot_ns, around.now.unix_s());
+        let me = self.place.me;
+        let mut state = match &self.base {
+            Base::Absent => State::empty(&self.spec, now_ns, unix_s),
+            Base::Held {
+                state,
+                revision,
+                since_ns,
+                ours,
+            } => {
+                let own_ns = now_ns.saturating_sub(*since_ns);
+                let proven_ns = if *ours {
+                    0
+                } else {
+                    around.proofs.age_ns(*revision, now_ns)
+                };
+                let mut state = state.clone();
+                state.pass(own_ns.max(proven_ns), unix_s, me);
+                state.adopt(&self.spec, now_ns, unix_s);
+                state
+            }
+        };
+        for part in &self.parts {
+            part.settle(&mut state, me, &self.meter.cells, now_ns);
+        }
+        // A block of ours whose tokens were never handed out goes back whole.
+        let ours = |id: u64| self.parts.iter().any(|part| part.block.id == id);
+        state
+            .open
+            .retain(|block| block.opener != me || ours(block.id));
+        state
+    }
+
+    /// The write that is due now, if any; publishes the view and sets the next look.
+    pub(super) fn compose(
+        &mut self,
+        around: &mut Around<'_>,
+        hungry: bool,
+        waiting: u64,
+    ) -> Option<Write> {
+        let now_ns = around.now.boot_ns;
+        let me = self.place.me;
+        let mut next = self.current(around);
+        if self.may_delete(&next, now_ns) {
+            return self.delete(around, now_ns);
+        }
+        let two_windows_ns = self.slowest_ns().saturating_mul(2);
+        let entered = self.loss.enter(&mut next, me, now_ns, two_windows_ns);
+        let wanted = if around.leaving {
+            0
+        } else {
+            self.wanted(hungry, waiting, now_ns)
+        };
+        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns);
+        let ready = around.may_write && now_ns >= self.pace.ready_ns();
+        let block = self.block(around, &next, life_ns);
+        let slot = self.free_cell().is_some();
+        let opened = if ready && slot && wanted > 0 {
+            next.open(wanted, block.block(me, now_ns))
+        } else {
+            0
+        };
+        let verdict = self.verdict(&next, around, opened, life_ns);
+        self.publish(&next, around, verdict, Mode::Store);
+        let due = entered || self.settle_due(around);
+        if opened == 0 && !(due && ready) {
+            self.look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
+            return None;
+        }
+        if opened > 0 {
+            around.next_id += 1;
+            if self.candidates.len() >= CANDIDATES_MAX {
+                self.candidates.remove(0);
+            }
+            self.candidates.push(Candidate {
+                amount: opened,
+                ..block
+            });
+        }
+        Some(self.write(Some(next), now_ns))
+    }
+
+    fn write(&mut self, next: Option<State>, now_ns: u64) -> Write {
+        let expected = match &self.base {
+            Base::Absent => None,
+            Base::Held { revision, .. } => Some(*revision),
+        };
+        self.pace.spend(now_ns);
+        self.look_ns = self
+            .live_end_ns()
+            .unwrap_or(u64::MAX)
+            .max(now_ns + LOOK_MIN_NS);
+        if let Some(since_ns) = self.loss.dry_since_ns() {
+            let grace_over_ns = since_ns.saturating_add(self.place.grace_ns);
+            self.look_ns = self.look_ns.min(grace_over_ns.max(now_ns + LOOK_MIN_NS));
+        }
+        self.attempt = Some(Attempt {
+            next: next.clone(),
+            composed_ns: now_ns,
+        });
+        Write { expected, next }
+    }
+
+    /// The block that would be opened, counted on the finest ring's own sub-windows.
+    fn block(&self, around: &Around<'_>, state: &State, life_ns: u64) -> Candidate {
+        let now_ns = around.now.boot_ns;
+        let sub_ns = grid_ns(&self.spec);
+        let finest = state
+            .limits
+            .iter()
+            .filter_map(|usage| match &usage.charges {
+                Charges::Sliding(ring) => Some((usage.window, ring.phase_ns)),
+                Charges::Fixed(_) => None,
+            });
+        let phase_ns = finest.min().map_or(0, |(_, phase_ns)| phase_ns);
+        let span = Span::new(now_ns, now_ns.saturating_add(life_ns), sub_ns, phase_ns);
+        Candidate {
+            id: around.next_id,
+            amount: 0,
+            span,
+            unix_s: around.now.unix_s(),
+        }
+    }
+
+    /// How many tokens to open a block for: none while nobody asks; enough for one life of the
+    /// demand when little is left of what is at hand and a second or more is expected; for a slow
+    /// key only on demand, so that a block that came back unused is not taken again.
+    fn wanted(&self, hungry: bool, waiting: u64, now_ns: u64) -> u64 {
+        let most = self.amount_max();
+        let expected = self.demand.expected();
+        let late_ns = now_ns.saturating_add(life_ns(&self.spec) / 4);
+        let lasting: u64 = self
+            .parts
+            .iter()
+            .filter(|part| part.closed.is_none() && part.block.span.end_ns > late_ns)
+            .filter_map(|part| self.meter.cells.get(part.cell))
+            .map(|cell| cell.count(now_ns))
+            .sum();
+        let ahead = expected >= 2 && lasting <= expected.min(most) / 2;
+        if !hungry && !ahead {
+            return 0;
+        }
+        // A cold key gets a hundredth of its limit, so that a burst does not cost a trip each.
+        let cushion = most / 5;
+        expected
+            .saturating_add(expected / 4)
+            .max(waiting)
+            .max(cushion)
+            .max(1)
+            .min(most)
+    }
+
+    fn verdict(&self, next: &State, around: &Around<'_>, opened: u64, life_ns: u64) -> Verdict {
+        let now_ns = around.now.boot_ns;
+        if around.leaving {
+            let until_ns = now_ns.saturating_add(LEAVING_NS);
+            return Verdict::Refuse {
+                until_ns,
+                cause: Cause::StoreLost,
+            };
+        }
+        let free = next.free();
+        if opened > 0 || self.meter.in_hand(now_ns) > 0 || (free > 0 && life_ns > 0) {
+            return Verdict::Ask;
+        }
+        let in_ns = if free > 0 {
+            // The calendar window ends; nothing more is opened in it.
+            self.place.max_skew_ns
+        } else {
+            next.free_in(1, around.now.unix_ns).0
+        };
+        let until_ns = now_ns
+            .saturating_add(in_ns.max(LOOK_MIN_NS))
+            .max(self.pace.ready_ns());
+        Verdict::Refuse {
+            until_ns,
+            cause: Cause::Empty,
+        }
+    }
+
+    fn settle_due(&self, around: &Around<'_>) -> bool {
+        let now_ns = around.now.boot_ns;
+        let over = |part: &Part| {
+            part.closed.is_some()
+                && now_ns >= part.block.span.end_ns.saturating_add(SETTLE_SLACK_NS)
+        };
+        let orphans = self.orphans_due_ns.is_some_and(|due_ns| now_ns >= due_ns);
+        let leaving = around.leaving && !self.is_settled();
+        orphans || leaving || self.parts.iter().any(over)
+    }
+
+    fn next_look(&self, around: &Around<'_>, verdict: Verdict, due: bool, slot: bool) -> u64 {
+        let now_ns = around.now.boot_ns;
+        let expected = self.demand.expected();
+        let mut looks = vec![u64::MAX];
+        for part in &self.parts {
+            let end_ns = part.block.span.end_ns;
+            looks.push(match part.closed {
+                Some(_) => end_ns
+                    .saturating_add(SETTLE_SLACK_NS)
+                    .max(self.pace.ready_ns()),
+                None => end_ns,
+            });
+            let ahead_ns = end_ns.saturating_sub(life_ns(&self.spec) / 4);
+            if part.closed.is_none() && expected >= 2 && ahead_ns > now_ns {
+                looks.push(ahead_ns);
+            }
+        }
+        match verdict {
+            Verdict::Refuse { until_ns, .. } if expected >= 2 => looks.push(until_ns),
+            Verdict::Ask if due && slot => looks.push(self.pace.ready_ns()),
+            _ => {}
+        }
+        looks.extend(
+            self.orphans_due_ns
+                .map(|due_ns| due_ns.max(self.pace.ready_ns())),
+        );
+        if matches!(self.base, Base::Held { .. }) {
+            let idle_ns = self
+                .used_ns
+                .saturating_add(self.slowest_ns().saturating_mul(2));
+            let again_ns = now_ns.saturating_add(self.slowest_ns() / 2);
+            looks.push(if idle_ns > now_ns { idle_ns } else { again_ns });
+        }
+        let earliest = looks.into_iter().min().unwrap_or(u64::MAX);
+        earliest.max(now_ns.saturating_add(LOOK_MIN_NS))
+    }
+
+    fn slowest_ns(&self) -> u64 {
+        self.spec.slowest().map_or(0, |window| window.width_ns())
+    }
+
+    fn live_end_ns(&self) -> Option<u64> {
+        let live = self.parts.iter().filter(|part| part.closed.is_none());
+        live.map(|part| part.block.span.end_ns)
+            .chain(self.loss.ends_ns())
+            .min()
+    }
+
+    pub(super) fn free_cell(&self) -> Option<usize> {
+        let busy = |cell: usize| {
+            let mut live = self.parts.iter().filter(|part| part.closed.is_none());
+            live.any(|part| part.cell == cell) || self.loss.uses(cell)
+        };
+        (0..CELLS).find(|cell| !busy(*cell))
+    }
+
+    fn may_delete(&self, next: &State, now_ns: u64) -> bool {
+        let idle_ns = now_ns.saturating_sub(self.used_ns);
+        matches!(self.base, Base::Held { .. })
+            && idle_ns >= self.slowest_ns().saturating_mul(2)
+            && self.is_settled()
+            && self.candidates.is_empty()
+            && !self.loss.has_credit()
+            && next.is_idle()
+    }
+
+    fn delete(&mut self, around: &Around<'_>, now_ns: u64) -> Option<Write> {
+        if around.may_write {
+            return Some(self.write(None, now_ns));
+        }
+        self.look_ns = now_ns.saturating_add(LOOK_MIN_NS);
+        None
+    }
+
+    /// A look while a write is on its way, or while the store does not answer.
+    pub(super) fn without_answer(&mut self, around: &mut Around<'_>, hungry: bool) {
+        let now_ns = around.now.boot_ns;
+        let mut looks: Vec<u64> = self.live_end_ns().into_iter().collect();
+        if self.loss.is_lost() {
+            let state = self.current(around);
+            let local = self.spec.store_loss() == StoreLoss::LocalShare && !around.leaving;
+            let in_hand = self.meter.in_hand(now_ns);
+            if in_hand == 0 && !(local && self.give_credit(around, &state)) {
+                self.publish_lost(around, state);
+            }
+            if self.meter.waiting.load(Ordering::Relaxed) > 0 {
+                looks.push(now_ns.saturating_add(REFUSE_LOST_NS));
+            }
+            looks.extend(self.live_end_ns());
+        } else if let (true, Some(since_ns)) = (hungry, self.loss.dry_since_ns()) {
+            looks.push(since_ns.saturating_add(self.place.grace_ns));
+        }
+        let earliest = looks.into_iter().min().unwrap_or(u64::MAX);
+        self.look_ns = earliest.max(now_ns.saturating_add(LOOK_MIN_NS));
+    }
+
+    /// Gives a part on credit; false when the share is used up or the view is not fresh.
+    fn give_credit(&mut self, around: &mut Around<'_>, state: &State) -> bool {
+        let now_ns = around.now.boot_ns;
+        // Alone, nobody else can have used anything since; else the view must be a fresh one.
+        let seen_ns = self.answered_ns;
+        let fresh = self.place.nodes <= 1 || seen_ns.saturating_add(FRESH_NS) >= around.contact_ns;
+        let (true, Some(cell)) = (seen_ns > 0 && fresh, self.free_cell()) else {
+            return false;
+        };
+        let me = self.place.me;
+        self.loss.pass(now_ns, around.now.unix_s(), me);
+        let uncertain = self
+            .candidates
+            .iter()
+            .map(|candidate| candidate.amount)
+            .sum();
+        let nodes = self.place.nodes;
+        let free = self
+            .loss
+            .free(state, uncertain, nodes, around.next_id, now_ns);
+        around.next_id += 1;
+        let waiting = self.meter.waiting.load(Ordering::Relaxed);
+        let amount = self.wanted(true, waiting, now_ns).min(free);
+        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns);
+        if amount == 0 || life_ns == 0 {
+            return false;
+        }
+        let block = Candidate {
+            amount,
+            ..self.block(around, state, life_ns)
+        };
+        around.next_id += 1;
+        let part = Part {
+            block,
+            cell,
+            closed: None,
+        };
+        self.loss.add(part, me, now_ns);
+        self.publish(state, around, Verdict::Ask, Mode::LocalShare);
+        self.fill(&part, now_ns);
+        true
+    }
+
+    pub(super) fn publish_lost(&mut self, around: &Around<'_>, state: State) {
+        let until_ns = around.now.boot_ns.saturating_add(REFUSE_LOST_NS);
+        let verdict = Verdict::Refuse {
+            until_ns,
+            cause: Cause::StoreLost,
+        };
+        self.publish(&state, around, verdict, Mode::Lost);
+    }
+
+    fn publish(&self, state: &State, around: &Around<'_>, verdict: Verdict, mode: Mode) {
+        self.meter.view.store(Arc::new(View {
+            spec: Arc::clone(&self.spec),
+            state: state.clone(),
+            at: around.now,
+            verdict,
+            mode,
+            answered_ns: self.answered_ns,
+        }));
+        if verdict != Verdict::Ask {
+            self.meter.answered.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What a caller is told: how much is left, when to come back, in which headers.
+//!
+//! `RateLimit` and `RateLimit-Policy` are structured field lists (RFC 9651) as in
+//! draft-ietf-httpapi-ratelimit-headers-10: one item per limit, named after its meter and window.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use proto::meter::Window;
+
+/// Why nothing is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The limit is used up.
+    Empty,
+    /// Too many requests wait for this meter already.
+    Crowded,
+    /// The store cannot be reached, and the meter gives nothing without it.
+    StoreLost,
+}
+
+/// Who gives the tokens now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The store, as it should be.
+    #[default]
+    Store,
+    /// The node's own share, without the store.
+    LocalShare,
+    /// Nobody: the store is gone.
+    Lost,
+}
+
+impl Mode {
+    /// The word for headers, metrics and the node list.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::LocalShare => "local_share",
+            Self::Lost => "store_lost",
+        }
+    }
+}
+
+/// One limit at an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitStatus {
+    /// Its window.
+    pub window: Window,
+    /// Tokens per window.
+    pub limit: u64,
+    /// Tokens that this process could still give; other nodes' open blocks count as used.
+    pub remaining: u64,
+    /// Until all of the limit is there again or, with nothing remaining, the next token.
+    pub reset: Duration,
+}
+
+/// One meter at an instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeterStatus {
+    /// Prefix of the policy names; may be empty.
+    pub name: String,
+    /// Who gives the tokens.
+    pub mode: Mode,
+    /// Its limits.
+    pub limits: Vec<LimitStatus>,
+}
+
+/// A refused draw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub cause: Cause,
+    /// The limit that refuses, with nothing remaining.
+    pub limit: Option<LimitStatus>,
+    /// When the token comes that this caller would get, the k-th for the k-th refused since the
+    /// last refill; never zero.
+    pub retry_after: Duration,
+    /// When that limit has its next token.
+    pub reset: Duration,
+    /// All limits of the meter.
+    pub status: MeterStatus,
+}
+
+/// Value of `Retry-After` (RFC 9110 section 10.2.3): whole seconds, rounded up, at least 1.
+pub fn retry_after(wait: Duration) -> String {
+    seconds(wait).max(1).to_string()
+}
+
+/// Value of `RateLimit`: `"minute";r=0;t=12`. Empty without limits.
+pub fn rate_limit(meters: &[MeterStatus]) -> String {
+    list(meters, |text, limit| {
+        write!(text, ";r={};t={}", limit.remaining, seconds(limit.reset))
+    })
+}
+
+/// Value of `RateLimit-Policy`: `"minute";q=60;w=60`. Empty without limits.
+///
+/// A month counts 31 days here: the field has no calendar.
+pub fn rate_limit_policy(meters: &[MeterStatus]) -> String {
+    list(meters, |text, limit| {
+        write!(
+            text,
+            ";q={};w={}",
+            limit.limit,
+            limit.window.width_ns() / 1_000_000_000
+        )
+    })
+}
+
+fn list(
+    meters: &[MeterStatus],
+    parameters: impl Fn(&mut String, &LimitStatus) -> std::fmt::Result,
+) -> String {
+    let mut text = String::new();
+    for meter in meters {
+        for limit in &meter.limits {
+            let comma = if text.is_empty() { "" } else { ", " };
+            let dash = if meter.name.is_empty() { "" } else { "-" };
+            let named = write!(text, "{comma}\"{}{dash}{}\"", meter.name, limit.window);
+            if named.and_then(|()| parameters(&mut text, limit)).is_err() {
+                return String::new();
+            }
+        }
+    }
+    text
+}
+
+/// Whole seconds, rounded up.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs()
+        .saturating_add(u64::from(wait.subsec_nanos() > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(name: &str, limits: &[(Window, u64, u64, u64)]) -> MeterStatus {
+        let limits = limits
+            .iter()
+            .map(|(window, limit, remaining, reset_ms)| LimitStatus {
+                window: *window,
+                limit: *limit,
+                remaining: *remaining,
+                reset: Duration::from_millis(*reset_ms),
+            })
+            .collect();
+        MeterStatus {
+            name: name.to_owned(),
+            mode: Mode::Store,
+            limits,
+        }
+    }
+
+    #[test]
+    fn headers_are_structured_fields_with_whole_seconds() {
+        let minute = status("", &[(Window::Minute, 60, 0, 11_001)]);
+        assert_eq!(
+            rate_limit(std::slice::from_ref(&minute)),
+            r#""minute";r=0;t=12"#
+        );
+        assert_eq!(rate_limit_policy(&[minute]), r#""minute";q=60;w=60"#);
+        let two = status(
+            "orders",
+            &[(Window::Second, 5, 4, 0), (Window::Month, 9, 1, 1_000)],
+        );
+        assert_eq!(
+            rate_limit(std::slice::from_ref(&two)),
+            r#""orders-second";r=4;t=0, "orders-month";r=1;t=1"#
+        );
+        assert_eq!(
+            rate_limit_policy(&[two]),
+            r#""orders-second";q=5;w=1, "orders-month";q=9;w=2678400"#
+        );
+        assert_eq!(rate_limit(&[]), "");
+    }
+
+    #[test]
+    fn retry_after_is_never_zero() {
+        let check = |ms: u64, text: &str| {
+            assert_eq!(retry_after(Duration::from_millis(ms)), text, "{ms} ms");
+        };
+        check(0, "1");
+        check(1, "1");
+        check(1_000, "1");
+        check(1_001, "2");
+        check(59_999, "60");
+    }
+}

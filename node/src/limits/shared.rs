@@ -1,0 +1,93 @@
+//! What the meters of a process share with their broker.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::clock::Clock;
+use super::meter::Meter;
+
+/// The way from the workers to the broker.
+pub struct Shared {
+    /// The own clock.
+    pub clock: Arc<dyn Clock>,
+    /// How long a request waits for a store that does not answer.
+    pub store_grace: Duration,
+    /// Requests that may wait for one meter.
+    pub waiting_max: u64,
+    /// Counters.
+    pub stats: Stats,
+    /// Meters that want to be looked at, each at most once (its `asked` flag), so that the list
+    /// is bounded by the number of meters. A plain mutex: held for a push or a swap only.
+    asks: Mutex<Vec<Arc<Meter>>>,
+    woken: Notify,
+    stopping: AtomicBool,
+}
+
+/// Counts since the start of the process.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Store transactions that were sent.
+    pub store_calls: AtomicU64,
+    /// Key writes within them.
+    pub key_writes: AtomicU64,
+    /// Transactions that found another value.
+    pub conflicts: AtomicU64,
+    /// Calls that failed or whose outcome is unknown.
+    pub failures: AtomicU64,
+    /// States in the store that could not be read.
+    pub unreadable: AtomicU64,
+    /// Refused draws.
+    pub refused: AtomicU64,
+    /// Times that a new key was put on the shared overflow key.
+    pub overflowed: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(clock: Arc<dyn Clock>, store_grace: Duration, waiting_max: u64) -> Self {
+        Self {
+            clock,
+            store_grace,
+            waiting_max,
+            stats: Stats::default(),
+            asks: Mutex::new(Vec::new()),
+            woken: Notify::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn ask(&self, meter: Arc<Meter>) {
+        self.asks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(meter);
+        self.woken.notify_one();
+    }
+
+    pub(super) fn take_asks(&self) -> Vec<Arc<Meter>> {
+        std::mem::take(&mut *self.asks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.woken.notify_one();
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}

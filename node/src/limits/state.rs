@@ -1,0 +1,277 @@
+//! The value in the store of one meter key: what is used, and which blocks are open.
+//!
+//! It is moved only by compare-and-swap. Ages and ends are relative to the moment that the writer
+//! composed it; whoever reads it lets pass only the time that it can prove ([`State::pass`]). What
+//! is free is, for each limit, the limit − charges that are counted − everything still open, and
+//! for the meter the smallest of these.
+
+use proto::meter::{Algorithm, MeterSpec, Window};
+use serde::{Deserialize, Serialize};
+
+use super::block::{Block, Opener};
+use super::window::{Calendar, Ring, calendar_end_s, calendar_window, sub_window_ns};
+
+/// Most blocks open on one key; a state with as many opens no further one.
+pub const OPEN_MAX: usize = 32;
+
+/// State of one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Version of the configuration whose limits these are.
+    pub version: u64,
+    /// One entry per limit.
+    pub limits: Vec<Usage>,
+    /// Blocks whose tokens may still be sent.
+    pub open: Vec<Block>,
+}
+
+/// What is used of one limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Its window; at most one entry has it.
+    pub window: Window,
+    /// How many may pass per window.
+    pub limit: u64,
+    /// The charges.
+    pub charges: Charges,
+}
+
+/// Charges by the limit's algorithm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Charges {
+    /// By age.
+    Sliding(Ring),
+    /// By calendar window.
+    Fixed(Calendar),
+}
+
+/// When something was sent or given up, as the windows need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instant {
+    /// Age relative to the state's moment.
+    pub age_ns: u64,
+    /// A wall-clock second inside the same calendar windows.
+    pub unix_s: i64,
+}
+
+impl State {
+    /// The state of a key that nobody has used.
+    pub fn empty(spec: &MeterSpec, now_ns: u64, unix_s: i64) -> Self {
+        let mut state = Self::default();
+        state.adopt(spec, now_ns, unix_s);
+        state
+    }
+
+    /// Takes the limits of `spec` unless the state has those of a newer configuration. A limit
+    /// whose window was there before keeps its charges: a changed one works at once.
+    pub fn adopt(&mut self, spec: &MeterSpec, now_ns: u64, unix_s: i64) {
+        if self.version > spec.version() {
+            return;
+        }
+        self.version = spec.version();
+        let before = std::mem::take(&mut self.limits);
+        for limit in spec.limits() {
+            let window = limit.window();
+            let kept = before.iter().find(|usage| {
+                usage.window == window && usage.charges.algorithm() == limit.algorithm()
+            });
+            let charges = kept.map(|usage| usage.charges.clone()).unwrap_or_else(|| {
+                match limit.algorithm() {
+                    Algorithm::SlidingWindow => {
+                        Charges::Sliding(Ring::empty(now_ns, sub_window_ns(window)))
+                    }
+                    Algorithm::FixedWindow => {
+                        let window = calendar_window(window, unix_s);
+                        Charges::Fixed(Calendar {
+                            window,
+                            ..Calendar::default()
+                        })
+                    }
+                }
+            });
+            self.limits.push(Usage {
+                window,
+                limit: limit.limit(),
+                charges,
+            });
+        }
+    }
+
+    /// Lets a proven time pass, moves calendar windows to the wall clock, and closes the blocks of
+    /// others whose end is over, charging what they have left in full there.
+    pub fn pass(&mut self, elapsed_ns: u64, unix_s: i64, me: Opener) {
+        for usage in &mut self.limits {
+            match &mut usage.charges {
+                Charges::Sliding(ring) => ring.age(elapsed_ns, sub_window_ns(usage.window)),
+                Charges::Fixed(calendar) => {
+                    calendar.move_to(calendar_window(usage.window, unix_s));
+                }
+            }
+        }
+        let elapsed = i64::try_from(elapsed_ns).unwrap_or(i64::MAX);
+        for block in &mut self.open {
+            block.ends_in_ns = block.ends_in_ns.saturating_sub(elapsed);
+        }
+        let (ended, open) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition(|block: &Block| block.opener != me && block.ends_in_ns <= 0);
+        self.open = open;
+        let ended: Vec<Block> = ended;
+        for block in ended {
+            self.charge(block.left, block.end());
+        }
+    }
+
+    /// Enters `n` charges into every limit.
+    pub fn charge(&mut self, n: u64, at: Instant) {
+        for usage in &mut self.limits {
+            match &mut usage.charges {
+                Charges::Sliding(ring) => ring.charge(at.age_ns, n, sub_window_ns(usage.window)),
+                Charges::Fixed(calendar) => {
+                    calendar.charge(calendar_window(usage.window, at.unix_s), n);
+                }
+            }
+        }
+    }
+
+    /// Enters the charges of another state of the same moment, limit by limit.
+    pub fn merge_charges(&mut self, other: &Self) {
+        for usage in &mut self.limits {
+            let same = other
+                .limits
+                .iter()
+                .find(|theirs| theirs.window == usage.window);
+            match (&mut usage.charges, same.map(|theirs| &theirs.charges)) {
+                (Charges::Sliding(ring), Some(Charges::Sliding(theirs))) => {
+                    ring.merge(theirs, sub_window_ns(usage.window));
+                }
+                (Charges::Fixed(calendar), Some(Charges::Fixed(theirs))) => {
+                    calendar.charge(theirs.window, theirs.used);
+                    calendar.charge(theirs.window.saturating_sub(1), theirs.previous);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sum of what is left in open blocks.
+    pub fn open_left(&self) -> u64 {
+        self.open
+            .iter()
+            .fold(0, |sum, block| sum.saturating_add(block.left))
+    }
+
+    /// What may still be opened now: the smallest over all limits; without limits everything.
+    pub fn free(&self) -> u64 {
+        let open = self.open_left();
+        let free = |usage: &Usage| {
+            usage
+                .limit
+                .saturating_sub(usage.used().saturating_add(open))
+        };
+        self.limits.iter().map(free).min().unwrap_or(u64::MAX)
+    }
+
+    /// Nanoseconds until the `k`-th further token is free (k ≥ 1), if all that is used stays used
+    /// for as long as it can, and which limit it waits for last.
+    pub fn free_in(&self, k: u64, unix_ns: u64) -> (u64, Option<Window>) {
+        let open: Vec<(i64, u64)> = self
+            .open
+            .iter()
+            .map(|block| (block.ends_in_ns, block.left))
+            .collect();
+        self.limits
+            .iter()
+            .map(|usage| (usage.free_in(k.max(1), &open, unix_ns), Some(usage.window)))
+            .max()
+            .unwrap_or((0, None))
+    }
+
+    /// Whether it says nothing more than an absent key would.
+    pub fn is_idle(&self) -> bool {
+        let unused = |usage: &Usage| match &usage.charges {
+            Charges::Sliding(ring) => ring.used() == 0,
+            Charges::Fixed(calendar) => calendar.used == 0 && calendar.previous == 0,
+        };
+        self.open.is_empty() && self.limits.iter().all(unused)
+    }
+
+    /// Whether this block of this opener is open.
+    pub fn has(&self, me: Opener, id: u64) -> bool {
+        self.open.iter().any(|block| block.is(me, id))
+    }
+}
+
+impl Charges {
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sliding(_) => Algorithm::SlidingWindow,
+            Self::Fixed(_) => Algorithm::FixedWindow,
+        }
+    }
+}
+
+impl Usage {
+    /// Charges that count now.
+    pub fn used(&self) -> u64 {
+        match &self.charges {
+            Charges::Sliding(ring) => ring.used(),
+            Charges::Fixed(calendar) => calendar.used,
+        }
+    }
+
+    /// The same limit with nothing charged, on the same sub-windows.
+    pub fn unused(&self) -> Self {
+        let charges = match &self.charges {
+            Charges::Sliding(ring) => Charges::Sliding(Ring {
+                phase_ns: ring.phase_ns,
+                counts: Vec::new(),
+            }),
+            Charges::Fixed(calendar) => Charges::Fixed(Calendar {
+                window: calendar.window,
+                ..Calendar::default()
+            }),
+        };
+        Self {
+            charges,
+            ..self.clone()
+        }
+    }
+
+    fn free_in(&self, k: u64, open: &[(i64, u64)], unix_ns: u64) -> u64 {
+        let limit = self.limit.max(1);
+        // Beyond one limit's worth, every further limit's worth takes a whole window more.
+        let (rounds, k) = ((k - 1) / limit, (k - 1) % limit + 1);
+        let held = open
+            .iter()
+            .fold(self.used(), |sum, (_, left)| sum.saturating_add(*left));
+        let Some(mut missing) = held.saturating_add(k).checked_sub(limit).filter(|n| *n > 0) else {
+            return rounds.saturating_mul(self.window.width_ns());
+        };
+        let beyond_ns = rounds.saturating_mul(self.window.width_ns());
+        match &self.charges {
+            Charges::Fixed(calendar) => {
+                let end_s = calendar_end_s(self.window, calendar.window);
+                let end_ns = u64::try_from(end_s)
+                    .unwrap_or(0)
+                    .saturating_mul(1_000_000_000);
+                end_ns.saturating_sub(unix_ns).saturating_add(beyond_ns)
+            }
+            Charges::Sliding(ring) => {
+                let sub_ns = sub_window_ns(self.window);
+                let counted_ns = sub_ns.saturating_mul(super::window::COUNTED as u64);
+                let later = open.iter().map(|(ends_in_ns, left)| {
+                    let end_ns = u64::try_from(*ends_in_ns).unwrap_or(0);
+                    (end_ns.saturating_add(counted_ns), *left)
+                });
+                for (in_ns, n) in ring.leaving(sub_ns).chain(later) {
+                    missing = missing.saturating_sub(n);
+                    if missing == 0 {
+                        return in_ns.saturating_add(beyond_ns);
+                    }
+                }
+                counted_ns.saturating_add(beyond_ns)
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Seeded chance, and the faults and mutants of a simulation.
+
+/// SplitMix64: small, and the same everywhere.
+#[derive(Clone, Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From `low` up to and without `high`.
+    pub fn within(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low).max(1)
+    }
+
+    pub fn percent(&mut self, percent: u64) -> bool {
+        self.next() % 100 < percent
+    }
+
+    /// Exponential with this mean.
+    pub fn pause(&mut self, mean_ns: u64) -> u64 {
+        let unit = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        (-(1.0 - unit).ln() * mean_ns as f64) as u64
+    }
+}
+
+/// How often things go wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Percent of calls that never reach the store.
+    pub lost: u64,
+    /// Percent of calls that are carried out and whose answer is lost.
+    pub unanswered: u64,
+    /// Percent of calls that are carried out after the caller gave up.
+    pub late: u64,
+    /// Mean time between crashes of a node; 0 for none.
+    pub crash_ns: u64,
+    /// Mean time between pauses of a node; 0 for none.
+    pub pause_ns: u64,
+    /// Mean time between losses of the whole store; 0 for none.
+    pub outage_ns: u64,
+}
+
+/// A wrong protocol, acted out at the seams of the right one; the judge must see each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// The spend that is reported is the draw, not the send (part two, 1).
+    ChargeAtDraw,
+    /// `left` falls by what the last confirmed write says, not to an absolute value (7, part two 2).
+    SettleByDelta,
+    /// An unknown outcome counts as done (7).
+    BlindOutcome,
+    /// The rest of a part is reported while workers may still draw it (7 C).
+    ReportBeforeClose,
+    /// A restarted node settles the blocks of its earlier self (part two, 2).
+    OtherIncarnationSettles,
+}

@@ -1,0 +1,131 @@
+//! What the simulation must show: the bound under every fault, each mutant caught, the use.
+
+use proto::meter::{Limit, Window};
+
+use super::faults::{Chance, Faults, Mutant};
+use super::simulation::{MS, Outcome, Plan, SECOND, World};
+
+fn per(limit: u64, window: Window) -> Limit {
+    Limit::new(limit, window).unwrap()
+}
+
+fn run(plan: &Plan, seed: u64) -> Outcome {
+    match World::new(plan, seed).run() {
+        Ok(outcome) => outcome,
+        Err(fault) => panic!("seed {seed}: {fault}\n{plan:?}"),
+    }
+}
+
+/// A plan drawn from the seed: limits, load, nodes and faults.
+fn random_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
+    let mut chance = Chance::new(seed ^ 0xabcd);
+    let limit = match chance.within(0, 3) {
+        0 => chance.within(1, 10),
+        1 => chance.within(10, 60),
+        _ => chance.within(60, 300),
+    };
+    let mut limits = vec![per(limit, Window::Second)];
+    if chance.percent(30) {
+        limits.push(per(limit * 3, Window::Minute));
+    }
+    if chance.percent(20) {
+        limits.push(per(limit * 20, Window::Hour));
+    }
+    let load = chance.within(5, 25); // tenths of the limit
+    let mut plan = Plan::new(limits, SECOND * 10 / (limit * load), 4 * SECOND);
+    plan.nodes = chance.within(1, 4);
+    plan.connect_ns = chance.within(1, 40) * MS;
+    let often = |chance: &mut Chance, mean_ns: u64| if chance.percent(50) { mean_ns } else { 0 };
+    plan.faults = Faults {
+        lost: chance.within(0, 6),
+        unanswered: chance.within(0, 8),
+        late: chance.within(0, 6),
+        crash_ns: often(&mut chance, 900 * MS),
+        pause_ns: often(&mut chance, 500 * MS),
+        outage_ns: 0,
+    };
+    plan.mutant = mutant;
+    plan
+}
+
+#[test]
+fn in_every_interval_of_a_window_no_more_than_the_limit_is_sent() {
+    let (mut sent, mut expired, mut waited) = (0, 0, 0);
+    for seed in 0..250 {
+        let outcome = run(&random_plan(seed, None), seed);
+        sent += outcome.sends.len();
+        expired += outcome.expired;
+        waited += outcome.granted_after_wait;
+    }
+    // The seeds exercise what they are for.
+    assert!(
+        sent > 20_000 && expired > 100 && waited > 1_000,
+        "{sent} {expired} {waited}"
+    );
+}
+
+#[test]
+fn the_bound_holds_when_the_store_goes_and_comes_back() {
+    let mut sent = 0;
+    for seed in 0..60 {
+        let mut plan = random_plan(seed, None);
+        plan.nodes = 1;
+        plan.faults.crash_ns = 0; // what a crash forgets of a credit is beyond the bound
+        plan.faults.outage_ns = 900 * MS;
+        sent += run(&plan, seed).sends.len();
+    }
+    assert!(sent > 2_000, "{sent}");
+}
+
+#[test]
+fn each_mutant_of_the_protocol_is_caught() {
+    for mutant in [
+        Mutant::ChargeAtDraw,
+        Mutant::SettleByDelta,
+        Mutant::BlindOutcome,
+        Mutant::ReportBeforeClose,
+        Mutant::OtherIncarnationSettles,
+    ] {
+        let caught = (0..150).find_map(|seed| {
+            let mut plan = random_plan(seed, Some(mutant));
+            plan.faults.unanswered = plan.faults.unanswered.max(10);
+            plan.faults.crash_ns = 700 * MS;
+            World::new(&plan, seed)
+                .run()
+                .err()
+                .map(|fault| (seed, fault))
+        });
+        assert!(caught.is_some(), "{mutant:?} passes");
+    }
+}
+
+/// Share of the limit that is used over whole windows at 1.5 times the demand, after a warm-up.
+fn check_use(limit: Limit, windows: u64, least: f64) {
+    let width_ns = limit.window().width_ns();
+    let every_ns = width_ns * 2 / (limit.limit() * 3);
+    let (from_ns, to_ns) = (width_ns + width_ns / 2, width_ns * windows + width_ns / 2);
+    let outcome = run(&Plan::new(vec![limit], every_ns, to_ns + width_ns / 2), 1);
+    let sent = outcome
+        .sends
+        .iter()
+        .filter(|at| (from_ns..to_ns).contains(*at))
+        .count();
+    let used = sent as f64 / (limit.limit() * (windows - 1)) as f64;
+    assert!(
+        used >= least,
+        "{limit:?}: {used:.3} of the limit used, at least {least}"
+    );
+    let per_second = outcome.writes * SECOND / (to_ns + width_ns / 2);
+    assert!(per_second <= 30, "{limit:?}: {per_second} writes a second");
+}
+
+#[test]
+fn at_one_and_a_half_times_the_demand_the_limit_is_used() {
+    check_use(per(1_000, Window::Second), 6, 0.95);
+    check_use(per(100, Window::Second), 11, 0.95);
+    check_use(per(600, Window::Minute), 4, 0.95);
+    check_use(per(100, Window::Minute), 4, 0.95);
+    check_use(per(10, Window::Second), 21, 0.85);
+    check_use(per(50, Window::Second), 11, 0.85);
+    check_use(per(10, Window::Minute), 11, 0.85);
+}

@@ -1,0 +1,571 @@
+//! The seeded simulation: real meters, brokers and owners, a store in memory, one virtual clock.
+//!
+//! After every step, on the true clock: in every interval of a window's length what was sent,
+//! together with what all nodes could send at that very instant, stays within the limit. The
+//! second half is conservation: a token that exists twice is seen before it is spent. A failure
+//! prints its seed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::meter::{Limit, MeterSpec};
+use proto::store::{Op, Revision, StoreError, Txn, TxnOutcome};
+
+use super::faults::{Chance, Faults, Mutant};
+use super::judge::Judge;
+use super::memory::Memory;
+use crate::limits::broker::{Broker, Call};
+use crate::limits::meter::{Draw, Meter, Token, Waiting};
+use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings, codec};
+
+pub const MS: u64 = 1_000_000;
+pub const SECOND: u64 = 1_000 * MS;
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub limits: Vec<Limit>,
+    pub nodes: u64,
+    /// Mean time between requests of all nodes together.
+    pub every_ns: u64,
+    pub length_ns: u64,
+    /// Longest usual time from draw to send.
+    pub connect_ns: u64,
+    /// Wall clock at the beginning.
+    pub unix_ns: u64,
+    pub faults: Faults,
+    pub mutant: Option<Mutant>,
+}
+
+impl Plan {
+    pub fn new(limits: Vec<Limit>, every_ns: u64, length_ns: u64) -> Self {
+        Self {
+            limits,
+            nodes: 1,
+            every_ns,
+            length_ns,
+            connect_ns: 5 * MS,
+            unix_ns: 1_767_225_600 * SECOND,
+            faults: Faults::default(),
+            mutant: None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// True instants of all sends.
+    pub sends: Vec<u64>,
+    pub requests: u64,
+    pub refused: u64,
+    pub writes: u64,
+    pub granted_after_wait: u64,
+    pub expired: u64,
+}
+
+/// The brokers' own error path reads it; nothing else does.
+struct NoClock;
+
+impl Clock for NoClock {
+    fn boot_ns(&self) -> u64 {
+        0
+    }
+    fn moment(&self) -> Moment {
+        Moment::default()
+    }
+}
+
+struct Drawn {
+    at_ns: u64,
+    /// `None`: a token that a mutant made up or marked already, good until `until_ns`.
+    token: Option<Token>,
+    until_ns: u64,
+}
+
+struct Node {
+    limits: Arc<Limits>,
+    broker: Broker,
+    meter: Arc<Meter>,
+    me: Opener,
+    /// Its boot clock is the true one + this.
+    offset_ns: u64,
+    /// Its wall clock is the true one + this.
+    skew_ns: u64,
+    paused_until_ns: u64,
+    drawn: Vec<Drawn>,
+    waiting: Vec<(u64, Waiting)>,
+    answers: Vec<(u64, u64, Result<TxnOutcome, StoreError>)>,
+}
+
+struct Execution {
+    at_ns: u64,
+    txn: Txn,
+    node: u64,
+    boot: u64,
+    call: u64,
+    /// When the caller hears, and whether it hears the truth; `None`: it gave up before.
+    answer: Option<(u64, bool)>,
+}
+
+pub struct World {
+    plan: Plan,
+    chance: Chance,
+    now_ns: u64,
+    memory: Memory,
+    spec: Arc<MeterSpec>,
+    nodes: Vec<Node>,
+    executions: Vec<Execution>,
+    store_gone_until_ns: u64,
+    next_request_ns: u64,
+    next_crash_ns: u64,
+    next_pause_ns: u64,
+    next_outage_ns: u64,
+    boots: u64,
+    /// `left` of a block as its opener last heard it (for the mutant).
+    heard: HashMap<(Opener, u64), u64>,
+    judge: Judge,
+    outcome: Outcome,
+}
+
+const STORE_KEY: &str = "simulated";
+
+impl World {
+    pub fn new(plan: &Plan, seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let spec = Arc::new(MeterSpec::new("", 1, plan.limits.clone()).unwrap());
+        let after = |chance: &mut Chance, mean_ns: u64| match mean_ns {
+            0 => u64::MAX,
+            mean_ns => chance.pause(mean_ns),
+        };
+        let mut world = Self {
+            next_crash_ns: after(&mut chance, plan.faults.crash_ns),
+            next_pause_ns: after(&mut chance, plan.faults.pause_ns),
+            next_outage_ns: after(&mut chance, plan.faults.outage_ns),
+            plan: plan.clone(),
+            chance,
+            now_ns: 0,
+            memory: Memory {
+                revision: 1,
+                ..Memory::default()
+            },
+            spec,
+            nodes: Vec::new(),
+            executions: Vec::new(),
+            store_gone_until_ns: 0,
+            next_request_ns: 0,
+            boots: 0,
+            heard: HashMap::new(),
+            judge: Judge::new(&plan.limits),
+            outcome: Outcome::default(),
+        };
+        for node in 0..plan.nodes {
+            let node = world.boot(node);
+            world.nodes.push(node);
+        }
+        world
+    }
+
+    fn boot(&mut self, node: u64) -> Node {
+        self.boots += 1;
+        let same = self.plan.mutant == Some(Mutant::OtherIncarnationSettles);
+        let me = Opener {
+            node,
+            boot: if same { 0 } else { self.boots },
+        };
+        let mut settings = Settings::single_node(me);
+        settings.nodes = self.plan.nodes as u32;
+        if self.plan.nodes > 1 {
+            settings.max_skew = Duration::from_millis(250);
+        }
+        let (limits, broker) = Limits::unserved(&settings, Arc::new(NoClock));
+        let meter = limits.meter(MeterKey::whole(STORE_KEY), Arc::clone(&self.spec));
+        let skew = if self.plan.nodes > 1 {
+            self.chance.within(0, 120 * MS)
+        } else {
+            0
+        };
+        Node {
+            limits,
+            broker,
+            meter,
+            me,
+            offset_ns: self.chance.within(1, 100 * SECOND),
+            skew_ns: skew,
+            paused_until_ns: 0,
+            drawn: Vec::new(),
+            waiting: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Runs to the end of the plan.
+    pub fn run(mut self) -> Result<Outcome, String> {
+        while self.now_ns < self.plan.length_ns {
+            self.now_ns = self.next_event_ns().max(self.now_ns);
+            self.chaos();
+            self.execute();
+            if self.now_ns >= self.next_request_ns {
+                self.request();
+            }
+            for at in 0..self.nodes.len() {
+                self.serve(at)?;
+            }
+            let sendable = self
+                .nodes
+                .iter()
+                .map(|node| node.sendable(self.now_ns))
+                .sum();
+            self.judge.check(self.now_ns, sendable)?;
+        }
+        Ok(self.outcome)
+    }
+
+    fn next_event_ns(&self) -> u64 {
+        let own = [
+            self.next_request_ns,
+            self.next_crash_ns,
+            self.next_pause_ns,
+            self.next_outage_ns,
+            self.plan.length_ns,
+        ];
+        let executions = self.executions.iter().map(|execution| execution.at_ns);
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| node.next_event_ns().max(self.now_ns + 1));
+        own.into_iter()
+            .chain(executions)
+            .chain(nodes)
+            .min()
+            .unwrap_or(self.plan.length_ns)
+    }
+
+    fn chaos(&mut self) {
+        let now_ns = self.now_ns;
+        let pick = self.chance.within(0, self.nodes.len() as u64) as usize;
+        if now_ns >= self.next_crash_ns {
+            self.next_crash_ns = now_ns + self.chance.pause(self.plan.faults.crash_ns);
+            self.nodes[pick] = self.boot(pick as u64);
+        }
+        if now_ns >= self.next_pause_ns {
+            self.next_pause_ns = now_ns + self.chance.pause(self.plan.faults.pause_ns);
+            self.nodes[pick].paused_until_ns = now_ns + self.chance.within(0, 700 * MS);
+        }
+        if now_ns >= self.next_outage_ns {
+            self.next_outage_ns = now_ns + self.chance.pause(self.plan.faults.outage_ns);
+            self.store_gone_until_ns = now_ns + self.chance.within(50 * MS, 1_500 * MS);
+        }
+    }
+
+    /// Carries out the calls that have reached the store.
+    fn execute(&mut self) {
+        self.executions.sort_by_key(|execution| execution.at_ns);
+        while self
+            .executions
+            .first()
+            .is_some_and(|first| first.at_ns <= self.now_ns)
+        {
+            let mut execution = self.executions.remove(0);
+            self.mutate(&mut execution);
+            let outcome = self.memory.txn(&execution.txn);
+            let Some((at_ns, heard)) = execution.answer else {
+                continue;
+            };
+            let result = if heard {
+                Ok(outcome)
+            } else {
+                Err(StoreError::OutcomeUnknown("answer lost".into()))
+            };
+            self.answer(&execution, at_ns, result);
+        }
+    }
+
+    fn answer(&mut self, call: &Execution, at_ns: u64, result: Result<TxnOutcome, StoreError>) {
+        let blind = self.plan.mutant == Some(Mutant::BlindOutcome);
+        let result = match result {
+            Err(StoreError::OutcomeUnknown(_)) if blind && !call.txn.ops.is_empty() => {
+                Ok(TxnOutcome::Committed(Revision(self.memory.revision)))
+            }
+            result => result,
+        };
+        if let (Ok(TxnOutcome::Committed(_)), Some(state)) = (&result, written(&call.txn)) {
+            for block in &state.open {
+                self.heard.insert((block.opener, block.id), block.left);
+            }
+        }
+        let node = self
+            .nodes
+            .iter_mut()
+            .find(|n| (n.me.node, n.me.boot) == (call.node, call.boot));
+        if let Some(node) = node {
+            node.answers.push((at_ns, call.call, result));
+        }
+    }
+
+    /// Rewrites a settle as the delta from what its opener last heard.
+    fn mutate(&mut self, execution: &mut Execution) {
+        if self.plan.mutant != Some(Mutant::SettleByDelta) {
+            return;
+        }
+        let stored = self
+            .memory
+            .keys
+            .values()
+            .next()
+            .and_then(|kv| codec::decode(&kv.value).ok());
+        let (Some(stored), Some(mut next)) = (stored, written(&execution.txn)) else {
+            return;
+        };
+        for block in &mut next.open {
+            let id = (block.opener, block.id);
+            let before = stored.open.iter().find(|stored| stored.is(id.0, id.1));
+            let (Some(before), Some(heard)) = (before, self.heard.get(&id)) else {
+                continue;
+            };
+            let delta = heard.saturating_sub(block.left);
+            block.left = before.left.saturating_sub(delta);
+        }
+        if let Some(Op::Put { value, .. }) = execution.txn.ops.first_mut() {
+            *value = codec::encode(&next).unwrap().into();
+        }
+    }
+
+    fn request(&mut self) {
+        self.next_request_ns = self.now_ns + self.chance.pause(self.plan.every_ns).max(1);
+        let at = self.chance.within(0, self.nodes.len() as u64) as usize;
+        if self.nodes[at].paused_until_ns > self.now_ns {
+            return;
+        }
+        self.outcome.requests += 1;
+        let now_ns = self.now_ns + self.nodes[at].offset_ns;
+        match self.nodes[at].meter.draw(now_ns) {
+            Draw::Drawn(token) => self.drew(at, token),
+            Draw::Wait(waiting) => self.nodes[at].waiting.push((self.now_ns, waiting)),
+            Draw::Refused(refusal) => {
+                assert!(refusal.retry_after > Duration::ZERO);
+                self.outcome.refused += 1;
+            }
+        }
+    }
+
+    fn drew(&mut self, at: usize, token: Token) {
+        let usual_ns = self.chance.within(0, self.plan.connect_ns.max(1));
+        let slow = self.plan.faults.pause_ns > 0 && self.chance.percent(10);
+        let delay_ns = if slow {
+            self.chance.within(0, 400 * MS)
+        } else {
+            usual_ns
+        };
+        let node = &mut self.nodes[at];
+        if self.plan.faults.pause_ns > 0 && self.chance.percent(5) {
+            return; // the request ended early: the token is dropped and goes back
+        }
+        let at_ns = self.now_ns + delay_ns;
+        if self.plan.mutant == Some(Mutant::ChargeAtDraw) {
+            if token.send(self.now_ns + node.offset_ns).is_ok() {
+                let until_ns = self.now_ns + 200 * MS;
+                node.drawn.push(Drawn {
+                    at_ns,
+                    token: None,
+                    until_ns,
+                });
+            }
+            return;
+        }
+        node.drawn.push(Drawn {
+            at_ns,
+            token: Some(token),
+            until_ns: 0,
+        });
+    }
+
+    /// Lets a node do what is due.
+    fn serve(&mut self, at: usize) -> Result<(), String> {
+        if self.nodes[at].paused_until_ns > self.now_ns {
+            return Ok(());
+        }
+        self.send_due(at)?;
+        let now_ns = self.now_ns;
+        let unix_ns = self.plan.unix_ns + now_ns;
+        let node = &mut self.nodes[at];
+        let moment = Moment {
+            boot_ns: now_ns + node.offset_ns,
+            unix_ns: unix_ns + node.skew_ns,
+        };
+        node.answers.sort_by_key(|(at_ns, call, _)| (*at_ns, *call));
+        while node
+            .answers
+            .first()
+            .is_some_and(|(at_ns, ..)| *at_ns <= now_ns)
+        {
+            let (_, call, result) = node.answers.remove(0);
+            node.broker.answer(call, result, moment.boot_ns);
+        }
+        // One more turn than needed: a waiter that is not served asks again.
+        for _ in 0..2 {
+            let before = self.rests(at);
+            let calls = self.nodes[at].broker.turn(moment);
+            self.phantoms(at, &before);
+            for call in calls {
+                self.send_call(at, call);
+            }
+            self.poll_waiting(at, moment.boot_ns)?;
+        }
+        Ok(())
+    }
+
+    fn send_due(&mut self, at: usize) -> Result<(), String> {
+        let now_ns = self.now_ns;
+        let unix_s = ((self.plan.unix_ns + now_ns) / SECOND) as i64;
+        let node = &mut self.nodes[at];
+        let (due, later) = std::mem::take(&mut node.drawn)
+            .into_iter()
+            .partition(|drawn: &Drawn| drawn.at_ns <= now_ns);
+        node.drawn = later;
+        let due: Vec<Drawn> = due;
+        for drawn in due {
+            let sent = match drawn.token {
+                Some(token) => token.send(now_ns + node.offset_ns).is_ok(),
+                None => now_ns < drawn.until_ns,
+            };
+            if sent {
+                self.outcome.sends.push(now_ns);
+                self.judge.sent(now_ns, unix_s)?;
+            } else {
+                self.outcome.expired += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_waiting(&mut self, at: usize, boot_ns: u64) -> Result<(), String> {
+        let waiting = std::mem::take(&mut self.nodes[at].waiting);
+        for (since_ns, waiter) in waiting {
+            match waiter.poll_now(boot_ns) {
+                Some(Ok(token)) => {
+                    drop(waiter);
+                    self.outcome.granted_after_wait += 1;
+                    self.drew(at, token);
+                }
+                Some(Err(refusal)) => {
+                    assert!(refusal.retry_after > Duration::ZERO);
+                    self.outcome.refused += 1;
+                }
+                // The grace, a pause of the node, and the pace of writes, one after the other.
+                None if self.now_ns - since_ns > 2_500 * MS => {
+                    return Err(format!(
+                        "a request waits since {since_ns} at {}",
+                        self.now_ns
+                    ));
+                }
+                None => self.nodes[at].waiting.push((since_ns, waiter)),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_call(&mut self, at: usize, call: Call) {
+        let (now_ns, faults) = (self.now_ns, self.plan.faults);
+        if !call.txn.ops.is_empty() {
+            self.outcome.writes += 1;
+        }
+        let trip_ns = self.chance.within(300_000, 4 * MS);
+        let slow = faults.lost > 0 && self.chance.percent(3);
+        let back_ns = if slow {
+            self.chance.within(0, 400 * MS)
+        } else {
+            trip_ns
+        };
+        let (me, gone) = (self.nodes[at].me, now_ns < self.store_gone_until_ns);
+        let mut execution = Execution {
+            at_ns: now_ns + trip_ns,
+            txn: call.txn,
+            node: me.node,
+            boot: me.boot,
+            call: call.id,
+            answer: Some((now_ns + trip_ns + back_ns, true)),
+        };
+        let roll = self.chance.within(0, 100);
+        let (lost, unanswered, late) = (faults.lost, faults.unanswered, faults.late);
+        if gone {
+            let error = Err(StoreError::Unavailable("gone".into()));
+            self.answer(&execution, now_ns + trip_ns, error);
+            return;
+        }
+        if roll < lost {
+            let error = Err(StoreError::OutcomeUnknown("never arrived".into()));
+            self.answer(&execution, now_ns + 100 * MS, error);
+            return;
+        }
+        if roll < lost + unanswered {
+            execution.answer = Some((now_ns + 100 * MS, false));
+        } else if roll < lost + unanswered + late {
+            let error = Err(StoreError::OutcomeUnknown("given up".into()));
+            self.answer(&execution, now_ns + 50 * MS, error);
+            execution.at_ns = now_ns + self.chance.within(50 * MS, 500 * MS);
+            execution.answer = None;
+        }
+        self.executions.push(execution);
+    }
+
+    fn rests(&self, at: usize) -> Vec<u64> {
+        if self.plan.mutant != Some(Mutant::ReportBeforeClose) {
+            return Vec::new();
+        }
+        self.nodes[at]
+            .meter
+            .cells
+            .iter()
+            .map(|cell| cell.rest())
+            .collect()
+    }
+
+    /// Workers that drew what a part had left after it was reported.
+    fn phantoms(&mut self, at: usize, before: &[u64]) {
+        let now_ns = self.now_ns;
+        let node = &mut self.nodes[at];
+        for (cell, rest) in node.meter.cells.iter().zip(before) {
+            for _ in cell.rest()..*rest {
+                node.drawn.push(Drawn {
+                    at_ns: now_ns,
+                    token: None,
+                    until_ns: now_ns + 200 * MS,
+                });
+            }
+        }
+    }
+}
+
+impl Node {
+    fn next_event_ns(&self) -> u64 {
+        let broker_ns = self.broker.due_ns().saturating_sub(self.offset_ns);
+        let drawn = self.drawn.iter().map(|drawn| drawn.at_ns);
+        let answers = self.answers.iter().map(|(at_ns, ..)| *at_ns);
+        let next_ns = drawn
+            .chain(answers)
+            .min()
+            .unwrap_or(u64::MAX)
+            .min(broker_ns);
+        next_ns.max(self.paused_until_ns)
+    }
+
+    /// What could be sent at this instant: in cells, and drawn from parts that stand.
+    fn sendable(&self, now_ns: u64) -> u64 {
+        let own_ns = now_ns + self.offset_ns;
+        let live = |drawn: &&Drawn| {
+            drawn
+                .token
+                .as_ref()
+                .is_some_and(|token| token.is_live(own_ns))
+        };
+        self.meter.in_hand(own_ns) + self.drawn.iter().filter(live).count() as u64
+    }
+}
+
+fn written(txn: &Txn) -> Option<crate::limits::state::State> {
+    match txn.ops.first() {
+        Some(Op::Put { value, .. }) => codec::decode(value).ok(),
+        _ => None,
+    }
+}

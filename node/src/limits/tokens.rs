@@ -1,0 +1,156 @@
+//! Several meters of one request: drawn slowest window first, all or none.
+
+use std::sync::Arc;
+
+use super::meter::{Draw, Expired, Meter, Sent, Token, Waiting};
+use super::refusal::Refusal;
+
+/// Meters that can apply to one request.
+pub const METERS_MAX: usize = 8;
+
+/// More meters than a request can draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} meters apply to one request, at most {METERS_MAX} may")]
+pub struct TooManyMeters(pub usize);
+
+/// The meters of a request, in the order in which they are drawn; made once per configuration.
+#[derive(Clone, Debug, Default)]
+pub struct MeterSet {
+    meters: Arc<[Arc<Meter>]>,
+}
+
+/// What a draw from several meters gives.
+#[derive(Debug)]
+pub enum DrawAll {
+    /// A token of each.
+    Drawn(Tokens),
+    /// The broker was asked for one of them.
+    Wait(Box<WaitingAll>),
+    /// One of them refuses; the tokens of the others went back.
+    Refused(Box<Refusal>),
+}
+
+impl MeterSet {
+    /// Orders meters by their slowest window, the slowest first; a meter named twice counts once.
+    ///
+    /// # Errors
+    /// [`TooManyMeters`] above [`METERS_MAX`].
+    pub fn new(meters: &[Arc<Meter>]) -> Result<Self, TooManyMeters> {
+        let mut ordered: Vec<Arc<Meter>> = Vec::new();
+        for meter in meters {
+            if !ordered.iter().any(|known| Arc::ptr_eq(known, meter)) {
+                ordered.push(Arc::clone(meter));
+            }
+        }
+        if ordered.len() > METERS_MAX {
+            return Err(TooManyMeters(ordered.len()));
+        }
+        ordered.sort_by_key(|meter| std::cmp::Reverse(meter.slowest()));
+        Ok(Self {
+            meters: ordered.into(),
+        })
+    }
+
+    /// The meters, slowest first.
+    pub fn meters(&self) -> &[Arc<Meter>] {
+        &self.meters
+    }
+
+    /// Draws one token of each. Never blocks.
+    pub fn draw(&self, now_ns: u64) -> DrawAll {
+        self.draw_on(Tokens::default(), now_ns)
+    }
+
+    /// Whether one of them is known to be empty, without drawing.
+    pub fn check(&self, now_ns: u64) -> Option<Refusal> {
+        self.meters.iter().find_map(|meter| meter.check(now_ns))
+    }
+
+    fn draw_on(&self, mut tokens: Tokens, now_ns: u64) -> DrawAll {
+        for meter in self.meters.iter().skip(tokens.len()) {
+            match meter.draw(now_ns) {
+                Draw::Drawn(token) => tokens.push(token),
+                Draw::Refused(refusal) => return DrawAll::Refused(refusal),
+                Draw::Wait(waiting) => {
+                    let meters = self.clone();
+                    return DrawAll::Wait(Box::new(WaitingAll {
+                        meters,
+                        tokens,
+                        waiting,
+                    }));
+                }
+            }
+        }
+        DrawAll::Drawn(tokens)
+    }
+}
+
+/// A request that waits for one of its meters, with the tokens of the slower ones in hand.
+#[derive(Debug)]
+pub struct WaitingAll {
+    meters: MeterSet,
+    tokens: Tokens,
+    waiting: Waiting,
+}
+
+impl WaitingAll {
+    /// Waits for this meter, then draws the rest, waiting again where needed.
+    ///
+    /// # Errors
+    /// The refusal of the meter that refuses; the other tokens went back.
+    pub async fn granted(self) -> Result<Tokens, Box<Refusal>> {
+        let Self {
+            meters,
+            mut tokens,
+            mut waiting,
+        } = self;
+        loop {
+            let clock = waiting.clock();
+            tokens.push(waiting.granted().await?);
+            match meters.draw_on(tokens, clock.boot_ns()) {
+                DrawAll::Drawn(tokens) => return Ok(tokens),
+                DrawAll::Refused(refusal) => return Err(refusal),
+                DrawAll::Wait(next) => (tokens, waiting) = (next.tokens, next.waiting),
+            }
+        }
+    }
+}
+
+/// Tokens of all meters of a request. Dropping them puts them back.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    held: [Option<Token>; METERS_MAX],
+}
+
+impl Tokens {
+    /// Spends all of them at this instant, or, when one is over, none: draw anew then.
+    ///
+    /// # Errors
+    /// [`Expired`]; the others went back. One that ended between the check and the mark leaves
+    /// those marked before it spent, which is never too many.
+    pub fn send(mut self, now_ns: u64) -> Result<Sent, Expired> {
+        if !self
+            .held
+            .iter()
+            .flatten()
+            .all(|token| token.is_live(now_ns))
+        {
+            return Err(Expired);
+        }
+        let mut sent = Sent::nothing();
+        for token in self.held.iter_mut().filter_map(Option::take) {
+            sent = token.send(now_ns)?;
+        }
+        Ok(sent)
+    }
+
+    fn len(&self) -> usize {
+        self.held.iter().flatten().count()
+    }
+
+    fn push(&mut self, token: Token) {
+        if let Some(place) = self.held.iter_mut().find(|place| place.is_none()) {
+            *place = Some(token);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! An answer while it is read: its head, and its body as a stream.
+//!
+//! The body holds the connection. When it has ended, with nothing left on the connection, the
+//! connection goes back to its pool, at once and not when the value is dropped. In all other cases
+//! (an error, a timeout, a drop before the end, an upload that nobody finished) the connection is
+//! torn down, so that no byte of this exchange can meet the next one.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http::{HeaderMap, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::error::AnswerError;
+use super::framing::Framing;
+use super::pool::Lease;
+use super::sent::Progress;
+use super::timer::{Timer, due};
+
+/// What a target answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The final status; interim answers (1xx) are skipped.
+    pub status: StatusCode,
+    /// The end-to-end fields. `Content-Length`, if there, is one valid number.
+    pub headers: HeaderMap,
+    /// The version the target answered in.
+    pub version: Version,
+    /// The body.
+    pub body: AnswerBody,
+    /// Attempts that were made, this one included; at least 1.
+    pub attempts: u32,
+    /// Whether the connection had served another exchange before.
+    pub reused: bool,
+    /// The address that answered.
+    pub remote: SocketAddr,
+    /// How long getting a connection took, in the last attempt; next to nothing when reused.
+    pub connect_time: Duration,
+    /// From sending the request to its answer's head, in the last attempt.
+    pub first_byte_time: Duration,
+}
+
+/// A lease with what decides whether its connection can serve again.
+pub(super) struct Held {
+    lease: Option<Lease>,
+    progress: Option<Rc<Progress>>,
+    framing: Framing,
+}
+
+impl Held {
+    pub(super) fn new(lease: Lease, progress: Option<Rc<Progress>>, framing: Framing) -> Self {
+        Self {
+            lease: Some(lease),
+            progress,
+            framing,
+        }
+    }
+
+    fn sent_all(&self) -> bool {
+        self.progress
+            .as_ref()
+            .is_none_or(|progress| progress.ended())
+    }
+
+    /// The answer has ended as it should.
+    fn give_back(mut self) {
+        let clean = self.framing.reuse && self.sent_all();
+        match self.lease.take() {
+            Some(Lease::Http1 { conn, pool, .. }) if clean => {
+                pool.release(conn, self.framing.keep_alive, Instant::now());
+            }
+            lease => drop(lease),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.progress
+            && !progress.ended()
+        {
+            progress.cancel();
+        }
+    }
+}
+
+/// The body of an answer. A stream of its pieces, as they came, without copying.
+///
+/// Trailers are kept aside ([`AnswerBody::trailers`]). After the end or an error the stream yields
+/// nothing more.
+pub struct AnswerBody {
+    incoming: Incoming,
+    held: Option<Held>,
+    timer: Timer,
+    idle: Duration,
+    /// When the silence becomes an error; set while waiting.
+    quiet_due: Option<Instant>,
+    total_due: Option<Instant>,
+    trailers: Option<HeaderMap>,
+}
+
+impl std::fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AnswerBody({:?} bytes left)", self.remaining())
+    }
+}
+
+impl AnswerBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        held: Held,
+        timer: Timer,
+        idle: Duration,
+        total_due: Option<Instant>,
+    ) -> Self {
+        let mut body = Self {
+            incoming,
+            held: Some(held),
+            timer,
+            idle,
+            quiet_due: None,
+            total_due,
+            trailers: None,
+        };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    /// Bytes still to come, where the target announced it.
+    #[must_use]
+    pub fn remaining(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// Whether the body has ended, by its end or by an error.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// The trailer fields, after the end of the body, if there were any.
+    pub fn trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
+    /// The next piece; what [`Stream::poll_next`] does.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        loop {
+            if self.held.is_none() {
+                return Poll::Ready(None);
+            }
+            if self.total_due.is_some_and(|total| Instant::now() >= total) {
+                return self.fail(AnswerError::TotalTimeout);
+            }
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.quiet_due = None;
+                    match frame.into_data() {
+                        Ok(piece) => {
+                            // Not one poll later: the caller may never ask again.
+                            if self.incoming.is_end_stream() {
+                                self.finish();
+                            }
+                            return Poll::Ready(Some(Ok(piece)));
+                        }
+                        Err(frame) => self.trailers = frame.into_trailers().ok(),
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let failed = self
+                        .held
+                        .as_ref()
+                        .and_then(|held| held.progress.as_ref()?.failed());
+                    return self.fail(match failed {
+                        Some(error) => AnswerError::BodyFromCaller(error),
+                        None => AnswerError::Broken(super::send::describe(&error)),
+                    });
+                }
+                Poll::Ready(None) => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return self.poll_silence(cx),
+            }
+        }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        let idle = self.idle;
+        let quiet_due = *self
+            .quiet_due
+            .get_or_insert_with(|| due(Instant::now(), idle));
+        let first_due = self
+            .total_due
+            .map_or(quiet_due, |total| total.min(quiet_due));
+        if self.timer.poll(cx, first_due).is_pending() {
+            return Poll::Pending;
+        }
+        self.fail(if first_due < quiet_due {
+            AnswerError::TotalTimeout
+        } else {
+            AnswerError::IdleTimeout
+        })
+    }
+
+    fn finish(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.give_back();
+        }
+    }
+
+    fn fail(&mut self, error: AnswerError) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        // Dropped, not given back: the connection is closed.
+        self.held = None;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Stream for AnswerBody {
+    type Item = Result<Bytes, AnswerError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_piece(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, self.is_ended().then_some(0))
+    }
+}

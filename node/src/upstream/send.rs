@@ -1,0 +1,369 @@
+//! One exchange with a target: get a connection, send, wait for the head, replay where that is
+//! safe.
+//!
+//! Replayed without asking, once, and on a new connection (`design.md` §3): a request of any
+//! method that hyper gives back, because then not a byte of it was written; and an idempotent
+//! request whose body is in memory (up to 64 KiB), if the connection had been used before and not
+//! one byte of an answer came, because then the likeliest cause is a target that closed an idle
+//! connection as we wrote. A POST of which bytes were written is never replayed: a reset does not
+//! prove that nothing was done.
+
+use std::error::Error as _;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures_util::future::Either;
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio::time::Instant;
+
+use super::acquire::{Pools, Wanted};
+use super::answer::{Answer, AnswerBody, Held};
+use super::destination::Destination;
+use super::error::{Failure, FailureKind, SendError};
+use super::framing::{clean_request, frame_request, receive_head};
+use super::pool::Lease;
+use super::retry::is_idempotent;
+use super::sent::{Progress, SentBody};
+use super::timer::{Timer, due};
+use crate::body::RequestBody;
+
+/// Bodies up to this size are sent a second time where a replay is allowed (`design.md` §3).
+pub const REPLAY_BYTES_MAX: u64 = 64 * 1024;
+
+/// The head of a request as it is to be sent. `Host`, the length fields and hop-by-hop fields are
+/// ours: what stands here under those names is replaced or dropped.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// Path and query, sent byte for byte. Starts with `/`; only `OPTIONS` may ask for `*`.
+    pub target: PathAndQuery,
+    /// The fields, in the order in which they are sent.
+    pub headers: HeaderMap,
+}
+
+type Outcome = Result<Response<Incoming>, TrySendError<Request<SentBody>>>;
+
+/// An attempt without an answer.
+enum Missed<G> {
+    Gate(G),
+    Failed(FailureKind, MaybeCarriedOut),
+    /// Worth a second attempt, with what that needs.
+    Again(RequestHead, RequestBody, FailureKind, MaybeCarriedOut),
+}
+
+type MaybeCarriedOut = bool;
+
+/// What all attempts of one exchange share.
+struct Exchange<'a> {
+    pools: &'a Rc<Pools>,
+    destination: &'a Destination,
+    total_due: Option<Instant>,
+}
+
+/// Sends a request; see [`super::Upstream::send`].
+pub(super) async fn send<G>(
+    pools: &Rc<Pools>,
+    destination: &Arc<Destination>,
+    mut head: RequestHead,
+    body: RequestBody,
+    gate: &mut dyn FnMut(u32) -> Result<(), G>,
+) -> Result<Answer, SendError<G>> {
+    let total = destination.parts.timeouts.total;
+    let total_due = total.map(|total| due(Instant::now(), total));
+    let exchange = Exchange {
+        pools,
+        destination,
+        total_due,
+    };
+    if !is_sendable(&head) {
+        return Err(Missed::Failed(FailureKind::BadTarget, false).into_error(0));
+    }
+    clean_request(&mut head.headers);
+    let mut attempts = 0;
+    let mut gate = |attempts: &mut u32| {
+        gate(*attempts + 1)?;
+        *attempts += 1;
+        Ok(())
+    };
+    let (head, body) = match exchange
+        .attempt(head, body, Wanted::Any, &mut attempts, &mut gate)
+        .await
+    {
+        Ok(answer) => return Ok(answer),
+        Err(Missed::Again(head, body, ..)) => (head, body),
+        Err(missed) => return Err(missed.into_error(attempts)),
+    };
+    exchange
+        .attempt(head, body, Wanted::New, &mut attempts, &mut gate)
+        .await
+        .map_err(|missed| missed.into_error(attempts))
+}
+
+/// Origin form only (RFC 9112 §3.2): a full URL in the request line would make a proxy of the
+/// target, and `CONNECT` a tunnel.
+fn is_sendable(head: &RequestHead) -> bool {
+    let target = head.target.as_str();
+    head.method != Method::CONNECT
+        && (target.starts_with('/') || (target == "*" && head.method == Method::OPTIONS))
+}
+
+impl<G> Missed<G> {
+    fn into_error(self, attempts: u32) -> SendError<G> {
+        match self {
+            Self::Gate(refusal) => SendError::Gate(refusal),
+            Self::Failed(kind, maybe_carried_out) | Self::Again(_, _, kind, maybe_carried_out) => {
+                SendError::Failed(Failure {
+                    kind,
+                    maybe_carried_out,
+                    attempts,
+                })
+            }
+        }
+    }
+}
+
+impl Exchange<'_> {
+    async fn attempt<G>(
+        &self,
+        head: RequestHead,
+        body: RequestBody,
+        wanted: Wanted,
+        attempts: &mut u32,
+        gate: &mut dyn FnMut(&mut u32) -> Result<(), G>,
+    ) -> Result<Answer, Missed<G>> {
+        let timeouts = &self.destination.parts.timeouts;
+        let asked_at = Instant::now();
+        let lease = self
+            .pools
+            .acquire(
+                self.destination,
+                wanted,
+                self.sooner(due(asked_at, timeouts.connect)),
+            )
+            .await
+            .map_err(|kind| Missed::Failed(self.or_total_timeout(kind), false))?;
+        let method = head.method.clone();
+        let copy = replay_copy(&head, &body, &lease);
+        let received = lease.received();
+        let sent_at = Instant::now();
+        let (request, progress) = self.request(head, body, &lease, sent_at);
+
+        // The gate and the send share a poll: what the gate counts is what is sent.
+        gate(attempts).map_err(Missed::Gate)?;
+        let (lease, outcome) = lease.send(request);
+        let mut timer = Timer::default();
+        let outcome = self
+            .wait(outcome, progress.as_deref(), &mut timer, sent_at)
+            .await;
+
+        let response = match outcome {
+            None => {
+                let kind = self.or_total_timeout(FailureKind::FirstByteTimeout);
+                return Err(Missed::Failed(kind, true));
+            }
+            Some(Err(error)) => {
+                let answered = received != lease.received();
+                let copy = copy.filter(|_| !answered);
+                return Err(missed(error, copy, progress.as_deref()));
+            }
+            Some(Ok(response)) => response,
+        };
+        let (mut parts, incoming) = response.into_parts();
+        let framing = receive_head(&method, parts.status, parts.version, &mut parts.headers)
+            .map_err(|why| Missed::Failed(FailureKind::BadHttp(why.into()), true))?;
+        let (reused, remote) = (lease.reused(), lease.remote());
+        let held = Held::new(lease, progress, framing);
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            version: parts.version,
+            body: AnswerBody::new(incoming, held, timer, timeouts.idle, self.total_due),
+            attempts: *attempts,
+            reused,
+            remote,
+            connect_time: sent_at - asked_at,
+            first_byte_time: sent_at.elapsed(),
+        })
+    }
+
+    fn sooner(&self, instant: Instant) -> Instant {
+        self.total_due.map_or(instant, |total| total.min(instant))
+    }
+
+    /// A step's own timeout, or the total one if that is what was over.
+    fn or_total_timeout(&self, kind: FailureKind) -> FailureKind {
+        let waited = matches!(
+            kind,
+            FailureKind::ConnectTimeout
+                | FailureKind::PoolExhausted
+                | FailureKind::FirstByteTimeout
+        );
+        if waited && self.total_due.is_some_and(|total| Instant::now() >= total) {
+            FailureKind::TotalTimeout
+        } else {
+            kind
+        }
+    }
+
+    fn request(
+        &self,
+        mut head: RequestHead,
+        body: RequestBody,
+        lease: &Lease,
+        now: Instant,
+    ) -> (Request<SentBody>, Option<Rc<Progress>>) {
+        let uri = match lease {
+            Lease::Http1 { .. } => {
+                frame_request(&mut head.headers, &head.method, &body);
+                head.headers
+                    .insert(HOST, self.destination.host_header.clone());
+                Uri::from(head.target)
+            }
+            Lease::Http2 { .. } => {
+                head.headers.remove(TRANSFER_ENCODING);
+                head.headers.remove(HOST);
+                self.absolute(head.target)
+            }
+        };
+        let (body, progress) = SentBody::new(body, now);
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = head.headers;
+        (request, progress)
+    }
+
+    /// HTTP/2 names scheme and authority in the request itself (RFC 9113 §8.3.1).
+    fn absolute(&self, target: PathAndQuery) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.destination.uri_scheme());
+        parts.authority = Some(self.destination.authority.clone());
+        parts.path_and_query = Some(target);
+        Uri::from_parts(parts).expect("scheme, authority and path are all there")
+    }
+
+    /// The outcome, or `None` when the time for the first byte is over.
+    ///
+    /// The time counts from the last piece of the request's body: a long upload is not silence.
+    async fn wait(
+        &self,
+        outcome: impl Future<Output = Outcome>,
+        progress: Option<&Progress>,
+        timer: &mut Timer,
+        sent_at: Instant,
+    ) -> Option<Outcome> {
+        let first_byte = self.destination.parts.timeouts.first_byte;
+        let mut outcome = pin!(outcome);
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
+                return Poll::Ready(Some(outcome));
+            }
+            let moved = progress.map_or(sent_at, Progress::moved);
+            timer
+                .poll(cx, self.sooner(due(moved, first_byte)))
+                .map(|()| None)
+        })
+        .await
+    }
+}
+
+/// A second copy of a request that may be sent twice; see the head of this file.
+fn replay_copy(
+    head: &RequestHead,
+    body: &RequestBody,
+    lease: &Lease,
+) -> Option<(RequestHead, RequestBody)> {
+    let small = body
+        .length()
+        .is_some_and(|length| length <= REPLAY_BYTES_MAX);
+    if !(lease.reused() && small && is_idempotent(&head.method)) {
+        return None;
+    }
+    Some((head.clone(), body.replay()?))
+}
+
+/// Sorts a failed attempt; `copy` is there if the request may be sent a second time.
+fn missed<G>(
+    mut error: TrySendError<Request<SentBody>>,
+    copy: Option<(RequestHead, RequestBody)>,
+    progress: Option<&Progress>,
+) -> Missed<G> {
+    let unwritten = error.take_message();
+    let error = error.into_error();
+    if let Some(request) = unwritten {
+        let (parts, body) = request.into_parts();
+        let kind = FailureKind::Reset(describe(&error).into());
+        return match parts.uri.into_parts().path_and_query {
+            Some(target) => {
+                let head = RequestHead {
+                    method: parts.method,
+                    target,
+                    headers: parts.headers,
+                };
+                Missed::Again(head, body.into_inner(), kind, false)
+            }
+            None => Missed::Failed(kind, false),
+        };
+    }
+    if let Some(failed) = progress.and_then(Progress::failed) {
+        return Missed::Failed(FailureKind::BodyFromCaller(failed), true);
+    }
+    if error.is_parse() {
+        return Missed::Failed(FailureKind::BadHttp(describe(&error).into()), true);
+    }
+    let kind = FailureKind::Reset(describe(&error).into());
+    match copy {
+        Some((head, body)) => Missed::Again(head, body, kind, true),
+        None => Missed::Failed(kind, true),
+    }
+}
+
+/// hyper's error with its cause, which its own text leaves out.
+pub(super) fn describe(error: &hyper::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+impl Lease {
+    pub(super) fn reused(&self) -> bool {
+        match self {
+            Self::Http1 { reused, .. } | Self::Http2 { reused, .. } => *reused,
+        }
+    }
+
+    fn remote(&self) -> std::net::SocketAddr {
+        match self {
+            Self::Http1 { conn, .. } => conn.remote,
+            Self::Http2 { stream, .. } => stream.conn.remote,
+        }
+    }
+
+    /// Bytes received on the connection so far. On a shared one they say nothing about a stream.
+    fn received(&self) -> u64 {
+        match self {
+            Self::Http1 { conn, .. } => conn.received.get(),
+            Self::Http2 { .. } => 0,
+        }
+    }
+
+    /// Hands the request to hyper, now; the future only waits for the answer.
+    fn send(mut self, request: Request<SentBody>) -> (Self, impl Future<Output = Outcome>) {
+        let outcome = match &mut self {
+            Self::Http1 { conn, .. } => Either::Left(conn.sender.try_send_request(request)),
+            Self::Http2 { stream, .. } => {
+                Either::Right(stream.conn.sender.clone().try_send_request(request))
+            }
+        };
+        (self, outcome)
+    }
+}

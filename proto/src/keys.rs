@@ -1,0 +1,218 @@
+//! Every key of the store, built and parsed here only.
+//!
+//! The store adds its own global prefix. Parts are ids, hex and zero-padded numbers, so no part
+//! can hold the separator; a text that comes from outside (an idempotency key, a seal id) is
+//! hashed or checked before it becomes a part.
+
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+use crate::id::{CredentialId, NodeId, OrgId};
+use crate::tree::Hash;
+
+/// Everything that a node watches: heads, deltas, retired facts, the beat.
+pub const LIVE: &str = "live/";
+/// All heads.
+pub const HEADS: &str = "live/head/";
+/// All deltas.
+pub const DELTAS: &str = "live/delta/";
+/// All retired facts.
+pub const RETIRED: &str = "live/retired/";
+/// Written by control every few seconds; a watch that does not show it is dead.
+pub const BEAT: &str = "live/beat";
+
+/// A key below [`LIVE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Live {
+    /// The newest version of an organisation.
+    Head(OrgId),
+    /// What changed in it.
+    Delta(OrgId),
+    /// Which secrets of a credential are over.
+    Retired(OrgId, CredentialId),
+    /// The beat of control.
+    Beat,
+}
+
+impl Live {
+    /// What a key names; `None` for keys of a newer release and for foreign ones.
+    pub fn parse(key: &str) -> Option<Self> {
+        if key == BEAT {
+            return Some(Self::Beat);
+        }
+        if let Some(org) = key.strip_prefix(HEADS) {
+            return org.parse().ok().map(Self::Head);
+        }
+        if let Some(org) = key.strip_prefix(DELTAS) {
+            return org.parse().ok().map(Self::Delta);
+        }
+        let (org, credential) = key.strip_prefix(RETIRED)?.split_once('/')?;
+        Some(Self::Retired(org.parse().ok()?, credential.parse().ok()?))
+    }
+}
+
+/// The head of an organisation.
+pub fn head(org: OrgId) -> String {
+    format!("{HEADS}{org}")
+}
+
+/// The newest version's changes.
+pub fn delta(org: OrgId) -> String {
+    format!("{DELTAS}{org}")
+}
+
+/// The fact which secrets of a credential are over.
+pub fn retired(org: OrgId, credential: CredentialId) -> String {
+    format!("{RETIRED}{org}/{credential}")
+}
+
+/// The facts of all credentials of an organisation.
+pub fn retired_of(org: OrgId) -> String {
+    format!("{RETIRED}{org}/")
+}
+
+/// A leaf or root by the hash of its content.
+pub fn leaf(org: OrgId, hash: &Hash) -> String {
+    format!("leaf/{org}/{hash}")
+}
+
+/// All leaves and roots of an organisation.
+pub fn leaves(org: OrgId) -> String {
+    format!("leaf/{org}/")
+}
+
+/// The hash that a key of [`leaf`] names.
+pub fn parse_leaf(key: &str) -> Option<(OrgId, Hash)> {
+    let (org, hash) = key.strip_prefix("leaf/")?.split_once('/')?;
+    Some((org.parse().ok()?, Hash::from_str(hash).ok()?))
+}
+
+/// The record of one version. Numbers are padded, so that keys sort as versions do.
+pub fn version(org: OrgId, n: u64) -> String {
+    format!("versions/{org}/{n:020}")
+}
+
+/// The records of all versions of an organisation.
+pub fn versions(org: OrgId) -> String {
+    format!("versions/{org}/")
+}
+
+/// The organisation and number that a key of [`version`] names.
+pub fn parse_version(key: &str) -> Option<(OrgId, u64)> {
+    let (org, n) = key.strip_prefix("versions/")?.split_once('/')?;
+    Some((org.parse().ok()?, n.parse().ok()?))
+}
+
+/// The counter that keeps a large publish and the sweep of old leaves apart.
+pub fn gc(org: OrgId) -> String {
+    format!("gc/{org}")
+}
+
+/// A sealed secret of one region.
+pub fn secret(org: OrgId, credential: CredentialId, seal_id: &str, region: &str) -> String {
+    format!("secrets/{org}/{credential}/{seal_id}/{region}")
+}
+
+/// All sealed secrets of a credential.
+pub fn secrets_of(org: OrgId, credential: CredentialId) -> String {
+    format!("secrets/{org}/{credential}/")
+}
+
+/// All sealed secrets of an organisation.
+pub fn secrets(org: OrgId) -> String {
+    format!("secrets/{org}/")
+}
+
+/// What was answered to a request with an `Idempotency-Key`. The key is the caller's text, so
+/// its hash stands here.
+pub fn idempotency(org: OrgId, key: &str) -> String {
+    format!("idempotency/{org}/{}", hex::encode(Sha256::digest(key)))
+}
+
+/// All remembered answers of an organisation.
+pub fn idempotency_of(org: OrgId) -> String {
+    format!("idempotency/{org}/")
+}
+
+/// The state of all rate limits of an organisation.
+pub fn tokens(org: OrgId) -> String {
+    format!("tokens/{org}/")
+}
+
+/// The state of one rate limit key; `meter` is an id, `digest` names the key's value.
+pub fn token(org: OrgId, meter: &str, digest: &str) -> String {
+    format!("tokens/{org}/{meter}/{digest}")
+}
+
+/// All nodes.
+pub const NODES: &str = "nodes/";
+
+/// What a node says of itself, under its lease.
+pub fn node(node: NodeId) -> String {
+    format!("{NODES}{node}")
+}
+
+/// The node that a key of [`node`] names.
+pub fn parse_node(key: &str) -> Option<NodeId> {
+    key.strip_prefix(NODES)?.parse().ok()
+}
+
+/// Who does a job that only one control may do, under its lease.
+pub fn leader(role: &str) -> String {
+    format!("leaders/{role}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_keys_and_back() {
+        let (org, credential) = (OrgId::from_bits(1), CredentialId::from_bits(2));
+        for (key, expected) in [
+            (head(org), Some(Live::Head(org))),
+            (delta(org), Some(Live::Delta(org))),
+            (
+                retired(org, credential),
+                Some(Live::Retired(org, credential)),
+            ),
+            (BEAT.to_owned(), Some(Live::Beat)),
+            ("live/".to_owned(), None),
+            ("live/head/x".to_owned(), None),
+            (format!("live/retired/{org}"), None),
+            (format!("live/retired/{org}/x"), None),
+            ("leaf/x".to_owned(), None),
+        ] {
+            assert_eq!(Live::parse(&key), expected, "{key}");
+            assert!(!key.starts_with("live") || key.starts_with(LIVE));
+        }
+    }
+
+    #[test]
+    fn other_keys_and_back() {
+        let org = OrgId::from_bits(1);
+        let hash = Hash::of(b"x");
+        assert_eq!(parse_leaf(&leaf(org, &hash)), Some((org, hash)));
+        assert_eq!(parse_leaf("leaf/x/y"), None);
+        assert_eq!(parse_version(&version(org, 7)), Some((org, 7)));
+        assert!(
+            version(org, 9) < version(org, 10),
+            "keys sort as numbers do"
+        );
+        assert_eq!(
+            parse_node(&node(NodeId::from_bits(3))),
+            Some(NodeId::from_bits(3))
+        );
+        assert_eq!(parse_node("nodes/x"), None);
+    }
+
+    #[test]
+    fn a_callers_text_cannot_shape_a_key() {
+        let org = OrgId::from_bits(1);
+        let key = idempotency(org, "../../live/head/x");
+        assert_eq!(key.matches('/').count(), 2);
+        assert!(key.starts_with(&idempotency_of(org)));
+        assert!(idempotency(org, &"x".repeat(10_000)).len() < 200);
+    }
+}

@@ -1,0 +1,313 @@
+//! What is kept of one request through the gateway.
+//!
+//! A node writes it when the answer has ended, ships it to control in a
+//! [`crate::wire::RecordBatch`], and the API shows it. It holds no secret by construction: query
+//! values are replaced before a record is built, headers come from a fixed list, bodies are absent.
+//!
+//! Plain structs without serde attributes that change the shape: the binary wire form depends on
+//! the order of fields and variants. New fields go to the end, with a new schema number in `wire`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
+
+/// What stands in a record where a value was left out.
+pub const REDACTED: &str = "REDACTED";
+
+/// One request, from its first byte to the end of its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Record {
+    /// The id that the caller saw in `requestrocket-request-id`.
+    pub request_id: RequestId,
+    /// The organisation that owns the proxy.
+    pub org_id: OrgId,
+    /// The proxy that was called.
+    pub proxy_id: ProxyId,
+    /// The proxy credential that the caller proved, if any.
+    pub proxy_credential_id: Option<CredentialId>,
+    /// The generation of its secret, written `{counter}.{region}.{n}`.
+    pub proxy_credential_generation: Option<String>,
+    /// The target credential that was injected, if the request got that far.
+    pub target_credential_id: Option<CredentialId>,
+    /// The generation of its secret, written `{counter}.{region}.{n}`.
+    pub target_credential_generation: Option<String>,
+    /// Number of the configuration version that decided.
+    pub config_version: u64,
+    /// The node that served it.
+    pub node: String,
+    /// The region of that node.
+    pub region: String,
+    /// The request method.
+    pub method: String,
+    /// The path behind the proxy, already reduced as the proxy's `record.path` says.
+    pub path: String,
+    /// Names of the query parameters with their values, which are `REDACTED` unless the proxy's
+    /// `record.query_allow` names them.
+    pub query: Vec<QueryField>,
+    /// The status that the caller got; absent when it left before one was sent.
+    pub status: Option<u16>,
+    /// The status that the target answered last, if it did.
+    pub upstream_status: Option<u16>,
+    /// The outcome: the value of `requestrocket-proxy-code`.
+    pub code: String,
+    /// Why the caller was refused with 401, which the caller is never told.
+    pub auth_failure: Option<AuthFailure>,
+    /// When the request's head had arrived: microseconds since the Unix epoch.
+    pub started_at_us: i64,
+    /// From then to the last byte of the answer, in microseconds.
+    pub total_us: u64,
+    /// How long each stage took.
+    pub stages: Vec<StageTime>,
+    /// Body bytes received from the caller.
+    pub request_bytes: u64,
+    /// Body bytes sent to the caller.
+    pub response_bytes: u64,
+    /// Body bytes sent to the target, over all attempts.
+    pub upstream_request_bytes: u64,
+    /// Body bytes received from the target, over all attempts.
+    pub upstream_response_bytes: u64,
+    /// How often the request was sent to the target; zero when it ended before.
+    pub attempts: u32,
+    /// The scopes whose rules refused it.
+    pub denials: Vec<Denial>,
+    /// Rules in shadow mode that would have refused it.
+    pub shadow_rule_ids: Vec<RuleId>,
+    /// Filters that changed the answer.
+    pub filter_ids: Vec<FilterId>,
+    /// The caller's address, already reduced as the proxy's `record.source` says.
+    pub source_address: Option<String>,
+    /// The caller's `User-Agent`, shortened.
+    pub user_agent: Option<String>,
+    /// Ids by which the target's support finds the call, from a fixed list of its headers.
+    pub upstream_ids: Vec<UpstreamId>,
+    /// The W3C trace id, 32 hex digits.
+    pub trace_id: Option<String>,
+    /// The host that an answer sent the caller to, outside the gateway.
+    pub left_gateway: Option<String>,
+    /// Whether the caller left before the answer's last byte.
+    pub client_aborted: bool,
+    /// How often an injected secret was found in an answer and overwritten.
+    pub scrubbed: u32,
+}
+
+/// One query parameter of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueryField {
+    /// Its name, as sent.
+    pub name: String,
+    /// Its value, or `REDACTED`.
+    pub value: String,
+}
+
+/// The time that one stage took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StageTime {
+    /// Which stage.
+    pub stage: Stage,
+    /// Microseconds.
+    pub us: u32,
+}
+
+/// The stages of the pipeline, in the order in which a request meets them.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Takes a permit and finds the proxy.
+    Receive,
+    /// Proves the caller.
+    Authenticate,
+    /// Judges the rules.
+    Authorize,
+    /// Spends tokens.
+    Limit,
+    /// Readies the request for the target.
+    Prepare,
+    /// Adds the target credential.
+    Inject,
+    /// Talks to the target.
+    Forward,
+    /// Filters the answer.
+    Filter,
+    /// Settles meters and writes this record.
+    Record,
+    /// Answers the caller.
+    Respond,
+}
+
+impl Stage {
+    /// Every stage in order.
+    pub const ALL: [Self; 10] = [
+        Self::Receive,
+        Self::Authenticate,
+        Self::Authorize,
+        Self::Limit,
+        Self::Prepare,
+        Self::Inject,
+        Self::Forward,
+        Self::Filter,
+        Self::Record,
+        Self::Respond,
+    ];
+
+    /// Its name: of its file, its span and its metrics, and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Authenticate => "authenticate",
+            Self::Authorize => "authorize",
+            Self::Limit => "limit",
+            Self::Prepare => "prepare",
+            Self::Inject => "inject",
+            Self::Forward => "forward",
+            Self::Filter => "filter",
+            Self::Record => "record",
+            Self::Respond => "respond",
+        }
+    }
+}
+
+/// Why a caller was answered 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthFailure {
+    /// No proxy has the id or alias that was called.
+    UnknownProxy,
+    /// No credential was presented.
+    NoCredential,
+    /// What was presented is no secret of this proxy.
+    WrongKey,
+    /// The secret was right and its credential has expired.
+    Expired,
+    /// The secret was right once and is retired: rotated away, revoked or deleted.
+    Retired,
+    /// Several different secrets were presented.
+    Ambiguous,
+    /// A proxy without credentials was called under a host name that is not its own.
+    ForeignHost,
+    /// A proxy without credentials was called by a web page of another site.
+    CrossSite,
+}
+
+impl AuthFailure {
+    /// Its text, the same as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownProxy => "unknown-proxy",
+            Self::NoCredential => "no-credential",
+            Self::WrongKey => "wrong-key",
+            Self::Expired => "expired",
+            Self::Retired => "retired",
+            Self::Ambiguous => "ambiguous",
+            Self::ForeignHost => "foreign-host",
+            Self::CrossSite => "cross-site",
+        }
+    }
+}
+
+/// One scope that refused a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Denial {
+    /// Which of the four scopes.
+    pub scope: RecordScope,
+    /// The id of the object whose rules refused.
+    pub scope_id: String,
+    /// Whether the scope's `default_rule_effect` refused, no rule having matched.
+    pub default: bool,
+    /// The denying rules.
+    pub rule_ids: Vec<RuleId>,
+}
+
+/// The objects that rules and filters hang on, as records name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordScope {
+    /// The caller's credential.
+    ProxyCredential,
+    /// The injected credential.
+    TargetCredential,
+    /// The proxy.
+    Proxy,
+    /// The target.
+    Target,
+}
+
+/// An id that the target gave the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UpstreamId {
+    /// The header that held it, such as `x-request-id`.
+    pub header: String,
+    /// At most 128 printable bytes.
+    pub value: String,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A record with something in every field.
+    pub(crate) fn full() -> Record {
+        Record {
+            request_id: RequestId::from_bits(1),
+            org_id: OrgId::from_bits(2),
+            proxy_id: ProxyId::from_bits(3),
+            proxy_credential_id: Some(CredentialId::from_bits(4)),
+            proxy_credential_generation: Some("1.local.7".into()),
+            target_credential_id: Some(CredentialId::from_bits(5)),
+            target_credential_generation: Some("1.local.8".into()),
+            config_version: 300,
+            node: "node-a".into(),
+            region: "local".into(),
+            method: "POST".into(),
+            path: "/v1/charges".into(),
+            query: vec![QueryField {
+                name: "expand".into(),
+                value: REDACTED.into(),
+            }],
+            status: Some(400),
+            upstream_status: None,
+            code: "proxy-access-denied".into(),
+            auth_failure: Some(AuthFailure::WrongKey),
+            started_at_us: 1_795_000_000_000_000,
+            total_us: 1_234,
+            stages: vec![StageTime {
+                stage: Stage::Authorize,
+                us: 12,
+            }],
+            request_bytes: 10,
+            response_bytes: 20,
+            upstream_request_bytes: 30,
+            upstream_response_bytes: 40,
+            attempts: 1,
+            denials: vec![Denial {
+                scope: RecordScope::Target,
+                scope_id: "tgt_00000000000000000000000006".into(),
+                default: false,
+                rule_ids: vec![RuleId::from_bits(7)],
+            }],
+            shadow_rule_ids: vec![RuleId::from_bits(8)],
+            filter_ids: vec![FilterId::from_bits(9)],
+            source_address: Some("192.0.2.1".into()),
+            user_agent: Some("curl/8".into()),
+            upstream_ids: vec![UpstreamId {
+                header: "x-request-id".into(),
+                value: "abc".into(),
+            }],
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c".into()),
+            left_gateway: Some("files.example".into()),
+            client_aborted: true,
+            scrubbed: 2,
+        }
+    }
+
+    #[test]
+    fn json_and_back() {
+        let record = full();
+        let json = serde_json::to_value(&record).unwrap();
+        assert_eq!(json["stages"][0]["stage"], "authorize");
+        assert_eq!(json["auth_failure"], "wrong-key");
+        assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
+    }
+}

@@ -1,0 +1,159 @@
+//! A region's key ring: the key pairs that open sealed secrets, and the key of digests.
+//!
+//! A value: where it comes from (a file, the environment) is the caller's. Nodes hold all of it,
+//! control the public half and the digest key.
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable, Kem, Serializable};
+
+use super::{DigestKey, Random, RegionPublicKey, random_name};
+
+/// The keys of a region.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keyring {
+    /// The region's name.
+    pub region: String,
+    /// Newest first: the first one seals, all open.
+    pub keys: Vec<KeyPair>,
+    /// The key of digests; equal in all regions of an installation.
+    pub digest_key: DigestKey,
+}
+
+/// One key pair; its private half is wiped when dropped.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPair {
+    /// Its name within the ring.
+    id: String,
+    /// X25519 private key, 32 bytes.
+    #[serde(with = "super::base64_text")]
+    private: Vec<u8>,
+}
+
+/// Why a key ring cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyringError {
+    /// It is not the JSON of a key ring. The parser's own words could quote a key.
+    #[error("is not a key ring (line {line}, column {column})")]
+    Malformed {
+        /// Where reading stopped.
+        line: usize,
+        /// Where reading stopped.
+        column: usize,
+    },
+    /// It has no key, so nothing could be sealed.
+    #[error("has no key")]
+    Empty,
+    /// A private key is not 32 bytes.
+    #[error("key `{0}` is not an X25519 private key of 32 bytes")]
+    BadKey(String),
+    /// Two keys have one name.
+    #[error("key `{0}` stands twice")]
+    Duplicate(String),
+    /// The region has no name that fits a store key.
+    #[error("region `{0}` must be 1 to 40 characters of a-z, 0-9 and `-`")]
+    BadRegion(String),
+}
+
+impl std::fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyPair({})", self.id)
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keyring({})", self.region)
+    }
+}
+
+impl KeyPair {
+    /// A fresh pair.
+    pub fn generate() -> Self {
+        let (private, _) = X25519HkdfSha256::gen_keypair_with_rng(&mut Random);
+        Self {
+            id: random_name(),
+            private: private.to_bytes().to_vec(),
+        }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn private(&self) -> &[u8] {
+        &self.private
+    }
+}
+
+impl Keyring {
+    /// A new ring with one key pair.
+    pub fn generate(region: impl Into<String>) -> Self {
+        Self {
+            region: region.into(),
+            keys: vec![KeyPair::generate()],
+            digest_key: DigestKey::generate(),
+        }
+    }
+
+    /// Reads and checks a ring from JSON.
+    ///
+    /// # Errors
+    /// It is malformed, empty, or a key in it cannot be used. No error quotes the text.
+    pub fn parse(json: &[u8]) -> Result<Self, KeyringError> {
+        let ring: Self = serde_json::from_slice(json).map_err(|error| KeyringError::Malformed {
+            line: error.line(),
+            column: error.column(),
+        })?;
+        let region = ring.region.bytes();
+        let named = region
+            .clone()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if !named || !(1..=40).contains(&region.len()) {
+            return Err(KeyringError::BadRegion(crate::checks::printable(
+                &ring.region,
+            )));
+        }
+        for (at, pair) in ring.keys.iter().enumerate() {
+            if <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&pair.private).is_err() {
+                return Err(KeyringError::BadKey(crate::checks::printable(&pair.id)));
+            }
+            if ring.keys[..at].iter().any(|other| other.id == pair.id) {
+                return Err(KeyringError::Duplicate(crate::checks::printable(&pair.id)));
+            }
+        }
+        if ring.keys.is_empty() {
+            return Err(KeyringError::Empty);
+        }
+        Ok(ring)
+    }
+
+    /// The ring as JSON, for a file that only its owner may read.
+    pub fn to_json(&self) -> Zeroizing<String> {
+        // Strings and lists only: serialising into memory cannot fail.
+        Zeroizing::new(serde_json::to_string_pretty(self).unwrap_or_default())
+    }
+
+    /// The public half of the key that seals; `None` for an empty ring.
+    pub fn public(&self) -> Option<RegionPublicKey> {
+        let pair = self.keys.first()?;
+        let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&pair.private).ok()?;
+        Some(RegionPublicKey {
+            region: self.region.clone(),
+            key_id: pair.id.clone(),
+            key: X25519HkdfSha256::sk_to_pk(&private).to_bytes().to_vec(),
+        })
+    }
+
+    pub(super) fn pair(&self, region: &str, key_id: &str) -> Option<&KeyPair> {
+        if region != self.region {
+            return None;
+        }
+        self.keys.iter().find(|pair| pair.id == key_id)
+    }
+}

@@ -1,0 +1,309 @@
+//! Sealing of target secrets to a region's public key (HPKE, RFC 9180).
+//!
+//! Control holds public keys only: it stores secrets that it cannot read. A sealed value is bound
+//! to its organisation, credential, hosts and seal id as associated data, so that whoever may
+//! write the store can neither move a secret to another credential nor widen where it is sent.
+//! The binding names the seal id (random) instead of the generation: a lost race changes the
+//! number of a version, never what was sealed.
+//!
+//! Suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
+
+mod digest;
+mod keyring;
+
+use std::convert::Infallible;
+
+use hpke::aead::AesGcm256;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::rand_core::{TryCryptoRng, TryRng};
+use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+pub use self::digest::{DigestKey, Purpose, issue_api_token, issue_key, issued_is_well_formed};
+pub use self::keyring::{KeyPair, Keyring, KeyringError};
+use crate::credential::{AuthType, Credential, CredentialKind, SecretInput};
+use crate::hosts::HostPattern;
+use crate::id::{CredentialId, OrgId};
+
+/// Separates this use of the key pair from every other one (RFC 9180 §5.1, `info`).
+const INFO: &[u8] = b"requestrocket sealed secret 1";
+/// Longest plaintext that is sealed: 32 parts of 16 KiB and their names, in bytes.
+const PLAINTEXT_BYTES_MAX: usize = 640 * 1024;
+
+/// The public half of a region's sealing key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegionPublicKey {
+    /// The region whose nodes can open what is sealed to it.
+    pub region: String,
+    /// Names the key pair within the region's key ring.
+    pub key_id: String,
+    /// The X25519 public key.
+    #[serde(with = "base64_text")]
+    pub key: Vec<u8>,
+}
+
+/// A sealed secret as the store holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// The key pair that opens it.
+    pub key_id: String,
+    /// The region of the key pair.
+    pub region: String,
+    /// The encapsulated key.
+    #[serde(with = "base64_text")]
+    pub enc: Vec<u8>,
+    /// The secret, encrypted and authenticated together with its binding.
+    #[serde(with = "base64_text")]
+    pub ciphertext: Vec<u8>,
+}
+
+/// What a sealed secret is for; a secret opens under exactly the binding it was sealed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding<'a> {
+    /// The organisation.
+    pub org: OrgId,
+    /// The credential.
+    pub credential: CredentialId,
+    /// Where the secret may be sent; order and repetition do not matter.
+    pub hosts: &'a [HostPattern],
+    /// The seal's own name.
+    pub seal_id: &'a str,
+}
+
+impl Binding<'_> {
+    /// The associated data: every part preceded by its length, so no two bindings look alike.
+    fn encode(&self) -> Vec<u8> {
+        let mut hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let mut out = b"requestrocket binding 1".to_vec();
+        let parts = [
+            self.org.to_string(),
+            self.credential.to_string(),
+            self.seal_id.to_owned(),
+        ];
+        for part in parts.iter().chain(&hosts) {
+            out.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            out.extend_from_slice(part.as_bytes());
+        }
+        out
+    }
+}
+
+/// Why a secret could not be sealed or opened. Says nothing of the secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// The public or private key is not an X25519 key.
+    #[error("key `{0}` is not an X25519 key")]
+    BadKey(String),
+    /// The key ring has no such key: it was sealed for another region or an older ring.
+    #[error("no key `{key_id}` of region `{region}` in this key ring")]
+    UnknownKey {
+        /// The key asked for.
+        key_id: String,
+        /// Its region.
+        region: String,
+    },
+    /// Wrong key, another binding, or altered bytes.
+    #[error("the sealed value does not open under this key and binding")]
+    Refused,
+    /// It opened, but is not a secret of a known shape.
+    #[error("the sealed value holds no secret of a known shape")]
+    Malformed,
+    /// The secret is too large.
+    #[error("the secret is larger than {PLAINTEXT_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+/// Seals a secret to a region.
+///
+/// # Errors
+/// The public key is malformed, or the secret is too large.
+pub fn seal(
+    public: &RegionPublicKey,
+    binding: &Binding<'_>,
+    secret: &SecretInput,
+) -> Result<Sealed, SealError> {
+    let bad_key = || SealError::BadKey(public.key_id.clone());
+    let key =
+        <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&public.key).map_err(|_| bad_key())?;
+    let plaintext = Zeroizing::new(serde_json::to_vec(secret).map_err(|_| SealError::Malformed)?);
+    if plaintext.len() > PLAINTEXT_BYTES_MAX {
+        return Err(SealError::TooLarge);
+    }
+    let (enc, ciphertext) =
+        hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeS::Base,
+            &key,
+            INFO,
+            &plaintext,
+            &binding.encode(),
+            &mut Random,
+        )
+        .map_err(|_| bad_key())?;
+    Ok(Sealed {
+        key_id: public.key_id.clone(),
+        region: public.region.clone(),
+        enc: enc.to_bytes().to_vec(),
+        ciphertext,
+    })
+}
+
+/// Opens a sealed secret with the key pair that it names.
+///
+/// # Errors
+/// The key pair is not in the ring; or the value was altered, or sealed under another binding.
+pub fn open(
+    keyring: &Keyring,
+    binding: &Binding<'_>,
+    sealed: &Sealed,
+) -> Result<SecretInput, SealError> {
+    let pair = keyring
+        .pair(&sealed.region, &sealed.key_id)
+        .ok_or_else(|| SealError::UnknownKey {
+            key_id: sealed.key_id.clone(),
+            region: sealed.region.clone(),
+        })?;
+    let key = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(pair.private())
+        .map_err(|_| SealError::BadKey(pair.id().to_owned()))?;
+    let enc = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&sealed.enc)
+        .map_err(|_| SealError::Refused)?;
+    let plaintext = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &key,
+        &enc,
+        INFO,
+        &sealed.ciphertext,
+        &binding.encode(),
+    )
+    .map(Zeroizing::new)
+    .map_err(|_| SealError::Refused)?;
+    serde_json::from_slice(&plaintext).map_err(|_| SealError::Malformed)
+}
+
+/// A secret given with an operation, prepared once: what the object will say of it, and, for a
+/// target credential, the secret itself until it is sealed. Never shown or stored as it is.
+pub struct NewSecret {
+    /// Keyed digest (proxy) or fingerprint (target), hex.
+    pub digest: String,
+    /// Names the sealed value; present for target credentials.
+    pub seal_id: Option<String>,
+    /// Whether the key was issued by us.
+    pub issued: bool,
+    /// The last four characters of an issued key.
+    pub hint: Option<String>,
+    /// What is sealed; present for target credentials.
+    pub plaintext: Option<SecretInput>,
+}
+
+impl std::fmt::Debug for NewSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NewSecret(…)")
+    }
+}
+
+impl NewSecret {
+    /// Prepares a secret that was validated by [`Credential::validate_secret`].
+    pub fn prepare(key: &DigestKey, credential: &Credential, input: SecretInput) -> Self {
+        let text = canonical_text(credential.auth_type, &input);
+        let (purpose, seal_id, plaintext) = match credential.kind {
+            CredentialKind::Proxy => (Purpose::ProxyCredential, None, None),
+            CredentialKind::Target => {
+                (Purpose::TargetFingerprint, Some(random_name()), Some(input))
+            }
+        };
+        let issued = credential.kind == CredentialKind::Proxy && issued_is_well_formed(&text);
+        Self {
+            digest: hex::encode(key.digest(purpose, text.as_bytes())),
+            seal_id,
+            issued,
+            // Issued keys are ASCII and much longer; a given secret is never hinted at.
+            hint: issued.then(|| text.get(text.len() - 4..).unwrap_or_default().to_owned()),
+            plaintext,
+        }
+    }
+}
+
+/// The one text of a secret that its digest is taken of: what a caller presents.
+///
+/// `basic` is `user:password` (RFC 7617 §2); `custom` is JSON; the others are the key or token.
+pub fn canonical_text(auth_type: AuthType, secret: &SecretInput) -> Zeroizing<String> {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    Zeroizing::new(match auth_type {
+        AuthType::ApiKey => part(&secret.key),
+        AuthType::Bearer | AuthType::Jwt => part(&secret.token),
+        AuthType::Basic => {
+            let username = Zeroizing::new(part(&secret.username));
+            let password = Zeroizing::new(part(&secret.password));
+            let mut text = String::with_capacity(username.len() + password.len() + 1);
+            text.push_str(&username);
+            text.push(':');
+            text.push_str(&password);
+            text
+        }
+        // Serialising strings into memory cannot fail.
+        AuthType::Custom => serde_json::to_string(secret).unwrap_or_default(),
+        AuthType::None => String::new(),
+    })
+}
+
+/// A fresh 128-bit name as 32 hex digits.
+pub fn random_name() -> String {
+    hex::encode(random::<16>())
+}
+
+/// Bytes from the operating system's seeded generator (aws-lc).
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0u8; N];
+    fill(&mut bytes);
+    bytes
+}
+
+fn fill(bytes: &mut [u8]) {
+    aws_lc_rs::rand::fill(bytes).expect("aws-lc seeds its generator or ends the process");
+}
+
+/// aws-lc's generator as hpke wants it.
+struct Random;
+
+impl TryRng for Random {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(u32::from_ne_bytes(random()))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(u64::from_ne_bytes(random()))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        fill(bytes);
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Random {}
+
+/// Bytes as base64 text (RFC 4648 §4) in JSON.
+mod base64_text {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;

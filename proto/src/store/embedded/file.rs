@@ -1,0 +1,202 @@
+//! Opening the store's file: for one process at a time, private to its user, ours and sound.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::fault::nothing_done;
+use crate::store::StoreError;
+
+/// Marks the file as ours in SQLite's header ("RRkv").
+const APPLICATION_ID: i32 = 0x5252_6b76;
+
+/// Version of the tables; a file with a higher one was written by a later release.
+const SCHEMA_VERSION: i32 = 1;
+
+/// How long a statement waits for a lock that another program (a backup) holds on the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The write-ahead log is cut back to this size after a checkpoint.
+const LOG_BYTES_MAX: u64 = 64 << 20;
+
+const SQLITE_PAGE_BYTES: u64 = 4096;
+
+/// `kv` is only ever appended to, but for what a compaction removes. `id` grows with `revision` and
+/// keeps the order of a transaction's ops. `lease.id` is never used twice, so that the owner of an
+/// ended lease cannot renew another's.
+const SCHEMA: &str = "
+CREATE TABLE kv (
+    id INTEGER PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    create_revision INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    deleted INTEGER NOT NULL,
+    lease INTEGER,
+    value BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX kv_key ON kv (key, revision);
+CREATE INDEX kv_revision ON kv (revision);
+CREATE INDEX kv_lease ON kv (lease) WHERE lease IS NOT NULL;
+CREATE TABLE lease (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_ms INTEGER NOT NULL) STRICT;
+CREATE TABLE compaction (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL) STRICT;
+INSERT INTO compaction VALUES (1, 0);
+";
+
+/// The store's file, held by this process until dropped.
+#[derive(Debug)]
+pub(super) struct DataFile {
+    path: PathBuf,
+    // A file of its own: closing any handle of the database file would drop SQLite's own locks.
+    _lock: File,
+}
+
+impl DataFile {
+    /// Creates the file when it is absent and takes it for this process.
+    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+        let lock_path = with_suffix(path, ".lock");
+        let lock = private().create(true).open(&lock_path);
+        let lock = lock.map_err(|error| cannot("open", &lock_path, &error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let path = path.display();
+                return Err(StoreError::Unavailable(format!(
+                    "{path} is in use by another process; a store on disk serves one at a time"
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot("lock", &lock_path, &error)),
+        }
+        create(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The only connection that writes, with the tables in place and the file checked.
+    pub(super) fn open_writer(&self, size_bytes_max: u64) -> Result<Connection, StoreError> {
+        let db = self.connect()?;
+        let prepared = prepare(&db, size_bytes_max);
+        prepared.map_err(|error| self.named(error))?;
+        Ok(db)
+    }
+
+    /// A connection that can only read.
+    pub(super) fn open_reader(&self) -> Result<Connection, StoreError> {
+        let db = self.connect()?;
+        db.pragma_update(None, "query_only", true)
+            .map_err(|error| self.named(nothing_done(&error)))?;
+        Ok(db)
+    }
+
+    fn connect(&self) -> Result<Connection, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&self.path, flags)
+            .and_then(|db| db.busy_timeout(BUSY_TIMEOUT).map(|()| db));
+        opened.map_err(|error| self.named(nothing_done(&error)))
+    }
+
+    fn named(&self, error: StoreError) -> StoreError {
+        let path = self.path.display();
+        match error {
+            StoreError::Corrupt(text) => StoreError::Corrupt(format!("{path}: {text}")),
+            StoreError::Full(text) => StoreError::Full(format!("{path}: {text}")),
+            other => StoreError::Unavailable(format!("cannot open {path}: {other}")),
+        }
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).truncate(false).mode(0o600);
+    options
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Unavailable(format!("cannot {verb} {}: {error}", path.display()))
+}
+
+/// SQLite would create the file readable by all; and its log takes the file's mode.
+fn create(path: &Path) -> Result<(), StoreError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let created = private().create_new(true).open(path);
+    created.map_err(|error| cannot("create", path, &error))?;
+    // The name must survive a power cut as well as what is written under it.
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| cannot("sync", directory, &error))
+}
+
+fn prepare(db: &Connection, size_bytes_max: u64) -> Result<(), StoreError> {
+    // Before anything is written: the file may belong to another program.
+    let fresh = is_fresh(db)?;
+    configure(db, size_bytes_max).map_err(|error| nothing_done(&error))?;
+    if fresh {
+        return lay_out(db).map_err(|error| nothing_done(&error));
+    }
+    let verdict: String = db
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|error| nothing_done(&error))?;
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(StoreError::Corrupt(verdict))
+    }
+}
+
+fn is_fresh(db: &Connection) -> Result<bool, StoreError> {
+    let read = |sql: &str| -> Result<i32, StoreError> {
+        db.query_row(sql, [], |row| row.get(0))
+            .map_err(|error| nothing_done(&error))
+    };
+    if read("SELECT count(*) FROM sqlite_schema")? == 0 {
+        return Ok(true);
+    }
+    if read("PRAGMA application_id")? != APPLICATION_ID {
+        return Err(StoreError::Corrupt(
+            "the file is another program's database".into(),
+        ));
+    }
+    match read("PRAGMA user_version")? {
+        SCHEMA_VERSION => Ok(false),
+        version => Err(StoreError::Corrupt(format!(
+            "its tables have version {version}, this release knows {SCHEMA_VERSION}"
+        ))),
+    }
+}
+
+fn configure(db: &Connection, size_bytes_max: u64) -> rusqlite::Result<()> {
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    // FULL: a commit is on the disk before it is acknowledged, also when the power fails.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX.cast_signed())?;
+    let pages = (size_bytes_max / SQLITE_PAGE_BYTES).clamp(1, i64::from(u32::MAX).unsigned_abs());
+    db.pragma_update(None, "max_page_count", pages.cast_signed())
+}
+
+/// Makes the tables.
+pub(super) fn lay_out(db: &Connection) -> rusqlite::Result<()> {
+    let transaction = db.unchecked_transaction()?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.commit()
+}

@@ -1,0 +1,247 @@
+//! The writer and its batches on a database in memory.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, ffi};
+
+use super::batch::{Batch, Sweep};
+use super::fault::Fault;
+use super::writer::{QUEUE_MAX, Writer};
+use super::{file, history};
+use crate::store::{Compare, KeyValue, LeaseId, Op, Range, Revision, StoreError, Txn, TxnOutcome};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn database() -> Connection {
+    let db = Connection::open_in_memory().unwrap();
+    file::lay_out(&db).unwrap();
+    db
+}
+
+fn put(key: &str, value: &str) -> Txn {
+    Txn {
+        ops: vec![Op::put(key, value.to_owned())],
+        ..Txn::default()
+    }
+}
+
+fn delete(key: &str) -> Txn {
+    Txn {
+        ops: vec![Op::Delete(key.into())],
+        ..Txn::default()
+    }
+}
+
+fn apply(db: &Connection, txns: &[Txn]) -> Vec<Revision> {
+    let mut batch = Batch::new(db, history::revision(db).unwrap());
+    let mut run = |txn: &Txn| match batch.txn(txn).unwrap() {
+        TxnOutcome::Committed(revision) => revision,
+        conflict => panic!("{conflict:?}"),
+    };
+    txns.iter().map(&mut run).collect()
+}
+
+fn rows(db: &Connection) -> Vec<(String, i64)> {
+    let mut statement = db
+        .prepare("SELECT key, revision FROM kv ORDER BY id")
+        .unwrap();
+    let row = |row: &rusqlite::Row<'_>| Ok((String::from_utf8(row.get(0)?).unwrap(), row.get(1)?));
+    statement
+        .query_map([], row)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
+fn values(db: &Connection, at: i64) -> Vec<KeyValue> {
+    let at = Some(Revision(at));
+    let range = Range {
+        prefix: String::new(),
+        after: None,
+        limit: 100,
+        at,
+    };
+    history::page(db, &range, Instant::now() + LONG)
+        .unwrap()
+        .items
+}
+
+#[test]
+fn txns_of_one_batch_have_revisions_of_their_own_and_see_each_other() {
+    let db = database();
+    let mut batch = Batch::new(&db, Revision(1));
+    assert_eq!(
+        batch.txn(&put("a", "1")).unwrap(),
+        TxnOutcome::Committed(Revision(2))
+    );
+    let absent = Txn {
+        compares: vec![Compare::Absent("a".into())],
+        ..put("a", "2")
+    };
+    assert!(matches!(
+        batch.txn(&absent).unwrap(),
+        TxnOutcome::Conflict(_)
+    ));
+    let leased = Op::Put {
+        key: "b".into(),
+        value: "1".into(),
+        lease: Some(LeaseId(5)),
+    };
+    let unknown = Txn {
+        ops: vec![Op::put("c", "1"), leased],
+        ..Txn::default()
+    };
+    assert!(matches!(
+        batch.txn(&unknown),
+        Err(Fault::Refused(StoreError::LeaseNotFound(LeaseId(5))))
+    ));
+    assert_eq!(
+        batch.txn(&put("a", "3")).unwrap(),
+        TxnOutcome::Committed(Revision(3))
+    );
+    assert_eq!(batch.revision(), Revision(3));
+    assert_eq!(
+        rows(&db),
+        [("a".into(), 2), ("a".into(), 3)],
+        "refused ones left nothing"
+    );
+}
+
+#[test]
+fn a_sweep_removes_what_is_below_and_nothing_that_can_be_read() {
+    for rows_max in 1..8 {
+        let db = database();
+        let txns = [
+            put("a", "1"),
+            put("kept", "1"),
+            put("a", "2"),
+            put("b", "1"),
+            put("c", "1"),
+            delete("c"),
+            delete("b"),
+            put("a", "3"),
+        ];
+        assert_eq!(apply(&db, &txns).last(), Some(&Revision(9)));
+        let compact = |until: i64| {
+            let mut batch = Batch::new(&db, Revision(9));
+            batch.compact(Revision(until)).unwrap();
+            let readable: Vec<_> = (until..=9).map(|at| values(&db, at)).collect();
+            let mut sweep = Some(Sweep {
+                until: Revision(until),
+                row: 0,
+            });
+            while let Some(slice) = sweep {
+                sweep = batch.sweep(slice, rows_max).unwrap();
+                let now: Vec<_> = (until..=9).map(|at| values(&db, at)).collect();
+                assert_eq!(now, readable, "{rows_max} rows at a time");
+            }
+        };
+        compact(8);
+        let left = [
+            ("kept".into(), 3),
+            ("a".into(), 4),
+            ("b".into(), 8),
+            ("a".into(), 9),
+        ];
+        assert_eq!(
+            rows(&db),
+            left,
+            "the deletion at 8 stays for a watch from 8"
+        );
+        compact(9);
+        assert_eq!(rows(&db), [("kept".into(), 3), ("a".into(), 9)]);
+    }
+}
+
+/// A job that holds up the writer until told to go on, so that a batch gathers behind it.
+async fn hold_up(writer: &Writer, while_held: impl Future<Output = ()>) {
+    let (go_on, held) = mpsc::channel::<()>();
+    let work = move |_: &mut Batch<'_>| {
+        // Run a second time when a batch is broken: then there is nobody to wait for.
+        let _ = held.recv();
+        Ok(())
+    };
+    let release = async {
+        while_held.await;
+        drop(go_on);
+    };
+    let (result, ()) = tokio::join!(writer.run(LONG, work), release);
+    result.unwrap();
+}
+
+async fn run_put(writer: &Writer, key: &'static str) -> Result<TxnOutcome, StoreError> {
+    writer
+        .run(LONG, move |batch| batch.txn(&put(key, "1")))
+        .await
+}
+
+#[tokio::test]
+async fn a_job_that_breaks_its_batch_fails_alone() {
+    let (writer, mut revisions) = Writer::start(database()).unwrap();
+    let full = || -> Result<(), Fault> {
+        let error = ffi::Error {
+            code: ErrorCode::DiskFull,
+            extended_code: ffi::SQLITE_FULL,
+        };
+        Err(rusqlite::Error::SqliteFailure(error, None).into())
+    };
+    let broken = writer.run(LONG, move |batch| {
+        batch.txn(&put("half", "done"))?;
+        full()
+    });
+    // Polled in this order: the others are queued behind the one that holds up the writer.
+    let ((), first, broken, second) = tokio::join!(
+        hold_up(&writer, tokio::task::yield_now()),
+        run_put(&writer, "first"),
+        broken,
+        run_put(&writer, "second"),
+    );
+    assert_eq!(first, Ok(TxnOutcome::Committed(Revision(2))));
+    assert!(matches!(broken, Err(StoreError::Full(_))), "{broken:?}");
+    assert_eq!(second, Ok(TxnOutcome::Committed(Revision(3))));
+    assert_eq!(*revisions.borrow_and_update(), Revision(3));
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_a_job_given_up_is_not_done() {
+    let (writer, revisions) = Writer::start(database()).unwrap();
+    let done = Arc::new(AtomicUsize::new(0));
+    hold_up(&writer, async {
+        let run = |timeout| {
+            let done = Arc::clone(&done);
+            writer.run(timeout, move |batch| {
+                done.fetch_add(1, Ordering::Relaxed);
+                batch.txn(&put("a", "1"))
+            })
+        };
+        let late = run(Duration::from_millis(1)).await;
+        assert!(
+            matches!(late, Err(StoreError::OutcomeUnknown(_))),
+            "{late:?}"
+        );
+        let mut refused = None;
+        // The writer may have taken a batch before it was held up, but no more than one.
+        for _ in 0..2 * QUEUE_MAX {
+            // Polled once and dropped: the job stays in the queue.
+            refused = tokio::time::timeout(Duration::ZERO, run(LONG)).await.ok();
+            if refused.is_some() {
+                break;
+            }
+        }
+        let refused = refused.expect("a full queue answers at once");
+        assert!(
+            matches!(refused, Err(StoreError::Unavailable(_))),
+            "{refused:?}"
+        );
+    })
+    .await;
+    drop(writer);
+    assert_eq!(
+        done.load(Ordering::Relaxed),
+        0,
+        "nobody waits for them any more"
+    );
+    assert_eq!(*revisions.borrow(), Revision(1));
+}

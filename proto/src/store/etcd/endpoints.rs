@@ -1,0 +1,151 @@
+//! One channel for each endpoint, and the choice among them.
+//!
+//! The client's own balancing keeps choosing dead endpoints and repeats nothing, so every channel
+//! is built from exactly one endpoint and the choice is ours: stay with the one that works, go to
+//! the next when it fails, repeat what is known not to have been carried out.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, ConnectOptions, Error};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::failure::{Call, Failure, failure, lost};
+use crate::store::{LeaseId, StoreError};
+
+/// The endpoints of one etcd cluster.
+pub(super) struct Endpoints {
+    endpoints: Vec<Endpoint>,
+    /// Where calls begin; counts up, taken modulo the number of endpoints.
+    preferred: AtomicUsize,
+    options: ConnectOptions,
+}
+
+struct Endpoint {
+    url: String,
+    client: OnceCell<Client>,
+}
+
+impl Endpoints {
+    /// Endpoints by URL, at least one. Nothing is connected until the first call.
+    pub(super) fn new(urls: Vec<String>, options: ConnectOptions) -> Self {
+        let endpoint = |url| Endpoint {
+            url,
+            client: OnceCell::new(),
+        };
+        let endpoints = urls.into_iter().map(endpoint).collect();
+        Self {
+            endpoints,
+            preferred: AtomicUsize::new(0),
+            options,
+        }
+    }
+
+    /// Makes the call at the preferred endpoint, and at the others where that is allowed.
+    ///
+    /// The time left until `deadline` belongs to one attempt for what can be done only once, and is
+    /// shared out among the endpoints for the rest: one that hangs leaves time to ask another.
+    pub(super) async fn call<T, F, R>(
+        &self,
+        deadline: Instant,
+        call: Call,
+        lease: LeaseId,
+        make: F,
+    ) -> Result<T, StoreError>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<T, Error>>,
+    {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut last = StoreError::Unavailable("no time was left to call etcd".into());
+        for turn in 0..self.endpoints.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let place = first.wrapping_add(turn);
+            let Some(endpoint) = self.endpoints.get(place % self.endpoints.len()) else {
+                break;
+            };
+            let share = match call {
+                Call::Once => left,
+                Call::Repeatable => left / divisor(self.endpoints.len() - turn),
+            };
+            match endpoint
+                .attempt(&self.options, share, call, lease, &make)
+                .await
+            {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => {
+                    if failure.endpoint_failed {
+                        self.leave(place);
+                    }
+                    last = failure.error;
+                    if !failure.repeat {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Lets the next call begin at another endpoint than now.
+    pub(super) fn prefer_another(&self) {
+        self.leave(self.preferred.load(Ordering::Relaxed));
+    }
+
+    /// Only the first of many calls that fail at a place moves on from it.
+    fn leave(&self, place: usize) {
+        let (next, order) = (place.wrapping_add(1), Ordering::Relaxed);
+        // Lost against another call: then the preference has moved already.
+        let _ = self.preferred.compare_exchange(place, next, order, order);
+    }
+}
+
+fn divisor(endpoints: usize) -> u32 {
+    u32::try_from(endpoints).unwrap_or(u32::MAX).max(1)
+}
+
+impl Endpoint {
+    async fn attempt<T, F, R>(
+        &self,
+        options: &ConnectOptions,
+        share: Duration,
+        call: Call,
+        lease: LeaseId,
+        make: &F,
+    ) -> Result<T, Failure>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<T, Error>>,
+    {
+        let begun = Instant::now();
+        let late = |call| lost(format!("no answer within {} ms", share.as_millis()), call);
+        // Making the channel asks for a token when a user is set, which can be repeated at will.
+        let connect = || Client::connect([&self.url], Some(options.clone()));
+        let client = match timeout(share, self.client.get_or_try_init(connect)).await {
+            Ok(Ok(client)) => client.clone(),
+            Ok(Err(error)) => return Err(self.named(failure(&error, Call::Repeatable, lease))),
+            Err(_) => return Err(self.named(late(Call::Repeatable))),
+        };
+        let left = share.saturating_sub(begun.elapsed());
+        match timeout(left, make(client)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.named(failure(&error, call, lease))),
+            Err(_) => Err(self.named(late(call))),
+        }
+    }
+
+    fn named(&self, failure: Failure) -> Failure {
+        let at = |text: String| format!("etcd {}: {text}", self.url);
+        let error = match failure.error {
+            StoreError::Unavailable(text) => StoreError::Unavailable(at(text)),
+            StoreError::OutcomeUnknown(text) => StoreError::OutcomeUnknown(at(text)),
+            StoreError::Full(text) => StoreError::Full(at(text)),
+            other => other,
+        };
+        Failure { error, ..failure }
+    }
+}

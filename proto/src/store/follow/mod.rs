@@ -1,0 +1,362 @@
+//! Keeps the configuration of all organisations current, for node and control alike.
+//!
+//! Every round begins with a list at one revision and goes on with one watch from the revision
+//! after it; there is no resume. One store revision becomes one new [`World`]: nobody ever sees
+//! half of a publish. What cannot be read keeps its previous good form and is reported; a version
+//! that does not descend from the one that is served is a regression and is not applied, whatever
+//! its number.
+
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::reader::{Outcome, Reader};
+use super::load::{self, Fault};
+use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
+use crate::id::{CredentialId, OrgId};
+use crate::keys::{self, Live};
+use crate::object::{Body, ObjectId};
+use crate::retired::Retired;
+use crate::seal::Sealed;
+use crate::tree::{Head, OrgConfig, SYSTEM_ORG};
+
+/// Organisations read at one time.
+const ORGS_AT_ONCE: usize = 4;
+/// Most faults that a [`World`] lists; the rest is counted by nobody, the first ones say enough.
+const FAULTS_MAX: usize = 1_000;
+/// First and longest wait after an error, and the wait before unreadable content is tried again.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const RETRY_CONTENT: Duration = Duration::from_secs(10);
+
+/// Sealed values by credential and seal id.
+pub type SealedValues = BTreeMap<(CredentialId, String), Arc<Sealed>>;
+
+/// The configuration of all organisations as of one store revision.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// The store revision; 0 before the first list was applied.
+    pub revision: Revision,
+    /// Every organisation. What did not change is the same `Arc` as in the world before.
+    pub orgs: BTreeMap<OrgId, Arc<OrgState>>,
+    /// Organisations by slug.
+    pub slugs: BTreeMap<String, OrgId>,
+    /// What could not be applied.
+    pub faults: Vec<Fault>,
+}
+
+impl World {
+    /// An organisation by slug.
+    pub fn org(&self, slug: &str) -> Option<&Arc<OrgState>> {
+        self.orgs.get(self.slugs.get(slug)?)
+    }
+}
+
+/// One organisation in a [`World`].
+#[derive(Clone, Debug)]
+pub struct OrgState {
+    /// Its configuration.
+    pub config: Arc<OrgConfig>,
+    /// The sealed values, of this region, that its target credentials name.
+    pub sealed: Arc<SealedValues>,
+    /// Which secrets are over.
+    pub retired: Arc<BTreeMap<CredentialId, Retired>>,
+}
+
+/// Follows the store; see the module.
+pub struct Follower {
+    store: Arc<dyn Store>,
+    region: String,
+    world: watch::Sender<Arc<World>>,
+    /// Faults by organisation, so that a new version replaces its own only.
+    faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
+}
+
+/// What a list or a revision says of one organisation.
+#[derive(Default)]
+struct News {
+    head: Option<Heard>,
+    delta: Option<KeyValue>,
+    retired: BTreeMap<CredentialId, Option<Retired>>,
+}
+
+enum Heard {
+    Head(Head),
+    Unreadable(String),
+    Gone,
+}
+
+impl Follower {
+    /// A follower for the nodes or the control of a region, and where its worlds appear. The
+    /// first one is empty, with revision 0.
+    pub fn new(
+        store: Arc<dyn Store>,
+        region: impl Into<String>,
+    ) -> (Self, watch::Receiver<Arc<World>>) {
+        let (world, receiver) = watch::channel(Arc::new(World::default()));
+        let faults = BTreeMap::new();
+        (
+            Self {
+                store,
+                region: region.into(),
+                world,
+                faults,
+            },
+            receiver,
+        )
+    }
+
+    /// Follows until it is dropped. After an error it lists again, later each time, with full
+    /// jitter, so that many nodes do not come back at once.
+    pub async fn run(mut self) {
+        let mut failures = 0u32;
+        loop {
+            let before = self.world.borrow().revision;
+            let ended = self.round().await;
+            if self.world.borrow().revision > before {
+                failures = 0;
+            }
+            if let Err(error) = ended {
+                tracing::warn!(%error, failures, "following the store ended; listing again");
+                tokio::time::sleep(backoff(failures)).await;
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+
+    /// One list and the watch after it, until an error, or until unreadable content is due.
+    async fn round(&mut self) -> Result<(), StoreError> {
+        let revision = self.list().await?;
+        let mut watch = self.store.watch(keys::LIVE, revision.next()).await?;
+        let mut retry = self.retry_at();
+        loop {
+            let change = match next_or(&mut *watch, retry).await {
+                Some(change) => change?,
+                None => return Ok(()),
+            };
+            self.change(change).await?;
+            retry = retry.or_else(|| self.retry_at());
+        }
+    }
+
+    /// When content that could not be read is worth another try.
+    fn retry_at(&self) -> Option<Instant> {
+        let mut faults = self.faults.values().flatten();
+        let hopeful = faults.any(|fault| {
+            matches!(
+                fault.code,
+                "version-unreadable" | "secret-missing" | "secret-unreadable"
+            )
+        });
+        hopeful.then(|| Instant::now() + RETRY_CONTENT + jitter(RETRY_CONTENT))
+    }
+
+    async fn list(&mut self) -> Result<Revision, StoreError> {
+        let mut news: BTreeMap<OrgId, News> = BTreeMap::new();
+        let mut stray = Vec::new();
+        let store = Arc::clone(&self.store);
+        // Deltas are left out: 10,000 of them would be 320 MB.
+        let at = load::list(&*store, keys::HEADS, None, |pair| {
+            collect(&mut news, &mut stray, pair);
+        })
+        .await?;
+        load::list(&*store, keys::RETIRED, Some(at), |pair| {
+            collect(&mut news, &mut stray, pair);
+        })
+        .await?;
+        self.faults.insert(None, stray);
+        let world = Arc::clone(&self.world.borrow());
+        for org in world.orgs.keys() {
+            let news = news.entry(*org).or_default();
+            news.head.get_or_insert(Heard::Gone);
+        }
+        self.apply(at, news).await?;
+        Ok(at)
+    }
+
+    async fn change(&mut self, change: Change) -> Result<(), StoreError> {
+        let mut news: BTreeMap<OrgId, News> = BTreeMap::new();
+        let mut stray = Vec::new();
+        for event in change.events {
+            match event {
+                Event::Put(pair) => collect(&mut news, &mut stray, pair),
+                Event::Delete { key, .. } => match Live::parse(&key) {
+                    Some(Live::Head(org)) => {
+                        news.entry(org).or_default().head = Some(Heard::Gone);
+                    }
+                    Some(Live::Retired(org, credential)) => {
+                        news.entry(org)
+                            .or_default()
+                            .retired
+                            .insert(credential, None);
+                    }
+                    Some(Live::Delta(_) | Live::Beat) | None => {}
+                },
+            }
+        }
+        if !stray.is_empty() {
+            let known = self.faults.entry(None).or_default();
+            known.extend(stray);
+            known.truncate(FAULTS_MAX);
+        }
+        self.apply(change.revision, news).await
+    }
+
+    /// Applies what one revision says, as one new world.
+    async fn apply(
+        &mut self,
+        revision: Revision,
+        mut news: BTreeMap<OrgId, News>,
+    ) -> Result<(), StoreError> {
+        let world = Arc::clone(&self.world.borrow());
+        let mut orgs = world.orgs.clone();
+        // `system` first: it says whether an organisation whose head is gone was deleted.
+        if let Some(system) = news.remove(&SYSTEM_ORG) {
+            self.settle(&mut orgs, SYSTEM_ORG, system).await?;
+        }
+        let slugs = slugs(&world, &orgs);
+        let named: BTreeSet<OrgId> = slugs.values().copied().collect();
+        let mut live = Vec::new();
+        for (org, news) in news {
+            match news.head {
+                Some(Heard::Gone) if !named.contains(&org) => {
+                    orgs.remove(&org);
+                    self.faults.remove(&Some(org));
+                }
+                _ => live.push((org, news)),
+            }
+        }
+        let reader = Reader {
+            store: &*self.store,
+            region: &self.region,
+        };
+        let read: Vec<_> = futures_util::stream::iter(live)
+            .map(|(org, news)| {
+                let old = world.orgs.get(&org);
+                async move { Ok::<_, StoreError>((org, reader.org(org, old, news).await?)) }
+            })
+            .buffer_unordered(ORGS_AT_ONCE)
+            .try_collect()
+            .await?;
+        for (org, outcome) in read {
+            self.keep(&mut orgs, org, outcome);
+        }
+        let faults = self.faults.values().flatten();
+        let faults = faults.take(FAULTS_MAX).cloned().collect();
+        self.world.send_replace(Arc::new(World {
+            revision,
+            orgs,
+            slugs,
+            faults,
+        }));
+        Ok(())
+    }
+
+    async fn settle(
+        &mut self,
+        orgs: &mut BTreeMap<OrgId, Arc<OrgState>>,
+        org: OrgId,
+        news: News,
+    ) -> Result<(), StoreError> {
+        let reader = Reader {
+            store: &*self.store,
+            region: &self.region,
+        };
+        let outcome = reader.org(org, orgs.get(&org), news).await?;
+        self.keep(orgs, org, outcome);
+        Ok(())
+    }
+
+    fn keep(&mut self, orgs: &mut BTreeMap<OrgId, Arc<OrgState>>, org: OrgId, outcome: Outcome) {
+        if let Some(state) = outcome.state {
+            orgs.insert(org, state);
+        }
+        let mut faults = self.faults.remove(&Some(org)).unwrap_or_default();
+        faults.retain(|fault| outcome.standing.contains(&fault.code));
+        for fault in outcome.faults {
+            tracing::error!(org = %org, code = fault.code, "{}", fault.detail);
+            faults.push(fault);
+        }
+        if !faults.is_empty() {
+            self.faults.insert(Some(org), faults);
+        }
+    }
+}
+
+/// Sorts one key of `live/` into the news.
+fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, pair: KeyValue) {
+    match Live::parse(&pair.key) {
+        Some(Live::Head(org)) => {
+            let heard = match Head::parse(&pair.value) {
+                Ok(head) => Heard::Head(head),
+                Err(error) => Heard::Unreadable(error.to_string()),
+            };
+            news.entry(org).or_default().head = Some(heard);
+        }
+        Some(Live::Delta(org)) => news.entry(org).or_default().delta = Some(pair),
+        Some(Live::Retired(org, credential)) => match serde_json::from_slice(&pair.value) {
+            Ok(fact) => {
+                news.entry(org)
+                    .or_default()
+                    .retired
+                    .insert(credential, Some(fact));
+            }
+            Err(error) if stray.len() < FAULTS_MAX => stray.push(Fault {
+                org: Some(org),
+                object: Some(ObjectId::Credential(credential)),
+                code: "fact-unreadable",
+                detail: error.to_string(),
+            }),
+            Err(_) => {}
+        },
+        Some(Live::Beat) | None => {}
+    }
+}
+
+/// Organisations by slug, as the applied version of `system` names them.
+fn slugs(world: &World, orgs: &BTreeMap<OrgId, Arc<OrgState>>) -> BTreeMap<String, OrgId> {
+    let (before, now) = (world.orgs.get(&SYSTEM_ORG), orgs.get(&SYSTEM_ORG));
+    let Some(system) = now else {
+        return world.slugs.clone();
+    };
+    if before.is_some_and(|before| Arc::ptr_eq(&before.config, &system.config)) {
+        return world.slugs.clone();
+    }
+    let objects = system.config.objects.iter();
+    let named = objects.filter_map(|(id, object)| match (id, &object.body) {
+        (ObjectId::Org(id), Body::Org(org)) => Some((org.slug.clone(), *id)),
+        _ => None,
+    });
+    named.collect()
+}
+
+/// The next change, or `None` when `until` comes first.
+async fn next_or(
+    watch: &mut dyn Watch,
+    until: Option<Instant>,
+) -> Option<Result<Change, StoreError>> {
+    match until {
+        Some(until) => tokio::time::timeout_at(until, watch.next()).await.ok(),
+        None => Some(watch.next().await),
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let ceiling = BACKOFF_MIN
+        .saturating_mul(1 << failures.min(10))
+        .min(BACKOFF_MAX);
+    BACKOFF_MIN / 2 + jitter(ceiling)
+}
+
+/// A random part of a duration.
+fn jitter(whole: Duration) -> Duration {
+    whole.mul_f64(f64::from(u32::from_ne_bytes(crate::seal::random())) / f64::from(u32::MAX))
+}

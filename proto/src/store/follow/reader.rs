@@ -1,0 +1,265 @@
+//! Reads what a list or a revision names of one organisation: its version, the sealed values of
+//! its credentials, and the facts on its secrets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::stream::{StreamExt, TryStreamExt};
+
+use super::{Heard, News, OrgState, SealedValues};
+use crate::credential::CredentialKind;
+use crate::id::{CredentialId, OrgId};
+use crate::keys;
+use crate::object::{Body, ObjectId};
+use crate::retired::Retired;
+use crate::seal::Sealed;
+use crate::store::load::{self, Fault, LoadError};
+use crate::store::{KeyValue, Store, StoreError};
+use crate::tree::{self, Delta, Head, OrgConfig, VersionRecord};
+
+/// Sealed values read at one time.
+const SECRETS_AT_ONCE: usize = 16;
+
+/// What became of one organisation.
+pub(super) struct Outcome {
+    /// Its new state; absent when nothing is known of it yet.
+    pub state: Option<Arc<OrgState>>,
+    pub faults: Vec<Fault>,
+    /// Codes of earlier faults that this did not look at again.
+    pub standing: &'static [&'static str],
+}
+
+/// Reads what news name.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    pub store: &'a dyn Store,
+    pub region: &'a str,
+}
+
+impl Reader<'_> {
+    /// What one organisation becomes by the news of it.
+    pub async fn org(
+        self,
+        org: OrgId,
+        old: Option<&Arc<OrgState>>,
+        news: News,
+    ) -> Result<Outcome, StoreError> {
+        let mut faults = Vec::new();
+        let standing: &[_] = match &news.head {
+            None => &["object-unreadable", "version-unreadable", "regressed"],
+            Some(Heard::Head(head)) if old.is_none_or(|old| old.config.head != *head) => &[],
+            Some(_) => &["object-unreadable"],
+        };
+        let fault = |code: &'static str, detail: String| Fault {
+            org: Some(org),
+            object: None,
+            code,
+            detail,
+        };
+        let config = match news.head {
+            None => None,
+            Some(Heard::Gone) => {
+                let detail = "its head is gone, but `system` still names it; serving what was";
+                faults.push(fault("regressed", detail.into()));
+                None
+            }
+            Some(Heard::Unreadable(detail)) => {
+                faults.push(fault("version-unreadable", detail));
+                None
+            }
+            Some(Heard::Head(head)) => {
+                match self.config(org, old, head, news.delta, &mut faults).await {
+                    Ok(config) => config,
+                    Err(LoadError::Store(error)) => return Err(error),
+                    Err(error) => {
+                        faults.push(fault("version-unreadable", error.to_string()));
+                        None
+                    }
+                }
+            }
+        };
+        let Some(config) = config.or_else(|| old.map(|old| Arc::clone(&old.config))) else {
+            return Ok(Outcome {
+                state: None,
+                faults,
+                standing,
+            });
+        };
+        let retired = retired(&config, old, news.retired);
+        let sealed = self.sealed(&config, old, &mut faults).await?;
+        let same = old.filter(|old| {
+            Arc::ptr_eq(&old.config, &config)
+                && Arc::ptr_eq(&old.sealed, &sealed)
+                && Arc::ptr_eq(&old.retired, &retired)
+        });
+        let state = match same {
+            Some(old) => Arc::clone(old),
+            None => Arc::new(OrgState {
+                config,
+                sealed,
+                retired,
+            }),
+        };
+        Ok(Outcome {
+            state: Some(state),
+            faults,
+            standing,
+        })
+    }
+
+    /// The version that a head names, by delta where one leads there; `None` keeps the old one.
+    async fn config(
+        self,
+        org: OrgId,
+        old: Option<&Arc<OrgState>>,
+        head: Head,
+        delta: Option<KeyValue>,
+        faults: &mut Vec<Fault>,
+    ) -> Result<Option<Arc<OrgConfig>>, LoadError> {
+        let old = old.map(|old| &*old.config);
+        if let Some(old) = old {
+            if old.head == head {
+                return Ok(None);
+            }
+            if !self.descends(org, &old.head, &head).await? {
+                faults.push(Fault {
+                    org: Some(org),
+                    object: None,
+                    code: "regressed",
+                    detail: format!(
+                        "version {} ({}) in the store does not descend from version {} ({}) that \
+                         is served",
+                        head.n, head.hash, old.head.n, old.head.hash
+                    ),
+                });
+                return Ok(None);
+            }
+            let delta = delta.and_then(|pair| serde_json::from_slice::<Delta>(&pair.value).ok());
+            if let Some(config) = delta.and_then(|delta| tree::apply_delta(old, &head, &delta)) {
+                return Ok(Some(Arc::new(config)));
+            }
+        }
+        let loaded = load::version(self.store, org, head, old).await?;
+        faults.extend(loaded.faults);
+        Ok(Some(Arc::new(loaded.config)))
+    }
+
+    /// Whether `new` was made from `old`, by one step or several.
+    ///
+    /// A store's own history is one line, since every head is written on a compare with the one
+    /// before. So `old` is an ancestor exactly if this store's record of its number is `old`. A
+    /// higher epoch was opened by a person and is followed.
+    async fn descends(self, org: OrgId, old: &Head, new: &Head) -> Result<bool, StoreError> {
+        if new.parent == Some(old.hash) {
+            return Ok(true);
+        }
+        if new.epoch != old.epoch {
+            return Ok(new.epoch > old.epoch);
+        }
+        if new.n <= old.n {
+            return Ok(false);
+        }
+        let record = self.store.get(&keys::version(org, old.n)).await?.value;
+        let record = record.and_then(|p| serde_json::from_slice::<VersionRecord>(&p.value).ok());
+        Ok(record.is_some_and(|record| record.head.hash == old.hash))
+    }
+
+    /// The sealed values that a version names; those that are known are not read again.
+    async fn sealed(
+        self,
+        config: &OrgConfig,
+        old: Option<&Arc<OrgState>>,
+        faults: &mut Vec<Fault>,
+    ) -> Result<Arc<SealedValues>, StoreError> {
+        let known = |key: &(CredentialId, String)| old.and_then(|old| old.sealed.get(key));
+        let mut values = SealedValues::new();
+        let mut missing = Vec::new();
+        for key in sealed_names(config) {
+            match known(&key) {
+                Some(value) => {
+                    values.insert(key, Arc::clone(value));
+                }
+                None => missing.push(key),
+            }
+        }
+        let read: Vec<_> = futures_util::stream::iter(missing)
+            .map(|(credential, seal_id)| async move {
+                let key = keys::secret(config.org, credential, &seal_id, self.region);
+                let pair = self.store.get(&key).await?.value;
+                Ok::<_, StoreError>((credential, seal_id, pair))
+            })
+            .buffer_unordered(SECRETS_AT_ONCE)
+            .try_collect()
+            .await?;
+        for (credential, seal_id, pair) in read {
+            let parsed = pair.map(|pair| serde_json::from_slice::<Sealed>(&pair.value));
+            let (code, detail) = match parsed {
+                Some(Ok(value)) => {
+                    values.insert((credential, seal_id), Arc::new(value));
+                    continue;
+                }
+                Some(Err(error)) => ("secret-unreadable", error.to_string()),
+                None => (
+                    "secret-missing",
+                    "no sealed value in this region".to_owned(),
+                ),
+            };
+            let object = Some(ObjectId::Credential(credential));
+            faults.push(Fault {
+                org: Some(config.org),
+                object,
+                code,
+                detail,
+            });
+        }
+        match old.filter(|old| *old.sealed == values) {
+            Some(old) => Ok(Arc::clone(&old.sealed)),
+            None => Ok(Arc::new(values)),
+        }
+    }
+}
+
+fn sealed_names(config: &OrgConfig) -> impl Iterator<Item = (CredentialId, String)> + '_ {
+    config
+        .objects
+        .iter()
+        .filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Credential(id), Body::Credential(stored))
+                if stored.credential.kind == CredentialKind::Target =>
+            {
+                Some((*id, stored.secret.as_ref()?.seal_id.clone()?))
+            }
+            _ => None,
+        })
+}
+
+/// The facts after the news. They only rise: an older fact in a restored store changes nothing,
+/// and a deleted one is dropped only with its credential.
+fn retired(
+    config: &OrgConfig,
+    old: Option<&Arc<OrgState>>,
+    news: BTreeMap<CredentialId, Option<Retired>>,
+) -> Arc<BTreeMap<CredentialId, Retired>> {
+    let mut facts = old
+        .map(|old| BTreeMap::clone(&old.retired))
+        .unwrap_or_default();
+    for (credential, fact) in news {
+        match (fact, facts.get(&credential)) {
+            (Some(fact), Some(known)) => {
+                let merged = known.clone().merge(fact);
+                facts.insert(credential, merged);
+            }
+            (Some(fact), None) => {
+                facts.insert(credential, fact);
+            }
+            (None, _) if config.credential(credential).is_none() => {
+                facts.remove(&credential);
+            }
+            (None, _) => {}
+        }
+    }
+    match old.filter(|old| *old.retired == facts) {
+        Some(old) => Arc::clone(&old.retired),
+        None => Arc::new(facts),
+    }
+}

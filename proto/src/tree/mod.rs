@@ -1,0 +1,206 @@
+//! An organisation's configuration as a numbered, immutable, content-addressed version.
+//!
+//! Objects are packed into *leaves* by the hash of their id; a *root* lists the leaves; the *head*
+//! names the root and the version before it. [`apply`] turns a version and operations into the
+//! objects of the next one or into every problem at once; [`Draft::commit`] packs it. Nothing
+//! here does IO: reading is `store::load`, writing is control's `publish`.
+
+mod apply;
+mod draft;
+mod hash;
+mod operation;
+mod pack;
+mod read;
+mod references;
+mod roles;
+mod scopes;
+mod secrets;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::apply::{OBJECT_BYTES_MAX, OBJECTS_MAX, apply};
+pub use self::draft::{Delta, Draft, Packed, Retirement, apply_delta};
+pub use self::hash::{Hash, HashError};
+pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
+pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
+pub use self::read::{ReadLeaf, assemble, parse_line};
+use crate::id::{CredentialId, OrgId, ProxyId, TargetId};
+use crate::object::{Body, Object, ObjectId, StoredCredential};
+use crate::proxy::Proxy;
+use crate::target::Target;
+use crate::version::{Epoch, Generation};
+
+/// The organisation `system` has a fixed id: two controls that start at once, or two regions,
+/// must not make two of them.
+pub const SYSTEM_ORG: OrgId = OrgId::from_bits(0);
+
+/// The one root that exists while there is one region.
+pub const EVERYWHERE: &str = "*";
+
+/// A head's largest size in the store, in bytes.
+pub const HEAD_BYTES_MAX: usize = 1024;
+
+/// What names a version: where its content is and which version it follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// The history that the version belongs to.
+    pub epoch: Epoch,
+    /// Its number, one more than its parent's.
+    pub n: u64,
+    /// Its name: the hash of every other field.
+    pub hash: Hash,
+    /// The version it was made from; absent for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Hash>,
+    /// The sweep counter (`gc/{org}`) that the publisher saw.
+    pub gc: u64,
+    /// Random, so that two publishers never make the same version of the same content.
+    pub salt: String,
+    /// The hash of the root of each region.
+    pub roots: BTreeMap<String, Hash>,
+}
+
+impl Head {
+    fn expected_hash(&self) -> Hash {
+        let mut content = b"requestrocket version 1\n".to_vec();
+        let parent = self.parent.map(|hash| hash.to_string()).unwrap_or_default();
+        let Epoch { counter, region } = &self.epoch;
+        for part in [
+            counter.to_string(),
+            region.clone(),
+            self.n.to_string(),
+            parent,
+            self.gc.to_string(),
+            self.salt.clone(),
+        ]
+        .into_iter()
+        .chain(
+            self.roots
+                .iter()
+                .flat_map(|(region, hash)| [region.clone(), hash.to_string()]),
+        ) {
+            content.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            content.extend_from_slice(part.as_bytes());
+        }
+        Hash::of(&content)
+    }
+
+    /// Whether the hash is that of the other fields.
+    pub fn is_genuine(&self) -> bool {
+        self.hash == self.expected_hash()
+    }
+
+    /// The version as the name of a secret that it sets.
+    pub fn generation(&self) -> Generation {
+        Generation {
+            epoch: self.epoch.clone(),
+            n: self.n,
+        }
+    }
+
+    /// The head as the store holds it.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Texts and numbers only: serialising into memory cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// A head as read from the store.
+    ///
+    /// # Errors
+    /// It is not a head, or its hash is not that of its fields.
+    pub fn parse(json: &[u8]) -> Result<Self, TreeError> {
+        let head: Self = serde_json::from_slice(json)
+            .map_err(|error| TreeError::Malformed("head", error.to_string()))?;
+        if head.is_genuine() {
+            Ok(head)
+        } else {
+            Err(TreeError::WrongHash("head", head.hash))
+        }
+    }
+}
+
+/// What a version's record (`versions/{org}/{n}`) keeps of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionRecord {
+    /// The version.
+    pub head: Head,
+    /// When it was published.
+    pub at: jiff::Timestamp,
+    /// Who published it: an API token's id, or a word such as `bootstrap`.
+    pub author: String,
+    /// How many objects it created, changed or deleted.
+    pub changes: u64,
+    /// The first of them (at most [`VERSION_CHANGED_MAX`]).
+    pub changed: Vec<ObjectId>,
+}
+
+/// Most ids that a version's record lists.
+pub const VERSION_CHANGED_MAX: usize = 100;
+
+/// One version of an organisation's configuration, whole.
+#[derive(Clone, Debug)]
+pub struct OrgConfig {
+    /// The organisation.
+    pub org: OrgId,
+    /// The version.
+    pub head: Head,
+    /// Its objects. An object that did not change is the same `Arc` as in the version before.
+    pub objects: BTreeMap<ObjectId, Arc<Object>>,
+    /// Where each object stands in the tree.
+    layout: pack::Layout,
+}
+
+impl OrgConfig {
+    /// An object by id.
+    pub fn object(&self, id: ObjectId) -> Option<&Arc<Object>> {
+        self.objects.get(&id)
+    }
+
+    /// A target by id.
+    pub fn target(&self, id: TargetId) -> Option<&Target> {
+        target_in(&self.objects, id)
+    }
+
+    /// A credential by id.
+    pub fn credential(&self, id: CredentialId) -> Option<&StoredCredential> {
+        credential_in(&self.objects, id)
+    }
+
+    /// A proxy by id.
+    pub fn proxy(&self, id: ProxyId) -> Option<&Proxy> {
+        match &self.objects.get(&ObjectId::Proxy(id))?.body {
+            Body::Proxy(proxy) => Some(proxy),
+            _ => None,
+        }
+    }
+
+    /// The hashes of every leaf and of the root.
+    pub fn reaches(&self) -> impl Iterator<Item = Hash> + '_ {
+        self.layout.hashes()
+    }
+}
+
+/// The objects of one version.
+pub type Objects = BTreeMap<ObjectId, Arc<Object>>;
+
+fn target_in(objects: &Objects, id: TargetId) -> Option<&Target> {
+    match &objects.get(&ObjectId::Target(id))?.body {
+        Body::Target(target) => Some(target),
+        _ => None,
+    }
+}
+
+fn credential_in(objects: &Objects, id: CredentialId) -> Option<&StoredCredential> {
+    match &objects.get(&ObjectId::Credential(id))?.body {
+        Body::Credential(stored) => Some(stored),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,328 @@
+//! What objects need of each other: names that exist, names that are unique, secrets that stay
+//! within their hosts, roles that reach.
+//!
+//! Judged on the finished draft, so the order of a publish's operations does not matter; again on
+//! every new head after a lost race, so that no dangling name is ever committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::operation::{ApplyError, Context};
+use super::{Objects, credential_in, roles, scopes, target_in};
+use crate::credential::{AuthType, Credential, CredentialKind};
+use crate::hosts::Origin;
+use crate::id::{CredentialId, ProxyId};
+use crate::object::{Body, Object, ObjectId};
+use crate::problem::Problem;
+use crate::proxy::Proxy;
+use crate::target::{BaseUrl, Target};
+
+/// Most users that a refusal names.
+const USERS_NAMED_MAX: usize = 100;
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Judged {
+    /// Faults, each with the operation that caused it.
+    pub problems: Vec<(usize, Problem)>,
+    /// What the role does not reach.
+    pub forbidden: Vec<(usize, Problem)>,
+    /// The first taken name or object in use.
+    pub conflict: Option<ApplyError>,
+}
+
+/// Fills what was not given, where it depends on other objects too.
+pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = &'a ObjectId>) {
+    for id in touched {
+        let Some(object) = objects.get(id) else {
+            continue;
+        };
+        let mut body = object.body.clone();
+        match &mut body {
+            Body::Org(org) => org.complete(),
+            Body::Target(target) => target.complete(),
+            Body::Credential(stored) => stored.credential.complete(),
+            Body::Proxy(proxy) if proxy.name.is_empty() => {
+                let target = target_in(objects, proxy.target_id).map(|target| target.name.clone());
+                // Without a target the proxy is refused for that, not for its name too.
+                let name = proxy.alias.clone().or(target);
+                proxy.name = name.unwrap_or_else(|| "proxy".to_owned());
+            }
+            Body::Rule(rule) => rule.spec.id = id.to_string(),
+            Body::Filter(filter) => filter.spec.id = id.to_string(),
+            Body::Token(_) | Body::Proxy(_) => {}
+        }
+        if body != object.body {
+            let object = Object {
+                body,
+                ..Object::clone(object)
+            };
+            objects.insert(*id, Arc::new(object));
+        }
+    }
+}
+
+/// Judges the touched objects of a draft and everything that names them.
+pub(super) fn judge(
+    before: &Objects,
+    objects: &Objects,
+    touched: &BTreeMap<ObjectId, usize>,
+    context: &Context<'_>,
+    judged: &mut Judged,
+) {
+    for (id, at) in touched {
+        let (old, new) = (before.get(id), objects.get(id));
+        if let Some(object) = new {
+            let found = body_problems(objects, &object.body, context);
+            let found = found.into_iter().map(|problem| (*at, problem));
+            judged.problems.extend(found);
+        }
+        let needed = roles::beyond(before, objects, old, new, context.role);
+        judged
+            .forbidden
+            .extend(needed.into_iter().map(|problem| (*at, problem)));
+    }
+    scopes::judge(objects, touched, &mut judged.problems);
+    for (id, proxy) in proxies(objects) {
+        if !touched.contains_key(&ObjectId::Proxy(id)) {
+            judge_dependent(objects, touched, id, proxy, judged);
+        }
+    }
+    judged.conflict = taken(objects, touched).or_else(|| in_use(objects, touched));
+}
+
+fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<Problem> {
+    let mut problems = body.validate();
+    match body {
+        Body::Target(target) => problems.extend(context.policy.judge(target)),
+        Body::Proxy(proxy) => problems.extend(proxy_problems(objects, proxy)),
+        _ => {}
+    }
+    problems
+}
+
+fn proxies(objects: &Objects) -> impl Iterator<Item = (ProxyId, &Proxy)> {
+    let first = ObjectId::Proxy(ProxyId::from_bits(0));
+    let last = ObjectId::Proxy(ProxyId::from_bits(u128::MAX));
+    objects
+        .range(first..=last)
+        .filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Proxy(id), Body::Proxy(proxy)) => Some((*id, proxy)),
+            _ => None,
+        })
+}
+
+/// Every problem of what a proxy names.
+fn proxy_problems(objects: &Objects, proxy: &Proxy) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (at, id) in proxy.proxy_credential_ids.iter().enumerate() {
+        let pointer = format!("/proxy_credential_ids/{at}");
+        let found = credential_of(objects, *id, CredentialKind::Proxy, pointer, &mut problems);
+        if found.is_some_and(|found| found.auth_type == AuthType::None) && !proxy.acknowledge_open {
+            let detail = format!("{id} lets anybody call; set `acknowledge_open` if that is meant");
+            problems.push(Problem::new("/acknowledge_open", "open-proxy", detail));
+        }
+    }
+    let target = target_in(objects, proxy.target_id);
+    if target.is_none() {
+        let detail = format!("target {} does not exist", proxy.target_id);
+        problems.push(Problem::new("/target_id", "unknown-target", detail));
+    }
+    let Some(id) = proxy.target_credential_id else {
+        return problems;
+    };
+    let pointer = "/target_credential_id".to_owned();
+    let kind = CredentialKind::Target;
+    let Some(credential) = credential_of(objects, id, kind, pointer, &mut problems) else {
+        return problems;
+    };
+    if let Some(outside) = target.and_then(|target| outside_hosts(target, credential)) {
+        let detail = format!(
+            "{id} may be sent to {} only, and {} is {outside}",
+            hosts(credential),
+            proxy.target_id,
+        );
+        for pointer in ["/target_id", "/target_credential_id"] {
+            problems.push(Problem::new(pointer, "credential-host", detail.clone()));
+        }
+    }
+    for at in set_by_both(proxy, credential) {
+        let detail = format!("target credential {id} sets this header itself");
+        let pointer = format!("/forward_caller_headers/{at}");
+        problems.push(Problem::new(pointer, "header-injected", detail));
+    }
+    problems
+}
+
+fn credential_of<'a>(
+    objects: &'a Objects,
+    id: CredentialId,
+    kind: CredentialKind,
+    pointer: String,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a Credential> {
+    let Some(stored) = credential_in(objects, id) else {
+        let detail = format!("credential {id} does not exist");
+        problems.push(Problem::new(pointer, "unknown-credential", detail));
+        return None;
+    };
+    if stored.credential.kind != kind {
+        let detail = format!(
+            "{id} is a {} credential",
+            if kind == CredentialKind::Proxy {
+                "target"
+            } else {
+                "proxy"
+            }
+        );
+        problems.push(Problem::new(pointer, "credential-kind", detail));
+        return None;
+    }
+    Some(&stored.credential)
+}
+
+/// The target's origin, when the credential's secret may not be sent there.
+fn outside_hosts(target: &Target, credential: &Credential) -> Option<Origin> {
+    // A base URL that cannot be read is a problem of the target itself.
+    let origin = BaseUrl::parse(&target.base_url).ok()?.origin;
+    let covered = credential.hosts.iter().any(|host| host.matches(&origin));
+    (credential.has_secret() && !covered).then_some(origin)
+}
+
+fn hosts(credential: &Credential) -> String {
+    let hosts: Vec<String> = credential.hosts.iter().map(ToString::to_string).collect();
+    hosts.join(", ")
+}
+
+/// The header that a target credential puts its secret into. Headers of type `custom` are part
+/// of its sealed secret; `inject` overwrites them whatever a proxy says.
+fn injected_header(credential: &Credential) -> Option<&str> {
+    let settings = &credential.settings;
+    match credential.auth_type {
+        AuthType::ApiKey if settings.query.is_some() || settings.path.is_some() => None,
+        AuthType::ApiKey => Some(settings.header.as_deref().unwrap_or("x-api-key")),
+        AuthType::Bearer | AuthType::Basic | AuthType::Jwt => Some("authorization"),
+        AuthType::Custom | AuthType::None => None,
+    }
+}
+
+/// Which of the proxy's forwarded headers the credential sets too; `_` and `-` are one, as many
+/// upstreams read them.
+fn set_by_both(proxy: &Proxy, credential: &Credential) -> Vec<usize> {
+    let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
+    let Some(injected) = injected_header(credential).map(plain) else {
+        return Vec::new();
+    };
+    let names = proxy.forward_caller_headers.iter().enumerate();
+    names
+        .filter(|(_, name)| plain(name) == injected)
+        .map(|(at, _)| at)
+        .collect()
+}
+
+/// A proxy that did not change itself, but what it names may have.
+fn judge_dependent(
+    objects: &Objects,
+    touched: &BTreeMap<ObjectId, usize>,
+    id: ProxyId,
+    proxy: &Proxy,
+    judged: &mut Judged,
+) {
+    let Some(credential_id) = proxy.target_credential_id else {
+        return;
+    };
+    let (target_at, credential_at) = (
+        touched.get(&ObjectId::Target(proxy.target_id)),
+        touched.get(&ObjectId::Credential(credential_id)),
+    );
+    if target_at.is_none() && credential_at.is_none() {
+        return;
+    }
+    let (Some(target), Some(stored)) = (
+        target_in(objects, proxy.target_id),
+        credential_in(objects, credential_id),
+    ) else {
+        // Deleted: reported as in use.
+        return;
+    };
+    let credential = &stored.credential;
+    if let Some(outside) = outside_hosts(target, credential) {
+        let detail = format!(
+            "proxy {id} would send credential {credential_id} to {outside}; it may be sent to {} \
+             only",
+            hosts(credential)
+        );
+        let cause = target_at
+            .map(|at| (at, "/base_url"))
+            .or(credential_at.map(|at| (at, "/hosts")));
+        if let Some((at, pointer)) = cause {
+            let problem = Problem::new(pointer, "credential-host", detail);
+            judged.problems.push((*at, problem));
+        }
+    }
+    if let Some(at) = credential_at.filter(|_| !set_by_both(proxy, credential).is_empty()) {
+        let detail = format!("proxy {id} forwards the caller's header of this name");
+        judged.problems.push((
+            *at,
+            Problem::new("/settings/header", "header-injected", detail),
+        ));
+    }
+}
+
+/// The first name of a touched object that another object has.
+fn taken(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<ApplyError> {
+    let mut names: BTreeMap<(&str, &str), Vec<ObjectId>> = BTreeMap::new();
+    for (id, object) in objects {
+        let name = match &object.body {
+            Body::Org(org) => ("slug", org.slug.as_str()),
+            Body::Proxy(Proxy {
+                alias: Some(alias), ..
+            }) => ("alias", alias.as_str()),
+            _ => continue,
+        };
+        names.entry(name).or_default().push(*id);
+    }
+    names.into_iter().find_map(|((field, name), ids)| {
+        if ids.len() < 2 || !ids.iter().any(|id| touched.contains_key(id)) {
+            return None;
+        }
+        // Whoever did not ask for the name in this publish had it first.
+        let owner = ids
+            .iter()
+            .find(|id| !touched.contains_key(id))
+            .or(ids.first());
+        owner.map(|by| ApplyError::Taken {
+            what: format!("{field} `{name}`"),
+            by: *by,
+        })
+    })
+}
+
+/// The first deleted object that others still name.
+fn in_use(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<ApplyError> {
+    let gone: Vec<ObjectId> = touched
+        .keys()
+        .filter(|id| !objects.contains_key(id))
+        .copied()
+        .collect();
+    if gone.is_empty() {
+        return None;
+    }
+    let mut users: BTreeMap<ObjectId, Vec<ObjectId>> = BTreeMap::new();
+    for (proxy_id, proxy) in proxies(objects) {
+        let credentials = proxy
+            .proxy_credential_ids
+            .iter()
+            .chain(&proxy.target_credential_id);
+        let mut named: Vec<ObjectId> = credentials.map(|id| ObjectId::Credential(*id)).collect();
+        named.push(ObjectId::Target(proxy.target_id));
+        for id in named.into_iter().filter(|id| gone.contains(id)) {
+            let users = users.entry(id).or_default();
+            if users.len() < USERS_NAMED_MAX {
+                users.push(ObjectId::Proxy(proxy_id));
+            }
+        }
+    }
+    let (id, users) = users.into_iter().next()?;
+    Some(ApplyError::InUse { id, users })
+}

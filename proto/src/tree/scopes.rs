@@ -1,0 +1,63 @@
+//! Policy as a whole: what the rules and filters of one scope may be together.
+
+use std::collections::BTreeMap;
+
+use super::Objects;
+use crate::filter::FILTERS_PER_SCOPE_MAX;
+use crate::object::{Body, ObjectId};
+use crate::problem::Problem;
+use crate::rule::{Rule, RuleSet};
+use crate::target::Effect;
+
+/// Judges every scope that has a touched rule or filter; each problem with the operation that caused it.
+pub(super) fn judge(
+    objects: &Objects,
+    touched: &BTreeMap<ObjectId, usize>,
+    problems: &mut Vec<(usize, Problem)>,
+) {
+    let mut scopes: BTreeMap<ObjectId, usize> = BTreeMap::new();
+    for (id, at) in touched {
+        if let Some(parent) = objects.get(id).and_then(|object| object.body.parent()) {
+            scopes.insert(parent, *at);
+        }
+    }
+    for (parent, at) in &scopes {
+        if !is_scope(objects, *parent) {
+            let detail = format!("{parent} is no target, credential or proxy of this organisation");
+            problems.push((*at, Problem::new("/parent", "unknown-parent", detail)));
+            continue;
+        }
+        let found = together(objects, *parent);
+        problems.extend(found.into_iter().map(|problem| (*at, problem)));
+    }
+}
+
+/// What is wrong with a scope's policy although each part of it is right. Faults of single rules
+/// and filters are told with themselves.
+fn together(objects: &Objects, parent: ObjectId) -> Vec<Problem> {
+    let (mut rules, mut filters): (Vec<Rule>, usize) = (Vec::new(), 0);
+    for object in objects.values() {
+        match &object.body {
+            Body::Rule(rule) if rule.parent == parent => rules.push(rule.spec.clone()),
+            Body::Filter(filter) if filter.parent == parent => filters += 1,
+            _ => {}
+        }
+    }
+    let mut problems = RuleSet::compile(&rules, Effect::Allow)
+        .err()
+        .unwrap_or_default();
+    problems.retain(|problem| problem.pointer.is_empty());
+    if filters > FILTERS_PER_SCOPE_MAX {
+        let detail = format!("at most {FILTERS_PER_SCOPE_MAX} filters hang on one object");
+        problems.push(Problem::new("", "filters-too-many", detail));
+    }
+    problems
+}
+
+fn is_scope(objects: &Objects, id: ObjectId) -> bool {
+    let body = objects.get(&id).map(|object| &object.body);
+    matches!(
+        body,
+        Some(Body::Target(_) | Body::Credential(_) | Body::Proxy(_))
+    )
+}

@@ -1,0 +1,112 @@
+//! What operations do to the secrets of credentials: set, rotate, revoke, and the facts that
+//! follow from it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::apply::Work;
+use super::draft::Retirement;
+use super::operation::SecretChange;
+use crate::credential::{CredentialKind, SecretState};
+use crate::id::CredentialId;
+use crate::object::StoredCredential;
+use crate::problem::Problem;
+use crate::retired::NextRetired;
+use crate::seal::NewSecret;
+
+impl Work<'_> {
+    /// What an update makes of a credential's secret; `stored` still has the one of `was`.
+    pub(super) fn update_secret(
+        &mut self,
+        at: usize,
+        id: CredentialId,
+        was: &StoredCredential,
+        stored: &mut StoredCredential,
+        change: &SecretChange,
+    ) {
+        match change {
+            SecretChange::Keep => {
+                let (mut before, mut after) = (
+                    was.credential.hosts.clone(),
+                    stored.credential.hosts.clone(),
+                );
+                before.sort_unstable();
+                after.sort_unstable();
+                if before != after && was.credential.has_secret() {
+                    let detail = "the secret is bound to its hosts: give `secret` again to \
+                                  change them";
+                    self.report(at, [Problem::new("/hosts", "secret-required", detail)]);
+                }
+            }
+            SecretChange::Set { secret, old_until } => {
+                let overlap = old_until.filter(|until| {
+                    *until > self.context.now && was.credential.kind == CredentialKind::Proxy
+                });
+                self.retire(id, was, overlap);
+                let old = was.secret.clone().filter(|_| overlap.is_some());
+                stored.previous = old.into_iter().collect();
+                self.set_secret(at, id, stored, secret);
+            }
+            SecretChange::Revoke => {
+                self.retire(id, was, None);
+                self.draft.secrets.remove(&id);
+                (stored.secret, stored.previous) = (None, Vec::new());
+            }
+        }
+    }
+
+    pub(super) fn set_secret(
+        &mut self,
+        at: usize,
+        id: CredentialId,
+        stored: &mut StoredCredential,
+        secret: &Arc<NewSecret>,
+    ) {
+        if !stored.credential.has_secret() {
+            let detail = "type none holds no secret";
+            return self.report(at, [Problem::new("/secret", "not-applicable", detail)]);
+        }
+        let sealed = secret.seal_id.is_some() && secret.plaintext.is_some();
+        if sealed != (stored.credential.kind == CredentialKind::Target) {
+            let detail = "the secret was prepared for the other kind of credential";
+            return self.report(at, [Problem::new("/secret", "kind", detail)]);
+        }
+        stored.secret = Some(SecretState {
+            generation: self.generation.clone(),
+            digest: secret.digest.clone(),
+            seal_id: secret.seal_id.clone(),
+            issued: secret.issued,
+            hint: secret.hint.clone(),
+            set_at: self.context.now,
+        });
+        if sealed {
+            self.draft.secrets.insert(id, Arc::clone(secret));
+        }
+    }
+
+    /// Ends the secrets that a credential had in the parent: now, or at the overlap's end.
+    pub(super) fn retire(
+        &mut self,
+        id: CredentialId,
+        was: &StoredCredential,
+        overlap: Option<Timestamp>,
+    ) {
+        let states = was.secret.iter().chain(&was.previous);
+        let named = states.filter_map(|state| state.seal_id.clone());
+        self.draft
+            .unsealed
+            .extend(named.map(|seal_id| (id, seal_id)));
+        let next = overlap.map(|from| NextRetired {
+            lowest: self.generation.clone(),
+            from,
+        });
+        let current = was.secret.as_ref().map(|state| state.generation.clone());
+        let floor = current
+            .filter(|_| next.is_some())
+            .unwrap_or(self.generation.clone());
+        self.draft
+            .retirements
+            .insert(id, Retirement { floor, next });
+    }
+}

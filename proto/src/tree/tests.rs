@@ -1,0 +1,872 @@
+//! Rows of what operations do to a configuration, and of how versions are packed and read.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::credential::{Credential, SecretInput};
+use crate::id::{FilterId, RuleId};
+use crate::object::Attached;
+use crate::org::{Org, Role};
+use crate::policy::Policy;
+use crate::problem::Problem;
+use crate::seal::{DigestKey, NewSecret};
+use crate::version::Epoch;
+
+const TARGET: u128 = 1;
+const CALLER: u128 = 2;
+const SECRET: u128 = 3;
+const PROXY: u128 = 4;
+const OPEN: u128 = 5;
+
+fn target(bits: u128) -> ObjectId {
+    ObjectId::Target(TargetId::from_bits(bits))
+}
+fn credential(bits: u128) -> ObjectId {
+    ObjectId::Credential(CredentialId::from_bits(bits))
+}
+fn proxy(bits: u128) -> ObjectId {
+    ObjectId::Proxy(ProxyId::from_bits(bits))
+}
+fn filter(bits: u128) -> ObjectId {
+    ObjectId::Filter(FilterId::from_bits(bits))
+}
+fn rule(bits: u128) -> ObjectId {
+    ObjectId::Rule(RuleId::from_bits(bits))
+}
+
+/// The body of an object from the JSON of its writable fields.
+fn body(id: ObjectId, fields: Value) -> Body {
+    let parse = |fields| serde_json::from_value(fields).unwrap();
+    match id {
+        ObjectId::Org(_) => Body::Org(serde_json::from_value::<Org>(fields).unwrap()),
+        ObjectId::Target(_) => Body::Target(serde_json::from_value(fields).unwrap()),
+        ObjectId::Credential(_) => Body::Credential(StoredCredential {
+            credential: parse(fields),
+            secret: None,
+            previous: vec![],
+        }),
+        ObjectId::Proxy(_) => Body::Proxy(serde_json::from_value(fields).unwrap()),
+        ObjectId::Rule(_) => Body::Rule(attached(&fields)),
+        ObjectId::Filter(_) => Body::Filter(attached(&fields)),
+        ObjectId::Token(_) => panic!("no token here"),
+    }
+}
+
+fn attached<T: serde::de::DeserializeOwned>(fields: &Value) -> Attached<T> {
+    let parent = serde_json::from_value(fields["parent"].clone()).unwrap();
+    let spec = serde_json::from_value(fields["spec"].clone()).unwrap();
+    Attached { parent, spec }
+}
+
+fn given(fields: &Value) -> Option<Arc<NewSecret>> {
+    let credential: Credential = serde_json::from_value(fields.clone()).ok()?;
+    let secret = Some("sk_live_0123456789abcdef".to_owned());
+    let mut input = SecretInput::default();
+    match fields["auth_type"].as_str()? {
+        "none" => return None,
+        "api_key" => input.key = secret,
+        _ => input.token = secret,
+    }
+    let key = DigestKey::from_bytes([7; 32]);
+    Some(Arc::new(NewSecret::prepare(&key, &credential, input)))
+}
+
+fn create(id: ObjectId, fields: Value) -> Operation {
+    let secret = given(&fields).filter(|_| matches!(id, ObjectId::Credential(_)));
+    Operation::Create {
+        id,
+        body: body(id, fields),
+        secret,
+    }
+}
+
+/// A merge of top-level fields into an object.
+fn patch(id: ObjectId, fields: Value) -> Operation {
+    patch_if(id, None, fields, SecretChange::Keep)
+}
+
+fn patch_if(
+    id: ObjectId,
+    precondition: Option<u64>,
+    fields: Value,
+    secret: SecretChange,
+) -> Operation {
+    let change: Change = Arc::new(move |old: &Body| {
+        let mut value = match old {
+            Body::Org(org) => serde_json::to_value(org),
+            Body::Target(target) => serde_json::to_value(target),
+            Body::Credential(stored) => serde_json::to_value(&stored.credential),
+            Body::Proxy(proxy) => serde_json::to_value(proxy),
+            Body::Rule(rule) => serde_json::to_value(rule),
+            Body::Filter(filter) => serde_json::to_value(filter),
+            Body::Token(_) => panic!("no token here"),
+        }
+        .unwrap();
+        for (key, new) in fields.as_object().unwrap() {
+            value[key] = new.clone();
+        }
+        Ok(body(id, value))
+    });
+    Operation::Update {
+        id,
+        precondition,
+        change,
+        secret,
+    }
+}
+
+fn delete(id: ObjectId) -> Operation {
+    Operation::Delete {
+        id,
+        precondition: None,
+    }
+}
+
+fn epoch() -> Epoch {
+    Epoch {
+        counter: 1,
+        region: "eu".into(),
+    }
+}
+
+fn at(second: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(second).unwrap()
+}
+
+fn try_apply(
+    parent: &OrgConfig,
+    operations: &[Operation],
+    role: Role,
+) -> Result<Draft, ApplyError> {
+    let policy = Policy {
+        allow_http: false,
+        allow_insecure_tls: false,
+    };
+    let now = at(1_000 + parent.head.n.cast_signed());
+    apply(
+        parent,
+        operations,
+        &Context {
+            now,
+            policy: &policy,
+            role,
+        },
+    )
+}
+
+fn next(parent: &OrgConfig, operations: &[Operation]) -> Packed {
+    let draft = try_apply(parent, operations, Role::Admin).unwrap();
+    draft.commit(parent, 0, "salt".into()).unwrap()
+}
+
+fn genesis() -> OrgConfig {
+    OrgConfig::genesis(OrgId::from_bits(9), epoch())
+}
+
+fn caller_fields() -> Value {
+    json!({"kind": "proxy", "auth_type": "api_key"})
+}
+
+fn secret_fields() -> Value {
+    json!({"kind": "target", "auth_type": "bearer", "hosts": ["api.example.com"]})
+}
+
+fn proxy_fields() -> Value {
+    json!({
+        "alias": "billing",
+        "proxy_credential_ids": [CredentialId::from_bits(CALLER)],
+        "target_id": TargetId::from_bits(TARGET),
+        "target_credential_id": CredentialId::from_bits(SECRET),
+    })
+}
+
+/// The quick path: target, both credentials, proxy.
+fn quick() -> Vec<Operation> {
+    vec![
+        create(proxy(PROXY), proxy_fields()),
+        create(
+            target(TARGET),
+            json!({"base_url": "https://api.example.com/v1"}),
+        ),
+        create(credential(CALLER), caller_fields()),
+        create(credential(SECRET), secret_fields()),
+        create(
+            credential(OPEN),
+            json!({"kind": "proxy", "auth_type": "none"}),
+        ),
+    ]
+}
+
+fn base() -> OrgConfig {
+    next(&genesis(), &quick()).config
+}
+
+/// Pointers and codes of what is wrong.
+fn refused(parent: &OrgConfig, operations: &[Operation]) -> Vec<String> {
+    let told = |problems: Vec<Problem>| -> Vec<String> {
+        problems
+            .iter()
+            .map(|p| format!("{} {}", p.pointer, p.code))
+            .collect()
+    };
+    match try_apply(parent, operations, Role::Admin) {
+        Err(ApplyError::Invalid(problems)) => told(problems),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_broken_reference_is_refused_with_its_pointer() {
+    let other = TargetId::from_bits(77);
+    let nobody = CredentialId::from_bits(88);
+    let (caller, secret) = (
+        CredentialId::from_bits(CALLER),
+        CredentialId::from_bits(SECRET),
+    );
+    let open = CredentialId::from_bits(OPEN);
+    for (fields, expected) in [
+        (
+            json!({"target_id": other}),
+            vec!["/target_id unknown-target"],
+        ),
+        (
+            json!({"proxy_credential_ids": [caller, nobody]}),
+            vec!["/proxy_credential_ids/1 unknown-credential"],
+        ),
+        (
+            json!({"proxy_credential_ids": [secret]}),
+            vec!["/proxy_credential_ids/0 credential-kind"],
+        ),
+        (
+            json!({"target_credential_id": nobody}),
+            vec!["/target_credential_id unknown-credential"],
+        ),
+        (
+            json!({"target_credential_id": caller}),
+            vec!["/target_credential_id credential-kind"],
+        ),
+        (
+            json!({"proxy_credential_ids": [open]}),
+            vec!["/acknowledge_open open-proxy"],
+        ),
+        (
+            json!({"forward_caller_headers": ["X-A", "Authorization"]}),
+            vec!["/forward_caller_headers/1 header-injected"],
+        ),
+        (
+            json!({"target_id": other, "proxy_credential_ids": [nobody]}),
+            vec![
+                "/proxy_credential_ids/0 unknown-credential",
+                "/target_id unknown-target",
+            ],
+        ),
+    ] {
+        assert_eq!(refused(&base(), &[patch(proxy(PROXY), fields)]), expected);
+    }
+    let acknowledged = json!({"proxy_credential_ids": [open], "acknowledge_open": true});
+    next(&base(), &[patch(proxy(PROXY), acknowledged)]);
+}
+
+#[test]
+fn a_secret_stays_within_its_hosts() {
+    let elsewhere = json!({"base_url": "https://m.example"});
+    for (operations, expected) in [
+        (
+            vec![patch(target(TARGET), elsewhere.clone())],
+            vec!["/base_url credential-host"],
+        ),
+        (
+            vec![patch(
+                target(TARGET),
+                json!({"base_url": "https://api.example.com:8443"}),
+            )],
+            vec!["/base_url credential-host"],
+        ),
+        (
+            vec![
+                create(target(77), elsewhere.clone()),
+                patch(proxy(PROXY), json!({"target_id": TargetId::from_bits(77)})),
+            ],
+            vec![
+                "/1/target_id credential-host",
+                "/1/target_credential_id credential-host",
+            ],
+        ),
+        (
+            vec![patch(credential(SECRET), json!({"hosts": ["m.example"]}))],
+            vec!["/hosts secret-required", "/hosts credential-host"],
+        ),
+        (
+            vec![patch(
+                credential(SECRET),
+                json!({"hosts": ["api.example.com", "m.example"]}),
+            )],
+            vec!["/hosts secret-required"],
+        ),
+    ] {
+        assert_eq!(refused(&base(), &operations), expected);
+    }
+    let error = try_apply(&base(), &[patch(target(TARGET), elsewhere)], Role::Admin).unwrap_err();
+    let ApplyError::Invalid(problems) = error else {
+        panic!("{error}")
+    };
+    for name in [proxy(PROXY), credential(SECRET)] {
+        assert!(
+            problems[0].detail.contains(&name.to_string()),
+            "{problems:?}"
+        );
+    }
+}
+
+#[test]
+fn hosts_change_only_together_with_the_secret() {
+    let set = || SecretChange::Set {
+        secret: given(&secret_fields()).unwrap(),
+        old_until: None,
+    };
+    let more = json!({"hosts": ["m.example", "api.example.com"]});
+    let draft = try_apply(
+        &base(),
+        &[patch_if(credential(SECRET), None, more, set())],
+        Role::Admin,
+    )
+    .unwrap();
+    let id = CredentialId::from_bits(SECRET);
+    assert!(
+        draft.secrets.contains_key(&id),
+        "the new secret is to be sealed"
+    );
+    assert_eq!(draft.unsealed.len(), 1, "the old seal is to be destroyed");
+    assert!(draft.retirements.contains_key(&id));
+    // The same hosts in another spelling are the same hosts.
+    let same = json!({"hosts": ["https://API.example.com:443"]});
+    next(&base(), &[patch(credential(SECRET), same)]);
+    let without = Operation::Create {
+        id: credential(50),
+        body: body(credential(50), secret_fields()),
+        secret: None,
+    };
+    assert_eq!(refused(&base(), &[without]), ["/secret required"]);
+}
+
+#[test]
+fn some_fields_never_change() {
+    let org = ObjectId::Org(OrgId::from_bits(60));
+    let parent = next(&base(), &[create(org, json!({"slug": "acme"}))]).config;
+    let wrong_kind: Change = Arc::new(|_| Ok(body(target(1), json!({"base_url": "https://a.b"}))));
+    for (operation, expected) in [
+        (
+            patch(credential(CALLER), json!({"auth_type": "bearer"})),
+            "/auth_type immutable",
+        ),
+        (
+            patch(credential(SECRET), json!({"kind": "proxy"})),
+            "/kind immutable",
+        ),
+        (patch(org, json!({"slug": "other"})), "/slug immutable"),
+        (
+            Operation::Update {
+                id: proxy(PROXY),
+                precondition: None,
+                change: wrong_kind,
+                secret: SecretChange::Keep,
+            },
+            " immutable",
+        ),
+    ] {
+        assert!(
+            refused(&parent, &[operation]).contains(&expected.to_owned()),
+            "{expected}"
+        );
+    }
+}
+
+#[test]
+fn the_operators_policy_and_the_objects_own_rules_count() {
+    let plain = json!({"base_url": "http://api.example.com", "allow_http": true});
+    assert_eq!(
+        refused(&genesis(), &[create(target(1), plain)]),
+        ["/base_url policy"]
+    );
+    let insecure = json!({"base_url": "https://a.example", "tls": {"insecure": true}});
+    assert_eq!(
+        refused(&genesis(), &[create(target(1), insecure)]),
+        ["/tls/insecure policy"]
+    );
+    let both = [
+        create(target(1), json!({"base_url": "nonsense", "name": "n"})),
+        create(target(2), json!({"base_url": "https://u:p@a.example"})),
+    ];
+    assert_eq!(
+        refused(&genesis(), &both),
+        [
+            "/0/base_url base-url",
+            "/1/base_url base-url",
+            "/1/name length"
+        ],
+        "all problems at once, each with its operation"
+    );
+}
+
+#[test]
+fn conflicts_are_told_by_kind() {
+    let parent = base();
+    let twice = create(proxy(50), proxy_fields());
+    let taken = |what: &str| ApplyError::Taken {
+        what: what.into(),
+        by: proxy(PROXY),
+    };
+    let stale = patch_if(
+        target(TARGET),
+        Some(7),
+        json!({"name": "x"}),
+        SecretChange::Keep,
+    );
+    for (operation, expected) in [
+        (delete(target(99)), ApplyError::NotFound(target(99))),
+        (
+            stale,
+            ApplyError::PreconditionFailed {
+                id: target(TARGET),
+                current: 1,
+            },
+        ),
+        (twice, taken("alias `billing`")),
+        (
+            delete(target(TARGET)),
+            ApplyError::InUse {
+                id: target(TARGET),
+                users: vec![proxy(PROXY)],
+            },
+        ),
+        (
+            delete(credential(CALLER)),
+            ApplyError::InUse {
+                id: credential(CALLER),
+                users: vec![proxy(PROXY)],
+            },
+        ),
+        (
+            delete(credential(SECRET)),
+            ApplyError::InUse {
+                id: credential(SECRET),
+                users: vec![proxy(PROXY)],
+            },
+        ),
+    ] {
+        assert_eq!(
+            try_apply(&parent, &[operation], Role::Admin).unwrap_err(),
+            expected
+        );
+    }
+    let slugs = [60, 61].map(|bits| {
+        create(
+            ObjectId::Org(OrgId::from_bits(bits)),
+            json!({"slug": "acme"}),
+        )
+    });
+    let error = try_apply(&parent, &slugs, Role::Admin).unwrap_err();
+    assert!(matches!(error, ApplyError::Taken { .. }), "{error}");
+    let all = [
+        delete(target(TARGET)),
+        delete(credential(SECRET)),
+        delete(proxy(PROXY)),
+    ];
+    assert!(
+        try_apply(&parent, &all, Role::Admin).is_ok(),
+        "their order does not matter"
+    );
+    let large = json!({"labels": {"a": "b"}, "base_url": "https://a.example", "pass_headers": [],
+        "tls": {"ca": format!("-----BEGIN CERTIFICATE-----{}", "x".repeat(60_000))}});
+    assert!(try_apply(&parent, &[create(target(50), large)], Role::Admin).is_ok());
+}
+
+#[test]
+fn what_does_not_change_keeps_its_version_and_its_arc() {
+    let parent = base();
+    let same = patch_if(target(TARGET), Some(1), json!({}), SecretChange::Keep);
+    let draft = try_apply(&parent, &[same], Role::Admin).unwrap();
+    assert!(draft.changed.is_empty());
+    let renamed = next(&parent, &[patch(target(TARGET), json!({"name": "new"}))]).config;
+    assert_eq!(renamed.objects[&target(TARGET)].version, 2);
+    assert_eq!(renamed.objects[&target(TARGET)].created_at, at(1_000));
+    assert_eq!(renamed.objects[&target(TARGET)].updated_at, at(1_001));
+    assert!(Arc::ptr_eq(
+        &renamed.objects[&proxy(PROXY)],
+        &parent.objects[&proxy(PROXY)]
+    ));
+    assert_eq!(
+        renamed.proxy(ProxyId::from_bits(PROXY)).unwrap().name,
+        "billing"
+    );
+    // A second operation on one object counts from the parent's version.
+    let twice = [
+        patch_if(
+            target(TARGET),
+            Some(1),
+            json!({"name": "a"}),
+            SecretChange::Keep,
+        ),
+        patch_if(
+            target(TARGET),
+            Some(1),
+            json!({"name": "b"}),
+            SecretChange::Keep,
+        ),
+    ];
+    assert!(try_apply(&parent, &twice, Role::Admin).is_ok());
+}
+
+#[test]
+fn rotation_keeps_one_old_secret_for_a_while_and_revocation_none() {
+    let id = CredentialId::from_bits(CALLER);
+    let rotate = |until: Option<i64>| {
+        let secret = given(&caller_fields()).unwrap();
+        let old_until = until.map(at);
+        patch_if(
+            credential(CALLER),
+            None,
+            json!({}),
+            SecretChange::Set { secret, old_until },
+        )
+    };
+    let step = |parent: &OrgConfig, operation: Operation, fact: Option<crate::retired::Retired>| {
+        let draft = try_apply(parent, &[operation], Role::Admin).unwrap();
+        let now = at(1_000 + parent.head.n.cast_signed());
+        let fact = draft.retirements[&id].raise(fact, now);
+        (draft.commit(parent, 0, String::new()).unwrap().config, fact)
+    };
+    let covered = |config: &OrgConfig, fact: &crate::retired::Retired, now: i64| -> Vec<bool> {
+        let stored = config.credential(id).unwrap();
+        let states = stored.secret.iter().chain(&stored.previous);
+        states
+            .map(|state| fact.covers(&state.generation, at(now)))
+            .collect()
+    };
+    let first = base();
+    let g1 = first
+        .credential(id)
+        .unwrap()
+        .secret
+        .clone()
+        .unwrap()
+        .generation;
+    let (second, fact) = step(&first, rotate(Some(5_000)), None);
+    assert_eq!(
+        covered(&second, &fact, 4_999),
+        [false, false],
+        "both are valid"
+    );
+    assert_eq!(
+        covered(&second, &fact, 5_000),
+        [false, true],
+        "the overlap ends"
+    );
+    let (third, fact) = step(&second, rotate(Some(6_000)), Some(fact));
+    assert_eq!(covered(&third, &fact, 4_000), [false, false]);
+    assert!(fact.covers(&g1, at(4_000)), "at most two at one time");
+    let (fourth, fact) = step(&third, rotate(None), Some(fact));
+    assert_eq!(
+        covered(&fourth, &fact, 4_000),
+        [false],
+        "no overlap, no old secret"
+    );
+    let revoke = patch_if(credential(CALLER), None, json!({}), SecretChange::Revoke);
+    let before = fourth
+        .credential(id)
+        .unwrap()
+        .secret
+        .clone()
+        .unwrap()
+        .generation;
+    let (fifth, fact) = step(&fourth, revoke, Some(fact));
+    assert!(fact.covers(&before, at(4_000)));
+    assert!(fifth.credential(id).unwrap().secret.is_none());
+}
+
+#[test]
+fn deletion_retires_and_names_what_is_to_be_destroyed() {
+    let draft = try_apply(
+        &base(),
+        &[delete(proxy(PROXY)), delete(credential(SECRET))],
+        Role::Admin,
+    )
+    .unwrap();
+    let id = CredentialId::from_bits(SECRET);
+    let fact = draft.retirements[&id].raise(None, at(0));
+    let was = base().credential(id).unwrap().secret.clone().unwrap();
+    assert!(fact.covers(&was.generation, at(0)));
+    assert_eq!(draft.unsealed, [(id, draft.unsealed[0].1.clone())]);
+}
+
+#[test]
+fn a_member_lifts_no_guardrail() {
+    let allow = json!({"parent": proxy(PROXY), "spec": {"effect": "deny"}});
+    let guard = json!({"parent": credential(SECRET), "spec": {"effect": "deny"}});
+    let parent = next(&base(), &[create(rule(1), guard.clone())]).config;
+    let unbound = json!({"proxy_credential_ids": [CredentialId::from_bits(CALLER)],
+        "target_id": TargetId::from_bits(TARGET)});
+    let mut bound = unbound.clone();
+    bound["target_credential_id"] = json!(CredentialId::from_bits(SECRET));
+    for (operation, allowed) in [
+        (patch(proxy(PROXY), json!({"active": false})), true),
+        (create(proxy(50), unbound), true),
+        (create(proxy(50), bound), false),
+        (create(credential(50), caller_fields()), true),
+        (create(credential(50), secret_fields()), false),
+        (create(rule(2), allow), true),
+        (create(rule(2), guard), false),
+        (delete(rule(1)), false),
+        (
+            patch(
+                rule(1),
+                json!({"spec": {"effect": "deny", "mode": "shadow"}}),
+            ),
+            false,
+        ),
+        (
+            patch(target(TARGET), json!({"default_rule_effect": "deny"})),
+            false,
+        ),
+        (
+            patch(credential(SECRET), json!({"use_by": "member"})),
+            false,
+        ),
+        (patch(proxy(PROXY), json!({"cookies": "pass"})), false),
+        (patch(proxy(PROXY), json!({"error_bodies": "pass"})), false),
+        (
+            patch(proxy(PROXY), json!({"forward_caller_headers": ["x-a"]})),
+            false,
+        ),
+        (delete(proxy(PROXY)), true),
+    ] {
+        let outcome = try_apply(&parent, std::slice::from_ref(&operation), Role::Member);
+        match (allowed, outcome) {
+            (true, Ok(_)) | (false, Err(ApplyError::Forbidden(_))) => {}
+            (_, outcome) => panic!("allowed: {allowed}, but {outcome:?}"),
+        }
+        assert!(!matches!(
+            try_apply(&parent, &[operation], Role::Admin),
+            Err(ApplyError::Forbidden(_))
+        ));
+    }
+    let viewer = [patch(proxy(PROXY), json!({"active": false}))];
+    let refused = try_apply(&parent, &viewer, Role::Viewer).unwrap_err();
+    assert!(matches!(refused, ApplyError::Forbidden(_)));
+    let by_member = next(
+        &parent,
+        &[patch(credential(SECRET), json!({"use_by": "member"}))],
+    );
+    let mut fields = proxy_fields();
+    fields["alias"] = Value::Null;
+    assert!(
+        try_apply(
+            &by_member.config,
+            &[create(proxy(50), fields)],
+            Role::Member
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn rules_hang_on_a_scope_and_go_with_it() {
+    let on = |parent: ObjectId| json!({"parent": parent, "spec": {"effect": "deny"}});
+    assert_eq!(
+        refused(&base(), &[create(rule(1), on(target(99)))]),
+        ["/parent unknown-parent"]
+    );
+    assert_eq!(
+        refused(&base(), &[create(rule(1), on(rule(2)))]),
+        ["/parent unknown-parent"]
+    );
+    let with = next(&base(), &[create(rule(1), on(proxy(PROXY)))]).config;
+    let Body::Rule(stored) = &with.objects[&rule(1)].body else {
+        panic!("a rule")
+    };
+    assert_eq!(
+        stored.spec.id,
+        rule(1).to_string(),
+        "a stored rule knows its id"
+    );
+    let moved = patch(rule(1), json!({"parent": target(TARGET)}));
+    assert!(refused(&with, &[moved]).contains(&"/parent immutable".to_owned()));
+    let gone = next(&with, &[delete(proxy(PROXY))]);
+    assert!(!gone.config.objects.contains_key(&rule(1)));
+    assert_eq!(gone.delta.deleted.len(), 2);
+    let destroy = json!({"parent": proxy(PROXY), "spec": {"op": "destroy", "paths": ["$.a"]}});
+    let many = |count: u128| -> Vec<Operation> {
+        (0..count)
+            .map(|bits| create(filter(bits), destroy.clone()))
+            .collect()
+    };
+    let filters = next(&with, &many(100)).config;
+    let Body::Filter(stored) = &filters.objects[&filter(1)].body else {
+        panic!("a filter")
+    };
+    assert_eq!(stored.spec.id, filter(1).to_string());
+    assert_eq!(refused(&with, &many(101)), ["/100 filters-too-many"]);
+    let rules: Vec<_> = (2..1_002)
+        .map(|bits| create(rule(bits), on(proxy(PROXY))))
+        .collect();
+    assert_eq!(refused(&with, &rules), ["/999 rules-too-many"]);
+    assert_eq!(
+        next(&filters, &[delete(proxy(PROXY))]).delta.deleted.len(),
+        102
+    );
+    let bad = json!({"parent": proxy(PROXY), "spec": {"effect": "deny", "path": {"pattern": "("}}});
+    let found = refused(&with, &[create(rule(2), bad)]);
+    assert!(found[0].starts_with("/path/pattern"), "{found:?}");
+}
+
+/// Everything of a version as a store would hold it.
+fn read_back(packed: &[&Packed]) -> OrgConfig {
+    let leaves: BTreeMap<Hash, Vec<u8>> = packed
+        .iter()
+        .flat_map(|packed| &packed.leaves)
+        .map(|leaf| (leaf.hash, unpack(leaf.hash, &leaf.packed).unwrap()))
+        .collect();
+    let config = &packed.last().unwrap().config;
+    let root = Root::parse(&leaves[&config.head.roots[EVERYWHERE]]).unwrap();
+    let (mut objects, mut read) = (Objects::new(), Vec::new());
+    for hash in root.leaves.values() {
+        let content = &leaves[hash];
+        let mut ids = Vec::new();
+        for line in content
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            let object = parse_line(line).unwrap();
+            ids.push(object.id);
+            objects.insert(object.id, Arc::new(object));
+        }
+        read.push(ReadLeaf {
+            hash: *hash,
+            bytes: content.len(),
+            ids,
+            damaged: false,
+        });
+    }
+    assemble(config.org, config.head.clone(), &root, objects, read, None)
+}
+
+#[test]
+fn a_version_reads_back_as_it_was_packed_whatever_its_history() {
+    let many = |range: std::ops::Range<u128>| -> Vec<Operation> {
+        let fields = |bits| json!({"base_url": format!("https://h{bits}.example"), "name": "n"});
+        range
+            .map(|bits| create(target(bits << 70), fields(bits)))
+            .collect()
+    };
+    let one = next(&genesis(), &many(1..1_500));
+    assert_eq!(read_back(&[&one]).objects, one.config.objects);
+    assert!(one.config.reaches().count() > 4, "several leaves");
+    for leaf in &one.leaves {
+        assert!(unpack(leaf.hash, &leaf.packed).unwrap().len() <= 64 * 1024);
+    }
+    // One object more is one leaf and one root more.
+    let two = next(&one.config, &many(1_500..1_501));
+    assert_eq!(two.leaves.len(), 2);
+    assert_eq!(read_back(&[&one, &two]).objects, two.config.objects);
+    // Back to few objects: the leaves join again, and equal content has equal roots.
+    let gone: Vec<Operation> = (10..1_501)
+        .map(|bits: u128| delete(target(bits << 70)))
+        .collect();
+    let three = next(&two.config, &gone);
+    assert_eq!(three.config.reaches().count(), 2, "one leaf and the root");
+    let direct = next(&genesis(), &many(1..10));
+    assert_eq!(direct.config.head.roots, three.config.head.roots);
+    assert_ne!(
+        direct.config.head.hash, three.config.head.hash,
+        "but is another version"
+    );
+}
+
+#[test]
+fn a_delta_leads_from_one_version_to_the_next_and_nowhere_else() {
+    let one = base();
+    let rename = [
+        patch(target(TARGET), json!({"name": "new"})),
+        delete(credential(OPEN)),
+    ];
+    let two = next(&one, &rename);
+    let applied = apply_delta(&one, &two.config.head, &two.delta).unwrap();
+    assert_eq!(applied.objects, two.config.objects);
+    assert!(Arc::ptr_eq(
+        &applied.objects[&proxy(PROXY)],
+        &one.objects[&proxy(PROXY)]
+    ));
+    assert!(
+        apply_delta(&genesis(), &two.config.head, &two.delta).is_none(),
+        "another parent"
+    );
+    let mut tampered = two.delta.clone();
+    tampered.changed.as_mut().unwrap()[0]["body"]["target"]["name"] = json!("evil");
+    assert!(apply_delta(&one, &two.config.head, &tampered).is_none());
+    let ca = format!("-----BEGIN CERTIFICATE-----{}", "x".repeat(40_000));
+    let large = next(&one, &[patch(target(TARGET), json!({"tls": {"ca": ca}}))]);
+    assert!(large.delta.changed.is_none(), "too large for a delta");
+    assert!(apply_delta(&one, &large.config.head, &large.delta).is_none());
+}
+
+#[test]
+fn heads_and_leaves_are_what_their_names_say() {
+    let packed = next(&base(), &[delete(credential(OPEN))]);
+    let head = packed.config.head.clone();
+    let json = head.to_json();
+    assert!(json.len() < 700, "{}", json.len());
+    assert_eq!(Head::parse(&json).unwrap(), head);
+    assert_eq!((head.n, head.parent), (2, Some(base_hash(&packed))));
+    for change in [
+        |head: &mut Head| head.n += 1,
+        |head: &mut Head| head.gc += 1,
+        |head: &mut Head| head.parent = None,
+        |head: &mut Head| head.salt.push('x'),
+        |head: &mut Head| head.epoch.counter += 1,
+        |head: &mut Head| {
+            head.roots.insert("us".into(), Hash::of(b"x"));
+        },
+    ] {
+        let mut altered = head.clone();
+        change(&mut altered);
+        assert!(Head::parse(&altered.to_json()).is_err());
+    }
+    let swept = packed.clone().with_gc(4);
+    assert!(swept.config.head.is_genuine() && swept.delta.to == swept.config.head.hash);
+    let leaf = &packed.leaves[0];
+    assert!(matches!(
+        unpack(Hash::of(b"x"), &leaf.packed),
+        Err(TreeError::WrongHash(..))
+    ));
+    assert!(matches!(
+        unpack(leaf.hash, b"nonsense"),
+        Err(TreeError::Malformed(..))
+    ));
+    let bomb = zstd::bulk::compress(&vec![0; 4 * LEAF_BYTES_MAX], 3).unwrap();
+    assert!(unpack(Hash::of(b"x"), &bomb).is_err(), "bounded");
+    let upper = leaf.hash.to_string().to_uppercase();
+    assert!(upper.parse::<Hash>().is_err() && "".parse::<Hash>().is_err());
+}
+
+fn base_hash(packed: &Packed) -> Hash {
+    packed.delta.from.unwrap()
+}
+
+#[test]
+fn a_lost_race_is_judged_again_on_the_new_head() {
+    let parent = base();
+    // One publisher deletes the target of another one's new proxy.
+    let free = next(
+        &parent,
+        &[create(target(70), json!({"base_url": "https://t.example"}))],
+    );
+    let names = json!({"proxy_credential_ids": [CredentialId::from_bits(CALLER)],
+        "target_id": TargetId::from_bits(70)});
+    let dangling = [create(proxy(50), names)];
+    assert!(try_apply(&free.config, &dangling, Role::Admin).is_ok());
+    let deleted = next(&free.config, &[delete(target(70))]);
+    assert_eq!(
+        refused(&deleted.config, &dangling),
+        ["/target_id unknown-target"]
+    );
+}

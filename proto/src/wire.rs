@@ -1,0 +1,257 @@
+//! The binary form of what our own processes send each other and spool to disk.
+//!
+//! Only this module names bincode. Its upstream ended (RUSTSEC-2025-0141), so it is boxed in: a
+//! frame says which format and schema its payload has, nothing is decoded above a limit, and no
+//! byte may be left over. Frames come from our own processes over an authenticated link or from
+//! our own files; what a caller, a target or a person can write is JSON.
+//!
+//! Messages are plain structs and enums without recursion: a recursive type overflows the stack on
+//! hostile input, which no limit prevents.
+//!
+//! A frame is, with numbers in network byte order:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | magic `RRW1` |
+//! | 1 | format version: 1 is bincode 2 with its standard configuration |
+//! | 2 | schema id of the message |
+//! | 4 | payload length |
+//! | … | payload |
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::record::Record;
+
+const MAGIC: [u8; 4] = *b"RRW1";
+/// Format 1: bincode 2.0.1, little endian, variable-length integers. Another codec becomes 2.
+const FORMAT: u8 = 1;
+/// Bytes before the payload.
+pub const HEAD_BYTES: usize = 11;
+/// Largest payload, in bytes. A batch of 1,000 records is about 0.5 MiB.
+pub const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A type that may travel in a frame.
+pub trait Message: Serialize + DeserializeOwned {
+    /// Names type and layout. A changed layout gets a new number; a number is never used again.
+    const SCHEMA: u16;
+}
+
+/// Records of finished requests, from a node to control and in a node's spool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RecordBatch {
+    /// The node that made them.
+    pub node: String,
+    /// Rises with every batch of that node's process, so that a repeated one is recognised.
+    pub sequence: u64,
+    /// Records that were lost since the batch before: the spool was full.
+    pub dropped: u64,
+    /// Oldest first.
+    pub records: Vec<Record>,
+}
+
+impl Message for RecordBatch {
+    const SCHEMA: u16 = 1;
+}
+
+/// Why bytes are not the frame that was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// Fewer bytes than the head or its length field says; a spool cut by a crash ends so.
+    #[error("the frame is cut: {have} of {need} bytes")]
+    Cut {
+        /// Bytes there are.
+        have: usize,
+        /// Bytes that are needed.
+        need: usize,
+    },
+    /// Not a frame of ours.
+    #[error("the bytes are not a frame")]
+    Magic,
+    /// Written by a newer program.
+    #[error("frame format {0} is not known; this program is older than what wrote it")]
+    Format(u8),
+    /// Another message, or another layout of it.
+    #[error("the frame holds schema {found}, expected {expected}")]
+    Schema {
+        /// In the frame.
+        found: u16,
+        /// What was asked for.
+        expected: u16,
+    },
+    /// The payload exceeds [`PAYLOAD_BYTES_MAX`].
+    #[error("the payload has {0} bytes, at most {PAYLOAD_BYTES_MAX} are allowed")]
+    TooLarge(usize),
+    /// The payload is not a value of the message's type.
+    #[error("the payload does not decode: {0}")]
+    Payload(String),
+}
+
+/// The frame that holds `message`.
+///
+/// # Errors
+/// The payload exceeds [`PAYLOAD_BYTES_MAX`], or the type has a shape that bincode cannot carry.
+pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, WireError> {
+    let payload = bincode::serde::encode_to_vec(message, bincode::config::standard())
+        .map_err(|error| WireError::Payload(error.to_string()))?;
+    let length = u32::try_from(payload.len())
+        .ok()
+        .filter(|_| payload.len() <= PAYLOAD_BYTES_MAX)
+        .ok_or(WireError::TooLarge(payload.len()))?;
+    let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
+    frame.extend_from_slice(&MAGIC);
+    frame.push(FORMAT);
+    frame.extend_from_slice(&M::SCHEMA.to_be_bytes());
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(&payload);
+    Ok(frame)
+}
+
+/// The length of the frame that begins with `bytes`, once its head is there.
+///
+/// # Errors
+/// The head is cut, is none of ours, or announces too much: nothing should be read then.
+pub fn frame_len(bytes: &[u8]) -> Result<usize, WireError> {
+    head(bytes).map(|head| HEAD_BYTES + head.length)
+}
+
+/// The message in a frame that `bytes` hold exactly.
+///
+/// # Errors
+/// See [`WireError`]; bytes that are left over are an error too.
+pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, WireError> {
+    let head = head(bytes)?;
+    if head.schema != M::SCHEMA {
+        return Err(WireError::Schema {
+            found: head.schema,
+            expected: M::SCHEMA,
+        });
+    }
+    let payload = bytes.get(HEAD_BYTES..).unwrap_or_default();
+    if payload.len() < head.length {
+        return Err(WireError::Cut {
+            have: bytes.len(),
+            need: HEAD_BYTES + head.length,
+        });
+    }
+    if payload.len() > head.length {
+        return Err(WireError::Payload("bytes follow the frame".into()));
+    }
+    // The limit bounds what is allocated while decoding; lengths inside are the sender's claim.
+    let config = bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
+    let (message, used) = bincode::serde::decode_from_slice::<M, _>(payload, config)
+        .map_err(|error| WireError::Payload(error.to_string()))?;
+    if used != payload.len() {
+        return Err(WireError::Payload("bytes follow the message".into()));
+    }
+    Ok(message)
+}
+
+struct Head {
+    schema: u16,
+    length: usize,
+}
+
+fn head(bytes: &[u8]) -> Result<Head, WireError> {
+    let Some((head, _)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
+        return Err(WireError::Cut {
+            have: bytes.len(),
+            need: HEAD_BYTES,
+        });
+    };
+    let [m0, m1, m2, m3, format, s0, s1, l0, l1, l2, l3] = *head;
+    if [m0, m1, m2, m3] != MAGIC {
+        return Err(WireError::Magic);
+    }
+    if format != FORMAT {
+        return Err(WireError::Format(format));
+    }
+    // A u32 always fits where this program runs (32 bits or more).
+    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+    if length > PAYLOAD_BYTES_MAX {
+        return Err(WireError::TooLarge(length));
+    }
+    Ok(Head {
+        schema: u16::from_be_bytes([s0, s1]),
+        length,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> RecordBatch {
+        RecordBatch {
+            node: "node-a".into(),
+            sequence: 300,
+            dropped: 1,
+            records: vec![crate::record::tests::full()],
+        }
+    }
+
+    /// Schema 1 as it left the first release. When this fails, the layout changed: give the
+    /// message a new schema number and keep decoding this one.
+    const GOLDEN: &str = include_str!("wire/record_batch_1.hex");
+
+    #[test]
+    fn schema_1_has_these_bytes() {
+        let frame = encode(&batch()).unwrap();
+        assert_eq!(hex::encode(&frame), GOLDEN.trim());
+        let golden = hex::decode(GOLDEN.trim()).unwrap();
+        assert_eq!(decode::<RecordBatch>(&golden).unwrap(), batch());
+    }
+
+    #[test]
+    fn every_way_to_be_wrong_is_refused() {
+        let good = encode(&batch()).unwrap();
+        assert_eq!(frame_len(&good).unwrap(), good.len());
+        let edited = |at: usize, byte: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            bytes
+        };
+        let check = |bytes: &[u8], expected: &str| {
+            let error = decode::<RecordBatch>(bytes).unwrap_err();
+            assert!(format!("{error:?}").starts_with(expected), "{error:?}");
+        };
+        check(&[], "Cut");
+        check(&good[..HEAD_BYTES - 1], "Cut");
+        check(&good[..good.len() - 1], "Cut");
+        check(&edited(0, b'X'), "Magic");
+        check(&edited(4, 2), "Format");
+        check(&edited(6, 9), "Schema");
+        check(&edited(7, 0xff), "TooLarge");
+        check(&[&good[..], &[0]].concat(), "Payload");
+        check(&edited(HEAD_BYTES, 0xfb), "Payload");
+        let mut longer = good.clone();
+        longer.push(0);
+        let length = (longer.len() - HEAD_BYTES) as u32;
+        longer[7..11].copy_from_slice(&length.to_be_bytes());
+        check(&longer, "Payload");
+    }
+
+    #[test]
+    fn a_claimed_length_allocates_nothing_beyond_the_limit() {
+        // node: "", sequence 0, dropped 0, then a list that claims 2^60 records.
+        let payload = [&[0u8, 0, 0, 253][..], &(1u64 << 60).to_le_bytes()].concat();
+        let mut frame = [&MAGIC[..], &[FORMAT], &RecordBatch::SCHEMA.to_be_bytes()].concat();
+        frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+        frame.extend_from_slice(&payload);
+        assert!(matches!(
+            decode::<RecordBatch>(&frame),
+            Err(WireError::Payload(_))
+        ));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
+            let mut frame = encode(&RecordBatch::default()).unwrap();
+            frame.truncate(HEAD_BYTES);
+            frame.extend_from_slice(&bytes);
+            frame[7..11].copy_from_slice(&(bytes.len() as u32).to_be_bytes());
+            let _ = decode::<RecordBatch>(&frame);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The first token: made once, or given by the operator.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use control::publish::{Author, Publish, Publisher};
+use proto::id::TokenId;
+use proto::object::{Body, ObjectId, StoredToken};
+use proto::org::{ApiToken, Role};
+use proto::seal::{self, Purpose};
+use proto::tree::{Operation, SYSTEM_ORG, SecretChange};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use crate::private_file;
+use crate::serve::CannotStart;
+use crate::settings::ControlSettings;
+
+/// The name of the bootstrap token's object in the organisation `system`.
+const NAME: &str = "bootstrap";
+/// Shortest token that an operator may give, in characters.
+const GIVEN_CHARS_MIN: usize = 32;
+
+/// What is known of the admin token after a start.
+pub struct AdminToken {
+    /// The token; absent when only its digest is left.
+    pub text: Option<Zeroizing<String>>,
+    /// Whether it was made just now.
+    pub fresh: bool,
+}
+
+/// The token that the operator gives, if one is given.
+///
+/// # Errors
+/// It is too short, or its file cannot be read.
+pub fn given(settings: &ControlSettings) -> anyhow::Result<Option<Zeroizing<String>>> {
+    let from_file = |path: &Path| -> anyhow::Result<Zeroizing<String>> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading the admin token from {}", path.display()))
+            .map_err(|error| CannotStart(format!("{error:#}")))?;
+        Ok(Zeroizing::new(text.trim().to_owned()))
+    };
+    let token = if let Ok(text) = std::env::var("REQUESTROCKET_ADMIN_TOKEN") {
+        Zeroizing::new(text)
+    } else if let Ok(path) = std::env::var("REQUESTROCKET_ADMIN_TOKEN_FILE") {
+        from_file(Path::new(&path))?
+    } else if let Some(text) = &settings.admin_token {
+        Zeroizing::new(text.clone())
+    } else if let Some(path) = &settings.admin_token_file {
+        from_file(path)?
+    } else {
+        return Ok(None);
+    };
+    ensure!(
+        token.chars().count() >= GIVEN_CHARS_MIN,
+        CannotStart(format!(
+            "the given admin token has fewer than {GIVEN_CHARS_MIN} characters; use a longer one"
+        ))
+    );
+    Ok(Some(token))
+}
+
+/// Makes sure that there is a bootstrap token, and that a given one is the one in force.
+///
+/// `file` keeps a made one, so that a later start still knows it.
+///
+/// # Errors
+/// The store or the file cannot be written.
+pub async fn admin_token(
+    publisher: &Publisher,
+    given: Option<Zeroizing<String>>,
+    file: &Path,
+) -> anyhow::Result<AdminToken> {
+    let system = publisher.load(SYSTEM_ORG).await?;
+    let known = system.objects.iter().find_map(|(id, object)| match (id, &object.body) {
+        (ObjectId::Token(id), Body::Token(stored)) if stored.token.name == NAME => {
+            Some((*id, stored.digest.clone()))
+        }
+        _ => None,
+    });
+    let kept = private_file::read(file)?.map(|text| Zeroizing::new(text.trim().to_owned()));
+    let digest = |token: &str| hex::encode(publisher.digest(Purpose::ApiToken, token.as_bytes()));
+    let (token, fresh) = match (given, kept, &known) {
+        (Some(given), _, _) => (given, false),
+        (None, Some(kept), Some((_, known))) if digest(&kept) == *known => (kept, false),
+        (None, _, Some(_)) => return Ok(AdminToken { text: None, fresh: false }),
+        (None, _, None) => (seal::issue_api_token(), true),
+    };
+    let wanted = digest(&token);
+    match known {
+        Some((_, known)) if known == wanted => {}
+        Some((id, _)) => replace(publisher, id, wanted).await?,
+        None => create(publisher, wanted).await?,
+    }
+    Ok(AdminToken { text: Some(token), fresh })
+}
+
+async fn create(publisher: &Publisher, digest: String) -> anyhow::Result<()> {
+    let token = ApiToken { name: NAME.into(), role: Role::Owner, expires_at: None };
+    let create = Operation::Create {
+        id: ObjectId::Token(TokenId::new()),
+        body: Body::Token(StoredToken { token, digest }),
+        secret: None,
+    };
+    publish(publisher, create).await
+}
+
+/// A token that the operator gives retires the one before it.
+async fn replace(publisher: &Publisher, id: TokenId, digest: String) -> anyhow::Result<()> {
+    let change = move |body: &Body| match body {
+        Body::Token(stored) => {
+            Ok(Body::Token(StoredToken { digest: digest.clone(), ..stored.clone() }))
+        }
+        other => Ok(other.clone()),
+    };
+    let update = Operation::Update {
+        id: ObjectId::Token(id),
+        precondition: None,
+        change: Arc::new(change),
+        secret: SecretChange::Keep,
+    };
+    publish(publisher, update).await
+}
+
+async fn publish(publisher: &Publisher, operation: Operation) -> anyhow::Result<()> {
+    let publish = Publish {
+        org: SYSTEM_ORG,
+        operations: vec![operation],
+        author: author(),
+        deadline: Instant::now() + Duration::from_secs(10),
+        idempotency: None,
+    };
+    publisher.publish(publish).await?;
+    Ok(())
+}
+
+/// Who makes what a start makes.
+pub fn author() -> Author {
+    Author { name: "bootstrap".to_owned(), role: Role::Owner }
+}

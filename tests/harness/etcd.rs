@@ -1,0 +1,250 @@
+//! Real etcd servers for tests: on free ports of the loopback interface, with data that goes away.
+//!
+//! A server is waited for by its health, stopped by its process id, and stopped when dropped.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longest wait for a server to become healthy, on a busy machine.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Another program may take a port between our choice and the server's start.
+const STARTS_MAX: usize = 5;
+
+/// The certificate files of a server that speaks TLS to its clients.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// PEM file of the server's certificate.
+    pub cert: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+}
+
+/// One member of a cluster; killed when dropped.
+pub struct EtcdServer {
+    name: String,
+    ports: Ports,
+    cluster: String,
+    tls: Option<ServerTls>,
+    extra: Vec<String>,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    client: u16,
+    peer: u16,
+    health: u16,
+}
+
+impl EtcdServer {
+    /// A cluster of one, healthy.
+    pub fn start() -> Self {
+        Self::start_with(None, &[])
+    }
+
+    /// A cluster of one with TLS or further command line arguments.
+    pub fn start_with(tls: Option<ServerTls>, extra: &[&str]) -> Self {
+        let mut servers = start_members(1, tls, extra);
+        servers.pop().expect("one member was started")
+    }
+
+    /// A healthy cluster.
+    pub fn start_cluster(members: usize) -> Vec<Self> {
+        start_members(members, None, &[])
+    }
+
+    /// Where clients connect: `http://127.0.0.1:port`.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        url(scheme, self.ports.client)
+    }
+
+    /// The server's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Kills the server without notice; its data stays.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a child can be killed");
+            child.wait().expect("a killed child ends");
+        }
+    }
+
+    /// Starts the server again on the same ports and data, and waits until it is healthy.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.spawn();
+        let healthy = self.wait_healthy();
+        assert!(healthy, "etcd does not come back, its log:\n{}", self.log());
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    fn spawn(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .expect("the log can be opened");
+        let spawned = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file handle can be doubled"))
+            .stderr(log)
+            .spawn();
+        self.child = Some(spawned.unwrap_or_else(|error| {
+            panic!("etcd cannot be started ({error}): run `make test`, which installs it")
+        }));
+    }
+
+    fn command(&self) -> Command {
+        let peer = url("http", self.ports.peer);
+        let client = self.endpoint();
+        let mut command = Command::new("etcd");
+        command
+            .arg("--data-dir")
+            .arg(self.dir.path().join("data"))
+            .args(["--name", &self.name])
+            .args(["--listen-client-urls", &client])
+            .args(["--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer])
+            .args(["--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &self.cluster])
+            .args(["--listen-metrics-urls", &url("http", self.ports.health)])
+            .args(["--logger", "zap"])
+            .args(&self.extra);
+        if let Some(tls) = &self.tls {
+            command
+                .arg("--cert-file")
+                .arg(&tls.cert)
+                .arg("--key-file")
+                .arg(&tls.key);
+        }
+        command
+    }
+
+    /// False when the server has ended instead.
+    fn wait_healthy(&mut self) -> bool {
+        let end = Instant::now() + HEALTHY_WITHIN;
+        while Instant::now() < end {
+            if is_healthy(self.ports.health) {
+                return true;
+            }
+            let child = self.child.as_mut().expect("the server was spawned");
+            if child.try_wait().expect("a child can be asked").is_some() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!(
+            "etcd is not healthy within {HEALTHY_WITHIN:?}, its log:\n{}",
+            self.log()
+        );
+    }
+}
+
+impl Drop for EtcdServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs `etcdctl` against a server, for what the store itself never does (users and roles).
+pub fn etcdctl(server: &EtcdServer, args: &[&str]) {
+    let output = Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", &server.endpoint()])
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("etcdctl cannot be started ({error}): run `make test`"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "etcdctl {args:?}: {text}");
+}
+
+/// The path of a file written into a directory.
+pub fn write_file(dir: &Path, name: &str, content: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, content).expect("a file can be written");
+    path
+}
+
+fn start_members(members: usize, tls: Option<ServerTls>, extra: &[&str]) -> Vec<EtcdServer> {
+    for _ in 0..STARTS_MAX {
+        let ports: Vec<Ports> = (0..members).map(|_| free_ports()).collect();
+        let name = |number: usize| format!("member{number}");
+        let cluster: Vec<String> = ports
+            .iter()
+            .enumerate()
+            .map(|(number, ports)| format!("{}={}", name(number), url("http", ports.peer)))
+            .collect();
+        let server = |(number, ports): (usize, &Ports)| EtcdServer {
+            name: name(number),
+            ports: *ports,
+            cluster: cluster.join(","),
+            tls: tls.clone(),
+            extra: extra.iter().map(ToString::to_string).collect(),
+            dir: TempDir::new().expect("a temporary directory can be made"),
+            child: None,
+        };
+        let mut servers: Vec<EtcdServer> = ports.iter().enumerate().map(server).collect();
+        servers.iter_mut().for_each(EtcdServer::spawn);
+        if servers.iter_mut().all(EtcdServer::wait_healthy) {
+            return servers;
+        }
+        let taken = servers
+            .iter()
+            .any(|server| server.log().contains("address already in use"));
+        let logs: Vec<String> = servers.iter().map(EtcdServer::log).collect();
+        assert!(taken, "etcd ended:\n{}", logs.join("\n"));
+    }
+    panic!("no free ports for etcd in {STARTS_MAX} attempts");
+}
+
+fn free_ports() -> Ports {
+    // Held together, so that they differ.
+    let listeners: [TcpListener; 3] = std::array::from_fn(|_| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has free ports")
+    });
+    let [client, peer, health] = listeners.each_ref().map(|listener| {
+        listener
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port()
+    });
+    Ports {
+        client,
+        peer,
+        health,
+    }
+}
+
+fn url(scheme: &str, port: u16) -> String {
+    format!("{scheme}://127.0.0.1:{port}")
+}
+
+fn is_healthy(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains("\"health\":\"true\""))
+}

@@ -1,0 +1,323 @@
+//! The contract on a real etcd, and what only a store behind a network has: restarts, dead, hung
+//! and wrong endpoints, users and certificates.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
+use proto::store::{Op, Store, StoreError, Txn};
+use tempfile::TempDir;
+
+use crate::etcd_server::{EtcdServer, ServerTls, etcdctl, write_file};
+use crate::runner::{Case, Trial, block_on};
+use crate::steps::{apply, check_refused, end, expect, get, next, put, revision, watch};
+
+/// The contract's cases on one server, each under a prefix of its own, then this store's own cases
+/// on servers of their own.
+pub fn trials(contract: Vec<Case>) -> Vec<Trial> {
+    let server: Arc<OnceLock<EtcdServer>> = Arc::default();
+    let mut trials: Vec<Trial> = contract
+        .into_iter()
+        .map(|case| {
+            let server = Arc::clone(&server);
+            Trial::new(format!("etcd::{}", case.name), move || {
+                let server = server.get_or_init(EtcdServer::start);
+                let mut options = EtcdOptions::new([server.endpoint()]);
+                options.prefix = format!("/{}/", case.name);
+                case.try_on(open(options));
+            })
+        })
+        .collect();
+    let own = |name: &str, run: fn()| Trial::new(format!("etcd::{name}"), run);
+    trials.extend([
+        own(
+            "a_watch_ends_when_its_server_does_and_calls_work_again",
+            restart,
+        ),
+        own("a_dead_endpoint_among_two_is_invisible", dead_endpoint),
+        own("a_hung_endpoint_is_left", hung_endpoint),
+        own("a_hung_server_leaves_a_write_unknown", hung_server),
+        own("a_member_that_dies_is_left_for_another", dead_member),
+        own("a_wrong_address_is_named", wrong_address),
+        own("a_wrong_password_is_named", wrong_password),
+        own("a_connection_is_encrypted_and_the_server_known", encrypted),
+        own("a_full_server_is_full", full),
+        own("two_prefixes_do_not_meet", prefixes),
+    ]);
+    trials
+}
+
+fn open(options: EtcdOptions) -> Arc<Etcd> {
+    Etcd::open(options).expect("the options can work")
+}
+
+fn open_at(endpoints: &[&str]) -> Arc<Etcd> {
+    open(EtcdOptions::new(endpoints.iter().copied()))
+}
+
+/// An address at which nothing listens.
+fn dead_address() -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    format!(
+        "http://{}",
+        listener
+            .local_addr()
+            .expect("a bound socket has an address")
+    )
+}
+
+fn signal(server: &EtcdServer, signal: &str) {
+    let pid = server.pid().expect("the server runs").to_string();
+    let sent = Command::new("kill")
+        .args([signal, &pid])
+        .status()
+        .expect("kill starts");
+    assert!(sent.success(), "the signal is sent");
+}
+
+fn write() -> Txn {
+    Txn {
+        ops: vec![Op::put("a", "1")],
+        ..Txn::default()
+    }
+}
+
+/// Waits for the server to answer again.
+async fn wait_until_answering(store: &dyn Store) {
+    while store.get("a").await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn restart() {
+    let mut server = EtcdServer::start();
+    block_on(async {
+        let store = open_at(&[&server.endpoint()]);
+        let at = put(&*store, "w/a", "1").await;
+        let mut broken = watch(&*store, "w/", at).await;
+        expect(&mut broken, at, &["w/a=1"]).await;
+        server.kill();
+        assert!(matches!(end(&mut broken).await, StoreError::Unavailable(_)));
+        check_refused(
+            "a read without a server",
+            "Unavailable",
+            store.get("w/a").await,
+        );
+        let write = store.txn(write()).await;
+        check_refused("a write that could not be sent", "Unavailable", write);
+        server.restart();
+        wait_until_answering(&*store).await;
+        assert_eq!(get(&*store, "w/a").await.mod_revision, at);
+        let mut again = watch(&*store, "w/", at.next()).await;
+        let next = put(&*store, "w/a", "2").await;
+        expect(&mut again, next, &["w/a=2"]).await;
+    });
+}
+
+fn dead_endpoint() {
+    let server = EtcdServer::start();
+    let (dead, alive) = (dead_address(), server.endpoint());
+    for endpoints in [[&*dead, &alive], [&*alive, &dead]] {
+        let store = open_at(&endpoints);
+        block_on(async {
+            for n in 0..20 {
+                put(&*store, "a", n.to_string()).await;
+                get(&*store, "a").await;
+                // Every call is made to begin at the other endpoint.
+                store.prefer_another();
+            }
+            store.prefer_another();
+            let from = revision(&*store).await;
+            next(&mut watch(&*store, "a", from).await).await;
+        });
+    }
+}
+
+fn hung_endpoint() {
+    let server = EtcdServer::start();
+    // Connections are taken by the kernel and never served.
+    let hung = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = hung.local_addr().expect("a bound socket has an address");
+    let endpoints = [format!("http://{address}"), server.endpoint()];
+    block_on(async {
+        let store = open(EtcdOptions::new(endpoints.clone()));
+        store
+            .get("a")
+            .await
+            .expect("a read is repeated at the other endpoint");
+        put(&*store, "a", "1").await;
+        let store = open(EtcdOptions::new(endpoints));
+        let write = store.txn(write()).await;
+        check_refused("a write is sent once", "OutcomeUnknown", write);
+        put(&*store, "a", "2").await;
+    });
+}
+
+fn hung_server() {
+    let server = EtcdServer::start();
+    block_on(async {
+        let store = open_at(&[&server.endpoint()]);
+        let at = put(&*store, "a", "1").await;
+        let mut broken = watch(&*store, "a", at.next()).await;
+        signal(&server, "-STOP");
+        let write = store.txn(write()).await;
+        check_refused("a write", "OutcomeUnknown", write);
+        check_refused("a read", "Unavailable", store.get("a").await);
+        let error = end(&mut broken).await;
+        assert!(
+            matches!(error, StoreError::Unavailable(_)),
+            "the silence is noticed: {error:?}"
+        );
+        signal(&server, "-CONT");
+        wait_until_answering(&*store).await;
+        get(&*store, "a").await;
+    });
+}
+
+fn dead_member() {
+    let mut members = EtcdServer::start_cluster(3);
+    block_on(async {
+        let store = open(EtcdOptions::new(members.iter().map(EtcdServer::endpoint)));
+        put(&*store, "a", "1").await;
+        members[0].kill();
+        wait_until_answering(&*store).await;
+        let at = apply(&*store, vec![]).await;
+        assert_eq!(get(&*store, "a").await.mod_revision, at);
+        // No quorum: the last member refuses instead of being silent.
+        members[1].kill();
+        check_refused("a read without quorum", "Unavailable", store.get("a").await);
+    });
+}
+
+fn wrong_address() {
+    let address = dead_address();
+    block_on(async {
+        let error = open_at(&[&address])
+            .get("a")
+            .await
+            .expect_err("nobody is there");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains(&address), "{error}");
+        let error = open_at(&["http://no-such-host.invalid:2379"])
+            .get("a")
+            .await;
+        check_refused("a name that does not exist", "Unavailable", error);
+    });
+    let refused = Etcd::open(EtcdOptions::new(["127.0.0.1:2379"])).map(|_| ());
+    check_refused("an address that is no URL", "Invalid", refused);
+    let refused = Etcd::open(EtcdOptions::new([""; 0])).map(|_| ());
+    check_refused("no address", "Invalid", refused);
+}
+
+fn wrong_password() {
+    let server = EtcdServer::start();
+    etcdctl(&server, &["user", "add", "root:right"]);
+    etcdctl(&server, &["user", "grant-role", "root", "root"]);
+    etcdctl(&server, &["auth", "enable"]);
+    let open_as = |password: Option<&str>| {
+        let mut options = EtcdOptions::new([server.endpoint()]);
+        options.user = password.map(|password| EtcdUser {
+            name: "root".into(),
+            password: password.into(),
+        });
+        open(options)
+    };
+    block_on(async {
+        put(&*open_as(Some("right")), "a", "1").await;
+        let check = async |password: Option<&str>, part: &str| {
+            let store = open_as(password);
+            for error in [
+                store
+                    .get("a")
+                    .await
+                    .map(|_| ())
+                    .expect_err("a read is refused"),
+                store
+                    .txn(write())
+                    .await
+                    .map(|_| ())
+                    .expect_err("a write is refused"),
+            ] {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+                assert!(error.to_string().contains(part), "{error}");
+            }
+        };
+        check(Some("wrong"), "password").await;
+        check(None, "password").await;
+    });
+}
+
+fn encrypted() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let made = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()]);
+    let made = made.expect("a certificate is made");
+    let cert = write_file(dir.path(), "cert.pem", &made.cert.pem());
+    let key = write_file(dir.path(), "key.pem", &made.signing_key.serialize_pem());
+    let server = EtcdServer::start_with(Some(ServerTls { cert, key }), &[]);
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".into()]);
+    let stranger = stranger.expect("a certificate is made").cert.pem();
+    let open_trusting = |ca_pem: String| {
+        let mut options = EtcdOptions::new([server.endpoint()]);
+        options.tls = Some(EtcdTls {
+            ca_pem,
+            identity_pem: None,
+            server_name: None,
+        });
+        open(options)
+    };
+    block_on(async {
+        put(&*open_trusting(made.cert.pem()), "a", "1").await;
+        let error = open_trusting(stranger)
+            .get("a")
+            .await
+            .expect_err("a stranger is not trusted");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+    });
+}
+
+fn full() {
+    let server = EtcdServer::start_with(None, &["--quota-backend-bytes", "2097152"]);
+    block_on(async {
+        let store = open_at(&[&server.endpoint()]);
+        let large = |n: i32| {
+            let ops = vec![Op::put(format!("large/{n}"), vec![7; 500_000])];
+            Txn {
+                ops,
+                ..Txn::default()
+            }
+        };
+        let mut n = 0;
+        let refused = loop {
+            n += 1;
+            match store.txn(large(n)).await {
+                Ok(_) => assert!(n < 100, "the server never is full"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, StoreError::Full(_)), "{refused:?}");
+        get(&*store, "large/1").await;
+    });
+}
+
+fn prefixes() {
+    let server = EtcdServer::start();
+    let open_under = |prefix: &str| {
+        let mut options = EtcdOptions::new([server.endpoint()]);
+        options.prefix = prefix.into();
+        open(options)
+    };
+    block_on(async {
+        let (one, other) = (open_under("/one/"), open_under("/one0/"));
+        let at = put(&*one, "a", "1").await;
+        assert!(crate::steps::is_absent(&*other, "a").await);
+        let mut watch = watch(&*other, "", at).await;
+        put(&*one, "a", "2").await;
+        let seen = put(&*other, "b", "1").await;
+        expect(&mut watch, seen, &["b=1"]).await;
+        etcdctl(&server, &["put", "/one0/c", "from outside"]);
+        assert_eq!(&get(&*other, "c").await.value[..], b"from outside");
+    });
+}
