@@ -89,9 +89,14 @@ fn odd_spellings(tree: &Value, text: &str) -> Vec<(usize, String)> {
     let mut numbers = Vec::new();
     collect_numbers(tree, &mut numbers);
     let placed = numbers.into_iter().zip(number_tokens(text)).enumerate();
-    let odd = placed.filter(|(_, (number, token))| number.to_string() != *token);
+    let odd = placed.filter(|(_, (number, token))| !is_printed_as(number, token));
     odd.map(|(place, (_, token))| (place, token.to_owned()))
         .collect()
+}
+
+fn is_printed_as(number: &Value, token: &str) -> bool {
+    let printed = number.to_string();
+    printed == token
 }
 
 /// The number tokens of a valid JSON text, in order: what begins a number outside of a string.

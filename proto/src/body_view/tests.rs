@@ -259,6 +259,8 @@ fn text_fields_of_multipart_are_a_flat_object() {
     unreadable(MULTIPART, latin, NotUtf8);
 }
 
+type Coder = fn(&[u8]) -> Vec<u8>;
+
 fn gzip(body: &[u8]) -> Vec<u8> {
     let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     writer.write_all(body).unwrap();
@@ -294,7 +296,7 @@ fn zstd(body: &[u8]) -> Vec<u8> {
 fn content_codings_are_decoded_one_member_at_a_time() {
     let json = br#"{"model":"o3-pro","text":"aaaa bbbb cccc"}"#;
     let text = String::from_utf8_lossy(json).into_owned();
-    let coders: [(&str, fn(&[u8]) -> Vec<u8>); 5] = [
+    let coders: [(&str, Coder); 5] = [
         ("gzip", gzip),
         ("X-Gzip", gzip),
         ("deflate", zlib),
@@ -368,11 +370,7 @@ fn content_codings_are_decoded_one_member_at_a_time() {
 #[test]
 fn bombs_are_cut_at_the_ratio_and_at_the_size() {
     let blank = |length: usize| vec![b' '; length];
-    for (coding, code) in [
-        ("gzip", gzip as fn(&[u8]) -> Vec<u8>),
-        ("br", brotli),
-        ("zstd", zstd),
-    ] {
+    for (coding, code) in [("gzip", gzip as Coder), ("br", brotli), ("zstd", zstd)] {
         assert_eq!(
             readings(JSON, coding, &code(&blank(60_000))),
             Err(RatioExceeded),

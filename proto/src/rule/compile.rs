@@ -307,8 +307,8 @@ impl Compiler {
 
     /// Compiles a pattern and counts it against the scope's limits, or reports it.
     ///
-    /// Over a limit nothing is compiled any more: large patterns take tens of milliseconds each, and
-    /// the scope is refused anyway.
+    /// Over a limit nothing is compiled any more: large patterns take tens of milliseconds each,
+    /// and the scope is refused anyway.
     fn charge(
         &mut self,
         compile: impl FnOnce() -> Result<Pattern, PatternProblem>,

@@ -154,7 +154,9 @@ impl<'s> Tally<'s> {
             return Decision::Denied { default: false };
         }
         let passes = self.allowed.is_some() || default_effect == Effect::Allow;
-        if self.deny_waits && (passes || self.allow_waits) || self.allow_waits && !passes {
+        // What passes can only be turned by a deny, what does not only by an allow.
+        let needs_body = if passes { self.deny_waits } else { self.allow_waits };
+        if needs_body {
             return Decision::NeedsBody;
         }
         match self.allowed {
