@@ -127,7 +127,7 @@ fn check_paths(pointer: &str, paths: &[String], op: Op, problems: &mut Vec<Probl
     }
     for (index, path) in paths.iter().enumerate() {
         if let Err(problem) = check_path(path, op) {
-            problems.push(problem.under(&format!("{pointer}/{index}")));
+            problems.push(problem.below(&format!("{pointer}/{index}")));
         }
     }
 }

@@ -119,7 +119,7 @@ impl FilterSet {
                 let found = filter.validate();
                 if !found.is_empty() {
                     let prefix = format!("/{name}/{index}");
-                    problems.extend(found.into_iter().map(|problem| problem.under(&prefix)));
+                    problems.extend(found.into_iter().map(|problem| problem.below(&prefix)));
                 } else if filter.direction == direction {
                     hash_filter(&mut hash, name, filter);
                     set.blanks_errors |= filter.op == Op::Retain && filter.error_retain.is_none();

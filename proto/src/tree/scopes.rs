@@ -49,7 +49,7 @@ fn together(objects: &Objects, parent: ObjectId) -> Vec<Problem> {
     problems.retain(|problem| problem.pointer.is_empty());
     if filters > FILTERS_PER_SCOPE_MAX {
         let detail = format!("at most {FILTERS_PER_SCOPE_MAX} filters hang on one object");
-        problems.push(Problem::new("", "filters-too-many", detail));
+        problems.push(Problem::new("", "too-many-filters", detail));
     }
     problems
 }

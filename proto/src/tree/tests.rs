@@ -705,7 +705,7 @@ fn rules_hang_on_a_scope_and_go_with_it() {
         panic!("a filter")
     };
     assert_eq!(stored.spec.id, filter(1).to_string());
-    assert_eq!(refused(&with, &many(101)), ["/100 filters-too-many"]);
+    assert_eq!(refused(&with, &many(101)), ["/100 too-many-filters"]);
     let rules: Vec<_> = (2..1_002)
         .map(|bits| create(rule(bits), on(proxy(PROXY))))
         .collect();
