@@ -231,7 +231,8 @@ impl Parts {
         // The first snapshot stands before the first connection is taken.
         let first = compiler.compile(&worlds.borrow_and_update().clone());
         shared.snapshot.store(Arc::new(first.snapshot));
-        background.spawn(node::sync::run(worlds.clone(), compiler, shared.snapshot.clone()));
+        let (applied, worlds_applied) = watch::channel(worlds.borrow().clone());
+        background.spawn(node::sync::run(worlds, compiler, shared.snapshot.clone(), applied));
         let kept = Arc::new(
             Records::open(&data_dir.join("records.sqlite"))
                 .map_err(|error| CannotStart(format!("the records file: {error}")))?,
@@ -239,7 +240,7 @@ impl Parts {
         let keeping = background.spawn(keep_records(batches, kept.clone(), metrics.clone()));
 
         let gateway_url = self.gateway_url(gateway_address);
-        let api = self.api(publisher, worlds, kept, &gateway_url, metrics);
+        let api = self.api(publisher, worlds_applied, kept, &gateway_url, metrics);
         let ready = Ready {
             gateway: gateway_url,
             control: format!("http://{control_address}"),

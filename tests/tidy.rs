@@ -51,8 +51,8 @@ fn collect(folder: &Path, sources: &mut Vec<Source>) {
         if path.is_dir() {
             collect(&path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let path = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            let text = fs::read_to_string(&path).expect("a source file can be read");
+            let path = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
             sources.push(Source { path, text });
         }
     }

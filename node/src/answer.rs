@@ -41,8 +41,10 @@ pub struct ReplyBody {
 
 enum Content {
     Empty,
+    /// The length that a GET's body would have had, for the answer to a HEAD.
+    Announced(u64),
     Full(Bytes),
-    Stream(AnswerBody),
+    Stream(Box<AnswerBody>),
 }
 
 /// Ends an exchange: builds the reply and gives it to the listener's handler.
@@ -98,12 +100,17 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
     let bodyless = exchange.request.method == Method::HEAD
         || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let content = match answer.body {
-        _ if bodyless => Content::Empty,
+        _ if bodyless => announced(&answer.announced_length),
         Outbound::Empty => Content::Full(Bytes::new()),
         Outbound::Full(bytes) => Content::Full(bytes),
         Outbound::Stream(body) => Content::Stream(body),
     };
     (answer.status, headers, content)
+}
+
+fn announced(length: &Option<HeaderValue>) -> Content {
+    let length = length.as_ref().and_then(|value| value.to_str().ok()?.parse().ok());
+    length.map_or(Content::Empty, Content::Announced)
 }
 
 fn ours(headers: &mut HeaderMap, id: &str, code: Code) {
@@ -161,8 +168,9 @@ impl MessageBody for ReplyBody {
 
     fn size(&self) -> BodySize {
         match &self.content {
-            // Leaves a `Content-Length` that the target gave for HEAD and 304 as it is.
+            // Leaves a `Content-Length` that the target gave for 304 as it is.
             Content::Empty => BodySize::None,
+            Content::Announced(length) => BodySize::Sized(*length),
             Content::Full(bytes) => BodySize::Sized(bytes.len() as u64),
             Content::Stream(body) => match body.remaining() {
                 Some(length) => BodySize::Sized(length),
@@ -177,12 +185,12 @@ impl MessageBody for ReplyBody {
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
         let next = match &mut this.content {
-            Content::Empty => None,
+            Content::Empty | Content::Announced(_) => None,
             Content::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then_some(Ok(bytes))
             }
-            Content::Stream(body) => match Pin::new(body).poll_next(cx) {
+            Content::Stream(body) => match Pin::new(&mut **body).poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(next) => next,
             },
@@ -206,10 +214,10 @@ impl Drop for ReplyBody {
         };
         match content {
             // Nothing left to send: actix does not poll a body of a known length to its end.
-            Content::Empty => closing.completed(),
+            Content::Empty | Content::Announced(_) => closing.completed(),
             Content::Full(bytes) if bytes.is_empty() => closing.completed(),
             Content::Stream(body) if body.is_ended() => closing.completed(),
-            Content::Stream(body) => return closing.abandoned(body),
+            Content::Stream(body) => return closing.abandoned(*body),
             Content::Full(_) => {}
         }
         drop(closing);

@@ -158,7 +158,7 @@ pub enum Outbound {
     /// None.
     Empty,
     /// Streams from the target.
-    Stream(AnswerBody),
+    Stream(Box<AnswerBody>),
     /// In memory, after filters.
     Full(Bytes),
 }

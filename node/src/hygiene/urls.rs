@@ -64,10 +64,10 @@ impl Mapping<'_> {
         while let Some(at) = rest.find(['<', '"']) {
             let (before, from) = rest.split_at(at);
             out.push_str(before);
-            if from.starts_with('"') {
+            if let Some(behind) = from.strip_prefix('"') {
                 quoted = !quoted;
                 out.push('"');
-                rest = &from[1..];
+                rest = behind;
                 continue;
             }
             match from.find('>') {

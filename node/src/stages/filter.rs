@@ -163,7 +163,7 @@ fn filter_body(mut answer: Answer, job: Job) -> Next {
                 (Outbound::Stream(body), Some(reply)) => tokio::select! {
                     biased;
                     () = reply.closed() => Err(inbound::gone()),
-                    read = read(body, job.bytes_max) => read,
+                    read = read(*body, job.bytes_max) => read,
                 },
                 (Outbound::Full(bytes), _) => Ok(bytes),
                 (_, _) => Ok(Bytes::new()),

@@ -114,7 +114,7 @@ fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer
         status: answer.status,
         headers: answer.headers,
         announced_length: None,
-        body: Outbound::Stream(answer.body),
+        body: Outbound::Stream(Box::new(answer.body)),
     });
 }
 

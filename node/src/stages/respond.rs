@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use http::{Method, StatusCode, header};
+use http::{StatusCode, header};
 use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
@@ -22,9 +22,8 @@ impl Stage for Respond {
     }
 
     fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
-        let head = exchange.request.method == Method::HEAD;
         if let Some(answer) = &mut exchange.answer
-            && (head || answer.status == StatusCode::NOT_MODIFIED)
+            && answer.status == StatusCode::NOT_MODIFIED
             && let Some(length) = answer.announced_length.take()
         {
             // The length that a GET would have had (RFC 9110 §8.6); there is no body to count.

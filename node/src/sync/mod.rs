@@ -15,11 +15,15 @@ use compile::Compiler;
 
 /// Swaps in a new snapshot whenever the world changes; ends when its sender is gone.
 ///
+/// `applied` tells which world requests see: a control plane in the same process answers a write
+/// when callers can use what was written.
+///
 /// Runs away from the workers: compiling patterns takes its time and requests go on meanwhile.
 pub async fn run(
     mut worlds: watch::Receiver<Arc<World>>,
     mut compiler: Compiler,
     current: Arc<ArcSwap<Snapshot>>,
+    applied: watch::Sender<Arc<World>>,
 ) {
     loop {
         let world = worlds.borrow_and_update().clone();
@@ -34,6 +38,7 @@ pub async fn run(
             world.revision
         );
         current.store(Arc::new(compiled.snapshot));
+        applied.send_replace(world);
         if worlds.changed().await.is_err() {
             return;
         }

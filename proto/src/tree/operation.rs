@@ -15,6 +15,10 @@ pub type Change = Arc<dyn Fn(&Body) -> Result<Body, Vec<Problem>> + Send + Sync>
 
 /// One change to a configuration.
 #[derive(Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a publish has few operations, and each lives for one request"
+)]
 pub enum Operation {
     /// Adds an object.
     Create {

@@ -95,6 +95,12 @@ impl Drop for Scene {
 }
 
 async fn scene() -> Scene {
+    let scene = empty_scene();
+    found(&scene).await;
+    scene
+}
+
+fn empty_scene() -> Scene {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Watched {
         inner: Embedded::open(&dir.path().join("store")).unwrap(),
@@ -103,6 +109,19 @@ async fn scene() -> Scene {
         leaf_reads: AtomicUsize::new(0),
         writer: Mutex::default(),
     });
+    let (follower, worlds) = Follower::new(store.clone(), "eu");
+    let task = tokio::spawn(follower.run());
+    Scene {
+        store,
+        worlds,
+        task,
+        _dir: dir,
+    }
+}
+
+/// Writes the first versions.
+async fn found(scene: &Scene) {
+    let store = &scene.store;
     let create = |id: OrgId, slug: &str| Operation::Create {
         id: ObjectId::Org(id),
         body: Body::Org(Org {
@@ -112,7 +131,7 @@ async fn scene() -> Scene {
         secret: None,
     };
     let system = made(
-        &store,
+        store,
         SYSTEM_ORG,
         &[create(SYSTEM_ORG, "system"), create(ORG, "acme")],
     );
@@ -129,14 +148,6 @@ async fn scene() -> Scene {
         })
         .await
         .unwrap();
-    let (follower, worlds) = Follower::new(store.clone(), "eu");
-    let task = tokio::spawn(follower.run());
-    Scene {
-        store,
-        worlds,
-        task,
-        _dir: dir,
-    }
 }
 
 fn genesis(org: OrgId) -> OrgConfig {
@@ -282,6 +293,16 @@ async fn a_revision_becomes_one_world_and_what_did_not_change_stays() {
         Arc::ptr_eq(&second.orgs[&ORG], &third.orgs[&ORG]),
         "a beat changes nothing"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_store_is_followed_from_the_start() {
+    let mut scene = empty_scene();
+    let world = scene.until(|world| world.revision > Revision(0)).await;
+    assert!(world.orgs.is_empty() && world.faults.is_empty());
+    found(&scene).await;
+    let world = scene.until(|world| world.orgs.len() == 2).await;
+    assert!(world.org("acme").is_some() && world.org("system").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
