@@ -78,68 +78,48 @@ fn filters_select() {
         assert_eq!(numbers(&found), expected, "{filter:?}");
         assert_eq!(next, None);
     };
-    let any = RecordFilter::default;
-    check(any(), &[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
     check(
-        RecordFilter {
-            proxy: Some(ProxyId::from_bits(0)),
-            ..any()
-        },
+        RecordFilter::default(),
+        &[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+    );
+    check(
+        by(|filter| filter.proxy = Some(ProxyId::from_bits(0))),
         &[9, 6, 3, 0],
     );
     check(
-        RecordFilter {
-            credential: Some(CredentialId::from_bits(4)),
-            ..any()
-        },
+        by(|filter| filter.credential = Some(CredentialId::from_bits(4))),
         &[9, 4],
     );
     check(
-        RecordFilter {
-            status: "4xx".parse().ok(),
-            ..any()
-        },
+        by(|filter| filter.status = "4xx".parse().ok()),
         &[11, 9, 7, 5, 3, 1],
     );
     check(
-        RecordFilter {
-            status: "200".parse().ok(),
-            ..any()
-        },
+        by(|filter| filter.status = "200".parse().ok()),
         &[10, 8, 6, 4, 2, 0],
     );
+    check(by(|filter| filter.status = "500".parse().ok()), &[]);
+    let limited = by(|filter| {
+        filter.code = Some("rate-limited".into());
+        filter.from_us = Some(3_000);
+    });
+    check(limited, &[11, 9, 7]);
     check(
-        RecordFilter {
-            status: "500".parse().ok(),
-            ..any()
-        },
-        &[],
-    );
-    check(
-        RecordFilter {
-            code: Some("rate-limited".into()),
-            from_us: Some(3_000),
-            ..any()
-        },
-        &[11, 9, 7],
-    );
-    check(
-        RecordFilter {
-            from_us: Some(1_000),
-            to_us: Some(2_000),
-            ..any()
-        },
+        by(|filter| (filter.from_us, filter.to_us) = (Some(1_000), Some(2_000))),
         &[3, 2],
     );
-    check(
-        RecordFilter {
-            proxy: Some(ProxyId::from_bits(0)),
-            status: "2xx".parse().ok(),
-            to_us: Some(4_000),
-            ..any()
-        },
-        &[6, 0],
-    );
+    let early = by(|filter| {
+        filter.proxy = Some(ProxyId::from_bits(0));
+        filter.status = "2xx".parse().ok();
+        filter.to_us = Some(4_000);
+    });
+    check(early, &[6, 0]);
+}
+
+fn by(set: impl FnOnce(&mut RecordFilter)) -> RecordFilter {
+    let mut filter = RecordFilter::default();
+    set(&mut filter);
+    filter
 }
 
 #[test]

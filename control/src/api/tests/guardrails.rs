@@ -5,23 +5,14 @@ use serde_json::json;
 use super::{Who, api};
 
 #[actix_web::test]
-async fn a_member_lifts_no_guardrail() {
+async fn a_member_lifts_no_guardrail_of_a_proxy() {
     let api = api().await;
     let made = api.quick_path("admin").await;
     let open = json!({"kind": "proxy", "auth_type": "none"});
-    let open = api
-        .post(Who::Admin, "/orgs/acme/credentials", open)
-        .await
-        .is(201)
-        .id();
+    let open = api.make(Who::Admin, "credentials", open).await.id();
     let elsewhere = json!({"base_url": "https://api.stripe.com/v2"});
-    let elsewhere = api
-        .post(Who::Admin, "/orgs/acme/targets", elsewhere)
-        .await
-        .is(201)
-        .id();
-    let before = api.control.config(api.acme).unwrap().head.n;
-
+    let elsewhere = api.make(Who::Admin, "targets", elsewhere).await.id();
+    let before = api.acme_version();
     let proxy = format!("/orgs/acme/proxies/{}", made.proxy);
     for patch in [
         json!({"forward_caller_headers": ["x-user-key"]}),
@@ -36,27 +27,6 @@ async fn a_member_lifts_no_guardrail() {
         assert_eq!(reply.status, 403, "{patch} {}", reply.text);
         assert_eq!(reply.body["code"], "forbidden");
     }
-    for (path, patch) in [
-        (
-            format!("/orgs/acme/targets/{}", made.target),
-            json!({"default_rule_effect": "allow"}),
-        ),
-        (
-            format!("/orgs/acme/targets/{}", made.target),
-            json!({"base_url": "https://m.example"}),
-        ),
-        (
-            format!("/orgs/acme/credentials/{}", made.injected),
-            json!({"use_by": "member"}),
-        ),
-        (
-            format!("/orgs/acme/credentials/{}", made.injected),
-            json!({"default_rule_effect": "allow"}),
-        ),
-    ] {
-        let reply = api.patch(Who::Member, &path, patch.clone()).await;
-        assert_eq!(reply.status, 403, "{path} {patch} {}", reply.text);
-    }
     let second = json!({"target_id": made.target, "target_credential_id": made.injected,
                         "proxy_credential_ids": [made.key]});
     let reply = api
@@ -67,20 +37,36 @@ async fn a_member_lifts_no_guardrail() {
         reply.faults(),
         [("/target_credential_id".into(), "role".into())]
     );
+    assert_eq!(api.acme_version(), before, "nothing changed");
+}
+
+#[actix_web::test]
+async fn a_member_changes_no_target_and_no_target_credential() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let before = api.acme_version();
+    let target = format!("/orgs/acme/targets/{}", made.target);
+    let injected = format!("/orgs/acme/credentials/{}", made.injected);
+    for (path, patch) in [
+        (&target, json!({"default_rule_effect": "allow"})),
+        (&target, json!({"base_url": "https://m.example"})),
+        (&injected, json!({"use_by": "member"})),
+        (&injected, json!({"default_rule_effect": "allow"})),
+    ] {
+        let reply = api.patch(Who::Member, path, patch.clone()).await;
+        assert_eq!(reply.status, 403, "{path} {patch} {}", reply.text);
+    }
     let mine = json!({"kind": "target", "auth_type": "bearer", "hosts": ["a.example"],
                       "secret": {"token": "x"}});
     api.post(Who::Member, "/orgs/acme/credentials", mine)
         .await
         .is(403);
-    let rotate = format!("/orgs/acme/credentials/{}/rotate", made.injected);
-    api.post(Who::Member, &rotate, json!({"secret": {"token": "x"}}))
+    let secret = json!({"secret": {"token": "x"}});
+    api.post(Who::Member, &format!("{injected}/rotate"), secret)
         .await
         .is(403);
-    assert_eq!(
-        api.control.config(api.acme).unwrap().head.n,
-        before,
-        "nothing changed"
-    );
+    api.delete(Who::Member, &injected).await.is(403);
+    assert_eq!(api.acme_version(), before, "nothing changed");
 }
 
 #[actix_web::test]

@@ -268,6 +268,17 @@ where
         self.write(who, Method::PATCH, path, body).await
     }
 
+    /// Creates something in `acme`.
+    pub fn make(&self, who: Who, what: &str, body: Value) -> impl Future<Output = Reply> {
+        let path = format!("/orgs/acme/{what}");
+        async move { self.post(who, &path, body).await.is(201) }
+    }
+
+    /// The number of `acme`'s newest version: whether anything was published.
+    pub fn acme_version(&self) -> u64 {
+        self.control.config(self.acme).unwrap().head.n
+    }
+
     /// A target, both credentials (the target one for `use_by`), and a proxy of them, by an admin.
     pub async fn quick_path(&self, use_by: &str) -> Made {
         let target = json!({"base_url": "https://api.stripe.com/v1"});

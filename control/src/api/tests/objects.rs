@@ -6,13 +6,10 @@ use serde_json::json;
 use super::{Who, api};
 
 #[actix_web::test]
-async fn the_quick_path() {
+async fn a_created_target_shows_what_it_will_do() {
     let api = api().await;
     let target = json!({"base_url": "https://api.openai.com/v1"});
-    let target = api
-        .post(Who::Admin, "/orgs/acme/targets", target)
-        .await
-        .is(201);
+    let target = api.make(Who::Admin, "targets", target).await;
     assert_eq!(target.body["name"], "api.openai.com");
     assert_eq!(target.body["default_rule_effect"], "allow");
     assert_eq!(target.body["effective_timeouts"]["first_byte_ms"], 600_000);
@@ -23,54 +20,48 @@ async fn the_quick_path() {
     assert_eq!(target.header("etag"), Some(&*etag));
     let version = format!("{}={}", api.acme, target.body["version"]);
     assert_eq!(target.header("requestrocket-version"), Some(&*version));
+}
 
+#[actix_web::test]
+async fn a_proxy_shows_its_url() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/proxies/{}", made.proxy);
+    let proxy = api.get(Who::Viewer, &path).await.is(200);
+    let url = format!("https://gw.example/api/{}", made.proxy);
+    assert_eq!(proxy.body["url"], url.as_str());
+    assert_eq!(proxy.body["urls"], json!({"local": url}));
+    assert_eq!(proxy.body["name"], "api.stripe.com");
+}
+
+#[actix_web::test]
+async fn a_generated_key_is_shown_once_and_a_given_secret_never() {
+    let api = api().await;
     let injected = json!({"kind": "target", "auth_type": "bearer", "hosts": ["api.openai.com"],
                           "secret": {"token": "sk-very-secret"}});
-    let injected = api
-        .post(Who::Admin, "/orgs/acme/credentials", injected)
-        .await
-        .is(201);
+    let injected = api.make(Who::Admin, "credentials", injected).await;
     assert_eq!(injected.body["secret"]["state"], "active");
     let key = json!({"kind": "proxy", "auth_type": "api_key"});
-    let key = api
-        .post(Who::Member, "/orgs/acme/credentials", key)
-        .await
-        .is(201);
+    let key = api.make(Who::Member, "credentials", key).await;
     let once = key.body["secret"]["key"].as_str().unwrap().to_owned();
     assert!(once.starts_with("rr_live_"), "{once}");
     assert_eq!(key.body["secret"]["hint"], once[once.len() - 4..]);
     let bearer = json!({"kind": "proxy", "auth_type": "bearer"});
-    let bearer = api
-        .post(Who::Member, "/orgs/acme/credentials", bearer)
-        .await
-        .is(201);
+    let bearer = api.make(Who::Member, "credentials", bearer).await;
     assert!(
         bearer.body["secret"]["token"]
             .as_str()
             .unwrap()
             .starts_with("rr_live_")
     );
-
-    let proxy = json!({"target_id": target.id(), "target_credential_id": injected.id(),
-                       "proxy_credential_ids": [key.id()], "alias": "ai"});
-    let proxy = api
-        .post(Who::Admin, "/orgs/acme/proxies", proxy)
-        .await
-        .is(201);
-    let url = format!("https://gw.example/api/{}", proxy.id());
-    assert_eq!(proxy.body["url"], url.as_str());
-    assert_eq!(proxy.body["urls"], json!({"local": url}));
-
-    for path in [
-        "/orgs/acme/credentials",
-        "/orgs/acme/proxies",
-        "/orgs/acme/targets",
-    ] {
-        let list = api.get(Who::Viewer, path).await.is(200);
+    let one = format!("/orgs/acme/credentials/{}", key.id());
+    for path in ["/orgs/acme/credentials", &one] {
+        let seen = api.get(Who::Viewer, path).await.is(200);
         for secret in [once.as_str(), "sk-very-secret", "digest", "seal_id"] {
-            assert!(!list.text.contains(secret), "{path} shows {secret}");
+            assert!(!seen.text.contains(secret), "{path} shows {secret}");
         }
     }
+    assert!(!injected.text.contains("sk-very-secret"));
     let list = api
         .get(Who::Viewer, "/orgs/acme/credentials?kind=target")
         .await
