@@ -74,18 +74,26 @@ pub async fn admin_token(
     file: &Path,
 ) -> anyhow::Result<AdminToken> {
     let system = publisher.load(SYSTEM_ORG).await?;
-    let known = system.objects.iter().find_map(|(id, object)| match (id, &object.body) {
-        (ObjectId::Token(id), Body::Token(stored)) if stored.token.name == NAME => {
-            Some((*id, stored.digest.clone()))
-        }
-        _ => None,
-    });
+    let known = system
+        .objects
+        .iter()
+        .find_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Token(id), Body::Token(stored)) if stored.token.name == NAME => {
+                Some((*id, stored.digest.clone()))
+            }
+            _ => None,
+        });
     let kept = private_file::read(file)?.map(|text| Zeroizing::new(text.trim().to_owned()));
     let digest = |token: &str| hex::encode(publisher.digest(Purpose::ApiToken, token.as_bytes()));
     let (token, fresh) = match (given, kept, &known) {
         (Some(given), _, _) => (given, false),
         (None, Some(kept), Some((_, known))) if digest(&kept) == *known => (kept, false),
-        (None, _, Some(_)) => return Ok(AdminToken { text: None, fresh: false }),
+        (None, _, Some(_)) => {
+            return Ok(AdminToken {
+                text: None,
+                fresh: false,
+            });
+        }
         (None, _, None) => (seal::issue_api_token(), true),
     };
     let wanted = digest(&token);
@@ -94,11 +102,18 @@ pub async fn admin_token(
         Some((id, _)) => replace(publisher, id, wanted).await?,
         None => create(publisher, wanted).await?,
     }
-    Ok(AdminToken { text: Some(token), fresh })
+    Ok(AdminToken {
+        text: Some(token),
+        fresh,
+    })
 }
 
 async fn create(publisher: &Publisher, digest: String) -> anyhow::Result<()> {
-    let token = ApiToken { name: NAME.into(), role: Role::Owner, expires_at: None };
+    let token = ApiToken {
+        name: NAME.into(),
+        role: Role::Owner,
+        expires_at: None,
+    };
     let create = Operation::Create {
         id: ObjectId::Token(TokenId::new()),
         body: Body::Token(StoredToken { token, digest }),
@@ -110,9 +125,10 @@ async fn create(publisher: &Publisher, digest: String) -> anyhow::Result<()> {
 /// A token that the operator gives retires the one before it.
 async fn replace(publisher: &Publisher, id: TokenId, digest: String) -> anyhow::Result<()> {
     let change = move |body: &Body| match body {
-        Body::Token(stored) => {
-            Ok(Body::Token(StoredToken { digest: digest.clone(), ..stored.clone() }))
-        }
+        Body::Token(stored) => Ok(Body::Token(StoredToken {
+            digest: digest.clone(),
+            ..stored.clone()
+        })),
         other => Ok(other.clone()),
     };
     let update = Operation::Update {
@@ -138,5 +154,8 @@ async fn publish(publisher: &Publisher, operation: Operation) -> anyhow::Result<
 
 /// Who makes what a start makes.
 pub fn author() -> Author {
-    Author { name: "bootstrap".to_owned(), role: Role::Owner }
+    Author {
+        name: "bootstrap".to_owned(),
+        role: Role::Owner,
+    }
 }

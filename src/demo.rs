@@ -8,9 +8,7 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use control::publish::{Publish, Publisher};
-use proto::credential::{
-    AuthType, Credential, CredentialKind, CredentialSettings, SecretInput,
-};
+use proto::credential::{AuthType, Credential, CredentialKind, CredentialSettings, SecretInput};
 use proto::hosts::{HostPattern, Origin, Scheme};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::object::{Body, ObjectId, StoredCredential};
@@ -68,7 +66,12 @@ async fn answer(request: HttpRequest, body: web::Bytes) -> HttpResponse {
         .headers()
         .iter()
         .map(|(name, value)| {
-            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into())
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes())
+                    .into_owned()
+                    .into(),
+            )
         })
         .collect();
     HttpResponse::Ok().json(json!({
@@ -122,7 +125,15 @@ async fn publish(
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let author = bootstrap::author();
-    publisher.publish(Publish { org, operations, author, deadline, idempotency: None }).await?;
+    publisher
+        .publish(Publish {
+            org,
+            operations,
+            author,
+            deadline,
+            idempotency: None,
+        })
+        .await?;
     Ok(())
 }
 
@@ -137,7 +148,9 @@ fn made(publisher: &Publisher, demo: &Demo) -> anyhow::Result<Vec<Operation>> {
         "allow_networks": ["127.0.0.0/8"],
     }))?;
     let secret_of = |credential: &Credential, secret| -> anyhow::Result<_> {
-        Ok(Some(publisher.prepare(credential, serde_json::from_value(secret)?)))
+        Ok(Some(
+            publisher.prepare(credential, serde_json::from_value(secret)?),
+        ))
     };
     let target_credential: Credential = serde_json::from_value(json!({
         "name": "demo target credential", "kind": "target", "auth_type": "bearer",
@@ -153,7 +166,11 @@ fn made(publisher: &Publisher, demo: &Demo) -> anyhow::Result<Vec<Operation>> {
     }))?;
     let target_secret = secret_of(&target_credential, json!({ "token": TARGET_SECRET }))?;
     let caller_secret = secret_of(&caller, json!({ "key": demo.api_key }))?;
-    let stored = |credential| StoredCredential { credential, secret: None, previous: Vec::new() };
+    let stored = |credential| StoredCredential {
+        credential,
+        secret: None,
+        previous: Vec::new(),
+    };
     let create = |id, body, secret| Operation::Create { id, body, secret };
     Ok(vec![
         create(ObjectId::Target(demo.target_id), Body::Target(target), None),
@@ -173,7 +190,11 @@ fn made(publisher: &Publisher, demo: &Demo) -> anyhow::Result<Vec<Operation>> {
 
 /// The target and the hosts of its credential at the echo's new address.
 fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation> {
-    let origin = Origin { scheme: Scheme::Http, host: echo.ip().to_string(), port: echo.port() };
+    let origin = Origin {
+        scheme: Scheme::Http,
+        host: echo.ip().to_string(),
+        port: echo.port(),
+    };
     let hosts = vec![HostPattern::exact(origin)];
     let mut secret = SecretInput::default();
     secret.token = Some(TARGET_SECRET.to_owned());
@@ -190,9 +211,10 @@ fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation>
     };
     let base_url = format!("http://{echo}");
     let retarget = move |body: &Body| match body {
-        Body::Target(target) => {
-            Ok(Body::Target(Target { base_url: base_url.clone(), ..target.clone() }))
-        }
+        Body::Target(target) => Ok(Body::Target(Target {
+            base_url: base_url.clone(),
+            ..target.clone()
+        })),
         other => Ok(other.clone()),
     };
     let rebind = move |body: &Body| match body {

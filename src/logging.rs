@@ -55,7 +55,10 @@ pub fn install(
             .with_tracer(provider.tracer("requestrocket"))
             .with_filter(EnvFilter::new("off,node=info"))
     });
-    tracing_subscriber::registry().with(lines).with(traces).init();
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(traces)
+        .init();
     Ok(Telemetry { provider })
 }
 
@@ -66,11 +69,15 @@ fn only_events(filter: EnvFilter) -> impl tracing_subscriber::layer::Filter<Regi
 }
 
 fn provider() -> anyhow::Result<SdkTracerProvider> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build()?;
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .build()?;
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(
-            opentelemetry_sdk::Resource::builder().with_service_name("requestrocket").build(),
+            opentelemetry_sdk::Resource::builder()
+                .with_service_name("requestrocket")
+                .build(),
         )
         .build())
 }

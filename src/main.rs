@@ -49,7 +49,10 @@ fn main() -> ExitCode {
 }
 
 /// Writes what a command answers.
-#[expect(clippy::print_stdout, reason = "the one place that answers on standard output")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the one place that answers on standard output"
+)]
 fn say(text: &str) {
     println!("{text}");
 }

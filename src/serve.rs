@@ -118,7 +118,15 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let telemetry = logging::install(&settings.log, &background)?;
-    let parts = Parts { settings, mode, output, gateway, control, keyring, given };
+    let parts = Parts {
+        settings,
+        mode,
+        output,
+        gateway,
+        control,
+        keyring,
+        given,
+    };
     let outcome = actix_rt::System::new().block_on(parts.serve(&background));
     telemetry.shutdown();
     background.shutdown_timeout(Duration::from_secs(2));
@@ -127,7 +135,10 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
 
 fn make_folder(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
     let probe = path.join(".writable");
     made.and_then(|()| std::fs::write(&probe, b""))
         .and_then(|()| std::fs::remove_file(&probe))
@@ -156,13 +167,15 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
 fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {
     let path = settings.data_dir.join("keyring.json");
     let unusable = |reason: String| {
-        CannotStart(format!("the key ring {} cannot be used: {reason}", path.display()))
+        CannotStart(format!(
+            "the key ring {} cannot be used: {reason}",
+            path.display()
+        ))
     };
     let found = private_file::read(&path).map_err(|error| unusable(error.to_string()))?;
     if let Some(text) = found {
         let text = Zeroizing::new(text);
-        let ring =
-            Keyring::parse(text.as_bytes()).map_err(|error| unusable(error.to_string()))?;
+        let ring = Keyring::parse(text.as_bytes()).map_err(|error| unusable(error.to_string()))?;
         if ring.region != settings.region {
             let reason = format!("it is of region {}, not {}", ring.region, settings.region);
             return Err(unusable(reason).into());
@@ -194,10 +207,12 @@ impl Parts {
             .map_err(|error| CannotStart(error.to_string()))?;
         let publisher = Arc::new(self.publisher(store.clone())?);
         let deadline = tokio::time::Instant::now() + START_MAX;
-        publisher.bootstrap(deadline).await.context("preparing the store")?;
+        publisher
+            .bootstrap(deadline)
+            .await
+            .context("preparing the store")?;
         let token_file = data_dir.join("admin-token");
-        let token =
-            bootstrap::admin_token(&publisher, self.given.clone(), &token_file).await?;
+        let token = bootstrap::admin_token(&publisher, self.given.clone(), &token_file).await?;
         let (follower, mut worlds) = Follower::new(store.clone(), self.settings.region.clone());
         background.spawn(follower.run());
         let org = default_org(&mut worlds).await?;
@@ -219,9 +234,11 @@ impl Parts {
             Arc::new(SystemClock),
         );
         background.spawn(broker);
-        let guard =
-            Guard::new(&self.settings.dial_guard, vec![gateway_address, control_address])
-                .map_err(|error| CannotStart(error.to_string()))?;
+        let guard = Guard::new(
+            &self.settings.dial_guard,
+            vec![gateway_address, control_address],
+        )
+        .map_err(|error| CannotStart(error.to_string()))?;
         let mut compiler = Compiler::new(
             self.keyring.clone(),
             limits.clone(),
@@ -232,7 +249,12 @@ impl Parts {
         let first = compiler.compile(&worlds.borrow_and_update().clone());
         shared.snapshot.store(Arc::new(first.snapshot));
         let (applied, worlds_applied) = watch::channel(worlds.borrow().clone());
-        background.spawn(node::sync::run(worlds, compiler, shared.snapshot.clone(), applied));
+        background.spawn(node::sync::run(
+            worlds,
+            compiler,
+            shared.snapshot.clone(),
+            applied,
+        ));
         let kept = Arc::new(
             Records::open(&data_dir.join("records.sqlite"))
                 .map_err(|error| CannotStart(format!("the records file: {error}")))?,
@@ -265,7 +287,10 @@ impl Parts {
         answering.await??;
         drop(store);
         // The workers are gone, so the queue ends and what is left in it is written.
-        if tokio::time::timeout(Duration::from_secs(5), keeping).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), keeping)
+            .await
+            .is_err()
+        {
             warn!("records were still being written when the process ended");
         }
         Ok(())
@@ -278,7 +303,10 @@ impl Parts {
             public,
             digest_key: self.keyring.digest_key.clone(),
             policy: self.policy(),
-            epoch: Epoch { counter: 1, region: self.settings.region.clone() },
+            epoch: Epoch {
+                counter: 1,
+                region: self.settings.region.clone(),
+            },
             clock: Arc::new(Timestamp::now),
         }))
     }
@@ -307,7 +335,10 @@ impl Parts {
             upstream: UpstreamSettings::default(),
             metrics,
             records,
-            origin: Arc::new(Origin { node, region: self.settings.region.clone() }),
+            origin: Arc::new(Origin {
+                node,
+                region: self.settings.region.clone(),
+            }),
         }
     }
 
@@ -326,8 +357,12 @@ impl Parts {
     ) -> ControlDeps {
         let mut settings = ApiSettings::new(gateway_url);
         settings.region.clone_from(&self.settings.region);
-        settings.allowed_hosts.extend(self.settings.control.allowed_hosts.iter().cloned());
-        settings.allowed_hosts.push(self.settings.control.listen.ip().to_string());
+        settings
+            .allowed_hosts
+            .extend(self.settings.control.allowed_hosts.iter().cloned());
+        settings
+            .allowed_hosts
+            .push(self.settings.control.listen.ip().to_string());
         let days = u64::from(self.settings.records.retention_days);
         settings.retention = Retention {
             age_max: Duration::from_secs(days * 86_400),
@@ -352,18 +387,20 @@ async fn default_org(worlds: &mut watch::Receiver<Arc<World>>) -> anyhow::Result
     let world = tokio::time::timeout(START_MAX, found)
         .await
         .context("the store's configuration did not appear in time")??;
-    let org = world.org(DEFAULT).context("organisation `default` is missing")?;
+    let org = world
+        .org(DEFAULT)
+        .context("organisation `default` is missing")?;
     Ok(org.config.org)
 }
 
 /// Waits until the follower has seen a version.
-async fn seen(
-    worlds: &mut watch::Receiver<Arc<World>>,
-    org: OrgId,
-    n: u64,
-) -> anyhow::Result<()> {
-    let found = worlds
-        .wait_for(|world| world.orgs.get(&org).is_some_and(|state| state.config.head.n >= n));
+async fn seen(worlds: &mut watch::Receiver<Arc<World>>, org: OrgId, n: u64) -> anyhow::Result<()> {
+    let found = worlds.wait_for(|world| {
+        world
+            .orgs
+            .get(&org)
+            .is_some_and(|state| state.config.head.n >= n)
+    });
     tokio::time::timeout(START_MAX, found)
         .await
         .context("the newest configuration did not appear in time")??;
@@ -388,7 +425,10 @@ async fn keep_records(mut batches: RecordBatches, records: Arc<Records>, metrics
 /// A new incarnation of this node: blocks that an earlier one left open are not its own.
 fn incarnation() -> Opener {
     let bits = uuid::Uuid::now_v7().as_u128();
-    Opener { node: 1, boot: bits as u64 }
+    Opener {
+        node: 1,
+        boot: bits as u64,
+    }
 }
 
 fn host_name() -> String {
@@ -400,8 +440,10 @@ fn host_name() -> String {
 /// Waits for SIGINT or SIGTERM.
 async fn stopped() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -447,15 +489,16 @@ impl Ready {
             "admin_token": token,
         });
         if let Some(demo) = &self.demo {
-            line["demo"] =
-                serde_json::json!({ "url": self.demo_url(), "api_key": demo.api_key });
+            line["demo"] = serde_json::json!({ "url": self.demo_url(), "api_key": demo.api_key });
         }
         line
     }
 
     fn text(&self, mode: Mode, terminal: bool) -> String {
-        let mut lines =
-            vec![format!("gateway      {}", self.gateway), format!("control      {}", self.control)];
+        let mut lines = vec![
+            format!("gateway      {}", self.gateway),
+            format!("control      {}", self.control),
+        ];
         let shown = mode == Mode::Dev || (self.token.fresh && terminal);
         match &self.token.text {
             Some(token) if shown => lines.push(format!("admin token  {}", token.as_str())),

@@ -111,7 +111,10 @@ pub enum LogFormat {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".into() }
+        Self {
+            format: LogFormat::Text,
+            filter: "info".into(),
+        }
     }
 }
 
@@ -210,7 +213,11 @@ fn refuse_unknown(
         return Ok(());
     };
     for (key, value) in given {
-        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let full = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
         match known.get(key) {
             Some(inner) => refuse_unknown(value, inner, &full)?,
             None => {
@@ -257,8 +264,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         std::fs::write(&path, toml).unwrap();
-        let environment =
-            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         load(&Settings::default(), Some(&path), environment)
     }
 
@@ -284,12 +292,24 @@ mod tests {
     fn mistakes_are_named() {
         for (toml, environment, expected) in [
             ("gatway = 1", None, "`gatway`: did you mean `gateway`?"),
-            ("[gateway]\nlistn = 1", None, "`gateway.listn`: did you mean `listen`?"),
+            (
+                "[gateway]\nlistn = 1",
+                None,
+                "`gateway.listn`: did you mean `listen`?",
+            ),
             ("[gateway]\nzzzzzzzz = 1", None, "`gateway.zzzzzzzz`;"),
-            ("", Some("REQUESTROCKET_GATEWAY__LISTN"), "`gateway.listn`: did you mean"),
+            (
+                "",
+                Some("REQUESTROCKET_GATEWAY__LISTN"),
+                "`gateway.listn`: did you mean",
+            ),
             ("[gateway]\nlisten = 7", None, "listen"),
             ("[gateway", None, "config.toml"),
-            ("[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"", None, "orgs"),
+            (
+                "[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"",
+                None,
+                "orgs",
+            ),
         ] {
             let environment: Vec<_> = environment.iter().map(|name| (*name, "1")).collect();
             let error = with(toml, &environment).unwrap_err().to_string();
@@ -307,9 +327,18 @@ mod tests {
         let mut defaults = serde_json::json!(Settings::default());
         drop_nulls(&mut defaults);
         assert_eq!(reference, defaults);
-        let optional = ["node_name", "public_url", "hosts_file", "admin_token", "admin_token_file"];
+        let optional = [
+            "node_name",
+            "public_url",
+            "hosts_file",
+            "admin_token",
+            "admin_token_file",
+        ];
         for key in optional {
-            assert!(REFERENCE.contains(&format!("# {key} = ")), "{key} is not documented");
+            assert!(
+                REFERENCE.contains(&format!("# {key} = ")),
+                "{key} is not documented"
+            );
         }
     }
 

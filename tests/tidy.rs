@@ -22,11 +22,15 @@ struct Source {
 impl Source {
     /// The lines before the tests that stand at the end of the file.
     fn code(&self) -> &str {
-        self.text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+        self.text
+            .split("\n#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default()
     }
 
     fn is_test(&self) -> bool {
-        self.path.contains("/tests/") || self.path.starts_with("tests/")
+        self.path.contains("/tests/")
+            || self.path.starts_with("tests/")
             || self.path.ends_with("/tests.rs")
     }
 }
@@ -45,14 +49,20 @@ fn sources() -> Vec<Source> {
 }
 
 fn collect(folder: &Path, sources: &mut Vec<Source>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
             collect(&path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).expect("a source file can be read");
-            let path = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+            let path = path
+                .strip_prefix(root())
+                .expect("below the root")
+                .to_string_lossy()
+                .into_owned();
             sources.push(Source { path, text });
         }
     }
@@ -97,10 +107,19 @@ fn long_functions(source: &Source) -> Vec<String> {
     for (at, line) in source.text.lines().enumerate() {
         let trimmed = line.trim_start();
         let indent = &line[..line.len() - trimmed.len()];
-        let begins = ["fn ", "pub fn ", "async fn ", "pub async fn ", "const fn ", "pub const fn ",
-            "pub(super) fn ", "pub(crate) fn ", "pub(super) async fn "]
-            .iter()
-            .any(|start| trimmed.starts_with(start));
+        let begins = [
+            "fn ",
+            "pub fn ",
+            "async fn ",
+            "pub async fn ",
+            "const fn ",
+            "pub const fn ",
+            "pub(super) fn ",
+            "pub(crate) fn ",
+            "pub(super) async fn ",
+        ]
+        .iter()
+        .any(|start| trimmed.starts_with(start));
         match &open {
             None if begins && !trimmed.ends_with(';') && !trimmed.ends_with('}') => {
                 open = Some((at, format!("{indent}}}")));
@@ -124,9 +143,9 @@ fn names_say_what_is_inside() {
     let breaches = sources()
         .into_iter()
         .filter(|source| {
-            Path::new(&source.path).iter().any(|part| {
-                bad.contains(&part.to_string_lossy().trim_end_matches(".rs"))
-            })
+            Path::new(&source.path)
+                .iter()
+                .any(|part| bad.contains(&part.to_string_lossy().trim_end_matches(".rs")))
         })
         .map(|source| source.path);
     check("names that say nothing", breaches.collect());
@@ -135,7 +154,10 @@ fn names_say_what_is_inside() {
 #[test]
 fn nothing_is_left_undone_or_switched_off() {
     let mut breaches = Vec::new();
-    for source in sources().iter().filter(|source| source.path != "tests/tidy.rs") {
+    for source in sources()
+        .iter()
+        .filter(|source| source.path != "tests/tidy.rs")
+    {
         for (at, line) in source.text.lines().enumerate() {
             let undone = ["TODO", "FIXME", "todo!(", "unimplemented!("];
             if undone.iter().any(|mark| line.contains(mark)) || line.trim() == "#[ignore]" {
@@ -154,14 +176,24 @@ fn dependencies_point_one_way() {
         ("control::", &["src/", "control/src/", "tests/"]),
         ("bincode::", &["proto/src/wire"]),
         ("etcd_client::", &["proto/src/store/etcd", "tests/"]),
-        ("rusqlite::", &["proto/src/store/embedded", "control/src/records", "tests/"]),
+        (
+            "rusqlite::",
+            &["proto/src/store/embedded", "control/src/records", "tests/"],
+        ),
         ("actix::", &["node/src/actor.rs"]),
         ("hyper::", &["node/src/upstream/"]),
         ("awc::", &["src/client/", "tests/"]),
         (
             "actix_web::",
-            &["node/src/stages/receive.rs", "node/src/answer.rs", "node/src/listener",
-                "node/src/lib.rs", "control/src/", "src/", "tests/"],
+            &[
+                "node/src/stages/receive.rs",
+                "node/src/answer.rs",
+                "node/src/listener",
+                "node/src/lib.rs",
+                "control/src/",
+                "src/",
+                "tests/",
+            ],
         ),
     ];
     let mut breaches = Vec::new();
@@ -193,8 +225,15 @@ fn names(code: &str, word: &str) -> bool {
 fn no_stage_names_another() {
     let shared = ["limit", "prepare", "record", "inject", "receive"];
     let mut breaches = Vec::new();
-    for source in sources().iter().filter(|source| source.path.starts_with("node/src/stages/")) {
-        for line in source.code().lines().filter(|line| line.contains("crate::stages::")) {
+    for source in sources()
+        .iter()
+        .filter(|source| source.path.starts_with("node/src/stages/"))
+    {
+        for line in source
+            .code()
+            .lines()
+            .filter(|line| line.contains("crate::stages::"))
+        {
             let named = line.split("crate::stages::").nth(1).unwrap_or_default();
             if !shared.iter().any(|stage| named.starts_with(stage)) {
                 breaches.push(format!("{}: {}", source.path, line.trim()));
@@ -224,5 +263,8 @@ fn every_metric_has_its_line() {
         .filter_map(|line| line.split(' ').next())
         .filter(|name| !docs.contains(&format!("`{name}`")))
         .map(str::to_owned);
-    check("metrics without a line in docs/metrics.md", missing.collect());
+    check(
+        "metrics without a line in docs/metrics.md",
+        missing.collect(),
+    );
 }

@@ -135,7 +135,11 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
         let decided = {
             let _entered = span.enter();
             let decide = || {
-                assert!(exchange.fault != Some(S::KIND), "fault injected at {}", S::KIND.name());
+                assert!(
+                    exchange.fault != Some(S::KIND),
+                    "fault injected at {}",
+                    S::KIND.name()
+                );
                 self.stage.decide(&mut exchange, now)
             };
             std::panic::catch_unwind(AssertUnwindSafe(decide))
@@ -161,8 +165,11 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
 fn panicked(stage: StageKind, exchange: &Exchange) -> Next {
     let request = exchange.id;
     error!(stage = stage.name(), %request, "stage {} panicked on {request}", stage.name());
-    EarlyEnd::new(Code::InternalError, "the gateway failed on this request; it has been counted")
-        .into()
+    EarlyEnd::new(
+        Code::InternalError,
+        "the gateway failed on this request; it has been counted",
+    )
+    .into()
 }
 
 fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, span: Span, exits: Exits) {
@@ -279,7 +286,13 @@ pub struct ChainBuilder {
 impl ChainBuilder {
     /// An empty chain whose mailboxes hold `capacity` exchanges each.
     pub fn new(capacity: usize, metrics: Metrics) -> Self {
-        Self { capacity, next: None, end: None, metrics, broken: Rc::new(Cell::new(false)) }
+        Self {
+            capacity,
+            next: None,
+            end: None,
+            metrics,
+            broken: Rc::new(Cell::new(false)),
+        }
     }
 
     /// Starts the actor of `stage`, which hands on to the stage put before this call.
@@ -307,6 +320,10 @@ impl ChainBuilder {
     /// The chain, once every stage is in it; none if none is.
     pub fn build(self) -> Option<Chain> {
         let entry = self.next?;
-        Some(Chain { entry, broken: self.broken, metrics: self.metrics })
+        Some(Chain {
+            entry,
+            broken: self.broken,
+            metrics: self.metrics,
+        })
     }
 }

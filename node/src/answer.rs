@@ -57,7 +57,11 @@ pub fn reply(mut exchange: Box<Exchange>) {
         Some(end) => early(&end, &exchange),
         None => granted(&mut exchange),
     };
-    let reply = Reply { status, headers, body: ReplyBody { content, closing } };
+    let reply = Reply {
+        status,
+        headers,
+        body: ReplyBody { content, closing },
+    };
     if let Some(sender) = sender {
         // An error means that the caller left; the reply's drop has recorded it.
         let _ = sender.send(reply);
@@ -96,9 +100,16 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
         return early(&end, exchange);
     };
     let mut headers = answer.headers;
-    ours(&mut headers, exchange.id.text().as_str(), Code::AccessGranted);
+    ours(
+        &mut headers,
+        exchange.id.text().as_str(),
+        Code::AccessGranted,
+    );
     let bodyless = exchange.request.method == Method::HEAD
-        || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        || matches!(
+            answer.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
     let content = match answer.body {
         _ if bodyless => announced(&answer.announced_length),
         Outbound::Empty => Content::Full(Bytes::new()),
@@ -109,7 +120,9 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
 }
 
 fn announced(length: &Option<HeaderValue>) -> Content {
-    let length = length.as_ref().and_then(|value| value.to_str().ok()?.parse().ok());
+    let length = length
+        .as_ref()
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     length.map_or(Content::Empty, Content::Announced)
 }
 
@@ -122,8 +135,18 @@ fn ours(headers: &mut HeaderMap, id: &str, code: Code) {
 
 /// A detail as a field value: printable ASCII, not too long.
 fn message(detail: &str) -> Option<HeaderValue> {
-    let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    let text: String = detail.chars().take(MESSAGE_BYTES_MAX).map(printable).collect();
+    let printable = |c: char| {
+        if c.is_ascii_graphic() || c == ' ' {
+            c
+        } else {
+            '?'
+        }
+    };
+    let text: String = detail
+        .chars()
+        .take(MESSAGE_BYTES_MAX)
+        .map(printable)
+        .collect();
     HeaderValue::from_str(&text).ok()
 }
 
@@ -160,7 +183,15 @@ pub fn bare(end: &EarlyEnd, request_id: &str) -> HttpResponse<ReplyBody> {
         }
     }
     let content = Content::Full(Bytes::from(end.document(request_id).to_string()));
-    Reply { status, headers, body: ReplyBody { content, closing: None } }.into_response()
+    Reply {
+        status,
+        headers,
+        body: ReplyBody {
+            content,
+            closing: None,
+        },
+    }
+    .into_response()
 }
 
 impl MessageBody for ReplyBody {

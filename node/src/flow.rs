@@ -108,7 +108,11 @@ impl Inbound {
             Self::Stream { stream, length } => RequestBody::Stream { stream, length },
             Self::Buffered(bytes) if bytes.is_empty() => RequestBody::Empty,
             Self::Buffered(bytes) => RequestBody::Full(bytes),
-            Self::Oversize { read, stream, length } => {
+            Self::Oversize {
+                read,
+                stream,
+                length,
+            } => {
                 let first = futures_util::stream::once(std::future::ready(Ok(read)));
                 let stream = Box::pin(futures_util::StreamExt::chain(first, stream));
                 RequestBody::Stream { stream, length }
@@ -206,6 +210,8 @@ impl Exchange {
 
     /// The code that the record and the answer's header carry.
     pub fn code(&self) -> Code {
-        self.end.as_ref().map_or(Code::AccessGranted, |end| end.code)
+        self.end
+            .as_ref()
+            .map_or(Code::AccessGranted, |end| end.code)
     }
 }

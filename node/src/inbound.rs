@@ -46,7 +46,11 @@ pub fn buffer(
                 Ok(other) => {
                     let none = matches!(other, Inbound::None);
                     exchange.body = other;
-                    let read = if none { Buffered::Whole(Bytes::new()) } else { Buffered::TooLarge };
+                    let read = if none {
+                        Buffered::Whole(Bytes::new())
+                    } else {
+                        Buffered::TooLarge
+                    };
                     look(&mut exchange, read)
                 }
             };
@@ -61,14 +65,22 @@ async fn read(
     bytes_max: usize,
 ) -> Result<Inbound, BodyError> {
     if length.is_some_and(|length| length > bytes_max as u64) {
-        return Ok(Inbound::Oversize { read: Bytes::new(), stream, length });
+        return Ok(Inbound::Oversize {
+            read: Bytes::new(),
+            stream,
+            length,
+        });
     }
     let announced = usize::try_from(length.unwrap_or(0)).unwrap_or(0);
     let mut body = BytesMut::with_capacity(announced.min(bytes_max));
     while let Some(piece) = stream.next().await {
         body.extend_from_slice(&piece?);
         if body.len() > bytes_max {
-            return Ok(Inbound::Oversize { read: body.freeze(), stream, length });
+            return Ok(Inbound::Oversize {
+                read: body.freeze(),
+                stream,
+                length,
+            });
         }
     }
     Ok(Inbound::Buffered(body.freeze()))

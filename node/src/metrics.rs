@@ -45,7 +45,10 @@ struct Histogram {
 
 impl Histogram {
     fn observe(&self, us: u64) {
-        let at = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
+        let at = BUCKETS_US
+            .iter()
+            .position(|bound| us <= *bound)
+            .unwrap_or(BUCKETS_US.len());
         self.buckets[at].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
     }
@@ -111,7 +114,9 @@ impl Metrics {
     /// Takes one of `max` places for a request in flight.
     pub fn enter(&self, max: u64) -> Option<Permit> {
         let before = self.shared.in_flight.fetch_add(1, Relaxed);
-        let permit = Permit { metrics: self.clone() };
+        let permit = Permit {
+            metrics: self.clone(),
+        };
         (before < max).then_some(permit)
     }
 
@@ -133,7 +138,11 @@ impl Metrics {
             let _ = writeln!(out, "{name}{{code=\"{code}\"}} {}", count.load(Relaxed));
         }
         let by_stage = [
-            ("requestrocket_stage_panics_total", "Panics caught, by stage.", &shared.stage_panics),
+            (
+                "requestrocket_stage_panics_total",
+                "Panics caught, by stage.",
+                &shared.stage_panics,
+            ),
             (
                 "requestrocket_mailbox_full_total",
                 "Requests ended because the mailbox behind a stage was full.",
@@ -169,12 +178,19 @@ impl Metrics {
             let _ = writeln!(out, "{name} {}", count.load(Relaxed));
         }
         let name = "requestrocket_requests_in_flight";
-        let _ = writeln!(out, "# HELP {name} Requests in flight.\n# TYPE {name} gauge");
+        let _ = writeln!(
+            out,
+            "# HELP {name} Requests in flight.\n# TYPE {name} gauge"
+        );
         let _ = writeln!(out, "{name} {}", self.in_flight());
         let name = "http_server_request_duration_seconds";
-        shared.server.render(name, "Duration of requests at the gateway.", &mut out);
+        shared
+            .server
+            .render(name, "Duration of requests at the gateway.", &mut out);
         let name = "http_client_request_duration_seconds";
-        shared.client.render(name, "Time until a target's answer began.", &mut out);
+        shared
+            .client
+            .render(name, "Time until a target's answer began.", &mut out);
         out
     }
 }

@@ -75,9 +75,16 @@ pub fn issued<'a>(request: &'a Request, extra: &Extra) -> Issued<'a> {
             }
         }
     }
-    if let Some(text) = request.query.as_deref().filter(|_| !extra.queries.is_empty()) {
+    if let Some(text) = request
+        .query
+        .as_deref()
+        .filter(|_| !extra.queries.is_empty())
+    {
         for (name, value) in query::pairs(text) {
-            let wanted = extra.queries.iter().find(|query| query.as_bytes() == &*name);
+            let wanted = extra
+                .queries
+                .iter()
+                .find(|query| query.as_bytes() == &*name);
             if let Some(name) = wanted.filter(|_| value.starts_with(ISSUED)) {
                 found = found.and(value, || Place::Query(name.clone()));
             }
@@ -114,7 +121,11 @@ fn keys_in(value: &[u8]) -> Vec<Cow<'_, [u8]>> {
             .collect();
     }
     let key = behind_scheme(value, &["bearer", "token"]).unwrap_or(value);
-    if key.starts_with(ISSUED) { vec![Cow::Borrowed(key)] } else { Vec::new() }
+    if key.starts_with(ISSUED) {
+        vec![Cow::Borrowed(key)]
+    } else {
+        Vec::new()
+    }
 }
 
 /// The key in `Authorization: Bearer …`.
@@ -145,13 +156,18 @@ pub fn in_query<'a>(request: &'a Request, name: &str) -> Option<Cow<'a, [u8]>> {
 fn single<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a [u8]> {
     let mut values = request.headers.get_all(name).iter();
     let value = values.next()?;
-    values.next().is_none().then(|| value.as_bytes().trim_ascii())
+    values
+        .next()
+        .is_none()
+        .then(|| value.as_bytes().trim_ascii())
 }
 
 fn behind_scheme<'a>(value: &'a [u8], schemes: &[&str]) -> Option<&'a [u8]> {
     let at = value.iter().position(|byte| *byte == b' ')?;
     let scheme = &value[..at];
-    let known = schemes.iter().any(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
+    let known = schemes
+        .iter()
+        .any(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
     known.then(|| value[at..].trim_ascii())
 }
 
@@ -183,7 +199,12 @@ mod tests {
             );
         }
         let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        Request::new(Method::GET, Bytes::copy_from_slice(target.as_bytes()), headers, peer)
+        Request::new(
+            Method::GET,
+            Bytes::copy_from_slice(target.as_bytes()),
+            headers,
+            peer,
+        )
     }
 
     fn check(fields: &[(&str, &str)], target: &str, expected: &[&str]) {
@@ -218,18 +239,38 @@ mod tests {
         ] {
             check(&[("authorization", &value)], "/", &["authorization"]);
         }
-        for name in
-            ["x-requestrocket-key", "x-api-key", "api-key", "x-goog-api-key", "private-token",
-             "x-shopify-access-token"]
-        {
+        for name in [
+            "x-requestrocket-key",
+            "x-api-key",
+            "api-key",
+            "x-goog-api-key",
+            "private-token",
+            "x-shopify-access-token",
+        ] {
             check(&[(name, key)], "/", &[name]);
         }
         check(&[], "/?key=rr_live_1", &["query"]);
         check(&[], "/?k%65y=rr_live%5F1", &["query"]);
-        check(&[("x-api-key", key), ("authorization", key)], "/", &["authorization", "x-api-key"]);
-        check(&[("x-api-key", key), ("authorization", "Bearer mine")], "/", &["x-api-key"]);
-        check(&[("x-api-key", key), ("authorization", "rr_live_2")], "/", &["several"]);
-        check(&[("authorization", &basic("rr_live_1:rr_live_2"))], "/", &["several"]);
+        check(
+            &[("x-api-key", key), ("authorization", key)],
+            "/",
+            &["authorization", "x-api-key"],
+        );
+        check(
+            &[("x-api-key", key), ("authorization", "Bearer mine")],
+            "/",
+            &["x-api-key"],
+        );
+        check(
+            &[("x-api-key", key), ("authorization", "rr_live_2")],
+            "/",
+            &["several"],
+        );
+        check(
+            &[("authorization", &basic("rr_live_1:rr_live_2"))],
+            "/",
+            &["several"],
+        );
         check(&[("x-other", key)], "/?token=rr_live_1", &[]);
         check(&[("authorization", "Bearer")], "/?key", &[]);
         check(&[("authorization", "Basic %%%")], "/", &[]);
@@ -242,7 +283,10 @@ mod tests {
         assert_eq!(in_header(&one, &header::AUTHORIZATION), Some(&b"abc"[..]));
         assert_eq!(in_query(&one, "t").as_deref(), Some(&b"q x"[..]));
         assert_eq!(in_query(&one, "u"), None, "given twice");
-        let two = request(&[("authorization", "Bearer a"), ("authorization", "Bearer b")], "/");
+        let two = request(
+            &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
+            "/",
+        );
         assert_eq!(bearer(&two), None, "given twice");
         let pair = request(&[("authorization", "Basic YTpi")], "/");
         assert_eq!(basic(&pair).as_deref(), Some(&b"a:b"[..]));

@@ -29,7 +29,14 @@ impl Request {
             Some(at) => (target.slice(..at), Some(target.slice(at + 1..))),
             None => (target, None),
         };
-        Self { method, headers, peer, query, path, rest_start: 0 }
+        Self {
+            method,
+            headers,
+            peer,
+            query,
+            path,
+            rest_start: 0,
+        }
     }
 
     /// Splits `/api/{key}/rest` and gives the key; `None` when the path has another form.
@@ -39,12 +46,14 @@ impl Request {
     pub fn split_proxy_key(&mut self) -> Option<&str> {
         const PREFIX: &[u8] = b"/api/";
         let behind = self.path.strip_prefix(PREFIX)?;
-        let length = behind.iter().position(|byte| *byte == b'/').unwrap_or(behind.len());
+        let length = behind
+            .iter()
+            .position(|byte| *byte == b'/')
+            .unwrap_or(behind.len());
         self.rest_start = PREFIX.len() + length;
         let key = &self.path[PREFIX.len()..self.rest_start];
-        let plain = |byte: &u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(byte)
-        };
+        let plain =
+            |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(byte);
         if key.is_empty() || key.len() > 96 || !key.iter().all(plain) {
             return None;
         }
@@ -86,7 +95,12 @@ mod tests {
         for (target, key, rest, query) in [
             ("/api/demo", Some("demo"), "", None),
             ("/api/demo/", Some("demo"), "/", None),
-            ("/api/acme.demo/v1/%2F..?a=b&a=b", Some("acme.demo"), "/v1/%2F..", Some("a=b&a=b")),
+            (
+                "/api/acme.demo/v1/%2F..?a=b&a=b",
+                Some("acme.demo"),
+                "/v1/%2F..",
+                Some("a=b&a=b"),
+            ),
             ("/api/demo//x", Some("demo"), "//x", None),
             ("/api/demo?x", Some("demo"), "", Some("x")),
             ("/api/de%6Do/x", None, "/x", None),

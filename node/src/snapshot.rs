@@ -38,7 +38,10 @@ pub struct Snapshot {
 impl Snapshot {
     /// A snapshot of these proxies, under every name that each answers to.
     pub fn new(proxies: HashMap<Box<str>, Arc<CompiledProxy>>, digest_key: DigestKey) -> Self {
-        Self { proxies, digest_key }
+        Self {
+            proxies,
+            digest_key,
+        }
     }
 
     /// The proxy behind `/api/{key}`.
@@ -154,7 +157,9 @@ impl ProxySecret {
 impl ProxyCredential {
     /// Whether the digest is that of one of this credential's secrets; in constant time.
     pub fn knows(&self, digest: &[u8; 32]) -> bool {
-        self.secrets.iter().fold(false, |known, secret| known | secret.is(digest))
+        self.secrets
+            .iter()
+            .fold(false, |known, secret| known | secret.is(digest))
     }
 
     /// The given key where this credential looks for it.
@@ -165,9 +170,10 @@ impl ProxyCredential {
         let authorization = || Place::Header(http::header::AUTHORIZATION);
         match self.auth_type {
             AuthType::ApiKey => match &self.query {
-                Some(name) => {
-                    Some((presented::in_query(request, name)?, Place::Query(name.clone())))
-                }
+                Some(name) => Some((
+                    presented::in_query(request, name)?,
+                    Place::Query(name.clone()),
+                )),
                 None => {
                     let key = presented::in_header(request, &self.header)?;
                     Some((Cow::Borrowed(key), Place::Header(self.header.clone())))

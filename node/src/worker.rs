@@ -56,14 +56,24 @@ impl Worker {
     /// A worker on the current thread, which must run an actix system or arbiter.
     pub fn start(shared: Shared) -> Rc<Self> {
         let upstream = Rc::new(Upstream::new(shared.upstream.clone()));
-        let worker = Self { shared, upstream, chain: RefCell::new(None) };
+        let worker = Self {
+            shared,
+            upstream,
+            chain: RefCell::new(None),
+        };
         worker.chain.replace(worker.build().map(Rc::new));
         Rc::new(worker)
     }
 
     /// The pipeline, from its end to its beginning.
     fn build(&self) -> Option<Chain> {
-        let Shared { settings, metrics, records, origin, .. } = &self.shared;
+        let Shared {
+            settings,
+            metrics,
+            records,
+            origin,
+            ..
+        } = &self.shared;
         ChainBuilder::new(settings.mailbox_capacity, metrics.clone())
             .before(Respond)
             .before(Recorder {
@@ -72,8 +82,13 @@ impl Worker {
                 origin: origin.clone(),
             })
             .before(Filter)
-            .before(Forward { upstream: self.upstream.clone(), metrics: metrics.clone() })
-            .before(Inject { metrics: metrics.clone() })
+            .before(Forward {
+                upstream: self.upstream.clone(),
+                metrics: metrics.clone(),
+            })
+            .before(Inject {
+                metrics: metrics.clone(),
+            })
             .before(Prepare)
             .before(Limit)
             .before(Authorize)
@@ -87,7 +102,9 @@ impl Worker {
 
     /// Takes a place for a request in flight; none when there is no room.
     pub fn enter(&self) -> Option<Permit> {
-        self.shared.metrics.enter(self.shared.settings.requests_in_flight_max)
+        self.shared
+            .metrics
+            .enter(self.shared.settings.requests_in_flight_max)
     }
 
     /// The counters.

@@ -82,7 +82,12 @@ const fn facts(
     title: &'static str,
     retry_helps: bool,
 ) -> CodeFacts {
-    CodeFacts { code, status, title, retry_helps }
+    CodeFacts {
+        code,
+        status,
+        title,
+        retry_helps,
+    }
 }
 
 impl Code {
@@ -126,9 +131,12 @@ impl Code {
             Self::RequestTooLarge => facts("request-too-large", 413, "Request too large", true),
             Self::RequestTimeout => facts("request-timeout", 408, "Request timeout", true),
             Self::Overloaded => facts("overloaded", 503, "Overloaded", true),
-            Self::CredentialUnavailable => {
-                facts("credential-unavailable", 502, "Credential unavailable", false)
-            }
+            Self::CredentialUnavailable => facts(
+                "credential-unavailable",
+                502,
+                "Credential unavailable",
+                false,
+            ),
             Self::UpstreamBlocked => facts("upstream-blocked", 502, "Upstream blocked", false),
             Self::UpstreamUnreachable => {
                 facts("upstream-unreachable", 502, "Upstream unreachable", true)
@@ -266,8 +274,16 @@ mod tests {
     fn codes_are_distinct_and_errors() {
         for (at, code) in Code::ALL.iter().enumerate() {
             let facts = code.facts();
-            assert!(Code::ALL[..at].iter().all(|other| other.as_str() != facts.code), "{code}");
-            assert!(*code == Code::AccessGranted || facts.status >= 400, "{code}");
+            assert!(
+                Code::ALL[..at]
+                    .iter()
+                    .all(|other| other.as_str() != facts.code),
+                "{code}"
+            );
+            assert!(
+                *code == Code::AccessGranted || facts.status >= 400,
+                "{code}"
+            );
         }
     }
 

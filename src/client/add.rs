@@ -85,19 +85,31 @@ async fn make(
         api.create(&format!("{scope}/rules"), rule).await?;
     }
     let caller = api
-        .create("/credentials", &json!({ "kind": "proxy", "auth_type": "api_key" }))
+        .create(
+            "/credentials",
+            &json!({ "kind": "proxy", "auth_type": "api_key" }),
+        )
         .await?;
     let caller_id = id(&caller)?;
     made.push(format!("/credentials/{caller_id}"));
     proxy["proxy_credential_ids"] = json!([caller_id]);
     let proxy = api.create("/proxies", &proxy).await?;
-    let key = caller["secret"]["key"].as_str().context("the answer holds no key")?.to_owned();
-    let url = proxy["url"].as_str().context("the answer holds no url")?.to_owned();
+    let key = caller["secret"]["key"]
+        .as_str()
+        .context("the answer holds no key")?
+        .to_owned();
+    let url = proxy["url"]
+        .as_str()
+        .context("the answer holds no url")?
+        .to_owned();
     Ok(Made { url, key, proxy })
 }
 
 fn id(object: &Value) -> anyhow::Result<String> {
-    Ok(object["id"].as_str().context("the answer holds no id")?.to_owned())
+    Ok(object["id"]
+        .as_str()
+        .context("the answer holds no id")?
+        .to_owned())
 }
 
 fn auth_type(auth: AddAuth) -> &'static str {
@@ -123,7 +135,10 @@ fn secret(args: &AddArgs) -> anyhow::Result<Value> {
     }
     let mut text = Zeroizing::new(String::new());
     if args.secret_stdin {
-        std::io::stdin().take(65_536).read_to_string(&mut text).context("reading the secret")?;
+        std::io::stdin()
+            .take(65_536)
+            .read_to_string(&mut text)
+            .context("reading the secret")?;
     } else if let Some(path) = &args.secret_file {
         *text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the secret from {}", path.display()))?;
@@ -136,8 +151,9 @@ fn secret(args: &AddArgs) -> anyhow::Result<Value> {
         AddAuth::ApiKey => json!({ "key": text }),
         AddAuth::Bearer => json!({ "token": text }),
         AddAuth::Basic => {
-            let (user, password) =
-                text.split_once(':').context("a secret for --auth basic is user:password")?;
+            let (user, password) = text
+                .split_once(':')
+                .context("a secret for --auth basic is user:password")?;
             json!({ "username": user, "password": password })
         }
         AddAuth::None => Value::Null,
@@ -147,7 +163,9 @@ fn secret(args: &AddArgs) -> anyhow::Result<Value> {
 /// The allow rules that `--allow` and `--read-only` stand for.
 fn rules(args: &AddArgs) -> anyhow::Result<Vec<Value>> {
     if args.read_only {
-        return Ok(vec![json!({ "effect": "allow", "methods": ["GET", "HEAD"] })]);
+        return Ok(vec![
+            json!({ "effect": "allow", "methods": ["GET", "HEAD"] }),
+        ]);
     }
     args.allow.iter().map(|text| rule(text)).collect()
 }
@@ -175,13 +193,14 @@ fn rule(text: &str) -> anyhow::Result<Value> {
 
 /// A text as a pattern that matches exactly it.
 fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if r"\.+*?()|[]{}^$#&-~".contains(c) {
-            out.push('\\');
-        }
-        out.push(c);
-        out
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, c| {
+            if r"\.+*?()|[]{}^$#&-~".contains(c) {
+                out.push('\\');
+            }
+            out.push(c);
+            out
+        })
 }
 
 /// `60/min` and `10000/day` as a proxy's limits.
@@ -214,7 +233,10 @@ fn print(args: &AddArgs, made: &Made, open: bool) {
     for (variable, value) in sdk_variables(args, made) {
         lines.push(format!("export {variable}={value}"));
     }
-    lines.push(format!("curl -H \"Authorization: Bearer {}\" {}/", made.key, made.url));
+    lines.push(format!(
+        "curl -H \"Authorization: Bearer {}\" {}/",
+        made.key, made.url
+    ));
     if open {
         lines.push(String::new());
         lines.push("allows every method and path; narrow with --allow or --read-only".into());
@@ -225,7 +247,11 @@ fn print(args: &AddArgs, made: &Made, open: bool) {
 /// The lines that an SDK of this API reads.
 fn sdk_variables(args: &AddArgs, made: &Made) -> Vec<(&'static str, String)> {
     let host = host(&args.base_url).unwrap_or_default();
-    let behind_v1 = if args.base_url.trim_end_matches('/').ends_with("/v1") { "" } else { "/v1" };
+    let behind_v1 = if args.base_url.trim_end_matches('/').ends_with("/v1") {
+        ""
+    } else {
+        "/v1"
+    };
     match host.as_str() {
         "api.openai.com" => vec![
             ("OPENAI_BASE_URL", format!("{}{behind_v1}", made.url)),
@@ -250,7 +276,11 @@ mod tests {
     #[test]
     fn an_allowed_call_becomes_a_rule() {
         for (text, method, pattern) in [
-            ("POST /v1/chat/completions", "POST", r"^/v1/chat/completions/?$"),
+            (
+                "POST /v1/chat/completions",
+                "POST",
+                r"^/v1/chat/completions/?$",
+            ),
             ("get /v1/models/*", "GET", r"^/v1/models/"),
             ("GET /a.b", "GET", r"^/a\.b/?$"),
             ("GET /", "GET", r"^/?$"),
@@ -267,7 +297,13 @@ mod tests {
     #[test]
     fn limits_are_read() {
         let check = |texts: &[&str]| {
-            limits(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).ok()
+            limits(
+                &texts
+                    .iter()
+                    .map(|text| (*text).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+            .ok()
         };
         assert_eq!(check(&["60/min"]), Some(json!({ "per_minute": 60 })));
         let both = json!({ "per_minute": 1, "per_day": 5 });

@@ -20,8 +20,11 @@ use zeroize::Zeroizing;
 /// Where a key stands when neither header, query nor path is configured.
 pub const KEY_HEADER_DEFAULT: &str = "x-api-key";
 /// What stays unescaped in an injected query or path part (RFC 3986 §2.3).
-const UNRESERVED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// A sealed secret and, after its first use, its opened form.
 pub struct Sealing {
@@ -79,7 +82,14 @@ impl Sealing {
         auth_type: AuthType,
         settings: CredentialSettings,
     ) -> Self {
-        Self { sealed, bound, keyring, auth_type, settings, opened: OnceLock::new() }
+        Self {
+            sealed,
+            bound,
+            keyring,
+            auth_type,
+            settings,
+            opened: OnceLock::new(),
+        }
     }
 
     /// The secret in the form in which it is sent.
@@ -87,7 +97,10 @@ impl Sealing {
     /// # Errors
     /// It is missing, does not open, or cannot be sent.
     pub fn injection(&self) -> Result<&Injection, VaultError> {
-        self.opened.get_or_init(|| self.open()).as_ref().map_err(|error| *error)
+        self.opened
+            .get_or_init(|| self.open())
+            .as_ref()
+            .map_err(|error| *error)
     }
 
     fn open(&self) -> Result<Injection, VaultError> {
@@ -95,10 +108,20 @@ impl Sealing {
             return Ok(Injection::default());
         }
         let sealed = self.sealed.as_ref().ok_or(VaultError::Missing)?;
-        let Bound { org, credential, hosts, seal_id } = &self.bound;
-        let binding = Binding { org: *org, credential: *credential, hosts, seal_id };
-        let secret = seal::open(&self.keyring, &binding, sealed)
-            .map_err(|_| VaultError::Unopenable)?;
+        let Bound {
+            org,
+            credential,
+            hosts,
+            seal_id,
+        } = &self.bound;
+        let binding = Binding {
+            org: *org,
+            credential: *credential,
+            hosts,
+            seal_id,
+        };
+        let secret =
+            seal::open(&self.keyring, &binding, sealed).map_err(|_| VaultError::Unopenable)?;
         arrange(self.auth_type, &self.settings, &secret).ok_or(VaultError::Unsendable)
     }
 }
@@ -136,13 +159,17 @@ fn arrange(
         AuthType::ApiKey => arrange_key(settings, secret.key.as_ref()?, &mut injection)?,
         AuthType::Bearer | AuthType::Jwt => {
             let value = Zeroizing::new(format!("Bearer {}", secret.token.as_ref()?));
-            injection.headers.push((http::header::AUTHORIZATION, sensitive(value)?));
+            injection
+                .headers
+                .push((http::header::AUTHORIZATION, sensitive(value)?));
         }
         AuthType::Basic => {
             let (user, password) = (secret.username.as_ref()?, secret.password.as_ref()?);
             let pair = Zeroizing::new(format!("{user}:{password}"));
             let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-            injection.headers.push((http::header::AUTHORIZATION, sensitive(value)?));
+            injection
+                .headers
+                .push((http::header::AUTHORIZATION, sensitive(value)?));
         }
         AuthType::Custom => {
             for part in &secret.headers {
@@ -158,11 +185,7 @@ fn arrange(
     Some(injection)
 }
 
-fn arrange_key(
-    settings: &CredentialSettings,
-    key: &str,
-    injection: &mut Injection,
-) -> Option<()> {
+fn arrange_key(settings: &CredentialSettings, key: &str, injection: &mut Injection) -> Option<()> {
     if let Some(name) = &settings.query {
         injection.queries.push(query(name, key));
     } else if let Some(template) = &settings.path {
@@ -172,7 +195,9 @@ fn arrange_key(
         let name = settings.header.as_deref().unwrap_or(KEY_HEADER_DEFAULT);
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         let prefix = settings.prefix.as_deref().unwrap_or_default();
-        injection.headers.push((name, sensitive(Zeroizing::new(format!("{prefix}{key}")))?));
+        injection
+            .headers
+            .push((name, sensitive(Zeroizing::new(format!("{prefix}{key}")))?));
     }
     Some(())
 }
@@ -221,7 +246,10 @@ mod tests {
             .headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
-        let queries = injection.queries.iter().map(|(_, pair)| format!("?{}", **pair));
+        let queries = injection
+            .queries
+            .iter()
+            .map(|(_, pair)| format!("?{}", **pair));
         let path = injection.path.iter().map(|path| path.to_string());
         let found: Vec<String> = headers.chain(queries).chain(path).collect();
         assert_eq!(found, expected);
@@ -237,10 +265,30 @@ mod tests {
             key,
             &["authorization: Token s3cr/et:1"],
         );
-        check(AuthType::ApiKey, r#"{"query":"k y"}"#, key, &["?k%20y=s3cr%2Fet%3A1"]);
-        check(AuthType::ApiKey, r#"{"path":"/bot{secret}"}"#, key, &["/bots3cr%2Fet:1"]);
-        check(AuthType::Bearer, "{}", r#"{"token":"t"}"#, &["authorization: Bearer t"]);
-        check(AuthType::Jwt, "{}", r#"{"token":"a.b.c"}"#, &["authorization: Bearer a.b.c"]);
+        check(
+            AuthType::ApiKey,
+            r#"{"query":"k y"}"#,
+            key,
+            &["?k%20y=s3cr%2Fet%3A1"],
+        );
+        check(
+            AuthType::ApiKey,
+            r#"{"path":"/bot{secret}"}"#,
+            key,
+            &["/bots3cr%2Fet:1"],
+        );
+        check(
+            AuthType::Bearer,
+            "{}",
+            r#"{"token":"t"}"#,
+            &["authorization: Bearer t"],
+        );
+        check(
+            AuthType::Jwt,
+            "{}",
+            r#"{"token":"a.b.c"}"#,
+            &["authorization: Bearer a.b.c"],
+        );
         check(
             AuthType::Basic,
             "{}",
@@ -253,7 +301,12 @@ mod tests {
             r#"{"headers":[{"name":"X-A","value":"1"}],"queries":[{"name":"q","value":"a&b"}]}"#,
             &["x-a: 1", "?q=a%26b"],
         );
-        check(AuthType::Bearer, "{}", r#"{"token":"a\r\nHost: x"}"#, &["unsendable"]);
+        check(
+            AuthType::Bearer,
+            "{}",
+            r#"{"token":"a\r\nHost: x"}"#,
+            &["unsendable"],
+        );
         check(AuthType::Bearer, "{}", "{}", &["unsendable"]);
         check(AuthType::None, "{}", "{}", &[]);
     }

@@ -10,7 +10,11 @@ pub fn map_answer(headers: &mut HeaderMap, base_path: &str, prefix: &str) {
     if !headers.contains_key(header::SET_COOKIE) {
         return;
     }
-    let values: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+    let values: Vec<HeaderValue> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .cloned()
+        .collect();
     headers.remove(header::SET_COOKIE);
     for value in values {
         let mapped = value
@@ -60,7 +64,11 @@ mod tests {
         for (cookie, base, expected) in [
             ("a=b", "", "a=b"),
             ("a=b; Path=/", "", "a=b; Path=/api/demo/"),
-            ("a=b; path=/app; Secure", "", "a=b; Path=/api/demo/app; Secure"),
+            (
+                "a=b; path=/app; Secure",
+                "",
+                "a=b; Path=/api/demo/app; Secure",
+            ),
             ("a=b; Domain=.vendor.com; HttpOnly", "", "a=b; HttpOnly"),
             ("a=b; Path=/v1/x", "/v1", "a=b; Path=/api/demo/x"),
             ("a=b; Path=/v1x", "/v1", "a=b; Path=/api/demo/"),

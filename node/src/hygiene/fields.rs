@@ -18,14 +18,37 @@ enum Class {
 
 fn classify(name: &str) -> Class {
     match name {
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "te"
-        | "trailer" | "upgrade" | "http2-settings" | "proxy-authenticate"
-        | "proxy-authorization" | "host" | "content-length" | "expect" => Class::Hop,
-        "x-http-method-override" | "x-http-method" | "x-method-override" | "x-original-url"
-        | "x-rewrite-url" | "x-original-uri" | "x-original-method"
-        | "x-http-destination-url" | "x-client-ip" | "x-originating-ip" | "x-remote-ip"
-        | "x-remote-addr" | "true-client-ip" | "cf-connecting-ip" | "x-cluster-client-ip"
-        | "forwarded" | "x-real-ip" | "via" => Class::Override,
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "transfer-encoding"
+        | "te"
+        | "trailer"
+        | "upgrade"
+        | "http2-settings"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "host"
+        | "content-length"
+        | "expect" => Class::Hop,
+        "x-http-method-override"
+        | "x-http-method"
+        | "x-method-override"
+        | "x-original-url"
+        | "x-rewrite-url"
+        | "x-original-uri"
+        | "x-original-method"
+        | "x-http-destination-url"
+        | "x-client-ip"
+        | "x-originating-ip"
+        | "x-remote-ip"
+        | "x-remote-addr"
+        | "true-client-ip"
+        | "cf-connecting-ip"
+        | "x-cluster-client-ip"
+        | "forwarded"
+        | "x-real-ip"
+        | "via" => Class::Override,
         name if name.starts_with("x-forwarded-") => Class::Override,
         name if name.starts_with("requestrocket-") || name == "x-requestrocket-key" => {
             Class::Reserved
@@ -84,9 +107,7 @@ fn passes(
     Ok(match classify(text) {
         Class::Hop | Class::Reserved => false,
         Class::Override => policy.pass.contains(name),
-        Class::Passes => {
-            (policy.cookies || *name != header::COOKIE) && !nominated.contains(text)
-        }
+        Class::Passes => (policy.cookies || *name != header::COOKIE) && !nominated.contains(text),
     })
 }
 
@@ -121,7 +142,13 @@ impl Nominated {
 
 /// Whether two header names mean the same to a server that reads `_` as `-`.
 pub fn equivalent(one: &str, other: &str) -> bool {
-    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let fold = |byte: u8| {
+        if byte == b'_' {
+            b'-'
+        } else {
+            byte.to_ascii_lowercase()
+        }
+    };
     one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
 }
 
@@ -236,7 +263,9 @@ mod tests {
     }
 
     fn names(map: &HeaderMap) -> Vec<String> {
-        map.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect()
+        map.iter()
+            .map(|(n, v)| format!("{n}={}", v.to_str().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -247,22 +276,50 @@ mod tests {
             assert_eq!(names(&passed), expected, "{fields:?}");
         };
         check(
-            &[("accept", "a"), ("x-a", "1"), ("x-a", "2"), ("host", "h"), ("expect", "x")],
+            &[
+                ("accept", "a"),
+                ("x-a", "1"),
+                ("x-a", "2"),
+                ("host", "h"),
+                ("expect", "x"),
+            ],
             &policy,
             &["accept=a", "x-a=1", "x-a=2"],
         );
-        for hop in ["connection", "keep-alive", "te", "trailer", "upgrade", "proxy-authorization"] {
+        for hop in [
+            "connection",
+            "keep-alive",
+            "te",
+            "trailer",
+            "upgrade",
+            "proxy-authorization",
+        ] {
             check(&[(hop, "x"), ("a", "b")], &policy, &["a=b"]);
         }
-        check(&[("connection", "close, X-Hop"), ("x-hop", "1"), ("b", "2")], &policy, &["b=2"]);
         check(
-            &[("connection", "cache-control"), ("cache-control", "no-cache")],
+            &[("connection", "close, X-Hop"), ("x-hop", "1"), ("b", "2")],
+            &policy,
+            &["b=2"],
+        );
+        check(
+            &[
+                ("connection", "cache-control"),
+                ("cache-control", "no-cache"),
+            ],
             &policy,
             &["cache-control=no-cache"],
         );
-        for name in ["x-original-url", "x-rewrite-url", "x-forwarded-for", "x-http-method-override",
-            "via", "forwarded", "x-real-ip", "true-client-ip", "x-forwarded-prefix"]
-        {
+        for name in [
+            "x-original-url",
+            "x-rewrite-url",
+            "x-forwarded-for",
+            "x-http-method-override",
+            "via",
+            "forwarded",
+            "x-real-ip",
+            "true-client-ip",
+            "x-forwarded-prefix",
+        ] {
             check(&[(name, "x")], &policy, &[]);
             let pass = RequestFields {
                 pass: vec![HeaderName::from_static(name)],
@@ -271,9 +328,19 @@ mod tests {
             check(&[(name, "x")], &pass, &[&format!("{name}=x")]);
         }
         check(&[("cookie", "a=b")], &policy, &[]);
-        let cookies = RequestFields { cookies: true, ..RequestFields::default() };
+        let cookies = RequestFields {
+            cookies: true,
+            ..RequestFields::default()
+        };
         check(&[("cookie", "a=b")], &cookies, &["cookie=a=b"]);
-        check(&[("requestrocket-proxy-code", "x"), ("x-requestrocket-key", "k")], &policy, &[]);
+        check(
+            &[
+                ("requestrocket-proxy-code", "x"),
+                ("x-requestrocket-key", "k"),
+            ],
+            &policy,
+            &[],
+        );
         assert_eq!(
             for_target(map(&[("x_api_key", "evil")]), &policy),
             Err(UnderscoreName("x_api_key".into()))
@@ -301,7 +368,13 @@ mod tests {
             ("requestrocket-proxy-code", "forged"),
             ("x-request-id", "r1"),
         ];
-        let plain = for_caller(map(&from), ResponseFields { cookies: true, filtered: false });
+        let plain = for_caller(
+            map(&from),
+            ResponseFields {
+                cookies: true,
+                filtered: false,
+            },
+        );
         assert_eq!(
             names(&plain),
             [
@@ -312,10 +385,20 @@ mod tests {
                 "x-request-id=r1"
             ]
         );
-        let filtered = for_caller(map(&from), ResponseFields { cookies: false, filtered: true });
+        let filtered = for_caller(
+            map(&from),
+            ResponseFields {
+                cookies: false,
+                filtered: true,
+            },
+        );
         assert_eq!(
             names(&filtered),
-            ["content-type=application/json", "cache-control=private", "x-request-id=r1"]
+            [
+                "content-type=application/json",
+                "cache-control=private",
+                "x-request-id=r1"
+            ]
         );
     }
 }

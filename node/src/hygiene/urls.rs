@@ -140,7 +140,10 @@ impl Mapping<'_> {
         // `..` behind the base could leave it again once the client resolves it.
         let path_only = rest.split(['?', '#']).next().unwrap_or_default();
         let climbs = path_only.split('/').any(|segment| {
-            matches!(segment.to_ascii_lowercase().as_str(), ".." | "%2e%2e" | ".%2e" | "%2e.")
+            matches!(
+                segment.to_ascii_lowercase().as_str(),
+                ".." | "%2e%2e" | ".%2e" | "%2e."
+            )
         });
         (!climbs && (rest.is_empty() || rest.starts_with(['/', '?', '#']))).then_some(rest)
     }
@@ -150,7 +153,9 @@ impl Mapping<'_> {
 fn has_scheme(reference: &str) -> bool {
     reference.split_once(':').is_some_and(|(scheme, _)| {
         scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
     })
 }
 
@@ -166,7 +171,10 @@ mod tests {
 
     fn check(base: &str, field: &str, value: &str, expected: &str, foreign: Option<&str>) {
         let base = BaseUrl::parse(base).unwrap();
-        let mapping = Mapping { base: &base, prefix: "/api/demo" };
+        let mapping = Mapping {
+            base: &base,
+            prefix: "/api/demo",
+        };
         let name = HeaderName::from_bytes(field.as_bytes()).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(name.clone(), HeaderValue::from_str(value).unwrap());
@@ -180,7 +188,12 @@ mod tests {
         let root = "https://api.x.com";
         let v1 = "https://api.x.com/v1";
         for (base, value, expected, foreign) in [
-            (root, "/relative-redirect/2", "/api/demo/relative-redirect/2", None),
+            (
+                root,
+                "/relative-redirect/2",
+                "/api/demo/relative-redirect/2",
+                None,
+            ),
             (root, "/", "/api/demo/", None),
             (root, "next?page=2", "next?page=2", None),
             (root, "?page=2", "?page=2", None),
@@ -188,24 +201,69 @@ mod tests {
             (root, "HTTPS://API.x.com:443/a", "/api/demo/a", None),
             (root, "//api.x.com/a", "/api/demo/a", None),
             (root, "https://api.x.com", "/api/demo", None),
-            (root, "http://api.x.com/a", "http://api.x.com/a", Some("api.x.com")),
-            (root, "https://api.x.com.evil.example/a", "https://api.x.com.evil.example/a",
-                Some("api.x.com.evil.example")),
-            (root, "//files.x.com/a", "//files.x.com/a", Some("files.x.com")),
+            (
+                root,
+                "http://api.x.com/a",
+                "http://api.x.com/a",
+                Some("api.x.com"),
+            ),
+            (
+                root,
+                "https://api.x.com.evil.example/a",
+                "https://api.x.com.evil.example/a",
+                Some("api.x.com.evil.example"),
+            ),
+            (
+                root,
+                "//files.x.com/a",
+                "//files.x.com/a",
+                Some("files.x.com"),
+            ),
             (root, "https://user@api.x.com/a", "/api/demo/a", None),
-            (root, "javascript:alert(1)", "javascript:alert(1)", Some("(not http)")),
+            (
+                root,
+                "javascript:alert(1)",
+                "javascript:alert(1)",
+                Some("(not http)"),
+            ),
             (v1, "/v1/users", "/api/demo/users", None),
             (v1, "/v1", "/api/demo", None),
             (v1, "/v1?x", "/api/demo?x", None),
             (v1, "/v1x", "https://api.x.com/v1x", Some("api.x.com")),
-            (v1, "/oauth/authorize", "https://api.x.com/oauth/authorize", Some("api.x.com")),
-            (v1, "https://api.x.com/v2/a", "https://api.x.com/v2/a", Some("api.x.com")),
-            (v1, "/v1/../admin", "https://api.x.com/v1/../admin", Some("api.x.com")),
-            (v1, "/v1/%2e%2E/admin", "https://api.x.com/v1/%2e%2E/admin", Some("api.x.com")),
+            (
+                v1,
+                "/oauth/authorize",
+                "https://api.x.com/oauth/authorize",
+                Some("api.x.com"),
+            ),
+            (
+                v1,
+                "https://api.x.com/v2/a",
+                "https://api.x.com/v2/a",
+                Some("api.x.com"),
+            ),
+            (
+                v1,
+                "/v1/../admin",
+                "https://api.x.com/v1/../admin",
+                Some("api.x.com"),
+            ),
+            (
+                v1,
+                "/v1/%2e%2E/admin",
+                "https://api.x.com/v1/%2e%2E/admin",
+                Some("api.x.com"),
+            ),
         ] {
             check(base, "location", value, expected, foreign);
             check(base, "content-location", value, expected, foreign);
-            check(base, "refresh", &format!("5; url={value}"), &format!("5; url={expected}"), foreign);
+            check(
+                base,
+                "refresh",
+                &format!("5; url={value}"),
+                &format!("5; url={expected}"),
+                foreign,
+            );
             check(
                 base,
                 "link",
@@ -214,6 +272,12 @@ mod tests {
                 foreign,
             );
         }
-        check(root, "link", "<https://api.x.com/a", "<https://api.x.com/a", None);
+        check(
+            root,
+            "link",
+            "<https://api.x.com/a",
+            "<https://api.x.com/a",
+            None,
+        );
     }
 }

@@ -38,7 +38,10 @@ pub struct RecordBatches {
 /// A queue of records between the workers and whoever ships them.
 pub fn queue() -> (RecordSender, RecordBatches) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    (RecordSender { queue: sender }, RecordBatches { queue: receiver })
+    (
+        RecordSender { queue: sender },
+        RecordBatches { queue: receiver },
+    )
 }
 
 impl RecordBatches {

@@ -33,14 +33,20 @@ pub fn path(path: &[u8], policy: RecordPath) -> String {
 fn looks_random(segment: &str) -> bool {
     let kind = |byte: u8| (byte.is_ascii_digit(), byte.is_ascii_uppercase());
     let bytes = segment.as_bytes();
-    let changes = bytes.windows(2).filter(|pair| kind(pair[0]) != kind(pair[1])).count();
+    let changes = bytes
+        .windows(2)
+        .filter(|pair| kind(pair[0]) != kind(pair[1]))
+        .count();
     segment.len() > SEGMENT_BYTES_MAX || (segment.len() >= 8 && changes >= 4)
 }
 
 /// The query's names, with values only where the proxy allows it.
 pub fn query(text: Option<&[u8]>, allow: &[String]) -> Vec<QueryField> {
     let clip = |bytes: &[u8]| {
-        String::from_utf8_lossy(bytes).chars().take(QUERY_CHARS_MAX).collect::<String>()
+        String::from_utf8_lossy(bytes)
+            .chars()
+            .take(QUERY_CHARS_MAX)
+            .collect::<String>()
     };
     let Some(text) = text else {
         return Vec::new();
@@ -49,8 +55,15 @@ pub fn query(text: Option<&[u8]>, allow: &[String]) -> Vec<QueryField> {
         .take(QUERY_FIELDS_MAX)
         .map(|(name, value)| {
             let shown = allow.iter().any(|allowed| allowed.as_bytes() == &*name);
-            let value = if shown { clip(&value) } else { REDACTED.to_owned() };
-            QueryField { name: clip(&name), value }
+            let value = if shown {
+                clip(&value)
+            } else {
+                REDACTED.to_owned()
+            };
+            QueryField {
+                name: clip(&name),
+                value,
+            }
         })
         .collect()
 }
@@ -82,7 +95,11 @@ mod tests {
             ("/v1/users/42", RecordPath::None, ""),
             ("/v1/users/42", RecordPath::Template, "/v1/users/42"),
             ("/bot1234:AAbbCCdd/send", RecordPath::Template, "/*/send"),
-            ("/services/T0A1B2C3D/B9/xYz", RecordPath::Template, "/services/*/B9/xYz"),
+            (
+                "/services/T0A1B2C3D/B9/xYz",
+                RecordPath::Template,
+                "/services/*/B9/xYz",
+            ),
             ("/x/aaaaaaaaaaaaaaaaaaaaa", RecordPath::Template, "/x/*"),
         ] {
             assert_eq!(path(from.as_bytes(), policy), expected, "{from}");
@@ -92,8 +109,10 @@ mod tests {
     #[test]
     fn query_values_are_redacted_unless_allowed() {
         let fields = query(Some(b"page=2&key=secret&k%65y=x"), &["page".into()]);
-        let shown: Vec<_> =
-            fields.iter().map(|field| format!("{}={}", field.name, field.value)).collect();
+        let shown: Vec<_> = fields
+            .iter()
+            .map(|field| format!("{}={}", field.name, field.value))
+            .collect();
         assert_eq!(shown, ["page=2", "key=REDACTED", "key=REDACTED"]);
     }
 
@@ -103,7 +122,10 @@ mod tests {
         let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
         let v6: IpAddr = "2001:db8:1:2::3".parse().unwrap();
         assert_eq!(source(v4, RecordSource::Full).unwrap(), "192.0.2.7");
-        assert_eq!(source(mapped, RecordSource::Prefix).unwrap(), "192.0.2.0/24");
+        assert_eq!(
+            source(mapped, RecordSource::Prefix).unwrap(),
+            "192.0.2.0/24"
+        );
         assert_eq!(source(v6, RecordSource::Prefix).unwrap(), "2001:db8:1::/48");
         assert_eq!(source(v6, RecordSource::None), None);
     }

@@ -76,11 +76,15 @@ impl Authenticate {
         let end = match self.explain {
             true => EarlyEnd::new(
                 Code::AccessDenied,
-                format!("{UNAUTHORIZED} ({}; shown in development only)", refusal.as_str()),
+                format!(
+                    "{UNAUTHORIZED} ({}; shown in development only)",
+                    refusal.as_str()
+                ),
             ),
             false => EarlyEnd::new(Code::AccessDenied, UNAUTHORIZED),
         };
-        end.with_status(401).header("www-authenticate", "Bearer realm=\"requestrocket\"")
+        end.with_status(401)
+            .header("www-authenticate", "Bearer realm=\"requestrocket\"")
     }
 
     /// A proxy that anybody may call answers only its own host names, and no page of another site
@@ -134,7 +138,12 @@ pub fn identify(
             return match find(proxy, &digest, |credential| credential.issued) {
                 Some((index, credential)) => {
                     let generation = Some(judge(credential, &digest, now)?);
-                    Ok(Caller { index, credential: credential.id, generation, places })
+                    Ok(Caller {
+                        index,
+                        credential: credential.id,
+                        generation,
+                        places,
+                    })
                 }
                 None => Err(AuthFailure::WrongKey),
             };
@@ -163,13 +172,23 @@ fn identify_given(
         }
         let generation = Some(judge(credential, &digest, now)?);
         let places = vec![place];
-        return Ok(Caller { index, credential: credential.id, generation, places });
+        return Ok(Caller {
+            index,
+            credential: credential.id,
+            generation,
+            places,
+        });
     }
     if refusal == AuthFailure::NoCredential {
         let open = |credential: &&ProxyCredential| credential.auth_type == AuthType::None;
         if let Some(index) = proxy.credentials.iter().position(|c| open(&c)) {
             let credential = proxy.credentials[index].id;
-            return Ok(Caller { index, credential, generation: None, places: Vec::new() });
+            return Ok(Caller {
+                index,
+                credential,
+                generation: None,
+                places: Vec::new(),
+            });
         }
     }
     Err(refusal)

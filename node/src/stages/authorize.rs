@@ -36,16 +36,15 @@ impl Stage for Authorize {
             Outcome::Allowed => Next::Continue,
             Outcome::Ended(end) => Next::End(end),
             Outcome::NeedsBody => match &exchange.body {
-                Inbound::Stream { .. } => inbound::buffer(
-                    proxy.body_buffer_bytes,
-                    move |exchange, buffered| {
+                Inbound::Stream { .. } => {
+                    inbound::buffer(proxy.body_buffer_bytes, move |exchange, buffered| {
                         let read = match buffered {
                             Buffered::Whole(bytes) => Read::Whole(bytes),
                             Buffered::TooLarge => Read::TooLarge,
                         };
                         after_reading(exchange, &proxy, &read)
-                    },
-                ),
+                    })
+                }
                 _ => match after_reading(exchange, &proxy, &Read::Whole(Bytes::new())) {
                     None => Next::Continue,
                     Some(end) => end.into(),
@@ -71,9 +70,10 @@ fn after_reading(exchange: &mut Exchange, proxy: &CompiledProxy, read: &Read) ->
     match judged(exchange, proxy, read) {
         Outcome::Allowed => None,
         Outcome::Ended(end) => Some(*end),
-        Outcome::NeedsBody => {
-            Some(EarlyEnd::new(Code::InternalError, "rules asked for a body that was given"))
-        }
+        Outcome::NeedsBody => Some(EarlyEnd::new(
+            Code::InternalError,
+            "rules asked for a body that was given",
+        )),
     }
 }
 
@@ -105,7 +105,10 @@ fn judged(exchange: &mut Exchange, proxy: &CompiledProxy, read: &Read) -> Outcom
             Some(Err(reason)) => BodyFacts::Unreadable(*reason),
         });
     let Some(caller) = &exchange.caller else {
-        return ended(EarlyEnd::new(Code::InternalError, "authorize met no caller"));
+        return ended(EarlyEnd::new(
+            Code::InternalError,
+            "authorize met no caller",
+        ));
     };
     let verdict = rule::judge(&scopes(proxy, caller.index), &facts);
     let (denials, shadow) = match verdict {
@@ -165,7 +168,10 @@ fn path_overrides<'h>(
     proxy: &CompiledProxy,
 ) -> Result<Vec<PathReading<'h>>, EarlyEnd> {
     let mut paths = Vec::new();
-    for name in PATH_OVERRIDES.iter().filter(|name| proxy.request_fields.pass.contains(name)) {
+    for name in PATH_OVERRIDES
+        .iter()
+        .filter(|name| proxy.request_fields.pass.contains(name))
+    {
         for value in headers.get_all(name) {
             let bytes = value.as_bytes();
             let end = bytes.iter().position(|byte| matches!(byte, b'?' | b'#'));
@@ -184,8 +190,11 @@ fn malformed(detail: String) -> EarlyEnd {
 
 fn view(headers: &HeaderMap, bytes: &Bytes, bytes_max: usize) -> Result<BodyView, Unreadable> {
     let joined = |name| {
-        let values: Vec<&[u8]> =
-            headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
+        let values: Vec<&[u8]> = headers
+            .get_all(name)
+            .iter()
+            .map(http::HeaderValue::as_bytes)
+            .collect();
         (!values.is_empty()).then(|| values.join(&b","[..]))
     };
     BodyView::read(
@@ -197,7 +206,10 @@ fn view(headers: &HeaderMap, bytes: &Bytes, bytes_max: usize) -> Result<BodyView
 }
 
 fn shadow_ids(shadow: &[ShadowMatch<'_>]) -> Vec<proto::id::RuleId> {
-    shadow.iter().filter_map(|rule| rule.rule_id.parse().ok()).collect()
+    shadow
+        .iter()
+        .filter_map(|rule| rule.rule_id.parse().ok())
+        .collect()
 }
 
 fn for_record(denial: &rule::Denial) -> RecordDenial {
@@ -210,7 +222,11 @@ fn for_record(denial: &rule::Denial) -> RecordDenial {
         },
         scope_id: denial.scope_id.clone(),
         default: denial.default,
-        rule_ids: denial.rules.iter().filter_map(|rule| rule.id.parse().ok()).collect(),
+        rule_ids: denial
+            .rules
+            .iter()
+            .filter_map(|rule| rule.id.parse().ok())
+            .collect(),
     }
 }
 

@@ -46,7 +46,10 @@ impl Stage for Filter {
             return end.into();
         }
         let bodyless = exchange.request.method == Method::HEAD
-            || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            || matches!(
+                answer.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
         let Some(filters) = filters.filter(|_| !bodyless) else {
             exchange.answer = Some(answer);
             return Next::Continue;
@@ -65,7 +68,12 @@ impl Stage for Filter {
                 Next::Continue
             }
             Treatment::Filter { error } => {
-                let job = Job { filters, error, codings, bytes_max: proxy.body_buffer_bytes };
+                let job = Job {
+                    filters,
+                    error,
+                    codings,
+                    bytes_max: proxy.body_buffer_bytes,
+                };
                 filter_body(answer, job)
             }
         }
@@ -80,15 +88,24 @@ fn clean_head(
     filtered: bool,
 ) -> Result<(), EarlyEnd> {
     let headers = std::mem::take(&mut answer.headers);
-    answer.announced_length = headers.get(header::CONTENT_LENGTH).filter(|_| !filtered).cloned();
-    let policy = ResponseFields { cookies: proxy.cookies, filtered };
+    answer.announced_length = headers
+        .get(header::CONTENT_LENGTH)
+        .filter(|_| !filtered)
+        .cloned();
+    let policy = ResponseFields {
+        cookies: proxy.cookies,
+        filtered,
+    };
     answer.headers = fields::for_caller(headers, policy);
     let prefix = exchange.request.proxy_prefix();
     if proxy.cookies {
         cookies::map_answer(&mut answer.headers, &proxy.target.base.path, prefix);
     }
     if proxy.rewrite_urls == RewriteUrls::On {
-        let mapping = urls::Mapping { base: &proxy.target.base, prefix };
+        let mapping = urls::Mapping {
+            base: &proxy.target.base,
+            prefix,
+        };
         let foreign = urls::map_answer(&mut answer.headers, &mapping);
         if foreign.is_some() && proxy.foreign_urls == ForeignUrls::Refuse {
             exchange.notes.left_gateway = foreign;
@@ -129,12 +146,17 @@ fn treatment(answer: &Answer, proxy: &CompiledProxy) -> Result<Treatment, EarlyE
             "filters apply to this proxy and the target's answer is not JSON \
              (`application/json` or `+json`); it is withheld so that nothing leaks",
         )
-        .with(proto::outcome::Extra::UpstreamStatus(answer.status.as_u16()))),
+        .with(proto::outcome::Extra::UpstreamStatus(
+            answer.status.as_u16(),
+        ))),
     }
 }
 
 fn content_type(headers: &HeaderMap) -> &str {
-    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 /// The content codings of an answer, as listed.
@@ -191,7 +213,10 @@ async fn read(mut body: AnswerBody, bytes_max: usize) -> Result<Bytes, EarlyEnd>
             ),
         )
     };
-    if body.remaining().is_some_and(|length| length > bytes_max as u64) {
+    if body
+        .remaining()
+        .is_some_and(|length| length > bytes_max as u64)
+    {
         return Err(too_large());
     }
     let mut whole = BytesMut::new();
@@ -229,7 +254,9 @@ fn apply(
             Code::FilterNotJson,
             format!("filters apply to this proxy and the target's answer cannot be read: {reason}"),
         )
-        .with(proto::outcome::Extra::UpstreamStatus(answer.status.as_u16()))
+        .with(proto::outcome::Extra::UpstreamStatus(
+            answer.status.as_u16(),
+        ))
     };
     let decoded = proto::body_view::decode(coded, &job.codings, job.bytes_max);
     if job.error {
@@ -250,7 +277,10 @@ fn apply(
         });
     }
     let body = decoded.map_err(|error| not_json(error.to_string()))?;
-    let applied = job.filters.apply(&body).map_err(|error| not_json(error.to_string()))?;
+    let applied = job
+        .filters
+        .apply(&body)
+        .map_err(|error| not_json(error.to_string()))?;
     exchange.notes.filters_changed.extend(ids(&applied.changed));
     answer.body = Outbound::Full(applied.body.into());
     Ok(answer)
@@ -273,9 +303,10 @@ fn blanked(mut answer: Answer, exchange: &Exchange) -> Answer {
     document["title"] = "Error body withheld".into();
     document["code"] = "error-body-withheld".into();
     document["type"] = format!("{}error-body-withheld", proto::outcome::ERROR_PAGES).into();
-    answer
-        .headers
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    answer.headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     answer.body = Outbound::Full(document.to_string().into());
     answer
 }

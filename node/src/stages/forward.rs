@@ -54,13 +54,23 @@ async fn forward(
     exchange: &mut Exchange,
 ) -> Result<(), EarlyEnd> {
     let (Some(proxy), Some(armed)) = (exchange.proxy.clone(), exchange.armed.take()) else {
-        return Err(EarlyEnd::new(Code::InternalError, "forward met no armed request"));
+        return Err(EarlyEnd::new(
+            Code::InternalError,
+            "forward met no armed request",
+        ));
     };
     let (method, path_and_query, headers) = armed.into_parts();
     let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
-        EarlyEnd::new(Code::MalformedRequest, "the path and query cannot be sent as they are")
+        EarlyEnd::new(
+            Code::MalformedRequest,
+            "the path and query cannot be sent as they are",
+        )
     })?;
-    let head = RequestHead { method, target, headers };
+    let head = RequestHead {
+        method,
+        target,
+        headers,
+    };
     let body = exchange.body.take();
     let mut tokens = match exchange.tokens.take() {
         Some(tokens) => Some(tokens),
@@ -185,7 +195,10 @@ fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
         ),
         FailureKind::FirstByteTimeout => EarlyEnd::new(
             Code::UpstreamTimeout,
-            format!("no first byte within {}; raise it or stream{carried}", proxy.first_byte_text),
+            format!(
+                "no first byte within {}; raise it or stream{carried}",
+                proxy.first_byte_text
+            ),
         ),
         FailureKind::TotalTimeout => EarlyEnd::new(
             Code::UpstreamTimeout,

@@ -94,13 +94,12 @@ impl Inject {
 }
 
 /// Removes what belongs to the caller's authentication and adds the credential.
-fn arm(
-    method: Method,
-    outgoing: Outgoing,
-    proxy: &CompiledProxy,
-    injection: &Injection,
-) -> Armed {
-    let Outgoing { mut path, query, mut headers } = outgoing;
+fn arm(method: Method, outgoing: Outgoing, proxy: &CompiledProxy, injection: &Injection) -> Armed {
+    let Outgoing {
+        mut path,
+        query,
+        mut headers,
+    } = outgoing;
     for name in &fields::CALLER_AUTHENTICATION {
         if !proxy.forward_caller_headers.contains(name) {
             headers.remove(name);
@@ -114,11 +113,18 @@ fn arm(
     }
     if let Some(part) = &injection.path {
         // Between the base path and the caller's: both are whole segments.
-        path.splice(proxy.target.base.path.len()..proxy.target.base.path.len(), part.bytes());
+        path.splice(
+            proxy.target.base.path.len()..proxy.target.base.path.len(),
+            part.bytes(),
+        );
     }
     add_query(&mut path, query.as_deref(), injection);
     headers.insert(header::HOST, proxy.destination.host_header().clone());
-    Armed { method, path_and_query: Bytes::from(path), headers }
+    Armed {
+        method,
+        path_and_query: Bytes::from(path),
+        headers,
+    }
 }
 
 /// Appends the caller's query without what will be injected, then what is injected.
@@ -153,7 +159,10 @@ mod tests {
                 .iter()
                 .map(|name| ((*name).into(), Zeroizing::new(format!("{name}=real"))))
                 .collect();
-            let injection = Injection { queries, ..Injection::default() };
+            let injection = Injection {
+                queries,
+                ..Injection::default()
+            };
             let mut path = b"/x".to_vec();
             add_query(&mut path, query.map(str::as_bytes), &injection);
             assert_eq!(String::from_utf8(path).unwrap(), expected);

@@ -2,13 +2,13 @@
 //!
 //! No stage names another one: they meet in `flow.rs`, and `worker.rs` wires them.
 
-pub mod receive;
 pub mod authenticate;
 pub mod authorize;
+pub mod filter;
+pub mod forward;
+pub mod inject;
 pub mod limit;
 pub mod prepare;
-pub mod inject;
-pub mod forward;
-pub mod filter;
+pub mod receive;
 pub mod record;
 pub mod respond;

@@ -53,17 +53,16 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         .map_err(|refused| EarlyEnd::new(Code::MalformedRequest, refused.to_string()))?;
     let path = reading.join(&proxy.target.base.path);
     let caller = std::mem::take(&mut exchange.request.headers);
-    let mut headers =
-        fields::for_target(caller, &proxy.request_fields).map_err(|refused| {
-            EarlyEnd::new(
-                Code::MalformedRequest,
-                format!(
-                    "header name `{}` holds `_`, which many servers read as `-`; rename it, or set \
+    let mut headers = fields::for_target(caller, &proxy.request_fields).map_err(|refused| {
+        EarlyEnd::new(
+            Code::MalformedRequest,
+            format!(
+                "header name `{}` holds `_`, which many servers read as `-`; rename it, or set \
                      `allow_underscore_headers` on the target",
-                    refused.0
-                ),
-            )
-        })?;
+                refused.0
+            ),
+        )
+    })?;
     if response_filters(exchange, proxy).is_some() {
         for name in &fields::CONDITIONAL {
             headers.remove(name);
@@ -72,7 +71,11 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         let codings = HeaderValue::from_static("gzip, br, zstd, deflate");
         headers.insert(header::ACCEPT_ENCODING, codings);
     }
-    Ok(Outgoing { path, query: exchange.request.query.take(), headers })
+    Ok(Outgoing {
+        path,
+        query: exchange.request.query.take(),
+        headers,
+    })
 }
 
 fn request_filters(exchange: &Exchange, proxy: &CompiledProxy) -> Option<Arc<FilterSet>> {
@@ -83,7 +86,11 @@ fn request_filters(exchange: &Exchange, proxy: &CompiledProxy) -> Option<Arc<Fil
 /// The response filters that apply to this caller.
 pub fn response_filters(exchange: &Exchange, proxy: &CompiledProxy) -> Option<Arc<FilterSet>> {
     let caller = exchange.caller.as_ref()?;
-    proxy.credentials.get(caller.index)?.response_filters.clone()
+    proxy
+        .credentials
+        .get(caller.index)?
+        .response_filters
+        .clone()
 }
 
 /// Applies request filters, which need the whole body.

@@ -70,7 +70,10 @@ pub async fn serve(request: HttpRequest, payload: Payload) -> HttpResponse<Reply
 
 fn failed(id: RequestId) -> HttpResponse<ReplyBody> {
     let detail = "the gateway failed on this request; it has been counted";
-    answer::bare(&EarlyEnd::new(Code::InternalError, detail), id.text().as_str())
+    answer::bare(
+        &EarlyEnd::new(Code::InternalError, detail),
+        id.text().as_str(),
+    )
 }
 
 /// Turns actix-web's request into an exchange: the edge between its `http` 0.2 types and ours.
@@ -83,7 +86,10 @@ fn exchange(
     let malformed = |detail: &'static str| EarlyEnd::new(Code::MalformedRequest, detail);
     let method = Method::from_bytes(from.method().as_str().as_bytes())
         .map_err(|_| malformed("the method is not a token"))?;
-    let target = from.uri().path_and_query().map_or("", |target| target.as_str());
+    let target = from
+        .uri()
+        .path_and_query()
+        .map_or("", |target| target.as_str());
     if !target.starts_with('/') {
         return Err(malformed("the request target must begin with `/`"));
     }
@@ -96,7 +102,9 @@ fn exchange(
         };
         headers.append(name, value);
     }
-    let peer = from.peer_addr().ok_or_else(|| malformed("the connection has no peer address"))?;
+    let peer = from
+        .peer_addr()
+        .ok_or_else(|| malformed("the connection has no peer address"))?;
     let notes = Notes::default();
     let body = inbound(&headers, payload, notes.request_bytes.clone())?;
     let target = Bytes::copy_from_slice(target.as_bytes());
@@ -128,8 +136,14 @@ fn exchange(
 
 /// The stage at which the request asks for a panic; see `gateway.fault_injection`.
 fn fault(headers: &HeaderMap) -> Option<StageKind> {
-    let wanted = headers.get("requestrocket-fault")?.to_str().ok()?.strip_prefix("panic@")?;
-    StageKind::ALL.into_iter().find(|stage| stage.name() == wanted)
+    let wanted = headers
+        .get("requestrocket-fault")?
+        .to_str()
+        .ok()?
+        .strip_prefix("panic@")?;
+    StageKind::ALL
+        .into_iter()
+        .find(|stage| stage.name() == wanted)
 }
 
 fn inbound(
@@ -140,7 +154,10 @@ fn inbound(
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let length = match headers.get(header::CONTENT_LENGTH) {
         Some(value) => {
-            let parsed = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+            let parsed = value
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse::<u64>().ok());
             let detail = "Content-Length is not a number";
             Some(parsed.ok_or_else(|| EarlyEnd::new(Code::MalformedRequest, detail))?)
         }
@@ -154,14 +171,15 @@ fn inbound(
         count.set(count.get() + bytes.len() as u64);
         Ok(bytes)
     });
-    Ok(Inbound::Stream { stream: Box::pin(stream), length: length.filter(|_| !chunked) })
+    Ok(Inbound::Stream {
+        stream: Box::pin(stream),
+        length: length.filter(|_| !chunked),
+    })
 }
 
 fn body_error(error: PayloadError) -> BodyError {
     match error {
-        PayloadError::Incomplete(Some(cause))
-            if cause.kind() == std::io::ErrorKind::TimedOut =>
-        {
+        PayloadError::Incomplete(Some(cause)) if cause.kind() == std::io::ErrorKind::TimedOut => {
             BodyError::TimedOut
         }
         PayloadError::Incomplete(_) | PayloadError::Io(_) => BodyError::Disconnected,
@@ -183,7 +201,10 @@ impl Stage for Receive {
         if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
             exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
         }
-        let found = exchange.request.split_proxy_key().map(|key| exchange.snapshot.find(key));
+        let found = exchange
+            .request
+            .split_proxy_key()
+            .map(|key| exchange.snapshot.find(key));
         match found {
             Some(proxy) => {
                 exchange.proxy = proxy;
@@ -195,7 +216,9 @@ impl Stage for Receive {
             None => {
                 let detail = "nothing is served here; call /api/{proxy}/… with the URL that the \
                               proxy's `url` shows";
-                EarlyEnd::new(Code::MalformedRequest, detail).with_status(404).into()
+                EarlyEnd::new(Code::MalformedRequest, detail)
+                    .with_status(404)
+                    .into()
             }
         }
     }

@@ -53,7 +53,10 @@ impl Stage for Recorder {
     fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
         // Tokens drawn and not sent go back to their cells.
         exchange.tokens = None;
-        let record = exchange.proxy.clone().map(|proxy| self.record(exchange, &proxy));
+        let record = exchange
+            .proxy
+            .clone()
+            .map(|proxy| self.record(exchange, &proxy));
         let finish = exchange.proxy.as_ref().and_then(|proxy| {
             (proxy.on_client_abort == OnClientAbort::Finish).then_some(proxy.body_buffer_bytes)
         });
@@ -123,7 +126,10 @@ impl Recorder {
             upstream_ids: notes
                 .upstream_ids
                 .into_iter()
-                .map(|(header, value)| UpstreamId { header: header.to_owned(), value })
+                .map(|(header, value)| UpstreamId {
+                    header: header.to_owned(),
+                    value,
+                })
                 .collect(),
             trace_id: notes.trace_id,
             left_gateway: notes.left_gateway,
@@ -139,7 +145,10 @@ fn stage_times(marks: &[u32]) -> Vec<StageTime> {
     let mut times = Vec::with_capacity(marks.len());
     for (stage, left) in StageKind::ALL.into_iter().zip(marks) {
         if *left != 0 {
-            times.push(StageTime { stage, us: left.saturating_sub(before) });
+            times.push(StageTime {
+                stage,
+                us: left.saturating_sub(before),
+            });
             before = *left;
         }
     }

@@ -31,9 +31,7 @@ use crate::snapshot::{
     CompiledProxy, CompiledTarget, ProxyCredential, ProxySecret, Snapshot, TargetCredential,
 };
 use crate::upstream::tls::{Roots, TlsCache, TlsSpec};
-use crate::upstream::{
-    self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme,
-};
+use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
 
 /// What compiling needs besides the world.
 pub struct Compiler {
@@ -73,7 +71,14 @@ impl Compiler {
         default_org: String,
     ) -> Self {
         let tls = TlsCache::default();
-        Self { keyring, limits, guard, default_org, tls, before: HashMap::new() }
+        Self {
+            keyring,
+            limits,
+            guard,
+            default_org,
+            tls,
+            before: HashMap::new(),
+        }
     }
 
     /// The snapshot of a world.
@@ -128,13 +133,19 @@ impl Compiler {
             };
             let form = scope.proxy(*id, proxy).map(Arc::new).or_else(|fault| {
                 faults.push(format!("proxy {id}: {fault}"));
-                before.and_then(|before| before.proxies.get(id).cloned()).ok_or(())
+                before
+                    .and_then(|before| before.proxies.get(id).cloned())
+                    .ok_or(())
             });
             if let Ok(form) = form {
                 proxies.insert(*id, form);
             }
         }
-        Compiled { state: state.clone(), slug: slug.to_owned(), proxies }
+        Compiled {
+            state: state.clone(),
+            slug: slug.to_owned(),
+            proxies,
+        }
     }
 }
 
@@ -158,7 +169,11 @@ impl Policies {
                 Body::Filter(filter) => {
                     let mut spec = filter.spec.clone();
                     spec.id = object.id.to_string();
-                    policies.filters.entry(filter.parent).or_default().push(spec);
+                    policies
+                        .filters
+                        .entry(filter.parent)
+                        .or_default()
+                        .push(spec);
                 }
                 _ => {}
             }
@@ -185,7 +200,10 @@ struct OrgCompiler<'a> {
 impl OrgCompiler<'_> {
     fn proxy(&mut self, id: ProxyId, proxy: &Proxy) -> Result<CompiledProxy, String> {
         let state = self.state;
-        let target = state.config.target(proxy.target_id).ok_or("its target is missing")?;
+        let target = state
+            .config
+            .target(proxy.target_id)
+            .ok_or("its target is missing")?;
         let compiled_target = self.target(proxy.target_id, target)?;
         let target_credential = match proxy.target_credential_id {
             Some(id) => Some(self.target_credential(id)?),
@@ -264,9 +282,19 @@ impl OrgCompiler<'_> {
             (Some(pem), false) => Roots::Only(pem.clone()),
             (None, false) => Roots::Platform,
         };
-        let spec = TlsSpec { roots, ..TlsSpec::default() };
-        let tls = self.compiler.tls.get(&spec).map_err(|error| error.to_string())?;
-        let guard = self.compiler.guard.policy(self.slug, &target.allow_networks);
+        let spec = TlsSpec {
+            roots,
+            ..TlsSpec::default()
+        };
+        let tls = self
+            .compiler
+            .tls
+            .get(&spec)
+            .map_err(|error| error.to_string())?;
+        let guard = self
+            .compiler
+            .guard
+            .policy(self.slug, &target.allow_networks);
         let ms = |value: Option<u64>| value.map(Duration::from_millis);
         let default = upstream::Timeouts::default();
         Destination::new(DestinationParts {
@@ -297,10 +325,11 @@ impl OrgCompiler<'_> {
         let stored = self.credential(id, CredentialKind::Target)?;
         let credential = &stored.credential;
         let secret = stored.secret.as_ref().filter(|secret| {
-            validity(self.state.retired.get(&id), secret)
-                .is_none_or(|end| end > Timestamp::now())
+            validity(self.state.retired.get(&id), secret).is_none_or(|end| end > Timestamp::now())
         });
-        let seal_id = secret.and_then(|secret| secret.seal_id.clone()).unwrap_or_default();
+        let seal_id = secret
+            .and_then(|secret| secret.seal_id.clone())
+            .unwrap_or_default();
         let sealed = self.state.sealed.get(&(id, seal_id.clone())).cloned();
         let bound = Bound {
             org: self.state.config.org,
@@ -342,7 +371,11 @@ impl OrgCompiler<'_> {
             .chain(&stored.previous)
             .filter_map(|secret| proxy_secret(retired, secret))
             .collect();
-        let header = credential.settings.header.as_deref().unwrap_or("authorization");
+        let header = credential
+            .settings
+            .header
+            .as_deref()
+            .unwrap_or("authorization");
         let rules = self.rules(ObjectId::Credential(id), credential.default_rule_effect)?;
         let filters = |direction| self.filters(id, proxy_id, proxy, direction);
         Ok(ProxyCredential {
@@ -402,8 +435,15 @@ impl OrgCompiler<'_> {
         parent: ObjectId,
         default: proto::target::Effect,
     ) -> Result<Arc<RuleSet>, String> {
-        let rules = self.policies.rules.get(&parent).map(Vec::as_slice).unwrap_or_default();
-        RuleSet::compile(rules, default).map(Arc::new).map_err(|problems| joined(&problems))
+        let rules = self
+            .policies
+            .rules
+            .get(&parent)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        RuleSet::compile(rules, default)
+            .map(Arc::new)
+            .map_err(|problems| joined(&problems))
     }
 
     /// `limits` of a proxy: one meter with two limits.
@@ -430,7 +470,11 @@ impl OrgCompiler<'_> {
 }
 
 fn joined(problems: &[proto::problem::Problem]) -> String {
-    problems.iter().map(|problem| problem.detail.as_str()).collect::<Vec<_>>().join("; ")
+    problems
+        .iter()
+        .map(|problem| problem.detail.as_str())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// When a secret ends, by the facts: already, at an overlap's end, or not that we know.
@@ -456,7 +500,10 @@ fn proxy_secret(retired: Option<&Retired>, secret: &SecretState) -> Option<Proxy
 /// Where callers may put a key of ours beyond the usual places.
 fn places(state: &OrgState, proxy: &Proxy, credentials: &[ProxyCredential]) -> Extra {
     let mut extra = Extra::default();
-    if let Some(stored) = proxy.target_credential_id.and_then(|id| state.config.credential(id)) {
+    if let Some(stored) = proxy
+        .target_credential_id
+        .and_then(|id| state.config.credential(id))
+    {
         let credential = &stored.credential;
         let (header, query) = vault::places(credential.auth_type, &credential.settings);
         extra.headers.extend(header);
@@ -472,7 +519,10 @@ fn places(state: &OrgState, proxy: &Proxy, credentials: &[ProxyCredential]) -> E
 }
 
 fn header_names(names: &[String]) -> Vec<HeaderName> {
-    names.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
+    names
+        .iter()
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect()
 }
 
 /// "60000 ms (`timeouts.first_byte_ms` of proxy payments, default)".

@@ -27,9 +27,7 @@ pub enum GuardError {
         port: String,
     },
     /// Nobody is named.
-    #[error(
-        "dial_guard.permit {network}: `orgs` is empty; name organisations, or [\"*\"] for all"
-    )]
+    #[error("dial_guard.permit {network}: `orgs` is empty; name organisations, or [\"*\"] for all")]
     NoOrgs {
         /// The entry's network.
         network: IpNet,
@@ -45,7 +43,9 @@ impl Guard {
         let mut permits = Vec::with_capacity(settings.permit.len());
         for entry in &settings.permit {
             if entry.orgs.is_empty() {
-                return Err(GuardError::NoOrgs { network: entry.network });
+                return Err(GuardError::NoOrgs {
+                    network: entry.network,
+                });
             }
             let mut ports = Vec::with_capacity(entry.ports.len());
             for text in &entry.ports {
@@ -54,9 +54,21 @@ impl Guard {
                     port: text.clone(),
                 })?);
             }
-            permits.push((PermitEntry { network: entry.network, ports }, entry.orgs.clone()));
+            permits.push((
+                PermitEntry {
+                    network: entry.network,
+                    ports,
+                },
+                entry.orgs.clone(),
+            ));
         }
-        Ok(Self { permits, never: Never { sockets: own, networks: Vec::new() } })
+        Ok(Self {
+            permits,
+            never: Never {
+                sockets: own,
+                networks: Vec::new(),
+            },
+        })
     }
 
     /// What holds for a target of the organisation with this slug.
@@ -67,7 +79,11 @@ impl Guard {
             .filter(|(_, orgs)| orgs.iter().any(|org| org == "*" || org == slug))
             .map(|(entry, _)| entry.clone())
             .collect();
-        GuardPolicy { permit, allow_networks: allow_networks.to_vec(), never: self.never.clone() }
+        GuardPolicy {
+            permit,
+            allow_networks: allow_networks.to_vec(),
+            never: self.never.clone(),
+        }
     }
 }
 
@@ -97,7 +113,10 @@ mod tests {
     #[test]
     fn an_entry_holds_for_its_organisations_only() {
         let guard = Guard::new(&settings(&["443", "8000-8999"], &["a"]), Vec::new()).unwrap();
-        assert_eq!(guard.policy("a", &[]).permit[0].ports, [443..=443, 8000..=8999]);
+        assert_eq!(
+            guard.policy("a", &[]).permit[0].ports,
+            [443..=443, 8000..=8999]
+        );
         assert!(guard.policy("b", &[]).permit.is_empty());
         let all = Guard::new(&settings(&["443"], &["*"]), Vec::new()).unwrap();
         assert_eq!(all.policy("b", &[]).permit.len(), 1);
@@ -105,9 +124,18 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for (ports, orgs) in [(vec!["x"], vec!["a"]), (vec!["9-8"], vec!["a"]), (vec![], vec![])] {
+        for (ports, orgs) in [
+            (vec!["x"], vec!["a"]),
+            (vec!["9-8"], vec!["a"]),
+            (vec![], vec![]),
+        ] {
             let error = Guard::new(&settings(&ports, &orgs), Vec::new()).unwrap_err();
-            assert!(error.to_string().starts_with("dial_guard.permit 10.0.0.0/8: "), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("dial_guard.permit 10.0.0.0/8: "),
+                "{error}"
+            );
         }
     }
 }

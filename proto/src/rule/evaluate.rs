@@ -155,7 +155,11 @@ impl<'s> Tally<'s> {
         }
         let passes = self.allowed.is_some() || default_effect == Effect::Allow;
         // What passes can only be turned by a deny, what does not only by an allow.
-        let needs_body = if passes { self.deny_waits } else { self.allow_waits };
+        let needs_body = if passes {
+            self.deny_waits
+        } else {
+            self.allow_waits
+        };
         if needs_body {
             return Decision::NeedsBody;
         }
