@@ -6,6 +6,8 @@ mod client;
 mod demo;
 mod logging;
 mod private_file;
+mod process;
+mod ready;
 mod serve;
 mod settings;
 

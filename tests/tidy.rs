@@ -95,7 +95,10 @@ fn files_functions_and_lines_are_short() {
                 breaches.push(format!("{}:{}: {columns} columns", source.path, at + 1));
             }
         }
-        breaches.extend(long_functions(&source));
+        // A table of rows may be as long as it has rows.
+        if !source.is_test() {
+            breaches.extend(long_functions(&source));
+        }
     }
     check("too long", breaches);
 }
@@ -104,7 +107,7 @@ fn files_functions_and_lines_are_short() {
 fn long_functions(source: &Source) -> Vec<String> {
     let mut long = Vec::new();
     let mut open: Option<(usize, String)> = None;
-    for (at, line) in source.text.lines().enumerate() {
+    for (at, line) in source.code().lines().enumerate() {
         let trimmed = line.trim_start();
         let indent = &line[..line.len() - trimmed.len()];
         let begins = [
@@ -189,7 +192,7 @@ fn dependencies_point_one_way() {
                 "node/src/stages/receive.rs",
                 "node/src/answer.rs",
                 "node/src/listener",
-                "node/src/lib.rs",
+                "node/src/gateway.rs",
                 "control/src/",
                 "src/",
                 "tests/",
@@ -198,7 +201,7 @@ fn dependencies_point_one_way() {
     ];
     let mut breaches = Vec::new();
     for source in sources() {
-        for (word, places) in rows {
+        for (word, places) in rows.iter().filter(|_| source.path != "tests/tidy.rs") {
             if places.iter().any(|place| source.path.starts_with(place)) {
                 continue;
             }

@@ -70,12 +70,21 @@ impl Message for Handoff {
 
 thread_local! {
     /// Exchanges between two stages of this worker.
-    static SLAB: RefCell<Slab> = const { RefCell::new(Slab { slots: Vec::new(), free: Vec::new() }) };
+    static SLAB: RefCell<Slab> = const { RefCell::new(Slab::new()) };
 }
 
 struct Slab {
     slots: Vec<Option<Box<Exchange>>>,
     free: Vec<usize>,
+}
+
+impl Slab {
+    const fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
+    }
 }
 
 fn park(exchange: Box<Exchange>) -> Handoff {

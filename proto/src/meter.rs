@@ -283,7 +283,10 @@ pub enum MeterError {
     #[error("limit {0} is not between 1 and {LIMIT_MAX}; to refuse everything use a rule")]
     LimitRange(u64),
     /// The window does not support the algorithm.
-    #[error("{algorithm} does not support a window of one {window}; use {}", window.default_algorithm())]
+    #[error(
+        "{algorithm} does not support a window of one {window}; use {}",
+        window.default_algorithm()
+    )]
     Algorithm {
         /// What was asked for.
         algorithm: Algorithm,

@@ -1,6 +1,7 @@
 //! Connections kept for the next request: which may be shared, how many there are, how they age.
 //!
-//! One pool per `PoolKey` (`destination.rs`): connections never mix TLS identities, guard policies or protocols.
+//! One pool per `PoolKey` (`destination.rs`): connections never mix TLS identities, guard policies
+//! or protocols.
 //! Within a pool the connection that was used last is used next, so that the others age and close.
 //! A bound of connections per target holds back one slow target from taking the worker's sockets;
 //! who finds it reached waits, in order, no longer than the connect timeout.

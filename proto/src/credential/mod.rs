@@ -4,6 +4,8 @@
 //! The object holds no secret. A proxy credential's secret is kept as a keyed digest, a target
 //! credential's is sealed to the region's public key and stored beside the tree (`crate::seal`).
 
+mod secret;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -314,147 +316,6 @@ impl Credential {
             problems.push(Problem::new("/settings", "contradiction", detail));
         }
     }
-
-    /// Every problem of a secret submitted for this credential.
-    pub fn validate_secret(&self, secret: &SecretInput) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let given = secret.fields();
-        let wanted: &[&str] = match self.auth_type {
-            AuthType::ApiKey => &["key"],
-            AuthType::Bearer | AuthType::Jwt => &["token"],
-            AuthType::Basic => &["username", "password"],
-            AuthType::Custom => &["headers", "queries"],
-            AuthType::None => &[],
-        };
-        for (field, _) in given.iter().filter(|(field, _)| !wanted.contains(field)) {
-            let detail = format!("does not apply to type {}", self.auth_type.as_str());
-            problems.push(Problem::new(
-                format!("/secret/{field}"),
-                "not-applicable",
-                detail,
-            ));
-        }
-        if self.auth_type == AuthType::Custom {
-            self.validate_custom(secret, &mut problems);
-            return problems;
-        }
-        for field in wanted {
-            match given.iter().find(|(name, _)| name == field) {
-                None => {
-                    let detail = format!("type {} needs it", self.auth_type.as_str());
-                    problems.push(Problem::new(format!("/secret/{field}"), "required", detail));
-                }
-                Some((field, value)) => self.validate_part(field, value, &mut problems),
-            }
-        }
-        problems
-    }
-
-    fn validate_part(&self, field: &str, value: &str, problems: &mut Vec<Problem>) {
-        let pointer = format!("/secret/{field}");
-        let empty_allowed = field == "password" && self.kind == CredentialKind::Target;
-        if (value.is_empty() && !empty_allowed) || value.len() > SECRET_BYTES_MAX {
-            let detail = format!("must have 1 to {SECRET_BYTES_MAX} bytes");
-            problems.push(Problem::new(&pointer, "length", detail));
-        }
-        if !checks::is_field_value(value.as_bytes()) || value.trim() != value {
-            let detail = "holds a control character or a space at its ends (a line break from a \
-                          file?)";
-            problems.push(Problem::new(&pointer, "header-value", detail));
-        }
-        if field == "username" && value.contains(':') {
-            let detail = "a user name of Basic cannot hold a colon (RFC 7617 §2)";
-            problems.push(Problem::new(&pointer, "colon", detail));
-        }
-        let guarded = self.kind == CredentialKind::Proxy && field != "username";
-        if guarded && is_weak(value) {
-            let detail = format!(
-                "is easy to guess: use at least {GIVEN_SECRET_CHARS_MIN} characters of more than \
-                 one class, or leave `secret` out and have a key generated"
-            );
-            problems.push(Problem::new(&pointer, "secret-too-weak", detail));
-        }
-        if guarded && value.starts_with("rr_") {
-            let detail = "keys that begin with `rr_` are issued by the gateway";
-            problems.push(Problem::new(&pointer, "reserved", detail));
-        }
-    }
-
-    fn validate_custom(&self, secret: &SecretInput, problems: &mut Vec<Problem>) {
-        let count = secret.headers.len() + secret.queries.len();
-        if count == 0 || count > 32 {
-            let detail = "type custom needs 1 to 32 headers and queries";
-            problems.push(Problem::new("/secret", "count", detail));
-        }
-        for (at, header) in secret.headers.iter().enumerate() {
-            checks::settable_header(
-                &header.name,
-                &format!("/secret/headers/{at}/name"),
-                problems,
-            );
-        }
-        let parts = secret
-            .headers
-            .iter()
-            .enumerate()
-            .map(|(at, part)| ("headers", at, part));
-        let queries = secret
-            .queries
-            .iter()
-            .enumerate()
-            .map(|(at, part)| ("queries", at, part));
-        for (list, at, part) in parts.chain(queries) {
-            if part.name.is_empty() || part.name.len() > 256 {
-                let pointer = format!("/secret/{list}/{at}/name");
-                problems.push(Problem::new(pointer, "length", "1 to 256 bytes"));
-            }
-            if part.value.len() > SECRET_BYTES_MAX || !checks::is_field_value(part.value.as_bytes())
-            {
-                let pointer = format!("/secret/{list}/{at}/value");
-                let detail = "at most 16 KiB without control characters";
-                problems.push(Problem::new(pointer, "header-value", detail));
-            }
-        }
-    }
-}
-
-impl SecretInput {
-    /// The single-valued fields that were given, and marks for the lists.
-    fn fields(&self) -> Vec<(&'static str, &str)> {
-        let mut fields = Vec::new();
-        for (name, value) in [
-            ("key", &self.key),
-            ("token", &self.token),
-            ("username", &self.username),
-            ("password", &self.password),
-        ] {
-            if let Some(value) = value {
-                fields.push((name, value.as_str()));
-            }
-        }
-        if !self.headers.is_empty() {
-            fields.push(("headers", ""));
-        }
-        if !self.queries.is_empty() {
-            fields.push(("queries", ""));
-        }
-        fields
-    }
-}
-
-/// Whether a given secret is short or of one character class.
-fn is_weak(secret: &str) -> bool {
-    let classes: [fn(char) -> bool; 4] = [
-        |c| c.is_ascii_lowercase(),
-        |c| c.is_ascii_uppercase(),
-        |c| c.is_ascii_digit(),
-        |c| !c.is_ascii_alphanumeric(),
-    ];
-    let used = classes
-        .iter()
-        .filter(|class| secret.chars().any(class))
-        .count();
-    secret.chars().count() < GIVEN_SECRET_CHARS_MIN || used < 2
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What no store accepts, checked before either of them is asked.
 //!
 //! The bounds are etcd's defaults with room for its framing and our key prefix: a request of
-//! 1.5 MiB with at most 128 entries a list. One place refuses for both stores, so that a transaction which
-//! the embedded store takes never turns out too large on the day a cluster is introduced.
+//! 1.5 MiB with at most 128 entries a list. One place refuses for both stores, so that a
+//! transaction which the embedded store takes never turns out too large on the day a cluster is
+//! introduced.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,0 +1,176 @@
+//! Compiles credentials of both sides: secrets in force, places, the filters of their scopes.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use jiff::Timestamp;
+use proto::credential::{AuthType, CredentialKind, SecretState};
+use proto::filter::{Direction, FilterSet};
+use proto::id::{CredentialId, ProxyId};
+use proto::object::{ObjectId, StoredCredential};
+use proto::proxy::Proxy;
+use proto::retired::Retired;
+use proto::store::follow::OrgState;
+
+use super::{OrgCompiler, joined};
+use crate::credentials::vault::{self, Bound, Sealing};
+use crate::presented::Extra;
+use crate::snapshot::{ProxyCredential, ProxySecret, TargetCredential};
+
+impl OrgCompiler<'_> {
+    pub(super) fn target_credential(
+        &mut self,
+        id: CredentialId,
+    ) -> Result<Arc<TargetCredential>, String> {
+        if let Some(known) = self.target_credentials.get(&id) {
+            return Ok(known.clone());
+        }
+        let stored = self.credential(id, CredentialKind::Target)?;
+        let credential = &stored.credential;
+        let secret = stored.secret.as_ref().filter(|secret| {
+            validity(self.state.retired.get(&id), secret).is_none_or(|end| end > Timestamp::now())
+        });
+        let seal_id = secret
+            .and_then(|secret| secret.seal_id.clone())
+            .unwrap_or_default();
+        let sealed = self.state.sealed.get(&(id, seal_id.clone())).cloned();
+        let bound = Bound {
+            org: self.state.config.org,
+            credential: id,
+            hosts: credential.hosts.clone(),
+            seal_id,
+        };
+        let compiled = Arc::new(TargetCredential {
+            id,
+            id_text: id.to_string().into(),
+            generation: secret.map(|secret| secret.generation.to_string().into()),
+            auth_type: credential.auth_type,
+            hosts: credential.hosts.clone(),
+            secret: Sealing::new(
+                sealed,
+                bound,
+                self.compiler.keyring.clone(),
+                credential.auth_type,
+                credential.settings.clone(),
+            ),
+            rules: self.rules(ObjectId::Credential(id), credential.default_rule_effect)?,
+        });
+        self.target_credentials.insert(id, compiled.clone());
+        Ok(compiled)
+    }
+
+    pub(super) fn proxy_credential(
+        &mut self,
+        id: CredentialId,
+        proxy_id: ProxyId,
+        proxy: &Proxy,
+    ) -> Result<ProxyCredential, String> {
+        let stored = self.credential(id, CredentialKind::Proxy)?;
+        let credential = &stored.credential;
+        let retired = self.state.retired.get(&id);
+        let secrets: Vec<ProxySecret> = stored
+            .secret
+            .iter()
+            .chain(&stored.previous)
+            .filter_map(|secret| proxy_secret(retired, secret))
+            .collect();
+        let header = credential
+            .settings
+            .header
+            .as_deref()
+            .unwrap_or("authorization");
+        let rules = self.rules(ObjectId::Credential(id), credential.default_rule_effect)?;
+        let filters = |direction| self.filters(id, proxy_id, proxy, direction);
+        Ok(ProxyCredential {
+            id,
+            id_text: id.to_string().into(),
+            auth_type: credential.auth_type,
+            issued: stored.secret.as_ref().is_some_and(|secret| secret.issued),
+            secrets,
+            header: HeaderName::from_bytes(header.as_bytes())
+                .map_err(|_| format!("credential {id}: `{header}` is not a header name"))?,
+            query: credential.settings.query.as_deref().map(Into::into),
+            expires_at: credential.expires_at,
+            response_filters: filters(Direction::Response)?,
+            request_filters: filters(Direction::Request)?,
+            rules,
+        })
+    }
+
+    fn credential(
+        &self,
+        id: CredentialId,
+        kind: CredentialKind,
+    ) -> Result<&StoredCredential, String> {
+        self.state
+            .config
+            .credential(id)
+            .filter(|stored| stored.credential.kind == kind)
+            .ok_or_else(|| format!("credential {id} is missing or of the other kind"))
+    }
+
+    /// The filters of the four scopes, earlier scopes first.
+    fn filters(
+        &self,
+        caller: CredentialId,
+        proxy_id: ProxyId,
+        proxy: &Proxy,
+        direction: Direction,
+    ) -> Result<Option<Arc<FilterSet>>, String> {
+        let scopes = [
+            proxy.target_credential_id.map(ObjectId::Credential),
+            Some(ObjectId::Target(proxy.target_id)),
+            Some(ObjectId::Credential(caller)),
+            Some(ObjectId::Proxy(proxy_id)),
+        ]
+        .map(|parent| self.policies.filters(parent, direction));
+        if scopes.iter().all(Vec::is_empty) {
+            return Ok(None);
+        }
+        let [first, second, third, fourth] = &scopes;
+        FilterSet::compile([first, second, third, fourth], direction)
+            .map(|set| Some(Arc::new(set)))
+            .map_err(|problems| joined(&problems))
+    }
+}
+
+/// When a secret ends, by the facts: already, at an overlap's end, or not that we know.
+fn validity(retired: Option<&Retired>, secret: &SecretState) -> Option<Timestamp> {
+    let retired = retired?;
+    if secret.generation < retired.lowest {
+        return Some(Timestamp::MIN);
+    }
+    let next = retired.next.as_ref()?;
+    (secret.generation < next.lowest).then_some(next.from)
+}
+
+fn proxy_secret(retired: Option<&Retired>, secret: &SecretState) -> Option<ProxySecret> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(&secret.digest, &mut digest).ok()?;
+    Some(ProxySecret {
+        digest,
+        valid_until: validity(retired, secret),
+        generation: secret.generation.to_string().into(),
+    })
+}
+
+/// Where callers may put a key of ours beyond the usual places.
+pub(super) fn places(state: &OrgState, proxy: &Proxy, credentials: &[ProxyCredential]) -> Extra {
+    let mut extra = Extra::default();
+    if let Some(stored) = proxy
+        .target_credential_id
+        .and_then(|id| state.config.credential(id))
+    {
+        let credential = &stored.credential;
+        let (header, query) = vault::places(credential.auth_type, &credential.settings);
+        extra.headers.extend(header);
+        extra.queries.extend(query);
+    }
+    for credential in credentials.iter().filter(|credential| credential.issued) {
+        if credential.auth_type == AuthType::ApiKey {
+            extra.headers.push(credential.header.clone());
+            extra.queries.extend(credential.query.clone());
+        }
+    }
+    extra
+}
