@@ -66,9 +66,11 @@ async fn forward(
             "the path and query cannot be sent as they are",
         )
     })?;
+    let marker = proxy.target.idempotency_header.as_ref();
     let head = RequestHead {
         method,
         target,
+        has_idempotency_key: marker.is_some_and(|name| headers.contains_key(name)),
         headers,
     };
     let body = exchange.body.take();

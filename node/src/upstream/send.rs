@@ -47,6 +47,9 @@ pub struct RequestHead {
     pub target: PathAndQuery,
     /// The fields, in the order in which they are sent.
     pub headers: HeaderMap,
+    /// The target recognises a repetition of this request, whatever its method: it carries the
+    /// field that the target's `retry.idempotency_header` names.
+    pub has_idempotency_key: bool,
 }
 
 type Outcome = Result<Response<Incoming>, TrySendError<Request<SentBody>>>;
@@ -284,7 +287,8 @@ fn replay_copy(
     let small = body
         .length()
         .is_some_and(|length| length <= REPLAY_BYTES_MAX);
-    if !(lease.reused() && small && is_idempotent(&head.method)) {
+    let repeatable = head.has_idempotency_key || is_idempotent(&head.method);
+    if !(lease.reused() && small && repeatable) {
         return None;
     }
     Some((head.clone(), body.replay()?))
@@ -307,6 +311,8 @@ fn missed<G>(
                     method: parts.method,
                     target,
                     headers: parts.headers,
+                    // The one replay is this; nothing asks again.
+                    has_idempotency_key: false,
                 };
                 Missed::Again(head, body.into_inner(), kind, false)
             }

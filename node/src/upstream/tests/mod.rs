@@ -124,6 +124,7 @@ fn head(method: Method, target: &str) -> RequestHead {
         method,
         target: target.parse().unwrap(),
         headers: HeaderMap::new(),
+        has_idempotency_key: false,
     }
 }
 

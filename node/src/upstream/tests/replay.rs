@@ -55,7 +55,7 @@ async fn stale_peer(stale: Stale) -> (Peer, Rc<Cell<usize>>) {
 
 #[test]
 fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
-    let check = |stale, method: Method, body: fn() -> RequestBody, expect: &str| {
+    let sent = |stale, method: Method, body: fn() -> RequestBody, key: bool, expect: &str| {
         let expect = expect.to_owned();
         on_worker(async move {
             let (peer, requests) = stale_peer(stale).await;
@@ -67,7 +67,8 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
                 assert_eq!(attempt, gates.get());
                 Ok::<(), ()>(())
             };
-            let request = head(method.clone(), "/");
+            let mut request = head(method.clone(), "/");
+            request.has_idempotency_key = key;
             let outcome = upstream
                 .send(&destination, request, body(), &mut gate)
                 .await;
@@ -83,6 +84,7 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
             );
         });
     };
+    let check = |stale, method, body, expect: &str| sent(stale, method, body, false, expect);
     let empty: fn() -> RequestBody = || RequestBody::Empty;
     let full: fn() -> RequestBody = || RequestBody::Full("abc".into());
     let large: fn() -> RequestBody = || RequestBody::Full(vec![0; 65 * 1024].into());
@@ -103,6 +105,9 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
         check(stale, Method::POST, empty, lost);
         check(stale, Method::POST, full, lost);
         check(stale, Method::PATCH, full, lost);
+        // The field that the target's `retry.idempotency_header` names.
+        sent(stale, Method::POST, full, true, "from 1");
+        sent(stale, Method::POST, stream, true, lost);
     }
     check(Stale::HalfAnswered, Method::GET, empty, lost);
     check(Stale::Interim, Method::GET, empty, lost);
