@@ -4,6 +4,7 @@ mod bootstrap;
 mod cli;
 mod client;
 mod demo;
+mod hosts_file;
 mod logging;
 mod private_file;
 mod process;

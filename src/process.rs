@@ -1,7 +1,7 @@
 //! Node and control in one process: what is started, in which order, and how it stops.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use zeroize::Zeroizing;
 use crate::bootstrap::{self, AdminToken};
 use crate::cli::Output;
 use crate::demo::{self, Demo};
+use crate::hosts_file;
 use crate::private_file;
 use crate::ready::Ready;
 use crate::serve::{CannotStart, Mode};
@@ -253,7 +254,7 @@ impl Process {
     ) -> anyhow::Result<Shared> {
         let node = self.settings.node_name.clone().unwrap_or_else(host_name);
         let hosts = match &self.settings.dial_guard.hosts_file {
-            Some(path) => hosts(path)?,
+            Some(path) => hosts_file::read(path)?,
             None => Hosts::default(),
         };
         Ok(Shared {
@@ -359,34 +360,6 @@ fn incarnation() -> Opener {
         node: 1,
         boot: bits as u64,
     }
-}
-
-/// Reads `dial_guard.hosts_file`: an address and its names on each line, `#` begins a comment.
-fn hosts(path: &Path) -> anyhow::Result<Hosts> {
-    let unusable = |reason: String| {
-        let name = path.display();
-        CannotStart(format!("dial_guard.hosts_file {name}: {reason}"))
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
-    let mut hosts = Hosts::default();
-    for (at, line) in text.lines().enumerate() {
-        let mut words = line
-            .split('#')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace();
-        let Some(address) = words.next() else {
-            continue;
-        };
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| unusable(format!("line {}: `{address}` is no address", at + 1)))?;
-        for name in words {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            hosts.entry(name).or_default().push(address);
-        }
-    }
-    Ok(hosts)
 }
 
 fn host_name() -> String {

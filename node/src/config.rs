@@ -26,6 +26,8 @@ pub struct GatewaySettings {
     pub mailbox_capacity: usize,
     /// Most open connections of callers.
     pub connections_max: usize,
+    /// Most open connections of one IPv4 address or IPv6 /64; 0 sets no such limit.
+    pub connections_per_ip_max: usize,
     /// Largest request head, in bytes.
     pub head_bytes_max: usize,
     /// Longest time for a request's head to arrive, in milliseconds.
@@ -54,6 +56,7 @@ impl Default for GatewaySettings {
             requests_in_flight_max: 10_000,
             mailbox_capacity: 1_024,
             connections_max: 25_000,
+            connections_per_ip_max: 0,
             head_bytes_max: 65_535,
             head_timeout_ms: 10_000,
             body_idle_timeout_ms: 60_000,

@@ -40,6 +40,7 @@ fn listener_settings(settings: &GatewaySettings) -> ListenerSettings {
         keep_alive: ms(settings.keep_alive_ms),
         head_bytes_max: settings.head_bytes_max,
         connections_max: settings.connections_max,
+        connections_per_ip_max: Some(settings.connections_per_ip_max).filter(|max| *max > 0),
         shutdown_timeout: ms(settings.drain_ms),
         ..defaults
     }

@@ -310,15 +310,7 @@ where
                 })
                 .h1(apply_fn_factory(app, |request: Request, app| {
                     let answering = Answering::new(request.conn_data::<Connection>().cloned());
-                    let answered = app.call(request);
-                    async move {
-                        // An error is an answer too, and has to be followed like one.
-                        let response: Response<BoxBody> = match answered.await {
-                            Ok(response) => response.into().map_into_boxed_body(),
-                            Err(error) => error.into(),
-                        };
-                        Ok::<_, actix_web::Error>(answering.finish(response))
-                    }
+                    answered(answering, app.call(request))
                 }));
             fn_service(move |tcp: TcpStream| door.clone().enter(tcp)).and_then(http)
         })?
@@ -328,6 +320,23 @@ where
         admission,
     };
     Ok((server, handle))
+}
+
+/// Follows an answer to its end; an error is an answer too, and has to be followed like one.
+async fn answered<R, E, B>(
+    answering: Answering,
+    answer: impl Future<Output = Result<R, E>>,
+) -> Result<Response<connection::AnswerBody>, actix_web::Error>
+where
+    R: Into<Response<B>>,
+    E: Into<Response<BoxBody>>,
+    B: MessageBody + 'static,
+{
+    let response: Response<BoxBody> = match answer.await {
+        Ok(response) => response.into().map_into_boxed_body(),
+        Err(error) => error.into(),
+    };
+    Ok(answering.finish(response))
 }
 
 #[cfg(test)]

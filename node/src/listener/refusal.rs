@@ -8,15 +8,7 @@ use std::borrow::Cow;
 
 use jiff::fmt::rfc2822;
 use proto::id::RequestId;
-
-/// Where the pages of the codes are; `type` of a problem document is this and the code.
-const ERROR_PAGES: &str = "https://docs.requestrocket.dev/errors/";
-
-const MALFORMED: &str = "malformed-request";
-const METHOD: &str = "method-not-allowed";
-const TOO_LARGE: &str = "request-too-large";
-const TIMEOUT: &str = "request-timeout";
-const OVERLOADED: &str = "overloaded";
+use proto::outcome::{Code, EarlyEnd};
 
 /// One reason to end a request before, or while, the pipeline sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,12 +105,12 @@ pub struct RefusalFacts {
     /// The status it is answered with.
     pub status: u16,
     /// The stable code, as in `requestrocket-proxy-code`.
-    pub code: &'static str,
+    pub code: Code,
     /// What was wrong and what to do next.
     pub detail: &'static str,
 }
 
-const fn facts(status: u16, code: &'static str, detail: &'static str) -> RefusalFacts {
+const fn facts(status: u16, code: Code, detail: &'static str) -> RefusalFacts {
     RefusalFacts {
         status,
         code,
@@ -127,7 +119,7 @@ const fn facts(status: u16, code: &'static str, detail: &'static str) -> Refusal
 }
 
 const fn malformed(detail: &'static str) -> RefusalFacts {
-    facts(400, MALFORMED, detail)
+    facts(400, Code::MalformedRequest, detail)
 }
 
 impl Refusal {
@@ -221,38 +213,42 @@ impl Refusal {
             Self::BareCr => malformed("the head has a CR that no LF follows; end lines in CRLF"),
             Self::HeadTooLarge => facts(
                 431,
-                TOO_LARGE,
-                "the head is larger than this listener takes (`listener.head_bytes_max`); \
+                Code::RequestTooLarge,
+                "the head is larger than this listener takes (`gateway.head_bytes_max`); \
                  send fewer or shorter fields",
             ),
             Self::TooManyHeaders => facts(
                 431,
-                TOO_LARGE,
-                "the head has more fields than this listener takes (`listener.headers_max`)",
+                Code::RequestTooLarge,
+                "the head has more fields than this listener takes (at most 96)",
             ),
             Self::Version => facts(
                 505,
-                MALFORMED,
+                Code::MalformedRequest,
                 "this listener speaks HTTP/1.1 and HTTP/1.0; turn off HTTP/2 with prior knowledge",
             ),
             _ => malformed(
-                "the request line is not `METHOD /target HTTP/1.1` with single spaces between",
+                "the request line is not `Code::MethodNotAllowed /target HTTP/1.1` with single spaces between",
             ),
         }
     }
 
     const fn request_line_facts(self) -> RefusalFacts {
         match self {
-            Self::Trace => facts(405, METHOD, "TRACE is not served; use another method"),
+            Self::Trace => facts(
+                405,
+                Code::MethodNotAllowed,
+                "TRACE is not served; use another method",
+            ),
             Self::Connect => facts(
                 405,
-                METHOD,
+                Code::MethodNotAllowed,
                 "this is a gateway, not a forward proxy: do not set it as HTTPS_PROXY, \
                  call the `url` of a proxy instead",
             ),
             Self::Method => facts(
                 501,
-                METHOD,
+                Code::MethodNotAllowed,
                 "the method is not one that this gateway knows; methods are case-sensitive",
             ),
             Self::AbsoluteForm => malformed(
@@ -264,7 +260,11 @@ impl Refusal {
                 "the target has a byte that must be percent-encoded (space, control, non-ASCII, \
                  `#`, `<`, `>`, a backtick in the path or a quote in the query)",
             ),
-            _ => facts(414, TOO_LARGE, "the target is longer than 65,534 bytes"),
+            _ => facts(
+                414,
+                Code::RequestTooLarge,
+                "the target is longer than 65,534 bytes",
+            ),
         }
     }
 
@@ -291,7 +291,7 @@ impl Refusal {
             ),
             _ => facts(
                 417,
-                MALFORMED,
+                Code::MalformedRequest,
                 "the only expectation that can be met is `100-continue`; leave out Expect",
             ),
         }
@@ -312,36 +312,36 @@ impl Refusal {
             Self::ChunkExtension => malformed("a chunk extension has a control byte"),
             Self::ChunkExtensionsTooLarge => facts(
                 413,
-                TOO_LARGE,
+                Code::RequestTooLarge,
                 "the body has more than 16 KiB of chunk extensions",
             ),
             Self::ChunkEnd => malformed("the data of a chunk is not followed by CRLF"),
             Self::Trailer => malformed("a trailer line is not a valid field"),
             Self::TrailersTooLarge => facts(
                 431,
-                TOO_LARGE,
+                Code::RequestTooLarge,
                 "the body has more than 16 KiB or 96 fields of trailers",
             ),
             Self::HeadTimeout => facts(
                 408,
-                TIMEOUT,
-                "the head did not come within `listener.head_timeout`; send it at once",
+                Code::RequestTimeout,
+                "the head did not come within `gateway.head_timeout_ms`; send it at once",
             ),
             Self::BodyTimeout => facts(
                 408,
-                TIMEOUT,
-                "no byte of the body came within `listener.body_read_timeout`; send faster",
+                Code::RequestTimeout,
+                "no byte of the body came within `gateway.body_idle_timeout_ms`; send faster",
             ),
             Self::ConnectionsPerIp => facts(
                 503,
-                OVERLOADED,
+                Code::Overloaded,
                 "your address has as many connections as one may have \
-                 (`listener.connections_per_ip_max`); reuse connections",
+                 (`gateway.connections_per_ip_max`); reuse connections",
             ),
             _ => facts(
                 503,
-                OVERLOADED,
-                "this node has as many connections as it takes (`listener.connections_max`); \
+                Code::Overloaded,
+                "this node has as many connections as it takes (`gateway.connections_max`); \
                  try again",
             ),
         }
@@ -356,15 +356,8 @@ impl Refusal {
         } = self.facts();
         let id = RequestId::new().text();
         let request_id = id.as_str();
-        let document = serde_json::json!({
-            "type": format!("{ERROR_PAGES}{code}"),
-            "title": title(code),
-            "status": status,
-            "detail": detail,
-            "code": code,
-            "request_id": request_id,
-        })
-        .to_string();
+        let end = EarlyEnd::new(code, detail).with_status(status);
+        let document = end.document(request_id).to_string();
         // RFC 9110 15.5.6: a 405 names the methods that are allowed.
         let allow = if status == 405 {
             "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
@@ -395,16 +388,6 @@ fn date() -> Cow<'static, str> {
         Ok(text) => text.into(),
         // Only years outside of 0 to 9999 fail; a clock that wrong is the same as no clock.
         Err(_) => "Thu, 01 Jan 1970 00:00:00 GMT".into(),
-    }
-}
-
-fn title(code: &str) -> &'static str {
-    match code {
-        METHOD => "Method not allowed",
-        TOO_LARGE => "Request too large",
-        TIMEOUT => "Request timeout",
-        OVERLOADED => "Overloaded",
-        _ => "Malformed request",
     }
 }
 
@@ -449,7 +432,7 @@ mod tests {
             );
             let document: serde_json::Value = serde_json::from_str(body).unwrap();
             assert_eq!(document["status"], facts.status);
-            assert_eq!(document["code"], facts.code);
+            assert_eq!(document["code"], facts.code.as_str());
             assert_eq!(document["detail"], facts.detail);
             assert!(document["request_id"].as_str().unwrap().starts_with("req_"));
             assert_ne!(

@@ -139,7 +139,7 @@ impl<IO, P> GuardedSocket<IO, P> {
     /// body of the request in hand.
     fn refuse(&mut self, refusal: Refusal) {
         tracing::debug!(
-            code = refusal.facts().code,
+            code = refusal.facts().code.as_str(),
             ?refusal,
             "the listener refused a request"
         );

@@ -8,7 +8,6 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use actix_web::error::PayloadError;
 use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use crate::actor::{Next, Stage, StageKind, overloaded};
 use crate::answer::{self, ReplyBody};
 use crate::body::BodyError;
 use crate::flow::{Exchange, Inbound, Notes};
+use crate::listener::connection::Connection;
 use crate::request::Request;
 use crate::worker::Worker;
 
@@ -106,7 +106,8 @@ fn exchange(
         .peer_addr()
         .ok_or_else(|| malformed("the connection has no peer address"))?;
     let notes = Notes::default();
-    let body = inbound(&headers, payload, notes.request_bytes.clone())?;
+    let connection = from.conn_data::<Connection>().cloned();
+    let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
     let target = Bytes::copy_from_slice(target.as_bytes());
     let fault = worker.fault_injection().then(|| fault(&headers)).flatten();
     let request = Request::new(method, target, headers, peer);
@@ -150,6 +151,7 @@ fn inbound(
     headers: &HeaderMap,
     payload: Payload,
     count: Rc<Cell<u64>>,
+    connection: Option<Connection>,
 ) -> Result<Inbound, EarlyEnd> {
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let length = match headers.get(header::CONTENT_LENGTH) {
@@ -167,7 +169,7 @@ fn inbound(
         return Ok(Inbound::None);
     }
     let stream = payload.map(move |piece| {
-        let bytes = piece.map_err(body_error)?;
+        let bytes = piece.map_err(|_| body_error(connection.as_ref()))?;
         count.set(count.get() + bytes.len() as u64);
         Ok(bytes)
     });
@@ -177,13 +179,13 @@ fn inbound(
     })
 }
 
-fn body_error(error: PayloadError) -> BodyError {
-    match error {
-        PayloadError::Incomplete(Some(cause)) if cause.kind() == std::io::ErrorKind::TimedOut => {
-            BodyError::TimedOut
-        }
-        PayloadError::Incomplete(_) | PayloadError::Io(_) => BodyError::Disconnected,
-        _ => BodyError::Malformed,
+/// Why a body ended too early, as the listener's socket saw it.
+fn body_error(connection: Option<&Connection>) -> BodyError {
+    match connection.and_then(Connection::body_fault) {
+        Some(fault) if fault.facts().code == Code::RequestTimeout => BodyError::TimedOut,
+        Some(fault) if fault.facts().code == Code::RequestTooLarge => BodyError::TooLarge,
+        Some(_) => BodyError::Malformed,
+        None => BodyError::Disconnected,
     }
 }
 
