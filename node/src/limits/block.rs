@@ -18,7 +18,8 @@ use super::window::{calendar_end_s, calendar_window, sub_window_ns};
 const LIFE_MIN_NS: u64 = 200_000_000;
 /// Longest planned life of a block.
 const LIFE_MAX_NS: u64 = 30_000_000_000;
-/// A block holds at most this part of a limit.
+/// A block holds at most this part of a limit, rounded up: rounded down, a limit of 39 a second
+/// would need 39 blocks, and writes, a second.
 const SHARE: u64 = 20;
 
 /// One incarnation of a node: a restart makes another.
@@ -71,10 +72,10 @@ pub fn life_ns(spec: &MeterSpec) -> u64 {
     lives.min().unwrap_or(LIFE_MAX_NS)
 }
 
-/// Largest block: 1/20 of the smallest limit, at least one token.
+/// Largest block: 1/20 of the smallest limit, rounded up.
 pub fn amount_max(limits: impl Iterator<Item = u64>) -> u64 {
     limits
-        .map(|limit| (limit / SHARE).max(1))
+        .map(|limit| limit.div_ceil(SHARE).max(1))
         .min()
         .unwrap_or(u64::MAX)
 }

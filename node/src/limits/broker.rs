@@ -26,8 +26,6 @@ pub const CALLS_MAX: usize = 8;
 const LOOKS_PER_TURN: usize = KEYS_PER_TXN * CALLS_MAX;
 const BACKOFF_MIN_NS: u64 = 10_000_000;
 const BACKOFF_MAX_NS: u64 = 1_000_000_000;
-/// A turn that could not finish is continued after this time.
-const AGAIN_NS: u64 = 1_000_000;
 
 /// A transaction to be sent; the answer comes back under its id.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use super::{
     Owner, Part, REFUSE_LOST_NS, SETTLE_SLACK_NS, Span, State, StoreLoss, Verdict, View, Write,
     grid_ns, life_now_ns, life_ns,
 };
+use crate::limits::demand::WRITE_INTERVAL_NS;
 
 /// A view older than its node's last contact by more than this is not fresh.
 const FRESH_NS: u64 = 1_000_000_000;
@@ -73,9 +74,10 @@ impl Owner {
         };
         let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns);
         let ready = around.may_write && now_ns >= self.pace.ready_ns();
+        let border_ns = self.border_ns(&next, wanted, now_ns);
         let block = self.block(around, &next, life_ns);
         let slot = self.free_cell().is_some();
-        let opened = if ready && slot && wanted > 0 {
+        let opened = if ready && slot && wanted > 0 && border_ns.is_none() {
             next.open(wanted, block.block(me, now_ns))
         } else {
             0
@@ -84,7 +86,8 @@ impl Owner {
         self.publish(&next, around, verdict, Mode::Store);
         let due = entered || self.settle_due(around);
         if opened == 0 && !(due && ready) {
-            self.look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
+            let look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
+            self.look_ns = border_ns.map_or(look_ns, |at_ns| look_ns.max(at_ns));
             return None;
         }
         if opened > 0 {
@@ -168,6 +171,25 @@ impl Owner {
             .max(cushion)
             .max(1)
             .min(most)
+    }
+
+    /// At the limit of a second, the next border of a sub-window when it is worth waiting for:
+    /// the tokens that come then need no write of their own, and those between two borders wait
+    /// for one half as long on the mean.
+    fn border_ns(&self, next: &State, wanted: u64, now_ns: u64) -> Option<u64> {
+        let sub_ns = grid_ns(&self.spec);
+        if sub_ns > WRITE_INTERVAL_NS || next.free() == 0 || next.free() >= wanted {
+            return None;
+        }
+        let rings = next.limits.iter().filter_map(|usage| match &usage.charges {
+            Charges::Sliding(ring) => Some((usage.window, ring)),
+            Charges::Fixed(_) => None,
+        });
+        let (_, ring) = rings.min_by_key(|(window, _)| *window)?;
+        let to_border_ns = sub_ns.saturating_sub(ring.phase_ns);
+        let leaves_ns = ring.leaving(sub_ns).next().map(|(in_ns, _)| in_ns);
+        let worth = ring.phase_ns >= sub_ns / 4 && leaves_ns == Some(to_border_ns);
+        worth.then(|| now_ns.saturating_add(to_border_ns))
     }
 
     fn verdict(&self, next: &State, around: &Around<'_>, opened: u64, life_ns: u64) -> Verdict {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::meter::{Limit, MeterSpec};
+use proto::meter::{Limit, MeterSpec, StoreLoss};
 use proto::store::{Op, Revision, StoreError, Txn, TxnOutcome};
 
 use super::faults::{Chance, Faults, Mutant};
@@ -30,12 +30,15 @@ pub struct Plan {
     /// Mean time between requests of all nodes together.
     pub every_ns: u64,
     pub length_ns: u64,
+    /// Longest trip to the store; the way back takes as long.
+    pub trip_ns: u64,
     /// Longest usual time from draw to send.
     pub connect_ns: u64,
     /// Wall clock at the beginning.
     pub unix_ns: u64,
     pub faults: Faults,
     pub mutant: Option<Mutant>,
+    pub on_store_loss: StoreLoss,
 }
 
 impl Plan {
@@ -45,10 +48,12 @@ impl Plan {
             nodes: 1,
             every_ns,
             length_ns,
+            trip_ns: 4 * MS,
             connect_ns: 5 * MS,
             unix_ns: 1_767_225_600 * SECOND,
             faults: Faults::default(),
             mutant: None,
+            on_store_loss: StoreLoss::FailClosed,
         }
     }
 }
@@ -84,7 +89,7 @@ struct Drawn {
 }
 
 struct Node {
-    limits: Arc<Limits>,
+    _limits: Arc<Limits>,
     broker: Broker,
     meter: Arc<Meter>,
     me: Opener,
@@ -93,6 +98,8 @@ struct Node {
     /// Its wall clock is the true one + this.
     skew_ns: u64,
     paused_until_ns: u64,
+    /// A request came.
+    touched: bool,
     drawn: Vec<Drawn>,
     waiting: Vec<(u64, Waiting)>,
     answers: Vec<(u64, u64, Result<TxnOutcome, StoreError>)>,
@@ -133,7 +140,8 @@ const STORE_KEY: &str = "simulated";
 impl World {
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let mut chance = Chance::new(seed);
-        let spec = Arc::new(MeterSpec::new("", 1, plan.limits.clone()).unwrap());
+        let spec = MeterSpec::new("", 1, plan.limits.clone()).unwrap();
+        let spec = Arc::new(spec.on_store_loss(plan.on_store_loss));
         let after = |chance: &mut Chance, mean_ns: u64| match mean_ns {
             0 => u64::MAX,
             mean_ns => chance.pause(mean_ns),
@@ -186,13 +194,14 @@ impl World {
             0
         };
         Node {
-            limits,
+            _limits: limits,
             broker,
             meter,
             me,
             offset_ns: self.chance.within(1, 100 * SECOND),
             skew_ns: skew,
             paused_until_ns: 0,
+            touched: false,
             drawn: Vec::new(),
             waiting: Vec::new(),
             answers: Vec::new(),
@@ -209,7 +218,11 @@ impl World {
                 self.request();
             }
             for at in 0..self.nodes.len() {
-                self.serve(at)?;
+                if std::mem::take(&mut self.nodes[at].touched)
+                    || self.nodes[at].next_event_ns() <= self.now_ns
+                {
+                    self.serve(at)?;
+                }
             }
             let sendable = self
                 .nodes
@@ -250,7 +263,11 @@ impl World {
         }
         if now_ns >= self.next_pause_ns {
             self.next_pause_ns = now_ns + self.chance.pause(self.plan.faults.pause_ns);
-            self.nodes[pick].paused_until_ns = now_ns + self.chance.within(0, 700 * MS);
+            let paused_ns = now_ns + self.chance.within(0, 700 * MS);
+            // Not one pause after another: a request that waits must be served in between.
+            if self.nodes[pick].paused_until_ns + 300 * MS < now_ns {
+                self.nodes[pick].paused_until_ns = paused_ns;
+            }
         }
         if now_ns >= self.next_outage_ns {
             self.next_outage_ns = now_ns + self.chance.pause(self.plan.faults.outage_ns);
@@ -338,6 +355,7 @@ impl World {
             return;
         }
         self.outcome.requests += 1;
+        self.nodes[at].touched = true;
         let now_ns = self.now_ns + self.nodes[at].offset_ns;
         match self.nodes[at].meter.draw(now_ns) {
             Draw::Drawn(token) => self.drew(at, token),
@@ -470,7 +488,9 @@ impl World {
         if !call.txn.ops.is_empty() {
             self.outcome.writes += 1;
         }
-        let trip_ns = self.chance.within(300_000, 4 * MS);
+        let trip_ns = self
+            .chance
+            .within(self.plan.trip_ns / 10, self.plan.trip_ns);
         let slow = faults.lost > 0 && self.chance.percent(3);
         let back_ns = if slow {
             self.chance.within(0, 400 * MS)
