@@ -39,7 +39,10 @@ pub fn request_span(request: &Request, id: RequestId) -> Span {
 
 /// The trace id of a request: of its span, or else of the caller's `traceparent`.
 pub fn trace_id(span: &Span, headers: &HeaderMap) -> Option<String> {
-    let own = span.context().span().span_context().trace_id();
+    let own = match span.is_disabled() {
+        true => opentelemetry::TraceId::INVALID,
+        false => span.context().span().span_context().trace_id(),
+    };
     if own != opentelemetry::TraceId::INVALID {
         return Some(own.to_string());
     }

@@ -48,7 +48,10 @@ fn classify(name: &str) -> Class {
         | "x-cluster-client-ip"
         | "forwarded"
         | "x-real-ip"
-        | "via" => Class::Override,
+        | "via"
+        // Internal data of the caller's systems, nothing for a third party (W3C Trace Context).
+        | "tracestate"
+        | "baggage" => Class::Override,
         name if name.starts_with("x-forwarded-") => Class::Override,
         name if name.starts_with("requestrocket-") || name == "x-requestrocket-key" => {
             Class::Reserved

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::snapshot::CompiledProxy;
 use crate::stages::limit;
 use crate::stages::receive::clipped;
+use crate::telemetry;
 use crate::upstream::{self, Failure, FailureKind, RequestHead, SendError, Upstream};
 
 /// The stage.
@@ -59,7 +60,8 @@ async fn forward(
             "forward met no armed request",
         ));
     };
-    let (method, path_and_query, headers) = armed.into_parts();
+    let (method, path_and_query, mut headers) = armed.into_parts();
+    telemetry::pass_on(&mut headers);
     let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
         EarlyEnd::new(
             Code::MalformedRequest,

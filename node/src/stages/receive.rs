@@ -26,6 +26,7 @@ use crate::body::BodyError;
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
 use crate::request::Request;
+use crate::telemetry;
 use crate::worker::Worker;
 
 /// Serves one request: hands its exchange to the pipeline and waits for the reply.
@@ -200,6 +201,7 @@ impl Stage for Receive {
     }
 
     fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+        exchange.notes.trace_id = telemetry::trace_id(&exchange.span, &exchange.request.headers);
         if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
             exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
         }

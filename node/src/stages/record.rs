@@ -72,7 +72,7 @@ impl Stage for Recorder {
             records: self.records.clone(),
             metrics: self.metrics.clone(),
             permit: exchange.permit.take(),
-            _span: exchange.span.clone(),
+            span: exchange.span.clone(),
         }));
         Next::Continue
     }
@@ -170,7 +170,7 @@ pub struct Closing {
     metrics: Metrics,
     permit: Option<Permit>,
     /// Keeps the request's span open to the last byte.
-    _span: Span,
+    span: Span,
 }
 
 impl Closing {
@@ -228,6 +228,12 @@ impl Drop for Closing {
         let left = !self.completed || self.code == Code::ClientAborted;
         let code = if left { Code::ClientAborted } else { self.code };
         self.metrics.request_ended(code, us);
+        if !self.span.is_disabled() {
+            self.span.record("requestrocket.code", code.as_str());
+            if let Some(status) = self.record.as_ref().and_then(|record| record.status) {
+                self.span.record("http.response.status_code", status);
+            }
+        }
         let Some(mut record) = self.record.take() else {
             return;
         };
