@@ -20,6 +20,10 @@ pub struct MeterSet {
 }
 
 /// What a draw from several meters gives.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a box would cost the hot path an allocation"
+)]
 #[derive(Debug)]
 pub enum DrawAll {
     /// A token of each.

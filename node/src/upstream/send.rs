@@ -55,6 +55,10 @@ pub struct RequestHead {
 type Outcome = Result<Response<Incoming>, TrySendError<Request<SentBody>>>;
 
 /// An attempt without an answer.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one match of one failed attempt"
+)]
 enum Missed<G> {
     Gate(G),
     Failed(FailureKind, MaybeCarriedOut),

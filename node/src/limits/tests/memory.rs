@@ -1,15 +1,9 @@
 //! A store in memory: the transactions of the contract, nothing else.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
-use proto::store::{
-    At, Compare, KeyValue, Lease, LeaseId, Op, Page, Range, Revision, Store, StoreError,
-    StoreFuture, Txn, TxnOutcome, Watch,
-};
+use proto::store::{At, Compare, KeyValue, Op, Revision, Txn, TxnOutcome};
 
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -68,80 +62,5 @@ impl Memory {
             }
         }
         TxnOutcome::Committed(Revision(self.revision))
-    }
-}
-
-/// The same behind the trait, with faults to switch on.
-#[derive(Debug, Default)]
-pub struct MemoryStore {
-    pub memory: Mutex<Memory>,
-    pub txns: AtomicU64,
-    /// Answers `Unavailable`.
-    pub gone: AtomicBool,
-    /// Never answers.
-    pub silent: AtomicBool,
-    /// Carries out, then answers `OutcomeUnknown`, once.
-    pub lose_answer: AtomicBool,
-}
-
-impl MemoryStore {
-    pub fn shared() -> Arc<Self> {
-        Arc::new(Self {
-            memory: Mutex::new(Memory {
-                revision: 1,
-                ..Memory::default()
-            }),
-            ..Self::default()
-        })
-    }
-}
-
-fn unused<T: Send + 'static>() -> StoreFuture<'static, T> {
-    Box::pin(async {
-        Err(StoreError::Invalid(
-            "the limits do not use this call".into(),
-        ))
-    })
-}
-
-impl Store for MemoryStore {
-    fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
-        Box::pin(async move {
-            tokio::task::yield_now().await;
-            if self.silent.load(Ordering::SeqCst) {
-                std::future::pending::<()>().await;
-            }
-            if self.gone.load(Ordering::SeqCst) {
-                return Err(StoreError::Unavailable("switched off".into()));
-            }
-            self.txns.fetch_add(1, Ordering::SeqCst);
-            let outcome = self.memory.lock().unwrap().txn(&txn);
-            if !txn.ops.is_empty() && self.lose_answer.swap(false, Ordering::SeqCst) {
-                return Err(StoreError::OutcomeUnknown("answer lost".into()));
-            }
-            Ok(outcome)
-        })
-    }
-
-    fn get(&self, _: &str) -> StoreFuture<'_, At<Option<KeyValue>>> {
-        unused()
-    }
-    fn range(&self, _: Range) -> StoreFuture<'_, Page> {
-        unused()
-    }
-    fn watch(&self, _: &str, _: Revision) -> StoreFuture<'_, Box<dyn Watch>> {
-        unused()
-    }
-    fn grant_lease(&self, _: Duration) -> StoreFuture<'_, Lease> {
-        unused()
-    }
-    fn keep_alive(&self, _: LeaseId) -> StoreFuture<'_, ()> {
-        unused()
-    }
-    fn revoke_lease(&self, _: LeaseId) -> StoreFuture<'_, ()> {
-        unused()
-    }
-    fn compact(&self, _: Revision) -> StoreFuture<'_, ()> {
-        unused()
     }
 }
