@@ -228,7 +228,7 @@ impl Refusal {
                 "this listener speaks HTTP/1.1 and HTTP/1.0; turn off HTTP/2 with prior knowledge",
             ),
             _ => malformed(
-                "the request line is not `Code::MethodNotAllowed /target HTTP/1.1` with single spaces between",
+                "the request line is not `METHOD /target HTTP/1.1` with single spaces between",
             ),
         }
     }
@@ -392,18 +392,10 @@ fn date() -> Cow<'static, str> {
 }
 
 fn reason(status: u16) -> &'static str {
-    match status {
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        417 => "Expectation Failed",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        _ => "Bad Request",
-    }
+    let known = http::StatusCode::from_u16(status).ok();
+    known
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

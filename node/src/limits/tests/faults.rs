@@ -55,7 +55,8 @@ pub struct Faults {
 pub enum Mutant {
     /// The spend that is reported is the draw, not the send (part two, 1).
     ChargeAtDraw,
-    /// `left` falls by what the last confirmed write says, not to an absolute value (7, part two 2).
+    /// `left` falls by what the last confirmed write says, not to an absolute value (schedules
+    /// 7, part two 2).
     SettleByDelta,
     /// An unknown outcome counts as done (7).
     BlindOutcome,
