@@ -267,8 +267,8 @@ impl Process {
             metrics,
             records,
             origin: Arc::new(Origin {
-                node,
-                region: self.settings.region.clone(),
+                node: node.into(),
+                region: self.settings.region.as_str().into(),
             }),
         })
     }
@@ -348,7 +348,7 @@ async fn keep_records(mut batches: RecordBatches, records: Arc<Records>, metrics
             warn!(count, "{count} records could not be kept: {error}");
         }
         if !matches!(kept, Ok(Ok(_))) {
-            (0..count).for_each(|_| metrics.record_dropped());
+            metrics.records_dropped(count as u64);
         }
     }
 }

@@ -11,7 +11,6 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Instant;
 
 use actix::{Actor, Context, Handler, Message, Recipient};
 use futures_util::FutureExt;
@@ -30,7 +29,7 @@ pub trait Stage: Sized + Unpin + 'static {
     fn span(parent: &Span) -> Span;
 
     /// Looks at the exchange and says what happens next.
-    fn decide(&mut self, exchange: &mut Exchange, now: Instant) -> Next;
+    fn decide(&mut self, exchange: &mut Exchange) -> Next;
 }
 
 pub use proto::record::Stage as StageKind;
@@ -139,7 +138,6 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
         let Some(mut exchange) = unpark(&handoff) else {
             return;
         };
-        let now = Instant::now();
         let span = S::span(&exchange.span);
         let decided = {
             let _entered = span.enter();
@@ -149,7 +147,7 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
                     "fault injected at {}",
                     S::KIND.name()
                 );
-                self.stage.decide(&mut exchange, now)
+                self.stage.decide(&mut exchange)
             };
             std::panic::catch_unwind(AssertUnwindSafe(decide))
         };

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::{AuthFailure, Denial};
+use proto::record::{AuthFailure, Denial, UpstreamId};
 use tokio::sync::oneshot;
 use tracing::Span;
 
@@ -187,7 +187,7 @@ pub struct Notes {
     /// The host that a redirect or link of the answer leads to, outside the gateway.
     pub left_gateway: Option<String>,
     /// The target's ids for this request.
-    pub upstream_ids: Vec<(&'static str, String)>,
+    pub upstream_ids: Vec<UpstreamId>,
     /// The caller's program.
     pub user_agent: Option<String>,
     /// The path as sent, kept for the record before it is moved on.

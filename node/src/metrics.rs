@@ -101,9 +101,9 @@ impl Metrics {
         self.shared.replays.fetch_add(1, Relaxed);
     }
 
-    /// A record could not be kept.
-    pub fn record_dropped(&self) {
-        self.shared.records_dropped.fetch_add(1, Relaxed);
+    /// So many records could not be kept.
+    pub fn records_dropped(&self, count: u64) {
+        self.shared.records_dropped.fetch_add(count, Relaxed);
     }
 
     /// A secret was not sent because its destination is outside the credential's `hosts`.

@@ -13,7 +13,7 @@ use crate::actor::{Chain, ChainBuilder};
 use crate::config::GatewaySettings;
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
-use crate::records::RecordSender;
+use crate::records::{RecordBuffer, RecordSender};
 use crate::request::Request;
 use crate::snapshot::Snapshot;
 use crate::stages::authenticate::Authenticate;
@@ -49,6 +49,7 @@ pub struct Shared {
 pub struct Worker {
     shared: Shared,
     upstream: Rc<Upstream>,
+    records: RecordBuffer,
     chain: RefCell<Option<Rc<Chain>>>,
 }
 
@@ -56,9 +57,11 @@ impl Worker {
     /// A worker on the current thread, which must run an actix system or arbiter.
     pub fn start(shared: Shared) -> Rc<Self> {
         let upstream = Rc::new(Upstream::new(shared.upstream.clone()));
+        let records = RecordBuffer::new(shared.records.clone(), shared.metrics.clone());
         let worker = Self {
             shared,
             upstream,
+            records,
             chain: RefCell::new(None),
         };
         worker.chain.replace(worker.build().map(Rc::new));
@@ -70,14 +73,13 @@ impl Worker {
         let Shared {
             settings,
             metrics,
-            records,
             origin,
             ..
         } = &self.shared;
         ChainBuilder::new(settings.mailbox_capacity, metrics.clone())
             .before(Respond)
             .before(Recorder {
-                records: records.clone(),
+                records: self.records.clone(),
                 metrics: metrics.clone(),
                 origin: origin.clone(),
             })

@@ -7,6 +7,9 @@
 //! Plain structs without serde attributes that change the shape: the binary wire form depends on
 //! the order of fields and variants. New fields go to the end, with a new schema number in `wire`.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,19 +30,24 @@ pub struct Record {
     /// The proxy credential that the caller proved, if any.
     pub proxy_credential_id: Option<CredentialId>,
     /// The generation of its secret, written `{counter}.{region}.{n}`.
-    pub proxy_credential_generation: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub proxy_credential_generation: Option<Arc<str>>,
     /// The target credential that was injected, if the request got that far.
     pub target_credential_id: Option<CredentialId>,
     /// The generation of its secret, written `{counter}.{region}.{n}`.
-    pub target_credential_generation: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub target_credential_generation: Option<Arc<str>>,
     /// Number of the configuration version that decided.
     pub config_version: u64,
     /// The node that served it.
-    pub node: String,
+    #[schema(value_type = String)]
+    pub node: Arc<str>,
     /// The region of that node.
-    pub region: String,
+    #[schema(value_type = String)]
+    pub region: Arc<str>,
     /// The request method.
-    pub method: String,
+    #[schema(value_type = String)]
+    pub method: Cow<'static, str>,
     /// The path behind the proxy, already reduced as the proxy's `record.path` says.
     pub path: String,
     /// Names of the query parameters with their values, which are `REDACTED` unless the proxy's
@@ -50,7 +58,8 @@ pub struct Record {
     /// The status that the target answered last, if it did.
     pub upstream_status: Option<u16>,
     /// The outcome: the value of `requestrocket-proxy-code`.
-    pub code: String,
+    #[schema(value_type = String)]
+    pub code: Cow<'static, str>,
     /// Why the caller was refused with 401, which the caller is never told.
     pub auth_failure: Option<AuthFailure>,
     /// When the request's head had arrived: microseconds since the Unix epoch.

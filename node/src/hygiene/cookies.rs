@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 /// Maps `Domain` and `Path` of every `Set-Cookie`.
 pub fn map_answer(headers: &mut HeaderMap, base_path: &str, prefix: &str) {
-    if !headers.contains_key(header::SET_COOKIE) {
+    if !headers.keys().any(|name| *name == header::SET_COOKIE) {
         return;
     }
     let values: Vec<HeaderValue> = headers

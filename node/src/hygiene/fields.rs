@@ -75,27 +75,30 @@ pub struct RequestFields {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnderscoreName(pub String);
 
-/// The caller's fields that go on to the target, in their order.
+/// The caller's fields that go on to the target; the values of one field keep their order.
 ///
 /// # Errors
 /// A name with `_`, which many servers read as `-`, unless the target allows them.
 pub fn for_target(
-    mut from: HeaderMap,
+    mut headers: HeaderMap,
     policy: &RequestFields,
 ) -> Result<HeaderMap, UnderscoreName> {
-    let nominated = Nominated::of(&from);
-    let mut to = HeaderMap::with_capacity(from.len() + 2);
-    // A drained map names a field once and then gives further values without a name.
-    let mut current: Option<HeaderName> = None;
-    for (name, value) in from.drain() {
-        if let Some(name) = name {
-            current = passes(&name, policy, &nominated)?.then_some(name);
-        }
-        if let Some(name) = &current {
-            to.append(name.clone(), value);
+    let nominated = Nominated::of(&headers);
+    let mut dropped = Vec::new();
+    for name in headers.keys() {
+        if !passes(name, policy, &nominated)? {
+            dropped.push(name.clone());
         }
     }
-    Ok(to)
+    remove_all(&mut headers, dropped);
+    Ok(headers)
+}
+
+/// In place: a map built anew would cost a hash and a copy for every field that stays.
+fn remove_all(headers: &mut HeaderMap, names: Vec<HeaderName>) {
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 fn passes(
@@ -121,6 +124,10 @@ struct Nominated {
 
 impl Nominated {
     fn of(headers: &HeaderMap) -> Self {
+        // The usual case; finding the field by hash costs more than looking at the names.
+        if !headers.keys().any(|name| *name == header::CONNECTION) {
+            return Self { names: Vec::new() };
+        }
         let names = headers
             .get_all(header::CONNECTION)
             .iter()
@@ -157,7 +164,9 @@ pub fn equivalent(one: &str, other: &str) -> bool {
 
 /// Removes every field that is equivalent to `name`.
 pub fn remove_equivalent(headers: &mut HeaderMap, name: &HeaderName) {
-    headers.remove(name);
+    if headers.keys().any(|key| key == name) {
+        headers.remove(name);
+    }
     // Names with `_` are rare: a second look is only taken where one is there at all.
     let others: Vec<HeaderName> = headers
         .keys()
@@ -187,28 +196,23 @@ pub struct ResponseFields {
     pub filtered: bool,
 }
 
-/// The target's fields that go on to the caller, in their order, without `Content-Length`.
-pub fn for_caller(mut from: HeaderMap, policy: ResponseFields) -> HeaderMap {
-    let nominated = Nominated::of(&from);
-    let mut to = HeaderMap::with_capacity(from.len() + 3);
-    let mut current: Option<HeaderName> = None;
-    for (name, value) in from.drain() {
-        if let Some(name) = name {
-            let text = name.as_str();
-            let drop = matches!(classify(text), Class::Hop | Class::Reserved)
-                || nominated.contains(text)
-                || (!policy.cookies && name == header::SET_COOKIE)
-                || (policy.filtered && describes_bytes(text));
-            current = (!drop).then_some(name);
-        }
-        if let Some(name) = &current {
-            to.append(name.clone(), value);
-        }
-    }
+/// The target's fields that go on to the caller, without `Content-Length`; the values of one
+/// field keep their order.
+pub fn for_caller(mut headers: HeaderMap, policy: ResponseFields) -> HeaderMap {
+    let nominated = Nominated::of(&headers);
+    let drops = |name: &&HeaderName| {
+        let text = name.as_str();
+        matches!(classify(text), Class::Hop | Class::Reserved)
+            || nominated.contains(text)
+            || (!policy.cookies && **name == header::SET_COOKIE)
+            || (policy.filtered && describes_bytes(text))
+    };
+    let dropped = headers.keys().filter(drops).cloned().collect();
+    remove_all(&mut headers, dropped);
     if policy.filtered {
-        make_private(&mut to);
+        make_private(&mut headers);
     }
-    to
+    headers
 }
 
 /// Fields that describe the exact bytes of a body, which filters change.
@@ -265,10 +269,12 @@ mod tests {
         map
     }
 
+    /// Sorted by name, stably: only the order within a field means something (RFC 9110 §5.3).
     fn names(map: &HeaderMap) -> Vec<String> {
-        map.iter()
-            .map(|(n, v)| format!("{n}={}", v.to_str().unwrap()))
-            .collect()
+        let mut fields: Vec<_> = map.iter().collect();
+        fields.sort_by_key(|(name, _)| name.as_str());
+        let text = |(n, v): (&HeaderName, &HeaderValue)| format!("{n}={}", v.to_str().unwrap());
+        fields.into_iter().map(text).collect()
     }
 
     #[test]
@@ -381,10 +387,10 @@ mod tests {
         assert_eq!(
             names(&plain),
             [
-                "content-type=application/json",
-                "set-cookie=a=b",
-                "etag=\"1\"",
                 "cache-control=public, max-age=3",
+                "content-type=application/json",
+                "etag=\"1\"",
+                "set-cookie=a=b",
                 "x-request-id=r1"
             ]
         );
@@ -398,8 +404,8 @@ mod tests {
         assert_eq!(
             names(&filtered),
             [
-                "content-type=application/json",
                 "cache-control=private",
+                "content-type=application/json",
                 "x-request-id=r1"
             ]
         );

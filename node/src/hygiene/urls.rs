@@ -28,6 +28,9 @@ pub struct Mapping<'a> {
 /// Maps every reference in an answer's fields; gives the first foreign host.
 pub fn map_answer(headers: &mut HeaderMap, mapping: &Mapping<'_>) -> Option<String> {
     let mut foreign = None;
+    if !headers.keys().any(|name| FIELDS.contains(name)) {
+        return foreign;
+    }
     for field in &FIELDS {
         if !headers.contains_key(field) {
             continue;

@@ -1,13 +1,21 @@
-//! Records on their way from workers to control: a bounded queue, sent in batches.
+//! Records on their way from workers to control: batched on each worker, queued between threads.
 //!
-//! A full queue drops the record and counts it; it never slows a request.
+//! A worker collects its records without locks and hands them over in batches: one wake-up of
+//! another thread for many requests. The queue is bounded; what finds no room is dropped and
+//! counted, and never slows a request.
 
 pub mod reduce;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use proto::record::Record;
 use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
 
 /// Most records waiting to be shipped.
 const QUEUE_MAX: usize = 16_384;
@@ -16,47 +24,181 @@ const BATCH_MAX: usize = 512;
 /// Longest time that a record waits for its batch to fill.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(200);
 
-/// Takes finished records; clones share one queue.
+/// The end of the queue that takes batches; clones share one queue.
 #[derive(Clone, Debug)]
 pub struct RecordSender {
-    queue: mpsc::Sender<Record>,
+    queue: mpsc::UnboundedSender<Vec<Record>>,
+    /// Records in the queue: what bounds it, since batches differ in size.
+    queued: Arc<AtomicUsize>,
 }
 
 impl RecordSender {
-    /// Queues a record; false when there was no room for it.
-    pub fn send(&self, record: Record) -> bool {
-        self.queue.try_send(record).is_ok()
+    /// Queues a batch; false when there was no room for it.
+    fn send(&self, batch: Vec<Record>) -> bool {
+        let count = batch.len();
+        if self.queued.fetch_add(count, Relaxed) + count > QUEUE_MAX {
+            self.queued.fetch_sub(count, Relaxed);
+            return false;
+        }
+        self.queue.send(batch).is_ok()
     }
 }
 
-/// Gives out batches of records.
+/// One worker's records that are not yet queued; clones share them.
+///
+/// What is left when the last clone goes is queued then.
+#[derive(Clone)]
+pub struct RecordBuffer(Rc<Pending>);
+
+struct Pending {
+    sender: RecordSender,
+    metrics: Metrics,
+    batch: RefCell<Vec<Record>>,
+}
+
+impl RecordBuffer {
+    /// An empty buffer of the current worker.
+    pub fn new(sender: RecordSender, metrics: Metrics) -> Self {
+        Self(Rc::new(Pending {
+            sender,
+            metrics,
+            batch: RefCell::default(),
+        }))
+    }
+
+    /// Takes a finished record.
+    pub fn push(&self, record: Record) {
+        let count = {
+            let mut batch = self.0.batch.borrow_mut();
+            batch.push(record);
+            batch.len()
+        };
+        if count >= BATCH_MAX {
+            self.0.flush();
+        } else if count == 1 {
+            let pending = Rc::downgrade(&self.0);
+            actix_rt::spawn(async move {
+                tokio::time::sleep(BATCH_AGE_MAX).await;
+                if let Some(pending) = pending.upgrade() {
+                    pending.flush();
+                }
+            });
+        }
+    }
+}
+
+impl Pending {
+    fn flush(&self) {
+        let batch = self.batch.take();
+        let count = batch.len();
+        if count > 0 && !self.sender.send(batch) {
+            self.metrics.records_dropped(count as u64);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// The end of the queue that gives batches out.
 #[derive(Debug)]
 pub struct RecordBatches {
-    queue: mpsc::Receiver<Record>,
+    queue: mpsc::UnboundedReceiver<Vec<Record>>,
+    queued: Arc<AtomicUsize>,
 }
 
 /// A queue of records between the workers and whoever ships them.
 pub fn queue() -> (RecordSender, RecordBatches) {
-    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    (
-        RecordSender { queue: sender },
-        RecordBatches { queue: receiver },
-    )
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let queued = Arc::new(AtomicUsize::new(0));
+    let sender = RecordSender {
+        queue: sender,
+        queued: queued.clone(),
+    };
+    let batches = RecordBatches {
+        queue: receiver,
+        queued,
+    };
+    (sender, batches)
 }
 
 impl RecordBatches {
-    /// The next batch: what comes within a short time of its first record. `None` when every
-    /// sender is gone and nothing is left.
+    /// The next batch, with what other workers have ready; `None` when every sender is gone and
+    /// nothing is left.
     pub async fn next(&mut self) -> Option<Vec<Record>> {
-        let mut batch = Vec::with_capacity(64);
-        batch.push(self.queue.recv().await?);
-        let deadline = tokio::time::Instant::now() + BATCH_AGE_MAX;
-        while batch.len() < BATCH_MAX {
-            match tokio::time::timeout_at(deadline, self.queue.recv()).await {
-                Ok(Some(record)) => batch.push(record),
-                Ok(None) | Err(_) => break,
-            }
+        let mut batch = self.queue.recv().await?;
+        while batch.len() < BATCH_MAX
+            && let Ok(more) = self.queue.try_recv()
+        {
+            batch.extend(more);
         }
+        self.queued.fetch_sub(batch.len(), Relaxed);
         Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{OrgId, ProxyId, RequestId};
+
+    fn record(n: u128) -> Record {
+        let json = serde_json::json!({
+            "request_id": RequestId::from_bits(n), "org_id": OrgId::from_bits(1),
+            "proxy_id": ProxyId::from_bits(1), "config_version": 1, "node": "n",
+            "region": "local", "method": "GET", "path": "/", "query": [], "code": "x",
+            "started_at_us": 0, "total_us": 5, "stages": [], "request_bytes": 0,
+            "response_bytes": 0, "upstream_request_bytes": 0, "upstream_response_bytes": 0,
+            "attempts": 1, "denials": [], "shadow_rule_ids": [], "filter_ids": [],
+            "upstream_ids": [], "client_aborted": false, "scrubbed": 0
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn numbers(batch: &[Record]) -> Vec<u128> {
+        batch.iter().map(|r| r.request_id.bits()).collect()
+    }
+
+    #[actix_rt::test]
+    async fn records_leave_when_their_batch_is_full_old_or_its_worker_ends() {
+        let (sender, mut batches) = queue();
+        let buffer = RecordBuffer::new(sender, Metrics::default());
+        for n in 0..BATCH_MAX as u128 + 1 {
+            buffer.push(record(n));
+        }
+        let full = batches.next().await.unwrap();
+        assert_eq!(numbers(&full), (0..BATCH_MAX as u128).collect::<Vec<_>>());
+        let old = batches.next().await.unwrap();
+        assert_eq!(numbers(&old), [BATCH_MAX as u128]);
+        buffer.push(record(7));
+        drop(buffer);
+        assert_eq!(numbers(&batches.next().await.unwrap()), [7]);
+        assert!(batches.next().await.is_none());
+    }
+
+    #[actix_rt::test]
+    async fn a_full_queue_drops_and_counts_and_has_room_again() {
+        let (sender, mut batches) = queue();
+        let metrics = Metrics::default();
+        let buffer = RecordBuffer::new(sender, metrics.clone());
+        let dropped = || {
+            let text = metrics.render();
+            let line = text
+                .lines()
+                .find(|l| l.starts_with("requestrocket_records_dropped_total"));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
+        };
+        for n in 0..QUEUE_MAX + BATCH_MAX {
+            buffer.push(record(n as u128));
+        }
+        assert_eq!(dropped(), Some(BATCH_MAX));
+        assert_eq!(batches.next().await.unwrap().len(), BATCH_MAX);
+        for n in 0..BATCH_MAX {
+            buffer.push(record(n as u128));
+        }
+        assert_eq!(dropped(), Some(BATCH_MAX));
     }
 }

@@ -18,15 +18,25 @@ const SEGMENT_BYTES_MAX: usize = 20;
 /// The path as the proxy's `record.path` says.
 pub fn path(path: &[u8], policy: RecordPath) -> String {
     let text = String::from_utf8_lossy(path);
-    let kept = match policy {
-        RecordPath::None => return String::new(),
-        RecordPath::Full => text.into_owned(),
-        RecordPath::Template => {
+    match policy {
+        RecordPath::None => String::new(),
+        RecordPath::Template if text.split('/').any(looks_random) => {
             let template = |segment| if looks_random(segment) { "*" } else { segment };
-            text.split('/').map(template).collect::<Vec<_>>().join("/")
+            let kept = text.split('/').map(template).collect::<Vec<_>>().join("/");
+            clipped(&kept, PATH_CHARS_MAX)
         }
+        RecordPath::Full | RecordPath::Template => clipped(&text, PATH_CHARS_MAX),
+    }
+}
+
+/// A text cut to so many characters.
+pub fn clipped(text: &str, chars_max: usize) -> String {
+    // There are at least as many bytes as characters, so a short text needs no counting.
+    let end = match text.len() > chars_max {
+        true => text.char_indices().nth(chars_max).map(|(at, _)| at),
+        false => None,
     };
-    kept.chars().take(PATH_CHARS_MAX).collect()
+    text[..end.unwrap_or(text.len())].to_owned()
 }
 
 /// Whether a segment may be an id or a token: long, or many changes between letters and digits.
@@ -42,12 +52,7 @@ fn looks_random(segment: &str) -> bool {
 
 /// The query's names, with values only where the proxy allows it.
 pub fn query(text: Option<&[u8]>, allow: &[String]) -> Vec<QueryField> {
-    let clip = |bytes: &[u8]| {
-        String::from_utf8_lossy(bytes)
-            .chars()
-            .take(QUERY_CHARS_MAX)
-            .collect::<String>()
-    };
+    let clip = |bytes: &[u8]| clipped(&String::from_utf8_lossy(bytes), QUERY_CHARS_MAX);
     let Some(text) = text else {
         return Vec::new();
     };
@@ -103,6 +108,19 @@ mod tests {
             ("/x/aaaaaaaaaaaaaaaaaaaaa", RecordPath::Template, "/x/*"),
         ] {
             assert_eq!(path(from.as_bytes(), policy), expected, "{from}");
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        for (text, chars_max, expected) in [
+            ("abc", 3, "abc"),
+            ("abc", 2, "ab"),
+            ("äöü", 3, "äöü"),
+            ("äöü", 2, "äö"),
+            ("", 0, ""),
+        ] {
+            assert_eq!(clipped(text, chars_max), expected);
         }
     }
 

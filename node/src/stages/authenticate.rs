@@ -4,7 +4,6 @@
 //! proxy exists. The reason goes into the record, and into `detail` only in development.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use jiff::Timestamp;
 use proto::credential::AuthType;
@@ -38,7 +37,7 @@ impl Stage for Authenticate {
         tracing::info_span!(parent: parent, "authenticate")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let identified = match &exchange.proxy {
             None => {
                 // The same work as for a known proxy, so that time does not tell them apart.

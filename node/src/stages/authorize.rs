@@ -2,8 +2,6 @@
 //!
 //! The body is read only when a rule with a body part could still change the outcome.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use proto::body_view::{BodyLimits, BodyView, Unreadable};
@@ -28,7 +26,7 @@ impl Stage for Authorize {
         tracing::info_span!(parent: parent, "authorize")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {
             return EarlyEnd::new(Code::InternalError, "authorize met no proxy").into();
         };

@@ -6,7 +6,6 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
@@ -35,7 +34,7 @@ impl Stage for Filter {
         tracing::info_span!(parent: parent, "filter")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let (Some(proxy), Some(mut answer)) = (exchange.proxy.clone(), exchange.answer.take())
         else {
             return EarlyEnd::new(Code::InternalError, "filter met no answer").into();

@@ -4,21 +4,20 @@
 //! sent. A caller that leaves cancels the upstream call, unless its proxy says `finish`.
 
 use std::rc::Rc;
-use std::time::Instant;
 
-use http::header::HeaderName;
 use http::uri::PathAndQuery;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
+use proto::record::UpstreamId;
 use tracing::{Span, info, warn};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
 use crate::metrics::Metrics;
+use crate::records::reduce::clipped;
 use crate::snapshot::CompiledProxy;
 use crate::stages::limit;
-use crate::stages::receive::clipped;
 use crate::telemetry;
 use crate::upstream::{self, Failure, FailureKind, RequestHead, SendError, Upstream};
 
@@ -37,7 +36,7 @@ impl Stage for Forward {
         tracing::info_span!(parent: parent, "forward")
     }
 
-    fn decide(&mut self, _: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, _: &mut Exchange) -> Next {
         let upstream = self.upstream.clone();
         let metrics = self.metrics.clone();
         Next::Wait(Box::new(move |mut exchange| {
@@ -118,10 +117,14 @@ fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer
     notes.attempts = answer.attempts;
     notes.upstream_us = us;
     notes.upstream_status = Some(answer.status.as_u16());
-    for name in UPSTREAM_IDS {
-        let value = answer.headers.get(HeaderName::from_static(name));
-        if let Some(text) = value.and_then(|value| value.to_str().ok()) {
-            notes.upstream_ids.push((name, clipped(text, 128)));
+    for (name, value) in &answer.headers {
+        if is_upstream_id(name.as_str())
+            && let Ok(text) = value.to_str()
+        {
+            notes.upstream_ids.push(UpstreamId {
+                header: name.as_str().to_owned(),
+                value: clipped(text, 128),
+            });
         }
     }
     exchange.answer = Some(Answer {
@@ -133,15 +136,18 @@ fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer
 }
 
 /// Ids under which a vendor's support finds a request.
-const UPSTREAM_IDS: [&str; 7] = [
-    "x-request-id",
-    "request-id",
-    "x-amzn-requestid",
-    "x-github-request-id",
-    "cf-ray",
-    "openai-processing-ms",
-    "anthropic-request-id",
-];
+fn is_upstream_id(name: &str) -> bool {
+    matches!(
+        name,
+        "x-request-id"
+            | "request-id"
+            | "x-amzn-requestid"
+            | "x-github-request-id"
+            | "cf-ray"
+            | "openai-processing-ms"
+            | "anthropic-request-id"
+    )
+}
 
 fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
     let request = exchange.id;

@@ -4,10 +4,8 @@
 //! hosts that it is bound to: the destination that will be dialled is compared, whatever the
 //! configuration says.
 
-use std::time::Instant;
-
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, Method};
 use proto::outcome::{Code, EarlyEnd};
 use tracing::{Span, error};
 
@@ -45,7 +43,7 @@ impl Stage for Inject {
         tracing::info_span!(parent: parent, "inject")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let (Some(proxy), Some(outgoing)) = (exchange.proxy.clone(), exchange.outgoing.take())
         else {
             return EarlyEnd::new(Code::InternalError, "inject met no prepared request").into();
@@ -100,10 +98,11 @@ fn arm(method: Method, outgoing: Outgoing, proxy: &CompiledProxy, injection: &In
         query,
         mut headers,
     } = outgoing;
-    for name in &fields::CALLER_AUTHENTICATION {
-        if !proxy.forward_caller_headers.contains(name) {
-            headers.remove(name);
-        }
+    let authenticates = |name: &&HeaderName| {
+        fields::CALLER_AUTHENTICATION.contains(name) && !proxy.forward_caller_headers.contains(name)
+    };
+    while let Some(name) = headers.keys().find(authenticates).cloned() {
+        headers.remove(name);
     }
     for (name, _) in &injection.headers {
         fields::remove_equivalent(&mut headers, name);
@@ -119,7 +118,6 @@ fn arm(method: Method, outgoing: Outgoing, proxy: &CompiledProxy, injection: &In
         );
     }
     add_query(&mut path, query.as_deref(), injection);
-    headers.insert(header::HOST, proxy.destination.host_header().clone());
     Armed {
         method,
         path_and_query: Bytes::from(path),

@@ -5,7 +5,7 @@
 //! whole), nothing is drawn yet: this stage refuses only when a meter is known to be empty, and
 //! `forward` draws.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::outcome::{Code, EarlyEnd, Extra, MeterState};
 use tracing::Span;
@@ -27,7 +27,7 @@ impl Stage for Limit {
         tracing::info_span!(parent: parent, "limit")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {
             return EarlyEnd::new(Code::InternalError, "limit met no proxy").into();
         };

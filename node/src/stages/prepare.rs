@@ -1,7 +1,6 @@
 //! Stage 5: what will be sent, before the credential: path join, header hygiene, request filters.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
@@ -27,7 +26,7 @@ impl Stage for Prepare {
         tracing::info_span!(parent: parent, "prepare")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {
             return EarlyEnd::new(Code::InternalError, "prepare met no proxy").into();
         };

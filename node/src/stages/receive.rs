@@ -25,6 +25,7 @@ use crate::answer::{self, ReplyBody};
 use crate::body::BodyError;
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
+use crate::records::reduce::clipped;
 use crate::request::Request;
 use crate::telemetry;
 use crate::worker::Worker;
@@ -200,7 +201,7 @@ impl Stage for Receive {
         tracing::info_span!(parent: parent, "receive")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         exchange.notes.trace_id = telemetry::trace_id(&exchange.span, &exchange.request.headers);
         if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
             exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
@@ -226,9 +227,4 @@ impl Stage for Receive {
             }
         }
     }
-}
-
-/// A text cut to so many characters.
-pub fn clipped(text: &str, chars_max: usize) -> String {
-    text.chars().take(chars_max).collect()
 }

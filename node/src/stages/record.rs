@@ -4,20 +4,22 @@
 //! [`Closing`] and is emitted when that is dropped: after the body's end, an upstream's failure, or
 //! a caller's hang-up.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use proto::outcome::Code;
 use proto::proxy::OnClientAbort;
-use proto::record::{Record, StageTime, UpstreamId};
+use proto::record::{Record, StageTime};
 use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
-use crate::records::{RecordSender, reduce};
+use crate::records::{RecordBuffer, reduce};
 use crate::snapshot::CompiledProxy;
 use crate::upstream::{AnswerBody, AnswerError};
 
@@ -28,15 +30,15 @@ const FINISH_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// The node's name.
-    pub node: String,
+    pub node: Arc<str>,
     /// Its region.
-    pub region: String,
+    pub region: Arc<str>,
 }
 
 /// The stage.
 pub struct Recorder {
     /// Where finished records go.
-    pub records: RecordSender,
+    pub records: RecordBuffer,
     /// Counts ended requests.
     pub metrics: Metrics,
     /// What every record of this node says.
@@ -50,7 +52,7 @@ impl Stage for Recorder {
         tracing::info_span!(parent: parent, "record")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         // Tokens drawn and not sent go back to their cells.
         exchange.tokens = None;
         let record = exchange
@@ -95,20 +97,19 @@ impl Recorder {
             org_id: proxy.org,
             proxy_id: proxy.id,
             proxy_credential_id: caller.map(|caller| caller.credential),
-            proxy_credential_generation: caller
-                .and_then(|caller| caller.generation.as_deref().map(str::to_owned)),
+            proxy_credential_generation: caller.and_then(|caller| caller.generation.clone()),
             target_credential_id: target_credential.map(|credential| credential.id),
             target_credential_generation: target_credential
-                .and_then(|credential| credential.generation.as_deref().map(str::to_owned)),
+                .and_then(|credential| credential.generation.clone()),
             config_version: proxy.version,
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
-            method: exchange.request.method.to_string(),
+            method: method(&exchange.request.method),
             path: reduce::path(&notes.path, proxy.record.path),
             query: reduce::query(notes.query.as_deref(), &proxy.record.query_allow),
             status,
             upstream_status: notes.upstream_status,
-            code: exchange.code().as_str().to_owned(),
+            code: exchange.code().as_str().into(),
             auth_failure: notes.refusal,
             started_at_us: exchange.started_at.as_microsecond(),
             total_us: 0,
@@ -123,19 +124,22 @@ impl Recorder {
             filter_ids: notes.filters_changed,
             source_address: reduce::source(exchange.request.peer.ip(), proxy.record.source),
             user_agent: notes.user_agent,
-            upstream_ids: notes
-                .upstream_ids
-                .into_iter()
-                .map(|(header, value)| UpstreamId {
-                    header: header.to_owned(),
-                    value,
-                })
-                .collect(),
+            upstream_ids: notes.upstream_ids,
             trace_id: notes.trace_id,
             left_gateway: notes.left_gateway,
             client_aborted: false,
             scrubbed: 0,
         }
+    }
+}
+
+/// A method's name; the usual ones cost no allocation.
+fn method(method: &Method) -> Cow<'static, str> {
+    const USUAL: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
+    let text = method.as_str();
+    match USUAL.into_iter().find(|usual| *usual == text) {
+        Some(usual) => usual.into(),
+        None => text.to_owned().into(),
     }
 }
 
@@ -166,7 +170,7 @@ pub struct Closing {
     completed: bool,
     /// Read the answer on, up to so many bytes, when the caller leaves.
     finish: Option<usize>,
-    records: RecordSender,
+    records: RecordBuffer,
     metrics: Metrics,
     permit: Option<Permit>,
     /// Keeps the request's span open to the last byte.
@@ -194,7 +198,7 @@ impl Closing {
                 AnswerError::Broken(_) => Code::UpstreamUnreachable,
             }
             .as_str()
-            .to_owned();
+            .into();
         }
     }
 
@@ -246,13 +250,11 @@ impl Drop for Closing {
         }
         if left {
             record.client_aborted = true;
-            record.code = Code::ClientAborted.as_str().to_owned();
+            record.code = Code::ClientAborted.as_str().into();
             if self.code == Code::ClientAborted {
                 record.status = None;
             }
         }
-        if !self.records.send(record) {
-            self.metrics.record_dropped();
-        }
+        self.records.push(record);
     }
 }

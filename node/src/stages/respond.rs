@@ -3,8 +3,6 @@
 //! The shell behind the last stage builds the reply (`answer.rs`) from what the exchange holds, an
 //! answer or an early end, and gives it to whoever waits for it.
 
-use std::time::Instant;
-
 use http::{StatusCode, header};
 use tracing::Span;
 
@@ -21,7 +19,7 @@ impl Stage for Respond {
         tracing::info_span!(parent: parent, "respond")
     }
 
-    fn decide(&mut self, exchange: &mut Exchange, _: Instant) -> Next {
+    fn decide(&mut self, exchange: &mut Exchange) -> Next {
         if let Some(answer) = &mut exchange.answer
             && answer.status == StatusCode::NOT_MODIFIED
             && let Some(length) = answer.announced_length.take()

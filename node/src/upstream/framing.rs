@@ -7,16 +7,12 @@
 
 use std::time::Duration;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, PROXY_AUTHENTICATE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::body::RequestBody;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Names that no list in `Connection` can remove: they frame or address the message.
 const KEPT: [HeaderName; 2] = [CONTENT_LENGTH, http::header::HOST];
@@ -25,19 +21,23 @@ const KEPT: [HeaderName; 2] = [CONTENT_LENGTH, http::header::HOST];
 /// hop-by-hop fields (RFC 9110 §7.6.1).
 pub(super) fn clean_request(headers: &mut HeaderMap) {
     drop_named_by_connection(headers);
-    for name in [
-        CONTENT_LENGTH,
-        TRANSFER_ENCODING,
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        EXPECT,
-        TE,
-        TRAILER,
-        UPGRADE,
-    ] {
-        headers.remove(name);
-    }
+    remove_where(headers, |name| {
+        is_hop_by_hop(name) || matches!(name, "content-length" | "expect")
+    });
+}
+
+/// Fields about one connection (RFC 9110 §7.6.1).
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Writes the length fields that hyper does not write as we want them, for HTTP/1.1.
@@ -84,9 +84,10 @@ pub(super) fn receive_head(
         reuse: true,
         keep_alive: None,
     };
+    let has = Present::of(headers);
     let bodiless = *method == Method::HEAD
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if has.transfer_encoding {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
         let first = codings
             .next()
@@ -106,32 +107,62 @@ pub(super) fn receive_head(
     if status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     }
-    if headers.contains_key(CONTENT_LENGTH) {
-        let length = one_length(headers).ok_or("differing or malformed content-length")?;
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if has.content_length && headers.contains_key(CONTENT_LENGTH) {
+        let (length, plain) = one_length(headers).ok_or("differing or malformed content-length")?;
+        if !plain {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
+    if !has.hop_by_hop {
+        return Ok(framing);
     }
     if version != Version::HTTP_2 {
         framing.keep_alive = headers.get(KEEP_ALIVE).and_then(keep_alive_timeout);
         drop_named_by_connection(headers);
     }
-    for name in [
-        TRANSFER_ENCODING,
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        TE,
-        TRAILER,
-        UPGRADE,
-    ] {
-        headers.remove(name);
-    }
+    remove_where(headers, |name| {
+        is_hop_by_hop(name) || name == PROXY_AUTHENTICATE.as_str()
+    });
     Ok(framing)
 }
 
-/// The one value of all `Content-Length` fields (RFC 9110 §8.6); digits only.
-fn one_length(headers: &HeaderMap) -> Option<u64> {
+/// Which kinds of fields an answer's head has, from one look at each name: nearly all answers
+/// have few of those that matter here.
+#[derive(Default)]
+struct Present {
+    transfer_encoding: bool,
+    content_length: bool,
+    hop_by_hop: bool,
+}
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut has = Self::default();
+        for name in headers.keys().map(HeaderName::as_str) {
+            has.transfer_encoding |= name == "transfer-encoding";
+            has.content_length |= name == "content-length";
+            has.hop_by_hop |= is_hop_by_hop(name) || name == PROXY_AUTHENTICATE.as_str();
+        }
+        has
+    }
+}
+
+/// Removes the fields with such names; costs a look at each name when there are none.
+fn remove_where(headers: &mut HeaderMap, is_wanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers
+        .keys()
+        .find(|name| is_wanted(name.as_str()))
+        .cloned()
+    {
+        headers.remove(name);
+    }
+}
+
+/// The one value of all `Content-Length` fields (RFC 9110 §8.6), digits only, and whether it
+/// stands there once and as it should.
+fn one_length(headers: &HeaderMap) -> Option<(u64, bool)> {
     let mut length = None;
+    let (mut parts, mut plain) = (0, true);
     for value in headers.get_all(CONTENT_LENGTH) {
         for part in value.to_str().ok()?.split(',') {
             let part = part.trim_matches([' ', '\t']);
@@ -143,9 +174,11 @@ fn one_length(headers: &HeaderMap) -> Option<u64> {
                 return None;
             }
             length = Some(number);
+            parts += 1;
+            plain = part.len() == value.len() && (part == "0" || !part.starts_with('0'));
         }
     }
-    length
+    length.map(|length| (length, plain && parts == 1))
 }
 
 /// The `timeout` parameter of a `Keep-Alive` field, in seconds.
