@@ -18,10 +18,14 @@
 //! | 4 | payload length |
 //! | … | payload |
 
+mod block;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::record::Record;
+
+pub use block::{Block, StoredRecord, encode_block};
 
 const MAGIC: [u8; 4] = *b"RRW1";
 /// Format 1: bincode 2.0.1, little endian, variable-length integers. Another codec becomes 2.
@@ -92,18 +96,31 @@ pub enum WireError {
 /// # Errors
 /// The payload exceeds [`PAYLOAD_BYTES_MAX`], or the type has a shape that bincode cannot carry.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, WireError> {
-    let payload = bincode::serde::encode_to_vec(message, bincode::config::standard())
+    let mut frame = begin(M::SCHEMA);
+    bincode::serde::encode_into_std_write(message, &mut frame, bincode::config::standard())
         .map_err(|error| WireError::Payload(error.to_string()))?;
-    let length = u32::try_from(payload.len())
-        .ok()
-        .filter(|_| payload.len() <= PAYLOAD_BYTES_MAX)
-        .ok_or(WireError::TooLarge(payload.len()))?;
-    let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
+    finish(frame)
+}
+
+/// A frame without its payload; [`finish`] puts in how long that became.
+fn begin(schema: u16) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEAD_BYTES);
     frame.extend_from_slice(&MAGIC);
     frame.push(FORMAT);
-    frame.extend_from_slice(&M::SCHEMA.to_be_bytes());
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(&payload);
+    frame.extend_from_slice(&schema.to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame
+}
+
+fn finish(mut frame: Vec<u8>) -> Result<Vec<u8>, WireError> {
+    let bytes = frame.len().saturating_sub(HEAD_BYTES);
+    let length = u32::try_from(bytes)
+        .ok()
+        .filter(|_| bytes <= PAYLOAD_BYTES_MAX)
+        .ok_or(WireError::TooLarge(bytes))?;
+    if let Some(place) = frame.get_mut(HEAD_BYTES - 4..HEAD_BYTES) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
     Ok(frame)
 }
 
@@ -120,11 +137,24 @@ pub fn frame_len(bytes: &[u8]) -> Result<usize, WireError> {
 /// # Errors
 /// See [`WireError`]; bytes that are left over are an error too.
 pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, WireError> {
+    let payload = payload(bytes, M::SCHEMA)?;
+    // The limit bounds what is allocated while decoding; lengths inside are the sender's claim.
+    let config = bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
+    let (message, used) = bincode::serde::decode_from_slice::<M, _>(payload, config)
+        .map_err(|error| WireError::Payload(error.to_string()))?;
+    if used != payload.len() {
+        return Err(WireError::Payload("bytes follow the message".into()));
+    }
+    Ok(message)
+}
+
+/// The payload of the frame of this schema that `bytes` hold exactly.
+fn payload(bytes: &[u8], schema: u16) -> Result<&[u8], WireError> {
     let head = head(bytes)?;
-    if head.schema != M::SCHEMA {
+    if head.schema != schema {
         return Err(WireError::Schema {
             found: head.schema,
-            expected: M::SCHEMA,
+            expected: schema,
         });
     }
     let payload = bytes.get(HEAD_BYTES..).unwrap_or_default();
@@ -137,14 +167,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, WireError> {
     if payload.len() > head.length {
         return Err(WireError::Payload("bytes follow the frame".into()));
     }
-    // The limit bounds what is allocated while decoding; lengths inside are the sender's claim.
-    let config = bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
-    let (message, used) = bincode::serde::decode_from_slice::<M, _>(payload, config)
-        .map_err(|error| WireError::Payload(error.to_string()))?;
-    if used != payload.len() {
-        return Err(WireError::Payload("bytes follow the message".into()));
-    }
-    Ok(message)
+    Ok(payload)
 }
 
 struct Head {

@@ -3,49 +3,55 @@
 //! Not the file of the configuration: records come in batches, may lose the last moments in a
 //! power cut (`synchronous=NORMAL`), and are dropped by age and number. Calls block; run them on
 //! a thread that may.
+//!
+//! A row is a *block*: the records of one organisation in one batch, compressed ([`block`]). The
+//! small table `heads` says of each block when its records began, between which request ids they
+//! lie, and by marks which proxies, credentials, statuses and codes they have. A search walks the
+//! heads, newest first, and reads only blocks with an answer.
 
+mod block;
+mod migrate;
 mod query;
+mod retain;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::id::{OrgId, RequestId};
 use proto::record::Record;
-use rusqlite::{Connection, OptionalExtension, params};
+use proto::wire::{Block, StoredRecord};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use block::{Mark, Packed, Packer, Wanted};
+use query::Page;
 pub use query::{RecordCursor, RecordFilter, StatusFilter};
+pub use retain::{Retention, keep};
 
-/// The layout of the file, in `PRAGMA user_version`.
-const LAYOUT: i64 = 1;
+/// The layout of the file, in `PRAGMA user_version`. Layout 1 had a row for each record.
+const LAYOUT: i64 = 2;
 /// Longest wait for a lock that another connection holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Records deleted in one transaction, so that inserts never wait long.
-const DELETE_BATCH: i64 = 2_000;
-/// Records deleted by one call of [`Records::retain`]; the next call goes on.
-const DELETE_CALL_MAX: i64 = 200_000;
 
-/// How often old records are looked for.
-const RETAIN_EVERY: Duration = Duration::from_secs(600);
-
-/// Columns that are searched, and the record as JSON.
+/// Heads lie in the order in which searches walk them; blocks lie beside them so that the walk
+/// passes by no data.
 const CREATE: &str = "
-    CREATE TABLE records (
-        request_id BLOB PRIMARY KEY,
-        started_at_us INTEGER NOT NULL,
+    CREATE TABLE blocks (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    CREATE TABLE heads (
         org_id BLOB NOT NULL,
-        proxy_id BLOB NOT NULL,
-        proxy_credential_id BLOB,
-        target_credential_id BLOB,
-        status INTEGER,
-        code TEXT NOT NULL,
-        record TEXT NOT NULL
+        last_us INTEGER NOT NULL,
+        block INTEGER NOT NULL,
+        first_us INTEGER NOT NULL,
+        first_id BLOB NOT NULL,
+        last_id BLOB NOT NULL,
+        key BLOB NOT NULL,
+        count INTEGER NOT NULL,
+        marks BLOB NOT NULL,
+        PRIMARY KEY (org_id, last_us, block)
     ) WITHOUT ROWID;
-    CREATE INDEX records_by_org ON records (org_id, started_at_us, request_id);
-    CREATE INDEX records_by_proxy ON records (org_id, proxy_id, started_at_us, request_id);
-    CREATE INDEX records_by_status ON records (org_id, status, started_at_us, request_id);
-    CREATE INDEX records_by_code ON records (org_id, code, started_at_us, request_id);
-    CREATE INDEX records_by_age ON records (started_at_us);
+    CREATE INDEX heads_by_id ON heads (org_id, last_id, first_id);
+    CREATE INDEX heads_by_age ON heads (last_us, count);
 ";
 
 /// Why the records store did not answer.
@@ -55,33 +61,17 @@ pub enum RecordsError {
     #[error("the records store failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
     /// The file was written by another release.
-    #[error("the records file has layout {found}, this program knows {LAYOUT}")]
+    #[error("the records file has layout {found}, this program knows 1 to {LAYOUT}")]
     Layout {
         /// What the file says.
         found: i64,
     },
-    /// A stored record does not parse.
-    #[error("a stored record does not parse: {0}")]
-    Damaged(#[from] serde_json::Error),
-}
-
-/// How long records are kept; whichever limit is met first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Records that started longer ago are dropped.
-    pub age_max: Duration,
-    /// At most so many are kept, over all organisations; the oldest go first.
-    pub count_max: u64,
-}
-
-impl Default for Retention {
-    /// 90 days, ten million.
-    fn default() -> Self {
-        Self {
-            age_max: Duration::from_secs(90 * 86_400),
-            count_max: 10_000_000,
-        }
-    }
+    /// A record is larger than a block may be, or there is no memory to compress it.
+    #[error("records cannot be packed: {0}")]
+    Pack(String),
+    /// A stored block, or a stored record of an earlier layout, does not decode.
+    #[error("stored records are damaged: {0}")]
+    Damaged(String),
 }
 
 /// The open store. Clones of an `Arc` of it serve every thread.
@@ -89,22 +79,28 @@ impl Default for Retention {
 /// A std mutex and not an async one: SQLite blocks anyway, so callers are on blocking threads.
 #[derive(Debug)]
 pub struct Records {
+    packer: Mutex<Packer>,
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
 }
 
 impl Records {
-    /// Opens or creates the file.
+    /// Opens or creates the file. A file of layout 1 is converted, which takes about a minute for
+    /// a million records; a conversion that breaks off leaves the file as it was.
     ///
     /// # Errors
-    /// The file cannot be opened, is no SQLite file, or has another layout.
+    /// The file cannot be opened, is no SQLite file, or has a layout that is not known.
     pub fn open(path: &Path) -> Result<Self, RecordsError> {
+        let mut packer = Packer::new()?;
         let mut writer = connect(path)?;
         let found: i64 = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         match found {
-            0 => {
+            0 | 1 => {
                 let txn = writer.transaction()?;
                 txn.execute_batch(CREATE)?;
+                if found == 1 {
+                    migrate::from_layout_1(&txn, &mut packer)?;
+                }
                 txn.pragma_update(None, "user_version", LAYOUT)?;
                 txn.commit()?;
             }
@@ -112,36 +108,40 @@ impl Records {
             found => return Err(RecordsError::Layout { found }),
         }
         Ok(Self {
+            packer: Mutex::new(packer),
             writer: Mutex::new(writer),
             reader: Mutex::new(connect(path)?),
         })
     }
 
-    /// Stores a batch in one transaction. A record that is there already stays as it is, so a
-    /// batch may be sent again. Returns how many were new.
+    /// Stores a batch in one transaction, as one block for each organisation in it. A block that
+    /// is there already stays as it is, so a batch may be sent again. Returns how many records
+    /// were in blocks that were new.
+    ///
+    /// A record that comes again in another batch is stored again and shown once.
     ///
     /// # Errors
     /// Nothing of the batch was stored.
     pub fn insert(&self, batch: &[Record]) -> Result<usize, RecordsError> {
+        let mut of_orgs: BTreeMap<OrgId, Vec<&Record>> = BTreeMap::new();
+        for record in batch {
+            of_orgs.entry(record.org_id).or_default().push(record);
+        }
+        let mut packed = Vec::with_capacity(of_orgs.len());
+        {
+            let mut packer = locked(&self.packer);
+            for (org, records) in of_orgs {
+                let mut blocks = Vec::with_capacity(1);
+                packer.pack(&records, &mut blocks)?;
+                packed.push((org, blocks));
+            }
+        }
         let mut writer = locked(&self.writer);
         let txn = writer.transaction()?;
         let mut new = 0;
-        {
-            let mut statement = txn.prepare_cached(
-                "INSERT OR IGNORE INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?;
-            for record in batch {
-                new += statement.execute(params![
-                    blob(record.request_id.bits()),
-                    record.started_at_us,
-                    blob(record.org_id.bits()),
-                    blob(record.proxy_id.bits()),
-                    record.proxy_credential_id.map(|id| blob(id.bits())),
-                    record.target_credential_id.map(|id| blob(id.bits())),
-                    record.status,
-                    record.code,
-                    serde_json::to_string(record)?,
-                ])?;
+        for (org, blocks) in &packed {
+            for block in blocks {
+                new += put(&txn, *org, block)?;
             }
         }
         txn.commit()?;
@@ -151,105 +151,138 @@ impl Records {
     /// One record of an organisation.
     ///
     /// # Errors
-    /// The store failed; an unknown id is `None`.
+    /// The store failed or a block is damaged; an unknown id is `None`.
     pub fn get(&self, org: OrgId, id: RequestId) -> Result<Option<Record>, RecordsError> {
         let reader = locked(&self.reader);
-        let text: Option<String> = reader
-            .prepare_cached("SELECT record FROM records WHERE request_id = ?1 AND org_id = ?2")?
-            .query_row(params![blob(id.bits()), blob(org.bits())], |row| row.get(0))
-            .optional()?;
-        Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+        // Blocks overlap a little. The first whose largest id is not below the one that is asked
+        // for most often holds it; an unknown id runs through the index and reads no block.
+        let mut heads = reader.prepare_cached(
+            "SELECT last_us, block FROM heads INDEXED BY heads_by_id
+             WHERE org_id = ?1 AND last_id >= ?2 AND first_id <= ?2 ORDER BY last_id",
+        )?;
+        let mut marks = reader.prepare_cached(
+            "SELECT marks FROM heads WHERE org_id = ?1 AND last_us = ?2 AND block = ?3",
+        )?;
+        let wanted = [Wanted::from(Mark::moment(id.bits()))];
+        let org_id = blob(org.bits());
+        let mut rows = heads.query(params![org_id, blob(id.bits())])?;
+        while let Some(row) = rows.next()? {
+            let (last_us, block): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let may_hold = marks.query_row(params![org_id, last_us, block], |row| {
+                Ok(block::has_all(bytes(row, 0)?, &wanted))
+            })?;
+            let mut found = None;
+            if may_hold {
+                read(&reader, org, block, |record| {
+                    if record.request_id() == id {
+                        found = Some(record.to_record(org));
+                    }
+                    found.is_none()
+                })?;
+            }
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// Records of an organisation, newest first, at most `limit`; and where the next page begins,
-    /// when more follow.
+    /// when more follow. Memory is bounded by `limit` and one block, not by what is searched.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed or a block is damaged.
     pub fn list(
         &self,
         org: OrgId,
         filter: &RecordFilter,
         limit: usize,
     ) -> Result<(Vec<Record>, Option<RecordCursor>), RecordsError> {
-        let (sql, values) = query::select(org, filter, limit.saturating_add(1));
+        let (wanted, mut page) = (filter.wanted(), Page::new(limit));
         let reader = locked(&self.reader);
-        let mut statement = reader.prepare_cached(&sql)?;
-        let texts = statement
-            .query_map(rusqlite::params_from_iter(values), |row| {
-                row.get::<_, String>(0)
-            })?
-            .collect::<Result<Vec<_>, _>>()?;
-        let more = texts.len() > limit;
-        let records = texts
-            .iter()
-            .take(limit)
-            .map(|text| serde_json::from_str::<Record>(text))
-            .collect::<Result<Vec<_>, _>>()?;
-        let next = records.last().filter(|_| more).map(RecordCursor::of);
-        Ok((records, next))
-    }
-
-    /// Drops what is too old or too many, the oldest first; returns how many went. Bounded work:
-    /// call it again and again.
-    ///
-    /// # Errors
-    /// The store failed; what was dropped before stays dropped.
-    pub fn retain(&self, retention: Retention, now_us: i64) -> Result<i64, RecordsError> {
-        let age_us = i64::try_from(retention.age_max.as_micros()).unwrap_or(i64::MAX);
-        let oldest_us = now_us.saturating_sub(age_us);
-        let mut dropped = 0;
-        while dropped < DELETE_CALL_MAX {
-            // The lock is let go between two batches so that inserts get their turn.
-            let went = self.drop_oldest(oldest_us, DELETE_BATCH)?;
-            dropped += went;
-            if went < DELETE_BATCH {
-                break;
-            }
-        }
-        let count: i64 =
-            locked(&self.writer).query_row("SELECT count(*) FROM records", [], |row| row.get(0))?;
-        let count_max = i64::try_from(retention.count_max).unwrap_or(i64::MAX);
-        let mut excess = count.saturating_sub(count_max);
-        while excess > 0 && dropped < DELETE_CALL_MAX {
-            let went = self.drop_oldest(i64::MAX, excess.min(DELETE_BATCH))?;
-            if went == 0 {
-                break;
-            }
-            dropped += went;
-            excess -= went;
-        }
-        Ok(dropped)
-    }
-
-    /// Drops at most `limit` records that started before `before_us`, the oldest first.
-    fn drop_oldest(&self, before_us: i64, limit: i64) -> Result<i64, RecordsError> {
-        let went = locked(&self.writer).execute(
-            "DELETE FROM records WHERE request_id IN (SELECT request_id FROM records
-             WHERE started_at_us < ?1 ORDER BY started_at_us LIMIT ?2)",
-            params![before_us, limit],
+        let mut heads = reader.prepare_cached(
+            "SELECT last_us, block, first_us, marks FROM heads
+             WHERE org_id = ?1 AND last_us >= ?2 ORDER BY last_us DESC, block DESC",
         )?;
-        Ok(i64::try_from(went).unwrap_or(limit))
+        let from_us = filter.from_us.unwrap_or(i64::MIN);
+        let mut rows = heads.query(params![blob(org.bits()), from_us])?;
+        while let Some(row) = rows.next()? {
+            let last_us = row.get(0)?;
+            if page.is_settled(last_us) {
+                break;
+            }
+            if filter.overlaps(row.get(2)?, last_us) && block::has_all(bytes(row, 3)?, &wanted) {
+                read(&reader, org, row.get(1)?, |record| {
+                    if filter.wants(record) {
+                        page.offer(org, record);
+                    }
+                    true
+                })?;
+            }
+        }
+        Ok(page.finish())
     }
 }
 
-/// Keeps the store within its retention until it is dropped.
-pub async fn keep(records: Arc<Records>, retention: Retention) {
-    let mut tick = tokio::time::interval(RETAIN_EVERY);
-    loop {
-        tick.tick().await;
-        let records = records.clone();
-        let now_us = jiff::Timestamp::now().as_microsecond();
-        let task = tokio::task::spawn_blocking(move || records.retain(retention, now_us));
-        match task.await {
-            Ok(Ok(dropped)) if dropped > 0 => {
-                tracing::info!(dropped, "dropped {dropped} old records");
-            }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "old records could not be dropped: {error}"),
-            Err(error) => tracing::error!(%error, "dropping old records broke off: {error}"),
+/// Writes a block unless it is there; returns how many records came with it.
+fn put(txn: &Transaction<'_>, org: OrgId, block: &Packed) -> Result<usize, RecordsError> {
+    let count = i64::try_from(block.count).unwrap_or(i64::MAX);
+    let (org, key) = (blob(org.bits()), blob(block.key));
+    let known = txn
+        .prepare_cached(
+            "SELECT 1 FROM heads WHERE org_id = ?1 AND last_us = ?2 AND key = ?3 AND count = ?4",
+        )?
+        .exists(params![org, block.last_us, key, count])?;
+    if known {
+        return Ok(0);
+    }
+    let id = txn
+        .prepare_cached("INSERT INTO blocks (data) VALUES (?1)")?
+        .insert([&block.data])?;
+    txn.prepare_cached("INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+        .execute(params![
+            org,
+            block.last_us,
+            id,
+            block.first_us,
+            blob(block.first_id),
+            blob(block.last_id),
+            key,
+            count,
+            block.marks
+        ])?;
+    Ok(block.count)
+}
+
+/// Shows the records of a block to `visit`, one after another, until it says that it is enough.
+fn read(
+    connection: &Connection,
+    org: OrgId,
+    id: i64,
+    mut visit: impl FnMut(&StoredRecord<'_>) -> bool,
+) -> Result<(), RecordsError> {
+    let damaged = |why: String| RecordsError::Damaged(format!("block {id}: {why}"));
+    let frame = connection
+        .prepare_cached("SELECT data FROM blocks WHERE id = ?1")?
+        .query_row([id], |row| Ok(block::unpack(bytes(row, 0)?)))
+        .optional()?
+        .ok_or_else(|| damaged("it is missing".into()))?
+        .map_err(damaged)?;
+    let records = Block::open(&frame).map_err(|error| damaged(error.to_string()))?;
+    if records.org() != org {
+        return Err(damaged("it belongs to another organisation".into()));
+    }
+    for record in records {
+        if !visit(&record.map_err(|error| damaged(error.to_string()))?) {
+            break;
         }
     }
+    Ok(())
+}
+
+/// A column of bytes, without a copy.
+fn bytes<'a>(row: &'a rusqlite::Row<'_>, column: usize) -> rusqlite::Result<&'a [u8]> {
+    Ok(row.get_ref(column)?.as_blob()?)
 }
 
 fn connect(path: &Path) -> Result<Connection, RecordsError> {
@@ -260,9 +293,10 @@ fn connect(path: &Path) -> Result<Connection, RecordsError> {
     Ok(connection)
 }
 
-/// A panic while the lock was held leaves SQLite's own state whole: its transaction rolled back.
-fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic while the lock was held leaves what it guards whole: SQLite's transaction rolled back,
+/// and zstd begins each block anew.
+fn locked<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
+    guarded.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An id as SQLite stores it: 16 bytes that sort like the id.

@@ -1,10 +1,13 @@
-//! What records are asked for, and the SQL that finds them. Pure.
+//! What records are asked for, and which are an answer. Pure.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use proto::id::{CredentialId, OrgId, ProxyId, RequestId};
 use proto::record::Record;
-use rusqlite::types::Value;
+use proto::wire::StoredRecord;
+
+use super::block::{Mark, Wanted};
 
 /// Which records of an organisation; every part that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,11 +28,62 @@ pub struct RecordFilter {
     pub after: Option<RecordCursor>,
 }
 
+impl RecordFilter {
+    /// Marks that every block with an answer has.
+    pub(super) fn wanted(&self) -> Vec<Wanted> {
+        let marks = [
+            self.proxy.map(|id| Mark::Proxy(id.bits())),
+            self.credential.map(|id| Mark::Credential(id.bits())),
+            self.status.map(StatusFilter::mark),
+            self.code.as_deref().map(Mark::Code),
+        ];
+        marks.into_iter().flatten().map(Wanted::from).collect()
+    }
+
+    /// Whether records that began within these instants may be an answer.
+    pub(super) fn overlaps(&self, first_us: i64, last_us: i64) -> bool {
+        self.from_us.is_none_or(|from| last_us >= from)
+            && self.to_us.is_none_or(|to| first_us < to)
+            && self
+                .after
+                .is_none_or(|after| first_us <= after.started_at_us)
+    }
+
+    /// Whether a record is an answer.
+    pub(super) fn wants(&self, record: &StoredRecord<'_>) -> bool {
+        let at = RecordCursor::of_stored(record);
+        self.overlaps(at.started_at_us, at.started_at_us)
+            && self.after.is_none_or(|after| at < after)
+            && self.proxy.is_none_or(|id| record.proxy_id() == id)
+            && self
+                .status
+                .is_none_or(|status| status.holds(record.status()))
+            && self.code.as_ref().is_none_or(|code| record.code() == code)
+            && self.credential.is_none_or(|id| {
+                [record.proxy_credential_id(), record.target_credential_id()].contains(&Some(id))
+            })
+    }
+}
+
 /// A status or a class of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusFilter {
     first: u16,
     last: u16,
+}
+
+impl StatusFilter {
+    fn mark(self) -> Mark<'static> {
+        if self.first == self.last {
+            Mark::Status(self.first)
+        } else {
+            Mark::StatusClass(self.first / 100)
+        }
+    }
+
+    fn holds(self, status: Option<u16>) -> bool {
+        status.is_some_and(|status| (self.first..=self.last).contains(&status))
+    }
 }
 
 impl FromStr for StatusFilter {
@@ -58,8 +112,8 @@ impl FromStr for StatusFilter {
     }
 }
 
-/// A place in the list, which runs from the newest record to the oldest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A place in the list, which runs from the newest record to the oldest: the largest place first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordCursor {
     started_at_us: i64,
     request_id: RequestId,
@@ -71,6 +125,13 @@ impl RecordCursor {
         Self {
             started_at_us: record.started_at_us,
             request_id: record.request_id,
+        }
+    }
+
+    fn of_stored(record: &StoredRecord<'_>) -> Self {
+        Self {
+            started_at_us: record.started_at_us(),
+            request_id: record.request_id(),
         }
     }
 }
@@ -93,59 +154,56 @@ impl FromStr for RecordCursor {
     }
 }
 
-/// The statement for a filter and the values of its parameters.
-pub(super) fn select(org: OrgId, filter: &RecordFilter, limit: usize) -> (String, Vec<Value>) {
-    let mut values = vec![blob(org.bits())];
-    let mut sql = String::from("SELECT record FROM records WHERE org_id = ?1");
-    let mut and = |condition: &str, given: Vec<Value>| {
-        // Each `?` of the condition is numbered, since `credential` uses one value twice.
-        let first = values.len() + 1;
-        sql.push_str(" AND ");
-        sql.push_str(
-            &condition
-                .replace("?a", &format!("?{first}"))
-                .replace("?b", &format!("?{}", first + 1)),
-        );
-        values.extend(given);
-    };
-    if let Some(proxy) = filter.proxy {
-        and("proxy_id = ?a", vec![blob(proxy.bits())]);
-    }
-    if let Some(credential) = filter.credential {
-        and(
-            "(proxy_credential_id = ?a OR target_credential_id = ?a)",
-            vec![blob(credential.bits())],
-        );
-    }
-    if let Some(status) = filter.status {
-        let range = vec![
-            Value::Integer(status.first.into()),
-            Value::Integer(status.last.into()),
-        ];
-        and("status BETWEEN ?a AND ?b", range);
-    }
-    if let Some(code) = &filter.code {
-        and("code = ?a", vec![Value::Text(code.clone())]);
-    }
-    if let Some(from) = filter.from_us {
-        and("started_at_us >= ?a", vec![Value::Integer(from)]);
-    }
-    if let Some(to) = filter.to_us {
-        and("started_at_us < ?a", vec![Value::Integer(to)]);
-    }
-    if let Some(after) = filter.after {
-        let place = vec![
-            Value::Integer(after.started_at_us),
-            blob(after.request_id.bits()),
-        ];
-        and("(started_at_us, request_id) < (?a, ?b)", place);
-    }
-    sql.push_str(&format!(
-        " ORDER BY started_at_us DESC, request_id DESC LIMIT {limit}"
-    ));
-    (sql, values)
+/// The newest answers so far: one more than a page has, which tells that another page follows.
+#[derive(Debug)]
+pub(super) struct Page {
+    limit: usize,
+    found: BTreeMap<RecordCursor, Record>,
 }
 
-fn blob(bits: u128) -> Value {
-    Value::Blob(bits.to_be_bytes().to_vec())
+impl Page {
+    /// An empty page for at most `limit` records.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            found: BTreeMap::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() > self.limit
+    }
+
+    /// Whether no record that began at `last_us` or before can still come onto the page.
+    pub(super) fn is_settled(&self, last_us: i64) -> bool {
+        let oldest = self.found.first_key_value();
+        self.is_full() && oldest.is_some_and(|(oldest, _)| oldest.started_at_us > last_us)
+    }
+
+    /// Puts an answer in its place, unless newer ones fill the page. One that is there already
+    /// came in two batches and is shown once.
+    pub(super) fn offer(&mut self, org: OrgId, record: &StoredRecord<'_>) {
+        let at = RecordCursor::of_stored(record);
+        if self.is_full() {
+            if self
+                .found
+                .first_key_value()
+                .is_some_and(|(oldest, _)| at <= *oldest)
+            {
+                return;
+            }
+            if !self.found.contains_key(&at) {
+                self.found.pop_first();
+            }
+        }
+        self.found.insert(at, record.to_record(org));
+    }
+
+    /// The records, newest first, and where the next page begins when there is one.
+    pub(super) fn finish(self) -> (Vec<Record>, Option<RecordCursor>) {
+        let more = self.is_full();
+        let records: Vec<_> = self.found.into_values().rev().take(self.limit).collect();
+        let next = records.last().filter(|_| more).map(RecordCursor::of);
+        (records, next)
+    }
 }
