@@ -6,6 +6,7 @@
 //! [`super::RecordBatch`]: half the size, and nothing to parse.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,23 +102,24 @@ impl<'a> StoredRecord<'a> {
     /// The whole record, which belongs to `org`.
     pub fn to_record(&self, org: OrgId) -> Record {
         let owned = |text: Option<&str>| text.map(str::to_owned);
+        let shared = |text: Option<&str>| text.map(Arc::from);
         Record {
             request_id: self.request_id(),
             org_id: org,
             proxy_id: self.proxy_id(),
             proxy_credential_id: self.proxy_credential_id(),
-            proxy_credential_generation: owned(self.proxy_credential_generation),
+            proxy_credential_generation: shared(self.proxy_credential_generation),
             target_credential_id: self.target_credential_id(),
-            target_credential_generation: owned(self.target_credential_generation),
+            target_credential_generation: shared(self.target_credential_generation),
             config_version: self.config_version,
-            node: self.node.to_owned(),
-            region: self.region.to_owned(),
-            method: self.method.to_owned(),
+            node: self.node.into(),
+            region: self.region.into(),
+            method: Cow::Owned(self.method.to_owned()),
             path: self.path.to_owned(),
             query: self.query.to_vec(),
             status: self.status,
             upstream_status: self.upstream_status,
-            code: self.code.to_owned(),
+            code: Cow::Owned(self.code.to_owned()),
             auth_failure: self.auth_failure,
             started_at_us: self.started_at_us,
             total_us: self.total_us,
@@ -274,7 +276,7 @@ mod tests {
         bare.stages.clear();
         bare.denials.clear();
         bare.trace_id = None;
-        bare.node.clear();
+        bare.node = "".into();
         [full, bare]
     }
 
