@@ -1,7 +1,6 @@
 //! The first token: made once, or given by the operator.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -10,7 +9,7 @@ use proto::id::TokenId;
 use proto::object::{Body, ObjectId, StoredToken};
 use proto::org::{ApiToken, Role};
 use proto::seal::{self, Purpose};
-use proto::tree::{Operation, SYSTEM_ORG, SecretChange};
+use proto::tree::{Operation, SYSTEM_ORG};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -99,8 +98,8 @@ pub async fn admin_token(
     let wanted = digest(&token);
     match known {
         Some((_, known)) if known == wanted => {}
-        Some((id, _)) => replace(publisher, id, wanted).await?,
-        None => create(publisher, wanted).await?,
+        Some((id, _)) => publish(publisher, replace(id, wanted)).await?,
+        None => publish(publisher, vec![create(wanted)]).await?,
     }
     Ok(AdminToken {
         text: Some(token),
@@ -108,42 +107,33 @@ pub async fn admin_token(
     })
 }
 
-async fn create(publisher: &Publisher, digest: String) -> anyhow::Result<()> {
+/// The creation of the bootstrap token with this digest.
+fn create(digest: String) -> Operation {
     let token = ApiToken {
         name: NAME.into(),
         role: Role::Owner,
         expires_at: None,
     };
-    let create = Operation::Create {
+    Operation::Create {
         id: ObjectId::Token(TokenId::new()),
         body: Body::Token(StoredToken { token, digest }),
         secret: None,
-    };
-    publish(publisher, create).await
+    }
 }
 
-/// A token that the operator gives retires the one before it.
-async fn replace(publisher: &Publisher, id: TokenId, digest: String) -> anyhow::Result<()> {
-    let change = move |body: &Body| match body {
-        Body::Token(stored) => Ok(Body::Token(StoredToken {
-            digest: digest.clone(),
-            ..stored.clone()
-        })),
-        other => Ok(other.clone()),
-    };
-    let update = Operation::Update {
-        id: ObjectId::Token(id),
+/// A token that the operator gives retires the one before it, in the same version.
+fn replace(old: TokenId, digest: String) -> Vec<Operation> {
+    let retire = Operation::Delete {
+        id: ObjectId::Token(old),
         precondition: None,
-        change: Arc::new(change),
-        secret: SecretChange::Keep,
     };
-    publish(publisher, update).await
+    vec![retire, create(digest)]
 }
 
-async fn publish(publisher: &Publisher, operation: Operation) -> anyhow::Result<()> {
+async fn publish(publisher: &Publisher, operations: Vec<Operation>) -> anyhow::Result<()> {
     let publish = Publish {
         org: SYSTEM_ORG,
-        operations: vec![operation],
+        operations,
         author: author(),
         deadline: Instant::now() + Duration::from_secs(10),
         idempotency: None,

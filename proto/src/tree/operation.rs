@@ -94,11 +94,11 @@ pub enum ApplyError {
         current: u64,
     },
     /// The caller's role does not reach (403). Pointers as in [`ApplyError::Invalid`].
-    #[error("the role does not allow this change")]
+    #[error("the role does not allow this change: {}", listed(.0))]
     Forbidden(Vec<Problem>),
     /// The objects are faulty (422). With one operation a pointer is into its object; with
     /// several, it begins with the operation's index: `/2/base_url`.
-    #[error("{} problem(s) in the submitted objects", .0.len())]
+    #[error("the submitted objects are faulty: {}", listed(.0))]
     Invalid(Vec<Problem>),
     /// A name that must be unique belongs to another object (409).
     #[error("{what} is taken by {by}")]
@@ -119,4 +119,13 @@ pub enum ApplyError {
     /// A bound is exceeded (413).
     #[error("{0}")]
     TooLarge(String),
+}
+
+/// Problems on one line, for a log.
+fn listed(problems: &[Problem]) -> String {
+    let line = |problem: &Problem| match problem.pointer.as_str() {
+        "" => problem.detail.clone(),
+        pointer => format!("{pointer} {}", problem.detail),
+    };
+    problems.iter().map(line).collect::<Vec<_>>().join("; ")
 }

@@ -1,0 +1,133 @@
+//! `requestrocket add`: an API behind the gateway in one command.
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::gateway::{Gateway, binary};
+use crate::harness::http::Request;
+use crate::harness::upstream::Upstream;
+
+fn add(gateway: &Gateway, arguments: &[&str], secret: &str) -> Output {
+    let mut child = binary()
+        .args(["add", "--control", &gateway.control, "--secret-stdin"])
+        .args(arguments)
+        .env("REQUESTROCKET_TOKEN", &gateway.token)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = child.stdin.take().expect("its input");
+    // It may end before it reads.
+    let _ = stdin.write_all(secret.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("it ends")
+}
+
+const LOCAL: [&str; 3] = ["--allow-http", "--allow-network", "127.0.0.0/8"];
+
+#[test]
+fn what_is_added_is_narrow_limited_and_works() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let url = upstream.url();
+    let mut arguments = vec![
+        url.as_str(),
+        "--alias",
+        "llm",
+        "--allow",
+        "POST /v1/chat/completions",
+        "--limit",
+        "2/min",
+        "--output",
+        "json",
+    ];
+    arguments.extend(LOCAL);
+    let output = add(&gateway, &arguments, "sk-live-1\n");
+    assert!(output.status.success(), "{output:?}");
+    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let key = made["api_key"].as_str().expect("a key");
+    let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+    assert!(path.ends_with("/llm"), "{path}");
+    let call = |method: &str, behind: &str| {
+        Request::new(method, &format!("{path}{behind}"))
+            .field("authorization", &format!("Bearer {key}"))
+            .json("{}")
+            .send(&gateway.url)
+            .status()
+    };
+    assert_eq!(call("POST", "/v1/chat/completions"), 200);
+    assert_eq!(
+        upstream.last().field("authorization"),
+        Some("Bearer sk-live-1")
+    );
+    for (method, behind) in [
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/v1/files"),
+        ("POST", "/v1/chat/completions/x"),
+    ] {
+        assert_eq!(call(method, behind), 400, "{method} {behind}");
+    }
+    assert_eq!(call("POST", "/v1/chat/completions"), 200);
+    assert_eq!(call("POST", "/v1/chat/completions"), 429);
+}
+
+#[test]
+fn read_only_is_get_and_head() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let url = upstream.url();
+    let mut arguments = vec![url.as_str(), "--read-only", "--output", "json"];
+    arguments.extend(LOCAL);
+    let output = add(&gateway, &arguments, "sk");
+    assert!(output.status.success(), "{output:?}");
+    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+    let bearer = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
+    for (method, status) in [("GET", 200), ("HEAD", 200), ("POST", 400), ("DELETE", 400)] {
+        let request = Request::new(method, &path).field("authorization", &bearer);
+        assert_eq!(request.send(&gateway.url).status(), status, "{method}");
+    }
+}
+
+#[test]
+fn a_step_that_fails_takes_back_the_steps_before() {
+    let gateway = Gateway::start();
+    let count = || {
+        ["/targets", "/credentials", "/proxies"]
+            .map(|path| gateway.get(path)["items"].as_array().expect("a list").len())
+    };
+    let before = count();
+    let mut arguments = vec!["http://127.0.0.1:9", "--alias", "demo"];
+    arguments.extend(LOCAL);
+    let output = add(&gateway, &arguments, "sk-live-secret");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("demo"), "{said}");
+    assert!(!said.contains("sk-live-secret"), "{said}");
+    assert_eq!(count(), before);
+}
+
+#[test]
+fn faults_are_told_before_anything_is_made() {
+    let gateway = Gateway::start();
+    for arguments in [
+        vec!["http://127.0.0.1:9", "--limit", "60/hour"],
+        vec!["http://127.0.0.1:9", "--allow", "everything"],
+        vec!["not-a-url"],
+        vec!["http://127.0.0.1:9", "--token", "wrong"],
+    ] {
+        let output = add(&gateway, &arguments, "sk");
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(
+        gateway.get("/targets")["items"]
+            .as_array()
+            .expect("a list")
+            .len(),
+        1
+    );
+}

@@ -1,0 +1,272 @@
+//! Who may call, and what the target is shown instead.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::harness::gateway::Gateway;
+use crate::harness::http::{Message, Request};
+use crate::harness::upstream::Upstream;
+
+/// A proxy whose caller's credential and target's credential are given as API bodies; gives the
+/// proxy's path.
+fn proxy(gateway: &Gateway, upstream: &Upstream, caller: Value, target: Value) -> (String, Value) {
+    let made = gateway.create(
+        "/targets",
+        json!({
+            "base_url": upstream.url(), "allow_http": true, "allow_networks": ["127.0.0.0/8"],
+        }),
+    );
+    let caller = gateway.create("/credentials", caller);
+    let mut body = json!({"target_id": made["id"], "proxy_credential_ids": [caller["id"]]});
+    if caller["auth_type"] == "none" {
+        body["acknowledge_open"] = true.into();
+    }
+    if !target.is_null() {
+        body["target_credential_id"] = gateway.create("/credentials", target)["id"].clone();
+    }
+    let proxy = gateway.create("/proxies", body);
+    let url = proxy["url"].as_str().expect("a URL");
+    (url[gateway.url.len()..].to_owned(), caller)
+}
+
+fn get(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Message {
+    let mut request = Request::new("GET", path);
+    for (name, value) in fields {
+        request = request.field(name, value);
+    }
+    request.send(&gateway.url)
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+const GIVEN: &str = "a-secret-that-a-user-chose-0123";
+const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+
+#[test]
+fn an_issued_key_is_found_where_sdks_put_it_and_never_reaches_the_target() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let caller = json!({"kind": "proxy", "auth_type": "api_key"});
+    let (path, caller) = proxy(&gateway, &upstream, caller, Value::Null);
+    let key = caller["secret"]["key"].as_str().expect("a key");
+    let (bearer, user) = (format!("Bearer {key}"), basic(key, ""));
+    let places = [
+        ("authorization", bearer.as_str()),
+        ("authorization", user.as_str()),
+        ("x-api-key", key),
+        ("api-key", key),
+        ("x-goog-api-key", key),
+    ];
+    for (name, value) in places {
+        let answer = get(&gateway, &path, &[(name, value)]);
+        assert_eq!(answer.status(), 200, "{name}: {value}");
+        let sent = format!("{:?}", upstream.last());
+        assert!(!sent.contains(key), "{name}: {sent}");
+        assert!(
+            !sent.contains(&STANDARD.encode(format!("{key}:"))),
+            "{sent}"
+        );
+    }
+    let count = upstream.seen().len();
+    for (name, value) in [
+        ("x-secret", key),
+        ("authorization", key),
+        ("cookie", &format!("key={key}")),
+        ("x-api-key", &key[..key.len() - 1]),
+        ("x-api-key", &format!("{key}x")),
+    ] {
+        let answer = get(&gateway, &path, &[(name, value)]);
+        assert_eq!(
+            answer.outcome(),
+            (401, "proxy-access-denied"),
+            "{name}: {value}"
+        );
+    }
+    assert_eq!(upstream.seen().len(), count);
+}
+
+#[test]
+fn every_kind_of_callers_credential() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let good_basic = basic("ada", GIVEN);
+    let bad_basic = basic("eve", GIVEN);
+    let rows = [
+        (
+            json!({"auth_type": "api_key", "secret": {"key": GIVEN}, "settings": {"header": "x-k"}}),
+            ("x-k", GIVEN.to_owned()),
+            ("authorization", format!("Bearer {GIVEN}")),
+        ),
+        (
+            json!({"auth_type": "bearer", "secret": {"token": GIVEN}}),
+            ("authorization", format!("Bearer {GIVEN}")),
+            ("authorization", good_basic.clone()),
+        ),
+        (
+            json!({"auth_type": "basic", "secret": {"username": "ada", "password": GIVEN}}),
+            ("authorization", good_basic),
+            ("authorization", bad_basic),
+        ),
+        (
+            json!({"auth_type": "jwt", "secret": {"token": JWT}}),
+            ("authorization", format!("Bearer {JWT}")),
+            ("authorization", format!("Bearer {}x", JWT)),
+        ),
+        (
+            json!({"auth_type": "none"}),
+            ("x-nothing", String::new()),
+            ("host", "evil.example.com".into()),
+        ),
+    ];
+    for (mut caller, good, bad) in rows {
+        caller["kind"] = "proxy".into();
+        let (path, _) = proxy(&gateway, &upstream, caller.clone(), Value::Null);
+        let answer = get(&gateway, &path, &[(good.0, &good.1)]);
+        assert_eq!(answer.status(), 200, "{caller}: {}", answer.text());
+        let sent = format!("{:?}", upstream.last());
+        assert!(
+            !sent.contains(GIVEN) && !sent.contains(JWT),
+            "{caller}: {sent}"
+        );
+        let answer = get(&gateway, &path, &[(bad.0, &bad.1)]);
+        assert_ne!(answer.status(), 200, "{caller} {bad:?}");
+    }
+}
+
+#[test]
+fn every_kind_of_targets_credential() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let header = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
+    let rows = [
+        (
+            json!({"auth_type": "bearer", "secret": {"token": "sk-live"}}),
+            header("authorization", "Bearer sk-live"),
+            "/v1?a=b",
+        ),
+        (
+            json!({"auth_type": "basic", "secret": {"username": "u", "password": "p:q"}}),
+            header("authorization", &basic("u", "p:q")),
+            "/v1?a=b",
+        ),
+        (
+            json!({"auth_type": "jwt", "secret": {"token": JWT}}),
+            header("authorization", &format!("Bearer {JWT}")),
+            "/v1?a=b",
+        ),
+        (
+            json!({"auth_type": "api_key", "secret": {"key": "sk-live"}}),
+            header("x-api-key", "sk-live"),
+            "/v1?a=b",
+        ),
+        (
+            json!({
+                "auth_type": "api_key", "secret": {"key": "sk-live"},
+                "settings": {"header": "authorization", "prefix": "Token "},
+            }),
+            header("authorization", "Token sk-live"),
+            "/v1?a=b",
+        ),
+        (
+            json!({
+                "auth_type": "api_key", "secret": {"key": "sk&live"},
+                "settings": {"query": "key"},
+            }),
+            None,
+            "/v1?a=b&key=sk%26live",
+        ),
+        (
+            json!({
+                "auth_type": "api_key", "secret": {"key": "123:abc"},
+                "settings": {"path": "/bot{secret}"},
+            }),
+            None,
+            "/bot123:abc/v1?a=b",
+        ),
+        (
+            json!({
+                "auth_type": "custom",
+                "secret": {
+                    "headers": [{"name": "dd-api-key", "value": "one"}],
+                    "queries": [{"name": "app", "value": "two"}],
+                },
+            }),
+            header("dd-api-key", "one"),
+            "/v1?a=b&app=two",
+        ),
+        (json!({"auth_type": "none"}), None, "/v1?a=b"),
+    ];
+    for (mut target, field, expected) in rows {
+        target["kind"] = "target".into();
+        if target["auth_type"] != "none" {
+            target["hosts"] = json!([upstream.url()]);
+        }
+        let caller = json!({"kind": "proxy", "auth_type": "api_key"});
+        let (path, caller) = proxy(&gateway, &upstream, caller, target.clone());
+        let key = caller["secret"]["key"].as_str().expect("a key");
+        let bearer = format!("Bearer {key}");
+        let answer = get(
+            &gateway,
+            &format!("{path}/v1?a=b"),
+            &[("authorization", &bearer)],
+        );
+        assert_eq!(answer.status(), 200, "{target}: {}", answer.text());
+        let sent = upstream.last();
+        assert_eq!(sent.target(), expected, "{target}");
+        match field {
+            Some((name, value)) => assert_eq!(sent.field(&name), Some(value.as_str()), "{target}"),
+            None => assert_eq!(sent.field("authorization"), None, "{target}"),
+        }
+    }
+}
+
+#[test]
+fn an_expired_credential_is_refused_and_another_of_the_proxy_still_works() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let second = json!({"kind": "proxy", "auth_type": "bearer", "secret": {"token": GIVEN}});
+    let second = gateway.create("/credentials", second);
+    let both = json!([proxy.proxy_credential, second["id"]]);
+    gateway.patch(
+        &format!("/proxies/{}", proxy.id),
+        json!({"proxy_credential_ids": both}),
+    );
+    let with_second = proxy
+        .request("GET", "/")
+        .without("authorization")
+        .field("authorization", &format!("Bearer {GIVEN}"));
+    assert_eq!(proxy.send(&with_second).status(), 200);
+    assert_eq!(proxy.get("/").status(), 200);
+    let past = json!({"expires_at": "2020-01-01T00:00:00Z"});
+    gateway.patch(&format!("/credentials/{}", proxy.proxy_credential), past);
+    let refused = proxy.get("/");
+    assert_eq!(refused.outcome(), (401, "proxy-access-denied"));
+    assert_eq!(proxy.send(&with_second).status(), 200);
+    let id = refused.field("requestrocket-request-id").expect("an id");
+    assert_eq!(gateway.record(id)["auth_failure"], "expired");
+}
+
+#[test]
+fn a_leaked_key_is_rotated_away_at_once() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    assert_eq!(proxy.get("/").status(), 200);
+    let rotate = format!("/credentials/{}/rotate", proxy.proxy_credential);
+    let rotated = gateway.api("POST", &rotate, Some(&json!({})));
+    assert_eq!(rotated.status(), 200, "{}", rotated.text());
+    assert_eq!(proxy.get("/").status(), 401);
+    let key = rotated.json()["secret"]["key"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
+    let renewed = proxy
+        .request("GET", "/")
+        .without("authorization")
+        .field("x-api-key", &key);
+    assert_eq!(proxy.send(&renewed).status(), 200);
+}

@@ -1,0 +1,204 @@
+//! Filters: what is not to be seen is never seen, whatever form the answer takes.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use crate::harness::gateway::{Gateway, Proxy};
+use crate::harness::http::Connection;
+use crate::harness::upstream::{After, Gate, Upstream, json_answer};
+
+fn filter(gateway: &Gateway, object: &str, filter: Value) {
+    gateway.create(&format!("{object}/filters"), filter);
+}
+
+fn filtered(gateway: &Gateway, upstream: &Upstream, body: Value) -> Proxy {
+    let proxy = gateway.proxy(&upstream.url());
+    filter(gateway, &format!("/proxies/{}", proxy.id), body);
+    proxy
+}
+
+#[test]
+fn four_scopes_filter_one_after_another() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json(r#"{"a":1,"b":2,"c":3,"d":4,"e":5}"#);
+    let proxy = gateway.proxy(&upstream.url());
+    let objects = [
+        format!("/targets/{}", proxy.target),
+        format!("/credentials/{}", proxy.target_credential),
+        format!("/proxies/{}", proxy.id),
+        format!("/credentials/{}", proxy.proxy_credential),
+    ];
+    for (object, path) in objects.iter().zip(["$.a", "$.b", "$.c", "$.d"]) {
+        filter(&gateway, object, json!({"op": "destroy", "paths": [path]}));
+    }
+    let answer = proxy.get("/");
+    assert_eq!(answer.json(), json!({"e": 5}));
+    let id = answer.field("requestrocket-request-id").expect("an id");
+    let record = gateway.record(id);
+    assert_eq!(
+        record["filter_ids"].as_array().expect("ids").len(),
+        4,
+        "{record}"
+    );
+    let raised = answer.field("content-length").expect("a length");
+    assert_eq!(raised, answer.body.len().to_string());
+}
+
+#[test]
+fn a_compressed_answer_is_filtered_too() {
+    let gateway = Gateway::start();
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder
+        .write_all(br#"{"keep":1,"secret":"s3cret"}"#)
+        .expect("a buffer");
+    let body = encoder.finish().expect("a buffer");
+    let upstream = Upstream::start(move |_, connection| {
+        connection.send(format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\
+             etag: \"v1\"\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        ));
+        connection.send(&body);
+        After::Keep
+    });
+    let proxy = filtered(
+        &gateway,
+        &upstream,
+        json!({"op": "destroy", "paths": ["$.secret"]}),
+    );
+    let request = proxy.request("GET", "/").field("accept-encoding", "gzip");
+    let answer = proxy.send(&request);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert_eq!(answer.field("content-encoding"), None);
+    assert_eq!(answer.json(), json!({"keep": 1}));
+    assert_ne!(
+        answer.field("etag"),
+        Some("\"v1\""),
+        "a strong tag of other bytes"
+    );
+}
+
+#[test]
+fn what_cannot_be_filtered_is_withheld() {
+    let gateway = Gateway::start();
+    let body = r#"{"keep":1,"secret":"s3cret"}"#;
+    let plain = |kind: &str, body: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let rows = [
+        plain("application/json", &body[..body.len() - 1]),
+        plain("application/json", &format!("{body}{body}")),
+        plain("text/html", body),
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: aes\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+        format!(
+            "HTTP/1.1 206 Partial Content\r\ncontent-type: application/json\r\n\
+             content-range: bytes 0-27/100\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    ];
+    for answer in rows {
+        let upstream = Upstream::fixed(answer.clone());
+        let op = json!({"op": "destroy", "paths": ["$.secret"]});
+        let got = filtered(&gateway, &upstream, op).get("/");
+        assert_eq!(got.outcome(), (422, "filter-not-json"), "{answer}");
+        assert!(!got.text().contains("s3cret"), "{answer}");
+    }
+}
+
+#[test]
+fn ranges_are_not_asked_for_where_a_filter_needs_the_whole() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json(r#"{"keep":1}"#);
+    let proxy = filtered(
+        &gateway,
+        &upstream,
+        json!({"op": "destroy", "paths": ["$.x"]}),
+    );
+    let request = proxy
+        .request("GET", "/")
+        .field("range", "bytes=0-4")
+        .field("if-none-match", "\"v1\"");
+    assert_eq!(proxy.send(&request).json(), json!({"keep": 1}));
+    assert_eq!(upstream.last().field("range"), None);
+}
+
+#[test]
+fn error_bodies_under_a_retain_are_blank_unless_named() {
+    let gateway = Gateway::start();
+    let error = r#"{"error":{"message":"card declined","account":"s3cret"}}"#;
+    let upstream = Upstream::fixed(json_answer("402 Payment Required", error));
+    let retain = json!({"op": "retain", "paths": ["$.id"]});
+    let blank = filtered(&gateway, &upstream, retain).get("/");
+    assert_eq!(blank.status(), 402);
+    assert!(!blank.text().contains("s3cret") && !blank.text().contains("declined"));
+    let retain = json!({
+        "op": "retain", "paths": ["$.id"], "error_retain": ["$.error.message"],
+    });
+    let named = filtered(&gateway, &upstream, retain).get("/");
+    assert_eq!(named.status(), 402);
+    assert_eq!(named.json(), json!({"error": {"message": "card declined"}}));
+}
+
+#[test]
+fn a_request_is_filtered_before_the_target_sees_it() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let op = json!({"op": "destroy", "paths": ["$.ssn"], "direction": "request"});
+    let proxy = filtered(&gateway, &upstream, op);
+    let post = proxy.request("POST", "/").json(r#"{"ssn":"1","n":1.50}"#);
+    assert_eq!(proxy.send(&post).status(), 200);
+    let sent = upstream.last();
+    assert_eq!(sent.text(), r#"{"n":1.50}"#);
+    assert_eq!(sent.field("content-length"), Some("10"));
+    let broken = proxy.request("POST", "/").json(r#"{"ssn":"1""#);
+    assert_eq!(proxy.send(&broken).status(), 422);
+    assert_eq!(
+        upstream.seen().len(),
+        1,
+        "what cannot be filtered is not sent"
+    );
+}
+
+#[test]
+fn events_pass_one_by_one_where_nothing_filters() {
+    let gateway = Gateway::start();
+    let gate = Gate::default();
+    let shared = gate.clone();
+    let upstream = Upstream::start(move |_, connection| {
+        connection.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n");
+        shared.pass();
+        connection.send("data: 2\n\n");
+        After::Close
+    });
+    let proxy = gateway.proxy(&upstream.url());
+    let mut caller = Connection::open(&gateway.url);
+    caller.send(proxy.request("GET", "/").bytes(&gateway.url));
+    caller.head().expect("a head");
+    let mut read = Vec::new();
+    while !read.windows(9).any(|bytes| bytes == b"data: 1\n\n") {
+        read.extend(caller.some().expect("the first event comes at once"));
+    }
+    gate.open();
+    while let Some(more) = caller.some() {
+        read.extend(more);
+        if read.ends_with(b"0\r\n\r\n") {
+            break;
+        }
+    }
+    assert!(String::from_utf8_lossy(&read).contains("data: 2\n\n"));
+}

@@ -1,0 +1,16 @@
+//! The gateway as its users meet it: the real binary on free ports, real upstreams, raw callers.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod abort;
+mod add;
+mod credentials;
+mod fault;
+mod filters;
+mod overload;
+mod process;
+mod rules;
+mod start;
+mod tls;
+mod upstreams;

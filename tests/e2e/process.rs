@@ -1,0 +1,133 @@
+//! What survives the end of the process, and how it ends.
+
+use serde_json::json;
+
+use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET};
+use crate::harness::http::Connection;
+use crate::harness::upstream::{After, Gate, Upstream, json_answer};
+use crate::harness::wait_for;
+
+/// The statuses of so many calls, and that each 200 is the gateway's own doing.
+fn statuses(gateway: &Gateway, proxy: &Proxy, count: usize) -> Vec<u16> {
+    let request = proxy.request("GET", "/");
+    let calls = (0..count).map(|_| request.send(&gateway.url).status());
+    calls.collect()
+}
+
+#[test]
+fn a_restart_keeps_data_keys_and_what_is_spent() {
+    let start = Start::default();
+    let gateway = Gateway::with(start);
+    let upstream = Upstream::json("{}");
+    let limits = json!({"limits": {"per_minute": 5}});
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), limits);
+    assert_eq!(statuses(&gateway, &proxy, 3), [200; 3]);
+    let before = (
+        gateway.token.clone(),
+        gateway.ready["demo"]["api_key"].clone(),
+    );
+    let (status, folder) = gateway.stop();
+    assert_eq!(status.code(), Some(0));
+
+    let gateway = Gateway::inside(folder, &Start::default());
+    let after = (
+        gateway.token.clone(),
+        gateway.ready["demo"]["api_key"].clone(),
+    );
+    assert_eq!(before, after);
+    let (path, key) = gateway.demo();
+    let demo = crate::harness::http::Request::new("GET", &path)
+        .field("authorization", &format!("Bearer {key}"));
+    assert_eq!(demo.send(&gateway.url).status(), 200);
+    assert_eq!(statuses(&gateway, &proxy, 4), [200, 200, 429, 429]);
+    let sent = upstream.last();
+    let injected = format!("Bearer {TARGET_SECRET}");
+    assert_eq!(sent.field("authorization"), Some(injected.as_str()));
+    assert_eq!(upstream.seen().len(), 5);
+    let found = gateway.get(&format!("/records?proxy={}", proxy.id));
+    assert!(!found["items"].as_array().expect("a list").is_empty());
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let limits = json!({"limits": {"per_minute": 5}});
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), limits);
+    assert_eq!(statuses(&gateway, &proxy, 3), [200; 3]);
+    let rule = json!({"effect": "deny", "methods": ["DELETE"]});
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    let gateway = Gateway::inside(gateway.kill(), &Start::default());
+    let answer = proxy.request("DELETE", "/").send(&gateway.url);
+    assert_eq!(answer.outcome(), (400, "proxy-access-denied"));
+    // Tokens that the killed process held may be lost; none is spent twice.
+    let granted = statuses(&gateway, &proxy, 4);
+    let granted = granted.iter().filter(|status| **status == 200).count();
+    assert!(granted <= 2, "{granted} after 3 of 5");
+    assert_eq!(upstream.seen().len(), 3 + granted);
+}
+
+#[test]
+fn a_given_admin_token_replaces_the_made_one() {
+    let gateway = Gateway::start();
+    let made = gateway.token.clone();
+    let (_, folder) = gateway.stop();
+    let given = "a-token-that-an-operator-chose-0123456789";
+    let variable = ("REQUESTROCKET_ADMIN_TOKEN".to_owned(), given.to_owned());
+    let start = Start {
+        environment: vec![variable],
+        ..Start::default()
+    };
+    let gateway = Gateway::inside(folder, &start);
+    assert_eq!(gateway.token, given);
+    let me = |token: &str| {
+        let answer = gateway.control_call("GET", "/api/v1/me", Some(token), None);
+        answer.status()
+    };
+    assert_eq!(me(given), 200);
+    assert_eq!(me(&made), 401);
+}
+
+#[test]
+fn a_stop_lets_requests_end_and_takes_no_new_ones() {
+    let gateway = Gateway::start();
+    let gate = Gate::default();
+    let shared = gate.clone();
+    let upstream = Upstream::start(move |_, connection| {
+        shared.pass();
+        connection.send(json_answer("200 OK", r#"{"whole":true}"#));
+        After::Keep
+    });
+    let proxy = gateway.proxy(&upstream.url());
+    let mut caller = Connection::open(&gateway.url);
+    caller.send(proxy.request("GET", "/").bytes(&gateway.url));
+    upstream.wait_seen(1);
+    gateway.signal("TERM");
+    let address = gateway.url.trim_start_matches("http://").to_owned();
+    wait_for("a closed listener", || {
+        std::net::TcpStream::connect(&address)
+            .is_err()
+            .then_some(())
+    });
+    gate.open();
+    let answer = caller.read().expect("the request in flight is answered");
+    assert_eq!(answer.json(), json!({"whole": true}));
+    let (status, _) = gateway.stop();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_standalone_has_no_demo_and_hides_its_token() {
+    let gateway = Gateway::with(Start {
+        mode: "standalone",
+        ..Start::default()
+    });
+    assert_eq!(gateway.ready["demo"], json!(null));
+    let me = gateway.control_call("GET", "/api/v1/me", Some(&gateway.token), None);
+    assert_eq!(me.status(), 200);
+    // Loopback is not dialled unless the operator permits it.
+    let upstream = Upstream::json("{}");
+    let target = json!({"base_url": upstream.url(), "allow_http": true});
+    let refused = gateway.api("POST", "/targets", Some(&target));
+    assert_eq!(refused.status(), 422, "{}", refused.text());
+}

@@ -1,0 +1,199 @@
+//! Rules in four scopes: each can refuse, all are heard, none can be walked around.
+
+use serde_json::{Value, json};
+
+use crate::harness::gateway::{Gateway, Proxy};
+use crate::harness::upstream::Upstream;
+
+/// The path of each scope's object in the API, and its name in a denial.
+fn scopes(proxy: &Proxy) -> [(String, &'static str); 4] {
+    [
+        (
+            format!("/credentials/{}", proxy.proxy_credential),
+            "proxy_credential",
+        ),
+        (
+            format!("/credentials/{}", proxy.target_credential),
+            "target_credential",
+        ),
+        (format!("/proxies/{}", proxy.id), "proxy"),
+        (format!("/targets/{}", proxy.target), "target"),
+    ]
+}
+
+fn denied_in(answer: &crate::harness::http::Message) -> Vec<String> {
+    assert_eq!(
+        answer.outcome(),
+        (400, "proxy-access-denied"),
+        "{}",
+        answer.text()
+    );
+    let denials = answer.json()["denials"].clone();
+    let scope = |denial: &Value| denial["scope"].as_str().expect("a scope").to_owned();
+    denials
+        .as_array()
+        .expect("denials")
+        .iter()
+        .map(scope)
+        .collect()
+}
+
+#[test]
+fn each_scope_denies_alone_and_all_four_together() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    for (at, (object, scope)) in scopes(&proxy).iter().enumerate() {
+        let own = json!({
+            "effect": "deny", "path": {"pattern": format!("^/{scope}$")},
+            "message": format!("not through {scope}"), "notes": "never shown",
+        });
+        gateway.create(&format!("{object}/rules"), own);
+        let all = json!({"effect": "deny", "methods": ["DELETE"]});
+        gateway.create(&format!("{object}/rules"), all);
+        let answer = proxy.get(&format!("/{scope}"));
+        assert_eq!(denied_in(&answer), [*scope]);
+        assert!(answer.text().contains(&format!("not through {scope}")));
+        assert!(!answer.text().contains("never shown"));
+        let answer = proxy.send(&proxy.request("DELETE", "/any"));
+        assert_eq!(denied_in(&answer).len(), at + 1);
+    }
+    assert!(upstream.seen().is_empty());
+    assert_eq!(proxy.get("/else").status(), 200);
+    let answer = proxy.send(&proxy.request("DELETE", "/any"));
+    let id = answer.field("requestrocket-request-id").expect("an id");
+    let record = gateway.record(id);
+    assert_eq!(
+        record["denials"].as_array().expect("denials").len(),
+        4,
+        "{record}"
+    );
+}
+
+#[test]
+fn a_default_of_deny_lets_only_what_is_allowed_through() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let allow = json!({"effect": "allow", "methods": ["GET"], "path": {"pattern": "^/v1/models"}});
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), allow);
+    let deny = json!({"default_rule_effect": "deny"});
+    gateway.patch(&format!("/proxies/{}", proxy.id), deny);
+    assert_eq!(proxy.get("/v1/models/a").status(), 200);
+    for path in [
+        "/v1/other",
+        "/v1/models/../other",
+        "/v1/models/%2e%2e/other",
+        "/x/v1/models",
+    ] {
+        assert_eq!(proxy.get(path).status(), 400, "{path}");
+    }
+    assert_eq!(
+        denied_in(&proxy.send(&proxy.request("POST", "/v1/models"))),
+        ["proxy"]
+    );
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+#[test]
+fn a_shadow_rule_changes_nothing_and_is_recorded() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let shadow = json!({"effect": "deny", "mode": "shadow"});
+    let rule = gateway.create(&format!("/proxies/{}/rules", proxy.id), shadow);
+    let answer = proxy.get("/");
+    assert_eq!(answer.status(), 200);
+    let id = answer.field("requestrocket-request-id").expect("an id");
+    assert_eq!(gateway.record(id)["shadow_rule_ids"], json!([rule["id"]]));
+}
+
+#[test]
+fn bodies_are_judged_as_the_target_would_read_them() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let rule = json!({
+        "effect": "deny", "body": [{"json_path": "$.model", "value": "^gpt-4"}],
+    });
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    let post = |body: &str| {
+        proxy
+            .send(&proxy.request("POST", "/v1/chat").json(body))
+            .status()
+    };
+    assert_eq!(post(r#"{"model":"small"}"#), 200);
+    assert_eq!(
+        upstream.last().text(),
+        r#"{"model":"small"}"#,
+        "sent as it came"
+    );
+    for body in [
+        r#"{"model":"gpt-4o"}"#,
+        r#"{"mod\u0065l":"gpt-4o"}"#,
+        r#"{"model":"small","model":"gpt-4o"}"#,
+        r#"{"model":"gpt-4o","model":"small"}"#,
+        r#"{"model":"gpt-4o""#,
+    ] {
+        assert_eq!(post(body), 400, "{body}");
+    }
+    let hidden = proxy
+        .request("POST", "/v1/chat")
+        .field("content-type", "text/plain")
+        .body(r#"{"model":"gpt-4o"}"#);
+    assert_eq!(proxy.send(&hidden).status(), 400, "another label");
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+#[test]
+fn a_method_or_path_in_disguise_is_no_way_around() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let rules = format!("/proxies/{}/rules", proxy.id);
+    gateway.create(&rules, json!({"effect": "deny", "methods": ["DELETE"]}));
+    gateway.create(
+        &rules,
+        json!({"effect": "deny", "path": {"pattern": "^/admin"}}),
+    );
+    for name in [
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+    ] {
+        let disguised = proxy.request("POST", "/").field(name, "DELETE");
+        assert_eq!(proxy.send(&disguised).status(), 400, "{name}");
+    }
+    assert!(upstream.seen().is_empty());
+    for name in ["x-original-url", "x-rewrite-url"] {
+        let disguised = proxy.request("GET", "/open").field(name, "/admin");
+        let status = proxy.send(&disguised).status();
+        let reached = upstream
+            .seen()
+            .iter()
+            .any(|sent| sent.field(name).is_some());
+        assert!(
+            status == 400 || !reached,
+            "{name} reached the target: {status}"
+        );
+    }
+}
+
+#[test]
+fn a_faulty_rule_is_refused_with_its_place() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let rule = json!({"effect": "deny", "path": {"pattern": "("}, "methods": ["G T"]});
+    let answer = gateway.api("POST", &format!("/proxies/{}/rules", proxy.id), Some(&rule));
+    assert_eq!(answer.status(), 422, "{}", answer.text());
+    let problem = answer.json();
+    let pointers: Vec<_> = problem["errors"]
+        .as_array()
+        .expect("errors")
+        .iter()
+        .collect();
+    let has = |pointer: &str| pointers.iter().any(|error| error["pointer"] == pointer);
+    assert!(has("/path/pattern") && has("/methods/0"), "{problem}");
+    assert_eq!(proxy.get("/").status(), 200, "nothing was half applied");
+}

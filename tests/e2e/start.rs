@@ -1,0 +1,109 @@
+//! What a start that cannot succeed says: one clear line, exit code 2, nothing half done.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use crate::harness::gateway::binary;
+
+/// Runs the binary with a configuration; gives its exit code and what it said.
+fn refused(arguments: &[&str], config: &str, environment: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, config).expect("a file");
+    let output = binary()
+        .args(arguments)
+        .arg("--config")
+        .arg(&file)
+        .env("REQUESTROCKET_GATEWAY__LISTEN", "127.0.0.1:0")
+        .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0")
+        .envs(environment.iter().copied())
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(output.stdout.is_empty(), "nothing was started: {output:?}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("requestrocket: "), "{said}");
+    said
+}
+
+#[test]
+fn a_taken_port() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    for flag in ["--gateway", "--control"] {
+        let said = refused(&["dev", flag, &address], "", &[]);
+        assert!(said.contains(&address), "{said}");
+        assert!(said.contains(flag), "{said}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written() {
+    // Below a file: not even root can.
+    let said = refused(&["dev", "--data-dir", "/dev/null/data"], "", &[]);
+    assert!(said.contains("/dev/null/data"), "{said}");
+    assert!(said.contains("--data-dir"), "{said}");
+}
+
+#[test]
+fn a_wrong_key_names_the_nearest_right_one() {
+    let said = refused(&["standalone"], "[gateway]\nkeep_alive = 5", &[]);
+    assert!(said.contains("gateway.keep_alive"), "{said}");
+    assert!(said.contains("keep_alive_ms"), "{said}");
+    let said = refused(
+        &["standalone"],
+        "",
+        &[("REQUESTROCKET_GATEWAY__WORKER", "2")],
+    );
+    assert!(said.contains("workers"), "{said}");
+}
+
+#[test]
+fn a_value_of_a_wrong_type() {
+    let said = refused(&["standalone"], "[gateway]\nkeep_alive_ms = \"soon\"", &[]);
+    assert!(said.contains("keep_alive_ms"), "{said}");
+    assert!(said.contains("soon"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("none.toml");
+    let output = binary()
+        .args(["standalone", "--config"])
+        .arg(&file)
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("none.toml"), "{said}");
+}
+
+#[test]
+fn an_admin_token_that_is_too_short() {
+    let short = ("REQUESTROCKET_ADMIN_TOKEN", "short");
+    let said = refused(&["dev"], "", &[short]);
+    assert!(said.contains("32 characters"), "{said}");
+    assert!(!said.contains("short;"), "a token is not shown: {said}");
+    let missing = ("REQUESTROCKET_ADMIN_TOKEN_FILE", "/none/token");
+    assert!(refused(&["dev"], "", &[missing]).contains("/none/token"));
+}
+
+#[test]
+fn a_control_address_that_others_reach_without_tls() {
+    let open = ("REQUESTROCKET_CONTROL__LISTEN", "0.0.0.0:0");
+    let said = refused(&["standalone"], "", &[open]);
+    assert!(said.contains("--insecure-control"), "{said}");
+}
+
+#[test]
+fn a_damaged_key_ring() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("keyring.json"), "{").expect("a file");
+    let data = folder.path().to_str().expect("a path");
+    let said = refused(&["dev", "--data-dir", data], "", &[]);
+    assert!(said.contains("keyring.json"), "{said}");
+}

@@ -1,0 +1,137 @@
+//! Targets with certificates that do not prove who they are.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
+
+use crate::harness::gateway::{Gateway, TARGET_SECRET};
+use crate::harness::upstream::json_answer;
+
+/// A certificate authority of a test.
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "test authority");
+    CertifiedIssuer::self_signed(params, key).expect("a certificate")
+}
+
+/// A certificate for a name, valid until a year.
+fn certificate(
+    authority: &CertifiedIssuer<'_, KeyPair>,
+    name: &str,
+    until: i32,
+) -> (Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    let certificate = params.signed_by(&key, authority).expect("a certificate");
+    let chain = vec![certificate.der().clone()];
+    (chain, PrivatePkcs8KeyDer::from(key.serialize_der()))
+}
+
+/// A server with this certificate; its base URL under `localhost`.
+fn serve(
+    (chain, key): (Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>),
+) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
+    use std::io::{BufRead, BufReader, Write};
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key.into())
+        .expect("a certificate and its key");
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let shared = seen.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            let session = rustls::ServerConnection::new(config.clone()).expect("a session");
+            let mut reader = BufReader::new(rustls::StreamOwned::new(session, stream));
+            let mut line = String::new();
+            // A handshake that fails ends here.
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                shared.lock().expect("a list").push(line.trim().to_owned());
+                line.clear();
+            }
+            let answer = json_answer("200 OK", r#"{"secure":true}"#);
+            let _ = reader.get_mut().write_all(answer.as_bytes());
+        }
+    });
+    (format!("https://localhost:{port}"), seen)
+}
+
+fn outcome(gateway: &Gateway, url: &str, tls: Value) -> (u16, String) {
+    let target = json!({"tls": tls, "allow_networks": ["127.0.0.0/8", "::1/128"]});
+    let answer = gateway.proxy_with(url, target, json!({})).get("/");
+    let (status, code) = answer.outcome();
+    (status, code.to_owned())
+}
+
+#[test]
+fn only_a_certificate_that_proves_the_target_gets_the_secret() {
+    let gateway = Gateway::start();
+    let authority = authority();
+    let ca = authority.pem();
+    let refused = (502, "upstream-tls".to_owned());
+    let (good, seen) = serve(certificate(&authority, "localhost", 2050));
+    assert_eq!(
+        outcome(&gateway, &good, json!({})),
+        refused,
+        "unknown authority"
+    );
+    assert!(seen.lock().expect("a list").is_empty(), "nothing was sent");
+    let granted = (200, "proxy-access-granted".to_owned());
+    assert_eq!(outcome(&gateway, &good, json!({"ca": ca})), granted);
+    let injected = format!("authorization: Bearer {TARGET_SECRET}");
+    assert!(seen.lock().expect("a list").contains(&injected), "{seen:?}");
+    for (what, name, until) in [
+        ("wrong name", "other", 2050),
+        ("expired", "localhost", 2021),
+    ] {
+        let (bad, seen) = serve(certificate(&authority, name, until));
+        assert_eq!(
+            outcome(&gateway, &bad, json!({"ca": ca})),
+            refused,
+            "{what}"
+        );
+        assert!(seen.lock().expect("a list").is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn a_target_that_speaks_no_tls_is_a_tls_failure() {
+    let gateway = Gateway::start();
+    let plain = crate::harness::upstream::Upstream::json("{}");
+    let url = format!("https://localhost:{}", plain.port());
+    assert_eq!(
+        outcome(&gateway, &url, json!({})),
+        (502, "upstream-tls".into())
+    );
+}
+
+#[test]
+fn verification_is_switched_off_only_where_the_operator_allows_it() {
+    let authority = authority();
+    let (url, _) = serve(certificate(&authority, "other", 2050));
+    let insecure = json!({
+        "base_url": url, "tls": {"insecure": true}, "allow_networks": ["127.0.0.0/8"],
+    });
+    let gateway = Gateway::start();
+    let refused = gateway.api("POST", "/targets", Some(&insecure));
+    assert_eq!(refused.status(), 422);
+    assert_eq!(refused.json()["errors"][0]["pointer"], "/tls/insecure");
+    let gateway = Gateway::configured("[policy]\nallow_insecure_tls = true");
+    let (status, _) = outcome(&gateway, &url, json!({"insecure": true}));
+    assert_eq!(status, 200);
+}

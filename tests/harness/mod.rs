@@ -1,0 +1,24 @@
+//! What tests start: the real binary, upstreams, etcd; all on free ports of the loopback interface,
+//! all stopped by process id.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+pub mod gateway;
+pub mod http;
+pub mod upstream;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `found` gives something.
+///
+/// # Panics
+/// After a minute.
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + http::SILENCE_MAX;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited for {what} in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
