@@ -289,6 +289,9 @@ impl Process {
         let mut settings = ApiSettings::new(gateway_url);
         settings.region.clone_from(&self.settings.region);
         settings
+            .default_org
+            .clone_from(&self.settings.gateway.default_org);
+        settings
             .allowed_hosts
             .extend(self.settings.control.allowed_hosts.iter().cloned());
         settings

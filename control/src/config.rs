@@ -10,6 +10,8 @@ pub struct ApiSettings {
     /// Base URL of this region's gateway, without a slash at its end; a proxy's `url` begins with
     /// it. Never taken from a request's `Host`, which the caller chooses.
     pub gateway_url: String,
+    /// Slug of the organisation whose proxies the gateway answers to by their bare alias.
+    pub default_org: String,
     /// The region's name, as in a proxy's `urls`.
     pub region: String,
     /// Hosts that are answered, without ports: the public name and the loopback names. A page in
@@ -28,6 +30,7 @@ impl ApiSettings {
     pub fn new(gateway_url: &str) -> Self {
         Self {
             gateway_url: gateway_url.trim_end_matches('/').to_owned(),
+            default_org: proto::org::DEFAULT.into(),
             region: "local".into(),
             allowed_hosts: ["localhost", "127.0.0.1", "[::1]"]
                 .map(str::to_owned)

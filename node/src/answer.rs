@@ -4,20 +4,20 @@
 //! hyper's) become those of actix-web.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http as old_http;
 use bytes::Bytes;
-use futures_core::Stream;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proto::outcome::{Code, EarlyEnd};
 
 use crate::flow::{Exchange, Outbound};
+use crate::outbound::EventBody;
 use crate::stages::record::Closing;
-use crate::upstream::AnswerBody;
+use crate::upstream::{AnswerBody, AnswerError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("requestrocket-request-id");
 const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-code");
@@ -37,6 +37,8 @@ pub struct Reply {
 pub struct ReplyBody {
     content: Content,
     closing: Option<Box<Closing>>,
+    /// Why the answer breaks off here, once what came before may be on its way.
+    broken: Option<AnswerError>,
 }
 
 enum Content {
@@ -45,6 +47,7 @@ enum Content {
     Announced(u64),
     Full(Bytes),
     Stream(Box<AnswerBody>),
+    Events(Box<EventBody>),
 }
 
 /// Ends an exchange: builds the reply and gives it to the listener's handler.
@@ -60,7 +63,11 @@ pub fn reply(mut exchange: Box<Exchange>) {
     let reply = Reply {
         status,
         headers,
-        body: ReplyBody { content, closing },
+        body: ReplyBody {
+            content,
+            closing,
+            broken: None,
+        },
     };
     if let Some(sender) = sender {
         // An error means that the caller left; the reply's drop has recorded it.
@@ -115,6 +122,7 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
         Outbound::Empty => Content::Full(Bytes::new()),
         Outbound::Full(bytes) => Content::Full(bytes),
         Outbound::Stream(body) => Content::Stream(body),
+        Outbound::Events(body) => Content::Events(body),
     };
     (answer.status, headers, content)
 }
@@ -189,6 +197,7 @@ pub fn bare(end: &EarlyEnd, request_id: &str) -> HttpResponse<ReplyBody> {
         body: ReplyBody {
             content,
             closing: None,
+            broken: None,
         },
     }
     .into_response()
@@ -207,6 +216,7 @@ impl MessageBody for ReplyBody {
                 Some(length) => BodySize::Sized(length),
                 None => BodySize::Stream,
             },
+            Content::Events(_) => BodySize::Stream,
         }
     }
 
@@ -215,16 +225,17 @@ impl MessageBody for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
         let next = match &mut this.content {
             Content::Empty | Content::Announced(_) => None,
             Content::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then_some(Ok(bytes))
             }
-            Content::Stream(body) => match Pin::new(&mut **body).poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(next) => next,
-            },
+            Content::Stream(body) => ready!(body.poll_piece(cx)),
+            Content::Events(body) => ready!(body.poll_piece(cx)),
         };
         if let Some(closing) = &mut this.closing {
             match &next {
@@ -233,7 +244,17 @@ impl MessageBody for ReplyBody {
                 None => closing.completed(),
             }
         }
-        Poll::Ready(next.map(|piece| piece.map_err(Into::into)))
+        Poll::Ready(match next {
+            Some(Ok(bytes)) => Some(Ok(bytes)),
+            None => None,
+            Some(Err(error)) => {
+                // actix-web drops the connection at an error with what it has not flushed; it
+                // flushes while it waits.
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        })
     }
 }
 
@@ -249,6 +270,7 @@ impl Drop for ReplyBody {
             Content::Full(bytes) if bytes.is_empty() => closing.completed(),
             Content::Stream(body) if body.is_ended() => closing.completed(),
             Content::Stream(body) => return closing.abandoned(*body),
+            Content::Events(body) => closing.filtered(&body),
             Content::Full(_) => {}
         }
         drop(closing);

@@ -23,6 +23,7 @@ use crate::answer::Reply;
 use crate::body::{ByteStream, RequestBody};
 use crate::limits::Tokens;
 use crate::metrics::Permit;
+use crate::outbound::EventBody;
 use crate::presented::Place;
 use crate::request::Request;
 use crate::snapshot::{CompiledProxy, Snapshot};
@@ -163,8 +164,10 @@ pub enum Outbound {
     Empty,
     /// Streams from the target.
     Stream(Box<AnswerBody>),
-    /// In memory, after filters.
+    /// In memory.
     Full(Bytes),
+    /// Streams through filters, document by document.
+    Events(Box<EventBody>),
 }
 
 /// What stages note for the record.
@@ -184,6 +187,8 @@ pub struct Notes {
     pub attempts: u32,
     /// Microseconds from sending to the answer's first byte.
     pub upstream_us: u64,
+    /// Bytes of the answer's body, where the gateway held it whole.
+    pub upstream_bytes: u64,
     /// The host that a redirect or link of the answer leads to, outside the gateway.
     pub left_gateway: Option<String>,
     /// The target's ids for this request.

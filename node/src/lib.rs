@@ -17,6 +17,7 @@ pub mod inbound;
 pub mod limits;
 pub mod listener;
 pub mod metrics;
+pub mod outbound;
 pub mod presented;
 pub mod records;
 pub mod request;

@@ -98,8 +98,9 @@ async fn make(
         .as_str()
         .context("the answer holds no key")?
         .to_owned();
-    let url = proxy["url"]
+    let url = proxy["alias_url"]
         .as_str()
+        .or_else(|| proxy["url"].as_str())
         .context("the answer holds no url")?
         .to_owned();
     Ok(Made { url, key, proxy })

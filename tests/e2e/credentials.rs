@@ -56,6 +56,7 @@ fn an_issued_key_is_found_where_sdks_put_it_and_never_reaches_the_target() {
     let places = [
         ("authorization", bearer.as_str()),
         ("authorization", user.as_str()),
+        ("authorization", key),
         ("x-api-key", key),
         ("api-key", key),
         ("x-goog-api-key", key),
@@ -73,7 +74,6 @@ fn an_issued_key_is_found_where_sdks_put_it_and_never_reaches_the_target() {
     let count = upstream.seen().len();
     for (name, value) in [
         ("x-secret", key),
-        ("authorization", key),
         ("cookie", &format!("key={key}")),
         ("x-api-key", &key[..key.len() - 1]),
         ("x-api-key", &format!("{key}x")),
@@ -96,7 +96,10 @@ fn every_kind_of_callers_credential() {
     let bad_basic = basic("eve", GIVEN);
     let rows = [
         (
-            json!({"auth_type": "api_key", "secret": {"key": GIVEN}, "settings": {"header": "x-k"}}),
+            json!({
+                "auth_type": "api_key", "secret": {"key": GIVEN},
+                "settings": {"header": "x-k"},
+            }),
             ("x-k", GIVEN.to_owned()),
             ("authorization", format!("Bearer {GIVEN}")),
         ),

@@ -202,3 +202,75 @@ fn events_pass_one_by_one_where_nothing_filters() {
     }
     assert!(String::from_utf8_lossy(&read).contains("data: 2\n\n"));
 }
+
+#[test]
+fn events_are_filtered_one_by_one() {
+    let gateway = Gateway::start();
+    let gate = Gate::default();
+    let shared = gate.clone();
+    let upstream = Upstream::start(move |request, connection| {
+        connection.send(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n\
+             data: {\"n\":1,\"secret\":\"s3cret\"}\n\n",
+        );
+        shared.pass();
+        connection.send("data: {\"n\":2,\"secret\":\"s3cret\"}\n\n");
+        if request.target() == "/bad" {
+            connection.send("data: s3cret\n\ndata: {\"n\":3}\n\n");
+        }
+        connection.send("data: [DONE]\n\n");
+        After::Close
+    });
+    let proxy = filtered(
+        &gateway,
+        &upstream,
+        json!({"op": "destroy", "paths": ["$.secret"]}),
+    );
+    let mut caller = Connection::open(&gateway.url);
+    caller.send(proxy.request("GET", "/good").bytes(&gateway.url));
+    caller.head().expect("a head");
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("data: {\"n\":1}\n\n") {
+        read.extend(caller.some().expect("the first event comes at once"));
+    }
+    gate.open();
+    let good = proxy.get("/good");
+    assert_eq!(
+        good.text(),
+        "data: {\"n\":1}\n\ndata: {\"n\":2}\n\ndata: [DONE]\n\n"
+    );
+    assert!(good.complete);
+    let record = gateway.record(good.field("requestrocket-request-id").expect("an id"));
+    assert_eq!(
+        record["filter_ids"].as_array().expect("ids").len(),
+        1,
+        "{record}"
+    );
+    assert_eq!(record["code"], "proxy-access-granted");
+    assert!(record["upstream_response_bytes"].as_u64() > record["response_bytes"].as_u64());
+
+    let bad = proxy.get("/bad");
+    assert!(!bad.text().contains("s3cret"), "{}", bad.text());
+    assert!(
+        !bad.text().contains("\"n\":3"),
+        "nothing passes behind it: {}",
+        bad.text()
+    );
+    assert!(bad.text().ends_with("\n\n") && bad.text().contains("event: error"));
+    let record = gateway.record(bad.field("requestrocket-request-id").expect("an id"));
+    assert_eq!(record["code"], "filter-not-json", "{record}");
+}
+
+#[test]
+fn lines_of_json_are_filtered_one_by_one() {
+    let gateway = Gateway::start();
+    let lines = "{\"n\":1,\"secret\":1}\n{\"n\":2,\"secret\":2}";
+    let upstream = Upstream::fixed(format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/jsonl\r\ncontent-length: {}\r\n\r\n{lines}",
+        lines.len()
+    ));
+    let op = json!({"op": "retain", "paths": ["$.n"]});
+    let answer = filtered(&gateway, &upstream, op).get("/");
+    assert_eq!(answer.text(), "{\"n\":1}\n{\"n\":2}");
+    assert!(answer.complete);
+}

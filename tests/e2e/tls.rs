@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, TARGET_SECRET};
-use crate::harness::upstream::json_answer;
+use crate::harness::upstream::{Upstream, json_answer};
 
 /// A certificate authority of a test.
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
@@ -112,7 +112,10 @@ fn only_a_certificate_that_proves_the_target_gets_the_secret() {
 #[test]
 fn a_target_that_speaks_no_tls_is_a_tls_failure() {
     let gateway = Gateway::start();
-    let plain = crate::harness::upstream::Upstream::json("{}");
+    let plain = Upstream::raw(|connection, _| {
+        connection.some();
+        connection.send("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+    });
     let url = format!("https://localhost:{}", plain.port());
     assert_eq!(
         outcome(&gateway, &url, json!({})),

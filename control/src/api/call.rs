@@ -64,6 +64,7 @@ impl OrgCall {
         View {
             control: &self.control,
             role: self.role,
+            slug: &self.org.slug,
         }
     }
 

@@ -71,6 +71,8 @@ pub struct View<'a> {
     pub control: &'a Control,
     /// The reader's role.
     pub role: Role,
+    /// The slug of the organisation that is read.
+    pub slug: &'a str,
 }
 
 /// Who changes something, and what stands beside it.

@@ -60,6 +60,14 @@ impl Resource for Proxies {
         let url = format!("{}/api/{}", settings.gateway_url, object.id);
         let urls = Map::from_iter([(settings.region.clone(), json!(url))]);
         shown.insert("url".into(), json!(url));
+        let alias = shown.get("alias").and_then(Value::as_str);
+        let by_alias = alias.map(|alias| match view.slug == settings.default_org {
+            true => format!("{}/api/{alias}", settings.gateway_url),
+            false => format!("{}/api/{}.{alias}", settings.gateway_url, view.slug),
+        });
+        if let Some(url) = by_alias {
+            shown.insert("alias_url".into(), json!(url));
+        }
         shown.insert("urls".into(), Value::Object(urls));
     }
 

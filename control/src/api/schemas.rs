@@ -36,7 +36,13 @@ pub fn add(schemas: &mut Schemas) {
     let urls = json!({"type": "object", "additionalProperties": {"type": "string"},
                       "description": "The proxy's URL in each region"});
     let url = json!({"type": "string", "description": "The proxy's URL in this region"});
-    let proxy = with(&[("url", read_only(url)), ("urls", read_only(urls))]);
+    let alias_url = json!({"type": "string",
+                           "description": "The same by its alias, where it has one"});
+    let proxy = with(&[
+        ("url", read_only(url)),
+        ("alias_url", read_only(alias_url)),
+        ("urls", read_only(urls)),
+    ]);
     extend(schemas, "Proxy", "Proxy", &proxy);
     extend(schemas, "Org", "Org", &stored);
     let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});

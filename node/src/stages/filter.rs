@@ -4,14 +4,14 @@
 //! While filters apply nothing passes that they have not seen: what is not JSON becomes 422, an
 //! error body is filtered or blanked, what describes the old bytes is dropped.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
+use proto::event_stream::{EventFilter, Framing};
 use proto::filter::{ErrorBody, FilterSet, Kind};
-use proto::outcome::{Code, EarlyEnd};
+use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::proxy::{ErrorBodies, ForeignUrls, RewriteUrls};
 use tracing::Span;
 
@@ -19,10 +19,9 @@ use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::hygiene::fields::{self, ResponseFields};
 use crate::hygiene::{cookies, urls};
-use crate::inbound;
+use crate::outbound::{self, EventBody};
 use crate::snapshot::CompiledProxy;
 use crate::stages::prepare::response_filters;
-use crate::upstream::{AnswerBody, AnswerError};
 
 /// The stage.
 pub struct Filter;
@@ -53,7 +52,7 @@ impl Stage for Filter {
             exchange.answer = Some(answer);
             return Next::Continue;
         };
-        let treatment = match treatment(&answer, &proxy) {
+        let treatment = match treatment(&answer, &proxy, is_coded(&codings)) {
             Ok(treatment) => treatment,
             Err(end) => return end.into(),
         };
@@ -64,6 +63,13 @@ impl Stage for Filter {
             }
             Treatment::Blank => {
                 exchange.answer = Some(blanked(answer, exchange));
+                Next::Continue
+            }
+            Treatment::Events(framing) => {
+                let events = EventFilter::new(filters, framing, proxy.body_buffer_bytes);
+                let body = std::mem::replace(&mut answer.body, Outbound::Empty);
+                answer.body = Outbound::Events(Box::new(EventBody::new(body, events)));
+                exchange.answer = Some(answer);
                 Next::Continue
             }
             Treatment::Filter { error } => {
@@ -128,9 +134,11 @@ enum Treatment {
         /// Whether it is an error body.
         error: bool,
     },
+    /// Filtered one document after another while it streams.
+    Events(Framing),
 }
 
-fn treatment(answer: &Answer, proxy: &CompiledProxy) -> Result<Treatment, EarlyEnd> {
+fn treatment(answer: &Answer, proxy: &CompiledProxy, coded: bool) -> Result<Treatment, EarlyEnd> {
     if !answer.status.is_success() {
         return Ok(match proxy.error_bodies {
             ErrorBodies::Pass => Treatment::Pass,
@@ -138,16 +146,28 @@ fn treatment(answer: &Answer, proxy: &CompiledProxy) -> Result<Treatment, EarlyE
             ErrorBodies::Filter => Treatment::Filter { error: true },
         });
     }
+    let withheld = |why: &str| {
+        let detail = format!(
+            "filters apply to this proxy and the target's answer is {why}; it is withheld so that \
+             nothing leaks"
+        );
+        let status = Extra::UpstreamStatus(answer.status.as_u16());
+        EarlyEnd::new(Code::FilterNotJson, detail).with(status)
+    };
+    // Paths are from the root of the whole; a part may even be JSON with a root of its own.
+    if answer.status == StatusCode::PARTIAL_CONTENT {
+        return Err(withheld("a part, although none was asked for"));
+    }
     match proto::filter::applies_to(content_type(&answer.headers)) {
         Kind::Json => Ok(Treatment::Filter { error: false }),
-        _ => Err(EarlyEnd::new(
-            Code::FilterNotJson,
-            "filters apply to this proxy and the target's answer is not JSON \
-             (`application/json` or `+json`); it is withheld so that nothing leaks",
-        )
-        .with(proto::outcome::Extra::UpstreamStatus(
-            answer.status.as_u16(),
-        ))),
+        Kind::EventStream | Kind::Ndjson if coded => {
+            Err(withheld("a stream of events in a content coding"))
+        }
+        Kind::EventStream => Ok(Treatment::Events(Framing::EventStream)),
+        Kind::Ndjson => Ok(Treatment::Events(Framing::Ndjson)),
+        Kind::Other => Err(withheld(
+            "not JSON (`application/json`, `+json`, NDJSON or a stream of JSON events)",
+        )),
     }
 }
 
@@ -168,6 +188,12 @@ fn codings(headers: &HeaderMap) -> String {
     values.join(",")
 }
 
+/// Whether a body must be decoded before it can be read.
+fn is_coded(codings: &str) -> bool {
+    let mut codings = codings.split(',').map(str::trim);
+    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+}
+
 struct Job {
     filters: Arc<FilterSet>,
     error: bool,
@@ -183,13 +209,19 @@ fn filter_body(mut answer: Answer, job: Job) -> Next {
             let read = match (body, exchange.reply.as_mut()) {
                 (Outbound::Stream(body), Some(reply)) => tokio::select! {
                     biased;
-                    () = reply.closed() => Err(inbound::gone()),
-                    read = read(*body, job.bytes_max) => read,
+                    () = reply.closed() => Err(crate::inbound::gone()),
+                    read = outbound::read(*body, job.bytes_max) => read,
                 },
+                (Outbound::Full(bytes), _) if bytes.len() > job.bytes_max => {
+                    Err(outbound::too_large(job.bytes_max))
+                }
                 (Outbound::Full(bytes), _) => Ok(bytes),
                 (_, _) => Ok(Bytes::new()),
             };
-            let filtered = read.and_then(|bytes| apply(answer, &bytes, &job, &mut exchange));
+            let filtered = read.and_then(|bytes| {
+                exchange.notes.upstream_bytes = bytes.len() as u64;
+                apply(answer, &bytes, &job, &mut exchange)
+            });
             let end = match filtered {
                 Ok(answer) => {
                     exchange.answer = Some(answer);
@@ -200,46 +232,6 @@ fn filter_body(mut answer: Answer, job: Job) -> Next {
             (exchange, end)
         })
     }))
-}
-
-async fn read(mut body: AnswerBody, bytes_max: usize) -> Result<Bytes, EarlyEnd> {
-    let too_large = || {
-        EarlyEnd::new(
-            Code::ResponseTooLarge,
-            format!(
-                "the answer is larger than {bytes_max} bytes (`body_buffer_bytes` of the proxy) \
-                 and filters need it whole; raise the limit or ask for less"
-            ),
-        )
-    };
-    if body
-        .remaining()
-        .is_some_and(|length| length > bytes_max as u64)
-    {
-        return Err(too_large());
-    }
-    let mut whole = BytesMut::new();
-    while let Some(piece) = poll_fn(|cx| body.poll_piece(cx)).await {
-        whole.extend_from_slice(&piece.map_err(|error| broke(&error))?);
-        if whole.len() > bytes_max {
-            return Err(too_large());
-        }
-    }
-    Ok(whole.freeze())
-}
-
-fn broke(error: &AnswerError) -> EarlyEnd {
-    match error {
-        AnswerError::IdleTimeout | AnswerError::TotalTimeout => EarlyEnd::new(
-            Code::UpstreamTimeout,
-            "the target's answer stalled before its end (`timeouts.idle_ms`)",
-        ),
-        AnswerError::BodyFromCaller(error) => inbound::broken(*error),
-        AnswerError::Broken(_) => EarlyEnd::new(
-            Code::UpstreamUnreachable,
-            "the target's answer broke off before its end; the request may have been carried out",
-        ),
-    }
 }
 
 fn apply(
@@ -253,9 +245,7 @@ fn apply(
             Code::FilterNotJson,
             format!("filters apply to this proxy and the target's answer cannot be read: {reason}"),
         )
-        .with(proto::outcome::Extra::UpstreamStatus(
-            answer.status.as_u16(),
-        ))
+        .with(Extra::UpstreamStatus(answer.status.as_u16()))
     };
     let decoded = proto::body_view::decode(coded, &job.codings, job.bytes_max);
     if job.error {

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
@@ -15,11 +16,12 @@ use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
 use crate::metrics::Metrics;
+use crate::outbound;
 use crate::records::reduce::clipped;
 use crate::snapshot::CompiledProxy;
 use crate::stages::limit;
 use crate::telemetry;
-use crate::upstream::{self, Failure, FailureKind, RequestHead, SendError, Upstream};
+use crate::upstream::{self, AnswerError, Failure, FailureKind, RequestHead, SendError, Upstream};
 
 /// The stage.
 pub struct Forward {
@@ -95,9 +97,10 @@ async fn forward(
         None => sending.await,
     };
     match sent {
-        Ok(answer) => {
-            answered(exchange, metrics, answer);
-            Ok(())
+        Ok(mut answer) => {
+            // Most small answers are there whole; one that is broken already never begins.
+            let whole = answer.body.whole().await;
+            answered(exchange, metrics, answer, whole)
         }
         Err(SendError::Gate(end)) => Err(end),
         Err(SendError::Failed(failure)) => {
@@ -107,7 +110,12 @@ async fn forward(
     }
 }
 
-fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer) {
+fn answered(
+    exchange: &mut Exchange,
+    metrics: &Metrics,
+    answer: upstream::Answer,
+    whole: Result<Option<Bytes>, AnswerError>,
+) -> Result<(), EarlyEnd> {
     let us = u64::try_from(answer.first_byte_time.as_micros()).unwrap_or(u64::MAX);
     metrics.upstream_answered(us);
     if answer.attempts > 1 {
@@ -127,12 +135,20 @@ fn answered(exchange: &mut Exchange, metrics: &Metrics, answer: upstream::Answer
             });
         }
     }
+    let body = match whole.map_err(|error| outbound::broken(&error))? {
+        Some(bytes) => {
+            notes.upstream_bytes = bytes.len() as u64;
+            Outbound::Full(bytes)
+        }
+        None => Outbound::Stream(Box::new(answer.body)),
+    };
     exchange.answer = Some(Answer {
         status: answer.status,
         headers: answer.headers,
         announced_length: None,
-        body: Outbound::Stream(Box::new(answer.body)),
+        body,
     });
+    Ok(())
 }
 
 /// Ids under which a vendor's support finds a request.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Method;
+use proto::event_stream::StreamEnd;
 use proto::outcome::Code;
 use proto::proxy::OnClientAbort;
 use proto::record::{Record, StageTime};
@@ -19,6 +20,7 @@ use tracing::Span;
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
+use crate::outbound::EventBody;
 use crate::records::{RecordBuffer, reduce};
 use crate::snapshot::CompiledProxy;
 use crate::upstream::{AnswerBody, AnswerError};
@@ -55,6 +57,7 @@ impl Stage for Recorder {
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         // Tokens drawn and not sent go back to their cells.
         exchange.tokens = None;
+        let upstream_bytes = exchange.notes.upstream_bytes;
         let record = exchange
             .proxy
             .clone()
@@ -68,7 +71,7 @@ impl Stage for Recorder {
             started: exchange.started,
             request_bytes: exchange.notes.request_bytes.clone(),
             response_bytes: 0,
-            upstream_bytes: 0,
+            upstream_bytes,
             completed: false,
             finish,
             records: self.records.clone(),
@@ -109,7 +112,7 @@ impl Recorder {
             query: reduce::query(notes.query.as_deref(), &proxy.record.query_allow),
             status,
             upstream_status: notes.upstream_status,
-            code: exchange.code().as_str().into(),
+            code: Cow::Borrowed(""),
             auth_failure: notes.refusal,
             started_at_us: exchange.started_at.as_microsecond(),
             total_us: 0,
@@ -191,14 +194,24 @@ impl Closing {
     /// The target's answer broke off; the caller's connection is closed so that it notices.
     pub fn broke(&mut self, error: &AnswerError) {
         self.completed = true;
+        self.code = match error {
+            AnswerError::IdleTimeout | AnswerError::TotalTimeout => Code::UpstreamTimeout,
+            AnswerError::BodyFromCaller(_) => Code::ClientAborted,
+            AnswerError::Broken(_) => Code::UpstreamUnreachable,
+        };
+    }
+
+    /// The answer was a stream of documents that filters have seen, as far as it came.
+    pub fn filtered(&mut self, body: &EventBody) {
+        self.upstream_bytes = body.taken();
+        self.completed |= body.is_ended();
+        match body.cut() {
+            Some(StreamEnd::Unreadable(_)) => self.code = Code::FilterNotJson,
+            Some(StreamEnd::TooLarge { .. }) => self.code = Code::ResponseTooLarge,
+            None => {}
+        }
         if let Some(record) = &mut self.record {
-            record.code = match error {
-                AnswerError::IdleTimeout | AnswerError::TotalTimeout => Code::UpstreamTimeout,
-                AnswerError::BodyFromCaller(_) => Code::ClientAborted,
-                AnswerError::Broken(_) => Code::UpstreamUnreachable,
-            }
-            .as_str()
-            .into();
+            record.filter_ids.extend(body.changed());
         }
     }
 
@@ -241,6 +254,7 @@ impl Drop for Closing {
         let Some(mut record) = self.record.take() else {
             return;
         };
+        record.code = code.as_str().into();
         record.total_us = us;
         record.request_bytes = self.request_bytes.get();
         record.response_bytes = self.response_bytes;
@@ -250,7 +264,6 @@ impl Drop for Closing {
         }
         if left {
             record.client_aborted = true;
-            record.code = Code::ClientAborted.as_str().into();
             if self.code == Code::ClientAborted {
                 record.status = None;
             }

@@ -5,6 +5,7 @@
 //! (an error, a timeout, a drop before the end, an upload that nobody finished) the connection is
 //! torn down, so that no byte of this exchange can meet the next one.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -97,6 +98,8 @@ impl Drop for Held {
 /// nothing more.
 pub struct AnswerBody {
     incoming: Incoming,
+    /// A piece that was looked at and not yet taken.
+    ahead: Option<Bytes>,
     held: Option<Held>,
     timer: Timer,
     idle: Duration,
@@ -122,6 +125,7 @@ impl AnswerBody {
     ) -> Self {
         let mut body = Self {
             incoming,
+            ahead: None,
             held: Some(held),
             timer,
             idle,
@@ -138,13 +142,32 @@ impl AnswerBody {
     /// Bytes still to come, where the target announced it.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
-        self.incoming.size_hint().exact()
+        let ahead = self.ahead.as_ref().map_or(0, Bytes::len) as u64;
+        let behind = self.incoming.size_hint().exact()?;
+        behind.checked_add(ahead)
     }
 
-    /// Whether the body has ended, by its end or by an error.
+    /// Whether the body has ended, by its end or by an error, and nothing of it is left to take.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        self.held.is_none()
+        self.held.is_none() && self.ahead.is_none()
+    }
+
+    /// Looks at what has come with the head, without waiting: the whole body, where that is so.
+    ///
+    /// # Errors
+    /// The body is broken already, so that the answer need not be begun.
+    pub async fn whole(&mut self) -> Result<Option<Bytes>, AnswerError> {
+        if self.held.is_some() && self.ahead.is_none() {
+            let looked = poll_fn(|cx| Poll::Ready(self.look(cx))).await;
+            if let Poll::Ready(Some(piece)) = looked {
+                self.ahead = Some(piece?);
+            }
+        }
+        Ok(match &self.held {
+            None => Some(self.ahead.take().unwrap_or_default()),
+            Some(_) => None,
+        })
     }
 
     /// The trailer fields, after the end of the body, if there were any.
@@ -154,15 +177,26 @@ impl AnswerBody {
 
     /// The next piece; what [`Stream::poll_next`] does.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        if let Some(piece) = self.ahead.take() {
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        if self.held.is_none() {
+            return Poll::Ready(None);
+        }
+        if self.total_due.is_some_and(|total| Instant::now() >= total) {
+            return self.fail(AnswerError::TotalTimeout);
+        }
+        match self.look(cx) {
+            Poll::Pending => self.poll_silence(cx),
+            ready => ready,
+        }
+    }
+
+    /// What is there of the body.
+    fn look(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
         loop {
-            if self.held.is_none() {
-                return Poll::Ready(None);
-            }
-            if self.total_due.is_some_and(|total| Instant::now() >= total) {
-                return self.fail(AnswerError::TotalTimeout);
-            }
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
+            match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => {
                     self.quiet_due = None;
                     match frame.into_data() {
                         Ok(piece) => {
@@ -175,7 +209,7 @@ impl AnswerBody {
                         Err(frame) => self.trailers = frame.into_trailers().ok(),
                     }
                 }
-                Poll::Ready(Some(Err(error))) => {
+                Some(Err(error)) => {
                     let failed = self
                         .held
                         .as_ref()
@@ -185,11 +219,10 @@ impl AnswerBody {
                         None => AnswerError::Broken(super::send::describe(&error)),
                     });
                 }
-                Poll::Ready(None) => {
+                None => {
                     self.finish();
                     return Poll::Ready(None);
                 }
-                Poll::Pending => return self.poll_silence(cx),
             }
         }
     }

@@ -32,6 +32,18 @@ async fn a_proxy_shows_its_url() {
     assert_eq!(proxy.body["url"], url.as_str());
     assert_eq!(proxy.body["urls"], json!({"local": url}));
     assert_eq!(proxy.body["name"], "api.stripe.com");
+    assert_eq!(proxy.body.get("alias_url"), None);
+    let named = json!({"alias": "stripe"});
+    let proxy = api.patch(Who::Admin, &path, named).await.is(200);
+    assert_eq!(
+        proxy.body["url"],
+        url.as_str(),
+        "does not change with the alias"
+    );
+    assert_eq!(
+        proxy.body["alias_url"],
+        "https://gw.example/api/acme.stripe"
+    );
 }
 
 #[actix_web::test]
