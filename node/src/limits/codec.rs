@@ -1,16 +1,16 @@
-//! Bytes of a state in the store: the only place that knows their form.
-//!
-//! A version byte comes first, so that a later form can be read beside this one.
+//! Bytes of a state in the store: the only place that knows their form, a frame of [`proto::wire`].
 
-use super::state::{OPEN_MAX, State};
+use proto::wire::{self, Message, WireError};
+
+use super::state::{Charges, OPEN_MAX, State};
 use super::window::COUNTED;
 
-use super::state::Charges;
-
-const FORMAT: u8 = 1;
-
-/// Largest encoded state: five rings and [`OPEN_MAX`] blocks in decimal digits fit with room.
+/// Largest encoded state: five rings and [`OPEN_MAX`] blocks fit with room.
 pub const BYTES_MAX: usize = 24 * 1_024;
+
+impl Message for State {
+    const SCHEMA: u16 = wire::SCHEMA_TOKEN_STATE;
+}
 
 /// Why bytes are not a state.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +18,9 @@ pub enum CodecError {
     /// Longer than any state that we write.
     #[error("a token state of {0} bytes is larger than {BYTES_MAX}")]
     TooLarge(usize),
-    /// Written by a newer release, or not by us.
-    #[error("a token state begins with format {0:?}, this release reads {FORMAT}")]
-    Format(Option<u8>),
-    /// The payload does not parse.
-    #[error("a token state does not parse: {0}")]
-    Payload(#[from] serde_json::Error),
+    /// Written by a newer release, or not by us, or damaged.
+    #[error("a token state does not decode: {0}")]
+    Frame(#[from] WireError),
     /// It parses but has more entries than any state that we write.
     #[error("a token state has too many {0}")]
     TooMany(&'static str),
@@ -32,10 +29,9 @@ pub enum CodecError {
 /// The bytes of a state.
 ///
 /// # Errors
-/// [`CodecError::Payload`] when the serializer refuses, [`CodecError::TooLarge`].
+/// [`CodecError::Frame`] when the serializer refuses, [`CodecError::TooLarge`].
 pub fn encode(state: &State) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![FORMAT];
-    serde_json::to_writer(&mut bytes, state)?;
+    let bytes = wire::encode(state)?;
     if bytes.len() > BYTES_MAX {
         return Err(CodecError::TooLarge(bytes.len()));
     }
@@ -50,10 +46,7 @@ pub fn decode(bytes: &[u8]) -> Result<State, CodecError> {
     if bytes.len() > BYTES_MAX {
         return Err(CodecError::TooLarge(bytes.len()));
     }
-    let Some((&FORMAT, payload)) = bytes.split_first() else {
-        return Err(CodecError::Format(bytes.first().copied()));
-    };
-    let state: State = serde_json::from_slice(payload)?;
+    let state: State = wire::decode(bytes)?;
     if state.open.len() > OPEN_MAX {
         return Err(CodecError::TooMany("open blocks"));
     }

@@ -1,6 +1,7 @@
 //! The binary form of a block of stored records: the organisation, a count, then the records.
 //!
-//! A frame like that of a message, with a schema number of its own. Records are decoded one at a
+//! A frame like that of a message, with a schema number of its own; files of earlier releases hold
+//! it, so a changed layout gets a new number and this one stays readable. Records are decoded one at a
 //! time and borrow their texts from the block: a search that wants few of many neither allocates
 //! for the others nor believes a claimed length. Ids are 16 bytes here and not texts as in a
 //! [`super::RecordBatch`]: half the size, and nothing to parse.
@@ -10,13 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PAYLOAD_BYTES_MAX, WireError, begin, finish, payload};
+use super::{PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError, begin, finish, payload};
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 use crate::record::{AuthFailure, Denial, QueryField, Record, StageTime, UpstreamId};
-
-/// Names the layout of what follows. A changed layout gets a new number and this one stays
-/// readable: files of earlier releases hold it.
-const SCHEMA: u16 = 2;
 
 /// A record as blocks hold it, without its organisation, which is the block's.
 #[derive(Debug, Serialize, Deserialize)]

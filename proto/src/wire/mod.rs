@@ -35,9 +35,15 @@ pub const HEAD_BYTES: usize = 11;
 /// Largest payload, in bytes. A batch of 1,000 records is about 0.5 MiB.
 pub const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+// The schemas, one number each in all of the product. A number is never used again.
+const SCHEMA_RECORD_BATCH: u16 = 1;
+const SCHEMA_RECORD_BLOCK: u16 = 2;
+/// The state of one meter key in the store; the type is the data plane's.
+pub const SCHEMA_TOKEN_STATE: u16 = 3;
+
 /// A type that may travel in a frame.
 pub trait Message: Serialize + DeserializeOwned {
-    /// Names type and layout. A changed layout gets a new number; a number is never used again.
+    /// Names type and layout. A changed layout gets a new number.
     const SCHEMA: u16;
 }
 
@@ -55,7 +61,7 @@ pub struct RecordBatch {
 }
 
 impl Message for RecordBatch {
-    const SCHEMA: u16 = 1;
+    const SCHEMA: u16 = SCHEMA_RECORD_BATCH;
 }
 
 /// Why bytes are not the frame that was expected.
