@@ -10,6 +10,7 @@ mod private_file;
 mod process;
 mod ready;
 mod serve;
+mod servers;
 mod settings;
 
 use std::process::ExitCode;

@@ -39,6 +39,7 @@ use crate::hosts_file;
 use crate::private_file;
 use crate::ready::Ready;
 use crate::serve::{CannotStart, Mode};
+use crate::servers::{Listeners, Servers};
 use crate::settings::Settings;
 
 /// Longest wait for the store and the first configuration at a start.
@@ -58,6 +59,8 @@ pub struct Process {
     pub gateway: TcpListener,
     /// The REST API's listener, bound.
     pub control: TcpListener,
+    /// The operator's listener for probes and metrics, bound, if one is wanted.
+    pub admin: Option<TcpListener>,
     /// The region's keys.
     pub keyring: Arc<Keyring>,
     /// The admin token that the operator gives.
@@ -94,11 +97,14 @@ impl Process {
         let configured = self.configure(background).await?;
         let gateway_address = self.gateway.local_addr()?;
         let control_address = self.control.local_addr()?;
-        let plane = self.data_plane(
-            &configured,
-            vec![gateway_address, control_address],
-            background,
-        )?;
+        let mut own = vec![gateway_address, control_address];
+        own.extend(
+            self.admin
+                .as_ref()
+                .map(TcpListener::local_addr)
+                .transpose()?,
+        );
+        let plane = self.data_plane(&configured, own, background)?;
         let gateway_url = self.gateway_url(gateway_address);
         let Configured {
             store,
@@ -108,17 +114,27 @@ impl Process {
             demo,
             ..
         } = configured;
-        let metrics = plane.shared.metrics.clone();
+        let metrics: Arc<dyn Fn() -> String + Send + Sync> = {
+            let (metrics, limits) = (plane.shared.metrics.clone(), plane.limits.clone());
+            Arc::new(move || metrics.render(limits.stats()))
+        };
         let records = plane.records.clone();
-        let api = self.api(publisher, plane.applied, records, &gateway_url, metrics);
+        let api = self.api(
+            publisher,
+            plane.applied,
+            records,
+            &gateway_url,
+            metrics.clone(),
+        );
         let retention = api.settings.retention;
         let (output, mode) = (self.output, self.mode);
-        let (gateway, handle) = node::gateway::serve(self.gateway, plane.shared)
-            .map_err(|error| CannotStart(format!("gateway settings: {error}")))?;
-        let control = control::serve(self.control, Arc::new(Control::new(api)))?;
-        let control_handle = control.handle();
-        let serving = actix_rt::spawn(gateway);
-        let answering = actix_rt::spawn(control);
+        let control = Control::new(api);
+        let listeners = Listeners {
+            gateway: self.gateway,
+            control: self.control,
+            admin: self.admin,
+        };
+        let servers = Servers::start(listeners, plane.shared, control, metrics)?;
         let retaining = background.spawn(control::records::keep(plane.records, retention));
         let ready = Ready {
             gateway: gateway_url,
@@ -131,11 +147,9 @@ impl Process {
 
         stopped().await?;
         info!("stopping: requests in flight may end");
-        handle.drain().await;
-        control_handle.stop(true).await;
+        servers.drain().await;
         plane.limits.stop();
-        serving.await??;
-        answering.await??;
+        servers.ended().await?;
         retaining.abort();
         drop(store);
         // The workers are gone, so the queue ends and what is left in it is written.
@@ -284,7 +298,7 @@ impl Process {
         world: watch::Receiver<Arc<World>>,
         records: Arc<Records>,
         gateway_url: &str,
-        metrics: Metrics,
+        metrics: Arc<dyn Fn() -> String + Send + Sync>,
     ) -> ControlDeps {
         let mut settings = ApiSettings::new(gateway_url);
         settings.region.clone_from(&self.settings.region);
@@ -309,7 +323,7 @@ impl Process {
             digest_key: self.keyring.digest_key.clone(),
             policy: self.policy(),
             records,
-            metrics: Arc::new(move || metrics.render()),
+            metrics,
             readiness: Arc::new(|| Readiness::Ready),
         }
     }

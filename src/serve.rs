@@ -88,6 +88,8 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
     make_folder(&settings.data_dir)?;
     let gateway = bind(settings.gateway.listen, "gateway")?;
     let control = bind(settings.control.listen, "control")?;
+    let admin = settings.admin.listen;
+    let admin = admin.map(|address| bind(address, "admin")).transpose()?;
     let keyring = Arc::new(keyring(&settings)?);
     let background = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(BACKGROUND_THREADS)
@@ -101,6 +103,7 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         output,
         gateway,
         control,
+        admin,
         keyring,
         given,
     };
@@ -132,8 +135,8 @@ fn make_folder(path: &Path) -> anyhow::Result<()> {
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| {
         CannotStart(format!(
-            "the {what} address {address} cannot be used: {error}; choose another with --{what} \
-             (`{what}.listen`), port 0 takes a free one"
+            "the {what} address {address} cannot be used: {error}; choose one (`{what}.listen`; \
+             --{what} of `dev`), port 0 takes a free one"
         ))
     })?;
     listener.set_nonblocking(true)?;

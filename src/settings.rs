@@ -26,6 +26,8 @@ pub struct Settings {
     pub gateway: GatewaySettings,
     /// The control plane's listener.
     pub control: ControlSettings,
+    /// The operator's listener.
+    pub admin: AdminSettings,
     /// Which addresses that are not public tenants may ask for.
     pub dial_guard: DialGuardSettings,
     /// What tenants may ask for at all.
@@ -62,6 +64,14 @@ impl Default for ControlSettings {
             admin_token_file: None,
         }
     }
+}
+
+/// The operator's listener: `/healthz`, `/readyz` and `/metrics` without a token.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSettings {
+    /// Address to listen on; none when absent. Whoever reaches it reads the metrics.
+    pub listen: Option<SocketAddr>,
 }
 
 /// What tenants may ask for at all.
@@ -126,6 +136,7 @@ impl Default for Settings {
             node_name: None,
             gateway: GatewaySettings::default(),
             control: ControlSettings::default(),
+            admin: AdminSettings::default(),
             dial_guard: DialGuardSettings::default(),
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),

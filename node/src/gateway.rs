@@ -20,7 +20,8 @@ use crate::worker::{Shared, Worker};
 /// A setting of the listener is out of its range, or the listener cannot be used.
 pub fn serve(listener: TcpListener, shared: Shared) -> io::Result<(Server, ListenerHandle)> {
     let settings = listener_settings(&shared.settings);
-    listener::serve(listener, settings, move || {
+    let metrics = shared.metrics.clone();
+    listener::serve(listener, settings, metrics, move || {
         App::new()
             .app_data(Worker::start(shared.clone()))
             .default_service(web::to(receive::serve))

@@ -6,6 +6,7 @@
 //! `records`, `metrics`, `telemetry`.
 
 pub mod actor;
+pub mod admin;
 pub mod answer;
 pub mod body;
 pub mod config;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use proto::outcome::Code;
 
 use crate::actor::{STAGES, StageKind};
+use crate::limits::Stats;
 
 /// Upper bounds of the duration histograms' buckets, in microseconds.
 const BUCKETS_US: [u64; 14] = [
@@ -33,9 +34,13 @@ struct Shared {
     replays: AtomicU64,
     records_dropped: AtomicU64,
     secrets_refused: AtomicU64,
+    listener_refused: [AtomicU64; Code::ALL.len()],
     server: Histogram,
     client: Histogram,
 }
+
+/// A plain counter: its name, its meaning, its value.
+type Plain<'a> = (&'static str, &'static str, &'a AtomicU64);
 
 #[derive(Debug, Default)]
 struct Histogram {
@@ -54,7 +59,7 @@ impl Histogram {
     }
 
     fn render(&self, name: &str, help: &str, out: &mut String) {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        head(name, help, "histogram", out);
         let mut count = 0;
         for (at, bucket) in self.buckets.iter().enumerate() {
             count += bucket.load(Relaxed);
@@ -111,6 +116,13 @@ impl Metrics {
         self.shared.secrets_refused.fetch_add(1, Relaxed);
     }
 
+    /// The listener refused a connection, or what came on one, before it was a request.
+    pub fn listener_refused(&self, code: Code) {
+        if let Some(at) = Code::ALL.iter().position(|known| *known == code) {
+            self.shared.listener_refused[at].fetch_add(1, Relaxed);
+        }
+    }
+
     /// Takes one of `max` places for a request in flight.
     pub fn enter(&self, max: u64) -> Option<Permit> {
         let before = self.shared.in_flight.fetch_add(1, Relaxed);
@@ -125,73 +137,125 @@ impl Metrics {
         self.shared.in_flight.load(Relaxed)
     }
 
-    /// The Prometheus text form (version 0.0.4).
-    pub fn render(&self) -> String {
+    /// The Prometheus text form (version 0.0.4), with the counters of the rate limits.
+    pub fn render(&self, limits: &Stats) -> String {
         let shared = &*self.shared;
         let mut out = String::with_capacity(8192);
-        let counter = |out: &mut String, name: &str, help: &str| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
-        };
         let name = "requestrocket_requests_total";
-        counter(&mut out, name, "Requests ended, by code.");
-        for (code, count) in Code::ALL.iter().zip(&shared.requests) {
-            let _ = writeln!(out, "{name}{{code=\"{code}\"}} {}", count.load(Relaxed));
+        by_code(name, "Requests ended, by code.", &shared.requests, &mut out);
+        by_code(
+            "requestrocket_listener_refusals_total",
+            "Connections and heads that were refused before they were requests, by code.",
+            &shared.listener_refused,
+            &mut out,
+        );
+        by_stage(
+            "requestrocket_stage_panics_total",
+            "Panics caught, by stage.",
+            &shared.stage_panics,
+            &mut out,
+        );
+        by_stage(
+            "requestrocket_mailbox_full_total",
+            "Requests ended because the mailbox behind a stage was full.",
+            &shared.mailbox_full,
+            &mut out,
+        );
+        for (name, help, count) in shared.plain().into_iter().chain(of_limits(limits)) {
+            head(name, help, "counter", &mut out);
+            let _ = writeln!(out, "{name} {}", count.load(Relaxed));
         }
-        let by_stage = [
-            (
-                "requestrocket_stage_panics_total",
-                "Panics caught, by stage.",
-                &shared.stage_panics,
-            ),
-            (
-                "requestrocket_mailbox_full_total",
-                "Requests ended because the mailbox behind a stage was full.",
-                &shared.mailbox_full,
-            ),
-        ];
-        for (name, help, counts) in by_stage {
-            counter(&mut out, name, help);
-            for stage in StageKind::ALL {
-                let count = counts[stage as usize].load(Relaxed);
-                let _ = writeln!(out, "{name}{{stage=\"{}\"}} {count}", stage.name());
-            }
-        }
-        let plain = [
+        let name = "requestrocket_requests_in_flight";
+        head(name, "Requests in flight.", "gauge", &mut out);
+        let _ = writeln!(out, "{name} {}", self.in_flight());
+        let name = "http_server_request_duration_seconds";
+        let help = "Duration of requests at the gateway.";
+        shared.server.render(name, help, &mut out);
+        let name = "http_client_request_duration_seconds";
+        let help = "Time until a target's answer began.";
+        shared.client.render(name, help, &mut out);
+        out
+    }
+}
+
+impl Shared {
+    fn plain(&self) -> [Plain<'_>; 3] {
+        [
             (
                 "requestrocket_upstream_replays_total",
                 "Requests sent again on a new connection.",
-                &shared.replays,
+                &self.replays,
             ),
             (
                 "requestrocket_records_dropped_total",
                 "Records that could not be kept.",
-                &shared.records_dropped,
+                &self.records_dropped,
             ),
             (
                 "requestrocket_secrets_refused_total",
                 "Secrets not sent because the destination is outside the credential's hosts.",
-                &shared.secrets_refused,
+                &self.secrets_refused,
             ),
-        ];
-        for (name, help, count) in plain {
-            counter(&mut out, name, help);
-            let _ = writeln!(out, "{name} {}", count.load(Relaxed));
-        }
-        let name = "requestrocket_requests_in_flight";
-        let _ = writeln!(
-            out,
-            "# HELP {name} Requests in flight.\n# TYPE {name} gauge"
-        );
-        let _ = writeln!(out, "{name} {}", self.in_flight());
-        let name = "http_server_request_duration_seconds";
-        shared
-            .server
-            .render(name, "Duration of requests at the gateway.", &mut out);
-        let name = "http_client_request_duration_seconds";
-        shared
-            .client
-            .render(name, "Time until a target's answer began.", &mut out);
-        out
+        ]
+    }
+}
+
+fn of_limits(limits: &Stats) -> [Plain<'_>; 7] {
+    [
+        (
+            "requestrocket_limit_refusals_total",
+            "Draws that a rate limit refused.",
+            &limits.refused,
+        ),
+        (
+            "requestrocket_limit_store_calls_total",
+            "Store transactions of the rate limits.",
+            &limits.store_calls,
+        ),
+        (
+            "requestrocket_limit_key_writes_total",
+            "Keys written in these transactions.",
+            &limits.key_writes,
+        ),
+        (
+            "requestrocket_limit_conflicts_total",
+            "Transactions that found a value of another writer.",
+            &limits.conflicts,
+        ),
+        (
+            "requestrocket_limit_failures_total",
+            "Transactions that failed or whose outcome is unknown.",
+            &limits.failures,
+        ),
+        (
+            "requestrocket_limit_unreadable_total",
+            "States in the store that could not be read.",
+            &limits.unreadable,
+        ),
+        (
+            "requestrocket_limit_overflows_total",
+            "Times that a key was put on the key shared by all beyond the most.",
+            &limits.overflowed,
+        ),
+    ]
+}
+
+fn head(name: &str, help: &str, kind: &str, out: &mut String) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn by_code(name: &str, help: &str, counts: &[AtomicU64], out: &mut String) {
+    head(name, help, "counter", out);
+    for (code, count) in Code::ALL.iter().zip(counts) {
+        let _ = writeln!(out, "{name}{{code=\"{code}\"}} {}", count.load(Relaxed));
+    }
+}
+
+fn by_stage(name: &str, help: &str, counts: &[AtomicU64], out: &mut String) {
+    head(name, help, "counter", out);
+    for (stage, count) in StageKind::ALL.iter().zip(counts) {
+        let stage = stage.name();
+        let _ = writeln!(out, "{name}{{stage=\"{stage}\"}} {}", count.load(Relaxed));
     }
 }
 
@@ -227,13 +291,18 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request_ended(Code::RateLimited, 300);
         metrics.stage_panicked(StageKind::Limit);
-        let text = metrics.render();
+        metrics.listener_refused(Code::Overloaded);
+        let limits = Stats::default();
+        limits.conflicts.fetch_add(3, Relaxed);
+        let text = metrics.render(&limits);
         for line in [
             "requestrocket_requests_total{code=\"rate-limited\"} 1",
             "requestrocket_stage_panics_total{stage=\"limit\"} 1",
             "http_server_request_duration_seconds_bucket{le=\"0.00025\"} 0",
             "http_server_request_duration_seconds_bucket{le=\"0.0005\"} 1",
             "http_server_request_duration_seconds_count 1",
+            "requestrocket_listener_refusals_total{code=\"overloaded\"} 1",
+            "requestrocket_limit_conflicts_total 3",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

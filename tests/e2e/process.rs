@@ -131,3 +131,34 @@ fn a_standalone_has_no_demo_and_hides_its_token() {
     let refused = gateway.api("POST", "/targets", Some(&target));
     assert_eq!(refused.status(), 422, "{}", refused.text());
 }
+
+#[test]
+fn probes_and_metrics_have_a_listener_of_the_operators() {
+    // Ports of port 0 are told only in the log, so this one is chosen and given up first.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let gateway = Gateway::configured(&format!("[admin]\nlisten = \"{address}\""));
+    let get = |path: &str| crate::harness::http::Request::new("GET", path).send(&address);
+    assert_eq!(get("/healthz").json()["status"], "ok");
+    assert_eq!(get("/readyz").status(), 200);
+    let metrics = get("/metrics");
+    assert_eq!(metrics.status(), 200);
+    assert!(
+        metrics
+            .text()
+            .contains("requestrocket_limit_refusals_total 0")
+    );
+    assert_eq!(get("/api/v1/orgs").status(), 404);
+    // What the listener refuses is counted.
+    let mut caller = Connection::open(&gateway.url);
+    caller.send("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n");
+    assert_eq!(caller.read().expect("an answer").status(), 400);
+    let series = r#"requestrocket_listener_refusals_total{code="malformed-request"}"#;
+    assert_eq!(gateway.metric(series), 1.0);
+    // Our own ports are no targets.
+    let proxy = gateway.proxy(&format!("http://{address}"));
+    assert_eq!(proxy.get("/metrics").outcome(), (502, "upstream-blocked"));
+    let (status, _) = gateway.stop();
+    assert_eq!(status.code(), Some(0));
+}

@@ -5,7 +5,7 @@
 //! when the one before it is answered: no second request is run behind one that closes, and an
 //! answer cannot be mixed up with the framing of another request.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
 use super::refusal::Refusal;
+use crate::metrics::Metrics;
 
 /// What TLS found out about the client.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +39,8 @@ struct State {
     closing: Cell<bool>,
     /// Why the body in hand was cut.
     fault: Cell<Option<Refusal>>,
-    tls: RefCell<Option<Rc<TlsFacts>>>,
+    tls: Option<Rc<TlsFacts>>,
+    metrics: Option<Metrics>,
 }
 
 /// A connection as a handler sees it: `req.conn_data::<Connection>()`.
@@ -46,11 +48,13 @@ struct State {
 pub struct Connection(Rc<State>);
 
 impl Connection {
-    /// A connection on which nothing has happened.
-    pub fn new(tls: Option<TlsFacts>) -> Self {
-        let state = State::default();
-        *state.tls.borrow_mut() = tls.map(Rc::new);
-        Self(Rc::new(state))
+    /// A connection on which nothing has happened; `metrics` count what it refuses.
+    pub fn new(tls: Option<TlsFacts>, metrics: Metrics) -> Self {
+        Self(Rc::new(State {
+            tls: tls.map(Rc::new),
+            metrics: Some(metrics),
+            ..State::default()
+        }))
     }
 
     /// Why the body of the request in hand was cut: bad framing (answer it with 400 and not with
@@ -62,7 +66,7 @@ impl Connection {
 
     /// What TLS found out; `None` on a plain connection.
     pub fn tls(&self) -> Option<Rc<TlsFacts>> {
-        self.0.tls.borrow().clone()
+        self.0.tls.clone()
     }
 
     /// A request's head passes to actix-web.
@@ -74,6 +78,19 @@ impl Connection {
     /// Its body has passed too.
     pub(super) fn end_body(&self) {
         self.0.body_open.set(false);
+    }
+
+    /// Something on it is refused.
+    pub(super) fn refused(&self, refusal: Refusal) {
+        let code = refusal.facts().code;
+        tracing::debug!(
+            code = code.as_str(),
+            ?refusal,
+            "the listener refused a request"
+        );
+        if let Some(metrics) = &self.0.metrics {
+            metrics.listener_refused(code);
+        }
     }
 
     /// Its body is cut; the answer will be the last.

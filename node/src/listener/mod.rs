@@ -56,6 +56,7 @@ use self::connection::{Answering, Connection};
 use self::framing::HeadLimits;
 use self::socket::{GuardedSocket, LINGER, SocketTimeouts};
 use self::transport::Transport;
+use crate::metrics::Metrics;
 
 /// A head cannot be larger, so that names and targets stay within what actix-web can hold.
 const HEAD_BYTES_CEILING: usize = 65_535;
@@ -219,6 +220,7 @@ struct Door {
     settings: Arc<ListenerSettings>,
     admission: Arc<Admission>,
     tls: Option<Arc<ServerConfig>>,
+    metrics: Metrics,
 }
 
 impl Door {
@@ -234,7 +236,9 @@ impl Door {
             Ok(place) => Some(place),
             Err(refusal) if self.tls.is_none() => {
                 let io = Transport::Plain(tcp);
-                let socket = GuardedSocket::new(io, limits, timeouts, None).refusing(refusal);
+                let socket = GuardedSocket::new(io, limits, timeouts, None)
+                    .with_connection(Connection::new(None, self.metrics))
+                    .refusing(refusal);
                 return Ok((socket, peer));
             }
             Err(_) => return Err(DispatchError::Io(io::ErrorKind::ConnectionRefused.into())),
@@ -246,13 +250,15 @@ impl Door {
                 .map(|(io, facts)| (io, Some(facts)))
                 .map_err(DispatchError::Io)?,
         };
-        let socket = GuardedSocket::new(io, limits, timeouts, place);
-        Ok((socket.with_connection(Connection::new(facts)), peer))
+        let socket = GuardedSocket::new(io, limits, timeouts, place)
+            .with_connection(Connection::new(facts, self.metrics));
+        Ok((socket, peer))
     }
 }
 
 /// Serves an actix-web `App` on a bound listener. Await the server to run it; stop it through the
-/// handle: signals are the caller's. `app` is called once on each worker thread.
+/// handle: signals are the caller's. `app` is called once on each worker thread. `metrics` counts
+/// what is refused.
 ///
 /// Must be called within a Tokio runtime; within an actix system the workers are its arbiters.
 ///
@@ -261,6 +267,7 @@ impl Door {
 pub fn serve<F, I, S, B>(
     listener: std::net::TcpListener,
     settings: ListenerSettings,
+    metrics: Metrics,
     app: F,
 ) -> io::Result<(Server, ListenerHandle)>
 where
@@ -283,6 +290,7 @@ where
         tls: settings.tls.as_deref().map(transport::http1_only),
         admission: Arc::clone(&admission),
         settings: Arc::new(settings.clone()),
+        metrics,
     };
     let builder = Server::build()
         .workers(settings.workers)

@@ -138,11 +138,7 @@ impl<IO, P> GuardedSocket<IO, P> {
     /// Ends the connection for a reason: by our own answer between requests, else by cutting the
     /// body of the request in hand.
     fn refuse(&mut self, refusal: Refusal) {
-        tracing::debug!(
-            code = refusal.facts().code.as_str(),
-            ?refusal,
-            "the listener refused a request"
-        );
+        self.connection.refused(refusal);
         self.end();
         self.held.truncate(self.released);
         if self.connection.in_flight() {

@@ -185,7 +185,7 @@ mod tests {
         let metrics = Metrics::default();
         let buffer = RecordBuffer::new(sender, metrics.clone());
         let dropped = || {
-            let text = metrics.render();
+            let text = metrics.render(&Default::default());
             let line = text
                 .lines()
                 .find(|l| l.starts_with("requestrocket_records_dropped_total"));

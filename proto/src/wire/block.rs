@@ -1,10 +1,10 @@
 //! The binary form of a block of stored records: the organisation, a count, then the records.
 //!
 //! A frame like that of a message, with a schema number of its own; files of earlier releases hold
-//! it, so a changed layout gets a new number and this one stays readable. Records are decoded one at a
-//! time and borrow their texts from the block: a search that wants few of many neither allocates
-//! for the others nor believes a claimed length. Ids are 16 bytes here and not texts as in a
-//! [`super::RecordBatch`]: half the size, and nothing to parse.
+//! it, so a changed layout gets a new number and this one stays readable. Records are decoded one
+//! at a time and borrow their texts from the block: a search that wants few of many neither
+//! allocates for the others nor believes a claimed length. Ids are 16 bytes here and not texts as
+//! in a [`super::RecordBatch`]: half the size, and nothing to parse.
 
 use std::borrow::Cow;
 use std::sync::Arc;

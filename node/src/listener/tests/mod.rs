@@ -21,6 +21,7 @@ use futures_util::StreamExt as _;
 
 use super::connection::Connection;
 use super::{ListenerHandle, ListenerSettings, serve};
+use crate::metrics::Metrics;
 
 /// A test that waits longer than this for anything has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,7 +94,7 @@ impl Gateway {
                     let seen = web::Data::from(Arc::clone(&for_app));
                     App::new().app_data(seen).default_service(web::to(handle))
                 };
-                let (server, handle) = serve(listener, settings, app).unwrap();
+                let (server, handle) = serve(listener, settings, Metrics::default(), app).unwrap();
                 give.send(handle).unwrap();
                 server.await.unwrap();
             });

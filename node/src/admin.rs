@@ -1,0 +1,52 @@
+//! The operator's listener of a node: probes and metrics, without a token.
+//!
+//! For orchestrators and Prometheus, on an address that only they reach: loopback, or a network of
+//! the operator's. It tells nothing about organisations and changes nothing.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use actix_server::Server;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::{App, HttpResponse, HttpServer, web};
+
+/// What the listener tells.
+#[derive(Clone)]
+pub struct AdminSource {
+    /// The text form of the metrics.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// Serves on a bound listener. The caller awaits the server and stops it by its handle.
+///
+/// # Errors
+/// The listener cannot be used.
+pub fn serve(listener: TcpListener, source: AdminSource) -> std::io::Result<Server> {
+    let app = move || {
+        App::new()
+            .app_data(web::Data::new(source.clone()))
+            .route("/healthz", web::get().to(alive))
+            .route("/readyz", web::get().to(alive))
+            .route("/metrics", web::get().to(metrics))
+    };
+    let server = HttpServer::new(app)
+        .workers(1)
+        .disable_signals()
+        .listen(listener)?
+        .run();
+    Ok(server)
+}
+
+/// The listener opens when the first configuration is in force, so that who reaches it is ready.
+async fn alive() -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .json(serde_json::json!({ "status": "ok" }))
+}
+
+async fn metrics(source: web::Data<AdminSource>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .body((source.metrics)())
+}
