@@ -14,6 +14,7 @@ mod migrate;
 mod query;
 mod retain;
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -122,9 +123,9 @@ impl Records {
     ///
     /// # Errors
     /// Nothing of the batch was stored.
-    pub fn insert(&self, batch: &[Record]) -> Result<usize, RecordsError> {
+    pub fn insert<R: Borrow<Record>>(&self, batch: &[R]) -> Result<usize, RecordsError> {
         let mut of_orgs: BTreeMap<OrgId, Vec<&Record>> = BTreeMap::new();
-        for record in batch {
+        for record in batch.iter().map(Borrow::borrow) {
             of_orgs.entry(record.org_id).or_default().push(record);
         }
         let mut packed = Vec::with_capacity(of_orgs.len());

@@ -52,7 +52,7 @@ fn a_batch_may_come_twice() {
     );
     let (found, _) = records.list(ORG, &RecordFilter::default(), 10).unwrap();
     assert_eq!(numbers(&found), [4, 3, 2, 1], "each is shown once");
-    assert_eq!(records.insert(&[]).unwrap(), 0);
+    assert_eq!(records.insert(&[] as &[Record]).unwrap(), 0);
     assert_eq!(
         records.get(ORG, RequestId::from_bits(3)).unwrap(),
         Some(batch[2].clone())

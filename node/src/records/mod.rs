@@ -24,17 +24,20 @@ const BATCH_MAX: usize = 512;
 /// Longest time that a record waits for its batch to fill.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(200);
 
+/// Records that travel together. Boxed: a record is large, and is made in its place.
+pub type Batch = Vec<Box<Record>>;
+
 /// The end of the queue that takes batches; clones share one queue.
 #[derive(Clone, Debug)]
 pub struct RecordSender {
-    queue: mpsc::UnboundedSender<Vec<Record>>,
+    queue: mpsc::UnboundedSender<Batch>,
     /// Records in the queue: what bounds it, since batches differ in size.
     queued: Arc<AtomicUsize>,
 }
 
 impl RecordSender {
     /// Queues a batch; false when there was no room for it.
-    fn send(&self, batch: Vec<Record>) -> bool {
+    fn send(&self, batch: Batch) -> bool {
         let count = batch.len();
         if self.queued.fetch_add(count, Relaxed) + count > QUEUE_MAX {
             self.queued.fetch_sub(count, Relaxed);
@@ -53,7 +56,7 @@ pub struct RecordBuffer(Rc<Pending>);
 struct Pending {
     sender: RecordSender,
     metrics: Metrics,
-    batch: RefCell<Vec<Record>>,
+    batch: RefCell<Batch>,
 }
 
 impl RecordBuffer {
@@ -67,9 +70,12 @@ impl RecordBuffer {
     }
 
     /// Takes a finished record.
-    pub fn push(&self, record: Record) {
+    pub fn push(&self, record: Box<Record>) {
         let count = {
             let mut batch = self.0.batch.borrow_mut();
+            if batch.capacity() == 0 {
+                batch.reserve_exact(BATCH_MAX);
+            }
             batch.push(record);
             batch.len()
         };
@@ -106,7 +112,7 @@ impl Drop for Pending {
 /// The end of the queue that gives batches out.
 #[derive(Debug)]
 pub struct RecordBatches {
-    queue: mpsc::UnboundedReceiver<Vec<Record>>,
+    queue: mpsc::UnboundedReceiver<Batch>,
     queued: Arc<AtomicUsize>,
 }
 
@@ -128,7 +134,7 @@ pub fn queue() -> (RecordSender, RecordBatches) {
 impl RecordBatches {
     /// The next batch, with what other workers have ready; `None` when every sender is gone and
     /// nothing is left.
-    pub async fn next(&mut self) -> Option<Vec<Record>> {
+    pub async fn next(&mut self) -> Option<Batch> {
         let mut batch = self.queue.recv().await?;
         while batch.len() < BATCH_MAX
             && let Ok(more) = self.queue.try_recv()
@@ -158,7 +164,7 @@ mod tests {
         serde_json::from_value(json).unwrap()
     }
 
-    fn numbers(batch: &[Record]) -> Vec<u128> {
+    fn numbers(batch: &[Box<Record>]) -> Vec<u128> {
         batch.iter().map(|r| r.request_id.bits()).collect()
     }
 
@@ -167,13 +173,13 @@ mod tests {
         let (sender, mut batches) = queue();
         let buffer = RecordBuffer::new(sender, Metrics::default());
         for n in 0..BATCH_MAX as u128 + 1 {
-            buffer.push(record(n));
+            buffer.push(Box::new(record(n)));
         }
         let full = batches.next().await.unwrap();
         assert_eq!(numbers(&full), (0..BATCH_MAX as u128).collect::<Vec<_>>());
         let old = batches.next().await.unwrap();
         assert_eq!(numbers(&old), [BATCH_MAX as u128]);
-        buffer.push(record(7));
+        buffer.push(Box::new(record(7)));
         drop(buffer);
         assert_eq!(numbers(&batches.next().await.unwrap()), [7]);
         assert!(batches.next().await.is_none());
@@ -192,12 +198,12 @@ mod tests {
             line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
         };
         for n in 0..QUEUE_MAX + BATCH_MAX {
-            buffer.push(record(n as u128));
+            buffer.push(Box::new(record(n as u128)));
         }
         assert_eq!(dropped(), Some(BATCH_MAX));
         assert_eq!(batches.next().await.unwrap().len(), BATCH_MAX);
         for n in 0..BATCH_MAX {
-            buffer.push(record(n as u128));
+            buffer.push(Box::new(record(n as u128)));
         }
         assert_eq!(dropped(), Some(BATCH_MAX));
     }

@@ -77,7 +77,8 @@ pub fn query(text: Option<&[u8]>, allow: &[String]) -> Vec<QueryField> {
 pub fn source(address: IpAddr, policy: RecordSource) -> Option<String> {
     match (policy, address.to_canonical()) {
         (RecordSource::None, _) => None,
-        (RecordSource::Full, address) => Some(address.to_string()),
+        (RecordSource::Full, IpAddr::V4(address)) => Some(dotted(address.octets())),
+        (RecordSource::Full, IpAddr::V6(address)) => Some(address.to_string()),
         (RecordSource::Prefix, IpAddr::V4(address)) => {
             let [a, b, c, _] = address.octets();
             Some(format!("{a}.{b}.{c}.0/24"))
@@ -87,6 +88,29 @@ pub fn source(address: IpAddr, policy: RecordSource) -> Option<String> {
             Some(format!("{a:x}:{b:x}:{c:x}::/48"))
         }
     }
+}
+
+/// An IPv4 address; std's formatter takes ten times as long, on every request.
+fn dotted(octets: [u8; 4]) -> String {
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (at, octet) in octets.into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let leading = digits
+            .iter()
+            .take(2)
+            .take_while(|digit| **digit == 0)
+            .count();
+        text.extend(
+            digits
+                .iter()
+                .skip(leading)
+                .map(|digit| char::from(b'0' + digit)),
+        );
+    }
+    text
 }
 
 #[cfg(test)]
@@ -146,5 +170,14 @@ mod tests {
         );
         assert_eq!(source(v6, RecordSource::Prefix).unwrap(), "2001:db8:1::/48");
         assert_eq!(source(v6, RecordSource::None), None);
+    }
+
+    #[test]
+    fn addresses_are_written_as_std_writes_them() {
+        for octet in 0..=255 {
+            let octets = [octet, 255 - octet, octet / 10, 100];
+            let expected = std::net::Ipv4Addr::from(octets).to_string();
+            assert_eq!(dotted(octets), expected);
+        }
     }
 }

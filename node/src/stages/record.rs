@@ -61,7 +61,7 @@ impl Stage for Recorder {
         let record = exchange
             .proxy
             .clone()
-            .map(|proxy| self.record(exchange, &proxy));
+            .map(|proxy| Box::new(self.record(exchange, &proxy)));
         let finish = exchange.proxy.as_ref().and_then(|proxy| {
             (proxy.on_client_abort == OnClientAbort::Finish).then_some(proxy.body_buffer_bytes)
         });
@@ -164,7 +164,7 @@ fn stage_times(marks: &[u32]) -> Vec<StageTime> {
 
 /// A record that waits for the last byte of its answer.
 pub struct Closing {
-    record: Option<Record>,
+    record: Option<Box<Record>>,
     code: Code,
     started: Instant,
     request_bytes: Rc<Cell<u64>>,
