@@ -21,7 +21,8 @@ use super::transport::Transport;
 /// Largest head of an answer, and largest trailers: 256 KiB, as large as the listener's limits
 /// times two, since targets send long `set-cookie` and policy fields.
 ///
-/// Of fields there may be 100 (as in Envoy), hyper's own bound, for which it needs no memory beside its stack.
+/// Of fields there may be 100 (as in Envoy): hyper's own bound, for which it needs no memory beside
+/// its stack.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Read and write buffer of one connection: what one slow reader can hold in memory here.
