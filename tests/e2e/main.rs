@@ -5,6 +5,7 @@ mod harness;
 
 mod abort;
 mod add;
+mod api;
 mod credentials;
 mod fault;
 mod filters;
