@@ -133,12 +133,7 @@ impl Tokens {
     /// [`Expired`]; the others went back. One that ended between the check and the mark leaves
     /// those marked before it spent, which is never too many.
     pub fn send(mut self, now_ns: u64) -> Result<Sent, Expired> {
-        if !self
-            .held
-            .iter()
-            .flatten()
-            .all(|token| token.is_live(now_ns))
-        {
+        if !self.are_live(now_ns) {
             return Err(Expired);
         }
         let mut sent = Sent::nothing();
@@ -146,6 +141,12 @@ impl Tokens {
             sent = token.send(now_ns)?;
         }
         Ok(sent)
+    }
+
+    /// Whether all of them can still be sent.
+    pub fn are_live(&self, now_ns: u64) -> bool {
+        let mut held = self.held.iter().flatten();
+        held.all(|token| token.is_live(now_ns))
     }
 
     fn len(&self) -> usize {

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::outbound;
 use crate::records::reduce::clipped;
 use crate::snapshot::CompiledProxy;
-use crate::stages::limit;
+use crate::stages::limit::{self, Spending};
 use crate::telemetry;
 use crate::upstream::{self, AnswerError, Failure, FailureKind, RequestHead, SendError, Upstream};
 
@@ -77,12 +77,13 @@ async fn forward(
         headers,
     };
     let body = exchange.body.take();
-    let mut tokens = match exchange.tokens.take() {
+    let tokens = match exchange.tokens.take() {
         Some(tokens) => Some(tokens),
         None => limit::draw(&proxy.meters).await?,
     };
+    let mut spending = Spending::from(tokens);
     let mut gate = |attempt: u32| match attempt {
-        1 => limit::spend(tokens.take(), &proxy.meters),
+        1 => spending.spend(&proxy.meters),
         // The proxy's own limits count what callers ask for, not what we repeat.
         _ => Ok(()),
     };

@@ -5,6 +5,8 @@
 //! whole), nothing is drawn yet: this stage refuses only when a meter is known to be empty, and
 //! `forward` draws.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use proto::outcome::{Code, EarlyEnd, Extra, MeterState};
@@ -16,6 +18,7 @@ use crate::inbound;
 use crate::limits::{
     self, Cause, Clock, DrawAll, MeterSet, Refusal, SystemClock, Tokens, WaitingAll,
 };
+use crate::upstream::Hold;
 
 /// The stage.
 pub struct Limit;
@@ -97,30 +100,67 @@ pub async fn draw(meters: &MeterSet) -> Result<Option<Tokens>, EarlyEnd> {
     drawn.map(Some).map_err(|refusal| refused(&refusal))
 }
 
-/// Spends drawn tokens at this instant; tokens whose block has ended meanwhile are drawn anew.
-///
-/// # Errors
-/// 429 or 503 when no token is at hand.
-pub fn spend(tokens: Option<Tokens>, meters: &MeterSet) -> Result<(), EarlyEnd> {
-    let Some(tokens) = tokens else {
-        return Ok(());
-    };
-    let now_ns = SystemClock.boot_ns();
-    if tokens.send(now_ns).is_ok() {
-        return Ok(());
+/// Tokens between their draw and the request's first write.
+#[derive(Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives in the future of one request"
+)]
+pub enum Spending {
+    /// There is nothing to spend, or it is spent.
+    #[default]
+    Nothing,
+    /// Drawn.
+    Drawn(Tokens),
+    /// Asked for again; they will be here.
+    Awaited(Rc<Cell<Option<Tokens>>>),
+}
+
+impl From<Option<Tokens>> for Spending {
+    fn from(tokens: Option<Tokens>) -> Self {
+        tokens.map_or(Self::Nothing, Self::Drawn)
     }
-    match meters.draw(now_ns) {
-        DrawAll::Drawn(tokens) => tokens.send(now_ns).map(drop).map_err(|_| late()),
-        DrawAll::Refused(refusal) => Err(refused(&refusal)),
-        // The write is due in this very poll, so it cannot wait for the broker.
-        DrawAll::Wait(_) => Err(late()),
+}
+
+impl Spending {
+    /// Spends them at this instant. Tokens whose block has ended meanwhile (a connection had to be
+    /// made, or the block was about to end) are drawn anew, which may take a moment.
+    ///
+    /// # Errors
+    /// 429 or 503 of the meter that refuses, or what to wait for.
+    pub fn spend(&mut self, meters: &MeterSet) -> Result<(), Hold<EarlyEnd>> {
+        let tokens = match std::mem::take(self) {
+            Self::Nothing => return Ok(()),
+            Self::Drawn(tokens) => Some(tokens),
+            Self::Awaited(tokens) => tokens.take(),
+        };
+        let now_ns = SystemClock.boot_ns();
+        if tokens.is_some_and(|tokens| tokens.send(now_ns).is_ok()) {
+            return Ok(());
+        }
+        match meters.draw(now_ns) {
+            DrawAll::Drawn(tokens) => tokens
+                .send(now_ns)
+                .map(drop)
+                .map_err(|_| Hold::Refused(late())),
+            DrawAll::Refused(refusal) => Err(Hold::Refused(refused(&refusal))),
+            DrawAll::Wait(waiting) => {
+                let place = Rc::new(Cell::new(None));
+                *self = Self::Awaited(place.clone());
+                Err(Hold::Until(Box::pin(async move {
+                    let granted = waiting.granted().await;
+                    place.set(Some(granted.map_err(|refusal| refused(&refusal))?));
+                    Ok(())
+                })))
+            }
+        }
     }
 }
 
 fn late() -> EarlyEnd {
     EarlyEnd::new(
         Code::RateLimited,
-        "the connection to the target took longer than the token for this request lives; try again",
+        "the tokens of this request ended before it could be sent; try again",
     )
     .header("retry-after", "1")
 }
@@ -175,4 +215,43 @@ fn states(refusal: &Refusal) -> Vec<MeterState> {
             retry_after_s: refusal.retry_after.as_secs().max(1),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::meter::{Limit, MeterSpec, Window};
+    use proto::store::embedded::Embedded;
+
+    use super::*;
+    use crate::limits::{Limits, MeterKey, Opener, Settings};
+
+    /// A block that ends between draw and send costs a moment, not the request.
+    #[actix_rt::test]
+    async fn tokens_that_ended_before_they_were_sent_are_drawn_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+        let settings = Settings::single_node(Opener { node: 1, boot: 1 });
+        let (limits, broker) = Limits::new(store, &settings, Arc::new(SystemClock));
+        actix_rt::spawn(broker);
+        let limit = Limit::new(100, Window::Minute).unwrap();
+        let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
+        let meter = limits.meter(MeterKey::whole("m"), Arc::new(spec));
+        let meters = MeterSet::new(&[meter]).unwrap();
+        for _ in 0..3 {
+            let tokens = draw(&meters).await.unwrap().unwrap();
+            while tokens.are_live(SystemClock.boot_ns()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let mut spending = Spending::from(Some(tokens));
+            while let Err(hold) = spending.spend(&meters) {
+                match hold {
+                    Hold::Until(ready) => ready.await.unwrap(),
+                    Hold::Refused(end) => panic!("{end:?}"),
+                }
+            }
+            assert!(spending.spend(&meters).is_ok(), "spent once, whoever asks");
+        }
+    }
 }

@@ -16,6 +16,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 use super::address::Refused;
 use super::resolve::ResolveError;
@@ -123,6 +124,14 @@ pub struct Failure {
     pub maybe_carried_out: bool,
     /// Attempts that were let through by the gate.
     pub attempts: u32,
+}
+
+/// Why a gate does not let an attempt go at this instant.
+pub enum Hold<G> {
+    /// It must not go.
+    Refused(G),
+    /// Not before this has ended; then the gate is asked again, or the attempt is refused.
+    Until(Pin<Box<dyn Future<Output = Result<(), G>>>>),
 }
 
 /// The outcome of a send that brought no answer.

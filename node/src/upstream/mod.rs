@@ -46,7 +46,7 @@ pub use answer::{Answer, AnswerBody};
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
-pub use error::{AnswerError, Failure, FailureKind, Fault, SendError};
+pub use error::{AnswerError, Failure, FailureKind, Fault, Hold, SendError};
 pub use resolve::{Hosts, ResolveError};
 pub use send::{REPLAY_BYTES_MAX, RequestHead};
 
@@ -94,7 +94,7 @@ impl Upstream {
         destination: &Arc<Destination>,
         head: RequestHead,
         body: RequestBody,
-        gate: &mut dyn FnMut(u32) -> Result<(), G>,
+        gate: &mut dyn FnMut(u32) -> Result<(), Hold<G>>,
     ) -> Result<Answer, SendError<G>> {
         send::send(&self.pools, destination, head, body, gate).await
     }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
-use super::error::{Failure, FailureKind, SendError};
+use super::error::{Failure, FailureKind, Hold, SendError};
 use super::framing::{clean_request, frame_request, receive_head};
 use super::pool::Lease;
 use super::retry::is_idempotent;
@@ -81,7 +81,7 @@ pub(super) async fn send<G>(
     destination: &Arc<Destination>,
     mut head: RequestHead,
     body: RequestBody,
-    gate: &mut dyn FnMut(u32) -> Result<(), G>,
+    gate: &mut dyn FnMut(u32) -> Result<(), Hold<G>>,
 ) -> Result<Answer, SendError<G>> {
     let total = destination.parts.timeouts.total;
     let total_due = total.map(|total| due(Instant::now(), total));
@@ -144,7 +144,7 @@ impl Exchange<'_> {
         body: RequestBody,
         wanted: Wanted,
         attempts: &mut u32,
-        gate: &mut dyn FnMut(&mut u32) -> Result<(), G>,
+        gate: &mut dyn FnMut(&mut u32) -> Result<(), Hold<G>>,
     ) -> Result<Answer, Missed<G>> {
         let timeouts = &self.destination.parts.timeouts;
         let asked_at = Instant::now();
@@ -160,11 +160,15 @@ impl Exchange<'_> {
         let method = head.method.clone();
         let copy = replay_copy(&head, &body, &lease);
         let received = lease.received();
+        // From the gate's leave to the send there is no wait: what it counts is what is sent.
+        while let Err(hold) = gate(attempts) {
+            match hold {
+                Hold::Refused(refusal) => return Err(Missed::Gate(refusal)),
+                Hold::Until(ready) => ready.await.map_err(Missed::Gate)?,
+            }
+        }
         let sent_at = Instant::now();
         let (request, progress) = self.request(head, body, &lease, sent_at);
-
-        // The gate and the send share a poll: what the gate counts is what is sent.
-        gate(attempts).map_err(Missed::Gate)?;
         let (lease, outcome) = lease.send(request);
         let mut timer = Timer::default();
         let outcome = self

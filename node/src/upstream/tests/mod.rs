@@ -128,7 +128,7 @@ fn head(method: Method, target: &str) -> RequestHead {
     }
 }
 
-fn open_gate(_attempt: u32) -> Result<(), Infallible> {
+fn open_gate(_attempt: u32) -> Result<(), Hold<Infallible>> {
     Ok(())
 }
 

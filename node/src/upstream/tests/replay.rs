@@ -65,7 +65,7 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
             let mut gate = |attempt| {
                 gates.set(gates.get() + 1);
                 assert_eq!(attempt, gates.get());
-                Ok::<(), ()>(())
+                Ok::<(), Hold<()>>(())
             };
             let mut request = head(method.clone(), "/");
             request.has_idempotency_key = key;
@@ -214,7 +214,7 @@ fn the_gate_is_asked_for_every_attempt_and_can_refuse() {
             assert_eq!(get_text(&upstream, &destination).await.0, "from 0");
             let mut gate = |attempt| {
                 if attempt == refuse_at {
-                    Err(attempt)
+                    Err(Hold::Refused(attempt))
                 } else {
                     Ok(())
                 }
@@ -232,4 +232,34 @@ fn the_gate_is_asked_for_every_attempt_and_can_refuse() {
     };
     check(1, 1, 1); // nothing was sent
     check(2, 2, 2); // the first attempt was
+}
+
+#[test]
+fn a_gate_may_make_an_attempt_wait() {
+    on_worker(async move {
+        let (peer, requests) = stale_peer(Stale::OnReceipt).await;
+        let (upstream, destination) = (upstream(), peer.destination());
+        let asked = Cell::new(0);
+        let mut gate = |attempt| {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                1 => Err(Hold::Until(Box::pin(async {
+                    tokio::task::yield_now().await;
+                    Ok(())
+                }))),
+                2 => Ok(()),
+                _ => Err(Hold::Refused(attempt)),
+            }
+        };
+        let request = head(Method::GET, "/");
+        let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
+        let mut answer = sent.await.unwrap();
+        assert_eq!(read(&mut answer.body).await.0, "from 0");
+        assert_eq!((answer.attempts, asked.get(), requests.get()), (1, 2, 1));
+        let mut gate = |_| Err(Hold::Until(Box::pin(async { Err("refused") })));
+        let request = head(Method::GET, "/");
+        let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
+        assert!(matches!(sent.await, Err(SendError::Gate("refused"))));
+        assert_eq!(requests.get(), 1);
+    });
 }
