@@ -21,6 +21,13 @@ pub enum Command {
     Dev(DevArgs),
     /// Run gateway and control plane on this machine, for production.
     Standalone(StandaloneArgs),
+    /// Run a node of a cluster: the gateway alone, configured through etcd.
+    Node(RoleArgs),
+    /// Run a control plane of a cluster: the REST API alone, over etcd.
+    Control(RoleArgs),
+    /// Make the keys of a region.
+    #[command(subcommand)]
+    Keyring(KeyringCommand),
     /// Make target, credentials and proxy for an API, and print what to paste.
     Add(AddArgs),
     /// Show settings.
@@ -62,6 +69,41 @@ pub struct StandaloneArgs {
     /// How to say what was started.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Arguments of `node` and `control`.
+#[derive(Debug, Args)]
+pub struct RoleArgs {
+    /// A TOML file with settings.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Listen on a control address that is not loopback although there is no TLS.
+    #[arg(long)]
+    pub insecure_control: bool,
+    /// How to say what was started.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// The commands about keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyringCommand {
+    /// Make a key ring: a file for the nodes of a region, and one for its control planes.
+    New(KeyringNewArgs),
+}
+
+/// Arguments of `keyring new`.
+#[derive(Debug, Args)]
+pub struct KeyringNewArgs {
+    /// Name of the region.
+    #[arg(long, default_value = "local")]
+    pub region: String,
+    /// The file for nodes: it opens every secret of the region.
+    #[arg(long)]
+    pub nodes: PathBuf,
+    /// The file for control planes: it seals secrets and opens none.
+    #[arg(long)]
+    pub control: PathBuf,
 }
 
 /// The form of a command's answer.

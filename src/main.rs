@@ -3,21 +3,26 @@
 mod bootstrap;
 mod cli;
 mod client;
+mod configuration;
+mod data_plane;
 mod demo;
 mod hosts_file;
+mod keyrings;
+mod link_tls;
 mod logging;
 mod private_file;
-mod process;
 mod ready;
+mod roles;
 mod serve;
 mod servers;
 mod settings;
+mod stores;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, ConfigCommand};
+use crate::cli::{Cli, Command, ConfigCommand, KeyringCommand};
 use crate::settings::SettingsError;
 
 #[global_allocator]
@@ -32,6 +37,9 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(args) => serve::dev(&args),
         Command::Standalone(args) => serve::standalone(&args),
+        Command::Node(args) => serve::node(&args),
+        Command::Control(args) => serve::control(&args),
+        Command::Keyring(KeyringCommand::New(args)) => keyrings::new(&args),
         Command::Add(args) => actix_rt::System::new().block_on(client::add::run(&args)),
         Command::Config(ConfigCommand::Reference) => {
             say(settings::REFERENCE.trim_end());

@@ -9,19 +9,18 @@ use proto::org::DEFAULT;
 use crate::bootstrap::AdminToken;
 use crate::cli::Output;
 use crate::demo::Demo;
-use crate::serve::Mode;
 use crate::{private_file, say};
 
 /// What is told when everything runs.
 pub struct Ready {
     /// Base URL for callers.
-    pub gateway: String,
+    pub gateway: Option<String>,
     /// Base URL of the REST API.
-    pub control: String,
-    /// The admin token.
-    pub token: AdminToken,
-    /// Where a made one is kept.
-    pub token_file: PathBuf,
+    pub control: Option<String>,
+    /// Address at which nodes leave their records.
+    pub link: Option<String>,
+    /// The admin token, and where a made one is kept.
+    pub token: Option<(AdminToken, PathBuf)>,
     /// The demo, in `dev`.
     pub demo: Option<Demo>,
 }
@@ -31,51 +30,66 @@ impl Ready {
     ///
     /// # Errors
     /// The token's file cannot be written.
-    pub fn tell(&self, output: Output, mode: Mode) -> anyhow::Result<()> {
+    pub fn tell(&self, output: Output, dev: bool) -> anyhow::Result<()> {
         let terminal = std::io::stdout().is_terminal();
-        // A shown token is not written down; a program's or a service's log never holds it.
-        let keep = self.token.fresh && (mode == Mode::Dev || !terminal);
-        if let Some(token) = self.token.text.as_ref().filter(|_| keep) {
-            private_file::write(&self.token_file, token.as_bytes())
-                .with_context(|| format!("writing {}", self.token_file.display()))?;
+        if let Some((token, file)) = &self.token {
+            // A shown token is not written down; a program's or a service's log never holds it.
+            let keep = token.fresh && (dev || !terminal);
+            if let Some(text) = token.text.as_ref().filter(|_| keep) {
+                private_file::write(file, text.as_bytes())
+                    .with_context(|| format!("writing {}", file.display()))?;
+            }
         }
         match output {
             Output::Json => say(&self.json().to_string()),
-            Output::Text => say(&self.text(mode, terminal)),
+            Output::Text => say(&self.text(dev, terminal)),
         }
         Ok(())
     }
 
     fn demo_url(&self) -> String {
-        format!("{}/api/demo", self.gateway)
+        format!("{}/api/demo", self.gateway.as_deref().unwrap_or_default())
     }
 
     fn json(&self) -> serde_json::Value {
-        let token = self.token.text.as_ref().map(|token| token.as_str());
+        let token = self
+            .token
+            .as_ref()
+            .and_then(|(token, _)| token.text.as_ref());
         let mut line = serde_json::json!({
             "gateway": self.gateway,
             "control": self.control,
             "org": DEFAULT,
-            "admin_token": token,
+            "admin_token": token.map(|text| text.as_str()),
         });
+        if let Some(link) = &self.link {
+            line["link"] = link.as_str().into();
+        }
         if let Some(demo) = &self.demo {
             line["demo"] = serde_json::json!({ "url": self.demo_url(), "api_key": demo.api_key });
         }
         line
     }
 
-    fn text(&self, mode: Mode, terminal: bool) -> String {
-        let mut lines = vec![
-            format!("gateway      {}", self.gateway),
-            format!("control      {}", self.control),
+    fn text(&self, dev: bool, terminal: bool) -> String {
+        let addresses = [
+            ("gateway", &self.gateway),
+            ("control", &self.control),
+            ("link", &self.link),
         ];
-        let shown = mode == Mode::Dev || (self.token.fresh && terminal);
-        match &self.token.text {
-            Some(token) if shown => lines.push(format!("admin token  {}", token.as_str())),
-            Some(_) if self.token.fresh => {
-                lines.push(format!("admin token  in {}", self.token_file.display()));
+        let mut lines: Vec<String> = addresses
+            .into_iter()
+            .filter_map(|(name, address)| Some(format!("{name:12} {}", address.as_ref()?)))
+            .collect();
+        if let Some((token, file)) = &self.token {
+            let shown = dev || (token.fresh && terminal);
+            match &token.text {
+                Some(text) if shown => lines.push(format!("admin token  {}", text.as_str())),
+                Some(_) if token.fresh => {
+                    lines.push(format!("admin token  in {}", file.display()));
+                }
+                _ => {}
             }
-            _ => {}
         }
         if let Some(demo) = &self.demo {
             lines.push(String::new());

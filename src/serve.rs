@@ -1,19 +1,21 @@
-//! Runs node and control in one process: `dev` and `standalone`.
+//! The commands that serve: settings are read, addresses bound and keys opened before anything
+//! runs.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use node::config::Permission;
-use proto::seal::Keyring;
-use zeroize::Zeroizing;
+use ::node::config::Permission;
+use tokio::runtime::Runtime;
 
-use crate::bootstrap;
-use crate::cli::{DevArgs, Output, StandaloneArgs};
-use crate::process::Process;
-use crate::settings::{self, Settings};
-use crate::{logging, private_file};
+use crate::cli::{DevArgs, Output, RoleArgs, StandaloneArgs};
+use crate::roles::Bound;
+use crate::roles::control::ControlPlane;
+use crate::roles::node::Node;
+use crate::roles::single::Single;
+use crate::settings::{self, LogSettings, Settings, StoreKind};
+use crate::{bootstrap, keyrings, logging};
 
 /// The process cannot start, for a reason that its operator can mend: one line, exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -76,41 +78,124 @@ pub enum Mode {
 
 fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
     let given = bootstrap::given(&settings.control)?;
-    let control_address = settings.control.listen;
-    if !control_address.ip().is_loopback() && !settings.control.insecure {
-        return Err(CannotStart(format!(
-            "the control address {control_address} is not loopback and has no TLS; put a TLS \
-             proxy before a loopback address, or accept it with --insecure-control \
-             (`control.insecure`)"
-        ))
-        .into());
-    }
+    check_control(&settings)?;
     make_folder(&settings.data_dir)?;
-    let gateway = bind(settings.gateway.listen, "gateway")?;
-    let control = bind(settings.control.listen, "control")?;
-    let admin = settings.admin.listen;
-    let admin = admin.map(|address| bind(address, "admin")).transpose()?;
-    let keyring = Arc::new(keyring(&settings)?);
+    let bound = Bound {
+        gateway: Some(bind(settings.gateway.listen, "gateway")?),
+        control: Some(bind(settings.control.listen, "control")?),
+        admin: bind_admin(&settings)?,
+        link: None,
+    };
+    let keyring = Arc::new(keyrings::own(&settings)?);
+    let log = settings.log.clone();
+    let single = Single {
+        settings,
+        mode,
+        output,
+        bound,
+        keyring,
+        given,
+    };
+    on_runtimes(&log, async |background| single.serve(background).await)
+}
+
+/// Runs `requestrocket node`.
+///
+/// # Errors
+/// As for [`dev`].
+pub fn node(args: &RoleArgs) -> anyhow::Result<()> {
+    let settings = cluster_settings(args)?;
+    make_folder(&settings.data_dir)?;
+    let bound = Bound {
+        gateway: Some(bind(settings.gateway.listen, "gateway")?),
+        control: None,
+        admin: bind_admin(&settings)?,
+        link: None,
+    };
+    let keyring = Arc::new(keyrings::of_node(&settings)?);
+    let log = settings.log.clone();
+    let node = Node {
+        settings,
+        output: args.output,
+        bound,
+        keyring,
+    };
+    on_runtimes(&log, async |background| node.serve(background).await)
+}
+
+/// Runs `requestrocket control`.
+///
+/// # Errors
+/// As for [`dev`].
+pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
+    let settings = cluster_settings(args)?;
+    let given = bootstrap::given(&settings.control)?;
+    check_control(&settings)?;
+    make_folder(&settings.data_dir)?;
+    let link = settings.link.listen;
+    let bound = Bound {
+        gateway: None,
+        control: Some(bind(settings.control.listen, "control")?),
+        admin: bind_admin(&settings)?,
+        link: link.map(|address| bind(address, "link")).transpose()?,
+    };
+    let keys = keyrings::of_control(&settings)?;
+    let log = settings.log.clone();
+    let plane = ControlPlane {
+        settings,
+        output: args.output,
+        bound,
+        keys,
+        given,
+    };
+    on_runtimes(&log, async |background| plane.serve(background).await)
+}
+
+/// Settings of a part of a cluster.
+fn cluster_settings(args: &RoleArgs) -> anyhow::Result<Settings> {
+    let base = Settings::default();
+    let mut settings = settings::load(&base, args.config.as_deref(), std::env::vars())?;
+    settings.control.insecure |= args.insecure_control;
+    if settings.store.kind == StoreKind::Embedded {
+        let why = "a cluster needs `store.kind = \"etcd\"` with `store.endpoints`; on one machine \
+                   use `requestrocket standalone`";
+        return Err(CannotStart(why.into()).into());
+    }
+    Ok(settings)
+}
+
+/// Runs a role: workers on an actix system of this thread, the rest on a runtime behind it.
+fn on_runtimes(
+    log: &LogSettings,
+    role: impl AsyncFnOnce(&Runtime) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let background = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(BACKGROUND_THREADS)
         .thread_name("background")
         .enable_all()
         .build()?;
-    let telemetry = logging::install(&settings.log, &background)?;
-    let process = Process {
-        settings,
-        mode,
-        output,
-        gateway,
-        control,
-        admin,
-        keyring,
-        given,
-    };
-    let outcome = actix_rt::System::new().block_on(process.serve(&background));
+    let telemetry = logging::install(log, &background)?;
+    let outcome = actix_rt::System::new().block_on(role(&background));
     telemetry.shutdown();
     background.shutdown_timeout(Duration::from_secs(2));
     outcome
+}
+
+fn check_control(settings: &Settings) -> anyhow::Result<()> {
+    let address = settings.control.listen;
+    if address.ip().is_loopback() || settings.control.insecure {
+        return Ok(());
+    }
+    Err(CannotStart(format!(
+        "the control address {address} is not loopback and has no TLS; put a TLS proxy before a \
+         loopback address, or accept it with --insecure-control (`control.insecure`)"
+    ))
+    .into())
+}
+
+fn bind_admin(settings: &Settings) -> anyhow::Result<Option<TcpListener>> {
+    let address = settings.admin.listen;
+    address.map(|address| bind(address, "admin")).transpose()
 }
 
 fn make_folder(path: &Path) -> anyhow::Result<()> {
@@ -141,30 +226,4 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Reads the key ring, or makes one at the first start.
-fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {
-    let path = settings.data_dir.join("keyring.json");
-    let unusable = |reason: String| {
-        CannotStart(format!(
-            "the key ring {} cannot be used: {reason}",
-            path.display()
-        ))
-    };
-    let found = private_file::read(&path).map_err(|error| unusable(error.to_string()))?;
-    if let Some(text) = found {
-        let text = Zeroizing::new(text);
-        let ring = Keyring::parse(text.as_bytes()).map_err(|error| unusable(error.to_string()))?;
-        if ring.region != settings.region {
-            let reason = format!("it is of region {}, not {}", ring.region, settings.region);
-            return Err(unusable(reason).into());
-        }
-        return Ok(ring);
-    }
-    let ring = Keyring::generate(&*settings.region);
-    Keyring::parse(ring.to_json().as_bytes()).map_err(|error| unusable(error.to_string()))?;
-    private_file::write(&path, ring.to_json().as_bytes())
-        .map_err(|error| unusable(error.to_string()))?;
-    Ok(ring)
 }

@@ -1,9 +1,10 @@
 //! The listeners of a process: started together, stopped in order.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
+use anyhow::Context;
 use control::Control;
 use node::admin::{self, AdminSource};
 use node::listener::ListenerHandle;
@@ -12,55 +13,74 @@ use tokio::task::JoinHandle;
 
 use crate::serve::CannotStart;
 
-/// What is listened on, bound.
-pub struct Listeners {
-    /// For callers.
-    pub gateway: TcpListener,
-    /// For the REST API.
-    pub control: TcpListener,
-    /// For the operator's probes and metrics, if wanted.
-    pub admin: Option<TcpListener>,
-}
-
 /// Running servers.
+#[derive(Default)]
 pub struct Servers {
-    gateway: ListenerHandle,
+    gateway: Option<ListenerHandle>,
     others: Vec<ServerHandle>,
     running: Vec<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Servers {
-    /// Starts to serve.
+    /// Serves callers; gives the address.
     ///
     /// # Errors
-    /// A setting of the gateway is out of its range, or a listener cannot be used.
-    pub fn start(
-        listeners: Listeners,
+    /// A setting of the gateway is out of its range, or the listener cannot be used.
+    pub fn gateway(
+        &mut self,
+        listener: Option<TcpListener>,
         shared: Shared,
-        control: Control,
-        metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    ) -> anyhow::Result<Self> {
-        let (server, gateway) = node::gateway::serve(listeners.gateway, shared)
+    ) -> anyhow::Result<SocketAddr> {
+        let listener = listener.context("the gateway has no listener")?;
+        let address = listener.local_addr()?;
+        let (server, handle) = node::gateway::serve(listener, shared)
             .map_err(|error| CannotStart(format!("gateway settings: {error}")))?;
-        let control = control::serve(listeners.control, Arc::new(control))?;
-        let mut others = vec![control.handle()];
-        let mut running = vec![actix_rt::spawn(server), actix_rt::spawn(control)];
-        if let Some(listener) = listeners.admin {
-            let admin = admin::serve(listener, AdminSource { metrics })?;
-            others.push(admin.handle());
-            running.push(actix_rt::spawn(admin));
+        self.gateway = Some(handle);
+        self.running.push(actix_rt::spawn(server));
+        Ok(address)
+    }
+
+    /// Serves the REST API; gives the address.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub fn control(
+        &mut self,
+        listener: Option<TcpListener>,
+        control: Control,
+    ) -> anyhow::Result<SocketAddr> {
+        let listener = listener.context("the control plane has no listener")?;
+        let address = listener.local_addr()?;
+        self.run(control::serve(listener, Arc::new(control))?);
+        Ok(address)
+    }
+
+    /// Serves the operator's probes and metrics, where they are wanted.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub fn admin(
+        &mut self,
+        listener: Option<TcpListener>,
+        metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    ) -> anyhow::Result<()> {
+        if let Some(listener) = listener {
+            self.run(admin::serve(listener, AdminSource { metrics })?);
         }
-        Ok(Self {
-            gateway,
-            others,
-            running,
-        })
+        Ok(())
+    }
+
+    fn run(&mut self, server: Server) {
+        self.others.push(server.handle());
+        self.running.push(actix_rt::spawn(server));
     }
 
     /// Takes nothing new and lets requests in flight end: callers first, so that who runs them can
     /// still see and steer the gateway.
     pub async fn drain(&self) {
-        self.gateway.drain().await;
+        if let Some(gateway) = &self.gateway {
+            gateway.drain().await;
+        }
         for other in &self.others {
             other.stop(true).await;
         }

@@ -28,6 +28,14 @@ pub struct Settings {
     pub control: ControlSettings,
     /// The operator's listener.
     pub admin: AdminSettings,
+    /// Where configuration and tokens are.
+    pub store: StoreSettings,
+    /// Files with the region's keys.
+    pub keys: KeySettings,
+    /// The connection between nodes and control planes.
+    pub link: LinkSettings,
+    /// Rate limits.
+    pub limits: LimitSettings,
     /// Which addresses that are not public tenants may ask for.
     pub dial_guard: DialGuardSettings,
     /// What tenants may ask for at all.
@@ -72,6 +80,97 @@ impl Default for ControlSettings {
 pub struct AdminSettings {
     /// Address to listen on; none when absent. Whoever reaches it reads the metrics.
     pub listen: Option<SocketAddr>,
+}
+
+/// Where configuration and tokens are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// Which store.
+    pub kind: StoreKind,
+    /// Client URLs of the etcd members.
+    pub endpoints: Vec<String>,
+    /// Prefix of all our keys in etcd.
+    pub prefix: String,
+    /// A user of etcd's role-based access control.
+    pub username: Option<String>,
+    /// A file with the user's password.
+    pub password_file: Option<PathBuf>,
+    /// A PEM file with the authorities of the members' certificates; turns TLS on.
+    pub ca_file: Option<PathBuf>,
+    /// A PEM file with our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with its key.
+    pub key_file: Option<PathBuf>,
+    /// The name expected in the members' certificates.
+    pub server_name: Option<String>,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Embedded,
+            endpoints: Vec::new(),
+            prefix: "/requestrocket/".into(),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            server_name: None,
+        }
+    }
+}
+
+/// Which store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A file of this machine, for one process.
+    #[default]
+    Embedded,
+    /// An etcd cluster.
+    Etcd,
+}
+
+/// Files with the region's keys.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeySettings {
+    /// The key ring of nodes; `keyring.json` in `data_dir` when absent.
+    pub ring_file: Option<PathBuf>,
+    /// What control planes have of it; `keyring.public.json` in `data_dir` when absent.
+    pub public_file: Option<PathBuf>,
+}
+
+/// The connection between nodes and control planes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinkSettings {
+    /// Where a control plane takes records of nodes.
+    pub listen: Option<SocketAddr>,
+    /// Where a node finds control planes, `host:port` each.
+    pub endpoints: Vec<String>,
+    /// A PEM file with our certificate; that of a node names it (`node_name`).
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with its key.
+    pub key_file: Option<PathBuf>,
+    /// A PEM file with the authorities that the other side's certificate comes from.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Rate limits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Nodes of this region: what each may admit while the store cannot be reached.
+    pub nodes: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self { nodes: 1 }
+    }
 }
 
 /// What tenants may ask for at all.
@@ -137,6 +236,10 @@ impl Default for Settings {
             gateway: GatewaySettings::default(),
             control: ControlSettings::default(),
             admin: AdminSettings::default(),
+            store: StoreSettings::default(),
+            keys: KeySettings::default(),
+            link: LinkSettings::default(),
+            limits: LimitSettings::default(),
             dial_guard: DialGuardSettings::default(),
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),

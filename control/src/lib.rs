@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod config;
+pub mod link;
 pub mod openapi;
 pub mod operator;
 pub mod publish;

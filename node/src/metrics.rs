@@ -111,6 +111,11 @@ impl Metrics {
         self.shared.records_dropped.fetch_add(count, Relaxed);
     }
 
+    /// Records that could not be kept so far.
+    pub fn records_dropped_so_far(&self) -> u64 {
+        self.shared.records_dropped.load(Relaxed)
+    }
+
     /// A secret was not sent because its destination is outside the credential's `hosts`.
     pub fn secret_refused(&self) {
         self.shared.secrets_refused.fetch_add(1, Relaxed);

@@ -6,6 +6,7 @@ mod harness;
 mod abort;
 mod add;
 mod api;
+mod cluster;
 mod credentials;
 mod fault;
 mod filters;

@@ -204,6 +204,11 @@ impl Publisher {
         Arc::new(NewSecret::prepare(&self.digest_key, credential, secret))
     }
 
+    /// The key of digests.
+    pub fn digest_key(&self) -> &DigestKey {
+        &self.digest_key
+    }
+
     /// The keyed digest of a secret.
     pub fn digest(&self, purpose: Purpose, secret: &[u8]) -> [u8; 32] {
         self.digest_key.digest(purpose, secret)

@@ -5,6 +5,7 @@
 //! counted, and never slows a request.
 
 pub mod reduce;
+pub mod ship;
 
 use std::cell::RefCell;
 use std::rc::Rc;

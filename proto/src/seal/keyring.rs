@@ -34,6 +34,50 @@ pub struct KeyPair {
     private: Vec<u8>,
 }
 
+/// What a control plane has of a region's key ring: it seals secrets and opens none.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicKeyring {
+    /// Seals.
+    pub public: RegionPublicKey,
+    /// The key of digests.
+    pub digest_key: DigestKey,
+}
+
+impl std::fmt::Debug for PublicKeyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PublicKeyring({})", self.public.region)
+    }
+}
+
+impl PublicKeyring {
+    /// Reads and checks the file of a control plane.
+    ///
+    /// # Errors
+    /// It is malformed, or the key cannot be used. No error quotes the text.
+    pub fn parse(json: &[u8]) -> Result<Self, KeyringError> {
+        let ring: Self = serde_json::from_slice(json).map_err(malformed)?;
+        if <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&ring.public.key).is_err() {
+            let id = crate::checks::printable(&ring.public.key_id);
+            return Err(KeyringError::BadKey(id));
+        }
+        Ok(ring)
+    }
+
+    /// The same as JSON, for a file that only its owner may read: who has the digest key can test
+    /// guesses of weak secrets.
+    pub fn to_json(&self) -> Zeroizing<String> {
+        Zeroizing::new(serde_json::to_string_pretty(self).unwrap_or_default())
+    }
+}
+
+fn malformed(error: serde_json::Error) -> KeyringError {
+    KeyringError::Malformed {
+        line: error.line(),
+        column: error.column(),
+    }
+}
+
 /// Why a key ring cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
@@ -48,8 +92,8 @@ pub enum KeyringError {
     /// It has no key, so nothing could be sealed.
     #[error("has no key")]
     Empty,
-    /// A private key is not 32 bytes.
-    #[error("key `{0}` is not an X25519 private key of 32 bytes")]
+    /// A key is not 32 bytes.
+    #[error("key `{0}` is not an X25519 key of 32 bytes")]
     BadKey(String),
     /// Two keys have one name.
     #[error("key `{0}` stands twice")]
@@ -106,10 +150,7 @@ impl Keyring {
     /// # Errors
     /// It is malformed, empty, or a key in it cannot be used. No error quotes the text.
     pub fn parse(json: &[u8]) -> Result<Self, KeyringError> {
-        let ring: Self = serde_json::from_slice(json).map_err(|error| KeyringError::Malformed {
-            line: error.line(),
-            column: error.column(),
-        })?;
+        let ring: Self = serde_json::from_slice(json).map_err(malformed)?;
         let region = ring.region.bytes();
         let named = region
             .clone()
@@ -147,6 +188,14 @@ impl Keyring {
             region: self.region.clone(),
             key_id: pair.id.clone(),
             key: X25519HkdfSha256::sk_to_pk(&private).to_bytes().to_vec(),
+        })
+    }
+
+    /// What control planes have of the ring; `None` for an empty one.
+    pub fn public_half(&self) -> Option<PublicKeyring> {
+        Some(PublicKeyring {
+            public: self.public()?,
+            digest_key: self.digest_key.clone(),
         })
     }
 

@@ -19,6 +19,7 @@
 //! | … | payload |
 
 mod block;
+pub mod link;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,6 +41,9 @@ const SCHEMA_RECORD_BATCH: u16 = 1;
 const SCHEMA_RECORD_BLOCK: u16 = 2;
 /// The state of one meter key in the store; the type is the data plane's.
 pub const SCHEMA_TOKEN_STATE: u16 = 3;
+const SCHEMA_HELLO: u16 = 4;
+const SCHEMA_WELCOME: u16 = 5;
+const SCHEMA_ACK: u16 = 6;
 
 /// A type that may travel in a frame.
 pub trait Message: Serialize + DeserializeOwned {

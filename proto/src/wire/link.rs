@@ -1,0 +1,151 @@
+//! What a node and a control plane say to each other: frames over a mutually authenticated stream.
+//!
+//! The node begins with [`Hello`] and control answers [`Welcome`], each with the highest protocol
+//! that it speaks; both go on with the lower one. Then the node sends batches of records and
+//! control answers each, once it is stored, with its [`Ack`].
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{HEAD_BYTES, Message, SCHEMA_ACK, SCHEMA_HELLO, SCHEMA_WELCOME, encode, frame_len};
+
+/// The protocol that this program speaks.
+pub const PROTOCOL: u16 = 1;
+/// Largest frame before the other side is known, in bytes.
+pub const GREETING_BYTES_MAX: usize = 4_096;
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The highest protocol that the node speaks.
+    pub protocol: u16,
+    /// The node's name, which its certificate must name too.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+}
+
+impl Message for Hello {
+    const SCHEMA: u16 = SCHEMA_HELLO;
+}
+
+/// The answer to a [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The highest protocol that control speaks.
+    pub protocol: u16,
+    /// Why the node is sent away, if it is.
+    pub refused: Option<String>,
+}
+
+impl Message for Welcome {
+    const SCHEMA: u16 = SCHEMA_WELCOME;
+}
+
+/// A batch is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// Of which batch.
+    pub sequence: u64,
+}
+
+impl Message for Ack {
+    const SCHEMA: u16 = SCHEMA_ACK;
+}
+
+/// Reads one frame of at most `bytes_max` bytes; `None` where the stream ends between two.
+///
+/// # Errors
+/// The stream fails, ends within a frame, or holds no frame or one that is larger.
+pub async fn read_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+) -> std::io::Result<Option<Vec<u8>>> {
+    let invalid = |text: String| std::io::Error::new(std::io::ErrorKind::InvalidData, text);
+    let mut frame = vec![0; HEAD_BYTES];
+    let first = stream.read(&mut frame).await?;
+    if first == 0 {
+        return Ok(None);
+    }
+    stream
+        .read_exact(frame.get_mut(first..).unwrap_or_default())
+        .await?;
+    let length = frame_len(&frame).map_err(|error| invalid(error.to_string()))?;
+    if length > bytes_max {
+        return Err(invalid(format!(
+            "a frame of {length} bytes, at most {bytes_max} may come"
+        )));
+    }
+    frame.resize(length, 0);
+    stream
+        .read_exact(frame.get_mut(HEAD_BYTES..).unwrap_or_default())
+        .await?;
+    Ok(Some(frame))
+}
+
+/// Writes the frame of a message.
+///
+/// # Errors
+/// The stream fails, or the message does not fit into a frame.
+pub async fn write_frame<M: Message>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    message: &M,
+) -> std::io::Result<()> {
+    let frame = encode(message)
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string()))?;
+    stream.write_all(&frame).await?;
+    stream.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PAYLOAD_BYTES_MAX, decode};
+    use super::*;
+
+    fn hello() -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            node: "gw-1".into(),
+            region: "eu".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_pass_one_after_another() {
+        let (mut left, mut right) = tokio::io::duplex(16);
+        let writing = tokio::spawn(async move {
+            write_frame(&mut left, &hello()).await.unwrap();
+            write_frame(&mut left, &Ack { sequence: 7 }).await.unwrap();
+        });
+        let first = read_frame(&mut right, GREETING_BYTES_MAX)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(decode::<Hello>(&first).unwrap(), hello());
+        let second = read_frame(&mut right, GREETING_BYTES_MAX)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(decode::<Ack>(&second).unwrap(), Ack { sequence: 7 });
+        writing.await.unwrap();
+        assert!(
+            read_frame(&mut right, GREETING_BYTES_MAX)
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_frame_or_too_large_is_refused_before_it_is_read() {
+        let good = encode(&hello()).unwrap();
+        let read = async |bytes: &[u8], max| read_frame(&mut &*bytes, max).await;
+        assert!(read(&good, good.len()).await.is_ok());
+        assert!(read(&good, good.len() - 1).await.is_err());
+        assert!(read(&good[..good.len() - 1], good.len()).await.is_err());
+        assert!(read(b"GET / HTTP/1.1\r\n\r\n", 4_096).await.is_err());
+        let mut claims = good.clone();
+        claims[7..11].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert!(read(&claims, PAYLOAD_BYTES_MAX).await.is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! The data plane of a process: limits, the task that compiles configuration, and what the workers
+//! of the gateway share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use node::limits::{self, Limits, Opener, SystemClock};
+use node::metrics::Metrics;
+use node::records::RecordBatches;
+use node::stages::record::Origin;
+use node::sync::compile::Compiler;
+use node::sync::guard::Guard;
+use node::upstream::{Hosts, UpstreamSettings};
+use node::worker::Shared;
+use proto::seal::Keyring;
+use proto::store::Store;
+use proto::store::follow::World;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::hosts_file;
+use crate::serve::CannotStart;
+use crate::settings::{Settings, StoreKind};
+
+/// How far the wall clocks of nodes that share limits may differ; calendar windows reckon with it.
+const SKEW_MAX: Duration = Duration::from_secs(2);
+
+/// A data plane that is ready for its listener.
+pub struct DataPlane {
+    /// What the workers share.
+    pub shared: Shared,
+    /// The rate limits.
+    pub limits: Arc<Limits>,
+    /// The world that requests see.
+    pub applied: watch::Receiver<Arc<World>>,
+    /// The records of requests.
+    pub batches: RecordBatches,
+}
+
+impl DataPlane {
+    /// Starts limits and the task that compiles configuration. The first snapshot stands before
+    /// the first connection is taken. `own` are addresses that no target may have.
+    ///
+    /// # Errors
+    /// [`CannotStart`]: a setting of the dial guard is faulty.
+    pub fn start(
+        settings: &Settings,
+        keyring: Arc<Keyring>,
+        store: Arc<dyn Store>,
+        mut worlds: watch::Receiver<Arc<World>>,
+        own: Vec<SocketAddr>,
+        background: &Runtime,
+    ) -> anyhow::Result<Self> {
+        let (sender, batches) = node::records::queue();
+        let shared = shared(settings, &keyring, sender)?;
+        let clock = Arc::new(SystemClock);
+        let (limits, broker) = Limits::new(store, &limit_settings(settings), clock);
+        background.spawn(broker);
+        let guard = Guard::new(&settings.dial_guard, own)
+            .map_err(|error| CannotStart(error.to_string()))?;
+        let default_org = settings.gateway.default_org.clone();
+        let mut compiler = Compiler::new(keyring, limits.clone(), guard, default_org);
+        let world = worlds.borrow_and_update().clone();
+        let first = compiler.compile(&world);
+        shared.snapshot.store(Arc::new(first.snapshot));
+        let (sender, applied) = watch::channel(world);
+        let snapshot = shared.snapshot.clone();
+        background.spawn(node::sync::run(worlds, compiler, snapshot, sender));
+        Ok(Self {
+            shared,
+            limits,
+            applied,
+            batches,
+        })
+    }
+
+    /// Renders the metrics.
+    pub fn metrics(&self) -> Arc<dyn Fn() -> String + Send + Sync> {
+        let (metrics, limits) = (self.shared.metrics.clone(), self.limits.clone());
+        Arc::new(move || metrics.render(limits.stats()))
+    }
+}
+
+fn limit_settings(settings: &Settings) -> limits::Settings {
+    let alone = limits::Settings::single_node(incarnation());
+    match settings.store.kind {
+        StoreKind::Embedded => alone,
+        StoreKind::Etcd => limits::Settings {
+            nodes: settings.limits.nodes.max(1),
+            max_skew: SKEW_MAX,
+            ..alone
+        },
+    }
+}
+
+/// A new incarnation of this node: blocks that an earlier one left open are not its own.
+fn incarnation() -> Opener {
+    let bits = uuid::Uuid::now_v7().as_u128();
+    Opener {
+        node: (bits >> 64) as u64,
+        boot: bits as u64,
+    }
+}
+
+fn shared(
+    settings: &Settings,
+    keyring: &Keyring,
+    records: node::records::RecordSender,
+) -> anyhow::Result<Shared> {
+    let hosts = match &settings.dial_guard.hosts_file {
+        Some(path) => hosts_file::read(path)?,
+        None => Hosts::default(),
+    };
+    let node = settings.node_name.clone().unwrap_or_else(host_name);
+    Ok(Shared {
+        snapshot: node::gateway::empty_snapshot(keyring.digest_key.clone()),
+        settings: Arc::new(settings.gateway.clone()),
+        upstream: UpstreamSettings {
+            hosts,
+            ..UpstreamSettings::default()
+        },
+        metrics: Metrics::default(),
+        records,
+        origin: Arc::new(Origin {
+            node: node.into(),
+            region: settings.region.as_str().into(),
+        }),
+    })
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_else(|_| "node".to_owned())
+}

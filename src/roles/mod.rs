@@ -1,0 +1,95 @@
+//! What a process can be: everything on one machine, a node of a cluster, or a control plane of
+//! one.
+
+pub mod control;
+pub mod node;
+pub mod single;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::control::records::Records;
+use ::control::{ApiSettings, ControlDeps, Readiness};
+use tracing::info;
+
+use crate::configuration::{self, Configuration};
+use crate::serve::CannotStart;
+use crate::settings::Settings;
+
+/// Longest wait for the last records when a process stops.
+const RECORDS_FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// Listeners that every role may have, bound.
+pub struct Bound {
+    /// For callers.
+    pub gateway: Option<TcpListener>,
+    /// For the REST API.
+    pub control: Option<TcpListener>,
+    /// For the operator's probes and metrics.
+    pub admin: Option<TcpListener>,
+    /// For the records of nodes.
+    pub link: Option<TcpListener>,
+}
+
+impl Bound {
+    /// Addresses that no target may have.
+    fn own(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
+        let all = [&self.gateway, &self.control, &self.admin, &self.link];
+        let bound = all.into_iter().flatten();
+        bound.map(TcpListener::local_addr).collect()
+    }
+}
+
+/// What the REST API needs.
+fn api(
+    settings: &Settings,
+    configuration: &Configuration,
+    world: tokio::sync::watch::Receiver<Arc<proto::store::follow::World>>,
+    records: Arc<Records>,
+    gateway_url: &str,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+) -> ControlDeps {
+    let mut api = ApiSettings::new(gateway_url);
+    api.region.clone_from(&settings.region);
+    api.default_org.clone_from(&settings.gateway.default_org);
+    let hosts = settings.control.allowed_hosts.iter().cloned();
+    api.allowed_hosts.extend(hosts);
+    api.allowed_hosts
+        .push(settings.control.listen.ip().to_string());
+    let days = u64::from(settings.records.retention_days);
+    api.retention.age_max = Duration::from_secs(days * 86_400);
+    ControlDeps {
+        settings: api,
+        publisher: configuration.publisher.clone(),
+        world,
+        digest_key: configuration.publisher.digest_key().clone(),
+        policy: configuration::policy(settings),
+        records,
+        metrics,
+        readiness: Arc::new(|| Readiness::Ready),
+    }
+}
+
+/// Opens the file with the records of requests.
+fn records(settings: &Settings) -> anyhow::Result<Arc<Records>> {
+    let file = settings.data_dir.join("records.sqlite");
+    let records =
+        Records::open(&file).map_err(|error| CannotStart(format!("the records file: {error}")))?;
+    Ok(Arc::new(records))
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn stopped() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    info!("stopping: requests in flight may end");
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! Node and control plane in one process: `dev` and `standalone`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ::control::Control;
+use ::control::publish::Publisher;
+use ::control::records::Records;
+use ::node::metrics::Metrics;
+use ::node::records::RecordBatches;
+use anyhow::Context;
+use proto::id::OrgId;
+use proto::seal::Keyring;
+use tokio::runtime::Runtime;
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use super::Bound;
+use crate::cli::Output;
+use crate::configuration::Configuration;
+use crate::data_plane::DataPlane;
+use crate::demo::{self, Demo};
+use crate::private_file;
+use crate::ready::Ready;
+use crate::serve::Mode;
+use crate::servers::Servers;
+use crate::settings::Settings;
+use crate::stores;
+
+/// What is ready before anything runs.
+pub struct Single {
+    /// Boot settings.
+    pub settings: Settings,
+    /// What is run.
+    pub mode: Mode,
+    /// How to say what was started.
+    pub output: Output,
+    /// The listeners.
+    pub bound: Bound,
+    /// The region's keys.
+    pub keyring: Arc<Keyring>,
+    /// The admin token that the operator gives.
+    pub given: Option<Zeroizing<String>>,
+}
+
+impl Single {
+    /// Starts everything, tells it, serves until a signal, and stops in order.
+    ///
+    /// # Errors
+    /// [`crate::serve::CannotStart`] for what the operator can mend; others when a part fails.
+    pub async fn serve(self, background: &Runtime) -> anyhow::Result<()> {
+        let Self {
+            settings,
+            mode,
+            output,
+            bound,
+            keyring,
+            given,
+        } = self;
+        let store = stores::open(&settings)?;
+        let public = keyring.public_half().context("the key ring has no key")?;
+        let mut configuration =
+            Configuration::open(&settings, store.clone(), public, given, background).await?;
+        let demo = match mode {
+            Mode::Dev => Some(dev(&settings, &configuration.publisher, configuration.org).await?),
+            Mode::Standalone => None,
+        };
+        configuration.caught_up().await?;
+        let own = bound.own()?;
+        let worlds = configuration.worlds.clone();
+        let plane = DataPlane::start(&settings, keyring, store.clone(), worlds, own, background)?;
+        let metrics = plane.metrics();
+        let records = super::records(&settings)?;
+        let keep = keep(plane.batches, records.clone(), plane.shared.metrics.clone());
+        let keeping = background.spawn(keep);
+        let mut servers = Servers::default();
+        let address = servers.gateway(bound.gateway, plane.shared)?;
+        let gateway_url = gateway_url(&settings, address);
+        let api = super::api(
+            &settings,
+            &configuration,
+            plane.applied,
+            records.clone(),
+            &gateway_url,
+            metrics.clone(),
+        );
+        let retention = api.settings.retention;
+        let control = servers.control(bound.control, Control::new(api))?;
+        servers.admin(bound.admin, metrics)?;
+        let retaining = background.spawn(::control::records::keep(records, retention));
+        let ready = Ready {
+            gateway: Some(gateway_url),
+            control: Some(format!("http://{control}")),
+            link: None,
+            token: Some((configuration.token, configuration.token_file)),
+            demo,
+        };
+        ready.tell(output, mode == Mode::Dev)?;
+
+        super::stopped().await?;
+        servers.drain().await;
+        plane.limits.stop();
+        servers.ended().await?;
+        retaining.abort();
+        drop(store);
+        // The workers are gone, so the queue ends and what is left in it is written.
+        let flushed = tokio::time::timeout(super::RECORDS_FLUSH_MAX, keeping).await;
+        if flushed.is_err() {
+            warn!("records were still being written when the process ended");
+        }
+        Ok(())
+    }
+}
+
+/// The base URL for callers.
+fn gateway_url(settings: &Settings, address: SocketAddr) -> String {
+    let url = settings.gateway.public_url.clone();
+    url.unwrap_or_else(|| format!("http://{address}"))
+}
+
+async fn dev(settings: &Settings, publisher: &Publisher, org: OrgId) -> anyhow::Result<Demo> {
+    let file = settings.data_dir.join("demo.json");
+    let before: Option<Demo> =
+        private_file::read(&file)?.and_then(|text| serde_json::from_str(&text).ok());
+    let (echo, server) = demo::echo(before.as_ref().map(|demo| demo.echo))?;
+    actix_rt::spawn(server);
+    demo::ensure(publisher, org, before, echo, &file).await
+}
+
+/// Writes batches of records until the queue ends.
+async fn keep(mut batches: RecordBatches, records: Arc<Records>, metrics: Metrics) {
+    while let Some(batch) = batches.next().await {
+        let records = records.clone();
+        let count = batch.len();
+        let kept = tokio::task::spawn_blocking(move || records.insert(&batch)).await;
+        if let Ok(Err(error)) = &kept {
+            warn!(count, "{count} records could not be kept: {error}");
+        }
+        if !matches!(kept, Ok(Ok(_))) {
+            metrics.records_dropped(count as u64);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! A cluster of real processes: etcd, a control plane, two nodes.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::harness::etcd::EtcdServer;
+use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET, binary};
+use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
+
+/// What the processes of a cluster share.
+struct Cluster {
+    etcd: EtcdServer,
+    files: TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
+    /// Where control takes records.
+    link: String,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let files = tempfile::tempdir().expect("a folder");
+        let made = binary()
+            .args(["keyring", "new", "--nodes"])
+            .arg(files.path().join("nodes.json"))
+            .arg("--control")
+            .arg(files.path().join("control.json"))
+            .status();
+        assert!(made.expect("the binary runs").success());
+        let mut params = CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let authority = CertifiedIssuer::self_signed(params, key).expect("a certificate");
+        std::fs::write(files.path().join("ca.pem"), authority.pem()).expect("a file");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let link = free.local_addr().expect("an address").to_string();
+        Self {
+            etcd: EtcdServer::start(),
+            files,
+            authority,
+            link,
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    /// The settings of all, with a certificate for `name`.
+    fn config(&self, name: &str) -> String {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.authority);
+        let (cert, key_file) = (
+            self.file(&format!("{name}.pem")),
+            self.file(&format!("{name}.key")),
+        );
+        std::fs::write(&cert, certificate.expect("a certificate").pem()).expect("a file");
+        std::fs::write(&key_file, key.serialize_pem()).expect("a file");
+        format!(
+            "[store]\nkind = \"etcd\"\nendpoints = [{:?}]\n\
+             [policy]\nallow_http = true\n\
+             [[dial_guard.permit]]\nnetwork = \"127.0.0.0/8\"\n\
+             ports = [\"1-65535\"]\norgs = [\"*\"]\n\
+             [link]\ncert_file = {cert:?}\nkey_file = {key_file:?}\nca_file = {:?}\n",
+            self.etcd.endpoint(),
+            self.file("ca.pem"),
+        )
+    }
+
+    fn control_start(&self) -> Start {
+        let config = format!(
+            "{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
+             [gateway]\npublic_url = \"http://gw.example\"\n",
+            self.config("127.0.0.1"),
+            self.link,
+            self.file("control.json"),
+        );
+        Start {
+            mode: "control",
+            config,
+            ..Start::default()
+        }
+    }
+
+    fn node(&self, name: &str, certified: &str) -> Gateway {
+        let config = format!(
+            "node_name = {name:?}\n{}endpoints = [{:?}]\n\
+             [keys]\nring_file = {:?}\n[limits]\nnodes = 2\n",
+            self.config(certified),
+            self.link,
+            self.file("nodes.json"),
+        );
+        Gateway::with(Start {
+            mode: "node",
+            config,
+            ..Start::default()
+        })
+    }
+}
+
+/// Waits until a node answers a request of a proxy so.
+fn wait_status(node: &Gateway, proxy: &Proxy, method: &str, status: u16) {
+    wait_for(&format!("{status} on {}", node.url), || {
+        let answer = proxy.request(method, "/").send(&node.url);
+        (answer.status() == status).then_some(())
+    });
+}
+
+#[test]
+fn two_nodes_serve_one_configuration_and_one_limit() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let nodes = [cluster.node("gw-1", "gw-1"), cluster.node("gw-2", "gw-2")];
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    for node in &nodes {
+        wait_status(node, &proxy, "GET", 200);
+        let answer = proxy.request("GET", "/").send(&node.url);
+        let id = answer.field("requestrocket-request-id").expect("an id");
+        let record = control.record(id);
+        assert_eq!(record["proxy_id"], proxy.id.as_str());
+        assert!(["gw-1", "gw-2"].contains(&record["node"].as_str().expect("a name")));
+    }
+    let injected = format!("Bearer {TARGET_SECRET}");
+    assert_eq!(
+        upstream.last().field("authorization"),
+        Some(injected.as_str())
+    );
+    let rule = json!({"effect": "deny", "methods": ["DELETE"]});
+    control.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    for node in &nodes {
+        wait_status(node, &proxy, "DELETE", 400);
+    }
+    let limited = control.proxy_with(
+        &upstream.url(),
+        json!({}),
+        json!({"limits": {"per_minute": 10}}),
+    );
+    let before = upstream.seen().len();
+    for node in &nodes {
+        // 401 until the node has the proxy; then the first answer spends a token.
+        wait_for("the proxy", || {
+            let status = limited.request("GET", "/").send(&node.url).status();
+            (status != 401).then_some(())
+        });
+    }
+    for at in 0..40 {
+        limited.request("GET", "/").send(&nodes[at % 2].url);
+    }
+    let granted = upstream.seen().len() - before;
+    assert!((5..=10).contains(&granted), "{granted} of 10");
+    for node in nodes {
+        assert_eq!(node.stop().0.code(), Some(0));
+    }
+    assert_eq!(control.stop().0.code(), Some(0));
+}
+
+#[test]
+fn nodes_go_on_without_control_and_without_etcd() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+
+    let folder = control.kill();
+    let alone = proxy.request("GET", "/alone").send(&node.url);
+    assert_eq!(alone.status(), 200);
+    let control = Gateway::inside(folder, &cluster.control_start());
+    let id = alone.field("requestrocket-request-id").expect("an id");
+    assert_eq!(
+        control.record(id)["path"],
+        "/alone",
+        "it waited for control"
+    );
+
+    cluster.etcd.kill();
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+    let write = json!({"name": "renamed"});
+    let path = format!("/proxies/{}", proxy.id);
+    let refused = control.api("PATCH", &path, Some(&write));
+    assert_eq!(refused.status(), 503, "{}", refused.text());
+    assert_eq!(refused.json()["code"], "store-unavailable");
+    cluster.etcd.restart();
+    let renamed = wait_for("the store", || {
+        let answer = control.api("PATCH", &path, Some(&write));
+        (answer.status() == 200).then(|| answer.json())
+    });
+    assert_eq!(renamed["name"], "renamed");
+    control.patch(&path, json!({"active": false}));
+    wait_status(&node, &proxy, "GET", 403);
+}
+
+#[test]
+fn a_node_leaves_records_only_under_the_name_of_its_certificate() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-9");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    wait_for("the refusal", || {
+        node.log().contains("does not name `gw-1`").then_some(())
+    });
+    let found = control.get(&format!("/records?proxy={}", proxy.id));
+    assert_eq!(found["items"], json!([]));
+}
+
+/// What a process that cannot start says.
+fn refused(mode: &str, config: &str, folder: &Path) -> (Option<i32>, String) {
+    let file = folder.join("faulty.toml");
+    std::fs::write(
+        &file,
+        format!("data_dir = {:?}\n{config}", folder.join("data")),
+    )
+    .expect("a file");
+    let output = binary()
+        .args([mode, "--config"])
+        .arg(&file)
+        .env("REQUESTROCKET_GATEWAY__LISTEN", "127.0.0.1:0")
+        .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0")
+        .output()
+        .expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn what_a_cluster_lacks_is_said_at_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let etcd = "[store]\nkind = \"etcd\"\nendpoints = [\"http://127.0.0.1:1\"]\n";
+    let keys = |name: &str| folder.path().join(name);
+    let made = binary()
+        .args(["keyring", "new", "--nodes"])
+        .arg(keys("nodes.json"))
+        .arg("--control")
+        .arg(keys("control.json"))
+        .status();
+    assert!(made.expect("the binary runs").success());
+    let public = format!("[keys]\npublic_file = {:?}\n", keys("control.json"));
+    let ring = format!("[keys]\nring_file = {:?}\n", keys("nodes.json"));
+    let url = "[gateway]\npublic_url = \"http://gw.example\"\n";
+    let swapped = format!("[keys]\nring_file = {:?}\n", keys("control.json"));
+    let rows = [
+        ("node", String::new(), "store.kind"),
+        ("node", etcd.to_owned(), "keyring new"),
+        ("control", etcd.to_owned(), "keyring new"),
+        ("node", format!("{etcd}{swapped}"), "is not a key ring"),
+        (
+            "node",
+            format!("region = \"eu\"\n{etcd}{ring}"),
+            "of region local",
+        ),
+        ("node", format!("{etcd}{ring}"), "link.endpoints"),
+        (
+            "node",
+            format!("{etcd}{ring}[link]\nendpoints = [\"127.0.0.1:1\"]\n"),
+            "link.ca_file",
+        ),
+        ("control", format!("{etcd}{public}"), "gateway.public_url"),
+        (
+            "control",
+            format!("[store]\nkind = \"etcd\"\n{public}{url}"),
+            "no etcd endpoint",
+        ),
+    ];
+    for (mode, config, expected) in rows {
+        let (code, said) = refused(mode, &config, folder.path());
+        assert_eq!(code, Some(2), "{mode} {config}: {said}");
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+    let (code, said) = refused("control", &format!("{etcd}{public}{url}"), folder.path());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("127.0.0.1:1"), "names the endpoint: {said}");
+    let again = binary()
+        .args(["keyring", "new", "--nodes"])
+        .arg(keys("nodes.json"))
+        .arg("--control")
+        .arg(keys("other.json"))
+        .status();
+    assert_eq!(
+        again.expect("the binary runs").code(),
+        Some(2),
+        "nothing is overwritten"
+    );
+}
