@@ -30,6 +30,12 @@ pub enum Command {
     Keyring(KeyringCommand),
     /// Make target, credentials and proxy for an API, and print what to paste.
     Add(AddArgs),
+    /// List the versions of an organisation's configuration, newest first.
+    Versions(VersionsArgs),
+    /// Show what a version changed.
+    Diff(DiffArgs),
+    /// Publish a version with the content of an earlier one; secrets and tokens stay as they are.
+    Rollback(RollbackArgs),
     /// Show settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -170,6 +176,52 @@ pub struct AddArgs {
     #[arg(long, value_name = "CIDR")]
     pub allow_network: Vec<String>,
     /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `versions`.
+#[derive(Debug, Args)]
+pub struct VersionsArgs {
+    /// How many.
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+    /// How to show them.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Number of the version.
+    pub version: u64,
+    /// The version to compare with; by default the one before.
+    #[arg(long)]
+    pub from: Option<u64>,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// Number of the version to return to.
+    pub version: u64,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to show it.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
     /// Where the control plane is.

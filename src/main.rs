@@ -40,7 +40,10 @@ fn main() -> ExitCode {
         Command::Node(args) => serve::node(&args),
         Command::Control(args) => serve::control(&args),
         Command::Keyring(KeyringCommand::New(args)) => keyrings::new(&args),
-        Command::Add(args) => actix_rt::System::new().block_on(client::add::run(&args)),
+        Command::Add(args) => on_system(client::add::run(&args)),
+        Command::Versions(args) => on_system(client::versions::list(&args)),
+        Command::Diff(args) => on_system(client::versions::diff(&args)),
+        Command::Rollback(args) => on_system(client::versions::rollback(&args)),
         Command::Config(ConfigCommand::Reference) => {
             say(settings::REFERENCE.trim_end());
             Ok(())
@@ -58,6 +61,11 @@ fn main() -> ExitCode {
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
+}
+
+/// Runs a client command.
+fn on_system(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    actix_rt::System::new().block_on(command)
 }
 
 /// Writes what a command answers.

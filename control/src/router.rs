@@ -44,6 +44,7 @@ pub fn routes() -> Vec<Route> {
         api::rules::routes(),
         api::filters::routes(),
         api::records::routes(),
+        api::versions::routes(),
     ]
     .concat()
 }

@@ -1,6 +1,7 @@
 //! The command line as a client of the REST API.
 
 pub mod add;
+pub mod versions;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -33,18 +34,39 @@ impl Api {
     /// # Errors
     /// The control plane cannot be reached, or says what is wrong.
     pub async fn create(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let url = format!("{}{path}", self.base);
-        let mut answer = self
-            .client
-            .post(&url)
-            .bearer_auth(&self.token)
-            .send_json(body)
+        let request = self.client.post(format!("{}{path}", self.base));
+        self.answered(path, request.bearer_auth(&self.token).send_json(body))
+            .await
+    }
+
+    /// Reads something.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let request = self.client.get(format!("{}{path}", self.base));
+        self.answered(path, request.bearer_auth(&self.token).send())
+            .await
+    }
+
+    /// Lets the control plane do something that takes no document.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn act(&self, path: &str) -> anyhow::Result<Value> {
+        let request = self.client.post(format!("{}{path}", self.base));
+        self.answered(path, request.bearer_auth(&self.token).send())
+            .await
+    }
+
+    async fn answered(&self, path: &str, sending: awc::SendClientRequest) -> anyhow::Result<Value> {
+        let mut answer = sending
             .await
             .map_err(|error| anyhow::anyhow!("{error}"))
             .with_context(|| format!("cannot reach the control plane at {}", self.base))?;
         let bytes = answer.body().limit(ANSWER_BYTES_MAX).await?;
         let value: Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{url} answered {} without JSON", answer.status()))?;
+            .with_context(|| format!("{path} answered {} without JSON", answer.status()))?;
         if !answer.status().is_success() {
             bail!("{}", problem(&value));
         }

@@ -16,3 +16,4 @@ mod rules;
 mod start;
 mod tls;
 mod upstreams;
+mod versions;

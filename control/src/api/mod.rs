@@ -23,6 +23,7 @@ pub mod schemas;
 pub mod shape;
 pub mod targets;
 pub mod tokens;
+pub mod versions;
 pub mod write;
 
 #[cfg(test)]

@@ -104,6 +104,8 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("SecretView", secret_view()),
         ("Rotation", rotation()),
         ("Me", me()),
+        ("Version", version()),
+        ("VersionDiff", version_diff()),
         (
             "Health",
             json!({
@@ -113,6 +115,46 @@ fn fixed() -> Vec<(&'static str, Value)> {
             }),
         ),
     ]
+}
+
+fn version() -> Value {
+    json!({
+        "type": "object",
+        "description": "One version of an organisation's configuration",
+        "properties": {
+            "n": {"type": "integer", "description": "Its number, without gaps"},
+            "hash": {"type": "string", "description": "Of content and history, SHA-256"},
+            "parent": {"type": ["string", "null"], "description": "Hash of the version before"},
+            "published_at": {"type": "string", "format": "date-time"},
+            "author": {"type": "string", "description": "Id of the API token, or a word"},
+            "changes": {"type": "integer", "description": "Objects created, changed, deleted"},
+            "changed": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Ids of the first 100 of them"
+            }
+        }
+    })
+}
+
+fn version_diff() -> Value {
+    let form = json!({"type": ["object", "null"], "description": "As the API shows the object"});
+    json!({
+        "type": "object",
+        "properties": {
+            "from": {"type": "integer"},
+            "to": {"type": "integer"},
+            "changes": {"type": "array", "items": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string"},
+                    "change": {"type": "string", "enum": ["created", "updated", "deleted"]},
+                    "before": form,
+                    "after": form
+                }
+            }}
+        }
+    })
 }
 
 fn problem_document() -> Value {

@@ -224,7 +224,8 @@ fn object(published: &Published, id: ObjectId) -> Result<Arc<Object>, Refusal> {
     }
 }
 
-fn refusal(error: PublishError) -> Refusal {
+/// What a caller is told of a publisher's error.
+pub fn refusal(error: PublishError) -> Refusal {
     let words = error.to_string();
     match error {
         PublishError::Refused(error) => not_applied(error),
@@ -233,7 +234,7 @@ fn refusal(error: PublishError) -> Refusal {
             let detail = "this key was used for another request within a day; take a new one";
             Refusal::new(Code::IdempotencyKeyReused, detail)
         }
-        PublishError::Overloaded | PublishError::Contended => Refusal::new(
+        PublishError::Overloaded | PublishError::Contended | PublishError::Moved => Refusal::new(
             Code::Overloaded,
             format!("{words}; nothing was changed; try again"),
         )

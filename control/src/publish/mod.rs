@@ -12,6 +12,7 @@
 mod attempt;
 mod bootstrap;
 mod cache;
+mod history;
 mod idempotency;
 mod organisations;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 
 use self::attempt::{Attempt, Outcome};
 use self::cache::Slots;
+pub use self::history::Rollback;
 pub use self::idempotency::Idempotency;
 use self::idempotency::Memory;
 
@@ -129,6 +131,9 @@ pub enum PublishError {
     /// Too many publishes of this organisation wait already (503).
     #[error("too many publishes of this organisation wait")]
     Overloaded,
+    /// The newest version is not the one that was to be followed. Nothing was done.
+    #[error("another version was published meanwhile")]
+    Moved,
     /// The deadline passed while others published (503). Nothing was done.
     #[error("others published until the deadline passed")]
     Contended,
@@ -228,6 +233,15 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]; only [`PublishError::OutcomeUnknown`] leaves open what happened.
     pub async fn publish(&self, publish: Publish) -> Result<Published, PublishError> {
+        self.publish_onto(publish, None).await
+    }
+
+    /// The same, and only as the successor of the version with this hash.
+    async fn publish_onto(
+        &self,
+        publish: Publish,
+        onto: Option<Hash>,
+    ) -> Result<Published, PublishError> {
         let slot = self.slots.of(publish.org);
         let _place = slot
             .waiting
@@ -240,7 +254,7 @@ impl Publisher {
         let mut unsure: Vec<Attempt> = Vec::new();
         let mut tries = 0u32;
         loop {
-            let passing = match self.try_once(&slot, &publish, &mut unsure).await {
+            let passing = match self.try_once(&slot, &publish, onto, &mut unsure).await {
                 Ok(Outcome::Done(published)) => {
                     slot.keep(&published.config);
                     return Ok(published);
@@ -266,6 +280,7 @@ impl Publisher {
         &self,
         slot: &cache::Slot,
         publish: &Publish,
+        onto: Option<Hash>,
         unsure: &mut Vec<Attempt>,
     ) -> Result<Outcome, PublishError> {
         let parent = slot.newest(&*self.store, publish.org).await?;
@@ -277,6 +292,9 @@ impl Publisher {
                 idempotency::recall(&*self.store, idempotency, &parent.config).await?
         {
             return Ok(Outcome::Done(published));
+        }
+        if onto.is_some_and(|hash| hash != parent.config.head.hash) {
+            return Err(PublishError::Moved);
         }
         self.attempt(&parent, publish, unsure).await
     }

@@ -87,6 +87,14 @@ impl<'a> Work<'a> {
                 }
                 Ok(())
             }
+            Operation::Restore { id, body } => {
+                self.touched.insert(*id, at);
+                match self.draft.objects.get(id).cloned() {
+                    Some(old) => self.update(at, &old, body.clone(), &SecretChange::Keep),
+                    None => self.insert(*id, without_secret(body.clone())),
+                }
+                Ok(())
+            }
             Operation::Delete { id, precondition } => {
                 let old = self.existing(*id, *precondition)?;
                 self.touched.insert(*id, at);
@@ -172,6 +180,12 @@ impl<'a> Work<'a> {
                 None => {}
             }
         }
+        self.insert(id, body);
+        Ok(())
+    }
+
+    /// Puts a new object in; its version is settled at the end.
+    fn insert(&mut self, id: ObjectId, body: Body) {
         let now = self.context.now;
         let object = Object {
             id,
@@ -181,7 +195,6 @@ impl<'a> Work<'a> {
             body,
         };
         self.draft.objects.insert(id, Arc::new(object));
-        Ok(())
     }
 
     fn update(&mut self, at: usize, old: &Object, mut body: Body, secret: &SecretChange) {
@@ -284,6 +297,14 @@ impl<'a> Work<'a> {
         }
         Ok(())
     }
+}
+
+/// The form of a credential whose secrets are gone.
+fn without_secret(mut body: Body) -> Body {
+    if let Body::Credential(stored) = &mut body {
+        (stored.secret, stored.previous) = (None, Vec::new());
+    }
+    body
 }
 
 /// Fields that an update may not change.

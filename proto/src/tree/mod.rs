@@ -6,6 +6,7 @@
 //! here does IO: reading is `store::load`, writing is control's `publish`.
 
 mod apply;
+mod diff;
 mod draft;
 mod hash;
 mod operation;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::apply::{OBJECT_BYTES_MAX, OBJECTS_MAX, apply};
+pub use self::diff::{Difference, diff, restore};
 pub use self::draft::{Delta, Draft, Packed, Retirement, apply_delta};
 pub use self::hash::{Hash, HashError};
 pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};

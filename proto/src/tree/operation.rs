@@ -15,10 +15,6 @@ pub type Change = Arc<dyn Fn(&Body) -> Result<Body, Vec<Problem>> + Send + Sync>
 
 /// One change to a configuration.
 #[derive(Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a publish has few operations, and each lives for one request"
-)]
 pub enum Operation {
     /// Adds an object.
     Create {
@@ -39,6 +35,16 @@ pub enum Operation {
         change: Change,
         /// What becomes of the secret.
         secret: SecretChange,
+    },
+    /// Gives an object the form that it had in an earlier version, whether it is there or not.
+    ///
+    /// Secrets are facts: a credential that is there keeps its own, one that was deleted comes
+    /// back without (`secret: missing`), and nobody gets in with it.
+    Restore {
+        /// Which.
+        id: ObjectId,
+        /// The earlier form.
+        body: Body,
     },
     /// Removes an object.
     Delete {

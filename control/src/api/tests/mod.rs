@@ -6,6 +6,7 @@ mod objects;
 mod policies;
 mod roles;
 mod safety;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

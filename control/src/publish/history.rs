@@ -1,0 +1,150 @@
+//! Earlier versions: listed, read, and returned to.
+
+use std::sync::Arc;
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::{Range, load};
+use proto::tree::{self, Context, OrgConfig, VersionRecord};
+use tokio::time::Instant;
+
+use super::{Author, Idempotency, Publish, PublishError, Published, Publisher};
+
+/// A return to the content of an earlier version.
+pub struct Rollback {
+    /// Whose configuration.
+    pub org: OrgId,
+    /// The number of the earlier version.
+    pub to: u64,
+    /// Who asks.
+    pub author: Author,
+    /// When to give up trying.
+    pub deadline: Instant,
+    /// The request's `Idempotency-Key`.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Publisher {
+    /// The records of at most `limit` versions before `before`, the newest first.
+    ///
+    /// # Errors
+    /// The store failed, or holds a record that cannot be read.
+    pub async fn versions(
+        &self,
+        org: OrgId,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<VersionRecord>, PublishError> {
+        let first = before.saturating_sub(limit as u64);
+        // Numbers have no gaps, so that the page is where its first number is.
+        let after = first.checked_sub(1).map(|n| keys::version(org, n));
+        let mut records = Vec::new();
+        let mut range = Range {
+            prefix: keys::versions(org),
+            after,
+            limit,
+            at: None,
+        };
+        loop {
+            let page = self.store.range(range.clone()).await?;
+            range.after = page.items.last().map(|pair| pair.key.clone());
+            for pair in &page.items {
+                let record: VersionRecord = read(&pair.key, &pair.value)?;
+                if record.head.n < before {
+                    records.push(record);
+                }
+            }
+            let reached = records.last().is_some_and(|last| last.head.n + 1 >= before);
+            if reached || !page.more || range.after.is_none() {
+                break;
+            }
+        }
+        records.reverse();
+        Ok(records)
+    }
+
+    /// The record of one version, where it is kept.
+    ///
+    /// # Errors
+    /// The store failed, or the record cannot be read.
+    pub async fn version(&self, org: OrgId, n: u64) -> Result<Option<VersionRecord>, PublishError> {
+        let key = keys::version(org, n);
+        let pair = self.store.get(&key).await?.value;
+        pair.map(|pair| read(&key, &pair.value)).transpose()
+    }
+
+    /// The configuration that a record tells of.
+    ///
+    /// # Errors
+    /// The store failed, or content is missing or damaged.
+    pub async fn at(
+        &self,
+        org: OrgId,
+        record: &VersionRecord,
+    ) -> Result<Arc<OrgConfig>, PublishError> {
+        let current = self.load(org).await?;
+        if current.head == record.head {
+            return Ok(current);
+        }
+        let head = record.head.clone();
+        let loaded = load::version(&*self.store, org, head, Some(&current)).await;
+        let loaded = loaded.map_err(|error| match error {
+            load::LoadError::Store(error) => PublishError::Store(error),
+            error => PublishError::Unreadable(error.to_string()),
+        })?;
+        match loaded.faults.first() {
+            None => Ok(Arc::new(loaded.config)),
+            Some(fault) => Err(PublishError::Unreadable(format!(
+                "{}: {}",
+                fault.code, fault.detail
+            ))),
+        }
+    }
+
+    /// Publishes a version with the content of an earlier one, validated like every other. It is
+    /// made of the newest version, again when somebody publishes in between.
+    ///
+    /// # Errors
+    /// As for [`Publisher::publish`]; `None` where the earlier version is not kept.
+    pub async fn rollback(&self, rollback: Rollback) -> Result<Option<Published>, PublishError> {
+        let Some(record) = self.version(rollback.org, rollback.to).await? else {
+            return Ok(None);
+        };
+        let old = self.at(rollback.org, &record).await?;
+        loop {
+            let current = self.load(rollback.org).await?;
+            let publish = Publish {
+                org: rollback.org,
+                operations: tree::restore(&current.objects, &old.objects),
+                author: rollback.author.clone(),
+                deadline: rollback.deadline,
+                idempotency: rollback.idempotency.clone(),
+            };
+            match self.publish_onto(publish, Some(current.head.hash)).await {
+                Err(PublishError::Moved) if Instant::now() < rollback.deadline => {}
+                Err(PublishError::Moved) => return Err(PublishError::Contended),
+                published => return published.map(Some),
+            }
+        }
+    }
+
+    /// Validates operations on the newest version and publishes nothing.
+    ///
+    /// # Errors
+    /// What stands against them.
+    pub async fn check(&self, publish: &Publish) -> Result<(), PublishError> {
+        let context = Context {
+            now: (self.clock)(),
+            policy: &self.policy,
+            role: publish.author.role,
+        };
+        let current = self.load(publish.org).await?;
+        tree::apply(&current, &publish.operations, &context)?;
+        Ok(())
+    }
+}
+
+fn read(key: &str, value: &[u8]) -> Result<VersionRecord, PublishError> {
+    serde_json::from_slice(value)
+        .map_err(|error| PublishError::Unreadable(format!("{key}: {error}")))
+}
