@@ -201,7 +201,7 @@ pub struct VersionsArgs {
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// Number of the version.
-    pub version: u64,
+    pub n: u64,
     /// The version to compare with; by default the one before.
     #[arg(long)]
     pub from: Option<u64>,
@@ -217,7 +217,7 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
     /// Number of the version to return to.
-    pub version: u64,
+    pub n: u64,
     /// Say what would change, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -248,4 +248,14 @@ pub enum AddAuth {
 pub enum ConfigCommand {
     /// Print every setting with its default, unit and meaning.
     Reference,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_arguments_have_one_name() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -33,9 +33,7 @@ pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
 pub async fn diff(args: &DiffArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control);
     let from = args.from.map(|n| format!("?from={n}")).unwrap_or_default();
-    let found = api
-        .get(&format!("/versions/{}/diff{from}", args.version))
-        .await?;
+    let found = api.get(&format!("/versions/{}/diff{from}", args.n)).await?;
     tell(&found, args.output);
     Ok(())
 }
@@ -47,7 +45,7 @@ pub async fn diff(args: &DiffArgs) -> anyhow::Result<()> {
 pub async fn rollback(args: &RollbackArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control);
     let dry_run = if args.dry_run { "?dry_run=true" } else { "" };
-    let path = format!("/versions/{}/rollback{dry_run}", args.version);
+    let path = format!("/versions/{}/rollback{dry_run}", args.n);
     let done = api.act(&path).await?;
     tell(&done, args.output);
     if args.output == Output::Text {
