@@ -104,6 +104,9 @@ pub struct StoreSettings {
     pub key_file: Option<PathBuf>,
     /// The name expected in the members' certificates.
     pub server_name: Option<String>,
+    /// How old the configuration that a node kept on its disk may be, in seconds, when it starts
+    /// without the store.
+    pub kept_max_s: u64,
 }
 
 impl Default for StoreSettings {
@@ -118,6 +121,7 @@ impl Default for StoreSettings {
             cert_file: None,
             key_file: None,
             server_name: None,
+            kept_max_s: 7 * 86_400,
         }
     }
 }

@@ -2,12 +2,17 @@
 //! to a control plane.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::node::records::ship::{self, Destination};
+use ::node::sync::kept::{self, Kept};
 use anyhow::Context;
 use proto::seal::Keyring;
+use proto::store::follow::Follower;
 use tokio::runtime::Runtime;
-use tracing::{info, warn};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::Bound;
 use crate::cli::Output;
@@ -19,6 +24,12 @@ use crate::serve::CannotStart;
 use crate::servers::Servers;
 use crate::settings::Settings;
 use crate::stores;
+
+/// Longest wait for a store that cannot be reached, where there is a kept copy to start from.
+const STORE_GRACE: Duration = Duration::from_secs(2);
+
+/// Longest wait for the last copy of the configuration when the process stops.
+const COPY_MAX: Duration = Duration::from_secs(5);
 
 /// What is ready before anything runs.
 pub struct Node {
@@ -45,12 +56,13 @@ impl Node {
         }
         let tls = link_tls::client(&settings.link)?;
         let store = stores::open(&settings)?;
-        let mut worlds = configuration::follow(&settings, store.clone(), background);
-        info!("waiting for the configuration");
-        let followed = worlds.wait_for(|world| world.revision.0 > 0);
-        tokio::time::timeout(configuration::START_MAX, followed)
-            .await
-            .context("the store cannot be reached, or holds no configuration yet")??;
+        let kept = kept(&settings, &self.keyring)?;
+        let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
+        begin(&settings, &kept, &mut follower).await?;
+        background.spawn(follower.run());
+        let (stop, stopping) = oneshot::channel();
+        let copying = kept::run(kept, store.clone(), worlds.clone(), stopping);
+        let copying = background.spawn(copying);
         let own = self.bound.own()?;
         let plane = DataPlane::start(
             &settings,
@@ -83,11 +95,51 @@ impl Node {
         servers.drain().await;
         plane.limits.stop();
         servers.ended().await?;
+        // An error means that it has ended already.
+        let _ = stop.send(());
+        let copied = tokio::time::timeout(COPY_MAX, copying).await;
+        if copied.is_err() {
+            warn!("the newest configuration was not kept on disk before the process ended");
+        }
         drop(store);
         let flushed = tokio::time::timeout(super::RECORDS_FLUSH_MAX, shipping).await;
         if flushed.is_err() {
             warn!("records were lost: no control plane took them before the process ended");
         }
         Ok(())
+    }
+}
+
+fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {
+    let file = settings.data_dir.join("kept.bin");
+    Ok(Kept::new(file, &keyring.digest_key, &settings.region)?)
+}
+
+/// The first world: that of the store, or else the one that was kept.
+async fn begin(settings: &Settings, kept: &Kept, follower: &mut Follower) -> anyhow::Result<()> {
+    let age_max = Duration::from_secs(settings.store.kept_max_s);
+    let copy = kept.read(age_max).unwrap_or_else(|error| {
+        warn!("the configuration kept on disk is not used: {error}");
+        None
+    });
+    let has_copy = copy.is_some();
+    if let Some(copy) = copy {
+        let begun = follower.begin_with(Arc::new(copy)).await;
+        begun.context("reading the configuration kept on disk")?;
+    }
+    let wait = if has_copy {
+        STORE_GRACE
+    } else {
+        configuration::START_MAX
+    };
+    match follower.catch_up(Instant::now() + wait).await {
+        Ok(()) => Ok(()),
+        Err(error) if has_copy => {
+            warn!("the store cannot be reached, serving the configuration kept on disk: {error}");
+            Ok(())
+        }
+        Err(error) => {
+            Err(error).context("the store cannot be reached, and nothing is kept on disk")
+        }
     }
 }

@@ -87,6 +87,10 @@ impl Cluster {
     }
 
     fn node(&self, name: &str, certified: &str) -> Gateway {
+        Gateway::with(self.node_start(name, certified))
+    }
+
+    fn node_start(&self, name: &str, certified: &str) -> Start {
         let config = format!(
             "node_name = {name:?}\n{}endpoints = [{:?}]\n\
              [keys]\nring_file = {:?}\n[limits]\nnodes = 2\n",
@@ -94,11 +98,11 @@ impl Cluster {
             self.link,
             self.file("nodes.json"),
         );
-        Gateway::with(Start {
+        Start {
             mode: "node",
             config,
             ..Start::default()
-        })
+        }
     }
 }
 
@@ -193,6 +197,46 @@ fn nodes_go_on_without_control_and_without_etcd() {
     });
     assert_eq!(renamed["name"], "renamed");
     control.patch(&path, json!({"active": false}));
+    wait_status(&node, &proxy, "GET", 403);
+}
+
+#[test]
+fn a_node_starts_without_etcd_from_what_it_kept() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    let rule = json!({"effect": "deny", "methods": ["DELETE"]});
+    control.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    wait_status(&node, &proxy, "DELETE", 400);
+    let start = cluster.node_start("gw-1", "gw-1");
+    let (status, folder) = node.stop();
+    assert_eq!(status.code(), Some(0));
+    cluster.etcd.kill();
+    let node = Gateway::inside(folder, &start);
+    let denied = proxy.request("DELETE", "/").send(&node.url);
+    assert_eq!(denied.outcome(), (400, "proxy-access-denied"));
+    let answer = proxy.request("GET", "/").send(&node.url);
+    assert_eq!(answer.status(), 200, "{}", node.log());
+    let injected = format!("Bearer {TARGET_SECRET}");
+    assert_eq!(
+        upstream.last().field("authorization"),
+        Some(injected.as_str())
+    );
+    assert!(
+        node.log()
+            .contains("serving the configuration kept on disk")
+    );
+    let kept = std::fs::read(node.data_dir().join("kept.bin")).expect("a copy");
+    let shown = String::from_utf8_lossy(&kept);
+    assert!(!shown.contains(&proxy.id) && !shown.contains(TARGET_SECRET));
+    cluster.etcd.restart();
+    wait_for("the store", || {
+        let path = format!("/proxies/{}", proxy.id);
+        let answer = control.api("PATCH", &path, Some(&json!({"active": false})));
+        (answer.status() == 200).then_some(())
+    });
     wait_status(&node, &proxy, "GET", 403);
 }
 

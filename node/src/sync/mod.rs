@@ -2,6 +2,7 @@
 
 pub mod compile;
 pub mod guard;
+pub mod kept;
 
 use std::sync::Arc;
 

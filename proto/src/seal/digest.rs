@@ -22,6 +22,8 @@ pub enum Purpose {
     TargetFingerprint,
     /// A token of the REST API.
     ApiToken,
+    /// The key of the configuration that a node keeps on its disk; the secret is the region.
+    KeptCopy,
 }
 
 impl DigestKey {
@@ -44,6 +46,7 @@ impl DigestKey {
             Purpose::ProxyCredential => b"rr proxy",
             Purpose::TargetFingerprint => b"rr targt",
             Purpose::ApiToken => b"rr token",
+            Purpose::KeptCopy => b"rr kept.",
         };
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(mark);

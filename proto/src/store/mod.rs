@@ -9,6 +9,7 @@
 pub mod embedded;
 pub mod etcd;
 pub mod follow;
+pub mod frozen;
 pub mod limits;
 pub mod load;
 mod span;

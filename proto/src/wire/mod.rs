@@ -41,6 +41,8 @@ const SCHEMA_RECORD_BATCH: u16 = 1;
 const SCHEMA_RECORD_BLOCK: u16 = 2;
 /// The state of one meter key in the store; the type is the data plane's.
 pub const SCHEMA_TOKEN_STATE: u16 = 3;
+/// A part of the configuration that a node keeps on its disk; the type is the data plane's.
+pub const SCHEMA_KEPT_PART: u16 = 7;
 const SCHEMA_HELLO: u16 = 4;
 const SCHEMA_WELCOME: u16 = 5;
 const SCHEMA_ACK: u16 = 6;

@@ -114,6 +114,35 @@ impl Follower {
         )
     }
 
+    /// Takes the world that a kept copy shows, before [`Follower::run`]. What the real store then
+    /// shows must descend from it, like from everything that was ever served.
+    ///
+    /// # Errors
+    /// The copy lacks something.
+    pub async fn begin_with(&mut self, kept: Arc<dyn Store>) -> Result<(), StoreError> {
+        let real = std::mem::replace(&mut self.store, kept);
+        let listed = self.list().await;
+        self.store = real;
+        listed.map(|_| ())
+    }
+
+    /// Lists the store once, before [`Follower::run`], trying again until `deadline`.
+    ///
+    /// # Errors
+    /// The last error.
+    pub async fn catch_up(&mut self, deadline: Instant) -> Result<(), StoreError> {
+        let mut failures = 0u32;
+        while let Err(error) = self.list().await {
+            let next = Instant::now() + backoff(failures);
+            if next >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep_until(next).await;
+            failures = failures.saturating_add(1);
+        }
+        Ok(())
+    }
+
     /// Follows until it is dropped. After an error it lists again, later each time, with full
     /// jitter, so that many nodes do not come back at once.
     pub async fn run(mut self) {
