@@ -30,6 +30,8 @@ pub enum Command {
     Keyring(KeyringCommand),
     /// Make target, credentials and proxy for an API, and print what to paste.
     Add(AddArgs),
+    /// List the nodes of the region, with what each serves.
+    Nodes(NodesArgs),
     /// List the versions of an organisation's configuration, newest first.
     Versions(VersionsArgs),
     /// Show what a version changed.
@@ -176,6 +178,17 @@ pub struct AddArgs {
     #[arg(long, value_name = "CIDR")]
     pub allow_network: Vec<String>,
     /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `nodes`.
+#[derive(Debug, Args)]
+pub struct NodesArgs {
+    /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
     /// Where the control plane is.

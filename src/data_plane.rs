@@ -11,13 +11,15 @@ use node::records::RecordBatches;
 use node::stages::record::Origin;
 use node::sync::compile::Compiler;
 use node::sync::guard::Guard;
+use node::sync::membership::{self, Membership};
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
 use proto::seal::Keyring;
 use proto::store::Store;
 use proto::store::follow::World;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::hosts_file;
 use crate::serve::CannotStart;
@@ -25,6 +27,9 @@ use crate::settings::{Settings, StoreKind};
 
 /// How far the wall clocks of nodes that share limits may differ; calendar windows reckon with it.
 const SKEW_MAX: Duration = Duration::from_secs(2);
+
+/// Longest wait for the store when the node leaves.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// A data plane that is ready for its listener.
 pub struct DataPlane {
@@ -75,10 +80,39 @@ impl DataPlane {
         })
     }
 
+    /// Tells the others that this node is there, until what is returned is sent or dropped.
+    pub fn join(&self, address: SocketAddr, store: Arc<dyn Store>, background: &Runtime) -> Joined {
+        let membership = Membership {
+            origin: self.shared.origin.clone(),
+            address: address.to_string(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            applied: self.applied.clone(),
+            metrics: self.shared.metrics.clone(),
+        };
+        let (stop, stopping) = oneshot::channel();
+        let running = background.spawn(membership::run(membership, store, stopping));
+        Joined { stop, running }
+    }
+
     /// Renders the metrics.
     pub fn metrics(&self) -> Arc<dyn Fn() -> String + Send + Sync> {
         let (metrics, limits) = (self.shared.metrics.clone(), self.limits.clone());
         Arc::new(move || metrics.render(limits.stats()))
+    }
+}
+
+/// A node that the others know of.
+pub struct Joined {
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
+}
+
+impl Joined {
+    /// Takes the node off the list.
+    pub async fn leave(self) {
+        // An error means that it has ended already.
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(LEAVE_MAX, self.running).await;
     }
 }
 

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Control(args) => serve::control(&args),
         Command::Keyring(KeyringCommand::New(args)) => keyrings::new(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
+        Command::Nodes(args) => on_system(client::nodes::list(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),
         Command::Rollback(args) => on_system(client::versions::rollback(&args)),

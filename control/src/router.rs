@@ -43,6 +43,7 @@ pub fn routes() -> Vec<Route> {
         api::proxies::routes(),
         api::rules::routes(),
         api::filters::routes(),
+        api::nodes::routes(),
         api::records::routes(),
         api::versions::routes(),
     ]

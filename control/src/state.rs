@@ -94,6 +94,11 @@ struct Indexed {
 }
 
 impl Control {
+    /// The store revision whose configuration this process has seen.
+    pub fn revision(&self) -> i64 {
+        self.world.borrow().revision.0
+    }
+
     /// A control that nobody has called yet.
     pub fn new(deps: ControlDeps) -> Self {
         Self {

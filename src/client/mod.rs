@@ -1,6 +1,7 @@
 //! The command line as a client of the REST API.
 
 pub mod add;
+pub mod nodes;
 pub mod versions;
 
 use anyhow::{Context, bail};
@@ -14,6 +15,9 @@ const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A connection to the control plane, as one organisation.
 pub struct Api {
     client: awc::Client,
+    /// Of the API.
+    root: String,
+    /// Of the organisation.
     base: String,
     token: String,
 }
@@ -24,6 +28,7 @@ impl Api {
         let base = args.control_url.trim_end_matches('/');
         Self {
             client: awc::Client::builder().disable_redirects().finish(),
+            root: format!("{base}/api/v1"),
             base: format!("{base}/api/v1/orgs/{}", args.org),
             token: args.token.clone(),
         }
@@ -45,6 +50,16 @@ impl Api {
     /// As for [`Api::create`].
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         let request = self.client.get(format!("{}{path}", self.base));
+        self.answered(path, request.bearer_auth(&self.token).send())
+            .await
+    }
+
+    /// Reads something that belongs to no organisation.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn get_absolute(&self, path: &str) -> anyhow::Result<Value> {
+        let request = self.client.get(format!("{}{path}", self.root));
         self.answered(path, request.bearer_auth(&self.token).send())
             .await
     }

@@ -73,6 +73,13 @@ impl Node {
             background,
         )?;
         let metrics = plane.metrics();
+        let gateway = self
+            .bound
+            .gateway
+            .as_ref()
+            .context("no gateway address")?
+            .local_addr()?;
+        let joined = plane.join(gateway, store.clone(), background);
         let destination = Destination {
             endpoints: settings.link.endpoints.clone(),
             tls,
@@ -92,6 +99,7 @@ impl Node {
         ready.tell(self.output, false)?;
 
         super::stopped().await?;
+        joined.leave().await;
         servers.drain().await;
         plane.limits.stop();
         servers.ended().await?;

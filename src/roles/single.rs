@@ -71,6 +71,12 @@ impl Single {
         let plane = DataPlane::start(&settings, keyring, store.clone(), worlds, own, background)?;
         let metrics = plane.metrics();
         let records = super::records(&settings)?;
+        let gateway = bound
+            .gateway
+            .as_ref()
+            .context("no gateway address")?
+            .local_addr()?;
+        let joined = plane.join(gateway, store.clone(), background);
         let keep = keep(plane.batches, records.clone(), plane.shared.metrics.clone());
         let keeping = background.spawn(keep);
         let mut servers = Servers::default();
@@ -98,6 +104,7 @@ impl Single {
         ready.tell(output, mode == Mode::Dev)?;
 
         super::stopped().await?;
+        joined.leave().await;
         servers.drain().await;
         plane.limits.stop();
         servers.ended().await?;

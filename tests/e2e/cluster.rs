@@ -157,9 +157,27 @@ fn two_nodes_serve_one_configuration_and_one_limit() {
     }
     let granted = upstream.seen().len() - before;
     assert!((5..=10).contains(&granted), "{granted} of 10");
-    for node in nodes {
-        assert_eq!(node.stop().0.code(), Some(0));
-    }
+    let names = || -> Vec<String> {
+        let listed = control.control_call("GET", "/api/v1/nodes", Some(&control.token), None);
+        let items = listed.json()["items"].as_array().expect("a list").clone();
+        let name = |node: &serde_json::Value| node["name"].as_str().expect("a name").to_owned();
+        items.iter().map(name).collect()
+    };
+    assert_eq!(names(), ["gw-1", "gw-2"]);
+    let shown = binary()
+        .args(["nodes", "--control", &control.control])
+        .env("REQUESTROCKET_TOKEN", &control.token)
+        .output()
+        .expect("the binary runs");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.starts_with("gw-1") && shown.contains("at revision"),
+        "{shown}"
+    );
+    let [first, second] = nodes;
+    assert_eq!(first.stop().0.code(), Some(0));
+    assert_eq!(names(), ["gw-2"], "it took its entry away");
+    assert_eq!(second.stop().0.code(), Some(0));
     assert_eq!(control.stop().0.code(), Some(0));
 }
 

@@ -11,6 +11,7 @@ pub mod filters;
 pub mod health;
 pub mod idempotency;
 pub mod me;
+pub mod nodes;
 pub mod objects;
 pub mod orgs;
 pub mod page;

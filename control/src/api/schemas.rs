@@ -104,6 +104,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("SecretView", secret_view()),
         ("Rotation", rotation()),
         ("Me", me()),
+        ("Node", node()),
         ("Version", version()),
         ("VersionDiff", version_diff()),
         (
@@ -115,6 +116,35 @@ fn fixed() -> Vec<(&'static str, Value)> {
             }),
         ),
     ]
+}
+
+fn node() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "description": "One running node",
+        "properties": {
+            "id": text("New at every start"),
+            "name": text("Its `node_name`"),
+            "region": text("Its region"),
+            "address": text("Where it listens for callers"),
+            "program": text("The version of its program"),
+            "started_at": {"type": "string", "format": "date-time"},
+            "revision": {"type": "integer", "description": "The store revision that it serves"},
+            "current": {"type": "boolean", "description": "Whether that is the newest"},
+            "in_flight": {"type": "integer", "description": "Requests in flight"},
+            "faults": {
+                "type": "array",
+                "description": "What it cannot serve; an earlier form is served instead",
+                "items": {"type": "object", "properties": {
+                    "org": {"type": ["string", "null"]},
+                    "object": {"type": ["string", "null"]},
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"}
+                }}
+            }
+        }
+    })
 }
 
 fn version() -> Value {

@@ -209,6 +209,11 @@ impl Publisher {
         Arc::new(NewSecret::prepare(&self.digest_key, credential, secret))
     }
 
+    /// Where configurations are kept.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
     /// The key of digests.
     pub fn digest_key(&self) -> &DigestKey {
         &self.digest_key

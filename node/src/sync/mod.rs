@@ -3,6 +3,7 @@
 pub mod compile;
 pub mod guard;
 pub mod kept;
+pub mod membership;
 
 use std::sync::Arc;
 

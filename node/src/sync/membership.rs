@@ -1,0 +1,213 @@
+//! Tells the others that this node is there: its state in the store, under a lease.
+//!
+//! A node that ends takes its entry away; one that dies is gone when its lease ends. While the
+//! store cannot be reached the node serves on and tries again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::id::NodeId;
+use proto::keys;
+use proto::member::{FAULTS_MAX, Member, MemberFault};
+use proto::store::follow::World;
+use proto::store::load::Fault;
+use proto::store::{LeaseId, Op, Store, StoreError, Txn};
+use tokio::sync::{oneshot, watch};
+
+use crate::metrics::Metrics;
+use crate::stages::record::Origin;
+
+/// How long an entry outlives its node.
+const LEASE: Duration = Duration::from_secs(15);
+/// How often the lease is renewed.
+const RENEW: Duration = Duration::from_secs(5);
+/// Shortest time between two writes.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What is told.
+pub struct Membership {
+    /// Who it is.
+    pub origin: Arc<Origin>,
+    /// Where it listens for callers.
+    pub address: String,
+    /// The version of the program.
+    pub program: String,
+    /// What requests see.
+    pub applied: watch::Receiver<Arc<World>>,
+    /// What is going on.
+    pub metrics: Metrics,
+}
+
+/// Keeps the entry until `stop` is sent or dropped, then takes it away.
+pub async fn run(membership: Membership, store: Arc<dyn Store>, stop: oneshot::Receiver<()>) {
+    let mut entry = Entry {
+        id: NodeId::new(),
+        started_at: Timestamp::now(),
+        membership,
+        store,
+        lease: None,
+        told: None,
+    };
+    tokio::select! {
+        () = entry.keep() => {}
+        _ = stop => entry.leave().await,
+    }
+}
+
+struct Entry {
+    id: NodeId,
+    started_at: Timestamp,
+    membership: Membership,
+    store: Arc<dyn Store>,
+    lease: Option<LeaseId>,
+    told: Option<Member>,
+}
+
+impl Entry {
+    async fn keep(&mut self) {
+        loop {
+            if let Err(error) = self.tell().await {
+                tracing::debug!(%error, "the node list does not have this node: {error}");
+                self.lease = None;
+            }
+            tokio::time::sleep(PAUSE).await;
+            let mut applied = self.membership.applied.clone();
+            tokio::select! {
+                _ = applied.changed() => {}
+                () = tokio::time::sleep(RENEW.saturating_sub(PAUSE)) => {}
+            }
+        }
+    }
+
+    /// Renews the lease, and writes the entry where it has changed.
+    async fn tell(&mut self) -> Result<(), StoreError> {
+        let lease = match self.lease {
+            Some(lease) => {
+                self.store.keep_alive(lease).await?;
+                lease
+            }
+            None => {
+                let lease = self.store.grant_lease(LEASE).await?.id;
+                (self.lease, self.told) = (Some(lease), None);
+                lease
+            }
+        };
+        let member = self.member();
+        if self.told.as_ref() == Some(&member) {
+            return Ok(());
+        }
+        let put = Op::Put {
+            key: keys::node(self.id),
+            // Texts and numbers only: serialising into memory cannot fail.
+            value: serde_json::to_vec(&member).unwrap_or_default().into(),
+            lease: Some(lease),
+        };
+        let txn = Txn {
+            ops: vec![put],
+            ..Txn::default()
+        };
+        self.store.txn(txn).await?;
+        self.told = Some(member);
+        Ok(())
+    }
+
+    fn member(&mut self) -> Member {
+        let world = self.membership.applied.borrow_and_update().clone();
+        Member {
+            id: self.id,
+            name: self.membership.origin.node.to_string(),
+            region: self.membership.origin.region.to_string(),
+            address: self.membership.address.clone(),
+            program: self.membership.program.clone(),
+            started_at: self.started_at,
+            revision: world.revision.0,
+            in_flight: self.membership.metrics.in_flight(),
+            faults: world.faults.iter().take(FAULTS_MAX).map(fault).collect(),
+        }
+    }
+
+    async fn leave(&self) {
+        if let Some(lease) = self.lease {
+            // Without an answer the lease ends by itself.
+            let _ = self.store.revoke_lease(lease).await;
+        }
+    }
+}
+
+fn fault(fault: &Fault) -> MemberFault {
+    MemberFault {
+        org: fault.org.map(|org| org.to_string()),
+        object: fault.object.map(|object| object.to_string()),
+        code: fault.code.to_owned(),
+        detail: fault.detail.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::store::embedded::Embedded;
+    use proto::store::{Range, Revision};
+
+    use super::*;
+
+    async fn members(store: &dyn Store) -> Vec<Member> {
+        let range = Range {
+            prefix: keys::NODES.into(),
+            after: None,
+            limit: 10,
+            at: None,
+        };
+        let page = store.range(range).await.unwrap();
+        let parse = |pair: &proto::store::KeyValue| serde_json::from_slice(&pair.value).unwrap();
+        page.items.iter().map(parse).collect()
+    }
+
+    async fn until(store: &dyn Store, met: impl Fn(&[Member]) -> bool) -> Vec<Member> {
+        loop {
+            let found = members(store).await;
+            if met(&found) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_node_is_listed_while_it_runs_with_what_it_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+        let world = |revision, faults| World {
+            revision: Revision(revision),
+            faults,
+            ..World::default()
+        };
+        let (sender, applied) = watch::channel(Arc::new(world(7, Vec::new())));
+        let membership = Membership {
+            origin: Arc::new(Origin {
+                node: "gw-1".into(),
+                region: "eu".into(),
+            }),
+            address: "127.0.0.1:8080".into(),
+            program: "1.2.3".into(),
+            applied,
+            metrics: Metrics::default(),
+        };
+        let (stop, stopping) = oneshot::channel();
+        let running = actix_rt::spawn(run(membership, store.clone(), stopping));
+        let found = until(&*store, |found| !found.is_empty()).await;
+        assert_eq!((found[0].name.as_str(), found[0].revision), ("gw-1", 7));
+        let fault = Fault {
+            org: None,
+            object: None,
+            code: "head-unreadable",
+            detail: "x".into(),
+        };
+        sender.send_replace(Arc::new(world(8, vec![fault])));
+        let found = until(&*store, |found| found[0].revision == 8).await;
+        assert_eq!(found[0].faults[0].code, "head-unreadable");
+        stop.send(()).unwrap();
+        running.await.unwrap();
+        assert_eq!(members(&*store).await, [], "it has taken its entry away");
+    }
+}

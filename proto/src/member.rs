@@ -1,0 +1,49 @@
+//! What a node says of itself in the store, under a lease: who is there, and what it serves.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::id::NodeId;
+
+/// Most faults that a node lists.
+pub const FAULTS_MAX: usize = 20;
+
+/// One running node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    /// New at every start.
+    #[schema(value_type = String)]
+    pub id: NodeId,
+    /// Its name (`node_name`).
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Where it listens for callers.
+    pub address: String,
+    /// The version of its program.
+    pub program: String,
+    /// When it started.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// The store revision whose configuration it serves.
+    pub revision: i64,
+    /// Requests in flight when it last wrote this.
+    pub in_flight: u64,
+    /// What of the configuration it cannot serve; an earlier form is served instead. At most
+    /// [`FAULTS_MAX`].
+    pub faults: Vec<MemberFault>,
+}
+
+/// Something that a node cannot serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberFault {
+    /// The organisation, where it is known.
+    pub org: Option<String>,
+    /// The object, where it is one.
+    pub object: Option<String>,
+    /// Stable, kebab-case.
+    pub code: String,
+    /// What is wrong.
+    pub detail: String,
+}

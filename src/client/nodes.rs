@@ -1,0 +1,84 @@
+//! `requestrocket nodes`: who serves, and what.
+
+use serde_json::Value;
+
+use super::Api;
+use crate::cli::{NodesArgs, Output};
+use crate::say;
+
+/// Lists the nodes.
+///
+/// # Errors
+/// What the control plane said.
+pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.control);
+    let found = api.get_absolute("/nodes").await?;
+    if args.output == Output::Json {
+        say(&found.to_string());
+        return Ok(());
+    }
+    let items = found["items"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    say(&lines(items).join("\n"));
+    Ok(())
+}
+
+fn lines(nodes: &[Value]) -> Vec<String> {
+    if nodes.is_empty() {
+        return vec!["no node is there".into()];
+    }
+    let mut lines = Vec::new();
+    for node in nodes {
+        let text = |key: &str| node[key].as_str().unwrap_or_default();
+        let state = match node["current"].as_bool() {
+            Some(true) => "current",
+            _ => "behind",
+        };
+        lines.push(format!(
+            "{:20} {:12} {:22} {:10} {state} at revision {}, {} in flight",
+            text("name"),
+            text("region"),
+            text("address"),
+            text("program"),
+            node["revision"],
+            node["in_flight"],
+        ));
+        for fault in node["faults"].as_array().into_iter().flatten() {
+            let text = |key: &str| fault[key].as_str().unwrap_or_default();
+            let place = [text("org"), text("object")].join(" ");
+            lines.push(format!(
+                "    ! {} {}: {}",
+                text("code"),
+                place.trim(),
+                text("detail")
+            ));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_a_line_and_so_is_each_of_its_faults() {
+        let node = json!({
+            "name": "gw-1", "region": "eu", "address": "10.0.0.1:8080", "program": "0.1.0",
+            "revision": 7, "in_flight": 3, "current": false,
+            "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
+        });
+        let lines = lines(&[node]);
+        assert!(lines[0].starts_with("gw-1"), "{lines:?}");
+        assert!(
+            lines[0].ends_with("behind at revision 7, 3 in flight"),
+            "{lines:?}"
+        );
+        assert_eq!(lines[1], "    ! leaf-missing org_1: gone");
+        assert_eq!(super::lines(&[]), ["no node is there"]);
+    }
+}
