@@ -6,6 +6,7 @@ mod client;
 mod configuration;
 mod data_plane;
 mod demo;
+mod descriptors;
 mod hosts_file;
 mod keyrings;
 mod link_tls;

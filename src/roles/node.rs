@@ -18,9 +18,10 @@ use super::Bound;
 use crate::cli::Output;
 use crate::configuration;
 use crate::data_plane::DataPlane;
+use crate::descriptors;
 use crate::link_tls;
 use crate::ready::Ready;
-use crate::serve::CannotStart;
+use crate::serve::{CannotStart, Mode};
 use crate::servers::Servers;
 use crate::settings::Settings;
 use crate::stores;
@@ -56,6 +57,7 @@ impl Node {
         }
         let tls = link_tls::client(&settings.link)?;
         let store = stores::open(&settings)?;
+        descriptors::raise(settings.gateway.connections_max, Mode::Standalone);
         let kept = kept(&settings, &self.keyring)?;
         let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
         begin(&settings, &kept, &mut follower).await?;

@@ -20,6 +20,7 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::data_plane::DataPlane;
 use crate::demo::{self, Demo};
+use crate::descriptors;
 use crate::private_file;
 use crate::ready::Ready;
 use crate::serve::Mode;
@@ -57,6 +58,7 @@ impl Single {
             keyring,
             given,
         } = self;
+        descriptors::raise(settings.gateway.connections_max, mode);
         let store = stores::open(&settings)?;
         let public = keyring.public_half().context("the key ring has no key")?;
         let mut configuration =

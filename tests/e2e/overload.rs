@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::harness::gateway::Gateway;
 use crate::harness::http::{Connection, Request};
+use crate::harness::raise_descriptors;
 use crate::harness::upstream::{After, Gate, Upstream, json_answer};
 
 #[test]
 fn a_thousand_at_once_against_mailboxes_of_sixteen() {
+    raise_descriptors();
     let gateway = Gateway::configured("[gateway]\nworkers = 1\nmailbox_capacity = 16");
     let (path, key) = gateway.demo();
     let bytes = Request::new("GET", &path)

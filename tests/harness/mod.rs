@@ -9,6 +9,17 @@ pub mod upstream;
 
 use std::time::{Duration, Instant};
 
+/// Lets this process open as many files as the system allows.
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).expect("the own limit may be raised to its maximum");
+}
+
 /// Waits until `found` gives something.
 ///
 /// # Panics
