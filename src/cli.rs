@@ -28,6 +28,9 @@ pub enum Command {
     /// Make the keys of a region.
     #[command(subcommand)]
     Keyring(KeyringCommand),
+    /// Make certificates for the connection between nodes and control planes.
+    #[command(subcommand)]
+    Link(LinkCommand),
     /// Make target, credentials and proxy for an API, and print what to paste.
     Add(AddArgs),
     /// List the nodes of the region, with what each serves.
@@ -91,6 +94,36 @@ pub struct RoleArgs {
     /// How to say what was started.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// The commands about certificates.
+#[derive(Debug, Subcommand)]
+pub enum LinkCommand {
+    /// Make an authority: ca.pem and ca-key.pem.
+    Authority(LinkAuthorityArgs),
+    /// Issue a certificate: NAME.pem and NAME-key.pem.
+    Issue(LinkIssueArgs),
+}
+
+/// Arguments of `link authority`.
+#[derive(Debug, Args)]
+pub struct LinkAuthorityArgs {
+    /// Folder for the files.
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+}
+
+/// Arguments of `link issue`.
+#[derive(Debug, Args)]
+pub struct LinkIssueArgs {
+    /// A node's `node_name`, or the host name or address under which nodes reach a control plane.
+    pub name: String,
+    /// Folder with the authority's files, and for the new ones.
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+    /// How long the certificate is valid, in days.
+    #[arg(long, default_value_t = 397)]
+    pub days: u64,
 }
 
 /// The commands about keys.

@@ -1,6 +1,7 @@
 //! The `requestrocket` binary: parse the command line, run what it says, exit with its code.
 
 mod bootstrap;
+mod certificates;
 mod cli;
 mod client;
 mod configuration;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, ConfigCommand, KeyringCommand};
+use crate::cli::{Cli, Command, ConfigCommand, KeyringCommand, LinkCommand};
 use crate::settings::SettingsError;
 
 #[global_allocator]
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
         Command::Node(args) => serve::node(&args),
         Command::Control(args) => serve::control(&args),
         Command::Keyring(KeyringCommand::New(args)) => keyrings::new(&args),
+        Command::Link(LinkCommand::Authority(args)) => certificates::authority(&args),
+        Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),

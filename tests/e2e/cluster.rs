@@ -2,26 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET, binary};
+use crate::harness::http::Request;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
 /// What the processes of a cluster share.
 struct Cluster {
-    etcd: EtcdServer,
+    etcd: Vec<EtcdServer>,
     files: TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
     /// Where control takes records.
     link: String,
 }
 
 impl Cluster {
     fn new() -> Self {
+        Self::of(vec![EtcdServer::start()])
+    }
+
+    fn of(etcd: Vec<EtcdServer>) -> Self {
         let files = tempfile::tempdir().expect("a folder");
         let made = binary()
             .args(["keyring", "new", "--nodes"])
@@ -30,19 +33,10 @@ impl Cluster {
             .arg(files.path().join("control.json"))
             .status();
         assert!(made.expect("the binary runs").success());
-        let mut params = CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let authority = CertifiedIssuer::self_signed(params, key).expect("a certificate");
-        std::fs::write(files.path().join("ca.pem"), authority.pem()).expect("a file");
+        link(&["authority", "--dir"], files.path());
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let link = free.local_addr().expect("an address").to_string();
-        Self {
-            etcd: EtcdServer::start(),
-            files,
-            authority,
-            link,
-        }
+        Self { etcd, files, link }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -51,22 +45,23 @@ impl Cluster {
 
     /// The settings of all, with a certificate for `name`.
     fn config(&self, name: &str) -> String {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([name.to_owned()]).expect("a name");
-        let certificate = params.signed_by(&key, &self.authority);
         let (cert, key_file) = (
             self.file(&format!("{name}.pem")),
-            self.file(&format!("{name}.key")),
+            self.file(&format!("{name}-key.pem")),
         );
-        std::fs::write(&cert, certificate.expect("a certificate").pem()).expect("a file");
-        std::fs::write(&key_file, key.serialize_pem()).expect("a file");
+        if !cert.exists() {
+            link(&["issue", name, "--dir"], self.files.path());
+        }
         format!(
-            "[store]\nkind = \"etcd\"\nendpoints = [{:?}]\n\
+            "[store]\nkind = \"etcd\"\nendpoints = {:?}\n\
              [policy]\nallow_http = true\n\
              [[dial_guard.permit]]\nnetwork = \"127.0.0.0/8\"\n\
              ports = [\"1-65535\"]\norgs = [\"*\"]\n\
              [link]\ncert_file = {cert:?}\nkey_file = {key_file:?}\nca_file = {:?}\n",
-            self.etcd.endpoint(),
+            self.etcd
+                .iter()
+                .map(EtcdServer::endpoint)
+                .collect::<Vec<_>>(),
             self.file("ca.pem"),
         )
     }
@@ -104,6 +99,12 @@ impl Cluster {
             ..Start::default()
         }
     }
+}
+
+/// Makes certificates.
+fn link(arguments: &[&str], dir: &Path) {
+    let made = binary().arg("link").args(arguments).arg(dir).status();
+    assert!(made.expect("the binary runs").success());
 }
 
 /// Waits until a node answers a request of a proxy so.
@@ -163,7 +164,9 @@ fn two_nodes_serve_one_configuration_and_one_limit() {
         let name = |node: &serde_json::Value| node["name"].as_str().expect("a name").to_owned();
         items.iter().map(name).collect()
     };
-    assert_eq!(names(), ["gw-1", "gw-2"]);
+    wait_for("both nodes on the list", || {
+        (names() == ["gw-1", "gw-2"]).then_some(())
+    });
     let shown = binary()
         .args(["nodes", "--control", &control.control])
         .env("REQUESTROCKET_TOKEN", &control.token)
@@ -201,14 +204,14 @@ fn nodes_go_on_without_control_and_without_etcd() {
         "it waited for control"
     );
 
-    cluster.etcd.kill();
+    cluster.etcd[0].kill();
     assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
     let write = json!({"name": "renamed"});
     let path = format!("/proxies/{}", proxy.id);
     let refused = control.api("PATCH", &path, Some(&write));
     assert_eq!(refused.status(), 503, "{}", refused.text());
     assert_eq!(refused.json()["code"], "store-unavailable");
-    cluster.etcd.restart();
+    cluster.etcd[0].restart();
     let renamed = wait_for("the store", || {
         let answer = control.api("PATCH", &path, Some(&write));
         (answer.status() == 200).then(|| answer.json())
@@ -231,7 +234,7 @@ fn a_node_starts_without_etcd_from_what_it_kept() {
     let start = cluster.node_start("gw-1", "gw-1");
     let (status, folder) = node.stop();
     assert_eq!(status.code(), Some(0));
-    cluster.etcd.kill();
+    cluster.etcd[0].kill();
     let node = Gateway::inside(folder, &start);
     let denied = proxy.request("DELETE", "/").send(&node.url);
     assert_eq!(denied.outcome(), (400, "proxy-access-denied"));
@@ -249,13 +252,123 @@ fn a_node_starts_without_etcd_from_what_it_kept() {
     let kept = std::fs::read(node.data_dir().join("kept.bin")).expect("a copy");
     let shown = String::from_utf8_lossy(&kept);
     assert!(!shown.contains(&proxy.id) && !shown.contains(TARGET_SECRET));
-    cluster.etcd.restart();
+    cluster.etcd[0].restart();
     wait_for("the store", || {
         let path = format!("/proxies/{}", proxy.id);
         let answer = control.api("PATCH", &path, Some(&json!({"active": false})));
         (answer.status() == 200).then_some(())
     });
     wait_status(&node, &proxy, "GET", 403);
+}
+
+#[test]
+fn no_request_fails_while_one_etcd_member_after_another_dies() {
+    let mut cluster = Cluster::of(EtcdServer::start_cluster(3));
+    let control = Gateway::with(cluster.control_start());
+    let nodes = [cluster.node("gw-1", "gw-1"), cluster.node("gw-2", "gw-2")];
+    let upstream = Upstream::json("{}");
+    let limits = json!({"limits": {"per_minute": 1_000_000}});
+    let proxy = control.proxy_with(&upstream.url(), json!({}), limits);
+    for node in &nodes {
+        wait_status(node, &proxy, "GET", 200);
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (proxy, stop) = (&proxy, &stop);
+    std::thread::scope(|scope| {
+        let load = |node: &'_ Gateway| {
+            let (url, mut statuses) = (node.url.clone(), std::collections::BTreeMap::new());
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let status = proxy.request("GET", "/").send(&url).status();
+                *statuses.entry(status).or_insert(0) += 1;
+            }
+            statuses
+        };
+        let running = [&nodes[0], &nodes[1]].map(|node| scope.spawn(move || load(node)));
+        for at in 0..3 {
+            cluster.etcd[at].kill();
+            // A quorum is left: the change gets through, and to the nodes.
+            let name = format!("without-{at}");
+            wait_for("a change without one member", || {
+                let path = format!("/proxies/{}", proxy.id);
+                let answer = control.api("PATCH", &path, Some(&json!({"name": name})));
+                (answer.status() == 200).then_some(())
+            });
+            cluster.etcd[at].restart();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for load in running {
+            let statuses = load.join().expect("a thread");
+            assert_eq!(
+                statuses.keys().copied().collect::<Vec<_>>(),
+                [200],
+                "{statuses:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_cluster_starts_with_one_command_and_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local-cluster");
+    let start = || {
+        let mut process = std::process::Command::new(&script)
+            .args([
+                "--nodes",
+                "2",
+                "--members",
+                "1",
+                "--output",
+                "json",
+                "--dir",
+            ])
+            .arg(dir.path())
+            .env("REQUESTROCKET_BIN", env!("CARGO_BIN_EXE_requestrocket"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 runs the script");
+        let stdout = process.stdout.take().expect("its output");
+        let mut line = String::new();
+        let mut reader = std::io::BufReader::new(stdout);
+        std::io::BufRead::read_line(&mut reader, &mut line).expect("a line");
+        let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
+        (process, ready)
+    };
+    let call = |ready: &serde_json::Value, method: &str, path: &str, body: Option<&str>| {
+        let token = ready["admin_token"].as_str().expect("a token");
+        let request = Request::new(method, &format!("/api/v1{path}"))
+            .field("authorization", &format!("Bearer {token}"));
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        request.send(ready["control"].as_str().expect("a URL"))
+    };
+    let (mut process, ready) = start();
+    let nodes = call(&ready, "GET", "/nodes", None).json();
+    assert_eq!(
+        nodes["items"].as_array().expect("a list").len(),
+        2,
+        "{nodes}"
+    );
+    let target = r#"{"base_url": "https://api.example.com", "name": "kept"}"#;
+    let made = call(&ready, "POST", "/orgs/default/targets", Some(target));
+    assert_eq!(made.status(), 201, "{}", made.text());
+    let end = |mut process: std::process::Child| {
+        let stop = format!("kill -TERM {}", process.id());
+        let stopped = std::process::Command::new("sh")
+            .args(["-c", &stop])
+            .status();
+        assert!(stopped.expect("a shell").success());
+        assert_eq!(process.wait().expect("a child").code(), Some(0));
+    };
+    assert!(process.try_wait().expect("a child").is_none());
+    end(process);
+    let (process, again) = start();
+    assert_eq!(again["control"], ready["control"]);
+    let targets = call(&again, "GET", "/orgs/default/targets", None);
+    assert!(targets.text().contains("kept"), "{}", targets.text());
+    end(process);
 }
 
 #[test]
@@ -345,6 +458,29 @@ fn what_a_cluster_lacks_is_said_at_the_start() {
         .arg("--control")
         .arg(keys("other.json"))
         .status();
+    let authority = binary()
+        .args(["link", "authority", "--dir"])
+        .arg(keys("link"))
+        .status();
+    assert!(authority.expect("the binary runs").success());
+    for arguments in [
+        &["link", "authority"][..],
+        &["link", "issue", "not a name"],
+        &["link", "issue", "gw-1", "--dir", "/none"],
+    ] {
+        let output = binary()
+            .args(arguments)
+            .args(match arguments.contains(&"--dir") {
+                true => vec![],
+                false => vec![
+                    std::ffi::OsString::from("--dir"),
+                    keys("link").into_os_string(),
+                ],
+            })
+            .output()
+            .expect("the binary runs");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+    }
     assert_eq!(
         again.expect("the binary runs").code(),
         Some(2),

@@ -1,0 +1,117 @@
+//! `requestrocket link …`: certificates for the connection between nodes and control planes, for
+//! whoever has no authority of their own.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+use rustls::pki_types::ServerName;
+
+use crate::cli::{LinkAuthorityArgs, LinkIssueArgs};
+use crate::private_file;
+use crate::serve::CannotStart;
+
+/// How long an authority is valid, in days.
+const AUTHORITY_DAYS: u64 = 3_650;
+/// Clocks of machines differ: a certificate is valid from a day before it was made.
+const BEFORE_DAYS: u64 = 1;
+
+/// Makes an authority: `ca.pem` for all, `ca-key.pem` for whoever issues.
+///
+/// # Errors
+/// A file is there already or cannot be written.
+pub fn authority(args: &LinkAuthorityArgs) -> anyhow::Result<()> {
+    let (certificate, key_file) = (args.dir.join("ca.pem"), args.dir.join("ca-key.pem"));
+    absent(&certificate)?;
+    absent(&key_file)?;
+    let key = KeyPair::generate()?;
+    let made = authority_params().self_signed(&key)?;
+    std::fs::create_dir_all(&args.dir).map_err(|error| unusable(&args.dir, error))?;
+    write(&key_file, &key.serialize_pem())?;
+    write(&certificate, &made.pem())
+}
+
+/// Issues a certificate for a name: `{name}.pem` and `{name}-key.pem`.
+///
+/// # Errors
+/// The authority is not there, the name cannot be in a certificate, or a file cannot be written.
+pub fn issue(args: &LinkIssueArgs) -> anyhow::Result<()> {
+    let (certificate, key_file) = (
+        args.dir.join(format!("{}.pem", args.name)),
+        args.dir.join(format!("{}-key.pem", args.name)),
+    );
+    absent(&certificate)?;
+    absent(&key_file)?;
+    if ServerName::try_from(args.name.as_str()).is_err() {
+        let why = format!("`{}` is neither a host name nor an address", args.name);
+        return Err(CannotStart(why).into());
+    }
+    let ca_key_file = args.dir.join("ca-key.pem");
+    let ca_key = KeyPair::from_pem(&read(&ca_key_file)?);
+    let ca_key = ca_key.map_err(|error| unusable(&ca_key_file, error))?;
+    let issuer = Issuer::new(authority_params(), ca_key);
+    let mut params = CertificateParams::new([args.name.clone()]).map_err(|error| {
+        CannotStart(format!(
+            "`{}` cannot be in a certificate: {error}",
+            args.name
+        ))
+    })?;
+    valid_for(&mut params, args.days);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, args.name.clone());
+    let key = KeyPair::generate()?;
+    let made = params.signed_by(&key, &issuer)?;
+    write(&key_file, &key.serialize_pem())?;
+    write(&certificate, &made.pem())
+}
+
+/// What every authority of ours says of itself, so that issuing needs its key only.
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    valid_for(&mut params, AUTHORITY_DAYS);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "RequestRocket link authority");
+    params
+}
+
+fn valid_for(params: &mut CertificateParams, days: u64) {
+    let day = std::time::Duration::from_secs(86_400);
+    let now = SystemTime::now();
+    let saturating = |days: u64| day.saturating_mul(u32::try_from(days).unwrap_or(u32::MAX));
+    params.not_before = (now - saturating(BEFORE_DAYS)).into();
+    params.not_after = (now + saturating(days)).into();
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+    Ok(found.ok_or_else(|| unusable(path, "make it with `requestrocket link authority`"))?)
+}
+
+fn absent(path: &Path) -> anyhow::Result<()> {
+    match path.exists() {
+        true => Err(unusable(path, "it is there already, and is not overwritten").into()),
+        false => Ok(()),
+    }
+}
+
+fn write(path: &Path, pem: &str) -> anyhow::Result<()> {
+    let written = private_file::write(path, pem.as_bytes());
+    Ok(written.map_err(|error| unusable(path, error))?)
+}
+
+fn unusable(path: &Path, reason: impl std::fmt::Display) -> CannotStart {
+    CannotStart(format!("{}: {reason}", path.display()))
+}
