@@ -267,8 +267,7 @@ fn no_request_fails_while_one_etcd_member_after_another_dies() {
     let control = Gateway::with(cluster.control_start());
     let nodes = [cluster.node("gw-1", "gw-1"), cluster.node("gw-2", "gw-2")];
     let upstream = Upstream::json("{}");
-    let limits = json!({"limits": {"per_minute": 1_000_000}});
-    let proxy = control.proxy_with(&upstream.url(), json!({}), limits);
+    let proxy = control.proxy(&upstream.url());
     for node in &nodes {
         wait_status(node, &proxy, "GET", 200);
     }
@@ -307,6 +306,33 @@ fn no_request_fails_while_one_etcd_member_after_another_dies() {
     });
 }
 
+/// A running script; told to stop, with all that it started, when dropped.
+struct Script(std::process::Child);
+
+impl Script {
+    fn stop(mut self) -> Option<i32> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        if let Ok(Some(status)) = self.0.try_wait() {
+            return status.code();
+        }
+        let stop = format!("kill -TERM {}", self.0.id());
+        let stopped = std::process::Command::new("sh")
+            .args(["-c", &stop])
+            .status();
+        assert!(stopped.expect("a shell").success());
+        self.0.wait().expect("a child").code()
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 #[test]
 fn a_cluster_starts_with_one_command_and_goes_on_where_it_was() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -332,7 +358,7 @@ fn a_cluster_starts_with_one_command_and_goes_on_where_it_was() {
         let mut reader = std::io::BufReader::new(stdout);
         std::io::BufRead::read_line(&mut reader, &mut line).expect("a line");
         let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
-        (process, ready)
+        (Script(process), ready)
     };
     let call = |ready: &serde_json::Value, method: &str, path: &str, body: Option<&str>| {
         let token = ready["admin_token"].as_str().expect("a token");
@@ -344,31 +370,20 @@ fn a_cluster_starts_with_one_command_and_goes_on_where_it_was() {
         };
         request.send(ready["control"].as_str().expect("a URL"))
     };
-    let (mut process, ready) = start();
-    let nodes = call(&ready, "GET", "/nodes", None).json();
-    assert_eq!(
-        nodes["items"].as_array().expect("a list").len(),
-        2,
-        "{nodes}"
-    );
+    let (script, ready) = start();
+    wait_for("both nodes on the list", || {
+        let nodes = call(&ready, "GET", "/nodes", None).json();
+        (nodes["items"].as_array().expect("a list").len() == 2).then_some(())
+    });
     let target = r#"{"base_url": "https://api.example.com", "name": "kept"}"#;
     let made = call(&ready, "POST", "/orgs/default/targets", Some(target));
     assert_eq!(made.status(), 201, "{}", made.text());
-    let end = |mut process: std::process::Child| {
-        let stop = format!("kill -TERM {}", process.id());
-        let stopped = std::process::Command::new("sh")
-            .args(["-c", &stop])
-            .status();
-        assert!(stopped.expect("a shell").success());
-        assert_eq!(process.wait().expect("a child").code(), Some(0));
-    };
-    assert!(process.try_wait().expect("a child").is_none());
-    end(process);
-    let (process, again) = start();
+    assert_eq!(script.stop(), Some(0));
+    let (script, again) = start();
     assert_eq!(again["control"], ready["control"]);
     let targets = call(&again, "GET", "/orgs/default/targets", None);
     assert!(targets.text().contains("kept"), "{}", targets.text());
-    end(process);
+    assert_eq!(script.stop(), Some(0));
 }
 
 #[test]
