@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use proto::keys;
 use proto::store::{At, Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
 use tracing::{error, info, warn};
 
@@ -291,10 +292,13 @@ impl Broker {
         self.next_call += 1;
         *probe = Some(id);
         self.calls.insert(id, Vec::new());
-        Some(Call {
-            id,
-            txn: Txn::default(),
-        })
+        // A transaction without a read is answered by an etcd member that has lost its quorum, and
+        // the store would seem to be back when it is not.
+        let txn = Txn {
+            or_read: vec![keys::BEAT.to_owned()],
+            ..Txn::default()
+        };
+        Some(Call { id, txn })
     }
 
     fn up(&mut self, now_ns: u64, wrote: bool) {
