@@ -20,7 +20,7 @@ pub enum Command {
     /// Run gateway and control plane on this machine, with an echo target and a demo proxy.
     Dev(DevArgs),
     /// Run gateway and control plane on this machine, for production.
-    Standalone(StandaloneArgs),
+    Standalone(RoleArgs),
     /// Run a node of a cluster: the gateway alone, configured through etcd.
     Node(RoleArgs),
     /// Run a control plane of a cluster: the REST API alone, over etcd.
@@ -68,21 +68,7 @@ pub struct DevArgs {
     pub output: Output,
 }
 
-/// Arguments of `standalone`.
-#[derive(Debug, Args)]
-pub struct StandaloneArgs {
-    /// A TOML file with settings.
-    #[arg(long)]
-    pub config: Option<PathBuf>,
-    /// Listen on a control address that is not loopback although there is no TLS.
-    #[arg(long)]
-    pub insecure_control: bool,
-    /// How to say what was started.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Arguments of `node` and `control`.
+/// Arguments of `standalone`, `node` and `control`.
 #[derive(Debug, Args)]
 pub struct RoleArgs {
     /// A TOML file with settings.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ::node::config::Permission;
 use tokio::runtime::Runtime;
 
-use crate::cli::{DevArgs, Output, RoleArgs, StandaloneArgs};
+use crate::cli::{DevArgs, Output, RoleArgs};
 use crate::roles::Bound;
 use crate::roles::control::ControlPlane;
 use crate::roles::node::Node;
@@ -60,7 +60,7 @@ pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As for [`dev`].
-pub fn standalone(args: &StandaloneArgs) -> anyhow::Result<()> {
+pub fn standalone(args: &RoleArgs) -> anyhow::Result<()> {
     let base = Settings::default();
     let mut settings = settings::load(&base, args.config.as_deref(), std::env::vars())?;
     settings.control.insecure |= args.insecure_control;
