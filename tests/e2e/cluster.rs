@@ -267,7 +267,8 @@ fn no_request_fails_while_one_etcd_member_after_another_dies() {
     let control = Gateway::with(cluster.control_start());
     let nodes = [cluster.node("gw-1", "gw-1"), cluster.node("gw-2", "gw-2")];
     let upstream = Upstream::json("{}");
-    let proxy = control.proxy(&upstream.url());
+    let limits = json!({"limits": {"per_minute": 1_000_000}});
+    let proxy = control.proxy_with(&upstream.url(), json!({}), limits);
     for node in &nodes {
         wait_status(node, &proxy, "GET", 200);
     }

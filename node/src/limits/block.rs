@@ -11,6 +11,7 @@ use proto::meter::{Algorithm, MeterSpec};
 use serde::{Deserialize, Serialize};
 
 use super::clock::Moment;
+use super::credit::CREDITS_MAX;
 use super::state::{Instant, OPEN_MAX, State};
 use super::window::{calendar_end_s, calendar_window, sub_window_ns};
 
@@ -116,8 +117,8 @@ impl State {
     pub fn open(&mut self, wanted: u64, block: Block) -> u64 {
         let most = amount_max(self.limits.iter().map(|usage| usage.limit));
         let amount = wanted.min(most).min(self.free());
-        // One place is kept for the mark of a credit.
-        if amount == 0 || self.open.len() + 1 >= OPEN_MAX || block.ends_in_ns <= 0 {
+        // Places are kept for the marks of credits.
+        if amount == 0 || self.open.len() + CREDITS_MAX >= OPEN_MAX || block.ends_in_ns <= 0 {
             return 0;
         }
         self.open.push(Block {

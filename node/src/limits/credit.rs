@@ -11,14 +11,19 @@
 use super::block::Opener;
 use super::cell::Cell;
 use super::part::{Candidate, Part};
-use super::state::State;
+use super::state::{OPEN_MAX, State};
+
+/// Credits that the store may or may not have yet; one more gives nothing.
+pub const CREDITS_MAX: usize = 4;
 
 /// Whether the store is missed, and what was given on credit since.
 #[derive(Debug, Default)]
 pub struct Loss {
     dry_since_ns: Option<u64>,
     lost: bool,
-    credit: Option<Credit>,
+    /// Oldest first. A store that goes again before it told whether a credit was entered leaves
+    /// that one as it is, and another begins; only the last one may still be added to.
+    credits: Vec<Credit>,
 }
 
 /// Tokens given without the store.
@@ -61,45 +66,127 @@ impl Loss {
         self.lost = false;
     }
 
-    /// The store can be asked again: nothing more is given on credit.
+    /// The store can be asked again: nothing more is given on credit, and who is without a token
+    /// now has a new grace.
     pub fn over(&mut self, cells: &[Cell], me: Opener, now_ns: u64) {
-        self.answered();
-        if let Some(credit) = &mut self.credit {
+        self.lost = false;
+        self.dry_since_ns = self.dry_since_ns.map(|_| now_ns);
+        for credit in &mut self.credits {
             credit.parts.iter_mut().for_each(|part| part.close(cells));
             credit.settle(cells, me, now_ns);
         }
     }
 
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.credits.iter().flat_map(|credit| &credit.parts)
+    }
+
     /// Whether one of its parts is in this cell.
     pub fn uses(&self, cell: usize) -> bool {
-        let mut parts = self.credit.iter().flat_map(|credit| &credit.parts);
-        parts.any(|part| part.closed.is_none() && part.cell == cell)
+        self.parts()
+            .any(|part| part.closed.is_none() && part.cell == cell)
     }
 
     /// When its next part ends.
     pub fn ends_ns(&self) -> Option<u64> {
-        let parts = self.credit.iter().flat_map(|credit| &credit.parts);
-        parts.map(|part| part.block.span.end_ns).min()
+        self.parts().map(|part| part.block.span.end_ns).min()
     }
 
     /// Closes parts that are over and charges what they sent to the credit.
     pub fn close_finished(&mut self, cells: &[Cell], me: Opener, now_ns: u64) {
-        let Some(credit) = &mut self.credit else {
-            return;
-        };
-        for part in &mut credit.parts {
-            let sent: u64 = part.spends(cells).iter().sum();
-            if now_ns >= part.block.span.end_ns || sent >= part.block.amount {
-                part.close(cells);
+        for credit in &mut self.credits {
+            for part in &mut credit.parts {
+                let sent: u64 = part.spends(cells).iter().sum();
+                if now_ns >= part.block.span.end_ns || sent >= part.block.amount {
+                    part.close(cells);
+                }
             }
+            credit.settle(cells, me, now_ns);
         }
-        credit.settle(cells, me, now_ns);
     }
 
     /// What may still be given on credit: `seen` is the state as last seen, moved to `now_ns`,
-    /// with our spends entered and `uncertain` more tokens that may be open in the store.
+    /// with our spends entered and `uncertain` more tokens that may be open in the store. What a
+    /// new credit begins with gets `id`.
     pub fn free(&mut self, seen: &State, uncertain: u64, nodes: u64, id: u64, now_ns: u64) -> u64 {
-        let credit = self.credit.get_or_insert_with(|| Credit {
+        if self.credits.last().is_none_or(|credit| credit.sealed) {
+            if self.credits.len() >= CREDITS_MAX {
+                return 0;
+            }
+            self.credits.push(Credit::new(seen, id, now_ns));
+        }
+        let mut share = Credit::new(seen, id, now_ns).state;
+        for credit in &self.credits {
+            // A limit that came with a newer configuration has no credit state yet.
+            if credit.state.limits.len() < seen.limits.len() {
+                return 0;
+            }
+            share.merge_charges(&credit.state);
+            share.open.extend(credit.state.open.iter().cloned());
+        }
+        let open = seen.open_left().saturating_add(uncertain);
+        for (usage, seen) in share.limits.iter_mut().zip(&seen.limits) {
+            let used = seen.used().saturating_add(open);
+            usage.limit = seen.limit.saturating_sub(used) / nodes.max(1);
+        }
+        share.free()
+    }
+
+    /// Moves the credits' own windows on.
+    pub fn pass(&mut self, now_ns: u64, unix_s: i64, me: Opener) {
+        for credit in &mut self.credits {
+            let elapsed_ns = now_ns.saturating_sub(credit.at_ns);
+            credit.state.pass(elapsed_ns, unix_s, me);
+            credit.at_ns = now_ns;
+        }
+    }
+
+    /// Adds a part whose tokens are in a cell already.
+    pub fn add(&mut self, part: Part, me: Opener, now_ns: u64) {
+        if let Some(credit) = self.credits.last_mut() {
+            credit.state.open.push(part.block.block(me, now_ns));
+            credit.parts.push(part);
+        }
+    }
+
+    /// Enters the credits into a state that is about to be written, each with the mark that tells
+    /// whether it has been; true when there was one to enter.
+    pub fn enter(&mut self, state: &mut State, me: Opener, now_ns: u64, mark_ns: u64) -> bool {
+        let mut entered = false;
+        for credit in &mut self.credits {
+            // Without a place for its mark it waits: no block is opened in such a state either.
+            if state.open.len() >= OPEN_MAX {
+                break;
+            }
+            entered = true;
+            credit.sealed = true;
+            state.merge_charges(&credit.state);
+            let end_ns = now_ns.saturating_add(mark_ns);
+            let mark = Candidate {
+                id: credit.id,
+                amount: 0,
+                span: super::cell::Span::new(now_ns, end_ns, mark_ns, 0),
+                unix_s: 0,
+            };
+            state.open.push(mark.block(me, now_ns));
+        }
+        entered
+    }
+
+    /// Lets go of the credits that a state from the store has in it.
+    pub fn forget_entered(&mut self, state: &State, me: Opener) {
+        self.credits.retain(|credit| !state.has(me, credit.id));
+    }
+
+    /// Whether there is a credit that the store does not know.
+    pub fn has_credit(&self) -> bool {
+        !self.credits.is_empty()
+    }
+}
+
+impl Credit {
+    fn new(seen: &State, id: u64, now_ns: u64) -> Self {
+        Self {
             id,
             state: State {
                 version: seen.version,
@@ -109,84 +196,9 @@ impl Loss {
             at_ns: now_ns,
             parts: Vec::new(),
             sealed: false,
-        });
-        if credit.sealed {
-            return 0;
-        }
-        let mut share = credit.state.clone();
-        let open = seen.open_left().saturating_add(uncertain);
-        share.limits.retain_mut(|usage| {
-            let seen = seen.limits.iter().find(|seen| seen.window == usage.window);
-            let used = seen.map_or(usage.limit, |seen| seen.used().saturating_add(open));
-            let limit = seen.map_or(usage.limit, |seen| seen.limit);
-            usage.limit = limit.saturating_sub(used) / nodes.max(1);
-            true
-        });
-        // A limit that came with a newer configuration has no credit state yet: nothing is free.
-        if share.limits.len() < seen.limits.len() {
-            0
-        } else {
-            share.free()
         }
     }
 
-    /// Moves the credit's own windows on.
-    pub fn pass(&mut self, now_ns: u64, unix_s: i64, me: Opener) {
-        if let Some(credit) = &mut self.credit {
-            credit
-                .state
-                .pass(now_ns.saturating_sub(credit.at_ns), unix_s, me);
-            credit.at_ns = now_ns;
-        }
-    }
-
-    /// Adds a part whose tokens are in a cell already.
-    pub fn add(&mut self, part: Part, me: Opener, now_ns: u64) {
-        if let Some(credit) = &mut self.credit {
-            credit.state.open.push(part.block.block(me, now_ns));
-            credit.parts.push(part);
-        }
-    }
-
-    /// Enters the credit into a state that is about to be written, with the mark that tells
-    /// whether it has been; true when there was one to enter.
-    pub fn enter(&mut self, state: &mut State, me: Opener, now_ns: u64, mark_ns: u64) -> bool {
-        let Some(credit) = &mut self.credit else {
-            return false;
-        };
-        credit.sealed = true;
-        state.merge_charges(&credit.state);
-        let end_ns = now_ns.saturating_add(mark_ns);
-        let span = super::cell::Span::new(now_ns, end_ns, mark_ns, 0);
-        let mark = Candidate {
-            id: credit.id,
-            amount: 0,
-            span,
-            unix_s: 0,
-        };
-        state.open.push(mark.block(me, now_ns));
-        true
-    }
-
-    /// Whether a state has this credit in it.
-    pub fn is_entered(&self, state: &State, me: Opener) -> bool {
-        self.credit
-            .as_ref()
-            .is_some_and(|credit| state.has(me, credit.id))
-    }
-
-    /// Whether there is a credit that the store does not know.
-    pub fn has_credit(&self) -> bool {
-        self.credit.is_some()
-    }
-
-    /// The store has it.
-    pub fn forget(&mut self) {
-        self.credit = None;
-    }
-}
-
-impl Credit {
     /// Charges closed parts and lets them go.
     fn settle(&mut self, cells: &[Cell], me: Opener, now_ns: u64) {
         if self.parts.iter().all(|part| part.closed.is_none()) {

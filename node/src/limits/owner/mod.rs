@@ -234,6 +234,16 @@ impl Owner {
         self.resolve(now_ns);
     }
 
+    /// The store still held the newest known state at `now_ns`: it is a fresh view.
+    pub fn confirmed(&mut self, now_ns: u64) {
+        self.answered_ns = now_ns;
+    }
+
+    /// Whether a write of the key is on its way.
+    pub fn is_writing(&self) -> bool {
+        self.attempt.is_some()
+    }
+
     /// The write failed, or nobody knows: its block stays a candidate until a state is seen.
     pub fn failed(&mut self, now_ns: u64) {
         self.attempt = None;
@@ -265,8 +275,8 @@ impl Owner {
             self.drawn_before = self.drawn_before.saturating_add(drawn);
         }
         self.parts.retain(|part| open(part.block.id));
-        if held.is_some_and(|state| self.loss.is_entered(state, me)) {
-            self.loss.forget();
+        if let Some(state) = held {
+            self.loss.forget_entered(state, me);
         }
         let opened: Vec<Candidate> = self
             .candidates

@@ -36,6 +36,8 @@ impl Chance {
 /// How often things go wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
+    /// Outages, and calls that go wrong, begin here.
+    pub from_ns: u64,
     /// Percent of calls that never reach the store.
     pub lost: u64,
     /// Percent of calls that are carried out and whose answer is lost.

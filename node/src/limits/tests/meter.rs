@@ -1,1 +1,201 @@
-//! t
+//! A meter, its broker and a store in memory, one step at a time.
+
+use std::sync::Arc;
+
+use proto::meter::{Limit, MeterSpec, StoreLoss, Window};
+use proto::store::{StoreError, TxnOutcome};
+
+use super::memory::Memory;
+use crate::limits::broker::{Broker, Call};
+use crate::limits::meter::{Draw, Meter, Waiting};
+use crate::limits::refusal::Cause;
+use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings};
+
+const MS: u64 = 1_000_000;
+
+struct NoClock;
+
+impl Clock for NoClock {
+    fn boot_ns(&self) -> u64 {
+        0
+    }
+    fn moment(&self) -> Moment {
+        Moment::default()
+    }
+}
+
+struct Node {
+    _limits: Arc<Limits>,
+    broker: Broker,
+    meter: Arc<Meter>,
+    memory: Memory,
+    now_ns: u64,
+}
+
+impl Node {
+    fn new(nodes: u32, limit: u64, on_store_loss: StoreLoss) -> Self {
+        let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
+        settings.nodes = nodes;
+        let (limits, broker) = Limits::unserved(&settings, Arc::new(NoClock));
+        let limit = Limit::new(limit, Window::Minute).unwrap();
+        let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
+        let spec = Arc::new(spec.on_store_loss(on_store_loss));
+        Self {
+            meter: limits.meter(MeterKey::whole("key"), spec),
+            _limits: limits,
+            broker,
+            memory: Memory {
+                revision: 1,
+                ..Memory::default()
+            },
+            now_ns: 1_000 * MS,
+        }
+    }
+
+    fn turn(&mut self) -> Vec<Call> {
+        self.broker.turn(Moment {
+            boot_ns: self.now_ns,
+            unix_ns: self.now_ns,
+        })
+    }
+
+    /// Carries out what the broker wants, until it wants nothing more.
+    fn serve(&mut self) {
+        loop {
+            let calls = self.turn();
+            if calls.is_empty() {
+                return;
+            }
+            for call in calls {
+                let outcome = self.memory.txn(&call.txn);
+                self.broker.answer(call.id, Ok(outcome), self.now_ns);
+            }
+        }
+    }
+
+    /// Sends all that is at hand, and waits for more.
+    fn wait(&mut self) -> Waiting {
+        loop {
+            match self.meter.draw(self.now_ns) {
+                Draw::Drawn(token) => drop(token.send(self.now_ns).unwrap()),
+                Draw::Wait(waiting) => return waiting,
+                Draw::Refused(refusal) => panic!("{refusal:?}"),
+            }
+        }
+    }
+
+    /// The store goes: what is on its way fails, and so does a look whether it is back.
+    fn lose_store(&mut self, for_ms: u64) {
+        for _ in 0..for_ms {
+            self.now_ns += MS;
+            for call in self.turn() {
+                let error = StoreError::OutcomeUnknown("gone".into());
+                self.broker.answer(call.id, Err(error), self.now_ns);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_first_draw_waits_for_the_store_and_gets_a_token() {
+    let mut node = Node::new(1, 60, StoreLoss::FailClosed);
+    let waiting = node.wait();
+    node.serve();
+    let token = waiting.poll_now(node.now_ns).unwrap().unwrap();
+    assert!(token.send(node.now_ns).is_ok());
+}
+
+#[test]
+fn a_full_window_is_refused_with_the_time_of_the_next_token() {
+    let mut node = Node::new(1, 3, StoreLoss::FailClosed);
+    let mut sent = 0;
+    let refusal = loop {
+        let waiting = node.wait();
+        node.now_ns += 100 * MS;
+        node.serve();
+        match waiting.poll_now(node.now_ns).unwrap() {
+            Ok(token) => drop(token.send(node.now_ns).unwrap()),
+            Err(refusal) => break refusal,
+        }
+        sent += 1;
+    };
+    assert_eq!(sent, 3);
+    assert_eq!(refusal.cause, Cause::Empty);
+    let seconds = refusal.retry_after.as_secs();
+    assert!((55..=61).contains(&seconds), "{seconds}");
+}
+
+/// A node of three that was used, and whose store then goes.
+fn cut(on_store_loss: StoreLoss) -> Node {
+    let mut node = Node::new(3, 60_000, on_store_loss);
+    let waiting = node.wait();
+    node.serve();
+    drop(waiting);
+    node
+}
+
+#[test]
+fn without_the_store_a_node_gives_its_share_after_the_grace() {
+    let mut node = cut(StoreLoss::LocalShare);
+    let waiting = node.wait();
+    node.lose_store(299);
+    assert!(waiting.poll_now(node.now_ns).is_none());
+    node.lose_store(20);
+    assert!(waiting.poll_now(node.now_ns).unwrap().is_ok());
+    let mut closed = cut(StoreLoss::FailClosed);
+    let waiting = closed.wait();
+    closed.lose_store(320);
+    let refusal = waiting.poll_now(closed.now_ns).unwrap().unwrap_err();
+    assert_eq!(refusal.cause, Cause::StoreLost);
+}
+
+/// Nobody asks again while the answer is out: the broker must look by itself.
+#[test]
+fn a_write_without_an_answer_is_looked_at_when_the_grace_is_over() {
+    let mut node = cut(StoreLoss::LocalShare);
+    node.now_ns += 700 * MS;
+    node.serve();
+    let waiting = node.wait();
+    assert_eq!(node.turn().len(), 1);
+    let due_ns = node.broker.due_ns();
+    assert!(
+        due_ns <= node.now_ns + 300 * MS,
+        "in {} ms",
+        (due_ns - node.now_ns) / MS
+    );
+    node.now_ns += 300 * MS;
+    assert!(node.turn().is_empty());
+    assert!(matches!(waiting.poll_now(node.now_ns), Some(Ok(_))));
+}
+
+#[test]
+fn a_store_that_goes_again_before_it_took_the_credit_leaves_the_share() {
+    let mut node = cut(StoreLoss::LocalShare);
+    for round in 0..3 {
+        let waiting = node.wait();
+        node.lose_store(2_000);
+        let token = waiting.poll_now(node.now_ns);
+        assert!(matches!(token, Some(Ok(_))), "round {round}: {token:?}");
+        drop(waiting);
+        // It answers the probe, and the write that follows gets lost.
+        let waiting = node.wait();
+        let mut probed = false;
+        while !probed {
+            node.now_ns += MS;
+            for call in node.turn() {
+                probed = call.txn.ops.is_empty();
+                let outcome = node.memory.txn(&call.txn);
+                assert!(matches!(outcome, TxnOutcome::Conflict(_)));
+                node.broker.answer(call.id, Ok(outcome), node.now_ns);
+            }
+        }
+        node.lose_store(400);
+        let token = waiting.poll_now(node.now_ns);
+        assert!(matches!(token, Some(Ok(_))), "round {round}: {token:?}");
+    }
+    // Back for good: everything that was given on credit is in the state, once.
+    let before = 60_000 - node.meter.status(node.now_ns).limits[0].remaining;
+    node.serve();
+    let after = 60_000 - node.meter.status(node.now_ns).limits[0].remaining;
+    assert!(after >= before && after < 60_000 / 2, "{before} {after}");
+}

@@ -37,6 +37,7 @@ fn random_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
     plan.connect_ns = chance.within(1, 40) * MS;
     let often = |chance: &mut Chance, mean_ns: u64| if chance.percent(50) { mean_ns } else { 0 };
     plan.faults = Faults {
+        from_ns: 0,
         lost: chance.within(0, 6),
         unanswered: chance.within(0, 8),
         late: chance.within(0, 6),
@@ -76,6 +77,30 @@ fn the_bound_holds_when_the_store_goes_and_comes_back() {
         sent += run(&plan, seed).sends.len();
     }
     assert!(sent > 2_000, "{sent}");
+}
+
+/// A store that goes again and again, and whose answers get lost between: far below its limit
+/// nobody is refused.
+#[test]
+fn far_below_the_limit_nobody_is_refused_while_the_store_comes_and_goes() {
+    for seed in 0..60 {
+        let limits = vec![per(60_000, Window::Minute)];
+        let mut plan = Plan::new(limits, 10 * MS, 8 * SECOND);
+        plan.nodes = 3;
+        plan.faults = Faults {
+            // Without any view of the key nothing can be shared.
+            from_ns: SECOND,
+            lost: 10,
+            unanswered: 10,
+            late: 10,
+            outage_ns: 700 * MS,
+            ..Faults::default()
+        };
+        plan.on_store_loss = StoreLoss::LocalShare;
+        let outcome = run(&plan, seed);
+        assert_eq!(outcome.refused, 0, "seed {seed} of {}", outcome.requests);
+        assert!(outcome.granted_after_wait > 0);
+    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl World {
         let mut world = Self {
             next_crash_ns: after(&mut chance, plan.faults.crash_ns),
             next_pause_ns: after(&mut chance, plan.faults.pause_ns),
-            next_outage_ns: after(&mut chance, plan.faults.outage_ns),
+            next_outage_ns: after(&mut chance, plan.faults.outage_ns).max(plan.faults.from_ns),
             plan: plan.clone(),
             chance,
             now_ns: 0,
@@ -484,7 +484,13 @@ impl World {
     }
 
     fn send_call(&mut self, at: usize, call: Call) {
-        let (now_ns, faults) = (self.now_ns, self.plan.faults);
+        let now_ns = self.now_ns;
+        let calm = now_ns < self.plan.faults.from_ns;
+        let faults = if calm {
+            Faults::default()
+        } else {
+            self.plan.faults
+        };
         if !call.txn.ops.is_empty() {
             self.outcome.writes += 1;
         }

@@ -5,14 +5,16 @@
 //! so that the simulation runs exactly this code. [`run`] is the shell around it that owns the
 //! store and the timer. A key that nobody asks for is not looked at and costs no store write.
 
+mod health;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proto::keys;
 use proto::store::{At, Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
-use tracing::{error, info, warn};
+use tracing::error;
 
+use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health};
 use super::clock::Moment;
 use super::codec;
 use super::owner::{Around, Owner, Place, Write};
@@ -25,8 +27,6 @@ pub const KEYS_PER_TXN: usize = 60;
 pub const CALLS_MAX: usize = 8;
 /// Keys looked at in one turn, so that a turn stays short.
 const LOOKS_PER_TURN: usize = KEYS_PER_TXN * CALLS_MAX;
-const BACKOFF_MIN_NS: u64 = 10_000_000;
-const BACKOFF_MAX_NS: u64 = 1_000_000_000;
 
 /// A transaction to be sent; the answer comes back under its id.
 #[derive(Debug)]
@@ -40,14 +40,12 @@ pub struct Call {
 /// Names an owner: the meter's place in the order of first asks.
 type Slot = u64;
 
-#[derive(Debug)]
-enum Health {
-    Up,
-    /// The last call failed: one empty transaction at a time asks whether the store is back.
-    Down {
-        retry_ns: u64,
-        probe: Option<u64>,
-    },
+/// What a call on its way is about.
+#[derive(Debug, Default)]
+struct Asked {
+    slots: Vec<Slot>,
+    /// It only reads.
+    probe: bool,
 }
 
 /// All keys of a process.
@@ -60,7 +58,7 @@ pub struct Broker {
     looks: BTreeSet<(u64, Slot)>,
     /// Looked at while the store was away; looked at again when it is back.
     stalled: HashSet<Slot>,
-    calls: HashMap<u64, Vec<Slot>>,
+    calls: HashMap<u64, Asked>,
     /// Keys that changed under us: each goes alone next time, not to take others with it.
     contended: HashSet<Slot>,
     proofs: RevisionClock,
@@ -135,7 +133,7 @@ impl Broker {
 
     /// Takes the outcome of a call.
     pub fn answer(&mut self, id: u64, result: Result<TxnOutcome, StoreError>, now_ns: u64) {
-        let slots = self.calls.remove(&id).unwrap_or_default();
+        let Asked { slots, probe } = self.calls.remove(&id).unwrap_or_default();
         match result {
             Ok(outcome) => {
                 self.contact_ns = now_ns;
@@ -144,18 +142,20 @@ impl Broker {
                     TxnOutcome::Conflict(seen) => seen.revision,
                 };
                 self.proofs.note(now_ns, revision);
-                self.up(now_ns, !slots.is_empty());
+                self.up(now_ns, !probe);
                 match outcome {
                     TxnOutcome::Committed(revision) => {
                         self.each(&slots, |owner| owner.committed(revision, now_ns));
                     }
-                    TxnOutcome::Conflict(seen) => self.conflict(&slots, seen, now_ns),
+                    TxnOutcome::Conflict(seen) => self.conflict(&slots, seen, now_ns, probe),
                 }
             }
             Err(error) => {
                 count(&self.shared.stats.failures);
                 self.down(&error, now_ns);
-                self.each(&slots, |owner| owner.failed(now_ns));
+                if !probe {
+                    self.each(&slots, |owner| owner.failed(now_ns));
+                }
             }
         }
     }
@@ -277,68 +277,41 @@ impl Broker {
             .fetch_add(slots.len() as u64, Ordering::Relaxed);
         let id = self.next_call;
         self.next_call += 1;
-        self.calls.insert(id, slots);
+        let probe = false;
+        self.calls.insert(id, Asked { slots, probe });
         Some(Call { id, txn })
     }
 
-    fn probe(&mut self, now_ns: u64) -> Option<Call> {
-        let Health::Down { retry_ns, probe } = &mut self.health else {
-            return None;
-        };
-        if probe.is_some() || now_ns < *retry_ns || self.calls.len() >= CALLS_MAX {
-            return None;
+    /// What keys hold whose write was not carried out, or that a probe has read.
+    fn conflict(
+        &mut self,
+        slots: &[Slot],
+        seen: At<Vec<Option<KeyValue>>>,
+        now_ns: u64,
+        probe: bool,
+    ) {
+        if !probe {
+            count(&self.shared.stats.conflicts);
         }
-        let id = self.next_call;
-        self.next_call += 1;
-        *probe = Some(id);
-        self.calls.insert(id, Vec::new());
-        // A transaction without a read is answered by an etcd member that has lost its quorum, and
-        // the store would seem to be back when it is not.
-        let txn = Txn {
-            or_read: vec![keys::BEAT.to_owned()],
-            ..Txn::default()
-        };
-        Some(Call { id, txn })
-    }
-
-    fn up(&mut self, now_ns: u64, wrote: bool) {
-        if wrote {
-            self.backoff_ns = BACKOFF_MIN_NS;
-        }
-        if matches!(self.health, Health::Down { .. }) {
-            self.health = Health::Up;
-            info!("the store answers again; tokens come from it");
-            for slot in std::mem::take(&mut self.stalled) {
-                self.schedule(slot, now_ns);
-            }
-        }
-    }
-
-    fn down(&mut self, error: &StoreError, now_ns: u64) {
-        if matches!(self.health, Health::Up) {
-            warn!("a token write failed: {error}; asking whether the store is back");
-        }
-        let retry_ns = now_ns.saturating_add(self.backoff_ns);
-        self.backoff_ns = self.backoff_ns.saturating_mul(2).min(BACKOFF_MAX_NS);
-        self.health = Health::Down {
-            retry_ns,
-            probe: None,
-        };
-    }
-
-    fn conflict(&mut self, slots: &[Slot], seen: At<Vec<Option<KeyValue>>>, now_ns: u64) {
-        count(&self.shared.stats.conflicts);
         for (slot, found) in slots.iter().zip(seen.value) {
             let Some(owner) = self.owners.get(slot) else {
                 continue;
             };
             let changed = owner.expects() != found.as_ref().map(|kv| kv.mod_revision);
+            if probe && (owner.is_writing() || !changed) {
+                if !changed {
+                    self.each(&[*slot], |owner| owner.confirmed(now_ns));
+                }
+                continue;
+            }
             if !changed {
                 // Another key of the transaction was in the way: this one goes again as it is.
                 self.each(&[*slot], |owner| owner.failed(now_ns));
                 continue;
             }
-            self.contended.insert(*slot);
+            if !probe {
+                self.contended.insert(*slot);
+            }
             let state = found.map(|kv| codec::decode(&kv.value).map(|s| (s, kv.mod_revision)));
             match state.transpose() {
                 Ok(mut state) => {

@@ -1,0 +1,83 @@
+//! Whether the store answers the broker, and the probe that finds out when it does again.
+
+use proto::keys;
+use proto::store::{Compare, Revision, StoreError, Txn};
+use tracing::{info, warn};
+
+use super::{Asked, Broker, CALLS_MAX, Call, KEYS_PER_TXN, Slot};
+
+pub(super) const BACKOFF_MIN_NS: u64 = 10_000_000;
+pub(super) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
+
+#[derive(Debug)]
+pub(super) enum Health {
+    Up,
+    /// The last call failed: one transaction at a time, which writes nothing, asks whether the
+    /// store is back and what it holds of the keys that wait for it.
+    Down {
+        retry_ns: u64,
+        probe: Option<u64>,
+    },
+}
+
+impl Broker {
+    pub(super) fn probe(&mut self, now_ns: u64) -> Option<Call> {
+        let Health::Down { retry_ns, probe } = &mut self.health else {
+            return None;
+        };
+        if probe.is_some() || now_ns < *retry_ns || self.calls.len() >= CALLS_MAX {
+            return None;
+        }
+        let id = self.next_call;
+        self.next_call += 1;
+        *probe = Some(id);
+        // A transaction without a read is answered by an etcd member that has lost its quorum, and
+        // the store would seem to be back when it is not. It reads what the stalled keys hold, so
+        // that every contact with the store gives them a fresh view to share from.
+        let slots: Vec<Slot> = self
+            .stalled
+            .iter()
+            .filter(|slot| self.owners.get(slot).is_some_and(|o| !o.is_writing()))
+            .take(KEYS_PER_TXN)
+            .copied()
+            .collect();
+        let owners = slots.iter().filter_map(|slot| self.owners.get(slot));
+        let mut or_read: Vec<String> = owners.map(|o| o.meter().store_key.clone()).collect();
+        if or_read.is_empty() {
+            or_read.push(keys::BEAT.to_owned());
+        }
+        let never = Compare::ModRevision(keys::BEAT.to_owned(), Revision(i64::MAX));
+        let txn = Txn {
+            compares: vec![never],
+            or_read,
+            ..Txn::default()
+        };
+        self.calls.insert(id, Asked { slots, probe: true });
+        Some(Call { id, txn })
+    }
+
+    pub(super) fn up(&mut self, now_ns: u64, wrote: bool) {
+        if wrote {
+            self.backoff_ns = BACKOFF_MIN_NS;
+        }
+        if matches!(self.health, Health::Down { .. }) {
+            self.health = Health::Up;
+            info!("the store answers again; tokens come from it");
+            for slot in std::mem::take(&mut self.stalled) {
+                self.schedule(slot, now_ns);
+            }
+        }
+    }
+
+    pub(super) fn down(&mut self, error: &StoreError, now_ns: u64) {
+        if matches!(self.health, Health::Up) {
+            warn!("a token write failed: {error}; asking whether the store is back");
+        }
+        let retry_ns = now_ns.saturating_add(self.backoff_ns);
+        self.backoff_ns = self.backoff_ns.saturating_mul(2).min(BACKOFF_MAX_NS);
+        self.health = Health::Down {
+            retry_ns,
+            probe: None,
+        };
+    }
+}
