@@ -147,5 +147,6 @@ pub fn author() -> Author {
     Author {
         name: "bootstrap".to_owned(),
         role: Role::Owner,
+        source: None,
     }
 }

@@ -33,6 +33,12 @@ pub enum Command {
     Link(LinkCommand),
     /// Make target, credentials and proxy for an API, and print what to paste.
     Add(AddArgs),
+    /// Make an organisation's configuration what a file says, as one version.
+    Apply(ApplyArgs),
+    /// Print an organisation's configuration as a file for `apply`, without secrets.
+    Export(ExportArgs),
+    /// List who changed what, when and from where, newest first.
+    Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
     Nodes(NodesArgs),
     /// List the versions of an organisation's configuration, newest first.
@@ -197,6 +203,60 @@ pub struct AddArgs {
     #[arg(long, value_name = "CIDR")]
     pub allow_network: Vec<String>,
     /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The file, YAML or JSON; `-` for standard input.
+    pub file: PathBuf,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Delete targets, credentials and proxies that the file does not name.
+    #[arg(long)]
+    pub prune: bool,
+    /// How to show what changed.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// YAML.
+    #[default]
+    Yaml,
+    /// JSON.
+    Json,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The form of the file.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: FileFormat,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// How many versions.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub limit: u32,
+    /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
     /// Where the control plane is.

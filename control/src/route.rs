@@ -106,7 +106,9 @@ pub enum Takes {
     Nothing,
     /// A document of the named schema.
     Body(&'static str),
-    /// The same, or no body at all.
+    /// The same, and it may be large: a whole configuration.
+    Large(&'static str),
+    /// A document, or no body at all.
     Optional(&'static str),
     /// A merge patch of the named schema.
     MergePatch(&'static str),

@@ -43,9 +43,12 @@ pub fn routes() -> Vec<Route> {
         api::proxies::routes(),
         api::rules::routes(),
         api::filters::routes(),
+        api::changes::routes(),
+        api::config::routes(),
         api::nodes::routes(),
         api::records::routes(),
         api::versions::routes(),
+        api::audit::routes(),
     ]
     .concat()
 }
@@ -329,6 +332,7 @@ fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal
         if_match,
         if_none_match,
         idempotency: None,
+        source: request.peer_addr().map(|peer| peer.ip()),
         body: Value::Null,
     })
 }

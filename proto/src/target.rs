@@ -247,7 +247,12 @@ impl Target {
     /// Every problem of the object itself; references and operator policy are judged elsewhere.
     pub fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        match BaseUrl::parse(&self.base_url) {
+        let base = BaseUrl::parse(&self.base_url);
+        // A name that is not given is made of the URL: one fault is not told twice.
+        if base.is_ok() || !self.name.is_empty() {
+            checks::name(&self.name, "/name", &mut problems);
+        }
+        match base {
             Err(detail) => problems.push(Problem::new("/base_url", "base-url", detail)),
             Ok(base) if base.origin.scheme == Scheme::Http && !self.allow_http => {
                 let detail = "is plain http; use https, or set `allow_http`";
@@ -255,7 +260,6 @@ impl Target {
             }
             Ok(_) => {}
         }
-        checks::name(&self.name, "/name", &mut problems);
         self.timeouts.check("/timeouts", &mut problems);
         if self
             .tls

@@ -1,6 +1,8 @@
 //! The command line as a client of the REST API.
 
 pub mod add;
+pub mod audit;
+pub mod configuration;
 pub mod nodes;
 pub mod versions;
 
@@ -10,7 +12,10 @@ use serde_json::Value;
 use crate::cli::ControlArgs;
 
 /// Largest answer of the control plane that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A large write may take longer than the client waits by itself.
+const WRITE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A connection to the control plane, as one organisation.
 pub struct Api {
@@ -42,6 +47,16 @@ impl Api {
         let request = self.client.post(format!("{}{path}", self.base));
         self.answered(path, request.bearer_auth(&self.token).send_json(body))
             .await
+    }
+
+    /// Puts a document in the place of what is there.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn replace(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.client.put(format!("{}{path}", self.base));
+        let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
+        self.answered(path, request.send_json(body)).await
     }
 
     /// Reads something.

@@ -54,7 +54,8 @@ pub async fn rollback(args: &RollbackArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn outcome(done: &Value, dry_run: bool) -> String {
+/// What came of a write, on a line.
+pub fn outcome(done: &Value, dry_run: bool) -> String {
     match (dry_run, done["from"] == done["to"]) {
         (true, _) => "nothing was changed (--dry-run)".into(),
         (false, true) => "nothing was to be changed".into(),
@@ -62,7 +63,8 @@ fn outcome(done: &Value, dry_run: bool) -> String {
     }
 }
 
-fn tell(changes: &Value, output: Output) {
+/// Shows what changed.
+pub fn tell(changes: &Value, output: Output) {
     match output {
         Output::Json => say(&changes.to_string()),
         Output::Text => say(&change_lines(changes).join("\n")),
@@ -93,7 +95,7 @@ fn version_line(version: &Value) -> String {
 }
 
 /// `+` for what is new, `-` for what is gone, `~` with its fields for what is another.
-fn change_lines(changes: &Value) -> Vec<String> {
+pub fn change_lines(changes: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for change in changes["changes"].as_array().into_iter().flatten() {
         let id = change["id"].as_str().unwrap_or_default();

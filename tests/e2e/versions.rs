@@ -81,3 +81,101 @@ fn a_rollback_past_a_rotation_revives_no_key() {
     assert_eq!(proxy.request("GET", "/").send(&gateway.url).status(), 401);
     assert_eq!(renewed.send(&gateway.url).status(), 200);
 }
+
+/// A configuration that never touched the API by hand: a file, a key from the environment, a call.
+#[test]
+fn a_file_is_applied_called_through_changed_and_audited() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json(r#"{"id": 1, "secret": "x"}"#);
+    let (origin, folder) = (upstream.url(), tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("gateway.yaml");
+    let write = |methods: &str| {
+        let text = format!(
+            "format: requestrocket/1\n\
+             targets:\n  - name: upstream\n    base_url: {origin}\n    allow_http: true\n    \
+             allow_networks: [127.0.0.0/8]\n\
+             credentials:\n  - {{name: team, kind: proxy, auth_type: api_key}}\n  - name: key\n    \
+             kind: target\n    auth_type: bearer\n    hosts: ['{origin}']\n    \
+             secret: {{token: {{env: UPSTREAM_KEY}}}}\n\
+             proxies:\n  - alias: api\n    target: upstream\n    target_credential: key\n    \
+             proxy_credentials: [team]\n    \
+             rules:\n      - {{effect: deny, methods: [{methods}]}}\n    \
+             filters:\n      - {{op: destroy, paths: ['$.secret']}}\n"
+        );
+        std::fs::write(&file, text).expect("a file");
+    };
+    write("DELETE");
+    let path = file.to_str().expect("a path");
+    let apply = |arguments: &[&str], key: Option<&str>| {
+        let mut command = binary();
+        command.args(["apply", path, "--control", &gateway.control]);
+        command
+            .args(arguments)
+            .env("REQUESTROCKET_TOKEN", &gateway.token);
+        if let Some(key) = key {
+            command.env("UPSTREAM_KEY", key);
+        }
+        let output = command.output().expect("the binary runs");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (output.status.success(), said)
+    };
+    let (done, said) = apply(&[], None);
+    assert!(!done && said.contains("no variable UPSTREAM_KEY"), "{said}");
+    let (done, said) = apply(&["--output", "json"], Some("sk_upstream_1"));
+    assert!(done, "{said}");
+    let applied: Value = serde_json::from_str(&said).expect("JSON");
+    let key = applied["generated"][0]["secret"]["key"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
+    let call = |method: &str| {
+        let request = crate::harness::http::Request::new(method, "/api/api/things");
+        request.field("authorization", &key).send(&gateway.url)
+    };
+    let answer = call("GET");
+    assert_eq!(
+        (answer.status(), answer.text()),
+        (200, r#"{"id": 1}"#.to_owned())
+    );
+    assert_eq!(call("DELETE").status(), 400);
+    assert_eq!(call("PUT").status(), 200);
+
+    let (done, said) = apply(&[], Some("sk_upstream_1"));
+    assert!(done && said.contains("nothing was to be changed"), "{said}");
+    write("PUT");
+    let (done, said) = apply(&["--dry-run"], Some("sk_upstream_1"));
+    assert!(
+        done && said.contains("+ rul_") && said.contains("dry-run"),
+        "{said}"
+    );
+    assert_eq!(call("DELETE").status(), 400);
+    let (done, said) = apply(&[], Some("sk_upstream_1"));
+    assert!(done && said.contains("is published"), "{said}");
+    assert_eq!((call("DELETE").status(), call("PUT").status()), (200, 400));
+
+    let (done, exported) = run(&gateway, &["export"]);
+    assert!(
+        done && exported.starts_with("format: requestrocket/1"),
+        "{exported}"
+    );
+    assert!(
+        !exported.contains("sk_upstream_1") && !exported.contains(&key),
+        "{exported}"
+    );
+    std::fs::write(&file, &exported).expect("a file");
+    let (done, said) = apply(&[], None);
+    assert!(done && said.contains("nothing was to be changed"), "{said}");
+    let (done, audit) = run(&gateway, &["audit", "--limit", "2"]);
+    assert!(done && audit.contains("from 127.0.0.1"), "{audit}");
+    assert!(
+        audit.contains("+ rul_") && audit.contains("- rul_"),
+        "{audit}"
+    );
+    std::fs::write(&file, "targets: [{base_ulr: x}]").expect("a file");
+    let (done, said) = apply(&[], None);
+    assert!(
+        !done && said.contains("/targets/0/base_ulr") && said.contains("/format"),
+        "{said}"
+    );
+}

@@ -11,6 +11,9 @@ use crate::route::Takes;
 /// Largest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Largest whole configuration, in bytes.
+pub const LARGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Reads the body as the route takes it.
 ///
 /// # Errors
@@ -23,7 +26,11 @@ pub async fn read(
     if takes == Takes::Nothing {
         return Ok(Value::Null);
     }
-    let bytes = collect(headers, payload).await?;
+    let most = match takes {
+        Takes::Large(_) => LARGE_BYTES_MAX,
+        _ => BODY_BYTES_MAX,
+    };
+    let bytes = collect(headers, payload, most).await?;
     if bytes.is_empty() && matches!(takes, Takes::Optional(_)) {
         return Ok(Value::Object(Map::new()));
     }
@@ -46,18 +53,22 @@ pub async fn read(
     parse(&bytes)
 }
 
-async fn collect(headers: &HeaderMap, mut payload: web::Payload) -> Result<Vec<u8>, Refusal> {
+async fn collect(
+    headers: &HeaderMap,
+    mut payload: web::Payload,
+    most: usize,
+) -> Result<Vec<u8>, Refusal> {
     let too_large = || {
         Refusal::new(
             Code::BodyTooLarge,
-            format!("a body has at most {BODY_BYTES_MAX} bytes"),
+            format!("a body has at most {most} bytes here"),
         )
     };
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+    if announced.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
@@ -65,7 +76,7 @@ async fn collect(headers: &HeaderMap, mut payload: web::Payload) -> Result<Vec<u
         let chunk = chunk.map_err(|error| {
             Refusal::new(Code::MalformedJson, format!("the body was cut: {error}"))
         })?;
-        if bytes.len() + chunk.len() > BODY_BYTES_MAX {
+        if bytes.len() + chunk.len() > most {
             return Err(too_large());
         }
         bytes.extend_from_slice(&chunk);

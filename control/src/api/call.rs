@@ -1,6 +1,7 @@
 //! What a handler is handed: who calls, where, with what, all of it checked before.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::http::header::{self, HeaderMap, HeaderName};
@@ -8,13 +9,14 @@ use proto::id::OrgId;
 use proto::org::Role;
 use proto::tree::OrgConfig;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::error::Refusal;
 use super::objects::View;
 use super::page::PageRequest;
 use super::precondition::{Condition, Weak};
 use crate::operator::Caller;
-use crate::publish::Idempotency;
+use crate::publish::{self, Author, Idempotency};
 use crate::state::{Control, OrgName};
 
 /// A call by a known caller.
@@ -68,6 +70,25 @@ impl OrgCall {
         }
     }
 
+    /// Who a version will name as its author.
+    pub fn author(&self) -> Author {
+        Author {
+            name: self.caller.token_id.to_string(),
+            role: self.role,
+            source: self.request.source,
+        }
+    }
+
+    /// What the publisher is told of this call.
+    pub fn publishing(&self) -> publish::Request {
+        publish::Request {
+            org: self.org_id(),
+            author: self.author(),
+            deadline: Instant::now() + self.control.settings.write_deadline,
+            idempotency: self.request.idempotency.clone(),
+        }
+    }
+
     /// Refuses a caller below a role.
     ///
     /// # Errors
@@ -107,6 +128,8 @@ pub struct Request {
     pub if_none_match: Option<Condition>,
     /// `Idempotency-Key`, as the publisher remembers it with the version.
     pub idempotency: Option<Idempotency>,
+    /// The address that the connection came from.
+    pub source: Option<IpAddr>,
     /// The body; null when the route takes none.
     pub body: Value,
 }

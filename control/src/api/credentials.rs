@@ -2,24 +2,22 @@
 //! generates, which the answer to its creation or rotation holds once.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use proto::credential::{AuthType, Credential, CredentialKind, SecretInput};
+use proto::credential::{Credential, CredentialKind};
 use proto::id::CredentialId;
 use proto::object::{Body, Object, ObjectId, StoredCredential};
 use proto::org::Role;
 use proto::problem::Problem;
-use proto::seal::{NewSecret, issue_key};
 use proto::tree::{OrgConfig, SecretChange};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use zeroize::Zeroizing;
 
-use super::answer::{Answer, Content};
+use super::answer::Answer;
 use super::call::{OrgCall, require};
 use super::error::Refusal;
 use super::objects::{self, Edit, Manner, Resource, Rights, View};
+use super::secret::{Absent, Secret};
 use super::{shape, write};
 use crate::openapi::schemas;
 use crate::route::{Gives, Need, Parameter, Route, Takes, Verb};
@@ -194,7 +192,7 @@ async fn create(call: OrgCall) -> Result<Answer, Refusal> {
         problems.extend(Credentials::validate(&credential));
         Refusal::invalid(problems)
     })?;
-    let prepared = secret.prepare(&call, &credential);
+    let prepared = secret.prepare(&call.control.digest_key, &credential);
     let body = Body::Credential(StoredCredential {
         credential,
         secret: None,
@@ -226,7 +224,7 @@ async fn change(mut call: OrgCall, manner: Manner) -> Result<Answer, Refusal> {
             // The credential as it will be: where a secret stands does not change its form.
             let secret = Secret::new(&current.credential, Some(given), Absent::IsAFault)
                 .map_err(Refusal::invalid)?;
-            match secret.prepare(&call, &current.credential) {
+            match secret.prepare(&call.control.digest_key, &current.credential) {
                 Some(secret) => SecretChange::Set {
                     secret,
                     old_until: None,
@@ -273,7 +271,7 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
             return Err(Refusal::invalid(problems));
         }
     };
-    let Some(prepared) = secret.prepare(&call, &current.credential) else {
+    let Some(prepared) = secret.prepare(&call.control.digest_key, &current.credential) else {
         let detail = "type none holds no secret";
         return Err(Refusal::invalid(vec![Problem::new(
             "",
@@ -305,87 +303,5 @@ fn guard_kind(call: &OrgCall, current: &StoredCredential) -> Result<(), Refusal>
     match current.credential.kind {
         CredentialKind::Target => call.require(Role::Admin, "a target credential"),
         CredentialKind::Proxy => Ok(()),
-    }
-}
-
-/// What the absence of a secret means.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Absent {
-    /// One is generated, where the type allows it.
-    Generates,
-    /// There must be one.
-    IsAFault,
-}
-
-/// The secret of a write.
-enum Secret {
-    /// The type holds none.
-    None,
-    /// The caller gave it.
-    Given(SecretInput),
-    /// We made it, to be shown under this name.
-    Generated(&'static str, Zeroizing<String>),
-}
-
-impl Secret {
-    fn new(
-        credential: &Credential,
-        given: Option<Value>,
-        absent: Absent,
-    ) -> Result<Self, Vec<Problem>> {
-        if let Some(given) = given.filter(|given| !given.is_null()) {
-            let below = |problem: Problem| problem.below("/secret");
-            let input: SecretInput = shape::parse(schemas(), "SecretInput", given)
-                .map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
-            let problems = credential.validate_secret(&input);
-            if !problems.is_empty() {
-                return Err(problems);
-            }
-            return Ok(match credential.has_secret() {
-                true => Self::Given(input),
-                false => Self::None,
-            });
-        }
-        let proxy = credential.kind == CredentialKind::Proxy;
-        let detail = match (absent, credential.auth_type) {
-            (Absent::Generates, AuthType::None) => return Ok(Self::None),
-            (Absent::Generates, AuthType::ApiKey) if proxy => {
-                return Ok(Self::Generated("key", issue_key()));
-            }
-            (Absent::Generates, AuthType::Bearer) if proxy => {
-                return Ok(Self::Generated("token", issue_key()));
-            }
-            (Absent::Generates, _) => {
-                "is missing; only the key of a proxy credential of type \
-                                       api_key or bearer can be generated"
-            }
-            (Absent::IsAFault, _) => "cannot be removed; rotate it, or delete the credential",
-        };
-        Err(vec![Problem::new("/secret", "required", detail)])
-    }
-
-    fn prepare(&self, call: &OrgCall, credential: &Credential) -> Option<Arc<NewSecret>> {
-        let input = match self {
-            Self::None => return None,
-            Self::Given(input) => input.clone(),
-            Self::Generated(name, key) => {
-                let mut input = SecretInput::default();
-                let field = match *name {
-                    "key" => &mut input.key,
-                    _ => &mut input.token,
-                };
-                *field = Some(key.as_str().to_owned());
-                input
-            }
-        };
-        let prepared = NewSecret::prepare(&call.control.digest_key, credential, input);
-        Some(Arc::new(prepared))
-    }
-
-    /// Adds a generated key to the answer; it is never shown again.
-    fn show_once(&self, answer: &mut Answer) {
-        if let (Self::Generated(name, key), Content::Json(shown)) = (self, &mut answer.content) {
-            shown["secret"][*name] = json!(key.as_str());
-        }
     }
 }

@@ -3,8 +3,12 @@
 
 pub mod answer;
 pub mod attached;
+pub mod audit;
+pub mod batch;
 pub mod body;
 pub mod call;
+pub mod changes;
+pub mod config;
 pub mod credentials;
 pub mod error;
 pub mod filters;
@@ -21,6 +25,7 @@ pub mod proxies;
 pub mod records;
 pub mod rules;
 pub mod schemas;
+pub mod secret;
 pub mod shape;
 pub mod targets;
 pub mod tokens;

@@ -1,23 +1,22 @@
 //! Proxies: what callers call.
 //!
 //! Members make and change proxies. What would lift a guardrail that an admin set needs role
-//! admin: most of it is judged where the version is made (`proto::tree::apply`), on the newest
-//! configuration; the rest is [`Proxies::guard`].
+//! admin: that is judged where the version is made (`proto::tree::apply`), on the newest
+//! configuration.
 
 use std::ops::RangeInclusive;
 
-use proto::credential::UseBy;
 use proto::id::ProxyId;
 use proto::object::{Body, Object, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
-use proto::proxy::{Proxy, RewriteUrls};
+use proto::proxy::Proxy;
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
-use super::call::{OrgCall, require};
+use super::call::OrgCall;
 use super::error::Refusal;
-use super::objects::{self, Edit, Manner, Resource, Rights, View};
+use super::objects::{self, Manner, Resource, View};
 use super::write;
 use crate::route::{Gives, Need, Route, Takes, Verb};
 
@@ -69,32 +68,6 @@ impl Resource for Proxies {
             shown.insert("alias_url".into(), json!(url));
         }
         shown.insert("urls".into(), Value::Object(urls));
-    }
-
-    fn guard(rights: &Rights, edit: &Edit<'_, Proxy>) -> Result<(), Refusal> {
-        let Some(after) = edit.after else {
-            return Ok(());
-        };
-        let was = |of: fn(&Proxy) -> bool| edit.before.is_some_and(of);
-        if after.rewrite_urls == RewriteUrls::Off && !was(|p| p.rewrite_urls == RewriteUrls::Off) {
-            require(rights.role, Role::Admin, "`rewrite_urls: off`")?;
-        }
-        if after.acknowledge_open && !was(|proxy| proxy.acknowledge_open) {
-            require(rights.role, Role::Admin, "`acknowledge_open`")?;
-        }
-        // A binding is credential and target together: a kept credential that is sent elsewhere
-        // leaves the rules of the target that its admin had in mind.
-        let moved = edit
-            .before
-            .is_some_and(|before| before.target_id != after.target_id);
-        if let Some(id) = after.target_credential_id.filter(|_| moved)
-            && let Some(stored) = rights.config.credential(id)
-            && stored.credential.use_by == UseBy::Admin
-        {
-            let what = format!("using {id} with another target (its `use_by` is `admin`)");
-            require(rights.role, Role::Admin, &what)?;
-        }
-        Ok(())
     }
 }
 

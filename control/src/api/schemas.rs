@@ -8,6 +8,7 @@ use crate::openapi::{extend, reference};
 
 /// Adds and completes the schemas. The model's own must be there.
 pub fn add(schemas: &mut Schemas) {
+    super::config::schemas::add(schemas);
     let stored = stored();
     let with = |further: &[(&'static str, Value)]| [&stored[..], further].concat();
     extend(
@@ -106,7 +107,10 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Me", me()),
         ("Node", node()),
         ("Version", version()),
+        ("AuditEntry", audit_entry()),
         ("VersionDiff", version_diff()),
+        ("Changes", changes()),
+        ("Changed", changed()),
         (
             "Health",
             json!({
@@ -157,6 +161,8 @@ fn version() -> Value {
             "parent": {"type": ["string", "null"], "description": "Hash of the version before"},
             "published_at": {"type": "string", "format": "date-time"},
             "author": {"type": "string", "description": "Id of the API token, or a word"},
+            "source": {"type": ["string", "null"],
+                       "description": "The address that the request came from"},
             "changes": {"type": "integer", "description": "Objects created, changed, deleted"},
             "changed": {
                 "type": "array",
@@ -164,6 +170,66 @@ fn version() -> Value {
                 "description": "Ids of the first 100 of them"
             }
         }
+    })
+}
+
+fn audit_entry() -> Value {
+    let mut entry = version();
+    let name = json!({"type": ["string", "null"], "description": "Name of the author's token"});
+    entry["description"] = json!("One version, with both forms of everything that it changed");
+    entry["properties"]["author_name"] = name;
+    let mut objects = version_diff()["properties"]["changes"].clone();
+    objects["type"] = json!(["array", "null"]);
+    objects["description"] = json!("Null where the version before is not kept any more");
+    entry["properties"]["objects"] = objects;
+    entry
+}
+
+fn changed() -> Value {
+    let mut diff = version_diff();
+    diff["description"] = json!("What changed; with `dry_run` what would, `from` and `to` alike");
+    diff["properties"]["generated"] = json!({
+        "type": "array",
+        "description": "Generated secrets, in this answer only",
+        "items": {"type": "object", "properties": {
+            "id": {"type": "string"},
+            "secret": reference("SecretInput")
+        }}
+    });
+    diff
+}
+
+fn changes() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "required": ["operations"],
+        "additionalProperties": false,
+        "properties": {"operations": {
+            "type": "array",
+            "description": "1 to 1,000; their order does not matter",
+            "items": {
+                "type": "object",
+                "description": "Exactly one of `create`, `update`, `replace` and `delete`",
+                "additionalProperties": false,
+                "properties": {
+                    "create": {
+                        "type": "string",
+                        "enum": ["targets", "credentials", "proxies", "rules", "filters"],
+                        "description": "The kind of object to create from `object`"
+                    },
+                    "as": text("A name for what is created: `@name` stands for its id"),
+                    "parent": text("Of a rule or filter: id or `@name` of what it hangs on"),
+                    "object": {"type": "object", "description": "The whole object"},
+                    "update": text("Id of an object to change by `patch`"),
+                    "patch": {"type": "object", "description": "A merge patch (RFC 7396)"},
+                    "replace": text("Id of an object to replace by `object`"),
+                    "delete": text("Id of an object to delete"),
+                    "if_match": {"type": "integer", "minimum": 0,
+                                 "description": "`version` that the object must have, else 412"}
+                }
+            }
+        }}
     })
 }
 

@@ -1,11 +1,12 @@
 //! Versions of an organisation's configuration: who changed what and when, how two differ, and the
 //! way back.
 
+use std::sync::Arc;
+
 use proto::object::{Object, ObjectId};
 use proto::org::Role;
-use proto::tree::{self, Difference, VersionRecord};
+use proto::tree::{self, Difference, OrgConfig, VersionRecord};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::call::OrgCall;
@@ -14,12 +15,13 @@ use super::error::Refusal;
 use super::filters::Filters;
 use super::objects::{View, show};
 use super::orgs::Orgs;
+use super::page::{self, PageRequest};
 use super::proxies::Proxies;
 use super::rules::Rules;
 use super::targets::Targets;
 use super::tokens::Tokens;
-use super::{page, write};
-use crate::publish::{Author, Publish, Rollback};
+use super::write;
+use crate::publish::{PublishError, Rollback};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
 
 const DIFF: &[Parameter] = &[(
@@ -86,22 +88,36 @@ pub fn routes() -> Vec<Route> {
 
 async fn list(call: OrgCall) -> Result<Answer, Refusal> {
     let request = call.request.page()?;
-    let before = match &request.after {
-        None => call.config()?.head.n.saturating_add(1),
-        Some(after) => after.parse().map_err(|_| {
-            let detail = "is not a `next_cursor` of this list; start without it";
-            Refusal::parameter("cursor", detail)
-        })?,
-    };
+    let before = before(&call, &request)?;
     let publisher = &call.control.publisher;
     let versions = publisher
         .versions(call.org_id(), before, request.limit)
         .await;
     let versions = versions.map_err(write::refusal)?;
-    let oldest = versions.last().map(|record| record.head.n);
-    let more = oldest.filter(|n| versions.len() == request.limit && *n > 1);
     let items = versions.iter().map(shown).collect();
-    Ok(Answer::json(page::page(items, more.map(|n| n.to_string()))))
+    let cursor = next_cursor(&versions, request.limit);
+    Ok(Answer::json(page::page(items, cursor)))
+}
+
+/// The number below which a page of versions begins.
+///
+/// # Errors
+/// The cursor is none of this list.
+pub fn before(call: &OrgCall, request: &PageRequest) -> Result<u64, Refusal> {
+    match &request.after {
+        None => Ok(call.config()?.head.n.saturating_add(1)),
+        Some(after) => after.parse().map_err(|_| {
+            let detail = "is not a `next_cursor` of this list; start without it";
+            Refusal::parameter("cursor", detail)
+        }),
+    }
+}
+
+/// Where the page after this one begins, if there is one.
+pub fn next_cursor(page: &[VersionRecord], limit: usize) -> Option<String> {
+    let oldest = page.last().map(|record| record.head.n);
+    let more = oldest.filter(|n| page.len() == limit && *n > 1);
+    more.map(|n| n.to_string())
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
@@ -137,7 +153,12 @@ async fn diff(call: OrgCall) -> Result<Answer, Refusal> {
     let nothing = Default::default();
     let before = before.as_ref().map_or(&nothing, |config| &config.objects);
     let differences = tree::diff(before, &after.objects);
-    Ok(Answer::json(changes(&call, from, to.head.n, &differences)))
+    Ok(Answer::json(changes(
+        &call.view(),
+        from,
+        to.head.n,
+        &differences,
+    )))
 }
 
 async fn rollback(call: OrgCall) -> Result<Answer, Refusal> {
@@ -145,44 +166,34 @@ async fn rollback(call: OrgCall) -> Result<Answer, Refusal> {
     let old = record(&call, to).await?;
     let publisher = &call.control.publisher;
     let dry_run: Option<bool> = call.request.query.parsed("dry_run", "true or false")?;
-    let before = publisher
-        .load(call.org_id())
-        .await
-        .map_err(write::refusal)?;
-    let author = Author {
-        name: call.caller.token_id.to_string(),
-        role: call.role,
-    };
-    let deadline = Instant::now() + call.control.settings.write_deadline;
+    let request = call.publishing();
     if dry_run == Some(true) {
         let old = publisher
             .at(call.org_id(), &old)
             .await
             .map_err(write::refusal)?;
-        let publish = Publish {
-            org: call.org_id(),
-            operations: tree::restore(&before.objects, &old.objects),
-            author,
-            deadline,
-            idempotency: None,
+        let make = |current: &Arc<OrgConfig>| -> Result<_, PublishError> {
+            Ok(tree::restore(&current.objects, &old.objects))
         };
-        publisher.check(&publish).await.map_err(write::refusal)?;
-        let differences = configuration(tree::diff(&before.objects, &old.objects));
-        let n = before.head.n;
-        return Ok(Answer::json(changes(&call, n, n, &differences)));
+        let (current, draft) = publisher
+            .draft(&request, make)
+            .await
+            .map_err(write::refusal)?;
+        let differences = tree::diff(&current.objects, draft.objects());
+        let n = current.head.n;
+        return Ok(Answer::json(changes(&call.view(), n, n, &differences)));
     }
-    let rollback = Rollback {
-        org: call.org_id(),
-        to,
-        author,
-        deadline,
-        idempotency: call.request.idempotency.clone(),
-    };
-    let published = publisher.rollback(rollback).await.map_err(write::refusal)?;
-    let published = published.ok_or_else(|| not_kept(to))?;
+    let before = publisher
+        .load(call.org_id())
+        .await
+        .map_err(write::refusal)?;
+    let published = publisher.rollback(Rollback { to, request }).await;
+    let published = published
+        .map_err(write::refusal)?
+        .ok_or_else(|| not_kept(to))?;
     call.control.see_version(call.org_id(), published.n).await;
     let differences = tree::diff(&before.objects, &published.config.objects);
-    let answer = changes(&call, before.head.n, published.n, &differences);
+    let answer = changes(&call.view(), before.head.n, published.n, &differences);
     Ok(Answer::json(answer).version(call.org_id(), published.n))
 }
 
@@ -205,26 +216,27 @@ fn not_kept(n: u64) -> Refusal {
     }
 }
 
-fn shown(record: &VersionRecord) -> Value {
+/// A version's record as the API shows it.
+pub fn shown(record: &VersionRecord) -> Value {
     json!({
         "n": record.head.n,
         "hash": record.head.hash,
         "parent": record.head.parent,
         "published_at": record.at,
         "author": record.author,
+        "source": record.source,
         "changes": record.changes,
         "changed": record.changed,
     })
 }
 
-/// Without what a rollback leaves alone.
-fn configuration(mut differences: Vec<Difference>) -> Vec<Difference> {
-    differences.retain(|one| !matches!(one.id, ObjectId::Token(_) | ObjectId::Org(_)));
-    differences
+/// Two versions compared, as the API shows it.
+pub fn changes(view: &View<'_>, from: u64, to: u64, differences: &[Difference]) -> Value {
+    json!({ "from": from, "to": to, "changes": change_list(view, differences) })
 }
 
-fn changes(call: &OrgCall, from: u64, to: u64, differences: &[Difference]) -> Value {
-    let view = call.view();
+/// Objects that differ: which, how, and both forms, never a secret.
+pub fn change_list(view: &View<'_>, differences: &[Difference]) -> Vec<Value> {
     let one = |difference: &Difference| {
         let (before, after) = (&difference.before, &difference.after);
         let change = match (before, after) {
@@ -232,7 +244,7 @@ fn changes(call: &OrgCall, from: u64, to: u64, differences: &[Difference]) -> Va
             (Some(_), None) => "deleted",
             (Some(_), Some(_)) => "updated",
         };
-        let form = |object: &Option<_>| object.as_deref().map(|object| form(&view, object));
+        let form = |object: &Option<_>| object.as_deref().map(|object| form(view, object));
         json!({
             "id": difference.id,
             "change": change,
@@ -240,8 +252,7 @@ fn changes(call: &OrgCall, from: u64, to: u64, differences: &[Difference]) -> Va
             "after": form(after),
         })
     };
-    let items: Vec<Value> = differences.iter().map(one).collect();
-    json!({ "from": from, "to": to, "changes": items })
+    differences.iter().map(one).collect()
 }
 
 /// An object of any kind as the API shows it.

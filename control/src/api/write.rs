@@ -7,14 +7,13 @@ use proto::object::{Body, Object, ObjectId};
 use proto::seal::NewSecret;
 use proto::store::StoreError;
 use proto::tree::{ApplyError, Change, Operation, SecretChange, TreeError};
-use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::objects::{Edit, Manner, Resource, Rights, Verdict, changed, find, show};
 use super::precondition::Condition;
-use crate::publish::{Author, Publish, PublishError, Published};
+use crate::publish::{Publish, PublishError, Published};
 use crate::router::BASE;
 
 /// Creates an object without a secret.
@@ -190,15 +189,13 @@ fn answer<R: Resource>(call: &OrgCall, published: &Published, object: &Object) -
 }
 
 async fn publish(call: &OrgCall, operation: Operation) -> Result<Published, Refusal> {
+    let request = call.publishing();
     let publish = Publish {
-        org: call.org_id(),
+        org: request.org,
         operations: vec![operation],
-        author: Author {
-            name: call.caller.token_id.to_string(),
-            role: call.role,
-        },
-        deadline: Instant::now() + call.control.settings.write_deadline,
-        idempotency: call.request.idempotency.clone(),
+        author: request.author,
+        deadline: request.deadline,
+        idempotency: request.idempotency,
     };
     let published = call
         .control

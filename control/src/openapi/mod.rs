@@ -132,7 +132,9 @@ fn operation(route: &Route) -> Value {
     };
     match route.takes {
         Takes::Nothing => {}
-        Takes::Body(schema) => operation["requestBody"] = body(schema, "application/json", true),
+        Takes::Body(schema) | Takes::Large(schema) => {
+            operation["requestBody"] = body(schema, "application/json", true);
+        }
         Takes::Optional(schema) => {
             operation["requestBody"] = body(schema, "application/json", false);
         }
@@ -218,7 +220,7 @@ fn parameters(route: &Route) -> Value {
     if route.verb.writes() {
         let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once";
         all.push(header("Idempotency-Key", key));
-        if !matches!(route.gives, Gives::Created(_)) {
+        if !matches!(route.gives, Gives::Created(_)) && route.path.contains("/{id}") {
             all.push(header(
                 "If-Match",
                 "`ETag` that the object must have, else 412",

@@ -156,7 +156,7 @@ impl Publisher {
         lease: Option<LeaseId>,
         writes: &mut Writes,
     ) {
-        let ops = version_ops(packed, changed, &publish.author.name, now);
+        let ops = version_ops(packed, changed, &publish.author, now);
         writes.with_head.extend(ops);
         if let (Some(idempotency), Some(lease)) = (&publish.idempotency, lease) {
             let head = &packed.config.head;

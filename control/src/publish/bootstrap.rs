@@ -37,6 +37,7 @@ impl Publisher {
             author: Author {
                 name: "bootstrap".to_owned(),
                 role: Role::Owner,
+                source: None,
             },
             deadline,
             idempotency: None,

@@ -5,23 +5,30 @@ use std::sync::Arc;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::{Range, load};
-use proto::tree::{self, Context, OrgConfig, VersionRecord};
+use proto::tree::{self, Context, Draft, Operation, OrgConfig, VersionRecord};
 use tokio::time::Instant;
 
 use super::{Author, Idempotency, Publish, PublishError, Published, Publisher};
 
-/// A return to the content of an earlier version.
-pub struct Rollback {
+/// A request to publish what depends on the newest version.
+#[derive(Clone, Debug)]
+pub struct Request {
     /// Whose configuration.
     pub org: OrgId,
-    /// The number of the earlier version.
-    pub to: u64,
     /// Who asks.
     pub author: Author,
     /// When to give up trying.
     pub deadline: Instant,
     /// The request's `Idempotency-Key`.
     pub idempotency: Option<Idempotency>,
+}
+
+/// A return to the content of an earlier version.
+pub struct Rollback {
+    /// The number of the earlier version.
+    pub to: u64,
+    /// Who asks for it, and where.
+    pub request: Request,
 }
 
 impl Publisher {
@@ -107,40 +114,60 @@ impl Publisher {
     /// # Errors
     /// As for [`Publisher::publish`]; `None` where the earlier version is not kept.
     pub async fn rollback(&self, rollback: Rollback) -> Result<Option<Published>, PublishError> {
-        let Some(record) = self.version(rollback.org, rollback.to).await? else {
+        let Some(record) = self.version(rollback.request.org, rollback.to).await? else {
             return Ok(None);
         };
-        let old = self.at(rollback.org, &record).await?;
+        let old = self.at(rollback.request.org, &record).await?;
+        let make = |current: &Arc<OrgConfig>| Ok(tree::restore(&current.objects, &old.objects));
+        self.publish_made(rollback.request, make).await.map(Some)
+    }
+
+    /// Publishes what `make` makes of the newest version; it is asked again when somebody
+    /// publishes in between.
+    ///
+    /// # Errors
+    /// As for [`Publisher::publish`], and those of `make`.
+    pub async fn publish_made<E: From<PublishError>>(
+        &self,
+        request: Request,
+        mut make: impl FnMut(&Arc<OrgConfig>) -> Result<Vec<Operation>, E>,
+    ) -> Result<Published, E> {
         loop {
-            let current = self.load(rollback.org).await?;
+            let current = self.load(request.org).await?;
             let publish = Publish {
-                org: rollback.org,
-                operations: tree::restore(&current.objects, &old.objects),
-                author: rollback.author.clone(),
-                deadline: rollback.deadline,
-                idempotency: rollback.idempotency.clone(),
+                org: request.org,
+                operations: make(&current)?,
+                author: request.author.clone(),
+                deadline: request.deadline,
+                idempotency: request.idempotency.clone(),
             };
             match self.publish_onto(publish, Some(current.head.hash)).await {
-                Err(PublishError::Moved) if Instant::now() < rollback.deadline => {}
-                Err(PublishError::Moved) => return Err(PublishError::Contended),
-                published => return published.map(Some),
+                Err(PublishError::Moved) if Instant::now() < request.deadline => {}
+                Err(PublishError::Moved) => return Err(PublishError::Contended.into()),
+                published => return Ok(published?),
             }
         }
     }
 
-    /// Validates operations on the newest version and publishes nothing.
+    /// What `make` would make of the newest version: that version, and the draft of the next.
+    /// Nothing is published.
     ///
     /// # Errors
-    /// What stands against them.
-    pub async fn check(&self, publish: &Publish) -> Result<(), PublishError> {
+    /// What stands against it.
+    pub async fn draft<E: From<PublishError>>(
+        &self,
+        request: &Request,
+        make: impl FnOnce(&Arc<OrgConfig>) -> Result<Vec<Operation>, E>,
+    ) -> Result<(Arc<OrgConfig>, Draft), E> {
         let context = Context {
             now: (self.clock)(),
             policy: &self.policy,
-            role: publish.author.role,
+            role: request.author.role,
         };
-        let current = self.load(publish.org).await?;
-        tree::apply(&current, &publish.operations, &context)?;
-        Ok(())
+        let current = self.load(request.org).await?;
+        let operations = make(&current)?;
+        let draft = tree::apply(&current, &operations, &context).map_err(PublishError::from)?;
+        Ok((current, draft))
     }
 }
 

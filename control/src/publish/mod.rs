@@ -19,6 +19,7 @@ mod organisations;
 mod tests;
 mod writes;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use tokio::time::Instant;
 
 use self::attempt::{Attempt, Outcome};
 use self::cache::Slots;
-pub use self::history::Rollback;
+pub use self::history::{Request, Rollback};
 pub use self::idempotency::Idempotency;
 use self::idempotency::Memory;
 
@@ -99,6 +100,8 @@ pub struct Author {
     pub name: String,
     /// Some settings of a proxy are for admins only.
     pub role: Role,
+    /// The address that the request came from.
+    pub source: Option<IpAddr>,
 }
 
 /// What a publish led to.

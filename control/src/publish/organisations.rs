@@ -7,12 +7,13 @@
 use proto::id::OrgId;
 use proto::keys;
 use proto::object::{Body, ObjectId};
+use proto::org::Role;
 use proto::seal;
 use proto::store::{Compare, Op, Range, StoreError, Txn};
 use proto::tree::{ApplyError, Draft, OrgConfig, SYSTEM_ORG};
 
 use super::writes::{Writes, chunks, leaf_ops, version_ops};
-use super::{PublishError, Publisher};
+use super::{Author, PublishError, Publisher};
 
 /// Most users that a refusal names.
 const USERS_NAMED_MAX: usize = 100;
@@ -85,13 +86,18 @@ impl Publisher {
         now: jiff::Timestamp,
         writes: &mut Writes,
     ) -> Result<(), PublishError> {
+        let author = Author {
+            name: "system".into(),
+            role: Role::Owner,
+            source: None,
+        };
         for org in &organisations.created {
             let genesis = OrgConfig::genesis(*org, self.epoch.clone());
             let packed = Draft::default().commit(&genesis, 0, seal::random_name())?;
             writes.compares.push(Compare::Absent(keys::head(*org)));
             writes
                 .with_head
-                .extend(version_ops(&packed, &[], "system", now));
+                .extend(version_ops(&packed, &[], &author, now));
             writes.with_head.extend(leaf_ops(*org, &packed.leaves));
         }
         for (org, unchanged) in &organisations.deleted {

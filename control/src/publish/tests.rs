@@ -162,6 +162,7 @@ fn request(org: OrgId, operations: Vec<Operation>) -> Publish {
     let author = Author {
         name: "tok".into(),
         role: Role::Owner,
+        source: None,
     };
     Publish {
         org,

@@ -7,6 +7,8 @@ use proto::object::ObjectId;
 use proto::store::{Compare, Op};
 use proto::tree::{Leaf, Packed, VERSION_CHANGED_MAX, VersionRecord};
 
+use super::Author;
+
 /// A publish with more operations than this, or more bytes, writes its content first.
 pub(super) const ONE_TXN_OPS: usize = 100;
 const ONE_TXN_BYTES: usize = 1024 * 1024;
@@ -38,14 +40,15 @@ impl Writes {
 pub(super) fn version_ops(
     packed: &Packed,
     changed: &[ObjectId],
-    author: &str,
+    author: &Author,
     now: jiff::Timestamp,
 ) -> Vec<Op> {
     let (org, head) = (packed.config.org, &packed.config.head);
     let record = VersionRecord {
         head: head.clone(),
         at: now,
-        author: author.to_owned(),
+        author: author.name.clone(),
+        source: author.source,
         changes: changed.len() as u64,
         changed: changed.iter().take(VERSION_CHANGED_MAX).copied().collect(),
     };

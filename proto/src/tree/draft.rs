@@ -57,6 +57,11 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// All objects of the draft.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// An object of the draft.
     pub fn object(&self, id: ObjectId) -> Option<&Arc<Object>> {
         self.objects.get(&id)

@@ -135,6 +135,9 @@ pub struct VersionRecord {
     pub at: jiff::Timestamp,
     /// Who published it: an API token's id, or a word such as `bootstrap`.
     pub author: String,
+    /// The address that the request came from, as the control plane saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<std::net::IpAddr>,
     /// How many objects it created, changed or deleted.
     pub changes: u64,
     /// The first of them (at most [`VERSION_CHANGED_MAX`]).

@@ -12,7 +12,7 @@ use crate::credential::{AuthType, CredentialKind, UseBy};
 use crate::object::{Body, Object, ObjectId};
 use crate::org::Role;
 use crate::problem::Problem;
-use crate::proxy::{Cookies, ErrorBodies, Proxy};
+use crate::proxy::{Cookies, ErrorBodies, Proxy, RewriteUrls};
 
 /// Why a role does not reach for the change of one object; empty when it does.
 pub(super) fn beyond(
@@ -85,6 +85,22 @@ fn admin_settings(objects: &Objects, old: Option<&Proxy>, new: &Proxy) -> Vec<Pr
             let detail = format!("only admins may forward `{}`", printable(name));
             needed(&format!("/forward_caller_headers/{at}"), detail);
         }
+    }
+    // A binding is credential and target together: a kept credential that is sent elsewhere leaves
+    // the rules of the target that its admin had in mind.
+    if let (Some(old), Some(id)) = (old.filter(|old| old.target_id != new.target_id), bound)
+        && old.target_credential_id == bound
+        && credential_in(objects, id).is_some_and(|stored| stored.credential.use_by == UseBy::Admin)
+    {
+        let detail = format!("{id} may be used with another target by admins only (`use_by`)");
+        needed("/target_id", detail);
+    }
+    let off = RewriteUrls::Off;
+    if new.rewrite_urls == off && old.is_none_or(|old| old.rewrite_urls != off) {
+        needed("/rewrite_urls", "only admins may turn it `off`".into());
+    }
+    if new.acknowledge_open && !old.is_some_and(|old| old.acknowledge_open) {
+        needed("/acknowledge_open", "only admins may acknowledge it".into());
     }
     let pass = Some(Cookies::Pass);
     if new.cookies == pass && old.is_none_or(|old| old.cookies != pass) {

@@ -1,5 +1,6 @@
 //! The API as its callers see it: a whole control on an embedded store, called over HTTP.
 
+mod config;
 mod errors;
 mod guardrails;
 mod objects;
@@ -110,6 +111,7 @@ async fn publish(publisher: &Publisher, org: OrgId, operation: Operation) {
         author: Author {
             name: "test".into(),
             role: Role::Owner,
+            source: None,
         },
         deadline: Instant::now() + Duration::from_secs(30),
         idempotency: None,
@@ -267,6 +269,10 @@ where
 
     pub async fn patch(&self, who: Who, path: &str, body: Value) -> Reply {
         self.write(who, Method::PATCH, path, body).await
+    }
+
+    pub async fn put(&self, who: Who, path: &str, body: Value) -> Reply {
+        self.write(who, Method::PUT, path, body).await
     }
 
     /// Creates something in `acme`.

@@ -183,6 +183,7 @@ fn ops_of(packed: &Packed) -> Vec<Op> {
         head: head.clone(),
         at: jiff::Timestamp::UNIX_EPOCH,
         author: "test".into(),
+        source: None,
         changes: 0,
         changed: vec![],
     };

@@ -1,0 +1,146 @@
+//! From a configuration to its document.
+
+use std::collections::BTreeMap;
+
+use proto::object::ObjectId;
+use proto::tree::OrgConfig;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{FORMAT, all};
+use crate::api::answer::Answer;
+use crate::api::attached::Policy;
+use crate::api::call::OrgCall;
+use crate::api::credentials::Credentials;
+use crate::api::error::Refusal;
+use crate::api::filters::Filters;
+use crate::api::objects::fields;
+use crate::api::proxies::Proxies;
+use crate::api::rules::Rules;
+use crate::api::targets::Targets;
+
+/// `GET …/config`.
+pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
+    Ok(Answer::json(document(&*call.config()?)))
+}
+
+/// The configuration as a document.
+pub fn document(config: &OrgConfig) -> Value {
+    let names = Names::of(config);
+    let rules = attached::<Rules>(config);
+    let filters = attached::<Filters>(config);
+    let entry = |id: &ObjectId, model: Map<String, Value>| {
+        let mut entry = model;
+        entry.retain(|_, value| !is_default(value));
+        if !names.is_unique(id) {
+            entry.shift_insert(0, "id".into(), json!(id));
+        }
+        for (word, policies) in [("rules", &rules), ("filters", &filters)] {
+            if let Some(policies) = policies.get(id) {
+                entry.insert(word.into(), json!(policies));
+            }
+        }
+        entry
+    };
+    let targets = all::<Targets>(config).map(|(id, model, _)| entry(id, fields(model)));
+    let credentials = all::<Credentials>(config).map(|(id, model, _)| entry(id, fields(model)));
+    let proxies = all::<Proxies>(config).map(|(id, proxy, _)| {
+        let mut entry = entry(id, fields(proxy));
+        let callers = proxy.proxy_credential_ids.iter();
+        let callers: Vec<String> = callers
+            .map(|id| names.of_id(ObjectId::Credential(*id)))
+            .collect();
+        let target = names.of_id(ObjectId::Target(proxy.target_id));
+        for field in ["proxy_credential_ids", "target_id", "target_credential_id"] {
+            entry.shift_remove(field);
+        }
+        entry.insert("target".into(), json!(target));
+        entry.insert("proxy_credentials".into(), json!(callers));
+        if let Some(id) = proxy.target_credential_id {
+            let name = names.of_id(ObjectId::Credential(id));
+            entry.insert("target_credential".into(), json!(name));
+        }
+        entry
+    });
+    json!({
+        "format": FORMAT,
+        "targets": targets.collect::<Vec<_>>(),
+        "credentials": credentials.collect::<Vec<_>>(),
+        "proxies": proxies.collect::<Vec<_>>(),
+    })
+}
+
+/// Fields that say nothing are left out: no null, no empty list, no empty object.
+fn is_default(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// Policies by the object that they hang on, without their ids.
+fn attached<R: Policy>(config: &OrgConfig) -> BTreeMap<ObjectId, Vec<Value>>
+where
+    R::Model: Serialize,
+{
+    let mut found: BTreeMap<ObjectId, Vec<Value>> = BTreeMap::new();
+    for (_, model, object) in all::<R>(config) {
+        if let Some(parent) = R::parent(&object.body) {
+            let mut fields = fields(model);
+            fields.shift_remove("id");
+            fields.retain(|_, value| !value.is_null());
+            found.entry(parent).or_default().push(Value::Object(fields));
+        }
+    }
+    found
+}
+
+/// The names of what can be named, where a name is that of one object of its kind.
+struct Names(BTreeMap<ObjectId, Option<String>>);
+
+impl Names {
+    fn of(config: &OrgConfig) -> Self {
+        let mut names = BTreeMap::new();
+        unique(
+            all::<Targets>(config).map(|(id, t, _)| (*id, &t.name)),
+            &mut names,
+        );
+        unique(
+            all::<Credentials>(config).map(|(id, c, _)| (*id, &c.name)),
+            &mut names,
+        );
+        unique(
+            all::<Proxies>(config).map(|(id, p, _)| (*id, &p.name)),
+            &mut names,
+        );
+        Self(names)
+    }
+
+    fn is_unique(&self, id: &ObjectId) -> bool {
+        self.0.get(id).is_some_and(Option::is_some)
+    }
+
+    fn of_id(&self, id: ObjectId) -> String {
+        let name = self.0.get(&id).cloned().flatten();
+        name.unwrap_or_else(|| id.to_string())
+    }
+}
+
+fn unique<'a>(
+    named: impl Iterator<Item = (ObjectId, &'a String)>,
+    names: &mut BTreeMap<ObjectId, Option<String>>,
+) {
+    let mut by_name: BTreeMap<&String, Vec<ObjectId>> = BTreeMap::new();
+    for (id, name) in named {
+        by_name.entry(name).or_default().push(id);
+    }
+    for (name, ids) in by_name {
+        // A name that looks like an id would be read as one.
+        let alone = ids.len() == 1 && name.parse::<ObjectId>().is_err();
+        for id in ids {
+            names.insert(id, alone.then(|| name.clone()));
+        }
+    }
+}

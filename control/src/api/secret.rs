@@ -1,0 +1,108 @@
+//! The secret of a write: given, generated and shown once, or none.
+
+use std::sync::Arc;
+
+use proto::credential::{AuthType, Credential, CredentialKind, SecretInput};
+use proto::problem::Problem;
+use proto::seal::{DigestKey, NewSecret, issue_key};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::answer::{Answer, Content};
+use super::shape;
+use crate::openapi::schemas;
+
+/// What the absence of a secret means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// One is generated, where the type allows it.
+    Generates,
+    /// There must be one.
+    IsAFault,
+}
+
+/// The secret of a write.
+pub enum Secret {
+    /// The type holds none.
+    None,
+    /// The caller gave it.
+    Given(SecretInput),
+    /// We made it, to be shown under this name.
+    Generated(&'static str, Zeroizing<String>),
+}
+
+impl Secret {
+    /// A secret as submitted, or what its absence means.
+    ///
+    /// # Errors
+    /// All its faults, at `/secret`.
+    pub fn new(
+        credential: &Credential,
+        given: Option<Value>,
+        absent: Absent,
+    ) -> Result<Self, Vec<Problem>> {
+        if let Some(given) = given.filter(|given| !given.is_null()) {
+            let below = |problem: Problem| problem.below("/secret");
+            let input: SecretInput = shape::parse(schemas(), "SecretInput", given)
+                .map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
+            let problems = credential.validate_secret(&input);
+            if !problems.is_empty() {
+                return Err(problems);
+            }
+            return Ok(match credential.has_secret() {
+                true => Self::Given(input),
+                false => Self::None,
+            });
+        }
+        let proxy = credential.kind == CredentialKind::Proxy;
+        let detail = match (absent, credential.auth_type) {
+            (Absent::Generates, AuthType::None) => return Ok(Self::None),
+            (Absent::Generates, AuthType::ApiKey) if proxy => {
+                return Ok(Self::Generated("key", issue_key()));
+            }
+            (Absent::Generates, AuthType::Bearer) if proxy => {
+                return Ok(Self::Generated("token", issue_key()));
+            }
+            (Absent::Generates, _) => {
+                "is missing; only the key of a proxy credential of type \
+                                       api_key or bearer can be generated"
+            }
+            (Absent::IsAFault, _) => "cannot be removed; rotate it, or delete the credential",
+        };
+        Err(vec![Problem::new("/secret", "required", detail)])
+    }
+
+    /// What the publisher is handed; nothing where the type holds no secret.
+    pub fn prepare(&self, key: &DigestKey, credential: &Credential) -> Option<Arc<NewSecret>> {
+        let input = match self {
+            Self::None => return None,
+            Self::Given(input) => input.clone(),
+            Self::Generated(name, key) => {
+                let mut input = SecretInput::default();
+                let field = match *name {
+                    "key" => &mut input.key,
+                    _ => &mut input.token,
+                };
+                *field = Some(key.as_str().to_owned());
+                input
+            }
+        };
+        let prepared = NewSecret::prepare(key, credential, input);
+        Some(Arc::new(prepared))
+    }
+
+    /// Adds a generated key to the answer; it is never shown again.
+    pub fn show_once(&self, answer: &mut Answer) {
+        if let (Some((name, key)), Content::Json(shown)) = (self.generated(), &mut answer.content) {
+            shown["secret"][name] = json!(key);
+        }
+    }
+
+    /// The field and the text of a secret that was generated.
+    pub fn generated(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Generated(name, key) => Some((name, key.as_str())),
+            Self::None | Self::Given(_) => None,
+        }
+    }
+}

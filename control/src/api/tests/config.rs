@@ -1,0 +1,474 @@
+//! The configuration as one document, many changes as one version, and the audit of both.
+
+use serde_json::{Value, json};
+
+use super::{Who, api};
+
+const CONFIG: &str = "/orgs/acme/config";
+
+/// A document with one of everything.
+fn document() -> Value {
+    json!({
+        "format": "requestrocket/1",
+        "targets": [{
+            "name": "stripe", "base_url": "https://api.stripe.com",
+            "rules": [{"effect": "deny", "methods": ["DELETE"], "message": "no deletes"}],
+        }],
+        "credentials": [
+            {"name": "team", "kind": "proxy", "auth_type": "api_key"},
+            {"name": "stripe key", "kind": "target", "auth_type": "bearer",
+             "hosts": ["api.stripe.com"], "secret": {"token": "sk_live_0123456789abcdef"}},
+        ],
+        "proxies": [{
+            "alias": "billing", "target": "stripe", "target_credential": "stripe key",
+            "proxy_credentials": ["team"], "limits": {"per_minute": 60},
+            "filters": [{"op": "destroy", "paths": ["$.secret"]}],
+        }],
+    })
+}
+
+#[actix_web::test]
+async fn a_document_becomes_one_version_and_applied_again_changes_nothing() {
+    let api = api().await;
+    let before = api.acme_version();
+    let done = api.put(Who::Admin, CONFIG, document()).await.is(200);
+    assert_eq!(done.body["from"], before);
+    assert_eq!(done.body["to"], before + 1);
+    let changes = done.body["changes"].as_array().unwrap();
+    assert_eq!(changes.len(), 6, "{}", done.text);
+    let generated = done.body["generated"].as_array().unwrap();
+    assert_eq!(generated.len(), 1);
+    assert!(
+        generated[0]["secret"]["key"]
+            .as_str()
+            .unwrap()
+            .starts_with("rr_")
+    );
+    assert!(!done.text.contains("sk_live_0123456789abcdef"));
+
+    let again = api.put(Who::Admin, CONFIG, document()).await.is(200);
+    assert_eq!(again.body["changes"], json!([]));
+    assert_eq!(again.body["to"], before + 1);
+    assert_eq!(api.acme_version(), before + 1);
+}
+
+#[actix_web::test]
+async fn what_is_exported_can_be_applied_here_and_elsewhere() {
+    let api = api().await;
+    api.put(Who::Admin, CONFIG, document()).await.is(200);
+    let exported = api.get(Who::Member, CONFIG).await.is(200);
+    assert!(!exported.text.contains("sk_live"), "{}", exported.text);
+    assert!(
+        !exported.text.contains("prx_"),
+        "names, not ids: {}",
+        exported.text
+    );
+    let n = api.acme_version();
+    let same = api
+        .put(Who::Admin, CONFIG, exported.body.clone())
+        .await
+        .is(200);
+    assert_eq!(same.body["changes"], json!([]), "{}", same.text);
+    assert_eq!(api.acme_version(), n);
+    // Elsewhere the target credential needs its secret; the caller's key is generated.
+    let mut other = exported.body.clone();
+    let missing = api
+        .put(Who::Operator, "/orgs/other/config", other.clone())
+        .await
+        .is(422);
+    assert_eq!(
+        missing.faults(),
+        [("/credentials/1/secret".into(), "required".into())]
+    );
+    other["credentials"][1]["secret"] = json!({"token": "sk_live_0123456789abcdef"});
+    api.put(Who::Operator, "/orgs/other/config", other)
+        .await
+        .is(200);
+    let there = api.get(Who::Operator, "/orgs/other/config").await.is(200);
+    assert_eq!(there.body, exported.body);
+    api.get(Who::Viewer, CONFIG).await.is(403);
+}
+
+#[actix_web::test]
+async fn a_dry_run_says_what_would_change_and_changes_nothing() {
+    let api = api().await;
+    let n = api.acme_version();
+    let dry = format!("{CONFIG}?dry_run=true");
+    let would = api.put(Who::Admin, &dry, document()).await.is(200);
+    assert_eq!(would.body["changes"].as_array().unwrap().len(), 6);
+    assert_eq!(would.body["generated"], Value::Null);
+    assert_eq!(api.acme_version(), n);
+    assert_eq!(api.get(Who::Admin, CONFIG).await.body["targets"], json!([]));
+}
+
+#[actix_web::test]
+async fn an_entry_is_whole_lists_are_whole_and_the_rest_stays() {
+    let api = api().await;
+    api.put(Who::Admin, CONFIG, document()).await.is(200);
+    let partial = json!({"format": "requestrocket/1", "targets": [{
+        "name": "stripe", "base_url": "https://api.stripe.com", "labels": {"a": "b"},
+        "rules": [{"effect": "deny", "methods": ["DELETE"], "message": "no deletes"},
+                  {"effect": "deny", "methods": ["PUT"]}],
+    }]});
+    let done = api.put(Who::Admin, CONFIG, partial).await.is(200);
+    let kinds: Vec<&str> = done.body["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change["change"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["updated", "created"], "{}", done.text);
+    // Without the list the rules stay; with an empty one they go.
+    let mut target = json!({"name": "stripe", "base_url": "https://api.stripe.com"});
+    let of = |target: &Value| json!({"format": "requestrocket/1", "targets": [target]});
+    let done = api.put(Who::Admin, CONFIG, of(&target)).await.is(200);
+    assert_eq!(done.body["changes"].as_array().unwrap().len(), 1);
+    target["rules"] = json!([]);
+    let done = api.put(Who::Admin, CONFIG, of(&target)).await.is(200);
+    assert_eq!(done.body["changes"].as_array().unwrap().len(), 2);
+    let whole = api.get(Who::Admin, CONFIG).await;
+    assert_eq!(whole.body["proxies"].as_array().unwrap().len(), 1);
+}
+
+#[actix_web::test]
+async fn only_with_prune_is_deleted_what_the_document_does_not_name() {
+    let api = api().await;
+    api.put(Who::Admin, CONFIG, document()).await.is(200);
+    let mut less = document();
+    less["proxies"] = json!([]);
+    less["credentials"].as_array_mut().unwrap().truncate(1);
+    let kept = api.put(Who::Admin, CONFIG, less.clone()).await.is(200);
+    assert_eq!(kept.body["changes"], json!([]));
+    let prune = format!("{CONFIG}?prune=true");
+    let pruned = api.put(Who::Admin, &prune, less.clone()).await.is(200);
+    let gone = pruned.body["changes"].as_array().unwrap();
+    assert!(gone.iter().all(|change| change["change"] == "deleted"));
+    assert_eq!(
+        gone.len(),
+        3,
+        "proxy, its filter, target credential: {}",
+        pruned.text
+    );
+    // What is still used cannot go.
+    api.put(Who::Admin, CONFIG, document()).await.is(200);
+    let mut broken = document();
+    broken["targets"] = json!([]);
+    let refused = api.put(Who::Admin, &prune, broken).await.is(422);
+    assert_eq!(
+        refused.faults()[0].0,
+        "/proxies/0/target",
+        "{}",
+        refused.text
+    );
+    assert_eq!(refused.faults()[0].1, "unknown-reference");
+}
+
+#[actix_web::test]
+async fn secrets_are_set_once_and_again_only_when_they_differ() {
+    let api = api().await;
+    api.put(Who::Admin, CONFIG, document()).await.is(200);
+    let mut changed = document();
+    changed["credentials"][1]["secret"] = json!({"token": "sk_live_fedcba9876543210"});
+    let done = api.put(Who::Admin, CONFIG, changed.clone()).await.is(200);
+    assert_eq!(done.body["changes"].as_array().unwrap().len(), 1);
+    let again = api.put(Who::Admin, CONFIG, changed.clone()).await.is(200);
+    assert_eq!(again.body["changes"], json!([]));
+    // New hosts are no part of the old seal.
+    changed["credentials"][1]["hosts"] = json!(["api.stripe.com", "files.stripe.com"]);
+    let without = {
+        let mut document = changed.clone();
+        document["credentials"][1]
+            .as_object_mut()
+            .unwrap()
+            .remove("secret");
+        document
+    };
+    let refused = api.put(Who::Admin, CONFIG, without).await.is(422);
+    assert_eq!(
+        refused.faults()[0].0,
+        "/credentials/1/hosts",
+        "{}",
+        refused.text
+    );
+    api.put(Who::Admin, CONFIG, changed).await.is(200);
+}
+
+#[actix_web::test]
+async fn everything_that_is_wrong_is_told_with_its_place() {
+    let api = api().await;
+    let n = api.acme_version();
+    let mut wrong = document();
+    wrong["targets"][0]["base_ulr"] = json!("x");
+    wrong["proxies"][0]["limits"]["per_minute"] = json!("many");
+    let faults = api.put(Who::Admin, CONFIG, wrong).await.is(422).faults();
+    assert_eq!(
+        faults,
+        [
+            ("/targets/0/base_ulr".into(), "unknown-field".into()),
+            ("/proxies/0/limits/per_minute".into(), "type".to_owned()),
+        ]
+    );
+    for (at, to, pointer, code) in [
+        ("/format", json!("other/2"), "/format", "format"),
+        (
+            "/proxies/0/target",
+            json!("strip"),
+            "/proxies/0/target",
+            "unknown-reference",
+        ),
+        (
+            "/proxies/0/proxy_credentials/0",
+            json!("x"),
+            "/proxies/0/proxy_credentials/0",
+            "unknown-reference",
+        ),
+        (
+            "/targets/0/base_url",
+            json!("ftp://x"),
+            "/targets/0/base_url",
+            "base-url",
+        ),
+        (
+            "/targets/0/rules/0/path",
+            json!({"pattern": "("}),
+            "/targets/0/rules/0/path/pattern",
+            "pattern-invalid",
+        ),
+        ("/credentials/1/name", json!("team"), "", ""),
+        (
+            "/credentials/1/secret",
+            json!({"token": ""}),
+            "/credentials/1/secret/token",
+            "length",
+        ),
+        (
+            "/credentials/0/kind",
+            json!("target"),
+            "/credentials/0/secret",
+            "required",
+        ),
+    ] {
+        let mut wrong = document();
+        *wrong.pointer_mut(at).unwrap_or(&mut Value::Null) = to.clone();
+        if at.ends_with("/path") {
+            wrong["targets"][0]["rules"][0]["path"] = to;
+        }
+        let answer = api.put(Who::Admin, CONFIG, wrong).await.is(422);
+        let found = answer.faults().contains(&(pointer.into(), code.into()));
+        assert!(pointer.is_empty() || found, "{at}: {}", answer.text);
+    }
+    for (query, status) in [("?prune=maybe", 400), ("?prun=true", 400)] {
+        let path = format!("{CONFIG}{query}");
+        api.put(Who::Admin, &path, document()).await.is(status);
+    }
+    api.put(Who::Member, CONFIG, document()).await.is(403);
+    assert_eq!(api.acme_version(), n);
+}
+
+#[actix_web::test]
+async fn an_ambiguous_name_needs_an_id() {
+    let api = api().await;
+    let target = json!({"name": "twin", "base_url": "https://a.example"});
+    let one = api
+        .make(Who::Admin, "targets", target.clone())
+        .await
+        .is(201)
+        .id();
+    api.make(Who::Admin, "targets", target.clone())
+        .await
+        .is(201);
+    let of = |target: &Value| json!({"format": "requestrocket/1", "targets": [target]});
+    let refused = api.put(Who::Admin, CONFIG, of(&target)).await.is(422);
+    assert_eq!(
+        refused.faults(),
+        [("/targets/0/name".into(), "ambiguous".into())]
+    );
+    let mut named = target.clone();
+    named["id"] = json!(one);
+    named["base_url"] = json!("https://b.example");
+    let done = api.put(Who::Admin, CONFIG, of(&named)).await.is(200);
+    assert_eq!(done.body["changes"][0]["id"], json!(one));
+    // The export of both can be applied as it is.
+    let exported = api.get(Who::Admin, CONFIG).await.is(200).body;
+    let same = api.put(Who::Admin, CONFIG, exported).await.is(200);
+    assert_eq!(same.body["changes"], json!([]));
+    let twice = json!({"format": "requestrocket/1", "targets": [named, named]});
+    let refused = api.put(Who::Admin, CONFIG, twice).await.is(422);
+    assert_eq!(refused.faults()[0].1, "duplicate");
+}
+
+#[actix_web::test]
+async fn many_operations_are_one_version() {
+    let api = api().await;
+    let n = api.acme_version();
+    let operations = json!({"operations": [
+        {"create": "proxies", "object": {"target_id": "@t", "proxy_credential_ids": ["@c"]}},
+        {"create": "credentials", "as": "c", "object": {"kind": "proxy", "auth_type": "api_key"}},
+        {"create": "rules", "parent": "@t", "object": {"effect": "deny", "methods": ["PUT"]}},
+        {"create": "targets", "as": "t", "object": {"base_url": "https://a.example"}},
+    ]});
+    let changes = "/orgs/acme/changes";
+    let dry = format!("{changes}?dry_run=true");
+    let would = api.post(Who::Admin, &dry, operations.clone()).await.is(200);
+    assert_eq!(would.body["changes"].as_array().unwrap().len(), 4);
+    assert_eq!(api.acme_version(), n);
+    let done = api.post(Who::Admin, changes, operations).await.is(200);
+    assert_eq!(done.body["to"], n + 1);
+    assert_eq!(done.body["generated"].as_array().unwrap().len(), 1);
+    let id_of = |prefix: &str| {
+        let changes = done.body["changes"].as_array().unwrap().iter();
+        let mut ids = changes.map(|change| change["id"].as_str().unwrap());
+        ids.find(|id| id.starts_with(prefix)).unwrap().to_owned()
+    };
+    let (target, proxy) = (id_of("tgt_"), id_of("prx_"));
+    let version = api
+        .get(Who::Admin, &format!("/orgs/acme/targets/{target}"))
+        .await
+        .body;
+    // A new target and its proxy change together, or not at all.
+    let moved = json!({"operations": [
+        {"create": "targets", "as": "new", "object": {"base_url": "https://b.example"}},
+        {"update": proxy, "patch": {"target_id": "@new"}},
+        {"delete": target, "if_match": 1},
+    ]});
+    api.post(Who::Admin, changes, moved.clone()).await.is(412);
+    let mut moved = moved;
+    moved["operations"][2]["if_match"] = version["version"].clone();
+    let done = api.post(Who::Admin, changes, moved).await.is(200);
+    assert_eq!(done.body["to"], n + 2);
+    assert_eq!(
+        done.body["changes"].as_array().unwrap().len(),
+        4,
+        "the rule went too"
+    );
+}
+
+#[actix_web::test]
+async fn a_list_of_changes_is_refused_as_a_whole_with_every_place() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let n = api.acme_version();
+    let refused = |operations: Value| {
+        let (api, body) = (&api, json!({"operations": operations}));
+        async move {
+            api.post(Who::Admin, "/orgs/acme/changes", body)
+                .await
+                .is(422)
+                .faults()
+        }
+    };
+    let pairs = |faults: Vec<(String, String)>| -> Vec<String> {
+        faults
+            .into_iter()
+            .map(|(p, c)| format!("{p} {c}"))
+            .collect()
+    };
+    let found = refused(json!([
+        {"create": "targets", "object": {"base_url": "ftp://x"}},
+        {"update": made.proxy, "patch": {"target_id": "@nobody"}},
+        {"create": "rules", "object": {"effect": "deny"}},
+        {"delete": "tgt_00000000000000000000000000"},
+        {"update": made.proxy, "delete": made.proxy},
+        {"delete": made.proxy, "patch": {}},
+    ]))
+    .await;
+    assert_eq!(
+        pairs(found),
+        [
+            "/operations/1/patch/target_id unknown-reference",
+            "/operations/2/parent required",
+            "/operations/3/delete not-found",
+            "/operations/4 operation",
+            "/operations/5/patch not-applicable",
+        ]
+    );
+    let found = refused(json!([
+        {"create": "targets", "object": {"base_url": "ftp://x"}},
+        {"update": made.proxy, "patch": {"limits": {"per_minute": 0}}},
+    ]))
+    .await;
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0].0.starts_with("/operations/0/object/base_url"),
+        "{found:?}"
+    );
+    assert!(
+        found[1]
+            .0
+            .starts_with("/operations/1/patch/limits/per_minute"),
+        "{found:?}"
+    );
+    let alone = refused(json!([{"create": "targets", "object": {"base_url": "ftp://x"}}])).await;
+    assert_eq!(alone[0].0, "/operations/0/object/base_url");
+    assert_eq!(pairs(refused(json!([])).await), ["/operations length"]);
+    let tokens = refused(json!([{"create": "tokens", "object": {}}])).await;
+    assert_eq!(tokens[0].1, "enum");
+    assert_eq!(api.acme_version(), n);
+}
+
+#[actix_web::test]
+async fn a_list_of_changes_lets_nobody_do_more_than_one_change_would() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let n = api.acme_version();
+    let path = "/orgs/acme/changes";
+    for operation in [
+        json!({"create": "targets", "object": {"base_url": "https://evil.example"}}),
+        json!({"update": made.target, "patch": {"base_url": "https://evil.example"}}),
+        json!({"delete": made.target}),
+        json!({"update": made.injected, "patch": {"name": "mine"}}),
+        json!({"create": "rules", "parent": made.target, "object": {"effect": "allow"}}),
+        json!({"update": made.proxy, "patch": {"rewrite_urls": "off"}}),
+        json!({"update": made.proxy, "patch": {"cookies": "pass"}}),
+        json!({"update": made.proxy, "patch": {"acknowledge_open": true}}),
+    ] {
+        let harmless = json!({"update": made.proxy, "patch": {"name": "renamed"}});
+        let body = json!({"operations": [harmless, operation]});
+        api.post(Who::Member, path, body).await.is(403);
+    }
+    let harmless = json!({"update": made.proxy, "patch": {"name": "renamed"}});
+    let body = json!({"operations": [harmless]});
+    api.post(Who::Viewer, path, body.clone()).await.is(403);
+    assert_eq!(api.acme_version(), n);
+    api.post(Who::Member, path, body).await.is(200);
+    let tokens = api.get(Who::Owner, "/orgs/acme/tokens").await.is(200);
+    let token = json!({"operations": [{"delete": tokens.body["items"][0]["id"]}]});
+    api.post(Who::Admin, path, token).await.is(422);
+}
+
+#[actix_web::test]
+async fn the_audit_says_who_and_what_with_both_forms_and_no_secret() {
+    let api = api().await;
+    api.put(Who::Admin, CONFIG, document()).await.is(200);
+    let mut renamed = document();
+    renamed["proxies"][0]["active"] = json!(false);
+    api.put(Who::Admin, CONFIG, renamed).await.is(200);
+    let audit = api
+        .get(Who::Admin, "/orgs/acme/audit?limit=2")
+        .await
+        .is(200);
+    let items = audit.body["items"].as_array().unwrap();
+    assert_eq!(items.len(), 2);
+    assert!(items[0]["author"].as_str().unwrap().starts_with("tok_"));
+    assert!(items[0]["author_name"].is_string());
+    assert_eq!(items[0]["source"], "192.0.2.9");
+    let objects = items[0]["objects"].as_array().unwrap();
+    assert_eq!(objects.len(), 1);
+    assert_eq!(objects[0]["before"]["active"], true);
+    assert_eq!(objects[0]["after"]["active"], false);
+    assert_eq!(items[1]["objects"].as_array().unwrap().len(), 6);
+    assert!(!audit.text.contains("sk_live"));
+    let cursor = audit.body["next_cursor"].as_str().unwrap();
+    let rest = format!("/orgs/acme/audit?limit=50&cursor={cursor}");
+    let rest = api.get(Who::Admin, &rest).await.is(200);
+    assert_eq!(rest.body["next_cursor"], Value::Null);
+    let last = rest.body["items"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    assert_eq!(last["n"], 1);
+    assert!(last["objects"].is_array());
+    api.get(Who::Member, "/orgs/acme/audit").await.is(403);
+}

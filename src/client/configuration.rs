@@ -1,0 +1,212 @@
+//! `requestrocket apply` and `export`: the configuration as a file.
+//!
+//! A file holds no secret. Where one belongs it names where the secret is, an environment variable
+//! or another file, and this command puts it in before the document leaves the machine.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use super::Api;
+use super::versions::{outcome, tell};
+use crate::cli::{ApplyArgs, ExportArgs, FileFormat, Output};
+use crate::say;
+
+/// Largest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Makes the configuration what a file says.
+///
+/// # Errors
+/// The file cannot be read, or what the control plane said.
+pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
+    let name = args.file.display();
+    let text = read(&args.file).with_context(|| format!("cannot read {name}"))?;
+    let mut document = parse(&text).with_context(|| format!("{name} is not valid"))?;
+    fill_secrets(&mut document, &|name| std::env::var(name).ok())
+        .with_context(|| format!("{name} is not valid"))?;
+    let query = match (args.dry_run, args.prune) {
+        (false, false) => "",
+        (true, false) => "?dry_run=true",
+        (false, true) => "?prune=true",
+        (true, true) => "?dry_run=true&prune=true",
+    };
+    let api = Api::new(&args.control);
+    let done = api.replace(&format!("/config{query}"), &document).await?;
+    tell(&done, args.output);
+    if args.output == Output::Text {
+        for generated in done["generated"].as_array().into_iter().flatten() {
+            let id = generated["id"].as_str().unwrap_or_default();
+            let secret = generated["secret"]
+                .as_object()
+                .and_then(|s| s.values().next());
+            let secret = secret.and_then(Value::as_str).unwrap_or_default();
+            say(&format!("{id}: {secret}   (shown only now)"));
+        }
+        say(&outcome(&done, args.dry_run));
+    }
+    Ok(())
+}
+
+/// Prints the configuration.
+///
+/// # Errors
+/// What the control plane said.
+pub async fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    let document = Api::new(&args.control).get("/config").await?;
+    let text = match args.output {
+        FileFormat::Json => serde_json::to_string_pretty(&document)?,
+        FileFormat::Yaml => serde_saphyr::to_string(&document)?,
+    };
+    say(text.trim_end());
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    let bounded: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(std::io::stdin().lock()),
+        false => Box::new(std::fs::File::open(path)?),
+    };
+    bounded.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        bail!("it has more than {FILE_BYTES_MAX} bytes");
+    }
+    Ok(text)
+}
+
+/// JSON is YAML, but its own parser says better what is wrong with it.
+fn parse(text: &str) -> anyhow::Result<Value> {
+    match text.trim_start().starts_with('{') {
+        true => Ok(serde_json::from_str(text)?),
+        false => Ok(serde_saphyr::from_str(text)?),
+    }
+}
+
+/// Puts secrets in the place of what says where they are.
+fn fill_secrets(document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<()> {
+    let credentials = document
+        .get_mut("credentials")
+        .and_then(Value::as_array_mut);
+    for (at, credential) in credentials.into_iter().flatten().enumerate() {
+        if let Some(secret) = credential.get_mut("secret") {
+            fill(secret, &format!("/credentials/{at}/secret"), env)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(
+    value: &mut Value,
+    pointer: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> anyhow::Result<()> {
+    if let Some((kind, name)) = reference(value) {
+        let secret = match kind {
+            "env" => env(name)
+                .with_context(|| format!("{pointer}: the environment has no variable {name}"))?,
+            _ => {
+                let text = read(Path::new(name))
+                    .with_context(|| format!("{pointer}: cannot read the file {name}"))?;
+                text.trim_end_matches(['\r', '\n']).to_owned()
+            }
+        };
+        *value = Value::String(secret);
+        return Ok(());
+    }
+    match value {
+        Value::Object(fields) => {
+            for (field, value) in fields {
+                fill(value, &format!("{pointer}/{field}"), env)?;
+            }
+            Ok(())
+        }
+        _ => bail!(
+            "{pointer} holds a secret in clear; write {{env: NAME}} or {{file: PATH}} and keep \
+             the secret there"
+        ),
+    }
+}
+
+/// `{env: NAME}` or `{file: PATH}`.
+fn reference(value: &Value) -> Option<(&'static str, &str)> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    ["env", "file"]
+        .into_iter()
+        .find_map(|kind| Some((kind, fields.get(kind)?.as_str()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn filled(secret: Value) -> anyhow::Result<Value> {
+        let mut document = json!({"credentials": [{"name": "a"}, {"secret": secret}]});
+        let env = |name: &str| (name == "KEY").then(|| "s3cret".to_owned());
+        fill_secrets(&mut document, &env)?;
+        Ok(document["credentials"][1]["secret"].clone())
+    }
+
+    #[test]
+    fn a_secret_is_taken_from_where_the_file_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "from-file\n").unwrap();
+        assert_eq!(
+            filled(json!({"key": {"env": "KEY"}})).unwrap(),
+            json!({"key": "s3cret"})
+        );
+        let two = json!({"username": {"env": "KEY"}, "password": {"file": path}});
+        let two = filled(two).unwrap();
+        assert_eq!(two, json!({"username": "s3cret", "password": "from-file"}));
+        let headers = json!({"headers": {"env": {"env": "KEY"}}});
+        assert_eq!(
+            filled(headers).unwrap(),
+            json!({"headers": {"env": "s3cret"}})
+        );
+    }
+
+    #[test]
+    fn a_secret_in_clear_or_one_that_is_not_there_is_refused_with_its_place() {
+        for (secret, words) in [
+            (
+                json!({"key": "clear"}),
+                "/credentials/1/secret/key holds a secret in clear",
+            ),
+            (
+                json!("clear"),
+                "/credentials/1/secret holds a secret in clear",
+            ),
+            (json!({"key": {"env": "NONE"}}), "no variable NONE"),
+            (
+                json!({"key": {"file": "/nowhere/x"}}),
+                "cannot read the file /nowhere/x",
+            ),
+            (json!({"key": 5}), "in clear"),
+        ] {
+            let error = format!("{:#}", filled(secret).unwrap_err());
+            assert!(error.contains(words), "{error}");
+            assert!(!error.contains("\"clear\""), "{error}");
+        }
+    }
+
+    #[test]
+    fn yaml_and_json_are_read_and_a_slip_is_shown_with_its_line() {
+        let yaml = "format: requestrocket/1\ntargets:\n  - base_url: https://a.example\n";
+        let json = r#"{"format":"requestrocket/1","targets":[{"base_url":"https://a.example"}]}"#;
+        assert_eq!(parse(yaml).unwrap(), parse(json).unwrap());
+        let slip = format!("{:#}", parse("targets:\n  - a: [1\n  b: 2\n").unwrap_err());
+        assert!(slip.contains("line"), "{slip}");
+        let slip = format!("{:#}", parse("{\n\"a\": }").unwrap_err());
+        assert!(slip.contains("line 2"), "{slip}");
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\
+                    c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n\
+                    e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n\
+                    g: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n";
+        assert!(parse(bomb).is_err());
+    }
+}
