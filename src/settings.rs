@@ -193,11 +193,16 @@ pub struct PolicySettings {
 pub struct RecordsSettings {
     /// How long records are kept, in days.
     pub retention_days: u32,
+    /// Most bytes of records that a node keeps on disk while no control plane takes them.
+    pub spool_bytes: u64,
 }
 
 impl Default for RecordsSettings {
     fn default() -> Self {
-        Self { retention_days: 90 }
+        Self {
+            retention_days: 90,
+            spool_bytes: 256 * 1024 * 1024,
+        }
     }
 }
 

@@ -33,6 +33,7 @@ struct Shared {
     in_flight: AtomicU64,
     replays: AtomicU64,
     records_dropped: AtomicU64,
+    records_spooled: AtomicU64,
     secrets_refused: AtomicU64,
     listener_refused: [AtomicU64; Code::ALL.len()],
     server: Histogram,
@@ -116,6 +117,11 @@ impl Metrics {
         self.shared.records_dropped.load(Relaxed)
     }
 
+    /// So many records wait on disk.
+    pub fn records_spooled(&self, count: u64) {
+        self.shared.records_spooled.store(count, Relaxed);
+    }
+
     /// A secret was not sent because its destination is outside the credential's `hosts`.
     pub fn secret_refused(&self) {
         self.shared.secrets_refused.fetch_add(1, Relaxed);
@@ -173,6 +179,10 @@ impl Metrics {
         let name = "requestrocket_requests_in_flight";
         head(name, "Requests in flight.", "gauge", &mut out);
         let _ = writeln!(out, "{name} {}", self.in_flight());
+        let name = "requestrocket_records_spooled";
+        let help = "Records that wait on disk for a control plane.";
+        head(name, help, "gauge", &mut out);
+        let _ = writeln!(out, "{name} {}", shared.records_spooled.load(Relaxed));
         let name = "http_server_request_duration_seconds";
         let help = "Duration of requests at the gateway.";
         shared.server.render(name, help, &mut out);

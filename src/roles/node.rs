@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::node::records::RecordBatches;
 use ::node::records::ship::{self, Destination};
+use ::node::records::spool::Spool;
 use ::node::sync::kept::{self, Kept};
+use ::node::worker::Shared;
 use anyhow::Context;
 use proto::seal::Keyring;
 use proto::store::follow::Follower;
@@ -82,12 +85,8 @@ impl Node {
             .context("no gateway address")?
             .local_addr()?;
         let joined = plane.join(gateway, store.clone(), background);
-        let destination = Destination {
-            endpoints: settings.link.endpoints.clone(),
-            tls,
-        };
-        let (origin, counters) = (plane.shared.origin.clone(), plane.shared.metrics.clone());
-        let shipping = background.spawn(ship::run(plane.batches, destination, origin, counters));
+        let shipping = ship_records(&settings, tls, plane.batches, &plane.shared)?;
+        let shipping = background.spawn(shipping);
         let mut servers = Servers::default();
         let address = servers.gateway(self.bound.gateway, plane.shared)?;
         servers.admin(self.bound.admin, metrics)?;
@@ -114,10 +113,28 @@ impl Node {
         drop(store);
         let flushed = tokio::time::timeout(super::RECORDS_FLUSH_MAX, shipping).await;
         if flushed.is_err() {
-            warn!("records were lost: no control plane took them before the process ended");
+            warn!("records were lost: neither a control plane nor the disk took them in time");
         }
         Ok(())
     }
+}
+
+/// Takes records to control planes, over the disk while none is there.
+fn ship_records(
+    settings: &Settings,
+    tls: Arc<rustls::ClientConfig>,
+    batches: RecordBatches,
+    shared: &Shared,
+) -> Result<impl Future<Output = ()> + use<>, CannotStart> {
+    let dir = settings.data_dir.join("spool");
+    let spool = Spool::open(&dir, settings.records.spool_bytes)
+        .map_err(|error| CannotStart(format!("{} cannot be used: {error}", dir.display())))?;
+    let destination = Destination {
+        endpoints: settings.link.endpoints.clone(),
+        tls,
+    };
+    let (origin, metrics) = (shared.origin.clone(), shared.metrics.clone());
+    Ok(ship::run(batches, spool, destination, origin, metrics))
 }
 
 fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {

@@ -222,6 +222,68 @@ fn nodes_go_on_without_control_and_without_etcd() {
 }
 
 #[test]
+fn records_wait_on_disk_for_a_control_plane_also_over_the_nodes_end() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let admin = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let mut start = cluster.node_start("gw-1", "gw-1");
+    start
+        .config
+        .push_str(&format!("[admin]\nlisten = {admin:?}\n"));
+    let node = Gateway::with(start.clone());
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    let folder = control.kill();
+    let mut made = Vec::new();
+    let mut call = |node: &Gateway, count: usize| {
+        for _ in 0..count {
+            let answer = proxy.request("GET", "/spooled").send(&node.url);
+            assert_eq!(answer.status(), 200);
+            made.push(
+                answer
+                    .field("requestrocket-request-id")
+                    .expect("an id")
+                    .to_owned(),
+            );
+        }
+    };
+    let spooled = |count: u64| {
+        wait_for("records on disk", || {
+            let metrics = Request::new("GET", "/metrics")
+                .send(&format!("http://{admin}"))
+                .text();
+            let line = metrics
+                .lines()
+                .find(|l| l.starts_with("requestrocket_records_spooled "));
+            let found = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            found.filter(|found| *found >= count)
+        })
+    };
+    call(&node, 20);
+    spooled(20);
+    // Asked to end, with records that are in memory only.
+    call(&node, 5);
+    let (status, inside) = node.stop();
+    assert_eq!(status.code(), Some(0));
+    let node = Gateway::inside(inside, &start);
+    call(&node, 20);
+    spooled(45);
+    let node = Gateway::inside(node.kill(), &start);
+    let control = Gateway::inside(folder, &cluster.control_start());
+    for id in &made {
+        assert_eq!(control.record(id)["path"], "/spooled");
+    }
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+    wait_for("an empty spool", || {
+        let files = std::fs::read_dir(node.data_dir().join("spool")).expect("the folder");
+        (files.count() == 0).then_some(())
+    });
+}
+
+#[test]
 fn a_node_starts_without_etcd_from_what_it_kept() {
     let mut cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::http::{Message, Request};
 
 /// How a gateway is started.
+#[derive(Clone)]
 pub struct Start {
     /// `dev` or `standalone`.
     pub mode: &'static str,

@@ -4,8 +4,10 @@
 //! another thread for many requests. The queue is bounded; what finds no room is dropped and
 //! counted, and never slows a request.
 
+mod link;
 pub mod reduce;
 pub mod ship;
+pub mod spool;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -145,14 +147,19 @@ impl RecordBatches {
         self.queued.fetch_sub(batch.len(), Relaxed);
         Some(batch)
     }
+
+    /// Whether it fills up faster than it is emptied.
+    pub fn is_half_full(&self) -> bool {
+        self.queued.load(Relaxed) > QUEUE_MAX / 2
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proto::id::{OrgId, ProxyId, RequestId};
 
-    fn record(n: u128) -> Record {
+    pub fn record(n: u128) -> Record {
         let json = serde_json::json!({
             "request_id": RequestId::from_bits(n), "org_id": OrgId::from_bits(1),
             "proxy_id": ProxyId::from_bits(1), "config_version": 1, "node": "n",

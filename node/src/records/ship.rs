@@ -1,170 +1,265 @@
-//! Ships batches to a control plane: one connection, one batch under way, sent again until it is
-//! acknowledged.
+//! Ships batches to a control plane, and keeps them on disk while none takes them.
 //!
-//! While no control plane can be reached batches wait in the queue, which is bounded; what finds no
-//! room there is dropped and counted.
+//! While all is well a batch goes from memory straight to a control plane and is never on disk. A
+//! batch that was not acknowledged goes to the [`Spool`], and so does every later one until the
+//! spool is empty again, so that the order stays. One batch is under way at a time; the queue is
+//! emptied to disk as soon as that takes long, since it is small.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::record::Record;
-use proto::wire::link::{
-    Ack, GREETING_BYTES_MAX, Hello, PROTOCOL, Welcome, read_frame, write_frame,
-};
-use proto::wire::{self, RecordBatch};
+use proto::wire::RecordBatch;
 use rand::RngExt;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
 
 use super::RecordBatches;
+pub use super::link::Destination;
+use super::link::Link;
+use super::spool::Spool;
 use crate::metrics::Metrics;
 use crate::stages::record::Origin;
 
-/// Longest time for a connection, a handshake and a greeting.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for an acknowledgement.
-const ACK_MAX: Duration = Duration::from_secs(30);
 /// How often an idle node shows that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 /// First and longest wait after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A batch that is under way longer does not hold up those behind it.
+const SLOW: Duration = Duration::from_millis(250);
+/// How long a process that ends still ships; what is left stays on disk.
+const ENDING: Duration = Duration::from_secs(1);
 
-/// Where records go.
-pub struct Destination {
-    /// Control planes, `host:port` each; any one of them will do.
-    pub endpoints: Vec<String>,
-    /// Our certificate, and whom we trust.
-    pub tls: Arc<ClientConfig>,
-}
-
-/// Ships until the queue has ended and its last batch is acknowledged.
+/// Ships until the queue has ended and everything is stored or on disk.
 pub async fn run(
     mut batches: RecordBatches,
+    spool: Spool,
     destination: Destination,
     origin: Arc<Origin>,
     metrics: Metrics,
 ) {
+    if !spool.is_empty() {
+        info!("{} records wait on disk from before", spool.records());
+    }
     let mut shipper = Shipper {
-        destination,
-        origin,
+        node: origin.node.to_string(),
+        link: Some(Link::new(destination, origin)),
+        spool: Some(spool),
         metrics,
-        dropped: 0,
-        stream: None,
-        at: 0,
+        reported: 0,
         sequence: 0,
+        backoff: BACKOFF_MIN,
+        retry_at: Instant::now(),
+        contact: Instant::now(),
+        disk_failed: false,
     };
+    let mut under_way: Option<UnderWay> = None;
+    let mut leave_by = None;
     loop {
-        let batch = match tokio::time::timeout(HEARTBEAT, batches.next()).await {
-            Ok(Some(batch)) => batch.into_iter().map(|record| *record).collect(),
-            Ok(None) => return,
-            Err(_) => Vec::new(),
-        };
-        shipper.ship(batch).await;
+        let now = Instant::now();
+        if under_way.is_none() {
+            under_way = shipper.due(now).await;
+        }
+        if leave_by.is_some_and(|at| under_way.is_none() || now >= at) {
+            break;
+        }
+        let slow_at = under_way.as_ref().map(|batch| batch.began + SLOW);
+        let takes = slow_at.is_none_or(|at| now >= at) || batches.is_half_full();
+        let wake = [slow_at.filter(|at| *at > now), leave_by, shipper.wakes()];
+        let wake = wake.into_iter().flatten().min().unwrap_or(now + HEARTBEAT);
+        tokio::select! {
+            (link, result) = ended(&mut under_way) => {
+                if let Some(batch) = under_way.take() {
+                    shipper.settle(link, batch, result).await;
+                }
+            }
+            batch = batches.next(), if takes && leave_by.is_none() => match batch {
+                Some(batch) => {
+                    let records = batch.into_iter().map(|record| *record).collect();
+                    match under_way.is_none() && shipper.is_well() {
+                        true => under_way = shipper.start(records, None),
+                        false => shipper.keep(records).await,
+                    }
+                }
+                None => leave_by = Some(now + ENDING),
+            },
+            () = tokio::time::sleep_until(wake.max(now)) => {}
+        }
+    }
+    if let Some(UnderWay {
+        batch, from: None, ..
+    }) = under_way
+    {
+        shipper.keep(batch.records.clone()).await;
+    }
+}
+
+type Sending = Pin<Box<dyn Future<Output = (Link, std::io::Result<()>)> + Send>>;
+
+/// A batch that is being sent.
+struct UnderWay {
+    batch: Arc<RecordBatch>,
+    /// Length of its frame in the spool; absent for one that was never there.
+    from: Option<u64>,
+    began: Instant,
+    sending: Sending,
+}
+
+async fn ended(under_way: &mut Option<UnderWay>) -> (Link, std::io::Result<()>) {
+    match under_way {
+        Some(batch) => batch.sending.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 
 struct Shipper {
-    destination: Destination,
-    origin: Arc<Origin>,
+    node: String,
+    /// Away while a batch is under way.
+    link: Option<Link>,
+    /// Away only if a disk operation panicked.
+    spool: Option<Spool>,
     metrics: Metrics,
     /// Lost records that control knows of.
-    dropped: u64,
-    stream: Option<TlsStream<TcpStream>>,
-    /// Which endpoint is tried next.
-    at: usize,
+    reported: u64,
     sequence: u64,
+    /// The next wait; the first one while all is well.
+    backoff: Duration,
+    retry_at: Instant,
+    contact: Instant,
+    disk_failed: bool,
 }
 
 impl Shipper {
-    /// Sends a batch until it is acknowledged; a heartbeat is sent once.
-    async fn ship(&mut self, records: Vec<Record>) {
+    /// Whether a batch may go straight to control.
+    fn is_well(&self) -> bool {
+        self.backoff == BACKOFF_MIN && self.spool.as_ref().is_none_or(Spool::is_empty)
+    }
+
+    /// When there is something to do by itself.
+    fn wakes(&self) -> Option<Instant> {
+        self.link.as_ref()?;
+        let waits = self.spool.as_ref().is_some_and(|spool| !spool.is_empty());
+        let beat = self.contact + HEARTBEAT;
+        Some(if waits {
+            self.retry_at
+        } else {
+            beat.max(self.retry_at)
+        })
+    }
+
+    /// The batch that is to be sent now: the oldest of the spool, or an empty one after a silence.
+    async fn due(&mut self, now: Instant) -> Option<UnderWay> {
+        if now < self.retry_at {
+            return None;
+        }
+        if self.spool.as_ref().is_none_or(Spool::is_empty) {
+            let silent = now >= self.contact + HEARTBEAT;
+            return silent.then(|| self.start(Vec::new(), None)).flatten();
+        }
+        let oldest = self.on_disk(|spool| spool.oldest()).await?;
+        match oldest {
+            Ok(oldest) => {
+                let oldest = oldest?;
+                let frame_bytes = oldest.frame_bytes();
+                self.start(oldest.records, Some(frame_bytes))
+            }
+            Err(problem) => {
+                let lost = self.on_disk(Spool::skip).await.unwrap_or(0);
+                error!("{lost} records on disk cannot be read and are lost: {problem}");
+                self.metrics.records_dropped(lost);
+                None
+            }
+        }
+    }
+
+    fn start(&mut self, records: Vec<Record>, from: Option<u64>) -> Option<UnderWay> {
+        let mut link = self.link.take()?;
         self.sequence += 1;
         let dropped = self.metrics.records_dropped_so_far();
-        let batch = RecordBatch {
-            node: self.origin.node.to_string(),
+        let batch = Arc::new(RecordBatch {
+            node: self.node.clone(),
             sequence: self.sequence,
-            dropped: dropped.saturating_sub(self.dropped),
+            dropped: dropped.saturating_sub(self.reported),
             records,
-        };
-        let mut backoff = BACKOFF_MIN;
-        while let Err(error) = self.attempt(&batch).await {
-            self.stream = None;
-            warn!("records cannot be shipped to {}: {error}", self.endpoint());
-            self.at = self.at.wrapping_add(1);
-            if batch.records.is_empty() {
-                return;
+        });
+        let sent = Arc::clone(&batch);
+        let sending = Box::pin(async move {
+            let result = link.send(&sent).await;
+            (link, result)
+        });
+        Some(UnderWay {
+            batch,
+            from,
+            began: Instant::now(),
+            sending,
+        })
+    }
+
+    async fn settle(&mut self, link: Link, under_way: UnderWay, result: std::io::Result<()>) {
+        self.link = Some(link);
+        self.contact = Instant::now();
+        let UnderWay { batch, from, .. } = under_way;
+        let count = batch.records.len() as u64;
+        match result {
+            Ok(()) => {
+                self.backoff = BACKOFF_MIN;
+                self.retry_at = self.contact;
+                self.reported = self.reported.saturating_add(batch.dropped);
+                if let Some(bytes) = from {
+                    self.on_disk(move |spool| spool.pass(bytes, count)).await;
+                }
             }
-            // Full jitter: many nodes lose one control plane at the same time.
-            let wait = rand::rng().random_range(Duration::ZERO..=backoff);
-            tokio::time::sleep(wait).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            Err(problem) => {
+                if self.backoff == BACKOFF_MIN {
+                    warn!("no control plane takes records, they wait on disk: {problem}");
+                }
+                // Full jitter: many nodes lose one control plane at the same time.
+                let wait = rand::rng().random_range(Duration::ZERO..=self.backoff);
+                self.retry_at = self.contact + wait;
+                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                if from.is_none() && count > 0 {
+                    self.keep(batch.records.clone()).await;
+                }
+            }
         }
-        self.dropped = dropped;
     }
 
-    async fn attempt(&mut self, batch: &RecordBatch) -> std::io::Result<()> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => tokio::time::timeout(CONNECT_MAX, self.connect()).await??,
+    /// Puts records on disk; what finds no place there is lost and counted.
+    async fn keep(&mut self, records: Vec<Record>) {
+        let count = records.len() as u64;
+        let kept = self.on_disk(move |spool| spool.push(records)).await;
+        let lost = match kept {
+            Some(Ok(dropped)) => {
+                self.disk_failed = false;
+                dropped
+            }
+            Some(Err(problem)) => {
+                if !self.disk_failed {
+                    error!("records cannot be kept on disk and are lost: {problem}");
+                }
+                self.disk_failed = true;
+                count
+            }
+            None => count,
         };
-        let sequence = tokio::time::timeout(ACK_MAX, exchange(&mut stream, batch)).await??;
-        if sequence != batch.sequence {
-            return Err(invalid(format!(
-                "batch {sequence} was acknowledged instead"
-            )));
-        }
-        self.stream = Some(stream);
-        Ok(())
+        self.metrics.records_dropped(lost);
     }
 
-    fn endpoint(&self) -> &str {
-        let endpoints = &self.destination.endpoints;
-        let at = self.at.checked_rem(endpoints.len()).unwrap_or(0);
-        endpoints.get(at).map_or("nowhere", String::as_str)
+    /// Runs a disk operation where it holds up nobody.
+    async fn on_disk<T: Send + 'static>(
+        &mut self,
+        run: impl FnOnce(&mut Spool) -> T + Send + 'static,
+    ) -> Option<T> {
+        let mut spool = self.spool.take()?;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = run(&mut spool);
+            (spool, result)
+        });
+        let (spool, result) = done.await.ok()?;
+        self.metrics.records_spooled(spool.records());
+        self.spool = Some(spool);
+        Some(result)
     }
-
-    async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
-        let endpoint = self.endpoint();
-        let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
-        let tcp = TcpStream::connect(endpoint).await?;
-        tcp.set_nodelay(true)?;
-        let connector = TlsConnector::from(self.destination.tls.clone());
-        let mut stream = connector.connect(name.map_err(invalid)?, tcp).await?;
-        let hello = Hello {
-            protocol: PROTOCOL,
-            node: self.origin.node.to_string(),
-            region: self.origin.region.to_string(),
-        };
-        write_frame(&mut stream, &hello).await?;
-        let welcome: Welcome = answer(&mut stream).await?;
-        if let Some(why) = welcome.refused {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::PermissionDenied,
-                why,
-            ));
-        }
-        info!("records are shipped to {endpoint}");
-        Ok(stream)
-    }
-}
-
-async fn exchange(stream: &mut TlsStream<TcpStream>, batch: &RecordBatch) -> std::io::Result<u64> {
-    write_frame(stream, batch).await?;
-    Ok(answer::<Ack>(stream).await?.sequence)
-}
-
-async fn answer<M: wire::Message>(stream: &mut TlsStream<TcpStream>) -> std::io::Result<M> {
-    let frame = read_frame(stream, GREETING_BYTES_MAX).await?;
-    let frame = frame.ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    wire::decode(&frame).map_err(invalid)
-}
-
-fn invalid(error: impl ToString) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string())
 }
