@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use control::publish::{Publisher, PublisherOptions};
 use jiff::Timestamp;
+use proto::health::Health;
 use proto::id::OrgId;
 use proto::org::DEFAULT;
 use proto::policy::Policy;
@@ -31,6 +32,8 @@ pub struct Configuration {
     pub publisher: Arc<Publisher>,
     /// The configuration as the store has it.
     pub worlds: watch::Receiver<Arc<World>>,
+    /// Whether the store is reached, and whether this process ends.
+    pub health: Health,
     /// The first token.
     pub token: AdminToken,
     /// Where a made one is kept.
@@ -69,11 +72,14 @@ impl Configuration {
             .context("preparing the store")?;
         let token_file = settings.data_dir.join("admin-token");
         let token = bootstrap::admin_token(&publisher, given, &token_file).await?;
-        let mut worlds = follow(settings, store, background);
+        let (follower, mut worlds) = Follower::new(store, settings.region.clone());
+        let health = follower.health();
+        background.spawn(follower.run());
         let org = default_org(&mut worlds).await?;
         Ok(Self {
             publisher,
             worlds,
+            health,
             token,
             token_file,
             org,
@@ -95,17 +101,6 @@ impl Configuration {
             .context("the newest configuration did not appear in time")??;
         Ok(())
     }
-}
-
-/// Follows the store, on the background runtime.
-pub fn follow(
-    settings: &Settings,
-    store: Arc<dyn Store>,
-    background: &Runtime,
-) -> watch::Receiver<Arc<World>> {
-    let (follower, worlds) = Follower::new(store, settings.region.clone());
-    background.spawn(follower.run());
-    worlds
 }
 
 /// What tenants may ask for at all.

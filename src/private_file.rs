@@ -20,9 +20,11 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
+    // A bare name lies in the current folder.
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(())
 }
 
@@ -54,6 +56,9 @@ mod tests {
         assert_eq!(read(&path).unwrap().as_deref(), Some("two"));
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let bare = Path::new("private-file-of-a-test.tmp-name");
+        write(bare, b"x").unwrap();
+        fs::remove_file(bare).unwrap();
         assert!(write(&dir.path().join("none/key"), b"x").is_err());
     }
 }

@@ -9,6 +9,7 @@ use control::Control;
 use node::admin::{self, AdminSource};
 use node::listener::ListenerHandle;
 use node::worker::Shared;
+use proto::health::Health;
 use tokio::task::JoinHandle;
 
 use crate::serve::CannotStart;
@@ -63,9 +64,10 @@ impl Servers {
         &mut self,
         listener: Option<TcpListener>,
         metrics: Arc<dyn Fn() -> String + Send + Sync>,
+        health: Health,
     ) -> anyhow::Result<()> {
         if let Some(listener) = listener {
-            self.run(admin::serve(listener, AdminSource { metrics })?);
+            self.run(admin::serve(listener, AdminSource { metrics, health })?);
         }
         Ok(())
     }

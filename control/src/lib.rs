@@ -7,6 +7,7 @@
 pub mod api;
 pub mod config;
 pub mod link;
+pub mod metrics;
 pub mod openapi;
 pub mod operator;
 pub mod publish;
@@ -26,7 +27,7 @@ use actix_web::{App, HttpServer};
 pub use config::ApiSettings;
 pub use openapi::openapi_json;
 pub use router::configure;
-pub use state::{Control, ControlDeps, Readiness};
+pub use state::{Control, ControlDeps};
 
 /// Threads that serve the API. Calls are few and short; the gateway needs the cores.
 const WORKERS: usize = 2;

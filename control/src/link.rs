@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{info, warn};
 
+use crate::metrics::Metrics;
 use crate::records::Records;
 
 /// Longest time for a handshake and a greeting.
@@ -31,7 +32,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(90);
 const NODES_MAX: usize = 4_096;
 
 /// Takes connections of nodes until it is dropped.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, records: Arc<Records>) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    records: Arc<Records>,
+    metrics: Metrics,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(tokio::sync::Semaphore::new(NODES_MAX));
     loop {
@@ -47,10 +53,10 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, records: Arc<R
                 continue;
             }
         };
-        let (acceptor, records) = (acceptor.clone(), records.clone());
+        let (acceptor, records, metrics) = (acceptor.clone(), records.clone(), metrics.clone());
         tokio::spawn(async move {
             let _place = place;
-            if let Err(error) = attend(stream, peer, &acceptor, &records).await {
+            if let Err(error) = attend(stream, peer, &acceptor, &records, &metrics).await {
                 warn!(%peer, "the connection of a node at {peer} ended: {error}");
             }
         });
@@ -62,6 +68,7 @@ async fn attend(
     peer: SocketAddr,
     acceptor: &TlsAcceptor,
     records: &Arc<Records>,
+    metrics: &Metrics,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let greeting = async {
@@ -72,6 +79,7 @@ async fn attend(
     let (mut stream, hello) = tokio::time::timeout(GREETING_MAX, greeting).await??;
     let node = hello.node;
     info!(%peer, node, "node {node} of region {} is connected", hello.region);
+    let _connected = metrics.node();
     let bytes_max = HEAD_BYTES + PAYLOAD_BYTES_MAX;
     while let Some(frame) =
         tokio::time::timeout(SILENCE_MAX, read_frame(&mut stream, bytes_max)).await??
@@ -80,7 +88,7 @@ async fn attend(
         if batch.node != node {
             return Err(invalid(format!("{node} sent records of {}", batch.node)));
         }
-        let sequence = batch.sequence;
+        let (sequence, count, lost) = (batch.sequence, batch.records.len(), batch.dropped);
         if !batch.records.is_empty() {
             let records = records.clone();
             let stored = tokio::task::spawn_blocking(move || records.insert(&batch.records)).await;
@@ -89,6 +97,7 @@ async fn attend(
                 .map_err(std::io::Error::other)?
                 .map_err(std::io::Error::other)?;
         }
+        metrics.stored(count as u64, lost);
         write_frame(&mut stream, &Ack { sequence }).await?;
     }
     info!(%peer, node, "node {node} has left");

@@ -139,7 +139,9 @@ async fn handle(
             "{operation} failed: {detail}"
         );
     }
-    respond(result, id)
+    let response = respond(result, id);
+    control.counters.answered(response.status().as_u16());
+    response
 }
 
 async fn serve(

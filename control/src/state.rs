@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use actix_web::http::header::HeaderMap;
 use jiff::Timestamp;
+use proto::health::{Health, Readiness};
 use proto::id::OrgId;
 use proto::object::{Body, ObjectId};
 use proto::policy::Policy;
@@ -20,6 +21,7 @@ use crate::api::call::single;
 use crate::api::error::{Code, Refusal};
 use crate::api::idempotency::Memory;
 use crate::config::ApiSettings;
+use crate::metrics::Metrics;
 use crate::operator::{Caller, TokenIndex};
 use crate::publish::Publisher;
 use crate::records::Records;
@@ -42,19 +44,10 @@ pub struct ControlDeps {
     pub records: Arc<Records>,
     /// Renders `/metrics`.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What this API itself counts.
+    pub counters: Metrics,
     /// Whether this process serves.
-    pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
-}
-
-/// Whether a process serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// It does.
-    Ready,
-    /// It does, from what it had before: the store cannot be reached.
-    Degraded,
-    /// Not yet.
-    Starting,
+    pub health: Health,
 }
 
 /// An organisation by its names.
@@ -79,8 +72,10 @@ pub struct Control {
     /// Records of requests.
     pub records: Arc<Records>,
     world: watch::Receiver<Arc<World>>,
+    /// What this API itself counts.
+    pub counters: Metrics,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    health: Health,
     tokens: Mutex<Indexed>,
     throttle: Mutex<Throttle>,
     idempotency: Mutex<Memory>,
@@ -94,9 +89,9 @@ struct Indexed {
 }
 
 impl Control {
-    /// The store revision whose configuration this process has seen.
-    pub fn revision(&self) -> i64 {
-        self.world.borrow().revision.0
+    /// The configuration that this process has seen, as one short text.
+    pub fn fingerprint(&self) -> String {
+        self.world.borrow().clone().fingerprint()
     }
 
     /// A control that nobody has called yet.
@@ -109,7 +104,8 @@ impl Control {
             records: deps.records,
             world: deps.world,
             metrics: deps.metrics,
-            readiness: deps.readiness,
+            counters: deps.counters,
+            health: deps.health,
             tokens: Mutex::default(),
             throttle: Mutex::default(),
             idempotency: Mutex::default(),
@@ -194,7 +190,7 @@ impl Control {
 
     /// Whether this process serves.
     pub fn readiness(&self) -> Readiness {
-        (self.readiness)()
+        self.health.readiness()
     }
 
     /// Waits for the version that a request presents in `requestrocket-version`.

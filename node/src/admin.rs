@@ -9,12 +9,15 @@ use std::sync::Arc;
 use actix_server::Server;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::{App, HttpResponse, HttpServer, web};
+use proto::health::Health;
 
 /// What the listener tells.
 #[derive(Clone)]
 pub struct AdminSource {
     /// The text form of the metrics.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What a readiness probe is told.
+    pub health: Health,
 }
 
 /// Serves on a bound listener. The caller awaits the server and stops it by its handle.
@@ -26,7 +29,7 @@ pub fn serve(listener: TcpListener, source: AdminSource) -> std::io::Result<Serv
         App::new()
             .app_data(web::Data::new(source.clone()))
             .route("/healthz", web::get().to(alive))
-            .route("/readyz", web::get().to(alive))
+            .route("/readyz", web::get().to(ready))
             .route("/metrics", web::get().to(metrics))
     };
     let server = HttpServer::new(app)
@@ -37,11 +40,22 @@ pub fn serve(listener: TcpListener, source: AdminSource) -> std::io::Result<Serv
     Ok(server)
 }
 
-/// The listener opens when the first configuration is in force, so that who reaches it is ready.
 async fn alive() -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CACHE_CONTROL, "no-store"))
         .json(serde_json::json!({ "status": "ok" }))
+}
+
+/// The listener opens when the first configuration is in force, so who reaches it was ready.
+async fn ready(source: web::Data<AdminSource>) -> HttpResponse {
+    let readiness = source.health.readiness();
+    let mut answer = match readiness.serves() {
+        true => HttpResponse::Ok(),
+        false => HttpResponse::ServiceUnavailable(),
+    };
+    answer
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .json(serde_json::json!({ "status": readiness.as_str() }))
 }
 
 async fn metrics(source: web::Data<AdminSource>) -> HttpResponse {

@@ -11,6 +11,7 @@ pub mod checks;
 pub mod credential;
 pub mod event_stream;
 pub mod filter;
+pub mod health;
 pub mod hosts;
 pub mod id;
 pub mod json_path;

@@ -28,6 +28,9 @@ pub struct Member {
     pub started_at: Timestamp,
     /// The store revision whose configuration it serves.
     pub revision: i64,
+    /// What it serves: equal on nodes that serve the same. Empty from a node of an earlier release.
+    #[serde(default)]
+    pub serves: String,
     /// Requests in flight when it last wrote this.
     pub in_flight: u64,
     /// What of the configuration it cannot serve; an earlier form is served instead. At most

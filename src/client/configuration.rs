@@ -118,8 +118,21 @@ fn fill(
     }
     match value {
         Value::Object(fields) => {
-            for (field, value) in fields {
+            // Of `{name, value}`, an element of type `custom`, only the value is secret.
+            let named = fields.len() == 2 && fields.contains_key("value");
+            let secret = |field: &&String| !(named && *field == "name");
+            let names: Vec<String> = fields.keys().filter(secret).cloned().collect();
+            for field in names {
+                let Some(value) = fields.get_mut(&field) else {
+                    continue;
+                };
                 fill(value, &format!("{pointer}/{field}"), env)?;
+            }
+            Ok(())
+        }
+        Value::Array(items) => {
+            for (at, item) in items.iter_mut().enumerate() {
+                fill(item, &format!("{pointer}/{at}"), env)?;
             }
             Ok(())
         }
@@ -163,11 +176,9 @@ mod tests {
         let two = json!({"username": {"env": "KEY"}, "password": {"file": path}});
         let two = filled(two).unwrap();
         assert_eq!(two, json!({"username": "s3cret", "password": "from-file"}));
-        let headers = json!({"headers": {"env": {"env": "KEY"}}});
-        assert_eq!(
-            filled(headers).unwrap(),
-            json!({"headers": {"env": "s3cret"}})
-        );
+        let headers = json!({"headers": [{"name": "X-Key", "value": {"env": "KEY"}}]});
+        let expected = json!({"headers": [{"name": "X-Key", "value": "s3cret"}]});
+        assert_eq!(filled(headers).unwrap(), expected);
     }
 
     #[test]
@@ -187,6 +198,10 @@ mod tests {
                 "cannot read the file /nowhere/x",
             ),
             (json!({"key": 5}), "in clear"),
+            (
+                json!({"queries": [{"name": "key", "value": "clear"}]}),
+                "/credentials/1/secret/queries/0/value holds a secret in clear",
+            ),
         ] {
             let error = format!("{:#}", filled(secret).unwrap_err());
             assert!(error.contains(words), "{error}");

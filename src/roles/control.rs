@@ -1,9 +1,8 @@
 //! A control plane of a cluster: REST API, publisher, and the records of nodes. Requests of callers
 //! never pass it.
 
-use std::sync::Arc;
-
-use ::control::Control;
+use ::control::metrics::Metrics;
+use ::control::{Control, link};
 use proto::seal::PublicKeyring;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
@@ -49,19 +48,22 @@ impl ControlPlane {
                 .await?;
         configuration.caught_up().await?;
         let records = super::records(&settings)?;
-        let link = match self.bound.link {
+        let counters = Metrics::default();
+        let taken_at = match self.bound.link {
             Some(listener) => {
                 let tls = link_tls::server(&settings.link)?;
                 listener.set_nonblocking(true)?;
                 let address = listener.local_addr()?;
                 let _entered = background.enter();
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                background.spawn(::control::link::serve(listener, tls, records.clone()));
+                let taking = link::serve(listener, tls, records.clone(), counters.clone());
+                background.spawn(taking);
                 Some(address.to_string())
             }
             None => None,
         };
-        let metrics: Arc<dyn Fn() -> String + Send + Sync> = Arc::new(String::new);
+        let health = configuration.health.clone();
+        let metrics = super::metrics(None, Some(counters.clone()), health.clone());
         let world = configuration.worlds.clone();
         let api = super::api(
             &settings,
@@ -70,22 +72,24 @@ impl ControlPlane {
             records.clone(),
             &gateway_url,
             metrics.clone(),
+            counters,
         );
         let retention = api.settings.retention;
         let mut servers = Servers::default();
         let address = servers.control(self.bound.control, Control::new(api))?;
-        servers.admin(self.bound.admin, metrics)?;
+        servers.admin(self.bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(format!("http://{address}")),
-            link,
+            link: taken_at,
             token: Some((configuration.token, configuration.token_file)),
             demo: None,
         };
         ready.tell(self.output, false)?;
 
         super::stopped().await?;
+        health.drain();
         servers.drain().await;
         servers.ended().await?;
         retaining.abort();

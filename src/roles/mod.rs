@@ -9,9 +9,13 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::control::metrics::Metrics;
 use ::control::records::Records;
-use ::control::{ApiSettings, ControlDeps, Readiness};
-use tracing::info;
+use ::control::{ApiSettings, ControlDeps};
+use anyhow::Context;
+use proto::health::Health;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
 
 use crate::configuration::{self, Configuration};
 use crate::serve::CannotStart;
@@ -33,6 +37,12 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Where callers connect.
+    fn gateway_address(&self) -> anyhow::Result<std::net::SocketAddr> {
+        let gateway = self.gateway.as_ref().context("no gateway address")?;
+        Ok(gateway.local_addr()?)
+    }
+
     /// Addresses that no target may have.
     fn own(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
         let all = [&self.gateway, &self.control, &self.admin, &self.link];
@@ -49,6 +59,7 @@ fn api(
     records: Arc<Records>,
     gateway_url: &str,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    counters: Metrics,
 ) -> ControlDeps {
     let mut api = ApiSettings::new(gateway_url);
     api.region.clone_from(&settings.region);
@@ -67,8 +78,25 @@ fn api(
         policy: configuration::policy(settings),
         records,
         metrics,
-        readiness: Arc::new(|| Readiness::Ready),
+        counters,
+        health: configuration.health.clone(),
     }
+}
+
+/// Renders the metrics of a process: those of its node, of its control plane, of its store.
+fn metrics(
+    of_node: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    of_control: Option<Metrics>,
+    health: Health,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
+    Arc::new(move || {
+        let text = of_node.as_ref().map(|render| render()).unwrap_or_default();
+        let text = text + &health.metrics();
+        match &of_control {
+            Some(counters) => counters.render(text),
+            None => text,
+        }
+    })
 }
 
 /// Opens the file with the records of requests.
@@ -77,6 +105,14 @@ fn records(settings: &Settings) -> anyhow::Result<Arc<Records>> {
     let records =
         Records::open(&file).map_err(|error| CannotStart(format!("the records file: {error}")))?;
     Ok(Arc::new(records))
+}
+
+/// Waits for the last records: the workers are gone, so the queue ends.
+async fn flushed(keeping: JoinHandle<()>) {
+    let flushed = tokio::time::timeout(RECORDS_FLUSH_MAX, keeping).await;
+    if flushed.is_err() {
+        warn!("records were lost: nothing took them before the process ended");
+    }
 }
 
 /// Waits for SIGINT or SIGTERM.

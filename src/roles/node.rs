@@ -64,6 +64,7 @@ impl Node {
         let kept = kept(&settings, &self.keyring)?;
         let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
         begin(&settings, &kept, &mut follower).await?;
+        let health = follower.health();
         background.spawn(follower.run());
         let (stop, stopping) = oneshot::channel();
         let copying = kept::run(kept, store.clone(), worlds.clone(), stopping);
@@ -77,19 +78,14 @@ impl Node {
             own,
             background,
         )?;
-        let metrics = plane.metrics();
-        let gateway = self
-            .bound
-            .gateway
-            .as_ref()
-            .context("no gateway address")?
-            .local_addr()?;
+        let metrics = super::metrics(Some(plane.metrics()), None, health.clone());
+        let gateway = self.bound.gateway_address()?;
         let joined = plane.join(gateway, store.clone(), background);
         let shipping = ship_records(&settings, tls, plane.batches, &plane.shared)?;
         let shipping = background.spawn(shipping);
         let mut servers = Servers::default();
         let address = servers.gateway(self.bound.gateway, plane.shared)?;
-        servers.admin(self.bound.admin, metrics)?;
+        servers.admin(self.bound.admin, metrics, health.clone())?;
         let ready = Ready {
             gateway: Some(format!("http://{address}")),
             control: None,
@@ -100,6 +96,7 @@ impl Node {
         ready.tell(self.output, false)?;
 
         super::stopped().await?;
+        health.drain();
         joined.leave().await;
         servers.drain().await;
         plane.limits.stop();
@@ -111,10 +108,7 @@ impl Node {
             warn!("the newest configuration was not kept on disk before the process ended");
         }
         drop(store);
-        let flushed = tokio::time::timeout(super::RECORDS_FLUSH_MAX, shipping).await;
-        if flushed.is_err() {
-            warn!("records were lost: neither a control plane nor the disk took them in time");
-        }
+        super::flushed(shipping).await;
         Ok(())
     }
 }
@@ -162,6 +156,7 @@ async fn begin(settings: &Settings, kept: &Kept, follower: &mut Follower) -> any
     match follower.catch_up(Instant::now() + wait).await {
         Ok(()) => Ok(()),
         Err(error) if has_copy => {
+            follower.health().store_reached(false);
             warn!("the store cannot be reached, serving the configuration kept on disk: {error}");
             Ok(())
         }

@@ -71,13 +71,14 @@ impl Single {
         let own = bound.own()?;
         let worlds = configuration.worlds.clone();
         let plane = DataPlane::start(&settings, keyring, store.clone(), worlds, own, background)?;
-        let metrics = plane.metrics();
+        let (health, counters) = (
+            configuration.health.clone(),
+            ::control::metrics::Metrics::default(),
+        );
+        let of_control = Some(counters.clone());
+        let metrics = super::metrics(Some(plane.metrics()), of_control, health.clone());
         let records = super::records(&settings)?;
-        let gateway = bound
-            .gateway
-            .as_ref()
-            .context("no gateway address")?
-            .local_addr()?;
+        let gateway = bound.gateway_address()?;
         let joined = plane.join(gateway, store.clone(), background);
         let keep = keep(plane.batches, records.clone(), plane.shared.metrics.clone());
         let keeping = background.spawn(keep);
@@ -91,10 +92,11 @@ impl Single {
             records.clone(),
             &gateway_url,
             metrics.clone(),
+            counters,
         );
         let retention = api.settings.retention;
         let control = servers.control(bound.control, Control::new(api))?;
-        servers.admin(bound.admin, metrics)?;
+        servers.admin(bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
         let ready = Ready {
             gateway: Some(gateway_url),
@@ -106,17 +108,14 @@ impl Single {
         ready.tell(output, mode == Mode::Dev)?;
 
         super::stopped().await?;
+        health.drain();
         joined.leave().await;
         servers.drain().await;
         plane.limits.stop();
         servers.ended().await?;
         retaining.abort();
         drop(store);
-        // The workers are gone, so the queue ends and what is left in it is written.
-        let flushed = tokio::time::timeout(super::RECORDS_FLUSH_MAX, keeping).await;
-        if flushed.is_err() {
-            warn!("records were still being written when the process ended");
-        }
+        super::flushed(keeping).await;
         Ok(())
     }
 }

@@ -204,7 +204,22 @@ fn nodes_go_on_without_control_and_without_etcd() {
         "it waited for control"
     );
 
+    wait_for(
+        "the node as current, although control has listed again",
+        || {
+            let listed = control.operator("/nodes").json();
+            (listed["items"][0]["current"] == true).then_some(())
+        },
+    );
+    let ready = |word: &str| {
+        wait_for(&format!("`{word}` of control"), || {
+            let answer = Request::new("GET", "/readyz").send(&control.control);
+            (answer.status() == 200 && answer.json()["status"] == word).then_some(())
+        });
+    };
+    ready("ok");
     cluster.etcd[0].kill();
+    ready("degraded");
     assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
     let write = json!({"name": "renamed"});
     let path = format!("/proxies/{}", proxy.id);
@@ -217,6 +232,16 @@ fn nodes_go_on_without_control_and_without_etcd() {
         (answer.status() == 200).then(|| answer.json())
     });
     assert_eq!(renamed["name"], "renamed");
+    ready("ok");
+    let metrics = control.operator("/metrics").text();
+    assert!(
+        metrics.contains("requestrocket_control_nodes_connected 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("requestrocket_store_reachable 1"),
+        "{metrics}"
+    );
     control.patch(&path, json!({"active": false}));
     wait_status(&node, &proxy, "GET", 403);
 }

@@ -148,6 +148,12 @@ impl Gateway {
         request.send(&self.control)
     }
 
+    /// Reads what belongs to no organisation.
+    pub fn operator(&self, path: &str) -> Message {
+        let path = format!("/api/v1{path}");
+        self.control_call("GET", &path, Some(&self.token), None)
+    }
+
     /// Creates something and gives what was answered.
     pub fn create(&self, path: &str, body: Value) -> Value {
         let answer = self.api("POST", path, Some(&body));

@@ -39,6 +39,17 @@ pub enum Content {
     Text(&'static str, String),
 }
 
+impl Content {
+    /// How much it takes on the wire.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Json(value) => value.to_string().len(),
+            Self::Text(_, text) => text.len(),
+        }
+    }
+}
+
 impl Answer {
     /// 200 with JSON.
     pub fn json(value: Value) -> Self {

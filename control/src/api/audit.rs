@@ -18,6 +18,8 @@ use crate::route::{Gives, Need, Route, Verb};
 
 /// Most versions on a page: each is read whole.
 const LIMIT_MAX: usize = 50;
+/// A page ends with the version that takes it over this number of changed objects.
+const CHANGES_MAX: u64 = 1_000;
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -51,7 +53,13 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         Some(newest) => Some(read(&call, newest).await?),
         None => None,
     };
-    let shown_count = records.len().min(limit);
+    let mut changes = 0;
+    let fits = |record: &&VersionRecord| {
+        let fits = changes < CHANGES_MAX;
+        changes = changes.saturating_add(record.changes);
+        fits
+    };
+    let shown_count = records.iter().take(limit).take_while(fits).count();
     let mut items = Vec::with_capacity(shown_count);
     for at in 0..shown_count {
         let earlier = match records.get(at + 1) {
@@ -69,8 +77,9 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         }
         after = earlier;
     }
+    let whole = shown_count == limit || shown_count == records.len();
     records.truncate(shown_count);
-    let cursor = next_cursor(&records, limit);
+    let cursor = next_cursor(&records, if whole { limit } else { shown_count });
     Ok(Answer::json(page::page(items, cursor)))
 }
 

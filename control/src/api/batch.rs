@@ -23,10 +23,13 @@ use super::proxies::Proxies;
 use super::rules::Rules;
 use super::secret::{Absent, Secret};
 use super::targets::Targets;
-use super::versions::changes;
+use super::versions::{changes, outcome};
 use super::write;
 use crate::publish::PublishError;
 use crate::route::Parameter;
+
+/// Most faults that are listed.
+const PROBLEMS_MAX: usize = 100;
 
 /// The parameter that both routes know.
 pub const DRY_RUN: Parameter = (
@@ -63,7 +66,9 @@ impl Plan {
 
     /// Notes what is wrong, at its place in the submitted document.
     pub fn problem(&mut self, problem: Problem) {
-        self.problems.push(problem);
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        }
     }
 
     /// Adds an operation on the object that stands at `pointer`.
@@ -115,8 +120,9 @@ impl Plan {
 
     /// Notes the faults of the object at `pointer`.
     pub fn faults(&mut self, pointer: &str, problems: Vec<Problem>) {
-        let below = problems.into_iter().map(|problem| problem.below(pointer));
-        self.problems.extend(below);
+        for problem in problems {
+            self.problem(problem.below(pointer));
+        }
     }
 
     fn checked(&mut self) -> Result<Vec<Operation>, Failed> {
@@ -216,8 +222,7 @@ pub async fn carry_out(
     let published = published.map_err(|failed| refusal(&last, failed))?;
     call.control.see_version(call.org_id(), published.n).await;
     let before = before.unwrap_or_else(|| Arc::clone(&published.config));
-    let differences = tree::diff(&before.objects, &published.config.objects);
-    let mut answer = changes(&call.view(), before.head.n, published.n, &differences);
+    let mut answer = outcome(call, &published, &before).await?;
     // Of a remembered write, other keys were generated and are in force.
     if !published.replayed {
         answer["generated"] = last.shown_once().into();

@@ -132,12 +132,23 @@ impl Work<'_> {
             return;
         }
         if let Some(id) = fresh {
-            let parent = step.parent.as_deref();
-            let parent = parent.and_then(|name| self.id(&format!("{place}/parent"), name));
+            let at = format!("{place}/parent");
+            let parent = step
+                .parent
+                .as_deref()
+                .map(|name| match name.starts_with('@') {
+                    true => self.id(&at, name),
+                    false => self.existing(&at, name),
+                });
+            // An unknown one is told at its own place.
+            if parent == Some(None) {
+                return;
+            }
             let pointer = format!("{place}/object");
             let mut document = step.object.clone().unwrap_or_default();
             self.substitute(&pointer, &mut document);
-            self.plan.create(&pointer, id, parent, document, self.key);
+            self.plan
+                .create(&pointer, id, parent.flatten(), document, self.key);
         } else if let Some(name) = &step.delete {
             if let Some(id) = self.existing(&format!("{place}/delete"), name) {
                 let precondition = step.if_match;

@@ -9,7 +9,7 @@ use super::answer::{Answer, Content};
 use super::call::Call;
 use super::error::Refusal;
 use crate::route::{Gives, Route, Verb};
-use crate::state::{Control, Readiness};
+use crate::state::Control;
 
 /// Paths that are also served at the root.
 pub const PROBES: &[&str] = &["/healthz", "/readyz", "/metrics"];
@@ -53,15 +53,13 @@ async fn health(_control: Arc<Control>) -> Result<Answer, Refusal> {
 }
 
 async fn readiness(control: Arc<Control>) -> Result<Answer, Refusal> {
-    let (status, word) = match control.readiness() {
-        Readiness::Ready => (StatusCode::OK, "ok"),
-        Readiness::Degraded => (StatusCode::OK, "degraded"),
-        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    let readiness = control.readiness();
+    let status = match readiness.serves() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    Ok(Answer::with(
-        status,
-        Content::Json(json!({ "status": word })),
-    ))
+    let document = json!({ "status": readiness.as_str() });
+    Ok(Answer::with(status, Content::Json(document)))
 }
 
 async fn metrics(call: Call) -> Result<Answer, Refusal> {

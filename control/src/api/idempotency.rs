@@ -15,6 +15,10 @@ use super::error::{Code, Refusal};
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Answers that are remembered; the oldest goes first.
 const ANSWERS_MAX: usize = 10_000;
+/// Largest answers that are remembered, each and together, in bytes. A larger one is carried out
+/// once all the same: the publisher knows the key.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
 
@@ -63,6 +67,7 @@ pub enum Claim {
 pub struct Memory {
     entries: HashMap<IdempotencyKey, Entry>,
     order: VecDeque<(Instant, IdempotencyKey)>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,7 @@ struct Entry {
     request: [u8; 32],
     began: Instant,
     answer: Option<Answer>,
+    bytes: usize,
 }
 
 impl Memory {
@@ -102,16 +108,25 @@ impl Memory {
             request,
             began: now,
             answer: None,
+            bytes: 0,
         };
         self.entries.insert(key.clone(), entry);
         self.order.push_back((now, key.clone()));
         Ok(Claim::First)
     }
 
-    /// Keeps the answer of a first request, or frees the key when there is none.
+    /// Keeps the answer of a first request; frees the key when there is none, or when nothing was
+    /// written, as of a dry run.
     pub fn settle(&mut self, key: &IdempotencyKey, answer: Option<&Answer>) {
-        match (answer, self.entries.get_mut(key)) {
-            (Some(answer), Some(entry)) => entry.answer = Some(answer.clone()),
+        let kept = answer
+            .filter(|answer| answer.version.is_some())
+            .map(|answer| (answer, answer.content.bytes()))
+            .filter(|(_, bytes)| *bytes <= ANSWER_BYTES_MAX);
+        match (kept, self.entries.get_mut(key)) {
+            (Some((answer, bytes)), Some(entry)) => {
+                (entry.answer, entry.bytes) = (Some(answer.clone()), bytes);
+                self.bytes += bytes;
+            }
             (None, _) => {
                 self.entries.remove(key);
             }
@@ -119,10 +134,16 @@ impl Memory {
         }
     }
 
+    /// Forgets everything, as a restart does.
+    #[cfg(test)]
+    pub fn forget_all(&mut self) {
+        *self = Self::default();
+    }
+
     fn forget(&mut self, now: Instant) {
         while let Some((began, _)) = self.order.front() {
             let old = now.saturating_duration_since(*began) >= KEEP;
-            if !old && self.order.len() < ANSWERS_MAX {
+            if !old && self.order.len() < ANSWERS_MAX && self.bytes <= BYTES_MAX {
                 break;
             }
             let Some((began, key)) = self.order.pop_front() else {
@@ -133,8 +154,9 @@ impl Memory {
                 .entries
                 .get(&key)
                 .is_some_and(|entry| entry.began == began)
+                && let Some(entry) = self.entries.remove(&key)
             {
-                self.entries.remove(&key);
+                self.bytes = self.bytes.saturating_sub(entry.bytes);
             }
         }
     }
@@ -143,6 +165,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::id::OrgId;
 
     fn key(text: &str) -> IdempotencyKey {
         IdempotencyKey::new(TokenId::from_bits(1), text).unwrap()
@@ -165,7 +188,10 @@ mod tests {
             code(memory.claim(&key("a"), [2; 32], start)),
             Code::IdempotencyKeyReused
         );
-        memory.settle(&key("a"), Some(&Answer::nothing()));
+        memory.settle(
+            &key("a"),
+            Some(&Answer::nothing().version(OrgId::from_bits(1), 7)),
+        );
         assert!(matches!(
             memory.claim(&key("a"), [1; 32], start),
             Ok(Claim::Again(_))

@@ -25,7 +25,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
-    let newest = call.control.revision();
+    let newest = call.control.fingerprint();
     let mut members: Vec<Member> = Vec::new();
     let store = call.control.publisher.store();
     let listed = load::list(store, keys::NODES, None, |pair| {
@@ -34,13 +34,16 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     });
     listed.await.map_err(|error| write::refusal(error.into()))?;
     members.sort_by(|one, other| (&one.region, &one.name).cmp(&(&other.region, &other.name)));
-    let items = members.iter().map(|member| shown(member, newest)).collect();
+    let items = members
+        .iter()
+        .map(|member| shown(member, &newest))
+        .collect();
     Ok(Answer::json(page::page(items, None)))
 }
 
-fn shown(member: &Member, newest: i64) -> Value {
+fn shown(member: &Member, newest: &str) -> Value {
     // A member of plain fields always serialises.
     let mut shown = serde_json::to_value(member).unwrap_or_default();
-    shown["current"] = json!(member.revision >= newest);
+    shown["current"] = json!(member.serves == newest);
     shown
 }

@@ -116,7 +116,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
             json!({
                 "type": "object",
                 "required": ["status"],
-                "properties": {"status": {"type": "string", "enum": ["ok", "degraded", "starting"]}}
+                "properties": {"status": {"type": "string", "enum": ["ok", "degraded", "draining"]}}
             }),
         ),
     ]
@@ -135,7 +135,9 @@ fn node() -> Value {
             "program": text("The version of its program"),
             "started_at": {"type": "string", "format": "date-time"},
             "revision": {"type": "integer", "description": "The store revision that it serves"},
-            "current": {"type": "boolean", "description": "Whether that is the newest"},
+            "serves": text("Equal on nodes that serve the same configuration"),
+            "current": {"type": "boolean",
+                        "description": "Whether it serves what this control plane sees"},
             "in_flight": {"type": "integer", "description": "Requests in flight"},
             "faults": {
                 "type": "array",

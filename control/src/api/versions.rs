@@ -21,7 +21,7 @@ use super::rules::Rules;
 use super::targets::Targets;
 use super::tokens::Tokens;
 use super::write;
-use crate::publish::{PublishError, Rollback};
+use crate::publish::{PublishError, Published, Rollback};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
 
 const DIFF: &[Parameter] = &[(
@@ -192,9 +192,42 @@ async fn rollback(call: OrgCall) -> Result<Answer, Refusal> {
         .map_err(write::refusal)?
         .ok_or_else(|| not_kept(to))?;
     call.control.see_version(call.org_id(), published.n).await;
-    let differences = tree::diff(&before.objects, &published.config.objects);
-    let answer = changes(&call.view(), before.head.n, published.n, &differences);
+    let answer = outcome(&call, &published, &before).await?;
     Ok(Answer::json(answer).version(call.org_id(), published.n))
+}
+
+/// What a write that was made of `before` has changed; of a remembered one, what it changed then.
+///
+/// # Errors
+/// The store failed.
+pub async fn outcome(
+    call: &OrgCall,
+    published: &Published,
+    before: &OrgConfig,
+) -> Result<Value, Refusal> {
+    let view = call.view();
+    let n = published.n;
+    if !published.replayed {
+        let differences = tree::diff(&before.objects, &published.config.objects);
+        return Ok(changes(&view, before.head.n, n, &differences));
+    }
+    let publisher = &call.control.publisher;
+    let versions = publisher.versions(call.org_id(), n + 1, 2).await;
+    let versions = versions.map_err(write::refusal)?;
+    // Of a version that is not kept any more only the number is known.
+    let (Some(record), Some(parent)) = (versions.first(), versions.get(1)) else {
+        return Ok(changes(&view, n.saturating_sub(1), n, &[]));
+    };
+    let after = publisher
+        .at(call.org_id(), record)
+        .await
+        .map_err(write::refusal)?;
+    let before = publisher
+        .at(call.org_id(), parent)
+        .await
+        .map_err(write::refusal)?;
+    let differences = tree::diff(&before.objects, &after.objects);
+    Ok(changes(&view, parent.head.n, n, &differences))
 }
 
 fn number(call: &OrgCall) -> Result<u64, Refusal> {

@@ -244,11 +244,13 @@ pub fn refusal(error: PublishError) -> Refusal {
             Refusal::new(Code::OutcomeUnknown, detail).retry_after_s(5)
         }
         PublishError::Regressed { .. } => {
-            let detail = format!("{words}; writes are refused until `requestrocket recover`");
+            let detail =
+                format!("{words}; writes are refused until it holds it again, or a person decides");
             Refusal::new(Code::StoreRegressed, detail)
         }
         PublishError::Store(StoreError::Full(_)) => {
-            let detail = "traffic goes on; free space, then `requestrocket recover --space`";
+            let detail =
+                "traffic goes on; compact and defragment etcd, then `etcdctl alarm disarm`";
             Refusal::new(Code::StoreFull, detail)
         }
         PublishError::Store(StoreError::TooLarge(detail)) => {

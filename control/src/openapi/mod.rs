@@ -147,6 +147,11 @@ fn operation(route: &Route) -> Value {
     operation
 }
 
+/// Whether the route changes one object, whose version `If-Match` can name.
+fn of_one(route: &Route) -> bool {
+    route.path.ends_with('}') || route.path.ends_with("/rotate")
+}
+
 /// The last fixed word of the path: what the route is about.
 fn tag(route: &Route) -> &'static str {
     route
@@ -220,7 +225,7 @@ fn parameters(route: &Route) -> Value {
     if route.verb.writes() {
         let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once";
         all.push(header("Idempotency-Key", key));
-        if !matches!(route.gives, Gives::Created(_)) && route.path.contains("/{id}") {
+        if !matches!(route.gives, Gives::Created(_)) && of_one(route) {
             all.push(header(
                 "If-Match",
                 "`ETag` that the object must have, else 412",

@@ -8,7 +8,8 @@ use proto::store::{Range, load};
 use proto::tree::{self, Context, Draft, Operation, OrgConfig, VersionRecord};
 use tokio::time::Instant;
 
-use super::{Author, Idempotency, Publish, PublishError, Published, Publisher};
+use super::idempotency::{self, Idempotency};
+use super::{Author, Publish, PublishError, Published, Publisher};
 
 /// A request to publish what depends on the newest version.
 #[derive(Clone, Debug)]
@@ -132,6 +133,14 @@ impl Publisher {
         request: Request,
         mut make: impl FnMut(&Arc<OrgConfig>) -> Result<Vec<Operation>, E>,
     ) -> Result<Published, E> {
+        if let Some(idempotency) = &request.idempotency {
+            // What was carried out already need not be possible any more.
+            let current = self.load(request.org).await?;
+            let recalled = idempotency::recall(&*self.store, idempotency, &current).await?;
+            if let Some(published) = recalled {
+                return Ok(published);
+            }
+        }
         loop {
             let current = self.load(request.org).await?;
             let publish = Publish {

@@ -68,9 +68,9 @@ impl Loss {
 
     /// The store can be asked again: nothing more is given on credit, and who is without a token
     /// now has a new grace.
-    pub fn over(&mut self, cells: &[Cell], me: Opener, now_ns: u64) {
+    pub fn over(&mut self, cells: &[Cell], me: Opener, now_ns: u64, hungry: bool) {
         self.lost = false;
-        self.dry_since_ns = self.dry_since_ns.map(|_| now_ns);
+        self.dry_since_ns = hungry.then_some(now_ns);
         for credit in &mut self.credits {
             credit.parts.iter_mut().for_each(|part| part.close(cells));
             credit.settle(cells, me, now_ns);

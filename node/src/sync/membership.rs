@@ -122,6 +122,7 @@ impl Entry {
             program: self.membership.program.clone(),
             started_at: self.started_at,
             revision: world.revision.0,
+            serves: world.fingerprint(),
             in_flight: self.membership.metrics.in_flight(),
             faults: world.faults.iter().take(FAULTS_MAX).map(fault).collect(),
         }

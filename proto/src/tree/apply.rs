@@ -99,7 +99,6 @@ impl<'a> Work<'a> {
                 let old = self.existing(*id, *precondition)?;
                 self.touched.insert(*id, at);
                 self.draft.objects.remove(id);
-                self.remove_attached(at, *id);
                 if let (ObjectId::Credential(id), Body::Credential(stored)) = (id, &old.body) {
                     self.retire(*id, stored, None);
                 }
@@ -108,12 +107,20 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Policy goes with the object that it hangs on.
-    fn remove_attached(&mut self, at: usize, parent: ObjectId) {
-        let objects = self.draft.objects.iter();
-        let attached = objects.filter(|(_, object)| object.body.parent() == Some(parent));
-        let attached: Vec<ObjectId> = attached.map(|(id, _)| *id).collect();
-        for id in attached {
+    /// Policy goes with the object that it hangs on; new policy on it is a fault, found later.
+    fn remove_attached(&mut self) {
+        let (objects, touched) = (&self.draft.objects, &self.touched);
+        let gone = |id: &ObjectId| !objects.contains_key(id);
+        if !touched.keys().any(gone) {
+            return;
+        }
+        let attached = objects.iter().filter_map(|(id, object)| {
+            let parent = object.body.parent().filter(gone)?;
+            let at = touched.get(&parent)?;
+            self.parent.objects.contains_key(id).then_some((*id, *at))
+        });
+        let attached: Vec<(ObjectId, usize)> = attached.collect();
+        for (id, at) in attached {
             self.draft.objects.remove(&id);
             self.touched.insert(id, at);
         }
@@ -216,6 +223,7 @@ impl<'a> Work<'a> {
     }
 
     fn finish(mut self, operations: usize) -> Result<Draft, ApplyError> {
+        self.remove_attached();
         references::complete(&mut self.draft.objects, self.touched.keys());
         self.settle_versions();
         let mut judged = Judged::default();

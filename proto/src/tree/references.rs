@@ -4,7 +4,7 @@
 //! Judged on the finished draft, so the order of a publish's operations does not matter; again on
 //! every new head after a lost race, so that no dangling name is ever committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::operation::{ApplyError, Context};
@@ -300,7 +300,7 @@ fn taken(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<Apply
 
 /// The first deleted object that others still name.
 fn in_use(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<ApplyError> {
-    let gone: Vec<ObjectId> = touched
+    let gone: BTreeSet<ObjectId> = touched
         .keys()
         .filter(|id| !objects.contains_key(id))
         .copied()

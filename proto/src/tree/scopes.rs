@@ -22,25 +22,31 @@ pub(super) fn judge(
             scopes.insert(parent, *at);
         }
     }
+    let mut policies: BTreeMap<ObjectId, Vec<&Body>> = BTreeMap::new();
+    for object in objects.values() {
+        if let Some(parent) = object.body.parent().filter(|on| scopes.contains_key(on)) {
+            policies.entry(parent).or_default().push(&object.body);
+        }
+    }
     for (parent, at) in &scopes {
         if !is_scope(objects, *parent) {
             let detail = format!("{parent} is no target, credential or proxy of this organisation");
             problems.push((*at, Problem::new("/parent", "unknown-parent", detail)));
             continue;
         }
-        let found = together(objects, *parent);
+        let found = together(policies.get(parent).map_or(&[], Vec::as_slice));
         problems.extend(found.into_iter().map(|problem| (*at, problem)));
     }
 }
 
 /// What is wrong with a scope's policy although each part of it is right. Faults of single rules
 /// and filters are told with themselves.
-fn together(objects: &Objects, parent: ObjectId) -> Vec<Problem> {
+fn together(policies: &[&Body]) -> Vec<Problem> {
     let (mut rules, mut filters): (Vec<Rule>, usize) = (Vec::new(), 0);
-    for object in objects.values() {
-        match &object.body {
-            Body::Rule(rule) if rule.parent == parent => rules.push(rule.spec.clone()),
-            Body::Filter(filter) if filter.parent == parent => filters += 1,
+    for body in policies {
+        match body {
+            Body::Rule(rule) => rules.push(rule.spec.clone()),
+            Body::Filter(_) => filters += 1,
             _ => {}
         }
     }

@@ -6,17 +6,18 @@ use proto::credential::Credential;
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::problem::Problem;
 use proto::seal::DigestKey;
-use proto::tree::{Operation, OrgConfig, SecretChange};
+use proto::tree::{OBJECTS_MAX, Operation, OrgConfig, SecretChange};
 use serde_json::{Map, Value};
 
-use super::entry::{List, Model, by, fresh};
-use super::{FORMAT, all};
+use super::FORMAT;
+use super::entry::{List, Model, fresh};
+use super::stored::{Kind, Stored};
 use crate::api::answer::Answer;
 use crate::api::attached::Policy;
 use crate::api::batch::{self, Plan};
 use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
-use crate::api::error::Refusal;
+use crate::api::error::{Code, Refusal};
 use crate::api::filters::Filters;
 use crate::api::objects::{Resource, parse};
 use crate::api::proxies::Proxies;
@@ -43,6 +44,12 @@ pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
         let problem = Problem::new("/format", "format", format!("must be `{FORMAT}`"));
         return Err(Refusal::invalid(vec![problem]));
     }
+    let lists = [List::Targets, List::Credentials, List::Proxies];
+    let entries = lists.map(|list| document[list.word()].as_array().map_or(0, Vec::len));
+    if entries.iter().sum::<usize>() > OBJECTS_MAX {
+        let detail = format!("an organisation has at most {OBJECTS_MAX} objects");
+        return Err(Refusal::new(Code::BodyTooLarge, detail));
+    }
     let prune: Option<bool> = call.request.query.parsed("prune", "true or false")?;
     let key = call.control.digest_key.clone();
     batch::carry_out(&call, |config| {
@@ -51,7 +58,9 @@ pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
             key: &key,
             plan: Plan::in_words(&WORDS),
             prunes: prune == Some(true),
+            stored: Stored::of(config),
             named: BTreeMap::new(),
+            targets: BTreeMap::new(),
             kept: BTreeSet::new(),
         };
         work.apply(document);
@@ -69,8 +78,11 @@ struct Work<'a> {
     plan: Plan,
     /// What the document does not name goes, so nothing may refer to it.
     prunes: bool,
-    /// Objects of the document by name.
-    named: BTreeMap<(List, String), ObjectId>,
+    stored: Stored<'a>,
+    /// Entries of the document by what they are referred to.
+    named: BTreeMap<(Kind, String), Vec<ObjectId>>,
+    /// Names of the document's targets.
+    targets: BTreeMap<ObjectId, String>,
     /// Objects of the newest version that the document names.
     kept: BTreeSet<ObjectId>,
 }
@@ -114,14 +126,17 @@ impl Work<'_> {
             Err(problems) => return self.plan.faults(pointer, problems),
         };
         let id = id.as_ref().and_then(Value::as_str);
-        let Some(found) = self.identify(list, pointer, id, &model) else {
+        let Some(found) = self.identify(pointer, id, &model) else {
             return;
         };
         let (on, is_new) = match found {
             Some(id) => (id, false),
             None => (fresh(list), true),
         };
-        self.named.insert((list, model.name().to_owned()), on);
+        self.named.entry(model.key()).or_default().push(on);
+        if list == List::Targets {
+            self.targets.insert(on, model.name().to_owned());
+        }
         match is_new {
             true => self.create(pointer, on, model, secret),
             false => self.update(pointer, on, model, secret),
@@ -135,52 +150,51 @@ impl Work<'_> {
     /// be told.
     fn identify(
         &mut self,
-        list: List,
         pointer: &str,
         id: Option<&str>,
         model: &Model,
     ) -> Option<Option<ObjectId>> {
+        let kind = model.kind();
         let found = match id {
             Some(text) => {
                 let of_kind = |id: &ObjectId| {
-                    self.config
-                        .object(*id)
-                        .is_some_and(|o| model.is_kind_of(&o.body))
+                    let object = self.config.object(*id);
+                    object.is_some_and(|object| Kind::of(&object.body) == Some(kind))
                 };
                 let Some(id) = text.parse().ok().filter(of_kind) else {
                     let detail = "no object of this kind has this id here; leave `id` out for a \
                                   new one";
-                    self.plan
-                        .problem(Problem::new(format!("{pointer}/id"), "not-found", detail));
+                    self.refuse(format!("{pointer}/id"), "not-found", detail);
                     return None;
                 };
                 Some(id)
             }
             None => {
-                let candidates = model.candidates(self.config);
+                let candidates = model.candidates(&self.stored);
                 if candidates.len() > 1 {
+                    let (count, words) = (candidates.len(), kind.words());
+                    let name = model.name();
                     let detail = format!(
-                        "{} {} are named `{}`; add the `id` of the one that is meant",
-                        candidates.len(),
-                        list.word(),
-                        model.name()
+                        "{count} {words} are named `{name}`; add the `id` of the one that is meant"
                     );
-                    self.plan
-                        .problem(Problem::new(format!("{pointer}/name"), "ambiguous", detail));
+                    self.refuse(format!("{pointer}/name"), "ambiguous", detail);
                     return None;
                 }
                 candidates.first().copied()
             }
         };
-        let taken = self.named.contains_key(&(list, model.name().to_owned()));
+        let taken = self.named.contains_key(&model.key());
         let twice = found.is_some_and(|id| !self.kept.insert(id));
         if twice || (taken && id.is_none()) {
             let detail = format!("another entry is `{}` already", model.name());
-            self.plan
-                .problem(Problem::new(format!("{pointer}/name"), "duplicate", detail));
+            self.refuse(format!("{pointer}/name"), "duplicate", detail);
             return None;
         }
         Some(found)
+    }
+
+    fn refuse(&mut self, pointer: String, code: &'static str, detail: impl Into<String>) {
+        self.plan.problem(Problem::new(pointer, code, detail));
     }
 
     fn create(&mut self, pointer: &str, id: ObjectId, model: Model, secret: Option<Value>) {
@@ -246,9 +260,9 @@ impl Work<'_> {
         let Some(Value::Array(list)) = list else {
             return;
         };
-        let mut stored: Vec<(ObjectId, Value)> = all::<R>(self.config)
-            .filter(|(_, _, object)| R::parent(&object.body) == Some(on))
-            .map(|(id, model, _)| (*id, content::<R>(model)))
+        let stored = self.stored.policies(on).iter();
+        let mut stored: Vec<(ObjectId, Value)> = stored
+            .filter_map(|object| Some((object.id, content::<R>(R::model(&object.body)?))))
             .collect();
         for (at, document) in list.into_iter().enumerate() {
             let pointer = format!("{pointer}/{}/{at}", R::COLLECTION);
@@ -283,21 +297,21 @@ impl Work<'_> {
         mut fields: Map<String, Value>,
     ) -> Option<Map<String, Value>> {
         let mut whole = true;
-        let mut one = |work: &mut Self, list, pointer: String, name: &str| {
-            let id = work.referred(list, &pointer, name);
+        let mut one = |work: &mut Self, kind, pointer: String, name: &str| {
+            let id = work.referred(kind, &pointer, name);
             whole &= id.is_some();
             id.map(|id| Value::from(id.to_string()))
         };
-        for (word, list, field) in [
-            ("target", List::Targets, "target_id"),
+        for (word, kind, field) in [
+            ("target", Kind::Target, "target_id"),
             (
                 "target_credential",
-                List::Credentials,
+                Kind::TargetCredential,
                 "target_credential_id",
             ),
         ] {
             if let Some(Value::String(name)) = fields.shift_remove(word)
-                && let Some(id) = one(self, list, format!("{pointer}/{word}"), &name)
+                && let Some(id) = one(self, kind, format!("{pointer}/{word}"), &name)
             {
                 fields.insert(field.into(), id);
             }
@@ -307,7 +321,7 @@ impl Work<'_> {
             for (at, name) in names.iter().enumerate() {
                 let place = format!("{pointer}/proxy_credentials/{at}");
                 let name = name.as_str().unwrap_or_default();
-                ids.extend(one(self, List::Credentials, place, name));
+                ids.extend(one(self, Kind::ProxyCredential, place, name));
             }
             fields.insert("proxy_credential_ids".into(), Value::Array(ids));
         }
@@ -321,42 +335,37 @@ impl Work<'_> {
 
     fn target_name(&self, id: &str) -> Option<String> {
         let id: ObjectId = id.parse().ok()?;
-        let in_document = self.named.iter().find(|(_, known)| **known == id);
-        if let Some(((_, name), _)) = in_document {
+        if let Some(name) = self.targets.get(&id) {
             return Some(name.clone());
         }
         let body = &self.config.object(id)?.body;
         Targets::model(body).map(|target| target.name.clone())
     }
 
-    /// What a name means: an entry of the document, or an object that is there.
-    fn referred(&mut self, list: List, pointer: &str, name: &str) -> Option<ObjectId> {
-        if let Some(id) = self.named.get(&(list, name.to_owned())) {
+    /// What a name means: an entry of the document, or else an object that is there.
+    fn referred(&mut self, kind: Kind, pointer: &str, name: &str) -> Option<ObjectId> {
+        let in_document = self.named.get(&(kind, name.to_owned()));
+        let mut found = in_document.cloned().unwrap_or_default();
+        if found.is_empty() {
+            found.extend(self.stored.named(kind, name));
+            let id: Option<ObjectId> = name.parse().ok();
+            found.extend(id.filter(|id| {
+                let object = self.config.object(*id);
+                object.is_some_and(|object| Kind::of(&object.body) == Some(kind))
+            }));
+            // What the document does not name is about to go.
+            found.retain(|id| !self.prunes || self.kept.contains(id));
+        }
+        if let [id] = found.as_slice() {
             return Some(*id);
         }
-        let is_named = |id: &ObjectId, stored: &str| stored == name || id.to_string() == name;
-        let found = match list {
-            List::Targets => {
-                by(all::<Targets>(self.config).map(|(id, t, _)| (id, is_named(id, &t.name))))
-            }
-            List::Credentials => {
-                by(all::<Credentials>(self.config).map(|(id, c, _)| (id, is_named(id, &c.name))))
-            }
-            List::Proxies => Vec::new(),
+        let (name, words, count) = (proto::checks::printable(name), kind.words(), found.len());
+        let detail = match count {
+            0 if self.prunes => format!("the document has no `{name}` among its {words}"),
+            0 => format!("neither the document nor the organisation has `{name}` among {words}"),
+            _ => format!("{count} {words} are named `{name}`; give the id"),
         };
-        if let [id] = found.as_slice()
-            && (!self.prunes || self.kept.contains(id))
-        {
-            return Some(*id);
-        }
-        let (name, word) = (proto::checks::printable(name), list.word());
-        let detail = match found.is_empty() || self.prunes {
-            true if self.prunes => format!("the document has no `{name}` in {word}"),
-            true => format!("neither the document nor the organisation has `{name}` in {word}"),
-            false => format!("{} {word} are named `{name}`; give the id", found.len()),
-        };
-        self.plan
-            .problem(Problem::new(pointer, "unknown-reference", detail));
+        self.refuse(pointer.to_owned(), "unknown-reference", detail);
         None
     }
 

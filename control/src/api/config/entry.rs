@@ -6,10 +6,10 @@ use proto::credential::Credential;
 use proto::object::{Body, ObjectId};
 use proto::proxy::Proxy;
 use proto::target::Target;
-use proto::tree::{Change, OrgConfig};
+use proto::tree::Change;
 use serde_json::{Map, Value};
 
-use super::all;
+use super::stored::{Kind, Stored};
 use crate::api::credentials::Credentials;
 use crate::api::objects::{Resource, fields};
 use crate::api::proxies::Proxies;
@@ -60,32 +60,35 @@ impl Model {
         }
     }
 
-    /// Whether a stored object is of its kind.
-    pub fn is_kind_of(&self, body: &Body) -> bool {
+    /// What it is, for looking up others of its kind.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Target(_) => Targets::model(body).is_some(),
-            Self::Credential(_) => Credentials::model(body).is_some(),
-            Self::Proxy(_) => Proxies::model(body).is_some(),
+            Self::Target(_) => Kind::Target,
+            Self::Credential(credential) => Kind::of_credential(credential.kind),
+            Self::Proxy(_) => Kind::Proxy,
         }
     }
 
-    /// Stored objects that an entry without id may mean: those with its alias, else its name.
-    pub fn candidates(&self, config: &OrgConfig) -> Vec<ObjectId> {
+    /// What no other entry without an id may be: its name, or a proxy's alias.
+    pub fn key(&self) -> (Kind, String) {
+        let key = match self {
+            Self::Proxy(Proxy {
+                alias: Some(alias), ..
+            }) => format!("alias {alias}"),
+            _ => self.name().to_owned(),
+        };
+        (self.kind(), key)
+    }
+
+    /// Stored objects that an entry without id may mean.
+    pub fn candidates(&self, stored: &Stored<'_>) -> Vec<ObjectId> {
         match self {
-            Self::Target(target) => {
-                by(all::<Targets>(config).map(|(id, t, _)| (id, t.name == target.name)))
-            }
-            Self::Credential(credential) => by(all::<Credentials>(config)
-                .map(|(id, c, _)| (id, c.name == credential.name && c.kind == credential.kind))),
-            Self::Proxy(proxy) => {
-                let stored = || all::<Proxies>(config);
-                let same_alias = |p: &Proxy| p.alias.is_some() && p.alias == proxy.alias;
-                let by_alias = by(stored().map(|(id, p, _)| (id, same_alias(p))));
-                match by_alias.is_empty() {
-                    true => by(stored().map(|(id, p, _)| (id, p.name == proxy.name))),
-                    false => by_alias,
-                }
-            }
+            Self::Proxy(Proxy {
+                alias: Some(alias),
+                name,
+                ..
+            }) => stored.with_alias(alias, name),
+            _ => stored.named(self.kind(), self.name()).to_vec(),
         }
     }
 
@@ -110,9 +113,4 @@ pub(super) fn fresh(list: List) -> ObjectId {
         List::Credentials => Credentials::fresh_id(),
         List::Proxies => Proxies::fresh_id(),
     }
-}
-
-/// The ids whose condition holds.
-pub(super) fn by<'a>(found: impl Iterator<Item = (&'a ObjectId, bool)>) -> Vec<ObjectId> {
-    found.filter(|(_, is)| *is).map(|(id, _)| *id).collect()
 }

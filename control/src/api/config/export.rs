@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use proto::object::ObjectId;
+use proto::object::{Body, ObjectId};
 use proto::tree::OrgConfig;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::stored::{Kind, Stored};
 use super::{FORMAT, all};
 use crate::api::answer::Answer;
 use crate::api::attached::Policy;
@@ -102,20 +103,22 @@ struct Names(BTreeMap<ObjectId, Option<String>>);
 
 impl Names {
     fn of(config: &OrgConfig) -> Self {
-        let mut names = BTreeMap::new();
-        unique(
-            all::<Targets>(config).map(|(id, t, _)| (*id, &t.name)),
-            &mut names,
-        );
-        unique(
-            all::<Credentials>(config).map(|(id, c, _)| (*id, &c.name)),
-            &mut names,
-        );
-        unique(
-            all::<Proxies>(config).map(|(id, p, _)| (*id, &p.name)),
-            &mut names,
-        );
-        Self(names)
+        let stored = Stored::of(config);
+        let names = config.objects.iter().filter_map(|(id, object)| {
+            let name = match &object.body {
+                Body::Target(target) => &target.name,
+                Body::Credential(stored) => &stored.credential.name,
+                Body::Proxy(proxy) => &proxy.name,
+                _ => return None,
+            };
+            let kind = Kind::of(&object.body)?;
+            // A name that looks like an id would be read as one.
+            let alone = stored.named(kind, name).len() == 1 && name.parse::<ObjectId>().is_err();
+            // A proxy with an alias is found by that.
+            let by_alias = matches!(&object.body, Body::Proxy(proxy) if proxy.alias.is_some());
+            Some((*id, (alone || by_alias).then(|| name.clone())))
+        });
+        Self(names.collect())
     }
 
     fn is_unique(&self, id: &ObjectId) -> bool {
@@ -125,22 +128,5 @@ impl Names {
     fn of_id(&self, id: ObjectId) -> String {
         let name = self.0.get(&id).cloned().flatten();
         name.unwrap_or_else(|| id.to_string())
-    }
-}
-
-fn unique<'a>(
-    named: impl Iterator<Item = (ObjectId, &'a String)>,
-    names: &mut BTreeMap<ObjectId, Option<String>>,
-) {
-    let mut by_name: BTreeMap<&String, Vec<ObjectId>> = BTreeMap::new();
-    for (id, name) in named {
-        by_name.entry(name).or_default().push(id);
-    }
-    for (name, ids) in by_name {
-        // A name that looks like an id would be read as one.
-        let alone = ids.len() == 1 && name.parse::<ObjectId>().is_err();
-        for id in ids {
-            names.insert(id, alone.then(|| name.clone()));
-        }
     }
 }

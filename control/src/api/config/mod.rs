@@ -9,6 +9,7 @@ mod apply;
 mod entry;
 mod export;
 pub mod schemas;
+mod stored;
 
 use proto::object::{Object, ObjectId};
 use proto::org::Role;

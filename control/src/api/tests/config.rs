@@ -472,3 +472,105 @@ async fn the_audit_says_who_and_what_with_both_forms_and_no_secret() {
     assert!(last["objects"].is_array());
     api.get(Who::Member, "/orgs/acme/audit").await.is(403);
 }
+
+/// Names mean one thing, or are refused: never the wrong one.
+#[actix_web::test]
+async fn proxies_are_told_apart_by_alias_and_credentials_by_kind() {
+    let api = api().await;
+    let mut two = document();
+    two["proxies"] = json!([
+        {"name": "one name", "alias": "dev", "target": "stripe", "proxy_credentials": ["both"]},
+        {"name": "one name", "alias": "prod", "target": "stripe", "proxy_credentials": ["both"],
+         "target_credential": "both"},
+    ]);
+    two["credentials"][0]["name"] = json!("both");
+    two["credentials"][1]["name"] = json!("both");
+    api.put(Who::Admin, CONFIG, two.clone()).await.is(200);
+    let again = api.put(Who::Admin, CONFIG, two.clone()).await.is(200);
+    assert_eq!(again.body["changes"], json!([]));
+    let exported = api.get(Who::Admin, CONFIG).await.is(200).body;
+    let same = api.put(Who::Admin, CONFIG, exported).await.is(200);
+    assert_eq!(same.body["changes"], json!([]));
+    // One with an alias of its own is another proxy, not the renamed first.
+    two["proxies"] = json!([{"name": "one name", "alias": "third", "target": "stripe",
+                             "proxy_credentials": ["both"]}]);
+    let third = api.put(Who::Admin, CONFIG, two.clone()).await.is(200);
+    assert_eq!(third.body["changes"].as_array().unwrap().len(), 1);
+    assert_eq!(third.body["changes"][0]["change"], "created");
+    // A name that two entries have says nothing.
+    let mut twins = document();
+    let twin = json!({"name": "stripe", "base_url": "https://b.example"});
+    let id = api
+        .make(Who::Admin, "targets", twin.clone())
+        .await
+        .is(201)
+        .id();
+    let first = api.get(Who::Admin, "/orgs/acme/targets").await.body["items"][0]["id"].clone();
+    twins["targets"] = json!([
+        {"id": first, "name": "stripe", "base_url": "https://api.stripe.com"},
+        {"id": id, "name": "stripe", "base_url": "https://b.example"},
+    ]);
+    let refused = api.put(Who::Admin, CONFIG, twins).await.is(422);
+    let place = (
+        "/proxies/0/target".to_owned(),
+        "unknown-reference".to_owned(),
+    );
+    assert!(refused.faults().contains(&place), "{}", refused.text);
+}
+
+/// A key answers a repeated write as the first time, also where it would not be possible any more.
+#[actix_web::test]
+async fn a_repeated_list_of_changes_is_carried_out_once() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let send = |path: &str, key: &str, body: &Value| {
+        let request = api.request(Who::Admin, actix_web::http::Method::POST, path);
+        let request = request
+            .insert_header(("idempotency-key", key))
+            .set_json(body);
+        api.send(request)
+    };
+    let delete = json!({"operations": [{"delete": made.proxy}]});
+    let path = "/orgs/acme/changes";
+    let first = send(path, "k1", &delete).await.is(200);
+    // As another control, or this one after a restart, that only the store tells of it.
+    api.control.idempotency().forget_all();
+    let again = send(path, "k1", &delete).await.is(200);
+    assert_eq!(again.body["changes"], first.body["changes"]);
+    assert_eq!(again.body["to"], first.body["to"]);
+    // A dry run is no write: it is told anew.
+    let rename = json!({"operations": [{"update": made.target, "patch": {"name": "x"}}]});
+    let dry = format!("{path}?dry_run=true");
+    let would = send(&dry, "k2", &rename).await.is(200);
+    assert_eq!(would.body["changes"].as_array().unwrap().len(), 1);
+    send(path, "k3", &rename).await.is(200);
+    let now = send(&dry, "k2", &rename).await.is(200);
+    assert_eq!(now.body["changes"], json!([]));
+}
+
+#[actix_web::test]
+async fn the_order_of_a_list_does_not_matter() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let rules = format!("/orgs/acme/proxies/{}/rules", made.proxy);
+    let rule = json!({"effect": "deny"});
+    let rule = api.post(Who::Admin, &rules, rule).await.is(201).id();
+    let path = "/orgs/acme/changes";
+    let new = json!({"create": "rules", "parent": made.proxy, "object": {"effect": "deny"}});
+    let gone = json!({"delete": made.proxy});
+    for operations in [json!([new, gone]), json!([gone, new])] {
+        let body = json!({"operations": operations});
+        let refused = api.post(Who::Admin, path, body).await.is(422);
+        assert_eq!(refused.faults()[0].1, "unknown-parent", "{}", refused.text);
+    }
+    let stranger = json!({"operations": [{"create": "rules", "object": {"effect": "deny"},
+                                          "parent": "tgt_00000000000000000000000000"}]});
+    let refused = api.post(Who::Admin, path, stranger).await.is(422);
+    assert_eq!(
+        refused.faults(),
+        [("/operations/0/parent".into(), "not-found".into())]
+    );
+    let both = json!({"operations": [gone, {"delete": rule}]});
+    let done = api.post(Who::Admin, path, both).await.is(200);
+    assert_eq!(done.body["changes"].as_array().unwrap().len(), 2);
+}

@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::publish::{Author, Publish, Publisher, PublisherOptions};
 use crate::records::Records;
-use crate::{ApiSettings, Control, ControlDeps, Readiness, configure};
+use crate::{ApiSettings, Control, ControlDeps, configure};
 
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,7 +201,8 @@ pub async fn api() -> Api<
         policy: Policy::default(),
         records,
         metrics: Arc::new(|| "up 1\n".into()),
-        readiness: Arc::new(|| Readiness::Ready),
+        counters: Default::default(),
+        health: Default::default(),
     }));
     for org in [acme, other, SYSTEM_ORG] {
         let n = publisher.load(org).await.unwrap().head.n;

@@ -4,7 +4,8 @@ use proto::keys;
 use proto::store::{Compare, Revision, StoreError, Txn};
 use tracing::{info, warn};
 
-use super::{Asked, Broker, CALLS_MAX, Call, KEYS_PER_TXN, Slot};
+use super::{Asked, Broker, CALLS_MAX, Call, KEYS_PER_TXN, Probe, Slot};
+use crate::limits::owner::Owner;
 
 pub(super) const BACKOFF_MIN_NS: u64 = 10_000_000;
 pub(super) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
@@ -34,15 +35,17 @@ impl Broker {
         // A transaction without a read is answered by an etcd member that has lost its quorum, and
         // the store would seem to be back when it is not. It reads what the stalled keys hold, so
         // that every contact with the store gives them a fresh view to share from.
-        let slots: Vec<Slot> = self
-            .stalled
-            .iter()
-            .filter(|slot| self.owners.get(slot).is_some_and(|o| !o.is_writing()))
-            .take(KEYS_PER_TXN)
-            .copied()
-            .collect();
-        let owners = slots.iter().filter_map(|slot| self.owners.get(slot));
-        let mut or_read: Vec<String> = owners.map(|o| o.meter().store_key.clone()).collect();
+        let waiting = self.stalled.iter().filter_map(|slot| {
+            let owner = self.owners.get(slot)?;
+            (!owner.is_writing()).then_some((*slot, owner))
+        });
+        let mut waiting: Vec<(Slot, &Owner)> = waiting.take(KEYS_PER_TXN + 1).collect();
+        let whole = waiting.len() <= KEYS_PER_TXN;
+        waiting.truncate(KEYS_PER_TXN);
+        let expected = waiting.iter().map(|(_, owner)| owner.expects()).collect();
+        let slots = waiting.iter().map(|(slot, _)| *slot).collect();
+        let keys = waiting.iter();
+        let mut or_read: Vec<String> = keys.map(|(_, o)| o.meter().store_key.clone()).collect();
         if or_read.is_empty() {
             or_read.push(keys::BEAT.to_owned());
         }
@@ -52,7 +55,8 @@ impl Broker {
             or_read,
             ..Txn::default()
         };
-        self.calls.insert(id, Asked { slots, probe: true });
+        let probe = Some(Probe { expected, whole });
+        self.calls.insert(id, Asked { slots, probe });
         Some(Call { id, txn })
     }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proto::store::{At, Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
+use proto::store::{At, Compare, KeyValue, Op, Revision, StoreError, Txn, TxnOutcome};
 use tracing::error;
 
 use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health};
@@ -45,7 +45,17 @@ type Slot = u64;
 struct Asked {
     slots: Vec<Slot>,
     /// It only reads.
-    probe: bool,
+    probe: Option<Probe>,
+}
+
+/// What was known when a probe was sent.
+#[derive(Debug)]
+struct Probe {
+    /// Revision of each key's newest known state: an answer that comes after the key has moved on
+    /// tells of its past.
+    expected: Vec<Option<Revision>>,
+    /// Whether it reads every key that waits for the store.
+    whole: bool,
 }
 
 /// All keys of a process.
@@ -136,25 +146,31 @@ impl Broker {
         let Asked { slots, probe } = self.calls.remove(&id).unwrap_or_default();
         match result {
             Ok(outcome) => {
-                self.contact_ns = now_ns;
+                // A key that was not read keeps the share of its view from before this contact.
+                if probe.as_ref().is_none_or(|probe| probe.whole) {
+                    self.contact_ns = now_ns;
+                }
                 let revision = match &outcome {
                     TxnOutcome::Committed(revision) => *revision,
                     TxnOutcome::Conflict(seen) => seen.revision,
                 };
                 self.proofs.note(now_ns, revision);
-                self.up(now_ns, !probe);
+                self.up(now_ns, probe.is_none());
                 match outcome {
                     TxnOutcome::Committed(revision) => {
                         self.each(&slots, |owner| owner.committed(revision, now_ns));
                     }
-                    TxnOutcome::Conflict(seen) => self.conflict(&slots, seen, now_ns, probe),
+                    TxnOutcome::Conflict(seen) => {
+                        self.conflict(&slots, seen, now_ns, probe.as_ref())
+                    }
                 }
             }
             Err(error) => {
                 count(&self.shared.stats.failures);
                 self.down(&error, now_ns);
-                if !probe {
+                if probe.is_none() {
                     self.each(&slots, |owner| owner.failed(now_ns));
+                    self.stalled.extend(&slots);
                 }
             }
         }
@@ -277,7 +293,7 @@ impl Broker {
             .fetch_add(slots.len() as u64, Ordering::Relaxed);
         let id = self.next_call;
         self.next_call += 1;
-        let probe = false;
+        let probe = None;
         self.calls.insert(id, Asked { slots, probe });
         Some(Call { id, txn })
     }
@@ -288,28 +304,35 @@ impl Broker {
         slots: &[Slot],
         seen: At<Vec<Option<KeyValue>>>,
         now_ns: u64,
-        probe: bool,
+        probe: Option<&Probe>,
     ) {
-        if !probe {
+        if probe.is_none() {
             count(&self.shared.stats.conflicts);
         }
-        for (slot, found) in slots.iter().zip(seen.value) {
+        for (at, (slot, found)) in slots.iter().zip(seen.value).enumerate() {
             let Some(owner) = self.owners.get(slot) else {
                 continue;
             };
             let changed = owner.expects() != found.as_ref().map(|kv| kv.mod_revision);
-            if probe && (owner.is_writing() || !changed) {
+            if let Some(probe) = probe {
+                let known = probe
+                    .expected
+                    .get(at)
+                    .is_some_and(|e| *e == owner.expects());
+                if !known || owner.is_writing() {
+                    continue;
+                }
                 if !changed {
                     self.each(&[*slot], |owner| owner.confirmed(now_ns));
+                    continue;
                 }
-                continue;
             }
             if !changed {
                 // Another key of the transaction was in the way: this one goes again as it is.
                 self.each(&[*slot], |owner| owner.failed(now_ns));
                 continue;
             }
-            if !probe {
+            if probe.is_none() {
                 self.contended.insert(*slot);
             }
             let state = found.map(|kv| codec::decode(&kv.value).map(|s| (s, kv.mod_revision)));

@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 
 use super::{
     Around, Attempt, Base, CANDIDATES_MAX, CELLS, Candidate, Cause, Charges, LOOK_MIN_NS, Mode,
-    Owner, Part, REFUSE_LOST_NS, SETTLE_SLACK_NS, Span, State, StoreLoss, Verdict, View, Write,
-    grid_ns, life_now_ns, life_ns,
+    Owner, Part, SETTLE_SLACK_NS, Span, State, StoreLoss, Verdict, View, Write, grid_ns,
+    life_now_ns, life_ns,
 };
 use crate::limits::demand::WRITE_INTERVAL_NS;
 
 /// A view older than its node's last contact by more than this is not fresh.
 const FRESH_NS: u64 = 1_000_000_000;
+/// An unchanged refusal without a store is renewed so often.
+const REFUSE_LOST_NS: u64 = 100_000_000;
 /// How long a leaving process refuses what it no longer draws.
 const LEAVING_NS: u64 = 60_000_000_000;
 
@@ -104,10 +106,7 @@ impl Owner {
     }
 
     fn write(&mut self, next: Option<State>, now_ns: u64) -> Write {
-        let expected = match &self.base {
-            Base::Absent => None,
-            Base::Held { revision, .. } => Some(*revision),
-        };
+        let expected = self.expects();
         self.pace.spend(now_ns);
         self.look_ns = self
             .live_end_ns()

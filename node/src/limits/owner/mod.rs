@@ -26,8 +26,6 @@ use crate::limits::revision_clock::RevisionClock;
 use crate::limits::state::{Charges, State};
 use crate::limits::view::{Verdict, View};
 
-/// An unchanged refusal without a store is renewed so often.
-const REFUSE_LOST_NS: u64 = 100_000_000;
 /// How long after its end a block may wait for another reason to write before it is settled.
 const SETTLE_SLACK_NS: u64 = 100_000_000;
 /// Blocks that may be open or not; older ones are treated as never opened by us.
@@ -173,7 +171,7 @@ impl Owner {
 
     /// Whether a leaving process has settled everything of this key that it can.
     pub fn is_settled(&self) -> bool {
-        self.attempt.is_none() && self.parts.is_empty() && self.orphans_due_ns.is_none()
+        !self.is_writing() && self.parts.is_empty() && self.orphans_due_ns.is_none()
     }
 
     /// Looks at the key: closes parts that are over, publishes what workers may know, and gives
@@ -192,7 +190,8 @@ impl Owner {
             self.without_answer(around, hungry);
             return None;
         }
-        self.loss.over(&self.meter.cells, self.place.me, now_ns);
+        let (cells, me) = (&self.meter.cells, self.place.me);
+        self.loss.over(cells, me, now_ns, hungry);
         if now_ns < self.blocked_until_ns {
             self.publish_lost(around, State::empty(&self.spec, now_ns, 0));
             self.look_ns = self.blocked_until_ns;
@@ -234,7 +233,7 @@ impl Owner {
         self.resolve(now_ns);
     }
 
-    /// The store still held the newest known state at `now_ns`: it is a fresh view.
+    /// The store still held the newest known state at `now_ns`.
     pub fn confirmed(&mut self, now_ns: u64) {
         self.answered_ns = now_ns;
     }

@@ -9,7 +9,7 @@ use super::memory::Memory;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::meter::{Draw, Meter, Waiting};
 use crate::limits::refusal::Cause;
-use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings};
+use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings, codec};
 
 const MS: u64 = 1_000_000;
 
@@ -25,11 +25,13 @@ impl Clock for NoClock {
 }
 
 struct Node {
-    _limits: Arc<Limits>,
+    limits: Arc<Limits>,
     broker: Broker,
     meter: Arc<Meter>,
     memory: Memory,
     now_ns: u64,
+    /// Tokens that [`Node::wait`] has sent.
+    sent: u64,
 }
 
 impl Node {
@@ -42,13 +44,14 @@ impl Node {
         let spec = Arc::new(spec.on_store_loss(on_store_loss));
         Self {
             meter: limits.meter(MeterKey::whole("key"), spec),
-            _limits: limits,
+            limits,
             broker,
             memory: Memory {
                 revision: 1,
                 ..Memory::default()
             },
             now_ns: 1_000 * MS,
+            sent: 0,
         }
     }
 
@@ -77,7 +80,10 @@ impl Node {
     fn wait(&mut self) -> Waiting {
         loop {
             match self.meter.draw(self.now_ns) {
-                Draw::Drawn(token) => drop(token.send(self.now_ns).unwrap()),
+                Draw::Drawn(token) => {
+                    token.send(self.now_ns).unwrap();
+                    self.sent += 1;
+                }
                 Draw::Wait(waiting) => return waiting,
                 Draw::Refused(refusal) => panic!("{refusal:?}"),
             }
@@ -198,4 +204,53 @@ fn a_store_that_goes_again_before_it_took_the_credit_leaves_the_share() {
     node.serve();
     let after = 60_000 - node.meter.status(node.now_ns).limits[0].remaining;
     assert!(after >= before && after < 60_000 / 2, "{before} {after}");
+}
+
+/// A probe that is answered after its key has moved on tells of the past: what was spent since
+/// stays spent.
+#[test]
+fn a_late_answer_of_a_probe_makes_no_key_forget_what_was_sent() {
+    let mut node = cut(StoreLoss::LocalShare);
+    let limit = Limit::new(60_000, Window::Minute).unwrap();
+    let spec = Arc::new(MeterSpec::new("other", 1, vec![limit]).unwrap());
+    let other = node.limits.meter(MeterKey::whole("other"), spec);
+    node.serve();
+    // Two calls are out, one for each key; the first one fails.
+    let waiting = node.wait();
+    let first = node.turn();
+    assert!(matches!(other.draw(node.now_ns), Draw::Wait(_)));
+    let second = node.turn();
+    assert_eq!((first.len(), second.len()), (1, 1));
+    let lost = StoreError::OutcomeUnknown("gone".into());
+    node.broker.answer(first[0].id, Err(lost), node.now_ns);
+    node.now_ns += 20 * MS;
+    let probes = node.turn();
+    let probe = probes
+        .iter()
+        .find(|call| call.txn.ops.is_empty())
+        .expect("a probe");
+    let stale = node.memory.txn(&probe.txn);
+    // The other key's call is answered: the store is up, the first key gets its block and sends.
+    let outcome = node.memory.txn(&second[0].txn);
+    node.broker.answer(second[0].id, Ok(outcome), node.now_ns);
+    node.now_ns += 100 * MS;
+    node.serve();
+    let token = waiting.poll_now(node.now_ns).unwrap().unwrap();
+    token.send(node.now_ns).unwrap();
+    drop(waiting);
+    drop(node.wait());
+    let sent = node.sent + 1;
+    node.broker.answer(probe.id, Ok(stale), node.now_ns);
+    for _ in 0..20 {
+        node.now_ns += 100 * MS;
+        node.serve();
+    }
+    let stored = node
+        .memory
+        .keys
+        .get(&node.meter.store_key)
+        .expect("a state");
+    let state = codec::decode(&stored.value).unwrap();
+    let used = state.limits[0].used() + state.open_left();
+    assert!(used >= sent, "{sent} were sent, the store knows of {used}");
 }

@@ -10,8 +10,9 @@ use crate::store::StoreError;
 /// Longest key prefix; with [`crate::store::limits`] every transaction still fits etcd's request.
 const PREFIX_BYTES_MAX: usize = 64;
 
-/// A connection that was silent for so long is asked whether it lives,
-const PING_AFTER: Duration = Duration::from_secs(3);
+/// A connection that was silent for so long is asked whether it lives, not more often than every
+/// 5 s: etcd closes the connection of who does (`--grpc-keepalive-min-time`),
+const PING_AFTER: Duration = Duration::from_secs(6);
 
 /// and is given up when it does not answer for so long.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);

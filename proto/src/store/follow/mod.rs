@@ -9,6 +9,7 @@
 mod reader;
 #[cfg(test)]
 mod tests;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,14 +20,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::reader::{Outcome, Reader};
+pub use self::world::{OrgState, SealedValues, World};
 use super::load::{self, Fault};
 use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
+use crate::health::Health;
 use crate::id::{CredentialId, OrgId};
 use crate::keys::{self, Live};
 use crate::object::{Body, ObjectId};
 use crate::retired::Retired;
-use crate::seal::Sealed;
-use crate::tree::{Head, OrgConfig, SYSTEM_ORG};
+use crate::tree::{Head, SYSTEM_ORG};
 
 /// Organisations read at one time.
 const ORGS_AT_ONCE: usize = 4;
@@ -37,45 +39,12 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const RETRY_CONTENT: Duration = Duration::from_secs(10);
 
-/// Sealed values by credential and seal id.
-pub type SealedValues = BTreeMap<(CredentialId, String), Arc<Sealed>>;
-
-/// The configuration of all organisations as of one store revision.
-#[derive(Clone, Debug, Default)]
-pub struct World {
-    /// The store revision; 0 before the first list was applied.
-    pub revision: Revision,
-    /// Every organisation. What did not change is the same `Arc` as in the world before.
-    pub orgs: BTreeMap<OrgId, Arc<OrgState>>,
-    /// Organisations by slug.
-    pub slugs: BTreeMap<String, OrgId>,
-    /// What could not be applied.
-    pub faults: Vec<Fault>,
-}
-
-impl World {
-    /// An organisation by slug.
-    pub fn org(&self, slug: &str) -> Option<&Arc<OrgState>> {
-        self.orgs.get(self.slugs.get(slug)?)
-    }
-}
-
-/// One organisation in a [`World`].
-#[derive(Clone, Debug)]
-pub struct OrgState {
-    /// Its configuration.
-    pub config: Arc<OrgConfig>,
-    /// The sealed values, of this region, that its target credentials name.
-    pub sealed: Arc<SealedValues>,
-    /// Which secrets are over.
-    pub retired: Arc<BTreeMap<CredentialId, Retired>>,
-}
-
 /// Follows the store; see the module.
 pub struct Follower {
     store: Arc<dyn Store>,
     region: String,
     world: watch::Sender<Arc<World>>,
+    health: Health,
     /// Faults by organisation, so that a new version replaces its own only.
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
 }
@@ -108,10 +77,16 @@ impl Follower {
                 store,
                 region: region.into(),
                 world,
+                health: Health::default(),
                 faults,
             },
             receiver,
         )
+    }
+
+    /// Tells whether the store is reached, as long as the follower runs.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Takes the world that a kept copy shows, before [`Follower::run`]. What the real store then
@@ -154,6 +129,7 @@ impl Follower {
                 failures = 0;
             }
             if let Err(error) = ended {
+                self.health.store_reached(false);
                 tracing::warn!(%error, failures, "following the store ended; listing again");
                 tokio::time::sleep(backoff(failures)).await;
                 failures = failures.saturating_add(1);
@@ -165,6 +141,7 @@ impl Follower {
     async fn round(&mut self) -> Result<(), StoreError> {
         let revision = self.list().await?;
         let mut watch = self.store.watch(keys::LIVE, revision.next()).await?;
+        self.health.store_reached(true);
         let mut retry = self.retry_at();
         loop {
             let change = match next_or(&mut *watch, retry).await {

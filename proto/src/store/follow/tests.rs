@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::seal::{self, Binding, DigestKey, Keyring, NewSecret};
 use crate::store::embedded::Embedded;
 use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome};
-use crate::tree::{Context, Draft, Hash, Operation, Packed, VersionRecord, apply};
+use crate::tree::{Context, Draft, Hash, Operation, OrgConfig, Packed, VersionRecord, apply};
 use crate::version::Epoch;
 
 const ORG: OrgId = OrgId::from_bits(50);

@@ -1,0 +1,97 @@
+//! Whether a process serves, and whether it does so from what it had before.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// What a readiness probe is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It serves.
+    Ready,
+    /// It serves, from what it had before: the store cannot be reached.
+    Degraded,
+    /// It is ending: requests in flight may end, new ones belong elsewhere.
+    Draining,
+}
+
+impl Readiness {
+    /// The word in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ok",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Whether new requests belong here.
+    pub fn serves(self) -> bool {
+        self != Self::Draining
+    }
+}
+
+/// The state behind the probes of one process; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    draining: AtomicBool,
+    store_away: AtomicBool,
+}
+
+impl Health {
+    /// The process ends from here on.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Relaxed);
+    }
+
+    /// Whether the store was reached when it was last asked for the configuration.
+    pub fn store_reached(&self, reached: bool) {
+        self.0.store_away.store(!reached, Relaxed);
+    }
+
+    /// Whether the store is reached.
+    pub fn has_store(&self) -> bool {
+        !self.0.store_away.load(Relaxed)
+    }
+
+    /// Whether the store is reached, in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        let name = "requestrocket_store_reachable";
+        let help = "1 while the store of the configuration can be reached.";
+        let value = u8::from(self.has_store());
+        format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+    }
+
+    /// What a probe is told now.
+    pub fn readiness(&self) -> Readiness {
+        match (self.0.draining.load(Relaxed), self.has_store()) {
+            (true, _) => Readiness::Draining,
+            (false, true) => Readiness::Ready,
+            (false, false) => Readiness::Degraded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_ends_takes_nothing_new_and_who_has_no_store_still_does() {
+        let health = Health::default();
+        assert_eq!(health.readiness(), Readiness::Ready);
+        health.store_reached(false);
+        assert_eq!(health.clone().readiness(), Readiness::Degraded);
+        assert!(health.readiness().serves());
+        assert!(
+            health
+                .metrics()
+                .ends_with("requestrocket_store_reachable 0\n")
+        );
+        health.drain();
+        assert_eq!(health.readiness(), Readiness::Draining);
+        assert!(!health.readiness().serves());
+    }
+}

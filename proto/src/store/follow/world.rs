@@ -1,0 +1,64 @@
+//! The configuration of all organisations at one time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Fault;
+use crate::id::{CredentialId, OrgId};
+use crate::retired::Retired;
+use crate::seal::Sealed;
+use crate::store::Revision;
+use crate::tree::OrgConfig;
+
+/// Sealed values by credential and seal id.
+pub type SealedValues = BTreeMap<(CredentialId, String), Arc<Sealed>>;
+
+/// The configuration of all organisations as of one store revision.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// The store revision; 0 before the first list was applied.
+    pub revision: Revision,
+    /// Every organisation. What did not change is the same `Arc` as in the world before.
+    pub orgs: BTreeMap<OrgId, Arc<OrgState>>,
+    /// Organisations by slug.
+    pub slugs: BTreeMap<String, OrgId>,
+    /// What could not be applied.
+    pub faults: Vec<Fault>,
+}
+
+impl World {
+    /// An organisation by slug.
+    pub fn org(&self, slug: &str) -> Option<&Arc<OrgState>> {
+        self.orgs.get(self.slugs.get(slug)?)
+    }
+
+    /// What it serves, as one short text: two processes with the same one serve the same. Revisions
+    /// do not tell that: who listed again has a later one than who did not, with the same content.
+    ///
+    /// 16 hexadecimal digits over every organisation's version and every retired secret. What
+    /// could not be applied makes a difference, since the version is then an earlier one.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for (org, state) in &self.orgs {
+            hash.update(&org.bits().to_be_bytes());
+            hash.update(state.config.head.hash.to_string().as_bytes());
+            for (credential, retired) in &*state.retired {
+                hash.update(&credential.bits().to_be_bytes());
+                // A struct of texts and numbers always serialises.
+                hash.update(&serde_json::to_vec(retired).unwrap_or_default());
+            }
+        }
+        hash.finalize().to_hex().chars().take(16).collect()
+    }
+}
+
+/// One organisation in a [`World`].
+#[derive(Clone, Debug)]
+pub struct OrgState {
+    /// Its configuration.
+    pub config: Arc<OrgConfig>,
+    /// The sealed values, of this region, that its target credentials name.
+    pub sealed: Arc<SealedValues>,
+    /// Which secrets are over.
+    pub retired: Arc<BTreeMap<CredentialId, Retired>>,
+}
