@@ -37,6 +37,8 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Print an organisation's configuration as a file for `apply`, without secrets.
     Export(ExportArgs),
+    /// Say what would become of a request, or of a proxy's last ones, and why; nothing is sent.
+    Explain(ExplainArgs),
     /// List who changed what, when and from where, newest first.
     Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
@@ -245,6 +247,48 @@ pub struct ExportArgs {
     /// The form of the file.
     #[arg(long, value_enum, default_value_t)]
     pub output: FileFormat,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The proxy, by id, alias or name; not with --record.
+    pub proxy: Option<String>,
+    /// The request's method.
+    #[arg(requires = "path")]
+    pub method: Option<String>,
+    /// The request's path behind the proxy, with its query.
+    pub path: Option<String>,
+    /// A header field, as in 'content-type: application/json'. Repeatable.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// The request's body.
+    #[arg(long, conflicts_with = "body_file")]
+    pub body: Option<String>,
+    /// A file with the request's body; `-` for standard input.
+    #[arg(long)]
+    pub body_file: Option<PathBuf>,
+    /// The caller's IP address.
+    #[arg(long)]
+    pub source: Option<String>,
+    /// Id of the proxy credential that the caller holds; by default the proxy's first.
+    #[arg(long)]
+    pub credential: Option<String>,
+    /// A request that has been made, by its id.
+    #[arg(long, conflicts_with_all = ["proxy", "last"])]
+    pub record: Option<String>,
+    /// So many of the proxy's last requests.
+    #[arg(long, conflicts_with = "method")]
+    pub last: Option<u32>,
+    /// A file with changes that are not published, `operations` as for the API, YAML or JSON.
+    #[arg(long)]
+    pub change: Option<PathBuf>,
+    /// How to say it.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
     /// Where the control plane is.
     #[command(flatten)]
     pub control: ControlArgs,

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
+        Command::Explain(args) => on_system(client::explain::explain(&args)),
         Command::Audit(args) => on_system(client::audit::list(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),

@@ -44,6 +44,7 @@ pub fn routes() -> Vec<Route> {
         api::rules::routes(),
         api::filters::routes(),
         api::changes::routes(),
+        api::explain::routes(),
         api::config::routes(),
         api::nodes::routes(),
         api::records::routes(),

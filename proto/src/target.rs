@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::checks;
 use crate::hosts::{Origin, Scheme};
+use crate::path::PathOptions;
 use crate::problem::Problem;
 
 /// What happens to a request that no rule of a scope matches.
@@ -241,6 +242,14 @@ impl Target {
             && let Ok(base) = BaseUrl::parse(&self.base_url)
         {
             self.name = base.origin.host;
+        }
+    }
+
+    /// How paths to it are read.
+    pub fn path_options(&self) -> PathOptions {
+        PathOptions {
+            double_encoding: self.path.double_encoding,
+            encoded_slash: self.path.encoded_slash,
         }
     }
 

@@ -63,7 +63,11 @@ pub async fn export(args: &ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+/// Reads a file, or standard input for `-`.
+///
+/// # Errors
+/// It cannot be read, or is too large.
+pub fn read(path: &Path) -> anyhow::Result<String> {
     use std::io::Read;
     let mut text = String::new();
     let bounded: Box<dyn Read> = match path.as_os_str() == "-" {
@@ -78,7 +82,10 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 /// JSON is YAML, but its own parser says better what is wrong with it.
-fn parse(text: &str) -> anyhow::Result<Value> {
+///
+/// # Errors
+/// Where it is not valid.
+pub fn parse(text: &str) -> anyhow::Result<Value> {
     match text.trim_start().starts_with('{') {
         true => Ok(serde_json::from_str(text)?),
         false => Ok(serde_saphyr::from_str(text)?),

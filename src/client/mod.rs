@@ -3,6 +3,7 @@
 pub mod add;
 pub mod audit;
 pub mod configuration;
+pub mod explain;
 pub mod nodes;
 pub mod versions;
 

@@ -197,3 +197,109 @@ fn a_faulty_rule_is_refused_with_its_place() {
     assert!(has("/path/pattern") && has("/methods/0"), "{problem}");
     assert_eq!(proxy.get("/").status(), 200, "nothing was half applied");
 }
+
+/// What is explained is what happens: the same requests, described and sent.
+#[test]
+fn an_explanation_and_the_gateway_agree() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let rules = format!("/proxies/{}/rules", proxy.id);
+    for rule in [
+        json!({"effect": "deny", "path": {"pattern": "^/admin"}}),
+        json!({"effect": "deny", "query": [{"name": "debug"}]}),
+        json!({"effect": "deny", "headers": [{"name": "x-role", "value": "^root$"}]}),
+        json!({"effect": "deny", "body": [{"json_path": "$.amount", "value": "^9"}]}),
+        json!({"effect": "deny", "methods": ["DELETE"]}),
+    ] {
+        gateway.create(&rules, rule);
+    }
+    let explain = |question: Value| {
+        let answer = gateway.api("POST", "/explain", Some(&question));
+        assert_eq!(answer.status(), 200, "{question}: {}", answer.text());
+        answer.json()
+    };
+    let json_type = ("content-type", "application/json");
+    let mut ids = Vec::new();
+    for (method, path, header, body) in [
+        ("GET", "/things", None, None),
+        ("GET", "/admin/users", None, None),
+        ("GET", "/%61dmin", None, None),
+        ("GET", "/x;y/../admin", None, None),
+        ("GET", "/a?debug=1", None, None),
+        ("GET", "/a?x=1", Some(("x-role", "root")), None),
+        ("GET", "/a", Some(("x-role", "user")), None),
+        ("POST", "/", Some(json_type), Some(r#"{"amount": 95}"#)),
+        ("POST", "/", Some(json_type), Some(r#"{"amount": 15}"#)),
+        ("POST", "/", Some(json_type), Some(r#"{"amount": 15"#)),
+        (
+            "POST",
+            "/",
+            Some(("x-http-method-override", "DELETE")),
+            Some("{}"),
+        ),
+        ("DELETE", "/", None, None),
+    ] {
+        let mut request = proxy.request(method, path);
+        let mut described = json!({"method": method, "path": path, "source": "127.0.0.1"});
+        if let Some((name, value)) = header {
+            request = request.field(name, value);
+            described["headers"] = json!({ name: value });
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+            described["body"] = json!(body);
+        }
+        let answer = proxy.send(&request);
+        let explained = explain(json!({"proxy": proxy.id, "request": described}));
+        let sent = if answer.status() == 200 {
+            "allowed"
+        } else {
+            "denied"
+        };
+        assert_eq!(
+            explained["decision"], sent,
+            "{method} {path} {header:?} {body:?}: {explained}"
+        );
+        if sent == "denied" {
+            assert_eq!(
+                explained["code"].as_str(),
+                answer.field("requestrocket-proxy-code")
+            );
+        }
+        ids.push((
+            answer
+                .field("requestrocket-request-id")
+                .expect("an id")
+                .to_owned(),
+            sent,
+        ));
+    }
+    // From records: never the opposite of what happened, and unknown where they do not tell.
+    for (id, sent) in &ids {
+        gateway.record(id);
+        let decision = explain(json!({ "record": id }))["decision"].clone();
+        assert!(
+            decision == *sent || decision == "unknown",
+            "{id}: {decision}, was {sent}"
+        );
+    }
+    let last = explain(json!({"proxy": proxy.id, "last": 100}));
+    assert_eq!(last["looked_at"], ids.len());
+    assert_eq!(last["decided_otherwise"], json!([]), "{last}");
+    assert!(
+        last["unknown"].as_u64() > Some(0) && last["denied"].as_u64() > Some(0),
+        "{last}"
+    );
+    let change = json!([{"create": "rules", "parent": proxy.id,
+                         "object": {"effect": "deny", "path": {"pattern": "^/things"}}}]);
+    let question = json!({"proxy": proxy.id, "last": 100, "change": {"operations": change}});
+    let would = explain(question);
+    let listed = would["decided_otherwise"].as_array().expect("a list");
+    assert_eq!(listed.len(), 1, "{would}");
+    assert_eq!(
+        (&listed[0]["path"], &listed[0]["decision"]),
+        (&json!("/things"), &json!("denied"))
+    );
+    assert_eq!(proxy.get("/things").status(), 200, "nothing was published");
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::problem::Problem;
 use proto::seal::DigestKey;
-use proto::tree::{self, ApplyError, Change, Operation, OrgConfig, SecretChange};
+use proto::tree::{self, ApplyError, Change, Draft, Operation, OrgConfig, SecretChange};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -62,6 +62,15 @@ impl Plan {
             words,
             ..Self::default()
         }
+    }
+
+    /// The same plan of a document that stands within another.
+    pub fn below(mut self, prefix: &str) -> Self {
+        for pointer in &mut self.pointers {
+            pointer.insert_str(0, prefix);
+        }
+        self.problems = self.problems.into_iter().map(|p| p.below(prefix)).collect();
+        self
     }
 
     /// Notes what is wrong, at its place in the submitted document.
@@ -204,6 +213,12 @@ pub async fn carry_out(
         return Err(Refusal::parameter("If-Match", detail));
     }
     let dry_run: Option<bool> = call.request.query.parsed("dry_run", "true or false")?;
+    if dry_run == Some(true) {
+        let (current, draft) = drafted(call, plan).await?;
+        let differences = tree::diff(&current.objects, draft.objects());
+        let n = current.head.n;
+        return Ok(Answer::json(changes(&call.view(), n, n, &differences)));
+    }
     let publisher = &call.control.publisher;
     let (mut last, mut before) = (Plan::default(), None);
     let make = |current: &Arc<OrgConfig>| {
@@ -211,13 +226,6 @@ pub async fn carry_out(
         before = Some(Arc::clone(current));
         last.checked()
     };
-    if dry_run == Some(true) {
-        let drafted = publisher.draft(&call.publishing(), make).await;
-        let (current, draft) = drafted.map_err(|failed| refusal(&last, failed))?;
-        let differences = tree::diff(&current.objects, draft.objects());
-        let n = current.head.n;
-        return Ok(Answer::json(changes(&call.view(), n, n, &differences)));
-    }
     let published = publisher.publish_made(call.publishing(), make).await;
     let published = published.map_err(|failed| refusal(&last, failed))?;
     call.control.see_version(call.org_id(), published.n).await;
@@ -228,6 +236,23 @@ pub async fn carry_out(
         answer["generated"] = last.shown_once().into();
     }
     Ok(Answer::json(answer).version(call.org_id(), published.n))
+}
+
+/// The newest version, and the draft of what `plan` makes of it; nothing is published.
+///
+/// # Errors
+/// As for [`carry_out`].
+pub async fn drafted(
+    call: &OrgCall,
+    plan: impl Fn(&OrgConfig) -> Plan,
+) -> Result<(Arc<OrgConfig>, Draft), Refusal> {
+    let mut last = Plan::default();
+    let make = |current: &Arc<OrgConfig>| {
+        last = plan(current);
+        last.checked()
+    };
+    let drafted = call.control.publisher.draft(&call.publishing(), make).await;
+    drafted.map_err(|failed| refusal(&last, failed))
 }
 
 fn refusal(plan: &Plan, failed: Failed) -> Refusal {

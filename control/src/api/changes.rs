@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
+use proto::seal::DigestKey;
 use proto::tree::{Operation, OrgConfig, SecretChange};
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,8 +49,9 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-#[derive(Deserialize)]
-struct Changes {
+/// A list of operations, as submitted.
+#[derive(Clone, Deserialize)]
+pub struct Changes {
     operations: Vec<Step>,
 }
 
@@ -70,31 +72,36 @@ struct Step {
 async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
     let changes: Changes =
         shape::parse(schemas(), "Changes", call.request.body.clone()).map_err(Refusal::invalid)?;
-    if changes.operations.is_empty() || changes.operations.len() > OPERATIONS_MAX {
-        let detail = format!("must be 1 to {OPERATIONS_MAX}");
-        let problem = Problem::new("/operations", "length", detail);
-        return Err(Refusal::invalid(vec![problem]));
-    }
     let key = call.control.digest_key.clone();
-    batch::carry_out(&call, |config| {
+    batch::carry_out(&call, |config| changes.plan(config, &key)).await
+}
+
+impl Changes {
+    /// What the list does to a version.
+    pub fn plan(&self, config: &OrgConfig, key: &DigestKey) -> Plan {
         let mut work = Work {
             config,
-            key: &key,
+            key,
             plan: Plan::default(),
             names: BTreeMap::new(),
         };
-        let fresh = work.name(&changes.operations);
-        for (at, step) in changes.operations.iter().enumerate() {
+        if self.operations.is_empty() || self.operations.len() > OPERATIONS_MAX {
+            let detail = format!("must be 1 to {OPERATIONS_MAX}");
+            let problem = Problem::new("/operations", "length", detail);
+            work.plan.problem(problem);
+            return work.plan;
+        }
+        let fresh = work.name(&self.operations);
+        for (at, step) in self.operations.iter().enumerate() {
             work.step(at, step, fresh.get(at).copied().flatten());
         }
         work.plan
-    })
-    .await
+    }
 }
 
 struct Work<'a> {
     config: &'a OrgConfig,
-    key: &'a proto::seal::DigestKey,
+    key: &'a DigestKey,
     plan: Plan,
     /// What `@name` stands for.
     names: BTreeMap<String, ObjectId>,

@@ -11,6 +11,7 @@ pub mod changes;
 pub mod config;
 pub mod credentials;
 pub mod error;
+pub mod explain;
 pub mod filters;
 pub mod health;
 pub mod idempotency;

@@ -95,7 +95,7 @@ fn filter(query: &Query) -> Result<RecordFilter, Refusal> {
 }
 
 /// A record as the API shows it: with an id like every other object, and its time in words.
-fn show(record: &Record) -> Value {
+pub fn show(record: &Record) -> Value {
     // A record of plain fields always serialises.
     let mut shown = serde_json::to_value(record).unwrap_or_default();
     shown["id"] = json!(record.request_id);
@@ -104,7 +104,10 @@ fn show(record: &Record) -> Value {
 }
 
 /// Runs a call of the records store on a thread that may block.
-async fn blocking<T: Send + 'static>(
+///
+/// # Errors
+/// The store failed.
+pub async fn blocking<T: Send + 'static>(
     call: &OrgCall,
     run: impl FnOnce(&Records) -> Result<T, RecordsError> + Send + 'static,
 ) -> Result<T, Refusal> {

@@ -111,6 +111,8 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("VersionDiff", version_diff()),
         ("Changes", changes()),
         ("Changed", changed()),
+        ("ExplainInput", super::explain::schemas::input()),
+        ("Explanation", super::explain::schemas::explanation()),
         (
             "Health",
             json!({

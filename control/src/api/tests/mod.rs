@@ -2,6 +2,7 @@
 
 mod config;
 mod errors;
+mod explain;
 mod guardrails;
 mod objects;
 mod policies;

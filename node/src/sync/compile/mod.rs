@@ -14,7 +14,6 @@ use proto::filter::{Direction, Filter};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::meter::{Limit, MeterSpec, Window};
 use proto::object::{Body, ObjectId};
-use proto::path::PathOptions;
 use proto::proxy::Proxy;
 use proto::rule::{Rule, RuleSet};
 use proto::seal::Keyring;
@@ -250,10 +249,7 @@ impl OrgCompiler<'_> {
             id,
             id_text: id.to_string().into(),
             base: BaseUrl::parse(&target.base_url)?,
-            path: PathOptions {
-                double_encoding: target.path.double_encoding,
-                encoded_slash: target.path.encoded_slash,
-            },
+            path: target.path_options(),
             rules: self.rules(ObjectId::Target(id), target.default_rule_effect)?,
             idempotency_header: target
                 .retry

@@ -1,0 +1,281 @@
+//! `POST …/explain`: what would become of a request, and of the last ones under a change that is
+//! not published. The same pure functions as in the pipeline; nothing is sent, spent or stored.
+//!
+//! A record keeps neither body nor header fields nor, mostly, query values. What depends on them is
+//! `unknown`, never a false `no`; a rule in shadow mode is the way to know.
+
+mod described;
+mod judge;
+pub mod schemas;
+mod scope;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use jiff::Timestamp;
+use proto::id::{CredentialId, ProxyId, RequestId};
+use proto::object::{Body, ObjectId};
+use proto::org::Role;
+use proto::outcome::Code as Outcome;
+use proto::problem::Problem;
+use proto::record::Record;
+use proto::tree::Objects;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::described::{Described, RequestInput};
+use self::judge::{Answer as Decision, Explained, Judged};
+use super::answer::Answer;
+use super::call::OrgCall;
+use super::changes::Changes;
+use super::error::Refusal;
+use super::records::{blocking, show as show_record};
+use super::{batch, shape};
+use crate::openapi::schemas as all_schemas;
+use crate::records::RecordFilter;
+use crate::route::{Gives, Need, Route, Takes, Verb};
+
+/// Most records that one call looks at.
+const LAST_MAX: u64 = 1_000;
+/// Records that are listed because the change decides otherwise.
+const LISTED_MAX: usize = 100;
+
+/// Ends that an explanation can tell.
+const REFUSALS: [Outcome; 4] = [
+    Outcome::AccessDenied,
+    Outcome::MalformedRequest,
+    Outcome::ProxyInactive,
+    Outcome::CredentialUnavailable,
+];
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::org(
+            Verb::Post,
+            "/orgs/{org}/explain",
+            (
+                "explain_request",
+                "Say what would become of a request, or of the last ones, under a change if given",
+            ),
+            Need::Role(Role::Viewer),
+            explain,
+        )
+        .takes(Takes::Body("ExplainInput"))
+        .gives(Gives::One("Explanation")),
+    ]
+}
+
+#[derive(Deserialize)]
+struct Input {
+    proxy: Option<String>,
+    credential: Option<CredentialId>,
+    request: Option<RequestInput>,
+    record: Option<RequestId>,
+    last: Option<u64>,
+    change: Option<Changes>,
+}
+
+async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
+    let input: Input = shape::parse(all_schemas(), "ExplainInput", call.request.body.clone())
+        .map_err(Refusal::invalid)?;
+    let config = call.config()?;
+    let (objects, version) = match &input.change {
+        None => (config.objects.clone(), config.head.n),
+        Some(changes) => {
+            let (current, draft) = batch::drafted(&call, |config| {
+                let plan = changes.plan(config, &call.control.digest_key);
+                plan.below("/change")
+            })
+            .await?;
+            (draft.objects().clone(), current.head.n)
+        }
+    };
+    let asked = [
+        input.request.is_some(),
+        input.record.is_some(),
+        input.last.is_some(),
+    ];
+    if asked.iter().filter(|given| **given).count() != 1 {
+        let detail = "give exactly one of `request`, `record` and `last`";
+        return Err(invalid("", "required", detail));
+    }
+    if let Some(id) = input.record {
+        let org = call.org_id();
+        let record = blocking(&call, move |records| records.get(org, id)).await?;
+        let record = record.ok_or_else(|| {
+            invalid(
+                "/record",
+                "not-found",
+                "no record of this organisation has this id",
+            )
+        })?;
+        let judged = judged(&objects, record.proxy_id, record.proxy_credential_id)?;
+        let explained = judged.explain(&Described::of(&record, judged.proxy()), Timestamp::now());
+        let mut answer = shown(&explained, version);
+        answer["record"] = show_record(&record);
+        return Ok(Answer::json(answer));
+    }
+    let proxy = proxy(&objects, input.proxy.as_deref())?;
+    if let Some(request) = &input.request {
+        let below = |problems: Vec<Problem>| {
+            let problems = problems.into_iter().map(|p| p.below("/request"));
+            Refusal::invalid(problems.collect())
+        };
+        let described = request.described().map_err(below)?;
+        let judged = judged(&objects, proxy, input.credential)?;
+        let explained = judged.explain(&described, Timestamp::now());
+        return Ok(Answer::json(shown(&explained, version)));
+    }
+    let last = input.last.unwrap_or(LAST_MAX);
+    if !(1..=LAST_MAX).contains(&last) {
+        return Err(invalid(
+            "/last",
+            "range",
+            &format!("must be 1 to {LAST_MAX}"),
+        ));
+    }
+    let filter = RecordFilter {
+        proxy: Some(proxy),
+        credential: input.credential,
+        ..RecordFilter::default()
+    };
+    let org = call.org_id();
+    let limit = usize::try_from(last).unwrap_or(usize::MAX);
+    let (records, _) = blocking(&call, move |records| records.list(org, &filter, limit)).await?;
+    Ok(Answer::json(summary(&objects, proxy, &records, version)?))
+}
+
+/// What would become of the requests of these records.
+fn summary(
+    objects: &Objects,
+    proxy: ProxyId,
+    records: &[Record],
+    version: u64,
+) -> Result<Value, Refusal> {
+    let mut by_caller: BTreeMap<CredentialId, Judged<'_>> = BTreeMap::new();
+    let (mut allowed, mut denied, mut unknown) = (0_u64, 0_u64, 0_u64);
+    let mut otherwise = Vec::new();
+    let mut by_rule: BTreeMap<String, u64> = BTreeMap::new();
+    for record in records {
+        // Who was not recognised is refused whatever the rules say.
+        let Some(caller) = record.proxy_credential_id else {
+            denied += 1;
+            continue;
+        };
+        let judged = match by_caller.entry(caller) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(judged(objects, proxy, Some(caller))?),
+        };
+        let described = Described::of(record, judged.proxy());
+        let started = Timestamp::from_microsecond(record.started_at_us).unwrap_or_default();
+        let explained = judged.explain(&described, started);
+        match explained.answer {
+            Decision::Allowed => allowed += 1,
+            Decision::Refused(_) => denied += 1,
+            Decision::Unknown => unknown += 1,
+        }
+        for rule in &explained.denying {
+            *by_rule.entry(rule.clone()).or_default() += 1;
+        }
+        let was_denied = REFUSALS.iter().any(|code| code.as_str() == record.code);
+        let is_denied = matches!(explained.answer, Decision::Refused(_));
+        // What ended for another reason, such as a limit, was decided by neither.
+        let comparable = was_denied || record.attempts > 0;
+        let known = explained.answer != Decision::Unknown;
+        let differs = comparable && known && was_denied != is_denied;
+        if differs && otherwise.len() < LISTED_MAX {
+            otherwise.push(json!({
+                "request_id": record.request_id, "method": record.method, "path": record.path,
+                "was": record.code, "decision": word(explained.answer),
+                "rules": explained.denying,
+            }));
+        }
+    }
+    Ok(json!({
+        "version": version,
+        "proxy_id": proxy,
+        "looked_at": records.len(),
+        "allowed": allowed,
+        "denied": denied,
+        "unknown": unknown,
+        "denied_by_rule": by_rule,
+        "decided_otherwise": otherwise,
+    }))
+}
+
+fn shown(explained: &Explained, version: u64) -> Value {
+    let mut shown = json!({
+        "decision": word(explained.answer),
+        "version": version,
+        "stages": explained.stages,
+    });
+    if let Decision::Refused(code) = explained.answer {
+        shown["code"] = json!(code.as_str());
+    }
+    shown
+}
+
+fn word(answer: Decision) -> &'static str {
+    match answer {
+        Decision::Allowed => "allowed",
+        Decision::Refused(_) => "denied",
+        Decision::Unknown => "unknown",
+    }
+}
+
+fn judged(
+    objects: &Objects,
+    proxy: ProxyId,
+    caller: Option<CredentialId>,
+) -> Result<Judged<'_>, Refusal> {
+    Judged::new(objects, proxy, caller).ok_or_else(|| {
+        let detail = format!("{proxy} is not in this configuration, or cannot be served");
+        invalid("/proxy", "not-found", &detail)
+    })
+}
+
+/// The proxy that a text names: by id, by alias, or by a name that only one has.
+fn proxy(objects: &Objects, named: Option<&str>) -> Result<ProxyId, Refusal> {
+    let Some(named) = named else {
+        return Err(invalid(
+            "/proxy",
+            "required",
+            "is missing: id, alias or name of the proxy",
+        ));
+    };
+    let proxies = || {
+        objects
+            .iter()
+            .filter_map(|(id, object)| match (id, &object.body) {
+                (ObjectId::Proxy(id), Body::Proxy(proxy)) => Some((*id, proxy)),
+                _ => None,
+            })
+    };
+    let is_named = |(id, proxy): &(ProxyId, &proto::proxy::Proxy)| {
+        id.to_string() == named || proxy.alias.as_deref() == Some(named)
+    };
+    if let Some((id, _)) = proxies().find(is_named) {
+        return Ok(id);
+    }
+    let found: Vec<ProxyId> = proxies()
+        .filter(|(_, proxy)| proxy.name == named)
+        .map(|(id, _)| id)
+        .collect();
+    match found.as_slice() {
+        [id] => Ok(*id),
+        [] => Err(invalid(
+            "/proxy",
+            "not-found",
+            "names no proxy of this organisation",
+        )),
+        _ => {
+            let detail = format!("{} proxies have this name; give the id", found.len());
+            Err(invalid("/proxy", "ambiguous", &detail))
+        }
+    }
+}
+
+fn invalid(pointer: &str, code: &'static str, detail: &str) -> Refusal {
+    Refusal::invalid(vec![Problem::new(pointer, code, detail)])
+}

@@ -1,0 +1,86 @@
+//! Schemas of what is explained, and of the explanation.
+
+use serde_json::{Value, json};
+
+use crate::openapi::reference;
+
+/// What is submitted.
+pub fn input() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "description": "Exactly one of `request`, `record` and `last`",
+        "additionalProperties": false,
+        "properties": {
+            "proxy": text("Id, alias or name of the proxy; not with `record`"),
+            "credential": text("Id of the proxy credential that the caller holds; by default the \
+                                proxy's first. No secret is taken or compared"),
+            "request": {
+                "type": "object",
+                "description": "A request to describe",
+                "required": ["method", "path"],
+                "additionalProperties": false,
+                "properties": {
+                    "method": text("Its method"),
+                    "path": text("What follows the proxy's name, with the query"),
+                    "headers": {
+                        "type": "object",
+                        "additionalProperties": {"anyOf": [
+                            {"type": "string"},
+                            {"type": "array", "items": {"type": "string"}}
+                        ]},
+                        "description": "Header fields, each a text or a list of texts"
+                    },
+                    "body": text("The body, as text"),
+                    "source": text("The caller's IP address")
+                }
+            },
+            "record": text("Id of a request whose record is kept"),
+            "last": {"type": "integer", "minimum": 1,
+                     "description": "The proxy's last requests, at most 1,000"},
+            "change": reference("Changes")
+        }
+    })
+}
+
+/// What is answered.
+pub fn explanation() -> Value {
+    let count = |description: &str| json!({"type": "integer", "description": description});
+    let decision = json!({"type": "string", "enum": ["allowed", "denied", "unknown"]});
+    json!({
+        "type": "object",
+        "description": "For one request `decision` and `stages`, for the last ones counts",
+        "properties": {
+            "decision": decision,
+            "code": {"type": "string", "description": "The code that the caller would get"},
+            "version": count("The version that was looked at, before the change"),
+            "stages": {
+                "type": "array",
+                "description": "What each stage decides, up to the one that ends the request",
+                "items": {"type": "object", "properties": {
+                    "stage": {"type": "string"},
+                    "outcome": {"type": "string", "enum": ["pass", "end", "deny", "unknown"]}
+                }}
+            },
+            "record": reference("Record"),
+            "proxy_id": {"type": "string"},
+            "looked_at": count("Records"),
+            "allowed": count("Of them would pass"),
+            "denied": count("Of them would be refused"),
+            "unknown": count("Of them depend on what records do not keep"),
+            "denied_by_rule": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "decided_otherwise": {
+                "type": "array",
+                "description": "Up to 100 that were decided otherwise when they came",
+                "items": {"type": "object", "properties": {
+                    "request_id": {"type": "string"},
+                    "method": {"type": "string"},
+                    "path": {"type": "string"},
+                    "was": {"type": "string"},
+                    "decision": decision,
+                    "rules": {"type": "array", "items": {"type": "string"}}
+                }}
+            }
+        }
+    })
+}
