@@ -189,7 +189,8 @@ pub struct AddArgs {
     /// Short name for the proxy's URL.
     #[arg(long)]
     pub alias: Option<String>,
-    /// Allow only this: method and path prefix, as in 'POST /v1/chat/completions'. Repeatable.
+    /// Allow only this: method and path, as in 'POST /v1/chat/completions'; a path that ends in *
+    /// stands for all that begins so. Repeatable.
     #[arg(long, value_name = "METHOD PATH")]
     pub allow: Vec<String>,
     /// Allow only GET and HEAD.

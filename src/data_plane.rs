@@ -1,7 +1,7 @@
 //! The data plane of a process: limits, the task that compiles configuration, and what the workers
 //! of the gateway share.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use proto::store::follow::World;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use crate::hosts_file;
 use crate::serve::CannotStart;
@@ -62,6 +63,8 @@ impl DataPlane {
         let clock = Arc::new(SystemClock);
         let (limits, broker) = Limits::new(store, &limit_settings(settings), clock);
         background.spawn(broker);
+        let mut own = own;
+        own.extend(infrastructure(settings));
         let guard = Guard::new(&settings.dial_guard, own)
             .map_err(|error| CannotStart(error.to_string()))?;
         let default_org = settings.gateway.default_org.clone();
@@ -114,6 +117,23 @@ impl Joined {
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(LEAVE_MAX, self.running).await;
     }
+}
+
+/// Addresses of etcd and of control planes, as they resolve now: no target may have one, whatever
+/// `dial_guard.permit` says.
+fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
+    let etcd = settings.store.endpoints.iter().map(|endpoint| {
+        let rest = endpoint.rsplit("://").next().unwrap_or(endpoint);
+        rest.trim_end_matches('/').to_owned()
+    });
+    let mut found = Vec::new();
+    for name in etcd.chain(settings.link.endpoints.iter().cloned()) {
+        match name.to_socket_addrs() {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => warn!("{name} cannot be kept from targets, it does not resolve: {error}"),
+        }
+    }
+    found
 }
 
 fn limit_settings(settings: &Settings) -> limits::Settings {

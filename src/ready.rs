@@ -82,10 +82,12 @@ impl Ready {
             .filter_map(|(name, address)| Some(format!("{name:12} {}", address.as_ref()?)))
             .collect();
         if let Some((token, file)) = &self.token {
-            let shown = dev || (token.fresh && terminal);
+            let told = dev || token.fresh;
             match &token.text {
-                Some(text) if shown => lines.push(format!("admin token  {}", text.as_str())),
-                Some(_) if token.fresh => {
+                Some(text) if told && terminal => {
+                    lines.push(format!("admin token  {}", text.as_str()))
+                }
+                Some(_) if told => {
                     lines.push(format!("admin token  in {}", file.display()));
                 }
                 _ => {}
@@ -100,5 +102,37 @@ impl Ready {
             ));
         }
         lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_token_is_shown_on_a_terminal_only_and_only_when_it_is_new_or_for_development() {
+        let told = |fresh: bool, dev: bool, terminal: bool| {
+            let token = AdminToken {
+                text: Some(zeroize::Zeroizing::new("rr_api_secret".to_owned())),
+                fresh,
+            };
+            let ready = Ready {
+                gateway: Some("http://127.0.0.1:1".into()),
+                control: None,
+                link: None,
+                token: Some((token, "/data/admin-token".into())),
+                demo: None,
+            };
+            let text = ready.text(dev, terminal);
+            (
+                text.contains("rr_api_secret"),
+                text.contains("/data/admin-token"),
+            )
+        };
+        assert_eq!(told(true, false, true), (true, false));
+        assert_eq!(told(true, false, false), (false, true), "a container's log");
+        assert_eq!(told(false, false, true), (false, false));
+        assert_eq!(told(false, true, true), (true, false));
+        assert_eq!(told(false, true, false), (false, true));
     }
 }

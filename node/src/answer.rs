@@ -270,7 +270,12 @@ impl Drop for ReplyBody {
             Content::Full(bytes) if bytes.is_empty() => closing.completed(),
             Content::Stream(body) if body.is_ended() => closing.completed(),
             Content::Stream(body) => return closing.abandoned(*body),
-            Content::Events(body) => closing.filtered(&body),
+            Content::Events(body) => {
+                closing.filtered(&body);
+                if let Some(source) = body.into_source() {
+                    return closing.abandoned(source);
+                }
+            }
             Content::Full(_) => {}
         }
         drop(closing);

@@ -111,6 +111,14 @@ impl EventBody {
         Poll::Ready(None)
     }
 
+    /// What is left of the target's answer, for who reads it to its end.
+    pub fn into_source(self) -> Option<AnswerBody> {
+        match self.source {
+            Some(Outbound::Stream(body)) => Some(*body),
+            _ => None,
+        }
+    }
+
     /// Whether nothing is left to send.
     pub fn is_ended(&self) -> bool {
         self.source.is_none()

@@ -13,7 +13,7 @@ use proto::query;
 use crate::request::Request;
 
 /// What keys issued by us begin with.
-const ISSUED: &[u8] = b"rr_";
+pub const ISSUED: &[u8] = b"rr_";
 
 /// The headers in which SDKs send keys.
 const HEADERS: [HeaderName; 6] = [
@@ -69,7 +69,11 @@ pub fn issued<'a>(request: &'a Request, extra: &Extra) -> Issued<'a> {
     let mut found = Issued::Nowhere;
     // One look at each name: requests have fewer fields than there are places for keys.
     for (name, value) in &request.headers {
-        if HEADERS.contains(name) || extra.headers.contains(name) {
+        if *name == header::SEC_WEBSOCKET_PROTOCOL {
+            for key in keys_of_protocols(value.as_bytes()) {
+                found = found.and(Cow::Borrowed(key), || Place::Header(name.clone()));
+            }
+        } else if HEADERS.contains(name) || extra.headers.contains(name) {
             for key in keys_in(value.as_bytes()) {
                 found = found.and(key, || Place::Header(name.clone()));
             }
@@ -118,13 +122,26 @@ fn keys_in(value: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
             [user, password].map(|part| Some(Cow::Owned(part.to_vec())))
         }
         None => {
-            let key = behind_scheme(value, &["bearer", "token"]).unwrap_or(value);
+            // Whatever scheme an SDK writes before it: `Bearer`, `Token`, `Bot`, `GenieKey`.
+            let at = value.iter().position(|byte| *byte == b' ');
+            let behind = at.map(|at| value[at..].trim_ascii());
+            let key = behind
+                .filter(|key| key.starts_with(ISSUED))
+                .unwrap_or(value);
             [Some(Cow::Borrowed(key)), None]
         }
     };
     keys.into_iter()
         .flatten()
         .filter(|key| key.starts_with(ISSUED))
+}
+
+/// The keys of ours that browsers' SDKs put among the subprotocols of a WebSocket, where they can
+/// set no other field: `realtime, openai-insecure-api-key.rr_live_…`.
+fn keys_of_protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let protocols = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let keys = protocols.filter_map(|protocol| protocol.split(|byte| *byte == b'.').next_back());
+    keys.filter(|key| key.starts_with(ISSUED))
 }
 
 /// The key in `Authorization: Bearer …`.

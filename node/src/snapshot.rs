@@ -107,6 +107,8 @@ pub struct CompiledProxy {
     pub body_buffer_bytes: usize,
     /// What records keep.
     pub record: RecordPolicy,
+    /// Query parameters that may hold a key, whose values no record keeps.
+    pub key_queries: Vec<Box<str>>,
 }
 
 /// A proxy credential of a proxy.

@@ -182,7 +182,7 @@ impl FromStr for HostPattern {
             if numeric {
                 return Err(malformed());
             }
-            if is_public_suffix(&origin.host) {
+            if is_public_suffix(&origin.host) || covers_public_suffixes(&origin.host) {
                 return Err(HostPatternError::WildcardTooWide(origin.host));
             }
         }
@@ -194,6 +194,13 @@ impl FromStr for HostPattern {
 /// single label.
 fn is_public_suffix(host: &str) -> bool {
     !host.contains('.') || psl::suffix(host.as_bytes()).is_none_or(|suffix| suffix == host)
+}
+
+/// Whether each name one label below `host` is a public suffix (the list's `*.` rules): anybody
+/// can have a name there.
+fn covers_public_suffixes(host: &str) -> bool {
+    let below = format!("any-name.{host}");
+    psl::suffix(below.as_bytes()).is_some_and(|suffix| suffix == below.as_str())
 }
 
 impl fmt::Display for HostPattern {
@@ -269,6 +276,10 @@ mod tests {
             ("*.co.uk", "wildcard-too-wide"),
             ("*.com", "wildcard-too-wide"),
             ("*.localhost", "wildcard-too-wide"),
+            // Names below are public suffixes by a rule with `*.` of the list.
+            ("*.compute-1.amazonaws.com", "wildcard-too-wide"),
+            ("*.elb.amazonaws.com", "wildcard-too-wide"),
+            ("*.platformsh.site", "wildcard-too-wide"),
             ("*", "host-malformed"),
             ("", "host-malformed"),
             ("a.*.example.com", "host-malformed"),

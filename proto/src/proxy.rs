@@ -196,10 +196,12 @@ pub enum RecordSource {
 
 impl Proxy {
     /// Whether cookies pass, once the default is applied.
-    pub fn cookies_pass(&self) -> bool {
+    ///
+    /// `injects`: whether a target credential with a secret is bound.
+    pub fn cookies_pass(&self, injects: bool) -> bool {
         match self.cookies {
             Some(cookies) => cookies == Cookies::Pass,
-            None => self.target_credential_id.is_none(),
+            None => !injects,
         }
     }
 

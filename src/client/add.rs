@@ -56,6 +56,8 @@ async fn make(
                 "base_url": args.base_url,
                 "allow_http": args.allow_http,
                 "allow_networks": args.allow_network,
+                // Without a credential of the API the rules hang on the target itself.
+                "default_rule_effect": effect(rules.is_empty() || args.auth != AddAuth::None),
             }),
         )
         .await?;
@@ -70,7 +72,7 @@ async fn make(
             "auth_type": auth_type(args.auth),
             "secret": secret,
             "hosts": [host(&args.base_url)?],
-            "default_rule_effect": if rules.is_empty() { "allow" } else { "deny" },
+            "default_rule_effect": effect(rules.is_empty()),
         });
         if let Some(header) = &args.header {
             body["settings"] = json!({ "header": header });
@@ -104,6 +106,10 @@ async fn make(
         .context("the answer holds no url")?
         .to_owned();
     Ok(Made { url, key, proxy })
+}
+
+fn effect(allows: bool) -> &'static str {
+    if allows { "allow" } else { "deny" }
 }
 
 fn id(object: &Value) -> anyhow::Result<String> {

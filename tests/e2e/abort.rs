@@ -94,3 +94,49 @@ fn a_caller_that_stops_amid_its_body_ends_the_upstream_call() {
     let record = only_record(&gateway, &proxy);
     assert_eq!(record["client_aborted"], true);
 }
+
+/// A payment is carried out to its end although its caller went away, filters or not.
+#[test]
+fn a_filtered_answer_is_finished_too() {
+    for kind in ["application/json", "text/event-stream"] {
+        let gateway = Gateway::start();
+        let gate = Gate::default();
+        let shared = gate.clone();
+        let finished = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let done = finished.clone();
+        let upstream = Upstream::start(move |_, connection| {
+            let head = format!("HTTP/1.1 201 Created\r\ncontent-type: {kind}\r\n\r\n");
+            connection.send(head);
+            connection.send("data: {\"a\": 1}\n\n");
+            shared.pass();
+            for _ in 0..50 {
+                connection.send(format!("data: {{\"a\": \"{}\"}}\n\n", "x".repeat(20_000)));
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            After::Close
+        });
+        let finish = json!({"on_client_abort": "finish"});
+        let proxy = gateway.proxy_with(&upstream.url(), json!({}), finish);
+        let filter = json!({"op": "destroy", "paths": ["$.b"]});
+        gateway.create(&format!("/proxies/{}/filters", proxy.id), filter);
+        let mut caller = Connection::open(&gateway.url);
+        caller.send(proxy.request("POST", "/pay").bytes(&gateway.url));
+        upstream.wait_seen(1);
+        if kind == "text/event-stream" {
+            caller.head().expect("a head");
+        }
+        drop(caller);
+        gate.open();
+        wait_for(&format!("the end of {kind}"), || {
+            finished
+                .load(std::sync::atomic::Ordering::SeqCst)
+                .then_some(())
+        });
+        let record = only_record(&gateway, &proxy);
+        assert_eq!(record["upstream_status"], 201, "{record}");
+        let bytes = record["upstream_response_bytes"]
+            .as_u64()
+            .expect("a number");
+        assert!(bytes > 1_000_000, "{kind}: {record}");
+    }
+}

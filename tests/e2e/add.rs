@@ -131,3 +131,37 @@ fn faults_are_told_before_anything_is_made() {
         1
     );
 }
+
+/// An API without a credential has nothing that rules could hang on but its target.
+#[test]
+fn what_is_added_without_a_credential_is_as_narrow() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let url = upstream.url();
+    for (narrowing, allowed, denied) in [
+        (vec!["--read-only"], ("GET", "/any"), ("DELETE", "/any")),
+        (vec!["--allow", "GET /ok"], ("GET", "/ok"), ("GET", "/else")),
+        (
+            vec!["--allow", "GET /v1/*"],
+            ("GET", "/v1/a/b"),
+            ("POST", "/v1/a/b"),
+        ),
+    ] {
+        let mut arguments = vec![url.as_str(), "--auth", "none", "--output", "json"];
+        arguments.extend(&narrowing);
+        arguments.extend(LOCAL);
+        let output = add(&gateway, &arguments, "");
+        assert!(output.status.success(), "{output:?}");
+        let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let key = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
+        let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+        let call = |(method, behind): (&str, &str)| {
+            let request = Request::new(method, &format!("{path}{behind}"));
+            request
+                .field("authorization", &key)
+                .send(&gateway.url)
+                .status()
+        };
+        assert_eq!((call(allowed), call(denied)), (200, 400), "{narrowing:?}");
+    }
+}

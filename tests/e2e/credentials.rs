@@ -273,3 +273,84 @@ fn a_leaked_key_is_rotated_away_at_once() {
         .field("x-api-key", &key);
     assert_eq!(proxy.send(&renewed).status(), 200);
 }
+
+#[test]
+fn a_key_is_found_behind_any_scheme_and_among_subprotocols_and_never_sent_on() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let key = &proxy.key;
+    let protocols = format!("realtime, openai-insecure-api-key.{key}");
+    for (name, value) in [
+        ("authorization", format!("Bot {key}")),
+        ("authorization", format!("GenieKey {key}")),
+        ("sec-websocket-protocol", protocols.clone()),
+    ] {
+        let request = Request::new("GET", &proxy.path).field(name, &value);
+        assert_eq!(request.send(&gateway.url).status(), 200, "{name}: {value}");
+    }
+    let both = proxy
+        .request("GET", "/")
+        .field("sec-websocket-protocol", &protocols);
+    assert_eq!(proxy.send(&both).status(), 200);
+    for seen in upstream.seen() {
+        assert!(
+            !format!("{:?}", seen.fields).contains("rr_live"),
+            "{:?}",
+            seen.fields
+        );
+    }
+}
+
+/// What a member lets into records is never a key, wherever callers put theirs.
+#[test]
+fn no_record_holds_a_key() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let caller = json!({"kind": "proxy", "auth_type": "api_key", "settings": {"query": "key"}});
+    let caller = gateway.create("/credentials", caller);
+    let made = gateway.proxy(&upstream.url());
+    let changes = json!({
+        "proxy_credential_ids": [caller["id"]],
+        "record": {"query_allow": ["key", "page"]},
+    });
+    gateway.patch(&format!("/proxies/{}", made.id), changes);
+    let key = caller["secret"]["key"].as_str().expect("a key");
+    let answer = Request::new("GET", &format!("{}/?page=2&key={key}", made.path));
+    let answer = answer.send(&gateway.url);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let id = answer.field("requestrocket-request-id").expect("an id");
+    let record = gateway.record(id);
+    assert!(!record.to_string().contains(key), "{record}");
+    assert_eq!(record["query"][0], json!({"name": "page", "value": "2"}));
+}
+
+/// An open proxy answers programs on this machine, and no page of another site.
+#[test]
+fn an_open_proxy_answers_no_foreign_page() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let made = gateway.proxy(&upstream.url());
+    let open = gateway.create(
+        "/credentials",
+        json!({"kind": "proxy", "auth_type": "none"}),
+    );
+    let changes = json!({"proxy_credential_ids": [open["id"]], "acknowledge_open": true});
+    gateway.patch(&format!("/proxies/{}", made.id), changes);
+    let status = |fields: &[(&str, &str)]| {
+        let mut request = Request::new("GET", &made.path);
+        for (name, value) in fields {
+            request = match *name {
+                "host" => request.without("host").field(name, value),
+                _ => request.field(name, value),
+            };
+        }
+        request.send(&gateway.url).status()
+    };
+    assert_eq!(status(&[]), 200);
+    assert_eq!(status(&[("host", "LocalHost:1")]), 200);
+    assert_eq!(status(&[("host", "rebound.example")]), 401);
+    assert_eq!(status(&[("origin", "https://evil.example")]), 401);
+    assert_eq!(status(&[("sec-fetch-site", "cross-site")]), 401);
+    assert_eq!(status(&[("sec-fetch-site", "same-origin")]), 200);
+}

@@ -274,3 +274,83 @@ fn lines_of_json_are_filtered_one_by_one() {
     assert_eq!(answer.text(), "{\"n\":1}\n{\"n\":2}");
     assert!(answer.complete);
 }
+
+#[test]
+fn an_error_body_that_passes_keeps_what_describes_its_bytes() {
+    let gateway = Gateway::start();
+    let mut coded = GzEncoder::new(Vec::new(), Compression::default());
+    coded.write_all(b"{\"error\": \"gone\"}").expect("memory");
+    let coded = coded.finish().expect("memory");
+    let head = format!(
+        "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\
+         content-length: {}\r\n\r\n",
+        coded.len()
+    );
+    let upstream = Upstream::fixed([head.into_bytes(), coded.clone()].concat());
+    let proxy = filtered(
+        &gateway,
+        &upstream,
+        json!({"op": "destroy", "paths": ["$.x"]}),
+    );
+    let path = format!("/proxies/{}", proxy.id);
+    gateway.patch(&path, json!({"error_bodies": "pass"}));
+    let answer = proxy.get("/");
+    assert_eq!(answer.status(), 404);
+    assert_eq!(answer.field("content-encoding"), Some("gzip"));
+    assert_eq!(answer.body, coded);
+}
+
+#[test]
+fn an_answer_without_a_body_is_no_broken_json() {
+    let gateway = Gateway::start();
+    for (status, fields) in [
+        ("200 OK", ""),
+        ("201 Created", "content-type: application/json\r\n"),
+        ("202 Accepted", "content-type: text/plain\r\n"),
+    ] {
+        let answer = format!("HTTP/1.1 {status}\r\n{fields}content-length: 0\r\n\r\n");
+        let upstream = Upstream::fixed(answer);
+        let proxy = filtered(
+            &gateway,
+            &upstream,
+            json!({"op": "destroy", "paths": ["$.x"]}),
+        );
+        let answer = proxy.send(&proxy.request("DELETE", "/"));
+        assert!(
+            status.starts_with(&answer.status().to_string()),
+            "{status}: {}",
+            answer.text()
+        );
+        assert!(answer.body.is_empty());
+    }
+}
+
+#[test]
+fn an_answer_that_leads_elsewhere_is_refused_where_that_is_wanted() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::fixed(
+        "HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/x\r\ncontent-length: 0\r\n\r\n",
+    );
+    let proxy = gateway.proxy(&upstream.url());
+    let path = format!("/proxies/{}", proxy.id);
+    for rewrite in ["on", "off"] {
+        gateway.patch(
+            &path,
+            json!({"rewrite_urls": rewrite, "foreign_urls": "pass"}),
+        );
+        let answer = proxy.get("/");
+        assert_eq!(answer.status(), 302, "{rewrite}");
+        let id = answer.field("requestrocket-request-id").expect("an id");
+        assert_eq!(
+            gateway.record(id)["left_gateway"],
+            "elsewhere.example",
+            "{rewrite}"
+        );
+        gateway.patch(&path, json!({"foreign_urls": "refuse"}));
+        assert_eq!(
+            proxy.get("/").outcome(),
+            (502, "redirect-blocked"),
+            "{rewrite}"
+        );
+    }
+}

@@ -303,3 +303,48 @@ fn an_explanation_and_the_gateway_agree() {
     );
     assert_eq!(proxy.get("/things").status(), 200, "nothing was published");
 }
+
+/// Servers that take `_` for `-` would read these as what they are not called.
+#[test]
+fn underscores_are_no_disguise_where_they_are_let_through() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let target = json!({"allow_underscore_headers": true});
+    let proxy = gateway.proxy_with(&upstream.url(), target, json!({}));
+    let deny = json!({"effect": "deny", "methods": ["DELETE"]});
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), deny);
+    let disguised = proxy
+        .request("POST", "/")
+        .field("x_http_method_override", "DELETE");
+    assert_eq!(proxy.send(&disguised).status(), 400);
+    let mut request = proxy.request("GET", "/").field("some_name", "kept");
+    for name in [
+        "x_original_url",
+        "x_forwarded_for",
+        "x_api_key",
+        "requestrocket_proxy_code",
+    ] {
+        request = request.field(name, "disguised");
+    }
+    assert_eq!(proxy.send(&request).status(), 200);
+    let seen = upstream.last();
+    assert_eq!(seen.field("some_name"), Some("kept"));
+    assert!(
+        !format!("{:?}", seen.fields).contains("disguised"),
+        "{:?}",
+        seen.fields
+    );
+}
+
+#[test]
+fn a_rule_that_is_probably_not_meant_so_is_answered_with_a_warning() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let rules = format!("/proxies/{}/rules", proxy.id);
+    let loose = json!({"effect": "allow", "path": {"pattern": "/v1/users"}});
+    let made = gateway.create(&rules, loose);
+    assert_eq!(made["warnings"][0]["code"], "path-not-anchored", "{made}");
+    let good = json!({"effect": "allow", "path": {"pattern": "^/v1/users"}});
+    assert_eq!(gateway.create(&rules, good)["warnings"], Value::Null);
+}

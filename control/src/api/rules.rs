@@ -51,6 +51,10 @@ impl Resource for Rules {
     }
 
     fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
+        let warnings = Self::model(&object.body).map(Rule::warnings);
+        if let Some(warnings) = warnings.filter(|warnings| !warnings.is_empty()) {
+            shown.insert("warnings".into(), json!(warnings));
+        }
         shown.insert("parent_id".into(), json!(object.body.parent()));
         if view.role < Role::Member {
             shown.shift_remove("notes");

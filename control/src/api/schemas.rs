@@ -48,7 +48,13 @@ pub fn add(schemas: &mut Schemas) {
     extend(schemas, "Org", "Org", &stored);
     let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
     let attached = with(&[("parent_id", read_only(parent))]);
-    extend(schemas, "Rule", "Rule", &attached);
+    let warnings = json!({
+        "type": "array",
+        "items": reference("Problem"),
+        "description": "What is valid and probably not meant"
+    });
+    let rule = [&attached[..], &[("warnings", read_only(warnings))]].concat();
+    extend(schemas, "Rule", "Rule", &rule);
     extend(schemas, "Filter", "Filter", &attached);
     let once = json!({
         "type": "object",

@@ -32,6 +32,8 @@ pub use retain::{Retention, keep};
 
 /// The layout of the file, in `PRAGMA user_version`. Layout 1 had a row for each record.
 const LAYOUT: i64 = 2;
+/// Most blocks that one search reads: a second's work, so that others get their turn.
+const SEARCH_BLOCKS_MAX: usize = 4_000;
 /// Longest wait for a lock that another connection holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -83,6 +85,7 @@ pub struct Records {
     packer: Mutex<Packer>,
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
+    search_blocks_max: usize,
 }
 
 impl Records {
@@ -112,6 +115,7 @@ impl Records {
             packer: Mutex::new(packer),
             writer: Mutex::new(writer),
             reader: Mutex::new(connect(path)?),
+            search_blocks_max: SEARCH_BLOCKS_MAX,
         })
     }
 
@@ -189,7 +193,8 @@ impl Records {
     }
 
     /// Records of an organisation, newest first, at most `limit`; and where the next page begins,
-    /// when more follow. Memory is bounded by `limit` and one block, not by what is searched.
+    /// when more follow. Memory is bounded by `limit` and one block, not by what is searched; a
+    /// search that reads many blocks in vain ends early, with what it has and the place to go on.
     ///
     /// # Errors
     /// The store failed or a block is damaged.
@@ -207,12 +212,17 @@ impl Records {
         )?;
         let from_us = filter.from_us.unwrap_or(i64::MIN);
         let mut rows = heads.query(params![blob(org.bits()), from_us])?;
+        let mut blocks = 0;
         while let Some(row) = rows.next()? {
             let last_us = row.get(0)?;
             if page.is_settled(last_us) {
                 break;
             }
+            if blocks >= self.search_blocks_max {
+                return Ok(page.finish_at(RecordCursor::before_all_of(last_us)));
+            }
             if filter.overlaps(row.get(2)?, last_us) && block::has_all(bytes(row, 3)?, &wanted) {
+                blocks += 1;
                 read(&reader, org, row.get(1)?, |record| {
                     if filter.wants(record) {
                         page.offer(org, record);

@@ -120,6 +120,14 @@ pub struct RecordCursor {
 }
 
 impl RecordCursor {
+    /// The first place of those that began at this instant or before.
+    pub(super) fn before_all_of(started_at_us: i64) -> Self {
+        Self {
+            started_at_us,
+            request_id: RequestId::from_bits(u128::MAX),
+        }
+    }
+
     /// The place of this record.
     pub fn of(record: &Record) -> Self {
         Self {
@@ -197,6 +205,16 @@ impl Page {
             }
         }
         self.found.insert(at, record.to_record(org));
+    }
+
+    /// What was found before a place at which the search ends for now; the next page begins there.
+    pub(super) fn finish_at(mut self, place: RecordCursor) -> (Vec<Record>, Option<RecordCursor>) {
+        // Older ones may still be preceded by some that were not looked at.
+        self.found = self.found.split_off(&place);
+        match self.is_full() {
+            true => self.finish(),
+            false => (self.found.into_values().rev().collect(), Some(place)),
+        }
     }
 
     /// The records, newest first, and where the next page begins when there is one.

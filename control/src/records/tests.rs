@@ -154,6 +154,39 @@ fn pages_join_to_the_whole() {
     }
 }
 
+/// A search in vain ends for now instead of holding up others, and its pages still join.
+#[test]
+fn a_search_that_reads_much_goes_on_where_it_ended() {
+    let (_dir, mut records) = open();
+    records.search_blocks_max = 8;
+    for n in 0..60 {
+        records
+            .insert(&[record(2 * n, 1), record(2 * n + 1, 1)])
+            .unwrap();
+    }
+    // Every block has a record of each status and of most proxies, few have both in one.
+    let filter = by(|filter| {
+        filter.proxy = Some(ProxyId::from_bits(1));
+        filter.status = Some("429".parse().unwrap());
+    });
+    let expected: Vec<u128> = (0..120)
+        .rev()
+        .filter(|n| n % 3 == 1 && n % 2 == 1)
+        .collect();
+    let (mut found, mut filter, mut pages) = (Vec::new(), filter, 0);
+    loop {
+        let (page, next) = records.list(ORG, &filter, 100).unwrap();
+        found.extend(numbers(&page));
+        pages += 1;
+        match next {
+            Some(_) => filter.after = next,
+            None => break,
+        }
+    }
+    assert_eq!(found, expected);
+    assert!(pages > 1, "{pages}");
+}
+
 #[test]
 fn old_and_surplus_records_go() {
     let (_dir, records) = open();

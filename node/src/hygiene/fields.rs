@@ -1,5 +1,7 @@
 //! Which header fields travel, in both directions (design §3; RFC 9110 §7.6.1).
 
+use std::borrow::Cow;
+
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
@@ -17,7 +19,9 @@ enum Class {
 }
 
 fn classify(name: &str) -> Class {
-    match name {
+    // Many servers take `_` for `-` (CGI), so a name in disguise is what it stands for.
+    let plain = plain(name);
+    match &*plain {
         "connection"
         | "keep-alive"
         | "proxy-connection"
@@ -58,6 +62,22 @@ fn classify(name: &str) -> Class {
         }
         _ => Class::Passes,
     }
+}
+
+/// A field's name as a server would read it that takes `_` for `-`.
+pub fn plain(name: &str) -> Cow<'_, str> {
+    match name.contains('_') {
+        true => Cow::Owned(name.replace('_', "-")),
+        false => Cow::Borrowed(name),
+    }
+}
+
+/// Whether callers authenticate by this field.
+pub fn authenticates(name: &HeaderName) -> bool {
+    let plain = plain(name.as_str());
+    CALLER_AUTHENTICATION
+        .iter()
+        .any(|known| known.as_str() == plain)
 }
 
 /// What a configuration says about request fields.
@@ -180,7 +200,7 @@ pub fn remove_equivalent(headers: &mut HeaderMap, name: &HeaderName) {
 }
 
 /// Fields by which callers authenticate, dropped even when they did not hold our key.
-pub const CALLER_AUTHENTICATION: [HeaderName; 4] = [
+const CALLER_AUTHENTICATION: [HeaderName; 4] = [
     header::AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),

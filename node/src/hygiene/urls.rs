@@ -48,6 +48,17 @@ pub fn map_answer(headers: &mut HeaderMap, mapping: &Mapping<'_>) -> Option<Stri
     foreign
 }
 
+/// The first foreign host that an answer's fields name; they stay as they are.
+pub fn foreign(headers: &HeaderMap, mapping: &Mapping<'_>) -> Option<String> {
+    let mut foreign = None;
+    for (field, value) in headers.iter().filter(|(name, _)| FIELDS.contains(name)) {
+        if let Ok(text) = value.to_str() {
+            mapping.field(field, text, &mut foreign);
+        }
+    }
+    foreign
+}
+
 impl Mapping<'_> {
     fn field(&self, field: &HeaderName, text: &str, foreign: &mut Option<String>) -> String {
         if *field == header::LINK {

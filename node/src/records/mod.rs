@@ -24,6 +24,10 @@ use crate::metrics::Metrics;
 const QUEUE_MAX: usize = 16_384;
 /// Most records in a batch.
 const BATCH_MAX: usize = 512;
+/// Largest batch, in bytes of [`weight`]: a frame holds four times as much.
+const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most bytes of records waiting to be shipped: callers choose how long a path and a query are.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest time that a record waits for its batch to fill.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(200);
 
@@ -34,16 +38,42 @@ pub type Batch = Vec<Box<Record>>;
 #[derive(Clone, Debug)]
 pub struct RecordSender {
     queue: mpsc::UnboundedSender<Batch>,
-    /// Records in the queue: what bounds it, since batches differ in size.
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Queued>,
+}
+
+/// What is in the queue, and bounds it, since batches differ in size.
+#[derive(Debug, Default)]
+struct Queued {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// About how many bytes a record takes.
+fn weight(record: &Record) -> usize {
+    let query = record
+        .query
+        .iter()
+        .map(|field| field.name.len() + field.value.len() + 16);
+    let rules = record
+        .denials
+        .iter()
+        .map(|denial| denial.rule_ids.len() * 16);
+    512 + record.path.len() + query.sum::<usize>() + rules.sum::<usize>()
+}
+
+fn weight_of(batch: &Batch) -> usize {
+    batch.iter().map(|record| weight(record)).sum()
 }
 
 impl RecordSender {
     /// Queues a batch; false when there was no room for it.
     fn send(&self, batch: Batch) -> bool {
-        let count = batch.len();
-        if self.queued.fetch_add(count, Relaxed) + count > QUEUE_MAX {
-            self.queued.fetch_sub(count, Relaxed);
+        let (count, bytes) = (batch.len(), weight_of(&batch));
+        let records = self.queued.records.fetch_add(count, Relaxed) + count;
+        let in_all = self.queued.bytes.fetch_add(bytes, Relaxed) + bytes;
+        if records > QUEUE_MAX || in_all > QUEUE_BYTES_MAX {
+            self.queued.records.fetch_sub(count, Relaxed);
+            self.queued.bytes.fetch_sub(bytes, Relaxed);
             return false;
         }
         self.queue.send(batch).is_ok()
@@ -116,13 +146,15 @@ impl Drop for Pending {
 #[derive(Debug)]
 pub struct RecordBatches {
     queue: mpsc::UnboundedReceiver<Batch>,
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Queued>,
+    /// What the last batch had no room for.
+    rest: Batch,
 }
 
 /// A queue of records between the workers and whoever ships them.
 pub fn queue() -> (RecordSender, RecordBatches) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let queued = Arc::new(AtomicUsize::new(0));
+    let queued = Arc::<Queued>::default();
     let sender = RecordSender {
         queue: sender,
         queued: queued.clone(),
@@ -130,6 +162,7 @@ pub fn queue() -> (RecordSender, RecordBatches) {
     let batches = RecordBatches {
         queue: receiver,
         queued,
+        rest: Batch::new(),
     };
     (sender, batches)
 }
@@ -138,19 +171,34 @@ impl RecordBatches {
     /// The next batch, with what other workers have ready; `None` when every sender is gone and
     /// nothing is left.
     pub async fn next(&mut self) -> Option<Batch> {
-        let mut batch = self.queue.recv().await?;
+        let mut batch = match std::mem::take(&mut self.rest) {
+            rest if rest.is_empty() => self.queue.recv().await?,
+            rest => rest,
+        };
         while batch.len() < BATCH_MAX
             && let Ok(more) = self.queue.try_recv()
         {
             batch.extend(more);
         }
-        self.queued.fetch_sub(batch.len(), Relaxed);
+        let (mut count, mut bytes) = (0, 0);
+        for record in &batch {
+            bytes += weight(record);
+            if count > 0 && bytes > BATCH_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        self.rest = batch.split_off(count);
+        self.queued.records.fetch_sub(batch.len(), Relaxed);
+        self.queued.bytes.fetch_sub(weight_of(&batch), Relaxed);
         Some(batch)
     }
 
     /// Whether it fills up faster than it is emptied.
     pub fn is_half_full(&self) -> bool {
-        self.queued.load(Relaxed) > QUEUE_MAX / 2
+        let records = self.queued.records.load(Relaxed);
+        let bytes = self.queued.bytes.load(Relaxed);
+        records > QUEUE_MAX / 2 || bytes > QUEUE_BYTES_MAX / 2
     }
 }
 
@@ -191,6 +239,30 @@ pub(crate) mod tests {
         drop(buffer);
         assert_eq!(numbers(&batches.next().await.unwrap()), [7]);
         assert!(batches.next().await.is_none());
+    }
+
+    #[actix_rt::test]
+    async fn large_records_travel_in_small_batches_and_the_queue_is_bounded_in_bytes_too() {
+        let (sender, mut batches) = queue();
+        let large = |n: u128| {
+            let mut record = record(n);
+            record.path = "x".repeat(200_000);
+            Box::new(record)
+        };
+        let count = 4 * BATCH_BYTES_MAX / 200_000;
+        assert!(sender.send((0..count as u128).map(large).collect()));
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            let batch = batches.next().await.unwrap();
+            assert!(weight_of(&batch) <= BATCH_BYTES_MAX);
+            seen.extend(numbers(&batch));
+        }
+        assert_eq!(seen, (0..count as u128).collect::<Vec<_>>());
+        let mut sent = 0;
+        while sender.send(vec![large(0)]) {
+            sent += 1;
+        }
+        assert!(sent * 200_000 <= QUEUE_BYTES_MAX && batches.is_half_full());
     }
 
     #[actix_rt::test]

@@ -6,10 +6,14 @@ use proto::proxy::{RecordPath, RecordSource};
 use proto::query;
 use proto::record::{QueryField, REDACTED};
 
+use crate::presented::ISSUED;
+
 /// Longest recorded path, in characters.
 const PATH_CHARS_MAX: usize = 2_048;
 /// Most recorded query parameters.
 const QUERY_FIELDS_MAX: usize = 64;
+/// Longest sum of the kept names and values, in bytes.
+const QUERY_BYTES_MAX: usize = 4_096;
 /// Longest recorded parameter name or value, in characters.
 const QUERY_CHARS_MAX: usize = 256;
 /// A path segment longer than this may be a token.
@@ -50,16 +54,26 @@ fn looks_random(segment: &str) -> bool {
     segment.len() > SEGMENT_BYTES_MAX || (segment.len() >= 8 && changes >= 4)
 }
 
-/// The query's names, with values only where the proxy allows it.
-pub fn query(text: Option<&[u8]>, allow: &[String]) -> Vec<QueryField> {
+/// The first of the query's names, with values only where the proxy allows it.
+///
+/// What may be a caller's key is never shown: parameters that hold one, and values as we issue them.
+pub fn query(text: Option<&[u8]>, allow: &[String], keys: &[Box<str>]) -> Vec<QueryField> {
     let clip = |bytes: &[u8]| clipped(&String::from_utf8_lossy(bytes), QUERY_CHARS_MAX);
     let Some(text) = text else {
         return Vec::new();
     };
+    let mut chars = 0;
+    let fits = |field: &QueryField| {
+        chars += field.name.len() + field.value.len();
+        chars <= QUERY_BYTES_MAX
+    };
     query::pairs(text)
         .take(QUERY_FIELDS_MAX)
         .map(|(name, value)| {
-            let shown = allow.iter().any(|allowed| allowed.as_bytes() == &*name);
+            let is_key = keys.iter().any(|key| key.as_bytes() == &*name);
+            let shown = allow.iter().any(|allowed| allowed.as_bytes() == &*name)
+                && !is_key
+                && !value.starts_with(ISSUED);
             let value = if shown {
                 clip(&value)
             } else {
@@ -70,6 +84,7 @@ pub fn query(text: Option<&[u8]>, allow: &[String]) -> Vec<QueryField> {
                 value,
             }
         })
+        .take_while(fits)
         .collect()
 }
 
@@ -150,12 +165,17 @@ mod tests {
 
     #[test]
     fn query_values_are_redacted_unless_allowed() {
-        let fields = query(Some(b"page=2&key=secret&k%65y=x"), &["page".into()]);
+        let fields = query(Some(b"page=2&key=secret&k%65y=x"), &["page".into()], &[]);
         let shown: Vec<_> = fields
             .iter()
             .map(|field| format!("{}={}", field.name, field.value))
             .collect();
         assert_eq!(shown, ["page=2", "key=REDACTED", "key=REDACTED"]);
+        let allow = ["page".into(), "key".into()];
+        let text = b"key=secret&page=rr_live_x&page=3";
+        let fields = query(Some(text), &allow, &["key".into()]);
+        let values: Vec<_> = fields.iter().map(|field| field.value.as_str()).collect();
+        assert_eq!(values, ["REDACTED", "REDACTED", "3"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::RecordBatches;
 pub use super::link::Destination;
 use super::link::Link;
-use super::spool::Spool;
+use super::spool::{Place, Spool};
 use crate::metrics::Metrics;
 use crate::stages::record::Origin;
 
@@ -101,8 +101,8 @@ type Sending = Pin<Box<dyn Future<Output = (Link, std::io::Result<()>)> + Send>>
 /// A batch that is being sent.
 struct UnderWay {
     batch: Arc<RecordBatch>,
-    /// Length of its frame in the spool; absent for one that was never there.
-    from: Option<u64>,
+    /// Where it lies in the spool; absent for one that was never there.
+    from: Option<Place>,
     began: Instant,
     sending: Sending,
 }
@@ -162,8 +162,13 @@ impl Shipper {
         match oldest {
             Ok(oldest) => {
                 let oldest = oldest?;
-                let frame_bytes = oldest.frame_bytes();
-                self.start(oldest.records, Some(frame_bytes))
+                let place = oldest.place();
+                self.start(oldest.records, Some(place))
+            }
+            Err(problem) if problem.kind() != std::io::ErrorKind::InvalidData => {
+                warn!("records on disk cannot be read now: {problem}");
+                self.retry_at = now + BACKOFF_MAX;
+                None
             }
             Err(problem) => {
                 let lost = self.on_disk(Spool::skip).await.unwrap_or(0);
@@ -174,7 +179,7 @@ impl Shipper {
         }
     }
 
-    fn start(&mut self, records: Vec<Record>, from: Option<u64>) -> Option<UnderWay> {
+    fn start(&mut self, records: Vec<Record>, from: Option<Place>) -> Option<UnderWay> {
         let mut link = self.link.take()?;
         self.sequence += 1;
         let dropped = self.metrics.records_dropped_so_far();
@@ -207,8 +212,8 @@ impl Shipper {
                 self.backoff = BACKOFF_MIN;
                 self.retry_at = self.contact;
                 self.reported = self.reported.saturating_add(batch.dropped);
-                if let Some(bytes) = from {
-                    self.on_disk(move |spool| spool.pass(bytes, count)).await;
+                if let Some(place) = from {
+                    self.on_disk(move |spool| spool.pass(place, count)).await;
                 }
             }
             Err(problem) => {

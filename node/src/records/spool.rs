@@ -55,6 +55,13 @@ struct Passed {
 pub struct Oldest {
     /// Its records.
     pub records: Vec<Record>,
+    place: Place,
+}
+
+/// Where a batch lies: acknowledging one whose segment had to go meanwhile does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    segment: u64,
     frame_bytes: u64,
 }
 
@@ -199,7 +206,8 @@ impl Spool {
     /// The oldest batch that is not passed.
     ///
     /// # Errors
-    /// It cannot be read; [`Spool::skip`] gives up its segment.
+    /// It cannot be read. `InvalidData`: it never will be, and [`Spool::skip`] gives up its segment.
+    /// Others may pass.
     pub fn oldest(&self) -> std::io::Result<Option<Oldest>> {
         let Some(first) = self.segments.front() else {
             return Ok(None);
@@ -207,24 +215,32 @@ impl Spool {
         let mut file = File::open(self.path(first.number))?;
         file.seek(SeekFrom::Start(self.passed.bytes))?;
         let mut head = [0; HEAD_BYTES];
-        file.read_exact(&mut head)?;
+        file.read_exact(&mut head).map_err(cut)?;
         let (length, _) = read_head(head);
         let bound = first.bytes.saturating_sub(self.passed.bytes);
         if length > bound {
             return Err(std::io::ErrorKind::InvalidData.into());
         }
         let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
-        file.read_exact(&mut payload)?;
-        let batch: RecordBatch = wire::decode(&payload).map_err(std::io::Error::other)?;
+        file.read_exact(&mut payload).map_err(cut)?;
+        let batch: RecordBatch = wire::decode(&payload)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
         Ok(Some(Oldest {
             records: batch.records,
-            frame_bytes: HEAD_BYTES as u64 + length,
+            place: Place {
+                segment: first.number,
+                frame_bytes: HEAD_BYTES as u64 + length,
+            },
         }))
     }
 
     /// Passes over the oldest batch: it is stored elsewhere.
-    pub fn pass(&mut self, frame_bytes: u64, records: u64) {
-        self.passed.bytes += frame_bytes;
+    pub fn pass(&mut self, place: Place, records: u64) {
+        let is_first = |first: &Segment| first.number == place.segment;
+        if !self.segments.front().is_some_and(is_first) {
+            return;
+        }
+        self.passed.bytes += place.frame_bytes;
         self.passed.records += records;
         let done = |first: &Segment| self.passed.bytes >= first.bytes;
         if self.segments.front().is_some_and(done) {
@@ -248,9 +264,17 @@ impl Spool {
 }
 
 impl Oldest {
-    /// Length of its frame, for [`Spool::pass`].
-    pub fn frame_bytes(&self) -> u64 {
-        self.frame_bytes
+    /// For [`Spool::pass`].
+    pub fn place(&self) -> Place {
+        self.place
+    }
+}
+
+/// A file that is shorter than it was is damaged.
+fn cut(error: std::io::Error) -> std::io::Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => std::io::ErrorKind::InvalidData.into(),
+        _ => error,
     }
 }
 
@@ -295,7 +319,7 @@ mod tests {
         let mut seen = Vec::new();
         while let Some(oldest) = spool.oldest().unwrap() {
             seen.extend(oldest.records.iter().map(|r| r.request_id.bits()));
-            spool.pass(oldest.frame_bytes(), oldest.records.len() as u64);
+            spool.pass(oldest.place(), oldest.records.len() as u64);
         }
         seen
     }
@@ -327,7 +351,7 @@ mod tests {
             spool.push(batch(at * 10, 10)).unwrap();
         }
         let first = spool.oldest().unwrap().unwrap();
-        spool.pass(first.frame_bytes(), 10);
+        spool.pass(first.place(), 10);
         drop(spool);
         let path = dir.path().join(format!("{:020}.spool", 0));
         let whole = std::fs::read(&path).unwrap();
@@ -370,7 +394,8 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[HEAD_BYTES..].fill(0xff);
         std::fs::write(&path, bytes).unwrap();
-        assert!(spool.oldest().is_err());
+        let error = spool.oldest().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
         assert_eq!(spool.skip(), damaged);
         assert_eq!(drained(&mut spool).first(), Some(&u128::from(damaged)));
     }
@@ -388,5 +413,36 @@ mod tests {
         std::fs::remove_dir(spool.path(1)).unwrap();
         spool.push(batch(10, 5)).unwrap();
         assert_eq!(drained(&mut spool), [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_had_to_go_passes_over_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 64 * 1024).unwrap();
+        spool.push(batch(0, 10)).unwrap();
+        let under_way = spool.oldest().unwrap().unwrap();
+        let (mut next, mut dropped) = (10, 0);
+        while dropped == 0 {
+            dropped = spool.push(batch(next, 10)).unwrap();
+            next += 10;
+        }
+        let waiting = spool.records();
+        spool.pass(under_way.place(), 10);
+        assert_eq!(spool.records(), waiting);
+        let kept = drained(&mut spool);
+        assert_eq!(kept, (u128::from(dropped)..next).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_error_that_may_pass_costs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        spool.push(batch(0, 10)).unwrap();
+        let (path, aside) = (spool.path(0), dir.path().join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        let error = spool.oldest().unwrap_err();
+        assert_ne!(error.kind(), std::io::ErrorKind::InvalidData);
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(drained(&mut spool).len(), 10);
     }
 }

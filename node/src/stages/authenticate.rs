@@ -100,8 +100,10 @@ impl Authenticate {
         let headers = &exchange.request.headers;
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let host = text("host").map(host_name).unwrap_or_default();
-        let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
-        if !loopback && !self.allowed_hosts.iter().any(|allowed| allowed == host) {
+        let names = ["localhost", "127.0.0.1", "[::1]"];
+        let loopback = names.iter().any(|name| host.eq_ignore_ascii_case(name));
+        let allowed = |name: &String| name.eq_ignore_ascii_case(host);
+        if !loopback && !self.allowed_hosts.iter().any(allowed) {
             return Err(AuthFailure::ForeignHost);
         }
         let other_site = matches!(text("sec-fetch-site"), Some("cross-site" | "same-site"));

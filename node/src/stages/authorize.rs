@@ -13,6 +13,7 @@ use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Exchange, Inbound};
+use crate::hygiene::fields;
 use crate::inbound::{self, Buffered};
 use crate::snapshot::CompiledProxy;
 
@@ -153,11 +154,11 @@ fn scopes(proxy: &CompiledProxy, caller: usize) -> Vec<ScopedRules<'_>> {
 }
 
 /// Headers by which some servers route instead of the path.
-const PATH_OVERRIDES: [HeaderName; 4] = [
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-original-uri"),
-    HeaderName::from_static("x-http-destination-url"),
+const PATH_OVERRIDES: [&str; 4] = [
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+    "x-http-destination-url",
 ];
 
 /// The paths that a target which gets such headers could route by.
@@ -166,18 +167,17 @@ fn path_overrides<'h>(
     proxy: &CompiledProxy,
 ) -> Result<Vec<PathReading<'h>>, EarlyEnd> {
     let mut paths = Vec::new();
-    for name in PATH_OVERRIDES
-        .iter()
-        .filter(|name| proxy.request_fields.pass.contains(name))
-    {
-        for value in headers.get_all(name) {
-            let bytes = value.as_bytes();
-            let end = bytes.iter().position(|byte| matches!(byte, b'?' | b'#'));
-            let path = &bytes[..end.unwrap_or(bytes.len())];
-            let reading = PathReading::parse(path, proxy.target.path)
-                .map_err(|refused| malformed(format!("{name}: {refused}")))?;
-            paths.push(reading);
-        }
+    let passes = |name: &HeaderName| {
+        let pass = &proxy.request_fields.pass;
+        pass.contains(name) && PATH_OVERRIDES.contains(&&*fields::plain(name.as_str()))
+    };
+    for (name, value) in headers.iter().filter(|(name, _)| passes(name)) {
+        let bytes = value.as_bytes();
+        let end = bytes.iter().position(|byte| matches!(byte, b'?' | b'#'));
+        let path = &bytes[..end.unwrap_or(bytes.len())];
+        let reading = PathReading::parse(path, proxy.target.path)
+            .map_err(|refused| malformed(format!("{name}: {refused}")))?;
+        paths.push(reading);
     }
     Ok(paths)
 }

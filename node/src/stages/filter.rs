@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 use proto::event_stream::{EventFilter, Framing};
 use proto::filter::{ErrorBody, FilterSet, Kind};
 use proto::outcome::{Code, EarlyEnd, Extra};
-use proto::proxy::{ErrorBodies, ForeignUrls, RewriteUrls};
+use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, RewriteUrls};
 use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
@@ -40,23 +40,33 @@ impl Stage for Filter {
         };
         let filters = response_filters(exchange, &proxy);
         let codings = codings(&answer.headers);
-        if let Err(end) = clean_head(exchange, &proxy, &mut answer, filters.is_some()) {
-            return end.into();
-        }
         let bodyless = exchange.request.method == Method::HEAD
             || matches!(
                 answer.status,
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
-        let Some(filters) = filters.filter(|_| !bodyless) else {
-            exchange.answer = Some(answer);
-            return Next::Continue;
-        };
-        let treatment = match treatment(&answer, &proxy, is_coded(&codings)) {
-            Ok(treatment) => treatment,
-            Err(end) => return end.into(),
+        let treated = filters
+            .as_ref()
+            .filter(|_| !bodyless)
+            .map(|_| treatment(&answer, &proxy, is_coded(&codings)));
+        // What passes as it came keeps what describes its bytes, its content coding above all.
+        let filtered = filters.is_some() && !matches!(treated, Some(Ok(Treatment::Pass)));
+        if let Err(end) = clean_head(exchange, &proxy, &mut answer, filtered) {
+            return end.into();
+        }
+        let (filters, treatment) = match (filters, treated) {
+            (Some(filters), Some(Ok(treatment))) => (filters, treatment),
+            (_, Some(Err(end))) => return end.into(),
+            _ => {
+                exchange.answer = Some(answer);
+                return Next::Continue;
+            }
         };
         match treatment {
+            Treatment::Empty => {
+                exchange.answer = Some(answer);
+                Next::Continue
+            }
             Treatment::Pass => {
                 exchange.answer = Some(answer);
                 Next::Continue
@@ -78,6 +88,7 @@ impl Stage for Filter {
                     error,
                     codings,
                     bytes_max: proxy.body_buffer_bytes,
+                    cancels: proxy.on_client_abort == OnClientAbort::Cancel,
                 };
                 filter_body(answer, job)
             }
@@ -106,13 +117,17 @@ fn clean_head(
     if proxy.cookies {
         cookies::map_answer(&mut answer.headers, &proxy.target.base.path, prefix);
     }
-    if proxy.rewrite_urls == RewriteUrls::On {
-        let mapping = urls::Mapping {
-            base: &proxy.target.base,
-            prefix,
-        };
-        let foreign = urls::map_answer(&mut answer.headers, &mapping);
-        if foreign.is_some() && proxy.foreign_urls == ForeignUrls::Refuse {
+    let mapping = urls::Mapping {
+        base: &proxy.target.base,
+        prefix,
+    };
+    // Where they are not rewritten they are still looked at.
+    let foreign = match proxy.rewrite_urls {
+        RewriteUrls::On => urls::map_answer(&mut answer.headers, &mapping),
+        RewriteUrls::Off => urls::foreign(&answer.headers, &mapping),
+    };
+    if foreign.is_some() {
+        if proxy.foreign_urls == ForeignUrls::Refuse {
             exchange.notes.left_gateway = foreign;
             let detail = "the target's answer leads to another host, which this proxy refuses \
                           (`foreign_urls: refuse`); make a proxy for that host, or allow it";
@@ -127,6 +142,8 @@ fn clean_head(
 enum Treatment {
     /// Untouched, as the proxy says for error bodies.
     Pass,
+    /// There is none, so nothing can leak, and what the request did is not hidden by a 422.
+    Empty,
     /// Replaced by a problem document.
     Blank,
     /// Read whole and filtered.
@@ -145,6 +162,9 @@ fn treatment(answer: &Answer, proxy: &CompiledProxy, coded: bool) -> Result<Trea
             ErrorBodies::Blank => Treatment::Blank,
             ErrorBodies::Filter => Treatment::Filter { error: true },
         });
+    }
+    if is_empty(answer) {
+        return Ok(Treatment::Empty);
     }
     let withheld = |why: &str| {
         let detail = format!(
@@ -168,6 +188,16 @@ fn treatment(answer: &Answer, proxy: &CompiledProxy, coded: bool) -> Result<Trea
         Kind::Other => Err(withheld(
             "not JSON (`application/json`, `+json`, NDJSON or a stream of JSON events)",
         )),
+    }
+}
+
+/// Whether the answer is known to have no body.
+fn is_empty(answer: &Answer) -> bool {
+    match &answer.body {
+        Outbound::Empty => true,
+        Outbound::Full(bytes) => bytes.is_empty(),
+        Outbound::Stream(body) => body.remaining() == Some(0),
+        Outbound::Events(_) => false,
     }
 }
 
@@ -199,6 +229,8 @@ struct Job {
     error: bool,
     codings: String,
     bytes_max: usize,
+    /// Whether a caller that leaves ends it.
+    cancels: bool,
 }
 
 /// Waits for the whole body, then filters it.
@@ -206,12 +238,14 @@ fn filter_body(mut answer: Answer, job: Job) -> Next {
     Next::Wait(Box::new(move |mut exchange| {
         Box::pin(async move {
             let body = std::mem::replace(&mut answer.body, Outbound::Empty);
-            let read = match (body, exchange.reply.as_mut()) {
+            let reply = exchange.reply.as_mut().filter(|_| job.cancels);
+            let read = match (body, reply) {
                 (Outbound::Stream(body), Some(reply)) => tokio::select! {
                     biased;
                     () = reply.closed() => Err(crate::inbound::gone()),
                     read = outbound::read(*body, job.bytes_max) => read,
                 },
+                (Outbound::Stream(body), None) => outbound::read(*body, job.bytes_max).await,
                 (Outbound::Full(bytes), _) if bytes.len() > job.bytes_max => {
                     Err(outbound::too_large(job.bytes_max))
                 }
@@ -258,14 +292,22 @@ fn apply(
                 answer.body = Outbound::Full(body.into());
                 answer
             }
+            // As it was decoded: the field that named its coding is gone.
             ErrorBody::Pass => {
-                answer.body = Outbound::Full(coded.clone());
+                answer.body = Outbound::Full(
+                    decoded
+                        .map(|body| body.into_owned().into())
+                        .unwrap_or_default(),
+                );
                 answer
             }
             ErrorBody::Blank => blanked(answer, exchange),
         });
     }
     let body = decoded.map_err(|error| not_json(error.to_string()))?;
+    if body.is_empty() {
+        return Ok(answer);
+    }
     let applied = job
         .filters
         .apply(&body)

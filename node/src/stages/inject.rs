@@ -99,7 +99,7 @@ fn arm(method: Method, outgoing: Outgoing, proxy: &CompiledProxy, injection: &In
         mut headers,
     } = outgoing;
     let authenticates = |name: &&HeaderName| {
-        fields::CALLER_AUTHENTICATION.contains(name) && !proxy.forward_caller_headers.contains(name)
+        fields::authenticates(name) && !proxy.forward_caller_headers.contains(name)
     };
     while let Some(name) = headers.keys().find(authenticates).cloned() {
         headers.remove(name);

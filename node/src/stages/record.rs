@@ -109,7 +109,11 @@ impl Recorder {
             region: self.origin.region.clone(),
             method: method(&exchange.request.method),
             path: reduce::path(&notes.path, proxy.record.path),
-            query: reduce::query(notes.query.as_deref(), &proxy.record.query_allow),
+            query: reduce::query(
+                notes.query.as_deref(),
+                &proxy.record.query_allow,
+                &proxy.key_queries,
+            ),
             status,
             upstream_status: notes.upstream_status,
             code: Cow::Borrowed(""),
@@ -222,19 +226,22 @@ impl Closing {
         };
         // The request no longer counts against its caller's place.
         self.permit = None;
+        self.upstream_bytes = self.upstream_bytes.max(self.response_bytes);
         actix_rt::spawn(async move {
+            let mut read = 0;
             let reading = async {
                 while let Some(piece) = std::future::poll_fn(|cx| body.poll_piece(cx)).await {
                     match piece {
-                        Ok(bytes) => self.upstream_bytes += bytes.len() as u64,
+                        Ok(bytes) => read += bytes.len() as u64,
                         Err(_) => break,
                     }
-                    if self.upstream_bytes > bytes_max as u64 {
+                    if read > bytes_max as u64 {
                         break;
                     }
                 }
             };
             let _ = tokio::time::timeout(FINISH_MAX, reading).await;
+            self.upstream_bytes += read;
         });
     }
 }

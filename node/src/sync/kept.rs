@@ -34,6 +34,12 @@ const PART_BYTES: usize = 2 * 1024 * 1024;
 /// Shortest time between two writes, so that a burst of changes is one.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a copy that is still right is written again, so that it does not grow too old to start
+/// from while all is well.
+const RENEW: Duration = Duration::from_secs(3_600);
+/// Longest wait after a copy could not be written.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
 /// A part of the file's content.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Part {
@@ -75,6 +81,7 @@ pub struct Kept {
     file: PathBuf,
     key: RandomizedNonceKey,
     region: String,
+    renew: Duration,
 }
 
 impl Kept {
@@ -89,6 +96,7 @@ impl Kept {
             file,
             key,
             region: region.to_owned(),
+            renew: RENEW,
         })
     }
 
@@ -159,25 +167,43 @@ pub async fn run(
 ) {
     let kept = Arc::new(kept);
     let mut leaves = HashMap::new();
-    let mut stopping = false;
+    let (mut stopping, mut failures) = (false, 0_u32);
     loop {
         let world = worlds.borrow_and_update().clone();
-        if let Err(error) = keep(&kept, &*store, &world, &mut leaves).await {
-            // The copy before stays; the next change tries again.
-            tracing::warn!(%error, "the configuration could not be kept on disk: {error}");
+        match keep(&kept, &*store, &world, &mut leaves).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(%error, "the configuration could not be kept on disk: {error}");
+                }
+                failures = failures.saturating_add(1);
+            }
         }
         if stopping {
             return;
         }
+        let wait = match failures {
+            0 => kept.renew,
+            failures => (PAUSE * 2_u32.saturating_pow(failures.min(6))).min(RETRY_MAX),
+        };
         let next = async {
             tokio::time::sleep(PAUSE).await;
-            worlds.changed().await
+            loop {
+                let changed = tokio::time::timeout(wait, worlds.changed()).await;
+                match changed {
+                    Ok(changed) => return changed.is_err(),
+                    // What was not written is tried again; what was stays young only as long as
+                    // the store confirms that nothing else is there.
+                    Err(_) if failures > 0 || store.get(keys::BEAT).await.is_ok() => return false,
+                    Err(_) => {}
+                }
+            }
         };
         stopping = tokio::select! {
-            changed = next => changed.is_err(),
+            ended = next => ended,
             _ = &mut stop => true,
         };
-        if stopping && !worlds.has_changed().unwrap_or(false) {
+        if stopping && failures == 0 && !worlds.has_changed().unwrap_or(false) {
             return;
         }
     }
@@ -222,8 +248,8 @@ async fn pairs(
         let hashes: std::collections::BTreeSet<Hash> = config.reaches().chain(roots).collect();
         for hash in hashes {
             let key = keys::leaf(*org, &hash);
-            let value = match leaves.remove(&key) {
-                Some(value) => value,
+            let value = match leaves.get(&key) {
+                Some(value) => value.clone(),
                 None => match store.get(&key).await?.value {
                     Some(pair) => pair.value,
                     // Swept meanwhile: a newer world is on its way.
@@ -290,6 +316,8 @@ fn content(mut frames: &[u8]) -> Result<Content, KeptError> {
 
 #[cfg(test)]
 mod tests {
+    use proto::store::embedded::Embedded;
+
     use super::*;
 
     fn kept(dir: &tempfile::TempDir, key: u8, region: &str) -> Kept {
@@ -340,6 +368,59 @@ mod tests {
             .unwrap();
         assert!(matches!(mine.read(HOUR), Err(KeptError::TooOld { .. })));
         assert!(mine.read(3 * HOUR).unwrap().is_some());
+    }
+
+    /// Runs it on a world that never changes, until the file is there and `met`.
+    async fn written(kept: Kept, met: impl Fn(&[u8]) -> bool) {
+        let file = kept.file.clone();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let world = World {
+            revision: Revision(7),
+            ..World::default()
+        };
+        let (_sender, worlds) = watch::channel(Arc::new(world));
+        let (_stop, stopping) = oneshot::channel();
+        let running = tokio::spawn(run(kept, store, worlds, stopping));
+        let seen = async {
+            while !fs::read(&file).is_ok_and(|bytes| met(&bytes)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen)
+            .await
+            .unwrap();
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_could_not_be_written_is_tried_again_without_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("later");
+        let key = DigestKey::from_bytes([1; 32]);
+        let kept = Kept::new(folder.join("kept"), &key, "eu").unwrap();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            fs::create_dir(&folder).unwrap();
+        };
+        tokio::join!(written(kept, |_| true), later);
+    }
+
+    #[tokio::test]
+    async fn a_copy_stays_young_while_the_store_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mine = kept(&dir, 1, "eu");
+        mine.renew = Duration::from_millis(10);
+        let first = std::sync::Mutex::new(Vec::new());
+        // Written again it has another nonce.
+        let again = |bytes: &[u8]| {
+            let mut first = first.lock().unwrap();
+            if first.is_empty() {
+                *first = bytes.to_vec();
+            }
+            *first != bytes
+        };
+        written(mine, again).await;
     }
 
     #[test]

@@ -119,6 +119,9 @@ pub struct DestinationParts {
     pub tls: Arc<TlsSettings>,
     /// Whether HTTP/2 may be negotiated. Only TLS negotiates: there is no HTTP/2 in plain text.
     pub http2: bool,
+    /// Whose requests share a connection with streams: a reader that is slow holds up the streams
+    /// beside its own.
+    pub tenant: u128,
     /// Which addresses may be dialled.
     pub guard: Arc<GuardPolicy>,
     /// How long each step may take.
@@ -193,6 +196,10 @@ impl PoolKey {
     fn of(parts: &DestinationParts) -> Self {
         let mut digest = Digest::new();
         digest.field(&[parts.scheme as u8, u8::from(parts.http2)]);
+        match parts.http2 {
+            true => digest.field(&parts.tenant.to_be_bytes()),
+            false => digest.field(&[]),
+        }
         digest.field(parts.host.to_string().as_bytes());
         digest.field(&parts.port.to_be_bytes());
         match parts.scheme {

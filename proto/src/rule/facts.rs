@@ -162,8 +162,9 @@ impl<'a> Facts<'a> {
 
 /// Whether frameworks take the method from this header (names of [`HeaderMap`] are lower case).
 fn overrides_method(name: &str) -> bool {
+    // Many servers take `_` for `-`.
     matches!(
-        name,
-        "x-http-method-override" | "x-http-method" | "x-method-override"
+        &*name.replace('_', "-"),
+        "x-http-method-override" | "x-http-method" | "x-method-override" | "x-original-method"
     )
 }

@@ -22,6 +22,7 @@ mod judge;
 mod parts;
 mod pattern;
 mod set;
+mod size;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -34,6 +35,7 @@ pub use evaluation::{AllowedBy, Evaluation, MatchedRule, Outcome, Part, RuleTrac
 pub use facts::{BodyFacts, Facts};
 pub use judge::{Denial, DenialHint, DeniedRule, ScopedRules, ShadowMatch, Verdict, judge};
 pub use set::RuleSet;
+pub use size::ORG_COMPILED_BYTES_MAX;
 
 /// Rules of one scope, at most.
 pub const RULES_MAX: usize = 1_000;

@@ -12,7 +12,7 @@ use crate::credential::{AuthType, CredentialKind, UseBy};
 use crate::object::{Body, Object, ObjectId};
 use crate::org::Role;
 use crate::problem::Problem;
-use crate::proxy::{Cookies, ErrorBodies, Proxy, RewriteUrls};
+use crate::proxy::{Cookies, ErrorBodies, ForeignUrls, Proxy, RewriteUrls};
 
 /// Why a role does not reach for the change of one object; empty when it does.
 pub(super) fn beyond(
@@ -98,6 +98,13 @@ fn admin_settings(objects: &Objects, old: Option<&Proxy>, new: &Proxy) -> Vec<Pr
     let off = RewriteUrls::Off;
     if new.rewrite_urls == off && old.is_none_or(|old| old.rewrite_urls != off) {
         needed("/rewrite_urls", "only admins may turn it `off`".into());
+    }
+    let refuses = |proxy: &Proxy| proxy.foreign_urls == ForeignUrls::Refuse;
+    if old.is_some_and(refuses) && !refuses(new) {
+        needed(
+            "/foreign_urls",
+            "only admins may let foreign URLs pass again".into(),
+        );
     }
     if new.acknowledge_open && !old.is_some_and(|old| old.acknowledge_open) {
         needed("/acknowledge_open", "only admins may acknowledge it".into());

@@ -6,7 +6,7 @@ use super::Objects;
 use crate::filter::FILTERS_PER_SCOPE_MAX;
 use crate::object::{Body, ObjectId};
 use crate::problem::Problem;
-use crate::rule::{Rule, RuleSet};
+use crate::rule::{ORG_COMPILED_BYTES_MAX, Rule, RuleSet};
 use crate::target::Effect;
 
 /// Judges every scope that has a touched rule or filter; each problem with the operation that
@@ -20,6 +20,20 @@ pub(super) fn judge(
     for (id, at) in touched {
         if let Some(parent) = objects.get(id).and_then(|object| object.body.parent()) {
             scopes.insert(parent, *at);
+        }
+    }
+    if let Some(at) = touched_rule(objects, touched) {
+        let rules = objects.values().filter_map(|object| match &object.body {
+            Body::Rule(rule) => Some(rule.spec.compiled_bytes_max()),
+            _ => None,
+        });
+        if rules.sum::<usize>() > ORG_COMPILED_BYTES_MAX {
+            let detail = format!(
+                "the patterns of all rules of the organisation compile to more than \
+                 {ORG_COMPILED_BYTES_MAX} bytes; use ASCII classes such as [0-9A-Za-z_] instead \
+                 of \\w, smaller repetitions, or fewer rules"
+            );
+            problems.push((at, Problem::new("", "patterns-too-large", detail)));
         }
     }
     let mut policies: BTreeMap<ObjectId, Vec<&Body>> = BTreeMap::new();
@@ -37,6 +51,17 @@ pub(super) fn judge(
         let found = together(policies.get(parent).map_or(&[], Vec::as_slice));
         problems.extend(found.into_iter().map(|problem| (*at, problem)));
     }
+}
+
+/// The operation that touched a rule which is still there.
+fn touched_rule(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<usize> {
+    let rules = touched
+        .iter()
+        .filter(|(id, _)| matches!(id, ObjectId::Rule(_)));
+    rules
+        .filter(|(id, _)| objects.contains_key(id))
+        .map(|(_, at)| *at)
+        .next()
 }
 
 /// What is wrong with a scope's policy although each part of it is right. Faults of single rules

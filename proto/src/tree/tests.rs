@@ -863,3 +863,29 @@ fn a_lost_race_is_judged_again_on_the_new_head() {
         ["/target_id unknown-target"]
     );
 }
+
+/// Every node compiles all of them, so that one organisation must not take the memory of all.
+#[test]
+fn the_patterns_of_an_organisation_have_a_bound_of_their_own() {
+    let mut parent = genesis();
+    let mut refusal = Vec::new();
+    for scope in 0..20_u128 {
+        let on = target(scope + 1);
+        let fields = json!({"base_url": "https://a.example", "name": format!("t{scope}")});
+        let mut operations = vec![create(on, fields)];
+        for n in 0..14 {
+            let pattern = format!(r"^/{scope}/{n}/\w{{18}}");
+            let spec = json!({"effect": "deny", "path": {"pattern": pattern}});
+            let fields = json!({"parent": on, "spec": spec});
+            operations.push(create(rule(scope * 100 + n + 1), fields));
+        }
+        if try_apply(&parent, &operations, Role::Admin).is_ok() {
+            parent = next(&parent, &operations).config;
+        } else {
+            refusal = refused(&parent, &operations);
+            break;
+        }
+    }
+    assert_eq!(refusal.len(), 1, "{refusal:?}");
+    assert!(refusal[0].ends_with("patterns-too-large"), "{refusal:?}");
+}

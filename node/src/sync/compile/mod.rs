@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use proto::credential::AuthType;
 use proto::filter::{Direction, Filter};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::meter::{Limit, MeterSpec, Window};
@@ -207,7 +208,14 @@ impl OrgCompiler<'_> {
         for credential in &proxy.proxy_credential_ids {
             credentials.push(self.proxy_credential(*credential, id, proxy)?);
         }
+        let injected = target_credential.as_ref();
+        let injects = injected.is_some_and(|credential| credential.auth_type != AuthType::None);
+        let cookies = proxy.cookies_pass(injects);
         let places = credentials::places(state, proxy, &credentials);
+        let given = credentials
+            .iter()
+            .filter_map(|credential| credential.query.clone());
+        let key_queries = places.queries.iter().cloned().chain(given).collect();
         let fallback = Timeouts::defaults_for(&compiled_target.base.origin.host);
         let timeouts = proxy.timeouts.or(target.timeouts).or(fallback);
         Ok(CompiledProxy {
@@ -228,16 +236,17 @@ impl OrgCompiler<'_> {
             request_fields: RequestFields {
                 pass: header_names(&target.pass_headers),
                 underscores: target.allow_underscore_headers,
-                cookies: proxy.cookies_pass(),
+                cookies,
             },
             forward_caller_headers: header_names(&proxy.forward_caller_headers),
-            cookies: proxy.cookies_pass(),
+            cookies,
             rewrite_urls: proxy.rewrite_urls,
             foreign_urls: proxy.foreign_urls,
             error_bodies: proxy.error_bodies,
             on_client_abort: proxy.on_client_abort,
             body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
             record: proxy.record.clone(),
+            key_queries,
         })
     }
 
@@ -297,6 +306,7 @@ impl OrgCompiler<'_> {
             port: origin.port,
             tls,
             http2: target.http2,
+            tenant: self.state.config.org.bits(),
             guard: Arc::new(guard),
             timeouts: upstream::Timeouts {
                 connect: ms(timeouts.connect_ms).unwrap_or(default.connect),

@@ -95,6 +95,7 @@ fn destination(
         ..TlsSpec::default()
     };
     let mut parts = DestinationParts {
+        tenant: 0,
         scheme: Scheme::Http,
         host: Host::parse(host).unwrap(),
         port,
