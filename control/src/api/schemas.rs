@@ -46,16 +46,7 @@ pub fn add(schemas: &mut Schemas) {
     ]);
     extend(schemas, "Proxy", "Proxy", &proxy);
     extend(schemas, "Org", "Org", &stored);
-    let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
-    let attached = with(&[("parent_id", read_only(parent))]);
-    let warnings = json!({
-        "type": "array",
-        "items": reference("Problem"),
-        "description": "What is valid and probably not meant"
-    });
-    let rule = [&attached[..], &[("warnings", read_only(warnings))]].concat();
-    extend(schemas, "Rule", "Rule", &rule);
-    extend(schemas, "Filter", "Filter", &attached);
+    add_policies(schemas, &stored);
     let once = json!({
         "type": "object",
         "description": "Only in the answer that creates the token",
@@ -81,6 +72,20 @@ pub fn add(schemas: &mut Schemas) {
     for (name, schema) in fixed() {
         schemas.insert(name.into(), schema);
     }
+}
+
+/// Rules and filters.
+fn add_policies(schemas: &mut Schemas, stored: &[(&'static str, Value)]) {
+    let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
+    let attached = [stored, &[("parent_id", read_only(parent))]].concat();
+    let warnings = json!({
+        "type": "array",
+        "items": reference("Problem"),
+        "description": "What is valid and probably not meant"
+    });
+    let rule = [&attached[..], &[("warnings", read_only(warnings))]].concat();
+    extend(schemas, "Rule", "Rule", &rule);
+    extend(schemas, "Filter", "Filter", &attached);
 }
 
 /// What every stored object has besides its own fields.

@@ -111,7 +111,7 @@ pub async fn keep(records: Arc<Records>, retention: Retention) {
         match task.await {
             Ok(Ok(dropped)) if dropped > 0 => {
                 tracing::info!(dropped, "dropped {dropped} old records");
-                // It may have stopped at its bound: more comes in ten minutes than it drops at once.
+                // It may have stopped at its bound, with more to drop than comes until the next.
                 if dropped >= DELETE_CALL_MAX as i64 {
                     tick.reset_immediately();
                 }

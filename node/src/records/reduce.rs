@@ -56,7 +56,7 @@ fn looks_random(segment: &str) -> bool {
 
 /// The first of the query's names, with values only where the proxy allows it.
 ///
-/// What may be a caller's key is never shown: parameters that hold one, and values as we issue them.
+/// What may be a caller's key is never shown: parameters that hold one, values as we issue them.
 pub fn query(text: Option<&[u8]>, allow: &[String], keys: &[Box<str>]) -> Vec<QueryField> {
     let clip = |bytes: &[u8]| clipped(&String::from_utf8_lossy(bytes), QUERY_CHARS_MAX);
     let Some(text) = text else {

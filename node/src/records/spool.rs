@@ -206,7 +206,7 @@ impl Spool {
     /// The oldest batch that is not passed.
     ///
     /// # Errors
-    /// It cannot be read. `InvalidData`: it never will be, and [`Spool::skip`] gives up its segment.
+    /// It cannot be read. `InvalidData`: it never will be, [`Spool::skip`] gives up its segment.
     /// Others may pass.
     pub fn oldest(&self) -> std::io::Result<Option<Oldest>> {
         let Some(first) = self.segments.front() else {
