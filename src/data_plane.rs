@@ -91,6 +91,10 @@ impl DataPlane {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             applied: self.applied.clone(),
             metrics: self.shared.metrics.clone(),
+            counted: {
+                let limits = self.limits.clone();
+                Box::new(move |nodes| limits.set_nodes(nodes))
+            },
         };
         let (stop, stopping) = oneshot::channel();
         let running = background.spawn(membership::run(membership, store, stopping));

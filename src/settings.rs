@@ -167,7 +167,7 @@ pub struct LinkSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
-    /// Nodes of this region: what each may admit while the store cannot be reached.
+    /// The least number of nodes that is assumed while the store cannot be reached.
     pub nodes: u32,
 }
 

@@ -77,7 +77,8 @@ use shared::Shared;
 pub struct Settings {
     /// This incarnation; `boot` must be new at every start.
     pub incarnation: Opener,
-    /// Nodes last known, this one included.
+    /// At least so many nodes, this one included, are taken to be there; see
+    /// [`Limits::set_nodes`].
     pub nodes: u32,
     /// From when no token is at hand until a meter does without the store.
     pub store_grace: Duration,
@@ -130,10 +131,14 @@ impl Limits {
     /// The meters and their broker, to be driven by the caller.
     fn unserved(settings: &Settings, clock: Arc<dyn Clock>) -> (Arc<Self>, broker::Broker) {
         let waiting_max = u64::from(settings.waiting_max);
-        let shared = Arc::new(Shared::new(clock, settings.store_grace, waiting_max));
+        let shared = Arc::new(Shared::new(
+            clock,
+            settings.store_grace,
+            waiting_max,
+            u64::from(settings.nodes),
+        ));
         let place = Place {
             me: settings.incarnation,
-            nodes: u64::from(settings.nodes),
             max_skew_ns: nanos(settings.max_skew),
             grace_ns: nanos(settings.store_grace),
         };
@@ -171,6 +176,12 @@ impl Limits {
         let meter = Arc::new(meter);
         meters.insert(key, Arc::clone(&meter));
         meter
+    }
+
+    /// How many nodes there are, this one included: while the store cannot be reached each gives
+    /// its part of a limit.
+    pub fn set_nodes(&self, nodes: u64) {
+        self.shared.set_nodes(nodes);
     }
 
     /// Counters for metrics.

@@ -24,6 +24,8 @@ pub struct Shared {
     asks: Mutex<Vec<Arc<Meter>>>,
     woken: Notify,
     stopping: AtomicBool,
+    nodes: AtomicU64,
+    nodes_min: u64,
 }
 
 /// Counts since the start of the process.
@@ -46,7 +48,12 @@ pub struct Stats {
 }
 
 impl Shared {
-    pub(super) fn new(clock: Arc<dyn Clock>, store_grace: Duration, waiting_max: u64) -> Self {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        store_grace: Duration,
+        waiting_max: u64,
+        nodes_min: u64,
+    ) -> Self {
         Self {
             clock,
             store_grace,
@@ -55,6 +62,8 @@ impl Shared {
             asks: Mutex::new(Vec::new()),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
+            nodes: AtomicU64::new(nodes_min),
+            nodes_min,
         }
     }
 
@@ -72,6 +81,16 @@ impl Shared {
 
     pub(super) async fn woken(&self) {
         self.woken.notified().await;
+    }
+
+    /// Nodes last known, this one included.
+    pub(super) fn nodes(&self) -> u64 {
+        self.nodes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_nodes(&self, nodes: u64) {
+        self.nodes
+            .store(nodes.max(self.nodes_min), Ordering::Relaxed);
     }
 
     pub(super) fn stop(&self) {

@@ -3,15 +3,16 @@
 //! A node that ends takes its entry away; one that dies is gone when its lease ends. While the
 //! store cannot be reached the node serves on and tries again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use proto::id::NodeId;
 use proto::keys;
 use proto::member::{FAULTS_MAX, Member, MemberFault};
 use proto::store::follow::World;
-use proto::store::load::Fault;
+use proto::store::load::{self, Fault};
 use proto::store::{LeaseId, Op, Store, StoreError, Txn};
 use tokio::sync::{oneshot, watch};
 
@@ -22,6 +23,10 @@ use crate::stages::record::Origin;
 const LEASE: Duration = Duration::from_secs(15);
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(5);
+/// How often the nodes of the region are counted.
+const COUNT: Duration = Duration::from_secs(10);
+/// Counts with another node of the same name after which that is no node that was restarted.
+const NAMESAKES_MAX: u32 = 3;
 /// Shortest time between two writes.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -37,6 +42,8 @@ pub struct Membership {
     pub applied: watch::Receiver<Arc<World>>,
     /// What is going on.
     pub metrics: Metrics,
+    /// Is told how many nodes the region has, this one included, whenever they were counted.
+    pub counted: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 /// Keeps the entry until `stop` is sent or dropped, then takes it away.
@@ -48,6 +55,8 @@ pub async fn run(membership: Membership, store: Arc<dyn Store>, stop: oneshot::R
         store,
         lease: None,
         told: None,
+        counted_at: None,
+        namesakes: 0,
     };
     tokio::select! {
         () = entry.keep() => {}
@@ -62,6 +71,8 @@ struct Entry {
     store: Arc<dyn Store>,
     lease: Option<LeaseId>,
     told: Option<Member>,
+    counted_at: Option<Instant>,
+    namesakes: u32,
 }
 
 impl Entry {
@@ -70,6 +81,8 @@ impl Entry {
             if let Err(error) = self.tell().await {
                 tracing::debug!(%error, "the node list does not have this node: {error}");
                 self.lease = None;
+            } else {
+                self.count().await;
             }
             tokio::time::sleep(PAUSE).await;
             let mut applied = self.membership.applied.clone();
@@ -125,6 +138,40 @@ impl Entry {
             serves: world.fingerprint(),
             in_flight: self.membership.metrics.in_flight(),
             faults: world.faults.iter().take(FAULTS_MAX).map(fault).collect(),
+        }
+    }
+
+    /// Counts the nodes of the region, and warns of one that has the same name.
+    async fn count(&mut self) {
+        if self.counted_at.is_some_and(|at| at.elapsed() < COUNT) {
+            return;
+        }
+        let (mut names, mut namesake) = (BTreeSet::new(), false);
+        let origin = &self.membership.origin;
+        let listed = load::list(&*self.store, keys::NODES, None, |pair| {
+            // One of another release that cannot be read is a node all the same.
+            let Ok(member) = serde_json::from_slice::<Member>(&pair.value) else {
+                names.insert(pair.key.clone());
+                return;
+            };
+            if member.region == *origin.region {
+                namesake |= member.id != self.id && member.name == *origin.node;
+                names.insert(member.name);
+            }
+        });
+        if listed.await.is_err() {
+            return;
+        }
+        self.counted_at = Some(Instant::now());
+        (self.membership.counted)(names.len() as u64);
+        self.namesakes = if namesake { self.namesakes + 1 } else { 0 };
+        if self.namesakes == NAMESAKES_MAX {
+            let name = &self.membership.origin.node;
+            tracing::error!(
+                %name,
+                "another node of this region is named {name} too: give each its own `node_name`, \
+                 or their records and their parts of limits mix"
+            );
         }
     }
 
@@ -193,6 +240,7 @@ mod tests {
             program: "1.2.3".into(),
             applied,
             metrics: Metrics::default(),
+            counted: Box::new(|_| {}),
         };
         let (stop, stopping) = oneshot::channel();
         let running = actix_rt::spawn(run(membership, store.clone(), stopping));
@@ -210,5 +258,40 @@ mod tests {
         stop.send(()).unwrap();
         running.await.unwrap();
         assert_eq!(members(&*store).await, [], "it has taken its entry away");
+    }
+
+    #[actix_rt::test]
+    async fn nodes_of_a_region_count_each_other_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+        let mut running = Vec::new();
+        let start = |name: &str, region: &str| {
+            let (_, applied) = watch::channel(Arc::new(World::default()));
+            let (told, seen) = tokio::sync::mpsc::unbounded_channel();
+            let membership = Membership {
+                origin: Arc::new(Origin {
+                    node: name.into(),
+                    region: region.into(),
+                }),
+                address: "127.0.0.1:8080".into(),
+                program: "1.2.3".into(),
+                applied,
+                metrics: Metrics::default(),
+                counted: Box::new(move |count| told.send(count).expect("a receiver")),
+            };
+            let (stop, stopping) = oneshot::channel();
+            let task = actix_rt::spawn(run(membership, store.clone(), stopping));
+            (stop, task, seen)
+        };
+        for (name, region, expected) in [
+            ("gw-1", "eu", 1),
+            ("gw-2", "eu", 2),
+            ("gw-2", "eu", 2),
+            ("gw-3", "us", 1),
+        ] {
+            let (stop, task, mut seen) = start(name, region);
+            assert_eq!(seen.recv().await, Some(expected), "{name} in {region}");
+            running.push((stop, task, seen));
+        }
     }
 }

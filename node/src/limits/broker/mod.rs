@@ -241,6 +241,7 @@ impl Broker {
             now,
             proofs: &self.proofs,
             store_up,
+            nodes: self.shared.nodes(),
             contact_ns: self.contact_ns,
             may_write,
             leaving,

@@ -331,7 +331,7 @@ impl Owner {
         let now_ns = around.now.boot_ns;
         // Alone, nobody else can have used anything since; else the view must be a fresh one.
         let seen_ns = self.answered_ns;
-        let fresh = self.place.nodes <= 1 || seen_ns.saturating_add(FRESH_NS) >= around.contact_ns;
+        let fresh = around.nodes <= 1 || seen_ns.saturating_add(FRESH_NS) >= around.contact_ns;
         let (true, Some(cell)) = (seen_ns > 0 && fresh, self.free_cell()) else {
             return false;
         };
@@ -342,7 +342,7 @@ impl Owner {
             .iter()
             .map(|candidate| candidate.amount)
             .sum();
-        let nodes = self.place.nodes;
+        let nodes = around.nodes;
         let free = self
             .loss
             .free(state, uncertain, nodes, around.next_id, now_ns);

@@ -40,8 +40,6 @@ const LOOK_MIN_NS: u64 = 1_000_000;
 pub struct Place {
     /// This incarnation.
     pub me: Opener,
-    /// Nodes last known, this one included.
-    pub nodes: u64,
     /// How far another node's wall clock may lead.
     pub max_skew_ns: u64,
     /// `store_grace`.
@@ -57,6 +55,8 @@ pub struct Around<'a> {
     pub proofs: &'a RevisionClock,
     /// Whether the store answered last time.
     pub store_up: bool,
+    /// Nodes last known, this one included.
+    pub nodes: u64,
     /// When it last answered anything.
     pub contact_ns: u64,
     /// Whether a write may be sent now.
