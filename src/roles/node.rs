@@ -15,7 +15,7 @@ use proto::store::follow::Follower;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::Bound;
 use crate::cli::Output;
@@ -81,7 +81,7 @@ impl Node {
         let metrics = super::metrics(Some(plane.metrics()), None, health.clone());
         let gateway = self.bound.gateway_address()?;
         let joined = plane.join(gateway, store.clone(), background);
-        let shipping = ship_records(&settings, tls, plane.batches, &plane.shared)?;
+        let shipping = ship_records(&settings, tls, plane.batches, &plane.shared);
         let shipping = background.spawn(shipping);
         let mut servers = Servers::default();
         let address = servers.gateway(self.bound.gateway, plane.shared)?;
@@ -119,16 +119,20 @@ fn ship_records(
     tls: Arc<rustls::ClientConfig>,
     batches: RecordBatches,
     shared: &Shared,
-) -> Result<impl Future<Output = ()> + use<>, CannotStart> {
+) -> impl Future<Output = ()> + use<> {
     let dir = settings.data_dir.join("spool");
-    let spool = Spool::open(&dir, settings.records.spool_bytes)
-        .map_err(|error| CannotStart(format!("{} cannot be used: {error}", dir.display())))?;
+    let spool = Spool::open(&dir, settings.records.spool_bytes);
+    // Traffic matters more than what is told of it.
+    let spool = spool.inspect_err(|error| {
+        let dir = dir.display();
+        error!("{dir} cannot be used, records wait in memory only: {error}");
+    });
     let destination = Destination {
         endpoints: settings.link.endpoints.clone(),
         tls,
     };
     let (origin, metrics) = (shared.origin.clone(), shared.metrics.clone());
-    Ok(ship::run(batches, spool, destination, origin, metrics))
+    ship::run(batches, spool.ok(), destination, origin, metrics)
 }
 
 fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {

@@ -54,11 +54,13 @@ fn weight(record: &Record) -> usize {
         .query
         .iter()
         .map(|field| field.name.len() + field.value.len() + 16);
-    let rules = record
-        .denials
+    let rules = record.denials.iter().map(|denial| denial.rule_ids.len());
+    let ids = rules.sum::<usize>() + record.shadow_rule_ids.len() + record.filter_ids.len();
+    let upstream = record
+        .upstream_ids
         .iter()
-        .map(|denial| denial.rule_ids.len() * 16);
-    512 + record.path.len() + query.sum::<usize>() + rules.sum::<usize>()
+        .map(|id| id.header.len() + id.value.len());
+    512 + record.path.len() + query.sum::<usize>() + ids * 32 + upstream.sum::<usize>()
 }
 
 fn weight_of(batch: &Batch) -> usize {

@@ -28,25 +28,27 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A batch that is under way longer does not hold up those behind it.
-const SLOW: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_millis(50);
+/// Times that the oldest segment is tried to be read before it is given up.
+const READS_MAX: u32 = 12;
 /// How long a process that ends still ships; what is left stays on disk.
 const ENDING: Duration = Duration::from_secs(1);
 
 /// Ships until the queue has ended and everything is stored or on disk.
 pub async fn run(
     mut batches: RecordBatches,
-    spool: Spool,
+    spool: Option<Spool>,
     destination: Destination,
     origin: Arc<Origin>,
     metrics: Metrics,
 ) {
-    if !spool.is_empty() {
+    if let Some(spool) = spool.as_ref().filter(|spool| !spool.is_empty()) {
         info!("{} records wait on disk from before", spool.records());
     }
     let mut shipper = Shipper {
         node: origin.node.to_string(),
         link: Some(Link::new(destination, origin)),
-        spool: Some(spool),
+        spool,
         metrics,
         reported: 0,
         sequence: 0,
@@ -54,6 +56,7 @@ pub async fn run(
         retry_at: Instant::now(),
         contact: Instant::now(),
         disk_failed: false,
+        unread: 0,
     };
     let mut under_way: Option<UnderWay> = None;
     let mut leave_by = None;
@@ -66,7 +69,12 @@ pub async fn run(
             break;
         }
         let slow_at = under_way.as_ref().map(|batch| batch.began + SLOW);
-        let takes = slow_at.is_none_or(|at| now >= at) || batches.is_half_full();
+        // Without a disk the queue is where records wait.
+        let waits = match shipper.has_disk() {
+            true => slow_at.is_some_and(|at| now < at),
+            false => under_way.is_some() || !shipper.is_well(now),
+        };
+        let takes = !waits || batches.is_half_full();
         let wake = [slow_at.filter(|at| *at > now), leave_by, shipper.wakes()];
         let wake = wake.into_iter().flatten().min().unwrap_or(now + HEARTBEAT);
         tokio::select! {
@@ -78,7 +86,7 @@ pub async fn run(
             batch = batches.next(), if takes && leave_by.is_none() => match batch {
                 Some(batch) => {
                     let records = batch.into_iter().map(|record| *record).collect();
-                    match under_way.is_none() && shipper.is_well() {
+                    match under_way.is_none() && shipper.is_well(now) {
                         true => under_way = shipper.start(records, None),
                         false => shipper.keep(records).await,
                     }
@@ -118,7 +126,7 @@ struct Shipper {
     node: String,
     /// Away while a batch is under way.
     link: Option<Link>,
-    /// Away only if a disk operation panicked.
+    /// Absent where there is no disk for it, or a disk operation panicked.
     spool: Option<Spool>,
     metrics: Metrics,
     /// Lost records that control knows of.
@@ -129,12 +137,18 @@ struct Shipper {
     retry_at: Instant,
     contact: Instant,
     disk_failed: bool,
+    /// How often the oldest segment could not be read.
+    unread: u32,
 }
 
 impl Shipper {
+    fn has_disk(&self) -> bool {
+        self.spool.is_some() && !self.disk_failed
+    }
+
     /// Whether a batch may go straight to control.
-    fn is_well(&self) -> bool {
-        self.backoff == BACKOFF_MIN && self.spool.as_ref().is_none_or(Spool::is_empty)
+    fn is_well(&self, now: Instant) -> bool {
+        now >= self.retry_at && self.spool.as_ref().is_none_or(Spool::is_empty)
     }
 
     /// When there is something to do by itself.
@@ -161,16 +175,21 @@ impl Shipper {
         let oldest = self.on_disk(|spool| spool.oldest()).await?;
         match oldest {
             Ok(oldest) => {
+                self.unread = 0;
                 let oldest = oldest?;
                 let place = oldest.place();
                 self.start(oldest.records, Some(place))
             }
-            Err(problem) if problem.kind() != std::io::ErrorKind::InvalidData => {
+            Err(problem)
+                if problem.kind() != std::io::ErrorKind::InvalidData && self.unread < READS_MAX =>
+            {
                 warn!("records on disk cannot be read now: {problem}");
+                self.unread += 1;
                 self.retry_at = now + BACKOFF_MAX;
                 None
             }
             Err(problem) => {
+                self.unread = 0;
                 let lost = self.on_disk(Spool::skip).await.unwrap_or(0);
                 error!("{lost} records on disk cannot be read and are lost: {problem}");
                 self.metrics.records_dropped(lost);

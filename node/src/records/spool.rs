@@ -88,9 +88,17 @@ impl Spool {
             next: numbers.last().map_or(0, |last| last + 1),
         };
         for number in numbers {
-            let (bytes, records) = scan(&spool.path(number))?;
+            let path = spool.path(number);
+            let (bytes, records) = match scan(&path) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::error!("{} is left out of the spool: {error}", path.display());
+                    continue;
+                }
+            };
             if records == 0 {
-                std::fs::remove_file(spool.path(number))?;
+                // Left behind, it is looked at again at the next start.
+                let _ = std::fs::remove_file(path);
                 continue;
             }
             spool.segments.push_back(Segment {
@@ -212,7 +220,7 @@ impl Spool {
         let Some(first) = self.segments.front() else {
             return Ok(None);
         };
-        let mut file = File::open(self.path(first.number))?;
+        let mut file = File::open(self.path(first.number)).map_err(cut)?;
         file.seek(SeekFrom::Start(self.passed.bytes))?;
         let mut head = [0; HEAD_BYTES];
         file.read_exact(&mut head).map_err(cut)?;
@@ -270,10 +278,12 @@ impl Oldest {
     }
 }
 
-/// A file that is shorter than it was is damaged.
+/// A file that is shorter than it was, or gone, is damaged.
 fn cut(error: std::io::Error) -> std::io::Error {
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => std::io::ErrorKind::InvalidData.into(),
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::NotFound => {
+            std::io::ErrorKind::InvalidData.into()
+        }
         _ => error,
     }
 }
@@ -440,8 +450,13 @@ mod tests {
         spool.push(batch(0, 10)).unwrap();
         let (path, aside) = (spool.path(0), dir.path().join("aside"));
         std::fs::rename(&path, &aside).unwrap();
+        // Gone for good is damage; a folder in its place is an error of the system.
+        let gone = spool.oldest().unwrap_err();
+        assert_eq!(gone.kind(), std::io::ErrorKind::InvalidData);
+        std::fs::create_dir(&path).unwrap();
         let error = spool.oldest().unwrap_err();
         assert_ne!(error.kind(), std::io::ErrorKind::InvalidData);
+        std::fs::remove_dir(&path).unwrap();
         std::fs::rename(&aside, &path).unwrap();
         assert_eq!(drained(&mut spool).len(), 10);
     }

@@ -17,6 +17,9 @@ use crate::hygiene::fields;
 use crate::inbound::{self, Buffered};
 use crate::snapshot::CompiledProxy;
 
+/// Rules that a record names of one scope, and in shadow mode.
+const RULES_RECORDED_MAX: usize = 100;
+
 /// The stage.
 pub struct Authorize;
 
@@ -204,10 +207,8 @@ fn view(headers: &HeaderMap, bytes: &Bytes, bytes_max: usize) -> Result<BodyView
 }
 
 fn shadow_ids(shadow: &[ShadowMatch<'_>]) -> Vec<proto::id::RuleId> {
-    shadow
-        .iter()
-        .filter_map(|rule| rule.rule_id.parse().ok())
-        .collect()
+    let ids = shadow.iter().filter_map(|rule| rule.rule_id.parse().ok());
+    ids.take(RULES_RECORDED_MAX).collect()
 }
 
 fn for_record(denial: &rule::Denial) -> RecordDenial {
@@ -224,6 +225,7 @@ fn for_record(denial: &rule::Denial) -> RecordDenial {
             .rules
             .iter()
             .filter_map(|rule| rule.id.parse().ok())
+            .take(RULES_RECORDED_MAX)
             .collect(),
     }
 }

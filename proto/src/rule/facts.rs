@@ -162,9 +162,16 @@ impl<'a> Facts<'a> {
 
 /// Whether frameworks take the method from this header (names of [`HeaderMap`] are lower case).
 fn overrides_method(name: &str) -> bool {
+    if !name.starts_with('x') {
+        return false;
+    }
     // Many servers take `_` for `-`.
+    let plain = match name.contains('_') {
+        true => Cow::Owned(name.replace('_', "-")),
+        false => Cow::Borrowed(name),
+    };
     matches!(
-        &*name.replace('_', "-"),
+        &*plain,
         "x-http-method-override" | "x-http-method" | "x-method-override" | "x-original-method"
     )
 }
