@@ -163,7 +163,7 @@ pub struct ControlArgs {
     pub control_url: String,
     /// API token; better given in the environment than as an argument.
     #[arg(long, env = "REQUESTROCKET_TOKEN", hide_env_values = true)]
-    pub token: String,
+    pub token: Option<String>,
     /// Organisation, by slug or id.
     #[arg(long, env = "REQUESTROCKET_ORG", default_value = "default")]
     pub org: String,

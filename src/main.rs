@@ -20,6 +20,7 @@ mod servers;
 mod settings;
 mod stores;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -77,11 +78,14 @@ fn on_system(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resul
     actix_rt::System::new().block_on(command)
 }
 
-/// Writes what a command answers.
-#[expect(
-    clippy::print_stdout,
-    reason = "the one place that answers on standard output"
-)]
+/// Writes what a command answers: the one place that does. A reader that has enough (`| head`) ends
+/// the command quietly.
 fn say(text: &str) {
-    println!("{text}");
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            eprintln!("requestrocket: standard output cannot be written: {error}");
+        }
+        std::process::exit(i32::from(error.kind() != std::io::ErrorKind::BrokenPipe));
+    }
 }

@@ -17,7 +17,7 @@ pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
     let limits = limits(&args.limit)?;
     let rules = rules(args)?;
     let secret = secret(args)?;
-    let api = Api::new(&args.control);
+    let api = Api::new(&args.control)?;
     let mut made = Vec::new();
     match make(&api, args, &limits, &rules, secret, &mut made).await {
         Ok(outcome) => {
@@ -240,8 +240,9 @@ fn print(args: &AddArgs, made: &Made, open: bool) {
     for (variable, value) in sdk_variables(args, made) {
         lines.push(format!("export {variable}={value}"));
     }
+    let (method, path) = example(args);
     lines.push(format!(
-        "curl -H \"Authorization: Bearer {}\" {}/",
+        "curl{method} -H \"Authorization: Bearer {}\" {}{path}",
         made.key, made.url
     ));
     if open {
@@ -249,6 +250,20 @@ fn print(args: &AddArgs, made: &Made, open: bool) {
         lines.push("allows every method and path; narrow with --allow or --read-only".into());
     }
     say(&lines.join("\n"));
+}
+
+/// A call that is allowed: curl's option for the method, and the path.
+fn example(args: &AddArgs) -> (String, &str) {
+    match args.allow.first().and_then(|allow| allow.split_once(' ')) {
+        Some((method, path)) if method.eq_ignore_ascii_case("get") => {
+            (String::new(), path.trim_end_matches('*'))
+        }
+        Some((method, path)) => {
+            let method = format!(" -X {}", method.to_ascii_uppercase());
+            (method, path.trim_end_matches('*'))
+        }
+        None => (String::new(), "/"),
+    }
 }
 
 /// The lines that an SDK of this API reads.

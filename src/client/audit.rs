@@ -12,7 +12,7 @@ use crate::say;
 /// # Errors
 /// What the control plane said.
 pub async fn list(args: &AuditArgs) -> anyhow::Result<()> {
-    let api = Api::new(&args.control);
+    let api = Api::new(&args.control)?;
     let found = api.get(&format!("/audit?limit={}", args.limit)).await?;
     if args.output == Output::Json {
         say(&found.to_string());

@@ -32,7 +32,7 @@ pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
         (false, true) => "?prune=true",
         (true, true) => "?dry_run=true&prune=true",
     };
-    let api = Api::new(&args.control);
+    let api = Api::new(&args.control)?;
     let done = api.replace(&format!("/config{query}"), &document).await?;
     tell(&done, args.output);
     if args.output == Output::Text {
@@ -42,7 +42,14 @@ pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
                 .as_object()
                 .and_then(|s| s.values().next());
             let secret = secret.and_then(Value::as_str).unwrap_or_default();
-            say(&format!("{id}: {secret}   (shown only now)"));
+            let made = done["changes"].as_array().into_iter().flatten();
+            let name = made
+                .filter(|change| change["id"] == id)
+                .find_map(|change| change["after"]["name"].as_str());
+            say(&format!(
+                "{} ({id}): {secret}   (shown only now)",
+                name.unwrap_or("credential")
+            ));
         }
         say(&outcome(&done, args.dry_run));
     }
@@ -54,7 +61,7 @@ pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
 /// # Errors
 /// What the control plane said.
 pub async fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let document = Api::new(&args.control).get("/config").await?;
+    let document = Api::new(&args.control)?.get("/config").await?;
     let text = match args.output {
         FileFormat::Json => serde_json::to_string_pretty(&document)?,
         FileFormat::Yaml => serde_saphyr::to_string(&document)?,

@@ -14,7 +14,7 @@ use crate::say;
 /// A file cannot be read, or what the control plane said.
 pub async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let question = question(args)?;
-    let answer = Api::new(&args.control)
+    let answer = Api::new(&args.control)?
         .create("/explain", &question)
         .await?;
     match args.output {
@@ -87,6 +87,20 @@ fn lines(answer: &Value) -> Vec<String> {
     }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut lines = Vec::new();
+    let record = &answer["record"];
+    if record.is_object() {
+        let why = record["auth_failure"]
+            .as_str()
+            .map(|why| format!(" ({why})"));
+        lines.push(format!(
+            "it was {} {}: {} {}{}",
+            text(&record["method"]),
+            text(&record["path"]),
+            record["status"],
+            text(&record["code"]),
+            why.unwrap_or_default()
+        ));
+    }
     for stage in answer["stages"].as_array().into_iter().flatten() {
         let facts = stage_facts(stage).join(", ");
         let line = format!(

@@ -11,7 +11,7 @@ use crate::say;
 /// # Errors
 /// What the control plane said.
 pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
-    let api = Api::new(&args.control);
+    let api = Api::new(&args.control)?;
     let found = api.get_absolute("/nodes").await?;
     if args.output == Output::Json {
         say(&found.to_string());

@@ -11,7 +11,7 @@ use crate::say;
 /// # Errors
 /// What the control plane said.
 pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
-    let api = Api::new(&args.control);
+    let api = Api::new(&args.control)?;
     let found = api.get(&format!("/versions?limit={}", args.limit)).await?;
     if args.output == Output::Json {
         say(&found.to_string());
@@ -31,7 +31,7 @@ pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
 /// # Errors
 /// What the control plane said.
 pub async fn diff(args: &DiffArgs) -> anyhow::Result<()> {
-    let api = Api::new(&args.control);
+    let api = Api::new(&args.control)?;
     let from = args.from.map(|n| format!("?from={n}")).unwrap_or_default();
     let found = api.get(&format!("/versions/{}/diff{from}", args.n)).await?;
     tell(&found, args.output);
@@ -43,7 +43,7 @@ pub async fn diff(args: &DiffArgs) -> anyhow::Result<()> {
 /// # Errors
 /// What the control plane said.
 pub async fn rollback(args: &RollbackArgs) -> anyhow::Result<()> {
-    let api = Api::new(&args.control);
+    let api = Api::new(&args.control)?;
     let dry_run = if args.dry_run { "?dry_run=true" } else { "" };
     let path = format!("/versions/{}/rollback{dry_run}", args.n);
     let done = api.act(&path).await?;
@@ -67,7 +67,12 @@ pub fn outcome(done: &Value, dry_run: bool) -> String {
 pub fn tell(changes: &Value, output: Output) {
     match output {
         Output::Json => say(&changes.to_string()),
-        Output::Text => say(&change_lines(changes).join("\n")),
+        Output::Text => {
+            let lines = change_lines(changes);
+            if !lines.is_empty() {
+                say(&lines.join("\n"));
+            }
+        }
     }
 }
 
@@ -100,17 +105,48 @@ pub fn change_lines(changes: &Value) -> Vec<String> {
     for change in changes["changes"].as_array().into_iter().flatten() {
         let id = change["id"].as_str().unwrap_or_default();
         let (before, after) = (&change["before"], &change["after"]);
-        let name = |object: &Value| object["name"].as_str().unwrap_or_default().to_owned();
         match change["change"].as_str() {
-            Some("created") => lines.push(format!("+ {id}  {}", name(after))),
-            Some("deleted") => lines.push(format!("- {id}  {}", name(before))),
+            Some("created") => lines.push(format!("+ {id}  {}", label(after))),
+            Some("deleted") => lines.push(format!("- {id}  {}", label(before))),
             _ => {
-                lines.push(format!("~ {id}  {}", name(after)));
+                lines.push(format!("~ {id}  {}", label(after)));
                 lines.extend(field_lines(before, after));
             }
         }
+        if after["secret"]["state"] == "missing" && before["secret"]["state"] != "missing" {
+            lines.push("    without its secret: give it a new one before it is used".into());
+        }
     }
     lines
+}
+
+/// What an object is, in a few words: its name, or what a rule or filter does to what.
+fn label(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let listed = |value: &Value| {
+        let items = value.as_array().into_iter().flatten();
+        items.map(text).collect::<Vec<_>>().join(",")
+    };
+    if let Some(name) = object["name"].as_str() {
+        return name.to_owned();
+    }
+    let mut words = vec![text(&object["effect"]), text(&object["op"])];
+    if object["mode"] == "shadow" {
+        words.push("(shadow)".into());
+    }
+    words.push(listed(&object["methods"]));
+    words.push(text(&object["path"]["pattern"]));
+    words.push(listed(&object["paths"]));
+    for part in ["headers", "query", "body", "source"] {
+        if object[part].as_array().is_some_and(|list| !list.is_empty()) {
+            words.push(format!("by {part}"));
+        }
+    }
+    if let Some(parent) = object["parent_id"].as_str() {
+        words.push(format!("on {parent}"));
+    }
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
 }
 
 /// Fields that say the same in other words, or always change.
@@ -159,6 +195,28 @@ mod tests {
                 "~ prx_3  c",
                 "    active: true -> false",
                 "    alias: \"x\" -> nothing",
+            ]
+        );
+    }
+
+    #[test]
+    fn rules_filters_and_lost_secrets_are_told_in_words() {
+        let changes = json!({"changes": [
+            {"id": "rul_1", "change": "created", "before": null,
+             "after": {"effect": "deny", "mode": "shadow", "methods": ["DELETE", "PUT"],
+                       "path": {"pattern": "^/a"}, "body": [{}], "parent_id": "prx_1"}},
+            {"id": "flt_1", "change": "deleted", "after": null,
+             "before": {"op": "destroy", "paths": ["$.a"], "parent_id": "tgt_1"}},
+            {"id": "crd_1", "change": "created", "before": null,
+             "after": {"name": "key", "secret": {"state": "missing"}}},
+        ]});
+        assert_eq!(
+            change_lines(&changes),
+            [
+                "+ rul_1  deny (shadow) DELETE,PUT ^/a by body on prx_1",
+                "- flt_1  destroy $.a on tgt_1",
+                "+ crd_1  key",
+                "    without its secret: give it a new one before it is used",
             ]
         );
     }

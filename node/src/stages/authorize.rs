@@ -241,6 +241,13 @@ fn denied(denials: Vec<rule::Denial>) -> EarlyEnd {
         1 => "one scope denies this request".to_owned(),
         n => format!("{n} scopes deny this request"),
     };
-    let detail = format!("{scopes}{message}; `denials` lists the rules that decided");
+    let by_default = denials
+        .iter()
+        .all(|denial| denial.default && denial.rules.is_empty());
+    let why = match by_default {
+        true => "no allow rule matches, and what is not allowed is denied there",
+        false => "`denials` lists the rules that decided",
+    };
+    let detail = format!("{scopes}{message}; {why}");
     EarlyEnd::new(Code::AccessDenied, detail).with(Extra::Denials(denials))
 }
