@@ -10,6 +10,7 @@ pub mod body_view;
 pub mod checks;
 pub mod credential;
 pub mod event_stream;
+pub mod field_name;
 pub mod filter;
 pub mod health;
 pub mod hosts;

@@ -1,9 +1,8 @@
 //! Which header fields travel, in both directions (design §3; RFC 9110 §7.6.1).
 
-use std::borrow::Cow;
-
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
+use proto::field_name::plain;
 
 /// Why a field of a request does not travel by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +60,6 @@ fn classify(name: &str) -> Class {
             Class::Reserved
         }
         _ => Class::Passes,
-    }
-}
-
-/// A field's name as a server would read it that takes `_` for `-`.
-pub fn plain(name: &str) -> Cow<'_, str> {
-    match name.contains('_') {
-        true => Cow::Owned(name.replace('_', "-")),
-        false => Cow::Borrowed(name),
     }
 }
 

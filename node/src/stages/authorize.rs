@@ -3,7 +3,7 @@
 //! The body is read only when a rule with a body part could still change the outcome.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, header};
 use proto::body_view::{BodyLimits, BodyView, Unreadable};
 use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::path::PathReading;
@@ -13,7 +13,6 @@ use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Exchange, Inbound};
-use crate::hygiene::fields;
 use crate::inbound::{self, Buffered};
 use crate::snapshot::CompiledProxy;
 
@@ -156,33 +155,14 @@ fn scopes(proxy: &CompiledProxy, caller: usize) -> Vec<ScopedRules<'_>> {
     scopes
 }
 
-/// Headers by which some servers route instead of the path.
-const PATH_OVERRIDES: [&str; 4] = [
-    "x-original-url",
-    "x-rewrite-url",
-    "x-original-uri",
-    "x-http-destination-url",
-];
-
 /// The paths that a target which gets such headers could route by.
 fn path_overrides<'h>(
     headers: &'h HeaderMap,
     proxy: &CompiledProxy,
 ) -> Result<Vec<PathReading<'h>>, EarlyEnd> {
-    let mut paths = Vec::new();
-    let passes = |name: &HeaderName| {
-        let pass = &proxy.request_fields.pass;
-        pass.contains(name) && PATH_OVERRIDES.contains(&&*fields::plain(name.as_str()))
-    };
-    for (name, value) in headers.iter().filter(|(name, _)| passes(name)) {
-        let bytes = value.as_bytes();
-        let end = bytes.iter().position(|byte| matches!(byte, b'?' | b'#'));
-        let path = &bytes[..end.unwrap_or(bytes.len())];
-        let reading = PathReading::parse(path, proxy.target.path)
-            .map_err(|refused| malformed(format!("{name}: {refused}")))?;
-        paths.push(reading);
-    }
-    Ok(paths)
+    let pass = &proxy.request_fields.pass;
+    rule::path_overrides(headers, |name| pass.contains(name), proxy.target.path)
+        .map_err(|(name, refused)| malformed(format!("{name}: {refused}")))
 }
 
 fn malformed(detail: String) -> EarlyEnd {

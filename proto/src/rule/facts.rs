@@ -3,12 +3,46 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::parts::MethodName;
 use crate::body_view::{BodyView, Unreadable};
-use crate::path::PathReading;
+use crate::field_name::plain;
+use crate::path::{PathOptions, PathReading, PathRefused};
 use crate::query;
+
+/// Headers by which some servers route instead of the path.
+const PATH_OVERRIDES: [&str; 4] = [
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+    "x-http-destination-url",
+];
+
+/// The paths that a target could route by which gets such headers: those that `passes` lets
+/// through.
+///
+/// # Errors
+/// The header whose path has no two readings, and why.
+pub fn path_overrides<'h>(
+    headers: &'h HeaderMap,
+    passes: impl Fn(&HeaderName) -> bool,
+    options: PathOptions,
+) -> Result<Vec<PathReading<'h>>, (HeaderName, PathRefused)> {
+    let overrides = |name: &HeaderName| PATH_OVERRIDES.contains(&&*plain(name.as_str()));
+    let mut paths = Vec::new();
+    for (name, value) in headers.iter().filter(|(name, _)| passes(name)) {
+        if !overrides(name) {
+            continue;
+        }
+        let bytes = value.as_bytes();
+        let end = bytes.iter().position(|byte| matches!(byte, b'?' | b'#'));
+        let path = &bytes[..end.unwrap_or(bytes.len())];
+        let reading = PathReading::parse(path, options);
+        paths.push(reading.map_err(|refused| (name.clone(), refused))?);
+    }
+    Ok(paths)
+}
 
 /// What is known of the body when rules are evaluated.
 #[derive(Clone, Copy, Debug)]
@@ -165,11 +199,7 @@ fn overrides_method(name: &str) -> bool {
     if !name.starts_with('x') {
         return false;
     }
-    // Many servers take `_` for `-`.
-    let plain = match name.contains('_') {
-        true => Cow::Owned(name.replace('_', "-")),
-        false => Cow::Borrowed(name),
-    };
+    let plain = plain(name);
     matches!(
         &*plain,
         "x-http-method-override" | "x-http-method" | "x-method-override" | "x-original-method"

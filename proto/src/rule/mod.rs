@@ -32,7 +32,7 @@ use utoipa::ToSchema;
 
 pub use crate::target::Effect;
 pub use evaluation::{AllowedBy, Evaluation, MatchedRule, Outcome, Part, RuleTrace, TraceResult};
-pub use facts::{BodyFacts, Facts};
+pub use facts::{BodyFacts, Facts, path_overrides};
 pub use judge::{Denial, DenialHint, DeniedRule, ScopedRules, ShadowMatch, Verdict, judge};
 pub use set::RuleSet;
 pub use size::ORG_COMPILED_BYTES_MAX;

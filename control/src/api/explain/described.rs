@@ -10,6 +10,14 @@ use proto::record::{REDACTED, Record};
 use serde::Deserialize;
 use serde_json::Value;
 
+/// What stands for bytes that are no text.
+const LOST: char = '\u{FFFD}';
+/// Where records cut paths, query values and queries; see the node's `records::reduce`.
+const PATH_CHARS: usize = 2_048;
+const TEXT_CHARS: usize = 256;
+const QUERY_FIELDS: usize = 64;
+const QUERY_BYTES: usize = 3_000;
+
 /// A request without a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Described {
@@ -91,6 +99,7 @@ impl RequestInput {
             Some((path, query)) => (path, Some(query)),
             None => (self.path.as_str(), None),
         };
+        take_keys_out(&mut headers);
         Ok(Described {
             method: self.method.clone(),
             path: path.as_bytes().to_vec(),
@@ -107,6 +116,16 @@ impl Described {
     /// What a record tells of a request. It has neither body nor header fields, and query values
     /// and the path only as far as the proxy records them.
     pub fn of(record: &Record, proxy: &Proxy) -> Self {
+        // A record keeps the beginning of long texts, and a template of the path.
+        let cut = |text: &str| text.chars().count() >= TEXT_CHARS || text.contains(LOST);
+        let path = &record.path;
+        let lost_path = path.contains(['*', LOST]) || path.chars().count() >= PATH_CHARS;
+        let values = record.query.iter().map(|field| field.value.as_str());
+        let lost_query = record.query.len() >= QUERY_FIELDS
+            || values.clone().map(str::len).sum::<usize>() >= QUERY_BYTES
+            || values.clone().any(|value| value == REDACTED || cut(value));
+        // What was sent to the target was read whole.
+        let no_body = record.attempts > 0 && record.request_bytes == 0;
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         for field in &record.query {
             query.append_pair(&field.name, &field.value);
@@ -117,16 +136,33 @@ impl Described {
             path: record.path.clone().into_bytes(),
             query: (!query.is_empty()).then(|| query.into_bytes()),
             headers: HeaderMap::new(),
-            body: None,
+            body: no_body.then(Bytes::new),
             source: record
                 .source_address
                 .as_deref()
                 .and_then(|text| text.parse().ok()),
             unknown: Unknown {
                 headers: true,
-                path: proxy.record.path != RecordPath::Full,
-                query: record.query.iter().any(|field| field.value == REDACTED),
+                path: lost_path || proxy.record.path != RecordPath::Full,
+                query: lost_query,
             },
         }
+    }
+}
+
+/// As the gateway does before it judges: rules never see a field that held our key.
+fn take_keys_out(headers: &mut HeaderMap) {
+    let holds_key = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default();
+        text.split([' ', '.', ','])
+            .any(|word| word.starts_with("rr_"))
+    };
+    let names: Vec<HeaderName> = headers
+        .iter()
+        .filter(|(_, value)| holds_key(value))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in names {
+        headers.remove(name);
     }
 }

@@ -2,19 +2,19 @@
 //! as they can be known without sending anything.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use http::header;
 use jiff::Timestamp;
 use proto::body_view::{BodyLimits, BodyView};
 use proto::filter::Filter;
 use proto::id::{CredentialId, ProxyId};
-use proto::object::{Body, ObjectId, StoredCredential};
+use proto::object::StoredCredential;
 use proto::outcome::Code;
 use proto::path::PathReading;
 use proto::proxy::Proxy;
-use proto::rule::{BodyFacts, Facts, Rule, RuleSet, Scope};
+use proto::rule::{BodyFacts, Facts, Scope, path_overrides};
 use proto::target::{BaseUrl, Target};
-use proto::tree::Objects;
 use serde_json::{Value, json};
 
 use super::described::Described;
@@ -42,88 +42,18 @@ pub struct Explained {
     pub denying: Vec<String>,
 }
 
-/// A proxy with the policy of its scopes, compiled once for many requests.
+/// A proxy as one caller meets it.
 pub struct Judged<'a> {
-    id: ProxyId,
-    proxy: &'a Proxy,
-    target: &'a Target,
-    caller: Option<(CredentialId, &'a StoredCredential)>,
-    injected: Option<(CredentialId, &'a StoredCredential)>,
-    scopes: Vec<Scoped<'a>>,
-    filters: Vec<(Scope, &'a Filter)>,
+    pub(super) id: ProxyId,
+    pub(super) proxy: &'a Proxy,
+    pub(super) target: &'a Target,
+    pub(super) caller: Option<(CredentialId, &'a StoredCredential)>,
+    pub(super) injected: Option<(CredentialId, &'a StoredCredential)>,
+    pub(super) scopes: Vec<Arc<Scoped<'a>>>,
+    pub(super) filters: Vec<(Scope, &'a Filter)>,
 }
 
 impl<'a> Judged<'a> {
-    /// The proxy as `caller` meets it; `None` when the configuration lacks it or what it names.
-    pub fn new(objects: &'a Objects, id: ProxyId, caller: Option<CredentialId>) -> Option<Self> {
-        let Body::Proxy(proxy) = &objects.get(&ObjectId::Proxy(id))?.body else {
-            return None;
-        };
-        let Body::Target(target) = &objects.get(&ObjectId::Target(proxy.target_id))?.body else {
-            return None;
-        };
-        let credential = |id: CredentialId| match &objects.get(&ObjectId::Credential(id))?.body {
-            Body::Credential(stored) => Some((id, stored)),
-            _ => None,
-        };
-        let caller = caller.or(proxy.proxy_credential_ids.first().copied());
-        let caller = caller.and_then(credential);
-        let injected = proxy.target_credential_id.and_then(credential);
-        let default = |stored: &StoredCredential| stored.credential.default_rule_effect;
-        // The order in which the pipeline judges and explains.
-        let places = [
-            caller.map(|(id, c)| (Scope::ProxyCredential, ObjectId::Credential(id), default(c))),
-            injected.map(|(id, c)| {
-                (
-                    Scope::TargetCredential,
-                    ObjectId::Credential(id),
-                    default(c),
-                )
-            }),
-            Some((Scope::Proxy, ObjectId::Proxy(id), proxy.default_rule_effect)),
-            Some((
-                Scope::Target,
-                ObjectId::Target(proxy.target_id),
-                target.default_rule_effect,
-            )),
-        ];
-        let mut scopes = Vec::new();
-        for (scope, on, default) in places.into_iter().flatten() {
-            let rules = objects.values().filter_map(|object| match &object.body {
-                Body::Rule(rule) if rule.parent == on => Some(&rule.spec),
-                _ => None,
-            });
-            let rules: Vec<&Rule> = rules.collect();
-            let owned: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
-            scopes.push(Scoped {
-                scope,
-                id: on.to_string(),
-                default,
-                rules,
-                set: RuleSet::compile(&owned, default).ok()?,
-            });
-        }
-        // The order in which the answer is filtered.
-        let [caller_place, injected_place, proxy_place, target_place] = places;
-        let filtering = [injected_place, target_place, caller_place, proxy_place];
-        let mut filters: Vec<(Scope, &Filter)> = Vec::new();
-        for (scope, on, _) in filtering.into_iter().flatten() {
-            filters.extend(objects.values().filter_map(|object| match &object.body {
-                Body::Filter(filter) if filter.parent == on => Some((scope, &filter.spec)),
-                _ => None,
-            }));
-        }
-        Some(Self {
-            id,
-            proxy,
-            target,
-            caller,
-            injected,
-            scopes,
-            filters,
-        })
-    }
-
     /// The proxy.
     pub fn proxy(&self) -> &'a Proxy {
         self.proxy
@@ -136,11 +66,12 @@ impl<'a> Judged<'a> {
             stages: Vec::new(),
             denying: Vec::new(),
         };
-        let steps: [fn(&Self, &mut Explained, &Described, Timestamp); 7] = [
+        let steps: [fn(&Self, &mut Explained, &Described, Timestamp); 8] = [
             Self::receive,
             Self::authenticate,
             Self::authorize,
             Self::limit,
+            Self::prepare,
             Self::inject,
             Self::forward,
             Self::filter,
@@ -218,12 +149,25 @@ impl<'a> Judged<'a> {
         let query = request.query.clone().unwrap_or_default();
         let source = request.source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let method = request.method.as_bytes();
+        let options = self.target.path_options();
+        let pass = &self.target.pass_headers;
+        let passes =
+            |name: &http::HeaderName| pass.iter().any(|p| p.eq_ignore_ascii_case(name.as_str()));
+        let overrides = match path_overrides(&request.headers, passes, options) {
+            Ok(overrides) => overrides,
+            Err((name, refused)) => {
+                let detail = format!("{name}: {refused}");
+                return explained.end("authorize", Code::MalformedRequest, &detail);
+            }
+        };
         let facts = Facts::new(method, &path, &query, &request.headers, source);
-        let facts = facts.with_body(match &view {
-            None => BodyFacts::NotRead,
-            Some(Ok(view)) => BodyFacts::View(view),
-            Some(Err(reason)) => BodyFacts::Unreadable(*reason),
-        });
+        let facts = facts
+            .with_path_overrides(&overrides)
+            .with_body(match &view {
+                None => BodyFacts::NotRead,
+                Some(Ok(view)) => BodyFacts::View(view),
+                Some(Err(reason)) => BodyFacts::Unreadable(*reason),
+            });
         let (mut denied, mut unknown, mut scopes) = (false, false, Vec::new());
         for scoped in &self.scopes {
             let (answer, shown) = scoped.judge(&facts, request, &mut explained.denying);
@@ -257,6 +201,20 @@ impl<'a> Judged<'a> {
             false => json!("a token of each limit is there; none is asked for"),
         };
         explained.pass("limit", json!({"limits": limits, "assumed": assumed}));
+    }
+
+    fn prepare(&self, explained: &mut Explained, request: &Described, _: Timestamp) {
+        let disguised = request
+            .headers
+            .keys()
+            .find(|name| name.as_str().contains('_'));
+        match disguised.filter(|_| !self.target.allow_underscore_headers) {
+            Some(name) => {
+                let detail = format!("{name} has an underscore (`allow_underscore_headers`)");
+                explained.end("prepare", Code::MalformedRequest, &detail);
+            }
+            None => explained.pass("prepare", json!({})),
+        }
     }
 
     fn inject(&self, explained: &mut Explained, _: &Described, _: Timestamp) {
@@ -306,6 +264,17 @@ impl<'a> Judged<'a> {
 }
 
 impl Explained {
+    /// Of a request whose caller was not recognised.
+    pub fn unauthenticated(why: &str) -> Self {
+        let mut explained = Self {
+            answer: Answer::Allowed,
+            stages: Vec::new(),
+            denying: Vec::new(),
+        };
+        explained.end("authenticate", Code::AccessDenied, why);
+        explained
+    }
+
     fn pass(&mut self, stage: &str, facts: Value) {
         self.push(stage, "pass", facts);
     }

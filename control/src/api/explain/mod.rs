@@ -4,6 +4,7 @@
 //! A record keeps neither body nor header fields nor, mostly, query values. What depends on them is
 //! `unknown`, never a false `no`; a rule in shadow mode is the way to know.
 
+mod base;
 mod described;
 mod judge;
 pub mod schemas;
@@ -22,13 +23,15 @@ use proto::record::Record;
 use proto::tree::Objects;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
+use self::base::Base;
 use self::described::{Described, RequestInput};
 use self::judge::{Answer as Decision, Explained, Judged};
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::changes::Changes;
-use super::error::Refusal;
+use super::error::{Code, Refusal};
 use super::records::{blocking, show as show_record};
 use super::{batch, shape};
 use crate::openapi::schemas as all_schemas;
@@ -100,50 +103,96 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
         let detail = "give exactly one of `request`, `record` and `last`";
         return Err(invalid("", "required", detail));
     }
-    if let Some(id) = input.record {
-        let org = call.org_id();
-        let record = blocking(&call, move |records| records.get(org, id)).await?;
-        let record = record.ok_or_else(|| {
-            invalid(
-                "/record",
-                "not-found",
-                "no record of this organisation has this id",
-            )
-        })?;
-        let judged = judged(&objects, record.proxy_id, record.proxy_credential_id)?;
-        let explained = judged.explain(&Described::of(&record, judged.proxy()), Timestamp::now());
-        let mut answer = shown(&explained, version);
-        answer["record"] = show_record(&record);
-        return Ok(Answer::json(answer));
+    let question = question(&call, &input, &objects).await?;
+    // Compiling and judging thousands of rules takes a while; nobody else waits for it.
+    let _turn = TURNS.acquire().await;
+    let answer = tokio::task::spawn_blocking(move || question.answer(&objects, version)).await;
+    let broke = |error| Refusal::new(Code::Internal, format!("explaining broke off: {error}"));
+    Ok(Answer::json(answer.map_err(broke)??))
+}
+
+/// Reads what is asked about.
+async fn question(call: &OrgCall, input: &Input, objects: &Objects) -> Result<Question, Refusal> {
+    Ok(match (input.record, &input.request) {
+        (Some(id), _) => {
+            let org = call.org_id();
+            let record = blocking(call, move |records| records.get(org, id)).await?;
+            let record = record.ok_or_else(|| {
+                invalid(
+                    "/record",
+                    "not-found",
+                    "no record of this organisation has this id",
+                )
+            })?;
+            Question::Record(Box::new(record))
+        }
+        (None, Some(request)) => {
+            let below = |problems: Vec<Problem>| {
+                let problems = problems.into_iter().map(|p| p.below("/request"));
+                Refusal::invalid(problems.collect())
+            };
+            let proxy = proxy(objects, input.proxy.as_deref())?;
+            let described = request.described().map_err(below)?;
+            Question::Request(proxy, input.credential, Box::new(described))
+        }
+        (None, None) => {
+            let proxy = proxy(objects, input.proxy.as_deref())?;
+            let last = input.last.unwrap_or(LAST_MAX);
+            if !(1..=LAST_MAX).contains(&last) {
+                return Err(invalid(
+                    "/last",
+                    "range",
+                    &format!("must be 1 to {LAST_MAX}"),
+                ));
+            }
+            let filter = RecordFilter {
+                proxy: Some(proxy),
+                credential: input.credential,
+                ..RecordFilter::default()
+            };
+            let (org, limit) = (call.org_id(), usize::try_from(last).unwrap_or(usize::MAX));
+            let found = blocking(call, move |records| records.list(org, &filter, limit)).await?;
+            Question::Last(proxy, found.0)
+        }
+    })
+}
+
+/// Explanations that are made at one time.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+/// What is asked, with all that is needed to answer.
+enum Question {
+    Record(Box<Record>),
+    Request(ProxyId, Option<CredentialId>, Box<Described>),
+    Last(ProxyId, Vec<Record>),
+}
+
+impl Question {
+    fn answer(&self, objects: &Objects, version: u64) -> Result<Value, Refusal> {
+        match self {
+            Self::Record(record) => {
+                let base = base(objects, record.proxy_id, "/record")?;
+                let judged = met_by(&base, record.proxy_credential_id)?;
+                let explained = match record.auth_failure {
+                    // Who was not recognised then holds no credential that could be assumed.
+                    Some(failure) => Explained::unauthenticated(failure.as_str()),
+                    None => {
+                        let described = Described::of(record, judged.proxy());
+                        judged.explain(&described, Timestamp::now())
+                    }
+                };
+                let mut answer = shown(&explained, version);
+                answer["record"] = show_record(record);
+                Ok(answer)
+            }
+            Self::Request(proxy, credential, described) => {
+                let base = base(objects, *proxy, "/proxy")?;
+                let explained = met_by(&base, *credential)?.explain(described, Timestamp::now());
+                Ok(shown(&explained, version))
+            }
+            Self::Last(proxy, records) => summary(objects, *proxy, records, version),
+        }
     }
-    let proxy = proxy(&objects, input.proxy.as_deref())?;
-    if let Some(request) = &input.request {
-        let below = |problems: Vec<Problem>| {
-            let problems = problems.into_iter().map(|p| p.below("/request"));
-            Refusal::invalid(problems.collect())
-        };
-        let described = request.described().map_err(below)?;
-        let judged = judged(&objects, proxy, input.credential)?;
-        let explained = judged.explain(&described, Timestamp::now());
-        return Ok(Answer::json(shown(&explained, version)));
-    }
-    let last = input.last.unwrap_or(LAST_MAX);
-    if !(1..=LAST_MAX).contains(&last) {
-        return Err(invalid(
-            "/last",
-            "range",
-            &format!("must be 1 to {LAST_MAX}"),
-        ));
-    }
-    let filter = RecordFilter {
-        proxy: Some(proxy),
-        credential: input.credential,
-        ..RecordFilter::default()
-    };
-    let org = call.org_id();
-    let limit = usize::try_from(last).unwrap_or(usize::MAX);
-    let (records, _) = blocking(&call, move |records| records.list(org, &filter, limit)).await?;
-    Ok(Answer::json(summary(&objects, proxy, &records, version)?))
 }
 
 /// What would become of the requests of these records.
@@ -153,19 +202,24 @@ fn summary(
     records: &[Record],
     version: u64,
 ) -> Result<Value, Refusal> {
+    let base = base(objects, proxy, "/proxy")?;
     let mut by_caller: BTreeMap<CredentialId, Judged<'_>> = BTreeMap::new();
     let (mut allowed, mut denied, mut unknown) = (0_u64, 0_u64, 0_u64);
     let mut otherwise = Vec::new();
     let mut by_rule: BTreeMap<String, u64> = BTreeMap::new();
     for record in records {
-        // Who was not recognised is refused whatever the rules say.
         let Some(caller) = record.proxy_credential_id else {
-            denied += 1;
+            // Who was not recognised is refused whatever the rules say; what ended before that
+            // was decided by nothing that is looked at here.
+            match record.auth_failure {
+                Some(_) => denied += 1,
+                None => unknown += 1,
+            }
             continue;
         };
         let judged = match by_caller.entry(caller) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(judged(objects, proxy, Some(caller))?),
+            Entry::Vacant(place) => place.insert(met_by(&base, Some(caller))?),
         };
         let described = Described::of(record, judged.proxy());
         let started = Timestamp::from_microsecond(record.started_at_us).unwrap_or_default();
@@ -224,14 +278,17 @@ fn word(answer: Decision) -> &'static str {
     }
 }
 
-fn judged(
-    objects: &Objects,
-    proxy: ProxyId,
-    caller: Option<CredentialId>,
-) -> Result<Judged<'_>, Refusal> {
-    Judged::new(objects, proxy, caller).ok_or_else(|| {
+fn base<'a>(objects: &'a Objects, proxy: ProxyId, pointer: &str) -> Result<Base<'a>, Refusal> {
+    Base::new(objects, proxy).ok_or_else(|| {
         let detail = format!("{proxy} is not in this configuration, or cannot be served");
-        invalid("/proxy", "not-found", &detail)
+        invalid(pointer, "not-found", &detail)
+    })
+}
+
+fn met_by<'a>(base: &Base<'a>, caller: Option<CredentialId>) -> Result<Judged<'a>, Refusal> {
+    base.met_by(caller).ok_or_else(|| {
+        let detail = "the rules of this credential cannot be compiled";
+        invalid("/credential", "not-found", detail)
     })
 }
 

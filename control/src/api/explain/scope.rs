@@ -1,6 +1,8 @@
 //! One scope's rules on a request of which not everything may be known.
 
+use proto::object::{Body, ObjectId};
 use proto::rule::{Effect, Facts, Mode, Part, Rule, RuleSet, Scope, TraceResult};
+use proto::tree::Objects;
 use serde_json::{Value, json};
 
 use super::described::Described;
@@ -20,6 +22,25 @@ pub struct Scoped<'a> {
     pub rules: Vec<&'a Rule>,
     /// The same, compiled.
     pub set: RuleSet,
+}
+
+impl<'a> Scoped<'a> {
+    /// The rules of an object; `None` where they do not compile, as nothing that is stored does.
+    pub fn new(objects: &'a Objects, scope: Scope, on: ObjectId, default: Effect) -> Option<Self> {
+        let rules = objects.values().filter_map(|object| match &object.body {
+            Body::Rule(rule) if rule.parent == on => Some(&rule.spec),
+            _ => None,
+        });
+        let rules: Vec<&Rule> = rules.collect();
+        let owned: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
+        Some(Self {
+            scope,
+            id: on.to_string(),
+            default,
+            rules,
+            set: RuleSet::compile(&owned, default).ok()?,
+        })
+    }
 }
 
 /// Whether a rule matches, or a scope allows.
@@ -96,10 +117,17 @@ fn known(result: TraceResult, rule: &Rule, request: &Described) -> (Known, Optio
     let unknown = request.unknown;
     let needs = |what: &str| (Known::Unknown, Some(format!("needs {what}")));
     match result {
+        // An override of the method, which is used on POST, is a header or a form's field.
+        TraceResult::No(Part::Methods) if unknown.headers && request.method == "POST" => {
+            return needs("what overrides the method");
+        }
         TraceResult::No(Part::Methods) => return (Known::No, None),
         TraceResult::No(Part::Path) if !unknown.path => return (Known::No, None),
         TraceResult::No(Part::Source) if request.source.is_some() => return (Known::No, None),
         _ => {}
+    }
+    if !rule.methods.is_empty() && unknown.headers && request.method == "POST" {
+        return needs("what overrides the method");
     }
     if rule.path.is_some() && unknown.path {
         return needs("the whole path");
