@@ -49,8 +49,42 @@ fn build_schemas() -> Schemas {
     add::<Problem>(&mut schemas);
     add::<Record>(&mut schemas);
     own::add(&mut schemas);
+    schemas.values_mut().for_each(plain_words);
     schemas.sort_keys();
     schemas
+}
+
+/// Takes the links of Rust's documentation out of descriptions: whoever reads these has no Rust.
+fn plain_words(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::String(words)) = fields.get_mut("description") {
+                *words = without_links(words);
+            }
+            fields.values_mut().for_each(plain_words);
+        }
+        Value::Array(items) => items.iter_mut().for_each(plain_words),
+        _ => {}
+    }
+}
+
+/// "[`A::b`](c::d)" as "`b`".
+fn without_links(words: &str) -> String {
+    let mut out = String::with_capacity(words.len());
+    let mut rest = words;
+    while let Some((before, link)) = rest.split_once("[`") {
+        let Some((name, after)) = link.split_once("`]") else {
+            break;
+        };
+        out.push_str(before);
+        let name = name.rsplit("::").next().unwrap_or(name);
+        out.push_str(&format!("`{name}`"));
+        let target = after
+            .strip_prefix('(')
+            .and_then(|target| target.split_once(')'));
+        rest = target.map_or(after, |(_, after)| after);
+    }
+    out + rest
 }
 
 /// Adds a type's schema, and those that it refers to, under their names.

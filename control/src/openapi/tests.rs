@@ -62,3 +62,15 @@ fn operations_are_unique_and_named_verb_resource() {
         assert!(!route.summary.is_empty(), "{route:?}");
     }
 }
+
+#[test]
+fn descriptions_hold_no_links_of_another_documentation() {
+    assert_eq!(without_links("see [`Proxy::cookies`]."), "see `cookies`.");
+    assert_eq!(
+        without_links("at most [`MAX`](crate::x::MAX) bytes"),
+        "at most `MAX` bytes"
+    );
+    assert_eq!(without_links("an [`open"), "an [`open");
+    let text = openapi_json();
+    assert!(!text.contains("[`") && !text.contains("crate::"));
+}

@@ -36,13 +36,12 @@ pub struct Filter {
     pub id: String,
     /// What happens to the values that `paths` select.
     pub op: Op,
-    /// RFC 9535 JSONPaths, 1 to [`PATHS_MAX`], each at most
-    /// [`PATH_BYTES_MAX`](crate::json_path::PATH_BYTES_MAX) bytes.
+    /// RFC 9535 JSONPaths, 1 to 64, each at most 1,024 bytes.
     pub paths: Vec<String>,
     /// Which body it applies to. Default: `response`.
     #[serde(default)]
     pub direction: Direction,
-    /// For people; never leaves the control API. At most [`NOTES_BYTES_MAX`] bytes.
+    /// For people; never leaves the control API. At most 4,096 bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub notes: String,
     /// Only for `retain` on responses: what is kept of a JSON *error* body, instead of `paths`.

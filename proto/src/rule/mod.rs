@@ -106,7 +106,7 @@ pub enum OnUnreadable {
 /// A rule as it is stored.
 ///
 /// Patterns are regular expressions of linear time (the `regex` crate's syntax), at most
-/// [`PATTERN_BYTES_MAX`] bytes, with flags out of `imsx`. They are unanchored, but for the names of
+/// 1,024 bytes, with flags out of `imsx`. They are unanchored, but for the names of
 /// headers and query parameters, which must fit as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -144,7 +144,7 @@ pub struct Rule {
     /// What a deny rule with a body part does about a body that cannot be read exactly one way.
     #[serde(default)]
     pub on_unreadable: OnUnreadable,
-    /// Told to the caller when the rule takes part in a denial; at most [`MESSAGE_CHARS_MAX`].
+    /// Told to the caller when the rule takes part in a denial; at most 200 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// For those who keep the rules; never leaves the control API.
