@@ -22,7 +22,7 @@ pub enum Command {
     /// Run gateway and control plane on this machine, for production.
     Standalone(RoleArgs),
     /// Run a node of a cluster: the gateway alone, configured through etcd.
-    Node(RoleArgs),
+    Node(NodeArgs),
     /// Run a control plane of a cluster: the REST API alone, over etcd.
     Control(RoleArgs),
     /// Make the keys of a region.
@@ -88,6 +88,18 @@ pub struct RoleArgs {
     /// How to say what was started.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Arguments of `node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Those of every role.
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// Replace the node that runs on the same data folder: take its listening sockets, serve, and
+    /// let it drain and end. No connection is refused. Without such a node, start as usual.
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// The commands about certificates.

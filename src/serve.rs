@@ -2,17 +2,18 @@
 //! runs.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::node::config::Permission;
 use tokio::runtime::Runtime;
 
-use crate::cli::{DevArgs, Output, RoleArgs};
+use crate::cli::{DevArgs, NodeArgs, Output, RoleArgs};
+use crate::data_folder::DataFolder;
+use crate::handover::Predecessor;
 use crate::roles::Bound;
 use crate::roles::control::ControlPlane;
-use crate::roles::node::Node;
+use crate::roles::node::{Folder, Node};
 use crate::roles::single::Single;
 use crate::settings::{self, LogSettings, Settings, StoreKind};
 use crate::{bootstrap, keyrings, logging};
@@ -79,7 +80,7 @@ pub enum Mode {
 fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
-    make_folder(&settings.data_dir)?;
+    let _claim = DataFolder::open(&settings.data_dir)?.claim()?;
     let bound = Bound {
         gateway: Some(bind(settings.gateway.listen, "gateway")?),
         control: Some(bind(settings.control.listen, "control")?),
@@ -103,22 +104,42 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As for [`dev`].
-pub fn node(args: &RoleArgs) -> anyhow::Result<()> {
-    let settings = cluster_settings(args)?;
-    make_folder(&settings.data_dir)?;
+pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
+    let settings = cluster_settings(&args.role)?;
+    let folder = DataFolder::open(&settings.data_dir)?;
+    let mut predecessor = match args.take_over {
+        true => Predecessor::find(&settings.data_dir)?,
+        false => None,
+    };
+    let folder = match predecessor {
+        Some(_) => Folder::Shared(folder),
+        None => Folder::Own(folder.claim()?),
+    };
+    let mut open = |address, what| {
+        let taken = predecessor
+            .as_mut()
+            .and_then(|old| old.listener(what, address));
+        taken.map_or_else(|| bind(address, what), Ok)
+    };
     let bound = Bound {
-        gateway: Some(bind(settings.gateway.listen, "gateway")?),
+        gateway: Some(open(settings.gateway.listen, "gateway")?),
         control: None,
-        admin: bind_admin(&settings)?,
+        admin: settings
+            .admin
+            .listen
+            .map(|address| open(address, "admin"))
+            .transpose()?,
         link: None,
     };
     let keyring = Arc::new(keyrings::of_node(&settings)?);
     let log = settings.log.clone();
     let node = Node {
         settings,
-        output: args.output,
+        output: args.role.output,
         bound,
         keyring,
+        folder,
+        predecessor,
     };
     on_runtimes(&log, async |background| node.serve(background).await)
 }
@@ -131,7 +152,7 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
     let settings = cluster_settings(args)?;
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
-    make_folder(&settings.data_dir)?;
+    let _claim = DataFolder::open(&settings.data_dir)?.claim()?;
     let link = settings.link.listen;
     let bound = Bound {
         gateway: None,
@@ -196,25 +217,6 @@ fn check_control(settings: &Settings) -> anyhow::Result<()> {
 fn bind_admin(settings: &Settings) -> anyhow::Result<Option<TcpListener>> {
     let address = settings.admin.listen;
     address.map(|address| bind(address, "admin")).transpose()
-}
-
-fn make_folder(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    let probe = path.join(".writable");
-    made.and_then(|()| std::fs::write(&probe, b""))
-        .and_then(|()| std::fs::remove_file(&probe))
-        .map_err(|error| {
-            CannotStart(format!(
-                "the data folder {} cannot be written: {error}; choose another with --data-dir \
-                 (`data_dir`)",
-                path.display()
-            ))
-        })?;
-    Ok(())
 }
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {

@@ -7,7 +7,7 @@ use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
 use control::Control;
 use node::admin::{self, AdminSource};
-use node::listener::ListenerHandle;
+use node::listener::{ListenerHandle, Queue};
 use node::worker::Shared;
 use proto::health::Health;
 use tokio::task::JoinHandle;
@@ -79,9 +79,9 @@ impl Servers {
 
     /// Takes nothing new and lets requests in flight end: callers first, so that who runs them can
     /// still see and steer the gateway.
-    pub async fn drain(&self) {
+    pub async fn drain(&self, queue: Queue) {
         if let Some(gateway) = &self.gateway {
-            gateway.drain().await;
+            gateway.drain(queue).await;
         }
         for other in &self.others {
             other.stop(true).await;

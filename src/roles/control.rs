@@ -3,6 +3,7 @@
 
 use ::control::metrics::Metrics;
 use ::control::{Control, link};
+use ::node::listener::Queue;
 use proto::seal::PublicKeyring;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
@@ -88,9 +89,9 @@ impl ControlPlane {
         };
         ready.tell(self.output, false)?;
 
-        super::stopped().await?;
+        super::stopped(std::future::pending()).await?;
         health.drain();
-        servers.drain().await;
+        servers.drain(Queue::Ends).await;
         servers.ended().await?;
         retaining.abort();
         drop(store);

@@ -43,6 +43,13 @@ impl Bound {
         Ok(gateway.local_addr()?)
     }
 
+    /// Those of a node, by the names under which they are handed over.
+    fn of_node(&self) -> impl Iterator<Item = (&'static str, &TcpListener)> {
+        let gateway = self.gateway.as_ref().map(|listener| ("gateway", listener));
+        let admin = self.admin.as_ref().map(|listener| ("admin", listener));
+        gateway.into_iter().chain(admin)
+    }
+
     /// Addresses that no target may have.
     fn own(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
         let all = [&self.gateway, &self.control, &self.admin, &self.link];
@@ -115,17 +122,27 @@ async fn flushed(keeping: JoinHandle<()>) {
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
-async fn stopped() -> anyhow::Result<()> {
+/// Waits for SIGINT or SIGTERM, or until another process has taken this one's place.
+async fn stopped(replaced: impl Future<Output = ()>) -> anyhow::Result<Stop> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let why = tokio::select! {
+        _ = interrupt.recv() => Stop::Signal,
+        _ = terminate.recv() => Stop::Signal,
+        () = replaced => Stop::Replaced,
+    };
     info!("stopping: requests in flight may end");
-    Ok(())
+    Ok(why)
+}
+
+/// Why a process stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// It was asked to.
+    Signal,
+    /// Another process serves in its place, with its data folder.
+    Replaced,
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::node::listener::Queue;
 use ::node::records::RecordBatches;
 use ::node::records::ship::{self, Destination};
 use ::node::records::spool::Spool;
@@ -14,14 +15,17 @@ use proto::seal::Keyring;
 use proto::store::follow::Follower;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use super::Bound;
+use super::{Bound, Stop};
 use crate::cli::Output;
 use crate::configuration;
+use crate::data_folder::{Claim, DataFolder};
 use crate::data_plane::DataPlane;
 use crate::descriptors;
+use crate::handover::{Handover, Predecessor};
 use crate::link_tls;
 use crate::ready::Ready;
 use crate::serve::{CannotStart, Mode};
@@ -45,6 +49,27 @@ pub struct Node {
     pub bound: Bound,
     /// The region's keys.
     pub keyring: Arc<Keyring>,
+    /// The data folder.
+    pub folder: Folder,
+    /// The process that this one replaces.
+    pub predecessor: Option<Predecessor>,
+}
+
+/// Whose the data folder is.
+pub enum Folder {
+    /// This process's.
+    Own(Claim),
+    /// That of the process that this one replaces, until it ends.
+    Shared(DataFolder),
+}
+
+impl Folder {
+    async fn claim(self) -> std::io::Result<Claim> {
+        match self {
+            Self::Own(claim) => Ok(claim),
+            Self::Shared(folder) => folder.claim_later().await,
+        }
+    }
 }
 
 impl Node {
@@ -81,8 +106,10 @@ impl Node {
         let metrics = super::metrics(Some(plane.metrics()), None, health.clone());
         let gateway = self.bound.gateway_address()?;
         let joined = plane.join(gateway, store.clone(), background);
-        let shipping = ship_records(&settings, tls, plane.batches, &plane.shared);
+        let spool = spool(&settings, self.folder, background);
+        let shipping = ship_records(&settings, tls, plane.batches, spool, &plane.shared);
         let shipping = background.spawn(shipping);
+        let handover = Handover::new(&settings.data_dir, self.bound.of_node())?;
         let mut servers = Servers::default();
         let address = servers.gateway(self.bound.gateway, plane.shared)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
@@ -94,18 +121,25 @@ impl Node {
             demo: None,
         };
         ready.tell(self.output, false)?;
+        if let Some(predecessor) = self.predecessor {
+            predecessor.replaced();
+        }
 
-        super::stopped().await?;
+        let why = super::stopped(handover.replaced()).await?;
         health.drain();
         joined.leave().await;
-        servers.drain().await;
+        servers
+            .drain(match why {
+                Stop::Replaced => Queue::HandedOver,
+                Stop::Signal => Queue::Ends,
+            })
+            .await;
         plane.limits.stop();
         servers.ended().await?;
-        // An error means that it has ended already.
-        let _ = stop.send(());
-        let copied = tokio::time::timeout(COPY_MAX, copying).await;
-        if copied.is_err() {
-            warn!("the newest configuration was not kept on disk before the process ended");
+        match why {
+            // The successor keeps copies, newer than what this process knows.
+            Stop::Replaced => copying.abort(),
+            Stop::Signal => keep_last(stop, copying).await,
         }
         drop(store);
         super::flushed(shipping).await;
@@ -113,26 +147,62 @@ impl Node {
     }
 }
 
+/// Waits until the newest configuration is on disk.
+async fn keep_last(stop: oneshot::Sender<()>, copying: JoinHandle<()>) {
+    // An error means that it has ended already.
+    let _ = stop.send(());
+    let copied = tokio::time::timeout(COPY_MAX, copying).await;
+    if copied.is_err() {
+        warn!("the newest configuration was not kept on disk before the process ended");
+    }
+}
+
+/// Opens the place on disk for records as soon as the data folder is this process's, and holds the
+/// folder.
+fn spool(settings: &Settings, folder: Folder, background: &Runtime) -> oneshot::Receiver<Spool> {
+    let (opened, spool) = oneshot::channel();
+    let dir = settings.data_dir.clone();
+    let bytes_max = settings.records.spool_bytes;
+    background.spawn(async move {
+        let _claim = match folder.claim().await {
+            Ok(claim) => claim,
+            Err(error) => {
+                error!(
+                    "{} cannot be locked, records wait in memory only: {error}",
+                    dir.display()
+                );
+                return;
+            }
+        };
+        kept::sweep(&dir);
+        match Spool::open(&dir.join("spool"), bytes_max) {
+            // An error means that nothing ships any more.
+            Ok(spool) => drop(opened.send(spool)),
+            // Traffic matters more than what is told of it.
+            Err(error) => {
+                let dir = dir.display();
+                error!("{dir}/spool cannot be used, records wait in memory only: {error}");
+            }
+        }
+        std::future::pending::<()>().await;
+    });
+    spool
+}
+
 /// Takes records to control planes, over the disk while none is there.
 fn ship_records(
     settings: &Settings,
     tls: Arc<rustls::ClientConfig>,
     batches: RecordBatches,
+    spool: oneshot::Receiver<Spool>,
     shared: &Shared,
 ) -> impl Future<Output = ()> + use<> {
-    let dir = settings.data_dir.join("spool");
-    let spool = Spool::open(&dir, settings.records.spool_bytes);
-    // Traffic matters more than what is told of it.
-    let spool = spool.inspect_err(|error| {
-        let dir = dir.display();
-        error!("{dir} cannot be used, records wait in memory only: {error}");
-    });
     let destination = Destination {
         endpoints: settings.link.endpoints.clone(),
         tls,
     };
     let (origin, metrics) = (shared.origin.clone(), shared.metrics.clone());
-    ship::run(batches, spool.ok(), destination, origin, metrics)
+    ship::run(batches, spool, destination, origin, metrics)
 }
 
 fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ::control::Control;
 use ::control::publish::Publisher;
 use ::control::records::Records;
+use ::node::listener::Queue;
 use ::node::metrics::Metrics;
 use ::node::records::RecordBatches;
 use anyhow::Context;
@@ -107,10 +108,10 @@ impl Single {
         };
         ready.tell(output, mode == Mode::Dev)?;
 
-        super::stopped().await?;
+        super::stopped(std::future::pending()).await?;
         health.drain();
         joined.leave().await;
-        servers.drain().await;
+        servers.drain(Queue::Ends).await;
         plane.limits.stop();
         servers.ended().await?;
         retaining.abort();

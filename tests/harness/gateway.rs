@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -41,7 +42,7 @@ pub struct Gateway {
     /// What it said at its start.
     pub ready: Value,
     process: Child,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Gateway {
@@ -64,8 +65,19 @@ impl Gateway {
     }
 
     /// A gateway in a folder that may hold the data of an earlier one.
-    pub fn inside(folder: TempDir, start: &Start) -> Self {
-        let mut process = command(&folder, start).spawn().expect("the binary starts");
+    pub fn inside(folder: impl Into<Arc<TempDir>>, start: &Start) -> Self {
+        Self::run(folder.into(), start, &[])
+    }
+
+    /// A node that takes over from this one, in the same folder.
+    pub fn successor(&self, start: &Start) -> Self {
+        Self::run(self.folder.clone(), start, &["--take-over"])
+    }
+
+    fn run(folder: Arc<TempDir>, start: &Start, arguments: &[&str]) -> Self {
+        let mut command = command(&folder, start);
+        let spawned = command.args(arguments).spawn();
+        let mut process = spawned.expect("the binary starts");
         let stdout = process.stdout.take().expect("its output");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -97,22 +109,22 @@ impl Gateway {
     }
 
     /// Asks it to stop, as a service manager does, and waits for its end. Its folder stays.
-    pub fn stop(mut self) -> (ExitStatus, TempDir) {
+    pub fn stop(self) -> (ExitStatus, Arc<TempDir>) {
         self.signal("TERM");
+        self.ended()
+    }
+
+    /// Waits for its end. Its folder stays.
+    pub fn ended(mut self) -> (ExitStatus, Arc<TempDir>) {
         let status = self.process.wait().expect("a child");
-        (status, self.into_folder())
+        (status, self.folder.clone())
     }
 
     /// Kills it as a power cut does. Its folder stays.
-    pub fn kill(mut self) -> TempDir {
+    pub fn kill(mut self) -> Arc<TempDir> {
         self.process.kill().expect("a child can be killed");
         self.process.wait().expect("a child");
-        self.into_folder()
-    }
-
-    fn into_folder(mut self) -> TempDir {
-        let empty = tempfile::tempdir().expect("a folder");
-        std::mem::replace(&mut self.folder, empty)
+        self.folder.clone()
     }
 
     /// Sends a signal.

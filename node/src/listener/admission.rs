@@ -18,6 +18,7 @@ pub struct Admission {
     per_ip_max: Option<usize>,
     open: AtomicUsize,
     refused: AtomicU64,
+    fresh: Arc<AtomicUsize>,
     // Locked for one map operation per accept and close, never across an await.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -29,6 +30,16 @@ pub struct Place {
     ip: Option<IpAddr>,
 }
 
+/// A connection that has not had a request yet; drop it with the first one.
+#[derive(Debug)]
+pub struct Fresh(Arc<AtomicUsize>);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Admission {
     /// As many places, of which one address may have only some.
     pub fn new(connections_max: usize, per_ip_max: Option<usize>) -> Self {
@@ -37,6 +48,7 @@ impl Admission {
             per_ip_max,
             open: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            fresh: Arc::default(),
             per_ip: Mutex::default(),
         }
     }
@@ -49,6 +61,17 @@ impl Admission {
     /// Connections that found none, since the start.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection that was accepted and has not had a request yet.
+    pub fn enter(&self) -> Fresh {
+        self.fresh.fetch_add(1, Ordering::Relaxed);
+        Fresh(Arc::clone(&self.fresh))
+    }
+
+    /// Connections that have not had a request yet.
+    pub fn fresh(&self) -> usize {
+        self.fresh.load(Ordering::Relaxed)
     }
 
     /// A place for a connection from `ip`.

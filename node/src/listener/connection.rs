@@ -5,7 +5,7 @@
 //! when the one before it is answered: no second request is run behind one that closes, and an
 //! answer cannot be mixed up with the framing of another request.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,6 +15,7 @@ use actix_http::{ConnectionType, Response, StatusCode, Version};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
+use super::admission::Fresh;
 use super::refusal::Refusal;
 use crate::metrics::Metrics;
 
@@ -29,6 +30,8 @@ pub struct TlsFacts {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Until the first request.
+    fresh: RefCell<Option<Fresh>>,
     /// Requests handed to actix-web.
     begun: Cell<u64>,
     /// Requests whose answer is given out or given up.
@@ -49,8 +52,9 @@ pub struct Connection(Rc<State>);
 
 impl Connection {
     /// A connection on which nothing has happened; `metrics` count what it refuses.
-    pub fn new(tls: Option<TlsFacts>, metrics: Metrics) -> Self {
+    pub fn new(tls: Option<TlsFacts>, fresh: Fresh, metrics: Metrics) -> Self {
         Self(Rc::new(State {
+            fresh: RefCell::new(Some(fresh)),
             tls: tls.map(Rc::new),
             metrics: Some(metrics),
             ..State::default()
@@ -71,7 +75,9 @@ impl Connection {
 
     /// A request's head passes to actix-web.
     pub(super) fn begin_request(&self) {
-        self.0.begun.set(self.0.begun.get() + 1);
+        if self.0.begun.replace(self.0.begun.get() + 1) == 0 {
+            self.0.fresh.take();
+        }
         self.0.body_open.set(true);
     }
 

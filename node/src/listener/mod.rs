@@ -25,6 +25,7 @@ pub mod admission;
 mod chunked;
 mod class;
 pub mod connection;
+mod drain;
 mod farewell;
 pub mod framing;
 pub mod head;
@@ -42,7 +43,7 @@ use std::time::Duration;
 use actix_http::body::{BoxBody, MessageBody};
 use actix_http::error::DispatchError;
 use actix_http::{Extensions, HttpService, KeepAlive, Request, Response};
-use actix_server::{Server, ServerHandle};
+use actix_server::Server;
 use actix_service::{
     IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
     fn_service, map_config,
@@ -50,6 +51,8 @@ use actix_service::{
 use actix_web::dev::AppConfig;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
+
+pub use self::drain::{ListenerHandle, Queue};
 
 use self::admission::{Admission, Place};
 use self::connection::{Answering, Connection};
@@ -173,44 +176,6 @@ fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// Stops a listener and tells its numbers.
-#[derive(Clone)]
-pub struct ListenerHandle {
-    server: ServerHandle,
-    admission: Arc<Admission>,
-}
-
-impl fmt::Debug for ListenerHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListenerHandle")
-            .field("admission", &self.admission)
-            .finish_non_exhaustive()
-    }
-}
-
-impl ListenerHandle {
-    /// Accepts nothing more, closes idle connections, lets requests in hand end within
-    /// `shutdown_timeout`, then ends the workers.
-    pub async fn drain(&self) {
-        self.server.stop(true).await;
-    }
-
-    /// Ends the workers with whatever they have in hand.
-    pub async fn stop(&self) {
-        self.server.stop(false).await;
-    }
-
-    /// Connections that are open.
-    pub fn connections_open(&self) -> usize {
-        self.admission.open()
-    }
-
-    /// Connections that were refused for want of room, since the start.
-    pub fn connections_refused(&self) -> u64 {
-        self.admission.refused()
-    }
-}
-
 /// A guarded client connection.
 type ClientSocket = GuardedSocket<Transport, Option<Place>>;
 
@@ -232,12 +197,13 @@ impl Door {
     ) -> Result<(ClientSocket, Option<std::net::SocketAddr>), DispatchError> {
         let peer = transport::prepare(&tcp);
         let (limits, timeouts) = (self.settings.head_limits(), self.settings.timeouts());
+        let fresh = self.admission.enter();
         let place = match self.admission.admit(peer.map(|peer| peer.ip())) {
             Ok(place) => Some(place),
             Err(refusal) if self.tls.is_none() => {
                 let io = Transport::Plain(tcp);
                 let socket = GuardedSocket::new(io, limits, timeouts, None)
-                    .with_connection(Connection::new(None, self.metrics))
+                    .with_connection(Connection::new(None, fresh, self.metrics))
                     .refusing(refusal);
                 return Ok((socket, peer));
             }
@@ -251,7 +217,7 @@ impl Door {
                 .map_err(DispatchError::Io)?,
         };
         let socket = GuardedSocket::new(io, limits, timeouts, place)
-            .with_connection(Connection::new(facts, self.metrics));
+            .with_connection(Connection::new(facts, fresh, self.metrics));
         Ok((socket, peer))
     }
 }
@@ -298,6 +264,7 @@ where
         .shutdown_timeout(settings.shutdown_timeout.as_secs())
         .disable_signals();
     let draining = builder.graceful_shutdown_signal();
+    let socket = listener.try_clone()?;
     let server = builder
         .listen("gateway", listener, move || {
             let (door, draining) = (door.clone(), draining.clone());
@@ -323,10 +290,7 @@ where
             fn_service(move |tcp: TcpStream| door.clone().enter(tcp)).and_then(http)
         })?
         .run();
-    let handle = ListenerHandle {
-        server: server.handle(),
-        admission,
-    };
+    let handle = ListenerHandle::new(server.handle(), admission, socket);
     Ok((server, handle))
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use proto::record::Record;
 use proto::wire::RecordBatch;
 use rand::RngExt;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -34,21 +35,19 @@ const READS_MAX: u32 = 12;
 /// How long a process that ends still ships; what is left stays on disk.
 const ENDING: Duration = Duration::from_secs(1);
 
-/// Ships until the queue has ended and everything is stored or on disk.
+/// Ships until the queue has ended and everything is stored or on disk. Until the spool comes, and
+/// where none does, records wait in memory.
 pub async fn run(
     mut batches: RecordBatches,
-    spool: Option<Spool>,
+    mut spool: oneshot::Receiver<Spool>,
     destination: Destination,
     origin: Arc<Origin>,
     metrics: Metrics,
 ) {
-    if let Some(spool) = spool.as_ref().filter(|spool| !spool.is_empty()) {
-        info!("{} records wait on disk from before", spool.records());
-    }
     let mut shipper = Shipper {
         node: origin.node.to_string(),
         link: Some(Link::new(destination, origin)),
-        spool,
+        spool: None,
         metrics,
         reported: 0,
         sequence: 0,
@@ -59,7 +58,7 @@ pub async fn run(
         unread: 0,
     };
     let mut under_way: Option<UnderWay> = None;
-    let mut leave_by = None;
+    let (mut leave_by, mut awaits_spool) = (None, true);
     loop {
         let now = Instant::now();
         if under_way.is_none() {
@@ -93,6 +92,10 @@ pub async fn run(
                 }
                 None => leave_by = Some(now + ENDING),
             },
+            opened = &mut spool, if awaits_spool => {
+                awaits_spool = false;
+                shipper.opened(opened.ok());
+            }
             () = tokio::time::sleep_until(wake.max(now)) => {}
         }
     }
@@ -142,6 +145,13 @@ struct Shipper {
 }
 
 impl Shipper {
+    fn opened(&mut self, spool: Option<Spool>) {
+        if let Some(spool) = spool.as_ref().filter(|spool| !spool.is_empty()) {
+            info!("{} records wait on disk from before", spool.records());
+        }
+        self.spool = spool;
+    }
+
     fn has_disk(&self) -> bool {
         self.spool.is_some() && !self.disk_failed
     }

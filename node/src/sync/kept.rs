@@ -138,7 +138,8 @@ impl Kept {
         let aad = Aad::from(self.region.as_bytes());
         let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
         let nonce = sealed.map_err(|_| KeptError::Sealed)?;
-        let temporary = self.file.with_extension("tmp");
+        // Two processes write here while one takes over from the other.
+        let temporary = self.file.with_extension(temporary(std::process::id()));
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -154,6 +155,24 @@ impl Kept {
             File::open(folder)?.sync_all()?;
         }
         Ok(())
+    }
+}
+
+fn temporary(process: u32) -> String {
+    format!("{process}.tmp")
+}
+
+/// Removes what processes that were killed while they wrote have left in the folder. Only for a
+/// process that has the folder for itself.
+pub fn sweep(dir: &Path) {
+    let own = temporary(std::process::id());
+    for entry in dir.read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let left = name.to_str().and_then(|name| name.strip_prefix("kept."));
+        if left.is_some_and(|left| left.ends_with("tmp") && left != own) {
+            // What stays takes a little space and is never read.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

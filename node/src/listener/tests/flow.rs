@@ -218,6 +218,32 @@ fn draining_lets_requests_end_and_closes_the_idle() {
 }
 
 #[test]
+fn draining_answers_the_first_request_of_a_connection_that_was_just_made() {
+    let mut gateway = Gateway::plain();
+    let fresh: Vec<Client> = (0..8).map(|_| Client::connect(&gateway)).collect();
+    until("all are accepted", || {
+        gateway.handle.connections_open() == 8
+    });
+    let caller = std::thread::spawn(move || {
+        for mut client in fresh {
+            client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.answer().status, 200);
+        }
+    });
+    gateway.stop(true);
+    caller.join().unwrap();
+}
+
+#[test]
+fn draining_does_not_wait_for_connections_that_never_ask() {
+    let mut gateway = Gateway::plain();
+    let mut mute = Client::connect(&gateway);
+    until("it is accepted", || gateway.handle.connections_open() == 1);
+    gateway.stop(true);
+    mute.expect_end();
+}
+
+#[test]
 fn settings_have_bounds() {
     for settings in [
         ListenerSettings {

@@ -20,7 +20,7 @@ use actix_web::{App, HttpRequest, HttpResponse, web};
 use futures_util::StreamExt as _;
 
 use super::connection::Connection;
-use super::{ListenerHandle, ListenerSettings, serve};
+use super::{ListenerHandle, ListenerSettings, Queue, serve};
 use crate::metrics::Metrics;
 
 /// A test that waits longer than this for anything has failed.
@@ -119,7 +119,7 @@ impl Gateway {
         let stopping = std::thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
                 if drain {
-                    handle.drain().await
+                    handle.drain(Queue::Ends).await
                 } else {
                     handle.stop().await
                 }
