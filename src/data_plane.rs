@@ -38,6 +38,8 @@ pub struct DataPlane {
     pub shared: Shared,
     /// The rate limits.
     pub limits: Arc<Limits>,
+    /// The end of the rate limits.
+    pub settling: Settling,
     /// The world that requests see.
     pub applied: watch::Receiver<Arc<World>>,
     /// The records of requests.
@@ -62,7 +64,10 @@ impl DataPlane {
         let shared = shared(settings, &keyring, sender)?;
         let clock = Arc::new(SystemClock);
         let (limits, broker) = Limits::new(store, &limit_settings(settings), clock);
-        background.spawn(broker);
+        let settling = Settling {
+            limits: limits.clone(),
+            running: background.spawn(broker),
+        };
         let mut own = own;
         own.extend(infrastructure(settings));
         let guard = Guard::new(&settings.dial_guard, own)
@@ -78,6 +83,7 @@ impl DataPlane {
         Ok(Self {
             shared,
             limits,
+            settling,
             applied,
             batches,
         })
@@ -105,6 +111,25 @@ impl DataPlane {
     pub fn metrics(&self) -> Arc<dyn Fn() -> String + Send + Sync> {
         let (metrics, limits) = (self.shared.metrics.clone(), self.limits.clone());
         Arc::new(move || metrics.render(limits.stats()))
+    }
+}
+
+/// Rate limits that hold tokens.
+pub struct Settling {
+    limits: Arc<Limits>,
+    running: JoinHandle<()>,
+}
+
+impl Settling {
+    /// Writes to the store what was spent and gives the rest back: what is not settled counts as
+    /// spent. To be called when no request is left.
+    pub async fn settled(self) {
+        self.limits.stop();
+        if tokio::time::timeout(LEAVE_MAX, self.running).await.is_err() {
+            warn!(
+                "tokens in hand were not given back before the process ended: they count as spent"
+            );
+        }
     }
 }
 

@@ -134,7 +134,7 @@ impl Node {
                 Stop::Signal => Queue::Ends,
             })
             .await;
-        plane.limits.stop();
+        plane.settling.settled().await;
         servers.ended().await?;
         match why {
             // The successor keeps copies, newer than what this process knows.

@@ -112,7 +112,7 @@ impl Single {
         health.drain();
         joined.leave().await;
         servers.drain(Queue::Ends).await;
-        plane.limits.stop();
+        plane.settling.settled().await;
         servers.ended().await?;
         retaining.abort();
         drop(store);
