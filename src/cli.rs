@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use crate::client::access::ControlArgs;
+
 /// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
 #[derive(Debug, Parser)]
 #[command(name = "requestrocket", version, propagate_version = true)]
@@ -161,24 +163,6 @@ pub enum Output {
     Text,
     /// One JSON object on one line.
     Json,
-}
-
-/// Where a client command finds the control plane.
-#[derive(Debug, Args)]
-pub struct ControlArgs {
-    /// Base URL of the control plane.
-    #[arg(
-        long = "control",
-        env = "REQUESTROCKET_CONTROL_URL",
-        default_value = "http://127.0.0.1:8081"
-    )]
-    pub control_url: String,
-    /// API token; better given in the environment than as an argument.
-    #[arg(long, env = "REQUESTROCKET_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// Organisation, by slug or id.
-    #[arg(long, env = "REQUESTROCKET_ORG", default_value = "default")]
-    pub org: String,
 }
 
 /// Arguments of `add`.

@@ -18,6 +18,7 @@ mod private_file;
 mod ready;
 mod roles;
 mod serve;
+mod served_certificate;
 mod servers;
 mod settings;
 mod stores;

@@ -204,12 +204,14 @@ fn on_runtimes(
 
 fn check_control(settings: &Settings) -> anyhow::Result<()> {
     let address = settings.control.listen;
-    if address.ip().is_loopback() || settings.control.insecure {
+    let encrypted = settings.control.tls.cert_file.is_some();
+    if address.ip().is_loopback() || encrypted || settings.control.insecure {
         return Ok(());
     }
     Err(CannotStart(format!(
-        "the control address {address} is not loopback and has no TLS; put a TLS proxy before a \
-         loopback address, or accept it with --insecure-control (`control.insecure`)"
+        "the control address {address} is not loopback and has no TLS; give it a certificate \
+         (`control.tls`), put a TLS proxy before a loopback address, or accept it with \
+         --insecure-control (`control.insecure`)"
     ))
     .into())
 }

@@ -7,12 +7,20 @@ use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
 use control::Control;
 use node::admin::{self, AdminSource};
+use node::config::TlsSettings;
 use node::listener::{ListenerHandle, Queue};
 use node::worker::Shared;
 use proto::health::Health;
+use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
 use crate::serve::CannotStart;
+use crate::served_certificate;
+
+fn base_url(tls: &Option<ServerConfig>, address: SocketAddr) -> String {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{address}")
+}
 
 /// Running servers.
 #[derive(Default)]
@@ -23,37 +31,43 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Serves callers; gives the address.
+    /// Serves callers; gives its base URL.
     ///
     /// # Errors
-    /// A setting of the gateway is out of its range, or the listener cannot be used.
+    /// A setting of the gateway is out of its range, or the listener or its certificate cannot be
+    /// used.
     pub fn gateway(
         &mut self,
         listener: Option<TcpListener>,
         shared: Shared,
-    ) -> anyhow::Result<SocketAddr> {
+    ) -> anyhow::Result<String> {
         let listener = listener.context("the gateway has no listener")?;
         let address = listener.local_addr()?;
-        let (server, handle) = node::gateway::serve(listener, shared)
+        let tls = served_certificate::watched("gateway", &shared.settings.tls)?;
+        let url = base_url(&tls, address);
+        let (server, handle) = node::gateway::serve(listener, tls.map(Arc::new), shared)
             .map_err(|error| CannotStart(format!("gateway settings: {error}")))?;
         self.gateway = Some(handle);
         self.running.push(actix_rt::spawn(server));
-        Ok(address)
+        Ok(url)
     }
 
-    /// Serves the REST API; gives the address.
+    /// Serves the REST API; gives its base URL.
     ///
     /// # Errors
-    /// The listener cannot be used.
+    /// The listener or its certificate cannot be used.
     pub fn control(
         &mut self,
         listener: Option<TcpListener>,
         control: Control,
-    ) -> anyhow::Result<SocketAddr> {
+        tls: &TlsSettings,
+    ) -> anyhow::Result<String> {
         let listener = listener.context("the control plane has no listener")?;
         let address = listener.local_addr()?;
-        self.run(control::serve(listener, Arc::new(control))?);
-        Ok(address)
+        let tls = served_certificate::watched("control", tls)?;
+        let url = base_url(&tls, address);
+        self.run(control::serve(listener, tls, Arc::new(control))?);
+        Ok(url)
     }
 
     /// Serves the operator's probes and metrics, where they are wanted.

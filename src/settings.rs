@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use node::config::{DialGuardSettings, GatewaySettings};
+use node::config::{DialGuardSettings, GatewaySettings, TlsSettings};
 use serde::{Deserialize, Serialize};
 
 /// Every key with its default, unit and meaning.
@@ -54,6 +54,8 @@ pub struct ControlSettings {
     pub listen: SocketAddr,
     /// Host names it answers to, besides loopback names and its own address.
     pub allowed_hosts: Vec<String>,
+    /// Certificate that clients of the API see; plain HTTP without one.
+    pub tls: TlsSettings,
     /// Listen on an address that is not loopback although there is no TLS.
     pub insecure: bool,
     /// The bootstrap token, instead of a generated one; at least 32 characters.
@@ -67,6 +69,7 @@ impl Default for ControlSettings {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             allowed_hosts: Vec::new(),
+            tls: TlsSettings::default(),
             insecure: false,
             admin_token: None,
             admin_token_file: None,
@@ -276,7 +279,8 @@ pub enum SettingsError {
 /// The environment's part: `REQUESTROCKET_GATEWAY__LISTEN` is `gateway.listen`.
 const ENVIRONMENT_PREFIX: &str = "REQUESTROCKET";
 /// Variables that begin like settings but are arguments of client commands or of `dev`.
-const NOT_SETTINGS: [&str; 5] = [
+const NOT_SETTINGS: [&str; 6] = [
+    "REQUESTROCKET_CA_FILE",
     "REQUESTROCKET_ADMIN_TOKEN",
     "REQUESTROCKET_ADMIN_TOKEN_FILE",
     "REQUESTROCKET_TOKEN",

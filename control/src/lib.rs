@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer};
+use rustls::ServerConfig;
 
 pub use config::ApiSettings;
 pub use openapi::openapi_json;
@@ -36,18 +37,24 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long running calls may take when the process stops.
 const SHUTDOWN_SECONDS: u64 = 10;
 
-/// Serves the API on a bound listener: HTTP/1.1 on plain TCP. The caller awaits the server, and
-/// stops it through its handle; signals are the caller's.
+/// Serves the API on a bound listener: HTTP/1.1, over TLS where a configuration of it is given. The
+/// caller awaits the server, and stops it through its handle; signals are the caller's.
 ///
 /// # Errors
 /// The listener cannot be used.
-pub fn serve(listener: TcpListener, control: Arc<Control>) -> std::io::Result<Server> {
+pub fn serve(
+    listener: TcpListener,
+    tls: Option<ServerConfig>,
+    control: Arc<Control>,
+) -> std::io::Result<Server> {
     let server = HttpServer::new(move || App::new().configure(configure(control.clone())))
         .workers(WORKERS)
         .client_request_timeout(HEAD_TIMEOUT)
         .shutdown_timeout(SHUTDOWN_SECONDS)
-        .disable_signals()
-        .listen(listener)?
-        .run();
-    Ok(server)
+        .disable_signals();
+    let server = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct GatewaySettings {
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Certificate that callers see; plain HTTP without one.
+    pub tls: TlsSettings,
     /// Base URL under which callers reach this gateway; the listening address when absent.
     pub public_url: Option<String>,
     /// Organisation whose proxies answer to `/api/{alias}` without its slug.
@@ -49,6 +51,7 @@ impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: TlsSettings::default(),
             public_url: None,
             default_org: "default".into(),
             allowed_hosts: Vec::new(),
@@ -66,6 +69,16 @@ impl Default for GatewaySettings {
             fault_injection: false,
         }
     }
+}
+
+/// The certificate of a listener. Both files or none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSettings {
+    /// A PEM file with the certificate, followed by those of the authorities between it and a root.
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with its key.
+    pub key_file: Option<PathBuf>,
 }
 
 /// Which addresses that are not public tenants may ask for.

@@ -14,12 +14,20 @@ use crate::listener::{self, ListenerHandle, ListenerSettings};
 use crate::stages::receive;
 use crate::worker::{Shared, Worker};
 
-/// Serves callers on a bound listener. The caller awaits the server and stops it by its handle.
+/// Serves callers on a bound listener, over TLS where a configuration of it is given. The caller
+/// awaits the server and stops it by its handle.
 ///
 /// # Errors
 /// A setting of the listener is out of its range, or the listener cannot be used.
-pub fn serve(listener: TcpListener, shared: Shared) -> io::Result<(Server, ListenerHandle)> {
-    let settings = listener_settings(&shared.settings);
+pub fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    shared: Shared,
+) -> io::Result<(Server, ListenerHandle)> {
+    let settings = ListenerSettings {
+        tls,
+        ..listener_settings(&shared.settings)
+    };
     let metrics = shared.metrics.clone();
     listener::serve(listener, settings, metrics, move || {
         App::new()

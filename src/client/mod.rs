@@ -1,5 +1,6 @@
 //! The command line as a client of the REST API.
 
+pub mod access;
 pub mod add;
 pub mod audit;
 pub mod configuration;
@@ -10,6 +11,8 @@ pub mod versions;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use crate::cli::ControlArgs;
@@ -34,7 +37,7 @@ impl Api {
     /// A client for the organisation that the arguments name.
     ///
     /// # Errors
-    /// No token is given, or the system's certificates cannot be used for an `https` address.
+    /// No token is given, or the authorities of an `https` address cannot be used.
     pub fn new(args: &ControlArgs) -> anyhow::Result<Self> {
         let token = args.token.clone().filter(|token| !token.trim().is_empty());
         let token = token.context(
@@ -45,7 +48,7 @@ impl Api {
         let builder = awc::Client::builder().disable_redirects();
         let client = match base.starts_with("https:") {
             true => builder
-                .connector(awc::Connector::new().rustls_0_23(system_trust()?))
+                .connector(awc::Connector::new().rustls_0_23(trust(args)?))
                 .finish(),
             false => builder.finish(),
         };
@@ -153,10 +156,26 @@ impl Api {
 }
 
 /// Trust in whom the system trusts, as for the gateway's own calls.
-fn system_trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
+/// Whom to believe that they are the control plane: the authorities of a file, or the system's.
+fn trust(args: &ControlArgs) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     use rustls_platform_verifier::ConfigVerifierExt;
-    let config = rustls::ClientConfig::with_platform_verifier();
-    Ok(Arc::new(config.context("the system's certificates")?))
+    let Some(path) = &args.ca_file else {
+        let config = rustls::ClientConfig::with_platform_verifier();
+        return Ok(Arc::new(config.context("the system's certificates")?));
+    };
+    let faulty = || format!("the authorities in {} cannot be used", path.display());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).with_context(faulty)? {
+        let added = roots.add(certificate.with_context(faulty)?);
+        added.with_context(faulty)?;
+    }
+    if roots.is_empty() {
+        bail!("{} holds no certificate in PEM", path.display());
+    }
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 /// A problem document (RFC 9457) as lines for a person.

@@ -77,12 +77,13 @@ impl ControlPlane {
         );
         let retention = api.settings.retention;
         let mut servers = Servers::default();
-        let address = servers.control(self.bound.control, Control::new(api))?;
+        let listening =
+            servers.control(self.bound.control, Control::new(api), &settings.control.tls)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
         let ready = Ready {
             gateway: Some(gateway_url),
-            control: Some(format!("http://{address}")),
+            control: Some(listening),
             link: taken_at,
             token: Some((configuration.token, configuration.token_file)),
             demo: None,

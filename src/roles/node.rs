@@ -111,10 +111,10 @@ impl Node {
         let shipping = background.spawn(shipping);
         let handover = Handover::new(&settings.data_dir, self.bound.of_node())?;
         let mut servers = Servers::default();
-        let address = servers.gateway(self.bound.gateway, plane.shared)?;
+        let listening = servers.gateway(self.bound.gateway, plane.shared)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
         let ready = Ready {
-            gateway: Some(format!("http://{address}")),
+            gateway: Some(listening),
             control: None,
             link: None,
             token: None,

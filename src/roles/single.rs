@@ -1,6 +1,5 @@
 //! Node and control plane in one process: `dev` and `standalone`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ::control::Control;
@@ -84,8 +83,8 @@ impl Single {
         let keep = keep(plane.batches, records.clone(), plane.shared.metrics.clone());
         let keeping = background.spawn(keep);
         let mut servers = Servers::default();
-        let address = servers.gateway(bound.gateway, plane.shared)?;
-        let gateway_url = gateway_url(&settings, address);
+        let listening = servers.gateway(bound.gateway, plane.shared)?;
+        let gateway_url = settings.gateway.public_url.clone().unwrap_or(listening);
         let api = super::api(
             &settings,
             &configuration,
@@ -96,12 +95,12 @@ impl Single {
             counters,
         );
         let retention = api.settings.retention;
-        let control = servers.control(bound.control, Control::new(api))?;
+        let control = servers.control(bound.control, Control::new(api), &settings.control.tls)?;
         servers.admin(bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
         let ready = Ready {
             gateway: Some(gateway_url),
-            control: Some(format!("http://{control}")),
+            control: Some(control),
             link: None,
             token: Some((configuration.token, configuration.token_file)),
             demo,
@@ -119,12 +118,6 @@ impl Single {
         super::flushed(keeping).await;
         Ok(())
     }
-}
-
-/// The base URL for callers.
-fn gateway_url(settings: &Settings, address: SocketAddr) -> String {
-    let url = settings.gateway.public_url.clone();
-    url.unwrap_or_else(|| format!("http://{address}"))
 }
 
 async fn dev(settings: &Settings, publisher: &Publisher, org: OrgId) -> anyhow::Result<Demo> {

@@ -138,3 +138,84 @@ fn verification_is_switched_off_only_where_the_operator_allows_it() {
     let (status, _) = outcome(&gateway, &url, json!({"insecure": true}));
     assert_eq!(status, 200);
 }
+
+/// Writes a new certificate for this machine into the folder; its authority is in `ca.pem`.
+fn renew(folder: &std::path::Path) {
+    let authority = authority();
+    let (chain, key) = certificate(&authority, "localhost", 2099);
+    let pem = |label: &str, der: &[u8]| {
+        use base64::Engine;
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    };
+    let write = |name: &str, text: String| {
+        std::fs::write(folder.join(name), text).expect("a file");
+    };
+    write("ca.pem", authority.pem());
+    write("cert.pem", pem("CERTIFICATE", &chain[0]));
+    write("key.pem", pem("PRIVATE KEY", key.secret_pkcs8_der()));
+}
+
+#[test]
+fn both_listeners_speak_tls_and_show_a_renewed_certificate_without_a_restart() {
+    let files = tempfile::tempdir().expect("a folder");
+    renew(files.path());
+    let path = |name: &str| files.path().join(name);
+    let tls = format!(
+        "cert_file = {:?}\nkey_file = {:?}\n",
+        path("cert.pem"),
+        path("key.pem")
+    );
+    let gateway = Gateway::configured(&format!("[gateway.tls]\n{tls}[control.tls]\n{tls}"));
+    let named = |url: &str| url.replace("https://127.0.0.1", "https://localhost");
+    let (at, control) = (named(&gateway.url), named(&gateway.control));
+    assert!(at.starts_with("https://localhost:"), "{at}");
+    let (demo, key) = gateway.demo();
+    let called = |ca: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args([
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code} %{http_version}",
+        ])
+        .arg("--cacert")
+        .arg(path(ca))
+        .args(["-H", &format!("authorization: Bearer {key}")])
+        .arg(format!("{at}{demo}"));
+        let output = curl.output().expect("curl runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(called("ca.pem"), "200 1.1");
+    let listed = |ca: &[&str]| {
+        let mut command = crate::harness::gateway::binary();
+        let command = command
+            .args(["versions", "--control", &control])
+            .args(ca)
+            .env("REQUESTROCKET_TOKEN", &gateway.token);
+        command.output().expect("the binary runs")
+    };
+    let ca = path("ca.pem");
+    let output = listed(&["--ca-file", &ca.to_string_lossy()]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(!listed(&[]).status.success(), "nobody vouches for it");
+
+    // What does not fit is not shown.
+    std::fs::copy(path("ca.pem"), path("old-ca.pem")).expect("a copy");
+    std::fs::write(path("key.pem"), "half a ke").expect("a file");
+    crate::harness::wait_for("a word about it", || {
+        gateway.log().contains("is not renewed").then_some(())
+    });
+    assert_eq!(called("old-ca.pem"), "200 1.1");
+    renew(files.path());
+    crate::harness::wait_for("the new certificate", || {
+        (called("ca.pem") == "200 1.1").then_some(())
+    });
+    assert_eq!(called("old-ca.pem"), "000 0");
+    crate::harness::wait_for("the API's", || {
+        let output = listed(&["--ca-file", &ca.to_string_lossy()]);
+        output.status.success().then_some(())
+    });
+}

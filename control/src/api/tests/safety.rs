@@ -225,7 +225,7 @@ async fn a_bound_listener_is_served_until_it_is_stopped() {
     let api = api().await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let server = crate::serve(listener, api.control.clone()).unwrap();
+    let server = crate::serve(listener, None, api.control.clone()).unwrap();
     let handle = server.handle();
     let running = actix_web::rt::spawn(server);
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
