@@ -1,6 +1,7 @@
 //! The `requestrocket` binary: parse the command line, run what it says, exit with its code.
 
 mod bootstrap;
+mod certificate_files;
 mod certificates;
 mod cli;
 mod client;
@@ -18,7 +19,6 @@ mod private_file;
 mod ready;
 mod roles;
 mod serve;
-mod served_certificate;
 mod servers;
 mod settings;
 mod stores;

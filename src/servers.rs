@@ -14,8 +14,8 @@ use proto::health::Health;
 use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
+use crate::certificate_files;
 use crate::serve::CannotStart;
-use crate::served_certificate;
 
 fn base_url(tls: &Option<ServerConfig>, address: SocketAddr) -> String {
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -43,7 +43,7 @@ impl Servers {
     ) -> anyhow::Result<String> {
         let listener = listener.context("the gateway has no listener")?;
         let address = listener.local_addr()?;
-        let tls = served_certificate::watched("gateway", &shared.settings.tls)?;
+        let tls = certificate_files::watched("gateway", &shared.settings.tls)?;
         let url = base_url(&tls, address);
         let (server, handle) = node::gateway::serve(listener, tls.map(Arc::new), shared)
             .map_err(|error| CannotStart(format!("gateway settings: {error}")))?;
@@ -64,7 +64,7 @@ impl Servers {
     ) -> anyhow::Result<String> {
         let listener = listener.context("the control plane has no listener")?;
         let address = listener.local_addr()?;
-        let tls = served_certificate::watched("control", tls)?;
+        let tls = certificate_files::watched("control", tls)?;
         let url = base_url(&tls, address);
         self.run(control::serve(listener, tls, Arc::new(control))?);
         Ok(url)

@@ -1,4 +1,5 @@
-//! The certificates that listeners show. Who renews one writes the files; nobody restarts anything.
+//! The certificates that this process shows to others. Who renews one writes the files; nobody
+//! restarts anything.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,12 +7,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use node::config::TlsSettings;
-use rustls::ServerConfig;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SignatureScheme};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -44,21 +46,32 @@ pub fn watched(
             .into());
         }
     };
-    let files = Files { section, cert, key };
-    let content = files.read().map_err(CannotStart)?;
-    let served = Arc::new(Served {
-        current: ArcSwap::new(Arc::new(files.certified(&content).map_err(CannotStart)?)),
-    });
-    tokio::spawn(follow(files, content, served.clone()));
+    let shown = shown(format!("{section}.tls"), cert, key)?;
     let config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_cert_resolver(served);
+        .with_cert_resolver(shown);
     Ok(Some(config))
+}
+
+/// Reads a certificate and its key, and keeps showing what their files hold. `table` is where the
+/// settings `cert_file` and `key_file` are. Must be called within a Tokio runtime.
+///
+/// # Errors
+/// [`CannotStart`]: a file cannot be read or is of another certificate.
+pub fn shown(table: String, cert: PathBuf, key: PathBuf) -> anyhow::Result<Arc<Shown>> {
+    let files = Files { table, cert, key };
+    let content = files.read().map_err(CannotStart)?;
+    let certified = files.certified(&content).map_err(CannotStart)?;
+    let shown = Arc::new(Shown {
+        current: ArcSwap::new(Arc::new(certified)),
+    });
+    tokio::spawn(follow(files, content, shown.clone()));
+    Ok(shown)
 }
 
 /// Shows what the files hold, as soon as that is a certificate with its key. While one of the two
 /// is written and the other is not, they do not fit: the old certificate stays.
-async fn follow(files: Files, mut content: Content, served: Arc<Served>) {
+async fn follow(files: Files, mut content: Content, shown: Arc<Shown>) {
     let mut told = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -73,12 +86,9 @@ async fn follow(files: Files, mut content: Content, served: Arc<Served>) {
             Ok(None) => told.clear(),
             Ok(Some((found, certified))) => {
                 content = found;
-                served.current.store(Arc::new(certified));
+                shown.current.store(Arc::new(certified));
                 told.clear();
-                info!(
-                    section = files.section,
-                    "the new certificate of {} is shown", files.section
-                );
+                info!("the new certificate of `{}` is shown", files.table);
             }
             Err(error) if error != told => {
                 warn!("the certificate is not renewed, the old one is shown: {error}");
@@ -91,19 +101,29 @@ async fn follow(files: Files, mut content: Content, served: Arc<Served>) {
 
 /// The certificate that is shown now.
 #[derive(Debug)]
-struct Served {
+pub struct Shown {
     current: ArcSwap<CertifiedKey>,
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load_full())
     }
 }
 
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 /// Where a certificate is.
 struct Files {
-    section: &'static str,
+    table: String,
     cert: PathBuf,
     key: PathBuf,
 }
@@ -147,7 +167,7 @@ impl Files {
     }
 
     fn faulty(&self, key: &str, path: &Path, reason: impl std::fmt::Display) -> String {
-        format!("`{}.tls.{key}` {}: {reason}", self.section, path.display())
+        format!("`{}.{key}` {}: {reason}", self.table, path.display())
     }
 }
 
