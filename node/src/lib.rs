@@ -9,6 +9,7 @@ pub mod actor;
 pub mod admin;
 pub mod answer;
 pub mod body;
+pub mod breakers;
 pub mod config;
 pub mod credentials;
 pub mod flow;

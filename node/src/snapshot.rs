@@ -20,6 +20,7 @@ use proto::rule::RuleSet;
 use proto::seal::DigestKey;
 use proto::target::BaseUrl;
 
+use crate::breakers::TargetBreaker;
 use crate::credentials::vault::Sealing;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::MeterSet;
@@ -204,6 +205,8 @@ pub struct CompiledTarget {
     pub rules: Arc<RuleSet>,
     /// The header by which it recognises a repeated request.
     pub idempotency_header: Option<HeaderName>,
+    /// What leaves it alone while it fails.
+    pub breaker: Option<Arc<TargetBreaker>>,
 }
 
 /// A target credential with its scope's policy.

@@ -7,6 +7,7 @@
 //! Only `store` does IO; everything else is values and pure functions.
 
 pub mod body_view;
+pub mod breaker;
 pub mod checks;
 pub mod credential;
 pub mod event_stream;

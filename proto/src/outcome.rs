@@ -49,6 +49,8 @@ pub enum Code {
     UpstreamTls,
     /// The target did not answer in time.
     UpstreamTimeout,
+    /// The target's circuit breaker is open.
+    CircuitOpen,
     /// The target's answer is not HTTP.
     UpstreamInvalid,
     /// The answer is larger than what is needed whole may be.
@@ -109,6 +111,7 @@ impl Code {
         Self::UpstreamUnreachable,
         Self::UpstreamTls,
         Self::UpstreamTimeout,
+        Self::CircuitOpen,
         Self::UpstreamInvalid,
         Self::ResponseTooLarge,
         Self::FilterNotJson,
@@ -143,6 +146,7 @@ impl Code {
             }
             Self::UpstreamTls => facts("upstream-tls", 502, "Upstream TLS failure", false),
             Self::UpstreamTimeout => facts("upstream-timeout", 504, "Upstream timeout", true),
+            Self::CircuitOpen => facts("circuit-open", 503, "Circuit open", true),
             Self::UpstreamInvalid => facts("upstream-invalid", 502, "Upstream invalid", true),
             Self::ResponseTooLarge => facts("response-too-large", 502, "Response too large", false),
             Self::FilterNotJson => facts("filter-not-json", 422, "Response not filterable", false),

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::breaker::BreakerSettings;
 use crate::checks;
 use crate::hosts::{Origin, Scheme};
 use crate::path::PathOptions;
@@ -65,6 +66,9 @@ pub struct Target {
     /// What may be sent again after a failure.
     #[serde(default)]
     pub retry: RetryPolicy,
+    /// When it is left alone because it fails. Default never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerSettings>,
     /// Own marks for finding it again.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -289,6 +293,9 @@ impl Target {
         checks::header_names(&self.pass_headers, "/pass_headers", &mut problems);
         if let Some(header) = &self.retry.idempotency_header {
             checks::settable_header(header, "/retry/idempotency_header", &mut problems);
+        }
+        if let Some(breaker) = &self.breaker {
+            breaker.check("/breaker", &mut problems);
         }
         checks::labels(&self.labels, &mut problems);
         problems

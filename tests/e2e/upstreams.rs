@@ -312,3 +312,50 @@ fn what_is_needed_whole_is_bounded() {
     assert_eq!(proxy.send(&post).outcome(), (413, "request-too-large"));
     assert_eq!(upstream.seen().len(), sent, "nothing was sent");
 }
+
+#[test]
+fn a_target_that_fails_is_left_alone_and_tried_again() {
+    let gateway = Gateway::start();
+    let works = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let answering = works.clone();
+    let upstream = Upstream::start(move |_, connection| {
+        let status = match answering.load(std::sync::atomic::Ordering::Relaxed) {
+            true => "200 OK",
+            false => "503 Service Unavailable",
+        };
+        connection.send(json_answer(status, "{}"));
+        After::Keep
+    });
+    let breaker =
+        json!({"consecutive_failures": 3, "open_ms": 3_600_000, "open_max_ms": 3_600_000});
+    let proxy = gateway.proxy_with(&upstream.url(), json!({"breaker": breaker}), json!({}));
+    for _ in 0..3 {
+        let answer = proxy.get("/");
+        assert_eq!(answer.outcome(), (503, "proxy-access-granted"));
+    }
+    let answer = proxy.get("/");
+    assert_eq!(answer.outcome(), (503, "circuit-open"));
+    assert_eq!(answer.field("retry-after"), Some("3600"));
+    assert_eq!(upstream.seen().len(), 3, "it is left alone");
+
+    // New settings begin anew, so that who mends a target need not wait.
+    works.store(true, std::sync::atomic::Ordering::Relaxed);
+    let target = gateway.get(&format!("/proxies/{}", proxy.id))["target_id"].clone();
+    let path = format!("/targets/{}", target.as_str().expect("an id"));
+    let short = json!({"breaker": {"consecutive_failures": 1, "open_ms": 100}});
+    let changed = gateway.api("PATCH", &path, Some(&short));
+    assert_eq!(changed.status(), 200, "{}", changed.text());
+    assert_eq!(proxy.get("/").status(), 200);
+    works.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(proxy.get("/").outcome().1, "proxy-access-granted");
+    works.store(true, std::sync::atomic::Ordering::Relaxed);
+    let tried = crate::harness::wait_for("it is tried again", || {
+        Some(proxy.get("/").outcome().1.to_owned()).filter(|code| code != "circuit-open")
+    });
+    assert_eq!(tried, "proxy-access-granted");
+    assert_eq!(proxy.get("/").status(), 200);
+    let bad = json!({"breaker": {"failure_percent": 0, "open_ms": 5}});
+    let refused = gateway.api("PATCH", &path, Some(&bad));
+    assert_eq!(refused.status(), 422, "{}", refused.text());
+    assert!(refused.text().contains("/breaker/failure_percent"));
+}

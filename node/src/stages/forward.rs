@@ -61,6 +61,10 @@ async fn forward(
             "forward met no armed request",
         ));
     };
+    let admitted = match &proxy.target.breaker {
+        Some(breaker) => Some(breaker.admit()?),
+        None => None,
+    };
     let (method, path_and_query, mut headers) = armed.into_parts();
     telemetry::pass_on(&mut headers);
     let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
@@ -99,12 +103,18 @@ async fn forward(
     };
     match sent {
         Ok(mut answer) => {
+            if let Some(admitted) = admitted {
+                admitted.answered(answer.status);
+            }
             // Most small answers are there whole; one that is broken already never begins.
             let whole = answer.body.whole().await;
             answered(exchange, metrics, answer, whole)
         }
         Err(SendError::Gate(end)) => Err(end),
         Err(SendError::Failed(failure)) => {
+            if let Some(admitted) = admitted {
+                admitted.failed(&failure);
+            }
             exchange.notes.attempts = failure.attempts;
             Err(failed(exchange, &proxy, &failure))
         }

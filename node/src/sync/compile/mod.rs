@@ -22,6 +22,7 @@ use proto::store::follow::{OrgState, World};
 use proto::target::{BaseUrl, Target, Timeouts};
 
 use super::guard::Guard;
+use crate::breakers::Breakers;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::{Limits, MeterKey, MeterSet};
 use crate::snapshot::{CompiledProxy, CompiledTarget, Snapshot, TargetCredential};
@@ -39,6 +40,7 @@ pub struct Compiler {
     /// The organisation whose aliases need no slug.
     pub default_org: String,
     tls: TlsCache,
+    breakers: Breakers,
     before: HashMap<OrgId, Compiled>,
 }
 
@@ -72,6 +74,7 @@ impl Compiler {
             guard,
             default_org,
             tls,
+            breakers: Breakers::default(),
             before: HashMap::new(),
         }
     }
@@ -102,6 +105,7 @@ impl Compiler {
             compiled.insert(*org, now);
         }
         self.before = compiled;
+        self.breakers.tidy();
         let snapshot = Snapshot::new(names, self.keyring.digest_key.clone());
         Outcome { snapshot, faults }
     }
@@ -265,6 +269,7 @@ impl OrgCompiler<'_> {
                 .idempotency_header
                 .as_ref()
                 .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
+            breaker: self.compiler.breakers.of(id, target),
         });
         self.targets.insert(id, compiled.clone());
         Ok(compiled)
