@@ -85,7 +85,7 @@ impl DataPlane {
             limits,
             settling,
             applied,
-            batches,
+            batches: batches.logged(settings.log.requests),
         })
     }
 

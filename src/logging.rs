@@ -8,6 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+use crate::one_line::OneLine;
 use crate::settings::{LogFormat, LogSettings};
 
 /// The variable of the OpenTelemetry specification that switches the export on.
@@ -29,16 +30,20 @@ pub fn install(
     settings: &LogSettings,
     runtime: &tokio::runtime::Runtime,
 ) -> anyhow::Result<Telemetry> {
-    let filter = EnvFilter::try_new(&settings.filter).context("log.filter")?;
+    let mut filter = EnvFilter::try_new(&settings.filter).context("log.filter")?;
+    if settings.requests {
+        let all = format!("{}=info", node::records::lines::TARGET);
+        filter = filter.add_directive(all.parse().context("log.requests")?);
+    }
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
         LogFormat::Text => tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(OneLine(std::io::stderr))
             .with_ansi(false)
             .with_filter(only_events(filter))
             .boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer()
             .json()
-            .with_writer(std::io::stderr)
+            .with_writer(OneLine(std::io::stderr))
             .with_filter(only_events(filter))
             .boxed(),
     };

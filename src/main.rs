@@ -15,6 +15,7 @@ mod hosts_file;
 mod keyrings;
 mod link_tls;
 mod logging;
+mod one_line;
 mod private_file;
 mod ready;
 mod roles;

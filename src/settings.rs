@@ -217,6 +217,8 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// What is logged, as in `info,node=debug`.
     pub filter: String,
+    /// Log a line for each request, whatever `filter` says.
+    pub requests: bool,
 }
 
 /// The form of log lines.
@@ -235,6 +237,7 @@ impl Default for LogSettings {
         Self {
             format: LogFormat::Text,
             filter: "info".into(),
+            requests: false,
         }
     }
 }

@@ -162,3 +162,29 @@ fn probes_and_metrics_have_a_listener_of_the_operators() {
     let (status, _) = gateway.stop();
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn a_line_for_each_request_is_logged_where_it_is_asked_for() {
+    let upstream = Upstream::json("{}");
+    let silent = Gateway::start();
+    let gateway = Gateway::configured("[log]\nrequests = true\nformat = \"json\"");
+    let proxy = gateway.proxy(&upstream.url());
+    assert_eq!(proxy.get("/a?key=hidden").status(), 200);
+    assert_eq!(silent.proxy(&upstream.url()).get("/b").status(), 200);
+    let line = crate::harness::wait_for("the line", || {
+        let log = gateway.log();
+        let found = log.lines().find(|line| line.contains("GET /a"))?;
+        Some(found.to_owned())
+    });
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+    assert_eq!(line["fields"]["proxy_id"], json!(proxy.id));
+    assert_eq!(line["fields"]["upstream_status"], json!(200));
+    let message = line["fields"]["message"].as_str().expect("a text");
+    assert!(
+        message.starts_with("GET /a 200 proxy-access-granted "),
+        "{message}"
+    );
+    let (_, folder) = silent.stop();
+    let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
+    assert!(!log.contains("GET /b"), "{log}");
+}

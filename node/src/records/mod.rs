@@ -4,6 +4,7 @@
 //! another thread for many requests. The queue is bounded; what finds no room is dropped and
 //! counted, and never slows a request.
 
+pub mod lines;
 mod link;
 pub mod reduce;
 pub mod ship;
@@ -151,6 +152,8 @@ pub struct RecordBatches {
     queued: Arc<Queued>,
     /// What the last batch had no room for.
     rest: Batch,
+    /// Whether each record is logged as well.
+    logged: bool,
 }
 
 /// A queue of records between the workers and whoever ships them.
@@ -165,11 +168,18 @@ pub fn queue() -> (RecordSender, RecordBatches) {
         queue: receiver,
         queued,
         rest: Batch::new(),
+        logged: false,
     };
     (sender, batches)
 }
 
 impl RecordBatches {
+    /// Logs a line for each record that is given out.
+    #[must_use]
+    pub fn logged(self, logged: bool) -> Self {
+        Self { logged, ..self }
+    }
+
     /// The next batch, with what other workers have ready; `None` when every sender is gone and
     /// nothing is left.
     pub async fn next(&mut self) -> Option<Batch> {
@@ -193,6 +203,9 @@ impl RecordBatches {
         self.rest = batch.split_off(count);
         self.queued.records.fetch_sub(batch.len(), Relaxed);
         self.queued.bytes.fetch_sub(weight_of(&batch), Relaxed);
+        if self.logged {
+            batch.iter().for_each(|record| lines::log(record));
+        }
         Some(batch)
     }
 

@@ -1,0 +1,68 @@
+//! One event, one line: what a caller or a target has sent cannot begin a line of its own in the
+//! log, nor steer the terminal of whoever reads it.
+
+use std::io::{self, Write};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Writes each event with its control characters escaped, but for the end of the line.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLine<W>(pub W);
+
+/// One event's writer.
+#[derive(Debug)]
+pub struct Line<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
+    type Writer = Line<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for Line<W> {
+    // The subscriber hands over a whole event at a time.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        let text = String::from_utf8_lossy(line);
+        if text.chars().any(char::is_control) {
+            let mut escaped = String::with_capacity(text.len() + 16);
+            for character in text.chars() {
+                match character.is_control() {
+                    true => escaped.extend(character.escape_default()),
+                    false => escaped.push(character),
+                }
+            }
+            escaped.push('\n');
+            self.0.write_all(escaped.as_bytes())?;
+        } else {
+            self.0.write_all(event)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(event: &str) -> String {
+        let mut line = Line(Vec::new());
+        line.write_all(event.as_bytes()).unwrap();
+        String::from_utf8(line.0).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_holds() {
+        assert_eq!(written("INFO a: ü\n"), "INFO a: ü\n");
+        assert_eq!(
+            written("INFO GET /\n2026 ERROR forged\r\u{1b}[2J\u{9b}x\n"),
+            "INFO GET /\\n2026 ERROR forged\\r\\u{1b}[2J\\u{9b}x\n"
+        );
+    }
+}
