@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::client::add::AddArgs;
+use crate::client::test::TestArgs;
+use crate::client::unmatched::UnmatchedArgs;
+
 /// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
 #[derive(Debug, Parser)]
 #[command(name = "requestrocket", version, propagate_version = true)]
@@ -39,10 +43,14 @@ pub enum Command {
     Export(ExportArgs),
     /// Say what would become of a request, or of a proxy's last ones, and why; nothing is sent.
     Explain(ExplainArgs),
+    /// Send a request through a proxy, as a caller would, and say what became of it.
+    Test(TestArgs),
     /// List who changed what, when and from where, newest first.
     Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
     Nodes(NodesArgs),
+    /// List attempts that matched no proxy, newest first, with the name that was probably meant.
+    Unmatched(UnmatchedArgs),
     /// List the versions of an organisation's configuration, newest first.
     Versions(VersionsArgs),
     /// Show what a version changed.
@@ -167,50 +175,6 @@ pub struct ControlArgs {
     /// Organisation, by slug or id.
     #[arg(long, env = "REQUESTROCKET_ORG", default_value = "default")]
     pub org: String,
-}
-
-/// Arguments of `add`.
-#[derive(Debug, Args)]
-pub struct AddArgs {
-    /// Base URL of the API, such as https://api.openai.com.
-    pub base_url: String,
-    /// How the API is authenticated to.
-    #[arg(long, value_enum, default_value_t)]
-    pub auth: AddAuth,
-    /// Header for `--auth api-key`.
-    #[arg(long)]
-    pub header: Option<String>,
-    /// Read the API's secret (key, token, or user:password) from standard input.
-    #[arg(long, conflicts_with = "secret_file")]
-    pub secret_stdin: bool,
-    /// Read the API's secret from a file.
-    #[arg(long)]
-    pub secret_file: Option<PathBuf>,
-    /// Short name for the proxy's URL.
-    #[arg(long)]
-    pub alias: Option<String>,
-    /// Allow only this: method and path, as in 'POST /v1/chat/completions'; a path that ends in *
-    /// stands for all that begins so. Repeatable.
-    #[arg(long, value_name = "METHOD PATH")]
-    pub allow: Vec<String>,
-    /// Allow only GET and HEAD.
-    #[arg(long, conflicts_with = "allow")]
-    pub read_only: bool,
-    /// Rate limit, as in 60/min or 10000/day. Repeatable.
-    #[arg(long, value_name = "N/WINDOW")]
-    pub limit: Vec<String>,
-    /// Allow a plain http:// URL.
-    #[arg(long)]
-    pub allow_http: bool,
-    /// A network that is not public in which the API may lie. Repeatable.
-    #[arg(long, value_name = "CIDR")]
-    pub allow_network: Vec<String>,
-    /// How to say what was made.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
-    /// Where the control plane is.
-    #[command(flatten)]
-    pub control: ControlArgs,
 }
 
 /// Arguments of `apply`.
@@ -364,20 +328,6 @@ pub struct RollbackArgs {
     /// Where the control plane is.
     #[command(flatten)]
     pub control: ControlArgs,
-}
-
-/// How a target is authenticated to, for `add`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum AddAuth {
-    /// `Authorization: Bearer …`.
-    #[default]
-    Bearer,
-    /// A key in a header (`--header`, default `x-api-key`).
-    ApiKey,
-    /// `Authorization: Basic …`; the secret is `user:password`.
-    Basic,
-    /// Nothing.
-    None,
 }
 
 /// The commands about settings.

@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use proto::health::Health;
 use proto::id::OrgId;
 use proto::org::DEFAULT;
-use proto::policy::Policy;
 use proto::seal::PublicKeyring;
 use proto::store::Store;
 use proto::store::follow::{Follower, World};
@@ -21,6 +20,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::bootstrap::{self, AdminToken};
+use crate::permissions;
 use crate::settings::Settings;
 
 /// Longest wait for the store and the first configuration at a start.
@@ -58,7 +58,7 @@ impl Configuration {
             store: store.clone(),
             public: keys.public,
             digest_key: keys.digest_key,
-            policy: policy(settings),
+            policy: permissions::policy(settings),
             epoch: Epoch {
                 counter: 1,
                 region: settings.region.clone(),
@@ -100,14 +100,6 @@ impl Configuration {
             .await
             .context("the newest configuration did not appear in time")??;
         Ok(())
-    }
-}
-
-/// What tenants may ask for at all.
-pub fn policy(settings: &Settings) -> Policy {
-    Policy {
-        allow_http: settings.policy.allow_http,
-        allow_insecure_tls: settings.policy.allow_insecure_tls,
     }
 }
 

@@ -9,9 +9,11 @@ use node::limits::{self, Limits, Opener, SystemClock};
 use node::metrics::Metrics;
 use node::records::RecordBatches;
 use node::stages::record::Origin;
-use node::sync::compile::Compiler;
+use node::sync::compile::{Compiler, CompilerParts};
 use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
+use node::sync::test_requests;
+use node::test_run::TestQueue;
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
 use proto::seal::Keyring;
@@ -23,6 +25,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::hosts_file;
+use crate::permissions;
 use crate::serve::CannotStart;
 use crate::settings::{Settings, StoreKind};
 
@@ -68,9 +71,16 @@ impl DataPlane {
         let guard = Guard::new(&settings.dial_guard, own)
             .map_err(|error| CannotStart(error.to_string()))?;
         let default_org = settings.gateway.default_org.clone();
-        let mut compiler = Compiler::new(keyring, limits.clone(), guard, default_org);
+        let mut compiler = Compiler::new(CompilerParts {
+            keyring,
+            limits: limits.clone(),
+            guard,
+            policy: permissions::policy(settings),
+            default_org,
+        });
         let world = worlds.borrow_and_update().clone();
         let first = compiler.compile(&world);
+        node::sync::report(&first.faults);
         shared.snapshot.store(Arc::new(first.snapshot));
         let (sender, applied) = watch::channel(world);
         let snapshot = shared.snapshot.clone();
@@ -96,6 +106,13 @@ impl DataPlane {
                 Box::new(move |nodes| limits.set_nodes(nodes))
             },
         };
+        let tests = test_requests::run(
+            self.applied.clone(),
+            store.clone(),
+            self.shared.tests.clone(),
+            self.shared.origin.clone(),
+        );
+        background.spawn(tests);
         let (stop, stopping) = oneshot::channel();
         let running = background.spawn(membership::run(membership, store, stopping));
         Joined { stop, running }
@@ -184,6 +201,7 @@ fn shared(
             node: node.into(),
             region: settings.region.as_str().into(),
         }),
+        tests: TestQueue::default(),
     })
 }
 

@@ -12,6 +12,7 @@ mod hosts_file;
 mod keyrings;
 mod link_tls;
 mod logging;
+mod permissions;
 mod private_file;
 mod ready;
 mod roles;
@@ -47,9 +48,11 @@ fn main() -> ExitCode {
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
+        Command::Unmatched(args) => on_system(client::unmatched::list(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),
+        Command::Test(args) => on_system(client::test::run(&args)),
         Command::Audit(args) => on_system(client::audit::list(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),

@@ -33,6 +33,10 @@ pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
     let mut base = Settings::default();
     base.gateway.explain_unauthorized = true;
     base.policy.allow_http = true;
+    base.egress.tls_exceptions = ["localhost", "127.0.0.1", "[::1]"]
+        .iter()
+        .filter_map(|host| host.parse().ok())
+        .collect();
     base.log.filter = "warn".into();
     base.dial_guard.permit = ["127.0.0.0/8", "::1/128"]
         .iter()

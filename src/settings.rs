@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use node::config::{DialGuardSettings, GatewaySettings};
 use serde::{Deserialize, Serialize};
 
+use crate::permissions::{EgressSettings, PolicySettings};
+
 /// Every key with its default, unit and meaning.
 pub const REFERENCE: &str = include_str!("reference.toml");
 
@@ -38,6 +40,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// Which addresses that are not public tenants may ask for.
     pub dial_guard: DialGuardSettings,
+    /// How targets are reached.
+    pub egress: EgressSettings,
     /// What tenants may ask for at all.
     pub policy: PolicySettings,
     /// Records of requests.
@@ -177,16 +181,6 @@ impl Default for LimitSettings {
     }
 }
 
-/// What tenants may ask for at all.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PolicySettings {
-    /// Targets may be plain HTTP.
-    pub allow_http: bool,
-    /// Targets may switch certificate verification off.
-    pub allow_insecure_tls: bool,
-}
-
 /// Records of requests.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -250,6 +244,7 @@ impl Default for Settings {
             link: LinkSettings::default(),
             limits: LimitSettings::default(),
             dial_guard: DialGuardSettings::default(),
+            egress: EgressSettings::default(),
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),
             log: LogSettings::default(),
@@ -432,6 +427,11 @@ mod tests {
                 "[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"",
                 None,
                 "orgs",
+            ),
+            (
+                "[egress]\ntls_exceptions = [\"https://a.example\"]",
+                None,
+                "`https://a.example` is not a host",
             ),
         ] {
             let environment: Vec<_> = environment.iter().map(|name| (*name, "1")).collect();

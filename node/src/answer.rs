@@ -3,6 +3,7 @@
 //! The only place that turns outcomes into responses. Also the edge where `http` 1.x types (ours,
 //! hyper's) become those of actix-web.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proto::outcome::{Code, EarlyEnd};
+use proto::record::Record;
 
 use crate::flow::{Exchange, Outbound};
 use crate::outbound::EventBody;
@@ -158,7 +160,53 @@ fn message(detail: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
+/// A reply that was read to its end, or as far as wanted.
+pub struct Collected {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub headers: HeaderMap,
+    /// The first of its body.
+    pub body: Vec<u8>,
+    /// Whether that is all of it.
+    pub whole: bool,
+    /// What the request's record will say, but for what its end adds.
+    pub record: Option<Record>,
+}
+
 impl Reply {
+    /// Reads the body as its caller would, and keeps the first `bytes_max` of it. A body that
+    /// does not end before `deadline` is left there.
+    pub async fn collect(self, bytes_max: usize, deadline: tokio::time::Instant) -> Collected {
+        let Self {
+            status,
+            headers,
+            mut body,
+        } = self;
+        let record = body.closing.as_ref().and_then(|closing| closing.record());
+        let record = record.cloned();
+        let (mut kept, mut whole) = (Vec::new(), true);
+        let reading = async {
+            while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_next(cx)).await {
+                let Ok(bytes) = piece else {
+                    whole = false;
+                    return;
+                };
+                let room = bytes_max.saturating_sub(kept.len()).min(bytes.len());
+                kept.extend_from_slice(&bytes[..room]);
+                whole &= room == bytes.len();
+            }
+        };
+        let in_time = tokio::time::timeout_at(deadline, reading).await.is_ok();
+        Collected {
+            status,
+            headers,
+            body: kept,
+            whole: whole && in_time,
+            record,
+        }
+    }
+
     /// The same as a response of actix-web.
     pub fn into_response(self) -> HttpResponse<ReplyBody> {
         let status = old_http::StatusCode::from_u16(self.status.as_u16())

@@ -51,6 +51,8 @@ pub struct Exchange {
     pub body: Inbound,
     /// *Received*: the proxy; none for an unknown one, which `authenticate` answers.
     pub proxy: Option<Arc<CompiledProxy>>,
+    /// The proxy credential that a test request is taken to hold; no caller's request has one.
+    pub assumed: Option<CredentialId>,
     /// *Identified*: who calls.
     pub caller: Option<Caller>,
     /// *Admitted*: tokens drawn and not yet sent.

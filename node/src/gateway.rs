@@ -49,6 +49,6 @@ fn listener_settings(settings: &GatewaySettings) -> ListenerSettings {
 
 /// The cell in which the configuration in force is kept, empty at first.
 pub fn empty_snapshot(key: proto::seal::DigestKey) -> Arc<ArcSwap<crate::snapshot::Snapshot>> {
-    let snapshot = crate::snapshot::Snapshot::new(Default::default(), key);
+    let snapshot = crate::snapshot::Snapshot::new(Default::default(), Default::default(), key);
     Arc::new(ArcSwap::from_pointee(snapshot))
 }

@@ -3,7 +3,7 @@
 //! In reading order: `listener` (bytes in), `worker` (wiring), `actor` and `flow` (how a request
 //! moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`, `credentials`,
 //! `limits`, `upstream`, `inbound`; what feeds them: `sync` and `snapshot`; what they feed:
-//! `records`, `metrics`, `telemetry`.
+//! `records`, `metrics`, `telemetry`; who calls besides callers: `test_run`.
 
 pub mod actor;
 pub mod admin;
@@ -26,5 +26,6 @@ pub mod snapshot;
 pub mod stages;
 pub mod sync;
 pub mod telemetry;
+pub mod test_run;
 pub mod upstream;
 pub mod worker;

@@ -35,6 +35,7 @@ struct Shared {
     records_dropped: AtomicU64,
     records_spooled: AtomicU64,
     secrets_refused: AtomicU64,
+    unmatched_dropped: AtomicU64,
     listener_refused: [AtomicU64; Code::ALL.len()],
     server: Histogram,
     client: Histogram,
@@ -127,6 +128,11 @@ impl Metrics {
         self.shared.secrets_refused.fetch_add(1, Relaxed);
     }
 
+    /// An attempt that matches no proxy was not kept: there were too many.
+    pub fn unmatched_dropped(&self) {
+        self.shared.unmatched_dropped.fetch_add(1, Relaxed);
+    }
+
     /// The listener refused a connection, or what came on one, before it was a request.
     pub fn listener_refused(&self, code: Code) {
         if let Some(at) = Code::ALL.iter().position(|known| *known == code) {
@@ -194,7 +200,7 @@ impl Metrics {
 }
 
 impl Shared {
-    fn plain(&self) -> [Plain<'_>; 3] {
+    fn plain(&self) -> [Plain<'_>; 4] {
         [
             (
                 "requestrocket_upstream_replays_total",
@@ -210,6 +216,11 @@ impl Shared {
                 "requestrocket_secrets_refused_total",
                 "Secrets not sent because the destination is outside the credential's hosts.",
                 &self.secrets_refused,
+            ),
+            (
+                "requestrocket_unmatched_dropped_total",
+                "Attempts that match no proxy and were not kept: there were too many.",
+                &self.unmatched_dropped,
             ),
         ]
     }

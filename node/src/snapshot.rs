@@ -15,7 +15,9 @@ use proto::filter::FilterSet;
 use proto::hosts::HostPattern;
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::path::PathOptions;
-use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, RecordPolicy, RewriteUrls};
+use proto::proxy::{
+    ErrorBodies, ForeignUrls, FormerAlias, OnClientAbort, RecordPolicy, RewriteUrls,
+};
 use proto::rule::RuleSet;
 use proto::seal::DigestKey;
 use proto::target::BaseUrl;
@@ -31,21 +33,34 @@ use crate::upstream::Destination;
 pub struct Snapshot {
     /// By id, by `{slug}.{alias}`, and by bare alias for the default organisation.
     proxies: HashMap<Box<str>, Arc<CompiledProxy>>,
+    former: FormerNames,
     digest_key: DigestKey,
 }
 
+/// Names that proxies had before, and until when they answer to them.
+pub type FormerNames = HashMap<Box<str>, (Arc<CompiledProxy>, Timestamp)>;
+
 impl Snapshot {
     /// A snapshot of these proxies, under every name that each answers to.
-    pub fn new(proxies: HashMap<Box<str>, Arc<CompiledProxy>>, digest_key: DigestKey) -> Self {
+    pub fn new(
+        proxies: HashMap<Box<str>, Arc<CompiledProxy>>,
+        former: FormerNames,
+        digest_key: DigestKey,
+    ) -> Self {
         Self {
             proxies,
+            former,
             digest_key,
         }
     }
 
     /// The proxy behind `/api/{key}`.
-    pub fn find(&self, key: &str) -> Option<Arc<CompiledProxy>> {
-        self.proxies.get(key).cloned()
+    pub fn find(&self, key: &str, now: Timestamp) -> Option<Arc<CompiledProxy>> {
+        let of_old = || {
+            let (proxy, until) = self.former.get(key)?;
+            (now < *until).then_some(proxy)
+        };
+        self.proxies.get(key).or_else(of_old).cloned()
     }
 
     /// The key under which secrets are digested.
@@ -69,6 +84,8 @@ pub struct CompiledProxy {
     pub org: OrgId,
     /// Its short name.
     pub alias: Option<Box<str>>,
+    /// Short names that it had before.
+    pub former_aliases: Vec<FormerAlias>,
     /// The version of the organisation's configuration that this was compiled from.
     pub version: u64,
     /// Whether it is switched on.
@@ -200,6 +217,8 @@ pub struct CompiledTarget {
     pub base: BaseUrl,
     /// How paths are read.
     pub path: PathOptions,
+    /// Whether the operator's settings do not let it be called.
+    pub forbidden: bool,
     /// Rules of its scope.
     pub rules: Arc<RuleSet>,
     /// The header by which it recognises a repeated request.

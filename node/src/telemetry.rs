@@ -1,8 +1,8 @@
 //! Trace context of a request: taken from the caller, shown as spans, passed on to the target.
 //!
 //! Spans are `tracing` spans; where an OTLP exporter is installed they become a trace of
-//! OpenTelemetry. `traceparent` (W3C Trace Context) is passed on; `tracestate` and `baggage` carry
-//! internal data and are not.
+//! OpenTelemetry. What the target learns of it is the target's `propagate_trace`: by default
+//! `traceparent` (W3C Trace Context); `tracestate` and `baggage` carry internal data.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::propagation::{Extractor, Injector};

@@ -13,6 +13,7 @@ use crate::actor::{Chain, ChainBuilder};
 use crate::config::GatewaySettings;
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
+use crate::records::unmatched::Allowance;
 use crate::records::{RecordBuffer, RecordSender};
 use crate::request::Request;
 use crate::snapshot::Snapshot;
@@ -26,6 +27,7 @@ use crate::stages::prepare::Prepare;
 use crate::stages::receive::Receive;
 use crate::stages::record::{Origin, Recorder};
 use crate::stages::respond::Respond;
+use crate::test_run::{self, TestQueue};
 use crate::upstream::{Upstream, UpstreamSettings};
 
 /// What every worker of a node shares.
@@ -43,6 +45,8 @@ pub struct Shared {
     pub records: RecordSender,
     /// What this node's records say.
     pub origin: Arc<Origin>,
+    /// Test requests for whichever worker is free.
+    pub tests: TestQueue,
 }
 
 /// One worker thread.
@@ -65,7 +69,9 @@ impl Worker {
             chain: RefCell::new(None),
         };
         worker.chain.replace(worker.build().map(Rc::new));
-        Rc::new(worker)
+        let worker = Rc::new(worker);
+        actix_rt::spawn(test_run::serve(Rc::downgrade(&worker)));
+        worker
     }
 
     /// The pipeline, from its end to its beginning.
@@ -82,6 +88,7 @@ impl Worker {
                 records: self.records.clone(),
                 metrics: metrics.clone(),
                 origin: origin.clone(),
+                unmatched: Allowance::new(std::time::Instant::now()),
             })
             .before(Filter)
             .before(Forward {
@@ -97,6 +104,7 @@ impl Worker {
             .before(Authenticate {
                 explain: settings.explain_unauthorized,
                 allowed_hosts: settings.allowed_hosts.clone(),
+                basic_challenge: settings.basic_challenge,
             })
             .before(Receive)
             .build()
@@ -107,6 +115,16 @@ impl Worker {
         self.shared
             .metrics
             .enter(self.shared.settings.requests_in_flight_max)
+    }
+
+    /// Where test requests come from.
+    pub fn tests(&self) -> &TestQueue {
+        &self.shared.tests
+    }
+
+    /// The name of this node.
+    pub fn node(&self) -> &str {
+        &self.shared.origin.node
     }
 
     /// The counters.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::id::{CredentialId, NodeId, OrgId};
+use crate::id::{CredentialId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
 
 /// Everything that a node watches: heads, deltas, retired facts, the beat.
@@ -19,6 +19,8 @@ pub const HEADS: &str = "live/head/";
 pub const DELTAS: &str = "live/delta/";
 /// All retired facts.
 pub const RETIRED: &str = "live/retired/";
+/// All test requests that wait for a node.
+pub const TESTS: &str = "live/test/";
 /// Written by control every few seconds; a watch that does not show it is dead.
 pub const BEAT: &str = "live/beat";
 
@@ -31,6 +33,8 @@ pub enum Live {
     Delta(OrgId),
     /// Which secrets of a credential are over.
     Retired(OrgId, CredentialId),
+    /// A test request.
+    Test(RequestId),
     /// The beat of control.
     Beat,
 }
@@ -46,6 +50,9 @@ impl Live {
         }
         if let Some(org) = key.strip_prefix(DELTAS) {
             return org.parse().ok().map(Self::Delta);
+        }
+        if let Some(id) = key.strip_prefix(TESTS) {
+            return id.parse().ok().map(Self::Test);
         }
         let (org, credential) = key.strip_prefix(RETIRED)?.split_once('/')?;
         Some(Self::Retired(org.parse().ok()?, credential.parse().ok()?))
@@ -145,6 +152,26 @@ pub fn token(org: OrgId, meter: &str, digest: &str) -> String {
     format!("tokens/{org}/{meter}/{digest}")
 }
 
+/// A test request, under its lease.
+pub fn test(id: RequestId) -> String {
+    format!("{TESTS}{id}")
+}
+
+/// What becomes of a test request, under its lease.
+pub fn test_results(id: RequestId) -> String {
+    format!("tests/{id}/")
+}
+
+/// The node that sends a test request.
+pub fn test_taken(id: RequestId) -> String {
+    format!("tests/{id}/taken")
+}
+
+/// The outcome of a test request.
+pub fn test_outcome(id: RequestId) -> String {
+    format!("tests/{id}/outcome")
+}
+
 /// All nodes.
 pub const NODES: &str = "nodes/";
 
@@ -172,6 +199,10 @@ mod tests {
         let (org, credential) = (OrgId::from_bits(1), CredentialId::from_bits(2));
         for (key, expected) in [
             (head(org), Some(Live::Head(org))),
+            (
+                test(RequestId::from_bits(3)),
+                Some(Live::Test(RequestId::from_bits(3))),
+            ),
             (delta(org), Some(Live::Delta(org))),
             (
                 retired(org, credential),

@@ -2,7 +2,8 @@
 //! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
 //! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
 //! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
-//! `store`), and what is told of each request (`record`, `wire`).
+//! `store`), what nodes are asked to try (`test_request`), and what is told of each request
+//! (`record`, `wire`).
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
@@ -34,6 +35,7 @@ pub mod rule;
 pub mod seal;
 pub mod store;
 pub mod target;
+pub mod test_request;
 pub mod tree;
 pub mod version;
 pub mod wire;

@@ -5,6 +5,8 @@ pub mod audit;
 pub mod configuration;
 pub mod explain;
 pub mod nodes;
+pub mod test;
+pub mod unmatched;
 pub mod versions;
 
 use std::sync::Arc;
@@ -57,7 +59,7 @@ impl Api {
         })
     }
 
-    /// Creates something and gives the answer.
+    /// Posts a document and gives the answer.
     ///
     /// # Errors
     /// The control plane cannot be reached, or says what is wrong.
@@ -127,28 +129,9 @@ impl Api {
         let value: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{path} answered {} without JSON", answer.status()))?;
         if !answer.status().is_success() {
-            bail!("{}", problem(&value));
+            bail!(Refused::new(value));
         }
         Ok(value)
-    }
-
-    /// Deletes something.
-    ///
-    /// # Errors
-    /// As for [`Api::create`].
-    pub async fn delete(&self, path: &str) -> anyhow::Result<()> {
-        let url = format!("{}{path}", self.base);
-        let answer = self
-            .client
-            .delete(&url)
-            .bearer_auth(&self.token)
-            .send()
-            .await
-            .map_err(|error| anyhow::anyhow!("{error}"))?;
-        if !answer.status().is_success() {
-            bail!("{url} answered {}", answer.status());
-        }
-        Ok(())
     }
 }
 
@@ -159,28 +142,53 @@ fn system_trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
     Ok(Arc::new(config.context("the system's certificates")?))
 }
 
-/// A problem document (RFC 9457) as lines for a person.
-fn problem(document: &Value) -> String {
-    let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
-    let errors = document["errors"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let line = |error: &Value| {
-        let pointer = error["pointer"]
-            .as_str()
-            .filter(|pointer| !pointer.is_empty());
-        let detail = error["detail"].as_str().unwrap_or_default();
-        match pointer {
-            Some(pointer) => format!("\n  {pointer} {detail}"),
-            None => format!("\n  the document {detail}"),
+/// What a control plane has against a request: a problem document (RFC 9457), told a person in
+/// lines.
+#[derive(Debug)]
+pub struct Refused {
+    title: String,
+    detail: String,
+    /// Places in the document and what is wrong there.
+    errors: Vec<(String, String)>,
+}
+
+impl Refused {
+    fn new(document: Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let errors = document["errors"].as_array().into_iter().flatten();
+        Self {
+            title: text(&document["title"]),
+            detail: text(&document["detail"]),
+            errors: errors
+                .map(|error| (text(&error["pointer"]), text(&error["detail"])))
+                .collect(),
         }
-    };
-    match errors {
-        [] => format!("{}: {}", text("title"), text("detail")),
-        errors => text("title") + &errors.iter().map(line).collect::<String>(),
+    }
+
+    /// The place of each fault, to be put into better words.
+    pub fn places(&mut self) -> impl Iterator<Item = (String, &mut String)> {
+        let errors = self.errors.iter_mut();
+        errors.map(|(place, _)| (place.clone(), place))
     }
 }
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.errors.is_empty() {
+            return write!(f, "{}: {}", self.title, self.detail);
+        }
+        f.write_str(&self.title)?;
+        for (place, detail) in &self.errors {
+            match place.as_str() {
+                "" => write!(f, "\n  the document {detail}")?,
+                place => write!(f, "\n  {place} {detail}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Refused {}
 
 #[cfg(test)]
 mod tests {
@@ -190,13 +198,14 @@ mod tests {
 
     #[test]
     fn each_fault_of_a_problem_is_told_once_with_its_place() {
+        let problem = |document: Value| Refused::new(document).to_string();
         let one = json!({"title": "The document breaks rules", "detail": "/a is missing",
                          "errors": [{"pointer": "/a", "detail": "is missing"}]});
-        assert_eq!(problem(&one), "The document breaks rules\n  /a is missing");
+        assert_eq!(problem(one), "The document breaks rules\n  /a is missing");
         let whole = json!({"title": "T", "detail": "d",
                            "errors": [{"pointer": "", "detail": "must be object"}]});
-        assert_eq!(problem(&whole), "T\n  the document must be object");
+        assert_eq!(problem(whole), "T\n  the document must be object");
         let none = json!({"title": "Not found", "detail": "no such object"});
-        assert_eq!(problem(&none), "Not found: no such object");
+        assert_eq!(problem(none), "Not found: no such object");
     }
 }

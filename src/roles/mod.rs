@@ -17,7 +17,8 @@ use proto::health::Health;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::configuration::{self, Configuration};
+use crate::configuration::Configuration;
+use crate::permissions;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
 
@@ -75,7 +76,7 @@ fn api(
         publisher: configuration.publisher.clone(),
         world,
         digest_key: configuration.publisher.digest_key().clone(),
-        policy: configuration::policy(settings),
+        policy: permissions::policy(settings),
         records,
         metrics,
         counters,

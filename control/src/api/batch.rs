@@ -25,7 +25,7 @@ use super::secret::{Absent, Secret};
 use super::targets::Targets;
 use super::versions::{changes, outcome};
 use super::write;
-use crate::publish::PublishError;
+use crate::publish::{PublishError, Published};
 use crate::route::Parameter;
 
 /// Most faults that are listed.
@@ -187,6 +187,15 @@ impl Plan {
         };
         self.generated.iter().map(one).collect()
     }
+
+    /// Adds the secret that was generated for a credential to what is shown of it.
+    pub fn show_once(&self, shown: &mut Value) {
+        for generated in &self.generated {
+            if shown["id"] == json!(generated.id) {
+                shown["secret"][generated.field] = json!(generated.secret.as_str());
+            }
+        }
+    }
 }
 
 enum Failed {
@@ -219,6 +228,24 @@ pub async fn carry_out(
         let n = current.head.n;
         return Ok(Answer::json(changes(&call.view(), n, n, &differences)));
     }
+    let (published, plan, before) = publish(call, plan).await?;
+    let mut answer = outcome(call, &published, &before).await?;
+    // Of a remembered write, other keys were generated and are in force.
+    if !published.replayed {
+        answer["generated"] = plan.shown_once().into();
+    }
+    Ok(Answer::json(answer).version(call.org_id(), published.n))
+}
+
+/// Publishes what `plan` makes of the newest version: what was published, the plan that it was made
+/// by, and the version before.
+///
+/// # Errors
+/// As for [`carry_out`].
+pub async fn publish(
+    call: &OrgCall,
+    plan: impl Fn(&OrgConfig) -> Plan,
+) -> Result<(Published, Plan, Arc<OrgConfig>), Refusal> {
     let publisher = &call.control.publisher;
     let (mut last, mut before) = (Plan::default(), None);
     let make = |current: &Arc<OrgConfig>| {
@@ -230,12 +257,7 @@ pub async fn carry_out(
     let published = published.map_err(|failed| refusal(&last, failed))?;
     call.control.see_version(call.org_id(), published.n).await;
     let before = before.unwrap_or_else(|| Arc::clone(&published.config));
-    let mut answer = outcome(call, &published, &before).await?;
-    // Of a remembered write, other keys were generated and are in force.
-    if !published.replayed {
-        answer["generated"] = last.shown_once().into();
-    }
-    Ok(Answer::json(answer).version(call.org_id(), published.n))
+    Ok((published, last, before))
 }
 
 /// The newest version, and the draft of what `plan` makes of it; nothing is published.

@@ -57,6 +57,8 @@ pub enum Code {
     VersionNotHere,
     /// More is asked of this process than it can do now.
     Overloaded,
+    /// No node took what only a node can do, or none was done in time.
+    NoNode,
 }
 
 impl Code {
@@ -84,6 +86,7 @@ impl Code {
         Self::OutcomeUnknown,
         Self::VersionNotHere,
         Self::Overloaded,
+        Self::NoNode,
     ];
 
     /// The code as it stands in answers, its status, and its title.
@@ -138,6 +141,7 @@ impl Code {
             ),
             Self::VersionNotHere => ("version-not-here", 503, "The version has not arrived here"),
             Self::Overloaded => ("overloaded", 503, "Too much is asked at once"),
+            Self::NoNode => ("no-node", 504, "No node has answered"),
         }
     }
 

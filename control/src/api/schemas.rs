@@ -37,14 +37,17 @@ pub fn add(schemas: &mut Schemas) {
     let urls = json!({"type": "object", "additionalProperties": {"type": "string"},
                       "description": "The proxy's URL in each region"});
     let url = json!({"type": "string", "description": "The proxy's URL in this region"});
-    let alias_url = json!({"type": "string",
-                           "description": "The same by its alias, where it has one"});
+    let by_alias = "The same by its alias, where it has one";
+    let alias_url = json!({"type": "string", "description": by_alias});
+    let former = property(schemas, "former_aliases");
     let proxy = with(&[
         ("url", read_only(url)),
         ("alias_url", read_only(alias_url)),
         ("urls", read_only(urls)),
+        ("former_aliases", read_only(former)),
     ]);
     extend(schemas, "Proxy", "Proxy", &proxy);
+    super::inline::add_schemas(schemas);
     extend(schemas, "Org", "Org", &stored);
     add_policies(schemas, &stored);
     let once = json!({
@@ -72,6 +75,12 @@ pub fn add(schemas: &mut Schemas) {
     for (name, schema) in fixed() {
         schemas.insert(name.into(), schema);
     }
+}
+
+/// A property of a proxy, as the model describes it.
+fn property(schemas: &Schemas, name: &str) -> Value {
+    let proxy = schemas.get("Proxy").cloned().unwrap_or_default();
+    proxy["properties"][name].clone()
 }
 
 /// Rules and filters.
@@ -117,6 +126,9 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Rotation", rotation()),
         ("Me", me()),
         ("Node", node()),
+        ("TestInput", super::proxy_test::input_schema()),
+        ("TestOutcome", super::proxy_test::outcome_schema()),
+        ("UnmatchedAttempt", super::unmatched::schema()),
         ("Version", version()),
         ("AuditEntry", audit_entry()),
         ("VersionDiff", version_diff()),

@@ -217,6 +217,11 @@ impl Publisher {
         &*self.store
     }
 
+    /// The same, for what outlives a call.
+    pub fn shared_store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
     /// The key of digests.
     pub fn digest_key(&self) -> &DigestKey {
         &self.digest_key

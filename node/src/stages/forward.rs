@@ -62,7 +62,9 @@ async fn forward(
         ));
     };
     let (method, path_and_query, mut headers) = armed.into_parts();
-    telemetry::pass_on(&mut headers);
+    if !proxy.request_fields.untraced {
+        telemetry::pass_on(&mut headers);
+    }
     let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
         EarlyEnd::new(
             Code::MalformedRequest,

@@ -48,6 +48,11 @@ impl Stage for Inject {
         else {
             return EarlyEnd::new(Code::InternalError, "inject met no prepared request").into();
         };
+        if proxy.target.forbidden {
+            let detail = "the operator's settings (`policy`, `egress.tls_exceptions`) do not let \
+                          this target be called as it is; saving it again tells why";
+            return EarlyEnd::new(Code::UpstreamBlocked, detail).into();
+        }
         let method = exchange.request.method.clone();
         let armed = match &proxy.target_credential {
             None => arm(method, outgoing, &proxy, &Injection::default()),

@@ -123,6 +123,7 @@ fn exchange(
         request,
         body,
         proxy: None,
+        assumed: None,
         caller: None,
         tokens: None,
         outgoing: None,
@@ -209,7 +210,7 @@ impl Stage for Receive {
         let found = exchange
             .request
             .split_proxy_key()
-            .map(|key| exchange.snapshot.find(key));
+            .map(|key| exchange.snapshot.find(key, exchange.started_at));
         match found {
             Some(proxy) => {
                 exchange.proxy = proxy;

@@ -14,13 +14,14 @@ use http::Method;
 use proto::event_stream::StreamEnd;
 use proto::outcome::Code;
 use proto::proxy::OnClientAbort;
-use proto::record::{Record, StageTime};
+use proto::record::{AuthFailure, Record, StageTime};
 use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
 use crate::outbound::EventBody;
+use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
 use crate::snapshot::CompiledProxy;
 use crate::upstream::{AnswerBody, AnswerError};
@@ -45,6 +46,8 @@ pub struct Recorder {
     pub metrics: Metrics,
     /// What every record of this node says.
     pub origin: Arc<Origin>,
+    /// Attempts that match no proxy, of which a few are kept.
+    pub unmatched: Allowance,
 }
 
 impl Stage for Recorder {
@@ -58,10 +61,10 @@ impl Stage for Recorder {
         // Tokens drawn and not sent go back to their cells.
         exchange.tokens = None;
         let upstream_bytes = exchange.notes.upstream_bytes;
-        let record = exchange
-            .proxy
-            .clone()
-            .map(|proxy| Box::new(self.record(exchange, &proxy)));
+        let record = match exchange.proxy.clone() {
+            Some(proxy) => Some(Box::new(self.record(exchange, &proxy))),
+            None => self.unmatched(exchange).map(Box::new),
+        };
         let finish = exchange.proxy.as_ref().and_then(|proxy| {
             (proxy.on_client_abort == OnClientAbort::Finish).then_some(proxy.body_buffer_bytes)
         });
@@ -84,6 +87,19 @@ impl Stage for Recorder {
 }
 
 impl Recorder {
+    /// The record of an attempt that matched no proxy, where there is room for it.
+    fn unmatched(&mut self, exchange: &Exchange) -> Option<Record> {
+        if exchange.notes.refusal != Some(AuthFailure::UnknownProxy) {
+            return None;
+        }
+        if !self.unmatched.admits(exchange.started) {
+            self.metrics.unmatched_dropped();
+            return None;
+        }
+        let method = method(&exchange.request.method);
+        Some(unmatched::record(exchange, &self.origin, method))
+    }
+
     fn record(&self, exchange: &mut Exchange, proxy: &CompiledProxy) -> Record {
         let notes = std::mem::take(&mut exchange.notes);
         let caller = exchange.caller.as_ref();
@@ -185,6 +201,11 @@ pub struct Closing {
 }
 
 impl Closing {
+    /// The record as far as it is made.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_deref()
+    }
+
     /// So many bytes of the body have been given to the caller's connection.
     pub fn sent(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;

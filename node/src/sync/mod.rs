@@ -4,6 +4,7 @@ pub mod compile;
 pub mod guard;
 pub mod kept;
 pub mod membership;
+pub mod test_requests;
 
 use std::sync::Arc;
 
@@ -30,9 +31,7 @@ pub async fn run(
     loop {
         let world = worlds.borrow_and_update().clone();
         let compiled = compiler.compile(&world);
-        for fault in &compiled.faults {
-            warn!("configuration not applied: {fault}");
-        }
+        report(&compiled.faults);
         info!(
             revision = %world.revision,
             names = compiled.snapshot.names(),
@@ -44,5 +43,12 @@ pub async fn run(
         if worlds.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Tells what could not be made part of a snapshot.
+pub fn report(faults: &[String]) {
+    for fault in faults {
+        warn!("configuration not applied: {fault}");
     }
 }

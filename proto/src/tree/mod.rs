@@ -5,6 +5,7 @@
 //! objects of the next one or into every problem at once; [`Draft::commit`] packs it. Nothing
 //! here does IO: reading is `store::load`, writing is control's `publish`.
 
+mod aliases;
 mod apply;
 mod diff;
 mod draft;

@@ -139,8 +139,8 @@ fn try_apply(
     role: Role,
 ) -> Result<Draft, ApplyError> {
     let policy = Policy {
-        allow_http: false,
-        allow_insecure_tls: false,
+        tls_exceptions: vec!["api.example.com".parse().unwrap()],
+        ..Policy::default()
     };
     let now = at(1_000 + parent.head.n.cast_signed());
     apply(

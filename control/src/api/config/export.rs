@@ -15,7 +15,7 @@ use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::Refusal;
 use crate::api::filters::Filters;
-use crate::api::objects::fields;
+use crate::api::objects::{Resource, fields};
 use crate::api::proxies::Proxies;
 use crate::api::rules::Rules;
 use crate::api::targets::Targets;
@@ -52,8 +52,9 @@ pub fn document(config: &OrgConfig) -> Value {
             .map(|id| names.of_id(ObjectId::Credential(*id)))
             .collect();
         let target = names.of_id(ObjectId::Target(proxy.target_id));
-        for field in ["proxy_credential_ids", "target_id", "target_credential_id"] {
-            entry.shift_remove(field);
+        let by_id = ["proxy_credential_ids", "target_id", "target_credential_id"];
+        for field in by_id.iter().chain(Proxies::OWN) {
+            entry.shift_remove(*field);
         }
         entry.insert("target".into(), json!(target));
         entry.insert("proxy_credentials".into(), json!(callers));

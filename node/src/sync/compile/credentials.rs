@@ -49,7 +49,7 @@ impl OrgCompiler<'_> {
             secret: Sealing::new(
                 sealed,
                 bound,
-                self.compiler.keyring.clone(),
+                self.compiler.parts.keyring.clone(),
                 credential.auth_type,
                 credential.settings.clone(),
             ),

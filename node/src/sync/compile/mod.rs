@@ -4,10 +4,10 @@
 //! that cannot be compiled keeps its last good form and is reported.
 
 mod credentials;
+mod targets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderName;
 use proto::credential::AuthType;
@@ -15,29 +15,36 @@ use proto::filter::{Direction, Filter};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::meter::{Limit, MeterSpec, Window};
 use proto::object::{Body, ObjectId};
+use proto::policy::Policy;
 use proto::proxy::Proxy;
 use proto::rule::{Rule, RuleSet};
 use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
-use proto::target::{BaseUrl, Target, Timeouts};
+use proto::target::{PropagateTrace, Timeouts};
 
 use super::guard::Guard;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::{Limits, MeterKey, MeterSet};
 use crate::snapshot::{CompiledProxy, CompiledTarget, Snapshot, TargetCredential};
-use crate::upstream::tls::{Roots, TlsCache, TlsSpec};
-use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
+use crate::upstream::tls::TlsCache;
 
 /// What compiling needs besides the world.
-pub struct Compiler {
+pub struct CompilerParts {
     /// Opens secrets.
     pub keyring: Arc<Keyring>,
     /// Gives meters.
     pub limits: Arc<Limits>,
     /// The operator's dial guard.
     pub guard: Guard,
+    /// What the operator lets targets be.
+    pub policy: Policy,
     /// The organisation whose aliases need no slug.
     pub default_org: String,
+}
+
+/// Makes snapshots of worlds.
+pub struct Compiler {
+    parts: CompilerParts,
     tls: TlsCache,
     before: HashMap<OrgId, Compiled>,
 }
@@ -59,19 +66,10 @@ pub struct Outcome {
 
 impl Compiler {
     /// A compiler that has compiled nothing yet.
-    pub fn new(
-        keyring: Arc<Keyring>,
-        limits: Arc<Limits>,
-        guard: Guard,
-        default_org: String,
-    ) -> Self {
-        let tls = TlsCache::default();
+    pub fn new(parts: CompilerParts) -> Self {
         Self {
-            keyring,
-            limits,
-            guard,
-            default_org,
-            tls,
+            parts,
+            tls: TlsCache::default(),
             before: HashMap::new(),
         }
     }
@@ -79,7 +77,7 @@ impl Compiler {
     /// The snapshot of a world.
     pub fn compile(&mut self, world: &World) -> Outcome {
         let mut faults = Vec::new();
-        let mut names = HashMap::new();
+        let (mut names, mut former) = (HashMap::new(), HashMap::new());
         let mut compiled = HashMap::with_capacity(world.slugs.len());
         for (slug, org) in &world.slugs {
             let Some(state) = world.orgs.get(org) else {
@@ -90,19 +88,22 @@ impl Compiler {
                 Some(before) if Arc::ptr_eq(&before.state, state) && before.slug == *slug => before,
                 before => self.org(slug, state, before.as_ref(), &mut faults),
             };
+            let bare = *slug == self.parts.default_org;
             for proxy in now.proxies.values() {
                 names.insert(proxy.id_text.clone(), proxy.clone());
-                if let Some(alias) = &proxy.alias {
-                    names.insert(format!("{slug}.{alias}").into(), proxy.clone());
-                    if *slug == self.default_org {
-                        names.insert(alias.clone(), proxy.clone());
+                for name in called(slug, bare, proxy.alias.as_deref()) {
+                    names.insert(name, proxy.clone());
+                }
+                for old in &proxy.former_aliases {
+                    for name in called(slug, bare, Some(&old.alias)) {
+                        former.insert(name, (proxy.clone(), old.until));
                     }
                 }
             }
             compiled.insert(*org, now);
         }
         self.before = compiled;
-        let snapshot = Snapshot::new(names, self.keyring.digest_key.clone());
+        let snapshot = Snapshot::new(names, former, self.parts.keyring.digest_key.clone());
         Outcome { snapshot, faults }
     }
 
@@ -118,6 +119,7 @@ impl Compiler {
             slug,
             state,
             policies: Policies::of(state),
+            faults: Vec::new(),
             targets: HashMap::new(),
             target_credentials: HashMap::new(),
         };
@@ -136,6 +138,7 @@ impl Compiler {
                 proxies.insert(*id, form);
             }
         }
+        faults.append(&mut scope.faults);
         Compiled {
             state: state.clone(),
             slug: slug.to_owned(),
@@ -188,6 +191,7 @@ struct OrgCompiler<'a> {
     slug: &'a str,
     state: &'a Arc<OrgState>,
     policies: Policies,
+    faults: Vec<String>,
     targets: HashMap<TargetId, Arc<CompiledTarget>>,
     target_credentials: HashMap<CredentialId, Arc<TargetCredential>>,
 }
@@ -223,6 +227,7 @@ impl OrgCompiler<'_> {
             id_text: id.to_string().into(),
             org: state.config.org,
             alias: proxy.alias.as_deref().map(Into::into),
+            former_aliases: proxy.former_aliases.clone(),
             version: state.config.head.n,
             active: proxy.active,
             places,
@@ -231,12 +236,13 @@ impl OrgCompiler<'_> {
             destination: Arc::new(self.destination(target, &compiled_target, timeouts)?),
             target: compiled_target,
             target_credential,
-            first_byte_text: first_byte_text(proxy, target, timeouts).into(),
+            first_byte_text: targets::first_byte_text(proxy, target, timeouts).into(),
             meters: self.meters(id, proxy)?,
             request_fields: RequestFields {
-                pass: header_names(&target.pass_headers),
+                pass: targets::passed(target),
                 underscores: target.allow_underscore_headers,
                 cookies,
+                untraced: target.propagate_trace == PropagateTrace::Off,
             },
             forward_caller_headers: header_names(&proxy.forward_caller_headers),
             cookies,
@@ -248,75 +254,6 @@ impl OrgCompiler<'_> {
             record: proxy.record.clone(),
             key_queries,
         })
-    }
-
-    fn target(&mut self, id: TargetId, target: &Target) -> Result<Arc<CompiledTarget>, String> {
-        if let Some(known) = self.targets.get(&id) {
-            return Ok(known.clone());
-        }
-        let compiled = Arc::new(CompiledTarget {
-            id,
-            id_text: id.to_string().into(),
-            base: BaseUrl::parse(&target.base_url)?,
-            path: target.path_options(),
-            rules: self.rules(ObjectId::Target(id), target.default_rule_effect)?,
-            idempotency_header: target
-                .retry
-                .idempotency_header
-                .as_ref()
-                .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
-        });
-        self.targets.insert(id, compiled.clone());
-        Ok(compiled)
-    }
-
-    fn destination(
-        &self,
-        target: &Target,
-        compiled: &CompiledTarget,
-        timeouts: Timeouts,
-    ) -> Result<Destination, String> {
-        let origin = &compiled.base.origin;
-        let roots = match (&target.tls.ca, target.tls.insecure) {
-            (_, true) => Roots::Unchecked,
-            (Some(pem), false) => Roots::Only(pem.clone()),
-            (None, false) => Roots::Platform,
-        };
-        let spec = TlsSpec {
-            roots,
-            ..TlsSpec::default()
-        };
-        let tls = self
-            .compiler
-            .tls
-            .get(&spec)
-            .map_err(|error| error.to_string())?;
-        let guard = self
-            .compiler
-            .guard
-            .policy(self.slug, &target.allow_networks);
-        let ms = |value: Option<u64>| value.map(Duration::from_millis);
-        let default = upstream::Timeouts::default();
-        Destination::new(DestinationParts {
-            scheme: match origin.scheme {
-                proto::hosts::Scheme::Http => Scheme::Http,
-                proto::hosts::Scheme::Https => Scheme::Https,
-            },
-            host: Host::parse(&origin.host).map_err(|error| error.to_string())?,
-            port: origin.port,
-            tls,
-            http2: target.http2,
-            tenant: self.state.config.org.bits(),
-            guard: Arc::new(guard),
-            timeouts: upstream::Timeouts {
-                connect: ms(timeouts.connect_ms).unwrap_or(default.connect),
-                first_byte: ms(timeouts.first_byte_ms).unwrap_or(default.first_byte),
-                idle: ms(timeouts.idle_ms).unwrap_or(default.idle),
-                total: ms(timeouts.total_ms),
-            },
-            connections_max: CONNECTIONS_MAX_DEFAULT,
-        })
-        .map_err(|error| error.to_string())
     }
 
     fn rules(
@@ -353,9 +290,17 @@ impl OrgCompiler<'_> {
         let spec = MeterSpec::new("", self.state.config.head.n, limits)
             .map_err(|error| error.to_string())?;
         let key = MeterKey::whole(id.to_string());
-        let meter = self.compiler.limits.meter(key, Arc::new(spec));
+        let meter = self.compiler.parts.limits.meter(key, Arc::new(spec));
         MeterSet::new(&[meter]).map_err(|error| error.to_string())
     }
+}
+
+/// How a proxy is called by an alias: with its organisation's slug, and for one organisation
+/// without.
+fn called(slug: &str, bare: bool, alias: Option<&str>) -> impl Iterator<Item = Box<str>> {
+    let with_slug = alias.map(|alias| format!("{slug}.{alias}").into());
+    let without = alias.filter(|_| bare).map(Into::into);
+    with_slug.into_iter().chain(without)
 }
 
 fn joined(problems: &[proto::problem::Problem]) -> String {
@@ -371,17 +316,4 @@ fn header_names(names: &[String]) -> Vec<HeaderName> {
         .iter()
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         .collect()
-}
-
-/// "60000 ms (`timeouts.first_byte_ms` of proxy payments, default)".
-fn first_byte_text(proxy: &Proxy, target: &Target, timeouts: Timeouts) -> String {
-    let ms = timeouts.first_byte_ms.unwrap_or_default();
-    let (owner, default) = if proxy.timeouts.first_byte_ms.is_some() {
-        (format!("proxy {}", proxy.name), "")
-    } else if target.timeouts.first_byte_ms.is_some() {
-        (format!("target {}", target.name), "")
-    } else {
-        (format!("target {}", target.name), ", default")
-    };
-    format!("{ms} ms (`timeouts.first_byte_ms` of {owner}{default})")
 }

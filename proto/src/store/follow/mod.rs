@@ -24,10 +24,11 @@ pub use self::world::{OrgState, SealedValues, World};
 use super::load::{self, Fault};
 use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
 use crate::health::Health;
-use crate::id::{CredentialId, OrgId};
+use crate::id::{CredentialId, OrgId, RequestId};
 use crate::keys::{self, Live};
 use crate::object::{Body, ObjectId};
 use crate::retired::Retired;
+use crate::test_request::Posted;
 use crate::tree::{Head, SYSTEM_ORG};
 
 /// Organisations read at one time.
@@ -47,6 +48,7 @@ pub struct Follower {
     health: Health,
     /// Faults by organisation, so that a new version replaces its own only.
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
+    tests: BTreeMap<RequestId, Arc<Posted>>,
 }
 
 /// What a list or a revision says of one organisation.
@@ -79,6 +81,7 @@ impl Follower {
                 world,
                 health: Health::default(),
                 faults,
+                tests: BTreeMap::new(),
             },
             receiver,
         )
@@ -178,6 +181,12 @@ impl Follower {
             collect(&mut news, &mut stray, pair);
         })
         .await?;
+        let mut tests = BTreeMap::new();
+        load::list(&*store, keys::TESTS, Some(at), |pair| {
+            tests.extend(posted(&pair));
+        })
+        .await?;
+        self.tests = tests;
         self.faults.insert(None, stray);
         let world = Arc::clone(&self.world.borrow());
         for org in world.orgs.keys() {
@@ -193,8 +202,12 @@ impl Follower {
         let mut stray = Vec::new();
         for event in change.events {
             match event {
-                Event::Put(pair) => collect(&mut news, &mut stray, pair),
+                Event::Put(pair) => {
+                    self.tests.extend(posted(&pair));
+                    collect(&mut news, &mut stray, pair);
+                }
                 Event::Delete { key, .. } => match Live::parse(&key) {
+                    Some(Live::Test(id)) => drop(self.tests.remove(&id)),
                     Some(Live::Head(org)) => {
                         news.entry(org).or_default().head = Some(Heard::Gone);
                     }
@@ -261,6 +274,7 @@ impl Follower {
             revision,
             orgs,
             slugs,
+            tests: self.tests.clone(),
             faults,
         }));
         Ok(())
@@ -323,8 +337,18 @@ fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, pair: KeyVa
             }),
             Err(_) => {}
         },
-        Some(Live::Beat) | None => {}
+        Some(Live::Test(_) | Live::Beat) | None => {}
     }
+}
+
+/// The test request that a key holds; one that this release cannot read is another's to send.
+fn posted(pair: &KeyValue) -> Option<(RequestId, Arc<Posted>)> {
+    let Some(Live::Test(id)) = Live::parse(&pair.key) else {
+        return None;
+    };
+    let request = serde_json::from_slice(&pair.value).ok()?;
+    let lease = pair.lease;
+    Some((id, Arc::new(Posted { request, lease })))
 }
 
 /// Organisations by slug, as the applied version of `system` names them.
