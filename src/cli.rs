@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::client::recover::RecoverArgs;
+
 /// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
 #[derive(Debug, Parser)]
 #[command(name = "requestrocket", version, propagate_version = true)]
@@ -43,6 +45,9 @@ pub enum Command {
     Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
     Nodes(NodesArgs),
+    /// Say what counts after the store was restored from a backup or wiped; without a decision,
+    /// show what it lacks.
+    Recover(RecoverArgs),
     /// List the versions of an organisation's configuration, newest first.
     Versions(VersionsArgs),
     /// Show what a version changed.

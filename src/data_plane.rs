@@ -12,6 +12,7 @@ use node::stages::record::Origin;
 use node::sync::compile::Compiler;
 use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
+use node::sync::recovery;
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
 use proto::seal::Keyring;
@@ -97,6 +98,9 @@ impl DataPlane {
             },
         };
         let (stop, stopping) = oneshot::channel();
+        let name = self.shared.origin.node.clone();
+        let answering = recovery::run(name, store.clone(), self.applied.clone());
+        background.spawn(answering);
         let running = background.spawn(membership::run(membership, store, stopping));
         Joined { stop, running }
     }

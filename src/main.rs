@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),
         Command::Audit(args) => on_system(client::audit::list(&args)),
+        Command::Recover(args) => on_system(client::recover::recover(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),
         Command::Rollback(args) => on_system(client::versions::rollback(&args)),

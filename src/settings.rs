@@ -42,6 +42,8 @@ pub struct Settings {
     pub policy: PolicySettings,
     /// Records of requests.
     pub records: RecordsSettings,
+    /// Versions of configurations.
+    pub history: HistorySettings,
     /// Log lines.
     pub log: LogSettings,
 }
@@ -206,6 +208,31 @@ impl Default for RecordsSettings {
     }
 }
 
+/// Versions of configurations, on control planes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistorySettings {
+    /// Newest versions of an organisation that stay in the store, at least 1.
+    pub store_versions: u64,
+    /// Most older versions of an organisation in the archive.
+    pub archive_versions: u64,
+    /// How long they are kept there, in days.
+    pub archive_days: u32,
+    /// Seconds between two rounds that archive versions and sweep the store.
+    pub sweep_s: u64,
+}
+
+impl Default for HistorySettings {
+    fn default() -> Self {
+        Self {
+            store_versions: 20,
+            archive_versions: 1_000,
+            archive_days: 90,
+            sweep_s: 60,
+        }
+    }
+}
+
 /// Log lines.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -252,6 +279,7 @@ impl Default for Settings {
             dial_guard: DialGuardSettings::default(),
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),
+            history: HistorySettings::default(),
             log: LogSettings::default(),
         }
     }

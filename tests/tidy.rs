@@ -32,6 +32,7 @@ impl Source {
         self.path.contains("/tests/")
             || self.path.starts_with("tests/")
             || self.path.ends_with("/tests.rs")
+            || self.path.ends_with("/properties.rs")
     }
 }
 
@@ -181,7 +182,12 @@ fn dependencies_point_one_way() {
         ("etcd_client::", &["proto/src/store/etcd", "tests/"]),
         (
             "rusqlite::",
-            &["proto/src/store/embedded", "control/src/records", "tests/"],
+            &[
+                "proto/src/store/embedded",
+                "control/src/records",
+                "control/src/archive",
+                "tests/",
+            ],
         ),
         ("actix::", &["node/src/actor.rs"]),
         ("hyper::", &["node/src/upstream/"]),

@@ -5,7 +5,9 @@
 //! is on the path of a request through the gateway.
 
 pub mod api;
+pub mod archive;
 pub mod config;
+pub mod janitor;
 pub mod link;
 pub mod metrics;
 pub mod openapi;

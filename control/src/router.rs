@@ -47,6 +47,7 @@ pub fn routes() -> Vec<Route> {
         api::explain::routes(),
         api::config::routes(),
         api::nodes::routes(),
+        api::recovery::routes(),
         api::records::routes(),
         api::versions::routes(),
         api::audit::routes(),

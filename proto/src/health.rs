@@ -1,7 +1,7 @@
 //! Whether a process serves, and whether it does so from what it had before.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// What a readiness probe is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub struct Health(Arc<State>);
 struct State {
     draining: AtomicBool,
     store_away: AtomicBool,
+    regressed: AtomicU64,
 }
 
 impl Health {
@@ -56,12 +57,21 @@ impl Health {
         !self.0.store_away.load(Relaxed)
     }
 
-    /// Whether the store is reached, in the Prometheus text format.
+    /// In how many organisations the store went back behind what is served.
+    pub fn store_regressed(&self, orgs: u64) {
+        self.0.regressed.store(orgs, Relaxed);
+    }
+
+    /// What is known of the store, in the Prometheus text format.
     pub fn metrics(&self) -> String {
         let name = "requestrocket_store_reachable";
         let help = "1 while the store of the configuration can be reached.";
         let value = u8::from(self.has_store());
-        format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+        let reachable = format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+        let name = "requestrocket_store_regressed";
+        let help = "Organisations of which the store holds less than is served.";
+        let value = self.0.regressed.load(Relaxed);
+        reachable + &format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
     }
 
     /// What a probe is told now.
@@ -85,11 +95,10 @@ mod tests {
         health.store_reached(false);
         assert_eq!(health.clone().readiness(), Readiness::Degraded);
         assert!(health.readiness().serves());
-        assert!(
-            health
-                .metrics()
-                .ends_with("requestrocket_store_reachable 0\n")
-        );
+        health.store_regressed(2);
+        let metrics = health.metrics();
+        assert!(metrics.contains("\nrequestrocket_store_reachable 0\n"));
+        assert!(metrics.ends_with("\nrequestrocket_store_regressed 2\n"));
         health.drain();
         assert_eq!(health.readiness(), Readiness::Draining);
         assert!(!health.readiness().serves());

@@ -109,9 +109,66 @@ pub fn gc(org: OrgId) -> String {
     format!("gc/{org}")
 }
 
+/// All counters of [`gc`].
+pub const GC: &str = "gc/";
+
+/// Up to which version each control plane has archived an organisation.
+pub fn archived(org: OrgId) -> String {
+    format!("{ARCHIVED}{org}")
+}
+
+/// All keys of [`archived`].
+pub const ARCHIVED: &str = "archived/";
+
+/// The names of versions whose records have left the store.
+pub fn lineage(org: OrgId) -> String {
+    format!("{LINEAGE}{org}")
+}
+
+/// All keys of [`lineage`].
+pub const LINEAGE: &str = "lineage/";
+
+/// Leaves and roots, records of versions, and sealed secrets of all organisations: what comes
+/// behind these is an organisation and a slash.
+pub const OF_ORGS: [&str; 6] = [
+    "leaf/",
+    "versions/",
+    "secrets/",
+    RETIRED,
+    "idempotency/",
+    "tokens/",
+];
+
+/// All running control planes.
+pub const CONTROLS: &str = "controls/";
+
+/// A running control plane, under its lease; `name` is its archive's.
+pub fn control(name: &str) -> String {
+    format!("{CONTROLS}{name}")
+}
+
+/// A person's request to write back what the store has lost.
+pub const RECOVERY_ASK: &str = "recovery/ask";
+
+/// What a node wrote back of one organisation, for the request with this id.
+pub fn recovery_offer(id: &str, org: OrgId) -> String {
+    format!("recovery/offer/{id}/{org}")
+}
+
+/// That a node has written back everything that the request with this id asked for.
+pub fn recovery_offered(id: &str) -> String {
+    format!("recovery/offered/{id}")
+}
+
 /// A sealed secret of one region.
 pub fn secret(org: OrgId, credential: CredentialId, seal_id: &str, region: &str) -> String {
     format!("secrets/{org}/{credential}/{seal_id}/{region}")
+}
+
+/// The credential and the seal id that a key of [`secret`] names.
+pub fn parse_secret(key: &str) -> Option<(CredentialId, &str)> {
+    let mut parts = key.strip_prefix("secrets/")?.split('/').skip(1);
+    Some((parts.next()?.parse().ok()?, parts.next()?))
 }
 
 /// All sealed secrets of a credential.
@@ -200,6 +257,10 @@ mod tests {
             version(org, 9) < version(org, 10),
             "keys sort as numbers do"
         );
+        let credential = CredentialId::from_bits(2);
+        let sealed = secret(org, credential, "abc", "eu");
+        assert_eq!(parse_secret(&sealed), Some((credential, "abc")));
+        assert_eq!(parse_secret("secrets/x"), None);
         assert_eq!(
             parse_node(&node(NodeId::from_bits(3))),
             Some(NodeId::from_bits(3))

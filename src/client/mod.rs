@@ -5,6 +5,7 @@ pub mod audit;
 pub mod configuration;
 pub mod explain;
 pub mod nodes;
+pub mod recover;
 pub mod versions;
 
 use std::sync::Arc;
@@ -95,6 +96,16 @@ impl Api {
         let request = self.client.get(format!("{}{path}", self.root));
         self.answered(path, request.bearer_auth(&self.token).send())
             .await
+    }
+
+    /// Lets the control plane do something that belongs to no organisation.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn act_absolute(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.client.post(format!("{}{path}", self.root));
+        let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
+        self.answered(path, request.send_json(body)).await
     }
 
     /// Lets the control plane do something that takes no document.

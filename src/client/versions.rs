@@ -90,8 +90,12 @@ fn version_line(version: &Value) -> String {
     } else {
         String::new()
     };
+    let place = match version["kept_in"].as_str() {
+        Some("archive") => "  (archive)",
+        _ => "",
+    };
     format!(
-        "{:>6}  {}  {}  {}{more}",
+        "{:>6}  {}  {}  {}{more}{place}",
         version["n"].as_u64().unwrap_or_default(),
         text("published_at"),
         text("author"),

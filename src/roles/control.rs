@@ -79,6 +79,7 @@ impl ControlPlane {
         let address = servers.control(self.bound.control, Control::new(api))?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
+        let sweeping = super::Sweeping::start(&settings, &configuration, background);
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(format!("http://{address}")),
@@ -93,6 +94,7 @@ impl ControlPlane {
         servers.drain().await;
         servers.ended().await?;
         retaining.abort();
+        sweeping.stop().await;
         drop(store);
         Ok(())
     }

@@ -14,6 +14,8 @@ use ::control::records::Records;
 use ::control::{ApiSettings, ControlDeps};
 use anyhow::Context;
 use proto::health::Health;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -23,6 +25,9 @@ use crate::settings::Settings;
 
 /// Longest wait for the last records when a process stops.
 const RECORDS_FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// Longest wait for the store when a control plane gives up its place.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// Listeners that every role may have, bound.
 pub struct Bound {
@@ -112,6 +117,28 @@ async fn flushed(keeping: JoinHandle<()>) {
     let flushed = tokio::time::timeout(RECORDS_FLUSH_MAX, keeping).await;
     if flushed.is_err() {
         warn!("records were lost: nothing took them before the process ended");
+    }
+}
+
+/// The janitor of this process.
+struct Sweeping {
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
+}
+
+impl Sweeping {
+    fn start(settings: &Settings, configuration: &Configuration, background: &Runtime) -> Self {
+        let (stop, stopping) = oneshot::channel();
+        let janitor = configuration::janitor(settings, configuration);
+        let running = background.spawn(janitor.run(stopping));
+        Self { stop, running }
+    }
+
+    /// Lets another control plane do it from here on.
+    async fn stop(self) {
+        // An error means that it has ended already.
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(LEAVE_MAX, self.running).await;
     }
 }
 

@@ -98,6 +98,7 @@ impl Single {
         let control = servers.control(bound.control, Control::new(api))?;
         servers.admin(bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
+        let sweeping = super::Sweeping::start(&settings, &configuration, background);
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(format!("http://{control}")),
@@ -114,6 +115,7 @@ impl Single {
         plane.limits.stop();
         servers.ended().await?;
         retaining.abort();
+        sweeping.stop().await;
         drop(store);
         super::flushed(keeping).await;
         Ok(())

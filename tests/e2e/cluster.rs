@@ -12,15 +12,15 @@ use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
 /// What the processes of a cluster share.
-struct Cluster {
-    etcd: Vec<EtcdServer>,
+pub struct Cluster {
+    pub etcd: Vec<EtcdServer>,
     files: TempDir,
     /// Where control takes records.
-    link: String,
+    pub link: String,
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::of(vec![EtcdServer::start()])
     }
 
@@ -66,7 +66,7 @@ impl Cluster {
         )
     }
 
-    fn control_start(&self) -> Start {
+    pub fn control_start(&self) -> Start {
         let config = format!(
             "{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
              [gateway]\npublic_url = \"http://gw.example\"\n",
@@ -81,11 +81,11 @@ impl Cluster {
         }
     }
 
-    fn node(&self, name: &str, certified: &str) -> Gateway {
+    pub fn node(&self, name: &str, certified: &str) -> Gateway {
         Gateway::with(self.node_start(name, certified))
     }
 
-    fn node_start(&self, name: &str, certified: &str) -> Start {
+    pub fn node_start(&self, name: &str, certified: &str) -> Start {
         let config = format!(
             "node_name = {name:?}\n{}endpoints = [{:?}]\n\
              [keys]\nring_file = {:?}\n[limits]\nnodes = 2\n",
@@ -108,7 +108,7 @@ fn link(arguments: &[&str], dir: &Path) {
 }
 
 /// Waits until a node answers a request of a proxy so.
-fn wait_status(node: &Gateway, proxy: &Proxy, method: &str, status: u16) {
+pub fn wait_status(node: &Gateway, proxy: &Proxy, method: &str, status: u16) {
     wait_for(&format!("{status} on {}", node.url), || {
         let answer = proxy.request(method, "/").send(&node.url);
         (answer.status() == status).then_some(())

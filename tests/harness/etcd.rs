@@ -89,6 +89,27 @@ impl EtcdServer {
         assert!(healthy, "etcd does not come back, its log:\n{}", self.log());
     }
 
+    /// Kills the server, copies its data, and starts it again.
+    pub fn backup(&mut self) -> TempDir {
+        self.kill();
+        let copy = TempDir::new().expect("a temporary directory can be made");
+        copy_folder(&self.dir.path().join("data"), &copy.path().join("data"));
+        self.restart();
+        copy
+    }
+
+    /// Kills the server, puts copied data in the place of its own, and starts it again: the same
+    /// cluster, as it was. Without a copy it is a new one.
+    pub fn restore(&mut self, copy: Option<&TempDir>) {
+        self.kill();
+        let data = self.dir.path().join("data");
+        std::fs::remove_dir_all(&data).expect("its data can be removed");
+        if let Some(copy) = copy {
+            copy_folder(&copy.path().join("data"), &data);
+        }
+        self.restart();
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
@@ -180,6 +201,21 @@ pub fn write_file(dir: &Path, name: &str, content: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, content).expect("a file can be written");
     path
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder can be made");
+    std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("a folder's mode can be set");
+    for entry in std::fs::read_dir(from).expect("a folder can be read") {
+        let entry = entry.expect("a folder can be read");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), &to).expect("a file can be copied");
+        }
+    }
 }
 
 fn start_members(members: usize, tls: Option<ServerTls>, extra: &[&str]) -> Vec<EtcdServer> {

@@ -299,6 +299,22 @@ fn full() {
         };
         assert!(matches!(refused, StoreError::Full(_)), "{refused:?}");
         get(&*store, "large/1").await;
+        // What is deleted takes its space until it is given back.
+        let gone = (1..n).map(|n| Op::Delete(format!("large/{n}")));
+        let txn = Txn {
+            ops: gone.collect(),
+            ..Txn::default()
+        };
+        store.txn(txn).await.expect("deleting is possible");
+        assert!(matches!(
+            store.txn(large(0)).await,
+            Err(StoreError::Full(_))
+        ));
+        store.reclaim_space().await.expect("space");
+        store
+            .txn(large(0))
+            .await
+            .expect("writes are possible again");
     });
 }
 

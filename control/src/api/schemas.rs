@@ -117,6 +117,9 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Rotation", rotation()),
         ("Me", me()),
         ("Node", node()),
+        ("Regression", regression()),
+        ("Recovery", recovery()),
+        ("Recovered", recovered()),
         ("Version", version()),
         ("AuditEntry", audit_entry()),
         ("VersionDiff", version_diff()),
@@ -166,12 +169,60 @@ fn node() -> Value {
     })
 }
 
+fn regression() -> Value {
+    json!({
+        "type": "object",
+        "description": "An organisation of which the store holds less than was seen before",
+        "properties": {
+            "org": {"type": "string", "description": "Its id"},
+            "slug": {"type": ["string", "null"], "description": "Its slug"},
+            "seen": {"type": ["integer", "null"],
+                     "description": "The version that this control plane has seen"},
+            "stored": {"type": ["integer", "null"], "description": "The version in the store"},
+            "witness": {"type": "string", "description": "Who has seen more than is stored"}
+        }
+    })
+}
+
+fn recovery() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "description": "What is to be done: one of these",
+        "properties": {
+            "from_node": {"type": "string",
+                          "description": "Name of the node that writes back what it serves"},
+            "accept_store": {"type": "boolean",
+                             "description": "The store's state counts; what came later is gone"},
+            "reclaim_space": {"type": "boolean",
+                              "description": "A full store gives back what old changes take"}
+        }
+    })
+}
+
+fn recovered() -> Value {
+    json!({
+        "type": "object",
+        "description": "The versions that now count",
+        "properties": {"recovered": {"type": "array", "items": {
+            "type": "object",
+            "properties": {
+                "org": {"type": "string", "description": "The organisation's id"},
+                "slug": {"type": ["string", "null"], "description": "Its slug"},
+                "from": {"type": "integer", "description": "The version whose content counts"},
+                "n": {"type": "integer", "description": "The new version"},
+                "epoch": {"type": "integer", "description": "The history that it opens"}
+            }
+        }}}
+    })
+}
+
 fn version() -> Value {
     json!({
         "type": "object",
         "description": "One version of an organisation's configuration",
         "properties": {
-            "n": {"type": "integer", "description": "Its number, without gaps"},
+            "n": {"type": "integer", "description": "Its number"},
             "hash": {"type": "string", "description": "Of content and history, SHA-256"},
             "parent": {"type": ["string", "null"], "description": "Hash of the version before"},
             "published_at": {"type": "string", "format": "date-time"},
@@ -183,6 +234,12 @@ fn version() -> Value {
                 "type": "array",
                 "items": {"type": "string"},
                 "description": "Ids of the first 100 of them"
+            },
+            "kept_in": {
+                "type": "string",
+                "enum": ["store", "archive"],
+                "description": "`archive`: only this control plane and others that have archived \
+                                it can compare with it or return to it"
             }
         }
     })

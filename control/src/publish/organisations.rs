@@ -9,10 +9,11 @@ use proto::keys;
 use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use proto::seal;
+use proto::store::chunks::chunks;
 use proto::store::{Compare, Op, Range, StoreError, Txn};
 use proto::tree::{ApplyError, Draft, OrgConfig, SYSTEM_ORG};
 
-use super::writes::{Writes, chunks, leaf_ops, version_ops};
+use super::writes::{Writes, leaf_ops, version_ops};
 use super::{Author, PublishError, Publisher};
 
 /// Most users that a refusal names.
@@ -60,7 +61,7 @@ impl Publisher {
             let others = system.objects.keys().filter(|other| **other != id).copied();
             return Err(in_use(others.take(USERS_NAMED_MAX).collect()).into());
         }
-        let newest = match self.slots.of(org).newest(&*self.store, org).await {
+        let newest = match self.parent(org).await {
             Ok(newest) => newest,
             // Nothing is left of it but its name.
             Err(PublishError::OrgUnknown(_)) => return Ok(Compare::Absent(keys::head(org))),

@@ -2,15 +2,16 @@
 
 pub mod compile;
 pub mod guard;
-pub mod kept;
 pub mod membership;
+pub mod recovery;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use proto::store::follow::World;
+use proto::store::load::Fault;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::snapshot::Snapshot;
 use compile::Compiler;
@@ -30,9 +31,6 @@ pub async fn run(
     loop {
         let world = worlds.borrow_and_update().clone();
         let compiled = compiler.compile(&world);
-        for fault in &compiled.faults {
-            warn!("configuration not applied: {fault}");
-        }
         info!(
             revision = %world.revision,
             names = compiled.snapshot.names(),
@@ -40,9 +38,19 @@ pub async fn run(
             world.revision
         );
         current.store(Arc::new(compiled.snapshot));
-        applied.send_replace(world);
+        applied.send_replace(with_faults(world, compiled.faults));
         if worlds.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// The world together with what of it could not be compiled, for those who report it.
+fn with_faults(world: Arc<World>, faults: Vec<Fault>) -> Arc<World> {
+    if faults.is_empty() {
+        return world;
+    }
+    let mut reported = World::clone(&world);
+    reported.faults.extend(faults);
+    Arc::new(reported)
 }

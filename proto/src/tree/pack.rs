@@ -333,6 +333,32 @@ impl OrgConfig {
         }
     }
 
+    /// The objects that stand below a place in the tree, wherever its leaves are cut.
+    pub fn ids_below(&self, prefix: &str) -> Vec<ObjectId> {
+        let ids = self.objects.keys().copied();
+        ids.filter(|id| path(*id).starts_with(prefix)).collect()
+    }
+
+    /// Whether some of it could not be read, so that earlier forms stand in for it.
+    pub fn is_damaged(&self) -> bool {
+        self.layout.is_damaged()
+    }
+
+    /// All leaves of this version, made of its objects, and its root, which comes with them. The
+    /// root is that of the head unless an object could not be read.
+    ///
+    /// # Errors
+    /// The configuration exceeds a bound.
+    pub fn leaves(&self) -> Result<(Hash, Vec<Leaf>), TreeError> {
+        let nothing = Layout {
+            root: Hash::of(b""),
+            entries: BTreeMap::new(),
+        };
+        let ids: Vec<ObjectId> = self.objects.keys().copied().collect();
+        let (layout, leaves) = repack(&nothing, &self.objects, &ids)?;
+        Ok((layout.root, leaves))
+    }
+
     /// The ids in each leaf of this version. A leaf with an unreadable object is left out: it is
     /// to be read again.
     pub fn held_leaves(&self) -> BTreeMap<Hash, &[ObjectId]> {

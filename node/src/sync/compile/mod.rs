@@ -19,7 +19,9 @@ use proto::proxy::Proxy;
 use proto::rule::{Rule, RuleSet};
 use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
+use proto::store::load::Fault;
 use proto::target::{BaseUrl, Target, Timeouts};
+use tracing::warn;
 
 use super::guard::Guard;
 use crate::hygiene::fields::RequestFields;
@@ -47,14 +49,15 @@ struct Compiled {
     state: Arc<OrgState>,
     slug: String,
     proxies: BTreeMap<ProxyId, Arc<CompiledProxy>>,
+    faults: Vec<Fault>,
 }
 
 /// A snapshot, and what could not be made part of it.
 pub struct Outcome {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// One text for each object that keeps its last good form, or is left out.
-    pub faults: Vec<String>,
+    /// Objects that keep their last good form, or are left out.
+    pub faults: Vec<Fault>,
 }
 
 impl Compiler {
@@ -88,8 +91,9 @@ impl Compiler {
             let before = self.before.remove(org);
             let now = match before {
                 Some(before) if Arc::ptr_eq(&before.state, state) && before.slug == *slug => before,
-                before => self.org(slug, state, before.as_ref(), &mut faults),
+                before => self.org(slug, state, before.as_ref()),
             };
+            faults.extend(now.faults.iter().cloned());
             for proxy in now.proxies.values() {
                 names.insert(proxy.id_text.clone(), proxy.clone());
                 if let Some(alias) = &proxy.alias {
@@ -106,13 +110,8 @@ impl Compiler {
         Outcome { snapshot, faults }
     }
 
-    fn org(
-        &mut self,
-        slug: &str,
-        state: &Arc<OrgState>,
-        before: Option<&Compiled>,
-        faults: &mut Vec<String>,
-    ) -> Compiled {
+    fn org(&mut self, slug: &str, state: &Arc<OrgState>, before: Option<&Compiled>) -> Compiled {
+        let mut faults = Vec::new();
         let mut scope = OrgCompiler {
             compiler: self,
             slug,
@@ -127,7 +126,13 @@ impl Compiler {
                 continue;
             };
             let form = scope.proxy(*id, proxy).map(Arc::new).or_else(|fault| {
-                faults.push(format!("proxy {id}: {fault}"));
+                warn!("object-unusable: proxy {id} is not applied: {fault}");
+                faults.push(Fault {
+                    org: Some(state.config.org),
+                    object: Some(ObjectId::Proxy(*id)),
+                    code: "object-unusable",
+                    detail: fault,
+                });
                 before
                     .and_then(|before| before.proxies.get(id).cloned())
                     .ok_or(())
@@ -140,6 +145,7 @@ impl Compiler {
             state: state.clone(),
             slug: slug.to_owned(),
             proxies,
+            faults,
         }
     }
 }

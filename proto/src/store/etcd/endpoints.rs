@@ -91,6 +91,26 @@ impl Endpoints {
         Err(last)
     }
 
+    /// Makes the call at every endpoint, one after the other, each within `share` and on a channel
+    /// of its own: the others give up earlier.
+    pub(super) async fn each<F, R>(&self, share: Duration, make: F) -> Result<(), StoreError>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<(), Error>>,
+    {
+        for endpoint in &self.endpoints {
+            let options = self.options.clone().with_timeout(share);
+            let made = async { make(Client::connect([&endpoint.url], Some(options)).await?).await };
+            let failed = match timeout(share, made).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => failure(&error, Call::Repeatable, LeaseId(0)),
+                Err(_) => lost("no answer in time".to_owned(), Call::Repeatable),
+            };
+            return Err(endpoint.named(failed).error);
+        }
+        Ok(())
+    }
+
     /// Lets the next call begin at another endpoint than now.
     pub(super) fn prefer_another(&self) {
         self.leave(self.preferred.load(Ordering::Relaxed));

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use self::reader::{Outcome, Reader};
 pub use self::world::{OrgState, SealedValues, World};
 use super::load::{self, Fault};
+use super::recovery;
 use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
 use crate::health::Health;
 use crate::id::{CredentialId, OrgId};
@@ -159,7 +160,11 @@ impl Follower {
         let hopeful = faults.any(|fault| {
             matches!(
                 fault.code,
-                "version-unreadable" | "secret-missing" | "secret-unreadable"
+                "version-unreadable"
+                    | "leaf-missing"
+                    | "leaf-unreadable"
+                    | "secret-missing"
+                    | "secret-unreadable"
             )
         });
         hopeful.then(|| Instant::now() + RETRY_CONTENT + jitter(RETRY_CONTENT))
@@ -257,12 +262,15 @@ impl Follower {
         }
         let faults = self.faults.values().flatten();
         let faults = faults.take(FAULTS_MAX).cloned().collect();
-        self.world.send_replace(Arc::new(World {
+        let world = World {
             revision,
             orgs,
             slugs,
             faults,
-        }));
+        };
+        let regressed = recovery::regressed(&world).len();
+        self.health.store_regressed(regressed as u64);
+        self.world.send_replace(Arc::new(world));
         Ok(())
     }
 
@@ -288,7 +296,8 @@ impl Follower {
         let mut faults = self.faults.remove(&Some(org)).unwrap_or_default();
         faults.retain(|fault| outcome.standing.contains(&fault.code));
         for fault in outcome.faults {
-            tracing::error!(org = %org, code = fault.code, "{}", fault.detail);
+            let Fault { code, detail, .. } = &fault;
+            tracing::error!(org = %org, code, "{code}: {detail}");
             faults.push(fault);
         }
         if !faults.is_empty() {

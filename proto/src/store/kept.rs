@@ -1,5 +1,5 @@
-//! The copy of the configuration that a node keeps on its disk, so that it can start while the
-//! store cannot be reached.
+//! The copy of the configuration that a process keeps on its disk: a node starts from it while the
+//! store cannot be reached, and a control plane knows by it what the store held before.
 //!
 //! Encrypted (AES-256-GCM) under a key that is made of the region's: the file alone gives away
 //! neither configuration nor sealed values. Written whole to a temporary file, synced, renamed. It
@@ -17,15 +17,16 @@ use std::time::Duration;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use bytes::Bytes;
 use jiff::Timestamp;
-use proto::keys;
-use proto::seal::{DigestKey, Purpose};
-use proto::store::follow::World;
-use proto::store::frozen::Frozen;
-use proto::store::{Revision, Store, StoreError};
-use proto::tree::Hash;
-use proto::wire::{self, Message};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
+
+use super::follow::World;
+use super::frozen::Frozen;
+use super::{Revision, Store, StoreError};
+use crate::keys;
+use crate::seal::{DigestKey, Purpose};
+use crate::tree::{Hash, Leaf, OrgConfig};
+use crate::wire::{self, Message};
 
 /// First bytes of a file: what it is, and its format.
 const MAGIC: &[u8; 8] = b"RRKEPT01";
@@ -246,14 +247,19 @@ async fn pairs(
         }
         let roots = config.head.roots.values().copied();
         let hashes: std::collections::BTreeSet<Hash> = config.reaches().chain(roots).collect();
+        let mut made = None;
         for hash in hashes {
             let key = keys::leaf(*org, &hash);
             let value = match leaves.get(&key) {
                 Some(value) => value.clone(),
                 None => match store.get(&key).await?.value {
                     Some(pair) => pair.value,
-                    // Swept meanwhile: a newer world is on its way.
-                    None => return Err(StoreError::Corrupt(format!("{key} is gone"))),
+                    // Swept meanwhile, or lost by a restored store: it is made of the objects.
+                    None => {
+                        let made = made.get_or_insert_with(|| leaves_of(config));
+                        let leaf = made.get(&hash).cloned();
+                        leaf.ok_or_else(|| StoreError::Corrupt(format!("{key} is gone")))?
+                    }
                 },
             };
             reached.insert(key.clone(), value.clone());
@@ -262,6 +268,16 @@ async fn pairs(
     }
     *leaves = reached;
     Ok(pairs)
+}
+
+/// The leaves of a configuration as its objects make them.
+fn leaves_of(config: &OrgConfig) -> HashMap<Hash, Bytes> {
+    let made = config
+        .leaves()
+        .map(|(_, leaves)| leaves)
+        .unwrap_or_default();
+    let pair = |leaf: Leaf| (leaf.hash, Bytes::from(leaf.packed));
+    made.into_iter().map(pair).collect()
 }
 
 fn json(value: &impl Serialize) -> Bytes {
@@ -316,9 +332,8 @@ fn content(mut frames: &[u8]) -> Result<Content, KeptError> {
 
 #[cfg(test)]
 mod tests {
-    use proto::store::embedded::Embedded;
-
     use super::*;
+    use crate::store::embedded::Embedded;
 
     fn kept(dir: &tempfile::TempDir, key: u8, region: &str) -> Kept {
         let key = DigestKey::from_bytes([key; 32]);
@@ -421,6 +436,22 @@ mod tests {
             *first != bytes
         };
         written(mine, again).await;
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_content_or_refused(bytes: Vec<u8>, cut: proptest::sample::Index,
+                                            at: proptest::sample::Index, byte: u8) {
+            assert!(content(&bytes).is_err());
+            let pairs = BTreeMap::from([("leaf/a".to_owned(), Bytes::from("content"))]);
+            let good = frames(Revision(1), 0, &pairs).unwrap();
+            assert!(content(&good[..cut.index(good.len())]).is_err(), "a cut one");
+            let mut changed = good.clone();
+            let at = at.index(changed.len());
+            changed[at] = byte;
+            // Damage is told by the cipher; here it only must not break anything.
+            let _ = content(&changed);
+        }
     }
 
     #[test]
