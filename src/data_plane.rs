@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use node::limits::{self, Limits, Opener, SystemClock};
 use node::metrics::Metrics;
+use node::peers::{Known, Peers};
 use node::records::RecordBatches;
 use node::stages::record::Origin;
 use node::sync::compile::Compiler;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::hosts_file;
+use crate::peering::{self, Peering};
 use crate::serve::CannotStart;
 use crate::settings::{Settings, StoreKind};
 
@@ -42,11 +44,14 @@ pub struct DataPlane {
     pub applied: watch::Receiver<Arc<World>>,
     /// The records of requests.
     pub batches: RecordBatches,
+    /// Where peers dial this node, and where those it may dial are told.
+    peers: Option<(String, watch::Sender<Vec<Known>>)>,
 }
 
 impl DataPlane {
     /// Starts limits and the task that compiles configuration. The first snapshot stands before
-    /// the first connection is taken. `own` are addresses that no target may have.
+    /// the first connection is taken. `own` are addresses that no target may have; `peering` is
+    /// what links to other nodes need.
     ///
     /// # Errors
     /// [`CannotStart`]: a setting of the dial guard is faulty.
@@ -56,12 +61,22 @@ impl DataPlane {
         store: Arc<dyn Store>,
         mut worlds: watch::Receiver<Arc<World>>,
         own: Vec<SocketAddr>,
+        peering: Option<Peering>,
         background: &Runtime,
     ) -> anyhow::Result<Self> {
         let (sender, batches) = node::records::queue();
         let shared = shared(settings, &keyring, sender)?;
+        let incarnation = peering::incarnation(&shared.origin);
+        let address = peering.as_ref().map(|peering| peering.address.clone());
+        let (mut links, mut known) = (None, None);
+        if let Some(peering) = peering {
+            let (peers, events) = Peers::new(shared.metrics.peers());
+            links = Some(peering::links(&peers, events));
+            known = Some(peering.start(&shared.origin, incarnation, &peers, background)?);
+        }
         let clock = Arc::new(SystemClock);
-        let (limits, broker) = Limits::new(store, &limit_settings(settings), clock);
+        let limits = limit_settings(settings, incarnation);
+        let (limits, broker) = Limits::linked(store, &limits, clock, links);
         background.spawn(broker);
         let mut own = own;
         own.extend(infrastructure(settings));
@@ -80,20 +95,52 @@ impl DataPlane {
             limits,
             applied,
             batches,
+            peers: address.zip(known),
         })
     }
 
+    /// The same without links to other nodes.
+    ///
+    /// # Errors
+    /// As for [`DataPlane::start`].
+    pub fn alone(
+        settings: &Settings,
+        keyring: Arc<Keyring>,
+        store: Arc<dyn Store>,
+        worlds: watch::Receiver<Arc<World>>,
+        own: Vec<SocketAddr>,
+        background: &Runtime,
+    ) -> anyhow::Result<Self> {
+        Self::start(settings, keyring, store, worlds, own, None, background)
+    }
+
     /// Tells the others that this node is there, until what is returned is sent or dropped.
-    pub fn join(&self, address: SocketAddr, store: Arc<dyn Store>, background: &Runtime) -> Joined {
+    pub fn join(
+        &mut self,
+        address: SocketAddr,
+        store: Arc<dyn Store>,
+        background: &Runtime,
+    ) -> Joined {
+        let (dialled, known) = self.peers.take().unzip();
         let membership = Membership {
             origin: self.shared.origin.clone(),
             address: address.to_string(),
+            peers: dialled,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             applied: self.applied.clone(),
             metrics: self.shared.metrics.clone(),
             counted: {
                 let limits = self.limits.clone();
-                Box::new(move |nodes| limits.set_nodes(nodes))
+                Box::new(move |nodes, others| {
+                    limits.set_nodes(nodes);
+                    if let Some(known) = &known {
+                        known.send_if_modified(|before| {
+                            let changed = *before != others;
+                            *before = others;
+                            changed
+                        });
+                    }
+                })
             },
         };
         let (stop, stopping) = oneshot::channel();
@@ -140,8 +187,8 @@ fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
     found
 }
 
-fn limit_settings(settings: &Settings) -> limits::Settings {
-    let alone = limits::Settings::single_node(incarnation());
+fn limit_settings(settings: &Settings, incarnation: Opener) -> limits::Settings {
+    let alone = limits::Settings::single_node(incarnation);
     match settings.store.kind {
         StoreKind::Embedded => alone,
         StoreKind::Etcd => limits::Settings {
@@ -149,15 +196,6 @@ fn limit_settings(settings: &Settings) -> limits::Settings {
             max_skew: SKEW_MAX,
             ..alone
         },
-    }
-}
-
-/// A new incarnation of this node: blocks that an earlier one left open are not its own.
-fn incarnation() -> Opener {
-    let bits = uuid::Uuid::now_v7().as_u128();
-    Opener {
-        node: (bits >> 64) as u64,
-        boot: bits as u64,
     }
 }
 

@@ -12,6 +12,7 @@ mod hosts_file;
 mod keyrings;
 mod link_tls;
 mod logging;
+mod peering;
 mod private_file;
 mod ready;
 mod roles;

@@ -85,6 +85,7 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         control: Some(bind(settings.control.listen, "control")?),
         admin: bind_admin(&settings)?,
         link: None,
+        peers: None,
     };
     let keyring = Arc::new(keyrings::own(&settings)?);
     let log = settings.log.clone();
@@ -106,11 +107,13 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
 pub fn node(args: &RoleArgs) -> anyhow::Result<()> {
     let settings = cluster_settings(args)?;
     make_folder(&settings.data_dir)?;
+    let peers = settings.peers.listen;
     let bound = Bound {
         gateway: Some(bind(settings.gateway.listen, "gateway")?),
         control: None,
         admin: bind_admin(&settings)?,
         link: None,
+        peers: peers.map(|address| bind(address, "peers")).transpose()?,
     };
     let keyring = Arc::new(keyrings::of_node(&settings)?);
     let log = settings.log.clone();
@@ -138,6 +141,7 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
         control: Some(bind(settings.control.listen, "control")?),
         admin: bind_admin(&settings)?,
         link: link.map(|address| bind(address, "link")).transpose()?,
+        peers: None,
     };
     let keys = keyrings::of_control(&settings)?;
     let log = settings.log.clone();

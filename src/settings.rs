@@ -34,6 +34,8 @@ pub struct Settings {
     pub keys: KeySettings,
     /// The connection between nodes and control planes.
     pub link: LinkSettings,
+    /// The links between nodes.
+    pub peers: PeerSettings,
     /// Rate limits.
     pub limits: LimitSettings,
     /// Which addresses that are not public tenants may ask for.
@@ -163,6 +165,16 @@ pub struct LinkSettings {
     pub ca_file: Option<PathBuf>,
 }
 
+/// The links between nodes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerSettings {
+    /// Address that the other nodes of the region connect to; without it the node has no links.
+    pub listen: Option<SocketAddr>,
+    /// What they dial, `host:port`; the address that is listened on when absent.
+    pub advertise: Option<String>,
+}
+
 /// Rate limits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -248,6 +260,7 @@ impl Default for Settings {
             store: StoreSettings::default(),
             keys: KeySettings::default(),
             link: LinkSettings::default(),
+            peers: PeerSettings::default(),
             limits: LimitSettings::default(),
             dial_guard: DialGuardSettings::default(),
             policy: PolicySettings::default(),

@@ -2,8 +2,8 @@
 //!
 //! In reading order: `listener` (bytes in), `worker` (wiring), `actor` and `flow` (how a request
 //! moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`, `credentials`,
-//! `limits`, `upstream`, `inbound`; what feeds them: `sync` and `snapshot`; what they feed:
-//! `records`, `metrics`, `telemetry`.
+//! `limits`, `upstream`, `inbound`; how nodes talk to each other: `peers`; what feeds them: `sync`
+//! and `snapshot`; what they feed: `records`, `metrics`, `telemetry`.
 
 pub mod actor;
 pub mod admin;
@@ -19,6 +19,7 @@ pub mod limits;
 pub mod listener;
 pub mod metrics;
 pub mod outbound;
+pub mod peers;
 pub mod presented;
 pub mod records;
 pub mod request;

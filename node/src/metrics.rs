@@ -12,6 +12,7 @@ use proto::outcome::Code;
 
 use crate::actor::{STAGES, StageKind};
 use crate::limits::Stats;
+use crate::peers::PeerStats;
 
 /// Upper bounds of the duration histograms' buckets, in microseconds.
 const BUCKETS_US: [u64; 14] = [
@@ -38,6 +39,7 @@ struct Shared {
     listener_refused: [AtomicU64; Code::ALL.len()],
     server: Histogram,
     client: Histogram,
+    peers: Arc<PeerStats>,
 }
 
 /// A plain counter: its name, its meaning, its value.
@@ -134,6 +136,11 @@ impl Metrics {
         }
     }
 
+    /// The counts of the links to peers.
+    pub fn peers(&self) -> Arc<PeerStats> {
+        Arc::clone(&self.shared.peers)
+    }
+
     /// Takes one of `max` places for a request in flight.
     pub fn enter(&self, max: u64) -> Option<Permit> {
         let before = self.shared.in_flight.fetch_add(1, Relaxed);
@@ -172,13 +179,22 @@ impl Metrics {
             &shared.mailbox_full,
             &mut out,
         );
-        for (name, help, count) in shared.plain().into_iter().chain(of_limits(limits)) {
+        let counters = shared.plain().into_iter().chain(of_limits(limits));
+        for (name, help, count) in counters.chain(of_peers(&shared.peers)) {
             head(name, help, "counter", &mut out);
             let _ = writeln!(out, "{name} {}", count.load(Relaxed));
         }
         let name = "requestrocket_requests_in_flight";
         head(name, "Requests in flight.", "gauge", &mut out);
         let _ = writeln!(out, "{name} {}", self.in_flight());
+        let name = "requestrocket_peers_linked";
+        head(
+            name,
+            "Nodes that this one is linked with.",
+            "gauge",
+            &mut out,
+        );
+        let _ = writeln!(out, "{name} {}", shared.peers.linked.load(Relaxed));
         let name = "requestrocket_records_spooled";
         let help = "Records that wait on disk for a control plane.";
         head(name, help, "gauge", &mut out);
@@ -215,7 +231,7 @@ impl Shared {
     }
 }
 
-fn of_limits(limits: &Stats) -> [Plain<'_>; 7] {
+fn of_limits(limits: &Stats) -> [Plain<'_>; 10] {
     [
         (
             "requestrocket_limit_refusals_total",
@@ -248,9 +264,49 @@ fn of_limits(limits: &Stats) -> [Plain<'_>; 7] {
             &limits.unreadable,
         ),
         (
+            "requestrocket_limit_peer_asks_total",
+            "Asks for tokens to the nodes that own the keys.",
+            &limits.peer_asks,
+        ),
+        (
+            "requestrocket_limit_peer_grants_total",
+            "Parts of blocks lent to other nodes.",
+            &limits.peer_grants,
+        ),
+        (
+            "requestrocket_limit_peer_silences_total",
+            "Asks that an owner did not answer in time.",
+            &limits.peer_silences,
+        ),
+        (
             "requestrocket_limit_overflows_total",
             "Times that a key was put on the key shared by all beyond the most.",
             &limits.overflowed,
+        ),
+    ]
+}
+
+fn of_peers(peers: &PeerStats) -> [Plain<'_>; 4] {
+    [
+        (
+            "requestrocket_peer_messages_sent_total",
+            "Messages to other nodes.",
+            &peers.sent,
+        ),
+        (
+            "requestrocket_peer_messages_received_total",
+            "Messages from other nodes.",
+            &peers.received,
+        ),
+        (
+            "requestrocket_peer_messages_dropped_total",
+            "Messages that found a node's queue full.",
+            &peers.dropped,
+        ),
+        (
+            "requestrocket_peer_connections_refused_total",
+            "Connections of peers that were refused, or failed before the peer was known.",
+            &peers.refused,
         ),
     ]
 }

@@ -21,6 +21,9 @@ pub struct Member {
     pub region: String,
     /// Where it listens for callers.
     pub address: String,
+    /// Where other nodes connect, `host:port`; absent from a node that takes no links of peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<String>,
     /// The version of its program.
     pub program: String,
     /// When it started.

@@ -34,6 +34,8 @@ pub struct Bound {
     pub admin: Option<TcpListener>,
     /// For the records of nodes.
     pub link: Option<TcpListener>,
+    /// For the links of other nodes.
+    pub peers: Option<TcpListener>,
 }
 
 impl Bound {
@@ -45,7 +47,13 @@ impl Bound {
 
     /// Addresses that no target may have.
     fn own(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
-        let all = [&self.gateway, &self.control, &self.admin, &self.link];
+        let all = [
+            &self.gateway,
+            &self.control,
+            &self.admin,
+            &self.link,
+            &self.peers,
+        ];
         let bound = all.into_iter().flatten();
         bound.map(TcpListener::local_addr).collect()
     }

@@ -23,6 +23,7 @@ use crate::configuration;
 use crate::data_plane::DataPlane;
 use crate::descriptors;
 use crate::link_tls;
+use crate::peering::Peering;
 use crate::ready::Ready;
 use crate::serve::{CannotStart, Mode};
 use crate::servers::Servers;
@@ -70,16 +71,18 @@ impl Node {
         let copying = kept::run(kept, store.clone(), worlds.clone(), stopping);
         let copying = background.spawn(copying);
         let own = self.bound.own()?;
-        let plane = DataPlane::start(
+        let gateway = self.bound.gateway_address()?;
+        let peering = Peering::new(&settings, self.bound.peers)?;
+        let mut plane = DataPlane::start(
             &settings,
             self.keyring,
             store.clone(),
             worlds,
             own,
+            peering,
             background,
         )?;
         let metrics = super::metrics(Some(plane.metrics()), None, health.clone());
-        let gateway = self.bound.gateway_address()?;
         let joined = plane.join(gateway, store.clone(), background);
         let shipping = ship_records(&settings, tls, plane.batches, &plane.shared);
         let shipping = background.spawn(shipping);

@@ -70,7 +70,8 @@ impl Single {
         configuration.caught_up().await?;
         let own = bound.own()?;
         let worlds = configuration.worlds.clone();
-        let plane = DataPlane::start(&settings, keyring, store.clone(), worlds, own, background)?;
+        let mut plane =
+            DataPlane::alone(&settings, keyring, store.clone(), worlds, own, background)?;
         let (health, counters) = (
             configuration.health.clone(),
             ::control::metrics::Metrics::default(),

@@ -12,7 +12,7 @@ use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
 /// What the processes of a cluster share.
-struct Cluster {
+pub struct Cluster {
     etcd: Vec<EtcdServer>,
     files: TempDir,
     /// Where control takes records.
@@ -20,7 +20,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new() -> Self {
+    /// One etcd.
+    pub fn new() -> Self {
         Self::of(vec![EtcdServer::start()])
     }
 
@@ -66,7 +67,8 @@ impl Cluster {
         )
     }
 
-    fn control_start(&self) -> Start {
+    /// How a control plane of it is started.
+    pub fn control_start(&self) -> Start {
         let config = format!(
             "{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
              [gateway]\npublic_url = \"http://gw.example\"\n",
@@ -85,7 +87,8 @@ impl Cluster {
         Gateway::with(self.node_start(name, certified))
     }
 
-    fn node_start(&self, name: &str, certified: &str) -> Start {
+    /// How a node of it is started, with the certificate of `certified`.
+    pub fn node_start(&self, name: &str, certified: &str) -> Start {
         let config = format!(
             "node_name = {name:?}\n{}endpoints = [{:?}]\n\
              [keys]\nring_file = {:?}\n[limits]\nnodes = 2\n",

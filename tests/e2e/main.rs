@@ -15,5 +15,6 @@ mod process;
 mod rules;
 mod start;
 mod tls;
+mod tokens;
 mod upstreams;
 mod versions;

@@ -145,6 +145,7 @@ fn node() -> Value {
             "name": text("Its `node_name`"),
             "region": text("Its region"),
             "address": text("Where it listens for callers"),
+            "peers": text("Where other nodes dial it; absent where it has no links"),
             "program": text("The version of its program"),
             "started_at": {"type": "string", "format": "date-time"},
             "revision": {"type": "integer", "description": "The store revision that it serves"},

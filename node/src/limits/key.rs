@@ -74,6 +74,12 @@ impl MeterKey {
     }
 }
 
+/// Whether it has the form of a [`MeterKey::store_key`].
+pub fn is_store_key(key: &str) -> bool {
+    let digits = key.strip_prefix(PREFIX);
+    digits.is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +105,7 @@ mod tests {
                 .iter()
                 .all(|key| key.starts_with(PREFIX) && key.len() == 39)
         );
+        assert!(stored.iter().all(|key| is_store_key(key)));
+        assert!(!is_store_key("live/head/x") && !is_store_key("tokens/../live"));
     }
 }

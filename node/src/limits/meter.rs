@@ -5,8 +5,8 @@
 //! headers are made of; workers only change words in the cells and raise a flag when they need
 //! more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,7 +30,8 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// One meter key of this process, shared by all workers.
 #[derive(Debug)]
 pub struct Meter {
-    pub(super) key: MeterKey,
+    /// Unknown while only peers have asked for it.
+    pub(super) key: OnceLock<MeterKey>,
     pub(super) store_key: String,
     pub(super) spec: ArcSwap<MeterSpec>,
     /// No limits: everything passes, nothing is counted in the store.
@@ -66,14 +67,9 @@ pub enum Draw {
 }
 
 impl Meter {
-    pub(super) fn new(
-        key: MeterKey,
-        store_key: String,
-        spec: Arc<MeterSpec>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub(super) fn new(store_key: String, spec: Arc<MeterSpec>, shared: Arc<Shared>) -> Self {
         Self {
-            key,
+            key: OnceLock::new(),
             store_key,
             view: ArcSwap::from_pointee(View::unknown(Arc::clone(&spec))),
             observes: AtomicBool::new(spec.limits().is_empty()),
@@ -90,9 +86,9 @@ impl Meter {
         }
     }
 
-    /// What this meter counts by.
-    pub fn key(&self) -> &MeterKey {
-        &self.key
+    /// What this meter counts by; `None` while only other nodes have asked for it.
+    pub fn key(&self) -> Option<&MeterKey> {
+        self.key.get()
     }
 
     /// Draws a token. Never blocks; at most an `Arc` is cloned.

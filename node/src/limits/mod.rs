@@ -9,6 +9,11 @@
 //!                                         Store: State per key, moved by compare-and-swap
 //! ```
 //!
+//! With peers each key has one owner among the nodes, by rendezvous hashing: its broker takes
+//! blocks from the store and lends parts of them to the brokers that ask. One that does not answer
+//! is passed over for the next; a node that reaches no peer takes from the store itself. Two
+//! owners at once cost conflicts in the store and nothing else.
+//!
 //! | file | what |
 //! |---|---|
 //! | `window` | pure: sliding ring, calendar window |
@@ -17,8 +22,9 @@
 //! | `revision_clock` | pure: how old a value in the store is at least |
 //! | `cell`, `part` | tokens in the hands of workers, and the broker's record of them |
 //! | `demand`, `credit` | how much is wanted, how often written; what is given without a store |
-//! | `owner` | one key: what is known of it, the write that is due |
-//! | `broker`, `run` | all keys: transactions, outcomes, timers; the shell with the store |
+//! | `owner` | one key: what is known of it, the write that is due, what is lent and borrowed |
+//! | `exchange` | what nodes say to each other about tokens |
+//! | `broker`, `run` | all keys: who owns each, transactions, timers; the shell with the store |
 //! | `meter`, `tokens` | what the pipeline holds |
 //! | `view`, `refusal` | what callers are told |
 //!
@@ -34,6 +40,7 @@ pub mod clock;
 pub mod codec;
 mod credit;
 mod demand;
+pub mod exchange;
 mod key;
 mod meter;
 mod owner;
@@ -66,6 +73,7 @@ pub use meter::{Draw, Expired, Meter, Sent, Token, Waiting};
 pub use refusal::{
     Cause, LimitStatus, MeterStatus, Mode, Refusal, rate_limit, rate_limit_policy, retry_after,
 };
+pub use run::{Links, PeerEvent};
 pub use shared::Stats;
 pub use tokens::{DrawAll, METERS_MAX, MeterSet, Tokens, TooManyMeters, WaitingAll};
 
@@ -124,8 +132,19 @@ impl Limits {
         settings: &Settings,
         clock: Arc<dyn Clock>,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        Self::linked(store, settings, clock, None)
+    }
+
+    /// The same for a node that has peers: each key is taken from the store by one of them.
+    pub fn linked(
+        store: Arc<dyn Store>,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        links: Option<Links>,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let (limits, broker) = Self::unserved(settings, clock);
-        (limits, run::run(broker, store, settings.store_timeout))
+        let timeout = settings.store_timeout;
+        (limits, run::run(broker, store, timeout, links))
     }
 
     /// The meters and their broker, to be driven by the caller.
@@ -172,8 +191,17 @@ impl Limits {
             return Arc::clone(meter);
         }
         let store_key = key.store_key();
-        let meter = Meter::new(key.clone(), store_key, spec, Arc::clone(&self.shared));
-        let meter = Arc::new(meter);
+        let new = || {
+            Meter::new(
+                store_key.clone(),
+                Arc::clone(&spec),
+                Arc::clone(&self.shared),
+            )
+        };
+        let meter = self.shared.meter(&store_key, new);
+        // An error means that it is set already, to the same key.
+        let _ = meter.key.set(key.clone());
+        meter.respec(spec);
         meters.insert(key, Arc::clone(&meter));
         meter
     }

@@ -17,6 +17,7 @@ use proto::store::{LeaseId, Op, Store, StoreError, Txn};
 use tokio::sync::{oneshot, watch};
 
 use crate::metrics::Metrics;
+use crate::peers::Known;
 use crate::stages::record::Origin;
 
 /// How long an entry outlives its node.
@@ -36,14 +37,17 @@ pub struct Membership {
     pub origin: Arc<Origin>,
     /// Where it listens for callers.
     pub address: String,
+    /// Where it listens for its peers; `None`: it has no links.
+    pub peers: Option<String>,
     /// The version of the program.
     pub program: String,
     /// What requests see.
     pub applied: watch::Receiver<Arc<World>>,
     /// What is going on.
     pub metrics: Metrics,
-    /// Is told how many nodes the region has, this one included, whenever they were counted.
-    pub counted: Box<dyn Fn(u64) + Send + Sync>,
+    /// Is told how many nodes the region has, this one included, whenever they were counted, and
+    /// which others can be dialled.
+    pub counted: Box<dyn Fn(u64, Vec<Known>) + Send + Sync>,
 }
 
 /// Keeps the entry until `stop` is sent or dropped, then takes it away.
@@ -132,6 +136,7 @@ impl Entry {
             name: self.membership.origin.node.to_string(),
             region: self.membership.origin.region.to_string(),
             address: self.membership.address.clone(),
+            peers: self.membership.peers.clone(),
             program: self.membership.program.clone(),
             started_at: self.started_at,
             revision: world.revision.0,
@@ -147,6 +152,7 @@ impl Entry {
             return;
         }
         let (mut names, mut namesake) = (BTreeSet::new(), false);
+        let mut known = BTreeSet::new();
         let origin = &self.membership.origin;
         let listed = load::list(&*self.store, keys::NODES, None, |pair| {
             // One of another release that cannot be read is a node all the same.
@@ -156,6 +162,10 @@ impl Entry {
             };
             if member.region == *origin.region {
                 namesake |= member.id != self.id && member.name == *origin.node;
+                if let Some(address) = member.peers.filter(|_| member.name != *origin.node) {
+                    let node = member.name.clone();
+                    known.insert(Known { node, address });
+                }
                 names.insert(member.name);
             }
         });
@@ -163,7 +173,7 @@ impl Entry {
             return;
         }
         self.counted_at = Some(Instant::now());
-        (self.membership.counted)(names.len() as u64);
+        (self.membership.counted)(names.len() as u64, known.into_iter().collect());
         self.namesakes = if namesake { self.namesakes + 1 } else { 0 };
         if self.namesakes == NAMESAKES_MAX {
             let name = &self.membership.origin.node;
@@ -237,10 +247,11 @@ mod tests {
                 region: "eu".into(),
             }),
             address: "127.0.0.1:8080".into(),
+            peers: None,
             program: "1.2.3".into(),
             applied,
             metrics: Metrics::default(),
-            counted: Box::new(|_| {}),
+            counted: Box::new(|_, _| {}),
         };
         let (stop, stopping) = oneshot::channel();
         let running = actix_rt::spawn(run(membership, store.clone(), stopping));
@@ -274,22 +285,30 @@ mod tests {
                     region: region.into(),
                 }),
                 address: "127.0.0.1:8080".into(),
+                peers: Some(format!("{name}:8083")),
                 program: "1.2.3".into(),
                 applied,
                 metrics: Metrics::default(),
-                counted: Box::new(move |count| told.send(count).expect("a receiver")),
+                counted: Box::new(move |count, known| {
+                    told.send((count, known)).expect("a receiver");
+                }),
             };
             let (stop, stopping) = oneshot::channel();
             let task = actix_rt::spawn(run(membership, store.clone(), stopping));
             (stop, task, seen)
         };
-        for (name, region, expected) in [
-            ("gw-1", "eu", 1),
-            ("gw-2", "eu", 2),
-            ("gw-2", "eu", 2),
-            ("gw-3", "us", 1),
+        for (name, region, expected, others) in [
+            ("gw-1", "eu", 1, vec![]),
+            ("gw-2", "eu", 2, vec!["gw-1"]),
+            ("gw-2", "eu", 2, vec!["gw-1"]),
+            ("gw-3", "us", 1, vec![]),
         ] {
             let (stop, task, mut seen) = start(name, region);
+            let known = others.into_iter().map(|other: &str| Known {
+                node: other.into(),
+                address: format!("{other}:8083"),
+            });
+            let expected = (expected, known.collect());
             assert_eq!(seen.recv().await, Some(expected), "{name} in {region}");
             running.push((stop, task, seen));
         }

@@ -46,6 +46,12 @@ pub const SCHEMA_KEPT_PART: u16 = 7;
 const SCHEMA_HELLO: u16 = 4;
 const SCHEMA_WELCOME: u16 = 5;
 const SCHEMA_ACK: u16 = 6;
+/// Who dials a node; the type is the data plane's, as those of the two below.
+pub const SCHEMA_PEER_HELLO: u16 = 8;
+/// The answer of the node that was dialled.
+pub const SCHEMA_PEER_WELCOME: u16 = 9;
+/// What two nodes say to each other.
+pub const SCHEMA_PEER_MESSAGE: u16 = 10;
 
 /// A type that may travel in a frame.
 pub trait Message: Serialize + DeserializeOwned {

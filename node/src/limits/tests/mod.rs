@@ -8,5 +8,6 @@ mod faults;
 mod judge;
 mod memory;
 mod meter;
+mod network;
 mod schedules;
 mod simulation;
