@@ -68,11 +68,13 @@ impl DataPlane {
         let shared = shared(settings, &keyring, sender)?;
         let incarnation = peering::incarnation(&shared.origin);
         let address = peering.as_ref().map(|peering| peering.address.clone());
-        let (mut links, mut known) = (None, None);
+        let (mut links, mut known, mut giving) = (None, None, None);
         if let Some(peering) = peering {
-            let (peers, events) = Peers::new(shared.metrics.peers());
+            let leaves = Arc::clone(&peering.leaves);
+            let (peers, events) = Peers::new(shared.metrics.peers(), Arc::clone(&leaves));
             links = Some(peering::links(&peers, events));
             known = Some(peering.start(&shared.origin, incarnation, &peers, background)?);
+            giving = Some((leaves, peers));
         }
         let clock = Arc::new(SystemClock);
         let limits = limit_settings(settings, incarnation);
@@ -88,6 +90,9 @@ impl DataPlane {
         let first = compiler.compile(&world);
         shared.snapshot.store(Arc::new(first.snapshot));
         let (sender, applied) = watch::channel(world);
+        if let Some((leaves, peers)) = giving {
+            leaves.begin(peers, applied.clone());
+        }
         let snapshot = shared.snapshot.clone();
         background.spawn(node::sync::run(worlds, compiler, snapshot, sender));
         Ok(Self {

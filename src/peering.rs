@@ -1,8 +1,10 @@
 //! The links between nodes, from settings to what runs.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use node::limits::{Links, Opener};
+use node::peers::leaves::Leaves;
 use node::peers::wire::PeerMessage;
 use node::peers::{Identity, Known, Peers, Tls, node_number, run};
 use node::stages::record::Origin;
@@ -20,6 +22,8 @@ pub struct Peering {
     tls: Tls,
     /// Where the other nodes dial this one, `host:port`.
     pub address: String,
+    /// What nodes give each other of configurations.
+    pub leaves: Arc<Leaves>,
 }
 
 impl Peering {
@@ -43,6 +47,7 @@ impl Peering {
             listener,
             tls,
             address,
+            leaves: Arc::default(),
         }))
     }
 

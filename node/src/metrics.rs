@@ -286,7 +286,7 @@ fn of_limits(limits: &Stats) -> [Plain<'_>; 10] {
     ]
 }
 
-fn of_peers(peers: &PeerStats) -> [Plain<'_>; 4] {
+fn of_peers(peers: &PeerStats) -> [Plain<'_>; 6] {
     [
         (
             "requestrocket_peer_messages_sent_total",
@@ -302,6 +302,16 @@ fn of_peers(peers: &PeerStats) -> [Plain<'_>; 4] {
             "requestrocket_peer_messages_dropped_total",
             "Messages that found a node's queue full.",
             &peers.dropped,
+        ),
+        (
+            "requestrocket_peer_leaves_total",
+            "Leaves of configurations that other nodes gave.",
+            &peers.leaves_from_peers,
+        ),
+        (
+            "requestrocket_peer_leaves_missed_total",
+            "Leaves that were asked of other nodes and came from the store.",
+            &peers.leaves_from_store,
         ),
         (
             "requestrocket_peer_connections_refused_total",

@@ -63,16 +63,20 @@ impl Node {
         let store = stores::open(&settings)?;
         descriptors::raise(settings.gateway.connections_max, Mode::Standalone);
         let kept = kept(&settings, &self.keyring)?;
-        let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
+        let own = self.bound.own()?;
+        let gateway = self.bound.gateway_address()?;
+        let peering = Peering::new(&settings, self.bound.peers)?;
+        let followed = match &peering {
+            Some(peering) => peering.leaves.before(store.clone()),
+            None => store.clone(),
+        };
+        let (mut follower, worlds) = Follower::new(followed, settings.region.clone());
         begin(&settings, &kept, &mut follower).await?;
         let health = follower.health();
         background.spawn(follower.run());
         let (stop, stopping) = oneshot::channel();
         let copying = kept::run(kept, store.clone(), worlds.clone(), stopping);
         let copying = background.spawn(copying);
-        let own = self.bound.own()?;
-        let gateway = self.bound.gateway_address()?;
-        let peering = Peering::new(&settings, self.bound.peers)?;
         let mut plane = DataPlane::start(
             &settings,
             self.keyring,

@@ -1,5 +1,5 @@
-//! One limit over three linked nodes: real processes and a real etcd. Every request is judged by
-//! when its answer came; the tests are shorter than a window, or count windows.
+//! Linked nodes: one limit over three of them, and configuration that they give each other. Real
+//! processes and a real etcd. Every request is judged by when its answer came.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -189,6 +189,29 @@ fn linked_nodes_use_a_limit_up_and_never_more_with_few_writes() {
 }
 
 #[test]
+fn another_version_of_the_configuration_forgets_nothing_that_was_spent() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let nodes = linked(&cluster);
+    let upstream = Upstream::json("{}");
+    let proxy = limited(&control, &upstream, 5);
+    current(&control);
+    let outcome = Outcome::default();
+    for node in &nodes {
+        outcome.call(&node.gateway.url, &proxy);
+    }
+    assert_eq!(outcome.granted(), 3);
+    let rule = json!({"effect": "deny", "methods": ["DELETE"]});
+    control.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    current(&control);
+    for at in 0..30 {
+        outcome.call(&nodes[at % 3].gateway.url, &proxy);
+    }
+    outcome.judge(5);
+    assert_eq!(outcome.granted(), 5);
+}
+
+#[test]
 fn when_the_owner_is_killed_under_load_the_others_go_on_within_the_limit() {
     const LIMIT: usize = 600;
     let cluster = Cluster::new();
@@ -246,4 +269,36 @@ fn when_the_owner_is_killed_under_load_the_others_go_on_within_the_limit() {
         }
     }
     all.judge(LIMIT);
+}
+
+#[test]
+fn a_node_that_was_away_gets_a_large_change_from_its_peers() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let nodes = linked(&cluster);
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    current(&control);
+    let late = &nodes[2];
+    late.gateway.signal("STOP");
+    // More than is told in one piece, so that leaves have to be read.
+    let target = |at: usize| {
+        let url = format!("https://{at}.{}.example", "a".repeat(60));
+        json!({"create": "targets", "object": {"base_url": url}})
+    };
+    let mut operations: Vec<_> = (0..100).map(target).collect();
+    operations.push(json!({"update": proxy.id, "patch": {"active": false}}));
+    let changed = control.api("POST", "/changes", Some(&json!({"operations": operations})));
+    assert_eq!(changed.status(), 200, "{}", changed.text());
+    let serves = |node: &Node| {
+        wait_for("the change", || {
+            let answer = proxy.request("GET", "/").send(&node.gateway.url);
+            (answer.status() == 403).then_some(())
+        });
+    };
+    nodes[..2].iter().for_each(serves);
+    late.gateway.signal("CONT");
+    serves(late);
+    let given = late.metric("requestrocket_peer_leaves_total");
+    assert!(given >= 2, "{given} leaves from peers");
 }

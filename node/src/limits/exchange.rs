@@ -14,8 +14,8 @@ use super::block::Opener;
 use super::cell::Spends;
 use super::state::State;
 
-/// Items of one batch; the rest goes into the next.
-pub const BATCH_ITEMS_MAX: usize = 512;
+/// Items of one batch; the rest goes into the next. With the largest states they fit into a frame.
+pub const BATCH_ITEMS_MAX: usize = 128;
 
 /// All that one node has to tell another at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -188,7 +188,8 @@ impl Meter {
             self.observes
                 .store(spec.limits().is_empty(), Ordering::Release);
             self.spec.store(spec);
-            self.ask();
+            // Told, but not asked for a token: a new version of the configuration is no demand.
+            self.shared.ask(Arc::clone(self));
         }
     }
 

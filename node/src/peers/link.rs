@@ -46,9 +46,13 @@ async fn read(reader: ReadHalf<Stream>, peers: &Peers, peer: Opener) -> std::io:
         let Some(frame) = tokio::time::timeout(SILENCE_MAX, frame).await?? else {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         };
-        peers
+        // A peer that is told nothing more asks another one at once.
+        if !peers
             .take(peer, wire::decode(&frame).map_err(invalid)?)
-            .await;
+            .await
+        {
+            return Ok(());
+        }
     }
 }
 

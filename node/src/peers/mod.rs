@@ -12,6 +12,7 @@
 //! nothing that it sends is decoded before that is known. Without `peers.listen` nothing here runs.
 
 mod greet;
+pub mod leaves;
 mod link;
 pub mod run;
 pub mod wire;
@@ -24,6 +25,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::mpsc;
 
 use crate::limits::{Opener, PeerEvent};
+use leaves::Leaves;
 use wire::PeerMessage;
 
 /// Events that wait to be taken; a link reads no further while there is no room.
@@ -71,6 +73,10 @@ pub struct PeerStats {
     pub dropped: AtomicU64,
     /// Messages from peers.
     pub received: AtomicU64,
+    /// Leaves of configurations that peers gave.
+    pub leaves_from_peers: AtomicU64,
+    /// Leaves that came from the store although there was a peer to ask.
+    pub leaves_from_store: AtomicU64,
     /// Connections that came and were sent away, or failed before the peer was known.
     pub refused: AtomicU64,
 }
@@ -87,6 +93,7 @@ struct Shared {
     events: mpsc::Sender<PeerEvent>,
     stats: Arc<PeerStats>,
     serial: AtomicU64,
+    leaves: Arc<Leaves>,
 }
 
 #[derive(Debug)]
@@ -96,14 +103,15 @@ struct Link {
 }
 
 impl Peers {
-    /// No links yet, and what will happen on them.
-    pub fn new(stats: Arc<PeerStats>) -> (Self, mpsc::Receiver<PeerEvent>) {
+    /// No links yet, and what will happen on them. `leaves` gives and takes configuration.
+    pub fn new(stats: Arc<PeerStats>, leaves: Arc<Leaves>) -> (Self, mpsc::Receiver<PeerEvent>) {
         let (events, taken) = mpsc::channel(EVENTS);
         let shared = Arc::new(Shared {
             links: Mutex::default(),
             events,
             stats,
             serial: AtomicU64::new(0),
+            leaves,
         });
         (Self { shared }, taken)
     }
@@ -123,6 +131,18 @@ impl Peers {
             self.shared.stats.sent.fetch_add(1, Ordering::Relaxed);
         }
         sent
+    }
+
+    /// Up to `count` peers that are linked, beginning anywhere.
+    fn some(&self, count: usize) -> Vec<Opener> {
+        let links = self.links();
+        let first = rand::random_range(0..links.len().max(1));
+        let round = links
+            .keys()
+            .cycle()
+            .skip(first)
+            .take(count.min(links.len()));
+        round.copied().collect()
     }
 
     /// Whether a node is linked, whichever start of it.
@@ -145,38 +165,43 @@ impl Peers {
             self.count(&links);
             before
         };
+        let listed = Listed {
+            peers: self,
+            peer,
+            serial,
+        };
         for earlier in before {
             self.tell(PeerEvent::Down(earlier)).await;
         }
         self.tell(PeerEvent::Up(peer)).await;
         let ended = link::carry(stream, outgoing, self, peer).await;
-        let ours = {
-            let mut links = self.links();
-            let ours = links.get(&peer).is_some_and(|link| link.serial == serial);
-            if ours {
-                links.remove(&peer);
-            }
-            self.count(&links);
-            ours
-        };
-        if ours {
+        if listed.take_off() {
             self.tell(PeerEvent::Down(peer)).await;
         }
         ended
     }
 
-    /// Takes what a peer said; waits where it comes faster than it is dealt with.
-    async fn take(&self, peer: Opener, message: PeerMessage) {
+    /// Takes what a peer said; waits where it comes faster than it is dealt with. False when
+    /// nobody deals with it any more: the process ends.
+    async fn take(&self, peer: Opener, message: PeerMessage) -> bool {
         self.shared.stats.received.fetch_add(1, Ordering::Relaxed);
         match message {
-            PeerMessage::Beat => {}
+            PeerMessage::Beat => !self.shared.events.is_closed(),
             PeerMessage::Tokens(batch) => self.tell(PeerEvent::Said(peer, batch)).await,
+            PeerMessage::WantLeaf { ask, key } => {
+                let packed = self.shared.leaves.held(&key);
+                self.send(peer, PeerMessage::Leaf { ask, packed });
+                true
+            }
+            PeerMessage::Leaf { ask, packed } => {
+                self.shared.leaves.answered(ask, packed);
+                true
+            }
         }
     }
 
-    async fn tell(&self, event: PeerEvent) {
-        // An error means that the process ends.
-        let _ = self.shared.events.send(event).await;
+    async fn tell(&self, event: PeerEvent) -> bool {
+        self.shared.events.send(event).await.is_ok()
     }
 
     fn count(&self, links: &HashMap<Opener, Link>) {
@@ -187,6 +212,37 @@ impl Peers {
     fn links(&self) -> std::sync::MutexGuard<'_, HashMap<Opener, Link>> {
         let links = self.shared.links.lock();
         links.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A link on the list, taken off however its task ends.
+struct Listed<'a> {
+    peers: &'a Peers,
+    peer: Opener,
+    serial: u64,
+}
+
+impl Listed<'_> {
+    /// True when it was on the list, and no later link had taken its place.
+    fn take_off(&self) -> bool {
+        let mut links = self.peers.links();
+        let link = links.get(&self.peer);
+        let ours = link.is_some_and(|link| link.serial == self.serial);
+        if ours {
+            links.remove(&self.peer);
+        }
+        self.peers.count(&links);
+        ours
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        if self.take_off() {
+            // Cut off in between. A broker that does not learn of it notices the silence.
+            let down = PeerEvent::Down(self.peer);
+            let _ = self.peers.shared.events.try_send(down);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
-use super::greet::{self, dials};
+use super::greet;
 use super::{Identity, Known, Peers, Tls, node_number};
 use crate::limits::Opener;
 
@@ -47,9 +47,12 @@ pub async fn run(
         let mut wanted: HashSet<Known> = listed.into_iter().collect();
         wanted.extend(heard.keys().cloned());
         wanted.retain(|node| node.node != context.me.node);
-        // Who is not known any more is not dialled again; a link that stands stays.
+        // Who is not known any more is not dialled again, nor where a node was before; a link that
+        // stands stays.
         dialling.retain(|node, task| {
-            let keep = wanted.contains(node) || context.peers.is_linked(context.number(&node.node));
+            let moved = wanted.iter().any(|known| known.node == node.node);
+            let linked = context.peers.is_linked(context.number(&node.node));
+            let keep = wanted.contains(node) || (linked && !moved);
             if !keep {
                 task.abort();
             }
@@ -90,9 +93,7 @@ impl Context {
 async fn keep(context: Arc<Context>, node: Known) {
     let mut backoff = BACKOFF_MIN;
     loop {
-        if !dials(&context.me.node, &node.node)
-            && context.peers.is_linked(context.number(&node.node))
-        {
+        if context.peers.is_linked(context.number(&node.node)) {
             tokio::time::sleep(KNOCK).await;
             continue;
         }

@@ -65,6 +65,7 @@ struct Node {
     known: watch::Sender<Vec<Known>>,
     running: JoinHandle<()>,
     stats: Arc<PeerStats>,
+    leaves: Arc<Leaves>,
 }
 
 impl Drop for Node {
@@ -80,8 +81,8 @@ impl Node {
     }
 
     fn on(listener: TcpListener, name: &str, region: &str, tls: Tls) -> Self {
-        let stats = Arc::new(PeerStats::default());
-        let (peers, events) = Peers::new(Arc::clone(&stats));
+        let (stats, leaves) = (Arc::new(PeerStats::default()), Arc::default());
+        let (peers, events) = Peers::new(Arc::clone(&stats), Arc::clone(&leaves));
         let me = Identity {
             node: name.into(),
             region: region.into(),
@@ -100,6 +101,7 @@ impl Node {
             known,
             running: tokio::spawn(running),
             stats,
+            leaves,
         }
     }
 
@@ -245,4 +247,31 @@ async fn what_is_no_frame_ends_the_connection() {
         b.stats.refused.load(Ordering::Relaxed) == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_peer_without_a_leaf_says_so_and_the_store_is_asked() {
+    let ca = authority();
+    let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+    let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+    a.knows(&[&b]);
+    a.up(&b).await;
+    b.up(&a).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn proto::store::Store> =
+        proto::store::embedded::Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (_world, applied) = watch::channel(Arc::default());
+    a.leaves.begin(a.peers.clone(), applied);
+    let org = proto::id::OrgId::new();
+    let key = proto::keys::leaf(org, &proto::tree::Hash::of(b"content"));
+    let put = proto::store::Op::put(key.clone(), "stored");
+    let txn = proto::store::Txn {
+        ops: vec![put],
+        ..Default::default()
+    };
+    store.txn(txn).await.unwrap();
+    let found = a.leaves.before(store).get(&key).await.unwrap();
+    assert_eq!(&*found.value.unwrap().value, b"stored");
+    assert_eq!(a.stats.leaves_from_store.load(Ordering::Relaxed), 1);
+    assert_eq!(a.stats.leaves_from_peers.load(Ordering::Relaxed), 0);
 }

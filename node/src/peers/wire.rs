@@ -13,7 +13,7 @@ use crate::limits::exchange::TokenBatch;
 /// The protocol that this program speaks.
 pub const PROTOCOL: u16 = 1;
 /// Largest frame of a peer that is known, in bytes.
-pub const FRAME_BYTES_MAX: usize = 1_024 * 1_024;
+pub const FRAME_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
 /// Who dials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,20 @@ pub enum PeerMessage {
     Beat,
     /// About tokens.
     Tokens(TokenBatch),
+    /// A leaf or root of a configuration is wanted.
+    WantLeaf {
+        /// Names the answer.
+        ask: u64,
+        /// Its key in the store.
+        key: String,
+    },
+    /// The answer to it.
+    Leaf {
+        /// Which one.
+        ask: u64,
+        /// As the store holds it; `None` from a peer that does not have it.
+        packed: Option<Vec<u8>>,
+    },
 }
 
 impl Message for PeerMessage {

@@ -333,6 +333,24 @@ impl OrgConfig {
         }
     }
 
+    /// A leaf or the root of this version, made of memory as the store holds it; `None` where the
+    /// version has no such one, or it holds an object that this release could not read.
+    pub fn leaf(&self, hash: Hash) -> Option<Leaf> {
+        let entries = &self.layout.entries;
+        let content = if hash == self.layout.root {
+            let leaves = entries.iter().map(|(key, entry)| (key.clone(), entry.hash));
+            let root = Root {
+                leaves: leaves.collect(),
+            };
+            serde_json::to_vec(&root).ok()?
+        } else {
+            let entry = entries.values().find(|entry| entry.hash == hash)?;
+            let lines = entry.ids.iter().map(|id| Some(line(self.objects.get(id)?)));
+            lines.collect::<Option<Vec<_>>>()?.concat()
+        };
+        Leaf::of(&content).ok().filter(|leaf| leaf.hash == hash)
+    }
+
     /// The ids in each leaf of this version. A leaf with an unreadable object is left out: it is
     /// to be read again.
     pub fn held_leaves(&self) -> BTreeMap<Hash, &[ObjectId]> {

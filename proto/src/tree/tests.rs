@@ -889,3 +889,19 @@ fn the_patterns_of_an_organisation_have_a_bound_of_their_own() {
     assert_eq!(refusal.len(), 1, "{refusal:?}");
     assert!(refusal[0].ends_with("patterns-too-large"), "{refusal:?}");
 }
+
+#[test]
+fn leaves_made_of_memory_are_those_that_were_published() {
+    // Enough for more than one leaf.
+    let targets = (100..400).map(|bits| {
+        let url = format!("https://{bits}.{}.example", "a".repeat(60));
+        create(target(bits), json!({"base_url": url}))
+    });
+    let packed = next(&base(), &targets.collect::<Vec<_>>());
+    assert!(packed.leaves.len() > 2, "{}", packed.leaves.len());
+    for leaf in &packed.leaves {
+        assert_eq!(packed.config.leaf(leaf.hash).as_ref(), Some(leaf));
+    }
+    assert_eq!(packed.config.reaches().count(), packed.leaves.len());
+    assert!(packed.config.leaf(Hash::of(b"another")).is_none());
+}
