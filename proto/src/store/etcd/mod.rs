@@ -8,6 +8,7 @@ mod endpoints;
 mod failure;
 mod options;
 mod translate;
+mod version;
 mod watch;
 
 use std::sync::Arc;
