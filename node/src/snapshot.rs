@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use http::HeaderName;
 use jiff::Timestamp;
@@ -69,8 +70,9 @@ pub struct CompiledProxy {
     pub org: OrgId,
     /// Its short name.
     pub alias: Option<Box<str>>,
-    /// The version of the organisation's configuration that this was compiled from.
-    pub version: u64,
+    /// The newest version of the organisation's configuration that this is the form of; it counts
+    /// on while the organisation changes and nothing that this is made of does.
+    pub version: AtomicU64,
     /// Whether it is switched on.
     pub active: bool,
     /// Who may call.

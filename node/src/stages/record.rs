@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -104,7 +105,7 @@ impl Recorder {
             target_credential_id: target_credential.map(|credential| credential.id),
             target_credential_generation: target_credential
                 .and_then(|credential| credential.generation.clone()),
-            config_version: proxy.version,
+            config_version: proxy.version.load(Relaxed),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
             method: method(&exchange.request.method),

@@ -1,26 +1,33 @@
 //! Compiles a world into a snapshot: patterns, destinations, timeouts, secrets in force.
 //!
-//! An organisation whose state is the same `Arc` as before keeps its compiled proxies, and a proxy
-//! that cannot be compiled keeps its last good form and is reported.
+//! What did not change is not compiled again: an organisation whose state is the same `Arc` as
+//! before, and a proxy that nothing it is made of was touched of. A proxy that cannot be compiled
+//! keeps its last good form and is reported.
 
 mod credentials;
+mod policies;
+#[cfg(test)]
+mod tests;
+mod touched;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderName;
 use proto::credential::AuthType;
-use proto::filter::{Direction, Filter};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::meter::{Limit, MeterSpec, Window};
 use proto::object::{Body, ObjectId};
 use proto::proxy::Proxy;
-use proto::rule::{Rule, RuleSet};
+use proto::rule::RuleSet;
 use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
 use proto::target::{BaseUrl, Target, Timeouts};
 
+use self::policies::Policies;
+use self::touched::{Touched, scopes};
 use super::guard::Guard;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::{Limits, MeterKey, MeterSet};
@@ -47,6 +54,16 @@ struct Compiled {
     state: Arc<OrgState>,
     slug: String,
     proxies: BTreeMap<ProxyId, Arc<CompiledProxy>>,
+    /// Those that could not be compiled and are tried each time.
+    faulty: BTreeSet<ProxyId>,
+}
+
+impl Compiled {
+    /// The form of a proxy that stands, because nothing it is made of was touched.
+    fn spared(&self, touched: &Touched, id: ProxyId, proxy: &Proxy) -> Option<&Arc<CompiledProxy>> {
+        let known = self.proxies.get(&id);
+        known.filter(|_| !self.faulty.contains(&id) && !touched.touches(id, proxy))
+    }
 }
 
 /// A snapshot, and what could not be made part of it.
@@ -74,6 +91,11 @@ impl Compiler {
             tls,
             before: HashMap::new(),
         }
+    }
+
+    /// Compiles everything anew the next time: what is known may be half of something.
+    pub fn forget(&mut self) {
+        self.before.clear();
     }
 
     /// The snapshot of a world.
@@ -113,73 +135,54 @@ impl Compiler {
         before: Option<&Compiled>,
         faults: &mut Vec<String>,
     ) -> Compiled {
-        let mut scope = OrgCompiler {
-            compiler: self,
-            slug,
-            state,
-            policies: Policies::of(state),
-            targets: HashMap::new(),
-            target_credentials: HashMap::new(),
-        };
-        let mut proxies = BTreeMap::new();
+        let same_slug = before.filter(|before| before.slug == slug);
+        let touched =
+            same_slug.and_then(|before| Some((before, Touched::between(&before.state, state)?)));
+        let (mut proxies, mut due) = (BTreeMap::new(), Vec::new());
         for (id, object) in &state.config.objects {
             let (ObjectId::Proxy(id), Body::Proxy(proxy)) = (id, &object.body) else {
                 continue;
             };
-            let form = scope.proxy(*id, proxy).map(Arc::new).or_else(|fault| {
-                faults.push(format!("proxy {id}: {fault}"));
-                before
-                    .and_then(|before| before.proxies.get(id).cloned())
-                    .ok_or(())
-            });
+            let spared = touched.as_ref();
+            let spared = spared.and_then(|(before, touched)| before.spared(touched, *id, proxy));
+            if let Some(form) = spared {
+                form.version.store(state.config.head.n, Ordering::Relaxed);
+                proxies.insert(*id, form.clone());
+            } else {
+                due.push((*id, proxy, object.version));
+            }
+        }
+        let wanted = due.iter().flat_map(|(id, proxy, _)| scopes(*id, proxy));
+        let mut scope = OrgCompiler {
+            policies: Policies::of(state, &wanted.collect()),
+            compiler: self,
+            slug,
+            state,
+            targets: HashMap::new(),
+            target_credentials: HashMap::new(),
+        };
+        let mut faulty = BTreeSet::new();
+        for (id, proxy, changed) in due {
+            let form = scope
+                .proxy(id, proxy, changed)
+                .map(Arc::new)
+                .or_else(|fault| {
+                    faults.push(format!("proxy {id}: {fault}"));
+                    faulty.insert(id);
+                    before
+                        .and_then(|before| before.proxies.get(&id).cloned())
+                        .ok_or(())
+                });
             if let Ok(form) = form {
-                proxies.insert(*id, form);
+                proxies.insert(id, form);
             }
         }
         Compiled {
             state: state.clone(),
             slug: slug.to_owned(),
             proxies,
+            faulty,
         }
-    }
-}
-
-/// Rules and filters by the object that they hang on.
-#[derive(Default)]
-struct Policies {
-    rules: HashMap<ObjectId, Vec<Rule>>,
-    filters: HashMap<ObjectId, Vec<Filter>>,
-}
-
-impl Policies {
-    fn of(state: &OrgState) -> Self {
-        let mut policies = Self::default();
-        for object in state.config.objects.values() {
-            match &object.body {
-                Body::Rule(rule) => {
-                    let mut spec = rule.spec.clone();
-                    spec.id = object.id.to_string();
-                    policies.rules.entry(rule.parent).or_default().push(spec);
-                }
-                Body::Filter(filter) => {
-                    let mut spec = filter.spec.clone();
-                    spec.id = object.id.to_string();
-                    policies
-                        .filters
-                        .entry(filter.parent)
-                        .or_default()
-                        .push(spec);
-                }
-                _ => {}
-            }
-        }
-        policies
-    }
-
-    fn filters(&self, parent: Option<ObjectId>, direction: Direction) -> Vec<Filter> {
-        let all = parent.and_then(|parent| self.filters.get(&parent));
-        let wanted = |filter: &&Filter| filter.direction == direction;
-        all.into_iter().flatten().filter(wanted).cloned().collect()
     }
 }
 
@@ -193,7 +196,8 @@ struct OrgCompiler<'a> {
 }
 
 impl OrgCompiler<'_> {
-    fn proxy(&mut self, id: ProxyId, proxy: &Proxy) -> Result<CompiledProxy, String> {
+    /// The compiled form of a proxy that version `changed` changed last.
+    fn proxy(&mut self, id: ProxyId, proxy: &Proxy, changed: u64) -> Result<CompiledProxy, String> {
         let state = self.state;
         let target = state
             .config
@@ -223,7 +227,7 @@ impl OrgCompiler<'_> {
             id_text: id.to_string().into(),
             org: state.config.org,
             alias: proxy.alias.as_deref().map(Into::into),
-            version: state.config.head.n,
+            version: AtomicU64::new(state.config.head.n),
             active: proxy.active,
             places,
             credentials,
@@ -232,7 +236,7 @@ impl OrgCompiler<'_> {
             target: compiled_target,
             target_credential,
             first_byte_text: first_byte_text(proxy, target, timeouts).into(),
-            meters: self.meters(id, proxy)?,
+            meters: self.meters(id, proxy, changed)?,
             request_fields: RequestFields {
                 pass: header_names(&target.pass_headers),
                 underscores: target.allow_underscore_headers,
@@ -335,8 +339,9 @@ impl OrgCompiler<'_> {
             .map_err(|problems| joined(&problems))
     }
 
-    /// `limits` of a proxy: one meter with two limits.
-    fn meters(&self, id: ProxyId, proxy: &Proxy) -> Result<MeterSet, String> {
+    /// `limits` of a proxy: one meter with two limits. Nodes that compiled it at different times
+    /// name the same version of it: the one that changed the proxy.
+    fn meters(&self, id: ProxyId, proxy: &Proxy, changed: u64) -> Result<MeterSet, String> {
         let wanted = [
             (proxy.limits.per_minute, Window::Minute),
             (proxy.limits.per_day, Window::Day),
@@ -350,8 +355,7 @@ impl OrgCompiler<'_> {
         if limits.is_empty() {
             return Ok(MeterSet::default());
         }
-        let spec = MeterSpec::new("", self.state.config.head.n, limits)
-            .map_err(|error| error.to_string())?;
+        let spec = MeterSpec::new("", changed, limits).map_err(|error| error.to_string())?;
         let key = MeterKey::whole(id.to_string());
         let meter = self.compiler.limits.meter(key, Arc::new(spec));
         MeterSet::new(&[meter]).map_err(|error| error.to_string())
