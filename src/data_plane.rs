@@ -14,6 +14,7 @@ use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
+use proto::health::Health;
 use proto::seal::Keyring;
 use proto::store::Store;
 use proto::store::follow::World;
@@ -36,6 +37,7 @@ const LEAVE_MAX: Duration = Duration::from_secs(2);
 pub struct DataPlane {
     /// What the workers share.
     pub shared: Shared,
+    health: Health,
     /// The rate limits.
     pub limits: Arc<Limits>,
     /// The world that requests see.
@@ -56,7 +58,7 @@ impl DataPlane {
         store: Arc<dyn Store>,
         mut worlds: watch::Receiver<Arc<World>>,
         own: Vec<SocketAddr>,
-        background: &Runtime,
+        (health, background): (&Health, &Runtime),
     ) -> anyhow::Result<Self> {
         let (sender, batches) = node::records::queue();
         let shared = shared(settings, &keyring, sender)?;
@@ -74,8 +76,10 @@ impl DataPlane {
         shared.snapshot.store(Arc::new(first.snapshot));
         let (sender, applied) = watch::channel(world);
         let snapshot = shared.snapshot.clone();
-        background.spawn(node::sync::run(worlds, compiler, snapshot, sender));
+        let compiling = node::sync::run(worlds, compiler, snapshot, sender, health.clone());
+        background.spawn(compiling);
         Ok(Self {
+            health: health.clone(),
             shared,
             limits,
             applied,
@@ -91,6 +95,7 @@ impl DataPlane {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             applied: self.applied.clone(),
             metrics: self.shared.metrics.clone(),
+            health: self.health.clone(),
             counted: {
                 let limits = self.limits.clone();
                 Box::new(move |nodes| limits.set_nodes(nodes))

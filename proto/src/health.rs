@@ -1,7 +1,8 @@
 //! Whether a process serves, and whether it does so from what it had before.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a readiness probe is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Health(Arc<State>);
 struct State {
     draining: AtomicBool,
     store_away: AtomicBool,
+    /// Panics by task.
+    failed: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Health {
@@ -56,12 +59,31 @@ impl Health {
         !self.0.store_away.load(Relaxed)
     }
 
-    /// Whether the store is reached, in the Prometheus text format.
+    /// A task of the process panicked and is run again.
+    pub fn task_failed(&self, task: &'static str) {
+        let mut failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed.entry(task).or_default() += 1;
+    }
+
+    /// Tasks that panicked, and how often.
+    pub fn tasks_failed(&self) -> Vec<(&'static str, u64)> {
+        let failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.iter().map(|(task, count)| (*task, *count)).collect()
+    }
+
+    /// Whether the store is reached and which tasks were run again, in the Prometheus text format.
     pub fn metrics(&self) -> String {
         let name = "requestrocket_store_reachable";
         let help = "1 while the store of the configuration can be reached.";
         let value = u8::from(self.has_store());
-        format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+        let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+        let name = "requestrocket_task_restarts_total";
+        let help = "Background tasks that panicked and were run again.";
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        for (task, count) in self.tasks_failed() {
+            text.push_str(&format!("{name}{{task=\"{task}\"}} {count}\n"));
+        }
+        text
     }
 
     /// What a probe is told now.
@@ -88,7 +110,7 @@ mod tests {
         assert!(
             health
                 .metrics()
-                .ends_with("requestrocket_store_reachable 0\n")
+                .contains("requestrocket_store_reachable 0\n")
         );
         health.drain();
         assert_eq!(health.readiness(), Readiness::Draining);

@@ -29,6 +29,7 @@ pub mod problem;
 pub mod proxy;
 pub mod query;
 pub mod record;
+pub mod restarts;
 pub mod retired;
 pub mod rule;
 pub mod seal;

@@ -1,5 +1,7 @@
 //! What a node says of itself in the store, under a lease: who is there, and what it serves.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -33,6 +35,9 @@ pub struct Member {
     pub serves: String,
     /// Requests in flight when it last wrote this.
     pub in_flight: u64,
+    /// Background tasks of it that panicked and were run again, and how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub restarts: BTreeMap<String, u64>,
     /// What of the configuration it cannot serve; an earlier form is served instead. At most
     /// [`FAULTS_MAX`].
     pub faults: Vec<MemberFault>,

@@ -76,7 +76,7 @@ impl Node {
             store.clone(),
             worlds,
             own,
-            background,
+            (&health, background),
         )?;
         let metrics = super::metrics(Some(plane.metrics()), None, health.clone());
         let gateway = self.bound.gateway_address()?;

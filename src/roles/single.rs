@@ -70,11 +70,10 @@ impl Single {
         configuration.caught_up().await?;
         let own = bound.own()?;
         let worlds = configuration.worlds.clone();
-        let plane = DataPlane::start(&settings, keyring, store.clone(), worlds, own, background)?;
-        let (health, counters) = (
-            configuration.health.clone(),
-            ::control::metrics::Metrics::default(),
-        );
+        let seen = (&configuration.health, background);
+        let health = configuration.health.clone();
+        let counters = ::control::metrics::Metrics::default();
+        let plane = DataPlane::start(&settings, keyring, store.clone(), worlds, own, seen)?;
         let of_control = Some(counters.clone());
         let metrics = super::metrics(Some(plane.metrics()), of_control, health.clone());
         let records = super::records(&settings)?;

@@ -152,6 +152,11 @@ fn node() -> Value {
             "current": {"type": "boolean",
                         "description": "Whether it serves what this control plane sees"},
             "in_flight": {"type": "integer", "description": "Requests in flight"},
+            "restarts": {
+                "type": "object",
+                "description": "Background tasks that panicked and were run again, by name",
+                "additionalProperties": {"type": "integer"}
+            },
             "faults": {
                 "type": "array",
                 "description": "What it cannot serve; an earlier form is served instead",

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use proto::health::Health;
 use proto::id::NodeId;
 use proto::keys;
 use proto::member::{FAULTS_MAX, Member, MemberFault};
+use proto::restarts::Restarts;
 use proto::store::follow::World;
 use proto::store::load::{self, Fault};
 use proto::store::{LeaseId, Op, Store, StoreError, Txn};
@@ -42,12 +44,14 @@ pub struct Membership {
     pub applied: watch::Receiver<Arc<World>>,
     /// What is going on.
     pub metrics: Metrics,
+    /// Which tasks of the process panicked.
+    pub health: Health,
     /// Is told how many nodes the region has, this one included, whenever they were counted.
     pub counted: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 /// Keeps the entry until `stop` is sent or dropped, then takes it away.
-pub async fn run(membership: Membership, store: Arc<dyn Store>, stop: oneshot::Receiver<()>) {
+pub async fn run(membership: Membership, store: Arc<dyn Store>, mut stop: oneshot::Receiver<()>) {
     let mut entry = Entry {
         id: NodeId::new(),
         started_at: Timestamp::now(),
@@ -58,9 +62,12 @@ pub async fn run(membership: Membership, store: Arc<dyn Store>, stop: oneshot::R
         counted_at: None,
         namesakes: 0,
     };
-    tokio::select! {
-        () = entry.keep() => {}
-        _ = stop => entry.leave().await,
+    let mut restarts = Restarts::of("membership", entry.membership.health.clone());
+    loop {
+        tokio::select! {
+            _ = restarts.run(entry.keep()) => {}
+            _ = &mut stop => return entry.leave().await,
+        }
     }
 }
 
@@ -137,6 +144,12 @@ impl Entry {
             revision: world.revision.0,
             serves: world.fingerprint(),
             in_flight: self.membership.metrics.in_flight(),
+            restarts: {
+                let failed = self.membership.health.tasks_failed().into_iter();
+                failed
+                    .map(|(task, count)| (task.to_owned(), count))
+                    .collect()
+            },
             faults: world.faults.iter().take(FAULTS_MAX).map(fault).collect(),
         }
     }
@@ -231,6 +244,7 @@ mod tests {
             ..World::default()
         };
         let (sender, applied) = watch::channel(Arc::new(world(7, Vec::new())));
+        let health = Health::default();
         let membership = Membership {
             origin: Arc::new(Origin {
                 node: "gw-1".into(),
@@ -240,6 +254,7 @@ mod tests {
             program: "1.2.3".into(),
             applied,
             metrics: Metrics::default(),
+            health: health.clone(),
             counted: Box::new(|_| {}),
         };
         let (stop, stopping) = oneshot::channel();
@@ -252,8 +267,10 @@ mod tests {
             code: "head-unreadable",
             detail: "x".into(),
         };
+        health.task_failed("compile");
         sender.send_replace(Arc::new(world(8, vec![fault])));
         let found = until(&*store, |found| found[0].revision == 8).await;
+        assert_eq!(found[0].restarts.get("compile"), Some(&1));
         assert_eq!(found[0].faults[0].code, "head-unreadable");
         stop.send(()).unwrap();
         running.await.unwrap();
@@ -277,6 +294,7 @@ mod tests {
                 program: "1.2.3".into(),
                 applied,
                 metrics: Metrics::default(),
+                health: Health::default(),
                 counted: Box::new(move |count| told.send(count).expect("a receiver")),
             };
             let (stop, stopping) = oneshot::channel();

@@ -8,6 +8,8 @@ pub mod membership;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use proto::health::Health;
+use proto::restarts::Restarts;
 use proto::store::follow::World;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -26,10 +28,17 @@ pub async fn run(
     mut compiler: Compiler,
     current: Arc<ArcSwap<Snapshot>>,
     applied: watch::Sender<Arc<World>>,
+    health: Health,
 ) {
+    let mut restarts = Restarts::of("compile", health);
     loop {
         let world = worlds.borrow_and_update().clone();
-        let compiled = compiler.compile(&world);
+        let Some(compiled) = restarts.run(async { compiler.compile(&world) }).await else {
+            // The snapshot before it stays; a newer world may compile.
+            compiler.forget();
+            continue;
+        };
+        restarts.went_well();
         for fault in &compiled.faults {
             warn!("configuration not applied: {fault}");
         }

@@ -27,6 +27,7 @@ use crate::health::Health;
 use crate::id::{CredentialId, OrgId};
 use crate::keys::{self, Live};
 use crate::object::{Body, ObjectId};
+use crate::restarts::Restarts;
 use crate::retired::Retired;
 use crate::tree::{Head, SYSTEM_ORG};
 
@@ -34,9 +35,11 @@ use crate::tree::{Head, SYSTEM_ORG};
 const ORGS_AT_ONCE: usize = 4;
 /// Most faults that a [`World`] lists; the rest is counted by nobody, the first ones say enough.
 const FAULTS_MAX: usize = 1_000;
-/// First and longest wait after an error, and the wait before unreadable content is tried again.
+/// First and longest wait after an error: everything is current again within 5 s after the store
+/// is back.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// The wait before unreadable content is tried again.
 const RETRY_CONTENT: Duration = Duration::from_secs(10);
 
 /// Follows the store; see the module.
@@ -122,9 +125,13 @@ impl Follower {
     /// jitter, so that many nodes do not come back at once.
     pub async fn run(mut self) {
         let mut failures = 0u32;
+        let mut restarts = Restarts::of("follow", self.health.clone());
         loop {
             let before = self.world.borrow().revision;
-            let ended = self.round().await;
+            // A world is swapped in whole: what is left of a panic is the one before.
+            let Some(ended) = restarts.run(self.round()).await else {
+                continue;
+            };
             if self.world.borrow().revision > before {
                 failures = 0;
             }
