@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use actix_web::HttpResponse;
+use actix_http::Response;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http as old_http;
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proto::outcome::{Code, EarlyEnd};
 
+use crate::copied_values::CopiedValues;
 use crate::flow::{Exchange, Outbound};
 use crate::outbound::EventBody;
 use crate::stages::record::Closing;
@@ -70,8 +71,7 @@ pub fn reply(mut exchange: Box<Exchange>) {
         },
     };
     if let Some(sender) = sender {
-        // An error means that the caller left; the reply's drop has recorded it.
-        let _ = sender.send(reply);
+        sender.send(reply);
     }
 }
 
@@ -160,15 +160,16 @@ fn message(detail: &str) -> Option<HeaderValue> {
 
 impl Reply {
     /// The same as a response of actix-web.
-    pub fn into_response(self) -> HttpResponse<ReplyBody> {
+    pub fn into_response(self) -> Response<ReplyBody> {
         let status = old_http::StatusCode::from_u16(self.status.as_u16())
             .unwrap_or(old_http::StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = HttpResponse::with_body(status, self.body);
+        let mut response = Response::with_body(status, self.body);
         let headers = response.headers_mut();
+        let mut copied = CopiedValues::of(|| self.headers.values().map(HeaderValue::as_bytes));
         for (name, value) in &self.headers {
-            let name = old_http::header::HeaderName::from_bytes(name.as_str().as_bytes());
-            let value = old_http::header::HeaderValue::from_bytes(value.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, value) {
+            let value = copied.next(value.len());
+            let value = old_http::header::HeaderValue::from_maybe_shared(value);
+            if let (Some(name), Ok(value)) = (old_name(name), value) {
                 headers.append(name, value);
             }
         }
@@ -176,8 +177,20 @@ impl Reply {
     }
 }
 
+/// The same name; ours, which every answer has, need not be looked at letter by letter.
+fn old_name(name: &HeaderName) -> Option<old_http::header::HeaderName> {
+    use old_http::header::HeaderName as OldName;
+    const ID: OldName = OldName::from_static("requestrocket-request-id");
+    const CODE: OldName = OldName::from_static("requestrocket-proxy-code");
+    match name.as_str() {
+        "requestrocket-request-id" => Some(ID),
+        "requestrocket-proxy-code" => Some(CODE),
+        text => OldName::from_bytes(text.as_bytes()).ok(),
+    }
+}
+
 /// The response to a request that never became an exchange, or whose exchange was lost.
-pub fn bare(end: &EarlyEnd, request_id: &str) -> HttpResponse<ReplyBody> {
+pub fn bare(end: &EarlyEnd, request_id: &str) -> Response<ReplyBody> {
     let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut headers = HeaderMap::with_capacity(6);
     ours(&mut headers, request_id, end.code);

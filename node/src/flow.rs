@@ -15,16 +15,15 @@ use jiff::Timestamp;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::{AuthFailure, Denial, UpstreamId};
-use tokio::sync::oneshot;
 use tracing::Span;
 
 use crate::actor::{STAGES, StageKind};
-use crate::answer::Reply;
 use crate::body::{ByteStream, RequestBody};
 use crate::limits::Tokens;
 use crate::metrics::Permit;
 use crate::outbound::EventBody;
 use crate::presented::Place;
+use crate::reply::ReplySender;
 use crate::request::Request;
 use crate::snapshot::{CompiledProxy, Snapshot};
 use crate::stages::inject::Armed;
@@ -68,7 +67,7 @@ pub struct Exchange {
     /// The record in the making, once `record` has been passed; emitted with the body's end.
     pub closing: Option<Box<Closing>>,
     /// Where the listener's handler waits for the reply.
-    pub reply: Option<oneshot::Sender<Reply>>,
+    pub reply: Option<ReplySender>,
     /// The request's place among those in flight.
     pub permit: Option<Permit>,
     /// The stage that shall panic on this request; only with `gateway.fault_injection`.

@@ -1,14 +1,21 @@
 //! Starts the data plane: listener, workers, and the task that swaps snapshots in.
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::net::TcpListener;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::{Request, Response};
 use actix_server::Server;
-use actix_web::{App, web};
+use actix_service::{Service, fn_factory_with_config};
+use actix_web::dev::AppConfig;
 use arc_swap::ArcSwap;
 
+use crate::answer::ReplyBody;
 use crate::config::GatewaySettings;
 use crate::listener::{self, ListenerHandle, ListenerSettings};
 use crate::stages::receive;
@@ -22,10 +29,32 @@ pub fn serve(listener: TcpListener, shared: Shared) -> io::Result<(Server, Liste
     let settings = listener_settings(&shared.settings);
     let metrics = shared.metrics.clone();
     listener::serve(listener, settings, metrics, move || {
-        App::new()
-            .app_data(Worker::start(shared.clone()))
-            .default_service(web::to(receive::serve))
+        let shared = shared.clone();
+        fn_factory_with_config(move |_: AppConfig| {
+            let worker = Worker::start(shared.clone());
+            ready(Ok::<_, Infallible>(Pipeline { worker }))
+        })
     })
+}
+
+/// Everything goes to the pipeline: there are no routes, so it stands without the parts of
+/// actix-web's `App` that would look for one.
+struct Pipeline {
+    worker: Rc<Worker>,
+}
+
+impl Service<Request> for Pipeline {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    // Boxed, or every idle connection would have room for it.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    actix_service::always_ready!();
+
+    fn call(&self, request: Request) -> Self::Future {
+        let worker = self.worker.clone();
+        Box::pin(async move { Ok(receive::serve(worker, request).await) })
+    }
 }
 
 fn listener_settings(settings: &GatewaySettings) -> ListenerSettings {

@@ -1,15 +1,16 @@
 //! The data plane: one actix actor per pipeline stage, connected by message passing.
 //!
-//! In reading order: `listener` (bytes in), `worker` (wiring), `actor` and `flow` (how a request
-//! moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`, `credentials`,
-//! `limits`, `upstream`, `inbound`; what feeds them: `sync` and `snapshot`; what they feed:
-//! `records`, `metrics`, `telemetry`.
+//! In reading order: `listener` (bytes in), `worker` (wiring), `actor`, `runner`, `flow`, `reply`
+//! (how a request moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`,
+//! `credentials`, `limits`, `upstream`, `inbound`; what feeds them: `sync` and `snapshot`; what
+//! they feed: `records`, `metrics`, `telemetry`.
 
 pub mod actor;
 pub mod admin;
 pub mod answer;
 pub mod body;
 pub mod config;
+pub mod copied_values;
 pub mod credentials;
 pub mod flow;
 pub mod gateway;
@@ -21,7 +22,9 @@ pub mod metrics;
 pub mod outbound;
 pub mod presented;
 pub mod records;
+pub mod reply;
 pub mod request;
+pub mod runner;
 pub mod snapshot;
 pub mod stages;
 pub mod sync;

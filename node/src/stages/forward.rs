@@ -3,6 +3,7 @@
 //! The token check and the first write happen in the same poll: what a meter counts is what is
 //! sent. A caller that leaves cancels the upstream call, unless its proxy says `finish`.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -79,7 +80,9 @@ async fn forward(
     let body = exchange.body.take();
     let tokens = match exchange.tokens.take() {
         Some(tokens) => Some(tokens),
-        None => limit::draw(&proxy.meters).await?,
+        None if proxy.meters.meters().is_empty() => None,
+        // Boxed: it is rare, and the future of every request would have room for it.
+        None => Box::pin(limit::draw(&proxy.meters)).await?,
     };
     let mut spending = Spending::from(tokens);
     let mut gate = |attempt: u32| match attempt {
@@ -87,12 +90,13 @@ async fn forward(
         // The proxy's own limits count what callers ask for, not what we repeat.
         _ => Ok(()),
     };
-    let sending = upstream.send(&proxy.destination, head, body, &mut gate);
+    // Pinned where it is made: it is large, and each move would copy it.
+    let mut sending = pin!(upstream.send(&proxy.destination, head, body, &mut gate));
     let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
     let sent = match exchange.reply.as_mut().filter(|_| cancels) {
         Some(reply) => tokio::select! {
             biased;
-            sent = sending => sent,
+            sent = &mut sending => sent,
             () = reply.closed() => return Err(inbound::gone()),
         },
         None => sending.await,

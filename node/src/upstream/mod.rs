@@ -89,14 +89,14 @@ impl Upstream {
     ///
     /// [`SendError::Gate`] with the gate's own refusal, or [`SendError::Failed`]; the table of
     /// `error.rs` says what each kind means.
-    pub async fn send<G>(
+    pub fn send<G>(
         &self,
         destination: &Arc<Destination>,
         head: RequestHead,
         body: RequestBody,
         gate: &mut dyn FnMut(u32) -> Result<(), Hold<G>>,
-    ) -> Result<Answer, SendError<G>> {
-        send::send(&self.pools, destination, head, body, gate).await
+    ) -> impl Future<Output = Result<Answer, SendError<G>>> {
+        send::send(&self.pools, destination, head, body, gate)
     }
 
     /// Connections of this worker that are open or being opened.

@@ -31,7 +31,7 @@ use super::framing::{clean_request, frame_request, receive_head};
 use super::pool::Lease;
 use super::retry::is_idempotent;
 use super::sent::{Progress, SentBody};
-use super::timer::{Timer, due};
+use super::timer::due;
 use crate::body::RequestBody;
 
 /// Bodies up to this size are sent a second time where a replay is allowed (`design.md` §3).
@@ -108,8 +108,8 @@ pub(super) async fn send<G>(
         Err(Missed::Again(head, body, ..)) => (head, body),
         Err(missed) => return Err(missed.into_error(attempts)),
     };
-    exchange
-        .attempt(head, body, Wanted::New, &mut attempts, &mut gate)
+    // Boxed: it is rare, and the future of every request would have room for it.
+    Box::pin(exchange.attempt(head, body, Wanted::New, &mut attempts, &mut gate))
         .await
         .map_err(|missed| missed.into_error(attempts))
 }
@@ -153,6 +153,7 @@ impl Exchange<'_> {
             .acquire(
                 self.destination,
                 wanted,
+                asked_at,
                 self.sooner(due(asked_at, timeouts.connect)),
             )
             .await
@@ -169,10 +170,9 @@ impl Exchange<'_> {
         }
         let sent_at = Instant::now();
         let (request, progress) = self.request(head, body, &lease, sent_at);
-        let (lease, outcome) = lease.send(request);
-        let mut timer = Timer::default();
+        let (mut lease, outcome) = lease.send(request);
         let outcome = self
-            .wait(outcome, progress.as_deref(), &mut timer, sent_at)
+            .wait(outcome, &mut lease, progress.as_deref(), sent_at)
             .await;
 
         let response = match outcome {
@@ -191,12 +191,15 @@ impl Exchange<'_> {
         let framing = receive_head(&method, parts.status, parts.version, &mut parts.headers)
             .map_err(|why| Missed::Failed(FailureKind::BadHttp(why.into()), true))?;
         let (reused, remote) = (lease.reused(), lease.remote());
+        if progress.as_ref().is_some_and(|progress| !progress.ended()) {
+            lease.detach();
+        }
         let held = Held::new(lease, progress, framing);
         Ok(Answer {
             status: parts.status,
             headers: parts.headers,
             version: parts.version,
-            body: AnswerBody::new(incoming, held, timer, timeouts.idle, self.total_due),
+            body: AnswerBody::new(incoming, held, timeouts.idle, self.total_due),
             attempts: *attempts,
             reused,
             remote,
@@ -267,20 +270,27 @@ impl Exchange<'_> {
     async fn wait(
         &self,
         outcome: impl Future<Output = Outcome>,
+        lease: &mut Lease,
         progress: Option<&Progress>,
-        timer: &mut Timer,
         sent_at: Instant,
     ) -> Option<Outcome> {
         let first_byte = self.destination.parts.timeouts.first_byte;
         let mut outcome = pin!(outcome);
+        // The first poll writes the request. To ask for the answer then would only have this task
+        // wake itself when the answer is there, a second time.
+        let mut writes_only = lease.is_held();
+        let received = lease.received();
         poll_fn(|cx| {
-            if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
+            lease.drive(cx);
+            writes_only &= lease.is_held() && lease.received() == received;
+            if !std::mem::take(&mut writes_only)
+                && let Poll::Ready(outcome) = outcome.as_mut().poll(cx)
+            {
                 return Poll::Ready(Some(outcome));
             }
             let moved = progress.map_or(sent_at, Progress::moved);
-            timer
-                .poll(cx, self.sooner(due(moved, first_byte)))
-                .map(|()| None)
+            let due = self.sooner(due(moved, first_byte));
+            lease.timer().poll(cx, due).map(|()| None)
         })
         .await
     }
