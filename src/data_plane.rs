@@ -25,6 +25,7 @@ use tracing::warn;
 use crate::hosts_file;
 use crate::serve::CannotStart;
 use crate::settings::{Settings, StoreKind};
+use crate::traces::{self, Export};
 
 /// How far the wall clocks of nodes that share limits may differ; calendar windows reckon with it.
 const SKEW_MAX: Duration = Duration::from_secs(2);
@@ -42,6 +43,8 @@ pub struct DataPlane {
     pub applied: watch::Receiver<Arc<World>>,
     /// The records of requests.
     pub batches: RecordBatches,
+    /// The export of traces, where there is one.
+    pub export: Option<Export>,
 }
 
 impl DataPlane {
@@ -59,7 +62,7 @@ impl DataPlane {
         background: &Runtime,
     ) -> anyhow::Result<Self> {
         let (sender, batches) = node::records::queue();
-        let shared = shared(settings, &keyring, sender)?;
+        let (shared, export) = shared(settings, &keyring, sender)?;
         let clock = Arc::new(SystemClock);
         let (limits, broker) = Limits::new(store, &limit_settings(settings), clock);
         background.spawn(broker);
@@ -68,7 +71,13 @@ impl DataPlane {
         let guard = Guard::new(&settings.dial_guard, own)
             .map_err(|error| CannotStart(error.to_string()))?;
         let default_org = settings.gateway.default_org.clone();
-        let mut compiler = Compiler::new(keyring, limits.clone(), guard, default_org);
+        let mut compiler = Compiler::new(
+            keyring,
+            limits.clone(),
+            guard,
+            default_org,
+            shared.metrics.clone(),
+        );
         let world = worlds.borrow_and_update().clone();
         let first = compiler.compile(&world);
         shared.snapshot.store(Arc::new(first.snapshot));
@@ -80,6 +89,7 @@ impl DataPlane {
             limits,
             applied,
             batches,
+            export,
         })
     }
 
@@ -165,26 +175,38 @@ fn shared(
     settings: &Settings,
     keyring: &Keyring,
     records: node::records::RecordSender,
-) -> anyhow::Result<Shared> {
+) -> anyhow::Result<(Shared, Option<Export>)> {
     let hosts = match &settings.dial_guard.hosts_file {
         Some(path) => hosts_file::read(path)?,
         None => Hosts::default(),
     };
     let node = settings.node_name.clone().unwrap_or_else(host_name);
-    Ok(Shared {
+    let metrics = Metrics::default();
+    let variable = |name: &str| std::env::var(name).ok();
+    let traces = settings
+        .traces
+        .clone()
+        .completed(variable)
+        .map_err(CannotStart)?;
+    let started = traces::start(&traces, &node, &settings.region, &metrics)
+        .map_err(|error| CannotStart(format!("{error:#}")))?;
+    let (traces, export) = started.unzip();
+    let shared = Shared {
         snapshot: node::gateway::empty_snapshot(keyring.digest_key.clone()),
         settings: Arc::new(settings.gateway.clone()),
         upstream: UpstreamSettings {
             hosts,
             ..UpstreamSettings::default()
         },
-        metrics: Metrics::default(),
+        metrics,
         records,
+        traces,
         origin: Arc::new(Origin {
             node: node.into(),
             region: settings.region.as_str().into(),
         }),
-    })
+    };
+    Ok((shared, export))
 }
 
 fn host_name() -> String {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use proto::seal::{Keyring, PublicKeyring};
 use zeroize::Zeroizing;
 
-use crate::cli::KeyringNewArgs;
+use crate::cli::{KeyringNewArgs, Output};
 use crate::private_file;
+use crate::say;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
 
@@ -75,7 +76,13 @@ pub fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
         .public_half()
         .ok_or_else(|| CannotStart("the ring is empty".into()))?;
     write(&args.nodes, &json)?;
-    write(&args.control, &public.to_json())
+    write(&args.control, &public.to_json())?;
+    if args.output == Output::Json {
+        let made = serde_json::json!({"region": args.region, "nodes": args.nodes,
+                                      "control": args.control});
+        say(&made.to_string());
+    }
+    Ok(())
 }
 
 fn read(path: &Path, settings: &Settings) -> anyhow::Result<Option<Keyring>> {

@@ -8,6 +8,8 @@ mod configuration;
 mod data_plane;
 mod demo;
 mod descriptors;
+mod expiry;
+mod gauges;
 mod hosts_file;
 mod keyrings;
 mod link_tls;
@@ -19,13 +21,14 @@ mod serve;
 mod servers;
 mod settings;
 mod stores;
+mod traces;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, ConfigCommand, KeyringCommand, LinkCommand};
+use crate::cli::{Cli, Command, ConfigCommand, KeyringCommand, LinkCommand, Output};
 use crate::settings::SettingsError;
 
 #[global_allocator]
@@ -37,7 +40,9 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     // Process-wide, before anything can open a TLS connection; an error means it is set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let output = command.output();
+    let outcome = match command {
         Command::Dev(args) => serve::dev(&args),
         Command::Standalone(args) => serve::standalone(&args),
         Command::Node(args) => serve::node(&args),
@@ -50,6 +55,12 @@ fn main() -> ExitCode {
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),
+        Command::Records(args) => on_system(client::records::list(&args)),
+        Command::Record(args) => on_system(client::records::show(&args)),
+        Command::Tail(args) => on_system(client::tail::tail(&args)),
+        Command::Trace(args) => on_system(client::trace::draw(&args)),
+        Command::Top(args) => on_system(client::telemetry::top(&args)),
+        Command::Telemetry(args) => on_system(client::telemetry::by_time(&args)),
         Command::Audit(args) => on_system(client::audit::list(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),
@@ -66,7 +77,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("requestrocket: {error:#}");
+            match output {
+                Output::Text => eprintln!("requestrocket: {error:#}"),
+                Output::Json => eprintln!("{}", client::problem::document(&error)),
+            }
             let usage = error.is::<SettingsError>() || error.is::<serve::CannotStart>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use node::config::{DialGuardSettings, GatewaySettings};
 use serde::{Deserialize, Serialize};
 
+use crate::traces::TraceSettings;
+
 /// Every key with its default, unit and meaning.
 pub const REFERENCE: &str = include_str!("reference.toml");
 
@@ -42,6 +44,8 @@ pub struct Settings {
     pub policy: PolicySettings,
     /// Records of requests.
     pub records: RecordsSettings,
+    /// Traces of requests.
+    pub traces: TraceSettings,
     /// Log lines.
     pub log: LogSettings,
 }
@@ -252,6 +256,7 @@ impl Default for Settings {
             dial_guard: DialGuardSettings::default(),
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),
+            traces: TraceSettings::default(),
             log: LogSettings::default(),
         }
     }

@@ -184,7 +184,7 @@ fn dependencies_point_one_way() {
             &["proto/src/store/embedded", "control/src/records", "tests/"],
         ),
         ("actix::", &["node/src/actor.rs"]),
-        ("hyper::", &["node/src/upstream/"]),
+        ("hyper::", &["node/src/upstream/", "src/traces/http.rs"]),
         ("awc::", &["src/client/", "tests/"]),
         (
             "actix_web::",

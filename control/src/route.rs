@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::{FutureExt, LocalBoxFuture};
+use proto::id::RequestId;
 use proto::org::Role;
 
 use crate::api::answer::Answer;
@@ -95,6 +96,8 @@ pub enum Gives {
     Nothing,
     /// Plain text.
     Text,
+    /// Pieces of this media type, for as long as they come.
+    Stream(&'static str),
     /// The OpenAPI document.
     Document,
 }
@@ -230,6 +233,19 @@ impl Route {
     pub fn parameters(mut self, parameters: &'static [Parameter]) -> Self {
         self.parameters = parameters;
         self
+    }
+
+    /// The span of a call; nothing is made of it where no exporter is installed.
+    pub fn span(&self, id: RequestId) -> tracing::Span {
+        tracing::info_span!(
+            "api",
+            otel.kind = "server",
+            otel.name = format!("{} {}", self.verb.as_str(), self.path),
+            http.request.method = self.verb.as_str(),
+            http.route = self.path,
+            requestrocket.request.id = %id,
+            http.response.status_code = tracing::field::Empty,
+        )
     }
 
     /// Names of the variable parts of the path, in order.

@@ -48,6 +48,7 @@ pub fn routes() -> Vec<Route> {
         api::config::routes(),
         api::nodes::routes(),
         api::records::routes(),
+        api::telemetry::routes(),
         api::versions::routes(),
         api::audit::routes(),
     ]
@@ -130,7 +131,9 @@ async fn handle(
     payload: web::Payload,
 ) -> HttpResponse {
     let id = RequestId::new();
-    let result = serve(&control, &route, &request, payload).await;
+    let span = route.span(id);
+    let serving = serve(&control, &route, &request, payload);
+    let result = tracing::Instrument::instrument(serving, span.clone()).await;
     if let Err(refusal) = &result
         && refusal.code.status().is_server_error()
     {
@@ -142,6 +145,7 @@ async fn handle(
     }
     let response = respond(result, id);
     control.counters.answered(response.status().as_u16());
+    span.record("http.response.status_code", response.status().as_u16());
     response
 }
 

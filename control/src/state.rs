@@ -153,6 +153,18 @@ impl Control {
         self.token_index().find(&hex::encode(digest), now).cloned()
     }
 
+    /// Whether a token that was presented before is still in force.
+    pub fn is_in_force(&self, caller: &Caller, now: Timestamp) -> bool {
+        let world = self.world();
+        let token = ObjectId::Token(caller.token_id);
+        let org = world.orgs.get(&caller.org);
+        org.and_then(|state| state.config.object(token))
+            .is_some_and(|object| match &object.body {
+                Body::Token(stored) => stored.token.expires_at.is_none_or(|end| now < end),
+                _ => false,
+            })
+    }
+
     /// The index of the newest configuration; built anew when an organisation changed.
     fn token_index(&self) -> Arc<TokenIndex> {
         let world = self.world();

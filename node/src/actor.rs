@@ -15,7 +15,7 @@ use std::rc::Rc;
 use actix::{Actor, Context, Handler, Message, Recipient};
 use futures_util::FutureExt;
 use proto::outcome::{Code, EarlyEnd};
-use tracing::{Span, error};
+use tracing::error;
 
 use crate::flow::Exchange;
 use crate::metrics::Metrics;
@@ -24,9 +24,6 @@ use crate::metrics::Metrics;
 pub trait Stage: Sized + Unpin + 'static {
     /// Which stage it is; gives its name and its place in timings and metrics.
     const KIND: StageKind;
-
-    /// The stage's span below the request's (a `tracing` span's name must be written literally).
-    fn span(parent: &Span) -> Span;
 
     /// Looks at the exchange and says what happens next.
     fn decide(&mut self, exchange: &mut Exchange) -> Next;
@@ -138,20 +135,15 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
         let Some(mut exchange) = unpark(&handoff) else {
             return;
         };
-        let span = S::span(&exchange.span);
-        let decided = {
-            let _entered = span.enter();
-            let decide = || {
-                assert!(
-                    exchange.fault != Some(S::KIND),
-                    "fault injected at {}",
-                    S::KIND.name()
-                );
-                self.stage.decide(&mut exchange)
-            };
-            std::panic::catch_unwind(AssertUnwindSafe(decide))
+        let decide = || {
+            assert!(
+                exchange.fault != Some(S::KIND),
+                "fault injected at {}",
+                S::KIND.name()
+            );
+            self.stage.decide(&mut exchange)
         };
-        let next = match decided {
+        let next = match std::panic::catch_unwind(AssertUnwindSafe(decide)) {
             Ok(next) => next,
             Err(_) => {
                 // The stage's own state may be half changed; the caller of `start` made it cheap
@@ -164,7 +156,7 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
         match next {
             Next::Continue => self.exits.go_on::<S>(exchange),
             Next::End(end) => self.exits.end::<S>(exchange, end),
-            Next::Wait(task) => wait::<S>(task, exchange, span, self.exits.clone()),
+            Next::Wait(task) => wait::<S>(task, exchange, self.exits.clone()),
         }
     }
 }
@@ -179,8 +171,8 @@ fn panicked(stage: StageKind, exchange: &Exchange) -> Next {
     .into()
 }
 
-fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, span: Span, exits: Exits) {
-    let waiting = AssertUnwindSafe(tracing::Instrument::instrument(task(exchange), span));
+fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, exits: Exits) {
+    let waiting = AssertUnwindSafe(task(exchange));
     actix_rt::spawn(async move {
         match waiting.catch_unwind().await {
             Ok((exchange, None)) => exits.go_on::<S>(exchange),

@@ -14,9 +14,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::{AuthFailure, Denial, UpstreamId};
+use proto::record::{Attempt, AuthFailure, Denial, UpstreamId};
 use tokio::sync::oneshot;
-use tracing::Span;
 
 use crate::actor::{STAGES, StageKind};
 use crate::answer::Reply;
@@ -29,6 +28,7 @@ use crate::request::Request;
 use crate::snapshot::{CompiledProxy, Snapshot};
 use crate::stages::inject::Armed;
 use crate::stages::record::Closing;
+use crate::telemetry::TraceContext;
 use crate::upstream::AnswerBody;
 
 /// A request between two stages.
@@ -41,8 +41,8 @@ pub struct Exchange {
     pub started_at: Timestamp,
     /// Microseconds after `started` at which each stage was left; 0 for stages not passed.
     pub marks: [u32; STAGES],
-    /// The request's span.
-    pub span: Span,
+    /// Its place in a trace; none while traces are not exported.
+    pub trace: Option<TraceContext>,
     /// The configuration in force for the request's whole life.
     pub snapshot: Arc<Snapshot>,
     /// The head as it came.
@@ -185,6 +185,8 @@ pub struct Notes {
     pub upstream_status: Option<u16>,
     /// Attempts made towards the target.
     pub attempts: u32,
+    /// Each of them.
+    pub sends: Vec<Attempt>,
     /// Microseconds from sending to the answer's first byte.
     pub upstream_us: u64,
     /// Bytes of the answer's body, where the gateway held it whole.
@@ -202,15 +204,19 @@ pub struct Notes {
     /// Bytes of the request's body that were read, counted while it streams.
     pub request_bytes: Rc<Cell<u64>>,
     /// The W3C trace id of the request.
-    pub trace_id: Option<String>,
+    pub trace_id: Option<u128>,
 }
 
 impl Exchange {
     /// Notes the time at which a stage was left.
     pub fn mark(&mut self, stage: StageKind) {
-        let us = self.started.elapsed().as_micros();
         // Zero means "not passed", so the first microsecond counts as one.
-        self.marks[stage as usize] = u32::try_from(us).unwrap_or(u32::MAX).max(1);
+        self.marks[stage as usize] = self.elapsed_us().max(1);
+    }
+
+    /// Microseconds since its start, as many as marks hold.
+    pub fn elapsed_us(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_micros()).unwrap_or(u32::MAX)
     }
 
     /// The code that the record and the answer's header carry.

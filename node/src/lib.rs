@@ -8,6 +8,7 @@
 pub mod actor;
 pub mod admin;
 pub mod answer;
+pub mod attempts;
 pub mod body;
 pub mod config;
 pub mod credentials;
@@ -26,5 +27,6 @@ pub mod snapshot;
 pub mod stages;
 pub mod sync;
 pub mod telemetry;
+pub mod traces;
 pub mod upstream;
 pub mod worker;

@@ -23,6 +23,7 @@ use proto::target::BaseUrl;
 use crate::credentials::vault::Sealing;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::MeterSet;
+use crate::metrics::ProxyCounters;
 use crate::presented::{self, Place};
 use crate::request::Request;
 use crate::upstream::Destination;
@@ -109,6 +110,8 @@ pub struct CompiledProxy {
     pub record: RecordPolicy,
     /// Query parameters that may hold a key, whose values no record keeps.
     pub key_queries: Vec<Box<str>>,
+    /// Counts its requests.
+    pub counters: ProxyCounters,
 }
 
 /// A proxy credential of a proxy.

@@ -5,16 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
-use tracing::Span;
 
 use crate::actor::{Chain, ChainBuilder};
 use crate::config::GatewaySettings;
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
 use crate::records::{RecordBuffer, RecordSender};
-use crate::request::Request;
 use crate::snapshot::Snapshot;
 use crate::stages::authenticate::Authenticate;
 use crate::stages::authorize::Authorize;
@@ -26,6 +25,8 @@ use crate::stages::prepare::Prepare;
 use crate::stages::receive::Receive;
 use crate::stages::record::{Origin, Recorder};
 use crate::stages::respond::Respond;
+use crate::telemetry::{self, TraceContext};
+use crate::traces::TraceSender;
 use crate::upstream::{Upstream, UpstreamSettings};
 
 /// What every worker of a node shares.
@@ -41,6 +42,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Where records go.
     pub records: RecordSender,
+    /// Where finished requests go, while traces are exported.
+    pub traces: Option<TraceSender>,
     /// What this node's records say.
     pub origin: Arc<Origin>,
 }
@@ -74,6 +77,7 @@ impl Worker {
             settings,
             metrics,
             origin,
+            traces,
             ..
         } = &self.shared;
         ChainBuilder::new(settings.mailbox_capacity, metrics.clone())
@@ -82,6 +86,7 @@ impl Worker {
                 records: self.records.clone(),
                 metrics: metrics.clone(),
                 origin: origin.clone(),
+                traces: traces.clone(),
             })
             .before(Filter)
             .before(Forward {
@@ -124,9 +129,11 @@ impl Worker {
         self.shared.settings.fault_injection
     }
 
-    /// The span that covers a whole request.
-    pub fn request_span(&self, request: &Request, id: RequestId) -> Span {
-        crate::telemetry::request_span(request, id)
+    /// The place of a request in its trace; none while traces are not exported.
+    pub fn trace(&self, headers: &HeaderMap, id: RequestId) -> Option<TraceContext> {
+        let traces = self.shared.traces.as_ref()?;
+        let caller = telemetry::callers(headers);
+        Some(TraceContext::new(id.bits(), caller, traces.sampling()))
     }
 
     /// Gives an exchange to the pipeline, after replacing a chain that lost an actor.

@@ -6,6 +6,7 @@
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
+pub mod attempt;
 pub mod body_view;
 pub mod checks;
 pub mod credential;

@@ -5,6 +5,11 @@ pub mod audit;
 pub mod configuration;
 pub mod explain;
 pub mod nodes;
+pub mod problem;
+pub mod records;
+pub mod tail;
+pub mod telemetry;
+pub mod trace;
 pub mod versions;
 
 use std::sync::Arc;
@@ -12,6 +17,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use self::problem::Problem;
 use crate::cli::ControlArgs;
 
 /// Largest answer of the control plane that is read, in bytes.
@@ -19,6 +25,12 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A large write may take longer than the client waits by itself.
 const WRITE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Longest time for which an answer is read that comes piece by piece: a year.
+const STREAM_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
+
+/// An answer while it comes.
+pub type Pieces = awc::ClientResponse;
 
 /// A connection to the control plane, as one organisation.
 pub struct Api {
@@ -107,8 +119,30 @@ impl Api {
             .await
     }
 
+    /// Reads something that comes piece by piece, for as long as it comes.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn stream(&self, path: &str) -> anyhow::Result<Pieces> {
+        let request = self.client.get(format!("{}{path}", self.base));
+        let sending = request.timeout(STREAM_MAX).bearer_auth(&self.token).send();
+        let answer = self.reached(sending).await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(match self.value(path, answer).await {
+            Ok(_) => anyhow::anyhow!("{path} answered without what was asked for"),
+            Err(error) => error,
+        })
+    }
+
     async fn answered(&self, path: &str, sending: awc::SendClientRequest) -> anyhow::Result<Value> {
-        let mut answer = sending
+        let answer = self.reached(sending).await?;
+        self.value(path, answer).await
+    }
+
+    async fn reached(&self, sending: awc::SendClientRequest) -> anyhow::Result<Pieces> {
+        let answer = sending
             .await
             .map_err(|error| anyhow::anyhow!("{error}"))
             .with_context(|| format!("cannot reach the control plane at {}", self.base))?;
@@ -123,11 +157,15 @@ impl Api {
                 self.root
             );
         }
+        Ok(answer)
+    }
+
+    async fn value(&self, path: &str, mut answer: Pieces) -> anyhow::Result<Value> {
         let bytes = answer.body().limit(ANSWER_BYTES_MAX).await?;
         let value: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{path} answered {} without JSON", answer.status()))?;
         if !answer.status().is_success() {
-            bail!("{}", problem(&value));
+            return Err(Problem(value).into());
         }
         Ok(value)
     }
@@ -157,46 +195,4 @@ fn system_trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
     use rustls_platform_verifier::ConfigVerifierExt;
     let config = rustls::ClientConfig::with_platform_verifier();
     Ok(Arc::new(config.context("the system's certificates")?))
-}
-
-/// A problem document (RFC 9457) as lines for a person.
-fn problem(document: &Value) -> String {
-    let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
-    let errors = document["errors"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let line = |error: &Value| {
-        let pointer = error["pointer"]
-            .as_str()
-            .filter(|pointer| !pointer.is_empty());
-        let detail = error["detail"].as_str().unwrap_or_default();
-        match pointer {
-            Some(pointer) => format!("\n  {pointer} {detail}"),
-            None => format!("\n  the document {detail}"),
-        }
-    };
-    match errors {
-        [] => format!("{}: {}", text("title"), text("detail")),
-        errors => text("title") + &errors.iter().map(line).collect::<String>(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn each_fault_of_a_problem_is_told_once_with_its_place() {
-        let one = json!({"title": "The document breaks rules", "detail": "/a is missing",
-                         "errors": [{"pointer": "/a", "detail": "is missing"}]});
-        assert_eq!(problem(&one), "The document breaks rules\n  /a is missing");
-        let whole = json!({"title": "T", "detail": "d",
-                           "errors": [{"pointer": "", "detail": "must be object"}]});
-        assert_eq!(problem(&whole), "T\n  the document must be object");
-        let none = json!({"title": "Not found", "detail": "no such object"});
-        assert_eq!(problem(&none), "Not found: no such object");
-    }
 }

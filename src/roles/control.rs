@@ -63,7 +63,7 @@ impl ControlPlane {
             None => None,
         };
         let health = configuration.health.clone();
-        let metrics = super::metrics(None, Some(counters.clone()), health.clone());
+        let metrics = super::metrics(&settings, None, Some(counters.clone()), health.clone());
         let world = configuration.worlds.clone();
         let api = super::api(
             &settings,

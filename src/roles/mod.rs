@@ -18,8 +18,10 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::configuration::{self, Configuration};
+use crate::gauges;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
+use crate::traces::Export;
 
 /// Longest wait for the last records when a process stops.
 const RECORDS_FLUSH_MAX: Duration = Duration::from_secs(5);
@@ -85,13 +87,16 @@ fn api(
 
 /// Renders the metrics of a process: those of its node, of its control plane, of its store.
 fn metrics(
+    settings: &Settings,
     of_node: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     of_control: Option<Metrics>,
     health: Health,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let settings = settings.clone();
     Arc::new(move || {
         let text = of_node.as_ref().map(|render| render()).unwrap_or_default();
-        let text = text + &health.metrics();
+        let mut text = text + &health.metrics();
+        gauges::render(&settings, &mut text);
         match &of_control {
             Some(counters) => counters.render(text),
             None => text,
@@ -107,8 +112,11 @@ fn records(settings: &Settings) -> anyhow::Result<Arc<Records>> {
     Ok(Arc::new(records))
 }
 
-/// Waits for the last records: the workers are gone, so the queue ends.
-async fn flushed(keeping: JoinHandle<()>) {
+/// Waits for the last records and traces: the workers are gone, so the queues end.
+async fn flushed(keeping: JoinHandle<()>, export: Option<Export>) {
+    if let Some(export) = export {
+        export.leave().await;
+    }
     let flushed = tokio::time::timeout(RECORDS_FLUSH_MAX, keeping).await;
     if flushed.is_err() {
         warn!("records were lost: nothing took them before the process ended");

@@ -78,7 +78,7 @@ impl Node {
             own,
             background,
         )?;
-        let metrics = super::metrics(Some(plane.metrics()), None, health.clone());
+        let metrics = super::metrics(&settings, Some(plane.metrics()), None, health.clone());
         let gateway = self.bound.gateway_address()?;
         let joined = plane.join(gateway, store.clone(), background);
         let shipping = ship_records(&settings, tls, plane.batches, &plane.shared);
@@ -108,7 +108,7 @@ impl Node {
             warn!("the newest configuration was not kept on disk before the process ended");
         }
         drop(store);
-        super::flushed(shipping).await;
+        super::flushed(shipping, plane.export).await;
         Ok(())
     }
 }

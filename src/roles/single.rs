@@ -76,7 +76,7 @@ impl Single {
             ::control::metrics::Metrics::default(),
         );
         let of_control = Some(counters.clone());
-        let metrics = super::metrics(Some(plane.metrics()), of_control, health.clone());
+        let metrics = super::metrics(&settings, Some(plane.metrics()), of_control, health.clone());
         let records = super::records(&settings)?;
         let gateway = bound.gateway_address()?;
         let joined = plane.join(gateway, store.clone(), background);
@@ -115,7 +115,7 @@ impl Single {
         servers.ended().await?;
         retaining.abort();
         drop(store);
-        super::flushed(keeping).await;
+        super::flushed(keeping, plane.export).await;
         Ok(())
     }
 }

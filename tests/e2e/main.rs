@@ -12,6 +12,7 @@ mod fault;
 mod filters;
 mod overload;
 mod process;
+mod requests;
 mod rules;
 mod start;
 mod tls;

@@ -29,6 +29,7 @@ pub mod schemas;
 pub mod secret;
 pub mod shape;
 pub mod targets;
+pub mod telemetry;
 pub mod tokens;
 pub mod versions;
 pub mod write;

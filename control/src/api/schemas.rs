@@ -115,6 +115,8 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("ProblemDocument", problem_document()),
         ("SecretView", secret_view()),
         ("Rotation", rotation()),
+        ("RecordTrace", super::records::trace::schema()),
+        ("Telemetry", super::telemetry::schema()),
         ("Me", me()),
         ("Node", node()),
         ("Version", version()),

@@ -304,6 +304,13 @@ fn responses(route: &Route) -> Value {
                 "content": {"text/plain": {"schema": {"type": "string"}}}
             }),
         ),
+        Gives::Stream(media_type) => (
+            "200",
+            json!({
+                "description": "Sent as it comes",
+                "content": {media_type: {"schema": {"type": "string"}}}
+            }),
+        ),
         Gives::Document => (
             "200",
             json!({"description": "This document", "content": content(json!({"type": "object"}))}),

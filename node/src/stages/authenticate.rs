@@ -10,7 +10,6 @@ use proto::credential::AuthType;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::AuthFailure;
 use proto::seal::{DigestKey, Purpose};
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Caller, Exchange};
@@ -32,10 +31,6 @@ pub struct Authenticate {
 
 impl Stage for Authenticate {
     const KIND: StageKind = StageKind::Authenticate;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "authenticate")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let identified = match &exchange.proxy {

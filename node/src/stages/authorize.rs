@@ -9,7 +9,6 @@ use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::path::PathReading;
 use proto::record::{Denial as RecordDenial, RecordScope};
 use proto::rule::{self, BodyFacts, Facts, Scope, ScopedRules, ShadowMatch, Verdict};
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Exchange, Inbound};
@@ -24,10 +23,6 @@ pub struct Authorize;
 
 impl Stage for Authorize {
     const KIND: StageKind = StageKind::Authorize;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "authorize")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {

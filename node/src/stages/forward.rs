@@ -10,9 +10,10 @@ use http::uri::PathAndQuery;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
 use proto::record::UpstreamId;
-use tracing::{Span, info, warn};
+use tracing::{info, warn};
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::attempts;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
 use crate::metrics::Metrics;
@@ -20,7 +21,6 @@ use crate::outbound;
 use crate::records::reduce::clipped;
 use crate::snapshot::CompiledProxy;
 use crate::stages::limit::{self, Spending};
-use crate::telemetry;
 use crate::upstream::{self, AnswerError, Failure, FailureKind, RequestHead, SendError, Upstream};
 
 /// The stage.
@@ -33,10 +33,6 @@ pub struct Forward {
 
 impl Stage for Forward {
     const KIND: StageKind = StageKind::Forward;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "forward")
-    }
 
     fn decide(&mut self, _: &mut Exchange) -> Next {
         let upstream = self.upstream.clone();
@@ -62,7 +58,9 @@ async fn forward(
         ));
     };
     let (method, path_and_query, mut headers) = armed.into_parts();
-    telemetry::pass_on(&mut headers);
+    if let Some(trace) = &exchange.trace {
+        trace.pass_on(&mut headers);
+    }
     let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
         EarlyEnd::new(
             Code::MalformedRequest,
@@ -106,6 +104,13 @@ async fn forward(
         Err(SendError::Gate(end)) => Err(end),
         Err(SendError::Failed(failure)) => {
             exchange.notes.attempts = failure.attempts;
+            exchange.notes.sends = attempts::failed(
+                &failure,
+                exchange.marks[StageKind::Inject as usize],
+                exchange.elapsed_us(),
+                exchange.started,
+            );
+            metrics.upstream_failed(attempts::name(&failure.kind));
             Err(failed(exchange, &proxy, &failure))
         }
     }
@@ -118,11 +123,14 @@ fn answered(
     whole: Result<Option<Bytes>, AnswerError>,
 ) -> Result<(), EarlyEnd> {
     let us = u64::try_from(answer.first_byte_time.as_micros()).unwrap_or(u64::MAX);
-    metrics.upstream_answered(us);
+    metrics.upstream_answered(us, answer.reused);
     if answer.attempts > 1 {
         metrics.replayed();
     }
+    let begun_us = exchange.marks[StageKind::Inject as usize];
+    let sends = attempts::answered(&answer, begun_us, exchange.started);
     let notes = &mut exchange.notes;
+    notes.sends = sends;
     notes.attempts = answer.attempts;
     notes.upstream_us = us;
     notes.upstream_status = Some(answer.status.as_u16());

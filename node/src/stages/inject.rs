@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 use proto::outcome::{Code, EarlyEnd};
-use tracing::{Span, error};
+use tracing::error;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::vault::Injection;
@@ -38,10 +38,6 @@ pub struct Inject {
 
 impl Stage for Inject {
     const KIND: StageKind = StageKind::Inject;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "inject")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let (Some(proxy), Some(outgoing)) = (exchange.proxy.clone(), exchange.outgoing.take())

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use proto::outcome::{Code, EarlyEnd, Extra, MeterState};
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
@@ -25,10 +24,6 @@ pub struct Limit;
 
 impl Stage for Limit {
     const KIND: StageKind = StageKind::Limit;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "limit")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {

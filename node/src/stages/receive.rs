@@ -18,7 +18,6 @@ use jiff::Timestamp;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
 use tokio::sync::oneshot;
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind, overloaded};
 use crate::answer::{self, ReplyBody};
@@ -118,7 +117,7 @@ fn exchange(
         started: Instant::now(),
         started_at: Timestamp::now(),
         marks: Default::default(),
-        span: worker.request_span(&request, id),
+        trace: worker.trace(&request.headers, id),
         snapshot: worker.snapshot(),
         request,
         body,
@@ -197,12 +196,11 @@ pub struct Receive;
 impl Stage for Receive {
     const KIND: StageKind = StageKind::Receive;
 
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "receive")
-    }
-
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
-        exchange.notes.trace_id = telemetry::trace_id(&exchange.span, &exchange.request.headers);
+        exchange.notes.trace_id = match &exchange.trace {
+            Some(trace) => Some(trace.trace_id),
+            None => telemetry::callers(&exchange.request.headers).map(|caller| caller.trace_id),
+        };
         if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
             exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
         }

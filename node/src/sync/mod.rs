@@ -29,6 +29,7 @@ pub async fn run(
 ) {
     loop {
         let world = worlds.borrow_and_update().clone();
+        let begun = std::time::Instant::now();
         let compiled = compiler.compile(&world);
         for fault in &compiled.faults {
             warn!("configuration not applied: {fault}");
@@ -40,6 +41,11 @@ pub async fn run(
             world.revision
         );
         current.store(Arc::new(compiled.snapshot));
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let (took, faults) = (begun.elapsed(), compiled.faults.len());
+        compiler
+            .metrics
+            .configured(world.revision.0, now_ms, took, faults);
         applied.send_replace(world);
         if worlds.changed().await.is_err() {
             return;

@@ -19,7 +19,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::error::AnswerError;
+use super::error::{AnswerError, Earlier};
 use super::framing::Framing;
 use super::pool::Lease;
 use super::sent::Progress;
@@ -46,6 +46,8 @@ pub struct Answer {
     pub connect_time: Duration,
     /// From sending the request to its answer's head, in the last attempt.
     pub first_byte_time: Duration,
+    /// What went wrong before.
+    pub earlier: Vec<Earlier>,
 }
 
 /// A lease with what decides whether its connection can serve again.

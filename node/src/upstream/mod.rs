@@ -46,7 +46,7 @@ pub use answer::{Answer, AnswerBody};
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
-pub use error::{AnswerError, Failure, FailureKind, Fault, Hold, SendError};
+pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, Hold, SendError};
 pub use resolve::{Hosts, ResolveError};
 pub use send::{REPLAY_BYTES_MAX, RequestHead};
 

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
-use super::error::{Failure, FailureKind, Hold, SendError};
+use super::error::{Earlier, Failure, FailureKind, Hold, SendError};
 use super::framing::{clean_request, frame_request, receive_head};
 use super::pool::Lease;
 use super::retry::is_idempotent;
@@ -100,18 +100,26 @@ pub(super) async fn send<G>(
         *attempts += 1;
         Ok(())
     };
-    let (head, body) = match exchange
+    let (head, body, kind) = match exchange
         .attempt(head, body, Wanted::Any, &mut attempts, &mut gate)
         .await
     {
         Ok(answer) => return Ok(answer),
-        Err(Missed::Again(head, body, ..)) => (head, body),
+        Err(Missed::Again(head, body, kind, _)) => (head, body, kind),
         Err(missed) => return Err(missed.into_error(attempts)),
     };
-    exchange
+    let ended = Instant::now().into_std();
+    let earlier = vec![Earlier { kind, ended }];
+    let second = exchange
         .attempt(head, body, Wanted::New, &mut attempts, &mut gate)
-        .await
-        .map_err(|missed| missed.into_error(attempts))
+        .await;
+    match second {
+        Ok(answer) => Ok(Answer { earlier, ..answer }),
+        Err(missed) => Err(match missed.into_error(attempts) {
+            SendError::Failed(failure) => SendError::Failed(Failure { earlier, ..failure }),
+            gate => gate,
+        }),
+    }
 }
 
 /// Origin form only (RFC 9112 §3.2): a full URL in the request line would make a proxy of the
@@ -131,6 +139,7 @@ impl<G> Missed<G> {
                     kind,
                     maybe_carried_out,
                     attempts,
+                    earlier: Vec::new(),
                 })
             }
         }
@@ -202,6 +211,7 @@ impl Exchange<'_> {
             remote,
             connect_time: sent_at - asked_at,
             first_byte_time: sent_at.elapsed(),
+            earlier: Vec::new(),
         })
     }
 

@@ -24,6 +24,7 @@ use proto::target::{BaseUrl, Target, Timeouts};
 use super::guard::Guard;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::{Limits, MeterKey, MeterSet};
+use crate::metrics::Metrics;
 use crate::snapshot::{CompiledProxy, CompiledTarget, Snapshot, TargetCredential};
 use crate::upstream::tls::{Roots, TlsCache, TlsSpec};
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
@@ -38,6 +39,8 @@ pub struct Compiler {
     pub guard: Guard,
     /// The organisation whose aliases need no slug.
     pub default_org: String,
+    /// Gives counters, and is told what is in effect.
+    pub metrics: Metrics,
     tls: TlsCache,
     before: HashMap<OrgId, Compiled>,
 }
@@ -64,6 +67,7 @@ impl Compiler {
         limits: Arc<Limits>,
         guard: Guard,
         default_org: String,
+        metrics: Metrics,
     ) -> Self {
         let tls = TlsCache::default();
         Self {
@@ -71,6 +75,7 @@ impl Compiler {
             limits,
             guard,
             default_org,
+            metrics,
             tls,
             before: HashMap::new(),
         }
@@ -247,6 +252,7 @@ impl OrgCompiler<'_> {
             body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
             record: proxy.record.clone(),
             key_queries,
+            counters: self.compiler.metrics.proxy(&id.to_string()),
         })
     }
 

@@ -1,26 +1,22 @@
-//! Records of requests: found by proxy, credential, status, code and time; newest first.
+//! Records of requests: found by any of their fields, newest first; followed while they come;
+//! taken as a file; and one of them as a trace.
+
+pub mod filter;
+mod stream;
+pub mod trace;
 
 use jiff::Timestamp;
 use proto::id::RequestId;
+use proto::org::Role;
 use proto::record::Record;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::call::{OrgCall, Query};
+use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::page;
-use crate::records::{RecordFilter, Records, RecordsError};
-use crate::route::{Gives, Need, Parameter, Route, Verb};
-use proto::org::Role;
-
-const PARAMETERS: &[Parameter] = &[
-    ("proxy", "Id of the proxy that was called"),
-    ("credential", "Id of a credential on either side"),
-    ("status", "A status such as `429`, or a class such as `4xx`"),
-    ("code", "The outcome, such as `proxy-access-granted`"),
-    ("from", "Started at or after this instant (RFC 3339)"),
-    ("to", "Started before this instant (RFC 3339)"),
-];
+use crate::records::{Records, RecordsError};
+use crate::route::{Gives, Need, Route, Verb};
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -34,7 +30,7 @@ pub fn routes() -> Vec<Route> {
             list,
         )
         .gives(Gives::List("Record"))
-        .parameters(PARAMETERS),
+        .parameters(filter::parameters()),
         Route::org(
             Verb::Get,
             "/orgs/{org}/records/{id}",
@@ -43,12 +39,48 @@ pub fn routes() -> Vec<Route> {
             get,
         )
         .gives(Gives::One("Record")),
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records/{id}/trace",
+            (
+                "get_record_trace",
+                "Read one request as spans: stages, attempts, and what each decided",
+            ),
+            viewer,
+            trace_of,
+        )
+        .gives(Gives::One("RecordTrace")),
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records/follow",
+            (
+                "follow_records",
+                "Follow requests as server-sent events: `record` for each, `missed` with a count \
+                 where the follower was too slow",
+            ),
+            viewer,
+            stream::follow,
+        )
+        .gives(Gives::Stream("text/event-stream"))
+        .parameters(filter::parameters()),
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records/export",
+            (
+                "export_records",
+                "Take requests as a file, one JSON record on each line, newest first",
+            ),
+            viewer,
+            stream::export,
+        )
+        .gives(Gives::Stream("application/x-ndjson"))
+        .parameters(filter::parameters()),
     ]
 }
 
 async fn list(call: OrgCall) -> Result<Answer, Refusal> {
     let page = call.request.page()?;
-    let mut filter = filter(&call.request.query)?;
+    let mut filter = filter::filter(&call)?;
     if let Some(after) = &page.after {
         let cursor = after.parse().map_err(|()| {
             Refusal::parameter(
@@ -69,29 +101,19 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
-    let id: RequestId = call.request.id("id")?;
-    let org = call.org_id();
-    let record = blocking(&call, move |records| records.get(org, id)).await?;
-    record
-        .map(|record| Answer::json(show(&record)))
-        .ok_or_else(Refusal::not_found)
+    Ok(Answer::json(show(&one(&call).await?)))
 }
 
-fn filter(query: &Query) -> Result<RecordFilter, Refusal> {
-    let instant = |name: &str| {
-        let time: Option<Timestamp> =
-            query.parsed(name, "an instant such as 2026-11-25T10:00:00Z")?;
-        Ok::<_, Refusal>(time.map(Timestamp::as_microsecond))
-    };
-    Ok(RecordFilter {
-        proxy: query.parsed("proxy", "the id of a proxy, `prx_…`")?,
-        credential: query.parsed("credential", "the id of a credential, `crd_…`")?,
-        status: query.parsed("status", "a status such as 429, or a class such as 4xx")?,
-        code: query.get("code").map(str::to_owned),
-        from_us: instant("from")?,
-        to_us: instant("to")?,
-        after: None,
-    })
+async fn trace_of(call: OrgCall) -> Result<Answer, Refusal> {
+    Ok(Answer::json(trace::trace(&one(&call).await?)))
+}
+
+/// The record that the path names.
+async fn one(call: &OrgCall) -> Result<Record, Refusal> {
+    let id: RequestId = call.request.id("id")?;
+    let org = call.org_id();
+    let record = blocking(call, move |records| records.get(org, id)).await?;
+    record.ok_or_else(Refusal::not_found)
 }
 
 /// A record as the API shows it: with an id like every other object, and its time in words.

@@ -1,5 +1,7 @@
 //! The records store keeps, finds and forgets as it says.
 
+mod together;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -453,6 +455,7 @@ fn filters() -> impl Strategy<Value = RecordFilter> {
     )
         .prop_map(
             |(proxy, credential, status, code, (from_us, to_us), after)| RecordFilter {
+                conditions: Vec::new(),
                 proxy,
                 credential,
                 status: status.map(|status| status.parse().unwrap()),

@@ -1,9 +1,17 @@
 //! The command line.
 
+mod output;
+mod requests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use requests::{
+    ChoiceArgs, ExplainArgs, RecordArgs, RecordOutput, RecordsArgs, TailArgs, TelemetryArgs,
+    TopArgs, TraceArgs,
+};
 
 /// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
 #[derive(Debug, Parser)]
@@ -39,6 +47,18 @@ pub enum Command {
     Export(ExportArgs),
     /// Say what would become of a request, or of a proxy's last ones, and why; nothing is sent.
     Explain(ExplainArgs),
+    /// List requests, newest first; or write them as a file of lines.
+    Records(RecordsArgs),
+    /// Show the record of one request.
+    Record(RecordArgs),
+    /// Show requests as they come.
+    Tail(TailArgs),
+    /// Draw one request: its stages and attempts, how long each took, what each decided.
+    Trace(TraceArgs),
+    /// Show which proxies, callers, statuses or paths have most requests, errors or time.
+    Top(TopArgs),
+    /// Count requests, errors, durations and bytes by spans of time.
+    Telemetry(TelemetryArgs),
     /// List who changed what, when and from where, newest first.
     Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
@@ -105,6 +125,9 @@ pub struct LinkAuthorityArgs {
     /// Folder for the files.
     #[arg(long, default_value = ".")]
     pub dir: PathBuf,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Arguments of `link issue`.
@@ -118,6 +141,9 @@ pub struct LinkIssueArgs {
     /// How long the certificate is valid, in days.
     #[arg(long, default_value_t = 397)]
     pub days: u64,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// The commands about keys.
@@ -139,6 +165,9 @@ pub struct KeyringNewArgs {
     /// The file for control planes: it seals secrets and opens none.
     #[arg(long)]
     pub control: PathBuf,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// The form of a command's answer.
@@ -248,48 +277,6 @@ pub struct ExportArgs {
     /// The form of the file.
     #[arg(long, value_enum, default_value_t)]
     pub output: FileFormat,
-    /// Where the control plane is.
-    #[command(flatten)]
-    pub control: ControlArgs,
-}
-
-/// Arguments of `explain`.
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    /// The proxy, by id, alias or name; not with --record.
-    pub proxy: Option<String>,
-    /// The request's method.
-    #[arg(requires = "path")]
-    pub method: Option<String>,
-    /// The request's path behind the proxy, with its query.
-    pub path: Option<String>,
-    /// A header field, as in 'content-type: application/json'. Repeatable.
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
-    pub headers: Vec<String>,
-    /// The request's body.
-    #[arg(long, conflicts_with = "body_file")]
-    pub body: Option<String>,
-    /// A file with the request's body; `-` for standard input.
-    #[arg(long)]
-    pub body_file: Option<PathBuf>,
-    /// The caller's IP address.
-    #[arg(long)]
-    pub source: Option<String>,
-    /// Id of the proxy credential that the caller holds; by default the proxy's first.
-    #[arg(long)]
-    pub credential: Option<String>,
-    /// A request that has been made, by its id.
-    #[arg(long, conflicts_with_all = ["proxy", "last"])]
-    pub record: Option<String>,
-    /// So many of the proxy's last requests.
-    #[arg(long, conflicts_with = "method")]
-    pub last: Option<u32>,
-    /// A file with changes that are not published, `operations` as for the API, YAML or JSON.
-    #[arg(long)]
-    pub change: Option<PathBuf>,
-    /// How to say it.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
     /// Where the control plane is.
     #[command(flatten)]
     pub control: ControlArgs,

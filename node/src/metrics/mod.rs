@@ -4,20 +4,24 @@
 //! (`tests/tidy.rs` compares). Names follow `[namespace_]name[_unit][_total]`; labels have few,
 //! fixed values.
 
+mod configuration;
+mod histogram;
+mod proxies;
+
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use proto::outcome::Code;
+use proto::record::{AttemptFailure, AuthFailure};
 
 use crate::actor::{STAGES, StageKind};
 use crate::limits::Stats;
-
-/// Upper bounds of the duration histograms' buckets, in microseconds.
-const BUCKETS_US: [u64; 14] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
-    10_000_000, 60_000_000,
-];
+use configuration::Configuration;
+use histogram::{Histogram, OVERHEAD_US, REQUEST_US};
+use proxies::Proxies;
+pub use proxies::{OVERFLOW, PROXIES_MAX, ProxyCounters};
 
 /// The counters of a node; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +29,7 @@ pub struct Metrics {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     requests: [AtomicU64; Code::ALL.len()],
     stage_panics: [AtomicU64; STAGES],
@@ -34,49 +38,50 @@ struct Shared {
     replays: AtomicU64,
     records_dropped: AtomicU64,
     records_spooled: AtomicU64,
+    traces_exported: AtomicU64,
+    traces_dropped: AtomicU64,
+    trace_export_failures: AtomicU64,
     secrets_refused: AtomicU64,
     listener_refused: [AtomicU64; Code::ALL.len()],
+    auth_failures: [AtomicU64; AuthFailure::ALL.len()],
+    upstream_failures: [AtomicU64; AttemptFailure::ALL.len()],
+    upstream_answers: [AtomicU64; 2],
+    proxies: Proxies,
+    configuration: Configuration,
     server: Histogram,
     client: Histogram,
+    overhead: Histogram,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            requests: std::array::from_fn(|_| AtomicU64::new(0)),
+            stage_panics: Default::default(),
+            mailbox_full: Default::default(),
+            in_flight: AtomicU64::new(0),
+            replays: AtomicU64::new(0),
+            records_dropped: AtomicU64::new(0),
+            records_spooled: AtomicU64::new(0),
+            traces_exported: AtomicU64::new(0),
+            traces_dropped: AtomicU64::new(0),
+            trace_export_failures: AtomicU64::new(0),
+            secrets_refused: AtomicU64::new(0),
+            listener_refused: std::array::from_fn(|_| AtomicU64::new(0)),
+            auth_failures: Default::default(),
+            upstream_failures: Default::default(),
+            upstream_answers: Default::default(),
+            proxies: Proxies::default(),
+            configuration: Configuration::default(),
+            server: Histogram::new(REQUEST_US),
+            client: Histogram::new(REQUEST_US),
+            overhead: Histogram::new(OVERHEAD_US),
+        }
+    }
 }
 
 /// A plain counter: its name, its meaning, its value.
 type Plain<'a> = (&'static str, &'static str, &'a AtomicU64);
-
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: [AtomicU64; BUCKETS_US.len() + 1],
-    sum_us: AtomicU64,
-}
-
-impl Histogram {
-    fn observe(&self, us: u64) {
-        let at = BUCKETS_US
-            .iter()
-            .position(|bound| us <= *bound)
-            .unwrap_or(BUCKETS_US.len());
-        self.buckets[at].fetch_add(1, Relaxed);
-        self.sum_us.fetch_add(us, Relaxed);
-    }
-
-    fn render(&self, name: &str, help: &str, out: &mut String) {
-        head(name, help, "histogram", out);
-        let mut count = 0;
-        for (at, bucket) in self.buckets.iter().enumerate() {
-            count += bucket.load(Relaxed);
-            let _ = match BUCKETS_US.get(at) {
-                Some(us) => writeln!(out, "{name}_bucket{{le=\"{}\"}} {count}", seconds(*us)),
-                None => writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}"),
-            };
-        }
-        let sum = seconds(self.sum_us.load(Relaxed));
-        let _ = writeln!(out, "{name}_sum {sum}\n{name}_count {count}");
-    }
-}
-
-fn seconds(us: u64) -> f64 {
-    us as f64 / 1e6
-}
 
 impl Metrics {
     /// A request has ended with this code after so many microseconds.
@@ -87,9 +92,38 @@ impl Metrics {
         self.shared.server.observe(duration_us);
     }
 
-    /// A target has answered after so many microseconds.
-    pub fn upstream_answered(&self, duration_us: u64) {
+    /// A target has answered after so many microseconds, on a connection that was kept or is new.
+    pub fn upstream_answered(&self, duration_us: u64, kept: bool) {
         self.shared.client.observe(duration_us);
+        self.shared.upstream_answers[usize::from(kept)].fetch_add(1, Relaxed);
+    }
+
+    /// An attempt got no answer.
+    pub fn upstream_failed(&self, failure: AttemptFailure) {
+        self.shared.upstream_failures[failure as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A caller was answered 401.
+    pub fn auth_failed(&self, failure: AuthFailure) {
+        self.shared.auth_failures[failure as usize].fetch_add(1, Relaxed);
+    }
+
+    /// The gateway itself took so many microseconds for a request until its answer's head was
+    /// ready: all but the waiting for the target.
+    pub fn took(&self, overhead_us: u64) {
+        self.shared.overhead.observe(overhead_us);
+    }
+
+    /// The configuration of a revision came into effect at an instant, in milliseconds since the
+    /// Unix epoch, after it was waited for; so many of its objects cannot be used.
+    pub fn configured(&self, revision: i64, at_ms: i64, waited: Duration, faults: usize) {
+        let configuration = &self.shared.configuration;
+        configuration.applied(revision, at_ms, waited, faults);
+    }
+
+    /// The counters of a proxy.
+    pub fn proxy(&self, id: &str) -> ProxyCounters {
+        self.shared.proxies.counters(id)
     }
 
     /// A stage's decision panicked.
@@ -120,6 +154,21 @@ impl Metrics {
     /// So many records wait on disk.
     pub fn records_spooled(&self, count: u64) {
         self.shared.records_spooled.store(count, Relaxed);
+    }
+
+    /// The traces of so many requests were sent to the collector.
+    pub fn traces_exported(&self, count: u64) {
+        self.shared.traces_exported.fetch_add(count, Relaxed);
+    }
+
+    /// The traces of so many requests could not be kept.
+    pub fn traces_dropped(&self, count: u64) {
+        self.shared.traces_dropped.fetch_add(count, Relaxed);
+    }
+
+    /// The collector did not take a batch.
+    pub fn trace_export_failed(&self) {
+        self.shared.trace_export_failures.fetch_add(1, Relaxed);
     }
 
     /// A secret was not sent because its destination is outside the credential's `hosts`.
@@ -176,6 +225,9 @@ impl Metrics {
             head(name, help, "counter", &mut out);
             let _ = writeln!(out, "{name} {}", count.load(Relaxed));
         }
+        shared.render_reasons(&mut out);
+        shared.proxies.render(&mut out);
+        shared.configuration.render(&mut out);
         let name = "requestrocket_requests_in_flight";
         head(name, "Requests in flight.", "gauge", &mut out);
         let _ = writeln!(out, "{name} {}", self.in_flight());
@@ -189,12 +241,52 @@ impl Metrics {
         let name = "http_client_request_duration_seconds";
         let help = "Time until a target's answer began.";
         shared.client.render(name, help, &mut out);
+        let name = "requestrocket_overhead_seconds";
+        let help = "Time of requests in the gateway until the answer's head, without the target.";
+        shared.overhead.render(name, help, &mut out);
         out
     }
 }
 
 impl Shared {
-    fn plain(&self) -> [Plain<'_>; 3] {
+    /// Why callers were refused and why targets did not answer.
+    fn render_reasons(&self, out: &mut String) {
+        let name = "requestrocket_auth_failures_total";
+        head(
+            name,
+            "Callers answered 401, by the reason, which they are not told.",
+            "counter",
+            out,
+        );
+        for (why, count) in AuthFailure::ALL.iter().zip(&self.auth_failures) {
+            let why = why.as_str();
+            let _ = writeln!(out, "{name}{{reason=\"{why}\"}} {}", count.load(Relaxed));
+        }
+        let name = "requestrocket_upstream_failures_total";
+        head(
+            name,
+            "Attempts towards targets without an answer, by the reason.",
+            "counter",
+            out,
+        );
+        for (why, count) in AttemptFailure::ALL.iter().zip(&self.upstream_failures) {
+            let why = why.as_str();
+            let _ = writeln!(out, "{name}{{reason=\"{why}\"}} {}", count.load(Relaxed));
+        }
+        let name = "requestrocket_upstream_answers_total";
+        head(
+            name,
+            "Answers of targets, by whether the connection was kept or new.",
+            "counter",
+            out,
+        );
+        for (connection, count) in ["new", "kept"].iter().zip(&self.upstream_answers) {
+            let count = count.load(Relaxed);
+            let _ = writeln!(out, "{name}{{connection=\"{connection}\"}} {count}");
+        }
+    }
+
+    fn plain(&self) -> [Plain<'_>; 6] {
         [
             (
                 "requestrocket_upstream_replays_total",
@@ -205,6 +297,21 @@ impl Shared {
                 "requestrocket_records_dropped_total",
                 "Records that could not be kept.",
                 &self.records_dropped,
+            ),
+            (
+                "requestrocket_traces_exported_total",
+                "Requests whose trace was sent to the collector.",
+                &self.traces_exported,
+            ),
+            (
+                "requestrocket_traces_dropped_total",
+                "Requests whose trace could not be kept.",
+                &self.traces_dropped,
+            ),
+            (
+                "requestrocket_trace_export_failures_total",
+                "Batches of traces that the collector did not take.",
+                &self.trace_export_failures,
             ),
             (
                 "requestrocket_secrets_refused_total",
