@@ -1,6 +1,7 @@
 //! Real OTLP receivers, over gRPC and over HTTP, get of each kind of request exactly the spans,
 //! parents, attributes and statuses that the conventions say.
 
+mod canary;
 #[path = "../harness/mod.rs"]
 mod harness;
 
