@@ -43,6 +43,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
     Nodes(NodesArgs),
+    /// Show how much of each meter is used now, the most used first.
+    Meters(VersionsArgs),
     /// List the versions of an organisation's configuration, newest first.
     Versions(VersionsArgs),
     /// Show what a version changed.

@@ -12,6 +12,7 @@ use node::stages::record::Origin;
 use node::sync::compile::Compiler;
 use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
+use node::sync::usage;
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
 use proto::seal::Keyring;
@@ -97,8 +98,17 @@ impl DataPlane {
             },
         };
         let (stop, stopping) = oneshot::channel();
-        let running = background.spawn(membership::run(membership, store, stopping));
-        Joined { stop, running }
+        let (quiet, stopped) = oneshot::channel();
+        let (limits, origin) = (self.limits.clone(), self.shared.origin.clone());
+        let telling = usage::run(limits, origin, store.clone(), stopped);
+        let running = background.spawn(async move {
+            tokio::join!(membership::run(membership, store, stopping), telling);
+        });
+        Joined {
+            stop,
+            quiet,
+            running,
+        }
     }
 
     /// Renders the metrics.
@@ -111,6 +121,7 @@ impl DataPlane {
 /// A node that the others know of.
 pub struct Joined {
     stop: oneshot::Sender<()>,
+    quiet: oneshot::Sender<()>,
     running: JoinHandle<()>,
 }
 
@@ -119,6 +130,7 @@ impl Joined {
     pub async fn leave(self) {
         // An error means that it has ended already.
         let _ = self.stop.send(());
+        let _ = self.quiet.send(());
         let _ = tokio::time::timeout(LEAVE_MAX, self.running).await;
     }
 }

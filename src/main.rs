@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
+        Command::Meters(args) => on_system(client::meters::list(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),

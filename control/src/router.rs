@@ -43,6 +43,8 @@ pub fn routes() -> Vec<Route> {
         api::proxies::routes(),
         api::rules::routes(),
         api::filters::routes(),
+        api::meters::routes(),
+        api::usage::routes(),
         api::changes::routes(),
         api::explain::routes(),
         api::config::routes(),

@@ -22,6 +22,7 @@ use crate::upstream::{AnswerBody, AnswerError};
 const REQUEST_ID: HeaderName = HeaderName::from_static("requestrocket-request-id");
 const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-code");
 const PROXY_MESSAGE: HeaderName = HeaderName::from_static("requestrocket-proxy-message");
+const PROXY_WARNING: HeaderName = HeaderName::from_static("requestrocket-proxy-warning");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Longest `requestrocket-proxy-message`, in bytes.
 const MESSAGE_BYTES_MAX: usize = 500;
@@ -112,6 +113,9 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
         exchange.id.text().as_str(),
         Code::AccessGranted,
     );
+    if let Some(warning) = exchange.notes.warning.as_deref().and_then(message) {
+        headers.insert(PROXY_WARNING, warning);
+    }
     let bodyless = exchange.request.method == Method::HEAD
         || matches!(
             answer.status,

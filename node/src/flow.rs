@@ -21,7 +21,8 @@ use tracing::Span;
 use crate::actor::{STAGES, StageKind};
 use crate::answer::Reply;
 use crate::body::{ByteStream, RequestBody};
-use crate::limits::Tokens;
+use crate::limits::{SlotToken, Tokens};
+use crate::metering::Applied;
 use crate::metrics::Permit;
 use crate::outbound::EventBody;
 use crate::presented::Place;
@@ -53,8 +54,14 @@ pub struct Exchange {
     pub proxy: Option<Arc<CompiledProxy>>,
     /// *Identified*: who calls.
     pub caller: Option<Caller>,
-    /// *Admitted*: tokens drawn and not yet sent.
+    /// *Admitted*: the meters that count it.
+    pub applied: Applied,
+    /// Whether all that it spends is drawn.
+    pub drawn: bool,
+    /// Tokens drawn from them and not yet sent.
     pub tokens: Option<Tokens>,
+    /// Its places among the calls in flight.
+    pub slots: Vec<SlotToken>,
     /// *Prepared*: what will be sent, before the credential.
     pub outgoing: Option<Outgoing>,
     /// *Armed*: what will be sent.
@@ -133,6 +140,8 @@ pub struct Caller {
     pub generation: Option<Arc<str>>,
     /// Where the key stood.
     pub places: Vec<Place>,
+    /// The payload of the JWT that it presented, where a meter asks for a claim.
+    pub jwt: Option<Box<[u8]>>,
 }
 
 /// The request towards the target, before the credential is added.
@@ -181,6 +190,8 @@ pub struct Notes {
     pub shadow_rules: Vec<RuleId>,
     /// Filters that changed the body.
     pub filters_changed: Vec<FilterId>,
+    /// What the caller is warned of.
+    pub warning: Option<String>,
     /// The target's status, also where the caller got another.
     pub upstream_status: Option<u16>,
     /// Attempts made towards the target.

@@ -215,8 +215,13 @@ impl Shared {
     }
 }
 
-fn of_limits(limits: &Stats) -> [Plain<'_>; 7] {
+fn of_limits(limits: &Stats) -> [Plain<'_>; 8] {
     [
+        (
+            "requestrocket_limit_held_total",
+            "Requests that waited for their turn at a rate limit.",
+            &limits.held,
+        ),
         (
             "requestrocket_limit_refusals_total",
             "Draws that a rate limit refused.",

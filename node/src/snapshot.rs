@@ -22,7 +22,7 @@ use proto::target::BaseUrl;
 
 use crate::credentials::vault::Sealing;
 use crate::hygiene::fields::RequestFields;
-use crate::limits::MeterSet;
+use crate::metering::Metering;
 use crate::presented::{self, Place};
 use crate::request::Request;
 use crate::upstream::Destination;
@@ -87,8 +87,6 @@ pub struct CompiledProxy {
     pub destination: Arc<Destination>,
     /// Timeouts in words, for messages: `first_byte_ms` and who set it.
     pub first_byte_text: Box<str>,
-    /// Rate limits.
-    pub meters: MeterSet,
     /// Which fields of callers pass.
     pub request_fields: RequestFields,
     /// Authentication fields of callers that pass.
@@ -136,6 +134,8 @@ pub struct ProxyCredential {
     pub response_filters: Option<Arc<FilterSet>>,
     /// Request filters, likewise.
     pub request_filters: Option<Arc<FilterSet>>,
+    /// Meters of its callers' requests.
+    pub metering: Metering,
 }
 
 /// One secret of a proxy credential.

@@ -158,6 +158,14 @@ pub fn parse_node(key: &str) -> Option<NodeId> {
     key.strip_prefix(NODES)?.parse().ok()
 }
 
+/// What nodes say of their meters.
+pub const USAGE: &str = "usage/";
+
+/// What a node says of its meters, under its lease.
+pub fn usage(node: NodeId) -> String {
+    format!("{USAGE}{node}")
+}
+
 /// Who does a job that only one control may do, under its lease.
 pub fn leader(role: &str) -> String {
     format!("leaders/{role}")

@@ -4,6 +4,8 @@
 //! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
 //! `store`), and what is told of each request (`record`, `wire`).
 //!
+//! What nodes tell of their meters is `usage`.
+//!
 //! Only `store` does IO; everything else is values and pure functions.
 
 pub mod body_view;
@@ -35,5 +37,6 @@ pub mod seal;
 pub mod store;
 pub mod target;
 pub mod tree;
+pub mod usage;
 pub mod version;
 pub mod wire;

@@ -4,6 +4,7 @@ pub mod add;
 pub mod audit;
 pub mod configuration;
 pub mod explain;
+pub mod meters;
 pub mod nodes;
 pub mod versions;
 

@@ -10,6 +10,7 @@ mod cluster;
 mod credentials;
 mod fault;
 mod filters;
+mod meters;
 mod overload;
 mod process;
 mod rules;

@@ -18,6 +18,7 @@ use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::filters::Filters;
+use super::meters::Meters;
 use super::objects::{self, Manner, Resource};
 use super::proxies::Proxies;
 use super::rules::Rules;
@@ -281,7 +282,10 @@ fn body(id: ObjectId, parent: Option<ObjectId>, document: Value) -> Result<Body,
         (ObjectId::Filter(_), Some(on)) => {
             objects::parse::<Filters>(document).map(|filter| Filters::attach(on, filter))
         }
-        (ObjectId::Rule(_) | ObjectId::Filter(_), None) => {
+        (ObjectId::Meter(_), Some(on)) => {
+            objects::parse::<Meters>(document).map(|meter| Meters::attach(on, meter))
+        }
+        (ObjectId::Rule(_) | ObjectId::Filter(_) | ObjectId::Meter(_), None) => {
             let detail = "names no object that it hangs on";
             Err(vec![Problem::new("", "required", detail)])
         }
@@ -308,6 +312,7 @@ pub fn change(id: ObjectId, document: Value, manner: Manner) -> Change {
         ObjectId::Proxy(_) => change_of::<Proxies>(document, manner),
         ObjectId::Rule(_) => change_of::<Rules>(document, manner),
         ObjectId::Filter(_) => change_of::<Filters>(document, manner),
+        ObjectId::Meter(_) => change_of::<Meters>(document, manner),
         ObjectId::Org(_) | ObjectId::Token(_) => Arc::new(|_: &Body| {
             let detail = "organisations and tokens have routes of their own";
             Err(vec![Problem::new("", "not-applicable", detail)])

@@ -16,6 +16,7 @@ pub mod filters;
 pub mod health;
 pub mod idempotency;
 pub mod me;
+pub mod meters;
 pub mod nodes;
 pub mod objects;
 pub mod orgs;
@@ -30,6 +31,7 @@ pub mod secret;
 pub mod shape;
 pub mod targets;
 pub mod tokens;
+pub mod usage;
 pub mod versions;
 pub mod write;
 

@@ -74,7 +74,7 @@ pub fn add(schemas: &mut Schemas) {
     }
 }
 
-/// Rules and filters.
+/// Rules, filters and meters.
 fn add_policies(schemas: &mut Schemas, stored: &[(&'static str, Value)]) {
     let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
     let attached = [stored, &[("parent_id", read_only(parent))]].concat();
@@ -86,6 +86,7 @@ fn add_policies(schemas: &mut Schemas, stored: &[(&'static str, Value)]) {
     let rule = [&attached[..], &[("warnings", read_only(warnings))]].concat();
     extend(schemas, "Rule", "Rule", &rule);
     extend(schemas, "Filter", "Filter", &attached);
+    extend(schemas, "Meter", "Meter", &attached);
 }
 
 /// What every stored object has besides its own fields.
@@ -117,6 +118,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Rotation", rotation()),
         ("Me", me()),
         ("Node", node()),
+        ("MeterUsage", meter_usage()),
         ("Version", version()),
         ("AuditEntry", audit_entry()),
         ("VersionDiff", version_diff()),
@@ -200,6 +202,21 @@ fn audit_entry() -> Value {
     entry
 }
 
+fn meter_usage() -> Value {
+    let mut key = reference("KeyUsage");
+    key["description"] = json!("Also `parent_id`: what the meter hangs on");
+    json!({
+        "type": "object",
+        "properties": {
+            "items": {"type": "array", "items": key},
+            "at": {"type": ["string", "null"], "format": "date-time",
+                   "description": "When the newest of it was told; nodes tell every few seconds"},
+            "keys_left_out": {"type": "integer",
+                              "description": "Keys that nodes left out, of all organisations"}
+        }
+    })
+}
+
 fn changed() -> Value {
     let mut diff = version_diff();
     diff["description"] = json!("What changed; with `dry_run` what would, `from` and `to` alike");
@@ -230,11 +247,11 @@ fn changes() -> Value {
                 "properties": {
                     "create": {
                         "type": "string",
-                        "enum": ["targets", "credentials", "proxies", "rules", "filters"],
+                        "enum": ["targets", "credentials", "proxies", "rules", "filters", "meters"],
                         "description": "The kind of object to create from `object`"
                     },
                     "as": text("A name for what is created: `@name` stands for its id"),
-                    "parent": text("Of a rule or filter: id or `@name` of what it hangs on"),
+                    "parent": text("Of a rule, filter or meter: id or `@name` of what it hangs on"),
                     "object": {"type": "object", "description": "The whole object"},
                     "update": text("Id of an object to change by `patch`"),
                     "patch": {"type": "object", "description": "A merge patch (RFC 7396)"},

@@ -13,6 +13,7 @@ use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::filters::Filters;
+use super::meters::Meters;
 use super::objects::{View, show};
 use super::orgs::Orgs;
 use super::page::{self, PageRequest};
@@ -298,5 +299,6 @@ fn form(view: &View<'_>, object: &Object) -> Value {
         ObjectId::Proxy(_) => show::<Proxies>(view, object),
         ObjectId::Rule(_) => show::<Rules>(view, object),
         ObjectId::Filter(_) => show::<Filters>(view, object),
+        ObjectId::Meter(_) => show::<Meters>(view, object),
     }
 }

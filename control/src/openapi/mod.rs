@@ -6,11 +6,13 @@
 use std::sync::OnceLock;
 
 use proto::filter::Filter;
+use proto::meter::Meter;
 use proto::org::{ApiToken, Org, Role};
 use proto::problem::Problem;
 use proto::record::Record;
 use proto::rule::Rule;
 use proto::target::{Target, Timeouts};
+use proto::usage::KeyUsage;
 use proto::{credential, proxy};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -46,6 +48,8 @@ fn build_schemas() -> Schemas {
     add::<Role>(&mut schemas);
     add::<Rule>(&mut schemas);
     add::<Filter>(&mut schemas);
+    add::<Meter>(&mut schemas);
+    add::<KeyUsage>(&mut schemas);
     add::<Problem>(&mut schemas);
     add::<Record>(&mut schemas);
     own::add(&mut schemas);

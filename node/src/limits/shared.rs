@@ -41,6 +41,8 @@ pub struct Stats {
     pub failures: AtomicU64,
     /// States in the store that could not be read.
     pub unreadable: AtomicU64,
+    /// Requests that waited for their turn.
+    pub held: AtomicU64,
     /// Refused draws.
     pub refused: AtomicU64,
     /// Times that a new key was put on the shared overflow key.

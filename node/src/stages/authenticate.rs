@@ -14,6 +14,7 @@ use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Caller, Exchange};
+use crate::metering;
 use crate::presented::{self, Issued, Place};
 use crate::request::Request;
 use crate::snapshot::{CompiledProxy, ProxyCredential};
@@ -144,6 +145,7 @@ pub fn identify(
                         credential: credential.id,
                         generation,
                         places,
+                        jwt: None,
                     })
                 }
                 None => Err(AuthFailure::WrongKey),
@@ -173,11 +175,13 @@ fn identify_given(
         }
         let generation = Some(judge(credential, &digest, now)?);
         let places = vec![place];
+        let asked = credential.auth_type == AuthType::Jwt && credential.metering.needs_claims();
         return Ok(Caller {
             index,
             credential: credential.id,
             generation,
             places,
+            jwt: asked.then(|| metering::jwt_payload(&secret)).flatten(),
         });
     }
     if refusal == AuthFailure::NoCredential {
@@ -189,6 +193,7 @@ fn identify_given(
                 credential,
                 generation: None,
                 places: Vec::new(),
+                jwt: None,
             });
         }
     }

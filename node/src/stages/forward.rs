@@ -4,9 +4,13 @@
 //! sent. A caller that leaves cancels the upstream call, unless its proxy says `finish`.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
+use http::{StatusCode, header};
+use jiff::Timestamp;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
 use proto::record::UpstreamId;
@@ -15,11 +19,13 @@ use tracing::{Span, info, warn};
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
+use crate::limits::Meter;
 use crate::metrics::Metrics;
 use crate::outbound;
 use crate::records::reduce::clipped;
+use crate::refused;
 use crate::snapshot::CompiledProxy;
-use crate::stages::limit::{self, Spending};
+use crate::spending::{self, Attempts};
 use crate::telemetry;
 use crate::upstream::{self, AnswerError, Failure, FailureKind, RequestHead, SendError, Upstream};
 
@@ -77,16 +83,27 @@ async fn forward(
         headers,
     };
     let body = exchange.body.take();
-    let tokens = match exchange.tokens.take() {
-        Some(tokens) => Some(tokens),
-        None => limit::draw(&proxy.meters).await?,
+    let applied = std::mem::take(&mut exchange.applied);
+    let tokens = match exchange.drawn {
+        true => exchange.tokens.take(),
+        false => {
+            let drawing = spending::draw(&applied);
+            let (tokens, slots) = match exchange.reply.as_mut() {
+                Some(reply) => tokio::select! {
+                    biased;
+                    drawn = drawing => drawn?,
+                    () = reply.closed() => return Err(inbound::gone()),
+                },
+                None => drawing.await?,
+            };
+            exchange.slots = slots;
+            tokens
+        }
     };
-    let mut spending = Spending::from(tokens);
-    let mut gate = |attempt: u32| match attempt {
-        1 => spending.spend(&proxy.meters),
-        // The proxy's own limits count what callers ask for, not what we repeat.
-        _ => Ok(()),
-    };
+    exchange.notes.warning = refused::warning(&applied);
+    let learning = applied.learning.clone();
+    let mut attempts = Attempts::new(applied, tokens);
+    let mut gate = |attempt: u32| attempts.spend(attempt);
     let sending = upstream.send(&proxy.destination, head, body, &mut gate);
     let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
     let sent = match exchange.reply.as_mut().filter(|_| cancels) {
@@ -99,6 +116,9 @@ async fn forward(
     };
     match sent {
         Ok(mut answer) => {
+            if !learning.is_empty() {
+                learn(exchange, &proxy, &learning, &answer);
+            }
             // Most small answers are there whole; one that is broken already never begins.
             let whole = answer.body.whole().await;
             answered(exchange, metrics, answer, whole)
@@ -107,6 +127,33 @@ async fn forward(
         Err(SendError::Failed(failure)) => {
             exchange.notes.attempts = failure.attempts;
             Err(failed(exchange, &proxy, &failure))
+        }
+    }
+}
+
+/// A target that has had too much says for how long: those who go on asking get longer.
+fn learn(
+    exchange: &Exchange,
+    proxy: &CompiledProxy,
+    learning: &[(Arc<Meter>, Duration)],
+    answer: &upstream::Answer,
+) {
+    let asks = matches!(
+        answer.status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    let value = answer.headers.get(header::RETRY_AFTER).filter(|_| asks);
+    let caller = exchange.caller.as_ref();
+    let credential = caller.and_then(|caller| proxy.credentials.get(caller.index));
+    let (Some(value), Some(credential)) = (value, credential) else {
+        return;
+    };
+    let now = Timestamp::now();
+    for (meter, most) in learning {
+        if let Some(wait) = upstream::retry::retry_after(value.as_bytes(), now, *most)
+            && !wait.is_zero()
+        {
+            credential.metering.pause(meter, wait);
         }
     }
 }

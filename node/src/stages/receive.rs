@@ -25,6 +25,7 @@ use crate::answer::{self, ReplyBody};
 use crate::body::BodyError;
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
+use crate::metering::Applied;
 use crate::records::reduce::clipped;
 use crate::request::Request;
 use crate::telemetry;
@@ -124,7 +125,10 @@ fn exchange(
         body,
         proxy: None,
         caller: None,
+        applied: Applied::default(),
+        drawn: false,
         tokens: None,
+        slots: Vec::new(),
         outgoing: None,
         armed: None,
         answer: None,

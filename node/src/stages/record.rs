@@ -19,6 +19,7 @@ use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
+use crate::limits::SlotToken;
 use crate::metrics::{Metrics, Permit};
 use crate::outbound::EventBody;
 use crate::records::{RecordBuffer, reduce};
@@ -77,6 +78,7 @@ impl Stage for Recorder {
             records: self.records.clone(),
             metrics: self.metrics.clone(),
             permit: exchange.permit.take(),
+            _slots: std::mem::take(&mut exchange.slots),
             span: exchange.span.clone(),
         }));
         Next::Continue
@@ -180,6 +182,8 @@ pub struct Closing {
     records: RecordBuffer,
     metrics: Metrics,
     permit: Option<Permit>,
+    /// Held to the last byte of the answer.
+    _slots: Vec<SlotToken>,
     /// Keeps the request's span open to the last byte.
     span: Span,
 }

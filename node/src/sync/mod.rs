@@ -4,6 +4,7 @@ pub mod compile;
 pub mod guard;
 pub mod kept;
 pub mod membership;
+pub mod usage;
 
 use std::sync::Arc;
 

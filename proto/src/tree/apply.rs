@@ -228,7 +228,7 @@ impl<'a> Work<'a> {
         self.settle_versions();
         let mut judged = Judged::default();
         references::judge(
-            &self.parent.objects,
+            self.parent,
             &self.draft.objects,
             &self.touched,
             self.context,
@@ -337,6 +337,7 @@ fn fixed_fields(old: &Body, new: &Body) -> Vec<Problem> {
         (Body::Target(_), Body::Target(_)) | (Body::Proxy(_), Body::Proxy(_)) => {}
         (Body::Rule(old), Body::Rule(new)) => fixed("/parent", old.parent == new.parent),
         (Body::Filter(old), Body::Filter(new)) => fixed("/parent", old.parent == new.parent),
+        (Body::Meter(old), Body::Meter(new)) => fixed("/parent", old.parent == new.parent),
         _ => fixed("", false),
     }
     problems

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::operation::{ApplyError, Context};
-use super::{Objects, credential_in, roles, scopes, target_in};
+use super::{Objects, OrgConfig, credential_in, roles, scopes, target_in};
 use crate::credential::{AuthType, Credential, CredentialKind};
 use crate::hosts::Origin;
 use crate::id::{CredentialId, ProxyId};
@@ -50,6 +50,7 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
             }
             Body::Rule(rule) => rule.spec.id = id.to_string(),
             Body::Filter(filter) => filter.spec.id = id.to_string(),
+            Body::Meter(meter) => meter.spec.id = id.to_string(),
             Body::Token(_) | Body::Proxy(_) => {}
         }
         if body != object.body {
@@ -64,12 +65,13 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
 
 /// Judges the touched objects of a draft and everything that names them.
 pub(super) fn judge(
-    before: &Objects,
+    parent: &OrgConfig,
     objects: &Objects,
     touched: &BTreeMap<ObjectId, usize>,
     context: &Context<'_>,
     judged: &mut Judged,
 ) {
+    let before = &parent.objects;
     for (id, at) in touched {
         let (old, new) = (before.get(id), objects.get(id));
         if let Some(object) = new {
@@ -82,7 +84,7 @@ pub(super) fn judge(
             .forbidden
             .extend(needed.into_iter().map(|problem| (*at, problem)));
     }
-    scopes::judge(objects, touched, &mut judged.problems);
+    scopes::judge(objects, touched, parent.org, &mut judged.problems);
     for (id, proxy) in proxies(objects) {
         if !touched.contains_key(&ObjectId::Proxy(id)) {
             judge_dependent(objects, touched, id, proxy, judged);

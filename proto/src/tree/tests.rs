@@ -48,6 +48,7 @@ fn body(id: ObjectId, fields: Value) -> Body {
         ObjectId::Proxy(_) => Body::Proxy(serde_json::from_value(fields).unwrap()),
         ObjectId::Rule(_) => Body::Rule(attached(&fields)),
         ObjectId::Filter(_) => Body::Filter(attached(&fields)),
+        ObjectId::Meter(_) => Body::Meter(attached(&fields)),
         ObjectId::Token(_) => panic!("no token here"),
     }
 }
@@ -99,6 +100,7 @@ fn patch_if(
             Body::Proxy(proxy) => serde_json::to_value(proxy),
             Body::Rule(rule) => serde_json::to_value(rule),
             Body::Filter(filter) => serde_json::to_value(filter),
+            Body::Meter(meter) => serde_json::to_value(meter),
             Body::Token(_) => panic!("no token here"),
         }
         .unwrap();

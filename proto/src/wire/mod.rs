@@ -41,6 +41,12 @@ const SCHEMA_RECORD_BATCH: u16 = 1;
 const SCHEMA_RECORD_BLOCK: u16 = 2;
 /// The state of one meter key in the store; the type is the data plane's.
 pub const SCHEMA_TOKEN_STATE: u16 = 3;
+/// The same with a token bucket in it, which programs before it do not know.
+pub const SCHEMA_BUCKET_STATE: u16 = 15;
+/// The slots of one key of a concurrency limit; the type is the data plane's.
+pub const SCHEMA_SLOT_STATE: u16 = 16;
+/// A pause of one meter key; the type is the data plane's.
+pub const SCHEMA_PAUSE: u16 = 17;
 /// A part of the configuration that a node keeps on its disk; the type is the data plane's.
 pub const SCHEMA_KEPT_PART: u16 = 7;
 const SCHEMA_HELLO: u16 = 4;

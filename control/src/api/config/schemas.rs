@@ -30,6 +30,10 @@ pub fn add(schemas: &mut Schemas) {
                 "All filters of it; left out, they stay as they are",
             ),
         ),
+        (
+            "meters",
+            list("Meter", "All meters of it; left out, they stay as they are"),
+        ),
     ];
     let with = |further: &[(&'static str, Value)]| [&common[..], further].concat();
     extend(schemas, "Target", "ConfigTarget", &common);
@@ -60,6 +64,10 @@ pub fn add(schemas: &mut Schemas) {
         "additionalProperties": false,
         "properties": {
             "format": {"type": "string", "description": format!("`{FORMAT}`")},
+            "meters": list(
+                "Meter",
+                "All meters of the organisation itself; left out, they stay as they are"
+            ),
             "targets": list("ConfigTarget", "Targets"),
             "credentials": list("ConfigCredential", "Credentials of both kinds"),
             "proxies": list("ConfigProxy", "Proxies")

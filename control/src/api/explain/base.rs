@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proto::filter::Filter;
 use proto::id::{CredentialId, ProxyId};
+use proto::meter::Meter;
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::proxy::Proxy;
 use proto::rule::Scope;
@@ -107,6 +108,19 @@ impl<'a> Base<'a> {
                     }),
             );
         }
+        let hanging = self
+            .objects
+            .values()
+            .filter_map(|object| match &object.body {
+                Body::Meter(meter) => {
+                    let on = meter.parent;
+                    let counts = matches!(on, ObjectId::Org(_))
+                        || filtering.iter().any(|(_, scope)| *scope == Some(on));
+                    counts.then_some((on, &meter.spec))
+                }
+                _ => None,
+            });
+        let meters: Vec<(ObjectId, &Meter)> = hanging.collect();
         Some(Judged {
             id: self.id,
             proxy: self.proxy,
@@ -115,6 +129,7 @@ impl<'a> Base<'a> {
             injected: self.injected,
             scopes: scopes.collect(),
             filters,
+            meters,
         })
     }
 }

@@ -4,6 +4,7 @@ mod config;
 mod errors;
 mod explain;
 mod guardrails;
+mod meters;
 mod objects;
 mod policies;
 mod roles;

@@ -52,6 +52,7 @@ fn path(route: &Route, made: &Made) -> String {
     let path = route.path.replace("{org}", "acme").replace("{id}", id);
     path.replace("{rule_id}", "rul_00000000000000000000000000")
         .replace("{filter_id}", "flt_00000000000000000000000000")
+        .replace("{meter_id}", "mtr_00000000000000000000000000")
 }
 
 #[actix_web::test]
@@ -98,7 +99,8 @@ async fn what_hangs_on_a_target_credential_is_for_admins() {
             .replace("{org}", "acme")
             .replace("{id}", &made.injected)
             .replace("{rule_id}", "rul_00000000000000000000000000")
-            .replace("{filter_id}", "flt_00000000000000000000000000");
+            .replace("{filter_id}", "flt_00000000000000000000000000")
+            .replace("{meter_id}", "mtr_00000000000000000000000000");
         let method: Method = route.verb.as_str().parse().unwrap();
         let request = api.request(Who::Member, method, &path);
         let request = match route.takes {

@@ -132,7 +132,7 @@ impl Owner {
             .iter()
             .filter_map(|usage| match &usage.charges {
                 Charges::Sliding(ring) => Some((usage.window, ring.phase_ns)),
-                Charges::Fixed(_) => None,
+                Charges::Fixed(_) | Charges::Bucket(_) => None,
             });
         let phase_ns = finest.min().map_or(0, |(_, phase_ns)| phase_ns);
         let span = Span::new(now_ns, now_ns.saturating_add(life_ns), sub_ns, phase_ns);
@@ -182,7 +182,7 @@ impl Owner {
         }
         let rings = next.limits.iter().filter_map(|usage| match &usage.charges {
             Charges::Sliding(ring) => Some((usage.window, ring)),
-            Charges::Fixed(_) => None,
+            Charges::Fixed(_) | Charges::Bucket(_) => None,
         });
         let (_, ring) = rings.min_by_key(|(window, _)| *window)?;
         let to_border_ns = sub_ns.saturating_sub(ring.phase_ns);
@@ -379,14 +379,14 @@ impl Owner {
     }
 
     fn publish(&self, state: &State, around: &Around<'_>, verdict: Verdict, mode: Mode) {
-        self.meter.view.store(Arc::new(View {
+        self.meter.publish(View {
             spec: Arc::clone(&self.spec),
             state: state.clone(),
             at: around.now,
             verdict,
             mode,
             answered_ns: self.answered_ns,
-        }));
+        });
         if verdict != Verdict::Ask {
             self.meter.answered.notify_waiters();
         }

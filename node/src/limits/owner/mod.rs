@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use proto::meter::{MeterSpec, StoreLoss};
 use proto::store::Revision;
 
-use crate::limits::block::{Opener, amount_max, grid_ns, life_now_ns, life_ns};
+use crate::limits::block::{Opener, amount_max, grid_ns, life_now_ns, life_ns, share_of};
 use crate::limits::cell::Span;
 use crate::limits::clock::Moment;
 use crate::limits::credit::Loss;
@@ -352,7 +352,7 @@ impl Owner {
     }
 
     fn amount_max(&self) -> u64 {
-        amount_max(self.spec.limits().iter().map(|limit| limit.limit()))
+        amount_max(self.spec.limits().iter().map(share_of))
     }
 
     /// A changed limit works at once: tokens of the old one are taken back.

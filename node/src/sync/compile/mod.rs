@@ -4,6 +4,7 @@
 //! that cannot be compiled keeps its last good form and is reported.
 
 mod credentials;
+mod meters;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use http::HeaderName;
 use proto::credential::AuthType;
 use proto::filter::{Direction, Filter};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
-use proto::meter::{Limit, MeterSpec, Window};
+use proto::meter::Meter;
 use proto::object::{Body, ObjectId};
 use proto::proxy::Proxy;
 use proto::rule::{Rule, RuleSet};
@@ -23,7 +24,7 @@ use proto::target::{BaseUrl, Target, Timeouts};
 
 use super::guard::Guard;
 use crate::hygiene::fields::RequestFields;
-use crate::limits::{Limits, MeterKey, MeterSet};
+use crate::limits::Limits;
 use crate::snapshot::{CompiledProxy, CompiledTarget, Snapshot, TargetCredential};
 use crate::upstream::tls::{Roots, TlsCache, TlsSpec};
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
@@ -144,11 +145,13 @@ impl Compiler {
     }
 }
 
-/// Rules and filters by the object that they hang on.
+/// Rules, filters and meters by the object that they hang on.
 #[derive(Default)]
 struct Policies {
     rules: HashMap<ObjectId, Vec<Rule>>,
     filters: HashMap<ObjectId, Vec<Filter>>,
+    /// Each with the version that last changed it.
+    meters: HashMap<ObjectId, Vec<(u64, Meter)>>,
 }
 
 impl Policies {
@@ -170,6 +173,12 @@ impl Policies {
                         .or_default()
                         .push(spec);
                 }
+                Body::Meter(meter) => {
+                    let mut spec = meter.spec.clone();
+                    spec.id = object.id.to_string();
+                    let hanging = policies.meters.entry(meter.parent).or_default();
+                    hanging.push((object.version, spec));
+                }
                 _ => {}
             }
         }
@@ -180,6 +189,11 @@ impl Policies {
         let all = parent.and_then(|parent| self.filters.get(&parent));
         let wanted = |filter: &&Filter| filter.direction == direction;
         all.into_iter().flatten().filter(wanted).cloned().collect()
+    }
+
+    fn meters(&self, parent: Option<ObjectId>) -> &[(u64, Meter)] {
+        let all = parent.and_then(|parent| self.meters.get(&parent));
+        all.map_or(&[], Vec::as_slice)
     }
 }
 
@@ -232,7 +246,6 @@ impl OrgCompiler<'_> {
             target: compiled_target,
             target_credential,
             first_byte_text: first_byte_text(proxy, target, timeouts).into(),
-            meters: self.meters(id, proxy)?,
             request_fields: RequestFields {
                 pass: header_names(&target.pass_headers),
                 underscores: target.allow_underscore_headers,
@@ -333,28 +346,6 @@ impl OrgCompiler<'_> {
         RuleSet::compile(rules, default)
             .map(Arc::new)
             .map_err(|problems| joined(&problems))
-    }
-
-    /// `limits` of a proxy: one meter with two limits.
-    fn meters(&self, id: ProxyId, proxy: &Proxy) -> Result<MeterSet, String> {
-        let wanted = [
-            (proxy.limits.per_minute, Window::Minute),
-            (proxy.limits.per_day, Window::Day),
-        ];
-        let mut limits = Vec::with_capacity(2);
-        for (limit, window) in wanted {
-            if let Some(limit) = limit {
-                limits.push(Limit::new(limit, window).map_err(|error| error.to_string())?);
-            }
-        }
-        if limits.is_empty() {
-            return Ok(MeterSet::default());
-        }
-        let spec = MeterSpec::new("", self.state.config.head.n, limits)
-            .map_err(|error| error.to_string())?;
-        let key = MeterKey::whole(id.to_string());
-        let meter = self.compiler.limits.meter(key, Arc::new(spec));
-        MeterSet::new(&[meter]).map_err(|error| error.to_string())
     }
 }
 

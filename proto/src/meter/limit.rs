@@ -1,4 +1,4 @@
-//! What a meter counts and how much of it may pass: the model of rate limits.
+//! One limit: how many per which window, and how the window moves.
 //!
 //! Parsed once: a [`Limit`] that exists is within its bounds and has an algorithm that its window
 //! supports, so that no later code needs an error for it. All limits of one meter share one key,
@@ -7,17 +7,19 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::MeterError;
 
 /// Largest amount of one limit: a token count must fit the 40 bits that a worker's cell has.
 pub const LIMIT_MAX: u64 = 1_000_000_000_000;
 
-/// Most limits of one meter: one per [`Window`].
-pub const LIMITS_PER_METER_MAX: usize = 5;
-
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Length of the interval that a limit speaks about, fastest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Window {
     /// One second.
@@ -78,6 +80,23 @@ pub enum Algorithm {
     SlidingWindow,
     /// In each calendar window in UTC, sent ≤ limit (day, month).
     FixedWindow,
+    /// `burst` at once, refilled by `limit` per window: over any time T, sent ≤ burst + limit ·
+    /// T / window (all but month).
+    TokenBucket,
+}
+
+/// What a limit of a meter counts, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MeterAlgorithm {
+    /// In any interval of the window's length, sent ≤ limit (second, minute, hour).
+    SlidingWindow,
+    /// In each calendar window in UTC, sent ≤ limit (day, month).
+    FixedWindow,
+    /// `burst` at once, refilled by `limit` per window (all but month).
+    TokenBucket,
+    /// Calls in flight ≤ limit; without a window.
+    Concurrency,
 }
 
 impl fmt::Display for Algorithm {
@@ -85,6 +104,7 @@ impl fmt::Display for Algorithm {
         f.write_str(match self {
             Self::SlidingWindow => "sliding_window",
             Self::FixedWindow => "fixed_window",
+            Self::TokenBucket => "token_bucket",
         })
     }
 }
@@ -96,6 +116,8 @@ pub struct Limit {
     limit: u64,
     window: Window,
     algorithm: Algorithm,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +127,8 @@ struct LimitFields {
     window: Window,
     #[serde(default)]
     algorithm: Option<Algorithm>,
+    #[serde(default)]
+    burst: Option<u64>,
 }
 
 impl TryFrom<LimitFields> for Limit {
@@ -114,7 +138,11 @@ impl TryFrom<LimitFields> for Limit {
         let algorithm = fields
             .algorithm
             .unwrap_or(fields.window.default_algorithm());
-        Self::with_algorithm(fields.limit, fields.window, algorithm)
+        let limit = Self::with_algorithm(fields.limit, fields.window, algorithm)?;
+        match fields.burst {
+            Some(burst) => limit.with_burst(burst),
+            None => Ok(limit),
+        }
     }
 }
 
@@ -139,14 +167,40 @@ impl Limit {
         if limit == 0 || limit > LIMIT_MAX {
             return Err(MeterError::LimitRange(limit));
         }
-        if algorithm != window.default_algorithm() {
+        let fits = match algorithm {
+            Algorithm::TokenBucket => window != Window::Month,
+            other => other == window.default_algorithm(),
+        };
+        if !fits {
             return Err(MeterError::Algorithm { algorithm, window });
         }
         Ok(Self {
             limit,
             window,
             algorithm,
+            burst: None,
         })
+    }
+
+    /// The same token bucket with another burst than one window's worth.
+    ///
+    /// # Errors
+    /// [`MeterError::BurstRange`] when it is 0 or above [`LIMIT_MAX`],
+    /// [`MeterError::BurstAlgorithm`] when the limit is no token bucket.
+    pub fn with_burst(mut self, burst: u64) -> Result<Self, MeterError> {
+        if self.algorithm != Algorithm::TokenBucket {
+            return Err(MeterError::BurstAlgorithm);
+        }
+        if burst == 0 || burst > LIMIT_MAX {
+            return Err(MeterError::BurstRange(burst));
+        }
+        self.burst = Some(burst);
+        Ok(self)
+    }
+
+    /// How many may pass at once: the burst of a token bucket, else the limit.
+    pub fn capacity(&self) -> u64 {
+        self.burst.unwrap_or(self.limit)
     }
 
     /// How many may pass per window, 1 to [`LIMIT_MAX`].
@@ -163,142 +217,6 @@ impl Limit {
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
-}
-
-/// What a meter counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MeterKind {
-    /// Requests that are sent to the target, one each.
-    #[default]
-    RequestCount,
-}
-
-/// What a meter does when neither a token nor the store is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreLoss {
-    /// Admit ⌊(limit − used as last seen) / nodes last known⌋ per window, nothing without a fresh
-    /// view. With one node the limit holds, except for what a crash during the loss forgets.
-    LocalShare,
-    /// Admit nothing.
-    FailClosed,
-}
-
-/// One meter as nodes use it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MeterSpec {
-    name: String,
-    version: u64,
-    kind: MeterKind,
-    limits: Vec<Limit>,
-    on_store_loss: StoreLoss,
-}
-
-impl MeterSpec {
-    /// A meter of request counts with the default behaviour at a loss of the store: `local_share`
-    /// when every window is under an hour, else `fail_closed`.
-    ///
-    /// `name` prefixes the policy names in headers and may be empty; `version` is the number of
-    /// the configuration that holds the limits: a higher one replaces a lower one. No limits:
-    /// observe only.
-    ///
-    /// # Errors
-    /// [`MeterError::SameWindow`] when two limits have one window, [`MeterError::Name`] for a name
-    /// that a header cannot hold.
-    pub fn new(name: &str, version: u64, limits: Vec<Limit>) -> Result<Self, MeterError> {
-        let printable = name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if !printable || name.len() > 64 {
-            return Err(MeterError::Name(name.chars().take(64).collect()));
-        }
-        for (at, limit) in limits.iter().enumerate() {
-            if limits
-                .iter()
-                .take(at)
-                .any(|other| other.window == limit.window)
-            {
-                return Err(MeterError::SameWindow(limit.window));
-            }
-        }
-        let fast = limits.iter().all(|limit| limit.window < Window::Hour);
-        let on_store_loss = if fast {
-            StoreLoss::LocalShare
-        } else {
-            StoreLoss::FailClosed
-        };
-        let name = name.to_owned();
-        Ok(Self {
-            name,
-            version,
-            kind: MeterKind::RequestCount,
-            limits,
-            on_store_loss,
-        })
-    }
-
-    /// The same meter with a chosen behaviour at a loss of the store.
-    #[must_use]
-    pub fn on_store_loss(mut self, behaviour: StoreLoss) -> Self {
-        self.on_store_loss = behaviour;
-        self
-    }
-
-    /// Prefix of its policy names; may be empty.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Number of the configuration that holds its limits.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// What it counts.
-    pub fn kind(&self) -> MeterKind {
-        self.kind
-    }
-
-    /// Its limits, at most one per window.
-    pub fn limits(&self) -> &[Limit] {
-        &self.limits
-    }
-
-    /// What it does when the store is gone.
-    pub fn store_loss(&self) -> StoreLoss {
-        self.on_store_loss
-    }
-
-    /// Its slowest window; `None` when it only observes.
-    pub fn slowest(&self) -> Option<Window> {
-        self.limits.iter().map(|limit| limit.window).max()
-    }
-}
-
-/// Why a limit or a meter is not valid.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MeterError {
-    /// The amount is zero or too large.
-    #[error("limit {0} is not between 1 and {LIMIT_MAX}; to refuse everything use a rule")]
-    LimitRange(u64),
-    /// The window does not support the algorithm.
-    #[error(
-        "{algorithm} does not support a window of one {window}; use {}",
-        window.default_algorithm()
-    )]
-    Algorithm {
-        /// What was asked for.
-        algorithm: Algorithm,
-        /// For which window.
-        window: Window,
-    },
-    /// Two limits of one meter have the same window.
-    #[error("two limits per {0}; keep the smaller one")]
-    SameWindow(Window),
-    /// The name cannot be part of a header.
-    #[error("meter name {0:?} is not up to 64 of letters, digits, '-', '_' and '.'")]
-    Name(String),
 }
 
 #[cfg(test)]
@@ -330,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_limit_is_valid_or_does_not_exist() {
-        use Algorithm::{FixedWindow, SlidingWindow};
+        use Algorithm::{FixedWindow, SlidingWindow, TokenBucket};
         check(
             r#"{"limit":5,"window":"minute"}"#,
             Ok((5, Window::Minute, SlidingWindow)),
@@ -351,6 +269,18 @@ mod tests {
             r#"{"limit":1000000000000,"window":"second"}"#,
             Ok((LIMIT_MAX, Window::Second, SlidingWindow)),
         );
+        check(
+            r#"{"limit":5,"window":"second","algorithm":"token_bucket","burst":50}"#,
+            Ok((5, Window::Second, TokenBucket)),
+        );
+        check(
+            r#"{"limit":5,"window":"month","algorithm":"token_bucket"}"#,
+            Err("does not support"),
+        );
+        check(
+            r#"{"limit":5,"window":"second","algorithm":"token_bucket","burst":0}"#,
+            Err("burst 0"),
+        );
         check(r#"{"limit":0,"window":"minute"}"#, Err("use a rule"));
         check(
             r#"{"limit":1000000000001,"window":"minute"}"#,
@@ -364,38 +294,7 @@ mod tests {
         );
         check(
             r#"{"limit":5,"window":"day","burst":1}"#,
-            Err("unknown field"),
+            Err("token_bucket"),
         );
-    }
-
-    fn spec(windows: &[Window]) -> Result<MeterSpec, MeterError> {
-        let limits = windows
-            .iter()
-            .map(|window| Limit::new(10, *window).unwrap())
-            .collect();
-        MeterSpec::new("orders", 1, limits)
-    }
-
-    #[test]
-    fn a_meter_has_one_limit_per_window_and_a_behaviour_without_store() {
-        use Window::{Day, Hour, Minute, Second};
-        let loss = |windows: &[Window]| spec(windows).unwrap().store_loss();
-        assert_eq!(loss(&[Second, Minute]), StoreLoss::LocalShare);
-        assert_eq!(loss(&[Hour]), StoreLoss::FailClosed);
-        assert_eq!(loss(&[Minute, Day]), StoreLoss::FailClosed);
-        assert_eq!(spec(&[Minute, Day, Second]).unwrap().slowest(), Some(Day));
-        assert_eq!(spec(&[]).unwrap().slowest(), None);
-        assert_eq!(
-            spec(&[Minute, Second, Minute]),
-            Err(MeterError::SameWindow(Minute))
-        );
-        assert!(matches!(
-            MeterSpec::new("a b", 1, vec![]),
-            Err(MeterError::Name(_))
-        ));
-        assert!(matches!(
-            MeterSpec::new("a\"", 1, vec![]),
-            Err(MeterError::Name(_))
-        ));
     }
 }
