@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::client::regions::RegionsArgs;
+use crate::keyrings::KeyringCommand;
+
 /// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
 #[derive(Debug, Parser)]
 #[command(name = "requestrocket", version, propagate_version = true)]
@@ -43,6 +46,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
     Nodes(NodesArgs),
+    /// List the regions, with how far replication has come.
+    Regions(RegionsArgs),
     /// List the versions of an organisation's configuration, newest first.
     Versions(VersionsArgs),
     /// Show what a version changed.
@@ -130,27 +135,6 @@ pub struct LinkIssueArgs {
     /// How long the certificate is valid, in days.
     #[arg(long, default_value_t = 397)]
     pub days: u64,
-}
-
-/// The commands about keys.
-#[derive(Debug, Subcommand)]
-pub enum KeyringCommand {
-    /// Make a key ring: a file for the nodes of a region, and one for its control planes.
-    New(KeyringNewArgs),
-}
-
-/// Arguments of `keyring new`.
-#[derive(Debug, Args)]
-pub struct KeyringNewArgs {
-    /// Name of the region.
-    #[arg(long, default_value = "local")]
-    pub region: String,
-    /// The file for nodes: it opens every secret of the region.
-    #[arg(long)]
-    pub nodes: PathBuf,
-    /// The file for control planes: it seals secrets and opens none.
-    #[arg(long)]
-    pub control: PathBuf,
 }
 
 /// The form of a command's answer.

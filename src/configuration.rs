@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use control::publish::{Publisher, PublisherOptions};
+use control::regions::Regions;
 use jiff::Timestamp;
 use proto::health::Health;
 use proto::id::OrgId;
@@ -34,16 +35,14 @@ pub struct Configuration {
     pub worlds: watch::Receiver<Arc<World>>,
     /// Whether the store is reached, and whether this process ends.
     pub health: Health,
-    /// The first token.
-    pub token: AdminToken,
-    /// Where a made one is kept.
-    pub token_file: PathBuf,
-    /// The organisation `default`.
-    pub org: OrgId,
+    /// The first token, and where a made one is kept; absent in a region that follows, where home's
+    /// tokens hold.
+    pub token: Option<(AdminToken, PathBuf)>,
 }
 
 impl Configuration {
-    /// Makes sure of organisations and token, and follows the store from here on.
+    /// Makes sure of organisations and token, and follows the store from here on. In a region that
+    /// follows another, both come from there.
     ///
     /// # Errors
     /// The store cannot be reached in time, or refuses.
@@ -52,19 +51,54 @@ impl Configuration {
         store: Arc<dyn Store>,
         keys: PublicKeyring,
         given: Option<Zeroizing<String>>,
+        regions: Option<&Regions>,
         background: &Runtime,
     ) -> anyhow::Result<Self> {
-        let publisher = Arc::new(Publisher::new(PublisherOptions {
-            store: store.clone(),
-            public: keys.public,
-            digest_key: keys.digest_key,
-            policy: policy(settings),
-            epoch: Epoch {
-                counter: 1,
-                region: settings.region.clone(),
-            },
-            clock: Arc::new(Timestamp::now),
-        }));
+        if let Some(regions) = regions {
+            return Self::of_region(settings, store, keys, given, regions, background).await;
+        }
+        let publisher = Arc::new(publisher(settings, store.clone(), keys));
+        Self::begin(settings, store, publisher, given, background).await
+    }
+
+    async fn of_region(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        keys: PublicKeyring,
+        given: Option<Zeroizing<String>>,
+        regions: &Regions,
+        background: &Runtime,
+    ) -> anyhow::Result<Self> {
+        let others = regions.peers.iter().map(|peer| peer.public.clone());
+        let publisher = publisher(settings, store.clone(), keys).with_regions(others.collect());
+        let publisher = Arc::new(publisher);
+        if regions.is_home() {
+            return Self::begin(settings, store, publisher, given, background).await;
+        }
+        if given.is_some() {
+            tracing::warn!(
+                "the given admin token is not set: tokens come from home region {}",
+                regions.home
+            );
+        }
+        let (follower, worlds) = Follower::new(store, settings.region.clone());
+        let health = follower.health();
+        background.spawn(follower.run());
+        Ok(Self {
+            publisher,
+            worlds,
+            health,
+            token: None,
+        })
+    }
+
+    async fn begin(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        publisher: Arc<Publisher>,
+        given: Option<Zeroizing<String>>,
+        background: &Runtime,
+    ) -> anyhow::Result<Self> {
         let deadline = tokio::time::Instant::now() + START_MAX;
         publisher
             .bootstrap(deadline)
@@ -72,18 +106,23 @@ impl Configuration {
             .context("preparing the store")?;
         let token_file = settings.data_dir.join("admin-token");
         let token = bootstrap::admin_token(&publisher, given, &token_file).await?;
-        let (follower, mut worlds) = Follower::new(store, settings.region.clone());
+        let (follower, worlds) = Follower::new(store, settings.region.clone());
         let health = follower.health();
         background.spawn(follower.run());
-        let org = default_org(&mut worlds).await?;
         Ok(Self {
             publisher,
             worlds,
             health,
-            token,
-            token_file,
-            org,
+            token: Some((token, token_file)),
         })
+    }
+
+    /// The id of the organisation `default`.
+    ///
+    /// # Errors
+    /// It did not appear in time.
+    pub async fn org(&mut self) -> anyhow::Result<OrgId> {
+        default_org(&mut self.worlds).await
     }
 
     /// Waits until the newest version of the organisation `default` has been seen.
@@ -91,7 +130,8 @@ impl Configuration {
     /// # Errors
     /// It did not appear in time.
     pub async fn caught_up(&mut self) -> anyhow::Result<()> {
-        let (org, newest) = (self.org, self.publisher.load(self.org).await?.head.n);
+        let org = self.org().await?;
+        let newest = self.publisher.load(org).await?.head.n;
         let found = self.worlds.wait_for(|world| {
             let state = world.orgs.get(&org);
             state.is_some_and(|state| state.config.head.n >= newest)
@@ -101,6 +141,20 @@ impl Configuration {
             .context("the newest configuration did not appear in time")??;
         Ok(())
     }
+}
+
+fn publisher(settings: &Settings, store: Arc<dyn Store>, keys: PublicKeyring) -> Publisher {
+    Publisher::new(PublisherOptions {
+        store,
+        public: keys.public,
+        digest_key: keys.digest_key,
+        policy: policy(settings),
+        epoch: Epoch {
+            counter: 1,
+            region: settings.region.clone(),
+        },
+        clock: Arc::new(Timestamp::now),
+    })
 }
 
 /// What tenants may ask for at all.

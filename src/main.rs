@@ -16,6 +16,7 @@ mod link_tls;
 mod logging;
 mod private_file;
 mod ready;
+mod regions;
 mod roles;
 mod serve;
 mod servers;
@@ -27,7 +28,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, ConfigCommand, KeyringCommand, LinkCommand};
+use crate::cli::{Cli, Command, ConfigCommand, LinkCommand};
+use crate::keyrings::KeyringCommand;
 use crate::settings::SettingsError;
 
 #[global_allocator]
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
+        Command::Regions(args) => on_system(client::regions::list(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),

@@ -78,6 +78,10 @@ pub enum Mode {
 }
 
 fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
+    if settings.regions.given() {
+        let why = "`regions` is for control planes of a cluster; this process is all of a region";
+        return Err(CannotStart(why.into()).into());
+    }
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
     let _claim = DataFolder::open(&settings.data_dir)?.claim()?;

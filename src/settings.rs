@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use node::config::{DialGuardSettings, GatewaySettings};
 use serde::{Deserialize, Serialize};
 
+use crate::regions::RegionsSettings;
+
 /// Every key with its default, unit and meaning.
 pub const REFERENCE: &str = include_str!("reference.toml");
 
@@ -34,6 +36,8 @@ pub struct Settings {
     pub keys: KeySettings,
     /// The connection between nodes and control planes.
     pub link: LinkSettings,
+    /// The regions of the installation.
+    pub regions: RegionsSettings,
     /// Rate limits.
     pub limits: LimitSettings,
     /// Which addresses that are not public tenants may ask for.
@@ -248,6 +252,7 @@ impl Default for Settings {
             store: StoreSettings::default(),
             keys: KeySettings::default(),
             link: LinkSettings::default(),
+            regions: RegionsSettings::default(),
             limits: LimitSettings::default(),
             dial_guard: DialGuardSettings::default(),
             policy: PolicySettings::default(),

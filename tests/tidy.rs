@@ -185,7 +185,10 @@ fn dependencies_point_one_way() {
         ),
         ("actix::", &["node/src/actor.rs"]),
         ("hyper::", &["node/src/upstream/"]),
-        ("awc::", &["src/client/", "tests/"]),
+        (
+            "awc::",
+            &["src/client/", "control/src/regions/forward.rs", "tests/"],
+        ),
         (
             "actix_web::",
             &[

@@ -12,6 +12,8 @@ pub mod openapi;
 pub mod operator;
 pub mod publish;
 pub mod records;
+pub mod regions;
+pub mod replication;
 pub mod route;
 pub mod router;
 pub mod state;

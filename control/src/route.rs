@@ -136,6 +136,8 @@ pub struct Route {
     pub gives: Gives,
     /// Query parameters besides paging.
     pub parameters: &'static [Parameter],
+    /// Whether it is carried out where it is asked for, and not in the home region.
+    pub local: bool,
 }
 
 impl Route {
@@ -211,7 +213,14 @@ impl Route {
             takes: Takes::Nothing,
             gives: Gives::Nothing,
             parameters: &[],
+            local: !verb.writes(),
         }
+    }
+
+    /// Carried out where it is asked for: it changes no configuration, whatever its method.
+    pub fn local(mut self) -> Self {
+        self.local = true;
+        self
     }
 
     /// With this body.

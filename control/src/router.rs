@@ -24,6 +24,7 @@ use crate::api::idempotency::{Claim, IdempotencyKey};
 use crate::api::{self, body};
 use crate::operator::{Caller, bearer};
 use crate::publish::Idempotency;
+use crate::regions;
 use crate::route::{Access, Answering, Gives, Route, Verb};
 use crate::state::Control;
 use crate::throttle::Verdict;
@@ -47,6 +48,7 @@ pub fn routes() -> Vec<Route> {
         api::explain::routes(),
         api::config::routes(),
         api::nodes::routes(),
+        api::regions::routes(),
         api::records::routes(),
         api::versions::routes(),
         api::audit::routes(),
@@ -94,7 +96,7 @@ fn resource(path: String, routes: &[Rc<Route>], control: &Arc<Control>) -> actix
         let (route, control) = (route.clone(), control.clone());
         resource = resource.route(
             guard.to(move |request: HttpRequest, payload: web::Payload| {
-                handle(control.clone(), route.clone(), request, payload)
+                regions::entry::handle(control.clone(), route.clone(), request, payload)
             }),
         );
     }
@@ -123,7 +125,8 @@ fn method_not_allowed(control: &Control, request: &HttpRequest, allow: &str) -> 
     response
 }
 
-async fn handle(
+/// Carries a call out in this region.
+pub(crate) async fn handle(
     control: Arc<Control>,
     route: Rc<Route>,
     request: HttpRequest,
@@ -194,7 +197,7 @@ async fn serve(
 }
 
 /// A browser that was led here under a foreign name must get nothing (DNS rebinding).
-fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
+pub(crate) fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
     let mut hosts = request
         .headers()
         .get_all(header::HOST)
@@ -216,7 +219,7 @@ fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
     ))
 }
 
-fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
+pub(crate) fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
     let missing = || {
         Refusal::new(
             Code::Unauthenticated,
@@ -324,6 +327,7 @@ fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal
     if matches!(route.gives, Gives::List(_)) {
         known.extend(["limit", "cursor"]);
     }
+    known.extend((!route.local).then_some(regions::replicated::DURABILITY));
     let path = route
         .path_parameters()
         .map(|name| (name, request.match_info().query(name).to_owned()))

@@ -163,6 +163,19 @@ pub fn leader(role: &str) -> String {
     format!("leaders/{role}")
 }
 
+/// What a region that follows has stored of an organisation, as it told home.
+pub fn replicated(region: &str, org: OrgId) -> String {
+    format!("replication/{region}/{org}")
+}
+
+/// All keys of [`replicated`] of a region.
+pub fn replicated_of(region: &str) -> String {
+    format!("replication/{region}/")
+}
+
+/// The role of [`leader`] that replicates from the home region.
+pub const REPLICATION: &str = "replication";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod configuration;
 pub mod explain;
 pub mod nodes;
+pub mod regions;
 pub mod versions;
 
 use std::sync::Arc;

@@ -63,9 +63,10 @@ impl Single {
         let store = stores::open(&settings)?;
         let public = keyring.public_half().context("the key ring has no key")?;
         let mut configuration =
-            Configuration::open(&settings, store.clone(), public, given, background).await?;
+            Configuration::open(&settings, store.clone(), public, given, None, background).await?;
+        let org = configuration.org().await?;
         let demo = match mode {
-            Mode::Dev => Some(dev(&settings, &configuration.publisher, configuration.org).await?),
+            Mode::Dev => Some(dev(&settings, &configuration.publisher, org).await?),
             Mode::Standalone => None,
         };
         configuration.caught_up().await?;
@@ -103,7 +104,7 @@ impl Single {
             gateway: Some(gateway_url),
             control: Some(format!("http://{control}")),
             link: None,
-            token: Some((configuration.token, configuration.token_file)),
+            token: configuration.token,
             demo,
         };
         ready.tell(output, mode == Mode::Dev)?;

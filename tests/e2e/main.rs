@@ -13,6 +13,7 @@ mod filters;
 mod handover;
 mod overload;
 mod process;
+mod regions;
 mod rules;
 mod start;
 mod tls;

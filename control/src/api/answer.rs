@@ -99,10 +99,15 @@ impl Answer {
 
 /// The HTTP answer. Nothing of this API may be stored by anybody or guessed at by a browser.
 pub fn respond(result: Result<Answer, Refusal>, request_id: RequestId) -> HttpResponse {
-    let mut response = match result {
+    let response = match result {
         Ok(answer) => success(answer),
         Err(refusal) => failure(&refusal, request_id),
     };
+    marked(response, request_id)
+}
+
+/// An answer with what every answer of this API has.
+pub fn marked(mut response: HttpResponse, request_id: RequestId) -> HttpResponse {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(

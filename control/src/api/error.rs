@@ -55,6 +55,8 @@ pub enum Code {
     OutcomeUnknown,
     /// The version that a read presents has not arrived here.
     VersionNotHere,
+    /// The region where versions are made cannot be reached.
+    HomeUnavailable,
     /// More is asked of this process than it can do now.
     Overloaded,
 }
@@ -83,6 +85,7 @@ impl Code {
         Self::StoreRegressed,
         Self::OutcomeUnknown,
         Self::VersionNotHere,
+        Self::HomeUnavailable,
         Self::Overloaded,
     ];
 
@@ -137,6 +140,7 @@ impl Code {
                 "The outcome of the write is unknown",
             ),
             Self::VersionNotHere => ("version-not-here", 503, "The version has not arrived here"),
+            Self::HomeUnavailable => ("home-unavailable", 503, "The home region cannot be reached"),
             Self::Overloaded => ("overloaded", 503, "Too much is asked at once"),
         }
     }

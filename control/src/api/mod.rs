@@ -24,6 +24,7 @@ pub mod patch;
 pub mod precondition;
 pub mod proxies;
 pub mod records;
+pub mod regions;
 pub mod rules;
 pub mod schemas;
 pub mod secret;

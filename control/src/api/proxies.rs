@@ -57,7 +57,10 @@ impl Resource for Proxies {
     fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
         let settings = &view.control.settings;
         let url = format!("{}/api/{}", settings.gateway_url, object.id);
-        let urls = Map::from_iter([(settings.region.clone(), json!(url))]);
+        let mut urls = Map::from_iter([(settings.region.clone(), json!(url))]);
+        for (region, gateway) in view.control.other_gateways() {
+            urls.insert(region.into(), json!(format!("{gateway}/api/{}", object.id)));
+        }
         shown.insert("url".into(), json!(url));
         let alias = shown.get("alias").and_then(Value::as_str);
         let by_alias = alias.map(|alias| match view.slug == settings.default_org {

@@ -117,6 +117,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Rotation", rotation()),
         ("Me", me()),
         ("Node", node()),
+        ("Region", super::regions::schema()),
         ("Version", version()),
         ("AuditEntry", audit_entry()),
         ("VersionDiff", version_diff()),

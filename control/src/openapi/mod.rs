@@ -18,6 +18,7 @@ use utoipa::openapi::{RefOr, Schema};
 
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;
+use crate::regions::replicated::{DURABILITY, DURABILITY_MEANS};
 use crate::route::{Access, Gives, Need, Route, Takes};
 use crate::router::routes;
 
@@ -255,6 +256,10 @@ fn parameters(route: &Route) -> Value {
     }
     for (name, description) in route.parameters {
         all.push(query(name, description, json!({"type": "string"})));
+    }
+    if !route.local {
+        let schema = json!({"type": "string", "enum": ["0", "1"], "default": "0"});
+        all.push(query(DURABILITY, DURABILITY_MEANS, schema));
     }
     if route.verb.writes() {
         let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once";

@@ -117,14 +117,18 @@ impl Publisher {
                     hosts,
                     seal_id,
                 };
-                let sealed = seal::seal(&self.public, &binding, plaintext)?;
-                let key = keys::secret(org, *credential, seal_id, &self.public.region);
-                writes.before.push(Op::put(key, json(&sealed)));
+                for public in self.seals_to() {
+                    let sealed = seal::seal(public, &binding, plaintext)?;
+                    let key = keys::secret(org, *credential, seal_id, &public.region);
+                    writes.before.push(Op::put(key, json(&sealed)));
+                }
             }
         }
         for (credential, seal_id) in &facts.unsealed {
-            let key = keys::secret(org, *credential, seal_id, &self.public.region);
-            writes.after.push(Op::Delete(key));
+            for public in self.seals_to() {
+                let key = keys::secret(org, *credential, seal_id, &public.region);
+                writes.after.push(Op::Delete(key));
+            }
         }
         for (credential, retirement) in &facts.retirements {
             let key = keys::retired(org, *credential);

@@ -17,7 +17,7 @@ mod idempotency;
 mod organisations;
 #[cfg(test)]
 mod tests;
-mod writes;
+pub(crate) mod writes;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -75,6 +75,7 @@ pub struct Publisher {
     policy: Policy,
     epoch: Epoch,
     clock: Clock,
+    others: Vec<RegionPublicKey>,
     slots: Slots,
     memory: Memory,
 }
@@ -202,9 +203,20 @@ impl Publisher {
             policy,
             epoch,
             clock,
+            others: Vec::new(),
             slots,
             memory,
         }
+    }
+
+    /// The same publisher, which seals secrets to these other regions too.
+    pub fn with_regions(self, others: Vec<RegionPublicKey>) -> Self {
+        Self { others, ..self }
+    }
+
+    /// What secrets are sealed to: the own region first.
+    fn seals_to(&self) -> impl Iterator<Item = &RegionPublicKey> {
+        std::iter::once(&self.public).chain(&self.others)
     }
 
     /// Prepares a validated secret for an operation.

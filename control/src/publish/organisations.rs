@@ -112,18 +112,23 @@ impl Publisher {
     /// after a failure is waste, not danger; the janitor's sweep finds it.
     pub(super) async fn sweep(&self, organisations: &Organisations) {
         for (org, _) in &organisations.deleted {
-            self.slots.of(*org).forget();
-            for prefix in [
-                keys::leaves(*org),
-                keys::versions(*org),
-                keys::secrets(*org),
-                keys::retired_of(*org),
-                keys::idempotency_of(*org),
-                keys::tokens(*org),
-            ] {
-                if let Err(error) = self.delete_all(&prefix).await {
-                    tracing::warn!(%org, %error, prefix, "a deleted organisation leaves keys");
-                }
+            self.sweep_one(*org).await;
+        }
+    }
+
+    /// The same for one whose head is gone.
+    pub(crate) async fn sweep_one(&self, org: OrgId) {
+        self.slots.of(org).forget();
+        for prefix in [
+            keys::leaves(org),
+            keys::versions(org),
+            keys::secrets(org),
+            keys::retired_of(org),
+            keys::idempotency_of(org),
+            keys::tokens(org),
+        ] {
+            if let Err(error) = self.delete_all(&prefix).await {
+                tracing::warn!(%org, %error, prefix, "a deleted organisation leaves keys");
             }
         }
     }

@@ -10,12 +10,12 @@ use proto::tree::{Leaf, Packed, VERSION_CHANGED_MAX, VersionRecord};
 use super::Author;
 
 /// A publish with more operations than this, or more bytes, writes its content first.
-pub(super) const ONE_TXN_OPS: usize = 100;
+pub(crate) const ONE_TXN_OPS: usize = 100;
 const ONE_TXN_BYTES: usize = 1024 * 1024;
 
 /// Everything that a version writes.
 #[derive(Default)]
-pub(super) struct Writes {
+pub(crate) struct Writes {
     /// All must hold for the head to move.
     pub compares: Vec<Compare>,
     /// Must be in the head's transaction.
@@ -66,7 +66,7 @@ pub(super) fn leaf_ops(org: OrgId, leaves: &[Leaf]) -> Vec<Op> {
 }
 
 /// Values of our own types as JSON.
-pub(super) fn json(value: &impl serde::Serialize) -> Bytes {
+pub(crate) fn json(value: &impl serde::Serialize) -> Bytes {
     // Structs of texts, numbers and lists: serialising into memory cannot fail.
     serde_json::to_vec(value).unwrap_or_default().into()
 }
@@ -79,7 +79,7 @@ fn bytes_of(op: &Op) -> usize {
 }
 
 /// Cuts operations into transactions that the store takes.
-pub(super) fn chunks(ops: Vec<Op>) -> Vec<Vec<Op>> {
+pub(crate) fn chunks(ops: Vec<Op>) -> Vec<Vec<Op>> {
     let mut chunks: Vec<Vec<Op>> = Vec::new();
     let mut bytes = 0;
     for op in ops {

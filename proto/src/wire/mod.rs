@@ -20,6 +20,7 @@
 
 mod block;
 pub mod link;
+pub mod replication;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +47,9 @@ pub const SCHEMA_KEPT_PART: u16 = 7;
 const SCHEMA_HELLO: u16 = 4;
 const SCHEMA_WELCOME: u16 = 5;
 const SCHEMA_ACK: u16 = 6;
+const SCHEMA_REGION_HELLO: u16 = 18;
+const SCHEMA_REGION_ASK: u16 = 19;
+const SCHEMA_REGION_ANSWER: u16 = 20;
 
 /// A type that may travel in a frame.
 pub trait Message: Serialize + DeserializeOwned {
@@ -142,6 +146,11 @@ fn finish(mut frame: Vec<u8>) -> Result<Vec<u8>, WireError> {
 /// The head is cut, is none of ours, or announces too much: nothing should be read then.
 pub fn frame_len(bytes: &[u8]) -> Result<usize, WireError> {
     head(bytes).map(|head| HEAD_BYTES + head.length)
+}
+
+/// Whether the frame that begins with `bytes` holds a message of this type.
+pub fn holds<M: Message>(bytes: &[u8]) -> bool {
+    head(bytes).is_ok_and(|head| head.schema == M::SCHEMA)
 }
 
 /// The message in a frame that `bytes` hold exactly.

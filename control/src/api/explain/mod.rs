@@ -65,7 +65,8 @@ pub fn routes() -> Vec<Route> {
             explain,
         )
         .takes(Takes::Body("ExplainInput"))
-        .gives(Gives::One("Explanation")),
+        .gives(Gives::One("Explanation"))
+        .local(),
     ]
 }
 
