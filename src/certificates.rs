@@ -11,8 +11,9 @@ use rcgen::{
 
 use rustls::pki_types::ServerName;
 
-use crate::cli::{LinkAuthorityArgs, LinkIssueArgs};
+use crate::cli::{LinkAuthorityArgs, LinkIssueArgs, Output};
 use crate::private_file;
+use crate::say;
 use crate::serve::CannotStart;
 
 /// How long an authority is valid, in days.
@@ -32,7 +33,9 @@ pub fn authority(args: &LinkAuthorityArgs) -> anyhow::Result<()> {
     let made = authority_params().self_signed(&key)?;
     std::fs::create_dir_all(&args.dir).map_err(|error| unusable(&args.dir, error))?;
     write(&key_file, &key.serialize_pem())?;
-    write(&certificate, &made.pem())
+    write(&certificate, &made.pem())?;
+    tell(args.output, &certificate, &key_file);
+    Ok(())
 }
 
 /// Issues a certificate for a name: `{name}.pem` and `{name}-key.pem`.
@@ -72,7 +75,16 @@ pub fn issue(args: &LinkIssueArgs) -> anyhow::Result<()> {
     let key = KeyPair::generate()?;
     let made = params.signed_by(&key, &issuer)?;
     write(&key_file, &key.serialize_pem())?;
-    write(&certificate, &made.pem())
+    write(&certificate, &made.pem())?;
+    tell(args.output, &certificate, &key_file);
+    Ok(())
+}
+
+/// Says what was made to a program; a person sees it in the folder.
+fn tell(output: Output, certificate: &Path, key: &Path) {
+    if output == Output::Json {
+        say(&serde_json::json!({"certificate": certificate, "key": key}).to_string());
+    }
 }
 
 /// What every authority of ours says of itself, so that issuing needs its key only.

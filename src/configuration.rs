@@ -1,27 +1,34 @@
 //! The configuration side of a process that publishes: the publisher, the followed world, the
 //! first token.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use control::publish::{Publisher, PublisherOptions};
+use control::archive::Archive;
+use control::janitor::{Janitor, JanitorOptions};
+use control::publish::{PublishError, Publisher, PublisherOptions};
+use control::regions::Regions;
 use jiff::Timestamp;
 use proto::health::Health;
 use proto::id::OrgId;
 use proto::org::DEFAULT;
-use proto::policy::Policy;
-use proto::seal::PublicKeyring;
+use proto::seal::{DigestKey, PublicKeyring};
 use proto::store::Store;
 use proto::store::follow::{Follower, World};
+use proto::store::kept::{self, Kept};
 use proto::version::Epoch;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
 use crate::bootstrap::{self, AdminToken};
+use crate::permissions;
+use crate::private_file;
+use crate::serve::CannotStart;
 use crate::settings::Settings;
+use crate::stores::StoreKind;
 
 /// Longest wait for the store and the first configuration at a start.
 pub const START_MAX: Duration = Duration::from_secs(10);
@@ -30,20 +37,22 @@ pub const START_MAX: Duration = Duration::from_secs(10);
 pub struct Configuration {
     /// Writes configuration.
     pub publisher: Arc<Publisher>,
+    /// Versions that have left the store.
+    pub archive: Arc<Archive>,
     /// The configuration as the store has it.
     pub worlds: watch::Receiver<Arc<World>>,
     /// Whether the store is reached, and whether this process ends.
     pub health: Health,
-    /// The first token.
-    pub token: AdminToken,
-    /// Where a made one is kept.
-    pub token_file: PathBuf,
-    /// The organisation `default`.
-    pub org: OrgId,
+    /// The first token, and where a made one is kept; absent in a region that follows, where home's
+    /// tokens hold.
+    pub token: Option<(AdminToken, PathBuf)>,
+    /// Ends, when dropped, the copy of the configuration on disk.
+    _keeping: Option<oneshot::Sender<()>>,
 }
 
 impl Configuration {
-    /// Makes sure of organisations and token, and follows the store from here on.
+    /// Makes sure of organisations and token, and follows the store from here on. In a region that
+    /// follows another, both come from there.
     ///
     /// # Errors
     /// The store cannot be reached in time, or refuses.
@@ -52,38 +61,64 @@ impl Configuration {
         store: Arc<dyn Store>,
         keys: PublicKeyring,
         given: Option<Zeroizing<String>>,
+        regions: Option<&Regions>,
         background: &Runtime,
     ) -> anyhow::Result<Self> {
-        let publisher = Arc::new(Publisher::new(PublisherOptions {
-            store: store.clone(),
-            public: keys.public,
-            digest_key: keys.digest_key,
-            policy: policy(settings),
-            epoch: Epoch {
-                counter: 1,
-                region: settings.region.clone(),
-            },
-            clock: Arc::new(Timestamp::now),
-        }));
-        let deadline = tokio::time::Instant::now() + START_MAX;
-        publisher
-            .bootstrap(deadline)
-            .await
-            .context("preparing the store")?;
-        let token_file = settings.data_dir.join("admin-token");
-        let token = bootstrap::admin_token(&publisher, given, &token_file).await?;
-        let (follower, mut worlds) = Follower::new(store, settings.region.clone());
+        let archive = Archive::open(&settings.data_dir.join("archive.sqlite"))
+            .map_err(|error| CannotStart(format!("archive.sqlite: {error}")))?;
+        let archive = Arc::new(archive);
+        let peers = regions.map_or(&[][..], |regions| &regions.peers);
+        let others = peers.iter().map(|peer| peer.public.clone()).collect();
+        let digest_key = keys.digest_key.clone();
+        let publisher = publisher(settings, store.clone(), keys)
+            .with_archive(archive.clone())
+            .with_regions(others);
+        let publisher = Arc::new(publisher);
+        let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
         let health = follower.health();
+        let (mut token, mut keeping) = (None, None);
+        match regions.filter(|regions| !regions.is_home()) {
+            Some(regions) if given.is_some() => tracing::warn!(
+                "the given admin token is not set: tokens come from home region {}",
+                regions.home
+            ),
+            Some(_) => {}
+            None => {
+                let kept = match settings.store.kind {
+                    StoreKind::Etcd => Some(begin(settings, &digest_key, &mut follower).await?),
+                    // A file that its owner puts back is meant to count.
+                    StoreKind::Embedded => None,
+                };
+                publisher.remember(worlds.clone());
+                let file = settings.data_dir.join("admin-token");
+                let first = first_token(&publisher, given, &file).await?;
+                token = Some((first, file));
+                keeping = kept.map(|kept| {
+                    let (stop, stopping) = oneshot::channel();
+                    background.spawn(kept::run(kept, store, worlds.clone(), stopping));
+                    stop
+                });
+                let watching = publisher.clone();
+                background.spawn(async move { watching.watch_nodes().await });
+            }
+        }
         background.spawn(follower.run());
-        let org = default_org(&mut worlds).await?;
         Ok(Self {
             publisher,
+            archive,
             worlds,
             health,
             token,
-            token_file,
-            org,
+            _keeping: keeping,
         })
+    }
+
+    /// The id of the organisation `default`.
+    ///
+    /// # Errors
+    /// It did not appear in time.
+    pub async fn org(&mut self) -> anyhow::Result<OrgId> {
+        default_org(&mut self.worlds).await
     }
 
     /// Waits until the newest version of the organisation `default` has been seen.
@@ -91,7 +126,13 @@ impl Configuration {
     /// # Errors
     /// It did not appear in time.
     pub async fn caught_up(&mut self) -> anyhow::Result<()> {
-        let (org, newest) = (self.org, self.publisher.load(self.org).await?.head.n);
+        let org = self.org().await?;
+        let newest = match self.publisher.load(org).await {
+            Ok(newest) => newest.head.n,
+            // What was seen before is served until a person decides.
+            Err(PublishError::Regressed { .. } | PublishError::OrgUnknown(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         let found = self.worlds.wait_for(|world| {
             let state = world.orgs.get(&org);
             state.is_some_and(|state| state.config.head.n >= newest)
@@ -103,12 +144,76 @@ impl Configuration {
     }
 }
 
-/// What tenants may ask for at all.
-pub fn policy(settings: &Settings) -> Policy {
-    Policy {
-        allow_http: settings.policy.allow_http,
-        allow_insecure_tls: settings.policy.allow_insecure_tls,
+fn publisher(settings: &Settings, store: Arc<dyn Store>, keys: PublicKeyring) -> Publisher {
+    Publisher::new(PublisherOptions {
+        store,
+        public: keys.public,
+        digest_key: keys.digest_key,
+        policy: permissions::policy(settings),
+        epoch: Epoch {
+            counter: 1,
+            region: settings.region.clone(),
+        },
+        clock: Arc::new(Timestamp::now),
+    })
+}
+
+/// Takes over what this process had seen before its last end, however long ago that was.
+async fn begin(
+    settings: &Settings,
+    digest_key: &DigestKey,
+    follower: &mut Follower,
+) -> anyhow::Result<Kept> {
+    let kept = Kept::new(
+        settings.data_dir.join("kept.bin"),
+        digest_key,
+        &settings.region,
+    )?;
+    match kept.read(Duration::MAX) {
+        Ok(Some(copy)) => {
+            let begun = follower.begin_with(Arc::new(copy)).await;
+            begun.context("reading the configuration kept on disk")?;
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!("the configuration kept on disk is not used: {error}"),
     }
+    Ok(kept)
+}
+
+/// Makes sure of organisations and token. In a store that was restored or wiped nothing is made: a
+/// person decides first, with a token of before.
+async fn first_token(
+    publisher: &Publisher,
+    given: Option<Zeroizing<String>>,
+    file: &Path,
+) -> anyhow::Result<AdminToken> {
+    let deadline = tokio::time::Instant::now() + START_MAX;
+    match publisher.bootstrap(deadline).await {
+        Ok(_) => bootstrap::admin_token(publisher, given, file).await,
+        Err(error @ PublishError::Regressed { .. }) => {
+            tracing::error!(%error, "store-regressed: {error}; see `requestrocket recover`");
+            let kept = private_file::read(file)?;
+            Ok(AdminToken {
+                text: kept.map(|text| Zeroizing::new(text.trim().to_owned())),
+                fresh: false,
+            })
+        }
+        Err(error) => Err(error).context("preparing the store"),
+    }
+}
+
+/// What keeps the store small, with the store of these settings.
+pub fn janitor(settings: &Settings, configuration: &Configuration) -> Janitor {
+    let history = &settings.history;
+    let options = JanitorOptions {
+        store_versions: history.store_versions.max(1),
+        archive_versions: history.archive_versions,
+        archive_age: Duration::from_secs(u64::from(history.archive_days) * 86_400),
+        every: Duration::from_secs(history.sweep_s.max(1)),
+        compacts: settings.store.kind == StoreKind::Embedded,
+    };
+    let (publisher, archive) = (&configuration.publisher, &configuration.archive);
+    Janitor::new(publisher.clone(), archive.clone(), options)
 }
 
 /// The id of the organisation `default`, once the follower has seen it.

@@ -7,13 +7,19 @@ use std::time::Duration;
 
 use node::limits::{self, Limits, Opener, SystemClock};
 use node::metrics::Metrics;
+use node::peers::{Known, Peers};
 use node::records::RecordBatches;
 use node::stages::record::Origin;
-use node::sync::compile::Compiler;
+use node::sync::compile::{Compiler, CompilerParts};
 use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
+use node::sync::recovery;
+use node::sync::test_requests;
+use node::sync::usage;
+use node::test_run::TestQueue;
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
+use proto::health::Health;
 use proto::seal::Keyring;
 use proto::store::Store;
 use proto::store::follow::World;
@@ -23,8 +29,12 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::hosts_file;
+use crate::peering::{self, Peering};
+use crate::permissions;
 use crate::serve::CannotStart;
-use crate::settings::{Settings, StoreKind};
+use crate::settings::Settings;
+use crate::stores::StoreKind;
+use crate::traces::{self, Export};
 
 /// How far the wall clocks of nodes that share limits may differ; calendar windows reckon with it.
 const SKEW_MAX: Duration = Duration::from_secs(2);
@@ -36,6 +46,7 @@ const LEAVE_MAX: Duration = Duration::from_secs(2);
 pub struct DataPlane {
     /// What the workers share.
     pub shared: Shared,
+    health: Health,
     /// The rate limits.
     pub limits: Arc<Limits>,
     /// The end of the rate limits.
@@ -44,67 +55,154 @@ pub struct DataPlane {
     pub applied: watch::Receiver<Arc<World>>,
     /// The records of requests.
     pub batches: RecordBatches,
+    /// The export of traces, where there is one.
+    pub export: Option<Export>,
+    /// Where peers dial this node, and where those it may dial are told.
+    peers: Option<(String, watch::Sender<Vec<Known>>)>,
+}
+
+/// What a [`DataPlane`] is made of.
+pub struct DataPlaneParts {
+    /// Opens secrets.
+    pub keyring: Arc<Keyring>,
+    /// Where configuration and tokens are.
+    pub store: Arc<dyn Store>,
+    /// What the store holds.
+    pub worlds: watch::Receiver<Arc<World>>,
+    /// Addresses that no target may have.
+    pub own: Vec<SocketAddr>,
+    /// Is told what fails.
+    pub health: Health,
+    /// What links to other nodes need.
+    pub peering: Option<Peering>,
 }
 
 impl DataPlane {
     /// Starts limits and the task that compiles configuration. The first snapshot stands before
-    /// the first connection is taken. `own` are addresses that no target may have.
+    /// the first connection is taken. `own` are addresses that no target may have; `peering` is
+    /// what links to other nodes need.
     ///
     /// # Errors
     /// [`CannotStart`]: a setting of the dial guard is faulty.
     pub fn start(
         settings: &Settings,
-        keyring: Arc<Keyring>,
-        store: Arc<dyn Store>,
-        mut worlds: watch::Receiver<Arc<World>>,
-        own: Vec<SocketAddr>,
+        parts: DataPlaneParts,
         background: &Runtime,
     ) -> anyhow::Result<Self> {
+        let DataPlaneParts {
+            keyring,
+            store,
+            mut worlds,
+            mut own,
+            health,
+            peering,
+        } = parts;
         let (sender, batches) = node::records::queue();
-        let shared = shared(settings, &keyring, sender)?;
+        let (shared, export) = shared(settings, &keyring, sender)?;
+        let incarnation = peering::incarnation(&shared.origin);
+        let address = peering.as_ref().map(|peering| peering.address.clone());
+        let (mut links, mut known, mut giving) = (None, None, None);
+        if let Some(peering) = peering {
+            let leaves = Arc::clone(&peering.leaves);
+            let (peers, events) = Peers::new(shared.metrics.peers(), Arc::clone(&leaves));
+            links = Some(peering::links(&peers, events));
+            known = Some(peering.start(&shared.origin, incarnation, &peers, background)?);
+            giving = Some((leaves, peers));
+        }
         let clock = Arc::new(SystemClock);
-        let (limits, broker) = Limits::new(store, &limit_settings(settings), clock);
+        let limits = limit_settings(settings, incarnation);
+        let (limits, broker) = Limits::linked(store, &limits, clock, links);
         let settling = Settling {
             limits: limits.clone(),
             running: background.spawn(broker),
         };
-        let mut own = own;
         own.extend(infrastructure(settings));
         let guard = Guard::new(&settings.dial_guard, own)
             .map_err(|error| CannotStart(error.to_string()))?;
         let default_org = settings.gateway.default_org.clone();
-        let mut compiler = Compiler::new(keyring, limits.clone(), guard, default_org);
+        let mut compiler = Compiler::new(CompilerParts {
+            keyring,
+            limits: limits.clone(),
+            guard,
+            policy: permissions::policy(settings),
+            default_org,
+            metrics: shared.metrics.clone(),
+        });
         let world = worlds.borrow_and_update().clone();
         let first = compiler.compile(&world);
+
         shared.snapshot.store(Arc::new(first.snapshot));
         let (sender, applied) = watch::channel(world);
+        if let Some((leaves, peers)) = giving {
+            leaves.begin(peers, applied.clone());
+        }
         let snapshot = shared.snapshot.clone();
-        background.spawn(node::sync::run(worlds, compiler, snapshot, sender));
+        let compiling = node::sync::run(worlds, compiler, snapshot, sender, health.clone());
+        background.spawn(compiling);
         Ok(Self {
+            health,
             shared,
             limits,
             settling,
             applied,
             batches: batches.logged(settings.log.requests),
+            export,
+            peers: address.zip(known),
         })
     }
 
     /// Tells the others that this node is there, until what is returned is sent or dropped.
-    pub fn join(&self, address: SocketAddr, store: Arc<dyn Store>, background: &Runtime) -> Joined {
+    pub fn join(
+        &mut self,
+        address: SocketAddr,
+        store: Arc<dyn Store>,
+        background: &Runtime,
+    ) -> Joined {
+        let (dialled, known) = self.peers.take().unzip();
         let membership = Membership {
             origin: self.shared.origin.clone(),
             address: address.to_string(),
+            peers: dialled,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             applied: self.applied.clone(),
             metrics: self.shared.metrics.clone(),
+            health: self.health.clone(),
             counted: {
                 let limits = self.limits.clone();
-                Box::new(move |nodes| limits.set_nodes(nodes))
+                Box::new(move |nodes, others| {
+                    limits.set_nodes(nodes);
+                    if let Some(known) = &known {
+                        known.send_if_modified(|before| {
+                            let changed = *before != others;
+                            *before = others;
+                            changed
+                        });
+                    }
+                })
             },
         };
+        let tests = test_requests::run(
+            self.applied.clone(),
+            store.clone(),
+            self.shared.tests.clone(),
+            self.shared.origin.clone(),
+        );
+        background.spawn(tests);
         let (stop, stopping) = oneshot::channel();
-        let running = background.spawn(membership::run(membership, store, stopping));
-        Joined { stop, running }
+        let name = self.shared.origin.node.clone();
+        let answering = recovery::run(name, store.clone(), self.applied.clone());
+        background.spawn(answering);
+        let (quiet, stopped) = oneshot::channel();
+        let (limits, origin) = (self.limits.clone(), self.shared.origin.clone());
+        let telling = usage::run(limits, origin, store.clone(), stopped);
+        let running = background.spawn(async move {
+            tokio::join!(membership::run(membership, store, stopping), telling);
+        });
+        Joined {
+            stop,
+            quiet,
+            running,
+        }
     }
 
     /// Renders the metrics.
@@ -136,6 +234,7 @@ impl Settling {
 /// A node that the others know of.
 pub struct Joined {
     stop: oneshot::Sender<()>,
+    quiet: oneshot::Sender<()>,
     running: JoinHandle<()>,
 }
 
@@ -144,6 +243,7 @@ impl Joined {
     pub async fn leave(self) {
         // An error means that it has ended already.
         let _ = self.stop.send(());
+        let _ = self.quiet.send(());
         let _ = tokio::time::timeout(LEAVE_MAX, self.running).await;
     }
 }
@@ -165,8 +265,8 @@ fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
     found
 }
 
-fn limit_settings(settings: &Settings) -> limits::Settings {
-    let alone = limits::Settings::single_node(incarnation());
+fn limit_settings(settings: &Settings, incarnation: Opener) -> limits::Settings {
+    let alone = limits::Settings::single_node(incarnation);
     match settings.store.kind {
         StoreKind::Embedded => alone,
         StoreKind::Etcd => limits::Settings {
@@ -177,39 +277,43 @@ fn limit_settings(settings: &Settings) -> limits::Settings {
     }
 }
 
-/// A new incarnation of this node: blocks that an earlier one left open are not its own.
-fn incarnation() -> Opener {
-    let bits = uuid::Uuid::now_v7().as_u128();
-    Opener {
-        node: (bits >> 64) as u64,
-        boot: bits as u64,
-    }
-}
-
 fn shared(
     settings: &Settings,
     keyring: &Keyring,
     records: node::records::RecordSender,
-) -> anyhow::Result<Shared> {
+) -> anyhow::Result<(Shared, Option<Export>)> {
     let hosts = match &settings.dial_guard.hosts_file {
         Some(path) => hosts_file::read(path)?,
         None => Hosts::default(),
     };
     let node = settings.node_name.clone().unwrap_or_else(host_name);
-    Ok(Shared {
+    let metrics = Metrics::default();
+    let variable = |name: &str| std::env::var(name).ok();
+    let traces = settings
+        .traces
+        .clone()
+        .completed(variable)
+        .map_err(CannotStart)?;
+    let started = traces::start(&traces, &node, &settings.region, &metrics)
+        .map_err(|error| CannotStart(format!("{error:#}")))?;
+    let (traces, export) = started.unzip();
+    let shared = Shared {
         snapshot: node::gateway::empty_snapshot(keyring.digest_key.clone()),
         settings: Arc::new(settings.gateway.clone()),
         upstream: UpstreamSettings {
             hosts,
             ..UpstreamSettings::default()
         },
-        metrics: Metrics::default(),
+        metrics,
         records,
+        traces,
         origin: Arc::new(Origin {
             node: node.into(),
             region: settings.region.as_str().into(),
         }),
-    })
+        tests: TestQueue::default(),
+    };
+    Ok((shared, export))
 }
 
 fn host_name() -> String {

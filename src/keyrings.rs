@@ -3,13 +3,42 @@
 
 use std::path::{Path, PathBuf};
 
-use proto::seal::{Keyring, PublicKeyring};
+use clap::{Args, Subcommand};
+use proto::seal::{DigestKey, Keyring, PublicKeyring, RegionPublicKey};
 use zeroize::Zeroizing;
 
-use crate::cli::KeyringNewArgs;
+use crate::cli::Output;
 use crate::private_file;
+use crate::say;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
+
+/// The commands about keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyringCommand {
+    /// Make a key ring: a file for the nodes of a region, and one for its control planes.
+    New(KeyringNewArgs),
+}
+
+/// Arguments of `keyring new`.
+#[derive(Debug, Args)]
+pub struct KeyringNewArgs {
+    /// Name of the region.
+    #[arg(long, default_value = "local")]
+    pub region: String,
+    /// A key ring file of another region of the installation: callers' keys then hold in both.
+    #[arg(long, value_name = "FILE")]
+    pub join: Option<PathBuf>,
+    /// The file for nodes: it opens every secret of the region.
+    #[arg(long)]
+    pub nodes: PathBuf,
+    /// The file for control planes: it seals secrets and opens none.
+    #[arg(long)]
+    pub control: PathBuf,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
 
 /// Where the key ring of nodes is.
 fn ring_file(settings: &Settings) -> PathBuf {
@@ -68,14 +97,66 @@ pub fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
             return Err(unusable(path, why).into());
         }
     }
-    let ring = Keyring::generate(&*args.region);
+    let ring = match &args.join {
+        Some(other) => Keyring::generate_with(&*args.region, digest_key_of(other, &args.region)?),
+        None => Keyring::generate(&*args.region),
+    };
     let json = ring.to_json();
     Keyring::parse(json.as_bytes()).map_err(|error| CannotStart(error.to_string()))?;
     let public = ring
         .public_half()
         .ok_or_else(|| CannotStart("the ring is empty".into()))?;
     write(&args.nodes, &json)?;
-    write(&args.control, &public.to_json())
+    write(&args.control, &public.to_json())?;
+    if args.output == Output::Json {
+        let made = serde_json::json!({"region": args.region, "nodes": args.nodes,
+                                      "control": args.control});
+        say(&made.to_string());
+    }
+    Ok(())
+}
+
+/// The digest key of an installation, from either file of one of its regions.
+fn digest_key_of(path: &Path, joining: &str) -> anyhow::Result<DigestKey> {
+    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+    let text = Zeroizing::new(found.ok_or_else(|| unusable(path, "it is not there"))?);
+    let (region, digest_key) = match PublicKeyring::parse(text.as_bytes()) {
+        Ok(ring) => (ring.public.region.clone(), ring.digest_key),
+        Err(_) => {
+            let ring = Keyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
+            (ring.region.clone(), ring.digest_key)
+        }
+    };
+    match region == joining {
+        false => Ok(digest_key),
+        true => Err(unusable(path, "it is of the same region: a new one needs `--region`").into()),
+    }
+}
+
+/// Reads what control planes of another region seal to.
+///
+/// # Errors
+/// [`CannotStart`]: it is not there, cannot be read, is of another region than `region`, or of
+/// another installation.
+pub fn of_peer(path: &Path, region: &str, own: &PublicKeyring) -> anyhow::Result<RegionPublicKey> {
+    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+    let absent = || {
+        unusable(
+            path,
+            format!("it is not there; copy it from region {region}"),
+        )
+    };
+    let text = Zeroizing::new(found.ok_or_else(absent)?);
+    let ring = PublicKeyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
+    if ring.public.region != region {
+        let why = format!("it is of region {}, not {region}", ring.public.region);
+        return Err(unusable(path, why).into());
+    }
+    if ring.digest_key != own.digest_key {
+        let why = "it is of another installation; make it with `requestrocket keyring new --join`";
+        return Err(unusable(path, why).into());
+    }
+    Ok(ring.public)
 }
 
 fn read(path: &Path, settings: &Settings) -> anyhow::Result<Option<Keyring>> {

@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
     use crate::certificates::{authority, issue};
-    use crate::cli::{LinkAuthorityArgs, LinkIssueArgs};
+    use crate::cli::{LinkAuthorityArgs, LinkIssueArgs, Output};
 
     fn issued(dir: &Path, name: &str) -> LinkSettings {
         let (name, dir) = (name.to_owned(), dir.to_owned());
@@ -109,7 +109,14 @@ mod tests {
             key_file: file(format!("{name}-key.pem")),
             ..LinkSettings::default()
         };
-        issue(&LinkIssueArgs { name, dir, days: 1 }).unwrap();
+        let (days, output) = (1, Output::Json);
+        issue(&LinkIssueArgs {
+            name,
+            dir,
+            days,
+            output,
+        })
+        .unwrap();
         settings
     }
 
@@ -140,7 +147,11 @@ mod tests {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
-        authority(&LinkAuthorityArgs { dir: dir.into() }).unwrap();
+        authority(&LinkAuthorityArgs {
+            dir: dir.into(),
+            output: Output::Json,
+        })
+        .unwrap();
         let [control, node] = ["control-1", "node-1"].map(|name| issued(dir, name));
         let (server, client) = (server(&control).unwrap(), super::client(&node).unwrap());
         let before = meet(&client, &server);

@@ -1,8 +1,9 @@
-//! Log lines and, where an OTLP endpoint is given, traces.
+//! Log lines and, where an OTLP endpoint is in the environment, spans of the REST API.
+//!
+//! Requests through the gateway are traced by [`crate::traces`], which decides at their end.
 
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -48,7 +49,7 @@ pub fn install(
             .boxed(),
     };
     let provider = match std::env::var(OTLP_ENDPOINT) {
-        Ok(endpoint) if !endpoint.is_empty() => {
+        Ok(endpoint) if !endpoint.is_empty() && is_grpc() => {
             let _entered = runtime.enter();
             Some(provider().with_context(|| format!("{OTLP_ENDPOINT}={endpoint}"))?)
         }
@@ -58,11 +59,10 @@ pub fn install(
     // span for nobody, which cost a tenth of a request.
     let mut layers = vec![lines];
     if let Some(provider) = &provider {
-        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         layers.push(
             tracing_opentelemetry::layer()
                 .with_tracer(provider.tracer("requestrocket"))
-                .with_filter(EnvFilter::new("off,node=info"))
+                .with_filter(EnvFilter::new("off,control=info"))
                 .boxed(),
         );
     }
@@ -74,6 +74,12 @@ pub fn install(
 fn only_events(filter: EnvFilter) -> impl tracing_subscriber::layer::Filter<Registry> {
     use tracing_subscriber::filter::{FilterExt, filter_fn};
     filter.and(filter_fn(|metadata| metadata.is_event()))
+}
+
+/// Whether the environment asks for the one protocol that these spans are sent with.
+fn is_grpc() -> bool {
+    let protocol = std::env::var("OTEL_EXPORTER_OTLP_PROTOCOL").unwrap_or_default();
+    protocol.is_empty() || protocol == "grpc"
 }
 
 fn provider() -> anyhow::Result<SdkTracerProvider> {

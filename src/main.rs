@@ -10,26 +10,33 @@ mod data_folder;
 mod data_plane;
 mod demo;
 mod descriptors;
+mod expiry;
+mod gauges;
 mod handover;
 mod hosts_file;
 mod keyrings;
 mod link_tls;
 mod logging;
 mod one_line;
+mod peering;
+mod permissions;
 mod private_file;
 mod ready;
+mod regions;
 mod roles;
 mod serve;
 mod servers;
 mod settings;
 mod stores;
+mod traces;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, ConfigCommand, KeyringCommand, LinkCommand};
+use crate::cli::{Cli, Command, ConfigCommand, LinkCommand, Output};
+use crate::keyrings::KeyringCommand;
 use crate::settings::SettingsError;
 
 #[global_allocator]
@@ -41,7 +48,9 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     // Process-wide, before anything can open a TLS connection; an error means it is set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let output = command.output();
+    let outcome = match command {
         Command::Dev(args) => serve::dev(&args),
         Command::Standalone(args) => serve::standalone(&args),
         Command::Node(args) => serve::node(&args),
@@ -51,10 +60,21 @@ fn main() -> ExitCode {
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
+        Command::Unmatched(args) => on_system(client::unmatched::list(&args)),
+        Command::Meters(args) => on_system(client::meters::list(&args)),
+        Command::Regions(args) => on_system(client::regions::list(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),
+        Command::Test(args) => on_system(client::test::run(&args)),
+        Command::Records(args) => on_system(client::records::list(&args)),
+        Command::Record(args) => on_system(client::records::show(&args)),
+        Command::Tail(args) => on_system(client::tail::tail(&args)),
+        Command::Trace(args) => on_system(client::trace::draw(&args)),
+        Command::Top(args) => on_system(client::telemetry::top(&args)),
+        Command::Telemetry(args) => on_system(client::telemetry::by_time(&args)),
         Command::Audit(args) => on_system(client::audit::list(&args)),
+        Command::Recover(args) => on_system(client::recover::recover(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),
         Command::Rollback(args) => on_system(client::versions::rollback(&args)),
@@ -70,7 +90,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("requestrocket: {error:#}");
+            match output {
+                Output::Text => eprintln!("requestrocket: {error:#}"),
+                Output::Json => eprintln!("{}", client::problem::document(&error)),
+            }
             let usage = error.is::<SettingsError>() || error.is::<serve::CannotStart>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }

@@ -15,8 +15,9 @@ use crate::roles::Bound;
 use crate::roles::control::ControlPlane;
 use crate::roles::node::{Folder, Node};
 use crate::roles::single::Single;
-use crate::settings::{self, LogSettings, Settings, StoreKind};
-use crate::{bootstrap, keyrings, logging};
+use crate::settings::{self, LogSettings, Settings};
+use crate::stores::StoreKind;
+use crate::{bootstrap, descriptors, keyrings, logging};
 
 /// The process cannot start, for a reason that its operator can mend: one line, exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,10 @@ pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
     let mut base = Settings::default();
     base.gateway.explain_unauthorized = true;
     base.policy.allow_http = true;
+    base.egress.tls_exceptions = ["localhost", "127.0.0.1", "[::1]"]
+        .iter()
+        .filter_map(|host| host.parse().ok())
+        .collect();
     base.log.filter = "warn".into();
     base.dial_guard.permit = ["127.0.0.0/8", "::1/128"]
         .iter()
@@ -78,6 +83,10 @@ pub enum Mode {
 }
 
 fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
+    if settings.regions.given() {
+        let why = "`regions` is for control planes of a cluster; this process is all of a region";
+        return Err(CannotStart(why.into()).into());
+    }
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
     let _claim = DataFolder::open(&settings.data_dir)?.claim()?;
@@ -86,9 +95,11 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         control: Some(bind(settings.control.listen, "control")?),
         admin: bind_admin(&settings)?,
         link: None,
+        peers: None,
     };
     let keyring = Arc::new(keyrings::own(&settings)?);
     let log = settings.log.clone();
+    let connections_max = settings.gateway.connections_max;
     let single = Single {
         settings,
         mode,
@@ -97,7 +108,10 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         keyring,
         given,
     };
-    on_runtimes(&log, async |background| single.serve(background).await)
+    on_runtimes(&log, async |background| {
+        descriptors::raise(connections_max, mode);
+        single.serve(background).await
+    })
 }
 
 /// Runs `requestrocket node`.
@@ -130,6 +144,11 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
             .map(|address| open(address, "admin"))
             .transpose()?,
         link: None,
+        peers: settings
+            .peers
+            .listen
+            .map(|address| open(address, "peers"))
+            .transpose()?,
     };
     let keyring = Arc::new(keyrings::of_node(&settings)?);
     let log = settings.log.clone();
@@ -159,6 +178,7 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
         control: Some(bind(settings.control.listen, "control")?),
         admin: bind_admin(&settings)?,
         link: link.map(|address| bind(address, "link")).transpose()?,
+        peers: None,
     };
     let keys = keyrings::of_control(&settings)?;
     let log = settings.log.clone();

@@ -9,6 +9,13 @@ use std::path::{Path, PathBuf};
 use node::config::{DialGuardSettings, GatewaySettings, TlsSettings};
 use serde::{Deserialize, Serialize};
 
+use crate::permissions::{EgressSettings, PolicySettings};
+
+use crate::stores::StoreSettings;
+use crate::traces::TraceSettings;
+
+use crate::regions::RegionsSettings;
+
 /// Every key with its default, unit and meaning.
 pub const REFERENCE: &str = include_str!("reference.toml");
 
@@ -34,14 +41,24 @@ pub struct Settings {
     pub keys: KeySettings,
     /// The connection between nodes and control planes.
     pub link: LinkSettings,
+    /// The links between nodes.
+    pub peers: PeerSettings,
+    /// The regions of the installation.
+    pub regions: RegionsSettings,
     /// Rate limits.
     pub limits: LimitSettings,
     /// Which addresses that are not public tenants may ask for.
     pub dial_guard: DialGuardSettings,
+    /// How targets are reached.
+    pub egress: EgressSettings,
     /// What tenants may ask for at all.
     pub policy: PolicySettings,
     /// Records of requests.
     pub records: RecordsSettings,
+    /// Versions of configurations.
+    pub history: HistorySettings,
+    /// Traces of requests.
+    pub traces: TraceSettings,
     /// Log lines.
     pub log: LogSettings,
 }
@@ -85,61 +102,6 @@ pub struct AdminSettings {
     pub listen: Option<SocketAddr>,
 }
 
-/// Where configuration and tokens are.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StoreSettings {
-    /// Which store.
-    pub kind: StoreKind,
-    /// Client URLs of the etcd members.
-    pub endpoints: Vec<String>,
-    /// Prefix of all our keys in etcd.
-    pub prefix: String,
-    /// A user of etcd's role-based access control.
-    pub username: Option<String>,
-    /// A file with the user's password.
-    pub password_file: Option<PathBuf>,
-    /// A PEM file with the authorities of the members' certificates; turns TLS on.
-    pub ca_file: Option<PathBuf>,
-    /// A PEM file with our certificate.
-    pub cert_file: Option<PathBuf>,
-    /// A PEM file with its key.
-    pub key_file: Option<PathBuf>,
-    /// The name expected in the members' certificates.
-    pub server_name: Option<String>,
-    /// How old the configuration that a node kept on its disk may be, in seconds, when it starts
-    /// without the store.
-    pub kept_max_s: u64,
-}
-
-impl Default for StoreSettings {
-    fn default() -> Self {
-        Self {
-            kind: StoreKind::Embedded,
-            endpoints: Vec::new(),
-            prefix: "/requestrocket/".into(),
-            username: None,
-            password_file: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-            server_name: None,
-            kept_max_s: 7 * 86_400,
-        }
-    }
-}
-
-/// Which store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreKind {
-    /// A file of this machine, for one process.
-    #[default]
-    Embedded,
-    /// An etcd cluster.
-    Etcd,
-}
-
 /// Files with the region's keys.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -166,6 +128,16 @@ pub struct LinkSettings {
     pub ca_file: Option<PathBuf>,
 }
 
+/// The links between nodes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerSettings {
+    /// Address that the other nodes of the region connect to; without it the node has no links.
+    pub listen: Option<SocketAddr>,
+    /// What they dial, `host:port`; the address that is listened on when absent.
+    pub advertise: Option<String>,
+}
+
 /// Rate limits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -178,16 +150,6 @@ impl Default for LimitSettings {
     fn default() -> Self {
         Self { nodes: 1 }
     }
-}
-
-/// What tenants may ask for at all.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PolicySettings {
-    /// Targets may be plain HTTP.
-    pub allow_http: bool,
-    /// Targets may switch certificate verification off.
-    pub allow_insecure_tls: bool,
 }
 
 /// Records of requests.
@@ -205,6 +167,31 @@ impl Default for RecordsSettings {
         Self {
             retention_days: 90,
             spool_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// Versions of configurations, on control planes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistorySettings {
+    /// Newest versions of an organisation that stay in the store, at least 1.
+    pub store_versions: u64,
+    /// Most older versions of an organisation in the archive.
+    pub archive_versions: u64,
+    /// How long they are kept there, in days.
+    pub archive_days: u32,
+    /// Seconds between two rounds that archive versions and sweep the store.
+    pub sweep_s: u64,
+}
+
+impl Default for HistorySettings {
+    fn default() -> Self {
+        Self {
+            store_versions: 20,
+            archive_versions: 1_000,
+            archive_days: 90,
+            sweep_s: 60,
         }
     }
 }
@@ -254,10 +241,15 @@ impl Default for Settings {
             store: StoreSettings::default(),
             keys: KeySettings::default(),
             link: LinkSettings::default(),
+            peers: PeerSettings::default(),
+            regions: RegionsSettings::default(),
             limits: LimitSettings::default(),
             dial_guard: DialGuardSettings::default(),
+            egress: EgressSettings::default(),
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),
+            history: HistorySettings::default(),
+            traces: TraceSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -439,6 +431,11 @@ mod tests {
                 "[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"",
                 None,
                 "orgs",
+            ),
+            (
+                "[egress]\ntls_exceptions = [\"https://a.example\"]",
+                None,
+                "`https://a.example` is not a host",
             ),
         ] {
             let environment: Vec<_> = environment.iter().map(|name| (*name, "1")).collect();

@@ -7,8 +7,67 @@ use proto::store::Store;
 use proto::store::embedded::Embedded;
 use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
 
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
 use crate::serve::CannotStart;
-use crate::settings::{Settings, StoreKind, StoreSettings};
+use crate::settings::Settings;
+
+/// Where configuration and tokens are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// Which store.
+    pub kind: StoreKind,
+    /// Client URLs of the etcd members.
+    pub endpoints: Vec<String>,
+    /// Prefix of all our keys in etcd.
+    pub prefix: String,
+    /// A user of etcd's role-based access control.
+    pub username: Option<String>,
+    /// A file with the user's password.
+    pub password_file: Option<PathBuf>,
+    /// A PEM file with the authorities of the members' certificates; turns TLS on.
+    pub ca_file: Option<PathBuf>,
+    /// A PEM file with our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with its key.
+    pub key_file: Option<PathBuf>,
+    /// The name expected in the members' certificates.
+    pub server_name: Option<String>,
+    /// How old the configuration that a node kept on its disk may be, in seconds, when it starts
+    /// without the store.
+    pub kept_max_s: u64,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Embedded,
+            endpoints: Vec::new(),
+            prefix: "/requestrocket/".into(),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            server_name: None,
+            kept_max_s: 7 * 86_400,
+        }
+    }
+}
+
+/// Which store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A file of this machine, for one process.
+    #[default]
+    Embedded,
+    /// An etcd cluster.
+    Etcd,
+}
 
 /// Opens the store; etcd need not be reachable yet.
 ///

@@ -32,6 +32,7 @@ impl Source {
         self.path.contains("/tests/")
             || self.path.starts_with("tests/")
             || self.path.ends_with("/tests.rs")
+            || self.path.ends_with("/properties.rs")
     }
 }
 
@@ -181,11 +182,19 @@ fn dependencies_point_one_way() {
         ("etcd_client::", &["proto/src/store/etcd", "tests/"]),
         (
             "rusqlite::",
-            &["proto/src/store/embedded", "control/src/records", "tests/"],
+            &[
+                "proto/src/store/embedded",
+                "control/src/records",
+                "control/src/archive",
+                "tests/",
+            ],
         ),
         ("actix::", &["node/src/actor.rs"]),
-        ("hyper::", &["node/src/upstream/"]),
-        ("awc::", &["src/client/", "tests/"]),
+        ("hyper::", &["node/src/upstream/", "src/traces/http.rs"]),
+        (
+            "awc::",
+            &["src/client/", "control/src/regions/forward.rs", "tests/"],
+        ),
         (
             "actix_web::",
             &[

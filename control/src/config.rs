@@ -21,6 +21,8 @@ pub struct ApiSettings {
     pub write_deadline: Duration,
     /// Longest time that a read waits for the version that it presents.
     pub version_wait: Duration,
+    /// Longest time that the outcome of a test request is waited for.
+    pub test_wait: Duration,
     /// How long records are kept.
     pub retention: Retention,
 }
@@ -37,6 +39,7 @@ impl ApiSettings {
                 .into(),
             write_deadline: Duration::from_secs(10),
             version_wait: Duration::from_secs(2),
+            test_wait: Duration::from_secs(10),
             retention: Retention::default(),
         }
     }

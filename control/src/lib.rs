@@ -5,13 +5,17 @@
 //! is on the path of a request through the gateway.
 
 pub mod api;
+pub mod archive;
 pub mod config;
+pub mod janitor;
 pub mod link;
 pub mod metrics;
 pub mod openapi;
 pub mod operator;
 pub mod publish;
 pub mod records;
+pub mod regions;
+pub mod replication;
 pub mod route;
 pub mod router;
 pub mod state;

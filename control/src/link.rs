@@ -1,4 +1,5 @@
-//! Records from nodes: a listener of its own, for nodes with a certificate.
+//! Records from nodes: a listener of its own, for nodes with a certificate. Control planes of other
+//! regions call here too, and are handed on to `replication`.
 //!
 //! What a node says about itself counts only as far as its certificate names it. A frame's size is
 //! checked before a byte of it is read, its schema before it is decoded. A batch is acknowledged
@@ -11,6 +12,7 @@ use std::time::Duration;
 use proto::wire::link::{
     Ack, GREETING_BYTES_MAX, Hello, PROTOCOL, Welcome, read_frame, write_frame,
 };
+use proto::wire::replication::RegionHello;
 use proto::wire::{self, HEAD_BYTES, PAYLOAD_BYTES_MAX, RecordBatch};
 use rustls::ServerConfig;
 use rustls::client::verify_server_name;
@@ -23,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 use crate::records::Records;
+use crate::replication::Source;
 
 /// Longest time for a handshake and a greeting.
 const GREETING_MAX: Duration = Duration::from_secs(10);
@@ -37,6 +40,7 @@ pub async fn serve(
     tls: Arc<ServerConfig>,
     records: Arc<Records>,
     metrics: Metrics,
+    source: Option<Arc<Source>>,
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(tokio::sync::Semaphore::new(NODES_MAX));
@@ -54,10 +58,12 @@ pub async fn serve(
             }
         };
         let (acceptor, records, metrics) = (acceptor.clone(), records.clone(), metrics.clone());
+        let source = source.clone();
         tokio::spawn(async move {
             let _place = place;
-            if let Err(error) = attend(stream, peer, &acceptor, &records, &metrics).await {
-                warn!(%peer, "the connection of a node at {peer} ended: {error}");
+            let source = source.as_deref();
+            if let Err(error) = attend(stream, peer, &acceptor, &records, &metrics, source).await {
+                warn!(%peer, "the connection of {peer} ended: {error}");
             }
         });
     }
@@ -69,14 +75,22 @@ async fn attend(
     acceptor: &TlsAcceptor,
     records: &Arc<Records>,
     metrics: &Metrics,
+    source: Option<&Source>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let greeting = async {
         let mut stream = acceptor.accept(stream).await?;
-        let hello = greet(&mut stream).await?;
-        Ok::<_, std::io::Error>((stream, hello))
+        let frame = read_frame(&mut stream, GREETING_BYTES_MAX).await?;
+        let frame = frame.ok_or_else(|| invalid("it said nothing"))?;
+        Ok::<_, std::io::Error>((stream, frame))
     };
-    let (mut stream, hello) = tokio::time::timeout(GREETING_MAX, greeting).await??;
+    let (mut stream, frame) = tokio::time::timeout(GREETING_MAX, greeting).await??;
+    if let (Some(source), true) = (source, wire::holds::<RegionHello>(&frame)) {
+        let names = names_of(&stream);
+        return source.attend(stream, peer, &frame, names).await;
+    }
+    let greeted = greet(&mut stream, &frame);
+    let hello = tokio::time::timeout(GREETING_MAX, greeted).await??;
     let node = hello.node;
     info!(%peer, node, "node {node} of region {} is connected", hello.region);
     let _connected = metrics.node();
@@ -105,11 +119,9 @@ async fn attend(
 }
 
 /// Reads who calls and says whether it may go on.
-async fn greet(stream: &mut TlsStream<TcpStream>) -> std::io::Result<Hello> {
-    let frame = read_frame(stream, GREETING_BYTES_MAX).await?;
-    let frame = frame.ok_or_else(|| invalid("it said nothing"))?;
-    let hello: Hello = wire::decode(&frame).map_err(invalid)?;
-    let refused = match is_named(stream, &hello.node) {
+async fn greet(stream: &mut TlsStream<TcpStream>, frame: &[u8]) -> std::io::Result<Hello> {
+    let hello: Hello = wire::decode(frame).map_err(invalid)?;
+    let refused = match names_of(stream)(&hello.node) {
         true if hello.protocol == 0 => Some("protocol 0 is not known".to_owned()),
         true => None,
         false => Some(format!("the certificate does not name `{}`", hello.node)),
@@ -125,15 +137,19 @@ async fn greet(stream: &mut TlsStream<TcpStream>) -> std::io::Result<Hello> {
     }
 }
 
-/// Whether the certificate that the node proved names it (a DNS name in `subjectAltName`).
-fn is_named(stream: &TlsStream<TcpStream>, node: &str) -> bool {
+/// Whether the certificate that the other side proved names it (a DNS name or an address in
+/// `subjectAltName`).
+fn names_of(stream: &TlsStream<TcpStream>) -> impl Fn(&str) -> bool + use<> {
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let parsed = certificate.and_then(|first| ParsedCertificate::try_from(first).ok());
-    let name = ServerName::try_from(node.to_owned());
-    match (parsed, name) {
-        (Some(certificate), Ok(name)) => verify_server_name(&certificate, &name).is_ok(),
-        _ => false,
+    let certificate = certificate.map(|first| first.clone().into_owned());
+    move |name| {
+        let parsed = certificate.as_ref();
+        let parsed = parsed.and_then(|first| ParsedCertificate::try_from(first).ok());
+        match (parsed, ServerName::try_from(name.to_owned())) {
+            (Some(certificate), Ok(name)) => verify_server_name(&certificate, &name).is_ok(),
+            _ => false,
+        }
     }
 }
 

@@ -11,12 +11,14 @@ const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Counters>);
 
+/// What is counted.
 #[derive(Debug, Default)]
-struct Counters {
+pub struct Counters {
     answers: [AtomicU64; CLASSES.len()],
     records: AtomicU64,
     lost: AtomicU64,
     nodes: AtomicU64,
+    followers: AtomicU64,
 }
 
 impl Metrics {
@@ -35,9 +37,15 @@ impl Metrics {
     }
 
     /// A node's connection is up until what is returned is dropped.
-    pub fn node(&self) -> impl Drop + use<> {
+    pub fn node(&self) -> Connected {
         self.0.nodes.fetch_add(1, Relaxed);
-        Connected(self.clone())
+        Connected(self.clone(), |counters| &counters.nodes)
+    }
+
+    /// Somebody follows records until what is returned is dropped.
+    pub fn follower(&self) -> Connected {
+        self.0.followers.fetch_add(1, Relaxed);
+        Connected(self.clone(), |counters| &counters.followers)
     }
 
     /// All of them, after those of `others`.
@@ -68,6 +76,12 @@ impl Metrics {
                 "gauge",
                 self.0.nodes.load(Relaxed),
             ),
+            (
+                "requestrocket_control_followers",
+                "Connections that follow records.",
+                "gauge",
+                self.0.followers.load(Relaxed),
+            ),
         ] {
             let _ = writeln!(
                 out,
@@ -78,11 +92,12 @@ impl Metrics {
     }
 }
 
-struct Connected(Metrics);
+/// Counts as connected until it is dropped.
+pub struct Connected(Metrics, fn(&Counters) -> &AtomicU64);
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.0.nodes.fetch_sub(1, Relaxed);
+        (self.1)(&self.0.0).fetch_sub(1, Relaxed);
     }
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::{FutureExt, LocalBoxFuture};
+use proto::id::RequestId;
 use proto::org::Role;
 
 use crate::api::answer::Answer;
@@ -95,6 +96,8 @@ pub enum Gives {
     Nothing,
     /// Plain text.
     Text,
+    /// Pieces of this media type, for as long as they come.
+    Stream(&'static str),
     /// The OpenAPI document.
     Document,
 }
@@ -136,6 +139,8 @@ pub struct Route {
     pub gives: Gives,
     /// Query parameters besides paging.
     pub parameters: &'static [Parameter],
+    /// Whether it is carried out where it is asked for, and not in the home region.
+    pub local: bool,
 }
 
 impl Route {
@@ -211,7 +216,14 @@ impl Route {
             takes: Takes::Nothing,
             gives: Gives::Nothing,
             parameters: &[],
+            local: !verb.writes(),
         }
+    }
+
+    /// Carried out where it is asked for: it changes no configuration, whatever its method.
+    pub fn local(mut self) -> Self {
+        self.local = true;
+        self
     }
 
     /// With this body.
@@ -230,6 +242,19 @@ impl Route {
     pub fn parameters(mut self, parameters: &'static [Parameter]) -> Self {
         self.parameters = parameters;
         self
+    }
+
+    /// The span of a call; nothing is made of it where no exporter is installed.
+    pub fn span(&self, id: RequestId) -> tracing::Span {
+        tracing::info_span!(
+            "api",
+            otel.kind = "server",
+            otel.name = format!("{} {}", self.verb.as_str(), self.path),
+            http.request.method = self.verb.as_str(),
+            http.route = self.path,
+            requestrocket.request.id = %id,
+            http.response.status_code = tracing::field::Empty,
+        )
     }
 
     /// Names of the variable parts of the path, in order.

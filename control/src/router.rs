@@ -21,38 +21,17 @@ use crate::api::answer::{Answer, respond};
 use crate::api::call::{self, Call, OrgCall, Query, Request};
 use crate::api::error::{Code, Refusal};
 use crate::api::idempotency::{Claim, IdempotencyKey};
+pub use crate::api::routes;
 use crate::api::{self, body};
 use crate::operator::{Caller, bearer};
 use crate::publish::Idempotency;
+use crate::regions;
 use crate::route::{Access, Answering, Gives, Route, Verb};
 use crate::state::Control;
 use crate::throttle::Verdict;
 
 /// Where the API begins.
 pub const BASE: &str = "/api/v1";
-
-/// Every route, by resource.
-pub fn routes() -> Vec<Route> {
-    [
-        api::health::routes(),
-        api::me::routes(),
-        api::orgs::routes(),
-        api::tokens::routes(),
-        api::targets::routes(),
-        api::credentials::routes(),
-        api::proxies::routes(),
-        api::rules::routes(),
-        api::filters::routes(),
-        api::changes::routes(),
-        api::explain::routes(),
-        api::config::routes(),
-        api::nodes::routes(),
-        api::records::routes(),
-        api::versions::routes(),
-        api::audit::routes(),
-    ]
-    .concat()
-}
 
 /// Adds the API to an actix application.
 pub fn configure(control: Arc<Control>) -> impl FnOnce(&mut web::ServiceConfig) {
@@ -94,7 +73,7 @@ fn resource(path: String, routes: &[Rc<Route>], control: &Arc<Control>) -> actix
         let (route, control) = (route.clone(), control.clone());
         resource = resource.route(
             guard.to(move |request: HttpRequest, payload: web::Payload| {
-                handle(control.clone(), route.clone(), request, payload)
+                regions::entry::handle(control.clone(), route.clone(), request, payload)
             }),
         );
     }
@@ -123,14 +102,17 @@ fn method_not_allowed(control: &Control, request: &HttpRequest, allow: &str) -> 
     response
 }
 
-async fn handle(
+/// Carries a call out in this region.
+pub(crate) async fn handle(
     control: Arc<Control>,
     route: Rc<Route>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
     let id = RequestId::new();
-    let result = serve(&control, &route, &request, payload).await;
+    let span = route.span(id);
+    let serving = serve(&control, &route, &request, payload);
+    let result = tracing::Instrument::instrument(serving, span.clone()).await;
     if let Err(refusal) = &result
         && refusal.code.status().is_server_error()
     {
@@ -142,6 +124,7 @@ async fn handle(
     }
     let response = respond(result, id);
     control.counters.answered(response.status().as_u16());
+    span.record("http.response.status_code", response.status().as_u16());
     response
 }
 
@@ -194,7 +177,7 @@ async fn serve(
 }
 
 /// A browser that was led here under a foreign name must get nothing (DNS rebinding).
-fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
+pub(crate) fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
     let mut hosts = request
         .headers()
         .get_all(header::HOST)
@@ -216,7 +199,7 @@ fn check_host(control: &Control, request: &HttpRequest) -> Result<(), Refusal> {
     ))
 }
 
-fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
+pub(crate) fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
     let missing = || {
         Refusal::new(
             Code::Unauthenticated,
@@ -324,6 +307,7 @@ fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal
     if matches!(route.gives, Gives::List(_)) {
         known.extend(["limit", "cursor"]);
     }
+    known.extend((!route.local).then_some(regions::replicated::DURABILITY));
     let path = route
         .path_parameters()
         .map(|name| (name, request.match_info().query(name).to_owned()))

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::operator::{Caller, TokenIndex};
 use crate::publish::Publisher;
 use crate::records::Records;
+use crate::regions::Directory;
 use crate::throttle::{Throttle, Verdict};
 
 /// What the API needs of the process it runs in.
@@ -79,6 +80,7 @@ pub struct Control {
     tokens: Mutex<Indexed>,
     throttle: Mutex<Throttle>,
     idempotency: Mutex<Memory>,
+    directory: Option<Directory>,
 }
 
 /// The tokens of one state of the configuration.
@@ -109,7 +111,30 @@ impl Control {
             tokens: Mutex::default(),
             throttle: Mutex::default(),
             idempotency: Mutex::default(),
+            directory: None,
         }
+    }
+
+    /// The same, as one of several regions, where there are.
+    pub fn with_regions(self, directory: Option<Directory>) -> Self {
+        Self { directory, ..self }
+    }
+
+    /// The regions, where there are several.
+    pub fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
+    }
+
+    /// The regions, where versions are made in another one.
+    pub fn elsewhere(&self) -> Option<&Directory> {
+        let directory = self.directory.as_ref();
+        directory.filter(|directory| !directory.regions.is_home())
+    }
+
+    /// The gateways of other regions: name and base URL.
+    pub fn other_gateways(&self) -> impl Iterator<Item = (&str, &str)> {
+        let peers = self.directory.iter().flat_map(|d| &d.regions.peers);
+        peers.filter_map(|peer| Some((peer.name.as_str(), peer.gateway.as_deref()?)))
     }
 
     /// The configuration of all organisations as last seen.
@@ -151,6 +176,18 @@ impl Control {
     pub fn caller(&self, token: &str, now: Timestamp) -> Option<Caller> {
         let digest = self.digest_key.digest(Purpose::ApiToken, token.as_bytes());
         self.token_index().find(&hex::encode(digest), now).cloned()
+    }
+
+    /// Whether a token that was presented before is still in force.
+    pub fn is_in_force(&self, caller: &Caller, now: Timestamp) -> bool {
+        let world = self.world();
+        let token = ObjectId::Token(caller.token_id);
+        let org = world.orgs.get(&caller.org);
+        org.and_then(|state| state.config.object(token))
+            .is_some_and(|object| match &object.body {
+                Body::Token(stored) => stored.token.expires_at.is_none_or(|end| now < end),
+                _ => false,
+            })
     }
 
     /// The index of the newest configuration; built anew when an organisation changed.

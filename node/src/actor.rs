@@ -5,28 +5,30 @@
 //! A stage decides, then the shell hands the exchange on: hand on, never ask. What travels between
 //! mailboxes is the index of the exchange in a per-thread slab, because the exchange itself is not
 //! `Send`. Mailboxes are bounded and only ever filled by `try_send`: full means `overloaded`.
+//!
+//! The actors of a chain are not tasks of the runtime: whoever has put a message into one of their
+//! mailboxes runs the chain until no mailbox holds one (`runner.rs`).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
-use actix::{Actor, Context, Handler, Message, Recipient};
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use futures_util::FutureExt;
 use proto::outcome::{Code, EarlyEnd};
-use tracing::{Span, error};
+use tracing::error;
 
 use crate::flow::Exchange;
 use crate::metrics::Metrics;
+use crate::reply::ReplySender;
+use crate::runner::Runner;
 
 /// One stage of the pipeline. Its decision is a plain function; it does not know it is in an actor.
 pub trait Stage: Sized + Unpin + 'static {
     /// Which stage it is; gives its name and its place in timings and metrics.
     const KIND: StageKind;
-
-    /// The stage's span below the request's (a `tracing` span's name must be written literally).
-    fn span(parent: &Span) -> Span;
 
     /// Looks at the exchange and says what happens next.
     fn decide(&mut self, exchange: &mut Exchange) -> Next;
@@ -109,8 +111,7 @@ fn unpark(handoff: &Handoff) -> Option<Box<Exchange>> {
     })
 }
 
-/// Where a stage sends exchanges.
-#[derive(Clone)]
+/// Where a stage sends exchanges. Shared: to copy a recipient takes three allocations.
 struct Exits {
     /// The next stage; none behind the last one.
     next: Option<Recipient<Handoff>>,
@@ -119,12 +120,13 @@ struct Exits {
     metrics: Metrics,
     /// Set when a mailbox was found closed: the worker then builds a new chain.
     broken: Rc<Cell<bool>>,
+    runner: Weak<Runner>,
 }
 
 /// The shell around a stage.
 struct StageActor<S> {
     stage: S,
-    exits: Exits,
+    exits: Rc<Exits>,
 }
 
 impl<S: Stage> Actor for StageActor<S> {
@@ -138,20 +140,15 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
         let Some(mut exchange) = unpark(&handoff) else {
             return;
         };
-        let span = S::span(&exchange.span);
-        let decided = {
-            let _entered = span.enter();
-            let decide = || {
-                assert!(
-                    exchange.fault != Some(S::KIND),
-                    "fault injected at {}",
-                    S::KIND.name()
-                );
-                self.stage.decide(&mut exchange)
-            };
-            std::panic::catch_unwind(AssertUnwindSafe(decide))
+        let decide = || {
+            assert!(
+                exchange.fault != Some(S::KIND),
+                "fault injected at {}",
+                S::KIND.name()
+            );
+            self.stage.decide(&mut exchange)
         };
-        let next = match decided {
+        let next = match std::panic::catch_unwind(AssertUnwindSafe(decide)) {
             Ok(next) => next,
             Err(_) => {
                 // The stage's own state may be half changed; the caller of `start` made it cheap
@@ -164,7 +161,7 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
         match next {
             Next::Continue => self.exits.go_on::<S>(exchange),
             Next::End(end) => self.exits.end::<S>(exchange, end),
-            Next::Wait(task) => wait::<S>(task, exchange, span, self.exits.clone()),
+            Next::Wait(task) => wait::<S>(task, exchange, self.exits.clone()),
         }
     }
 }
@@ -179,9 +176,12 @@ fn panicked(stage: StageKind, exchange: &Exchange) -> Next {
     .into()
 }
 
-fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, span: Span, exits: Exits) {
-    let waiting = AssertUnwindSafe(tracing::Instrument::instrument(task(exchange), span));
-    actix_rt::spawn(async move {
+fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, exits: Rc<Exits>) {
+    let desk = exchange.reply.as_ref().map(ReplySender::desk);
+    // Keeps the chain alive for this request, even if it is replaced meanwhile.
+    let runner = exits.runner.upgrade();
+    let waiting = AssertUnwindSafe(task(exchange));
+    let work = Box::pin(async move {
         match waiting.catch_unwind().await {
             Ok((exchange, None)) => exits.go_on::<S>(exchange),
             Ok((exchange, Some(end))) => exits.end::<S>(exchange, end),
@@ -189,7 +189,14 @@ fn wait<S: Stage>(task: Task, exchange: Box<Exchange>, span: Span, exits: Exits)
             // the listener's handler answers with 500.
             Err(_) => exits.metrics.stage_panicked(S::KIND),
         }
+        if let Some(runner) = runner {
+            runner.run();
+        }
     });
+    match desk {
+        Some(desk) => desk.leave(work),
+        None => drop(actix_rt::spawn(work)),
+    }
 }
 
 impl Exits {
@@ -252,30 +259,30 @@ pub fn overloaded() -> EarlyEnd {
 
 /// One worker's chain of stage actors.
 pub struct Chain {
-    entry: Recipient<Handoff>,
-    broken: Rc<Cell<bool>>,
-    metrics: Metrics,
+    entry: Exits,
+    runner: Rc<Runner>,
 }
 
 impl Chain {
     /// Whether an actor of this chain is gone, so that it must be replaced.
     pub fn is_broken(&self) -> bool {
-        self.broken.get()
+        self.entry.broken.get()
     }
 
-    /// Gives an exchange to the first stage.
+    /// Gives an exchange to the first stage, and runs the stages as far as they go without
+    /// waiting.
     ///
     /// # Errors
     /// The exchange and `overloaded` when the first mailbox is full or closed.
     pub fn submit(&self, exchange: Box<Exchange>) -> Result<(), (Box<Exchange>, Box<EarlyEnd>)> {
-        let exits = Exits {
-            next: None,
-            end: None,
-            metrics: self.metrics.clone(),
-            broken: self.broken.clone(),
+        let Some(first) = &self.entry.next else {
+            return Err((exchange, Box::new(overloaded())));
         };
-        match exits.send(&self.entry, exchange, StageKind::Receive) {
-            None => Ok(()),
+        match self.entry.send(first, exchange, StageKind::Receive) {
+            None => {
+                self.runner.run();
+                Ok(())
+            }
             Some(back) => Err(back),
         }
     }
@@ -284,53 +291,236 @@ impl Chain {
 /// Builds a chain from its last stage to its first: each call puts one stage before what stands.
 pub struct ChainBuilder {
     capacity: usize,
-    next: Option<Recipient<Handoff>>,
-    end: Option<Recipient<Handoff>>,
-    metrics: Metrics,
-    broken: Rc<Cell<bool>>,
+    exits: Exits,
+    runner: Rc<Runner>,
 }
 
 impl ChainBuilder {
     /// An empty chain whose mailboxes hold `capacity` exchanges each.
     pub fn new(capacity: usize, metrics: Metrics) -> Self {
-        Self {
-            capacity,
+        let runner = Rc::<Runner>::default();
+        let exits = Exits {
             next: None,
             end: None,
             metrics,
             broken: Rc::new(Cell::new(false)),
+            runner: Rc::downgrade(&runner),
+        };
+        Self {
+            capacity,
+            exits,
+            runner,
         }
     }
 
-    /// Starts the actor of `stage`, which hands on to the stage put before this call.
+    /// Makes the actor of `stage`, which hands on to the stage put before this call.
     pub fn before<S: Stage>(mut self, stage: S) -> Self {
-        let exits = Exits {
-            next: self.next.take(),
-            end: self.end.clone(),
-            metrics: self.metrics.clone(),
-            broken: self.broken.clone(),
-        };
-        let capacity = self.capacity;
+        let mut context = Context::<StageActor<S>>::new();
+        context.set_mailbox_capacity(self.capacity);
+        let recipient = context.address().recipient();
+        let exits = Rc::new(Exits {
+            next: self.exits.next.take(),
+            end: self.exits.end.clone(),
+            metrics: self.exits.metrics.clone(),
+            broken: self.exits.broken.clone(),
+            runner: self.exits.runner.clone(),
+        });
         let actor = StageActor { stage, exits };
-        let recipient = StageActor::create(|ctx| {
-            ctx.set_mailbox_capacity(capacity);
-            actor
-        })
-        .recipient();
+        self.runner.put_first(context.into_future(actor));
         if S::KIND == StageKind::Record {
-            self.end = Some(recipient.clone());
+            self.exits.end = Some(recipient.clone());
         }
-        self.next = Some(recipient);
+        self.exits.next = Some(recipient);
         self
     }
 
     /// The chain, once every stage is in it; none if none is.
     pub fn build(self) -> Option<Chain> {
-        let entry = self.next?;
+        self.exits.next.as_ref()?;
+        self.runner.run();
         Some(Chain {
-            entry,
-            broken: self.broken,
-            metrics: self.metrics,
+            entry: self.exits,
+            runner: self.runner,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+    use std::time::Instant;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, Method};
+    use proto::id::RequestId;
+    use proto::seal::DigestKey;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::flow::{Inbound, Notes};
+    use crate::reply::{ReplyReceiver, seat};
+    use crate::request::Request;
+    use crate::snapshot::Snapshot;
+
+    /// A stage whose decision is a closure; `AT` is its place among [`StageKind::ALL`].
+    struct Does<const AT: usize, F>(F);
+
+    impl<const AT: usize, F: FnMut(&mut Exchange) -> Next + Unpin + 'static> Stage for Does<AT, F> {
+        const KIND: StageKind = StageKind::ALL[AT];
+
+        fn decide(&mut self, exchange: &mut Exchange) -> Next {
+            self.0(exchange)
+        }
+    }
+
+    fn exchange() -> (Box<Exchange>, ReplyReceiver) {
+        let (sender, receiver) = seat();
+        let peer = ([127, 0, 0, 1], 1).into();
+        let target = Bytes::from_static(b"/api/demo/");
+        let exchange = Exchange {
+            id: RequestId::new(),
+            started: Instant::now(),
+            started_at: jiff::Timestamp::now(),
+            marks: Default::default(),
+            trace: None,
+            snapshot: Snapshot::new(
+                Default::default(),
+                Default::default(),
+                DigestKey::from_bytes([7; 32]),
+            )
+            .into(),
+            request: Request::new(Method::GET, target, HeaderMap::new(), peer),
+            body: Inbound::None,
+            proxy: None,
+            assumed: None,
+            caller: None,
+            applied: Default::default(),
+            drawn: false,
+            tokens: None,
+            slots: Vec::new(),
+            outgoing: None,
+            armed: None,
+            answer: None,
+            end: None,
+            notes: Notes::default(),
+            closing: None,
+            reply: Some(sender),
+            permit: None,
+            fault: None,
+        };
+        (Box::new(exchange), receiver)
+    }
+
+    fn refuses(_: &mut Exchange) -> Next {
+        EarlyEnd::new(Code::RateLimited, "test").into()
+    }
+
+    /// The status of the reply, if it is there.
+    fn status(receiver: ReplyReceiver) -> Option<u16> {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        match pin!(receiver).poll(&mut cx) {
+            Poll::Ready(reply) => Some(reply.expect("a reply").into_response().status().as_u16()),
+            Poll::Pending => None,
+        }
+    }
+
+    fn chain_of<const AT: usize>(
+        capacity: usize,
+        metrics: Metrics,
+        first: impl FnMut(&mut Exchange) -> Next + Unpin + 'static,
+    ) -> Rc<Chain> {
+        let builder = ChainBuilder::new(capacity, metrics)
+            .before(Does::<9, _>(|_: &mut Exchange| Next::Continue))
+            .before(Does::<{ StageKind::Record as usize }, _>(
+                |_: &mut Exchange| Next::Continue,
+            ));
+        Rc::new(builder.before(Does::<AT, _>(first)).build().unwrap())
+    }
+
+    #[test]
+    fn a_request_passes_its_stages_at_once() {
+        let chain = chain_of::<0>(16, Metrics::default(), refuses);
+        let (exchange, receiver) = exchange();
+        assert!(chain.submit(exchange).is_ok());
+        assert_eq!(status(receiver), Some(429));
+    }
+
+    #[test]
+    fn a_panic_costs_one_request_and_breaks_the_chain() {
+        let chain = chain_of::<0>(16, Metrics::default(), |_| panic!("as the test wants"));
+        let (exchange, receiver) = exchange();
+        assert!(chain.submit(exchange).is_ok());
+        assert_eq!(status(receiver), Some(500));
+        assert!(chain.is_broken());
+    }
+
+    #[test]
+    fn a_full_mailbox_is_overloaded_and_what_it_holds_is_served() {
+        // While a stage runs its own mailbox is not emptied.
+        let chain = Rc::new(RefCell::new(None::<Rc<Chain>>));
+        let waiting = Rc::new(RefCell::new(Vec::new()));
+        let (own, served) = (chain.clone(), waiting.clone());
+        let mut full = 0;
+        let (tell, told) = std::sync::mpsc::channel();
+        let metrics = Metrics::default();
+        let first = move |exchange: &mut Exchange| {
+            let chain = own.borrow_mut().take();
+            for _ in 0..4 {
+                let Some(chain) = &chain else { break };
+                let (more, receiver) = super::tests::exchange();
+                match chain.submit(more) {
+                    Ok(()) => served.borrow_mut().push(receiver),
+                    Err((_, end)) => {
+                        assert_eq!(end.code, Code::Overloaded);
+                        full += 1;
+                        tell.send(full).unwrap();
+                    }
+                }
+            }
+            refuses(exchange)
+        };
+        let built = chain_of::<0>(2, metrics.clone(), first);
+        chain.replace(Some(built.clone()));
+        let (exchange, receiver) = exchange();
+        assert!(built.submit(exchange).is_ok());
+        let refused = told.try_iter().last().unwrap_or(0);
+        assert!(refused > 0 && !waiting.borrow().is_empty());
+        for receiver in waiting.take().into_iter().chain([receiver]) {
+            assert_eq!(status(receiver), Some(429));
+        }
+        let text = metrics.render(&Default::default());
+        let none = "requestrocket_mailbox_full_total{stage=\"receive\"} 0";
+        assert!(!text.contains(none), "{text}");
+    }
+
+    #[actix_rt::test]
+    async fn a_stage_that_waits_holds_up_nobody() {
+        let (go, gone) = oneshot::channel::<()>();
+        let mut gone = Some(gone);
+        let chain = chain_of::<0>(16, Metrics::default(), move |exchange| {
+            let Some(gone) = gone.take() else {
+                return refuses(exchange);
+            };
+            Next::Wait(Box::new(move |exchange| {
+                Box::pin(async move {
+                    let _ = gone.await;
+                    (
+                        exchange,
+                        Some(Box::new(EarlyEnd::new(Code::UpstreamTimeout, "test"))),
+                    )
+                })
+            }))
+        });
+        let (first, waits) = exchange();
+        assert!(chain.submit(first).is_ok());
+        let (second, passes) = exchange();
+        assert!(chain.submit(second).is_ok());
+        assert_eq!(status(passes), Some(429));
+        // A chain that is replaced meanwhile still serves who waits.
+        drop(chain);
+        go.send(()).unwrap();
+        let reply = waits.await.expect("a reply").into_response();
+        assert_eq!(reply.status().as_u16(), 504);
     }
 }

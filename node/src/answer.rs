@@ -3,17 +3,20 @@
 //! The only place that turns outcomes into responses. Also the edge where `http` 1.x types (ours,
 //! hyper's) become those of actix-web.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use actix_web::HttpResponse;
+use actix_http::Response;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http as old_http;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proto::outcome::{Code, EarlyEnd};
+use proto::record::Record;
 
+use crate::copied_values::CopiedValues;
 use crate::flow::{Exchange, Outbound};
 use crate::outbound::EventBody;
 use crate::stages::record::Closing;
@@ -22,6 +25,7 @@ use crate::upstream::{AnswerBody, AnswerError};
 const REQUEST_ID: HeaderName = HeaderName::from_static("requestrocket-request-id");
 const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-code");
 const PROXY_MESSAGE: HeaderName = HeaderName::from_static("requestrocket-proxy-message");
+const PROXY_WARNING: HeaderName = HeaderName::from_static("requestrocket-proxy-warning");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Longest `requestrocket-proxy-message`, in bytes.
 const MESSAGE_BYTES_MAX: usize = 500;
@@ -70,8 +74,7 @@ pub fn reply(mut exchange: Box<Exchange>) {
         },
     };
     if let Some(sender) = sender {
-        // An error means that the caller left; the reply's drop has recorded it.
-        let _ = sender.send(reply);
+        sender.send(reply);
     }
 }
 
@@ -112,6 +115,9 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
         exchange.id.text().as_str(),
         Code::AccessGranted,
     );
+    if let Some(warning) = exchange.notes.warning.as_deref().and_then(message) {
+        headers.insert(PROXY_WARNING, warning);
+    }
     let bodyless = exchange.request.method == Method::HEAD
         || matches!(
             answer.status,
@@ -158,17 +164,64 @@ fn message(detail: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
+/// A reply that was read to its end, or as far as wanted.
+pub struct Collected {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub headers: HeaderMap,
+    /// The first of its body.
+    pub body: Vec<u8>,
+    /// Whether that is all of it.
+    pub whole: bool,
+    /// What the request's record will say, but for what its end adds.
+    pub record: Option<Record>,
+}
+
 impl Reply {
+    /// Reads the body as its caller would, and keeps the first `bytes_max` of it. A body that
+    /// does not end before `deadline` is left there.
+    pub async fn collect(self, bytes_max: usize, deadline: tokio::time::Instant) -> Collected {
+        let Self {
+            status,
+            headers,
+            mut body,
+        } = self;
+        let record = body.closing.as_ref().and_then(|closing| closing.record());
+        let record = record.cloned();
+        let (mut kept, mut whole) = (Vec::new(), true);
+        let reading = async {
+            while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_next(cx)).await {
+                let Ok(bytes) = piece else {
+                    whole = false;
+                    return;
+                };
+                let room = bytes_max.saturating_sub(kept.len()).min(bytes.len());
+                kept.extend_from_slice(&bytes[..room]);
+                whole &= room == bytes.len();
+            }
+        };
+        let in_time = tokio::time::timeout_at(deadline, reading).await.is_ok();
+        Collected {
+            status,
+            headers,
+            body: kept,
+            whole: whole && in_time,
+            record,
+        }
+    }
+
     /// The same as a response of actix-web.
-    pub fn into_response(self) -> HttpResponse<ReplyBody> {
+    pub fn into_response(self) -> Response<ReplyBody> {
         let status = old_http::StatusCode::from_u16(self.status.as_u16())
             .unwrap_or(old_http::StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = HttpResponse::with_body(status, self.body);
+        let mut response = Response::with_body(status, self.body);
         let headers = response.headers_mut();
+        let mut copied = CopiedValues::of(|| self.headers.values().map(HeaderValue::as_bytes));
         for (name, value) in &self.headers {
-            let name = old_http::header::HeaderName::from_bytes(name.as_str().as_bytes());
-            let value = old_http::header::HeaderValue::from_bytes(value.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, value) {
+            let value = copied.next(value.len());
+            let value = old_http::header::HeaderValue::from_maybe_shared(value);
+            if let (Some(name), Ok(value)) = (old_name(name), value) {
                 headers.append(name, value);
             }
         }
@@ -176,8 +229,20 @@ impl Reply {
     }
 }
 
+/// The same name; ours, which every answer has, need not be looked at letter by letter.
+fn old_name(name: &HeaderName) -> Option<old_http::header::HeaderName> {
+    use old_http::header::HeaderName as OldName;
+    const ID: OldName = OldName::from_static("requestrocket-request-id");
+    const CODE: OldName = OldName::from_static("requestrocket-proxy-code");
+    match name.as_str() {
+        "requestrocket-request-id" => Some(ID),
+        "requestrocket-proxy-code" => Some(CODE),
+        text => OldName::from_bytes(text.as_bytes()).ok(),
+    }
+}
+
 /// The response to a request that never became an exchange, or whose exchange was lost.
-pub fn bare(end: &EarlyEnd, request_id: &str) -> HttpResponse<ReplyBody> {
+pub fn bare(end: &EarlyEnd, request_id: &str) -> Response<ReplyBody> {
     let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut headers = HeaderMap::with_capacity(6);
     ours(&mut headers, request_id, end.code);

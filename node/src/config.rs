@@ -43,6 +43,9 @@ pub struct GatewaySettings {
     /// Put the reason of a 401 into its `detail`. For development: it tells whether a proxy
     /// exists.
     pub explain_unauthorized: bool,
+    /// Offer `Basic` beside `Bearer` in every 401, for clients that send a key only when asked
+    /// (git, wget, browsers).
+    pub basic_challenge: bool,
     /// Obey the header `requestrocket-fault: panic@{stage}`. For tests of the gateway itself.
     pub fault_injection: bool,
 }
@@ -66,6 +69,7 @@ impl Default for GatewaySettings {
             keep_alive_ms: 75_000,
             drain_ms: 30_000,
             explain_unauthorized: false,
+            basic_challenge: false,
             fault_injection: false,
         }
     }

@@ -14,21 +14,21 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::{AuthFailure, Denial, UpstreamId};
-use tokio::sync::oneshot;
-use tracing::Span;
+use proto::record::{Attempt, AuthFailure, Denial, UpstreamId};
 
 use crate::actor::{STAGES, StageKind};
-use crate::answer::Reply;
 use crate::body::{ByteStream, RequestBody};
-use crate::limits::Tokens;
+use crate::limits::{SlotToken, Tokens};
+use crate::metering::Applied;
 use crate::metrics::Permit;
 use crate::outbound::EventBody;
 use crate::presented::Place;
+use crate::reply::ReplySender;
 use crate::request::Request;
 use crate::snapshot::{CompiledProxy, Snapshot};
 use crate::stages::inject::Armed;
 use crate::stages::record::Closing;
+use crate::telemetry::TraceContext;
 use crate::upstream::AnswerBody;
 
 /// A request between two stages.
@@ -41,8 +41,8 @@ pub struct Exchange {
     pub started_at: Timestamp,
     /// Microseconds after `started` at which each stage was left; 0 for stages not passed.
     pub marks: [u32; STAGES],
-    /// The request's span.
-    pub span: Span,
+    /// Its place in a trace; none while traces are not exported.
+    pub trace: Option<TraceContext>,
     /// The configuration in force for the request's whole life.
     pub snapshot: Arc<Snapshot>,
     /// The head as it came.
@@ -51,10 +51,18 @@ pub struct Exchange {
     pub body: Inbound,
     /// *Received*: the proxy; none for an unknown one, which `authenticate` answers.
     pub proxy: Option<Arc<CompiledProxy>>,
+    /// The proxy credential that a test request is taken to hold; no caller's request has one.
+    pub assumed: Option<CredentialId>,
     /// *Identified*: who calls.
     pub caller: Option<Caller>,
-    /// *Admitted*: tokens drawn and not yet sent.
+    /// *Admitted*: the meters that count it.
+    pub applied: Applied,
+    /// Whether all that it spends is drawn.
+    pub drawn: bool,
+    /// Tokens drawn from them and not yet sent.
     pub tokens: Option<Tokens>,
+    /// Its places among the calls in flight.
+    pub slots: Vec<SlotToken>,
     /// *Prepared*: what will be sent, before the credential.
     pub outgoing: Option<Outgoing>,
     /// *Armed*: what will be sent.
@@ -68,7 +76,7 @@ pub struct Exchange {
     /// The record in the making, once `record` has been passed; emitted with the body's end.
     pub closing: Option<Box<Closing>>,
     /// Where the listener's handler waits for the reply.
-    pub reply: Option<oneshot::Sender<Reply>>,
+    pub reply: Option<ReplySender>,
     /// The request's place among those in flight.
     pub permit: Option<Permit>,
     /// The stage that shall panic on this request; only with `gateway.fault_injection`.
@@ -133,6 +141,8 @@ pub struct Caller {
     pub generation: Option<Arc<str>>,
     /// Where the key stood.
     pub places: Vec<Place>,
+    /// The payload of the JWT that it presented, where a meter asks for a claim.
+    pub jwt: Option<Box<[u8]>>,
 }
 
 /// The request towards the target, before the credential is added.
@@ -181,10 +191,14 @@ pub struct Notes {
     pub shadow_rules: Vec<RuleId>,
     /// Filters that changed the body.
     pub filters_changed: Vec<FilterId>,
+    /// What the caller is warned of.
+    pub warning: Option<String>,
     /// The target's status, also where the caller got another.
     pub upstream_status: Option<u16>,
     /// Attempts made towards the target.
     pub attempts: u32,
+    /// Each of them.
+    pub sends: Vec<Attempt>,
     /// Microseconds from sending to the answer's first byte.
     pub upstream_us: u64,
     /// Bytes of the answer's body, where the gateway held it whole.
@@ -202,15 +216,19 @@ pub struct Notes {
     /// Bytes of the request's body that were read, counted while it streams.
     pub request_bytes: Rc<Cell<u64>>,
     /// The W3C trace id of the request.
-    pub trace_id: Option<String>,
+    pub trace_id: Option<u128>,
 }
 
 impl Exchange {
     /// Notes the time at which a stage was left.
     pub fn mark(&mut self, stage: StageKind) {
-        let us = self.started.elapsed().as_micros();
         // Zero means "not passed", so the first microsecond counts as one.
-        self.marks[stage as usize] = u32::try_from(us).unwrap_or(u32::MAX).max(1);
+        self.marks[stage as usize] = self.elapsed_us().max(1);
+    }
+
+    /// Microseconds since its start, as many as marks hold.
+    pub fn elapsed_us(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_micros()).unwrap_or(u32::MAX)
     }
 
     /// The code that the record and the answer's header carry.

@@ -1,14 +1,21 @@
 //! Starts the data plane: listener, workers, and the task that swaps snapshots in.
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::net::TcpListener;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::{Request, Response};
 use actix_server::Server;
-use actix_web::{App, web};
+use actix_service::{Service, fn_factory_with_config};
+use actix_web::dev::AppConfig;
 use arc_swap::ArcSwap;
 
+use crate::answer::ReplyBody;
 use crate::config::GatewaySettings;
 use crate::listener::{self, ListenerHandle, ListenerSettings};
 use crate::stages::receive;
@@ -30,10 +37,32 @@ pub fn serve(
     };
     let metrics = shared.metrics.clone();
     listener::serve(listener, settings, metrics, move || {
-        App::new()
-            .app_data(Worker::start(shared.clone()))
-            .default_service(web::to(receive::serve))
+        let shared = shared.clone();
+        fn_factory_with_config(move |_: AppConfig| {
+            let worker = Worker::start(shared.clone());
+            ready(Ok::<_, Infallible>(Pipeline { worker }))
+        })
     })
+}
+
+/// Everything goes to the pipeline: there are no routes, so it stands without the parts of
+/// actix-web's `App` that would look for one.
+struct Pipeline {
+    worker: Rc<Worker>,
+}
+
+impl Service<Request> for Pipeline {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    // Boxed, or every idle connection would have room for it.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    actix_service::always_ready!();
+
+    fn call(&self, request: Request) -> Self::Future {
+        let worker = self.worker.clone();
+        Box::pin(async move { Ok(receive::serve(worker, request).await) })
+    }
 }
 
 fn listener_settings(settings: &GatewaySettings) -> ListenerSettings {
@@ -57,6 +86,6 @@ fn listener_settings(settings: &GatewaySettings) -> ListenerSettings {
 
 /// The cell in which the configuration in force is kept, empty at first.
 pub fn empty_snapshot(key: proto::seal::DigestKey) -> Arc<ArcSwap<crate::snapshot::Snapshot>> {
-    let snapshot = crate::snapshot::Snapshot::new(Default::default(), key);
+    let snapshot = crate::snapshot::Snapshot::new(Default::default(), Default::default(), key);
     Arc::new(ArcSwap::from_pointee(snapshot))
 }

@@ -1,31 +1,43 @@
 //! The data plane: one actix actor per pipeline stage, connected by message passing.
 //!
-//! In reading order: `listener` (bytes in), `worker` (wiring), `actor` and `flow` (how a request
-//! moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`, `credentials`,
-//! `limits`, `upstream`, `inbound`; what feeds them: `sync` and `snapshot`; what they feed:
-//! `records`, `metrics`, `telemetry`.
+//! In reading order: `listener` (bytes in), `worker` (wiring), `actor`, `runner`, `flow`, `reply`
+//! (how a request moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`,
+//! `credentials`, `limits`, `upstream`, `inbound`; how nodes talk to each other: `peers`; what
+//! feeds them: `sync` and `snapshot`; what they feed: `records`, `metrics`, `telemetry`; who calls
+//! besides callers: `test_run`.
 
 pub mod actor;
 pub mod admin;
 pub mod answer;
+pub mod attempts;
 pub mod body;
 pub mod breakers;
 pub mod config;
+pub mod copied_values;
 pub mod credentials;
+pub mod facts;
 pub mod flow;
 pub mod gateway;
 pub mod hygiene;
 pub mod inbound;
 pub mod limits;
 pub mod listener;
+pub mod metering;
 pub mod metrics;
 pub mod outbound;
+pub mod peers;
 pub mod presented;
 pub mod records;
+pub mod refused;
+pub mod reply;
 pub mod request;
+pub mod runner;
 pub mod snapshot;
+pub mod spending;
 pub mod stages;
 pub mod sync;
 pub mod telemetry;
+pub mod test_run;
+pub mod traces;
 pub mod upstream;
 pub mod worker;

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
+/// What the paths of proxies begin with.
+const PREFIX: &[u8] = b"/api/";
+
 /// A request's head. Path and query are kept byte for byte.
 #[derive(Debug)]
 pub struct Request {
@@ -44,7 +47,6 @@ impl Request {
     /// The one place that finds the proxy of a request: host routing and a forward listener will
     /// come here.
     pub fn split_proxy_key(&mut self) -> Option<&str> {
-        const PREFIX: &[u8] = b"/api/";
         let behind = self.path.strip_prefix(PREFIX)?;
         let length = behind
             .iter()
@@ -60,9 +62,18 @@ impl Request {
         std::str::from_utf8(key).ok()
     }
 
+    /// What stands in the place of a proxy's name, be it one or not.
+    pub fn called_name(&self) -> &[u8] {
+        let behind = self.path.strip_prefix(PREFIX).unwrap_or_default();
+        behind
+            .split(|byte| *byte == b'/')
+            .next()
+            .unwrap_or_default()
+    }
+
     /// Whether the path begins like one of a proxy, known or not.
     pub fn is_proxy_form(&self) -> bool {
-        self.path.starts_with(b"/api/")
+        self.path.starts_with(PREFIX)
     }
 
     /// The path in front of what is sent on: `/api/{key}`, in the form that the caller used.

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use http::HeaderName;
 use jiff::Timestamp;
@@ -15,7 +16,9 @@ use proto::filter::FilterSet;
 use proto::hosts::HostPattern;
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::path::PathOptions;
-use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, RecordPolicy, RewriteUrls};
+use proto::proxy::{
+    ErrorBodies, ForeignUrls, FormerAlias, OnClientAbort, RecordPolicy, RewriteUrls,
+};
 use proto::rule::RuleSet;
 use proto::seal::DigestKey;
 use proto::target::BaseUrl;
@@ -23,7 +26,8 @@ use proto::target::BaseUrl;
 use crate::breakers::TargetBreaker;
 use crate::credentials::vault::Sealing;
 use crate::hygiene::fields::RequestFields;
-use crate::limits::MeterSet;
+use crate::metering::Metering;
+use crate::metrics::ProxyCounters;
 use crate::presented::{self, Place};
 use crate::request::Request;
 use crate::upstream::Destination;
@@ -32,21 +36,34 @@ use crate::upstream::Destination;
 pub struct Snapshot {
     /// By id, by `{slug}.{alias}`, and by bare alias for the default organisation.
     proxies: HashMap<Box<str>, Arc<CompiledProxy>>,
+    former: FormerNames,
     digest_key: DigestKey,
 }
 
+/// Names that proxies had before, and until when they answer to them.
+pub type FormerNames = HashMap<Box<str>, (Arc<CompiledProxy>, Timestamp)>;
+
 impl Snapshot {
     /// A snapshot of these proxies, under every name that each answers to.
-    pub fn new(proxies: HashMap<Box<str>, Arc<CompiledProxy>>, digest_key: DigestKey) -> Self {
+    pub fn new(
+        proxies: HashMap<Box<str>, Arc<CompiledProxy>>,
+        former: FormerNames,
+        digest_key: DigestKey,
+    ) -> Self {
         Self {
             proxies,
+            former,
             digest_key,
         }
     }
 
     /// The proxy behind `/api/{key}`.
-    pub fn find(&self, key: &str) -> Option<Arc<CompiledProxy>> {
-        self.proxies.get(key).cloned()
+    pub fn find(&self, key: &str, now: Timestamp) -> Option<Arc<CompiledProxy>> {
+        let of_old = || {
+            let (proxy, until) = self.former.get(key)?;
+            (now < *until).then_some(proxy)
+        };
+        self.proxies.get(key).or_else(of_old).cloned()
     }
 
     /// The key under which secrets are digested.
@@ -70,8 +87,11 @@ pub struct CompiledProxy {
     pub org: OrgId,
     /// Its short name.
     pub alias: Option<Box<str>>,
-    /// The version of the organisation's configuration that this was compiled from.
-    pub version: u64,
+    /// Short names that it had before.
+    pub former_aliases: Vec<FormerAlias>,
+    /// The newest version of the organisation's configuration that this is the form of; it counts
+    /// on while the organisation changes and nothing that this is made of does.
+    pub version: AtomicU64,
     /// Whether it is switched on.
     pub active: bool,
     /// Who may call.
@@ -88,8 +108,6 @@ pub struct CompiledProxy {
     pub destination: Arc<Destination>,
     /// Timeouts in words, for messages: `first_byte_ms` and who set it.
     pub first_byte_text: Box<str>,
-    /// Rate limits.
-    pub meters: MeterSet,
     /// Which fields of callers pass.
     pub request_fields: RequestFields,
     /// Authentication fields of callers that pass.
@@ -110,6 +128,8 @@ pub struct CompiledProxy {
     pub record: RecordPolicy,
     /// Query parameters that may hold a key, whose values no record keeps.
     pub key_queries: Vec<Box<str>>,
+    /// Counts its requests.
+    pub counters: ProxyCounters,
 }
 
 /// A proxy credential of a proxy.
@@ -137,6 +157,8 @@ pub struct ProxyCredential {
     pub response_filters: Option<Arc<FilterSet>>,
     /// Request filters, likewise.
     pub request_filters: Option<Arc<FilterSet>>,
+    /// Meters of its callers' requests.
+    pub metering: Metering,
 }
 
 /// One secret of a proxy credential.
@@ -201,6 +223,8 @@ pub struct CompiledTarget {
     pub base: BaseUrl,
     /// How paths are read.
     pub path: PathOptions,
+    /// Whether the operator's settings do not let it be called.
+    pub forbidden: bool,
     /// Rules of its scope.
     pub rules: Arc<RuleSet>,
     /// The header by which it recognises a repeated request.

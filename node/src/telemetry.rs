@@ -1,89 +1,210 @@
-//! Trace context of a request: taken from the caller, shown as spans, passed on to the target.
+//! Trace context of a request (W3C Trace Context): taken from the caller, passed on to the target.
 //!
-//! Spans are `tracing` spans; where an OTLP exporter is installed they become a trace of
-//! OpenTelemetry. `traceparent` (W3C Trace Context) is passed on; `tracestate` and `baggage` carry
-//! internal data and are not.
+//! `traceparent` is passed on with the attempt's span as the parent. What else the target learns is
+//! its `propagate_trace`: `tracestate` and `baggage` carry internal data and are not passed by
+//! default. Nothing here allocates unless traces are exported.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::propagation::{Extractor, Injector};
-use opentelemetry::trace::TraceContextExt;
-use proto::id::RequestId;
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::request::Request;
+use crate::traces::{Incoming, Sampling};
 
 /// The field that carries a trace's identity.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The span of a whole request, as a child of the caller's.
-pub fn request_span(request: &Request, id: RequestId) -> Span {
-    let span = tracing::info_span!(
-        "request",
-        otel.kind = "server",
-        otel.name = request.method.as_str(),
-        http.request.method = request.method.as_str(),
-        requestrocket.request_id = %id,
-        http.response.status_code = tracing::field::Empty,
-        requestrocket.code = tracing::field::Empty,
-    );
-    if !span.is_disabled() && request.headers.contains_key(TRACEPARENT) {
-        let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
-            propagator.extract(&Fields(&request.headers))
-        });
-        // An error means that no OpenTelemetry layer is installed: then there is no trace to join.
-        let _ = span.set_parent(parent);
-    }
-    span
+/// The place of a request in its trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace.
+    pub trace_id: u128,
+    /// The request's span.
+    pub span_id: u64,
+    /// The span of the last attempt, which the target sees as its parent.
+    pub attempt_id: u64,
+    /// The caller's span, as the parent of ours or, where its trace is not joined, as a link.
+    pub caller: Option<Parent>,
+    /// What the target is told: whether this trace is kept.
+    pub sampled: bool,
 }
 
-/// The trace id of a request: of its span, or else of the caller's `traceparent`.
-pub fn trace_id(span: &Span, headers: &HeaderMap) -> Option<String> {
-    let own = match span.is_disabled() {
-        true => opentelemetry::TraceId::INVALID,
-        false => span.context().span().span_context().trace_id(),
-    };
-    if own != opentelemetry::TraceId::INVALID {
-        return Some(own.to_string());
-    }
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let id = text.split('-').nth(1)?;
-    let valid = id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    (valid && id.bytes().any(|b| b != b'0')).then(|| id.to_owned())
+/// A caller's `traceparent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its trace.
+    pub trace_id: u128,
+    /// Its span.
+    pub span_id: u64,
+    /// Whether it is kept.
+    pub sampled: bool,
 }
 
-/// Makes the current span the parent of what the target does.
-pub fn pass_on(headers: &mut HeaderMap) {
-    let span = Span::current();
-    if span.is_disabled() {
-        return;
-    }
-    let context = span.context();
-    opentelemetry::global::get_text_map_propagator(|propagator| {
-        propagator.inject_context(&context, &mut Out(headers));
-    });
-}
-
-struct Fields<'a>(&'a HeaderMap);
-
-impl Extractor for Fields<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
-}
-
-struct Out<'a>(&'a mut HeaderMap);
-
-impl Injector for Out<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        if key == TRACEPARENT.as_str()
-            && let Ok(value) = HeaderValue::from_str(&value)
-        {
-            self.0.insert(TRACEPARENT, value);
+impl TraceContext {
+    /// The context of the request with this id, whose caller sent a `traceparent` or not.
+    ///
+    /// The id is a UUIDv7, so its last 62 bits are random; it is known to the caller already, who
+    /// can so find the trace.
+    pub fn new(request_id: u128, caller: Option<Parent>, sampling: &Sampling) -> Self {
+        let joined = caller.filter(|_| sampling.incoming != Incoming::Ignore);
+        let trace_id = joined.map_or(request_id, |parent| parent.trace_id);
+        let span_id = spread(request_id as u64 ^ (request_id >> 64) as u64);
+        Self {
+            trace_id,
+            span_id,
+            attempt_id: spread(span_id),
+            caller,
+            sampled: sampling.begins(trace_id, joined.map(|parent| parent.sampled)),
         }
+    }
+
+    /// The caller's span where the request joined its trace.
+    pub fn parent(&self) -> Option<Parent> {
+        self.caller
+            .filter(|parent| parent.trace_id == self.trace_id)
+    }
+
+    /// The id of another span of the request: the same for the same number.
+    pub fn further_span(&self, n: u64) -> u64 {
+        spread(
+            self.span_id
+                .wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        )
+    }
+
+    /// Makes the attempt the parent of what the target does.
+    pub fn pass_on(&self, headers: &mut HeaderMap) {
+        let flags = u8::from(self.sampled);
+        let text = format!(
+            "00-{:032x}-{:016x}-{flags:02x}",
+            self.trace_id, self.attempt_id
+        );
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(TRACEPARENT, value);
+        }
+    }
+}
+
+/// Spreads a number over 64 bits (splitmix64), never to zero, which is no span.
+fn spread(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (n ^ (n >> 31)).max(1)
+}
+
+/// The caller's trace, if it sent one valid `traceparent`. Versions above 00 may carry more behind
+/// the four fields; `ff` is none.
+pub fn callers(headers: &HeaderMap) -> Option<Parent> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let text = values.next()?.as_bytes();
+    if values.next().is_some() || text.len() < 55 {
+        return None;
+    }
+    let (head, rest) = text.split_at(55);
+    let dashes = head[2] == b'-' && head[35] == b'-' && head[52] == b'-';
+    let version = hex(&head[..2])?;
+    let ends = match version {
+        0 => rest.is_empty(),
+        0xff => false,
+        _ => rest.is_empty() || rest[0] == b'-',
+    };
+    let parent = Parent {
+        trace_id: hex(&head[3..35])?,
+        span_id: hex(&head[36..52])? as u64,
+        sampled: hex(&head[53..55])? & 1 == 1,
+    };
+    (dashes && ends && parent.trace_id != 0 && parent.span_id != 0).then_some(parent)
+}
+
+/// Lower-case hex digits as a number.
+fn hex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0u128, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
+}
+
+/// A trace id as records hold it.
+pub fn trace_id_text(trace_id: u128) -> String {
+    format!("{trace_id:032x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLING: Sampling = Sampling {
+        incoming: Incoming::Trust,
+        ratio: 0.0,
+        slow_us: u64::MAX,
+        errors: false,
+        refused: false,
+    };
+
+    fn headers(text: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACEPARENT, HeaderValue::from_str(text).unwrap());
+        headers
+    }
+
+    #[test]
+    fn only_a_valid_traceparent_is_one() {
+        let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        for (text, valid) in [
+            (format!("00-{trace}-{span}-01"), true),
+            (format!("00-{trace}-{span}-00"), true),
+            (format!("01-{trace}-{span}-01-more"), true),
+            (format!("00-{trace}-{span}-01-more"), false),
+            (format!("01-{trace}-{span}-01more"), false),
+            (format!("ff-{trace}-{span}-01"), false),
+            (format!("00-{}-{span}-01", trace.to_uppercase()), false),
+            (format!("00-{}-{span}-01", "0".repeat(32)), false),
+            (format!("00-{trace}-{}-01", "0".repeat(16)), false),
+            (format!("00_{trace}-{span}-01"), false),
+            ("00".into(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(callers(&headers(&text)).is_some(), valid, "{text}");
+        }
+        let mut twice = headers(&format!("00-{trace}-{span}-01"));
+        twice.append(TRACEPARENT, HeaderValue::from_static("x"));
+        assert_eq!(callers(&twice), None);
+    }
+
+    #[test]
+    fn a_request_joins_its_callers_trace_where_that_is_trusted() {
+        let parent = Parent {
+            trace_id: 7,
+            span_id: 8,
+            sampled: true,
+        };
+        let joined = TraceContext::new(1, Some(parent), &SAMPLING);
+        assert_eq!(
+            (joined.trace_id, joined.parent(), joined.sampled),
+            (7, Some(parent), true)
+        );
+        let ignore = Sampling {
+            incoming: Incoming::Ignore,
+            ..SAMPLING
+        };
+        let own = TraceContext::new(1, Some(parent), &ignore);
+        assert_eq!((own.trace_id, own.parent(), own.sampled), (1, None, false));
+        assert_eq!(own.caller, Some(parent), "for a link");
+    }
+
+    #[test]
+    fn the_target_sees_the_attempt_as_its_parent() {
+        let context = TraceContext::new(0x0123 << 64 | 5, None, &SAMPLING);
+        let mut out = headers("00-x");
+        context.pass_on(&mut out);
+        let passed = callers(&out).unwrap();
+        assert_eq!(
+            (passed.trace_id, passed.span_id),
+            (context.trace_id, context.attempt_id)
+        );
+        let ids = [context.span_id, context.attempt_id, context.further_span(0)];
+        assert!(ids.iter().all(|id| *id != 0) && ids[0] != ids[1] && ids[1] != ids[2]);
     }
 }

@@ -5,16 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
-use tracing::Span;
 
 use crate::actor::{Chain, ChainBuilder};
 use crate::config::GatewaySettings;
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
+use crate::records::unmatched::Allowance;
 use crate::records::{RecordBuffer, RecordSender};
-use crate::request::Request;
 use crate::snapshot::Snapshot;
 use crate::stages::authenticate::Authenticate;
 use crate::stages::authorize::Authorize;
@@ -26,6 +26,9 @@ use crate::stages::prepare::Prepare;
 use crate::stages::receive::Receive;
 use crate::stages::record::{Origin, Recorder};
 use crate::stages::respond::Respond;
+use crate::telemetry::{self, TraceContext};
+use crate::test_run::{self, TestQueue};
+use crate::traces::TraceSender;
 use crate::upstream::{Upstream, UpstreamSettings};
 
 /// What every worker of a node shares.
@@ -41,8 +44,12 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Where records go.
     pub records: RecordSender,
+    /// Where finished requests go, while traces are exported.
+    pub traces: Option<TraceSender>,
     /// What this node's records say.
     pub origin: Arc<Origin>,
+    /// Test requests for whichever worker is free.
+    pub tests: TestQueue,
 }
 
 /// One worker thread.
@@ -65,7 +72,9 @@ impl Worker {
             chain: RefCell::new(None),
         };
         worker.chain.replace(worker.build().map(Rc::new));
-        Rc::new(worker)
+        let worker = Rc::new(worker);
+        actix_rt::spawn(test_run::serve(Rc::downgrade(&worker)));
+        worker
     }
 
     /// The pipeline, from its end to its beginning.
@@ -74,6 +83,7 @@ impl Worker {
             settings,
             metrics,
             origin,
+            traces,
             ..
         } = &self.shared;
         ChainBuilder::new(settings.mailbox_capacity, metrics.clone())
@@ -82,6 +92,8 @@ impl Worker {
                 records: self.records.clone(),
                 metrics: metrics.clone(),
                 origin: origin.clone(),
+                unmatched: Allowance::new(std::time::Instant::now()),
+                traces: traces.clone(),
             })
             .before(Filter)
             .before(Forward {
@@ -97,6 +109,7 @@ impl Worker {
             .before(Authenticate {
                 explain: settings.explain_unauthorized,
                 allowed_hosts: settings.allowed_hosts.clone(),
+                basic_challenge: settings.basic_challenge,
             })
             .before(Receive)
             .build()
@@ -107,6 +120,16 @@ impl Worker {
         self.shared
             .metrics
             .enter(self.shared.settings.requests_in_flight_max)
+    }
+
+    /// Where test requests come from.
+    pub fn tests(&self) -> &TestQueue {
+        &self.shared.tests
+    }
+
+    /// The name of this node.
+    pub fn node(&self) -> &str {
+        &self.shared.origin.node
     }
 
     /// The counters.
@@ -124,9 +147,11 @@ impl Worker {
         self.shared.settings.fault_injection
     }
 
-    /// The span that covers a whole request.
-    pub fn request_span(&self, request: &Request, id: RequestId) -> Span {
-        crate::telemetry::request_span(request, id)
+    /// The place of a request in its trace; none while traces are not exported.
+    pub fn trace(&self, headers: &HeaderMap, id: RequestId) -> Option<TraceContext> {
+        let traces = self.shared.traces.as_ref()?;
+        let caller = telemetry::callers(headers);
+        Some(TraceContext::new(id.bits(), caller, traces.sampling()))
     }
 
     /// Gives an exchange to the pipeline, after replacing a chain that lost an actor.

@@ -1,7 +1,8 @@
 //! Whether a process serves, and whether it does so from what it had before.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a readiness probe is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,9 @@ pub struct Health(Arc<State>);
 struct State {
     draining: AtomicBool,
     store_away: AtomicBool,
+    regressed: AtomicU64,
+    /// Panics by task.
+    failed: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Health {
@@ -56,12 +60,42 @@ impl Health {
         !self.0.store_away.load(Relaxed)
     }
 
-    /// Whether the store is reached, in the Prometheus text format.
+    /// In how many organisations the store went back behind what is served.
+    pub fn store_regressed(&self, orgs: u64) {
+        self.0.regressed.store(orgs, Relaxed);
+    }
+
+    /// A task of the process panicked and is run again.
+    pub fn task_failed(&self, task: &'static str) {
+        let mut failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed.entry(task).or_default() += 1;
+    }
+
+    /// Tasks that panicked, and how often.
+    pub fn tasks_failed(&self) -> Vec<(&'static str, u64)> {
+        let failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.iter().map(|(task, count)| (*task, *count)).collect()
+    }
+
+    /// What is known of the store, and which tasks were run again, in the Prometheus text format.
     pub fn metrics(&self) -> String {
         let name = "requestrocket_store_reachable";
         let help = "1 while the store of the configuration can be reached.";
         let value = u8::from(self.has_store());
-        format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+        let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+        let name = "requestrocket_store_regressed";
+        let help = "Organisations of which the store holds less than is served.";
+        let value = self.0.regressed.load(Relaxed);
+        text.push_str(&format!(
+            "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
+        ));
+        let name = "requestrocket_task_restarts_total";
+        let help = "Background tasks that panicked and were run again.";
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        for (task, count) in self.tasks_failed() {
+            text.push_str(&format!("{name}{{task=\"{task}\"}} {count}\n"));
+        }
+        text
     }
 
     /// What a probe is told now.
@@ -85,11 +119,10 @@ mod tests {
         health.store_reached(false);
         assert_eq!(health.clone().readiness(), Readiness::Degraded);
         assert!(health.readiness().serves());
-        assert!(
-            health
-                .metrics()
-                .ends_with("requestrocket_store_reachable 0\n")
-        );
+        health.store_regressed(2);
+        let metrics = health.metrics();
+        assert!(metrics.contains("\nrequestrocket_store_reachable 0\n"));
+        assert!(metrics.contains("\nrequestrocket_store_regressed 2\n"));
         health.drain();
         assert_eq!(health.readiness(), Readiness::Draining);
         assert!(!health.readiness().serves());

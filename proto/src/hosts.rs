@@ -2,7 +2,8 @@
 //!
 //! The list is bound into the sealed secret, so that whoever may edit a target cannot point an
 //! existing secret somewhere else. A wildcard directly below a public suffix, private section
-//! included, would be other people's hosts and is refused.
+//! included, would be other people's hosts: it is refused when it is saved, and matches nothing
+//! wherever it comes from.
 
 use std::fmt;
 use std::str::FromStr;
@@ -106,6 +107,8 @@ pub struct HostPattern {
     origin: Origin,
     /// Whether exactly one further label must stand before the host.
     wildcard: bool,
+    /// Whether anybody may own a name that the wildcard stands for.
+    too_wide: bool,
 }
 
 impl HostPattern {
@@ -114,11 +117,17 @@ impl HostPattern {
         Self {
             origin,
             wildcard: false,
+            too_wide: false,
         }
     }
 
-    /// Whether a secret bound to this pattern may be sent to `origin`.
-    pub fn matches(&self, origin: &Origin) -> bool {
+    /// Whether this is a wildcard over other people's names: directly below a public suffix.
+    pub fn is_too_wide(&self) -> bool {
+        self.too_wide
+    }
+
+    /// Whether the written form covers `origin`, be it too wide or not.
+    pub fn covers(&self, origin: &Origin) -> bool {
         if self.origin.scheme != origin.scheme || self.origin.port != origin.port {
             return false;
         }
@@ -131,37 +140,23 @@ impl HostPattern {
             .and_then(|rest| rest.strip_suffix('.'))
             .is_some_and(|label| !label.is_empty() && !label.contains('.'))
     }
-}
 
-/// Why a text is not a host pattern.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HostPatternError {
-    /// Not a host at all.
-    #[error("`{0}` is not a host: write api.example.com, api.example.com:8443 or *.example.com")]
-    Malformed(String),
-    /// A wildcard that covers other people's names.
-    #[error(
-        "`*.{0}` is directly below a public suffix, so anybody may own a name in it; \
-         write the exact host names instead"
-    )]
-    WildcardTooWide(String),
-}
-
-impl HostPatternError {
-    /// The stable code for a [`crate::problem::Problem`].
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed(_) => "host-malformed",
-            Self::WildcardTooWide(_) => "wildcard-too-wide",
-        }
+    /// Whether a secret bound to this pattern may be sent to `origin`.
+    pub fn matches(&self, origin: &Origin) -> bool {
+        !self.too_wide && self.covers(origin)
     }
 }
+
+/// A text that is no host pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a host: write api.example.com, api.example.com:8443 or *.example.com")]
+pub struct HostPatternError(String);
 
 impl FromStr for HostPattern {
     type Err = HostPatternError;
 
     fn from_str(text: &str) -> Result<Self, HostPatternError> {
-        let malformed = || HostPatternError::Malformed(text.chars().take(100).collect());
+        let malformed = || HostPatternError(text.chars().take(100).collect());
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (scheme, rest),
             None => ("https", text),
@@ -182,11 +177,14 @@ impl FromStr for HostPattern {
             if numeric {
                 return Err(malformed());
             }
-            if is_public_suffix(&origin.host) || covers_public_suffixes(&origin.host) {
-                return Err(HostPatternError::WildcardTooWide(origin.host));
-            }
         }
-        Ok(Self { origin, wildcard })
+        let too_wide =
+            wildcard && (is_public_suffix(&origin.host) || covers_public_suffixes(&origin.host));
+        Ok(Self {
+            origin,
+            wildcard,
+            too_wide,
+        })
     }
 }
 
@@ -268,29 +266,41 @@ mod tests {
     }
 
     #[test]
-    fn wide_and_malformed_patterns_are_refused() {
-        for (pattern, code) in [
-            ("*.myshopify.com", "wildcard-too-wide"),
-            ("*.s3.amazonaws.com", "wildcard-too-wide"),
-            ("*.workers.dev", "wildcard-too-wide"),
-            ("*.co.uk", "wildcard-too-wide"),
-            ("*.com", "wildcard-too-wide"),
-            ("*.localhost", "wildcard-too-wide"),
+    fn a_wildcard_over_other_peoples_names_matches_nothing() {
+        for (pattern, below) in [
+            ("*.myshopify.com", "shop.myshopify.com"),
+            ("*.s3.amazonaws.com", "bucket.s3.amazonaws.com"),
+            ("*.workers.dev", "a.workers.dev"),
+            ("*.co.uk", "a.co.uk"),
+            ("*.com", "a.com"),
+            ("*.localhost", "a.localhost"),
             // Names below are public suffixes by a rule with `*.` of the list.
-            ("*.compute-1.amazonaws.com", "wildcard-too-wide"),
-            ("*.elb.amazonaws.com", "wildcard-too-wide"),
-            ("*.platformsh.site", "wildcard-too-wide"),
-            ("*", "host-malformed"),
-            ("", "host-malformed"),
-            ("a.*.example.com", "host-malformed"),
-            ("*.127.0.0.1", "host-malformed"),
-            ("ftp://example.com", "host-malformed"),
-            ("user@example.com", "host-malformed"),
-            ("example.com/path", "host-malformed"),
-            ("exa mple.com", "host-malformed"),
+            ("*.compute-1.amazonaws.com", "a.compute-1.amazonaws.com"),
+            ("*.elb.amazonaws.com", "a.elb.amazonaws.com"),
+            ("*.platformsh.site", "a.platformsh.site"),
         ] {
-            let error = pattern.parse::<HostPattern>().unwrap_err();
-            assert_eq!(error.code(), code, "{pattern}");
+            let parsed: HostPattern = pattern.parse().unwrap();
+            let origin = origin(&format!("https://{below}/"));
+            assert!(parsed.is_too_wide() && parsed.covers(&origin), "{pattern}");
+            assert!(!parsed.matches(&origin), "{pattern}");
+            let exact: HostPattern = below.parse().unwrap();
+            assert!(!exact.is_too_wide() && exact.matches(&origin), "{below}");
+        }
+    }
+
+    #[test]
+    fn malformed_patterns_are_refused() {
+        for pattern in [
+            "*",
+            "",
+            "a.*.example.com",
+            "*.127.0.0.1",
+            "ftp://example.com",
+            "user@example.com",
+            "example.com/path",
+            "exa mple.com",
+        ] {
+            assert!(pattern.parse::<HostPattern>().is_err(), "{pattern}");
         }
     }
 }

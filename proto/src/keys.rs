@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::id::{CredentialId, NodeId, OrgId};
+use crate::id::{CredentialId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
 
 /// Everything that a node watches: heads, deltas, retired facts, the beat.
@@ -19,6 +19,8 @@ pub const HEADS: &str = "live/head/";
 pub const DELTAS: &str = "live/delta/";
 /// All retired facts.
 pub const RETIRED: &str = "live/retired/";
+/// All test requests that wait for a node.
+pub const TESTS: &str = "live/test/";
 /// Written by control every few seconds; a watch that does not show it is dead.
 pub const BEAT: &str = "live/beat";
 
@@ -31,6 +33,8 @@ pub enum Live {
     Delta(OrgId),
     /// Which secrets of a credential are over.
     Retired(OrgId, CredentialId),
+    /// A test request.
+    Test(RequestId),
     /// The beat of control.
     Beat,
 }
@@ -46,6 +50,9 @@ impl Live {
         }
         if let Some(org) = key.strip_prefix(DELTAS) {
             return org.parse().ok().map(Self::Delta);
+        }
+        if let Some(id) = key.strip_prefix(TESTS) {
+            return id.parse().ok().map(Self::Test);
         }
         let (org, credential) = key.strip_prefix(RETIRED)?.split_once('/')?;
         Some(Self::Retired(org.parse().ok()?, credential.parse().ok()?))
@@ -109,9 +116,66 @@ pub fn gc(org: OrgId) -> String {
     format!("gc/{org}")
 }
 
+/// All counters of [`gc`].
+pub const GC: &str = "gc/";
+
+/// Up to which version each control plane has archived an organisation.
+pub fn archived(org: OrgId) -> String {
+    format!("{ARCHIVED}{org}")
+}
+
+/// All keys of [`archived`].
+pub const ARCHIVED: &str = "archived/";
+
+/// The names of versions whose records have left the store.
+pub fn lineage(org: OrgId) -> String {
+    format!("{LINEAGE}{org}")
+}
+
+/// All keys of [`lineage`].
+pub const LINEAGE: &str = "lineage/";
+
+/// Leaves and roots, records of versions, and sealed secrets of all organisations: what comes
+/// behind these is an organisation and a slash.
+pub const OF_ORGS: [&str; 6] = [
+    "leaf/",
+    "versions/",
+    "secrets/",
+    RETIRED,
+    "idempotency/",
+    "tokens/",
+];
+
+/// All running control planes.
+pub const CONTROLS: &str = "controls/";
+
+/// A running control plane, under its lease; `name` is its archive's.
+pub fn control(name: &str) -> String {
+    format!("{CONTROLS}{name}")
+}
+
+/// A person's request to write back what the store has lost.
+pub const RECOVERY_ASK: &str = "recovery/ask";
+
+/// What a node wrote back of one organisation, for the request with this id.
+pub fn recovery_offer(id: &str, org: OrgId) -> String {
+    format!("recovery/offer/{id}/{org}")
+}
+
+/// That a node has written back everything that the request with this id asked for.
+pub fn recovery_offered(id: &str) -> String {
+    format!("recovery/offered/{id}")
+}
+
 /// A sealed secret of one region.
 pub fn secret(org: OrgId, credential: CredentialId, seal_id: &str, region: &str) -> String {
     format!("secrets/{org}/{credential}/{seal_id}/{region}")
+}
+
+/// The credential and the seal id that a key of [`secret`] names.
+pub fn parse_secret(key: &str) -> Option<(CredentialId, &str)> {
+    let mut parts = key.strip_prefix("secrets/")?.split('/').skip(1);
+    Some((parts.next()?.parse().ok()?, parts.next()?))
 }
 
 /// All sealed secrets of a credential.
@@ -145,6 +209,26 @@ pub fn token(org: OrgId, meter: &str, digest: &str) -> String {
     format!("tokens/{org}/{meter}/{digest}")
 }
 
+/// A test request, under its lease.
+pub fn test(id: RequestId) -> String {
+    format!("{TESTS}{id}")
+}
+
+/// What becomes of a test request, under its lease.
+pub fn test_results(id: RequestId) -> String {
+    format!("tests/{id}/")
+}
+
+/// The node that sends a test request.
+pub fn test_taken(id: RequestId) -> String {
+    format!("tests/{id}/taken")
+}
+
+/// The outcome of a test request.
+pub fn test_outcome(id: RequestId) -> String {
+    format!("tests/{id}/outcome")
+}
+
 /// All nodes.
 pub const NODES: &str = "nodes/";
 
@@ -158,10 +242,31 @@ pub fn parse_node(key: &str) -> Option<NodeId> {
     key.strip_prefix(NODES)?.parse().ok()
 }
 
+/// What nodes say of their meters.
+pub const USAGE: &str = "usage/";
+
+/// What a node says of its meters, under its lease.
+pub fn usage(node: NodeId) -> String {
+    format!("{USAGE}{node}")
+}
+
 /// Who does a job that only one control may do, under its lease.
 pub fn leader(role: &str) -> String {
     format!("leaders/{role}")
 }
+
+/// What a region that follows has stored of an organisation, as it told home.
+pub fn replicated(region: &str, org: OrgId) -> String {
+    format!("replication/{region}/{org}")
+}
+
+/// All keys of [`replicated`] of a region.
+pub fn replicated_of(region: &str) -> String {
+    format!("replication/{region}/")
+}
+
+/// The role of [`leader`] that replicates from the home region.
+pub const REPLICATION: &str = "replication";
 
 #[cfg(test)]
 mod tests {
@@ -172,6 +277,10 @@ mod tests {
         let (org, credential) = (OrgId::from_bits(1), CredentialId::from_bits(2));
         for (key, expected) in [
             (head(org), Some(Live::Head(org))),
+            (
+                test(RequestId::from_bits(3)),
+                Some(Live::Test(RequestId::from_bits(3))),
+            ),
             (delta(org), Some(Live::Delta(org))),
             (
                 retired(org, credential),
@@ -200,6 +309,10 @@ mod tests {
             version(org, 9) < version(org, 10),
             "keys sort as numbers do"
         );
+        let credential = CredentialId::from_bits(2);
+        let sealed = secret(org, credential, "abc", "eu");
+        assert_eq!(parse_secret(&sealed), Some((credential, "abc")));
+        assert_eq!(parse_secret("secrets/x"), None);
         assert_eq!(
             parse_node(&node(NodeId::from_bits(3))),
             Some(NodeId::from_bits(3))

@@ -2,10 +2,14 @@
 //! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
 //! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
 //! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
-//! `store`), and what is told of each request (`record`, `wire`).
+//! `store`), what nodes are asked to try (`test_request`), and what is told of each request
+//! (`record`, `wire`).
+//!
+//! What nodes tell of their meters is `usage`.
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
+pub mod attempt;
 pub mod body_view;
 pub mod breaker;
 pub mod checks;
@@ -30,11 +34,14 @@ pub mod problem;
 pub mod proxy;
 pub mod query;
 pub mod record;
+pub mod restarts;
 pub mod retired;
 pub mod rule;
 pub mod seal;
 pub mod store;
 pub mod target;
+pub mod test_request;
 pub mod tree;
+pub mod usage;
 pub mod version;
 pub mod wire;

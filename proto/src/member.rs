@@ -1,5 +1,7 @@
 //! What a node says of itself in the store, under a lease: who is there, and what it serves.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,6 +23,9 @@ pub struct Member {
     pub region: String,
     /// Where it listens for callers.
     pub address: String,
+    /// Where other nodes connect, `host:port`; absent from a node that takes no links of peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<String>,
     /// The version of its program.
     pub program: String,
     /// When it started.
@@ -33,6 +38,9 @@ pub struct Member {
     pub serves: String,
     /// Requests in flight when it last wrote this.
     pub in_flight: u64,
+    /// Background tasks of it that panicked and were run again, and how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub restarts: BTreeMap<String, u64>,
     /// What of the configuration it cannot serve; an earlier form is served instead. At most
     /// [`FAULTS_MAX`].
     pub faults: Vec<MemberFault>,

@@ -9,7 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::credential::{Credential, SecretState};
 use crate::filter::Filter;
-use crate::id::{CredentialId, FilterId, Id, Kind, OrgId, ProxyId, RuleId, TargetId, TokenId};
+use crate::id::{
+    CredentialId, FilterId, Id, Kind, MeterId, OrgId, ProxyId, RuleId, TargetId, TokenId,
+};
+use crate::meter::Meter;
 use crate::org::{ApiToken, Org};
 use crate::problem::Problem;
 use crate::proxy::Proxy;
@@ -33,6 +36,8 @@ pub enum ObjectId {
     Rule(RuleId),
     /// A filter.
     Filter(FilterId),
+    /// A meter.
+    Meter(MeterId),
 }
 
 impl fmt::Display for ObjectId {
@@ -45,6 +50,7 @@ impl fmt::Display for ObjectId {
             Self::Proxy(id) => id.fmt(f),
             Self::Rule(id) => id.fmt(f),
             Self::Filter(id) => id.fmt(f),
+            Self::Meter(id) => id.fmt(f),
         }
     }
 }
@@ -69,6 +75,7 @@ impl FromStr for ObjectId {
             Some("prx") => parse(text, Self::Proxy),
             Some("rul") => parse(text, Self::Rule),
             Some("flt") => parse(text, Self::Filter),
+            Some("mtr") => parse(text, Self::Meter),
             _ => None,
         }
         .ok_or_else(|| ObjectIdError(crate::checks::printable(text)))
@@ -123,13 +130,16 @@ pub enum Body {
     Rule(Attached<Rule>),
     /// A filter of one scope.
     Filter(Attached<Filter>),
+    /// A meter of one scope, or of the organisation.
+    Meter(Attached<Meter>),
 }
 
 /// Policy that hangs on one object, its scope, and goes with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attached<T> {
-    /// The scope: a credential of either kind, a proxy or a target; cannot change.
+    /// The scope: a credential of either kind, a proxy or a target, for meters the organisation
+    /// too; cannot change.
     pub parent: ObjectId,
     /// What hangs on it.
     pub spec: T,
@@ -170,6 +180,7 @@ impl Body {
             Self::Proxy(proxy) => proxy.validate(),
             Self::Rule(rule) => rule.spec.validate(),
             Self::Filter(filter) => filter.spec.validate(),
+            Self::Meter(meter) => meter.spec.validate(),
         }
     }
 
@@ -178,6 +189,7 @@ impl Body {
         match self {
             Self::Rule(rule) => Some(rule.parent),
             Self::Filter(filter) => Some(filter.parent),
+            Self::Meter(meter) => Some(meter.parent),
             Self::Org(_)
             | Self::Token(_)
             | Self::Target(_)
@@ -197,6 +209,7 @@ impl Body {
                 | (ObjectId::Proxy(_), Self::Proxy(_))
                 | (ObjectId::Rule(_), Self::Rule(_))
                 | (ObjectId::Filter(_), Self::Filter(_))
+                | (ObjectId::Meter(_), Self::Meter(_))
         )
     }
 }

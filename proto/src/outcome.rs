@@ -31,6 +31,8 @@ pub enum Code {
     UpgradeDenied,
     /// A meter is empty.
     RateLimited,
+    /// A meter is empty that answers so.
+    BudgetExhausted,
     /// The meter's state cannot be reached and the meter fails closed.
     LimitUnavailable,
     /// The body is larger than what is needed whole may be.
@@ -102,6 +104,7 @@ impl Code {
         Self::MethodNotAllowed,
         Self::UpgradeDenied,
         Self::RateLimited,
+        Self::BudgetExhausted,
         Self::LimitUnavailable,
         Self::RequestTooLarge,
         Self::RequestTimeout,
@@ -130,6 +133,7 @@ impl Code {
             Self::MethodNotAllowed => facts("method-not-allowed", 405, "Method not allowed", true),
             Self::UpgradeDenied => facts("upgrade-denied", 400, "Upgrade denied", true),
             Self::RateLimited => facts("rate-limited", 429, "Rate limited", true),
+            Self::BudgetExhausted => facts("budget-exhausted", 402, "Budget exhausted", false),
             Self::LimitUnavailable => facts("limit-unavailable", 503, "Limit unavailable", true),
             Self::RequestTooLarge => facts("request-too-large", 413, "Request too large", true),
             Self::RequestTimeout => facts("request-timeout", 408, "Request timeout", true),
@@ -204,8 +208,12 @@ pub enum Extra {
 /// A meter as a refused caller sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MeterState {
-    /// Its name in `RateLimit` headers: `minute` or `day`.
+    /// Id of the meter; of the proxy for its own `limits`.
+    pub id: String,
+    /// Its name in `RateLimit` headers: `minute`, or `orders-minute` of a meter named `orders`.
     pub name: String,
+    /// The window's word: `minute`.
+    pub window: String,
     /// Permissions per window.
     pub limit: u64,
     /// Length of the window in seconds.

@@ -1,40 +1,173 @@
 //! What the operator lets organisations ask for at all; settings of the installation, not
 //! versioned configuration.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
 
-use crate::hosts::Scheme;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::hosts::{Origin, Scheme};
 use crate::problem::Problem;
 use crate::target::{BaseUrl, Target};
 
 /// The operator's limits on what a target may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Targets may speak plain HTTP. Default false.
-    #[serde(default)]
     pub allow_http: bool,
-    /// Targets may be reached without verifying their certificate. Default false.
-    #[serde(default)]
+    /// Targets may be reached without verifying their certificate, at the hosts of
+    /// [`Policy::tls_exceptions`]. Default false.
     pub allow_insecure_tls: bool,
+    /// Hosts whose certificates may be judged otherwise than by the platform. Default none.
+    pub tls_exceptions: Vec<TlsException>,
+    /// How long a proxy still answers to an alias that it had before. Default 24 h.
+    pub alias_grace: Duration,
+}
+
+/// Default of [`Policy::alias_grace`].
+pub const ALIAS_GRACE_DEFAULT: Duration = Duration::from_secs(86_400);
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            allow_http: false,
+            allow_insecure_tls: false,
+            tls_exceptions: Vec::new(),
+            alias_grace: ALIAS_GRACE_DEFAULT,
+        }
+    }
 }
 
 impl Policy {
     /// Every way in which a target leaves the policy.
     pub fn judge(&self, target: &Target) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let plain =
-            BaseUrl::parse(&target.base_url).is_ok_and(|base| base.origin.scheme == Scheme::Http);
+        let base = BaseUrl::parse(&target.base_url);
+        let plain = base
+            .as_ref()
+            .is_ok_and(|base| base.origin.scheme == Scheme::Http);
         if plain && !self.allow_http {
             let detail = "is plain http, which the operator's setting `policy.allow_http` forbids";
             problems.push(Problem::new("/base_url", "policy", detail));
         }
-        if target.tls.insecure && !self.allow_insecure_tls {
-            let detail = "turns off certificate checks, which the operator's setting \
-                          `policy.allow_insecure_tls` forbids";
+        // Whoever judges a certificate otherwise and answers DNS gets the secret.
+        let origin = base.ok().map(|base| base.origin);
+        let excepted = |origin: &Origin| self.tls_exceptions.iter().any(|e| e.covers(origin));
+        let named = origin.as_ref().is_none_or(excepted);
+        let host = origin.map(|origin| origin.authority()).unwrap_or_default();
+        if target.tls.ca.is_some() && !named {
+            let detail = format!(
+                "is for hosts that the operator's setting `egress.tls_exceptions` names, and \
+                 {host} is none of them"
+            );
+            problems.push(Problem::new("/tls/ca", "policy", detail));
+        }
+        if target.tls.insecure && !(named && self.allow_insecure_tls) {
+            let mut missing = Vec::new();
+            if !self.allow_insecure_tls {
+                missing.push("`policy.allow_insecure_tls`".to_owned());
+            }
+            if !named {
+                missing.push(format!("{host} in `egress.tls_exceptions`"));
+            }
+            let detail = format!(
+                "turns off certificate checks; the operator's settings lack {}",
+                missing.join(" and ")
+            );
             problems.push(Problem::new("/tls/insecure", "policy", detail));
         }
         problems
+    }
+}
+
+/// A host whose targets may have `tls.ca` and, where allowed at all, `tls.insecure`.
+///
+/// Written `legacy.internal`, `10.1.2.3:8443`, `[fd00::1]`, or `*.corp.example` for every name
+/// below, at any depth; without a port it stands for every port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsException {
+    /// Name or address as in [`Origin::host`]; without the wildcard label.
+    host: String,
+    wildcard: bool,
+    port: Option<u16>,
+}
+
+impl TlsException {
+    /// Whether it stands for a destination.
+    pub fn covers(&self, origin: &Origin) -> bool {
+        let named = match self.wildcard {
+            false => origin.host == self.host,
+            true => origin
+                .host
+                .strip_suffix(&self.host)
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+        };
+        named && self.port.is_none_or(|port| port == origin.port)
+    }
+}
+
+/// A text that is no [`TlsException`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a host: write legacy.internal, legacy.internal:8443 or *.corp.example")]
+pub struct TlsExceptionError(String);
+
+impl FromStr for TlsException {
+    type Err = TlsExceptionError;
+
+    fn from_str(text: &str) -> Result<Self, TlsExceptionError> {
+        let wrong = || TlsExceptionError(text.chars().take(100).collect());
+        let (wildcard, rest) = match text.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        // The colons of an IPv6 address stand inside its brackets.
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, Some(port.parse().map_err(|_| wrong())?))
+            }
+            _ => (rest, None),
+        };
+        if host.is_empty() || host.contains(['/', '?', '#', '@', '*', '\\']) {
+            return Err(wrong());
+        }
+        let url = url::Url::parse(&format!("https://{host}/")).map_err(|_| wrong())?;
+        let origin = Origin::of(&url).map_err(|_| wrong())?;
+        let is_name = matches!(url.host(), Some(url::Host::Domain(_)));
+        if url.port().is_some() || (wildcard && !is_name) {
+            return Err(wrong());
+        }
+        Ok(Self {
+            host: origin.host,
+            wildcard,
+            port,
+        })
+    }
+}
+
+impl fmt::Display for TlsException {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.wildcard {
+            f.write_str("*.")?;
+        }
+        match self.host.contains(':') {
+            true => write!(f, "[{}]", self.host)?,
+            false => f.write_str(&self.host)?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl Serialize for TlsException {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TlsException {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -42,15 +175,14 @@ impl Policy {
 mod tests {
     use super::*;
 
-    fn check(policy: Policy, target: serde_json::Value, expected: &[&str]) {
+    #[track_caller]
+    fn check(policy: &Policy, target: serde_json::Value, expected: &[&str]) {
         let target: Target = serde_json::from_value(target).unwrap();
         let found = policy.judge(&target);
         let pointers: Vec<_> = found.iter().map(|p| p.pointer.as_str()).collect();
         assert_eq!(pointers, expected, "{target:?}");
-        assert!(
-            found.iter().all(|p| p.detail.contains("`policy.")),
-            "names the setting"
-        );
+        let names = |p: &Problem| p.detail.contains("`policy.") || p.detail.contains("`egress.");
+        assert!(found.iter().all(names), "names the setting");
     }
 
     #[test]
@@ -59,16 +191,72 @@ mod tests {
         let all = Policy {
             allow_http: true,
             allow_insecure_tls: true,
+            tls_exceptions: vec!["a.example".parse().unwrap()],
+            ..Policy::default()
         };
         let https = serde_json::json!({"base_url": "https://a.example"});
         let http = serde_json::json!({"base_url": "http://a.example", "allow_http": true});
-        let insecure = serde_json::json!({
-            "base_url": "https://a.example", "tls": {"insecure": true}
-        });
-        check(none, https, &[]);
-        check(none, http.clone(), &["/base_url"]);
-        check(none, insecure.clone(), &["/tls/insecure"]);
-        check(all, http, &[]);
-        check(all, insecure, &[]);
+        let tls = |host: &str, tls| serde_json::json!({"base_url": host, "tls": tls});
+        let insecure = serde_json::json!({"insecure": true});
+        let own = serde_json::json!({"ca": "-----BEGIN CERTIFICATE-----"});
+        check(&none, https, &[]);
+        check(&none, http.clone(), &["/base_url"]);
+        check(&all, http, &[]);
+        for (host, excepted) in [
+            ("https://a.example", true),
+            ("https://a.example:8443/v1", true),
+            ("https://A.example./", true),
+            ("https://b.a.example", false),
+            ("https://m.example", false),
+        ] {
+            let (ca, off): (&[&str], &[&str]) = match excepted {
+                true => (&[], &[]),
+                false => (&["/tls/ca"], &["/tls/insecure"]),
+            };
+            check(&all, tls(host, own.clone()), ca);
+            check(&all, tls(host, insecure.clone()), off);
+            check(&none, tls(host, own.clone()), &["/tls/ca"]);
+            check(&none, tls(host, insecure.clone()), &["/tls/insecure"]);
+        }
+        let named = Policy {
+            allow_insecure_tls: false,
+            ..all
+        };
+        let host = "https://a.example";
+        check(&named, tls(host, insecure), &["/tls/insecure"]);
+        check(&named, tls(host, own), &[]);
+    }
+
+    #[test]
+    fn an_exception_stands_for_its_own_hosts_only() {
+        for (text, url, covered) in [
+            ("legacy.internal", "https://legacy.internal:9443/", true),
+            ("legacy.internal:443", "https://legacy.internal/", true),
+            ("legacy.internal:8443", "https://legacy.internal/", false),
+            ("*.corp.example", "https://a.b.corp.example/", true),
+            ("*.corp.example", "https://corp.example/", false),
+            ("*.corp.example", "https://evilcorp.example/", false),
+            ("127.0.0.1", "https://0x7f.1:1/", true),
+            ("[::1]", "https://[0:0::1]:1/", true),
+            ("[::1]:2", "https://[::1]:1/", false),
+        ] {
+            let exception: TlsException = text.parse().unwrap();
+            let origin = Origin::of(&url::Url::parse(url).unwrap()).unwrap();
+            assert_eq!(exception.covers(&origin), covered, "{text} {url}");
+            assert_eq!(exception.to_string(), text);
+        }
+        for bad in [
+            "",
+            "*",
+            "*.",
+            "a b",
+            "https://a.example",
+            "a:x",
+            "::1",
+            "*.127.0.0.1",
+            "a/b",
+        ] {
+            assert!(bad.parse::<TlsException>().is_err(), "{bad}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,6 +26,9 @@ pub struct Proxy {
     /// Short name for the URL `/api/{org}.{alias}/…`; unique within the organisation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
+    /// Earlier aliases that it still answers to; set by the gateway when the alias changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_aliases: Vec<FormerAlias>,
     /// An inactive proxy answers 403 `proxy-inactive`. Default true.
     #[serde(default = "yes")]
     pub active: bool,
@@ -75,6 +79,17 @@ pub struct Proxy {
     /// Own marks for finding it again.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// An alias that a proxy had before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FormerAlias {
+    /// The alias.
+    pub alias: String,
+    /// Until when the proxy answers to it, unless another proxy takes it before (RFC 3339).
+    #[schema(value_type = String, format = DateTime)]
+    pub until: Timestamp,
 }
 
 fn yes() -> bool {

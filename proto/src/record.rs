@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::attempt::{Attempt, AttemptFailure};
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 
 /// What stands in a record where a value was left out.
@@ -98,7 +99,18 @@ pub struct Record {
     pub client_aborted: bool,
     /// How often an injected secret was found in an answer and overwritten.
     pub scrubbed: u32,
+    /// Each time that the request was sent to the target, in order; as many as `attempts` says
+    /// since this is recorded.
+    #[serde(default)]
+    pub sends: Vec<Attempt>,
+    /// Windows of the limits that refused it, such as `minute`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub limited_by: Vec<Cow<'static, str>>,
 }
+
+/// Fields of a [`Record`] before `sends`, as binary forms of earlier releases hold it.
+pub const FIELDS_BEFORE_SENDS: usize = 35;
 
 /// One query parameter of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -201,6 +213,18 @@ pub enum AuthFailure {
 }
 
 impl AuthFailure {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::UnknownProxy,
+        Self::NoCredential,
+        Self::WrongKey,
+        Self::Expired,
+        Self::Retired,
+        Self::Ambiguous,
+        Self::ForeignHost,
+        Self::CrossSite,
+    ];
+
     /// Its text, the same as in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -308,6 +332,32 @@ pub(crate) mod tests {
             left_gateway: Some("files.example".into()),
             client_aborted: true,
             scrubbed: 2,
+            sends: vec![Attempt {
+                started_us: 100,
+                connect_us: 20,
+                wait_us: 1_000,
+                reused: true,
+                status: None,
+                failure: Some(AttemptFailure::Reset),
+            }],
+            limited_by: vec!["minute".into()],
+        }
+    }
+
+    /// The same as a release without `sends` would have it.
+    pub(crate) fn without_sends(mut record: Record) -> Record {
+        record.sends.clear();
+        record.limited_by.clear();
+        record
+    }
+
+    #[test]
+    fn reasons_stand_at_their_numbers() {
+        for (at, failure) in AuthFailure::ALL.into_iter().enumerate() {
+            assert_eq!(failure as usize, at, "{}", failure.as_str());
+        }
+        for (at, failure) in AttemptFailure::ALL.into_iter().enumerate() {
+            assert_eq!(failure as usize, at, "{}", failure.as_str());
         }
     }
 

@@ -69,9 +69,26 @@ pub struct Target {
     /// When it is left alone because it fails. Default never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerSettings>,
+    /// What the target learns of the trace that a request belongs to. Default `traceparent`.
+    #[serde(default)]
+    pub propagate_trace: PropagateTrace,
     /// Own marks for finding it again.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// See [`Target::propagate_trace`] (W3C Trace Context, W3C Baggage).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PropagateTrace {
+    /// Nothing.
+    Off,
+    /// `traceparent`: the trace's id and the span that calls.
+    #[default]
+    Traceparent,
+    /// `tracestate` and `baggage` of the caller too: they hold data of its own systems, so this is
+    /// for targets that belong to them.
+    Full,
 }
 
 /// Waiting times in milliseconds; what is absent takes the default that the answer shows.

@@ -1,15 +1,77 @@
 //! `requestrocket add`: target, credentials and proxy for an API in one command.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Api;
-use crate::cli::{AddArgs, AddAuth, Output};
+use super::problem::Problem;
+use crate::cli::{ControlArgs, Output};
 
-/// Makes what is needed and prints what to paste; takes it all back when a step fails.
+/// Arguments of `add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// Base URL of the API, such as https://api.openai.com.
+    pub base_url: String,
+    /// How the API is authenticated to.
+    #[arg(long, value_enum, default_value_t)]
+    pub auth: AddAuth,
+    /// Header for `--auth api-key`.
+    #[arg(long)]
+    pub header: Option<String>,
+    /// Read the API's secret (key, token, or user:password) from standard input.
+    #[arg(long, conflicts_with = "secret_file")]
+    pub secret_stdin: bool,
+    /// Read the API's secret from a file.
+    #[arg(long)]
+    pub secret_file: Option<PathBuf>,
+    /// Short name for the proxy's URL.
+    #[arg(long)]
+    pub alias: Option<String>,
+    /// Allow only this: method and path, as in 'POST /v1/chat/completions'; a path that ends in *
+    /// stands for all that begins so. Repeatable.
+    #[arg(long, value_name = "METHOD PATH")]
+    pub allow: Vec<String>,
+    /// Allow only GET and HEAD.
+    #[arg(long, conflicts_with = "allow")]
+    pub read_only: bool,
+    /// Rate limit, as in 60/min or 10000/day. Repeatable.
+    #[arg(long, value_name = "N/WINDOW")]
+    pub limit: Vec<String>,
+    /// Allow a plain http:// URL.
+    #[arg(long)]
+    pub allow_http: bool,
+    /// A network that is not public in which the API may lie. Repeatable.
+    #[arg(long, value_name = "CIDR")]
+    pub allow_network: Vec<String>,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// How a target is authenticated to, for `add`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AddAuth {
+    /// `Authorization: Bearer …`.
+    #[default]
+    Bearer,
+    /// A key in a header (`--header`, default `x-api-key`).
+    ApiKey,
+    /// `Authorization: Basic …`; the secret is `user:password`.
+    Basic,
+    /// Nothing.
+    None,
+}
+
+/// Makes what is needed and prints what to paste. All of it is one version: what fails leaves
+/// nothing behind.
 ///
 /// # Errors
 /// What is wrong with the arguments, or what the control plane said.
@@ -17,22 +79,15 @@ pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
     let limits = limits(&args.limit)?;
     let rules = rules(args)?;
     let secret = secret(args)?;
+    let steps = steps(args, &limits, &rules, secret)?;
     let api = Api::new(&args.control)?;
-    let mut made = Vec::new();
-    match make(&api, args, &limits, &rules, secret, &mut made).await {
-        Ok(outcome) => {
-            print(args, &outcome, rules.is_empty());
-            Ok(())
-        }
-        Err(error) => {
-            for path in made.iter().rev() {
-                if let Err(left) = api.delete(path).await {
-                    eprintln!("could not take back {path}: {left}");
-                }
-            }
-            Err(error)
-        }
-    }
+    let operations: Vec<&Value> = steps.iter().map(|step| &step.operation).collect();
+    let answer = api
+        .create("/changes", &json!({ "operations": operations }))
+        .await
+        .map_err(|error| in_words(error, &steps))?;
+    print(args, &made(&answer)?, rules.is_empty());
+    Ok(())
 }
 
 struct Made {
@@ -41,33 +96,38 @@ struct Made {
     proxy: Value,
 }
 
-async fn make(
-    api: &Api,
+/// One operation, and what a person calls its object.
+struct Step {
+    what: &'static str,
+    operation: Value,
+}
+
+/// What makes the target, its credential with the rules, the caller's credential and the proxy.
+fn steps(
     args: &AddArgs,
     limits: &Value,
     rules: &[Value],
     secret: Value,
-    made: &mut Vec<String>,
-) -> anyhow::Result<Made> {
-    let target = api
-        .create(
-            "/targets",
-            &json!({
-                "base_url": args.base_url,
-                "allow_http": args.allow_http,
-                "allow_networks": args.allow_network,
-                // Without a credential of the API the rules hang on the target itself.
-                "default_rule_effect": effect(rules.is_empty() || args.auth != AddAuth::None),
-            }),
-        )
-        .await?;
-    let target_id = id(&target)?;
-    made.push(format!("/targets/{target_id}"));
-    let mut proxy = json!({ "target_id": target_id, "limits": limits, "alias": args.alias });
-    let scope = if args.auth == AddAuth::None {
-        format!("/targets/{target_id}")
-    } else {
-        let mut body = json!({
+) -> anyhow::Result<Vec<Step>> {
+    let create = |what, collection: &str, name: &str, object: Value| Step {
+        what,
+        operation: json!({ "create": collection, "as": name, "object": object }),
+    };
+    let injects = args.auth != AddAuth::None;
+    let target = json!({
+        "base_url": args.base_url,
+        "allow_http": args.allow_http,
+        "allow_networks": args.allow_network,
+        // Without a credential of the API the rules hang on the target itself.
+        "default_rule_effect": effect(rules.is_empty() || injects),
+    });
+    let mut proxy = json!({
+        "target_id": "@target", "proxy_credential_ids": ["@caller"],
+        "limits": limits, "alias": args.alias,
+    });
+    let mut steps = vec![create("the target's", "targets", "target", target)];
+    if injects {
+        let mut credential = json!({
             "kind": "target",
             "auth_type": auth_type(args.auth),
             "secret": secret,
@@ -75,48 +135,75 @@ async fn make(
             "default_rule_effect": effect(rules.is_empty()),
         });
         if let Some(header) = &args.header {
-            body["settings"] = json!({ "header": header });
+            credential["settings"] = json!({ "header": header });
         }
-        let credential = api.create("/credentials", &body).await?;
-        let credential_id = id(&credential)?;
-        made.push(format!("/credentials/{credential_id}"));
-        proxy["target_credential_id"] = credential_id.as_str().into();
-        format!("/credentials/{credential_id}")
-    };
-    for rule in rules {
-        api.create(&format!("{scope}/rules"), rule).await?;
+        proxy["target_credential_id"] = "@injected".into();
+        let what = "the target credential's";
+        steps.push(create(what, "credentials", "injected", credential));
     }
-    let caller = api
-        .create(
-            "/credentials",
-            &json!({ "kind": "proxy", "auth_type": "api_key" }),
-        )
-        .await?;
-    let caller_id = id(&caller)?;
-    made.push(format!("/credentials/{caller_id}"));
-    proxy["proxy_credential_ids"] = json!([caller_id]);
-    let proxy = api.create("/proxies", &proxy).await?;
-    let key = caller["secret"]["key"]
+    let parent = if injects { "@injected" } else { "@target" };
+    for rule in rules {
+        let operation = json!({ "create": "rules", "parent": parent, "object": rule });
+        let what = "a rule's";
+        steps.push(Step { what, operation });
+    }
+    let caller = json!({ "kind": "proxy", "auth_type": "api_key" });
+    steps.push(create(
+        "the proxy credential's",
+        "credentials",
+        "caller",
+        caller,
+    ));
+    steps.push(create("the proxy's", "proxies", "proxy", proxy));
+    Ok(steps)
+}
+
+/// A refusal with the names of objects in the place of the numbers of operations.
+fn in_words(error: anyhow::Error, steps: &[Step]) -> anyhow::Error {
+    let mut problem = match error.downcast::<Problem>() {
+        Ok(problem) => problem,
+        Err(error) => return error,
+    };
+    let errors = problem.0["errors"].as_array_mut();
+    for error in errors.into_iter().flatten() {
+        let place = error["pointer"].as_str().and_then(|pointer| {
+            let (at, field) = pointer
+                .strip_prefix("/operations/")?
+                .split_once("/object")?;
+            let step = steps.get(at.parse::<usize>().ok()?)?;
+            Some(format!("{} {field}", step.what).trim_end().to_owned())
+        });
+        if let Some(words) = place {
+            error["pointer"] = words.into();
+        }
+    }
+    problem.into()
+}
+
+/// What the answer says of what was made.
+fn made(answer: &Value) -> anyhow::Result<Made> {
+    let key = answer["generated"][0]["secret"]["key"]
         .as_str()
         .context("the answer holds no key")?
         .to_owned();
+    let proxy = answer["changes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|change| &change["after"])
+        .find(|object| object["proxy_credential_ids"].is_array())
+        .context("the answer holds no proxy")?;
     let url = proxy["alias_url"]
         .as_str()
         .or_else(|| proxy["url"].as_str())
         .context("the answer holds no url")?
         .to_owned();
+    let proxy = proxy.clone();
     Ok(Made { url, key, proxy })
 }
 
 fn effect(allows: bool) -> &'static str {
     if allows { "allow" } else { "deny" }
-}
-
-fn id(object: &Value) -> anyhow::Result<String> {
-    Ok(object["id"]
-        .as_str()
-        .context("the answer holds no id")?
-        .to_owned())
 }
 
 fn auth_type(auth: AddAuth) -> &'static str {
@@ -314,6 +401,24 @@ mod tests {
         for bad in ["POST", "/v1", "POST v1", "PO ST /v1", "(x) /v1"] {
             assert!(rule(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn faults_are_told_of_objects_not_of_operations() {
+        let step = |what| Step {
+            what,
+            operation: Value::Null,
+        };
+        let steps = [step("the target's"), step("the proxy's")];
+        let document = json!({"title": "T", "errors": [
+            {"pointer": "/operations/0/object/base_url", "detail": "is no URL"},
+            {"pointer": "/operations/1/object", "detail": "is wrong"},
+            {"pointer": "/operations/7/object", "detail": "is odd"},
+        ]});
+        let error = in_words(Problem(document).into(), &steps).to_string();
+        let expected = "T\n  the target's /base_url is no URL\n  the proxy's is wrong\n  \
+                        /operations/7/object is odd";
+        assert_eq!(error, expected);
     }
 
     #[test]

@@ -57,16 +57,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<Value> {
 }
 
 fn request(args: &ExplainArgs, method: &str, path: &str) -> anyhow::Result<Value> {
-    let mut headers: Map<String, Value> = Map::new();
-    for header in &args.headers {
-        let (name, value) = header
-            .split_once(':')
-            .with_context(|| format!("`{header}` is no header field: write 'name: value'"))?;
-        let values = headers.entry(name.trim()).or_insert_with(|| json!([]));
-        if let Value::Array(values) = values {
-            values.push(json!(value.trim()));
-        }
-    }
+    let headers = headers(&args.headers)?;
     let mut request = json!({"method": method, "path": path, "headers": headers});
     if let Some(body) = &args.body {
         request["body"] = json!(body);
@@ -79,6 +70,24 @@ fn request(args: &ExplainArgs, method: &str, path: &str) -> anyhow::Result<Value
         request["source"] = json!(source);
     }
     Ok(request)
+}
+
+/// Header fields, each written `name: value`, as the API takes them.
+///
+/// # Errors
+/// One is written otherwise.
+pub fn headers(texts: &[String]) -> anyhow::Result<Map<String, Value>> {
+    let mut headers: Map<String, Value> = Map::new();
+    for header in texts {
+        let (name, value) = header
+            .split_once(':')
+            .with_context(|| format!("`{header}` is no header field: write 'name: value'"))?;
+        let values = headers.entry(name.trim()).or_insert_with(|| json!([]));
+        if let Value::Array(values) = values {
+            values.push(json!(value.trim()));
+        }
+    }
+    Ok(headers)
 }
 
 fn lines(answer: &Value) -> Vec<String> {

@@ -5,7 +5,17 @@ pub mod add;
 pub mod audit;
 pub mod configuration;
 pub mod explain;
+pub mod meters;
 pub mod nodes;
+pub mod problem;
+pub mod records;
+pub mod recover;
+pub mod regions;
+pub mod tail;
+pub mod telemetry;
+pub mod test;
+pub mod trace;
+pub mod unmatched;
 pub mod versions;
 
 use std::sync::Arc;
@@ -15,6 +25,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
+use self::problem::Problem;
 use crate::cli::ControlArgs;
 
 /// Largest answer of the control plane that is read, in bytes.
@@ -22,6 +33,12 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A large write may take longer than the client waits by itself.
 const WRITE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Longest time for which an answer is read that comes piece by piece: a year.
+const STREAM_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
+
+/// An answer while it comes.
+pub type Pieces = awc::ClientResponse;
 
 /// A connection to the control plane, as one organisation.
 pub struct Api {
@@ -60,7 +77,7 @@ impl Api {
         })
     }
 
-    /// Creates something and gives the answer.
+    /// Posts a document and gives the answer.
     ///
     /// # Errors
     /// The control plane cannot be reached, or says what is wrong.
@@ -100,6 +117,16 @@ impl Api {
             .await
     }
 
+    /// Lets the control plane do something that belongs to no organisation.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn act_absolute(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.client.post(format!("{}{path}", self.root));
+        let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
+        self.answered(path, request.send_json(body)).await
+    }
+
     /// Lets the control plane do something that takes no document.
     ///
     /// # Errors
@@ -110,8 +137,30 @@ impl Api {
             .await
     }
 
+    /// Reads something that comes piece by piece, for as long as it comes.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn stream(&self, path: &str) -> anyhow::Result<Pieces> {
+        let request = self.client.get(format!("{}{path}", self.base));
+        let sending = request.timeout(STREAM_MAX).bearer_auth(&self.token).send();
+        let answer = self.reached(sending).await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(match self.value(path, answer).await {
+            Ok(_) => anyhow::anyhow!("{path} answered without what was asked for"),
+            Err(error) => error,
+        })
+    }
+
     async fn answered(&self, path: &str, sending: awc::SendClientRequest) -> anyhow::Result<Value> {
-        let mut answer = sending
+        let answer = self.reached(sending).await?;
+        self.value(path, answer).await
+    }
+
+    async fn reached(&self, sending: awc::SendClientRequest) -> anyhow::Result<Pieces> {
+        let answer = sending
             .await
             .map_err(|error| anyhow::anyhow!("{error}"))
             .with_context(|| format!("cannot reach the control plane at {}", self.base))?;
@@ -126,36 +175,20 @@ impl Api {
                 self.root
             );
         }
+        Ok(answer)
+    }
+
+    async fn value(&self, path: &str, mut answer: Pieces) -> anyhow::Result<Value> {
         let bytes = answer.body().limit(ANSWER_BYTES_MAX).await?;
         let value: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{path} answered {} without JSON", answer.status()))?;
         if !answer.status().is_success() {
-            bail!("{}", problem(&value));
+            return Err(Problem(value).into());
         }
         Ok(value)
     }
-
-    /// Deletes something.
-    ///
-    /// # Errors
-    /// As for [`Api::create`].
-    pub async fn delete(&self, path: &str) -> anyhow::Result<()> {
-        let url = format!("{}{path}", self.base);
-        let answer = self
-            .client
-            .delete(&url)
-            .bearer_auth(&self.token)
-            .send()
-            .await
-            .map_err(|error| anyhow::anyhow!("{error}"))?;
-        if !answer.status().is_success() {
-            bail!("{url} answered {}", answer.status());
-        }
-        Ok(())
-    }
 }
 
-/// Trust in whom the system trusts, as for the gateway's own calls.
 /// Whom to believe that they are the control plane: the authorities of a file, or the system's.
 fn trust(args: &ControlArgs) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     use rustls_platform_verifier::ConfigVerifierExt;
@@ -176,46 +209,4 @@ fn trust(args: &ControlArgs) -> anyhow::Result<Arc<rustls::ClientConfig>> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
-}
-
-/// A problem document (RFC 9457) as lines for a person.
-fn problem(document: &Value) -> String {
-    let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
-    let errors = document["errors"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let line = |error: &Value| {
-        let pointer = error["pointer"]
-            .as_str()
-            .filter(|pointer| !pointer.is_empty());
-        let detail = error["detail"].as_str().unwrap_or_default();
-        match pointer {
-            Some(pointer) => format!("\n  {pointer} {detail}"),
-            None => format!("\n  the document {detail}"),
-        }
-    };
-    match errors {
-        [] => format!("{}: {}", text("title"), text("detail")),
-        errors => text("title") + &errors.iter().map(line).collect::<String>(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn each_fault_of_a_problem_is_told_once_with_its_place() {
-        let one = json!({"title": "The document breaks rules", "detail": "/a is missing",
-                         "errors": [{"pointer": "/a", "detail": "is missing"}]});
-        assert_eq!(problem(&one), "The document breaks rules\n  /a is missing");
-        let whole = json!({"title": "T", "detail": "d",
-                           "errors": [{"pointer": "", "detail": "must be object"}]});
-        assert_eq!(problem(&whole), "T\n  the document must be object");
-        let none = json!({"title": "Not found", "detail": "no such object"});
-        assert_eq!(problem(&none), "Not found: no such object");
-    }
 }

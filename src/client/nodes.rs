@@ -45,6 +45,11 @@ fn lines(nodes: &[Value]) -> Vec<String> {
             node["revision"],
             node["in_flight"],
         ));
+        for (task, count) in node["restarts"].as_object().into_iter().flatten() {
+            lines.push(format!(
+                "    ! task-restarted {task}: {count} times; see its log"
+            ));
+        }
         for fault in node["faults"].as_array().into_iter().flatten() {
             let text = |key: &str| fault[key].as_str().unwrap_or_default();
             let place = [text("org"), text("object")].join(" ");

@@ -90,8 +90,12 @@ fn version_line(version: &Value) -> String {
     } else {
         String::new()
     };
+    let place = match version["kept_in"].as_str() {
+        Some("archive") => "  (archive)",
+        _ => "",
+    };
     format!(
-        "{:>6}  {}  {}  {}{more}",
+        "{:>6}  {}  {}  {}{more}{place}",
         version["n"].as_u64().unwrap_or_default(),
         text("published_at"),
         text("author"),
@@ -120,17 +124,28 @@ pub fn change_lines(changes: &Value) -> Vec<String> {
     lines
 }
 
-/// What an object is, in a few words: its name, or what a rule or filter does to what.
+/// What an object is, in a few words: its name, or what a rule, filter or meter does to what.
 fn label(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let listed = |value: &Value| {
         let items = value.as_array().into_iter().flatten();
         items.map(text).collect::<Vec<_>>().join(",")
     };
-    if let Some(name) = object["name"].as_str() {
+    let parent = object["parent_id"].as_str();
+    if let (Some(name), None) = (object["name"].as_str(), parent) {
         return name.to_owned();
     }
-    let mut words = vec![text(&object["effect"]), text(&object["op"])];
+    let mut words = vec![
+        text(&object["name"]),
+        text(&object["effect"]),
+        text(&object["op"]),
+    ];
+    for limit in object["limits"].as_array().into_iter().flatten() {
+        words.push(format!("{}/{}", limit["limit"], text(&limit["window"])));
+    }
+    if let Some(by) = object["key"]["by"].as_str().filter(|by| *by != "none") {
+        words.push(format!("per {by}"));
+    }
     if object["mode"] == "shadow" {
         words.push("(shadow)".into());
     }
@@ -142,7 +157,7 @@ fn label(object: &Value) -> String {
             words.push(format!("by {part}"));
         }
     }
-    if let Some(parent) = object["parent_id"].as_str() {
+    if let Some(parent) = parent {
         words.push(format!("on {parent}"));
     }
     words.retain(|word| !word.is_empty());

@@ -1,10 +1,16 @@
 //! A control plane of a cluster: REST API, publisher, and the records of nodes. Requests of callers
 //! never pass it.
 
+use std::sync::Arc;
+
 use ::control::metrics::Metrics;
+use ::control::records::Records;
+use ::control::regions::Directory;
+use ::control::replication::{ANSWER_BYTES, Follower, FollowerOptions, Source};
 use ::control::{Control, link};
 use ::node::listener::Queue;
 use proto::seal::PublicKeyring;
+use proto::store::Store;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
@@ -13,6 +19,7 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::link_tls;
 use crate::ready::Ready;
+use crate::regions;
 use crate::serve::CannotStart;
 use crate::servers::Servers;
 use crate::settings::Settings;
@@ -44,32 +51,33 @@ impl ControlPlane {
             return Err(CannotStart(why.into()).into());
         };
         let store = stores::open(&settings)?;
+        let directory = regions::open(&settings, &self.keys)?;
+        let (keys, given) = (self.keys, self.given);
+        let regions = directory.as_ref().map(|directory| &*directory.regions);
         let mut configuration =
-            Configuration::open(&settings, store.clone(), self.keys, self.given, background)
-                .await?;
-        configuration.caught_up().await?;
+            Configuration::open(&settings, store.clone(), keys, given, regions, background).await?;
+        let is_home = directory.as_ref().is_none_or(|d| d.regions.is_home());
+        if is_home {
+            configuration.caught_up().await?;
+        }
         let records = super::records(&settings)?;
         let counters = Metrics::default();
+        let of = directory.as_ref();
+        let source = replicate(of, &store, &configuration, &settings, background)?;
         let taken_at = match self.bound.link {
             Some(listener) => {
-                let tls = link_tls::server(&settings.link)?;
-                listener.set_nonblocking(true)?;
-                let address = listener.local_addr()?;
-                let _entered = background.enter();
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                let taking = link::serve(listener, tls, records.clone(), counters.clone());
-                background.spawn(taking);
-                Some(address.to_string())
+                let kept = (records.clone(), counters.clone());
+                Some(take(listener, &settings, kept, source, background)?)
             }
             None => None,
         };
         let health = configuration.health.clone();
-        let metrics = super::metrics(None, Some(counters.clone()), health.clone());
-        let world = configuration.worlds.clone();
+        let metrics = super::metrics(&settings, None, Some(counters.clone()), health.clone());
+        let metrics = with_replication(metrics, directory.as_ref());
         let api = super::api(
             &settings,
             &configuration,
-            world,
+            configuration.worlds.clone(),
             records.clone(),
             &gateway_url,
             metrics.clone(),
@@ -77,15 +85,18 @@ impl ControlPlane {
         );
         let retention = api.settings.retention;
         let mut servers = Servers::default();
-        let listening =
-            servers.control(self.bound.control, Control::new(api), &settings.control.tls)?;
+        let control = Control::new(api).with_regions(directory);
+        let listening = servers.control(self.bound.control, control, &settings.control.tls)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
+        // In a region that follows, home's versions are all there is.
+        let sweeping =
+            is_home.then(|| super::Sweeping::start(&settings, &configuration, background));
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(listening),
             link: taken_at,
-            token: Some((configuration.token, configuration.token_file)),
+            token: configuration.token,
             demo: None,
         };
         ready.tell(self.output, false)?;
@@ -95,7 +106,81 @@ impl ControlPlane {
         servers.drain(Queue::Ends).await;
         servers.ended().await?;
         retaining.abort();
+        if let Some(sweeping) = sweeping {
+            sweeping.stop().await;
+        }
         drop(store);
         Ok(())
     }
+}
+
+/// Takes records of nodes, and serves the regions that follow; gives the address.
+fn take(
+    listener: std::net::TcpListener,
+    settings: &Settings,
+    (records, counters): (Arc<Records>, Metrics),
+    source: Option<Arc<Source>>,
+    background: &Runtime,
+) -> anyhow::Result<String> {
+    let tls = link_tls::server(&settings.link)?;
+    let (address, listener) = on_runtime(listener, background)?;
+    background.spawn(link::serve(listener, tls, records, counters, source));
+    Ok(address)
+}
+
+/// A bound listener for the runtime behind the workers, and its address.
+fn on_runtime(
+    listener: std::net::TcpListener,
+    background: &Runtime,
+) -> anyhow::Result<(String, tokio::net::TcpListener)> {
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?.to_string();
+    let _entered = background.enter();
+    Ok((address, tokio::net::TcpListener::from_std(listener)?))
+}
+
+/// Asks home, from here on, where that is another region; gives what answers other regions.
+fn replicate(
+    directory: Option<&Directory>,
+    store: &Arc<dyn Store>,
+    configuration: &Configuration,
+    settings: &Settings,
+    background: &Runtime,
+) -> anyhow::Result<Option<Arc<Source>>> {
+    let Some(Directory {
+        regions, status, ..
+    }) = directory
+    else {
+        return Ok(None);
+    };
+    if !regions.is_home() {
+        let follower = Follower::new(FollowerOptions {
+            publisher: configuration.publisher.clone(),
+            store: store.clone(),
+            worlds: configuration.worlds.clone(),
+            regions: regions.clone(),
+            status: status.clone(),
+            tls: link_tls::client(&settings.link)?,
+        });
+        background.spawn(follower.run());
+    }
+    Ok(Some(Arc::new(Source {
+        store: store.clone(),
+        worlds: configuration.worlds.clone(),
+        regions: regions.clone(),
+        status: status.clone(),
+        answer_bytes: ANSWER_BYTES,
+    })))
+}
+
+/// Adds what replication counts.
+fn with_replication(
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    directory: Option<&Directory>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let Some(directory) = directory else {
+        return metrics;
+    };
+    let (status, is_home) = (directory.status.clone(), directory.regions.is_home());
+    Arc::new(move || metrics() + &status.render(is_home))
 }

@@ -12,17 +12,26 @@ use std::time::Duration;
 use ::control::metrics::Metrics;
 use ::control::records::Records;
 use ::control::{ApiSettings, ControlDeps};
+use ::node::listener::Queue;
 use anyhow::Context;
 use proto::health::Health;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::configuration::{self, Configuration};
+use crate::configuration::Configuration;
+use crate::gauges;
+use crate::permissions;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
+use crate::traces::Export;
 
 /// Longest wait for the last records when a process stops.
 const RECORDS_FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// Longest wait for the store when a control plane gives up its place.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// Listeners that every role may have, bound.
 pub struct Bound {
@@ -34,6 +43,8 @@ pub struct Bound {
     pub admin: Option<TcpListener>,
     /// For the records of nodes.
     pub link: Option<TcpListener>,
+    /// For the links of other nodes.
+    pub peers: Option<TcpListener>,
 }
 
 impl Bound {
@@ -47,12 +58,19 @@ impl Bound {
     fn of_node(&self) -> impl Iterator<Item = (&'static str, &TcpListener)> {
         let gateway = self.gateway.as_ref().map(|listener| ("gateway", listener));
         let admin = self.admin.as_ref().map(|listener| ("admin", listener));
-        gateway.into_iter().chain(admin)
+        let peers = self.peers.as_ref().map(|listener| ("peers", listener));
+        gateway.into_iter().chain(admin).chain(peers)
     }
 
     /// Addresses that no target may have.
     fn own(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
-        let all = [&self.gateway, &self.control, &self.admin, &self.link];
+        let all = [
+            &self.gateway,
+            &self.control,
+            &self.admin,
+            &self.link,
+            &self.peers,
+        ];
         let bound = all.into_iter().flatten();
         bound.map(TcpListener::local_addr).collect()
     }
@@ -82,7 +100,7 @@ fn api(
         publisher: configuration.publisher.clone(),
         world,
         digest_key: configuration.publisher.digest_key().clone(),
-        policy: configuration::policy(settings),
+        policy: permissions::policy(settings),
         records,
         metrics,
         counters,
@@ -92,13 +110,16 @@ fn api(
 
 /// Renders the metrics of a process: those of its node, of its control plane, of its store.
 fn metrics(
+    settings: &Settings,
     of_node: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     of_control: Option<Metrics>,
     health: Health,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let settings = settings.clone();
     Arc::new(move || {
         let text = of_node.as_ref().map(|render| render()).unwrap_or_default();
-        let text = text + &health.metrics();
+        let mut text = text + &health.metrics();
+        gauges::render(&settings, &mut text);
         match &of_control {
             Some(counters) => counters.render(text),
             None => text,
@@ -114,11 +135,46 @@ fn records(settings: &Settings) -> anyhow::Result<Arc<Records>> {
     Ok(Arc::new(records))
 }
 
-/// Waits for the last records: the workers are gone, so the queue ends.
-async fn flushed(keeping: JoinHandle<()>) {
+/// Waits for the last records and traces: the workers are gone, so the queues end.
+async fn flushed(keeping: JoinHandle<()>, export: Option<Export>) {
+    if let Some(export) = export {
+        export.leave().await;
+    }
     let flushed = tokio::time::timeout(RECORDS_FLUSH_MAX, keeping).await;
     if flushed.is_err() {
         warn!("records were lost: nothing took them before the process ended");
+    }
+}
+
+/// The janitor of this process.
+struct Sweeping {
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
+}
+
+impl Sweeping {
+    fn start(settings: &Settings, configuration: &Configuration, background: &Runtime) -> Self {
+        let (stop, stopping) = oneshot::channel();
+        let janitor = crate::configuration::janitor(settings, configuration);
+        let running = background.spawn(janitor.run(stopping));
+        Self { stop, running }
+    }
+
+    /// Lets another control plane do it from here on.
+    async fn stop(self) {
+        // An error means that it has ended already.
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(LEAVE_MAX, self.running).await;
+    }
+}
+
+impl Stop {
+    /// What becomes of connections that nobody has accepted yet.
+    fn queue(self) -> Queue {
+        match self {
+            Self::Replaced => Queue::HandedOver,
+            Self::Signal => Queue::Ends,
+        }
     }
 }
 

@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::node::listener::Queue;
 use ::node::records::RecordBatches;
 use ::node::records::ship::{self, Destination};
 use ::node::records::spool::Spool;
-use ::node::sync::kept::{self, Kept};
 use ::node::worker::Shared;
 use anyhow::Context;
 use proto::seal::Keyring;
 use proto::store::follow::Follower;
+use proto::store::kept::{self, Kept};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -23,10 +22,11 @@ use super::{Bound, Stop};
 use crate::cli::Output;
 use crate::configuration;
 use crate::data_folder::{Claim, DataFolder};
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::descriptors;
 use crate::handover::{Handover, Predecessor};
 use crate::link_tls;
+use crate::peering::Peering;
 use crate::ready::Ready;
 use crate::serve::{CannotStart, Mode};
 use crate::servers::Servers;
@@ -87,29 +87,35 @@ impl Node {
         let store = stores::open(&settings)?;
         descriptors::raise(settings.gateway.connections_max, Mode::Standalone);
         let kept = kept(&settings, &self.keyring)?;
-        let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
+        let own = self.bound.own()?;
+        let gateway = self.bound.gateway_address()?;
+        let handover = Handover::new(&settings.data_dir, self.bound.of_node())?;
+        let peering = Peering::new(&settings, self.bound.peers)?;
+        let followed = match &peering {
+            Some(peering) => peering.leaves.before(store.clone()),
+            None => store.clone(),
+        };
+        let (mut follower, worlds) = Follower::new(followed, settings.region.clone());
         begin(&settings, &kept, &mut follower).await?;
         let health = follower.health();
         background.spawn(follower.run());
         let (stop, stopping) = oneshot::channel();
         let copying = kept::run(kept, store.clone(), worlds.clone(), stopping);
         let copying = background.spawn(copying);
-        let own = self.bound.own()?;
-        let plane = DataPlane::start(
-            &settings,
-            self.keyring,
-            store.clone(),
+        let parts = DataPlaneParts {
+            keyring: self.keyring,
+            store: store.clone(),
             worlds,
             own,
-            background,
-        )?;
-        let metrics = super::metrics(Some(plane.metrics()), None, health.clone());
-        let gateway = self.bound.gateway_address()?;
+            health: health.clone(),
+            peering,
+        };
+        let mut plane = DataPlane::start(&settings, parts, background)?;
+        let metrics = super::metrics(&settings, Some(plane.metrics()), None, health.clone());
         let joined = plane.join(gateway, store.clone(), background);
         let spool = spool(&settings, self.folder, background);
         let shipping = ship_records(&settings, tls, plane.batches, spool, &plane.shared);
         let shipping = background.spawn(shipping);
-        let handover = Handover::new(&settings.data_dir, self.bound.of_node())?;
         let mut servers = Servers::default();
         let listening = servers.gateway(self.bound.gateway, plane.shared)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
@@ -128,12 +134,7 @@ impl Node {
         let why = super::stopped(handover.replaced()).await?;
         health.drain();
         joined.leave().await;
-        servers
-            .drain(match why {
-                Stop::Replaced => Queue::HandedOver,
-                Stop::Signal => Queue::Ends,
-            })
-            .await;
+        servers.drain(why.queue()).await;
         plane.settling.settled().await;
         servers.ended().await?;
         match why {
@@ -142,7 +143,7 @@ impl Node {
             Stop::Signal => keep_last(stop, copying).await,
         }
         drop(store);
-        super::flushed(shipping).await;
+        super::flushed(shipping, plane.export).await;
         Ok(())
     }
 }

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use ::control::Control;
-use ::control::publish::Publisher;
 use ::control::records::Records;
 use ::node::listener::Queue;
 use ::node::metrics::Metrics;
 use ::node::records::RecordBatches;
 use anyhow::Context;
-use proto::id::OrgId;
 use proto::seal::Keyring;
 use tokio::runtime::Runtime;
 use tracing::warn;
@@ -18,9 +16,8 @@ use zeroize::Zeroizing;
 use super::Bound;
 use crate::cli::Output;
 use crate::configuration::Configuration;
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::demo::{self, Demo};
-use crate::descriptors;
 use crate::private_file;
 use crate::ready::Ready;
 use crate::serve::Mode;
@@ -58,30 +55,29 @@ impl Single {
             keyring,
             given,
         } = self;
-        descriptors::raise(settings.gateway.connections_max, mode);
         let store = stores::open(&settings)?;
         let public = keyring.public_half().context("the key ring has no key")?;
         let mut configuration =
-            Configuration::open(&settings, store.clone(), public, given, background).await?;
-        let demo = match mode {
-            Mode::Dev => Some(dev(&settings, &configuration.publisher, configuration.org).await?),
-            Mode::Standalone => None,
-        };
+            Configuration::open(&settings, store.clone(), public, given, None, background).await?;
+        let demo = demo(mode, &settings, &mut configuration).await?;
         configuration.caught_up().await?;
-        let own = bound.own()?;
-        let worlds = configuration.worlds.clone();
-        let plane = DataPlane::start(&settings, keyring, store.clone(), worlds, own, background)?;
-        let (health, counters) = (
-            configuration.health.clone(),
-            ::control::metrics::Metrics::default(),
-        );
+        let counters = ::control::metrics::Metrics::default();
+        let parts = DataPlaneParts {
+            keyring,
+            store: store.clone(),
+            worlds: configuration.worlds.clone(),
+            own: bound.own()?,
+            health: configuration.health.clone(),
+            peering: None,
+        };
+        let mut plane = DataPlane::start(&settings, parts, background)?;
+        let health = configuration.health.clone();
         let of_control = Some(counters.clone());
-        let metrics = super::metrics(Some(plane.metrics()), of_control, health.clone());
+        let metrics = super::metrics(&settings, Some(plane.metrics()), of_control, health.clone());
         let records = super::records(&settings)?;
-        let gateway = bound.gateway_address()?;
-        let joined = plane.join(gateway, store.clone(), background);
-        let keep = keep(plane.batches, records.clone(), plane.shared.metrics.clone());
-        let keeping = background.spawn(keep);
+        let joined = plane.join(bound.gateway_address()?, store.clone(), background);
+        let counted = plane.shared.metrics.clone();
+        let keeping = background.spawn(keep(plane.batches, records.clone(), counted));
         let mut servers = Servers::default();
         let listening = servers.gateway(bound.gateway, plane.shared)?;
         let gateway_url = settings.gateway.public_url.clone().unwrap_or(listening);
@@ -98,11 +94,12 @@ impl Single {
         let control = servers.control(bound.control, Control::new(api), &settings.control.tls)?;
         servers.admin(bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
+        let sweeping = super::Sweeping::start(&settings, &configuration, background);
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(control),
             link: None,
-            token: Some((configuration.token, configuration.token_file)),
+            token: configuration.token,
             demo,
         };
         ready.tell(output, mode == Mode::Dev)?;
@@ -114,19 +111,30 @@ impl Single {
         plane.settling.settled().await;
         servers.ended().await?;
         retaining.abort();
+        sweeping.stop().await;
         drop(store);
-        super::flushed(keeping).await;
+        super::flushed(keeping, plane.export).await;
         Ok(())
     }
 }
 
-async fn dev(settings: &Settings, publisher: &Publisher, org: OrgId) -> anyhow::Result<Demo> {
+async fn demo(
+    mode: Mode,
+    settings: &Settings,
+    configuration: &mut Configuration,
+) -> anyhow::Result<Option<Demo>> {
+    let org = configuration.org().await?;
+    if mode == Mode::Standalone {
+        return Ok(None);
+    }
+    let publisher = &configuration.publisher;
     let file = settings.data_dir.join("demo.json");
     let before: Option<Demo> =
         private_file::read(&file)?.and_then(|text| serde_json::from_str(&text).ok());
     let (echo, server) = demo::echo(before.as_ref().map(|demo| demo.echo))?;
     actix_rt::spawn(server);
-    demo::ensure(publisher, org, before, echo, &file).await
+    let made = demo::ensure(publisher, org, before, echo, &file).await?;
+    Ok(Some(made))
 }
 
 /// Writes batches of records until the queue ends.

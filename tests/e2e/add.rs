@@ -93,21 +93,39 @@ fn read_only_is_get_and_head() {
 }
 
 #[test]
-fn a_step_that_fails_takes_back_the_steps_before() {
+fn what_fails_leaves_nothing_behind_and_what_works_is_one_version() {
     let gateway = Gateway::start();
     let count = || {
         ["/targets", "/credentials", "/proxies"]
             .map(|path| gateway.get(path)["items"].as_array().expect("a list").len())
     };
-    let before = count();
-    let mut arguments = vec!["http://127.0.0.1:9", "--alias", "demo"];
+    let version = || {
+        gateway.get("/versions")["items"][0]["n"]
+            .as_u64()
+            .expect("n")
+    };
+    let before = (count(), version());
+    let mut arguments = vec!["http://127.0.0.1:9", "--alias", "demo", "--read-only"];
     arguments.extend(LOCAL);
     let output = add(&gateway, &arguments, "sk-live-secret");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("demo"), "{said}");
     assert!(!said.contains("sk-live-secret"), "{said}");
-    assert_eq!(count(), before);
+    assert_eq!((count(), version()), before);
+    arguments[2] = "demo-2";
+    let output = add(&gateway, &arguments, "sk-live-secret");
+    assert!(output.status.success(), "{output:?}");
+    let ([targets, credentials, proxies], n) = before;
+    let after = ([targets + 1, credentials + 2, proxies + 1], n + 1);
+    assert_eq!((count(), version()), after);
+    // What the control plane has against one object is told of that object.
+    arguments[0] = "http://10.9.8.7:9";
+    arguments[2] = "Demo_3";
+    let output = add(&gateway, &arguments, "sk-live-secret");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the proxy's /alias"), "{said}");
+    assert_eq!((count(), version()), after);
 }
 
 #[test]

@@ -13,13 +13,14 @@ use crate::harness::wait_for;
 
 /// What the processes of a cluster share.
 pub struct Cluster {
-    etcd: Vec<EtcdServer>,
+    pub etcd: Vec<EtcdServer>,
     files: TempDir,
     /// Where control takes records.
-    link: String,
+    pub link: String,
 }
 
 impl Cluster {
+    /// One etcd.
     pub fn new() -> Self {
         Self::of(vec![EtcdServer::start()])
     }
@@ -66,6 +67,7 @@ impl Cluster {
         )
     }
 
+    /// How a control plane of it is started.
     pub fn control_start(&self) -> Start {
         let config = format!(
             "{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
@@ -85,6 +87,7 @@ impl Cluster {
         Gateway::with(self.node_start(name, certified))
     }
 
+    /// How a node of it is started, with the certificate of `certified`.
     pub fn node_start(&self, name: &str, certified: &str) -> Start {
         let config = format!(
             "node_name = {name:?}\n{}endpoints = [{:?}]\n\
@@ -182,6 +185,34 @@ fn two_nodes_serve_one_configuration_and_one_limit() {
     assert_eq!(names(), ["gw-2"], "it took its entry away");
     assert_eq!(second.stop().0.code(), Some(0));
     assert_eq!(control.stop().0.code(), Some(0));
+}
+
+/// Control opens no secret and dials no target: a node does, whichever takes the request first.
+#[test]
+fn a_test_request_of_control_is_sent_once_by_one_of_the_nodes() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    let path = format!("/proxies/{}/test", proxy.id);
+    let nodes = [cluster.node("gw-1", "gw-1"), cluster.node("gw-2", "gw-2")];
+    for count in 1..=5 {
+        let answer = control.api("POST", &path, Some(&json!({})));
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let outcome = answer.json();
+        assert_eq!(outcome["code"], "proxy-access-granted", "{outcome}");
+        assert!(["gw-1", "gw-2"].contains(&outcome["node"].as_str().expect("a name")));
+        assert_eq!(upstream.seen().len(), count, "once");
+        let record = control.record(outcome["request_id"].as_str().expect("an id"));
+        assert_eq!(record["node"], outcome["node"]);
+    }
+    for node in nodes {
+        assert_eq!(node.stop().0.code(), Some(0));
+    }
+    let answer = control.api("POST", &path, Some(&json!({})));
+    assert_eq!(answer.status(), 504, "{}", answer.text());
+    assert_eq!(answer.json()["code"], "no-node");
+    assert_eq!(upstream.seen().len(), 5);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, Proxy};
+use crate::harness::http::Request;
 use crate::harness::upstream::Upstream;
 
 /// The path of each scope's object in the API, and its name in a denial.
@@ -347,4 +348,33 @@ fn a_rule_that_is_probably_not_meant_so_is_answered_with_a_warning() {
     assert_eq!(made["warnings"][0]["code"], "path-not-anchored", "{made}");
     let good = json!({"effect": "allow", "path": {"pattern": "^/v1/users"}});
     assert_eq!(gateway.create(&rules, good)["warnings"], Value::Null);
+}
+
+/// A target that is a whole URL is judged and sent on by its path, like any other.
+#[test]
+fn a_url_as_target_goes_round_no_rule() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let deny = json!({"effect": "deny", "path": {"pattern": "^/admin"}});
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), deny);
+    let absolute = |authority: &str, path: &str| {
+        let target = format!("http://{authority}{}{path}", proxy.path);
+        let request = Request::new("GET", &target);
+        let request = request.field("authorization", &format!("Bearer {}", proxy.key));
+        request.send(&gateway.url)
+    };
+    let own = gateway.url.trim_start_matches("http://");
+    assert_eq!(
+        absolute(own, "/ok?a=b").outcome(),
+        (200, "proxy-access-granted")
+    );
+    assert_eq!(upstream.last().target(), "/ok?a=b");
+    assert_eq!(upstream.last().field("host"), Some(&upstream.url()[7..]));
+    assert_eq!(denied_in(&absolute(own, "/admin")), ["proxy"]);
+    assert_eq!(absolute(own, "/%61dmin").status(), 400);
+    let foreign = absolute("m.example", "/ok");
+    assert_eq!(foreign.outcome(), (400, "malformed-request"));
+    assert!(foreign.text().contains("`url`"), "{}", foreign.text());
+    assert_eq!(upstream.seen().len(), 1);
 }

@@ -123,6 +123,34 @@ fn a_target_that_speaks_no_tls_is_a_tls_failure() {
     );
 }
 
+/// Whoever chooses the authority and answers DNS would get the secret of every target.
+#[test]
+fn an_authority_of_its_own_needs_the_operators_leave() {
+    let authority = authority();
+    let (url, _) = serve(certificate(&authority, "localhost", 2050));
+    let target = json!({
+        "base_url": url, "tls": {"ca": authority.pem()}, "allow_networks": ["127.0.0.0/8"],
+    });
+    let port = url.rsplit(':').next().expect("a port");
+    for (exceptions, status) in [
+        ("[]".to_owned(), 422),
+        ("[\"other.example\"]".to_owned(), 422),
+        ("[\"localhost:1\"]".to_owned(), 422),
+        (format!("[\"localhost:{port}\"]"), 201),
+    ] {
+        let config = format!("[egress]\ntls_exceptions = {exceptions}");
+        let gateway = Gateway::configured(&config);
+        let answer = gateway.api("POST", "/targets", Some(&target));
+        assert_eq!(answer.status(), status, "{exceptions}: {}", answer.text());
+        if status == 422 {
+            let error = &answer.json()["errors"][0];
+            assert_eq!(error["pointer"], "/tls/ca");
+            let detail = error["detail"].as_str().expect("a text");
+            assert!(detail.contains("`egress.tls_exceptions`"), "{detail}");
+        }
+    }
+}
+
 #[test]
 fn verification_is_switched_off_only_where_the_operator_allows_it() {
     let authority = authority();
@@ -134,7 +162,11 @@ fn verification_is_switched_off_only_where_the_operator_allows_it() {
     let refused = gateway.api("POST", "/targets", Some(&insecure));
     assert_eq!(refused.status(), 422);
     assert_eq!(refused.json()["errors"][0]["pointer"], "/tls/insecure");
-    let gateway = Gateway::configured("[policy]\nallow_insecure_tls = true");
+    let allowed = "[policy]\nallow_insecure_tls = true";
+    let gateway = Gateway::configured(&format!("{allowed}\n[egress]\ntls_exceptions = []"));
+    let refused = gateway.api("POST", "/targets", Some(&insecure));
+    assert_eq!(refused.status(), 422, "the host is not excepted");
+    let gateway = Gateway::configured(allowed);
     let (status, _) = outcome(&gateway, &url, json!({"insecure": true}));
     assert_eq!(status, 200);
 }

@@ -359,3 +359,39 @@ fn a_target_that_fails_is_left_alone_and_tried_again() {
     assert_eq!(refused.status(), 422, "{}", refused.text());
     assert!(refused.text().contains("/breaker/failure_percent"));
 }
+
+#[test]
+fn a_target_learns_of_the_trace_what_it_may() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let sent = [
+        ("traceparent", parent),
+        ("tracestate", "a=b"),
+        ("baggage", "customer=7"),
+    ];
+    for (setting, expected) in [
+        (json!({}), &["traceparent"][..]),
+        (json!({"propagate_trace": "traceparent"}), &["traceparent"]),
+        (json!({"propagate_trace": "off"}), &[]),
+        (
+            json!({"propagate_trace": "full"}),
+            &["traceparent", "tracestate", "baggage"],
+        ),
+        (
+            json!({"propagate_trace": "off", "pass_headers": ["baggage"]}),
+            &["baggage"],
+        ),
+    ] {
+        let proxy = gateway.proxy_with(&upstream.url(), setting.clone(), json!({}));
+        let mut request = proxy.request("GET", "/");
+        for (name, value) in sent {
+            request = request.field(name, value);
+        }
+        assert_eq!(proxy.send(&request).status(), 200);
+        let seen = upstream.last();
+        let found = sent.iter().filter(|(name, _)| seen.field(name).is_some());
+        let found: Vec<&str> = found.map(|(name, _)| *name).collect();
+        assert_eq!(found, expected, "{setting}");
+    }
+}

@@ -30,6 +30,7 @@ pub struct ServerTls {
 /// One member of a cluster; killed when dropped.
 pub struct EtcdServer {
     name: String,
+    address: Ipv4Addr,
     ports: Ports,
     cluster: String,
     tls: Option<ServerTls>,
@@ -44,6 +45,13 @@ struct Ports {
     peer: u16,
     health: u16,
 }
+
+/// Of a member that has a host of its own.
+const OWN_HOST: Ports = Ports {
+    client: 2379,
+    peer: 2380,
+    health: 2381,
+};
 
 impl EtcdServer {
     /// A cluster of one, healthy.
@@ -62,10 +70,22 @@ impl EtcdServer {
         start_members(members, None, &[])
     }
 
+    /// A cluster whose members have a host each; nothing is started. Who starts one, or waits for
+    /// it, does so on its host: its health is asked on that host's loopback interface.
+    pub fn on_hosts(addresses: &[Ipv4Addr]) -> Vec<Self> {
+        let places: Vec<Place> = addresses.iter().map(|at| (*at, OWN_HOST)).collect();
+        members_at(&places, None, &[])
+    }
+
     /// Where clients connect: `http://127.0.0.1:port`.
     pub fn endpoint(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        url(scheme, self.ports.client)
+        url(scheme, self.address, self.ports.client)
+    }
+
+    /// Where its metrics are, on its host.
+    pub fn metrics(&self) -> String {
+        url("http", Ipv4Addr::LOCALHOST, self.ports.health)
     }
 
     /// The server's process id, while it runs.
@@ -81,12 +101,48 @@ impl EtcdServer {
         }
     }
 
+    /// Asks the server to end, and waits until it has; its data stays.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let stop = format!("kill -TERM {}", child.id());
+            let asked = Command::new("sh").args(["-c", &stop]).status();
+            assert!(asked.expect("a shell").success());
+            child.wait().expect("a child that was asked to end does");
+        }
+    }
+
     /// Starts the server again on the same ports and data, and waits until it is healthy.
     pub fn restart(&mut self) {
         self.kill();
         self.spawn();
+        self.wait();
+    }
+
+    /// Waits until it is healthy, which takes a quorum.
+    pub fn wait(&mut self) {
         let healthy = self.wait_healthy();
         assert!(healthy, "etcd does not come back, its log:\n{}", self.log());
+    }
+
+    /// Kills the server, copies its data, and starts it again.
+    pub fn backup(&mut self) -> TempDir {
+        self.kill();
+        let copy = TempDir::new().expect("a temporary directory can be made");
+        copy_folder(&self.dir.path().join("data"), &copy.path().join("data"));
+        self.restart();
+        copy
+    }
+
+    /// Kills the server, puts copied data in the place of its own, and starts it again: the same
+    /// cluster, as it was. Without a copy it is a new one.
+    pub fn restore(&mut self, copy: Option<&TempDir>) {
+        self.kill();
+        let data = self.dir.path().join("data");
+        std::fs::remove_dir_all(&data).expect("its data can be removed");
+        if let Some(copy) = copy {
+            copy_folder(&copy.path().join("data"), &data);
+        }
+        self.restart();
     }
 
     /// What the server has logged.
@@ -94,7 +150,8 @@ impl EtcdServer {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    fn spawn(&mut self) {
+    /// Starts the server, and waits for nothing.
+    pub fn spawn(&mut self) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -112,7 +169,7 @@ impl EtcdServer {
     }
 
     fn command(&self) -> Command {
-        let peer = url("http", self.ports.peer);
+        let peer = url("http", self.address, self.ports.peer);
         let client = self.endpoint();
         let mut command = Command::new("etcd");
         command
@@ -124,7 +181,7 @@ impl EtcdServer {
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &self.cluster])
-            .args(["--listen-metrics-urls", &url("http", self.ports.health)])
+            .args(["--listen-metrics-urls", &self.metrics()])
             .args(["--logger", "zap"])
             .args(&self.extra);
         if let Some(tls) = &self.tls {
@@ -182,25 +239,26 @@ pub fn write_file(dir: &Path, name: &str, content: &str) -> PathBuf {
     path
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder can be made");
+    std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("a folder's mode can be set");
+    for entry in std::fs::read_dir(from).expect("a folder can be read") {
+        let entry = entry.expect("a folder can be read");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), &to).expect("a file can be copied");
+        }
+    }
+}
+
 fn start_members(members: usize, tls: Option<ServerTls>, extra: &[&str]) -> Vec<EtcdServer> {
     for _ in 0..STARTS_MAX {
         let ports: Vec<Ports> = (0..members).map(|_| free_ports()).collect();
-        let name = |number: usize| format!("member{number}");
-        let cluster: Vec<String> = ports
-            .iter()
-            .enumerate()
-            .map(|(number, ports)| format!("{}={}", name(number), url("http", ports.peer)))
-            .collect();
-        let server = |(number, ports): (usize, &Ports)| EtcdServer {
-            name: name(number),
-            ports: *ports,
-            cluster: cluster.join(","),
-            tls: tls.clone(),
-            extra: extra.iter().map(ToString::to_string).collect(),
-            dir: TempDir::new().expect("a temporary directory can be made"),
-            child: None,
-        };
-        let mut servers: Vec<EtcdServer> = ports.iter().enumerate().map(server).collect();
+        let places: Vec<Place> = ports.iter().map(|at| (Ipv4Addr::LOCALHOST, *at)).collect();
+        let mut servers = members_at(&places, tls.as_ref(), extra);
         servers.iter_mut().for_each(EtcdServer::spawn);
         if servers.iter_mut().all(EtcdServer::wait_healthy) {
             return servers;
@@ -212,6 +270,29 @@ fn start_members(members: usize, tls: Option<ServerTls>, extra: &[&str]) -> Vec<
         assert!(taken, "etcd ended:\n{}", logs.join("\n"));
     }
     panic!("no free ports for etcd in {STARTS_MAX} attempts");
+}
+
+type Place = (Ipv4Addr, Ports);
+
+/// The members of a cluster, none of them started.
+fn members_at(places: &[Place], tls: Option<&ServerTls>, extra: &[&str]) -> Vec<EtcdServer> {
+    let name = |number: usize| format!("member{number}");
+    let member = |(number, (address, ports)): (usize, &Place)| {
+        let peer = url("http", *address, ports.peer);
+        format!("{}={peer}", name(number))
+    };
+    let cluster: Vec<String> = places.iter().enumerate().map(member).collect();
+    let server = |(number, (address, ports)): (usize, &Place)| EtcdServer {
+        name: name(number),
+        address: *address,
+        ports: *ports,
+        cluster: cluster.join(","),
+        tls: tls.cloned(),
+        extra: extra.iter().map(ToString::to_string).collect(),
+        dir: TempDir::new().expect("a temporary directory can be made"),
+        child: None,
+    };
+    places.iter().enumerate().map(server).collect()
 }
 
 fn free_ports() -> Ports {
@@ -232,8 +313,8 @@ fn free_ports() -> Ports {
     }
 }
 
-fn url(scheme: &str, port: u16) -> String {
-    format!("{scheme}://127.0.0.1:{port}")
+fn url(scheme: &str, address: Ipv4Addr, port: u16) -> String {
+    format!("{scheme}://{address}:{port}")
 }
 
 fn is_healthy(port: u16) -> bool {

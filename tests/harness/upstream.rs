@@ -1,7 +1,7 @@
 //! Upstreams of tests: real servers on the loopback interface that answer as a test says, down to
 //! the byte, and keep what they were sent.
 
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -64,7 +64,15 @@ impl Upstream {
 
     /// Hands each connection to `serve`, with a way to keep a request as seen.
     pub fn raw(serve: impl Fn(&mut Connection, &dyn Fn(&Message)) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::raw_at(Ipv4Addr::LOCALHOST, serve)
+    }
+
+    /// The same, on an address of the machine or of the namespace that the caller is in.
+    pub fn raw_at(
+        address: Ipv4Addr,
+        serve: impl Fn(&mut Connection, &dyn Fn(&Message)) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State::default());
         let (shared, serve) = (state.clone(), Arc::new(serve));

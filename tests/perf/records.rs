@@ -10,9 +10,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use control::records::aggregate::{Order, Question};
+use control::records::tally::Dimension;
 use control::records::{RecordFilter, Records};
 use proto::id::{CredentialId, OrgId, ProxyId, RequestId};
-use proto::record::{Record, Stage, StageTime, UpstreamId};
+use proto::record::{Attempt, Record, Stage, StageTime, UpstreamId};
 
 /// Proxies of an organisation; each has a proxy credential and a target credential.
 const PROXIES: u64 = 20;
@@ -103,6 +105,17 @@ impl Random {
             left_gateway: None,
             client_aborted: false,
             scrubbed: 0,
+            sends: vec![Attempt {
+                started_us: 120,
+                connect_us: 0,
+                wait_us: u32::try_from(total_us)
+                    .unwrap_or(u32::MAX)
+                    .saturating_sub(200),
+                reused: true,
+                status: Some(status),
+                failure: None,
+            }],
+            limited_by: Vec::new(),
         }
     }
 
@@ -134,12 +147,14 @@ fn main() {
     let path = dir.path().join("records.db");
     let records = Records::open(&path).expect("a fresh file opens");
     let (mut random, mut cpu, mut slowest, mut sample) = (Random(88_172_645), 0, 0, Vec::new());
+    let mut inserting = std::time::Duration::ZERO;
     for first in (0..count).step_by(usize::try_from(batch).expect("a small number")) {
         let until = count.min(first + batch);
         let made: Vec<_> = (first..until).map(|n| random.record(n, orgs)).collect();
         let (before, begun) = (cpu_ns(), Instant::now());
         assert_eq!(records.insert(&made).expect("records are kept"), made.len());
         cpu += cpu_ns() - before;
+        inserting += begun.elapsed();
         slowest = slowest.max(begun.elapsed().as_micros());
         sample.extend(made.into_iter().next());
     }
@@ -153,9 +168,58 @@ fn main() {
         "  cpu per record   {:8.2} µs",
         cpu as f64 / count as f64 / 1_000.0
     );
+    println!(
+        "  records per second {:8.0}",
+        count as f64 / inserting.as_secs_f64()
+    );
     println!("  bytes per record {:8.1}", bytes as f64 / count as f64);
     println!("  slowest batch    {:8.1} ms", slowest as f64 / 1_000.0);
     search(&records, &sample);
+    sums(&records, &sample);
+}
+
+/// Times sums over the last hour of the records' clock.
+fn sums(records: &Records, sample: &[Record]) {
+    let last = &sample[sample.len() - 1];
+    let to_s = (last.started_at_us / 60_000_000 + 2) * 60;
+    let ask = |name: &str, by: Dimension, set: &dyn Fn(&mut Question)| {
+        let mut question = Question {
+            org: last.org_id,
+            by,
+            from_s: to_s - 3_600,
+            to_s,
+            bucket_s: None,
+            filter: RecordFilter::default(),
+            order: Order::Count,
+            limit: 10,
+        };
+        set(&mut question);
+        let mut count = 0;
+        let ms = median(9, &mut |_| {
+            let found = records.aggregate(&question).expect("sums are read");
+            count = found
+                .groups
+                .iter()
+                .map(|group| group.total.count)
+                .sum::<u64>();
+        });
+        println!("  {name:<24} {ms:8.3} ms ({count} counted)");
+    };
+    ask("last hour by minute", Dimension::All, &|q| {
+        q.bucket_s = Some(60)
+    });
+    ask("by proxy and minute", Dimension::Proxy, &|q| {
+        q.bucket_s = Some(60)
+    });
+    ask("one proxy by minute", Dimension::All, &|q| {
+        q.bucket_s = Some(60);
+        q.filter.proxy = Some(last.proxy_id);
+    });
+    ask("top by code", Dimension::Code, &|_| {});
+    ask("top paths of one proxy", Dimension::Path, &|q| {
+        q.filter.proxy = Some(last.proxy_id);
+        q.from_s = to_s - 120;
+    });
 }
 
 /// Times searches: the median of some runs.

@@ -1,161 +1,92 @@
-//! A real OTLP receiver gets one trace per request: a server span and a child per stage.
+//! Real OTLP receivers, over gRPC and over HTTP, get of each kind of request exactly the spans,
+//! parents, attributes and statuses that the conventions say.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+mod canary;
+#[path = "../harness/mod.rs"]
+mod harness;
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+mod receiver;
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tonic::{Request, Response, Status};
+use serde_json::{Value, json};
 
-/// Longest wait for the spans of a request, batching included.
-const WAIT: Duration = Duration::from_secs(30);
+use harness::gateway::{Gateway, Proxy, Start};
+use harness::http::Message;
+use harness::upstream::Upstream;
+use harness::wait_for;
+use receiver::{Received, grpc, http};
 
-struct Receiving(Sender<Vec<Span>>);
+const SERVER: i32 = 2;
+const CLIENT: i32 = 3;
+const INTERNAL: i32 = 1;
+const ERROR: i32 = 2;
 
-#[tonic::async_trait]
-impl TraceService for Receiving {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let spans = request
-            .into_inner()
-            .resource_spans
-            .into_iter()
-            .flat_map(|resource| resource.scope_spans)
-            .flat_map(|scope| scope.spans)
-            .collect();
-        // An error means that the test has what it wants.
-        let _ = self.0.send(spans);
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+fn gateway(endpoint: &str, settings: &str) -> Gateway {
+    let config = format!("[traces]\nendpoint = \"{endpoint}\"\nbatch_ms = 20\n{settings}");
+    Gateway::with(Start {
+        config,
+        ..Start::default()
+    })
+}
+
+/// An attribute as text; lists with commas.
+fn text(value: &Any) -> String {
+    match value {
+        Any::StringValue(text) => text.clone(),
+        Any::IntValue(number) => number.to_string(),
+        Any::BoolValue(yes) => yes.to_string(),
+        Any::ArrayValue(array) => {
+            let values = array.values.iter().filter_map(|value| value.value.as_ref());
+            values.map(text).collect::<Vec<_>>().join(",")
+        }
+        other => panic!("an attribute {other:?}"),
     }
 }
 
-/// Starts a receiver on a free port, on a thread of its own.
-fn receiver() -> (SocketAddr, Receiver<Vec<Span>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    listener.set_nonblocking(true).expect("a socket");
-    let (sender, spans) = channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-            let incoming = tonic::transport::server::TcpIncoming::from(listener);
-            let service = TraceServiceServer::new(Receiving(sender));
-            let server = tonic::transport::Server::builder().add_service(service);
-            server.serve_with_incoming(incoming).await
+fn attributes(span: &Span) -> BTreeMap<String, String> {
+    let attributes = span.attributes.iter();
+    attributes
+        .map(|pair| {
+            let value = pair.value.as_ref().and_then(|value| value.value.as_ref());
+            (pair.key.clone(), value.map(text).unwrap_or_default())
+        })
+        .collect()
+}
+
+fn id(answer: &Message) -> String {
+    answer
+        .field("requestrocket-request-id")
+        .expect("an id")
+        .to_owned()
+}
+
+/// The spans of a request: the SERVER span, the stages by name, the attempts in order.
+struct Trace {
+    server: Span,
+    stages: BTreeMap<String, Span>,
+    attempts: Vec<Span>,
+}
+
+/// Waits for a request's spans, and checks what holds for all of them.
+fn trace(received: &Received, id: &str) -> Trace {
+    let server = wait_for("a server span", || {
+        received.spans().into_iter().find(|span| {
+            let attributes = attributes(span);
+            attributes
+                .get("requestrocket.request.id")
+                .is_some_and(|found| found == id)
         })
     });
-    (address, spans)
-}
-
-struct Gateway {
-    process: Child,
-    ready: serde_json::Value,
-    _data: tempfile::TempDir,
-}
-
-impl Gateway {
-    fn start(otlp: SocketAddr) -> Self {
-        let data = tempfile::tempdir().expect("a folder");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_requestrocket"))
-            .args([
-                "dev",
-                "--gateway",
-                "127.0.0.1:0",
-                "--control",
-                "127.0.0.1:0",
-            ])
-            .args(["--output", "json", "--data-dir"])
-            .arg(data.path().join("rr"))
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{otlp}"))
-            .env("OTEL_BSP_SCHEDULE_DELAY", "100")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let mut line = String::new();
-        let stdout = process.stdout.take().expect("its output");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let ready = serde_json::from_str(&line).expect("one line of JSON");
-        Self {
-            process,
-            ready,
-            _data: data,
-        }
-    }
-
-    /// Calls the demo with a `traceparent` and gives the answer.
-    fn call(&self, traceparent: &str) -> String {
-        let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
-        let gateway = text(&self.ready["gateway"]);
-        let host = gateway.trim_start_matches("http://");
-        let key = text(&self.ready["demo"]["api_key"]);
-        let mut stream = TcpStream::connect(host).expect("a connection");
-        write!(
-            stream,
-            "GET /api/demo/x HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n\
-             traceparent: {traceparent}\r\nconnection: close\r\n\r\n"
-        )
-        .expect("a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-#[test]
-fn a_request_is_one_trace_with_a_span_per_stage() {
-    let (address, received) = receiver();
-    let gateway = Gateway::start(address);
-    let trace_id = "0af7651916cd43dd8448eb211c80319c";
-    let answer = gateway.call(&format!("00-{trace_id}-b7ad6b7169203331-01"));
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    // The target sees the same trace, with our span as the parent.
-    assert!(answer.contains(&format!("00-{trace_id}-")), "{answer}");
-    assert!(!answer.contains("b7ad6b7169203331"), "{answer}");
-
-    let wanted: Vec<&str> = proto::record::Stage::ALL
-        .iter()
-        .map(|stage| stage.name())
-        .chain(["GET"])
-        .collect();
-    let mut spans: Vec<Span> = Vec::new();
-    while !wanted
-        .iter()
-        .all(|name| spans.iter().any(|span| span.name == *name))
-    {
-        let more = received.recv_timeout(WAIT);
-        let names: Vec<&String> = spans.iter().map(|span| &span.name).collect();
-        let more = more.unwrap_or_else(|_| panic!("only {names:?} of {wanted:?} came"));
-        let ours = |span: &Span| hex::encode(&span.trace_id) == trace_id;
-        spans.extend(more.into_iter().filter(ours));
-    }
-    let server = spans
-        .iter()
-        .find(|span| span.name == "GET")
-        .expect("found above");
-    assert_eq!(hex::encode(&server.parent_span_id), "b7ad6b7169203331");
-    for span in spans.iter().filter(|span| span.name != "GET") {
-        assert_eq!(span.parent_span_id, server.span_id, "{}", span.name);
+    assert_eq!(server.kind, SERVER);
+    let spans = received
+        .spans()
+        .into_iter()
+        .filter(|span| span.trace_id == server.trace_id);
+    let (mut stages, mut attempts) = (BTreeMap::new(), Vec::new());
+    for span in spans.filter(|span| span.span_id != server.span_id) {
         assert!(
             span.start_time_unix_nano >= server.start_time_unix_nano,
             "{}",
@@ -166,5 +97,374 @@ fn a_request_is_one_trace_with_a_span_per_stage() {
             "{}",
             span.name
         );
+        match span.kind {
+            INTERNAL => {
+                assert_eq!(span.parent_span_id, server.span_id, "{}", span.name);
+                assert!(stages.insert(span.name.clone(), span).is_none());
+            }
+            CLIENT => attempts.push(span),
+            kind => panic!("kind {kind}"),
+        }
     }
+    let length = |span: &Span| span.end_time_unix_nano - span.start_time_unix_nano;
+    let sum: u64 = stages.values().map(length).sum();
+    assert_eq!(sum, length(&server), "the stages are the whole request");
+    attempts.sort_by_key(|span| span.start_time_unix_nano);
+    for attempt in &attempts {
+        let forward = &stages["forward"];
+        assert_eq!(attempt.parent_span_id, forward.span_id);
+        assert!(attempt.start_time_unix_nano >= forward.start_time_unix_nano);
+        assert!(attempt.end_time_unix_nano <= forward.end_time_unix_nano);
+    }
+    Trace {
+        server,
+        stages,
+        attempts,
+    }
+}
+
+fn code(span: &Span) -> i32 {
+    span.status.as_ref().map_or(0, |status| status.code)
+}
+
+/// What one kind of request looks like.
+struct Expected<'a> {
+    status: Option<&'a str>,
+    error: Option<&'a str>,
+    code: &'a str,
+    ended_by: Option<&'a str>,
+    attempts: &'a [(Option<&'a str>, Option<&'a str>)],
+}
+
+fn check(
+    received: &Received,
+    proxy: &Proxy,
+    upstream: &Upstream,
+    answer: &Message,
+    path: &str,
+    expected: &Expected<'_>,
+) {
+    let trace = trace(received, &id(answer));
+    let found = attributes(&trace.server);
+    let get = |name: &str| found.get(name).map(String::as_str);
+    assert_eq!(trace.server.name, "GET");
+    assert_eq!(get("http.request.method"), Some("GET"));
+    assert_eq!(get("url.scheme"), Some("http"));
+    assert_eq!(
+        get("url.path"),
+        Some(format!("/api/{}{path}", proxy.id).as_str())
+    );
+    assert_eq!(get("client.address"), Some("127.0.0.1"));
+    assert_eq!(get("http.response.status_code"), expected.status, "{path}");
+    assert_eq!(get("error.type"), expected.error, "{path}");
+    assert_eq!(
+        code(&trace.server) == ERROR,
+        expected.error.is_some(),
+        "{path}"
+    );
+    assert_eq!(get("requestrocket.code"), Some(expected.code));
+    assert_eq!(get("requestrocket.proxy.id"), Some(proxy.id.as_str()));
+    let ended: Vec<&str> = trace
+        .stages
+        .values()
+        .filter(|span| attributes(span)["requestrocket.stage.outcome"] == "end")
+        .map(|span| span.name.as_str())
+        .collect();
+    assert_eq!(
+        ended,
+        expected.ended_by.into_iter().collect::<Vec<_>>(),
+        "{path}"
+    );
+    assert_eq!(trace.attempts.len(), expected.attempts.len(), "{path}");
+    for (at, (span, (status, error))) in trace.attempts.iter().zip(expected.attempts).enumerate() {
+        let found = attributes(span);
+        let get = |name: &str| found.get(name).map(String::as_str);
+        assert_eq!(span.name, "GET");
+        assert_eq!(get("http.request.method"), Some("GET"));
+        let url = upstream.url();
+        let (host, port) = url
+            .trim_start_matches("http://")
+            .split_once(':')
+            .expect("a port");
+        assert_eq!(get("server.address"), Some(host));
+        assert_eq!(get("server.port"), Some(port));
+        assert_eq!(get("url.full"), Some(format!("{url}{path}").as_str()));
+        assert_eq!(get("http.response.status_code"), *status, "{path} {at}");
+        assert_eq!(get("error.type"), *error, "{path} {at}");
+        assert_eq!(code(span) == ERROR, error.is_some());
+        let resent = (at > 0).then(|| at.to_string());
+        assert_eq!(get("http.request.resend_count"), resent.as_deref());
+    }
+    // The target saw the last attempt as its parent.
+    if let Some(last) = trace
+        .attempts
+        .last()
+        .filter(|_| expected.status != Some("504"))
+    {
+        let seen = upstream.last();
+        let parent = seen.field("traceparent").expect("a traceparent");
+        let ids = format!(
+            "{}-{}",
+            hex::encode(&last.trace_id),
+            hex::encode(&last.span_id)
+        );
+        assert!(parent.contains(&ids), "{parent} {ids}");
+    }
+}
+
+/// One request of each kind.
+fn every_kind(received: &Received, gateway: &Gateway) {
+    let (plain, error): (Option<&str>, Option<&str>) = (Some("200"), None);
+    let answered = [(plain, error)];
+    let granted = Expected {
+        status: plain,
+        error,
+        code: "proxy-access-granted",
+        ended_by: None,
+        attempts: &answered,
+    };
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let answer = proxy.get("/plain");
+    check(received, &proxy, &upstream, &answer, "/plain", &granted);
+
+    let rule = json!({"effect": "deny", "path": {"pattern": "^/secret"}});
+    let rule = gateway.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    let answer = wait_for("the rule", || {
+        let answer = proxy.get("/secret");
+        (answer.status() == 400).then_some(answer)
+    });
+    let denied = Expected {
+        status: Some("400"),
+        code: "proxy-access-denied",
+        ended_by: Some("authorize"),
+        attempts: &[],
+        ..granted
+    };
+    check(received, &proxy, &upstream, &answer, "/secret", &denied);
+    let rules = attributes(&trace(received, &id(&answer)).stages["authorize"]);
+    assert_eq!(
+        Some(rules["requestrocket.rules.denied"].as_str()),
+        rule["id"].as_str()
+    );
+
+    let limits = json!({"limits": {"per_minute": 1}});
+    let limited = gateway.proxy_with(&upstream.url(), json!({}), limits);
+    limited.get("/a");
+    let answer = limited.get("/limited");
+    let expected = Expected {
+        status: Some("429"),
+        code: "rate-limited",
+        ended_by: Some("limit"),
+        attempts: &[],
+        ..granted
+    };
+    check(
+        received, &limited, &upstream, &answer, "/limited", &expected,
+    );
+    let windows = attributes(&trace(received, &id(&answer)).stages["limit"]);
+    assert_eq!(windows["requestrocket.limits.refused"], "minute");
+}
+
+/// A retried, a streamed and a timed-out request, and one with an error of the target.
+fn every_answer(received: &Received, gateway: &Gateway) {
+    let upstream = Upstream::raw(|connection, keep| {
+        let mut served = 0;
+        while let Some(request) = connection.read() {
+            keep(&request);
+            match request.target() {
+                // A second request on a kept connection is left without an answer.
+                "/again" if served > 0 => return,
+                // Says nothing until the gateway gives up.
+                "/late" => {
+                    while connection.some().is_some() {}
+                    return;
+                }
+                "/stream" => {
+                    connection.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+                    for _ in 0..3 {
+                        connection.send("4\r\nabcd\r\n");
+                    }
+                    connection.send("0\r\n\r\n");
+                }
+                "/broken" => connection.send("HTTP/1.1 503 Gone\r\ncontent-length: 0\r\n\r\n"),
+                _ => connection.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"),
+            }
+            served += 1;
+        }
+    });
+    let timeouts = json!({"timeouts": {"first_byte_ms": 300}});
+    let proxy = gateway.proxy_with(&upstream.url(), timeouts, json!({}));
+    let granted = Expected {
+        status: Some("200"),
+        error: None,
+        code: "proxy-access-granted",
+        ended_by: None,
+        attempts: &[(Some("200"), None)],
+    };
+    // Until a connection is kept by the worker that gets the next request.
+    let answer = wait_for("a kept connection", || {
+        proxy.get("/first");
+        let answer = proxy.get("/again");
+        assert!(
+            answer.status() == 200 || answer.status() == 502,
+            "{answer:?}"
+        );
+        let record = gateway.record(&id(&answer));
+        (record["attempts"] == 2).then_some(answer)
+    });
+    let again = Expected {
+        attempts: &[(None, Some("reset")), (Some("200"), None)],
+        ..granted
+    };
+    check(received, &proxy, &upstream, &answer, "/again", &again);
+    let answer = proxy.get("/stream");
+    assert_eq!(answer.body, b"abcdabcdabcd");
+    check(received, &proxy, &upstream, &answer, "/stream", &granted);
+    let answer = proxy.get("/broken");
+    let broken = Expected {
+        status: Some("503"),
+        error: Some("503"),
+        attempts: &[(Some("503"), Some("503"))],
+        ..granted
+    };
+    check(received, &proxy, &upstream, &answer, "/broken", &broken);
+    let answer = proxy.get("/late");
+    let late = Expected {
+        status: Some("504"),
+        error: Some("upstream-timeout"),
+        code: "upstream-timeout",
+        ended_by: Some("forward"),
+        attempts: &[(None, Some("first-byte-timeout"))],
+    };
+    check(received, &proxy, &upstream, &answer, "/late", &late);
+}
+
+#[test]
+fn every_kind_of_request_over_grpc() {
+    let (endpoint, received) = grpc();
+    let gateway = gateway(&endpoint, "");
+    every_kind(&received, &gateway);
+    every_answer(&received, &gateway);
+}
+
+#[test]
+fn every_kind_of_request_over_http() {
+    let (endpoint, received) = http();
+    let settings = "protocol = \"http\"\ncompression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
+    let gateway = gateway(&endpoint, settings);
+    every_kind(&received, &gateway);
+    every_answer(&received, &gateway);
+    assert_eq!(received.header("x-tenant").as_deref(), Some("a b"));
+    assert_eq!(received.header("content-encoding").as_deref(), Some("gzip"));
+}
+
+/// With TLS, to a collector whose authority is given; one that is not known gets nothing.
+#[test]
+fn over_tls_with_an_authority_of_its_own() {
+    let (certificate, key) = receiver::certificate();
+    let (stranger, _) = receiver::certificate();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, pem: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).expect("a file");
+        path.display().to_string()
+    };
+    let (own, other) = (file("own.pem", &certificate), file("other.pem", &stranger));
+    let upstream = Upstream::json("{}");
+    for protocol in ["grpc", "http"] {
+        let (endpoint, received) = match protocol {
+            "grpc" => receiver::grpc_tls(&certificate, &key),
+            _ => receiver::http_tls(&certificate, &key),
+        };
+        let settings = |ca: &str| format!("protocol = \"{protocol}\"\nca_file = \"{ca}\"\n");
+        let distrusting = gateway(&endpoint, &settings(&other));
+        distrusting.proxy(&upstream.url()).get("/x");
+        wait_for("a refused certificate", || {
+            let failures = distrusting.metric("requestrocket_trace_export_failures_total ");
+            (failures > 0.0).then_some(())
+        });
+        assert!(received.spans().is_empty(), "{protocol}");
+        let trusting = gateway(&endpoint, &settings(&own));
+        let proxy = trusting.proxy(&upstream.url());
+        let answer = proxy.get("/x");
+        trace(&received, &id(&answer));
+    }
+}
+
+/// A share of none keeps errors and refusals, and what a trusted caller keeps.
+#[test]
+fn what_is_kept_is_decided_at_the_end() {
+    let (endpoint, received) = grpc();
+    let gateway = gateway(&endpoint, "ratio = 0.0\n");
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let plain = id(&proxy.get("/plain"));
+    let trace_id = "0af7651916cd43dd8448eb211c80319c";
+    let call = |flags: &str, path: &str| {
+        let parent = format!("00-{trace_id}-b7ad6b7169203331-{flags}");
+        id(&proxy.send(&proxy.request("GET", path).field("traceparent", &parent)))
+    };
+    let unkept = call("00", "/unkept");
+    let seen = upstream.last();
+    assert!(
+        seen.field("traceparent")
+            .is_some_and(|text| text.ends_with("-00")),
+        "{seen:?}"
+    );
+    let kept = call("01", "/kept");
+    let refused = id(&proxy.send(&proxy.request("GET", "/x").without("authorization")));
+    let joined = trace(&received, &kept);
+    assert_eq!(hex::encode(&joined.server.trace_id), trace_id);
+    assert_eq!(
+        hex::encode(&joined.server.parent_span_id),
+        "b7ad6b7169203331"
+    );
+    let refused = trace(&received, &refused);
+    let failure = attributes(&refused.stages["authenticate"]);
+    assert_eq!(failure["requestrocket.auth.failure"], "no-credential");
+    let ids: Vec<String> = received
+        .spans()
+        .iter()
+        .filter_map(|span| attributes(span).get("requestrocket.request.id").cloned())
+        .collect();
+    assert!(!ids.contains(&plain) && !ids.contains(&unkept), "{ids:?}");
+}
+
+#[test]
+fn a_caller_that_is_not_trusted_gets_a_link() {
+    let (endpoint, received) = grpc();
+    let gateway = gateway(&endpoint, "incoming = \"ignore\"\n");
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let answer = proxy.send(&proxy.request("GET", "/x").field("traceparent", parent));
+    let server = trace(&received, &id(&answer)).server;
+    assert!(server.parent_span_id.is_empty());
+    assert_eq!(hex::encode(&server.links[0].span_id), "b7ad6b7169203331");
+    assert_ne!(
+        hex::encode(&server.trace_id),
+        "0af7651916cd43dd8448eb211c80319c"
+    );
+    let record: Value = gateway.record(&id(&answer));
+    assert_eq!(record["trace_id"], hex::encode(&server.trace_id));
+}
+
+/// A collector that is gone costs no request anything; what was lost is counted, and it heals.
+#[test]
+fn a_collector_may_be_gone() {
+    let gateway = gateway("http://127.0.0.1:1", "");
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    for _ in 0..20 {
+        assert_eq!(proxy.get("/x").status(), 200);
+    }
+    wait_for("a failure that is counted", || {
+        let failures = gateway.metric("requestrocket_trace_export_failures_total ");
+        (failures > 0.0).then_some(())
+    });
+    wait_for("what was dropped", || {
+        let dropped = gateway.metric("requestrocket_traces_dropped_total ");
+        (dropped >= 20.0).then_some(())
+    });
 }

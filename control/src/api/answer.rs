@@ -1,8 +1,13 @@
 //! What a handler answers with, and the one place where answers and refusals become HTTP.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use proto::id::{OrgId, RequestId};
 use serde_json::Value;
 
@@ -37,6 +42,31 @@ pub enum Content {
     Json(Value),
     /// Text of a media type.
     Text(&'static str, String),
+    /// Bytes of a media type, sent as they come.
+    Stream(&'static str, Pieces),
+}
+
+/// What a streamed answer is made of; it can be taken once.
+#[derive(Clone)]
+pub struct Pieces(Arc<Mutex<Option<PieceStream>>>);
+
+type PieceStream = Pin<Box<dyn Stream<Item = Result<Bytes, Refusal>> + Send>>;
+
+impl Pieces {
+    /// Pieces that are made while they are sent.
+    pub fn new(pieces: impl Stream<Item = Result<Bytes, Refusal>> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::pin(pieces)))))
+    }
+
+    fn take(&self) -> Option<PieceStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl std::fmt::Debug for Pieces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pieces")
+    }
 }
 
 impl Content {
@@ -46,6 +76,8 @@ impl Content {
             Self::Empty => 0,
             Self::Json(value) => value.to_string().len(),
             Self::Text(_, text) => text.len(),
+            // Only writes are kept, and none of them answers so.
+            Self::Stream(..) => 0,
         }
     }
 }
@@ -54,6 +86,11 @@ impl Answer {
     /// 200 with JSON.
     pub fn json(value: Value) -> Self {
         Self::with(StatusCode::OK, Content::Json(value))
+    }
+
+    /// 200 with pieces of a media type.
+    pub fn stream(media_type: &'static str, pieces: Pieces) -> Self {
+        Self::with(StatusCode::OK, Content::Stream(media_type, pieces))
     }
 
     /// 204.
@@ -99,10 +136,15 @@ impl Answer {
 
 /// The HTTP answer. Nothing of this API may be stored by anybody or guessed at by a browser.
 pub fn respond(result: Result<Answer, Refusal>, request_id: RequestId) -> HttpResponse {
-    let mut response = match result {
+    let response = match result {
         Ok(answer) => success(answer),
         Err(refusal) => failure(&refusal, request_id),
     };
+    marked(response, request_id)
+}
+
+/// An answer with what every answer of this API has.
+pub fn marked(mut response: HttpResponse, request_id: RequestId) -> HttpResponse {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
@@ -132,7 +174,23 @@ fn success(answer: Answer) -> HttpResponse {
             .content_type("application/json")
             .body(value.to_string()),
         Content::Text(media_type, text) => builder.content_type(media_type).body(text),
+        Content::Stream(media_type, pieces) => match pieces.take() {
+            Some(pieces) => builder
+                .content_type(media_type)
+                .streaming(pieces.map_err(broken)),
+            None => builder.finish(),
+        },
     }
+}
+
+/// An answer that has begun can only break off; the log says why.
+fn broken(refusal: Refusal) -> std::io::Error {
+    let detail = refusal.detail.as_str();
+    tracing::error!(
+        code = refusal.code.as_str(),
+        "an answer broke off: {detail}"
+    );
+    std::io::Error::other(refusal.detail)
 }
 
 fn failure(refusal: &Refusal, request_id: RequestId) -> HttpResponse {

@@ -1,4 +1,5 @@
-//! Policy that hangs on an object: rules and filters of targets, credentials and proxies.
+//! Policy that hangs on an object: rules, filters and meters of targets, credentials and proxies,
+//! and meters of the organisation.
 //!
 //! Who may edit a policy is who may edit the object that it hangs on. A path that names another
 //! object than the policy's own answers like an unknown id.
@@ -25,13 +26,28 @@ pub trait Policy: Resource {
     fn attach(parent: ObjectId, model: Self::Model) -> Body;
 }
 
+/// What policy can hang on.
+pub trait Holder: 'static {
+    /// The one that the path names.
+    ///
+    /// # Errors
+    /// 404.
+    fn named(call: &OrgCall) -> Result<ObjectId, Refusal>;
+}
+
+impl<P: Resource> Holder for P {
+    fn named(call: &OrgCall) -> Result<ObjectId, Refusal> {
+        Ok(objects::find::<P>(call, &*call.config()?)?.id)
+    }
+}
+
 /// A policy's place below its organisation.
 pub fn place(parent: Option<ObjectId>, collection: &str) -> String {
     let (word, parent) = match parent {
         Some(id @ ObjectId::Target(_)) => ("targets", id),
         Some(id @ ObjectId::Credential(_)) => ("credentials", id),
         Some(id @ ObjectId::Proxy(_)) => ("proxies", id),
-        // Policies hang on nothing else.
+        // Policies hang on nothing else but the organisation.
         Some(_) | None => return collection.to_owned(),
     };
     format!("{word}/{parent}/{collection}")
@@ -41,7 +57,7 @@ pub fn place(parent: Option<ObjectId>, collection: &str) -> String {
 pub type Names = [(&'static str, &'static str); 6];
 
 /// The rows of policy `R` on objects `P`.
-pub fn rows<R: Policy, P: Resource>(
+pub fn rows<R: Policy, P: Holder>(
     all: &'static str,
     one: &'static str,
     need: Need,
@@ -73,42 +89,37 @@ pub fn rows<R: Policy, P: Resource>(
     ]
 }
 
-async fn list<R: Policy, P: Resource>(call: OrgCall) -> Result<Answer, Refusal> {
-    let parent = parent::<P>(&call)?;
+async fn list<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+    let parent = P::named(&call)?;
     objects::list::<R>(&call, |body, _| R::parent(body) == Some(parent))
 }
 
-async fn create<R: Policy, P: Resource>(call: OrgCall) -> Result<Answer, Refusal> {
-    let parent = parent::<P>(&call)?;
+async fn create<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+    let parent = P::named(&call)?;
     may_edit(&call, parent)?;
     let model = objects::parse::<R>(call.request.body.clone()).map_err(Refusal::invalid)?;
     write::create::<R>(&call, R::attach(parent, model)).await
 }
 
-async fn get<R: Policy, P: Resource>(call: OrgCall) -> Result<Answer, Refusal> {
+async fn get<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
     objects::get::<R>(&policy::<R, P>(call)?.0)
 }
 
-async fn update<R: Policy, P: Resource>(call: OrgCall) -> Result<Answer, Refusal> {
+async fn update<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
     write::change::<R>(&editable::<R, P>(call)?, Manner::Merge).await
 }
 
-async fn replace<R: Policy, P: Resource>(call: OrgCall) -> Result<Answer, Refusal> {
+async fn replace<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
     write::change::<R>(&editable::<R, P>(call)?, Manner::Replace).await
 }
 
-async fn delete<R: Policy, P: Resource>(call: OrgCall) -> Result<Answer, Refusal> {
+async fn delete<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
     write::delete::<R>(&editable::<R, P>(call)?).await
 }
 
-/// The object that the path names first.
-fn parent<P: Resource>(call: &OrgCall) -> Result<ObjectId, Refusal> {
-    Ok(objects::find::<P>(call, &*call.config()?)?.id)
-}
-
 /// The call as one about the policy that the path names last, and the object it hangs on.
-fn policy<R: Policy, P: Resource>(call: OrgCall) -> Result<(OrgCall, ObjectId), Refusal> {
-    let parent = parent::<P>(&call)?;
+fn policy<R: Policy, P: Holder>(call: OrgCall) -> Result<(OrgCall, ObjectId), Refusal> {
+    let parent = P::named(&call)?;
     let mut call = call;
     let id = call.request.part(R::PART).to_owned();
     call.request.path.insert("id", id);
@@ -119,8 +130,8 @@ fn policy<R: Policy, P: Resource>(call: OrgCall) -> Result<(OrgCall, ObjectId), 
     Ok((call, parent))
 }
 
-fn editable<R: Policy, P: Resource>(call: OrgCall) -> Result<OrgCall, Refusal> {
-    may_edit(&call, parent::<P>(&call)?)?;
+fn editable<R: Policy, P: Holder>(call: OrgCall) -> Result<OrgCall, Refusal> {
+    may_edit(&call, P::named(&call)?)?;
     Ok(policy::<R, P>(call)?.0)
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use proto::org::Role;
-use proto::tree::{self, Objects, OrgConfig, VersionRecord};
+use proto::tree::{self, Objects, OrgConfig};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -14,6 +14,7 @@ use super::call::OrgCall;
 use super::error::Refusal;
 use super::versions::{before, change_list, next_cursor, shown};
 use super::{page, write};
+use crate::publish::Kept;
 use crate::route::{Gives, Need, Route, Verb};
 
 /// Most versions on a page: each is read whole.
@@ -48,15 +49,17 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         .versions(call.org_id(), before, limit + 1)
         .await
         .map_err(write::refusal)?;
-    let reaches_first = records.last().is_none_or(|oldest| oldest.head.n == 1);
+    let reaches_first = records
+        .last()
+        .is_none_or(|oldest| oldest.record.head.n == 1);
     let mut after = match records.first() {
         Some(newest) => Some(read(&call, newest).await?),
         None => None,
     };
     let mut changes = 0;
-    let fits = |record: &&VersionRecord| {
+    let fits = |kept: &&Kept| {
         let fits = changes < CHANGES_MAX;
-        changes = changes.saturating_add(record.changes);
+        changes = changes.saturating_add(kept.record.changes);
         fits
     };
     let shown_count = records.iter().take(limit).take_while(fits).count();
@@ -83,15 +86,15 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
     Ok(Answer::json(page::page(items, cursor)))
 }
 
-async fn read(call: &OrgCall, record: &VersionRecord) -> Result<Arc<OrgConfig>, Refusal> {
+async fn read(call: &OrgCall, kept: &Kept) -> Result<Arc<OrgConfig>, Refusal> {
     let publisher = &call.control.publisher;
-    let config = publisher.at(call.org_id(), record).await;
+    let config = publisher.at(call.org_id(), &kept.record).await;
     config.map_err(write::refusal)
 }
 
 fn entry(
     call: &OrgCall,
-    record: &VersionRecord,
+    kept: &Kept,
     earlier: Option<&OrgConfig>,
     config: &OrgConfig,
     reaches_first: bool,
@@ -101,8 +104,8 @@ fn entry(
     // The version before the oldest one that is kept cannot be read any more.
     let known = before.is_some() || reaches_first;
     let differences = tree::diff(before.unwrap_or(&nothing), &config.objects);
-    let mut entry = shown(record);
-    entry["author_name"] = json!(author_name(config, &record.author));
+    let mut entry = shown(kept);
+    entry["author_name"] = json!(author_name(config, &kept.record.author));
     entry["objects"] = match known {
         true => change_list(&call.view(), &differences).into(),
         false => Value::Null,

@@ -18,6 +18,7 @@ use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::filters::Filters;
+use super::meters::Meters;
 use super::objects::{self, Manner, Resource};
 use super::proxies::Proxies;
 use super::rules::Rules;
@@ -25,7 +26,7 @@ use super::secret::{Absent, Secret};
 use super::targets::Targets;
 use super::versions::{changes, outcome};
 use super::write;
-use crate::publish::PublishError;
+use crate::publish::{PublishError, Published};
 use crate::route::Parameter;
 
 /// Most faults that are listed.
@@ -187,6 +188,15 @@ impl Plan {
         };
         self.generated.iter().map(one).collect()
     }
+
+    /// Adds the secret that was generated for a credential to what is shown of it.
+    pub fn show_once(&self, shown: &mut Value) {
+        for generated in &self.generated {
+            if shown["id"] == json!(generated.id) {
+                shown["secret"][generated.field] = json!(generated.secret.as_str());
+            }
+        }
+    }
 }
 
 enum Failed {
@@ -219,6 +229,24 @@ pub async fn carry_out(
         let n = current.head.n;
         return Ok(Answer::json(changes(&call.view(), n, n, &differences)));
     }
+    let (published, plan, before) = publish(call, plan).await?;
+    let mut answer = outcome(call, &published, &before).await?;
+    // Of a remembered write, other keys were generated and are in force.
+    if !published.replayed {
+        answer["generated"] = plan.shown_once().into();
+    }
+    Ok(Answer::json(answer).version(call.org_id(), published.n))
+}
+
+/// Publishes what `plan` makes of the newest version: what was published, the plan that it was made
+/// by, and the version before.
+///
+/// # Errors
+/// As for [`carry_out`].
+pub async fn publish(
+    call: &OrgCall,
+    plan: impl Fn(&OrgConfig) -> Plan,
+) -> Result<(Published, Plan, Arc<OrgConfig>), Refusal> {
     let publisher = &call.control.publisher;
     let (mut last, mut before) = (Plan::default(), None);
     let make = |current: &Arc<OrgConfig>| {
@@ -230,12 +258,7 @@ pub async fn carry_out(
     let published = published.map_err(|failed| refusal(&last, failed))?;
     call.control.see_version(call.org_id(), published.n).await;
     let before = before.unwrap_or_else(|| Arc::clone(&published.config));
-    let mut answer = outcome(call, &published, &before).await?;
-    // Of a remembered write, other keys were generated and are in force.
-    if !published.replayed {
-        answer["generated"] = last.shown_once().into();
-    }
-    Ok(Answer::json(answer).version(call.org_id(), published.n))
+    Ok((published, last, before))
 }
 
 /// The newest version, and the draft of what `plan` makes of it; nothing is published.
@@ -281,7 +304,10 @@ fn body(id: ObjectId, parent: Option<ObjectId>, document: Value) -> Result<Body,
         (ObjectId::Filter(_), Some(on)) => {
             objects::parse::<Filters>(document).map(|filter| Filters::attach(on, filter))
         }
-        (ObjectId::Rule(_) | ObjectId::Filter(_), None) => {
+        (ObjectId::Meter(_), Some(on)) => {
+            objects::parse::<Meters>(document).map(|meter| Meters::attach(on, meter))
+        }
+        (ObjectId::Rule(_) | ObjectId::Filter(_) | ObjectId::Meter(_), None) => {
             let detail = "names no object that it hangs on";
             Err(vec![Problem::new("", "required", detail)])
         }
@@ -308,6 +334,7 @@ pub fn change(id: ObjectId, document: Value, manner: Manner) -> Change {
         ObjectId::Proxy(_) => change_of::<Proxies>(document, manner),
         ObjectId::Rule(_) => change_of::<Rules>(document, manner),
         ObjectId::Filter(_) => change_of::<Filters>(document, manner),
+        ObjectId::Meter(_) => change_of::<Meters>(document, manner),
         ObjectId::Org(_) | ObjectId::Token(_) => Arc::new(|_: &Body| {
             let detail = "organisations and tokens have routes of their own";
             Err(vec![Problem::new("", "not-applicable", detail)])

@@ -26,11 +26,7 @@ pub async fn read(
     if takes == Takes::Nothing {
         return Ok(Value::Null);
     }
-    let most = match takes {
-        Takes::Large(_) => LARGE_BYTES_MAX,
-        _ => BODY_BYTES_MAX,
-    };
-    let bytes = collect(headers, payload, most).await?;
+    let bytes = collect(headers, payload, most(takes)).await?;
     if bytes.is_empty() && matches!(takes, Takes::Optional(_)) {
         return Ok(Value::Object(Map::new()));
     }
@@ -51,6 +47,25 @@ pub async fn read(
         ));
     }
     parse(&bytes)
+}
+
+/// The body as it came, within the route's bound, for another control plane that reads it.
+///
+/// # Errors
+/// 413, or 400 where it was cut.
+pub async fn raw(
+    headers: &HeaderMap,
+    payload: web::Payload,
+    takes: Takes,
+) -> Result<Vec<u8>, Refusal> {
+    collect(headers, payload, most(takes)).await
+}
+
+fn most(takes: Takes) -> usize {
+    match takes {
+        Takes::Large(_) => LARGE_BYTES_MAX,
+        _ => BODY_BYTES_MAX,
+    }
 }
 
 async fn collect(

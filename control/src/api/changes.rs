@@ -19,6 +19,7 @@ use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::filters::Filters;
+use super::meters::Meters;
 use super::objects::{Manner, Resource};
 use super::proxies::Proxies;
 use super::rules::Rules;
@@ -145,6 +146,7 @@ impl Work<'_> {
                 .as_deref()
                 .map(|name| match name.starts_with('@') {
                     true => self.id(&at, name),
+                    false if fresh_hangs_on(self.config, id, name) => name.parse().ok(),
                     false => self.existing(&at, name),
                 });
             // An unknown one is told at its own place.
@@ -224,7 +226,8 @@ impl Work<'_> {
             configures && self.config.object(*id).is_some()
         });
         if found.is_none() {
-            let detail = "names no target, credential, proxy, rule or filter of this organisation";
+            let detail =
+                "names no target, credential, proxy, rule, filter or meter of this organisation";
             self.plan
                 .problem(Problem::new(pointer, "not-found", detail));
         }
@@ -265,9 +268,18 @@ fn fresh_id(collection: &str) -> ObjectId {
         Proxies::COLLECTION => Proxies::fresh_id(),
         Rules::COLLECTION => Rules::fresh_id(),
         Filters::COLLECTION => Filters::fresh_id(),
+        Meters::COLLECTION => Meters::fresh_id(),
         _ => Targets::fresh_id(),
     }
 }
+
+/// Whether `name` is the organisation itself, on which meters may hang.
+fn fresh_hangs_on(config: &OrgConfig, fresh: ObjectId, name: &str) -> bool {
+    matches!(fresh, ObjectId::Meter(_)) && name.parse() == Ok(ObjectId::Org(config.org))
+}
+
+/// What hangs on another object.
+const HANGING: [&str; 3] = [Rules::COLLECTION, Filters::COLLECTION, Meters::COLLECTION];
 
 /// No field may stand where it would be ignored.
 fn only_its_own(step: &Step) -> Result<(), Problem> {
@@ -281,7 +293,7 @@ fn only_its_own(step: &Step) -> Result<(), Problem> {
     let hangs = step
         .create
         .as_deref()
-        .is_some_and(|on| matches!(on, Rules::COLLECTION | Filters::COLLECTION));
+        .is_some_and(|on| HANGING.contains(&on));
     let (verb, needs, takes): (&str, &[&str], &[&str]) = match step {
         Step {
             create: Some(_), ..

@@ -55,8 +55,12 @@ pub enum Code {
     OutcomeUnknown,
     /// The version that a read presents has not arrived here.
     VersionNotHere,
+    /// The region where versions are made cannot be reached.
+    HomeUnavailable,
     /// More is asked of this process than it can do now.
     Overloaded,
+    /// No node took what only a node can do, or none was done in time.
+    NoNode,
 }
 
 impl Code {
@@ -83,7 +87,9 @@ impl Code {
         Self::StoreRegressed,
         Self::OutcomeUnknown,
         Self::VersionNotHere,
+        Self::HomeUnavailable,
         Self::Overloaded,
+        Self::NoNode,
     ];
 
     /// The code as it stands in answers, its status, and its title.
@@ -137,7 +143,9 @@ impl Code {
                 "The outcome of the write is unknown",
             ),
             Self::VersionNotHere => ("version-not-here", 503, "The version has not arrived here"),
+            Self::HomeUnavailable => ("home-unavailable", 503, "The home region cannot be reached"),
             Self::Overloaded => ("overloaded", 503, "Too much is asked at once"),
+            Self::NoNode => ("no-node", 504, "No node has answered"),
         }
     }
 

@@ -15,7 +15,9 @@ pub mod explain;
 pub mod filters;
 pub mod health;
 pub mod idempotency;
+pub mod inline;
 pub mod me;
+pub mod meters;
 pub mod nodes;
 pub mod objects;
 pub mod orgs;
@@ -23,15 +25,54 @@ pub mod page;
 pub mod patch;
 pub mod precondition;
 pub mod proxies;
+pub mod proxy_test;
 pub mod records;
+pub mod recovery;
+mod recovery_schemas;
+pub mod regions;
 pub mod rules;
 pub mod schemas;
 pub mod secret;
 pub mod shape;
 pub mod targets;
+pub mod telemetry;
 pub mod tokens;
+pub mod unmatched;
+pub mod usage;
 pub mod versions;
 pub mod write;
+
+use crate::route::Route;
+
+/// Every route, by resource.
+pub fn routes() -> Vec<Route> {
+    [
+        health::routes(),
+        me::routes(),
+        orgs::routes(),
+        tokens::routes(),
+        targets::routes(),
+        credentials::routes(),
+        proxies::routes(),
+        proxy_test::routes(),
+        rules::routes(),
+        filters::routes(),
+        meters::routes(),
+        usage::routes(),
+        changes::routes(),
+        explain::routes(),
+        config::routes(),
+        nodes::routes(),
+        recovery::routes(),
+        unmatched::routes(),
+        regions::routes(),
+        records::routes(),
+        telemetry::routes(),
+        versions::routes(),
+        audit::routes(),
+    ]
+    .concat()
+}
 
 #[cfg(test)]
 mod tests;

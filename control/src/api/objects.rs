@@ -36,6 +36,8 @@ pub trait Resource: Sized + 'static {
     const SCHEMA: &'static str;
     /// Fields of the schema that are not part of the model.
     const BESIDE: &'static [&'static str] = &[];
+    /// Fields of the model that the gateway sets.
+    const OWN: &'static [&'static str] = &["id"];
 
     /// A fresh id.
     fn fresh_id() -> ObjectId;
@@ -243,8 +245,7 @@ pub fn changed<R: Resource>(
             // A null removes; of a field that does not exist it would pass unnoticed.
             let unknown = faults.iter().any(|fault| fault.code == "unknown-field");
             let mut old = fields(before);
-            // A rule's and a filter's own id is set by the gateway, as everywhere.
-            old.shift_remove("id");
+            old.retain(|name, _| !R::OWN.contains(&name.as_str()));
             let whole = merge(Value::Object(old), document);
             match parse::<R>(whole) {
                 Ok(model) if !unknown => Ok(model),

@@ -17,7 +17,7 @@ use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::Refusal;
 use super::objects::{self, Manner, Resource, View};
-use super::write;
+use super::{inline, write};
 use crate::route::{Gives, Need, Route, Takes, Verb};
 
 /// The resource.
@@ -27,6 +27,7 @@ impl Resource for Proxies {
     type Model = Proxy;
     const COLLECTION: &'static str = "proxies";
     const SCHEMA: &'static str = "Proxy";
+    const OWN: &'static [&'static str] = &["former_aliases"];
 
     fn fresh_id() -> ObjectId {
         ObjectId::Proxy(ProxyId::new())
@@ -57,7 +58,10 @@ impl Resource for Proxies {
     fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
         let settings = &view.control.settings;
         let url = format!("{}/api/{}", settings.gateway_url, object.id);
-        let urls = Map::from_iter([(settings.region.clone(), json!(url))]);
+        let mut urls = Map::from_iter([(settings.region.clone(), json!(url))]);
+        for (region, gateway) in view.control.other_gateways() {
+            urls.insert(region.into(), json!(format!("{gateway}/api/{}", object.id)));
+        }
         shown.insert("url".into(), json!(url));
         let alias = shown.get("alias").and_then(Value::as_str);
         let by_alias = alias.map(|alias| match view.slug == settings.default_org {
@@ -90,12 +94,15 @@ pub fn routes() -> Vec<Route> {
         Route::org(
             Verb::Post,
             ALL,
-            ("create_proxy", "Create a proxy"),
+            (
+                "create_proxy",
+                "Create a proxy; with `target` and `credentials` these too, as one version",
+            ),
             guarded,
             create,
         )
-        .takes(Takes::Body("Proxy"))
-        .gives(Gives::Created("Proxy")),
+        .takes(Takes::Body("NewProxy"))
+        .gives(Gives::Created("CreatedProxy")),
         Route::org(Verb::Get, ONE, ("get_proxy", "Read a proxy"), viewer, get)
             .gives(Gives::One("Proxy")),
         Route::org(
@@ -135,6 +142,9 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn create(call: OrgCall) -> Result<Answer, Refusal> {
+    if inline::has_inline(&call.request.body) {
+        return inline::create(&call).await;
+    }
     let model = objects::parse::<Proxies>(call.request.body.clone()).map_err(Refusal::invalid)?;
     write::create::<Proxies>(&call, Body::Proxy(model)).await
 }

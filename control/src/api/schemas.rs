@@ -37,14 +37,17 @@ pub fn add(schemas: &mut Schemas) {
     let urls = json!({"type": "object", "additionalProperties": {"type": "string"},
                       "description": "The proxy's URL in each region"});
     let url = json!({"type": "string", "description": "The proxy's URL in this region"});
-    let alias_url = json!({"type": "string",
-                           "description": "The same by its alias, where it has one"});
+    let by_alias = "The same by its alias, where it has one";
+    let alias_url = json!({"type": "string", "description": by_alias});
+    let former = property(schemas, "former_aliases");
     let proxy = with(&[
         ("url", read_only(url)),
         ("alias_url", read_only(alias_url)),
         ("urls", read_only(urls)),
+        ("former_aliases", read_only(former)),
     ]);
     extend(schemas, "Proxy", "Proxy", &proxy);
+    super::inline::add_schemas(schemas);
     extend(schemas, "Org", "Org", &stored);
     add_policies(schemas, &stored);
     let once = json!({
@@ -74,7 +77,13 @@ pub fn add(schemas: &mut Schemas) {
     }
 }
 
-/// Rules and filters.
+/// A property of a proxy, as the model describes it.
+fn property(schemas: &Schemas, name: &str) -> Value {
+    let proxy = schemas.get("Proxy").cloned().unwrap_or_default();
+    proxy["properties"][name].clone()
+}
+
+/// Rules, filters and meters.
 fn add_policies(schemas: &mut Schemas, stored: &[(&'static str, Value)]) {
     let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
     let attached = [stored, &[("parent_id", read_only(parent))]].concat();
@@ -86,6 +95,7 @@ fn add_policies(schemas: &mut Schemas, stored: &[(&'static str, Value)]) {
     let rule = [&attached[..], &[("warnings", read_only(warnings))]].concat();
     extend(schemas, "Rule", "Rule", &rule);
     extend(schemas, "Filter", "Filter", &attached);
+    extend(schemas, "Meter", "Meter", &attached);
 }
 
 /// What every stored object has besides its own fields.
@@ -115,8 +125,18 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("ProblemDocument", problem_document()),
         ("SecretView", secret_view()),
         ("Rotation", rotation()),
+        ("RecordTrace", super::records::trace::schema()),
+        ("Telemetry", super::telemetry::schema()),
         ("Me", me()),
         ("Node", node()),
+        ("Regression", super::recovery_schemas::regression()),
+        ("Recovery", super::recovery_schemas::recovery()),
+        ("Recovered", super::recovery_schemas::recovered()),
+        ("TestInput", super::proxy_test::input_schema()),
+        ("TestOutcome", super::proxy_test::outcome_schema()),
+        ("UnmatchedAttempt", super::unmatched::schema()),
+        ("MeterUsage", meter_usage()),
+        ("Region", super::regions::schema()),
         ("Version", version()),
         ("AuditEntry", audit_entry()),
         ("VersionDiff", version_diff()),
@@ -145,6 +165,7 @@ fn node() -> Value {
             "name": text("Its `node_name`"),
             "region": text("Its region"),
             "address": text("Where it listens for callers"),
+            "peers": text("Where other nodes dial it; absent where it has no links"),
             "program": text("The version of its program"),
             "started_at": {"type": "string", "format": "date-time"},
             "revision": {"type": "integer", "description": "The store revision that it serves"},
@@ -152,6 +173,11 @@ fn node() -> Value {
             "current": {"type": "boolean",
                         "description": "Whether it serves what this control plane sees"},
             "in_flight": {"type": "integer", "description": "Requests in flight"},
+            "restarts": {
+                "type": "object",
+                "description": "Background tasks that panicked and were run again, by name",
+                "additionalProperties": {"type": "integer"}
+            },
             "faults": {
                 "type": "array",
                 "description": "What it cannot serve; an earlier form is served instead",
@@ -171,7 +197,7 @@ fn version() -> Value {
         "type": "object",
         "description": "One version of an organisation's configuration",
         "properties": {
-            "n": {"type": "integer", "description": "Its number, without gaps"},
+            "n": {"type": "integer", "description": "Its number"},
             "hash": {"type": "string", "description": "Of content and history, SHA-256"},
             "parent": {"type": ["string", "null"], "description": "Hash of the version before"},
             "published_at": {"type": "string", "format": "date-time"},
@@ -183,6 +209,12 @@ fn version() -> Value {
                 "type": "array",
                 "items": {"type": "string"},
                 "description": "Ids of the first 100 of them"
+            },
+            "kept_in": {
+                "type": "string",
+                "enum": ["store", "archive"],
+                "description": "`archive`: only this control plane and others that have archived \
+                                it can compare with it or return to it"
             }
         }
     })
@@ -198,6 +230,21 @@ fn audit_entry() -> Value {
     objects["description"] = json!("Null where the version before is not kept any more");
     entry["properties"]["objects"] = objects;
     entry
+}
+
+fn meter_usage() -> Value {
+    let mut key = reference("KeyUsage");
+    key["description"] = json!("Also `parent_id`: what the meter hangs on");
+    json!({
+        "type": "object",
+        "properties": {
+            "items": {"type": "array", "items": key},
+            "at": {"type": ["string", "null"], "format": "date-time",
+                   "description": "When the newest of it was told; nodes tell every few seconds"},
+            "keys_left_out": {"type": "integer",
+                              "description": "Keys that nodes left out, of all organisations"}
+        }
+    })
 }
 
 fn changed() -> Value {
@@ -230,11 +277,11 @@ fn changes() -> Value {
                 "properties": {
                     "create": {
                         "type": "string",
-                        "enum": ["targets", "credentials", "proxies", "rules", "filters"],
+                        "enum": ["targets", "credentials", "proxies", "rules", "filters", "meters"],
                         "description": "The kind of object to create from `object`"
                     },
                     "as": text("A name for what is created: `@name` stands for its id"),
-                    "parent": text("Of a rule or filter: id or `@name` of what it hangs on"),
+                    "parent": text("Of a rule, filter or meter: id or `@name` of what it hangs on"),
                     "object": {"type": "object", "description": "The whole object"},
                     "update": text("Id of an object to change by `patch`"),
                     "patch": {"type": "object", "description": "A merge patch (RFC 7396)"},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proto::object::{Object, ObjectId};
 use proto::org::Role;
-use proto::tree::{self, Difference, OrgConfig, VersionRecord};
+use proto::tree::{self, Difference, OrgConfig};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -13,6 +13,7 @@ use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::filters::Filters;
+use super::meters::Meters;
 use super::objects::{View, show};
 use super::orgs::Orgs;
 use super::page::{self, PageRequest};
@@ -21,7 +22,7 @@ use super::rules::Rules;
 use super::targets::Targets;
 use super::tokens::Tokens;
 use super::write;
-use crate::publish::{PublishError, Published, Rollback};
+use crate::publish::{Kept, PublishError, Published, Rollback};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
 
 const DIFF: &[Parameter] = &[(
@@ -114,25 +115,28 @@ pub fn before(call: &OrgCall, request: &PageRequest) -> Result<u64, Refusal> {
 }
 
 /// Where the page after this one begins, if there is one.
-pub fn next_cursor(page: &[VersionRecord], limit: usize) -> Option<String> {
-    let oldest = page.last().map(|record| record.head.n);
+pub fn next_cursor(page: &[Kept], limit: usize) -> Option<String> {
+    let oldest = page.last().map(|kept| kept.record.head.n);
     let more = oldest.filter(|n| page.len() == limit && *n > 1);
     more.map(|n| n.to_string())
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
-    let record = record(&call, number(&call)?).await?;
-    Ok(Answer::json(shown(&record)))
+    let kept = record(&call, number(&call)?).await?;
+    Ok(Answer::json(shown(&kept)))
 }
 
 async fn diff(call: OrgCall) -> Result<Answer, Refusal> {
-    let to = record(&call, number(&call)?).await?;
+    let to = record(&call, number(&call)?).await?.record;
     let publisher = &call.control.publisher;
     let from = call
         .request
         .query
         .parsed("from", "the number of a version")?;
-    let from: u64 = from.unwrap_or(to.head.n.saturating_sub(1));
+    let from = match from {
+        Some(from) => from,
+        None => before_it(&call, to.head.n).await?,
+    };
     let after = publisher
         .at(call.org_id(), &to)
         .await
@@ -141,10 +145,10 @@ async fn diff(call: OrgCall) -> Result<Answer, Refusal> {
         // Before the first version there was nothing.
         0 => None,
         n => {
-            let record = record(&call, n).await?;
+            let kept = record(&call, n).await?;
             Some(
                 publisher
-                    .at(call.org_id(), &record)
+                    .at(call.org_id(), &kept.record)
                     .await
                     .map_err(write::refusal)?,
             )
@@ -169,7 +173,7 @@ async fn rollback(call: OrgCall) -> Result<Answer, Refusal> {
     let request = call.publishing();
     if dry_run == Some(true) {
         let old = publisher
-            .at(call.org_id(), &old)
+            .at(call.org_id(), &old.record)
             .await
             .map_err(write::refusal)?;
         let make = |current: &Arc<OrgConfig>| -> Result<_, PublishError> {
@@ -219,15 +223,15 @@ pub async fn outcome(
         return Ok(changes(&view, n.saturating_sub(1), n, &[]));
     };
     let after = publisher
-        .at(call.org_id(), record)
+        .at(call.org_id(), &record.record)
         .await
         .map_err(write::refusal)?;
     let before = publisher
-        .at(call.org_id(), parent)
+        .at(call.org_id(), &parent.record)
         .await
         .map_err(write::refusal)?;
     let differences = tree::diff(&before.objects, &after.objects);
-    Ok(changes(&view, parent.head.n, n, &differences))
+    Ok(changes(&view, parent.record.head.n, n, &differences))
 }
 
 fn number(call: &OrgCall) -> Result<u64, Refusal> {
@@ -237,7 +241,17 @@ fn number(call: &OrgCall) -> Result<u64, Refusal> {
         .map_err(|_| Refusal::not_found())
 }
 
-async fn record(call: &OrgCall, n: u64) -> Result<VersionRecord, Refusal> {
+/// The number of the version before this one, 0 before the first: after a restored store was
+/// recovered from, numbers have a gap.
+async fn before_it(call: &OrgCall, n: u64) -> Result<u64, Refusal> {
+    let publisher = &call.control.publisher;
+    let before = publisher.versions(call.org_id(), n, 1).await;
+    let before = before.map_err(write::refusal)?;
+    let fallback = n.saturating_sub(1);
+    Ok(before.first().map_or(fallback, |kept| kept.record.head.n))
+}
+
+async fn record(call: &OrgCall, n: u64) -> Result<Kept, Refusal> {
     let found = call.control.publisher.version(call.org_id(), n).await;
     found.map_err(write::refusal)?.ok_or_else(|| not_kept(n))
 }
@@ -250,7 +264,8 @@ fn not_kept(n: u64) -> Refusal {
 }
 
 /// A version's record as the API shows it.
-pub fn shown(record: &VersionRecord) -> Value {
+pub fn shown(kept: &Kept) -> Value {
+    let record = &kept.record;
     json!({
         "n": record.head.n,
         "hash": record.head.hash,
@@ -260,6 +275,7 @@ pub fn shown(record: &VersionRecord) -> Value {
         "source": record.source,
         "changes": record.changes,
         "changed": record.changed,
+        "kept_in": kept.place.as_str(),
     })
 }
 
@@ -298,5 +314,6 @@ fn form(view: &View<'_>, object: &Object) -> Value {
         ObjectId::Proxy(_) => show::<Proxies>(view, object),
         ObjectId::Rule(_) => show::<Rules>(view, object),
         ObjectId::Filter(_) => show::<Filters>(view, object),
+        ObjectId::Meter(_) => show::<Meters>(view, object),
     }
 }

@@ -243,14 +243,15 @@ pub fn refusal(error: PublishError) -> Refusal {
             );
             Refusal::new(Code::OutcomeUnknown, detail).retry_after_s(5)
         }
-        PublishError::Regressed { .. } => {
-            let detail =
-                format!("{words}; writes are refused until it holds it again, or a person decides");
+        PublishError::Regressed { .. } | PublishError::Behind { .. } => {
+            let detail = format!(
+                "{words}; writes are refused until a person decides: `requestrocket recover`"
+            );
             Refusal::new(Code::StoreRegressed, detail)
         }
         PublishError::Store(StoreError::Full(_)) => {
             let detail =
-                "traffic goes on; compact and defragment etcd, then `etcdctl alarm disarm`";
+                "traffic goes on; `requestrocket recover --space` frees what old changes take";
             Refusal::new(Code::StoreFull, detail)
         }
         PublishError::Store(StoreError::TooLarge(detail)) => {

@@ -6,11 +6,13 @@
 use std::sync::OnceLock;
 
 use proto::filter::Filter;
+use proto::meter::Meter;
 use proto::org::{ApiToken, Org, Role};
 use proto::problem::Problem;
 use proto::record::Record;
 use proto::rule::Rule;
 use proto::target::{Target, Timeouts};
+use proto::usage::KeyUsage;
 use proto::{credential, proxy};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -18,6 +20,7 @@ use utoipa::openapi::{RefOr, Schema};
 
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;
+use crate::regions::replicated::{DURABILITY, DURABILITY_MEANS};
 use crate::route::{Access, Gives, Need, Route, Takes};
 use crate::router::routes;
 
@@ -46,6 +49,8 @@ fn build_schemas() -> Schemas {
     add::<Role>(&mut schemas);
     add::<Rule>(&mut schemas);
     add::<Filter>(&mut schemas);
+    add::<Meter>(&mut schemas);
+    add::<KeyUsage>(&mut schemas);
     add::<Problem>(&mut schemas);
     add::<Record>(&mut schemas);
     own::add(&mut schemas);
@@ -256,6 +261,10 @@ fn parameters(route: &Route) -> Value {
     for (name, description) in route.parameters {
         all.push(query(name, description, json!({"type": "string"})));
     }
+    if !route.local {
+        let schema = json!({"type": "string", "enum": ["0", "1"], "default": "0"});
+        all.push(query(DURABILITY, DURABILITY_MEANS, schema));
+    }
     if route.verb.writes() {
         let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once";
         all.push(header("Idempotency-Key", key));
@@ -302,6 +311,13 @@ fn responses(route: &Route) -> Value {
             json!({
                 "description": "Text",
                 "content": {"text/plain": {"schema": {"type": "string"}}}
+            }),
+        ),
+        Gives::Stream(media_type) => (
+            "200",
+            json!({
+                "description": "Sent as it comes",
+                "content": {media_type: {"schema": {"type": "string"}}}
             }),
         ),
         Gives::Document => (

@@ -13,14 +13,17 @@ use proto::keys;
 use proto::object::ObjectId;
 use proto::retired::Retired;
 use proto::seal::{self, Binding};
+use proto::store::ancestry::ancestry;
+use proto::store::chunks::chunks;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{
-    Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, VersionRecord, apply,
+    Ancestry, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, VersionRecord,
+    apply,
 };
 
 use super::cache::Parent;
 use super::idempotency::Remembered;
-use super::writes::{ONE_TXN_OPS, Writes, chunks, json, leaf_ops, version_ops};
+use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, version_ops};
 use super::{Publish, PublishError, Published, Publisher};
 
 /// What came of a try.
@@ -117,14 +120,18 @@ impl Publisher {
                     hosts,
                     seal_id,
                 };
-                let sealed = seal::seal(&self.public, &binding, plaintext)?;
-                let key = keys::secret(org, *credential, seal_id, &self.public.region);
-                writes.before.push(Op::put(key, json(&sealed)));
+                for public in self.seals_to() {
+                    let sealed = seal::seal(public, &binding, plaintext)?;
+                    let key = keys::secret(org, *credential, seal_id, &public.region);
+                    writes.before.push(Op::put(key, json(&sealed)));
+                }
             }
         }
         for (credential, seal_id) in &facts.unsealed {
-            let key = keys::secret(org, *credential, seal_id, &self.public.region);
-            writes.after.push(Op::Delete(key));
+            for public in self.seals_to() {
+                let key = keys::secret(org, *credential, seal_id, &public.region);
+                writes.after.push(Op::Delete(key));
+            }
         }
         for (credential, retirement) in &facts.retirements {
             let key = keys::retired(org, *credential);
@@ -271,7 +278,17 @@ impl Publisher {
             let record = self.store.get(&key).await?.value;
             let record =
                 record.and_then(|pair| serde_json::from_slice::<VersionRecord>(&pair.value).ok());
-            if record.is_some_and(|record| record.head.hash == head.hash) {
+            let taken = match record {
+                Some(record) => record.head.hash == head.hash,
+                // The record has left the store already; its name has not.
+                None if newest.head.epoch == head.epoch => {
+                    let org = attempt.config.org;
+                    let found = ancestry(&*self.store, org, head, &newest.head).await?;
+                    found == Ancestry::Descends
+                }
+                None => false,
+            };
+            if taken {
                 return Ok(Some(attempt.published()));
             }
         }

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::id::OrgId;
 use proto::keys;
+use proto::store::ancestry::ancestry;
 use proto::store::load::{self, LoadError};
 use proto::store::{Compare, Store};
-use proto::tree::{Head, OrgConfig};
+use proto::tree::{Ancestry, Head, OrgConfig, SYSTEM_ORG};
 use tokio::sync::Semaphore;
 
 use super::PublishError;
+use super::regression::Regressions;
 
 /// Publishes of one organisation that may wait at one time, the running one included.
 const WAITING_MAX: usize = 64;
@@ -97,17 +99,29 @@ impl Slot {
     }
 
     /// The newest version in the store.
-    pub async fn newest(&self, store: &dyn Store, org: OrgId) -> Result<Parent, PublishError> {
+    pub async fn newest(
+        &self,
+        store: &dyn Store,
+        org: OrgId,
+        regressions: &Regressions,
+    ) -> Result<Parent, PublishError> {
         let mut missing = None;
         for _ in 0..READS_MAX {
+            // Before the head is read: what others publish after that is no regression.
+            let (known, seen) = (self.known(), regressions.seen(org));
             let found = load::head(store, org).await.map_err(unreadable)?;
-            let (head, revision) = found.ok_or(PublishError::OrgUnknown(org))?;
+            let Some((head, revision)) = found else {
+                return Err(absent(org, regressions));
+            };
             let unchanged = Compare::ModRevision(keys::head(org), revision);
-            let known = self.known();
             if let Some(config) = known.clone().filter(|known| known.head == head) {
                 return Ok(Parent { config, unchanged });
             }
-            refuse_regression(org, known.as_deref(), &head)?;
+            refuse_regression(store, org, known.as_deref(), &head).await?;
+            if known.is_none() {
+                let seen = seen.as_ref().map(|state| &*state.config);
+                refuse_regression(store, org, seen, &head).await?;
+            }
             match load::version(store, org, head, known.as_deref()).await {
                 Ok(loaded) => {
                     // A version built on a part of its parent would lose the rest.
@@ -135,21 +149,36 @@ fn unreadable(error: LoadError) -> PublishError {
     }
 }
 
-/// Reads are linearizable, so a head that is not newer than one seen before, and not the same,
-/// comes from a restored or wiped store.
-fn refuse_regression(
+/// What it means that an organisation has no head: it is none, or the store was wiped.
+fn absent(org: OrgId, regressions: &Regressions) -> PublishError {
+    let seen = regressions.seen(org).map(|state| state.config.head.n);
+    match seen {
+        Some(seen) if org == SYSTEM_ORG || regressions.witness(org).is_some() => {
+            let found = 0;
+            PublishError::Regressed { org, seen, found }
+        }
+        _ => PublishError::OrgUnknown(org),
+    }
+}
+
+/// Reads are linearizable, so a head that was not made from one seen before comes from a restored
+/// or wiped store.
+async fn refuse_regression(
+    store: &dyn Store,
     org: OrgId,
     known: Option<&OrgConfig>,
     head: &Head,
 ) -> Result<(), PublishError> {
-    match known.map(|known| &known.head) {
-        Some(seen) if head.epoch < seen.epoch || (head.epoch == seen.epoch && head.n <= seen.n) => {
-            Err(PublishError::Regressed {
-                org,
-                seen: seen.n,
-                found: head.n,
-            })
-        }
-        _ => Ok(()),
+    let Some(seen) = known.map(|known| &known.head) else {
+        return Ok(());
+    };
+    match ancestry(store, org, seen, head).await? {
+        // Where this process was away for so long the others have seen what lies between.
+        Ancestry::Descends | Ancestry::Forgotten => Ok(()),
+        Ancestry::Broken => Err(PublishError::Regressed {
+            org,
+            seen: seen.n,
+            found: head.n,
+        }),
     }
 }

@@ -4,12 +4,45 @@ use std::sync::Arc;
 
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::{Range, load};
+use proto::store::Range;
+use proto::store::load::{self, LoadError};
 use proto::tree::{self, Context, Draft, Operation, OrgConfig, VersionRecord};
 use tokio::time::Instant;
 
 use super::idempotency::{self, Idempotency};
 use super::{Author, Publish, PublishError, Published, Publisher};
+use crate::archive::{Archive, ArchiveError};
+
+/// Records read from the store in one page.
+const PAGE: usize = 200;
+
+/// A version's record, and where its content is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The record.
+    pub record: VersionRecord,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a version can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The store: every control plane has it.
+    Store,
+    /// The archive of this control plane.
+    Archive,
+}
+
+impl Place {
+    /// The word in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Archive => "archive",
+        }
+    }
+}
 
 /// A request to publish what depends on the newest version.
 #[derive(Clone, Debug)]
@@ -33,24 +66,50 @@ pub struct Rollback {
 }
 
 impl Publisher {
-    /// The records of at most `limit` versions before `before`, the newest first.
+    /// The records of at most `limit` versions before `before`, the newest first: those that the
+    /// store holds, then those of the archive.
     ///
     /// # Errors
-    /// The store failed, or holds a record that cannot be read.
+    /// The store or the archive failed, or holds a record that cannot be read.
     pub async fn versions(
         &self,
         org: OrgId,
         before: u64,
         limit: usize,
-    ) -> Result<Vec<VersionRecord>, PublishError> {
+    ) -> Result<Vec<Kept>, PublishError> {
+        // Numbers rarely have gaps, so that the page is nearly always where its first number is.
         let first = before.saturating_sub(limit as u64);
-        // Numbers have no gaps, so that the page is where its first number is.
-        let after = first.checked_sub(1).map(|n| keys::version(org, n));
+        let mut records = self.stored(org, first, before).await?;
+        if records.len() < limit && first > 1 {
+            records = self.stored(org, 0, before).await?;
+        }
+        let excess = records.len().saturating_sub(limit);
+        records.drain(..excess);
+        let kept = |place| move |record| Kept { record, place };
+        let missing = limit - records.len();
+        let oldest = records.first().map_or(before, |oldest| oldest.head.n);
+        let mut found: Vec<Kept> = records.into_iter().rev().map(kept(Place::Store)).collect();
+        if missing > 0 {
+            let archived = self
+                .archived(move |archive| archive.versions(org, oldest, missing))
+                .await?;
+            found.extend(archived.into_iter().flatten().map(kept(Place::Archive)));
+        }
+        Ok(found)
+    }
+
+    /// The records in the store with numbers from `first` and below `before`, in order.
+    async fn stored(
+        &self,
+        org: OrgId,
+        first: u64,
+        before: u64,
+    ) -> Result<Vec<VersionRecord>, PublishError> {
         let mut records = Vec::new();
         let mut range = Range {
             prefix: keys::versions(org),
-            after,
-            limit,
+            after: first.checked_sub(1).map(|n| keys::version(org, n)),
+            limit: PAGE,
             at: None,
         };
         loop {
@@ -58,33 +117,56 @@ impl Publisher {
             range.after = page.items.last().map(|pair| pair.key.clone());
             for pair in &page.items {
                 let record: VersionRecord = read(&pair.key, &pair.value)?;
-                if record.head.n < before {
-                    records.push(record);
+                if record.head.n >= before {
+                    return Ok(records);
                 }
+                records.push(record);
             }
-            let reached = records.last().is_some_and(|last| last.head.n + 1 >= before);
-            if reached || !page.more || range.after.is_none() {
-                break;
+            if !page.more || range.after.is_none() {
+                return Ok(records);
             }
         }
-        records.reverse();
-        Ok(records)
+    }
+
+    /// Asks the archive, on a thread that may block; `None` where there is none.
+    async fn archived<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Archive) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<Option<T>, PublishError> {
+        let Some(archive) = self.archive.clone() else {
+            return Ok(None);
+        };
+        let asked = tokio::task::spawn_blocking(move || ask(&archive)).await;
+        let asked = asked.map_err(|error| PublishError::Unreadable(error.to_string()))?;
+        asked
+            .map(Some)
+            .map_err(|error| PublishError::Unreadable(error.to_string()))
     }
 
     /// The record of one version, where it is kept.
     ///
     /// # Errors
-    /// The store failed, or the record cannot be read.
-    pub async fn version(&self, org: OrgId, n: u64) -> Result<Option<VersionRecord>, PublishError> {
+    /// The store or the archive failed, or the record cannot be read.
+    pub async fn version(&self, org: OrgId, n: u64) -> Result<Option<Kept>, PublishError> {
         let key = keys::version(org, n);
-        let pair = self.store.get(&key).await?.value;
-        pair.map(|pair| read(&key, &pair.value)).transpose()
+        if let Some(pair) = self.store.get(&key).await?.value {
+            let (record, place) = (read(&key, &pair.value)?, Place::Store);
+            return Ok(Some(Kept { record, place }));
+        }
+        let archived = self
+            .archived(move |archive| archive.version(org, n))
+            .await?;
+        let kept = |record| Kept {
+            record,
+            place: Place::Archive,
+        };
+        Ok(archived.flatten().map(kept))
     }
 
-    /// The configuration that a record tells of.
+    /// The configuration that a record tells of, from the store or the archive.
     ///
     /// # Errors
-    /// The store failed, or content is missing or damaged.
+    /// The store or the archive failed, or content is missing or damaged.
     pub async fn at(
         &self,
         org: OrgId,
@@ -95,9 +177,18 @@ impl Publisher {
             return Ok(current);
         }
         let head = record.head.clone();
-        let loaded = load::version(&*self.store, org, head, Some(&current)).await;
+        let mut loaded = load::version(&*self.store, org, head.clone(), Some(&current)).await;
+        if let Err(LoadError::Missing(_)) = loaded {
+            let record = record.clone();
+            let content = self
+                .archived(move |archive| archive.content(org, &record))
+                .await?;
+            if let Some(content) = content {
+                loaded = load::version(&content, org, head, Some(&current)).await;
+            }
+        }
         let loaded = loaded.map_err(|error| match error {
-            load::LoadError::Store(error) => PublishError::Store(error),
+            LoadError::Store(error) => PublishError::Store(error),
             error => PublishError::Unreadable(error.to_string()),
         })?;
         match loaded.faults.first() {
@@ -115,10 +206,10 @@ impl Publisher {
     /// # Errors
     /// As for [`Publisher::publish`]; `None` where the earlier version is not kept.
     pub async fn rollback(&self, rollback: Rollback) -> Result<Option<Published>, PublishError> {
-        let Some(record) = self.version(rollback.request.org, rollback.to).await? else {
+        let Some(kept) = self.version(rollback.request.org, rollback.to).await? else {
             return Ok(None);
         };
-        let old = self.at(rollback.request.org, &record).await?;
+        let old = self.at(rollback.request.org, &kept.record).await?;
         let make = |current: &Arc<OrgConfig>| Ok(tree::restore(&current.objects, &old.objects));
         self.publish_made(rollback.request, make).await.map(Some)
     }

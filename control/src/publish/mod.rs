@@ -15,9 +15,11 @@ mod cache;
 mod history;
 mod idempotency;
 mod organisations;
+mod recovery;
+mod regression;
 #[cfg(test)]
 mod tests;
-mod writes;
+pub(crate) mod writes;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,16 +32,19 @@ use proto::object::ObjectId;
 use proto::org::Role;
 use proto::policy::Policy;
 use proto::seal::{DigestKey, NewSecret, Purpose, RegionPublicKey, SealError};
-use proto::store::{Store, StoreError};
+use proto::store::{Compare, Store, StoreError};
 use proto::tree::{ApplyError, Hash, Operation, OrgConfig, TreeError};
 use proto::version::Epoch;
 use tokio::time::Instant;
 
 use self::attempt::{Attempt, Outcome};
-use self::cache::Slots;
-pub use self::history::{Request, Rollback};
+use self::cache::{Parent, Slots};
+pub use self::history::{Kept, Place, Request, Rollback};
 pub use self::idempotency::Idempotency;
 use self::idempotency::Memory;
+pub use self::recovery::{RecoverError, Recovered, Regressed, Source};
+use self::regression::Regressions;
+use crate::archive::Archive;
 
 /// How long a publish tries when the request names no deadline of its own.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -75,6 +80,9 @@ pub struct Publisher {
     policy: Policy,
     epoch: Epoch,
     clock: Clock,
+    archive: Option<Arc<Archive>>,
+    regressions: Regressions,
+    others: Vec<RegionPublicKey>,
     slots: Slots,
     memory: Memory,
 }
@@ -158,6 +166,16 @@ pub enum PublishError {
         /// The version found now.
         found: u64,
     },
+    /// Somebody serves what the store does not hold: it was restored or wiped (503).
+    #[error("the store holds version {n} of {org}, but {witness} has a version that is not in it")]
+    Behind {
+        /// The organisation.
+        org: OrgId,
+        /// The version in the store.
+        n: u64,
+        /// Who has more, in words.
+        witness: String,
+    },
     /// The store failed (503). Nothing was done.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -202,9 +220,30 @@ impl Publisher {
             policy,
             epoch,
             clock,
+            archive: None,
+            regressions: Regressions::default(),
+            others: Vec::new(),
             slots,
             memory,
         }
+    }
+
+    /// The same publisher, with the archive that versions go to when they leave the store.
+    pub fn with_archive(self, archive: Arc<Archive>) -> Self {
+        Self {
+            archive: Some(archive),
+            ..self
+        }
+    }
+
+    /// The same publisher, which seals secrets to these other regions too.
+    pub fn with_regions(self, others: Vec<RegionPublicKey>) -> Self {
+        Self { others, ..self }
+    }
+
+    /// What secrets are sealed to: the own region first.
+    fn seals_to(&self) -> impl Iterator<Item = &RegionPublicKey> {
+        std::iter::once(&self.public).chain(&self.others)
     }
 
     /// Prepares a validated secret for an operation.
@@ -215,6 +254,11 @@ impl Publisher {
     /// Where configurations are kept.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// The same, for what outlives a call.
+    pub fn shared_store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
     }
 
     /// The key of digests.
@@ -232,8 +276,22 @@ impl Publisher {
     /// # Errors
     /// The organisation does not exist, or its configuration cannot be read.
     pub async fn load(&self, org: OrgId) -> Result<Arc<OrgConfig>, PublishError> {
+        Ok(self.parent(org).await?.config)
+    }
+
+    /// The newest version to build on.
+    async fn parent(&self, org: OrgId) -> Result<Parent, PublishError> {
         let slot = self.slots.of(org);
-        Ok(slot.newest(&*self.store, org).await?.config)
+        slot.newest(&*self.store, org, &self.regressions).await
+    }
+
+    /// The same, with the compare that holds while it is the newest.
+    pub(crate) async fn newest(
+        &self,
+        org: OrgId,
+    ) -> Result<(Arc<OrgConfig>, Compare), PublishError> {
+        let Parent { config, unchanged } = self.parent(org).await?;
+        Ok((config, unchanged))
     }
 
     /// Publishes; see the module.
@@ -262,7 +320,7 @@ impl Publisher {
         let mut unsure: Vec<Attempt> = Vec::new();
         let mut tries = 0u32;
         loop {
-            let passing = match self.try_once(&slot, &publish, onto, &mut unsure).await {
+            let passing = match self.try_once(&publish, onto, &mut unsure).await {
                 Ok(Outcome::Done(published)) => {
                     slot.keep(&published.config);
                     return Ok(published);
@@ -286,12 +344,11 @@ impl Publisher {
     /// One try on the newest head.
     async fn try_once(
         &self,
-        slot: &cache::Slot,
         publish: &Publish,
         onto: Option<Hash>,
         unsure: &mut Vec<Attempt>,
     ) -> Result<Outcome, PublishError> {
-        let parent = slot.newest(&*self.store, publish.org).await?;
+        let parent = self.parent(publish.org).await?;
         if let Some(published) = self.recognise(unsure, &parent.config).await? {
             return Ok(Outcome::Done(published));
         }
@@ -304,6 +361,7 @@ impl Publisher {
         if onto.is_some_and(|hash| hash != parent.config.head.hash) {
             return Err(PublishError::Moved);
         }
+        self.refuse_regressed(publish.org, parent.config.head.n)?;
         self.attempt(&parent, publish, unsure).await
     }
 }

@@ -9,10 +9,11 @@ use proto::keys;
 use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use proto::seal;
+use proto::store::chunks::chunks;
 use proto::store::{Compare, Op, Range, StoreError, Txn};
 use proto::tree::{ApplyError, Draft, OrgConfig, SYSTEM_ORG};
 
-use super::writes::{Writes, chunks, leaf_ops, version_ops};
+use super::writes::{Writes, leaf_ops, version_ops};
 use super::{Author, PublishError, Publisher};
 
 /// Most users that a refusal names.
@@ -60,7 +61,7 @@ impl Publisher {
             let others = system.objects.keys().filter(|other| **other != id).copied();
             return Err(in_use(others.take(USERS_NAMED_MAX).collect()).into());
         }
-        let newest = match self.slots.of(org).newest(&*self.store, org).await {
+        let newest = match self.parent(org).await {
             Ok(newest) => newest,
             // Nothing is left of it but its name.
             Err(PublishError::OrgUnknown(_)) => return Ok(Compare::Absent(keys::head(org))),
@@ -112,18 +113,23 @@ impl Publisher {
     /// after a failure is waste, not danger; the janitor's sweep finds it.
     pub(super) async fn sweep(&self, organisations: &Organisations) {
         for (org, _) in &organisations.deleted {
-            self.slots.of(*org).forget();
-            for prefix in [
-                keys::leaves(*org),
-                keys::versions(*org),
-                keys::secrets(*org),
-                keys::retired_of(*org),
-                keys::idempotency_of(*org),
-                keys::tokens(*org),
-            ] {
-                if let Err(error) = self.delete_all(&prefix).await {
-                    tracing::warn!(%org, %error, prefix, "a deleted organisation leaves keys");
-                }
+            self.sweep_one(*org).await;
+        }
+    }
+
+    /// The same for one whose head is gone.
+    pub(crate) async fn sweep_one(&self, org: OrgId) {
+        self.slots.of(org).forget();
+        for prefix in [
+            keys::leaves(org),
+            keys::versions(org),
+            keys::secrets(org),
+            keys::retired_of(org),
+            keys::idempotency_of(org),
+            keys::tokens(org),
+        ] {
+            if let Err(error) = self.delete_all(&prefix).await {
+                tracing::warn!(%org, %error, prefix, "a deleted organisation leaves keys");
             }
         }
     }

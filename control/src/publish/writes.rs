@@ -1,21 +1,22 @@
-//! What a version writes, as store operations, and how they are cut into transactions.
+//! What a version writes, as store operations.
 
 use bytes::Bytes;
 use proto::id::OrgId;
 use proto::keys;
 use proto::object::ObjectId;
+use proto::store::chunks::{CHUNK_BYTES, CHUNK_OPS, bytes_of};
 use proto::store::{Compare, Op};
 use proto::tree::{Leaf, Packed, VERSION_CHANGED_MAX, VersionRecord};
 
 use super::Author;
 
 /// A publish with more operations than this, or more bytes, writes its content first.
-pub(super) const ONE_TXN_OPS: usize = 100;
-const ONE_TXN_BYTES: usize = 1024 * 1024;
+pub(crate) const ONE_TXN_OPS: usize = CHUNK_OPS;
+const ONE_TXN_BYTES: usize = CHUNK_BYTES;
 
 /// Everything that a version writes.
 #[derive(Default)]
-pub(super) struct Writes {
+pub(crate) struct Writes {
     /// All must hold for the head to move.
     pub compares: Vec<Compare>,
     /// Must be in the head's transaction.
@@ -66,34 +67,7 @@ pub(super) fn leaf_ops(org: OrgId, leaves: &[Leaf]) -> Vec<Op> {
 }
 
 /// Values of our own types as JSON.
-pub(super) fn json(value: &impl serde::Serialize) -> Bytes {
+pub(crate) fn json(value: &impl serde::Serialize) -> Bytes {
     // Structs of texts, numbers and lists: serialising into memory cannot fail.
     serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-fn bytes_of(op: &Op) -> usize {
-    match op {
-        Op::Put { key, value, .. } => key.len() + value.len(),
-        Op::Delete(key) => key.len(),
-    }
-}
-
-/// Cuts operations into transactions that the store takes.
-pub(super) fn chunks(ops: Vec<Op>) -> Vec<Vec<Op>> {
-    let mut chunks: Vec<Vec<Op>> = Vec::new();
-    let mut bytes = 0;
-    for op in ops {
-        let size = bytes_of(&op);
-        match chunks.last_mut() {
-            Some(chunk) if chunk.len() < ONE_TXN_OPS && bytes + size <= ONE_TXN_BYTES => {
-                chunk.push(op);
-                bytes += size;
-            }
-            _ => {
-                chunks.push(vec![op]);
-                bytes = size;
-            }
-        }
-    }
-    chunks
 }

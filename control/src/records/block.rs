@@ -66,18 +66,37 @@ fn fold(kind: u8, value: &[u8]) -> u32 {
 /// The distinct marks of records: 4 bytes each, sorted.
 fn marks(records: &[&Record]) -> Vec<u8> {
     let mut marks = BTreeSet::new();
+    let mut before: Option<&Record> = None;
     for record in records {
-        marks.insert(Mark::Proxy(record.proxy_id.bits()).bits());
-        let credentials = [record.proxy_credential_id, record.target_credential_id];
-        for id in credentials.into_iter().flatten() {
-            marks.insert(Mark::Credential(id.bits()).bits());
+        // Neighbours are mostly alike: only what is new is hashed and sorted in.
+        let is_new =
+            |same: fn(&Record, &Record) -> bool| before.is_none_or(|before| !same(before, record));
+        if is_new(|a, b| a.proxy_id == b.proxy_id) {
+            marks.insert(Mark::Proxy(record.proxy_id.bits()).bits());
         }
-        if let Some(status) = record.status {
+        let credentials = |record: &Record| {
+            let both = [record.proxy_credential_id, record.target_credential_id];
+            both.map(|id| id.map(|id| id.bits()))
+        };
+        if before.is_none_or(|before| credentials(before) != credentials(record)) {
+            for id in credentials(record).into_iter().flatten() {
+                marks.insert(Mark::Credential(id).bits());
+            }
+        }
+        if let Some(status) = record.status
+            && is_new(|a, b| a.status == b.status)
+        {
             marks.insert(Mark::Status(status).bits());
             marks.insert(Mark::StatusClass(status / 100).bits());
         }
-        marks.insert(Mark::Code(&record.code).bits());
-        marks.insert(Mark::moment(record.request_id.bits()).bits());
+        if is_new(|a, b| a.code == b.code) {
+            marks.insert(Mark::Code(&record.code).bits());
+        }
+        let moment = |record: &Record| Mark::moment(record.request_id.bits());
+        if before.is_none_or(|before| moment(before) != moment(record)) {
+            marks.insert(moment(record).bits());
+        }
+        before = Some(record);
     }
     marks.into_iter().flat_map(u32::to_be_bytes).collect()
 }

@@ -62,8 +62,11 @@ fn write(
     };
     let mut blocks: Vec<Packed> = Vec::new();
     packer.pack(&records.iter().collect::<Vec<_>>(), &mut blocks)?;
-    for block in &blocks {
-        put(txn, first.org_id, block)?;
+    let last: i64 = txn.query_row("SELECT coalesce(max(id), 0) FROM blocks", [], |row| {
+        row.get(0)
+    })?;
+    for (id, block) in (last + 1..).zip(&blocks) {
+        put(txn, first.org_id, id, block)?;
     }
     Ok(())
 }

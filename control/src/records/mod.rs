@@ -9,10 +9,16 @@
 //! lie, and by marks which proxies, credentials, statuses and codes they have. A search walks the
 //! heads, newest first, and reads only blocks with an answer.
 
+pub mod aggregate;
 mod block;
+pub mod condition;
+mod follow;
 mod migrate;
 mod query;
 mod retain;
+mod sketch;
+mod tallies;
+pub mod tally;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -26,12 +32,16 @@ use proto::wire::{Block, StoredRecord};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use block::{Mark, Packed, Packer, Wanted};
+use follow::Tails;
+pub use follow::{Following, Tail};
 use query::Page;
 pub use query::{RecordCursor, RecordFilter, StatusFilter};
 pub use retain::{Retention, keep};
+use tallies::Counting;
 
 /// The layout of the file, in `PRAGMA user_version`. Layout 1 had a row for each record.
-const LAYOUT: i64 = 2;
+/// Layout 2 had no tallies.
+const LAYOUT: i64 = 3;
 /// Most blocks that one search reads: a second's work, so that others get their turn.
 const SEARCH_BLOCKS_MAX: usize = 4_000;
 /// Longest wait for a lock that another connection holds.
@@ -83,8 +93,13 @@ pub enum RecordsError {
 #[derive(Debug)]
 pub struct Records {
     packer: Mutex<Packer>,
+    /// Where more than one is taken: `reader`, then `counting`, then `writer`.
+    counting: Mutex<Counting>,
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
+    /// For what reads so much that others should not wait for it.
+    scanner: Mutex<Connection>,
+    tails: Tails,
     search_blocks_max: usize,
 }
 
@@ -99,22 +114,29 @@ impl Records {
         let mut writer = connect(path)?;
         let found: i64 = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         match found {
-            0 | 1 => {
+            0..LAYOUT => {
                 let txn = writer.transaction()?;
-                txn.execute_batch(CREATE)?;
+                if found < 2 {
+                    txn.execute_batch(CREATE)?;
+                }
                 if found == 1 {
                     migrate::from_layout_1(&txn, &mut packer)?;
                 }
+                txn.execute_batch(tallies::CREATE)?;
                 txn.pragma_update(None, "user_version", LAYOUT)?;
                 txn.commit()?;
             }
             LAYOUT => {}
             found => return Err(RecordsError::Layout { found }),
         }
+        let counting = Counting::resume(&writer)?;
         Ok(Self {
             packer: Mutex::new(packer),
+            counting: Mutex::new(counting),
             writer: Mutex::new(writer),
             reader: Mutex::new(connect(path)?),
+            scanner: Mutex::new(connect(path)?),
+            tails: Tails::default(),
             search_blocks_max: SEARCH_BLOCKS_MAX,
         })
     }
@@ -138,19 +160,36 @@ impl Records {
             for (org, records) in of_orgs {
                 let mut blocks = Vec::with_capacity(1);
                 packer.pack(&records, &mut blocks)?;
-                packed.push((org, blocks));
+                packed.push((org, records, blocks));
             }
         }
+        let mut counting = locked(&self.counting);
         let mut writer = locked(&self.writer);
         let txn = writer.transaction()?;
-        let mut new = 0;
-        for (org, blocks) in &packed {
+        let (mut id, mut stored) = (counting.next_block(), Vec::new());
+        for (org, records, blocks) in &packed {
+            let mut rest = records.as_slice();
             for block in blocks {
-                new += put(&txn, *org, block)?;
+                let (of_block, after) = rest.split_at(block.count.min(rest.len()));
+                rest = after;
+                if put(&txn, *org, id, block)? {
+                    stored.push((*org, id, of_block));
+                    id += 1;
+                }
             }
         }
         txn.commit()?;
-        Ok(new)
+        for (org, id, records) in &stored {
+            counting.count(*org, *id, records);
+            self.tails.offer(*org, records);
+        }
+        if counting.is_due()
+            && let Err(error) = counting.write(&writer)
+        {
+            // The records are kept; what is counted stays in memory and is written later.
+            tracing::warn!(%error, "tallies of records could not be written: {error}");
+        }
+        Ok(stored.iter().map(|(.., records)| records.len()).sum())
     }
 
     /// One record of an organisation.
@@ -235,8 +274,8 @@ impl Records {
     }
 }
 
-/// Writes a block unless it is there; returns how many records came with it.
-fn put(txn: &Transaction<'_>, org: OrgId, block: &Packed) -> Result<usize, RecordsError> {
+/// Writes a block under this number unless it is there; tells whether it was not.
+fn put(txn: &Transaction<'_>, org: OrgId, id: i64, block: &Packed) -> Result<bool, RecordsError> {
     let count = i64::try_from(block.count).unwrap_or(i64::MAX);
     let (org, key) = (blob(org.bits()), blob(block.key));
     let known = txn
@@ -245,11 +284,10 @@ fn put(txn: &Transaction<'_>, org: OrgId, block: &Packed) -> Result<usize, Recor
         )?
         .exists(params![org, block.last_us, key, count])?;
     if known {
-        return Ok(0);
+        return Ok(false);
     }
-    let id = txn
-        .prepare_cached("INSERT INTO blocks (data) VALUES (?1)")?
-        .insert([&block.data])?;
+    txn.prepare_cached("INSERT INTO blocks (id, data) VALUES (?1, ?2)")?
+        .execute(params![id, block.data])?;
     txn.prepare_cached("INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
         .execute(params![
             org,
@@ -262,7 +300,7 @@ fn put(txn: &Transaction<'_>, org: OrgId, block: &Packed) -> Result<usize, Recor
             count,
             block.marks
         ])?;
-    Ok(block.count)
+    Ok(true)
 }
 
 /// Shows the records of a block to `visit`, one after another, until it says that it is enough.

@@ -8,9 +8,10 @@ use proto::record::Record;
 use proto::wire::StoredRecord;
 
 use super::block::{Mark, Wanted};
+use super::condition::Condition;
 
 /// Which records of an organisation; every part that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RecordFilter {
     /// Through this proxy.
     pub proxy: Option<ProxyId>,
@@ -20,6 +21,8 @@ pub struct RecordFilter {
     pub status: Option<StatusFilter>,
     /// The outcome's code.
     pub code: Option<String>,
+    /// What else must hold.
+    pub conditions: Vec<Condition>,
     /// Started at or after this instant, in microseconds since the Unix epoch.
     pub from_us: Option<i64>,
     /// Started before this instant.
@@ -50,18 +53,20 @@ impl RecordFilter {
     }
 
     /// Whether a record is an answer.
-    pub(super) fn wants(&self, record: &StoredRecord<'_>) -> bool {
+    pub fn wants(&self, record: &StoredRecord<'_>) -> bool {
         let at = RecordCursor::of_stored(record);
         self.overlaps(at.started_at_us, at.started_at_us)
             && self.after.is_none_or(|after| at < after)
             && self.proxy.is_none_or(|id| record.proxy_id() == id)
-            && self
-                .status
-                .is_none_or(|status| status.holds(record.status()))
-            && self.code.as_ref().is_none_or(|code| record.code() == code)
+            && self.status.is_none_or(|status| status.holds(record.status))
+            && self.code.as_ref().is_none_or(|code| record.code == code)
             && self.credential.is_none_or(|id| {
                 [record.proxy_credential_id(), record.target_credential_id()].contains(&Some(id))
             })
+            && self
+                .conditions
+                .iter()
+                .all(|condition| condition.holds(record))
     }
 }
 
@@ -81,7 +86,12 @@ impl StatusFilter {
         }
     }
 
-    fn holds(self, status: Option<u16>) -> bool {
+    /// The one status that it means, unless it is a class.
+    pub(super) fn exact(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+
+    pub(super) fn holds(self, status: Option<u16>) -> bool {
         status.is_some_and(|status| (self.first..=self.last).contains(&status))
     }
 }
@@ -138,7 +148,7 @@ impl RecordCursor {
 
     fn of_stored(record: &StoredRecord<'_>) -> Self {
         Self {
-            started_at_us: record.started_at_us(),
+            started_at_us: record.started_at_us,
             request_id: record.request_id(),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{Row, Transaction, params};
 
 use super::{Records, RecordsError, locked};
 
@@ -20,8 +20,9 @@ pub struct Retention {
     /// Blocks whose records all started longer ago are dropped. A record waits for the others of
     /// its block, which ended at about the same time.
     pub age_max: Duration,
-    /// At most so many are kept, over all organisations; the oldest blocks go first and whole, so
-    /// that what is kept is less than one block below this.
+    /// At most so many are kept, over all organisations; see [`Records::retain`] for whose go. The
+    /// oldest blocks go first and whole, so that what an organisation keeps is less than one block
+    /// below its share.
     pub count_max: u64,
 }
 
@@ -36,68 +37,138 @@ impl Default for Retention {
 }
 
 impl Records {
-    /// Drops blocks that are too old or too many, the oldest first; returns how many records
-    /// went. Bounded work: call it again and again.
+    /// Drops blocks that are too old or too many, the oldest of an organisation first; returns how
+    /// many records went. Bounded work: call it again and again.
+    ///
+    /// Where there are too many, those with most records lose theirs: nobody who has less than an
+    /// equal share loses a record because others call much.
     ///
     /// # Errors
     /// The store failed; what was dropped before stays dropped.
     pub fn retain(&self, retention: Retention, now_us: i64) -> Result<i64, RecordsError> {
         let age_us = i64::try_from(retention.age_max.as_micros()).unwrap_or(i64::MAX);
         let oldest_us = now_us.saturating_sub(age_us);
-        let kept: i64 = locked(&self.writer).query_row(
-            "SELECT coalesce(sum(count), 0) FROM heads INDEXED BY heads_by_age",
-            [],
-            |row| row.get(0),
+        self.settle_tallies(
+            oldest_us.div_euclid(1_000_000),
+            now_us.div_euclid(1_000_000),
         )?;
-        let count_max = i64::try_from(retention.count_max).unwrap_or(i64::MAX);
-        let (mut dropped, mut blocks) = (0, 0);
-        while blocks < DELETE_CALL_MAX {
-            // The lock is let go between two batches so that inserts get their turn.
-            let excess = kept.saturating_sub(dropped).saturating_sub(count_max);
-            let went = self.drop_oldest(oldest_us, excess)?;
-            dropped += went.iter().sum::<i64>();
-            blocks += went.len();
-            if went.len() < DELETE_BATCH {
+        let mut work = Work::default();
+        self.drop_blocks(&mut work, |txn| {
+            txn.prepare_cached(
+                "SELECT org_id, last_us, block, count FROM heads INDEXED BY heads_by_age
+                 WHERE last_us < ?1 ORDER BY last_us LIMIT ?2",
+            )?
+            .query_map(params![oldest_us, DELETE_BATCH as i64], doomed)?
+            .collect()
+        })?;
+        let kept = self.kept()?;
+        let Some(share) = fair_share(kept.iter().map(|(_, count)| *count), retention.count_max)
+        else {
+            return Ok(work.records);
+        };
+        for (org, count) in kept {
+            let mut excess = i64::try_from(count.saturating_sub(share)).unwrap_or(i64::MAX);
+            self.drop_blocks(&mut work, |txn| {
+                let mut oldest = txn.prepare_cached(
+                    "SELECT org_id, last_us, block, count FROM heads
+                     WHERE org_id = ?1 ORDER BY last_us, block LIMIT ?2",
+                )?;
+                let mut found = Vec::new();
+                for one in oldest.query_map(params![org, DELETE_BATCH as i64], doomed)? {
+                    if excess <= 0 {
+                        break;
+                    }
+                    let one = one?;
+                    excess -= one.count;
+                    found.push(one);
+                }
+                Ok(found)
+            })?;
+        }
+        Ok(work.records)
+    }
+
+    /// How many records each organisation has.
+    fn kept(&self) -> Result<Vec<(Vec<u8>, u64)>, RecordsError> {
+        let writer = locked(&self.writer);
+        let mut counts =
+            writer.prepare_cached("SELECT org_id, sum(count) FROM heads GROUP BY org_id")?;
+        let rows = counts.query_map([], |row| {
+            let count: i64 = row.get(1)?;
+            Ok((row.get(0)?, count.unsigned_abs()))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Drops the blocks that `find` names, in short transactions, until it names less than a batch:
+    /// the lock is let go in between so that inserts get their turn.
+    fn drop_blocks(
+        &self,
+        work: &mut Work,
+        mut find: impl FnMut(&Transaction<'_>) -> rusqlite::Result<Vec<Doomed>>,
+    ) -> Result<(), RecordsError> {
+        while work.blocks < DELETE_CALL_MAX {
+            let mut writer = locked(&self.writer);
+            let txn = writer.transaction()?;
+            let found = find(&txn)?;
+            for one in &found {
+                txn.prepare_cached(
+                    "DELETE FROM heads WHERE org_id = ?1 AND last_us = ?2 AND block = ?3",
+                )?
+                .execute(params![one.org, one.last_us, one.block])?;
+                txn.prepare_cached("DELETE FROM blocks WHERE id = ?1")?
+                    .execute([one.block])?;
+            }
+            txn.commit()?;
+            work.blocks += found.len();
+            work.records += found.iter().map(|one| one.count).sum::<i64>();
+            if found.len() < DELETE_BATCH {
                 break;
             }
         }
-        Ok(dropped)
+        Ok(())
     }
+}
 
-    /// Drops at most [`DELETE_BATCH`] blocks, the oldest first, as long as a block's records all
-    /// started before `before_us` or more than `excess` records would not have gone without it.
-    /// Returns how many records were in each.
-    fn drop_oldest(&self, before_us: i64, mut excess: i64) -> Result<Vec<i64>, RecordsError> {
-        let mut writer = locked(&self.writer);
-        let txn = writer.transaction()?;
-        let mut went = Vec::new();
-        {
-            let mut oldest = txn.prepare_cached(
-                "SELECT org_id, last_us, block, count FROM heads INDEXED BY heads_by_age
-                 ORDER BY last_us LIMIT ?1",
-            )?;
-            let mut drop_head = txn.prepare_cached(
-                "DELETE FROM heads WHERE org_id = ?1 AND last_us = ?2 AND block = ?3",
-            )?;
-            let mut drop_block = txn.prepare_cached("DELETE FROM blocks WHERE id = ?1")?;
-            let found = oldest
-                .query_map([DELETE_BATCH as i64], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-                })?
-                .collect::<Result<Vec<(Vec<u8>, i64, i64, i64)>, _>>()?;
-            for (org, last_us, block, count) in found {
-                if last_us >= before_us && excess <= 0 {
-                    break;
-                }
-                drop_head.execute(params![org, last_us, block])?;
-                drop_block.execute([block])?;
-                excess -= count;
-                went.push(count);
-            }
+/// What one call has dropped.
+#[derive(Default)]
+struct Work {
+    blocks: usize,
+    records: i64,
+}
+
+/// A block that goes.
+struct Doomed {
+    org: Vec<u8>,
+    last_us: i64,
+    block: i64,
+    count: i64,
+}
+
+fn doomed(row: &Row<'_>) -> rusqlite::Result<Doomed> {
+    Ok(Doomed {
+        org: row.get(0)?,
+        last_us: row.get(1)?,
+        block: row.get(2)?,
+        count: row.get(3)?,
+    })
+}
+
+/// The most that each may keep so that all together keep no more than `max`, and none loses what
+/// others could not use; `None` where all may stay.
+fn fair_share(counts: impl Iterator<Item = u64>, max: u64) -> Option<u64> {
+    let mut sorted: Vec<u64> = counts.collect();
+    sorted.sort_unstable();
+    let (mut left, mut others) = (max, sorted.len() as u64);
+    for count in sorted {
+        let share = left / others;
+        if count > share {
+            return Some(share);
         }
-        txn.commit()?;
-        Ok(went)
+        left -= count;
+        others -= 1;
     }
+    None
 }
 
 /// Keeps the store within its retention until it is dropped.
@@ -119,6 +190,28 @@ pub async fn keep(records: Arc<Records>, retention: Retention) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::error!(%error, "old records could not be dropped: {error}"),
             Err(error) => tracing::error!(%error, "dropping old records broke off: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_equal_among_those_who_need_more() {
+        for (counts, max, share) in [
+            (&[][..], 0, None),
+            (&[5, 5], 10, None),
+            (&[5, 6], 10, Some(5)),
+            (&[1, 100], 10, Some(9)),
+            (&[1, 100, 200], 10, Some(4)),
+            (&[100, 2, 3], 10, Some(5)),
+            (&[7, 7, 7], 0, Some(0)),
+            (&[u64::MAX, 1], u64::MAX, Some(u64::MAX - 1)),
+        ] {
+            let found = fair_share(counts.iter().copied(), max);
+            assert_eq!(found, share, "{counts:?} {max}");
         }
     }
 }

@@ -13,6 +13,8 @@ enum Class {
     Hop,
     /// Overrides method or path, or claims an address: an upstream may believe it.
     Override,
+    /// Says which trace the request belongs to.
+    Trace,
     /// Ours.
     Reserved,
 }
@@ -52,9 +54,11 @@ fn classify(name: &str) -> Class {
         | "forwarded"
         | "x-real-ip"
         | "via"
-        // Internal data of the caller's systems, nothing for a third party (W3C Trace Context).
+        // Internal data of the caller's systems, nothing for a third party (W3C Trace Context);
+        // passed where the target is none (`propagate_trace: full`).
         | "tracestate"
         | "baggage" => Class::Override,
+        "traceparent" => Class::Trace,
         name if name.starts_with("x-forwarded-") => Class::Override,
         name if name.starts_with("requestrocket-") || name == "x-requestrocket-key" => {
             Class::Reserved
@@ -80,6 +84,8 @@ pub struct RequestFields {
     pub underscores: bool,
     /// Whether `Cookie` passes.
     pub cookies: bool,
+    /// Whether `traceparent` is kept from the target.
+    pub untraced: bool,
 }
 
 /// A request field that cannot be sent on.
@@ -124,6 +130,7 @@ fn passes(
     Ok(match classify(text) {
         Class::Hop | Class::Reserved => false,
         Class::Override => policy.pass.contains(name),
+        Class::Trace => !policy.untraced && !nominated.contains(text),
         Class::Passes => (policy.cookies || *name != header::COOKIE) && !nominated.contains(text),
     })
 }

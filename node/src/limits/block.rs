@@ -7,12 +7,12 @@
 //! unknown outcome without counting twice, and a crash, a pause or a cut can leave tokens unused
 //! but never use them twice.
 
-use proto::meter::{Algorithm, MeterSpec};
+use proto::meter::{Algorithm, Limit, MeterSpec, Window};
 use serde::{Deserialize, Serialize};
 
 use super::clock::Moment;
 use super::credit::CREDITS_MAX;
-use super::state::{Instant, OPEN_MAX, State};
+use super::state::{Charges, Instant, OPEN_MAX, State};
 use super::window::{calendar_end_s, calendar_window, sub_window_ns};
 
 /// Shortest planned life of a block.
@@ -65,20 +65,36 @@ impl Block {
 
 /// Planned life of a block: min over the limits of min(max(200 ms, W/100), 30 s).
 pub fn life_ns(spec: &MeterSpec) -> u64 {
-    let life = |window_ns: u64| (window_ns / 100).clamp(LIFE_MIN_NS, LIFE_MAX_NS);
     let lives = spec
         .limits()
         .iter()
-        .map(|limit| life(limit.window().width_ns()));
+        .map(|limit| window_life_ns(limit.window()));
     lives.min().unwrap_or(LIFE_MAX_NS)
 }
 
-/// Largest block: 1/20 of the smallest limit, rounded up.
+/// Largest block: 1/20 of the smallest limit, rounded up; of a bucket as much as fills it in one
+/// life, at most half of its burst, since a small burst may be filled many times a second.
 pub fn amount_max(limits: impl Iterator<Item = u64>) -> u64 {
-    limits
-        .map(|limit| limit.div_ceil(SHARE).max(1))
-        .min()
-        .unwrap_or(u64::MAX)
+    limits.min().unwrap_or(u64::MAX)
+}
+
+/// Largest block of one limit.
+pub fn share_of(limit: &Limit) -> u64 {
+    let rate = (limit.algorithm() == Algorithm::TokenBucket).then_some(limit.limit());
+    share(limit.capacity(), rate, limit.window())
+}
+
+fn share(capacity: u64, rate: Option<u64>, window: Window) -> u64 {
+    let part = capacity.div_ceil(SHARE).max(1);
+    let Some(rate) = rate else { return part };
+    let filled = u128::from(rate) * u128::from(window_life_ns(window));
+    let filled = filled.div_ceil(u128::from(window.width_ns()));
+    let filled = u64::try_from(filled).unwrap_or(u64::MAX);
+    part.max(filled.min(capacity.div_ceil(2)))
+}
+
+fn window_life_ns(window: Window) -> u64 {
+    (window.width_ns() / 100).clamp(LIFE_MIN_NS, LIFE_MAX_NS)
 }
 
 /// Grid on which spends are counted: the shortest sub-window of the sliding limits; without any,
@@ -115,7 +131,13 @@ pub fn life_now_ns(spec: &MeterSpec, now: Moment, max_skew_ns: u64) -> u64 {
 impl State {
     /// Opens a block of at most `wanted` tokens; what it holds, 0 when nothing is free.
     pub fn open(&mut self, wanted: u64, block: Block) -> u64 {
-        let most = amount_max(self.limits.iter().map(|usage| usage.limit));
+        let most = amount_max(self.limits.iter().map(|usage| {
+            let rate = match &usage.charges {
+                Charges::Bucket(bucket) => Some(bucket.rate),
+                Charges::Sliding(_) | Charges::Fixed(_) => None,
+            };
+            share(usage.limit, rate, usage.window)
+        }));
         let amount = wanted.min(most).min(self.free());
         // Places are kept for the marks of credits.
         if amount == 0 || self.open.len() + CREDITS_MAX >= OPEN_MAX || block.ends_in_ns <= 0 {

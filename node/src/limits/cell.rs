@@ -102,6 +102,11 @@ impl Span {
             .min(SPEND_SLOTS - 1)
     }
 
+    /// The slot of an instant of the part's life.
+    pub fn slot_of(&self, at_ns: u64) -> usize {
+        self.slot(at_ns)
+    }
+
     /// Last instant of a slot: where what was sent in it is charged, never early.
     pub fn slot_end_ns(&self, slot: usize) -> u64 {
         let slots = slot as u64 + 1;
@@ -145,6 +150,20 @@ impl Cell {
             .tokens
             .change(generation, |count| count.checked_sub(1))?;
         Some((generation, left))
+    }
+
+    /// Takes up to `wanted` tokens out, to be lent; the broker alone does this.
+    pub fn take(&self, wanted: u64, now_ns: u64) -> u64 {
+        if now_ns >= self.end_ns.load(Ordering::Acquire) {
+            return 0;
+        }
+        let generation = Generation::of(self.tokens.0.load(Ordering::Acquire));
+        let before = std::cell::Cell::new(0);
+        let rest = self.tokens.change(generation, |count| {
+            before.set(count);
+            Some(count.saturating_sub(wanted))
+        });
+        rest.map_or(0, |rest| before.get() - rest)
     }
 
     /// Puts a drawn token back; nothing happens when its part was closed.

@@ -1,8 +1,9 @@
 //! Bytes of a state in the store: the only place that knows their form, a frame of [`proto::wire`].
 
 use proto::wire::{self, Message, WireError};
+use serde::{Deserialize, Serialize};
 
-use super::state::{Charges, OPEN_MAX, State};
+use super::state::{Charges, OPEN_MAX, State, Usage};
 use super::window::COUNTED;
 
 /// Largest encoded state: five rings and [`OPEN_MAX`] blocks fit with room.
@@ -10,6 +11,15 @@ pub const BYTES_MAX: usize = 24 * 1_024;
 
 impl Message for State {
     const SCHEMA: u16 = wire::SCHEMA_TOKEN_STATE;
+}
+
+/// A state with a token bucket: a number of its own, so that a program which knows no buckets says
+/// that a newer one wrote it.
+#[derive(Serialize, Deserialize)]
+struct WithBucket(State);
+
+impl Message for WithBucket {
+    const SCHEMA: u16 = wire::SCHEMA_BUCKET_STATE;
 }
 
 /// Why bytes are not a state.
@@ -31,7 +41,11 @@ pub enum CodecError {
 /// # Errors
 /// [`CodecError::Frame`] when the serializer refuses, [`CodecError::TooLarge`].
 pub fn encode(state: &State) -> Result<Vec<u8>, CodecError> {
-    let bytes = wire::encode(state)?;
+    let bucket = |usage: &Usage| matches!(usage.charges, Charges::Bucket(_));
+    let bytes = match state.limits.iter().any(bucket) {
+        true => wire::encode(&WithBucket(state.clone()))?,
+        false => wire::encode(state)?,
+    };
     if bytes.len() > BYTES_MAX {
         return Err(CodecError::TooLarge(bytes.len()));
     }
@@ -46,7 +60,13 @@ pub fn decode(bytes: &[u8]) -> Result<State, CodecError> {
     if bytes.len() > BYTES_MAX {
         return Err(CodecError::TooLarge(bytes.len()));
     }
-    let state: State = wire::decode(bytes)?;
+    let state = match wire::decode::<State>(bytes) {
+        Err(WireError::Schema {
+            found: WithBucket::SCHEMA,
+            ..
+        }) => wire::decode::<WithBucket>(bytes)?.0,
+        decoded => decoded?,
+    };
     if state.open.len() > OPEN_MAX {
         return Err(CodecError::TooMany("open blocks"));
     }
@@ -55,7 +75,7 @@ pub fn decode(bytes: &[u8]) -> Result<State, CodecError> {
     }
     let long = |charges: &Charges| match charges {
         Charges::Sliding(ring) => ring.counts.len() > COUNTED,
-        Charges::Fixed(_) => false,
+        Charges::Fixed(_) | Charges::Bucket(_) => false,
     };
     if state.limits.iter().any(|usage| long(&usage.charges)) {
         return Err(CodecError::TooMany("sub-windows"));

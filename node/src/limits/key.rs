@@ -3,6 +3,13 @@
 /// Where token states live in the store.
 pub const PREFIX: &str = "tokens/";
 
+/// Longest value that a meter counts by, in bytes; a longer one shares the overflow key, so that
+/// the work for a request does not grow with what its caller puts into a header.
+pub const VALUE_BYTES_MAX: usize = 1_024;
+
+/// What tells keys apart: half of a BLAKE3 of meter and value.
+pub type Digest = [u8; 16];
+
 /// One meter and the value that it counts by.
 ///
 /// Keys in the store are hashed: a value may be a header or a caller's name, of any length, and
@@ -11,37 +18,60 @@ pub const PREFIX: &str = "tokens/";
 pub struct MeterKey {
     meter: String,
     subject: Subject,
+    digest: Digest,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     Whole,
+    /// As people read it.
     Value(String),
     Overflow,
 }
 
+const WHOLE: u8 = 0;
+const VALUE: u8 = 1;
+const OVERFLOW: u8 = 2;
+
 impl MeterKey {
     /// A meter that counts everything together.
     pub fn whole(meter: impl Into<String>) -> Self {
+        let meter = meter.into();
+        let digest = digest(&meter, WHOLE, b"");
         Self {
-            meter: meter.into(),
+            meter,
             subject: Subject::Whole,
+            digest,
         }
     }
 
     /// A meter that counts per value of something (proxy, caller, header, ...).
-    pub fn of(meter: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn of(meter: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
+        let (meter, value) = (meter.into(), value.as_ref());
+        let digest = Self::digest_of(&meter, value);
         Self {
-            meter: meter.into(),
-            subject: Subject::Value(value.into()),
+            meter,
+            subject: Subject::Value(String::from_utf8_lossy(value).into_owned()),
+            digest,
         }
+    }
+
+    /// The digest of [`MeterKey::of`], without making the key.
+    pub fn digest_of(meter: &str, value: &[u8]) -> Digest {
+        digest(meter, VALUE, value)
     }
 
     /// What keys of the meter share once there are too many of them.
     pub fn overflow(&self) -> Self {
+        Self::overflow_of(&self.meter)
+    }
+
+    /// The overflow key of a meter.
+    pub fn overflow_of(meter: &str) -> Self {
         Self {
-            meter: self.meter.clone(),
+            meter: meter.to_owned(),
             subject: Subject::Overflow,
+            digest: digest(meter, OVERFLOW, b""),
         }
     }
 
@@ -50,28 +80,50 @@ impl MeterKey {
         self.subject == Subject::Overflow
     }
 
-    /// The meter's id.
+    /// What the meter's counts are kept under.
     pub fn meter(&self) -> &str {
         &self.meter
     }
 
+    /// The meter's id, whichever reset it is.
+    pub fn id(&self) -> &str {
+        self.meter.split('/').next().unwrap_or_default()
+    }
+
+    /// The value that it counts by; none where everything, or the overflow, counts together.
+    pub fn value(&self) -> Option<&str> {
+        match &self.subject {
+            Subject::Value(value) => Some(value),
+            Subject::Whole | Subject::Overflow => None,
+        }
+    }
+
+    /// What tells it apart.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// The key in the store.
     pub fn store_key(&self) -> String {
-        let (kind, value) = match &self.subject {
-            Subject::Whole => (0_u8, ""),
-            Subject::Value(value) => (1, value.as_str()),
-            Subject::Overflow => (2, ""),
-        };
-        let mut hash = blake3::Hasher::new();
-        hash.update(&(self.meter.len() as u64).to_le_bytes());
-        hash.update(self.meter.as_bytes());
-        hash.update(&[kind]);
-        hash.update(value.as_bytes());
-        format!(
-            "{PREFIX}{}",
-            hash.finalize().to_hex().get(..32).unwrap_or_default()
-        )
+        format!("{PREFIX}{}", hex::encode(self.digest))
     }
+}
+
+fn digest(meter: &str, kind: u8, value: &[u8]) -> Digest {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&(meter.len() as u64).to_le_bytes());
+    hash.update(meter.as_bytes());
+    hash.update(&[kind]);
+    hash.update(value);
+    let mut digest = Digest::default();
+    hash.finalize_xof().fill(&mut digest);
+    digest
+}
+
+/// Whether it has the form of a [`MeterKey::store_key`].
+pub fn is_store_key(key: &str) -> bool {
+    let digits = key.strip_prefix(PREFIX);
+    digits.is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -99,5 +151,7 @@ mod tests {
                 .iter()
                 .all(|key| key.starts_with(PREFIX) && key.len() == 39)
         );
+        assert!(stored.iter().all(|key| is_store_key(key)));
+        assert!(!is_store_key("live/head/x") && !is_store_key("tokens/../live"));
     }
 }

@@ -5,36 +5,40 @@
 //! headers are made of; workers only change words in the cells and raise a flag when they need
 //! more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use proto::meter::{MeterSpec, Window};
+use proto::meter::{Limit, MeterSpec, Window};
 use tokio::sync::Notify;
 
-use super::cell::{Cell, Generation};
-use super::clock::Clock;
+use super::cell::Cell;
+use super::hold::HoldQueue;
 use super::key::MeterKey;
 use super::refusal::{Cause, LimitStatus, MeterStatus, Refusal};
 use super::shared::Shared;
 use super::view::{Verdict, View};
 
+pub use super::token::Token;
+pub use super::waiting::Waiting;
+
 /// Parts that one meter can have in the hands of the workers at a time.
 pub const CELLS: usize = 8;
-
-/// Longest wait for a store that answers but gives no token (the pace of writes is the reason): the
-/// whole of a limit passes at this pace in less.
-const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One meter key of this process, shared by all workers.
 #[derive(Debug)]
 pub struct Meter {
-    pub(super) key: MeterKey,
+    /// Unknown while only peers have asked for it.
+    pub(super) key: OnceLock<MeterKey>,
     pub(super) store_key: String,
     pub(super) spec: ArcSwap<MeterSpec>,
     /// No limits: everything passes, nothing is counted in the store.
     observes: AtomicBool,
+    /// Callers wait instead of being refused.
+    holds: AtomicBool,
+    /// Those who do.
+    pub(super) held: HoldQueue,
     pub(super) cells: [Cell; CELLS],
     /// The cell that draws look at first.
     pub(super) hint: AtomicUsize,
@@ -47,6 +51,10 @@ pub struct Meter {
     /// Requests that wait now.
     pub(super) waiting: AtomicU64,
     pub(super) view: ArcSwap<View>,
+    /// Place of the limit that is nearly used up, plus one; 0 for none.
+    near: AtomicUsize,
+    /// Nothing is given before this instant: the target asked to wait.
+    paused_until_ns: AtomicU64,
     /// Whether the broker has been told already.
     pub(super) asked: AtomicBool,
     /// Rung after every grant and every refusal.
@@ -66,21 +74,20 @@ pub enum Draw {
 }
 
 impl Meter {
-    pub(super) fn new(
-        key: MeterKey,
-        store_key: String,
-        spec: Arc<MeterSpec>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub(super) fn new(store_key: String, spec: Arc<MeterSpec>, shared: Arc<Shared>) -> Self {
         Self {
-            key,
+            key: OnceLock::new(),
             store_key,
             view: ArcSwap::from_pointee(View::unknown(Arc::clone(&spec))),
             observes: AtomicBool::new(spec.limits().is_empty()),
+            holds: AtomicBool::new(spec.hold().is_some()),
+            held: HoldQueue::default(),
             spec: ArcSwap::new(spec),
             cells: std::array::from_fn(|_| Cell::default()),
             hint: AtomicUsize::new(0),
             low_water: AtomicU64::new(u64::MAX),
+            near: AtomicUsize::new(0),
+            paused_until_ns: AtomicU64::new(0),
             unmet: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -90,38 +97,46 @@ impl Meter {
         }
     }
 
-    /// What this meter counts by.
-    pub fn key(&self) -> &MeterKey {
-        &self.key
+    /// What this meter counts by; `None` while only other nodes have asked for it.
+    pub fn key(&self) -> Option<&MeterKey> {
+        self.key.get()
+    }
+
+    /// The id of what it belongs to; its key in the store while only other nodes have asked for it.
+    pub fn id(&self) -> &str {
+        self.key.get().map_or(&self.store_key, MeterKey::id)
     }
 
     /// Draws a token. Never blocks; at most an `Arc` is cloned.
     pub fn draw(self: &Arc<Self>, now_ns: u64) -> Draw {
-        if let Some(token) = self.try_draw(now_ns) {
+        // Nobody overtakes those who are held.
+        if self.held.is_empty()
+            && let Some(token) = self.try_draw(now_ns)
+        {
             return Draw::Drawn(token);
         }
         self.unmet.fetch_add(1, Ordering::Relaxed);
-        if let Some(refusal) = self.refuses(now_ns) {
+        if !self.holds()
+            && let Some(refusal) = self.refuses(now_ns)
+        {
             return Draw::Refused(Box::new(refusal));
         }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.shared.waiting_max {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let k = self
-                .refused
-                .fetch_add(1, Ordering::Relaxed)
-                .saturating_add(1);
+            let k = self.refused_next();
             return Draw::Refused(Box::new(self.refusal(Cause::Crowded, k, now_ns)));
         }
         self.ask();
-        Draw::Wait(Waiting {
-            meter: Arc::clone(self),
-        })
+        Draw::Wait(Waiting::new(Arc::clone(self)))
     }
 
     /// Whether the meter is known to be empty, without drawing: for requests that still have a
     /// body to buffer or a credential to fetch, whose token is drawn right before the send.
     pub fn check(&self, now_ns: u64) -> Option<Refusal> {
-        if self.observes() || self.in_hand(now_ns) > 0 {
+        if let Some(paused) = self.paused(now_ns) {
+            return Some(paused);
+        }
+        if self.observes() || self.holds() || self.in_hand(now_ns) > 0 {
             None
         } else {
             self.refuses(now_ns)
@@ -134,10 +149,24 @@ impl Meter {
         let in_hand = self.in_hand(now_ns);
         let limits = view.limits(in_hand, now_ns);
         MeterStatus {
+            id: self.id().to_owned(),
             name: view.spec.name().to_owned(),
             mode: view.mode,
             limits,
         }
+    }
+
+    /// The limit of which four fifths or more are used, as last published.
+    pub fn near(&self) -> Option<Limit> {
+        let at = self.near.load(Ordering::Relaxed).checked_sub(1)?;
+        self.view.load().spec.limits().get(at).copied()
+    }
+
+    /// Lets workers see a state.
+    pub(super) fn publish(&self, view: View) {
+        let near = view.near().map_or(0, |at| at + 1);
+        self.near.store(near, Ordering::Relaxed);
+        self.view.store(Arc::new(view));
     }
 
     /// Its slowest window; `None` when it only observes.
@@ -146,11 +175,11 @@ impl Meter {
     }
 
     pub(super) fn try_draw(self: &Arc<Self>, now_ns: u64) -> Option<Token> {
+        if now_ns < self.paused_until_ns() {
+            return None;
+        }
         if self.observes() {
-            return Some(Token {
-                meter: Arc::clone(self),
-                place: None,
-            });
+            return Some(Token::free(Arc::clone(self)));
         }
         let first = self.hint.load(Ordering::Relaxed);
         for step in 0..CELLS {
@@ -162,14 +191,7 @@ impl Meter {
             if left == self.low_water.load(Ordering::Relaxed) {
                 self.ask();
             }
-            let place = Some(Place {
-                cell: at as u8,
-                generation,
-            });
-            return Some(Token {
-                meter: Arc::clone(self),
-                place,
-            });
+            return Some(Token::drawn(Arc::clone(self), at, generation));
         }
         None
     }
@@ -187,13 +209,19 @@ impl Meter {
     }
 
     /// Takes the limits of a newer configuration; the broker is told and drops the old tokens.
-    pub(super) fn respec(self: &Arc<Self>, spec: Arc<MeterSpec>) {
+    pub(super) fn respec(self: &Arc<Self>, spec: &Arc<MeterSpec>) {
         if spec.version() > self.spec.load().version() {
             self.observes
                 .store(spec.limits().is_empty(), Ordering::Release);
-            self.spec.store(spec);
-            self.ask();
+            self.holds.store(spec.hold().is_some(), Ordering::Release);
+            self.spec.store(Arc::clone(spec));
+            // Told, but not asked for a token: a new version of the configuration is no demand.
+            self.shared.ask(Arc::clone(self));
         }
+    }
+
+    fn holds(&self) -> bool {
+        self.holds.load(Ordering::Relaxed)
     }
 
     fn observes(&self) -> bool {
@@ -201,19 +229,47 @@ impl Meter {
     }
 
     /// The refusal of a meter that is known to have nothing now, numbered among its refusals.
-    fn refuses(&self, now_ns: u64) -> Option<Refusal> {
+    pub(super) fn refuses(&self, now_ns: u64) -> Option<Refusal> {
+        if let Some(paused) = self.paused(now_ns) {
+            return Some(paused);
+        }
         let cause = match self.view.load().verdict {
             Verdict::Refuse { until_ns, cause } if now_ns < until_ns => cause,
             _ => return None,
         };
-        let k = self
-            .refused
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
+        let k = self.refused_next();
         Some(self.refusal(cause, k, now_ns))
     }
 
-    fn refusal(&self, cause: Cause, k: u64, now_ns: u64) -> Refusal {
+    /// Gives nothing before this instant; 0 ends a pause.
+    pub(super) fn pause(&self, until_ns: u64) {
+        self.paused_until_ns.store(until_ns, Ordering::Release);
+        self.answered.notify_waiters();
+    }
+
+    /// When its pause ends.
+    pub(super) fn paused_until_ns(&self) -> u64 {
+        self.paused_until_ns.load(Ordering::Relaxed)
+    }
+
+    fn paused(&self, now_ns: u64) -> Option<Refusal> {
+        let left_ns = self
+            .paused_until_ns()
+            .checked_sub(now_ns)
+            .filter(|ns| *ns > 0)?;
+        let left = Duration::from_nanos(left_ns);
+        let mut refusal = self.refusal(Cause::Paused, 1, now_ns);
+        refusal.retry_after = refusal.retry_after.max(left);
+        Some(refusal)
+    }
+
+    /// The next number among those refused since the last refill.
+    pub(super) fn refused_next(&self) -> u64 {
+        let before = self.refused.fetch_add(1, Ordering::Relaxed);
+        before.saturating_add(1)
+    }
+
+    pub(super) fn refusal(&self, cause: Cause, k: u64, now_ns: u64) -> Refusal {
         self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
         let view = self.view.load();
         let (retry_after, window) = view.retry_after(cause, k, now_ns);
@@ -224,6 +280,7 @@ impl Meter {
             .copied();
         let reset = limit.map_or(retry_after, |limit| limit.reset);
         let status = MeterStatus {
+            id: self.id().to_owned(),
             name: view.spec.name().to_owned(),
             mode: view.mode,
             limits,
@@ -234,159 +291,11 @@ impl Meter {
         };
         Refusal {
             cause,
+            answer: view.spec.answer(),
             limit: limit.map(refused),
             retry_after,
             reset,
             status,
         }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    cell: u8,
-    generation: Generation,
-}
-
-/// A drawn token. Dropping it puts it back, if its part still stands.
-#[derive(Debug)]
-pub struct Token {
-    meter: Arc<Meter>,
-    /// `None` for a meter that only observes.
-    place: Option<Place>,
-}
-
-/// Proof that a token was spent.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Sent(());
-
-impl Sent {
-    /// For a request without meters.
-    pub(super) fn nothing() -> Self {
-        Self(())
-    }
-}
-
-/// The token's part is over: draw anew, or answer 429.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token's part is over; draw anew")]
-pub struct Expired;
-
-impl Token {
-    /// Spends the token at this instant: call it in the same poll as the first write, with the
-    /// clock read right before.
-    ///
-    /// # Errors
-    /// [`Expired`] when its part has ended; nothing may be sent on it.
-    pub fn send(mut self, now_ns: u64) -> Result<Sent, Expired> {
-        let Some(place) = self.place.take() else {
-            return Ok(Sent(()));
-        };
-        let cell = self
-            .meter
-            .cells
-            .get(usize::from(place.cell))
-            .ok_or(Expired)?;
-        if cell.send(place.generation, now_ns) {
-            Ok(Sent(()))
-        } else {
-            Err(Expired)
-        }
-    }
-
-    /// Whether [`Token::send`] would succeed now.
-    pub fn is_live(&self, now_ns: u64) -> bool {
-        let Some(place) = self.place else { return true };
-        let cell = self.meter.cells.get(usize::from(place.cell));
-        cell.is_some_and(|cell| cell.is_open(place.generation, now_ns))
-    }
-
-    /// The meter that it was drawn from.
-    pub fn meter(&self) -> &Arc<Meter> {
-        &self.meter
-    }
-}
-
-impl Drop for Token {
-    fn drop(&mut self) {
-        if let Some(place) = self.place.take()
-            && let Some(cell) = self.meter.cells.get(usize::from(place.cell))
-        {
-            cell.put_back(place.generation);
-        }
-    }
-}
-
-/// A request that waits for the broker's answer.
-#[derive(Debug)]
-pub struct Waiting {
-    meter: Arc<Meter>,
-}
-
-impl Waiting {
-    /// Waits for a token or a refusal: as long as the store needs to answer, at most
-    /// `store_grace`, then what the meter does without a store.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn granted(self) -> Result<Token, Box<Refusal>> {
-        let clock = Arc::clone(&self.meter.shared.clock);
-        let since_ns = clock.boot_ns();
-        // The broker itself answers at the end of the grace; this is for a broker that is gone.
-        let grace = self.meter.shared.store_grace.saturating_mul(2);
-        let grace_over = tokio::time::sleep(grace);
-        let wait_over = tokio::time::sleep(WAIT_MAX.max(grace));
-        tokio::pin!(grace_over, wait_over);
-        loop {
-            let answered = self.meter.answered.notified();
-            tokio::pin!(answered);
-            answered.as_mut().enable();
-            if let Some(result) = self.poll_now(clock.boot_ns()) {
-                return result;
-            }
-            let heard = self.meter.view.load().answered_ns >= since_ns;
-            tokio::select! {
-                () = &mut answered => {}
-                () = &mut grace_over, if !heard => break,
-                () = &mut wait_over => break,
-            }
-        }
-        let k = self
-            .meter
-            .refused
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
-        Err(Box::new(self.meter.refusal(
-            Cause::StoreLost,
-            k,
-            clock.boot_ns(),
-        )))
-    }
-
-    /// The answer if it is there already.
-    pub(super) fn poll_now(&self, now_ns: u64) -> Option<Result<Token, Box<Refusal>>> {
-        if let Some(token) = self.meter.try_draw(now_ns) {
-            return Some(Ok(token));
-        }
-        if let Some(refusal) = self.meter.refuses(now_ns) {
-            return Some(Err(Box::new(refusal)));
-        }
-        self.meter.ask();
-        None
-    }
-
-    /// The meter that it waits for.
-    pub fn meter(&self) -> &Arc<Meter> {
-        &self.meter
-    }
-
-    pub(super) fn clock(&self) -> Arc<dyn Clock> {
-        Arc::clone(&self.meter.shared.clock)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.meter.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -9,42 +9,63 @@
 //!                                         Store: State per key, moved by compare-and-swap
 //! ```
 //!
+//! With peers each key has one owner among the nodes, by rendezvous hashing: its broker takes
+//! blocks from the store and lends parts of them to the brokers that ask. One that does not answer
+//! is passed over for the next; a node that reaches no peer takes from the store itself. Two
+//! owners at once cost conflicts in the store and nothing else.
+//!
 //! | file | what |
 //! |---|---|
-//! | `window` | pure: sliding ring, calendar window |
+//! | `window`, `bucket` | pure: sliding ring, calendar window; token bucket |
 //! | `block` | pure: open, settle, close a block in a state |
 //! | `state`, `codec` | the value in the store, and its bytes |
 //! | `revision_clock` | pure: how old a value in the store is at least |
 //! | `cell`, `part` | tokens in the hands of workers, and the broker's record of them |
 //! | `demand`, `credit` | how much is wanted, how often written; what is given without a store |
-//! | `owner` | one key: what is known of it, the write that is due |
-//! | `broker`, `run` | all keys: transactions, outcomes, timers; the shell with the store |
-//! | `meter`, `tokens` | what the pipeline holds |
+//! | `owner` | one key: what is known of it, the write that is due, what is lent and borrowed |
+//! | `exchange` | what nodes say to each other about tokens |
+//! | `broker`, `run` | all keys: who owns each, transactions, timers; the shell with the store |
+//! | `meter`, `token`, `tokens` | what the pipeline holds |
+//! | `waiting`, `hold` | who waits, and in which order |
+//! | `key`, `registry` | which meters there are, and how many at most |
 //! | `view`, `refusal` | what callers are told |
+//! | `slots` | concurrency: calls in flight |
+//! | `pauses` | what targets ask to wait |
+//! | `usage` | how much is used now |
 //!
 //! **Invariants.** In any interval of a sliding window's length, and in every calendar window,
-//! sent ≤ limit, whatever crashes, pauses, is cut or is answered late. What is sent is charged at
-//! the instant of [`Token::send`] or later, never earlier. No file here but `run` and `meter`
-//! waits; only `run` has the store; only [`SystemClock`] reads a clock.
+//! sent ≤ limit; of a bucket over any time T, sent ≤ burst + rate · T; whatever crashes, pauses, is
+//! cut or is answered late. What is sent is charged at the instant of [`Token::send`] or later,
+//! never earlier. No file here but `run`, `waiting`, `slots` and `pauses` waits; only `run`,
+//! `slots::run` and `pauses` have the store; only [`SystemClock`] reads a clock.
 
 pub mod block;
 pub mod broker;
+pub mod bucket;
 pub mod cell;
 pub mod clock;
 pub mod codec;
 mod credit;
 mod demand;
+pub mod exchange;
+mod hold;
 mod key;
 mod meter;
 mod owner;
 mod part;
+mod pauses;
 mod refusal;
+mod registry;
 pub mod revision_clock;
 mod run;
 mod shared;
+pub mod slots;
 pub mod state;
+mod token;
 mod tokens;
+mod usage;
 mod view;
+mod waiting;
 pub mod window;
 
 #[cfg(test)]
@@ -58,19 +79,28 @@ use std::time::Duration;
 
 use proto::meter::MeterSpec;
 use proto::store::Store;
+use proto::usage::KeyUsage;
 
 pub use block::Opener;
 pub use clock::{Clock, Moment, SystemClock};
-pub use key::{MeterKey, PREFIX};
-pub use meter::{Draw, Expired, Meter, Sent, Token, Waiting};
+pub use key::{MeterKey, PREFIX, VALUE_BYTES_MAX};
+pub use meter::{Draw, Meter};
 pub use refusal::{
     Cause, LimitStatus, MeterStatus, Mode, Refusal, rate_limit, rate_limit_policy, retry_after,
 };
+pub use registry::Newcomers;
+pub use run::{Links, PeerEvent};
 pub use shared::Stats;
+pub use slots::{SlotRefusal, SlotSpec, SlotToken, Slots};
+pub use token::{Expired, Sent, Token};
 pub use tokens::{DrawAll, METERS_MAX, MeterSet, Tokens, TooManyMeters, WaitingAll};
+pub use waiting::Waiting;
 
 use owner::Place;
+use pauses::Pauses;
+use registry::Registry;
 use shared::Shared;
+use slots::SlotShared;
 
 /// What the limits of a process need to know.
 #[derive(Clone, Debug)]
@@ -111,9 +141,12 @@ impl Settings {
 #[derive(Debug)]
 pub struct Limits {
     shared: Arc<Shared>,
-    keys_max: usize,
-    /// Taken at configuration load only, or when a key is met for the first time.
-    meters: Mutex<HashMap<MeterKey, Arc<Meter>>>,
+    registry: Arc<Registry<Meter>>,
+    pauses: Arc<Pauses>,
+    slots: Registry<Slots>,
+    slot_shared: Arc<SlotShared>,
+    /// By organisation; taken at configuration load only.
+    newcomers: Mutex<HashMap<u128, Arc<Newcomers>>>,
 }
 
 impl Limits {
@@ -124,8 +157,29 @@ impl Limits {
         settings: &Settings,
         clock: Arc<dyn Clock>,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        Self::linked(store, settings, clock, None)
+    }
+
+    /// The same for a node that has peers: each key is taken from the store by one of them.
+    pub fn linked(
+        store: Arc<dyn Store>,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        links: Option<Links>,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let (limits, broker) = Self::unserved(settings, clock);
-        (limits, run::run(broker, store, settings.store_timeout))
+        let (me, timeout) = (settings.incarnation, settings.store_timeout);
+        let slots = slots::run(
+            Arc::clone(&limits.slot_shared),
+            Arc::clone(&store),
+            me,
+            timeout,
+        );
+        let pauses = pauses::run(Arc::clone(&limits.pauses), Arc::clone(&store));
+        let windows = run::run(broker, store, timeout, links);
+        (limits, async move {
+            futures_util::join!(windows, slots, pauses);
+        })
     }
 
     /// The meters and their broker, to be driven by the caller.
@@ -137,18 +191,25 @@ impl Limits {
             waiting_max,
             u64::from(settings.nodes),
         ));
+        let registry = Arc::new(Registry::new(settings.keys_max));
+        let pauses = Pauses::new(Arc::clone(&shared.clock), Arc::clone(&registry));
+        let pauses = Arc::new(pauses);
+        let slot_shared = SlotShared::new(Arc::clone(&shared.clock), settings.store_grace);
+        let slot_shared = Arc::new(slot_shared);
         let place = Place {
             me: settings.incarnation,
             max_skew_ns: nanos(settings.max_skew),
             grace_ns: nanos(settings.store_grace),
         };
         let broker = broker::Broker::new(Arc::clone(&shared), place);
-        let meters = Mutex::new(HashMap::new());
         (
             Arc::new(Self {
                 shared,
-                keys_max: settings.keys_max,
-                meters,
+                registry,
+                pauses,
+                slots: Registry::new(settings.keys_max),
+                slot_shared,
+                newcomers: Mutex::default(),
             }),
             broker,
         )
@@ -157,24 +218,122 @@ impl Limits {
     /// The meter of a key; the same one for the same key. A `spec` of a higher version replaces
     /// the limits at once. Beyond `keys_max` keys the overflow key of the meter is given.
     pub fn meter(&self, key: MeterKey, spec: Arc<MeterSpec>) -> Arc<Meter> {
-        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = key;
-        if !meters.contains_key(&key) && meters.len() >= self.keys_max {
-            // Meters that no configuration and no broker holds any more are forgotten.
-            meters.retain(|_, meter| Arc::strong_count(meter) > 1);
-            if meters.len() >= self.keys_max {
-                self.shared.stats.overflowed.fetch_add(1, Ordering::Relaxed);
-                key = key.overflow();
+        if let Some(meter) = self.registry.find(&key.digest()) {
+            meter.respec(&spec);
+            return meter;
+        }
+        let key = match self.registry.has_room(self.shared.clock.boot_ns()) {
+            true => key,
+            false => self.overflowed(key.meter()),
+        };
+        self.made(key, &spec)
+    }
+
+    /// The meter that counts a value which came with a request. One that is too long, one beyond
+    /// `keys_max`, and one of too many new ones in a second counts under the overflow key.
+    pub fn keyed(
+        &self,
+        meter: &str,
+        value: &[u8],
+        spec: &Arc<MeterSpec>,
+        newcomers: &Newcomers,
+    ) -> Arc<Meter> {
+        if value.len() > VALUE_BYTES_MAX {
+            let key = self.overflowed(meter);
+            return self.made(key, spec);
+        }
+        let digest = MeterKey::digest_of(meter, value);
+        if let Some(meter) = self.registry.find(&digest) {
+            meter.respec(spec);
+            return meter;
+        }
+        let now_ns = self.shared.clock.boot_ns();
+        let nodes = self.shared.nodes();
+        let fits = self.registry.has_room(now_ns) && newcomers.admit(now_ns, nodes);
+        let key = match fits {
+            true => MeterKey::of(meter, value),
+            false => self.overflowed(meter),
+        };
+        self.made(key, spec)
+    }
+
+    /// Pauses a meter's key for all nodes, because its target asked to wait.
+    pub fn pause(&self, meter: &Meter, wait: Duration) {
+        if let Some(key) = meter.key() {
+            self.pauses.begin(key.digest(), wait);
+        }
+    }
+
+    /// The slots of a key; the same ones for the same key.
+    pub fn slots(&self, key: MeterKey, spec: &SlotSpec) -> Arc<Slots> {
+        let slots = self.slots.find_or_make(key, |key| {
+            let shared = Arc::clone(&self.slot_shared);
+            Arc::new(Slots::new(key, spec.clone(), shared))
+        });
+        slots.respec(spec);
+        slots
+    }
+
+    /// The slots of a value which came with a request, bounded as in [`Limits::keyed`].
+    pub fn keyed_slots(
+        &self,
+        meter: &str,
+        value: &[u8],
+        spec: &SlotSpec,
+        newcomers: &Newcomers,
+    ) -> Arc<Slots> {
+        if value.len() <= VALUE_BYTES_MAX {
+            let digest = MeterKey::digest_of(meter, value);
+            if let Some(slots) = self.slots.find(&digest) {
+                slots.respec(spec);
+                return slots;
+            }
+            let (now_ns, nodes) = (self.shared.clock.boot_ns(), self.shared.nodes());
+            if self.slots.has_room(now_ns) && newcomers.admit(now_ns, nodes) {
+                return self.slots(MeterKey::of(meter, value), spec);
             }
         }
-        if let Some(meter) = meters.get(&key) {
-            meter.respec(spec);
-            return Arc::clone(meter);
-        }
-        let store_key = key.store_key();
-        let meter = Meter::new(key.clone(), store_key, spec, Arc::clone(&self.shared));
-        let meter = Arc::new(meter);
-        meters.insert(key, Arc::clone(&meter));
+        self.slots(self.overflowed(meter), spec)
+    }
+
+    /// Counts the new keys of an organisation; the same for all of its meters.
+    pub fn newcomers(&self, org: u128) -> Arc<Newcomers> {
+        let mut all = self
+            .newcomers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(org).or_default())
+    }
+
+    /// The keys of this process of which most is used, and how many were left out.
+    pub fn usage(&self) -> (Vec<KeyUsage>, u64) {
+        let now = self.shared.clock.moment();
+        usage::of(&self.registry.all(), &self.slots.all(), now)
+    }
+
+    fn overflowed(&self, meter: &str) -> MeterKey {
+        self.shared.stats.overflowed.fetch_add(1, Ordering::Relaxed);
+        MeterKey::overflow_of(meter)
+    }
+
+    fn made(&self, key: MeterKey, spec: &Arc<MeterSpec>) -> Arc<Meter> {
+        let meter = self.registry.find_or_make(key, |key| {
+            let until_ns = self.pauses.until_ns(&key.digest());
+            let store_key = key.store_key();
+            // A peer may have asked for it before any request did.
+            let meter = self.shared.meter(&store_key, || {
+                Meter::new(
+                    store_key.clone(),
+                    Arc::clone(spec),
+                    Arc::clone(&self.shared),
+                )
+            });
+            // An error means that it is set already, to the same key.
+            let _ = meter.key.set(key);
+            meter.pause(until_ns);
+            meter
+        });
+        meter.respec(spec);
         meter
     }
 
@@ -193,6 +352,8 @@ impl Limits {
     /// broker's future ends, after a second at the latest if the store does not answer.
     pub fn stop(&self) {
         self.shared.stop();
+        self.slot_shared.stop();
+        self.pauses.stop();
     }
 }
 

@@ -1,18 +1,20 @@
 //! What a caller is told: how much is left, when to come back, in which headers.
 //!
 //! `RateLimit` and `RateLimit-Policy` are structured field lists (RFC 9651) as in
-//! draft-ietf-httpapi-ratelimit-headers-10: one item per limit, named after its meter and window.
+//! draft-ietf-httpapi-ratelimit-headers-11: one item per limit, named after its meter and window.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use proto::meter::Window;
+use proto::meter::{LimitAnswer, Window};
 
 /// Why nothing is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The limit is used up.
     Empty,
+    /// Its target asked to wait.
+    Paused,
     /// Too many requests wait for this meter already.
     Crowded,
     /// The store cannot be reached, and the meter gives nothing without it.
@@ -58,6 +60,8 @@ pub struct LimitStatus {
 /// One meter at an instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeterStatus {
+    /// Id of the meter, or of the proxy whose `limits` they are.
+    pub id: String,
     /// Prefix of the policy names; may be empty.
     pub name: String,
     /// Who gives the tokens.
@@ -71,6 +75,8 @@ pub struct MeterStatus {
 pub struct Refusal {
     /// Why.
     pub cause: Cause,
+    /// What its meter has refused callers told.
+    pub answer: LimitAnswer,
     /// The limit that refuses, with nothing remaining.
     pub limit: Option<LimitStatus>,
     /// When the token comes that this caller would get, the k-th for the k-th refused since the
@@ -147,6 +153,7 @@ mod tests {
             })
             .collect();
         MeterStatus {
+            id: "mtr_1".to_owned(),
             name: name.to_owned(),
             mode: Mode::Store,
             limits,

@@ -1,7 +1,8 @@
 //! What the meters of a process share with their broker.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -22,11 +23,23 @@ pub struct Shared {
     /// Meters that want to be looked at, each at most once (its `asked` flag), so that the list
     /// is bounded by the number of meters. A plain mutex: held for a push or a swap only.
     asks: Mutex<Vec<Arc<Meter>>>,
+    /// The one meter of each key in the store, whether a request or a peer asked first.
+    meters: Mutex<Registry>,
     woken: Notify,
     stopping: AtomicBool,
     nodes: AtomicU64,
     nodes_min: u64,
 }
+
+/// Meters by their key in the store. Those that nobody holds any more go from time to time.
+#[derive(Default)]
+struct Registry {
+    meters: HashMap<String, Weak<Meter>>,
+    prune_at: usize,
+}
+
+/// So few meters are never looked through.
+const PRUNE_MIN: usize = 1_024;
 
 /// Counts since the start of the process.
 #[derive(Debug, Default)]
@@ -41,8 +54,16 @@ pub struct Stats {
     pub failures: AtomicU64,
     /// States in the store that could not be read.
     pub unreadable: AtomicU64,
+    /// Requests that waited for their turn.
+    pub held: AtomicU64,
     /// Refused draws.
     pub refused: AtomicU64,
+    /// Asks to owners on other nodes.
+    pub peer_asks: AtomicU64,
+    /// Parts lent to other nodes.
+    pub peer_grants: AtomicU64,
+    /// Owners that did not answer in time.
+    pub peer_silences: AtomicU64,
     /// Times that a new key was put on the shared overflow key.
     pub overflowed: AtomicU64,
 }
@@ -60,6 +81,7 @@ impl Shared {
             waiting_max,
             stats: Stats::default(),
             asks: Mutex::new(Vec::new()),
+            meters: Mutex::default(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             nodes: AtomicU64::new(nodes_min),
@@ -77,6 +99,22 @@ impl Shared {
 
     pub(super) fn take_asks(&self) -> Vec<Arc<Meter>> {
         std::mem::take(&mut *self.asks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The meter of a key in the store; `make` makes it where there is none.
+    pub(super) fn meter(&self, store_key: &str, make: impl FnOnce() -> Meter) -> Arc<Meter> {
+        let mut registry = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(meter) = registry.meters.get(store_key).and_then(Weak::upgrade) {
+            return meter;
+        }
+        if registry.meters.len() >= registry.prune_at {
+            registry.meters.retain(|_, meter| meter.strong_count() > 0);
+            registry.prune_at = registry.meters.len().saturating_mul(2).max(PRUNE_MIN);
+        }
+        let meter = Arc::new(make());
+        let known = Arc::downgrade(&meter);
+        registry.meters.insert(store_key.to_owned(), known);
+        meter
     }
 
     pub(super) async fn woken(&self) {

@@ -5,10 +5,11 @@
 //! is free is, for each limit, the limit − charges that are counted − everything still open, and
 //! for the meter the smallest of these.
 
-use proto::meter::{Algorithm, MeterSpec, Window};
+use proto::meter::{Algorithm, Limit, MeterSpec, Window};
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Opener};
+use super::bucket::Bucket;
 use super::window::{Calendar, Ring, calendar_end_s, calendar_window, sub_window_ns};
 
 /// Most blocks open on one key; a state with as many opens no further one.
@@ -30,7 +31,7 @@ pub struct State {
 pub struct Usage {
     /// Its window; at most one entry has it.
     pub window: Window,
-    /// How many may pass per window.
+    /// How many may pass per window; of a bucket, its burst.
     pub limit: u64,
     /// The charges.
     pub charges: Charges,
@@ -43,6 +44,8 @@ pub enum Charges {
     Sliding(Ring),
     /// By calendar window.
     Fixed(Calendar),
+    /// As a debt.
+    Bucket(Bucket),
 }
 
 /// When something was sent or given up, as the windows need it.
@@ -75,23 +78,14 @@ impl State {
             let kept = before.iter().find(|usage| {
                 usage.window == window && usage.charges.algorithm() == limit.algorithm()
             });
-            let charges = kept.map(|usage| usage.charges.clone()).unwrap_or_else(|| {
-                match limit.algorithm() {
-                    Algorithm::SlidingWindow => {
-                        Charges::Sliding(Ring::empty(now_ns, sub_window_ns(window)))
-                    }
-                    Algorithm::FixedWindow => {
-                        let window = calendar_window(window, unix_s);
-                        Charges::Fixed(Calendar {
-                            window,
-                            ..Calendar::default()
-                        })
-                    }
-                }
-            });
+            let charges = match kept.map(|usage| usage.charges.clone()) {
+                Some(Charges::Bucket(bucket)) => Charges::Bucket(bucket.at_rate(limit.limit())),
+                Some(charges) => charges,
+                None => Charges::none(limit, now_ns, unix_s),
+            };
             self.limits.push(Usage {
                 window,
-                limit: limit.limit(),
+                limit: limit.capacity(),
                 charges,
             });
         }
@@ -106,6 +100,7 @@ impl State {
                 Charges::Fixed(calendar) => {
                     calendar.move_to(calendar_window(usage.window, unix_s));
                 }
+                Charges::Bucket(bucket) => bucket.age(elapsed_ns),
             }
         }
         let elapsed = i64::try_from(elapsed_ns).unwrap_or(i64::MAX);
@@ -130,6 +125,7 @@ impl State {
                 Charges::Fixed(calendar) => {
                     calendar.charge(calendar_window(usage.window, at.unix_s), n);
                 }
+                Charges::Bucket(bucket) => bucket.charge(n, usage.window.width_ns()),
             }
         }
     }
@@ -149,6 +145,7 @@ impl State {
                     calendar.charge(theirs.window, theirs.used);
                     calendar.charge(theirs.window.saturating_sub(1), theirs.previous);
                 }
+                (Charges::Bucket(bucket), Some(Charges::Bucket(theirs))) => bucket.merge(theirs),
                 _ => {}
             }
         }
@@ -192,6 +189,7 @@ impl State {
         let unused = |usage: &Usage| match &usage.charges {
             Charges::Sliding(ring) => ring.used() == 0,
             Charges::Fixed(calendar) => calendar.used == 0 && calendar.previous == 0,
+            Charges::Bucket(bucket) => bucket.is_full(),
         };
         self.open.is_empty() && self.limits.iter().all(unused)
     }
@@ -203,10 +201,24 @@ impl State {
 }
 
 impl Charges {
+    /// Nothing used of a limit yet.
+    fn none(limit: &Limit, now_ns: u64, unix_s: i64) -> Self {
+        let window = limit.window();
+        match limit.algorithm() {
+            Algorithm::SlidingWindow => Self::Sliding(Ring::empty(now_ns, sub_window_ns(window))),
+            Algorithm::FixedWindow => Self::Fixed(Calendar {
+                window: calendar_window(window, unix_s),
+                ..Calendar::default()
+            }),
+            Algorithm::TokenBucket => Self::Bucket(Bucket::full(limit.limit())),
+        }
+    }
+
     fn algorithm(&self) -> Algorithm {
         match self {
             Self::Sliding(_) => Algorithm::SlidingWindow,
             Self::Fixed(_) => Algorithm::FixedWindow,
+            Self::Bucket(_) => Algorithm::TokenBucket,
         }
     }
 }
@@ -217,10 +229,19 @@ impl Usage {
         match &self.charges {
             Charges::Sliding(ring) => ring.used(),
             Charges::Fixed(calendar) => calendar.used,
+            Charges::Bucket(bucket) => bucket.used(self.window.width_ns()),
         }
     }
 
-    /// The same limit with nothing charged, on the same sub-windows.
+    /// How many may pass per window.
+    pub fn per_window(&self) -> u64 {
+        match &self.charges {
+            Charges::Bucket(bucket) => bucket.rate,
+            Charges::Sliding(_) | Charges::Fixed(_) => self.limit,
+        }
+    }
+
+    /// The same limit with nothing charged, on the same sub-windows; a bucket does not fill.
     pub fn unused(&self) -> Self {
         let charges = match &self.charges {
             Charges::Sliding(ring) => Charges::Sliding(Ring {
@@ -231,6 +252,7 @@ impl Usage {
                 window: calendar.window,
                 ..Calendar::default()
             }),
+            Charges::Bucket(_) => Charges::Bucket(Bucket::full(0)),
         };
         Self {
             charges,
@@ -239,6 +261,9 @@ impl Usage {
     }
 
     fn free_in(&self, k: u64, open: &[(i64, u64)], unix_ns: u64) -> u64 {
+        if let Charges::Bucket(bucket) = &self.charges {
+            return self.bucket_free_in(bucket, k, open);
+        }
         let limit = self.limit.max(1);
         // Beyond one limit's worth, every further limit's worth takes a whole window more.
         let (rounds, k) = ((k - 1) / limit, (k - 1) % limit + 1);
@@ -257,6 +282,7 @@ impl Usage {
                     .saturating_mul(1_000_000_000);
                 end_ns.saturating_sub(unix_ns).saturating_add(beyond_ns)
             }
+            Charges::Bucket(_) => 0,
             Charges::Sliding(ring) => {
                 let sub_ns = sub_window_ns(self.window);
                 let counted_ns = sub_ns.saturating_mul(super::window::COUNTED as u64);
@@ -273,5 +299,23 @@ impl Usage {
                 counted_ns.saturating_add(beyond_ns)
             }
         }
+    }
+
+    /// Open tokens begin to be paid back when their block ends.
+    fn bucket_free_in(&self, bucket: &Bucket, k: u64, open: &[(i64, u64)]) -> u64 {
+        let window_ns = self.window.width_ns();
+        let used = bucket.used(window_ns);
+        let held = open
+            .iter()
+            .fold(used, |sum, (_, left)| sum.saturating_add(*left));
+        let missing = held.saturating_add(k).saturating_sub(self.limit);
+        if missing <= used {
+            return bucket.paid_in(missing, window_ns).unwrap_or(u64::MAX);
+        }
+        let ends_ns = open.iter().map(|(ends_in_ns, _)| *ends_in_ns).max();
+        let ends_ns = u64::try_from(ends_ns.unwrap_or(0)).unwrap_or(0);
+        let cost = u128::from(missing).saturating_mul(u128::from(window_ns));
+        let paid = cost.div_ceil(u128::from(bucket.rate.max(1)));
+        ends_ns.saturating_add(u64::try_from(paid).unwrap_or(u64::MAX))
     }
 }

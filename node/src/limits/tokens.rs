@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::meter::{Draw, Expired, Meter, Sent, Token, Waiting};
+use proto::meter::Limit;
+
+use super::meter::{Draw, Meter};
 use super::refusal::Refusal;
+use super::token::{Expired, Sent, Token};
+use super::waiting::Waiting;
 
 /// Meters that can apply to one request.
-pub const METERS_MAX: usize = 8;
+pub const METERS_MAX: usize = proto::meter::METERS_PER_REQUEST_MAX;
 
 /// More meters than a request can draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +69,18 @@ impl MeterSet {
         self.draw_on(Tokens::default(), now_ns)
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.meters.is_empty()
+    }
+
+    /// A meter that is nearly used up, and its limit.
+    pub fn near(&self) -> Option<(&Arc<Meter>, Limit)> {
+        self.meters
+            .iter()
+            .find_map(|meter| Some((meter, meter.near()?)))
+    }
+
     /// Whether one of them is known to be empty, without drawing.
     pub fn check(&self, now_ns: u64) -> Option<Refusal> {
         self.meters.iter().find_map(|meter| meter.check(now_ns))
@@ -102,7 +118,7 @@ impl WaitingAll {
     ///
     /// # Errors
     /// The refusal of the meter that refuses; the other tokens went back.
-    pub async fn granted(self) -> Result<Tokens, Box<Refusal>> {
+    pub async fn granted(self, priority: u8) -> Result<Tokens, Box<Refusal>> {
         let Self {
             meters,
             mut tokens,
@@ -110,7 +126,7 @@ impl WaitingAll {
         } = self;
         loop {
             let clock = waiting.clock();
-            tokens.push(waiting.granted().await?);
+            tokens.push(waiting.granted(priority).await?);
             match meters.draw_on(tokens, clock.boot_ns()) {
                 DrawAll::Drawn(tokens) => return Ok(tokens),
                 DrawAll::Refused(refusal) => return Err(refusal),

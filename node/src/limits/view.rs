@@ -15,6 +15,9 @@ const RETRY_MIN: Duration = Duration::from_millis(1);
 /// `retry_after` where only the return of the store can help.
 const RETRY_LOST: Duration = Duration::from_secs(1);
 
+/// From this part of a limit on callers are warned.
+const NEAR_PERCENT: u128 = 80;
+
 /// Whether a worker that finds no token asks or refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -71,12 +74,26 @@ impl View {
             }
             Verdict::Ask => Duration::ZERO,
         };
-        let least = if cause == Cause::Empty {
+        let least = if matches!(cause, Cause::Empty | Cause::Paused) {
             RETRY_MIN
         } else {
             RETRY_LOST
         };
         (wait.max(until).max(least), window)
+    }
+
+    /// Place of the limit of which most is used, when that is four fifths or more of it.
+    pub fn near(&self) -> Option<usize> {
+        let open = self.state.open_left();
+        let share = |usage: &super::state::Usage| {
+            let used = u128::from(usage.used().saturating_add(open));
+            used * 100 / u128::from(usage.limit.max(1))
+        };
+        let shares = self.state.limits.iter().map(share).enumerate();
+        shares
+            .filter(|(_, share)| *share >= NEAR_PERCENT)
+            .max_by_key(|(_, share)| *share)
+            .map(|(at, _)| at)
     }
 
     /// Each limit, with `in_hand` tokens of open blocks still to be had.
@@ -96,7 +113,7 @@ impl View {
             let (in_ns, _) = alone.free_in(wanted, self.at.unix_ns);
             LimitStatus {
                 window: usage.window,
-                limit: usage.limit,
+                limit: usage.per_window(),
                 remaining,
                 reset: Duration::from_nanos(in_ns.saturating_sub(passed_ns)),
             }

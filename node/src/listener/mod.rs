@@ -6,16 +6,18 @@
 //!          places      h1 only framing, timers                 Answering
 //! ```
 //!
-//! - [`class`], [`host`], [`head`], [`chunked`], [`framing`]: pure; which bytes are one request.
+//! - [`class`], [`host`], [`target`], [`head`], [`chunked`], [`framing`]: pure; which bytes are one
+//!   request.
 //! - [`timers`], [`socket`], [`farewell`](self): effects around them.
 //! - [`connection`]: what socket, service and handlers know in common.
 //! - [`refusal`]: every reason and its answer.
 //!
-//! What a handler may rely on: the target begins with `/`; there is one valid `Host` (none at most
-//! in HTTP/1.0); the method is a known one and neither `TRACE` nor `CONNECT`; the body is framed
-//! in one way; `Upgrade: websocket` comes only with `GET`, without a body, and its payload is the
-//! tunnel. Any other `Upgrade` field is to be dropped. `Expect` is `100-continue` or absent;
-//! actix-web has then written `100 Continue` before the handler is called.
+//! What a handler may rely on: the target is a path, or an http URL of the authority that `Host`
+//! names; there is one valid `Host` (none at most in HTTP/1.0); the method is a known one and
+//! neither `TRACE` nor `CONNECT`; the body is framed in one way; `Upgrade: websocket` comes only
+//! with `GET`, without a body, and its payload is the tunnel. Any other `Upgrade` field is to be
+//! dropped. `Expect` is `100-continue` or absent; actix-web has then written `100 Continue` before
+//! the handler is called.
 //!
 //! When the client goes away while its request is in hand, the handler's future is dropped
 //! ([`socket`] says how). One case is seen late: while actix-web holds 128 KiB of body that the
@@ -32,6 +34,7 @@ pub mod head;
 mod host;
 pub mod refusal;
 pub mod socket;
+mod target;
 mod timers;
 pub mod transport;
 

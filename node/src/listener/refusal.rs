@@ -35,7 +35,7 @@ pub enum Refusal {
     Connect,
     /// A method that is not served; methods are case-sensitive.
     Method,
-    /// `http://host/path` as target.
+    /// `http://host/path` as target, where `Host` does not name the same.
     AbsoluteForm,
     /// A target that does not begin with `/`: `*`, `host:port`.
     TargetForm,
@@ -252,8 +252,9 @@ impl Refusal {
                 "the method is not one that this gateway knows; methods are case-sensitive",
             ),
             Self::AbsoluteForm => malformed(
-                "the target is a whole URL, as sent to a forward proxy; this is a gateway: do not \
-                 set it as HTTP_PROXY, call the `url` of a proxy instead",
+                "the target is a whole URL of another host than `Host` names, as sent to a forward \
+                 proxy; this is a gateway: do not set it as HTTP_PROXY, call the `url` of a proxy \
+                 instead",
             ),
             Self::TargetForm => malformed("the target must begin with `/`"),
             Self::TargetByte => malformed(

@@ -9,6 +9,7 @@ mod link;
 pub mod reduce;
 pub mod ship;
 pub mod spool;
+pub mod unmatched;
 
 use std::cell::RefCell;
 use std::rc::Rc;

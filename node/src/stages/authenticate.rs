@@ -3,17 +3,19 @@
 //! Every 401 is the same bytes but the request's id, whatever the reason and whether or not the
 //! proxy exists. The reason goes into the record, and into `detail` only in development.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use proto::credential::AuthType;
+use proto::id::CredentialId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::AuthFailure;
 use proto::seal::{DigestKey, Purpose};
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Caller, Exchange};
+use crate::metering;
 use crate::presented::{self, Issued, Place};
 use crate::request::Request;
 use crate::snapshot::{CompiledProxy, ProxyCredential};
@@ -28,32 +30,30 @@ pub struct Authenticate {
     pub explain: bool,
     /// Host names that open proxies answer to.
     pub allowed_hosts: Vec<String>,
+    /// Offer `Basic` beside `Bearer` in every 401.
+    pub basic_challenge: bool,
 }
 
 impl Stage for Authenticate {
     const KIND: StageKind = StageKind::Authenticate;
 
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "authenticate")
-    }
-
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
+        let mut digests = Digests::new(exchange.snapshot.digest_key());
         let identified = match &exchange.proxy {
             None => {
-                // The same work as for a known proxy, so that time does not tell them apart.
-                let key = exchange.snapshot.digest_key();
-                let _ = identify_unknown(&exchange.request, key);
+                identify_unknown(&exchange.request, &mut digests);
                 Err(AuthFailure::UnknownProxy)
             }
-            Some(proxy) => {
-                let key = exchange.snapshot.digest_key();
-                identify(&exchange.request, proxy, key, exchange.started_at)
-                    .and_then(|caller| self.open_proxy_allows(exchange, proxy, caller))
+            Some(proxy) if exchange.assumed.is_some() => {
+                assume(proxy, exchange.assumed, exchange.started_at)
             }
+            Some(proxy) => identify(&exchange.request, proxy, &mut digests, exchange.started_at)
+                .and_then(|caller| self.open_proxy_allows(exchange, proxy, caller)),
         };
         let caller = match identified {
             Ok(caller) => caller,
             Err(refusal) => {
+                digests.even_out();
                 exchange.notes.refusal = Some(refusal);
                 return self.unauthorized(refusal).into();
             }
@@ -82,8 +82,11 @@ impl Authenticate {
             ),
             false => EarlyEnd::new(Code::AccessDenied, UNAUTHORIZED),
         };
-        end.with_status(401)
-            .header("www-authenticate", "Bearer realm=\"requestrocket\"")
+        let challenge = match self.basic_challenge {
+            true => "Bearer realm=\"requestrocket\", Basic realm=\"requestrocket\"",
+            false => "Bearer realm=\"requestrocket\"",
+        };
+        end.with_status(401).header("www-authenticate", challenge)
     }
 
     /// A proxy that anybody may call answers only its own host names, and no page of another site
@@ -122,20 +125,90 @@ fn host_name(host: &str) -> &str {
     }
 }
 
+/// Takes a test request's word for who calls: control has judged who may send one.
+fn assume(
+    proxy: &CompiledProxy,
+    assumed: Option<CredentialId>,
+    now: Timestamp,
+) -> Result<Caller, AuthFailure> {
+    let mut credentials = proxy.credentials.iter().enumerate();
+    let found = credentials.find(|(_, credential)| Some(credential.id) == assumed);
+    let (index, credential) = found.ok_or(AuthFailure::NoCredential)?;
+    if credential.expires_at.is_some_and(|end| end <= now) {
+        return Err(AuthFailure::Expired);
+    }
+    Ok(Caller {
+        index,
+        credential: credential.id,
+        generation: None,
+        places: Vec::new(),
+        jwt: None,
+    })
+}
+
+/// Digests that every refusal has cost: one of an issued key, and those of the few forms in which
+/// one request can present keys that users gave.
+const DIGESTS_REFUSED: usize = 8;
+/// Longest secret that is digested, in bytes; no stored one is longer.
+const SECRET_BYTES_MAX: usize = proto::credential::SECRET_BYTES_MAX * 2 + 1;
+
+/// The digests of one request's keys: each different key costs one, however many credentials it is
+/// compared with.
+pub struct Digests<'r> {
+    key: &'r DigestKey,
+    known: Vec<(Cow<'r, [u8]>, [u8; 32])>,
+    made: usize,
+}
+
+impl<'r> Digests<'r> {
+    /// Of no key yet.
+    pub fn new(key: &'r DigestKey) -> Self {
+        Self {
+            key,
+            known: Vec::new(),
+            made: 0,
+        }
+    }
+
+    /// The digest of a presented key; none where it is longer than any secret.
+    fn of(&mut self, secret: Cow<'r, [u8]>) -> Option<[u8; 32]> {
+        if secret.len() > SECRET_BYTES_MAX {
+            return None;
+        }
+        if let Some((_, digest)) = self.known.iter().find(|(known, _)| *known == secret) {
+            return Some(*digest);
+        }
+        self.made += 1;
+        let digest = self.key.digest(Purpose::ProxyCredential, &secret);
+        self.known.push((secret, digest));
+        Some(digest)
+    }
+
+    /// Makes as many more as any refusal costs, so that time does not tell a proxy that exists, or
+    /// what it expects, from one that does not.
+    fn even_out(&mut self) {
+        for _ in self.made..DIGESTS_REFUSED {
+            let digest = self.key.digest(Purpose::ProxyCredential, presented::ISSUED);
+            std::hint::black_box(digest);
+        }
+        self.made = self.made.max(DIGESTS_REFUSED);
+    }
+}
+
 /// Finds out who calls.
 ///
 /// # Errors
 /// Why nobody was recognised.
-pub fn identify(
-    request: &Request,
+pub fn identify<'r>(
+    request: &'r Request,
     proxy: &CompiledProxy,
-    key: &DigestKey,
+    digests: &mut Digests<'r>,
     now: Timestamp,
 ) -> Result<Caller, AuthFailure> {
     match presented::issued(request, &proxy.places) {
         Issued::Several => return Err(AuthFailure::Ambiguous),
         Issued::One(secret, places) => {
-            let digest = digest_of(key, &secret);
+            let digest = digests.of(secret).ok_or(AuthFailure::WrongKey)?;
             return match find(proxy, &digest, |credential| credential.issued) {
                 Some((index, credential)) => {
                     let generation = Some(judge(credential, &digest, now)?);
@@ -144,6 +217,7 @@ pub fn identify(
                         credential: credential.id,
                         generation,
                         places,
+                        jwt: None,
                     })
                 }
                 None => Err(AuthFailure::WrongKey),
@@ -151,14 +225,14 @@ pub fn identify(
         }
         Issued::Nowhere => {}
     }
-    identify_given(request, proxy, key, now)
+    identify_given(request, proxy, digests, now)
 }
 
 /// Looks for keys given by users, each in its one place, and for an open credential last.
-fn identify_given(
-    request: &Request,
+fn identify_given<'r>(
+    request: &'r Request,
     proxy: &CompiledProxy,
-    key: &DigestKey,
+    digests: &mut Digests<'r>,
     now: Timestamp,
 ) -> Result<Caller, AuthFailure> {
     let mut refusal = AuthFailure::NoCredential;
@@ -166,11 +240,13 @@ fn identify_given(
         let Some((secret, place)) = credential.presented(request) else {
             continue;
         };
-        let digest = digest_of(key, &secret);
-        if !credential.knows(&digest) {
+        let asked = credential.auth_type == AuthType::Jwt && credential.metering.needs_claims();
+        let jwt = asked.then(|| metering::jwt_payload(&secret)).flatten();
+        let digest = digests.of(secret).filter(|digest| credential.knows(digest));
+        let Some(digest) = digest else {
             refusal = AuthFailure::WrongKey;
             continue;
-        }
+        };
         let generation = Some(judge(credential, &digest, now)?);
         let places = vec![place];
         return Ok(Caller {
@@ -178,6 +254,7 @@ fn identify_given(
             credential: credential.id,
             generation,
             places,
+            jwt,
         });
     }
     if refusal == AuthFailure::NoCredential {
@@ -189,20 +266,27 @@ fn identify_given(
                 credential,
                 generation: None,
                 places: Vec::new(),
+                jwt: None,
             });
         }
     }
     Err(refusal)
 }
 
-fn digest_of(key: &DigestKey, secret: &[u8]) -> [u8; 32] {
-    key.digest(Purpose::ProxyCredential, secret)
-}
-
-fn identify_unknown(request: &Request, key: &DigestKey) -> [u8; 32] {
+/// Digests what a known proxy would have digested.
+fn identify_unknown<'r>(request: &'r Request, digests: &mut Digests<'r>) {
     match presented::issued(request, &presented::Extra::default()) {
-        Issued::One(secret, _) => digest_of(key, &secret),
-        _ => digest_of(key, b"rr_"),
+        Issued::One(secret, _) => {
+            digests.of(secret);
+        }
+        Issued::Several => {}
+        Issued::Nowhere => {
+            let pair = presented::basic(request).map(Cow::Owned);
+            let token = presented::bearer(request).map(Cow::Borrowed);
+            for secret in pair.into_iter().chain(token) {
+                digests.of(secret);
+            }
+        }
     }
 }
 
@@ -254,5 +338,73 @@ fn take_key_out(request: &mut Request, places: &[Place]) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, Method};
+
+    /// How many digests a refusal costs that found these keys.
+    fn cost(keys: &[&str]) -> usize {
+        let key = DigestKey::generate();
+        let mut digests = Digests::new(&key);
+        for key in keys {
+            digests.of(Cow::Borrowed(key.as_bytes()));
+        }
+        digests.even_out();
+        digests.made
+    }
+
+    #[test]
+    fn every_refusal_costs_the_same() {
+        let long = "x".repeat(SECRET_BYTES_MAX + 1);
+        for keys in [
+            &[][..],
+            &["rr_live_1"],
+            &["a", "b", "a"],
+            &[&long],
+            &["a", "b", "c", "d", "e", "f", "g", "h"],
+        ] {
+            assert_eq!(cost(keys), DIGESTS_REFUSED, "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn one_key_is_digested_once_and_an_endless_one_never() {
+        let key = DigestKey::generate();
+        let mut digests = Digests::new(&key);
+        let one = digests.of(Cow::Borrowed(b"a"));
+        assert_eq!(
+            (digests.of(Cow::Owned(b"a".to_vec())), digests.made),
+            (one, 1)
+        );
+        assert_ne!(digests.of(Cow::Borrowed(b"b")), one);
+        assert_eq!(
+            digests.of(Cow::Owned(vec![b'x'; SECRET_BYTES_MAX + 1])),
+            None
+        );
+        assert_eq!(digests.made, 2);
+    }
+
+    #[test]
+    fn an_unknown_proxy_digests_what_was_presented() {
+        let made = |value: &str| {
+            let mut headers = HeaderMap::new();
+            let value = HeaderValue::from_str(value).unwrap();
+            headers.insert(http::header::AUTHORIZATION, value);
+            let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+            let request = Request::new(Method::GET, Bytes::from_static(b"/"), headers, peer);
+            let key = DigestKey::generate();
+            let mut digests = Digests::new(&key);
+            identify_unknown(&request, &mut digests);
+            digests.made
+        };
+        assert_eq!(made("Bearer rr_live_1"), 1);
+        assert_eq!(made("Bearer given"), 1);
+        assert_eq!(made("Basic dTpw"), 1);
+        assert_eq!(made("Digest x"), 0);
     }
 }

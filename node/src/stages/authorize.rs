@@ -3,15 +3,12 @@
 //! The body is read only when a rule with a body part could still change the outcome.
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
-use proto::body_view::{BodyLimits, BodyView, Unreadable};
 use proto::outcome::{Code, EarlyEnd, Extra};
-use proto::path::PathReading;
 use proto::record::{Denial as RecordDenial, RecordScope};
-use proto::rule::{self, BodyFacts, Facts, Scope, ScopedRules, ShadowMatch, Verdict};
-use tracing::Span;
+use proto::rule::{self, Scope, ScopedRules, ShadowMatch, Verdict};
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::facts::{Read, with_facts};
 use crate::flow::{Exchange, Inbound};
 use crate::inbound::{self, Buffered};
 use crate::snapshot::CompiledProxy;
@@ -24,10 +21,6 @@ pub struct Authorize;
 
 impl Stage for Authorize {
     const KIND: StageKind = StageKind::Authorize;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "authorize")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {
@@ -55,12 +48,6 @@ impl Stage for Authorize {
     }
 }
 
-enum Read {
-    Nothing,
-    Whole(Bytes),
-    TooLarge,
-}
-
 enum Outcome {
     Allowed,
     Ended(Box<EarlyEnd>),
@@ -81,37 +68,20 @@ fn after_reading(exchange: &mut Exchange, proxy: &CompiledProxy, read: &Read) ->
 /// Judges the exchange with what is known of its body, and notes what matched.
 fn judged(exchange: &mut Exchange, proxy: &CompiledProxy, read: &Read) -> Outcome {
     let ended = |end: EarlyEnd| Outcome::Ended(Box::new(end));
-    let request = &exchange.request;
-    let rest = request.rest();
-    let path = match PathReading::parse(&rest, proxy.target.path) {
-        Ok(path) => path,
-        Err(refused) => return ended(malformed(refused.to_string())),
-    };
-    let overrides = match path_overrides(&request.headers, proxy) {
-        Ok(overrides) => overrides,
-        Err(end) => return ended(end),
-    };
-    let query = request.query.clone().unwrap_or_default();
-    let view = match read {
-        Read::Nothing => None,
-        Read::TooLarge => Some(Err(Unreadable::TooLarge)),
-        Read::Whole(bytes) => Some(view(&request.headers, bytes, proxy.body_buffer_bytes)),
-    };
-    let method = request.method.as_str().as_bytes();
-    let facts = Facts::new(method, &path, &query, &request.headers, request.peer.ip())
-        .with_path_overrides(&overrides)
-        .with_body(match &view {
-            None => BodyFacts::NotRead,
-            Some(Ok(view)) => BodyFacts::View(view),
-            Some(Err(reason)) => BodyFacts::Unreadable(*reason),
-        });
     let Some(caller) = &exchange.caller else {
         return ended(EarlyEnd::new(
             Code::InternalError,
             "authorize met no caller",
         ));
     };
-    let verdict = rule::judge(&scopes(proxy, caller.index), &facts);
+    let scopes = scopes(proxy, caller.index);
+    let judged = with_facts(&exchange.request, proxy, read, |facts| {
+        rule::judge(&scopes, facts)
+    });
+    let verdict = match judged {
+        Ok(verdict) => verdict,
+        Err(end) => return ended(end),
+    };
     let (denials, shadow) = match verdict {
         Verdict::NeedsBody => return Outcome::NeedsBody,
         Verdict::Allowed { shadow } => (Vec::new(), shadow),
@@ -153,37 +123,6 @@ fn scopes(proxy: &CompiledProxy, caller: usize) -> Vec<ScopedRules<'_>> {
         rules: &proxy.target.rules,
     });
     scopes
-}
-
-/// The paths that a target which gets such headers could route by.
-fn path_overrides<'h>(
-    headers: &'h HeaderMap,
-    proxy: &CompiledProxy,
-) -> Result<Vec<PathReading<'h>>, EarlyEnd> {
-    let pass = &proxy.request_fields.pass;
-    rule::path_overrides(headers, |name| pass.contains(name), proxy.target.path)
-        .map_err(|(name, refused)| malformed(format!("{name}: {refused}")))
-}
-
-fn malformed(detail: String) -> EarlyEnd {
-    EarlyEnd::new(Code::MalformedRequest, detail)
-}
-
-fn view(headers: &HeaderMap, bytes: &Bytes, bytes_max: usize) -> Result<BodyView, Unreadable> {
-    let joined = |name| {
-        let values: Vec<&[u8]> = headers
-            .get_all(name)
-            .iter()
-            .map(http::HeaderValue::as_bytes)
-            .collect();
-        (!values.is_empty()).then(|| values.join(&b","[..]))
-    };
-    BodyView::read(
-        joined(header::CONTENT_TYPE).as_deref(),
-        joined(header::CONTENT_ENCODING).as_deref(),
-        bytes,
-        &BodyLimits::new(bytes_max),
-    )
 }
 
 fn shadow_ids(shadow: &[ShadowMatch<'_>]) -> Vec<proto::id::RuleId> {

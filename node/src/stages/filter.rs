@@ -13,7 +13,6 @@ use proto::event_stream::{EventFilter, Framing};
 use proto::filter::{ErrorBody, FilterSet, Kind};
 use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, RewriteUrls};
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
@@ -28,10 +27,6 @@ pub struct Filter;
 
 impl Stage for Filter {
     const KIND: StageKind = StageKind::Filter;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "filter")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let (Some(proxy), Some(mut answer)) = (exchange.proxy.clone(), exchange.answer.take())

@@ -3,24 +3,33 @@
 //! The token check and the first write happen in the same poll: what a meter counts is what is
 //! sent. A caller that leaves cancels the upstream call, unless its proxy says `finish`.
 
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
+use http::{StatusCode, header};
+use jiff::Timestamp;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
 use proto::record::UpstreamId;
-use tracing::{Span, info, warn};
+use tracing::{info, warn};
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::attempts;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
+use crate::limits::{Meter, Tokens};
+use crate::metering::Applied;
 use crate::metrics::Metrics;
 use crate::outbound;
 use crate::records::reduce::clipped;
+use crate::refused;
 use crate::snapshot::CompiledProxy;
-use crate::stages::limit::{self, Spending};
-use crate::telemetry;
+use crate::spending::{self, Attempts};
+use crate::stages::inject::Armed;
 use crate::upstream::{self, AnswerError, Failure, FailureKind, RequestHead, SendError, Upstream};
 
 /// The stage.
@@ -33,10 +42,6 @@ pub struct Forward {
 
 impl Stage for Forward {
     const KIND: StageKind = StageKind::Forward;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "forward")
-    }
 
     fn decide(&mut self, _: &mut Exchange) -> Next {
         let upstream = self.upstream.clone();
@@ -65,38 +70,25 @@ async fn forward(
         Some(breaker) => Some(breaker.admit()?),
         None => None,
     };
-    let (method, path_and_query, mut headers) = armed.into_parts();
-    telemetry::pass_on(&mut headers);
-    let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
-        EarlyEnd::new(
-            Code::MalformedRequest,
-            "the path and query cannot be sent as they are",
-        )
-    })?;
-    let marker = proxy.target.idempotency_header.as_ref();
-    let head = RequestHead {
-        method,
-        target,
-        has_idempotency_key: marker.is_some_and(|name| headers.contains_key(name)),
-        headers,
-    };
+    let head = request_head(exchange, &proxy, armed)?;
     let body = exchange.body.take();
-    let tokens = match exchange.tokens.take() {
-        Some(tokens) => Some(tokens),
-        None => limit::draw(&proxy.meters).await?,
+    let applied = std::mem::take(&mut exchange.applied);
+    let tokens = match exchange.drawn {
+        true => exchange.tokens.take(),
+        // Boxed: it is rare, and the future of every request would have room for it.
+        false => Box::pin(draw(exchange, &applied)).await?,
     };
-    let mut spending = Spending::from(tokens);
-    let mut gate = |attempt: u32| match attempt {
-        1 => spending.spend(&proxy.meters),
-        // The proxy's own limits count what callers ask for, not what we repeat.
-        _ => Ok(()),
-    };
-    let sending = upstream.send(&proxy.destination, head, body, &mut gate);
+    exchange.notes.warning = refused::warning(&applied);
+    let learning = applied.learning.clone();
+    let mut attempts = Attempts::new(applied, tokens);
+    let mut gate = |attempt: u32| attempts.spend(attempt);
+    // Pinned where it is made: it is large, and each move would copy it.
+    let mut sending = pin!(upstream.send(&proxy.destination, head, body, &mut gate));
     let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
     let sent = match exchange.reply.as_mut().filter(|_| cancels) {
         Some(reply) => tokio::select! {
             biased;
-            sent = sending => sent,
+            sent = &mut sending => sent,
             () = reply.closed() => return Err(inbound::gone()),
         },
         None => sending.await,
@@ -105,6 +97,9 @@ async fn forward(
         Ok(mut answer) => {
             if let Some(admitted) = admitted {
                 admitted.answered(answer.status);
+            }
+            if !learning.is_empty() {
+                learn(exchange, &proxy, &learning, &answer);
             }
             // Most small answers are there whole; one that is broken already never begins.
             let whole = answer.body.whole().await;
@@ -115,8 +110,89 @@ async fn forward(
             if let Some(admitted) = admitted {
                 admitted.failed(&failure);
             }
-            exchange.notes.attempts = failure.attempts;
+            unanswered(exchange, metrics, &failure);
             Err(failed(exchange, &proxy, &failure))
+        }
+    }
+}
+
+/// What leaves for the target, but for its body.
+fn request_head(
+    exchange: &Exchange,
+    proxy: &CompiledProxy,
+    armed: Armed,
+) -> Result<RequestHead, EarlyEnd> {
+    let (method, path_and_query, mut headers) = armed.into_parts();
+    if let Some(trace) = &exchange.trace
+        && !proxy.request_fields.untraced
+    {
+        trace.pass_on(&mut headers);
+    }
+    let target = PathAndQuery::from_maybe_shared(path_and_query).map_err(|_| {
+        EarlyEnd::new(
+            Code::MalformedRequest,
+            "the path and query cannot be sent as they are",
+        )
+    })?;
+    let marker = proxy.target.idempotency_header.as_ref();
+    Ok(RequestHead {
+        method,
+        target,
+        has_idempotency_key: marker.is_some_and(|name| headers.contains_key(name)),
+        headers,
+    })
+}
+
+/// Draws what `limit` left to this stage, for as long as the caller is there.
+async fn draw(exchange: &mut Exchange, applied: &Applied) -> Result<Option<Tokens>, EarlyEnd> {
+    let drawing = spending::draw(applied);
+    let (tokens, slots) = match exchange.reply.as_mut() {
+        Some(reply) => tokio::select! {
+            biased;
+            drawn = drawing => drawn?,
+            () = reply.closed() => return Err(inbound::gone()),
+        },
+        None => drawing.await?,
+    };
+    exchange.slots = slots;
+    Ok(tokens)
+}
+
+/// Notes the attempts of a request that no answer came to.
+fn unanswered(exchange: &mut Exchange, metrics: &Metrics, failure: &Failure) {
+    exchange.notes.attempts = failure.attempts;
+    exchange.notes.sends = attempts::failed(
+        failure,
+        exchange.marks[StageKind::Inject as usize],
+        exchange.elapsed_us(),
+        exchange.started,
+    );
+    metrics.upstream_failed(attempts::name(&failure.kind));
+}
+
+/// A target that has had too much says for how long: those who go on asking get longer.
+fn learn(
+    exchange: &Exchange,
+    proxy: &CompiledProxy,
+    learning: &[(Arc<Meter>, Duration)],
+    answer: &upstream::Answer,
+) {
+    let asks = matches!(
+        answer.status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    let value = answer.headers.get(header::RETRY_AFTER).filter(|_| asks);
+    let caller = exchange.caller.as_ref();
+    let credential = caller.and_then(|caller| proxy.credentials.get(caller.index));
+    let (Some(value), Some(credential)) = (value, credential) else {
+        return;
+    };
+    let now = Timestamp::now();
+    for (meter, most) in learning {
+        if let Some(wait) = upstream::retry::retry_after(value.as_bytes(), now, *most)
+            && !wait.is_zero()
+        {
+            credential.metering.pause(meter, wait);
         }
     }
 }
@@ -128,11 +204,14 @@ fn answered(
     whole: Result<Option<Bytes>, AnswerError>,
 ) -> Result<(), EarlyEnd> {
     let us = u64::try_from(answer.first_byte_time.as_micros()).unwrap_or(u64::MAX);
-    metrics.upstream_answered(us);
+    metrics.upstream_answered(us, answer.reused);
     if answer.attempts > 1 {
         metrics.replayed();
     }
+    let begun_us = exchange.marks[StageKind::Inject as usize];
+    let sends = attempts::answered(&answer, begun_us, exchange.started);
     let notes = &mut exchange.notes;
+    notes.sends = sends;
     notes.attempts = answer.attempts;
     notes.upstream_us = us;
     notes.upstream_status = Some(answer.status.as_u16());

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 use proto::outcome::{Code, EarlyEnd};
-use tracing::{Span, error};
+use tracing::error;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::vault::Injection;
@@ -39,15 +39,16 @@ pub struct Inject {
 impl Stage for Inject {
     const KIND: StageKind = StageKind::Inject;
 
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "inject")
-    }
-
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let (Some(proxy), Some(outgoing)) = (exchange.proxy.clone(), exchange.outgoing.take())
         else {
             return EarlyEnd::new(Code::InternalError, "inject met no prepared request").into();
         };
+        if proxy.target.forbidden {
+            let detail = "the operator's settings (`policy`, `egress.tls_exceptions`) do not let \
+                          this target be called as it is; saving it again tells why";
+            return EarlyEnd::new(Code::UpstreamBlocked, detail).into();
+        }
         let method = exchange.request.method.clone();
         let armed = match &proxy.target_credential {
             None => arm(method, outgoing, &proxy, &Injection::default()),

@@ -1,24 +1,24 @@
 //! Stage 4: spend tokens of every meter that applies.
 //!
 //! A token is drawn here and becomes *sent* in `forward`, in the same poll as the first write.
-//! Where the request still has to wait for something else (a body that request filters need
-//! whole), nothing is drawn yet: this stage refuses only when a meter is known to be empty, and
-//! `forward` draws.
+//! Where the request still has to wait for something else (a body that request filters or a
+//! meter's condition need whole), nothing is drawn yet: this stage refuses only when a meter is
+//! known to be empty, and `forward` draws.
 
-use std::cell::Cell;
-use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
 
-use proto::outcome::{Code, EarlyEnd, Extra, MeterState};
-use tracing::Span;
+use bytes::Bytes;
+use proto::outcome::{Code, EarlyEnd};
 
 use crate::actor::{Next, Stage, StageKind};
-use crate::flow::Exchange;
-use crate::inbound;
-use crate::limits::{
-    self, Cause, Clock, DrawAll, MeterSet, Refusal, SystemClock, Tokens, WaitingAll,
-};
-use crate::upstream::Hold;
+use crate::facts::{Read, with_facts};
+use crate::flow::{Exchange, Inbound};
+use crate::inbound::{self, Buffered};
+use crate::limits::{Clock, DrawAll, SystemClock, Tokens, WaitingAll};
+use crate::metering::{Applied, Subject, Unresolved};
+use crate::refused::refused;
+use crate::snapshot::{CompiledProxy, ProxyCredential};
+use crate::spending;
 
 /// The stage.
 pub struct Limit;
@@ -26,232 +26,177 @@ pub struct Limit;
 impl Stage for Limit {
     const KIND: StageKind = StageKind::Limit;
 
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "limit")
-    }
-
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {
             return EarlyEnd::new(Code::InternalError, "limit met no proxy").into();
         };
-        if proxy.meters.meters().is_empty() {
-            return Next::Continue;
-        }
-        let now_ns = SystemClock.boot_ns();
-        let waits = exchange
-            .caller
-            .as_ref()
-            .and_then(|caller| proxy.credentials.get(caller.index))
-            .is_some_and(|credential| credential.request_filters.is_some());
-        if waits {
-            return match proxy.meters.check(now_ns) {
-                Some(refusal) => refused(&refusal).into(),
-                None => Next::Continue,
-            };
-        }
-        match proxy.meters.draw(now_ns) {
-            DrawAll::Drawn(tokens) => {
-                exchange.tokens = Some(tokens);
-                Next::Continue
-            }
-            DrawAll::Refused(refusal) => refused(&refusal).into(),
-            DrawAll::Wait(waiting) => wait(*waiting),
+        let caller = exchange.caller.as_ref().map(|caller| caller.index);
+        let Some(credential) = caller.and_then(|index| proxy.credentials.get(index)) else {
+            return EarlyEnd::new(Code::InternalError, "limit met no caller").into();
+        };
+        let applied = match credential.metering.fixed() {
+            Some(applied) => Ok(applied.clone()),
+            None => resolved(exchange, &proxy, credential, &Read::Nothing),
+        };
+        match applied {
+            Ok(applied) => admit(exchange, applied, credential.request_filters.is_some()),
+            Err(Unknown::Ended(end)) => Next::End(end),
+            Err(Unknown::NeedsBody) => after_body(exchange, proxy),
         }
     }
 }
 
+/// Why it is not known which meters count a request.
+enum Unknown {
+    NeedsBody,
+    Ended(Box<EarlyEnd>),
+}
+
+/// Draws a token of each meter; where the request still has to wait for something else, only
+/// looks whether there would be one.
+fn admit(exchange: &mut Exchange, applied: Applied, waits: bool) -> Next {
+    if applied.is_empty() {
+        return Next::Continue;
+    }
+    let now_ns = SystemClock.boot_ns();
+    if waits {
+        let refusal = applied.first.check(now_ns);
+        exchange.applied = applied;
+        return match refusal {
+            Some(refusal) => refused(&refusal).into(),
+            None => Next::Continue,
+        };
+    }
+    let drawn = applied.first.draw(now_ns);
+    let slots = !applied.slots.is_empty();
+    exchange.applied = applied;
+    match drawn {
+        DrawAll::Drawn(tokens) if slots => wait(Awaited::Slots(tokens)),
+        DrawAll::Drawn(tokens) => {
+            exchange.drawn = true;
+            exchange.tokens = Some(tokens);
+            Next::Continue
+        }
+        DrawAll::Refused(refusal) => refused(&refusal).into(),
+        DrawAll::Wait(waiting) => wait(Awaited::Tokens(waiting)),
+    }
+}
+
+/// Reads the body, which decides which meters count the request; `forward` draws then.
+fn after_body(exchange: &mut Exchange, proxy: Arc<CompiledProxy>) -> Next {
+    let look = |exchange: &mut Exchange, proxy: &CompiledProxy, read: &Read| {
+        let index = exchange.caller.as_ref().map(|caller| caller.index)?;
+        let credential = proxy.credentials.get(index)?;
+        match resolved(exchange, proxy, credential, read) {
+            Ok(applied) => {
+                let refusal = applied.first.check(SystemClock.boot_ns());
+                exchange.applied = applied;
+                refusal.map(|refusal| refused(&refusal))
+            }
+            Err(Unknown::Ended(end)) => Some(*end),
+            Err(Unknown::NeedsBody) => Some(EarlyEnd::new(
+                Code::InternalError,
+                "meters asked for a body that was given",
+            )),
+        }
+    };
+    let read = match &exchange.body {
+        Inbound::Stream { .. } => {
+            let bytes_max = proxy.body_buffer_bytes;
+            return inbound::buffer(bytes_max, move |exchange, buffered| {
+                let read = match buffered {
+                    Buffered::Whole(bytes) => Read::Whole(bytes),
+                    Buffered::TooLarge => Read::TooLarge,
+                };
+                look(exchange, &proxy, &read)
+            });
+        }
+        Inbound::None => Read::Whole(Bytes::new()),
+        Inbound::Buffered(bytes) => Read::Whole(bytes.clone()),
+        Inbound::Oversize { .. } => Read::TooLarge,
+    };
+    match look(exchange, &proxy, &read) {
+        None => Next::Continue,
+        Some(end) => end.into(),
+    }
+}
+
+/// The meters that count a request which has to be looked at.
+fn resolved(
+    exchange: &Exchange,
+    proxy: &CompiledProxy,
+    credential: &ProxyCredential,
+    read: &Read,
+) -> Result<Applied, Unknown> {
+    let subject = Subject {
+        headers: &exchange.request.headers,
+        source: exchange.request.peer.ip(),
+        jwt: exchange
+            .caller
+            .as_ref()
+            .and_then(|caller| caller.jwt.as_deref()),
+    };
+    let metering = &credential.metering;
+    let ended = |end: EarlyEnd| Unknown::Ended(Box::new(end));
+    let applied = if metering.needs_facts() {
+        with_facts(&exchange.request, proxy, read, |facts| {
+            metering.of(Some(facts), &subject)
+        })
+        .map_err(ended)?
+    } else {
+        metering.of(None, &subject)
+    };
+    applied.map_err(|unresolved| match unresolved {
+        Unresolved::NeedsBody => Unknown::NeedsBody,
+        Unresolved::TooMany(error) => ended(EarlyEnd::new(Code::InternalError, error.to_string())),
+    })
+}
+
+/// What a request waits for before all that it spends is drawn.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives in the future of one request"
+)]
+enum Awaited {
+    /// Tokens, then slots.
+    Tokens(Box<WaitingAll>),
+    /// Slots; the tokens are there.
+    Slots(Tokens),
+}
+
 /// Waits for the broker, which has been asked: a first request must not be refused for being
-/// first. Bounded by the meter's `store_grace`.
-fn wait(waiting: WaitingAll) -> Next {
+/// first. Bounded by `store_grace`.
+fn wait(awaited: Awaited) -> Next {
     Next::Wait(Box::new(move |mut exchange| {
         Box::pin(async move {
+            let applied = exchange.applied.clone();
+            let drawing = async {
+                let tokens = match awaited {
+                    Awaited::Tokens(waiting) => waiting
+                        .granted(applied.priority)
+                        .await
+                        .map_err(|refusal| refused(&refusal))?,
+                    Awaited::Slots(tokens) => tokens,
+                };
+                Ok::<_, EarlyEnd>((tokens, spending::take_slots(&applied).await?))
+            };
             let Some(reply) = exchange.reply.as_mut() else {
                 return (exchange, Some(Box::new(inbound::gone())));
             };
-            let granted = tokio::select! {
+            let drawn = tokio::select! {
                 biased;
                 () = reply.closed() => Err(inbound::gone()),
-                granted = waiting.granted() => granted.map_err(|refusal| refused(&refusal)),
+                drawn = drawing => drawn,
             };
-            match granted {
-                Ok(tokens) => {
+            match drawn {
+                Ok((tokens, slots)) => {
+                    exchange.drawn = true;
                     exchange.tokens = Some(tokens);
+                    exchange.slots = slots;
                     (exchange, None)
                 }
                 Err(end) => (exchange, Some(Box::new(end))),
             }
         })
     }))
-}
-
-/// Draws tokens for a request that had to wait for something else first.
-///
-/// # Errors
-/// 429 or 503 of the meter that refuses.
-pub async fn draw(meters: &MeterSet) -> Result<Option<Tokens>, EarlyEnd> {
-    if meters.meters().is_empty() {
-        return Ok(None);
-    }
-    let drawn = match meters.draw(SystemClock.boot_ns()) {
-        DrawAll::Drawn(tokens) => Ok(tokens),
-        DrawAll::Refused(refusal) => Err(refusal),
-        DrawAll::Wait(waiting) => waiting.granted().await,
-    };
-    drawn.map(Some).map_err(|refusal| refused(&refusal))
-}
-
-/// Tokens between their draw and the request's first write.
-#[derive(Default)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives in the future of one request"
-)]
-pub enum Spending {
-    /// There is nothing to spend, or it is spent.
-    #[default]
-    Nothing,
-    /// Drawn.
-    Drawn(Tokens),
-    /// Asked for again; they will be here.
-    Awaited(Rc<Cell<Option<Tokens>>>),
-}
-
-impl From<Option<Tokens>> for Spending {
-    fn from(tokens: Option<Tokens>) -> Self {
-        tokens.map_or(Self::Nothing, Self::Drawn)
-    }
-}
-
-impl Spending {
-    /// Spends them at this instant. Tokens whose block has ended meanwhile (a connection had to be
-    /// made, or the block was about to end) are drawn anew, which may take a moment.
-    ///
-    /// # Errors
-    /// 429 or 503 of the meter that refuses, or what to wait for.
-    pub fn spend(&mut self, meters: &MeterSet) -> Result<(), Hold<EarlyEnd>> {
-        let tokens = match std::mem::take(self) {
-            Self::Nothing => return Ok(()),
-            Self::Drawn(tokens) => Some(tokens),
-            Self::Awaited(tokens) => tokens.take(),
-        };
-        let now_ns = SystemClock.boot_ns();
-        if tokens.is_some_and(|tokens| tokens.send(now_ns).is_ok()) {
-            return Ok(());
-        }
-        match meters.draw(now_ns) {
-            DrawAll::Drawn(tokens) => tokens
-                .send(now_ns)
-                .map(drop)
-                .map_err(|_| Hold::Refused(late())),
-            DrawAll::Refused(refusal) => Err(Hold::Refused(refused(&refusal))),
-            DrawAll::Wait(waiting) => {
-                let place = Rc::new(Cell::new(None));
-                *self = Self::Awaited(place.clone());
-                Err(Hold::Until(Box::pin(async move {
-                    let granted = waiting.granted().await;
-                    place.set(Some(granted.map_err(|refusal| refused(&refusal))?));
-                    Ok(())
-                })))
-            }
-        }
-    }
-}
-
-fn late() -> EarlyEnd {
-    EarlyEnd::new(
-        Code::RateLimited,
-        "the tokens of this request ended before it could be sent; try again",
-    )
-    .header("retry-after", "1")
-}
-
-/// The answer to a refused request (draft-ietf-httpapi-ratelimit-headers).
-fn refused(refusal: &Refusal) -> EarlyEnd {
-    let wait = limits::retry_after(refusal.retry_after);
-    let statuses = std::slice::from_ref(&refusal.status);
-    let (code, detail) = match refusal.cause {
-        Cause::Empty | Cause::Crowded => (Code::RateLimited, rate_limited(refusal, &wait)),
-        Cause::StoreLost => (
-            Code::LimitUnavailable,
-            "the state of this proxy's limits cannot be reached and they fail closed; try again"
-                .to_owned(),
-        ),
-    };
-    let mut end = EarlyEnd::new(code, detail)
-        .with(Extra::Meters(states(refusal)))
-        .header("ratelimit", limits::rate_limit(statuses))
-        .header("ratelimit-policy", limits::rate_limit_policy(statuses))
-        .header("retry-after", wait);
-    if refusal.retry_after > RETRY_HELPS_MAX {
-        end.should_retry = Some(false);
-    }
-    end
-}
-
-/// A retry within this time may help; SDKs that retry sooner on their own are told not to.
-const RETRY_HELPS_MAX: Duration = Duration::from_secs(60);
-
-fn rate_limited(refusal: &Refusal, wait: &str) -> String {
-    match &refusal.limit {
-        Some(limit) => format!(
-            "the limit of {} requests per {} is used up; try again in {wait} s, or raise `limits` \
-             of the proxy",
-            limit.limit, limit.window
-        ),
-        None => format!("too many requests wait for this proxy's limits; try again in {wait} s"),
-    }
-}
-
-fn states(refusal: &Refusal) -> Vec<MeterState> {
-    refusal
-        .status
-        .limits
-        .iter()
-        .map(|limit| MeterState {
-            name: limit.window.name().to_owned(),
-            limit: limit.limit,
-            window_s: limit.window.width_ns() / 1_000_000_000,
-            remaining: limit.remaining,
-            retry_after_s: refusal.retry_after.as_secs().max(1),
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proto::meter::{Limit, MeterSpec, Window};
-    use proto::store::embedded::Embedded;
-
-    use super::*;
-    use crate::limits::{Limits, MeterKey, Opener, Settings};
-
-    /// A block that ends between draw and send costs a moment, not the request.
-    #[actix_rt::test]
-    async fn tokens_that_ended_before_they_were_sent_are_drawn_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
-        let settings = Settings::single_node(Opener { node: 1, boot: 1 });
-        let (limits, broker) = Limits::new(store, &settings, Arc::new(SystemClock));
-        actix_rt::spawn(broker);
-        let limit = Limit::new(100, Window::Minute).unwrap();
-        let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
-        let meter = limits.meter(MeterKey::whole("m"), Arc::new(spec));
-        let meters = MeterSet::new(&[meter]).unwrap();
-        for _ in 0..3 {
-            let tokens = draw(&meters).await.unwrap().unwrap();
-            while tokens.are_live(SystemClock.boot_ns()) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            let mut spending = Spending::from(Some(tokens));
-            while let Err(hold) = spending.spend(&meters) {
-                match hold {
-                    Hold::Until(ready) => ready.await.unwrap(),
-                    Hold::Refused(end) => panic!("{end:?}"),
-                }
-            }
-            assert!(spending.spend(&meters).is_ok(), "spent once, whoever asks");
-        }
-    }
 }

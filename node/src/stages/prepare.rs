@@ -8,7 +8,6 @@ use proto::filter::FilterSet;
 use proto::id::FilterId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Exchange, Inbound, Outgoing};
@@ -21,10 +20,6 @@ pub struct Prepare;
 
 impl Stage for Prepare {
     const KIND: StageKind = StageKind::Prepare;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "prepare")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         let Some(proxy) = exchange.proxy.clone() else {

@@ -8,42 +8,39 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use actix_web::web::Payload;
-use actix_web::{HttpRequest, HttpResponse};
-use bytes::Bytes;
+use actix_http::{HttpMessage, Payload, Request as HttpRequest, Response};
 use futures_util::StreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
-use tokio::sync::oneshot;
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind, overloaded};
 use crate::answer::{self, ReplyBody};
 use crate::body::BodyError;
+use crate::copied_values::CopiedValues;
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
+use crate::metering::Applied;
 use crate::records::reduce::clipped;
+use crate::reply::seat;
 use crate::request::Request;
 use crate::telemetry;
 use crate::worker::Worker;
 
 /// Serves one request: hands its exchange to the pipeline and waits for the reply.
 ///
-/// actix drops this future when the caller's connection ends; the reply channel closes with it,
-/// which is how waiting stages learn that nobody waits any more.
-pub async fn serve(request: HttpRequest, payload: Payload) -> HttpResponse<ReplyBody> {
+/// actix drops this future when the caller's connection ends; the reply's seat is empty then, which
+/// is how waiting stages learn that nobody waits any more.
+pub async fn serve(worker: Rc<Worker>, mut request: HttpRequest) -> Response<ReplyBody> {
     let id = RequestId::new();
-    let Some(worker) = request.app_data::<Rc<Worker>>().cloned() else {
-        return failed(id);
-    };
     let Some(permit) = worker.enter() else {
         worker.metrics().request_ended(Code::Overloaded, 0);
         return answer::bare(&overloaded(), id.text().as_str());
     };
-    let (sender, receiver) = oneshot::channel();
+    let (sender, receiver) = seat();
+    let payload = request.take_payload();
     let exchange = match exchange(id, &request, payload, &worker) {
         Ok(mut exchange) => {
             exchange.reply = Some(sender);
@@ -62,15 +59,15 @@ pub async fn serve(request: HttpRequest, payload: Payload) -> HttpResponse<Reply
         return answer::bare(&end, id.text().as_str());
     }
     match receiver.await {
-        Ok(reply) => reply.into_response(),
-        Err(_) => {
+        Some(reply) => reply.into_response(),
+        None => {
             worker.metrics().request_ended(Code::InternalError, 0);
             failed(id)
         }
     }
 }
 
-fn failed(id: RequestId) -> HttpResponse<ReplyBody> {
+fn failed(id: RequestId) -> Response<ReplyBody> {
     let detail = "the gateway failed on this request; it has been counted";
     answer::bare(
         &EarlyEnd::new(Code::InternalError, detail),
@@ -95,10 +92,16 @@ fn exchange(
     if !target.starts_with('/') {
         return Err(malformed("the request target must begin with `/`"));
     }
-    let mut headers = HeaderMap::with_capacity(from.headers().len_keys());
-    for (name, value) in from.headers() {
+    let fields = from.headers();
+    let mut copied = CopiedValues::of(|| {
+        let values = fields.iter().map(|(_, value)| value.as_bytes());
+        std::iter::once(target.as_bytes()).chain(values)
+    });
+    let target = copied.next(target.len());
+    let mut headers = HeaderMap::with_capacity(fields.len_keys());
+    for (name, value) in fields {
         let name = HeaderName::from_bytes(name.as_str().as_bytes());
-        let value = HeaderValue::from_bytes(value.as_bytes());
+        let value = HeaderValue::from_maybe_shared(copied.next(value.len()));
         let (Ok(name), Ok(value)) = (name, value) else {
             return Err(malformed("a header field is not valid"));
         };
@@ -110,7 +113,6 @@ fn exchange(
     let notes = Notes::default();
     let connection = from.conn_data::<Connection>().cloned();
     let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
-    let target = Bytes::copy_from_slice(target.as_bytes());
     let fault = worker.fault_injection().then(|| fault(&headers)).flatten();
     let request = Request::new(method, target, headers, peer);
     Ok(Box::new(Exchange {
@@ -118,13 +120,17 @@ fn exchange(
         started: Instant::now(),
         started_at: Timestamp::now(),
         marks: Default::default(),
-        span: worker.request_span(&request, id),
+        trace: worker.trace(&request.headers, id),
         snapshot: worker.snapshot(),
         request,
         body,
         proxy: None,
+        assumed: None,
         caller: None,
+        applied: Applied::default(),
+        drawn: false,
         tokens: None,
+        slots: Vec::new(),
         outgoing: None,
         armed: None,
         answer: None,
@@ -197,19 +203,18 @@ pub struct Receive;
 impl Stage for Receive {
     const KIND: StageKind = StageKind::Receive;
 
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "receive")
-    }
-
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
-        exchange.notes.trace_id = telemetry::trace_id(&exchange.span, &exchange.request.headers);
+        exchange.notes.trace_id = match &exchange.trace {
+            Some(trace) => Some(trace.trace_id),
+            None => telemetry::callers(&exchange.request.headers).map(|caller| caller.trace_id),
+        };
         if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
             exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
         }
         let found = exchange
             .request
             .split_proxy_key()
-            .map(|key| exchange.snapshot.find(key));
+            .map(|key| exchange.snapshot.find(key, exchange.started_at));
         match found {
             Some(proxy) => {
                 exchange.proxy = proxy;

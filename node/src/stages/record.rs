@@ -8,21 +8,25 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use http::Method;
 use proto::event_stream::StreamEnd;
-use proto::outcome::Code;
+use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::proxy::OnClientAbort;
-use proto::record::{Record, StageTime};
-use tracing::Span;
+use proto::record::{Attempt, AuthFailure, Record, StageTime};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
-use crate::metrics::{Metrics, Permit};
+use crate::limits::SlotToken;
+use crate::metrics::{Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
+use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
 use crate::snapshot::CompiledProxy;
+use crate::telemetry::{TraceContext, trace_id_text};
+use crate::traces::TraceSender;
 use crate::upstream::{AnswerBody, AnswerError};
 
 /// Longest time for which an answer is read on for a caller that has left.
@@ -45,23 +49,36 @@ pub struct Recorder {
     pub metrics: Metrics,
     /// What every record of this node says.
     pub origin: Arc<Origin>,
+    /// Attempts that match no proxy, of which a few are kept.
+    pub unmatched: Allowance,
+    /// Where finished requests go, while traces are exported.
+    pub traces: Option<TraceSender>,
 }
 
 impl Stage for Recorder {
     const KIND: StageKind = StageKind::Record;
 
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "record")
-    }
-
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         // Tokens drawn and not sent go back to their cells.
         exchange.tokens = None;
         let upstream_bytes = exchange.notes.upstream_bytes;
-        let record = exchange
-            .proxy
-            .clone()
-            .map(|proxy| Box::new(self.record(exchange, &proxy)));
+        if let Some(failure) = exchange.notes.refusal {
+            self.metrics.auth_failed(failure);
+        }
+        let waited_us = exchange
+            .notes
+            .sends
+            .iter()
+            .map(Attempt::took_us)
+            .sum::<u64>();
+        // The last stage was left a moment ago: no need to look at the clock again.
+        let passed_us = exchange.marks.iter().copied().max().unwrap_or_default();
+        self.metrics
+            .took(u64::from(passed_us).saturating_sub(waited_us));
+        let record = match exchange.proxy.clone() {
+            Some(proxy) => Some(Box::new(self.record(exchange, &proxy))),
+            None => self.unmatched(exchange).map(Box::new),
+        };
         let finish = exchange.proxy.as_ref().and_then(|proxy| {
             (proxy.on_client_abort == OnClientAbort::Finish).then_some(proxy.body_buffer_bytes)
         });
@@ -74,18 +91,43 @@ impl Stage for Recorder {
             upstream_bytes,
             completed: false,
             finish,
+            counters: exchange.proxy.as_ref().map(|proxy| proxy.counters.clone()),
             records: self.records.clone(),
             metrics: self.metrics.clone(),
             permit: exchange.permit.take(),
-            span: exchange.span.clone(),
+            _slots: std::mem::take(&mut exchange.slots),
+            traced: self.traced(exchange),
         }));
         Next::Continue
     }
 }
 
 impl Recorder {
+    /// The record of an attempt that matched no proxy, where there is room for it.
+    fn unmatched(&mut self, exchange: &Exchange) -> Option<Record> {
+        if exchange.notes.refusal != Some(AuthFailure::UnknownProxy) {
+            return None;
+        }
+        if !self.unmatched.admits(exchange.started) {
+            self.metrics.unmatched_dropped();
+            return None;
+        }
+        let method = method(&exchange.request.method);
+        Some(unmatched::record(exchange, &self.origin, method))
+    }
+
+    fn traced(&self, exchange: &Exchange) -> Option<Traced> {
+        Some(Traced {
+            sender: self.traces.clone()?,
+            context: exchange.trace?,
+            proxy: exchange.proxy.clone()?,
+        })
+    }
+
     fn record(&self, exchange: &mut Exchange, proxy: &CompiledProxy) -> Record {
-        let notes = std::mem::take(&mut exchange.notes);
+        let mut notes = std::mem::take(&mut exchange.notes);
+        // The answer still tells it.
+        exchange.notes.warning = notes.warning.take();
         let caller = exchange.caller.as_ref();
         let status = match (&exchange.end, &exchange.answer) {
             (Some(end), _) => Some(end.status),
@@ -104,7 +146,7 @@ impl Recorder {
             target_credential_id: target_credential.map(|credential| credential.id),
             target_credential_generation: target_credential
                 .and_then(|credential| credential.generation.clone()),
-            config_version: proxy.version,
+            config_version: proxy.version.load(Relaxed),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
             method: method(&exchange.request.method),
@@ -132,12 +174,23 @@ impl Recorder {
             source_address: reduce::source(exchange.request.peer.ip(), proxy.record.source),
             user_agent: notes.user_agent,
             upstream_ids: notes.upstream_ids,
-            trace_id: notes.trace_id,
+            trace_id: notes.trace_id.map(trace_id_text),
             left_gateway: notes.left_gateway,
             client_aborted: false,
             scrubbed: 0,
+            sends: notes.sends,
+            limited_by: limited_by(exchange.end.as_deref()),
         }
     }
+}
+
+/// The windows whose limits refused a request.
+fn limited_by(end: Option<&EarlyEnd>) -> Vec<Cow<'static, str>> {
+    let Some(Extra::Meters(meters)) = end.map(|end| &end.extra) else {
+        return Vec::new();
+    };
+    let empty = meters.iter().filter(|meter| meter.remaining == 0);
+    empty.map(|meter| Cow::Owned(meter.name.clone())).collect()
 }
 
 /// A method's name; the usual ones cost no allocation.
@@ -177,14 +230,22 @@ pub struct Closing {
     completed: bool,
     /// Read the answer on, up to so many bytes, when the caller leaves.
     finish: Option<usize>,
+    counters: Option<ProxyCounters>,
     records: RecordBuffer,
     metrics: Metrics,
     permit: Option<Permit>,
-    /// Keeps the request's span open to the last byte.
-    span: Span,
+    /// Held to the last byte of the answer.
+    _slots: Vec<SlotToken>,
+    /// Who is told of it, while traces are exported.
+    traced: Option<Traced>,
 }
 
 impl Closing {
+    /// The record as far as it is made.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_deref()
+    }
+
     /// So many bytes of the body have been given to the caller's connection.
     pub fn sent(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;
@@ -252,12 +313,6 @@ impl Drop for Closing {
         let left = !self.completed || self.code == Code::ClientAborted;
         let code = if left { Code::ClientAborted } else { self.code };
         self.metrics.request_ended(code, us);
-        if !self.span.is_disabled() {
-            self.span.record("requestrocket.code", code.as_str());
-            if let Some(status) = self.record.as_ref().and_then(|record| record.status) {
-                self.span.record("http.response.status_code", status);
-            }
-        }
         let Some(mut record) = self.record.take() else {
             return;
         };
@@ -275,6 +330,19 @@ impl Drop for Closing {
                 record.status = None;
             }
         }
+        if let Some(counters) = &self.counters {
+            counters.ended(record.status);
+        }
+        if let Some(traced) = &self.traced {
+            traced.sender.ended(&traced.context, &record, &traced.proxy);
+        }
         self.records.push(record);
     }
+}
+
+/// A request whose trace may be kept.
+struct Traced {
+    sender: TraceSender,
+    context: TraceContext,
+    proxy: Arc<CompiledProxy>,
 }

@@ -4,7 +4,6 @@
 //! answer or an early end, and gives it to whoever waits for it.
 
 use http::{StatusCode, header};
-use tracing::Span;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
@@ -14,10 +13,6 @@ pub struct Respond;
 
 impl Stage for Respond {
     const KIND: StageKind = StageKind::Respond;
-
-    fn span(parent: &Span) -> Span {
-        tracing::info_span!(parent: parent, "respond")
-    }
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         if let Some(answer) = &mut exchange.answer

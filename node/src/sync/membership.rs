@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use proto::health::Health;
 use proto::id::NodeId;
 use proto::keys;
 use proto::member::{FAULTS_MAX, Member, MemberFault};
+use proto::restarts::Restarts;
 use proto::store::follow::World;
 use proto::store::load::{self, Fault};
 use proto::store::{LeaseId, Op, Store, StoreError, Txn};
 use tokio::sync::{oneshot, watch};
 
 use crate::metrics::Metrics;
+use crate::peers::Known;
 use crate::stages::record::Origin;
 
 /// How long an entry outlives its node.
@@ -36,18 +39,23 @@ pub struct Membership {
     pub origin: Arc<Origin>,
     /// Where it listens for callers.
     pub address: String,
+    /// Where it listens for its peers; `None`: it has no links.
+    pub peers: Option<String>,
     /// The version of the program.
     pub program: String,
     /// What requests see.
     pub applied: watch::Receiver<Arc<World>>,
     /// What is going on.
     pub metrics: Metrics,
-    /// Is told how many nodes the region has, this one included, whenever they were counted.
-    pub counted: Box<dyn Fn(u64) + Send + Sync>,
+    /// Which tasks of the process panicked.
+    pub health: Health,
+    /// Is told how many nodes the region has, this one included, whenever they were counted, and
+    /// which others can be dialled.
+    pub counted: Box<dyn Fn(u64, Vec<Known>) + Send + Sync>,
 }
 
 /// Keeps the entry until `stop` is sent or dropped, then takes it away.
-pub async fn run(membership: Membership, store: Arc<dyn Store>, stop: oneshot::Receiver<()>) {
+pub async fn run(membership: Membership, store: Arc<dyn Store>, mut stop: oneshot::Receiver<()>) {
     let mut entry = Entry {
         id: NodeId::new(),
         started_at: Timestamp::now(),
@@ -58,9 +66,12 @@ pub async fn run(membership: Membership, store: Arc<dyn Store>, stop: oneshot::R
         counted_at: None,
         namesakes: 0,
     };
-    tokio::select! {
-        () = entry.keep() => {}
-        _ = stop => entry.leave().await,
+    let mut restarts = Restarts::of("membership", entry.membership.health.clone());
+    loop {
+        tokio::select! {
+            _ = restarts.run(entry.keep()) => {}
+            _ = &mut stop => return entry.leave().await,
+        }
     }
 }
 
@@ -132,11 +143,18 @@ impl Entry {
             name: self.membership.origin.node.to_string(),
             region: self.membership.origin.region.to_string(),
             address: self.membership.address.clone(),
+            peers: self.membership.peers.clone(),
             program: self.membership.program.clone(),
             started_at: self.started_at,
             revision: world.revision.0,
             serves: world.fingerprint(),
             in_flight: self.membership.metrics.in_flight(),
+            restarts: {
+                let failed = self.membership.health.tasks_failed().into_iter();
+                failed
+                    .map(|(task, count)| (task.to_owned(), count))
+                    .collect()
+            },
             faults: world.faults.iter().take(FAULTS_MAX).map(fault).collect(),
         }
     }
@@ -147,6 +165,7 @@ impl Entry {
             return;
         }
         let (mut names, mut namesake) = (BTreeSet::new(), false);
+        let mut known = BTreeSet::new();
         let origin = &self.membership.origin;
         let listed = load::list(&*self.store, keys::NODES, None, |pair| {
             // One of another release that cannot be read is a node all the same.
@@ -156,6 +175,10 @@ impl Entry {
             };
             if member.region == *origin.region {
                 namesake |= member.id != self.id && member.name == *origin.node;
+                if let Some(address) = member.peers.filter(|_| member.name != *origin.node) {
+                    let node = member.name.clone();
+                    known.insert(Known { node, address });
+                }
                 names.insert(member.name);
             }
         });
@@ -163,7 +186,7 @@ impl Entry {
             return;
         }
         self.counted_at = Some(Instant::now());
-        (self.membership.counted)(names.len() as u64);
+        (self.membership.counted)(names.len() as u64, known.into_iter().collect());
         self.namesakes = if namesake { self.namesakes + 1 } else { 0 };
         if self.namesakes == NAMESAKES_MAX {
             let name = &self.membership.origin.node;
@@ -231,16 +254,19 @@ mod tests {
             ..World::default()
         };
         let (sender, applied) = watch::channel(Arc::new(world(7, Vec::new())));
+        let health = Health::default();
         let membership = Membership {
             origin: Arc::new(Origin {
                 node: "gw-1".into(),
                 region: "eu".into(),
             }),
             address: "127.0.0.1:8080".into(),
+            peers: None,
             program: "1.2.3".into(),
             applied,
             metrics: Metrics::default(),
-            counted: Box::new(|_| {}),
+            health: health.clone(),
+            counted: Box::new(|_, _| {}),
         };
         let (stop, stopping) = oneshot::channel();
         let running = actix_rt::spawn(run(membership, store.clone(), stopping));
@@ -252,8 +278,10 @@ mod tests {
             code: "head-unreadable",
             detail: "x".into(),
         };
+        health.task_failed("compile");
         sender.send_replace(Arc::new(world(8, vec![fault])));
         let found = until(&*store, |found| found[0].revision == 8).await;
+        assert_eq!(found[0].restarts.get("compile"), Some(&1));
         assert_eq!(found[0].faults[0].code, "head-unreadable");
         stop.send(()).unwrap();
         running.await.unwrap();
@@ -274,22 +302,31 @@ mod tests {
                     region: region.into(),
                 }),
                 address: "127.0.0.1:8080".into(),
+                peers: Some(format!("{name}:8083")),
                 program: "1.2.3".into(),
                 applied,
                 metrics: Metrics::default(),
-                counted: Box::new(move |count| told.send(count).expect("a receiver")),
+                health: Health::default(),
+                counted: Box::new(move |count, known| {
+                    told.send((count, known)).expect("a receiver");
+                }),
             };
             let (stop, stopping) = oneshot::channel();
             let task = actix_rt::spawn(run(membership, store.clone(), stopping));
             (stop, task, seen)
         };
-        for (name, region, expected) in [
-            ("gw-1", "eu", 1),
-            ("gw-2", "eu", 2),
-            ("gw-2", "eu", 2),
-            ("gw-3", "us", 1),
+        for (name, region, expected, others) in [
+            ("gw-1", "eu", 1, vec![]),
+            ("gw-2", "eu", 2, vec!["gw-1"]),
+            ("gw-2", "eu", 2, vec!["gw-1"]),
+            ("gw-3", "us", 1, vec![]),
         ] {
             let (stop, task, mut seen) = start(name, region);
+            let known = others.into_iter().map(|other: &str| Known {
+                node: other.into(),
+                address: format!("{other}:8083"),
+            });
+            let expected = (expected, known.collect());
             assert_eq!(seen.recv().await, Some(expected), "{name} in {region}");
             running.push((stop, task, seen));
         }

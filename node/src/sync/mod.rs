@@ -2,15 +2,20 @@
 
 pub mod compile;
 pub mod guard;
-pub mod kept;
 pub mod membership;
+pub mod recovery;
+pub mod test_requests;
+pub mod usage;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use proto::health::Health;
+use proto::restarts::Restarts;
 use proto::store::follow::World;
+use proto::store::load::Fault;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::snapshot::Snapshot;
 use compile::Compiler;
@@ -26,13 +31,18 @@ pub async fn run(
     mut compiler: Compiler,
     current: Arc<ArcSwap<Snapshot>>,
     applied: watch::Sender<Arc<World>>,
+    health: Health,
 ) {
+    let mut restarts = Restarts::of("compile", health);
     loop {
         let world = worlds.borrow_and_update().clone();
-        let compiled = compiler.compile(&world);
-        for fault in &compiled.faults {
-            warn!("configuration not applied: {fault}");
-        }
+        let begun = std::time::Instant::now();
+        let Some(compiled) = restarts.run(async { compiler.compile(&world) }).await else {
+            // The snapshot before it stays; a newer world may compile.
+            compiler.forget();
+            continue;
+        };
+        restarts.went_well();
         info!(
             revision = %world.revision,
             names = compiled.snapshot.names(),
@@ -40,9 +50,24 @@ pub async fn run(
             world.revision
         );
         current.store(Arc::new(compiled.snapshot));
-        applied.send_replace(world);
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let (took, faults) = (begun.elapsed(), compiled.faults.len());
+        compiler
+            .metrics()
+            .configured(world.revision.0, now_ms, took, faults);
+        applied.send_replace(with_faults(world, compiled.faults));
         if worlds.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// The world together with what of it could not be compiled, for those who report it.
+fn with_faults(world: Arc<World>, faults: Vec<Fault>) -> Arc<World> {
+    if faults.is_empty() {
+        return world;
+    }
+    let mut reported = World::clone(&world);
+    reported.faults.extend(faults);
+    Arc::new(reported)
 }

@@ -1,7 +1,7 @@
 //! Getting a connection: the pools of one worker, the dial when they have none, and the reaper.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub(super) enum Wanted {
 pub(super) struct Pools {
     settings: PoolSettings,
     resolver: Resolver,
-    by_key: RefCell<HashMap<PoolKey, Rc<TargetPool>>>,
+    by_key: RefCell<BTreeMap<PoolKey, Rc<TargetPool>>>,
     open: Rc<Cell<usize>>,
     reaping: Cell<bool>,
 }
@@ -77,17 +77,18 @@ impl Pools {
         })
     }
 
-    /// A connection to `destination` before `deadline`.
+    /// A connection to `destination`, asked for at `now`, before `deadline`.
     pub(super) async fn acquire(
         self: &Rc<Self>,
         destination: &Destination,
         wanted: Wanted,
+        mut now: Instant,
         deadline: Instant,
     ) -> Result<Lease, FailureKind> {
         let pool = self.pool(destination.key);
         loop {
             if wanted == Wanted::Any
-                && let Some(lease) = pool.take(Instant::now())
+                && let Some(lease) = pool.take(now)
             {
                 return Ok(lease);
             }
@@ -112,6 +113,7 @@ impl Pools {
                 Offer::Connection(conn) => drop(conn),
                 Offer::LookAgain(nudge) => nudge.taken(),
             }
+            now = Instant::now();
         }
     }
 

@@ -9,21 +9,21 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
 use http::{HeaderMap, StatusCode, Version};
-use http_body::Body;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::error::AnswerError;
+use super::error::{AnswerError, Earlier};
 use super::framing::Framing;
 use super::pool::Lease;
 use super::sent::Progress;
-use super::timer::{Timer, due};
+use super::timer::due;
 
 /// What a target answered.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub struct Answer {
     pub connect_time: Duration,
     /// From sending the request to its answer's head, in the last attempt.
     pub first_byte_time: Duration,
+    /// What went wrong before.
+    pub earlier: Vec<Earlier>,
 }
 
 /// A lease with what decides whether its connection can serve again.
@@ -101,7 +103,6 @@ pub struct AnswerBody {
     /// A piece that was looked at and not yet taken.
     ahead: Option<Bytes>,
     held: Option<Held>,
-    timer: Timer,
     idle: Duration,
     /// When the silence becomes an error; set while waiting.
     quiet_due: Option<Instant>,
@@ -119,7 +120,6 @@ impl AnswerBody {
     pub(super) fn new(
         incoming: Incoming,
         held: Held,
-        timer: Timer,
         idle: Duration,
         total_due: Option<Instant>,
     ) -> Self {
@@ -127,7 +127,6 @@ impl AnswerBody {
             incoming,
             ahead: None,
             held: Some(held),
-            timer,
             idle,
             quiet_due: None,
             total_due,
@@ -195,7 +194,7 @@ impl AnswerBody {
     /// What is there of the body.
     fn look(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
         loop {
-            match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            match std::task::ready!(self.poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     self.quiet_due = None;
                     match frame.into_data() {
@@ -227,6 +226,22 @@ impl AnswerBody {
         }
     }
 
+    /// What hyper has, or what it gets when it is let read.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let incoming = Pin::new(&mut self.incoming);
+        let lease = self.held.as_mut().and_then(|held| held.lease.as_mut());
+        let Some(lease) = lease.filter(|lease| lease.is_held()) else {
+            return incoming.poll_frame(cx);
+        };
+        // What comes is put there by `drive` below: nobody has to be woken.
+        let mut quietly = Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = incoming.poll_frame(&mut quietly) {
+            return Poll::Ready(frame);
+        }
+        lease.drive(cx);
+        Pin::new(&mut self.incoming).poll_frame(&mut quietly)
+    }
+
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
         let idle = self.idle;
         let quiet_due = *self
@@ -235,7 +250,8 @@ impl AnswerBody {
         let first_due = self
             .total_due
             .map_or(quiet_due, |total| total.min(quiet_due));
-        if self.timer.poll(cx, first_due).is_pending() {
+        let lease = self.held.as_mut().and_then(|held| held.lease.as_mut());
+        if lease.is_some_and(|lease| lease.timer().poll(cx, first_due).is_pending()) {
             return Poll::Pending;
         }
         self.fail(if first_due < quiet_due {

@@ -1,21 +1,29 @@
-//! One connection with its driver task: hyper's handshake, and how it ends.
+//! One connection: hyper's handshake, who drives it, and how it ends.
 //!
-//! The driver is a local task of the worker. An idle connection needs it as much as a busy one: it
-//! is what notices that the target closed, and what refuses bytes that nobody asked for.
+//! An HTTP/1.1 connection is driven by whoever holds it: the exchange, within the task of its
+//! caller, so that no other task has to be woken for the request to be written and for the answer
+//! to be read; and the pool, which looks at an idle one before it gives it out, and now and then:
+//! that is what notices that the target closed, and what refuses bytes that nobody asked for. Only
+//! where an answer begins before the request's body has ended does it get a task of its own: the
+//! rest of the body must not wait for a caller that reads its answer slowly.
 
 use std::cell::Cell;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::AsyncWrite;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::FailureKind;
 use super::pool::Slot;
 use super::sent::SentBody;
+use super::timer::Timer;
 use super::transport::Transport;
 
 /// Largest head of an answer, and largest trailers: 256 KiB, as large as the listener's limits
@@ -55,17 +63,73 @@ pub(super) struct Http1Conn {
     pub(super) born: Instant,
     /// When the idle connection is no longer used.
     pub(super) stale_at: Instant,
-    driver: AbortHandle,
+    /// The deadline of the exchange under way. It stays with the connection, because one that is
+    /// moved into the future costs nothing.
+    pub(super) timer: Timer,
+    driver: Driver,
     // Last: the place in the pool is free when the connection is gone.
     _slot: Slot,
 }
 
+/// Who reads and writes on a connection.
+enum Driver {
+    /// Whoever holds it.
+    Holder(Box<http1::Connection<TokioIo<Transport>, SentBody>>),
+    /// A task.
+    Task(AbortHandle),
+    /// Nobody: it has ended.
+    Nobody,
+}
+
+impl Http1Conn {
+    /// Reads and writes what can be read and written now; the task is woken when that may be more.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Driver::Holder(connection) = &mut self.driver
+            && Pin::new(&mut **connection).poll(cx).is_ready()
+        {
+            // An error has reached the exchange that it belongs to; the end of an idle connection
+            // is no event.
+            self.driver = Driver::Nobody;
+        }
+    }
+
+    /// Finds out whether the idle connection is still good. Nobody is woken for it.
+    pub(super) fn look(&mut self) {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Whether nothing happens on it without [`Self::drive`].
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.driver, Driver::Holder(_))
+    }
+
+    /// Gives it a task of its own.
+    pub(super) fn detach(&mut self) {
+        match std::mem::replace(&mut self.driver, Driver::Nobody) {
+            Driver::Holder(connection) => {
+                let task = tokio::task::spawn_local(async move {
+                    let _ = connection.await;
+                });
+                self.driver = Driver::Task(task.abort_handle());
+            }
+            other => self.driver = other,
+        }
+    }
+}
+
 impl Drop for Http1Conn {
     fn drop(&mut self) {
-        if self.busy {
-            self.driver.abort();
+        match std::mem::replace(&mut self.driver, Driver::Nobody) {
+            Driver::Task(task) if self.busy => task.abort(),
+            // TLS's farewell, if it can be written at once.
+            Driver::Holder(connection) if !self.busy => {
+                let mut io = connection.into_parts().io.into_inner();
+                let mut cx = Context::from_waker(Waker::noop());
+                let _ = Pin::new(&mut io).poll_shutdown(&mut cx);
+            }
+            // The sender's end lets the task close the connection.
+            Driver::Task(_) | Driver::Holder(_) | Driver::Nobody => {}
         }
-        // Otherwise the sender's end lets the driver close the connection, with TLS's farewell.
     }
 }
 
@@ -101,10 +165,6 @@ async fn connect_http1(transport: Transport, slot: Slot) -> Result<Connected, Fa
         .handshake(TokioIo::new(transport))
         .await
         .map_err(|error| FailureKind::Reset(error.to_string().into()))?;
-    let driver = tokio::task::spawn_local(async move {
-        // Errors reach the exchange that they belong to; an idle connection's end is no event.
-        let _ = connection.await;
-    });
     let now = Instant::now();
     Ok(Connected::Http1(Box::new(Http1Conn {
         sender,
@@ -113,7 +173,8 @@ async fn connect_http1(transport: Transport, slot: Slot) -> Result<Connected, Fa
         remote,
         born: now,
         stale_at: now,
-        driver: driver.abort_handle(),
+        timer: Timer::default(),
+        driver: Driver::Holder(Box::new(connection)),
         _slot: slot,
     })))
 }

@@ -189,7 +189,7 @@ impl Destination {
 ///
 /// A digest, so that a request finds its pool by comparing 16 bytes. It is collision-free in the
 /// cryptographic sense (BLAKE3): a tenant cannot construct a target that lands in another's pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PoolKey([u8; 16]);
 
 impl PoolKey {

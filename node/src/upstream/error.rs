@@ -17,6 +17,7 @@ use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Instant;
 
 use super::address::Refused;
 use super::resolve::ResolveError;
@@ -124,6 +125,17 @@ pub struct Failure {
     pub maybe_carried_out: bool,
     /// Attempts that were let through by the gate.
     pub attempts: u32,
+    /// What went wrong before.
+    pub earlier: Vec<Earlier>,
+}
+
+/// An attempt after which another was made.
+#[derive(Debug)]
+pub struct Earlier {
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// When that was seen.
+    pub ended: Instant,
 }
 
 /// Why a gate does not let an attempt go at this instant.

@@ -193,7 +193,12 @@ fn keep_alive_timeout(value: &HeaderValue) -> Option<Duration> {
 }
 
 fn drop_named_by_connection(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
+    // What nearly all say names nothing.
+    let usual = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    };
+    if headers.get_all(CONNECTION).iter().all(usual) {
         return;
     }
     let named: Vec<HeaderName> = headers

@@ -28,6 +28,7 @@ mod dial;
 mod error;
 mod framing;
 mod pool;
+mod replay;
 mod resolve;
 pub mod retry;
 mod send;
@@ -46,9 +47,10 @@ pub use answer::{Answer, AnswerBody};
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
-pub use error::{AnswerError, Failure, FailureKind, Fault, Hold, SendError};
+pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, Hold, SendError};
+pub use replay::REPLAY_BYTES_MAX;
 pub use resolve::{Hosts, ResolveError};
-pub use send::{REPLAY_BYTES_MAX, RequestHead};
+pub use send::RequestHead;
 
 use crate::body::RequestBody;
 use acquire::Pools;
@@ -89,14 +91,14 @@ impl Upstream {
     ///
     /// [`SendError::Gate`] with the gate's own refusal, or [`SendError::Failed`]; the table of
     /// `error.rs` says what each kind means.
-    pub async fn send<G>(
+    pub fn send<G>(
         &self,
         destination: &Arc<Destination>,
         head: RequestHead,
         body: RequestBody,
         gate: &mut dyn FnMut(u32) -> Result<(), Hold<G>>,
-    ) -> Result<Answer, SendError<G>> {
-        send::send(&self.pools, destination, head, body, gate).await
+    ) -> impl Future<Output = Result<Answer, SendError<G>>> {
+        send::send(&self.pools, destination, head, body, gate)
     }
 
     /// Connections of this worker that are open or being opened.

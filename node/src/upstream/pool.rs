@@ -13,6 +13,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -22,7 +23,7 @@ use super::acquire::PoolSettings;
 use super::conn::{Http1Conn, Http2Conn};
 use super::destination::Destination;
 use super::error::FailureKind;
-use super::timer::due;
+use super::timer::{Timer, due};
 
 /// The connections that may serve one kind of destination.
 pub(super) struct TargetPool {
@@ -96,9 +97,40 @@ pub(super) enum Lease {
     Http2 { stream: StreamLease, reused: bool },
 }
 
+impl Lease {
+    /// Reads and writes what can be read and written now, where nobody else does.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Self::Http1 { conn, .. } = self {
+            conn.drive(cx);
+        }
+    }
+
+    /// Whether nothing happens on the connection without [`Self::drive`].
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self, Self::Http1 { conn, .. } if conn.is_held())
+    }
+
+    /// Lets the connection go on while nobody polls the exchange.
+    pub(super) fn detach(&mut self) {
+        if let Self::Http1 { conn, .. } = self {
+            conn.detach();
+        }
+    }
+
+    /// The deadline of the exchange.
+    pub(super) fn timer(&mut self) -> &mut Timer {
+        match self {
+            Self::Http1 { conn, .. } => &mut conn.timer,
+            Self::Http2 { stream, .. } => &mut stream.timer,
+        }
+    }
+}
+
 /// One stream's place on a shared connection.
 pub(super) struct StreamLease {
     pub(super) conn: Rc<Http2Conn>,
+    /// The deadline of the exchange.
+    timer: Timer,
     pool: Rc<TargetPool>,
 }
 
@@ -204,9 +236,10 @@ impl TargetPool {
             let conn = {
                 let mut idle = self.idle.borrow_mut();
                 // One that is not ready yet is still flushing its last request: left where it is.
-                let index = idle
-                    .iter()
-                    .rposition(|conn| conn.sender.is_ready() || conn.sender.is_closed())?;
+                let index = idle.iter_mut().rposition(|conn| {
+                    conn.look();
+                    conn.sender.is_ready() || conn.sender.is_closed()
+                })?;
                 idle.remove(index)
             };
             if !conn.sender.is_closed() && now < conn.stale_at {
@@ -229,6 +262,7 @@ impl TargetPool {
         Lease::Http2 {
             stream: StreamLease {
                 conn,
+                timer: Timer::default(),
                 pool: self.clone(),
             },
             reused,
@@ -319,7 +353,10 @@ impl TargetPool {
     }
 
     pub(super) fn reap(&self, now: Instant) {
-        let stale = |conn: &Http1Conn| conn.sender.is_closed() || now >= conn.stale_at;
+        let stale = |conn: &mut Http1Conn| {
+            conn.look();
+            conn.sender.is_closed() || now >= conn.stale_at
+        };
         let old: Vec<_> = self
             .idle
             .borrow_mut()

@@ -26,16 +26,13 @@ use tokio::time::Instant;
 use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
-use super::error::{Failure, FailureKind, Hold, SendError};
+use super::error::{Earlier, Failure, FailureKind, Hold, SendError};
 use super::framing::{clean_request, frame_request, receive_head};
 use super::pool::Lease;
-use super::retry::is_idempotent;
+use super::replay::replay_copy;
 use super::sent::{Progress, SentBody};
-use super::timer::{Timer, due};
+use super::timer::due;
 use crate::body::RequestBody;
-
-/// Bodies up to this size are sent a second time where a replay is allowed (`design.md` §3).
-pub const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 
 /// The head of a request as it is to be sent. `Host`, the length fields and hop-by-hop fields are
 /// ours: what stands here under those names is replaced or dropped.
@@ -100,18 +97,26 @@ pub(super) async fn send<G>(
         *attempts += 1;
         Ok(())
     };
-    let (head, body) = match exchange
+    let (head, body, kind) = match exchange
         .attempt(head, body, Wanted::Any, &mut attempts, &mut gate)
         .await
     {
         Ok(answer) => return Ok(answer),
-        Err(Missed::Again(head, body, ..)) => (head, body),
+        Err(Missed::Again(head, body, kind, _)) => (head, body, kind),
         Err(missed) => return Err(missed.into_error(attempts)),
     };
-    exchange
-        .attempt(head, body, Wanted::New, &mut attempts, &mut gate)
-        .await
-        .map_err(|missed| missed.into_error(attempts))
+    let ended = Instant::now().into_std();
+    let earlier = vec![Earlier { kind, ended }];
+    // Boxed: it is rare, and the future of every request would have room for it.
+    let second =
+        Box::pin(exchange.attempt(head, body, Wanted::New, &mut attempts, &mut gate)).await;
+    match second {
+        Ok(answer) => Ok(Answer { earlier, ..answer }),
+        Err(missed) => Err(match missed.into_error(attempts) {
+            SendError::Failed(failure) => SendError::Failed(Failure { earlier, ..failure }),
+            gate => gate,
+        }),
+    }
 }
 
 /// Origin form only (RFC 9112 §3.2): a full URL in the request line would make a proxy of the
@@ -131,6 +136,7 @@ impl<G> Missed<G> {
                     kind,
                     maybe_carried_out,
                     attempts,
+                    earlier: Vec::new(),
                 })
             }
         }
@@ -153,6 +159,7 @@ impl Exchange<'_> {
             .acquire(
                 self.destination,
                 wanted,
+                asked_at,
                 self.sooner(due(asked_at, timeouts.connect)),
             )
             .await
@@ -169,10 +176,9 @@ impl Exchange<'_> {
         }
         let sent_at = Instant::now();
         let (request, progress) = self.request(head, body, &lease, sent_at);
-        let (lease, outcome) = lease.send(request);
-        let mut timer = Timer::default();
+        let (mut lease, outcome) = lease.send(request);
         let outcome = self
-            .wait(outcome, progress.as_deref(), &mut timer, sent_at)
+            .wait(outcome, &mut lease, progress.as_deref(), sent_at)
             .await;
 
         let response = match outcome {
@@ -191,17 +197,21 @@ impl Exchange<'_> {
         let framing = receive_head(&method, parts.status, parts.version, &mut parts.headers)
             .map_err(|why| Missed::Failed(FailureKind::BadHttp(why.into()), true))?;
         let (reused, remote) = (lease.reused(), lease.remote());
+        if progress.as_ref().is_some_and(|progress| !progress.ended()) {
+            lease.detach();
+        }
         let held = Held::new(lease, progress, framing);
         Ok(Answer {
             status: parts.status,
             headers: parts.headers,
             version: parts.version,
-            body: AnswerBody::new(incoming, held, timer, timeouts.idle, self.total_due),
+            body: AnswerBody::new(incoming, held, timeouts.idle, self.total_due),
             attempts: *attempts,
             reused,
             remote,
             connect_time: sent_at - asked_at,
             first_byte_time: sent_at.elapsed(),
+            earlier: Vec::new(),
         })
     }
 
@@ -267,39 +277,30 @@ impl Exchange<'_> {
     async fn wait(
         &self,
         outcome: impl Future<Output = Outcome>,
+        lease: &mut Lease,
         progress: Option<&Progress>,
-        timer: &mut Timer,
         sent_at: Instant,
     ) -> Option<Outcome> {
         let first_byte = self.destination.parts.timeouts.first_byte;
         let mut outcome = pin!(outcome);
+        // The first poll writes the request. To ask for the answer then would only have this task
+        // wake itself when the answer is there, a second time.
+        let mut writes_only = lease.is_held();
+        let received = lease.received();
         poll_fn(|cx| {
-            if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
+            lease.drive(cx);
+            writes_only &= lease.is_held() && lease.received() == received;
+            if !std::mem::take(&mut writes_only)
+                && let Poll::Ready(outcome) = outcome.as_mut().poll(cx)
+            {
                 return Poll::Ready(Some(outcome));
             }
             let moved = progress.map_or(sent_at, Progress::moved);
-            timer
-                .poll(cx, self.sooner(due(moved, first_byte)))
-                .map(|()| None)
+            let due = self.sooner(due(moved, first_byte));
+            lease.timer().poll(cx, due).map(|()| None)
         })
         .await
     }
-}
-
-/// A second copy of a request that may be sent twice; see the head of this file.
-fn replay_copy(
-    head: &RequestHead,
-    body: &RequestBody,
-    lease: &Lease,
-) -> Option<(RequestHead, RequestBody)> {
-    let small = body
-        .length()
-        .is_some_and(|length| length <= REPLAY_BYTES_MAX);
-    let repeatable = head.has_idempotency_key || is_idempotent(&head.method);
-    if !(lease.reused() && small && repeatable) {
-        return None;
-    }
-    Some((head.clone(), body.replay()?))
 }
 
 /// Sorts a failed attempt; `copy` is there if the request may be sent a second time.

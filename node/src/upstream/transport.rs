@@ -107,7 +107,16 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        let this = self.get_mut();
+        if this.write_broken {
+            // The reading side is polled by the same task and ends the connection.
+            return Poll::Pending;
+        }
+        let outcome = match &mut this.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        this.hold_back(outcome)
     }
 
     fn poll_write_vectored(
@@ -115,9 +124,12 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [one] = bufs {
+            // A head without a body; the plain system call is the cheaper one.
+            return self.poll_write(cx, one);
+        }
         let this = self.get_mut();
         if this.write_broken {
-            // The reading side is polled by the same task and ends the connection.
             return Poll::Pending;
         }
         let outcome = match &mut this.io {

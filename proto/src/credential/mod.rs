@@ -193,6 +193,8 @@ impl std::fmt::Debug for SecretInput {
     }
 }
 
+/// The code of a fault of `hosts`: a wildcard over other people's names.
+pub const WILDCARD_TOO_WIDE: &str = "wildcard-too-wide";
 /// Shortest secret that a user may give for a proxy credential, in characters.
 pub const GIVEN_SECRET_CHARS_MIN: usize = 24;
 /// Longest secret part, in bytes.
@@ -251,6 +253,16 @@ impl Credential {
         }
         if self.hosts.len() > 64 {
             problems.push(Problem::new("/hosts", "too-many", "at most 64 hosts"));
+        }
+        for (at, host) in self.hosts.iter().enumerate() {
+            if host.is_too_wide() {
+                let detail = format!(
+                    "`{host}` is directly below a public suffix, so anybody may own a name in it; \
+                     write the exact host names instead"
+                );
+                let pointer = format!("/hosts/{at}");
+                problems.push(Problem::new(pointer, WILDCARD_TOO_WIDE, detail));
+            }
         }
         if self.expires_at.is_some() {
             let detail = "only proxy credentials expire; rotate or delete this one";

@@ -55,6 +55,12 @@ impl DigestKey {
     }
 }
 
+impl PartialEq for DigestKey {
+    fn eq(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+
 impl Serialize for DigestKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         super::base64_text::serialize(&self.0, serializer)

@@ -103,6 +103,14 @@ pub enum KeyringError {
     BadRegion(String),
 }
 
+/// Whether a text can be the name of a region: a part of store keys and of versions' names.
+pub fn is_region_name(text: &str) -> bool {
+    let named = text
+        .bytes()
+        .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    named && (1..=40).contains(&text.len())
+}
+
 impl std::fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "KeyPair({})", self.id)
@@ -138,10 +146,15 @@ impl KeyPair {
 impl Keyring {
     /// A new ring with one key pair.
     pub fn generate(region: impl Into<String>) -> Self {
+        Self::generate_with(region, DigestKey::generate())
+    }
+
+    /// A new ring for a further region of the installation that this digest key is of.
+    pub fn generate_with(region: impl Into<String>, digest_key: DigestKey) -> Self {
         Self {
             region: region.into(),
             keys: vec![KeyPair::generate()],
-            digest_key: DigestKey::generate(),
+            digest_key,
         }
     }
 
@@ -151,11 +164,7 @@ impl Keyring {
     /// It is malformed, empty, or a key in it cannot be used. No error quotes the text.
     pub fn parse(json: &[u8]) -> Result<Self, KeyringError> {
         let ring: Self = serde_json::from_slice(json).map_err(malformed)?;
-        let region = ring.region.bytes();
-        let named = region
-            .clone()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        if !named || !(1..=40).contains(&region.len()) {
+        if !is_region_name(&ring.region) {
             return Err(KeyringError::BadRegion(crate::checks::printable(
                 &ring.region,
             )));

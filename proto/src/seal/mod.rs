@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 pub use self::digest::{DigestKey, Purpose, issue_api_token, issue_key, issued_is_well_formed};
-pub use self::keyring::{KeyPair, Keyring, KeyringError, PublicKeyring};
+pub use self::keyring::{KeyPair, Keyring, KeyringError, PublicKeyring, is_region_name};
 use crate::credential::{AuthType, Credential, CredentialKind, SecretInput};
 use crate::hosts::HostPattern;
 use crate::id::{CredentialId, OrgId};

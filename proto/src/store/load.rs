@@ -12,7 +12,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use super::{Range, Revision, Store, StoreError};
 use crate::id::OrgId;
 use crate::keys;
-use crate::object::ObjectId;
+use crate::object::{Object, ObjectId};
 use crate::tree::{self, EVERYWHERE, Hash, Head, Objects, OrgConfig, ReadLeaf, Root, TreeError};
 
 /// Reads under way at one time.
@@ -27,7 +27,8 @@ pub struct Fault {
     pub org: Option<OrgId>,
     /// The object it is in; absent when it concerns the whole version.
     pub object: Option<ObjectId>,
-    /// A stable word: `object-unreadable`, `version-unreadable`, `regressed`, `fact-unreadable`,
+    /// A stable word: `object-unreadable`, `object-unusable`, `leaf-missing`, `leaf-unreadable`,
+    /// `version-unreadable`, `store-regressed`, `ancestry-unknown`, `fact-unreadable`,
     /// `secret-unreadable`, `secret-missing`.
     pub code: &'static str,
     /// What was found, in words.
@@ -69,6 +70,15 @@ pub async fn head(store: &dyn Store, org: OrgId) -> Result<Option<(Head, Revisio
     }
 }
 
+/// What becomes of a version of which a leaf is missing or damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It is not read: nothing may be built on a part of it.
+    Refuse,
+    /// The rest of it is applied; objects of that leaf keep their previous form.
+    Keep,
+}
+
 /// Reads the version that a head names.
 ///
 /// # Errors
@@ -79,23 +89,44 @@ pub async fn version(
     head: Head,
     previous: Option<&OrgConfig>,
 ) -> Result<Loaded, LoadError> {
+    version_or(store, org, head, previous, Damage::Refuse).await
+}
+
+/// The same, with a choice for leaves that cannot be read. A root that cannot be read is an error
+/// in either case.
+///
+/// # Errors
+/// As for [`version`].
+pub async fn version_or(
+    store: &dyn Store,
+    org: OrgId,
+    head: Head,
+    previous: Option<&OrgConfig>,
+    damage: Damage,
+) -> Result<Loaded, LoadError> {
     let root_hash = *head
         .roots
         .get(EVERYWHERE)
         .ok_or_else(|| TreeError::Malformed("head", format!("names no root `{EVERYWHERE}`")))?;
     let root = Root::parse(&leaf(store, org, root_hash).await?)?;
     let held = previous.map(OrgConfig::held_leaves).unwrap_or_default();
-    let missing: Vec<Hash> = root
+    let missing: Vec<(String, Hash)> = root
         .leaves
-        .values()
-        .copied()
-        .filter(|hash| !held.contains_key(hash))
+        .iter()
+        .filter(|(_, hash)| !held.contains_key(hash))
+        .map(|(prefix, hash)| (prefix.clone(), *hash))
         .collect();
-    let contents: Vec<(Hash, Vec<u8>)> = futures_util::stream::iter(missing)
-        .map(|hash| async move { Ok::<_, LoadError>((hash, leaf(store, org, hash).await?)) })
-        .buffer_unordered(READS_MAX)
-        .try_collect()
-        .await?;
+    let contents: Vec<(String, Hash, Result<Vec<u8>, LoadError>)> =
+        futures_util::stream::iter(missing)
+            .map(|(prefix, hash)| async move {
+                match leaf(store, org, hash).await {
+                    Err(LoadError::Store(error)) => Err(error),
+                    content => Ok((prefix, hash, content)),
+                }
+            })
+            .buffer_unordered(READS_MAX)
+            .try_collect()
+            .await?;
 
     let mut objects = Objects::new();
     for id in root
@@ -109,18 +140,23 @@ pub async fn version(
             objects.insert(*id, Arc::clone(object));
         }
     }
+    let mut reading = Reading {
+        org,
+        previous,
+        objects,
+        faults: Vec::new(),
+    };
     let mut read = Vec::new();
-    let mut faults = Vec::new();
-    for (hash, content) in contents {
-        let (bytes, faults_before) = (content.len(), faults.len());
-        let ids = read_leaf(org, &content, previous, &mut objects, &mut faults);
-        read.push(ReadLeaf {
-            hash,
-            bytes,
-            ids,
-            damaged: faults.len() > faults_before,
+    for (prefix, hash, content) in contents {
+        read.push(match content {
+            Ok(content) => reading.leaf(&prefix, hash, &content),
+            Err(error) if damage == Damage::Keep => reading.lost(&prefix, hash, &error),
+            Err(error) => return Err(error),
         });
     }
+    let Reading {
+        objects, faults, ..
+    } = reading;
     let config = tree::assemble(org, head, &root, objects, read, previous);
     Ok(Loaded { config, faults })
 }
@@ -132,46 +168,95 @@ async fn leaf(store: &dyn Store, org: OrgId, hash: Hash) -> Result<Vec<u8>, Load
     Ok(tree::unpack(hash, &pair.value)?)
 }
 
-/// Adds a leaf's objects and returns the ids in it.
-fn read_leaf(
+/// A version that is being put together.
+struct Reading<'a> {
     org: OrgId,
-    content: &[u8],
-    previous: Option<&OrgConfig>,
-    objects: &mut Objects,
-    faults: &mut Vec<Fault>,
-) -> Vec<ObjectId> {
-    let mut ids = Vec::new();
-    for line in content
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-    {
-        let (id, object) = match tree::parse_line(line) {
-            Ok(object) => {
-                let old = previous.and_then(|config| config.objects.get(&object.id));
-                let same = old.filter(|old| ***old == object);
-                (
-                    Some(object.id),
-                    same.cloned().or_else(|| Some(Arc::new(object))),
-                )
+    previous: Option<&'a OrgConfig>,
+    objects: Objects,
+    faults: Vec<Fault>,
+}
+
+impl Reading<'_> {
+    /// Adds a leaf's objects.
+    fn leaf(&mut self, prefix: &str, hash: Hash, content: &[u8]) -> ReadLeaf {
+        let faults_before = self.faults.len();
+        let (mut ids, mut nameless) = (Vec::new(), false);
+        for line in content
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            match tree::parse_line(line) {
+                Ok(object) => {
+                    let id = object.id;
+                    let same = self.old(id).filter(|old| **old == object);
+                    let object = same.unwrap_or_else(|| Arc::new(object));
+                    self.objects.insert(id, object);
+                    ids.push(id);
+                }
+                Err((id, detail)) => {
+                    self.fault("object-unreadable", id, detail);
+                    nameless |= id.is_none();
+                    ids.extend(id);
+                    if let Some((id, old)) = id.and_then(|id| Some((id, self.old(id)?))) {
+                        self.objects.insert(id, old);
+                    }
+                }
             }
-            Err((id, detail)) => {
-                let code = "object-unreadable";
-                faults.push(Fault {
-                    org: Some(org),
-                    object: id,
-                    code,
-                    detail,
-                });
-                let old = id.and_then(|id| previous.and_then(|config| config.objects.get(&id)));
-                (id, old.cloned())
-            }
-        };
-        ids.extend(id);
-        if let (Some(id), Some(object)) = (id, object) {
-            objects.insert(id, object);
+        }
+        // A line that does not even tell whose it is may be any object's that is not in the leaf.
+        if nameless {
+            ids.extend(self.keep_below(prefix));
+        }
+        ReadLeaf {
+            hash,
+            bytes: content.len(),
+            ids,
+            damaged: self.faults.len() > faults_before,
         }
     }
-    ids
+
+    /// Objects of a leaf that cannot be read keep their previous form.
+    fn lost(&mut self, prefix: &str, hash: Hash, error: &LoadError) -> ReadLeaf {
+        let code = match error {
+            LoadError::Missing(_) => "leaf-missing",
+            LoadError::Store(_) | LoadError::Tree(_) => "leaf-unreadable",
+        };
+        self.fault(code, None, error.to_string());
+        ReadLeaf {
+            hash,
+            bytes: 0,
+            ids: self.keep_below(prefix),
+            damaged: true,
+        }
+    }
+
+    /// Keeps the previous form of objects below a place that are not read already.
+    fn keep_below(&mut self, prefix: &str) -> Vec<ObjectId> {
+        let Some(previous) = self.previous else {
+            return Vec::new();
+        };
+        let mut kept = Vec::new();
+        for id in previous.ids_below(prefix) {
+            if let (false, Some(old)) = (self.objects.contains_key(&id), self.old(id)) {
+                self.objects.insert(id, old);
+                kept.push(id);
+            }
+        }
+        kept
+    }
+
+    fn old(&self, id: ObjectId) -> Option<Arc<Object>> {
+        self.previous?.objects.get(&id).cloned()
+    }
+
+    fn fault(&mut self, code: &'static str, object: Option<ObjectId>, detail: String) {
+        self.faults.push(Fault {
+            org: Some(self.org),
+            object,
+            code,
+            detail,
+        });
+    }
 }
 
 /// Lists every key with a prefix, page by page, all at one revision: `at`, or the newest.

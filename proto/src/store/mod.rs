@@ -6,12 +6,16 @@
 //! reads back what identifies its write instead of retrying blindly. What either store would refuse
 //! is refused by both in the same words ([`limits`]), so that code tried on one runs on the other.
 
+pub mod ancestry;
+pub mod chunks;
 pub mod embedded;
 pub mod etcd;
 pub mod follow;
 pub mod frozen;
+pub mod kept;
 pub mod limits;
 pub mod load;
+pub mod recovery;
 mod span;
 
 use std::fmt;
@@ -268,6 +272,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets history below a revision; current values stay. Does nothing when that is done.
     fn compact(&self, revision: Revision) -> StoreFuture<'_, ()>;
+
+    /// Forgets old changes and gives the space that they took back, so that a store that was full
+    /// takes writes again. May take minutes, in which members do not answer, one at a time.
+    fn reclaim_space(&self) -> StoreFuture<'_, ()> {
+        let why = "this store gives space back by itself; its disk is full";
+        Box::pin(async move { Err(StoreError::Full(why.into())) })
+    }
 
     /// Tells the store that its present connection delivers stale or no data though calls succeed,
     /// so that following calls and watches try another endpoint where there is one.

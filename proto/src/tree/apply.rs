@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::operation::{ApplyError, Context, Operation, SecretChange};
 use super::references::{self, Judged};
-use super::{OrgConfig, pack};
+use super::{OrgConfig, aliases, pack};
 use crate::object::{Body, Object, ObjectId};
 use crate::problem::Problem;
 use crate::seal::NewSecret;
@@ -225,10 +225,12 @@ impl<'a> Work<'a> {
     fn finish(mut self, operations: usize) -> Result<Draft, ApplyError> {
         self.remove_attached();
         references::complete(&mut self.draft.objects, self.touched.keys());
+        let (before, touched) = (&self.parent.objects, self.touched.keys());
+        aliases::settle(before, &mut self.draft.objects, touched, self.context);
         self.settle_versions();
         let mut judged = Judged::default();
         references::judge(
-            &self.parent.objects,
+            self.parent,
             &self.draft.objects,
             &self.touched,
             self.context,
@@ -337,6 +339,7 @@ fn fixed_fields(old: &Body, new: &Body) -> Vec<Problem> {
         (Body::Target(_), Body::Target(_)) | (Body::Proxy(_), Body::Proxy(_)) => {}
         (Body::Rule(old), Body::Rule(new)) => fixed("/parent", old.parent == new.parent),
         (Body::Filter(old), Body::Filter(new)) => fixed("/parent", old.parent == new.parent),
+        (Body::Meter(old), Body::Meter(new)) => fixed("/parent", old.parent == new.parent),
         _ => fixed("", false),
     }
     problems

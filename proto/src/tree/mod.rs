@@ -5,10 +5,12 @@
 //! objects of the next one or into every problem at once; [`Draft::commit`] packs it. Nothing
 //! here does IO: reading is `store::load`, writing is control's `publish`.
 
+mod aliases;
 mod apply;
 mod diff;
 mod draft;
 mod hash;
+mod lineage;
 mod operation;
 mod pack;
 mod read;
@@ -26,6 +28,7 @@ pub use self::apply::{OBJECT_BYTES_MAX, OBJECTS_MAX, apply};
 pub use self::diff::{Difference, diff, restore};
 pub use self::draft::{Delta, Draft, Packed, Retirement, apply_delta};
 pub use self::hash::{Hash, HashError};
+pub use self::lineage::{Ancestry, Lineage};
 pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
 pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
 pub use self::read::{ReadLeaf, assemble, parse_line};
@@ -89,6 +92,20 @@ impl Head {
             content.extend_from_slice(part.as_bytes());
         }
         Hash::of(&content)
+    }
+
+    /// The head of a version with the same content that follows this one under a higher epoch: a
+    /// person has decided that this content counts.
+    pub fn reopened(&self, epoch: Epoch, n: u64, salt: String) -> Self {
+        let mut head = Self {
+            epoch,
+            n,
+            parent: Some(self.hash),
+            salt,
+            ..self.clone()
+        };
+        head.hash = head.expected_hash();
+        head
     }
 
     /// Whether the hash is that of the other fields.
@@ -207,5 +224,7 @@ fn credential_in(objects: &Objects, id: CredentialId) -> Option<&StoredCredentia
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

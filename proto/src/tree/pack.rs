@@ -333,6 +333,50 @@ impl OrgConfig {
         }
     }
 
+    /// The objects that stand below a place in the tree, wherever its leaves are cut.
+    pub fn ids_below(&self, prefix: &str) -> Vec<ObjectId> {
+        let ids = self.objects.keys().copied();
+        ids.filter(|id| path(*id).starts_with(prefix)).collect()
+    }
+
+    /// Whether some of it could not be read, so that earlier forms stand in for it.
+    pub fn is_damaged(&self) -> bool {
+        self.layout.is_damaged()
+    }
+
+    /// All leaves of this version, made of its objects, and its root, which comes with them. The
+    /// root is that of the head unless an object could not be read.
+    ///
+    /// # Errors
+    /// The configuration exceeds a bound.
+    pub fn leaves(&self) -> Result<(Hash, Vec<Leaf>), TreeError> {
+        let nothing = Layout {
+            root: Hash::of(b""),
+            entries: BTreeMap::new(),
+        };
+        let ids: Vec<ObjectId> = self.objects.keys().copied().collect();
+        let (layout, leaves) = repack(&nothing, &self.objects, &ids)?;
+        Ok((layout.root, leaves))
+    }
+
+    /// A leaf or the root of this version, made of memory as the store holds it; `None` where the
+    /// version has no such one, or it holds an object that this release could not read.
+    pub fn leaf(&self, hash: Hash) -> Option<Leaf> {
+        let entries = &self.layout.entries;
+        let content = if hash == self.layout.root {
+            let leaves = entries.iter().map(|(key, entry)| (key.clone(), entry.hash));
+            let root = Root {
+                leaves: leaves.collect(),
+            };
+            serde_json::to_vec(&root).ok()?
+        } else {
+            let entry = entries.values().find(|entry| entry.hash == hash)?;
+            let lines = entry.ids.iter().map(|id| Some(line(self.objects.get(id)?)));
+            lines.collect::<Option<Vec<_>>>()?.concat()
+        };
+        Leaf::of(&content).ok().filter(|leaf| leaf.hash == hash)
+    }
+
     /// The ids in each leaf of this version. A leaf with an unreadable object is left out: it is
     /// to be read again.
     pub fn held_leaves(&self) -> BTreeMap<Hash, &[ObjectId]> {

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::operation::{ApplyError, Context};
-use super::{Objects, credential_in, roles, scopes, target_in};
-use crate::credential::{AuthType, Credential, CredentialKind};
-use crate::hosts::Origin;
+use super::{Objects, OrgConfig, credential_in, roles, scopes, target_in};
+use crate::credential::{AuthType, Credential, CredentialKind, WILDCARD_TOO_WIDE};
+use crate::hosts::{HostPattern, Origin};
 use crate::id::{CredentialId, ProxyId};
 use crate::object::{Body, Object, ObjectId};
 use crate::problem::Problem;
@@ -50,6 +50,7 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
             }
             Body::Rule(rule) => rule.spec.id = id.to_string(),
             Body::Filter(filter) => filter.spec.id = id.to_string(),
+            Body::Meter(meter) => meter.spec.id = id.to_string(),
             Body::Token(_) | Body::Proxy(_) => {}
         }
         if body != object.body {
@@ -64,12 +65,13 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
 
 /// Judges the touched objects of a draft and everything that names them.
 pub(super) fn judge(
-    before: &Objects,
+    parent: &OrgConfig,
     objects: &Objects,
     touched: &BTreeMap<ObjectId, usize>,
     context: &Context<'_>,
     judged: &mut Judged,
 ) {
+    let before = &parent.objects;
     for (id, at) in touched {
         let (old, new) = (before.get(id), objects.get(id));
         if let Some(object) = new {
@@ -82,7 +84,7 @@ pub(super) fn judge(
             .forbidden
             .extend(needed.into_iter().map(|problem| (*at, problem)));
     }
-    scopes::judge(objects, touched, &mut judged.problems);
+    scopes::judge(objects, touched, parent.org, &mut judged.problems);
     for (id, proxy) in proxies(objects) {
         if !touched.contains_key(&ObjectId::Proxy(id)) {
             judge_dependent(objects, touched, id, proxy, judged);
@@ -96,9 +98,39 @@ fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<P
     match body {
         Body::Target(target) => problems.extend(context.policy.judge(target)),
         Body::Proxy(proxy) => problems.extend(proxy_problems(objects, proxy)),
+        Body::Credential(stored) => offer_exact(objects, &stored.credential.hosts, &mut problems),
         _ => {}
     }
     problems
+}
+
+/// Most names that are offered in the place of a wildcard.
+const OFFERED_MAX: usize = 10;
+
+/// Tells with each wildcard that is too wide which exact names the organisation's targets use.
+fn offer_exact(objects: &Objects, hosts: &[HostPattern], problems: &mut [Problem]) {
+    for problem in problems.iter_mut().filter(|p| p.code == WILDCARD_TOO_WIDE) {
+        let at = problem.pointer.strip_prefix("/hosts/");
+        let Some(wide) = at.and_then(|at| hosts.get(at.parse::<usize>().ok()?)) else {
+            continue;
+        };
+        let in_use: BTreeSet<String> = objects
+            .values()
+            .filter_map(|object| match &object.body {
+                Body::Target(target) => BaseUrl::parse(&target.base_url).ok(),
+                _ => None,
+            })
+            .filter(|base| wide.covers(&base.origin))
+            .map(|base| HostPattern::exact(base.origin).to_string())
+            .take(OFFERED_MAX)
+            .collect();
+        if !in_use.is_empty() {
+            let names: Vec<String> = in_use.iter().map(|name| format!("\"{name}\"")).collect();
+            problem
+                .detail
+                .push_str(&format!("; your targets use [{}]", names.join(", ")));
+        }
+    }
 }
 
 fn proxies(objects: &Objects) -> impl Iterator<Item = (ProxyId, &Proxy)> {

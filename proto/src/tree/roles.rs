@@ -39,6 +39,8 @@ pub(super) fn beyond(
         _ => false,
     };
     let mine = |body: &Body| match body.parent() {
+        // What hangs on the organisation concerns everybody's proxies.
+        Some(ObjectId::Org(_)) => false,
         Some(parent) => reach(parent).is_none_or(members),
         None => members(body),
     };

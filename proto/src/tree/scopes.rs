@@ -1,19 +1,24 @@
-//! Policy as a whole: what the rules and filters of one scope may be together.
+//! Policy as a whole: what the rules, filters and meters of one scope may be together, and the
+//! meters of one request.
 
 use std::collections::BTreeMap;
 
 use super::Objects;
 use crate::filter::FILTERS_PER_SCOPE_MAX;
+use crate::id::OrgId;
+use crate::meter::{METERS_PER_REQUEST_MAX, METERS_PER_SCOPE_MAX};
 use crate::object::{Body, ObjectId};
 use crate::problem::Problem;
+use crate::proxy::Proxy;
 use crate::rule::{ORG_COMPILED_BYTES_MAX, Rule, RuleSet};
 use crate::target::Effect;
 
-/// Judges every scope that has a touched rule or filter; each problem with the operation that
-/// caused it.
+/// Judges every scope that has a touched rule, filter or meter; each problem with the operation
+/// that caused it.
 pub(super) fn judge(
     objects: &Objects,
     touched: &BTreeMap<ObjectId, usize>,
+    org: OrgId,
     problems: &mut Vec<(usize, Problem)>,
 ) {
     let mut scopes: BTreeMap<ObjectId, usize> = BTreeMap::new();
@@ -22,16 +27,17 @@ pub(super) fn judge(
             scopes.insert(parent, *at);
         }
     }
-    if let Some(at) = touched_rule(objects, touched) {
-        let rules = objects.values().filter_map(|object| match &object.body {
+    if let Some(at) = touched_pattern(objects, touched) {
+        let patterns = objects.values().filter_map(|object| match &object.body {
             Body::Rule(rule) => Some(rule.spec.compiled_bytes_max()),
+            Body::Meter(meter) => Some(meter.spec.when.as_ref()?.compiled_bytes_max()),
             _ => None,
         });
-        if rules.sum::<usize>() > ORG_COMPILED_BYTES_MAX {
+        if patterns.sum::<usize>() > ORG_COMPILED_BYTES_MAX {
             let detail = format!(
-                "the patterns of all rules of the organisation compile to more than \
+                "the patterns of all rules and meters of the organisation compile to more than \
                  {ORG_COMPILED_BYTES_MAX} bytes; use ASCII classes such as [0-9A-Za-z_] instead \
-                 of \\w, smaller repetitions, or fewer rules"
+                 of \\w, smaller repetitions, or fewer of them"
             );
             problems.push((at, Problem::new("", "patterns-too-large", detail)));
         }
@@ -43,35 +49,40 @@ pub(super) fn judge(
         }
     }
     for (parent, at) in &scopes {
-        if !is_scope(objects, *parent) {
+        let body = policies.get(parent).map_or(&[][..], Vec::as_slice);
+        let meters_only = body.iter().all(|body| matches!(body, Body::Meter(_)));
+        let of_org = *parent == ObjectId::Org(org) && meters_only;
+        if !of_org && !is_scope(objects, *parent) {
             let detail = format!("{parent} is no target, credential or proxy of this organisation");
             problems.push((*at, Problem::new("/parent", "unknown-parent", detail)));
             continue;
         }
-        let found = together(policies.get(parent).map_or(&[], Vec::as_slice));
+        let found = together(body);
         problems.extend(found.into_iter().map(|problem| (*at, problem)));
     }
+    meters_of_requests(objects, touched, org, problems);
 }
 
-/// The operation that touched a rule which is still there.
-fn touched_rule(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<usize> {
+/// The operation that touched a rule or meter which is still there.
+fn touched_pattern(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<usize> {
     let rules = touched
         .iter()
-        .filter(|(id, _)| matches!(id, ObjectId::Rule(_)));
+        .filter(|(id, _)| matches!(id, ObjectId::Rule(_) | ObjectId::Meter(_)));
     rules
         .filter(|(id, _)| objects.contains_key(id))
         .map(|(_, at)| *at)
         .next()
 }
 
-/// What is wrong with a scope's policy although each part of it is right. Faults of single rules
-/// and filters are told with themselves.
+/// What is wrong with a scope's policy although each part of it is right. Faults of single rules,
+/// filters and meters are told with themselves.
 fn together(policies: &[&Body]) -> Vec<Problem> {
-    let (mut rules, mut filters): (Vec<Rule>, usize) = (Vec::new(), 0);
+    let (mut rules, mut filters, mut meters): (Vec<Rule>, usize, usize) = (Vec::new(), 0, 0);
     for body in policies {
         match body {
             Body::Rule(rule) => rules.push(rule.spec.clone()),
             Body::Filter(_) => filters += 1,
+            Body::Meter(_) => meters += 1,
             _ => {}
         }
     }
@@ -83,7 +94,65 @@ fn together(policies: &[&Body]) -> Vec<Problem> {
         let detail = format!("at most {FILTERS_PER_SCOPE_MAX} filters hang on one object");
         problems.push(Problem::new("", "too-many-filters", detail));
     }
+    if meters > METERS_PER_SCOPE_MAX {
+        let detail = format!("at most {METERS_PER_SCOPE_MAX} meters hang on one object");
+        problems.push(Problem::new("", "too-many-meters", detail));
+    }
     problems
+}
+
+/// More meters than one request can spend at: the first proxy that a touched object brings there.
+fn meters_of_requests(
+    objects: &Objects,
+    touched: &BTreeMap<ObjectId, usize>,
+    org: OrgId,
+    problems: &mut Vec<(usize, Problem)>,
+) {
+    let mut hanging: BTreeMap<ObjectId, (usize, Option<usize>)> = BTreeMap::new();
+    for (id, object) in objects {
+        if let Body::Meter(meter) = &object.body {
+            let (count, cause) = hanging.entry(meter.parent).or_default();
+            *count += 1;
+            *cause = cause.or(touched.get(id).copied());
+        }
+    }
+    if hanging.is_empty() {
+        return;
+    }
+    for (id, object) in objects {
+        let Body::Proxy(proxy) = &object.body else {
+            continue;
+        };
+        let on = |id: ObjectId| hanging.get(&id).copied().unwrap_or_default();
+        let credential = |id| on(ObjectId::Credential(id));
+        let caller = proxy.proxy_credential_ids.iter().map(|id| credential(*id));
+        let scopes = [
+            (own_limits(proxy), touched.get(id).copied()),
+            on(ObjectId::Org(org)),
+            on(ObjectId::Target(proxy.target_id)),
+            proxy
+                .target_credential_id
+                .map(credential)
+                .unwrap_or_default(),
+            on(*id),
+            caller.max_by_key(|(count, _)| *count).unwrap_or_default(),
+        ];
+        let total: usize = scopes.iter().map(|(count, _)| count).sum();
+        let cause = scopes.iter().find_map(|(_, cause)| *cause);
+        if let (true, Some(at)) = (total > METERS_PER_REQUEST_MAX, cause) {
+            let detail = format!(
+                "{total} meters would count one request through {id} (with those of its target, \
+                 credentials and organisation); at most {METERS_PER_REQUEST_MAX} may"
+            );
+            problems.push((at, Problem::new("", "too-many-meters", detail)));
+            return;
+        }
+    }
+}
+
+/// `limits` of a proxy are one meter.
+fn own_limits(proxy: &Proxy) -> usize {
+    usize::from(proxy.limits != Default::default())
 }
 
 fn is_scope(objects: &Objects, id: ObjectId) -> bool {

@@ -48,6 +48,7 @@ fn body(id: ObjectId, fields: Value) -> Body {
         ObjectId::Proxy(_) => Body::Proxy(serde_json::from_value(fields).unwrap()),
         ObjectId::Rule(_) => Body::Rule(attached(&fields)),
         ObjectId::Filter(_) => Body::Filter(attached(&fields)),
+        ObjectId::Meter(_) => Body::Meter(attached(&fields)),
         ObjectId::Token(_) => panic!("no token here"),
     }
 }
@@ -99,6 +100,7 @@ fn patch_if(
             Body::Proxy(proxy) => serde_json::to_value(proxy),
             Body::Rule(rule) => serde_json::to_value(rule),
             Body::Filter(filter) => serde_json::to_value(filter),
+            Body::Meter(meter) => serde_json::to_value(meter),
             Body::Token(_) => panic!("no token here"),
         }
         .unwrap();
@@ -139,8 +141,8 @@ fn try_apply(
     role: Role,
 ) -> Result<Draft, ApplyError> {
     let policy = Policy {
-        allow_http: false,
-        allow_insecure_tls: false,
+        tls_exceptions: vec!["api.example.com".parse().unwrap()],
+        ..Policy::default()
     };
     let now = at(1_000 + parent.head.n.cast_signed());
     apply(
@@ -888,4 +890,20 @@ fn the_patterns_of_an_organisation_have_a_bound_of_their_own() {
     }
     assert_eq!(refusal.len(), 1, "{refusal:?}");
     assert!(refusal[0].ends_with("patterns-too-large"), "{refusal:?}");
+}
+
+#[test]
+fn leaves_made_of_memory_are_those_that_were_published() {
+    // Enough for more than one leaf.
+    let targets = (100..400).map(|bits| {
+        let url = format!("https://{bits}.{}.example", "a".repeat(60));
+        create(target(bits), json!({"base_url": url}))
+    });
+    let packed = next(&base(), &targets.collect::<Vec<_>>());
+    assert!(packed.leaves.len() > 2, "{}", packed.leaves.len());
+    for leaf in &packed.leaves {
+        assert_eq!(packed.config.leaf(leaf.hash).as_ref(), Some(leaf));
+    }
+    assert_eq!(packed.config.reaches().count(), packed.leaves.len());
+    assert!(packed.config.leaf(Hash::of(b"another")).is_none());
 }

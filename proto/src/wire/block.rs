@@ -6,174 +6,14 @@
 //! allocates for the others nor believes a claimed length. Ids are 16 bytes here and not texts as
 //! in a [`super::RecordBatch`]: half the size, and nothing to parse.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
+use super::earlier::StoredWithoutSends;
+use super::stored::StoredRecord;
 use super::{PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError, begin, finish, payload};
-use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
-use crate::record::{AuthFailure, Denial, QueryField, Record, StageTime, UpstreamId};
-
-/// A record as blocks hold it, without its organisation, which is the block's.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct StoredRecord<'a> {
-    request_id: u128,
-    proxy_id: u128,
-    proxy_credential_id: Option<u128>,
-    #[serde(borrow)]
-    proxy_credential_generation: Option<&'a str>,
-    target_credential_id: Option<u128>,
-    target_credential_generation: Option<&'a str>,
-    config_version: u64,
-    node: &'a str,
-    region: &'a str,
-    method: &'a str,
-    path: &'a str,
-    query: Cow<'a, [QueryField]>,
-    status: Option<u16>,
-    upstream_status: Option<u16>,
-    code: &'a str,
-    auth_failure: Option<AuthFailure>,
-    started_at_us: i64,
-    total_us: u64,
-    stages: Cow<'a, [StageTime]>,
-    request_bytes: u64,
-    response_bytes: u64,
-    upstream_request_bytes: u64,
-    upstream_response_bytes: u64,
-    attempts: u32,
-    denials: Cow<'a, [Denial]>,
-    shadow_rule_ids: Cow<'a, [RuleId]>,
-    filter_ids: Cow<'a, [FilterId]>,
-    source_address: Option<&'a str>,
-    user_agent: Option<&'a str>,
-    upstream_ids: Cow<'a, [UpstreamId]>,
-    trace_id: Option<&'a str>,
-    left_gateway: Option<&'a str>,
-    client_aborted: bool,
-    scrubbed: u32,
-}
-
-impl<'a> StoredRecord<'a> {
-    /// What a block holds of `record`.
-    pub fn of(record: &'a Record) -> Self {
-        Self {
-            request_id: record.request_id.bits(),
-            proxy_id: record.proxy_id.bits(),
-            proxy_credential_id: record.proxy_credential_id.map(CredentialId::bits),
-            proxy_credential_generation: record.proxy_credential_generation.as_deref(),
-            target_credential_id: record.target_credential_id.map(CredentialId::bits),
-            target_credential_generation: record.target_credential_generation.as_deref(),
-            config_version: record.config_version,
-            node: &record.node,
-            region: &record.region,
-            method: &record.method,
-            path: &record.path,
-            query: Cow::Borrowed(&record.query),
-            status: record.status,
-            upstream_status: record.upstream_status,
-            code: &record.code,
-            auth_failure: record.auth_failure,
-            started_at_us: record.started_at_us,
-            total_us: record.total_us,
-            stages: Cow::Borrowed(&record.stages),
-            request_bytes: record.request_bytes,
-            response_bytes: record.response_bytes,
-            upstream_request_bytes: record.upstream_request_bytes,
-            upstream_response_bytes: record.upstream_response_bytes,
-            attempts: record.attempts,
-            denials: Cow::Borrowed(&record.denials),
-            shadow_rule_ids: Cow::Borrowed(&record.shadow_rule_ids),
-            filter_ids: Cow::Borrowed(&record.filter_ids),
-            source_address: record.source_address.as_deref(),
-            user_agent: record.user_agent.as_deref(),
-            upstream_ids: Cow::Borrowed(&record.upstream_ids),
-            trace_id: record.trace_id.as_deref(),
-            left_gateway: record.left_gateway.as_deref(),
-            client_aborted: record.client_aborted,
-            scrubbed: record.scrubbed,
-        }
-    }
-
-    /// The whole record, which belongs to `org`.
-    pub fn to_record(&self, org: OrgId) -> Record {
-        let owned = |text: Option<&str>| text.map(str::to_owned);
-        let shared = |text: Option<&str>| text.map(Arc::from);
-        Record {
-            request_id: self.request_id(),
-            org_id: org,
-            proxy_id: self.proxy_id(),
-            proxy_credential_id: self.proxy_credential_id(),
-            proxy_credential_generation: shared(self.proxy_credential_generation),
-            target_credential_id: self.target_credential_id(),
-            target_credential_generation: shared(self.target_credential_generation),
-            config_version: self.config_version,
-            node: self.node.into(),
-            region: self.region.into(),
-            method: Cow::Owned(self.method.to_owned()),
-            path: self.path.to_owned(),
-            query: self.query.to_vec(),
-            status: self.status,
-            upstream_status: self.upstream_status,
-            code: Cow::Owned(self.code.to_owned()),
-            auth_failure: self.auth_failure,
-            started_at_us: self.started_at_us,
-            total_us: self.total_us,
-            stages: self.stages.to_vec(),
-            request_bytes: self.request_bytes,
-            response_bytes: self.response_bytes,
-            upstream_request_bytes: self.upstream_request_bytes,
-            upstream_response_bytes: self.upstream_response_bytes,
-            attempts: self.attempts,
-            denials: self.denials.to_vec(),
-            shadow_rule_ids: self.shadow_rule_ids.to_vec(),
-            filter_ids: self.filter_ids.to_vec(),
-            source_address: owned(self.source_address),
-            user_agent: owned(self.user_agent),
-            upstream_ids: self.upstream_ids.to_vec(),
-            trace_id: owned(self.trace_id),
-            left_gateway: owned(self.left_gateway),
-            client_aborted: self.client_aborted,
-            scrubbed: self.scrubbed,
-        }
-    }
-
-    /// The request's id.
-    pub fn request_id(&self) -> RequestId {
-        RequestId::from_bits(self.request_id)
-    }
-
-    /// The proxy that was called.
-    pub fn proxy_id(&self) -> ProxyId {
-        ProxyId::from_bits(self.proxy_id)
-    }
-
-    /// The proxy credential that the caller proved, if any.
-    pub fn proxy_credential_id(&self) -> Option<CredentialId> {
-        self.proxy_credential_id.map(CredentialId::from_bits)
-    }
-
-    /// The target credential that was injected, if any.
-    pub fn target_credential_id(&self) -> Option<CredentialId> {
-        self.target_credential_id.map(CredentialId::from_bits)
-    }
-
-    /// The status that the caller got, if any.
-    pub fn status(&self) -> Option<u16> {
-        self.status
-    }
-
-    /// The outcome's code.
-    pub fn code(&self) -> &str {
-        self.code
-    }
-
-    /// When the request began, in microseconds since the Unix epoch.
-    pub fn started_at_us(&self) -> i64 {
-        self.started_at_us
-    }
-}
+use super::{SCHEMA_RECORD_BLOCK_2, schema_of};
+use crate::id::OrgId;
+use crate::record::Record;
 
 /// The frame that holds `records`, which all belong to `org`.
 ///
@@ -205,6 +45,7 @@ pub struct Block<'a> {
     org: OrgId,
     left: u64,
     rest: &'a [u8],
+    schema: u16,
 }
 
 impl<'a> Block<'a> {
@@ -213,12 +54,17 @@ impl<'a> Block<'a> {
     /// # Errors
     /// See [`WireError`]. A damaged record shows when its turn comes.
     pub fn open(frame: &'a [u8]) -> Result<Self, WireError> {
-        let mut rest = payload(frame, SCHEMA)?;
+        let schema = match schema_of(frame)? {
+            SCHEMA_RECORD_BLOCK_2 => SCHEMA_RECORD_BLOCK_2,
+            _ => SCHEMA,
+        };
+        let mut rest = payload(frame, schema)?;
         let (org, left) = take(&mut rest)?;
         Ok(Self {
             org: OrgId::from_bits(org),
             left,
             rest,
+            schema,
         })
     }
 
@@ -237,7 +83,10 @@ impl<'a> Iterator for Block<'a> {
             return left_over.then(|| Err(WireError::Payload("bytes follow the records".into())));
         }
         self.left -= 1;
-        let taken = take(&mut self.rest);
+        let taken = match self.schema {
+            SCHEMA_RECORD_BLOCK_2 => take(&mut self.rest).map(|StoredWithoutSends(record)| record),
+            _ => take(&mut self.rest),
+        };
         if taken.is_err() {
             (self.left, self.rest) = (0, &[]);
         }
@@ -258,6 +107,7 @@ fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<T, WireError> {
 mod tests {
     use super::super::{HEAD_BYTES, RecordBatch, encode};
     use super::*;
+    use crate::id::RequestId;
 
     const ORG: OrgId = OrgId::from_bits(2);
 
@@ -288,12 +138,21 @@ mod tests {
         block.map(|record| Ok(record?.to_record(org))).collect()
     }
 
-    /// Schema 2 as it left the first release that stored blocks. When this fails, the layout
-    /// changed: give it a new number and keep reading this one.
-    const GOLDEN: &str = include_str!("record_block_2.hex");
+    /// Schema 111. When this fails, the layout changed: give it a new number and keep reading this
+    /// one.
+    const GOLDEN: &str = include_str!("record_block_111.hex");
+    /// Schema 2 as it left the first release that stored blocks; it had no `sends`.
+    const GOLDEN_2: &str = include_str!("record_block_2.hex");
 
     #[test]
-    fn schema_2_has_these_bytes() {
+    fn schema_2_is_still_read() {
+        let golden = hex::decode(GOLDEN_2.trim()).unwrap();
+        let expected = records().map(crate::record::tests::without_sends);
+        assert_eq!(read(&golden).unwrap(), expected);
+    }
+
+    #[test]
+    fn schema_111_has_these_bytes() {
         assert_eq!(hex::encode(frame()), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();
         assert_eq!(read(&golden).unwrap(), records());

@@ -19,6 +19,7 @@ use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::{Code, Refusal};
 use crate::api::filters::Filters;
+use crate::api::meters::Meters;
 use crate::api::objects::{Resource, parse};
 use crate::api::proxies::Proxies;
 use crate::api::rules::Rules;
@@ -89,6 +90,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn apply(&mut self, document: &Value) {
+        let org = ObjectId::Org(self.config.org);
+        self.policies::<Meters>("", org, document.get("meters").cloned());
         // Proxies last: they name the others.
         for list in [List::Targets, List::Credentials, List::Proxies] {
             let entries = document[list.word()].as_array();
@@ -103,7 +106,7 @@ impl Work<'_> {
 
     fn entry(&mut self, list: List, pointer: &str, mut fields: Map<String, Value>) {
         let id = fields.shift_remove("id");
-        let policies = [fields.shift_remove("rules"), fields.shift_remove("filters")];
+        let policies = ["rules", "filters", "meters"].map(|word| fields.shift_remove(word));
         let secret = fields
             .shift_remove("secret")
             .filter(|_| list == List::Credentials);
@@ -141,9 +144,10 @@ impl Work<'_> {
             true => self.create(pointer, on, model, secret),
             false => self.update(pointer, on, model, secret),
         }
-        let [rules, filters] = policies;
+        let [rules, filters, meters] = policies;
         self.policies::<Rules>(pointer, on, rules);
         self.policies::<Filters>(pointer, on, filters);
+        self.policies::<Meters>(pointer, on, meters);
     }
 
     /// The stored object that an entry means: `Some(None)` for a new one, nothing when that cannot
@@ -371,19 +375,12 @@ impl Work<'_> {
 
     /// Removes what the document does not name.
     fn prune(&mut self) {
-        let ids: Vec<ObjectId> = self
+        let named = self
             .config
             .objects
-            .keys()
-            .filter(|id| {
-                matches!(
-                    id,
-                    ObjectId::Target(_) | ObjectId::Credential(_) | ObjectId::Proxy(_)
-                )
-            })
-            .filter(|id| !self.kept.contains(id))
-            .copied()
-            .collect();
+            .iter()
+            .filter(|(id, object)| Kind::of(&object.body).is_some() && !self.kept.contains(id));
+        let ids: Vec<ObjectId> = named.map(|(id, _)| *id).collect();
         for id in ids {
             let precondition = None;
             self.plan.push("", Operation::Delete { id, precondition });

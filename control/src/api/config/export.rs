@@ -15,7 +15,8 @@ use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::Refusal;
 use crate::api::filters::Filters;
-use crate::api::objects::fields;
+use crate::api::meters::Meters;
+use crate::api::objects::{Resource, fields};
 use crate::api::proxies::Proxies;
 use crate::api::rules::Rules;
 use crate::api::targets::Targets;
@@ -30,13 +31,19 @@ pub fn document(config: &OrgConfig) -> Value {
     let names = Names::of(config);
     let rules = attached::<Rules>(config);
     let filters = attached::<Filters>(config);
+    let meters = attached::<Meters>(config);
     let entry = |id: &ObjectId, model: Map<String, Value>| {
         let mut entry = model;
         entry.retain(|_, value| !is_default(value));
         if !names.is_unique(id) {
             entry.shift_insert(0, "id".into(), json!(id));
         }
-        for (word, policies) in [("rules", &rules), ("filters", &filters)] {
+        let hanging = [
+            ("rules", &rules),
+            ("filters", &filters),
+            ("meters", &meters),
+        ];
+        for (word, policies) in hanging {
             if let Some(policies) = policies.get(id) {
                 entry.insert(word.into(), json!(policies));
             }
@@ -52,8 +59,9 @@ pub fn document(config: &OrgConfig) -> Value {
             .map(|id| names.of_id(ObjectId::Credential(*id)))
             .collect();
         let target = names.of_id(ObjectId::Target(proxy.target_id));
-        for field in ["proxy_credential_ids", "target_id", "target_credential_id"] {
-            entry.shift_remove(field);
+        let by_id = ["proxy_credential_ids", "target_id", "target_credential_id"];
+        for field in by_id.iter().chain(Proxies::OWN) {
+            entry.shift_remove(*field);
         }
         entry.insert("target".into(), json!(target));
         entry.insert("proxy_credentials".into(), json!(callers));
@@ -63,12 +71,16 @@ pub fn document(config: &OrgConfig) -> Value {
         }
         entry
     });
-    json!({
+    let mut document = json!({
         "format": FORMAT,
         "targets": targets.collect::<Vec<_>>(),
         "credentials": credentials.collect::<Vec<_>>(),
         "proxies": proxies.collect::<Vec<_>>(),
-    })
+    });
+    if let Some(own) = meters.get(&ObjectId::Org(config.org)) {
+        document["meters"] = json!(own);
+    }
+    document
 }
 
 /// Fields that say nothing are left out: no null, no empty list, no empty object.

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use super::FORMAT;
+use crate::api::objects::Resource;
+use crate::api::proxies::Proxies;
 use crate::api::shape::Schemas;
 use crate::openapi::{extend, reference};
 
@@ -30,6 +32,10 @@ pub fn add(schemas: &mut Schemas) {
                 "All filters of it; left out, they stay as they are",
             ),
         ),
+        (
+            "meters",
+            list("Meter", "All meters of it; left out, they stay as they are"),
+        ),
     ];
     let with = |further: &[(&'static str, Value)]| [&common[..], further].concat();
     extend(schemas, "Target", "ConfigTarget", &common);
@@ -47,8 +53,9 @@ pub fn add(schemas: &mut Schemas) {
     extend(schemas, "Proxy", "ConfigProxy", &proxy);
     if let Some(proxy) = schemas.get_mut("ConfigProxy") {
         if let Some(Value::Object(properties)) = proxy.get_mut("properties") {
-            for field in ["target_id", "target_credential_id", "proxy_credential_ids"] {
-                properties.shift_remove(field);
+            let by_id = ["target_id", "target_credential_id", "proxy_credential_ids"];
+            for field in by_id.iter().chain(Proxies::OWN) {
+                properties.shift_remove(*field);
             }
         }
         proxy["required"] = json!(["target", "proxy_credentials"]);
@@ -60,6 +67,10 @@ pub fn add(schemas: &mut Schemas) {
         "additionalProperties": false,
         "properties": {
             "format": {"type": "string", "description": format!("`{FORMAT}`")},
+            "meters": list(
+                "Meter",
+                "All meters of the organisation itself; left out, they stay as they are"
+            ),
             "targets": list("ConfigTarget", "Targets"),
             "credentials": list("ConfigCredential", "Credentials of both kinds"),
             "proxies": list("ConfigProxy", "Proxies")

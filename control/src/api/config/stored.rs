@@ -22,7 +22,9 @@ impl Kind {
             Body::Target(_) => Some(Self::Target),
             Body::Credential(stored) => Some(Self::of_credential(stored.credential.kind)),
             Body::Proxy(_) => Some(Self::Proxy),
-            Body::Org(_) | Body::Token(_) | Body::Rule(_) | Body::Filter(_) => None,
+            Body::Org(_) | Body::Token(_) | Body::Rule(_) | Body::Filter(_) | Body::Meter(_) => {
+                None
+            }
         }
     }
 
@@ -102,7 +104,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Rules and filters that hang on an object.
+    /// Rules, filters and meters that hang on an object.
     pub fn policies(&self, parent: ObjectId) -> &[&'a Object] {
         self.policies.get(&parent).map_or(&[], Vec::as_slice)
     }

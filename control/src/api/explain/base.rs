@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proto::filter::Filter;
 use proto::id::{CredentialId, ProxyId};
+use proto::meter::Meter;
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::proxy::Proxy;
 use proto::rule::Scope;
@@ -107,6 +108,7 @@ impl<'a> Base<'a> {
                     }),
             );
         }
+        let meters = self.meters(filtering.map(|(_, on)| on));
         Some(Judged {
             id: self.id,
             proxy: self.proxy,
@@ -115,7 +117,24 @@ impl<'a> Base<'a> {
             injected: self.injected,
             scopes: scopes.collect(),
             filters,
+            meters,
         })
+    }
+
+    /// The meters that hang on the organisation or on one of these.
+    fn meters(&self, on: [Option<ObjectId>; 4]) -> Vec<(ObjectId, &'a Meter)> {
+        let hanging = self
+            .objects
+            .values()
+            .filter_map(|object| match &object.body {
+                Body::Meter(meter) => {
+                    let parent = meter.parent;
+                    let counts = matches!(parent, ObjectId::Org(_)) || on.contains(&Some(parent));
+                    counts.then_some((parent, &meter.spec))
+                }
+                _ => None,
+            });
+        hanging.collect()
     }
 }
 

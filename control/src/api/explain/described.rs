@@ -60,6 +60,17 @@ pub struct RequestInput {
 }
 
 impl RequestInput {
+    /// A GET of a path.
+    pub fn get(path: &str) -> Self {
+        Self {
+            method: "GET".into(),
+            path: path.into(),
+            headers: serde_json::Map::new(),
+            body: None,
+            source: None,
+        }
+    }
+
     /// The request.
     ///
     /// # Errors

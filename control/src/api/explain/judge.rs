@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use proto::body_view::{BodyLimits, BodyView};
 use proto::filter::Filter;
 use proto::id::{CredentialId, ProxyId};
-use proto::object::StoredCredential;
+use proto::meter::{Meter, When};
+use proto::object::{ObjectId, StoredCredential};
 use proto::outcome::Code;
 use proto::path::PathReading;
 use proto::proxy::Proxy;
@@ -51,6 +52,7 @@ pub struct Judged<'a> {
     pub(super) injected: Option<(CredentialId, &'a StoredCredential)>,
     pub(super) scopes: Vec<Arc<Scoped<'a>>>,
     pub(super) filters: Vec<(Scope, &'a Filter)>,
+    pub(super) meters: Vec<(ObjectId, &'a Meter)>,
 }
 
 impl<'a> Judged<'a> {
@@ -128,10 +130,15 @@ impl<'a> Judged<'a> {
         }
     }
 
-    fn authorize(&self, explained: &mut Explained, request: &Described, _: Timestamp) {
-        let Ok(path) = PathReading::parse(&request.path, self.target.path_options()) else {
-            return;
-        };
+    /// Hands the facts of the request to `judge`; says why there are none.
+    fn with_facts<T>(
+        &self,
+        request: &Described,
+        judge: impl FnOnce(&Facts<'_>) -> T,
+    ) -> Result<T, String> {
+        let options = self.target.path_options();
+        let path =
+            PathReading::parse(&request.path, options).map_err(|refused| refused.to_string())?;
         let header = |name| {
             let values = request.headers.get_all(name).iter();
             let values: Vec<&[u8]> = values.map(http::HeaderValue::as_bytes).collect();
@@ -149,17 +156,11 @@ impl<'a> Judged<'a> {
         let query = request.query.clone().unwrap_or_default();
         let source = request.source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let method = request.method.as_bytes();
-        let options = self.target.path_options();
         let pass = &self.target.pass_headers;
         let passes =
             |name: &http::HeaderName| pass.iter().any(|p| p.eq_ignore_ascii_case(name.as_str()));
-        let overrides = match path_overrides(&request.headers, passes, options) {
-            Ok(overrides) => overrides,
-            Err((name, refused)) => {
-                let detail = format!("{name}: {refused}");
-                return explained.end("authorize", Code::MalformedRequest, &detail);
-            }
-        };
+        let overrides = path_overrides(&request.headers, passes, options)
+            .map_err(|(name, refused)| format!("{name}: {refused}"))?;
         let facts = Facts::new(method, &path, &query, &request.headers, source);
         let facts = facts
             .with_path_overrides(&overrides)
@@ -168,12 +169,22 @@ impl<'a> Judged<'a> {
                 Some(Ok(view)) => BodyFacts::View(view),
                 Some(Err(reason)) => BodyFacts::Unreadable(*reason),
             });
+        Ok(judge(&facts))
+    }
+
+    fn authorize(&self, explained: &mut Explained, request: &Described, _: Timestamp) {
         let (mut denied, mut unknown, mut scopes) = (false, false, Vec::new());
-        for scoped in &self.scopes {
-            let (answer, shown) = scoped.judge(&facts, request, &mut explained.denying);
-            denied |= answer == Known::No;
-            unknown |= answer == Known::Unknown;
-            scopes.push(shown);
+        let denying = &mut explained.denying;
+        let judged = self.with_facts(request, |facts| {
+            for scoped in &self.scopes {
+                let (answer, shown) = scoped.judge(facts, request, denying);
+                denied |= answer == Known::No;
+                unknown |= answer == Known::Unknown;
+                scopes.push(shown);
+            }
+        });
+        if let Err(detail) = judged {
+            return explained.end("authorize", Code::MalformedRequest, &detail);
         }
         let outcome = match (denied, unknown) {
             (true, _) => "deny",
@@ -190,17 +201,44 @@ impl<'a> Judged<'a> {
         }
     }
 
-    fn limit(&self, explained: &mut Explained, _: &Described, _: Timestamp) {
+    fn limit(&self, explained: &mut Explained, request: &Described, _: Timestamp) {
         let limits = &self.proxy.limits;
         let limits: Vec<Value> = [("minute", limits.per_minute), ("day", limits.per_day)]
             .into_iter()
             .filter_map(|(window, limit)| Some(json!({"window": window, "limit": limit?})))
             .collect();
-        let assumed = match limits.is_empty() {
+        let meters: Vec<Value> = self
+            .meters
+            .iter()
+            .map(|(on, meter)| {
+                json!({"id": meter.id, "name": meter.name, "on": on, "limits": meter.limits,
+                       "key": meter.key, "counts": self.counts(meter, request)})
+            })
+            .collect();
+        let assumed = match limits.is_empty() && meters.is_empty() {
             true => Value::Null,
             false => json!("a token of each limit is there; none is asked for"),
         };
-        explained.pass("limit", json!({"limits": limits, "assumed": assumed}));
+        let facts = json!({"limits": limits, "meters": meters, "assumed": assumed});
+        explained.pass("limit", facts);
+    }
+
+    /// Whether a meter counts the request, by the function that nodes use.
+    fn counts(&self, meter: &Meter, request: &Described) -> &'static str {
+        let Some(rule) = meter.when.as_ref().map(When::rule) else {
+            return "yes";
+        };
+        let Some(condition) = Scoped::condition(&rule) else {
+            return "unknown";
+        };
+        let judged = self.with_facts(request, |facts| {
+            condition.judge(facts, request, &mut Vec::new()).0
+        });
+        match judged {
+            Ok(Known::No) => "yes",
+            Ok(Known::Yes) => "no",
+            Ok(Known::Unknown) | Err(_) => "unknown",
+        }
     }
 
     fn prepare(&self, explained: &mut Explained, request: &Described, _: Timestamp) {

@@ -5,7 +5,7 @@
 //! `unknown`, never a false `no`; a rule in shadow mode is the way to know.
 
 mod base;
-mod described;
+pub mod described;
 mod judge;
 pub mod schemas;
 mod scope;
@@ -65,7 +65,8 @@ pub fn routes() -> Vec<Route> {
             explain,
         )
         .takes(Takes::Body("ExplainInput"))
-        .gives(Gives::One("Explanation")),
+        .gives(Gives::One("Explanation"))
+        .local(),
     ]
 }
 

@@ -15,30 +15,36 @@ pub fn input() -> Value {
             "proxy": text("Id, alias or name of the proxy; not with `record`"),
             "credential": text("Id of the proxy credential that the caller holds; by default the \
                                 proxy's first. No secret is taken or compared"),
-            "request": {
-                "type": "object",
-                "description": "A request to describe",
-                "required": ["method", "path"],
-                "additionalProperties": false,
-                "properties": {
-                    "method": text("Its method"),
-                    "path": text("What follows the proxy's name, with the query"),
-                    "headers": {
-                        "type": "object",
-                        "additionalProperties": {"anyOf": [
-                            {"type": "string"},
-                            {"type": "array", "items": {"type": "string"}}
-                        ]},
-                        "description": "Header fields, each a text or a list of texts"
-                    },
-                    "body": text("The body, as text"),
-                    "source": text("The caller's IP address")
-                }
-            },
+            "request": request(),
             "record": text("Id of a request whose record is kept"),
             "last": {"type": "integer", "minimum": 1,
                      "description": "The proxy's last requests, at most 1,000"},
             "change": reference("Changes")
+        }
+    })
+}
+
+/// A request that is described or tried.
+pub fn request() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "description": "A request",
+        "required": ["method", "path"],
+        "additionalProperties": false,
+        "properties": {
+            "method": text("Its method"),
+            "path": text("What follows the proxy's name, with the query"),
+            "headers": {
+                "type": "object",
+                "additionalProperties": {"anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "string"}}
+                ]},
+                "description": "Header fields, each a text or a list of texts"
+            },
+            "body": text("The body, as text"),
+            "source": text("The caller's IP address")
         }
     })
 }

@@ -25,6 +25,18 @@ pub struct Scoped<'a> {
 }
 
 impl<'a> Scoped<'a> {
+    /// A single rule, denying where it matches, as the condition of a meter is judged.
+    pub fn condition(rule: &'a Rule) -> Option<Self> {
+        let set = RuleSet::compile(std::slice::from_ref(rule), Effect::Allow).ok()?;
+        Some(Self {
+            scope: Scope::Proxy,
+            id: rule.id.clone(),
+            default: Effect::Allow,
+            rules: vec![rule],
+            set,
+        })
+    }
+
     /// The rules of an object; `None` where they do not compile, as nothing that is stored does.
     pub fn new(objects: &'a Objects, scope: Scope, on: ObjectId, default: Effect) -> Option<Self> {
         let rules = objects.values().filter_map(|object| match &object.body {

@@ -110,7 +110,7 @@ async fn all_faults_of_a_credential_come_at_once() {
             json!({"kind": "proxy", "auth_type": "basic"}),
             &["/secret required"],
         ),
-        (wide, &["/hosts/0 value"]),
+        (wide, &["/hosts/0 wildcard-too-wide"]),
         (
             json!({"kind": "target", "auth_type": "bearer", "secret": {"tokn": "x"}}),
             &["/secret/tokn unknown-field", "/hosts required"],

@@ -4,8 +4,11 @@ mod config;
 mod errors;
 mod explain;
 mod guardrails;
+mod inline;
+mod meters;
 mod objects;
 mod policies;
+mod proxy_test;
 mod roles;
 mod safety;
 mod versions;
@@ -195,7 +198,10 @@ pub async fn api() -> Api<
     }
     let records = Arc::new(Records::open(&dir.path().join("records.db")).unwrap());
     let control = Arc::new(Control::new(ControlDeps {
-        settings: ApiSettings::new("https://gw.example"),
+        settings: ApiSettings {
+            test_wait: Duration::from_secs(2),
+            ..ApiSettings::new("https://gw.example")
+        },
         publisher: publisher.clone(),
         world,
         digest_key,

@@ -359,3 +359,105 @@ async fn a_repeated_write_happens_once() {
     let list = api.get(Who::Viewer, "/orgs/acme/credentials").await;
     assert_eq!(list.body["items"].as_array().unwrap().len(), 2);
 }
+
+#[actix_web::test]
+async fn a_wildcard_over_other_peoples_names_is_answered_with_the_names_in_use() {
+    let api = api().await;
+    for shop in ["a-shop", "b-shop"] {
+        let target = json!({"base_url": format!("https://{shop}.myshopify.com/admin")});
+        api.make(Who::Admin, "targets", target).await;
+    }
+    let body = |hosts: serde_json::Value| {
+        let mut body = json!({"kind": "target", "auth_type": "bearer", "secret": {"token": "x"}});
+        body["hosts"] = hosts;
+        body
+    };
+    let wide = body(json!([
+        "api.example.com",
+        "*.myshopify.com",
+        "*.s3.amazonaws.com"
+    ]));
+    let path = "/orgs/acme/credentials";
+    let reply = api.post(Who::Admin, path, wide.clone()).await.is(422);
+    let faults = reply.faults();
+    let code = "wildcard-too-wide".to_owned();
+    assert_eq!(
+        faults,
+        [("/hosts/1".into(), code.clone()), ("/hosts/2".into(), code)]
+    );
+    let detail = reply.body["errors"][0]["detail"].as_str().unwrap();
+    let offered = "your targets use [\"a-shop.myshopify.com\", \"b-shop.myshopify.com\"]";
+    assert!(detail.contains(offered), "{detail}");
+    let none = reply.body["errors"][1]["detail"].as_str().unwrap();
+    assert!(!none.contains("your targets"), "{none}");
+    // The same where it is part of a list of changes, or of a file.
+    let changes = json!({"operations": [{"create": "credentials", "object": wide}]});
+    let reply = api
+        .post(Who::Admin, "/orgs/acme/changes", changes)
+        .await
+        .is(422);
+    assert_eq!(reply.faults()[0].0, "/operations/0/object/hosts/1");
+    let offered = body(json!(["a-shop.myshopify.com", "*.example.com"]));
+    let made = api.post(Who::Admin, path, offered).await.is(201).id();
+    let patch = json!({"hosts": ["*.myshopify.com"], "secret": {"token": "y"}});
+    let path = format!("{path}/{made}");
+    let reply = api.patch(Who::Admin, &path, patch).await.is(422);
+    assert_eq!(reply.faults()[0].1, "wildcard-too-wide");
+}
+
+#[actix_web::test]
+async fn a_renamed_proxy_shows_the_aliases_that_it_still_answers_to() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/proxies/{}", made.proxy);
+    let rename = |alias: serde_json::Value| {
+        let patch = json!({"alias": alias});
+        let (api, path) = (&api, &path);
+        async move {
+            let shown = api.patch(Who::Member, path, patch).await.is(200).body;
+            let former = shown["former_aliases"].as_array().cloned();
+            let former = former.unwrap_or_default();
+            let day = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+            for former in &former {
+                let until: jiff::Timestamp = former["until"].as_str().unwrap().parse().unwrap();
+                assert!(
+                    until.duration_until(day).abs().as_secs() < 3_600,
+                    "{former}"
+                );
+            }
+            former
+                .iter()
+                .map(|f| f["alias"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        }
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(rename(json!("one")).await, none);
+    assert_eq!(rename(json!("two")).await, ["one"]);
+    assert_eq!(rename(json!("three")).await, ["one", "two"]);
+    assert_eq!(rename(json!("one")).await, ["two", "three"]);
+    assert_eq!(rename(json!(null)).await, ["two", "three", "one"]);
+    for n in 0..20 {
+        rename(json!(format!("n{n}"))).await;
+    }
+    assert_eq!(rename(json!("n20")).await.len(), 8, "the newest");
+    // A change of something else leaves them, a copy of the object does not set them.
+    let whole = api.get(Who::Viewer, &path).await.is(200).body;
+    let inactive = api
+        .patch(Who::Member, &path, json!({"active": false}))
+        .await
+        .is(200);
+    assert_eq!(inactive.body["former_aliases"], whole["former_aliases"]);
+    let given = json!({"former_aliases": []});
+    let reply = api.patch(Who::Admin, &path, given).await.is(422);
+    assert_eq!(
+        reply.faults(),
+        [("/former_aliases".into(), "read-only".into())]
+    );
+    // They are free for others.
+    let second = json!({"alias": "n19", "target_id": made.target,
+                        "proxy_credential_ids": [made.key]});
+    api.make(Who::Member, "proxies", second).await;
+    let exported = api.get(Who::Admin, "/orgs/acme/config").await.is(200);
+    assert!(!exported.text.contains("former_aliases"));
+}

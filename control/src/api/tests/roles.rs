@@ -5,7 +5,7 @@ use proto::org::Role;
 use serde_json::{Value, json};
 
 use super::{Made, Who, api};
-use crate::route::{Access, Need, Route, Takes};
+use crate::route::{Access, Gives, Need, Route, Takes};
 use crate::router::routes;
 
 const EVERYBODY: [Who; 8] = [
@@ -50,8 +50,15 @@ fn path(route: &Route, made: &Made) -> String {
         _ => "tok_00000000000000000000000000",
     };
     let path = route.path.replace("{org}", "acme").replace("{id}", id);
-    path.replace("{rule_id}", "rul_00000000000000000000000000")
+    let path = path
+        .replace("{rule_id}", "rul_00000000000000000000000000")
         .replace("{filter_id}", "flt_00000000000000000000000000")
+        .replace("{meter_id}", "mtr_00000000000000000000000000");
+    match route.gives {
+        // Refused by its handler: what it sends would never end.
+        Gives::Stream(_) => path + "?status=none",
+        _ => path,
+    }
 }
 
 #[actix_web::test]
@@ -98,7 +105,8 @@ async fn what_hangs_on_a_target_credential_is_for_admins() {
             .replace("{org}", "acme")
             .replace("{id}", &made.injected)
             .replace("{rule_id}", "rul_00000000000000000000000000")
-            .replace("{filter_id}", "flt_00000000000000000000000000");
+            .replace("{filter_id}", "flt_00000000000000000000000000")
+            .replace("{meter_id}", "mtr_00000000000000000000000000");
         let method: Method = route.verb.as_str().parse().unwrap();
         let request = api.request(Who::Member, method, &path);
         let request = match route.takes {

@@ -2,7 +2,8 @@
 
 use actix_web::http::Method;
 use proto::id::{OrgId, ProxyId, RequestId};
-use proto::record::Record;
+use proto::record::{AuthFailure, Record};
+use proto::tree::SYSTEM_ORG;
 use serde_json::json;
 
 use super::{Who, api};
@@ -237,4 +238,44 @@ async fn a_bound_listener_is_served_until_it_is_stopped() {
     assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
     handle.stop(true).await;
     running.await.unwrap().unwrap();
+}
+
+#[actix_web::test]
+async fn attempts_that_match_no_proxy_are_the_operators_and_name_the_nearest() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/proxies/{}", made.proxy);
+    let alias = json!({"alias": "stripe"});
+    api.patch(Who::Admin, &path, alias).await.is(200);
+    let attempt = |n: u128, name: &str| Record {
+        path: name.into(),
+        auth_failure: Some(AuthFailure::UnknownProxy),
+        ..record(n, SYSTEM_ORG, 401)
+    };
+    let other = record(9, api.acme, 401);
+    let batch = [attempt(1, "acme.strpie"), attempt(2, "wp-login.php"), other];
+    api.control.records.insert(&batch).unwrap();
+    let reply = api.get(Who::Operator, "/unmatched").await.is(200);
+    let items = reply.body["items"].as_array().unwrap();
+    let seen: Vec<_> = items.iter().map(|i| (&i["name"], &i["nearest"])).collect();
+    let null = json!(null);
+    assert_eq!(
+        seen,
+        [
+            (&json!("wp-login.php"), &null),
+            (&json!("acme.strpie"), &json!("acme.stripe"))
+        ]
+    );
+    assert_eq!(items[0]["reason"], "unknown-proxy");
+    let first = api.get(Who::Operator, "/unmatched?limit=1").await.is(200);
+    let cursor = first.body["next_cursor"].as_str().unwrap().to_owned();
+    let second = format!("/unmatched?limit=1&cursor={cursor}");
+    let second = api.get(Who::Operator, &second).await.is(200);
+    assert_eq!(second.body["items"][0]["name"], "acme.strpie");
+    api.get(Who::Operator, "/unmatched?cursor=x").await.is(400);
+    for who in [Who::Owner, Who::SystemMember] {
+        api.get(who, "/unmatched").await.is(403);
+    }
+    let own = api.get(Who::Owner, "/orgs/acme/records").await.is(200);
+    assert_eq!(own.body["items"].as_array().unwrap().len(), 1);
 }

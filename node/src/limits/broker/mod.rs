@@ -6,6 +6,8 @@
 //! store and the timer. A key that nobody asks for is not looked at and costs no store write.
 
 mod health;
+mod peers;
+mod roster;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,8 +17,12 @@ use proto::store::{At, Compare, KeyValue, Op, Revision, StoreError, Txn, TxnOutc
 use tracing::error;
 
 use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health};
+use self::roster::{Roster, key_hash};
+use super::block::Opener;
 use super::clock::Moment;
 use super::codec;
+use super::exchange::{Item, Outbox};
+use super::meter::Meter;
 use super::owner::{Around, Owner, Place, Write};
 use super::revision_clock::RevisionClock;
 use super::shared::Shared;
@@ -78,6 +84,9 @@ pub struct Broker {
     next_slot: Slot,
     next_call: u64,
     next_id: u64,
+    roster: Roster,
+    /// What is to be said to peers.
+    outgoing: Vec<(Opener, Item)>,
 }
 
 impl Broker {
@@ -99,6 +108,8 @@ impl Broker {
             next_slot: 0,
             next_call: 0,
             next_id: 1,
+            roster: Roster::default(),
+            outgoing: Vec::new(),
         }
     }
 
@@ -200,19 +211,23 @@ impl Broker {
 
     fn take_asks(&mut self, now_ns: u64) {
         for meter in self.shared.take_asks() {
-            let slot = match self.slots.get(&meter.store_key) {
-                Some(slot) => *slot,
-                None => {
-                    let slot = self.next_slot;
-                    self.next_slot += 1;
-                    self.slots.insert(meter.store_key.clone(), slot);
-                    self.owners
-                        .insert(slot, Owner::new(meter, self.place, now_ns));
-                    slot
-                }
-            };
+            let slot = self.slot(meter, now_ns);
             self.schedule(slot, now_ns);
         }
+    }
+
+    /// The place of a meter, made where it has none.
+    fn slot(&mut self, meter: Arc<Meter>, now_ns: u64) -> Slot {
+        if let Some(slot) = self.slots.get(&meter.store_key) {
+            return *slot;
+        }
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        self.slots.insert(meter.store_key.clone(), slot);
+        let hash = key_hash(&meter.store_key);
+        let owner = Owner::new(meter, hash, self.place, now_ns);
+        self.owners.insert(slot, owner);
+        slot
     }
 
     /// Replaces the time of the next look.
@@ -237,6 +252,7 @@ impl Broker {
         let owner = self.owners.get_mut(&slot)?;
         self.looks.remove(&(owner.look_ns(), slot));
         let store_up = matches!(self.health, Health::Up);
+        let (me, hash) = (self.place.me.node, owner.key_hash());
         let mut around = Around {
             now,
             proofs: &self.proofs,
@@ -246,10 +262,16 @@ impl Broker {
             may_write,
             leaving,
             next_id: self.next_id,
+            supplier: self.roster.supplier(me, store_up, hash, now.boot_ns),
+            out: Outbox::default(),
         };
         let write = owner.look(&mut around);
         self.next_id = around.next_id;
+        let out = around.out;
         let key = owner.meter().store_key.clone();
+        if !out.silent.is_empty() {
+            owner.set_look_ns(now.boot_ns);
+        }
         if owner.look_ns() != u64::MAX {
             self.looks.insert((owner.look_ns(), slot));
         }
@@ -259,6 +281,7 @@ impl Broker {
         } else if !store_up {
             self.stalled.insert(slot);
         }
+        self.said(&key, out, now.boot_ns);
         write.map(|write| (key, write))
     }
 

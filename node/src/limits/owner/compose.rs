@@ -2,25 +2,20 @@
 //! workers may know of it, and when to look again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{
     Around, Attempt, Base, CANDIDATES_MAX, CELLS, Candidate, Cause, Charges, LOOK_MIN_NS, Mode,
-    Owner, Part, SETTLE_SLACK_NS, Span, State, StoreLoss, Verdict, View, Write, grid_ns,
+    Owner, Part, SCARCE, SETTLE_SLACK_NS, Source, Span, State, Verdict, View, Write, grid_ns,
     life_now_ns, life_ns,
 };
 use crate::limits::demand::WRITE_INTERVAL_NS;
 
-/// A view older than its node's last contact by more than this is not fresh.
-const FRESH_NS: u64 = 1_000_000_000;
-/// An unchanged refusal without a store is renewed so often.
-const REFUSE_LOST_NS: u64 = 100_000_000;
 /// How long a leaving process refuses what it no longer draws.
 const LEAVING_NS: u64 = 60_000_000_000;
 
 impl Owner {
     /// The newest known state, moved to now, with our own spends entered. Nothing is written.
-    fn current(&self, around: &Around<'_>) -> State {
+    pub(super) fn current(&self, around: &Around<'_>) -> State {
         let (now_ns, unix_s) = (around.now.boot_ns, around.now.unix_s());
         let me = self.place.me;
         let mut state = match &self.base {
@@ -43,15 +38,21 @@ impl Owner {
                 state
             }
         };
-        for part in &self.parts {
+        for part in self.stored() {
             part.settle(&mut state, me, &self.meter.cells, now_ns);
         }
         // A block of ours whose tokens were never handed out goes back whole.
-        let ours = |id: u64| self.parts.iter().any(|part| part.block.id == id);
+        let ours = |id: u64| self.stored().any(|part| part.block.id == id);
         state
             .open
             .retain(|block| block.opener != me || ours(block.id));
         state
+    }
+
+    /// Parts of blocks of ours.
+    pub(super) fn stored(&self) -> impl Iterator<Item = &Part> {
+        let stored = |part: &&Part| part.source == Source::Store;
+        self.parts.iter().filter(stored)
     }
 
     /// The write that is due now, if any; publishes the view and sets the next look.
@@ -64,12 +65,13 @@ impl Owner {
         let now_ns = around.now.boot_ns;
         let me = self.place.me;
         let mut next = self.current(around);
-        if self.may_delete(&next, now_ns) {
+        let owns = around.supplier.is_none();
+        if owns && self.may_delete(&next, now_ns) {
             return self.delete(around, now_ns);
         }
         let two_windows_ns = self.slowest_ns().saturating_mul(2);
         let entered = self.loss.enter(&mut next, me, now_ns, two_windows_ns);
-        let wanted = if around.leaving {
+        let wanted = if around.leaving || !owns {
             0
         } else {
             self.wanted(hungry, waiting, now_ns)
@@ -85,7 +87,10 @@ impl Owner {
             0
         };
         let verdict = self.verdict(&next, around, opened, life_ns);
-        self.publish(&next, around, verdict, Mode::Store);
+        if owns {
+            self.lending.verdict = Some(verdict);
+            self.publish(&next, around, verdict, Mode::Store);
+        }
         let due = entered || self.settle_due(around);
         if opened == 0 && !(due && ready) {
             let look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
@@ -124,7 +129,7 @@ impl Owner {
     }
 
     /// The block that would be opened, counted on the finest ring's own sub-windows.
-    fn block(&self, around: &Around<'_>, state: &State, life_ns: u64) -> Candidate {
+    pub(super) fn block(&self, around: &Around<'_>, state: &State, life_ns: u64) -> Candidate {
         let now_ns = around.now.boot_ns;
         let sub_ns = grid_ns(&self.spec);
         let finest = state
@@ -132,7 +137,7 @@ impl Owner {
             .iter()
             .filter_map(|usage| match &usage.charges {
                 Charges::Sliding(ring) => Some((usage.window, ring.phase_ns)),
-                Charges::Fixed(_) => None,
+                Charges::Fixed(_) | Charges::Bucket(_) => None,
             });
         let phase_ns = finest.min().map_or(0, |(_, phase_ns)| phase_ns);
         let span = Span::new(now_ns, now_ns.saturating_add(life_ns), sub_ns, phase_ns);
@@ -147,9 +152,14 @@ impl Owner {
     /// How many tokens to open a block for: none while nobody asks; enough for one life of the
     /// demand when little is left of what is at hand and a second or more is expected; for a slow
     /// key only on demand, so that a block that came back unused is not taken again.
-    fn wanted(&self, hungry: bool, waiting: u64, now_ns: u64) -> u64 {
+    pub(super) fn wanted(&self, hungry: bool, waiting: u64, now_ns: u64) -> u64 {
         let most = self.amount_max();
-        let expected = self.demand.expected();
+        let scarce = self.is_scarce(now_ns);
+        let expected = match scarce {
+            true => self.demand.expected() / SCARCE,
+            false => self.demand.expected(),
+        };
+        let asked = self.lending.wanted();
         let late_ns = now_ns.saturating_add(life_ns(&self.spec) / 4);
         let lasting: u64 = self
             .parts
@@ -159,14 +169,14 @@ impl Owner {
             .map(|cell| cell.count(now_ns))
             .sum();
         let ahead = expected >= 2 && lasting <= expected.min(most) / 2;
-        if !hungry && !ahead {
+        if !hungry && !ahead && asked == 0 {
             return 0;
         }
         // A cold key gets a hundredth of its limit, so that a burst does not cost a trip each.
-        let cushion = most / 5;
+        let cushion = if scarce { 0 } else { most / 5 };
         expected
             .saturating_add(expected / 4)
-            .max(waiting)
+            .max(waiting.saturating_add(asked))
             .max(cushion)
             .max(1)
             .min(most)
@@ -182,7 +192,7 @@ impl Owner {
         }
         let rings = next.limits.iter().filter_map(|usage| match &usage.charges {
             Charges::Sliding(ring) => Some((usage.window, ring)),
-            Charges::Fixed(_) => None,
+            Charges::Fixed(_) | Charges::Bucket(_) => None,
         });
         let (_, ring) = rings.min_by_key(|(window, _)| *window)?;
         let to_border_ns = sub_ns.saturating_sub(ring.phase_ns);
@@ -219,15 +229,17 @@ impl Owner {
         }
     }
 
-    fn settle_due(&self, around: &Around<'_>) -> bool {
+    pub(super) fn settle_due(&self, around: &Around<'_>) -> bool {
         let now_ns = around.now.boot_ns;
         let over = |part: &Part| {
-            part.closed.is_some()
-                && now_ns >= part.block.span.end_ns.saturating_add(SETTLE_SLACK_NS)
+            part.is_final(now_ns)
+                && (around.leaving
+                    || now_ns >= part.block.span.end_ns.saturating_add(SETTLE_SLACK_NS))
         };
-        let orphans = self.orphans_due_ns.is_some_and(|due_ns| now_ns >= due_ns);
-        let leaving = around.leaving && !self.is_settled();
-        orphans || leaving || self.parts.iter().any(over)
+        let orphans = self
+            .orphans_due_ns
+            .is_some_and(|due_ns| around.leaving || now_ns >= due_ns);
+        orphans || self.stored().any(over)
     }
 
     fn next_look(&self, around: &Around<'_>, verdict: Verdict, due: bool, slot: bool) -> u64 {
@@ -237,6 +249,7 @@ impl Owner {
         for part in &self.parts {
             let end_ns = part.block.span.end_ns;
             looks.push(match part.closed {
+                Some(_) if around.leaving => part.final_by_ns().max(self.pace.ready_ns()),
                 Some(_) => end_ns
                     .saturating_add(SETTLE_SLACK_NS)
                     .max(self.pace.ready_ns()),
@@ -267,11 +280,11 @@ impl Owner {
         earliest.max(now_ns.saturating_add(LOOK_MIN_NS))
     }
 
-    fn slowest_ns(&self) -> u64 {
+    pub(super) fn slowest_ns(&self) -> u64 {
         self.spec.slowest().map_or(0, |window| window.width_ns())
     }
 
-    fn live_end_ns(&self) -> Option<u64> {
+    pub(super) fn live_end_ns(&self) -> Option<u64> {
         let live = self.parts.iter().filter(|part| part.closed.is_none());
         live.map(|part| part.block.span.end_ns)
             .chain(self.loss.ends_ns())
@@ -304,89 +317,15 @@ impl Owner {
         None
     }
 
-    /// A look while a write is on its way, or while the store does not answer.
-    pub(super) fn without_answer(&mut self, around: &mut Around<'_>, hungry: bool) {
-        let now_ns = around.now.boot_ns;
-        let mut looks: Vec<u64> = self.live_end_ns().into_iter().collect();
-        if self.loss.is_lost() {
-            let state = self.current(around);
-            let local = self.spec.store_loss() == StoreLoss::LocalShare && !around.leaving;
-            let in_hand = self.meter.in_hand(now_ns);
-            if in_hand == 0 && !(local && self.give_credit(around, &state)) {
-                self.publish_lost(around, state);
-            }
-            if self.meter.waiting.load(Ordering::Relaxed) > 0 {
-                looks.push(now_ns.saturating_add(REFUSE_LOST_NS));
-            }
-            looks.extend(self.live_end_ns());
-        } else if let (true, Some(since_ns)) = (hungry, self.loss.dry_since_ns()) {
-            looks.push(since_ns.saturating_add(self.place.grace_ns));
-        }
-        let earliest = looks.into_iter().min().unwrap_or(u64::MAX);
-        self.look_ns = earliest.max(now_ns.saturating_add(LOOK_MIN_NS));
-    }
-
-    /// Gives a part on credit; false when the share is used up or the view is not fresh.
-    fn give_credit(&mut self, around: &mut Around<'_>, state: &State) -> bool {
-        let now_ns = around.now.boot_ns;
-        // Alone, nobody else can have used anything since; else the view must be a fresh one.
-        let seen_ns = self.answered_ns;
-        let fresh = around.nodes <= 1 || seen_ns.saturating_add(FRESH_NS) >= around.contact_ns;
-        let (true, Some(cell)) = (seen_ns > 0 && fresh, self.free_cell()) else {
-            return false;
-        };
-        let me = self.place.me;
-        self.loss.pass(now_ns, around.now.unix_s(), me);
-        let uncertain = self
-            .candidates
-            .iter()
-            .map(|candidate| candidate.amount)
-            .sum();
-        let nodes = around.nodes;
-        let free = self
-            .loss
-            .free(state, uncertain, nodes, around.next_id, now_ns);
-        around.next_id += 1;
-        let waiting = self.meter.waiting.load(Ordering::Relaxed);
-        let amount = self.wanted(true, waiting, now_ns).min(free);
-        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns);
-        if amount == 0 || life_ns == 0 {
-            return false;
-        }
-        let block = Candidate {
-            amount,
-            ..self.block(around, state, life_ns)
-        };
-        around.next_id += 1;
-        let part = Part {
-            block,
-            cell,
-            closed: None,
-        };
-        self.loss.add(part, me, now_ns);
-        self.publish(state, around, Verdict::Ask, Mode::LocalShare);
-        self.fill(&part, now_ns);
-        true
-    }
-
-    pub(super) fn publish_lost(&mut self, around: &Around<'_>, state: State) {
-        let until_ns = around.now.boot_ns.saturating_add(REFUSE_LOST_NS);
-        let verdict = Verdict::Refuse {
-            until_ns,
-            cause: Cause::StoreLost,
-        };
-        self.publish(&state, around, verdict, Mode::Lost);
-    }
-
-    fn publish(&self, state: &State, around: &Around<'_>, verdict: Verdict, mode: Mode) {
-        self.meter.view.store(Arc::new(View {
+    pub(super) fn publish(&self, state: &State, around: &Around<'_>, verdict: Verdict, mode: Mode) {
+        self.meter.publish(View {
             spec: Arc::clone(&self.spec),
             state: state.clone(),
             at: around.now,
             verdict,
             mode,
             answered_ns: self.answered_ns,
-        }));
+        });
         if verdict != Verdict::Ask {
             self.meter.answered.notify_waiters();
         }

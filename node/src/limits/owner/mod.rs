@@ -1,4 +1,5 @@
-//! The taker of one key: keeps what it knows of the state, opens blocks and settles them.
+//! One key of this node: keeps what it knows of the state, opens blocks and settles them, lends of
+//! them to peers, or borrows from the peer that owns the key.
 //!
 //! Every write is one transform of the newest known state: let the proven time pass, close what
 //! others left open beyond its end, settle our own blocks, open a new one if tokens are wanted.
@@ -6,7 +7,11 @@
 //! next state that is seen (block present, `left` fallen, block absent), and until that is seen a
 //! block that may have been opened gives no token. No IO and no clock in here.
 
+mod alone;
+pub mod borrow;
 mod compose;
+mod lend;
+mod resolve;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,17 +19,21 @@ use std::sync::atomic::Ordering;
 use proto::meter::{MeterSpec, StoreLoss};
 use proto::store::Revision;
 
-use crate::limits::block::{Opener, amount_max, grid_ns, life_now_ns, life_ns};
+use crate::limits::block::{Opener, amount_max, grid_ns, life_now_ns, life_ns, share_of};
 use crate::limits::cell::Span;
 use crate::limits::clock::Moment;
 use crate::limits::credit::Loss;
 use crate::limits::demand::{Demand, Pace};
+use crate::limits::exchange::Outbox;
 use crate::limits::meter::{CELLS, Meter};
-use crate::limits::part::{Candidate, Part};
+use crate::limits::part::{Candidate, Lent, Part, Source};
 use crate::limits::refusal::{Cause, Mode};
 use crate::limits::revision_clock::RevisionClock;
 use crate::limits::state::{Charges, State};
 use crate::limits::view::{Verdict, View};
+
+use borrow::Borrowing;
+use lend::Lending;
 
 /// How long after its end a block may wait for another reason to write before it is settled.
 const SETTLE_SLACK_NS: u64 = 100_000_000;
@@ -34,6 +43,10 @@ const CANDIDATES_MAX: usize = 4;
 const UNREADABLE_NS: u64 = 1_000_000_000;
 /// The shortest time between two looks that nobody asked for.
 const LOOK_MIN_NS: u64 = 1_000_000;
+
+/// At the limit a node borrows for this part of a block's life only: the owner keeps the rest for
+/// whoever needs it first.
+const SCARCE: u64 = 20;
 
 /// What an owner needs to know of its process; the same for all keys.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +76,12 @@ pub struct Around<'a> {
     pub may_write: bool,
     /// Whether the process is leaving: everything is given back.
     pub leaving: bool,
-    /// The next unused block id.
+    /// The next unused id of a block or an ask.
     pub next_id: u64,
+    /// The peer that owns the key; `None` when this node takes from the store itself.
+    pub supplier: Option<Opener>,
+    /// What is said to peers.
+    pub out: Outbox,
 }
 
 /// A write of one key, to be put into a transaction.
@@ -99,6 +116,7 @@ struct Attempt {
 #[derive(Debug)]
 pub struct Owner {
     meter: Arc<Meter>,
+    key_hash: u64,
     spec: Arc<MeterSpec>,
     place: Place,
     base: Base,
@@ -107,6 +125,8 @@ pub struct Owner {
     attempt: Option<Attempt>,
     loss: Loss,
     demand: Demand,
+    /// What comes to this node itself.
+    local: Demand,
     pace: Pace,
     drawn_before: u64,
     used_ns: u64,
@@ -114,14 +134,17 @@ pub struct Owner {
     blocked_until_ns: u64,
     orphans_due_ns: Option<u64>,
     look_ns: u64,
+    lending: Lending,
+    borrowing: Borrowing,
 }
 
 impl Owner {
     /// A taker that has seen nothing yet.
-    pub fn new(meter: Arc<Meter>, place: Place, now_ns: u64) -> Self {
+    pub fn new(meter: Arc<Meter>, key_hash: u64, place: Place, now_ns: u64) -> Self {
         let spec = meter.spec.load_full();
         Self {
             meter,
+            key_hash,
             spec,
             place,
             base: Base::Absent,
@@ -130,6 +153,7 @@ impl Owner {
             attempt: None,
             loss: Loss::default(),
             demand: Demand::default(),
+            local: Demand::default(),
             pace: Pace::default(),
             drawn_before: 0,
             used_ns: now_ns,
@@ -137,12 +161,19 @@ impl Owner {
             blocked_until_ns: 0,
             orphans_due_ns: None,
             look_ns: now_ns,
+            lending: Lending::default(),
+            borrowing: Borrowing::default(),
         }
     }
 
     /// The meter.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
+    }
+
+    /// What orders the nodes that may own it.
+    pub fn key_hash(&self) -> u64 {
+        self.key_hash
     }
 
     /// When to look again if nobody asks before; `u64::MAX` for never.
@@ -166,7 +197,9 @@ impl Owner {
     /// Whether nothing is left to do for the key, so that its taker may be forgotten.
     pub fn is_done(&self) -> bool {
         let known = matches!(self.base, Base::Held { .. });
-        self.attempt.is_none() && self.parts.is_empty() && !known && self.look_ns == u64::MAX
+        let quiet = self.lending.is_empty() && self.borrowing.is_empty();
+        let nothing = self.attempt.is_none() && self.parts.is_empty() && !known && quiet;
+        nothing && self.look_ns == u64::MAX
     }
 
     /// Whether a leaving process has settled everything of this key that it can.
@@ -181,12 +214,31 @@ impl Owner {
         let asked = self.meter.asked.swap(false, Ordering::AcqRel);
         self.refresh_spec(around.leaving);
         self.close_finished(now_ns);
+        self.give_back(around);
+        self.expire_ask(around);
         let in_hand = self.meter.in_hand(now_ns);
         let waiting = self.meter.waiting.load(Ordering::Relaxed);
         let hungry = in_hand == 0 && (asked || waiting > 0) && !around.leaving;
         self.note_demand(now_ns, asked);
         self.loss.note(now_ns, hungry, in_hand, self.place.grace_ns);
+        if self.serves_relayed(now_ns) || around.leaving {
+            around.supplier = None;
+        }
+        let write = self.decide(around, hungry, waiting);
+        self.answer_asks(around);
+        self.look_ns = self.look_ns.min(self.next_word_ns(now_ns));
+        write
+    }
+
+    fn decide(&mut self, around: &mut Around<'_>, hungry: bool, waiting: u64) -> Option<Write> {
+        let now_ns = around.now.boot_ns;
+        let lost = self.loss.is_lost() && !around.store_up;
+        if around.supplier.is_some() && !lost {
+            return self.borrow(around, hungry, waiting);
+        }
         if self.attempt.is_some() || !around.store_up {
+            // A peer may serve although nothing came in time: it is asked on.
+            self.ask_on(around, hungry, waiting);
             self.without_answer(around, hungry);
             return None;
         }
@@ -256,103 +308,8 @@ impl Owner {
         self.blocked_until_ns = now_ns.saturating_add(UNREADABLE_NS);
     }
 
-    /// What has become of blocks, read off the state that is known now.
-    fn resolve(&mut self, now_ns: u64) {
-        self.answered_ns = now_ns;
-        self.loss.answered();
-        let me = self.place.me;
-        let held = match &self.base {
-            Base::Held { state, .. } => Some(state),
-            Base::Absent => None,
-        };
-        let open = |id: u64| held.is_some_and(|state| state.has(me, id));
-        let cells = &self.meter.cells;
-        for part in self.parts.iter_mut().filter(|part| !open(part.block.id)) {
-            // Gone from the store: settled by us, or closed by another after its end.
-            part.close(cells);
-            let drawn = part.drawn(cells, now_ns);
-            self.drawn_before = self.drawn_before.saturating_add(drawn);
-        }
-        self.parts.retain(|part| open(part.block.id));
-        if let Some(state) = held {
-            self.loss.forget_entered(state, me);
-        }
-        let opened: Vec<Candidate> = self
-            .candidates
-            .iter()
-            .filter(|candidate| open(candidate.id))
-            .copied()
-            .collect();
-        self.candidates.clear();
-        for candidate in opened {
-            self.hand_out(candidate, now_ns);
-        }
-        let due_ns = now_ns.saturating_add(SETTLE_SLACK_NS);
-        let orphan = self.has_orphan();
-        self.orphans_due_ns = orphan.then(|| self.orphans_due_ns.unwrap_or(due_ns));
-        self.look_ns = now_ns;
-    }
-
-    /// Whether a block of ours is open in the store whose tokens nobody has.
-    fn has_orphan(&self) -> bool {
-        let Base::Held { state, .. } = &self.base else {
-            return false;
-        };
-        let known = |id: u64| self.parts.iter().any(|part| part.block.id == id);
-        state
-            .open
-            .iter()
-            .any(|block| block.opener == self.place.me && !known(block.id))
-    }
-
-    /// Puts a block's tokens into a free cell, if it still has time; else it goes back whole.
-    fn hand_out(&mut self, block: Candidate, now_ns: u64) {
-        let (Some(cell), true) = (self.free_cell(), now_ns < block.span.end_ns) else {
-            return;
-        };
-        let part = Part {
-            block,
-            cell,
-            closed: None,
-        };
-        self.parts.push(part);
-        self.fill(&part, now_ns);
-    }
-
-    /// Opens the cell of a part that is on record, and rings for those who wait.
-    fn fill(&self, part: &Part, now_ns: u64) {
-        let Some(cell) = self.meter.cells.get(part.cell) else {
-            return;
-        };
-        cell.open(part.block.amount, part.block.span);
-        self.meter.refused.store(0, Ordering::Relaxed);
-        self.point(now_ns);
-        self.meter.answered.notify_waiters();
-    }
-
-    /// Lets draws begin at the part that ends first, and wake us when little is left.
-    fn point(&self, now_ns: u64) {
-        let live = self.parts.iter().filter(|part| part.closed.is_none());
-        let filled = live.filter(|part| {
-            self.meter
-                .cells
-                .get(part.cell)
-                .is_some_and(|cell| cell.count(now_ns) > 0)
-        });
-        if let Some(first) = filled.min_by_key(|part| part.block.span.end_ns) {
-            self.meter.hint.store(first.cell, Ordering::Relaxed);
-        }
-        let expected = self.demand.expected();
-        let low = if expected >= 2 {
-            expected.min(self.amount_max()) / 2
-        } else {
-            u64::MAX
-        };
-        self.meter.low_water.store(low, Ordering::Relaxed);
-    }
-
     fn amount_max(&self) -> u64 {
-        amount_max(self.spec.limits().iter().map(|limit| limit.limit()))
+        amount_max(self.spec.limits().iter().map(share_of))
     }
 
     /// A changed limit works at once: tokens of the old one are taken back.
@@ -372,7 +329,7 @@ impl Owner {
         let cells = &self.meter.cells;
         for part in &mut self.parts {
             let sent: u64 = part.spends(cells).iter().sum();
-            if now_ns >= part.block.span.end_ns || sent >= part.block.amount {
+            if now_ns >= part.block.span.end_ns || sent >= part.own_amount() {
                 part.close(cells);
             }
         }
@@ -391,7 +348,10 @@ impl Owner {
             .drawn_before
             .saturating_add(drawn)
             .saturating_add(unmet);
-        self.demand.note(now_ns, total, life_ns(&self.spec));
+        let life_ns = life_ns(&self.spec);
+        self.demand.note(now_ns, total, life_ns);
+        let local = total.saturating_sub(self.lending.lent);
+        self.local.note(now_ns, local, life_ns);
         if asked || drawn > 0 {
             self.used_ns = now_ns;
         }

@@ -2,7 +2,7 @@
 
 use proto::meter::{Limit, MeterSpec, Window};
 
-use crate::limits::block::{Block, Opener, amount_max, life_now_ns, life_ns};
+use crate::limits::block::{Block, Opener, life_now_ns, life_ns, share_of};
 use crate::limits::clock::Moment;
 use crate::limits::credit::CREDITS_MAX;
 use crate::limits::state::{Instant, OPEN_MAX, State};
@@ -37,7 +37,8 @@ fn a_block_holds_at_most_a_twentieth_and_never_more_than_is_free() {
     assert_eq!(state.open(1_000, block(2)), 1);
     assert_eq!(state.open(1, block(3)), 0);
     for (limit, most) in [(1, 1), (20, 1), (21, 2), (39, 2), (1_000_000, 50_000)] {
-        assert_eq!(amount_max([limit].into_iter()), most, "{limit}");
+        let limit = Limit::new(limit, Window::Minute).unwrap();
+        assert_eq!(share_of(&limit), most, "{limit:?}");
     }
 }
 

@@ -1,9 +1,10 @@
 //! The bytes of a state: stable, bounded, and refused where they are not ours.
 
 use proto::meter::Window;
-use proto::wire::WireError;
+use proto::wire::{self, WireError};
 
 use crate::limits::block::{Block, Opener};
+use crate::limits::bucket::Bucket;
 use crate::limits::codec::{BYTES_MAX, CodecError, decode, encode};
 use crate::limits::state::{Charges, OPEN_MAX, State, Usage};
 use crate::limits::window::{COUNTED, Calendar, Ring};
@@ -50,6 +51,23 @@ const GOLDEN: &str = "52525731010003000000332a02013c0005030100fb2c0103fb102701fb
 fn schema_3_has_these_bytes() {
     assert_eq!(hex::encode(encode(&state()).unwrap()), GOLDEN);
     assert_eq!(decode(&hex::decode(GOLDEN).unwrap()).unwrap(), state());
+}
+
+#[test]
+fn a_state_with_a_bucket_has_a_schema_of_its_own() {
+    let mut state = state();
+    let mut bucket = Bucket::full(10);
+    bucket.charge(3, 1_000_000_000);
+    state.limits.push(Usage {
+        window: Window::Second,
+        limit: 50,
+        charges: Charges::Bucket(bucket),
+    });
+    let bytes = encode(&state).unwrap();
+    assert_eq!(bytes.get(5..7), Some(&[0, 15][..]));
+    assert_eq!(decode(&bytes).unwrap(), state);
+    let without = wire::decode::<State>(&bytes);
+    assert!(matches!(without, Err(WireError::Schema { found: 15, .. })));
 }
 
 #[test]

@@ -50,6 +50,14 @@ pub struct Faults {
     pub pause_ns: u64,
     /// Mean time between losses of the whole store; 0 for none.
     pub outage_ns: u64,
+    /// Percent of messages between nodes that are lost.
+    pub peer_lost: u64,
+    /// Percent of them that come twice.
+    pub peer_doubled: u64,
+    /// Percent of them that come so late that others overtake them.
+    pub peer_late: u64,
+    /// Mean time between cuts of a pair of nodes, or of a node and the store; 0 for none.
+    pub cut_ns: u64,
 }
 
 /// A wrong protocol, acted out at the seams of the right one; the judge must see each.
@@ -64,6 +72,13 @@ pub enum Mutant {
     BlindOutcome,
     /// The rest of a part is reported while workers may still draw it (7 C).
     ReportBeforeClose,
+    /// Ages are taken from a clock that is set now and then (8, part two 4).
+    WallClock,
+    /// A holder counts a part's life from the grant instead of from the ask (part two, 24).
+    LifeFromGrant,
+    /// An owner takes what a holder has not used for free before the holder has closed its part:
+    /// acted out by reports that say that nothing was spent (7 B).
+    SpendsForgotten,
     /// A restarted node settles the blocks of its earlier self (part two, 2).
     OtherIncarnationSettles,
 }

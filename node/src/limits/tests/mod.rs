@@ -2,11 +2,16 @@
 //! seeded simulation.
 
 mod block;
+mod bucket;
 mod cell;
 mod codec;
 mod faults;
 mod judge;
+mod keys;
 mod memory;
 mod meter;
+mod network;
+mod pauses;
 mod schedules;
 mod simulation;
+mod slots;

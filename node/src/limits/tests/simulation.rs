@@ -15,9 +15,11 @@ use proto::store::{Op, Revision, StoreError, Txn, TxnOutcome};
 use super::faults::{Chance, Faults, Mutant};
 use super::judge::Judge;
 use super::memory::Memory;
+use super::network::Network;
 use crate::limits::broker::{Broker, Call};
+use crate::limits::exchange::{Reply, Word};
 use crate::limits::meter::{Draw, Meter, Token, Waiting};
-use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings, codec};
+use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, PeerEvent, Settings, codec};
 
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
@@ -32,6 +34,10 @@ pub struct Plan {
     pub length_ns: u64,
     /// Longest trip to the store; the way back takes as long.
     pub trip_ns: u64,
+    /// Longest usual trip to a peer; 0: nodes have no links.
+    pub peer_trip_ns: u64,
+    /// Percent of all requests that come to the first node.
+    pub uneven: u64,
     /// Longest usual time from draw to send.
     pub connect_ns: u64,
     /// Wall clock at the beginning.
@@ -49,6 +55,8 @@ impl Plan {
             every_ns,
             length_ns,
             trip_ns: 4 * MS,
+            peer_trip_ns: 0,
+            uneven: 0,
             connect_ns: 5 * MS,
             unix_ns: 1_767_225_600 * SECOND,
             faults: Faults::default(),
@@ -67,6 +75,9 @@ pub struct Outcome {
     pub writes: u64,
     pub granted_after_wait: u64,
     pub expired: u64,
+    pub batches: u64,
+    pub asks: u64,
+    pub grants: u64,
 }
 
 /// The brokers' own error path reads it; nothing else does.
@@ -103,6 +114,9 @@ struct Node {
     drawn: Vec<Drawn>,
     waiting: Vec<(u64, Waiting)>,
     answers: Vec<(u64, u64, Result<TxnOutcome, StoreError>)>,
+    /// Events of its links, in the order of arrival.
+    inbox: Vec<PeerEvent>,
+    store_cut_until_ns: u64,
 }
 
 struct Execution {
@@ -128,6 +142,8 @@ pub struct World {
     next_crash_ns: u64,
     next_pause_ns: u64,
     next_outage_ns: u64,
+    next_cut_ns: u64,
+    network: Network,
     boots: u64,
     /// `left` of a block as its opener last heard it (for the mutant).
     heard: HashMap<(Opener, u64), u64>,
@@ -150,6 +166,8 @@ impl World {
             next_crash_ns: after(&mut chance, plan.faults.crash_ns),
             next_pause_ns: after(&mut chance, plan.faults.pause_ns),
             next_outage_ns: after(&mut chance, plan.faults.outage_ns).max(plan.faults.from_ns),
+            next_cut_ns: after(&mut chance, plan.faults.cut_ns),
+            network: Network::default(),
             plan: plan.clone(),
             chance,
             now_ns: 0,
@@ -170,6 +188,9 @@ impl World {
         for node in 0..plan.nodes {
             let node = world.boot(node);
             world.nodes.push(node);
+        }
+        for at in 0..world.nodes.len() {
+            world.link(at);
         }
         world
     }
@@ -205,6 +226,22 @@ impl World {
             drawn: Vec::new(),
             waiting: Vec::new(),
             answers: Vec::new(),
+            inbox: Vec::new(),
+            store_cut_until_ns: 0,
+        }
+    }
+
+    /// Links a node that has started with all others.
+    fn link(&mut self, at: usize) {
+        if self.plan.peer_trip_ns == 0 {
+            return;
+        }
+        let me = self.nodes[at].me;
+        let others: Vec<Opener> = self.nodes.iter().map(|n| n.me).collect();
+        for other in others.into_iter().filter(|other| other.node != me.node) {
+            let at_ns = self.now_ns + self.plan.peer_trip_ns;
+            self.network.tell(at_ns, me, PeerEvent::Up(other));
+            self.network.tell(at_ns, other, PeerEvent::Up(me));
         }
     }
 
@@ -214,6 +251,7 @@ impl World {
             self.now_ns = self.next_event_ns().max(self.now_ns);
             self.chaos();
             self.execute();
+            self.deliver();
             if self.now_ns >= self.next_request_ns {
                 self.request();
             }
@@ -240,6 +278,8 @@ impl World {
             self.next_crash_ns,
             self.next_pause_ns,
             self.next_outage_ns,
+            self.next_cut_ns,
+            self.network.next_ns(),
             self.plan.length_ns,
         ];
         let executions = self.executions.iter().map(|execution| execution.at_ns);
@@ -259,11 +299,31 @@ impl World {
         let pick = self.chance.within(0, self.nodes.len() as u64) as usize;
         if now_ns >= self.next_crash_ns {
             self.next_crash_ns = now_ns + self.chance.pause(self.plan.faults.crash_ns);
+            let before = self.nodes[pick].me;
             self.nodes[pick] = self.boot(pick as u64);
+            if self.plan.peer_trip_ns > 0 {
+                let others: Vec<Opener> = self.nodes.iter().map(|n| n.me).collect();
+                for other in others {
+                    self.network.tell(now_ns, other, PeerEvent::Down(before));
+                }
+                self.link(pick);
+            }
+        }
+        if now_ns >= self.next_cut_ns {
+            self.next_cut_ns = now_ns + self.chance.pause(self.plan.faults.cut_ns);
+            let until_ns = now_ns + self.chance.within(20 * MS, 900 * MS);
+            let other = self.chance.within(0, self.nodes.len() as u64);
+            match other == pick as u64 {
+                true => self.nodes[pick].store_cut_until_ns = until_ns,
+                false => self.network.cut(pick as u64, other, until_ns),
+            }
         }
         if now_ns >= self.next_pause_ns {
             self.next_pause_ns = now_ns + self.chance.pause(self.plan.faults.pause_ns);
             let paused_ns = now_ns + self.chance.within(0, 700 * MS);
+            if self.plan.mutant == Some(Mutant::WallClock) {
+                self.nodes[pick].offset_ns += self.chance.within(0, 900 * MS);
+            }
             // Not one pause after another: a request that waits must be served in between.
             if self.nodes[pick].paused_until_ns + 300 * MS < now_ns {
                 self.nodes[pick].paused_until_ns = paused_ns;
@@ -295,6 +355,22 @@ impl World {
                 Err(StoreError::OutcomeUnknown("answer lost".into()))
             };
             self.answer(&execution, at_ns, result);
+        }
+    }
+
+    /// Hands over what has come on the links. What is for an earlier start of a node is lost.
+    fn deliver(&mut self) {
+        for mut message in self.network.arrived(self.now_ns) {
+            let node = self.nodes.iter_mut().find(|node| node.me == message.to);
+            let Some(node) = node else { continue };
+            if self.plan.mutant == Some(Mutant::LifeFromGrant) {
+                lengthen(&mut message.event, 2 * self.plan.peer_trip_ns + 150 * MS);
+            }
+            if self.plan.mutant == Some(Mutant::SpendsForgotten) {
+                forget_spends(&mut message.event);
+            }
+            node.inbox.push(message.event);
+            node.touched = true;
         }
     }
 
@@ -350,7 +426,10 @@ impl World {
 
     fn request(&mut self) {
         self.next_request_ns = self.now_ns + self.chance.pause(self.plan.every_ns).max(1);
-        let at = self.chance.within(0, self.nodes.len() as u64) as usize;
+        let at = match self.chance.percent(self.plan.uneven) {
+            true => 0,
+            false => self.chance.within(0, self.nodes.len() as u64) as usize,
+        };
         if self.nodes[at].paused_until_ns > self.now_ns {
             return;
         }
@@ -420,6 +499,15 @@ impl World {
             let (_, call, result) = node.answers.remove(0);
             node.broker.answer(call, result, moment.boot_ns);
         }
+        for event in std::mem::take(&mut node.inbox) {
+            match event {
+                PeerEvent::Up(peer) => node.broker.peer_up(peer),
+                PeerEvent::Down(peer) => node.broker.peer_down(peer, moment.boot_ns),
+                PeerEvent::Said(peer, batch) => {
+                    node.broker.peer_said(peer, batch, moment.boot_ns);
+                }
+            }
+        }
         // One more turn than needed: a waiter that is not served asks again.
         for _ in 0..2 {
             let before = self.rests(at);
@@ -428,6 +516,7 @@ impl World {
             for call in calls {
                 self.send_call(at, call);
             }
+            self.send_batches(at);
             self.poll_waiting(at, moment.boot_ns)?;
         }
         Ok(())
@@ -483,6 +572,32 @@ impl World {
         Ok(())
     }
 
+    fn send_batches(&mut self, at: usize) {
+        let from = self.nodes[at].me;
+        let calm = self.now_ns < self.plan.faults.from_ns;
+        let faults = if calm {
+            Faults::default()
+        } else {
+            self.plan.faults
+        };
+        for (to, batch) in self.nodes[at].broker.take_batches() {
+            self.outcome.batches += 1;
+            let asks = |word: &Word| matches!(word, Word::Ask(_));
+            let grants = |word: &Word| match word {
+                Word::Answer(answer) => matches!(answer.reply, Reply::Granted(_)),
+                _ => false,
+            };
+            let count = |kind: &dyn Fn(&Word) -> bool| {
+                batch.items.iter().filter(|item| kind(&item.word)).count() as u64
+            };
+            self.outcome.asks += count(&asks);
+            self.outcome.grants += count(&grants);
+            let when = (self.now_ns, self.plan.peer_trip_ns);
+            self.network
+                .post((from, to), &batch, when, &faults, &mut self.chance);
+        }
+    }
+
     fn send_call(&mut self, at: usize, call: Call) {
         let now_ns = self.now_ns;
         let calm = now_ns < self.plan.faults.from_ns;
@@ -503,7 +618,9 @@ impl World {
         } else {
             trip_ns
         };
-        let (me, gone) = (self.nodes[at].me, now_ns < self.store_gone_until_ns);
+        let cut_until_ns = self.nodes[at].store_cut_until_ns;
+        let gone = now_ns < self.store_gone_until_ns.max(cut_until_ns);
+        let me = self.nodes[at].me;
         let mut execution = Execution {
             at_ns: now_ns + trip_ns,
             txn: call.txn,
@@ -568,8 +685,10 @@ impl Node {
         let broker_ns = self.broker.due_ns().saturating_sub(self.offset_ns);
         let drawn = self.drawn.iter().map(|drawn| drawn.at_ns);
         let answers = self.answers.iter().map(|(at_ns, ..)| *at_ns);
+        let heard = (!self.inbox.is_empty()).then_some(0);
         let next_ns = drawn
             .chain(answers)
+            .chain(heard)
             .min()
             .unwrap_or(u64::MAX)
             .min(broker_ns);
@@ -593,5 +712,32 @@ fn written(txn: &Txn) -> Option<crate::limits::state::State> {
     match txn.ops.first() {
         Some(Op::Put { value, .. }) => codec::decode(value).ok(),
         _ => None,
+    }
+}
+
+/// Makes lives of lent parts longer.
+fn lengthen(event: &mut PeerEvent, more_ns: u64) {
+    let PeerEvent::Said(_, batch) = event else {
+        return;
+    };
+    for item in &mut batch.items {
+        if let Word::Answer(answer) = &mut item.word
+            && let Reply::Granted(grant) = &mut answer.reply
+        {
+            grant.life_ns += more_ns;
+        }
+    }
+}
+
+/// Makes reports say that nothing was spent.
+fn forget_spends(event: &mut PeerEvent) {
+    let PeerEvent::Said(_, batch) = event else {
+        return;
+    };
+    for item in &mut batch.items {
+        if let Word::Report(report) = &mut item.word {
+            report.rest += report.spends.iter().sum::<u64>();
+            report.spends = Default::default();
+        }
     }
 }

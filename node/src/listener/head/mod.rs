@@ -1,17 +1,16 @@
 //! A whole request head, read once: is it HTTP/1 in exactly one reading, and what follows it.
 //!
 //! actix-web parses the same bytes again behind us. It takes more than we do (bare LF, any
-//! method, any Host, absolute-form, `Upgrade: websocket` over `Content-Length`), so everything it
-//! could read in another way than the next server is refused here (RFC 9112, CWE-444).
+//! method, any Host, a URL beside another Host, `Upgrade: websocket` over `Content-Length`), so
+//! everything it could read in another way than the next server is refused here (RFC 9112,
+//! CWE-444).
 
 use std::ops::Range;
 
-use crate::listener::class::{PATH, QUERY, TOKEN, is, span, span_value};
+use crate::listener::class::{TOKEN, is, span, span_value};
 use crate::listener::host::is_host;
 use crate::listener::refusal::Refusal;
-
-/// The longest target that actix-web's URI type can hold.
-const TARGET_BYTES_MAX: usize = 65_534;
+use crate::listener::target::read_target;
 
 /// The methods that are served: those of the IANA registry that a resource can answer, and three
 /// that are widely used without being there (LIST of Vault, PURGE of caches, QUERY).
@@ -87,13 +86,16 @@ enum Version {
 
 struct RequestLine<'a> {
     method: &'a [u8],
+    /// Of a target that is a whole URL.
+    authority: Option<&'a [u8]>,
     version: Version,
 }
 
 /// What the fields say about framing and the connection.
 #[derive(Default)]
 struct Fields {
-    host: bool,
+    /// Where the value of `Host` is.
+    host: Option<Range<usize>>,
     length: Option<u64>,
     chunked: bool,
     close: bool,
@@ -121,6 +123,12 @@ pub fn read_head(head: &mut [u8], headers_max: usize) -> Result<Head, Refusal> {
     let line_end = line_end(head, 0)?;
     let line = read_request_line(&head[..line_end])?;
     let fields = read_fields(head, line_end + 2, headers_max)?;
+    let host = fields.host.clone().and_then(|host| head.get(host));
+    // Judged and sent on by its path, a URL may name nobody else.
+    let named = |authority: &[u8]| host.is_some_and(|host| host.eq_ignore_ascii_case(authority));
+    if !line.authority.is_none_or(named) {
+        return Err(Refusal::AbsoluteForm);
+    }
     let verdict = judge(&line, &fields)?;
     if verdict.body != Body::Tunnel {
         for token in fields.upgrade_tokens {
@@ -159,8 +167,12 @@ fn read_request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
     let (target, version) = (&rest[..space], &rest[space + 1..]);
     let version = read_version(version)?;
     check_method(method)?;
-    check_target(target)?;
-    Ok(RequestLine { method, version })
+    let authority = read_target(target)?;
+    Ok(RequestLine {
+        method,
+        authority,
+        version,
+    })
 }
 
 fn read_version(version: &[u8]) -> Result<Version, Refusal> {
@@ -183,25 +195,6 @@ fn check_method(method: &[u8]) -> Result<(), Refusal> {
         b"" => Err(Refusal::RequestLine),
         method if METHODS.contains(&method) => Ok(()),
         _ => Err(Refusal::Method),
-    }
-}
-
-fn check_target(target: &[u8]) -> Result<(), Refusal> {
-    if target.first() != Some(&b'/') {
-        return Err(match target {
-            b"" => Refusal::RequestLine,
-            target if target.windows(3).any(|bytes| bytes == b"://") => Refusal::AbsoluteForm,
-            _ => Refusal::TargetForm,
-        });
-    }
-    if target.len() > TARGET_BYTES_MAX {
-        return Err(Refusal::TargetTooLong);
-    }
-    let path_end = span(target, PATH);
-    match target.get(path_end) {
-        None => Ok(()),
-        Some(b'?') if span(&target[path_end + 1..], QUERY) == target.len() - path_end - 1 => Ok(()),
-        Some(_) => Err(Refusal::TargetByte),
     }
 }
 
@@ -244,7 +237,9 @@ impl Fields {
     fn take(&mut self, name: &[u8], value: &[u8], value_at: usize) -> Result<(), Refusal> {
         // The length decides nearly always, so that most names are compared with nothing.
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => self.take_host(ascii(value)?),
+            4 if name.eq_ignore_ascii_case(b"host") => self.take_host(ascii(value)?, {
+                value_at + (value.len() - value.trim_ascii_start().len())
+            }),
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 self.expects_other |= !ascii(value)?.eq_ignore_ascii_case(b"100-continue");
                 Ok(())
@@ -266,11 +261,11 @@ impl Fields {
         }
     }
 
-    fn take_host(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        if self.host {
+    fn take_host(&mut self, value: &[u8], at: usize) -> Result<(), Refusal> {
+        if self.host.is_some() {
             return Err(Refusal::HostTwice);
         }
-        self.host = true;
+        self.host = Some(at..at + value.len());
         if is_host(value) {
             Ok(())
         } else {
@@ -346,7 +341,7 @@ fn ascii(value: &[u8]) -> Result<&[u8], Refusal> {
 /// The rules that need more than one field.
 fn judge(line: &RequestLine<'_>, fields: &Fields) -> Result<Head, Refusal> {
     let http10 = line.version == Version::Http10;
-    if !fields.host && !http10 {
+    if fields.host.is_none() && !http10 {
         return Err(Refusal::HostMissing);
     }
     if fields.chunked && fields.length.is_some() {

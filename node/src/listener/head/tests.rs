@@ -1,6 +1,7 @@
 //! Rows: a head, and what it is taken for.
 
 use super::*;
+use crate::listener::target::TARGET_BYTES_MAX;
 
 const NONE: Result<Head, Refusal> = Ok(Head {
     body: Body::None,
@@ -86,7 +87,20 @@ fn request_lines() {
         ("GET /a?b#c HTTP/1.1", Err(Refusal::TargetByte)),
         ("GET /<a> HTTP/1.1", Err(Refusal::TargetByte)),
         ("GET /?\"a\" HTTP/1.1", Err(Refusal::TargetByte)),
-        ("GET http://a/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET http://a/ HTTP/1.1", NONE),
+        ("GET HTTPS://A/b?c=d HTTP/1.1", NONE),
+        ("GET http://a HTTP/1.1", NONE),
+        ("GET http://a/b HTTP/1.0", LAST),
+        ("GET http://b/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET http://a.b/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET http://a:80/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET http://u@a/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET http:///b HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET ://a/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET ws://a/ HTTP/1.1", Err(Refusal::AbsoluteForm)),
+        ("GET http://a?b HTTP/1.1", Err(Refusal::TargetForm)),
+        ("GET http://a/b#c HTTP/1.1", Err(Refusal::TargetByte)),
+        ("GET http://a/b c HTTP/1.1", Err(Refusal::TargetByte)),
         (
             "GET ftp://user:pass@a/ HTTP/1.1",
             Err(Refusal::AbsoluteForm),
@@ -112,6 +126,29 @@ fn request_lines() {
         Err(Refusal::TargetTooLong),
     );
     check(&format!("GET /{} HTTP/1.1\r\nHost: a", &long[1..]), NONE);
+}
+
+#[test]
+fn a_url_and_its_host_are_one_name() {
+    for (target, host, same) in [
+        ("http://a.example:8080/x", "Host:a.example:8080 \t", true),
+        ("http://[::1]:1/x", "host: [::1]:1", true),
+        ("http://a.example/x", "Host: A.Example", true),
+        ("http://a.example/x", "Host: a.example.", false),
+        ("http://a.example/x", "Host: b.example", false),
+    ] {
+        let expected = if same {
+            NONE
+        } else {
+            Err(Refusal::AbsoluteForm)
+        };
+        check(
+            &format!("GET {target} HTTP/1.1\r\nx: y\r\n{host}"),
+            expected,
+        );
+    }
+    check("GET http://a/ HTTP/1.1\r\nx: y", Err(Refusal::AbsoluteForm));
+    check("GET http://a/ HTTP/1.0\r\nx: y", Err(Refusal::AbsoluteForm));
 }
 
 #[test]

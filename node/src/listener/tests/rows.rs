@@ -162,7 +162,6 @@ fn heads_that_are_not_http_1_are_refused() {
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         ("\x16\x03\x01", 400),
         // 4
-        ("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET http://evil/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET ftp://user:pass@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET evil:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
@@ -242,6 +241,11 @@ fn good_requests_run_and_keep_the_connection() {
         (
             "GET /u HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n",
             "GET /u",
+        ),
+        // 4: a URL of the host that `Host` names.
+        (
+            "GET http://A/url?q HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /url?q",
         ),
         // An upgrade that we ignore neither closes nor answers `connection: upgrade`.
         (

@@ -1,4 +1,5 @@
-//! Compiles credentials of both sides: secrets in force, places, the filters of their scopes.
+//! Compiles credentials of both sides: secrets in force, places, the filters and
+//! meters of their scopes.
 
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ impl OrgCompiler<'_> {
             secret: Sealing::new(
                 sealed,
                 bound,
-                self.compiler.keyring.clone(),
+                self.compiler.parts.keyring.clone(),
                 credential.auth_type,
                 credential.settings.clone(),
             ),
@@ -94,6 +95,7 @@ impl OrgCompiler<'_> {
             response_filters: filters(Direction::Response)?,
             request_filters: filters(Direction::Request)?,
             rules,
+            metering: self.metering(id, proxy_id, proxy)?,
         })
     }
 

@@ -1,44 +1,63 @@
 //! Compiles a world into a snapshot: patterns, destinations, timeouts, secrets in force.
 //!
-//! An organisation whose state is the same `Arc` as before keeps its compiled proxies, and a proxy
-//! that cannot be compiled keeps its last good form and is reported.
+//! What did not change is not compiled again: an organisation whose state is the same `Arc` as
+//! before, and a proxy that nothing it is made of was touched of. A proxy that cannot be compiled
+//! keeps its last good form and is reported.
 
 mod credentials;
+mod meters;
+mod policies;
+mod targets;
+#[cfg(test)]
+mod tests;
+mod touched;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderName;
 use proto::credential::AuthType;
-use proto::filter::{Direction, Filter};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
-use proto::meter::{Limit, MeterSpec, Window};
 use proto::object::{Body, ObjectId};
+use proto::policy::Policy;
 use proto::proxy::Proxy;
-use proto::rule::{Rule, RuleSet};
+use proto::rule::RuleSet;
 use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
-use proto::target::{BaseUrl, Target, Timeouts};
+use proto::store::load::Fault;
+use proto::target::{PropagateTrace, Timeouts};
+use tracing::warn;
 
+use self::policies::Policies;
+use self::touched::{Touched, scopes};
 use super::guard::Guard;
 use crate::breakers::Breakers;
 use crate::hygiene::fields::RequestFields;
-use crate::limits::{Limits, MeterKey, MeterSet};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::snapshot::{CompiledProxy, CompiledTarget, Snapshot, TargetCredential};
-use crate::upstream::tls::{Roots, TlsCache, TlsSpec};
-use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
+use crate::upstream::tls::TlsCache;
 
 /// What compiling needs besides the world.
-pub struct Compiler {
+pub struct CompilerParts {
     /// Opens secrets.
     pub keyring: Arc<Keyring>,
     /// Gives meters.
     pub limits: Arc<Limits>,
     /// The operator's dial guard.
     pub guard: Guard,
+    /// What the operator lets targets be.
+    pub policy: Policy,
     /// The organisation whose aliases need no slug.
     pub default_org: String,
+    /// Gives counters, and is told what is in effect.
+    pub metrics: Metrics,
+}
+
+/// Makes snapshots of worlds.
+pub struct Compiler {
+    parts: CompilerParts,
     tls: TlsCache,
     breakers: Breakers,
     before: HashMap<OrgId, Compiled>,
@@ -49,40 +68,52 @@ struct Compiled {
     state: Arc<OrgState>,
     slug: String,
     proxies: BTreeMap<ProxyId, Arc<CompiledProxy>>,
+    faults: Vec<Fault>,
+    /// Those that a fault concerns; they are tried each time.
+    faulty: BTreeSet<ProxyId>,
+}
+
+impl Compiled {
+    /// The form of a proxy that stands, because nothing it is made of was touched.
+    fn spared(&self, touched: &Touched, id: ProxyId, proxy: &Proxy) -> Option<&Arc<CompiledProxy>> {
+        let known = self.proxies.get(&id);
+        known.filter(|_| !self.faulty.contains(&id) && !touched.touches(id, proxy))
+    }
 }
 
 /// A snapshot, and what could not be made part of it.
 pub struct Outcome {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// One text for each object that keeps its last good form, or is left out.
-    pub faults: Vec<String>,
+    /// Objects that keep their last good form, or are left out.
+    pub faults: Vec<Fault>,
 }
 
 impl Compiler {
     /// A compiler that has compiled nothing yet.
-    pub fn new(
-        keyring: Arc<Keyring>,
-        limits: Arc<Limits>,
-        guard: Guard,
-        default_org: String,
-    ) -> Self {
-        let tls = TlsCache::default();
+    pub fn new(parts: CompilerParts) -> Self {
         Self {
-            keyring,
-            limits,
-            guard,
-            default_org,
-            tls,
+            parts,
+            tls: TlsCache::default(),
             breakers: Breakers::default(),
             before: HashMap::new(),
         }
     }
 
+    /// What is told of what is in effect.
+    pub fn metrics(&self) -> &Metrics {
+        &self.parts.metrics
+    }
+
+    /// Compiles everything anew the next time: what is known may be half of something.
+    pub fn forget(&mut self) {
+        self.before.clear();
+    }
+
     /// The snapshot of a world.
     pub fn compile(&mut self, world: &World) -> Outcome {
         let mut faults = Vec::new();
-        let mut names = HashMap::new();
+        let (mut names, mut former) = (HashMap::new(), HashMap::new());
         let mut compiled = HashMap::with_capacity(world.slugs.len());
         for (slug, org) in &world.slugs {
             let Some(state) = world.orgs.get(org) else {
@@ -91,14 +122,18 @@ impl Compiler {
             let before = self.before.remove(org);
             let now = match before {
                 Some(before) if Arc::ptr_eq(&before.state, state) && before.slug == *slug => before,
-                before => self.org(slug, state, before.as_ref(), &mut faults),
+                before => self.org(slug, state, before.as_ref()),
             };
+            faults.extend(now.faults.iter().cloned());
+            let bare = *slug == self.parts.default_org;
             for proxy in now.proxies.values() {
                 names.insert(proxy.id_text.clone(), proxy.clone());
-                if let Some(alias) = &proxy.alias {
-                    names.insert(format!("{slug}.{alias}").into(), proxy.clone());
-                    if *slug == self.default_org {
-                        names.insert(alias.clone(), proxy.clone());
+                for name in called(slug, bare, proxy.alias.as_deref()) {
+                    names.insert(name, proxy.clone());
+                }
+                for old in &proxy.former_aliases {
+                    for name in called(slug, bare, Some(&old.alias)) {
+                        former.insert(name, (proxy.clone(), old.until));
                     }
                 }
             }
@@ -106,84 +141,62 @@ impl Compiler {
         }
         self.before = compiled;
         self.breakers.tidy();
-        let snapshot = Snapshot::new(names, self.keyring.digest_key.clone());
+        let snapshot = Snapshot::new(names, former, self.parts.keyring.digest_key.clone());
         Outcome { snapshot, faults }
     }
 
-    fn org(
-        &mut self,
-        slug: &str,
-        state: &Arc<OrgState>,
-        before: Option<&Compiled>,
-        faults: &mut Vec<String>,
-    ) -> Compiled {
-        let mut scope = OrgCompiler {
-            compiler: self,
-            slug,
-            state,
-            policies: Policies::of(state),
-            targets: HashMap::new(),
-            target_credentials: HashMap::new(),
-        };
-        let mut proxies = BTreeMap::new();
+    fn org(&mut self, slug: &str, state: &Arc<OrgState>, before: Option<&Compiled>) -> Compiled {
+        let same_slug = before.filter(|before| before.slug == slug);
+        let touched =
+            same_slug.and_then(|before| Some((before, Touched::between(&before.state, state)?)));
+        let (mut proxies, mut due) = (BTreeMap::new(), Vec::new());
         for (id, object) in &state.config.objects {
             let (ObjectId::Proxy(id), Body::Proxy(proxy)) = (id, &object.body) else {
                 continue;
             };
-            let form = scope.proxy(*id, proxy).map(Arc::new).or_else(|fault| {
-                faults.push(format!("proxy {id}: {fault}"));
+            let spared = touched.as_ref();
+            let spared = spared.and_then(|(before, touched)| before.spared(touched, *id, proxy));
+            if let Some(form) = spared {
+                form.version.store(state.config.head.n, Ordering::Relaxed);
+                proxies.insert(*id, form.clone());
+            } else {
+                due.push((*id, proxy));
+            }
+        }
+        let wanted = due.iter().flat_map(|(id, proxy)| scopes(*id, proxy));
+        let org = ObjectId::Org(state.config.org);
+        let mut scope = OrgCompiler {
+            policies: Policies::of(state, &wanted.chain([org]).collect()),
+            compiler: self,
+            slug,
+            state,
+            faults: Vec::new(),
+            targets: HashMap::new(),
+            target_credentials: HashMap::new(),
+        };
+        let mut faulty = BTreeSet::new();
+        for (id, proxy) in due {
+            let form = scope.proxy(id, proxy).map(Arc::new).or_else(|fault| {
+                scope.fault(ObjectId::Proxy(id), fault);
+                faulty.insert(id);
                 before
-                    .and_then(|before| before.proxies.get(id).cloned())
+                    .and_then(|before| before.proxies.get(&id).cloned())
                     .ok_or(())
             });
             if let Ok(form) = form {
-                proxies.insert(*id, form);
+                if form.target.forbidden {
+                    faulty.insert(id);
+                }
+                proxies.insert(id, form);
             }
         }
         Compiled {
+            faults: scope.faults,
             state: state.clone(),
             slug: slug.to_owned(),
             proxies,
+            faulty,
         }
-    }
-}
-
-/// Rules and filters by the object that they hang on.
-#[derive(Default)]
-struct Policies {
-    rules: HashMap<ObjectId, Vec<Rule>>,
-    filters: HashMap<ObjectId, Vec<Filter>>,
-}
-
-impl Policies {
-    fn of(state: &OrgState) -> Self {
-        let mut policies = Self::default();
-        for object in state.config.objects.values() {
-            match &object.body {
-                Body::Rule(rule) => {
-                    let mut spec = rule.spec.clone();
-                    spec.id = object.id.to_string();
-                    policies.rules.entry(rule.parent).or_default().push(spec);
-                }
-                Body::Filter(filter) => {
-                    let mut spec = filter.spec.clone();
-                    spec.id = object.id.to_string();
-                    policies
-                        .filters
-                        .entry(filter.parent)
-                        .or_default()
-                        .push(spec);
-                }
-                _ => {}
-            }
-        }
-        policies
-    }
-
-    fn filters(&self, parent: Option<ObjectId>, direction: Direction) -> Vec<Filter> {
-        let all = parent.and_then(|parent| self.filters.get(&parent));
-        let wanted = |filter: &&Filter| filter.direction == direction;
-        all.into_iter().flatten().filter(wanted).cloned().collect()
     }
 }
 
@@ -192,11 +205,23 @@ struct OrgCompiler<'a> {
     slug: &'a str,
     state: &'a Arc<OrgState>,
     policies: Policies,
+    faults: Vec<Fault>,
     targets: HashMap<TargetId, Arc<CompiledTarget>>,
     target_credentials: HashMap<CredentialId, Arc<TargetCredential>>,
 }
 
 impl OrgCompiler<'_> {
+    /// Reports an object that is not applied as it stands.
+    fn fault(&mut self, object: ObjectId, detail: String) {
+        warn!("object-unusable: {object} is not applied: {detail}");
+        self.faults.push(Fault {
+            org: Some(self.state.config.org),
+            object: Some(object),
+            code: "object-unusable",
+            detail,
+        });
+    }
+
     fn proxy(&mut self, id: ProxyId, proxy: &Proxy) -> Result<CompiledProxy, String> {
         let state = self.state;
         let target = state
@@ -227,7 +252,8 @@ impl OrgCompiler<'_> {
             id_text: id.to_string().into(),
             org: state.config.org,
             alias: proxy.alias.as_deref().map(Into::into),
-            version: state.config.head.n,
+            former_aliases: proxy.former_aliases.clone(),
+            version: AtomicU64::new(state.config.head.n),
             active: proxy.active,
             places,
             credentials,
@@ -235,12 +261,12 @@ impl OrgCompiler<'_> {
             destination: Arc::new(self.destination(target, &compiled_target, timeouts)?),
             target: compiled_target,
             target_credential,
-            first_byte_text: first_byte_text(proxy, target, timeouts).into(),
-            meters: self.meters(id, proxy)?,
+            first_byte_text: targets::first_byte_text(proxy, target, timeouts).into(),
             request_fields: RequestFields {
-                pass: header_names(&target.pass_headers),
+                pass: targets::passed(target),
                 underscores: target.allow_underscore_headers,
                 cookies,
+                untraced: target.propagate_trace == PropagateTrace::Off,
             },
             forward_caller_headers: header_names(&proxy.forward_caller_headers),
             cookies,
@@ -251,77 +277,8 @@ impl OrgCompiler<'_> {
             body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
             record: proxy.record.clone(),
             key_queries,
+            counters: self.compiler.parts.metrics.proxy(&id.to_string()),
         })
-    }
-
-    fn target(&mut self, id: TargetId, target: &Target) -> Result<Arc<CompiledTarget>, String> {
-        if let Some(known) = self.targets.get(&id) {
-            return Ok(known.clone());
-        }
-        let compiled = Arc::new(CompiledTarget {
-            id,
-            id_text: id.to_string().into(),
-            base: BaseUrl::parse(&target.base_url)?,
-            path: target.path_options(),
-            rules: self.rules(ObjectId::Target(id), target.default_rule_effect)?,
-            idempotency_header: target
-                .retry
-                .idempotency_header
-                .as_ref()
-                .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
-            breaker: self.compiler.breakers.of(id, target),
-        });
-        self.targets.insert(id, compiled.clone());
-        Ok(compiled)
-    }
-
-    fn destination(
-        &self,
-        target: &Target,
-        compiled: &CompiledTarget,
-        timeouts: Timeouts,
-    ) -> Result<Destination, String> {
-        let origin = &compiled.base.origin;
-        let roots = match (&target.tls.ca, target.tls.insecure) {
-            (_, true) => Roots::Unchecked,
-            (Some(pem), false) => Roots::Only(pem.clone()),
-            (None, false) => Roots::Platform,
-        };
-        let spec = TlsSpec {
-            roots,
-            ..TlsSpec::default()
-        };
-        let tls = self
-            .compiler
-            .tls
-            .get(&spec)
-            .map_err(|error| error.to_string())?;
-        let guard = self
-            .compiler
-            .guard
-            .policy(self.slug, &target.allow_networks);
-        let ms = |value: Option<u64>| value.map(Duration::from_millis);
-        let default = upstream::Timeouts::default();
-        Destination::new(DestinationParts {
-            scheme: match origin.scheme {
-                proto::hosts::Scheme::Http => Scheme::Http,
-                proto::hosts::Scheme::Https => Scheme::Https,
-            },
-            host: Host::parse(&origin.host).map_err(|error| error.to_string())?,
-            port: origin.port,
-            tls,
-            http2: target.http2,
-            tenant: self.state.config.org.bits(),
-            guard: Arc::new(guard),
-            timeouts: upstream::Timeouts {
-                connect: ms(timeouts.connect_ms).unwrap_or(default.connect),
-                first_byte: ms(timeouts.first_byte_ms).unwrap_or(default.first_byte),
-                idle: ms(timeouts.idle_ms).unwrap_or(default.idle),
-                total: ms(timeouts.total_ms),
-            },
-            connections_max: CONNECTIONS_MAX_DEFAULT,
-        })
-        .map_err(|error| error.to_string())
     }
 
     fn rules(
@@ -339,28 +296,14 @@ impl OrgCompiler<'_> {
             .map(Arc::new)
             .map_err(|problems| joined(&problems))
     }
+}
 
-    /// `limits` of a proxy: one meter with two limits.
-    fn meters(&self, id: ProxyId, proxy: &Proxy) -> Result<MeterSet, String> {
-        let wanted = [
-            (proxy.limits.per_minute, Window::Minute),
-            (proxy.limits.per_day, Window::Day),
-        ];
-        let mut limits = Vec::with_capacity(2);
-        for (limit, window) in wanted {
-            if let Some(limit) = limit {
-                limits.push(Limit::new(limit, window).map_err(|error| error.to_string())?);
-            }
-        }
-        if limits.is_empty() {
-            return Ok(MeterSet::default());
-        }
-        let spec = MeterSpec::new("", self.state.config.head.n, limits)
-            .map_err(|error| error.to_string())?;
-        let key = MeterKey::whole(id.to_string());
-        let meter = self.compiler.limits.meter(key, Arc::new(spec));
-        MeterSet::new(&[meter]).map_err(|error| error.to_string())
-    }
+/// How a proxy is called by an alias: with its organisation's slug, and for one organisation
+/// without.
+fn called(slug: &str, bare: bool, alias: Option<&str>) -> impl Iterator<Item = Box<str>> {
+    let with_slug = alias.map(|alias| format!("{slug}.{alias}").into());
+    let without = alias.filter(|_| bare).map(Into::into);
+    with_slug.into_iter().chain(without)
 }
 
 fn joined(problems: &[proto::problem::Problem]) -> String {
@@ -376,17 +319,4 @@ fn header_names(names: &[String]) -> Vec<HeaderName> {
         .iter()
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         .collect()
-}
-
-/// "60000 ms (`timeouts.first_byte_ms` of proxy payments, default)".
-fn first_byte_text(proxy: &Proxy, target: &Target, timeouts: Timeouts) -> String {
-    let ms = timeouts.first_byte_ms.unwrap_or_default();
-    let (owner, default) = if proxy.timeouts.first_byte_ms.is_some() {
-        (format!("proxy {}", proxy.name), "")
-    } else if target.timeouts.first_byte_ms.is_some() {
-        (format!("target {}", target.name), "")
-    } else {
-        (format!("target {}", target.name), ", default")
-    };
-    format!("{ms} ms (`timeouts.first_byte_ms` of {owner}{default})")
 }

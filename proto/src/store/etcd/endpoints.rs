@@ -11,7 +11,8 @@ use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use super::failure::{Call, Failure, failure, lost};
+use super::failure::{Call, Failure, failure, lost, refused};
+use super::version;
 use crate::store::{LeaseId, StoreError};
 
 /// The endpoints of one etcd cluster.
@@ -20,6 +21,15 @@ pub(super) struct Endpoints {
     /// Where calls begin; counts up, taken modulo the number of endpoints.
     preferred: AtomicUsize,
     options: ConnectOptions,
+}
+
+/// How long an attempt at one endpoint may take.
+#[derive(Clone, Copy)]
+struct Shares {
+    /// To connect.
+    connect: Duration,
+    /// In all.
+    whole: Duration,
 }
 
 struct Endpoint {
@@ -68,12 +78,20 @@ impl Endpoints {
             let Some(endpoint) = self.endpoints.get(place % self.endpoints.len()) else {
                 break;
             };
-            let share = match call {
-                Call::Once => left,
-                Call::Repeatable => left / divisor(self.endpoints.len() - turn),
+            let part = left / divisor(self.endpoints.len() - turn);
+            // Connecting can be repeated whatever the call is.
+            let shares = match call {
+                Call::Once => Shares {
+                    connect: part,
+                    whole: left,
+                },
+                Call::Repeatable => Shares {
+                    connect: part,
+                    whole: part,
+                },
             };
             match endpoint
-                .attempt(&self.options, share, call, lease, &make)
+                .attempt(&self.options, shares, call, lease, &make)
                 .await
             {
                 Ok(answer) => return Ok(answer),
@@ -89,6 +107,26 @@ impl Endpoints {
             }
         }
         Err(last)
+    }
+
+    /// Makes the call at every endpoint, one after the other, each within `share` and on a channel
+    /// of its own: the others give up earlier.
+    pub(super) async fn each<F, R>(&self, share: Duration, make: F) -> Result<(), StoreError>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<(), Error>>,
+    {
+        for endpoint in &self.endpoints {
+            let options = self.options.clone().with_timeout(share);
+            let made = async { make(Client::connect([&endpoint.url], Some(options)).await?).await };
+            let failed = match timeout(share, made).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => failure(&error, Call::Repeatable, LeaseId(0)),
+                Err(_) => lost("no answer in time".to_owned(), Call::Repeatable),
+            };
+            return Err(endpoint.named(failed).error);
+        }
+        Ok(())
     }
 
     /// Lets the next call begin at another endpoint than now.
@@ -112,7 +150,7 @@ impl Endpoint {
     async fn attempt<T, F, R>(
         &self,
         options: &ConnectOptions,
-        share: Duration,
+        shares: Shares,
         call: Call,
         lease: LeaseId,
         make: &F,
@@ -122,19 +160,34 @@ impl Endpoint {
         R: Future<Output = Result<T, Error>>,
     {
         let begun = Instant::now();
-        let late = |call| lost(format!("no answer within {} ms", share.as_millis()), call);
-        // Making the channel asks for a token when a user is set, which can be repeated at will.
-        let connect = || Client::connect([&self.url], Some(options.clone()));
-        let client = match timeout(share, self.client.get_or_try_init(connect)).await {
-            Ok(Ok(client)) => client.clone(),
-            Ok(Err(error)) => return Err(self.named(failure(&error, Call::Repeatable, lease))),
-            Err(_) => return Err(self.named(late(Call::Repeatable))),
+        let late = |share: Duration, call| {
+            lost(format!("no answer within {} ms", share.as_millis()), call)
         };
-        let left = share.saturating_sub(begun.elapsed());
+        // Making the channel asks for a token when a user is set, which can be repeated at will.
+        let connect = || self.connect(options);
+        let client = match timeout(shares.connect, self.client.get_or_try_init(connect)).await {
+            Ok(Ok(client)) => client.clone(),
+            Ok(Err(failure)) => return Err(self.named(failure)),
+            Err(_) => return Err(self.named(late(shares.connect, Call::Repeatable))),
+        };
+        let left = shares.whole.saturating_sub(begun.elapsed());
         match timeout(left, make(client)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.named(failure(&error, call, lease))),
-            Err(_) => Err(self.named(late(call))),
+            Err(_) => Err(self.named(late(shares.whole, call))),
+        }
+    }
+
+    /// Makes the channel and asks which etcd is there, so that a release without what the store
+    /// relies on is refused by name, not by what goes wrong later.
+    async fn connect(&self, options: &ConnectOptions) -> Result<Client, Failure> {
+        let failed = |error: Error| failure(&error, Call::Repeatable, LeaseId(0));
+        let client = Client::connect([&self.url], Some(options.clone()));
+        let client = client.await.map_err(failed)?;
+        let status = client.maintenance_client().status().await.map_err(failed)?;
+        match version::refusal(status.version()) {
+            Some(why) => Err(refused(StoreError::Invalid(why))),
+            None => Ok(client),
         }
     }
 
@@ -144,6 +197,7 @@ impl Endpoint {
             StoreError::Unavailable(text) => StoreError::Unavailable(at(text)),
             StoreError::OutcomeUnknown(text) => StoreError::OutcomeUnknown(at(text)),
             StoreError::Full(text) => StoreError::Full(at(text)),
+            StoreError::Invalid(text) => StoreError::Invalid(at(text)),
             other => other,
         };
         Failure { error, ..failure }

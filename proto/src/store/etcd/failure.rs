@@ -85,7 +85,7 @@ fn elsewhere(text: String) -> Failure {
 }
 
 /// A call that every endpoint would answer like this.
-fn refused(error: StoreError) -> Failure {
+pub(super) fn refused(error: StoreError) -> Failure {
     Failure {
         error,
         endpoint_failed: false,
@@ -121,19 +121,44 @@ fn by_status(code: i32, text: &str, call: Call, lease: LeaseId) -> Failure {
         "auth token",
     ];
     if barred.into_iter().any(says) {
-        let hint = "check the user and password of the store's options";
+        let hint = "check `store.username` and `store.password_file`";
         return refused(StoreError::Unavailable(format!("{text} ({hint})")));
     }
     if says("too many requests") {
         return refused(StoreError::Unavailable(text.into()));
     }
     if code == UNAVAILABLE && (NOT_CONNECTED.into_iter().any(says) || says(NOT_BEGUN)) {
-        return elsewhere(text.into());
+        return elsewhere(match certificate_hint(text) {
+            Some(hint) => format!("{text} ({hint})"),
+            None => text.into(),
+        });
     }
     if code == INVALID_ARGUMENT || says("future revision") {
         return refused(StoreError::Invalid(text.into()));
     }
     lost(text.into(), call)
+}
+
+const OTHER_AUTHORITY: &str =
+    "`store.ca_file` does not hold the authority that signed this member's certificate";
+
+/// What to do about a certificate that is not trusted, by the words of rustls.
+fn certificate_hint(text: &str) -> Option<&'static str> {
+    let rows = [
+        (
+            "certificate expired",
+            "renew this member's certificate, or mend the clock of either machine",
+        ),
+        ("UnknownIssuer", OTHER_AUTHORITY),
+        // One of the same name with another key.
+        ("BadSignature", OTHER_AUTHORITY),
+        (
+            "not valid for name",
+            "`store.server_name` says which name the members' certificates hold",
+        ),
+    ];
+    let found = rows.iter().find(|(words, _)| text.contains(words))?;
+    Some(found.1)
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@
 mod endpoints;
 mod failure;
 mod options;
+mod space;
 mod translate;
+mod version;
 mod watch;
 
 use std::sync::Arc;
@@ -336,6 +338,13 @@ impl Store for Etcd {
         Box::pin(async move {
             limits::check_revision(revision)?;
             self.run(|etcd, by| async move { etcd.compact(revision, by).await })
+                .await
+        })
+    }
+
+    fn reclaim_space(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.run(|etcd, by| async move { etcd.reclaim_space(by).await })
                 .await
         })
     }

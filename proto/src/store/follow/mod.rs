@@ -6,6 +6,7 @@
 //! that does not descend from the one that is served is a regression and is not applied, whatever
 //! its number.
 
+mod backoff;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -19,24 +20,26 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::backoff::{backoff, jitter};
 use self::reader::{Outcome, Reader};
 pub use self::world::{OrgState, SealedValues, World};
 use super::load::{self, Fault};
+use super::recovery;
 use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
 use crate::health::Health;
-use crate::id::{CredentialId, OrgId};
+use crate::id::{CredentialId, OrgId, RequestId};
 use crate::keys::{self, Live};
 use crate::object::{Body, ObjectId};
+use crate::restarts::Restarts;
 use crate::retired::Retired;
+use crate::test_request::Posted;
 use crate::tree::{Head, SYSTEM_ORG};
 
 /// Organisations read at one time.
 const ORGS_AT_ONCE: usize = 4;
 /// Most faults that a [`World`] lists; the rest is counted by nobody, the first ones say enough.
 const FAULTS_MAX: usize = 1_000;
-/// First and longest wait after an error, and the wait before unreadable content is tried again.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The wait before unreadable content is tried again.
 const RETRY_CONTENT: Duration = Duration::from_secs(10);
 
 /// Follows the store; see the module.
@@ -47,6 +50,7 @@ pub struct Follower {
     health: Health,
     /// Faults by organisation, so that a new version replaces its own only.
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
+    tests: BTreeMap<RequestId, Arc<Posted>>,
 }
 
 /// What a list or a revision says of one organisation.
@@ -79,6 +83,7 @@ impl Follower {
                 world,
                 health: Health::default(),
                 faults,
+                tests: BTreeMap::new(),
             },
             receiver,
         )
@@ -122,9 +127,13 @@ impl Follower {
     /// jitter, so that many nodes do not come back at once.
     pub async fn run(mut self) {
         let mut failures = 0u32;
+        let mut restarts = Restarts::of("follow", self.health.clone());
         loop {
             let before = self.world.borrow().revision;
-            let ended = self.round().await;
+            // A world is swapped in whole: what is left of a panic is the one before.
+            let Some(ended) = restarts.run(self.round()).await else {
+                continue;
+            };
             if self.world.borrow().revision > before {
                 failures = 0;
             }
@@ -159,7 +168,11 @@ impl Follower {
         let hopeful = faults.any(|fault| {
             matches!(
                 fault.code,
-                "version-unreadable" | "secret-missing" | "secret-unreadable"
+                "version-unreadable"
+                    | "leaf-missing"
+                    | "leaf-unreadable"
+                    | "secret-missing"
+                    | "secret-unreadable"
             )
         });
         hopeful.then(|| Instant::now() + RETRY_CONTENT + jitter(RETRY_CONTENT))
@@ -178,6 +191,12 @@ impl Follower {
             collect(&mut news, &mut stray, pair);
         })
         .await?;
+        let mut tests = BTreeMap::new();
+        load::list(&*store, keys::TESTS, Some(at), |pair| {
+            tests.extend(posted(&pair));
+        })
+        .await?;
+        self.tests = tests;
         self.faults.insert(None, stray);
         let world = Arc::clone(&self.world.borrow());
         for org in world.orgs.keys() {
@@ -193,8 +212,12 @@ impl Follower {
         let mut stray = Vec::new();
         for event in change.events {
             match event {
-                Event::Put(pair) => collect(&mut news, &mut stray, pair),
+                Event::Put(pair) => {
+                    self.tests.extend(posted(&pair));
+                    collect(&mut news, &mut stray, pair);
+                }
                 Event::Delete { key, .. } => match Live::parse(&key) {
+                    Some(Live::Test(id)) => drop(self.tests.remove(&id)),
                     Some(Live::Head(org)) => {
                         news.entry(org).or_default().head = Some(Heard::Gone);
                     }
@@ -257,12 +280,16 @@ impl Follower {
         }
         let faults = self.faults.values().flatten();
         let faults = faults.take(FAULTS_MAX).cloned().collect();
-        self.world.send_replace(Arc::new(World {
+        let world = World {
             revision,
             orgs,
             slugs,
+            tests: self.tests.clone(),
             faults,
-        }));
+        };
+        let regressed = recovery::regressed(&world).len();
+        self.health.store_regressed(regressed as u64);
+        self.world.send_replace(Arc::new(world));
         Ok(())
     }
 
@@ -288,7 +315,8 @@ impl Follower {
         let mut faults = self.faults.remove(&Some(org)).unwrap_or_default();
         faults.retain(|fault| outcome.standing.contains(&fault.code));
         for fault in outcome.faults {
-            tracing::error!(org = %org, code = fault.code, "{}", fault.detail);
+            let Fault { code, detail, .. } = &fault;
+            tracing::error!(org = %org, code, "{code}: {detail}");
             faults.push(fault);
         }
         if !faults.is_empty() {
@@ -323,8 +351,18 @@ fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, pair: KeyVa
             }),
             Err(_) => {}
         },
-        Some(Live::Beat) | None => {}
+        Some(Live::Test(_) | Live::Beat) | None => {}
     }
+}
+
+/// The test request that a key holds; one that this release cannot read is another's to send.
+fn posted(pair: &KeyValue) -> Option<(RequestId, Arc<Posted>)> {
+    let Some(Live::Test(id)) = Live::parse(&pair.key) else {
+        return None;
+    };
+    let request = serde_json::from_slice(&pair.value).ok()?;
+    let lease = pair.lease;
+    Some((id, Arc::new(Posted { request, lease })))
 }
 
 /// Organisations by slug, as the applied version of `system` names them.
@@ -353,16 +391,4 @@ async fn next_or(
         Some(until) => tokio::time::timeout_at(until, watch.next()).await.ok(),
         None => Some(watch.next().await),
     }
-}
-
-fn backoff(failures: u32) -> Duration {
-    let ceiling = BACKOFF_MIN
-        .saturating_mul(1 << failures.min(10))
-        .min(BACKOFF_MAX);
-    BACKOFF_MIN / 2 + jitter(ceiling)
-}
-
-/// A random part of a duration.
-fn jitter(whole: Duration) -> Duration {
-    whole.mul_f64(f64::from(u32::from_ne_bytes(crate::seal::random())) / f64::from(u32::MAX))
 }

@@ -13,9 +13,10 @@ use crate::keys;
 use crate::object::{Body, ObjectId};
 use crate::retired::Retired;
 use crate::seal::Sealed;
-use crate::store::load::{self, Fault, LoadError};
+use crate::store::ancestry::ancestry;
+use crate::store::load::{self, Damage, Fault, LoadError, Loaded};
 use crate::store::{KeyValue, Store, StoreError};
-use crate::tree::{self, Delta, Head, OrgConfig, VersionRecord};
+use crate::tree::{self, Ancestry, Delta, Head, OrgConfig};
 
 /// Sealed values read at one time.
 const SECRETS_AT_ONCE: usize = 16;
@@ -36,6 +37,22 @@ pub(super) struct Reader<'a> {
     pub region: &'a str,
 }
 
+/// Codes of earlier faults that news of this kind leave as they are.
+fn standing(head: Option<&Heard>) -> &'static [&'static str] {
+    match head {
+        None => &[
+            "object-unreadable",
+            "leaf-missing",
+            "leaf-unreadable",
+            "version-unreadable",
+            "store-regressed",
+            "ancestry-unknown",
+        ],
+        Some(Heard::Head(_)) => &[],
+        Some(_) => &["object-unreadable", "leaf-missing", "leaf-unreadable"],
+    }
+}
+
 impl Reader<'_> {
     /// What one organisation becomes by the news of it.
     pub async fn org(
@@ -45,11 +62,7 @@ impl Reader<'_> {
         news: News,
     ) -> Result<Outcome, StoreError> {
         let mut faults = Vec::new();
-        let standing: &[_] = match &news.head {
-            None => &["object-unreadable", "version-unreadable", "regressed"],
-            Some(Heard::Head(head)) if old.is_none_or(|old| old.config.head != *head) => &[],
-            Some(_) => &["object-unreadable"],
-        };
+        let standing = standing(news.head.as_ref());
         let fault = |code: &'static str, detail: String| Fault {
             org: Some(org),
             object: None,
@@ -60,7 +73,7 @@ impl Reader<'_> {
             None => None,
             Some(Heard::Gone) => {
                 let detail = "its head is gone, but `system` still names it; serving what was";
-                faults.push(fault("regressed", detail.into()));
+                faults.push(fault("store-regressed", detail.into()));
                 None
             }
             Some(Heard::Unreadable(detail)) => {
@@ -118,18 +131,23 @@ impl Reader<'_> {
     ) -> Result<Option<Arc<OrgConfig>>, LoadError> {
         let old = old.map(|old| &*old.config);
         if let Some(old) = old {
-            if old.head == head {
+            if !changes(old, &head) {
                 return Ok(None);
             }
-            if !self.descends(org, &old.head, &head).await? {
+            let (code, why) = match ancestry(self.store, org, &old.head, &head).await? {
+                Ancestry::Descends => ("", ""),
+                Ancestry::Broken => ("store-regressed", "does not descend from"),
+                Ancestry::Forgotten => ("ancestry-unknown", "no longer tells its way from"),
+            };
+            if !code.is_empty() {
+                let Head { n, hash, .. } = &head;
                 faults.push(Fault {
                     org: Some(org),
                     object: None,
-                    code: "regressed",
+                    code,
                     detail: format!(
-                        "version {} ({}) in the store does not descend from version {} ({}) that \
-                         is served",
-                        head.n, head.hash, old.head.n, old.head.hash
+                        "version {n} ({hash}) in the store {why} version {} ({}) that is served",
+                        old.head.n, old.head.hash
                     ),
                 });
                 return Ok(None);
@@ -139,29 +157,32 @@ impl Reader<'_> {
                 return Ok(Some(Arc::new(config)));
             }
         }
-        let loaded = load::version(self.store, org, head, old).await?;
+        let loaded = load::version_or(self.store, org, head, old, Damage::Keep).await?;
+        self.still_newest(org, &loaded).await?;
         faults.extend(loaded.faults);
-        Ok(Some(Arc::new(loaded.config)))
+        let same = |old: &&OrgConfig| {
+            old.head == loaded.config.head
+                && old.objects == loaded.config.objects
+                && loaded.config.is_damaged()
+        };
+        Ok(old.filter(same).is_none().then(|| Arc::new(loaded.config)))
     }
 
-    /// Whether `new` was made from `old`, by one step or several.
-    ///
-    /// A store's own history is one line, since every head is written on a compare with the one
-    /// before. So `old` is an ancestor exactly if this store's record of its number is `old`. A
-    /// higher epoch was opened by a person and is followed.
-    async fn descends(self, org: OrgId, old: &Head, new: &Head) -> Result<bool, StoreError> {
-        if new.parent == Some(old.hash) {
-            return Ok(true);
+    /// Only missing content of the *newest* version is a fault: that of an earlier one was swept,
+    /// and the newer one is on its way.
+    async fn still_newest(self, org: OrgId, loaded: &Loaded) -> Result<(), LoadError> {
+        if !loaded
+            .faults
+            .iter()
+            .any(|fault| fault.code == "leaf-missing")
+        {
+            return Ok(());
         }
-        if new.epoch != old.epoch {
-            return Ok(new.epoch > old.epoch);
+        let newest = load::head(self.store, org).await?;
+        match newest.is_some_and(|(newest, _)| newest == loaded.config.head) {
+            true => Ok(()),
+            false => Err(LoadError::Missing(loaded.config.head.hash)),
         }
-        if new.n <= old.n {
-            return Ok(false);
-        }
-        let record = self.store.get(&keys::version(org, old.n)).await?.value;
-        let record = record.and_then(|p| serde_json::from_slice::<VersionRecord>(&p.value).ok());
-        Ok(record.is_some_and(|record| record.head.hash == old.hash))
     }
 
     /// The sealed values that a version names; those that are known are not read again.
@@ -217,6 +238,11 @@ impl Reader<'_> {
             None => Ok(Arc::new(values)),
         }
     }
+}
+
+/// Whether there is something to read: another version, or what could not be read of this one.
+fn changes(old: &OrgConfig, head: &Head) -> bool {
+    old.head != *head || old.is_damaged()
 }
 
 fn sealed_names(config: &OrgConfig) -> impl Iterator<Item = (CredentialId, String)> + '_ {

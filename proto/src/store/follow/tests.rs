@@ -469,7 +469,7 @@ async fn a_restored_store_is_a_regression_whatever_its_numbers() {
         last = scene.publish(&[plain(bits)]).await;
     }
     let world = scene.at(last).await;
-    assert_eq!(Scene::codes(&world), ["regressed"]);
+    assert_eq!(Scene::codes(&world), ["store-regressed"]);
     assert!(Arc::ptr_eq(
         &world.orgs[&ORG].config,
         &good.orgs[&ORG].config
@@ -481,7 +481,7 @@ async fn a_restored_store_is_a_regression_whatever_its_numbers() {
     ];
     let revision = scene.write(wipe).await;
     let world = scene.at(revision).await;
-    assert_eq!(Scene::codes(&world), ["regressed", "regressed"]);
+    assert_eq!(Scene::codes(&world), ["store-regressed", "store-regressed"]);
     assert_eq!(objects(&world), 2, "it serves what was");
     assert_eq!(world.slugs.len(), 2);
 }

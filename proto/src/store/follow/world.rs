@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Fault;
-use crate::id::{CredentialId, OrgId};
+use crate::id::{CredentialId, OrgId, RequestId};
 use crate::retired::Retired;
 use crate::seal::Sealed;
 use crate::store::Revision;
+use crate::test_request::Posted;
 use crate::tree::OrgConfig;
 
 /// Sealed values by credential and seal id.
@@ -22,6 +23,8 @@ pub struct World {
     pub orgs: BTreeMap<OrgId, Arc<OrgState>>,
     /// Organisations by slug.
     pub slugs: BTreeMap<String, OrgId>,
+    /// Test requests that wait for a node.
+    pub tests: BTreeMap<RequestId, Arc<Posted>>,
     /// What could not be applied.
     pub faults: Vec<Fault>,
 }

@@ -1,0 +1,207 @@
+//! `POST …/proxies` with an inline `target` and inline `credentials`: everything that the proxy
+//! needs is made in one version with it, all of it or nothing.
+//!
+//! An inline object is what its own route takes. A target credential without `hosts` is bound to
+//! the target's own host, which is what nearly everybody means.
+
+use proto::credential::CredentialKind;
+use proto::hosts::HostPattern;
+use proto::object::ObjectId;
+use proto::problem::Problem;
+use proto::seal::DigestKey;
+use proto::target::BaseUrl;
+use proto::tree::OrgConfig;
+use serde_json::{Map, Value, json};
+
+use super::answer::Answer;
+use super::batch::{self, Plan};
+use super::call::OrgCall;
+use super::credentials::Credentials;
+use super::error::Refusal;
+use super::objects::{Resource, show};
+use super::proxies::Proxies;
+use super::shape::Schemas;
+use super::targets::Targets;
+use crate::openapi::{extend, reference};
+use crate::publish::Published;
+use crate::router::BASE;
+
+/// Fields of the document that are objects of their own.
+const TARGET: &str = "target";
+const CREDENTIALS: &str = "credentials";
+/// Most inline credentials: as many as a proxy can name, and the target's.
+const CREDENTIALS_MAX: usize = 33;
+
+/// Whether a document makes more than the proxy itself.
+pub fn has_inline(document: &Value) -> bool {
+    [TARGET, CREDENTIALS]
+        .iter()
+        .any(|field| document.get(field).is_some())
+}
+
+/// Makes the proxy and what stands in its document as one version.
+///
+/// # Errors
+/// Everything that stands against it, at its place in the document; nothing was made.
+pub async fn create(call: &OrgCall) -> Result<Answer, Refusal> {
+    let document = &call.request.body;
+    let key = &call.control.digest_key;
+    let (published, plan, _) =
+        batch::publish(call, |config| planned(document, config, key)).await?;
+    let proxy = made::<Proxies>(call, &published)
+        .pop()
+        .ok_or_else(Refusal::not_found)?;
+    let id = proxy["id"].as_str().unwrap_or_default();
+    let location = format!("{BASE}/orgs/{}/proxies/{id}", call.org.slug);
+    let version = proxy["version"].as_u64().unwrap_or(published.n);
+    let mut answer = proxy;
+    if let Some(target) = made::<Targets>(call, &published).pop() {
+        answer[TARGET] = target;
+    }
+    let mut credentials = made::<Credentials>(call, &published);
+    // Of a remembered write, other keys were generated and are in force.
+    if !published.replayed {
+        for credential in &mut credentials {
+            plan.show_once(credential);
+        }
+    }
+    if !credentials.is_empty() {
+        answer[CREDENTIALS] = credentials.into();
+    }
+    Ok(Answer::json(answer)
+        .etag(version)
+        .version(call.org_id(), published.n)
+        .created(location))
+}
+
+/// The objects of a kind that a version made and that are still there.
+fn made<R: Resource>(call: &OrgCall, published: &Published) -> Vec<Value> {
+    let ids = published.changed.iter().filter(|id| R::span().contains(id));
+    ids.filter_map(|id| published.config.object(*id))
+        .map(|object| show::<R>(&call.view(), object))
+        .collect()
+}
+
+/// What a document makes of a version.
+fn planned(document: &Value, config: &OrgConfig, key: &DigestKey) -> Plan {
+    let mut plan = Plan::default();
+    let Value::Object(fields) = document else {
+        plan.create("", Proxies::fresh_id(), None, document.clone(), key);
+        return plan;
+    };
+    let mut proxy = fields.clone();
+    let target = proxy.shift_remove(TARGET);
+    let credentials = proxy.shift_remove(CREDENTIALS);
+    let base_url = match &target {
+        Some(target) => target.get("base_url").and_then(Value::as_str),
+        None => stored_base_url(config, &proxy),
+    }
+    .map(str::to_owned);
+    if let Some(target) = target {
+        let id = Targets::fresh_id();
+        name(&mut plan, &mut proxy, "target_id", TARGET, id);
+        plan.create("/target", id, None, target, key);
+    }
+    match credentials {
+        None => {}
+        Some(Value::Array(list)) if list.len() <= CREDENTIALS_MAX => {
+            for (at, credential) in list.into_iter().enumerate() {
+                let place = format!("/{CREDENTIALS}/{at}");
+                let id = Credentials::fresh_id();
+                let credential = bind(&mut plan, &mut proxy, &place, id, credential, &base_url);
+                plan.create(&place, id, None, credential, key);
+            }
+        }
+        Some(_) => {
+            let detail = format!("must be a list of at most {CREDENTIALS_MAX} credentials");
+            plan.problem(Problem::new("/credentials", "type", detail));
+        }
+    }
+    plan.create("", Proxies::fresh_id(), None, Value::Object(proxy), key);
+    plan
+}
+
+/// The base URL of the target that the document names by id.
+fn stored_base_url<'c>(config: &'c OrgConfig, proxy: &Map<String, Value>) -> Option<&'c str> {
+    let id = proxy.get("target_id")?.as_str()?.parse().ok()?;
+    Some(&config.target(id)?.base_url)
+}
+
+/// Names what is made in a field of the proxy that may not be given as well.
+fn name(
+    plan: &mut Plan,
+    proxy: &mut Map<String, Value>,
+    field: &'static str,
+    inline: &str,
+    id: ObjectId,
+) {
+    if proxy.get(field).is_some_and(|given| !given.is_null()) {
+        let detail = format!("`{field}` is given or made already; leave one of them out");
+        let pointer = format!("/{inline}");
+        plan.problem(Problem::new(pointer, "contradiction", detail));
+    }
+    proxy.insert(field.to_owned(), json!(id));
+}
+
+/// Names an inline credential in the proxy, and completes its document.
+fn bind(
+    plan: &mut Plan,
+    proxy: &mut Map<String, Value>,
+    place: &str,
+    id: ObjectId,
+    mut credential: Value,
+    base_url: &Option<String>,
+) -> Value {
+    let kind = credential.get("kind").cloned().unwrap_or_default();
+    if kind == json!(CredentialKind::Target) {
+        let inline = place.trim_start_matches('/');
+        name(plan, proxy, "target_credential_id", inline, id);
+        let own = base_url.as_deref().and_then(own_host);
+        if let (Some(own), Value::Object(fields)) = (own, &mut credential)
+            && fields.get("auth_type").and_then(Value::as_str) != Some("none")
+        {
+            fields.entry("hosts").or_insert_with(|| json!([own]));
+        }
+    } else {
+        // Of an unknown kind too: its own fault is told, and no second one of a missing id.
+        let ids = proxy
+            .entry("proxy_credential_ids")
+            .or_insert_with(|| json!([]));
+        if let Value::Array(ids) = ids {
+            ids.push(json!(id));
+        }
+    }
+    credential
+}
+
+/// The host of a base URL, as an entry of `hosts`.
+fn own_host(base_url: &str) -> Option<String> {
+    let base = BaseUrl::parse(base_url).ok()?;
+    Some(HostPattern::exact(base.origin).to_string())
+}
+
+/// Adds what is submitted and answered. The schemas of proxy, target and credential must be there.
+pub fn add_schemas(schemas: &mut Schemas) {
+    let list = |item: &str, description: &str| {
+        let mut list = json!({"type": "array", "items": reference(item)});
+        list["description"] = json!(description);
+        list
+    };
+    let given = list(
+        "CredentialInput",
+        "Made with the proxy: at most one of kind `target`, bound to the target's host where it \
+         has no `hosts`; those of kind `proxy` are added to `proxy_credential_ids`",
+    );
+    let made = list(
+        "Credential",
+        "The credentials made with the proxy; a generated key is shown here only",
+    );
+    for (name, credentials) in [("NewProxy", given), ("CreatedProxy", made)] {
+        let fields = [(TARGET, reference("Target")), (CREDENTIALS, credentials)];
+        extend(schemas, "Proxy", name, &fields);
+    }
+    if let Some(new) = schemas.get_mut("NewProxy") {
+        // What is made inline is not named by id.
+        new["required"] = json!([]);
+    }
+}

@@ -1,0 +1,286 @@
+//! `POST …/proxies/{id}/test`: a request through the whole pipeline, sent by a node.
+//!
+//! Control opens no secrets and dials no tenant's address. It puts the request into the store under
+//! a lease, waits for the outcome that a node puts beside it, and takes all of it away.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::id::{CredentialId, RequestId};
+use proto::keys;
+use proto::object::{Body, ObjectId};
+use proto::org::Role;
+use proto::problem::Problem;
+use proto::store::{Event, LeaseId, Op, Store, StoreError, Txn, TxnOutcome};
+use proto::test_request::{TestOutcome, TestRequest};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::call::OrgCall;
+use super::error::{Code, Refusal};
+use super::explain::described::RequestInput;
+use super::objects;
+use super::proxies::Proxies;
+use super::{shape, write};
+use crate::openapi::{reference, schemas};
+use crate::publish::PublishError;
+use crate::route::{Gives, Need, Route, Takes, Verb};
+
+/// How long the request and all about it stay in the store where nobody takes it away.
+const LEASE: Duration = Duration::from_secs(20);
+/// Largest body of a test request, in bytes.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::org(
+            Verb::Post,
+            "/orgs/{org}/proxies/{id}/test",
+            (
+                "test_proxy",
+                "Send a request through a proxy, as a caller would, and say what became of it",
+            ),
+            Need::Role(Role::Member),
+            test,
+        )
+        .takes(Takes::Optional("TestInput"))
+        .gives(Gives::One("TestOutcome")),
+    ]
+}
+
+#[derive(Deserialize)]
+struct Input {
+    request: Option<RequestInput>,
+    credential: Option<CredentialId>,
+    #[serde(default)]
+    answer: bool,
+}
+
+async fn test(call: OrgCall) -> Result<Answer, Refusal> {
+    let document = match &call.request.body {
+        Value::Null => json!({}),
+        document => document.clone(),
+    };
+    let input: Input = shape::parse(schemas(), "TestInput", document).map_err(Refusal::invalid)?;
+    if input.answer {
+        call.require(Role::Admin, "the answer of the target")?;
+    }
+    let request = posted(&call, &input)?;
+    let outcome = sent(&call, &request).await?;
+    let mut shown = serde_json::to_value(&outcome).unwrap_or_default();
+    shown["request_id"] = json!(request.id);
+    Ok(Answer::json(shown))
+}
+
+/// What is put into the store.
+fn posted(call: &OrgCall, input: &Input) -> Result<TestRequest, Refusal> {
+    let config = call.config()?;
+    let object = objects::find::<Proxies>(call, &config)?;
+    let (ObjectId::Proxy(id), Body::Proxy(proxy)) = (object.id, &object.body) else {
+        return Err(Refusal::not_found());
+    };
+    let fault = |pointer: &str, code, detail: &str| {
+        Refusal::invalid(vec![Problem::new(pointer, code, detail)])
+    };
+    let credential = match input.credential {
+        None => proxy.proxy_credential_ids.first().copied(),
+        given => given.filter(|id| proxy.proxy_credential_ids.contains(id)),
+    };
+    let credential = credential.ok_or_else(|| {
+        let detail = "is none of the proxy's `proxy_credential_ids`";
+        fault("/credential", "unknown-credential", detail)
+    })?;
+    let below = |problems: Vec<Problem>| {
+        let problems = problems.into_iter().map(|p| p.below("/request"));
+        Refusal::invalid(problems.collect())
+    };
+    let described = match &input.request {
+        Some(request) => request.described().map_err(below)?,
+        None => RequestInput::get("/").described().map_err(below)?,
+    };
+    let body = described.body.as_deref().unwrap_or_default();
+    if body.len() > BODY_BYTES_MAX {
+        let detail = format!("has {} bytes; at most {BODY_BYTES_MAX}", body.len());
+        return Err(fault("/request/body", "too-large", &detail));
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let path = text(&described.path);
+    if !path.starts_with('/') {
+        return Err(fault("/request/path", "path", "must begin with `/`"));
+    }
+    let mut headers = Vec::with_capacity(described.headers.len() + 1);
+    for (name, value) in &described.headers {
+        if FRAMING.contains(&name.as_str()) {
+            let pointer = format!("/request/headers/{name}");
+            return Err(fault(&pointer, "header", "is set by the gateway"));
+        }
+        headers.push((name.to_string(), text(value.as_bytes())));
+    }
+    if !described.headers.contains_key("user-agent") {
+        headers.push(("user-agent".into(), "requestrocket-test".into()));
+    }
+    let unknown = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Ok(TestRequest {
+        id: RequestId::new(),
+        org: call.org_id(),
+        proxy: id,
+        version: config.head.n,
+        credential,
+        method: described.method.clone(),
+        path: match &described.query {
+            Some(query) => format!("{path}?{}", text(query)),
+            None => path,
+        },
+        headers,
+        body: text(body),
+        source: described.source.or(call.request.source).unwrap_or(unknown),
+        answer: input.answer,
+    })
+}
+
+/// Fields about a connection or about where a body ends: a test has neither.
+const FRAMING: [&str; 7] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Puts the request into the store and waits for its outcome; nothing of it stays.
+async fn sent(call: &OrgCall, request: &TestRequest) -> Result<TestOutcome, Refusal> {
+    let store = call.control.publisher.shared_store();
+    let until = Instant::now() + call.control.settings.test_wait;
+    let failed = |error: StoreError| write::refusal(PublishError::Store(error));
+    let lease = store.grant_lease(LEASE).await.map_err(failed)?.id;
+    let waited = wait(&*store, request, lease, until).await;
+    // Not waited for: without an answer the lease ends by itself.
+    let revoking = Arc::clone(&store);
+    tokio::spawn(async move { revoking.revoke_lease(lease).await });
+    match waited.map_err(failed)? {
+        Waited::Outcome(outcome) => Ok(*outcome),
+        Waited::Nobody => {
+            let detail = "no node has taken the test request; is one running, and current \
+                          (`requestrocket nodes`)?";
+            Err(Refusal::new(Code::NoNode, detail))
+        }
+        Waited::Taken(node) => {
+            let detail = format!(
+                "node {node} took the test request and was not done in time; it may have been \
+                 carried out: record {} will tell",
+                request.id
+            );
+            Err(Refusal::new(Code::NoNode, detail))
+        }
+    }
+}
+
+enum Waited {
+    Outcome(Box<TestOutcome>),
+    /// A node has it.
+    Taken(String),
+    Nobody,
+}
+
+async fn wait(
+    store: &dyn Store,
+    request: &TestRequest,
+    lease: LeaseId,
+    until: Instant,
+) -> Result<Waited, StoreError> {
+    let put = Op::Put {
+        key: keys::test(request.id),
+        // Texts and numbers only: serialising into memory cannot fail.
+        value: serde_json::to_vec(request).unwrap_or_default().into(),
+        lease: Some(lease),
+    };
+    let txn = Txn {
+        ops: vec![put],
+        ..Txn::default()
+    };
+    let revision = match store.txn(txn).await? {
+        TxnOutcome::Committed(revision) => revision,
+        TxnOutcome::Conflict(at) => at.revision,
+    };
+    let mut watch = store
+        .watch(&keys::test_results(request.id), revision.next())
+        .await?;
+    let outcome_key = keys::test_outcome(request.id);
+    let mut taken = None;
+    while let Ok(change) = tokio::time::timeout_at(until, watch.next()).await {
+        for event in change?.events {
+            let Event::Put(pair) = event else { continue };
+            if pair.key != outcome_key {
+                taken = Some(String::from_utf8_lossy(&pair.value).into_owned());
+                continue;
+            }
+            return match serde_json::from_slice(&pair.value) {
+                Ok(outcome) => Ok(Waited::Outcome(Box::new(outcome))),
+                Err(error) => Err(StoreError::Corrupt(format!("{outcome_key}: {error}"))),
+            };
+        }
+    }
+    Ok(taken.map_or(Waited::Nobody, Waited::Taken))
+}
+
+/// What is submitted.
+pub fn input_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "Without `request`, a GET of `/`",
+        "additionalProperties": false,
+        "properties": {
+            "request": super::explain::schemas::request(),
+            "credential": {
+                "type": "string",
+                "description": "Id of the proxy credential that the caller is taken to hold; by \
+                                default the proxy's first. No secret is taken"
+            },
+            "answer": {
+                "type": "boolean",
+                "description": "Show the target's answer, up to 64 KiB; needs role admin"
+            }
+        }
+    })
+}
+
+/// What is answered.
+pub fn outcome_schema() -> Value {
+    let count = |description: &str| json!({"type": "integer", "description": description});
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let fields = json!({"type": "array", "items": {"type": "array", "items": {"type": "string"}}});
+    json!({
+        "type": "object",
+        "description": "What a caller would have got. It spent tokens and has a record",
+        "properties": {
+            "request_id": text("Also the id of its record"),
+            "node": text("The node that sent it"),
+            "status": count("The status that a caller would have got"),
+            "code": text("The value of `requestrocket-proxy-code`"),
+            "auth_failure": {"type": ["string", "null"],
+                             "description": "Why the caller would have been answered 401"},
+            "upstream_status": {"type": ["integer", "null"],
+                                "description": "The status that the target answered"},
+            "attempts": count("How often it was sent to the target"),
+            "total_us": count("How long it took, in microseconds"),
+            "stages": {"type": "array", "items": reference("StageTime")},
+            "problem": {"type": ["object", "null"],
+                        "description": "The gateway's own problem document, if it ended early"},
+            "answer": {
+                "type": ["object", "null"],
+                "description": "The target's answer, where it was asked for",
+                "properties": {
+                    "headers": fields,
+                    "body": text("The first of it, as text"),
+                    "whole": {"type": "boolean", "description": "Whether that is all of it"}
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,142 @@
+//! Records of requests: found by any of their fields, newest first; followed while they come;
+//! taken as a file; and one of them as a trace.
+
+pub mod filter;
+mod stream;
+pub mod trace;
+
+use jiff::Timestamp;
+use proto::id::RequestId;
+use proto::org::Role;
+use proto::record::Record;
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::call::OrgCall;
+use super::error::{Code, Refusal};
+use super::page;
+use crate::records::{Records, RecordsError};
+use crate::route::{Gives, Need, Route, Verb};
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    let viewer = Need::Role(Role::Viewer);
+    vec![
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records",
+            ("list_records", "List requests, newest first"),
+            viewer,
+            list,
+        )
+        .gives(Gives::List("Record"))
+        .parameters(filter::parameters()),
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records/{id}",
+            ("get_record", "Read the record of one request"),
+            viewer,
+            get,
+        )
+        .gives(Gives::One("Record")),
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records/{id}/trace",
+            (
+                "get_record_trace",
+                "Read one request as spans: stages, attempts, and what each decided",
+            ),
+            viewer,
+            trace_of,
+        )
+        .gives(Gives::One("RecordTrace")),
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records/follow",
+            (
+                "follow_records",
+                "Follow requests as server-sent events: `record` for each, `missed` with a count \
+                 where the follower was too slow",
+            ),
+            viewer,
+            stream::follow,
+        )
+        .gives(Gives::Stream("text/event-stream"))
+        .parameters(filter::parameters()),
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/records/export",
+            (
+                "export_records",
+                "Take requests as a file, one JSON record on each line, newest first",
+            ),
+            viewer,
+            stream::export,
+        )
+        .gives(Gives::Stream("application/x-ndjson"))
+        .parameters(filter::parameters()),
+    ]
+}
+
+async fn list(call: OrgCall) -> Result<Answer, Refusal> {
+    let page = call.request.page()?;
+    let mut filter = filter::filter(&call)?;
+    if let Some(after) = &page.after {
+        let cursor = after.parse().map_err(|()| {
+            Refusal::parameter(
+                "cursor",
+                "is not a `next_cursor` of this list; start without it",
+            )
+        })?;
+        filter.after = Some(cursor);
+    }
+    let org = call.org_id();
+    let (records, next) =
+        blocking(&call, move |records| records.list(org, &filter, page.limit)).await?;
+    let items = records.iter().map(show).collect();
+    Ok(Answer::json(page::page(
+        items,
+        next.map(|cursor| cursor.to_string()),
+    )))
+}
+
+async fn get(call: OrgCall) -> Result<Answer, Refusal> {
+    Ok(Answer::json(show(&one(&call).await?)))
+}
+
+async fn trace_of(call: OrgCall) -> Result<Answer, Refusal> {
+    Ok(Answer::json(trace::trace(&one(&call).await?)))
+}
+
+/// The record that the path names.
+async fn one(call: &OrgCall) -> Result<Record, Refusal> {
+    let id: RequestId = call.request.id("id")?;
+    let org = call.org_id();
+    let record = blocking(call, move |records| records.get(org, id)).await?;
+    record.ok_or_else(Refusal::not_found)
+}
+
+/// A record as the API shows it: with an id like every other object, and its time in words.
+pub fn show(record: &Record) -> Value {
+    // A record of plain fields always serialises.
+    let mut shown = serde_json::to_value(record).unwrap_or_default();
+    shown["id"] = json!(record.request_id);
+    shown["started_at"] = json!(Timestamp::from_microsecond(record.started_at_us).ok());
+    shown
+}
+
+/// Runs a call of the records store on a thread that may block.
+///
+/// # Errors
+/// The store failed.
+pub async fn blocking<T: Send + 'static>(
+    call: &OrgCall,
+    run: impl FnOnce(&Records) -> Result<T, RecordsError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let records = call.control.records.clone();
+    let failed = |detail: String| Refusal::new(Code::Internal, detail);
+    tokio::task::spawn_blocking(move || run(&records))
+        .await
+        .map_err(|error| failed(format!("reading records broke off: {error}")))?
+        .map_err(|error| failed(error.to_string()))
+}

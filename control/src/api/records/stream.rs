@@ -1,0 +1,96 @@
+//! Records that are sent while they come: to whoever follows them, and as a file of lines.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use jiff::Timestamp;
+use proto::record::Record;
+use serde_json::json;
+
+use super::{blocking, filter, show};
+use crate::api::answer::{Answer, Pieces};
+use crate::api::call::OrgCall;
+use crate::api::error::{Code, Refusal};
+use crate::records::{Following, Tail};
+
+/// How often a follower without records hears of us, so that both ends notice a dead connection;
+/// its token is looked at as often.
+const BEAT: Duration = Duration::from_secs(10);
+/// Records that are read at one time for a file.
+const EXPORT_PAGE: usize = 2_048;
+
+/// Server-sent events: a `record` for each record that is stored from now on, `missed` where the
+/// follower was too slow.
+pub async fn follow(call: OrgCall) -> Result<Answer, Refusal> {
+    let filter = filter::filter(&call)?;
+    let following = call
+        .control
+        .records
+        .follow(call.org_id(), filter)
+        .ok_or_else(|| {
+            Refusal::new(
+                Code::Overloaded,
+                "too many follow records here; try again later",
+            )
+            .retry_after_s(10)
+        })?;
+    let counted = call.control.counters.follower();
+    let state = (call, following, counted, true);
+    let events = unfold(state, |(call, mut following, counted, first)| async move {
+        let event = match first {
+            // Says at once that it has begun.
+            true => Bytes::from_static(b": following\n\n"),
+            false => event(&call, &mut following).await?,
+        };
+        Some((Ok(event), (call, following, counted, false)))
+    });
+    Ok(Answer::stream("text/event-stream", Pieces::new(events)))
+}
+
+/// The next event; `None` when the caller may follow no more.
+async fn event(call: &OrgCall, following: &mut Following) -> Option<Bytes> {
+    match tokio::time::timeout(BEAT, following.next()).await {
+        Ok(Some(Tail::Record(record))) => Some(record_event(&record)),
+        Ok(Some(Tail::Missed(count))) => Some(Bytes::from(format!(
+            "event: missed\ndata: {}\n\n",
+            json!({"count": count})
+        ))),
+        Ok(None) => None,
+        Err(_) => call
+            .control
+            .is_in_force(&call.caller, Timestamp::now())
+            .then(|| Bytes::from_static(b": still here\n\n")),
+    }
+}
+
+fn record_event(record: &Record) -> Bytes {
+    let (id, shown) = (record.request_id, show(record));
+    Bytes::from(format!("event: record\nid: {id}\ndata: {shown}\n\n"))
+}
+
+/// One record on each line, newest first. A failure breaks the connection off, so that a file that
+/// is cut is not taken for a whole one.
+pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
+    let filter = filter::filter(&call)?;
+    let lines = unfold(Some((call, filter)), |state| async move {
+        let (call, mut filter) = state?;
+        let (org, asked) = (call.org_id(), filter.clone());
+        let read = blocking(&call, move |records| records.list(org, &asked, EXPORT_PAGE)).await;
+        Some(match read {
+            Err(refusal) => (Err(refusal), None),
+            Ok((records, next)) => {
+                let lines: String = records
+                    .iter()
+                    .map(|record| format!("{}\n", show(record)))
+                    .collect();
+                let state = next.map(|cursor| {
+                    filter.after = Some(cursor);
+                    (call, filter)
+                });
+                (Ok(Bytes::from(lines)), state)
+            }
+        })
+    });
+    Ok(Answer::stream("application/x-ndjson", Pieces::new(lines)))
+}

@@ -1,0 +1,325 @@
+//! A request as spans: its stages one after another, the attempts within `forward`, and what each
+//! stage decided. Made from the record alone, so it is there for every request that is recorded,
+//! whatever traces were sampled. Pure.
+
+use jiff::Timestamp;
+use proto::record::{Attempt, Record, Stage};
+use serde_json::{Value, json};
+
+/// The trace of a record.
+pub fn trace(record: &Record) -> Value {
+    let mut spans = Vec::new();
+    let mut at_us = 0u64;
+    let ended_by = ended_by(record);
+    for time in &record.stages {
+        let outcome = match ended_by == Some(time.stage) {
+            true => "end",
+            false => "pass",
+        };
+        spans.push(span(
+            (time.stage.name(), "stage"),
+            (at_us, time.us.into()),
+            outcome,
+            &decision(record, time.stage),
+        ));
+        if time.stage == Stage::Forward {
+            spans.extend(record.sends.iter().enumerate().map(attempt));
+        }
+        at_us += u64::from(time.us);
+    }
+    // The record is made before the answer goes: what is left of the whole is sending it.
+    if !record
+        .stages
+        .iter()
+        .any(|time| time.stage == Stage::Respond)
+    {
+        let outcome = if record.client_aborted { "end" } else { "pass" };
+        spans.push(span(
+            ("respond", "stage"),
+            (at_us, record.total_us.saturating_sub(at_us)),
+            outcome,
+            &decision(record, Stage::Respond),
+        ));
+    }
+    json!({
+        "request_id": record.request_id,
+        "trace_id": record.trace_id,
+        "proxy_id": record.proxy_id,
+        "started_at": Timestamp::from_microsecond(record.started_at_us).ok(),
+        "duration_us": record.total_us,
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "code": record.code,
+        "node": record.node,
+        "config_version": record.config_version,
+        "spans": spans,
+    })
+}
+
+/// The stage that ended it early: the last before it was recorded, when there was no answer.
+fn ended_by(record: &Record) -> Option<Stage> {
+    if record.code == "proxy-access-granted" || record.code == "client-aborted" {
+        return None;
+    }
+    let passed = record.stages.iter().rev().map(|time| time.stage);
+    passed.into_iter().find(|stage| *stage < Stage::Record)
+}
+
+fn span(
+    (name, kind): (&str, &str),
+    (start_us, duration_us): (u64, u64),
+    outcome: &str,
+    decision: &str,
+) -> Value {
+    json!({"name": name, "kind": kind, "start_us": start_us, "duration_us": duration_us,
+           "outcome": outcome, "decision": decision})
+}
+
+fn attempt((at, attempt): (usize, &Attempt)) -> Value {
+    let how = match (attempt.status, attempt.failure) {
+        (Some(status), _) => format!("answered {status}"),
+        (None, Some(failure)) => failure.as_str().to_owned(),
+        (None, None) => "no answer".into(),
+    };
+    let connection = match (attempt.reused, attempt.connect_us) {
+        (true, _) => "on a kept connection".to_owned(),
+        (false, us) => format!("connected in {us} µs"),
+    };
+    let times = (
+        attempt.started_us.into(),
+        u64::from(attempt.connect_us) + u64::from(attempt.wait_us),
+    );
+    let outcome = if attempt.status.is_some() {
+        "pass"
+    } else {
+        "end"
+    };
+    let name = format!("attempt {}", at + 1);
+    span(
+        (&name, "attempt"),
+        times,
+        outcome,
+        &format!("{how}, {connection}"),
+    )
+}
+
+/// What a stage decided, in words.
+fn decision(record: &Record, stage: Stage) -> String {
+    let id = |id: Option<proto::id::CredentialId>| id.map(|id| id.to_string());
+    match stage {
+        Stage::Receive => format!(
+            "proxy {}, version {}",
+            record.proxy_id, record.config_version
+        ),
+        Stage::Authenticate => match (record.auth_failure, id(record.proxy_credential_id)) {
+            (Some(failure), _) => format!("refused: {}", failure.as_str()),
+            (None, Some(credential)) => format!("caller {credential}"),
+            (None, None) => record_code(record, "no credential asked for"),
+        },
+        Stage::Authorize => authorized(record),
+        Stage::Limit => match record.limited_by.as_slice() {
+            [] => record_code_at(record, Stage::Limit, "within the limits"),
+            windows => format!("the limit per {} is used up", windows.join(" and per ")),
+        },
+        Stage::Prepare => record_code_at(record, Stage::Prepare, ""),
+        Stage::Inject => match id(record.target_credential_id) {
+            Some(credential) => format!("credential {credential}"),
+            None => record_code_at(record, Stage::Inject, "no credential"),
+        },
+        Stage::Forward => {
+            let attempts = match record.attempts {
+                1 => "1 attempt".to_owned(),
+                n => format!("{n} attempts"),
+            };
+            match record.upstream_status {
+                Some(status) => format!("the target answered {status}, {attempts}"),
+                None => format!("{}, {attempts}", record.code),
+            }
+        }
+        Stage::Filter => match record.filter_ids.as_slice() {
+            [] => record_code_at(record, Stage::Filter, "unchanged"),
+            filters => format!("changed by {}", joined(filters)),
+        },
+        Stage::Record => String::new(),
+        Stage::Respond => {
+            let left = if record.client_aborted {
+                ", the caller left"
+            } else {
+                ""
+            };
+            format!("{} bytes{left}", record.response_bytes)
+        }
+    }
+}
+
+fn authorized(record: &Record) -> String {
+    let denials = record.denials.iter().map(|denial| {
+        let why = match denial.default {
+            true => "by default".to_owned(),
+            false => format!("by {}", joined(&denial.rule_ids)),
+        };
+        format!("denied by {} {why}", denial.scope_id)
+    });
+    let mut parts: Vec<String> = denials.collect();
+    if parts.is_empty() {
+        parts.push("allowed".into());
+    }
+    if !record.shadow_rule_ids.is_empty() {
+        parts.push(format!(
+            "in shadow denied by {}",
+            joined(&record.shadow_rule_ids)
+        ));
+    }
+    parts.join("; ")
+}
+
+fn joined(ids: &[impl ToString]) -> String {
+    ids.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The code where this stage ended the request, else a word for its passing.
+fn record_code_at(record: &Record, stage: Stage, passed: &str) -> String {
+    match ended_by(record) == Some(stage) {
+        true => record.code.to_string(),
+        false => passed.to_owned(),
+    }
+}
+
+fn record_code(record: &Record, passed: &str) -> String {
+    record_code_at(record, Stage::Authenticate, passed)
+}
+
+/// The schema of a trace.
+pub fn schema() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let us = |description: &str| json!({"type": "integer", "description": description});
+    json!({
+        "type": "object",
+        "properties": {
+            "request_id": text("The request's id"),
+            "trace_id": {"type": ["string", "null"], "description": "The W3C trace id"},
+            "proxy_id": text("The proxy that was called"),
+            "started_at": {"type": "string", "format": "date-time"},
+            "duration_us": us("The whole request, in microseconds"),
+            "method": text("Its method"),
+            "path": text("Its path behind the proxy"),
+            "status": {"type": ["integer", "null"], "description": "What the caller got"},
+            "code": text("The outcome"),
+            "node": text("The node that served it"),
+            "config_version": us("The configuration version that decided"),
+            "spans": {"type": "array", "items": {
+                "type": "object",
+                "properties": {
+                    "name": text("The stage, or `attempt` with its number"),
+                    "kind": {"type": "string", "enum": ["stage", "attempt"],
+                             "description": "Attempts lie within `forward`"},
+                    "start_us": us("Microseconds after the request's start"),
+                    "duration_us": us("In microseconds; those of all stages sum to the request"),
+                    "outcome": {"type": "string", "enum": ["pass", "end"],
+                                "description": "`end` where the request ended early, or an \
+                                                attempt got no answer"},
+                    "decision": text("What was decided, in words")
+                }
+            }}
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(further: Value) -> Record {
+        let mut fields = json!({
+            "request_id": proto::id::RequestId::from_bits(1),
+            "org_id": proto::id::OrgId::from_bits(1), "proxy_id": proto::id::ProxyId::from_bits(1),
+            "config_version": 7, "node": "n", "region": "local", "method": "GET", "path": "/x",
+            "query": [], "status": 200, "upstream_status": 200, "code": "proxy-access-granted",
+            "started_at_us": 1_000_000, "total_us": 1_000,
+            "stages": [{"stage": "receive", "us": 10}, {"stage": "authenticate", "us": 20},
+                       {"stage": "forward", "us": 700}],
+            "request_bytes": 0, "response_bytes": 5, "upstream_request_bytes": 0,
+            "upstream_response_bytes": 5, "attempts": 2, "denials": [], "shadow_rule_ids": [],
+            "filter_ids": [], "upstream_ids": [], "client_aborted": false, "scrubbed": 0,
+            "sends": [
+                {"started_us": 30, "connect_us": 0, "wait_us": 100, "reused": true,
+                 "failure": "reset"},
+                {"started_us": 130, "connect_us": 50, "wait_us": 550, "reused": false,
+                 "status": 200},
+            ],
+        });
+        for (name, value) in further.as_object().cloned().unwrap_or_default() {
+            fields[name] = value;
+        }
+        serde_json::from_value(fields).unwrap()
+    }
+
+    fn rows(trace: &Value) -> Vec<(String, u64, u64, String, String)> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let number = |value: &Value| value.as_u64().unwrap();
+        let spans = trace["spans"].as_array().unwrap().iter();
+        spans
+            .map(|s| {
+                let times = (number(&s["start_us"]), number(&s["duration_us"]));
+                (
+                    text(&s["name"]),
+                    times.0,
+                    times.1,
+                    text(&s["outcome"]),
+                    text(&s["decision"]),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn spans_nest_and_sum_to_the_request() {
+        let trace = trace(&record(json!({})));
+        let rows = rows(&trace);
+        let names: Vec<&str> = rows.iter().map(|row| row.0.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "receive",
+                "authenticate",
+                "forward",
+                "attempt 1",
+                "attempt 2",
+                "respond"
+            ]
+        );
+        let stages = trace["spans"].as_array().unwrap().iter();
+        let sum: u64 = stages
+            .filter(|span| span["kind"] == "stage")
+            .map(|span| span["duration_us"].as_u64().unwrap())
+            .sum();
+        assert_eq!(sum, 1_000);
+        for attempt in &rows[3..5] {
+            let (forward, end) = (&rows[2], rows[2].1 + rows[2].2);
+            assert!(
+                attempt.1 >= forward.1 && attempt.1 + attempt.2 <= end,
+                "{attempt:?}"
+            );
+        }
+        assert_eq!(rows[3].4, "reset, on a kept connection");
+        assert_eq!(rows[4].4, "answered 200, connected in 50 µs");
+    }
+
+    #[test]
+    fn the_stage_that_ended_it_says_why() {
+        let limited = record(json!({
+            "code": "rate-limited", "status": 429, "upstream_status": null, "attempts": 0,
+            "sends": [], "limited_by": ["minute", "day"],
+            "stages": [{"stage": "receive", "us": 1}, {"stage": "limit", "us": 2}],
+        }));
+        let trace = trace(&limited);
+        let rows = rows(&trace);
+        assert_eq!(rows[1].3, "end");
+        assert_eq!(rows[1].4, "the limit per minute and per day is used up");
+        assert_eq!(rows[0].3, "pass");
+    }
+}

@@ -1,0 +1,132 @@
+//! Recovery of a store that was restored from an older backup, or wiped: what it lacks, and what a
+//! person decides.
+
+use std::time::Duration;
+
+use proto::problem::Problem;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{Code, Refusal};
+use super::{page, write};
+use crate::publish::{Author, RecoverError, Recovered, Regressed, Source};
+use crate::route::{Gives, Route, Takes, Verb};
+
+/// How long the node that is asked may take to write back what it has.
+const ANSWER_MAX: Duration = Duration::from_secs(45);
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::operator(
+            Verb::Get,
+            "/recovery",
+            (
+                "list_regressions",
+                "List organisations of which the store holds less than was seen before",
+            ),
+            list,
+        )
+        .gives(Gives::List("Regression")),
+        Route::operator(
+            Verb::Post,
+            "/recovery",
+            (
+                "recover_store",
+                "Decide what counts after the store was restored or wiped",
+            ),
+            recover,
+        )
+        .takes(Takes::Body("Recovery"))
+        .gives(Gives::One("Recovered")),
+    ]
+}
+
+/// The decision: one of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Decision {
+    from_node: Option<String>,
+    #[serde(default)]
+    accept_store: bool,
+    #[serde(default)]
+    reclaim_space: bool,
+}
+
+async fn list(call: Call) -> Result<Answer, Refusal> {
+    let found = call.control.publisher.regressed().await;
+    let found = found.map_err(write::refusal)?;
+    let items = found.iter().map(|found| regression(&call, found)).collect();
+    Ok(Answer::json(page::page(items, None)))
+}
+
+async fn recover(call: Call) -> Result<Answer, Refusal> {
+    let invalid = |detail: String| Refusal::invalid(vec![Problem::new("", "recovery", detail)]);
+    let decision = serde_json::from_value(call.request.body.clone());
+    let decision: Decision = decision.map_err(|error| invalid(error.to_string()))?;
+    let Decision {
+        from_node,
+        accept_store,
+        reclaim_space,
+    } = decision;
+    let source = match (from_node, accept_store, reclaim_space) {
+        (Some(node), false, false) => Source::Node(node),
+        (None, true, false) => Source::Store,
+        (None, false, true) => {
+            let reclaimed = call.control.publisher.store().reclaim_space().await;
+            reclaimed.map_err(|error| write::refusal(error.into()))?;
+            return Ok(Answer::json(json!({ "recovered": [] })));
+        }
+        _ => {
+            let one = "takes one of `from_node`, `accept_store`: true, `reclaim_space`: true";
+            return Err(invalid(one.into()));
+        }
+    };
+    let author = Author {
+        name: call.caller.token_id.to_string(),
+        role: call.caller.token.role,
+        source: call.request.source,
+    };
+    let deadline = Instant::now() + ANSWER_MAX;
+    let recovered = call.control.publisher.recover(&source, &author, deadline);
+    let recovered = recovered.await.map_err(refusal)?;
+    for one in &recovered {
+        call.control.see_version(one.org, one.n).await;
+    }
+    let orgs: Vec<Value> = recovered.iter().map(|one| shown(&call, one)).collect();
+    Ok(Answer::json(json!({ "recovered": orgs })))
+}
+
+fn refusal(error: RecoverError) -> Refusal {
+    let words = error.to_string();
+    match error {
+        RecoverError::Publish(error) => write::refusal(error),
+        RecoverError::WriteBack(_) => Refusal::new(Code::StoreUnavailable, words),
+        RecoverError::Nothing | RecoverError::Silent(_) | RecoverError::Absent(_) => {
+            Refusal::new(Code::Conflict, words)
+        }
+    }
+}
+
+fn regression(call: &Call, found: &Regressed) -> Value {
+    json!({
+        "org": found.org,
+        "slug": call.control.slug_of(found.org),
+        "seen": found.seen,
+        "stored": found.stored,
+        "witness": found.witness,
+    })
+}
+
+fn shown(call: &Call, one: &Recovered) -> Value {
+    json!({
+        "org": one.org,
+        "slug": call.control.slug_of(one.org),
+        "from": one.from,
+        "n": one.n,
+        "epoch": one.epoch.counter,
+    })
+}

@@ -1,0 +1,148 @@
+//! The regions of an installation: which one is home, and how far the others have come.
+
+use std::collections::BTreeMap;
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::load;
+use proto::wire::replication::Position;
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::Refusal;
+use super::{page, write};
+use crate::regions::{Directory, Peer};
+use crate::route::{Gives, Route, Verb};
+use crate::state::Control;
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::operator(
+            Verb::Get,
+            "/regions",
+            (
+                "list_regions",
+                "List the regions, with how far replication has come",
+            ),
+            list,
+        )
+        .gives(Gives::List("Region")),
+    ]
+}
+
+async fn list(call: Call) -> Result<Answer, Refusal> {
+    let control = &call.control;
+    let settings = &control.settings;
+    let Some(directory) = control.directory() else {
+        let only = json!({
+            "name": settings.region, "own": true, "home": true, "gateway": settings.gateway_url,
+        });
+        return Ok(Answer::json(page::page(vec![only], None)));
+    };
+    let regions = &directory.regions;
+    let mut own = json!({
+        "name": regions.own, "own": true, "home": regions.is_home(),
+        "gateway": settings.gateway_url,
+    });
+    if !regions.is_home() {
+        own["replication"] = following(directory);
+    }
+    let mut items = vec![own];
+    for peer in &regions.peers {
+        let mut shown = json!({
+            "name": peer.name, "own": false, "home": peer.name == regions.home,
+            "gateway": peer.gateway, "control": peer.control,
+        });
+        if regions.is_home() {
+            shown["replication"] = followed_by(control, directory, peer).await?;
+        }
+        items.push(shown);
+    }
+    items.sort_by(|one, other| one["name"].as_str().cmp(&other["name"].as_str()));
+    Ok(Answer::json(page::page(items, None)))
+}
+
+/// What this region has of home.
+fn following(directory: &Directory) -> Value {
+    let following = directory.status.following();
+    let behind: u64 = following.behind.values().sum();
+    json!({
+        "leads": following.leads,
+        "connected": following.connected.is_some(),
+        "lag_versions": behind,
+        "lag_seconds": directory.status.lag_s(&following),
+        "diverged": following.diverged.keys().collect::<Vec<_>>(),
+        "error": following.error,
+    })
+}
+
+/// What a region has told this one to have. Whether it is connected, this control plane knows of
+/// itself only.
+async fn followed_by(
+    control: &Control,
+    directory: &Directory,
+    peer: &Peer,
+) -> Result<Value, Refusal> {
+    let prefix = keys::replicated_of(&peer.name);
+    let mut applied: BTreeMap<OrgId, u64> = BTreeMap::new();
+    let listed = load::list(control.publisher.store(), &prefix, None, |pair| {
+        let org = pair
+            .key
+            .strip_prefix(&prefix)
+            .and_then(|id| id.parse().ok());
+        let position = serde_json::from_slice::<Position>(&pair.value);
+        if let (Some(org), Ok(position)) = (org, position) {
+            applied.insert(org, position.n);
+        }
+    });
+    listed.await.map_err(|error| write::refusal(error.into()))?;
+    let world = control.world();
+    let behind = world.orgs.iter().map(|(org, state)| {
+        let n = applied.get(org).copied().unwrap_or(0);
+        state.config.head.n.saturating_sub(n)
+    });
+    let mut told = json!({"connected": false, "lag_versions": behind.sum::<u64>()});
+    if let Some(follower) = directory.status.followers().get(&peer.name) {
+        told["connected"] = json!(follower.connections > 0);
+        told["asked_seconds_ago"] = json!(follower.asked_at.elapsed().as_secs_f64());
+    }
+    Ok(told)
+}
+
+/// The schema of a region.
+pub fn schema() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let flag = |description: &str| json!({"type": "boolean", "description": description});
+    json!({
+        "type": "object",
+        "description": "One region of the installation",
+        "properties": {
+            "name": text("Its name"),
+            "own": flag("Whether it is that of this control plane"),
+            "home": flag("Whether versions are made there"),
+            "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
+            "control": text("Base URL of its REST API"),
+            "replication": {
+                "type": "object",
+                "description": "Of the own region, what it has of home; at home, what another \
+                                region has told this control plane to have",
+                "properties": {
+                    "leads": flag("Whether this control plane is the one that replicates"),
+                    "connected": flag("Whether the connection is up"),
+                    "lag_versions": {"type": "integer",
+                                     "description": "Versions of home that are not there"},
+                    "lag_seconds": {"type": "number",
+                        "description": "Seconds since everything that home had was there"},
+                    "asked_seconds_ago": {"type": "number",
+                        "description": "Seconds since the region last asked for versions"},
+                    "diverged": {"type": "array", "items": {"type": "string"},
+                        "description": "Organisations whose history is not that of home"},
+                    "error": {"type": ["string", "null"],
+                              "description": "Why replication last broke off"}
+                }
+            }
+        }
+    })
+}

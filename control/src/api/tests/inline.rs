@@ -1,0 +1,193 @@
+//! A proxy made together with its target and credentials.
+
+use actix_web::http::Method;
+use serde_json::{Value, json};
+
+use super::{Who, api};
+
+const PROXIES: &str = "/orgs/acme/proxies";
+
+fn whole() -> Value {
+    json!({
+        "alias": "stripe",
+        "limits": {"per_minute": 60},
+        "target": {"base_url": "https://api.stripe.com/v1"},
+        "credentials": [
+            {"kind": "target", "auth_type": "bearer", "secret": {"token": "sk_live_1"}},
+            {"kind": "proxy", "auth_type": "api_key"},
+            {"kind": "proxy", "auth_type": "basic",
+             "secret": {"username": "caller", "password": "Wq8-long-enough-to-be-strong"}}
+        ]
+    })
+}
+
+#[actix_web::test]
+async fn everything_is_made_in_one_version() {
+    let api = api().await;
+    let before = api.acme_version();
+    let made = api.post(Who::Admin, PROXIES, whole()).await.is(201);
+    assert_eq!(api.acme_version(), before + 1);
+    let (proxy, id) = (&made.body, made.id());
+    let location = format!("/api/v1/orgs/acme/proxies/{id}");
+    assert_eq!(made.header("location"), Some(location.as_str()));
+    assert_eq!(proxy["url"], format!("https://gw.example/api/{id}"));
+    assert_eq!(proxy["target_id"], proxy["target"]["id"]);
+    let credentials = proxy["credentials"].as_array().unwrap();
+    assert_eq!(credentials.len(), 3);
+    assert_eq!(proxy["target_credential_id"], credentials[0]["id"]);
+    // Bound to the target's host, since it names none.
+    assert_eq!(credentials[0]["hosts"], json!(["api.stripe.com"]));
+    let ids = json!([credentials[1]["id"], credentials[2]["id"]]);
+    assert_eq!(proxy["proxy_credential_ids"], ids);
+    let key = credentials[1]["secret"]["key"].as_str().unwrap();
+    assert!(key.starts_with("rr_live_"), "{key}");
+    assert!(!made.text.contains("sk_live_1") && !made.text.contains("Wq8-long"));
+    // What is read afterwards is the proxy alone.
+    let read = api
+        .get(Who::Viewer, &format!("{PROXIES}/{id}"))
+        .await
+        .is(200);
+    assert_eq!(made.header("etag"), read.header("etag"));
+    assert!(read.body.get("target").is_none() && read.body.get("credentials").is_none());
+}
+
+#[actix_web::test]
+async fn inline_and_existing_objects_go_together() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let body = json!({
+        "target_id": made.target, "proxy_credential_ids": [made.key],
+        "credentials": [
+            {"kind": "target", "auth_type": "basic", "secret": {"username": "u", "password": "p"}},
+            {"kind": "proxy", "auth_type": "bearer"}
+        ]
+    });
+    let proxy = api.post(Who::Admin, PROXIES, body).await.is(201).body;
+    assert_eq!(proxy["credentials"][0]["hosts"], json!(["api.stripe.com"]));
+    let ids = json!([made.key, proxy["credentials"][1]["id"]]);
+    assert_eq!(proxy["proxy_credential_ids"], ids);
+    assert!(proxy.get("target").is_none());
+    // A member brings keys of callers along, and nothing that an admin guards.
+    let own = json!({"target_id": made.target,
+                     "credentials": [{"kind": "proxy", "auth_type": "api_key"}]});
+    api.post(Who::Member, PROXIES, own).await.is(201);
+}
+
+#[actix_web::test]
+async fn a_fault_anywhere_makes_nothing_and_is_told_at_its_place() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let changed = |change: fn(&mut Value)| {
+        let mut body = whole();
+        change(&mut body);
+        body
+    };
+    let rows: Vec<(Value, u16, &[&str])> = vec![
+        (
+            changed(|body| body["target"]["base_url"] = json!("ftp://x")),
+            422,
+            &["/target/base_url"],
+        ),
+        (
+            changed(|body| body["credentials"][0]["hosts"] = json!(["m.example"])),
+            422,
+            &["/target_credential_id"],
+        ),
+        (
+            changed(|body| {
+                body["credentials"][0]["secret"] = json!({"key": "x"});
+                body["credentials"][1]["knd"] = json!(1);
+                body["limits"] = json!({"per_minute": "x"});
+            }),
+            422,
+            &[
+                "/credentials/0/secret/key",
+                "/credentials/1/knd",
+                "/limits/per_minute",
+            ],
+        ),
+        (
+            changed(|body| body["target_id"] = json!("tgt_00000000000000000000000000")),
+            422,
+            &["/target"],
+        ),
+        (
+            changed(|body| body["credentials"][2] = body["credentials"][0].clone()),
+            422,
+            &["/credentials/2"],
+        ),
+        (
+            changed(|body| body["credentials"] = json!({})),
+            422,
+            &["/credentials"],
+        ),
+        (
+            changed(|body| body["credentials"] = json!(vec![json!({}); 34])),
+            422,
+            &["/credentials"],
+        ),
+        (
+            changed(|body| body["target"] = json!(null)),
+            422,
+            &["/target"],
+        ),
+        (
+            changed(|body| body["credentials"] = json!([7])),
+            422,
+            &["/credentials/0"],
+        ),
+        (
+            changed(|body| body["credentials"] = json!([])),
+            422,
+            &["/proxy_credential_ids"],
+        ),
+    ];
+    let before = api.acme_version();
+    for (body, status, places) in rows {
+        let reply = api.post(Who::Admin, PROXIES, body.clone()).await.is(status);
+        let faults = reply.faults();
+        for place in places {
+            assert!(
+                faults.iter().any(|(at, _)| at == place),
+                "{place}: {body} {faults:?}"
+            );
+        }
+        assert!(!reply.text.contains("sk_live_1"), "{}", reply.text);
+        assert_eq!(api.acme_version(), before, "{body}");
+    }
+    // The name of the one that has it already.
+    api.patch(
+        Who::Admin,
+        &format!("{PROXIES}/{}", made.proxy),
+        json!({"alias": "stripe"}),
+    )
+    .await
+    .is(200);
+    let before = api.acme_version();
+    let taken = api.post(Who::Admin, PROXIES, whole()).await.is(409);
+    assert_eq!(taken.body["used_by"], json!([made.proxy]));
+    // Targets and their credentials are an admin's.
+    let refused = api.post(Who::Member, PROXIES, whole()).await.is(403);
+    let places: Vec<String> = refused.faults().into_iter().map(|(at, _)| at).collect();
+    assert!(places.contains(&"/target".into()), "{places:?}");
+    assert!(places.contains(&"/credentials/0".into()), "{places:?}");
+    api.post(Who::Viewer, PROXIES, whole()).await.is(403);
+    assert_eq!(api.acme_version(), before);
+}
+
+#[actix_web::test]
+async fn an_idempotency_key_makes_it_once() {
+    let api = api().await;
+    let call = || {
+        let request = api.request(Who::Admin, Method::POST, PROXIES);
+        api.send(
+            request
+                .insert_header(("idempotency-key", "k1"))
+                .set_json(whole()),
+        )
+    };
+    let first = call().await.is(201);
+    let version = api.acme_version();
+    let again = call().await.is(201);
+    assert_eq!((again.id(), api.acme_version()), (first.id(), version));
+}

@@ -1,0 +1,94 @@
+//! How much of each meter is used now, as the nodes tell.
+
+use std::collections::BTreeSet;
+
+use proto::keys;
+use proto::object::{Body, ObjectId};
+use proto::org::Role;
+use proto::store::load;
+use proto::usage::{self, KeyUsage, NodeUsage};
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::call::OrgCall;
+use super::error::Refusal;
+use super::write;
+use crate::route::{Gives, Need, Parameter, Route, Verb};
+
+/// Keys of one answer, where nothing else is asked for.
+const LIMIT_DEFAULT: usize = 100;
+/// Most keys of one answer.
+const LIMIT_MAX: usize = 1_000;
+
+const PARAMETERS: &[Parameter] = &[
+    (
+        "meter",
+        "Only keys of this meter, or of this proxy's `limits`",
+    ),
+    (
+        "top",
+        "At most so many keys, the most used first: 1 to 1,000, default 100",
+    ),
+];
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::org(
+            Verb::Get,
+            "/orgs/{org}/meters/usage",
+            ("list_meter_usage", "See how much of each meter is used now"),
+            Need::Role(Role::Viewer),
+            list,
+        )
+        .gives(Gives::One("MeterUsage"))
+        .parameters(PARAMETERS),
+    ]
+}
+
+async fn list(call: OrgCall) -> Result<Answer, Refusal> {
+    let top: Option<usize> = call.request.query.parsed("top", "a number")?;
+    let top = top.unwrap_or(LIMIT_DEFAULT);
+    if top == 0 || top > LIMIT_MAX {
+        return Err(Refusal::parameter("top", "is 1 to 1,000"));
+    }
+    let wanted: Option<String> = call.request.query.parsed("meter", "an id")?;
+    let config = call.config()?;
+    let counts = |body: &Body| match body {
+        Body::Meter(_) => true,
+        Body::Proxy(proxy) => proxy.limits != Default::default(),
+        _ => false,
+    };
+    let own: BTreeSet<String> = config
+        .objects
+        .values()
+        .filter(|object| counts(&object.body))
+        .map(|object| object.id.to_string())
+        .collect();
+    let mut nodes: Vec<NodeUsage> = Vec::new();
+    let listed = load::list(call.control.publisher.store(), keys::USAGE, None, |pair| {
+        // One of another release that cannot be read is not worth failing for.
+        nodes.extend(serde_json::from_slice::<NodeUsage>(&pair.value).ok());
+    });
+    listed.await.map_err(|error| write::refusal(error.into()))?;
+    let left_out: u64 = nodes.iter().map(|node| node.left_out).sum();
+    let at = nodes.iter().map(|node| node.at).max();
+    let mine = |key: &KeyUsage| {
+        own.contains(&key.meter_id) && wanted.as_ref().is_none_or(|id| *id == key.meter_id)
+    };
+    let all = usage::together(nodes).into_iter().filter(mine);
+    let items: Vec<Value> = all
+        .take(top)
+        .map(|key| {
+            // Texts and numbers always serialise.
+            let mut shown = serde_json::to_value(&key).unwrap_or_default();
+            let id: Option<ObjectId> = key.meter_id.parse().ok();
+            let parent = id.and_then(|id| config.object(id)?.body.parent());
+            shown["parent_id"] = json!(parent);
+            shown
+        })
+        .collect();
+    Ok(Answer::json(json!({
+        "items": items, "at": at.map(|at| at.to_string()), "keys_left_out": left_out,
+    })))
+}

@@ -1,0 +1,109 @@
+//! Copies versions that are to leave the store to the archive of this control plane.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::{Op, StoreError, Txn, TxnOutcome};
+use proto::tree::{self, Hash, Head, Root, VersionRecord};
+
+use super::dropping::records_until;
+use super::progress::{self, Progress};
+use super::{Janitor, JanitorError};
+use crate::archive::{Archive, Keep};
+
+impl Janitor {
+    /// Archives what lies before the newest versions, and says so in the store. Answers how many
+    /// versions were new here.
+    pub(super) async fn archive_old(&self, org: OrgId, head: &Head) -> Result<u64, JanitorError> {
+        let until = head.n.saturating_sub(self.options.store_versions);
+        if until == 0 {
+            return Ok(0);
+        }
+        let store = self.publisher.store();
+        let (mut progress, unchanged) = Progress::read(store, org).await?;
+        let name = self.archive.name();
+        if progress.0.get(name) == Some(&until) {
+            return Ok(0);
+        }
+        let mut archived = 0;
+        for record in records_until(store, org, until).await? {
+            let known = self.archive.version(org, record.head.n)?;
+            if known.is_some_and(|known| known.head == record.head) {
+                continue;
+            }
+            let leaves = self.content(org, &record).await?;
+            let archive = self.archive.clone();
+            blocking(archive, move |archive| {
+                archive.insert(org, &record, &leaves)
+            })
+            .await?;
+            archived += 1;
+        }
+        let age_s = i64::try_from(self.options.archive_age.as_secs()).unwrap_or(i64::MAX);
+        let keep = Keep {
+            versions_max: self.options.archive_versions,
+            published_from_s: Timestamp::now().as_second().saturating_sub(age_s),
+        };
+        blocking(self.archive.clone(), move |archive| {
+            archive.retain(org, keep)
+        })
+        .await?;
+        let live = progress::live(store).await?;
+        progress.0.retain(|archive, _| live.contains(archive));
+        progress.0.insert(name.to_owned(), until);
+        let tell = Txn {
+            compares: vec![unchanged],
+            ops: vec![Op::put(keys::archived(org), progress.to_json())],
+            or_read: Vec::new(),
+        };
+        match store.txn(tell).await? {
+            TxnOutcome::Committed(_) => Ok(archived),
+            // Another control plane was first: said in the next round.
+            TxnOutcome::Conflict(_) => Err(JanitorError::Moved),
+        }
+    }
+
+    /// Leaves and roots of a version that the archive lacks. What the store lacks stays out: the
+    /// version was damaged before.
+    async fn content(
+        &self,
+        org: OrgId,
+        record: &VersionRecord,
+    ) -> Result<Vec<(Hash, Bytes)>, JanitorError> {
+        let mut content = Vec::new();
+        for root in record.head.roots.values() {
+            let Some(packed) = self.leaf(org, root).await? else {
+                tracing::warn!(%org, n = record.head.n, "version {} lacks its root", record.head.n);
+                continue;
+            };
+            let listed = tree::unpack(*root, &packed).and_then(|root| Root::parse(&root));
+            content.push((*root, packed));
+            for hash in listed
+                .into_iter()
+                .flat_map(|root| root.leaves.into_values())
+            {
+                if self.archive.has_leaf(org, &hash)? {
+                    continue;
+                }
+                content.extend(self.leaf(org, &hash).await?.map(|packed| (hash, packed)));
+            }
+        }
+        Ok(content)
+    }
+
+    async fn leaf(&self, org: OrgId, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
+        let found = self.publisher.store().get(&keys::leaf(org, hash)).await?;
+        Ok(found.value.map(|pair| pair.value))
+    }
+}
+
+/// Runs what blocks on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(
+    archive: Arc<Archive>,
+    work: impl FnOnce(&Archive) -> Result<T, crate::archive::ArchiveError> + Send + 'static,
+) -> Result<T, JanitorError> {
+    Ok(tokio::task::spawn_blocking(move || work(&archive)).await??)
+}

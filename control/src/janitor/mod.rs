@@ -1,0 +1,232 @@
+//! Keeps the configuration store small: old versions go to the archive, and what no version
+//! reaches any more is deleted.
+//!
+//! Every control plane archives for itself (`archiving`). One of them, the leader, then drops from
+//! the store what all that are there have archived (`dropping`), and sweeps what is left behind
+//! (`sweep`, `orphans`). Leadership saves work and nothing else: every deletion compares what it
+//! was decided on, so that two leaders, or one that slept, delete nothing that is reached.
+
+mod archiving;
+mod dropping;
+mod orphans;
+mod progress;
+mod seat;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::load;
+use proto::store::{Revision, StoreError};
+use proto::tree::{Hash, Head};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use self::seat::Seat;
+use crate::archive::{Archive, ArchiveError};
+use crate::publish::{PublishError, Publisher};
+
+/// Rounds look at what changed; after so long one looks at everything, for what a publisher that
+/// died has left without a change.
+const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// A store that does not compact itself keeps changes for so long.
+const CHANGES_KEPT: Duration = Duration::from_secs(600);
+
+/// What is kept where, and how often that is seen to.
+#[derive(Clone, Copy, Debug)]
+pub struct JanitorOptions {
+    /// Newest versions of an organisation that stay in the store.
+    pub store_versions: u64,
+    /// Most versions of an organisation in the archive.
+    pub archive_versions: u64,
+    /// Versions published longer ago than this leave the archive.
+    pub archive_age: Duration,
+    /// Time between two rounds.
+    pub every: Duration,
+    /// Whether the store's history of changes is to be compacted: the embedded store's is, etcd
+    /// compacts itself.
+    pub compacts: bool,
+}
+
+/// What one round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Versions that were copied to the archive.
+    pub archived: u64,
+    /// Versions that left the store.
+    pub dropped: u64,
+    /// Leaves, roots, sealed values and left-over keys that were deleted.
+    pub swept: u64,
+}
+
+/// Why an organisation was left as it is, until the next round.
+#[derive(Debug, thiserror::Error)]
+enum JanitorError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// What an unreadable version reaches is not known, so nothing is deleted.
+    #[error("{0} cannot be read, so that nothing of its organisation is deleted")]
+    Unreadable(String),
+    #[error("somebody published meanwhile")]
+    Moved,
+    #[error("a task broke off: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// See the module.
+pub struct Janitor {
+    publisher: Arc<Publisher>,
+    archive: Arc<Archive>,
+    options: JanitorOptions,
+    seat: Arc<Seat>,
+    /// The heads of organisations in which nothing is left to do.
+    settled: HashMap<OrgId, Hash>,
+    /// When everything was looked at.
+    whole_at: Option<Instant>,
+    /// Revisions of the store, and when they were the newest.
+    revisions: VecDeque<(Instant, Revision)>,
+}
+
+impl Janitor {
+    /// The janitor of a control plane with this archive.
+    pub fn new(publisher: Arc<Publisher>, archive: Arc<Archive>, options: JanitorOptions) -> Self {
+        let seat = Arc::new(Seat::new(archive.name().to_owned()));
+        Self {
+            publisher,
+            archive,
+            options,
+            seat,
+            settled: HashMap::new(),
+            whole_at: None,
+            revisions: VecDeque::new(),
+        }
+    }
+
+    /// Keeps this control plane's place among the others, and does a round now and then, until
+    /// `stop` is sent or dropped; then gives the place up.
+    pub async fn run(mut self, stop: oneshot::Receiver<()>) {
+        let (seat, publisher) = (self.seat.clone(), self.publisher.clone());
+        let keeping = seat.keep(publisher.store());
+        let rounds = async {
+            loop {
+                tokio::time::sleep(self.options.every).await;
+                match self.round().await {
+                    Ok(round) if round != Round::default() => tracing::info!(
+                        archived = round.archived,
+                        dropped = round.dropped,
+                        swept = round.swept,
+                        "configuration history: {} versions archived, {} dropped from the store, \
+                         {} keys swept",
+                        round.archived,
+                        round.dropped,
+                        round.swept
+                    ),
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, "no sweep of the store: {error}"),
+                }
+            }
+        };
+        tokio::select! {
+            () = keeping => {}
+            () = rounds => {}
+            _ = stop => seat.leave(publisher.store()).await,
+        }
+    }
+
+    /// Archives; as leader also drops and sweeps.
+    ///
+    /// # Errors
+    /// The store did not answer. What concerns one organisation is logged and left for later.
+    async fn round(&mut self) -> Result<Round, StoreError> {
+        let mut heads: BTreeMap<OrgId, Head> = BTreeMap::new();
+        let store = self.publisher.store();
+        let revision = load::list(store, keys::HEADS, None, |pair| {
+            // One that cannot be read is reported by everybody who follows it.
+            if let (Some(keys::Live::Head(org)), Ok(head)) =
+                (keys::Live::parse(&pair.key), Head::parse(&pair.value))
+            {
+                heads.insert(org, head);
+            }
+        })
+        .await?;
+        let leads = self.seat.leads();
+        let now = Instant::now();
+        let due = |at: Instant| now.duration_since(at) >= WHOLE_EVERY;
+        let whole = leads && self.whole_at.is_none_or(due);
+        let mut round = Round::default();
+        for (org, head) in &heads {
+            if !whole && self.settled.get(org) == Some(&head.hash) {
+                continue;
+            }
+            match self.org(*org, head, leads, &mut round).await {
+                Ok(true) => {
+                    self.settled.insert(*org, head.hash);
+                }
+                Ok(false) => {}
+                Err(JanitorError::Store(error)) => return Err(error),
+                Err(JanitorError::Moved) => {}
+                Err(error) => tracing::warn!(%org, %error, "{org} is not swept: {error}"),
+            }
+        }
+        self.settled.retain(|org, _| heads.contains_key(org));
+        if whole {
+            match self.orphans(&heads, &mut round).await {
+                Ok(()) => self.whole_at = Some(now),
+                Err(JanitorError::Store(error)) => return Err(error),
+                Err(error) => tracing::warn!(%error, "left-over keys are not swept: {error}"),
+            }
+        }
+        if leads && self.options.compacts {
+            self.compact(now, revision).await?;
+        }
+        Ok(round)
+    }
+
+    /// One organisation. Answers whether nothing is left to do until its next version.
+    async fn org(
+        &self,
+        org: OrgId,
+        head: &Head,
+        leads: bool,
+        round: &mut Round,
+    ) -> Result<bool, JanitorError> {
+        // What was seen may be written back: nothing goes before a person has decided.
+        if self.publisher.is_regressed(org) {
+            return Ok(false);
+        }
+        round.archived += self.archive_old(org, head).await?;
+        if !leads {
+            return Ok(false);
+        }
+        let dropping = self.drop_archived(org, head).await?;
+        round.dropped += dropping.dropped;
+        round.swept += self.sweep(org).await?;
+        Ok(dropping.all)
+    }
+
+    /// Lets the store forget changes that nobody asks for any more.
+    async fn compact(&mut self, now: Instant, revision: Revision) -> Result<(), StoreError> {
+        self.revisions.push_back((now, revision));
+        let mut until = None;
+        while let Some((at, revision)) = self.revisions.front().copied() {
+            if now.duration_since(at) < CHANGES_KEPT {
+                break;
+            }
+            until = Some(revision);
+            self.revisions.pop_front();
+        }
+        match until {
+            Some(revision) => self.publisher.store().compact(revision).await,
+            None => Ok(()),
+        }
+    }
+}

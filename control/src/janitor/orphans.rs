@@ -1,0 +1,94 @@
+//! Deletes what is left of organisations that are gone: `system` does not name them, and they have
+//! no head. Their ids are never used again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::object::ObjectId;
+use proto::store::{Compare, Op, Range, Store, StoreError, Txn, TxnOutcome, load};
+use proto::tree::{Head, SYSTEM_ORG};
+
+use super::archiving::blocking;
+use super::{Janitor, JanitorError, Round};
+
+/// Keys deleted in one transaction.
+const AT_ONCE: usize = 100;
+
+impl Janitor {
+    /// Sweeps what is left of organisations that are gone, here and in the archive.
+    pub(super) async fn orphans(
+        &self,
+        heads: &BTreeMap<OrgId, Head>,
+        round: &mut Round,
+    ) -> Result<(), JanitorError> {
+        let (system, _) = self.publisher.newest(SYSTEM_ORG).await?;
+        let gone = |org: &OrgId| {
+            !system.objects.contains_key(&ObjectId::Org(*org)) && !heads.contains_key(org)
+        };
+        let store = self.publisher.store();
+        let mut orgs = BTreeSet::new();
+        for prefix in keys::OF_ORGS {
+            orgs.extend(below(store, prefix).await?);
+        }
+        for prefix in [keys::GC, keys::ARCHIVED, keys::LINEAGE] {
+            load::list(store, prefix, None, |pair| {
+                let org = pair.key.strip_prefix(prefix);
+                orgs.extend(org.and_then(|org| org.parse::<OrgId>().ok()));
+            })
+            .await?;
+        }
+        for org in orgs.into_iter().filter(gone) {
+            round.swept += delete(store, org).await?;
+        }
+        let archived = blocking(self.archive.clone(), |archive| archive.orgs()).await?;
+        for org in archived.into_iter().filter(gone) {
+            blocking(self.archive.clone(), move |archive| archive.forget(org)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The organisations that keys with this prefix belong to, by one read for each.
+async fn below(store: &dyn Store, prefix: &str) -> Result<Vec<OrgId>, StoreError> {
+    let (mut orgs, mut after) = (Vec::new(), None);
+    loop {
+        let range = Range {
+            prefix: prefix.to_owned(),
+            after,
+            limit: 1,
+            at: None,
+        };
+        let page = store.range(range).await?;
+        let Some(pair) = page.items.into_iter().next() else {
+            return Ok(orgs);
+        };
+        let rest = pair.key.strip_prefix(prefix).unwrap_or_default();
+        let part = rest.split('/').next().unwrap_or_default();
+        orgs.extend(part.parse::<OrgId>().ok());
+        // The last character there is: what follows belongs to another one.
+        after = Some(format!("{prefix}{part}/\u{10ffff}"));
+    }
+}
+
+async fn delete(store: &dyn Store, org: OrgId) -> Result<u64, JanitorError> {
+    let mut found = Vec::new();
+    for prefix in keys::OF_ORGS {
+        load::list(store, &format!("{prefix}{org}/"), None, |pair| {
+            found.push(pair.key);
+        })
+        .await?;
+    }
+    found.extend([keys::gc(org), keys::archived(org), keys::lineage(org)]);
+    for part in found.chunks(AT_ONCE) {
+        let txn = Txn {
+            compares: vec![Compare::Absent(keys::head(org))],
+            ops: part.iter().cloned().map(Op::Delete).collect(),
+            or_read: Vec::new(),
+        };
+        if let TxnOutcome::Conflict(_) = store.txn(txn).await? {
+            return Err(JanitorError::Moved);
+        }
+    }
+    Ok(found.len() as u64)
+}

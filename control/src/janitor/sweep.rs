@@ -1,0 +1,178 @@
+//! Deletes the leaves, roots and sealed values of an organisation that nothing reaches.
+//!
+//! No clock takes part. The counter `gc/{org}` is raised *first*; what is deleted existed at that
+//! revision and has not been written since; and each deletion compares the head and the counter
+//! with what was marked. So of a publisher that runs meanwhile
+//!
+//! - one that writes everything in one transaction moves the head: the deletion fails, or comes
+//!   before a transaction that writes again what its parent does not reach;
+//! - one that read the counter before it was raised cannot move the head any more, and starts over;
+//! - one that read it afterwards has written what it needs after that revision, so that it is not
+//!   what was listed.
+//!
+//! What cannot be read may reach anything: then nothing is deleted.
+
+use std::collections::HashSet;
+
+use proto::credential::SecretState;
+use proto::id::{CredentialId, OrgId};
+use proto::keys;
+use proto::object::{Body, ObjectId};
+use proto::store::load;
+use proto::store::{Compare, KeyValue, Op, Revision, Store, Txn, TxnOutcome};
+use proto::tree::{self, Hash, Head, OrgConfig, Root};
+
+use super::dropping::records_until;
+use super::{Janitor, JanitorError};
+
+/// Keys deleted in one transaction; each is compared too.
+const AT_ONCE: usize = 100;
+
+/// Everything that is reached, and the compare that holds while it is so.
+pub(super) struct Marked {
+    pub(super) leaves: HashSet<Hash>,
+    pub(super) sealed: HashSet<(CredentialId, String)>,
+    unchanged: Compare,
+}
+
+impl Janitor {
+    /// Sweeps one organisation. Answers how many keys went.
+    pub(super) async fn sweep(&self, org: OrgId) -> Result<u64, JanitorError> {
+        let marked = self.mark(org).await?;
+        let store = self.publisher.store();
+        if unreached(store, org, &marked, None).await?.is_empty() {
+            return Ok(0);
+        }
+        let (raised_at, counter) = raise(store, org).await?;
+        let marked = self.mark(org).await?;
+        let garbage = unreached(store, org, &marked, Some(raised_at)).await?;
+        let mut swept = 0;
+        for part in garbage.chunks(AT_ONCE) {
+            let mut compares = vec![marked.unchanged.clone(), counter.clone()];
+            let written =
+                |pair: &KeyValue| Compare::ModRevision(pair.key.clone(), pair.mod_revision);
+            compares.extend(part.iter().map(written));
+            let txn = Txn {
+                compares,
+                ops: part
+                    .iter()
+                    .map(|pair| Op::Delete(pair.key.clone()))
+                    .collect(),
+                or_read: Vec::new(),
+            };
+            match store.txn(txn).await? {
+                TxnOutcome::Committed(_) => swept += part.len() as u64,
+                TxnOutcome::Conflict(_) => return Err(JanitorError::Moved),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Marks what the newest version and the kept ones reach.
+    pub(super) async fn mark(&self, org: OrgId) -> Result<Marked, JanitorError> {
+        let (config, unchanged) = self.publisher.newest(org).await?;
+        let store = self.publisher.store();
+        let mut leaves = HashSet::new();
+        mark_head(store, org, &config.head, &mut leaves).await?;
+        for record in records_until(store, org, u64::MAX).await? {
+            mark_head(store, org, &record.head, &mut leaves).await?;
+        }
+        Ok(Marked {
+            leaves,
+            sealed: sealed(&config),
+            unchanged,
+        })
+    }
+}
+
+async fn mark_head(
+    store: &dyn Store,
+    org: OrgId,
+    head: &Head,
+    marked: &mut HashSet<Hash>,
+) -> Result<(), JanitorError> {
+    for root in head.roots.values() {
+        if !marked.insert(*root) {
+            continue;
+        }
+        let unreadable = || JanitorError::Unreadable(format!("version {} of {org}", head.n));
+        let found = store.get(&keys::leaf(org, root)).await?.value;
+        let packed = found.ok_or_else(unreadable)?;
+        let root = tree::unpack(*root, &packed.value).and_then(|content| Root::parse(&content));
+        marked.extend(root.map_err(|_| unreadable())?.leaves.into_values());
+    }
+    Ok(())
+}
+
+/// The sealed values that a version names. Earlier versions need none: a rollback keeps the secret
+/// of today.
+fn sealed(config: &OrgConfig) -> HashSet<(CredentialId, String)> {
+    let mut named = HashSet::new();
+    for (id, object) in &config.objects {
+        if let (ObjectId::Credential(id), Body::Credential(stored)) = (id, &object.body) {
+            let states = stored.secret.iter().chain(&stored.previous);
+            let seal_id = |state: &SecretState| state.seal_id.clone();
+            named.extend(states.filter_map(seal_id).map(|seal_id| (*id, seal_id)));
+        }
+    }
+    named
+}
+
+/// Leaves, roots and sealed values that are not marked. Keys that make no sense stay.
+async fn unreached(
+    store: &dyn Store,
+    org: OrgId,
+    marked: &Marked,
+    at: Option<Revision>,
+) -> Result<Vec<KeyValue>, JanitorError> {
+    let mut found = Vec::new();
+    // The value is not needed, and may be large.
+    let mut keep = |pair: KeyValue| {
+        found.push(KeyValue {
+            value: bytes::Bytes::new(),
+            ..pair
+        });
+    };
+    load::list(store, &keys::leaves(org), at, |pair| {
+        if keys::parse_leaf(&pair.key).is_some_and(|(_, hash)| !marked.leaves.contains(&hash)) {
+            keep(pair);
+        }
+    })
+    .await?;
+    load::list(store, &keys::secrets(org), at, |pair| {
+        let named = keys::parse_secret(&pair.key);
+        let reached = named.is_none_or(|(id, seal)| marked.sealed.contains(&(id, seal.to_owned())));
+        if !reached {
+            keep(pair);
+        }
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Raises the counter that large publishes compare. Answers the revision of that, and the compare
+/// that holds until it is raised again.
+async fn raise(store: &dyn Store, org: OrgId) -> Result<(Revision, Compare), JanitorError> {
+    let key = keys::gc(org);
+    let (counter, unchanged) = match store.get(&key).await?.value {
+        None => (0, Compare::Absent(key.clone())),
+        Some(pair) => {
+            let text = std::str::from_utf8(&pair.value).ok();
+            let counter: Option<u64> = text.and_then(|text| text.parse().ok());
+            let counter = counter.ok_or_else(|| JanitorError::Unreadable(key.clone()))?;
+            (
+                counter,
+                Compare::ModRevision(key.clone(), pair.mod_revision),
+            )
+        }
+    };
+    let raise = Txn {
+        compares: vec![unchanged],
+        ops: vec![Op::put(key.clone(), counter.saturating_add(1).to_string())],
+        or_read: Vec::new(),
+    };
+    match store.txn(raise).await? {
+        TxnOutcome::Committed(revision) => Ok((revision, Compare::ModRevision(key, revision))),
+        TxnOutcome::Conflict(_) => Err(JanitorError::Moved),
+    }
+}

@@ -1,0 +1,368 @@
+//! What a person decides when the store went back: its state counts, or what a node serves.
+//!
+//! Either becomes a new version under a higher epoch, which everybody follows. Revoked secrets
+//! stay revoked in both: what this process and the node know of them is written back first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::id::OrgId;
+use proto::keys;
+use proto::member::Member;
+use proto::seal;
+use proto::store::recovery::{self, Ask, Offer, Offered, WriteBackError};
+use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome, load};
+use proto::tree::{Delta, EVERYWHERE, Head, OrgConfig, SYSTEM_ORG, VersionRecord};
+use proto::version::Epoch;
+use tokio::time::Instant;
+
+use super::writes::json;
+use super::{Author, PublishError, Publisher};
+
+/// How often it is looked whether the node has answered.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a request and its answers stay in the store.
+const ASK_LEASE: Duration = Duration::from_secs(120);
+
+/// Whose state counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// What this node serves is written back.
+    Node(String),
+    /// What the store holds stands; what came after it is gone.
+    Store,
+}
+
+/// An organisation of which the store lacks what is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regressed {
+    /// The organisation.
+    pub org: OrgId,
+    /// The version that this process has seen.
+    pub seen: Option<u64>,
+    /// The version that the store holds.
+    pub stored: Option<u64>,
+    /// Who saw more than the store holds.
+    pub witness: String,
+}
+
+/// An organisation that was recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The organisation.
+    pub org: OrgId,
+    /// The version whose content counts.
+    pub from: u64,
+    /// The new version.
+    pub n: u64,
+    /// The history that it opens.
+    pub epoch: Epoch,
+}
+
+/// Why nothing, or not everything, was recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The store has all that was seen.
+    #[error("the store has not gone back; nothing is to be recovered")]
+    Nothing,
+    /// No node of this name has more than the store.
+    #[error(
+        "node {0} did not answer: is it there, and does `requestrocket nodes` list it with \
+             store-regressed?"
+    )]
+    Silent(String),
+    /// The store has no version that could stand.
+    #[error("the store holds no version of {0}; write one back with --from-node")]
+    Absent(OrgId),
+    /// The store failed, or what it holds cannot be read.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// Facts could not be written.
+    #[error(transparent)]
+    WriteBack(#[from] WriteBackError),
+}
+
+impl From<StoreError> for RecoverError {
+    fn from(error: StoreError) -> Self {
+        Self::Publish(error.into())
+    }
+}
+
+/// The newest version in the store, and the compare that holds while it is.
+struct Stored {
+    head: Option<Head>,
+    unchanged: Compare,
+}
+
+impl Publisher {
+    /// The organisations of which the store lacks what is served: it went back, or is damaged.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn regressed(&self) -> Result<Vec<Regressed>, PublishError> {
+        let reported = self.regressions.ask_nodes(&*self.store).await?;
+        let world = self.regressions.world();
+        let mut orgs: BTreeSet<OrgId> = reported.keys().copied().collect();
+        orgs.extend(
+            world
+                .as_deref()
+                .map(recovery::recoverable)
+                .unwrap_or_default(),
+        );
+        let mut found = Vec::new();
+        for org in orgs {
+            let seen = self.regressions.seen(org);
+            let stored = self.stored_head(org).await?.head;
+            found.push(Regressed {
+                org,
+                seen: seen.map(|state| state.config.head.n),
+                stored: stored.map(|head| head.n),
+                witness: match reported.get(&org) {
+                    Some(node) => format!("node {node}"),
+                    None => "this control plane".to_owned(),
+                },
+            });
+        }
+        Ok(found)
+    }
+
+    /// Ends the regression of every organisation that is in one.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; what was recovered before it stays so, and a second call does the rest.
+    pub async fn recover(
+        &self,
+        source: &Source,
+        author: &Author,
+        deadline: Instant,
+    ) -> Result<Vec<Recovered>, RecoverError> {
+        let regressed = self.regressed().await?;
+        if regressed.is_empty() {
+            return Err(RecoverError::Nothing);
+        }
+        let mut recovered = Vec::new();
+        match source {
+            Source::Node(node) => {
+                for (org, offer) in self.ask(node, deadline).await? {
+                    recovered.push(self.write_back(org, offer, author).await?);
+                }
+            }
+            Source::Store => {
+                for found in regressed {
+                    recovered.extend(self.accept(&found, author).await?);
+                }
+            }
+        }
+        Ok(recovered)
+    }
+
+    /// Lets a node write its content, and gathers what it says.
+    async fn ask(
+        &self,
+        node: &str,
+        deadline: Instant,
+    ) -> Result<BTreeMap<OrgId, Offer>, RecoverError> {
+        if !self.can_answer(node).await? {
+            return Err(RecoverError::Silent(node.to_owned()));
+        }
+        let ask = Ask {
+            id: seal::random_name(),
+            node: node.to_owned(),
+        };
+        let lease = self.store.grant_lease(ASK_LEASE).await?.id;
+        let put = Op::Put {
+            key: keys::RECOVERY_ASK.to_owned(),
+            value: json(&ask),
+            lease: Some(lease),
+        };
+        let txn = Txn {
+            ops: vec![put],
+            ..Txn::default()
+        };
+        self.store.txn(txn).await?;
+        let offers = self.offers(&ask, deadline).await;
+        // Without an answer the lease ends by itself.
+        let _ = self.store.revoke_lease(lease).await;
+        offers
+    }
+
+    /// Whether a node of this name is there that has something to write back.
+    async fn can_answer(&self, node: &str) -> Result<bool, StoreError> {
+        let mut can = false;
+        load::list(&*self.store, keys::NODES, None, |pair| {
+            if let Ok(member) = serde_json::from_slice::<Member>(&pair.value) {
+                let mut faults = member.faults.iter();
+                let has = faults.any(|fault| recovery::is_recoverable(&fault.code));
+                can |= has && member.name == node;
+            }
+        })
+        .await?;
+        Ok(can)
+    }
+
+    async fn offers(
+        &self,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Result<BTreeMap<OrgId, Offer>, RecoverError> {
+        let offered = loop {
+            let key = keys::recovery_offered(&ask.id);
+            if let Some(pair) = self.store.get(&key).await?.value {
+                break serde_json::from_slice::<Offered>(&pair.value).map_err(unreadable(&key))?;
+            }
+            if Instant::now() >= deadline {
+                return Err(RecoverError::Silent(ask.node.clone()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        // In the order of the ids `system` comes first: it names the others.
+        let mut offers = BTreeMap::new();
+        for org in offered.orgs {
+            let key = keys::recovery_offer(&ask.id, org);
+            if let Some(pair) = self.store.get(&key).await?.value {
+                let offer = serde_json::from_slice(&pair.value).map_err(unreadable(&key))?;
+                offers.insert(org, offer);
+            }
+        }
+        Ok(offers)
+    }
+
+    /// Makes what a node wrote the newest version.
+    async fn write_back(
+        &self,
+        org: OrgId,
+        offer: Offer,
+        author: &Author,
+    ) -> Result<Recovered, RecoverError> {
+        let stored = self.stored_head(org).await?;
+        let mut base = offer.head;
+        base.roots = BTreeMap::from([(EVERYWHERE.to_owned(), offer.root)]);
+        let key = keys::gc(org);
+        let unswept = match offer.gc {
+            0 => Compare::Absent(key),
+            revision => Compare::ModRevision(key, Revision(revision)),
+        };
+        self.reopen(org, &base, stored, Some(unswept), author).await
+    }
+
+    /// Lets the store's version stand; `None` for an organisation that it knows nothing of.
+    async fn accept(
+        &self,
+        found: &Regressed,
+        author: &Author,
+    ) -> Result<Option<Recovered>, RecoverError> {
+        let org = found.org;
+        let stored = self.stored_head(org).await?;
+        let Some(base) = stored.head.clone() else {
+            // Without `system` nothing has a name and nobody a token.
+            return match org {
+                _ if org == SYSTEM_ORG => Err(RecoverError::Absent(org)),
+                _ => Ok(None),
+            };
+        };
+        if let Some(state) = self.regressions.seen(org) {
+            recovery::raise_facts(&*self.store, org, &state).await?;
+        }
+        self.reopen(org, &base, stored, None, author)
+            .await
+            .map(Some)
+    }
+
+    /// Publishes the content of `base` as the first version of a new epoch.
+    async fn reopen(
+        &self,
+        org: OrgId,
+        base: &Head,
+        stored: Stored,
+        unswept: Option<Compare>,
+        author: &Author,
+    ) -> Result<Recovered, RecoverError> {
+        let seen = self.regressions.seen(org);
+        let seen = seen.as_ref().map(|state| &state.config.head);
+        let known = || seen.into_iter().chain(&stored.head).chain([base]);
+        let counter = known().map(|head| head.epoch.counter).max().unwrap_or(0);
+        let epoch = Epoch {
+            counter: counter.saturating_add(1),
+            region: self.epoch.region.clone(),
+        };
+        let n = known().map(|head| head.n).max().unwrap_or(0);
+        let head = base.reopened(epoch, n.saturating_add(1), seal::random_name());
+        let loaded = load::version(&*self.store, org, head.clone(), None).await;
+        let loaded = loaded.map_err(|error| PublishError::Unreadable(error.to_string()))?;
+        if let Some(fault) = loaded.faults.first() {
+            return Err(PublishError::Unreadable(fault.detail.clone()).into());
+        }
+        let txn = Txn {
+            compares: [stored.unchanged].into_iter().chain(unswept).collect(),
+            ops: reopening(org, &head, &loaded.config, author, (self.clock)()),
+            or_read: Vec::new(),
+        };
+        match self.store.txn(txn).await? {
+            TxnOutcome::Committed(_) => {
+                tracing::warn!(
+                    %org, n = head.n, from = base.n,
+                    "{org} was recovered: version {} has the content of version {}",
+                    head.n, base.n
+                );
+                self.slots.of(org).keep(&std::sync::Arc::new(loaded.config));
+                Ok(Recovered {
+                    org,
+                    from: base.n,
+                    n: head.n,
+                    epoch: head.epoch,
+                })
+            }
+            TxnOutcome::Conflict(_) => Err(PublishError::Moved.into()),
+        }
+    }
+
+    async fn stored_head(&self, org: OrgId) -> Result<Stored, PublishError> {
+        let key = keys::head(org);
+        Ok(match self.store.get(&key).await?.value {
+            None => Stored {
+                head: None,
+                unchanged: Compare::Absent(key),
+            },
+            Some(pair) => Stored {
+                // One that makes no sense is overwritten like an older one.
+                head: Head::parse(&pair.value).ok(),
+                unchanged: Compare::ModRevision(key, pair.mod_revision),
+            },
+        })
+    }
+}
+
+/// Head, delta and record of the first version of a new epoch.
+fn reopening(
+    org: OrgId,
+    head: &Head,
+    config: &OrgConfig,
+    author: &Author,
+    now: Timestamp,
+) -> Vec<Op> {
+    let delta = Delta {
+        from: head.parent,
+        to: head.hash,
+        changed: None,
+        deleted: Vec::new(),
+    };
+    let record = VersionRecord {
+        head: head.clone(),
+        at: now,
+        author: author.name.clone(),
+        source: author.source,
+        changes: config.objects.len() as u64,
+        changed: Vec::new(),
+    };
+    vec![
+        Op::put(keys::head(org), head.to_json()),
+        Op::put(keys::delta(org), json(&delta)),
+        Op::put(keys::version(org, head.n), json(&record)),
+    ]
+}
+
+fn unreadable(key: &str) -> impl Fn(serde_json::Error) -> RecoverError {
+    let key = key.to_owned();
+    move |error| PublishError::Unreadable(format!("{key}: {error}")).into()
+}

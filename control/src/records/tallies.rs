@@ -1,0 +1,230 @@
+//! Tallies in the file: by minute for some days, by hour for as long as records are kept.
+//!
+//! They are counted in memory as records come and written now and then, with the number of the
+//! last block that they contain: after a crash the blocks behind it are read and counted again, so
+//! that each block counts exactly once. Tallies outlive the records that they were made of.
+
+use std::collections::BTreeMap;
+
+use proto::id::OrgId;
+use proto::record::Record;
+use proto::wire::{Block, StoredRecord};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::tally::{Dimension, HOUR_S, MINUTE_S, Pending, Tally};
+use super::{Records, RecordsError, blob, block, bytes, locked};
+
+/// Records after which tallies are written.
+const WRITE_RECORDS: usize = 16_384;
+/// How long tallies by minute are kept, in seconds: 7 days.
+pub const MINUTES_KEPT_S: i64 = 7 * 86_400;
+
+/// Their tables.
+pub(super) const CREATE: &str = "
+    CREATE TABLE tallies (
+        org_id BLOB NOT NULL,
+        width_s INTEGER NOT NULL,
+        dimension INTEGER NOT NULL,
+        start_s INTEGER NOT NULL,
+        value TEXT NOT NULL,
+        tally BLOB NOT NULL,
+        PRIMARY KEY (org_id, width_s, dimension, start_s, value)
+    ) WITHOUT ROWID;
+    CREATE INDEX tallies_by_age ON tallies (width_s, start_s);
+    CREATE TABLE tallied (one INTEGER PRIMARY KEY CHECK (one = 1), block INTEGER NOT NULL);
+    INSERT INTO tallied VALUES (1, 0);
+";
+
+/// Tallies on their way to the file.
+#[derive(Debug, Default)]
+pub(super) struct Counting {
+    pending: Pending,
+    /// The last block that is counted, here or in the file.
+    block: i64,
+}
+
+impl Counting {
+    /// Counts blocks that came after those whose tallies are in the file.
+    ///
+    /// # Errors
+    /// The store failed. A block that is damaged is left out.
+    pub(super) fn resume(connection: &Connection) -> Result<Self, RecordsError> {
+        let block: i64 = connection.query_row("SELECT block FROM tallied", [], |row| row.get(0))?;
+        let mut counting = Self {
+            pending: Pending::default(),
+            block,
+        };
+        let mut statement =
+            connection.prepare("SELECT id, data FROM blocks WHERE id > ?1 ORDER BY id")?;
+        let mut rows = statement.query([block])?;
+        while let Some(row) = rows.next()? {
+            counting.block = row.get(0)?;
+            let Ok(frame) = block::unpack(bytes(row, 1)?) else {
+                continue;
+            };
+            let Ok(records) = Block::open(&frame) else {
+                continue;
+            };
+            let org = records.org();
+            let records: Vec<StoredRecord<'_>> = records.map_while(Result::ok).collect();
+            counting.pending.add(org, &records);
+            if counting.pending.records() >= WRITE_RECORDS {
+                counting.write(connection)?;
+            }
+        }
+        Ok(counting)
+    }
+
+    /// The number for the next block: larger than any before, also than those that went.
+    pub(super) fn next_block(&self) -> i64 {
+        self.block + 1
+    }
+
+    /// Counts a block that was stored.
+    pub(super) fn count(&mut self, org: OrgId, id: i64, records: &[&Record]) {
+        let stored: Vec<StoredRecord<'_>> = records
+            .iter()
+            .map(|record| StoredRecord::of(record))
+            .collect();
+        self.pending.add(org, &stored);
+        self.block = self.block.max(id);
+    }
+
+    /// Whether enough is counted to be written.
+    pub(super) fn is_due(&self) -> bool {
+        self.pending.records() >= WRITE_RECORDS
+    }
+
+    /// Writes what is counted.
+    pub(super) fn write(&mut self, connection: &Connection) -> Result<(), RecordsError> {
+        if self.pending.records() == 0 {
+            return Ok(());
+        }
+        let txn = connection.unchecked_transaction()?;
+        let (minute, hour) = (MINUTE_S, HOUR_S);
+        for (cell, tally) in self.pending.minutes() {
+            merge(&txn, cell, minute, tally)?;
+        }
+        for (cell, tally) in &self.pending.hours() {
+            merge(&txn, cell, hour, tally)?;
+        }
+        txn.execute("UPDATE tallied SET block = ?1", [self.block])?;
+        txn.commit()?;
+        self.pending = Pending::default();
+        Ok(())
+    }
+
+    /// Adds what is not in the file yet.
+    fn add_to(&self, asked: &Asked, groups: &mut Groups) {
+        for (cell, tally) in self.pending.minutes() {
+            let start_s = cell.start_s.div_euclid(asked.width_s) * asked.width_s;
+            if cell.org == asked.org
+                && cell.dimension == asked.dimension
+                && (asked.from_s..asked.to_s).contains(&start_s)
+            {
+                let key = (cell.value.clone(), start_s);
+                groups.entry(key).or_default().merge(tally);
+            }
+        }
+    }
+}
+
+fn merge(
+    txn: &Transaction<'_>,
+    cell: &super::tally::Cell,
+    width_s: i64,
+    tally: &Tally,
+) -> Result<(), RecordsError> {
+    let org = blob(cell.org.bits());
+    let dimension = cell.dimension.number();
+    let place = params![org, width_s, dimension, cell.start_s, cell.value];
+    let known = txn
+        .prepare_cached(
+            "SELECT tally FROM tallies WHERE org_id = ?1 AND width_s = ?2 AND dimension = ?3
+             AND start_s = ?4 AND value = ?5",
+        )?
+        .query_row(place, |row| Ok(Tally::decode(bytes(row, 0)?)))
+        .optional()?
+        .flatten();
+    let mut tally = tally.clone();
+    if let Some(known) = known {
+        tally.merge(&known);
+    }
+    txn.prepare_cached("INSERT OR REPLACE INTO tallies VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![
+            org,
+            width_s,
+            dimension,
+            cell.start_s,
+            cell.value,
+            tally.encode()
+        ])?;
+    Ok(())
+}
+
+/// Which tallies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The organisation.
+    pub org: OrgId,
+    /// The groups.
+    pub dimension: Dimension,
+    /// The first second; the start of a span.
+    pub from_s: i64,
+    /// The second after the last.
+    pub to_s: i64,
+    /// [`MINUTE_S`] or [`HOUR_S`].
+    pub width_s: i64,
+}
+
+/// Tallies by a group's value and the start of a span in seconds.
+pub type Groups = BTreeMap<(String, i64), Tally>;
+
+impl Records {
+    /// Kept tallies, those included that were counted a moment ago.
+    ///
+    /// # Errors
+    /// The store failed or a tally is damaged.
+    pub fn tallies(&self, asked: &Asked) -> Result<Groups, RecordsError> {
+        let mut groups = Groups::new();
+        // Waited for before the other lock is taken, which storing records needs.
+        let reader = locked(&self.reader);
+        // Held to the end: what is written meanwhile would be missed or counted twice.
+        let counting = locked(&self.counting);
+        counting.add_to(asked, &mut groups);
+        let mut statement = reader.prepare_cached(
+            "SELECT value, start_s, tally FROM tallies WHERE org_id = ?1 AND width_s = ?2
+             AND dimension = ?3 AND start_s >= ?4 AND start_s < ?5",
+        )?;
+        let mut rows = statement.query(params![
+            blob(asked.org.bits()),
+            asked.width_s,
+            asked.dimension.number(),
+            asked.from_s,
+            asked.to_s
+        ])?;
+        while let Some(row) = rows.next()? {
+            let tally = Tally::decode(bytes(row, 2)?)
+                .ok_or_else(|| RecordsError::Damaged("a tally".into()))?;
+            let key = (row.get(0)?, row.get(1)?);
+            groups.entry(key).or_default().merge(&tally);
+        }
+        Ok(groups)
+    }
+
+    /// Writes the tallies that are counted and drops old ones.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn settle_tallies(&self, hours_from_s: i64, now_s: i64) -> Result<(), RecordsError> {
+        let mut counting = locked(&self.counting);
+        let writer = locked(&self.writer);
+        counting.write(&writer)?;
+        for (width_s, from_s) in [(MINUTE_S, now_s - MINUTES_KEPT_S), (HOUR_S, hours_from_s)] {
+            writer
+                .prepare_cached("DELETE FROM tallies WHERE width_s = ?1 AND start_s < ?2")?
+                .execute([width_s, from_s])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,538 @@
+//! The records store keeps, finds and forgets as it says.
+
+mod together;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proto::id::{CredentialId, ProxyId};
+
+use super::*;
+
+fn record(n: u128, org: u128) -> Record {
+    let even = n.is_multiple_of(2);
+    let json = serde_json::json!({
+        "request_id": RequestId::from_bits(n),
+        "org_id": OrgId::from_bits(org),
+        "proxy_id": ProxyId::from_bits(n % 3),
+        "proxy_credential_id": CredentialId::from_bits(n % 5),
+        "config_version": 1, "node": "n", "region": "local", "method": "GET", "path": "/",
+        "query": [],
+        "status": if even { 200 } else { 429 },
+        "code": if even { "proxy-access-granted" } else { "rate-limited" },
+        "started_at_us": 1_000 * (n as i64 / 2), "total_us": 5, "stages": [],
+        "request_bytes": 0, "response_bytes": 0, "upstream_request_bytes": 0,
+        "upstream_response_bytes": 0, "attempts": 1, "denials": [], "shadow_rule_ids": [],
+        "filter_ids": [], "upstream_ids": [], "client_aborted": false, "scrubbed": 0
+    });
+    serde_json::from_value(json).unwrap()
+}
+
+fn open() -> (tempfile::TempDir, Records) {
+    let dir = tempfile::tempdir().unwrap();
+    let records = Records::open(&dir.path().join("records.db")).unwrap();
+    (dir, records)
+}
+
+fn numbers(records: &[Record]) -> Vec<u128> {
+    records.iter().map(|r| r.request_id.bits()).collect()
+}
+
+const ORG: OrgId = OrgId::from_bits(1);
+
+#[test]
+fn a_batch_may_come_twice() {
+    let (dir, records) = open();
+    let batch: Vec<_> = (1..=4).map(|n| record(n, 1)).collect();
+    assert_eq!(records.insert(&batch).unwrap(), 4);
+    assert_eq!(records.insert(&batch).unwrap(), 0);
+    assert_eq!(
+        records.insert(&batch[2..]).unwrap(),
+        2,
+        "not the same batch"
+    );
+    let (found, _) = records.list(ORG, &RecordFilter::default(), 10).unwrap();
+    assert_eq!(numbers(&found), [4, 3, 2, 1], "each is shown once");
+    assert_eq!(records.insert(&[] as &[Record]).unwrap(), 0);
+    assert_eq!(
+        records.get(ORG, RequestId::from_bits(3)).unwrap(),
+        Some(batch[2].clone())
+    );
+    drop(records);
+    let again = Records::open(&dir.path().join("records.db")).unwrap();
+    assert_eq!(
+        again.get(ORG, RequestId::from_bits(3)).unwrap(),
+        Some(batch[2].clone())
+    );
+}
+
+#[test]
+fn another_organisation_sees_nothing() {
+    let (_dir, records) = open();
+    records.insert(&[record(1, 1)]).unwrap();
+    let other = OrgId::from_bits(2);
+    assert_eq!(records.get(other, RequestId::from_bits(1)).unwrap(), None);
+    assert!(
+        records
+            .list(other, &RecordFilter::default(), 10)
+            .unwrap()
+            .0
+            .is_empty()
+    );
+}
+
+#[test]
+fn filters_select() {
+    let (_dir, records) = open();
+    let batch: Vec<_> = (0..12).map(|n| record(n, 1)).collect();
+    records.insert(&batch).unwrap();
+    let check = |filter: RecordFilter, expected: &[u128]| {
+        let (found, next) = records.list(ORG, &filter, 100).unwrap();
+        assert_eq!(numbers(&found), expected, "{filter:?}");
+        assert_eq!(next, None);
+    };
+    check(
+        RecordFilter::default(),
+        &[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+    );
+    check(
+        by(|filter| filter.proxy = Some(ProxyId::from_bits(0))),
+        &[9, 6, 3, 0],
+    );
+    check(
+        by(|filter| filter.credential = Some(CredentialId::from_bits(4))),
+        &[9, 4],
+    );
+    check(
+        by(|filter| filter.status = "4xx".parse().ok()),
+        &[11, 9, 7, 5, 3, 1],
+    );
+    check(
+        by(|filter| filter.status = "200".parse().ok()),
+        &[10, 8, 6, 4, 2, 0],
+    );
+    check(by(|filter| filter.status = "500".parse().ok()), &[]);
+    let limited = by(|filter| {
+        filter.code = Some("rate-limited".into());
+        filter.from_us = Some(3_000);
+    });
+    check(limited, &[11, 9, 7]);
+    check(
+        by(|filter| (filter.from_us, filter.to_us) = (Some(1_000), Some(2_000))),
+        &[3, 2],
+    );
+    let early = by(|filter| {
+        filter.proxy = Some(ProxyId::from_bits(0));
+        filter.status = "2xx".parse().ok();
+        filter.to_us = Some(4_000);
+    });
+    check(early, &[6, 0]);
+}
+
+fn by(set: impl FnOnce(&mut RecordFilter)) -> RecordFilter {
+    let mut filter = RecordFilter::default();
+    set(&mut filter);
+    filter
+}
+
+#[test]
+fn pages_join_to_the_whole() {
+    let (_dir, records) = open();
+    let batch: Vec<_> = (0..11).map(|n| record(n, 1)).collect();
+    records.insert(&batch).unwrap();
+    for limit in [1, 2, 3, 10, 11, 12] {
+        let (mut seen, mut filter) = (Vec::new(), RecordFilter::default());
+        loop {
+            let (page, next) = records.list(ORG, &filter, limit).unwrap();
+            seen.extend(numbers(&page));
+            match next {
+                // A cursor survives its trip through the API.
+                Some(cursor) => filter.after = cursor.to_string().parse().ok(),
+                None => break,
+            }
+        }
+        assert_eq!(seen, (0..11).rev().collect::<Vec<_>>(), "limit {limit}");
+    }
+}
+
+/// A search in vain ends for now instead of holding up others, and its pages still join.
+#[test]
+fn a_search_that_reads_much_goes_on_where_it_ended() {
+    let (_dir, mut records) = open();
+    records.search_blocks_max = 8;
+    for n in 0..60 {
+        records
+            .insert(&[record(2 * n, 1), record(2 * n + 1, 1)])
+            .unwrap();
+    }
+    // Every block has a record of each status and of most proxies, few have both in one.
+    let filter = by(|filter| {
+        filter.proxy = Some(ProxyId::from_bits(1));
+        filter.status = Some("429".parse().unwrap());
+    });
+    let expected: Vec<u128> = (0..120)
+        .rev()
+        .filter(|n| n % 3 == 1 && n % 2 == 1)
+        .collect();
+    let (mut found, mut filter, mut pages) = (Vec::new(), filter, 0);
+    loop {
+        let (page, next) = records.list(ORG, &filter, 100).unwrap();
+        found.extend(numbers(&page));
+        pages += 1;
+        match next {
+            Some(_) => filter.after = next,
+            None => break,
+        }
+    }
+    assert_eq!(found, expected);
+    assert!(pages > 1, "{pages}");
+}
+
+#[test]
+fn old_and_surplus_records_go() {
+    let (_dir, records) = open();
+    let all: Vec<_> = (0..10).map(|n| record(n, 1)).collect();
+    for batch in all.chunks(2) {
+        records.insert(batch).unwrap();
+    }
+    let retention = |age_us, count_max| Retention {
+        age_max: Duration::from_micros(age_us),
+        count_max,
+    };
+    let left = || numbers(&records.list(ORG, &RecordFilter::default(), 100).unwrap().0);
+    assert_eq!(records.retain(retention(4_000, 100), 4_000).unwrap(), 0);
+    assert_eq!(records.retain(retention(3_000, 100), 4_000).unwrap(), 2);
+    assert_eq!(left(), [9, 8, 7, 6, 5, 4, 3, 2]);
+    // Blocks go whole: of 2, 4 and 6 records only 2 are within 3.
+    assert_eq!(records.retain(retention(10_000, 3), 4_000).unwrap(), 6);
+    assert_eq!(left(), [9, 8]);
+    assert_eq!(records.get(ORG, RequestId::from_bits(7)).unwrap(), None);
+    let reader = locked(&records.reader);
+    for table in ["heads", "blocks"] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let rows: i64 = reader.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 1, "{table}");
+    }
+}
+
+#[test]
+fn a_block_lives_as_long_as_its_newest_record() {
+    let (_dir, records) = open();
+    records.insert(&[record(0, 1), record(9, 1)]).unwrap();
+    let age_max = Duration::from_micros(1_000);
+    let retention = Retention {
+        age_max,
+        ..Retention::default()
+    };
+    assert_eq!(records.retain(retention, 5_000).unwrap(), 0);
+    assert_eq!(records.retain(retention, 5_001).unwrap(), 2);
+}
+
+#[test]
+fn many_blocks_go_in_one_call() {
+    let (_dir, records) = open();
+    for n in 0..200 {
+        records.insert(&[record(n, 1 + n % 3)]).unwrap();
+    }
+    let retention = Retention {
+        count_max: 9,
+        ..Retention::default()
+    };
+    assert_eq!(records.retain(retention, 1).unwrap(), 191);
+    assert_eq!(records.retain(retention, 1).unwrap(), 0);
+}
+
+#[test]
+fn a_large_batch_becomes_several_blocks() {
+    let (_dir, records) = open();
+    let count = block::BLOCK_RECORDS_MAX as u128 * 2 + 5;
+    let mut batch: Vec<_> = (0..count).map(|n| record(n, 1)).collect();
+    // Three of these do not fit into one block.
+    for record in &mut batch[..3] {
+        record.path = "x".repeat(3 * 1024 * 1024);
+    }
+    assert_eq!(records.insert(&batch).unwrap(), batch.len());
+    assert_eq!(records.insert(&batch).unwrap(), 0);
+    let (found, next) = records.list(ORG, &RecordFilter::default(), 5_000).unwrap();
+    assert_eq!((found.len(), next), (batch.len(), None));
+    for record in [&batch[1], &batch[2_000]] {
+        let found = records.get(ORG, record.request_id).unwrap();
+        assert!(found.as_ref() == Some(record));
+    }
+    // Nothing of a batch is stored when one of its records can never be.
+    batch[0].path = "x".repeat(9 * 1024 * 1024);
+    batch[0].request_id = RequestId::from_bits(1 << 100);
+    batch[4].request_id = RequestId::from_bits(1 << 101);
+    assert!(matches!(records.insert(&batch), Err(RecordsError::Pack(_))));
+    assert_eq!(records.get(ORG, batch[4].request_id).unwrap(), None);
+}
+
+#[test]
+fn a_file_of_another_layout_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.db");
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 9)
+        .unwrap();
+    assert!(matches!(
+        Records::open(&path),
+        Err(RecordsError::Layout { found: 9 })
+    ));
+}
+
+const LAYOUT_1: &str = "
+    CREATE TABLE records (
+        request_id BLOB PRIMARY KEY,
+        started_at_us INTEGER NOT NULL,
+        org_id BLOB NOT NULL,
+        proxy_id BLOB NOT NULL,
+        proxy_credential_id BLOB,
+        target_credential_id BLOB,
+        status INTEGER,
+        code TEXT NOT NULL,
+        record TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX records_by_org ON records (org_id, started_at_us, request_id);
+    CREATE INDEX records_by_proxy ON records (org_id, proxy_id, started_at_us, request_id);
+    CREATE INDEX records_by_status ON records (org_id, status, started_at_us, request_id);
+    CREATE INDEX records_by_code ON records (org_id, code, started_at_us, request_id);
+    CREATE INDEX records_by_age ON records (started_at_us);
+    PRAGMA user_version = 1;
+";
+
+fn put_layout_1(file: &Connection, record: &Record) {
+    file.execute(
+        "INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            blob(record.request_id.bits()),
+            record.started_at_us,
+            blob(record.org_id.bits()),
+            blob(record.proxy_id.bits()),
+            record.proxy_credential_id.map(|id| blob(id.bits())),
+            record.target_credential_id.map(|id| blob(id.bits())),
+            record.status,
+            record.code,
+            serde_json::to_string(record).unwrap(),
+        ],
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_file_of_layout_1_is_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.db");
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(LAYOUT_1).unwrap();
+    file.execute_batch("BEGIN").unwrap();
+    // More than a block of one organisation, and more organisations than wait in memory.
+    let batch: Vec<_> = (0..9_000)
+        .map(|n| record(n, if n < 600 { 1 } else { 2 + n % 200 }))
+        .collect();
+    for record in batch.iter().rev() {
+        put_layout_1(&file, record);
+    }
+    file.execute_batch("COMMIT").unwrap();
+    drop(file);
+    for _ in 0..2 {
+        let records = Records::open(&path).unwrap();
+        let (found, _) = records.list(ORG, &RecordFilter::default(), 1_000).unwrap();
+        assert_eq!(numbers(&found), (0..600).rev().collect::<Vec<_>>());
+        let (mut count, mut biggest) = (0, 0);
+        let mut heads = locked(&records.reader);
+        let txn = heads.transaction().unwrap();
+        let mut statement = txn.prepare("SELECT count FROM heads").unwrap();
+        for rows in statement.query_map([], |row| row.get::<_, i64>(0)).unwrap() {
+            let rows = rows.unwrap();
+            (count, biggest) = (count + rows, biggest.max(rows));
+        }
+        assert_eq!((count, biggest), (9_000, 512));
+        drop(statement);
+        drop(txn);
+        drop(heads);
+        for record in batch.iter().step_by(91) {
+            let found = records.get(record.org_id, record.request_id).unwrap();
+            assert_eq!(found.as_ref(), Some(record));
+        }
+    }
+}
+
+#[test]
+fn a_conversion_that_fails_leaves_the_file_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.db");
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(LAYOUT_1).unwrap();
+    put_layout_1(&file, &record(1, 1));
+    put_layout_1(&file, &record(2, 1));
+    file.execute("UPDATE records SET record = '{' WHERE status = 429", [])
+        .unwrap();
+    assert!(matches!(
+        Records::open(&path),
+        Err(RecordsError::Damaged(_))
+    ));
+    let tables: Vec<String> = file
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(tables, ["records"]);
+    let layout: i64 = file
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(layout, 1);
+}
+
+/// What a damaged block answers; never a panic, and never what is not in it.
+fn damaged(records: &Records, data: &[u8]) -> bool {
+    locked(&records.writer)
+        .execute("UPDATE blocks SET data = ?1", [data])
+        .unwrap();
+    let listed = records.list(ORG, &RecordFilter::default(), 10);
+    let got = records.get(ORG, RequestId::from_bits(1));
+    let is_damaged = |error: &RecordsError| matches!(error, RecordsError::Damaged(_));
+    listed.as_ref().is_err_and(is_damaged) && got.as_ref().is_err_and(is_damaged)
+}
+
+#[test]
+fn a_damaged_block_is_an_error() {
+    let (_dir, records) = open();
+    records.insert(&[record(1, 1), record(2, 1)]).unwrap();
+    let good: Vec<u8> = locked(&records.writer)
+        .query_row("SELECT data FROM blocks", [], |row| row.get(0))
+        .unwrap();
+    assert!(!damaged(&records, &good));
+    assert!(damaged(&records, b""));
+    assert!(damaged(&records, b"no block"));
+    for at in 0..good.len() {
+        assert!(damaged(&records, &good[..at]), "cut at {at}");
+        let mut flipped = good.clone();
+        flipped[at] ^= 0x10;
+        // Bits of zstd's head that say nothing may be flipped; the checksum finds all others.
+        assert!(damaged(&records, &flipped) || at < 8, "changed at {at}");
+    }
+    let huge = zstd::bulk::compress(&vec![0; 64 * 1024 * 1024], 1).unwrap();
+    assert!(damaged(&records, &huge));
+    let foreign = record(1, 2);
+    let mut blocks = Vec::new();
+    locked(&records.packer)
+        .pack(&[&foreign], &mut blocks)
+        .unwrap();
+    assert!(damaged(&records, &blocks[0].data));
+    locked(&records.writer)
+        .execute("DELETE FROM blocks", [])
+        .unwrap();
+    assert!(records.get(ORG, RequestId::from_bits(1)).is_err());
+}
+
+/// The `n`th request of the model: times, ids and organisations in no common order.
+fn modelled(n: u128) -> Record {
+    let mut record = record(n, 1 + n % 2);
+    // About every second one has a mark of its own for the moment of its id.
+    record.request_id = RequestId::from_bits((n * 37 % 128) << 89);
+    record.started_at_us = 1_000 * (n as i64 * 7_919 % 40);
+    record.proxy_id = ProxyId::from_bits(n / 2 % 3);
+    record.target_credential_id = n.is_multiple_of(7).then(|| CredentialId::from_bits(n % 4));
+    record.status = (!n.is_multiple_of(11)).then_some([200, 204, 404, 429, 502][n as usize % 5]);
+    record
+}
+
+fn filters() -> impl Strategy<Value = RecordFilter> {
+    let status: &[&str] = &["200", "2xx", "4xx", "5xx", "418", "1xx"];
+    let code: &[&str] = &["proxy-access-granted", "rate-limited", "absent"];
+    let time = || proptest::option::weighted(0.3, 0i64..42_000);
+    (
+        proptest::option::weighted(0.3, (0u128..4).prop_map(ProxyId::from_bits)),
+        proptest::option::weighted(0.3, (0u128..6).prop_map(CredentialId::from_bits)),
+        proptest::option::weighted(0.3, proptest::sample::select(status)),
+        proptest::option::weighted(0.3, proptest::sample::select(code)),
+        (time(), time()),
+        proptest::option::weighted(0.3, 0u128..128),
+    )
+        .prop_map(
+            |(proxy, credential, status, code, (from_us, to_us), after)| RecordFilter {
+                conditions: Vec::new(),
+                proxy,
+                credential,
+                status: status.map(|status| status.parse().unwrap()),
+                code: code.map(str::to_owned),
+                from_us,
+                to_us,
+                after: after.map(|n| RecordCursor::of(&modelled(n))),
+            },
+        )
+}
+
+/// What layout 1 asked SQL for, over records as they are.
+fn holds(filter: &RecordFilter, record: &Record) -> bool {
+    let credentials = [record.proxy_credential_id, record.target_credential_id];
+    let text = record.status.map(|status| status.to_string());
+    let statuses = |wanted: &str| -> StatusFilter { wanted.parse().unwrap() };
+    let status_holds = |wanted| {
+        text.as_ref().is_some_and(|text| {
+            wanted == statuses(text) || wanted == statuses(&format!("{}xx", &text[..1]))
+        })
+    };
+    filter.proxy.is_none_or(|id| record.proxy_id == id)
+        && filter
+            .credential
+            .is_none_or(|id| credentials.contains(&Some(id)))
+        && filter.status.is_none_or(status_holds)
+        && filter.code.as_ref().is_none_or(|code| record.code == *code)
+        && filter
+            .from_us
+            .is_none_or(|from| record.started_at_us >= from)
+        && filter.to_us.is_none_or(|to| record.started_at_us < to)
+        && filter
+            .after
+            .is_none_or(|after| RecordCursor::of(record) < after)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn searches_agree_with_a_plain_list(
+        batches in proptest::collection::vec(proptest::collection::vec(0u128..128, 0..12), 0..24),
+        repeated in proptest::collection::vec(any::<proptest::sample::Index>(), 0..4),
+        searches in proptest::collection::vec((filters(), 1usize..9), 12),
+    ) {
+        let (_dir, records) = open();
+        let mut model = BTreeMap::new();
+        let again = repeated.iter().filter(|_| !batches.is_empty());
+        let again = again.map(|at| at.get(&batches)).collect::<Vec<_>>();
+        for (at, numbers) in batches.iter().chain(again).enumerate() {
+            let batch: Vec<_> = numbers.iter().map(|n| modelled(*n)).collect();
+            let new = records.insert(&batch).unwrap();
+            prop_assert!(new <= batch.len() && (new == 0 || at < batches.len()));
+            model.extend(batch.into_iter().map(|record| (RecordCursor::of(&record), record)));
+        }
+        for (mut filter, limit) in searches {
+            for org in [1, 2].map(OrgId::from_bits) {
+                let expected: Vec<_> = model
+                    .values()
+                    .rev()
+                    .filter(|record| record.org_id == org && holds(&filter, record))
+                    .collect();
+                let (found, next) = records.list(org, &filter, limit).unwrap();
+                let shown: Vec<_> = expected.iter().copied().take(limit).cloned().collect();
+                prop_assert_eq!(next.is_some(), expected.len() > limit);
+                prop_assert_eq!(&found, &shown);
+                if next.is_some() {
+                    filter.after = next;
+                }
+            }
+        }
+        for record in (0..128).map(modelled) {
+            let kept = model.get(&RecordCursor::of(&record));
+            let got = records.get(record.org_id, record.request_id).unwrap();
+            prop_assert_eq!(got.as_ref(), kept);
+            let other = OrgId::from_bits(3 - record.org_id.bits());
+            prop_assert_eq!(records.get(other, record.request_id).unwrap(), None);
+        }
+    }
+}

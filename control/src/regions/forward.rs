@@ -1,0 +1,227 @@
+//! Writes that are asked for where versions are not made: sent on to home, with the caller's own
+//! token, which home judges again.
+//!
+//! The answer is home's, once the version that it tells of has arrived here: whoever writes through
+//! this control plane and then reads from it finds what was written. A forwarded request is not
+//! forwarded again.
+
+use std::time::Duration;
+
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse};
+use awc::ClientResponse;
+use awc::error::{ConnectError, SendRequestError};
+use proto::id::{OrgId, RequestId};
+use serde_json::Value;
+
+use super::replicated::REPLICATED_TO;
+use super::{Directory, Peer};
+use crate::api::answer::VERSION_HEADER;
+use crate::api::error::{Code, Refusal};
+use crate::state::Control;
+
+/// Names the region that a request was forwarded by.
+pub const FORWARDED_BY: HeaderName = HeaderName::from_static("requestrocket-forwarded-by");
+/// Lets a request be sent again without being done twice.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Longest wait for a connection to home.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How much longer home may take than a write itself.
+const BEYOND_WRITE: Duration = Duration::from_secs(5);
+/// Largest answer that is taken from home, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Fields of a request that go on.
+const REQUEST_FIELDS: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+];
+/// Fields of an answer that come back.
+const ANSWER_FIELDS: [HeaderName; 7] = [
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
+    VERSION_HEADER,
+    REPLICATED_TO,
+];
+
+/// Whether a request was forwarded already.
+///
+/// # Errors
+/// It was, and this region is not home either: the regions do not agree on which one is.
+pub fn refuse_loop(directory: &Directory, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(by) = headers.get(FORWARDED_BY) else {
+        return Ok(());
+    };
+    let by = proto::checks::printable(by.to_str().unwrap_or_default());
+    let regions = &directory.regions;
+    let detail = format!(
+        "region {by} forwarded this to {}, which takes {} for home; make `regions.home` equal in \
+         all regions",
+        regions.own, regions.home
+    );
+    Err(Refusal::new(Code::HomeUnavailable, detail))
+}
+
+/// Sends a write on to home and gives its answer.
+///
+/// # Errors
+/// Home cannot be reached, or broke off.
+pub async fn forward(
+    control: &Control,
+    directory: &Directory,
+    request: &HttpRequest,
+    body: Vec<u8>,
+) -> Result<HttpResponse, Refusal> {
+    let home = directory.regions.home_peer();
+    let home = home.ok_or_else(|| Refusal::new(Code::Internal, "home is not among the peers"))?;
+    let key = match request.headers().get(KEY) {
+        Some(given) => given.clone(),
+        None => header_value(RequestId::new().text().as_str())?,
+    };
+    let send = || send(control, directory, home, (request, &key), body.clone());
+    let mut answer = match send().await {
+        // A connection that broke tells nothing of the request; the key makes a second one safe.
+        Err(refusal) if refusal.code == Code::OutcomeUnknown => {
+            send().await.map_err(|_| refusal)?
+        }
+        sent => sent?,
+    };
+    let bytes = answer.body().limit(ANSWER_BYTES_MAX).await;
+    let bytes = bytes.map_err(|error| broke_off(home, &error))?;
+    let version = answer.headers().get(VERSION_HEADER).and_then(version);
+    if let Some((org, n)) = version {
+        // Committed all the same when it is late: a read that presents it waits, or is told so.
+        control.see_version(org, n).await;
+    }
+    let mut response = HttpResponse::build(answer.status());
+    for name in ANSWER_FIELDS {
+        if let Some(value) = answer.headers().get(&name) {
+            response.insert_header((name, value.clone()));
+        }
+    }
+    let own = &directory.regions.own;
+    let bytes = match serde_json::from_slice::<Value>(&bytes) {
+        Ok(mut document) if answer.status().is_success() => {
+            localise(&mut document, own);
+            document.to_string().into_bytes()
+        }
+        _ => bytes.to_vec(),
+    };
+    Ok(response.body(bytes))
+}
+
+async fn send(
+    control: &Control,
+    directory: &Directory,
+    home: &Peer,
+    (request, key): (&HttpRequest, &HeaderValue),
+    body: Vec<u8>,
+) -> Result<ClientResponse, Refusal> {
+    let write_max = control.settings.write_deadline + BEYOND_WRITE;
+    let mut connector = awc::Connector::new().timeout(CONNECT_MAX);
+    if let Some(trust) = &directory.trust {
+        connector = connector.rustls_0_23(trust.clone());
+    }
+    // A client of its own: forwarded writes are few, and a pool would be one of every thread.
+    let client = awc::Client::builder()
+        .connector(connector)
+        .disable_redirects()
+        .timeout(write_max)
+        .finish();
+    let path = request.uri().path_and_query();
+    let url = format!("{}{}", home.control, path.map_or("/", |path| path.as_str()));
+    let mut sending = client.request(request.method().clone(), url);
+    for name in REQUEST_FIELDS {
+        if let Some(value) = request.headers().get(&name) {
+            sending = sending.insert_header((name, value.clone()));
+        }
+    }
+    let by = header_value(&directory.regions.own)?;
+    let sent = sending
+        .insert_header((KEY, key.clone()))
+        .insert_header((FORWARDED_BY, by))
+        .send_body(body);
+    sent.await.map_err(|error| match error {
+        // What closes instead of answering may have done it.
+        error @ SendRequestError::Connect(ConnectError::Disconnected) => broke_off(home, &error),
+        SendRequestError::Connect(error) => {
+            let detail = format!(
+                "versions are made in region {}, whose control plane cannot be reached ({error}); \
+                 traffic and reads go on here. Nothing was done; try again",
+                home.name
+            );
+            Refusal::new(Code::HomeUnavailable, detail).retry_after_s(5)
+        }
+        error => broke_off(home, &error),
+    })
+}
+
+/// The request was sent, and what became of it is not known.
+fn broke_off(home: &Peer, error: &dyn std::fmt::Display) -> Refusal {
+    let detail = format!(
+        "region {} took the request and broke off ({error}); read before trying again, or send an \
+         `Idempotency-Key`",
+        home.name
+    );
+    Refusal::new(Code::OutcomeUnknown, detail)
+}
+
+fn header_value(text: &str) -> Result<HeaderValue, Refusal> {
+    let made = HeaderValue::from_str(text);
+    made.map_err(|_| Refusal::new(Code::Internal, "a text that fits no header"))
+}
+
+/// The version that an answer tells of: `{org id}={number}`.
+pub fn version(value: &HeaderValue) -> Option<(OrgId, u64)> {
+    let (org, n) = value.to_str().ok()?.split_once('=')?;
+    Some((org.parse().ok()?, n.parse().ok()?))
+}
+
+/// Makes the `url` of every proxy in an answer that of this region.
+fn localise(document: &mut Value, own: &str) {
+    match document {
+        Value::Object(object) => {
+            let here = object.get("urls").and_then(|urls| urls.get(own)).cloned();
+            if let (Some(here), true) = (here, object.contains_key("url")) {
+                object.insert("url".into(), here);
+            }
+            object.values_mut().for_each(|value| localise(value, own));
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| localise(value, own)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_proxys_url_is_that_of_this_region() {
+        let proxy = |url: &str| json!({"url": url, "urls": {"us": "U", "eu": "E"}, "name": "x"});
+        let mut document = json!({"items": [proxy("U")], "url": "other", "urls": 3});
+        localise(&mut document, "eu");
+        assert_eq!(
+            document,
+            json!({"items": [proxy("E")], "url": "other", "urls": 3})
+        );
+        let mut elsewhere = proxy("U");
+        localise(&mut elsewhere, "ap");
+        assert_eq!(elsewhere, proxy("U"));
+    }
+
+    #[test]
+    fn a_version_is_read_from_its_header() {
+        let org = OrgId::from_bits(7);
+        let value = HeaderValue::from_str(&format!("{org}=12")).unwrap();
+        assert_eq!(version(&value), Some((org, 12)));
+        assert_eq!(version(&HeaderValue::from_static("x")), None);
+    }
+}

@@ -1,0 +1,226 @@
+//! How far the regions have come: what a follower has of home, and what home knows of followers.
+//!
+//! Kept in memory and shown; nothing is decided by it. Lag in seconds is counted by one clock, from
+//! the last moment at which everything that home had told was stored here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use proto::id::OrgId;
+use proto::wire::replication::Position;
+
+/// See the module. One per control process.
+#[derive(Debug)]
+pub struct Status {
+    started: Instant,
+    following: Mutex<Following>,
+    followers: Mutex<BTreeMap<String, Follower>>,
+}
+
+/// What this region, where it follows, has of home.
+#[derive(Clone, Debug, Default)]
+pub struct Following {
+    /// Whether this control plane is the one of its region that replicates.
+    pub leads: bool,
+    /// Where home answers, while it does.
+    pub connected: Option<String>,
+    /// Versions that home has told of and that are not stored here, by organisation.
+    pub behind: BTreeMap<OrgId, u64>,
+    /// When everything that home had was last stored here.
+    pub current_at: Option<Instant>,
+    /// Organisations whose history here is not that of home; they wait for a person.
+    pub diverged: BTreeMap<OrgId, Position>,
+    /// Why the last attempt ended.
+    pub error: Option<String>,
+    /// Versions stored since the start.
+    pub applied: u64,
+}
+
+/// What home knows of a region that follows.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    /// Its connections.
+    pub connections: usize,
+    /// When it last asked.
+    pub asked_at: Instant,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            following: Mutex::default(),
+            followers: Mutex::default(),
+        }
+    }
+}
+
+impl Status {
+    /// What this region has of home.
+    pub fn following(&self) -> Following {
+        self.lock().clone()
+    }
+
+    /// Changes it.
+    pub fn follow(&self, change: impl FnOnce(&mut Following)) {
+        change(&mut self.lock());
+    }
+
+    // A poisoned value is whole: every change to it is one closure of plain assignments.
+    fn lock(&self) -> MutexGuard<'_, Following> {
+        self.following
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seconds since everything that home had was last stored here; since the start when it never
+    /// was.
+    pub fn lag_s(&self, following: &Following) -> f64 {
+        let since = following.current_at.unwrap_or(self.started);
+        since.elapsed().as_secs_f64()
+    }
+
+    /// The regions that are connected to this control plane, or were.
+    pub fn followers(&self) -> BTreeMap<String, Follower> {
+        self.others().clone()
+    }
+
+    fn others(&self) -> MutexGuard<'_, BTreeMap<String, Follower>> {
+        self.followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A region asks.
+    pub fn asked(&self, region: &str) {
+        if let Some(follower) = self.others().get_mut(region) {
+            follower.asked_at = Instant::now();
+        }
+    }
+
+    /// A region's connection is up until what is returned is dropped.
+    pub fn connected<'s>(&'s self, region: &str) -> Connected<'s> {
+        let mut followers = self.others();
+        let follower = followers.entry(region.to_owned()).or_insert(Follower {
+            connections: 0,
+            asked_at: Instant::now(),
+        });
+        follower.connections += 1;
+        drop(followers);
+        Connected {
+            status: self,
+            region: region.to_owned(),
+        }
+    }
+
+    /// As metrics.
+    pub fn render(&self, is_home: bool) -> String {
+        let mut out = String::new();
+        let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+            for (labels, value) in rows {
+                let _ = writeln!(out, "{name}{labels} {value}");
+            }
+        };
+        if is_home {
+            let rows: Vec<(String, f64)> = self
+                .followers()
+                .iter()
+                .map(|(region, follower)| {
+                    let connected = follower.connections as f64;
+                    (format!("{{region=\"{region}\"}}"), connected)
+                })
+                .collect();
+            let help = "Connections of a region that follows this one.";
+            gauge("requestrocket_replication_followers", help, &rows);
+            return out;
+        }
+        let following = self.following();
+        let behind: u64 = following.behind.values().sum();
+        let connected = f64::from(u8::from(following.connected.is_some()));
+        for (name, help, value) in [
+            (
+                "requestrocket_replication_connected",
+                "Whether this control plane is the one that replicates, and home answers it.",
+                connected,
+            ),
+            (
+                "requestrocket_replication_lag_versions",
+                "Versions that home has told of and that are not stored here.",
+                behind as f64,
+            ),
+            (
+                "requestrocket_replication_lag_seconds",
+                "Seconds since everything that home had was stored here.",
+                self.lag_s(&following),
+            ),
+            (
+                "requestrocket_replication_diverged",
+                "Organisations whose history here is not that of home.",
+                following.diverged.len() as f64,
+            ),
+            (
+                "requestrocket_replication_applied",
+                "Versions stored here since the start.",
+                following.applied as f64,
+            ),
+        ] {
+            gauge(name, help, &[(String::new(), value)]);
+        }
+        out
+    }
+}
+
+/// A connection of a region that follows.
+pub struct Connected<'s> {
+    status: &'s Status,
+    region: String,
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        if let Some(follower) = self.status.others().get_mut(&self.region) {
+            follower.connections = follower.connections.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn home_counts_connections() {
+        let status = Status::default();
+        status.asked("eu");
+        assert!(status.followers().is_empty(), "it is not connected");
+        let first = status.connected("eu");
+        let second = status.connected("eu");
+        drop(first);
+        assert_eq!(status.followers()["eu"].connections, 1);
+        let text = status.render(true);
+        assert!(text.contains("requestrocket_replication_followers{region=\"eu\"} 1"));
+        drop(second);
+        assert_eq!(status.followers()["eu"].connections, 0);
+    }
+
+    #[test]
+    fn a_follower_shows_what_it_lacks() {
+        let status = Status::default();
+        status.follow(|following| {
+            following.behind.insert(OrgId::from_bits(1), 3);
+            following.behind.insert(OrgId::from_bits(2), 4);
+            following.connected = Some("control.us:1".into());
+        });
+        let text = status.render(false);
+        for line in [
+            "requestrocket_replication_connected 1",
+            "requestrocket_replication_lag_versions 7",
+            "requestrocket_replication_diverged 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The content of versions: what an answer holds of it, what has to be asked for, and the version
+//! that it makes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::keys;
+use proto::store::frozen::Frozen;
+use proto::store::load;
+use proto::store::{Compare, Op, Revision, Store};
+use proto::tree::{self, Hash, Head, OrgConfig, Root, VersionRecord};
+use proto::wire::replication::{Answer, Ask, LEAVES_MAX, VersionParts};
+
+use super::apply::{ApplyError, Local, Plan, write};
+use super::connection::Connection;
+
+impl Local {
+    /// Every leaf and root that the versions add, by hash; planned to be written, or written when
+    /// they had to be asked for.
+    pub(super) async fn content(
+        &self,
+        store: &Arc<dyn Store>,
+        connection: &mut Connection,
+        parts: &[VersionParts],
+        records: &[VersionRecord],
+        plan: &mut Plan,
+    ) -> Result<BTreeMap<Hash, Bytes>, ApplyError> {
+        let held: BTreeSet<Hash> = match &self.config {
+            Some(config) => config.reaches().collect(),
+            None => BTreeSet::new(),
+        };
+        let mut content = BTreeMap::new();
+        for (hash, packed) in parts.iter().flat_map(|parts| &parts.leaves) {
+            tree::unpack(*hash, packed)?;
+            let packed = Bytes::from(packed.clone());
+            if content.insert(*hash, packed.clone()).is_none() {
+                let key = keys::leaf(self.org, hash);
+                plan.writes.before.push(Op::put(key, packed));
+            }
+        }
+        for record in records {
+            let missing = |hash: &Hash, content: &BTreeMap<Hash, Bytes>| {
+                !held.contains(hash) && !content.contains_key(hash)
+            };
+            let roots: Vec<Hash> = record.head.roots.values().copied().collect();
+            let lacking = roots.iter().filter(|hash| missing(hash, &content));
+            let lacking = lacking.copied().collect();
+            self.fetch(store, connection, lacking, &mut content, plan)
+                .await?;
+            for hash in roots {
+                let Some(packed) = content.get(&hash) else {
+                    continue; // It is the root of the version here, whose leaves are held.
+                };
+                let root = Root::parse(&tree::unpack(hash, packed)?)?;
+                let leaves: BTreeSet<Hash> = root.leaves.into_values().collect();
+                let lacking = leaves.into_iter().filter(|hash| missing(hash, &content));
+                let lacking = lacking.collect();
+                self.fetch(store, connection, lacking, &mut content, plan)
+                    .await?;
+            }
+        }
+        Ok(content)
+    }
+
+    /// Asks for content that an answer had no room for, and stores it as it comes: after a cut it
+    /// is not asked for again.
+    async fn fetch(
+        &self,
+        store: &Arc<dyn Store>,
+        connection: &mut Connection,
+        mut lacking: Vec<Hash>,
+        content: &mut BTreeMap<Hash, Bytes>,
+        plan: &mut Plan,
+    ) -> Result<(), ApplyError> {
+        if !lacking.is_empty() && plan.sweep.is_none() {
+            plan.sweep = Some(self.sweep(&**store).await?);
+        }
+        while !lacking.is_empty() {
+            let hash = lacking[0];
+            if let Some(pair) = store.get(&keys::leaf(self.org, &hash)).await?.value {
+                tree::unpack(hash, &pair.value)?;
+                content.insert(hash, pair.value);
+                lacking.remove(0);
+                continue;
+            }
+            let hashes = lacking[..lacking.len().min(LEAVES_MAX)].to_vec();
+            let ask = Ask::Leaves {
+                org: self.org,
+                hashes: hashes.clone(),
+            };
+            let Answer::Leaves(leaves) = connection.ask(&ask, Duration::ZERO).await? else {
+                return Err(self.refused("home answered what was not asked".into()));
+            };
+            let mut ops = Vec::new();
+            for (hash, packed) in hashes.iter().zip(leaves) {
+                if packed.is_empty() {
+                    // Swept since: a newer version is there.
+                    return Err(self.refused(format!("leaf {hash} is gone at home")));
+                }
+                tree::unpack(*hash, &packed)?;
+                let packed = Bytes::from(packed);
+                ops.push(Op::put(keys::leaf(self.org, hash), packed.clone()));
+                content.insert(*hash, packed);
+            }
+            if ops.is_empty() {
+                return Err(self.refused("home answered nothing".into()));
+            }
+            lacking.drain(..ops.len());
+            write(&**store, ops).await?;
+        }
+        Ok(())
+    }
+
+    /// The version that the content makes.
+    pub(super) async fn assemble(
+        &self,
+        store: &dyn Store,
+        head: &Head,
+        content: &BTreeMap<Hash, Bytes>,
+    ) -> Result<OrgConfig, ApplyError> {
+        let mut pairs: BTreeMap<String, Bytes> = BTreeMap::new();
+        for root in head.roots.values() {
+            let packed = self.packed(store, root, content).await?;
+            let parsed = Root::parse(&tree::unpack(*root, &packed)?)?;
+            pairs.insert(keys::leaf(self.org, root), packed);
+            let held = self.config.as_deref().map(OrgConfig::held_leaves);
+            let held = held.unwrap_or_default();
+            // What this release could not read is read again.
+            let read = parsed
+                .leaves
+                .values()
+                .filter(|hash| !held.contains_key(hash));
+            for hash in read {
+                let packed = self.packed(store, hash, content).await?;
+                pairs.insert(keys::leaf(self.org, hash), packed);
+            }
+        }
+        let shown = Frozen::new(Revision(1), pairs);
+        let loaded = load::version(&shown, self.org, head.clone(), self.config.as_deref()).await;
+        let loaded = loaded.map_err(|error| self.refused(error.to_string()))?;
+        for fault in &loaded.faults {
+            // A newer program made it. It is stored as it is, for programs that can.
+            tracing::warn!(org = %self.org, "{}: {}", fault.code, fault.detail);
+        }
+        Ok(loaded.config)
+    }
+
+    /// A leaf or root, new or of the version here.
+    async fn packed(
+        &self,
+        store: &dyn Store,
+        hash: &Hash,
+        content: &BTreeMap<Hash, Bytes>,
+    ) -> Result<Bytes, ApplyError> {
+        if let Some(packed) = content.get(hash) {
+            return Ok(packed.clone());
+        }
+        let pair = store.get(&keys::leaf(self.org, hash)).await?.value;
+        let pair = pair.ok_or_else(|| self.refused(format!("leaf {hash} is gone here")))?;
+        Ok(pair.value)
+    }
+
+    /// The compare that holds while no sweep of leaves has begun.
+    pub(super) async fn sweep(&self, store: &dyn Store) -> Result<Compare, ApplyError> {
+        let key = keys::gc(self.org);
+        Ok(match store.get(&key).await?.value {
+            Some(pair) => Compare::ModRevision(key, pair.mod_revision),
+            None => Compare::Absent(key),
+        })
+    }
+}

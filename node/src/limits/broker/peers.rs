@@ -1,0 +1,155 @@
+//! What peers say, and what is said to them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto::store::Revision;
+
+use super::{Broker, Slot, count};
+use crate::limits::block::Opener;
+use crate::limits::exchange::{
+    Answer, Ask, BATCH_ITEMS_MAX, Item, Outbox, Reply, TokenBatch, Word,
+};
+use crate::limits::key::is_store_key;
+use crate::limits::meter::Meter;
+use crate::limits::owner::borrow::Told;
+
+/// Keys that peers may make this node keep; for a further one they ask somebody else.
+const KEYS_MAX: usize = 50_000;
+
+impl Broker {
+    /// A peer can be asked from now on.
+    pub fn peer_up(&mut self, peer: Opener) {
+        self.roster.up(peer);
+    }
+
+    /// A peer cannot be reached any more.
+    pub fn peer_down(&mut self, peer: Opener, now_ns: u64) {
+        self.roster.down(peer);
+        let slots: Vec<Slot> = self.owners.keys().copied().collect();
+        for slot in slots {
+            let lost = self.owners.get_mut(&slot);
+            if lost.is_some_and(|owner| owner.peer_lost(peer)) {
+                self.schedule(slot, now_ns);
+            }
+        }
+    }
+
+    /// Takes what a peer says.
+    pub fn peer_said(&mut self, from: Opener, batch: TokenBatch, now_ns: u64) {
+        for Item { key, word } in batch.items {
+            match word {
+                Word::Ask(ask) => self.take_ask(from, key, &ask, now_ns),
+                Word::Answer(answer) => self.take_answer(from, &key, answer, now_ns),
+                Word::Report(report) => match self.slots.get(&key).copied() {
+                    Some(slot) => {
+                        if let Some(owner) = self.owners.get_mut(&slot) {
+                            owner.reported(from, report);
+                        }
+                        self.schedule(slot, now_ns);
+                    }
+                    None => {
+                        let word = Word::Heard { part: report.part };
+                        self.outgoing.push((from, Item { key, word }));
+                    }
+                },
+                Word::Heard { part } => {
+                    let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));
+                    if let Some(owner) = owner {
+                        owner.heard(from, part);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is to be sent now, a batch or more for each peer.
+    pub fn take_batches(&mut self) -> Vec<(Opener, TokenBatch)> {
+        let mut batches: Vec<(Opener, TokenBatch)> = Vec::new();
+        let mut open: HashMap<Opener, usize> = HashMap::new();
+        for (to, item) in self.outgoing.drain(..) {
+            let at = open.get(&to).and_then(|at| batches.get_mut(*at));
+            match at {
+                Some((_, batch)) if batch.items.len() < BATCH_ITEMS_MAX => batch.items.push(item),
+                _ => {
+                    open.insert(to, batches.len());
+                    batches.push((to, TokenBatch { items: vec![item] }));
+                }
+            }
+        }
+        batches
+    }
+
+    /// Takes what an owner has to say and has noticed.
+    pub(super) fn said(&mut self, key: &str, out: Outbox, now_ns: u64) {
+        for silent in out.silent {
+            count(&self.shared.stats.peer_silences);
+            self.roster.pass_over(silent, now_ns);
+        }
+        for (to, word) in out.words {
+            match &word {
+                Word::Ask(_) => count(&self.shared.stats.peer_asks),
+                Word::Answer(Answer {
+                    reply: Reply::Granted(_),
+                    ..
+                }) => count(&self.shared.stats.peer_grants),
+                _ => {}
+            }
+            let key = key.to_owned();
+            self.outgoing.push((to, Item { key, word }));
+        }
+    }
+
+    fn take_ask(&mut self, from: Opener, key: String, ask: &Ask, now_ns: u64) {
+        let known = self.slots.get(&key).copied();
+        let spec = ask.spec.spec().filter(|_| is_store_key(&key));
+        let (Some(spec), true) = (spec, known.is_some() || self.owners.len() < KEYS_MAX) else {
+            let answer = Answer {
+                ask: ask.id,
+                reply: Reply::NoStore,
+                seen: None,
+            };
+            let word = Word::Answer(answer);
+            self.outgoing.push((from, Item { key, word }));
+            return;
+        };
+        let spec = Arc::new(spec);
+        let slot = match known {
+            Some(slot) => slot,
+            None => {
+                let shared = Arc::clone(&self.shared);
+                let new = || Meter::new(key.clone(), Arc::clone(&spec), Arc::clone(&shared));
+                let meter = self.shared.meter(&key, new);
+                self.slot(meter, now_ns)
+            }
+        };
+        if let Some(owner) = self.owners.get_mut(&slot) {
+            owner.meter().respec(&spec);
+            owner.asked(from, ask, now_ns);
+        }
+        self.schedule(slot, now_ns);
+    }
+
+    fn take_answer(&mut self, from: Opener, key: &str, answer: Answer, now_ns: u64) {
+        let Some(slot) = self.slots.get(key).copied() else {
+            return;
+        };
+        let revision = answer.seen.as_ref().map_or(0, |seen| seen.revision);
+        let Some(owner) = self.owners.get_mut(&slot) else {
+            return;
+        };
+        match owner.answered(from, answer, now_ns) {
+            Told::Served => {
+                self.contact_ns = now_ns;
+                self.roster.served(from);
+                if revision > 0 {
+                    // The peer knew this revision before it answered.
+                    self.proofs.note(now_ns, Revision(revision));
+                }
+            }
+            Told::NoStore => self.roster.pass_over(from, now_ns),
+            Told::Nothing => {}
+        }
+        self.schedule(slot, now_ns);
+    }
+}

@@ -1,0 +1,172 @@
+//! What brokers and owners of different nodes say to each other about tokens.
+//!
+//! A node asks the owner of a key for tokens; the owner lends it a part of a block that it holds
+//! open in the store. The ask counts as received later than it was sent, so a life that the owner
+//! counts from its receipt of the ask, and the holder from before it sent it, never ends later at
+//! the holder; and what the holder reports by elapsed time the owner never charges too early. A
+//! report is absolute and final, so that any repetition is harmless; what is not reported is
+//! charged at the block's end.
+
+use proto::meter::{Algorithm, Limit, MeterSpec, StoreLoss, Window};
+use serde::{Deserialize, Serialize};
+
+use super::block::Opener;
+use super::cell::Spends;
+use super::state::State;
+
+/// Items of one batch; the rest goes into the next. With the largest states they fit into a frame.
+pub const BATCH_ITEMS_MAX: usize = 128;
+
+/// All that one node has to tell another at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenBatch {
+    /// In the order in which they were said.
+    pub items: Vec<Item>,
+}
+
+/// One saying about one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The key in the store.
+    pub key: String,
+    /// What is said.
+    pub word: Word,
+}
+
+/// What is said about a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// To an owner.
+    Ask(Ask),
+    /// The owner's answer.
+    Answer(Answer),
+    /// What became of a part, from who held it to who lent it; repeated until it is heard.
+    Report(Report),
+    /// The report of this part need not come again.
+    Heard {
+        /// The part, by the ask that it answered.
+        part: u64,
+    },
+}
+
+/// A node wants tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Rises with every ask of this start of the node.
+    pub id: u64,
+    /// The limits that the node knows: the owner may not have met the key.
+    pub spec: SpecForm,
+    /// How many tokens.
+    pub wanted: u64,
+    /// Somebody else asked the asking node: whoever gets this asks nobody further.
+    pub relayed: bool,
+}
+
+/// What an owner answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Which ask.
+    pub ask: u64,
+    /// The answer.
+    pub reply: Reply,
+    /// What is used, as the owner knows it now.
+    pub seen: Option<Seen>,
+}
+
+/// The kinds of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// A part of a block.
+    Granted(Grant),
+    /// Nothing is free for so long.
+    Refused {
+        /// From the owner's answer on.
+        in_ns: u64,
+    },
+    /// The store has been asked; another answer follows.
+    Later,
+    /// The owner does not reach the store, or leaves: somebody else is to be asked.
+    NoStore,
+}
+
+/// A part that is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its tokens.
+    pub amount: u64,
+    /// Its life from the ask.
+    pub life_ns: u64,
+    /// Length of the sub-windows that spends are counted in.
+    pub sub_ns: u64,
+    /// How far the first of them had come at the ask.
+    pub phase_ns: u64,
+}
+
+/// A state as an owner knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// With all that the owner knows to be spent.
+    pub state: State,
+    /// The store had this revision before.
+    pub revision: i64,
+}
+
+/// What became of a part, final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The part, by the ask that it answered.
+    pub part: u64,
+    /// Spends by sub-window.
+    pub spends: Spends,
+    /// Tokens that were never drawn.
+    pub rest: u64,
+}
+
+/// A [`MeterSpec`] on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecForm {
+    name: String,
+    version: u64,
+    limits: Vec<(u64, Window, Algorithm)>,
+    on_store_loss: StoreLoss,
+}
+
+impl From<&MeterSpec> for SpecForm {
+    fn from(spec: &MeterSpec) -> Self {
+        let limits = spec.limits().iter();
+        Self {
+            name: spec.name().to_owned(),
+            version: spec.version(),
+            limits: limits
+                .map(|limit| (limit.limit(), limit.window(), limit.algorithm()))
+                .collect(),
+            on_store_loss: spec.store_loss(),
+        }
+    }
+}
+
+impl SpecForm {
+    /// The meter, where it is one that a configuration can hold.
+    pub fn spec(&self) -> Option<MeterSpec> {
+        let limits = self.limits.iter().map(|(limit, window, algorithm)| {
+            Limit::with_algorithm(*limit, *window, *algorithm).ok()
+        });
+        let limits: Option<Vec<Limit>> = limits.collect();
+        let spec = MeterSpec::new(&self.name, self.version, limits?).ok()?;
+        Some(spec.on_store_loss(self.on_store_loss))
+    }
+
+    /// The version of its configuration.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+/// What an owner has to say, and has noticed, in one look.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// To whom, and what.
+    pub words: Vec<(Opener, Word)>,
+    /// Peers that did not answer in time.
+    pub silent: Vec<Opener>,
+}

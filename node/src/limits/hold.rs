@@ -1,0 +1,153 @@
+//! Waiting for a token instead of being refused: in order, within a deadline, and only as many as
+//! may.
+//!
+//! The head of the queue alone looks for a token; when it has one, or leaves, the next is woken. So
+//! nobody overtakes: not who came later, and not who comes while others wait. Higher priorities go
+//! first, and within one the first come. Who cannot be served before its deadline, by what is known
+//! of the limit and of those before it, is refused at once and told when to come again.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Place in the queue: what is smallest goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// 255 less the priority.
+    behind: u8,
+    number: u64,
+}
+
+/// Those who wait for one meter.
+#[derive(Debug, Default)]
+pub struct HoldQueue {
+    /// How many; read by whoever draws, without the lock.
+    len: AtomicUsize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    next_number: u64,
+    waiting: BTreeMap<Place, Arc<Notify>>,
+}
+
+/// One who waits; leaves the queue when it is dropped.
+#[derive(Debug)]
+pub struct Ticket<'q> {
+    queue: &'q HoldQueue,
+    place: Place,
+    /// Rung when this is the head.
+    turn: Arc<Notify>,
+}
+
+impl HoldQueue {
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.len.load(Ordering::Acquire) == 0
+    }
+
+    /// Enters with a priority; the ticket, and how many are before it. `None` when so many wait
+    /// already.
+    pub fn enter(&self, priority: u8, most: usize) -> Option<(Ticket<'_>, usize)> {
+        let mut queue = self.lock();
+        if queue.waiting.len() >= most {
+            return None;
+        }
+        let place = Place {
+            behind: u8::MAX - priority,
+            number: queue.next_number,
+        };
+        queue.next_number += 1;
+        let turn = Arc::new(Notify::new());
+        let before = queue.waiting.range(..place).count();
+        queue.waiting.insert(place, Arc::clone(&turn));
+        self.len.store(queue.waiting.len(), Ordering::Release);
+        drop(queue);
+        let ticket = Ticket {
+            queue: self,
+            place,
+            turn,
+        };
+        Some((ticket, before))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket<'_> {
+    /// Whether nobody is before it.
+    pub fn is_head(&self) -> bool {
+        let queue = self.queue.lock();
+        queue
+            .waiting
+            .first_key_value()
+            .is_some_and(|(place, _)| *place == self.place)
+    }
+
+    /// Waits until this may be the head.
+    pub async fn turn(&self) {
+        self.turn.notified().await;
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.queue.lock();
+        queue.waiting.remove(&self.place);
+        self.queue.len.store(queue.waiting.len(), Ordering::Release);
+        if let Some((_, head)) = queue.waiting.first_key_value() {
+            head.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_come_of_the_highest_priority_is_the_head() {
+        let queue = HoldQueue::default();
+        assert!(queue.is_empty());
+        let (first, before) = queue.enter(0, 10).unwrap();
+        assert_eq!((before, first.is_head()), (0, true));
+        let (second, before) = queue.enter(0, 10).unwrap();
+        assert_eq!((before, second.is_head()), (1, false));
+        let (urgent, before) = queue.enter(5, 10).unwrap();
+        assert_eq!(before, 0);
+        assert!(urgent.is_head() && !first.is_head());
+        drop(urgent);
+        assert!(first.is_head());
+        drop(first);
+        assert!(second.is_head());
+        drop(second);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn only_so_many_wait_and_who_leaves_makes_place() {
+        let queue = HoldQueue::default();
+        let (first, _) = queue.enter(0, 2).unwrap();
+        let (_second, _) = queue.enter(0, 2).unwrap();
+        assert!(queue.enter(9, 2).is_none());
+        drop(first);
+        assert!(queue.enter(0, 2).is_some());
+    }
+
+    #[actix_rt::test]
+    async fn whoever_becomes_the_head_is_woken() {
+        let queue = HoldQueue::default();
+        let (first, _) = queue.enter(0, 10).unwrap();
+        let (second, _) = queue.enter(0, 10).unwrap();
+        let (third, _) = queue.enter(0, 10).unwrap();
+        drop(second);
+        drop(first);
+        third.turn().await;
+        assert!(third.is_head());
+    }
+}

@@ -1,0 +1,87 @@
+//! A key while nobody gives tokens for it: what its meter does without owner and store.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    Around, Candidate, Cause, LOOK_MIN_NS, Mode, Owner, Part, Source, State, StoreLoss, Verdict,
+    life_now_ns,
+};
+
+/// A view older than its node's last contact by more than this is not fresh.
+const FRESH_NS: u64 = 1_000_000_000;
+/// An unchanged refusal without a store is renewed so often.
+const REFUSE_LOST_NS: u64 = 100_000_000;
+
+impl Owner {
+    /// A look while a write is on its way, or while the store does not answer.
+    pub(super) fn without_answer(&mut self, around: &mut Around<'_>, hungry: bool) {
+        let now_ns = around.now.boot_ns;
+        let mut looks: Vec<u64> = self.live_end_ns().into_iter().collect();
+        if self.loss.is_lost() {
+            let state = self.last_seen(around);
+            let local = self.spec.store_loss() == StoreLoss::LocalShare && !around.leaving;
+            let in_hand = self.meter.in_hand(now_ns);
+            if in_hand == 0 && !(local && self.give_credit(around, &state)) {
+                self.publish_lost(around, state);
+            }
+            if self.meter.waiting.load(Ordering::Relaxed) > 0 {
+                looks.push(now_ns.saturating_add(REFUSE_LOST_NS));
+            }
+            looks.extend(self.live_end_ns());
+        } else if let (true, Some(since_ns)) = (hungry, self.loss.dry_since_ns()) {
+            looks.push(since_ns.saturating_add(self.place.grace_ns));
+        }
+        let earliest = looks.into_iter().min().unwrap_or(u64::MAX);
+        self.look_ns = earliest.max(now_ns.saturating_add(LOOK_MIN_NS));
+    }
+
+    /// Gives a part on credit; false when the share is used up or the view is not fresh.
+    fn give_credit(&mut self, around: &mut Around<'_>, state: &State) -> bool {
+        let now_ns = around.now.boot_ns;
+        // Alone, nobody else can have used anything since; else the view must be a fresh one.
+        let seen_ns = self.answered_ns;
+        let fresh = around.nodes <= 1 || seen_ns.saturating_add(FRESH_NS) >= around.contact_ns;
+        let (true, Some(cell)) = (seen_ns > 0 && fresh, self.free_cell()) else {
+            return false;
+        };
+        let me = self.place.me;
+        self.loss.pass(now_ns, around.now.unix_s(), me);
+        let uncertain = self
+            .candidates
+            .iter()
+            .map(|candidate| candidate.amount)
+            .sum();
+        let nodes = around.nodes;
+        let free = self
+            .loss
+            .free(state, uncertain, nodes, around.next_id, now_ns);
+        around.next_id += 1;
+        let waiting = self.meter.waiting.load(Ordering::Relaxed);
+        let amount = self.wanted(true, waiting, now_ns).min(free);
+        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns);
+        if amount == 0 || life_ns == 0 {
+            return false;
+        }
+        let block = Candidate {
+            amount,
+            ..self.block(around, state, life_ns)
+        };
+        around.next_id += 1;
+        let part = Part::new(block, Source::Store, cell);
+        self.open_cell(&part);
+        self.loss.add(part, me, now_ns);
+        self.publish(state, around, Verdict::Ask, Mode::LocalShare);
+        self.point(now_ns);
+        self.meter.answered.notify_waiters();
+        true
+    }
+
+    pub(super) fn publish_lost(&mut self, around: &Around<'_>, state: State) {
+        let until_ns = around.now.boot_ns.saturating_add(REFUSE_LOST_NS);
+        let verdict = Verdict::Refuse {
+            until_ns,
+            cause: Cause::StoreLost,
+        };
+        self.publish(&state, around, verdict, Mode::Lost);
+    }
+}

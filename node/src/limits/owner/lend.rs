@@ -1,0 +1,270 @@
+//! Tokens for peers: who asks, who gets how many of a block, what they are told.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use super::{Around, Owner, Part, SCARCE, Verdict};
+use crate::limits::block::Opener;
+use crate::limits::cell::Span;
+use crate::limits::exchange::{Answer, Ask, Grant, Reply, Report, Seen, Word};
+
+/// A part with less life than this is not worth the way.
+const LIFE_MIN_NS: u64 = 20_000_000;
+/// How long a peer is taken to wait for an answer.
+const PENDING_NS: u64 = 2_000_000_000;
+/// For so long after a relayed ask this node takes from the store, whoever owns the key.
+const RELAYED_NS: u64 = 1_000_000_000;
+/// Starts of nodes whose newest ask is known; beyond it all are forgotten.
+const ASKERS_MAX: usize = 1_024;
+
+/// What peers have of this node.
+#[derive(Debug, Default)]
+pub(super) struct Lending {
+    /// Oldest first, one of each peer.
+    pending: Vec<Pending>,
+    /// Newest ask of each: an ask that comes twice is granted once.
+    newest: HashMap<Opener, u64>,
+    words: Vec<(Opener, Word)>,
+    relayed_until_ns: u64,
+    /// Tokens lent so far.
+    pub(super) lent: u64,
+    /// What the last look decided.
+    pub(super) verdict: Option<Verdict>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    from: Opener,
+    id: u64,
+    wanted: u64,
+    received_ns: u64,
+    told: bool,
+}
+
+impl Lending {
+    /// Whether nobody waits and nothing is to be said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.words.is_empty()
+    }
+
+    /// Tokens that peers wait for.
+    pub(super) fn wanted(&self) -> u64 {
+        let wanted = self.pending.iter().map(|pending| pending.wanted);
+        wanted.fold(0, u64::saturating_add)
+    }
+
+    /// When the oldest wait is over.
+    pub(super) fn expires_ns(&self) -> Option<u64> {
+        let first = self.pending.first();
+        first.map(|pending| pending.received_ns.saturating_add(PENDING_NS))
+    }
+}
+
+impl Owner {
+    /// A peer asks. An ask that is not newer than all of its earlier ones came twice or late.
+    pub fn asked(&mut self, from: Opener, ask: &Ask, now_ns: u64) {
+        let lending = &mut self.lending;
+        if lending
+            .newest
+            .get(&from)
+            .is_some_and(|newest| ask.id <= *newest)
+        {
+            return;
+        }
+        if lending.newest.len() >= ASKERS_MAX {
+            lending.newest.clear();
+        }
+        lending.newest.insert(from, ask.id);
+        lending.pending.retain(|pending| pending.from != from);
+        lending.pending.push(Pending {
+            from,
+            id: ask.id,
+            wanted: ask.wanted,
+            received_ns: now_ns,
+            told: false,
+        });
+        if ask.relayed {
+            lending.relayed_until_ns = now_ns.saturating_add(RELAYED_NS);
+        }
+        self.used_ns = now_ns;
+    }
+
+    /// A peer says what became of a part. It is heard even where nothing is known of the part.
+    pub fn reported(&mut self, from: Opener, report: Report) {
+        for part in &mut self.parts {
+            if part.take_report(from, report) {
+                break;
+            }
+        }
+        let word = Word::Heard { part: report.part };
+        self.lending.words.push((from, word));
+    }
+
+    /// Whether somebody relayed an ask to this node: it must not ask anybody further.
+    pub(super) fn serves_relayed(&self, now_ns: u64) -> bool {
+        now_ns < self.lending.relayed_until_ns
+    }
+
+    /// Lends of a block that nobody has yet: to each who waits, our own included, what it wants
+    /// or its share of what there is, the oldest first where it does not divide.
+    pub(super) fn lend_of_new(&mut self, part: &mut Part) {
+        let waiting = self.meter.waiting.load(Ordering::Relaxed);
+        // As peers reckon what they want when there is little; what nobody gets is ours anyway.
+        let expected = self.local.expected() / SCARCE;
+        let own = waiting.max(expected.saturating_add(expected / 4));
+        let own_since_ns = self.loss.dry_since_ns().filter(|_| own > 0);
+        let amount = part.block.amount;
+        let total = u128::from(self.lending.wanted().saturating_add(own)).max(1);
+        let share = |wanted: u64| {
+            let share = u128::from(amount) * u128::from(wanted) / total;
+            wanted.min(u64::try_from(share).unwrap_or(u64::MAX))
+        };
+        let shares = self.lending.pending.iter().map(|p| share(p.wanted));
+        let mut shares: Vec<u64> = shares.collect();
+        let shared: u64 = shares.iter().sum();
+        let mut rest = amount.saturating_sub(shared.saturating_add(share(own)));
+        let mut ours = own_since_ns;
+        for (pending, share) in self.lending.pending.iter().zip(&mut shares) {
+            // A token that we have waited for longer is ours.
+            if rest > 0 && ours.is_some_and(|since_ns| since_ns < pending.received_ns) {
+                rest -= 1;
+                ours = None;
+            }
+            let more = pending.wanted.saturating_sub(*share).min(rest.min(1));
+            *share += more;
+            rest -= more;
+        }
+        let pending = std::mem::take(&mut self.lending.pending);
+        for (pending, share) in pending.into_iter().zip(shares) {
+            match share {
+                0 => self.lending.pending.push(pending),
+                share => self.lend(part, pending, share),
+            }
+        }
+    }
+
+    /// Lends of a part's tokens, which are out of its cell.
+    fn lend(&mut self, part: &mut Part, pending: Pending, amount: u64) {
+        self.lending.lent = self.lending.lent.saturating_add(amount);
+        let own = part.block.span;
+        let sub_ns = own.sub_ns.max(1);
+        let life_ns = own.end_ns.saturating_sub(pending.received_ns);
+        let phase_ns = pending.received_ns.saturating_sub(own.origin_ns) % sub_ns;
+        part.lent.push(super::Lent {
+            to: pending.from,
+            id: pending.id,
+            amount,
+            span: Span::new(pending.received_ns, own.end_ns, sub_ns, phase_ns),
+            report: None,
+        });
+        let reply = Reply::Granted(Grant {
+            amount,
+            life_ns,
+            sub_ns,
+            phase_ns,
+        });
+        self.lending.say(pending, reply);
+    }
+
+    /// Answers who can be answered now: with tokens at hand, or why there are none.
+    pub(super) fn answer_asks(&mut self, around: &mut Around<'_>) {
+        let now_ns = around.now.boot_ns;
+        self.lend_at_hand(now_ns);
+        let reply = self.reply_without(around);
+        let waits = |p: &Pending| now_ns < p.received_ns.saturating_add(PENDING_NS);
+        let mut pending = std::mem::take(&mut self.lending.pending);
+        pending.retain(waits);
+        for mut pending in pending {
+            match reply {
+                Reply::Later => {
+                    if !std::mem::replace(&mut pending.told, true) {
+                        self.lending.say(pending, reply);
+                    }
+                    self.lending.pending.push(pending);
+                }
+                _ => self.lending.say(pending, reply),
+            }
+        }
+        self.lending.verdict = None;
+        let seen = self.seen();
+        for (to, mut word) in self.lending.words.drain(..) {
+            if let Word::Answer(answer) = &mut word
+                && matches!(answer.reply, Reply::Granted(_) | Reply::Refused { .. })
+            {
+                answer.seen.clone_from(&seen);
+            }
+            around.out.words.push((to, word));
+        }
+    }
+
+    /// At most half of each part, so that something is left for the next who asks.
+    fn lend_at_hand(&mut self, now_ns: u64) {
+        if self.lending.pending.is_empty() {
+            return;
+        }
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.sort_by_key(|part| std::cmp::Reverse(part.block.span.end_ns));
+        let worth_ns = now_ns.saturating_add(LIFE_MIN_NS);
+        for pending in std::mem::take(&mut self.lending.pending) {
+            let worth =
+                |part: &&mut Part| part.closed.is_none() && part.block.span.end_ns > worth_ns;
+            let taken = parts.iter_mut().filter(worth).find_map(|part| {
+                let cell = self.meter.cells.get(part.cell)?;
+                let half = cell.count(now_ns).div_ceil(2);
+                let taken = cell.take(pending.wanted.min(half), now_ns);
+                (taken > 0).then_some((part, taken))
+            });
+            match taken {
+                Some((part, taken)) => self.lend(part, pending, taken),
+                None => self.lending.pending.push(pending),
+            }
+        }
+        self.parts = parts;
+    }
+
+    fn reply_without(&self, around: &Around<'_>) -> Reply {
+        let now_ns = around.now.boot_ns;
+        let until = |until_ns: u64| Reply::Refused {
+            in_ns: until_ns.saturating_sub(now_ns),
+        };
+        if around.leaving {
+            return Reply::NoStore;
+        }
+        if around.supplier.is_some() {
+            let until_ns = self.borrowing.refused_until_ns();
+            return match now_ns < until_ns {
+                true => until(until_ns),
+                false => Reply::Later,
+            };
+        }
+        if !around.store_up || now_ns < self.blocked_until_ns {
+            return Reply::NoStore;
+        }
+        match self.lending.verdict {
+            _ if self.attempt.is_some() => Reply::Later,
+            Some(Verdict::Refuse { until_ns, .. }) if until_ns > now_ns => until(until_ns),
+            _ => Reply::Later,
+        }
+    }
+
+    /// What is used, as the last look published it.
+    fn seen(&self) -> Option<Seen> {
+        let view = self.meter.view.load();
+        let revision = self.expects().map_or(0, |revision| revision.0);
+        (view.answered_ns > 0).then(|| Seen {
+            state: view.state.clone(),
+            revision,
+        })
+    }
+}
+
+impl Lending {
+    fn say(&mut self, pending: Pending, reply: Reply) {
+        let answer = Answer {
+            ask: pending.id,
+            reply,
+            seen: None,
+        };
+        self.words.push((pending.from, Word::Answer(answer)));
+    }
+}

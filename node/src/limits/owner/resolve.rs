@@ -1,0 +1,109 @@
+//! What has become of blocks whose write was sent, and where their tokens go.
+
+use std::sync::atomic::Ordering;
+
+use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source};
+
+impl Owner {
+    /// What has become of blocks, read off the state that is known now.
+    pub(super) fn resolve(&mut self, now_ns: u64) {
+        self.answered_ns = now_ns;
+        self.loss.answered();
+        let me = self.place.me;
+        let held = match &self.base {
+            Base::Held { state, .. } => Some(state),
+            Base::Absent => None,
+        };
+        let open = |id: u64| held.is_some_and(|state| state.has(me, id));
+        let cells = &self.meter.cells;
+        let gone = |part: &Part| part.source == Source::Store && !open(part.block.id);
+        for part in self.parts.iter_mut().filter(|part| gone(part)) {
+            // Gone from the store: settled by us, or closed by another after its end.
+            part.close(cells);
+            let drawn = part.drawn(cells, now_ns);
+            self.drawn_before = self.drawn_before.saturating_add(drawn);
+        }
+        self.parts.retain(|part| !gone(part));
+        if let Some(state) = held {
+            self.loss.forget_entered(state, me);
+        }
+        let opened: Vec<Candidate> = self
+            .candidates
+            .iter()
+            .filter(|candidate| open(candidate.id))
+            .copied()
+            .collect();
+        self.candidates.clear();
+        for candidate in opened {
+            self.hand_out(candidate, now_ns);
+        }
+        let due_ns = now_ns.saturating_add(SETTLE_SLACK_NS);
+        let orphan = self.has_orphan();
+        self.orphans_due_ns = orphan.then(|| self.orphans_due_ns.unwrap_or(due_ns));
+        self.look_ns = now_ns;
+    }
+
+    /// Whether a block of ours is open in the store whose tokens nobody has.
+    pub(super) fn has_orphan(&self) -> bool {
+        let Base::Held { state, .. } = &self.base else {
+            return false;
+        };
+        let stored = |part: &&Part| part.source == Source::Store;
+        let known = |id: u64| {
+            let mut parts = self.parts.iter().filter(stored);
+            parts.any(|part| part.block.id == id)
+        };
+        state
+            .open
+            .iter()
+            .any(|block| block.opener == self.place.me && !known(block.id))
+    }
+
+    /// Puts a block's tokens into a free cell, less what peers wait for, if it still has time; else
+    /// it goes back whole.
+    fn hand_out(&mut self, block: Candidate, now_ns: u64) {
+        let (Some(cell), true) = (self.free_cell(), now_ns < block.span.end_ns) else {
+            return;
+        };
+        let mut part = Part::new(block, Source::Store, cell);
+        self.lend_of_new(&mut part);
+        self.fill(part, now_ns);
+    }
+
+    /// Opens the cell of a part, takes it on record, and rings for those who wait.
+    pub(super) fn fill(&mut self, part: Part, now_ns: u64) {
+        self.open_cell(&part);
+        self.parts.push(part);
+        self.point(now_ns);
+        self.meter.answered.notify_waiters();
+    }
+
+    /// Lets workers draw a part's tokens.
+    pub(super) fn open_cell(&self, part: &Part) {
+        if let Some(cell) = self.meter.cells.get(part.cell) {
+            cell.open(part.own_amount(), part.block.span);
+            self.meter.refused.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets draws begin at the part that ends first, and wake us when little is left.
+    pub(super) fn point(&self, now_ns: u64) {
+        let live = self.parts.iter().filter(|part| part.closed.is_none());
+        let filled = live.filter(|part| {
+            self.meter
+                .cells
+                .get(part.cell)
+                .is_some_and(|cell| cell.count(now_ns) > 0)
+        });
+        if let Some(first) = filled.min_by_key(|part| part.block.span.end_ns) {
+            self.meter.hint.store(first.cell, Ordering::Relaxed);
+        }
+        let expected = self.demand.expected();
+        let low = if expected >= 2 {
+            expected.min(self.amount_max()) / 2
+        } else {
+            u64::MAX
+        };
+        self.meter.low_water.store(low, Ordering::Relaxed);
+    }
+}

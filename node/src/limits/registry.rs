@@ -1,0 +1,203 @@
+//! The meters of a process by key: one for each, however many requests look for it at once.
+//!
+//! Keys that come from requests are hostile: there may be as many as callers can think of. Their
+//! number is bounded twice, in all of the process and in new ones a second of an organisation;
+//! who comes too late shares the overflow key of its meter, and is limited with the others there.
+//! What neither a configuration, a request nor the broker holds any more is forgotten.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::key::{Digest, MeterKey};
+
+/// Parts of the map with a lock each, held for one look-up.
+const SHARDS: usize = 64;
+/// A part with fewer keys is not looked through for what can be forgotten.
+const SWEEP_MIN: usize = 64;
+/// Shortest time between two searches of the whole map.
+const SWEEP_NS: u64 = 1_000_000_000;
+/// New keys of an organisation per second, over all nodes.
+const NEW_PER_SECOND: u64 = 200;
+
+/// The meters of a process, or what else there is one of for each key.
+#[derive(Debug)]
+pub(super) struct Registry<T> {
+    shards: Box<[Mutex<Shard<T>>]>,
+    keys_max: usize,
+    count: AtomicUsize,
+    swept_ns: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Shard<T> {
+    meters: HashMap<Digest, Arc<T>>,
+    sweep_at: usize,
+}
+
+impl<T> Default for Shard<T> {
+    fn default() -> Self {
+        Self {
+            meters: HashMap::new(),
+            sweep_at: SWEEP_MIN,
+        }
+    }
+}
+
+/// How many keys of an organisation were met for the first time in this second.
+#[derive(Debug, Default)]
+pub struct Newcomers {
+    /// The second in the upper bits, the count in the lower sixteen.
+    word: AtomicU64,
+}
+
+impl Newcomers {
+    /// Whether one more may come now, where `nodes` share what an organisation may have.
+    pub(super) fn admit(&self, now_ns: u64, nodes: u64) -> bool {
+        let second = (now_ns / 1_000_000_000) << 16;
+        let most = (NEW_PER_SECOND / nodes.max(1)).max(1);
+        let admitted = self
+            .word
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let count = if word & !0xffff == second {
+                    word & 0xffff
+                } else {
+                    0
+                };
+                (count < most).then_some(second | (count + 1))
+            });
+        admitted.is_ok()
+    }
+}
+
+impl<T> Registry<T> {
+    pub fn new(keys_max: usize) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            keys_max,
+            count: AtomicUsize::new(0),
+            swept_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The meter of a digest, if there is one.
+    pub fn find(&self, digest: &Digest) -> Option<Arc<T>> {
+        self.shard(digest).meters.get(digest).cloned()
+    }
+
+    /// Whether another key fits.
+    pub fn has_room(&self, now_ns: u64) -> bool {
+        if self.count.load(Ordering::Relaxed) < self.keys_max {
+            return true;
+        }
+        let swept_ns = self.swept_ns.load(Ordering::Relaxed);
+        if swept_ns != 0 && now_ns.saturating_sub(swept_ns) < SWEEP_NS {
+            return false;
+        }
+        self.swept_ns.store(now_ns.max(1), Ordering::Relaxed);
+        for shard in &self.shards {
+            self.sweep(&mut lock(shard));
+        }
+        self.count.load(Ordering::Relaxed) < self.keys_max
+    }
+
+    /// The meter of a key, made where there is none yet.
+    pub fn find_or_make(&self, key: MeterKey, make: impl FnOnce(MeterKey) -> Arc<T>) -> Arc<T> {
+        let digest = key.digest();
+        let mut shard = self.shard(&digest);
+        if let Some(meter) = shard.meters.get(&digest) {
+            return Arc::clone(meter);
+        }
+        if shard.meters.len() >= shard.sweep_at.max(SWEEP_MIN) {
+            self.sweep(&mut shard);
+            shard.sweep_at = shard.meters.len().saturating_mul(2);
+        }
+        let meter = make(key);
+        shard.meters.insert(digest, Arc::clone(&meter));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        meter
+    }
+
+    /// Every meter, for the few who ask how all are.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        let mut all = Vec::with_capacity(self.count.load(Ordering::Relaxed));
+        for shard in &self.shards {
+            all.extend(lock(shard).meters.values().cloned());
+        }
+        all
+    }
+
+    /// Forgets what nobody else holds: nobody can take hold of it while the lock is held.
+    fn sweep(&self, shard: &mut Shard<T>) {
+        let before = shard.meters.len();
+        shard.meters.retain(|_, meter| Arc::strong_count(meter) > 1);
+        let gone = before - shard.meters.len();
+        self.count.fetch_sub(gone, Ordering::Relaxed);
+    }
+
+    fn shard(&self, digest: &Digest) -> MutexGuard<'_, Shard<T>> {
+        let at = usize::from(digest[0]) % SHARDS;
+        lock(&self.shards[at])
+    }
+}
+
+fn lock<T>(shard: &Mutex<Shard<T>>) -> MutexGuard<'_, Shard<T>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    #[test]
+    fn so_many_new_keys_come_in_a_second() {
+        let newcomers = Newcomers::default();
+        let admitted = |now_ns: u64, nodes: u64| {
+            (0..1_000)
+                .filter(|_| newcomers.admit(now_ns, nodes))
+                .count()
+        };
+        assert_eq!(admitted(5 * SECOND_NS, 1), 200);
+        assert_eq!(admitted(5 * SECOND_NS + 1, 1), 0);
+        assert_eq!(admitted(6 * SECOND_NS, 1), 200);
+        assert_eq!(admitted(7 * SECOND_NS, 4), 50, "its part of four nodes");
+        assert_eq!(admitted(8 * SECOND_NS, 1_000), 1);
+    }
+
+    fn key(n: u64) -> MeterKey {
+        MeterKey::of("mtr_1", n.to_string())
+    }
+
+    #[test]
+    fn what_nobody_holds_is_forgotten() {
+        let registry = Registry::new(1_000_000);
+        for n in 0..100_000 {
+            drop(registry.find_or_make(key(n), |_| Arc::new(n)));
+        }
+        assert!(registry.all().len() <= SHARDS * SWEEP_MIN);
+        let held = registry.find_or_make(key(7), |_| Arc::new(7));
+        for n in 100_000..200_000 {
+            drop(registry.find_or_make(key(n), |_| Arc::new(n)));
+        }
+        let found = registry.find(&key(7).digest()).unwrap();
+        assert!(Arc::ptr_eq(&held, &found), "what is held stays");
+    }
+
+    #[test]
+    fn a_full_map_has_room_again_when_keys_are_let_go() {
+        let registry = Registry::new(100);
+        let held: Vec<_> = (0..100)
+            .map(|n| registry.find_or_make(key(n), |_| Arc::new(n)))
+            .collect();
+        assert!(!registry.has_room(SECOND_NS));
+        drop(held);
+        assert!(
+            !registry.has_room(SECOND_NS + 1),
+            "it was just looked through"
+        );
+        assert!(registry.has_room(3 * SECOND_NS));
+        assert!(registry.all().is_empty());
+    }
+}

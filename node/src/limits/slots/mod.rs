@@ -1,0 +1,324 @@
+//! Slots of a concurrency limit as the pipeline holds them: one for each call in flight.
+//!
+//! ```text
+//! draw ── compare-exchange on {granted, used} ── SlotToken, given back when it is dropped
+//!   └── ask ──▶ run ─ look ─▶ Taker (one a key) ── compare-and-swap ──▶ Store: SlotState
+//! ```
+//!
+//! The truth is in the store: how many slots each incarnation of a node holds, for how long. A node
+//! takes a few more than it needs, renews them while calls are in flight, and gives back what it
+//! does not use. What it holds is lowered here *before* the lower number is written, and raised
+//! only after the higher one is known to be there, so that all nodes together never have more calls
+//! in flight than the limit. A node that cannot reach the store until its slots end keeps its calls
+//! and admits no others (`fail_closed`), or as many as it held (`local_share`); others use its
+//! slots from `SLOT_TTL` after its last renewal on, and for that time its calls come on top.
+
+mod run;
+pub mod state;
+mod taker;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use proto::meter::{LimitAnswer, StoreLoss};
+use tokio::sync::Notify;
+
+pub use run::run;
+
+use super::clock::Clock;
+use super::key::MeterKey;
+
+/// Where slot states live in the store.
+pub const PREFIX: &str = "slots/";
+/// How long slots are held after their last renewal.
+pub const SLOT_TTL: Duration = Duration::from_secs(10);
+/// Calls that may wait for one key.
+const WAITING_MAX: u64 = 4_096;
+/// How long a refusal is passed on to callers before the store is asked again.
+const REFUSED_NS: u64 = 50_000_000;
+/// When a refused caller may come again, where only the end of some call can help.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+const USED_BITS: u32 = 32;
+const USED_MASK: u64 = (1 << USED_BITS) - 1;
+
+/// What a concurrency limit says, of one configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotSpec {
+    /// Name of the meter; may be empty.
+    pub name: String,
+    /// The version that last changed it.
+    pub version: u64,
+    /// Calls in flight, at most.
+    pub limit: u64,
+    /// What happens without the store.
+    pub on_store_loss: StoreLoss,
+    /// What refused callers are told.
+    pub answer: LimitAnswer,
+}
+
+/// What the slots of a process share with their taker.
+pub struct SlotShared {
+    clock: Arc<dyn Clock>,
+    grace: Duration,
+    asks: Mutex<Vec<Arc<Slots>>>,
+    woken: Notify,
+    stopping: AtomicBool,
+}
+
+/// The slots of one key in this process, shared by all workers.
+pub struct Slots {
+    key: MeterKey,
+    store_key: String,
+    spec: ArcSwap<SlotSpec>,
+    /// {granted: 32, used: 32}.
+    word: AtomicU64,
+    /// When the granted slots end on the own clock.
+    ends_ns: AtomicU64,
+    waiting: AtomicU64,
+    /// Until when there is nothing to be had.
+    refused_until_ns: AtomicU64,
+    /// Whether what refuses is the silence of the store.
+    lost: AtomicBool,
+    asked: AtomicBool,
+    answered: Notify,
+    shared: Arc<SlotShared>,
+}
+
+/// A call in flight. Dropping it frees the slot.
+#[derive(Debug)]
+pub struct SlotToken {
+    slots: Arc<Slots>,
+}
+
+/// No slot for this call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotRefusal {
+    /// Id of the meter.
+    pub meter: String,
+    /// Its limit as refused callers see it.
+    pub spec: Arc<SlotSpec>,
+    /// Whether the store cannot be reached.
+    pub lost: bool,
+    /// When to come again.
+    pub retry_after: Duration,
+}
+
+impl SlotShared {
+    /// For a process.
+    pub fn new(clock: Arc<dyn Clock>, grace: Duration) -> Self {
+        Self {
+            clock,
+            grace,
+            asks: Mutex::default(),
+            woken: Notify::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives everything back and ends the taker.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.woken.notify_one();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn take_asks(&self) -> Vec<Arc<Slots>> {
+        std::mem::take(&mut *self.asks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Slots {
+    /// Slots of a key, none of them granted yet.
+    pub fn new(key: MeterKey, spec: SlotSpec, shared: Arc<SlotShared>) -> Self {
+        Self {
+            store_key: format!("{PREFIX}{}", hex::encode(key.digest())),
+            key,
+            spec: ArcSwap::from_pointee(spec),
+            word: AtomicU64::new(0),
+            ends_ns: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            refused_until_ns: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            answered: Notify::new(),
+            shared,
+        }
+    }
+
+    /// Takes the limit of a newer configuration.
+    pub fn respec(self: &Arc<Self>, spec: &SlotSpec) {
+        if spec.version > self.spec.load().version {
+            self.spec.store(Arc::new(spec.clone()));
+            self.ask();
+        }
+    }
+
+    /// What they are counted by.
+    pub fn key(&self) -> &MeterKey {
+        &self.key
+    }
+
+    /// The limit in force.
+    pub fn spec(&self) -> Arc<SlotSpec> {
+        self.spec.load_full()
+    }
+
+    /// Calls that wait.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Calls in flight.
+    pub fn used(&self) -> u64 {
+        self.word.load(Ordering::Acquire) & USED_MASK
+    }
+
+    fn granted(&self) -> u64 {
+        self.word.load(Ordering::Acquire) >> USED_BITS
+    }
+
+    /// A slot: at once where one is at hand, else when the store has answered.
+    ///
+    /// # Errors
+    /// All are in use, or the store does not answer.
+    pub async fn taken(self: &Arc<Self>) -> Result<SlotToken, Box<SlotRefusal>> {
+        let clock = Arc::clone(&self.shared.clock);
+        if let Some(token) = self.try_take(clock.boot_ns()) {
+            return Ok(token);
+        }
+        let waits = Waits::new(self);
+        let Some(_waits) = waits else {
+            return Err(Box::new(self.refusal()));
+        };
+        let over = tokio::time::sleep(self.shared.grace);
+        tokio::pin!(over);
+        loop {
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            let now_ns = clock.boot_ns();
+            if let Some(token) = self.try_take(now_ns) {
+                return Ok(token);
+            }
+            if now_ns < self.refused_until_ns.load(Ordering::Acquire) {
+                return Err(Box::new(self.refusal()));
+            }
+            self.ask();
+            tokio::select! {
+                () = &mut answered => {}
+                () = &mut over => {
+                    self.lost.store(true, Ordering::Release);
+                    return Err(Box::new(self.refusal()));
+                }
+            }
+        }
+    }
+
+    fn try_take(self: &Arc<Self>, now_ns: u64) -> Option<SlotToken> {
+        let ended = now_ns >= self.ends_ns.load(Ordering::Acquire);
+        if ended && self.spec.load().on_store_loss == StoreLoss::FailClosed {
+            return None;
+        }
+        let taken = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & USED_MASK < word >> USED_BITS).then(|| word + 1)
+            });
+        let word = taken.ok()?;
+        if (word & USED_MASK) + 1 >= word >> USED_BITS {
+            self.ask();
+        }
+        Some(SlotToken {
+            slots: Arc::clone(self),
+        })
+    }
+
+    /// Sets what is granted, but never below what is in use; what it is then.
+    fn grant(&self, n: u64) -> u64 {
+        let n = n.min(USED_MASK);
+        let set = |word: u64| {
+            let used = word & USED_MASK;
+            Some((n.max(used) << USED_BITS) | used)
+        };
+        let before = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, set)
+            .unwrap_or_else(|word| word);
+        n.max(before & USED_MASK)
+    }
+
+    fn ask(self: &Arc<Self>) {
+        if !self.asked.swap(true, Ordering::AcqRel) {
+            let mut asks = self
+                .shared
+                .asks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            asks.push(Arc::clone(self));
+            drop(asks);
+            self.shared.woken.notify_one();
+        }
+    }
+
+    fn refusal(&self) -> SlotRefusal {
+        SlotRefusal {
+            meter: self.key.id().to_owned(),
+            spec: self.spec.load_full(),
+            lost: self.lost.load(Ordering::Acquire),
+            retry_after: RETRY_AFTER,
+        }
+    }
+}
+
+/// One caller among those who wait; leaves when it is dropped.
+struct Waits<'s>(&'s Slots);
+
+impl<'s> Waits<'s> {
+    fn new(slots: &'s Slots) -> Option<Self> {
+        let before = slots.waiting.fetch_add(1, Ordering::AcqRel);
+        let waits = Self(slots);
+        (before < WAITING_MAX).then_some(waits)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for SlotToken {
+    fn drop(&mut self) {
+        let word = self.slots.word.fetch_sub(1, Ordering::AcqRel);
+        if word & USED_MASK >= word >> USED_BITS {
+            // All were in use: others may be waiting for what is not any more.
+            self.slots.ask();
+        }
+        if self.slots.waiting.load(Ordering::Acquire) > 0 {
+            self.slots.answered.notify_waiters();
+        }
+        self.slots.refused_until_ns.store(0, Ordering::Release);
+    }
+}
+
+impl std::fmt::Debug for SlotShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SlotShared").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slots")
+            .field("key", &self.key)
+            .field("granted", &self.granted())
+            .field("used", &self.used())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! The shell around the takers: their map, the store, and a timer.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use proto::store::{Compare, Op, Store, StoreError, Txn, TxnOutcome};
+use tracing::{error, warn};
+
+use super::SlotShared;
+use super::state::SlotState;
+use super::taker::{SlotWrite, Taker};
+use crate::limits::block::Opener;
+use crate::limits::revision_clock::RevisionClock;
+
+/// Calls to the store at a time.
+const CALLS_MAX: usize = 16;
+/// How long a leaving process tries to give back.
+const LEAVE: Duration = Duration::from_secs(1);
+/// Longest sleep; a timer further away is looked at again then.
+const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+
+/// Serves the slots until they are stopped.
+pub async fn run(shared: Arc<SlotShared>, store: Arc<dyn Store>, me: Opener, timeout: Duration) {
+    let clock = Arc::clone(&shared.clock);
+    let mut takers: HashMap<String, Taker> = HashMap::new();
+    let mut due: BTreeSet<(u64, String)> = BTreeSet::new();
+    let mut proofs = RevisionClock::default();
+    let mut calls = FuturesUnordered::new();
+    let mut leave_by_ns = None;
+    loop {
+        let now_ns = clock.boot_ns();
+        let leaving = shared.is_stopping();
+        for slots in shared.take_asks() {
+            let key = slots.store_key.clone();
+            let taker = takers
+                .entry(key.clone())
+                .or_insert_with(|| Taker::new(slots, me, now_ns));
+            due.remove(&(taker.look_ns(), key.clone()));
+            due.insert((now_ns, key));
+        }
+        if leaving && leave_by_ns.is_none() {
+            leave_by_ns = Some(now_ns.saturating_add(crate::limits::nanos(LEAVE)));
+            due = takers.keys().map(|key| (now_ns, key.clone())).collect();
+        }
+        while calls.len() < CALLS_MAX {
+            let Some((at_ns, key)) = due.first().cloned().filter(|(at_ns, _)| *at_ns <= now_ns)
+            else {
+                break;
+            };
+            due.remove(&(at_ns, key.clone()));
+            let Some(taker) = takers.get_mut(&key) else {
+                continue;
+            };
+            if let Some(write) = taker.look(&proofs, now_ns, leaving) {
+                let (store, key) = (Arc::clone(&store), key.clone());
+                calls.push(async move {
+                    let outcome = send(&*store, &key, write, timeout).await;
+                    (key, outcome)
+                });
+            }
+            reschedule(&mut takers, &mut due, key);
+        }
+        if let Some(by_ns) = leave_by_ns
+            && (calls.is_empty() || now_ns >= by_ns)
+        {
+            return;
+        }
+        let due_ns = due.first().map_or(u64::MAX, |(at_ns, _)| *at_ns);
+        let due_ns = due_ns.min(leave_by_ns.unwrap_or(u64::MAX));
+        let sleep = Duration::from_nanos(due_ns.saturating_sub(clock.boot_ns())).min(SLEEP_MAX);
+        tokio::select! {
+            Some((key, outcome)) = calls.next(), if !calls.is_empty() => {
+                let now_ns = clock.boot_ns();
+                if let Some(taker) = takers.get_mut(&key) {
+                    due.remove(&(taker.look_ns(), key.clone()));
+                    answer(taker, outcome, &mut proofs, now_ns);
+                    reschedule(&mut takers, &mut due, key);
+                }
+            }
+            () = shared.woken.notified() => {}
+            () = tokio::time::sleep(sleep), if calls.len() < CALLS_MAX => {}
+        }
+    }
+}
+
+fn reschedule(takers: &mut HashMap<String, Taker>, due: &mut BTreeSet<(u64, String)>, key: String) {
+    let Some(taker) = takers.get(&key) else {
+        return;
+    };
+    if taker.is_done() {
+        takers.remove(&key);
+    } else if taker.look_ns() != u64::MAX {
+        due.insert((taker.look_ns(), key));
+    }
+}
+
+fn answer(
+    taker: &mut Taker,
+    outcome: Result<TxnOutcome, StoreError>,
+    proofs: &mut RevisionClock,
+    now_ns: u64,
+) {
+    match outcome {
+        Ok(TxnOutcome::Committed(revision)) => {
+            proofs.note(now_ns, revision);
+            taker.committed(revision, now_ns);
+        }
+        Ok(TxnOutcome::Conflict(seen)) => {
+            proofs.note(now_ns, seen.revision);
+            let found = seen.value.into_iter().next().flatten();
+            let state = found.map(|kv| SlotState::decode(&kv.value).map(|s| (s, kv.mod_revision)));
+            match state.transpose() {
+                Ok(state) => taker.conflicted(state, now_ns),
+                Err(error) => {
+                    let key = taker.key();
+                    error!(%key, "slot state {key} is not touched, its meter is closed: {error}");
+                    taker.failed(now_ns);
+                }
+            }
+        }
+        Err(error) => {
+            let key = taker.key();
+            warn!(%key, "a write of slots failed: {error}");
+            taker.failed(now_ns);
+        }
+    }
+}
+
+async fn send(
+    store: &dyn Store,
+    key: &str,
+    write: SlotWrite,
+    timeout: Duration,
+) -> Result<TxnOutcome, StoreError> {
+    let compare = match write.expected {
+        Some(revision) => Compare::ModRevision(key.to_owned(), revision),
+        None => Compare::Absent(key.to_owned()),
+    };
+    let op = match write.next {
+        None => Op::Delete(key.to_owned()),
+        Some(state) => match state.encode() {
+            Ok(bytes) => Op::put(key.to_owned(), bytes),
+            Err(error) => return Err(StoreError::Unavailable(error.to_string())),
+        },
+    };
+    let txn = Txn {
+        compares: vec![compare],
+        ops: vec![op],
+        or_read: vec![key.to_owned()],
+    };
+    match tokio::time::timeout(timeout, store.txn(txn)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StoreError::OutcomeUnknown(format!(
+            "no answer within {timeout:?}"
+        ))),
+    }
+}

@@ -1,0 +1,119 @@
+//! Slots of several nodes on one store: never more in flight than the limit, and none lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::meter::{LimitAnswer, StoreLoss};
+use proto::store::Store;
+use proto::store::embedded::Embedded;
+
+use crate::limits::{Limits, MeterKey, Opener, Settings, SlotSpec, SlotToken, Slots, SystemClock};
+
+fn spec(version: u64, limit: u64) -> SlotSpec {
+    SlotSpec {
+        name: String::new(),
+        version,
+        limit,
+        on_store_loss: StoreLoss::FailClosed,
+        answer: LimitAnswer::default(),
+    }
+}
+
+struct Node {
+    limits: Arc<Limits>,
+    slots: Arc<Slots>,
+    held: Vec<SlotToken>,
+}
+
+impl Node {
+    fn new(node: u64, limit: u64, store: &Arc<dyn Store>) -> Self {
+        let settings = Settings::single_node(Opener { node, boot: 1 });
+        let clock = Arc::new(SystemClock);
+        let (limits, broker) = Limits::new(Arc::clone(store), &settings, clock);
+        actix_rt::spawn(broker);
+        let slots = limits.slots(MeterKey::whole("m"), &spec(1, limit));
+        Self {
+            limits,
+            slots,
+            held: Vec::new(),
+        }
+    }
+
+    async fn take(&mut self) -> bool {
+        match self.slots.taken().await {
+            Ok(token) => {
+                self.held.push(token);
+                true
+            }
+            Err(refusal) => {
+                assert!(!refusal.lost, "{refusal:?}");
+                false
+            }
+        }
+    }
+
+    async fn take_in_time(&mut self) {
+        let taken = async {
+            while !self.take().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let taken = tokio::time::timeout(Duration::from_secs(30), taken).await;
+        taken.expect("a slot becomes free");
+    }
+}
+
+#[actix_rt::test]
+async fn nodes_share_slots_and_what_ends_on_one_is_free_for_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (mut a, mut b) = (Node::new(1, 5, &store), Node::new(2, 5, &store));
+    for _ in 0..10 {
+        a.take().await;
+        b.take().await;
+        assert!(a.held.len() + b.held.len() <= 5);
+    }
+    assert_eq!(a.held.len() + b.held.len(), 5);
+
+    // What ends here is free here at once, and there soon.
+    let of_a = a.held.len();
+    a.held.pop();
+    assert!(a.take().await);
+    a.held.clear();
+    for _ in 0..of_a {
+        b.take_in_time().await;
+    }
+    assert_eq!(b.held.len(), 5);
+    assert!(!a.take().await);
+
+    // A limit that falls is kept as calls end, one that rises works at once.
+    b.limits.slots(MeterKey::whole("m"), &spec(2, 3));
+    b.held.truncate(3);
+    let falls = async {
+        while b.take().await {
+            b.held.truncate(3);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let falls = tokio::time::timeout(Duration::from_secs(30), falls).await;
+    falls.expect("the limit falls");
+    b.limits.slots(MeterKey::whole("m"), &spec(3, 6));
+    b.take_in_time().await;
+    assert_eq!(b.held.len(), 4);
+}
+
+#[actix_rt::test]
+async fn a_node_that_leaves_gives_its_slots_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (mut a, mut b) = (Node::new(1, 3, &store), Node::new(2, 3, &store));
+    for _ in 0..3 {
+        assert!(a.take().await);
+    }
+    assert!(!b.take().await);
+    a.held.clear();
+    a.limits.stop();
+    for _ in 0..3 {
+        b.take_in_time().await;
+    }
+}

@@ -1,0 +1,111 @@
+//! How much of each meter is used now, for those who ask how all are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto::usage::{KEYS_TOLD_MAX, KeyUsage, LimitUsage};
+
+use super::block::Opener;
+use super::clock::Moment;
+use super::key::{Digest, MeterKey};
+use super::meter::Meter;
+use super::slots::Slots;
+use super::state::State;
+
+impl Meter {
+    /// Its usage now.
+    fn usage(&self, now: Moment) -> Option<KeyUsage> {
+        // One that only peers ask for is told of by them.
+        let key = self.key()?;
+        let view = self.view.load();
+        let mut state = view.state.clone();
+        let passed_ns = now.boot_ns.saturating_sub(view.at.boot_ns);
+        // Nobody's incarnation: what has ended is charged, as any other node would.
+        let nobody = Opener { node: 0, boot: 0 };
+        state.pass(passed_ns, now.unix_s(), nobody);
+        let open = state.open_left().saturating_sub(self.in_hand(now.boot_ns));
+        let limit = |usage: &super::state::Usage| {
+            let alone = State {
+                limits: vec![usage.clone()],
+                ..state.clone()
+            };
+            let used = usage.used().saturating_add(open);
+            let wanted = if used < usage.limit { usage.limit } else { 1 };
+            let (reset_ns, _) = alone.free_in(wanted, now.unix_ns);
+            LimitUsage {
+                window: usage.window.name().to_owned(),
+                limit: usage.limit,
+                used,
+                reset_ms: reset_ns.div_ceil(1_000_000),
+            }
+        };
+        let paused_ns = self.paused_until_ns().saturating_sub(now.boot_ns);
+        Some(KeyUsage {
+            meter_id: key.id().to_owned(),
+            name: view.spec.name().to_owned(),
+            key: named(key),
+            overflow: key.is_overflow(),
+            mode: view.mode.name().to_owned(),
+            limits: state.limits.iter().map(limit).collect(),
+            waiting: self.waiting.load(std::sync::atomic::Ordering::Relaxed),
+            paused_ms: paused_ns.div_ceil(1_000_000),
+        })
+    }
+}
+
+impl Slots {
+    fn usage(&self) -> KeyUsage {
+        let spec = self.spec();
+        KeyUsage {
+            meter_id: self.key().id().to_owned(),
+            name: spec.name.clone(),
+            key: named(self.key()),
+            overflow: self.key().is_overflow(),
+            mode: "store".to_owned(),
+            limits: vec![LimitUsage {
+                window: "concurrency".to_owned(),
+                limit: spec.limit,
+                used: self.used(),
+                reset_ms: 0,
+            }],
+            waiting: self.waiting(),
+            paused_ms: 0,
+        }
+    }
+}
+
+/// A key as others may see it: ids of ours as they are, what a request brought by its hash.
+fn named(key: &MeterKey) -> Option<String> {
+    let value = key.value()?;
+    let ours = value.parse::<proto::object::ObjectId>().is_ok();
+    Some(match ours {
+        true => value.to_owned(),
+        false => format!("#{}", hex::encode(&key.digest()[..8])),
+    })
+}
+
+/// The keys of which most is used, and how many were left out.
+pub(super) fn of(meters: &[Arc<Meter>], slots: &[Arc<Slots>], now: Moment) -> (Vec<KeyUsage>, u64) {
+    let mut all = Vec::with_capacity(meters.len());
+    let mut places: HashMap<Digest, usize> = HashMap::with_capacity(meters.len());
+    for meter in meters {
+        if let (Some(key), Some(usage)) = (meter.key(), meter.usage(now)) {
+            places.insert(key.digest(), all.len());
+            all.push(usage);
+        }
+    }
+    for slots in slots {
+        let own = slots.usage();
+        let known = places.get(&slots.key().digest());
+        match known.and_then(|at| all.get_mut(*at)) {
+            Some(known) => known.limits.extend(own.limits),
+            None => all.push(own),
+        }
+    }
+    // Of what is not in use there is nothing to tell.
+    all.retain(|key| key.share() > 0 || key.waiting > 0 || key.paused_ms > 0);
+    all.sort_by_key(|key| std::cmp::Reverse(key.share()));
+    let left_out = all.len().saturating_sub(KEYS_TOLD_MAX) as u64;
+    all.truncate(KEYS_TOLD_MAX);
+    (all, left_out)
+}

@@ -1,0 +1,169 @@
+//! A request that waits: for the store's answer, or, where its meter says so, for its turn.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use proto::meter::Hold;
+
+use super::clock::Clock;
+use super::meter::Meter;
+use super::refusal::{Cause, Refusal};
+use super::token::Token;
+use super::view::Verdict;
+
+/// Longest wait for a store that answers but gives no token (the pace of writes is the reason): the
+/// whole of a limit passes at this pace in less.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Who is held asks again after this time, should nobody ring.
+const ASK_AGAIN_NS: u64 = 100_000_000;
+/// And not sooner than this.
+const ASK_MIN_NS: u64 = 5_000_000;
+/// From this time on what is known of the limit is no passing state.
+const SETTLED_NS: u64 = 30_000_000;
+
+/// A request that waits for the broker's answer.
+#[derive(Debug)]
+pub struct Waiting {
+    meter: Arc<Meter>,
+}
+
+impl Waiting {
+    /// Counted already among those who wait for the meter.
+    pub(super) fn new(meter: Arc<Meter>) -> Self {
+        Self { meter }
+    }
+
+    /// Waits for a token or a refusal: as long as the store needs to answer, at most
+    /// `store_grace`, then what the meter does without a store. Where the meter holds its callers,
+    /// waits for a token as long as that says; `priority` (0 to 9) goes before a lower one.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn granted(self, priority: u8) -> Result<Token, Box<Refusal>> {
+        let hold = self.meter.spec.load().hold();
+        match hold {
+            Some(hold) => self.held(hold, priority).await,
+            None => self.answered().await,
+        }
+    }
+
+    async fn held(self, hold: Hold, priority: u8) -> Result<Token, Box<Refusal>> {
+        let meter = &self.meter;
+        let clock = Arc::clone(&meter.shared.clock);
+        let refused = |cause: Cause, before: u64| {
+            let k = meter.refused_next().saturating_add(before);
+            Err(Box::new(meter.refusal(cause, k, clock.boot_ns())))
+        };
+        let most = usize::try_from(hold.max_waiting).unwrap_or(usize::MAX);
+        let Some((ticket, before)) = meter.held.enter(priority, most) else {
+            return refused(Cause::Crowded, u64::from(hold.max_waiting));
+        };
+        let now_ns = clock.boot_ns();
+        let max_wait = Duration::from_millis(hold.max_wait_ms);
+        let deadline_ns = now_ns.saturating_add(super::nanos(max_wait));
+        let turn = before as u64 + 1;
+        let (wait, _) = meter.view.load().retry_after(Cause::Empty, turn, now_ns);
+        if wait > max_wait {
+            return refused(Cause::Empty, before as u64);
+        }
+        meter.shared.stats.held.fetch_add(1, Ordering::Relaxed);
+        let over = tokio::time::sleep(max_wait);
+        tokio::pin!(over);
+        let mut asked_ns = u64::MAX;
+        loop {
+            let answered = meter.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            if !ticket.is_head() {
+                tokio::select! {
+                    () = ticket.turn() => continue,
+                    () = &mut over => return refused(Cause::Empty, 0),
+                }
+            }
+            let now_ns = clock.boot_ns();
+            if let Some(token) = meter.try_draw(now_ns) {
+                return Ok(token);
+            }
+            asked_ns = asked_ns.min(now_ns);
+            let (until_ns, cause) = match meter.view.load().verdict {
+                _ if now_ns < meter.paused_until_ns() => (meter.paused_until_ns(), Cause::Paused),
+                Verdict::Refuse { until_ns, cause } if now_ns < until_ns => (until_ns, cause),
+                _ => (0, Cause::Empty),
+            };
+            // What was drawn and not sent yet makes it look later than it is.
+            let settled = now_ns >= asked_ns.saturating_add(SETTLED_NS);
+            if until_ns > deadline_ns && settled || cause == Cause::StoreLost {
+                return refused(cause, 0);
+            }
+            meter.ask();
+            let wait_ns = until_ns
+                .saturating_sub(now_ns)
+                .clamp(ASK_MIN_NS, ASK_AGAIN_NS);
+            let again = tokio::time::sleep(Duration::from_nanos(wait_ns));
+            tokio::select! {
+                () = &mut answered => {}
+                () = again => {}
+                () = &mut over => return refused(Cause::Empty, 0),
+            }
+        }
+    }
+
+    async fn answered(self) -> Result<Token, Box<Refusal>> {
+        let clock = Arc::clone(&self.meter.shared.clock);
+        let since_ns = clock.boot_ns();
+        // The broker itself answers at the end of the grace; this is for a broker that is gone.
+        let grace = self.meter.shared.store_grace.saturating_mul(2);
+        let grace_over = tokio::time::sleep(grace);
+        let wait_over = tokio::time::sleep(WAIT_MAX.max(grace));
+        tokio::pin!(grace_over, wait_over);
+        loop {
+            let answered = self.meter.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            if let Some(result) = self.poll_now(clock.boot_ns()) {
+                return result;
+            }
+            let heard = self.meter.view.load().answered_ns >= since_ns;
+            tokio::select! {
+                () = &mut answered => {}
+                () = &mut grace_over, if !heard => break,
+                () = &mut wait_over => break,
+            }
+        }
+        let k = self.meter.refused_next();
+        Err(Box::new(self.meter.refusal(
+            Cause::StoreLost,
+            k,
+            clock.boot_ns(),
+        )))
+    }
+
+    /// The answer if it is there already.
+    pub(super) fn poll_now(&self, now_ns: u64) -> Option<Result<Token, Box<Refusal>>> {
+        if let Some(token) = self.meter.try_draw(now_ns) {
+            return Some(Ok(token));
+        }
+        if let Some(refusal) = self.meter.refuses(now_ns) {
+            return Some(Err(Box::new(refusal)));
+        }
+        self.meter.ask();
+        None
+    }
+
+    /// The meter that it waits for.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    pub(super) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.meter.shared.clock)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.meter.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}

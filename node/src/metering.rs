@@ -1,0 +1,320 @@
+//! Which meters count a request, and under which keys.
+//!
+//! Made once per configuration for each caller's credential of a proxy: the meters of its
+//! organisation, target, credentials and the proxy. Where none of them looks at the request, the
+//! set is ready beforehand and costs a request nothing but two counted references.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use proto::meter::{Applies, MeterSpec, WhenSet};
+use proto::rule::Facts;
+
+use crate::limits::{
+    Limits, METERS_MAX, Meter, MeterKey, MeterSet, Newcomers, SlotSpec, Slots, TooManyMeters,
+};
+
+/// The meters that may count requests of one caller's credential through one proxy.
+#[derive(Debug)]
+pub struct Metering {
+    rows: Box<[Row]>,
+    /// What applies to every request, where none has to be looked at.
+    fixed: Option<Applied>,
+    limits: Arc<Limits>,
+    newcomers: Arc<Newcomers>,
+}
+
+/// One meter of a proxy.
+#[derive(Debug)]
+pub struct Row {
+    /// What its counts are kept under.
+    pub name: Box<str>,
+    /// Its limits per window; none where it only counts calls in flight.
+    pub spec: Option<Arc<MeterSpec>>,
+    /// Its limit of calls in flight.
+    pub slots: Option<SlotSpec>,
+    /// The requests that it counts; none: all.
+    pub when: Option<WhenSet>,
+    /// What it counts by.
+    pub key: RowKey,
+    /// Longest pause that the target can ask for.
+    pub pause_max: Option<Duration>,
+    /// The header that says how urgent a held caller is.
+    pub priority: Option<HeaderName>,
+    /// Whether every attempt towards the target spends, or only the first: of what hangs on the
+    /// target's side, each counts.
+    pub each_attempt: bool,
+}
+
+/// What a row counts by.
+#[derive(Debug)]
+pub enum RowKey {
+    /// The same for every request.
+    Fixed(Counted),
+    /// All values of a header.
+    Header(HeaderName),
+    /// A claim of the caller's JWT.
+    Claim(Box<str>),
+    /// The caller's address.
+    Source,
+}
+
+/// What one key of a row spends at.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    meter: Option<Arc<Meter>>,
+    slots: Option<Arc<Slots>>,
+}
+
+/// The meters that count a request.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// Those of its first attempt: all.
+    pub first: MeterSet,
+    /// Those of each further attempt.
+    pub again: MeterSet,
+    /// Where it takes a slot until its answer has ended.
+    pub slots: Arc<[Arc<Slots>]>,
+    /// Those that wait when the target asks, each with its longest pause.
+    pub learning: Arc<[(Arc<Meter>, Duration)]>,
+    /// How urgent it is where it is held, 0 to 9.
+    pub priority: u8,
+}
+
+/// What a request tells of its key.
+pub struct Subject<'r> {
+    /// Its fields.
+    pub headers: &'r HeaderMap,
+    /// Who sent it.
+    pub source: IpAddr,
+    /// The payload of the JWT that its caller presented.
+    pub jwt: Option<&'r [u8]>,
+}
+
+/// Why it is not known which meters count a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// The body decides, and has not been read.
+    NeedsBody,
+    /// More than a request can spend at.
+    TooMany(TooManyMeters),
+}
+
+impl Metering {
+    /// The meters of a credential's requests.
+    ///
+    /// # Errors
+    /// There are more than can apply to one request.
+    pub fn new(
+        rows: Vec<Row>,
+        limits: Arc<Limits>,
+        newcomers: Arc<Newcomers>,
+    ) -> Result<Self, TooManyMeters> {
+        if rows.len() > METERS_MAX {
+            return Err(TooManyMeters(rows.len()));
+        }
+        let mut all = Some(Vec::with_capacity(rows.len()));
+        for row in &rows {
+            match &row.key {
+                RowKey::Fixed(counted) if row.when.is_none() && row.priority.is_none() => {
+                    if let Some(all) = &mut all {
+                        all.push((counted.clone(), row));
+                    }
+                }
+                _ => all = None,
+            }
+        }
+        let fixed = all.map(|all| Applied::new(&all)).transpose()?;
+        Ok(Self {
+            rows: rows.into(),
+            fixed,
+            limits,
+            newcomers,
+        })
+    }
+
+    /// Pauses meters because the target asked to wait.
+    pub fn pause(&self, meter: &Meter, wait: Duration) {
+        self.limits.pause(meter, wait);
+    }
+
+    /// The meters of every request, where no request has to be looked at.
+    pub fn fixed(&self) -> Option<&Applied> {
+        self.fixed.as_ref()
+    }
+
+    /// Whether a claim of the caller's JWT is asked for.
+    pub fn needs_claims(&self) -> bool {
+        let claims = |row: &Row| matches!(row.key, RowKey::Claim(_));
+        self.rows.iter().any(claims)
+    }
+
+    /// Whether the request itself decides, beyond its key, which meters count it.
+    pub fn needs_facts(&self) -> bool {
+        self.rows.iter().any(|row| row.when.is_some())
+    }
+
+    /// The meters of one request. `facts` are there if [`Metering::needs_facts`].
+    ///
+    /// # Errors
+    /// What is not known yet.
+    pub fn of(
+        &self,
+        facts: Option<&Facts<'_>>,
+        subject: &Subject<'_>,
+    ) -> Result<Applied, Unresolved> {
+        let mut counted = Vec::with_capacity(self.rows.len());
+        for row in &self.rows {
+            match (&row.when, facts) {
+                (Some(when), Some(facts)) => match when.applies(facts) {
+                    Applies::No => continue,
+                    Applies::Yes => {}
+                    Applies::NeedsBody => return Err(Unresolved::NeedsBody),
+                },
+                (Some(_), None) => return Err(Unresolved::NeedsBody),
+                (None, _) => {}
+            }
+            counted.push((self.counted(row, subject), row));
+        }
+        let headers = counted.iter().filter_map(|(_, row)| row.priority.as_ref());
+        let priority = headers.map(|name| priority(subject.headers, name)).max();
+        let applied = Applied::new(&counted).map_err(Unresolved::TooMany)?;
+        Ok(Applied {
+            priority: priority.unwrap_or_default(),
+            ..applied
+        })
+    }
+
+    fn counted(&self, row: &Row, subject: &Subject<'_>) -> Counted {
+        let (limits, newcomers) = (&self.limits, &*self.newcomers);
+        let keyed = |value: &[u8]| Counted {
+            meter: (row.spec.as_ref()).map(|spec| limits.keyed(&row.name, value, spec, newcomers)),
+            slots: (row.slots.as_ref())
+                .map(|spec| limits.keyed_slots(&row.name, value, spec, newcomers)),
+        };
+        match &row.key {
+            RowKey::Fixed(counted) => counted.clone(),
+            RowKey::Source => keyed(source_prefix(subject.source).to_string().as_bytes()),
+            RowKey::Claim(name) => keyed(&claim(subject.jwt, name)),
+            RowKey::Header(name) => {
+                let mut values = subject.headers.get_all(name).iter();
+                let first = values.next().map(http::HeaderValue::as_bytes);
+                match values.next() {
+                    None => keyed(first.unwrap_or_default()),
+                    Some(second) => {
+                        let both = [first.unwrap_or_default(), second.as_bytes()];
+                        let all = both.into_iter().chain(values.map(|value| value.as_bytes()));
+                        keyed(&all.collect::<Vec<_>>().join(&b", "[..]))
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Counted {
+    /// A key that is the same for every request.
+    pub fn of(
+        limits: &Limits,
+        key: &MeterKey,
+        spec: Option<&Arc<MeterSpec>>,
+        slots: Option<&SlotSpec>,
+    ) -> Self {
+        Self {
+            meter: spec.map(|spec| limits.meter(key.clone(), Arc::clone(spec))),
+            slots: slots.map(|spec| limits.slots(key.clone(), spec)),
+        }
+    }
+}
+
+impl Applied {
+    fn new(counted: &[(Counted, &Row)]) -> Result<Self, TooManyMeters> {
+        let meters = |again: bool| {
+            let rows = counted.iter().filter(|(_, row)| row.each_attempt || !again);
+            let meters: Vec<Arc<Meter>> = rows.filter_map(|(c, _)| c.meter.clone()).collect();
+            MeterSet::new(&meters)
+        };
+        let slots = counted.iter().filter_map(|(c, _)| c.slots.clone());
+        let learning = counted.iter().filter_map(|(c, row)| {
+            let meter = c.meter.clone()?;
+            Some((meter, row.pause_max?))
+        });
+        Ok(Self {
+            first: meters(false)?,
+            again: meters(true)?,
+            slots: slots.collect(),
+            learning: learning.collect(),
+            priority: 0,
+        })
+    }
+
+    /// Whether nothing counts the request.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.slots.is_empty()
+    }
+}
+
+/// One digit; anything else is the lowest.
+fn priority(headers: &HeaderMap, name: &HeaderName) -> u8 {
+    match headers.get(name).map(http::HeaderValue::as_bytes) {
+        Some([digit @ b'0'..=b'9']) => digit - b'0',
+        _ => 0,
+    }
+}
+
+/// The address that a caller counts under: who has one of an IPv6 network has all of it.
+fn source_prefix(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(address) => {
+            let bits = address.to_bits() & (u128::MAX << 64);
+            IpAddr::V6(bits.into())
+        }
+        v4 => v4,
+    }
+}
+
+/// A claim as text; empty where there is none.
+fn claim(payload: Option<&[u8]>, name: &str) -> Vec<u8> {
+    let claims: Option<serde_json::Value> =
+        payload.and_then(|payload| serde_json::from_slice(payload).ok());
+    match claims.as_ref().and_then(|claims| claims.get(name)) {
+        None | Some(serde_json::Value::Null) => Vec::new(),
+        Some(serde_json::Value::String(text)) => text.clone().into_bytes(),
+        Some(other) => other.to_string().into_bytes(),
+    }
+}
+
+/// The payload of a JWT (RFC 7519 §3), which has been proved as a whole.
+pub fn jwt_payload(token: &[u8]) -> Option<Box<[u8]>> {
+    use base64::Engine as _;
+    let payload = token.split(|byte| *byte == b'.').nth(1)?;
+    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    engine.decode(payload).ok().map(Vec::into_boxed_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_network_are_one_caller() {
+        let prefix = |text: &str| source_prefix(text.parse().unwrap()).to_string();
+        assert_eq!(prefix("10.1.2.3"), "10.1.2.3");
+        assert_eq!(prefix("::ffff:10.1.2.3"), "10.1.2.3");
+        assert_eq!(prefix("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(prefix("2001:db8:1:2::9"), "2001:db8:1:2::");
+    }
+
+    #[test]
+    fn claims_are_text_and_missing_ones_are_one_key() {
+        let payload = jwt_payload(b"e30.eyJzdWIiOiJhIiwibiI6NywieCI6bnVsbH0.c2ln").unwrap();
+        for (name, text) in [("sub", "a"), ("n", "7"), ("x", ""), ("y", "")] {
+            assert_eq!(claim(Some(&payload), name), text.as_bytes(), "{name}");
+        }
+        assert_eq!(claim(None, "sub"), b"");
+        assert_eq!(claim(Some(b"no json"), "sub"), b"");
+        assert_eq!(jwt_payload(b"no token"), None);
+    }
+}

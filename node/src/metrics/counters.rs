@@ -1,0 +1,100 @@
+//! The counters of the rate limits and of the links between nodes, as they are rendered.
+
+use super::Plain;
+use crate::limits::Stats;
+use crate::peers::PeerStats;
+
+pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 11] {
+    [
+        (
+            "requestrocket_limit_held_total",
+            "Requests that waited for their turn at a rate limit.",
+            &limits.held,
+        ),
+        (
+            "requestrocket_limit_refusals_total",
+            "Draws that a rate limit refused.",
+            &limits.refused,
+        ),
+        (
+            "requestrocket_limit_store_calls_total",
+            "Store transactions of the rate limits.",
+            &limits.store_calls,
+        ),
+        (
+            "requestrocket_limit_key_writes_total",
+            "Keys written in these transactions.",
+            &limits.key_writes,
+        ),
+        (
+            "requestrocket_limit_conflicts_total",
+            "Transactions that found a value of another writer.",
+            &limits.conflicts,
+        ),
+        (
+            "requestrocket_limit_failures_total",
+            "Transactions that failed or whose outcome is unknown.",
+            &limits.failures,
+        ),
+        (
+            "requestrocket_limit_unreadable_total",
+            "States in the store that could not be read.",
+            &limits.unreadable,
+        ),
+        (
+            "requestrocket_limit_peer_asks_total",
+            "Asks for tokens to the nodes that own the keys.",
+            &limits.peer_asks,
+        ),
+        (
+            "requestrocket_limit_peer_grants_total",
+            "Parts of blocks lent to other nodes.",
+            &limits.peer_grants,
+        ),
+        (
+            "requestrocket_limit_peer_silences_total",
+            "Asks that an owner did not answer in time.",
+            &limits.peer_silences,
+        ),
+        (
+            "requestrocket_limit_overflows_total",
+            "Times that a key was put on the key shared by all beyond the most.",
+            &limits.overflowed,
+        ),
+    ]
+}
+
+pub(super) fn of_peers(peers: &PeerStats) -> [Plain<'_>; 6] {
+    [
+        (
+            "requestrocket_peer_messages_sent_total",
+            "Messages to other nodes.",
+            &peers.sent,
+        ),
+        (
+            "requestrocket_peer_messages_received_total",
+            "Messages from other nodes.",
+            &peers.received,
+        ),
+        (
+            "requestrocket_peer_messages_dropped_total",
+            "Messages that found a node's queue full.",
+            &peers.dropped,
+        ),
+        (
+            "requestrocket_peer_leaves_total",
+            "Leaves of configurations that other nodes gave.",
+            &peers.leaves_from_peers,
+        ),
+        (
+            "requestrocket_peer_leaves_missed_total",
+            "Leaves that were asked of other nodes and came from the store.",
+            &peers.leaves_from_store,
+        ),
+        (
+            "requestrocket_peer_connections_refused_total",
+            "Connections of peers that were refused, or failed before the peer was known.",
+            &peers.refused,
+        ),
+    ]
+}

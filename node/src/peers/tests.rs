@@ -1,0 +1,277 @@
+//! Links over real sockets and certificates: who is let in, what passes, what an end looks like.
+
+use std::time::Duration;
+
+use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::limits::exchange::TokenBatch;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// TLS of a node whose certificate, from `own`, names `name`, and that trusts `trusted`.
+fn tls(own: &Authority, trusted: &Authority, name: &str) -> Tls {
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let key = KeyPair::generate().unwrap();
+    let chain = vec![CertificateDer::from(
+        params.signed_by(&key, own).unwrap().der().to_vec(),
+    )];
+    let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut roots = RootCertStore::empty();
+    let trusted: &rcgen::Certificate = trusted.as_ref();
+    roots.add(trusted.der().clone()).unwrap();
+    let roots = Arc::new(roots);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
+    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain.clone(), key())
+        .unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key())
+        .unwrap();
+    Tls {
+        server: Arc::new(server),
+        client: Arc::new(client),
+    }
+}
+
+struct Node {
+    me: Identity,
+    peers: Peers,
+    events: mpsc::Receiver<PeerEvent>,
+    known: watch::Sender<Vec<Known>>,
+    running: JoinHandle<()>,
+    stats: Arc<PeerStats>,
+    leaves: Arc<Leaves>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+impl Node {
+    async fn start(name: &str, region: &str, tls: Tls) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, name, region, tls)
+    }
+
+    fn on(listener: TcpListener, name: &str, region: &str, tls: Tls) -> Self {
+        let (stats, leaves) = (Arc::new(PeerStats::default()), Arc::default());
+        let (peers, events) = Peers::new(Arc::clone(&stats), Arc::clone(&leaves));
+        let me = Identity {
+            node: name.into(),
+            region: region.into(),
+            incarnation: Opener {
+                node: node_number(region, name),
+                boot: rand::random(),
+            },
+            address: listener.local_addr().unwrap().to_string(),
+        };
+        let (known, listed) = watch::channel(Vec::new());
+        let running = run::run(peers.clone(), me.clone(), tls, listener, listed);
+        Self {
+            me,
+            peers,
+            events,
+            known,
+            running: tokio::spawn(running),
+            stats,
+            leaves,
+        }
+    }
+
+    fn knows(&self, others: &[&Node]) {
+        let known = others.iter().map(|node| Known {
+            node: node.me.node.clone(),
+            address: node.me.address.clone(),
+        });
+        self.known.send_replace(known.collect());
+    }
+
+    async fn next(&mut self) -> PeerEvent {
+        let next = tokio::time::timeout(Duration::from_secs(20), self.events.recv());
+        next.await.expect("an event in time").expect("a service")
+    }
+
+    async fn up(&mut self, peer: &Node) {
+        let event = self.next().await;
+        assert!(
+            matches!(event, PeerEvent::Up(up) if up == peer.me.incarnation),
+            "{event:?}"
+        );
+    }
+}
+
+async fn until(what: &str, met: impl Fn() -> bool) {
+    let met = async {
+        while !met() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), met).await;
+    waited.unwrap_or_else(|_| panic!("{what}"));
+}
+
+#[tokio::test]
+async fn a_pair_has_one_link_whichever_of_them_knows_of_the_other() {
+    let ca = authority();
+    for first_knows in [true, false] {
+        let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+        let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+        match first_knows {
+            true => a.knows(&[&b]),
+            // It knocks and is called back.
+            false => b.knows(&[&a]),
+        }
+        a.up(&b).await;
+        b.up(&a).await;
+        let batch = TokenBatch::default();
+        let said = PeerMessage::Tokens(batch.clone());
+        assert!(a.peers.send(b.me.incarnation, said));
+        let event = b.next().await;
+        let me = a.me.incarnation;
+        assert!(
+            matches!(&event, PeerEvent::Said(from, said) if *from == me && *said == batch),
+            "{event:?}"
+        );
+        assert_eq!(a.stats.sent.load(Ordering::Relaxed), 1);
+        assert_eq!(a.stats.linked.load(Ordering::Relaxed), 1);
+        assert_eq!(b.stats.linked.load(Ordering::Relaxed), 1);
+        let stranger = Opener { node: 1, boot: 1 };
+        assert!(!a.peers.send(stranger, PeerMessage::Beat));
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_ends_is_told_and_comes_back_to_the_next_start_of_the_node() {
+    let ca = authority();
+    let (tls_a, tls_b) = (tls(&ca, &ca, "gw-a"), tls(&ca, &ca, "gw-b"));
+    let mut a = Node::start("gw-a", "eu", tls_a).await;
+    let mut b = Node::start("gw-b", "eu", tls_b.clone()).await;
+    a.knows(&[&b]);
+    a.up(&b).await;
+    b.up(&a).await;
+    let (address, before) = (b.me.address.clone(), b.me.incarnation);
+    drop(b);
+    let event = a.next().await;
+    assert!(
+        matches!(event, PeerEvent::Down(down) if down == before),
+        "{event:?}"
+    );
+    // The port is free once the aborted listener is gone.
+    let listener = loop {
+        match TcpListener::bind(&address).await {
+            Ok(listener) => break listener,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let b = Node::on(listener, "gw-b", "eu", tls_b);
+    a.up(&b).await;
+    assert_ne!(before, b.me.incarnation);
+    assert_eq!(before.node, b.me.incarnation.node);
+}
+
+#[tokio::test]
+async fn who_is_not_the_node_that_it_says_is_not_let_in() {
+    let (ca, other) = (authority(), authority());
+    let cases = [
+        // A certificate of another authority, of another name, of another region, of our name.
+        ("gw-a", "eu", tls(&other, &ca, "gw-a")),
+        ("gw-a", "eu", tls(&ca, &ca, "gw-x")),
+        ("gw-a", "us", tls(&ca, &ca, "gw-a")),
+        ("gw-b", "eu", tls(&ca, &ca, "gw-b")),
+    ];
+    let b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+    for (at, (name, region, tls)) in cases.into_iter().enumerate() {
+        let caller = Identity {
+            node: name.into(),
+            region: region.into(),
+            incarnation: Opener { node: 7, boot: 7 },
+            address: "127.0.0.1:1".into(),
+        };
+        let dialled = greet::dial(&b.me.address, "gw-b", &caller, &tls).await;
+        // With TLS 1.3 the refusal of a certificate is read, not met in the handshake.
+        assert!(dialled.is_err(), "case {at}");
+        until("it was not refused", || {
+            b.stats.refused.load(Ordering::Relaxed) == at as u64 + 1
+        })
+        .await;
+    }
+    assert_eq!(b.stats.linked.load(Ordering::Relaxed), 0);
+    // And a node that is not the one that was dialled is left.
+    let a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+    let dialled = greet::dial(&b.me.address, "gw-c", &a.me, &tls(&ca, &ca, "gw-a")).await;
+    assert!(dialled.is_err());
+}
+
+#[tokio::test]
+async fn what_is_no_frame_ends_the_connection() {
+    let ca = authority();
+    let b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+    let tcp = tokio::net::TcpStream::connect(&b.me.address).await.unwrap();
+    let client = tls(&ca, &ca, "gw-a").client;
+    let connector = tokio_rustls::TlsConnector::from(client);
+    let name = rustls::pki_types::ServerName::try_from("gw-b").unwrap();
+    let mut stream = connector.connect(name, tcp).await.unwrap();
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty());
+    until("it was not refused", || {
+        b.stats.refused.load(Ordering::Relaxed) == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_without_a_leaf_says_so_and_the_store_is_asked() {
+    let ca = authority();
+    let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+    let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+    a.knows(&[&b]);
+    a.up(&b).await;
+    b.up(&a).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn proto::store::Store> =
+        proto::store::embedded::Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (_world, applied) = watch::channel(Arc::default());
+    a.leaves.begin(a.peers.clone(), applied);
+    let org = proto::id::OrgId::new();
+    let key = proto::keys::leaf(org, &proto::tree::Hash::of(b"content"));
+    let put = proto::store::Op::put(key.clone(), "stored");
+    let txn = proto::store::Txn {
+        ops: vec![put],
+        ..Default::default()
+    };
+    store.txn(txn).await.unwrap();
+    let found = a.leaves.before(store).get(&key).await.unwrap();
+    assert_eq!(&*found.value.unwrap().value, b"stored");
+    assert_eq!(a.stats.leaves_from_store.load(Ordering::Relaxed), 1);
+    assert_eq!(a.stats.leaves_from_peers.load(Ordering::Relaxed), 0);
+}

@@ -1,0 +1,140 @@
+//! Attempts that match no proxy: kept for the operator, who alone can tell a mistyped alias from a
+//! probe. A few of them, since anybody on the network can make as many as they like.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::id::ProxyId;
+use proto::record::{REDACTED, Record};
+use proto::tree::SYSTEM_ORG;
+
+use super::reduce::clipped;
+use crate::flow::Exchange;
+use crate::presented::ISSUED;
+use crate::stages::record::Origin;
+use crate::telemetry::trace_id_text;
+
+/// Most attempts that a worker keeps at once.
+const BURST: u32 = 100;
+/// One more of them each.
+const EVERY: Duration = Duration::from_secs(1);
+/// Longest name that is kept, in characters.
+const NAME_CHARS_MAX: usize = 96;
+
+/// How many attempts a worker may still keep.
+#[derive(Debug)]
+pub struct Allowance {
+    left: u32,
+    /// Up to when `left` has been refilled.
+    refilled: Instant,
+}
+
+impl Allowance {
+    /// A full one.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            left: BURST,
+            refilled: now,
+        }
+    }
+
+    /// Whether one more may be kept.
+    pub fn admits(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.refilled);
+        let earned = elapsed.as_secs() / EVERY.as_secs();
+        if earned > 0 {
+            self.refilled += EVERY * u32::try_from(earned).unwrap_or(BURST);
+            self.left = u32::try_from(earned)
+                .map_or(BURST, |earned| self.left.saturating_add(earned))
+                .min(BURST);
+        }
+        let admitted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        admitted
+    }
+}
+
+/// The record of an attempt: what was called, never what was presented.
+pub fn record(
+    exchange: &Exchange,
+    origin: &Origin,
+    method: std::borrow::Cow<'static, str>,
+) -> Record {
+    Record {
+        request_id: exchange.id,
+        org_id: SYSTEM_ORG,
+        proxy_id: ProxyId::from_bits(0),
+        proxy_credential_id: None,
+        proxy_credential_generation: None,
+        target_credential_id: None,
+        target_credential_generation: None,
+        config_version: 0,
+        node: Arc::clone(&origin.node),
+        region: Arc::clone(&origin.region),
+        method,
+        path: name(exchange.request.called_name()),
+        query: Vec::new(),
+        status: exchange.end.as_ref().map(|end| end.status),
+        upstream_status: None,
+        code: "".into(),
+        auth_failure: exchange.notes.refusal,
+        started_at_us: exchange.started_at.as_microsecond(),
+        total_us: 0,
+        stages: Vec::new(),
+        request_bytes: 0,
+        response_bytes: 0,
+        upstream_request_bytes: 0,
+        upstream_response_bytes: 0,
+        attempts: 0,
+        denials: Vec::new(),
+        shadow_rule_ids: Vec::new(),
+        filter_ids: Vec::new(),
+        source_address: Some(exchange.request.peer.ip().to_canonical().to_string()),
+        user_agent: exchange.notes.user_agent.clone(),
+        upstream_ids: Vec::new(),
+        trace_id: exchange.notes.trace_id.map(trace_id_text),
+        left_gateway: None,
+        client_aborted: false,
+        scrubbed: 0,
+        sends: Vec::new(),
+        limited_by: Vec::new(),
+    }
+}
+
+/// The name of the proxy that was called, unless it may be a key that stood in the wrong place.
+fn name(called: &[u8]) -> String {
+    let key = called.windows(ISSUED.len()).any(|part| part == ISSUED);
+    match key {
+        true => REDACTED.to_owned(),
+        false => clipped(&String::from_utf8_lossy(called), NAME_CHARS_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_kept_in_part_and_calm_brings_the_rest_back() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        let kept = |allowance: &mut Allowance, at: Instant| {
+            (0..1_000).filter(|_| allowance.admits(at)).count()
+        };
+        assert_eq!(kept(&mut allowance, start), BURST as usize);
+        assert_eq!(kept(&mut allowance, start + EVERY / 2), 0);
+        assert_eq!(kept(&mut allowance, start + EVERY * 3), 3);
+        assert_eq!(kept(&mut allowance, start + EVERY * 3), 0);
+        let later = start + Duration::from_secs(86_400 * 365);
+        assert_eq!(kept(&mut allowance, later), BURST as usize);
+    }
+
+    #[test]
+    fn a_name_holds_no_key() {
+        assert_eq!(name(b"strpie"), "strpie");
+        assert_eq!(name(b"rr_live_abc"), REDACTED);
+        assert_eq!(name(b"x.rr_live_abc"), REDACTED);
+        assert_eq!(name(&[b'a'; 200]).len(), NAME_CHARS_MAX);
+        assert_eq!(name(b"a\xffb"), "a\u{fffd}b");
+    }
+}

@@ -1,0 +1,196 @@
+//! The tokens of one request between their draw and each attempt's first write.
+//!
+//! `limit` draws where nothing else is to be waited for, `forward` where something was, and the
+//! upstream's gate spends: in the same poll as the first write, once for each attempt that counts.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use proto::outcome::EarlyEnd;
+
+use crate::limits::{Clock, DrawAll, MeterSet, SlotToken, SystemClock, Tokens};
+use crate::metering::Applied;
+use crate::refused::{in_flight, late, refused};
+use crate::upstream::Hold;
+
+/// Draws everything that a request spends, waiting where it has to: tokens of its meters, then a
+/// place among the calls in flight.
+///
+/// # Errors
+/// 429 or 503 of the meter that refuses; what was drawn goes back.
+pub async fn draw(applied: &Applied) -> Result<(Option<Tokens>, Vec<SlotToken>), EarlyEnd> {
+    let tokens = match applied.first.is_empty() {
+        true => None,
+        false => {
+            let drawn = match applied.first.draw(SystemClock.boot_ns()) {
+                DrawAll::Drawn(tokens) => Ok(tokens),
+                DrawAll::Refused(refusal) => Err(refusal),
+                DrawAll::Wait(waiting) => waiting.granted(applied.priority).await,
+            };
+            Some(drawn.map_err(|refusal| refused(&refusal))?)
+        }
+    };
+    Ok((tokens, take_slots(applied).await?))
+}
+
+/// Takes a slot of each limit of calls in flight.
+///
+/// # Errors
+/// 429 or 503 of the one that refuses; the others are free again.
+pub async fn take_slots(applied: &Applied) -> Result<Vec<SlotToken>, EarlyEnd> {
+    let mut taken = Vec::with_capacity(applied.slots.len());
+    for slots in &*applied.slots {
+        let token = slots.taken().await;
+        taken.push(token.map_err(|refusal| in_flight(&refusal))?);
+    }
+    Ok(taken)
+}
+
+/// Tokens between their draw and the request's first write.
+#[derive(Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives in the future of one request"
+)]
+pub enum Spending {
+    /// There is nothing to spend, or it is spent.
+    #[default]
+    Nothing,
+    /// To be drawn.
+    Due,
+    /// Drawn.
+    Drawn(Tokens),
+    /// Asked for again; they will be here.
+    Awaited(Rc<Cell<Option<Tokens>>>),
+}
+
+/// The tokens of all attempts of one request.
+pub struct Attempts {
+    applied: Applied,
+    spending: Spending,
+    attempt: u32,
+}
+
+impl Attempts {
+    /// Of a request whose first attempt has these tokens.
+    pub fn new(applied: Applied, tokens: Option<Tokens>) -> Self {
+        Self {
+            applied,
+            spending: tokens.into(),
+            attempt: 1,
+        }
+    }
+
+    /// Spends those of an attempt at this instant. What a caller asks for once counts once, what
+    /// a target is asked counts each time.
+    ///
+    /// # Errors
+    /// As [`Spending::spend`].
+    pub fn spend(&mut self, attempt: u32) -> Result<(), Hold<EarlyEnd>> {
+        if attempt > self.attempt {
+            self.attempt = attempt;
+            self.spending = Spending::due(&self.applied.again);
+        }
+        let meters = match attempt {
+            1 => &self.applied.first,
+            _ => &self.applied.again,
+        };
+        self.spending.spend(meters, self.applied.priority)
+    }
+}
+
+impl From<Option<Tokens>> for Spending {
+    fn from(tokens: Option<Tokens>) -> Self {
+        tokens.map_or(Self::Nothing, Self::Drawn)
+    }
+}
+
+impl Spending {
+    fn due(meters: &MeterSet) -> Self {
+        match meters.is_empty() {
+            true => Self::Nothing,
+            false => Self::Due,
+        }
+    }
+
+    /// Spends them at this instant. Tokens whose block has ended meanwhile (a connection had to be
+    /// made, or the block was about to end) are drawn anew, which may take a moment.
+    ///
+    /// # Errors
+    /// 429 or 503 of the meter that refuses, or what to wait for.
+    fn spend(&mut self, meters: &MeterSet, priority: u8) -> Result<(), Hold<EarlyEnd>> {
+        let tokens = match std::mem::take(self) {
+            Self::Nothing => return Ok(()),
+            Self::Due => None,
+            Self::Drawn(tokens) => Some(tokens),
+            Self::Awaited(tokens) => tokens.take(),
+        };
+        let now_ns = SystemClock.boot_ns();
+        if tokens.is_some_and(|tokens| tokens.send(now_ns).is_ok()) {
+            return Ok(());
+        }
+        match meters.draw(now_ns) {
+            DrawAll::Drawn(tokens) => tokens
+                .send(now_ns)
+                .map(drop)
+                .map_err(|_| Hold::Refused(late())),
+            DrawAll::Refused(refusal) => Err(Hold::Refused(refused(&refusal))),
+            DrawAll::Wait(waiting) => {
+                let place = Rc::new(Cell::new(None));
+                *self = Self::Awaited(place.clone());
+                Err(Hold::Until(Box::pin(async move {
+                    let granted = waiting.granted(priority).await;
+                    place.set(Some(granted.map_err(|refusal| refused(&refusal))?));
+                    Ok(())
+                })))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use proto::meter::{Limit, MeterSpec, Window};
+    use proto::store::embedded::Embedded;
+
+    use super::*;
+    use crate::limits::{Limits, MeterKey, Opener, Settings};
+
+    /// A block that ends between draw and send costs a moment, not the request.
+    #[actix_rt::test]
+    async fn tokens_that_ended_before_they_were_sent_are_drawn_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+        let settings = Settings::single_node(Opener { node: 1, boot: 1 });
+        let (limits, broker) = Limits::new(store, &settings, Arc::new(SystemClock));
+        actix_rt::spawn(broker);
+        let limit = Limit::new(100, Window::Minute).unwrap();
+        let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
+        let meter = limits.meter(MeterKey::whole("m"), Arc::new(spec));
+        let meters = MeterSet::new(&[meter]).unwrap();
+        let applied = Applied {
+            first: meters.clone(),
+            ..Applied::default()
+        };
+        for _ in 0..3 {
+            let tokens = draw(&applied).await.unwrap().0.unwrap();
+            while tokens.are_live(SystemClock.boot_ns()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let mut spending = Spending::from(Some(tokens));
+            while let Err(hold) = spending.spend(&meters, 0) {
+                match hold {
+                    Hold::Until(ready) => ready.await.unwrap(),
+                    Hold::Refused(end) => panic!("{end:?}"),
+                }
+            }
+            assert!(
+                spending.spend(&meters, 0).is_ok(),
+                "spent once, whoever asks"
+            );
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Compiles meters: those of one caller's credential of a proxy, from all that hangs on its way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use proto::id::{CredentialId, ProxyId};
+use proto::meter::{KeySource, Limit, Meter, MeterSpec, Window};
+use proto::object::ObjectId;
+use proto::proxy::Proxy;
+
+use super::{OrgCompiler, joined};
+use crate::limits::{MeterKey, SlotSpec};
+use crate::metering::{Counted, Metering, Row, RowKey};
+
+impl OrgCompiler<'_> {
+    /// The meters that may count requests of a caller with this credential through this proxy.
+    pub(super) fn metering(
+        &self,
+        caller: CredentialId,
+        id: ProxyId,
+        proxy: &Proxy,
+    ) -> Result<Metering, String> {
+        let injected = proxy.target_credential_id.map(ObjectId::Credential);
+        let scopes = [
+            (Some(ObjectId::Org(self.state.config.org)), false),
+            (Some(ObjectId::Target(proxy.target_id)), true),
+            (injected, true),
+            (Some(ObjectId::Credential(caller)), false),
+            (Some(ObjectId::Proxy(id)), false),
+        ];
+        let mut rows = Vec::new();
+        rows.extend(self.own_limits(id, proxy)?);
+        for (scope, each_attempt) in scopes {
+            for (version, meter) in self.policies.meters(scope) {
+                let row = self.row(caller, id, proxy, meter, *version, each_attempt)?;
+                rows.push(row);
+            }
+        }
+        let limits = Arc::clone(&self.compiler.parts.limits);
+        let newcomers = limits.newcomers(self.state.config.org.bits());
+        Metering::new(rows, limits, newcomers).map_err(|error| error.to_string())
+    }
+
+    fn row(
+        &self,
+        caller: CredentialId,
+        id: ProxyId,
+        proxy: &Proxy,
+        meter: &Meter,
+        version: u64,
+        each_attempt: bool,
+    ) -> Result<Row, String> {
+        let spec = meter.spec(version).map_err(|error| error.to_string())?;
+        let slots = meter.concurrency().map(|limit| SlotSpec {
+            name: meter.name.clone(),
+            version,
+            limit,
+            on_store_loss: spec.store_loss(),
+            answer: spec.answer(),
+        });
+        let pause_max = meter.pause_max_ms(each_attempt).map(Duration::from_millis);
+        // What pauses needs a meter, even one without limits per window.
+        let windows = !spec.limits().is_empty() || slots.is_none() || pause_max.is_some();
+        let spec = windows.then(|| Arc::new(spec));
+        let when = meter.when.as_ref().filter(|when| !when.is_empty());
+        let when = when.map(|when| when.compile().map_err(|problems| joined(&problems)));
+        let fixed = |key: MeterKey| {
+            let limits = &self.compiler.parts.limits;
+            RowKey::Fixed(Counted::of(limits, &key, spec.as_ref(), slots.as_ref()))
+        };
+        let counted = meter.count_name();
+        let of = |value: String| fixed(MeterKey::of(counted.as_str(), value));
+        let name = || {
+            let name = meter.key.name.as_deref();
+            name.ok_or_else(|| format!("meter {}: `key.name` is missing", meter.id))
+        };
+        let key = match meter.key.by {
+            KeySource::None => fixed(MeterKey::whole(counted.as_str())),
+            KeySource::Proxy => of(id.to_string()),
+            KeySource::Caller => of(caller.to_string()),
+            KeySource::TargetCredential => {
+                let injected = proxy.target_credential_id;
+                of(injected.map(|id| id.to_string()).unwrap_or_default())
+            }
+            KeySource::Header => RowKey::Header(
+                HeaderName::from_bytes(name()?.as_bytes())
+                    .map_err(|_| format!("meter {}: `key.name` is no header name", meter.id))?,
+            ),
+            KeySource::Claim => RowKey::Claim(name()?.into()),
+            KeySource::Source => RowKey::Source,
+        };
+        let hold = meter.at_limit.hold.as_ref();
+        let priority = hold.and_then(|hold| hold.priority_header.as_deref());
+        let priority = priority.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        let by_target = meter.key.by == KeySource::TargetCredential;
+        Ok(Row {
+            name: counted.as_str().into(),
+            slots: slots.clone(),
+            spec: spec.clone(),
+            when: when.transpose()?,
+            key,
+            pause_max,
+            priority,
+            each_attempt: each_attempt || by_target,
+        })
+    }
+
+    /// `limits` of a proxy: one meter with two limits.
+    fn own_limits(&self, id: ProxyId, proxy: &Proxy) -> Result<Option<Row>, String> {
+        let wanted = [
+            (proxy.limits.per_minute, Window::Minute),
+            (proxy.limits.per_day, Window::Day),
+        ];
+        let mut limits = Vec::with_capacity(2);
+        for (limit, window) in wanted {
+            if let Some(limit) = limit {
+                limits.push(Limit::new(limit, window).map_err(|error| error.to_string())?);
+            }
+        }
+        if limits.is_empty() {
+            return Ok(None);
+        }
+        let version = self.version_of(ObjectId::Proxy(id));
+        let spec = MeterSpec::new("", version, limits).map_err(|error| error.to_string())?;
+        let (key, spec) = (MeterKey::whole(id.to_string()), Arc::new(spec));
+        let counted = Counted::of(&self.compiler.parts.limits, &key, Some(&spec), None);
+        Ok(Some(Row {
+            name: id.to_string().into(),
+            spec: Some(spec),
+            slots: None,
+            when: None,
+            key: RowKey::Fixed(counted),
+            pause_max: None,
+            priority: None,
+            each_attempt: false,
+        }))
+    }
+
+    /// The version that last changed an object: limits that did not change keep their tokens.
+    fn version_of(&self, id: ObjectId) -> u64 {
+        let config = &self.state.config;
+        config.object(id).map_or(config.head.n, |o| o.version)
+    }
+}

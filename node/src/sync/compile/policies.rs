@@ -1,0 +1,68 @@
+//! Rules, filters and meters, found by what they hang on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use proto::filter::{Direction, Filter};
+use proto::meter::Meter;
+use proto::object::{Body, Object, ObjectId};
+use proto::rule::Rule;
+use proto::store::follow::OrgState;
+
+/// Rules, filters and meters by the object that they hang on.
+#[derive(Default)]
+pub(super) struct Policies {
+    pub(super) rules: HashMap<ObjectId, Vec<Rule>>,
+    filters: HashMap<ObjectId, Vec<Filter>>,
+    /// Each with the version that last changed it.
+    meters: HashMap<ObjectId, Vec<(u64, Meter)>>,
+}
+
+impl Policies {
+    /// Those of an organisation that hang on `scopes`.
+    pub(super) fn of(state: &OrgState, scopes: &HashSet<ObjectId>) -> Self {
+        let mut policies = Self::default();
+        let objects = state.config.objects.values();
+        let hangs = |object: &&Arc<Object>| {
+            let parent = object.body.parent();
+            parent.is_some_and(|parent| scopes.contains(&parent))
+        };
+        for object in objects.filter(hangs) {
+            match &object.body {
+                Body::Rule(rule) => {
+                    let mut spec = rule.spec.clone();
+                    spec.id = object.id.to_string();
+                    policies.rules.entry(rule.parent).or_default().push(spec);
+                }
+                Body::Filter(filter) => {
+                    let mut spec = filter.spec.clone();
+                    spec.id = object.id.to_string();
+                    policies
+                        .filters
+                        .entry(filter.parent)
+                        .or_default()
+                        .push(spec);
+                }
+                Body::Meter(meter) => {
+                    let mut spec = meter.spec.clone();
+                    spec.id = object.id.to_string();
+                    let hanging = policies.meters.entry(meter.parent).or_default();
+                    hanging.push((object.version, spec));
+                }
+                _ => {}
+            }
+        }
+        policies
+    }
+
+    pub(super) fn filters(&self, parent: Option<ObjectId>, direction: Direction) -> Vec<Filter> {
+        let all = parent.and_then(|parent| self.filters.get(&parent));
+        let wanted = |filter: &&Filter| filter.direction == direction;
+        all.into_iter().flatten().filter(wanted).cloned().collect()
+    }
+
+    pub(super) fn meters(&self, parent: Option<ObjectId>) -> &[(u64, Meter)] {
+        let all = parent.and_then(|parent| self.meters.get(&parent));
+        all.map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,226 @@
+//! What a change compiles anew, and what it leaves as it was.
+
+use proto::credential::Credential;
+use proto::object::{Attached, StoredCredential};
+use proto::org::Role;
+use proto::policy::Policy;
+use proto::seal;
+use proto::store::embedded::Embedded;
+use proto::tree::{Change, Context, Operation, OrgConfig, SecretChange, apply};
+use proto::version::Epoch;
+use serde_json::{Value, json};
+
+use super::*;
+
+use crate::config::DialGuardSettings;
+use crate::limits::{Opener, Settings, SystemClock};
+
+const ORG: u128 = 7;
+
+/// A compiler, and the newest version of one organisation.
+struct Bench {
+    compiler: Compiler,
+    config: OrgConfig,
+    revision: i64,
+    _dir: tempfile::TempDir,
+}
+
+fn target(bits: u128) -> ObjectId {
+    ObjectId::Target(TargetId::from_bits(bits))
+}
+
+fn proxy(bits: u128) -> ObjectId {
+    ObjectId::Proxy(ProxyId::from_bits(bits))
+}
+
+fn caller() -> CredentialId {
+    CredentialId::from_bits(1)
+}
+
+fn create(id: ObjectId, body: Body) -> Operation {
+    Operation::Create {
+        id,
+        body,
+        secret: None,
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(fields: Value) -> T {
+    serde_json::from_value(fields).unwrap()
+}
+
+fn update(id: ObjectId, change: impl Fn(&mut Body) + Send + Sync + 'static) -> Operation {
+    let change: Change = Arc::new(move |body| {
+        let mut body = body.clone();
+        change(&mut body);
+        Ok(body)
+    });
+    Operation::Update {
+        id,
+        precondition: None,
+        change,
+        secret: SecretChange::Keep,
+    }
+}
+
+fn rule(bits: u128, parent: ObjectId) -> Operation {
+    let spec = parsed(json!({"effect": "deny", "methods": ["DELETE"]}));
+    let id = ObjectId::Rule(proto::id::RuleId::from_bits(bits));
+    create(id, Body::Rule(Attached { parent, spec }))
+}
+
+impl Bench {
+    /// Two proxies with a target each and one credential for both.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+        let settings = Settings::single_node(Opener { node: 1, boot: 1 });
+        let (limits, _) = Limits::new(store, &settings, Arc::new(SystemClock));
+        let guard = Guard::new(&DialGuardSettings::default(), Vec::new()).unwrap();
+        let keyring = Arc::new(Keyring::generate("local"));
+        let epoch = Epoch {
+            counter: 1,
+            region: "local".into(),
+        };
+        let credential: Credential =
+            parsed(json!({"name": "c", "kind": "proxy", "auth_type": "none"}));
+        let mut operations = vec![create(
+            ObjectId::Credential(caller()),
+            Body::Credential(StoredCredential {
+                credential,
+                secret: None,
+                previous: vec![],
+            }),
+        )];
+        for bits in [1, 2] {
+            let fields = json!({"base_url": format!("http://h{bits}.example"), "allow_http": true});
+            operations.push(create(target(bits), Body::Target(parsed(fields))));
+            let fields = json!({
+                "target_id": TargetId::from_bits(bits).to_string(),
+                "proxy_credential_ids": [caller().to_string()], "acknowledge_open": true,
+                "limits": {"per_minute": 10},
+            });
+            operations.push(create(proxy(bits), Body::Proxy(parsed(fields))));
+        }
+        let mut bench = Self {
+            compiler: Compiler::new(CompilerParts {
+                keyring,
+                limits,
+                guard,
+                policy: Policy {
+                    allow_http: true,
+                    ..Policy::default()
+                },
+                default_org: "acme".into(),
+                metrics: Metrics::default(),
+            }),
+            config: OrgConfig::genesis(OrgId::from_bits(ORG), epoch),
+            revision: 0,
+            _dir: dir,
+        };
+        bench.publish(operations);
+        bench
+    }
+
+    /// Publishes and compiles; gives the forms of both proxies.
+    fn publish(&mut self, operations: Vec<Operation>) -> [Option<Arc<CompiledProxy>>; 2] {
+        let policy = Policy {
+            allow_http: true,
+            ..Policy::default()
+        };
+        let context = Context {
+            now: jiff::Timestamp::now(),
+            policy: &policy,
+            role: Role::Owner,
+        };
+        let draft = apply(&self.config, &operations, &context).unwrap();
+        let packed = draft.commit(&self.config, 0, seal::random_name()).unwrap();
+        self.config = packed.config;
+        self.revision += 1;
+        let org = self.config.org;
+        let state = OrgState {
+            config: Arc::new(self.config.clone()),
+            sealed: Arc::default(),
+            retired: Arc::default(),
+        };
+        let world = World {
+            revision: proto::store::Revision(self.revision),
+            orgs: [(org, Arc::new(state))].into(),
+            slugs: [("acme".to_owned(), org)].into(),
+            faults: vec![],
+            tests: Default::default(),
+        };
+        let compiled = self.compiler.compile(&world);
+        assert!(compiled.faults.is_empty(), "{:?}", compiled.faults);
+        let forms = &self.compiler.before[&org].proxies;
+        [1, 2].map(|bits| forms.get(&ProxyId::from_bits(bits)).cloned())
+    }
+}
+
+#[actix_rt::test]
+async fn a_change_compiles_what_it_touches_and_nothing_else() {
+    let mut bench = Bench::new();
+    let both = [true, true];
+    let rename = |name: &'static str| {
+        move |body: &mut Body| match body {
+            Body::Target(target) => target.name = name.into(),
+            Body::Proxy(proxy) => proxy.name = name.into(),
+            Body::Credential(stored) => stored.credential.name = name.into(),
+            _ => panic!("it has no name"),
+        }
+    };
+    let rule_id = ObjectId::Rule(proto::id::RuleId::from_bits(1));
+    let credential = ObjectId::Credential(caller());
+    let mut before = bench.publish(vec![]);
+    for (what, operations, touched) in [
+        (
+            "a proxy",
+            vec![update(proxy(1), rename("a"))],
+            [true, false],
+        ),
+        (
+            "a target",
+            vec![update(target(2), rename("b"))],
+            [false, true],
+        ),
+        ("a credential", vec![update(credential, rename("d"))], both),
+        ("a rule of a proxy", vec![rule(1, proxy(2))], [false, true]),
+        (
+            "a rule that goes",
+            vec![Operation::Delete {
+                id: rule_id,
+                precondition: None,
+            }],
+            [false, true],
+        ),
+        (
+            "a rule of a target",
+            vec![rule(2, target(1))],
+            [true, false],
+        ),
+        ("a rule of a credential", vec![rule(3, credential)], both),
+        (
+            "a target that nothing names",
+            vec![create(
+                target(3),
+                Body::Target(parsed(json!({"base_url": "https://h3.example"}))),
+            )],
+            [false, false],
+        ),
+    ] {
+        let after = bench.publish(operations);
+        for (at, touched) in touched.into_iter().enumerate() {
+            let (before, after) = (before[at].as_ref().unwrap(), after[at].as_ref().unwrap());
+            assert_eq!(!Arc::ptr_eq(before, after), touched, "{what}: proxy {at}");
+            let version = after.version.load(Ordering::Relaxed);
+            assert_eq!(version, bench.config.head.n, "{what}: proxy {at}");
+        }
+        before = after;
+    }
+    let gone = Operation::Delete {
+        id: proxy(1),
+        precondition: None,
+    };
+    let after = bench.publish(vec![gone]);
+    assert!(after[0].is_none() && after[1].is_some());
+}

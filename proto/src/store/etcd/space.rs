@@ -1,0 +1,48 @@
+//! Frees the space of a full etcd: forgets old changes, gives each member's file back what they
+//! took, one member at a time, and lets the cluster take writes again.
+
+use std::time::{Duration, Instant};
+
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
+
+use super::failure::Call;
+use super::{NO_LEASE, Shared};
+use crate::store::StoreError;
+
+/// Longest time for one member: it rewrites its whole file, and answers nobody meanwhile.
+const MEMBER_MAX: Duration = Duration::from_secs(120);
+
+impl Shared {
+    /// See the module.
+    pub(super) async fn reclaim_space(&self, deadline: Instant) -> Result<(), StoreError> {
+        let newest = self.get("space", deadline).await?.revision;
+        self.compact(newest, deadline).await?;
+        self.endpoints
+            .each(MEMBER_MAX, |client| {
+                let mut member = client.maintenance_client();
+                async move { member.defragment().await.map(|_| ()) }
+            })
+            .await?;
+        self.endpoints
+            .call(
+                Instant::now() + MEMBER_MAX,
+                Call::Repeatable,
+                NO_LEASE,
+                |client| {
+                    let (mut cluster, mut member) =
+                        (client.cluster_client(), client.maintenance_client());
+                    async move {
+                        // The alarm is each member's own; to end one that is not up is nothing.
+                        for found in cluster.member_list().await?.members() {
+                            let mut of = AlarmOptions::new();
+                            of.with_member(found.id());
+                            let (end, full) = (AlarmAction::Deactivate, AlarmType::Nospace);
+                            member.alarm(end, full, Some(of)).await?;
+                        }
+                        Ok(())
+                    }
+                },
+            )
+            .await
+    }
+}

@@ -1,0 +1,485 @@
+//! The copy of the configuration that a process keeps on its disk: a node starts from it while the
+//! store cannot be reached, and a control plane knows by it what the store held before.
+//!
+//! Encrypted (AES-256-GCM) under a key that is made of the region's: the file alone gives away
+//! neither configuration nor sealed values. Written whole to a temporary file, synced, renamed. It
+//! holds heads, leaves, sealed values and revocations of one revision, and is read back as a store
+//! ([`Frozen`]) by the same code that reads the real one: every hash is checked again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+
+use super::follow::World;
+use super::frozen::Frozen;
+use super::{Revision, Store, StoreError};
+use crate::keys;
+use crate::seal::{DigestKey, Purpose};
+use crate::tree::{Hash, Leaf, OrgConfig};
+use crate::wire::{self, Message};
+
+/// First bytes of a file: what it is, and its format.
+const MAGIC: &[u8; 8] = b"RRKEPT01";
+/// Values of one frame.
+const PART_BYTES: usize = 2 * 1024 * 1024;
+/// Shortest time between two writes, so that a burst of changes is one.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a copy that is still right is written again, so that it does not grow too old to start
+/// from while all is well.
+const RENEW: Duration = Duration::from_secs(3_600);
+/// Longest wait after a copy could not be written.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// A part of the file's content.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Part {
+    revision: i64,
+    kept_at_s: i64,
+    /// Whether this is the last part.
+    last: bool,
+    pairs: Vec<(String, Bytes)>,
+}
+
+impl Message for Part {
+    const SCHEMA: u16 = wire::SCHEMA_KEPT_PART;
+}
+
+/// Why a kept copy cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptError {
+    /// The file cannot be read or written.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// It is damaged, of another region, or written under another key.
+    #[error("it cannot be opened: damaged, or kept under another key ring")]
+    Sealed,
+    /// It opens, and its content makes no sense to this release.
+    #[error("its content cannot be read: {0}")]
+    Content(String),
+    /// It is older than it may be.
+    #[error("it was kept {age_s} s ago, at most {max_s} s are allowed")]
+    TooOld {
+        /// Its age, in seconds.
+        age_s: i64,
+        /// The most, in seconds.
+        max_s: i64,
+    },
+}
+
+/// The file of a node.
+pub struct Kept {
+    file: PathBuf,
+    key: RandomizedNonceKey,
+    region: String,
+    renew: Duration,
+}
+
+impl Kept {
+    /// The copy in this file, under a key made of the region's.
+    ///
+    /// # Errors
+    /// The cipher refuses the key, which it does not.
+    pub fn new(file: PathBuf, digest_key: &DigestKey, region: &str) -> Result<Self, KeptError> {
+        let key = digest_key.digest(Purpose::KeptCopy, region.as_bytes());
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeptError::Sealed)?;
+        Ok(Self {
+            file,
+            key,
+            region: region.to_owned(),
+            renew: RENEW,
+        })
+    }
+
+    /// Reads the copy; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`KeptError`]; the file stays as it is.
+    pub fn read(&self, age_max: Duration) -> Result<Option<Frozen>, KeptError> {
+        let sealed = match fs::read(&self.file) {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let (revision, kept_at_s, pairs) = content(&self.open(sealed)?)?;
+        let age_s = Timestamp::now().as_second().saturating_sub(kept_at_s);
+        let max_s = i64::try_from(age_max.as_secs()).unwrap_or(i64::MAX);
+        if age_s > max_s {
+            return Err(KeptError::TooOld { age_s, max_s });
+        }
+        Ok(Some(Frozen::new(revision, pairs)))
+    }
+
+    fn open(&self, mut sealed: Vec<u8>) -> Result<Vec<u8>, KeptError> {
+        let body = sealed.strip_prefix(MAGIC).ok_or(KeptError::Sealed)?;
+        let nonce: [u8; NONCE_LEN] = body
+            .get(..NONCE_LEN)
+            .and_then(|nonce| nonce.try_into().ok())
+            .ok_or(KeptError::Sealed)?;
+        let from = MAGIC.len() + NONCE_LEN;
+        let mut body = sealed.split_off(from);
+        let aad = Aad::from(self.region.as_bytes());
+        let opened = self.key.open_in_place(Nonce::from(&nonce), aad, &mut body);
+        let length = opened.map_err(|_| KeptError::Sealed)?.len();
+        body.truncate(length);
+        Ok(body)
+    }
+
+    fn write(&self, mut content: Vec<u8>) -> Result<(), KeptError> {
+        let aad = Aad::from(self.region.as_bytes());
+        let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
+        let nonce = sealed.map_err(|_| KeptError::Sealed)?;
+        // Two processes write here while one takes over from the other.
+        let temporary = self.file.with_extension(temporary(std::process::id()));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(MAGIC)?;
+        file.write_all(nonce.as_ref())?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.file)?;
+        if let Some(folder) = self.file.parent().filter(|path| *path != Path::new("")) {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+fn temporary(process: u32) -> String {
+    format!("{process}.tmp")
+}
+
+/// Removes what processes that were killed while they wrote have left in the folder. Only for a
+/// process that has the folder for itself.
+pub fn sweep(dir: &Path) {
+    let own = temporary(std::process::id());
+    for entry in dir.read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let left = name.to_str().and_then(|name| name.strip_prefix("kept."));
+        if left.is_some_and(|left| left.ends_with("tmp") && left != own) {
+            // What stays takes a little space and is never read.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Keeps every world that appears, the newest where they come fast. Ends when `stop` is sent or
+/// dropped, after the last one is kept.
+pub async fn run(
+    kept: Kept,
+    store: Arc<dyn Store>,
+    mut worlds: watch::Receiver<Arc<World>>,
+    mut stop: oneshot::Receiver<()>,
+) {
+    let kept = Arc::new(kept);
+    let mut leaves = HashMap::new();
+    let (mut stopping, mut failures) = (false, 0_u32);
+    loop {
+        let world = worlds.borrow_and_update().clone();
+        match keep(&kept, &*store, &world, &mut leaves).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(%error, "the configuration could not be kept on disk: {error}");
+                }
+                failures = failures.saturating_add(1);
+            }
+        }
+        if stopping {
+            return;
+        }
+        let wait = match failures {
+            0 => kept.renew,
+            failures => (PAUSE * 2_u32.saturating_pow(failures.min(6))).min(RETRY_MAX),
+        };
+        let next = async {
+            tokio::time::sleep(PAUSE).await;
+            loop {
+                let changed = tokio::time::timeout(wait, worlds.changed()).await;
+                match changed {
+                    Ok(changed) => return changed.is_err(),
+                    // What was not written is tried again; what was stays young only as long as
+                    // the store confirms that nothing else is there.
+                    Err(_) if failures > 0 || store.get(keys::BEAT).await.is_ok() => return false,
+                    Err(_) => {}
+                }
+            }
+        };
+        stopping = tokio::select! {
+            ended = next => ended,
+            _ = &mut stop => true,
+        };
+        if stopping && failures == 0 && !worlds.has_changed().unwrap_or(false) {
+            return;
+        }
+    }
+}
+
+async fn keep(
+    kept: &Arc<Kept>,
+    store: &dyn Store,
+    world: &World,
+    leaves: &mut HashMap<String, Bytes>,
+) -> Result<(), KeptError> {
+    if world.revision == Revision(0) {
+        return Ok(());
+    }
+    let pairs = pairs(store, world, leaves).await;
+    let pairs = pairs.map_err(|error| KeptError::Content(error.to_string()))?;
+    let content = frames(world.revision, Timestamp::now().as_second(), &pairs)?;
+    let kept = kept.clone();
+    let written = tokio::task::spawn_blocking(move || kept.write(content)).await;
+    written.map_err(|error| KeptError::Content(error.to_string()))?
+}
+
+/// What a follower needs to make the same world. Leaves that did not change are not read again.
+async fn pairs(
+    store: &dyn Store,
+    world: &World,
+    leaves: &mut HashMap<String, Bytes>,
+) -> Result<BTreeMap<String, Bytes>, StoreError> {
+    let mut pairs = BTreeMap::new();
+    let mut reached = HashMap::new();
+    for (org, state) in &world.orgs {
+        let config = &state.config;
+        pairs.insert(keys::head(*org), config.head.to_json().into());
+        for (credential, retired) in state.retired.iter() {
+            pairs.insert(keys::retired(*org, *credential), json(retired));
+        }
+        for ((credential, seal_id), sealed) in state.sealed.iter() {
+            let key = keys::secret(*org, *credential, seal_id, &sealed.region);
+            pairs.insert(key, json(&**sealed));
+        }
+        let roots = config.head.roots.values().copied();
+        let hashes: std::collections::BTreeSet<Hash> = config.reaches().chain(roots).collect();
+        let mut made = None;
+        for hash in hashes {
+            let key = keys::leaf(*org, &hash);
+            let value = match leaves.get(&key) {
+                Some(value) => value.clone(),
+                None => match store.get(&key).await?.value {
+                    Some(pair) => pair.value,
+                    // Swept meanwhile, or lost by a restored store: it is made of the objects.
+                    None => {
+                        let made = made.get_or_insert_with(|| leaves_of(config));
+                        let leaf = made.get(&hash).cloned();
+                        leaf.ok_or_else(|| StoreError::Corrupt(format!("{key} is gone")))?
+                    }
+                },
+            };
+            reached.insert(key.clone(), value.clone());
+            pairs.insert(key, value);
+        }
+    }
+    *leaves = reached;
+    Ok(pairs)
+}
+
+/// The leaves of a configuration as its objects make them.
+fn leaves_of(config: &OrgConfig) -> HashMap<Hash, Bytes> {
+    let made = config
+        .leaves()
+        .map(|(_, leaves)| leaves)
+        .unwrap_or_default();
+    let pair = |leaf: Leaf| (leaf.hash, Bytes::from(leaf.packed));
+    made.into_iter().map(pair).collect()
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // Structs of texts, numbers and lists: serialising into memory cannot fail.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn frames(
+    revision: Revision,
+    kept_at_s: i64,
+    pairs: &BTreeMap<String, Bytes>,
+) -> Result<Vec<u8>, KeptError> {
+    let part = || Part {
+        revision: revision.0,
+        kept_at_s,
+        ..Part::default()
+    };
+    let encoded =
+        |part: &Part| wire::encode(part).map_err(|error| KeptError::Content(error.to_string()));
+    let (mut content, mut current, mut bytes) = (Vec::new(), part(), 0);
+    for (key, value) in pairs {
+        if bytes > PART_BYTES {
+            content.extend(encoded(&current)?);
+            (current, bytes) = (part(), 0);
+        }
+        bytes += key.len() + value.len();
+        current.pairs.push((key.clone(), value.clone()));
+    }
+    current.last = true;
+    content.extend(encoded(&current)?);
+    Ok(content)
+}
+
+type Content = (Revision, i64, BTreeMap<String, Bytes>);
+
+fn content(mut frames: &[u8]) -> Result<Content, KeptError> {
+    let unreadable = |error: wire::WireError| KeptError::Content(error.to_string());
+    let mut pairs = BTreeMap::new();
+    loop {
+        let length = wire::frame_len(frames).map_err(unreadable)?;
+        let (frame, rest) = frames
+            .split_at_checked(length)
+            .ok_or_else(|| KeptError::Content("a part is cut".into()))?;
+        let part: Part = wire::decode(frame).map_err(unreadable)?;
+        pairs.extend(part.pairs);
+        if part.last && rest.is_empty() {
+            return Ok((Revision(part.revision), part.kept_at_s, pairs));
+        }
+        frames = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::embedded::Embedded;
+
+    fn kept(dir: &tempfile::TempDir, key: u8, region: &str) -> Kept {
+        let key = DigestKey::from_bytes([key; 32]);
+        Kept::new(dir.path().join("kept"), &key, region).unwrap()
+    }
+
+    fn some_pairs() -> BTreeMap<String, Bytes> {
+        let value = |n: usize| Bytes::from(vec![n as u8; 900_000]);
+        (0..5).map(|n| (format!("leaf/{n}"), value(n))).collect()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[tokio::test]
+    async fn what_is_kept_is_read_back_under_the_same_key_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let mine = kept(&dir, 1, "eu");
+        assert!(mine.read(HOUR).unwrap().is_none(), "none yet");
+        let now_s = Timestamp::now().as_second();
+        let pairs = some_pairs();
+        mine.write(frames(Revision(42), now_s, &pairs).unwrap())
+            .unwrap();
+        let frozen = mine.read(HOUR).unwrap().unwrap();
+        let found = frozen.get("leaf/3").await.unwrap();
+        assert_eq!(found.revision, Revision(42));
+        assert_eq!(found.value.unwrap().value, pairs["leaf/3"]);
+        for other in [kept(&dir, 2, "eu"), kept(&dir, 1, "us")] {
+            assert!(matches!(other.read(HOUR), Err(KeptError::Sealed)));
+        }
+        let bytes = fs::read(dir.path().join("kept")).unwrap();
+        assert!(
+            !bytes.windows(6).any(|part| part == b"leaf/3"),
+            "it is encrypted"
+        );
+        for at in [0, 10, 30, bytes.len() - 1] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            fs::write(dir.path().join("kept"), &damaged).unwrap();
+            assert!(
+                matches!(mine.read(HOUR), Err(KeptError::Sealed)),
+                "byte {at}"
+            );
+            fs::write(dir.path().join("kept"), &bytes[..at]).unwrap();
+            assert!(mine.read(HOUR).is_err(), "cut at {at}");
+        }
+        mine.write(frames(Revision(43), now_s - 7_200, &pairs).unwrap())
+            .unwrap();
+        assert!(matches!(mine.read(HOUR), Err(KeptError::TooOld { .. })));
+        assert!(mine.read(3 * HOUR).unwrap().is_some());
+    }
+
+    /// Runs it on a world that never changes, until the file is there and `met`.
+    async fn written(kept: Kept, met: impl Fn(&[u8]) -> bool) {
+        let file = kept.file.clone();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let world = World {
+            revision: Revision(7),
+            ..World::default()
+        };
+        let (_sender, worlds) = watch::channel(Arc::new(world));
+        let (_stop, stopping) = oneshot::channel();
+        let running = tokio::spawn(run(kept, store, worlds, stopping));
+        let seen = async {
+            while !fs::read(&file).is_ok_and(|bytes| met(&bytes)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen)
+            .await
+            .unwrap();
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_could_not_be_written_is_tried_again_without_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("later");
+        let key = DigestKey::from_bytes([1; 32]);
+        let kept = Kept::new(folder.join("kept"), &key, "eu").unwrap();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            fs::create_dir(&folder).unwrap();
+        };
+        tokio::join!(written(kept, |_| true), later);
+    }
+
+    #[tokio::test]
+    async fn a_copy_stays_young_while_the_store_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mine = kept(&dir, 1, "eu");
+        mine.renew = Duration::from_millis(10);
+        let first = std::sync::Mutex::new(Vec::new());
+        // Written again it has another nonce.
+        let again = |bytes: &[u8]| {
+            let mut first = first.lock().unwrap();
+            if first.is_empty() {
+                *first = bytes.to_vec();
+            }
+            *first != bytes
+        };
+        written(mine, again).await;
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_content_or_refused(bytes: Vec<u8>, cut: proptest::sample::Index,
+                                            at: proptest::sample::Index, byte: u8) {
+            assert!(content(&bytes).is_err());
+            let pairs = BTreeMap::from([("leaf/a".to_owned(), Bytes::from("content"))]);
+            let good = frames(Revision(1), 0, &pairs).unwrap();
+            assert!(content(&good[..cut.index(good.len())]).is_err(), "a cut one");
+            let mut changed = good.clone();
+            let at = at.index(changed.len());
+            changed[at] = byte;
+            // Damage is told by the cipher; here it only must not break anything.
+            let _ = content(&changed);
+        }
+    }
+
+    #[test]
+    fn content_that_makes_no_sense_is_refused() {
+        let good = frames(Revision(1), 0, &some_pairs()).unwrap();
+        assert!(content(&good).is_ok());
+        assert!(content(&[]).is_err());
+        assert!(content(&good[..good.len() - 1]).is_err());
+        let twice = [good.clone(), b"x".to_vec()].concat();
+        assert!(content(&twice).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! The names of versions whose records have left the store.
+//!
+//! A node that was cut off for long asks whether what it serves is an ancestor of the head that it
+//! finds. The records of the newest versions tell; for older ones this list does, with half of a
+//! hash for each.
+
+use serde::{Deserialize, Serialize};
+
+use super::Head;
+
+/// Most versions that are listed: at 30 bytes each they stay far below a value's largest size.
+const VERSIONS_MAX: usize = 2_000;
+/// Characters of a hash that are kept: 64 bits.
+const HASH_CHARS: usize = 16;
+
+/// Versions in the order of their numbers, the value of `lineage/{org}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    versions: Vec<(u64, String)>,
+}
+
+/// Whether one version was made from another, by one step or several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ancestry {
+    /// It was.
+    Descends,
+    /// It was not: the store was restored or wiped.
+    Broken,
+    /// The earlier one is older than what the store still knows by name.
+    Forgotten,
+}
+
+impl Lineage {
+    /// Adds versions, and forgets the oldest beyond the bound.
+    pub fn extend<'a>(&mut self, heads: impl Iterator<Item = &'a Head>) {
+        self.versions
+            .extend(heads.map(|head| (head.n, short(head))));
+        self.versions.sort_unstable();
+        self.versions.dedup_by_key(|(n, _)| *n);
+        let excess = self.versions.len().saturating_sub(VERSIONS_MAX);
+        self.versions.drain(..excess);
+    }
+
+    /// Whether the history that this lists a part of holds a version.
+    pub fn holds(&self, head: &Head) -> Ancestry {
+        let oldest = self.versions.first().map(|(n, _)| *n);
+        match self.versions.binary_search_by_key(&head.n, |(n, _)| *n) {
+            Ok(at)
+                if self
+                    .versions
+                    .get(at)
+                    .is_some_and(|(_, hash)| *hash == short(head)) =>
+            {
+                Ancestry::Descends
+            }
+            Err(_) if oldest.is_some_and(|oldest| head.n < oldest) => Ancestry::Forgotten,
+            Ok(_) | Err(_) => Ancestry::Broken,
+        }
+    }
+}
+
+fn short(head: &Head) -> String {
+    head.hash.to_string().chars().take(HASH_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Hash;
+    use crate::version::Epoch;
+
+    fn head(n: u64, content: &str) -> Head {
+        Head {
+            epoch: Epoch {
+                counter: 1,
+                region: "eu".into(),
+            },
+            n,
+            hash: Hash::of(content.as_bytes()),
+            parent: None,
+            gc: 0,
+            salt: String::new(),
+            roots: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_version_is_an_ancestor_by_number_and_name() {
+        let mut lineage = Lineage::default();
+        lineage.extend([head(5, "five"), head(7, "seven")].iter());
+        for (asked, expected) in [
+            (head(5, "five"), Ancestry::Descends),
+            (head(7, "seven"), Ancestry::Descends),
+            (head(7, "another"), Ancestry::Broken),
+            (head(6, "six"), Ancestry::Broken),
+            (head(8, "eight"), Ancestry::Broken),
+            (head(4, "four"), Ancestry::Forgotten),
+        ] {
+            assert_eq!(lineage.holds(&asked), expected, "{}", asked.n);
+        }
+        let empty = Lineage::default();
+        assert_eq!(empty.holds(&head(1, "one")), Ancestry::Broken);
+    }
+
+    #[test]
+    fn it_has_a_bound_and_forgets_the_oldest() {
+        let heads: Vec<Head> = (1..=2_500).map(|n| head(n, &n.to_string())).collect();
+        let mut lineage = Lineage::default();
+        for part in heads.chunks(100) {
+            lineage.extend(part.iter());
+        }
+        lineage.extend(heads.iter().skip(2_400));
+        assert_eq!(lineage.versions.len(), VERSIONS_MAX);
+        assert_eq!(lineage.holds(&heads[499]), Ancestry::Forgotten);
+        assert_eq!(lineage.holds(&heads[500]), Ancestry::Descends);
+        assert_eq!(lineage.holds(&heads[2_499]), Ancestry::Descends);
+        assert!(serde_json::to_vec(&lineage).unwrap().len() < 100_000);
+    }
+}

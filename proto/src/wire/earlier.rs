@@ -1,0 +1,79 @@
+//! Reading layouts of earlier releases: a record whose last fields were not there yet.
+
+use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::forward_to_deserialize_any;
+
+use super::RecordBatch;
+use super::stored::StoredRecord;
+use crate::record::{FIELDS_BEFORE_SENDS, Record};
+
+/// A deserializer that gives a struct so many of its fields, from the first on; the others take
+/// their defaults.
+struct FirstFields<D> {
+    inner: D,
+    count: usize,
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for FirstFields<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_any(visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let fields = fields.get(..self.count).unwrap_or(fields);
+        self.inner.deserialize_struct(name, fields, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// A record without `sends`.
+struct WithoutSends(Record);
+
+impl<'de> Deserialize<'de> for WithoutSends {
+    fn deserialize<D: Deserializer<'de>>(inner: D) -> Result<Self, D::Error> {
+        let count = FIELDS_BEFORE_SENDS;
+        Record::deserialize(FirstFields { inner, count }).map(Self)
+    }
+}
+
+/// A stored record without `sends`.
+pub(super) struct StoredWithoutSends<'a>(pub StoredRecord<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for StoredWithoutSends<'a> {
+    fn deserialize<D: Deserializer<'de>>(inner: D) -> Result<Self, D::Error> {
+        // Without its organisation.
+        let count = FIELDS_BEFORE_SENDS - 1;
+        StoredRecord::deserialize(FirstFields { inner, count }).map(Self)
+    }
+}
+
+/// The layout of a [`RecordBatch`] of schema 1.
+#[derive(serde::Deserialize)]
+pub(super) struct Batch1 {
+    node: String,
+    sequence: u64,
+    dropped: u64,
+    records: Vec<WithoutSends>,
+}
+
+impl From<Batch1> for RecordBatch {
+    fn from(batch: Batch1) -> Self {
+        Self {
+            node: batch.node,
+            sequence: batch.sequence,
+            dropped: batch.dropped,
+            records: batch.records.into_iter().map(|record| record.0).collect(),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What the control planes of two regions say to each other: a follower pulls from the home region.
+//!
+//! The follower begins with [`RegionHello`] and home answers with the `Welcome` of every link, each
+//! with the highest protocol that it speaks; both go on with the lower one. Then the follower asks
+//! and home answers, one at a time. Everything that has a name by hash travels as the bytes that
+//! the store holds, so that the follower verifies what it is given and a newer program's content
+//! passes through an older one.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Message, SCHEMA_REGION_ANSWER, SCHEMA_REGION_ASK, SCHEMA_REGION_HELLO};
+use crate::id::{CredentialId, OrgId};
+use crate::tree::{Hash, Head};
+use crate::version::Epoch;
+
+/// The protocol that this program speaks.
+pub const PROTOCOL: u16 = 1;
+
+/// A control plane of another region calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionHello {
+    /// The highest protocol that it speaks.
+    pub protocol: u16,
+    /// Its region; its certificate names the host under which that region is reached.
+    pub region: String,
+}
+
+impl Message for RegionHello {
+    const SCHEMA: u16 = SCHEMA_REGION_HELLO;
+}
+
+/// A version by everything that names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The history.
+    pub epoch: Epoch,
+    /// The number in it.
+    pub n: u64,
+    /// The name.
+    pub hash: Hash,
+}
+
+impl From<&Head> for Position {
+    fn from(head: &Head) -> Self {
+        Self {
+            epoch: head.epoch.clone(),
+            n: head.n,
+            hash: head.hash,
+        }
+    }
+}
+
+/// What a follower asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Which organisations have moved since the last such answer on this connection; the first one
+    /// tells of all. Answered when there is something to tell, or after the wait.
+    News {
+        /// Longest wait, in milliseconds.
+        wait_ms: u32,
+        /// What the follower has stored since it last said so.
+        applied: Vec<(OrgId, Position)>,
+    },
+    /// The versions of an organisation after one.
+    Versions {
+        /// The organisation.
+        org: OrgId,
+        /// The follower's newest version; absent when it has none.
+        after: Option<Position>,
+    },
+    /// Leaves and roots by name.
+    Leaves {
+        /// The organisation.
+        org: OrgId,
+        /// At most [`LEAVES_MAX`].
+        hashes: Vec<Hash>,
+    },
+    /// Secrets sealed to the follower's region.
+    Sealed {
+        /// The organisation.
+        org: OrgId,
+        /// Credential and seal id, at most [`SEALED_MAX`].
+        names: Vec<(CredentialId, String)>,
+    },
+}
+
+/// Most leaves in one ask; an answer may hold fewer, the first ones.
+pub const LEAVES_MAX: usize = 64;
+/// Most sealed secrets in one ask; an answer may hold fewer, the first ones.
+pub const SEALED_MAX: usize = 256;
+
+impl Message for Ask {
+    const SCHEMA: u16 = SCHEMA_REGION_ASK;
+}
+
+/// What home answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Ask::News`].
+    News {
+        /// Whether these are all organisations that home has.
+        whole: bool,
+        /// Those that have moved.
+        moved: Vec<Moved>,
+        /// Those that home has no more.
+        gone: Vec<OrgId>,
+    },
+    /// To [`Ask::Versions`].
+    Versions(Versions),
+    /// To [`Ask::Versions`]: home's history does not lead through the follower's version.
+    Fork {
+        /// The newest version of home.
+        newest: Position,
+    },
+    /// To [`Ask::Versions`]: home has no such organisation.
+    Unknown,
+    /// To [`Ask::Leaves`]: as the store holds them, in the order asked for. One that is missing
+    /// is empty.
+    Leaves(Vec<Vec<u8>>),
+    /// To [`Ask::Sealed`]: as the store holds them, in the order asked for. One that is missing is
+    /// empty.
+    Sealed(Vec<Vec<u8>>),
+}
+
+impl Message for Answer {
+    const SCHEMA: u16 = SCHEMA_REGION_ANSWER;
+}
+
+/// Where an organisation stands at home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The organisation.
+    pub org: OrgId,
+    /// Its newest version.
+    pub position: Position,
+    /// The hash of the facts of its retired secrets: who has the same need not ask.
+    pub facts: Hash,
+}
+
+/// Versions that follow the one asked about, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Whether the first of them follows no version that the follower has: home does not keep those
+    /// between any more.
+    pub snapshot: bool,
+    /// The versions.
+    pub versions: Vec<VersionParts>,
+    /// The delta of the last version (JSON), where home has it.
+    pub delta: Option<Vec<u8>>,
+    /// Secrets that the last version names and the follower's does not; what is left out of a
+    /// large answer is to be asked for.
+    pub sealed: Vec<SealedPart>,
+    /// The facts of retired secrets (JSON) that home has not told on this connection.
+    pub retired: Vec<(CredentialId, Vec<u8>)>,
+    /// Whether more versions follow.
+    pub more: bool,
+}
+
+/// One version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionParts {
+    /// Its record (JSON), which holds its head.
+    pub record: Vec<u8>,
+    /// Leaves and roots that it adds, as the store holds them; what is left out of a large answer
+    /// is to be asked for.
+    pub leaves: Vec<(Hash, Vec<u8>)>,
+}
+
+/// One sealed secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedPart {
+    /// Whose.
+    pub credential: CredentialId,
+    /// Which.
+    pub seal_id: String,
+    /// As the store holds it (JSON).
+    pub value: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{decode, encode};
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_understood() {
+        let position = Position {
+            epoch: Epoch {
+                counter: 2,
+                region: "us".into(),
+            },
+            n: 7,
+            hash: Hash::of(b"x"),
+        };
+        let (org, credential) = (OrgId::from_bits(1), CredentialId::from_bits(2));
+        for ask in [
+            Ask::News {
+                wait_ms: 5,
+                applied: vec![(org, position.clone())],
+            },
+            Ask::Versions { org, after: None },
+            Ask::Sealed {
+                org,
+                names: vec![(credential, "s".into())],
+            },
+        ] {
+            assert_eq!(decode::<Ask>(&encode(&ask).unwrap()).unwrap(), ask);
+        }
+        let answer = Answer::Versions(Versions {
+            versions: vec![VersionParts {
+                record: b"{}".to_vec(),
+                leaves: vec![(Hash::of(b"y"), vec![1, 2])],
+            }],
+            sealed: vec![SealedPart {
+                credential,
+                seal_id: "s".into(),
+                value: vec![3],
+            }],
+            retired: vec![(credential, vec![4])],
+            ..Versions::default()
+        });
+        assert_eq!(decode::<Answer>(&encode(&answer).unwrap()).unwrap(), answer);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
+            let mut frame = encode(&Answer::Unknown).unwrap();
+            frame.truncate(super::super::HEAD_BYTES);
+            frame.extend_from_slice(&bytes);
+            frame[7..11].copy_from_slice(&(bytes.len() as u32).to_be_bytes());
+            let _ = decode::<Answer>(&frame);
+        }
+    }
+}

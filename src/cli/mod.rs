@@ -1,0 +1,319 @@
+//! The command line.
+
+mod output;
+mod requests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use requests::{
+    ChoiceArgs, ExplainArgs, RecordArgs, RecordOutput, RecordsArgs, TailArgs, TelemetryArgs,
+    TopArgs, TraceArgs,
+};
+
+pub use crate::client::access::ControlArgs;
+
+use crate::client::recover::RecoverArgs;
+
+use crate::client::add::AddArgs;
+use crate::client::test::TestArgs;
+use crate::client::unmatched::UnmatchedArgs;
+
+use crate::client::regions::RegionsArgs;
+use crate::keyrings::KeyringCommand;
+
+/// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
+#[derive(Debug, Parser)]
+#[command(name = "requestrocket", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run gateway and control plane on this machine, with an echo target and a demo proxy.
+    Dev(DevArgs),
+    /// Run gateway and control plane on this machine, for production.
+    Standalone(RoleArgs),
+    /// Run a node of a cluster: the gateway alone, configured through etcd.
+    Node(NodeArgs),
+    /// Run a control plane of a cluster: the REST API alone, over etcd.
+    Control(RoleArgs),
+    /// Make the keys of a region.
+    #[command(subcommand)]
+    Keyring(KeyringCommand),
+    /// Make certificates for the connection between nodes and control planes.
+    #[command(subcommand)]
+    Link(LinkCommand),
+    /// Make target, credentials and proxy for an API, and print what to paste.
+    Add(AddArgs),
+    /// Make an organisation's configuration what a file says, as one version.
+    Apply(ApplyArgs),
+    /// Print an organisation's configuration as a file for `apply`, without secrets.
+    Export(ExportArgs),
+    /// Say what would become of a request, or of a proxy's last ones, and why; nothing is sent.
+    Explain(ExplainArgs),
+    /// Send a request through a proxy, as a caller would, and say what became of it.
+    Test(TestArgs),
+    /// List requests, newest first; or write them as a file of lines.
+    Records(RecordsArgs),
+    /// Show the record of one request.
+    Record(RecordArgs),
+    /// Show requests as they come.
+    Tail(TailArgs),
+    /// Draw one request: its stages and attempts, how long each took, what each decided.
+    Trace(TraceArgs),
+    /// Show which proxies, callers, statuses or paths have most requests, errors or time.
+    Top(TopArgs),
+    /// Count requests, errors, durations and bytes by spans of time.
+    Telemetry(TelemetryArgs),
+    /// List who changed what, when and from where, newest first.
+    Audit(AuditArgs),
+    /// List the nodes of the region, with what each serves.
+    Nodes(NodesArgs),
+    /// Say what counts after the store was restored from a backup or wiped; without a decision,
+    /// show what it lacks.
+    Recover(RecoverArgs),
+    /// List attempts that matched no proxy, newest first, with the name that was probably meant.
+    Unmatched(UnmatchedArgs),
+    /// Show how much of each meter is used now, the most used first.
+    Meters(VersionsArgs),
+    /// List the regions, with how far replication has come.
+    Regions(RegionsArgs),
+    /// List the versions of an organisation's configuration, newest first.
+    Versions(VersionsArgs),
+    /// Show what a version changed.
+    Diff(DiffArgs),
+    /// Publish a version with the content of an earlier one; secrets and tokens stay as they are.
+    Rollback(RollbackArgs),
+    /// Show settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the OpenAPI description of the control plane.
+    Openapi,
+}
+
+/// Arguments of `dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Address that callers connect to; port 0 takes a free one.
+    #[arg(long)]
+    pub gateway: Option<SocketAddr>,
+    /// Address of the REST API; port 0 takes a free one.
+    #[arg(long)]
+    pub control: Option<SocketAddr>,
+    /// Folder for configuration, records and keys.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// A TOML file with settings.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// How to say what was started.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `standalone`, `node` and `control`.
+#[derive(Debug, Args)]
+pub struct RoleArgs {
+    /// A TOML file with settings.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Listen on a control address that is not loopback although there is no TLS.
+    #[arg(long)]
+    pub insecure_control: bool,
+    /// How to say what was started.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Those of every role.
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// Replace the node that runs on the same data folder: take its listening sockets, serve, and
+    /// let it drain and end. No connection is refused. Without such a node, start as usual.
+    #[arg(long)]
+    pub take_over: bool,
+}
+
+/// The commands about certificates.
+#[derive(Debug, Subcommand)]
+pub enum LinkCommand {
+    /// Make an authority: ca.pem and ca-key.pem.
+    Authority(LinkAuthorityArgs),
+    /// Issue a certificate: NAME.pem and NAME-key.pem.
+    Issue(LinkIssueArgs),
+}
+
+/// Arguments of `link authority`.
+#[derive(Debug, Args)]
+pub struct LinkAuthorityArgs {
+    /// Folder for the files.
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `link issue`.
+#[derive(Debug, Args)]
+pub struct LinkIssueArgs {
+    /// A node's `node_name`, or the host name or address under which nodes reach a control plane.
+    pub name: String,
+    /// Folder with the authority's files, and for the new ones.
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+    /// How long the certificate is valid, in days.
+    #[arg(long, default_value_t = 397)]
+    pub days: u64,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// The form of a command's answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object on one line.
+    Json,
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The file, YAML or JSON; `-` for standard input.
+    pub file: PathBuf,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Delete targets, credentials and proxies that the file does not name.
+    #[arg(long)]
+    pub prune: bool,
+    /// How to show what changed.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// YAML.
+    #[default]
+    Yaml,
+    /// JSON.
+    Json,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The form of the file.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: FileFormat,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// How many versions.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub limit: u32,
+    /// How to show them.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `nodes`.
+#[derive(Debug, Args)]
+pub struct NodesArgs {
+    /// How to show them.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `versions`.
+#[derive(Debug, Args)]
+pub struct VersionsArgs {
+    /// How many.
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+    /// How to show them.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Number of the version.
+    pub n: u64,
+    /// The version to compare with; by default the one before.
+    #[arg(long)]
+    pub from: Option<u64>,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// Number of the version to return to.
+    pub n: u64,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// The commands about settings.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting with its default, unit and meaning.
+    Reference,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_arguments_have_one_name() {
+        super::Cli::command().debug_assert();
+    }
+}

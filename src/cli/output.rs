@@ -1,0 +1,45 @@
+//! Which form each command answers in, and so fails in.
+
+use super::{Command, FileFormat, KeyringCommand, LinkCommand, Output, RecordOutput};
+
+impl Command {
+    /// The form of its answer, and so of its failure.
+    pub fn output(&self) -> Output {
+        match self {
+            Self::Dev(args) => args.output,
+            Self::Standalone(args) | Self::Control(args) => args.output,
+            Self::Node(args) => args.role.output,
+            Self::Keyring(KeyringCommand::New(args)) => args.output,
+            Self::Link(LinkCommand::Authority(args)) => args.output,
+            Self::Link(LinkCommand::Issue(args)) => args.output,
+            Self::Add(args) => args.output,
+            Self::Apply(args) => args.output,
+            Self::Test(args) => args.output,
+            Self::Recover(args) => args.output,
+            Self::Meters(args) => args.output,
+            Self::Regions(args) => args.output,
+            Self::Unmatched(args) => args.output,
+            Self::Export(args) => match args.output {
+                FileFormat::Json => Output::Json,
+                FileFormat::Yaml => Output::Text,
+            },
+            Self::Explain(args) => args.output,
+            Self::Records(args) => match args.output {
+                RecordOutput::Text => Output::Text,
+                RecordOutput::Json | RecordOutput::Ndjson => Output::Json,
+            },
+            Self::Record(args) => args.output,
+            Self::Tail(args) => args.output,
+            Self::Trace(args) => args.output,
+            Self::Top(args) => args.output,
+            Self::Telemetry(args) => args.output,
+            Self::Audit(args) => args.output,
+            Self::Nodes(args) => args.output,
+            Self::Versions(args) => args.output,
+            Self::Diff(args) => args.output,
+            Self::Rollback(args) => args.output,
+            Self::Openapi => Output::Json,
+            Self::Config(_) => Output::Text,
+        }
+    }
+}

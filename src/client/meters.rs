@@ -1,0 +1,77 @@
+//! `requestrocket meters`: how much of each meter is used now.
+
+use serde_json::Value;
+
+use super::Api;
+use crate::cli::{Output, VersionsArgs};
+use crate::say;
+
+/// Lists the keys of meters, the most used first.
+///
+/// # Errors
+/// What the control plane said.
+pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.control)?;
+    let found = api
+        .get(&format!("/meters/usage?top={}", args.limit))
+        .await?;
+    if args.output == Output::Json {
+        say(&found.to_string());
+        return Ok(());
+    }
+    let items = found["items"].as_array();
+    say(&lines(items.map(Vec::as_slice).unwrap_or_default()).join("\n"));
+    Ok(())
+}
+
+fn lines(keys: &[Value]) -> Vec<String> {
+    if keys.is_empty() {
+        return vec!["no meter has counted anything lately".into()];
+    }
+    keys.iter().map(line).collect()
+}
+
+fn line(key: &Value) -> String {
+    let text = |name: &str| key[name].as_str().unwrap_or_default();
+    let mut words = vec![text("meter_id").to_owned(), text("name").to_owned()];
+    words.push(text("key").to_owned());
+    if key["overflow"] == true {
+        words.push("(all that found no place of their own)".into());
+    }
+    for limit in key["limits"].as_array().into_iter().flatten() {
+        let window = limit["window"].as_str().unwrap_or_default();
+        words.push(format!("{}/{} per {window}", limit["used"], limit["limit"]));
+    }
+    if let Some(waiting) = key["waiting"].as_u64().filter(|n| *n > 0) {
+        words.push(format!("{waiting} waiting"));
+    }
+    if let Some(ms) = key["paused_ms"].as_u64().filter(|ms| *ms > 0) {
+        words.push(format!("paused for {} s", ms.div_ceil(1_000)));
+    }
+    if key["mode"].as_str().is_some_and(|mode| mode != "store") {
+        words.push(format!("({})", text("mode")));
+    }
+    words.retain(|word| !word.is_empty());
+    words.join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_line() {
+        let key = json!({
+            "meter_id": "mtr_1", "name": "vendor", "key": "prx_1", "mode": "local_share",
+            "limits": [{"window": "minute", "limit": 60, "used": 45}],
+            "waiting": 3, "paused_ms": 1500,
+        });
+        assert_eq!(
+            lines(&[key]),
+            ["mtr_1  vendor  prx_1  45/60 per minute  3 waiting  paused for 2 s  (local_share)"]
+        );
+        assert_eq!(lines(&[]), ["no meter has counted anything lately"]);
+    }
+}

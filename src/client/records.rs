@@ -1,0 +1,245 @@
+//! `requestrocket records` and `record`: what was asked of the gateway, and what became of it.
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use super::Api;
+use crate::cli::{ChoiceArgs, Output, RecordArgs, RecordOutput, RecordsArgs};
+use crate::say;
+
+/// Lists requests.
+///
+/// # Errors
+/// What the control plane said, or standard output cannot be written.
+pub async fn list(args: &RecordsArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.control)?;
+    let mut query = chosen(&args.choice)?;
+    add(&mut query, "from", args.from.as_deref());
+    add(&mut query, "to", args.to.as_deref());
+    if args.output == RecordOutput::Ndjson {
+        return export(&api, &query).await;
+    }
+    add(&mut query, "limit", Some(&args.limit.to_string()));
+    add(&mut query, "cursor", args.cursor.as_deref());
+    let found = api.get(&format!("/records?{}", encoded(&query))).await?;
+    if args.output == RecordOutput::Json {
+        say(&found.to_string());
+        return Ok(());
+    }
+    let items = found["items"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    for item in items {
+        say(&line(item));
+    }
+    match found["next_cursor"].as_str() {
+        Some(cursor) => say(&format!("more follow: --cursor {cursor}")),
+        None if items.is_empty() => say("no request is recorded that fits"),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Writes every record as a line. A file that is cut ends with an error, not silently.
+async fn export(api: &Api, query: &[(String, String)]) -> anyhow::Result<()> {
+    let mut lines = api
+        .stream(&format!("/records/export?{}", encoded(query)))
+        .await?;
+    let mut out = std::io::stdout().lock();
+    while let Some(piece) = lines.next().await {
+        let piece = piece.map_err(|error| anyhow::anyhow!("{error}"));
+        let piece = piece.context("the file broke off; what was written is not all")?;
+        if let Err(error) = out.write_all(&piece).and_then(|()| out.flush()) {
+            return match error.kind() {
+                // A reader that has enough.
+                std::io::ErrorKind::BrokenPipe => Ok(()),
+                _ => Err(error).context("standard output cannot be written"),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Shows one request.
+///
+/// # Errors
+/// What the control plane said.
+pub async fn show(args: &RecordArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.control)?;
+    let record = api
+        .get(&format!("/records/{}", path_part(&args.id)?))
+        .await?;
+    match args.output {
+        Output::Json => say(&record.to_string()),
+        Output::Text => say(&fields(&record).join("\n")),
+    }
+    Ok(())
+}
+
+/// An id as a part of a path: what is none would name something else.
+pub fn path_part(id: &str) -> anyhow::Result<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    match !id.is_empty() && id.bytes().all(plain) {
+        true => Ok(id),
+        false => bail!("`{id}` is no id of a request, `req_…`"),
+    }
+}
+
+/// The query parameters of a choice.
+///
+/// # Errors
+/// A further field is not written as `name=value`.
+pub fn chosen(choice: &ChoiceArgs) -> anyhow::Result<Vec<(String, String)>> {
+    let mut query = Vec::new();
+    for (name, value) in [
+        ("proxy", &choice.proxy),
+        ("credential", &choice.credential),
+        ("status", &choice.status),
+        ("code", &choice.code),
+        ("method", &choice.method),
+        ("path", &choice.path),
+        ("source", &choice.source),
+    ] {
+        add(&mut query, name, value.as_deref());
+    }
+    for field in &choice.fields {
+        let (name, value) = field
+            .split_once('=')
+            .with_context(|| format!("`{field}` is no field: write name=value"))?;
+        add(&mut query, name.trim(), Some(value));
+    }
+    Ok(query)
+}
+
+/// Adds a parameter that is given.
+pub fn add(query: &mut Vec<(String, String)>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        query.push((name.to_owned(), value.to_owned()));
+    }
+}
+
+/// A query string.
+pub fn encoded(query: &[(String, String)]) -> String {
+    let mut text = url::form_urlencoded::Serializer::new(String::new());
+    text.extend_pairs(query).finish()
+}
+
+/// A record on a line.
+pub fn line(record: &Value) -> String {
+    let text = |key: &str| record[key].as_str().unwrap_or_default();
+    let status = match record["status"].as_u64() {
+        Some(status) => status.to_string(),
+        None => "-".into(),
+    };
+    let why = record["auth_failure"]
+        .as_str()
+        .map(|why| format!(" ({why})"));
+    format!(
+        "{:27} {:>3} {:>10} {:6} {} {}{} {}",
+        text("started_at"),
+        status,
+        milliseconds(record["total_us"].as_u64().unwrap_or_default()),
+        text("method"),
+        shown(text("path")),
+        text("code"),
+        why.unwrap_or_default(),
+        text("id"),
+    )
+}
+
+/// Microseconds in milliseconds, as people read them.
+pub fn milliseconds(us: u64) -> String {
+    format!("{:.2} ms", us as f64 / 1_000.0)
+}
+
+/// What a caller chose, without what would act on a terminal.
+pub fn shown(text: &str) -> String {
+    let escape = |c: char| match c {
+        c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+            c.escape_unicode().to_string()
+        }
+        c => c.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
+/// A record with a line for each field that says something.
+fn fields(record: &Value) -> Vec<String> {
+    let says = |value: &&Value| match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        _ => true,
+    };
+    let fields = record.as_object().into_iter().flatten();
+    let fields = fields
+        .filter(|(_, value)| says(value))
+        .map(|(name, value)| {
+            let value = match value {
+                Value::String(text) => shown(text),
+                value => value.to_string(),
+            };
+            format!("{name:30} {value}")
+        });
+    fields.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_record_is_a_line_that_cannot_be_forged() {
+        let record = json!({
+            "id": "req_1", "started_at": "2026-11-25T10:00:00Z", "status": 401, "total_us": 1_234,
+            "method": "GET", "path": "/a\n\u{1b}[2Jb", "code": "proxy-access-denied",
+            "auth_failure": "wrong-key",
+        });
+        assert_eq!(
+            line(&record),
+            "2026-11-25T10:00:00Z        401    1.23 ms GET    /a\\u{a}\\u{1b}[2Jb \
+             proxy-access-denied (wrong-key) req_1"
+        );
+    }
+
+    #[test]
+    fn a_choice_becomes_a_query() {
+        let choice = ChoiceArgs {
+            proxy: Some("a b".into()),
+            credential: None,
+            status: Some("5xx".into()),
+            code: None,
+            method: None,
+            path: Some("/v1/*".into()),
+            source: None,
+            fields: vec!["node=gw=1".into()],
+        };
+        let query = chosen(&choice).unwrap();
+        assert_eq!(
+            encoded(&query),
+            "proxy=a+b&status=5xx&path=%2Fv1%2F*&node=gw%3D1"
+        );
+        let wrong = ChoiceArgs {
+            fields: vec!["node".into()],
+            ..choice
+        };
+        assert!(chosen(&wrong).is_err());
+    }
+
+    #[test]
+    fn an_id_is_no_path() {
+        for (id, good) in [
+            ("req_01", true),
+            ("", false),
+            ("../tokens", false),
+            ("a/b", false),
+        ] {
+            assert_eq!(path_part(id).is_ok(), good, "{id}");
+        }
+    }
+}

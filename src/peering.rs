@@ -1,0 +1,125 @@
+//! The links between nodes, from settings to what runs.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use node::limits::{Links, Opener};
+use node::peers::leaves::Leaves;
+use node::peers::wire::PeerMessage;
+use node::peers::{Identity, Known, Peers, Tls, node_number, run};
+use node::stages::record::Origin;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tracing::error;
+
+use crate::link_tls;
+use crate::serve::CannotStart;
+use crate::settings::Settings;
+
+/// What a node needs to have links.
+pub struct Peering {
+    listener: TcpListener,
+    tls: Tls,
+    /// Where the other nodes dial this one, `host:port`.
+    pub address: String,
+    /// What nodes give each other of configurations.
+    pub leaves: Arc<Leaves>,
+}
+
+impl Peering {
+    /// Reads the certificates; `None` where nothing listens for peers.
+    ///
+    /// # Errors
+    /// [`CannotStart`]: a certificate is missing or faulty, or nobody could dial the address.
+    pub fn new(settings: &Settings, listener: Option<TcpListener>) -> anyhow::Result<Option<Self>> {
+        let Some(listener) = listener else {
+            return Ok(None);
+        };
+        let address = match &settings.peers.advertise {
+            Some(address) => address.clone(),
+            None => dialled(listener.local_addr()?)?,
+        };
+        let tls = Tls {
+            server: link_tls::server(&settings.link)?,
+            client: link_tls::client(&settings.link)?,
+        };
+        Ok(Some(Self {
+            listener,
+            tls,
+            address,
+            leaves: Arc::default(),
+        }))
+    }
+
+    /// Starts the links: what the limits use of them, and where known nodes are told.
+    pub fn start(
+        self,
+        origin: &Origin,
+        incarnation: Opener,
+        peers: &Peers,
+        background: &Runtime,
+    ) -> anyhow::Result<watch::Sender<Vec<Known>>> {
+        let me = Identity {
+            node: origin.node.to_string(),
+            region: origin.region.to_string(),
+            incarnation,
+            address: self.address,
+        };
+        self.listener.set_nonblocking(true)?;
+        let (known, listed) = watch::channel(Vec::new());
+        let (listener, tls, peers) = (self.listener, self.tls, peers.clone());
+        background.spawn(async move {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => run::run(peers, me, tls, listener, listed).await,
+                Err(error) => error!(%error, "peers cannot be listened for: {error}"),
+            }
+        });
+        Ok(known)
+    }
+}
+
+/// How the limits use links.
+pub fn links(peers: &Peers, events: tokio::sync::mpsc::Receiver<node::limits::PeerEvent>) -> Links {
+    let peers = peers.clone();
+    Links {
+        send: Box::new(move |to, batch| {
+            // What a peer does not get is asked, or told, again.
+            peers.send(to, PeerMessage::Tokens(batch));
+        }),
+        events,
+    }
+}
+
+/// This start of a node: blocks that an earlier one left open are not its own.
+pub fn incarnation(origin: &Origin) -> Opener {
+    Opener {
+        node: node_number(&origin.region, &origin.node),
+        boot: uuid::Uuid::new_v4().as_u128() as u64,
+    }
+}
+
+fn dialled(bound: SocketAddr) -> Result<String, CannotStart> {
+    if bound.ip().is_unspecified() {
+        return Err(CannotStart(format!(
+            "`peers.listen` {bound} is no address that other nodes can dial: say in \
+             `peers.advertise` where they reach this one, host:port"
+        )));
+    }
+    Ok(bound.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_nobody_can_dial_is_refused() {
+        assert_eq!(
+            dialled("10.0.0.1:8083".parse().unwrap()).unwrap(),
+            "10.0.0.1:8083"
+        );
+        let error = dialled("0.0.0.0:8083".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("`peers.advertise`"), "{error}");
+        assert!(dialled("[::]:8083".parse().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! The settings of several regions, and the directory that they make.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use control::regions::{Directory, Peer, Regions, Status};
+use proto::seal::{PublicKeyring, is_region_name};
+use serde::{Deserialize, Serialize};
+
+use crate::keyrings;
+use crate::serve::CannotStart;
+use crate::settings::Settings;
+
+/// The regions of the installation.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegionsSettings {
+    /// The region in which configuration is changed.
+    pub home: Option<String>,
+    /// The other regions.
+    pub peers: Vec<PeerSettings>,
+}
+
+impl RegionsSettings {
+    /// Whether any of it is given.
+    pub fn given(&self) -> bool {
+        self.home.is_some() || !self.peers.is_empty()
+    }
+}
+
+/// Another region.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSettings {
+    /// Its name.
+    pub name: String,
+    /// Base URL of its REST API.
+    pub control: String,
+    /// Base URL of its gateway.
+    pub gateway: Option<String>,
+    /// The link listeners of its control planes, `host:port` each.
+    pub replication: Vec<String>,
+    /// A file with what secrets for it are sealed to: its `keys.public_file`.
+    pub public_file: PathBuf,
+}
+
+/// The directory of regions; none where there is one region.
+///
+/// # Errors
+/// [`CannotStart`]: the settings contradict each other, or a file of keys cannot be used.
+pub fn open(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Option<Directory>> {
+    if !settings.regions.given() {
+        return Ok(None);
+    }
+    check(settings)?;
+    let mut peers = Vec::new();
+    for peer in &settings.regions.peers {
+        peers.push(Peer {
+            name: peer.name.clone(),
+            control: peer.control.trim_end_matches('/').to_owned(),
+            gateway: peer
+                .gateway
+                .as_ref()
+                .map(|url| url.trim_end_matches('/').to_owned()),
+            replication: peer.replication.clone(),
+            public: keyrings::of_peer(&peer.public_file, &peer.name, own)?,
+        });
+    }
+    let home = settings.regions.home.clone().unwrap_or_default();
+    let https = peers.iter().any(|peer| peer.control.starts_with("https:"));
+    Ok(Some(Directory {
+        regions: Arc::new(Regions {
+            own: settings.region.clone(),
+            home,
+            peers,
+        }),
+        status: Arc::new(Status::default()),
+        trust: https.then(trust).transpose()?,
+    }))
+}
+
+fn trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    use rustls_platform_verifier::ConfigVerifierExt;
+    let config = rustls::ClientConfig::with_platform_verifier();
+    Ok(Arc::new(config.context("the system's certificates")?))
+}
+
+/// What can be told from the settings alone.
+fn check(settings: &Settings) -> Result<(), CannotStart> {
+    let no = |why: String| Err(CannotStart(why));
+    let (own, regions) = (&settings.region, &settings.regions);
+    let Some(home) = &regions.home else {
+        return no(
+            "`regions.peers` needs `regions.home`: the region where configuration is \
+                   changed"
+                .into(),
+        );
+    };
+    if !is_region_name(own) {
+        return no(format!(
+            "`region` `{own}` must be 1 to 40 characters of a-z, 0-9 and `-`"
+        ));
+    }
+    for (at, peer) in regions.peers.iter().enumerate() {
+        let name = &peer.name;
+        if !is_region_name(name) {
+            return no(format!(
+                "`regions.peers` has `{name}`: a name is 1 to 40 characters of a-z, 0-9 and `-`"
+            ));
+        }
+        if name == own {
+            return no(format!(
+                "`regions.peers` has `{name}`, which is this region (`region`); it lists the others"
+            ));
+        }
+        if regions.peers[..at].iter().any(|other| other.name == *name) {
+            return no(format!("`regions.peers` has two regions `{name}`"));
+        }
+        if !peer.control.starts_with("http://") && !peer.control.starts_with("https://") {
+            return no(format!(
+                "`control` of region {name} must be a URL, as https://control.example.com"
+            ));
+        }
+        let is_endpoint = |text: &String| {
+            let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            matches!(port, Some(Ok(port)) if port > 0)
+        };
+        if peer.replication.is_empty() || !peer.replication.iter().all(is_endpoint) {
+            return no(format!(
+                "`replication` of region {name} must list the link listeners of its control \
+                 planes, host:port each"
+            ));
+        }
+    }
+    if home != own && regions.peers.iter().all(|peer| peer.name != *home) {
+        let known: Vec<&str> = std::iter::once(own.as_str())
+            .chain(regions.peers.iter().map(|peer| peer.name.as_str()))
+            .collect();
+        return no(format!(
+            "`regions.home` `{home}` is no region; known are {}",
+            known.join(", ")
+        ));
+    }
+    if settings.link.listen.is_none() {
+        return no("regions need `link.listen`: where control planes of the others call".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(name: &str) -> PeerSettings {
+        PeerSettings {
+            name: name.into(),
+            control: "https://control.example".into(),
+            gateway: None,
+            replication: vec!["control.example:8082".into()],
+            public_file: "peer.json".into(),
+        }
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let with = |home: Option<&str>, peers: Vec<PeerSettings>| {
+            let mut settings = Settings {
+                region: "us".into(),
+                ..Settings::default()
+            };
+            settings.link.listen = "127.0.0.1:1".parse().ok();
+            settings.regions.home = home.map(str::to_owned);
+            settings.regions.peers = peers;
+            settings
+        };
+        let bad = |change: fn(&mut PeerSettings)| {
+            let mut peer = peer("eu");
+            change(&mut peer);
+            with(Some("us"), vec![peer])
+        };
+        let mut unheard = with(Some("us"), vec![peer("eu")]);
+        unheard.link.listen = None;
+        for (settings, expected) in [
+            (with(None, vec![peer("eu")]), "needs `regions.home`"),
+            (with(Some("ap"), vec![peer("eu")]), "known are us, eu"),
+            (
+                with(Some("us"), vec![peer("eu"), peer("eu")]),
+                "two regions `eu`",
+            ),
+            (with(Some("us"), vec![peer("us")]), "which is this region"),
+            (with(Some("us"), vec![peer("E U")]), "1 to 40 characters"),
+            (
+                bad(|peer| peer.control = "control.eu".into()),
+                "must be a URL",
+            ),
+            (bad(|peer| peer.replication.clear()), "must list"),
+            (
+                bad(|peer| peer.replication = vec!["x".into()]),
+                "host:port each",
+            ),
+            (unheard, "`link.listen`"),
+        ] {
+            let error = check(&settings).unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        for home in ["us", "eu"] {
+            assert!(check(&with(Some(home), vec![peer("eu")])).is_ok());
+        }
+    }
+}

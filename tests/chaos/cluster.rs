@@ -1,0 +1,372 @@
+//! The cluster of the tests: three members of etcd, two control planes, three nodes and the
+//! callers, each on a host of its own.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::asked::Asked;
+use super::load::Load;
+use super::network::{Host, Network};
+use crate::harness::etcd::EtcdServer;
+use crate::harness::gateway::{Gateway, Proxy, Start, binary};
+use crate::harness::http::{Message, Request};
+use crate::harness::upstream::{Upstream, json_answer};
+use crate::harness::wait_for;
+
+const HOSTS: [&str; 9] = [
+    "etcd-1",
+    "etcd-2",
+    "etcd-3",
+    "control-1",
+    "control-2",
+    "node-1",
+    "node-2",
+    "node-3",
+    "callers",
+];
+const MEMBERS: usize = 3;
+const CONTROLS: usize = 2;
+const NODES: usize = 3;
+const CALLERS: usize = HOSTS.len() - 1;
+
+/// Both control planes are given it.
+const TOKEN: &str = "chaos-admin-token-0123456789abcdefghijkl";
+
+/// Requests a second, over all nodes.
+pub const RATE: u32 = 500;
+/// Requests of one second.
+pub const SECOND: u64 = RATE as u64;
+/// Twice what [`RATE`] needs, and half as much again.
+const LIMIT_PER_MINUTE: u32 = RATE * 60 * 3;
+
+/// A running cluster.
+pub struct Cluster<'n> {
+    /// By their number from 0.
+    pub nodes: Vec<Process>,
+    /// By their number from 0.
+    pub controls: Vec<Process>,
+    etcd: Vec<EtcdServer>,
+    upstream: Upstream,
+    files: TempDir,
+    network: &'n Network,
+}
+
+/// One process of ours and its host.
+pub struct Process {
+    /// Where it runs.
+    pub host: Host,
+    start: Start,
+    running: Option<Gateway>,
+}
+
+/// Runs a test on a fresh cluster, on the callers' host. One at a time.
+pub fn run(test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
+    static ONE: Mutex<()> = Mutex::new(());
+    if std::env::var("REQUESTROCKET_CHAOS").is_ok_and(|value| value == "skip") {
+        eprintln!("LEFT OUT: REQUESTROCKET_CHAOS=skip. Nothing was tested.");
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let network = Network::new(&HOSTS);
+    network.host(CALLERS).inside(|| {
+        let mut cluster = Cluster::start(&network);
+        let proxy = cluster.proxy();
+        test(&mut cluster, &proxy);
+    });
+}
+
+/// How long something stays away.
+pub fn outage() -> Duration {
+    let given = std::env::var("REQUESTROCKET_CHAOS_OUTAGE_S");
+    let seconds = given.map_or(10, |text| text.parse().expect("a number of seconds"));
+    Duration::from_secs(seconds)
+}
+
+impl<'n> Cluster<'n> {
+    fn start(network: &'n Network) -> Self {
+        let addresses: Vec<_> = (0..MEMBERS).map(|at| network.host(at).address).collect();
+        let etcd = EtcdServer::on_hosts(&addresses);
+        // Whoever asks gets the same answer; nothing is kept of the requests.
+        let answer = json_answer("200 OK", "{}");
+        let upstream = Upstream::raw_at(network.host(CALLERS).address, move |connection, _| {
+            while connection.read().is_some() {
+                connection.send(&answer);
+            }
+        });
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            controls: Vec::new(),
+            etcd,
+            upstream,
+            files: tempfile::tempdir().expect("a folder"),
+            network,
+        };
+        for at in 0..MEMBERS {
+            cluster.etcd(at, EtcdServer::spawn);
+        }
+        for at in 0..MEMBERS {
+            cluster.etcd(at, EtcdServer::wait);
+        }
+        let made = binary()
+            .args(["keyring", "new", "--nodes"])
+            .arg(cluster.files.path().join("nodes.json"))
+            .arg("--control")
+            .arg(cluster.files.path().join("control.json"))
+            .status();
+        assert!(made.expect("the binary runs").success());
+        link(&["authority", "--dir"], cluster.files.path());
+        for at in 0..CONTROLS {
+            let host = cluster.network.host(MEMBERS + at);
+            let start = cluster.control_start(at, &host);
+            cluster.controls.push(Process::start(host, start));
+        }
+        for at in 0..NODES {
+            let host = cluster.network.host(MEMBERS + CONTROLS + at);
+            let start = cluster.node_start(at, &host);
+            cluster.nodes.push(Process::start(host, start));
+        }
+        cluster
+    }
+
+    /// The settings of all. Each begins at another member of etcd.
+    fn config(&self, name: &str, number: usize) -> String {
+        link(&["issue", name, "--dir"], self.files.path());
+        let file = |name: &str| self.files.path().join(name);
+        let mut endpoints: Vec<_> = self.etcd.iter().map(EtcdServer::endpoint).collect();
+        endpoints.rotate_left(number);
+        format!(
+            "[store]\nkind = \"etcd\"\nendpoints = {endpoints:?}\n\
+             [policy]\nallow_http = true\n\
+             [[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"\n\
+             ports = [\"1-65535\"]\norgs = [\"*\"]\n\
+             [keys]\nring_file = {:?}\npublic_file = {:?}\n\
+             [limits]\nnodes = {NODES}\n\
+             [link]\ncert_file = {:?}\nkey_file = {:?}\nca_file = {:?}\n",
+            file("nodes.json"),
+            file("control.json"),
+            file(&format!("{name}.pem")),
+            file(&format!("{name}-key.pem")),
+            file("ca.pem"),
+        )
+    }
+
+    fn control_start(&self, at: usize, host: &Host) -> Start {
+        let first = self.network.host(MEMBERS + CONTROLS).address;
+        let config = format!(
+            "{}listen = \"{}:8082\"\n[control]\ninsecure = true\n\
+             [gateway]\npublic_url = \"http://{first}:8080\"\n",
+            self.config(&host.address.to_string(), at),
+            host.address,
+        );
+        let address = format!("{}:8081", host.address);
+        Start {
+            mode: "control",
+            config,
+            environment: vec![
+                ("REQUESTROCKET_CONTROL__LISTEN".into(), address),
+                ("REQUESTROCKET_ADMIN_TOKEN".into(), TOKEN.into()),
+            ],
+        }
+    }
+
+    fn node_start(&self, at: usize, host: &Host) -> Start {
+        let name = HOSTS[MEMBERS + CONTROLS + at];
+        let controls = self.controls.iter();
+        let links: Vec<_> = controls
+            .map(|c| format!("{}:8082", c.host.address))
+            .collect();
+        let config = format!(
+            "node_name = {name:?}\n{}endpoints = {links:?}\n[admin]\nlisten = \"{}:8083\"\n",
+            self.config(name, at),
+            host.address,
+        );
+        let address = format!("{}:8080", host.address);
+        Start {
+            mode: "node",
+            config,
+            environment: vec![("REQUESTROCKET_GATEWAY__LISTEN".into(), address)],
+        }
+    }
+
+    /// A proxy with a limit, which all nodes serve.
+    fn proxy(&self) -> Proxy {
+        self.proxy_with(json!({"limits": {"per_minute": LIMIT_PER_MINUTE}}))
+    }
+
+    /// A proxy with these fields, which all nodes serve.
+    pub fn proxy_with(&self, fields: Value) -> Proxy {
+        let target = json!({"allow_networks": ["10.0.0.0/8"]});
+        let control = self.controls[0].gateway();
+        let proxy = control.proxy_with(&self.upstream.url(), target, fields);
+        for node in &self.nodes {
+            wait_for("the proxy on every node", || {
+                let answer = proxy.request("GET", "/").send(&node.gateway().url);
+                (answer.status() == 200).then_some(())
+            });
+        }
+        proxy
+    }
+
+    /// A steady load on the proxy, over all nodes.
+    pub fn load(&self, proxy: &Proxy) -> Load {
+        self.load_on(0..NODES, proxy, RATE)
+    }
+
+    /// A steady load on the proxy, over these nodes.
+    pub fn load_on(&self, nodes: Range<usize>, proxy: &Proxy, per_second: u32) -> Load {
+        let nodes = self.nodes[nodes].iter();
+        let urls = nodes.map(|node| node.gateway().url.clone()).collect();
+        Load::start(urls, proxy.request("GET", "/"), per_second)
+    }
+
+    /// Does something with a member of etcd, on its host.
+    pub fn etcd<T: Send>(&mut self, at: usize, run: impl FnOnce(&mut EtcdServer) -> T + Send) -> T {
+        let (host, server) = (self.network.host(at), &mut self.etcd[at]);
+        host.inside(|| run(server))
+    }
+
+    /// The hosts of the members of etcd.
+    pub fn members(&self) -> Vec<Host> {
+        (0..MEMBERS).map(|at| self.network.host(at)).collect()
+    }
+
+    /// The member that leads.
+    pub fn leader(&mut self) -> usize {
+        let leads = |server: &mut EtcdServer| {
+            let metrics = Request::new("GET", "/metrics").send(&server.metrics());
+            metrics.text().contains("\netcd_server_is_leader 1")
+        };
+        wait_for("a leader", || (0..MEMBERS).find(|at| self.etcd(*at, leads)))
+    }
+
+    /// Counts what the members of etcd are asked from here on.
+    pub fn asked(&self) -> Asked {
+        Asked::start(self.members())
+    }
+
+    /// Changes a proxy's name through a control plane until that succeeds.
+    pub fn rename(&self, control: usize, proxy: &Proxy, name: &str) {
+        let path = format!("/proxies/{}", proxy.id);
+        wait_for(&format!("the change to {name}"), || {
+            let answer = self.controls[control].call("PATCH", &path, &json!({"name": name}));
+            (answer.status() == 200).then_some(())
+        });
+    }
+
+    /// Waits until every node serves the newest version of everything, by hash, as control sees it;
+    /// gives how long that took. A node that was restarted without the store is listed twice until
+    /// its lease ends.
+    pub fn agrees(&self, control: usize) -> Duration {
+        let begun = Instant::now();
+        wait_for("one configuration on all nodes", || {
+            // Each look is a read of etcd, and what etcd is asked is counted.
+            std::thread::sleep(Duration::from_millis(100));
+            let listed = self.controls[control].gateway().operator("/nodes");
+            if listed.status() != 200 {
+                return None;
+            }
+            let items = listed.json()["items"].as_array().expect("a list").clone();
+            let current = items.iter().filter(|node| node["current"] == true);
+            let names: BTreeSet<_> = current.map(|node| node["name"].to_string()).collect();
+            (names.len() == NODES).then_some(())
+        });
+        begun.elapsed()
+    }
+
+    /// The version that the organisation is at.
+    pub fn version(&self, control: usize) -> u64 {
+        let versions = self.controls[control].gateway().get("/versions?limit=1");
+        versions["items"][0]["n"].as_u64().expect("a number")
+    }
+}
+
+impl Process {
+    fn start(host: Host, start: Start) -> Self {
+        let running = Some(begin(&host, None, &start));
+        Self {
+            host,
+            start,
+            running,
+        }
+    }
+
+    /// The running process.
+    pub fn gateway(&self) -> &Gateway {
+        self.running.as_ref().expect("it runs")
+    }
+
+    /// Kills it as a power cut does; its folder is what [`Process::resume`] goes on with.
+    pub fn kill(&mut self) -> Arc<TempDir> {
+        self.running.take().expect("it runs").kill()
+    }
+
+    /// Asks it to end, as a service manager does.
+    pub fn stop(&mut self) -> Arc<TempDir> {
+        let (status, folder) = self.running.take().expect("it runs").stop();
+        assert_eq!(status.code(), Some(0), "it ends in order");
+        folder
+    }
+
+    /// Starts it again.
+    pub fn resume(&mut self, folder: Arc<TempDir>) {
+        self.running = Some(begin(&self.host, Some(folder), &self.start));
+    }
+
+    /// Creates a target through a control plane. The same name is never created twice.
+    pub fn create(&self, name: &str) -> Message {
+        let path = "/api/v1/orgs/default/targets";
+        let body = json!({"name": name, "base_url": "https://api.example.com"});
+        Request::new("POST", path)
+            .field("authorization", &format!("Bearer {TOKEN}"))
+            .field("idempotency-key", name)
+            .json(&body.to_string())
+            .send(&self.gateway().control)
+    }
+
+    /// The names of all targets, as a control plane sees them.
+    pub fn targets(&self) -> Vec<String> {
+        let listed = self.gateway().get("/targets?limit=500");
+        let items = listed["items"].as_array().expect("a list");
+        let name = |target: &Value| target["name"].as_str().unwrap_or_default().to_owned();
+        items.iter().map(name).collect()
+    }
+
+    /// Calls the REST API of a control plane.
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Message {
+        self.gateway().api(method, path, Some(body))
+    }
+
+    /// What a readiness probe of a node is told.
+    pub fn readiness(&self) -> String {
+        let probe = format!("{}:8083", self.host.address);
+        let answer = Request::new("GET", "/readyz").send(&probe);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        answer.json()["status"].as_str().expect("a word").to_owned()
+    }
+
+    /// Waits until a readiness probe is told this.
+    pub fn wait_readiness(&self, word: &str) {
+        wait_for(&format!("`{word}` of a node"), || {
+            (self.readiness() == word).then_some(())
+        });
+    }
+}
+
+fn begin(host: &Host, folder: Option<Arc<TempDir>>, start: &Start) -> Gateway {
+    let folder = folder.unwrap_or_else(|| Arc::new(tempfile::tempdir().expect("a folder")));
+    let mut gateway = host.inside(|| Gateway::inside(folder, start));
+    gateway.token = TOKEN.into();
+    gateway
+}
+
+/// Makes certificates.
+fn link(arguments: &[&str], dir: &Path) {
+    let made = binary().arg("link").args(arguments).arg(dir).status();
+    assert!(made.expect("the binary runs").success());
+}

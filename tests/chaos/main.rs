@@ -1,0 +1,17 @@
+//! What works when something is gone: a whole cluster of real processes, each on a host of its own,
+//! under a steady load, while processes are killed and links are cut.
+//!
+//! The hosts are network namespaces, which takes root and `ip` (iproute2). Where they cannot be
+//! made the tests fail; `REQUESTROCKET_CHAOS=skip` says that they may be left out. An outage lasts
+//! 10 s, or `REQUESTROCKET_CHAOS_OUTAGE_S`.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod asked;
+mod cluster;
+mod cuts;
+mod load;
+mod network;
+mod quorum;
+mod steady;

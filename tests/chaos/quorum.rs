@@ -1,0 +1,96 @@
+//! etcd without a quorum: nodes serve what they have, nothing can be changed, and all is well again
+//! soon after it is back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::cluster::{self, RATE, SECOND};
+use crate::harness::etcd::EtcdServer;
+
+/// Longest time from a quorum to one configuration everywhere.
+const CONVERGED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What each node may add to what etcd is asked in a second, beyond twice what is usual.
+const ASKED_MORE: f64 = 10.0;
+
+#[test]
+fn without_a_quorum_traffic_goes_on_and_nothing_half_done_is_left() {
+    cluster::run(|cluster, proxy| {
+        // A node that starts now has no view of limits to share from, so it is asked for no proxy
+        // that has one.
+        let limited = cluster.load_on(0..2, proxy, RATE / 2);
+        let free = cluster.proxy_with(json!({}));
+        let load = cluster.load_on(0..3, &free, RATE / 2);
+        let clean = |when: &str| {
+            load.after(SECOND / 2).is_clean(when);
+            limited.after(0).is_clean(when);
+        };
+        clean("before anything");
+        let (before, asked) = (cluster.version(0), cluster.asked());
+        load.after(5 * SECOND / 2).is_clean("counted");
+        let usual = asked.most();
+
+        let gone = Instant::now();
+        for at in [1, 2] {
+            cluster.etcd(at, EtcdServer::kill);
+        }
+        for at in [0, 1] {
+            let path = format!("/proxies/{}", proxy.id);
+            let refused = cluster.controls[at].call("PATCH", &path, &json!({"name": "lost"}));
+            assert_eq!(refused.status(), 503, "{}", refused.text());
+            assert_eq!(refused.json()["code"], "store-unavailable");
+            let detail = refused.json()["detail"].to_string();
+            assert!(detail.contains("nothing was changed"), "{detail}");
+        }
+        let folder = cluster.nodes[2].stop();
+        cluster.nodes[2].resume(folder);
+        assert_eq!(cluster.nodes[2].readiness(), "degraded");
+        let answer = free
+            .request("GET", "/")
+            .send(&cluster.nodes[2].gateway().url);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        while gone.elapsed() < cluster::outage() {
+            clean("without a quorum");
+        }
+        for node in &cluster.nodes {
+            assert_eq!(node.readiness(), "degraded");
+        }
+        clean("without a quorum");
+        let without = asked.most();
+
+        for at in [1, 2] {
+            cluster.etcd(at, EtcdServer::spawn);
+        }
+        for at in [1, 2] {
+            cluster.etcd(at, EtcdServer::wait);
+        }
+        let back = Instant::now();
+        cluster.rename(0, proxy, "found");
+        cluster.agrees(0);
+        let took = back.elapsed();
+        eprintln!("one configuration everywhere after {took:?}");
+        load.after(5 * SECOND / 2).is_clean("with a quorum again");
+        clean("with a quorum again");
+        let again = asked.most();
+        assert!(took < CONVERGED_WITHIN, "{took:?}");
+        for node in &cluster.nodes {
+            node.wait_readiness("ok");
+        }
+        assert_eq!(
+            cluster.version(0),
+            before + 1,
+            "the refused writes left nothing"
+        );
+        assert_eq!(cluster.version(1), before + 1);
+        let most = usual.twice_and(ASKED_MORE * cluster.nodes.len() as f64);
+        assert!(
+            without.is_within(most),
+            "{without:?} without a quorum, {most:?} may be"
+        );
+        assert!(
+            again.is_within(most),
+            "{again:?} after that, {most:?} may be"
+        );
+    });
+}

@@ -1,0 +1,293 @@
+//! What somebody writes straight into etcd and makes no sense: it is quarantined, the rest applies,
+//! the old form keeps serving, and `nodes` shows it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::etcd::{Etcd, EtcdOptions};
+use proto::store::{Op, Store, Txn};
+use proto::tree::{Delta, EVERYWHERE, Hash, Head, VersionRecord};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, wait_status};
+use crate::harness::gateway::{Gateway, binary};
+use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
+
+/// Direct access to a cluster's etcd, below everything that checks.
+struct Raw {
+    runtime: tokio::runtime::Runtime,
+    store: Arc<Etcd>,
+    org: OrgId,
+}
+
+impl Raw {
+    fn new(cluster: &Cluster, org: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let _entered = runtime.enter();
+        let store = Etcd::open(EtcdOptions::new(&[cluster.etcd[0].endpoint()])).expect("a client");
+        drop(_entered);
+        let org = org.parse().expect("an id");
+        Self {
+            runtime,
+            store,
+            org,
+        }
+    }
+
+    fn get(&self, key: &str) -> Vec<u8> {
+        let found = self
+            .runtime
+            .block_on(self.store.get(key))
+            .expect("etcd answers");
+        found.value.expect("a value").value.to_vec()
+    }
+
+    fn put(&self, ops: Vec<Op>) {
+        let txn = Txn {
+            ops,
+            ..Txn::default()
+        };
+        self.runtime
+            .block_on(self.store.txn(txn))
+            .expect("etcd takes it");
+    }
+
+    fn head(&self) -> Head {
+        Head::parse(&self.get(&keys::head(self.org))).expect("a head")
+    }
+
+    /// The content of all leaves of the newest version, by place.
+    fn leaves(&self) -> BTreeMap<String, Vec<u8>> {
+        let head = self.head();
+        let unpacked = |hash: Hash| {
+            let packed = self.get(&keys::leaf(self.org, &hash));
+            proto::tree::unpack(hash, &packed).expect("a leaf")
+        };
+        let root = proto::tree::Root::parse(&unpacked(head.roots[EVERYWHERE])).expect("a root");
+        root.leaves
+            .into_iter()
+            .map(|(place, hash)| (place, unpacked(hash)))
+            .collect()
+    }
+
+    /// A version of the right form with these leaves under their true names; those in `left_out`
+    /// are not written. Answers the names of the leaves.
+    fn publish(&self, leaves: &BTreeMap<String, Vec<u8>>, left_out: &[&str]) -> Vec<Hash> {
+        let packed = |content: &[u8]| zstd::bulk::compress(content, 3).expect("zstd");
+        let named = leaves
+            .iter()
+            .map(|(place, content)| (place, Hash::of(content)));
+        let root = json!({"leaves": named.collect::<BTreeMap<_, _>>()}).to_string();
+        let root_hash = Hash::of(root.as_bytes());
+        let mut parent = self.head();
+        parent.roots.insert(EVERYWHERE.into(), root_hash);
+        let before = self.head();
+        // Named like every version after another one; the parent's own name does not matter here.
+        let mut base = parent;
+        base.hash = before.hash;
+        let head = base.reopened(before.epoch, before.n + 1, "poison".into());
+        let delta = Delta {
+            from: None,
+            to: head.hash,
+            changed: None,
+            deleted: Vec::new(),
+        };
+        let record = VersionRecord {
+            head: head.clone(),
+            at: jiff::Timestamp::now(),
+            author: "poison".into(),
+            source: None,
+            changes: 0,
+            changed: Vec::new(),
+        };
+        let json = |value: &Value| value.to_string();
+        let mut ops = vec![
+            Op::put(keys::leaf(self.org, &root_hash), packed(root.as_bytes())),
+            Op::put(keys::delta(self.org), json(&json!(delta))),
+            Op::put(keys::version(self.org, head.n), json(&json!(record))),
+        ];
+        for (place, content) in leaves {
+            if !left_out.contains(&place.as_str()) {
+                ops.push(Op::put(
+                    keys::leaf(self.org, &Hash::of(content)),
+                    packed(content),
+                ));
+            }
+        }
+        ops.push(Op::put(keys::head(self.org), head.to_json()));
+        self.put(ops);
+        leaves.values().map(|content| Hash::of(content)).collect()
+    }
+}
+
+fn edited(content: &[u8], edit: impl Fn(&mut Value)) -> Vec<u8> {
+    let text = std::str::from_utf8(content).expect("text");
+    let line = |line: &str| {
+        let mut object: Value = serde_json::from_str(line).expect("an object");
+        edit(&mut object);
+        object.to_string() + "\n"
+    };
+    text.lines().map(line).collect::<String>().into_bytes()
+}
+
+#[test]
+fn poison_is_quarantined_and_the_rest_applies() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let (one, two) = (
+        control.proxy(&upstream.url()),
+        control.proxy(&upstream.url()),
+    );
+    let rule = json!({"effect": "deny", "methods": ["DELETE"], "path": {"pattern": "^/x"}});
+    control.create(&format!("/proxies/{}/rules", one.id), rule);
+    wait_status(&node, &two, "GET", 200);
+    let denied = || one.request("DELETE", "/x").send(&node.url).status();
+    wait_for("the rule", || (denied() == 400).then_some(()));
+    let org = control.control_call("GET", "/api/v1/orgs/default", Some(&control.token), None);
+    let raw = Raw::new(&cluster, org.json()["id"].as_str().expect("an id"));
+    let good = raw.leaves();
+
+    let listed = |what: &str| {
+        wait_for(what, || {
+            let nodes = control.operator("/nodes").json();
+            let faults = nodes["items"][0]["faults"].as_array()?.clone();
+            faults
+                .iter()
+                .any(|fault| fault["code"] == what)
+                .then_some(faults)
+        })
+    };
+    let sound = || {
+        wait_for("no fault", || {
+            let nodes = control.operator("/nodes").json();
+            (nodes["items"][0]["faults"].as_array()?.is_empty()).then_some(())
+        });
+    };
+    let serves = |status: u16| {
+        let answer = one.request("GET", "/").send(&node.url);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        assert_eq!(denied(), 400, "the old form of the rule holds");
+        wait_status(&node, &two, "GET", status);
+    };
+    let version = |edit: &dyn Fn(&mut Value)| -> BTreeMap<String, Vec<u8>> {
+        let edited = good
+            .iter()
+            .map(|(place, content)| (place.clone(), edited(content, edit)));
+        edited.collect()
+    };
+    let switch_two_off = |object: &mut Value| {
+        if object["id"] == two.id.as_str() {
+            object["body"]["proxy"]["active"] = json!(false);
+        }
+    };
+    // A pattern that no longer compiles, and another object that changes in the same version.
+    let broken = version(&|object: &mut Value| {
+        switch_two_off(object);
+        if object["id"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("rul_"))
+        {
+            object["body"]["rule"]["spec"]["path"]["pattern"] = json!("(");
+        }
+    });
+    raw.publish(&broken, &[]);
+    let faults = listed("object-unusable");
+    assert_eq!(faults[0]["object"], one.id.as_str(), "{faults:?}");
+    serves(403);
+    raw.publish(&good, &[]);
+    wait_status(&node, &two, "GET", 200);
+    sound();
+
+    // A line that is no object, and one that does not even tell its id.
+    for garbage in ["\"id\":\"", "{\"id\":"] {
+        let text = |content: &Vec<u8>| String::from_utf8(content.clone()).expect("text");
+        let broken = version(&switch_two_off)
+            .into_iter()
+            .map(|(place, content)| {
+                let line = |line: &str| match line.contains("\"DELETE\"") {
+                    true => format!(
+                        "{}\n",
+                        line.replacen("\"id\":\"", garbage, 1).replace('}', "]")
+                    ),
+                    false => format!("{line}\n"),
+                };
+                let lines: String = text(&content).lines().map(line).collect();
+                (place, lines.into_bytes())
+            });
+        raw.publish(&broken.collect(), &[]);
+        listed("object-unreadable");
+        serves(403);
+        raw.publish(&good, &[]);
+        wait_status(&node, &two, "GET", 200);
+        sound();
+    }
+
+    // A leaf that is not there, then one with other content than its name says.
+    let missing = version(&|object: &mut Value| object["version"] = json!(77));
+    let names = raw.publish(
+        &missing,
+        &good.keys().map(String::as_str).collect::<Vec<_>>(),
+    );
+    listed("leaf-missing");
+    serves(200);
+    let wrong = names.iter().map(|hash| {
+        let packed = zstd::bulk::compress(b"{}\n", 3).expect("zstd");
+        Op::put(keys::leaf(raw.org, hash), packed)
+    });
+    raw.put(wrong.collect());
+    listed("leaf-unreadable");
+    serves(200);
+    // Control builds nothing on it, and says why.
+    let write = json!({"name": "renamed"});
+    let refused = control.api("PATCH", &format!("/proxies/{}", one.id), Some(&write));
+    assert_eq!(refused.status(), 500, "{}", refused.text());
+    raw.publish(&good, &[]);
+    sound();
+    serves(200);
+
+    // A head that is none, and one that lies.
+    for head in [b"nonsense".to_vec(), {
+        let mut lie: Value = serde_json::from_slice(&raw.head().to_json()).expect("a head");
+        lie["n"] = json!(4711);
+        lie.to_string().into_bytes()
+    }] {
+        let before = raw.get(&keys::head(raw.org));
+        raw.put(vec![Op::put(keys::head(raw.org), head)]);
+        listed("version-unreadable");
+        serves(200);
+        raw.put(vec![Op::put(keys::head(raw.org), before)]);
+        sound();
+    }
+
+    // Where nobody knows what was there, a node that served it does.
+    raw.put(vec![Op::put(keys::head(raw.org), "nonsense")]);
+    listed("version-unreadable");
+    let recovered = binary()
+        .args([
+            "recover",
+            "--from-node",
+            "gw-1",
+            "--control",
+            &control.control,
+        ])
+        .env("REQUESTROCKET_TOKEN", &control.token)
+        .output()
+        .expect("the binary runs");
+    assert!(recovered.status.success(), "{recovered:?}");
+    sound();
+    serves(200);
+    let renamed = wait_for("a write", || {
+        let answer = control.api("PATCH", &format!("/proxies/{}", one.id), Some(&write));
+        (answer.status() == 200).then(|| answer.json())
+    });
+    assert_eq!(renamed["name"], "renamed");
+}

@@ -1,0 +1,111 @@
+//! Many publishers at once, through two control planes and a real etcd, and a history that moves to
+//! the archive meanwhile.
+
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::harness::gateway::Gateway;
+use crate::harness::wait_for;
+
+/// Two control planes of a cluster; the second one takes records elsewhere.
+fn two_controls(cluster: &Cluster, settings: &str) -> [Gateway; 2] {
+    let mut start = cluster.control_start();
+    start.config.push_str(settings);
+    let first = Gateway::with(start.clone());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let other = free.local_addr().expect("an address").to_string();
+    drop(free);
+    start.config = start.config.replace(&cluster.link, &other);
+    [first, Gateway::with(start)]
+}
+
+fn call(
+    control: &Gateway,
+    token: &str,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (u16, Value) {
+    let path = format!("/api/v1/orgs/default{path}");
+    let answer = control.control_call(method, &path, Some(token), body);
+    (answer.status(), answer.json())
+}
+
+#[test]
+fn twenty_publishers_of_twenty_objects_through_two_controls_all_succeed() {
+    let cluster = Cluster::new();
+    let controls = two_controls(&cluster, "");
+    let token = controls[0].token.clone();
+    let before = call(&controls[0], &token, "GET", "/versions?limit=1", None).1;
+    let before = before["items"][0]["n"].as_u64().expect("a number");
+    let made: Vec<(u16, Value)> = std::thread::scope(|scope| {
+        let publish = |n: usize| {
+            let (control, token) = (&controls[n % 2], &token);
+            let name = format!("target-{n}");
+            let body = json!({"base_url": format!("https://h{n}.example"), "name": name});
+            scope.spawn(move || call(control, token, "POST", "/targets", Some(&body)))
+        };
+        let running: Vec<_> = (0..20).map(publish).collect();
+        let ended = running
+            .into_iter()
+            .map(|task| task.join().expect("a thread"));
+        ended.collect()
+    });
+    for (status, answer) in &made {
+        assert_eq!(*status, 201, "{answer}");
+    }
+    // Each is a version of its own, seen alike from both.
+    for control in &controls {
+        wait_for("all versions", || {
+            let newest = call(control, &token, "GET", "/versions?limit=1", None).1;
+            (newest["items"][0]["n"].as_u64() == Some(before + 20)).then_some(())
+        });
+        let listed = call(control, &token, "GET", "/targets?limit=100", None).1;
+        assert_eq!(listed["items"].as_array().expect("a list").len(), 20);
+    }
+}
+
+#[test]
+fn old_versions_move_to_the_archives_of_both_controls() {
+    let cluster = Cluster::new();
+    let settings = "[history]\nstore_versions = 3\nsweep_s = 1\n";
+    let controls = two_controls(&cluster, settings);
+    let token = controls[0].token.clone();
+    let body = json!({"base_url": "https://h.example", "name": "first"});
+    let (status, target) = call(&controls[0], &token, "POST", "/targets", Some(&body));
+    assert_eq!(status, 201, "{target}");
+    let path = format!("/targets/{}", target["id"].as_str().expect("an id"));
+    for n in 0..8 {
+        let name = json!({"name": format!("name-{n}")});
+        let (status, answer) = call(&controls[n % 2], &token, "PATCH", &path, Some(&name));
+        assert_eq!(status, 200, "{answer}");
+    }
+    let listed = |control: &Gateway| call(control, &token, "GET", "/versions?limit=100", None).1;
+    for control in &controls {
+        let items = wait_for("the archive", || {
+            let items = listed(control)["items"].as_array()?.clone();
+            let archived = items
+                .iter()
+                .filter(|item| item["kept_in"] == "archive")
+                .count();
+            (archived + 3 == items.len()).then_some(items)
+        });
+        let numbers: Vec<u64> = items.iter().filter_map(|item| item["n"].as_u64()).collect();
+        let all: Vec<u64> = (1..=numbers[0]).rev().collect();
+        assert_eq!(numbers, all, "no version is missing");
+    }
+    // Compared and returned to as if they were still there.
+    let newest = listed(&controls[0])["items"][0]["n"]
+        .as_u64()
+        .expect("a number");
+    let third = newest - 7;
+    let diff = format!("/versions/{third}/diff");
+    let (status, shown) = call(&controls[1], &token, "GET", &diff, None);
+    assert_eq!(status, 200, "{shown}");
+    assert_eq!(shown["changes"][0]["after"]["name"], "name-0");
+    let rollback = format!("/versions/{third}/rollback");
+    let (status, done) = call(&controls[1], &token, "POST", &rollback, None);
+    assert_eq!(status, 200, "{done}");
+    let (_, target) = call(&controls[1], &token, "GET", &path, None);
+    assert_eq!(target["name"], "name-0");
+}

@@ -1,0 +1,238 @@
+//! etcd goes back behind what was served: nodes notice and go on, nothing is written, and what a
+//! person decides counts. On a real etcd whose data are put back, with the same cluster id.
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, wait_status};
+use crate::harness::gateway::{Gateway, Proxy, binary};
+use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
+
+/// Runs `requestrocket recover`; gives whether it succeeded, and what it said.
+fn recover(control: &Gateway, token: &str, arguments: &[&str]) -> (bool, String) {
+    let output = binary()
+        .args(["recover", "--control", &control.control])
+        .args(arguments)
+        .env("REQUESTROCKET_TOKEN", token)
+        .output()
+        .expect("the binary runs");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+fn nodes(control: &Gateway, token: &str) -> Vec<Value> {
+    let listed = control.control_call("GET", "/api/v1/nodes", Some(token), None);
+    listed.json()["items"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// The codes of what a node cannot serve; `None` when it is not listed.
+fn faults(control: &Gateway, token: &str, name: &str) -> Option<Vec<String>> {
+    let nodes = nodes(control, token);
+    let node = nodes.iter().find(|node| node["name"] == name)?;
+    let code = |fault: &Value| fault["code"].as_str().unwrap_or_default().to_owned();
+    Some(node["faults"].as_array()?.iter().map(code).collect())
+}
+
+fn wait_regressed(control: &Gateway, token: &str, name: &str) {
+    wait_for("the node's report", || {
+        let faults = faults(control, token, name)?;
+        faults.contains(&"store-regressed".to_owned()).then_some(())
+    });
+}
+
+fn wait_sound(control: &Gateway, token: &str, name: &str) {
+    wait_for("a node without faults", || {
+        faults(control, token, name)?.is_empty().then_some(())
+    });
+}
+
+/// Denies DELETE, and sees it in effect.
+fn deny_delete(control: &Gateway, node: &Gateway, proxy: &Proxy) {
+    let rule = json!({"effect": "deny", "methods": ["DELETE"]});
+    control.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    wait_status(node, proxy, "DELETE", 400);
+}
+
+/// A write is refused, with the word for it.
+fn is_refused(control: &Gateway, token: &str, proxy: &Proxy) {
+    let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
+    let write = json!({"name": "renamed"});
+    wait_for("the refusal", || {
+        let answer = control.control_call("PATCH", &path, Some(token), Some(&write));
+        (answer.json()["code"] == "store-regressed").then_some(())
+    });
+}
+
+fn rename(control: &Gateway, token: &str, proxy: &Proxy) {
+    let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
+    let write = json!({"name": "renamed"});
+    wait_for("a write", || {
+        let answer = control.control_call("PATCH", &path, Some(token), Some(&write));
+        (answer.status() == 200).then_some(())
+    });
+}
+
+#[test]
+fn what_a_restored_etcd_has_lost_is_written_back_from_a_node() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    let (good, said) = recover(&control, &token, &[]);
+    assert!(good && said.contains("everything"), "{said}");
+    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    assert!(!good && said.contains("has not gone back"), "{said}");
+
+    let copy = cluster.etcd[0].backup();
+    deny_delete(&control, &node, &proxy);
+    cluster.etcd[0].restore(Some(&copy));
+    wait_regressed(&control, &token, "gw-1");
+    // It goes on with what it had, and so does the control plane, which refuses to write.
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+    assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
+    is_refused(&control, &token, &proxy);
+    assert!(node.log().contains("store-regressed"), "{}", node.log());
+    let metrics = control
+        .control_call("GET", "/metrics", Some(&token), None)
+        .text();
+    assert!(
+        metrics.contains("requestrocket_store_regressed 1"),
+        "{metrics}"
+    );
+    let shown = binary()
+        .args(["nodes", "--control", &control.control])
+        .env("REQUESTROCKET_TOKEN", &token)
+        .output()
+        .expect("the binary runs");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("store-regressed"), "{shown}");
+    // Also after it was started again.
+    let control = Gateway::inside(control.kill(), &cluster.control_start());
+    wait_regressed(&control, &token, "gw-1");
+    is_refused(&control, &token, &proxy);
+    let (good, said) = recover(&control, &token, &[]);
+    assert!(
+        good && said.contains("default ") && said.contains("--from-node"),
+        "{said}"
+    );
+
+    let (good, said) = recover(&control, &token, &["--from-node", "gw-1"]);
+    assert!(good && said.contains("epoch 2"), "{said}");
+    wait_sound(&control, &token, "gw-1");
+    rename(&control, &token, &proxy);
+    assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
+    // One that knows nothing of before gets all of it from etcd, the secret too.
+    let fresh = cluster.node("gw-2", "gw-2");
+    wait_status(&fresh, &proxy, "DELETE", 400);
+    wait_status(&fresh, &proxy, "GET", 200);
+}
+
+#[test]
+fn a_restored_etcd_counts_when_a_person_says_so_and_revives_no_key() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let (proxy, rotated) = (
+        control.proxy(&upstream.url()),
+        control.proxy(&upstream.url()),
+    );
+    wait_status(&node, &proxy, "GET", 200);
+    wait_status(&node, &rotated, "GET", 200);
+    let copy = cluster.etcd[0].backup();
+    deny_delete(&control, &node, &proxy);
+    let rotate = format!("/credentials/{}/rotate", rotated.proxy_credential);
+    let answer = wait_for("a rotation", || {
+        let answer = control.api("POST", &rotate, Some(&json!({})));
+        (answer.status() == 200).then(|| answer.json())
+    });
+    assert!(answer["secret"]["key"].is_string(), "{answer}");
+    wait_status(&node, &rotated, "GET", 401);
+    cluster.etcd[0].restore(Some(&copy));
+    wait_regressed(&control, &token, "gw-1");
+    is_refused(&control, &token, &proxy);
+
+    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    assert!(good, "{said}");
+    // The rule that came after the backup is gone; the revocation is not.
+    wait_status(&node, &proxy, "DELETE", 200);
+    wait_sound(&control, &token, "gw-1");
+    assert_eq!(rotated.request("GET", "/").send(&node.url).status(), 401);
+    rename(&control, &token, &proxy);
+    let fresh = cluster.node("gw-2", "gw-2");
+    wait_status(&fresh, &proxy, "DELETE", 200);
+    assert_eq!(rotated.request("GET", "/").send(&fresh.url).status(), 401);
+}
+
+/// Part two, 16: whoever forgot what was before publishes until the numbers overtake.
+#[test]
+fn a_restored_etcd_is_not_forgotten_when_its_numbers_overtake() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let start = cluster.node_start("gw-1", "gw-1");
+    let node = Gateway::with(start.clone());
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    let copy = cluster.etcd[0].backup();
+    deny_delete(&control, &node, &proxy);
+    // Nobody is there who knows better: the node rests, and the control plane lost its disk.
+    let (status, folder) = node.stop();
+    assert_eq!(status.code(), Some(0));
+    drop(control);
+    cluster.etcd[0].restore(Some(&copy));
+    let control = Gateway::with(cluster.control_start());
+    for _ in 0..6 {
+        rename(&control, &token, &proxy);
+        let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
+        let back = json!({"name": "back"});
+        let answer = control.control_call("PATCH", &path, Some(&token), Some(&back));
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    let node = Gateway::inside(folder, &start);
+    wait_regressed(&control, &token, "gw-1");
+    assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
+    is_refused(&control, &token, &proxy);
+    let (good, said) = recover(&control, &token, &["--from-node", "gw-9"]);
+    assert!(!good && said.contains("gw-9"), "{said}");
+    let (good, said) = recover(&control, &token, &["--from-node", "gw-1"]);
+    assert!(good, "{said}");
+    wait_sound(&control, &token, "gw-1");
+    assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
+    rename(&control, &token, &proxy);
+}
+
+#[test]
+fn a_wiped_etcd_is_filled_again_from_a_node() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    cluster.etcd[0].restore(None);
+    wait_regressed(&control, &token, "gw-1");
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+    let control = Gateway::inside(control.kill(), &cluster.control_start());
+    wait_regressed(&control, &token, "gw-1");
+    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    assert!(!good && said.contains("--from-node"), "{said}");
+    let (good, said) = recover(&control, &token, &["--from-node", "gw-1"]);
+    assert!(good, "{said}");
+    wait_sound(&control, &token, "gw-1");
+    rename(&control, &token, &proxy);
+    let fresh = cluster.node("gw-2", "gw-2");
+    wait_status(&fresh, &proxy, "GET", 200);
+}

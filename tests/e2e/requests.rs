@@ -1,0 +1,352 @@
+//! What was asked of the gateway, as the API and the command line tell it: lists, files, traces,
+//! sums, and requests as they come.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::gateway::{Gateway, Proxy, binary};
+use crate::harness::http::Message;
+use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
+
+/// Runs a command against the gateway's control plane.
+fn run(gateway: &Gateway, arguments: &[&str]) -> Output {
+    binary()
+        .args(arguments)
+        .args(["--control", &gateway.control])
+        .env("REQUESTROCKET_TOKEN", &gateway.token)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = text(output);
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+fn id(answer: &Message) -> String {
+    answer
+        .field("requestrocket-request-id")
+        .expect("an id")
+        .to_owned()
+}
+
+/// A gateway with a proxy through which `calls` requests went, one of them a 503 of the target.
+fn called(calls: usize) -> (Gateway, Upstream, Proxy, Vec<String>) {
+    let gateway = Gateway::start();
+    let upstream = Upstream::start(|request, connection| {
+        let status = match request.target().ends_with("/fails") {
+            true => "503 Service Unavailable",
+            false => "200 OK",
+        };
+        connection.send(format!(
+            "HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}"
+        ));
+        crate::harness::upstream::After::Keep
+    });
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), json!({"alias": "shop"}));
+    let mut ids: Vec<String> = (0..calls)
+        .map(|n| id(&proxy.get(&format!("/item/{n}"))))
+        .collect();
+    ids.push(id(&proxy.get("/fails")));
+    for id in &ids {
+        gateway.record(id);
+    }
+    (gateway, upstream, proxy, ids)
+}
+
+#[test]
+fn requests_are_listed_filtered_and_written_as_a_file() {
+    let (gateway, _upstream, proxy, ids) = called(5);
+    let listed = run(&gateway, &["records", "--proxy", "shop"]);
+    let listed = text(&listed);
+    assert_eq!(listed.lines().count(), ids.len(), "{listed}");
+    assert!(
+        listed.lines().next().unwrap_or_default().contains("/fails"),
+        "newest first"
+    );
+    let failed = run(
+        &gateway,
+        &["records", "--status", "5xx", "--output", "json"],
+    );
+    let page = &lines(&failed)[0];
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(1), "{page}");
+    assert_eq!(page["items"][0]["upstream_status"], 503);
+    assert_eq!(page["items"][0]["sends"][0]["status"], 503);
+    let file = run(
+        &gateway,
+        &["records", "--path", "/item/*", "--output", "ndjson"],
+    );
+    let records = lines(&file);
+    let mut found: Vec<&str> = records.iter().filter_map(|r| r["id"].as_str()).collect();
+    found.reverse();
+    assert_eq!(found, ids[..5], "all, in their order");
+    let by_field = [
+        "records",
+        "--where",
+        "upstream_status=503",
+        "--output",
+        "json",
+    ];
+    assert_eq!(
+        lines(&run(&gateway, &by_field))[0]["items"][0]["id"],
+        ids[5]
+    );
+    let one = text(&run(&gateway, &["record", &ids[0]]));
+    assert!(one.contains("/item/0") && one.contains(&proxy.id), "{one}");
+    assert!(!one.contains(&proxy.key));
+}
+
+#[test]
+fn pages_of_a_filtered_list_join_to_the_whole() {
+    let (gateway, _upstream, _proxy, ids) = called(6);
+    let mut cursor = String::new();
+    let mut found = Vec::new();
+    loop {
+        let path = format!("/records?proxy=shop&status=2xx&limit=2&from=1h{cursor}");
+        let page = gateway.get(&path);
+        let items = page["items"].as_array().expect("items").iter();
+        found.extend(items.filter_map(|item| Some(item["id"].as_str()?.to_owned())));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    found.reverse();
+    assert_eq!(found, ids[..6]);
+}
+
+#[test]
+fn a_trace_shows_where_the_time_went_and_what_each_stage_decided() {
+    let (gateway, _upstream, proxy, ids) = called(1);
+    let trace = gateway.get(&format!("/records/{}/trace", ids[0]));
+    let spans = trace["spans"].as_array().expect("spans");
+    let stages = || spans.iter().filter(|span| span["kind"] == "stage");
+    let sum: u64 = stages()
+        .filter_map(|span| span["duration_us"].as_u64())
+        .sum();
+    assert_eq!(Some(sum), trace["duration_us"].as_u64(), "{trace}");
+    let named = |name: &str| {
+        let found = spans.iter().find(|span| span["name"] == name);
+        found.unwrap_or_else(|| panic!("{name} in {trace}"))
+    };
+    let decision = |name: &str| {
+        named(name)["decision"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert!(decision("authenticate").contains(&proxy.proxy_credential));
+    assert!(decision("inject").contains(&proxy.target_credential));
+    assert!(decision("attempt 1").starts_with("answered 200"), "{trace}");
+    let (forward, attempt) = (named("forward"), named("attempt 1"));
+    let span = |span: &Value| {
+        let start = span["start_us"].as_u64().expect("a number");
+        (
+            start,
+            start + span["duration_us"].as_u64().expect("a number"),
+        )
+    };
+    assert!(
+        span(attempt).0 >= span(forward).0 && span(attempt).1 <= span(forward).1,
+        "{trace}"
+    );
+    let drawn = text(&run(&gateway, &["trace", &ids[0]]));
+    for part in ["receive", "attempt 1", "respond", "█", "GET /item/0: 200"] {
+        assert!(drawn.contains(part), "{part} in\n{drawn}");
+    }
+    // A refused one ends where it was refused.
+    let refused = proxy.send(&proxy.request("GET", "/x").without("authorization"));
+    gateway.record(&id(&refused));
+    let trace = gateway.get(&format!("/records/{}/trace", id(&refused)));
+    let ends: Vec<&Value> = trace["spans"]
+        .as_array()
+        .expect("spans")
+        .iter()
+        .filter(|span| span["outcome"] == "end")
+        .collect();
+    assert_eq!(ends.len(), 1, "{trace}");
+    assert_eq!(ends[0]["decision"], "refused: no-credential");
+}
+
+#[test]
+fn sums_say_what_the_records_say() {
+    let (gateway, _upstream, proxy, _) = called(9);
+    let found = gateway.get("/telemetry?by=proxy&from=1h");
+    let group = &found["groups"][0];
+    assert_eq!(group["value"], json!(proxy.id), "{found}");
+    assert_eq!(
+        (&group["name"], &group["count"]),
+        (&json!("shop"), &json!(10))
+    );
+    assert_eq!(
+        (&group["errors"], &group["attempts"]),
+        (&json!(1), &json!(10))
+    );
+    assert_eq!(group["response_bytes"], 20);
+    assert!(group["duration_ms"]["p99"].as_f64() >= group["duration_ms"]["p50"].as_f64());
+    // By a dimension of which no sums are kept.
+    let paths = gateway.get("/telemetry?by=path&from=1h&groups=3&order=errors");
+    assert_eq!(paths["groups"][0]["value"], "/fails", "{paths}");
+    assert_eq!(paths["rest"]["count"], 7);
+    let by_time = gateway.get("/telemetry?bucket=1m&from=10m");
+    let buckets = by_time["groups"][0]["buckets"]
+        .as_array()
+        .expect("buckets")
+        .iter();
+    let sum: u64 = buckets.filter_map(|bucket| bucket["count"].as_u64()).sum();
+    assert_eq!(sum, 10, "{by_time}");
+    let top = text(&run(&gateway, &["top", "--by", "status"]));
+    assert!(top.contains("200") && top.contains("503"), "{top}");
+    let spans = text(&run(&gateway, &["telemetry", "--bucket", "1m"]));
+    assert!(spans.lines().count() >= 2, "{spans}");
+    for (path, parameter) in [
+        ("/telemetry?by=colour", "by"),
+        ("/telemetry?bucket=1s&from=7d", "bucket"),
+        ("/telemetry?groups=0", "groups"),
+        ("/records?source=here", "source"),
+        ("/records?from=yesterday", "from"),
+    ] {
+        let answer = gateway.api("GET", path, None);
+        assert_eq!(answer.status(), 400, "{path}: {}", answer.text());
+        assert!(
+            answer.text().contains(parameter),
+            "{path}: {}",
+            answer.text()
+        );
+    }
+}
+
+/// What callers choose makes no series: metrics stay as large as they are.
+#[test]
+fn an_attack_on_cardinality_leaves_metrics_as_they_are() {
+    let (gateway, _upstream, proxy, _) = called(1);
+    let token = gateway.token.clone();
+    let series = || {
+        let answer = gateway.control_call("GET", "/metrics", Some(&token), None);
+        let text = answer.text();
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    proxy.send(&proxy.request("GET", "/x").without("authorization"));
+    let before = series();
+    for n in 0..300 {
+        let request = proxy.request(&format!("M{n}"), &format!("/p{n}?q{n}={n}"));
+        let request = request.field(&format!("x-h{n}"), &n.to_string());
+        proxy.send(&request.field("user-agent", &format!("agent-{n}")));
+        let unknown = format!("/api/prx_{n:026}/x");
+        crate::harness::http::Request::new("GET", &unknown).send(&gateway.url);
+    }
+    assert!(
+        series() <= before + 2,
+        "{before} series have become {}",
+        series()
+    );
+}
+
+#[test]
+fn requests_are_followed_as_they_come() {
+    let (gateway, _upstream, proxy, ids) = called(2);
+    let mut child = binary()
+        .args([
+            "tail", "--follow", "-n", "1", "--proxy", "shop", "--status", "5xx",
+        ])
+        .args(["--output", "json", "--control", &gateway.control])
+        .env("REQUESTROCKET_TOKEN", &gateway.token)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut out = BufReader::new(child.stdout.take().expect("its output"));
+    let mut next = || {
+        let mut line = String::new();
+        out.read_line(&mut line).expect("a line");
+        let record: Value = serde_json::from_str(&line).expect("JSON");
+        record["id"].as_str().unwrap_or_default().to_owned()
+    };
+    // The last one that is there proves that it follows already.
+    assert_eq!(next(), ids[2]);
+    proxy.get("/item/9");
+    let second = id(&proxy.get("/fails"));
+    assert_eq!(next(), second);
+    child.kill().expect("a child");
+    child.wait().expect("a child");
+}
+
+#[test]
+fn a_follower_whose_token_ends_is_let_go() {
+    let gateway = Gateway::start();
+    let made = gateway.create("/tokens", json!({"name": "t", "role": "viewer"}));
+    let token = made["secret"]["token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    let mut child = binary()
+        .args(["tail", "--follow", "-n", "0", "--control", &gateway.control])
+        .args(["--output", "json"])
+        .env("REQUESTROCKET_TOKEN", &token)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    wait_for("a follower", || {
+        let followers = gateway.metric("requestrocket_control_followers ");
+        (followers == 1.0).then_some(())
+    });
+    let id = made["id"].as_str().expect("an id");
+    assert_eq!(
+        gateway
+            .api("DELETE", &format!("/tokens/{id}"), None)
+            .status(),
+        204
+    );
+    let ended = child.wait().expect("it ends");
+    assert!(!ended.success());
+}
+
+#[test]
+fn a_failed_command_says_so_in_the_form_that_was_asked_for() {
+    let gateway = Gateway::start();
+    let absent = "req_00000000000000000000000000";
+    for arguments in [
+        &["record", absent, "--output", "json"][..],
+        &["trace", absent, "--output", "json"],
+        &["records", "--where", "colour=red", "--output", "ndjson"],
+        &["top", "--by", "colour", "--output", "json"],
+        &["diff", "99999", "--output", "json"],
+    ] {
+        let output = run(&gateway, arguments);
+        assert!(
+            !output.status.success() && output.stdout.is_empty(),
+            "{output:?}"
+        );
+        let problem: Value = serde_json::from_slice(&output.stderr)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error} {output:?}"));
+        assert!(
+            problem["code"].is_string() && problem["title"].is_string(),
+            "{problem}"
+        );
+    }
+    let nowhere = binary()
+        .args([
+            "records",
+            "--output",
+            "json",
+            "--control",
+            "http://127.0.0.1:1",
+        ])
+        .env("REQUESTROCKET_TOKEN", "x")
+        .output()
+        .expect("the binary runs");
+    let problem: Value = serde_json::from_slice(&nowhere.stderr).expect("JSON");
+    assert_eq!(problem["code"], "command-failed");
+}

@@ -1,0 +1,140 @@
+//! 401: one answer for every reason, and the reason for those who may know it.
+
+use serde_json::{Value, json};
+
+use crate::harness::gateway::{Gateway, Start};
+use crate::harness::http::{Message, Request};
+use crate::harness::wait_for;
+
+/// Everything of an answer that could tell one reason from another.
+fn told(answer: &Message) -> (u16, Vec<(String, String)>, Value) {
+    let mut fields = answer.fields.clone();
+    // The request's own id, and the time.
+    fields.retain(|(name, _)| !["requestrocket-request-id", "date"].contains(&&**name));
+    // Their order is that of a hash table, another for each answer.
+    fields.sort();
+    let mut body = answer.json();
+    let id = body
+        .as_object_mut()
+        .expect("an object")
+        .remove("request_id");
+    assert_eq!(
+        id,
+        answer.field("requestrocket-request-id").map(Value::from)
+    );
+    (answer.status(), fields, body)
+}
+
+fn start(extra: &str) -> Gateway {
+    Gateway::with(Start {
+        mode: "standalone",
+        config: format!("[gateway]\n{extra}"),
+        ..Start::default()
+    })
+}
+
+/// A proxy for a target that is never reached, and its URL's path.
+fn proxy(gateway: &Gateway, caller: Value) -> (Value, String) {
+    let proxy = gateway.create(
+        "/proxies",
+        json!({"alias": "stripe", "target": {"base_url": "https://api.stripe.com"},
+               "credentials": [caller]}),
+    );
+    let path = proxy["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+    (proxy, path)
+}
+
+#[test]
+fn every_401_is_the_same_answer_and_the_record_has_the_reason() {
+    let gateway = start("");
+    let caller = json!({"kind": "proxy", "auth_type": "api_key",
+                        "expires_at": "2020-01-01T00:00:00Z"});
+    let (proxy, path) = proxy(&gateway, caller);
+    let key = proxy["credentials"][0]["secret"]["key"]
+        .as_str()
+        .expect("a key");
+    let other = json!({"kind": "proxy", "auth_type": "api_key"});
+    let other = gateway.create("/credentials", other);
+    let wrong = other["secret"]["key"].as_str().expect("a key");
+    let call = |path: &str, key: &str| {
+        let request = Request::new("GET", path);
+        match key {
+            "" => request.send(&gateway.url),
+            key => request.field("x-api-key", key).send(&gateway.url),
+        }
+    };
+    let rows = [
+        (&*path, key, "expired"),
+        (&path, wrong, "wrong-key"),
+        (&path, "", "no-credential"),
+        ("/api/stripe/v1", wrong, "wrong-key"),
+        ("/api/strpie/v1", wrong, "unknown-proxy"),
+        ("/api/default.strpie", "", "unknown-proxy"),
+        (
+            "/api/prx_00000000000000000000000000/x",
+            key,
+            "unknown-proxy",
+        ),
+        ("/api/rr_live_in_the_wrong_place", "", "unknown-proxy"),
+    ];
+    let expected = told(&call(&path, ""));
+    for (path, key, reason) in rows {
+        let answer = call(path, key);
+        assert_eq!(told(&answer), expected, "{path} {reason}");
+        if reason != "unknown-proxy" {
+            let id = answer.field("requestrocket-request-id").expect("an id");
+            assert_eq!(gateway.record(id)["auth_failure"], reason, "{path}");
+        }
+    }
+    assert_eq!(expected.0, 401);
+    let unmatched = wait_for("what matched no proxy", || {
+        let items = gateway.operator("/unmatched").json()["items"].clone();
+        let items = items.as_array().expect("a list").clone();
+        (items.len() == 4).then_some(items)
+    });
+    let mut names: Vec<_> = unmatched
+        .iter()
+        .map(|i| (&i["name"], &i["nearest"]))
+        .collect();
+    names.sort_by_key(|(name, _)| name.to_string());
+    let [absent, stripe, ours] = [json!(null), json!("stripe"), json!("default.stripe")];
+    let [redacted, spelt, whole] = [json!("REDACTED"), json!("strpie"), json!("default.strpie")];
+    let id = json!("prx_00000000000000000000000000");
+    let expected = [
+        (&redacted, &absent),
+        (&whole, &ours),
+        (&id, &absent),
+        (&spelt, &stripe),
+    ];
+    assert_eq!(names, expected);
+    assert!(!json!(unmatched).to_string().contains("rr_live"));
+}
+
+#[test]
+fn basic_is_offered_for_all_or_for_none() {
+    for (setting, challenge) in [
+        ("", "Bearer realm=\"requestrocket\""),
+        (
+            "basic_challenge = true",
+            "Bearer realm=\"requestrocket\", Basic realm=\"requestrocket\"",
+        ),
+    ] {
+        let gateway = start(setting);
+        let (_, path) = proxy(&gateway, json!({"kind": "proxy", "auth_type": "api_key"}));
+        for path in [&*path, "/api/unknown"] {
+            let answer = Request::new("GET", path).send(&gateway.url);
+            assert_eq!(answer.field("www-authenticate"), Some(challenge), "{path}");
+        }
+    }
+}
+
+#[test]
+fn development_tells_the_reason() {
+    let gateway = Gateway::start();
+    let (path, _) = gateway.demo();
+    for (path, reason) in [(&*path, "no-credential"), ("/api/nothing", "unknown-proxy")] {
+        let answer = Request::new("GET", path).send(&gateway.url);
+        let detail = answer.json()["detail"].as_str().expect("a text").to_owned();
+        assert!(detail.contains(reason), "{detail}");
+    }
+}

@@ -1,0 +1,472 @@
+//! Measures how fast a change of the configuration is in effect on a cluster of real processes.
+//!
+//!   cargo bench --bench cluster -- [CHANGES [OBJECTS]]
+//!
+//! Three members of etcd (data on tmpfs), a control plane and three nodes: 200 changes, each a new
+//! target and the proxy that names it in one version, until every node answers with it; the same
+//! until 100 followers in this process have it. Then an organisation of 100,000 objects: how long
+//! it takes to publish, how soon a fresh node serves it and in how much memory, and one change in
+//! it. Every answer in between must be of the version before or after: never half of one.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use control::publish::{Author, Publish, Publisher, PublisherOptions};
+use proto::credential::{Credential, SecretInput};
+use proto::id::{CredentialId, OrgId, ProxyId, RuleId, TargetId};
+use proto::object::{Body, ObjectId, StoredCredential};
+use proto::org::Role;
+use proto::policy::Policy;
+use proto::seal::Keyring;
+use proto::store::etcd::{Etcd, EtcdOptions};
+use proto::store::follow::Follower;
+use proto::tree::Operation;
+use proto::version::Epoch;
+use serde_json::{Value, json};
+
+use harness::http::{Connection, Request};
+use harness::upstream::{Upstream, json_answer};
+use harness::wait_for;
+
+/// Followers in this process.
+const WATCHERS: usize = 100;
+const NODES: usize = 3;
+
+fn main() {
+    let numbers: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|a| a.parse().ok())
+        .collect();
+    let changes = numbers.first().copied().unwrap_or(200);
+    let objects = numbers.get(1).copied().unwrap_or(100_000);
+    let cluster = Cluster::start();
+    let mut proxy = Proxied::new(&cluster);
+    println!("{changes} changes of a small organisation, three nodes:");
+    proxy.changes(&cluster, changes, None);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let watchers = watch(&cluster, &runtime);
+    println!("the same, until {WATCHERS} followers in one process have it:");
+    proxy.changes(&cluster, changes, Some(&watchers));
+    runtime.shutdown_background();
+    generated(&cluster, objects, &mut proxy);
+}
+
+/// The cluster that `deploy/local-cluster` starts.
+struct Cluster {
+    script: Child,
+    dir: tempfile::TempDir,
+    ready: Value,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local-cluster");
+        let mut script = Command::new(script)
+            .args(["--output", "json", "--dir"])
+            .arg(dir.path())
+            .env("REQUESTROCKET_BIN", env!("CARGO_BIN_EXE_requestrocket"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs the script");
+        let ready = first_line(&mut script);
+        Self { script, dir, ready }
+    }
+
+    fn text(&self, key: &str) -> String {
+        self.ready[key].as_str().expect("a text").to_owned()
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        let all = self.ready[key].as_array().expect("a list").iter();
+        all.map(|one| one.as_str().expect("a text").to_owned())
+            .collect()
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let request = Request::new(method, &format!("/api/v1/orgs/default{path}"))
+            .field(
+                "authorization",
+                &format!("Bearer {}", self.text("admin_token")),
+            )
+            .json(&body.to_string());
+        let answer = request.send(&self.text("control"));
+        assert!(answer.status() < 300, "{path}: {}", answer.text());
+        answer.json()
+    }
+
+    fn store(&self) -> Arc<Etcd> {
+        Etcd::open(EtcdOptions::new(self.list("etcd"))).expect("options that can work")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        end(&mut self.script);
+    }
+}
+
+/// Asks a process to end, and waits until it has.
+fn end(process: &mut Child) {
+    let stop = format!("kill -TERM {}", process.id());
+    let _ = Command::new("sh").args(["-c", &stop]).status();
+    let _ = process.wait();
+}
+
+fn first_line(process: &mut Child) -> Value {
+    let mut line = String::new();
+    let stdout = process.stdout.take().expect("its output");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    serde_json::from_str(&line).expect("one line of JSON")
+}
+
+/// A proxy whose target is another one after each change; the path says which.
+struct Proxied {
+    path: String,
+    key: String,
+    id: String,
+    target: String,
+    at: u64,
+    upstream: Upstream,
+}
+
+impl Proxied {
+    fn new(cluster: &Cluster) -> Self {
+        let upstream = Upstream::raw_at(Ipv4Addr::LOCALHOST, |connection, _| {
+            while let Some(request) = connection.read() {
+                connection.send(json_answer("200 OK", &format!("{:?}", request.target())));
+            }
+        });
+        let target = cluster.call("POST", "/targets", &target(&upstream, 0));
+        let caller = json!({"kind": "proxy", "auth_type": "api_key"});
+        let caller = cluster.call("POST", "/credentials", &caller);
+        let fields = json!({"target_id": target["id"], "proxy_credential_ids": [caller["id"]]});
+        let made = cluster.call("POST", "/proxies", &fields);
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let url = text(&made["url"]);
+        let path = url.splitn(4, '/').last().expect("a path").to_owned();
+        Self {
+            path: format!("/{path}"),
+            key: text(&caller["secret"]["key"]),
+            id: text(&made["id"]),
+            target: text(&target["id"]),
+            at: 0,
+            upstream,
+        }
+    }
+
+    /// One version: a new target, the proxy with it, and the old target gone. Gives the version.
+    fn change(&mut self, cluster: &Cluster) -> u64 {
+        self.at += 1;
+        let create =
+            json!({"create": "targets", "as": "t", "object": target(&self.upstream, self.at)});
+        let update = json!({"update": self.id, "patch": {"target_id": "@t"}});
+        let delete = json!({"delete": self.target});
+        let body = json!({"operations": [create, update, delete]});
+        let done = cluster.call("POST", "/changes", &body);
+        let made = done["changes"].as_array().expect("changes");
+        let is_new = |change: &&Value| {
+            let id = change["id"].as_str().unwrap_or_default();
+            id.starts_with("tgt_") && id != self.target
+        };
+        let made = made.iter().find(is_new).expect("a new target");
+        self.target = made["id"].as_str().expect("an id").to_owned();
+        done["to"].as_u64().expect("a version")
+    }
+
+    /// What a node answers now: the number of the change.
+    fn ask(&self, connection: &mut Connection, node: &str) -> Option<u64> {
+        let request =
+            Request::new("GET", &self.path).field("authorization", &format!("Bearer {}", self.key));
+        connection.send(request.bytes(node));
+        let answer = connection.read_to("GET").expect("an answer");
+        match answer.status() {
+            200 => {
+                let path = answer.json().as_str().unwrap_or_default().to_owned();
+                let number = path.trim_start_matches("/v").trim_end_matches('/');
+                Some(number.parse().expect("the number of a change"))
+            }
+            // Before the proxy was there.
+            401 => None,
+            _ => panic!("half of a version: {}", answer.text()),
+        }
+    }
+
+    /// Makes changes, one after the other, and prints how long they took.
+    fn changes(&mut self, cluster: &Cluster, count: usize, watchers: Option<&Watchers>) {
+        let seen: Vec<AtomicU64> = (0..NODES).map(|_| AtomicU64::new(0)).collect();
+        let (stop, from) = (AtomicBool::new(false), self.at);
+        let nodes = cluster.list("nodes");
+        let (mut answered, mut effective) = (Vec::new(), Vec::new());
+        let asker = Self {
+            path: self.path.clone(),
+            key: self.key.clone(),
+            id: String::new(),
+            target: String::new(),
+            at: 0,
+            upstream: Upstream::json("{}"),
+        };
+        thread::scope(|scope| {
+            // Also when something here panics: who asks would go on for ever.
+            let _stops = Stops(&stop);
+            for (node, seen) in nodes.iter().zip(&seen) {
+                let (asker, stop) = (&asker, &stop);
+                scope.spawn(move || {
+                    let mut connection = Connection::open(node);
+                    while !stop.load(Ordering::Relaxed) {
+                        if let Some(number) = asker.ask(&mut connection, node) {
+                            seen.fetch_max(number, Ordering::Relaxed);
+                        }
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                });
+            }
+            let all = |at: u64| seen.iter().all(|seen| seen.load(Ordering::Relaxed) >= at);
+            wait_for("the proxy on every node", || all(from).then_some(()));
+            for _ in 0..count {
+                let begun = Instant::now();
+                let version = self.change(cluster);
+                answered.push(begun.elapsed());
+                let there = || match watchers {
+                    Some(watchers) => watchers.have(version),
+                    None => all(self.at),
+                };
+                while !there() {
+                    assert!(begun.elapsed() < Duration::from_secs(60), "never in effect");
+                    thread::sleep(Duration::from_micros(200));
+                }
+                effective.push(begun.elapsed());
+            }
+        });
+        let after = effective.iter().zip(&answered);
+        let after = after.map(|(whole, answer)| whole.saturating_sub(*answer));
+        let after = after.collect();
+        print("  answered", answered);
+        print("  in effect, since the request was sent", effective);
+        print("  in effect, since the answer", after);
+    }
+}
+
+/// Stops who asks when it goes.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn target(upstream: &Upstream, at: u64) -> Value {
+    json!({
+        "base_url": format!("{}/v{at}", upstream.url()), "allow_http": true,
+        "allow_networks": ["127.0.0.0/8"],
+    })
+}
+
+fn print(what: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let part = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+    println!(
+        "{what}: p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms",
+        part(50),
+        part(99),
+        part(100)
+    );
+}
+
+/// The newest version that each follower has of the organisation `default`.
+struct Watchers(Vec<Arc<AtomicU64>>);
+
+impl Watchers {
+    fn have(&self, version: u64) -> bool {
+        self.0
+            .iter()
+            .all(|seen| seen.load(Ordering::Relaxed) >= version)
+    }
+}
+
+/// Followers of the store, each with a channel of its own, as many nodes would be.
+fn watch(cluster: &Cluster, runtime: &tokio::runtime::Runtime) -> Watchers {
+    let mut all = Vec::new();
+    for _ in 0..WATCHERS {
+        let seen = Arc::new(AtomicU64::new(0));
+        all.push(seen.clone());
+        let (follower, mut worlds) = Follower::new(cluster.store(), "local");
+        runtime.spawn(follower.run());
+        runtime.spawn(async move {
+            while worlds.changed().await.is_ok() {
+                let world = worlds.borrow_and_update().clone();
+                let n = world.org("default").map_or(0, |org| org.config.head.n);
+                seen.store(n, Ordering::Relaxed);
+            }
+        });
+    }
+    let watchers = Watchers(all);
+    wait_for("all followers", || watchers.have(1).then_some(()));
+    watchers
+}
+
+/// An organisation with this many objects more, in one version.
+fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let ring = std::fs::read(cluster.dir.path().join("keyring.json"));
+    let ring = Keyring::parse(&ring.expect("the key ring")).expect("a key ring");
+    let publisher = Publisher::new(PublisherOptions {
+        store: cluster.store(),
+        public: ring.public().expect("a key"),
+        digest_key: ring.digest_key.clone(),
+        policy: Policy::default(),
+        epoch: Epoch {
+            counter: 1,
+            region: "local".into(),
+        },
+        clock: Arc::new(jiff::Timestamp::now),
+    });
+    let org = runtime.block_on(default_org(cluster));
+    // The proxy and its parts are there already, and a change adds one for a moment.
+    let operations = operations(&publisher, count.saturating_sub(10));
+    let (made, begun) = (operations.len(), Instant::now());
+    let author = Author {
+        name: "bench".into(),
+        role: Role::Owner,
+        source: None,
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
+    let publish = Publish {
+        org,
+        operations,
+        author,
+        deadline,
+        idempotency: None,
+    };
+    let published = runtime
+        .block_on(publisher.publish(publish))
+        .expect("it is published");
+    println!(
+        "{made} objects: published in {:.2} s",
+        begun.elapsed().as_secs_f64()
+    );
+    let names = published.config.objects.len();
+    drop((publisher, published, runtime));
+
+    let config = std::fs::read_to_string(cluster.dir.path().join("node-0.toml")).expect("a file");
+    let fresh = cluster.dir.path().join("fresh.toml");
+    let listen = cluster.list("nodes")[0].replace("http://", "");
+    let config = config
+        .replace(
+            &format!("listen = \"{listen}\""),
+            "listen = \"127.0.0.1:0\"",
+        )
+        .replace("node-0\"\n[store]", "fresh\"\n[store]")
+        .replace("/node-0\"\n", "/fresh\"\n");
+    std::fs::write(&fresh, config).expect("a file");
+    let begun = Instant::now();
+    let mut node = Command::new(env!("CARGO_BIN_EXE_requestrocket"))
+        .args(["node", "--output", "json", "--config"])
+        .arg(&fresh)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let ready = first_line(&mut node);
+    let url = ready["gateway"].as_str().expect("a URL").to_owned();
+    let served = proxy.ask(&mut Connection::open(&url), &url);
+    let took = begun.elapsed().as_secs_f64();
+    assert_eq!(served, Some(proxy.at));
+    println!("  {names} objects served by a fresh node after {took:.2} s");
+    println!("  its memory: {} MiB", resident_mib(node.id()));
+    end(&mut node);
+    println!("  one change in it, three nodes:");
+    proxy.changes(cluster, 50, None);
+}
+
+async fn default_org(cluster: &Cluster) -> OrgId {
+    let (mut follower, worlds) = Follower::new(cluster.store(), "local");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    follower.catch_up(deadline).await.expect("the store");
+    let world = worlds.borrow().clone();
+    world.org("default").expect("the organisation").config.org
+}
+
+/// Of five objects each: a target, a credential of either kind, a proxy with a limit, a rule.
+fn operations(publisher: &Publisher, count: usize) -> Vec<Operation> {
+    let mut operations = Vec::with_capacity(count);
+    for at in 0..count / 5 {
+        let (target, proxy) = (
+            ObjectId::Target(TargetId::new()),
+            ObjectId::Proxy(ProxyId::new()),
+        );
+        let ids = [CredentialId::new(), CredentialId::new()];
+        let host = format!("host-{at}.example");
+        let fields =
+            json!({"name": format!("target {at}"), "base_url": format!("https://{host}/v1")});
+        operations.push(create(target, Body::Target(parsed(fields))));
+        for (id, kind) in ids.iter().zip(["proxy", "target"]) {
+            let mut fields =
+                json!({"name": format!("{kind} {at}"), "kind": kind, "auth_type": "bearer"});
+            if kind == "target" {
+                fields["hosts"] = json!([host]);
+            }
+            let credential: Credential = parsed(fields);
+            let mut secret = SecretInput::default();
+            secret.token = Some(format!("secret-of-{kind}-{at}-0123456789abcdef"));
+            let secret = Some(publisher.prepare(&credential, secret));
+            let (previous, state) = (vec![], None);
+            let body = Body::Credential(StoredCredential {
+                credential,
+                secret: state,
+                previous,
+            });
+            operations.push(Operation::Create {
+                id: ObjectId::Credential(*id),
+                body,
+                secret,
+            });
+        }
+        let fields = json!({
+            "name": format!("proxy {at}"), "target_id": target.to_string(),
+            "proxy_credential_ids": [ids[0]], "target_credential_id": ids[1],
+            "limits": {"per_minute": 600},
+        });
+        operations.push(create(proxy, Body::Proxy(parsed(fields))));
+        let fields = json!({
+            "parent": proxy.to_string(),
+            "spec": {"effect": "deny", "methods": ["DELETE"], "path": {"pattern": "^/admin"}},
+        });
+        operations.push(create(
+            ObjectId::Rule(RuleId::new()),
+            Body::Rule(parsed(fields)),
+        ));
+    }
+    operations
+}
+
+fn create(id: ObjectId, body: Body) -> Operation {
+    Operation::Create {
+        id,
+        body,
+        secret: None,
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(fields: Value) -> T {
+    serde_json::from_value(fields).expect("fields of an object")
+}
+
+fn resident_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or_default() / 1024
+}

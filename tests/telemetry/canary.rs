@@ -1,0 +1,373 @@
+//! Unique secrets of every kind, in every place where a caller, a target or an operator may put
+//! one; requests that end in every way; and then not one of them anywhere that the gateway writes
+//! or answers: log, spans, records, metrics, API, files.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use crate::harness::gateway::{Gateway, Start};
+use crate::harness::http::Request;
+use crate::harness::upstream::{After, Upstream};
+use crate::harness::wait_for;
+use crate::receiver::grpc;
+
+/// What callers hold and send.
+const GIVEN_KEY: &str = "canary-given-key-91c7e0b2";
+const WRONG_KEY: &str = "canary-wrong-key-5f20aa17";
+const QUERY_KEY: &str = "canary-query-key-7be4310d";
+const QUERY_VALUE: &str = "canary-query-value-0c93ff";
+const COOKIE: &str = "canary-cookie-e82b6a4419";
+const BODY: &str = "canary-body-d1706c3e55";
+const HEADER: &str = "canary-header-4a9d72";
+const BASIC_PASSWORD: &str = "canary-caller-password-33";
+/// What targets are shown and what they answer.
+const TARGET_TOKEN: &str = "canary-target-token-b6f1";
+const TARGET_PASSWORD: &str = "canary-target-password-20d";
+const TARGET_QUERY: &str = "canary-target-query-8812";
+const ANSWER_BODY: &str = "canary-answer-body-ff41";
+const ANSWER_HEADER: &str = "canary-answer-header-6d0e";
+/// What operators hold.
+const ADMIN: &str = "canary-admin-token-7c1f0d9e2b8a4455";
+const OTLP: &str = "canary-otlp-header-19fe";
+
+/// A text in the forms in which it could be written somewhere.
+fn forms(secret: &str) -> Vec<Vec<u8>> {
+    let hexed = hex::encode(secret);
+    let json = serde_json::to_string(secret).expect("a text");
+    let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let mut forms = vec![
+        secret.to_owned(),
+        hexed.to_uppercase(),
+        hexed,
+        json.trim_matches('"').to_owned(),
+        percent,
+    ];
+    // In base64 a text looks in one of three ways, by what stands before it; without the ends,
+    // which depend on their neighbours.
+    for before in ["", "x", "xx"] {
+        for engine in [&STANDARD as &dyn Encode, &URL_SAFE_NO_PAD] {
+            let text = engine.text(&format!("{before}{secret}"));
+            let text = text.trim_end_matches('=');
+            forms.push(text[4..text.len() - 4].to_owned());
+        }
+    }
+    forms.into_iter().map(String::into_bytes).collect()
+}
+
+trait Encode {
+    fn text(&self, text: &str) -> String;
+}
+
+impl<E: Engine> Encode for E {
+    fn text(&self, text: &str) -> String {
+        self.encode(text)
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
+}
+
+/// Nothing of what was written holds a secret in any form.
+fn check(place: &str, written: &[u8], secrets: &[(String, Vec<Vec<u8>>)]) {
+    for (secret, forms) in secrets {
+        let found = forms.iter().find(|form| contains(written, form));
+        assert!(
+            found.is_none(),
+            "{place} holds {secret} as {:?}",
+            found.map(|form| String::from_utf8_lossy(form))
+        );
+    }
+}
+
+/// Every file below a folder but those that are there to hold a secret.
+fn check_files(folder: &Path, secrets: &[(String, Vec<Vec<u8>>)]) {
+    const MADE_FOR_SECRETS: [&str; 3] = ["admin-token", "demo.json", "keyring.json"];
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() {
+            check_files(&path, secrets);
+        } else if !MADE_FOR_SECRETS.contains(&name.as_str()) {
+            let bytes = std::fs::read(&path).expect("a file");
+            check(&path.display().to_string(), &bytes, secrets);
+        }
+    }
+}
+
+/// A proxy with its path.
+fn proxy(gateway: &Gateway, target: &Value, caller: &Value, injected: Option<Value>) -> String {
+    let mut body = json!({"target_id": target["id"], "proxy_credential_ids": [caller["id"]]});
+    if let Some(injected) = injected {
+        body["target_credential_id"] = gateway.create("/credentials", injected)["id"].clone();
+    }
+    let made = gateway.create("/proxies", body);
+    made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned()
+}
+
+fn target(gateway: &Gateway, url: &str) -> Value {
+    let body = json!({"base_url": url, "allow_http": true, "allow_networks": ["127.0.0.0/8"],
+                      "timeouts": {"first_byte_ms": 300}});
+    gateway.create("/targets", body)
+}
+
+fn injected(kind: &str, url: &str, secret: Value, settings: Value) -> Value {
+    json!({"kind": "target", "auth_type": kind, "secret": secret, "hosts": [url],
+           "settings": settings})
+}
+
+/// A target that shows back all that it was sent, and fails as its path says.
+fn mirror() -> Upstream {
+    Upstream::start(|request, connection| {
+        let shown = request
+            .fields
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let shown = shown.collect::<Vec<_>>().join("&");
+        match request.target() {
+            path if path.contains("/late") => while connection.some().is_some() {},
+            path if path.contains("/garbage") => connection.send(format!("{shown}\r\n\r\n")),
+            path => {
+                let body = format!(
+                    "{{\"shown\": \"{ANSWER_BODY} {}\"}}",
+                    shown.replace('"', "")
+                );
+                let status = if path.contains("/fails") {
+                    "503 No"
+                } else {
+                    "200 OK"
+                };
+                connection.send(format!(
+                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n\
+                     set-cookie: s={ANSWER_HEADER}\r\nx-secret: {ANSWER_HEADER}\r\n\
+                     content-length: {}\r\n\r\n{body}",
+                    body.len()
+                ));
+                return After::Keep;
+            }
+        }
+        After::Close
+    })
+}
+
+#[test]
+fn no_secret_is_written_or_answered_anywhere() {
+    let (endpoint, received) = grpc();
+    let gateway = Gateway::with(Start {
+        config: format!(
+            "[traces]\nendpoint = \"{endpoint}\"\nbatch_ms = 20\nheaders = \"x-key={OTLP}\"\n\
+             [log]\nfilter = \"trace\"\nformat = \"json\"\n[control]\nadmin_token = \"{ADMIN}\"\n"
+        ),
+        ..Start::default()
+    });
+    let upstream = mirror();
+    let url = upstream.url();
+    let there = target(&gateway, &url);
+    let gone = target(&gateway, "http://127.0.0.1:1");
+    let issued = gateway.create(
+        "/credentials",
+        json!({"kind": "proxy", "auth_type": "api_key"}),
+    );
+    let issued_key = issued["secret"]["key"].as_str().expect("a key").to_owned();
+    let given = gateway.create(
+        "/credentials",
+        json!({"kind": "proxy", "auth_type": "api_key", "secret": {"key": GIVEN_KEY}}),
+    );
+    let basic = gateway.create(
+        "/credentials",
+        json!({"kind": "proxy", "auth_type": "basic",
+               "secret": {"username": "caller", "password": BASIC_PASSWORD}}),
+    );
+    let by_query = gateway.create(
+        "/credentials",
+        json!({"kind": "proxy", "auth_type": "api_key", "secret": {"key": QUERY_KEY},
+               "settings": {"query": "api_key"}}),
+    );
+    let token = json!({"token": TARGET_TOKEN});
+    let password = json!({"username": "target", "password": TARGET_PASSWORD});
+    let paths = [
+        proxy(
+            &gateway,
+            &there,
+            &issued,
+            Some(injected("bearer", &url, token.clone(), json!({}))),
+        ),
+        proxy(
+            &gateway,
+            &there,
+            &given,
+            Some(injected("basic", &url, password, json!({}))),
+        ),
+        proxy(
+            &gateway,
+            &there,
+            &basic,
+            Some(injected("bearer", &url, token.clone(), json!({}))),
+        ),
+        proxy(
+            &gateway,
+            &there,
+            &by_query,
+            Some(injected(
+                "api_key",
+                &url,
+                json!({"key": TARGET_QUERY}),
+                json!({"query": "key"}),
+            )),
+        ),
+        proxy(
+            &gateway,
+            &gone,
+            &issued,
+            Some(injected("bearer", "http://127.0.0.1:1", token, json!({}))),
+        ),
+    ];
+    let viewer = gateway.create("/tokens", json!({"name": "viewer", "role": "viewer"}));
+    let viewer_token = viewer["secret"]["token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    let basic_value = format!(
+        "Basic {}",
+        STANDARD.encode(format!("caller:{BASIC_PASSWORD}"))
+    );
+    let keys = [
+        ("authorization", format!("Bearer {issued_key}")),
+        ("authorization", format!("Bearer {GIVEN_KEY}")),
+        ("authorization", basic_value),
+        ("x-unused", "x".to_owned()),
+        ("authorization", format!("Bearer {issued_key}")),
+    ];
+    let mut last = String::new();
+    for (at, (path, (name, value))) in paths.iter().zip(&keys).enumerate() {
+        for behind in ["/ok", "/fails", "/late", "/garbage"] {
+            let key = if at == 3 {
+                format!("&api_key={QUERY_KEY}")
+            } else {
+                String::new()
+            };
+            let request = Request::new("POST", &format!("{path}{behind}?token={QUERY_VALUE}{key}"))
+                .field(name, value)
+                .field("cookie", &format!("session={COOKIE}"))
+                .field("x-session-token", HEADER)
+                .json(&format!("{{\"card\": \"{BODY}\"}}"));
+            let answer = request.send(&gateway.url);
+            last = answer
+                .field("requestrocket-request-id")
+                .unwrap_or_default()
+                .to_owned();
+        }
+        // A wrong key in each place, two keys at once, none, and heads that are refused.
+        for field in ["authorization", "x-api-key", "api-key", "x-goog-api-key"] {
+            let request = Request::new("GET", &format!("{path}/x?api_key={WRONG_KEY}"));
+            request.field(field, WRONG_KEY).send(&gateway.url);
+        }
+        let both = Request::new("GET", path).field("x-api-key", WRONG_KEY);
+        both.field("authorization", &format!("Bearer {GIVEN_KEY}"))
+            .send(&gateway.url);
+        let long = "a".repeat(70_000);
+        let refused = Request::new("GET", &format!("{path}/{WRONG_KEY}?k={QUERY_VALUE}"));
+        refused
+            .field("x-long", &long)
+            .field("cookie", COOKIE)
+            .send(&gateway.url);
+        let odd = Request::new("GET", &format!("{path}/../..%2f/x?k={QUERY_VALUE}"));
+        odd.field("x-api-key", GIVEN_KEY).send(&gateway.url);
+    }
+    // Wrong tokens, and secrets that are refused, at the API.
+    gateway.control_call("GET", "/api/v1/me", Some(WRONG_KEY), None);
+    let bad = json!({"kind": "target", "auth_type": "bearer", "secret": {"token": TARGET_TOKEN},
+                     "hosts": ["*"], "colour": BODY});
+    assert!(gateway.api("POST", "/credentials", Some(&bad)).status() >= 400);
+    gateway.record(&last);
+    wait_for("spans", || {
+        let exported = gateway.metric("requestrocket_traces_exported_total ");
+        (exported >= 20.0 && !received.spans().is_empty()).then_some(())
+    });
+
+    let keyring = std::fs::read_to_string(gateway.data_dir().join("keyring.json")).expect("a ring");
+    let ring: Value = serde_json::from_str(&keyring).expect("JSON");
+    let mut secrets: Vec<String> = [
+        GIVEN_KEY,
+        WRONG_KEY,
+        QUERY_KEY,
+        QUERY_VALUE,
+        COOKIE,
+        BODY,
+        HEADER,
+        BASIC_PASSWORD,
+        TARGET_TOKEN,
+        TARGET_PASSWORD,
+        TARGET_QUERY,
+        ANSWER_BODY,
+        ANSWER_HEADER,
+        ADMIN,
+        OTLP,
+    ]
+    .map(str::to_owned)
+    .into();
+    secrets.extend([issued_key, viewer_token]);
+    private_parts(&ring, "", &mut secrets);
+    assert!(
+        secrets.len() >= 19,
+        "the private keys of the ring were not found"
+    );
+    let secrets: Vec<_> = secrets
+        .into_iter()
+        .map(|secret| (secret.clone(), forms(&secret)))
+        .collect();
+
+    check("the log", gateway.log().as_bytes(), &secrets);
+    check(
+        "the spans",
+        format!("{:?}", received.spans()).as_bytes(),
+        &secrets,
+    );
+    let (admin, org) = (Some(gateway.token.clone()), "/api/v1/orgs/default");
+    for path in [
+        format!("{org}/records/export"),
+        format!("{org}/targets"),
+        format!("{org}/credentials"),
+        format!("{org}/proxies"),
+        format!("{org}/versions"),
+        format!("{org}/audit"),
+        format!("{org}/config"),
+        format!("{org}/telemetry?by=path&groups=1000"),
+        format!("{org}/telemetry?by=user_agent"),
+        "/api/v1/tokens".to_owned(),
+        "/api/v1/nodes".to_owned(),
+        "/api/v1/me".to_owned(),
+        "/metrics".to_owned(),
+    ] {
+        let answer = gateway.control_call("GET", &path, admin.as_deref(), None);
+        check(&path, &answer.body, &secrets);
+    }
+    let data = gateway.data_dir();
+    let (status, folder) = gateway.stop();
+    assert!(status.success());
+    // The settings file holds what the operator wrote into it.
+    check_files(&data, &secrets);
+    drop(folder);
+}
+
+/// Private keys and digest keys of the ring: its long texts under names that say so.
+fn private_parts(value: &Value, name: &str, out: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                private_parts(value, name, out);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| private_parts(item, name, out)),
+        // The id of a key stands in what is sealed to it.
+        Value::String(text) if text.len() >= 32 && !["public", "id"].contains(&name) => {
+            out.push(text.clone());
+        }
+        _ => {}
+    }
+}
