@@ -127,7 +127,8 @@ pub struct Report {
 pub struct SpecForm {
     name: String,
     version: u64,
-    limits: Vec<(u64, Window, Algorithm)>,
+    /// Each with its capacity: the burst of a token bucket.
+    limits: Vec<(u64, Window, Algorithm, u64)>,
     on_store_loss: StoreLoss,
 }
 
@@ -138,7 +139,14 @@ impl From<&MeterSpec> for SpecForm {
             name: spec.name().to_owned(),
             version: spec.version(),
             limits: limits
-                .map(|limit| (limit.limit(), limit.window(), limit.algorithm()))
+                .map(|limit| {
+                    (
+                        limit.limit(),
+                        limit.window(),
+                        limit.algorithm(),
+                        limit.capacity(),
+                    )
+                })
                 .collect(),
             on_store_loss: spec.store_loss(),
         }
@@ -148,9 +156,16 @@ impl From<&MeterSpec> for SpecForm {
 impl SpecForm {
     /// The meter, where it is one that a configuration can hold.
     pub fn spec(&self) -> Option<MeterSpec> {
-        let limits = self.limits.iter().map(|(limit, window, algorithm)| {
-            Limit::with_algorithm(*limit, *window, *algorithm).ok()
-        });
+        let limits = self
+            .limits
+            .iter()
+            .map(|(limit, window, algorithm, capacity)| {
+                let limit = Limit::with_algorithm(*limit, *window, *algorithm).ok()?;
+                match algorithm {
+                    Algorithm::TokenBucket => limit.with_burst(*capacity).ok(),
+                    Algorithm::SlidingWindow | Algorithm::FixedWindow => Some(limit),
+                }
+            });
         let limits: Option<Vec<Limit>> = limits.collect();
         let spec = MeterSpec::new(&self.name, self.version, limits?).ok()?;
         Some(spec.on_store_loss(self.on_store_loss))
@@ -169,4 +184,27 @@ pub struct Outbox {
     pub words: Vec<(Opener, Word)>,
     /// Peers that did not answer in time.
     pub silent: Vec<Opener>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meter_arrives_with_what_bounds_it() {
+        let bucket = Limit::with_algorithm(300, Window::Minute, Algorithm::TokenBucket);
+        let limits = vec![
+            bucket.unwrap().with_burst(7).unwrap(),
+            Limit::new(10, Window::Second).unwrap(),
+            Limit::new(1_000, Window::Day).unwrap(),
+        ];
+        let spec = MeterSpec::new("m", 3, limits)
+            .unwrap()
+            .on_store_loss(StoreLoss::FailClosed);
+        let arrived = SpecForm::from(&spec).spec().unwrap();
+        assert_eq!(arrived.limits(), spec.limits());
+        assert_eq!(arrived.limits()[0].capacity(), 7);
+        assert_eq!(arrived.store_loss(), spec.store_loss());
+        assert_eq!((arrived.name(), arrived.version()), ("m", 3));
+    }
 }
