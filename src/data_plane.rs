@@ -130,7 +130,6 @@ impl DataPlane {
         });
         let world = worlds.borrow_and_update().clone();
         let first = compiler.compile(&world);
-
         shared.snapshot.store(Arc::new(first.snapshot));
         let (sender, applied) = watch::channel(world);
         if let Some((leaves, peers)) = giving {

@@ -10,11 +10,9 @@ use node::config::{DialGuardSettings, GatewaySettings, TlsSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::permissions::{EgressSettings, PolicySettings};
-
+use crate::regions::RegionsSettings;
 use crate::stores::StoreSettings;
 use crate::traces::TraceSettings;
-
-use crate::regions::RegionsSettings;
 
 /// Every key with its default, unit and meaning.
 pub const REFERENCE: &str = include_str!("reference.toml");

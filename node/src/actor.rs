@@ -349,7 +349,6 @@ impl ChainBuilder {
 mod tests {
     use std::pin::pin;
     use std::task::Poll;
-    use std::time::Instant;
 
     use bytes::Bytes;
     use http::{HeaderMap, Method};
@@ -378,36 +377,13 @@ mod tests {
         let (sender, receiver) = seat();
         let peer = ([127, 0, 0, 1], 1).into();
         let target = Bytes::from_static(b"/api/demo/");
+        let request = Request::new(Method::GET, target, HeaderMap::new(), peer);
+        let digest_key = DigestKey::from_bytes([7; 32]);
+        let snapshot = Snapshot::new(Default::default(), Default::default(), digest_key);
+        let (id, notes) = (RequestId::new(), Notes::default());
         let exchange = Exchange {
-            id: RequestId::new(),
-            started: Instant::now(),
-            started_at: jiff::Timestamp::now(),
-            marks: Default::default(),
-            trace: None,
-            snapshot: Snapshot::new(
-                Default::default(),
-                Default::default(),
-                DigestKey::from_bytes([7; 32]),
-            )
-            .into(),
-            request: Request::new(Method::GET, target, HeaderMap::new(), peer),
-            body: Inbound::None,
-            proxy: None,
-            assumed: None,
-            caller: None,
-            applied: Default::default(),
-            drawn: false,
-            tokens: None,
-            slots: Vec::new(),
-            outgoing: None,
-            armed: None,
-            answer: None,
-            end: None,
-            notes: Notes::default(),
-            closing: None,
             reply: Some(sender),
-            permit: None,
-            fault: None,
+            ..Exchange::arrived(id, None, snapshot.into(), request, Inbound::None, notes)
         };
         (Box::new(exchange), receiver)
     }

@@ -83,6 +83,45 @@ pub struct Exchange {
     pub fault: Option<StageKind>,
 }
 
+impl Exchange {
+    /// A request whose head has arrived just now, before any stage has seen it.
+    pub fn arrived(
+        id: RequestId,
+        trace: Option<TraceContext>,
+        snapshot: Arc<Snapshot>,
+        request: Request,
+        body: Inbound,
+        notes: Notes,
+    ) -> Self {
+        Self {
+            id,
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+            marks: Default::default(),
+            trace,
+            snapshot,
+            request,
+            body,
+            proxy: None,
+            assumed: None,
+            caller: None,
+            applied: Applied::default(),
+            drawn: false,
+            tokens: None,
+            slots: Vec::new(),
+            outgoing: None,
+            armed: None,
+            answer: None,
+            end: None,
+            notes,
+            closing: None,
+            reply: None,
+            permit: None,
+            fault: None,
+        }
+    }
+}
+
 /// A request's body on its way in.
 #[derive(Default)]
 pub enum Inbound {

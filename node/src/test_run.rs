@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use jiff::Timestamp;
 use proto::outcome::{Code, EarlyEnd};
 use proto::test_request::{ANSWER_BYTES_MAX, TestAnswer, TestOutcome, TestRequest};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -140,34 +139,14 @@ fn exchange(worker: &Worker, test: &TestRequest) -> Result<Exchange, &'static st
     notes.request_bytes.set(test.body.len() as u64);
     let peer = SocketAddr::new(test.source, 0);
     let request = Request::new(method, target.into(), headers, peer);
+    let body = match test.body.is_empty() {
+        true => Inbound::None,
+        false => Inbound::Buffered(Bytes::copy_from_slice(test.body.as_bytes())),
+    };
+    let (trace, snapshot) = (worker.trace(&request.headers, test.id), worker.snapshot());
     Ok(Exchange {
-        id: test.id,
-        started: std::time::Instant::now(),
-        started_at: Timestamp::now(),
-        marks: Default::default(),
-        trace: worker.trace(&request.headers, test.id),
-        snapshot: worker.snapshot(),
-        request,
-        body: match test.body.is_empty() {
-            true => Inbound::None,
-            false => Inbound::Buffered(Bytes::copy_from_slice(test.body.as_bytes())),
-        },
-        proxy: None,
         assumed: Some(test.credential),
-        caller: None,
-        applied: Default::default(),
-        drawn: false,
-        tokens: None,
-        slots: Vec::new(),
-        outgoing: None,
-        armed: None,
-        answer: None,
-        end: None,
-        notes,
-        closing: None,
-        reply: None,
-        permit: None,
-        fault: None,
+        ..Exchange::arrived(test.id, trace, snapshot, request, body, notes)
     })
 }
 

@@ -15,13 +15,11 @@ pub use requests::{
 
 pub use crate::client::access::ControlArgs;
 
-use crate::client::recover::RecoverArgs;
-
 use crate::client::add::AddArgs;
+use crate::client::recover::RecoverArgs;
+use crate::client::regions::RegionsArgs;
 use crate::client::test::TestArgs;
 use crate::client::unmatched::UnmatchedArgs;
-
-use crate::client::regions::RegionsArgs;
 use crate::keyrings::KeyringCommand;
 
 /// An outbound API gateway: callers hold a proxy credential, targets see a target credential.

@@ -1,5 +1,7 @@
 //! `requestrocket explain`: what would become of a request, stage by stage.
 
+use std::path::Path;
+
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
@@ -56,27 +58,61 @@ fn question(args: &ExplainArgs) -> anyhow::Result<Value> {
     Ok(question)
 }
 
+/// A request that the arguments of a command describe, as the API takes it.
+pub struct Described<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The path behind the proxy, with its query.
+    pub path: &'a str,
+    /// Header fields, each written `name: value`.
+    pub headers: &'a [String],
+    /// The body.
+    pub body: Option<&'a str>,
+    /// A file with the body; `-` for standard input.
+    pub body_file: Option<&'a Path>,
+    /// The caller's IP address.
+    pub source: Option<&'a str>,
+}
+
+impl Described<'_> {
+    /// The document of the API.
+    ///
+    /// # Errors
+    /// A header field is written otherwise, or the file cannot be read.
+    pub fn document(&self) -> anyhow::Result<Value> {
+        let headers = headers(self.headers)?;
+        let mut request = json!({"method": self.method, "path": self.path, "headers": headers});
+        if let Some(body) = self.body {
+            request["body"] = json!(body);
+        }
+        if let Some(file) = self.body_file {
+            let body = read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            request["body"] = json!(body);
+        }
+        if let Some(source) = self.source {
+            request["source"] = json!(source);
+        }
+        Ok(request)
+    }
+}
+
 fn request(args: &ExplainArgs, method: &str, path: &str) -> anyhow::Result<Value> {
-    let headers = headers(&args.headers)?;
-    let mut request = json!({"method": method, "path": path, "headers": headers});
-    if let Some(body) = &args.body {
-        request["body"] = json!(body);
-    }
-    if let Some(file) = &args.body_file {
-        let body = read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        request["body"] = json!(body);
-    }
-    if let Some(source) = &args.source {
-        request["source"] = json!(source);
-    }
-    Ok(request)
+    let described = Described {
+        method,
+        path,
+        headers: &args.headers,
+        body: args.body.as_deref(),
+        body_file: args.body_file.as_deref(),
+        source: args.source.as_deref(),
+    };
+    described.document()
 }
 
 /// Header fields, each written `name: value`, as the API takes them.
 ///
 /// # Errors
 /// One is written otherwise.
-pub fn headers(texts: &[String]) -> anyhow::Result<Map<String, Value>> {
+fn headers(texts: &[String]) -> anyhow::Result<Map<String, Value>> {
     let mut headers: Map<String, Value> = Map::new();
     for header in texts {
         let (name, value) = header

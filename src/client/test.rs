@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::configuration::read;
-use super::explain::headers;
+use super::explain::Described;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
@@ -71,19 +70,15 @@ pub async fn run(args: &TestArgs) -> anyhow::Result<()> {
 }
 
 fn question(args: &TestArgs) -> anyhow::Result<Value> {
-    let mut request = json!({
-        "method": args.method, "path": args.path, "headers": headers(&args.headers)?,
-    });
-    if let Some(body) = &args.body {
-        request["body"] = json!(body);
-    }
-    if let Some(file) = &args.body_file {
-        let body = read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        request["body"] = json!(body);
-    }
-    if let Some(source) = &args.source {
-        request["source"] = json!(source);
-    }
+    let request = Described {
+        method: &args.method,
+        path: &args.path,
+        headers: &args.headers,
+        body: args.body.as_deref(),
+        body_file: args.body_file.as_deref(),
+        source: args.source.as_deref(),
+    };
+    let request = request.document()?;
     let mut question = json!({ "request": request, "answer": args.answer });
     if let Some(credential) = &args.credential {
         question["credential"] = json!(credential);

@@ -95,16 +95,12 @@ impl Span {
         }
     }
 
-    fn slot(&self, now_ns: u64) -> usize {
+    /// The slot of an instant of the part's life.
+    pub fn slot(&self, now_ns: u64) -> usize {
         let slot = now_ns.saturating_sub(self.origin_ns) / self.sub_ns.max(1);
         usize::try_from(slot)
             .unwrap_or(SPEND_SLOTS - 1)
             .min(SPEND_SLOTS - 1)
-    }
-
-    /// The slot of an instant of the part's life.
-    pub fn slot_of(&self, at_ns: u64) -> usize {
-        self.slot(at_ns)
     }
 
     /// Last instant of a slot: where what was sent in it is charged, never early.

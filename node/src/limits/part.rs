@@ -201,7 +201,7 @@ impl Part {
     pub fn report(&self, cells: &[Cell]) -> Report {
         let mut spends = Spends::default();
         for (at_ns, n) in self.sends(cells) {
-            if let Some(spend) = spends.get_mut(self.block.span.slot_of(at_ns)) {
+            if let Some(spend) = spends.get_mut(self.block.span.slot(at_ns)) {
                 *spend = spend.saturating_add(n);
             }
         }

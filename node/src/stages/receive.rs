@@ -6,13 +6,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Instant;
 
 use actix_http::{HttpMessage, Payload, Request as HttpRequest, Response};
 use futures_util::StreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
-use jiff::Timestamp;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
 
@@ -22,7 +20,6 @@ use crate::body::BodyError;
 use crate::copied_values::CopiedValues;
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
-use crate::metering::Applied;
 use crate::records::reduce::clipped;
 use crate::reply::seat;
 use crate::request::Request;
@@ -115,31 +112,10 @@ fn exchange(
     let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
     let fault = worker.fault_injection().then(|| fault(&headers)).flatten();
     let request = Request::new(method, target, headers, peer);
+    let (trace, snapshot) = (worker.trace(&request.headers, id), worker.snapshot());
     Ok(Box::new(Exchange {
-        id,
-        started: Instant::now(),
-        started_at: Timestamp::now(),
-        marks: Default::default(),
-        trace: worker.trace(&request.headers, id),
-        snapshot: worker.snapshot(),
-        request,
-        body,
-        proxy: None,
-        assumed: None,
-        caller: None,
-        applied: Applied::default(),
-        drawn: false,
-        tokens: None,
-        slots: Vec::new(),
-        outgoing: None,
-        armed: None,
-        answer: None,
-        end: None,
-        notes,
-        closing: None,
-        reply: None,
-        permit: None,
         fault,
+        ..Exchange::arrived(id, trace, snapshot, request, body, notes)
     }))
 }
 
