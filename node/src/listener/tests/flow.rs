@@ -198,14 +198,22 @@ fn connections_have_places() {
 
 #[test]
 fn draining_lets_requests_end_and_closes_the_idle() {
-    let mut gateway = Gateway::plain();
-    let mut idle = Client::connect(&gateway);
-    assert_eq!(idle.get("/a").status, 200);
+    // One worker: the end of the idle connection tells that it is told, and not another one only.
+    let mut gateway = Gateway::start(ListenerSettings {
+        workers: 1,
+        ..settings()
+    });
+    // Connections are told one after the other: one idle before the busy one, one behind it.
+    let mut before = Client::connect(&gateway);
+    assert_eq!(before.get("/a").status, 200);
     let mut busy = Client::connect(&gateway);
     busy.send(b"POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n");
     gateway.seen.wait(2);
+    let mut idle = Client::connect(&gateway);
+    assert_eq!(idle.get("/a").status, 200);
     let reader = std::thread::spawn(move || {
         // The idle end shows that draining has begun.
+        before.expect_end();
         idle.expect_end();
         busy.send(b"abc");
         let answer = busy.answer();
