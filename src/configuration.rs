@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use control::archive::Archive;
+use control::beat;
 use control::janitor::{Janitor, JanitorOptions};
 use control::publish::{PublishError, Publisher, PublisherOptions};
 use control::regions::Regions;
@@ -74,6 +75,9 @@ impl Configuration {
             .with_archive(archive.clone())
             .with_regions(others);
         let publisher = Arc::new(publisher);
+        if settings.store.kind == StoreKind::Etcd {
+            background.spawn(beat::run(store.clone(), settings.name()));
+        }
         let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
         let health = follower.health();
         let (mut token, mut keeping) = (None, None);

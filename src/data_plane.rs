@@ -285,7 +285,7 @@ fn shared(
         Some(path) => hosts_file::read(path)?,
         None => Hosts::default(),
     };
-    let node = settings.node_name.clone().unwrap_or_else(host_name);
+    let node = settings.name();
     let metrics = Metrics::default();
     let variable = |name: &str| std::env::var(name).ok();
     let traces = settings
@@ -313,10 +313,4 @@ fn shared(
         tests: TestQueue::default(),
     };
     Ok((shared, export))
-}
-
-fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_else(|_| "node".to_owned())
 }

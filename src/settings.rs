@@ -281,6 +281,17 @@ const NOT_SETTINGS: [&str; 6] = [
     "REQUESTROCKET_ORG",
 ];
 
+impl Settings {
+    /// How this process is named: `node_name`, or the host's name.
+    pub fn name(&self) -> String {
+        let host = || {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+            name.map_or_else(|_| "node".to_owned(), |name| name.trim().to_owned())
+        };
+        self.node_name.clone().unwrap_or_else(host)
+    }
+}
+
 /// Reads the settings from a file and an environment.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod archive;
+pub mod beat;
 pub mod config;
 pub mod janitor;
 pub mod link;

@@ -1,8 +1,10 @@
 //! Whether a process serves, and whether it does so from what it had before.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::beat::SKEW_MAX;
 
 /// What a readiness probe is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +37,30 @@ impl Readiness {
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<State>);
 
-#[derive(Debug, Default)]
+/// No clock was compared yet.
+const NO_BEAT: i64 = i64::MIN;
+
+#[derive(Debug)]
 struct State {
     draining: AtomicBool,
     store_away: AtomicBool,
     regressed: AtomicU64,
+    /// Milliseconds that our clock is ahead of that of the last beat; [`NO_BEAT`] before one.
+    clock_ahead_ms: AtomicI64,
     /// Panics by task.
     failed: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            draining: AtomicBool::default(),
+            store_away: AtomicBool::default(),
+            regressed: AtomicU64::default(),
+            clock_ahead_ms: AtomicI64::new(NO_BEAT),
+            failed: Mutex::default(),
+        }
+    }
 }
 
 impl Health {
@@ -63,6 +82,34 @@ impl Health {
     /// In how many organisations the store went back behind what is served.
     pub fn store_regressed(&self, orgs: u64) {
         self.0.regressed.store(orgs, Relaxed);
+    }
+
+    /// By how many milliseconds our clock is ahead of that of the control plane `of`; negative when
+    /// it is behind. Further than [`SKEW_MAX`] is logged when it begins and when it ends.
+    pub fn clock_is_ahead(&self, of: &str, offset_ms: i64) {
+        let before = self.0.clock_ahead_ms.swap(offset_ms, Relaxed);
+        let (was, is) = (before != NO_BEAT && is_skewed(before), is_skewed(offset_ms));
+        if is && !was {
+            tracing::error!(
+                control = of,
+                offset_ms,
+                "the clock of this machine is {offset_ms} ms ahead of that of control plane {of}: \
+                 set both by NTP; until then keys expire and days begin at different times"
+            );
+        } else if was && !is {
+            tracing::info!(control = of, offset_ms, "the clocks agree again");
+        }
+    }
+
+    /// By how many milliseconds our clock was ahead of that of a control plane, when one was last
+    /// heard; negative when it was behind.
+    pub fn clock_ahead_ms(&self) -> Option<i64> {
+        Some(self.0.clock_ahead_ms.load(Relaxed)).filter(|offset| *offset != NO_BEAT)
+    }
+
+    /// The same where it is further than [`SKEW_MAX`].
+    pub fn skew_ms(&self) -> Option<i64> {
+        self.clock_ahead_ms().filter(|offset| is_skewed(*offset))
     }
 
     /// A task of the process panicked and is run again.
@@ -89,6 +136,14 @@ impl Health {
         text.push_str(&format!(
             "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
         ));
+        if let Some(offset_ms) = self.clock_ahead_ms() {
+            let name = "requestrocket_clock_offset_seconds";
+            let help = "How far this clock is ahead of that of the control plane heard last.";
+            let value = offset_ms as f64 / 1e3;
+            text.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
+            ));
+        }
         let name = "requestrocket_task_restarts_total";
         let help = "Background tasks that panicked and were run again.";
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
@@ -108,9 +163,33 @@ impl Health {
     }
 }
 
+fn is_skewed(offset_ms: i64) -> bool {
+    u128::from(offset_ms.unsigned_abs()) > SKEW_MAX.as_millis()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_further_apart_than_two_seconds_are_told() {
+        let health = Health::default();
+        assert!(!health.metrics().contains("clock_offset"));
+        for (offset_ms, skew) in [
+            (0, None),
+            (2_000, None),
+            (2_001, Some(2_001)),
+            (-2_001, Some(-2_001)),
+            (i64::MAX, Some(i64::MAX)),
+            (-1_999, None),
+        ] {
+            health.clock_is_ahead("c1", offset_ms);
+            assert_eq!(health.clock_ahead_ms(), Some(offset_ms));
+            assert_eq!(health.skew_ms(), skew, "{offset_ms}");
+        }
+        let metrics = health.metrics();
+        assert!(metrics.contains("\nrequestrocket_clock_offset_seconds -1.999\n"));
+    }
 
     #[test]
     fn who_ends_takes_nothing_new_and_who_has_no_store_still_does() {

@@ -10,6 +10,7 @@
 //! Only `store` does IO; everything else is values and pure functions.
 
 pub mod attempt;
+pub mod beat;
 pub mod body_view;
 pub mod breaker;
 pub mod checks;

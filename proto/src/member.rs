@@ -38,6 +38,10 @@ pub struct Member {
     pub serves: String,
     /// Requests in flight when it last wrote this.
     pub in_flight: u64,
+    /// By how many milliseconds its clock is ahead of that of a control plane, negative when it is
+    /// behind, to a tenth of a second; absent while they are at most 2 s apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_ms: Option<i64>,
     /// Background tasks of it that panicked and were run again, and how often.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub restarts: BTreeMap<String, u64>,

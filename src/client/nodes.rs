@@ -45,6 +45,14 @@ fn lines(nodes: &[Value]) -> Vec<String> {
             node["revision"],
             node["in_flight"],
         ));
+        if let Some(ahead_ms) = node["clock_ahead_ms"].as_i64() {
+            let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
+            let seconds = ahead_ms.unsigned_abs() as f64 / 1e3;
+            lines.push(format!(
+                "    ! clock-skew its clock is {seconds:.1} s {side} the control plane's; set both \
+                 by NTP"
+            ));
+        }
         for (task, count) in node["restarts"].as_object().into_iter().flatten() {
             lines.push(format!(
                 "    ! task-restarted {task}: {count} times; see its log"
@@ -74,7 +82,7 @@ mod tests {
     fn a_node_is_a_line_and_so_is_each_of_its_faults() {
         let node = json!({
             "name": "gw-1", "region": "eu", "address": "10.0.0.1:8080", "program": "0.1.0",
-            "revision": 7, "in_flight": 3, "current": false,
+            "revision": 7, "in_flight": 3, "current": false, "clock_ahead_ms": -2_500,
             "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
         });
         let lines = lines(&[node]);
@@ -83,7 +91,11 @@ mod tests {
             lines[0].ends_with("behind at revision 7, 3 in flight"),
             "{lines:?}"
         );
-        assert_eq!(lines[1], "    ! leaf-missing org_1: gone");
+        assert_eq!(
+            lines[1],
+            "    ! clock-skew its clock is 2.5 s behind the control plane's; set both by NTP"
+        );
+        assert_eq!(lines[2], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
     }
 }

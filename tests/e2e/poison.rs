@@ -2,12 +2,10 @@
 //! the old form keeps serving, and `nodes` shows it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::etcd::{Etcd, EtcdOptions};
-use proto::store::{Op, Store, Txn};
+use proto::store::Op;
 use proto::tree::{Delta, EVERYWHERE, Hash, Head, VersionRecord};
 use serde_json::{Value, json};
 
@@ -15,59 +13,30 @@ use crate::cluster::{Cluster, wait_status};
 use crate::harness::gateway::{Gateway, binary};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
+use crate::raw_store::RawStore;
 
 /// Direct access to a cluster's etcd, below everything that checks.
 struct Raw {
-    runtime: tokio::runtime::Runtime,
-    store: Arc<Etcd>,
+    store: RawStore,
     org: OrgId,
 }
 
 impl Raw {
     fn new(cluster: &Cluster, org: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let _entered = runtime.enter();
-        let store = Etcd::open(EtcdOptions::new(&[cluster.etcd[0].endpoint()])).expect("a client");
-        drop(_entered);
+        let store = RawStore::new(&cluster.etcd[0]);
         let org = org.parse().expect("an id");
-        Self {
-            runtime,
-            store,
-            org,
-        }
-    }
-
-    fn get(&self, key: &str) -> Vec<u8> {
-        let found = self
-            .runtime
-            .block_on(self.store.get(key))
-            .expect("etcd answers");
-        found.value.expect("a value").value.to_vec()
-    }
-
-    fn put(&self, ops: Vec<Op>) {
-        let txn = Txn {
-            ops,
-            ..Txn::default()
-        };
-        self.runtime
-            .block_on(self.store.txn(txn))
-            .expect("etcd takes it");
+        Self { store, org }
     }
 
     fn head(&self) -> Head {
-        Head::parse(&self.get(&keys::head(self.org))).expect("a head")
+        Head::parse(&self.store.get(&keys::head(self.org))).expect("a head")
     }
 
     /// The content of all leaves of the newest version, by place.
     fn leaves(&self) -> BTreeMap<String, Vec<u8>> {
         let head = self.head();
         let unpacked = |hash: Hash| {
-            let packed = self.get(&keys::leaf(self.org, &hash));
+            let packed = self.store.get(&keys::leaf(self.org, &hash));
             proto::tree::unpack(hash, &packed).expect("a leaf")
         };
         let root = proto::tree::Root::parse(&unpacked(head.roots[EVERYWHERE])).expect("a root");
@@ -122,7 +91,7 @@ impl Raw {
             }
         }
         ops.push(Op::put(keys::head(self.org), head.to_json()));
-        self.put(ops);
+        self.store.put(ops);
         leaves.values().map(|content| Hash::of(content)).collect()
     }
 }
@@ -243,7 +212,7 @@ fn poison_is_quarantined_and_the_rest_applies() {
         let packed = zstd::bulk::compress(b"{}\n", 3).expect("zstd");
         Op::put(keys::leaf(raw.org, hash), packed)
     });
-    raw.put(wrong.collect());
+    raw.store.put(wrong.collect());
     listed("leaf-unreadable");
     serves(200);
     // Control builds nothing on it, and says why.
@@ -260,16 +229,17 @@ fn poison_is_quarantined_and_the_rest_applies() {
         lie["n"] = json!(4711);
         lie.to_string().into_bytes()
     }] {
-        let before = raw.get(&keys::head(raw.org));
-        raw.put(vec![Op::put(keys::head(raw.org), head)]);
+        let before = raw.store.get(&keys::head(raw.org));
+        raw.store.put(vec![Op::put(keys::head(raw.org), head)]);
         listed("version-unreadable");
         serves(200);
-        raw.put(vec![Op::put(keys::head(raw.org), before)]);
+        raw.store.put(vec![Op::put(keys::head(raw.org), before)]);
         sound();
     }
 
     // Where nobody knows what was there, a node that served it does.
-    raw.put(vec![Op::put(keys::head(raw.org), "nonsense")]);
+    raw.store
+        .put(vec![Op::put(keys::head(raw.org), "nonsense")]);
     listed("version-unreadable");
     let recovered = binary()
         .args([

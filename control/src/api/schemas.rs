@@ -173,6 +173,10 @@ fn node() -> Value {
             "current": {"type": "boolean",
                         "description": "Whether it serves what this control plane sees"},
             "in_flight": {"type": "integer", "description": "Requests in flight"},
+            "clock_ahead_ms": {
+                "type": "integer",
+                "description": "How far its clock is ahead of a control plane's, where over 2 s"
+            },
             "restarts": {
                 "type": "object",
                 "description": "Background tasks that panicked and were run again, by name",

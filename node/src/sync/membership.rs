@@ -149,6 +149,10 @@ impl Entry {
             revision: world.revision.0,
             serves: world.fingerprint(),
             in_flight: self.membership.metrics.in_flight(),
+            clock_ahead_ms: {
+                let skew = self.membership.health.skew_ms();
+                skew.map(|offset| offset / 100 * 100)
+            },
             restarts: {
                 let failed = self.membership.health.tasks_failed().into_iter();
                 failed

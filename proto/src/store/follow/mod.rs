@@ -7,6 +7,8 @@
 //! its number.
 
 mod backoff;
+mod news;
+mod pulse;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -21,19 +23,21 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::backoff::{backoff, jitter};
+use self::news::{Heard, News, collect, is_beat, posted};
+use self::pulse::Pulse;
 use self::reader::{Outcome, Reader};
 pub use self::world::{OrgState, SealedValues, World};
 use super::load::{self, Fault};
 use super::recovery;
 use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
+use crate::beat::Beat;
 use crate::health::Health;
-use crate::id::{CredentialId, OrgId, RequestId};
+use crate::id::{OrgId, RequestId};
 use crate::keys::{self, Live};
 use crate::object::{Body, ObjectId};
 use crate::restarts::Restarts;
-use crate::retired::Retired;
 use crate::test_request::Posted;
-use crate::tree::{Head, SYSTEM_ORG};
+use crate::tree::SYSTEM_ORG;
 
 /// Organisations read at one time.
 const ORGS_AT_ONCE: usize = 4;
@@ -51,20 +55,6 @@ pub struct Follower {
     /// Faults by organisation, so that a new version replaces its own only.
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
     tests: BTreeMap<RequestId, Arc<Posted>>,
-}
-
-/// What a list or a revision says of one organisation.
-#[derive(Default)]
-struct News {
-    head: Option<Heard>,
-    delta: Option<KeyValue>,
-    retired: BTreeMap<CredentialId, Option<Retired>>,
-}
-
-enum Heard {
-    Head(Head),
-    Unreadable(String),
-    Gone,
 }
 
 impl Follower {
@@ -151,12 +141,22 @@ impl Follower {
         let revision = self.list().await?;
         let mut watch = self.store.watch(keys::LIVE, revision.next()).await?;
         self.health.store_reached(true);
+        let (mut shown, mut pulse) = (revision, Pulse::new(self.store.clone()));
         let mut retry = self.retry_at();
         loop {
-            let change = match next_or(&mut *watch, retry).await {
-                Some(change) => change?,
-                None => return Ok(()),
+            let change = tokio::select! {
+                // What the watch has shown counts before what it has not.
+                biased;
+                next = next_or(&mut *watch, retry) => match next {
+                    Some(change) => change?,
+                    None => return Ok(()),
+                },
+                lost = pulse.lost(shown) => {
+                    self.store.prefer_another();
+                    return Err(lost);
+                }
             };
+            shown = change.revision;
             self.change(change).await?;
             retry = retry.or_else(|| self.retry_at());
         }
@@ -207,7 +207,14 @@ impl Follower {
         Ok(at)
     }
 
-    async fn change(&mut self, change: Change) -> Result<(), StoreError> {
+    async fn change(&mut self, mut change: Change) -> Result<(), StoreError> {
+        let beats = change.events.extract_if(.., is_beat);
+        if let Some(Event::Put(beat)) = beats.last() {
+            self.beat(&beat);
+            if change.events.is_empty() {
+                return Ok(());
+            }
+        }
         let mut news: BTreeMap<OrgId, News> = BTreeMap::new();
         let mut stray = Vec::new();
         for event in change.events {
@@ -237,6 +244,14 @@ impl Follower {
             known.truncate(FAULTS_MAX);
         }
         self.apply(change.revision, news).await
+    }
+
+    /// Compares clocks; a beat that this release cannot read says nothing of them.
+    fn beat(&self, pair: &KeyValue) {
+        if let Ok(beat) = serde_json::from_slice::<Beat>(&pair.value) {
+            let offset_ms = beat.offset_ms(jiff::Timestamp::now());
+            self.health.clock_is_ahead(&beat.by, offset_ms);
+        }
     }
 
     /// Applies what one revision says, as one new world.
@@ -323,46 +338,6 @@ impl Follower {
             self.faults.insert(Some(org), faults);
         }
     }
-}
-
-/// Sorts one key of `live/` into the news.
-fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, pair: KeyValue) {
-    match Live::parse(&pair.key) {
-        Some(Live::Head(org)) => {
-            let heard = match Head::parse(&pair.value) {
-                Ok(head) => Heard::Head(head),
-                Err(error) => Heard::Unreadable(error.to_string()),
-            };
-            news.entry(org).or_default().head = Some(heard);
-        }
-        Some(Live::Delta(org)) => news.entry(org).or_default().delta = Some(pair),
-        Some(Live::Retired(org, credential)) => match serde_json::from_slice(&pair.value) {
-            Ok(fact) => {
-                news.entry(org)
-                    .or_default()
-                    .retired
-                    .insert(credential, Some(fact));
-            }
-            Err(error) if stray.len() < FAULTS_MAX => stray.push(Fault {
-                org: Some(org),
-                object: Some(ObjectId::Credential(credential)),
-                code: "fact-unreadable",
-                detail: error.to_string(),
-            }),
-            Err(_) => {}
-        },
-        Some(Live::Test(_) | Live::Beat) | None => {}
-    }
-}
-
-/// The test request that a key holds; one that this release cannot read is another's to send.
-fn posted(pair: &KeyValue) -> Option<(RequestId, Arc<Posted>)> {
-    let Some(Live::Test(id)) = Live::parse(&pair.key) else {
-        return None;
-    };
-    let request = serde_json::from_slice(&pair.value).ok()?;
-    let lease = pair.lease;
-    Some((id, Arc::new(Posted { request, lease })))
 }
 
 /// Organisations by slug, as the applied version of `system` names them.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 
-use super::{Heard, News, OrgState, SealedValues};
+use super::news::{Heard, News};
+use super::{OrgState, SealedValues};
 use crate::credential::CredentialKind;
 use crate::id::{CredentialId, OrgId};
 use crate::keys;

@@ -7,14 +7,15 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::credential::SecretInput;
-use crate::id::TargetId;
+use crate::id::{CredentialId, TargetId};
 use crate::object::StoredCredential;
 use crate::org::{Org, Role};
 use crate::policy::Policy;
+use crate::retired::Retired;
 use crate::seal::{self, Binding, DigestKey, Keyring, NewSecret};
 use crate::store::embedded::Embedded;
 use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome};
-use crate::tree::{Context, Draft, Hash, Operation, OrgConfig, Packed, VersionRecord, apply};
+use crate::tree::{Context, Draft, Hash, Head, Operation, OrgConfig, Packed, VersionRecord, apply};
 use crate::version::Epoch;
 
 const ORG: OrgId = OrgId::from_bits(50);
@@ -288,11 +289,11 @@ async fn a_revision_becomes_one_world_and_what_did_not_change_stays() {
         &first.orgs[&SYSTEM_ORG],
         &second.orgs[&SYSTEM_ORG]
     ));
-    let beat = scene.write(vec![Op::put(keys::BEAT, "1")]).await;
-    let third = scene.at(beat).await;
+    let other = scene.write(vec![Op::put("live/other", "1")]).await;
+    let third = scene.at(other).await;
     assert!(
         Arc::ptr_eq(&second.orgs[&ORG], &third.orgs[&ORG]),
-        "a beat changes nothing"
+        "a key of a later release changes nothing"
     );
 }
 
@@ -437,8 +438,8 @@ async fn an_object_of_a_newer_release_keeps_its_previous_form() {
     assert!(Arc::ptr_eq(old, &world.orgs[&ORG].config.objects[&one]));
     // The fault stays while the object does, through a new list too.
     scene.store.end.send_modify(|cuts| *cuts += 1);
-    let beat = scene.write(vec![Op::put(keys::BEAT, "1")]).await;
-    let world = scene.at(beat).await;
+    let other = scene.write(vec![Op::put("live/other", "1")]).await;
+    let world = scene.at(other).await;
     assert_eq!(Scene::codes(&world), ["object-unreadable"]);
 }
 

@@ -1,0 +1,74 @@
+//! What one answer of the store says: its keys under `live/`, sorted by what they are of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::FAULTS_MAX;
+use crate::id::{CredentialId, OrgId, RequestId};
+use crate::keys::{self, Live};
+use crate::object::ObjectId;
+use crate::retired::Retired;
+use crate::store::load::Fault;
+use crate::store::{Event, KeyValue};
+use crate::test_request::Posted;
+use crate::tree::Head;
+
+/// What a list or a revision says of one organisation.
+#[derive(Default)]
+pub(super) struct News {
+    pub head: Option<Heard>,
+    pub delta: Option<KeyValue>,
+    pub retired: BTreeMap<CredentialId, Option<Retired>>,
+}
+
+pub(super) enum Heard {
+    Head(Head),
+    Unreadable(String),
+    Gone,
+}
+
+/// Whether an event is the beat of control.
+pub(super) fn is_beat(event: &mut Event) -> bool {
+    let (Event::Put(KeyValue { key, .. }) | Event::Delete { key, .. }) = event;
+    key == keys::BEAT
+}
+
+/// Sorts one key of `live/` into the news.
+pub(super) fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, pair: KeyValue) {
+    match Live::parse(&pair.key) {
+        Some(Live::Head(org)) => {
+            let heard = match Head::parse(&pair.value) {
+                Ok(head) => Heard::Head(head),
+                Err(error) => Heard::Unreadable(error.to_string()),
+            };
+            news.entry(org).or_default().head = Some(heard);
+        }
+        Some(Live::Delta(org)) => news.entry(org).or_default().delta = Some(pair),
+        Some(Live::Retired(org, credential)) => match serde_json::from_slice(&pair.value) {
+            Ok(fact) => {
+                news.entry(org)
+                    .or_default()
+                    .retired
+                    .insert(credential, Some(fact));
+            }
+            Err(error) if stray.len() < FAULTS_MAX => stray.push(Fault {
+                org: Some(org),
+                object: Some(ObjectId::Credential(credential)),
+                code: "fact-unreadable",
+                detail: error.to_string(),
+            }),
+            Err(_) => {}
+        },
+        Some(Live::Test(_) | Live::Beat) | None => {}
+    }
+}
+
+/// The test request that a key holds; one that this release cannot read is another's to send.
+pub(super) fn posted(pair: &KeyValue) -> Option<(RequestId, Arc<Posted>)> {
+    let Some(Live::Test(id)) = Live::parse(&pair.key) else {
+        return None;
+    };
+    let request = serde_json::from_slice(&pair.value).ok()?;
+    let lease = pair.lease;
+    Some((id, Arc::new(Posted { request, lease })))
+}
