@@ -38,7 +38,9 @@ pub struct GatewaySettings {
     pub body_idle_timeout_ms: u64,
     /// How long an idle connection of a caller is kept, in milliseconds.
     pub keep_alive_ms: u64,
-    /// Longest time for requests in flight to end at shutdown, in milliseconds.
+    /// How long connections without a request are kept at shutdown, in milliseconds.
+    pub drain_idle_ms: u64,
+    /// Longest time for requests in flight to end at shutdown, after that, in milliseconds.
     pub drain_ms: u64,
     /// Put the reason of a 401 into its `detail`. For development: it tells whether a proxy
     /// exists.
@@ -67,6 +69,7 @@ impl Default for GatewaySettings {
             head_timeout_ms: 10_000,
             body_idle_timeout_ms: 60_000,
             keep_alive_ms: 75_000,
+            drain_idle_ms: 1_000,
             drain_ms: 30_000,
             explain_unauthorized: false,
             basic_challenge: false,

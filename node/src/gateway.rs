@@ -79,6 +79,7 @@ fn listener_settings(settings: &GatewaySettings) -> ListenerSettings {
         head_bytes_max: settings.head_bytes_max,
         connections_max: settings.connections_max,
         connections_per_ip_max: Some(settings.connections_per_ip_max).filter(|max| *max > 0),
+        drain_idle: ms(settings.drain_idle_ms),
         shutdown_timeout: ms(settings.drain_ms),
         ..defaults
     }

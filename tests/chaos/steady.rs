@@ -55,9 +55,7 @@ fn nodes_restart_one_after_the_other_and_nobody_notices() {
         let load = cluster.load(proxy);
         for at in 0..3 {
             let folder = cluster.nodes[at].stop();
-            let tally = load.after(SECOND);
-            tally.is_answered(&format!("node {at} drained"));
-            assert!(tally.resent.keys().all(|node| *node == at), "{tally:?}");
+            load.after(SECOND).is_clean(&format!("node {at} drained"));
             cluster.nodes[at].resume(folder);
             load.after(SECOND).is_clean(&format!("node {at} back"));
             cluster.rename(at % 2, proxy, &format!("restarted-{at}"));

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::refusal::Refusal;
@@ -18,7 +18,8 @@ pub struct Admission {
     per_ip_max: Option<usize>,
     open: AtomicUsize,
     refused: AtomicU64,
-    fresh: Arc<AtomicUsize>,
+    fresh: AtomicUsize,
+    leaving: AtomicBool,
     // Locked for one map operation per accept and close, never across an await.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -32,11 +33,18 @@ pub struct Place {
 
 /// A connection that has not had a request yet; drop it with the first one.
 #[derive(Debug)]
-pub struct Fresh(Arc<AtomicUsize>);
+pub struct Fresh(Arc<Admission>);
+
+impl Fresh {
+    /// Where it was counted.
+    pub fn admission(&self) -> Arc<Admission> {
+        Arc::clone(&self.0)
+    }
+}
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fresh.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -48,7 +56,8 @@ impl Admission {
             per_ip_max,
             open: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
-            fresh: Arc::default(),
+            fresh: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
             per_ip: Mutex::default(),
         }
     }
@@ -64,9 +73,19 @@ impl Admission {
     }
 
     /// Counts a connection that was accepted and has not had a request yet.
-    pub fn enter(&self) -> Fresh {
+    pub fn enter(self: &Arc<Self>) -> Fresh {
         self.fresh.fetch_add(1, Ordering::Relaxed);
-        Fresh(Arc::clone(&self.fresh))
+        Fresh(Arc::clone(self))
+    }
+
+    /// From here on every answer is the last of its connection.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether every answer is the last of its connection.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Connections that have not had a request yet.

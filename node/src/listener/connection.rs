@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix_http::body::{BodySize, BoxBody, MessageBody};
@@ -15,7 +16,7 @@ use actix_http::{ConnectionType, Response, StatusCode, Version};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
-use super::admission::Fresh;
+use super::admission::{Admission, Fresh};
 use super::refusal::Refusal;
 use crate::metrics::Metrics;
 
@@ -30,6 +31,8 @@ pub struct TlsFacts {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Says when every answer is the last.
+    admission: Option<Arc<Admission>>,
     /// Until the first request.
     fresh: RefCell<Option<Fresh>>,
     /// Requests handed to actix-web.
@@ -51,9 +54,10 @@ struct State {
 pub struct Connection(Rc<State>);
 
 impl Connection {
-    /// A connection on which nothing has happened; `metrics` count what it refuses.
+    /// A connection that has just been accepted; `metrics` count what it refuses.
     pub fn new(tls: Option<TlsFacts>, fresh: Fresh, metrics: Metrics) -> Self {
         Self(Rc::new(State {
+            admission: Some(fresh.admission()),
             fresh: RefCell::new(Some(fresh)),
             tls: tls.map(Rc::new),
             metrics: Some(metrics),
@@ -131,8 +135,9 @@ impl Answering {
         Self(connection)
     }
 
-    /// Passes an answer on. It says `connection: close` when the request's body is still coming
-    /// or was cut: what follows on the connection could not be told from the rest of that body.
+    /// Passes an answer on. It says `connection: close` when the listener drains, and when the
+    /// request's body is still coming or was cut: what follows on the connection could not be told
+    /// from the rest of that body.
     pub(super) fn finish<B>(self, mut response: Response<B>) -> Response<AnswerBody>
     where
         B: MessageBody + 'static,
@@ -140,7 +145,8 @@ impl Answering {
         if let Some(connection) = &self.0 {
             let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let state = &connection.0;
-            if !tunnel && (state.body_open.get() || state.fault.get().is_some()) {
+            let leaving = || state.admission.as_ref().is_some_and(|all| all.is_leaving());
+            if !tunnel && (state.body_open.get() || state.fault.get().is_some() || leaving()) {
                 response
                     .head_mut()
                     .set_connection_type(ConnectionType::Close);

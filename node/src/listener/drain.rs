@@ -1,10 +1,12 @@
 //! The end of a listener: nobody who has a connection is turned away without an answer.
 
-use std::fmt;
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use actix_server::ServerHandle;
+use socket2::{SockFilter, SockRef};
 
 use super::admission::Admission;
 
@@ -24,6 +26,7 @@ pub struct ListenerHandle {
     admission: Arc<Admission>,
     /// The listening socket, until the listener drains.
     socket: Arc<Mutex<Option<std::net::TcpListener>>>,
+    idle_max: Duration,
 }
 
 impl fmt::Debug for ListenerHandle {
@@ -34,52 +37,93 @@ impl fmt::Debug for ListenerHandle {
     }
 }
 
-/// How long a connection without a request may hold up the end of a listener that drains.
+/// How long a connection that was just made, and is without a request, may hold up the end of a
+/// listener that drains.
 const FRESH_MAX: Duration = Duration::from_secs(1);
 /// How long none must have been seen: the thread that accepts may just be about to hand one on.
 const QUIET: Duration = Duration::from_millis(50);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// A classic BPF program over TCP segments to a listener (RFC 9293 3.1: the flags are byte 13, SYN
+/// is bit 1): drops those that ask for a connection, passes those that complete one.
+fn no_new_connections() -> [SockFilter; 4] {
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(JUMP_IF_SET, 1, 0, 0x02),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}
+
 impl ListenerHandle {
     pub(super) fn new(
         server: ServerHandle,
         admission: Arc<Admission>,
         socket: std::net::TcpListener,
+        idle_max: Duration,
     ) -> Self {
         Self {
             server,
             admission,
+            idle_max,
             socket: Arc::new(Mutex::new(Some(socket))),
         }
     }
 
-    /// Accepts nothing more, answers the first request of connections that were just made, closes
-    /// idle ones, lets requests in hand end within `shutdown_timeout`, then ends the workers.
+    /// Accepts nothing more, and makes the next answer of every connection its last. Connections
+    /// that are idle are closed after `drain_idle`: a caller whose request is on its way when its
+    /// connection closes cannot know whether it was carried out. Then requests in hand may end
+    /// within `shutdown_timeout`, and the workers end.
     pub async fn drain(&self, queue: Queue) {
         match queue {
             Queue::HandedOver => self.server.pause().await,
             Queue::Ends => self.keep_out(),
         }
-        self.settle().await;
+        self.admission.leave();
+        let began = Instant::now();
+        self.fresh_are_served(began).await;
+        if queue == Queue::Ends {
+            self.server.pause().await;
+            self.refuse();
+        }
         self.forget_socket();
+        while began.elapsed() < self.idle_max && self.admission.open() > 0 {
+            actix_rt::time::sleep(LOOK).await;
+        }
         self.server.stop(true).await;
     }
 
-    /// Lets the queue of the socket run empty: a listener with a queue of none lets the system drop
-    /// what asks for a connection, and it asks again; one that closes resets whoever is queued.
+    /// Lets the queue of the socket run empty: who asks for a connection gets no answer, and asks
+    /// again a second later. A listener that closes resets whoever is in its queue, with a request
+    /// that may have been sent already.
     fn keep_out(&self) {
+        self.with_socket("its queue stays open", |socket| {
+            socket.attach_filter(&no_new_connections())
+        });
+    }
+
+    /// The address takes no connections from here on: who asks again is refused.
+    fn refuse(&self) {
+        self.with_socket("it is refused later", |socket| {
+            socket.shutdown(Shutdown::Read)
+        });
+    }
+
+    fn with_socket(&self, else_: &str, act: impl FnOnce(SockRef<'_>) -> io::Result<()>) {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(socket) = socket.as_ref()
-            && let Err(error) = socket2::SockRef::from(socket).listen(0)
+            && let Err(error) = act(SockRef::from(socket))
         {
-            tracing::debug!(%error, "the queue of the listener stays open: {error}");
+            tracing::debug!(%error, "the listener drains, but {else_}: {error}");
         }
     }
 
     /// Waits until the connections that were accepted have had their first request.
-    async fn settle(&self) {
-        let began = Instant::now();
+    async fn fresh_are_served(&self, began: Instant) {
         let mut quiet = began;
         while began.elapsed() < FRESH_MAX && quiet.elapsed() < QUIET {
             actix_rt::time::sleep(LOOK).await;
@@ -98,6 +142,11 @@ impl ListenerHandle {
     pub async fn stop(&self) {
         self.forget_socket();
         self.server.stop(false).await;
+    }
+
+    /// Whether it drains: every answer is the last of its connection.
+    pub fn is_leaving(&self) -> bool {
+        self.admission.is_leaving()
     }
 
     /// Connections that are open.

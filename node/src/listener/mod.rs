@@ -97,6 +97,8 @@ pub struct ListenerSettings {
     pub connections_per_ip_max: Option<usize>,
     /// TLS, if it is spoken; its ALPN is replaced by `http/1.1`.
     pub tls: Option<Arc<ServerConfig>>,
+    /// How long a connection without a request is kept when the listener drains.
+    pub drain_idle: Duration,
     /// How long a graceful stop waits for requests in hand, in whole seconds.
     pub shutdown_timeout: Duration,
 }
@@ -114,6 +116,7 @@ impl Default for ListenerSettings {
             connections_max: 20_000,
             connections_per_ip_max: None,
             tls: None,
+            drain_idle: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(30),
         }
     }
@@ -293,7 +296,7 @@ where
             fn_service(move |tcp: TcpStream| door.clone().enter(tcp)).and_then(http)
         })?
         .run();
-    let handle = ListenerHandle::new(server.handle(), admission, socket);
+    let handle = ListenerHandle::new(server.handle(), admission, socket, settings.drain_idle);
     Ok((server, handle))
 }
 

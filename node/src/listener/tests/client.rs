@@ -34,7 +34,10 @@ pub struct Client {
 
 impl Client {
     pub fn connect(gateway: &Gateway) -> Self {
-        let io = TcpStream::connect(gateway.addr).unwrap();
+        Self::on(TcpStream::connect(gateway.addr).unwrap())
+    }
+
+    pub fn on(io: TcpStream) -> Self {
         io.set_nodelay(true).unwrap();
         io.set_read_timeout(Some(PATIENCE)).unwrap();
         io.set_write_timeout(Some(PATIENCE)).unwrap();

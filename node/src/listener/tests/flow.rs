@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 
+use std::time::Duration;
+
 use super::client::Client;
 use super::{Gateway, ListenerSettings, pattern, settings, until};
 
@@ -240,6 +242,61 @@ fn draining_answers_the_first_request_of_a_connection_that_was_just_made() {
     });
     gateway.stop(true);
     caller.join().unwrap();
+}
+
+#[test]
+fn draining_answers_what_comes_on_an_idle_connection_and_closes_it_then() {
+    let mut gateway = Gateway::start(ListenerSettings {
+        drain_idle: Duration::from_secs(60),
+        ..settings()
+    });
+    let mut idle: Vec<Client> = (0..4).map(|_| Client::connect(&gateway)).collect();
+    for client in &mut idle {
+        assert_eq!(client.get("/a").header("connection"), None);
+    }
+    let handle = gateway.handle.clone();
+    let caller = std::thread::spawn(move || {
+        until("the drain has begun", || handle.is_leaving());
+        for mut client in idle {
+            let answer = client.get("/a");
+            assert_eq!(
+                (answer.status, answer.header("connection")),
+                (200, Some("close"))
+            );
+            client.expect_end();
+        }
+    });
+    // Ends well before the idle ones would be closed: none is left.
+    gateway.stop(true);
+    caller.join().unwrap();
+}
+
+#[test]
+fn draining_refuses_a_connection_or_answers_on_it() {
+    let mut gateway = Gateway::plain();
+    let (addr, handle) = (gateway.addr, gateway.handle.clone());
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let handle = handle.clone();
+            std::thread::spawn(move || {
+                let mut answered = 0;
+                // Each with a connection of its own, until none is taken.
+                while let Ok(io) = std::net::TcpStream::connect(addr) {
+                    let mut client = Client::on(io);
+                    client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+                    assert_eq!(client.answer().status, 200);
+                    answered += 1;
+                }
+                assert!(handle.is_leaving());
+                answered
+            })
+        })
+        .collect();
+    gateway.seen.wait(100);
+    gateway.stop(true);
+    for caller in callers {
+        assert!(caller.join().unwrap() > 0);
+    }
 }
 
 #[test]
