@@ -18,6 +18,7 @@ mod keyrings;
 mod link_tls;
 mod logging;
 mod one_line;
+mod panics;
 mod peering;
 mod permissions;
 mod private_file;
@@ -48,6 +49,7 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     // Process-wide, before anything can open a TLS connection; an error means it is set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    panics::install();
     let command = Cli::parse().command;
     let output = command.output();
     let outcome = match command {

@@ -1,8 +1,10 @@
 //! One event, one line: what a caller or a target has sent cannot begin a line of its own in the
-//! log, nor steer the terminal of whoever reads it.
+//! log, nor steer the terminal of whoever reads it; and no line holds a secret that is in use.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
+use node::credentials::live::LiveSecrets;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Writes each event with its control characters escaped, but for the end of the line.
@@ -25,7 +27,8 @@ impl<W: Write> Write for Line<W> {
     // The subscriber hands over a whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let line = event.strip_suffix(b"\n").unwrap_or(event);
-        let text = String::from_utf8_lossy(line);
+        let clean = LiveSecrets::of_process().overwritten(line);
+        let text = String::from_utf8_lossy(&clean);
         if text.chars().any(char::is_control) {
             let mut escaped = String::with_capacity(text.len() + 16);
             for character in text.chars() {
@@ -36,6 +39,9 @@ impl<W: Write> Write for Line<W> {
             }
             escaped.push('\n');
             self.0.write_all(escaped.as_bytes())?;
+        } else if let Cow::Owned(clean) = &clean {
+            self.0.write_all(clean)?;
+            self.0.write_all(b"\n")?;
         } else {
             self.0.write_all(event)?;
         }
@@ -55,6 +61,20 @@ mod tests {
         let mut line = Line(Vec::new());
         line.write_all(event.as_bytes()).unwrap();
         String::from_utf8(line.0).unwrap()
+    }
+
+    #[test]
+    fn a_live_secret_is_in_no_line() {
+        let secret = "one-line-live-secret";
+        let scrub = std::sync::Arc::new(node::credentials::scrub::Scrub::new([secret], []));
+        LiveSecrets::of_process().add(&scrub);
+        let stars = "*".repeat(secret.len());
+        let line = format!("ERROR header Bearer {secret}\n");
+        assert_eq!(written(&line), format!("ERROR header Bearer {stars}\n"));
+        let forged = format!("ERROR {secret}\nINFO\n");
+        assert_eq!(written(&forged), format!("ERROR {stars}\\nINFO\n"));
+        drop(scrub);
+        assert_eq!(written(&line), line);
     }
 
     #[test]

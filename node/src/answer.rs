@@ -19,6 +19,7 @@ use proto::record::Record;
 use crate::copied_values::CopiedValues;
 use crate::flow::{Exchange, Outbound};
 use crate::outbound::EventBody;
+use crate::reflected::{self, ScrubbedBody};
 use crate::stages::record::Closing;
 use crate::upstream::{AnswerBody, AnswerError};
 
@@ -52,6 +53,7 @@ enum Content {
     Full(Bytes),
     Stream(Box<AnswerBody>),
     Events(Box<EventBody>),
+    Scrubbed(Box<ScrubbedBody>),
 }
 
 /// Ends an exchange: builds the reply and gives it to the listener's handler.
@@ -100,7 +102,14 @@ fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content
             headers.append(HeaderName::from_static(name), value);
         }
     }
-    let body = end.document(id.as_str()).to_string();
+    let mut body = end.document(id.as_str()).to_string().into_bytes();
+    if let Some(scrub) = reflected::scrub_of(exchange) {
+        // It quotes no answer; should a library ever do in an error, this is where it ends.
+        if let Some(found) = scrub.overwrite(&body) {
+            headers.remove(PROXY_MESSAGE);
+            body = found.text;
+        }
+    }
     (status, headers, Content::Full(Bytes::from(body)))
 }
 
@@ -129,6 +138,7 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
         Outbound::Full(bytes) => Content::Full(bytes),
         Outbound::Stream(body) => Content::Stream(body),
         Outbound::Events(body) => Content::Events(body),
+        Outbound::Scrubbed(body) => Content::Scrubbed(body),
     };
     (answer.status, headers, content)
 }
@@ -281,6 +291,10 @@ impl MessageBody for ReplyBody {
                 Some(length) => BodySize::Sized(length),
                 None => BodySize::Stream,
             },
+            Content::Scrubbed(body) => match body.remaining() {
+                Some(length) => BodySize::Sized(length),
+                None => BodySize::Stream,
+            },
             Content::Events(_) => BodySize::Stream,
         }
     }
@@ -301,6 +315,7 @@ impl MessageBody for ReplyBody {
             }
             Content::Stream(body) => ready!(body.poll_piece(cx)),
             Content::Events(body) => ready!(body.poll_piece(cx)),
+            Content::Scrubbed(body) => ready!(body.poll_piece(cx)),
         };
         if let Some(closing) = &mut this.closing {
             match &next {
@@ -325,10 +340,18 @@ impl MessageBody for ReplyBody {
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
-        let content = std::mem::replace(&mut self.content, Content::Empty);
+        let mut content = std::mem::replace(&mut self.content, Content::Empty);
         let Some(mut closing) = self.closing.take() else {
             return;
         };
+        if let Content::Scrubbed(body) = content {
+            closing.scrubbed(body.times());
+            content = match body.into_source() {
+                Outbound::Stream(body) => Content::Stream(body),
+                Outbound::Events(body) => Content::Events(body),
+                _ => Content::Empty,
+            };
+        }
         match content {
             // Nothing left to send: actix does not poll a body of a known length to its end.
             Content::Empty | Content::Announced(_) => closing.completed(),
@@ -341,7 +364,7 @@ impl Drop for ReplyBody {
                     return closing.abandoned(source);
                 }
             }
-            Content::Full(_) => {}
+            Content::Full(_) | Content::Scrubbed(_) => {}
         }
         drop(closing);
     }

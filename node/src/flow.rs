@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::{Attempt, AuthFailure, Denial, UpstreamId};
+use proto::record::{Attempt, AuthFailure, Denial, ScrubState, UpstreamId};
 
 use crate::actor::{STAGES, StageKind};
 use crate::body::{ByteStream, RequestBody};
@@ -23,6 +23,7 @@ use crate::metering::Applied;
 use crate::metrics::Permit;
 use crate::outbound::EventBody;
 use crate::presented::Place;
+use crate::reflected::ScrubbedBody;
 use crate::reply::ReplySender;
 use crate::request::Request;
 use crate::snapshot::{CompiledProxy, Snapshot};
@@ -217,6 +218,8 @@ pub enum Outbound {
     Full(Bytes),
     /// Streams through filters, document by document.
     Events(Box<EventBody>),
+    /// Streams through the search for the injected secret.
+    Scrubbed(Box<ScrubbedBody>),
 }
 
 /// What stages note for the record.
@@ -244,6 +247,10 @@ pub struct Notes {
     pub upstream_bytes: u64,
     /// The host that a redirect or link of the answer leads to, outside the gateway.
     pub left_gateway: Option<String>,
+    /// How often the injected secret was found in the answer and overwritten.
+    pub scrubbed: u32,
+    /// Whether the answer was searched for it.
+    pub scrub: ScrubState,
     /// The target's ids for this request.
     pub upstream_ids: Vec<UpstreamId>,
     /// The caller's program.

@@ -28,6 +28,7 @@ pub mod outbound;
 pub mod peers;
 pub mod presented;
 pub mod records;
+pub mod reflected;
 pub mod refused;
 pub mod reply;
 pub mod request;

@@ -84,7 +84,10 @@ impl EventBody {
             let piece = match source {
                 Outbound::Stream(body) => ready!(body.poll_piece(cx)),
                 Outbound::Full(bytes) if !bytes.is_empty() => Some(Ok(std::mem::take(bytes))),
-                Outbound::Full(_) | Outbound::Empty | Outbound::Events(_) => None,
+                Outbound::Full(_)
+                | Outbound::Empty
+                | Outbound::Events(_)
+                | Outbound::Scrubbed(_) => None,
             };
             match piece {
                 Some(Ok(piece)) => {

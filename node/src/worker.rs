@@ -95,7 +95,9 @@ impl Worker {
                 unmatched: Allowance::new(std::time::Instant::now()),
                 traces: traces.clone(),
             })
-            .before(Filter)
+            .before(Filter {
+                metrics: metrics.clone(),
+            })
             .before(Forward {
                 upstream: self.upstream.clone(),
                 metrics: metrics.clone(),

@@ -107,10 +107,30 @@ pub struct Record {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub limited_by: Vec<Cow<'static, str>>,
+    /// Whether the answer was searched for the injected secret.
+    #[serde(default)]
+    pub scrub: ScrubState,
+}
+
+/// Whether an answer was searched for the secret that the request was sent with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScrubState {
+    /// There was nothing to search: no secret was injected or it is shorter than 12 bytes, or no
+    /// answer came.
+    #[default]
+    None,
+    /// It was, head and body.
+    Searched,
+    /// The head was; the body passed unread, because it has a content coding or repeats the
+    /// secret's beginning without end.
+    Skipped,
 }
 
 /// Fields of a [`Record`] before `sends`, as binary forms of earlier releases hold it.
 pub const FIELDS_BEFORE_SENDS: usize = 35;
+/// Fields of a [`Record`] before `scrub`, likewise.
+pub const FIELDS_BEFORE_SCRUB: usize = 37;
 
 /// One query parameter of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -341,13 +361,21 @@ pub(crate) mod tests {
                 failure: Some(AttemptFailure::Reset),
             }],
             limited_by: vec!["minute".into()],
+            scrub: ScrubState::Skipped,
         }
     }
 
     /// The same as a release without `sends` would have it.
-    pub(crate) fn without_sends(mut record: Record) -> Record {
+    pub(crate) fn without_sends(record: Record) -> Record {
+        let mut record = without_scrub(record);
         record.sends.clear();
         record.limited_by.clear();
+        record
+    }
+
+    /// The same as a release without `scrub` would have it.
+    pub(crate) fn without_scrub(mut record: Record) -> Record {
+        record.scrub = ScrubState::None;
         record
     }
 

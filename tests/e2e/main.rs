@@ -20,6 +20,7 @@ mod process;
 mod proxy_test;
 mod publishers;
 mod raw_store;
+mod reflected;
 mod regions;
 mod regression;
 mod requests;

@@ -116,6 +116,7 @@ impl Random {
                 failure: None,
             }],
             limited_by: Vec::new(),
+            scrub: Default::default(),
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Plan {
     /// Where in the submitted document the object of each operation stands.
     pointers: Vec<String>,
     generated: Vec<Generated>,
+    /// What is to be said of given secrets.
+    warnings: Vec<(ObjectId, Vec<Problem>)>,
     problems: Vec<Problem>,
     /// Fields that the document calls otherwise than the model: the model's word, its own.
     words: &'static [(&'static str, &'static str)],
@@ -118,6 +120,10 @@ impl Plan {
             return Ok(None);
         };
         let secret = Secret::new(&stored.credential, given, Absent::Generates)?;
+        let warnings = secret.warnings(&stored.credential);
+        if !warnings.is_empty() {
+            self.warnings.push((id, warnings));
+        }
         if let Some((field, text)) = secret.generated() {
             self.generated.push(Generated {
                 id,
@@ -189,8 +195,14 @@ impl Plan {
         self.generated.iter().map(one).collect()
     }
 
-    /// Adds the secret that was generated for a credential to what is shown of it.
+    /// Adds what only this answer says of a credential: the secret that was generated, and what is
+    /// to be said of a given one.
     pub fn show_once(&self, shown: &mut Value) {
+        for (id, warnings) in &self.warnings {
+            if shown["id"] == json!(id) {
+                shown["warnings"] = json!(warnings);
+            }
+        }
         for generated in &self.generated {
             if shown["id"] == json!(generated.id) {
                 shown["secret"][generated.field] = json!(generated.secret.as_str());

@@ -194,12 +194,12 @@ async fn create(call: OrgCall) -> Result<Answer, Refusal> {
     })?;
     let prepared = secret.prepare(&call.control.digest_key, &credential);
     let body = Body::Credential(StoredCredential {
-        credential,
+        credential: credential.clone(),
         secret: None,
         previous: Vec::new(),
     });
     let mut answer = write::create_with::<Credentials>(&call, body, prepared).await?;
-    secret.show_once(&mut answer);
+    secret.show_once(&credential, &mut answer);
     Ok(answer)
 }
 
@@ -219,21 +219,21 @@ async fn change(mut call: OrgCall, manner: Manner) -> Result<Answer, Refusal> {
         _ => None,
     };
     let secret = match given {
-        None => SecretChange::Keep,
-        Some(given) => {
-            // The credential as it will be: where a secret stands does not change its form.
-            let secret = Secret::new(&current.credential, Some(given), Absent::IsAFault)
-                .map_err(Refusal::invalid)?;
-            match secret.prepare(&call.control.digest_key, &current.credential) {
-                Some(secret) => SecretChange::Set {
-                    secret,
-                    old_until: None,
-                },
-                None => SecretChange::Keep,
-            }
-        }
+        None => Secret::None,
+        // The credential as it will be: where a secret stands does not change its form.
+        Some(given) => Secret::new(&current.credential, Some(given), Absent::IsAFault)
+            .map_err(Refusal::invalid)?,
     };
-    write::change_with::<Credentials>(&call, manner, secret).await
+    let change = match secret.prepare(&call.control.digest_key, &current.credential) {
+        Some(secret) => SecretChange::Set {
+            secret,
+            old_until: None,
+        },
+        None => SecretChange::Keep,
+    };
+    let mut answer = write::change_with::<Credentials>(&call, manner, change).await?;
+    secret.show_once(&current.credential, &mut answer);
+    Ok(answer)
 }
 
 async fn delete(call: OrgCall) -> Result<Answer, Refusal> {
@@ -288,7 +288,7 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
         old_until,
     };
     let mut answer = write::keep_with::<Credentials>(&call, change).await?;
-    secret.show_once(&mut answer);
+    secret.show_once(&current.credential, &mut answer);
     Ok(answer)
 }
 

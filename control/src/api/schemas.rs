@@ -20,14 +20,14 @@ pub fn add(schemas: &mut Schemas) {
     if let Some(kept) = schemas.get("CredentialInput").cloned() {
         // What the gateway sets is refused by name in a submitted credential too.
         schemas.insert("CredentialInput".into(), kept);
-        extend(schemas, "CredentialInput", "CredentialInput", &stored);
+        let set = with(&[("warnings", warnings())]);
+        extend(schemas, "CredentialInput", "CredentialInput", &set);
     }
-    extend(
-        schemas,
-        "Credential",
-        "Credential",
-        &with(&[("secret", reference("SecretView"))]),
-    );
+    let credential = with(&[
+        ("secret", reference("SecretView")),
+        ("warnings", warnings()),
+    ]);
+    extend(schemas, "Credential", "Credential", &credential);
     extend(
         schemas,
         "Target",
@@ -87,15 +87,18 @@ fn property(schemas: &Schemas, name: &str) -> Value {
 fn add_policies(schemas: &mut Schemas, stored: &[(&'static str, Value)]) {
     let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
     let attached = [stored, &[("parent_id", read_only(parent))]].concat();
-    let warnings = json!({
-        "type": "array",
-        "items": reference("Problem"),
-        "description": "What is valid and probably not meant"
-    });
-    let rule = [&attached[..], &[("warnings", read_only(warnings))]].concat();
+    let rule = [&attached[..], &[("warnings", warnings())]].concat();
     extend(schemas, "Rule", "Rule", &rule);
     extend(schemas, "Filter", "Filter", &attached);
     extend(schemas, "Meter", "Meter", &attached);
+}
+
+fn warnings() -> Value {
+    read_only(json!({
+        "type": "array",
+        "items": reference("Problem"),
+        "description": "What is valid and probably not meant"
+    }))
 }
 
 /// What every stored object has besides its own fields.

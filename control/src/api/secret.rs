@@ -91,10 +91,26 @@ impl Secret {
         Some(Arc::new(prepared))
     }
 
-    /// Adds a generated key to the answer; it is never shown again.
-    pub fn show_once(&self, answer: &mut Answer) {
-        if let (Some((name, key)), Content::Json(shown)) = (self.generated(), &mut answer.content) {
+    /// Adds to the answer what only the answer to this write says: a generated key, which is never
+    /// shown again, and what is to be said of a given secret.
+    pub fn show_once(&self, credential: &Credential, answer: &mut Answer) {
+        let Content::Json(shown) = &mut answer.content else {
+            return;
+        };
+        if let Some((name, key)) = self.generated() {
             shown["secret"][name] = json!(key);
+        }
+        let warnings = self.warnings(credential);
+        if !warnings.is_empty() {
+            shown["warnings"] = json!(warnings);
+        }
+    }
+
+    /// What is valid in a given secret and makes it less safe.
+    pub fn warnings(&self, credential: &Credential) -> Vec<Problem> {
+        match self {
+            Self::Given(input) => credential.secret_warnings(input),
+            Self::None | Self::Generated(..) => Vec::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use ipnet::IpNet;
 use proto::id::{CredentialId, FilterId, RuleId};
-use proto::record::{AttemptFailure, AuthFailure, Stage};
+use proto::record::{AttemptFailure, AuthFailure, ScrubState, Stage};
 use proto::wire::StoredRecord;
 use serde::de::DeserializeOwned;
 
@@ -41,6 +41,7 @@ enum Kind {
     LeftGateway(String),
     ClientAborted(bool),
     Scrubbed(bool),
+    Scrub(ScrubState),
     EndedBy(Stage),
 }
 
@@ -246,6 +247,12 @@ pub const FIELDS: &[Field] = &[
         |t| Some(Kind::Scrubbed(t.parse().ok()?)),
     ),
     field(
+        "scrub",
+        "Whether the answer was searched for the injected secret",
+        "`none`, `searched` or `skipped`",
+        |t| word(t).map(Kind::Scrub),
+    ),
+    field(
         "ended_by",
         "The stage that ended it before it was sent, such as `authorize`",
         "a stage such as `authorize`",
@@ -310,6 +317,7 @@ impl Condition {
             Kind::LeftGateway(host) => is(record.left_gateway, host),
             Kind::ClientAborted(wanted) => record.client_aborted == *wanted,
             Kind::Scrubbed(wanted) => (record.scrubbed > 0) == *wanted,
+            Kind::Scrub(state) => record.scrub == *state,
             Kind::EndedBy(stage) => ended_by(record) == Some(*stage),
         }
     }

@@ -1,3 +1,6 @@
 //! Target credentials on the node: opened here, injected by `stages/inject.rs`, nowhere else.
 
+pub mod forms;
+pub mod live;
+pub mod scrub;
 pub mod vault;

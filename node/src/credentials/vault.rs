@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use proto::checks;
 use proto::credential::{AuthType, CredentialSettings, PATH_SECRET, SecretInput};
 use proto::hosts::HostPattern;
@@ -17,14 +17,12 @@ use proto::id::{CredentialId, OrgId};
 use proto::seal::{self, Binding, Keyring, Sealed};
 use zeroize::Zeroizing;
 
+use super::forms::UNRESERVED;
+use super::live::LiveSecrets;
+use super::scrub::Scrub;
+
 /// Where a key stands when neither header, query nor path is configured.
 pub const KEY_HEADER_DEFAULT: &str = "x-api-key";
-/// What stays unescaped in an injected query or path part (RFC 3986 §2.3).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// A sealed secret and, after its first use, its opened form.
 pub struct Sealing {
@@ -57,6 +55,8 @@ pub struct Injection {
     pub queries: Vec<(Box<str>, Zeroizing<String>)>,
     /// A path put between the base path and the caller's.
     pub path: Option<Zeroizing<String>>,
+    /// Finds the secret where a target echoes it.
+    pub scrub: Arc<Scrub>,
 }
 
 /// Why a secret cannot be used. Says nothing of its value.
@@ -122,8 +122,41 @@ impl Sealing {
         };
         let secret =
             seal::open(&self.keyring, &binding, sealed).map_err(|_| VaultError::Unopenable)?;
-        arrange(self.auth_type, &self.settings, &secret).ok_or(VaultError::Unsendable)
+        let mut injection =
+            arrange(self.auth_type, &self.settings, &secret).ok_or(VaultError::Unsendable)?;
+        injection.scrub = Arc::new(scrub(&secret, &injection));
+        LiveSecrets::of_process().add(&injection.scrub);
+        Ok(injection)
     }
+
+    /// The search for the secret; none while it was never used.
+    pub fn scrub(&self) -> Option<&Arc<Scrub>> {
+        let injection = self.opened.get()?.as_ref().ok()?;
+        Some(&injection.scrub).filter(|scrub| !scrub.is_empty())
+    }
+}
+
+/// The search for what a target may echo.
+fn scrub(secret: &SecretInput, injection: &Injection) -> Scrub {
+    let parts = secret.headers.iter().filter(|part| !is_public(&part.name));
+    let parts = parts.chain(&secret.queries);
+    let whole = [&secret.key, &secret.token, &secret.password];
+    let secrets = whole.into_iter().flatten().map(String::as_str);
+    let secrets = secrets.chain(parts.map(|part| part.value.as_str()));
+    let fields = injection.headers.iter();
+    let values = fields.filter(|(name, _)| !is_public(name.as_str()));
+    Scrub::new(secrets, values.filter_map(|(_, value)| value.to_str().ok()))
+}
+
+/// Whether a header's value is no secret although it stands in one: `custom` is also used for
+/// constants, and their words are those of innocent answers.
+fn is_public(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == "accept"
+        || name.starts_with("accept-")
+        || name.starts_with("content-")
+        || name == "user-agent"
+        || name.ends_with("version")
 }
 
 /// The header names and query parameters that a credential will set.

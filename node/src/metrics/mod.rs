@@ -45,6 +45,7 @@ struct Shared {
     traces_dropped: AtomicU64,
     trace_export_failures: AtomicU64,
     secrets_refused: AtomicU64,
+    secrets_reflected: AtomicU64,
     unmatched_dropped: AtomicU64,
     listener_refused: [AtomicU64; Code::ALL.len()],
     auth_failures: [AtomicU64; AuthFailure::ALL.len()],
@@ -72,6 +73,7 @@ impl Default for Shared {
             traces_dropped: AtomicU64::new(0),
             trace_export_failures: AtomicU64::new(0),
             secrets_refused: AtomicU64::new(0),
+            secrets_reflected: AtomicU64::new(0),
             unmatched_dropped: AtomicU64::new(0),
             listener_refused: std::array::from_fn(|_| AtomicU64::new(0)),
             auth_failures: Default::default(),
@@ -183,6 +185,11 @@ impl Metrics {
         self.shared.secrets_refused.fetch_add(1, Relaxed);
     }
 
+    /// An answer held the secret that was injected.
+    pub fn secret_reflected(&self) {
+        self.shared.secrets_reflected.fetch_add(1, Relaxed);
+    }
+
     /// An attempt that matches no proxy was not kept: there were too many.
     pub fn unmatched_dropped(&self) {
         self.shared.unmatched_dropped.fetch_add(1, Relaxed);
@@ -278,7 +285,7 @@ impl Metrics {
 }
 
 impl Shared {
-    fn plain(&self) -> [Plain<'_>; 7] {
+    fn plain(&self) -> [Plain<'_>; 8] {
         [
             (
                 "requestrocket_upstream_replays_total",
@@ -309,6 +316,11 @@ impl Shared {
                 "requestrocket_secrets_refused_total",
                 "Secrets not sent because the destination is outside the credential's hosts.",
                 &self.secrets_refused,
+            ),
+            (
+                "requestrocket_secrets_reflected_total",
+                "Answers in which the injected secret was found and overwritten.",
+                &self.secrets_reflected,
             ),
             (
                 "requestrocket_unmatched_dropped_total",

@@ -98,6 +98,7 @@ pub fn record(
         scrubbed: 0,
         sends: Vec::new(),
         limited_by: Vec::new(),
+        scrub: Default::default(),
     }
 }
 

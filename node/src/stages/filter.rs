@@ -18,12 +18,17 @@ use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::hygiene::fields::{self, ResponseFields};
 use crate::hygiene::{cookies, urls};
+use crate::metrics::Metrics;
 use crate::outbound::{self, EventBody};
+use crate::reflected;
 use crate::snapshot::CompiledProxy;
 use crate::stages::prepare::response_filters;
 
 /// The stage.
-pub struct Filter;
+pub struct Filter {
+    /// Counts answers that held the injected secret.
+    pub metrics: Metrics,
+}
 
 impl Stage for Filter {
     const KIND: StageKind = StageKind::Filter;
@@ -52,20 +57,10 @@ impl Stage for Filter {
         let (filters, treatment) = match (filters, treated) {
             (Some(filters), Some(Ok(treatment))) => (filters, treatment),
             (_, Some(Err(end))) => return end.into(),
-            _ => {
-                exchange.answer = Some(answer);
-                return Next::Continue;
-            }
+            _ => return self.pass(exchange, &proxy, answer),
         };
         match treatment {
-            Treatment::Empty => {
-                exchange.answer = Some(answer);
-                Next::Continue
-            }
-            Treatment::Pass => {
-                exchange.answer = Some(answer);
-                Next::Continue
-            }
+            Treatment::Empty | Treatment::Pass => self.pass(exchange, &proxy, answer),
             Treatment::Blank => {
                 exchange.answer = Some(blanked(answer, exchange));
                 Next::Continue
@@ -74,8 +69,7 @@ impl Stage for Filter {
                 let events = EventFilter::new(filters, framing, proxy.body_buffer_bytes);
                 let body = std::mem::replace(&mut answer.body, Outbound::Empty);
                 answer.body = Outbound::Events(Box::new(EventBody::new(body, events)));
-                exchange.answer = Some(answer);
-                Next::Continue
+                self.pass(exchange, &proxy, answer)
             }
             Treatment::Filter { error } => {
                 let job = Job {
@@ -84,10 +78,21 @@ impl Stage for Filter {
                     codings,
                     bytes_max: proxy.body_buffer_bytes,
                     cancels: proxy.on_client_abort == OnClientAbort::Cancel,
+                    metrics: self.metrics.clone(),
+                    proxy,
                 };
                 filter_body(answer, job)
             }
         }
+    }
+}
+
+impl Filter {
+    /// The answer as it is, but for a secret that it quotes.
+    fn pass(&self, exchange: &mut Exchange, proxy: &CompiledProxy, mut answer: Answer) -> Next {
+        reflected::scrub_body(exchange, &self.metrics, proxy, &mut answer);
+        exchange.answer = Some(answer);
+        Next::Continue
     }
 }
 
@@ -192,7 +197,7 @@ fn is_empty(answer: &Answer) -> bool {
         Outbound::Empty => true,
         Outbound::Full(bytes) => bytes.is_empty(),
         Outbound::Stream(body) => body.remaining() == Some(0),
-        Outbound::Events(_) => false,
+        Outbound::Events(_) | Outbound::Scrubbed(_) => false,
     }
 }
 
@@ -226,6 +231,8 @@ struct Job {
     bytes_max: usize,
     /// Whether a caller that leaves ends it.
     cancels: bool,
+    metrics: Metrics,
+    proxy: Arc<CompiledProxy>,
 }
 
 /// Waits for the whole body, then filters it.
@@ -252,7 +259,9 @@ fn filter_body(mut answer: Answer, job: Job) -> Next {
                 apply(answer, &bytes, &job, &mut exchange)
             });
             let end = match filtered {
-                Ok(answer) => {
+                Ok(mut answer) => {
+                    let Job { metrics, proxy, .. } = &job;
+                    reflected::scrub_body(&mut exchange, metrics, proxy, &mut answer);
                     exchange.answer = Some(answer);
                     None
                 }

@@ -26,6 +26,7 @@ use crate::metering::Applied;
 use crate::metrics::Metrics;
 use crate::outbound;
 use crate::records::reduce::clipped;
+use crate::reflected;
 use crate::refused;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
@@ -103,6 +104,7 @@ async fn forward(
             }
             // Most small answers are there whole; one that is broken already never begins.
             let whole = answer.body.whole().await;
+            reflected::scrub_head(exchange, metrics, &proxy, &mut answer.headers);
             answered(exchange, metrics, answer, whole)
         }
         Err(SendError::Gate(end)) => Err(end),

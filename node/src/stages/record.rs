@@ -177,9 +177,10 @@ impl Recorder {
             trace_id: notes.trace_id.map(trace_id_text),
             left_gateway: notes.left_gateway,
             client_aborted: false,
-            scrubbed: 0,
+            scrubbed: notes.scrubbed,
             sends: notes.sends,
             limited_by: limited_by(exchange.end.as_deref()),
+            scrub: notes.scrub,
         }
     }
 }
@@ -277,6 +278,13 @@ impl Closing {
         }
         if let Some(record) = &mut self.record {
             record.filter_ids.extend(body.changed());
+        }
+    }
+
+    /// The injected secret was overwritten so often while the answer streamed.
+    pub fn scrubbed(&mut self, times: u32) {
+        if let Some(record) = &mut self.record {
+            record.scrubbed = record.scrubbed.saturating_add(times);
         }
     }
 

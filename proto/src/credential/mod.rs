@@ -197,6 +197,9 @@ impl std::fmt::Debug for SecretInput {
 pub const WILDCARD_TOO_WIDE: &str = "wildcard-too-wide";
 /// Shortest secret that a user may give for a proxy credential, in characters.
 pub const GIVEN_SECRET_CHARS_MIN: usize = 24;
+/// Shortest secret that is searched in what a target answers, in bytes: a shorter one may be part
+/// of innocent text.
+pub const SEARCHED_SECRET_BYTES_MIN: usize = 12;
 /// Longest secret part, in bytes.
 pub const SECRET_BYTES_MAX: usize = 16_384;
 

@@ -1,7 +1,8 @@
 //! What a submitted secret must be like, by type and side of its credential.
 
 use super::{
-    AuthType, Credential, CredentialKind, GIVEN_SECRET_CHARS_MIN, SECRET_BYTES_MAX, SecretInput,
+    AuthType, Credential, CredentialKind, GIVEN_SECRET_CHARS_MIN, SEARCHED_SECRET_BYTES_MIN,
+    SECRET_BYTES_MAX, SecretInput,
 };
 use crate::checks;
 use crate::problem::Problem;
@@ -40,6 +41,33 @@ impl Credential {
             }
         }
         problems
+    }
+
+    /// What is valid in a secret submitted for this credential and makes it less safe.
+    pub fn secret_warnings(&self, secret: &SecretInput) -> Vec<Problem> {
+        if self.kind != CredentialKind::Target {
+            return Vec::new();
+        }
+        let lists = [("headers", &secret.headers), ("queries", &secret.queries)];
+        let listed = lists.into_iter().flat_map(|(list, parts)| {
+            let place = move |at: usize| format!("/secret/{list}/{at}/value");
+            let parts = parts.iter().enumerate();
+            parts.map(move |(at, part)| (place(at), part.value.as_str()))
+        });
+        let single = secret.fields().into_iter();
+        let single = single.filter(|(field, _)| matches!(*field, "key" | "token" | "password"));
+        let single = single.map(|(field, value)| (format!("/secret/{field}"), value));
+        single
+            .chain(listed)
+            .filter(|(_, value)| value.len() < SEARCHED_SECRET_BYTES_MIN)
+            .map(|(pointer, _)| {
+                let detail = format!(
+                    "is shorter than {SEARCHED_SECRET_BYTES_MIN} bytes: it is not overwritten \
+                     where a target's answer quotes it, since innocent text may hold it too"
+                );
+                Problem::new(pointer, "secret-not-searched", detail)
+            })
+            .collect()
     }
 
     fn validate_part(&self, field: &str, value: &str, problems: &mut Vec<Problem>) {

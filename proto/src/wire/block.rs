@@ -8,12 +8,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::earlier::StoredWithoutSends;
+use super::earlier::First;
 use super::stored::StoredRecord;
 use super::{PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError, begin, finish, payload};
-use super::{SCHEMA_RECORD_BLOCK_2, schema_of};
+use super::{SCHEMA_RECORD_BLOCK_2, SCHEMA_RECORD_BLOCK_111, schema_of};
 use crate::id::OrgId;
-use crate::record::Record;
+use crate::record::{FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS, Record};
+
+// Stored without their organisation.
+type WithoutSends<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_SENDS - 1 }>;
+type WithoutScrub<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_SCRUB - 1 }>;
 
 /// The frame that holds `records`, which all belong to `org`.
 ///
@@ -55,7 +59,7 @@ impl<'a> Block<'a> {
     /// See [`WireError`]. A damaged record shows when its turn comes.
     pub fn open(frame: &'a [u8]) -> Result<Self, WireError> {
         let schema = match schema_of(frame)? {
-            SCHEMA_RECORD_BLOCK_2 => SCHEMA_RECORD_BLOCK_2,
+            known @ (SCHEMA_RECORD_BLOCK_2 | SCHEMA_RECORD_BLOCK_111) => known,
             _ => SCHEMA,
         };
         let mut rest = payload(frame, schema)?;
@@ -84,7 +88,10 @@ impl<'a> Iterator for Block<'a> {
         }
         self.left -= 1;
         let taken = match self.schema {
-            SCHEMA_RECORD_BLOCK_2 => take(&mut self.rest).map(|StoredWithoutSends(record)| record),
+            SCHEMA_RECORD_BLOCK_2 => take(&mut self.rest).map(|record: WithoutSends<'_>| record.0),
+            SCHEMA_RECORD_BLOCK_111 => {
+                take(&mut self.rest).map(|record: WithoutScrub<'_>| record.0)
+            }
             _ => take(&mut self.rest),
         };
         if taken.is_err() {
@@ -138,9 +145,11 @@ mod tests {
         block.map(|record| Ok(record?.to_record(org))).collect()
     }
 
-    /// Schema 111. When this fails, the layout changed: give it a new number and keep reading this
+    /// Schema 28. When this fails, the layout changed: give it a new number and keep reading this
     /// one.
-    const GOLDEN: &str = include_str!("record_block_111.hex");
+    const GOLDEN: &str = include_str!("record_block_28.hex");
+    /// Schema 111 as releases before `scrub` stored it.
+    const GOLDEN_111: &str = include_str!("record_block_111.hex");
     /// Schema 2 as it left the first release that stored blocks; it had no `sends`.
     const GOLDEN_2: &str = include_str!("record_block_2.hex");
 
@@ -152,7 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn schema_111_has_these_bytes() {
+    fn schema_111_is_still_read() {
+        let golden = hex::decode(GOLDEN_111.trim()).unwrap();
+        let expected = records().map(crate::record::tests::without_scrub);
+        assert_eq!(read(&golden).unwrap(), expected);
+    }
+
+    #[test]
+    fn schema_28_has_these_bytes() {
         assert_eq!(hex::encode(frame()), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();
         assert_eq!(read(&golden).unwrap(), records());

@@ -4,8 +4,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::RecordBatch;
-use super::stored::StoredRecord;
-use crate::record::{FIELDS_BEFORE_SENDS, Record};
+use crate::record::Record;
 
 /// A deserializer that gives a struct so many of its fields, from the first on; the others take
 /// their defaults.
@@ -37,38 +36,26 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for FirstFields<D> {
     }
 }
 
-/// A record without `sends`.
-struct WithoutSends(Record);
+/// A value of which the first `N` fields are there.
+pub(super) struct First<T, const N: usize>(pub T);
 
-impl<'de> Deserialize<'de> for WithoutSends {
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for First<T, N> {
     fn deserialize<D: Deserializer<'de>>(inner: D) -> Result<Self, D::Error> {
-        let count = FIELDS_BEFORE_SENDS;
-        Record::deserialize(FirstFields { inner, count }).map(Self)
+        T::deserialize(FirstFields { inner, count: N }).map(Self)
     }
 }
 
-/// A stored record without `sends`.
-pub(super) struct StoredWithoutSends<'a>(pub StoredRecord<'a>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for StoredWithoutSends<'a> {
-    fn deserialize<D: Deserializer<'de>>(inner: D) -> Result<Self, D::Error> {
-        // Without its organisation.
-        let count = FIELDS_BEFORE_SENDS - 1;
-        StoredRecord::deserialize(FirstFields { inner, count }).map(Self)
-    }
-}
-
-/// The layout of a [`RecordBatch`] of schema 1.
+/// The layout of a [`RecordBatch`] whose records have the first `N` fields.
 #[derive(serde::Deserialize)]
-pub(super) struct Batch1 {
+pub(super) struct EarlierBatch<const N: usize> {
     node: String,
     sequence: u64,
     dropped: u64,
-    records: Vec<WithoutSends>,
+    records: Vec<First<Record, N>>,
 }
 
-impl From<Batch1> for RecordBatch {
-    fn from(batch: Batch1) -> Self {
+impl<const N: usize> From<EarlierBatch<N>> for RecordBatch {
+    fn from(batch: EarlierBatch<N>) -> Self {
         Self {
             node: batch.node,
             sequence: batch.sequence,

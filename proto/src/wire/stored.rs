@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
-use crate::record::{Attempt, AuthFailure, Denial, QueryField, Record, StageTime, UpstreamId};
+use crate::record::{
+    Attempt, AuthFailure, Denial, QueryField, Record, ScrubState, StageTime, UpstreamId,
+};
 
 /// A record as blocks hold it, without its organisation, which is the block's.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +56,8 @@ pub struct StoredRecord<'a> {
     pub sends: Cow<'a, [Attempt]>,
     #[serde(default)]
     pub limited_by: Cow<'a, [Cow<'static, str>]>,
+    #[serde(default)]
+    pub scrub: ScrubState,
 }
 
 impl<'a> StoredRecord<'a> {
@@ -96,6 +100,7 @@ impl<'a> StoredRecord<'a> {
             scrubbed: record.scrubbed,
             sends: Cow::Borrowed(&record.sends),
             limited_by: Cow::Borrowed(&record.limited_by),
+            scrub: record.scrub,
         }
     }
 
@@ -141,6 +146,7 @@ impl<'a> StoredRecord<'a> {
             scrubbed: self.scrubbed,
             sends: self.sends.to_vec(),
             limited_by: self.limited_by.to_vec(),
+            scrub: self.scrub,
         }
     }
 

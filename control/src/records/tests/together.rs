@@ -242,6 +242,7 @@ fn every_field_selects() {
     rich.trace_id = Some("0af7651916cd43dd8448eb211c80319c".into());
     rich.left_gateway = Some("files.example".into());
     (rich.client_aborted, rich.scrubbed) = (true, 1);
+    rich.scrub = proto::record::ScrubState::Skipped;
     let mut ended = record(3, 1);
     ended.stages = vec![proto::record::StageTime {
         stage: proto::record::Stage::Limit,
@@ -275,6 +276,7 @@ fn every_field_selects() {
         ("left_gateway", "files.example".into()),
         ("client_aborted", "true".into()),
         ("scrubbed", "true".into()),
+        ("scrub", "skipped".into()),
     ];
     let find = |name: &str, value: &str| {
         let filter = by(|filter| filter.conditions = vec![field(name, value)]);

@@ -1,0 +1,211 @@
+//! Targets that quote what they were sent: the injected secret does not reach the caller, and
+//! everything else does as it came.
+
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::json;
+
+use crate::harness::gateway::{Gateway, TARGET_SECRET};
+use crate::harness::http::Connection;
+use crate::harness::upstream::{After, Gate, Upstream};
+
+fn answer(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\n{fields}\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn zipped(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+#[test]
+fn an_echoed_secret_is_overwritten_and_the_rest_passes_as_it_came() {
+    let gateway = Gateway::start();
+    let pair = STANDARD.encode(format!("user:{TARGET_SECRET}"));
+    let text = format!("bad token {TARGET_SECRET}!");
+    let json_text = json!({"error": text, "basic": pair}).to_string();
+    let percent = TARGET_SECRET.replace('-', "%2d");
+    let gzip = "content-encoding: gzip\r\n";
+    let echo = format!("x-token: Bearer {TARGET_SECRET}\r\nx-request-id: {TARGET_SECRET}\r\n");
+    let away = format!("location: https://{TARGET_SECRET}.example/{TARGET_SECRET}\r\n");
+    let digest = "content-digest: sha-256=:x:\r\netag: \"e\"\r\n";
+    let plain = "nothing of it here".to_owned();
+    let rows: [(&str, &str, Vec<u8>, u64, &str); 9] = [
+        ("200 OK", digest, text.clone().into_bytes(), 1, "searched"),
+        (
+            "401 Unauthorized",
+            "",
+            json_text.into_bytes(),
+            2,
+            "searched",
+        ),
+        ("302 Found", &away, text.clone().into_bytes(), 3, "searched"),
+        (
+            "403 Forbidden",
+            &echo,
+            plain.clone().into_bytes(),
+            2,
+            "searched",
+        ),
+        (
+            "200 OK",
+            "",
+            format!("?k={TARGET_SECRET}").into_bytes(),
+            1,
+            "searched",
+        ),
+        // Untouched.
+        ("404 Not Found", gzip, zipped(&text), 0, "skipped"),
+        (
+            "404 Not Found",
+            digest,
+            plain.clone().into_bytes(),
+            0,
+            "searched",
+        ),
+        (
+            "200 OK",
+            "content-encoding: identity\r\n",
+            plain.into_bytes(),
+            0,
+            "searched",
+        ),
+        // An escape that no serialiser needs: a net has its meshes.
+        ("200 OK", "", percent.into_bytes(), 0, "searched"),
+    ];
+    for (status, fields, body, found, state) in rows {
+        let bytes = answer(status, fields, &body);
+        let upstream = Upstream::fixed(bytes);
+        let proxy = gateway.proxy(&upstream.url());
+        let got = proxy.get("/");
+        assert_eq!(got.status().to_string(), status[..3], "{}", got.text());
+        let record = gateway.record(got.field("requestrocket-request-id").expect("an id"));
+        assert_eq!(record["scrubbed"], found, "{status} {fields}");
+        assert_eq!(record["scrub"], state, "{status} {fields}");
+        assert!(!record.to_string().contains(TARGET_SECRET), "{record}");
+        assert_eq!(got.body.len(), body.len());
+        if found == 0 {
+            assert_eq!(got.body, body, "{status}: as it came");
+            assert_eq!(
+                got.field("etag"),
+                fields.contains("etag").then_some("\"e\"")
+            );
+        } else {
+            let whole = format!("{:?} {}", got.fields, got.text());
+            assert!(!whole.contains(TARGET_SECRET), "{whole}");
+            assert!(!whole.contains(&pair), "{whole}");
+            assert!(whole.contains(&"*".repeat(TARGET_SECRET.len())), "{whole}");
+            assert_eq!(got.field("content-digest"), None, "of other bytes");
+        }
+    }
+    let log = gateway.log();
+    assert!(log.contains("secret-reflected"), "the operator is told");
+    assert!(!log.contains(TARGET_SECRET));
+    let counted = gateway.metric("requestrocket_secrets_reflected_total");
+    assert!(counted >= 5.0, "{counted}");
+}
+
+/// What the chunks that came so far hold.
+fn text(chunks: &[u8]) -> String {
+    let chunks = String::from_utf8_lossy(chunks);
+    chunks.split("\r\n").skip(1).step_by(2).collect()
+}
+
+#[test]
+fn a_stream_is_searched_over_its_pieces_and_does_not_wait_for_its_end() {
+    let gateway = Gateway::start();
+    let gate = Gate::default();
+    let held = gate.clone();
+    let (first, second) = TARGET_SECRET.split_at(6);
+    let upstream = Upstream::start(move |_, connection| {
+        connection.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+        connection.send(chunk(&format!("data: one {first}")));
+        held.pass();
+        connection.send(chunk(&format!("{second} two ")));
+        connection.send(chunk(&format!("{TARGET_SECRET} three {first}")));
+        connection.send("0\r\n\r\n");
+        After::Keep
+    });
+    let proxy = gateway.proxy(&upstream.url());
+    let mut connection = Connection::open(&gateway.url);
+    connection.send(proxy.request("GET", "/").bytes(&gateway.url));
+    let head = connection.head().expect("a head");
+    assert_eq!(head.status(), 200);
+    // What cannot be the secret's beginning is there before the target goes on.
+    let mut body = Vec::new();
+    while !text(&body).ends_with("data: one ") {
+        body.extend(connection.some().expect("the first piece"));
+    }
+    gate.open();
+    while !body.ends_with(b"0\r\n\r\n") {
+        body.extend(connection.some().expect("the rest"));
+    }
+    let stars = "*".repeat(TARGET_SECRET.len());
+    let expected = format!("data: one {stars} two {stars} three {first}");
+    assert_eq!(text(&body), expected);
+}
+
+#[test]
+fn what_filters_let_through_is_searched_too() {
+    let gateway = Gateway::start();
+    let body = json!({"keep": TARGET_SECRET, "drop": 1}).to_string();
+    let events = format!("data: {body}\n\n");
+    for (kind, body) in [("application/json", body), ("text/event-stream", events)] {
+        let fields = format!("content-type: {kind}\r\ncontent-encoding: gzip\r\n");
+        let plain = format!("content-type: {kind}\r\n");
+        let bytes = match kind {
+            "application/json" => answer("200 OK", &fields, &zipped(&body)),
+            _ => answer("200 OK", &plain, body.as_bytes()),
+        };
+        let upstream = Upstream::fixed(bytes);
+        let proxy = gateway.proxy(&upstream.url());
+        gateway.create(
+            &format!("/proxies/{}/filters", proxy.id),
+            json!({"op": "destroy", "paths": ["$.drop"]}),
+        );
+        let got = proxy.get("/");
+        let expected = json!({"keep": "*".repeat(TARGET_SECRET.len())}).to_string();
+        assert!(got.text().contains(&expected), "{kind}: {}", got.text());
+        let record = gateway.record(got.field("requestrocket-request-id").expect("an id"));
+        assert_eq!(
+            (&record["scrubbed"], &record["scrub"]),
+            (&json!(1), &json!("searched"))
+        );
+    }
+}
+
+#[test]
+fn a_secret_too_short_to_be_searched_is_said_when_it_is_saved() {
+    let gateway = Gateway::start();
+    let credential = |token: &str| {
+        json!({
+            "kind": "target", "auth_type": "bearer", "secret": {"token": token},
+            "hosts": ["https://api.example.com"],
+        })
+    };
+    let short = gateway.create("/credentials", credential("short-token"));
+    assert_eq!(
+        short["warnings"][0]["code"], "secret-not-searched",
+        "{short}"
+    );
+    assert_eq!(short["warnings"][0]["pointer"], "/secret/token");
+    let path = format!("/credentials/{}", short["id"].as_str().expect("an id"));
+    let longer = json!({"secret": {"token": "longer-token"}});
+    let longer = gateway.patch(&path, longer);
+    assert_eq!(longer.get("warnings"), None, "{longer}");
+    let again = gateway.patch(&path, json!({"secret": {"token": "tiny"}}));
+    assert_eq!(
+        again["warnings"][0]["code"], "secret-not-searched",
+        "{again}"
+    );
+}
