@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use node::limits::{self, Limits, Opener, SystemClock};
 use node::metrics::Metrics;
-use node::peers::{Known, Peers};
+use node::peers::Known;
 use node::records::RecordBatches;
 use node::stages::record::Origin;
 use node::sync::compile::{Compiler, CompilerParts};
@@ -103,11 +103,11 @@ impl DataPlane {
         let address = peering.as_ref().map(|peering| peering.address.clone());
         let (mut links, mut known, mut giving) = (None, None, None);
         if let Some(peering) = peering {
-            let leaves = Arc::clone(&peering.leaves);
-            let (peers, events) = Peers::new(shared.metrics.peers(), Arc::clone(&leaves));
-            links = Some(peering::links(&peers, events));
-            known = Some(peering.start(&shared.origin, incarnation, &peers, background)?);
-            giving = Some((leaves, peers));
+            let (origin, stats) = (&shared.origin, shared.metrics.peers());
+            let peered = peering.start(origin, incarnation, stats, worlds.clone(), background)?;
+            links = Some(peered.links);
+            known = Some(peered.known);
+            giving = Some((peered.leaves, peered.peers));
         }
         let clock = Arc::new(SystemClock);
         let limits = limit_settings(settings, incarnation);

@@ -3,13 +3,15 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use node::limits::{Links, Opener};
+use node::limits::{Links, Opener, PeerEvent};
+use node::peers::facts::{self, Facts};
 use node::peers::leaves::Leaves;
 use node::peers::wire::PeerMessage;
-use node::peers::{Identity, Known, Peers, Tls, node_number, run};
+use node::peers::{Identity, Known, PeerStats, Peers, Tls, node_number, run};
 use node::stages::record::Origin;
+use proto::store::follow::World;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::error;
 
 use crate::link_tls;
@@ -24,6 +26,8 @@ pub struct Peering {
     pub address: String,
     /// What nodes give each other of configurations.
     pub leaves: Arc<Leaves>,
+    /// What they tell each other of secrets that are over.
+    pub facts: Arc<Facts>,
 }
 
 impl Peering {
@@ -48,17 +52,22 @@ impl Peering {
             tls,
             address,
             leaves: Arc::default(),
+            facts: Arc::default(),
         }))
     }
 
-    /// Starts the links: what the limits use of them, and where known nodes are told.
+    /// Starts the links. `worlds` is what the store shows.
+    ///
+    /// # Errors
+    /// The listening socket cannot be used.
     pub fn start(
         self,
         origin: &Origin,
         incarnation: Opener,
-        peers: &Peers,
+        stats: Arc<PeerStats>,
+        worlds: watch::Receiver<Arc<World>>,
         background: &Runtime,
-    ) -> anyhow::Result<watch::Sender<Vec<Known>>> {
+    ) -> anyhow::Result<Peered> {
         let me = Identity {
             node: origin.node.to_string(),
             region: origin.region.to_string(),
@@ -66,20 +75,38 @@ impl Peering {
             address: self.address,
         };
         self.listener.set_nonblocking(true)?;
+        let (peers, events) = Peers::new(stats, self.leaves.clone(), self.facts.clone());
+        background.spawn(facts::announce(peers.clone(), self.facts, worlds));
         let (known, listed) = watch::channel(Vec::new());
-        let (listener, tls, peers) = (self.listener, self.tls, peers.clone());
+        let (listener, tls, running) = (self.listener, self.tls, peers.clone());
         background.spawn(async move {
             match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => run::run(peers, me, tls, listener, listed).await,
+                Ok(listener) => run::run(running, me, tls, listener, listed).await,
                 Err(error) => error!(%error, "peers cannot be listened for: {error}"),
             }
         });
-        Ok(known)
+        Ok(Peered {
+            links: links(&peers, events),
+            known,
+            leaves: self.leaves,
+            peers,
+        })
     }
 }
 
-/// How the limits use links.
-pub fn links(peers: &Peers, events: tokio::sync::mpsc::Receiver<node::limits::PeerEvent>) -> Links {
+/// Links that have been started.
+pub struct Peered {
+    /// How the limits use them.
+    pub links: Links,
+    /// Where known nodes are told.
+    pub known: watch::Sender<Vec<Known>>,
+    /// What nodes give each other of configurations; to be begun.
+    pub leaves: Arc<Leaves>,
+    /// The links themselves.
+    pub peers: Peers,
+}
+
+fn links(peers: &Peers, events: mpsc::Receiver<PeerEvent>) -> Links {
     let peers = peers.clone();
     Links {
         send: Box::new(move |to, batch| {

@@ -9,11 +9,12 @@ use ::node::records::ship::{self, Destination};
 use ::node::records::spool::Spool;
 use ::node::worker::Shared;
 use anyhow::Context;
+use proto::health::Health;
 use proto::seal::Keyring;
-use proto::store::follow::Follower;
+use proto::store::follow::{Follower, World};
 use proto::store::kept::{self, Kept};
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, warn};
@@ -99,6 +100,7 @@ impl Node {
         begin(&settings, &kept, &mut follower).await?;
         let health = follower.health();
         background.spawn(follower.run());
+        let worlds = with_peers(peering.as_ref(), worlds, &health, background);
         let (stop, stopping) = oneshot::channel();
         let copying = kept::run(kept, store.clone(), worlds.clone(), stopping);
         let copying = background.spawn(copying);
@@ -146,6 +148,21 @@ impl Node {
         super::flushed(shipping, plane.export).await;
         Ok(())
     }
+}
+
+/// What the store shows, with what peers tell, where there are any: the copy on disk has it too.
+fn with_peers(
+    peering: Option<&Peering>,
+    worlds: watch::Receiver<Arc<World>>,
+    health: &Health,
+    background: &Runtime,
+) -> watch::Receiver<Arc<World>> {
+    let Some(peering) = peering else {
+        return worlds;
+    };
+    let (worlds, merging) = peering.facts.begin(worlds, health.clone());
+    background.spawn(merging);
+    worlds
 }
 
 /// Waits until the newest configuration is on disk.

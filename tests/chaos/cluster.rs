@@ -182,8 +182,10 @@ impl<'n> Cluster<'n> {
             .map(|c| format!("{}:8082", c.host.address))
             .collect();
         let config = format!(
-            "node_name = {name:?}\n{}endpoints = {links:?}\n[admin]\nlisten = \"{}:8083\"\n",
+            "node_name = {name:?}\n{}endpoints = {links:?}\n[admin]\nlisten = \"{}:8083\"\n\
+             [peers]\nlisten = \"{}:8084\"\n",
             self.config(name, at),
+            host.address,
             host.address,
         );
         let address = format!("{}:8080", host.address);
@@ -348,6 +350,16 @@ impl Process {
         let answer = Request::new("GET", "/readyz").send(&probe);
         assert_eq!(answer.status(), 200, "{}", answer.text());
         answer.json()["status"].as_str().expect("a word").to_owned()
+    }
+
+    /// Waits until a metric without labels has this value.
+    pub fn wait_metric(&self, name: &str, value: u64) {
+        let probe = format!("{}:8083", self.host.address);
+        let line = format!("{name} {value}");
+        wait_for(&line, || {
+            let metrics = Request::new("GET", "/metrics").send(&probe).text();
+            metrics.lines().any(|found| found == line).then_some(())
+        });
     }
 
     /// Waits until a readiness probe is told this.

@@ -1,5 +1,7 @@
 //! Links that lose everything: between nodes or a control plane and etcd, between members of etcd.
 
+use serde_json::json;
+
 use super::cluster::{self, Cluster, SECOND};
 use super::network::{Cut, Host};
 use crate::harness::gateway::Proxy;
@@ -43,6 +45,40 @@ fn a_node_cut_from_etcd_serves_what_it_has_and_then_what_is() {
         cluster.agrees(1);
         load.after(SECOND).is_clean("healed");
         assert_eq!(cluster.version(1), before + 2);
+    });
+}
+
+#[test]
+fn a_node_cut_from_etcd_but_not_from_its_peers_refuses_a_revoked_key() {
+    cluster::run(|cluster, proxy| {
+        for node in &cluster.nodes {
+            node.wait_metric("requestrocket_peers_linked", 2);
+        }
+        let (members, host) = (cluster.members(), cluster.nodes[0].host.clone());
+        members
+            .iter()
+            .for_each(|member| host.cut(member, Cut::Both));
+        cluster.nodes[0].wait_readiness("degraded");
+        still_serves(cluster, proxy);
+        let path = format!("/credentials/{}/rotate", proxy.proxy_credential);
+        let rotated = cluster.controls[0].call("POST", &path, &json!({}));
+        assert_eq!(rotated.status(), 200, "{}", rotated.text());
+        for node in &cluster.nodes {
+            wait_for("the end of the old key", || {
+                let answer = proxy.request("GET", "/").send(&node.gateway().url);
+                (answer.status() == 401).then_some(())
+            });
+        }
+        cluster.nodes[0].wait_readiness("degraded");
+        // The copy on disk has it too: a restart does not bring the key back.
+        let folder = cluster.nodes[0].stop();
+        cluster.nodes[0].resume(folder);
+        let answer = proxy
+            .request("GET", "/")
+            .send(&cluster.nodes[0].gateway().url);
+        assert_eq!(answer.status(), 401, "{}", answer.text());
+        members.iter().for_each(|member| host.heal(member));
+        cluster.agrees(0);
     });
 }
 

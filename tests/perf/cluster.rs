@@ -440,10 +440,12 @@ fn operations(publisher: &Publisher, count: usize) -> Vec<Operation> {
             "limits": {"per_minute": 600},
         });
         operations.push(create(proxy, Body::Proxy(parsed(fields))));
-        let fields = json!({
-            "parent": proxy.to_string(),
-            "spec": {"effect": "deny", "methods": ["DELETE"], "path": {"pattern": "^/admin"}},
-        });
+        let mut spec = json!({"effect": "deny", "methods": ["DELETE"]});
+        // The patterns of one organisation have a bound.
+        if at % 4 == 0 {
+            spec["path"] = json!({"pattern": "^/admin"});
+        }
+        let fields = json!({"parent": proxy.to_string(), "spec": spec});
         operations.push(create(
             ObjectId::Rule(RuleId::new()),
             Body::Rule(parsed(fields)),

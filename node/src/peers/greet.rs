@@ -21,6 +21,15 @@ const GREETING_MAX: Duration = Duration::from_secs(5);
 /// A stream to a peer that has proved who it is.
 pub type Stream = tokio_rustls::TlsStream<TcpStream>;
 
+/// Whom a link leads to, and what both speak on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Spoken {
+    /// That start of it.
+    pub peer: Opener,
+    /// The lower of both protocols.
+    pub protocol: u16,
+}
+
 /// Dials a node and greets it: the stream if this is now the link of the pair, `None` if the other
 /// one will dial.
 ///
@@ -31,7 +40,7 @@ pub async fn dial(
     node: &str,
     me: &Identity,
     tls: &Tls,
-) -> std::io::Result<Option<(Stream, Opener)>> {
+) -> std::io::Result<Option<(Stream, Spoken)>> {
     let greeting = async {
         let name = ServerName::try_from(node.to_owned()).map_err(invalid)?;
         let tcp = TcpStream::connect(address).await?;
@@ -50,7 +59,13 @@ pub async fn dial(
         let frame = frame.ok_or(std::io::ErrorKind::UnexpectedEof)?;
         let welcome: PeerWelcome = wire::decode(&frame).map_err(invalid)?;
         match welcome.verdict {
-            Verdict::Linked => Ok(Some((Stream::from(stream), welcome.incarnation))),
+            Verdict::Linked => {
+                let spoken = Spoken {
+                    peer: welcome.incarnation,
+                    protocol: welcome.protocol.min(PROTOCOL),
+                };
+                Ok(Some((Stream::from(stream), spoken)))
+            }
             Verdict::CallBack => Ok(None),
             Verdict::Refused(why) => Err(std::io::Error::new(
                 std::io::ErrorKind::PermissionDenied,

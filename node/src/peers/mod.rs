@@ -11,6 +11,7 @@
 //! called back: so a link is there at once and never twice. A peer is who its certificate names;
 //! nothing that it sends is decoded before that is known. Without `peers.listen` nothing here runs.
 
+pub mod facts;
 mod greet;
 pub mod leaves;
 mod link;
@@ -25,6 +26,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::mpsc;
 
 use crate::limits::{Opener, PeerEvent};
+use facts::Facts;
 use leaves::Leaves;
 use wire::PeerMessage;
 
@@ -94,17 +96,25 @@ struct Shared {
     stats: Arc<PeerStats>,
     serial: AtomicU64,
     leaves: Arc<Leaves>,
+    facts: Arc<Facts>,
 }
 
 #[derive(Debug)]
 struct Link {
     serial: u64,
+    /// The protocol that both speak.
+    protocol: u16,
     queue: mpsc::Sender<PeerMessage>,
 }
 
 impl Peers {
-    /// No links yet, and what will happen on them. `leaves` gives and takes configuration.
-    pub fn new(stats: Arc<PeerStats>, leaves: Arc<Leaves>) -> (Self, mpsc::Receiver<PeerEvent>) {
+    /// No links yet, and what will happen on them. `leaves` gives and takes configuration, `facts`
+    /// what is known of secrets that are over.
+    pub fn new(
+        stats: Arc<PeerStats>,
+        leaves: Arc<Leaves>,
+        facts: Arc<Facts>,
+    ) -> (Self, mpsc::Receiver<PeerEvent>) {
         let (events, taken) = mpsc::channel(EVENTS);
         let shared = Arc::new(Shared {
             links: Mutex::default(),
@@ -112,6 +122,7 @@ impl Peers {
             stats,
             serial: AtomicU64::new(0),
             leaves,
+            facts,
         });
         (Self { shared }, taken)
     }
@@ -133,6 +144,17 @@ impl Peers {
         sent
     }
 
+    /// Puts a message into the queue of every peer that speaks this protocol or a later one.
+    pub fn broadcast(&self, protocol: u16, message: &PeerMessage) {
+        let links = self.links();
+        let speaking = links.iter().filter(|(_, link)| link.protocol >= protocol);
+        let all: Vec<Opener> = speaking.map(|(peer, _)| *peer).collect();
+        drop(links);
+        for peer in all {
+            self.send(peer, message.clone());
+        }
+    }
+
     /// Up to `count` peers that are linked, beginning anywhere.
     fn some(&self, count: usize) -> Vec<Opener> {
         let links = self.links();
@@ -151,7 +173,8 @@ impl Peers {
     }
 
     /// Carries a link of `peer` until it ends; an earlier link of that node ends now.
-    async fn carry(&self, stream: greet::Stream, peer: Opener) -> std::io::Result<()> {
+    async fn carry(&self, stream: greet::Stream, spoken: greet::Spoken) -> std::io::Result<()> {
+        let greet::Spoken { peer, protocol } = spoken;
         let (queue, outgoing) = mpsc::channel(link::QUEUE);
         let serial = self.shared.serial.fetch_add(1, Ordering::Relaxed);
         let before: Vec<Opener> = {
@@ -161,7 +184,12 @@ impl Peers {
             for earlier in &before {
                 links.remove(earlier);
             }
-            links.insert(peer, Link { serial, queue });
+            let link = Link {
+                serial,
+                protocol,
+                queue,
+            };
+            links.insert(peer, link);
             self.count(&links);
             before
         };
@@ -195,6 +223,18 @@ impl Peers {
             }
             PeerMessage::Leaf { ask, packed } => {
                 self.shared.leaves.answered(ask, packed);
+                true
+            }
+            PeerMessage::HoldFacts { digest, age_ms } => {
+                self.shared.facts.told(self, peer, digest, age_ms);
+                true
+            }
+            PeerMessage::WantFacts { after } => {
+                self.send(peer, self.shared.facts.page(after.as_deref()));
+                true
+            }
+            PeerMessage::Facts(page) => {
+                self.shared.facts.learn(self, peer, page);
                 true
             }
         }

@@ -10,9 +10,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
-use super::greet;
+use super::greet::{self, Spoken};
+use super::wire::PROTOCOL;
 use super::{Identity, Known, Peers, Tls, node_number};
-use crate::limits::Opener;
 
 /// First wait after a failed attempt; it doubles up to [`BACKOFF_MAX`], each with jitter.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -99,9 +99,9 @@ async fn keep(context: Arc<Context>, node: Known) {
         }
         let dialled = greet::dial(&node.address, &node.node, &context.me, &context.tls).await;
         match dialled {
-            Ok(Some((stream, incarnation))) => {
+            Ok(Some((stream, spoken))) => {
                 backoff = BACKOFF_MIN;
-                attend(&context, stream, &node.node, incarnation).await;
+                attend(&context, stream, &node.node, spoken).await;
             }
             Ok(None) => {
                 tokio::time::sleep(KNOCK).await;
@@ -121,14 +121,11 @@ async fn keep(context: Arc<Context>, node: Known) {
     }
 }
 
-async fn attend(context: &Context, stream: greet::Stream, node: &str, incarnation: Opener) {
+async fn attend(context: &Context, stream: greet::Stream, node: &str, mut spoken: Spoken) {
     // What it says of itself counts as far as its certificate names it.
-    let peer = Opener {
-        node: context.number(node),
-        ..incarnation
-    };
+    spoken.peer.node = context.number(node);
     info!(node, "linked with node {node}");
-    match context.peers.carry(stream, peer).await {
+    match context.peers.carry(stream, spoken).await {
         Ok(()) => info!(node, "the link with node {node} was replaced"),
         Err(error) => info!(node, "the link with node {node} ended: {error}"),
     }
@@ -157,7 +154,11 @@ async fn listen(context: Arc<Context>, listener: TcpListener, knocked: mpsc::Sen
             drop(greeting);
             match greeted {
                 Ok((hello, Some(stream))) => {
-                    attend(&context, stream, &hello.node, hello.incarnation).await;
+                    let spoken = Spoken {
+                        peer: hello.incarnation,
+                        protocol: hello.protocol.min(PROTOCOL),
+                    };
+                    attend(&context, stream, &hello.node, spoken).await;
                 }
                 Ok((hello, None)) => {
                     let (node, address) = (hello.node, hello.address);

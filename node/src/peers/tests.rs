@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use proto::health::Health;
+use proto::id::{CredentialId, OrgId};
+use proto::retired::Retired;
+use proto::store::follow::{OrgState, World};
+use proto::tree::OrgConfig;
+use proto::version::{Epoch, Generation};
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -66,6 +72,7 @@ struct Node {
     running: JoinHandle<()>,
     stats: Arc<PeerStats>,
     leaves: Arc<Leaves>,
+    facts: Arc<Facts>,
 }
 
 impl Drop for Node {
@@ -82,7 +89,9 @@ impl Node {
 
     fn on(listener: TcpListener, name: &str, region: &str, tls: Tls) -> Self {
         let (stats, leaves) = (Arc::new(PeerStats::default()), Arc::default());
-        let (peers, events) = Peers::new(Arc::clone(&stats), Arc::clone(&leaves));
+        let facts: Arc<Facts> = Arc::default();
+        let (peers, events) =
+            Peers::new(Arc::clone(&stats), Arc::clone(&leaves), Arc::clone(&facts));
         let me = Identity {
             node: name.into(),
             region: region.into(),
@@ -102,6 +111,7 @@ impl Node {
             running: tokio::spawn(running),
             stats,
             leaves,
+            facts,
         }
     }
 
@@ -274,4 +284,127 @@ async fn a_peer_without_a_leaf_says_so_and_the_store_is_asked() {
     assert_eq!(&*found.value.unwrap().value, b"stored");
     assert_eq!(a.stats.leaves_from_store.load(Ordering::Relaxed), 1);
     assert_eq!(a.stats.leaves_from_peers.load(Ordering::Relaxed), 0);
+}
+
+const ORG: OrgId = OrgId::from_bits(5);
+const CREDENTIAL: CredentialId = CredentialId::from_bits(6);
+
+/// A world in which of one credential everything below this generation is over.
+fn world(lowest: Option<u64>) -> Arc<World> {
+    let epoch = Epoch {
+        counter: 1,
+        region: "eu".into(),
+    };
+    let fact = |n| Retired {
+        lowest: Generation {
+            epoch: epoch.clone(),
+            n,
+        },
+        next: None,
+    };
+    let retired = lowest.map(|n| (CREDENTIAL, fact(n))).into_iter().collect();
+    let state = OrgState {
+        config: Arc::new(OrgConfig::genesis(ORG, epoch.clone())),
+        sealed: Arc::default(),
+        retired: Arc::new(retired),
+    };
+    let mut world = World::default();
+    world.orgs.insert(ORG, Arc::new(state));
+    Arc::new(world)
+}
+
+fn lowest(world: &World) -> Option<u64> {
+    let fact = world.orgs.get(&ORG)?.retired.get(&CREDENTIAL)?;
+    Some(fact.lowest.n)
+}
+
+/// A node's facts at work: what the store says, and what the node serves.
+struct Told {
+    store: watch::Sender<Arc<World>>,
+    serves: watch::Receiver<Arc<World>>,
+    health: Health,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Told {
+    fn begin(node: &Node, first: Option<u64>) -> Self {
+        let (store, worlds) = watch::channel(world(first));
+        let health = Health::default();
+        let (serves, merging) = node.facts.begin(worlds, health.clone());
+        let announcing = facts::announce(node.peers.clone(), node.facts.clone(), serves.clone());
+        let tasks = [tokio::spawn(merging), tokio::spawn(announcing)];
+        Self {
+            store,
+            serves,
+            health,
+            tasks,
+        }
+    }
+
+    async fn until(&mut self, wanted: Option<u64>) -> Arc<World> {
+        let wait = self.serves.wait_for(|world| lowest(world) == wanted);
+        let found = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        found.expect("in time").expect("a world").clone()
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_the_store_learns_from_a_peer_which_secrets_are_over() {
+    let authority = authority();
+    let tls = |name: &str| tls(&authority, &authority, name);
+    let mut a = Node::start("a", "eu", tls("a")).await;
+    let mut b = Node::start("b", "eu", tls("b")).await;
+    let mut at_a = Told::begin(&a, Some(1));
+    let mut at_b = Told::begin(&b, Some(1));
+    a.knows(&[&b]);
+    b.knows(&[&a]);
+    a.up(&b).await;
+    b.up(&a).await;
+    assert_eq!(b.facts.age(), Some(Duration::ZERO), "it has the store");
+    at_b.health.store_reached(false);
+    // A key is revoked; only `a` hears of it from the store.
+    at_a.store.send_replace(world(Some(7)));
+    at_a.until(Some(7)).await;
+    at_b.until(Some(7)).await;
+    assert!(
+        b.facts
+            .age()
+            .is_some_and(|age| age < Duration::from_secs(20))
+    );
+    // What an old copy of the store says does not take it back.
+    at_b.store.send_replace(world(Some(3)));
+    at_b.serves.changed().await.unwrap();
+    let later = at_b.serves.borrow_and_update().clone();
+    assert_eq!(lowest(&later), Some(7));
+    // Back at the store, which has gone on.
+    at_b.health.store_reached(true);
+    at_b.store.send_replace(world(Some(9)));
+    at_b.until(Some(9)).await;
+}
+
+#[tokio::test]
+async fn a_node_with_the_store_asks_nobody_for_facts() {
+    let authority = authority();
+    let tls = |name: &str| tls(&authority, &authority, name);
+    let mut a = Node::start("a", "eu", tls("a")).await;
+    let mut b = Node::start("b", "eu", tls("b")).await;
+    let _at_a = Told::begin(&a, Some(7));
+    let mut at_b = Told::begin(&b, None);
+    a.knows(&[&b]);
+    b.knows(&[&a]);
+    a.up(&b).await;
+    b.up(&a).await;
+    let heard = b.stats.received.load(Ordering::Relaxed);
+    until("a beat or an announcement", || {
+        b.stats.received.load(Ordering::Relaxed) > heard + 6
+    })
+    .await;
+    let serves = at_b.until(None).await;
+    assert_eq!(lowest(&serves), None);
 }

@@ -11,7 +11,9 @@ use crate::limits::Opener;
 use crate::limits::exchange::TokenBatch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
+/// The protocol since which nodes tell each other which secrets are over.
+pub const FACTS_PROTOCOL: u16 = 2;
 /// Largest frame of a peer that is known, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
@@ -81,6 +83,43 @@ pub enum PeerMessage {
         /// As the store holds it; `None` from a peer that does not have it.
         packed: Option<Vec<u8>>,
     },
+    /// What facts a node holds on secrets that are over; since protocol 2, as the next two.
+    HoldFacts {
+        /// Equal for equal facts.
+        digest: [u8; 32],
+        /// How long ago they were known to be all there are, in milliseconds; 0 with the store at
+        /// hand, the largest number for never.
+        age_ms: u64,
+    },
+    /// A node without the store asks a peer for its facts.
+    WantFacts {
+        /// The last key of the page before.
+        after: Option<String>,
+    },
+    /// The answer to it.
+    Facts(FactsPage),
+}
+
+/// Facts of a node on secrets that are over, from some key on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactsPage {
+    /// In the order of their keys.
+    pub facts: Vec<HeldFact>,
+    /// Whether there are more after these.
+    pub more: bool,
+    /// Of all facts of the node.
+    pub digest: [u8; 32],
+    /// How long ago they were known to be all there are, as in [`PeerMessage::HoldFacts`].
+    pub age_ms: u64,
+}
+
+/// A fact as the store holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldFact {
+    /// Its key in the store.
+    pub key: String,
+    /// Its value.
+    pub value: Vec<u8>,
 }
 
 impl Message for PeerMessage {
@@ -122,6 +161,31 @@ mod tests {
         check(
             wire::encode(&PeerMessage::Beat).unwrap(),
             "5252573101000a0000000100",
+        );
+        let after = Some("k".into());
+        let want = wire::encode(&PeerMessage::WantFacts { after }).unwrap();
+        check(want, "5252573101000a000000040501016b");
+        let hold = PeerMessage::HoldFacts {
+            digest: [7; 32],
+            age_ms: 5,
+        };
+        let digest = "07".repeat(32);
+        check(
+            wire::encode(&hold).unwrap(),
+            &format!("5252573101000a0000002204{digest}05"),
+        );
+        let facts = PeerMessage::Facts(FactsPage {
+            facts: vec![HeldFact {
+                key: "k".into(),
+                value: b"v".to_vec(),
+            }],
+            more: true,
+            digest: [7; 32],
+            age_ms: 5,
+        });
+        check(
+            wire::encode(&facts).unwrap(),
+            &format!("5252573101000a000000280601016b017601{digest}05"),
         );
     }
 }
