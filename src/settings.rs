@@ -156,6 +156,8 @@ impl Default for LimitSettings {
 pub struct RecordsSettings {
     /// How long records are kept, in days.
     pub retention_days: u32,
+    /// Most bytes of records that a control plane keeps; the oldest go.
+    pub retention_bytes: u64,
     /// Most bytes of records that a node keeps on disk while no control plane takes them.
     pub spool_bytes: u64,
 }
@@ -164,6 +166,7 @@ impl Default for RecordsSettings {
     fn default() -> Self {
         Self {
             retention_days: 90,
+            retention_bytes: 10 * 1024 * 1024 * 1024,
             spool_bytes: 256 * 1024 * 1024,
         }
     }

@@ -95,6 +95,7 @@ fn api(
         .push(settings.control.listen.ip().to_string());
     let days = u64::from(settings.records.retention_days);
     api.retention.age_max = Duration::from_secs(days * 86_400);
+    api.retention.bytes_max = settings.records.retention_bytes;
     ControlDeps {
         settings: api,
         publisher: configuration.publisher.clone(),

@@ -159,10 +159,10 @@ fn main() {
         slowest = slowest.max(begun.elapsed().as_micros());
         sample.extend(made.into_iter().next());
     }
-    let bytes: u64 = ["", "-wal"]
-        .iter()
-        .filter_map(|end| std::fs::metadata(format!("{}{end}", path.display())).ok())
-        .map(|file| file.len())
+    let files = std::fs::read_dir(dir.path()).expect("the folder is there");
+    let bytes: u64 = files
+        .flatten()
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
         .sum();
     println!("{count} records in batches of {batch} for {orgs} organisations");
     println!(
@@ -247,6 +247,16 @@ fn search(records: &Records, sample: &[Record]) {
     list("by proxy", &|filter| filter.proxy = Some(middle.proxy_id));
     list("by status 5xx", &|filter| {
         filter.status = "5xx".parse().ok()
+    });
+    let hour_us = sample[sample.len() - 1].started_at_us - 3_600_000_000;
+    list("last hour, 5xx of a proxy", &|filter| {
+        filter.from_us = Some(hour_us);
+        filter.proxy = Some(middle.proxy_id);
+        filter.status = "5xx".parse().ok();
+    });
+    list("last hour, an absent code", &|filter| {
+        filter.from_us = Some(hour_us);
+        filter.code = Some("internal-error".into());
     });
     list("by an absent status", &|filter| {
         filter.status = "418".parse().ok()

@@ -13,7 +13,7 @@ use rusqlite::params;
 use super::tallies::Asked;
 pub use super::tallies::{Groups, MINUTES_KEPT_S};
 use super::tally::{Dimension, HOUR_S, MINUTE_S, Tally};
-use super::{RecordFilter, Records, RecordsError, blob, block, bytes, locked, read};
+use super::{RecordFilter, Records, RecordsError, blob, block, bytes, locked};
 
 /// Most groups that are told apart while records are read; the others are counted together.
 const GROUPS_MAX: usize = 10_000;
@@ -151,7 +151,7 @@ impl Records {
                 return Ok((groups, last_us.div_euclid(1_000_000) + 1));
             }
             blocks += 1;
-            read(&reader, question.org, row.get(1)?, |record| {
+            reader.read(question.org, row.get(1)?, |record| {
                 if filter.wants(record) {
                     question.count(record, &mut groups);
                 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use proto::id::OrgId;
 use proto::record::Record;
-use rusqlite::Transaction;
+use rusqlite::{Transaction, params};
 
 use super::block::{Packed, Packer};
-use super::{RecordsError, put};
+use super::{RecordsError, is_known, put_head};
 
 /// Records of one organisation that make a block.
 const BLOCK_RECORDS: usize = 512;
@@ -66,7 +66,11 @@ fn write(
         row.get(0)
     })?;
     for (id, block) in (last + 1..).zip(&blocks) {
-        put(txn, first.org_id, id, block)?;
+        if !is_known(txn, first.org_id, block)? {
+            txn.prepare_cached("INSERT INTO blocks (id, data) VALUES (?1, ?2)")?
+                .execute(params![id, block.data])?;
+            put_head(txn, first.org_id, id, block)?;
+        }
     }
     Ok(())
 }

@@ -7,15 +7,19 @@
 //! A row is a *block*: the records of one organisation in one batch, compressed ([`block`]). The
 //! small table `heads` says of each block when its records began, between which request ids they
 //! lie, and by marks which proxies, credentials, statuses and codes they have. A search walks the
-//! heads, newest first, and reads only blocks with an answer.
+//! heads, newest first, and reads only blocks with an answer. Blocks lie beside the heads in files
+//! of a day each ([`segments`]).
 
 pub mod aggregate;
+mod append;
 mod block;
 pub mod condition;
 mod follow;
 mod migrate;
 mod query;
+mod read;
 mod retain;
+mod segments;
 mod sketch;
 mod tallies;
 pub mod tally;
@@ -23,27 +27,31 @@ pub mod tally;
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::id::{OrgId, RequestId};
 use proto::record::Record;
-use proto::wire::{Block, StoredRecord};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
+use append::{Appender, put_segment};
 use block::{Mark, Packed, Packer, Wanted};
 use follow::Tails;
 pub use follow::{Following, Tail};
 use query::Page;
 pub use query::{RecordCursor, RecordFilter, StatusFilter};
+use read::Reader;
 pub use retain::{Retention, keep};
+use segments::Segments;
 use tallies::Counting;
 
 /// The layout of the file, in `PRAGMA user_version`. Layout 1 had a row for each record.
-/// Layout 2 had no tallies.
-const LAYOUT: i64 = 3;
+/// Layout 2 had no tallies, layout 3 no segments: its blocks stay in the file until they go.
+const LAYOUT: i64 = 4;
 /// Most blocks that one search reads: a second's work, so that others get their turn.
 const SEARCH_BLOCKS_MAX: usize = 4_000;
+/// Bytes of a segment, about; the step in which a limit of bytes is kept.
+const SEGMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Longest wait for a lock that another connection holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -93,14 +101,17 @@ pub enum RecordsError {
 #[derive(Debug)]
 pub struct Records {
     packer: Mutex<Packer>,
-    /// Where more than one is taken: `reader`, then `counting`, then `writer`.
+    /// Where more than one is taken: `reader`, then `counting`, then `appender`, then `writer`.
     counting: Mutex<Counting>,
+    appender: Mutex<Appender>,
     writer: Mutex<Connection>,
-    reader: Mutex<Connection>,
+    reader: Mutex<Reader>,
     /// For what reads so much that others should not wait for it.
-    scanner: Mutex<Connection>,
+    scanner: Mutex<Reader>,
+    segments: Arc<Segments>,
     tails: Tails,
     search_blocks_max: usize,
+    segment_bytes_max: u64,
 }
 
 impl Records {
@@ -122,28 +133,37 @@ impl Records {
                 if found == 1 {
                     migrate::from_layout_1(&txn, &mut packer)?;
                 }
-                txn.execute_batch(tallies::CREATE)?;
+                if found < 3 {
+                    txn.execute_batch(tallies::CREATE)?;
+                }
+                txn.execute_batch(segments::CREATE)?;
                 txn.pragma_update(None, "user_version", LAYOUT)?;
                 txn.commit()?;
             }
             LAYOUT => {}
             found => return Err(RecordsError::Layout { found }),
         }
-        let counting = Counting::resume(&writer)?;
+        let segments = Arc::new(Segments::open(path, &writer)?);
+        let reader = || Reader::open(path, Arc::clone(&segments));
+        let (reader, scanner) = (reader()?, reader()?);
+        let counting = Counting::resume(&writer, &reader)?;
         Ok(Self {
             packer: Mutex::new(packer),
             counting: Mutex::new(counting),
+            appender: Mutex::default(),
             writer: Mutex::new(writer),
-            reader: Mutex::new(connect(path)?),
-            scanner: Mutex::new(connect(path)?),
+            reader: Mutex::new(reader),
+            scanner: Mutex::new(scanner),
+            segments,
             tails: Tails::default(),
             search_blocks_max: SEARCH_BLOCKS_MAX,
+            segment_bytes_max: SEGMENT_BYTES_MAX,
         })
     }
 
-    /// Stores a batch in one transaction, as one block for each organisation in it. A block that
-    /// is there already stays as it is, so a batch may be sent again. Returns how many records
-    /// were in blocks that were new.
+    /// Stores a batch, as one block for each organisation in it. A block that is there already
+    /// stays as it is, so a batch may be sent again. Returns how many records were in blocks that
+    /// were new.
     ///
     /// A record that comes again in another batch is stored again and shown once.
     ///
@@ -164,23 +184,38 @@ impl Records {
             }
         }
         let mut counting = locked(&self.counting);
-        let mut writer = locked(&self.writer);
-        let txn = writer.transaction()?;
-        let (mut id, mut stored) = (counting.next_block(), Vec::new());
+        let mut appender = locked(&self.appender);
+        let writer = locked(&self.writer);
+        let mut new = Vec::new();
         for (org, records, blocks) in &packed {
             let mut rest = records.as_slice();
             for block in blocks {
                 let (of_block, after) = rest.split_at(block.count.min(rest.len()));
                 rest = after;
-                if put(&txn, *org, id, block)? {
-                    stored.push((*org, id, of_block));
-                    id += 1;
+                if !is_known(&writer, *org, block)? {
+                    new.push((*org, block, of_block));
                 }
             }
         }
+        if new.is_empty() {
+            return Ok(0);
+        }
+        drop(writer);
+        let first = counting.next_block();
+        let blocks: Vec<&Packed> = new.iter().map(|(_, block, _)| *block).collect();
+        let bytes_max = self.segment_bytes_max;
+        // Blocks first: a head without its block would be a record that is promised and not there.
+        let segment = appender.append(&self.segments, bytes_max, first, &blocks)?;
+        let mut writer = locked(&self.writer);
+        let txn = writer.transaction()?;
+        for (id, (org, block, _)) in (first..).zip(&new) {
+            put_head(&txn, *org, id, block)?;
+        }
+        put_segment(&txn, &segment)?;
+        self.segments.note(segment);
         txn.commit()?;
-        for (org, id, records) in &stored {
-            counting.count(*org, *id, records);
+        for (id, (org, _, records)) in (first..).zip(&new) {
+            counting.count(*org, id, records);
             self.tails.offer(*org, records);
         }
         if counting.is_due()
@@ -189,7 +224,7 @@ impl Records {
             // The records are kept; what is counted stays in memory and is written later.
             tracing::warn!(%error, "tallies of records could not be written: {error}");
         }
-        Ok(stored.iter().map(|(.., records)| records.len()).sum())
+        Ok(new.iter().map(|(.., records)| records.len()).sum())
     }
 
     /// One record of an organisation.
@@ -217,7 +252,7 @@ impl Records {
             })?;
             let mut found = None;
             if may_hold {
-                read(&reader, org, block, |record| {
+                reader.read(org, block, |record| {
                     if record.request_id() == id {
                         found = Some(record.to_record(org));
                     }
@@ -262,7 +297,7 @@ impl Records {
             }
             if filter.overlaps(row.get(2)?, last_us) && block::has_all(bytes(row, 3)?, &wanted) {
                 blocks += 1;
-                read(&reader, org, row.get(1)?, |record| {
+                reader.read(org, row.get(1)?, |record| {
                     if filter.wants(record) {
                         page.offer(org, record);
                     }
@@ -274,58 +309,36 @@ impl Records {
     }
 }
 
-/// Writes a block under this number unless it is there; tells whether it was not.
-fn put(txn: &Transaction<'_>, org: OrgId, id: i64, block: &Packed) -> Result<bool, RecordsError> {
+/// Whether a block is stored already.
+fn is_known(heads: &Connection, org: OrgId, block: &Packed) -> Result<bool, RecordsError> {
     let count = i64::try_from(block.count).unwrap_or(i64::MAX);
-    let (org, key) = (blob(org.bits()), blob(block.key));
-    let known = txn
+    Ok(heads
         .prepare_cached(
             "SELECT 1 FROM heads WHERE org_id = ?1 AND last_us = ?2 AND key = ?3 AND count = ?4",
         )?
-        .exists(params![org, block.last_us, key, count])?;
-    if known {
-        return Ok(false);
-    }
-    txn.prepare_cached("INSERT INTO blocks (id, data) VALUES (?1, ?2)")?
-        .execute(params![id, block.data])?;
+        .exists(params![
+            blob(org.bits()),
+            block.last_us,
+            blob(block.key),
+            count
+        ])?)
+}
+
+/// Says what is in the block of this number.
+fn put_head(txn: &Transaction<'_>, org: OrgId, id: i64, block: &Packed) -> rusqlite::Result<()> {
+    let count = i64::try_from(block.count).unwrap_or(i64::MAX);
     txn.prepare_cached("INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
         .execute(params![
-            org,
+            blob(org.bits()),
             block.last_us,
             id,
             block.first_us,
             blob(block.first_id),
             blob(block.last_id),
-            key,
+            blob(block.key),
             count,
             block.marks
         ])?;
-    Ok(true)
-}
-
-/// Shows the records of a block to `visit`, one after another, until it says that it is enough.
-fn read(
-    connection: &Connection,
-    org: OrgId,
-    id: i64,
-    mut visit: impl FnMut(&StoredRecord<'_>) -> bool,
-) -> Result<(), RecordsError> {
-    let damaged = |why: String| RecordsError::Damaged(format!("block {id}: {why}"));
-    let frame = connection
-        .prepare_cached("SELECT data FROM blocks WHERE id = ?1")?
-        .query_row([id], |row| Ok(block::unpack(bytes(row, 0)?)))
-        .optional()?
-        .ok_or_else(|| damaged("it is missing".into()))?
-        .map_err(damaged)?;
-    let records = Block::open(&frame).map_err(|error| damaged(error.to_string()))?;
-    if records.org() != org {
-        return Err(damaged("it belongs to another organisation".into()));
-    }
-    for record in records {
-        if !visit(&record.map_err(|error| damaged(error.to_string()))?) {
-            break;
-        }
-    }
     Ok(())
 }
 

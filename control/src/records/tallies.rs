@@ -11,8 +11,9 @@ use proto::record::Record;
 use proto::wire::{Block, StoredRecord};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::read::Reader;
 use super::tally::{Dimension, HOUR_S, MINUTE_S, Pending, Tally};
-use super::{Records, RecordsError, blob, block, bytes, locked};
+use super::{Records, RecordsError, blob, bytes, locked};
 
 /// Records after which tallies are written.
 const WRITE_RECORDS: usize = 16_384;
@@ -48,18 +49,19 @@ impl Counting {
     ///
     /// # Errors
     /// The store failed. A block that is damaged is left out.
-    pub(super) fn resume(connection: &Connection) -> Result<Self, RecordsError> {
+    pub(super) fn resume(connection: &Connection, reader: &Reader) -> Result<Self, RecordsError> {
         let block: i64 = connection.query_row("SELECT block FROM tallied", [], |row| row.get(0))?;
         let mut counting = Self {
             pending: Pending::default(),
             block,
         };
         let mut statement =
-            connection.prepare("SELECT id, data FROM blocks WHERE id > ?1 ORDER BY id")?;
-        let mut rows = statement.query([block])?;
-        while let Some(row) = rows.next()? {
-            counting.block = row.get(0)?;
-            let Ok(frame) = block::unpack(bytes(row, 1)?) else {
+            connection.prepare("SELECT block FROM heads WHERE block > ?1 ORDER BY block")?;
+        // Read to its end first: tallies are written in between.
+        let blocks = statement.query_map([block], |row| row.get(0))?;
+        for block in blocks.collect::<Result<Vec<i64>, _>>()? {
+            counting.block = block;
+            let Some(Ok(frame)) = reader.frame(block)? else {
                 continue;
             };
             let Ok(records) = Block::open(&frame) else {

@@ -1,5 +1,6 @@
 //! The records store keeps, finds and forgets as it says.
 
+mod segments;
 mod together;
 
 use std::collections::BTreeMap;
@@ -199,6 +200,7 @@ fn old_and_surplus_records_go() {
     let retention = |age_us, count_max| Retention {
         age_max: Duration::from_micros(age_us),
         count_max,
+        ..Retention::default()
     };
     let left = || numbers(&records.list(ORG, &RecordFilter::default(), 100).unwrap().0);
     assert_eq!(records.retain(retention(4_000, 100), 4_000).unwrap(), 0);
@@ -208,12 +210,13 @@ fn old_and_surplus_records_go() {
     assert_eq!(records.retain(retention(10_000, 3), 4_000).unwrap(), 6);
     assert_eq!(left(), [9, 8]);
     assert_eq!(records.get(ORG, RequestId::from_bits(7)).unwrap(), None);
-    let reader = locked(&records.reader);
-    for table in ["heads", "blocks"] {
+    let count = |connection: &Connection, table: &str| -> i64 {
         let sql = format!("SELECT count(*) FROM {table}");
-        let rows: i64 = reader.query_row(&sql, [], |row| row.get(0)).unwrap();
-        assert_eq!(rows, 1, "{table}");
-    }
+        connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(count(&locked(&records.reader), "heads"), 1);
+    // The one that was too old goes with its file.
+    assert_eq!(count(&segment(&records), "blocks"), 2);
 }
 
 #[test]
@@ -341,16 +344,14 @@ fn a_file_of_layout_1_is_converted() {
         let (found, _) = records.list(ORG, &RecordFilter::default(), 1_000).unwrap();
         assert_eq!(numbers(&found), (0..600).rev().collect::<Vec<_>>());
         let (mut count, mut biggest) = (0, 0);
-        let mut heads = locked(&records.reader);
-        let txn = heads.transaction().unwrap();
-        let mut statement = txn.prepare("SELECT count FROM heads").unwrap();
+        let heads = locked(&records.reader);
+        let mut statement = heads.prepare("SELECT count FROM heads").unwrap();
         for rows in statement.query_map([], |row| row.get::<_, i64>(0)).unwrap() {
             let rows = rows.unwrap();
             (count, biggest) = (count + rows, biggest.max(rows));
         }
         assert_eq!((count, biggest), (9_000, 512));
         drop(statement);
-        drop(txn);
         drop(heads);
         for record in batch.iter().step_by(91) {
             let found = records.get(record.org_id, record.request_id).unwrap();
@@ -387,9 +388,15 @@ fn a_conversion_that_fails_leaves_the_file_as_it_was() {
     assert_eq!(layout, 1);
 }
 
+/// The file that blocks are written to.
+fn segment(records: &Records) -> Connection {
+    let newest = records.segments.newest().unwrap();
+    records.segments.connect(newest.first_block).unwrap()
+}
+
 /// What a damaged block answers; never a panic, and never what is not in it.
 fn damaged(records: &Records, data: &[u8]) -> bool {
-    locked(&records.writer)
+    segment(records)
         .execute("UPDATE blocks SET data = ?1", [data])
         .unwrap();
     let listed = records.list(ORG, &RecordFilter::default(), 10);
@@ -402,7 +409,7 @@ fn damaged(records: &Records, data: &[u8]) -> bool {
 fn a_damaged_block_is_an_error() {
     let (_dir, records) = open();
     records.insert(&[record(1, 1), record(2, 1)]).unwrap();
-    let good: Vec<u8> = locked(&records.writer)
+    let good: Vec<u8> = segment(&records)
         .query_row("SELECT data FROM blocks", [], |row| row.get(0))
         .unwrap();
     assert!(!damaged(&records, &good));
@@ -423,10 +430,9 @@ fn a_damaged_block_is_an_error() {
         .pack(&[&foreign], &mut blocks)
         .unwrap();
     assert!(damaged(&records, &blocks[0].data));
-    locked(&records.writer)
-        .execute("DELETE FROM blocks", [])
-        .unwrap();
-    assert!(records.get(ORG, RequestId::from_bits(1)).is_err());
+    // One that is not there went with its file, or is about to.
+    segment(&records).execute("DELETE FROM blocks", []).unwrap();
+    assert_eq!(records.get(ORG, RequestId::from_bits(1)).unwrap(), None);
 }
 
 /// The `n`th request of the model: times, ids and organisations in no common order.

@@ -116,8 +116,14 @@ fn a_file_without_tallies_is_counted_at_its_opening() {
     drop(records);
     let path = dir.path().join("records.db");
     let file = Connection::open(&path).unwrap();
-    file.execute_batch("DROP TABLE tallies; DROP TABLE tallied; PRAGMA user_version = 2")
+    let segment = dir.path().join("records.db.1");
+    file.execute("ATTACH ?1 AS segment", [segment.to_str().unwrap()])
         .unwrap();
+    file.execute_batch(
+        "INSERT INTO main.blocks SELECT * FROM segment.blocks; DROP TABLE segments;
+         DROP TABLE tallies; DROP TABLE tallied; PRAGMA user_version = 2",
+    )
+    .unwrap();
     drop(file);
     let records = Records::open(&path).unwrap();
     let found = records.aggregate(&question(Dimension::All)).unwrap();

@@ -1,0 +1,363 @@
+//! Segments: they follow each other, go whole, and a crash between two files is mended.
+
+use super::*;
+
+const DAY_US: i64 = 86_400_000_000;
+const AGES: Duration = Duration::from_secs(100_000 * 86_400);
+
+/// A record of an organisation that began at this instant.
+fn at(n: u128, org: u128, started_at_us: i64) -> Record {
+    Record {
+        started_at_us,
+        ..record(n, org)
+    }
+}
+
+fn path(dir: &tempfile::TempDir) -> std::path::PathBuf {
+    dir.path().join("records.db")
+}
+
+/// Files of segments, with what SQLite keeps beside them.
+fn files(dir: &tempfile::TempDir) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    let mut names: Vec<_> = names
+        .filter_map(|name| name.strip_prefix("records.db.").map(str::to_owned))
+        .filter(|name| name.parse::<u32>().is_ok())
+        .collect();
+    names.sort_by_key(|name| name.parse::<u32>().unwrap());
+    names
+}
+
+fn all(records: &Records) -> Vec<u128> {
+    numbers(
+        &records
+            .list(ORG, &RecordFilter::default(), 10_000)
+            .unwrap()
+            .0,
+    )
+}
+
+fn keeping(age_max: Duration, bytes_max: u64) -> Retention {
+    Retention {
+        age_max,
+        count_max: u64::MAX,
+        bytes_max,
+    }
+}
+
+#[test]
+fn a_day_has_a_file_and_what_comes_late_lies_in_the_newest() {
+    let (dir, records) = open();
+    for n in 0..6 {
+        let day = i64::try_from(n).unwrap() / 2;
+        records.insert(&[at(n, 1, day * DAY_US + 1)]).unwrap();
+    }
+    assert_eq!(files(&dir), ["1", "3", "5"]);
+    records.insert(&[at(6, 1, DAY_US)]).unwrap();
+    assert_eq!(files(&dir), ["1", "3", "5"], "no old file is written to");
+    assert_eq!(all(&records), [5, 4, 3, 2, 6, 1, 0]);
+    drop(records);
+    let records = Records::open(&path(&dir)).unwrap();
+    assert_eq!(all(&records), [5, 4, 3, 2, 6, 1, 0]);
+    records.insert(&[at(7, 1, 2 * DAY_US + 2)]).unwrap();
+    assert_eq!(files(&dir), ["1", "3", "5"], "it goes on where it was");
+    assert_eq!(
+        records
+            .get(ORG, RequestId::from_bits(7))
+            .unwrap()
+            .unwrap()
+            .started_at_us,
+        2 * DAY_US + 2
+    );
+}
+
+#[test]
+fn a_full_segment_is_followed_by_another() {
+    let (dir, mut records) = open();
+    records.segment_bytes_max = 1;
+    for n in 0..4 {
+        records.insert(&[record(n, 1)]).unwrap();
+    }
+    assert_eq!(files(&dir), ["1", "2", "3", "4"]);
+    assert_eq!(all(&records), [3, 2, 1, 0]);
+    // More files than a reader keeps open.
+    for n in 4..60 {
+        records.insert(&[record(n, 1)]).unwrap();
+    }
+    assert_eq!(all(&records).len(), 60);
+    assert_eq!(
+        records.get(ORG, RequestId::from_bits(1)).unwrap(),
+        Some(record(1, 1))
+    );
+}
+
+#[test]
+fn old_segments_go_with_their_files_and_nothing_else() {
+    let (dir, records) = open();
+    for n in 0..5 {
+        let day = i64::try_from(n).unwrap();
+        records
+            .insert(&[at(n, 1, day * DAY_US), at(n + 100, 2, day * DAY_US)])
+            .unwrap();
+    }
+    // Readers have the files open: they let go of them.
+    assert_eq!(all(&records), [4, 3, 2, 1, 0]);
+    let age = Duration::from_micros(DAY_US as u64 * 2);
+    assert_eq!(
+        records.retain(keeping(age, u64::MAX), 4 * DAY_US).unwrap(),
+        4
+    );
+    assert_eq!(files(&dir), ["5", "7", "9"]);
+    assert_eq!(all(&records), [4, 3, 2]);
+    // Within a segment that stays, what is older than allowed is not found any more.
+    records.insert(&[at(9, 1, 4 * DAY_US + 7)]).unwrap();
+    let age = Duration::from_micros(5);
+    assert_eq!(
+        records
+            .retain(keeping(age, u64::MAX), 4 * DAY_US + 10)
+            .unwrap(),
+        6
+    );
+    assert_eq!(
+        (files(&dir), all(&records)),
+        (vec!["9".to_owned()], vec![9])
+    );
+    // All of them, the newest too; numbers are not used again.
+    assert_eq!(
+        records.retain(keeping(age, u64::MAX), 9 * DAY_US).unwrap(),
+        1
+    );
+    assert_eq!(files(&dir), [""; 0]);
+    records.insert(&[at(10, 1, 9 * DAY_US)]).unwrap();
+    assert_eq!(
+        (files(&dir), all(&records)),
+        (vec!["12".to_owned()], vec![10])
+    );
+}
+
+#[test]
+fn the_oldest_segments_go_while_there_are_too_many_bytes() {
+    let (dir, mut records) = open();
+    records.segment_bytes_max = 50_000;
+    for n in 0..400 {
+        let mut large = record(n, 1 + n % 2);
+        // Does not compress.
+        large.path = (0..40)
+            .map(|m| format!("{:032x}", Random(n * 40 + m).next()))
+            .collect();
+        records.insert(&[large]).unwrap();
+    }
+    let before = records.bytes().unwrap();
+    let count = files(&dir).len();
+    assert!(count > 4, "{count}");
+    assert_eq!(records.retain(keeping(AGES, before), 0).unwrap(), 0);
+    let dropped = records.retain(keeping(AGES, before / 2), 0).unwrap();
+    assert!(records.bytes().unwrap() <= before / 2);
+    let (left, rest) = (all(&records), files(&dir));
+    assert!(rest.len() < count && rest.len() > 1, "{rest:?}");
+    assert_eq!(*left.first().unwrap(), 398);
+    let other = records
+        .list(OrgId::from_bits(2), &RecordFilter::default(), 999)
+        .unwrap()
+        .0;
+    assert_eq!(
+        left.len() + other.len(),
+        400 - usize::try_from(dropped).unwrap()
+    );
+    // The newest stays, however little is allowed.
+    records.retain(keeping(AGES, 0), 0).unwrap();
+    assert_eq!(files(&dir).len(), 1);
+    assert!(all(&records).contains(&398));
+}
+
+/// Splitmix.
+struct Random(u128);
+
+impl Random {
+    fn next(&self) -> u128 {
+        let mix = |seed: u64| {
+            let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        };
+        let seed = (self.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (u128::from(mix(seed)) << 64) | u128::from(mix(seed.wrapping_add(7)))
+    }
+}
+
+#[test]
+fn surplus_records_give_their_bytes_back_while_others_stay_in_the_file() {
+    let (dir, records) = open();
+    for n in 0..300 {
+        let mut large = record(n, 1 + u128::from(n == 299));
+        large.path = (0..200)
+            .map(|m| format!("{:032x}", Random(n * 200 + m).next()))
+            .collect();
+        records.insert(&[large]).unwrap();
+    }
+    let before = records.bytes().unwrap();
+    let few = Retention {
+        age_max: AGES,
+        count_max: 20,
+        bytes_max: u64::MAX,
+    };
+    assert_eq!(records.retain(few, 0).unwrap(), 280);
+    drop(records);
+    let records = Records::open(&path(&dir)).unwrap();
+    let after = records.bytes().unwrap();
+    assert!(after * 3 < before, "{before} {after}");
+    assert_eq!(all(&records).len(), 19);
+}
+
+/// What a crash between the two files leaves: blocks that no head names.
+#[test]
+fn blocks_without_heads_are_written_over() {
+    let (dir, records) = open();
+    records.insert(&[record(1, 1)]).unwrap();
+    let segment = records.segments.newest().unwrap();
+    let mut packed = Vec::new();
+    locked(&records.packer)
+        .pack(&[&record(2, 1)], &mut packed)
+        .unwrap();
+    let blocks: Vec<&Packed> = packed.iter().collect();
+    let written = locked(&records.appender).append(&records.segments, 1 << 30, 2, &blocks);
+    assert_eq!(written.unwrap().first_block, segment.first_block);
+    // It failed before the heads; the process goes on.
+    records.insert(&[record(3, 1)]).unwrap();
+    assert_eq!(all(&records), [3, 1]);
+    // Or dies.
+    let written = locked(&records.appender).append(&records.segments, 1 << 30, 3, &blocks);
+    written.unwrap();
+    drop(records);
+    let records = Records::open(&path(&dir)).unwrap();
+    let reader = locked(&records.reader);
+    assert!(reader.frame(2).unwrap().is_some() && reader.frame(3).unwrap().is_none());
+    drop(reader);
+    assert_eq!(records.insert(&[record(2, 1)]).unwrap(), 1);
+    assert_eq!(all(&records), [3, 2, 1]);
+}
+
+/// A crash between two segments, before the heads say that there is a new one, and one after they
+/// have forgotten an old one.
+#[test]
+fn files_that_no_head_names_are_deleted() {
+    let (dir, records) = open();
+    records.insert(&[at(1, 1, 0)]).unwrap();
+    let mut packed = Vec::new();
+    let next_day = at(2, 1, DAY_US);
+    locked(&records.packer)
+        .pack(&[&next_day], &mut packed)
+        .unwrap();
+    let blocks: Vec<&Packed> = packed.iter().collect();
+    locked(&records.appender)
+        .append(&records.segments, 1 << 30, 2, &blocks)
+        .unwrap();
+    assert_eq!(files(&dir), ["1", "2"]);
+    drop(records);
+    let records = Records::open(&path(&dir)).unwrap();
+    assert_eq!(
+        (files(&dir), all(&records)),
+        (vec!["1".to_owned()], vec![1])
+    );
+    records.insert(&[at(2, 1, DAY_US)]).unwrap();
+    records
+        .segments
+        .forget(&locked(&records.writer), 1)
+        .unwrap();
+    drop(records);
+    std::fs::write(dir.path().join("records.db.other"), "not ours").unwrap();
+    let records = Records::open(&path(&dir)).unwrap();
+    assert_eq!(files(&dir), ["2"]);
+    assert!(dir.path().join("records.db.other").exists());
+    assert_eq!(
+        all(&records),
+        [2],
+        "a head whose file is gone finds nothing and breaks nothing"
+    );
+}
+
+/// A power cut that took the last blocks from under their heads, and a file that somebody deleted.
+#[test]
+fn heads_without_blocks_break_no_search() {
+    let (dir, records) = open();
+    for n in 1..=3 {
+        records
+            .insert(&[at(n, 1, i64::try_from(n).unwrap())])
+            .unwrap();
+    }
+    records.insert(&[at(4, 1, DAY_US)]).unwrap();
+    records.insert(&[at(5, 1, DAY_US + 1)]).unwrap();
+    let newest = records.segments.newest().unwrap();
+    let file = records.segments.connect(newest.first_block).unwrap();
+    file.execute("DELETE FROM blocks WHERE id = 5", []).unwrap();
+    drop(file);
+    drop(records);
+    let records = Records::open(&path(&dir)).unwrap();
+    assert_eq!(all(&records), [4, 3, 2, 1]);
+    records.insert(&[at(6, 1, DAY_US + 2)]).unwrap();
+    assert_eq!(all(&records), [6, 4, 3, 2, 1]);
+    drop(records);
+    std::fs::remove_file(dir.path().join("records.db.1")).unwrap();
+    let records = Records::open(&path(&dir)).unwrap();
+    assert_eq!(all(&records), [6, 4]);
+    assert_eq!(records.get(ORG, RequestId::from_bits(1)).unwrap(), None);
+    let age = Duration::from_micros(10);
+    assert_eq!(records.retain(keeping(age, u64::MAX), DAY_US).unwrap(), 3);
+}
+
+#[test]
+fn a_file_without_segments_keeps_its_blocks_until_they_go() {
+    let (dir, records) = open();
+    for n in 0..20 {
+        records.insert(&[record(n, 1)]).unwrap();
+    }
+    drop(records);
+    // As layout 3 had it: the blocks beside the heads.
+    let file = Connection::open(path(&dir)).unwrap();
+    let segment = dir.path().join("records.db.1");
+    file.execute("ATTACH ?1 AS segment", [segment.to_str().unwrap()])
+        .unwrap();
+    file.execute_batch(
+        "INSERT INTO main.blocks SELECT * FROM segment.blocks; DROP TABLE segments;
+         PRAGMA user_version = 3; DETACH segment",
+    )
+    .unwrap();
+    drop(file);
+    let records = Records::open(&path(&dir)).unwrap();
+    assert_eq!(files(&dir), [""; 0]);
+    assert_eq!(all(&records).len(), 20);
+    records.insert(&[record(20, 1)]).unwrap();
+    assert_eq!(files(&dir), ["21"]);
+    assert_eq!(all(&records).len(), 21);
+    // The oldest bytes are those.
+    let few = records.bytes().unwrap() - 1;
+    assert_eq!(records.retain(keeping(AGES, few), 0).unwrap(), 20);
+    assert_eq!(all(&records), [20]);
+}
+
+#[test]
+fn searches_and_inserts_go_on_while_segments_go() {
+    let (_dir, mut records) = open();
+    records.segment_bytes_max = 2_000;
+    let records = std::sync::Arc::new(records);
+    let (writing, reading) = (records.clone(), records.clone());
+    let writer = std::thread::spawn(move || {
+        for n in 0..600 {
+            writing.insert(&[record(n, 1)]).unwrap();
+        }
+    });
+    let reader = std::thread::spawn(move || {
+        for _ in 0..60 {
+            let found = all(&reading);
+            assert!(found.is_sorted_by(|one, other| one > other), "{found:?}");
+        }
+    });
+    for _ in 0..40 {
+        records.retain(keeping(AGES, 60_000), 0).unwrap();
+    }
+    writer.join().unwrap();
+    reader.join().unwrap();
+    records.retain(keeping(AGES, 60_000), 0).unwrap();
+    assert_eq!(all(&records).first(), Some(&599));
+}
