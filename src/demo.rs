@@ -207,6 +207,7 @@ fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation>
         default_rule_effect: Default::default(),
         use_by: Default::default(),
         expires_at: None,
+        explain: false,
         labels: Default::default(),
     };
     let base_url = format!("http://{echo}");

@@ -17,6 +17,7 @@ use proto::outcome::{Code, EarlyEnd};
 use proto::record::Record;
 
 use crate::copied_values::CopiedValues;
+use crate::explained;
 use crate::flow::{Exchange, Outbound};
 use crate::outbound::EventBody;
 use crate::reflected::{self, ScrubbedBody};
@@ -62,10 +63,16 @@ enum Content {
 pub fn reply(mut exchange: Box<Exchange>) {
     let closing = exchange.closing.take();
     let sender = exchange.reply.take();
-    let (status, headers, content) = match exchange.end.take() {
+    let (status, mut headers, content) = match exchange.end.take() {
         Some(end) => early(&end, &exchange),
         None => granted(&mut exchange),
     };
+    if let Some(closing) = closing.as_ref().filter(|_| may_see_decisions(&exchange))
+        && let Some(record) = closing.record()
+        && let Some(explained) = explained::header(record, closing.code())
+    {
+        headers.insert(explained::EXPLAIN, explained);
+    }
     let reply = Reply {
         status,
         headers,
@@ -78,6 +85,16 @@ pub fn reply(mut exchange: Box<Exchange>) {
     if let Some(sender) = sender {
         sender.send(reply);
     }
+}
+
+/// Whether the caller proved a credential that is told what was decided.
+fn may_see_decisions(exchange: &Exchange) -> bool {
+    let proxy = exchange.proxy.as_ref();
+    let caller = exchange.caller.as_ref();
+    proxy
+        .zip(caller)
+        .and_then(|(proxy, caller)| proxy.credentials.get(caller.index))
+        .is_some_and(|credential| credential.explain)
 }
 
 fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content) {

@@ -15,6 +15,7 @@ pub mod breakers;
 pub mod config;
 pub mod copied_values;
 pub mod credentials;
+pub mod explained;
 pub mod facts;
 pub mod flow;
 pub mod gateway;

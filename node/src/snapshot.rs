@@ -148,6 +148,8 @@ pub struct ProxyCredential {
     pub header: HeaderName,
     /// The query parameter that holds a given key instead.
     pub query: Option<Box<str>>,
+    /// Whether its callers are told in a header what was decided.
+    pub explain: bool,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
     /// Rules of its scope.

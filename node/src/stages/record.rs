@@ -247,6 +247,11 @@ impl Closing {
         self.record.as_deref()
     }
 
+    /// The outcome as far as it is known.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
     /// So many bytes of the body have been given to the caller's connection.
     pub fn sent(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;

@@ -89,9 +89,17 @@ pub struct Credential {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
+    /// Whether callers with this proxy credential are told in `requestrocket-explain` what each
+    /// stage decided. It names the rules and filters of all scopes by id.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub explain: bool,
     /// Own marks for finding it again.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Who may bind a target credential to a proxy.
@@ -266,6 +274,10 @@ impl Credential {
                 let pointer = format!("/hosts/{at}");
                 problems.push(Problem::new(pointer, WILDCARD_TOO_WIDE, detail));
             }
+        }
+        if self.explain {
+            let detail = "only callers are told what was decided: set it on a proxy credential";
+            problems.push(Problem::new("/explain", "not-applicable", detail));
         }
         if self.expires_at.is_some() {
             let detail = "only proxy credentials expire; rotate or delete this one";

@@ -91,6 +91,7 @@ impl OrgCompiler<'_> {
             header: HeaderName::from_bytes(header.as_bytes())
                 .map_err(|_| format!("credential {id}: `{header}` is not a header name"))?,
             query: credential.settings.query.as_deref().map(Into::into),
+            explain: credential.explain,
             expires_at: credential.expires_at,
             response_filters: filters(Direction::Response)?,
             request_filters: filters(Direction::Request)?,
