@@ -4,26 +4,106 @@
 //! Who may edit a policy is who may edit the object that it hangs on. A path that names another
 //! object than the policy's own answers like an unknown id.
 
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
+
 use proto::credential::CredentialKind;
-use proto::object::{Body, ObjectId};
+use proto::object::{Attached, Body, Object, ObjectId};
 use proto::org::Role;
+use proto::problem::Problem;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
 use super::call::OrgCall;
+use super::credentials::Credentials;
 use super::error::Refusal;
-use super::objects::{self, Manner, Resource};
+use super::objects::{self, Manner, Resource, View};
+use super::proxies::Proxies;
+use super::targets::Targets;
 use super::write;
 use crate::route::{Gives, Need, Route, Takes, Verb};
 
-/// A kind of policy.
-pub trait Policy: Resource {
+/// A kind of policy: what it has of its own.
+pub trait Policy: Sized + 'static {
+    /// The model, as submitted and stored.
+    type Model: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+    /// Its word in paths.
+    const COLLECTION: &'static str;
+    /// The schema of what is submitted.
+    const SCHEMA: &'static str;
     /// The part of the path that holds its id.
     const PART: &'static str;
 
-    /// The object that it hangs on.
-    fn parent(body: &Body) -> Option<ObjectId>;
+    /// The id with these bits.
+    fn id(bits: u128) -> ObjectId;
+    /// A fresh id.
+    fn fresh_id() -> ObjectId;
+    /// What is stored of one.
+    fn of(body: &Body) -> Option<&Attached<Self::Model>>;
+    /// One to be stored.
+    fn body(attached: Attached<Self::Model>) -> Body;
+    /// Every problem of the model itself.
+    fn validate(model: &Self::Model) -> Vec<Problem>;
+    /// What answers say about one besides its fields.
+    fn notice(_model: &Self::Model, _shown: &mut Map<String, Value>) {}
+}
+
+/// The resource of a kind of policy.
+pub struct Policies<K>(PhantomData<K>);
+
+impl<K: Policy> Resource for Policies<K> {
+    type Model = K::Model;
+    const COLLECTION: &'static str = K::COLLECTION;
+    const SCHEMA: &'static str = K::SCHEMA;
+
+    fn fresh_id() -> ObjectId {
+        K::fresh_id()
+    }
+
+    fn span() -> RangeInclusive<ObjectId> {
+        K::id(0)..=K::id(u128::MAX)
+    }
+
+    fn model(body: &Body) -> Option<&K::Model> {
+        K::of(body).map(|attached| &attached.spec)
+    }
+
+    fn with_model(body: &Body, model: K::Model) -> Body {
+        match K::of(body) {
+            Some(attached) => Self::attach(attached.parent, model),
+            None => body.clone(),
+        }
+    }
+
+    fn validate(model: &K::Model) -> Vec<Problem> {
+        K::validate(model)
+    }
+
+    fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
+        if let Some(model) = Self::model(&object.body) {
+            K::notice(model, shown);
+        }
+        shown.insert("parent_id".into(), json!(object.body.parent()));
+        if view.role < Role::Member {
+            shown.shift_remove("notes");
+        }
+    }
+
+    fn place(body: &Body) -> String {
+        below(body.parent(), K::COLLECTION)
+    }
+}
+
+impl<K: Policy> Policies<K> {
     /// A policy that hangs on `parent`.
-    fn attach(parent: ObjectId, model: Self::Model) -> Body;
+    pub fn attach(parent: ObjectId, model: K::Model) -> Body {
+        K::body(Attached {
+            parent,
+            spec: model,
+        })
+    }
 }
 
 /// What policy can hang on.
@@ -42,7 +122,7 @@ impl<P: Resource> Holder for P {
 }
 
 /// A policy's place below its organisation.
-pub fn place(parent: Option<ObjectId>, collection: &str) -> String {
+fn below(parent: Option<ObjectId>, collection: &str) -> String {
     let (word, parent) = match parent {
         Some(id @ ObjectId::Target(_)) => ("targets", id),
         Some(id @ ObjectId::Credential(_)) => ("credentials", id),
@@ -53,86 +133,147 @@ pub fn place(parent: Option<ObjectId>, collection: &str) -> String {
     format!("{word}/{parent}/{collection}")
 }
 
-/// Names of the six rows of one policy on one kind of object: operation and summary.
-pub type Names = [(&'static str, &'static str); 6];
+/// Where policies of one kind hang, and what their rows are called.
+pub struct Place {
+    /// The path of all.
+    pub all: &'static str,
+    /// The path of one.
+    pub one: &'static str,
+    /// Operation and summary of each row: list, create, get, update, replace, delete.
+    pub names: [(&'static str, &'static str); 6],
+}
 
-/// The rows of policy `R` on objects `P`.
-pub fn rows<R: Policy, P: Holder>(
-    all: &'static str,
-    one: &'static str,
-    need: Need,
-    names: Names,
-) -> Vec<Route> {
+/// A [`Place`]: below which path, policies of which word, on what (in names, in words).
+macro_rules! place {
+    ($below:literal, $one:literal, $on:literal, $phrase:literal) => {
+        $crate::api::attached::Place {
+            all: concat!($below, "/", $one, "s"),
+            one: concat!($below, "/", $one, "s/{", $one, "_id}"),
+            names: [
+                (
+                    concat!("list_", $on, "_", $one, "s"),
+                    concat!("List the ", $one, "s of ", $phrase),
+                ),
+                (
+                    concat!("create_", $on, "_", $one),
+                    concat!("Add a ", $one, " to ", $phrase),
+                ),
+                (
+                    concat!("get_", $on, "_", $one),
+                    concat!("Read a ", $one, " of ", $phrase),
+                ),
+                (
+                    concat!("update_", $on, "_", $one),
+                    concat!("Change a ", $one, " of ", $phrase),
+                ),
+                (
+                    concat!("replace_", $on, "_", $one),
+                    concat!("Replace a ", $one, " of ", $phrase),
+                ),
+                (
+                    concat!("delete_", $on, "_", $one),
+                    concat!("Delete a ", $one, " of ", $phrase),
+                ),
+            ],
+        }
+    };
+}
+
+/// The places of a policy that hangs on targets, credentials and proxies, in this order.
+macro_rules! places {
+    ($one:literal) => {
+        [
+            $crate::api::attached::place!("/orgs/{org}/targets/{id}", $one, "target", "a target"),
+            $crate::api::attached::place!(
+                "/orgs/{org}/credentials/{id}",
+                $one,
+                "credential",
+                "a credential"
+            ),
+            $crate::api::attached::place!("/orgs/{org}/proxies/{id}", $one, "proxy", "a proxy"),
+        ]
+    };
+}
+
+pub(super) use {place, places};
+
+/// The rows of a policy that hangs on targets, credentials and proxies.
+pub fn everywhere<K: Policy>([targets, credentials, proxies]: [Place; 3]) -> Vec<Route> {
+    [
+        rows::<K, Targets>(targets, Need::Role(Role::Admin)),
+        rows::<K, Credentials>(credentials, Need::CredentialKind),
+        rows::<K, Proxies>(proxies, Need::Role(Role::Member)),
+    ]
+    .concat()
+}
+
+/// The rows of policies `K` on objects `P`.
+pub fn rows<K: Policy, P: Holder>(place: Place, need: Need) -> Vec<Route> {
     let viewer = Need::Role(Role::Viewer);
-    let [
-        list_name,
-        create_name,
-        get_name,
-        update_name,
-        replace_name,
-        delete_name,
-    ] = names;
-    let schema = R::SCHEMA;
+    let Place { all, one, names } = place;
+    let [listed, created, got, updated, replaced, deleted] = names;
+    let schema = K::SCHEMA;
     vec![
-        Route::org(Verb::Get, all, list_name, viewer, list::<R, P>).gives(Gives::List(schema)),
-        Route::org(Verb::Post, all, create_name, need, create::<R, P>)
+        Route::org(Verb::Get, all, listed, viewer, list::<K, P>).gives(Gives::List(schema)),
+        Route::org(Verb::Post, all, created, need, create::<K, P>)
             .takes(Takes::Body(schema))
             .gives(Gives::Created(schema)),
-        Route::org(Verb::Get, one, get_name, viewer, get::<R, P>).gives(Gives::One(schema)),
-        Route::org(Verb::Patch, one, update_name, need, update::<R, P>)
+        Route::org(Verb::Get, one, got, viewer, get::<K, P>).gives(Gives::One(schema)),
+        Route::org(Verb::Patch, one, updated, need, update::<K, P>)
             .takes(Takes::MergePatch(schema))
             .gives(Gives::One(schema)),
-        Route::org(Verb::Put, one, replace_name, need, replace::<R, P>)
+        Route::org(Verb::Put, one, replaced, need, replace::<K, P>)
             .takes(Takes::Body(schema))
             .gives(Gives::One(schema)),
-        Route::org(Verb::Delete, one, delete_name, need, delete::<R, P>),
+        Route::org(Verb::Delete, one, deleted, need, delete::<K, P>),
     ]
 }
 
-async fn list<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+async fn list<K: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
     let parent = P::named(&call)?;
-    objects::list::<R>(&call, |body, _| R::parent(body) == Some(parent))
+    objects::list::<Policies<K>>(&call, |body, _| body.parent() == Some(parent))
 }
 
-async fn create<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+async fn create<K: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
     let parent = P::named(&call)?;
     may_edit(&call, parent)?;
-    let model = objects::parse::<R>(call.request.body.clone()).map_err(Refusal::invalid)?;
-    write::create::<R>(&call, R::attach(parent, model)).await
+    let model =
+        objects::parse::<Policies<K>>(call.request.body.clone()).map_err(Refusal::invalid)?;
+    write::create::<Policies<K>>(&call, Policies::<K>::attach(parent, model)).await
 }
 
-async fn get<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
-    objects::get::<R>(&policy::<R, P>(call)?.0)
+async fn get<K: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+    objects::get::<Policies<K>>(&policy::<K, P>(call)?.0)
 }
 
-async fn update<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
-    write::change::<R>(&editable::<R, P>(call)?, Manner::Merge).await
+async fn update<K: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+    write::change::<Policies<K>>(&editable::<K, P>(call)?, Manner::Merge).await
 }
 
-async fn replace<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
-    write::change::<R>(&editable::<R, P>(call)?, Manner::Replace).await
+async fn replace<K: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+    write::change::<Policies<K>>(&editable::<K, P>(call)?, Manner::Replace).await
 }
 
-async fn delete<R: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
-    write::delete::<R>(&editable::<R, P>(call)?).await
+async fn delete<K: Policy, P: Holder>(call: OrgCall) -> Result<Answer, Refusal> {
+    write::delete::<Policies<K>>(&editable::<K, P>(call)?).await
 }
 
 /// The call as one about the policy that the path names last, and the object it hangs on.
-fn policy<R: Policy, P: Holder>(call: OrgCall) -> Result<(OrgCall, ObjectId), Refusal> {
+fn policy<K: Policy, P: Holder>(call: OrgCall) -> Result<(OrgCall, ObjectId), Refusal> {
     let parent = P::named(&call)?;
     let mut call = call;
-    let id = call.request.part(R::PART).to_owned();
+    let id = call.request.part(K::PART).to_owned();
     call.request.path.insert("id", id);
-    let found = objects::find::<R>(&call, &*call.config()?)?;
-    if R::parent(&found.body) != Some(parent) {
+    let found = objects::find::<Policies<K>>(&call, &*call.config()?)?;
+    if found.body.parent() != Some(parent) {
         return Err(Refusal::not_found());
     }
     Ok((call, parent))
 }
 
-fn editable<R: Policy, P: Holder>(call: OrgCall) -> Result<OrgCall, Refusal> {
+fn editable<K: Policy, P: Holder>(call: OrgCall) -> Result<OrgCall, Refusal> {
     may_edit(&call, P::named(&call)?)?;
-    Ok(policy::<R, P>(call)?.0)
+    Ok(policy::<K, P>(call)?.0)
 }
 
 /// The route asks for the role of most objects of the kind; target credentials need more.

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::answer::Answer;
-use super::attached::Policy;
 use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;

@@ -13,16 +13,16 @@ use super::FORMAT;
 use super::entry::{List, Model, fresh};
 use super::stored::{Kind, Stored};
 use crate::api::answer::Answer;
-use crate::api::attached::Policy;
+use crate::api::attached::{Policies, Policy};
 use crate::api::batch::{self, Plan};
 use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::{Code, Refusal};
-use crate::api::filters::Filters;
-use crate::api::meters::Meters;
+use crate::api::filters::FilterKind;
+use crate::api::meters::MeterKind;
 use crate::api::objects::{Resource, parse};
 use crate::api::proxies::Proxies;
-use crate::api::rules::Rules;
+use crate::api::rules::RuleKind;
 use crate::api::shape::{self, Document};
 use crate::api::targets::Targets;
 use crate::openapi::schemas;
@@ -91,7 +91,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn apply(&mut self, document: &Value) {
         let org = ObjectId::Org(self.config.org);
-        self.policies::<Meters>("", org, document.get("meters").cloned());
+        self.policies::<MeterKind>("", org, document.get("meters").cloned());
         // Proxies last: they name the others.
         for list in [List::Targets, List::Credentials, List::Proxies] {
             let entries = document[list.word()].as_array();
@@ -145,9 +145,9 @@ impl Work<'_> {
             false => self.update(pointer, on, model, secret),
         }
         let [rules, filters, meters] = policies;
-        self.policies::<Rules>(pointer, on, rules);
-        self.policies::<Filters>(pointer, on, filters);
-        self.policies::<Meters>(pointer, on, meters);
+        self.policies::<RuleKind>(pointer, on, rules);
+        self.policies::<FilterKind>(pointer, on, filters);
+        self.policies::<MeterKind>(pointer, on, meters);
     }
 
     /// The stored object that an entry means: `Some(None)` for a new one, nothing when that cannot
@@ -257,31 +257,34 @@ impl Work<'_> {
 
     /// Makes the policies that hang on an object those of the document's list; without a list
     /// they stay. One with the same content stays the same object.
-    fn policies<R: Policy>(&mut self, pointer: &str, on: ObjectId, list: Option<Value>)
-    where
-        R::Model: PartialEq,
-    {
+    fn policies<K: Policy>(&mut self, pointer: &str, on: ObjectId, list: Option<Value>) {
         let Some(Value::Array(list)) = list else {
             return;
         };
         let stored = self.stored.policies(on).iter();
         let mut stored: Vec<(ObjectId, Value)> = stored
-            .filter_map(|object| Some((object.id, content::<R>(R::model(&object.body)?))))
+            .filter_map(|object| {
+                Some((
+                    object.id,
+                    content::<Policies<K>>(Policies::<K>::model(&object.body)?),
+                ))
+            })
             .collect();
         for (at, document) in list.into_iter().enumerate() {
-            let pointer = format!("{pointer}/{}/{at}", R::COLLECTION);
-            let model = match parse::<R>(document) {
+            let pointer = format!("{pointer}/{}/{at}", K::COLLECTION);
+            let model = match parse::<Policies<K>>(document) {
                 Ok(model) => model,
                 Err(problems) => {
                     self.plan.faults(&pointer, problems);
                     continue;
                 }
             };
-            let same = content::<R>(&model);
+            let same = content::<Policies<K>>(&model);
             match stored.iter().position(|(_, content)| *content == same) {
                 Some(found) => drop(stored.remove(found)),
                 None => {
-                    let (id, body, secret) = (R::fresh_id(), R::attach(on, model), None);
+                    let (id, body, secret) =
+                        (K::fresh_id(), Policies::<K>::attach(on, model), None);
                     self.plan
                         .push(&pointer, Operation::Create { id, body, secret });
                 }

@@ -4,21 +4,20 @@ use std::collections::BTreeMap;
 
 use proto::object::{Body, ObjectId};
 use proto::tree::OrgConfig;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::stored::{Kind, Stored};
 use super::{FORMAT, all};
 use crate::api::answer::Answer;
-use crate::api::attached::Policy;
+use crate::api::attached::{Policies, Policy};
 use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::Refusal;
-use crate::api::filters::Filters;
-use crate::api::meters::Meters;
+use crate::api::filters::FilterKind;
+use crate::api::meters::MeterKind;
 use crate::api::objects::{Resource, fields};
 use crate::api::proxies::Proxies;
-use crate::api::rules::Rules;
+use crate::api::rules::RuleKind;
 use crate::api::targets::Targets;
 
 /// `GET …/config`.
@@ -29,9 +28,9 @@ pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
 /// The configuration as a document.
 pub fn document(config: &OrgConfig) -> Value {
     let names = Names::of(config);
-    let rules = attached::<Rules>(config);
-    let filters = attached::<Filters>(config);
-    let meters = attached::<Meters>(config);
+    let rules = attached::<RuleKind>(config);
+    let filters = attached::<FilterKind>(config);
+    let meters = attached::<MeterKind>(config);
     let entry = |id: &ObjectId, model: Map<String, Value>| {
         let mut entry = model;
         entry.retain(|_, value| !is_default(value));
@@ -94,13 +93,10 @@ fn is_default(value: &Value) -> bool {
 }
 
 /// Policies by the object that they hang on, without their ids.
-fn attached<R: Policy>(config: &OrgConfig) -> BTreeMap<ObjectId, Vec<Value>>
-where
-    R::Model: Serialize,
-{
+fn attached<K: Policy>(config: &OrgConfig) -> BTreeMap<ObjectId, Vec<Value>> {
     let mut found: BTreeMap<ObjectId, Vec<Value>> = BTreeMap::new();
-    for (_, model, object) in all::<R>(config) {
-        if let Some(parent) = R::parent(&object.body) {
+    for (_, model, object) in all::<Policies<K>>(config) {
+        if let Some(parent) = object.body.parent() {
             let mut fields = fields(model);
             fields.shift_remove("id");
             fields.retain(|_, value| !value.is_null());
