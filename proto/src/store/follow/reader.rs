@@ -1,9 +1,10 @@
 //! Reads what a list or a revision names of one organisation: its version, the sealed values of
 //! its credentials, and the facts on its secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 
 use super::news::{Heard, News};
@@ -21,6 +22,13 @@ use crate::tree::{self, Ancestry, Delta, Head, OrgConfig};
 
 /// Sealed values read at one time.
 const SECRETS_AT_ONCE: usize = 16;
+/// From so many on they are listed: a page costs the store little more than one value does.
+const SECRETS_LISTED: usize = 100;
+
+/// A credential and the name of its sealed value.
+type SealName = (CredentialId, String);
+/// The same with the value, where there is one.
+type Named = (CredentialId, String, Option<Bytes>);
 
 /// What became of one organisation.
 pub(super) struct Outcome {
@@ -193,7 +201,7 @@ impl Reader<'_> {
         old: Option<&Arc<OrgState>>,
         faults: &mut Vec<Fault>,
     ) -> Result<Arc<SealedValues>, StoreError> {
-        let known = |key: &(CredentialId, String)| old.and_then(|old| old.sealed.get(key));
+        let known = |key: &SealName| old.and_then(|old| old.sealed.get(key));
         let mut values = SealedValues::new();
         let mut missing = Vec::new();
         for key in sealed_names(config) {
@@ -204,17 +212,12 @@ impl Reader<'_> {
                 None => missing.push(key),
             }
         }
-        let read: Vec<_> = futures_util::stream::iter(missing)
-            .map(|(credential, seal_id)| async move {
-                let key = keys::secret(config.org, credential, &seal_id, self.region);
-                let pair = self.store.get(&key).await?.value;
-                Ok::<_, StoreError>((credential, seal_id, pair))
-            })
-            .buffer_unordered(SECRETS_AT_ONCE)
-            .try_collect()
-            .await?;
-        for (credential, seal_id, pair) in read {
-            let parsed = pair.map(|pair| serde_json::from_slice::<Sealed>(&pair.value));
+        let read = match missing.len() >= SECRETS_LISTED {
+            true => self.listed(config.org, missing).await?,
+            false => self.each(config.org, missing).await?,
+        };
+        for (credential, seal_id, value) in read {
+            let parsed = value.map(|value| serde_json::from_slice::<Sealed>(&value));
             let (code, detail) = match parsed {
                 Some(Ok(value)) => {
                     values.insert((credential, seal_id), Arc::new(value));
@@ -241,12 +244,57 @@ impl Reader<'_> {
     }
 }
 
+impl Reader<'_> {
+    /// Sealed values, a read for each.
+    pub(super) async fn each(
+        self,
+        org: OrgId,
+        names: Vec<SealName>,
+    ) -> Result<Vec<Named>, StoreError> {
+        futures_util::stream::iter(names)
+            .map(|(credential, seal_id)| async move {
+                let key = keys::secret(org, credential, &seal_id, self.region);
+                let pair = self.store.get(&key).await?.value;
+                Ok((credential, seal_id, pair.map(|pair| pair.value)))
+            })
+            .buffer_unordered(SECRETS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// Sealed values, out of a list of all that the organisation has.
+    pub(super) async fn listed(
+        self,
+        org: OrgId,
+        names: Vec<SealName>,
+    ) -> Result<Vec<Named>, StoreError> {
+        let mut found: HashMap<String, Bytes> = HashMap::new();
+        let wanted = names.iter().map(|(credential, seal_id)| {
+            let key = keys::secret(org, *credential, seal_id, self.region);
+            (key, Bytes::new())
+        });
+        found.extend(wanted);
+        load::list(self.store, &keys::secrets(org), None, |pair| {
+            if let Some(value) = found.get_mut(&pair.key) {
+                *value = pair.value;
+            }
+        })
+        .await?;
+        let named = names.into_iter().map(|(credential, seal_id)| {
+            let key = keys::secret(org, credential, &seal_id, self.region);
+            let value = found.remove(&key).filter(|value| !value.is_empty());
+            (credential, seal_id, value)
+        });
+        Ok(named.collect())
+    }
+}
+
 /// Whether there is something to read: another version, or what could not be read of this one.
 fn changes(old: &OrgConfig, head: &Head) -> bool {
     old.head != *head || old.is_damaged()
 }
 
-fn sealed_names(config: &OrgConfig) -> impl Iterator<Item = (CredentialId, String)> + '_ {
+fn sealed_names(config: &OrgConfig) -> impl Iterator<Item = SealName> + '_ {
     config
         .objects
         .iter()

@@ -595,3 +595,44 @@ async fn a_missing_secret_is_reported_and_the_rest_is_served() {
     let world = scene.at(revision).await;
     assert!(Scene::codes(&world).contains(&"fact-unreadable"));
 }
+
+#[tokio::test]
+async fn many_secrets_are_listed_and_few_are_read_with_the_same_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&dir.path().join("store")).unwrap();
+    let name = |n: u128| (CredentialId::from_bits(n), format!("seal-{n}"));
+    let names: Vec<_> = (1..=700).map(name).collect();
+    let mut ops = Vec::new();
+    for (credential, seal_id) in names.iter().skip(1) {
+        for region in ["eu", "us"] {
+            let key = keys::secret(ORG, *credential, seal_id, region);
+            ops.push(Op::put(key, format!("{seal_id} of {region}")));
+        }
+        // One that an earlier version named.
+        let key = keys::secret(ORG, *credential, "earlier", "eu");
+        ops.push(Op::put(key, "old"));
+    }
+    for ops in ops.chunks(100) {
+        let ops = ops.to_vec();
+        store
+            .txn(Txn {
+                ops,
+                ..Txn::default()
+            })
+            .await
+            .unwrap();
+    }
+    let reader = Reader {
+        store: &*store,
+        region: "eu",
+    };
+    let mut read = reader.each(ORG, names.clone()).await.unwrap();
+    read.sort();
+    let mut listed = reader.listed(ORG, names.clone()).await.unwrap();
+    listed.sort();
+    assert_eq!(read, listed);
+    let (credential, seal_id) = name(1);
+    assert_eq!(listed[0], (credential, seal_id, None), "it is missing");
+    assert_eq!(listed[1].2.as_deref(), Some(&b"seal-2 of eu"[..]));
+    assert_eq!(listed.len(), 700);
+}
