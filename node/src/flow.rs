@@ -58,6 +58,8 @@ pub struct Exchange {
     pub caller: Option<Caller>,
     /// *Admitted*: the meters that count it.
     pub applied: Applied,
+    /// Whether its target is asked for usage on behalf of a meter.
+    pub usage_asked: bool,
     /// Whether all that it spends is drawn.
     pub drawn: bool,
     /// Tokens drawn from them and not yet sent.
@@ -107,6 +109,7 @@ impl Exchange {
             assumed: None,
             caller: None,
             applied: Applied::default(),
+            usage_asked: false,
             drawn: false,
             tokens: None,
             slots: Vec::new(),

@@ -34,6 +34,7 @@ pub mod refused;
 pub mod reply;
 pub mod request;
 pub mod runner;
+pub mod settling;
 pub mod snapshot;
 pub mod spending;
 pub mod stages;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
+use proto::meter::value::ValueSet;
 use proto::meter::{Applies, MeterSpec, WhenSet};
 use proto::rule::Facts;
 
@@ -35,6 +36,8 @@ pub struct Row {
     pub spec: Option<Arc<MeterSpec>>,
     /// Its limit of calls in flight.
     pub slots: Option<SlotSpec>,
+    /// What of answers it counts; none: requests.
+    pub value: Option<Arc<ValueSet>>,
     /// The requests that it counts; none: all.
     pub when: Option<WhenSet>,
     /// What it counts by.
@@ -77,6 +80,8 @@ pub struct Applied {
     pub again: MeterSet,
     /// Where it takes a slot until its answer has ended.
     pub slots: Arc<[Arc<Slots>]>,
+    /// What is read of its answer, and for which meter.
+    pub values: Arc<[(Arc<Meter>, Arc<ValueSet>)]>,
     /// Those that wait when the target asks, each with its longest pause.
     pub learning: Arc<[(Arc<Meter>, Duration)]>,
     /// How urgent it is where it is held, 0 to 9.
@@ -237,6 +242,10 @@ impl Applied {
             MeterSet::new(&meters)
         };
         let slots = counted.iter().filter_map(|(c, _)| c.slots.clone());
+        let values = counted.iter().filter_map(|(c, row)| {
+            let meter = c.meter.clone()?;
+            Some((meter, row.value.clone()?))
+        });
         let learning = counted.iter().filter_map(|(c, row)| {
             let meter = c.meter.clone()?;
             Some((meter, row.pause_max?))
@@ -245,9 +254,41 @@ impl Applied {
             first: meters(false)?,
             again: meters(true)?,
             slots: slots.collect(),
+            values: values.collect(),
             learning: learning.collect(),
             priority: 0,
         })
+    }
+
+    /// Whether the request's body says how much is set aside for it, or is changed.
+    pub fn reads_request(&self) -> bool {
+        self.values.iter().any(|(_, values)| values.reads_request())
+    }
+
+    /// Whether the answer's body is read.
+    pub fn reads_answer(&self) -> bool {
+        self.values.iter().any(|(_, values)| values.reads_body())
+    }
+
+    /// Whether the target is asked for its usage.
+    pub fn asks_for_usage(&self) -> bool {
+        self.values.iter().any(|(_, values)| values.injects())
+    }
+
+    /// The same for a request with this body.
+    #[must_use]
+    pub fn reserving(self, body: &[u8]) -> Self {
+        let least = |meter: &Arc<Meter>| {
+            let mut values = self.values.iter();
+            let own = values.find(|(of, _)| Arc::ptr_eq(of, meter));
+            own.map_or(0, |(_, values)| values.reserve(body))
+        };
+        let (first, again) = (self.first.reserving(least), self.again.reserving(least));
+        Self {
+            first,
+            again,
+            ..self
+        }
     }
 
     /// Whether nothing counts the request.

@@ -5,10 +5,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use proto::outcome::EarlyEnd;
 
-use crate::limits::{Clock, DrawAll, MeterSet, SlotToken, SystemClock, Tokens};
+use crate::limits::{Clock, DrawAll, MeterSet, Reserved, Sent, SlotToken, SystemClock, Tokens};
 use crate::metering::Applied;
 use crate::refused::{in_flight, late, refused};
 use crate::upstream::Hold;
@@ -69,6 +70,8 @@ pub struct Attempts {
     applied: Applied,
     spending: Spending,
     attempt: u32,
+    /// What its answer will be held against.
+    reserved: Vec<Reserved>,
 }
 
 impl Attempts {
@@ -78,7 +81,14 @@ impl Attempts {
             applied,
             spending: tokens.into(),
             attempt: 1,
+            reserved: Vec::new(),
         }
+    }
+
+    /// What is set aside until the answer says what it has cost: of each meter that of its last
+    /// attempt. What earlier ones have cost nobody knows.
+    pub fn into_reserved(self) -> Vec<Reserved> {
+        self.reserved
     }
 
     /// Spends those of an attempt at this instant. What a caller asks for once counts once, what
@@ -95,7 +105,13 @@ impl Attempts {
             1 => &self.applied.first,
             _ => &self.applied.again,
         };
-        self.spending.spend(meters, self.applied.priority)
+        let sent = self.spending.spend(meters, self.applied.priority)?;
+        for reserved in sent.reserved {
+            let same = |known: &Reserved| Arc::ptr_eq(known.meter(), reserved.meter());
+            self.reserved.retain(|known| !same(known));
+            self.reserved.push(reserved);
+        }
+        Ok(())
     }
 }
 
@@ -118,22 +134,19 @@ impl Spending {
     ///
     /// # Errors
     /// 429 or 503 of the meter that refuses, or what to wait for.
-    fn spend(&mut self, meters: &MeterSet, priority: u8) -> Result<(), Hold<EarlyEnd>> {
+    fn spend(&mut self, meters: &MeterSet, priority: u8) -> Result<Sent, Hold<EarlyEnd>> {
         let tokens = match std::mem::take(self) {
-            Self::Nothing => return Ok(()),
+            Self::Nothing => return Ok(Sent::default()),
             Self::Due => None,
             Self::Drawn(tokens) => Some(tokens),
             Self::Awaited(tokens) => tokens.take(),
         };
         let now_ns = SystemClock.boot_ns();
-        if tokens.is_some_and(|tokens| tokens.send(now_ns).is_ok()) {
-            return Ok(());
+        if let Some(sent) = tokens.and_then(|tokens| tokens.send(now_ns).ok()) {
+            return Ok(sent);
         }
         match meters.draw(now_ns) {
-            DrawAll::Drawn(tokens) => tokens
-                .send(now_ns)
-                .map(drop)
-                .map_err(|_| Hold::Refused(late())),
+            DrawAll::Drawn(tokens) => tokens.send(now_ns).map_err(|_| Hold::Refused(late())),
             DrawAll::Refused(refusal) => Err(Hold::Refused(refused(&refusal))),
             DrawAll::Wait(waiting) => {
                 let place = Rc::new(Cell::new(None));
@@ -150,7 +163,6 @@ impl Spending {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use proto::meter::{Limit, MeterSpec, Window};

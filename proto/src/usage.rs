@@ -45,6 +45,13 @@ pub struct KeyUsage {
     pub waiting: u64,
     /// Milliseconds for which its target asked to wait.
     pub paused_ms: u64,
+    /// What a request sets aside now, where it counts values of answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<u64>,
+    /// Answers that have not said what they have cost, since the nodes were started: what was set
+    /// aside for them stays charged.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// One limit of a key.
@@ -85,6 +92,7 @@ pub fn together(mut nodes: Vec<NodeUsage>) -> Vec<KeyUsage> {
             continue;
         };
         known.waiting = known.waiting.saturating_add(item.waiting);
+        known.missed = known.missed.saturating_add(item.missed);
         known.paused_ms = known.paused_ms.max(item.paused_ms);
         for limit in item.limits {
             let same = known.limits.iter_mut().find(|l| l.window == limit.window);
@@ -127,6 +135,8 @@ mod tests {
             limits: limits.iter().map(limit).collect(),
             waiting: 1,
             paused_ms: 0,
+            estimate: None,
+            missed: 2,
         }
     }
 
@@ -154,5 +164,6 @@ mod tests {
         assert_eq!(ids, ["b", "a"]);
         let used: Vec<_> = all[1].limits.iter().map(|limit| limit.used).collect();
         assert_eq!((used, all[1].waiting), (vec![2, 2], 2));
+        assert_eq!(all[1].missed, 4);
     }
 }

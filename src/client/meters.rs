@@ -48,6 +48,12 @@ fn line(key: &Value) -> String {
     if let Some(ms) = key["paused_ms"].as_u64().filter(|ms| *ms > 0) {
         words.push(format!("paused for {} s", ms.div_ceil(1_000)));
     }
+    if let Some(estimate) = key["estimate"].as_u64() {
+        words.push(format!("sets {estimate} aside"));
+    }
+    if let Some(missed) = key["missed"].as_u64().filter(|n| *n > 0) {
+        words.push(format!("{missed} without a value"));
+    }
     if key["mode"].as_str().is_some_and(|mode| mode != "store") {
         words.push(format!("({})", text("mode")));
     }
@@ -66,11 +72,14 @@ mod tests {
         let key = json!({
             "meter_id": "mtr_1", "name": "vendor", "key": "prx_1", "mode": "local_share",
             "limits": [{"window": "minute", "limit": 60, "used": 45}],
-            "waiting": 3, "paused_ms": 1500,
+            "waiting": 3, "paused_ms": 1500, "estimate": 90, "missed": 2,
         });
         assert_eq!(
             lines(&[key]),
-            ["mtr_1  vendor  prx_1  45/60 per minute  3 waiting  paused for 2 s  (local_share)"]
+            [
+                "mtr_1  vendor  prx_1  45/60 per minute  3 waiting  paused for 2 s  \
+              sets 90 aside  2 without a value  (local_share)"
+            ]
         );
         assert_eq!(lines(&[]), ["no meter has counted anything lately"]);
     }

@@ -32,4 +32,5 @@ mod tls;
 mod tokens;
 mod unauthorized;
 mod upstreams;
+mod values;
 mod versions;

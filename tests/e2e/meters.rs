@@ -419,3 +419,90 @@ fn a_reset_forgets_what_was_used() {
     let refused = proxy.get("/");
     assert_eq!(refused.json()["meters"][0]["id"], meter["id"]);
 }
+
+/// Every bad meter is refused with the place and a code; none of them changes anything.
+#[test]
+fn what_no_meter_can_be_is_refused_at_its_place() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let place = format!("/proxies/{}/meters", proxy.id);
+    let limit = |limit: Value| json!({"limits": [{"limit": limit, "window": "minute"}]});
+    let second = |per: u64| json!({"limit": per, "window": "second"});
+    let value = |value: Value| {
+        let limits = json!([{"limit": 5, "window": "minute"}]);
+        json!({"kind": "response_value", "value": value, "limits": limits})
+    };
+    let slots = json!({"limit": 5, "algorithm": "concurrency"});
+    for (meter, pointer) in [
+        (limit(json!(0)), "/limits/0/limit"),
+        (limit(json!((1_u64 << 53) + 1)), "/limits/0/limit"),
+        (limit(json!(u64::MAX)), "/limits/0/limit"),
+        (
+            json!({"limits": [second(5), second(6)]}),
+            "/limits/1/window",
+        ),
+        (
+            json!({"limits": [second(50), {"limit": 9, "window": "minute"}]}),
+            "/limits/0/limit",
+        ),
+        (json!({"limits": [{"limit": 5}]}), "/limits/0/window"),
+        (json!({"kind": "response_value"}), "/value"),
+        (json!({"value": {"template": "gemini"}}), "/value"),
+        (value(json!({})), "/value/values"),
+        (
+            value(json!({"values": [{"path": "usage"}]})),
+            "/value/values/0/path",
+        ),
+        (
+            value(json!({"values": [{"path": "$..a..b"}]})),
+            "/value/values/0/path",
+        ),
+        (
+            value(json!({"template": "gemini", "estimate": 0})),
+            "/value/estimate",
+        ),
+        (
+            json!({"kind": "response_value", "value": {"template": "gemini"}, "limits": [slots]}),
+            "/limits/0/algorithm",
+        ),
+    ] {
+        let answer = gateway.api("POST", &place, Some(&meter));
+        let told = answer.json();
+        assert_eq!(answer.status(), 422, "{meter}: {told}");
+        assert_eq!(told["errors"][0]["pointer"], pointer, "{meter}: {told}");
+    }
+    // What is not of the form is no document, whatever its rules are.
+    for meter in [
+        limit(json!(-1)),
+        limit(json!(1.5)),
+        limit(json!("5")),
+        limit(json!(1e308)),
+        json!({"limits": [{"limit": 5, "window": "fortnight"}]}),
+        json!({"kind": "sum"}),
+        value(json!({"template": "other"})),
+        value(json!({"template": "gemini", "estimate": -1})),
+    ] {
+        let answer = gateway.api("POST", &place, Some(&meter));
+        let told = answer.text();
+        assert!([400, 422].contains(&answer.status()), "{meter}: {told}");
+        assert!(told.contains("errors") || told.contains("detail"), "{told}");
+    }
+    assert_eq!(gateway.get(&place)["items"], json!([]));
+    assert_eq!(proxy.get("/").status(), 200);
+}
+
+#[test]
+fn of_meters_that_contradict_each_other_the_tighter_one_holds() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    gateway.create("/meters", json!({"name": "wide", "limits": minute(100)}));
+    let place = format!("/targets/{}/meters", proxy.target);
+    gateway.create(&place, json!({"name": "narrow", "limits": minute(3)}));
+    let place = format!("/proxies/{}/meters", proxy.id);
+    gateway.create(&place, json!({"name": "middle", "limits": minute(9)}));
+    assert_eq!(granted((0..12).map(|_| proxy.get("/").status())), 3);
+    let refused = proxy.get("/");
+    assert_eq!(refused.json()["meters"][0]["name"], "narrow-minute");
+}

@@ -32,6 +32,11 @@ pub struct Opener {
     pub boot: u64,
 }
 
+impl Opener {
+    /// No incarnation: to it, whatever has ended is charged, as to every node but its opener.
+    pub const NOBODY: Self = Self { node: 0, boot: 0 };
+}
+
 /// An open block in a state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
@@ -129,8 +134,9 @@ pub fn life_now_ns(spec: &MeterSpec, now: Moment, max_skew_ns: u64) -> u64 {
 }
 
 impl State {
-    /// Opens a block of at most `wanted` tokens; what it holds, 0 when nothing is free.
-    pub fn open(&mut self, wanted: u64, block: Block) -> u64 {
+    /// Opens a block of at most `wanted` tokens; what it holds, 0 when nothing is free. It is no
+    /// larger than a block may be, except for what requests at once set aside: `at_once`.
+    pub fn open(&mut self, wanted: u64, at_once: u64, block: Block) -> u64 {
         let most = amount_max(self.limits.iter().map(|usage| {
             let rate = match &usage.charges {
                 Charges::Bucket(bucket) => Some(bucket.rate),
@@ -138,7 +144,7 @@ impl State {
             };
             share(usage.limit, rate, usage.window)
         }));
-        let amount = wanted.min(most).min(self.free());
+        let amount = wanted.min(most.max(at_once)).min(self.free());
         // Places are kept for the marks of credits.
         if amount == 0 || self.open.len() + CREDITS_MAX >= OPEN_MAX || block.ends_in_ns <= 0 {
             return 0;

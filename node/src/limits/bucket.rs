@@ -43,6 +43,15 @@ impl Bucket {
         self.owed = self.owed.saturating_add(cost);
     }
 
+    /// Takes `n` of `reserved` charges of that age out, as far as they are surely still owed: what
+    /// has been paid back by itself is not paid twice.
+    pub fn give_back(&mut self, n: u64, reserved: u64, age_ns: u64, window_ns: u64) {
+        let cost = |tokens: u64| u128::from(tokens).saturating_mul(u128::from(window_ns));
+        let paid = u128::from(age_ns).saturating_mul(u128::from(self.rate));
+        let owed = cost(reserved).saturating_sub(paid).min(cost(n));
+        self.owed = self.owed.saturating_sub(owed);
+    }
+
     /// Adds what is owed to another bucket.
     pub fn merge(&mut self, other: &Self) {
         self.owed = self.owed.saturating_add(other.owed);

@@ -112,6 +112,17 @@ impl Span {
     }
 }
 
+/// Tokens that were sent, and where they are charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// How many.
+    pub amount: u64,
+    /// The instant of the charge.
+    pub at_ns: u64,
+    /// When their part ends: the charge may not be in the store before.
+    pub part_end_ns: u64,
+}
+
 /// Spends of one part by sub-window, oldest first.
 pub type Spends = [u64; SPEND_SLOTS];
 
@@ -136,24 +147,35 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Draws one token: the generation that it belongs to, and how many are left in the cell.
-    pub fn draw(&self, now_ns: u64) -> Option<(Generation, u64)> {
+    /// Draws so many tokens: the generation that they belong to, and how many are left in the cell.
+    pub fn draw(&self, amount: u64, now_ns: u64) -> Option<(Generation, u64)> {
         let generation = Generation::of(self.tokens.0.load(Ordering::Acquire));
         if now_ns >= self.end_ns.load(Ordering::Acquire) {
             return None;
         }
         let left = self
             .tokens
-            .change(generation, |count| count.checked_sub(1))?;
+            .change(generation, |count| count.checked_sub(amount))?;
         Some((generation, left))
+    }
+
+    /// Draws up to so many: their generation, and how many they are.
+    pub fn draw_some(&self, most: u64, now_ns: u64) -> Option<(Generation, u64)> {
+        let generation = Generation::of(self.tokens.0.load(Ordering::Acquire));
+        let drawn = self.take_of(generation, most, now_ns);
+        (drawn > 0).then_some((generation, drawn))
     }
 
     /// Takes up to `wanted` tokens out, to be lent; the broker alone does this.
     pub fn take(&self, wanted: u64, now_ns: u64) -> u64 {
+        let generation = Generation::of(self.tokens.0.load(Ordering::Acquire));
+        self.take_of(generation, wanted, now_ns)
+    }
+
+    fn take_of(&self, generation: Generation, wanted: u64, now_ns: u64) -> u64 {
         if now_ns >= self.end_ns.load(Ordering::Acquire) {
             return 0;
         }
-        let generation = Generation::of(self.tokens.0.load(Ordering::Acquire));
         let before = std::cell::Cell::new(0);
         let rest = self.tokens.change(generation, |count| {
             before.set(count);
@@ -162,9 +184,10 @@ impl Cell {
         rest.map_or(0, |rest| before.get() - rest)
     }
 
-    /// Puts a drawn token back; nothing happens when its part was closed.
-    pub fn put_back(&self, generation: Generation) {
-        self.tokens.change(generation, |count| count.checked_add(1));
+    /// Puts drawn tokens back; nothing happens when their part was closed.
+    pub fn put_back(&self, generation: Generation, amount: u64) {
+        self.tokens
+            .change(generation, |count| count.checked_add(amount));
     }
 
     /// Whether a drawn token could be sent now.
@@ -173,20 +196,23 @@ impl Cell {
             && Generation::of(self.tokens.0.load(Ordering::Acquire)) == generation
     }
 
-    /// Marks a drawn token as sent at this instant; false when its part is over.
-    pub fn send(&self, generation: Generation, now_ns: u64) -> bool {
+    /// Marks drawn tokens as sent at this instant: where they are charged. `None` when their part
+    /// is over.
+    pub fn send(&self, generation: Generation, amount: u64, now_ns: u64) -> Option<Charge> {
         // A span of a later part may be read here; then the spend word is of its generation too,
         // since it was moved before the span was written, and the exchange fails.
         let span = self.span();
         if now_ns >= span.end_ns {
-            return false;
+            return None;
         }
-        let Some(spend) = self.spends.get(span.slot(now_ns)) else {
-            return false;
-        };
-        spend
-            .change(generation, |count| count.checked_add(1))
-            .is_some()
+        let slot = span.slot(now_ns);
+        let spend = self.spends.get(slot)?;
+        spend.change(generation, |count| count.checked_add(amount))?;
+        Some(Charge {
+            amount,
+            at_ns: span.slot_end_ns(slot),
+            part_end_ns: span.end_ns,
+        })
     }
 
     /// Tokens in the cell that can still be drawn.

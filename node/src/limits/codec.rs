@@ -3,6 +3,7 @@
 use proto::wire::{self, Message, WireError};
 use serde::{Deserialize, Serialize};
 
+use super::corrections::{FOLDED_MAX, Folded};
 use super::state::{Charges, OPEN_MAX, State, Usage};
 use super::window::COUNTED;
 
@@ -17,6 +18,14 @@ impl Message for State {
 /// that a newer one wrote it.
 #[derive(Serialize, Deserialize)]
 struct WithBucket(State);
+
+/// A state with corrections in it, likewise.
+#[derive(Serialize, Deserialize)]
+struct WithFolded(State, Vec<Folded>);
+
+impl Message for WithFolded {
+    const SCHEMA: u16 = wire::SCHEMA_CORRECTED_STATE;
+}
 
 impl Message for WithBucket {
     const SCHEMA: u16 = wire::SCHEMA_BUCKET_STATE;
@@ -43,6 +52,9 @@ pub enum CodecError {
 pub fn encode(state: &State) -> Result<Vec<u8>, CodecError> {
     let bucket = |usage: &Usage| matches!(usage.charges, Charges::Bucket(_));
     let bytes = match state.limits.iter().any(bucket) {
+        _ if !state.folded.is_empty() => {
+            wire::encode(&WithFolded(state.clone(), state.folded.clone()))?
+        }
         true => wire::encode(&WithBucket(state.clone()))?,
         false => wire::encode(state)?,
     };
@@ -65,10 +77,20 @@ pub fn decode(bytes: &[u8]) -> Result<State, CodecError> {
             found: WithBucket::SCHEMA,
             ..
         }) => wire::decode::<WithBucket>(bytes)?.0,
+        Err(WireError::Schema {
+            found: WithFolded::SCHEMA,
+            ..
+        }) => {
+            let WithFolded(state, folded) = wire::decode(bytes)?;
+            State { folded, ..state }
+        }
         decoded => decoded?,
     };
     if state.open.len() > OPEN_MAX {
         return Err(CodecError::TooMany("open blocks"));
+    }
+    if state.folded.len() > FOLDED_MAX {
+        return Err(CodecError::TooMany("corrections"));
     }
     if state.limits.len() > proto::meter::LIMITS_PER_METER_MAX {
         return Err(CodecError::TooMany("limits"));

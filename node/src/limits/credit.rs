@@ -192,6 +192,7 @@ impl Credit {
                 version: seen.version,
                 limits: seen.limits.iter().map(|usage| usage.unused()).collect(),
                 open: Vec::new(),
+                folded: Vec::new(),
             },
             at_ns: now_ns,
             parts: Vec::new(),

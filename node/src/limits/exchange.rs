@@ -7,11 +7,12 @@
 //! report is absolute and final, so that any repetition is harmless; what is not reported is
 //! charged at the block's end.
 
-use proto::meter::{Algorithm, Limit, MeterSpec, StoreLoss, Window};
+use proto::meter::{Algorithm, Estimate, Limit, MeterSpec, StoreLoss, Window};
 use serde::{Deserialize, Serialize};
 
 use super::block::Opener;
 use super::cell::Spends;
+use super::corrections::Correction;
 use super::state::State;
 
 /// Items of one batch; the rest goes into the next. With the largest states they fit into a frame.
@@ -47,6 +48,30 @@ pub enum Word {
         /// The part, by the ask that it answered.
         part: u64,
     },
+    /// What answers have cost, against what was set aside; to an owner, repeated until it is in
+    /// the store.
+    Correct {
+        /// The limits: the owner may not have met the key.
+        spec: SpecForm,
+        /// What is to be corrected.
+        correction: Correction,
+        /// When, on the clock of the owner.
+        told: Option<Told>,
+    },
+    /// A correction is in the store and need not come again.
+    Corrected {
+        /// Its number.
+        number: u64,
+    },
+}
+
+/// An instant on the clock of a peer: no later than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// When the peer said something.
+    pub at_ns: u64,
+    /// How long ago that was heard.
+    pub since_ns: u64,
 }
 
 /// A node wants tokens.
@@ -71,6 +96,8 @@ pub struct Answer {
     pub reply: Reply,
     /// What is used, as the owner knows it now.
     pub seen: Option<Seen>,
+    /// When, on the owner's clock: what is told later is told relative to it.
+    pub at_ns: u64,
 }
 
 /// The kinds of answers.
@@ -130,6 +157,8 @@ pub struct SpecForm {
     /// Each with its capacity: the burst of a token bucket.
     limits: Vec<(u64, Window, Algorithm, u64)>,
     on_store_loss: StoreLoss,
+    /// How much a request sets aside, where it counts values.
+    estimate: Option<Estimate>,
 }
 
 impl From<&MeterSpec> for SpecForm {
@@ -149,6 +178,7 @@ impl From<&MeterSpec> for SpecForm {
                 })
                 .collect(),
             on_store_loss: spec.store_loss(),
+            estimate: spec.estimate(),
         }
     }
 }
@@ -168,7 +198,8 @@ impl SpecForm {
             });
         let limits: Option<Vec<Limit>> = limits.collect();
         let spec = MeterSpec::new(&self.name, self.version, limits?).ok()?;
-        Some(spec.on_store_loss(self.on_store_loss))
+        let spec = spec.on_store_loss(self.on_store_loss);
+        Some(spec.estimating(self.estimate))
     }
 
     /// The version of its configuration.
@@ -200,11 +231,13 @@ mod tests {
         ];
         let spec = MeterSpec::new("m", 3, limits)
             .unwrap()
-            .on_store_loss(StoreLoss::FailClosed);
+            .on_store_loss(StoreLoss::FailClosed)
+            .estimating(Some(Estimate::Given(9)));
         let arrived = SpecForm::from(&spec).spec().unwrap();
         assert_eq!(arrived.limits(), spec.limits());
         assert_eq!(arrived.limits()[0].capacity(), 7);
         assert_eq!(arrived.store_loss(), spec.store_loss());
+        assert_eq!(arrived.estimate(), spec.estimate());
         assert_eq!((arrived.name(), arrived.version()), ("m", 3));
     }
 }

@@ -13,11 +13,14 @@ use arc_swap::ArcSwap;
 use proto::meter::{Limit, MeterSpec, Window};
 use tokio::sync::Notify;
 
-use super::cell::Cell;
+use super::cell::{Cell, Charge};
+use super::corrections::Corrections;
+use super::estimate::Estimates;
 use super::hold::HoldQueue;
 use super::key::MeterKey;
 use super::refusal::{Cause, LimitStatus, MeterStatus, Refusal};
 use super::shared::Shared;
+use super::token::Place;
 use super::view::{Verdict, View};
 
 pub use super::token::Token;
@@ -37,6 +40,10 @@ pub struct Meter {
     observes: AtomicBool,
     /// Callers wait instead of being refused.
     holds: AtomicBool,
+    /// What a request spends before its answer is known; none: one token each.
+    estimates: Estimates,
+    /// What answers have said.
+    pub(super) corrections: Corrections,
     /// Those who do.
     pub(super) held: HoldQueue,
     pub(super) cells: [Cell; CELLS],
@@ -48,11 +55,15 @@ pub struct Meter {
     pub(super) unmet: AtomicU64,
     /// Callers refused since the last refill.
     pub(super) refused: AtomicU64,
-    /// Requests that wait now.
+    /// Tokens that requests wait for now.
     pub(super) waiting: AtomicU64,
+    /// These requests.
+    pub(super) callers: AtomicU64,
     pub(super) view: ArcSwap<View>,
     /// Place of the limit that is nearly used up, plus one; 0 for none.
     near: AtomicUsize,
+    /// Answers that have not said what they have cost.
+    pub(super) missed: AtomicU64,
     /// Nothing is given before this instant: the target asked to wait.
     paused_until_ns: AtomicU64,
     /// Whether the broker has been told already.
@@ -81,16 +92,20 @@ impl Meter {
             view: ArcSwap::from_pointee(View::unknown(Arc::clone(&spec))),
             observes: AtomicBool::new(spec.limits().is_empty()),
             holds: AtomicBool::new(spec.hold().is_some()),
+            estimates: Estimates::of(&spec),
+            corrections: Corrections::default(),
             held: HoldQueue::default(),
             spec: ArcSwap::new(spec),
             cells: std::array::from_fn(|_| Cell::default()),
             hint: AtomicUsize::new(0),
             low_water: AtomicU64::new(u64::MAX),
             near: AtomicUsize::new(0),
+            missed: AtomicU64::new(0),
             paused_until_ns: AtomicU64::new(0),
             unmet: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            callers: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             answered: Notify::new(),
             shared,
@@ -107,27 +122,63 @@ impl Meter {
         self.key.get().map_or(&self.store_key, MeterKey::id)
     }
 
-    /// Draws a token. Never blocks; at most an `Arc` is cloned.
-    pub fn draw(self: &Arc<Self>, now_ns: u64) -> Draw {
+    /// Draws what a request spends: one token, or of a meter of values what it sets aside, no less
+    /// than `least`. Never blocks; at most an `Arc` is cloned where one token is drawn.
+    pub fn draw(self: &Arc<Self>, least: u64, now_ns: u64) -> Draw {
+        let amount = self.estimates.amount(least);
         // Nobody overtakes those who are held.
         if self.held.is_empty()
-            && let Some(token) = self.try_draw(now_ns)
+            && let Some(token) = self.try_draw(amount, now_ns)
         {
             return Draw::Drawn(token);
         }
-        self.unmet.fetch_add(1, Ordering::Relaxed);
+        self.unmet.fetch_add(amount, Ordering::Relaxed);
         if !self.holds()
-            && let Some(refusal) = self.refuses(now_ns)
+            && let Some(refusal) = self.refuses(amount, now_ns)
         {
             return Draw::Refused(Box::new(refusal));
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.shared.waiting_max {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let k = self.refused_next();
+        if self.callers.fetch_add(1, Ordering::Relaxed) >= self.shared.waiting_max {
+            self.callers.fetch_sub(1, Ordering::Relaxed);
+            let k = self.refused_next(amount);
             return Draw::Refused(Box::new(self.refusal(Cause::Crowded, k, now_ns)));
         }
+        self.waiting.fetch_add(amount, Ordering::Relaxed);
         self.ask();
-        Draw::Wait(Waiting::new(Arc::clone(self)))
+        Draw::Wait(Waiting::new(Arc::clone(self), amount))
+    }
+
+    /// Whether requests set aside an estimate.
+    pub fn reserves(&self) -> bool {
+        self.estimates.are_made()
+    }
+
+    /// What a request sets aside now, before its own numbers are looked at; 1 where it spends one.
+    pub fn estimate(&self) -> u64 {
+        self.estimates.amount(0)
+    }
+
+    /// An answer has not said what it has cost.
+    pub(super) fn miss(&self) {
+        self.missed.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .stats
+            .values_missed
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An answer has cost so much.
+    pub(super) fn learn(&self, actual: u64) {
+        self.estimates.learn(actual);
+        self.shared.stats.values.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was charged is corrected to what the answer has cost.
+    pub(super) fn correct(self: &Arc<Self>, charges: &[Charge], actual: u64, now_ns: u64) {
+        if !self.observes() && self.corrections.add(charges, actual, now_ns) {
+            // Told, but not asked for a token.
+            self.shared.ask(Arc::clone(self));
+        }
     }
 
     /// Whether the meter is known to be empty, without drawing: for requests that still have a
@@ -139,7 +190,7 @@ impl Meter {
         if self.observes() || self.holds() || self.in_hand(now_ns) > 0 {
             None
         } else {
-            self.refuses(now_ns)
+            self.refuses(1, now_ns)
         }
     }
 
@@ -174,7 +225,7 @@ impl Meter {
         self.spec.load().slowest()
     }
 
-    pub(super) fn try_draw(self: &Arc<Self>, now_ns: u64) -> Option<Token> {
+    pub(super) fn try_draw(self: &Arc<Self>, amount: u64, now_ns: u64) -> Option<Token> {
         if now_ns < self.paused_until_ns() {
             return None;
         }
@@ -184,15 +235,44 @@ impl Meter {
         let first = self.hint.load(Ordering::Relaxed);
         for step in 0..CELLS {
             let at = (first + step) % CELLS;
-            let Some((generation, left)) = self.cells.get(at).and_then(|cell| cell.draw(now_ns))
-            else {
+            let drawn = self
+                .cells
+                .get(at)
+                .and_then(|cell| cell.draw(amount, now_ns));
+            let Some((generation, left)) = drawn else {
                 continue;
             };
-            if left == self.low_water.load(Ordering::Relaxed) {
+            let low = self.low_water.load(Ordering::Relaxed);
+            if left <= low && left.saturating_add(amount) > low {
                 self.ask();
             }
-            return Some(Token::drawn(Arc::clone(self), at, generation));
+            let place = Place::new(at, generation, amount);
+            return Some(Token::drawn(Arc::clone(self), place));
         }
+        if amount > 1 {
+            self.gather(amount, now_ns)
+        } else {
+            None
+        }
+    }
+
+    /// Draws from several parts what none of them has alone.
+    fn gather(self: &Arc<Self>, amount: u64, now_ns: u64) -> Option<Token> {
+        if self.in_hand(now_ns) < amount {
+            return None;
+        }
+        let (mut places, mut missing) = (Vec::new(), amount);
+        for (at, cell) in self.cells.iter().enumerate() {
+            if let Some((generation, drawn)) = cell.draw_some(missing, now_ns) {
+                places.push(Place::new(at, generation, drawn));
+                missing -= drawn;
+            }
+        }
+        if missing == 0 {
+            self.ask();
+            return Some(Token::gathered(Arc::clone(self), places));
+        }
+        places.into_iter().for_each(|place| place.put_back(self));
         None
     }
 
@@ -214,7 +294,9 @@ impl Meter {
             self.observes
                 .store(spec.limits().is_empty(), Ordering::Release);
             self.holds.store(spec.hold().is_some(), Ordering::Release);
+            self.estimates.respec(spec);
             self.spec.store(Arc::clone(spec));
+            self.publish(self.view.load().renewed(spec));
             // Told, but not asked for a token: a new version of the configuration is no demand.
             self.shared.ask(Arc::clone(self));
         }
@@ -229,15 +311,16 @@ impl Meter {
     }
 
     /// The refusal of a meter that is known to have nothing now, numbered among its refusals.
-    pub(super) fn refuses(&self, now_ns: u64) -> Option<Refusal> {
+    pub(super) fn refuses(&self, amount: u64, now_ns: u64) -> Option<Refusal> {
         if let Some(paused) = self.paused(now_ns) {
             return Some(paused);
         }
         let cause = match self.view.load().verdict {
             Verdict::Refuse { until_ns, cause } if now_ns < until_ns => cause,
+            _ if self.has_too_few(amount, now_ns) => Cause::Empty,
             _ => return None,
         };
-        let k = self.refused_next();
+        let k = self.refused_next(amount);
         Some(self.refusal(cause, k, now_ns))
     }
 
@@ -263,10 +346,21 @@ impl Meter {
         Some(refusal)
     }
 
-    /// The next number among those refused since the last refill.
-    pub(super) fn refused_next(&self) -> u64 {
-        let before = self.refused.fetch_add(1, Ordering::Relaxed);
-        before.saturating_add(1)
+    /// Whether less is known to be there than is to be set aside, in hand and in the store.
+    fn has_too_few(&self, amount: u64, now_ns: u64) -> bool {
+        let view = self.view.load();
+        if amount <= 1 || view.answered_ns == 0 {
+            return false;
+        }
+        let free = view.free(now_ns);
+        let coming = free.saturating_add(view.coming);
+        coming.saturating_add(self.in_hand(now_ns)) < amount
+    }
+
+    /// The number of the last token of those that were refused since the last refill.
+    pub(super) fn refused_next(&self, amount: u64) -> u64 {
+        let before = self.refused.fetch_add(amount, Ordering::Relaxed);
+        before.saturating_add(amount)
     }
 
     pub(super) fn refusal(&self, cause: Cause, k: u64, now_ns: u64) -> Refusal {

@@ -29,6 +29,7 @@
 //! | `waiting`, `hold` | who waits, and in which order |
 //! | `key`, `registry` | which meters there are, and how many at most |
 //! | `view`, `refusal` | what callers are told |
+//! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
 //! | `pauses` | what targets ask to wait |
 //! | `usage` | how much is used now |
@@ -45,8 +46,10 @@ pub mod bucket;
 pub mod cell;
 pub mod clock;
 pub mod codec;
+pub mod corrections;
 mod credit;
 mod demand;
+mod estimate;
 pub mod exchange;
 mod hold;
 mod key;
@@ -92,7 +95,7 @@ pub use registry::Newcomers;
 pub use run::{Links, PeerEvent};
 pub use shared::Stats;
 pub use slots::{SlotRefusal, SlotSpec, SlotToken, Slots};
-pub use token::{Expired, Sent, Token};
+pub use token::{Expired, Reserved, Sent, Token};
 pub use tokens::{DrawAll, METERS_MAX, MeterSet, Tokens, TooManyMeters, WaitingAll};
 pub use waiting::Waiting;
 

@@ -64,6 +64,10 @@ pub struct Stats {
     pub peer_grants: AtomicU64,
     /// Owners that did not answer in time.
     pub peer_silences: AtomicU64,
+    /// Answers that said what they have cost.
+    pub values: AtomicU64,
+    /// Answers that did not.
+    pub values_missed: AtomicU64,
     /// Times that a new key was put on the shared overflow key.
     pub overflowed: AtomicU64,
 }

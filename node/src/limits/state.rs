@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Opener};
 use super::bucket::Bucket;
+use super::corrections::Folded;
 use super::window::{Calendar, Ring, calendar_end_s, calendar_window, sub_window_ns};
 
 /// Most blocks open on one key; a state with as many opens no further one.
@@ -24,6 +25,9 @@ pub struct State {
     pub limits: Vec<Usage>,
     /// Blocks whose tokens may still be sent.
     pub open: Vec<Block>,
+    /// Which corrections are in it; in the store only, in a form of its own.
+    #[serde(skip)]
+    pub folded: Vec<Folded>,
 }
 
 /// What is used of one limit.
@@ -103,6 +107,7 @@ impl State {
                 Charges::Bucket(bucket) => bucket.age(elapsed_ns),
             }
         }
+        self.pass_folded(elapsed_ns);
         let elapsed = i64::try_from(elapsed_ns).unwrap_or(i64::MAX);
         for block in &mut self.open {
             block.ends_in_ns = block.ends_in_ns.saturating_sub(elapsed);
@@ -167,6 +172,13 @@ impl State {
                 .saturating_sub(usage.used().saturating_add(open))
         };
         self.limits.iter().map(free).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether more is used than a limit allows: answers have cost more than was set aside.
+    pub fn is_overdrawn(&self) -> bool {
+        let open = self.open_left();
+        let over = |usage: &Usage| usage.used().saturating_add(open) > usage.limit;
+        self.limits.iter().any(over)
     }
 
     /// Nanoseconds until the `k`-th further token is free (k ≥ 1), if all that is used stays used

@@ -21,6 +21,8 @@ pub struct TooManyMeters(pub usize);
 #[derive(Clone, Debug, Default)]
 pub struct MeterSet {
     meters: Arc<[Arc<Meter>]>,
+    /// What each sets aside at least; one element per meter, or none where it does not matter.
+    least: Arc<[u64]>,
 }
 
 /// What a draw from several meters gives.
@@ -56,6 +58,7 @@ impl MeterSet {
         ordered.sort_by_key(|meter| std::cmp::Reverse(meter.slowest()));
         Ok(Self {
             meters: ordered.into(),
+            least: Arc::default(),
         })
     }
 
@@ -64,7 +67,16 @@ impl MeterSet {
         &self.meters
     }
 
-    /// Draws one token of each. Never blocks.
+    /// The same meters, of which each sets aside at least what `least` says.
+    #[must_use]
+    pub fn reserving(&self, least: impl Fn(&Arc<Meter>) -> u64) -> Self {
+        Self {
+            least: self.meters.iter().map(least).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Draws what a request spends of each. Never blocks.
     pub fn draw(&self, now_ns: u64) -> DrawAll {
         self.draw_on(Tokens::default(), now_ns)
     }
@@ -87,8 +99,9 @@ impl MeterSet {
     }
 
     fn draw_on(&self, mut tokens: Tokens, now_ns: u64) -> DrawAll {
-        for meter in self.meters.iter().skip(tokens.len()) {
-            match meter.draw(now_ns) {
+        for (at, meter) in self.meters.iter().enumerate().skip(tokens.len()) {
+            let least = self.least.get(at).copied().unwrap_or_default();
+            match meter.draw(least, now_ns) {
                 Draw::Drawn(token) => tokens.push(token),
                 Draw::Refused(refusal) => return DrawAll::Refused(refusal),
                 Draw::Wait(waiting) => {
@@ -152,9 +165,9 @@ impl Tokens {
         if !self.are_live(now_ns) {
             return Err(Expired);
         }
-        let mut sent = Sent::nothing();
+        let mut sent = Sent::default();
         for token in self.held.iter_mut().filter_map(Option::take) {
-            sent = token.send(now_ns)?;
+            token.send_with(now_ns, &mut sent)?;
         }
         Ok(sent)
     }

@@ -20,9 +20,7 @@ impl Meter {
         let view = self.view.load();
         let mut state = view.state.clone();
         let passed_ns = now.boot_ns.saturating_sub(view.at.boot_ns);
-        // Nobody's incarnation: what has ended is charged, as any other node would.
-        let nobody = Opener { node: 0, boot: 0 };
-        state.pass(passed_ns, now.unix_s(), nobody);
+        state.pass(passed_ns, now.unix_s(), Opener::NOBODY);
         let open = state.open_left().saturating_sub(self.in_hand(now.boot_ns));
         let limit = |usage: &super::state::Usage| {
             let alone = State {
@@ -47,8 +45,10 @@ impl Meter {
             overflow: key.is_overflow(),
             mode: view.mode.name().to_owned(),
             limits: state.limits.iter().map(limit).collect(),
-            waiting: self.waiting.load(std::sync::atomic::Ordering::Relaxed),
+            waiting: self.callers.load(std::sync::atomic::Ordering::Relaxed),
             paused_ms: paused_ns.div_ceil(1_000_000),
+            estimate: self.reserves().then(|| self.estimate()),
+            missed: self.missed.load(std::sync::atomic::Ordering::Relaxed),
         })
     }
 }
@@ -70,6 +70,8 @@ impl Slots {
             }],
             waiting: self.waiting(),
             paused_ms: 0,
+            estimate: None,
+            missed: 0,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::meter::{MeterSpec, Window};
 
+use super::block::Opener;
 use super::clock::Moment;
 use super::refusal::{Cause, LimitStatus, Mode};
 use super::state::State;
@@ -47,6 +48,8 @@ pub struct View {
     pub mode: Mode,
     /// When the store last answered for this key; 0 for never.
     pub answered_ns: u64,
+    /// Tokens that are on their way to this node, or may be.
+    pub coming: u64,
 }
 
 impl View {
@@ -61,6 +64,16 @@ impl View {
             verdict: Verdict::Ask,
             mode: Mode::Store,
             answered_ns: 0,
+            coming: 0,
+        }
+    }
+
+    /// The same with the limits of another configuration: whether there is something is open.
+    pub fn renewed(&self, spec: &Arc<MeterSpec>) -> Self {
+        Self {
+            spec: Arc::clone(spec),
+            verdict: Verdict::Ask,
+            ..self.clone()
         }
     }
 
@@ -80,6 +93,16 @@ impl View {
             RETRY_LOST
         };
         (wait.max(until).max(least), window)
+    }
+
+    /// What the store may give now, if nobody else has taken it since.
+    pub fn free(&self, now_ns: u64) -> u64 {
+        let passed_ns = self.passed_ns(now_ns);
+        let unix_ns = self.at.unix_ns.saturating_add(passed_ns);
+        let unix_s = i64::try_from(unix_ns / 1_000_000_000).unwrap_or(i64::MAX);
+        let mut state = self.state.clone();
+        state.pass(passed_ns, unix_s, Opener::NOBODY);
+        state.free()
     }
 
     /// Place of the limit of which most is used, when that is four fifths or more of it.

@@ -27,12 +27,13 @@ const SETTLED_NS: u64 = 30_000_000;
 #[derive(Debug)]
 pub struct Waiting {
     meter: Arc<Meter>,
+    amount: u64,
 }
 
 impl Waiting {
     /// Counted already among those who wait for the meter.
-    pub(super) fn new(meter: Arc<Meter>) -> Self {
-        Self { meter }
+    pub(super) fn new(meter: Arc<Meter>, amount: u64) -> Self {
+        Self { meter, amount }
     }
 
     /// Waits for a token or a refusal: as long as the store needs to answer, at most
@@ -53,7 +54,8 @@ impl Waiting {
         let meter = &self.meter;
         let clock = Arc::clone(&meter.shared.clock);
         let refused = |cause: Cause, before: u64| {
-            let k = meter.refused_next().saturating_add(before);
+            let k = meter.refused_next(self.amount);
+            let k = k.saturating_add(before.saturating_mul(self.amount));
             Err(Box::new(meter.refusal(cause, k, clock.boot_ns())))
         };
         let most = usize::try_from(hold.max_waiting).unwrap_or(usize::MAX);
@@ -63,8 +65,14 @@ impl Waiting {
         let now_ns = clock.boot_ns();
         let max_wait = Duration::from_millis(hold.max_wait_ms);
         let deadline_ns = now_ns.saturating_add(super::nanos(max_wait));
-        let turn = before as u64 + 1;
-        let (wait, _) = meter.view.load().retry_after(Cause::Empty, turn, now_ns);
+        // Of those before it, it is taken that they spend as much.
+        let turn = (before as u64 + 1).saturating_mul(self.amount);
+        let view = meter.view.load_full();
+        let at_hand = meter.in_hand(now_ns).saturating_add(view.coming);
+        let wait = match turn.saturating_sub(at_hand) {
+            0 => Duration::ZERO,
+            turn => view.retry_after(Cause::Empty, turn, now_ns).0,
+        };
         if wait > max_wait {
             return refused(Cause::Empty, before as u64);
         }
@@ -83,7 +91,7 @@ impl Waiting {
                 }
             }
             let now_ns = clock.boot_ns();
-            if let Some(token) = meter.try_draw(now_ns) {
+            if let Some(token) = meter.try_draw(self.amount, now_ns) {
                 return Ok(token);
             }
             asked_ns = asked_ns.min(now_ns);
@@ -132,20 +140,22 @@ impl Waiting {
                 () = &mut wait_over => break,
             }
         }
-        let k = self.meter.refused_next();
-        Err(Box::new(self.meter.refusal(
-            Cause::StoreLost,
-            k,
-            clock.boot_ns(),
-        )))
+        let heard = self.meter.view.load().answered_ns >= since_ns;
+        // Others were faster, again and again, where much is to be set aside.
+        let cause = match heard && self.amount > 1 {
+            true => Cause::Empty,
+            false => Cause::StoreLost,
+        };
+        let k = self.meter.refused_next(self.amount);
+        Err(Box::new(self.meter.refusal(cause, k, clock.boot_ns())))
     }
 
     /// The answer if it is there already.
     pub(super) fn poll_now(&self, now_ns: u64) -> Option<Result<Token, Box<Refusal>>> {
-        if let Some(token) = self.meter.try_draw(now_ns) {
+        if let Some(token) = self.meter.try_draw(self.amount, now_ns) {
             return Some(Ok(token));
         }
-        if let Some(refusal) = self.meter.refuses(now_ns) {
+        if let Some(refusal) = self.meter.refuses(self.amount, now_ns) {
             return Some(Err(Box::new(refusal)));
         }
         self.meter.ask();
@@ -164,6 +174,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.meter.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.meter.waiting.fetch_sub(self.amount, Ordering::Relaxed);
+        self.meter.callers.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -58,13 +58,7 @@ impl Ring {
 
     /// Enters `n` charges of that age; older than what is counted, they have left already.
     pub fn charge(&mut self, age_ns: u64, n: u64, sub_ns: u64) {
-        let back = match age_ns.checked_sub(self.phase_ns) {
-            None | Some(0) => 0,
-            Some(beyond_ns) => (beyond_ns - 1) / sub_ns.max(1) + 1,
-        };
-        let Ok(at) = usize::try_from(back) else {
-            return;
-        };
+        let at = self.place(age_ns, sub_ns);
         if at >= COUNTED || n == 0 {
             return;
         }
@@ -74,6 +68,28 @@ impl Ring {
         if let Some(count) = self.counts.get_mut(at) {
             *count = count.saturating_add(n);
         }
+    }
+
+    /// Takes `n` charges of that age out, or older ones where there are fewer; never younger ones,
+    /// which would be missed when the older ones have left.
+    pub fn give_back(&mut self, age_ns: u64, n: u64, sub_ns: u64) {
+        let at = self.place(age_ns, sub_ns);
+        let mut left = n;
+        for count in self.counts.iter_mut().skip(at) {
+            let taken = left.min(*count);
+            *count -= taken;
+            left -= taken;
+        }
+        self.trim();
+    }
+
+    /// The sub-window of an age, the current one is 0.
+    fn place(&self, age_ns: u64, sub_ns: u64) -> usize {
+        let back = match age_ns.checked_sub(self.phase_ns) {
+            None | Some(0) => 0,
+            Some(beyond_ns) => (beyond_ns - 1) / sub_ns.max(1) + 1,
+        };
+        usize::try_from(back).unwrap_or(COUNTED)
     }
 
     /// Sum of what is counted.
@@ -163,6 +179,15 @@ impl Calendar {
             self.used = self.used.saturating_add(n);
         } else if window == self.window.saturating_sub(1) {
             self.previous = self.previous.saturating_add(n);
+        }
+    }
+
+    /// Takes `n` charges of a window out.
+    pub fn give_back(&mut self, window: i64, n: u64) {
+        if window == self.window {
+            self.used = self.used.saturating_sub(n);
+        } else if window == self.window.saturating_sub(1) {
+            self.previous = self.previous.saturating_sub(n);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Plain;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
 
-pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 11] {
+pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 13] {
     [
         (
             "requestrocket_limit_held_total",
@@ -55,6 +55,16 @@ pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 11] {
             "requestrocket_limit_peer_silences_total",
             "Asks that an owner did not answer in time.",
             &limits.peer_silences,
+        ),
+        (
+            "requestrocket_limit_values_total",
+            "Answers whose value a meter has counted.",
+            &limits.values,
+        ),
+        (
+            "requestrocket_limit_values_missed_total",
+            "Answers without their value: what was set aside stays charged.",
+            &limits.values_missed,
         ),
         (
             "requestrocket_limit_overflows_total",

@@ -160,7 +160,7 @@ mod tests {
         );
         check(
             wire::encode(&PeerMessage::Beat).unwrap(),
-            "5252573101000a0000000100",
+            "5252573101001f0000000100",
         );
         let after = Some("k".into());
         let want = wire::encode(&PeerMessage::WantFacts { after }).unwrap();

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{StatusCode, header};
 use jiff::Timestamp;
+use proto::meter::value::ValueSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
 use proto::record::UpstreamId;
@@ -21,13 +22,14 @@ use crate::actor::{Next, Stage, StageKind};
 use crate::attempts;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
-use crate::limits::{Meter, Tokens};
+use crate::limits::{Meter, Reserved, Tokens};
 use crate::metering::Applied;
 use crate::metrics::Metrics;
 use crate::outbound;
 use crate::records::reduce::clipped;
 use crate::reflected;
 use crate::refused;
+use crate::settling::Settling;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
 use crate::stages::inject::Armed;
@@ -81,18 +83,21 @@ async fn forward(
     };
     exchange.notes.warning = refused::warning(&applied);
     let learning = applied.learning.clone();
+    let values = applied.values.clone();
     let mut attempts = Attempts::new(applied, tokens);
-    let mut gate = |attempt: u32| attempts.spend(attempt);
-    // Pinned where it is made: it is large, and each move would copy it.
-    let mut sending = pin!(upstream.send(&proxy.destination, head, body, &mut gate));
-    let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
-    let sent = match exchange.reply.as_mut().filter(|_| cancels) {
-        Some(reply) => tokio::select! {
-            biased;
-            sent = &mut sending => sent,
-            () = reply.closed() => return Err(inbound::gone()),
-        },
-        None => sending.await,
+    let sent = {
+        let mut gate = |attempt: u32| attempts.spend(attempt);
+        // Pinned where it is made: it is large, and each move would copy it.
+        let mut sending = pin!(upstream.send(&proxy.destination, head, body, &mut gate));
+        let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
+        match exchange.reply.as_mut().filter(|_| cancels) {
+            Some(reply) => tokio::select! {
+                biased;
+                sent = &mut sending => sent,
+                () = reply.closed() => return Err(inbound::gone()),
+            },
+            None => sending.await,
+        }
     };
     match sent {
         Ok(mut answer) => {
@@ -103,7 +108,11 @@ async fn forward(
                 learn(exchange, &proxy, &learning, &answer);
             }
             // Most small answers are there whole; one that is broken already never begins.
-            let whole = answer.body.whole().await;
+            let mut whole = answer.body.whole().await;
+            if !values.is_empty() {
+                let reserved = attempts.into_reserved();
+                settle(exchange, &proxy, reserved, &values, &mut answer, &mut whole);
+            }
             reflected::scrub_head(exchange, metrics, &proxy, &mut answer.headers);
             answered(exchange, metrics, answer, whole)
         }
@@ -158,6 +167,27 @@ async fn draw(exchange: &mut Exchange, applied: &Applied) -> Result<Option<Token
     };
     exchange.slots = slots;
     Ok(tokens)
+}
+
+/// Reads what an answer has cost, from what is there of it or while it passes.
+fn settle(
+    exchange: &Exchange,
+    proxy: &CompiledProxy,
+    reserved: Vec<Reserved>,
+    values: &[(Arc<Meter>, Arc<ValueSet>)],
+    answer: &mut upstream::Answer,
+    whole: &mut Result<Option<Bytes>, AnswerError>,
+) {
+    // What has a known length cannot be changed any more.
+    let injected = exchange.usage_asked && answer.body.remaining().is_none();
+    let (headers, bytes_max) = (&answer.headers, proxy.body_buffer_bytes);
+    let settling = Settling::new(reserved, values, headers, bytes_max, injected);
+    match (settling, whole) {
+        (Some(settling), Ok(Some(body))) => *body = settling.whole(std::mem::take(body)),
+        (Some(settling), Ok(None)) => answer.body.watched_by(Box::new(settling)),
+        // Cut before it began: what was set aside stays charged.
+        (_, _) => {}
+    }
 }
 
 /// Notes the attempts of a request that no answer came to.

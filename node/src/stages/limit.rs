@@ -35,6 +35,7 @@ impl Stage for Limit {
             return EarlyEnd::new(Code::InternalError, "limit met no caller").into();
         };
         let applied = match credential.metering.fixed() {
+            Some(applied) if applied.reads_request() => Err(Unknown::NeedsBody),
             Some(applied) => Ok(applied.clone()),
             None => resolved(exchange, &proxy, credential, &Read::Nothing),
         };
@@ -138,7 +139,9 @@ fn resolved(
     };
     let metering = &credential.metering;
     let ended = |end: EarlyEnd| Unknown::Ended(Box::new(end));
-    let applied = if metering.needs_facts() {
+    let applied = if let Some(applied) = metering.fixed() {
+        Ok(applied.clone())
+    } else if metering.needs_facts() {
         with_facts(&exchange.request, proxy, read, |facts| {
             metering.of(Some(facts), &subject)
         })
@@ -146,6 +149,12 @@ fn resolved(
     } else {
         metering.of(None, &subject)
     };
+    let applied = applied.and_then(|applied| match read {
+        _ if !applied.reads_request() => Ok(applied),
+        Read::Nothing => Err(Unresolved::NeedsBody),
+        Read::Whole(body) => Ok(applied.reserving(body)),
+        Read::TooLarge => Ok(applied),
+    });
     applied.map_err(|unresolved| match unresolved {
         Unresolved::NeedsBody => Unknown::NeedsBody,
         Unresolved::TooMany(error) => ended(EarlyEnd::new(Code::InternalError, error.to_string())),

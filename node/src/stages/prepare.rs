@@ -34,6 +34,9 @@ impl Stage for Prepare {
             Err(end) => return end.into(),
         };
         exchange.outgoing = Some(outgoing);
+        if exchange.applied.asks_for_usage() {
+            ask_for_usage(exchange);
+        }
         match request_filters(exchange, &proxy) {
             Some(filters) => filter_body(exchange, filters, proxy.body_buffer_bytes),
             None => Next::Continue,
@@ -65,11 +68,27 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         let codings = HeaderValue::from_static("gzip, br, zstd, deflate");
         headers.insert(header::ACCEPT_ENCODING, codings);
     }
+    if exchange.applied.reads_answer() {
+        // Events of a coded stream could not be told apart.
+        let plain = HeaderValue::from_static("identity");
+        headers.insert(header::ACCEPT_ENCODING, plain);
+    }
     Ok(Outgoing {
         path,
         query: exchange.request.query.take(),
         headers,
     })
+}
+
+/// Asks for what a meter counts, where the caller has not said whether it wants to know.
+fn ask_for_usage(exchange: &mut Exchange) {
+    let Inbound::Buffered(body) = &exchange.body else {
+        return;
+    };
+    if let Some(asking) = proto::meter::value::inject(body) {
+        replace_body(exchange, asking.into(), &[]);
+        exchange.usage_asked = true;
+    }
 }
 
 fn request_filters(exchange: &Exchange, proxy: &CompiledProxy) -> Option<Arc<FilterSet>> {

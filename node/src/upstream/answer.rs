@@ -94,6 +94,14 @@ impl Drop for Held {
     }
 }
 
+/// Sees a body pass, and may change what goes on of it.
+pub trait Watch {
+    /// The next piece; what goes on.
+    fn piece(&mut self, piece: Bytes) -> Bytes;
+    /// The body is complete; what is left to go on. Not called for one that is cut.
+    fn ended(&mut self) -> Bytes;
+}
+
 /// The body of an answer. A stream of its pieces, as they came, without copying.
 ///
 /// Trailers are kept aside ([`AnswerBody::trailers`]). After the end or an error the stream yields
@@ -108,6 +116,8 @@ pub struct AnswerBody {
     quiet_due: Option<Instant>,
     total_due: Option<Instant>,
     trailers: Option<HeaderMap>,
+    /// Who sees it pass; gone at its end.
+    watch: Option<Box<dyn Watch>>,
 }
 
 impl std::fmt::Debug for AnswerBody {
@@ -131,6 +141,7 @@ impl AnswerBody {
             quiet_due: None,
             total_due,
             trailers: None,
+            watch: None,
         };
         if body.incoming.is_end_stream() {
             body.finish();
@@ -174,8 +185,46 @@ impl AnswerBody {
         self.trailers.take()
     }
 
+    /// Lets somebody see all that has not been taken yet.
+    pub fn watched_by(&mut self, watch: Box<dyn Watch>) {
+        self.watch = Some(watch);
+    }
+
     /// The next piece; what [`Stream::poll_next`] does.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        loop {
+            let next = std::task::ready!(self.poll_unseen(cx));
+            let Some(watch) = &mut self.watch else {
+                return Poll::Ready(next);
+            };
+            let piece = match next {
+                Some(Ok(piece)) => watch.piece(piece),
+                Some(Err(error)) => {
+                    self.watch = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => Bytes::new(),
+            };
+            // Not one poll later, here too.
+            let rest = match self.held.is_none() && self.ahead.is_none() {
+                true => self.watch.take().map(|mut watch| watch.ended()),
+                false => None,
+            };
+            let rest = rest.unwrap_or_default();
+            match (piece.is_empty(), rest.is_empty()) {
+                (false, true) => return Poll::Ready(Some(Ok(piece))),
+                (true, false) => return Poll::Ready(Some(Ok(rest))),
+                (false, false) => {
+                    let both = [&piece[..], &rest[..]].concat();
+                    return Poll::Ready(Some(Ok(both.into())));
+                }
+                (true, true) if self.watch.is_none() => return Poll::Ready(None),
+                (true, true) => {}
+            }
+        }
+    }
+
+    fn poll_unseen(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
         if let Some(piece) = self.ahead.take() {
             return Poll::Ready(Some(Ok(piece)));
         }

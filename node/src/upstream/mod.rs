@@ -43,7 +43,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use acquire::PoolSettings;
-pub use answer::{Answer, AnswerBody};
+pub use answer::{Answer, AnswerBody, Watch};
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };

@@ -169,6 +169,12 @@ impl<'a> JsonText<'a> {
         }
     }
 
+    /// Where a value stands in the text, in bytes.
+    pub fn span(&self, id: NodeId) -> std::ops::Range<usize> {
+        let (start, end) = self.node(id).span;
+        start as usize..end as usize
+    }
+
     /// The text of a string value, escapes resolved (a lone surrogate reads as U+FFFD). Empty for
     /// values of other types.
     pub fn string(&self, id: NodeId) -> Cow<'a, str> {

@@ -13,6 +13,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 mod validate;
+pub mod value;
 mod when;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,8 @@ use utoipa::ToSchema;
 pub use error::MeterError;
 pub use key::{CountBy, KeySource};
 pub use limit::{Algorithm, LIMIT_MAX, Limit, MeterAlgorithm, Window};
-pub use spec::{Hold, MeterSpec, NAME_CHARS_MAX, StoreLoss};
+pub use spec::{Estimate, Hold, MeterSpec, NAME_CHARS_MAX, StoreLoss};
+pub use value::ResponseValue;
 pub use when::{Applies, When, WhenSet};
 
 /// Most limits of one meter: one per [`Window`], and one of calls in flight.
@@ -48,6 +50,9 @@ pub struct Meter {
     /// What it counts. Default `request_count`.
     #[serde(default)]
     pub kind: MeterKind,
+    /// Which numbers of answers are counted; with `kind: response_value` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<ResponseValue>,
     /// At most so many per window, one element per window; none: it only observes.
     #[serde(default)]
     pub limits: Vec<MeterLimit>,
@@ -83,6 +88,8 @@ pub enum MeterKind {
     /// Requests that are sent to the target, one each.
     #[default]
     RequestCount,
+    /// Numbers in answers, such as the tokens of a language model or money; see `value`.
+    ResponseValue,
 }
 
 /// At most so many per window.
@@ -203,6 +210,14 @@ impl Meter {
         let spec = spec.holding(self.at_limit.hold.as_ref().map(|hold| Hold {
             max_wait_ms: hold.max_wait_ms,
             max_waiting: hold.max_waiting,
+        }));
+        let value = self
+            .value
+            .as_ref()
+            .filter(|_| self.kind == MeterKind::ResponseValue);
+        let spec = spec.estimating(value.map(|value| match value.estimate {
+            Some(units) => Estimate::Given(units),
+            None => Estimate::Learned,
         }));
         Ok(match self.on_store_loss {
             Some(behaviour) => spec.on_store_loss(behaviour),

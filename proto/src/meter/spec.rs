@@ -34,6 +34,16 @@ pub struct MeterSpec {
     on_store_loss: StoreLoss,
     answer: LimitAnswer,
     hold: Option<Hold>,
+    estimate: Option<Estimate>,
+}
+
+/// What a request spends before its answer says what it has cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Estimate {
+    /// So many units.
+    Given(u64),
+    /// As the answers before it.
+    Learned,
 }
 
 /// How callers wait for their turn.
@@ -85,6 +95,7 @@ impl MeterSpec {
             on_store_loss,
             answer: LimitAnswer::default(),
             hold: None,
+            estimate: None,
         })
     }
 
@@ -107,6 +118,18 @@ impl MeterSpec {
     pub fn holding(mut self, hold: Option<Hold>) -> Self {
         self.hold = hold;
         self
+    }
+
+    /// The same meter, which counts values of answers, or does not.
+    #[must_use]
+    pub fn estimating(mut self, estimate: Option<Estimate>) -> Self {
+        self.estimate = estimate;
+        self
+    }
+
+    /// How much a request spends before its answer is known; none: each counts one.
+    pub fn estimate(&self) -> Option<Estimate> {
+        self.estimate
     }
 
     /// How callers wait for their turn; none: they are refused.

@@ -2,7 +2,7 @@
 
 use super::{
     Algorithm, AtLimit, Holding, LIMITS_PER_METER_MAX, Limit, Meter, MeterAlgorithm, MeterError,
-    NOTES_CHARS_MAX, Window, spec,
+    MeterKind, NOTES_CHARS_MAX, Window, spec,
 };
 use crate::checks;
 use crate::problem::Problem;
@@ -16,6 +16,7 @@ impl Meter {
             problems.push(Problem::new("/name", "meter-name", error.to_string()));
         }
         self.check_limits(&mut problems);
+        self.check_value(&mut problems);
         if let Some(when) = &self.when {
             problems.extend(when.validate().into_iter().map(|p| p.below("/when")));
         }
@@ -40,6 +41,34 @@ impl Meter {
             problems.push(Problem::new("/notes", "notes-too-long", detail));
         }
         problems
+    }
+
+    fn check_value(&self, problems: &mut Vec<Problem>) {
+        let of_values = self.kind == MeterKind::ResponseValue;
+        match &self.value {
+            Some(value) if of_values => {
+                problems.extend(value.validate().into_iter().map(|p| p.below("/value")));
+            }
+            Some(_) => {
+                let detail = "belongs to `kind: response_value` only; name it or remove this";
+                problems.push(Problem::new("/value", "not-applicable", detail));
+            }
+            None if of_values => {
+                let detail = "is missing: which number of the answer is counted?";
+                problems.push(Problem::new("/value", "required", detail));
+            }
+            None => {}
+        }
+        let in_flight = Some(MeterAlgorithm::Concurrency);
+        let slots = self
+            .limits
+            .iter()
+            .position(|limit| limit.algorithm == in_flight);
+        if let Some(at) = slots.filter(|_| of_values) {
+            let detail = "counts calls in flight, not values of answers; use a meter of its own";
+            let pointer = format!("/limits/{at}/algorithm");
+            problems.push(Problem::new(pointer, "not-applicable", detail));
+        }
     }
 
     fn check_limits(&self, problems: &mut Vec<Problem>) {

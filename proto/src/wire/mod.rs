@@ -65,7 +65,9 @@ pub const SCHEMA_PEER_HELLO: u16 = 8;
 /// The answer of the node that was dialled.
 pub const SCHEMA_PEER_WELCOME: u16 = 9;
 /// What two nodes say to each other.
-pub const SCHEMA_PEER_MESSAGE: u16 = 10;
+pub const SCHEMA_PEER_MESSAGE: u16 = 31;
+/// The state of a meter key that answers have corrected; the type is the data plane's.
+pub const SCHEMA_CORRECTED_STATE: u16 = 30;
 const SCHEMA_REGION_HELLO: u16 = 18;
 const SCHEMA_REGION_ASK: u16 = 19;
 const SCHEMA_REGION_ANSWER: u16 = 20;

@@ -8,7 +8,7 @@ use proto::store::Revision;
 use super::{Broker, Slot, count};
 use crate::limits::block::Opener;
 use crate::limits::exchange::{
-    Answer, Ask, BATCH_ITEMS_MAX, Item, Outbox, Reply, TokenBatch, Word,
+    Answer, Ask, BATCH_ITEMS_MAX, Item, Outbox, Reply, SpecForm, TokenBatch, Word,
 };
 use crate::limits::key::is_store_key;
 use crate::limits::meter::Meter;
@@ -59,6 +59,25 @@ impl Broker {
                         owner.heard(from, part);
                     }
                 }
+                Word::Correct {
+                    spec,
+                    correction,
+                    told,
+                } => {
+                    // Where there is no place for the key it comes again, here or elsewhere.
+                    if let Some(slot) = self.slot_of_peer(&key, &spec, now_ns) {
+                        if let Some(owner) = self.owners.get_mut(&slot) {
+                            owner.corrected_by(from, correction, told, now_ns);
+                        }
+                        self.schedule(slot, now_ns);
+                    }
+                }
+                Word::Corrected { number } => {
+                    let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));
+                    if let Some(owner) = owner {
+                        owner.corrected(number);
+                    }
+                }
             }
         }
     }
@@ -101,33 +120,41 @@ impl Broker {
     }
 
     fn take_ask(&mut self, from: Opener, key: String, ask: &Ask, now_ns: u64) {
-        let known = self.slots.get(&key).copied();
-        let spec = ask.spec.spec().filter(|_| is_store_key(&key));
-        let (Some(spec), true) = (spec, known.is_some() || self.owners.len() < KEYS_MAX) else {
+        let Some(slot) = self.slot_of_peer(&key, &ask.spec, now_ns) else {
             let answer = Answer {
                 ask: ask.id,
                 reply: Reply::NoStore,
                 seen: None,
+                at_ns: 0,
             };
             let word = Word::Answer(answer);
             self.outgoing.push((from, Item { key, word }));
             return;
         };
-        let spec = Arc::new(spec);
-        let slot = match known {
-            Some(slot) => slot,
-            None => {
-                let shared = Arc::clone(&self.shared);
-                let new = || Meter::new(key.clone(), Arc::clone(&spec), Arc::clone(&shared));
-                let meter = self.shared.meter(&key, new);
-                self.slot(meter, now_ns)
-            }
-        };
         if let Some(owner) = self.owners.get_mut(&slot) {
-            owner.meter().respec(&spec);
             owner.asked(from, ask, now_ns);
         }
         self.schedule(slot, now_ns);
+    }
+
+    /// The place of a key that a peer speaks of, with the limits that it knows; none where it is
+    /// no key, or there is no place for it.
+    fn slot_of_peer(&mut self, key: &str, spec: &SpecForm, now_ns: u64) -> Option<Slot> {
+        let known = self.slots.get(key).copied();
+        let spec = spec.spec().filter(|_| is_store_key(key))?;
+        if known.is_none() && self.owners.len() >= KEYS_MAX {
+            return None;
+        }
+        let spec = Arc::new(spec);
+        let slot = known.unwrap_or_else(|| {
+            let shared = Arc::clone(&self.shared);
+            let new = || Meter::new(key.to_owned(), Arc::clone(&spec), Arc::clone(&shared));
+            let meter = self.shared.meter(key, new);
+            self.slot(meter, now_ns)
+        });
+        let owner = self.owners.get_mut(&slot)?;
+        owner.meter().respec(&spec);
+        Some(slot)
     }
 
     fn take_answer(&mut self, from: Opener, key: &str, answer: Answer, now_ns: u64) {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::limits::block::{Opener, life_ns};
 use crate::limits::cell::{Span, Spends};
-use crate::limits::exchange::{Answer, Ask, Grant, Reply, Report, SpecForm, Word};
+use crate::limits::exchange::{self, Answer, Ask, Grant, Reply, Report, SpecForm, Word};
 use crate::limits::state::State;
 
 /// How long an owner may take to say anything.
@@ -32,6 +32,8 @@ pub(super) struct Borrowing {
     refused_ns: u64,
     seen: Option<(State, u64)>,
     unheard: Vec<Unheard>,
+    /// Who answered last, when on its clock, and when that was heard.
+    answer: Option<(Opener, u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,18 @@ impl Borrowing {
     /// Whether nothing is asked, known or to be told.
     pub(super) fn is_empty(&self) -> bool {
         self.ask.is_none() && self.unheard.is_empty() && self.seen.is_none()
+    }
+
+    /// Whether the owner has been asked and has not answered.
+    pub(super) fn is_asking(&self) -> bool {
+        self.ask.is_some()
+    }
+
+    /// An instant on the clock of a peer that has answered last, as of now.
+    pub(super) fn told(&self, peer: Opener, now_ns: u64) -> Option<exchange::Told> {
+        let (_, at_ns, heard_ns) = self.answer.filter(|(from, ..)| *from == peer)?;
+        let since_ns = now_ns.saturating_sub(heard_ns);
+        Some(exchange::Told { at_ns, since_ns })
     }
 
     /// Until when the owner has refused.
@@ -118,7 +132,8 @@ impl Owner {
     }
 
     fn owes_store(&self) -> bool {
-        self.stored().next().is_some() || self.has_orphan() || self.loss.has_credit()
+        let stored = self.stored().next().is_some() || self.has_orphan();
+        stored || self.loss.has_credit() || self.correcting.owes_peers()
     }
 
     /// Asks the owner where tokens are wanted and no ask is on its way.
@@ -167,6 +182,9 @@ impl Owner {
 
     /// Takes an answer. One to an ask that was given up brings tokens that go back unused.
     pub fn answered(&mut self, from: Opener, answer: Answer, now_ns: u64) -> Told {
+        if answer.at_ns > 0 {
+            self.borrowing.answer = Some((from, answer.at_ns, now_ns));
+        }
         let asked = self.borrowing.ask.as_ref();
         let asked = asked.filter(|ask| ask.to == from && ask.id == answer.ask);
         let Some((sent_ns, id)) = asked.map(|ask| (ask.sent_ns, ask.id)) else {
@@ -333,7 +351,7 @@ impl Owner {
 
     fn next_borrowing_ns(&mut self, now_ns: u64, hungry: bool, waiting: u64) -> u64 {
         let mut looks = vec![u64::MAX];
-        let expects = self.demand.expected() >= 2;
+        let expects = self.is_steady(self.demand.expected());
         for part in &self.parts {
             let end_ns = part.block.span.end_ns;
             looks.push(match part.closed {

@@ -70,7 +70,13 @@ impl Owner {
             return self.delete(around, now_ns);
         }
         let two_windows_ns = self.slowest_ns().saturating_mul(2);
-        let entered = self.loss.enter(&mut next, me, now_ns, two_windows_ns);
+        let mut corrected = self.enter_corrections(&mut next, around);
+        if next.is_overdrawn() && self.take_back() {
+            // What an answer has cost beyond the limit is paid off before anything else passes.
+            next = self.current(around);
+            corrected = self.enter_corrections(&mut next, around);
+        }
+        let entered = self.loss.enter(&mut next, me, now_ns, two_windows_ns) | corrected;
         let wanted = if around.leaving || !owns {
             0
         } else {
@@ -82,21 +88,11 @@ impl Owner {
         let block = self.block(around, &next, life_ns);
         let slot = self.free_cell().is_some();
         let opened = if ready && slot && wanted > 0 && border_ns.is_none() {
-            next.open(wanted, block.block(me, now_ns))
+            next.open(wanted, self.at_once(waiting), block.block(me, now_ns))
         } else {
             0
         };
         let verdict = self.verdict(&next, around, opened, life_ns);
-        if owns {
-            self.lending.verdict = Some(verdict);
-            self.publish(&next, around, verdict, Mode::Store);
-        }
-        let due = entered || self.settle_due(around);
-        if opened == 0 && !(due && ready) {
-            let look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
-            self.look_ns = border_ns.map_or(look_ns, |at_ns| look_ns.max(at_ns));
-            return None;
-        }
         if opened > 0 {
             around.next_id += 1;
             if self.candidates.len() >= CANDIDATES_MAX {
@@ -106,6 +102,16 @@ impl Owner {
                 amount: opened,
                 ..block
             });
+        }
+        if owns {
+            self.lending.verdict = Some(verdict);
+            self.publish(&next, around, verdict, Mode::Store);
+        }
+        let due = entered || self.settle_due(around);
+        if opened == 0 && !(due && ready) {
+            let look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
+            self.look_ns = border_ns.map_or(look_ns, |at_ns| look_ns.max(at_ns));
+            return None;
         }
         Some(self.write(Some(next), now_ns))
     }
@@ -153,7 +159,7 @@ impl Owner {
     /// demand when little is left of what is at hand and a second or more is expected; for a slow
     /// key only on demand, so that a block that came back unused is not taken again.
     pub(super) fn wanted(&self, hungry: bool, waiting: u64, now_ns: u64) -> u64 {
-        let most = self.amount_max();
+        let most = self.amount_max().max(self.at_once(waiting));
         let scarce = self.is_scarce(now_ns);
         let expected = match scarce {
             true => self.demand.expected() / SCARCE,
@@ -168,7 +174,7 @@ impl Owner {
             .filter_map(|part| self.meter.cells.get(part.cell))
             .map(|cell| cell.count(now_ns))
             .sum();
-        let ahead = expected >= 2 && lasting <= expected.min(most) / 2;
+        let ahead = self.is_steady(expected) && lasting <= expected.min(most) / 2;
         if !hungry && !ahead && asked == 0 {
             return 0;
         }
@@ -180,6 +186,37 @@ impl Owner {
             .max(cushion)
             .max(1)
             .min(most)
+    }
+
+    /// Takes the tokens of its blocks out of the workers' hands, where answers are corrected;
+    /// whether there were any.
+    fn take_back(&mut self) -> bool {
+        let cells = &self.meter.cells;
+        let live = self.parts.iter_mut().filter(|part| part.closed.is_none());
+        let live = live.filter(|_| self.spec.estimate().is_some());
+        live.map(|part| part.close(cells)).count() > 0
+    }
+
+    /// Tokens that are on their way, or may be.
+    fn coming(&self) -> u64 {
+        if self.borrowing.is_asking() {
+            return u64::MAX;
+        }
+        let amounts = self.candidates.iter().map(|candidate| candidate.amount);
+        amounts.fold(0, u64::saturating_add)
+    }
+
+    /// Whether so many tokens are those of two requests at least.
+    pub(super) fn is_steady(&self, expected: u64) -> bool {
+        expected >= self.meter.estimate().saturating_mul(2)
+    }
+
+    /// What requests set aside that wait now, here and on peers: a block may have to be as large.
+    fn at_once(&self, waiting: u64) -> u64 {
+        match self.spec.estimate() {
+            Some(_) => waiting.saturating_add(self.lending.wanted()),
+            None => 0,
+        }
     }
 
     /// At the limit of a second, the next border of a sub-window when it is worth waiting for:
@@ -244,7 +281,7 @@ impl Owner {
 
     fn next_look(&self, around: &Around<'_>, verdict: Verdict, due: bool, slot: bool) -> u64 {
         let now_ns = around.now.boot_ns;
-        let expected = self.demand.expected();
+        let expects = self.is_steady(self.demand.expected());
         let mut looks = vec![u64::MAX];
         for part in &self.parts {
             let end_ns = part.block.span.end_ns;
@@ -256,12 +293,12 @@ impl Owner {
                 None => end_ns,
             });
             let ahead_ns = end_ns.saturating_sub(life_ns(&self.spec) / 4);
-            if part.closed.is_none() && expected >= 2 && ahead_ns > now_ns {
+            if part.closed.is_none() && expects && ahead_ns > now_ns {
                 looks.push(ahead_ns);
             }
         }
         match verdict {
-            Verdict::Refuse { until_ns, .. } if expected >= 2 => looks.push(until_ns),
+            Verdict::Refuse { until_ns, .. } if expects => looks.push(until_ns),
             Verdict::Ask if due && slot => looks.push(self.pace.ready_ns()),
             _ => {}
         }
@@ -304,6 +341,7 @@ impl Owner {
         matches!(self.base, Base::Held { .. })
             && idle_ns >= self.slowest_ns().saturating_mul(2)
             && self.is_settled()
+            && self.correcting.is_empty()
             && self.candidates.is_empty()
             && !self.loss.has_credit()
             && next.is_idle()
@@ -325,6 +363,7 @@ impl Owner {
             verdict,
             mode,
             answered_ns: self.answered_ns,
+            coming: self.coming(),
         });
         if verdict != Verdict::Ask {
             self.meter.answered.notify_waiters();

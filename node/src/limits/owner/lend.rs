@@ -188,6 +188,9 @@ impl Owner {
         self.lending.verdict = None;
         let seen = self.seen();
         for (to, mut word) in self.lending.words.drain(..) {
+            if let Word::Answer(answer) = &mut word {
+                answer.at_ns = now_ns;
+            }
             if let Word::Answer(answer) = &mut word
                 && matches!(answer.reply, Reply::Granted(_) | Reply::Refused { .. })
             {
@@ -259,11 +262,17 @@ impl Owner {
 }
 
 impl Lending {
+    /// Says something else to a peer.
+    pub(super) fn tell(&mut self, to: Opener, word: Word) {
+        self.words.push((to, word));
+    }
+
     fn say(&mut self, pending: Pending, reply: Reply) {
         let answer = Answer {
             ask: pending.id,
             reply,
             seen: None,
+            at_ns: 0,
         };
         self.words.push((pending.from, Word::Answer(answer)));
     }

@@ -10,6 +10,7 @@
 mod alone;
 pub mod borrow;
 mod compose;
+mod correct;
 mod lend;
 mod resolve;
 
@@ -33,6 +34,7 @@ use crate::limits::state::{Charges, State};
 use crate::limits::view::{Verdict, View};
 
 use borrow::Borrowing;
+use correct::Correcting;
 use lend::Lending;
 
 /// How long after its end a block may wait for another reason to write before it is settled.
@@ -136,6 +138,7 @@ pub struct Owner {
     look_ns: u64,
     lending: Lending,
     borrowing: Borrowing,
+    correcting: Correcting,
 }
 
 impl Owner {
@@ -163,6 +166,7 @@ impl Owner {
             look_ns: now_ns,
             lending: Lending::default(),
             borrowing: Borrowing::default(),
+            correcting: Correcting::default(),
         }
     }
 
@@ -198,13 +202,15 @@ impl Owner {
     pub fn is_done(&self) -> bool {
         let known = matches!(self.base, Base::Held { .. });
         let quiet = self.lending.is_empty() && self.borrowing.is_empty();
+        let quiet = quiet && self.correcting.is_empty();
         let nothing = self.attempt.is_none() && self.parts.is_empty() && !known && quiet;
         nothing && self.look_ns == u64::MAX
     }
 
     /// Whether a leaving process has settled everything of this key that it can.
     pub fn is_settled(&self) -> bool {
-        !self.is_writing() && self.parts.is_empty() && self.orphans_due_ns.is_none()
+        let settled = self.parts.is_empty() && self.correcting.is_empty();
+        !self.is_writing() && settled && self.orphans_due_ns.is_none()
     }
 
     /// Looks at the key: closes parts that are over, publishes what workers may know, and gives
@@ -218,15 +224,24 @@ impl Owner {
         self.expire_ask(around);
         let in_hand = self.meter.in_hand(now_ns);
         let waiting = self.meter.waiting.load(Ordering::Relaxed);
-        let hungry = in_hand == 0 && (asked || waiting > 0) && !around.leaving;
+        let few = match self.spec.estimate() {
+            None => in_hand == 0,
+            Some(_) => in_hand < waiting.max(1),
+        };
+        let hungry = few && (asked || waiting > 0) && !around.leaving;
         self.note_demand(now_ns, asked);
         self.loss.note(now_ns, hungry, in_hand, self.place.grace_ns);
         if self.serves_relayed(now_ns) || around.leaving {
             around.supplier = None;
         }
+        self.note_corrections(around);
         let write = self.decide(around, hungry, waiting);
+        self.tell_correction(around);
         self.answer_asks(around);
-        self.look_ns = self.look_ns.min(self.next_word_ns(now_ns));
+        let word_ns = self
+            .next_word_ns(now_ns)
+            .min(self.next_correction_ns(around));
+        self.look_ns = self.look_ns.min(word_ns);
         write
     }
 

@@ -37,6 +37,7 @@ impl Owner {
         for candidate in opened {
             self.hand_out(candidate, now_ns);
         }
+        self.forget_corrected();
         let due_ns = now_ns.saturating_add(SETTLE_SLACK_NS);
         let orphan = self.has_orphan();
         self.orphans_due_ns = orphan.then(|| self.orphans_due_ns.unwrap_or(due_ns));
@@ -99,7 +100,7 @@ impl Owner {
             self.meter.hint.store(first.cell, Ordering::Relaxed);
         }
         let expected = self.demand.expected();
-        let low = if expected >= 2 {
+        let low = if self.is_steady(expected) {
             expected.min(self.amount_max()) / 2
         } else {
             u64::MAX

@@ -31,11 +31,11 @@ fn block(id: u64) -> Block {
 #[test]
 fn a_block_holds_at_most_a_twentieth_and_never_more_than_is_free() {
     let mut state = State::empty(&spec(100, Window::Minute), 0, 0);
-    assert_eq!(state.open(1_000, block(1)), 5);
+    assert_eq!(state.open(1_000, 0, block(1)), 5);
     assert_eq!(state.free(), 95);
     state.charge(94, NOW);
-    assert_eq!(state.open(1_000, block(2)), 1);
-    assert_eq!(state.open(1, block(3)), 0);
+    assert_eq!(state.open(1_000, 0, block(2)), 1);
+    assert_eq!(state.open(1, 0, block(3)), 0);
     for (limit, most) in [(1, 1), (20, 1), (21, 2), (39, 2), (1_000_000, 50_000)] {
         let limit = Limit::new(limit, Window::Minute).unwrap();
         assert_eq!(share_of(&limit), most, "{limit:?}");
@@ -45,14 +45,16 @@ fn a_block_holds_at_most_a_twentieth_and_never_more_than_is_free() {
 #[test]
 fn a_key_has_a_bounded_number_of_open_blocks() {
     let mut state = State::empty(&spec(1_000_000, Window::Minute), 0, 0);
-    let opened = (0..100).filter(|id| state.open(1, block(*id)) > 0).count();
+    let opened = (0..100)
+        .filter(|id| state.open(1, 0, block(*id)) > 0)
+        .count();
     assert_eq!(opened, OPEN_MAX - CREDITS_MAX);
 }
 
 #[test]
 fn a_settle_that_is_written_again_charges_nothing_twice() {
     let mut state = State::empty(&spec(100, Window::Minute), 0, 0);
-    assert_eq!(state.open(5, block(1)), 5);
+    assert_eq!(state.open(5, 0, block(1)), 5);
     for spends in [2, 2, 3, 3, 5] {
         state.settle(ME, 1, 5, [(NOW, spends)].into_iter());
         assert_eq!(state.limits[0].used(), spends);
@@ -63,7 +65,7 @@ fn a_settle_that_is_written_again_charges_nothing_twice() {
 #[test]
 fn what_was_drawn_and_never_sent_is_charged_at_the_end_and_the_rest_is_free_again() {
     let mut state = State::empty(&spec(100, Window::Minute), 0, 0);
-    state.open(5, block(1));
+    state.open(5, 0, block(1));
     state.settle(ME, 1, 5, [(NOW, 2)].into_iter());
     state.close(ME, 1, 1, NOW);
     assert_eq!((state.limits[0].used(), state.free()), (3, 97));

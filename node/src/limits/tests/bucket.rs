@@ -61,7 +61,7 @@ impl Node {
                 None => true,
             });
         for _ in 0..demand {
-            match self.meter.draw(now_ns) {
+            match self.meter.draw(0, now_ns) {
                 Draw::Drawn(token) => sent += u64::from(token.send(now_ns).is_ok()),
                 Draw::Wait(waiting) => self.waiting.push_back(waiting),
                 Draw::Refused(_) => {}

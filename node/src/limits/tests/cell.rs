@@ -13,38 +13,38 @@ fn open(amount: u64) -> Cell {
 #[test]
 fn a_cell_gives_as_many_tokens_as_were_put_in() {
     let cell = open(2);
-    let (generation, left) = cell.draw(0).unwrap();
+    let (generation, left) = cell.draw(1, 0).unwrap();
     assert_eq!(left, 1);
-    assert!(cell.draw(MS).is_some());
-    assert_eq!(cell.draw(MS), None);
-    cell.put_back(generation);
-    assert!(cell.draw(MS).is_some());
+    assert!(cell.draw(1, MS).is_some());
+    assert_eq!(cell.draw(1, MS), None);
+    cell.put_back(generation, 1);
+    assert!(cell.draw(1, MS).is_some());
 }
 
 #[test]
 fn nothing_is_drawn_or_sent_at_or_after_the_end() {
     let cell = open(2);
-    let (generation, _) = cell.draw(0).unwrap();
-    assert_eq!(cell.draw(200 * MS), None);
+    let (generation, _) = cell.draw(1, 0).unwrap();
+    assert_eq!(cell.draw(1, 200 * MS), None);
     assert_eq!(cell.count(200 * MS), 0);
-    assert!(!cell.send(generation, 200 * MS));
-    assert!(cell.send(generation, 200 * MS - 1));
+    assert!(cell.send(generation, 1, 200 * MS).is_none());
+    assert!(cell.send(generation, 1, 200 * MS - 1).is_some());
 }
 
 #[test]
 fn what_a_closed_part_held_is_final() {
     let cell = open(5);
-    let (generation, _) = cell.draw(0).unwrap();
-    let (late, _) = cell.draw(0).unwrap();
-    assert!(cell.send(generation, 20 * MS));
+    let (generation, _) = cell.draw(1, 0).unwrap();
+    let (late, _) = cell.draw(1, 0).unwrap();
+    assert!(cell.send(generation, 1, 20 * MS).is_some());
     let closed = cell.close();
     assert_eq!(closed.rest, 3);
     assert_eq!(closed.spends.iter().sum::<u64>(), 1);
     // Too late: neither a send nor a return of the old part reaches the next one.
-    assert!(!cell.send(late, 21 * MS));
+    assert!(cell.send(late, 1, 21 * MS).is_none());
     cell.open(1, Span::new(30 * MS, 200 * MS, 16 * MS, 0));
-    cell.put_back(late);
-    assert!(!cell.send(late, 31 * MS));
+    cell.put_back(late, 1);
+    assert!(cell.send(late, 1, 31 * MS).is_none());
     assert_eq!((cell.rest(), cell.spends()), (1, [0; SPEND_SLOTS]));
 }
 
@@ -57,8 +57,8 @@ fn a_spend_is_charged_at_the_end_of_its_sub_window_never_before_it() {
         for at in [start, start + life_ms * MS / 2, end - 1] {
             let cell = Cell::default();
             cell.open(1, span);
-            let (generation, _) = cell.draw(at).unwrap();
-            assert!(cell.send(generation, at));
+            let (generation, _) = cell.draw(1, at).unwrap();
+            assert!(cell.send(generation, 1, at).is_some());
             let slot = cell.spends().iter().position(|n| *n == 1).unwrap();
             assert!(span.slot_end_ns(slot) >= at, "{span:?} at {at}");
         }
@@ -72,12 +72,15 @@ fn workers_together_send_no_more_than_the_cell_held() {
         let sent: u64 = std::thread::scope(|scope| {
             let work = || {
                 let mut sent = 0;
-                while let Some((generation, _)) = cell.draw(MS) {
+                while let Some((generation, _)) = cell.draw(1, MS) {
                     if sent % 3 == 0 {
-                        cell.put_back(generation);
-                        sent += u64::from(cell.draw(MS).is_some_and(|(g, _)| cell.send(g, MS)));
+                        cell.put_back(generation, 1);
+                        sent += u64::from(
+                            cell.draw(1, MS)
+                                .is_some_and(|(g, _)| cell.send(g, 1, MS).is_some()),
+                        );
                     } else {
-                        sent += u64::from(cell.send(generation, MS));
+                        sent += u64::from(cell.send(generation, 1, MS).is_some());
                     }
                 }
                 sent

@@ -39,6 +39,7 @@ fn state() -> State {
             },
         ],
         open: vec![block(1), block(u64::MAX)],
+        folded: Vec::new(),
     }
 }
 

@@ -79,6 +79,10 @@ pub enum Mutant {
     /// An owner takes what a holder has not used for free before the holder has closed its part:
     /// acted out by reports that say that nothing was spent (7 B).
     SpendsForgotten,
+    /// A correction that comes twice counts twice (part two, 13).
+    CorrectionTwice,
+    /// What is given back is taken from what was charged last, whatever its age (11).
+    CorrectionYoung,
     /// A restarted node settles the blocks of its earlier self (part two, 2).
     OtherIncarnationSettles,
 }

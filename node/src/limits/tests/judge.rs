@@ -2,81 +2,110 @@
 
 use std::collections::VecDeque;
 
-use proto::meter::{Algorithm, Limit};
+use proto::meter::{Algorithm, Limit, Window};
 
 use crate::limits::window::calendar_window;
 
 /// Knows every send of every node on one clock.
 #[derive(Debug)]
 pub struct Judge {
-    limits: Vec<Limit>,
-    /// Newest last; as old as the longest sliding window.
-    pub sent: VecDeque<u64>,
-    pub total: u64,
+    /// (instant, amount), newest last; as old as the longest sliding window.
+    sent: VecDeque<(u64, u64)>,
+    /// Number of the first of them.
+    first: u64,
+    sliding: Vec<Sliding>,
     /// Sends of the running calendar windows: (limit, window, sends).
     calendar: Vec<(Limit, i64, u64)>,
 }
 
+/// What stands in one sliding window.
+#[derive(Debug)]
+struct Sliding {
+    limit: u64,
+    window: Window,
+    /// Number of the first send in it.
+    from: u64,
+    sum: u64,
+}
+
 impl Judge {
     pub fn new(limits: &[Limit]) -> Self {
-        let fixed = limits
-            .iter()
-            .filter(|l| l.algorithm() == Algorithm::FixedWindow);
-        let calendar = fixed.map(|limit| (*limit, i64::MIN, 0)).collect();
+        let of = |algorithm| limits.iter().filter(move |l| l.algorithm() == algorithm);
+        let sliding = |limit: &Limit| Sliding {
+            limit: limit.limit(),
+            window: limit.window(),
+            from: 0,
+            sum: 0,
+        };
         Self {
-            limits: limits.to_vec(),
             sent: VecDeque::new(),
-            total: 0,
-            calendar,
+            first: 0,
+            sliding: of(Algorithm::SlidingWindow).map(sliding).collect(),
+            calendar: of(Algorithm::FixedWindow)
+                .map(|limit| (*limit, i64::MIN, 0))
+                .collect(),
         }
     }
 
-    /// A send at a true instant: `unix_s` is the true wall clock.
-    pub fn sent(&mut self, now_ns: u64, unix_s: i64) -> Result<(), String> {
-        self.sent.push_back(now_ns);
-        self.total += 1;
+    /// A send at a true instant: `unix_s` is the true wall clock. Its number.
+    pub fn sent(&mut self, now_ns: u64, unix_s: i64, amount: u64) -> Result<u64, String> {
+        let number = self.first + self.sent.len() as u64;
+        self.sent.push_back((now_ns, amount));
+        self.sliding
+            .iter_mut()
+            .for_each(|sliding| sliding.sum += amount);
         for (limit, window, sends) in &mut self.calendar {
             let current = calendar_window(limit.window(), unix_s);
             if current != *window {
                 (*window, *sends) = (current, 0);
             }
-            *sends += 1;
+            *sends += amount;
             if *sends > limit.limit() {
                 return Err(format!("{sends} sends in one {}", limit.window()));
             }
         }
-        self.check(now_ns, 0)
+        self.check(now_ns, 0)?;
+        Ok(number)
+    }
+
+    /// A send has cost less than was set aside for it: from now on only that counts.
+    pub fn cost(&mut self, number: u64, actual: u64) {
+        let at = number.checked_sub(self.first).map(|at| at as usize);
+        let Some((_, amount)) = at.and_then(|at| self.sent.get_mut(at)) else {
+            return;
+        };
+        let less = amount.saturating_sub(actual);
+        *amount -= less;
+        for sliding in &mut self.sliding {
+            if sliding.from <= number {
+                sliding.sum -= less;
+            }
+        }
     }
 
     /// In the closed interval of the window's length that ends now: what was sent, and what could
     /// be sent at this very instant, stays within the limit.
     pub fn check(&mut self, now_ns: u64, sendable: u64) -> Result<(), String> {
-        let sliding = self
-            .limits
-            .iter()
-            .filter(|l| l.algorithm() == Algorithm::SlidingWindow);
-        for limit in sliding.clone() {
-            let from_ns = now_ns.saturating_sub(limit.window().width_ns());
-            let at = self.sent.partition_point(|sent_ns| *sent_ns < from_ns);
-            let sent = (self.sent.len() - at) as u64;
-            if sent + sendable > limit.limit() {
+        let mut needed = self.first + self.sent.len() as u64;
+        for sliding in &mut self.sliding {
+            let from_ns = now_ns.saturating_sub(sliding.window.width_ns());
+            while let Some((at_ns, amount)) = self.sent.get((sliding.from - self.first) as usize)
+                && *at_ns < from_ns
+            {
+                sliding.sum -= amount;
+                sliding.from += 1;
+            }
+            needed = needed.min(sliding.from);
+            if sliding.sum + sendable > sliding.limit {
                 return Err(format!(
-                    "{sent} sent and {sendable} at hand within one {} of {} at {now_ns} ns",
-                    limit.window(),
-                    limit.limit()
+                    "{} sent and {sendable} at hand within one {} of {} at {now_ns} ns",
+                    sliding.sum, sliding.window, sliding.limit
                 ));
             }
         }
-        let longest_ns = sliding
-            .map(|limit| limit.window().width_ns())
-            .max()
-            .unwrap_or(0);
-        while self
-            .sent
-            .front()
-            .is_some_and(|sent_ns| now_ns.saturating_sub(*sent_ns) > longest_ns)
-        {
+        while self.first < needed {
             self.sent.pop_front();
+            self.first += 1;
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Node {
     /// Sends all that is at hand, and waits for more.
     fn wait(&mut self) -> Waiting {
         loop {
-            match self.meter.draw(self.now_ns) {
+            match self.meter.draw(0, self.now_ns) {
                 Draw::Drawn(token) => {
                     token.send(self.now_ns).unwrap();
                     self.sent += 1;
@@ -218,7 +218,7 @@ fn a_late_answer_of_a_probe_makes_no_key_forget_what_was_sent() {
     // Two calls are out, one for each key; the first one fails.
     let waiting = node.wait();
     let first = node.turn();
-    assert!(matches!(other.draw(node.now_ns), Draw::Wait(_)));
+    assert!(matches!(other.draw(0, node.now_ns), Draw::Wait(_)));
     let second = node.turn();
     assert_eq!((first.len(), second.len()), (1, 1));
     let lost = StoreError::OutcomeUnknown("gone".into());

@@ -15,3 +15,4 @@ mod pauses;
 mod schedules;
 mod simulation;
 mod slots;
+mod values;

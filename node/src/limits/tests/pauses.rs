@@ -21,7 +21,7 @@ fn node(node: u64, store: &Arc<dyn Store>) -> (Arc<Limits>, Arc<Meter>) {
 }
 
 fn is_paused(meter: &Arc<Meter>) -> bool {
-    match meter.draw(SystemClock.boot_ns()) {
+    match meter.draw(0, SystemClock.boot_ns()) {
         Draw::Drawn(_) => false,
         Draw::Refused(refusal) => {
             assert_eq!(refusal.cause, Cause::Paused);

@@ -9,7 +9,7 @@ fn per(limit: u64, window: Window) -> Limit {
     Limit::new(limit, window).unwrap()
 }
 
-fn run(plan: &Plan, seed: u64) -> Outcome {
+pub fn run(plan: &Plan, seed: u64) -> Outcome {
     match World::new(plan, seed).run() {
         Ok(outcome) => outcome,
         Err(fault) => panic!("seed {seed}: {fault}\n{plan:?}"),
@@ -50,7 +50,7 @@ fn random_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
 }
 
 /// The same with links between the nodes, and what can happen to these.
-fn linked_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
+pub fn linked_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
     let mut plan = random_plan(seed, mutant);
     let mut chance = Chance::new(seed ^ 0x1ee7);
     plan.nodes = chance.within(2, 6);
@@ -64,7 +64,7 @@ fn linked_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
 }
 
 /// How many seeds a test runs: few in the usual run, `SIM_SEEDS` in a long one, from `SIM_FROM`.
-fn seeds(usual: u64) -> std::ops::Range<u64> {
+pub fn seeds(usual: u64) -> std::ops::Range<u64> {
     let given = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let from = given("SIM_FROM").unwrap_or(0);
     from..from + given("SIM_SEEDS").unwrap_or(usual)

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::meter::{Limit, MeterSpec, StoreLoss};
+use proto::meter::{Estimate, Limit, MeterSpec, StoreLoss};
 use proto::store::{Op, Revision, StoreError, Txn, TxnOutcome};
 
 use super::faults::{Chance, Faults, Mutant};
@@ -19,7 +19,9 @@ use super::network::Network;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::exchange::{Reply, Word};
 use crate::limits::meter::{Draw, Meter, Token, Waiting};
-use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, PeerEvent, Settings, codec};
+use crate::limits::{
+    Clock, Limits, MeterKey, Moment, Opener, PeerEvent, Reserved, Sent, Settings, codec,
+};
 
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
@@ -45,6 +47,19 @@ pub struct Plan {
     pub faults: Faults,
     pub mutant: Option<Mutant>,
     pub on_store_loss: StoreLoss,
+    /// What requests set aside and cost; none: each counts one.
+    pub values: Option<Values>,
+}
+
+/// Answers whose cost is known when they have ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Values {
+    /// What each sets aside.
+    pub estimate: u64,
+    /// What it costs, in percent of that: from and to.
+    pub cost: (u64, u64),
+    /// How long it takes at most.
+    pub call_ns: u64,
 }
 
 impl Plan {
@@ -62,12 +77,17 @@ impl Plan {
             faults: Faults::default(),
             mutant: None,
             on_store_loss: StoreLoss::FailClosed,
+            values: None,
         }
     }
 }
 
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// What all answers have cost, and until when.
+    pub cost: u64,
+    /// Answers that were corrected.
+    pub corrected: u64,
     /// True instants of all sends.
     pub sends: Vec<u64>,
     pub requests: u64,
@@ -99,6 +119,14 @@ struct Drawn {
     until_ns: u64,
 }
 
+/// A request whose answer ends at an instant.
+struct Awaited {
+    at_ns: u64,
+    number: u64,
+    actual: u64,
+    reserved: Reserved,
+}
+
 struct Node {
     _limits: Arc<Limits>,
     broker: Broker,
@@ -112,6 +140,8 @@ struct Node {
     /// A request came.
     touched: bool,
     drawn: Vec<Drawn>,
+    /// Answers that are awaited.
+    calls: Vec<Awaited>,
     waiting: Vec<(u64, Waiting)>,
     answers: Vec<(u64, u64, Result<TxnOutcome, StoreError>)>,
     /// Events of its links, in the order of arrival.
@@ -157,7 +187,8 @@ impl World {
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let spec = MeterSpec::new("", 1, plan.limits.clone()).unwrap();
-        let spec = Arc::new(spec.on_store_loss(plan.on_store_loss));
+        let estimate = plan.values.map(|values| Estimate::Given(values.estimate));
+        let spec = Arc::new(spec.on_store_loss(plan.on_store_loss).estimating(estimate));
         let after = |chance: &mut Chance, mean_ns: u64| match mean_ns {
             0 => u64::MAX,
             mean_ns => chance.pause(mean_ns),
@@ -224,6 +255,7 @@ impl World {
             paused_until_ns: 0,
             touched: false,
             drawn: Vec::new(),
+            calls: Vec::new(),
             waiting: Vec::new(),
             answers: Vec::new(),
             inbox: Vec::new(),
@@ -369,6 +401,12 @@ impl World {
             if self.plan.mutant == Some(Mutant::SpendsForgotten) {
                 forget_spends(&mut message.event);
             }
+            if self.plan.mutant == Some(Mutant::CorrectionTwice) {
+                renumber(&mut message.event, self.now_ns);
+            }
+            if self.plan.mutant == Some(Mutant::CorrectionYoung) {
+                make_young(&mut message.event);
+            }
             node.inbox.push(message.event);
             node.touched = true;
         }
@@ -436,7 +474,7 @@ impl World {
         self.outcome.requests += 1;
         self.nodes[at].touched = true;
         let now_ns = self.now_ns + self.nodes[at].offset_ns;
-        match self.nodes[at].meter.draw(now_ns) {
+        match self.nodes[at].meter.draw(0, now_ns) {
             Draw::Drawn(token) => self.drew(at, token),
             Draw::Wait(waiting) => self.nodes[at].waiting.push((self.now_ns, waiting)),
             Draw::Refused(refusal) => {
@@ -483,6 +521,7 @@ impl World {
             return Ok(());
         }
         self.send_due(at)?;
+        self.settle_due(at);
         let now_ns = self.now_ns;
         let unix_ns = self.plan.unix_ns + now_ns;
         let node = &mut self.nodes[at];
@@ -533,17 +572,45 @@ impl World {
         let due: Vec<Drawn> = due;
         for drawn in due {
             let sent = match drawn.token {
-                Some(token) => token.send(now_ns + node.offset_ns).is_ok(),
-                None => now_ns < drawn.until_ns,
+                Some(token) => token.send(now_ns + node.offset_ns).ok(),
+                None => (now_ns < drawn.until_ns).then(Sent::default),
             };
-            if sent {
-                self.outcome.sends.push(now_ns);
-                self.judge.sent(now_ns, unix_s)?;
-            } else {
+            let Some(mut sent) = sent else {
                 self.outcome.expired += 1;
+                continue;
+            };
+            let reserved = sent.reserved.pop();
+            let amount = reserved.as_ref().map_or(1, Reserved::amount);
+            self.outcome.sends.push(now_ns);
+            let number = self.judge.sent(now_ns, unix_s, amount)?;
+            if let (Some(reserved), Some(values)) = (reserved, self.plan.values) {
+                let percent = self.chance.within(values.cost.0, values.cost.1 + 1);
+                node.calls.push(Awaited {
+                    at_ns: now_ns + self.chance.within(0, values.call_ns),
+                    number,
+                    actual: amount * percent / 100,
+                    reserved,
+                });
             }
         }
         Ok(())
+    }
+
+    /// Answers that have ended say what they have cost; one in twenty never does.
+    fn settle_due(&mut self, at: usize) {
+        let now_ns = self.now_ns;
+        let node = &mut self.nodes[at];
+        let ended = node.calls.extract_if(.., |call| call.at_ns <= now_ns);
+        for call in ended.collect::<Vec<_>>() {
+            if self.chance.percent(5) {
+                self.outcome.cost += call.reserved.amount();
+                continue;
+            }
+            self.judge.cost(call.number, call.actual);
+            self.outcome.cost += call.actual;
+            self.outcome.corrected += 1;
+            call.reserved.settle(call.actual, now_ns + node.offset_ns);
+        }
     }
 
     fn poll_waiting(&mut self, at: usize, boot_ns: u64) -> Result<(), String> {
@@ -685,9 +752,11 @@ impl Node {
         let broker_ns = self.broker.due_ns().saturating_sub(self.offset_ns);
         let drawn = self.drawn.iter().map(|drawn| drawn.at_ns);
         let answers = self.answers.iter().map(|(at_ns, ..)| *at_ns);
+        let calls = self.calls.iter().map(|call| call.at_ns);
         let heard = (!self.inbox.is_empty()).then_some(0);
         let next_ns = drawn
             .chain(answers)
+            .chain(calls)
             .chain(heard)
             .min()
             .unwrap_or(u64::MAX)
@@ -704,7 +773,8 @@ impl Node {
                 .as_ref()
                 .is_some_and(|token| token.is_live(own_ns))
         };
-        self.meter.in_hand(own_ns) + self.drawn.iter().filter(live).count() as u64
+        let each = self.meter.estimate();
+        self.meter.in_hand(own_ns) + each * self.drawn.iter().filter(live).count() as u64
     }
 }
 
@@ -725,6 +795,35 @@ fn lengthen(event: &mut PeerEvent, more_ns: u64) {
             && let Reply::Granted(grant) = &mut answer.reply
         {
             grant.life_ns += more_ns;
+        }
+    }
+}
+
+/// Gives each correction a number of its own, whenever it comes.
+fn renumber(event: &mut PeerEvent, now_ns: u64) {
+    let PeerEvent::Said(_, batch) = event else {
+        return;
+    };
+    for item in &mut batch.items {
+        if let Word::Correct { correction, .. } = &mut item.word {
+            correction.number = (1 << 40) + now_ns;
+        }
+    }
+}
+
+/// Makes what is corrected look as if it had been charged just now.
+fn make_young(event: &mut PeerEvent) {
+    let PeerEvent::Said(_, batch) = event else {
+        return;
+    };
+    for item in &mut batch.items {
+        if let Word::Correct {
+            correction, told, ..
+        } = &mut item.word
+        {
+            let changes = correction.changes.iter_mut();
+            changes.for_each(|(age_ns, _)| *age_ns = 0);
+            told.iter_mut().for_each(|told| told.since_ns += SECOND);
         }
     }
 }

@@ -5,13 +5,22 @@ use std::time::Duration;
 
 use http::HeaderName;
 use proto::id::{CredentialId, ProxyId};
-use proto::meter::{KeySource, Limit, Meter, MeterSpec, Window};
+use proto::meter::value::ValueSet;
+use proto::meter::{KeySource, Limit, Meter, MeterKind, MeterSpec, Window};
 use proto::object::ObjectId;
 use proto::proxy::Proxy;
 
 use super::{OrgCompiler, joined};
 use crate::limits::{MeterKey, SlotSpec};
 use crate::metering::{Counted, Metering, Row, RowKey};
+
+/// What of answers a meter counts, compiled.
+fn value(meter: &Meter) -> Result<Option<Arc<ValueSet>>, String> {
+    let value = meter.value.as_ref();
+    let value = value.filter(|_| meter.kind == MeterKind::ResponseValue);
+    let set = value.map(|value| value.compile().map_err(|error| error.to_string()));
+    Ok(set.transpose()?.map(Arc::new))
+}
 
 impl OrgCompiler<'_> {
     /// The meters that may count requests of a caller with this credential through this proxy.
@@ -63,6 +72,7 @@ impl OrgCompiler<'_> {
         // What pauses needs a meter, even one without limits per window.
         let windows = !spec.limits().is_empty() || slots.is_none() || pause_max.is_some();
         let spec = windows.then(|| Arc::new(spec));
+        let value = self::value(meter)?;
         let when = meter.when.as_ref().filter(|when| !when.is_empty());
         let when = when.map(|when| when.compile().map_err(|problems| joined(&problems)));
         let fixed = |key: MeterKey| {
@@ -98,6 +108,7 @@ impl OrgCompiler<'_> {
             name: counted.as_str().into(),
             slots: slots.clone(),
             spec: spec.clone(),
+            value,
             when: when.transpose()?,
             key,
             pause_max,
@@ -129,6 +140,7 @@ impl OrgCompiler<'_> {
             name: id.to_string().into(),
             spec: Some(spec),
             slots: None,
+            value: None,
             when: None,
             key: RowKey::Fixed(counted),
             pause_max: None,
