@@ -14,6 +14,9 @@ use crate::upstream::retry::retry_after;
 /// A number of seconds above this is a time since 1970.
 const EPOCH_S: u64 = 1_000_000_000;
 
+/// Where a target names the limit that it counts a request at.
+pub const BUCKET: &str = "x-ratelimit-resource";
+
 /// What an answer says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lesson {
@@ -120,8 +123,13 @@ pub fn lesson(
     // The word that is meant for waiting goes before the account of what is left.
     let pause = asked.or(used_up.filter(|_| from != LearnFrom::RetryAfter));
     Lesson {
-        pause: pause.filter(|wait| busy && !wait.is_zero()).map(|wait| wait.min(most)),
-        left: own.into_iter().min_by_key(|left| left.remaining).filter(|_| !busy),
+        pause: pause
+            .filter(|wait| busy && !wait.is_zero())
+            .map(|wait| wait.min(most)),
+        left: own
+            .into_iter()
+            .min_by_key(|left| left.remaining)
+            .filter(|_| !busy),
     }
 }
 
@@ -146,7 +154,10 @@ fn asked_for(from: LearnFrom, headers: &HeaderMap, now: Timestamp) -> Option<Dur
 
 /// `X-Shopify-Shop-Api-Call-Limit: 39/40`: a bucket that gives back two calls a second.
 fn shopify(headers: &HeaderMap) -> Option<Left> {
-    let value = headers.get("x-shopify-shop-api-call-limit")?.to_str().ok()?;
+    let value = headers
+        .get("x-shopify-shop-api-call-limit")?
+        .to_str()
+        .ok()?;
     let (used, limit) = value.trim().split_once('/')?;
     let (used, limit): (u64, u64) = (used.parse().ok()?, limit.parse().ok()?);
     Some(Left {
@@ -167,10 +178,16 @@ fn ietf(headers: &HeaderMap, now: Timestamp) -> Vec<Left> {
     };
     let Some(value) = field("ratelimit") else {
         let (remaining, reset) = (field("ratelimit-remaining"), field("ratelimit-reset"));
-        return remaining.zip(reset).and_then(|(r, t)| left(r, t)).into_iter().collect();
+        return remaining
+            .zip(reset)
+            .and_then(|(r, t)| left(r, t))
+            .into_iter()
+            .collect();
     };
     let parameter = |text: &str, names: [&str; 2]| {
-        let mut parts = text.split([';', ',']).filter_map(|part| part.split_once('='));
+        let mut parts = text
+            .split([';', ','])
+            .filter_map(|part| part.split_once('='));
         let found = parts.find(|(name, _)| names.contains(&name.trim()));
         found.map(|(_, value)| value.trim().to_owned())
     };
@@ -229,7 +246,9 @@ fn go_duration(text: &str) -> Option<Duration> {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, behind) = rest.split_at(end);
         let units = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
-        let (unit, ms) = units.into_iter().find(|(unit, _)| behind.starts_with(unit))?;
+        let (unit, ms) = units
+            .into_iter()
+            .find(|(unit, _)| behind.starts_with(unit))?;
         // In thousandths of the unit.
         let thousandths = u64::try_from(seconds(number)?.as_millis()).ok()?;
         let millis = u128::from(thousandths) * ms;
@@ -313,12 +332,20 @@ mod tests {
             ("x-ratelimit-reset", "1789456060"),
         ];
         assert_eq!(pause(Github, 403, &used_up), Some(60_000));
-        assert_eq!(pause(RetryAfter, 429, &used_up), None, "no word of a vendor");
+        assert_eq!(
+            pause(RetryAfter, 429, &used_up),
+            None,
+            "no word of a vendor"
+        );
         let some_left = [
             ("x-ratelimit-remaining", "2860"),
             ("x-ratelimit-reset", "1789456060"),
         ];
-        assert_eq!(pause(Github, 403, &some_left), None, "forbidden is not busy");
+        assert_eq!(
+            pause(Github, 403, &some_left),
+            None,
+            "forbidden is not busy"
+        );
         let openai = [
             ("x-ratelimit-remaining-requests", "9"),
             ("x-ratelimit-reset-requests", "8.64s"),
@@ -330,7 +357,10 @@ mod tests {
         assert_eq!(pause(Openai, 429, &millis), Some(1_250));
         assert_eq!(pause(Anthropic, 529, &[after]), Some(3_000));
         assert_eq!(pause(Shopify, 429, &[("retry-after", "2.0")]), Some(2_000));
-        assert_eq!(pause(Ietf, 429, &[("ratelimit", "\"a\";r=5;t=9, \"b\";r=0;t=7")]), Some(7_000));
+        assert_eq!(
+            pause(Ietf, 429, &[("ratelimit", "\"a\";r=5;t=9, \"b\";r=0;t=7")]),
+            Some(7_000)
+        );
         let older = [("ratelimit", "limit=10, remaining=0, reset=4")];
         assert_eq!(pause(Ietf, 429, &older), Some(4_000));
         let oldest = [("ratelimit-remaining", "0"), ("ratelimit-reset", "5")];
@@ -345,7 +375,11 @@ mod tests {
             ("x-ratelimit-remaining-tokens", "700"),
             ("x-ratelimit-reset-tokens", "6s"),
         ];
-        let left = |of_values| told(LearnFrom::Openai, of_values, 200, &openai).left.unwrap();
+        let left = |of_values| {
+            told(LearnFrom::Openai, of_values, 200, &openai)
+                .left
+                .unwrap()
+        };
         assert_eq!((left(false).remaining, left(false).reset.as_secs()), (9, 8));
         assert_eq!((left(true).remaining, left(true).reset.as_secs()), (700, 6));
         assert_eq!(told(LearnFrom::Openai, false, 429, &openai).left, None);
@@ -354,7 +388,11 @@ mod tests {
         assert_eq!((left.remaining, left.reset.as_secs()), (2, 19));
         for nonsense in ["40", "a/b", "41/40", "-1/40", ""] {
             let shop = [("x-shopify-shop-api-call-limit", nonsense)];
-            assert_eq!(told(LearnFrom::Shopify, false, 200, &shop).left, None, "{nonsense}");
+            assert_eq!(
+                told(LearnFrom::Shopify, false, 200, &shop).left,
+                None,
+                "{nonsense}"
+            );
         }
     }
 }

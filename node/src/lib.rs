@@ -21,6 +21,8 @@ pub mod flow;
 pub mod gateway;
 pub mod hygiene;
 pub mod inbound;
+pub mod learner;
+pub mod learning;
 pub mod limits;
 pub mod listener;
 pub mod metering;

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use proto::meter::value::ValueSet;
-use proto::meter::{Applies, MeterSpec, WhenSet};
+use proto::meter::{Applies, LearnFrom, MeterSpec, WhenSet};
 use proto::rule::Facts;
 
+use crate::learner::Learner;
 use crate::limits::{
     Limits, METERS_MAX, Meter, MeterKey, MeterSet, Newcomers, SlotSpec, Slots, TooManyMeters,
 };
@@ -42,8 +43,8 @@ pub struct Row {
     pub when: Option<WhenSet>,
     /// What it counts by.
     pub key: RowKey,
-    /// Longest pause that the target can ask for.
-    pub pause_max: Option<Duration>,
+    /// From which answers it learns, and its longest pause.
+    pub learn: Option<(LearnFrom, Duration)>,
     /// The header that says how urgent a held caller is.
     pub priority: Option<HeaderName>,
     /// Whether every attempt towards the target spends, or only the first: of what hangs on the
@@ -82,8 +83,8 @@ pub struct Applied {
     pub slots: Arc<[Arc<Slots>]>,
     /// What is read of its answer, and for which meter.
     pub values: Arc<[(Arc<Meter>, Arc<ValueSet>)]>,
-    /// Those that wait when the target asks, each with its longest pause.
-    pub learning: Arc<[(Arc<Meter>, Duration)]>,
+    /// Those that learn from the target's answers.
+    pub learning: Arc<[Learner]>,
     /// How urgent it is where it is held, 0 to 9.
     pub priority: u8,
 }
@@ -140,9 +141,9 @@ impl Metering {
         })
     }
 
-    /// Pauses meters because the target asked to wait.
-    pub fn pause(&self, meter: &Meter, wait: Duration) {
-        self.limits.pause(meter, wait);
+    /// The meters of the process.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The meters of every request, where no request has to be looked at.
@@ -247,8 +248,12 @@ impl Applied {
             Some((meter, row.value.clone()?))
         });
         let learning = counted.iter().filter_map(|(c, row)| {
-            let meter = c.meter.clone()?;
-            Some((meter, row.pause_max?))
+            let (from, pause_max) = row.learn?;
+            Some(Learner {
+                meter: c.meter.clone()?,
+                from,
+                pause_max,
+            })
         });
         Ok(Self {
             first: meters(false)?,

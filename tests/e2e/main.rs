@@ -14,6 +14,7 @@ mod explained;
 mod fault;
 mod filters;
 mod handover;
+mod learning;
 mod meters;
 mod overload;
 mod poison;

@@ -19,8 +19,9 @@ use crate::harness::wait_for;
 const JITTER: Duration = Duration::from_millis(100);
 
 /// A node and its operator's listener.
-struct Node {
-    gateway: Gateway,
+pub struct Node {
+    /// The node.
+    pub gateway: Gateway,
     admin: String,
 }
 
@@ -48,7 +49,7 @@ impl Node {
 }
 
 /// Three nodes, each linked with the two others.
-fn linked(cluster: &Cluster) -> Vec<Node> {
+pub fn linked(cluster: &Cluster) -> Vec<Node> {
     let nodes: Vec<Node> = ["gw-1", "gw-2", "gw-3"]
         .map(|name| Node::start(cluster, name))
         .into();
@@ -65,7 +66,7 @@ fn sum(nodes: &[Node], name: &str) -> u64 {
 }
 
 /// Waits until all nodes serve the newest configuration, without a request that could cost a token.
-fn current(control: &Gateway) {
+pub fn current(control: &Gateway) {
     wait_for("current nodes", || {
         let listed = control.operator("/nodes").json();
         let nodes = listed["items"].as_array().expect("a list").clone();

@@ -105,8 +105,13 @@ impl MeterKey {
 
     /// The key in the store.
     pub fn store_key(&self) -> String {
-        format!("{PREFIX}{}", hex::encode(self.digest))
+        store_key_of(&self.digest)
     }
+}
+
+/// The key in the store of what a digest tells apart.
+pub fn store_key_of(digest: &Digest) -> String {
+    format!("{PREFIX}{}", hex::encode(digest))
 }
 
 fn digest(meter: &str, kind: u8, value: &[u8]) -> Digest {

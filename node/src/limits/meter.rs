@@ -7,7 +7,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use proto::meter::{Limit, MeterSpec, Window};
@@ -19,6 +18,7 @@ use super::estimate::Estimates;
 use super::hold::HoldQueue;
 use super::key::MeterKey;
 use super::refusal::{Cause, LimitStatus, MeterStatus, Refusal};
+use super::restraint::Restraint;
 use super::shared::Shared;
 use super::token::Place;
 use super::view::{Verdict, View};
@@ -64,8 +64,8 @@ pub struct Meter {
     near: AtomicUsize,
     /// Answers that have not said what they have cost.
     pub(super) missed: AtomicU64,
-    /// Nothing is given before this instant: the target asked to wait.
-    paused_until_ns: AtomicU64,
+    /// What the target has asked for.
+    pub(super) restraint: Restraint,
     /// Whether the broker has been told already.
     pub(super) asked: AtomicBool,
     /// Rung after every grant and every refusal.
@@ -95,13 +95,13 @@ impl Meter {
             estimates: Estimates::of(&spec),
             corrections: Corrections::default(),
             held: HoldQueue::default(),
-            spec: ArcSwap::new(spec),
+            spec: ArcSwap::new(Arc::clone(&spec)),
             cells: std::array::from_fn(|_| Cell::default()),
             hint: AtomicUsize::new(0),
             low_water: AtomicU64::new(u64::MAX),
             near: AtomicUsize::new(0),
             missed: AtomicU64::new(0),
-            paused_until_ns: AtomicU64::new(0),
+            restraint: Restraint::none(Arc::clone(&spec)),
             unmet: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -295,8 +295,8 @@ impl Meter {
                 .store(spec.limits().is_empty(), Ordering::Release);
             self.holds.store(spec.hold().is_some(), Ordering::Release);
             self.estimates.respec(spec);
-            self.spec.store(Arc::clone(spec));
-            self.publish(self.view.load().renewed(spec));
+            self.configure(spec);
+            self.publish(self.view.load().renewed(&self.spec.load_full()));
             // Told, but not asked for a token: a new version of the configuration is no demand.
             self.shared.ask(Arc::clone(self));
         }
@@ -322,28 +322,6 @@ impl Meter {
         };
         let k = self.refused_next(amount);
         Some(self.refusal(cause, k, now_ns))
-    }
-
-    /// Gives nothing before this instant; 0 ends a pause.
-    pub(super) fn pause(&self, until_ns: u64) {
-        self.paused_until_ns.store(until_ns, Ordering::Release);
-        self.answered.notify_waiters();
-    }
-
-    /// When its pause ends.
-    pub(super) fn paused_until_ns(&self) -> u64 {
-        self.paused_until_ns.load(Ordering::Relaxed)
-    }
-
-    fn paused(&self, now_ns: u64) -> Option<Refusal> {
-        let left_ns = self
-            .paused_until_ns()
-            .checked_sub(now_ns)
-            .filter(|ns| *ns > 0)?;
-        let left = Duration::from_nanos(left_ns);
-        let mut refusal = self.refusal(Cause::Paused, 1, now_ns);
-        refusal.retry_after = refusal.retry_after.max(left);
-        Some(refusal)
     }
 
     /// Whether less is known to be there than is to be set aside, in hand and in the store.

@@ -31,7 +31,7 @@
 //! | `view`, `refusal` | what callers are told |
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
-//! | `pauses` | what targets ask to wait |
+//! | `restraint`, `learned`, `pauses` | what targets ask for, for a while |
 //! | `usage` | how much is used now |
 //!
 //! **Invariants.** In any interval of a sliding window's length, and in every calendar window,
@@ -53,12 +53,14 @@ mod estimate;
 pub mod exchange;
 mod hold;
 mod key;
+mod learned;
 mod meter;
 mod owner;
 mod part;
 mod pauses;
 mod refusal;
 mod registry;
+mod restraint;
 pub mod revision_clock;
 mod run;
 mod shared;
@@ -92,6 +94,7 @@ pub use refusal::{
     Cause, LimitStatus, MeterStatus, Mode, Refusal, rate_limit, rate_limit_policy, retry_after,
 };
 pub use registry::Newcomers;
+pub use restraint::{TENTHS, tenths_of};
 pub use run::{Links, PeerEvent};
 pub use shared::Stats;
 pub use slots::{SlotRefusal, SlotSpec, SlotToken, Slots};
@@ -195,8 +198,7 @@ impl Limits {
             u64::from(settings.nodes),
         ));
         let registry = Arc::new(Registry::new(settings.keys_max));
-        let pauses = Pauses::new(Arc::clone(&shared.clock), Arc::clone(&registry));
-        let pauses = Arc::new(pauses);
+        let pauses = Arc::new(Pauses::new(Arc::clone(&shared)));
         let slot_shared = SlotShared::new(Arc::clone(&shared.clock), settings.store_grace);
         let slot_shared = Arc::new(slot_shared);
         let place = Place {
@@ -260,13 +262,6 @@ impl Limits {
         self.made(key, spec)
     }
 
-    /// Pauses a meter's key for all nodes, because its target asked to wait.
-    pub fn pause(&self, meter: &Meter, wait: Duration) {
-        if let Some(key) = meter.key() {
-            self.pauses.begin(key.digest(), wait);
-        }
-    }
-
     /// The slots of a key; the same ones for the same key.
     pub fn slots(&self, key: MeterKey, spec: &SlotSpec) -> Arc<Slots> {
         let slots = self.slots.find_or_make(key, |key| {
@@ -321,7 +316,7 @@ impl Limits {
 
     fn made(&self, key: MeterKey, spec: &Arc<MeterSpec>) -> Arc<Meter> {
         let meter = self.registry.find_or_make(key, |key| {
-            let until_ns = self.pauses.until_ns(&key.digest());
+            let digest = key.digest();
             let store_key = key.store_key();
             // A peer may have asked for it before any request did.
             let meter = self.shared.meter(&store_key, || {
@@ -333,7 +328,9 @@ impl Limits {
             });
             // An error means that it is set already, to the same key.
             let _ = meter.key.set(key);
-            meter.pause(until_ns);
+            if !self.pauses.are_none() {
+                self.pauses.tell(&digest, &meter);
+            }
             meter
         });
         meter.respec(spec);

@@ -1,9 +1,10 @@
-//! Pauses: a target that asks to wait is waited for, by all nodes.
+//! What targets ask for is kept by all nodes: to wait, or to send less.
 //!
-//! A pause is a key in the store under a lease of its own length, never kept alive: `pauses/` and
-//! the digest of the meter's key, with the length as its value. Who writes one pauses its own
-//! process at once; all others learn of it by their watch. A pause ends when its time is over on
-//! the own clock, counted from when it was learned of, or when its key goes before that.
+//! Each is a key in the store under a lease of its own length, never kept alive: `pauses/` and the
+//! digest of the meter's key, then nothing (the key waits), `/b` and a hash (what the target counts
+//! at one of its limits waits), or `/slow` (the key gives a part of its limits). Who writes one
+//! keeps to it at once; all others learn of it by their watch. It ends when its time is over on the
+//! own clock, counted from when it was learned of, or when its key goes before that.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,18 +17,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::clock::Clock;
-use super::key::Digest;
+use super::key::{self, Digest};
 use super::meter::Meter;
-use super::registry::Registry;
+use super::restraint::{Bucket, TENTHS};
+use super::shared::Shared;
 
-/// Where pauses live in the store.
+/// Where they live in the store.
 pub const PREFIX: &str = "pauses/";
-/// Pauses that a process knows at a time; one more is not learned.
+/// How many a process knows at a time; one more is not learned.
 const KNOWN_MAX: usize = 10_000;
-/// Pauses that wait to be written.
+/// How many wait to be written.
 const ASKS_MAX: usize = 1_000;
-/// A pause that would end no later than this after the known one is not written again.
+/// One that would end no later than this after the known one is not written again.
 const SAME_NS: u64 = 500_000_000;
 /// How long after a failure the watch is opened again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -36,7 +37,7 @@ const CALL_MAX: Duration = Duration::from_secs(1);
 /// Keys of one page of a list.
 const PAGE: usize = 500;
 
-/// The value in the store.
+/// The value of a pause in the store.
 #[derive(Serialize, Deserialize)]
 struct Pause {
     /// Its length in milliseconds, from when it was written.
@@ -47,24 +48,60 @@ impl Message for Pause {
     const SCHEMA: u16 = wire::SCHEMA_PAUSE;
 }
 
+/// The value of a slowed key in the store.
+#[derive(Serialize, Deserialize)]
+struct Slow {
+    ms: u64,
+    /// How much of its limits it gives.
+    tenths: u64,
+}
+
+impl Message for Slow {
+    const SCHEMA: u16 = wire::SCHEMA_SLOW;
+}
+
+/// What is asked of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Pause,
+    Bucket(Bucket),
+    Slow,
+}
+
+/// One key of the store.
+type Place = (Digest, Kind);
+
+/// Until when it holds, and how much is given meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    until_ns: u64,
+    tenths: u64,
+}
+
+/// What is to be written; no length: it is ended.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    place: Place,
+    wait: Option<Duration>,
+    tenths: u64,
+}
+
 /// The pauses of a process.
 pub struct Pauses {
-    clock: Arc<dyn Clock>,
-    meters: Arc<Registry<Meter>>,
-    /// Ends on the own clock, for meters that are made later.
-    known: Mutex<HashMap<Digest, u64>>,
-    asks: Mutex<Vec<(Digest, Duration)>>,
+    shared: Arc<Shared>,
+    /// For meters that are made later as well.
+    known: Mutex<HashMap<Place, Known>>,
+    wishes: Mutex<Vec<Wish>>,
     woken: Notify,
     stopping: AtomicBool,
 }
 
 impl Pauses {
-    pub(super) fn new(clock: Arc<dyn Clock>, meters: Arc<Registry<Meter>>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            clock,
-            meters,
+            shared,
             known: Mutex::default(),
-            asks: Mutex::default(),
+            wishes: Mutex::default(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
         }
@@ -75,58 +112,127 @@ impl Pauses {
         self.woken.notify_one();
     }
 
-    /// Pauses a key here and everywhere; one that is paused as long already stays as it is.
-    pub(super) fn begin(&self, digest: Digest, wait: Duration) {
-        let until_ns = self.clock.boot_ns().saturating_add(super::nanos(wait));
-        let known_ns = lock(&self.known).get(&digest).copied().unwrap_or(0);
-        if until_ns <= known_ns.saturating_add(SAME_NS) {
-            return;
+    /// Pauses a key here and everywhere; whether that is news: one that is paused as long already
+    /// stays as it is.
+    pub(super) fn begin(&self, digest: Digest, wait: Duration) -> bool {
+        self.ask((digest, Kind::Pause), wait, 0)
+    }
+
+    /// The same for what the target counts at one of its limits.
+    pub(super) fn begin_bucket(&self, digest: Digest, bucket: Bucket, wait: Duration) -> bool {
+        self.ask((digest, Kind::Bucket(bucket)), wait, 0)
+    }
+
+    /// Lets a key give so many tenths of its limits, here and everywhere.
+    pub(super) fn slow(&self, digest: Digest, tenths: u64, wait: Duration) -> bool {
+        self.ask((digest, Kind::Slow), wait, tenths)
+    }
+
+    /// Ends what holds of a key.
+    pub(super) fn end(&self, digest: Digest) {
+        for kind in [Kind::Pause, Kind::Slow] {
+            let place = (digest, kind);
+            if lock(&self.known).contains_key(&place) {
+                self.forget(place);
+                self.wish(place, None, 0);
+            }
         }
-        self.learn(digest, until_ns);
-        let mut asks = lock(&self.asks);
-        if asks.len() < ASKS_MAX {
-            asks.push((digest, wait));
-            drop(asks);
+    }
+
+    fn ask(&self, place: Place, wait: Duration, tenths: u64) -> bool {
+        let now_ns = self.shared.clock.boot_ns();
+        let until_ns = now_ns.saturating_add(super::nanos(wait));
+        let known = lock(&self.known).get(&place).copied();
+        let known = known.filter(|known| known.until_ns > now_ns && known.tenths == tenths);
+        if known.is_some_and(|known| until_ns <= known.until_ns.saturating_add(SAME_NS)) {
+            return false;
+        }
+        self.learn(place, Known { until_ns, tenths });
+        self.wish(place, Some(wait), tenths);
+        true
+    }
+
+    fn wish(&self, place: Place, wait: Option<Duration>, tenths: u64) {
+        let mut wishes = lock(&self.wishes);
+        if wishes.len() < ASKS_MAX {
+            wishes.push(Wish {
+                place,
+                wait,
+                tenths,
+            });
+            drop(wishes);
             self.woken.notify_one();
         }
     }
 
-    /// When the pause of a key ends; 0 for one that is not paused.
-    pub(super) fn until_ns(&self, digest: &Digest) -> u64 {
-        lock(&self.known).get(digest).copied().unwrap_or(0)
+    /// Tells a meter that has just been made.
+    pub(super) fn tell(&self, digest: &Digest, meter: &Arc<Meter>) {
+        let known: Vec<(Kind, Known)> = {
+            let known = lock(&self.known);
+            let own = known.iter().filter(|((of, _), _)| of == digest);
+            own.map(|((_, kind), known)| (*kind, *known)).collect()
+        };
+        for (kind, known) in known {
+            self.put_on(meter, kind, known);
+        }
     }
 
-    fn learn(&self, digest: Digest, until_ns: u64) {
+    /// Whether nothing is known: the usual case.
+    pub(super) fn are_none(&self) -> bool {
+        lock(&self.known).is_empty()
+    }
+
+    fn learn(&self, place: Place, new: Known) {
         let mut known = lock(&self.known);
         if known.len() >= KNOWN_MAX {
-            let now_ns = self.clock.boot_ns();
-            known.retain(|_, until_ns| *until_ns > now_ns);
-            if known.len() >= KNOWN_MAX && !known.contains_key(&digest) {
+            let now_ns = self.shared.clock.boot_ns();
+            known.retain(|_, known| known.until_ns > now_ns);
+            if known.len() >= KNOWN_MAX && !known.contains_key(&place) {
                 return;
             }
         }
-        known.insert(digest, until_ns);
+        known.insert(place, new);
         drop(known);
-        if let Some(meter) = self.meters.find(&digest) {
-            meter.pause(until_ns);
+        self.put(place, new);
+    }
+
+    fn forget(&self, place: Place) {
+        lock(&self.known).remove(&place);
+        let none = Known {
+            until_ns: 0,
+            tenths: TENTHS,
+        };
+        self.put(place, none);
+    }
+
+    fn put(&self, (digest, kind): Place, known: Known) {
+        // One that only peers have asked for lends to them what it gives.
+        if let Some(meter) = self.shared.find(&key::store_key_of(&digest)) {
+            self.put_on(&meter, kind, known);
         }
     }
 
-    fn forget(&self, digest: &Digest) {
-        lock(&self.known).remove(digest);
-        if let Some(meter) = self.meters.find(digest) {
-            meter.pause(0);
+    fn put_on(&self, meter: &Arc<Meter>, kind: Kind, known: Known) {
+        match kind {
+            Kind::Pause => meter.pause(known.until_ns, self.shared.clock.boot_ns()),
+            Kind::Bucket(bucket) => meter.pause_bucket(bucket, known.until_ns),
+            Kind::Slow => meter.slow(known.tenths, known.until_ns),
         }
     }
 
-    fn put(&self, key: &str, value: &[u8]) {
-        let Some(digest) = digest_of(key) else {
+    fn heard(&self, key: &str, value: &[u8]) {
+        let Some(place) = place_of(key) else {
             return;
         };
-        match wire::decode::<Pause>(value) {
-            Ok(Pause { ms }) => {
+        let decoded = match place.1 {
+            Kind::Pause | Kind::Bucket(_) => wire::decode::<Pause>(value).map(|told| (told.ms, 0)),
+            Kind::Slow => wire::decode::<Slow>(value).map(|told| (told.ms, told.tenths)),
+        };
+        match decoded {
+            Ok((ms, tenths)) => {
                 let length_ns = super::nanos(Duration::from_millis(ms));
-                self.learn(digest, self.clock.boot_ns().saturating_add(length_ns));
+                let until_ns = self.shared.clock.boot_ns().saturating_add(length_ns);
+                self.learn(place, Known { until_ns, tenths });
             }
             Err(error) => warn!(%key, "a pause that cannot be read is passed over: {error}"),
         }
@@ -147,30 +253,46 @@ async fn write_all(pauses: &Pauses, store: &dyn Store) {
         if pauses.stopping.load(Ordering::Acquire) {
             return;
         }
-        let asks = std::mem::take(&mut *lock(&pauses.asks));
-        if asks.is_empty() {
+        let wishes = std::mem::take(&mut *lock(&pauses.wishes));
+        if wishes.is_empty() {
             pauses.woken.notified().await;
             continue;
         }
-        for (digest, wait) in asks {
+        for wish in wishes {
             if pauses.stopping.load(Ordering::Acquire) {
                 return;
             }
-            let key = format!("{PREFIX}{}", hex::encode(digest));
-            let written = tokio::time::timeout(CALL_MAX, write(store, &key, wait)).await;
+            let key = key_of(wish.place);
+            let written = tokio::time::timeout(CALL_MAX, write(store, &key, wish)).await;
             let late = |_| Err(StoreError::OutcomeUnknown("no answer in time".into()));
-            match written.unwrap_or_else(late) {
-                Ok(()) => info!(%key, "the target asked to wait {wait:?}; {key} is paused"),
-                // This process waits all the same; the next answer of the kind tells again.
-                Err(error) => warn!(%key, "other nodes do not know of pause {key}: {error}"),
+            match (written.unwrap_or_else(late), wish.wait) {
+                (Ok(()), Some(wait)) => {
+                    info!(%key, "the target asked to wait {wait:?}; {key} is kept to by all nodes");
+                }
+                (Ok(()), None) => info!(%key, "the target answers well again; {key} is over"),
+                // This process keeps to it all the same; the next answer of the kind tells again.
+                (Err(error), _) => warn!(%key, "other nodes do not know of {key}: {error}"),
             }
         }
     }
 }
 
-async fn write(store: &dyn Store, key: &str, wait: Duration) -> Result<(), StoreError> {
+async fn write(store: &dyn Store, key: &str, wish: Wish) -> Result<(), StoreError> {
+    let Some(wait) = wish.wait else {
+        let txn = Txn {
+            ops: vec![Op::Delete(key.to_owned())],
+            ..Txn::default()
+        };
+        return store.txn(txn).await.map(drop);
+    };
     let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    let value = wire::encode(&Pause { ms });
+    let value = match wish.place.1 {
+        Kind::Pause | Kind::Bucket(_) => wire::encode(&Pause { ms }),
+        Kind::Slow => wire::encode(&Slow {
+            ms,
+            tenths: wish.tenths,
+        }),
+    };
     let value = value.map_err(|error| StoreError::Invalid(error.to_string()))?;
     let lease = store.grant_lease(wait.max(Duration::from_secs(1))).await?;
     let put = Op::Put {
@@ -194,7 +316,7 @@ async fn watch_all(pauses: &Pauses, store: &dyn Store) {
     }
 }
 
-/// Lists what is paused, then follows the changes; ends with the watch.
+/// Lists what is asked for, then follows the changes; ends with the watch.
 async fn watch(pauses: &Pauses, store: &dyn Store) -> Result<(), StoreError> {
     let mut range = Range {
         prefix: PREFIX.to_owned(),
@@ -205,7 +327,7 @@ async fn watch(pauses: &Pauses, store: &dyn Store) -> Result<(), StoreError> {
     loop {
         let page = store.range(range.clone()).await?;
         for item in &page.items {
-            pauses.put(&item.key, &item.value);
+            pauses.heard(&item.key, &item.value);
         }
         range.at = Some(page.revision);
         range.after = page.items.last().map(|item| item.key.clone());
@@ -218,10 +340,10 @@ async fn watch(pauses: &Pauses, store: &dyn Store) -> Result<(), StoreError> {
     loop {
         for event in watch.next().await?.events {
             match event {
-                Event::Put(item) => pauses.put(&item.key, &item.value),
+                Event::Put(item) => pauses.heard(&item.key, &item.value),
                 Event::Delete { key, .. } => {
-                    if let Some(digest) = digest_of(&key) {
-                        pauses.forget(&digest);
+                    if let Some(place) = place_of(&key) {
+                        pauses.forget(place);
                     }
                 }
             }
@@ -229,10 +351,28 @@ async fn watch(pauses: &Pauses, store: &dyn Store) -> Result<(), StoreError> {
     }
 }
 
-fn digest_of(key: &str) -> Option<Digest> {
+fn key_of((digest, kind): Place) -> String {
+    let digest = hex::encode(digest);
+    match kind {
+        Kind::Pause => format!("{PREFIX}{digest}"),
+        Kind::Bucket(bucket) => format!("{PREFIX}{digest}/b{bucket:016x}"),
+        Kind::Slow => format!("{PREFIX}{digest}/slow"),
+    }
+}
+
+fn place_of(key: &str) -> Option<Place> {
+    let rest = key.strip_prefix(PREFIX)?;
+    let (text, kind) = match rest.split_once('/') {
+        None => (rest, Kind::Pause),
+        Some((text, "slow")) => (text, Kind::Slow),
+        Some((text, kind)) => {
+            let bucket = u64::from_str_radix(kind.strip_prefix('b')?, 16).ok()?;
+            (text, Kind::Bucket(bucket))
+        }
+    };
     let mut digest = Digest::default();
-    hex::decode_to_slice(key.strip_prefix(PREFIX)?, &mut digest).ok()?;
-    Some(digest)
+    hex::decode_to_slice(text, &mut digest).ok()?;
+    Some((digest, kind))
 }
 
 fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -242,5 +382,32 @@ fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
 impl std::fmt::Debug for Pauses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pauses").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        for kind in [
+            Kind::Pause,
+            Kind::Bucket(0),
+            Kind::Bucket(u64::MAX),
+            Kind::Slow,
+        ] {
+            let place = ([7; 16], kind);
+            assert_eq!(place_of(&key_of(place)), Some(place), "{kind:?}");
+        }
+        for foreign in [
+            "pauses/",
+            "pauses/07",
+            "pauses/x/slow",
+            "tokens/07",
+            "pauses/07/z",
+        ] {
+            assert_eq!(place_of(foreign), None, "{foreign}");
+        }
     }
 }

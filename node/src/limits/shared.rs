@@ -121,6 +121,12 @@ impl Shared {
         meter
     }
 
+    /// The meter of a key in the store, if there is one.
+    pub(super) fn find(&self, store_key: &str) -> Option<Arc<Meter>> {
+        let registry = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.meters.get(store_key).and_then(Weak::upgrade)
+    }
+
     pub(super) async fn woken(&self) {
         self.woken.notified().await;
     }

@@ -6,12 +6,9 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{StatusCode, header};
-use jiff::Timestamp;
 use proto::meter::value::ValueSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
@@ -22,6 +19,7 @@ use crate::actor::{Next, Stage, StageKind};
 use crate::attempts;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
+use crate::learner::{self, Learner};
 use crate::limits::{Meter, Reserved, Tokens};
 use crate::metering::Applied;
 use crate::metrics::Metrics;
@@ -202,30 +200,19 @@ fn unanswered(exchange: &mut Exchange, metrics: &Metrics, failure: &Failure) {
     metrics.upstream_failed(attempts::name(&failure.kind));
 }
 
-/// A target that has had too much says for how long: those who go on asking get longer.
+/// Lets meters learn from an answer.
 fn learn(
     exchange: &Exchange,
     proxy: &CompiledProxy,
-    learning: &[(Arc<Meter>, Duration)],
+    learning: &[Learner],
     answer: &upstream::Answer,
 ) {
-    let asks = matches!(
-        answer.status,
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-    );
-    let value = answer.headers.get(header::RETRY_AFTER).filter(|_| asks);
     let caller = exchange.caller.as_ref();
     let credential = caller.and_then(|caller| proxy.credentials.get(caller.index));
-    let (Some(value), Some(credential)) = (value, credential) else {
-        return;
-    };
-    let now = Timestamp::now();
-    for (meter, most) in learning {
-        if let Some(wait) = upstream::retry::retry_after(value.as_bytes(), now, *most)
-            && !wait.is_zero()
-        {
-            credential.metering.pause(meter, wait);
-        }
+    if let Some(credential) = credential {
+        let limits = credential.metering.limits();
+        let path = exchange.request.rest();
+        learner::learn(limits, learning, exchange.id, &path, answer);
     }
 }
 

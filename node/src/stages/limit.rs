@@ -14,6 +14,7 @@ use crate::actor::{Next, Stage, StageKind};
 use crate::facts::{Read, with_facts};
 use crate::flow::{Exchange, Inbound};
 use crate::inbound::{self, Buffered};
+use crate::learner::route_paused;
 use crate::limits::{Clock, DrawAll, SystemClock, Tokens, WaitingAll};
 use crate::metering::{Applied, Subject, Unresolved};
 use crate::refused::refused;
@@ -59,6 +60,9 @@ fn admit(exchange: &mut Exchange, applied: Applied, waits: bool) -> Next {
     if applied.is_empty() {
         return Next::Continue;
     }
+    if let Some(refusal) = route_paused(&applied.learning, &exchange.request.rest()) {
+        return refused(&refusal).into();
+    }
     let now_ns = SystemClock.boot_ns();
     if waits {
         let refusal = applied.first.check(now_ns);
@@ -90,7 +94,8 @@ fn after_body(exchange: &mut Exchange, proxy: Arc<CompiledProxy>) -> Next {
         let credential = proxy.credentials.get(index)?;
         match resolved(exchange, proxy, credential, read) {
             Ok(applied) => {
-                let refusal = applied.first.check(SystemClock.boot_ns());
+                let refusal = route_paused(&applied.learning, &exchange.request.rest())
+                    .or_else(|| applied.first.check(SystemClock.boot_ns()));
                 exchange.applied = applied;
                 refusal.map(|refusal| refused(&refusal))
             }

@@ -198,6 +198,15 @@ impl Limit {
         Ok(self)
     }
 
+    /// The same limit with other amounts.
+    pub(super) fn scaled(&self, scale: impl Fn(u64) -> u64) -> Self {
+        Self {
+            limit: scale(self.limit),
+            burst: self.burst.map(&scale),
+            ..*self
+        }
+    }
+
     /// How many may pass at once: the burst of a token bucket, else the limit.
     pub fn capacity(&self) -> u64 {
         self.burst.unwrap_or(self.limit)

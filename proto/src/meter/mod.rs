@@ -178,6 +178,18 @@ pub enum LearnFrom {
     Off,
     /// `Retry-After` of 429 and 503 pauses the key of that request, on all nodes.
     RetryAfter,
+    /// The same, of 403 as well, and `x-ratelimit-remaining: 0` until `x-ratelimit-reset`; where
+    /// `x-ratelimit-resource` names which limit that is, only for what is counted there.
+    Github,
+    /// The same with `retry-after-ms`, and what is left of requests or tokens by
+    /// `x-ratelimit-remaining-…` until `x-ratelimit-reset-…`.
+    Openai,
+    /// The same, of 529 as well, by `anthropic-ratelimit-…`.
+    Anthropic,
+    /// The same, and what is left by `x-shopify-shop-api-call-limit`.
+    Shopify,
+    /// The same, and what is left by `RateLimit` of the IETF's drafts.
+    Ietf,
 }
 
 fn pause_max_default() -> u64 {
@@ -185,12 +197,14 @@ fn pause_max_default() -> u64 {
 }
 
 impl Meter {
-    /// Longest pause that a target's `Retry-After` makes, in milliseconds; none: it makes none.
-    /// `of_target`: the meter hangs on a target or target credential.
-    pub fn pause_max_ms(&self, of_target: bool) -> Option<u64> {
+    /// What it learns from; none: nothing. `of_target`: it hangs on a target or target credential.
+    pub fn learning(&self, of_target: bool) -> Option<Learn> {
         match self.learn {
-            None => of_target.then(pause_max_default),
-            Some(learn) => (learn.from == LearnFrom::RetryAfter).then_some(learn.pause_max_ms),
+            None => of_target.then(|| Learn {
+                from: LearnFrom::RetryAfter,
+                pause_max_ms: pause_max_default(),
+            }),
+            Some(learn) => (learn.from != LearnFrom::Off).then_some(learn),
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Limit, LimitAnswer, MeterError, Window};
+use super::{LIMIT_MAX, Limit, LimitAnswer, MeterError, Window};
 
 /// Longest name of a meter, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -127,6 +127,23 @@ impl MeterSpec {
         self
     }
 
+    /// The same meter with a part of each of its limits, or more than it, rounded up and never less
+    /// than one.
+    #[must_use]
+    pub fn scaled(&self, parts: u64, of: u64) -> Self {
+        let scaled = |n: u64| {
+            let scaled = (u128::from(n) * u128::from(parts)).div_ceil(u128::from(of.max(1)));
+            u64::try_from(scaled)
+                .unwrap_or(LIMIT_MAX)
+                .clamp(1, LIMIT_MAX)
+        };
+        let limits = self.limits.iter().map(|limit| limit.scaled(scaled));
+        Self {
+            limits: limits.collect(),
+            ..self.clone()
+        }
+    }
+
     /// How much a request spends before its answer is known; none: each counts one.
     pub fn estimate(&self) -> Option<Estimate> {
         self.estimate
@@ -194,6 +211,9 @@ mod tests {
             spec(&[Minute, Second, Minute]),
             Err(MeterError::SameWindow(Minute))
         );
+        let half = spec(&[Minute, Day]).unwrap().scaled(1, 3);
+        let limits: Vec<u64> = half.limits().iter().map(|limit| limit.limit()).collect();
+        assert_eq!(limits, [4, 4]);
         assert!(matches!(
             MeterSpec::new("a b", 1, vec![]),
             Err(MeterError::Name(_))

@@ -94,7 +94,10 @@ fn meters_that_contradict_themselves_are_told_why() {
 
 #[test]
 fn pauses_are_learned_on_the_side_of_the_target_unless_said_otherwise() {
-    let pause = |document: Value, of_target| meter(document).pause_max_ms(of_target);
+    let pause = |document: Value, of_target| {
+        let learn = meter(document).learning(of_target);
+        learn.map(|learn| learn.pause_max_ms)
+    };
     assert_eq!(pause(json!({}), true), Some(60_000));
     assert_eq!(pause(json!({}), false), None);
     let off = json!({"learn": {"from": "off"}});
@@ -105,7 +108,7 @@ fn pauses_are_learned_on_the_side_of_the_target_unless_said_otherwise() {
         json!({"learn": {"from": "retry_after", "pause_max_ms": 0}}),
         &[("/learn/pause_max_ms", "range")],
     );
-    let unknown = json!({"learn": {"from": "github"}});
+    let unknown = json!({"learn": {"from": "moon"}});
     assert!(serde_json::from_value::<Meter>(unknown).is_err());
 }
 

@@ -162,7 +162,7 @@ impl Owner {
         });
         let ask = Ask {
             id,
-            spec: SpecForm::from(&*self.spec),
+            spec: SpecForm::from(&*self.meter.configured()),
             wanted,
             relayed,
         };

@@ -68,9 +68,10 @@ impl OrgCompiler<'_> {
             on_store_loss: spec.store_loss(),
             answer: spec.answer(),
         });
-        let pause_max = meter.pause_max_ms(each_attempt).map(Duration::from_millis);
+        let learn = meter.learning(each_attempt);
+        let learn = learn.map(|learn| (learn.from, Duration::from_millis(learn.pause_max_ms)));
         // What pauses needs a meter, even one without limits per window.
-        let windows = !spec.limits().is_empty() || slots.is_none() || pause_max.is_some();
+        let windows = !spec.limits().is_empty() || slots.is_none() || learn.is_some();
         let spec = windows.then(|| Arc::new(spec));
         let value = self::value(meter)?;
         let when = meter.when.as_ref().filter(|when| !when.is_empty());
@@ -111,7 +112,7 @@ impl OrgCompiler<'_> {
             value,
             when: when.transpose()?,
             key,
-            pause_max,
+            learn,
             priority,
             each_attempt: each_attempt || by_target,
         })
@@ -143,7 +144,7 @@ impl OrgCompiler<'_> {
             value: None,
             when: None,
             key: RowKey::Fixed(counted),
-            pause_max: None,
+            learn: None,
             priority: None,
             each_attempt: false,
         }))
