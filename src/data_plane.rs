@@ -265,7 +265,10 @@ fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
 }
 
 fn limit_settings(settings: &Settings, incarnation: Opener) -> limits::Settings {
-    let alone = limits::Settings::single_node(incarnation);
+    let alone = limits::Settings {
+        key_writes_max: settings.limits.max_key_writes.max(1),
+        ..limits::Settings::single_node(incarnation)
+    };
     match settings.store.kind {
         StoreKind::Embedded => alone,
         StoreKind::Etcd => limits::Settings {

@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
         Command::Unmatched(args) => on_system(client::unmatched::list(&args)),
         Command::Meters(args) => on_system(client::meters::list(&args)),
+        Command::Raise(args) => on_system(client::meters::raise(&args)),
         Command::Regions(args) => on_system(client::regions::list(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),

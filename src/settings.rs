@@ -142,11 +142,16 @@ pub struct PeerSettings {
 pub struct LimitSettings {
     /// The least number of nodes that is assumed while the store cannot be reached.
     pub nodes: u32,
+    /// Keys that all nodes together write in a second, at most.
+    pub max_key_writes: u64,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self { nodes: 1 }
+        Self {
+            nodes: 1,
+            max_key_writes: 1_000,
+        }
     }
 }
 

@@ -142,10 +142,12 @@ impl Spending {
             Self::Awaited(tokens) => tokens.take(),
         };
         let now_ns = SystemClock.boot_ns();
-        if let Some(sent) = tokens.and_then(|tokens| tokens.send(now_ns).ok()) {
-            return Ok(sent);
-        }
-        match meters.draw(now_ns) {
+        let drawn = match tokens.map(|tokens| tokens.send(now_ns)) {
+            Some(Ok(sent)) => return Ok(sent),
+            Some(Err(_)) => meters.draw_again(now_ns),
+            None => meters.draw(now_ns),
+        };
+        match drawn {
             DrawAll::Drawn(tokens) => tokens.send(now_ns).map_err(|_| Hold::Refused(late())),
             DrawAll::Refused(refusal) => Err(Hold::Refused(refused(&refusal))),
             DrawAll::Wait(waiting) => {

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::id::{CredentialId, NodeId, OrgId, RequestId};
+use crate::id::{CredentialId, MeterId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
 
 /// Everything that a node watches: heads, deltas, retired facts, the beat.
@@ -248,6 +248,14 @@ pub const USAGE: &str = "usage/";
 /// What a node says of its meters, under its lease.
 pub fn usage(node: NodeId) -> String {
     format!("{USAGE}{node}")
+}
+
+/// All meters that give more than their limits for a while.
+pub const RAISES: &str = "raises/";
+
+/// A meter that gives more than its limits, under a lease of that length.
+pub fn raise(meter: MeterId) -> String {
+    format!("{RAISES}{meter}")
 }
 
 /// Who does a job that only one control may do, under its lease.

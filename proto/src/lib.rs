@@ -34,6 +34,7 @@ pub mod policy;
 pub mod problem;
 pub mod proxy;
 pub mod query;
+pub mod raise;
 pub mod record;
 pub mod restarts;
 pub mod retired;

@@ -81,6 +81,8 @@ pub enum Command {
     Unmatched(UnmatchedArgs),
     /// Show how much of each meter is used now, the most used first.
     Meters(VersionsArgs),
+    /// Let a meter give more than its limits for a while; 100 percent ends it.
+    Raise(RaiseArgs),
     /// List the regions, with how far replication has come.
     Regions(RegionsArgs),
     /// List the versions of an organisation's configuration, newest first.
@@ -260,6 +262,25 @@ pub struct VersionsArgs {
     #[arg(long, default_value_t = 20)]
     pub limit: u32,
     /// How to show them.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `raise`.
+#[derive(Debug, Args)]
+pub struct RaiseArgs {
+    /// Id of the meter, wherever it hangs.
+    pub meter: String,
+    /// What it gives, in percent of its limits: 101 to 1,000; 100 ends it.
+    #[arg(long)]
+    pub percent: u64,
+    /// How long, in seconds: 1 to 86,400.
+    #[arg(long, default_value_t = 3_600)]
+    pub seconds: u64,
+    /// How to show it.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
     /// Where the control plane is.

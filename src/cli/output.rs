@@ -17,6 +17,7 @@ impl Command {
             Self::Test(args) => args.output,
             Self::Recover(args) => args.output,
             Self::Meters(args) => args.output,
+            Self::Raise(args) => args.output,
             Self::Regions(args) => args.output,
             Self::Unmatched(args) => args.output,
             Self::Export(args) => match args.output {

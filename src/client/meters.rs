@@ -1,9 +1,9 @@
 //! `requestrocket meters`: how much of each meter is used now.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Api;
-use crate::cli::{Output, VersionsArgs};
+use crate::cli::{Output, RaiseArgs, VersionsArgs};
 use crate::say;
 
 /// Lists the keys of meters, the most used first.
@@ -21,6 +21,29 @@ pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
     }
     let items = found["items"].as_array();
     say(&lines(items.map(Vec::as_slice).unwrap_or_default()).join("\n"));
+    Ok(())
+}
+
+/// Lets a meter give more than its limits for a while.
+///
+/// # Errors
+/// What the control plane said.
+pub async fn raise(args: &RaiseArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.control)?;
+    let path = format!("/meters/{}/raise", args.meter);
+    let body = json!({"percent": args.percent, "seconds": args.seconds});
+    let raised = api.create(&path, &body).await?;
+    if args.output == Output::Json {
+        say(&raised.to_string());
+        return Ok(());
+    }
+    say(&match args.percent {
+        100 => format!("{} gives what its limits say", args.meter),
+        percent => format!(
+            "{} gives {percent} percent of its limits for {} s",
+            args.meter, args.seconds
+        ),
+    });
     Ok(())
 }
 
@@ -63,8 +86,6 @@ fn line(key: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

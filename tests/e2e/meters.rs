@@ -506,3 +506,109 @@ fn of_meters_that_contradict_each_other_the_tighter_one_holds() {
     let refused = proxy.get("/");
     assert_eq!(refused.json()["meters"][0]["name"], "narrow-minute");
 }
+
+#[test]
+fn callers_that_two_meters_hold_have_their_turn_at_both() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let place = format!("/proxies/{}/meters", proxy.id);
+    let hold = json!({"hold": {"max_wait_ms": 20_000, "max_waiting": 40}});
+    for name in ["one", "other"] {
+        let limits = json!([{"limit": 4, "window": "second"}]);
+        gateway.create(
+            &place,
+            json!({"name": name, "limits": limits, "at_limit": hold}),
+        );
+    }
+    let mut open: Vec<Connection> = Vec::new();
+    for _ in 0..24 {
+        let mut connection = Connection::open(&gateway.url);
+        connection.send(proxy.request("GET", "/").bytes(&gateway.url));
+        open.push(connection);
+    }
+    for (at, connection) in open.iter_mut().enumerate() {
+        let answer = connection.read().expect("an answer");
+        assert_eq!(answer.status(), 200, "{at}: {}", answer.text());
+    }
+    assert_eq!(upstream.seen().len(), 24);
+    // What was granted is accounted for once its blocks are settled.
+    let metric = |name: &str| gateway.metric(&format!("requestrocket_limit_tokens_{name}_total"));
+    wait_for("the account", || {
+        let ended = metric("spent") + metric("returned") + metric("expired");
+        (metric("spent") >= 48.0 && ended == metric("granted")).then_some(())
+    });
+}
+
+#[test]
+fn a_bucket_with_a_burst_of_one_gives_what_its_limit_says() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let limit = json!({"limit": 600, "window": "minute", "algorithm": "token_bucket", "burst": 1});
+    let hold = json!({"hold": {"max_wait_ms": 20_000, "max_waiting": 40}});
+    let place = format!("/proxies/{}/meters", proxy.id);
+    gateway.create(&place, json!({"limits": [limit], "at_limit": hold}));
+    let mut open: Vec<Connection> = Vec::new();
+    // Ten a second: two seconds, or twenty with one for each life of a block.
+    for _ in 0..20 {
+        let mut connection = Connection::open(&gateway.url);
+        connection.send(proxy.request("GET", "/").bytes(&gateway.url));
+        open.push(connection);
+    }
+    for (at, connection) in open.iter_mut().enumerate() {
+        let answer = connection.read().expect("an answer");
+        assert_eq!(answer.status(), 200, "{at}: {}", answer.text());
+    }
+}
+
+#[test]
+fn a_raised_meter_gives_more_for_a_while_and_less_again() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let place = format!("/proxies/{}/meters", proxy.id);
+    let meter = gateway.create(&place, json!({"limits": [{"limit": 4, "window": "day"}]}));
+    let raise = format!("/meters/{}/raise", meter["id"].as_str().expect("an id"));
+    assert_eq!(granted((0..8).map(|_| proxy.get("/").status())), 4);
+    let asked = |body: Value| {
+        let answer = gateway.api("POST", &raise, Some(&body));
+        assert_eq!(answer.status(), 200, "{body}: {}", answer.text());
+        answer.json()
+    };
+    let raised = asked(json!({"percent": 250, "seconds": 600}));
+    assert_eq!(raised["percent"], 250, "{raised}");
+    wait_for("more", || (proxy.get("/").status() == 200).then_some(()));
+    assert_eq!(granted((0..12).map(|_| proxy.get("/").status())), 5);
+    // It ends by itself, and by a word: what was spent stays spent.
+    asked(json!({"percent": 100}));
+    let usage = wait_for("the limit as it was", || {
+        let found = gateway.get("/meters/usage");
+        let limit = found["items"][0]["limits"][0].clone();
+        (limit["limit"] == 4).then_some(limit)
+    });
+    assert_eq!(usage["used"], 10, "{usage}");
+    assert_eq!(proxy.get("/").status(), 429);
+    asked(json!({"percent": 400, "seconds": 1}));
+    wait_for("more, briefly", || {
+        (proxy.get("/").status() == 200).then_some(())
+    });
+    wait_for("the end of it", || {
+        let found = gateway.get("/meters/usage");
+        (found["items"][0]["limits"][0]["limit"] == 4).then_some(())
+    });
+
+    for (body, pointer) in [
+        (json!({"percent": 99, "seconds": 5}), "/percent"),
+        (json!({"percent": 1_001, "seconds": 5}), "/percent"),
+        (json!({"percent": 200}), "/seconds"),
+        (json!({"percent": 200, "seconds": 86_401}), "/seconds"),
+    ] {
+        let answer = gateway.api("POST", &raise, Some(&body));
+        assert_eq!(answer.status(), 422, "{}", answer.text());
+        assert_eq!(answer.json()["errors"][0]["pointer"], pointer);
+    }
+    let other = format!("/meters/{}/raise", "mtr_01m8dkpjg4eksbvcjtwq1z7tb1");
+    let body = json!({"percent": 200, "seconds": 5});
+    assert_eq!(gateway.api("POST", &other, Some(&body)).status(), 404);
+}

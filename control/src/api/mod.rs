@@ -26,6 +26,7 @@ pub mod patch;
 pub mod precondition;
 pub mod proxies;
 pub mod proxy_test;
+pub mod raise;
 pub mod records;
 pub mod recovery;
 mod recovery_schemas;
@@ -58,6 +59,7 @@ pub fn routes() -> Vec<Route> {
         rules::routes(),
         filters::routes(),
         meters::routes(),
+        raise::routes(),
         usage::routes(),
         changes::routes(),
         explain::routes(),

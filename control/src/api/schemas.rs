@@ -138,6 +138,8 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("TestInput", super::proxy_test::input_schema()),
         ("TestOutcome", super::proxy_test::outcome_schema()),
         ("UnmatchedAttempt", super::unmatched::schema()),
+        ("RaiseInput", super::raise::input_schema()),
+        ("Raised", super::raise::schema()),
         ("MeterUsage", meter_usage()),
         ("Region", super::regions::schema()),
         ("Version", version()),

@@ -116,8 +116,9 @@ pub fn grid_ns(spec: &MeterSpec) -> u64 {
 }
 
 /// Life that a block opened now may have: the planned one, cut where a calendar window ends
-/// (less `max_skew_ns`, by which another node's clock may lead); 0 when none may be opened.
-pub fn life_now_ns(spec: &MeterSpec, now: Moment, max_skew_ns: u64) -> u64 {
+/// (less `max_skew_ns`, by which another node's clock may lead); 0 when none may be opened. Blocks
+/// that have grown live `growth` times as long.
+pub fn life_now_ns(spec: &MeterSpec, now: Moment, max_skew_ns: u64, growth: u64) -> u64 {
     let fixed = spec
         .limits()
         .iter()
@@ -130,7 +131,8 @@ pub fn life_now_ns(spec: &MeterSpec, now: Moment, max_skew_ns: u64) -> u64 {
             .saturating_sub(max_skew_ns)
             .saturating_sub(now.unix_ns)
     });
-    until_end.min().unwrap_or(u64::MAX).min(life_ns(spec))
+    let planned_ns = life_ns(spec).saturating_mul(growth).min(LIFE_MAX_NS);
+    until_end.min().unwrap_or(u64::MAX).min(planned_ns)
 }
 
 impl State {

@@ -159,6 +159,8 @@ pub struct SpecForm {
     on_store_loss: StoreLoss,
     /// How much a request sets aside, where it counts values.
     estimate: Option<Estimate>,
+    /// The id of what it belongs to; empty where the speaker does not know it.
+    meter: String,
 }
 
 impl From<&MeterSpec> for SpecForm {
@@ -179,6 +181,7 @@ impl From<&MeterSpec> for SpecForm {
                 .collect(),
             on_store_loss: spec.store_loss(),
             estimate: spec.estimate(),
+            meter: String::new(),
         }
     }
 }
@@ -200,6 +203,20 @@ impl SpecForm {
         let spec = MeterSpec::new(&self.name, self.version, limits?).ok()?;
         let spec = spec.on_store_loss(self.on_store_loss);
         Some(spec.estimating(self.estimate))
+    }
+
+    /// The same with the id of what it belongs to.
+    #[must_use]
+    pub fn of(self, meter: Option<&str>) -> Self {
+        Self {
+            meter: meter.unwrap_or_default().to_owned(),
+            ..self
+        }
+    }
+
+    /// The id of what it belongs to.
+    pub fn meter(&self) -> Option<&str> {
+        (!self.meter.is_empty()).then_some(self.meter.as_str())
     }
 
     /// The version of its configuration.

@@ -20,6 +20,15 @@ struct Place {
     number: u64,
 }
 
+/// How urgent one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// It has not had its turn: by its priority.
+    First(u8),
+    /// It had its turn, and what it got ended before all else that it needs was there.
+    Again,
+}
+
 /// Those who wait for one meter.
 #[derive(Debug, Default)]
 pub struct HoldQueue {
@@ -50,14 +59,17 @@ impl HoldQueue {
     }
 
     /// Enters with a priority; the ticket, and how many are before it. `None` when so many wait
-    /// already.
-    pub fn enter(&self, priority: u8, most: usize) -> Option<(Ticket<'_>, usize)> {
+    /// already. Who had its turn and lost what it got goes before all who had none.
+    pub fn enter(&self, rank: Rank, most: usize) -> Option<(Ticket<'_>, usize)> {
         let mut queue = self.lock();
-        if queue.waiting.len() >= most {
+        if queue.waiting.len() >= most && rank != Rank::Again {
             return None;
         }
         let place = Place {
-            behind: u8::MAX - priority,
+            behind: match rank {
+                Rank::Again => 0,
+                Rank::First(priority) => u8::MAX - priority.min(u8::MAX - 1),
+            },
             number: queue.next_number,
         };
         queue.next_number += 1;
@@ -114,11 +126,11 @@ mod tests {
     fn the_first_come_of_the_highest_priority_is_the_head() {
         let queue = HoldQueue::default();
         assert!(queue.is_empty());
-        let (first, before) = queue.enter(0, 10).unwrap();
+        let (first, before) = queue.enter(Rank::First(0), 10).unwrap();
         assert_eq!((before, first.is_head()), (0, true));
-        let (second, before) = queue.enter(0, 10).unwrap();
+        let (second, before) = queue.enter(Rank::First(0), 10).unwrap();
         assert_eq!((before, second.is_head()), (1, false));
-        let (urgent, before) = queue.enter(5, 10).unwrap();
+        let (urgent, before) = queue.enter(Rank::First(5), 10).unwrap();
         assert_eq!(before, 0);
         assert!(urgent.is_head() && !first.is_head());
         drop(urgent);
@@ -132,22 +144,33 @@ mod tests {
     #[test]
     fn only_so_many_wait_and_who_leaves_makes_place() {
         let queue = HoldQueue::default();
-        let (first, _) = queue.enter(0, 2).unwrap();
-        let (_second, _) = queue.enter(0, 2).unwrap();
-        assert!(queue.enter(9, 2).is_none());
+        let (first, _) = queue.enter(Rank::First(0), 2).unwrap();
+        let (_second, _) = queue.enter(Rank::First(0), 2).unwrap();
+        assert!(queue.enter(Rank::First(9), 2).is_none());
         drop(first);
-        assert!(queue.enter(0, 2).is_some());
+        assert!(queue.enter(Rank::First(0), 2).is_some());
     }
 
     #[actix_rt::test]
     async fn whoever_becomes_the_head_is_woken() {
         let queue = HoldQueue::default();
-        let (first, _) = queue.enter(0, 10).unwrap();
-        let (second, _) = queue.enter(0, 10).unwrap();
-        let (third, _) = queue.enter(0, 10).unwrap();
+        let (first, _) = queue.enter(Rank::First(0), 10).unwrap();
+        let (second, _) = queue.enter(Rank::First(0), 10).unwrap();
+        let (third, _) = queue.enter(Rank::First(0), 10).unwrap();
         drop(second);
         drop(first);
         third.turn().await;
         assert!(third.is_head());
+    }
+
+    #[test]
+    fn who_had_its_turn_goes_first_and_always_finds_a_place() {
+        let queue = HoldQueue::default();
+        let (first, _) = queue.enter(Rank::First(9), 1).unwrap();
+        let (again, before) = queue.enter(Rank::Again, 1).unwrap();
+        assert_eq!(before, 0);
+        assert!(again.is_head() && !first.is_head());
+        let (later, before) = queue.enter(Rank::Again, 1).unwrap();
+        assert!(before == 1 && !later.is_head());
     }
 }

@@ -34,6 +34,8 @@ pub const CELLS: usize = 8;
 pub struct Meter {
     /// Unknown while only peers have asked for it.
     pub(super) key: OnceLock<MeterKey>,
+    /// Whose it is, by the word of a peer.
+    pub(super) told_id: OnceLock<String>,
     pub(super) store_key: String,
     pub(super) spec: ArcSwap<MeterSpec>,
     /// No limits: everything passes, nothing is counted in the store.
@@ -88,6 +90,7 @@ impl Meter {
     pub(super) fn new(store_key: String, spec: Arc<MeterSpec>, shared: Arc<Shared>) -> Self {
         Self {
             key: OnceLock::new(),
+            told_id: OnceLock::new(),
             store_key,
             view: ArcSwap::from_pointee(View::unknown(Arc::clone(&spec))),
             observes: AtomicBool::new(spec.limits().is_empty()),
@@ -122,6 +125,12 @@ impl Meter {
         self.key.get().map_or(&self.store_key, MeterKey::id)
     }
 
+    /// The id of what it belongs to, where that is known.
+    pub(super) fn belongs_to(&self) -> Option<&str> {
+        let own = self.key.get().map(MeterKey::id);
+        own.or(self.told_id.get().map(String::as_str))
+    }
+
     /// Draws what a request spends: one token, or of a meter of values what it sets aside, no less
     /// than `least`. Never blocks; at most an `Arc` is cloned where one token is drawn.
     pub fn draw(self: &Arc<Self>, least: u64, now_ns: u64) -> Draw {
@@ -146,6 +155,17 @@ impl Meter {
         self.waiting.fetch_add(amount, Ordering::Relaxed);
         self.ask();
         Draw::Wait(Waiting::new(Arc::clone(self), amount))
+    }
+
+    /// The same for a request that had its turn and lost what it got: it does not queue.
+    pub fn draw_again(self: &Arc<Self>, least: u64, now_ns: u64) -> Draw {
+        if let Some(token) = self.try_draw(self.estimates.amount(least), now_ns) {
+            return Draw::Drawn(token);
+        }
+        match self.draw(least, now_ns) {
+            Draw::Wait(waiting) => Draw::Wait(waiting.again()),
+            other => other,
+        }
     }
 
     /// Whether requests set aside an estimate.

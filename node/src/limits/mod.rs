@@ -31,7 +31,7 @@
 //! | `view`, `refusal` | what callers are told |
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
-//! | `restraint`, `learned`, `pauses` | what targets ask for, for a while |
+//! | `restraint`, `learned`, `pauses`, `raises`, `leased` | what targets and people ask for |
 //! | `usage` | how much is used now |
 //!
 //! **Invariants.** In any interval of a sliding window's length, and in every calendar window,
@@ -54,10 +54,12 @@ pub mod exchange;
 mod hold;
 mod key;
 mod learned;
+mod leased;
 mod meter;
 mod owner;
 mod part;
 mod pauses;
+mod raises;
 mod refusal;
 mod registry;
 mod restraint;
@@ -104,6 +106,7 @@ pub use waiting::Waiting;
 
 use owner::Place;
 use pauses::Pauses;
+use raises::Raises;
 use registry::Registry;
 use shared::Shared;
 use slots::SlotShared;
@@ -126,6 +129,8 @@ pub struct Settings {
     pub keys_max: usize,
     /// Requests that may wait for one meter; one beyond is refused.
     pub waiting_max: u32,
+    /// Keys written in a second, by all nodes together.
+    pub key_writes_max: u64,
 }
 
 impl Settings {
@@ -139,6 +144,7 @@ impl Settings {
             store_timeout: Duration::from_secs(2),
             keys_max: 10_000,
             waiting_max: 4_096,
+            key_writes_max: 1_000,
         }
     }
 }
@@ -149,6 +155,7 @@ pub struct Limits {
     shared: Arc<Shared>,
     registry: Arc<Registry<Meter>>,
     pauses: Arc<Pauses>,
+    raises: Arc<Raises>,
     slots: Registry<Slots>,
     slot_shared: Arc<SlotShared>,
     /// By organisation; taken at configuration load only.
@@ -182,6 +189,14 @@ impl Limits {
             timeout,
         );
         let pauses = pauses::run(Arc::clone(&limits.pauses), Arc::clone(&store));
+        let raises = raises::run(Arc::clone(&limits.raises), Arc::clone(&store));
+        let pauses = async move {
+            // Both end when the process does.
+            tokio::select! {
+                () = pauses => {}
+                () = raises => {}
+            }
+        };
         let windows = run::run(broker, store, timeout, links);
         (limits, async move {
             futures_util::join!(windows, slots, pauses);
@@ -199,6 +214,8 @@ impl Limits {
         ));
         let registry = Arc::new(Registry::new(settings.keys_max));
         let pauses = Arc::new(Pauses::new(Arc::clone(&shared)));
+        let raises = Arc::new(Raises::new(Arc::clone(&shared)));
+        shared.raised_by(Arc::downgrade(&raises));
         let slot_shared = SlotShared::new(Arc::clone(&shared.clock), settings.store_grace);
         let slot_shared = Arc::new(slot_shared);
         let place = Place {
@@ -206,12 +223,13 @@ impl Limits {
             max_skew_ns: nanos(settings.max_skew),
             grace_ns: nanos(settings.store_grace),
         };
-        let broker = broker::Broker::new(Arc::clone(&shared), place);
+        let broker = broker::Broker::new(Arc::clone(&shared), place, settings.key_writes_max);
         (
             Arc::new(Self {
                 shared,
                 registry,
                 pauses,
+                raises,
                 slots: Registry::new(settings.keys_max),
                 slot_shared,
                 newcomers: Mutex::default(),
@@ -328,6 +346,7 @@ impl Limits {
             });
             // An error means that it is set already, to the same key.
             let _ = meter.key.set(key);
+            self.raises.tell(&meter);
             if !self.pauses.are_none() {
                 self.pauses.tell(&digest, &meter);
             }

@@ -1,9 +1,12 @@
 //! The broker's record of a part: a block of ours, or what a peer lent us, the cell that its tokens
 //! are in, and who has been lent some of them.
 
+use std::sync::atomic::Ordering;
+
 use super::block::{Block, Opener};
 use super::cell::{Cell, Closed, Span, Spends};
 use super::exchange::Report;
+use super::shared::Stats;
 use super::state::{Instant, State};
 
 /// A block that a write asked for and that is in the store only if the write was carried out.
@@ -142,6 +145,22 @@ impl Part {
         {
             self.closed = Some(cell.close());
         }
+    }
+
+    /// Counts what became of its own tokens, once it is closed.
+    pub fn account(&self, stats: &Stats) {
+        let Some(closed) = &self.closed else { return };
+        let spent = closed
+            .spends
+            .iter()
+            .fold(0, |sum: u64, n| sum.saturating_add(*n));
+        let expired = self
+            .own_amount()
+            .saturating_sub(spent)
+            .saturating_sub(closed.rest);
+        stats.spent.fetch_add(spent, Ordering::Relaxed);
+        stats.returned.fetch_add(closed.rest, Ordering::Relaxed);
+        stats.expired.fetch_add(expired, Ordering::Relaxed);
     }
 
     /// Whether nothing of it can change any more: it is closed, and those who had some of it have

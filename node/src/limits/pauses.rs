@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::store::{Event, Op, Range, Revision, Store, StoreError, Txn};
+use proto::store::{Op, Store, StoreError, Txn};
 use proto::wire::{self, Message};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::key::{self, Digest};
+use super::leased;
 use super::meter::Meter;
 use super::restraint::{Bucket, TENTHS};
 use super::shared::Shared;
@@ -34,8 +35,6 @@ const SAME_NS: u64 = 500_000_000;
 const AGAIN: Duration = Duration::from_millis(500);
 /// Longest call to the store.
 const CALL_MAX: Duration = Duration::from_secs(1);
-/// Keys of one page of a list.
-const PAGE: usize = 500;
 
 /// The value of a pause in the store.
 #[derive(Serialize, Deserialize)]
@@ -318,37 +317,15 @@ async fn watch_all(pauses: &Pauses, store: &dyn Store) {
 
 /// Lists what is asked for, then follows the changes; ends with the watch.
 async fn watch(pauses: &Pauses, store: &dyn Store) -> Result<(), StoreError> {
-    let mut range = Range {
-        prefix: PREFIX.to_owned(),
-        after: None,
-        limit: PAGE,
-        at: None,
-    };
-    loop {
-        let page = store.range(range.clone()).await?;
-        for item in &page.items {
-            pauses.heard(&item.key, &item.value);
-        }
-        range.at = Some(page.revision);
-        range.after = page.items.last().map(|item| item.key.clone());
-        if !page.more {
-            break;
-        }
-    }
-    let from = Revision(range.at.map_or(0, |revision| revision.0).saturating_add(1));
-    let mut watch = store.watch(PREFIX, from).await?;
-    loop {
-        for event in watch.next().await?.events {
-            match event {
-                Event::Put(item) => pauses.heard(&item.key, &item.value),
-                Event::Delete { key, .. } => {
-                    if let Some(place) = place_of(&key) {
-                        pauses.forget(place);
-                    }
-                }
+    let each = |key: &str, value: Option<&[u8]>| match value {
+        Some(value) => pauses.heard(key, value),
+        None => {
+            if let Some(place) = place_of(key) {
+                pauses.forget(place);
             }
         }
-    }
+    };
+    leased::follow(store, PREFIX, each).await
 }
 
 fn key_of((digest, kind): Place) -> String {

@@ -17,6 +17,8 @@ use super::refusal::{Cause, Refusal};
 
 /// All of a limit, in tenths.
 pub const TENTHS: u64 = 10;
+/// The same in thousandths.
+const ALL: u64 = TENTHS * 100;
 /// Routes of one key whose limit at the target is known; beyond it all are forgotten.
 const ROUTES_MAX: usize = 256;
 
@@ -34,6 +36,9 @@ pub(super) struct Restraint {
     in_a_row: AtomicU32,
     tenths: AtomicU64,
     slow_until_ns: AtomicU64,
+    /// What is given of all of it, in percent, by the word of a person.
+    percent: AtomicU64,
+    raised_until_ns: AtomicU64,
     /// The limits of the configuration.
     configured: ArcSwap<MeterSpec>,
     routes: Mutex<Routes>,
@@ -54,6 +59,8 @@ impl Restraint {
             in_a_row: AtomicU32::new(0),
             tenths: AtomicU64::new(TENTHS),
             slow_until_ns: AtomicU64::new(0),
+            percent: AtomicU64::new(100),
+            raised_until_ns: AtomicU64::new(0),
             configured: ArcSwap::new(spec),
             routes: Mutex::default(),
         }
@@ -173,20 +180,43 @@ impl Meter {
         }
     }
 
+    /// Gives so many percent of its limits until then.
+    pub(super) fn raise(self: &Arc<Self>, percent: u64, until_ns: u64) {
+        self.restraint
+            .raised_until_ns
+            .store(until_ns, Ordering::Relaxed);
+        if self.restraint.percent.swap(percent, Ordering::Relaxed) != percent {
+            self.put_in_force();
+            self.shared.ask(Arc::clone(self));
+        }
+    }
+
     /// Ends what has not been ended by the store.
     pub(super) fn end_slow(&self, now_ns: u64) {
-        let until_ns = self.restraint.slow_until_ns.load(Ordering::Relaxed);
-        if self.slowed_to() < TENTHS && now_ns >= until_ns {
-            self.restraint.tenths.store(TENTHS, Ordering::Relaxed);
+        let restraint = &self.restraint;
+        let over = |until_ns: &AtomicU64| now_ns >= until_ns.load(Ordering::Relaxed);
+        let slow = self.slowed_to() < TENTHS && over(&restraint.slow_until_ns);
+        let raised = self.percent() != 100 && over(&restraint.raised_until_ns);
+        if slow {
+            restraint.tenths.store(TENTHS, Ordering::Relaxed);
+        }
+        if raised {
+            restraint.percent.store(100, Ordering::Relaxed);
+        }
+        if slow || raised {
             self.put_in_force();
         }
     }
 
+    fn percent(&self) -> u64 {
+        self.restraint.percent.load(Ordering::Relaxed)
+    }
+
     fn put_in_force(&self) {
         let configured = self.configured();
-        let spec = match self.slowed_to() {
-            TENTHS => configured,
-            tenths => Arc::new(configured.scaled(tenths, TENTHS)),
+        let spec = match self.slowed_to() * self.percent() {
+            ALL => configured,
+            thousandths => Arc::new(configured.scaled(thousandths, ALL)),
         };
         self.spec.store(spec);
     }

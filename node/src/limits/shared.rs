@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::clock::Clock;
 use super::meter::Meter;
+use super::raises::Raises;
 
 /// The way from the workers to the broker.
 pub struct Shared {
@@ -25,6 +26,8 @@ pub struct Shared {
     asks: Mutex<Vec<Arc<Meter>>>,
     /// The one meter of each key in the store, whether a request or a peer asked first.
     meters: Mutex<Registry>,
+    /// Told of meters that got their name.
+    raises: OnceLock<Weak<Raises>>,
     woken: Notify,
     stopping: AtomicBool,
     nodes: AtomicU64,
@@ -64,6 +67,16 @@ pub struct Stats {
     pub peer_grants: AtomicU64,
     /// Owners that did not answer in time.
     pub peer_silences: AtomicU64,
+    /// Tokens of blocks that workers of this node could draw.
+    pub granted: AtomicU64,
+    /// Those of them that were sent.
+    pub spent: AtomicU64,
+    /// Those that were never drawn, and went back.
+    pub returned: AtomicU64,
+    /// Those that were drawn and never sent before their block ended.
+    pub expired: AtomicU64,
+    /// Times that another node, or none, became the owner of a key.
+    pub owner_changes: AtomicU64,
     /// Answers that said what they have cost.
     pub values: AtomicU64,
     /// Answers that did not.
@@ -86,6 +99,7 @@ impl Shared {
             stats: Stats::default(),
             asks: Mutex::new(Vec::new()),
             meters: Mutex::default(),
+            raises: OnceLock::new(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             nodes: AtomicU64::new(nodes_min),
@@ -119,6 +133,25 @@ impl Shared {
         let known = Arc::downgrade(&meter);
         registry.meters.insert(store_key.to_owned(), known);
         meter
+    }
+
+    /// Who puts raises on meters.
+    pub(super) fn raised_by(&self, raises: Weak<Raises>) {
+        // There is one in a process.
+        let _ = self.raises.set(raises);
+    }
+
+    /// A meter is known by its name from now on.
+    pub(super) fn named(&self, meter: &Arc<Meter>) {
+        if let Some(raises) = self.raises.get().and_then(Weak::upgrade) {
+            raises.tell(meter);
+        }
+    }
+
+    /// Every meter.
+    pub(super) fn all(&self) -> Vec<Arc<Meter>> {
+        let registry = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.meters.values().filter_map(Weak::upgrade).collect()
     }
 
     /// The meter of a key in the store, if there is one.

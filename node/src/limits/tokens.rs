@@ -81,6 +81,16 @@ impl MeterSet {
         self.draw_on(Tokens::default(), now_ns)
     }
 
+    /// The same for a request that had its turn at all of them, and whose tokens ended before it
+    /// could be sent: it goes before those who are held.
+    pub fn draw_again(&self, now_ns: u64) -> DrawAll {
+        let tokens = Tokens {
+            had: u8::MAX,
+            ..Tokens::default()
+        };
+        self.draw_on(tokens, now_ns)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.meters.is_empty()
@@ -99,16 +109,24 @@ impl MeterSet {
     }
 
     fn draw_on(&self, mut tokens: Tokens, now_ns: u64) -> DrawAll {
-        for (at, meter) in self.meters.iter().enumerate().skip(tokens.len()) {
+        for (at, meter) in self.meters.iter().enumerate() {
+            if tokens.has(at) {
+                continue;
+            }
             let least = self.least.get(at).copied().unwrap_or_default();
-            match meter.draw(least, now_ns) {
-                Draw::Drawn(token) => tokens.push(token),
+            let drawn = match tokens.had(at) {
+                false => meter.draw(least, now_ns),
+                true => meter.draw_again(least, now_ns),
+            };
+            match drawn {
+                Draw::Drawn(token) => tokens.put(at, token),
                 Draw::Refused(refusal) => return DrawAll::Refused(refusal),
                 Draw::Wait(waiting) => {
                     let meters = self.clone();
                     return DrawAll::Wait(Box::new(WaitingAll {
                         meters,
                         tokens,
+                        at,
                         waiting,
                     }));
                 }
@@ -123,11 +141,17 @@ impl MeterSet {
 pub struct WaitingAll {
     meters: MeterSet,
     tokens: Tokens,
+    /// The place of the meter that it waits for.
+    at: usize,
     waiting: Waiting,
 }
 
+/// So often tokens are drawn again that ended while others were waited for.
+const ROUNDS_MAX: u32 = 16;
+
 impl WaitingAll {
-    /// Waits for this meter, then draws the rest, waiting again where needed.
+    /// Waits for this meter, then draws the rest, waiting again where needed. What ended meanwhile
+    /// is drawn again, before all who have not had their turn.
     ///
     /// # Errors
     /// The refusal of the meter that refuses; the other tokens went back.
@@ -135,15 +159,24 @@ impl WaitingAll {
         let Self {
             meters,
             mut tokens,
+            mut at,
             mut waiting,
         } = self;
+        let mut rounds = 0;
         loop {
             let clock = waiting.clock();
-            tokens.push(waiting.granted(priority).await?);
-            match meters.draw_on(tokens, clock.boot_ns()) {
+            tokens.put(at, waiting.granted(priority).await?);
+            let now_ns = clock.boot_ns();
+            rounds += 1;
+            if rounds <= ROUNDS_MAX {
+                tokens.let_go_of_ended(now_ns);
+            }
+            match meters.draw_on(tokens, now_ns) {
                 DrawAll::Drawn(tokens) => return Ok(tokens),
                 DrawAll::Refused(refusal) => return Err(refusal),
-                DrawAll::Wait(next) => (tokens, waiting) = (next.tokens, next.waiting),
+                DrawAll::Wait(next) => {
+                    (tokens, at, waiting) = (next.tokens, next.at, next.waiting);
+                }
             }
         }
     }
@@ -152,7 +185,10 @@ impl WaitingAll {
 /// Tokens of all meters of a request. Dropping them puts them back.
 #[derive(Debug, Default)]
 pub struct Tokens {
+    /// By the place of their meter.
     held: [Option<Token>; METERS_MAX],
+    /// Of which meters there was a token, one bit each: who had its turn keeps it.
+    had: u8,
 }
 
 impl Tokens {
@@ -178,13 +214,26 @@ impl Tokens {
         held.all(|token| token.is_live(now_ns))
     }
 
-    fn len(&self) -> usize {
-        self.held.iter().flatten().count()
+    fn has(&self, at: usize) -> bool {
+        self.held.get(at).is_some_and(Option::is_some)
     }
 
-    fn push(&mut self, token: Token) {
-        if let Some(place) = self.held.iter_mut().find(|place| place.is_none()) {
+    fn had(&self, at: usize) -> bool {
+        self.had & (1 << at) != 0
+    }
+
+    fn put(&mut self, at: usize, token: Token) {
+        if let Some(place) = self.held.get_mut(at) {
             *place = Some(token);
+            self.had |= 1 << at;
+        }
+    }
+
+    fn let_go_of_ended(&mut self, now_ns: u64) {
+        for place in &mut self.held {
+            if place.as_ref().is_some_and(|token| !token.is_live(now_ns)) {
+                *place = None;
+            }
         }
     }
 }

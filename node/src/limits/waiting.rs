@@ -7,6 +7,7 @@ use std::time::Duration;
 use proto::meter::Hold;
 
 use super::clock::Clock;
+use super::hold::Rank;
 use super::meter::Meter;
 use super::refusal::{Cause, Refusal};
 use super::token::Token;
@@ -28,12 +29,25 @@ const SETTLED_NS: u64 = 30_000_000;
 pub struct Waiting {
     meter: Arc<Meter>,
     amount: u64,
+    /// It had its turn before.
+    again: bool,
 }
 
 impl Waiting {
     /// Counted already among those who wait for the meter.
     pub(super) fn new(meter: Arc<Meter>, amount: u64) -> Self {
-        Self { meter, amount }
+        Self {
+            meter,
+            amount,
+            again: false,
+        }
+    }
+
+    /// The same for a request that had its turn, and lost what it got.
+    pub(super) fn again(self) -> Self {
+        let mut waiting = self;
+        waiting.again = true;
+        waiting
     }
 
     /// Waits for a token or a refusal: as long as the store needs to answer, at most
@@ -50,6 +64,13 @@ impl Waiting {
         }
     }
 
+    fn rank(&self, priority: u8) -> Rank {
+        match self.again {
+            true => Rank::Again,
+            false => Rank::First(priority),
+        }
+    }
+
     async fn held(self, hold: Hold, priority: u8) -> Result<Token, Box<Refusal>> {
         let meter = &self.meter;
         let clock = Arc::clone(&meter.shared.clock);
@@ -59,7 +80,7 @@ impl Waiting {
             Err(Box::new(meter.refusal(cause, k, clock.boot_ns())))
         };
         let most = usize::try_from(hold.max_waiting).unwrap_or(usize::MAX);
-        let Some((ticket, before)) = meter.held.enter(priority, most) else {
+        let Some((ticket, before)) = meter.held.enter(self.rank(priority), most) else {
             return refused(Cause::Crowded, u64::from(hold.max_waiting));
         };
         let now_ns = clock.boot_ns();

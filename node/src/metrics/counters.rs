@@ -74,6 +74,37 @@ pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 13] {
     ]
 }
 
+/// What became of the tokens of this node.
+pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 5] {
+    [
+        (
+            "requestrocket_limit_tokens_granted_total",
+            "Tokens that the workers of this node could draw.",
+            &limits.granted,
+        ),
+        (
+            "requestrocket_limit_tokens_spent_total",
+            "Tokens that were sent.",
+            &limits.spent,
+        ),
+        (
+            "requestrocket_limit_tokens_returned_total",
+            "Tokens that nobody drew, and that went back.",
+            &limits.returned,
+        ),
+        (
+            "requestrocket_limit_tokens_expired_total",
+            "Tokens that were drawn and not sent before their block ended.",
+            &limits.expired,
+        ),
+        (
+            "requestrocket_limit_owner_changes_total",
+            "Times that a key got another owner, as this node sees it.",
+            &limits.owner_changes,
+        ),
+    ]
+}
+
 pub(super) fn of_peers(peers: &PeerStats) -> [Plain<'_>; 6] {
     [
         (

@@ -248,7 +248,8 @@ impl Metrics {
         let counters = shared
             .plain()
             .into_iter()
-            .chain(counters::of_limits(limits));
+            .chain(counters::of_limits(limits))
+            .chain(counters::of_tokens(limits));
         for (name, help, count) in counters.chain(counters::of_peers(&shared.peers)) {
             head(name, help, "counter", &mut out);
             let _ = writeln!(out, "{name} {}", count.load(Relaxed));

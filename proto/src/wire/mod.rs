@@ -55,6 +55,8 @@ pub const SCHEMA_BUCKET_STATE: u16 = 15;
 pub const SCHEMA_SLOT_STATE: u16 = 16;
 /// A pause of one meter key; the type is the data plane's.
 pub const SCHEMA_PAUSE: u16 = 17;
+/// A meter that gives more than its limits for a while.
+pub const SCHEMA_RAISE: u16 = 33;
 /// A meter key that gives a part of its limits for a while; the type is the data plane's.
 pub const SCHEMA_SLOW: u16 = 32;
 /// A part of the configuration that a node keeps on its disk; the type is the data plane's.

@@ -5,6 +5,8 @@
 //! so that the simulation runs exactly this code. [`run`] is the shell around it that owns the
 //! store and the timer. A key that nobody asks for is not looked at and costs no store write.
 
+mod budget;
+mod conflict;
 mod health;
 mod peers;
 mod roster;
@@ -13,9 +15,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proto::store::{At, Compare, KeyValue, Op, Revision, StoreError, Txn, TxnOutcome};
+use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome};
 use tracing::error;
 
+use self::budget::Budget;
 use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health};
 use self::roster::{Roster, key_hash};
 use super::block::Opener;
@@ -85,13 +88,14 @@ pub struct Broker {
     next_call: u64,
     next_id: u64,
     roster: Roster,
+    budget: Budget,
     /// What is to be said to peers.
     outgoing: Vec<(Opener, Item)>,
 }
 
 impl Broker {
     /// A broker that knows no key yet.
-    pub fn new(shared: Arc<Shared>, place: Place) -> Self {
+    pub fn new(shared: Arc<Shared>, place: Place, key_writes_max: u64) -> Self {
         Self {
             shared,
             place,
@@ -109,6 +113,7 @@ impl Broker {
             next_call: 0,
             next_id: 1,
             roster: Roster::default(),
+            budget: Budget::new(key_writes_max),
             outgoing: Vec::new(),
         }
     }
@@ -116,6 +121,7 @@ impl Broker {
     /// Looks at every key that asked or is due, and gives the calls to make.
     pub fn turn(&mut self, now: Moment) -> Vec<Call> {
         self.take_asks(now.boot_ns);
+        self.budget.turn(now.boot_ns, self.shared.nodes());
         let leaving = self.shared.is_stopping();
         if leaving {
             self.looks = self
@@ -259,13 +265,24 @@ impl Broker {
             store_up,
             nodes: self.shared.nodes(),
             contact_ns: self.contact_ns,
-            may_write,
+            may_write: may_write && (leaving || now.boot_ns >= self.budget.ready_ns()),
+            held_back: false,
+            growth: self.budget.growth(),
             leaving,
             next_id: self.next_id,
             supplier: self.roster.supplier(me, store_up, hash, now.boot_ns),
             out: Outbox::default(),
         };
+        if owner.moves_to(around.supplier) {
+            count(&self.shared.stats.owner_changes);
+        }
         let write = owner.look(&mut around);
+        if write.is_some() {
+            self.budget.spend(now.boot_ns);
+        } else if around.held_back {
+            self.budget.hold_back();
+            owner.set_look_ns(owner.look_ns().max(self.budget.ready_ns()));
+        }
         self.next_id = around.next_id;
         let out = around.out;
         let key = owner.meter().store_key.clone();
@@ -320,58 +337,6 @@ impl Broker {
         let probe = None;
         self.calls.insert(id, Asked { slots, probe });
         Some(Call { id, txn })
-    }
-
-    /// What keys hold whose write was not carried out, or that a probe has read.
-    fn conflict(
-        &mut self,
-        slots: &[Slot],
-        seen: At<Vec<Option<KeyValue>>>,
-        now_ns: u64,
-        probe: Option<&Probe>,
-    ) {
-        if probe.is_none() {
-            count(&self.shared.stats.conflicts);
-        }
-        for (at, (slot, found)) in slots.iter().zip(seen.value).enumerate() {
-            let Some(owner) = self.owners.get(slot) else {
-                continue;
-            };
-            let changed = owner.expects() != found.as_ref().map(|kv| kv.mod_revision);
-            if let Some(probe) = probe {
-                let known = probe
-                    .expected
-                    .get(at)
-                    .is_some_and(|e| *e == owner.expects());
-                if !known || owner.is_writing() {
-                    continue;
-                }
-                if !changed {
-                    self.each(&[*slot], |owner| owner.confirmed(now_ns));
-                    continue;
-                }
-            }
-            if !changed {
-                // Another key of the transaction was in the way: this one goes again as it is.
-                self.each(&[*slot], |owner| owner.failed(now_ns));
-                continue;
-            }
-            if probe.is_none() {
-                self.contended.insert(*slot);
-            }
-            let state = found.map(|kv| codec::decode(&kv.value).map(|s| (s, kv.mod_revision)));
-            match state.transpose() {
-                Ok(mut state) => {
-                    self.each(&[*slot], |owner| owner.conflicted(state.take(), now_ns));
-                }
-                Err(error) => {
-                    count(&self.shared.stats.unreadable);
-                    let key = owner.meter().store_key.clone();
-                    error!(%key, "token state {key} is not touched, its meter is closed: {error}");
-                    self.each(&[*slot], |owner| owner.unreadable(now_ns));
-                }
-            }
-        }
     }
 
     /// Tells owners something that makes them due.

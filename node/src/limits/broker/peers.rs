@@ -141,6 +141,7 @@ impl Broker {
     /// no key, or there is no place for it.
     fn slot_of_peer(&mut self, key: &str, spec: &SpecForm, now_ns: u64) -> Option<Slot> {
         let known = self.slots.get(key).copied();
+        let told_id = spec.meter().map(str::to_owned);
         let spec = spec.spec().filter(|_| is_store_key(key))?;
         if known.is_none() && self.owners.len() >= KEYS_MAX {
             return None;
@@ -153,7 +154,13 @@ impl Broker {
             self.slot(meter, now_ns)
         });
         let owner = self.owners.get_mut(&slot)?;
-        owner.meter().respec(&spec);
+        let meter = owner.meter();
+        if let (Some(id), None) = (told_id, meter.belongs_to()) {
+            // An error means that somebody was faster, with the same id.
+            let _ = meter.told_id.set(id);
+            self.shared.named(meter);
+        }
+        meter.respec(&spec);
         Some(slot)
     }
 

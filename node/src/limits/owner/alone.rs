@@ -57,8 +57,8 @@ impl Owner {
             .free(state, uncertain, nodes, around.next_id, now_ns);
         around.next_id += 1;
         let waiting = self.meter.waiting.load(Ordering::Relaxed);
-        let amount = self.wanted(true, waiting, now_ns).min(free);
-        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns);
+        let amount = self.wanted(true, waiting, 1, now_ns).min(free);
+        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns, 1);
         if amount == 0 || life_ns == 0 {
             return false;
         }

@@ -146,7 +146,7 @@ impl Owner {
         if now_ns < self.borrowing.refused_until_ns || !around.out.silent.is_empty() {
             return;
         }
-        let wanted = self.wanted(hungry, waiting, now_ns);
+        let wanted = self.wanted(hungry, waiting, 1, now_ns);
         if wanted == 0 {
             return;
         }
@@ -162,7 +162,7 @@ impl Owner {
         });
         let ask = Ask {
             id,
-            spec: SpecForm::from(&*self.meter.configured()),
+            spec: SpecForm::from(&*self.meter.configured()).of(self.meter.belongs_to()),
             wanted,
             relayed,
         };
@@ -296,6 +296,7 @@ impl Owner {
         let cells = &self.meter.cells;
         for part in &self.parts {
             if let (Source::Peer(to), true) = (part.source, part.is_final(now_ns)) {
+                part.account(&self.meter.shared.stats);
                 let drawn = part.drawn(cells, now_ns);
                 self.drawn_before = self.drawn_before.saturating_add(drawn);
                 self.borrowing.unheard.push(Unheard {

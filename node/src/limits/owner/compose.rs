@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::{
     Around, Attempt, Base, CANDIDATES_MAX, CELLS, Candidate, Cause, Charges, LOOK_MIN_NS, Mode,
-    Owner, Part, SCARCE, SETTLE_SLACK_NS, Source, Span, State, Verdict, View, Write, grid_ns,
-    life_now_ns, life_ns,
+    Owner, Part, SETTLE_SLACK_NS, Source, Span, State, Verdict, View, Write, grid_ns, life_now_ns,
+    life_ns,
 };
-use crate::limits::demand::WRITE_INTERVAL_NS;
 
 /// How long a leaving process refuses what it no longer draws.
 const LEAVING_NS: u64 = 60_000_000_000;
@@ -64,6 +63,7 @@ impl Owner {
     ) -> Option<Write> {
         let now_ns = around.now.boot_ns;
         let me = self.place.me;
+        let growth = around.growth;
         let mut next = self.current(around);
         let owns = around.supplier.is_none();
         if owns && self.may_delete(&next, now_ns) {
@@ -80,15 +80,16 @@ impl Owner {
         let wanted = if around.leaving || !owns {
             0
         } else {
-            self.wanted(hungry, waiting, now_ns)
+            self.wanted(hungry, waiting, growth, now_ns)
         };
-        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns);
+        let at_once = self.larger(growth, waiting);
+        let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns, growth);
         let ready = around.may_write && now_ns >= self.pace.ready_ns();
         let border_ns = self.border_ns(&next, wanted, now_ns);
         let block = self.block(around, &next, life_ns);
         let slot = self.free_cell().is_some();
         let opened = if ready && slot && wanted > 0 && border_ns.is_none() {
-            next.open(wanted, self.at_once(waiting), block.block(me, now_ns))
+            next.open(wanted, at_once, block.block(me, now_ns))
         } else {
             0
         };
@@ -107,7 +108,8 @@ impl Owner {
             self.lending.verdict = Some(verdict);
             self.publish(&next, around, verdict, Mode::Store);
         }
-        let due = entered || self.settle_due(around);
+        let due = entered || self.settle_due(around) || (wanted > 0 && self.owes_bucket());
+        around.held_back |= !around.may_write && (due || (wanted > 0 && next.free() > 0));
         if opened == 0 && !(due && ready) {
             let look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
             self.look_ns = border_ns.map_or(look_ns, |at_ns| look_ns.max(at_ns));
@@ -153,89 +155,6 @@ impl Owner {
             span,
             unix_s: around.now.unix_s(),
         }
-    }
-
-    /// How many tokens to open a block for: none while nobody asks; enough for one life of the
-    /// demand when little is left of what is at hand and a second or more is expected; for a slow
-    /// key only on demand, so that a block that came back unused is not taken again.
-    pub(super) fn wanted(&self, hungry: bool, waiting: u64, now_ns: u64) -> u64 {
-        let most = self.amount_max().max(self.at_once(waiting));
-        let scarce = self.is_scarce(now_ns);
-        let expected = match scarce {
-            true => self.demand.expected() / SCARCE,
-            false => self.demand.expected(),
-        };
-        let asked = self.lending.wanted();
-        let late_ns = now_ns.saturating_add(life_ns(&self.spec) / 4);
-        let lasting: u64 = self
-            .parts
-            .iter()
-            .filter(|part| part.closed.is_none() && part.block.span.end_ns > late_ns)
-            .filter_map(|part| self.meter.cells.get(part.cell))
-            .map(|cell| cell.count(now_ns))
-            .sum();
-        let ahead = self.is_steady(expected) && lasting <= expected.min(most) / 2;
-        if !hungry && !ahead && asked == 0 {
-            return 0;
-        }
-        // A cold key gets a hundredth of its limit, so that a burst does not cost a trip each.
-        let cushion = if scarce { 0 } else { most / 5 };
-        expected
-            .saturating_add(expected / 4)
-            .max(waiting.saturating_add(asked))
-            .max(cushion)
-            .max(1)
-            .min(most)
-    }
-
-    /// Takes the tokens of its blocks out of the workers' hands, where answers are corrected;
-    /// whether there were any.
-    fn take_back(&mut self) -> bool {
-        let cells = &self.meter.cells;
-        let live = self.parts.iter_mut().filter(|part| part.closed.is_none());
-        let live = live.filter(|_| self.spec.estimate().is_some());
-        live.map(|part| part.close(cells)).count() > 0
-    }
-
-    /// Tokens that are on their way, or may be.
-    fn coming(&self) -> u64 {
-        if self.borrowing.is_asking() {
-            return u64::MAX;
-        }
-        let amounts = self.candidates.iter().map(|candidate| candidate.amount);
-        amounts.fold(0, u64::saturating_add)
-    }
-
-    /// Whether so many tokens are those of two requests at least.
-    pub(super) fn is_steady(&self, expected: u64) -> bool {
-        expected >= self.meter.estimate().saturating_mul(2)
-    }
-
-    /// What requests set aside that wait now, here and on peers: a block may have to be as large.
-    fn at_once(&self, waiting: u64) -> u64 {
-        match self.spec.estimate() {
-            Some(_) => waiting.saturating_add(self.lending.wanted()),
-            None => 0,
-        }
-    }
-
-    /// At the limit of a second, the next border of a sub-window when it is worth waiting for:
-    /// the tokens that come then need no write of their own, and those between two borders wait
-    /// for one half as long on the mean.
-    fn border_ns(&self, next: &State, wanted: u64, now_ns: u64) -> Option<u64> {
-        let sub_ns = grid_ns(&self.spec);
-        if sub_ns > WRITE_INTERVAL_NS || next.free() == 0 || next.free() >= wanted {
-            return None;
-        }
-        let rings = next.limits.iter().filter_map(|usage| match &usage.charges {
-            Charges::Sliding(ring) => Some((usage.window, ring)),
-            Charges::Fixed(_) | Charges::Bucket(_) => None,
-        });
-        let (_, ring) = rings.min_by_key(|(window, _)| *window)?;
-        let to_border_ns = sub_ns.saturating_sub(ring.phase_ns);
-        let leaves_ns = ring.leaving(sub_ns).next().map(|(in_ns, _)| in_ns);
-        let worth = ring.phase_ns >= sub_ns / 4 && leaves_ns == Some(to_border_ns);
-        worth.then(|| now_ns.saturating_add(to_border_ns))
     }
 
     fn verdict(&self, next: &State, around: &Around<'_>, opened: u64, life_ns: u64) -> Verdict {

@@ -140,7 +140,7 @@ impl Owner {
         if now_ns >= own.again_ns {
             own.again_ns = now_ns.saturating_add(AGAIN_NS);
             let word = Word::Correct {
-                spec: SpecForm::from(&*self.meter.configured()),
+                spec: SpecForm::from(&*self.meter.configured()).of(self.meter.belongs_to()),
                 correction: own.told(now_ns),
                 told,
             };

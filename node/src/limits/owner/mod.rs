@@ -8,6 +8,7 @@
 //! block that may have been opened gives no token. No IO and no clock in here.
 
 mod alone;
+mod amounts;
 pub mod borrow;
 mod compose;
 mod correct;
@@ -76,6 +77,10 @@ pub struct Around<'a> {
     pub contact_ns: u64,
     /// Whether a write may be sent now.
     pub may_write: bool,
+    /// A write was due and may not be sent now.
+    pub held_back: bool,
+    /// How many times its usual size and life a block has, so that there are fewer writes.
+    pub growth: u64,
     /// Whether the process is leaving: everything is given back.
     pub leaving: bool,
     /// The next unused id of a block or an ask.
@@ -139,6 +144,8 @@ pub struct Owner {
     lending: Lending,
     borrowing: Borrowing,
     correcting: Correcting,
+    /// Who owned the key at the last look; `None` before the first.
+    owned_by: Option<Option<Opener>>,
 }
 
 impl Owner {
@@ -167,6 +174,7 @@ impl Owner {
             lending: Lending::default(),
             borrowing: Borrowing::default(),
             correcting: Correcting::default(),
+            owned_by: None,
         }
     }
 
@@ -178,6 +186,12 @@ impl Owner {
     /// What orders the nodes that may own it.
     pub fn key_hash(&self) -> u64 {
         self.key_hash
+    }
+
+    /// Notes who owns the key now; whether that is another one than before.
+    pub fn moves_to(&mut self, owner: Option<Opener>) -> bool {
+        let before = self.owned_by.replace(owner);
+        before.is_some_and(|before| before != owner)
     }
 
     /// When to look again if nobody asks before; `u64::MAX` for never.

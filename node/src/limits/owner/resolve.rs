@@ -17,9 +17,11 @@ impl Owner {
         let open = |id: u64| held.is_some_and(|state| state.has(me, id));
         let cells = &self.meter.cells;
         let gone = |part: &Part| part.source == Source::Store && !open(part.block.id);
+        let stats = &self.meter.shared.stats;
         for part in self.parts.iter_mut().filter(|part| gone(part)) {
             // Gone from the store: settled by us, or closed by another after its end.
             part.close(cells);
+            part.account(stats);
             let drawn = part.drawn(cells, now_ns);
             self.drawn_before = self.drawn_before.saturating_add(drawn);
         }
@@ -73,6 +75,8 @@ impl Owner {
 
     /// Opens the cell of a part, takes it on record, and rings for those who wait.
     pub(super) fn fill(&mut self, part: Part, now_ns: u64) {
+        let granted = &self.meter.shared.stats.granted;
+        granted.fetch_add(part.own_amount(), Ordering::Relaxed);
         self.open_cell(&part);
         self.parts.push(part);
         self.point(now_ns);

@@ -87,7 +87,10 @@ fn blocks_live_a_hundredth_of_the_window_within_bounds_and_end_with_the_day() {
         boot_ns: 0,
         unix_ns: 86_400 * SECOND - before_end_ns,
     };
-    assert_eq!(life_now_ns(&day, at(3_600 * SECOND), skew_ns), 30 * SECOND);
-    assert_eq!(life_now_ns(&day, at(SECOND), skew_ns), SECOND - skew_ns);
-    assert_eq!(life_now_ns(&day, at(skew_ns), skew_ns), 0);
+    assert_eq!(
+        life_now_ns(&day, at(3_600 * SECOND), skew_ns, 1),
+        30 * SECOND
+    );
+    assert_eq!(life_now_ns(&day, at(SECOND), skew_ns, 3), SECOND - skew_ns);
+    assert_eq!(life_now_ns(&day, at(skew_ns), skew_ns, 1), 0);
 }

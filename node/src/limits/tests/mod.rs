@@ -5,6 +5,7 @@ mod block;
 mod bucket;
 mod cell;
 mod codec;
+mod crowd;
 mod faults;
 mod judge;
 mod keys;

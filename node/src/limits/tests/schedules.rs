@@ -70,6 +70,13 @@ pub fn seeds(usual: u64) -> std::ops::Range<u64> {
     from..from + given("SIM_SEEDS").unwrap_or(usual)
 }
 
+/// A long run: so many virtual seconds of each seed as `SIM_SECONDS` says.
+pub fn lengthen(plan: &mut Plan) {
+    if let Ok(seconds) = std::env::var("SIM_SECONDS") {
+        plan.length_ns = seconds.parse::<u64>().unwrap() * SECOND;
+    }
+}
+
 #[test]
 fn through_owners_no_more_than_the_limit_is_sent_whatever_the_links_do() {
     let (mut sent, mut grants) = (0, 0);
@@ -77,9 +84,7 @@ fn through_owners_no_more_than_the_limit_is_sent_whatever_the_links_do() {
     let runs = seeds.end - seeds.start;
     for seed in seeds {
         let mut plan = linked_plan(seed, None);
-        if let Ok(seconds) = std::env::var("SIM_SECONDS") {
-            plan.length_ns = seconds.parse::<u64>().unwrap() * SECOND;
-        }
+        lengthen(&mut plan);
         let outcome = run(&plan, seed);
         sent += outcome.sends.len() as u64;
         grants += outcome.grants;

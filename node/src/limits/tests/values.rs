@@ -4,7 +4,7 @@
 use proto::meter::{Limit, StoreLoss, Window};
 
 use super::faults::{Chance, Mutant};
-use super::schedules::{linked_plan, run, seeds};
+use super::schedules::{lengthen, linked_plan, run, seeds};
 use super::simulation::{MS, Plan, SECOND, Values, World};
 
 /// A plan of the seed whose requests set many tokens aside.
@@ -35,7 +35,9 @@ fn no_more_than_the_limit_is_set_aside_whatever_answers_cost() {
     let seeds = seeds(120);
     let runs = seeds.end - seeds.start;
     for seed in seeds {
-        let outcome = run(&value_plan(seed, None), seed);
+        let mut plan = value_plan(seed, None);
+        lengthen(&mut plan);
+        let outcome = run(&plan, seed);
         sent += outcome.sends.len() as u64;
         corrected += outcome.corrected;
     }

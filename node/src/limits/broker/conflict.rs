@@ -1,0 +1,61 @@
+//! What the store holds instead of what was expected.
+
+use proto::store::{At, KeyValue};
+use tracing::error;
+
+use super::{Broker, Probe, Slot, count};
+use crate::limits::codec;
+
+impl Broker {
+    /// What keys hold whose write was not carried out, or that a probe has read.
+    pub(super) fn conflict(
+        &mut self,
+        slots: &[Slot],
+        seen: At<Vec<Option<KeyValue>>>,
+        now_ns: u64,
+        probe: Option<&Probe>,
+    ) {
+        if probe.is_none() {
+            count(&self.shared.stats.conflicts);
+        }
+        for (at, (slot, found)) in slots.iter().zip(seen.value).enumerate() {
+            let Some(owner) = self.owners.get(slot) else {
+                continue;
+            };
+            let changed = owner.expects() != found.as_ref().map(|kv| kv.mod_revision);
+            if let Some(probe) = probe {
+                let known = probe
+                    .expected
+                    .get(at)
+                    .is_some_and(|e| *e == owner.expects());
+                if !known || owner.is_writing() {
+                    continue;
+                }
+                if !changed {
+                    self.each(&[*slot], |owner| owner.confirmed(now_ns));
+                    continue;
+                }
+            }
+            if !changed {
+                // Another key of the transaction was in the way: this one goes again as it is.
+                self.each(&[*slot], |owner| owner.failed(now_ns));
+                continue;
+            }
+            if probe.is_none() {
+                self.contended.insert(*slot);
+            }
+            let state = found.map(|kv| codec::decode(&kv.value).map(|s| (s, kv.mod_revision)));
+            match state.transpose() {
+                Ok(mut state) => {
+                    self.each(&[*slot], |owner| owner.conflicted(state.take(), now_ns));
+                }
+                Err(error) => {
+                    count(&self.shared.stats.unreadable);
+                    let key = owner.meter().store_key.clone();
+                    error!(%key, "token state {key} is not touched, its meter is closed: {error}");
+                    self.each(&[*slot], |owner| owner.unreadable(now_ns));
+                }
+            }
+        }
+    }
+}

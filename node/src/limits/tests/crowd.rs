@@ -1,0 +1,179 @@
+//! Many keys at once: what they cost the store, and what stays of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::meter::{Limit, MeterSpec, Window};
+use proto::store::{StoreError, TxnOutcome};
+
+use super::memory::Memory;
+use crate::limits::broker::{Broker, Call};
+use crate::limits::meter::{Draw, Meter, Waiting};
+use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings};
+
+const MS: u64 = 1_000_000;
+
+/// A clock that a test sets.
+#[derive(Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn boot_ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn moment(&self) -> Moment {
+        let now_ns = self.boot_ns();
+        Moment {
+            boot_ns: now_ns,
+            unix_ns: now_ns,
+        }
+    }
+}
+
+struct World {
+    clock: Arc<SetClock>,
+    limits: Arc<Limits>,
+    broker: Broker,
+    memory: Memory,
+    answers: VecDeque<(u64, u64, Result<TxnOutcome, StoreError>)>,
+    waiting: Vec<Waiting>,
+    writes: u64,
+    sent: u64,
+}
+
+impl World {
+    fn new(keys_max: usize) -> Self {
+        let clock = Arc::new(SetClock::default());
+        let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
+        settings.keys_max = keys_max;
+        let (limits, broker) = Limits::unserved(&settings, Arc::clone(&clock) as Arc<dyn Clock>);
+        let memory = Memory {
+            revision: 1,
+            ..Memory::default()
+        };
+        Self {
+            clock,
+            limits,
+            broker,
+            memory,
+            answers: VecDeque::new(),
+            waiting: Vec::new(),
+            writes: 0,
+            sent: 0,
+        }
+    }
+
+    fn call(&mut self, meter: &Arc<Meter>, now_ns: u64) {
+        match meter.draw(0, now_ns) {
+            Draw::Drawn(token) => self.sent += u64::from(token.send(now_ns).is_ok()),
+            Draw::Wait(waiting) => self.waiting.push(waiting),
+            Draw::Refused(_) => {}
+        }
+    }
+
+    /// Takes what has come, and lets the broker do what is due.
+    fn turn(&mut self, now_ns: u64) {
+        self.clock.0.store(now_ns, Ordering::Relaxed);
+        while self
+            .answers
+            .front()
+            .is_some_and(|(at_ns, ..)| *at_ns <= now_ns)
+        {
+            if let Some((_, id, outcome)) = self.answers.pop_front() {
+                self.broker.answer(id, outcome, now_ns);
+            }
+        }
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting.poll_now(now_ns) {
+                Some(Ok(token)) => self.sent += u64::from(token.send(now_ns).is_ok()),
+                Some(Err(_)) => {}
+                None => self.waiting.push(waiting),
+            }
+        }
+        for Call { id, txn } in self.broker.turn(self.clock.moment()) {
+            self.writes += txn.ops.len() as u64;
+            let outcome = self.memory.txn(&txn);
+            self.answers.push_back((now_ns + 2 * MS, id, Ok(outcome)));
+        }
+    }
+}
+
+fn spec(limit: u64, window: Window) -> Arc<MeterSpec> {
+    let limit = Limit::new(limit, window).unwrap();
+    Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap())
+}
+
+/// A hundred keys at their limit, each of which would write thirty times a second.
+#[test]
+fn a_hundred_hot_keys_together_stay_under_the_writes_of_a_second_and_use_their_limits() {
+    const LIMIT: u64 = 100;
+    let mut world = World::new(1_000);
+    let spec = spec(LIMIT, Window::Second);
+    let keys = (0..100).map(|n| MeterKey::of("m", n.to_string()));
+    let meters: Vec<_> = keys
+        .map(|key| world.limits.meter(key, Arc::clone(&spec)))
+        .collect();
+    let (from, to) = (3_000, 9_000);
+    let (mut writes, mut sent) = (0, 0);
+    for ms in 1_000..to + 1_000 {
+        if ms == from + 1_000 {
+            (writes, sent) = (world.writes, world.sent);
+        }
+        let now_ns = ms * MS;
+        // Half as much again as each may have.
+        for (at, meter) in meters.iter().enumerate() {
+            if (ms * 3 + at as u64) % 20 < 3 {
+                world.call(meter, now_ns);
+            }
+        }
+        world.turn(now_ns);
+    }
+    let seconds = (to - from) / 1_000;
+    let per_second = (world.writes - writes) / seconds;
+    let used = (world.sent - sent) * 100 / (100 * LIMIT * seconds);
+    eprintln!("100 hot keys: {per_second} key writes a second, {used} % used");
+    assert!(per_second <= 1_010, "{per_second} writes");
+    assert!((70..=100).contains(&used), "{used} % used");
+}
+
+/// Keys that come once and never again leave nothing behind, in the store or in the process.
+#[test]
+fn a_hundred_thousand_keys_in_an_hour_leave_no_more_than_those_of_the_last_minutes() {
+    let mut world = World::new(10_000);
+    let spec = spec(10, Window::Minute);
+    let newcomers = world.limits.newcomers(1);
+    let (mut most_stored, mut most_known) = (0, 0);
+    for n in 0..100_000_u64 {
+        // Twenty-eight in a second.
+        let now_ns = 1_000 * MS + n * 36 * MS;
+        world.clock.0.store(now_ns, Ordering::Relaxed);
+        let value = n.to_string();
+        let meter = world.limits.keyed("m", value.as_bytes(), &spec, &newcomers);
+        assert!(!meter.key().unwrap().is_overflow(), "{n}");
+        world.call(&meter, now_ns);
+        drop(meter);
+        for step in 0..4 {
+            world.turn(now_ns + step * 9 * MS);
+        }
+        most_stored = most_stored.max(world.memory.keys.len());
+        if n % 1_000 == 0 {
+            most_known = most_known.max(world.limits.registry.all().len());
+        }
+    }
+    eprintln!(
+        "100,000 keys: at most {most_stored} in the store and {most_known} in the process, \
+         {} writes, {} sent",
+        world.writes, world.sent
+    );
+    assert_eq!(world.sent, 100_000, "each is a key of its own");
+    // A key is kept for two of its windows after it was used last.
+    assert!(
+        most_stored <= 4_000 && most_known <= 8_000,
+        "{most_stored} {most_known}"
+    );
+    for step in 0..400 {
+        world.turn(4_000_000 * MS + step * 1_000 * MS);
+    }
+    assert!(world.memory.keys.is_empty(), "{}", world.memory.keys.len());
+}
