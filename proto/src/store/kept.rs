@@ -19,6 +19,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::follow::World;
 use super::frozen::Frozen;
@@ -34,6 +35,11 @@ const MAGIC: &[u8; 8] = b"RRKEPT01";
 const PART_BYTES: usize = 2 * 1024 * 1024;
 /// Shortest time between two writes, so that a burst of changes is one.
 const PAUSE: Duration = Duration::from_secs(1);
+/// At least so many times as long as a write took is waited before the next one: of a large
+/// configuration that changes all the time only some versions are kept.
+const PAUSE_PER_WRITE: u32 = 20;
+/// Longest time between a change and its copy.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How often a copy that is still right is written again, so that it does not grow too old to start
 /// from while all is well.
@@ -190,6 +196,7 @@ pub async fn run(
     let (mut stopping, mut failures) = (false, 0_u32);
     loop {
         let world = worlds.borrow_and_update().clone();
+        let begun = Instant::now();
         match keep(&kept, &*store, &world, &mut leaves).await {
             Ok(()) => failures = 0,
             Err(error) => {
@@ -202,12 +209,13 @@ pub async fn run(
         if stopping {
             return;
         }
+        let rest = pause(begun.elapsed());
         let wait = match failures {
             0 => kept.renew,
             failures => (PAUSE * 2_u32.saturating_pow(failures.min(6))).min(RETRY_MAX),
         };
         let next = async {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(rest).await;
             loop {
                 let changed = tokio::time::timeout(wait, worlds.changed()).await;
                 match changed {
@@ -227,6 +235,11 @@ pub async fn run(
             return;
         }
     }
+}
+
+/// How long nothing is written after a write that took so long.
+fn pause(took: Duration) -> Duration {
+    (took * PAUSE_PER_WRITE).clamp(PAUSE, PAUSE_MAX)
 }
 
 async fn keep(
@@ -365,6 +378,14 @@ mod tests {
     }
 
     const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn large_copies_are_written_less_often() {
+        for (took_ms, pause_ms) in [(0, 1_000), (50, 1_000), (400, 8_000), (90_000, 60_000)] {
+            let pause = pause(Duration::from_millis(took_ms));
+            assert_eq!(pause, Duration::from_millis(pause_ms), "{took_ms} ms");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_kept_is_read_back_under_the_same_key_only() {
