@@ -3,18 +3,21 @@
 //!
 //! A net, not the boundary: that is the credential's `hosts`. Pure.
 //!
-//! Not one automaton over all forms: it would hold the secret in memory that nobody zeroises. The
-//! automaton knows only how each form begins, runs over a text at the speed of memory (SIMD), and
-//! what begins so is compared with the forms themselves.
+//! A text is not read byte by byte. Every form is at least twelve bytes long, so that it suffices
+//! to look at four bytes here and there: where no form has them, none lies over that place. The
+//! longer the secret the larger the steps; measured against an automaton that looks at every byte
+//! with SIMD (aho-corasick) it is several times faster, and all that it knows of the secret lies
+//! in memory that is zeroised.
 
-use aho_corasick::{AhoCorasick, Input, MatchKind};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::forms::{self, Form};
 
-/// So many bytes of a form are what it is found by.
-const START_BYTES: usize = 4;
+/// So many bytes are looked at together.
+const GRAM_BYTES: usize = 4;
+/// Largest step between two looks. Beyond it the tables would grow and little be gained.
+const STEP_MAX: usize = 64;
 /// A form that is alike for so many bytes and differs later has cost something.
 const CHEAP_BYTES: usize = 16;
 /// So many bytes may be compared in vain for each byte of a text. Only a secret that repeats
@@ -26,10 +29,16 @@ const VAIN_PER_BYTE: usize = 64;
 pub struct Scrub {
     /// Longest first, so that of two that begin alike the whole one is overwritten.
     forms: Vec<Form>,
-    /// Finds how they begin; none where there is nothing to find.
-    starts: Option<AhoCorasick>,
-    /// Length of the shortest form.
-    shortest: usize,
+    /// Four bytes of a form, its place in `forms`, and where in it they stand; sorted.
+    grams: Zeroizing<Vec<[u32; 3]>>,
+    /// A bit for the hash of each gram.
+    filter: Zeroizing<Vec<u64>>,
+    /// Bits of a hash.
+    hash_bits: u32,
+    /// Bytes from one look to the next.
+    step: usize,
+    /// Whether a form begins with the byte.
+    begins: Zeroizing<Vec<bool>>,
 }
 
 /// A text in which secrets were overwritten.
@@ -39,16 +48,6 @@ pub struct Overwritten<T> {
     pub text: T,
     /// How many there were.
     pub times: u32,
-}
-
-/// What the search came upon.
-enum Spot {
-    /// A form.
-    Whole { at: usize, length: usize },
-    /// The text ends within what may become a form.
-    Cut { at: usize },
-    /// Nothing more.
-    End,
 }
 
 impl Scrub {
@@ -63,7 +62,12 @@ impl Scrub {
             forms::add(secret, &mut forms);
         }
         for value in values {
-            let holds = |form: &Form| value.as_bytes().windows(form.len()).any(|w| w == &***form);
+            let value_bytes = value.as_bytes();
+            let holds = |form: &Form| {
+                value_bytes
+                    .windows(form.len())
+                    .any(|w| w == form.as_slice())
+            };
             if !forms.iter().any(holds) {
                 forms::add(value, &mut forms);
             }
@@ -73,32 +77,61 @@ impl Scrub {
             longest.then_with(|| one.as_slice().cmp(other.as_slice()))
         });
         forms.dedup_by(|one, other| one.as_slice() == other.as_slice());
-        let mut starts: Vec<&[u8]> = forms.iter().filter_map(|form| start(form)).collect();
-        starts.sort_unstable();
-        starts.dedup();
-        // Leftmost: the kind that may search with SIMD.
-        let starts = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostFirst)
-            .build(&starts)
-            .ok()
-            .filter(|_| !starts.is_empty());
-        let shortest = forms.last().map_or(0, |form| form.len());
-        Self {
-            forms,
-            starts,
-            shortest,
+        Self::of(forms)
+    }
+
+    /// The tables of these forms.
+    fn of(forms: Vec<Form>) -> Self {
+        let Some(shortest) = forms.last().map(|form| form.len()) else {
+            return Self::default();
+        };
+        // Of so many places one after another, one is looked at.
+        let step = (shortest + 1).saturating_sub(GRAM_BYTES).clamp(1, STEP_MAX);
+        let mut grams = Zeroizing::new(Vec::with_capacity(forms.len() * step));
+        let mut begins = Zeroizing::new(vec![false; 256]);
+        for (place, form) in (0..).zip(&forms) {
+            let windows = form.windows(GRAM_BYTES).take(step);
+            for (offset, window) in (0..).zip(windows) {
+                grams.extend(gram(window, 0).map(|gram| [gram, place, offset]));
+            }
+            if let Some(first) = form.first() {
+                begins[usize::from(*first)] = true;
+            }
         }
+        grams.sort_unstable();
+        // One bit in 64: few looks go on in vain.
+        let hash_bits = (grams.len() * 64).next_power_of_two().ilog2().clamp(10, 16);
+        let mut scrub = Self {
+            filter: Zeroizing::new(vec![0; 1 << (hash_bits - 6)]),
+            forms,
+            hash_bits,
+            step,
+            begins,
+            grams: Zeroizing::default(),
+        };
+        for [gram, ..] in grams.iter() {
+            let hash = scrub.hash(*gram);
+            scrub.filter[hash / 64] |= 1 << (hash % 64);
+        }
+        scrub.grams = grams;
+        scrub
+    }
+
+    fn hash(&self, gram: u32) -> usize {
+        // Fibonacci hashing: the upper bits depend on all of the gram.
+        (gram.wrapping_mul(0x9e37_79b1) >> (32 - self.hash_bits)) as usize
     }
 
     /// Whether there is nothing to search.
     pub fn is_empty(&self) -> bool {
-        self.starts.is_none()
+        self.forms.is_empty()
     }
 
-    /// The beginnings by which its forms are found, one for each form.
-    pub fn starts(&self) -> impl Iterator<Item = [u8; START_BYTES]> {
-        let starts = self.forms.iter().filter_map(|form| start(form));
-        starts.filter_map(|start| start.try_into().ok())
+    /// The beginnings of its forms.
+    pub fn starts(&self) -> impl Iterator<Item = [u8; 4]> {
+        self.forms
+            .iter()
+            .filter_map(|form| form.first_chunk().copied())
     }
 
     /// The length of the longest form that `text` begins with.
@@ -113,58 +146,112 @@ impl Scrub {
         masked(text, &hits)
     }
 
-    /// Where forms are, and from where on the text must wait for what follows it.
+    /// Where forms are, the leftmost first and of those that begin there the longest, and from
+    /// where on the text must wait for what follows it.
     fn hits(&self, text: &[u8], more: bool) -> (Vec<(usize, usize)>, usize) {
-        let mut hits = Vec::new();
-        if text.len() < self.shortest && !more {
-            return (hits, text.len());
-        }
-        let (mut from, mut vain) = (0, text.len().saturating_mul(VAIN_PER_BYTE));
-        loop {
-            match self.next(text, from, more, &mut vain) {
-                Spot::Whole { at, length } => {
-                    hits.push((at, length));
-                    from = at + length;
-                }
-                Spot::Cut { at } => return (hits, at),
-                Spot::End => return (hits, text.len()),
+        let (mut hits, mut from) = (Vec::new(), 0);
+        let mut vain = text.len().saturating_mul(VAIN_PER_BYTE);
+        let mut end = match more {
+            true => self.cut(text, 0, &mut vain),
+            false => text.len(),
+        };
+        while let Some((at, length)) = self.find(text, from, &mut vain) {
+            if at >= end {
+                break;
+            }
+            hits.push((at, length));
+            from = at + length;
+            if from > end {
+                end = self.cut(text, from, &mut vain);
             }
         }
+        (hits, end)
     }
 
-    fn next(&self, text: &[u8], mut from: usize, more: bool, vain: &mut usize) -> Spot {
-        let Some(starts) = &self.starts else {
-            return Spot::End;
-        };
-        while let Some(found) = starts.find(Input::new(text).range(from..)) {
-            let at = found.start();
-            let rest = text.get(at..).unwrap_or_default();
-            for form in &self.forms {
-                if rest.starts_with(form) {
-                    let length = form.len();
-                    return Spot::Whole { at, length };
+    /// The first form at or after `from`.
+    fn find(&self, text: &[u8], from: usize, vain: &mut usize) -> Option<(usize, usize)> {
+        if self.forms.is_empty() {
+            return None;
+        }
+        let mut at = from;
+        while let Some(gram) = gram(text, at) {
+            let hash = self.hash(gram);
+            let bits = self.filter.get(hash / 64).copied().unwrap_or_default();
+            if bits & (1 << (hash % 64)) != 0 {
+                let found = self.around(text, at, gram, from, vain);
+                if found.is_some() || *vain == 0 {
+                    return found;
                 }
-                if more && rest.len() < form.len() && form.starts_with(rest) {
-                    return Spot::Cut { at };
+            }
+            at += self.step;
+        }
+        None
+    }
+
+    /// The first form from `from` on that lies over these four bytes.
+    fn around(
+        &self,
+        text: &[u8],
+        at: usize,
+        gram: u32,
+        from: usize,
+        vain: &mut usize,
+    ) -> Option<(usize, usize)> {
+        let first = self.grams.partition_point(|[known, ..]| *known < gram);
+        let alike = self.grams.get(first..).unwrap_or_default().iter();
+        let mut found: Option<(usize, usize)> = None;
+        for [_, place, offset] in alike.take_while(|[known, ..]| *known == gram) {
+            let form = self.forms.get(*place as usize)?;
+            let begin = at.checked_sub(*offset as usize).filter(|at| *at >= from);
+            let Some(rest) = begin.and_then(|begin| text.get(begin..)) else {
+                continue;
+            };
+            if rest.starts_with(form) {
+                let begin = text.len() - rest.len();
+                let better = |(known, length)| (known, usize::MAX - length);
+                let this = (begin, form.len());
+                if found.is_none_or(|known| better(this) < better(known)) {
+                    found = Some(this);
+                }
+            } else if rest.get(..CHEAP_BYTES) == form.get(..CHEAP_BYTES) {
+                *vain = vain.saturating_sub(form.len());
+            }
+        }
+        found
+    }
+
+    /// The first place from `from` on at which the text ends within what may become a form.
+    fn cut(&self, text: &[u8], from: usize, vain: &mut usize) -> usize {
+        let longest = self.forms.first().map_or(0, |form| form.len());
+        let first = from.max((text.len() + 1).saturating_sub(longest));
+        for at in first..text.len() {
+            let rest = text.get(at..).unwrap_or_default();
+            let begins = rest
+                .first()
+                .and_then(|byte| self.begins.get(usize::from(*byte)));
+            if begins != Some(&true) {
+                continue;
+            }
+            for form in self.forms.iter().filter(|form| form.len() > rest.len()) {
+                if form.starts_with(rest) {
+                    return at;
                 }
                 if rest.get(..CHEAP_BYTES) == form.get(..CHEAP_BYTES) {
-                    *vain = vain.saturating_sub(form.len());
+                    *vain = vain.saturating_sub(rest.len());
                 }
             }
             if *vain == 0 {
-                return Spot::End;
+                break;
             }
-            from = at + 1;
         }
-        // Too short to be found by its beginning.
-        let tails = (from.max(text.len().saturating_sub(START_BYTES - 1))..text.len())
-            .filter(|at| more && self.forms.iter().any(|form| form.starts_with(&text[*at..])));
-        tails.min().map_or(Spot::End, |at| Spot::Cut { at })
+        text.len()
     }
 }
 
-fn start(form: &Form) -> Option<&[u8]> {
-    form.get(..START_BYTES)
+/// The four bytes at a place.
+fn gram(text: &[u8], at: usize) -> Option<u32> {
+    let bytes = text.get(at..)?.first_chunk::<GRAM_BYTES>()?;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 fn masked(text: &[u8], hits: &[(usize, usize)]) -> Option<Overwritten<Vec<u8>>> {
