@@ -13,7 +13,7 @@ use rusqlite::params;
 use super::tallies::Asked;
 pub use super::tallies::{Groups, MINUTES_KEPT_S};
 use super::tally::{Dimension, HOUR_S, MINUTE_S, Tally};
-use super::{RecordFilter, Records, RecordsError, blob, block, bytes, locked};
+use super::{RecordFilter, Records, RecordsError, blob, bytes, locked};
 
 /// Most groups that are told apart while records are read; the others are counted together.
 const GROUPS_MAX: usize = 10_000;
@@ -133,7 +133,7 @@ impl Records {
             to_us: Some(question.to_s.saturating_mul(1_000_000)),
             ..question.filter.clone()
         };
-        let wanted = filter.wanted();
+        let sought = filter.sought();
         let reader = locked(&self.scanner);
         let mut heads = reader.prepare_cached(
             "SELECT last_us, block, first_us, marks FROM heads
@@ -143,7 +143,7 @@ impl Records {
         let (mut groups, mut blocks) = (Groups::new(), 0);
         while let Some(row) = rows.next()? {
             let last_us: i64 = row.get(0)?;
-            if !filter.overlaps(row.get(2)?, last_us) || !block::has_all(bytes(row, 3)?, &wanted) {
+            if !filter.overlaps(row.get(2)?, last_us) || !sought.may_be_in(bytes(row, 3)?) {
                 continue;
             }
             if blocks >= BLOCKS_MAX {

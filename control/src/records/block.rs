@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use proto::outcome::Code;
 use proto::record::Record;
 use proto::wire::{self, WireError};
 use zstd::bulk::Compressor;
@@ -33,6 +34,36 @@ pub(super) enum Mark<'a> {
     Code(&'a str),
     /// The beginning of a request's id, which is about a second of its time.
     Moment(u128),
+    /// A proxy with an outcome that is not the usual one: rare in a block where each of the two
+    /// alone is in nearly all.
+    Pair(u128, Unusual<'a>),
+    /// The block has marks of pairs; those of earlier releases have none.
+    HasPairs,
+}
+
+/// An outcome that few requests have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unusual<'a> {
+    /// A status that is no success.
+    Status(u16),
+    /// Its first digit.
+    Class(u16),
+    /// A code that is not the one of answers that passed.
+    Code(&'a str),
+}
+
+impl<'a> Unusual<'a> {
+    pub(super) fn status(status: u16) -> Option<Self> {
+        (status / 100 != 2).then_some(Self::Status(status))
+    }
+
+    pub(super) fn class(class: u16) -> Option<Self> {
+        (class != 2).then_some(Self::Class(class))
+    }
+
+    pub(super) fn code(code: &'a str) -> Option<Self> {
+        (code != Code::AccessGranted.as_str()).then_some(Self::Code(code))
+    }
 }
 
 impl Mark<'_> {
@@ -52,6 +83,18 @@ impl Mark<'_> {
             Self::StatusClass(class) => fold(4, &class.to_be_bytes()),
             Self::Code(code) => fold(5, code.as_bytes()),
             Self::Moment(moment) => fold(6, &moment.to_be_bytes()),
+            Self::Pair(proxy, of) => {
+                let other = match of {
+                    Unusual::Status(status) => Mark::Status(status),
+                    Unusual::Class(class) => Mark::StatusClass(class),
+                    Unusual::Code(code) => Mark::Code(code),
+                };
+                fold(
+                    7,
+                    &[&proxy.to_be_bytes()[..], &other.bits().to_be_bytes()].concat(),
+                )
+            }
+            Self::HasPairs => fold(8, &[]),
         }
     }
 }
@@ -65,9 +108,19 @@ fn fold(kind: u8, value: &[u8]) -> u32 {
 
 /// The distinct marks of records: 4 bytes each, sorted.
 fn marks(records: &[&Record]) -> Vec<u8> {
-    let mut marks = BTreeSet::new();
+    let mut marks = BTreeSet::from([Mark::HasPairs.bits()]);
     let mut before: Option<&Record> = None;
     for record in records {
+        let proxy = record.proxy_id.bits();
+        let pairs = [
+            record.status.and_then(Unusual::status),
+            record
+                .status
+                .and_then(|status| Unusual::class(status / 100)),
+            Unusual::code(&record.code),
+        ];
+        let pairs = pairs.into_iter().flatten();
+        marks.extend(pairs.map(|unusual| Mark::Pair(proxy, unusual).bits()));
         // Neighbours are mostly alike: only what is new is hashed and sorted in.
         let is_new =
             |same: fn(&Record, &Record) -> bool| before.is_none_or(|before| !same(before, record));
@@ -99,6 +152,24 @@ fn marks(records: &[&Record]) -> Vec<u8> {
         before = Some(record);
     }
     marks.into_iter().flat_map(u32::to_be_bytes).collect()
+}
+
+/// What every block with an answer has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sought {
+    /// Marks of all blocks.
+    pub marks: Vec<Wanted>,
+    /// Marks of those that have pairs.
+    pub pairs: Vec<Wanted>,
+}
+
+impl Sought {
+    /// Whether a block with these marks may hold an answer.
+    pub(super) fn may_be_in(&self, marks: &[u8]) -> bool {
+        let paired = || has_all(marks, &[Wanted::from(Mark::HasPairs)]);
+        has_all(marks, &self.marks)
+            && (self.pairs.is_empty() || has_all(marks, &self.pairs) || !paired())
+    }
 }
 
 /// Whether stored marks hold all of these.
@@ -134,7 +205,7 @@ pub(super) struct Packed {
     pub key: u128,
     /// How many records.
     pub count: usize,
-    /// What it holds, for searches: see [`has_all`].
+    /// What it holds, for searches: see [`Sought`].
     pub marks: Vec<u8>,
     /// The records.
     pub data: Vec<u8>,

@@ -6,9 +6,9 @@
 //!
 //! A row is a *block*: the records of one organisation in one batch, compressed ([`block`]). The
 //! small table `heads` says of each block when its records began, between which request ids they
-//! lie, and by marks which proxies, credentials, statuses and codes they have. A search walks the
-//! heads, newest first, and reads only blocks with an answer. Blocks lie beside the heads in files
-//! of a day each ([`segments`]).
+//! lie, and by marks which proxies, credentials, statuses and codes they have, and which proxies
+//! had which unusual outcomes. A search walks the heads, newest first, and reads only blocks with
+//! an answer. Blocks lie beside the heads in files of a day each ([`segments`]).
 
 pub mod aggregate;
 mod append;
@@ -278,7 +278,7 @@ impl Records {
         filter: &RecordFilter,
         limit: usize,
     ) -> Result<(Vec<Record>, Option<RecordCursor>), RecordsError> {
-        let (wanted, mut page) = (filter.wanted(), Page::new(limit));
+        let (sought, mut page) = (filter.sought(), Page::new(limit));
         let reader = locked(&self.reader);
         let mut heads = reader.prepare_cached(
             "SELECT last_us, block, first_us, marks FROM heads
@@ -295,7 +295,7 @@ impl Records {
             if blocks >= self.search_blocks_max {
                 return Ok(page.finish_at(RecordCursor::before_all_of(last_us)));
             }
-            if filter.overlaps(row.get(2)?, last_us) && block::has_all(bytes(row, 3)?, &wanted) {
+            if filter.overlaps(row.get(2)?, last_us) && sought.may_be_in(bytes(row, 3)?) {
                 blocks += 1;
                 reader.read(org, row.get(1)?, |record| {
                     if filter.wants(record) {

@@ -7,7 +7,7 @@ use proto::id::{CredentialId, OrgId, ProxyId, RequestId};
 use proto::record::Record;
 use proto::wire::StoredRecord;
 
-use super::block::{Mark, Wanted};
+use super::block::{Mark, Sought, Unusual, Wanted};
 use super::condition::Condition;
 
 /// Which records of an organisation; every part that is given must hold.
@@ -33,14 +33,24 @@ pub struct RecordFilter {
 
 impl RecordFilter {
     /// Marks that every block with an answer has.
-    pub(super) fn wanted(&self) -> Vec<Wanted> {
+    pub(super) fn sought(&self) -> Sought {
         let marks = [
             self.proxy.map(|id| Mark::Proxy(id.bits())),
             self.credential.map(|id| Mark::Credential(id.bits())),
             self.status.map(StatusFilter::mark),
             self.code.as_deref().map(Mark::Code),
         ];
-        marks.into_iter().flatten().map(Wanted::from).collect()
+        let outcomes = [
+            self.status.and_then(StatusFilter::unusual),
+            self.code.as_deref().and_then(Unusual::code),
+        ];
+        let proxy = self.proxy.map(ProxyId::bits);
+        let pair = |unusual| Some(Mark::Pair(proxy?, unusual));
+        let pairs = outcomes.into_iter().flatten().filter_map(pair);
+        Sought {
+            marks: marks.into_iter().flatten().map(Wanted::from).collect(),
+            pairs: pairs.map(Wanted::from).collect(),
+        }
     }
 
     /// Whether records that began within these instants may be an answer.
@@ -83,6 +93,13 @@ impl StatusFilter {
             Mark::Status(self.first)
         } else {
             Mark::StatusClass(self.first / 100)
+        }
+    }
+
+    fn unusual(self) -> Option<Unusual<'static>> {
+        match self.exact() {
+            Some(status) => Unusual::status(status),
+            None => Unusual::class(self.first / 100),
         }
     }
 

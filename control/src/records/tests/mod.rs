@@ -68,6 +68,65 @@ fn a_batch_may_come_twice() {
     );
 }
 
+/// Blocks of earlier releases have no marks of pairs; they are read all the same, and those that
+/// have them are read only where both are of one record.
+#[test]
+fn a_proxy_with_an_outcome_is_found_in_blocks_of_every_release() {
+    let (_dir, records) = open();
+    records
+        .insert(&(0..6).map(|n| record(n, 1)).collect::<Vec<_>>())
+        .unwrap();
+    let limited = |proxy| {
+        let filter = by(|filter| {
+            filter.proxy = Some(ProxyId::from_bits(proxy));
+            filter.status = "4xx".parse().ok();
+            filter.code = Some("rate-limited".into());
+        });
+        let marks: Vec<u8> = locked(&records.reader)
+            .query_row("SELECT marks FROM heads", [], |row| row.get(0))
+            .unwrap();
+        let found = records.list(ORG, &filter, 10).unwrap().0;
+        (numbers(&found), filter.sought().may_be_in(&marks))
+    };
+    assert_eq!(limited(1), (vec![1], true));
+    assert_eq!(limited(0), (vec![3], true));
+    assert_eq!(limited(7), (vec![], false));
+    let plain = [record(0, 1), record(3, 1), record(4, 1)];
+    let marks = |records: &[&Record]| {
+        let mut packed = Vec::new();
+        Packer::new().unwrap().pack(records, &mut packed).unwrap();
+        packed.remove(0).marks
+    };
+    let sought = |proxy| {
+        by(|filter| {
+            filter.proxy = Some(ProxyId::from_bits(proxy));
+            filter.status = "429".parse().ok();
+        })
+        .sought()
+    };
+    let block = marks(&plain.iter().collect::<Vec<_>>());
+    assert!(sought(0).may_be_in(&block), "the fourth has both");
+    assert!(
+        !sought(1).may_be_in(&block),
+        "both are there, in two records"
+    );
+    // As an earlier release wrote them.
+    let pairs: Vec<Wanted> = [0, 1]
+        .iter()
+        .flat_map(|proxy| sought(*proxy).pairs)
+        .chain([Wanted::from(Mark::HasPairs)])
+        .collect();
+    let (known, _) = block.as_chunks::<4>();
+    let earlier: Vec<u8> = known
+        .iter()
+        .filter(|mark| !pairs.iter().any(|pair| block::has_all(&mark[..], &[*pair])))
+        .flatten()
+        .copied()
+        .collect();
+    assert!(earlier.len() < block.len());
+    assert!(sought(1).may_be_in(&earlier), "it has to be read");
+}
+
 #[test]
 fn another_organisation_sees_nothing() {
     let (_dir, records) = open();
