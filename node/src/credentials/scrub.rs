@@ -5,9 +5,9 @@
 //!
 //! A text is not read byte by byte. Every form is at least twelve bytes long, so that it suffices
 //! to look at four bytes here and there: where no form has them, none lies over that place. The
-//! longer the secret the larger the steps; measured against an automaton that looks at every byte
-//! with SIMD (aho-corasick) it is several times faster, and all that it knows of the secret lies
-//! in memory that is zeroised.
+//! longer the secret the larger the steps. Against an automaton that looks at every byte with SIMD
+//! (aho-corasick) a secret of 56 bytes takes a third of the instructions and one of 18 bytes as
+//! many or a few more; and all that is known of the secret lies in memory that is zeroised.
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
