@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use control::publish::{Author, Publish, Publisher};
 use proto::id::TokenId;
 use proto::object::{Body, ObjectId, StoredToken};
@@ -35,12 +35,7 @@ pub struct AdminToken {
 /// # Errors
 /// It is too short, or its file cannot be read.
 pub fn given(settings: &ControlSettings) -> anyhow::Result<Option<Zeroizing<String>>> {
-    let from_file = |path: &Path| -> anyhow::Result<Zeroizing<String>> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("reading the admin token from {}", path.display()))
-            .map_err(|error| CannotStart(format!("{error:#}")))?;
-        Ok(Zeroizing::new(text.trim().to_owned()))
-    };
+    let from_file = |path: &Path| from_file("admin", path);
     let token = if let Ok(text) = std::env::var("REQUESTROCKET_ADMIN_TOKEN") {
         Zeroizing::new(text)
     } else if let Ok(path) = std::env::var("REQUESTROCKET_ADMIN_TOKEN_FILE") {
@@ -52,13 +47,37 @@ pub fn given(settings: &ControlSettings) -> anyhow::Result<Option<Zeroizing<Stri
     } else {
         return Ok(None);
     };
-    ensure!(
-        token.chars().count() >= GIVEN_CHARS_MIN,
-        CannotStart(format!(
-            "the given admin token has fewer than {GIVEN_CHARS_MIN} characters; use a longer one"
-        ))
-    );
+    long_enough("admin", &token)?;
     Ok(Some(token))
+}
+
+/// The operator's own token of this region, if there is one.
+///
+/// # Errors
+/// It is too short, or its file cannot be read.
+pub fn operator_token(settings: &ControlSettings) -> anyhow::Result<Option<Zeroizing<String>>> {
+    let Some(path) = &settings.operator_token_file else {
+        return Ok(None);
+    };
+    let token = from_file("operator", path)?;
+    long_enough("operator", &token)?;
+    Ok(Some(token))
+}
+
+fn from_file(whose: &str, path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the {whose} token from {}", path.display()))
+        .map_err(|error| CannotStart(format!("{error:#}")))?;
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+fn long_enough(whose: &str, token: &str) -> Result<(), CannotStart> {
+    match token.chars().count() >= GIVEN_CHARS_MIN {
+        true => Ok(()),
+        false => Err(CannotStart(format!(
+            "the given {whose} token has fewer than {GIVEN_CHARS_MIN} characters; use a longer one"
+        ))),
+    }
 }
 
 /// Makes sure that there is a bootstrap token, and that a given one is the one in force.

@@ -19,6 +19,7 @@ use proto::seal::{DigestKey, PublicKeyring};
 use proto::store::Store;
 use proto::store::follow::{Follower, World};
 use proto::store::kept::{self, Kept};
+use proto::tree::SYSTEM_ORG;
 use proto::version::Epoch;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
@@ -34,6 +35,9 @@ use crate::stores::StoreKind;
 /// Longest wait for the store and the first configuration at a start.
 pub const START_MAX: Duration = Duration::from_secs(10);
 
+/// How often the store is asked which region is home, while it does not answer.
+const HOME_EVERY: Duration = Duration::from_millis(250);
+
 /// What publishes, and what is published.
 pub struct Configuration {
     /// Writes configuration.
@@ -47,6 +51,8 @@ pub struct Configuration {
     /// The first token, and where a made one is kept; absent in a region that follows, where home's
     /// tokens hold.
     pub token: Option<(AdminToken, PathBuf)>,
+    /// Whether `system` had its home in another region at the start.
+    pub follows: bool,
     /// Ends, when dropped, the copy of the configuration on disk.
     _keeping: Option<oneshot::Sender<()>>,
 }
@@ -71,8 +77,10 @@ impl Configuration {
         let peers = regions.map_or(&[][..], |regions| &regions.peers);
         let others = peers.iter().map(|peer| peer.public.clone()).collect();
         let digest_key = keys.digest_key.clone();
+        let first_home = regions.map_or(&settings.region, |regions| &regions.home);
         let publisher = publisher(settings, store.clone(), keys)
             .with_archive(archive.clone())
+            .with_first_home(first_home)
             .with_regions(others);
         let publisher = Arc::new(publisher);
         if settings.store.kind == StoreKind::Etcd {
@@ -80,32 +88,32 @@ impl Configuration {
         }
         let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
         let health = follower.health();
-        let (mut token, mut keeping) = (None, None);
-        match regions.filter(|regions| !regions.is_home()) {
-            Some(regions) if given.is_some() => tracing::warn!(
-                "the given admin token is not set: tokens come from home region {}",
-                regions.home
-            ),
-            Some(_) => {}
-            None => {
-                let kept = match settings.store.kind {
-                    StoreKind::Etcd => Some(begin(settings, &digest_key, &mut follower).await?),
-                    // A file that its owner puts back is meant to count.
-                    StoreKind::Embedded => None,
-                };
-                publisher.remember(worlds.clone());
-                let file = settings.data_dir.join("admin-token");
-                let first = first_token(&publisher, given, &file).await?;
-                token = Some((first, file));
-                keeping = kept.map(|kept| {
-                    let (stop, stopping) = oneshot::channel();
-                    background.spawn(kept::run(kept, store, worlds.clone(), stopping));
-                    stop
-                });
-                let watching = publisher.clone();
-                background.spawn(async move { watching.watch_nodes().await });
-            }
+        let kept = match settings.store.kind {
+            StoreKind::Etcd => Some(begin(settings, &digest_key, &mut follower).await?),
+            // A file that its owner puts back is meant to count.
+            StoreKind::Embedded => None,
+        };
+        publisher.remember(worlds.clone());
+        let home = match regions {
+            Some(regions) => home_at_start(&publisher, regions).await,
+            None => settings.region.clone(),
+        };
+        let follows = home != settings.region;
+        let mut token = None;
+        if !follows {
+            let file = settings.data_dir.join("admin-token");
+            let first = first_token(&publisher, given, &file).await?;
+            token = Some((first, file));
+        } else if given.is_some() {
+            tracing::warn!("the given admin token is not set: tokens come from home region {home}");
         }
+        let keeping = kept.map(|kept| {
+            let (stop, stopping) = oneshot::channel();
+            background.spawn(kept::run(kept, store, worlds.clone(), stopping));
+            stop
+        });
+        let watching = publisher.clone();
+        background.spawn(async move { watching.watch_nodes().await });
         background.spawn(follower.run());
         Ok(Self {
             publisher,
@@ -113,6 +121,7 @@ impl Configuration {
             worlds,
             health,
             token,
+            follows,
             _keeping: keeping,
         })
     }
@@ -145,6 +154,26 @@ impl Configuration {
             .await
             .context("the newest configuration did not appear in time")??;
         Ok(())
+    }
+}
+
+/// The region that is home to `system`: by the store, or by the settings before there was a fact.
+async fn home_at_start(publisher: &Publisher, regions: &Regions) -> String {
+    let until = tokio::time::Instant::now() + START_MAX;
+    let epoch = Epoch {
+        counter: 0,
+        region: String::new(),
+    };
+    loop {
+        let error = match publisher.home(SYSTEM_ORG, &epoch).await {
+            Ok(home) => return home.region,
+            Err(error) => error,
+        };
+        if tokio::time::Instant::now() >= until {
+            tracing::error!(%error, "the store does not tell which region is home: {error}");
+            return regions.home.clone();
+        }
+        tokio::time::sleep(HOME_EVERY).await;
     }
 }
 
@@ -193,7 +222,10 @@ async fn first_token(
 ) -> anyhow::Result<AdminToken> {
     let deadline = tokio::time::Instant::now() + START_MAX;
     match publisher.bootstrap(deadline).await {
-        Ok(_) => bootstrap::admin_token(publisher, given, file).await,
+        Ok(_) => {
+            publisher.settle_homes().await?;
+            bootstrap::admin_token(publisher, given, file).await
+        }
         Err(error @ PublishError::Regressed { .. }) => {
             tracing::error!(%error, "store-regressed: {error}; see `requestrocket recover`");
             let kept = private_file::read(file)?;

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Command::Unmatched(args) => on_system(client::unmatched::list(&args)),
         Command::Meters(args) => on_system(client::meters::list(&args)),
         Command::Raise(args) => on_system(client::meters::raise(&args)),
-        Command::Regions(args) => on_system(client::regions::list(&args)),
+        Command::Regions(args) => on_system(client::regions::run(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use control::regions::{Directory, Peer, Regions, Status};
+use control::regions::{Peer, Regions};
 use proto::seal::{PublicKeyring, is_region_name};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ use crate::settings::Settings;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegionsSettings {
-    /// The region in which configuration is changed.
+    /// The region in which configuration is changed until home is moved; from then on the stores
+    /// tell.
     pub home: Option<String>,
     /// The other regions.
     pub peers: Vec<PeerSettings>,
@@ -45,11 +46,11 @@ pub struct PeerSettings {
     pub public_file: PathBuf,
 }
 
-/// The directory of regions; none where there is one region.
+/// The regions of the installation; none where there is one.
 ///
 /// # Errors
 /// [`CannotStart`]: the settings contradict each other, or a file of keys cannot be used.
-pub fn open(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Option<Directory>> {
+pub fn open(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Option<Arc<Regions>>> {
     if !settings.regions.given() {
         return Ok(None);
     }
@@ -68,19 +69,24 @@ pub fn open(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Option<D
         });
     }
     let home = settings.regions.home.clone().unwrap_or_default();
-    let https = peers.iter().any(|peer| peer.control.starts_with("https:"));
-    Ok(Some(Directory {
-        regions: Arc::new(Regions {
-            own: settings.region.clone(),
-            home,
-            peers,
-        }),
-        status: Arc::new(Status::default()),
-        trust: https.then(trust).transpose()?,
-    }))
+    Ok(Some(Arc::new(Regions {
+        own: settings.region.clone(),
+        home,
+        peers,
+    })))
 }
 
-fn trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
+/// Whom control planes of other regions are to be certified by, where one is called over `https`.
+///
+/// # Errors
+/// The system's certificates cannot be used.
+pub fn trust(regions: &Regions) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
+    let mut peers = regions.peers.iter();
+    let https = peers.any(|peer| peer.control.starts_with("https:"));
+    https.then(system_trust).transpose()
+}
+
+fn system_trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
     use rustls_platform_verifier::ConfigVerifierExt;
     let config = rustls::ClientConfig::with_platform_verifier();
     Ok(Arc::new(config.context("the system's certificates")?))

@@ -77,6 +77,9 @@ pub struct ControlSettings {
     pub admin_token: Option<String>,
     /// A file that holds it.
     pub admin_token_file: Option<PathBuf>,
+    /// A file with a token that no configuration knows, at least 32 characters: it promotes and
+    /// recovers this region when nothing else can be reached.
+    pub operator_token_file: Option<PathBuf>,
 }
 
 impl Default for ControlSettings {
@@ -88,6 +91,7 @@ impl Default for ControlSettings {
             insecure: false,
             admin_token: None,
             admin_token_file: None,
+            operator_token_file: None,
         }
     }
 }
@@ -477,6 +481,7 @@ mod tests {
             "hosts_file",
             "admin_token",
             "admin_token_file",
+            "operator_token_file",
         ];
         for key in optional {
             assert!(

@@ -25,6 +25,9 @@ pub struct ApiSettings {
     pub test_wait: Duration,
     /// How long records are kept.
     pub retention: Retention,
+    /// The keyed digest of the token that lets an operator act in this region without anything that
+    /// is replicated.
+    pub operator_digest: Option<[u8; 32]>,
 }
 
 impl ApiSettings {
@@ -41,6 +44,7 @@ impl ApiSettings {
             version_wait: Duration::from_secs(2),
             test_wait: Duration::from_secs(10),
             retention: Retention::default(),
+            operator_digest: None,
         }
     }
 

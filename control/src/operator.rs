@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use proto::id::{OrgId, TokenId};
 use proto::object::StoredToken;
 use proto::org::{ApiToken, Role};
+use proto::tree::SYSTEM_ORG;
 use subtle::ConstantTimeEq;
 
 /// What every API token begins with.
@@ -27,7 +28,30 @@ pub struct Caller {
     pub of_system: bool,
 }
 
+/// No token that the API makes has this id: it names the operator's own of this region.
+const LOCAL: TokenId = TokenId::from_bits(0);
+
 impl Caller {
+    /// Whoever holds the operator's token of this region (`control.operator_token_file`), which no
+    /// replicated configuration knows.
+    pub fn local() -> Self {
+        Self {
+            token_id: LOCAL,
+            token: ApiToken {
+                name: "local operator".into(),
+                role: Role::Owner,
+                expires_at: None,
+            },
+            org: SYSTEM_ORG,
+            of_system: true,
+        }
+    }
+
+    /// Whether it is that one.
+    pub fn is_local(&self) -> bool {
+        self.token_id == LOCAL
+    }
+
     /// An admin or owner of `system` acts in every organisation.
     pub fn is_operator(&self) -> bool {
         self.of_system && self.token.role >= Role::Admin

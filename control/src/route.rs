@@ -141,6 +141,8 @@ pub struct Route {
     pub parameters: &'static [Parameter],
     /// Whether it is carried out where it is asked for, and not in the home region.
     pub local: bool,
+    /// Whether the operator's token of this region does, which no configuration knows.
+    pub by_local_operator: bool,
 }
 
 impl Route {
@@ -217,12 +219,19 @@ impl Route {
             gives: Gives::Nothing,
             parameters: &[],
             local: !verb.writes(),
+            by_local_operator: false,
         }
     }
 
     /// Carried out where it is asked for: it changes no configuration, whatever its method.
     pub fn local(mut self) -> Self {
         self.local = true;
+        self
+    }
+
+    /// Also for the operator's token of this region.
+    pub fn by_local_operator(mut self) -> Self {
+        self.by_local_operator = true;
         self
     }
 

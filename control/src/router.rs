@@ -139,7 +139,7 @@ async fn serve(
         Access::Open(run) => return run(control.clone()).await,
         Access::Token(run) => Handler::Call(run.clone()),
         Access::Operator(run) => {
-            let caller = authenticate(control, request)?;
+            let caller = admitted(control, route, request)?;
             if !caller.is_operator() {
                 let detail = "this is for operators: a token of role admin or owner in \
                               organisation `system`";
@@ -149,7 +149,7 @@ async fn serve(
         }
         Access::Org(need, run) => Handler::Org(*need, run.clone()),
     };
-    let caller = authenticate(control, request)?;
+    let caller = admitted(control, route, request)?;
     control.wait_for_version(request.headers()).await?;
     let ready = handler.admit(control, route, request, caller)?;
     let document = body::read(request.headers(), payload, route.takes).await?;
@@ -227,6 +227,17 @@ pub(crate) fn authenticate(control: &Control, request: &HttpRequest) -> Result<C
             Err(Refusal::new(Code::TooManyAttempts, detail).retry_after_s(seconds))
         }
     }
+}
+
+/// Who calls, if a token of that kind may call this at all.
+fn admitted(control: &Control, route: &Route, request: &HttpRequest) -> Result<Caller, Refusal> {
+    let caller = authenticate(control, request)?;
+    if caller.is_local() && !route.by_local_operator {
+        let detail = "the operator's token of a region is for `regions` and `recovery` only; use \
+                      an API token";
+        return Err(Refusal::forbidden(detail));
+    }
+    Ok(caller)
 }
 
 /// What a row runs, before who calls is proved.

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::id::{CredentialId, MeterId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
+use crate::version::Epoch;
 
 /// Everything that a node watches: heads, deltas, retired facts, the beat.
 pub const LIVE: &str = "live/";
@@ -263,6 +264,39 @@ pub fn leader(role: &str) -> String {
     format!("leaders/{role}")
 }
 
+/// Which region is home to an organisation.
+pub fn home(org: OrgId) -> String {
+    format!("{HOMES}{org}")
+}
+
+/// All keys of [`home`].
+pub const HOMES: &str = "home/";
+
+/// The organisation that a key of [`home`] names.
+pub fn parse_home(key: &str) -> Option<OrgId> {
+    key.strip_prefix(HOMES)?.parse().ok()
+}
+
+/// A version that was made on a branch which is not in force.
+pub fn aside(org: OrgId, epoch: &Epoch, n: u64) -> String {
+    let Epoch { counter, region } = epoch;
+    format!("{ASIDE}{org}/{counter:020}.{region}/{n:020}")
+}
+
+/// All keys of [`aside`] of an organisation.
+pub fn aside_of(org: OrgId) -> String {
+    format!("{ASIDE}{org}/")
+}
+
+/// All keys of [`aside`].
+pub const ASIDE: &str = "aside/";
+
+/// The organisation that a key of [`aside`] names.
+pub fn parse_aside(key: &str) -> Option<OrgId> {
+    let (org, _) = key.strip_prefix(ASIDE)?.split_once('/')?;
+    org.parse().ok()
+}
+
 /// What a region that follows has stored of an organisation, as it told home.
 pub fn replicated(region: &str, org: OrgId) -> String {
     format!("replication/{region}/{org}")
@@ -317,6 +351,14 @@ mod tests {
             version(org, 9) < version(org, 10),
             "keys sort as numbers do"
         );
+        assert_eq!(parse_home(&home(org)), Some(org));
+        let epoch = Epoch {
+            counter: 3,
+            region: "eu".into(),
+        };
+        let set_aside = aside(org, &epoch, 9);
+        assert!(set_aside.starts_with(&aside_of(org)) && set_aside < aside(org, &epoch, 10));
+        assert_eq!(parse_aside(&set_aside), Some(org));
         let credential = CredentialId::from_bits(2);
         let sealed = secret(org, credential, "abc", "eu");
         assert_eq!(parse_secret(&sealed), Some((credential, "abc")));

@@ -19,6 +19,7 @@ pub mod event_stream;
 pub mod field_name;
 pub mod filter;
 pub mod health;
+pub mod home;
 pub mod hosts;
 pub mod id;
 pub mod json_path;

@@ -83,7 +83,7 @@ pub enum Command {
     Meters(VersionsArgs),
     /// Let a meter give more than its limits for a while; 100 percent ends it.
     Raise(RaiseArgs),
-    /// List the regions, with how far replication has come.
+    /// List the regions, with how far replication has come; make another one home.
     Regions(RegionsArgs),
     /// List the versions of an organisation's configuration, newest first.
     Versions(VersionsArgs),

@@ -1,15 +1,28 @@
-//! `requestrocket regions`: which region is home, and how far the others have come.
+//! `requestrocket regions`: which region is home, how far the others have come, and moves of home.
 
-use clap::Args;
-use serde_json::Value;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::Api;
+use super::problem::Problem;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
 /// Arguments of `regions`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct RegionsArgs {
+    /// What to do; without it the regions are listed.
+    #[command(subcommand)]
+    pub action: Option<RegionsAction>,
+    /// How to show them, and where.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// Arguments of a list.
+#[derive(Debug, Args)]
+pub struct ListArgs {
     /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -18,21 +31,152 @@ pub struct RegionsArgs {
     pub control: ControlArgs,
 }
 
-/// Lists the regions.
+/// What can be done with regions.
+#[derive(Debug, Subcommand)]
+pub enum RegionsAction {
+    /// Make a region home. Home hands over while it can be reached; where it cannot, the region's
+    /// own control plane takes it.
+    Promote(PromoteArgs),
+    /// List versions made on branches that are not in force, kept in this region for a person.
+    Aside(ListArgs),
+}
+
+/// Arguments of `regions promote`.
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    /// The region.
+    pub region: String,
+    /// Where home cannot be reached, do without a majority of the regions. What only the others
+    /// have is set aside when they are back.
+    #[arg(long)]
+    pub force: bool,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+impl RegionsArgs {
+    /// How to show what comes of it.
+    pub fn output(&self) -> Output {
+        match &self.action {
+            None => self.list.output,
+            Some(RegionsAction::Promote(args)) => args.output,
+            Some(RegionsAction::Aside(args)) => args.output,
+        }
+    }
+}
+
+/// Lists the regions, or moves home.
 ///
 /// # Errors
 /// What the control plane said.
-pub async fn list(args: &RegionsArgs) -> anyhow::Result<()> {
-    let api = Api::new(&args.control)?;
-    let found = api.get_absolute("/regions").await?;
-    if args.output == Output::Json {
-        say(&found.to_string());
-        return Ok(());
+pub async fn run(args: &RegionsArgs) -> anyhow::Result<()> {
+    let (found, lines): (Value, fn(&Value) -> Vec<String>) = match &args.action {
+        None => {
+            let api = Api::new(&args.list.control)?;
+            (api.get_absolute("/regions").await?, regions)
+        }
+        Some(RegionsAction::Promote(args)) => (promote(args).await?, promoted),
+        Some(RegionsAction::Aside(args)) => {
+            let api = Api::new(&args.control)?;
+            (api.get_absolute("/regions/aside").await?, aside)
+        }
+    };
+    match args.output() {
+        Output::Json => say(&found.to_string()),
+        Output::Text => say(&lines(&found).join("\n")),
     }
-    let items = found["items"].as_array().cloned().unwrap_or_default();
-    let lines: Vec<String> = items.iter().map(line).collect();
-    say(&lines.join("\n"));
     Ok(())
+}
+
+/// Lets home hand over; where it cannot be reached, promotes.
+async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
+    let api = Api::new(&args.control)?;
+    let region = &args.region;
+    let path = format!("/regions/{region}/hand-over");
+    let unreached = match api.act_absolute(&path, &json!({})).await {
+        Ok(moved) => return Ok(moved),
+        Err(error) => match error.downcast_ref::<Problem>() {
+            Some(problem) if asks_for_promotion(&problem.0) => error,
+            _ => return Err(error),
+        },
+    };
+    let path = format!("/regions/{region}/promote");
+    let promoted = api.act_absolute(&path, &json!({"force": args.force})).await;
+    promoted.map_err(|error| match error.downcast_ref::<Problem>() {
+        Some(_) => error,
+        None => error.context(unreached.to_string()),
+    })
+}
+
+/// Whether an answer to a hand-over means that home is not there to hand over: it cannot be
+/// reached, it cannot be asked with this token, or it is sealed for a region that is gone.
+fn asks_for_promotion(problem: &Value) -> bool {
+    let code = problem["code"].as_str().unwrap_or_default();
+    matches!(code, "home-unavailable" | "home-moved" | "forbidden")
+}
+
+fn list(found: &Value, key: &str) -> Vec<Value> {
+    found[key].as_array().cloned().unwrap_or_default()
+}
+
+fn regions(found: &Value) -> Vec<String> {
+    list(found, "items").iter().map(line).collect()
+}
+
+fn name(of: &Value) -> &str {
+    let slug = of["slug"].as_str().or(of["org"].as_str());
+    slug.unwrap_or_default()
+}
+
+fn promoted(found: &Value) -> Vec<String> {
+    let region = found["region"].as_str().unwrap_or_default();
+    let handed = list(found, "moved");
+    let mut lines: Vec<String> = handed
+        .iter()
+        .map(|one| format!("{:20} handed over to {region}", name(one)))
+        .collect();
+    lines.extend(list(found, "promoted").iter().map(|one| {
+        format!(
+            "{:20} home is {region} from version {} on (epoch {}), from what {} had",
+            name(one),
+            one["n"],
+            one["epoch"]["counter"],
+            one["from"].as_str().unwrap_or_default()
+        )
+    }));
+    let not_asked = list(found, "not_asked");
+    let not_asked: Vec<&str> = not_asked.iter().filter_map(Value::as_str).collect();
+    if !not_asked.is_empty() {
+        lines.push(format!(
+            "not asked: {}; what only they have is set aside when they are back",
+            not_asked.join(", ")
+        ));
+    }
+    lines
+}
+
+fn aside(found: &Value) -> Vec<String> {
+    let items = list(found, "items");
+    if items.is_empty() {
+        return vec!["nothing is set aside in this region".into()];
+    }
+    let line = |one: &Value| {
+        format!(
+            "{:20} version {:6} of epoch {}.{}  {}  {} changes by {}",
+            name(one),
+            one["n"],
+            one["epoch"]["counter"],
+            one["epoch"]["region"].as_str().unwrap_or_default(),
+            one["at"].as_str().unwrap_or_default(),
+            one["changes"],
+            one["author"].as_str().unwrap_or_default()
+        )
+    };
+    items.iter().map(line).collect()
 }
 
 fn line(region: &Value) -> String {
@@ -46,9 +190,11 @@ fn line(region: &Value) -> String {
         _ => " ",
     };
     let line = format!("{own} {:16} {role:10} {:32}", text("name"), text("gateway"));
-    format!("{line} {}", replication(&region["replication"]))
-        .trim_end()
-        .to_owned()
+    let mut words = replication(&region["replication"]);
+    if let Some(to) = region["hands_over_to"].as_str() {
+        words = format!("hands over to {to}");
+    }
+    format!("{line} {words}").trim_end().to_owned()
 }
 
 fn replication(told: &Value) -> String {
@@ -97,5 +243,30 @@ mod tests {
         let expected = "not connected, 3 versions behind, current 1.2 s ago, \
                         1 organisations diverged, home: refused";
         assert!(shown.ends_with(expected), "{shown}");
+    }
+
+    #[test]
+    fn what_moved_and_who_was_not_asked_is_told() {
+        let handed = json!({"region": "eu", "moved": [{"org": "org_1", "slug": "acme"}]});
+        assert!(promoted(&handed)[0].ends_with("handed over to eu"));
+        let taken = json!({
+            "region": "eu", "not_asked": ["us"],
+            "promoted": [{"org": "org_1", "slug": null, "n": 8, "from": "ap",
+                          "epoch": {"counter": 2, "region": "eu"}}],
+        });
+        let lines = promoted(&taken);
+        assert!(
+            lines[0].starts_with("org_1") && lines[0].contains("version 8"),
+            "{lines:?}"
+        );
+        assert!(lines[1].starts_with("not asked: us;"), "{lines:?}");
+        assert_eq!(aside(&json!({"items": []})).len(), 1);
+        for (code, expected) in [("home-unavailable", true), ("conflict", false)] {
+            assert_eq!(
+                asks_for_promotion(&json!({"code": code})),
+                expected,
+                "{code}"
+            );
+        }
     }
 }

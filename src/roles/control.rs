@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use ::control::metrics::Metrics;
 use ::control::records::Records;
-use ::control::regions::Directory;
-use ::control::replication::{ANSWER_BYTES, Follower, FollowerOptions, Source};
+use ::control::regions::{Directory, Homes, Regions, Status};
+use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
 use ::control::{Control, link};
 use ::node::listener::Queue;
 use proto::seal::PublicKeyring;
 use proto::store::Store;
+use proto::tree::SYSTEM_ORG;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
@@ -51,19 +52,24 @@ impl ControlPlane {
             return Err(CannotStart(why.into()).into());
         };
         let store = stores::open(&settings)?;
-        let directory = regions::open(&settings, &self.keys)?;
+        let regions = regions::open(&settings, &self.keys)?;
         let (keys, given) = (self.keys, self.given);
-        let regions = directory.as_ref().map(|directory| &*directory.regions);
+        let of = regions.as_deref();
         let mut configuration =
-            Configuration::open(&settings, store.clone(), keys, given, regions, background).await?;
-        let is_home = directory.as_ref().is_none_or(|d| d.regions.is_home());
-        if is_home {
+            Configuration::open(&settings, store.clone(), keys, given, of, background).await?;
+        if !configuration.follows {
             configuration.caught_up().await?;
         }
         let records = super::records(&settings)?;
         let counters = Metrics::default();
-        let of = directory.as_ref();
-        let source = replicate(of, &store, &configuration, &settings, background)?;
+        let directory = match regions {
+            Some(regions) => {
+                let parts = (&store, &configuration, &settings);
+                Some(replicate(regions, parts, background)?)
+            }
+            None => None,
+        };
+        let source = directory.as_ref().map(source);
         let taken_at = match self.bound.link {
             Some(listener) => {
                 let kept = (records.clone(), counters.clone());
@@ -82,16 +88,14 @@ impl ControlPlane {
             &gateway_url,
             metrics.clone(),
             counters,
-        );
+        )?;
         let retention = api.settings.retention;
         let mut servers = Servers::default();
         let control = Control::new(api).with_regions(directory);
         let listening = servers.control(self.bound.control, control, &settings.control.tls)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
-        // In a region that follows, home's versions are all there is.
-        let sweeping =
-            is_home.then(|| super::Sweeping::start(&settings, &configuration, background));
+        let sweeping = super::Sweeping::start(&settings, &configuration, background);
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(listening),
@@ -106,9 +110,7 @@ impl ControlPlane {
         servers.drain(Queue::Ends).await;
         servers.ended().await?;
         retaining.abort();
-        if let Some(sweeping) = sweeping {
-            sweeping.stop().await;
-        }
+        sweeping.stop().await;
         drop(store);
         Ok(())
     }
@@ -139,38 +141,45 @@ fn on_runtime(
     Ok((address, tokio::net::TcpListener::from_std(listener)?))
 }
 
-/// Asks home, from here on, where that is another region; gives what answers other regions.
+/// Follows the other regions from here on; gives what the API knows of them.
 fn replicate(
-    directory: Option<&Directory>,
-    store: &Arc<dyn Store>,
-    configuration: &Configuration,
-    settings: &Settings,
+    regions: Arc<Regions>,
+    (store, configuration, settings): (&Arc<dyn Store>, &Configuration, &Settings),
     background: &Runtime,
-) -> anyhow::Result<Option<Arc<Source>>> {
-    let Some(Directory {
-        regions, status, ..
-    }) = directory
-    else {
-        return Ok(None);
-    };
-    if !regions.is_home() {
-        let follower = Follower::new(FollowerOptions {
-            publisher: configuration.publisher.clone(),
-            store: store.clone(),
-            worlds: configuration.worlds.clone(),
-            regions: regions.clone(),
-            status: status.clone(),
-            tls: link_tls::client(&settings.link)?,
-        });
-        background.spawn(follower.run());
-    }
-    Ok(Some(Arc::new(Source {
+) -> anyhow::Result<Directory> {
+    let (homes, following) = Homes::follow(store.clone(), &regions.home);
+    background.spawn(following);
+    let status = Arc::new(Status::default());
+    let replication = Arc::new(Replication {
+        publisher: configuration.publisher.clone(),
         store: store.clone(),
         worlds: configuration.worlds.clone(),
         regions: regions.clone(),
+        homes: homes.clone(),
         status: status.clone(),
+        dialer: Dialer::Tls(link_tls::client(&settings.link)?),
+    });
+    background.spawn(Follower::new(replication.clone()).run());
+    Ok(Directory {
+        trust: regions::trust(&regions)?,
+        regions,
+        homes,
+        replication,
+        status,
+    })
+}
+
+/// What answers other regions.
+fn source(directory: &Directory) -> Arc<Source> {
+    let replication = &directory.replication;
+    Arc::new(Source {
+        store: replication.store.clone(),
+        worlds: replication.worlds.clone(),
+        homes: directory.homes.clone(),
+        regions: directory.regions.clone(),
+        status: directory.status.clone(),
         answer_bytes: ANSWER_BYTES,
-    })))
+    })
 }
 
 /// Adds what replication counts.
@@ -181,6 +190,9 @@ fn with_replication(
     let Some(directory) = directory else {
         return metrics;
     };
-    let (status, is_home) = (directory.status.clone(), directory.regions.is_home());
-    Arc::new(move || metrics() + &status.render(is_home))
+    let directory = directory.clone();
+    Arc::new(move || {
+        let home = directory.home_peer(SYSTEM_ORG);
+        metrics() + &directory.status.render(home.map(|home| home.name.as_str()))
+    })
 }

@@ -15,6 +15,7 @@ use ::control::{ApiSettings, ControlDeps};
 use ::node::listener::Queue;
 use anyhow::Context;
 use proto::health::Health;
+use proto::seal::Purpose;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -85,8 +86,14 @@ fn api(
     gateway_url: &str,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
     counters: Metrics,
-) -> ControlDeps {
+) -> anyhow::Result<ControlDeps> {
     let mut api = ApiSettings::new(gateway_url);
+    let operator = crate::bootstrap::operator_token(&settings.control)?;
+    let digest = |token: &str| {
+        let publisher = &configuration.publisher;
+        publisher.digest(Purpose::ApiToken, token.as_bytes())
+    };
+    api.operator_digest = operator.map(|token| digest(&token));
     api.region.clone_from(&settings.region);
     api.default_org.clone_from(&settings.gateway.default_org);
     let hosts = settings.control.allowed_hosts.iter().cloned();
@@ -96,7 +103,7 @@ fn api(
     let days = u64::from(settings.records.retention_days);
     api.retention.age_max = Duration::from_secs(days * 86_400);
     api.retention.bytes_max = settings.records.retention_bytes;
-    ControlDeps {
+    Ok(ControlDeps {
         settings: api,
         publisher: configuration.publisher.clone(),
         world,
@@ -106,7 +113,7 @@ fn api(
         metrics,
         counters,
         health: configuration.health.clone(),
-    }
+    })
 }
 
 /// Renders the metrics of a process: those of its node, of its control plane, of its store.

@@ -89,7 +89,7 @@ impl Single {
             &gateway_url,
             metrics.clone(),
             counters,
-        );
+        )?;
         let retention = api.settings.retention;
         let control = servers.control(bound.control, Control::new(api), &settings.control.tls)?;
         servers.admin(bound.admin, metrics, health.clone())?;

@@ -23,6 +23,7 @@ mod proxy_test;
 mod publishers;
 mod raw_store;
 mod reflected;
+mod region_moves;
 mod regions;
 mod regression;
 mod requests;

@@ -57,6 +57,8 @@ pub enum Code {
     VersionNotHere,
     /// The region where versions are made cannot be reached.
     HomeUnavailable,
+    /// The region where versions are made has just changed, or is changing.
+    HomeMoved,
     /// More is asked of this process than it can do now.
     Overloaded,
     /// No node took what only a node can do, or none was done in time.
@@ -88,6 +90,7 @@ impl Code {
         Self::OutcomeUnknown,
         Self::VersionNotHere,
         Self::HomeUnavailable,
+        Self::HomeMoved,
         Self::Overloaded,
         Self::NoNode,
     ];
@@ -144,6 +147,7 @@ impl Code {
             ),
             Self::VersionNotHere => ("version-not-here", 503, "The version has not arrived here"),
             Self::HomeUnavailable => ("home-unavailable", 503, "The home region cannot be reached"),
+            Self::HomeMoved => ("home-moved", 503, "The home region has changed"),
             Self::Overloaded => ("overloaded", 503, "Too much is asked at once"),
             Self::NoNode => ("no-node", 504, "No node has answered"),
         }

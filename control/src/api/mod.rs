@@ -18,6 +18,7 @@ pub mod idempotency;
 pub mod inline;
 pub mod me;
 pub mod meters;
+pub mod moves;
 pub mod nodes;
 pub mod objects;
 pub mod orgs;
@@ -68,6 +69,7 @@ pub fn routes() -> Vec<Route> {
         recovery::routes(),
         unmatched::routes(),
         regions::routes(),
+        moves::routes(),
         records::routes(),
         telemetry::routes(),
         versions::routes(),

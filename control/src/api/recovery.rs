@@ -30,7 +30,8 @@ pub fn routes() -> Vec<Route> {
             ),
             list,
         )
-        .gives(Gives::List("Regression")),
+        .gives(Gives::List("Regression"))
+        .by_local_operator(),
         Route::operator(
             Verb::Post,
             "/recovery",
@@ -41,7 +42,9 @@ pub fn routes() -> Vec<Route> {
             recover,
         )
         .takes(Takes::Body("Recovery"))
-        .gives(Gives::One("Recovered")),
+        .gives(Gives::One("Recovered"))
+        .local()
+        .by_local_operator(),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::load;
+use proto::tree::SYSTEM_ORG;
 use proto::wire::replication::Position;
 use serde_json::{Value, json};
 
@@ -28,7 +29,8 @@ pub fn routes() -> Vec<Route> {
             ),
             list,
         )
-        .gives(Gives::List("Region")),
+        .gives(Gives::List("Region"))
+        .by_local_operator(),
     ]
 }
 
@@ -42,20 +44,25 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         return Ok(Answer::json(page::page(vec![only], None)));
     };
     let regions = &directory.regions;
-    let mut own = json!({
-        "name": regions.own, "own": true, "home": regions.is_home(),
-        "gateway": settings.gateway_url,
-    });
-    if !regions.is_home() {
-        own["replication"] = following(directory);
+    let counts = homes(directory);
+    let system = directory.homes.region_of(SYSTEM_ORG);
+    let shown = |name: &str, gateway: Option<&str>| {
+        json!({
+            "name": name, "own": name == regions.own, "home": name == system,
+            "organisations": counts.get(name).copied().unwrap_or(0), "gateway": gateway,
+        })
+    };
+    let mut own = shown(&regions.own, Some(&settings.gateway_url));
+    if let Some(home) = directory.home_peer(SYSTEM_ORG) {
+        own["replication"] = following(directory, &home.name);
+    } else if let Some(seal) = directory.homes.of(SYSTEM_ORG).and_then(|home| home.sealed) {
+        own["hands_over_to"] = json!(seal.to);
     }
     let mut items = vec![own];
     for peer in &regions.peers {
-        let mut shown = json!({
-            "name": peer.name, "own": false, "home": peer.name == regions.home,
-            "gateway": peer.gateway, "control": peer.control,
-        });
-        if regions.is_home() {
+        let mut shown = shown(&peer.name, peer.gateway.as_deref());
+        shown["control"] = json!(peer.control);
+        if directory.is_home(SYSTEM_ORG) {
             shown["replication"] = followed_by(control, directory, peer).await?;
         }
         items.push(shown);
@@ -64,12 +71,21 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     Ok(Answer::json(page::page(items, None)))
 }
 
+/// How many organisations each region is home to.
+fn homes(directory: &Directory) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for home in directory.homes.facts().borrow().values() {
+        *counts.entry(home.region.clone()).or_default() += 1;
+    }
+    counts
+}
+
 /// What this region has of home.
-fn following(directory: &Directory) -> Value {
-    let following = directory.status.following();
+fn following(directory: &Directory, home: &str) -> Value {
+    let following = directory.status.following(home);
     let behind: u64 = following.behind.values().sum();
     json!({
-        "leads": following.leads,
+        "leads": directory.status.is_leading(),
         "connected": following.connected.is_some(),
         "lag_versions": behind,
         "lag_seconds": directory.status.lag_s(&following),
@@ -121,7 +137,10 @@ pub fn schema() -> Value {
         "properties": {
             "name": text("Its name"),
             "own": flag("Whether it is that of this control plane"),
-            "home": flag("Whether versions are made there"),
+            "home": flag("Whether it is home to `system`, and so where organisations are created"),
+            "organisations": {"type": "integer",
+                "description": "Organisations whose versions are made there"},
+            "hands_over_to": text("The region that home is being handed over to"),
             "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
             "control": text("Base URL of its REST API"),
             "replication": {

@@ -72,7 +72,7 @@ pub fn add(schemas: &mut Schemas) {
         ),
     ];
     extend(schemas, "Record", "Record", &record);
-    for (name, schema) in fixed() {
+    for (name, schema) in fixed().into_iter().chain(super::moves::schemas()) {
         schemas.insert(name.into(), schema);
     }
 }

@@ -249,6 +249,10 @@ pub fn refusal(error: PublishError) -> Refusal {
             );
             Refusal::new(Code::StoreRegressed, detail)
         }
+        PublishError::NotHome { .. } => {
+            let detail = format!("{words} from now on; nothing was changed; try again");
+            Refusal::new(Code::HomeMoved, detail).retry_after_s(1)
+        }
         PublishError::Store(StoreError::Full(_)) => {
             let detail =
                 "traffic goes on; `requestrocket recover --space` frees what old changes take";

@@ -23,7 +23,7 @@ use proto::tree::{self, Hash, Root, TreeError, VersionRecord};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The layout of the file, in `PRAGMA user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 /// Longest wait for a lock that another connection holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -43,6 +43,16 @@ const CREATE: &str = "
         packed BLOB NOT NULL,
         PRIMARY KEY (org, hash)
     ) STRICT;
+";
+/// What layout 2 adds: versions of branches that are not in force.
+const CREATE_ASIDE: &str = "
+    CREATE TABLE aside (
+        org BLOB NOT NULL,
+        hash TEXT NOT NULL,
+        published_s INTEGER NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (org, hash)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// Why the archive did not answer.
@@ -95,15 +105,19 @@ impl Archive {
         // What is said to be here may be deleted from the store: it has to survive a power cut.
         db.pragma_update(None, "synchronous", "FULL")?;
         let txn = db.transaction()?;
-        match txn.query_row("PRAGMA user_version", [], |row| row.get(0))? {
+        let layout: i64 = txn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        match layout {
             0 => {
                 txn.execute_batch(CREATE)?;
                 let name = seal::random_name();
                 txn.execute("INSERT INTO name VALUES (1, ?1)", [name])?;
-                txn.pragma_update(None, "user_version", LAYOUT)?;
             }
-            LAYOUT => {}
+            1 | LAYOUT => {}
             found => return Err(ArchiveError::Layout(found)),
+        }
+        if layout < LAYOUT {
+            txn.execute_batch(CREATE_ASIDE)?;
+            txn.pragma_update(None, "user_version", LAYOUT)?;
         }
         let name = txn.query_row("SELECT name FROM name", [], |row| row.get(0))?;
         txn.commit()?;
@@ -193,6 +207,55 @@ impl Archive {
             .collect()
     }
 
+    /// Moves versions aside that were made on a branch; they are read as versions no more. Answers
+    /// how many.
+    ///
+    /// # Errors
+    /// Nothing was moved.
+    pub fn leave_branch(
+        &self,
+        org: OrgId,
+        is_aside: impl Fn(&VersionRecord) -> bool,
+    ) -> Result<usize, ArchiveError> {
+        let branch = self.versions(org, u64::MAX, usize::MAX)?;
+        let (mut db, id) = (self.locked(), blob(org));
+        let txn = db.transaction()?;
+        let mut moved = 0;
+        for record in branch.into_iter().filter(is_aside) {
+            let json = serde_json::to_string(&record).map_err(unreadable)?;
+            let hash = record.head.hash.to_string();
+            txn.execute(
+                "INSERT OR REPLACE INTO aside VALUES (?1, ?2, ?3, ?4)",
+                params![id, hash, record.at.as_second(), json],
+            )?;
+            txn.execute(
+                "DELETE FROM versions WHERE org = ?1 AND n = ?2",
+                params![id, number(record.head.n)],
+            )?;
+            moved += 1;
+        }
+        txn.commit()?;
+        Ok(moved)
+    }
+
+    /// The records of all versions that were moved aside.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a record not by this release.
+    pub fn aside(&self) -> Result<Vec<(OrgId, VersionRecord)>, ArchiveError> {
+        let db = self.locked();
+        let mut found = db.prepare_cached("SELECT org, record FROM aside")?;
+        let rows = found.query_map([], |row| {
+            Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, String>(1)?))
+        })?;
+        rows.map(|row| {
+            let (org, json) = row?;
+            let org = OrgId::from_bits(u128::from_be_bytes(org));
+            Ok((org, serde_json::from_str(&json).map_err(unreadable)?))
+        })
+        .collect()
+    }
+
     /// Leaves and roots of a version, to be read like a store. What is not here is missing there.
     ///
     /// # Errors
@@ -223,7 +286,11 @@ impl Archive {
              (SELECT n FROM versions WHERE org = ?1 ORDER BY n DESC LIMIT ?3))",
             params![id, keep.published_from_s, most],
         )?;
-        if dropped > 0 {
+        let left = txn.execute(
+            "DELETE FROM aside WHERE org = ?1 AND published_s < ?2",
+            params![id, keep.published_from_s],
+        )?;
+        if dropped + left > 0 {
             drop_unreached(&txn, org)?;
         }
         txn.commit()?;
@@ -238,6 +305,7 @@ impl Archive {
         let mut db = self.locked();
         let txn = db.transaction()?;
         txn.execute("DELETE FROM versions WHERE org = ?1", [blob(org)])?;
+        txn.execute("DELETE FROM aside WHERE org = ?1", [blob(org)])?;
         txn.execute("DELETE FROM leaves WHERE org = ?1", [blob(org)])?;
         txn.commit()?;
         Ok(())
@@ -266,7 +334,10 @@ impl Archive {
 /// reaches is not known.
 fn drop_unreached(db: &Connection, org: OrgId) -> Result<(), ArchiveError> {
     let mut reached_all: HashSet<String> = HashSet::new();
-    let mut records = db.prepare_cached("SELECT record FROM versions WHERE org = ?1")?;
+    let mut records = db.prepare_cached(
+        "SELECT record FROM versions WHERE org = ?1
+         UNION ALL SELECT record FROM aside WHERE org = ?1",
+    )?;
     let rows = records.query_map([blob(org)], |row| row.get::<_, String>(0))?;
     for json in rows {
         let record: VersionRecord = serde_json::from_str(&json?).map_err(unreadable)?;

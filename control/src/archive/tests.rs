@@ -161,3 +161,33 @@ fn a_file_of_another_release_is_refused() {
     .unwrap();
     assert!(Archive::open(&dir.path().join("none")).is_err());
 }
+
+#[test]
+fn a_branch_is_moved_aside_with_its_content_and_goes_by_age() {
+    let (archive, made, dir) = filled(6);
+    let is_aside = |record: &VersionRecord| record.head.n > 4;
+    assert_eq!(archive.leave_branch(ORG, is_aside).unwrap(), 2);
+    assert_eq!(archive.leave_branch(ORG, is_aside).unwrap(), 0);
+    assert_eq!(archive.version(ORG, 5).unwrap(), None);
+    let newest = archive.versions(ORG, u64::MAX, 1).unwrap();
+    assert_eq!(newest, [made[3].0.clone()]);
+    // It outlives the process, and the leaves that it reaches outlive others.
+    drop(archive);
+    let archive = Archive::open(&dir.path().join("archive")).unwrap();
+    let mut aside = archive.aside().unwrap();
+    aside.sort_by_key(|(_, record)| record.head.n);
+    assert_eq!(aside, [(ORG, made[4].0.clone()), (ORG, made[5].0.clone())]);
+    let keep = |published_from_s| Keep {
+        versions_max: 1,
+        published_from_s,
+    };
+    assert_eq!(archive.retain(ORG, keep(0)).unwrap(), 3);
+    for hash in made[5].1.reaches() {
+        assert!(archive.has_leaf(ORG, &hash).unwrap());
+    }
+    archive.retain(ORG, keep(1_006)).unwrap();
+    let left = archive.aside().unwrap();
+    assert_eq!(left, [(ORG, made[5].0.clone())]);
+    archive.forget(ORG).unwrap();
+    assert!(archive.aside().unwrap().is_empty());
+}

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use proto::home::Lies;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::{Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{self, Hash, Head, Root, VersionRecord};
+use proto::wire::replication::Position;
 
 use super::dropping::records_until;
 use super::progress::{self, Progress};
@@ -18,6 +20,7 @@ impl Janitor {
     /// Archives what lies before the newest versions, and says so in the store. Answers how many
     /// versions were new here.
     pub(super) async fn archive_old(&self, org: OrgId, head: &Head) -> Result<u64, JanitorError> {
+        self.leave_branch(org, head).await?;
         let until = head.n.saturating_sub(self.options.store_versions);
         if until == 0 {
             return Ok(0);
@@ -64,6 +67,23 @@ impl Janitor {
             // Another control plane was first: said in the next round.
             TxnOutcome::Conflict(_) => Err(JanitorError::Moved),
         }
+    }
+
+    /// Moves what was archived of a branch aside. What is archived is one line of numbers, so that
+    /// its newest version tells whether there is a branch.
+    async fn leave_branch(&self, org: OrgId, head: &Head) -> Result<(), JanitorError> {
+        let newest = self.archive.versions(org, u64::MAX, 1)?;
+        let Some(newest) = newest.first() else {
+            return Ok(());
+        };
+        let home = self.publisher.home(org, &head.epoch).await?;
+        let is_aside =
+            move |record: &VersionRecord| home.lies(&Position::from(&record.head)) == Lies::Aside;
+        if is_aside(newest) {
+            let archive = self.archive.clone();
+            blocking(archive, move |archive| archive.leave_branch(org, is_aside)).await?;
+        }
+        Ok(())
     }
 
     /// Leaves and roots of a version that the archive lacks. What the store lacks stays out: the

@@ -23,15 +23,23 @@ impl Janitor {
         round: &mut Round,
     ) -> Result<(), JanitorError> {
         let (system, _) = self.publisher.newest(SYSTEM_ORG).await?;
-        let gone = |org: &OrgId| {
-            !system.objects.contains_key(&ObjectId::Org(*org)) && !heads.contains_key(org)
-        };
         let store = self.publisher.store();
+        // What was created on a branch that is not in force has no name and no head, and stays.
+        let mut aside = BTreeSet::new();
+        load::list(store, keys::ASIDE, None, |pair| {
+            aside.extend(keys::parse_aside(&pair.key));
+        })
+        .await?;
+        let gone = |org: &OrgId| {
+            !system.objects.contains_key(&ObjectId::Org(*org))
+                && !heads.contains_key(org)
+                && !aside.contains(org)
+        };
         let mut orgs = BTreeSet::new();
         for prefix in keys::OF_ORGS {
             orgs.extend(below(store, prefix).await?);
         }
-        for prefix in [keys::GC, keys::ARCHIVED, keys::LINEAGE] {
+        for prefix in [keys::GC, keys::ARCHIVED, keys::LINEAGE, keys::HOMES] {
             load::list(store, prefix, None, |pair| {
                 let org = pair.key.strip_prefix(prefix);
                 orgs.extend(org.and_then(|org| org.parse::<OrgId>().ok()));
@@ -79,7 +87,8 @@ async fn delete(store: &dyn Store, org: OrgId) -> Result<u64, JanitorError> {
         })
         .await?;
     }
-    found.extend([keys::gc(org), keys::archived(org), keys::lineage(org)]);
+    let single = [keys::gc, keys::archived, keys::lineage, keys::home];
+    found.extend(single.map(|key| key(org)));
     for part in found.chunks(AT_ONCE) {
         let txn = Txn {
             compares: vec![Compare::Absent(keys::head(org))],

@@ -18,9 +18,9 @@ use proto::credential::SecretState;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::object::{Body, ObjectId};
-use proto::store::load;
+use proto::store::load::{self, LoadError};
 use proto::store::{Compare, KeyValue, Op, Revision, Store, Txn, TxnOutcome};
-use proto::tree::{self, Hash, Head, OrgConfig, Root};
+use proto::tree::{self, Hash, Head, OrgConfig, Root, VersionRecord};
 
 use super::dropping::records_until;
 use super::{Janitor, JanitorError};
@@ -77,11 +77,39 @@ impl Janitor {
         for record in records_until(store, org, u64::MAX).await? {
             mark_head(store, org, &record.head, &mut leaves).await?;
         }
+        let mut sealed = sealed(&config);
+        // After the kept versions: one that is set aside in between is copied before it goes.
+        for record in aside(store, org).await? {
+            mark_head(store, org, &record.head, &mut leaves).await?;
+            let loaded = load::version(store, org, record.head, Some(&config)).await;
+            let unreadable = |error: LoadError| JanitorError::Unreadable(error.to_string());
+            sealed.extend(self::sealed(&loaded.map_err(unreadable)?.config));
+        }
         Ok(Marked {
             leaves,
-            sealed: sealed(&config),
+            sealed,
             unchanged,
         })
+    }
+}
+
+/// Versions that were made on a branch which is not in force: a person may still need them, with
+/// their secrets.
+async fn aside(store: &dyn Store, org: OrgId) -> Result<Vec<VersionRecord>, JanitorError> {
+    let (mut records, mut unreadable) = (Vec::new(), None);
+    load::list(
+        store,
+        &keys::aside_of(org),
+        None,
+        |pair| match serde_json::from_slice(&pair.value) {
+            Ok(record) => records.push(record),
+            Err(_) => unreadable = Some(pair.key),
+        },
+    )
+    .await?;
+    match unreadable {
+        Some(key) => Err(JanitorError::Unreadable(key)),
+        None => Ok(records),
     }
 }
 

@@ -67,13 +67,15 @@ impl Publisher {
                 replayed: false,
             }));
         }
+        let parent_head = &parent.config.head;
+        let homed = self.homed(parent.config.org, &parent_head.epoch).await?;
         let organisations = self.organisations(&parent.config, &draft).await?;
         let facts = Facts::of(&draft);
-        let mut packed =
-            draft.commit(&parent.config, parent.config.head.gc, seal::random_name())?;
+        let mut packed = draft.commit(&parent.config, parent_head.gc, seal::random_name())?;
         let mut writes = self.facts(&packed.config, &facts, now).await?;
         writes.compares.push(parent.unchanged.clone());
-        self.add_organisations(&organisations, now, &mut writes)?;
+        homed.guard(parent.config.org, &mut writes);
+        self.add_organisations(&organisations, &homed.home.epoch, now, &mut writes)?;
         writes
             .before
             .extend(leaf_ops(packed.config.org, &packed.leaves));

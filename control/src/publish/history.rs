@@ -1,5 +1,6 @@
 //! Earlier versions: listed, read, and returned to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::id::OrgId;
@@ -161,6 +162,39 @@ impl Publisher {
             place: Place::Archive,
         };
         Ok(archived.flatten().map(kept))
+    }
+
+    /// Every version that was made on a branch which is not in force and is kept here: in the
+    /// store, and in this control plane's archive.
+    ///
+    /// # Errors
+    /// The store or the archive failed, or a record cannot be read.
+    pub async fn aside(&self) -> Result<Vec<(OrgId, VersionRecord)>, PublishError> {
+        let mut found = BTreeMap::new();
+        let name = |org: OrgId, record: &VersionRecord| {
+            let head = &record.head;
+            (org, head.epoch.clone(), head.n)
+        };
+        let archived = self.archived(|archive| archive.aside()).await?;
+        for (org, record) in archived.unwrap_or_default() {
+            found.insert(name(org, &record), record);
+        }
+        let mut unreadable = None;
+        load::list(&*self.store, keys::ASIDE, None, |pair| {
+            match (keys::parse_aside(&pair.key), read(&pair.key, &pair.value)) {
+                (Some(org), Ok(record)) => drop(found.insert(name(org, &record), record)),
+                (_, Err(error)) => unreadable = Some(error),
+                (None, Ok(_)) => {}
+            }
+        })
+        .await?;
+        match unreadable {
+            Some(error) => Err(error),
+            None => Ok(found
+                .into_iter()
+                .map(|((org, ..), record)| (org, record))
+                .collect()),
+        }
     }
 
     /// The configuration that a record tells of, from the store or the archive.

@@ -13,9 +13,10 @@ mod attempt;
 mod bootstrap;
 mod cache;
 mod history;
+pub(crate) mod homes;
 mod idempotency;
 mod organisations;
-mod recovery;
+pub(crate) mod recovery;
 mod regression;
 #[cfg(test)]
 mod tests;
@@ -79,6 +80,7 @@ pub struct Publisher {
     digest_key: DigestKey,
     policy: Policy,
     epoch: Epoch,
+    first_home: String,
     clock: Clock,
     archive: Option<Arc<Archive>>,
     regressions: Regressions,
@@ -176,6 +178,15 @@ pub enum PublishError {
         /// Who has more, in words.
         witness: String,
     },
+    /// Versions of the organisation are made in another region, or are to be (503). Nothing was
+    /// done.
+    #[error("versions of {org} are made in region {home}")]
+    NotHome {
+        /// The organisation.
+        org: OrgId,
+        /// The region.
+        home: String,
+    },
     /// The store failed (503). Nothing was done.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -213,12 +224,14 @@ impl Publisher {
             clock,
         } = options;
         let (slots, memory) = (Slots::default(), Memory::default());
+        let first_home = epoch.region.clone();
         Self {
             store,
             public,
             digest_key,
             policy,
             epoch,
+            first_home,
             clock,
             archive: None,
             regressions: Regressions::default(),
@@ -234,16 +247,6 @@ impl Publisher {
             archive: Some(archive),
             ..self
         }
-    }
-
-    /// The same publisher, which seals secrets to these other regions too.
-    pub fn with_regions(self, others: Vec<RegionPublicKey>) -> Self {
-        Self { others, ..self }
-    }
-
-    /// What secrets are sealed to: the own region first.
-    fn seals_to(&self) -> impl Iterator<Item = &RegionPublicKey> {
-        std::iter::once(&self.public).chain(&self.others)
     }
 
     /// Prepares a validated secret for an operation.

@@ -4,6 +4,7 @@
 //! targets, credentials or proxies cannot be deleted: nobody should lose a gateway to one request,
 //! and whoever means it can delete them first. Its API tokens go with it.
 
+use proto::home::Home;
 use proto::id::OrgId;
 use proto::keys;
 use proto::object::{Body, ObjectId};
@@ -12,9 +13,10 @@ use proto::seal;
 use proto::store::chunks::chunks;
 use proto::store::{Compare, Op, Range, StoreError, Txn};
 use proto::tree::{ApplyError, Draft, OrgConfig, SYSTEM_ORG};
+use proto::version::Epoch;
 
 use super::writes::{Writes, leaf_ops, version_ops};
-use super::{Author, PublishError, Publisher};
+use super::{Author, PublishError, Publisher, homes};
 
 /// Most users that a refusal names.
 const USERS_NAMED_MAX: usize = 100;
@@ -25,7 +27,7 @@ const SWEEP_KEYS: usize = 100;
 #[derive(Default)]
 pub(super) struct Organisations {
     created: Vec<OrgId>,
-    deleted: Vec<(OrgId, Compare)>,
+    deleted: Vec<(OrgId, Vec<Compare>)>,
 }
 
 impl Publisher {
@@ -53,8 +55,12 @@ impl Publisher {
         Ok(organisations)
     }
 
-    /// The compare that holds while an organisation may be deleted.
-    async fn deletable(&self, system: &OrgConfig, org: OrgId) -> Result<Compare, PublishError> {
+    /// The compares that hold while an organisation may be deleted.
+    async fn deletable(
+        &self,
+        system: &OrgConfig,
+        org: OrgId,
+    ) -> Result<Vec<Compare>, PublishError> {
         let id = ObjectId::Org(org);
         let in_use = |users: Vec<ObjectId>| ApplyError::InUse { id, users };
         if org == SYSTEM_ORG {
@@ -64,7 +70,7 @@ impl Publisher {
         let newest = match self.parent(org).await {
             Ok(newest) => newest,
             // Nothing is left of it but its name.
-            Err(PublishError::OrgUnknown(_)) => return Ok(Compare::Absent(keys::head(org))),
+            Err(PublishError::OrgUnknown(_)) => return Ok(vec![Compare::Absent(keys::head(org))]),
             Err(error) => return Err(error),
         };
         let objects = newest.config.objects.iter();
@@ -73,17 +79,21 @@ impl Publisher {
             .map(|(id, _)| *id)
             .take(USERS_NAMED_MAX);
         let users: Vec<ObjectId> = users.collect();
-        if users.is_empty() {
-            Ok(newest.unchanged)
-        } else {
-            Err(in_use(users).into())
+        if !users.is_empty() {
+            return Err(in_use(users).into());
         }
+        let mut writes = Writes::default();
+        let homed = self.homed(org, &newest.config.head.epoch).await?;
+        homed.guard(org, &mut writes);
+        writes.compares.push(newest.unchanged);
+        Ok(writes.compares)
     }
 
     /// The first version of new organisations, and the end of deleted ones.
     pub(super) fn add_organisations(
         &self,
         organisations: &Organisations,
+        epoch: &Epoch,
         now: jiff::Timestamp,
         writes: &mut Writes,
     ) -> Result<(), PublishError> {
@@ -93,17 +103,20 @@ impl Publisher {
             source: None,
         };
         for org in &organisations.created {
-            let genesis = OrgConfig::genesis(*org, self.epoch.clone());
+            let genesis = OrgConfig::genesis(*org, epoch.clone());
             let packed = Draft::default().commit(&genesis, 0, seal::random_name())?;
+            let home = Home::first(epoch.clone(), self.region());
             writes.compares.push(Compare::Absent(keys::head(*org)));
+            writes.with_head.push(homes::put(*org, &home));
             writes
                 .with_head
                 .extend(version_ops(&packed, &[], &author, now));
             writes.with_head.extend(leaf_ops(*org, &packed.leaves));
         }
         for (org, unchanged) in &organisations.deleted {
-            writes.compares.push(unchanged.clone());
+            writes.compares.extend(unchanged.iter().cloned());
             writes.with_head.push(Op::Delete(keys::head(*org)));
+            writes.with_head.push(Op::Delete(keys::home(*org)));
             writes.with_head.push(Op::Delete(keys::delta(*org)));
         }
         Ok(())

@@ -13,8 +13,9 @@ use proto::member::Member;
 use proto::seal;
 use proto::store::recovery::{self, Ask, Offer, Offered, WriteBackError};
 use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome, load};
-use proto::tree::{Delta, EVERYWHERE, Head, OrgConfig, SYSTEM_ORG, VersionRecord};
+use proto::tree::{Delta, EVERYWHERE, Head, SYSTEM_ORG, VersionRecord};
 use proto::version::Epoch;
+use proto::wire::replication::Position;
 use tokio::time::Instant;
 
 use super::writes::json;
@@ -281,21 +282,27 @@ impl Publisher {
         let seen = self.regressions.seen(org);
         let seen = seen.as_ref().map(|state| &state.config.head);
         let known = || seen.into_iter().chain(&stored.head).chain([base]);
-        let counter = known().map(|head| head.epoch.counter).max().unwrap_or(0);
-        let epoch = Epoch {
-            counter: counter.saturating_add(1),
-            region: self.epoch.region.clone(),
-        };
+        let homed = self.homed(org, &base.epoch).await?;
+        let counters = known().map(|head| head.epoch.counter);
+        let home = homed
+            .home
+            .reopen(self.region(), Position::from(base), counters);
         let n = known().map(|head| head.n).max().unwrap_or(0);
+        let epoch = home.epoch.clone();
         let head = base.reopened(epoch, n.saturating_add(1), seal::random_name());
+        let (homed, put) = homed.replace(org, &home);
         let loaded = load::version(&*self.store, org, head.clone(), None).await;
         let loaded = loaded.map_err(|error| PublishError::Unreadable(error.to_string()))?;
         if let Some(fault) = loaded.faults.first() {
             return Err(PublishError::Unreadable(fault.detail.clone()).into());
         }
+        let changes = loaded.config.objects.len() as u64;
+        let mut ops = reopening(org, &head, changes, author, (self.clock)());
+        ops.push(put);
+        let compares = [stored.unchanged, homed].into_iter().chain(unswept);
         let txn = Txn {
-            compares: [stored.unchanged].into_iter().chain(unswept).collect(),
-            ops: reopening(org, &head, &loaded.config, author, (self.clock)()),
+            compares: compares.collect(),
+            ops,
             or_read: Vec::new(),
         };
         match self.store.txn(txn).await? {
@@ -334,10 +341,10 @@ impl Publisher {
 }
 
 /// Head, delta and record of the first version of a new epoch.
-fn reopening(
+pub(crate) fn reopening(
     org: OrgId,
     head: &Head,
-    config: &OrgConfig,
+    changes: u64,
     author: &Author,
     now: Timestamp,
 ) -> Vec<Op> {
@@ -352,7 +359,7 @@ fn reopening(
         at: now,
         author: author.name.clone(),
         source: author.source,
-        changes: config.objects.len() as u64,
+        changes,
         changed: Vec::new(),
     };
     vec![

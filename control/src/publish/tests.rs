@@ -28,6 +28,8 @@ enum Fault {
     Away,
     /// The sweep of old leaves begins just before.
     Sweep(OrgId),
+    /// The publisher is stopped just before, until the test lets it go on.
+    Pause,
 }
 
 /// The embedded store with faults.
@@ -36,6 +38,8 @@ struct Faulty {
     faults: Mutex<Vec<Fault>>,
     head_txns: AtomicUsize,
     largest_txn: AtomicUsize,
+    paused: tokio::sync::Notify,
+    resumed: tokio::sync::Notify,
 }
 
 impl Store for Faulty {
@@ -67,6 +71,11 @@ impl Store for Faulty {
                 }
                 Some(Fault::LoseRequest) => Err(StoreError::OutcomeUnknown("lost".into())),
                 Some(Fault::Away) => Err(StoreError::Unavailable("away".into())),
+                Some(Fault::Pause) => {
+                    self.paused.notify_one();
+                    self.resumed.notified().await;
+                    self.inner.txn(txn).await
+                }
                 Some(Fault::Sweep(org)) => {
                     let ops = vec![proto::store::Op::put(keys::gc(org), "5")];
                     let sweep = Txn {
@@ -113,6 +122,8 @@ async fn world() -> World {
         faults: Mutex::default(),
         head_txns: AtomicUsize::new(0),
         largest_txn: AtomicUsize::new(0),
+        paused: tokio::sync::Notify::new(),
+        resumed: tokio::sync::Notify::new(),
     });
     let ring = Keyring::generate("eu");
     let publisher = another(&store, &ring);
@@ -813,4 +824,125 @@ async fn nothing_changed_is_no_version() {
         .await
         .unwrap();
     assert_eq!((published.n, published.changed.len()), (made.n, 0));
+}
+
+/// A publish that is stopped before it reaches the store, until `meanwhile` is done.
+async fn stopped(world: &World, meanwhile: impl AsyncFnOnce()) -> Result<Published, PublishError> {
+    world.store.faults.lock().unwrap().push(Fault::Pause);
+    let publisher = world.publisher.clone();
+    let publish = request(world.org, vec![create_target(900)]);
+    let publishing = tokio::spawn(async move { publisher.publish(publish).await });
+    world.store.paused.notified().await;
+    meanwhile().await;
+    world.store.resumed.notify_one();
+    publishing.await.unwrap()
+}
+
+fn not_home(outcome: &Result<Published, PublishError>) -> Option<&str> {
+    match outcome {
+        Err(PublishError::NotHome { home, .. }) => Some(home),
+        _ => None,
+    }
+}
+
+/// schedules.md, part one, 3: within one store no publisher commits under a fact that is over.
+#[tokio::test]
+async fn a_publisher_paused_across_a_seal_cannot_commit() {
+    let world = world().await;
+    let before = world.publisher.load(world.org).await.unwrap().head.clone();
+    let other = another(&world.store, &world.ring);
+    let outcome = stopped(&world, async || {
+        let sealed = other.seal_home(world.org, "us").await.unwrap();
+        assert_eq!(sealed.sealed.unwrap().last, (&before).into());
+    })
+    .await;
+    assert_eq!(not_home(&outcome), Some("us"), "{outcome:?}");
+    assert_eq!(other.load(world.org).await.unwrap().head, before);
+    // Sealed again for the same region it stays; for another it is refused.
+    other.seal_home(world.org, "us").await.unwrap();
+    let again = other.seal_home(world.org, "ap").await;
+    assert!(matches!(again, Err(PublishError::NotHome { .. })));
+    // Other organisations go on.
+    let create = Operation::Create {
+        id: ObjectId::Org(OrgId::new()),
+        body: Body::Org(proto::org::Org {
+            slug: "other".into(),
+            name: String::new(),
+        }),
+        secret: None,
+    };
+    let published = world
+        .publisher
+        .publish(request(SYSTEM_ORG, vec![create]))
+        .await;
+    published.unwrap();
+}
+
+/// The same, across an epoch that another region opened and that is known here.
+#[tokio::test]
+async fn a_publisher_paused_across_a_higher_epoch_cannot_commit() {
+    let world = world().await;
+    let before = world.publisher.load(world.org).await.unwrap().head.clone();
+    let outcome = stopped(&world, async || {
+        let home = world
+            .publisher
+            .home(world.org, &before.epoch)
+            .await
+            .unwrap();
+        let next = home.reopen("us", (&before).into(), std::iter::empty());
+        let txn = Txn {
+            ops: vec![homes::put(world.org, &next)],
+            ..Txn::default()
+        };
+        world.store.txn(txn).await.unwrap();
+    })
+    .await;
+    assert_eq!(not_home(&outcome), Some("us"), "{outcome:?}");
+    assert_eq!(world.publisher.load(world.org).await.unwrap().head, before);
+}
+
+#[tokio::test]
+async fn a_store_without_facts_gets_them_once_from_the_first_home() {
+    let world = world().await;
+    let forget = || async {
+        for org in [SYSTEM_ORG, world.org] {
+            let ops = vec![proto::store::Op::Delete(keys::home(org))];
+            let txn = Txn {
+                ops,
+                ..Txn::default()
+            };
+            world.store.txn(txn).await.unwrap();
+        }
+    };
+    let fact = |org| homes::stored(&*world.store, org);
+    forget().await;
+    // A region that is not the first home makes none, and no version.
+    let ring = Keyring::generate("us");
+    let follows = Publisher::new(PublisherOptions {
+        store: world.store.clone(),
+        public: ring.public().unwrap(),
+        digest_key: ring.digest_key.clone(),
+        policy: Policy::default(),
+        epoch: Epoch {
+            counter: 1,
+            region: "us".into(),
+        },
+        clock: Arc::new(Timestamp::now),
+    })
+    .with_first_home("eu");
+    follows.settle_homes().await.unwrap();
+    assert!(fact(world.org).await.unwrap().is_none());
+    let publish = request(world.org, vec![create_target(1)]);
+    assert_eq!(not_home(&follows.publish(publish).await), Some("eu"));
+    // With the next version, or at the start; then it stays.
+    let publish = request(world.org, vec![create_target(1)]);
+    world.publisher.publish(publish).await.unwrap();
+    let (home, at) = fact(world.org).await.unwrap().unwrap();
+    assert!(home.is_open_in("eu") && home.epoch.counter == 1);
+    world.publisher.settle_homes().await.unwrap();
+    assert!(fact(SYSTEM_ORG).await.unwrap().is_some());
+    let publish = request(world.org, vec![create_target(2)]);
+    world.publisher.publish(publish).await.unwrap();
+    world.publisher.settle_homes().await.unwrap();
+    assert_eq!(fact(world.org).await.unwrap(), Some((home, at)));
 }

@@ -1,21 +1,26 @@
-//! Where a call enters: a write goes on to home when that is another region, and a write made here
-//! is answered with the regions that have it.
+//! Where a call enters: a write goes on to the region that is home to its organisation, and a write
+//! made here is answered with the regions that have it.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
-use proto::id::RequestId;
+use proto::id::{OrgId, RequestId};
+use proto::tree::SYSTEM_ORG;
 
 use super::replicated::{self, REPLICATED_TO};
 use super::{Directory, forward};
 use crate::api::answer::{VERSION_HEADER, marked, respond};
 use crate::api::body;
-use crate::api::error::Refusal;
+use crate::api::error::{Code, Refusal};
 use crate::route::Route;
 use crate::router;
 use crate::state::Control;
+
+/// How long a write waits while home moves.
+const MOVE_MAX: Duration = Duration::from_secs(2);
 
 /// Serves a call.
 pub async fn handle(
@@ -28,26 +33,37 @@ pub async fn handle(
         return router::handle(control, route, request, payload).await;
     }
     let id = RequestId::new();
-    let wanted = router::check_host(&control, &request)
-        .and_then(|()| replicated::wanted(request.query_string(), control.directory()));
+    let wanted = router::check_host(&control, &request).and_then(|()| {
+        let several = control.directory().is_some();
+        replicated::wanted(request.query_string(), several)
+    });
     let wait = match wanted {
         Ok(wait) => wait,
         Err(refusal) => return respond(Err(refusal), id),
     };
-    if let Some(directory) = control.elsewhere() {
-        let answer = match pass_on(&control, directory, &route, &request, payload).await {
-            Ok(answer) => marked(answer, id),
-            Err(refusal) => respond(Err(refusal), id),
-        };
-        control.counters.answered(answer.status().as_u16());
-        return answer;
+    let Some(directory) = control.directory() else {
+        return router::handle(control, route, request, payload).await;
+    };
+    let org = org_of(&control, &request);
+    match elsewhere(directory, org).await {
+        Ok(false) => {}
+        Ok(true) => {
+            let passed = pass_on(&control, directory, (&route, org), &request, payload).await;
+            let answer = match passed {
+                Ok(answer) => marked(answer, id),
+                Err(refusal) => respond(Err(refusal), id),
+            };
+            control.counters.answered(answer.status().as_u16());
+            return answer;
+        }
+        Err(refusal) => return respond(Err(refusal), id),
     }
     let mut answer = router::handle(control.clone(), route, request, payload).await;
     let made = answer.headers().get(VERSION_HEADER);
     let made = made.and_then(forward::version);
     if let (Some(directory), Some(made)) = (control.directory(), made) {
         let store = control.publisher.store();
-        let told = replicated::to(store, &directory.regions, made, wait).await;
+        let told = replicated::to(store, directory, made, wait).await;
         if let Ok(told) = HeaderValue::from_str(&told) {
             answer.headers_mut().insert(REPLICATED_TO, told);
         }
@@ -55,17 +71,60 @@ pub async fn handle(
     answer
 }
 
+/// Whose configuration a call would change: its path's organisation, or `system`.
+fn org_of(control: &Control, request: &HttpRequest) -> OrgId {
+    let named = request.match_info().get("org");
+    let found = named.and_then(|name| control.find_org(name));
+    found.map_or(SYSTEM_ORG, |org| org.id)
+}
+
+/// Whether another region is home. A write that comes while home moves waits for that.
+async fn elsewhere(directory: &Directory, org: OrgId) -> Result<bool, Refusal> {
+    let own = &directory.regions.own;
+    let mut home = directory.homes.of(org);
+    if let Some(known) = &home
+        && known.sealed.is_some()
+        && known.region == *own
+    {
+        home = directory.homes.changed(org, home.as_ref(), MOVE_MAX).await;
+    }
+    match home {
+        Some(home) if home.region == *own => match home.sealed {
+            None => Ok(false),
+            Some(seal) => {
+                let detail = format!(
+                    "home is being handed over from region {own} to region {}, which has not \
+                     opened it yet; nothing was changed; try again",
+                    seal.to
+                );
+                Err(Refusal::new(Code::HomeMoved, detail).retry_after_s(1))
+            }
+        },
+        Some(_) => Ok(true),
+        None => Ok(directory.regions.home != *own),
+    }
+}
+
 /// A write that another region carries out. The caller must be known here too, so that nobody else
 /// makes this control plane call another.
 async fn pass_on(
     control: &Control,
     directory: &Directory,
-    route: &Route,
+    (route, org): (&Route, OrgId),
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Refusal> {
-    forward::refuse_loop(directory, request.headers())?;
-    router::authenticate(control, request)?;
+    forward::refuse_loop(directory, org, request.headers())?;
+    let caller = router::authenticate(control, request)?;
+    let home = directory.home_peer(org);
+    let home = home.ok_or_else(|| Refusal::new(Code::Internal, "home is not among the peers"))?;
+    if caller.is_local() {
+        let detail = format!(
+            "this token holds in region {} only, and this is decided in region {}",
+            directory.regions.own, home.name
+        );
+        return Err(Refusal::forbidden(detail));
+    }
     let body = body::raw(request.headers(), payload, route.takes).await?;
-    forward::forward(control, directory, request, body).await
+    forward::forward(control, directory, home, request, body).await
 }

@@ -53,19 +53,18 @@ const ANSWER_FIELDS: [HeaderName; 7] = [
 /// Whether a request was forwarded already.
 ///
 /// # Errors
-/// It was, and this region is not home either: the regions do not agree on which one is.
-pub fn refuse_loop(directory: &Directory, headers: &HeaderMap) -> Result<(), Refusal> {
+/// It was, and this region is not home either: home has moved, and not all regions know.
+pub fn refuse_loop(directory: &Directory, org: OrgId, headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(by) = headers.get(FORWARDED_BY) else {
         return Ok(());
     };
     let by = proto::checks::printable(by.to_str().unwrap_or_default());
-    let regions = &directory.regions;
+    let (own, home) = (&directory.regions.own, directory.homes.region_of(org));
     let detail = format!(
-        "region {by} forwarded this to {}, which takes {} for home; make `regions.home` equal in \
-         all regions",
-        regions.own, regions.home
+        "region {by} forwarded this to {own}, which takes {home} for home: home has moved and not \
+         all regions have heard of it; nothing was changed; try again"
     );
-    Err(Refusal::new(Code::HomeUnavailable, detail))
+    Err(Refusal::new(Code::HomeMoved, detail).retry_after_s(1))
 }
 
 /// Sends a write on to home and gives its answer.
@@ -75,11 +74,10 @@ pub fn refuse_loop(directory: &Directory, headers: &HeaderMap) -> Result<(), Ref
 pub async fn forward(
     control: &Control,
     directory: &Directory,
+    home: &Peer,
     request: &HttpRequest,
     body: Vec<u8>,
 ) -> Result<HttpResponse, Refusal> {
-    let home = directory.regions.home_peer();
-    let home = home.ok_or_else(|| Refusal::new(Code::Internal, "home is not among the peers"))?;
     let key = match request.headers().get(KEY) {
         Some(given) => given.clone(),
         None => header_value(RequestId::new().text().as_str())?,

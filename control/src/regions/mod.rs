@@ -5,21 +5,25 @@
 
 pub mod entry;
 pub mod forward;
+pub mod homes;
 pub mod replicated;
 pub mod status;
 
 use std::sync::Arc;
 
+use proto::id::OrgId;
 use proto::seal::RegionPublicKey;
 
+pub use self::homes::{Facts, Homes};
 pub use self::status::Status;
+use crate::replication::Replication;
 
 /// All regions as one control plane sees them.
 #[derive(Clone, Debug)]
 pub struct Regions {
     /// The region of this control plane.
     pub own: String,
-    /// The region in which versions are made.
+    /// The region that is home to what has no fact yet: by the settings, before home ever moved.
     pub home: String,
     /// The other regions.
     pub peers: Vec<Peer>,
@@ -54,31 +58,43 @@ pub fn host_of(endpoint: &str) -> &str {
 }
 
 impl Regions {
-    /// Whether versions are made here.
-    pub fn is_home(&self) -> bool {
-        self.own == self.home
-    }
-
     /// Another region by name.
     pub fn peer(&self, name: &str) -> Option<&Peer> {
         self.peers.iter().find(|peer| peer.name == name)
     }
 
-    /// The home region, where that is another one.
-    pub fn home_peer(&self) -> Option<&Peer> {
-        self.peer(&self.home)
+    /// The names of all, the own one first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let peers = self.peers.iter().map(|peer| peer.name.as_str());
+        std::iter::once(self.own.as_str()).chain(peers)
     }
 }
 
-/// What the API knows of regions: the directory, and how far each has come.
-#[derive(Clone, Debug)]
+/// What the API knows of regions: the directory, which is home to what, and how far each has come.
+#[derive(Clone)]
 pub struct Directory {
     /// The directory.
     pub regions: Arc<Regions>,
+    /// Which is home to what.
+    pub homes: Homes,
+    /// What moves home.
+    pub replication: Arc<Replication>,
     /// How far each has come.
     pub status: Arc<Status>,
     /// Whom an `https` control plane of another region is to be certified by.
     pub trust: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Directory {
+    /// Whether versions of an organisation are made here, or were until it was sealed.
+    pub fn is_home(&self, org: OrgId) -> bool {
+        self.homes.region_of(org) == self.regions.own
+    }
+
+    /// The home region of an organisation, where that is another one.
+    pub fn home_peer(&self, org: OrgId) -> Option<&Peer> {
+        self.regions.peer(&self.homes.region_of(org))
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use proto::store::Store;
 use proto::wire::replication::Position;
 use tokio::time::Instant;
 
-use super::{Directory, Regions};
+use super::Directory;
 use crate::api::error::Refusal;
 
 /// Names the regions, besides home, that have the version which a write made.
@@ -31,14 +31,14 @@ const LOOK: Duration = Duration::from_millis(25);
 ///
 /// # Errors
 /// The parameter is neither 0 nor 1, or there is no other region.
-pub fn wanted(query: &str, directory: Option<&Directory>) -> Result<bool, Refusal> {
+pub fn wanted(query: &str, several: bool) -> Result<bool, Refusal> {
     let mut given = url::form_urlencoded::parse(query.as_bytes())
         .filter(|(name, _)| name == DURABILITY)
         .map(|(_, value)| value.into_owned());
-    match (given.next().as_deref(), directory) {
+    match (given.next().as_deref(), several) {
         (None | Some("0"), _) => Ok(false),
-        (Some("1"), Some(_)) => Ok(true),
-        (Some("1"), None) => Err(Refusal::parameter(
+        (Some("1"), true) => Ok(true),
+        (Some("1"), false) => Err(Refusal::parameter(
             DURABILITY,
             "1 needs another region, and there is one only (`regions.peers`)",
         )),
@@ -47,21 +47,28 @@ pub fn wanted(query: &str, directory: Option<&Directory>) -> Result<bool, Refusa
 }
 
 /// The regions that have a version, by name with commas; waits for one where that is wanted.
+///
+/// What a region told before home moved here is not of this history: only an epoch as high as that
+/// of the version counts.
 pub async fn to(
     store: &dyn Store,
-    regions: &Regions,
+    directory: &Directory,
     (org, n): (OrgId, u64),
     wait: bool,
 ) -> String {
     let until = Instant::now() + WAIT_MAX;
+    let epoch = directory.homes.of(org).map(|home| home.epoch);
+    let has = |position: Position| {
+        position.n >= n && epoch.as_ref().is_none_or(|epoch| position.epoch >= *epoch)
+    };
     loop {
         let mut found: Vec<&str> = Vec::new();
-        for peer in &regions.peers {
+        for peer in &directory.regions.peers {
             let key = keys::replicated(&peer.name, org);
             // What cannot be read is not told: it is a promise.
             let pair = store.get(&key).await.ok().and_then(|at| at.value);
             let position = pair.and_then(|p| serde_json::from_slice::<Position>(&p.value).ok());
-            if position.is_some_and(|position| position.n >= n) {
+            if position.is_some_and(has) {
                 found.push(&peer.name);
             }
         }
@@ -74,21 +81,10 @@ pub async fn to(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
     fn the_parameter_is_0_or_1() {
-        let directory = Directory {
-            regions: Arc::new(Regions {
-                own: "us".into(),
-                home: "us".into(),
-                peers: Vec::new(),
-            }),
-            status: Arc::default(),
-            trust: None,
-        };
         for (query, several, expected) in [
             ("", true, Some(false)),
             ("a=1", true, Some(false)),
@@ -98,7 +94,7 @@ mod tests {
             ("durability=2", true, None),
             ("durability=", true, None),
         ] {
-            let found = wanted(query, several.then_some(&directory)).ok();
+            let found = wanted(query, several).ok();
             assert_eq!(found, expected, "{query} {several}");
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,17 +16,16 @@ use proto::wire::replication::Position;
 #[derive(Debug)]
 pub struct Status {
     started: Instant,
-    following: Mutex<Following>,
+    leads: AtomicBool,
+    following: Mutex<BTreeMap<String, Following>>,
     followers: Mutex<BTreeMap<String, Follower>>,
 }
 
-/// What this region, where it follows, has of home.
+/// What this region has of another one, of what that is home to.
 #[derive(Clone, Debug, Default)]
 pub struct Following {
-    /// Whether this control plane is the one of its region that replicates.
-    pub leads: bool,
-    /// Where home answers, while it does.
-    pub connected: Option<String>,
+    /// Since when the region answers, while it does.
+    pub connected: Option<Instant>,
     /// Versions that home has told of and that are not stored here, by organisation.
     pub behind: BTreeMap<OrgId, u64>,
     /// When everything that home had was last stored here.
@@ -51,6 +51,7 @@ impl Default for Status {
     fn default() -> Self {
         Self {
             started: Instant::now(),
+            leads: AtomicBool::new(false),
             following: Mutex::default(),
             followers: Mutex::default(),
         }
@@ -58,18 +59,33 @@ impl Default for Status {
 }
 
 impl Status {
-    /// What this region has of home.
-    pub fn following(&self) -> Following {
-        self.lock().clone()
+    /// What this region has of another one.
+    pub fn following(&self, region: &str) -> Following {
+        self.lock().get(region).cloned().unwrap_or_default()
     }
 
     /// Changes it.
-    pub fn follow(&self, change: impl FnOnce(&mut Following)) {
-        change(&mut self.lock());
+    pub fn follow(&self, region: &str, change: impl FnOnce(&mut Following)) {
+        change(self.lock().entry(region.to_owned()).or_default());
+    }
+
+    /// Whether any region answers.
+    pub fn is_connected(&self) -> bool {
+        self.lock().values().any(|of| of.connected.is_some())
+    }
+
+    /// This control plane is the one of its region that replicates, or is not.
+    pub fn leads(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn is_leading(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
     }
 
     // A poisoned value is whole: every change to it is one closure of plain assignments.
-    fn lock(&self) -> MutexGuard<'_, Following> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Following>> {
         self.following
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -115,8 +131,8 @@ impl Status {
         }
     }
 
-    /// As metrics.
-    pub fn render(&self, is_home: bool) -> String {
+    /// As metrics; `home` is the region that is home, where that is another one.
+    pub fn render(&self, home: Option<&str>) -> String {
         let mut out = String::new();
         let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
@@ -124,7 +140,7 @@ impl Status {
                 let _ = writeln!(out, "{name}{labels} {value}");
             }
         };
-        if is_home {
+        let Some(home) = home else {
             let rows: Vec<(String, f64)> = self
                 .followers()
                 .iter()
@@ -136,8 +152,8 @@ impl Status {
             let help = "Connections of a region that follows this one.";
             gauge("requestrocket_replication_followers", help, &rows);
             return out;
-        }
-        let following = self.following();
+        };
+        let following = self.following(home);
         let behind: u64 = following.behind.values().sum();
         let connected = f64::from(u8::from(following.connected.is_some()));
         for (name, help, value) in [
@@ -200,7 +216,7 @@ mod tests {
         let second = status.connected("eu");
         drop(first);
         assert_eq!(status.followers()["eu"].connections, 1);
-        let text = status.render(true);
+        let text = status.render(None);
         assert!(text.contains("requestrocket_replication_followers{region=\"eu\"} 1"));
         drop(second);
         assert_eq!(status.followers()["eu"].connections, 0);
@@ -209,12 +225,12 @@ mod tests {
     #[test]
     fn a_follower_shows_what_it_lacks() {
         let status = Status::default();
-        status.follow(|following| {
+        status.follow("us", |following| {
             following.behind.insert(OrgId::from_bits(1), 3);
             following.behind.insert(OrgId::from_bits(2), 4);
-            following.connected = Some("control.us:1".into());
+            following.connected = Some(Instant::now());
         });
-        let text = status.render(false);
+        let text = status.render(Some("us"));
         for line in [
             "requestrocket_replication_connected 1",
             "requestrocket_replication_lag_versions 7",

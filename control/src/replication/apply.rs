@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
+use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::chunks::chunks;
@@ -16,21 +17,23 @@ use proto::store::{Compare, Op, Revision, Store, StoreError, Txn, TxnOutcome};
 use proto::tree::{Delta, Head, OrgConfig, TreeError, VersionRecord};
 use proto::wire::replication::{Position, VersionParts, Versions};
 
+use super::aside::Branch;
 use super::connection::Connection;
-use super::leader::Place;
 use crate::publish::writes::{ONE_TXN_OPS, Writes, json};
+use crate::publish::{PublishError, homes};
+use crate::regions::Regions;
 
 /// Why versions were not stored. The local head has not moved, or has to a version of home.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApplyError {
     #[error("the store: {0}")]
     Store(#[from] StoreError),
-    #[error("home: {0}")]
+    #[error("the other region: {0}")]
     Link(#[from] io::Error),
     #[error("{org}: {why}")]
     Refused { org: OrgId, why: String },
     #[error("what is stored here cannot be read: {0}")]
-    Local(LoadError),
+    Local(String),
     #[error("{0} moved meanwhile, or another control plane replicates")]
     Moved(OrgId),
 }
@@ -42,11 +45,27 @@ impl From<TreeError> for ApplyError {
     }
 }
 
+impl From<LoadError> for ApplyError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => Self::Store(error),
+            error => Self::Local(error.to_string()),
+        }
+    }
+}
+
+/// What must hold besides head and home: the place of the control plane that replicates.
+pub(super) type Guard = Option<Compare>;
+
 /// An organisation as it is stored here.
 pub(super) struct Local {
     pub(super) org: OrgId,
     /// The head's last change.
     at: Option<Revision>,
+    /// The fact which region is home, and its last change.
+    home: Option<(Home, Revision)>,
+    /// What is left behind with the next versions.
+    pub(super) branch: Branch,
     pub(super) config: Option<Arc<OrgConfig>>,
 }
 
@@ -74,24 +93,33 @@ impl Local {
         org: OrgId,
         seen: Option<Arc<OrgConfig>>,
     ) -> Result<Self, ApplyError> {
-        let found = load::head(store, org).await.map_err(local)?;
-        let Some((head, at)) = found else {
+        let home = homes::stored(store, org).await;
+        let home = home.map_err(|error| match error {
+            PublishError::Store(error) => ApplyError::Store(error),
+            error => ApplyError::Local(error.to_string()),
+        })?;
+        let branch = Branch::default();
+        let Some((head, at)) = load::head(store, org).await? else {
             return Ok(Self {
                 org,
                 at: None,
+                home,
+                branch,
                 config: None,
             });
         };
         let config = match seen {
             Some(seen) if seen.head == head => seen,
             seen => {
-                let loaded = load::version(store, org, head, seen.as_deref()).await;
-                Arc::new(loaded.map_err(local)?.config)
+                let loaded = load::version(store, org, head, seen.as_deref()).await?;
+                Arc::new(loaded.config)
             }
         };
         Ok(Self {
             org,
             at: Some(at),
+            home,
+            branch,
             config: Some(config),
         })
     }
@@ -106,29 +134,46 @@ impl Local {
             .map(|config| Position::from(&config.head))
     }
 
-    fn unchanged(&self) -> Compare {
-        let key = keys::head(self.org);
-        match self.at {
-            Some(at) => Compare::ModRevision(key, at),
-            None => Compare::Absent(key),
+    /// The fact which region is home.
+    pub fn home(&self) -> Option<&Home> {
+        self.home.as_ref().map(|(home, _)| home)
+    }
+
+    /// Refuses what a fact other than a higher one would write.
+    pub fn refuse_higher(&self, line: &Home) -> Result<(), ApplyError> {
+        match self.home().is_some_and(|home| home.epoch > line.epoch) {
+            true => Err(ApplyError::Moved(self.org)),
+            false => Ok(()),
         }
     }
 
-    /// Stores an answer of home.
+    /// What holds while head and home are those that were read, and the guard does.
+    pub fn compares(&self, guard: &Guard) -> Vec<Compare> {
+        let key = keys::head(self.org);
+        let head = match self.at {
+            Some(at) => Compare::ModRevision(key, at),
+            None => Compare::Absent(key),
+        };
+        let home = self.home.as_ref().map(|(_, at)| *at);
+        let home = homes::unchanged(self.org, home);
+        [head, home].into_iter().chain(guard.clone()).collect()
+    }
+
+    /// Stores an answer of home, whose line is in force.
     pub async fn store(
         self,
         store: &Arc<dyn Store>,
-        connection: &mut Connection,
-        place: &Place,
+        (connection, regions): (&mut Connection, &Regions),
+        (guard, line): (&Guard, &Home),
         versions: Versions,
     ) -> Result<Stored, ApplyError> {
-        let records = self.chain(&versions)?;
+        let records = self.chain(line, &versions)?;
         let mut plan = Plan {
             writes: Writes {
-                compares: vec![self.unchanged(), place.held()],
+                compares: self.compares(guard),
                 ..Writes::default()
             },
-            sweep: None,
+            sweep: self.branch.sweep.clone(),
         };
         self.add_facts(&**store, &versions, &mut plan).await?;
         let Some(last) = records.last().map(|record| record.head.clone()) else {
@@ -144,12 +189,17 @@ impl Local {
             .content(store, connection, &versions.versions, &records, &mut plan)
             .await?;
         let config = self.assemble(&**store, &last, &content).await?;
-        self.add_sealed(connection, &config, &versions, &mut plan)
+        self.add_sealed((connection, regions), &config, &versions, &mut plan)
             .await?;
         for (parts, record) in versions.versions.iter().zip(&records) {
             let key = keys::version(self.org, record.head.n);
             plan.writes.before.push(Op::put(key, parts.record.clone()));
         }
+        let replaced = |n: &u64| records.iter().any(|record| record.head.n == *n);
+        let left = self.branch.numbers.iter().filter(|n| !replaced(n));
+        let left = left.map(|n| Op::Delete(keys::version(self.org, *n)));
+        plan.writes.before.extend(left);
+        plan.writes.with_head.extend(self.branch.lineage.clone());
         let delta = self.delta(&last, versions.delta);
         let head = Op::put(keys::head(self.org), last.to_json());
         plan.writes.with_head.extend([delta, head]);
@@ -162,7 +212,7 @@ impl Local {
     }
 
     /// The records of an answer, each the child of the one before it.
-    fn chain(&self, versions: &Versions) -> Result<Vec<VersionRecord>, ApplyError> {
+    fn chain(&self, line: &Home, versions: &Versions) -> Result<Vec<VersionRecord>, ApplyError> {
         let mut before = self.config.as_ref().map(|config| config.head.clone());
         let mut records = Vec::new();
         for VersionParts { record, .. } in &versions.versions {
@@ -171,6 +221,13 @@ impl Local {
             let head = &record.head;
             if !head.is_genuine() {
                 return Err(self.refused(format!("version {} has another hash", head.n)));
+            }
+            if line.lies(&Position::from(head)) == Lies::Aside {
+                let why = format!(
+                    "version {} ({}) is not of the line in force",
+                    head.n, head.hash
+                );
+                return Err(self.refused(why));
             }
             let follows = match &before {
                 // Home no longer keeps what lies between: only forwards, in the same history or a
@@ -223,7 +280,16 @@ impl Local {
             if sweep.is_none() {
                 writes.compares.push(self.sweep(store).await?);
             }
-            write(store, std::mem::take(&mut writes.before)).await?;
+            for ops in chunks(std::mem::take(&mut writes.before)) {
+                let txn = Txn {
+                    compares: writes.compares.clone(),
+                    ops,
+                    or_read: vec![],
+                };
+                if let TxnOutcome::Conflict(_) = store.txn(txn).await? {
+                    return Err(ApplyError::Moved(self.org));
+                }
+            }
         }
         let mut ops = writes.with_head;
         ops.append(&mut writes.before);
@@ -242,12 +308,13 @@ impl Local {
     }
 
     /// Deletes the organisation's head; what it reached is then swept.
-    pub async fn delete(self, store: &dyn Store, place: &Place) -> Result<(), ApplyError> {
+    pub async fn delete(self, store: &dyn Store, guard: &Guard) -> Result<(), ApplyError> {
         let txn = Txn {
-            compares: vec![self.unchanged(), place.held()],
+            compares: self.compares(guard),
             ops: vec![
                 Op::Delete(keys::head(self.org)),
                 Op::Delete(keys::delta(self.org)),
+                Op::Delete(keys::home(self.org)),
             ],
             or_read: vec![],
         };
@@ -273,11 +340,4 @@ pub(super) async fn write(store: &dyn Store, ops: Vec<Op>) -> Result<(), StoreEr
         store.txn(txn).await?;
     }
     Ok(())
-}
-
-fn local(error: LoadError) -> ApplyError {
-    match error {
-        LoadError::Store(error) => ApplyError::Store(error),
-        error => ApplyError::Local(error),
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::wire::link::{GREETING_BYTES_MAX, Welcome, read_frame, write_frame};
-use proto::wire::replication::{Answer, Ask, PROTOCOL, RegionHello};
+use proto::wire::replication::{Answer, Ask, PROTOCOL, PROTOCOL_MIN, RegionHello};
 use proto::wire::{self, HEAD_BYTES, PAYLOAD_BYTES_MAX};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -66,15 +66,42 @@ impl Source {
     }
 }
 
+/// How other regions are called.
+pub enum Dialer {
+    /// With our certificate, and whom we trust.
+    Tls(Arc<ClientConfig>),
+    /// In one process.
+    #[cfg(test)]
+    Within(Arc<super::tests::net::Net>),
+}
+
+impl Dialer {
+    /// Connects one region to a link listener of another.
+    ///
+    /// # Errors
+    /// It does not answer, is not who it should be, or refuses.
+    pub(super) async fn dial(
+        &self,
+        endpoint: &str,
+        between: (&str, &str),
+    ) -> io::Result<Connection> {
+        match self {
+            Self::Tls(tls) => Connection::open(endpoint, tls.clone(), between).await,
+            #[cfg(test)]
+            Self::Within(net) => net.dial(between).await,
+        }
+    }
+}
+
 /// What a connection runs over.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// The connection of a follower to home.
+/// A connection to another region, which is asked.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    region: String,
+    peer: String,
 }
 
 impl Connection {
@@ -82,42 +109,50 @@ impl Connection {
     ///
     /// # Errors
     /// It does not answer, is not who it should be, or refuses.
-    pub async fn open(endpoint: &str, tls: Arc<ClientConfig>, region: &str) -> io::Result<Self> {
+    pub async fn open(
+        endpoint: &str,
+        tls: Arc<ClientConfig>,
+        (own, peer): (&str, &str),
+    ) -> io::Result<Self> {
         let opening = async {
             let name = ServerName::try_from(host_of(endpoint).to_owned()).map_err(invalid)?;
             let tcp = TcpStream::connect(endpoint).await?;
             tcp.set_nodelay(true)?;
             let stream = TlsConnector::from(tls).connect(name, tcp).await?;
-            Self::over(Box::new(stream), region).await
+            Self::over(Box::new(stream), (own, peer)).await
         };
         tokio::time::timeout(CONNECT_MAX, opening).await?
     }
 
-    /// Greets over a stream.
+    /// Greets over a stream, as one region to another.
     ///
     /// # Errors
-    /// The other side is no home, or refuses.
-    pub async fn over(mut stream: Box<dyn Stream>, region: &str) -> io::Result<Self> {
+    /// The other side is no control plane, or refuses.
+    pub async fn over(mut stream: Box<dyn Stream>, (own, peer): (&str, &str)) -> io::Result<Self> {
         let hello = RegionHello {
             protocol: PROTOCOL,
-            region: region.to_owned(),
+            region: own.to_owned(),
         };
         write_frame(&mut stream, &hello).await?;
         let frame = read_frame(&mut stream, GREETING_BYTES_MAX).await?;
         let frame = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
         let welcome: Welcome = wire::decode(&frame).map_err(invalid)?;
         match welcome.refused {
+            None if welcome.protocol < PROTOCOL_MIN => Err(invalid(format!(
+                "it speaks protocol {}: region {peer} runs an older program",
+                welcome.protocol
+            ))),
             None => Ok(Self {
                 stream,
-                region: region.to_owned(),
+                peer: peer.to_owned(),
             }),
             Some(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
         }
     }
 
-    /// The region that follows.
-    pub fn region(&self) -> &str {
-        &self.region
+    /// The region that is asked.
+    pub fn peer(&self) -> &str {
+        &self.peer
     }
 
     /// Asks and waits for the answer, which itself may wait so long.

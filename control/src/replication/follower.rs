@@ -1,125 +1,140 @@
-//! The side that asks: follows the home region for as long as the process runs.
+//! The side that asks: a connection to every other region for as long as the process runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::select_all;
 use proto::id::OrgId;
 use proto::keys;
 use proto::object::ObjectId;
-use proto::store::follow::World;
 use proto::store::load;
-use proto::store::{Store, StoreError};
 use proto::tree::{Head, SYSTEM_ORG};
 use proto::wire::replication::{Answer, Ask, Moved, Position};
-use rustls::ClientConfig;
-use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::apply::{ApplyError, Local, Stored};
+use super::apply::{ApplyError, Guard, Local};
 use super::connection::Connection;
-use super::facts_hash;
 use super::leader::Place;
-use crate::publish::Publisher;
-use crate::regions::{Regions, Status};
+use super::takeover::Step;
+use super::{Broken, Replication, facts_hash};
+use crate::regions::Peer;
 
-/// How long home may wait until it says that there is nothing new.
+/// How long a region may wait until it says that there is nothing new.
 const NEWS_WAIT: Duration = Duration::from_secs(1);
 /// First and longest wait after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// What a [`Follower`] is made of.
-pub struct FollowerOptions {
-    /// Where versions are stored, and what deletes an organisation there.
-    pub publisher: Arc<Publisher>,
-    /// The same store.
-    pub store: Arc<dyn Store>,
-    /// The configuration as this process has seen it.
-    pub worlds: watch::Receiver<Arc<World>>,
-    /// The directory.
-    pub regions: Arc<Regions>,
-    /// Where it is told how far this region has come.
-    pub status: Arc<Status>,
-    /// Our certificate, and whom we trust.
-    pub tls: Arc<ClientConfig>,
-}
+/// Failures after which, while no region is reached, another control plane may try.
+const FAILURES_MAX: u32 = 4;
+/// How long the place is left to others then.
+const PAUSE: Duration = Duration::from_millis(1_500);
 
 /// See the module.
-pub struct Follower {
-    options: FollowerOptions,
-    /// Which endpoint of home is tried next.
-    at: usize,
-}
-
-/// Why following broke off; it begins anew.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("home: {0}")]
-    Link(#[from] std::io::Error),
-    #[error("the store: {0}")]
-    Store(#[from] StoreError),
-    #[error("{0}")]
-    Apply(#[from] ApplyError),
-    #[error("another control plane replicates now")]
-    Deposed,
-    #[error("home answered what was not asked")]
-    Protocol,
-}
+pub struct Follower(Arc<Replication>);
 
 impl Follower {
     /// A follower that has not begun.
-    pub fn new(options: FollowerOptions) -> Self {
-        Self { options, at: 0 }
+    pub fn new(replication: Arc<Replication>) -> Self {
+        Self(replication)
     }
 
     /// Follows until it is dropped.
-    pub async fn run(mut self) {
-        let status = self.options.status.clone();
-        let mut failures = 0u32;
+    pub async fn run(self) {
+        let status = self.0.status.clone();
+        loop {
+            let error = match Place::take(&self.0.store).await {
+                Ok(place) => {
+                    status.leads(true);
+                    self.lead(&place).await
+                }
+                Err(error) => error.into(),
+            };
+            status.leads(false);
+            warn!("replication is left to other control planes for a moment: {error}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Follows all regions while this control plane has the place.
+    async fn lead(&self, place: &Place) -> Broken {
+        let peers = self.0.regions.peers.iter();
+        let links: Vec<_> = peers.map(|peer| Box::pin(self.link(place, peer))).collect();
+        if links.is_empty() {
+            return std::future::pending().await;
+        }
+        select_all(links).await.0
+    }
+
+    /// Follows one region until the place is lost, or is better left to others.
+    async fn link(&self, place: &Place, peer: &Peer) -> Broken {
+        let status = &self.0.status;
+        let (mut at, mut failures) = (0usize, 0u32);
         loop {
             let begun = Instant::now();
-            let Err(error) = self.follow().await;
-            status.follow(|following| {
-                following.leads = false;
-                following.connected = None;
-                following.error = Some(error.to_string());
+            let Err(error) = self.follow(place, peer, at).await;
+            status.follow(&peer.name, |of| {
+                of.connected = None;
+                of.error = Some(error.to_string());
             });
-            warn!("replication broke off and begins anew: {error}");
-            self.at = self.at.wrapping_add(1);
+            let region = &peer.name;
+            warn!(region, "the link to region {region} broke off: {error}");
+            at = at.wrapping_add(1);
             failures = match begun.elapsed() > BACKOFF_MAX {
                 true => 0,
                 false => failures.saturating_add(1),
             };
+            let hopeless = failures >= FAILURES_MAX && !status.is_connected();
+            if hopeless || matches!(error, Broken::Deposed) {
+                return error;
+            }
             let wait = BACKOFF_MIN.saturating_mul(1 << failures.min(10));
             tokio::time::sleep(wait.min(BACKOFF_MAX)).await;
         }
     }
 
-    async fn follow(&mut self) -> Result<std::convert::Infallible, Broken> {
-        let place = Place::take(&self.options.store).await?;
-        let status = self.options.status.clone();
-        status.follow(|following| following.leads = true);
-        let (mut connection, endpoint) = self.connect().await?;
-        info!("versions are taken from home at {endpoint}");
-        status.follow(|following| {
-            following.connected = Some(endpoint);
-            following.error = None;
+    async fn follow(
+        &self,
+        place: &Place,
+        peer: &Peer,
+        at: usize,
+    ) -> Result<std::convert::Infallible, Broken> {
+        let mut connection = self.0.connect(peer, at).await?;
+        info!(
+            region = peer.name,
+            "what region {} is home to is taken from it", peer.name
+        );
+        self.0.status.follow(&peer.name, |of| {
+            of.connected = Some(Instant::now());
+            of.error = None;
         });
-        let mut applied = Vec::new();
+        let (mut applied, guard) = (Vec::new(), Some(place.held()));
         loop {
             if place.is_lost() {
                 return Err(Broken::Deposed);
             }
-            applied = self.round(&mut connection, &place, applied).await?;
+            applied = self.0.round(&mut connection, &guard, applied).await?;
         }
     }
+}
 
-    /// Tells home what was stored, hears what has moved, and stores it.
-    async fn round(
+impl Replication {
+    /// Connects to one of a region's control planes.
+    pub(super) async fn connect(&self, peer: &Peer, at: usize) -> Result<Connection, Broken> {
+        let at = at.checked_rem(peer.replication.len()).unwrap_or(0);
+        let endpoint = peer.replication.get(at).cloned().unwrap_or_default();
+        let own = &self.regions.own;
+        let opened = self.dialer.dial(&endpoint, (own, &peer.name)).await;
+        opened.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("{endpoint}: {error}")).into()
+        })
+    }
+
+    /// Tells a region what was stored of it, hears what has moved, and stores it.
+    pub(super) async fn round(
         &self,
         connection: &mut Connection,
-        place: &Place,
+        guard: &Guard,
         applied: Vec<(OrgId, Position)>,
     ) -> Result<Vec<(OrgId, Position)>, Broken> {
         let ask = Ask::News {
@@ -131,31 +146,19 @@ impl Follower {
             return Err(Broken::Protocol);
         };
         let gone = match whole {
-            true => self.strangers(&moved).await?,
+            true => self.strangers(connection.peer(), &moved).await?,
             false => gone,
         };
-        let applied = self.take(connection, place, moved).await?;
+        let applied = self.take(connection, guard, moved).await?;
         for org in gone {
-            self.remove(place, org).await?;
+            self.remove(connection.peer(), guard, org).await?;
         }
-        self.options.status.follow(|following| {
-            if following.diverged.is_empty() {
-                following.current_at = Some(Instant::now());
+        self.status.follow(connection.peer(), |of| {
+            if of.diverged.is_empty() {
+                of.current_at = Some(Instant::now());
             }
         });
         Ok(applied)
-    }
-
-    async fn connect(&self) -> Result<(Connection, String), Broken> {
-        let regions = &self.options.regions;
-        let home = regions.home_peer().ok_or(Broken::Protocol)?;
-        let at = self.at.checked_rem(home.replication.len()).unwrap_or(0);
-        let endpoint = home.replication.get(at).cloned().unwrap_or_default();
-        let tls = self.options.tls.clone();
-        let opened = Connection::open(&endpoint, tls, &regions.own).await;
-        let connection = opened
-            .map_err(|error| std::io::Error::new(error.kind(), format!("{endpoint}: {error}")))?;
-        Ok((connection, endpoint))
     }
 
     /// Takes what has moved; gives where it then stands. What is refused of one organisation does
@@ -163,29 +166,25 @@ impl Follower {
     async fn take(
         &self,
         connection: &mut Connection,
-        place: &Place,
+        guard: &Guard,
         moved: Vec<Moved>,
     ) -> Result<Vec<(OrgId, Position)>, Broken> {
-        let status = &self.options.status;
-        self.measure(&moved).await?;
+        let peer = connection.peer().to_owned();
+        self.measure(&peer, &moved).await?;
         let (mut applied, mut refused) = (Vec::new(), None);
         for moved in in_order(moved) {
             let org = moved.org;
-            if self.has(&moved) {
-                applied.push((org, moved.position));
-            } else {
-                match self.sync(connection, place, org).await {
-                    Ok(stored) => applied.extend(stored),
-                    Err(Broken::Apply(error @ ApplyError::Refused { .. })) => {
-                        warn!(%org, "{error}");
-                        refused = Some(error);
-                        continue;
-                    }
-                    Err(error) => return Err(error),
+            match self.take_one(connection, guard, moved).await {
+                Ok(stored) => applied.extend(stored.map(|stored| (org, stored))),
+                Err(Broken::Apply(error @ ApplyError::Refused { .. })) => {
+                    warn!(%org, "{error}");
+                    refused = Some(error);
+                    continue;
                 }
+                Err(error) => return Err(error),
             }
-            status.follow(|following| {
-                following.behind.remove(&org);
+            self.status.follow(&peer, |of| {
+                of.behind.remove(&org);
             });
         }
         match refused {
@@ -194,9 +193,37 @@ impl Follower {
         }
     }
 
+    async fn take_one(
+        &self,
+        connection: &mut Connection,
+        guard: &Guard,
+        moved: Moved,
+    ) -> Result<Option<Position>, Broken> {
+        let org = moved.org;
+        let (line, opens) = match self.judge(connection, guard, &moved).await? {
+            Step::Pass => return Ok(None),
+            Step::Follow(line) => (line, None),
+            Step::TakeOver(line, last) => (line, Some(last)),
+        };
+        let stored = match self.has(&moved) {
+            true => Some(moved.position),
+            false => self.sync(connection, guard, org, &line).await?,
+        };
+        // Only what is here whole tells what it names.
+        if org == SYSTEM_ORG && stored.is_some() {
+            self.leave_unnamed(guard, &line).await?;
+        }
+        if let Some(last) = opens {
+            self.open(guard, org, &line, (&last, &[]), "hand-over")
+                .await?;
+            return Ok(None);
+        }
+        Ok(stored)
+    }
+
     /// Whether all of it is known to be here.
     fn has(&self, moved: &Moved) -> bool {
-        let world = self.options.worlds.borrow().clone();
+        let world = self.worlds.borrow().clone();
         let state = world.orgs.get(&moved.org);
         state.is_some_and(|state| {
             Position::from(&state.config.head) == moved.position
@@ -204,106 +231,95 @@ impl Follower {
         })
     }
 
-    /// Organisations that are here and not at home.
-    async fn strangers(&self, all: &[Moved]) -> Result<Vec<OrgId>, Broken> {
+    /// Organisations that are here, and not in the region that is their home.
+    async fn strangers(&self, peer: &str, all: &[Moved]) -> Result<Vec<OrgId>, Broken> {
         let known: BTreeSet<OrgId> = all.iter().map(|moved| moved.org).collect();
-        let mut strangers = Vec::new();
-        let listed = load::list(&*self.options.store, keys::HEADS, None, |pair| {
-            if let Some(keys::Live::Head(org)) = keys::Live::parse(&pair.key)
-                && !known.contains(&org)
-            {
-                strangers.push(org);
-            }
-        });
-        listed.await?;
+        let mut strangers = self.orgs().await?;
+        strangers.retain(|org| !known.contains(org) && self.homes.region_of(*org) == peer);
         Ok(strangers)
     }
 
+    /// Every organisation that has a version here.
+    pub(super) async fn orgs(&self) -> Result<Vec<OrgId>, Broken> {
+        let mut orgs = Vec::new();
+        let listed = load::list(&*self.store, keys::HEADS, None, |pair| {
+            if let Some(keys::Live::Head(org)) = keys::Live::parse(&pair.key) {
+                orgs.push(org);
+            }
+        });
+        listed.await?;
+        Ok(orgs)
+    }
+
     /// Notes how many versions are to come.
-    async fn measure(&self, moved: &[Moved]) -> Result<(), Broken> {
+    async fn measure(&self, peer: &str, moved: &[Moved]) -> Result<(), Broken> {
         let mut behind = BTreeMap::new();
-        for Moved { org, position, .. } in moved {
+        let of_peer = |moved: &&Moved| {
+            let home = moved.home.as_ref();
+            home.is_some_and(|home| home.region == peer)
+        };
+        for Moved { org, position, .. } in moved.iter().filter(of_peer) {
             let key = keys::head(*org);
-            let local = self.options.store.get(&key).await?.value;
+            let local = self.store.get(&key).await?.value;
             let n = local.and_then(|pair| Head::parse(&pair.value).ok());
             let n = n.map_or(0, |head| head.n);
             behind.insert(*org, position.n.saturating_sub(n));
         }
-        let status = &self.options.status;
-        status.follow(|following| following.behind.extend(behind));
+        self.status.follow(peer, |of| of.behind.extend(behind));
         Ok(())
     }
 
-    /// Takes every version of an organisation; gives where it then stands.
-    async fn sync(
-        &self,
-        connection: &mut Connection,
-        place: &Place,
-        org: OrgId,
-    ) -> Result<Option<(OrgId, Position)>, Broken> {
-        let (store, status) = (&self.options.store, &self.options.status);
-        let mut newest = None;
-        loop {
-            let world = self.options.worlds.borrow().clone();
-            let seen = newest.take().or_else(|| {
-                let state = world.orgs.get(&org);
-                state.map(|state| state.config.clone())
-            });
-            let local = Local::read(&**store, org, seen).await?;
-            let after = local.position();
-            let versions = Ask::Versions {
-                org,
-                after: after.clone(),
-            };
-            let versions = match connection.ask(&versions, Duration::ZERO).await? {
-                Answer::Versions(versions) => versions,
-                Answer::Fork { newest } => {
-                    warn!(
-                        %org,
-                        "the history of {org} here is not that of home, whose newest version is \
-                         {} ({}); nothing of it is taken", newest.n, newest.hash
-                    );
-                    let here = after.unwrap_or(newest);
-                    status.follow(|following| drop(following.diverged.insert(org, here)));
-                    return Ok(None);
-                }
-                // Deleted since; the next news says so.
-                Answer::Unknown => return Ok(None),
-                _ => return Err(Broken::Protocol),
-            };
-            let more = versions.more;
-            let stored = local.store(store, connection, place, versions).await?;
-            status.follow(|following| {
-                following.diverged.remove(&org);
-                following.applied += stored.count;
-                let behind = following.behind.entry(org).or_default();
-                *behind = behind.saturating_sub(stored.count);
-            });
-            let Stored {
-                position, config, ..
-            } = stored;
-            if !more {
-                return Ok(position.map(|position| (org, position)));
-            }
-            newest = config;
-        }
-    }
-
-    /// Deletes an organisation that home has no more, once `system` does not name it here either.
-    async fn remove(&self, place: &Place, org: OrgId) -> Result<(), Broken> {
-        let system = Local::read(&*self.options.store, SYSTEM_ORG, None).await?;
-        let named = system
-            .config()
-            .is_none_or(|system| system.object(ObjectId::Org(org)).is_some());
-        if named || org == SYSTEM_ORG {
-            warn!(%org, "home has no {org}, but `system` names it here; it stays");
+    /// Deletes an organisation that its home has no more, once `system` does not name it here
+    /// either.
+    async fn remove(&self, peer: &str, guard: &Guard, org: OrgId) -> Result<(), Broken> {
+        if self.homes.region_of(org) != peer {
             return Ok(());
         }
-        let local = Local::read(&*self.options.store, org, None).await?;
-        local.delete(&*self.options.store, place).await?;
-        self.options.publisher.sweep_one(org).await;
+        if org == SYSTEM_ORG || self.named().await?.is_none_or(|named| named.contains(&org)) {
+            warn!(%org, "its home has no {org}, but `system` names it here; it stays");
+            return Ok(());
+        }
+        let local = Local::read(&*self.store, org, None).await?;
+        local.delete(&*self.store, guard).await?;
+        self.publisher.sweep_one(org).await;
         info!(%org, "{org} was deleted at home, and here");
         Ok(())
+    }
+
+    /// Sets aside organisations that were created here on a branch of `system` that is not in
+    /// force.
+    async fn leave_unnamed(&self, guard: &Guard, line: &proto::home::Home) -> Result<(), Broken> {
+        if line.region == self.regions.own {
+            return Ok(());
+        }
+        let facts = self.homes.facts().borrow().clone();
+        let own = facts
+            .iter()
+            .filter(|(_, home)| home.region == self.regions.own);
+        let mut own: Vec<OrgId> = own.map(|(org, _)| *org).collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        let named = self.named().await?.unwrap_or_default();
+        own.retain(|org| *org != SYSTEM_ORG && !named.contains(org));
+        for org in own {
+            let local = Local::read(&*self.store, org, None).await?;
+            local.leave(&*self.store, guard).await?;
+            warn!(%org, "{org} was created on another branch and is set aside");
+        }
+        Ok(())
+    }
+
+    /// The organisations that `system` names here.
+    async fn named(&self) -> Result<Option<BTreeSet<OrgId>>, Broken> {
+        let system = Local::read(&*self.store, SYSTEM_ORG, None).await?;
+        let named = |id: &ObjectId| match id {
+            ObjectId::Org(org) => Some(*org),
+            _ => None,
+        };
+        Ok(system
+            .config()
+            .map(|system| system.objects.keys().filter_map(named).collect()))
     }
 }
 
@@ -312,7 +328,3 @@ fn in_order(mut moved: Vec<Moved>) -> Vec<Moved> {
     moved.sort_by_key(|moved| moved.org == SYSTEM_ORG);
     moved
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

@@ -1,30 +1,84 @@
-//! Replication between regions: a follower pulls every version from home and stores it as it is.
+//! Replication between regions: every region pulls from those that are home to something what they
+//! are home to, and stores it as it is.
 //!
-//! `source` answers on the link listener, `pages` with versions; `follower` asks; `apply` writes
-//! what came (`content`, `secrets`), verified end to end by hash, on the same compare on the local
-//! head that a publish makes; `leader` lets one control plane of a region do it. Nothing is
-//! remembered between attempts but what the local store holds, so that a cut at any point costs
-//! only what was under way.
+//! `source` answers on the link listener, `pages` with versions; `follower` keeps a connection to
+//! every other region and asks; `sync` takes the versions of one organisation, `apply` writes what
+//! came (`content`, `secrets`), verified end to end by hash, on the same compare on the local head
+//! that a publish makes; `aside` leaves a branch that is not in force. `takeover` learns which
+//! region is home and opens what was handed over to this one; `handover` and `promotion` are what a
+//! person asks for. `leader` lets one control plane of a region follow. Nothing is remembered
+//! between attempts but what the local store holds, so that a cut at any point costs only what was
+//! under way.
 
 mod apply;
+mod aside;
 mod connection;
 mod content;
 mod follower;
+mod handover;
 mod leader;
 mod pages;
+mod promotion;
 mod secrets;
 mod source;
+mod sync;
+mod takeover;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proto::credential::CredentialKind;
 use proto::id::CredentialId;
 use proto::object::{Body, ObjectId};
 use proto::retired::Retired;
+use proto::store::follow::World;
+use proto::store::{Store, StoreError};
 use proto::tree::{Hash, OrgConfig};
+use tokio::sync::watch;
 
-pub use self::follower::{Follower, FollowerOptions};
+use self::apply::ApplyError;
+pub use self::connection::Dialer;
+pub use self::follower::Follower;
+pub use self::handover::HandOverError;
+pub use self::promotion::{PromoteError, Promoted, Promotion};
 pub use self::source::{ANSWER_BYTES, Source};
+use crate::publish::Publisher;
+use crate::regions::{Homes, Regions, Status};
+
+/// What replication works with in this region.
+pub struct Replication {
+    /// Where versions are stored, and what deletes an organisation there.
+    pub publisher: Arc<Publisher>,
+    /// The same store.
+    pub store: Arc<dyn Store>,
+    /// The configuration as this process has seen it.
+    pub worlds: watch::Receiver<Arc<World>>,
+    /// The directory.
+    pub regions: Arc<Regions>,
+    /// Which region is home to what.
+    pub homes: Homes,
+    /// Where it is told how far this region has come.
+    pub status: Arc<Status>,
+    /// How other regions are called.
+    pub dialer: Dialer,
+}
+
+/// Why an exchange with another region broke off; it begins anew.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the other region: {0}")]
+    Link(#[from] std::io::Error),
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Apply(#[from] ApplyError),
+    #[error("another control plane replicates now")]
+    Deposed,
+    #[error("the other region answered what was not asked")]
+    Protocol,
+}
 
 /// What names a sealed secret: credential and seal id.
 type SealName = (CredentialId, String);

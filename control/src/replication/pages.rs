@@ -197,26 +197,50 @@ impl Session<'_> {
         let known = old.map(sealed_names).unwrap_or_default();
         let names: Vec<_> = sealed_names(new).difference(&known).cloned().collect();
         let names = &names[..names.len().min(SEALED_MAX)];
-        let key = |(credential, seal): &(CredentialId, String)| {
-            keys::secret(new.org, *credential, seal, &self.region)
-        };
-        let values = self.values(names.iter().map(key).collect()).await?;
-        let mut bytes = bytes;
+        let room = self.source.answer_bytes.saturating_sub(bytes);
+        let values = self.sealed_values(new.org, names, room).await?;
         let mut parts = Vec::new();
-        for ((credential, seal_id), value) in names.iter().zip(values) {
-            bytes += value.len();
-            if bytes > self.source.answer_bytes {
-                break;
-            }
-            if !value.is_empty() {
-                parts.push(SealedPart {
-                    credential: *credential,
-                    seal_id: seal_id.clone(),
-                    value,
-                });
-            }
+        for ((credential, seal_id), values) in names.iter().zip(values) {
+            parts.extend(values.into_iter().map(|(region, value)| SealedPart {
+                credential: *credential,
+                seal_id: seal_id.clone(),
+                region,
+                value,
+            }));
         }
         Ok(parts)
+    }
+
+    /// The first of these sealed secrets that fit, of every region; at least one, so that whoever
+    /// asks for the rest gets on.
+    pub(super) async fn sealed_values(
+        &self,
+        org: OrgId,
+        names: &[(CredentialId, String)],
+        room: usize,
+    ) -> Result<Vec<Vec<(String, Vec<u8>)>>, SourceError> {
+        let reads = names.iter().map(async |(credential, seal)| {
+            let prefix = keys::secret(org, *credential, seal, "");
+            let mut values = Vec::new();
+            load::list(&*self.source.store, &prefix, None, |pair| {
+                if let Some(region) = pair.key.strip_prefix(&prefix) {
+                    values.push((region.to_owned(), pair.value.to_vec()));
+                }
+            })
+            .await?;
+            Ok::<_, SourceError>(values)
+        });
+        let reads: Vec<_> = reads.collect();
+        let mut reads = futures_util::stream::iter(reads).buffered(READS_MAX);
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(values) = reads.try_next().await? {
+            bytes += values.iter().map(|(_, value)| value.len()).sum::<usize>();
+            if bytes > room && !found.is_empty() {
+                break;
+            }
+            found.push(values);
+        }
+        Ok(found)
     }
 
     /// The delta that leads to a version, while it is the newest.

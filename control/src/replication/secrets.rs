@@ -1,10 +1,14 @@
-//! What goes with a version: secrets sealed to this region, and the facts of retired ones.
+//! What goes with a version: sealed secrets, and the facts of retired ones.
+//!
+//! A region keeps the values of all regions, so that it can be home: it opens only its own.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::id::CredentialId;
 use proto::keys;
 use proto::retired::Retired;
+use proto::seal::is_region_name;
 use proto::store::{Compare, Op, Store, Txn, TxnOutcome};
 use proto::tree::OrgConfig;
 use proto::wire::replication::{Answer, Ask, SEALED_MAX, Versions};
@@ -13,6 +17,7 @@ use super::apply::{ApplyError, Local, Plan};
 use super::connection::Connection;
 use super::{SealName, sealed_names};
 use crate::publish::writes::json;
+use crate::regions::Regions;
 
 /// Facts that go into the head's transaction; more of them go before it.
 const FACTS_WITH_HEAD: usize = 30;
@@ -22,61 +27,72 @@ impl Local {
     /// it does not name any more.
     pub(super) async fn add_sealed(
         &self,
-        connection: &mut Connection,
+        (connection, regions): (&mut Connection, &Regions),
         config: &OrgConfig,
         versions: &Versions,
         plan: &mut Plan,
     ) -> Result<(), ApplyError> {
         let before = self.config.as_deref().map(sealed_names).unwrap_or_default();
         let after = sealed_names(config);
-        let mut lacking: Vec<SealName> = after.difference(&before).cloned().collect();
+        // Values of the line may have been destroyed on the branch that is left.
+        let mut lacking: Vec<SealName> = match self.branch.is_left() {
+            true => after.iter().cloned().collect(),
+            false => after.difference(&before).cloned().collect(),
+        };
+        let mut given = BTreeSet::new();
         for part in &versions.sealed {
             let name = (part.credential, part.seal_id.clone());
-            if let Ok(at) = lacking.binary_search(&name) {
-                lacking.remove(at);
-                let put = self.sealed_put(&name, &part.value, connection);
+            if lacking.binary_search(&name).is_ok() {
+                let put = self.sealed_put(&name, &part.region, &part.value)?;
                 plan.writes.before.push(put);
+                given.insert(name);
             }
         }
+        lacking.retain(|name| !given.contains(name));
         while !lacking.is_empty() {
             let names = lacking[..lacking.len().min(SEALED_MAX)].to_vec();
             let ask = Ask::Sealed {
                 org: self.org,
                 names: names.clone(),
             };
-            let Answer::Sealed(values) = connection.ask(&ask, Duration::ZERO).await? else {
+            let Answer::Sealed(found) = connection.ask(&ask, Duration::ZERO).await? else {
                 return Err(self.refused("home answered what was not asked".into()));
             };
-            if values.is_empty() {
+            if found.is_empty() {
                 return Err(self.refused("home answered nothing".into()));
             }
-            lacking.drain(..values.len().min(names.len()));
-            for (name, value) in names.iter().zip(values) {
-                // None for this region: nodes report it as missing.
-                if !value.is_empty() {
-                    let put = self.sealed_put(name, &value, connection);
+            lacking.drain(..found.len().min(names.len()));
+            // Where this region has none nodes report it as missing.
+            for (name, values) in names.iter().zip(found) {
+                for (region, value) in values {
+                    let put = self.sealed_put(name, &region, &value)?;
                     plan.writes.before.push(put);
                 }
             }
         }
-        let over = before.difference(&after);
-        let key = |(credential, seal): &SealName| {
-            keys::secret(self.org, *credential, seal, connection.region())
-        };
-        plan.writes
-            .after
-            .extend(over.map(|name| Op::Delete(key(name))));
+        // What the branch named stays with it.
+        if !self.branch.is_left() {
+            for (credential, seal) in before.difference(&after) {
+                let key = |region: &str| keys::secret(self.org, *credential, seal, region);
+                let over = regions.names().map(key).map(Op::Delete);
+                plan.writes.after.extend(over);
+            }
+        }
         Ok(())
     }
 
     fn sealed_put(
         &self,
         (credential, seal): &SealName,
+        region: &str,
         value: &[u8],
-        connection: &Connection,
-    ) -> Op {
-        let key = keys::secret(self.org, *credential, seal, connection.region());
-        Op::put(key, value.to_vec())
+    ) -> Result<Op, ApplyError> {
+        // It becomes a part of a key.
+        if !is_region_name(region) {
+            return Err(self.refused("a secret is sealed for what is no region".into()));
+        }
+        let key = keys::secret(self.org, *credential, seal, region);
+        Ok(Op::put(key, value.to_vec()))
     }
 
     /// Raises the facts of retired secrets to those of home; nothing lowers them.

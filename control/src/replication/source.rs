@@ -16,13 +16,15 @@ use proto::store::follow::World;
 use proto::store::load::LoadError;
 use proto::store::{Op, Store, StoreError, Txn};
 use proto::tree::TreeError;
-use proto::wire::replication::{Answer, Ask, LEAVES_MAX, Moved, Position, RegionHello, SEALED_MAX};
+use proto::wire::replication::{
+    Answer, Ask, HomeAt, LEAVES_MAX, Moved, PROTOCOL_MIN, Position, RegionHello, SEALED_MAX,
+};
 use tokio::sync::watch;
 
 use super::facts_hash;
 use super::pages::Steps;
 use crate::publish::writes::json;
-use crate::regions::{Regions, Status};
+use crate::regions::{Facts, Homes, Regions, Status};
 
 /// Content of one answer after which no more is added, in bytes; a frame takes twice as much.
 pub const ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -37,6 +39,8 @@ pub struct Source {
     pub store: Arc<dyn Store>,
     /// The configuration as this process has seen it.
     pub worlds: watch::Receiver<Arc<World>>,
+    /// Which region is home to what.
+    pub homes: Homes,
     /// Who may ask.
     pub regions: Arc<Regions>,
     /// What followers tell.
@@ -73,9 +77,16 @@ pub(super) struct Session<'s> {
     pub(super) source: &'s Source,
     pub(super) region: String,
     /// The state of the last news.
-    reported: Option<Arc<World>>,
+    reported: Option<Seen>,
     /// Facts that were told, by organisation.
     told: BTreeMap<OrgId, Arc<BTreeMap<CredentialId, Retired>>>,
+}
+
+/// What news are told of.
+#[derive(Clone, Default)]
+struct Seen {
+    world: Arc<World>,
+    homes: Facts,
 }
 
 impl Source {
@@ -91,8 +102,11 @@ impl Source {
                 hello.region
             ));
         };
-        if hello.protocol == 0 {
-            return Some("protocol 0 is not known".into());
+        if hello.protocol < PROTOCOL_MIN {
+            return Some(format!(
+                "protocol {} is not spoken any more: region {} runs an older program",
+                hello.protocol, hello.region
+            ));
         }
         match peer.hosts().any(named) {
             true => None,
@@ -129,15 +143,15 @@ impl Session<'_> {
                 Ok(Answer::Leaves(self.values(keys).await?))
             }
             Ask::Sealed { org, names } if names.len() <= SEALED_MAX => {
-                let key = |(credential, seal): &(CredentialId, String)| {
-                    keys::secret(org, *credential, seal, &self.region)
-                };
-                let keys = names.iter().filter(|(_, seal)| is_seal_id(seal)).map(key);
-                let keys = keys.collect::<Vec<_>>();
-                if keys.len() < names.len() {
+                if !names.iter().all(|(_, seal)| is_seal_id(seal)) {
                     return Err(SourceError::TooMuch);
                 }
-                Ok(Answer::Sealed(self.values(keys).await?))
+                let room = self.source.answer_bytes;
+                Ok(Answer::Sealed(self.sealed_values(org, &names, room).await?))
+            }
+            Ask::Home { org } => {
+                let found = self.source.store.get(&keys::home(org)).await?.value;
+                Ok(Answer::Home(found.map(|pair| pair.value.to_vec())))
             }
             Ask::Leaves { .. } | Ask::Sealed { .. } => Err(SourceError::TooMuch),
         }
@@ -165,18 +179,11 @@ impl Session<'_> {
 
     /// What has moved since the last time; waits for something to.
     async fn news(&mut self, wait: Duration) -> Result<Answer, SourceError> {
-        let mut worlds = self.source.worlds.clone();
-        let reported = self.reported.clone();
-        let is_news = |world: &Arc<World>| {
-            let seen = world.revision.0 > 0;
-            seen && reported.as_ref().is_none_or(|old| {
-                moved(old, world).next().is_some() || gone(old, world).next().is_some()
-            })
-        };
-        let world = match tokio::time::timeout(wait, worlds.wait_for(is_news)).await {
-            Ok(Ok(world)) => world.clone(),
-            _ if self.reported.is_none() => return Err(SourceError::Blind),
-            _ => {
+        let found = tokio::time::timeout(wait, self.unreported()).await;
+        let seen = match found {
+            Ok(seen) => seen,
+            Err(_) if self.reported.is_none() => return Err(SourceError::Blind),
+            Err(_) => {
                 return Ok(Answer::News {
                     whole: false,
                     moved: Vec::new(),
@@ -184,17 +191,41 @@ impl Session<'_> {
                 });
             }
         };
-        let none = World::default();
-        let old = self.reported.as_deref().unwrap_or(&none);
+        let none = Seen::default();
+        let old = self.reported.as_ref().unwrap_or(&none);
         let answer = Answer::News {
             whole: self.reported.is_none(),
-            moved: moved(old, &world).collect(),
-            gone: gone(old, &world).collect(),
+            moved: moved(old, &seen).collect(),
+            gone: gone(old, &seen).collect(),
         };
-        let forgotten = gone(old, &world).map(|org| keys::replicated(&self.region, org));
+        let forgotten = gone(old, &seen).map(|org| keys::replicated(&self.region, org));
         self.write(forgotten.map(Op::Delete).collect()).await?;
-        self.reported = Some(world);
+        self.reported = Some(seen);
         Ok(answer)
+    }
+
+    /// Waits for a state that holds news; without any before, for one that was seen at all.
+    async fn unreported(&self) -> Seen {
+        let (mut worlds, mut homes) = (self.source.worlds.clone(), self.source.homes.facts());
+        loop {
+            let seen = Seen {
+                world: worlds.borrow_and_update().clone(),
+                homes: homes.borrow_and_update().clone(),
+            };
+            let is_news = match &self.reported {
+                None => seen.world.revision.0 > 0,
+                Some(old) => {
+                    moved(old, &seen).next().is_some() || gone(old, &seen).next().is_some()
+                }
+            };
+            if is_news {
+                return seen;
+            }
+            tokio::select! {
+                () = change(&mut worlds) => {}
+                () = change(&mut homes) => {}
+            }
+        }
     }
 
     async fn versions(
@@ -261,23 +292,33 @@ fn is_seal_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Organisations whose version or facts are not those of `old`.
-fn moved<'w>(old: &'w World, new: &'w World) -> impl Iterator<Item = Moved> + 'w {
-    let changed = new.orgs.iter().filter(|(id, state)| {
-        old.orgs.get(*id).is_none_or(|old| {
-            !Arc::ptr_eq(old, state)
-                && (old.config.head != state.config.head || old.retired != state.retired)
-        })
+/// Waits for a change; for ever where nobody is left to make one.
+async fn change<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Organisations whose version, home or facts are not those of `old`.
+fn moved<'w>(old: &'w Seen, new: &'w Seen) -> impl Iterator<Item = Moved> + 'w {
+    let changed = new.world.orgs.iter().filter(|(id, state)| {
+        let before = old.world.orgs.get(*id);
+        let same = before.is_some_and(|before| {
+            Arc::ptr_eq(before, state)
+                || (before.config.head == state.config.head && before.retired == state.retired)
+        });
+        !same || old.homes.get(*id) != new.homes.get(*id)
     });
     changed.map(|(id, state)| Moved {
         org: *id,
         position: Position::from(&state.config.head),
         facts: facts_hash(&state.retired),
+        home: new.homes.get(id).map(HomeAt::from),
     })
 }
 
 /// Organisations of `old` that are no more.
-fn gone<'w>(old: &'w World, new: &'w World) -> impl Iterator<Item = OrgId> + 'w {
-    let ids = old.orgs.keys().copied();
-    ids.filter(|id| !new.orgs.contains_key(id))
+fn gone<'w>(old: &'w Seen, new: &'w Seen) -> impl Iterator<Item = OrgId> + 'w {
+    let ids = old.world.orgs.keys().copied();
+    ids.filter(|id| !new.world.orgs.contains_key(id))
 }

@@ -42,6 +42,13 @@ impl Lineage {
         self.versions.drain(..excess);
     }
 
+    /// Forgets what comes after a version; answers whether there was something.
+    pub fn truncate(&mut self, last: u64) -> bool {
+        let before = self.versions.len();
+        self.versions.retain(|(n, _)| *n <= last);
+        self.versions.len() < before
+    }
+
     /// Whether the history that this lists a part of holds a version.
     pub fn holds(&self, head: &Head) -> Ancestry {
         let oldest = self.versions.first().map(|(n, _)| *n);
@@ -99,6 +106,8 @@ mod tests {
         ] {
             assert_eq!(lineage.holds(&asked), expected, "{}", asked.n);
         }
+        assert!(lineage.truncate(6) && !lineage.truncate(6));
+        assert_eq!(lineage.holds(&head(7, "seven")), Ancestry::Broken);
         let empty = Lineage::default();
         assert_eq!(empty.holds(&head(1, "one")), Ancestry::Broken);
     }

@@ -73,8 +73,9 @@ pub const SCHEMA_PEER_MESSAGE: u16 = 31;
 /// The state of a meter key that answers have corrected; the type is the data plane's.
 pub const SCHEMA_CORRECTED_STATE: u16 = 30;
 const SCHEMA_REGION_HELLO: u16 = 18;
-const SCHEMA_REGION_ASK: u16 = 19;
-const SCHEMA_REGION_ANSWER: u16 = 20;
+// 19 and 20 were these two before home could move.
+const SCHEMA_REGION_ASK: u16 = 21;
+const SCHEMA_REGION_ANSWER: u16 = 22;
 
 /// A type that may travel in a frame.
 pub trait Message: Serialize + DeserializeOwned {

@@ -1,20 +1,24 @@
-//! What the control planes of two regions say to each other: a follower pulls from the home region.
+//! What the control planes of two regions say to each other: each pulls from the other what that
+//! one is home to.
 //!
-//! The follower begins with [`RegionHello`] and home answers with the `Welcome` of every link, each
-//! with the highest protocol that it speaks; both go on with the lower one. Then the follower asks
-//! and home answers, one at a time. Everything that has a name by hash travels as the bytes that
-//! the store holds, so that the follower verifies what it is given and a newer program's content
-//! passes through an older one.
+//! Who pulls begins with [`RegionHello`] and the other answers with the `Welcome` of every link,
+//! each with the highest protocol that it speaks; both go on with the lower one. Then the first
+//! asks and the other, called home below, answers, one at a time. Everything that has a name by
+//! hash travels as the bytes that the store holds, so that who asked verifies what it is given and
+//! a newer program's content passes through an older one.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Message, SCHEMA_REGION_ANSWER, SCHEMA_REGION_ASK, SCHEMA_REGION_HELLO};
+use crate::home::Home;
 use crate::id::{CredentialId, OrgId};
 use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
+/// The lowest that it still speaks.
+pub const PROTOCOL_MIN: u16 = 2;
 
 /// A control plane of another region calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,12 +79,17 @@ pub enum Ask {
         /// At most [`LEAVES_MAX`].
         hashes: Vec<Hash>,
     },
-    /// Secrets sealed to the follower's region.
+    /// Sealed secrets, of every region.
     Sealed {
         /// The organisation.
         org: OrgId,
         /// Credential and seal id, at most [`SEALED_MAX`].
         names: Vec<(CredentialId, String)>,
+    },
+    /// The fact which region is home to an organisation, read from the store for this answer.
+    Home {
+        /// The organisation.
+        org: OrgId,
     },
 }
 
@@ -117,9 +126,11 @@ pub enum Answer {
     /// To [`Ask::Leaves`]: as the store holds them, in the order asked for. One that is missing
     /// is empty.
     Leaves(Vec<Vec<u8>>),
-    /// To [`Ask::Sealed`]: as the store holds them, in the order asked for. One that is missing is
-    /// empty.
-    Sealed(Vec<Vec<u8>>),
+    /// To [`Ask::Sealed`]: the regions of each with its value as the store holds it, in the order
+    /// asked for. One that is missing is empty.
+    Sealed(Vec<Vec<(String, Vec<u8>)>>),
+    /// To [`Ask::Home`]: as the store holds it (JSON), if it does.
+    Home(Option<Vec<u8>>),
 }
 
 impl Message for Answer {
@@ -135,6 +146,29 @@ pub struct Moved {
     pub position: Position,
     /// The hash of the facts of its retired secrets: who has the same need not ask.
     pub facts: Hash,
+    /// Its home, as this region knows it.
+    pub home: Option<HomeAt>,
+}
+
+/// Which region is home, without the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HomeAt {
+    /// The epoch of the fact.
+    pub epoch: Epoch,
+    /// The region.
+    pub region: String,
+    /// The region that is to be home.
+    pub sealed_to: Option<String>,
+}
+
+impl From<&Home> for HomeAt {
+    fn from(home: &Home) -> Self {
+        Self {
+            epoch: home.epoch.clone(),
+            region: home.region.clone(),
+            sealed_to: home.sealed.as_ref().map(|seal| seal.to.clone()),
+        }
+    }
 }
 
 /// Versions that follow the one asked about, in order.
@@ -173,6 +207,8 @@ pub struct SealedPart {
     pub credential: CredentialId,
     /// Which.
     pub seal_id: String,
+    /// The region whose nodes can open it.
+    pub region: String,
     /// As the store holds it (JSON).
     pub value: Vec<u8>,
 }
@@ -199,6 +235,7 @@ mod tests {
                 applied: vec![(org, position.clone())],
             },
             Ask::Versions { org, after: None },
+            Ask::Home { org },
             Ask::Sealed {
                 org,
                 names: vec![(credential, "s".into())],
@@ -214,6 +251,7 @@ mod tests {
             sealed: vec![SealedPart {
                 credential,
                 seal_id: "s".into(),
+                region: "eu".into(),
                 value: vec![3],
             }],
             retired: vec![(credential, vec![4])],

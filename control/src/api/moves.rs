@@ -1,0 +1,224 @@
+//! Moves of home: handed over as planned, or taken by promotion where it cannot be reached; and the
+//! versions that were made on branches which are not in force.
+
+use proto::id::OrgId;
+use proto::problem::Problem;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{Code, Refusal};
+use super::{page, write};
+use crate::regions::Directory;
+use crate::replication::{HandOverError, PromoteError, Promoted};
+use crate::route::{Gives, Route, Takes, Verb};
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::operator(
+            Verb::Post,
+            "/regions/{region}/hand-over",
+            (
+                "hand_over_home",
+                "Let a region be home to everything that the present home of `system` is home to; \
+                 nothing is lost",
+            ),
+            hand_over,
+        )
+        .gives(Gives::One("HandedOver"))
+        .by_local_operator(),
+        Route::operator(
+            Verb::Post,
+            "/regions/{region}/promote",
+            (
+                "promote_region",
+                "Make this region home to everything whose home cannot be reached",
+            ),
+            promote,
+        )
+        .takes(Takes::Optional("Promote"))
+        .gives(Gives::One("Promotion"))
+        .local()
+        .by_local_operator(),
+        Route::operator(
+            Verb::Get,
+            "/regions/aside",
+            (
+                "list_versions_aside",
+                "List versions made on branches that are not in force, kept in this region",
+            ),
+            aside,
+        )
+        .gives(Gives::List("VersionAside"))
+        .by_local_operator(),
+    ]
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Promote {
+    force: bool,
+}
+
+fn directory(call: &Call) -> Result<&Directory, Refusal> {
+    let none = || Refusal::new(Code::Conflict, "there is one region only (`regions.peers`)");
+    call.control.directory().ok_or_else(none)
+}
+
+async fn hand_over(call: Call) -> Result<Answer, Refusal> {
+    let to = call.request.part("region").to_owned();
+    let moved = directory(&call)?.replication.hand_over(&to).await;
+    let moved = moved.map_err(not_handed_over)?;
+    let orgs: Vec<Value> = moved.iter().map(|org| named(&call, *org)).collect();
+    let region = call.request.part("region");
+    Ok(Answer::json(json!({"region": region, "moved": orgs})))
+}
+
+async fn promote(call: Call) -> Result<Answer, Refusal> {
+    let directory = directory(&call)?;
+    let (own, region) = (&directory.regions.own, call.request.part("region"));
+    if region != own {
+        let detail = format!(
+            "a region is promoted by its own control plane, so that it needs no other one: ask \
+             one of `{region}`; this is one of `{own}`"
+        );
+        return Err(Refusal::new(Code::Conflict, detail));
+    }
+    let wanted = match &call.request.body {
+        Value::Null => Ok(Promote::default()),
+        body => serde_json::from_value(body.clone()),
+    };
+    let wanted = wanted
+        .map_err(|error| Refusal::invalid(vec![Problem::new("", "promote", error.to_string())]))?;
+    let promotion = directory.replication.promote(wanted.force).await;
+    let promotion = promotion.map_err(not_promoted)?;
+    let shown = |one: &Promoted| {
+        let mut shown = named(&call, one.org);
+        shown["from"] = json!(one.from);
+        shown["n"] = json!(one.first.n);
+        shown["epoch"] = json!(one.first.epoch);
+        shown
+    };
+    let promoted: Vec<Value> = promotion.promoted.iter().map(shown).collect();
+    Ok(Answer::json(json!({
+        "region": own, "promoted": promoted, "not_asked": promotion.not_asked,
+    })))
+}
+
+fn named(call: &Call, org: OrgId) -> Value {
+    json!({"org": org, "slug": call.control.slug_of(org)})
+}
+
+fn not_handed_over(error: HandOverError) -> Refusal {
+    let words = error.to_string();
+    match error {
+        HandOverError::Unknown(_) => Refusal::not_found(),
+        HandOverError::Unfit { .. } | HandOverError::Nothing => Refusal::new(Code::Conflict, words),
+        HandOverError::Waiting { .. } => Refusal::new(Code::HomeMoved, words).retry_after_s(1),
+        HandOverError::Publish(error) => write::refusal(error),
+    }
+}
+
+fn not_promoted(error: PromoteError) -> Refusal {
+    let words = error.to_string();
+    match error {
+        PromoteError::NoMajority { .. } | PromoteError::Homed(_) => {
+            Refusal::new(Code::Conflict, words)
+        }
+        PromoteError::Broken(_) => Refusal::new(Code::StoreUnavailable, words).retry_after_s(5),
+    }
+}
+
+async fn aside(call: Call) -> Result<Answer, Refusal> {
+    let items = call.control.publisher.aside().await;
+    let items = items.map_err(write::refusal)?;
+    let items = items.iter().map(|(org, record)| {
+        let mut shown = named(&call, *org);
+        shown["n"] = json!(record.head.n);
+        shown["epoch"] = json!(record.head.epoch);
+        shown["hash"] = json!(record.head.hash);
+        shown["at"] = json!(record.at);
+        shown["author"] = json!(record.author);
+        shown["changes"] = json!(record.changes);
+        shown["changed"] = json!(record.changed);
+        shown
+    });
+    Ok(Answer::json(page::page(items.collect(), None)))
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+fn epoch() -> Value {
+    json!({
+        "type": "object",
+        "description": "The history that the version belongs to: a counter, and who opened it",
+        "properties": {
+            "counter": {"type": "integer", "description": "Rises with every move of home"},
+            "region": text("The region that opened it"),
+        }
+    })
+}
+
+/// Schemas by name.
+pub fn schemas() -> Vec<(&'static str, Value)> {
+    let org = || text("The organisation");
+    let slug = || json!({"type": ["string", "null"], "description": "Its slug, where it has one"});
+    let moved = json!({
+        "type": "object",
+        "description": "What has another home now",
+        "properties": {
+            "region": text("The region that is home now"),
+            "moved": {"type": "array", "items": {
+                "type": "object", "properties": {"org": org(), "slug": slug()}}},
+        }
+    });
+    let promote = json!({
+        "type": "object",
+        "description": "How far the promotion may go",
+        "additionalProperties": false,
+        "properties": {
+            "force": {"type": "boolean", "default": false,
+                      "description": "Do without a majority of the regions"},
+        }
+    });
+    let promotion = json!({
+        "type": "object",
+        "description": "What this region is home to now",
+        "properties": {
+            "region": text("The region"),
+            "promoted": {"type": "array", "items": {"type": "object", "properties": {
+                "org": org(), "slug": slug(),
+                "from": text("The region whose branch was taken"),
+                "n": {"type": "integer", "description": "The first version of the new epoch"},
+                "epoch": epoch(),
+            }}},
+            "not_asked": {"type": "array", "items": {"type": "string"},
+                "description": "Regions that did not answer: what only they have does not count"},
+        }
+    });
+    let aside = json!({
+        "type": "object",
+        "description": "A version that was made on a branch which is not in force",
+        "properties": {
+            "org": org(), "slug": slug(),
+            "n": {"type": "integer", "description": "Its number on that branch"},
+            "epoch": epoch(),
+            "hash": text("Its name"),
+            "at": {"type": "string", "format": "date-time", "description": "When it was made"},
+            "author": text("Who made it"),
+            "changes": {"type": "integer", "description": "Objects that it changed"},
+            "changed": {"type": "array", "items": {"type": "string"},
+                        "description": "The first of them"},
+        }
+    });
+    vec![
+        ("HandedOver", moved),
+        ("Promote", promote),
+        ("Promotion", promotion),
+        ("VersionAside", aside),
+    ]
+}

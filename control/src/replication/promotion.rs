@@ -1,0 +1,334 @@
+//! The unplanned move: home cannot be reached, and a person makes this region home.
+//!
+//! Every region is asked first, and the longest branch of the highest epoch among those that
+//! answer is taken. Stores that do not reach each other cannot fence each other: a home that is
+//! only cut off goes on committing in its own region until it hears of the higher epoch, and what
+//! it made is then set aside there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use proto::home::{Home, Seal};
+use proto::id::OrgId;
+use proto::version::Epoch;
+use proto::wire::replication::Position;
+
+use super::apply::{ApplyError, Local};
+use super::connection::Connection;
+use super::takeover::{Standing, ask_home, standing};
+use super::{Broken, Replication};
+use crate::publish::homes;
+use crate::regions::Peer;
+
+/// Longest wait for one region.
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+/// Tries at an organisation that moves meanwhile.
+const TRIES: usize = 5;
+
+/// What a promotion led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Promotion {
+    /// Organisations whose home this region now is.
+    pub promoted: Vec<Promoted>,
+    /// Regions that did not answer: what only they have is not in what counts now.
+    pub not_asked: Vec<String>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// The organisation.
+    pub org: OrgId,
+    /// The region whose branch was taken.
+    pub from: String,
+    /// The first version of the new epoch.
+    pub first: Position,
+}
+
+/// Why this region was not made home, or not of everything.
+#[derive(Debug, thiserror::Error)]
+pub enum PromoteError {
+    /// Too few regions answered for a decision that nobody forced.
+    #[error(
+        "only {asked} of {all} regions can be asked, no majority; not asked: {}. `--force` does \
+         without them", .not_asked.join(", ")
+    )]
+    NoMajority {
+        /// Regions that answered, this one included.
+        asked: usize,
+        /// All regions.
+        all: usize,
+        /// Those that did not answer.
+        not_asked: Vec<String>,
+    },
+    /// Everything has a home that answers.
+    #[error(
+        "every organisation has a home that answers ({}): hand over instead", .0.join(", ")
+    )]
+    Homed(Vec<String>),
+    /// The exchange with the store or with a region failed.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl From<Broken> for PromoteError {
+    fn from(error: Broken) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// A region that was asked.
+struct Asked<'p> {
+    peer: &'p Peer,
+    connection: Connection,
+    standing: Standing,
+}
+
+/// Where the branch that counts is to be had.
+struct Best {
+    /// Which of the regions that were asked; none for this one.
+    at: Option<usize>,
+    position: Position,
+}
+
+impl Replication {
+    /// A connection to whichever of a region's control planes answers first in the list.
+    pub(super) async fn reach(&self, peer: &Peer) -> Result<Connection, Broken> {
+        let mut failed = Broken::Protocol;
+        for at in 0..peer.replication.len() {
+            match tokio::time::timeout(ANSWER_MAX, self.connect(peer, at)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => failed = error,
+                Err(elapsed) => failed = Broken::Link(elapsed.into()),
+            }
+        }
+        Err(failed)
+    }
+
+    /// Makes this region home to every organisation whose home does not answer.
+    ///
+    /// # Errors
+    /// [`PromoteError`]; what was promoted before it stays so, and a second call does the rest.
+    pub async fn promote(&self, force: bool) -> Result<Promotion, PromoteError> {
+        let peers = &self.regions.peers;
+        let asked = join_all(peers.iter().map(|peer| self.ask(peer))).await;
+        let mut asked: Vec<Asked<'_>> = asked.into_iter().flatten().collect();
+        let names: BTreeSet<&str> = asked.iter().map(|asked| asked.peer.name.as_str()).collect();
+        let not_asked: Vec<String> = peers
+            .iter()
+            .filter(|peer| !names.contains(peer.name.as_str()))
+            .map(|peer| peer.name.clone())
+            .collect();
+        let all = peers.len() + 1;
+        if !force && (asked.len() + 1) * 2 <= all {
+            return Err(PromoteError::NoMajority {
+                asked: asked.len() + 1,
+                all,
+                not_asked,
+            });
+        }
+        self.promote_with(&mut asked, not_asked).await
+    }
+
+    async fn ask<'p>(&self, peer: &'p Peer) -> Option<Asked<'p>> {
+        let asking = async {
+            let mut connection = self.reach(peer).await?;
+            let standing = standing(&mut connection).await?;
+            // Its store answers too, or it is as good as gone.
+            ask_home(&mut connection, proto::tree::SYSTEM_ORG).await?;
+            Ok::<_, Broken>(Asked {
+                peer,
+                connection,
+                standing,
+            })
+        };
+        match tokio::time::timeout(ANSWER_MAX * 2, asking).await {
+            Ok(Ok(asked)) => Some(asked),
+            Ok(Err(error)) => {
+                tracing::warn!("region {} cannot be asked: {error}", peer.name);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn promote_with(
+        &self,
+        asked: &mut [Asked<'_>],
+        not_asked: Vec<String>,
+    ) -> Result<Promotion, PromoteError> {
+        let mut orgs: BTreeSet<OrgId> = self.orgs().await?.into_iter().collect();
+        orgs.extend(
+            asked
+                .iter()
+                .flat_map(|asked| asked.standing.keys().copied()),
+        );
+        let mut promotion = Promotion {
+            promoted: Vec::new(),
+            not_asked,
+        };
+        let mut homed = BTreeSet::new();
+        // In the order of the ids `system` comes first: it names the others.
+        for org in orgs {
+            if let Some(home) = self.answering_home(org, asked).await? {
+                homed.insert(home);
+                continue;
+            }
+            promotion.promoted.push(self.promote_one(org, asked).await?);
+        }
+        match promotion.promoted.is_empty() {
+            true => Err(PromoteError::Homed(homed.into_iter().collect())),
+            false => Ok(promotion),
+        }
+    }
+
+    /// The region that is home by the highest fact anybody knows, if versions can be made there.
+    async fn answering_home(
+        &self,
+        org: OrgId,
+        asked: &[Asked<'_>],
+    ) -> Result<Option<String>, Broken> {
+        let own = &self.regions.own;
+        let stored = homes::stored(&*self.store, org).await;
+        let stored = stored.map_err(|error| ApplyError::Local(error.to_string()))?;
+        let mut highest: Option<(Epoch, String)> = None;
+        for moved in asked.iter().filter_map(|asked| asked.standing.get(&org)) {
+            if let Some(home) = &moved.home
+                && highest
+                    .as_ref()
+                    .is_none_or(|(epoch, _)| home.epoch > *epoch)
+            {
+                highest = Some((home.epoch.clone(), home.region.clone()));
+            }
+        }
+        if let Some((home, _)) = stored
+            && highest
+                .as_ref()
+                .is_none_or(|(epoch, _)| home.epoch >= *epoch)
+        {
+            let answers = |seal: Seal| {
+                let mut asked = asked.iter();
+                asked
+                    .any(|asked| asked.peer.name == seal.to)
+                    .then_some(seal.to)
+            };
+            if home.region == *own {
+                return Ok(match home.sealed {
+                    None => Some(home.region),
+                    // It opens in a moment, or is gone.
+                    Some(seal) => answers(seal),
+                });
+            }
+            highest = Some((home.epoch, home.region));
+        }
+        let answers = |region: &String| asked.iter().any(|asked| asked.peer.name == *region);
+        Ok(highest.map(|(_, region)| region).filter(answers))
+    }
+
+    async fn promote_one(&self, org: OrgId, asked: &mut [Asked<'_>]) -> Result<Promoted, Broken> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.promote_once(org, asked).await {
+                Err(Broken::Apply(ApplyError::Moved(_))) if tries < TRIES => {}
+                promoted => return promoted,
+            }
+        }
+    }
+
+    async fn promote_once(&self, org: OrgId, asked: &mut [Asked<'_>]) -> Result<Promoted, Broken> {
+        let local = Local::read(&*self.store, org, None).await?;
+        let standings = asked.iter().map(|asked| asked.standing.get(&org));
+        let positions: Vec<_> = standings
+            .map(|moved| moved.map(|moved| moved.position.clone()))
+            .collect();
+        let best = best(local.position(), &positions);
+        let best = best.ok_or(ApplyError::Moved(org))?;
+        let known = counters(org, local.home(), asked);
+        let (line, from) = match best.at {
+            None => {
+                let first = || Home::first(best.position.epoch.clone(), &self.regions.own);
+                let line = local.home().cloned().unwrap_or_else(first);
+                (line, self.regions.own.clone())
+            }
+            Some(at) => {
+                let source = &mut asked[at];
+                let connection = &mut source.connection;
+                let line = match self.learn(connection, &None, org).await? {
+                    Some(line) => line,
+                    // It names this region, whose store went back.
+                    None => ask_home(connection, org).await?.ok_or(Broken::Protocol)?,
+                };
+                self.sync(connection, &None, org, &line).await?;
+                (line, source.peer.name.clone())
+            }
+        };
+        let reached = Local::read(&*self.store, org, None).await?.position();
+        let base = reached.ok_or(ApplyError::Moved(org))?;
+        let first = self
+            .open(&None, org, &line, (&base, &known), "promotion")
+            .await?;
+        Ok(Promoted { org, from, first })
+    }
+}
+
+/// The longest branch of the highest epoch.
+fn best(own: Option<Position>, others: &[Option<Position>]) -> Option<Best> {
+    let others = others.iter().enumerate();
+    let others = others.filter_map(|(at, position)| Some((Some(at), position.clone()?)));
+    let own = own.map(|position| (None, position));
+    let mut best: Option<Best> = None;
+    // Of equals the first one, which is this region.
+    for (at, position) in own.into_iter().chain(others) {
+        let length = |position: &Position| (position.epoch.clone(), position.n);
+        if best
+            .as_ref()
+            .is_none_or(|best| length(&position) > length(&best.position))
+        {
+            best = Some(Best { at, position });
+        }
+    }
+    best
+}
+
+/// The counters of every epoch that anybody knows of an organisation.
+fn counters(org: OrgId, local: Option<&Home>, asked: &[Asked<'_>]) -> Vec<u64> {
+    let moved = asked.iter().filter_map(|asked| asked.standing.get(&org));
+    let told = moved.flat_map(|moved| {
+        let home = moved.home.as_ref().map(|home| home.epoch.counter);
+        home.into_iter().chain([moved.position.epoch.counter])
+    });
+    let local = local.map(|home| home.epoch.counter);
+    let known: BTreeMap<u64, ()> = told.chain(local).map(|counter| (counter, ())).collect();
+    known.into_keys().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::tree::Hash;
+
+    #[test]
+    fn the_longest_branch_of_the_highest_epoch_counts() {
+        let at = |counter, region: &str, n| {
+            let epoch = Epoch {
+                counter,
+                region: region.into(),
+            };
+            let hash = Hash::of(b"x");
+            Some(Position { epoch, n, hash })
+        };
+        for (own, others, expected) in [
+            (at(1, "us", 9), vec![at(1, "us", 10), None], Some(Some(0))),
+            (at(1, "us", 9), vec![at(1, "us", 9)], Some(None)),
+            (at(1, "us", 99), vec![None, at(2, "ap", 3)], Some(Some(1))),
+            (at(2, "eu", 3), vec![at(2, "ap", 9)], Some(None)),
+            (None, vec![None, at(1, "us", 1)], Some(Some(1))),
+            (None, vec![None], None),
+        ] {
+            let found = best(own, &others).map(|best| best.at);
+            assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Regions in one process: real stores, publishers and replication over streams that can be cut.
+
+mod moves;
+pub(super) mod net;
+mod pull;
+mod random;

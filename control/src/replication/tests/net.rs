@@ -1,0 +1,404 @@
+//! Regions in one process, and the ways between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use jiff::Timestamp;
+use proto::credential::{Credential, SecretInput};
+use proto::id::{CredentialId, OrgId};
+use proto::object::{Body, ObjectId, StoredCredential};
+use proto::org::Role;
+use proto::policy::Policy;
+use proto::seal::Keyring;
+use proto::store::embedded::Embedded;
+use proto::store::follow::Follower as WorldFollower;
+use proto::store::follow::World;
+use proto::store::load;
+use proto::tree::{Change, Head, Operation, SYSTEM_ORG, SecretChange};
+use proto::version::Epoch;
+use proto::wire::link::{GREETING_BYTES_MAX, read_frame};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::sync::watch;
+
+use super::super::connection::Connection;
+use super::super::source::{ANSWER_BYTES, Source};
+use super::super::{Dialer, Replication};
+use crate::publish::PublisherOptions;
+use crate::publish::{Author, DEADLINE, Publish, PublishError, Published, Publisher};
+use crate::regions::{Homes, Peer, Regions};
+
+/// A stream that breaks after so many bytes were read from it.
+pub struct Breaking {
+    pub inner: DuplexStream,
+    pub left: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Breaking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let left = self.left.load(Ordering::SeqCst);
+        if left == 0 {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        let mut bytes = vec![0; buf.remaining().min(left)];
+        let mut part = ReadBuf::new(&mut bytes);
+        let polled = Pin::new(&mut self.inner).poll_read(cx, &mut part);
+        let read = part.filled();
+        self.left.store(left - read.len(), Ordering::SeqCst);
+        buf.put_slice(read);
+        polled
+    }
+}
+
+impl AsyncWrite for Breaking {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// The ways between regions.
+#[derive(Default)]
+pub struct Net {
+    sources: Mutex<BTreeMap<String, Arc<Source>>>,
+    /// From whom to whom nothing goes.
+    cut: Mutex<BTreeSet<(String, String)>>,
+    /// Bytes that may still be read on each open way.
+    open: Mutex<Vec<(String, String, Arc<AtomicUsize>)>>,
+}
+
+impl Net {
+    /// Connects two regions.
+    pub(in crate::replication) async fn dial(
+        &self,
+        (own, peer): (&str, &str),
+    ) -> io::Result<Connection> {
+        let way = (own.to_owned(), peer.to_owned());
+        if self.cut.lock().unwrap().contains(&way) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let source = self.sources.lock().unwrap()[peer].clone();
+        let left = Arc::new(AtomicUsize::new(usize::MAX));
+        self.open.lock().unwrap().push((way.0, way.1, left.clone()));
+        connect(source, (own, peer), left).await
+    }
+
+    /// Cuts two regions off from each other, both ways.
+    pub fn cut(&self, one: &str, other: &str) {
+        for (from, to) in [(one, other), (other, one)] {
+            let way = (from.to_owned(), to.to_owned());
+            self.cut.lock().unwrap().insert(way);
+            for (near, far, left) in &*self.open.lock().unwrap() {
+                if near == from && far == to {
+                    left.store(0, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    /// Heals every way.
+    pub fn heal(&self) {
+        self.cut.lock().unwrap().clear();
+    }
+}
+
+/// A connection that breaks after so many bytes of answers.
+pub(in crate::replication) async fn connect(
+    source: Arc<Source>,
+    between: (&str, &str),
+    left: Arc<AtomicUsize>,
+) -> io::Result<Connection> {
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    tokio::spawn(async move {
+        if let Ok(Some(greeting)) = read_frame(&mut far, GREETING_BYTES_MAX).await {
+            let peer = "127.0.0.1:1".parse().unwrap();
+            let _ = source.attend(far, peer, &greeting, |_| true).await;
+        }
+    });
+    let near = Breaking { inner: near, left };
+    Connection::over(Box::new(near), between).await
+}
+
+/// One region.
+pub struct Region {
+    pub ring: Keyring,
+    pub store: Arc<Embedded>,
+    pub publisher: Arc<Publisher>,
+    pub worlds: watch::Receiver<Arc<World>>,
+    pub homes: Homes,
+    pub replication: Arc<Replication>,
+    pub source: Arc<Source>,
+    net: Arc<Net>,
+    all: Arc<Vec<Keyring>>,
+    dir: Arc<tempfile::TempDir>,
+}
+
+/// Regions of one installation; the first is home and has begun.
+pub async fn installation(names: &[&str]) -> (Arc<Net>, Vec<Region>) {
+    let net = Arc::new(Net::default());
+    let first = Keyring::generate(names[0]);
+    let digest_key = first.digest_key.clone();
+    let others = names[1..]
+        .iter()
+        .map(|name| Keyring::generate_with(*name, digest_key.clone()));
+    let rings: Vec<Keyring> = std::iter::once(first.clone()).chain(others).collect();
+    let rings = Arc::new(rings);
+    let regions: Vec<Region> = rings
+        .iter()
+        .map(|ring| {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Embedded::open(&dir.path().join("store")).unwrap();
+            region((&net, ring, &rings), store, Arc::new(dir))
+        })
+        .collect();
+    let until = tokio::time::Instant::now() + DEADLINE;
+    assert!(regions[0].publisher.bootstrap(until).await.unwrap());
+    regions[0].seen(SYSTEM_ORG).await;
+    (net, regions)
+}
+
+/// A region on a store, its processes just started.
+fn region(
+    (net, ring, all): (&Arc<Net>, &Keyring, &Arc<Vec<Keyring>>),
+    store: Arc<Embedded>,
+    dir: Arc<tempfile::TempDir>,
+) -> Region {
+    let home = all[0].region.as_str();
+    let others = || all.iter().filter(|other| other.region != ring.region);
+    let publisher = Publisher::new(PublisherOptions {
+        store: store.clone(),
+        public: ring.public().unwrap(),
+        digest_key: ring.digest_key.clone(),
+        policy: Policy::default(),
+        epoch: Epoch {
+            counter: 1,
+            region: ring.region.clone(),
+        },
+        clock: Arc::new(Timestamp::now),
+    });
+    let sealed_to = others().map(|ring| ring.public().unwrap()).collect();
+    let publisher = publisher.with_first_home(home).with_regions(sealed_to);
+    let (follower, worlds) = WorldFollower::new(store.clone(), ring.region.clone());
+    tokio::spawn(follower.run());
+    let (homes, following) = Homes::follow(store.clone(), home);
+    tokio::spawn(following);
+    let regions = Arc::new(Regions {
+        own: ring.region.clone(),
+        home: home.into(),
+        peers: others().map(peer).collect(),
+    });
+    let publisher = Arc::new(publisher);
+    let source = Source {
+        store: store.clone(),
+        worlds: worlds.clone(),
+        homes: homes.clone(),
+        regions: regions.clone(),
+        status: Arc::default(),
+        answer_bytes: ANSWER_BYTES,
+    };
+    let replication = Replication {
+        publisher: publisher.clone(),
+        store: store.clone(),
+        worlds: worlds.clone(),
+        regions,
+        homes: homes.clone(),
+        status: Arc::default(),
+        dialer: Dialer::Within(net.clone()),
+    };
+    let source = Arc::new(source);
+    let name = ring.region.clone();
+    net.sources.lock().unwrap().insert(name, source.clone());
+    Region {
+        ring: ring.clone(),
+        store,
+        publisher,
+        worlds,
+        homes,
+        replication: Arc::new(replication),
+        source,
+        net: net.clone(),
+        all: all.clone(),
+        dir,
+    }
+}
+
+pub fn peer(ring: &Keyring) -> Peer {
+    Peer {
+        name: ring.region.clone(),
+        control: "http://127.0.0.1:1".into(),
+        gateway: None,
+        replication: vec!["127.0.0.1:1".into()],
+        public: ring.public().unwrap(),
+    }
+}
+
+impl Region {
+    /// The region after a restart: nothing is known but what its store holds.
+    pub fn restarted(&self) -> Self {
+        let of = (&self.net, &self.ring, &self.all);
+        region(of, self.store.clone(), self.dir.clone())
+    }
+
+    /// The same region's answers, of so many bytes.
+    pub fn source_of(&self, answer_bytes: usize) -> Arc<Source> {
+        Arc::new(Source {
+            store: self.store.clone(),
+            worlds: self.worlds.clone(),
+            homes: self.homes.clone(),
+            regions: self.source.regions.clone(),
+            status: Arc::default(),
+            answer_bytes,
+        })
+    }
+
+    pub async fn try_publish(
+        &self,
+        org: OrgId,
+        operations: Vec<Operation>,
+    ) -> Result<Published, PublishError> {
+        let publish = Publish {
+            org,
+            operations,
+            author: Author {
+                name: "tok".into(),
+                role: Role::Owner,
+                source: None,
+            },
+            deadline: tokio::time::Instant::now() + DEADLINE,
+            idempotency: None,
+        };
+        self.publisher.publish(publish).await
+    }
+
+    pub async fn publish(&self, org: OrgId, operations: Vec<Operation>) -> u64 {
+        self.try_publish(org, operations).await.unwrap().n
+    }
+
+    /// Waits until this process has seen what its store holds.
+    pub async fn seen(&self, org: OrgId) {
+        let newest = self.publisher.load(org).await.unwrap().head.hash;
+        let mut worlds = self.worlds.clone();
+        let seen = worlds.wait_for(|world| {
+            let state = world.orgs.get(&org);
+            state.is_some_and(|state| state.config.head.hash == newest)
+        });
+        seen.await.unwrap();
+        let mut facts = self.homes.facts();
+        facts
+            .wait_for(|facts| facts.contains_key(&org))
+            .await
+            .unwrap();
+    }
+
+    pub async fn dump(&self, prefixes: &[&str]) -> BTreeMap<String, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        for prefix in prefixes {
+            let listed = load::list(&*self.store, prefix, None, |pair| {
+                found.insert(pair.key, pair.value.to_vec());
+            });
+            listed.await.unwrap();
+        }
+        found
+    }
+
+    pub async fn head(&self, org: OrgId) -> Option<Head> {
+        let found = load::head(&*self.store, org).await.unwrap();
+        found.map(|(head, _)| head)
+    }
+
+    pub fn org(&self) -> OrgId {
+        let world = self.worlds.borrow().clone();
+        world.slugs["default"]
+    }
+
+    pub fn name(&self) -> &str {
+        &self.ring.region
+    }
+}
+
+pub fn target(bits: u128) -> ObjectId {
+    ObjectId::Target(proto::id::Id::from_bits(bits))
+}
+
+pub fn create_target(bits: u128, name: &str) -> Operation {
+    let fields = json!({"base_url": format!("https://h{bits}.example"), "name": name});
+    Operation::Create {
+        id: target(bits),
+        body: Body::Target(serde_json::from_value(fields).unwrap()),
+        secret: None,
+    }
+}
+
+pub fn rename(bits: u128, name: &str) -> Operation {
+    let name = name.to_owned();
+    let change: Change = Arc::new(move |body| match body {
+        Body::Target(target) => {
+            let mut target = target.clone();
+            target.name.clone_from(&name);
+            Ok(Body::Target(target))
+        }
+        _ => panic!("a target"),
+    });
+    Operation::Update {
+        id: target(bits),
+        precondition: None,
+        change,
+        secret: SecretChange::Keep,
+    }
+}
+
+pub fn credential() -> Credential {
+    let fields = json!({"kind": "target", "auth_type": "bearer", "name": "c",
+                        "hosts": ["h1.example"]});
+    serde_json::from_value(fields).unwrap()
+}
+
+pub fn bearer(token: &str) -> SecretInput {
+    let mut input = SecretInput::default();
+    input.token = Some(token.to_owned());
+    input
+}
+
+pub fn create_credential(publisher: &Publisher, bits: u128, token: &str) -> Operation {
+    let credential = credential();
+    let secret = Some(publisher.prepare(&credential, bearer(token)));
+    Operation::Create {
+        id: ObjectId::Credential(CredentialId::from_bits(bits)),
+        body: Body::Credential(StoredCredential {
+            credential,
+            secret: None,
+            previous: vec![],
+        }),
+        secret,
+    }
+}
+
+pub fn set_secret(publisher: &Publisher, bits: u128, token: &str) -> Operation {
+    let secret = publisher.prepare(&credential(), bearer(token));
+    Operation::Update {
+        id: ObjectId::Credential(CredentialId::from_bits(bits)),
+        precondition: None,
+        change: Arc::new(|body| Ok(body.clone())),
+        secret: SecretChange::Set {
+            secret,
+            old_until: None,
+        },
+    }
+}
