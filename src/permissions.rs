@@ -46,5 +46,13 @@ pub fn policy(settings: &Settings) -> Policy {
         allow_insecure_tls: settings.policy.allow_insecure_tls,
         tls_exceptions: settings.egress.tls_exceptions.clone(),
         alias_grace: Duration::from_secs(settings.policy.alias_grace_s),
+        regions: regions(settings),
     }
+}
+
+fn regions(settings: &Settings) -> Vec<String> {
+    let peers = settings.regions.peers.iter().map(|peer| peer.name.clone());
+    std::iter::once(settings.region.clone())
+        .chain(peers)
+        .collect()
 }

@@ -103,6 +103,7 @@ mod tests {
             maybe_carried_out: true,
             attempts: 2,
             earlier: vec![missed],
+            again: None,
         };
         let attempts = failed(&failure, 100, 1_000, started);
         let times: Vec<_> = attempts
@@ -126,6 +127,7 @@ mod tests {
             maybe_carried_out: false,
             attempts: 0,
             earlier: Vec::new(),
+            again: None,
         };
         let [only] = failed(&failure, 10, 5_010, started)[..] else {
             panic!("one attempt");

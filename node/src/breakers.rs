@@ -1,5 +1,6 @@
-//! The circuit breakers of targets: one for each target that asks for one, shared by the workers,
-//! kept over versions that leave its settings and its target's address as they are.
+//! The circuit breakers of targets: one for each address of a target that asks for one or has
+//! several addresses, shared by the workers, kept over versions that leave its settings and the
+//! address as they are.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use proto::breaker::BreakerSettings;
+use proto::endpoint::WHOLE;
 use proto::id::TargetId;
 use proto::outcome::{Code, EarlyEnd};
-use proto::target::Target;
 use tracing::{info, warn};
 
 use crate::upstream::breaker::{
@@ -17,12 +18,23 @@ use crate::upstream::breaker::{
 };
 use crate::upstream::{Failure, FailureKind};
 
-/// The breaker of a target.
+/// The least share of an endpoint that has just come back, in thousandths: enough to be noticed.
+const SHARE_LEAST: u32 = 50;
+
+/// The breaker of a target's address.
 #[derive(Debug)]
 pub struct TargetBreaker {
     target: TargetId,
+    address: Box<str>,
     // Held for a few comparisons, and only for targets that have a breaker.
-    state: Mutex<Breaker>,
+    state: Mutex<Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    breaker: Breaker,
+    /// When it closed after it had been open.
+    recovered_at: Option<Instant>,
 }
 
 /// A request that the breaker let through. Dropped without an outcome it says nothing of the
@@ -35,7 +47,7 @@ pub struct Admitted {
 }
 
 impl TargetBreaker {
-    fn new(target: TargetId, settings: &BreakerSettings) -> Self {
+    fn new(target: TargetId, address: &str, settings: &BreakerSettings) -> Self {
         let ms = Duration::from_millis;
         let policy = BreakerPolicy {
             consecutive_failures: settings.consecutive_failures(),
@@ -50,8 +62,39 @@ impl TargetBreaker {
         };
         Self {
             target,
-            state: Mutex::new(Breaker::new(policy, Instant::now())),
+            address: address.into(),
+            state: Mutex::new(Watched {
+                breaker: Breaker::new(policy, Instant::now()),
+                recovered_at: None,
+            }),
         }
+    }
+
+    /// How much of what falls to the address it may have, in thousandths: none while it is left
+    /// alone, a rising part for so long after it came back.
+    pub fn share(&self, now: Instant, slow_start: Duration) -> u32 {
+        let watched = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !watched.breaker.would_admit(now) {
+            return 0;
+        }
+        let closed = watched.breaker.state() == BreakerState::Closed;
+        let Some(since) = watched.recovered_at.filter(|_| closed) else {
+            return WHOLE;
+        };
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed >= slow_start {
+            return WHOLE;
+        }
+        let part = elapsed.as_millis() * u128::from(WHOLE) / slow_start.as_millis().max(1);
+        u32::try_from(part)
+            .unwrap_or(WHOLE)
+            .clamp(SHARE_LEAST, WHOLE)
+    }
+
+    /// Whether it is left alone, for metrics.
+    pub fn is_open(&self) -> bool {
+        let watched = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.breaker.state() != BreakerState::Closed
     }
 
     /// Lets a request through.
@@ -80,17 +123,22 @@ impl TargetBreaker {
 
     /// Runs `act` on the breaker and tells when it opens or closes.
     fn with<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
-        let mut breaker = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = breaker.state();
-        let outcome = act(&mut breaker);
-        let after = breaker.state();
-        drop(breaker);
+        let mut watched = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = watched.breaker.state();
+        let outcome = act(&mut watched.breaker);
+        let after = watched.breaker.state();
+        if before != after && after == BreakerState::Closed {
+            watched.recovered_at = Some(Instant::now());
+        }
+        drop(watched);
         if before != after {
-            let target = self.target;
+            let (target, at) = (self.target, &self.address);
             match after {
-                BreakerState::Open => warn!(%target, "the breaker of target {target} opens"),
-                BreakerState::Probing => info!(%target, "target {target} is tried again"),
-                BreakerState::Closed => info!(%target, "the breaker of target {target} closes"),
+                BreakerState::Open => warn!(%target, "the breaker of target {target} opens ({at})"),
+                BreakerState::Probing => info!(%target, "target {target} is tried again ({at})"),
+                BreakerState::Closed => {
+                    info!(%target, "the breaker of target {target} closes ({at})");
+                }
             }
         }
         outcome
@@ -137,35 +185,37 @@ impl Drop for Admitted {
 
 /// The breakers in use, found again when a new version is compiled.
 #[derive(Debug, Default)]
-pub struct Breakers(HashMap<TargetId, Known>);
+pub struct Breakers(HashMap<(TargetId, Box<str>), Known>);
 
 #[derive(Debug)]
 struct Known {
     settings: BreakerSettings,
-    base_url: String,
     breaker: Weak<TargetBreaker>,
 }
 
 impl Breakers {
-    /// The breaker of a target, if it has one. What it has seen goes on where its settings and the
-    /// target's address are as before.
-    pub fn of(&mut self, id: TargetId, target: &Target) -> Option<Arc<TargetBreaker>> {
-        let settings = target.breaker.as_ref()?;
-        if let Some(known) = self.0.get(&id)
+    /// The breaker of a target's address. What it has seen goes on where its settings are as
+    /// before.
+    pub fn of(
+        &mut self,
+        id: TargetId,
+        address: &str,
+        settings: &BreakerSettings,
+    ) -> Arc<TargetBreaker> {
+        let key = (id, Box::from(address));
+        if let Some(known) = self.0.get(&key)
             && known.settings == *settings
-            && known.base_url == target.base_url
             && let Some(breaker) = known.breaker.upgrade()
         {
-            return Some(breaker);
+            return breaker;
         }
-        let breaker = Arc::new(TargetBreaker::new(id, settings));
+        let breaker = Arc::new(TargetBreaker::new(id, address, settings));
         let known = Known {
             settings: settings.clone(),
-            base_url: target.base_url.clone(),
             breaker: Arc::downgrade(&breaker),
         };
-        self.0.insert(id, known);
-        Some(breaker)
+        self.0.insert(key, known);
+        breaker
     }
 
     /// Forgets the breakers that no compiled target has any more.
@@ -178,47 +228,80 @@ impl Breakers {
 mod tests {
     use super::*;
 
-    fn target(json: serde_json::Value) -> Target {
-        let mut body = serde_json::json!({"base_url": "https://api.example.com"});
-        body["breaker"] = json;
-        serde_json::from_value(body).unwrap()
+    fn settings(json: serde_json::Value) -> BreakerSettings {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn answered(breaker: &Arc<TargetBreaker>, status: u16) {
+        let admitted = breaker.admit().unwrap();
+        admitted.answered(StatusCode::from_u16(status).unwrap());
     }
 
     #[test]
     fn failures_open_it_and_it_says_when_to_come_back() {
         let mut breakers = Breakers::default();
-        let target = target(serde_json::json!({"consecutive_failures": 2, "open_ms": 3_600_000}));
-        let breaker = breakers.of(TargetId::from_bits(1), &target).unwrap();
-        let answered = |status: u16| {
-            let admitted = breaker.admit().unwrap();
-            admitted.answered(StatusCode::from_u16(status).unwrap());
-        };
-        answered(500);
-        answered(501);
-        answered(503);
+        let json = serde_json::json!({"consecutive_failures": 2, "open_ms": 3_600_000});
+        let breaker = breakers.of(TargetId::from_bits(1), "https://a.example", &settings(json));
+        for status in [500, 501, 503] {
+            answered(&breaker, status);
+        }
         drop(breaker.admit().unwrap());
-        answered(502);
+        answered(&breaker, 502);
         let end = breaker.admit().unwrap_err();
         assert_eq!(end.code, Code::CircuitOpen);
         assert_eq!(end.headers, [("retry-after", "3600".to_owned())]);
+        assert!(breaker.is_open());
+        assert_eq!(breaker.share(Instant::now(), Duration::ZERO), 0);
     }
 
     #[test]
     fn what_was_seen_goes_on_over_versions_that_leave_it_as_it_is() {
         let mut breakers = Breakers::default();
         let id = TargetId::from_bits(1);
-        let first = target(serde_json::json!({"consecutive_failures": 2}));
-        let breaker = breakers.of(id, &first).unwrap();
-        let mut renamed = first.clone();
-        renamed.name = "another".into();
-        assert!(Arc::ptr_eq(&breaker, &breakers.of(id, &renamed).unwrap()));
-        let mut moved = first.clone();
-        moved.base_url = "https://other.example.com".into();
-        let other = breakers.of(id, &moved).unwrap();
-        assert!(!Arc::ptr_eq(&breaker, &other));
-        drop((breaker, other));
+        let two = settings(serde_json::json!({"consecutive_failures": 2}));
+        let breaker = breakers.of(id, "https://a.example", &two);
+        let same = breakers.of(id, "https://a.example", &two);
+        assert!(Arc::ptr_eq(&breaker, &same));
+        let moved = breakers.of(id, "https://b.example", &two);
+        assert!(!Arc::ptr_eq(&breaker, &moved));
+        let three = settings(serde_json::json!({"consecutive_failures": 3}));
+        let stricter = breakers.of(id, "https://a.example", &three);
+        assert!(!Arc::ptr_eq(&breaker, &stricter));
+        drop((breaker, same, moved, stricter));
         breakers.tidy();
         assert!(breakers.0.is_empty());
-        assert!(breakers.of(id, &target(serde_json::Value::Null)).is_none());
+    }
+
+    #[test]
+    fn what_comes_back_gets_a_rising_share() {
+        let mut breakers = Breakers::default();
+        let json = serde_json::json!({"consecutive_failures": 1, "open_ms": 100});
+        let breaker = breakers.of(TargetId::from_bits(1), "https://a.example", &settings(json));
+        let slow = Duration::from_secs(10);
+        assert_eq!(
+            breaker.share(Instant::now(), slow),
+            WHOLE,
+            "it never failed"
+        );
+        answered(&breaker, 500);
+        let later = Instant::now() + Duration::from_millis(100);
+        assert_eq!(breaker.share(later, slow), WHOLE, "a probe may go");
+        let admission = breaker.with(|breaker| breaker.admit(later));
+        let Admission::Pass(ticket) = admission else {
+            panic!("a probe may go");
+        };
+        assert_eq!(breaker.share(later, slow), 0, "one probe at a time");
+        breaker.with(|breaker| breaker.record(ticket, Health::Success, later));
+        let since = breaker.state.lock().unwrap().recovered_at.unwrap();
+        for (ms, share) in [
+            (0, SHARE_LEAST),
+            (1_000, 100),
+            (5_000, 500),
+            (10_000, WHOLE),
+        ] {
+            let at = since + Duration::from_millis(ms);
+            assert_eq!(breaker.share(at, slow), share, "{ms} ms after");
+        }
+        assert_eq!(breaker.share(since, Duration::ZERO), WHOLE);
     }
 }

@@ -244,6 +244,10 @@ pub struct Notes {
     pub attempts: u32,
     /// Each of them.
     pub sends: Vec<Attempt>,
+    /// The endpoint of each of them, where the target has several.
+    pub endpoints: Vec<Arc<str>>,
+    /// Which of the target's addresses was asked last, by its place among them.
+    pub endpoint: usize,
     /// Microseconds from sending to the answer's first byte.
     pub upstream_us: u64,
     /// Bytes of the answer's body, where the gateway held it whole.

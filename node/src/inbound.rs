@@ -26,30 +26,13 @@ pub fn buffer(
 ) -> Next {
     Next::Wait(Box::new(move |mut exchange| {
         Box::pin(async move {
-            let body = std::mem::take(&mut exchange.body);
-            let read = match (body, exchange.reply.as_mut()) {
-                (Inbound::Stream { stream, length }, Some(reply)) => {
-                    tokio::select! {
-                        biased;
-                        () = reply.closed() => Err(gone()),
-                        read = read(stream, length, bytes_max) => read.map_err(broken),
-                    }
-                }
-                (other, _) => Ok(other),
-            };
-            let end = match read {
+            let end = match hold(&mut exchange, bytes_max).await {
                 Err(end) => Some(end),
-                Ok(Inbound::Buffered(bytes)) => {
-                    exchange.body = Inbound::Buffered(bytes.clone());
-                    look(&mut exchange, Buffered::Whole(bytes))
-                }
-                Ok(other) => {
-                    let none = matches!(other, Inbound::None);
-                    exchange.body = other;
-                    let read = if none {
-                        Buffered::Whole(Bytes::new())
-                    } else {
-                        Buffered::TooLarge
+                Ok(()) => {
+                    let read = match &exchange.body {
+                        Inbound::Buffered(bytes) => Buffered::Whole(bytes.clone()),
+                        Inbound::None => Buffered::Whole(Bytes::new()),
+                        _ => Buffered::TooLarge,
                     };
                     look(&mut exchange, read)
                 }
@@ -57,6 +40,22 @@ pub fn buffer(
             (exchange, end.map(Box::new))
         })
     }))
+}
+
+/// Reads the body into memory, as far as it may be.
+///
+/// # Errors
+/// It cannot be read, or the caller left.
+pub async fn hold(exchange: &mut Exchange, bytes_max: usize) -> Result<(), EarlyEnd> {
+    exchange.body = match (std::mem::take(&mut exchange.body), exchange.reply.as_mut()) {
+        (Inbound::Stream { stream, length }, Some(reply)) => tokio::select! {
+            biased;
+            () = reply.closed() => return Err(gone()),
+            read = read(stream, length, bytes_max) => read.map_err(broken)?,
+        },
+        (other, _) => other,
+    };
+    Ok(())
 }
 
 async fn read(

@@ -2,7 +2,8 @@
 //!
 //! In reading order: `listener` (bytes in), `worker` (wiring), `actor`, `runner`, `flow`, `reply`
 //! (how a request moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`,
-//! `credentials`, `limits`, `upstream`, `inbound`; how nodes talk to each other: `peers`; what
+//! `credentials`, `limits`, `upstream`, `endpoints`, `failover`, `outcomes`,
+//! `inbound`; how nodes talk to each other: `peers`; what
 //! feeds them: `sync` and `snapshot`; what they feed: `records`, `metrics`, `telemetry`; who calls
 //! besides callers: `test_run`.
 
@@ -15,8 +16,10 @@ pub mod breakers;
 pub mod config;
 pub mod copied_values;
 pub mod credentials;
+pub mod endpoints;
 pub mod explained;
 pub mod facts;
+pub mod failover;
 pub mod flow;
 pub mod gateway;
 pub mod hygiene;
@@ -28,6 +31,7 @@ pub mod listener;
 pub mod metering;
 pub mod metrics;
 pub mod outbound;
+pub mod outcomes;
 pub mod peers;
 pub mod presented;
 pub mod records;

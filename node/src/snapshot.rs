@@ -23,8 +23,8 @@ use proto::rule::RuleSet;
 use proto::seal::DigestKey;
 use proto::target::BaseUrl;
 
-use crate::breakers::TargetBreaker;
 use crate::credentials::vault::Sealing;
+use crate::endpoints::Endpoints;
 use crate::hygiene::fields::RequestFields;
 use crate::metering::Metering;
 use crate::metrics::ProxyCounters;
@@ -104,8 +104,8 @@ pub struct CompiledProxy {
     pub target: Arc<CompiledTarget>,
     /// What is injected.
     pub target_credential: Option<Arc<TargetCredential>>,
-    /// Where calls are dialled, with this proxy's timeouts.
-    pub destination: Arc<Destination>,
+    /// Where calls are dialled, with this proxy's timeouts: one for each of the target's addresses.
+    pub destinations: Box<[Arc<Destination>]>,
     /// Timeouts in words, for messages: `first_byte_ms` and who set it.
     pub first_byte_text: Box<str>,
     /// Which fields of callers pass.
@@ -221,8 +221,10 @@ pub struct CompiledTarget {
     pub id: TargetId,
     /// The same as text.
     pub id_text: Box<str>,
-    /// Where it is.
+    /// Where it is by name; the path is that of all its addresses.
     pub base: BaseUrl,
+    /// Its addresses.
+    pub endpoints: Endpoints,
     /// How paths are read.
     pub path: PathOptions,
     /// Whether the operator's settings do not let it be called.
@@ -231,8 +233,6 @@ pub struct CompiledTarget {
     pub rules: Arc<RuleSet>,
     /// The header by which it recognises a repeated request.
     pub idempotency_header: Option<HeaderName>,
-    /// What leaves it alone while it fails.
-    pub breaker: Option<Arc<TargetBreaker>>,
 }
 
 /// A target credential with its scope's policy.

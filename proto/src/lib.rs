@@ -1,9 +1,9 @@
-//! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`,
-//! `target`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
+//! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`, `target`,
+//! `endpoint`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
 //! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
 //! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
 //! `store`), what nodes are asked to try (`test_request`), and what is told of each request
-//! (`record`, `wire`).
+//! (`record`, `stage`, `attempt`, `wire`).
 //!
 //! What nodes tell of their meters is `usage`.
 //!
@@ -15,6 +15,7 @@ pub mod body_view;
 pub mod breaker;
 pub mod checks;
 pub mod credential;
+pub mod endpoint;
 pub mod event_stream;
 pub mod field_name;
 pub mod filter;
@@ -41,6 +42,7 @@ pub mod restarts;
 pub mod retired;
 pub mod rule;
 pub mod seal;
+pub mod stage;
 pub mod store;
 pub mod target;
 pub mod test_request;

@@ -23,6 +23,9 @@ pub struct Policy {
     pub tls_exceptions: Vec<TlsException>,
     /// How long a proxy still answers to an alias that it had before. Default 24 h.
     pub alias_grace: Duration,
+    /// The regions of the installation: what objects may name. Judged where configuration is
+    /// changed, not by nodes.
+    pub regions: Vec<String>,
 }
 
 /// Default of [`Policy::alias_grace`].
@@ -35,6 +38,7 @@ impl Default for Policy {
             allow_insecure_tls: false,
             tls_exceptions: Vec::new(),
             alias_grace: ALIAS_GRACE_DEFAULT,
+            regions: Vec::new(),
         }
     }
 }
@@ -43,25 +47,39 @@ impl Policy {
     /// Every way in which a target leaves the policy.
     pub fn judge(&self, target: &Target) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let base = BaseUrl::parse(&target.base_url);
-        let plain = base
-            .as_ref()
-            .is_ok_and(|base| base.origin.scheme == Scheme::Http);
-        if plain && !self.allow_http {
+        for (pointer, base) in target.bases() {
+            self.judge_address(target, &base, &pointer, &mut problems);
+        }
+        problems
+    }
+
+    fn judge_address(
+        &self,
+        target: &Target,
+        base: &BaseUrl,
+        pointer: &str,
+        problems: &mut Vec<Problem>,
+    ) {
+        let mut refuse = |pointer: &str, detail: &str| {
+            // One fault of `tls` is told once, whichever address it is seen at first.
+            if !problems.iter().any(|known| known.pointer == pointer) {
+                problems.push(Problem::new(pointer, "policy", detail));
+            }
+        };
+        let origin = &base.origin;
+        if origin.scheme == Scheme::Http && !self.allow_http {
             let detail = "is plain http, which the operator's setting `policy.allow_http` forbids";
-            problems.push(Problem::new("/base_url", "policy", detail));
+            refuse(pointer, detail);
         }
         // Whoever judges a certificate otherwise and answers DNS gets the secret.
-        let origin = base.ok().map(|base| base.origin);
-        let excepted = |origin: &Origin| self.tls_exceptions.iter().any(|e| e.covers(origin));
-        let named = origin.as_ref().is_none_or(excepted);
-        let host = origin.map(|origin| origin.authority()).unwrap_or_default();
+        let named = self.tls_exceptions.iter().any(|e| e.covers(origin));
+        let host = origin.authority();
         if target.tls.ca.is_some() && !named {
             let detail = format!(
                 "is for hosts that the operator's setting `egress.tls_exceptions` names, and \
                  {host} is none of them"
             );
-            problems.push(Problem::new("/tls/ca", "policy", detail));
+            refuse("/tls/ca", &detail);
         }
         if target.tls.insecure && !(named && self.allow_insecure_tls) {
             let mut missing = Vec::new();
@@ -75,9 +93,19 @@ impl Policy {
                 "turns off certificate checks; the operator's settings lack {}",
                 missing.join(" and ")
             );
-            problems.push(Problem::new("/tls/insecure", "policy", detail));
+            refuse("/tls/insecure", &detail);
         }
-        problems
+    }
+
+    /// Reports a region that the installation does not have.
+    pub fn judge_region(&self, region: &str, pointer: &str, problems: &mut Vec<Problem>) {
+        if !self.regions.is_empty() && !self.regions.iter().any(|known| known == region) {
+            let detail = format!(
+                "`{region}` is no region of this installation; there are {}",
+                self.regions.join(", ")
+            );
+            problems.push(Problem::new(pointer, "unknown-region", detail));
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 pub use crate::attempt::{Attempt, AttemptFailure};
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
+pub use crate::stage::{Stage, StageTime};
 
 /// What stands in a record where a value was left out.
 pub const REDACTED: &str = "REDACTED";
@@ -110,6 +111,18 @@ pub struct Record {
     /// Whether the answer was searched for the injected secret.
     #[serde(default)]
     pub scrub: ScrubState,
+    /// The endpoint of each of `sends`, where the target has several: host and port.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub endpoints: Vec<Arc<str>>,
+    /// The region that it was passed on to, because its proxy is not served in this one.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub forwarded_to: Option<Arc<str>>,
+    /// The region that passed it on to this one.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub forwarded_from: Option<Arc<str>>,
 }
 
 /// Whether an answer was searched for the secret that the request was sent with.
@@ -131,6 +144,8 @@ pub enum ScrubState {
 pub const FIELDS_BEFORE_SENDS: usize = 35;
 /// Fields of a [`Record`] before `scrub`, likewise.
 pub const FIELDS_BEFORE_SCRUB: usize = 37;
+/// Fields of a [`Record`] before `endpoints`, likewise.
+pub const FIELDS_BEFORE_ENDPOINTS: usize = 38;
 
 /// One query parameter of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -139,75 +154,6 @@ pub struct QueryField {
     pub name: String,
     /// Its value, or `REDACTED`.
     pub value: String,
-}
-
-/// The time that one stage took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct StageTime {
-    /// Which stage.
-    pub stage: Stage,
-    /// Microseconds.
-    pub us: u32,
-}
-
-/// The stages of the pipeline, in the order in which a request meets them.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Takes a permit and finds the proxy.
-    Receive,
-    /// Proves the caller.
-    Authenticate,
-    /// Judges the rules.
-    Authorize,
-    /// Spends tokens.
-    Limit,
-    /// Readies the request for the target.
-    Prepare,
-    /// Adds the target credential.
-    Inject,
-    /// Talks to the target.
-    Forward,
-    /// Filters the answer.
-    Filter,
-    /// Settles meters and writes this record.
-    Record,
-    /// Answers the caller.
-    Respond,
-}
-
-impl Stage {
-    /// Every stage in order.
-    pub const ALL: [Self; 10] = [
-        Self::Receive,
-        Self::Authenticate,
-        Self::Authorize,
-        Self::Limit,
-        Self::Prepare,
-        Self::Inject,
-        Self::Forward,
-        Self::Filter,
-        Self::Record,
-        Self::Respond,
-    ];
-
-    /// Its name: of its file, its span and its metrics, and in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Receive => "receive",
-            Self::Authenticate => "authenticate",
-            Self::Authorize => "authorize",
-            Self::Limit => "limit",
-            Self::Prepare => "prepare",
-            Self::Inject => "inject",
-            Self::Forward => "forward",
-            Self::Filter => "filter",
-            Self::Record => "record",
-            Self::Respond => "respond",
-        }
-    }
 }
 
 /// Why a caller was answered 401.
@@ -362,6 +308,9 @@ pub(crate) mod tests {
             }],
             limited_by: vec!["minute".into()],
             scrub: ScrubState::Skipped,
+            endpoints: vec!["eu.api.example:8443".into()],
+            forwarded_to: Some("eu".into()),
+            forwarded_from: Some("us".into()),
         }
     }
 
@@ -376,6 +325,14 @@ pub(crate) mod tests {
     /// The same as a release without `scrub` would have it.
     pub(crate) fn without_scrub(mut record: Record) -> Record {
         record.scrub = ScrubState::None;
+        without_endpoints(record)
+    }
+
+    /// The same as a release without `endpoints` would have it.
+    pub(crate) fn without_endpoints(mut record: Record) -> Record {
+        record.endpoints.clear();
+        record.forwarded_to = None;
+        record.forwarded_from = None;
         record
     }
 

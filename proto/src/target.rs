@@ -8,9 +8,13 @@ use utoipa::ToSchema;
 
 use crate::breaker::BreakerSettings;
 use crate::checks;
+use crate::endpoint::{self, Endpoint};
 use crate::hosts::{Origin, Scheme};
 use crate::path::PathOptions;
 use crate::problem::Problem;
+
+/// Default of [`Target::slow_start_ms`].
+pub const SLOW_START_MS_DEFAULT: u64 = 10_000;
 
 /// What happens to a request that no rule of a scope matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -32,6 +36,14 @@ pub struct Target {
     pub name: String,
     /// Where requests go: scheme, host, optional port and base path. No userinfo, query, fragment.
     pub base_url: String,
+    /// Its addresses, where it has several: requests go to the nearest that works, `base_url` is
+    /// one of them. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    /// Over how many milliseconds requests come back to an endpoint that was left alone, 0 for at
+    /// once. Default 10,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_ms: Option<u64>,
     /// Effect when no rule of this target matches. Default `allow`.
     #[serde(default)]
     pub default_rule_effect: Effect,
@@ -266,6 +278,21 @@ impl Target {
         }
     }
 
+    /// Every URL that requests to it may go to: with a pointer, those that cannot be read left out.
+    pub fn bases(&self) -> impl Iterator<Item = (String, BaseUrl)> + '_ {
+        let listed = self.endpoints.iter().enumerate();
+        let listed = listed.map(|(at, endpoint)| {
+            (
+                format!("/endpoints/{at}/base_url"),
+                endpoint.base_url.as_str(),
+            )
+        });
+        let alone = self.endpoints.is_empty();
+        let alone = alone.then(|| ("/base_url".to_owned(), self.base_url.as_str()));
+        let all = alone.into_iter().chain(listed);
+        all.filter_map(|(pointer, text)| Some((pointer, BaseUrl::parse(text).ok()?)))
+    }
+
     /// How paths to it are read.
     pub fn path_options(&self) -> PathOptions {
         PathOptions {
@@ -282,13 +309,17 @@ impl Target {
         if base.is_ok() || !self.name.is_empty() {
             checks::name(&self.name, "/name", &mut problems);
         }
-        match base {
-            Err(detail) => problems.push(Problem::new("/base_url", "base-url", detail)),
-            Ok(base) if base.origin.scheme == Scheme::Http && !self.allow_http => {
+        endpoint::check(&self.endpoints, base.as_ref().ok(), &mut problems);
+        let longest = 0..=3_600_000;
+        checks::range(self.slow_start_ms, longest, "/slow_start_ms", &mut problems);
+        if let Err(detail) = base {
+            problems.push(Problem::new("/base_url", "base-url", detail));
+        }
+        for (pointer, base) in self.bases() {
+            if base.origin.scheme == Scheme::Http && !self.allow_http {
                 let detail = "is plain http; use https, or set `allow_http`";
-                problems.push(Problem::new("/base_url", "plain-http", detail));
+                problems.push(Problem::new(pointer, "plain-http", detail));
             }
-            Ok(_) => {}
         }
         self.timeouts.check("/timeouts", &mut problems);
         if self

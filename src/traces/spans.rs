@@ -11,6 +11,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use proto::record::{Attempt, QueryField, Record, Stage};
+use proto::target::BaseUrl;
 
 use super::attributes as own;
 
@@ -190,10 +191,10 @@ impl Spans {
         let name = (SpanKind::Client, method_name(&record.method));
         let mut span = self.span(finished, ids, name, (from_us, to_us));
         let mut attributes = method(&record.method);
-        let origin = &finished.proxy.target.base.origin;
-        attributes.push(text("server.address", &origin.host));
-        attributes.push(KeyValue::new("server.port", i64::from(origin.port)));
-        attributes.push(text("url.full", &url_full(finished)));
+        let base = asked(finished, at);
+        attributes.push(text("server.address", &base.origin.host));
+        attributes.push(KeyValue::new("server.port", i64::from(base.origin.port)));
+        attributes.push(text("url.full", &url_full(finished, base)));
         if at > 0 {
             let count = i64::try_from(at).unwrap_or(i64::MAX);
             attributes.push(KeyValue::new("http.request.resend_count", count));
@@ -209,10 +210,19 @@ impl Spans {
     }
 }
 
+/// The address of the target that an attempt went to.
+fn asked(finished: &Finished, at: usize) -> &BaseUrl {
+    let target = &finished.proxy.target;
+    let named = finished.record.endpoints.get(at);
+    let mut endpoints = target.endpoints.iter();
+    let found = named.and_then(|named| endpoints.find(|endpoint| endpoint.label == *named));
+    found.map_or(&target.base, |endpoint| &endpoint.base)
+}
+
 /// What is the target's URL without what inject added, and with the values of the query left out
 /// that records leave out.
-fn url_full(finished: &Finished) -> String {
-    let (record, base) = (&finished.record, &finished.proxy.target.base);
+fn url_full(finished: &Finished, base: &BaseUrl) -> String {
+    let record = &finished.record;
     let query = query(&record.query).map(|query| format!("?{query}"));
     format!(
         "{}{}{}{}",

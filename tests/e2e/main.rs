@@ -10,6 +10,7 @@ mod api;
 mod clocks;
 mod cluster;
 mod credentials;
+mod endpoints;
 mod explained;
 mod fault;
 mod filters;

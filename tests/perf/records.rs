@@ -117,6 +117,9 @@ impl Random {
             }],
             limited_by: Vec::new(),
             scrub: Default::default(),
+            endpoints: Vec::new(),
+            forwarded_to: None,
+            forwarded_from: None,
         }
     }
 

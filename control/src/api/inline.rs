@@ -4,12 +4,14 @@
 //! An inline object is what its own route takes. A target credential without `hosts` is bound to
 //! the target's own host, which is what nearly everybody means.
 
+use std::collections::BTreeSet;
+
 use proto::credential::CredentialKind;
 use proto::hosts::HostPattern;
 use proto::object::ObjectId;
 use proto::problem::Problem;
 use proto::seal::DigestKey;
-use proto::target::BaseUrl;
+use proto::target::{BaseUrl, Target};
 use proto::tree::OrgConfig;
 use serde_json::{Map, Value, json};
 
@@ -92,11 +94,10 @@ fn planned(document: &Value, config: &OrgConfig, key: &DigestKey) -> Plan {
     let mut proxy = fields.clone();
     let target = proxy.shift_remove(TARGET);
     let credentials = proxy.shift_remove(CREDENTIALS);
-    let base_url = match &target {
-        Some(target) => target.get("base_url").and_then(Value::as_str),
-        None => stored_base_url(config, &proxy),
-    }
-    .map(str::to_owned);
+    let hosts = match &target {
+        Some(target) => own_hosts(base_urls(target)),
+        None => stored_hosts(config, &proxy),
+    };
     if let Some(target) = target {
         let id = Targets::fresh_id();
         name(&mut plan, &mut proxy, "target_id", TARGET, id);
@@ -108,7 +109,7 @@ fn planned(document: &Value, config: &OrgConfig, key: &DigestKey) -> Plan {
             for (at, credential) in list.into_iter().enumerate() {
                 let place = format!("/{CREDENTIALS}/{at}");
                 let id = Credentials::fresh_id();
-                let credential = bind(&mut plan, &mut proxy, &place, id, credential, &base_url);
+                let credential = bind(&mut plan, &mut proxy, &place, id, credential, &hosts);
                 plan.create(&place, id, None, credential, key);
             }
         }
@@ -121,10 +122,22 @@ fn planned(document: &Value, config: &OrgConfig, key: &DigestKey) -> Plan {
     plan
 }
 
-/// The base URL of the target that the document names by id.
-fn stored_base_url<'c>(config: &'c OrgConfig, proxy: &Map<String, Value>) -> Option<&'c str> {
-    let id = proxy.get("target_id")?.as_str()?.parse().ok()?;
-    Some(&config.target(id)?.base_url)
+/// The URLs that requests to a submitted target go to.
+fn base_urls(target: &Value) -> Vec<&str> {
+    let listed = target.get("endpoints").and_then(Value::as_array);
+    let listed = listed.into_iter().flatten();
+    let all = std::iter::once(target).chain(listed);
+    all.filter_map(|holder| holder.get("base_url")?.as_str())
+        .collect()
+}
+
+/// The hosts of the target that the document names by id.
+fn stored_hosts(config: &OrgConfig, proxy: &Map<String, Value>) -> Vec<String> {
+    let id = proxy.get("target_id").and_then(Value::as_str);
+    let target = id.and_then(|id| config.target(id.parse().ok()?));
+    let bases = target.into_iter().flat_map(Target::bases);
+    let hosts: BTreeSet<String> = bases.map(|(_, base)| own_host(base)).collect();
+    hosts.into_iter().collect()
 }
 
 /// Names what is made in a field of the proxy that may not be given as well.
@@ -150,17 +163,16 @@ fn bind(
     place: &str,
     id: ObjectId,
     mut credential: Value,
-    base_url: &Option<String>,
+    hosts: &[String],
 ) -> Value {
     let kind = credential.get("kind").cloned().unwrap_or_default();
     if kind == json!(CredentialKind::Target) {
         let inline = place.trim_start_matches('/');
         name(plan, proxy, "target_credential_id", inline, id);
-        let own = base_url.as_deref().and_then(own_host);
-        if let (Some(own), Value::Object(fields)) = (own, &mut credential)
+        if let (false, Value::Object(fields)) = (hosts.is_empty(), &mut credential)
             && fields.get("auth_type").and_then(Value::as_str) != Some("none")
         {
-            fields.entry("hosts").or_insert_with(|| json!([own]));
+            fields.entry("hosts").or_insert_with(|| json!(hosts));
         }
     } else {
         // Of an unknown kind too: its own fault is told, and no second one of a missing id.
@@ -174,10 +186,17 @@ fn bind(
     credential
 }
 
-/// The host of a base URL, as an entry of `hosts`.
-fn own_host(base_url: &str) -> Option<String> {
-    let base = BaseUrl::parse(base_url).ok()?;
-    Some(HostPattern::exact(base.origin).to_string())
+/// The hosts of base URLs, as entries of `hosts`.
+fn own_hosts(base_urls: Vec<&str>) -> Vec<String> {
+    let bases = base_urls
+        .into_iter()
+        .filter_map(|text| BaseUrl::parse(text).ok());
+    let hosts: BTreeSet<String> = bases.map(own_host).collect();
+    hosts.into_iter().collect()
+}
+
+fn own_host(base: BaseUrl) -> String {
+    HostPattern::exact(base.origin).to_string()
 }
 
 /// Adds what is submitted and answered. The schemas of proxy, target and credential must be there.

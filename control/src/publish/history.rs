@@ -1,15 +1,19 @@
 //! Earlier versions: listed, read, and returned to.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
+use proto::home::Lies;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::Range;
 use proto::store::load::{self, LoadError};
 use proto::tree::{self, Context, Draft, Operation, OrgConfig, VersionRecord};
+use proto::wire::replication::Position;
 use tokio::time::Instant;
 
+use super::homes;
 use super::idempotency::{self, Idempotency};
 use super::{Author, Publish, PublishError, Published, Publisher};
 use crate::archive::{Archive, ArchiveError};
@@ -188,13 +192,24 @@ impl Publisher {
             }
         })
         .await?;
-        match unreadable {
-            Some(error) => Err(error),
-            None => Ok(found
-                .into_iter()
-                .map(|((org, ..), record)| (org, record))
-                .collect()),
+        if let Some(error) = unreadable {
+            return Err(error);
         }
+        // A branch that lost may have won later, at a promotion that did not ask who won first.
+        let mut homes = BTreeMap::new();
+        let mut aside = Vec::new();
+        for ((org, ..), record) in found {
+            let home = match homes.entry(org) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(free) => free.insert(homes::stored(&*self.store, org).await?),
+            };
+            let home = home.as_ref();
+            let lies = home.map(|(home, _)| home.lies(&Position::from(&record.head)));
+            if lies != Some(Lies::On) {
+                aside.push((org, record));
+            }
+        }
+        Ok(aside)
     }
 
     /// The configuration that a record tells of, from the store or the archive.

@@ -19,8 +19,11 @@ const FIELDS: [HeaderName; 4] = [
 
 /// What stands where a reference is mapped.
 pub struct Mapping<'a> {
-    /// The target.
+    /// The target's address that answered.
     pub base: &'a BaseUrl,
+    /// Whether this is another of its addresses, which have the same path: a reference there stays
+    /// inside.
+    pub is_other: &'a dyn Fn(&Origin) -> bool,
     /// `/api/{proxy}` as the caller wrote it.
     pub prefix: &'a str,
 }
@@ -138,7 +141,9 @@ impl Mapping<'_> {
         };
         let parsed = url::Url::parse(&full).ok();
         let origin = parsed.as_ref().and_then(|url| Origin::of(url).ok());
-        if origin.as_ref() == Some(&self.base.origin)
+        if origin
+            .as_ref()
+            .is_some_and(|origin| self.is_targets(origin))
             && let Some(rest) = self.below_base(after_authority(&full))
         {
             return format!("{}{rest}", self.prefix);
@@ -146,6 +151,10 @@ impl Mapping<'_> {
         let host = origin.map_or_else(|| "(not http)".to_owned(), |origin| origin.host);
         foreign.get_or_insert(host);
         reference.to_owned()
+    }
+
+    fn is_targets(&self, origin: &Origin) -> bool {
+        *origin == self.base.origin || (self.is_other)(origin)
     }
 
     /// What stands behind the base path, where `path` lies below it.
@@ -187,6 +196,7 @@ mod tests {
         let base = BaseUrl::parse(base).unwrap();
         let mapping = Mapping {
             base: &base,
+            is_other: &|origin| origin.host == "eu.x.com",
             prefix: "/api/demo",
         };
         let name = HeaderName::from_bytes(field.as_bytes()).unwrap();
@@ -215,6 +225,7 @@ mod tests {
             (root, "HTTPS://API.x.com:443/a", "/api/demo/a", None),
             (root, "//api.x.com/a", "/api/demo/a", None),
             (root, "https://api.x.com", "/api/demo", None),
+            (root, "https://eu.x.com/a", "/api/demo/a", None),
             (
                 root,
                 "http://api.x.com/a",

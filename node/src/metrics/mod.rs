@@ -6,6 +6,7 @@
 
 mod configuration;
 mod counters;
+mod endpoints;
 mod histogram;
 mod proxies;
 mod reasons;
@@ -19,9 +20,11 @@ use proto::outcome::Code;
 use proto::record::{AttemptFailure, AuthFailure};
 
 use crate::actor::{STAGES, StageKind};
+use crate::breakers::TargetBreaker;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
 use configuration::Configuration;
+pub use endpoints::EndpointCounters;
 use histogram::{Histogram, OVERHEAD_US, REQUEST_US};
 use proxies::Proxies;
 pub use proxies::{OVERFLOW, PROXIES_MAX, ProxyCounters};
@@ -52,6 +55,7 @@ struct Shared {
     upstream_failures: [AtomicU64; AttemptFailure::ALL.len()],
     upstream_answers: [AtomicU64; 2],
     proxies: Proxies,
+    endpoints: endpoints::Endpoints,
     configuration: Configuration,
     server: Histogram,
     client: Histogram,
@@ -80,6 +84,7 @@ impl Default for Shared {
             upstream_failures: Default::default(),
             upstream_answers: Default::default(),
             proxies: Proxies::default(),
+            endpoints: endpoints::Endpoints::default(),
             configuration: Configuration::default(),
             server: Histogram::new(REQUEST_US),
             client: Histogram::new(REQUEST_US),
@@ -133,6 +138,21 @@ impl Metrics {
     /// The counters of a proxy.
     pub fn proxy(&self, id: &str) -> ProxyCounters {
         self.shared.proxies.counters(id)
+    }
+
+    /// The counters of a target's endpoint.
+    pub fn endpoint(
+        &self,
+        target: &str,
+        address: &str,
+        breaker: &Arc<TargetBreaker>,
+    ) -> EndpointCounters {
+        self.shared.endpoints.counters(target, address, breaker)
+    }
+
+    /// A request went on to another endpoint of its target.
+    pub fn failed_over(&self) {
+        self.shared.endpoints.failed_over();
     }
 
     /// A stage's decision panicked.
@@ -256,6 +276,7 @@ impl Metrics {
         }
         reasons::render(shared, &mut out);
         shared.proxies.render(&mut out);
+        shared.endpoints.render(&mut out);
         shared.configuration.render(&mut out);
         let name = "requestrocket_requests_in_flight";
         head(name, "Requests in flight.", "gauge", &mut out);

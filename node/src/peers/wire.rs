@@ -164,7 +164,7 @@ mod tests {
         );
         let after = Some("k".into());
         let want = wire::encode(&PeerMessage::WantFacts { after }).unwrap();
-        check(want, "5252573101000a000000040501016b");
+        check(want, "5252573101001f000000040501016b");
         let hold = PeerMessage::HoldFacts {
             digest: [7; 32],
             age_ms: 5,
@@ -172,7 +172,7 @@ mod tests {
         let digest = "07".repeat(32);
         check(
             wire::encode(&hold).unwrap(),
-            &format!("5252573101000a0000002204{digest}05"),
+            &format!("5252573101001f0000002204{digest}05"),
         );
         let facts = PeerMessage::Facts(FactsPage {
             facts: vec![HeldFact {
@@ -185,7 +185,7 @@ mod tests {
         });
         check(
             wire::encode(&facts).unwrap(),
-            &format!("5252573101000a000000280601016b017601{digest}05"),
+            &format!("5252573101001f000000280601016b017601{digest}05"),
         );
     }
 }

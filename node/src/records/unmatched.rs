@@ -99,6 +99,9 @@ pub fn record(
         sends: Vec::new(),
         limited_by: Vec::new(),
         scrub: Default::default(),
+        endpoints: Vec::new(),
+        forwarded_to: None,
+        forwarded_from: None,
     }
 }
 

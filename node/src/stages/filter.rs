@@ -117,8 +117,11 @@ fn clean_head(
     if proxy.cookies {
         cookies::map_answer(&mut answer.headers, &proxy.target.base.path, prefix);
     }
+    let endpoints = &proxy.target.endpoints;
+    let answered = endpoints.get(exchange.notes.endpoint);
     let mapping = urls::Mapping {
-        base: &proxy.target.base,
+        base: answered.map_or(&proxy.target.base, |endpoint| &endpoint.base),
+        is_other: &|origin| endpoints.iter().any(|other| other.base.origin == *origin),
         prefix,
     };
     // Where they are not rewritten they are still looked at.

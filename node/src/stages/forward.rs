@@ -16,7 +16,7 @@ use proto::record::UpstreamId;
 use tracing::{info, warn};
 
 use crate::actor::{Next, Stage, StageKind};
-use crate::attempts;
+use crate::failover;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
 use crate::learner::{self, Learner};
@@ -24,6 +24,7 @@ use crate::limits::{Meter, Reserved, Tokens};
 use crate::metering::Applied;
 use crate::metrics::Metrics;
 use crate::outbound;
+use crate::outcomes;
 use crate::records::reduce::clipped;
 use crate::reflected;
 use crate::refused;
@@ -31,7 +32,9 @@ use crate::settling::Settling;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
 use crate::stages::inject::Armed;
-use crate::upstream::{self, AnswerError, Failure, FailureKind, RequestHead, SendError, Upstream};
+use crate::upstream::{
+    self, AnswerError, Failure, FailureKind, RequestHead, SendError, Terms, Upstream,
+};
 
 /// The stage.
 pub struct Forward {
@@ -62,17 +65,15 @@ async fn forward(
     exchange: &mut Exchange,
 ) -> Result<(), EarlyEnd> {
     let (Some(proxy), Some(armed)) = (exchange.proxy.clone(), exchange.armed.take()) else {
-        return Err(EarlyEnd::new(
-            Code::InternalError,
-            "forward met no armed request",
-        ));
+        let detail = "forward met no armed request";
+        return Err(EarlyEnd::new(Code::InternalError, detail));
     };
-    let admitted = match &proxy.target.breaker {
-        Some(breaker) => Some(breaker.admit()?),
-        None => None,
-    };
+    let picked = proxy.target.endpoints.first()?;
     let head = request_head(exchange, &proxy, armed)?;
-    let body = exchange.body.take();
+    let body = match head.terms.has_alternatives {
+        true => Box::pin(failover::body(exchange, &head)).await?,
+        false => exchange.body.take(),
+    };
     let applied = std::mem::take(&mut exchange.applied);
     let tokens = match exchange.drawn {
         true => exchange.tokens.take(),
@@ -83,10 +84,12 @@ async fn forward(
     let learning = applied.learning.clone();
     let values = applied.values.clone();
     let mut attempts = Attempts::new(applied, tokens);
+    let destination = proxy.destinations.get(picked.at);
+    let destination = destination.ok_or_else(failover::unlisted)?;
     let sent = {
         let mut gate = |attempt: u32| attempts.spend(attempt);
         // Pinned where it is made: it is large, and each move would copy it.
-        let mut sending = pin!(upstream.send(&proxy.destination, head, body, &mut gate));
+        let mut sending = pin!(upstream.send(destination, head, body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
         match exchange.reply.as_mut().filter(|_| cancels) {
             Some(reply) => tokio::select! {
@@ -97,30 +100,47 @@ async fn forward(
             None => sending.await,
         }
     };
-    match sent {
-        Ok(mut answer) => {
-            if let Some(admitted) = admitted {
-                admitted.answered(answer.status);
-            }
-            if !learning.is_empty() {
-                learn(exchange, &proxy, &learning, &answer);
-            }
-            // Most small answers are there whole; one that is broken already never begins.
-            let mut whole = answer.body.whole().await;
-            if !values.is_empty() {
-                let reserved = attempts.into_reserved();
-                settle(exchange, &proxy, reserved, &values, &mut answer, &mut whole);
-            }
-            reflected::scrub_head(exchange, metrics, &proxy, &mut answer.headers);
-            answered(exchange, metrics, answer, whole)
+    let sent = match failover::is_due(&proxy, &sent) {
+        false => outcomes::settle(exchange, &proxy, picked, sent),
+        // Boxed: it is rare, and the future of every request would have room for it.
+        true => {
+            let met = (picked, sent);
+            let spent = &mut attempts;
+            Box::pin(failover::run(
+                upstream, metrics, exchange, &proxy, met, spent,
+            ))
+            .await
         }
-        Err(SendError::Gate(end)) => Err(end),
-        Err(SendError::Failed(failure)) => {
-            if let Some(admitted) = admitted {
-                admitted.failed(&failure);
-            }
-            unanswered(exchange, metrics, &failure);
-            Err(failed(exchange, &proxy, &failure))
+    };
+    let mut answer = match sent {
+        Ok(answer) => answer,
+        Err(missed) => return Err(unanswered(exchange, metrics, &proxy, missed)),
+    };
+    if !learning.is_empty() {
+        learn(exchange, &proxy, &learning, &answer);
+    }
+    // Most small answers are there whole; one that is broken already never begins.
+    let mut whole = answer.body.whole().await;
+    if !values.is_empty() {
+        let reserved = attempts.into_reserved();
+        settle(exchange, &proxy, reserved, &values, &mut answer, &mut whole);
+    }
+    reflected::scrub_head(exchange, metrics, &proxy, &mut answer.headers);
+    answered(exchange, metrics, answer, whole)
+}
+
+/// The end of a request that no answer came to.
+fn unanswered(
+    exchange: &mut Exchange,
+    metrics: &Metrics,
+    proxy: &CompiledProxy,
+    missed: SendError<EarlyEnd>,
+) -> EarlyEnd {
+    match missed {
+        SendError::Gate(end) => end,
+        SendError::Failed(failure) => {
+            outcomes::unanswered(exchange, metrics, &failure);
+            failed(exchange, proxy, &failure)
         }
     }
 }
@@ -144,11 +164,16 @@ fn request_head(
         )
     })?;
     let marker = proxy.target.idempotency_header.as_ref();
+    let terms = Terms {
+        has_idempotency_key: marker.is_some_and(|name| headers.contains_key(name)),
+        has_alternatives: proxy.target.endpoints.are_several(),
+        asked_at: tokio::time::Instant::now(),
+    };
     Ok(RequestHead {
         method,
         target,
-        has_idempotency_key: marker.is_some_and(|name| headers.contains_key(name)),
         headers,
+        terms,
     })
 }
 
@@ -188,18 +213,6 @@ fn settle(
     }
 }
 
-/// Notes the attempts of a request that no answer came to.
-fn unanswered(exchange: &mut Exchange, metrics: &Metrics, failure: &Failure) {
-    exchange.notes.attempts = failure.attempts;
-    exchange.notes.sends = attempts::failed(
-        failure,
-        exchange.marks[StageKind::Inject as usize],
-        exchange.elapsed_us(),
-        exchange.started,
-    );
-    metrics.upstream_failed(attempts::name(&failure.kind));
-}
-
 /// Lets meters learn from an answer.
 fn learn(
     exchange: &Exchange,
@@ -227,11 +240,8 @@ fn answered(
     if answer.attempts > 1 {
         metrics.replayed();
     }
-    let begun_us = exchange.marks[StageKind::Inject as usize];
-    let sends = attempts::answered(&answer, begun_us, exchange.started);
+    outcomes::answered(exchange, &answer);
     let notes = &mut exchange.notes;
-    notes.sends = sends;
-    notes.attempts = answer.attempts;
     notes.upstream_us = us;
     notes.upstream_status = Some(answer.status.as_u16());
     for (name, value) in &answer.headers {

@@ -68,8 +68,9 @@ impl Inject {
         credential: &'c TargetCredential,
         proxy: &CompiledProxy,
     ) -> Result<&'c Injection, EarlyEnd> {
-        let origin = &proxy.target.base.origin;
-        let bound = credential.hosts.iter().any(|host| host.matches(origin));
+        let hosts = &credential.hosts;
+        let mut endpoints = proxy.target.endpoints.iter();
+        let bound = endpoints.all(|at| hosts.iter().any(|host| host.matches(&at.base.origin)));
         let secretless = credential.auth_type == proto::credential::AuthType::None;
         if !bound && !secretless {
             self.metrics.secret_refused();
@@ -77,7 +78,7 @@ impl Inject {
                 event = "credential-host-mismatch",
                 credential = %credential.id,
                 proxy = %proxy.id,
-                "credential {} is not bound to the host of proxy {}'s target; nothing was sent",
+                "credential {} is not bound to a host of proxy {}'s target; nothing was sent",
                 credential.id,
                 proxy.id
             );

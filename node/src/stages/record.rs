@@ -181,6 +181,9 @@ impl Recorder {
             sends: notes.sends,
             limited_by: limited_by(exchange.end.as_deref()),
             scrub: notes.scrub,
+            endpoints: notes.endpoints,
+            forwarded_to: None,
+            forwarded_from: None,
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::error::{AnswerError, Earlier};
 use super::framing::Framing;
+use super::head::Resend;
 use super::pool::Lease;
 use super::sent::Progress;
 use super::timer::due;
@@ -48,6 +49,8 @@ pub struct Answer {
     pub first_byte_time: Duration,
     /// What went wrong before.
     pub earlier: Vec<Earlier>,
+    /// The request, where it may be sent to another address of the target.
+    pub again: Option<Resend>,
 }
 
 /// A lease with what decides whether its connection can serve again.

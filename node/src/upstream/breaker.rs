@@ -126,6 +126,16 @@ impl Breaker {
         }
     }
 
+    /// Whether [`Self::admit`] would let a request go now.
+    #[must_use]
+    pub fn would_admit(&self, now: Instant) -> bool {
+        match self.inner {
+            Inner::Closed { .. } => true,
+            Inner::Open { until } => now >= until,
+            Inner::Probing { in_flight, .. } => !in_flight,
+        }
+    }
+
     /// Whether a request may go now.
     pub fn admit(&mut self, now: Instant) -> Admission {
         if let Inner::Open { until } = self.inner {

@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use super::address::Refused;
+use super::head::Resend;
 use super::resolve::ResolveError;
 use crate::body::BodyError;
 
@@ -127,6 +128,8 @@ pub struct Failure {
     pub attempts: u32,
     /// What went wrong before.
     pub earlier: Vec<Earlier>,
+    /// The request, where it may be sent to another address of the target.
+    pub again: Option<Resend>,
 }
 
 /// An attempt after which another was made.
@@ -171,4 +174,18 @@ pub enum AnswerError {
     /// The inbound body failed while the answer was already coming.
     #[error("the body of the request failed: {0}")]
     BodyFromCaller(BodyError),
+}
+
+/// Waits at the gate until it lets an attempt pass.
+pub(super) async fn pass<G>(
+    gate: &mut dyn FnMut(&mut u32) -> Result<(), Hold<G>>,
+    attempts: &mut u32,
+) -> Result<(), G> {
+    while let Err(hold) = gate(attempts) {
+        match hold {
+            Hold::Refused(refusal) => return Err(refusal),
+            Hold::Until(ready) => ready.await?,
+        }
+    }
+    Ok(())
 }

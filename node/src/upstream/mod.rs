@@ -27,6 +27,7 @@ mod destination;
 mod dial;
 mod error;
 mod framing;
+mod head;
 mod pool;
 mod replay;
 mod resolve;
@@ -48,9 +49,9 @@ pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
 pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, Hold, SendError};
+pub use head::{RequestHead, Resend, Terms};
 pub use replay::REPLAY_BYTES_MAX;
 pub use resolve::{Hosts, ResolveError};
-pub use send::RequestHead;
 
 use crate::body::RequestBody;
 use acquire::Pools;

@@ -18,7 +18,7 @@ use std::task::Poll;
 use futures_util::future::Either;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
@@ -26,28 +26,14 @@ use tokio::time::Instant;
 use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
-use super::error::{Earlier, Failure, FailureKind, Hold, SendError};
+use super::error::{self, Earlier, Failure, FailureKind, Hold, SendError};
 use super::framing::{clean_request, frame_request, receive_head};
+use super::head::{RequestHead, Resend, Terms};
 use super::pool::Lease;
 use super::replay::replay_copy;
 use super::sent::{Progress, SentBody};
 use super::timer::due;
 use crate::body::RequestBody;
-
-/// The head of a request as it is to be sent. `Host`, the length fields and hop-by-hop fields are
-/// ours: what stands here under those names is replaced or dropped.
-#[derive(Clone, Debug)]
-pub struct RequestHead {
-    /// The method.
-    pub method: Method,
-    /// Path and query, sent byte for byte. Starts with `/`; only `OPTIONS` may ask for `*`.
-    pub target: PathAndQuery,
-    /// The fields, in the order in which they are sent.
-    pub headers: HeaderMap,
-    /// The target recognises a repetition of this request, whatever its method: it carries the
-    /// field that the target's `retry.idempotency_header` names.
-    pub has_idempotency_key: bool,
-}
 
 type Outcome = Result<Response<Incoming>, TrySendError<Request<SentBody>>>;
 
@@ -58,7 +44,7 @@ type Outcome = Result<Response<Incoming>, TrySendError<Request<SentBody>>>;
 )]
 enum Missed<G> {
     Gate(G),
-    Failed(FailureKind, MaybeCarriedOut),
+    Failed(FailureKind, MaybeCarriedOut, Option<Resend>),
     /// Worth a second attempt, with what that needs.
     Again(RequestHead, RequestBody, FailureKind, MaybeCarriedOut),
 }
@@ -81,14 +67,14 @@ pub(super) async fn send<G>(
     gate: &mut dyn FnMut(u32) -> Result<(), Hold<G>>,
 ) -> Result<Answer, SendError<G>> {
     let total = destination.parts.timeouts.total;
-    let total_due = total.map(|total| due(Instant::now(), total));
+    let total_due = total.map(|total| due(head.terms.asked_at, total));
     let exchange = Exchange {
         pools,
         destination,
         total_due,
     };
     if !is_sendable(&head) {
-        return Err(Missed::Failed(FailureKind::BadTarget, false).into_error(0));
+        return Err(Missed::Failed(FailureKind::BadTarget, false, None).into_error(0));
     }
     clean_request(&mut head.headers);
     let mut attempts = 0;
@@ -129,17 +115,20 @@ fn is_sendable(head: &RequestHead) -> bool {
 
 impl<G> Missed<G> {
     fn into_error(self, attempts: u32) -> SendError<G> {
-        match self {
-            Self::Gate(refusal) => SendError::Gate(refusal),
-            Self::Failed(kind, maybe_carried_out) | Self::Again(_, _, kind, maybe_carried_out) => {
-                SendError::Failed(Failure {
-                    kind,
-                    maybe_carried_out,
-                    attempts,
-                    earlier: Vec::new(),
-                })
+        let (kind, maybe_carried_out, again) = match self {
+            Self::Gate(refusal) => return SendError::Gate(refusal),
+            Self::Failed(kind, maybe_carried_out, again) => (kind, maybe_carried_out, again),
+            Self::Again(head, body, kind, maybe_carried_out) => {
+                (kind, maybe_carried_out, Some(Box::new((head, body))))
             }
-        }
+        };
+        SendError::Failed(Failure {
+            kind,
+            maybe_carried_out,
+            attempts,
+            earlier: Vec::new(),
+            again,
+        })
     }
 }
 
@@ -154,48 +143,44 @@ impl Exchange<'_> {
     ) -> Result<Answer, Missed<G>> {
         let timeouts = &self.destination.parts.timeouts;
         let asked_at = Instant::now();
-        let lease = self
+        let connect_due = self.sooner(due(asked_at, timeouts.connect));
+        let acquiring = self
             .pools
-            .acquire(
-                self.destination,
-                wanted,
-                asked_at,
-                self.sooner(due(asked_at, timeouts.connect)),
-            )
-            .await
-            .map_err(|kind| Missed::Failed(self.or_total_timeout(kind), false))?;
-        let method = head.method.clone();
+            .acquire(self.destination, wanted, asked_at, connect_due);
+        let lease = match acquiring.await {
+            Ok(lease) => lease,
+            Err(kind) => return Err(unsent(self.or_total_timeout(kind), head, body)),
+        };
+        let (method, terms) = (head.method.clone(), head.terms);
         let copy = replay_copy(&head, &body, &lease);
         let received = lease.received();
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
-        while let Err(hold) = gate(attempts) {
-            match hold {
-                Hold::Refused(refusal) => return Err(Missed::Gate(refusal)),
-                Hold::Until(ready) => ready.await.map_err(Missed::Gate)?,
-            }
-        }
+        error::pass(gate, attempts).await.map_err(Missed::Gate)?;
         let sent_at = Instant::now();
         let (request, progress) = self.request(head, body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);
         let outcome = self
             .wait(outcome, &mut lease, progress.as_deref(), sent_at)
             .await;
-
         let response = match outcome {
             None => {
                 let kind = self.or_total_timeout(FailureKind::FirstByteTimeout);
-                return Err(Missed::Failed(kind, true));
+                return Err(maybe_done(kind, copy));
             }
             Some(Err(error)) => {
                 let answered = received != lease.received();
-                let copy = copy.filter(|_| !answered);
-                return Err(missed(error, copy, progress.as_deref()));
+                let here = lease.reused() && !answered;
+                return Err(missed(error, terms, (copy, here), progress.as_deref()));
             }
             Some(Ok(response)) => response,
         };
         let (mut parts, incoming) = response.into_parts();
-        let framing = receive_head(&method, parts.status, parts.version, &mut parts.headers)
-            .map_err(|why| Missed::Failed(FailureKind::BadHttp(why.into()), true))?;
+        let framing = receive_head(&method, parts.status, parts.version, &mut parts.headers);
+        let framing = match framing.map_err(|why| FailureKind::BadHttp(why.into())) {
+            Ok(framing) => framing,
+            Err(kind) => return Err(maybe_done(kind, copy)),
+        };
+        let elsewhere = terms.has_alternatives && is_gateways(parts.status);
         let (reused, remote) = (lease.reused(), lease.remote());
         if progress.as_ref().is_some_and(|progress| !progress.ended()) {
             lease.detach();
@@ -212,6 +197,7 @@ impl Exchange<'_> {
             connect_time: sent_at - asked_at,
             first_byte_time: sent_at.elapsed(),
             earlier: Vec::new(),
+            again: copy.filter(|_| elsewhere).map(Box::new),
         })
     }
 
@@ -303,10 +289,31 @@ impl Exchange<'_> {
     }
 }
 
-/// Sorts a failed attempt; `copy` is there if the request may be sent a second time.
+/// A request for which there was no connection.
+fn unsent<G>(kind: FailureKind, head: RequestHead, body: RequestBody) -> Missed<G> {
+    let again = head.terms.has_alternatives;
+    Missed::Failed(kind, false, again.then(|| Box::new((head, body))))
+}
+
+/// An attempt that may have been carried out.
+fn maybe_done<G>(kind: FailureKind, copy: Option<(RequestHead, RequestBody)>) -> Missed<G> {
+    Missed::Failed(kind, true, copy.map(Box::new))
+}
+
+/// Whether a status tells of a server that was not reached behind the one that answered.
+fn is_gateways(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+/// Sorts a failed attempt; `copy` is there if the request may be sent a second time, and the flag
+/// says whether that may be to the same address.
 fn missed<G>(
     mut error: TrySendError<Request<SentBody>>,
-    copy: Option<(RequestHead, RequestBody)>,
+    terms: Terms,
+    (copy, here): (Option<(RequestHead, RequestBody)>, bool),
     progress: Option<&Progress>,
 ) -> Missed<G> {
     let unwritten = error.take_message();
@@ -320,24 +327,23 @@ fn missed<G>(
                     method: parts.method,
                     target,
                     headers: parts.headers,
-                    // The one replay is this; nothing asks again.
-                    has_idempotency_key: false,
+                    terms,
                 };
                 Missed::Again(head, body.into_inner(), kind, false)
             }
-            None => Missed::Failed(kind, false),
+            None => Missed::Failed(kind, false, None),
         };
     }
     if let Some(failed) = progress.and_then(Progress::failed) {
-        return Missed::Failed(FailureKind::BodyFromCaller(failed), true);
+        return Missed::Failed(FailureKind::BodyFromCaller(failed), true, None);
     }
     if error.is_parse() {
-        return Missed::Failed(FailureKind::BadHttp(describe(&error).into()), true);
+        return maybe_done(FailureKind::BadHttp(describe(&error).into()), copy);
     }
     let kind = FailureKind::Reset(describe(&error).into());
     match copy {
-        Some((head, body)) => Missed::Again(head, body, kind, true),
-        None => Missed::Failed(kind, true),
+        Some((head, body)) if here => Missed::Again(head, body, kind, true),
+        copy => maybe_done(kind, copy),
     }
 }
 

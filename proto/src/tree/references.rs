@@ -15,7 +15,7 @@ use crate::id::{CredentialId, ProxyId};
 use crate::object::{Body, Object, ObjectId};
 use crate::problem::Problem;
 use crate::proxy::Proxy;
-use crate::target::{BaseUrl, Target};
+use crate::target::Target;
 
 /// Most users that a refusal names.
 const USERS_NAMED_MAX: usize = 100;
@@ -96,7 +96,15 @@ pub(super) fn judge(
 fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<Problem> {
     let mut problems = body.validate();
     match body {
-        Body::Target(target) => problems.extend(context.policy.judge(target)),
+        Body::Target(target) => {
+            problems.extend(context.policy.judge(target));
+            for (at, endpoint) in target.endpoints.iter().enumerate() {
+                if let Some(region) = &endpoint.region {
+                    let pointer = format!("/endpoints/{at}/region");
+                    context.policy.judge_region(region, &pointer, &mut problems);
+                }
+            }
+        }
         Body::Proxy(proxy) => problems.extend(proxy_problems(objects, proxy)),
         Body::Credential(stored) => offer_exact(objects, &stored.credential.hosts, &mut problems),
         _ => {}
@@ -117,11 +125,12 @@ fn offer_exact(objects: &Objects, hosts: &[HostPattern], problems: &mut [Problem
         let in_use: BTreeSet<String> = objects
             .values()
             .filter_map(|object| match &object.body {
-                Body::Target(target) => BaseUrl::parse(&target.base_url).ok(),
+                Body::Target(target) => Some(target),
                 _ => None,
             })
-            .filter(|base| wide.covers(&base.origin))
-            .map(|base| HostPattern::exact(base.origin).to_string())
+            .flat_map(Target::bases)
+            .filter(|(_, base)| wide.covers(&base.origin))
+            .map(|(_, base)| HostPattern::exact(base.origin).to_string())
             .take(OFFERED_MAX)
             .collect();
         if !in_use.is_empty() {
@@ -168,7 +177,7 @@ fn proxy_problems(objects: &Objects, proxy: &Proxy) -> Vec<Problem> {
     let Some(credential) = credential_of(objects, id, kind, pointer, &mut problems) else {
         return problems;
     };
-    if let Some(outside) = target.and_then(|target| outside_hosts(target, credential)) {
+    if let Some((_, outside)) = target.and_then(|target| outside_hosts(target, credential)) {
         let detail = format!(
             "{id} may be sent to {} only, and {} is {outside}",
             hosts(credential),
@@ -213,12 +222,16 @@ fn credential_of<'a>(
     Some(&stored.credential)
 }
 
-/// The target's origin, when the credential's secret may not be sent there.
-fn outside_hosts(target: &Target, credential: &Credential) -> Option<Origin> {
+/// The first of the target's addresses to which the credential's secret may not be sent, with its
+/// pointer.
+fn outside_hosts(target: &Target, credential: &Credential) -> Option<(String, Origin)> {
+    if !credential.has_secret() {
+        return None;
+    }
     // A base URL that cannot be read is a problem of the target itself.
-    let origin = BaseUrl::parse(&target.base_url).ok()?.origin;
-    let covered = credential.hosts.iter().any(|host| host.matches(&origin));
-    (credential.has_secret() && !covered).then_some(origin)
+    let origins = target.bases().map(|(pointer, base)| (pointer, base.origin));
+    let covered = |origin: &Origin| credential.hosts.iter().any(|host| host.matches(origin));
+    origins.into_iter().find(|(_, origin)| !covered(origin))
 }
 
 fn hosts(credential: &Credential) -> String {
@@ -278,14 +291,14 @@ fn judge_dependent(
         return;
     };
     let credential = &stored.credential;
-    if let Some(outside) = outside_hosts(target, credential) {
+    if let Some((pointer, outside)) = outside_hosts(target, credential) {
         let detail = format!(
             "proxy {id} would send credential {credential_id} to {outside}; it may be sent to {} \
              only",
             hosts(credential)
         );
         let cause = target_at
-            .map(|at| (at, "/base_url"))
+            .map(|at| (at, pointer.as_str()))
             .or(credential_at.map(|at| (at, "/hosts")));
         if let Some((at, pointer)) = cause {
             let problem = Problem::new(pointer, "credential-host", detail);

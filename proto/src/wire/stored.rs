@@ -58,6 +58,12 @@ pub struct StoredRecord<'a> {
     pub limited_by: Cow<'a, [Cow<'static, str>]>,
     #[serde(default)]
     pub scrub: ScrubState,
+    #[serde(default)]
+    pub endpoints: Cow<'a, [Arc<str>]>,
+    #[serde(default)]
+    pub forwarded_to: Option<&'a str>,
+    #[serde(default)]
+    pub forwarded_from: Option<&'a str>,
 }
 
 impl<'a> StoredRecord<'a> {
@@ -101,6 +107,9 @@ impl<'a> StoredRecord<'a> {
             sends: Cow::Borrowed(&record.sends),
             limited_by: Cow::Borrowed(&record.limited_by),
             scrub: record.scrub,
+            endpoints: Cow::Borrowed(&record.endpoints),
+            forwarded_to: record.forwarded_to.as_deref(),
+            forwarded_from: record.forwarded_from.as_deref(),
         }
     }
 
@@ -147,6 +156,9 @@ impl<'a> StoredRecord<'a> {
             sends: self.sends.to_vec(),
             limited_by: self.limited_by.to_vec(),
             scrub: self.scrub,
+            endpoints: self.endpoints.to_vec(),
+            forwarded_to: shared(self.forwarded_to),
+            forwarded_from: shared(self.forwarded_from),
         }
     }
 

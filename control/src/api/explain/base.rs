@@ -17,6 +17,7 @@ use super::scope::Scoped;
 /// A proxy with the scopes that all of its callers share, compiled once.
 pub struct Base<'a> {
     objects: &'a Objects,
+    region: &'a str,
     id: ProxyId,
     proxy: &'a Proxy,
     target: &'a Target,
@@ -25,8 +26,9 @@ pub struct Base<'a> {
 }
 
 impl<'a> Base<'a> {
-    /// `None` when the configuration lacks the proxy or what it names.
-    pub fn new(objects: &'a Objects, id: ProxyId) -> Option<Self> {
+    /// As the nodes of `region` serve it; `None` when the configuration lacks the proxy or what it
+    /// names.
+    pub fn new(objects: &'a Objects, id: ProxyId, region: &'a str) -> Option<Self> {
         let Body::Proxy(proxy) = &objects.get(&ObjectId::Proxy(id))?.body else {
             return None;
         };
@@ -50,6 +52,7 @@ impl<'a> Base<'a> {
             .map(|(scope, on, default)| Scoped::new(objects, scope, on, default).map(Arc::new));
         Some(Self {
             objects,
+            region,
             id,
             proxy,
             target,
@@ -110,6 +113,7 @@ impl<'a> Base<'a> {
         }
         let meters = self.meters(filtering.map(|(_, on)| on));
         Some(Judged {
+            region: self.region,
             id: self.id,
             proxy: self.proxy,
             target: self.target,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::header;
 use jiff::Timestamp;
 use proto::body_view::{BodyLimits, BodyView};
+use proto::endpoint::{self, Endpoint};
 use proto::filter::Filter;
 use proto::id::{CredentialId, ProxyId};
 use proto::meter::{Meter, When};
@@ -45,6 +46,7 @@ pub struct Explained {
 
 /// A proxy as one caller meets it.
 pub struct Judged<'a> {
+    pub(super) region: &'a str,
     pub(super) id: ProxyId,
     pub(super) proxy: &'a Proxy,
     pub(super) target: &'a Target,
@@ -264,10 +266,10 @@ impl<'a> Judged<'a> {
             let detail = format!("{id} has no secret; give it one");
             return explained.end("inject", Code::CredentialUnavailable, &detail);
         }
-        let origin = BaseUrl::parse(&self.target.base_url).map(|base| base.origin);
-        let bound = origin.is_ok_and(|origin| credential.hosts.iter().any(|h| h.matches(&origin)));
-        if credential.has_secret() && !bound {
-            let detail = format!("{id} may not be sent to {}", self.target.base_url);
+        let covered = |base: &BaseUrl| credential.hosts.iter().any(|h| h.matches(&base.origin));
+        let outside = self.target.bases().find(|(_, base)| !covered(base));
+        if let Some((_, base)) = outside.filter(|_| credential.has_secret()) {
+            let detail = format!("{id} may not be sent to {}", base.origin);
             return explained.end("inject", Code::CredentialUnavailable, &detail);
         }
         let kind = credential.auth_type.as_str();
@@ -276,7 +278,12 @@ impl<'a> Judged<'a> {
 
     fn forward(&self, explained: &mut Explained, request: &Described, _: Timestamp) {
         let path = PathReading::parse(&request.path, self.target.path_options());
-        let (Ok(base), Ok(path)) = (BaseUrl::parse(&self.target.base_url), path) else {
+        let nearest = self
+            .endpoints()
+            .first()
+            .map(|(_, endpoint)| &endpoint.base_url);
+        let base_url = nearest.unwrap_or(&self.target.base_url);
+        let (Ok(base), Ok(path)) = (BaseUrl::parse(base_url), path) else {
             return;
         };
         let path = path.join(&base.path);
@@ -287,8 +294,25 @@ impl<'a> Judged<'a> {
             url.push('?');
             url.push_str(&String::from_utf8_lossy(query));
         }
-        let facts = json!({"method": request.method, "url": url, "assumed": "nothing is sent"});
+        let mut facts = json!({"method": request.method, "url": url, "assumed": "nothing is sent"});
+        if !self.target.endpoints.is_empty() {
+            let shown = |(distance, endpoint): (u8, &Endpoint)| {
+                json!({"region": endpoint.region, "base_url": endpoint.base_url,
+                       "weight": endpoint.weight, "distance": distance})
+            };
+            let shown: Vec<Value> = self.endpoints().into_iter().map(shown).collect();
+            facts["endpoints"] = json!(shown);
+        }
         explained.pass("forward", facts);
+    }
+
+    /// The target's endpoints as the region's nodes ask them, each with how near it is.
+    fn endpoints(&self) -> Vec<(u8, &'a Endpoint)> {
+        let listed = &self.target.endpoints;
+        let distances = endpoint::distances(listed, self.region);
+        let mut order: Vec<_> = distances.into_iter().zip(listed).collect();
+        order.sort_by_key(|(distance, _)| *distance);
+        order
     }
 
     fn filter(&self, explained: &mut Explained, _: &Described, _: Timestamp) {

@@ -107,7 +107,9 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
     let question = question(&call, &input, &objects).await?;
     // Compiling and judging thousands of rules takes a while; nobody else waits for it.
     let _turn = TURNS.acquire().await;
-    let answer = tokio::task::spawn_blocking(move || question.answer(&objects, version)).await;
+    let region = call.control.settings.region.clone();
+    let answer =
+        tokio::task::spawn_blocking(move || question.answer(&objects, version, &region)).await;
     let broke = |error| Refusal::new(Code::Internal, format!("explaining broke off: {error}"));
     Ok(Answer::json(answer.map_err(broke)??))
 }
@@ -169,10 +171,10 @@ enum Question {
 }
 
 impl Question {
-    fn answer(&self, objects: &Objects, version: u64) -> Result<Value, Refusal> {
+    fn answer(&self, objects: &Objects, version: u64, region: &str) -> Result<Value, Refusal> {
         match self {
             Self::Record(record) => {
-                let base = base(objects, record.proxy_id, "/record")?;
+                let base = base(objects, record.proxy_id, "/record", region)?;
                 let judged = met_by(&base, record.proxy_credential_id)?;
                 let explained = match record.auth_failure {
                     // Who was not recognised then holds no credential that could be assumed.
@@ -187,11 +189,11 @@ impl Question {
                 Ok(answer)
             }
             Self::Request(proxy, credential, described) => {
-                let base = base(objects, *proxy, "/proxy")?;
+                let base = base(objects, *proxy, "/proxy", region)?;
                 let explained = met_by(&base, *credential)?.explain(described, Timestamp::now());
                 Ok(shown(&explained, version))
             }
-            Self::Last(proxy, records) => summary(objects, *proxy, records, version),
+            Self::Last(proxy, records) => summary(objects, *proxy, records, (version, region)),
         }
     }
 }
@@ -201,9 +203,9 @@ fn summary(
     objects: &Objects,
     proxy: ProxyId,
     records: &[Record],
-    version: u64,
+    (version, region): (u64, &str),
 ) -> Result<Value, Refusal> {
-    let base = base(objects, proxy, "/proxy")?;
+    let base = base(objects, proxy, "/proxy", region)?;
     let mut by_caller: BTreeMap<CredentialId, Judged<'_>> = BTreeMap::new();
     let (mut allowed, mut denied, mut unknown) = (0_u64, 0_u64, 0_u64);
     let mut otherwise = Vec::new();
@@ -279,8 +281,13 @@ fn word(answer: Decision) -> &'static str {
     }
 }
 
-fn base<'a>(objects: &'a Objects, proxy: ProxyId, pointer: &str) -> Result<Base<'a>, Refusal> {
-    Base::new(objects, proxy).ok_or_else(|| {
+fn base<'a>(
+    objects: &'a Objects,
+    proxy: ProxyId,
+    pointer: &str,
+    region: &'a str,
+) -> Result<Base<'a>, Refusal> {
+    Base::new(objects, proxy, region).ok_or_else(|| {
         let detail = format!("{proxy} is not in this configuration, or cannot be served");
         invalid(pointer, "not-found", &detail)
     })

@@ -258,7 +258,7 @@ impl OrgCompiler<'_> {
             places,
             credentials,
             rules: self.rules(ObjectId::Proxy(id), proxy.default_rule_effect)?,
-            destination: Arc::new(self.destination(target, &compiled_target, timeouts)?),
+            destinations: self.destinations(target, &compiled_target, timeouts)?,
             target: compiled_target,
             target_credential,
             first_byte_text: targets::first_byte_text(proxy, target, timeouts).into(),

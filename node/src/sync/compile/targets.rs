@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use proto::breaker::BreakerSettings;
+use proto::endpoint;
+use proto::hosts::Origin;
 use proto::id::TargetId;
 use proto::object::ObjectId;
 use proto::proxy::Proxy;
-use proto::target::{BaseUrl, PropagateTrace, Target, Timeouts};
+use proto::target::{BaseUrl, PropagateTrace, SLOW_START_MS_DEFAULT, Target, Timeouts};
 
 use super::{OrgCompiler, header_names};
+use crate::endpoints::{Endpoint, Endpoints};
 use crate::snapshot::CompiledTarget;
 use crate::upstream::tls::{Roots, TlsSpec};
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
@@ -28,6 +32,7 @@ impl OrgCompiler<'_> {
             id,
             id_text: id.to_string().into(),
             base: BaseUrl::parse(&target.base_url)?,
+            endpoints: self.endpoints(id, target)?,
             path: target.path_options(),
             forbidden: self.forbidden(id, target),
             rules: self.rules(ObjectId::Target(id), target.default_rule_effect)?,
@@ -36,10 +41,61 @@ impl OrgCompiler<'_> {
                 .idempotency_header
                 .as_ref()
                 .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
-            breaker: self.compiler.breakers.of(id, target),
         });
         self.targets.insert(id, compiled.clone());
         Ok(compiled)
+    }
+
+    fn endpoints(&mut self, id: TargetId, target: &Target) -> Result<Endpoints, String> {
+        let alone = target.breaker.as_ref();
+        let several = target.endpoints.len() > 1;
+        let default = BreakerSettings::default();
+        let settings = alone.or(several.then_some(&default));
+        let own = &self.compiler.parts.keyring.region;
+        let distances = endpoint::distances(&target.endpoints, own);
+        let weights = target.endpoints.iter().map(|endpoint| endpoint.weight);
+        let mut terms = distances.into_iter().zip(weights);
+        let id_text = id.to_string();
+        let mut all = Vec::with_capacity(target.endpoints.len().max(1));
+        for (_, base) in target.bases() {
+            let address = format!("{}{}", base.origin, base.path);
+            let breakers = &mut self.compiler.breakers;
+            let breaker = settings.map(|settings| breakers.of(id, &address, settings));
+            let label: Arc<str> = base.origin.authority().into();
+            let counted = breaker.as_ref().filter(|_| several);
+            let metrics = &self.compiler.parts.metrics;
+            let counters = counted.map(|breaker| metrics.endpoint(&id_text, &label, breaker));
+            let (distance, weight) = terms.next().unwrap_or((0, 1));
+            all.push(Endpoint {
+                base,
+                label,
+                distance,
+                weight,
+                breaker,
+                counters,
+            });
+        }
+        // A list in which one cannot be read would go with the others' terms.
+        if all.is_empty() || all.len() != target.endpoints.len().max(1) {
+            return Err("an address of its target is not a URL".into());
+        }
+        let slow_start = target.slow_start_ms.unwrap_or(SLOW_START_MS_DEFAULT);
+        let slow_start = Duration::from_millis(slow_start);
+        Ok(Endpoints::new(all, slow_start, alone.is_some()))
+    }
+
+    /// Where a proxy's calls are dialled: one for each address of its target.
+    pub(super) fn destinations(
+        &self,
+        target: &Target,
+        compiled: &CompiledTarget,
+        timeouts: Timeouts,
+    ) -> Result<Box<[Arc<Destination>]>, String> {
+        let made = compiled.endpoints.iter().map(|endpoint| {
+            let made = self.destination(target, &endpoint.base.origin, timeouts)?;
+            Ok(Arc::new(made))
+        });
+        made.collect()
     }
 
     /// Whether the operator does not let this target be called. Control refuses to save such a
@@ -54,13 +110,12 @@ impl OrgCompiler<'_> {
         !problems.is_empty()
     }
 
-    pub(super) fn destination(
+    fn destination(
         &self,
         target: &Target,
-        compiled: &CompiledTarget,
+        origin: &Origin,
         timeouts: Timeouts,
     ) -> Result<Destination, String> {
-        let origin = &compiled.base.origin;
         let roots = match (&target.tls.ca, target.tls.insecure) {
             (_, true) => Roots::Unchecked,
             (Some(pem), false) => Roots::Only(pem.clone()),

@@ -125,7 +125,11 @@ fn head(method: Method, target: &str) -> RequestHead {
         method,
         target: target.parse().unwrap(),
         headers: HeaderMap::new(),
-        has_idempotency_key: false,
+        terms: Terms {
+            has_idempotency_key: false,
+            has_alternatives: false,
+            asked_at: tokio::time::Instant::now(),
+        },
     }
 }
 

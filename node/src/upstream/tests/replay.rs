@@ -68,7 +68,7 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
                 Ok::<(), Hold<()>>(())
             };
             let mut request = head(method.clone(), "/");
-            request.has_idempotency_key = key;
+            request.terms.has_idempotency_key = key;
             let outcome = upstream
                 .send(&destination, request, body(), &mut gate)
                 .await;

@@ -1,0 +1,211 @@
+//! The addresses of a target as requests meet them: what is known of their health, and which of
+//! them the next request goes to.
+//!
+//! The choice itself is [`proto::endpoint::choose`]. A target with one address goes through here
+//! too, and costs nothing for it but its breaker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use proto::endpoint::{self, Candidate, ENDPOINTS_MAX, Tried, WHOLE};
+use proto::outcome::EarlyEnd;
+use proto::target::BaseUrl;
+
+use crate::breakers::{Admitted, TargetBreaker};
+use crate::metrics::EndpointCounters;
+
+/// One address.
+pub struct Endpoint {
+    /// Where it is.
+    pub base: BaseUrl,
+    /// Host and port, as records and metrics name it.
+    pub label: Arc<str>,
+    /// How near it is; see [`endpoint::distances`].
+    pub distance: u8,
+    /// Its weight beside others that are as near.
+    pub weight: u32,
+    /// What leaves it alone while it fails.
+    pub breaker: Option<Arc<TargetBreaker>>,
+    /// Counts its requests, where the target has several addresses.
+    pub counters: Option<EndpointCounters>,
+}
+
+/// The addresses of a target; there is at least one.
+pub struct Endpoints {
+    all: Box<[Endpoint]>,
+    slow_start: Duration,
+    /// Whether a request is refused while each is left alone; the target's `breaker` asks for it.
+    refuses: bool,
+    draws: AtomicU64,
+}
+
+/// The address of a request.
+pub struct Picked {
+    /// Its place in the list.
+    pub at: usize,
+    /// Tells its breaker of the outcome.
+    pub admitted: Option<Admitted>,
+}
+
+impl Endpoints {
+    /// These addresses; `all` must not be empty.
+    pub fn new(all: Vec<Endpoint>, slow_start: Duration, refuses: bool) -> Self {
+        Self {
+            all: all.into(),
+            slow_start,
+            refuses,
+            draws: AtomicU64::new(0),
+        }
+    }
+
+    /// The address at a place.
+    pub fn get(&self, at: usize) -> Option<&Endpoint> {
+        self.all.get(at)
+    }
+
+    /// All of them, as listed.
+    pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
+        self.all.iter()
+    }
+
+    /// Whether there are several.
+    pub fn are_several(&self) -> bool {
+        self.all.len() > 1
+    }
+
+    /// The address that a request goes to first.
+    ///
+    /// # Errors
+    /// The target has a breaker and is left alone: 503 `circuit-open`.
+    pub fn first(&self) -> Result<Picked, EarlyEnd> {
+        if let [only] = &*self.all {
+            let admitted = only
+                .breaker
+                .as_ref()
+                .map(TargetBreaker::admit)
+                .transpose()?;
+            return Ok(Picked { at: 0, admitted });
+        }
+        if let Some(picked) = self.next(Tried::default()) {
+            return Ok(picked);
+        }
+        if self.refuses
+            && let Some(breaker) = self.all.first().and_then(|first| first.breaker.as_ref())
+        {
+            let admitted = Some(breaker.admit()?);
+            return Ok(Picked { at: 0, admitted });
+        }
+        // Nobody asked for requests to be refused: the nearest is as good as any.
+        let whole: Vec<Candidate> = self.all.iter().map(|e| e.candidate(WHOLE)).collect();
+        let at = endpoint::choose(&whole, Tried::default(), self.draw()).unwrap_or_default();
+        Ok(Picked { at, admitted: None })
+    }
+
+    /// The address that a request goes to after these; none where all others are left alone.
+    pub fn next(&self, mut tried: Tried) -> Option<Picked> {
+        let now = Instant::now();
+        let none = Candidate {
+            distance: 0,
+            weight: 0,
+            share: 0,
+        };
+        let mut candidates = [none; ENDPOINTS_MAX];
+        for (endpoint, candidate) in self.all.iter().zip(&mut candidates) {
+            let breaker = endpoint.breaker.as_ref();
+            let share = breaker.map_or(WHOLE, |breaker| breaker.share(now, self.slow_start));
+            *candidate = endpoint.candidate(share);
+        }
+        loop {
+            let at = endpoint::choose(&candidates, tried, self.draw())?;
+            match self.all.get(at)?.breaker.as_ref().map(TargetBreaker::admit) {
+                None => return Some(Picked { at, admitted: None }),
+                Some(Ok(admitted)) => {
+                    let admitted = Some(admitted);
+                    return Some(Picked { at, admitted });
+                }
+                // Another request has just become the probe.
+                Some(Err(_)) => tried.add(at),
+            }
+        }
+    }
+
+    fn draw(&self) -> u64 {
+        endpoint::mixed(self.draws.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Endpoint {
+    fn candidate(&self, share: u32) -> Candidate {
+        Candidate {
+            distance: self.distance,
+            weight: self.weight,
+            share,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use proto::breaker::BreakerSettings;
+    use proto::id::TargetId;
+    use proto::outcome::Code;
+
+    use super::*;
+    use crate::breakers::Breakers;
+
+    fn endpoints(distances: &[u8], refuses: bool) -> Endpoints {
+        let settings: BreakerSettings =
+            serde_json::from_str(r#"{"consecutive_failures": 1, "open_ms": 3600000}"#).unwrap();
+        let mut breakers = Breakers::default();
+        let all = distances.iter().enumerate().map(|(at, distance)| {
+            let url = format!("https://h{at}.example");
+            Endpoint {
+                base: BaseUrl::parse(&url).unwrap(),
+                label: format!("h{at}.example").into(),
+                distance: *distance,
+                weight: 1,
+                breaker: Some(breakers.of(TargetId::from_bits(1), &url, &settings)),
+                counters: None,
+            }
+        });
+        Endpoints::new(all.collect(), Duration::ZERO, refuses)
+    }
+
+    fn fail(endpoints: &Endpoints) -> usize {
+        let picked = endpoints.first().unwrap();
+        picked.admitted.unwrap().answered(StatusCode::BAD_GATEWAY);
+        picked.at
+    }
+
+    #[test]
+    fn a_request_passes_over_what_fails() {
+        let endpoints = endpoints(&[2, 0, 1], true);
+        let order: Vec<usize> = (0..3).map(|_| fail(&endpoints)).collect();
+        assert_eq!(order, [1, 2, 0]);
+        let end = endpoints.first().map(|picked| picked.at).unwrap_err();
+        assert_eq!(end.code, Code::CircuitOpen);
+        assert!(endpoints.next(Tried::default()).is_none());
+    }
+
+    #[test]
+    fn without_a_breaker_of_its_own_a_target_is_never_refused() {
+        let endpoints = endpoints(&[1, 0], false);
+        fail(&endpoints);
+        fail(&endpoints);
+        let picked = endpoints.first().unwrap();
+        assert_eq!(picked.at, 1, "the nearest");
+        assert!(picked.admitted.is_none());
+    }
+
+    #[test]
+    fn what_was_tried_is_not_next() {
+        let endpoints = endpoints(&[0, 0], false);
+        let mut tried = Tried::default();
+        tried.add(0);
+        assert_eq!(endpoints.next(tried).unwrap().at, 1);
+        tried.add(1);
+        assert!(endpoints.next(tried).is_none());
+    }
+}

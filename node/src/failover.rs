@@ -1,0 +1,150 @@
+//! The part of stage 7 for targets with several endpoints: what may be sent again goes on to the
+//! next one.
+//!
+//! That is a request of which nothing was written, whatever its method, and an idempotent one (or
+//! one with the key that the target's `retry.idempotency_header` names) that is in memory: up to
+//! 64 KiB. It goes on where no answer came, and where what came is a 502, 503 or 504; when the
+//! others have no better answer, that is the caller's. A POST of which bytes were written is never
+//! sent again.
+
+use std::pin::pin;
+
+use proto::endpoint::Tried;
+use proto::outcome::{Code, EarlyEnd};
+use proto::proxy::OnClientAbort;
+
+use crate::body::RequestBody;
+use crate::endpoints::Picked;
+use crate::flow::{Exchange, Inbound};
+use crate::inbound;
+use crate::metrics::Metrics;
+use crate::outcomes::{self, Sent, settle};
+use crate::snapshot::CompiledProxy;
+use crate::spending::Attempts;
+use crate::upstream::retry::is_idempotent;
+use crate::upstream::{
+    Answer, Failure, REPLAY_BYTES_MAX, RequestHead, Resend, SendError, Upstream,
+};
+
+/// Most endpoints that one request is sent to: one that all of them fail on is at fault itself.
+const ENDPOINTS_ASKED_MAX: usize = 3;
+
+/// Whether the request came back and its target has other endpoints.
+pub fn is_due(proxy: &CompiledProxy, sent: &Sent) -> bool {
+    let again = match sent {
+        Ok(answer) => &answer.again,
+        Err(SendError::Failed(failure)) => &failure.again,
+        Err(SendError::Gate(_)) => return false,
+    };
+    again.is_some() && proxy.target.endpoints.are_several()
+}
+
+/// The body of a request to a target with several endpoints: read into memory where it is so small
+/// that the request may be sent again with it.
+pub async fn body(exchange: &mut Exchange, head: &RequestHead) -> Result<RequestBody, EarlyEnd> {
+    let repeatable = head.terms.has_idempotency_key || is_idempotent(&head.method);
+    let small = matches!(
+        exchange.body,
+        Inbound::Stream { length: Some(length), .. } if length <= REPLAY_BYTES_MAX
+    );
+    if repeatable && small {
+        let most = usize::try_from(REPLAY_BYTES_MAX).unwrap_or(usize::MAX);
+        inbound::hold(exchange, most).await?;
+    }
+    Ok(exchange.body.take())
+}
+
+/// Sends a request that came back to the endpoints that are left, until one answers.
+pub async fn run(
+    upstream: &Upstream,
+    metrics: &Metrics,
+    exchange: &mut Exchange,
+    proxy: &CompiledProxy,
+    (mut picked, mut sent): (Picked, Sent),
+    attempts: &mut Attempts,
+) -> Sent {
+    let mut tried = Tried::default();
+    let mut kept: Option<Kept> = None;
+    loop {
+        tried.add(picked.at);
+        sent = settle(exchange, proxy, picked, sent);
+        let again = taken_back(&mut sent);
+        let next = match tried.count() < ENDPOINTS_ASKED_MAX && in_time(exchange, proxy) {
+            true => proxy.target.endpoints.next(tried),
+            false => None,
+        };
+        let (Some(again), Some(next)) = (again, next) else {
+            return better(exchange, metrics, kept, sent);
+        };
+        metrics.failed_over();
+        match sent {
+            Ok(mut answer) => {
+                outcomes::answered(exchange, &answer);
+                answer.attempts = 0;
+                kept = Some(Kept {
+                    answer,
+                    endpoint: exchange.notes.endpoint,
+                });
+            }
+            Err(SendError::Failed(failure)) => outcomes::unanswered(exchange, metrics, &failure),
+            Err(gate) => return Err(gate),
+        }
+        let Some(destination) = proxy.destinations.get(next.at) else {
+            return Err(SendError::Gate(unlisted()));
+        };
+        let (head, body) = *again;
+        let before = exchange.notes.attempts;
+        let mut gate = |attempt: u32| attempts.spend(before + attempt);
+        let mut sending = pin!(upstream.send(destination, head, body, &mut gate));
+        let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
+        sent = match exchange.reply.as_mut().filter(|_| cancels) {
+            Some(reply) => tokio::select! {
+                biased;
+                sent = &mut sending => sent,
+                () = reply.closed() => return Err(SendError::Gate(inbound::gone())),
+            },
+            None => sending.await,
+        };
+        picked = next;
+    }
+}
+
+/// An answer of 502, 503 or 504 that is given when there is no better one.
+struct Kept {
+    answer: Answer,
+    endpoint: usize,
+}
+
+fn taken_back(sent: &mut Sent) -> Option<Resend> {
+    match sent {
+        Ok(answer) => answer.again.take(),
+        Err(SendError::Failed(Failure { again, .. })) => again.take(),
+        Err(SendError::Gate(_)) => None,
+    }
+}
+
+/// Whether `timeouts.total` leaves time for another endpoint.
+fn in_time(exchange: &Exchange, proxy: &CompiledProxy) -> bool {
+    let destination = proxy.destinations.first();
+    let total = destination.and_then(|destination| destination.parts().timeouts.total);
+    total.is_none_or(|total| exchange.started.elapsed() < total)
+}
+
+/// The answer that was kept, where what came since is none.
+fn better(exchange: &mut Exchange, metrics: &Metrics, kept: Option<Kept>, sent: Sent) -> Sent {
+    match (sent, kept) {
+        (Err(missed), Some(kept)) => {
+            if let SendError::Failed(failure) = &missed {
+                outcomes::unanswered(exchange, metrics, failure);
+            }
+            exchange.notes.endpoint = kept.endpoint;
+            Ok(kept.answer)
+        }
+        (sent, _) => sent,
+    }
+}
+
+/// A list of addresses that does not have the one that was chosen of it.
+pub fn unlisted() -> EarlyEnd {
+    EarlyEnd::new(Code::InternalError, "the target has no such endpoint")
+}

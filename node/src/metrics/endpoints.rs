@@ -1,0 +1,163 @@
+//! Requests by endpoint, for targets that have several, with a bound on the number of series.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::head;
+use crate::breakers::TargetBreaker;
+
+/// Most endpoints that have series of their own; further ones have none.
+const ENDPOINTS_MAX: usize = 1_000;
+
+/// The counters of one endpoint; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointCounters(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    breaker: Mutex<Weak<TargetBreaker>>,
+}
+
+impl EndpointCounters {
+    /// It answered a request, or did not.
+    pub fn ended(&self, answered: bool) {
+        let count = match answered {
+            true => &self.0.answered,
+            false => &self.0.failed,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+}
+
+/// Target and endpoint.
+type Key = (Box<str>, Box<str>);
+
+/// The counters of all endpoints.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    known: Mutex<BTreeMap<Key, EndpointCounters>>,
+    failovers: AtomicU64,
+}
+
+impl Endpoints {
+    /// A request went on to another endpoint.
+    pub(super) fn failed_over(&self) {
+        self.failovers.fetch_add(1, Relaxed);
+    }
+
+    /// The counters of a target's endpoint.
+    pub(super) fn counters(
+        &self,
+        target: &str,
+        address: &str,
+        breaker: &Arc<TargetBreaker>,
+    ) -> EndpointCounters {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= ENDPOINTS_MAX {
+            // Those that no configuration holds any more make room.
+            known.retain(|_, counters| Arc::strong_count(&counters.0) > 1);
+        }
+        let key = (Box::from(target), Box::from(address));
+        if known.len() >= ENDPOINTS_MAX && !known.contains_key(&key) {
+            return EndpointCounters::default();
+        }
+        let counters = known.entry(key).or_default().clone();
+        let mut shown = counters
+            .0
+            .breaker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *shown = Arc::downgrade(breaker);
+        drop(shown);
+        counters
+    }
+
+    pub(super) fn render(&self, out: &mut String) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = "requestrocket_endpoint_requests_total";
+        let help = "Requests sent to the endpoints of targets that have several, by outcome.";
+        head(name, help, "counter", out);
+        for ((target, address), counters) in known.iter() {
+            let outcomes = [
+                ("answered", &counters.0.answered),
+                ("failed", &counters.0.failed),
+            ];
+            for (outcome, count) in outcomes {
+                let count = count.load(Relaxed);
+                let _ = writeln!(
+                    out,
+                    "{name}{{target=\"{target}\",endpoint=\"{address}\",outcome=\"{outcome}\"}} \
+                     {count}"
+                );
+            }
+        }
+        let name = "requestrocket_endpoint_left_alone";
+        let help = "Whether an endpoint is left alone because it fails.";
+        head(name, help, "gauge", out);
+        for ((target, address), counters) in known.iter() {
+            let breaker = counters
+                .0
+                .breaker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let open = breaker.upgrade().is_some_and(|breaker| breaker.is_open());
+            let open = u8::from(open);
+            let _ = writeln!(
+                out,
+                "{name}{{target=\"{target}\",endpoint=\"{address}\"}} {open}"
+            );
+        }
+        let name = "requestrocket_failovers_total";
+        head(
+            name,
+            "Requests that went on to another endpoint of their target.",
+            "counter",
+            out,
+        );
+        let _ = writeln!(out, "{name} {}", self.failovers.load(Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::breaker::BreakerSettings;
+    use proto::id::TargetId;
+
+    use super::*;
+    use crate::breakers::Breakers;
+
+    #[test]
+    fn an_endpoint_is_counted_and_beyond_the_bound_is_not() {
+        let endpoints = Endpoints::default();
+        let settings = BreakerSettings::default();
+        let breaker = Breakers::default().of(TargetId::from_bits(1), "https://a", &settings);
+        let counters = endpoints.counters("tgt_1", "a:443", &breaker);
+        counters.ended(true);
+        endpoints.counters("tgt_1", "a:443", &breaker).ended(false);
+        endpoints.failed_over();
+        let held: Vec<_> = (0..2 * ENDPOINTS_MAX)
+            .map(|n| endpoints.counters(&format!("tgt_{n}"), "b:443", &breaker))
+            .collect();
+        let mut text = String::new();
+        endpoints.render(&mut text);
+        for line in [
+            "requestrocket_endpoint_requests_total{target=\"tgt_1\",endpoint=\"a:443\",\
+             outcome=\"answered\"} 1",
+            "requestrocket_endpoint_requests_total{target=\"tgt_1\",endpoint=\"a:443\",\
+             outcome=\"failed\"} 1",
+            "requestrocket_endpoint_left_alone{target=\"tgt_1\",endpoint=\"a:443\"} 0",
+            "requestrocket_failovers_total 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}");
+        }
+        let series = text
+            .lines()
+            .filter(|line| line.contains("left_alone{"))
+            .count();
+        assert_eq!((series, held.len()), (ENDPOINTS_MAX, 2 * ENDPOINTS_MAX));
+    }
+}

@@ -1,0 +1,82 @@
+//! What is noted of each sending to a target: for the record, for metrics, and for the breaker of
+//! the endpoint it went to.
+
+use std::sync::Arc;
+
+use proto::outcome::EarlyEnd;
+use proto::record::Attempt;
+
+use crate::actor::StageKind;
+use crate::attempts;
+use crate::endpoints::Picked;
+use crate::flow::Exchange;
+use crate::metrics::Metrics;
+use crate::snapshot::CompiledProxy;
+use crate::upstream::{Answer, Failure, SendError};
+
+/// What came of asking one endpoint.
+pub type Sent = Result<Answer, SendError<EarlyEnd>>;
+
+/// Tells the endpoint's breaker and counters of an outcome, and notes which endpoint it was.
+pub fn settle(exchange: &mut Exchange, proxy: &CompiledProxy, picked: Picked, sent: Sent) -> Sent {
+    exchange.notes.endpoint = picked.at;
+    if let Some(endpoint) = proxy.target.endpoints.get(picked.at)
+        && let Some(counters) = &endpoint.counters
+    {
+        let tried = sent
+            .as_ref()
+            .err()
+            .is_none_or(|missed| matches!(missed, SendError::Failed(_)));
+        if tried {
+            counters.ended(sent.is_ok());
+            exchange.notes.endpoints.push(Arc::clone(&endpoint.label));
+        }
+    }
+    match (picked.admitted, &sent) {
+        (Some(admitted), Ok(answer)) => admitted.answered(answer.status),
+        (Some(admitted), Err(SendError::Failed(failure))) => admitted.failed(failure),
+        _ => {}
+    }
+    sent
+}
+
+/// Notes the attempts that no answer came to.
+pub fn unanswered(exchange: &mut Exchange, metrics: &Metrics, failure: &Failure) {
+    let begun_us = begun_us(exchange);
+    let (now_us, started) = (exchange.elapsed_us(), exchange.started);
+    let sends = attempts::failed(failure, begun_us, now_us, started);
+    exchange.notes.attempts += failure.attempts;
+    note(exchange, sends);
+    metrics.upstream_failed(attempts::name(&failure.kind));
+}
+
+/// Adds attempts, all but the last of them to the same endpoint as that.
+fn note(exchange: &mut Exchange, sends: Vec<Attempt>) {
+    let notes = &mut exchange.notes;
+    match notes.sends.is_empty() {
+        true => notes.sends = sends,
+        false => notes.sends.extend(sends),
+    }
+    if let Some(last) = notes.endpoints.last().cloned() {
+        notes.endpoints.resize(notes.sends.len(), last);
+    }
+}
+
+/// When the attempts that come next began, in microseconds after the request's start.
+fn begun_us(exchange: &Exchange) -> u32 {
+    let last = exchange.notes.sends.last();
+    last.map_or(exchange.marks[StageKind::Inject as usize], |last| {
+        let took_us = u32::try_from(last.took_us()).unwrap_or(u32::MAX);
+        last.started_us.saturating_add(took_us)
+    })
+}
+
+/// Notes the attempts of an answer. One that was kept while others were asked is noted already, and
+/// has none left.
+pub fn answered(exchange: &mut Exchange, answer: &Answer) {
+    if answer.attempts > 0 {
+        let sends = attempts::answered(answer, begun_us(exchange), exchange.started);
+        note(exchange, sends);
+        exchange.notes.attempts += answer.attempts;
+    }
+}
