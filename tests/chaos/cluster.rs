@@ -65,8 +65,22 @@ pub struct Process {
     running: Option<Gateway>,
 }
 
-/// Runs a test on a fresh cluster, on the callers' host. One at a time.
+/// Whether the nodes of a cluster have links between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Each takes its tokens from etcd itself.
+    None,
+    /// Tokens have owners among them, and they tell each other of revoked keys.
+    Peers,
+}
+
+/// Runs a test on a fresh cluster without links, on the callers' host. One at a time.
 pub fn run(test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
+    run_with(Links::None, test);
+}
+
+/// Runs a test on a fresh cluster, on the callers' host. One at a time.
+pub fn run_with(links: Links, test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
     static ONE: Mutex<()> = Mutex::new(());
     if std::env::var("REQUESTROCKET_CHAOS").is_ok_and(|value| value == "skip") {
         eprintln!("LEFT OUT: REQUESTROCKET_CHAOS=skip. Nothing was tested.");
@@ -75,7 +89,7 @@ pub fn run(test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let network = Network::new(&HOSTS);
     network.host(CALLERS).inside(|| {
-        let mut cluster = Cluster::start(&network);
+        let mut cluster = Cluster::start(&network, links);
         let proxy = cluster.proxy();
         test(&mut cluster, &proxy);
     });
@@ -89,7 +103,7 @@ pub fn outage() -> Duration {
 }
 
 impl<'n> Cluster<'n> {
-    fn start(network: &'n Network) -> Self {
+    fn start(network: &'n Network, links: Links) -> Self {
         let addresses: Vec<_> = (0..MEMBERS).map(|at| network.host(at).address).collect();
         let etcd = EtcdServer::on_hosts(&addresses);
         // Whoever asks gets the same answer; nothing is kept of the requests.
@@ -128,7 +142,7 @@ impl<'n> Cluster<'n> {
         }
         for at in 0..NODES {
             let host = cluster.network.host(MEMBERS + CONTROLS + at);
-            let start = cluster.node_start(at, &host);
+            let start = cluster.node_start(at, &host, links);
             cluster.nodes.push(Process::start(host, start));
         }
         cluster
@@ -175,18 +189,20 @@ impl<'n> Cluster<'n> {
         }
     }
 
-    fn node_start(&self, at: usize, host: &Host) -> Start {
+    fn node_start(&self, at: usize, host: &Host, between: Links) -> Start {
         let name = HOSTS[MEMBERS + CONTROLS + at];
         let controls = self.controls.iter();
         let links: Vec<_> = controls
             .map(|c| format!("{}:8082", c.host.address))
             .collect();
         let config = format!(
-            "node_name = {name:?}\n{}endpoints = {links:?}\n[admin]\nlisten = \"{}:8083\"\n\
-             [peers]\nlisten = \"{}:8084\"\n",
+            "node_name = {name:?}\n{}endpoints = {links:?}\n[admin]\nlisten = \"{}:8083\"\n{}",
             self.config(name, at),
             host.address,
-            host.address,
+            match between {
+                Links::None => String::new(),
+                Links::Peers => format!("[peers]\nlisten = \"{}:8084\"\n", host.address),
+            },
         );
         let address = format!("{}:8080", host.address);
         Start {

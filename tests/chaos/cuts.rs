@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::cluster::{self, Cluster, SECOND};
+use super::cluster::{self, Cluster, Links, SECOND};
 use super::network::{Cut, Host};
 use crate::harness::gateway::Proxy;
 use crate::harness::wait_for;
@@ -50,7 +50,7 @@ fn a_node_cut_from_etcd_serves_what_it_has_and_then_what_is() {
 
 #[test]
 fn a_node_cut_from_etcd_but_not_from_its_peers_refuses_a_revoked_key() {
-    cluster::run(|cluster, proxy| {
+    cluster::run_with(Links::Peers, |cluster, proxy| {
         for node in &cluster.nodes {
             node.wait_metric("requestrocket_peers_linked", 2);
         }
