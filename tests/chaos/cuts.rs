@@ -116,7 +116,7 @@ fn a_control_plane_cut_from_etcd_changes_nothing_and_another_one_does() {
 
 #[test]
 fn members_of_etcd_cut_from_each_other_lose_nothing_and_apply_nothing_twice() {
-    cluster::run(|cluster, proxy| {
+    cluster::run_with(Links::Peers, |cluster, proxy| {
         let load = cluster.load(proxy);
         load.after(SECOND).is_clean("before anything");
         let before = cluster.version(0);

@@ -16,7 +16,7 @@ const ASKED_MORE: f64 = 10.0;
 
 #[test]
 fn without_a_quorum_traffic_goes_on_and_nothing_half_done_is_left() {
-    cluster::run(|cluster, proxy| {
+    cluster::run_with(cluster::Links::Peers, |cluster, proxy| {
         // A node that starts now has no view of limits to share from, so it is asked for no proxy
         // that has one.
         let limited = cluster.load_on(0..2, proxy, RATE / 2);

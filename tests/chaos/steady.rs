@@ -5,7 +5,7 @@ use crate::harness::etcd::EtcdServer;
 
 #[test]
 fn no_member_of_etcd_is_missed() {
-    cluster::run(|cluster, proxy| {
+    cluster::run_with(cluster::Links::Peers, |cluster, proxy| {
         let load = cluster.load(proxy);
         load.after(2 * SECOND).is_clean("before anything");
         for at in 0..3 {

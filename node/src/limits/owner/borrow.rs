@@ -27,7 +27,7 @@ const ABANDONED_MAX: usize = 16;
 pub(super) struct Borrowing {
     ask: Option<Outstanding>,
     abandoned: VecDeque<(Opener, u64)>,
-    refused_until_ns: u64,
+    pub(super) refused_until_ns: u64,
     /// When it last refused; 0 for never.
     refused_ns: u64,
     seen: Option<(State, u64)>,

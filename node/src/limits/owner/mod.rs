@@ -245,7 +245,9 @@ impl Owner {
         };
         let hungry = few && (asked || waiting > 0) && !around.leaving;
         self.note_demand(now_ns, asked);
-        self.loss.note(now_ns, hungry, in_hand, self.place.grace_ns);
+        // Who was refused waits for the limit, not for an answer.
+        let missed = hungry && now_ns >= self.borrowing.refused_until_ns;
+        self.loss.note(now_ns, missed, in_hand, self.place.grace_ns);
         if self.serves_relayed(now_ns) || around.leaving {
             around.supplier = None;
         }
@@ -262,11 +264,12 @@ impl Owner {
 
     fn decide(&mut self, around: &mut Around<'_>, hungry: bool, waiting: u64) -> Option<Write> {
         let now_ns = around.now.boot_ns;
-        let lost = self.loss.is_lost() && !around.store_up;
+        // Whoever borrows learns by silence alone that nobody gives: it asks the store nothing.
+        let lost = self.loss.is_lost();
         if around.supplier.is_some() && !lost {
             return self.borrow(around, hungry, waiting);
         }
-        if self.attempt.is_some() || !around.store_up {
+        if self.attempt.is_some() || !around.store_up || around.supplier.is_some() {
             // A peer may serve although nothing came in time: it is asked on.
             self.ask_on(around, hungry, waiting);
             self.without_answer(around, hungry);
