@@ -44,11 +44,7 @@ pub fn with_facts<T>(
     let method = request.method.as_str().as_bytes();
     let facts = Facts::new(method, &path, &query, &request.headers, request.peer.ip())
         .with_path_overrides(&overrides)
-        .with_body(match &view {
-            None => BodyFacts::NotRead,
-            Some(Ok(view)) => BodyFacts::View(view),
-            Some(Err(reason)) => BodyFacts::Unreadable(*reason),
-        });
+        .with_body(BodyFacts::of(view.as_ref()));
     Ok(judge(&facts))
 }
 

@@ -15,6 +15,16 @@ fn minute(limit: u64) -> Value {
     json!([{"limit": limit, "window": "minute"}])
 }
 
+/// So many requests at once, each on a connection of its own; the answers are to be read.
+fn send(gateway: &Gateway, proxy: &Proxy, count: usize) -> Vec<Connection> {
+    let one = |_| {
+        let mut connection = Connection::open(&gateway.url);
+        connection.send(proxy.request("GET", "/").bytes(&gateway.url));
+        connection
+    };
+    (0..count).map(one).collect()
+}
+
 /// A second proxy on the same target, credentials and caller.
 fn sibling(gateway: &Gateway, proxy: &Proxy) -> Request {
     let fields = json!({
@@ -256,13 +266,7 @@ fn so_many_calls_are_in_flight_and_an_ended_one_makes_place() {
     let limit = json!({"limit": 2, "algorithm": "concurrency"});
     let place = format!("/proxies/{}/meters", proxy.id);
     gateway.create(&place, json!({"limits": [limit]}));
-    let mut open: Vec<Connection> = (0..2)
-        .map(|_| {
-            let mut connection = Connection::open(&gateway.url);
-            connection.send(proxy.request("GET", "/").bytes(&gateway.url));
-            connection
-        })
-        .collect();
+    let mut open = send(&gateway, &proxy, 2);
     upstream.wait_seen(2);
     let refused = proxy.get("/");
     assert_eq!(refused.outcome(), (429, "rate-limited"));
@@ -289,12 +293,7 @@ fn held_callers_are_served_in_order_within_their_time_and_others_refused_at_once
         &place,
         json!({"limits": [limit], "at_limit": {"hold": hold}}),
     );
-    let mut open: Vec<Connection> = Vec::new();
-    for _ in 0..10 {
-        let mut connection = Connection::open(&gateway.url);
-        connection.send(proxy.request("GET", "/").bytes(&gateway.url));
-        open.push(connection);
-    }
+    let mut open = send(&gateway, &proxy, 10);
     // Three pass each second.
     for (at, connection) in open.iter_mut().enumerate() {
         let answer = connection.read().expect("an answer");
@@ -521,12 +520,7 @@ fn callers_that_two_meters_hold_have_their_turn_at_both() {
             json!({"name": name, "limits": limits, "at_limit": hold}),
         );
     }
-    let mut open: Vec<Connection> = Vec::new();
-    for _ in 0..24 {
-        let mut connection = Connection::open(&gateway.url);
-        connection.send(proxy.request("GET", "/").bytes(&gateway.url));
-        open.push(connection);
-    }
+    let mut open = send(&gateway, &proxy, 24);
     for (at, connection) in open.iter_mut().enumerate() {
         let answer = connection.read().expect("an answer");
         assert_eq!(answer.status(), 200, "{at}: {}", answer.text());
@@ -549,13 +543,8 @@ fn a_bucket_with_a_burst_of_one_gives_what_its_limit_says() {
     let hold = json!({"hold": {"max_wait_ms": 20_000, "max_waiting": 40}});
     let place = format!("/proxies/{}/meters", proxy.id);
     gateway.create(&place, json!({"limits": [limit], "at_limit": hold}));
-    let mut open: Vec<Connection> = Vec::new();
     // Ten a second: two seconds, or twenty with one for each life of a block.
-    for _ in 0..20 {
-        let mut connection = Connection::open(&gateway.url);
-        connection.send(proxy.request("GET", "/").bytes(&gateway.url));
-        open.push(connection);
-    }
+    let mut open = send(&gateway, &proxy, 20);
     for (at, connection) in open.iter_mut().enumerate() {
         let answer = connection.read().expect("an answer");
         assert_eq!(answer.status(), 200, "{at}: {}", answer.text());

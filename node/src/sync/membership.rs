@@ -15,15 +15,14 @@ use proto::member::{FAULTS_MAX, Member, MemberFault};
 use proto::restarts::Restarts;
 use proto::store::follow::World;
 use proto::store::load::{self, Fault};
-use proto::store::{LeaseId, Op, Store, StoreError, Txn};
+use proto::store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 
+use super::entry::Entry;
 use crate::metrics::Metrics;
 use crate::peers::Known;
 use crate::stages::record::Origin;
 
-/// How long an entry outlives its node.
-const LEASE: Duration = Duration::from_secs(15);
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(5);
 /// How often the nodes of the region are counted.
@@ -56,42 +55,43 @@ pub struct Membership {
 
 /// Keeps the entry until `stop` is sent or dropped, then takes it away.
 pub async fn run(membership: Membership, store: Arc<dyn Store>, mut stop: oneshot::Receiver<()>) {
-    let mut entry = Entry {
-        id: NodeId::new(),
+    let id = NodeId::new();
+    let mut keeper = Keeper {
+        id,
+        entry: Entry::new(store.clone(), keys::node(id)),
         started_at: Timestamp::now(),
         membership,
         store,
-        lease: None,
         told: None,
         counted_at: None,
         namesakes: 0,
     };
-    let mut restarts = Restarts::of("membership", entry.membership.health.clone());
+    let mut restarts = Restarts::of("membership", keeper.membership.health.clone());
     loop {
         tokio::select! {
-            _ = restarts.run(entry.keep()) => {}
-            _ = &mut stop => return entry.leave().await,
+            _ = restarts.run(keeper.keep()) => {}
+            _ = &mut stop => return keeper.entry.leave().await,
         }
     }
 }
 
-struct Entry {
+struct Keeper {
     id: NodeId,
+    entry: Entry,
     started_at: Timestamp,
     membership: Membership,
     store: Arc<dyn Store>,
-    lease: Option<LeaseId>,
     told: Option<Member>,
     counted_at: Option<Instant>,
     namesakes: u32,
 }
 
-impl Entry {
+impl Keeper {
     async fn keep(&mut self) {
         loop {
             if let Err(error) = self.tell().await {
                 tracing::debug!(%error, "the node list does not have this node: {error}");
-                self.lease = None;
+                self.entry.forget();
             } else {
                 self.count().await;
             }
@@ -106,32 +106,14 @@ impl Entry {
 
     /// Renews the lease, and writes the entry where it has changed.
     async fn tell(&mut self) -> Result<(), StoreError> {
-        let lease = match self.lease {
-            Some(lease) => {
-                self.store.keep_alive(lease).await?;
-                lease
-            }
-            None => {
-                let lease = self.store.grant_lease(LEASE).await?.id;
-                (self.lease, self.told) = (Some(lease), None);
-                lease
-            }
-        };
+        if self.entry.renew().await? {
+            self.told = None;
+        }
         let member = self.member();
         if self.told.as_ref() == Some(&member) {
             return Ok(());
         }
-        let put = Op::Put {
-            key: keys::node(self.id),
-            // Texts and numbers only: serialising into memory cannot fail.
-            value: serde_json::to_vec(&member).unwrap_or_default().into(),
-            lease: Some(lease),
-        };
-        let txn = Txn {
-            ops: vec![put],
-            ..Txn::default()
-        };
-        self.store.txn(txn).await?;
+        self.entry.put(&member).await?;
         self.told = Some(member);
         Ok(())
     }
@@ -199,13 +181,6 @@ impl Entry {
                 "another node of this region is named {name} too: give each its own `node_name`, \
                  or their records and their parts of limits mix"
             );
-        }
-    }
-
-    async fn leave(&self) {
-        if let Some(lease) = self.lease {
-            // Without an answer the lease ends by itself.
-            let _ = self.store.revoke_lease(lease).await;
         }
     }
 }

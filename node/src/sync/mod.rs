@@ -1,6 +1,7 @@
 //! From the store's world to the snapshot that requests use.
 
 pub mod compile;
+mod entry;
 pub mod guard;
 pub mod membership;
 pub mod recovery;

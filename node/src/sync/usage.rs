@@ -6,15 +6,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proto::id::NodeId;
 use proto::keys;
-use proto::store::{LeaseId, Op, Store, StoreError, Txn};
+use proto::store::{Store, StoreError};
 use proto::usage::{KeyUsage, NodeUsage};
 use tokio::sync::oneshot;
 
+use super::entry::Entry;
 use crate::limits::Limits;
 use crate::stages::record::Origin;
 
-/// How long an entry outlives its node.
-const LEASE: Duration = Duration::from_secs(15);
 /// How often it is written.
 const PERIOD: Duration = Duration::from_secs(4);
 
@@ -26,25 +25,21 @@ pub async fn run(
     stop: oneshot::Receiver<()>,
 ) {
     let mut teller = Teller {
-        key: keys::usage(NodeId::new()),
+        entry: Entry::new(store, keys::usage(NodeId::new())),
         limits,
         origin,
-        store,
-        lease: None,
         told: Vec::new(),
     };
     tokio::select! {
         () = teller.keep() => {}
-        _ = stop => teller.leave().await,
+        _ = stop => teller.entry.leave().await,
     }
 }
 
 struct Teller {
-    key: String,
+    entry: Entry,
     limits: Arc<Limits>,
     origin: Arc<Origin>,
-    store: Arc<dyn Store>,
-    lease: Option<LeaseId>,
     told: Vec<KeyUsage>,
 }
 
@@ -53,7 +48,7 @@ impl Teller {
         loop {
             if let Err(error) = self.tell().await {
                 tracing::debug!(%error, "nobody is told of the meters: {error}");
-                self.lease = None;
+                self.entry.forget();
             }
             tokio::time::sleep(PERIOD).await;
         }
@@ -64,17 +59,9 @@ impl Teller {
         if items.is_empty() && self.told.is_empty() {
             return Ok(());
         }
-        let lease = match self.lease {
-            Some(lease) => {
-                self.store.keep_alive(lease).await?;
-                lease
-            }
-            None => {
-                let lease = self.store.grant_lease(LEASE).await?.id;
-                (self.lease, self.told) = (Some(lease), Vec::new());
-                lease
-            }
-        };
+        if self.entry.renew().await? {
+            self.told = Vec::new();
+        }
         if items == self.told {
             return Ok(());
         }
@@ -84,25 +71,8 @@ impl Teller {
             left_out,
             items,
         };
-        let put = Op::Put {
-            key: self.key.clone(),
-            // Texts and numbers only: serialising into memory cannot fail.
-            value: serde_json::to_vec(&usage).unwrap_or_default().into(),
-            lease: Some(lease),
-        };
-        let txn = Txn {
-            ops: vec![put],
-            ..Txn::default()
-        };
-        self.store.txn(txn).await?;
+        self.entry.put(&usage).await?;
         self.told = usage.items;
         Ok(())
-    }
-
-    async fn leave(&self) {
-        if let Some(lease) = self.lease {
-            // Without an answer the lease ends by itself.
-            let _ = self.store.revoke_lease(lease).await;
-        }
     }
 }

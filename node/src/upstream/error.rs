@@ -16,7 +16,6 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::time::Instant;
 
 use super::address::Refused;
@@ -141,14 +140,6 @@ pub struct Earlier {
     pub ended: Instant,
 }
 
-/// Why a gate does not let an attempt go at this instant.
-pub enum Hold<G> {
-    /// It must not go.
-    Refused(G),
-    /// Not before this has ended; then the gate is asked again, or the attempt is refused.
-    Until(Pin<Box<dyn Future<Output = Result<(), G>>>>),
-}
-
 /// The outcome of a send that brought no answer.
 #[derive(Debug)]
 pub enum SendError<G> {
@@ -174,18 +165,4 @@ pub enum AnswerError {
     /// The inbound body failed while the answer was already coming.
     #[error("the body of the request failed: {0}")]
     BodyFromCaller(BodyError),
-}
-
-/// Waits at the gate until it lets an attempt pass.
-pub(super) async fn pass<G>(
-    gate: &mut dyn FnMut(&mut u32) -> Result<(), Hold<G>>,
-    attempts: &mut u32,
-) -> Result<(), G> {
-    while let Err(hold) = gate(attempts) {
-        match hold {
-            Hold::Refused(refusal) => return Err(refusal),
-            Hold::Until(ready) => ready.await?,
-        }
-    }
-    Ok(())
 }

@@ -27,6 +27,7 @@ mod destination;
 mod dial;
 mod error;
 mod framing;
+mod gate;
 mod head;
 mod pool;
 mod replay;
@@ -48,7 +49,8 @@ pub use answer::{Answer, AnswerBody, Watch};
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
-pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, Hold, SendError};
+pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, SendError};
+pub use gate::Hold;
 pub use head::{RequestHead, Resend, Terms};
 pub use replay::REPLAY_BYTES_MAX;
 pub use resolve::{Hosts, ResolveError};

@@ -26,8 +26,9 @@ use tokio::time::Instant;
 use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
-use super::error::{self, Earlier, Failure, FailureKind, Hold, SendError};
+use super::error::{Earlier, Failure, FailureKind, SendError};
 use super::framing::{clean_request, frame_request, receive_head};
+use super::gate::{self, Hold};
 use super::head::{RequestHead, Resend, Terms};
 use super::pool::Lease;
 use super::replay::replay_copy;
@@ -155,7 +156,7 @@ impl Exchange<'_> {
         let copy = replay_copy(&head, &body, &lease);
         let received = lease.received();
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
-        error::pass(gate, attempts).await.map_err(Missed::Gate)?;
+        gate::pass(gate, attempts).await.map_err(Missed::Gate)?;
         let sent_at = Instant::now();
         let (request, progress) = self.request(head, body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);

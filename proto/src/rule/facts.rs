@@ -55,6 +55,17 @@ pub enum BodyFacts<'a> {
     Unreadable(Unreadable),
 }
 
+impl<'a> BodyFacts<'a> {
+    /// What is known of a body: nothing yet, or what came of reading it.
+    pub fn of(read: Option<&'a Result<BodyView, Unreadable>>) -> Self {
+        match read {
+            None => Self::NotRead,
+            Some(Ok(view)) => Self::View(view),
+            Some(Err(reason)) => Self::Unreadable(*reason),
+        }
+    }
+}
+
 /// What a form body may say about the method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FormOverride {

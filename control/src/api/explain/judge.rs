@@ -166,11 +166,7 @@ impl<'a> Judged<'a> {
         let facts = Facts::new(method, &path, &query, &request.headers, source);
         let facts = facts
             .with_path_overrides(&overrides)
-            .with_body(match &view {
-                None => BodyFacts::NotRead,
-                Some(Ok(view)) => BodyFacts::View(view),
-                Some(Err(reason)) => BodyFacts::Unreadable(*reason),
-            });
+            .with_body(BodyFacts::of(view.as_ref()));
         Ok(judge(&facts))
     }
 

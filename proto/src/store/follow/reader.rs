@@ -268,24 +268,18 @@ impl Reader<'_> {
         org: OrgId,
         names: Vec<SealName>,
     ) -> Result<Vec<Named>, StoreError> {
-        let mut found: HashMap<String, Bytes> = HashMap::new();
-        let wanted = names.iter().map(|(credential, seal_id)| {
-            let key = keys::secret(org, *credential, seal_id, self.region);
-            (key, Bytes::new())
+        let named = names.into_iter().map(|(credential, seal_id)| {
+            let key = keys::secret(org, credential, &seal_id, self.region);
+            (key, (credential, seal_id, None))
         });
-        found.extend(wanted);
+        let mut named: HashMap<String, Named> = named.collect();
         load::list(self.store, &keys::secrets(org), None, |pair| {
-            if let Some(value) = found.get_mut(&pair.key) {
-                *value = pair.value;
+            if let Some((_, _, value)) = named.get_mut(&pair.key) {
+                *value = Some(pair.value);
             }
         })
         .await?;
-        let named = names.into_iter().map(|(credential, seal_id)| {
-            let key = keys::secret(org, credential, &seal_id, self.region);
-            let value = found.remove(&key).filter(|value| !value.is_empty());
-            (credential, seal_id, value)
-        });
-        Ok(named.collect())
+        Ok(named.into_values().collect())
     }
 }
 
