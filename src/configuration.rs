@@ -203,8 +203,8 @@ async fn begin(
         &settings.region,
     )?;
     match kept.read(Duration::MAX) {
-        Ok(Some(copy)) => {
-            let begun = follower.begin_with(Arc::new(copy)).await;
+        Ok(Some((copy, age))) => {
+            let begun = follower.begin_with(Arc::new(copy), age).await;
             begun.context("reading the configuration kept on disk")?;
         }
         Ok(None) => {}

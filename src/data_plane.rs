@@ -98,20 +98,22 @@ impl DataPlane {
             peering,
         } = parts;
         let (sender, batches) = node::records::queue();
-        let (shared, export) = shared(settings, &keyring, sender)?;
+        let (shared, export) = shared(settings, &keyring, sender, health.clone())?;
         let incarnation = peering::incarnation(&shared.origin);
         let address = peering.as_ref().map(|peering| peering.address.clone());
-        let (mut links, mut known, mut giving) = (None, None, None);
+        let (mut links, mut known, mut giving, mut nodes) = (None, None, None, 1);
         if let Some(peering) = peering {
             let (origin, stats) = (&shared.origin, shared.metrics.peers());
             let peered = peering.start(origin, incarnation, stats, worlds.clone(), background)?;
             links = Some(peered.links);
             known = Some(peered.known);
+            nodes = peered.nodes;
             giving = Some((peered.leaves, peered.peers));
         }
         let clock = Arc::new(SystemClock);
         let limits = limit_settings(settings, incarnation);
         let (limits, broker) = Limits::linked(store, &limits, clock, links);
+        limits.set_nodes(nodes);
         let settling = Settling {
             limits: limits.clone(),
             running: background.spawn(broker),
@@ -283,6 +285,7 @@ fn shared(
     settings: &Settings,
     keyring: &Keyring,
     records: node::records::RecordSender,
+    health: Health,
 ) -> anyhow::Result<(Shared, Option<Export>)> {
     let hosts = match &settings.dial_guard.hosts_file {
         Some(path) => hosts_file::read(path)?,
@@ -314,6 +317,7 @@ fn shared(
             region: settings.region.as_str().into(),
         }),
         tests: TestQueue::default(),
+        health,
     };
     Ok((shared, export))
 }

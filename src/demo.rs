@@ -208,6 +208,7 @@ fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation>
         use_by: Default::default(),
         expires_at: None,
         explain: false,
+        max_fact_age_s: None,
         labels: Default::default(),
     };
     let base_url = format!("http://{echo}");

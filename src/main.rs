@@ -15,6 +15,7 @@ mod gauges;
 mod handover;
 mod hosts_file;
 mod keyrings;
+mod known_nodes;
 mod link_tls;
 mod logging;
 mod one_line;

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
+use crate::known_nodes::KnownNodes;
 use crate::link_tls;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
@@ -28,6 +29,7 @@ pub struct Peering {
     pub leaves: Arc<Leaves>,
     /// What they tell each other of secrets that are over.
     pub facts: Arc<Facts>,
+    kept: KnownNodes,
 }
 
 impl Peering {
@@ -53,6 +55,7 @@ impl Peering {
             address,
             leaves: Arc::default(),
             facts: Arc::default(),
+            kept: KnownNodes::of(&settings.data_dir),
         }))
     }
 
@@ -77,7 +80,10 @@ impl Peering {
         self.listener.set_nonblocking(true)?;
         let (peers, events) = Peers::new(stats, self.leaves.clone(), self.facts.clone());
         background.spawn(facts::announce(peers.clone(), self.facts, worlds));
-        let (known, listed) = watch::channel(Vec::new());
+        let before = self.kept.read();
+        let nodes = before.len() as u64 + 1;
+        let (known, listed) = watch::channel(before);
+        background.spawn(self.kept.keep(listed.clone()));
         let (listener, tls, running) = (self.listener, self.tls, peers.clone());
         background.spawn(async move {
             match tokio::net::TcpListener::from_std(listener) {
@@ -87,6 +93,7 @@ impl Peering {
         });
         Ok(Peered {
             links: links(&peers, events),
+            nodes,
             known,
             leaves: self.leaves,
             peers,
@@ -98,6 +105,8 @@ impl Peering {
 pub struct Peered {
     /// How the limits use them.
     pub links: Links,
+    /// How many nodes there were when the store was last reached, this one included.
+    pub nodes: u64,
     /// Where known nodes are told.
     pub known: watch::Sender<Vec<Known>>,
     /// What nodes give each other of configurations; to be begun.

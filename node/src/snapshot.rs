@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use http::HeaderName;
 use jiff::Timestamp;
@@ -152,6 +153,8 @@ pub struct ProxyCredential {
     pub explain: bool,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
+    /// How old the facts may be for it.
+    pub max_fact_age: Option<Duration>,
     /// Rules of its scope.
     pub rules: Arc<RuleSet>,
     /// Response filters of the four scopes for callers with this credential; none if there are
@@ -249,6 +252,8 @@ pub struct TargetCredential {
     pub hosts: Vec<HostPattern>,
     /// The secret, opened at first use.
     pub secret: Sealing,
+    /// How old the facts may be for it.
+    pub max_fact_age: Option<Duration>,
     /// Rules of its scope.
     pub rules: Arc<RuleSet>,
 }

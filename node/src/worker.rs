@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
+use proto::health::Health;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
 
@@ -50,6 +51,8 @@ pub struct Shared {
     pub origin: Arc<Origin>,
     /// Test requests for whichever worker is free.
     pub tests: TestQueue,
+    /// What is known of the store.
+    pub health: Health,
 }
 
 /// One worker thread.
@@ -84,6 +87,7 @@ impl Worker {
             metrics,
             origin,
             traces,
+            health,
             ..
         } = &self.shared;
         ChainBuilder::new(settings.mailbox_capacity, metrics.clone())
@@ -104,6 +108,7 @@ impl Worker {
             })
             .before(Inject {
                 metrics: metrics.clone(),
+                health: health.clone(),
             })
             .before(Prepare)
             .before(Limit)
@@ -112,6 +117,7 @@ impl Worker {
                 explain: settings.explain_unauthorized,
                 allowed_hosts: settings.allowed_hosts.clone(),
                 basic_challenge: settings.basic_challenge,
+                health: health.clone(),
             })
             .before(Receive)
             .build()

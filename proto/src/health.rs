@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::beat::SKEW_MAX;
 
@@ -39,6 +40,8 @@ pub struct Health(Arc<State>);
 
 /// No clock was compared yet.
 const NO_BEAT: i64 = i64::MIN;
+/// The facts were not all there are at any time that is known.
+const NEVER_WHOLE: i64 = i64::MIN;
 
 #[derive(Debug)]
 struct State {
@@ -47,6 +50,10 @@ struct State {
     regressed: AtomicU64,
     /// Milliseconds that our clock is ahead of that of the last beat; [`NO_BEAT`] before one.
     clock_ahead_ms: AtomicI64,
+    begun: Instant,
+    /// Milliseconds after `begun` at which the facts were all there are, negative for before it;
+    /// [`NEVER_WHOLE`].
+    facts_whole_at: AtomicI64,
     /// Panics by task.
     failed: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -58,6 +65,8 @@ impl Default for State {
             store_away: AtomicBool::default(),
             regressed: AtomicU64::default(),
             clock_ahead_ms: AtomicI64::new(NO_BEAT),
+            begun: Instant::now(),
+            facts_whole_at: AtomicI64::new(NEVER_WHOLE),
             failed: Mutex::default(),
         }
     }
@@ -77,6 +86,31 @@ impl Health {
     /// Whether the store is reached.
     pub fn has_store(&self) -> bool {
         !self.0.store_away.load(Relaxed)
+    }
+
+    /// So long ago, everything was known here that the store held: which secrets are over, above
+    /// all. Proven by the store itself, by a peer, or by the age of a copy.
+    pub fn facts_were_whole(&self, ago: Duration) {
+        let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        let at = self.now_ms().saturating_sub(ago_ms);
+        self.0.facts_whole_at.fetch_max(at, Relaxed);
+    }
+
+    /// How long ago it was last proven that everything is known here that the store holds; a few
+    /// seconds while it is reached. `None`: never.
+    pub fn facts_age(&self) -> Option<Duration> {
+        let at = self.0.facts_whole_at.load(Relaxed);
+        let age_ms = self.now_ms().saturating_sub(at);
+        (at != NEVER_WHOLE).then(|| Duration::from_millis(age_ms.unsigned_abs()))
+    }
+
+    /// Whether a secret may be over for longer than this without being known here to be.
+    pub fn facts_are_older_than(&self, age_max: Duration) -> bool {
+        self.facts_age().is_none_or(|age| age > age_max)
+    }
+
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
     /// In how many organisations the store went back behind what is served.
@@ -144,6 +178,14 @@ impl Health {
                 "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
             ));
         }
+        if let Some(age) = self.facts_age() {
+            let name = "requestrocket_facts_age_seconds";
+            let help = "How long ago it was last proven that every revoked secret is known here.";
+            let value = age.as_secs_f64();
+            text.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
+            ));
+        }
         let name = "requestrocket_task_restarts_total";
         let help = "Background tasks that panicked and were run again.";
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
@@ -189,6 +231,33 @@ mod tests {
         }
         let metrics = health.metrics();
         assert!(metrics.contains("\nrequestrocket_clock_offset_seconds -1.999\n"));
+    }
+
+    #[test]
+    fn the_age_of_facts_is_that_of_the_newest_proof() {
+        let health = Health::default();
+        assert_eq!(health.facts_age(), None);
+        assert!(
+            health.facts_are_older_than(Duration::MAX),
+            "nothing is known"
+        );
+        assert!(!health.metrics().contains("facts_age"));
+        let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
+        health.facts_were_whole(day);
+        assert!(health.facts_age().is_some_and(|age| age >= day));
+        health.facts_were_whole(hour);
+        health.facts_were_whole(Duration::MAX);
+        assert!(
+            health
+                .facts_age()
+                .is_some_and(|age| age >= hour && age < day)
+        );
+        assert!(health.facts_are_older_than(hour / 2) && !health.facts_are_older_than(day));
+        assert!(
+            health
+                .metrics()
+                .contains("\nrequestrocket_facts_age_seconds 36")
+        );
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum Code {
     Overloaded,
     /// The target credential cannot be used for this destination, or at all.
     CredentialUnavailable,
+    /// A secret may have been revoked without this node having heard of it.
+    FactsStale,
     /// The target's address may not be dialled.
     UpstreamBlocked,
     /// No connection, or it broke before an answer.
@@ -110,6 +112,7 @@ impl Code {
         Self::RequestTimeout,
         Self::Overloaded,
         Self::CredentialUnavailable,
+        Self::FactsStale,
         Self::UpstreamBlocked,
         Self::UpstreamUnreachable,
         Self::UpstreamTls,
@@ -144,6 +147,7 @@ impl Code {
                 "Credential unavailable",
                 false,
             ),
+            Self::FactsStale => facts("facts-stale", 503, "Facts stale", true),
             Self::UpstreamBlocked => facts("upstream-blocked", 502, "Upstream blocked", false),
             Self::UpstreamUnreachable => {
                 facts("upstream-unreachable", 502, "Upstream unreachable", true)

@@ -236,8 +236,8 @@ async fn begin(settings: &Settings, kept: &Kept, follower: &mut Follower) -> any
         None
     });
     let has_copy = copy.is_some();
-    if let Some(copy) = copy {
-        let begun = follower.begin_with(Arc::new(copy)).await;
+    if let Some((copy, age)) = copy {
+        let begun = follower.begin_with(Arc::new(copy), age).await;
         begun.context("reading the configuration kept on disk")?;
     }
     let wait = if has_copy {

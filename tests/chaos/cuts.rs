@@ -60,15 +60,7 @@ fn a_node_cut_from_etcd_but_not_from_its_peers_refuses_a_revoked_key() {
             .for_each(|member| host.cut(member, Cut::Both));
         cluster.nodes[0].wait_readiness("degraded");
         still_serves(cluster, proxy);
-        let path = format!("/credentials/{}/rotate", proxy.proxy_credential);
-        let rotated = cluster.controls[0].call("POST", &path, &json!({}));
-        assert_eq!(rotated.status(), 200, "{}", rotated.text());
-        for node in &cluster.nodes {
-            wait_for("the end of the old key", || {
-                let answer = proxy.request("GET", "/").send(&node.gateway().url);
-                (answer.status() == 401).then_some(())
-            });
-        }
+        revoked(cluster, proxy);
         cluster.nodes[0].wait_readiness("degraded");
         // The copy on disk has it too: a restart does not bring the key back.
         let folder = cluster.nodes[0].stop();
@@ -80,6 +72,48 @@ fn a_node_cut_from_etcd_but_not_from_its_peers_refuses_a_revoked_key() {
         members.iter().for_each(|member| host.heal(member));
         cluster.agrees(0);
     });
+}
+
+#[test]
+fn a_node_that_starts_without_etcd_finds_its_peers_and_hears_of_a_revoked_key() {
+    cluster::run_with(Links::Peers, |cluster, proxy| {
+        for node in &cluster.nodes {
+            node.wait_metric("requestrocket_peers_linked", 2);
+        }
+        let members = cluster.members();
+        // The one that dials its peers, and the one that is dialled by all of them.
+        for at in [0, 2] {
+            let next = cluster.proxy_with(json!({"limits": {"per_minute": 600}}));
+            let host = cluster.nodes[at].host.clone();
+            // Its copy on disk has the proxy.
+            let folder = cluster.nodes[at].stop();
+            members
+                .iter()
+                .for_each(|member| host.cut(member, Cut::Both));
+            cluster.nodes[at].resume(folder);
+            cluster.nodes[at].wait_readiness("degraded");
+            cluster.nodes[at].wait_metric("requestrocket_peers_linked", 2);
+            // With tokens that a peer takes from etcd.
+            still_serves(cluster, &next);
+            revoked(cluster, &next);
+            members.iter().for_each(|member| host.heal(member));
+            cluster.agrees(0);
+        }
+        still_serves(cluster, proxy);
+    });
+}
+
+/// Gives the proxy's callers a new key, and waits until the old one is refused everywhere.
+fn revoked(cluster: &Cluster<'_>, proxy: &Proxy) {
+    let path = format!("/credentials/{}/rotate", proxy.proxy_credential);
+    let rotated = cluster.controls[0].call("POST", &path, &json!({}));
+    assert_eq!(rotated.status(), 200, "{}", rotated.text());
+    for node in &cluster.nodes {
+        wait_for("the end of the old key", || {
+            let answer = proxy.request("GET", "/").send(&node.gateway().url);
+            (answer.status() == 401).then_some(())
+        });
+    }
 }
 
 #[test]

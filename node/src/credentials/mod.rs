@@ -3,4 +3,5 @@
 pub mod forms;
 pub mod live;
 pub mod scrub;
+pub mod stale;
 pub mod vault;

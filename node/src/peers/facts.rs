@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::health::Health;
 use proto::id::{CredentialId, OrgId};
@@ -44,8 +44,6 @@ pub struct Facts {
     held: OnceLock<Held>,
     learned: mpsc::Sender<Learned>,
     taken: Mutex<Option<mpsc::Receiver<Learned>>>,
-    /// When the facts were last known to be all there are, by the store or by a peer that had it.
-    whole_at: Mutex<Option<Instant>>,
     /// What a peer held when all of its facts were taken.
     seen: Mutex<Option<Digest>>,
     /// Digests of organisations, with the facts that they are of.
@@ -65,7 +63,6 @@ impl Default for Facts {
             held: OnceLock::new(),
             learned,
             taken: Mutex::new(Some(taken)),
-            whole_at: Mutex::default(),
             seen: Mutex::default(),
             digests: Mutex::default(),
         }
@@ -100,16 +97,10 @@ impl Facts {
         (receiver, with_learned(worlds, taken, merged))
     }
 
-    /// How long it is since the facts were known to be all there are; zero while the store is
-    /// reached. `None`: never since the start.
-    pub fn age(&self) -> Option<Duration> {
-        let held = self.held.get()?;
-        let mut whole_at = lock(&self.whole_at);
-        if held.health.has_store() {
-            *whole_at = Some(Instant::now());
-            return Some(Duration::ZERO);
-        }
-        whole_at.map(|at| at.elapsed())
+    /// How many milliseconds ago the facts were known to be all there are; [`u64::MAX`] for never.
+    fn age_ms(&self) -> u64 {
+        let age = self.held.get().and_then(|held| held.health.facts_age());
+        age.map_or(u64::MAX, ms)
     }
 
     /// A peer says what it holds: asks for it where the store is away and it is something new.
@@ -145,7 +136,7 @@ impl Facts {
             facts,
             more,
             digest,
-            age_ms: self.age().map_or(u64::MAX, ms),
+            age_ms: self.age_ms(),
         })
     }
 
@@ -202,9 +193,9 @@ impl Facts {
 
     /// All facts are known that somebody held who had them whole so long ago.
     fn whole(&self, age_ms: u64) {
-        let at = Instant::now().checked_sub(Duration::from_millis(age_ms));
-        let mut whole_at = lock(&self.whole_at);
-        *whole_at = (*whole_at).max(at);
+        if let Some(held) = self.held.get().filter(|_| age_ms != u64::MAX) {
+            held.health.facts_were_whole(Duration::from_millis(age_ms));
+        }
     }
 }
 
@@ -214,7 +205,7 @@ pub async fn announce(peers: Peers, facts: Arc<Facts>, mut worlds: watch::Receiv
     loop {
         let digest = facts.digest(&worlds.borrow_and_update());
         told = Some(digest);
-        let age_ms = facts.age().map_or(u64::MAX, ms);
+        let age_ms = facts.age_ms();
         peers.broadcast(FACTS_PROTOCOL, &PeerMessage::HoldFacts { digest, age_ms });
         let due = tokio::time::sleep(TELL);
         tokio::pin!(due);
@@ -431,7 +422,7 @@ mod tests {
                 panic!("a page");
             };
             assert!(page.facts.len() <= PAGE);
-            assert_eq!(page.age_ms, 0, "the store is there");
+            assert_eq!(page.age_ms, u64::MAX, "not proven yet");
             keys.extend(page.facts.into_iter().map(|fact| fact.key));
             after = keys.last().cloned();
             if !page.more {

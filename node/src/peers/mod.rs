@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::{ClientConfig, ServerConfig};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::limits::{Opener, PeerEvent};
@@ -56,7 +57,7 @@ pub struct Tls {
 }
 
 /// A node that may be dialled.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Known {
     /// Its name.
     pub node: String,

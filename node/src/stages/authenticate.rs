@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use proto::credential::AuthType;
+use proto::health::Health;
 use proto::id::CredentialId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::AuthFailure;
 use proto::seal::{DigestKey, Purpose};
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::credentials::stale::facts_are_young;
 use crate::flow::{Caller, Exchange};
 use crate::metering;
 use crate::presented::{self, Issued, Place};
@@ -32,6 +34,8 @@ pub struct Authenticate {
     pub allowed_hosts: Vec<String>,
     /// Offer `Basic` beside `Bearer` in every 401.
     pub basic_challenge: bool,
+    /// Knows how old what is known of revoked secrets is.
+    pub health: Health,
 }
 
 impl Stage for Authenticate {
@@ -59,9 +63,16 @@ impl Stage for Authenticate {
             }
         };
         take_key_out(&mut exchange.request, &caller.places);
+        let index = caller.index;
         exchange.caller = Some(caller);
         match &exchange.proxy {
-            Some(proxy) if proxy.active => Next::Continue,
+            Some(proxy) if proxy.active => {
+                let max_age = proxy.credentials[index].max_fact_age;
+                match facts_are_young(&self.health, max_age, "caller's") {
+                    Ok(()) => Next::Continue,
+                    Err(end) => end.into(),
+                }
+            }
             _ => {
                 let detail = "this proxy is switched off; set `active` to use it again";
                 EarlyEnd::new(Code::ProxyInactive, detail).into()

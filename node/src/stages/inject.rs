@@ -6,10 +6,12 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
+use proto::health::Health;
 use proto::outcome::{Code, EarlyEnd};
 use tracing::error;
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::credentials::stale::facts_are_young;
 use crate::credentials::vault::Injection;
 use crate::flow::{Exchange, Outgoing};
 use crate::hygiene::fields;
@@ -34,6 +36,8 @@ impl Armed {
 pub struct Inject {
     /// Counts secrets that were not sent.
     pub metrics: Metrics,
+    /// Knows how old what is known of revoked secrets is.
+    pub health: Health,
 }
 
 impl Stage for Inject {
@@ -86,6 +90,7 @@ impl Inject {
                           to its `hosts` and give the secret again";
             return Err(EarlyEnd::new(Code::CredentialUnavailable, detail));
         }
+        facts_are_young(&self.health, credential.max_fact_age, "target's")?;
         credential
             .secret
             .injection()

@@ -93,10 +93,19 @@ pub struct Credential {
     /// stage decided. It names the rules and filters of all scopes by id.
     #[serde(default, skip_serializing_if = "is_false")]
     pub explain: bool,
+    /// A node that is cut off from the store and from its peers does not learn that a secret was
+    /// revoked. Longer than so many seconds after it last knew, it refuses this credential
+    /// (`facts-stale`). 60 to 604,800; by default never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fact_age_s: Option<u32>,
     /// Own marks for finding it again.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
+
+/// Seconds that [`Credential::max_fact_age_s`] may be. A node that reaches the store proves every
+/// few seconds that it knows all; the shortest leaves room for an election of etcd.
+pub const MAX_FACT_AGE_S: std::ops::RangeInclusive<u32> = 60..=604_800;
 
 fn is_false(value: &bool) -> bool {
     !value
@@ -237,6 +246,11 @@ impl Credential {
             CredentialKind::Target => self.validate_target(&mut problems),
         }
         self.validate_placement(&mut problems);
+        if let Some(age) = self.max_fact_age_s.filter(|s| !MAX_FACT_AGE_S.contains(s)) {
+            let (least, most) = (MAX_FACT_AGE_S.start(), MAX_FACT_AGE_S.end());
+            let detail = format!("{age} is not within {least} to {most} seconds");
+            problems.push(Problem::new("/max_fact_age_s", "range", detail));
+        }
         problems
     }
 

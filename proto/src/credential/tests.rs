@@ -71,6 +71,24 @@ fn placement_must_fit_kind_and_type() {
 }
 
 #[test]
+fn the_age_of_facts_is_bounded_on_both_sides() {
+    for (age_s, expected) in [
+        (serde_json::json!(null), vec![]),
+        (serde_json::json!(60), vec![]),
+        (serde_json::json!(604_800), vec![]),
+        (serde_json::json!(59), vec!["/max_fact_age_s range"]),
+        (serde_json::json!(604_801), vec!["/max_fact_age_s range"]),
+    ] {
+        for kind in ["proxy", "target"] {
+            let credential = serde_json::json!({
+                "kind": kind, "auth_type": "none", "max_fact_age_s": age_s
+            });
+            assert_eq!(codes(credential), expected, "{kind} {age_s}");
+        }
+    }
+}
+
+#[test]
 fn secrets_must_fit_the_type_and_be_strong() {
     let check = |kind: &str, auth_type: &str, secret: serde_json::Value, expected: &[&str]| {
         let mut credential: Credential = serde_json::from_value(serde_json::json!({

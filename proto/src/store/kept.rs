@@ -107,11 +107,11 @@ impl Kept {
         })
     }
 
-    /// Reads the copy; `None` where there is none.
+    /// Reads the copy and its age; `None` where there is none.
     ///
     /// # Errors
     /// [`KeptError`]; the file stays as it is.
-    pub fn read(&self, age_max: Duration) -> Result<Option<Frozen>, KeptError> {
+    pub fn read(&self, age_max: Duration) -> Result<Option<(Frozen, Duration)>, KeptError> {
         let sealed = match fs::read(&self.file) {
             Ok(sealed) => sealed,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -123,7 +123,8 @@ impl Kept {
         if age_s > max_s {
             return Err(KeptError::TooOld { age_s, max_s });
         }
-        Ok(Some(Frozen::new(revision, pairs)))
+        let age = Duration::from_secs(age_s.max(0).unsigned_abs());
+        Ok(Some((Frozen::new(revision, pairs), age)))
     }
 
     fn open(&self, mut sealed: Vec<u8>) -> Result<Vec<u8>, KeptError> {
@@ -396,7 +397,8 @@ mod tests {
         let pairs = some_pairs();
         mine.write(frames(Revision(42), now_s, &pairs).unwrap())
             .unwrap();
-        let frozen = mine.read(HOUR).unwrap().unwrap();
+        let (frozen, age) = mine.read(HOUR).unwrap().unwrap();
+        assert!(age < HOUR);
         let found = frozen.get("leaf/3").await.unwrap();
         assert_eq!(found.revision, Revision(42));
         assert_eq!(found.value.unwrap().value, pairs["leaf/3"]);

@@ -2,10 +2,11 @@
 //! meters of their scopes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderName;
 use jiff::Timestamp;
-use proto::credential::{AuthType, CredentialKind, SecretState};
+use proto::credential::{AuthType, Credential, CredentialKind, SecretState};
 use proto::filter::{Direction, FilterSet};
 use proto::id::{CredentialId, ProxyId};
 use proto::object::{ObjectId, StoredCredential};
@@ -17,6 +18,11 @@ use super::{OrgCompiler, joined};
 use crate::credentials::vault::{self, Bound, Sealing};
 use crate::presented::Extra;
 use crate::snapshot::{ProxyCredential, ProxySecret, TargetCredential};
+
+fn max_fact_age(credential: &Credential) -> Option<Duration> {
+    let age_s = credential.max_fact_age_s?;
+    Some(Duration::from_secs(age_s.into()))
+}
 
 impl OrgCompiler<'_> {
     pub(super) fn target_credential(
@@ -54,6 +60,7 @@ impl OrgCompiler<'_> {
                 credential.auth_type,
                 credential.settings.clone(),
             ),
+            max_fact_age: max_fact_age(credential),
             rules: self.rules(ObjectId::Credential(id), credential.default_rule_effect)?,
         });
         self.target_credentials.insert(id, compiled.clone());
@@ -93,6 +100,7 @@ impl OrgCompiler<'_> {
             query: credential.settings.query.as_deref().map(Into::into),
             explain: credential.explain,
             expires_at: credential.expires_at,
+            max_fact_age: max_fact_age(credential),
             response_filters: filters(Direction::Response)?,
             request_filters: filters(Direction::Request)?,
             rules,

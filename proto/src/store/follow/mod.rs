@@ -84,16 +84,20 @@ impl Follower {
         self.health.clone()
     }
 
-    /// Takes the world that a kept copy shows, before [`Follower::run`]. What the real store then
-    /// shows must descend from it, like from everything that was ever served.
+    /// Takes the world that a kept copy of an age shows, before [`Follower::run`]. What the real
+    /// store then shows must descend from it, like from everything that was ever served.
     ///
     /// # Errors
     /// The copy lacks something.
-    pub async fn begin_with(&mut self, kept: Arc<dyn Store>) -> Result<(), StoreError> {
+    pub async fn begin_with(
+        &mut self,
+        kept: Arc<dyn Store>,
+        age: Duration,
+    ) -> Result<(), StoreError> {
         let real = std::mem::replace(&mut self.store, kept);
         let listed = self.list().await;
         self.store = real;
-        listed.map(|_| ())
+        listed.map(|_| self.health.facts_were_whole(age))
     }
 
     /// Lists the store once, before [`Follower::run`], trying again until `deadline`.
@@ -102,7 +106,7 @@ impl Follower {
     /// The last error.
     pub async fn catch_up(&mut self, deadline: Instant) -> Result<(), StoreError> {
         let mut failures = 0u32;
-        while let Err(error) = self.list().await {
+        while let Err(error) = self.list_current().await {
             let next = Instant::now() + backoff(failures);
             if next >= deadline {
                 return Err(error);
@@ -138,10 +142,13 @@ impl Follower {
 
     /// One list and the watch after it, until an error, or until unreadable content is due.
     async fn round(&mut self) -> Result<(), StoreError> {
-        let revision = self.list().await?;
+        let revision = self.list_current().await?;
         let mut watch = self.store.watch(keys::LIVE, revision.next()).await?;
         self.health.store_reached(true);
-        let (mut shown, mut pulse) = (revision, Pulse::new(self.store.clone()));
+        let (mut shown, mut pulse) = (
+            revision,
+            Pulse::new(self.store.clone(), self.health.clone()),
+        );
         let mut retry = self.retry_at();
         loop {
             let change = tokio::select! {
@@ -160,6 +167,14 @@ impl Follower {
             self.change(change).await?;
             retry = retry.or_else(|| self.retry_at());
         }
+    }
+
+    /// Lists the store itself, which proves that everything it held is known.
+    async fn list_current(&mut self) -> Result<Revision, StoreError> {
+        let asked = Instant::now();
+        let revision = self.list().await?;
+        self.health.facts_were_whole(asked.elapsed());
+        Ok(revision)
     }
 
     /// When content that could not be read is worth another try.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backoff::jitter;
 use crate::beat;
+use crate::health::Health;
 use crate::keys;
 use crate::store::{Revision, Store, StoreError, StoreFuture};
 
@@ -24,6 +25,7 @@ const FAILURES_MAX: u32 = 3;
 /// Watches over one watch.
 pub(super) struct Pulse {
     store: Arc<dyn Store>,
+    health: Health,
     every: Duration,
     shown_within: Duration,
     state: State,
@@ -32,18 +34,32 @@ pub(super) struct Pulse {
 
 enum State {
     Rests(Instant),
-    Reads(StoreFuture<'static, Option<Revision>>),
-    Awaits(Revision, Instant),
+    Reads(StoreFuture<'static, Option<Revision>>, Instant),
+    Awaits(Revision, Awaited),
+}
+
+/// A beat that the watch has yet to show.
+#[derive(Clone, Copy)]
+struct Awaited {
+    /// When it was asked for: what the store held then is known once the watch shows it.
+    asked: Instant,
+    by: Instant,
 }
 
 impl Pulse {
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self::every(store, beat::EVERY, SHOWN_WITHIN)
+    pub fn new(store: Arc<dyn Store>, health: Health) -> Self {
+        Self::every(store, health, beat::EVERY, SHOWN_WITHIN)
     }
 
-    fn every(store: Arc<dyn Store>, every: Duration, shown_within: Duration) -> Self {
+    fn every(
+        store: Arc<dyn Store>,
+        health: Health,
+        every: Duration,
+        shown_within: Duration,
+    ) -> Self {
         Self {
             store,
+            health,
             every,
             shown_within,
             state: rest(every),
@@ -59,15 +75,16 @@ impl Pulse {
             match &mut self.state {
                 State::Rests(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Reads(read(self.store.clone()));
+                    self.state = State::Reads(read(self.store.clone()), Instant::now());
                 }
-                State::Reads(reading) => match reading.await {
+                State::Reads(reading, asked) => match reading.await {
                     Ok(beat) => {
+                        let asked = *asked;
                         self.failures = 0;
                         let by = Instant::now() + self.shown_within;
                         self.state = match beat {
-                            Some(beat) => State::Awaits(beat, by),
-                            None => rest(self.every),
+                            Some(beat) => State::Awaits(beat, Awaited { asked, by }),
+                            None => self.whole(asked),
                         };
                     }
                     Err(error) => {
@@ -78,10 +95,13 @@ impl Pulse {
                         }
                     }
                 },
-                State::Awaits(beat, _) if shown >= *beat => self.state = rest(self.every),
-                State::Awaits(beat, by) => {
+                State::Awaits(beat, awaited) if shown >= *beat => {
+                    let asked = awaited.asked;
+                    self.state = self.whole(asked);
+                }
+                State::Awaits(beat, awaited) => {
                     let beat = *beat;
-                    sleep_until(*by).await;
+                    sleep_until(awaited.by).await;
                     self.state = rest(self.every);
                     return StoreError::Unavailable(format!(
                         "the watch shows nothing after revision {shown}, but a read showed the \
@@ -91,6 +111,14 @@ impl Pulse {
                 }
             }
         }
+    }
+}
+
+impl Pulse {
+    /// The watch has shown what the store held when it was asked.
+    fn whole(&self, asked: Instant) -> State {
+        self.health.facts_were_whole(asked.elapsed());
+        rest(self.every)
     }
 }
 
@@ -125,7 +153,8 @@ mod tests {
     }
 
     fn fast(store: Arc<dyn Store>) -> Pulse {
-        Pulse::every(store, Duration::from_millis(10), Duration::from_millis(50))
+        let (every, within) = (Duration::from_millis(10), Duration::from_millis(50));
+        Pulse::every(store, Health::default(), every, within)
     }
 
     /// Whether it stays quiet for many of its turns.
