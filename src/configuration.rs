@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use proto::health::Health;
 use proto::id::OrgId;
 use proto::org::DEFAULT;
+use proto::restarts;
 use proto::seal::{DigestKey, PublicKeyring};
 use proto::store::Store;
 use proto::store::follow::{Follower, World};
@@ -83,11 +84,13 @@ impl Configuration {
             .with_first_home(first_home)
             .with_regions(others);
         let publisher = Arc::new(publisher);
-        if settings.store.kind == StoreKind::Etcd {
-            background.spawn(beat::run(store.clone(), settings.name()));
-        }
         let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
         let health = follower.health();
+        if settings.store.kind == StoreKind::Etcd {
+            let (store, name) = (store.clone(), settings.name());
+            let run = move || beat::run(store.clone(), name.clone());
+            background.spawn(restarts::again("beat", health.clone(), run));
+        }
         let kept = match settings.store.kind {
             StoreKind::Etcd => Some(begin(settings, &digest_key, &mut follower).await?),
             // A file that its owner puts back is meant to count.
@@ -109,11 +112,16 @@ impl Configuration {
         }
         let keeping = kept.map(|kept| {
             let (stop, stopping) = oneshot::channel();
-            background.spawn(kept::run(kept, store, worlds.clone(), stopping));
+            let run = kept::run(kept, store, worlds.clone(), health.clone(), stopping);
+            background.spawn(run);
             stop
         });
         let watching = publisher.clone();
-        background.spawn(async move { watching.watch_nodes().await });
+        let watch = move || {
+            let publisher = watching.clone();
+            async move { publisher.watch_nodes().await }
+        };
+        background.spawn(restarts::again("node-reports", health.clone(), watch));
         background.spawn(follower.run());
         Ok(Self {
             publisher,

@@ -20,6 +20,7 @@ use node::test_run::TestQueue;
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
 use proto::health::Health;
+use proto::restarts;
 use proto::seal::Keyring;
 use proto::store::Store;
 use proto::store::follow::World;
@@ -104,7 +105,14 @@ impl DataPlane {
         let (mut links, mut known, mut giving, mut nodes) = (None, None, None, 1);
         if let Some(peering) = peering {
             let (origin, stats) = (&shared.origin, shared.metrics.peers());
-            let peered = peering.start(origin, incarnation, stats, worlds.clone(), background)?;
+            let peered = peering.start(
+                origin,
+                incarnation,
+                stats,
+                worlds.clone(),
+                &health,
+                background,
+            )?;
             links = Some(peered.links);
             known = Some(peered.known);
             nodes = peered.nodes;
@@ -116,7 +124,10 @@ impl DataPlane {
         limits.set_nodes(nodes);
         let settling = Settling {
             limits: limits.clone(),
-            running: background.spawn(broker),
+            running: {
+                let broker = restarts::once("tokens", health.clone(), broker);
+                background.spawn(broker)
+            },
         };
         own.extend(infrastructure(settings));
         let guard = Guard::new(&settings.dial_guard, own)
@@ -182,20 +193,25 @@ impl DataPlane {
                 })
             },
         };
-        let tests = test_requests::run(
-            self.applied.clone(),
-            store.clone(),
-            self.shared.tests.clone(),
-            self.shared.origin.clone(),
-        );
-        background.spawn(tests);
+        let tests = {
+            let (applied, store, shared) =
+                (self.applied.clone(), store.clone(), self.shared.clone());
+            move || {
+                let (tests, origin) = (shared.tests.clone(), shared.origin.clone());
+                test_requests::run(applied.clone(), store.clone(), tests, origin)
+            }
+        };
+        background.spawn(restarts::again("test-requests", self.health.clone(), tests));
+        let answering = {
+            let (applied, store) = (self.applied.clone(), store.clone());
+            let name = self.shared.origin.node.clone();
+            move || recovery::run(name.clone(), store.clone(), applied.clone())
+        };
+        background.spawn(restarts::again("recovery", self.health.clone(), answering));
         let (stop, stopping) = oneshot::channel();
-        let name = self.shared.origin.node.clone();
-        let answering = recovery::run(name, store.clone(), self.applied.clone());
-        background.spawn(answering);
         let (quiet, stopped) = oneshot::channel();
         let (limits, origin) = (self.limits.clone(), self.shared.origin.clone());
-        let telling = usage::run(limits, origin, store.clone(), stopped);
+        let telling = usage::run(limits, origin, store.clone(), self.health.clone(), stopped);
         let running = background.spawn(async move {
             tokio::join!(membership::run(membership, store, stopping), telling);
         });

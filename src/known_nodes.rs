@@ -2,6 +2,7 @@
 //! its peers, and knows among how many a limit is shared.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use node::peers::Known;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ impl KnownNodes {
     }
 
     /// Writes every list that appears, until nobody lists nodes any more.
-    pub async fn keep(self, mut known: watch::Receiver<Vec<Known>>) {
+    pub async fn keep(self: Arc<Self>, mut known: watch::Receiver<Vec<Known>>) {
         while known.changed().await.is_ok() {
             let nodes = known.borrow_and_update().clone();
             let Ok(text) = serde_json::to_vec(&Kept { nodes }) else {
@@ -70,7 +71,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(KnownNodes::of(dir.path()).read().is_empty(), "none yet");
         let (told, listed) = watch::channel(Vec::new());
-        let keeping = tokio::spawn(KnownNodes::of(dir.path()).keep(listed));
+        let keeping = tokio::spawn(Arc::new(KnownNodes::of(dir.path())).keep(listed));
         let nodes = vec![Known {
             node: "n2".into(),
             address: "10.0.0.2:8083".into(),

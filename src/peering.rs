@@ -9,6 +9,8 @@ use node::peers::leaves::Leaves;
 use node::peers::wire::PeerMessage;
 use node::peers::{Identity, Known, PeerStats, Peers, Tls, node_number, run};
 use node::stages::record::Origin;
+use proto::health::Health;
+use proto::restarts;
 use proto::store::follow::World;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -69,6 +71,7 @@ impl Peering {
         incarnation: Opener,
         stats: Arc<PeerStats>,
         worlds: watch::Receiver<Arc<World>>,
+        health: &Health,
         background: &Runtime,
     ) -> anyhow::Result<Peered> {
         let me = Identity {
@@ -79,18 +82,27 @@ impl Peering {
         };
         self.listener.set_nonblocking(true)?;
         let (peers, events) = Peers::new(stats, self.leaves.clone(), self.facts.clone());
-        background.spawn(facts::announce(peers.clone(), self.facts, worlds));
+        let announce = {
+            let (peers, facts) = (peers.clone(), self.facts);
+            move || facts::announce(peers.clone(), facts.clone(), worlds.clone())
+        };
+        background.spawn(restarts::again("announce", health.clone(), announce));
         let before = self.kept.read();
         let nodes = before.len() as u64 + 1;
         let (known, listed) = watch::channel(before);
-        background.spawn(self.kept.keep(listed.clone()));
+        let keep = {
+            let (kept, listed) = (Arc::new(self.kept), listed.clone());
+            move || kept.clone().keep(listed.clone())
+        };
+        background.spawn(restarts::again("known-nodes", health.clone(), keep));
         let (listener, tls, running) = (self.listener, self.tls, peers.clone());
-        background.spawn(async move {
+        let linking = async move {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => run::run(running, me, tls, listener, listed).await,
                 Err(error) => error!(%error, "peers cannot be listened for: {error}"),
             }
-        });
+        };
+        background.spawn(restarts::once("peers", health.clone(), linking));
         Ok(Peered {
             links: links(&peers, events),
             nodes,

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::beat::SKEW_MAX;
 
 /// What a readiness probe is told.
@@ -56,6 +58,8 @@ struct State {
     facts_whole_at: AtomicI64,
     /// Panics by task.
     failed: Mutex<BTreeMap<&'static str, u64>>,
+    /// The first task that is gone for good.
+    died: watch::Sender<Option<&'static str>>,
 }
 
 impl Default for State {
@@ -68,6 +72,7 @@ impl Default for State {
             begun: Instant::now(),
             facts_whole_at: AtomicI64::new(NEVER_WHOLE),
             failed: Mutex::default(),
+            died: watch::Sender::new(None),
         }
     }
 }
@@ -150,6 +155,25 @@ impl Health {
     pub fn task_failed(&self, task: &'static str) {
         let mut failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
         *failed.entry(task).or_default() += 1;
+    }
+
+    /// A task of the process panicked and cannot be run again: the process is to end in order.
+    pub fn task_died(&self, task: &'static str) {
+        self.0.died.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(task);
+            is_first
+        });
+    }
+
+    /// Waits for a task that is gone for good; says which. Never ready while all are well.
+    pub async fn died(&self) -> &'static str {
+        let mut died = self.0.died.subscribe();
+        match died.wait_for(Option::is_some).await.map(|task| *task) {
+            Ok(Some(task)) => task,
+            // The sender lives as long as `self`.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// Tasks that panicked, and how often.

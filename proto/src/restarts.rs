@@ -1,5 +1,6 @@
 //! Tasks that run as long as their process does: one that panics is run again, later each time, and
-//! reported.
+//! reported; one that holds what no later run could have ends the process in order, so that it is
+//! started anew.
 //!
 //! A panic is a fault of ours, mostly on content that nobody foresaw. What it costs must be
 //! bounded: without this the task would be gone without a word, and the process would serve an old
@@ -69,6 +70,34 @@ impl Restarts {
     }
 }
 
+/// Runs a task again each time that it panics, until a run ends; `begin` makes a run.
+pub async fn again<T, F: Future<Output = T>>(
+    task: &'static str,
+    health: Health,
+    mut begin: impl FnMut() -> F,
+) -> T {
+    let mut restarts = Restarts::of(task, health);
+    loop {
+        if let Some(ended) = restarts.run(async { begin().await }).await {
+            return ended;
+        }
+    }
+}
+
+/// Runs a task that can run only once: what it holds is lost with it. When it panics the process is
+/// told to end in order ([`Health::died`]).
+pub async fn once(task: &'static str, health: Health, run: impl Future<Output = ()>) {
+    if let Err(panic) = AssertUnwindSafe(run).catch_unwind().await {
+        tracing::error!(
+            task,
+            "task {task} panicked ({}): this process ends",
+            words(&*panic)
+        );
+        health.task_failed(task);
+        health.task_died(task);
+    }
+}
+
 /// How long the next run waits after so many panics in a row before this one.
 fn wait(failures: u32) -> Duration {
     let wait = WAIT_MIN.saturating_mul(1 << failures.min(16));
@@ -91,6 +120,37 @@ mod tests {
         let waits: Vec<_> = (0..40).map(wait).collect();
         assert_eq!((waits[0], waits[39]), (WAIT_MIN, WAIT_MAX));
         assert!(waits.is_sorted(), "{waits:?}");
+    }
+
+    #[tokio::test]
+    async fn a_task_is_run_until_it_ends() {
+        let health = Health::default();
+        let mut runs = 0;
+        let ended = again("beat", health.clone(), || {
+            runs += 1;
+            let run = runs;
+            async move {
+                assert_ne!(run, 1, "on purpose");
+                run
+            }
+        });
+        assert_eq!(ended.await, 2);
+        assert_eq!(health.tasks_failed(), [("beat", 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_can_run_only_once_ends_the_process() {
+        let health = Health::default();
+        once("tokens", health.clone(), async {}).await;
+        assert_eq!(health.tasks_failed(), []);
+        let died = tokio::spawn({
+            let health = health.clone();
+            async move { health.died().await }
+        });
+        once("tokens", health.clone(), async { panic!("on purpose") }).await;
+        assert_eq!(died.await.unwrap(), "tokens");
+        assert_eq!(health.died().await, "tokens", "whenever it is asked");
+        assert_eq!(health.tasks_failed(), [("tokens", 1)]);
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ use ::control::regions::{Directory, Homes, Regions, Status};
 use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
 use ::control::{Control, link};
 use ::node::listener::Queue;
+use proto::health::Health;
+use proto::restarts;
 use proto::seal::PublicKeyring;
 use proto::store::Store;
 use proto::tree::SYSTEM_ORG;
@@ -69,15 +71,21 @@ impl ControlPlane {
             }
             None => None,
         };
+        let health = configuration.health.clone();
         let source = directory.as_ref().map(source);
         let taken_at = match self.bound.link {
             Some(listener) => {
                 let kept = (records.clone(), counters.clone());
-                Some(take(listener, &settings, kept, source, background)?)
+                Some(take(
+                    listener,
+                    &settings,
+                    kept,
+                    source,
+                    (&health, background),
+                )?)
             }
             None => None,
         };
-        let health = configuration.health.clone();
         let metrics = super::metrics(&settings, None, Some(counters.clone()), health.clone());
         let metrics = with_replication(metrics, directory.as_ref());
         let api = super::api(
@@ -105,14 +113,14 @@ impl ControlPlane {
         };
         ready.tell(self.output, false)?;
 
-        super::stopped(std::future::pending()).await?;
+        let why = super::stopped(&health, std::future::pending()).await?;
         health.drain();
         servers.drain(Queue::Ends).await;
         servers.ended().await?;
         retaining.abort();
         sweeping.stop().await;
         drop(store);
-        Ok(())
+        why.outcome()
     }
 }
 
@@ -122,11 +130,12 @@ fn take(
     settings: &Settings,
     (records, counters): (Arc<Records>, Metrics),
     source: Option<Arc<Source>>,
-    background: &Runtime,
+    (health, background): (&Health, &Runtime),
 ) -> anyhow::Result<String> {
     let tls = link_tls::server(&settings.link)?;
     let (address, listener) = on_runtime(listener, background)?;
-    background.spawn(link::serve(listener, tls, records, counters, source));
+    let serving = link::serve(listener, tls, records, counters, source);
+    background.spawn(restarts::once("link", health.clone(), serving));
     Ok(address)
 }
 
@@ -147,8 +156,9 @@ fn replicate(
     (store, configuration, settings): (&Arc<dyn Store>, &Configuration, &Settings),
     background: &Runtime,
 ) -> anyhow::Result<Directory> {
+    let health = &configuration.health;
     let (homes, following) = Homes::follow(store.clone(), &regions.home);
-    background.spawn(following);
+    background.spawn(restarts::once("homes", health.clone(), following));
     let status = Arc::new(Status::default());
     let replication = Arc::new(Replication {
         publisher: configuration.publisher.clone(),
@@ -159,7 +169,9 @@ fn replicate(
         status: status.clone(),
         dialer: Dialer::Tls(link_tls::client(&settings.link)?),
     });
-    background.spawn(Follower::new(replication.clone()).run());
+    let follower = replication.clone();
+    let follow = move || Follower::new(follower.clone()).run();
+    background.spawn(restarts::again("replication", health.clone(), follow));
     Ok(Directory {
         trust: regions::trust(&regions)?,
         regions,

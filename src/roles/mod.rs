@@ -164,7 +164,7 @@ impl Sweeping {
     fn start(settings: &Settings, configuration: &Configuration, background: &Runtime) -> Self {
         let (stop, stopping) = oneshot::channel();
         let janitor = crate::configuration::janitor(settings, configuration);
-        let running = background.spawn(janitor.run(stopping));
+        let running = background.spawn(janitor.run(configuration.health.clone(), stopping));
         Self { stop, running }
     }
 
@@ -181,13 +181,26 @@ impl Stop {
     fn queue(self) -> Queue {
         match self {
             Self::Replaced => Queue::HandedOver,
-            Self::Signal => Queue::Ends,
+            Self::Signal | Self::Failed(_) => Queue::Ends,
+        }
+    }
+
+    /// What the process ends with: an error where it was not asked to, so that whoever started it
+    /// starts it again.
+    fn outcome(self) -> anyhow::Result<()> {
+        match self {
+            Self::Signal | Self::Replaced => Ok(()),
+            Self::Failed(task) => anyhow::bail!(
+                "the task `{task}` panicked and cannot be run again (see the log above); requests \
+                 in flight were served to their end: start the process again"
+            ),
         }
     }
 }
 
-/// Waits for SIGINT or SIGTERM, or until another process has taken this one's place.
-async fn stopped(replaced: impl Future<Output = ()>) -> anyhow::Result<Stop> {
+/// Waits for SIGINT or SIGTERM, until another process has taken this one's place, or until a task
+/// is gone that cannot be run again.
+async fn stopped(health: &Health, replaced: impl Future<Output = ()>) -> anyhow::Result<Stop> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
@@ -197,6 +210,7 @@ async fn stopped(replaced: impl Future<Output = ()>) -> anyhow::Result<Stop> {
         _ = interrupt.recv() => Stop::Signal,
         _ = terminate.recv() => Stop::Signal,
         () = replaced => Stop::Replaced,
+        task = health.died() => Stop::Failed(task),
     };
     info!("stopping: requests in flight may end");
     Ok(why)
@@ -209,4 +223,22 @@ enum Stop {
     Signal,
     /// Another process serves in its place, with its data folder.
     Replaced,
+    /// A task is gone that cannot be run again.
+    Failed(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_is_gone_for_good_stops_the_process_with_an_error() {
+        let health = Health::default();
+        health.task_died("tokens");
+        let why = stopped(&health, std::future::pending()).await.unwrap();
+        assert_eq!(why, Stop::Failed("tokens"));
+        let error = why.outcome().unwrap_err().to_string();
+        assert!(error.contains("task `tokens` panicked"), "{error}");
+        assert!(Stop::Signal.outcome().is_ok() && Stop::Replaced.outcome().is_ok());
+    }
 }

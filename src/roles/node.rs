@@ -10,6 +10,7 @@ use ::node::records::spool::Spool;
 use ::node::worker::Shared;
 use anyhow::Context;
 use proto::health::Health;
+use proto::restarts;
 use proto::seal::Keyring;
 use proto::store::follow::{Follower, World};
 use proto::store::kept::{self, Kept};
@@ -102,7 +103,13 @@ impl Node {
         background.spawn(follower.run());
         let worlds = with_peers(peering.as_ref(), worlds, &health, background);
         let (stop, stopping) = oneshot::channel();
-        let copying = kept::run(kept, store.clone(), worlds.clone(), stopping);
+        let copying = kept::run(
+            kept,
+            store.clone(),
+            worlds.clone(),
+            health.clone(),
+            stopping,
+        );
         let copying = background.spawn(copying);
         let parts = DataPlaneParts {
             keyring: self.keyring,
@@ -117,6 +124,7 @@ impl Node {
         let joined = plane.join(gateway, store.clone(), background);
         let spool = spool(&settings, self.folder, background);
         let shipping = ship_records(&settings, tls, plane.batches, spool, &plane.shared);
+        let shipping = restarts::once("records", health.clone(), shipping);
         let shipping = background.spawn(shipping);
         let mut servers = Servers::default();
         let listening = servers.gateway(self.bound.gateway, plane.shared)?;
@@ -133,7 +141,7 @@ impl Node {
             predecessor.replaced();
         }
 
-        let why = super::stopped(handover.replaced()).await?;
+        let why = super::stopped(&health, handover.replaced()).await?;
         health.drain();
         joined.leave().await;
         servers.drain(why.queue()).await;
@@ -142,11 +150,11 @@ impl Node {
         match why {
             // The successor keeps copies, newer than what this process knows.
             Stop::Replaced => copying.abort(),
-            Stop::Signal => keep_last(stop, copying).await,
+            Stop::Signal | Stop::Failed(_) => keep_last(stop, copying).await,
         }
         drop(store);
         super::flushed(shipping, plane.export).await;
-        Ok(())
+        why.outcome()
     }
 }
 

@@ -104,7 +104,7 @@ impl Single {
         };
         ready.tell(output, mode == Mode::Dev)?;
 
-        super::stopped(std::future::pending()).await?;
+        let why = super::stopped(&health, std::future::pending()).await?;
         health.drain();
         joined.leave().await;
         servers.drain(Queue::Ends).await;
@@ -114,7 +114,7 @@ impl Single {
         sweeping.stop().await;
         drop(store);
         super::flushed(keeping, plane.export).await;
-        Ok(())
+        why.outcome()
     }
 }
 

@@ -184,7 +184,7 @@ fn node() -> Value {
             },
             "restarts": {
                 "type": "object",
-                "description": "Background tasks that panicked and were run again, by name",
+                "description": "Background tasks and stages that panicked and were run again, by name",
                 "additionalProperties": {"type": "integer"}
             },
             "faults": {

@@ -19,8 +19,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::health::Health;
 use proto::id::OrgId;
 use proto::keys;
+use proto::restarts::{self, Restarts};
 use proto::store::load;
 use proto::store::{Revision, StoreError};
 use proto::tree::{Hash, Head};
@@ -113,13 +115,18 @@ impl Janitor {
 
     /// Keeps this control plane's place among the others, and does a round now and then, until
     /// `stop` is sent or dropped; then gives the place up.
-    pub async fn run(mut self, stop: oneshot::Receiver<()>) {
+    pub async fn run(mut self, health: Health, stop: oneshot::Receiver<()>) {
         let (seat, publisher) = (self.seat.clone(), self.publisher.clone());
-        let keeping = seat.keep(publisher.store());
+        let keep = || seat.keep(publisher.store());
+        let keeping = restarts::again("janitor-seat", health.clone(), keep);
+        let mut restarts = Restarts::of("janitor", health);
         let rounds = async {
             loop {
                 tokio::time::sleep(self.options.every).await;
-                match self.round().await {
+                let Some(ended) = restarts.run(self.round()).await else {
+                    continue;
+                };
+                match ended {
                     Ok(round) if round != Round::default() => tracing::info!(
                         archived = round.archived,
                         dropped = round.dropped,

@@ -155,6 +155,13 @@ impl Metrics {
         self.shared.endpoints.failed_over();
     }
 
+    /// Stages whose decisions panicked, and how often.
+    pub fn stages_panicked(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = StageKind::ALL.iter().zip(&self.shared.stage_panics);
+        let counts = counts.map(|(stage, count)| (stage.name(), count.load(Relaxed)));
+        counts.filter(|(_, count)| *count > 0)
+    }
+
     /// A stage's decision panicked.
     pub fn stage_panicked(&self, stage: StageKind) {
         self.shared.stage_panics[stage as usize].fetch_add(1, Relaxed);

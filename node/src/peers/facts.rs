@@ -6,7 +6,7 @@
 //! rise, so it does not matter who gives them, nor in what order.
 //!
 //! ```text
-//! follower ── worlds ──▶ with_learned ── worlds, facts of peers merged in ──▶ compile, kept copy
+//! follower ── worlds ──▶ Merging ── worlds, facts of peers merged in ──▶ compile, kept copy
 //!                           ▲   └──▶ announce ── HoldFacts ──▶ peers
 //!                        learned ◀── Facts ── WantFacts ◀── HoldFacts of a peer, store away
 //! ```
@@ -18,6 +18,7 @@ use std::time::Duration;
 use proto::health::Health;
 use proto::id::{CredentialId, OrgId};
 use proto::keys::{self, Live};
+use proto::restarts::Restarts;
 use proto::retired::Retired;
 use proto::store::follow::{OrgState, World};
 use tokio::sync::{mpsc, watch};
@@ -89,12 +90,18 @@ impl Facts {
         let (merged, receiver) = watch::channel(worlds.borrow().clone());
         let held = Held {
             worlds: receiver.clone(),
-            health,
+            health: health.clone(),
         };
         // Set once: a process follows one store.
         let _ = self.held.set(held);
         let taken = lock(&self.taken).take();
-        (receiver, with_learned(worlds, taken, merged))
+        let merging = Merging {
+            worlds,
+            taken,
+            learned: BTreeMap::new(),
+            merged,
+        };
+        (receiver, merging.run(health))
     }
 
     /// How many milliseconds ago the facts were known to be all there are; [`u64::MAX`] for never.
@@ -223,47 +230,73 @@ pub async fn announce(peers: Peers, facts: Arc<Facts>, mut worlds: watch::Receiv
 }
 
 /// Passes worlds on, with what peers told merged in.
-async fn with_learned(
-    mut worlds: watch::Receiver<Arc<World>>,
+struct Merging {
+    worlds: watch::Receiver<Arc<World>>,
+    /// None once nobody can tell anything any more.
     taken: Option<mpsc::Receiver<Learned>>,
+    learned: BTreeMap<OrgId, BTreeMap<CredentialId, Retired>>,
     merged: watch::Sender<Arc<World>>,
-) {
-    // Without a sender it never yields.
-    let (_never, mut nothing) = mpsc::channel(1);
-    let mut taken = taken;
-    let mut learned: BTreeMap<OrgId, BTreeMap<CredentialId, Retired>> = BTreeMap::new();
-    loop {
-        let next = tokio::select! {
-            changed = worlds.changed() => match changed {
-                Ok(()) => None,
-                Err(_) => return,
-            },
-            next = taken.as_mut().unwrap_or(&mut nothing).recv() => match next {
-                Some(next) => Some(next),
-                None => {
-                    taken = None;
-                    continue;
-                }
-            },
-        };
-        for (org, credential, fact) in next.into_iter().flatten() {
-            let of_org = learned.entry(org).or_default();
+}
+
+impl Merging {
+    /// Until the worlds end.
+    async fn run(mut self, health: Health) {
+        let mut restarts = Restarts::of("facts", health);
+        while restarts.run(self.rounds()).await.is_none() {}
+    }
+
+    async fn rounds(&mut self) {
+        loop {
+            self.pass_on();
+            let next = tokio::select! {
+                changed = self.worlds.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                next = next_of(&mut self.taken) => next,
+            };
+            match next {
+                Some(next) => self.learn(next),
+                None => self.taken = None,
+            }
+        }
+    }
+
+    fn learn(&mut self, told: Learned) {
+        for (org, credential, fact) in told {
+            let of_org = self.learned.entry(org).or_default();
             let fact = match of_org.remove(&credential) {
                 Some(known) => known.merge(fact),
                 None => fact,
             };
             of_org.insert(credential, fact);
         }
-        let world = worlds.borrow_and_update().clone();
-        learned.retain(|org, facts| {
+    }
+
+    fn pass_on(&mut self) {
+        let world = self.worlds.borrow_and_update().clone();
+        self.learned.retain(|org, facts| {
             let state = world.orgs.get(org);
             state.is_none_or(|state| {
                 facts.retain(|credential, fact| !holds(state, *credential, fact));
                 !facts.is_empty()
             })
         });
-        let before = merged.borrow().clone();
-        merged.send_replace(merge(&world, &before, &learned));
+        let before = self.merged.borrow().clone();
+        let merged = merge(&world, &before, &self.learned);
+        self.merged.send_if_modified(|shown| {
+            let changed = !Arc::ptr_eq(shown, &merged);
+            *shown = merged;
+            changed
+        });
+    }
+}
+
+/// What was told next; never ready where nobody tells anything.
+async fn next_of(taken: &mut Option<mpsc::Receiver<Learned>>) -> Option<Learned> {
+    match taken {
+        Some(taken) => taken.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -136,10 +136,10 @@ impl Keeper {
                 skew.map(|offset| offset / 100 * 100)
             },
             restarts: {
-                let failed = self.membership.health.tasks_failed().into_iter();
-                failed
-                    .map(|(task, count)| (task.to_owned(), count))
-                    .collect()
+                let tasks = self.membership.health.tasks_failed().into_iter();
+                let stages = self.membership.metrics.stages_panicked();
+                let all = tasks.chain(stages);
+                all.map(|(part, count)| (part.to_owned(), count)).collect()
             },
             faults: world.faults.iter().take(FAULTS_MAX).map(fault).collect(),
         }

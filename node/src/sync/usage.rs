@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use proto::health::Health;
 use proto::id::NodeId;
 use proto::keys;
+use proto::restarts::Restarts;
 use proto::store::{Store, StoreError};
 use proto::usage::{KeyUsage, NodeUsage};
 use tokio::sync::oneshot;
@@ -22,7 +24,8 @@ pub async fn run(
     limits: Arc<Limits>,
     origin: Arc<Origin>,
     store: Arc<dyn Store>,
-    stop: oneshot::Receiver<()>,
+    health: Health,
+    mut stop: oneshot::Receiver<()>,
 ) {
     let mut teller = Teller {
         entry: Entry::new(store, keys::usage(NodeId::new())),
@@ -30,9 +33,12 @@ pub async fn run(
         origin,
         told: Vec::new(),
     };
-    tokio::select! {
-        () = teller.keep() => {}
-        _ = stop => teller.entry.leave().await,
+    let mut restarts = Restarts::of("usage", health);
+    loop {
+        tokio::select! {
+            _ = restarts.run(teller.keep()) => {}
+            _ = &mut stop => return teller.entry.leave().await,
+        }
     }
 }
 

@@ -24,7 +24,9 @@ use tokio::time::Instant;
 use super::follow::World;
 use super::frozen::Frozen;
 use super::{Revision, Store, StoreError};
+use crate::health::Health;
 use crate::keys;
+use crate::restarts::Restarts;
 use crate::seal::{DigestKey, Purpose};
 use crate::tree::{Hash, Leaf, OrgConfig};
 use crate::wire::{self, Message};
@@ -190,17 +192,26 @@ pub async fn run(
     kept: Kept,
     store: Arc<dyn Store>,
     mut worlds: watch::Receiver<Arc<World>>,
+    health: Health,
     mut stop: oneshot::Receiver<()>,
 ) {
+    let mut restarts = Restarts::of("kept-copy", health);
     let kept = Arc::new(kept);
     let mut leaves = HashMap::new();
     let (mut stopping, mut failures) = (false, 0_u32);
     loop {
         let world = worlds.borrow_and_update().clone();
         let begun = Instant::now();
-        match keep(&kept, &*store, &world, &mut leaves).await {
-            Ok(()) => failures = 0,
-            Err(error) => {
+        match restarts
+            .run(keep(&kept, &*store, &world, &mut leaves))
+            .await
+        {
+            Some(Ok(())) => failures = 0,
+            None => {
+                leaves.clear();
+                failures = failures.saturating_add(1);
+            }
+            Some(Err(error)) => {
                 if failures == 0 {
                     tracing::warn!(%error, "the configuration could not be kept on disk: {error}");
                 }
@@ -438,7 +449,7 @@ mod tests {
         };
         let (_sender, worlds) = watch::channel(Arc::new(world));
         let (_stop, stopping) = oneshot::channel();
-        let running = tokio::spawn(run(kept, store, worlds, stopping));
+        let running = tokio::spawn(run(kept, store, worlds, Health::default(), stopping));
         let seen = async {
             while !fs::read(&file).is_ok_and(|bytes| met(&bytes)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
