@@ -112,7 +112,7 @@ impl Configuration {
         }
         let keeping = kept.map(|kept| {
             let (stop, stopping) = oneshot::channel();
-            let run = kept::run(kept, store, worlds.clone(), health.clone(), stopping);
+            let run = kept::run(kept, store, (worlds.clone(), health.clone()), stopping);
             background.spawn(run);
             stop
         });

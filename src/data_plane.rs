@@ -104,15 +104,8 @@ impl DataPlane {
         let address = peering.as_ref().map(|peering| peering.address.clone());
         let (mut links, mut known, mut giving, mut nodes) = (None, None, None, 1);
         if let Some(peering) = peering {
-            let (origin, stats) = (&shared.origin, shared.metrics.peers());
-            let peered = peering.start(
-                origin,
-                incarnation,
-                stats,
-                worlds.clone(),
-                &health,
-                background,
-            )?;
+            let running = (&health, background);
+            let peered = peering.start(&shared, incarnation, worlds.clone(), running)?;
             links = Some(peered.links);
             known = Some(peered.known);
             nodes = peered.nodes;
@@ -122,23 +115,20 @@ impl DataPlane {
         let limits = limit_settings(settings, incarnation);
         let (limits, broker) = Limits::linked(store, &limits, clock, links);
         limits.set_nodes(nodes);
+        let broker = restarts::once("tokens", health.clone(), broker);
         let settling = Settling {
             limits: limits.clone(),
-            running: {
-                let broker = restarts::once("tokens", health.clone(), broker);
-                background.spawn(broker)
-            },
+            running: background.spawn(broker),
         };
         own.extend(infrastructure(settings));
         let guard = Guard::new(&settings.dial_guard, own)
             .map_err(|error| CannotStart(error.to_string()))?;
-        let default_org = settings.gateway.default_org.clone();
         let mut compiler = Compiler::new(CompilerParts {
             keyring,
             limits: limits.clone(),
             guard,
             policy: permissions::policy(settings),
-            default_org,
+            default_org: settings.gateway.default_org.clone(),
             metrics: shared.metrics.clone(),
         });
         let world = worlds.borrow_and_update().clone();

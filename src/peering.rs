@@ -7,8 +7,9 @@ use node::limits::{Links, Opener, PeerEvent};
 use node::peers::facts::{self, Facts};
 use node::peers::leaves::Leaves;
 use node::peers::wire::PeerMessage;
-use node::peers::{Identity, Known, PeerStats, Peers, Tls, node_number, run};
+use node::peers::{Identity, Known, Peers, Tls, node_number, run};
 use node::stages::record::Origin;
+use node::worker::Shared;
 use proto::health::Health;
 use proto::restarts;
 use proto::store::follow::World;
@@ -67,13 +68,12 @@ impl Peering {
     /// The listening socket cannot be used.
     pub fn start(
         self,
-        origin: &Origin,
+        shared: &Shared,
         incarnation: Opener,
-        stats: Arc<PeerStats>,
         worlds: watch::Receiver<Arc<World>>,
-        health: &Health,
-        background: &Runtime,
+        (health, background): (&Health, &Runtime),
     ) -> anyhow::Result<Peered> {
+        let (origin, stats) = (&shared.origin, shared.metrics.peers());
         let me = Identity {
             node: origin.node.to_string(),
             region: origin.region.to_string(),

@@ -12,6 +12,7 @@ use crate::demo::Demo;
 use crate::{private_file, say};
 
 /// What is told when everything runs.
+#[derive(Default)]
 pub struct Ready {
     /// Base URL for callers.
     pub gateway: Option<String>,

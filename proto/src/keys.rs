@@ -128,6 +128,14 @@ pub fn archived(org: OrgId) -> String {
 /// All keys of [`archived`].
 pub const ARCHIVED: &str = "archived/";
 
+/// Retired facts that the newest version left for afterwards.
+pub fn retiring(org: OrgId) -> String {
+    format!("{RETIRING}{org}")
+}
+
+/// All keys of [`retiring`].
+pub const RETIRING: &str = "retiring/";
+
 /// The names of versions whose records have left the store.
 pub fn lineage(org: OrgId) -> String {
     format!("{LINEAGE}{org}")

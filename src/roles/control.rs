@@ -76,13 +76,8 @@ impl ControlPlane {
         let taken_at = match self.bound.link {
             Some(listener) => {
                 let kept = (records.clone(), counters.clone());
-                Some(take(
-                    listener,
-                    &settings,
-                    kept,
-                    source,
-                    (&health, background),
-                )?)
+                let running = (&health, background);
+                Some(take(listener, &settings, kept, source, running)?)
             }
             None => None,
         };
@@ -109,7 +104,7 @@ impl ControlPlane {
             control: Some(listening),
             link: taken_at,
             token: configuration.token,
-            demo: None,
+            ..Ready::default()
         };
         ready.tell(self.output, false)?;
 

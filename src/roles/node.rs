@@ -103,14 +103,8 @@ impl Node {
         background.spawn(follower.run());
         let worlds = with_peers(peering.as_ref(), worlds, &health, background);
         let (stop, stopping) = oneshot::channel();
-        let copying = kept::run(
-            kept,
-            store.clone(),
-            worlds.clone(),
-            health.clone(),
-            stopping,
-        );
-        let copying = background.spawn(copying);
+        let followed = (worlds.clone(), health.clone());
+        let copying = background.spawn(kept::run(kept, store.clone(), followed, stopping));
         let parts = DataPlaneParts {
             keyring: self.keyring,
             store: store.clone(),
@@ -131,10 +125,7 @@ impl Node {
         servers.admin(self.bound.admin, metrics, health.clone())?;
         let ready = Ready {
             gateway: Some(listening),
-            control: None,
-            link: None,
-            token: None,
-            demo: None,
+            ..Ready::default()
         };
         ready.tell(self.output, false)?;
         if let Some(predecessor) = self.predecessor {

@@ -184,7 +184,7 @@ fn node() -> Value {
             },
             "restarts": {
                 "type": "object",
-                "description": "Background tasks and stages that panicked and were run again, by name",
+                "description": "Tasks and stages that panicked and run again, by name",
                 "additionalProperties": {"type": "integer"}
             },
             "faults": {

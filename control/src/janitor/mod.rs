@@ -166,6 +166,9 @@ impl Janitor {
         })
         .await?;
         let leads = self.seat.leads();
+        if leads {
+            self.publisher.finish_all_retiring().await?;
+        }
         let now = Instant::now();
         let due = |at: Instant| now.duration_since(at) >= WHOLE_EVERY;
         let whole = leads && self.whole_at.is_none_or(due);

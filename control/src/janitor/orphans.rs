@@ -15,6 +15,15 @@ use super::{Janitor, JanitorError, Round};
 /// Keys deleted in one transaction.
 const AT_ONCE: usize = 100;
 
+/// Prefixes of keys that an organisation has one of: its id follows.
+const SINGLE: [&str; 5] = [
+    keys::GC,
+    keys::ARCHIVED,
+    keys::LINEAGE,
+    keys::HOMES,
+    keys::RETIRING,
+];
+
 impl Janitor {
     /// Sweeps what is left of organisations that are gone, here and in the archive.
     pub(super) async fn orphans(
@@ -39,7 +48,7 @@ impl Janitor {
         for prefix in keys::OF_ORGS {
             orgs.extend(below(store, prefix).await?);
         }
-        for prefix in [keys::GC, keys::ARCHIVED, keys::LINEAGE, keys::HOMES] {
+        for prefix in SINGLE {
             load::list(store, prefix, None, |pair| {
                 let org = pair.key.strip_prefix(prefix);
                 orgs.extend(org.and_then(|org| org.parse::<OrgId>().ok()));
@@ -87,8 +96,7 @@ async fn delete(store: &dyn Store, org: OrgId) -> Result<u64, JanitorError> {
         })
         .await?;
     }
-    let single = [keys::gc, keys::archived, keys::lineage, keys::home];
-    found.extend(single.map(|key| key(org)));
+    found.extend(SINGLE.map(|prefix| format!("{prefix}{org}")));
     for part in found.chunks(AT_ONCE) {
         let txn = Txn {
             compares: vec![Compare::Absent(keys::head(org))],

@@ -23,6 +23,7 @@ use proto::tree::{
 
 use super::cache::Parent;
 use super::idempotency::Remembered;
+use super::retiring;
 use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, version_ops};
 use super::{Publish, PublishError, Published, Publisher};
 
@@ -68,7 +69,8 @@ impl Publisher {
             }));
         }
         let parent_head = &parent.config.head;
-        let homed = self.homed(parent.config.org, &parent_head.epoch).await?;
+        let org = parent.config.org;
+        let homed = self.homed(org, &parent_head.epoch).await?;
         let organisations = self.organisations(&parent.config, &draft).await?;
         let facts = Facts::of(&draft);
         let mut packed = draft.commit(&parent.config, parent_head.gc, seal::random_name())?;
@@ -88,6 +90,7 @@ impl Publisher {
             let gc = self.write_content(packed.config.org, &mut writes).await?;
             packed = packed.with_gc(gc);
         }
+        let leaves_facts = facts.retirements.len() > retiring::WITH_HEAD_MAX;
         let changed = facts.changed;
         self.add_head(&packed, &changed, publish, now, lease, &mut writes);
         let attempt = Attempt {
@@ -97,6 +100,9 @@ impl Publisher {
         let outcome = self.write_head(writes, attempt, unsure).await?;
         if matches!(outcome, Outcome::Done(_)) {
             self.sweep(&organisations).await;
+            if leaves_facts {
+                self.retire_now(org).await;
+            }
         }
         Ok(outcome)
     }
@@ -134,6 +140,11 @@ impl Publisher {
                 let key = keys::secret(org, *credential, seal_id, &public.region);
                 writes.after.push(Op::Delete(key));
             }
+        }
+        writes.compares.push(Compare::Absent(keys::retiring(org)));
+        if facts.retirements.len() > retiring::WITH_HEAD_MAX {
+            retiring::leave(org, &facts.retirements, now, &mut writes);
+            return Ok(writes);
         }
         for (credential, retirement) in &facts.retirements {
             let key = keys::retired(org, *credential);

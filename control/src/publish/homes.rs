@@ -174,8 +174,11 @@ impl Publisher {
             let homed = self.homed(org, &head.epoch).await?;
             let sealed = homed.home.seal(to, Position::from(head));
             let (unchanged, put) = homed.replace(org, &sealed);
+            // Facts that are still to rise would not come to the other region.
+            self.finish_retiring(org).await?;
+            let nothing_left = Compare::Absent(keys::retiring(org));
             let txn = Txn {
-                compares: vec![unchanged, parent.unchanged],
+                compares: vec![unchanged, parent.unchanged, nothing_left],
                 ops: vec![put],
                 or_read: Vec::new(),
             };

@@ -7,7 +7,7 @@
 //!
 //! `attempt` makes one version of one parent and writes it; `organisations` adds what creating and
 //! deleting an organisation means; `writes` cuts it into transactions; `idempotency` remembers
-//! answers; `cache` reads parents.
+//! answers; `cache` reads parents; `retiring` raises facts that are too many for one transaction.
 
 mod attempt;
 mod bootstrap;
@@ -18,6 +18,7 @@ mod idempotency;
 mod organisations;
 pub(crate) mod recovery;
 mod regression;
+mod retiring;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writes;
@@ -328,7 +329,12 @@ impl Publisher {
                     slot.keep(&published.config);
                     return Ok(published);
                 }
-                Ok(Outcome::Lost) => PublishError::Contended,
+                // Either to somebody else, or to what an earlier version left to be done.
+                Ok(Outcome::Lost) => match self.finish_retiring(publish.org).await {
+                    Ok(()) => PublishError::Contended,
+                    Err(error) if error.may_pass() => error,
+                    Err(error) => return Err(unsure_or(&unsure, error)),
+                },
                 Err(error) if error.may_pass() => {
                     tracing::warn!(org = %publish.org, %error, "publishing failed; trying again");
                     error
@@ -353,6 +359,7 @@ impl Publisher {
     ) -> Result<Outcome, PublishError> {
         let parent = self.parent(publish.org).await?;
         if let Some(published) = self.recognise(unsure, &parent.config).await? {
+            self.retire_now(publish.org).await;
             return Ok(Outcome::Done(published));
         }
         if let Some(idempotency) = &publish.idempotency

@@ -30,6 +30,8 @@ enum Fault {
     Sweep(OrgId),
     /// The publisher is stopped just before, until the test lets it go on.
     Pause,
+    /// The same, just after.
+    PauseAfter,
 }
 
 /// The embedded store with faults.
@@ -75,6 +77,12 @@ impl Store for Faulty {
                     self.paused.notify_one();
                     self.resumed.notified().await;
                     self.inner.txn(txn).await
+                }
+                Some(Fault::PauseAfter) => {
+                    let outcome = self.inner.txn(txn).await;
+                    self.paused.notify_one();
+                    self.resumed.notified().await;
+                    outcome
                 }
                 Some(Fault::Sweep(org)) => {
                     let ops = vec![proto::store::Op::put(keys::gc(org), "5")];
@@ -581,6 +589,67 @@ async fn secrets_are_sealed_and_old_ones_destroyed() {
     let fact = value(&world, &keys::retired(world.org, id)).await.unwrap();
     let fact: Retired = serde_json::from_slice(&fact).unwrap();
     assert_eq!(fact.lowest, third.config.head.generation());
+}
+
+/// Creates so many credentials of callers.
+async fn with_credentials(world: &World, count: u128) {
+    let all = (1..=count).map(|bits| {
+        let token = format!("the-canary-number-{bits:05}");
+        create_credential(&world.publisher, bits, "proxy", &token)
+    });
+    let created = world.publisher.publish(request(world.org, all.collect()));
+    created.await.unwrap();
+}
+
+fn delete_credentials(world: &World, count: u128) -> Publish {
+    let all = (1..=count).map(|bits| delete(ObjectId::Credential(CredentialId::from_bits(bits))));
+    request(world.org, all.collect())
+}
+
+async fn lowest(world: &World, bits: u128) -> Option<proto::version::Generation> {
+    let key = keys::retired(world.org, CredentialId::from_bits(bits));
+    let fact: Retired = serde_json::from_slice(&value(world, &key).await?).unwrap();
+    Some(fact.lowest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_version_ends_any_number_of_secrets() {
+    let world = world().await;
+    for many in [40, 41, 250] {
+        with_credentials(&world, many).await;
+        let ending = world.publisher.publish(delete_credentials(&world, many));
+        let ended = ending.await.unwrap();
+        for bits in 1..=many {
+            let generation = ended.config.head.generation();
+            assert_eq!(
+                lowest(&world, bits).await,
+                Some(generation),
+                "{bits} of {many}"
+            );
+        }
+        assert_eq!(count(&world, keys::RETIRING).await, 0, "nothing is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_that_a_dead_publisher_left_rise_before_anything_else_is_published() {
+    let world = world().await;
+    with_credentials(&world, 50).await;
+    // It dies between the head and the facts.
+    world.store.faults.lock().unwrap().push(Fault::PauseAfter);
+    tokio::select! {
+        () = world.store.paused.notified() => {}
+        _ = world.publisher.publish(delete_credentials(&world, 50)) => panic!("it was to die"),
+    }
+    assert_eq!(lowest(&world, 7).await, None, "no fact yet");
+    let other = another(&world.store, &world.ring);
+    let next = create_credential(&other, 99, "proxy", "the-canary-afterwards");
+    let after = other.publish(request(world.org, vec![next])).await.unwrap();
+    for bits in 1..=50 {
+        let ended = lowest(&world, bits).await.expect("a fact");
+        assert!(ended < after.config.head.generation(), "{bits}");
+    }
+    assert_eq!(count(&world, keys::RETIRING).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -191,8 +191,7 @@ pub fn sweep(dir: &Path) {
 pub async fn run(
     kept: Kept,
     store: Arc<dyn Store>,
-    mut worlds: watch::Receiver<Arc<World>>,
-    health: Health,
+    (mut worlds, health): (watch::Receiver<Arc<World>>, Health),
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut restarts = Restarts::of("kept-copy", health);
@@ -449,7 +448,7 @@ mod tests {
         };
         let (_sender, worlds) = watch::channel(Arc::new(world));
         let (_stop, stopping) = oneshot::channel();
-        let running = tokio::spawn(run(kept, store, worlds, Health::default(), stopping));
+        let running = tokio::spawn(run(kept, store, (worlds, Health::default()), stopping));
         let seen = async {
             while !fs::read(&file).is_ok_and(|bytes| met(&bytes)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,0 +1,179 @@
+//! Facts of more secrets than fit the transaction of a head.
+//!
+//! Which secrets are over is a fact for each credential, and must hold as soon as the version that
+//! ends them does. A version that ends many names them all in one value, `retiring/{org}`, in its
+//! head's transaction; the facts rise afterwards, part by part, and the value goes. Until then
+//! nothing else is published in the organisation (every head compares that there is no such value),
+//! so that no rollback finds a secret that is over and has no fact yet. Whoever meets the value
+//! finishes it: the publisher itself, the next one, or the janitor, after a crash.
+
+use std::collections::BTreeMap;
+
+use proto::id::{CredentialId, OrgId};
+use proto::keys;
+use proto::retired::Retired;
+use proto::store::load;
+use proto::store::{Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
+use proto::tree::Retirement;
+use serde::{Deserialize, Serialize};
+
+use super::writes::{Writes, json};
+use super::{PublishError, Publisher};
+
+/// Facts that go into the head's transaction itself.
+pub(super) const WITH_HEAD_MAX: usize = 40;
+/// Facts that rise in one transaction.
+const AT_ONCE: usize = 100;
+/// Tries at facts that others raise too.
+const TRIES: usize = 100;
+
+/// What the value of `retiring/{org}` holds: mostly one group, since a version ends secrets by its
+/// own generation.
+#[derive(Serialize, Deserialize)]
+struct Retiring {
+    groups: Vec<Group>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Group {
+    fact: Retired,
+    credentials: Vec<CredentialId>,
+}
+
+/// Leaves the facts for afterwards.
+pub(super) fn leave(
+    org: OrgId,
+    retirements: &[(CredentialId, Retirement)],
+    now: jiff::Timestamp,
+    writes: &mut Writes,
+) {
+    let mut groups: Vec<Group> = Vec::new();
+    for (credential, retirement) in retirements {
+        let fact = retirement.raise(None, now);
+        match groups.iter_mut().find(|group| group.fact == fact) {
+            Some(group) => group.credentials.push(*credential),
+            None => groups.push(Group {
+                fact,
+                credentials: vec![*credential],
+            }),
+        }
+    }
+    let value = json(&Retiring { groups });
+    writes.with_head.push(Op::put(keys::retiring(org), value));
+}
+
+impl Publisher {
+    /// Raises the facts that a version left for afterwards; nothing to do is the usual case.
+    ///
+    /// # Errors
+    /// The store did not answer, or holds what cannot be read; what was raised stays.
+    pub(crate) async fn finish_retiring(&self, org: OrgId) -> Result<(), PublishError> {
+        let key = keys::retiring(org);
+        let Some(left) = self.store.get(&key).await?.value else {
+            return Ok(());
+        };
+        let unreadable = |key: &str, error| PublishError::Unreadable(format!("{key}: {error}"));
+        let retiring: Retiring =
+            serde_json::from_slice(&left.value).map_err(|error| unreadable(&key, error))?;
+        for _ in 0..TRIES {
+            if self.raise_all(org, &retiring, &left).await? {
+                return Ok(());
+            }
+        }
+        Err(PublishError::Contended)
+    }
+
+    /// The same after a version that stands, whatever comes of it.
+    pub(super) async fn retire_now(&self, org: OrgId) {
+        if let Err(error) = self.finish_retiring(org).await {
+            tracing::warn!(%org, %error, "facts of {org}'s secrets wait for the next publish");
+        }
+    }
+
+    /// The same for all organisations that have something left.
+    ///
+    /// # Errors
+    /// The store did not answer. What concerns one organisation is logged and left for later.
+    pub(crate) async fn finish_all_retiring(&self) -> Result<(), StoreError> {
+        let mut orgs = Vec::new();
+        load::list(&*self.store, keys::RETIRING, None, |pair| {
+            let org = pair.key.strip_prefix(keys::RETIRING);
+            orgs.extend(org.and_then(|org| org.parse::<OrgId>().ok()));
+        })
+        .await?;
+        for org in orgs {
+            match self.finish_retiring(org).await {
+                Ok(()) => {}
+                Err(PublishError::Store(error)) => return Err(error),
+                Err(error) => {
+                    tracing::error!(%org, %error, "retired secrets of {org} wait: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Raises all facts once, then takes the value away. False if somebody else raised some.
+    async fn raise_all(
+        &self,
+        org: OrgId,
+        retiring: &Retiring,
+        left: &KeyValue,
+    ) -> Result<bool, PublishError> {
+        let mut known: BTreeMap<String, KeyValue> = BTreeMap::new();
+        load::list(&*self.store, &keys::retired_of(org), None, |pair| {
+            known.insert(pair.key.clone(), pair);
+        })
+        .await?;
+        let now = (self.clock)();
+        let (mut txns, mut txn) = (Vec::new(), Txn::default());
+        for group in &retiring.groups {
+            for credential in &group.credentials {
+                let key = keys::retired(org, *credential);
+                let Some((compare, raised)) = raised(&key, known.get(&key), &group.fact, now)?
+                else {
+                    continue;
+                };
+                txn.compares.push(compare);
+                txn.ops.push(Op::put(key, json(&raised)));
+                if txn.ops.len() == AT_ONCE {
+                    txns.push(std::mem::take(&mut txn));
+                }
+            }
+        }
+        txns.push(txn);
+        for txn in txns.into_iter().filter(|txn| !txn.ops.is_empty()) {
+            if let TxnOutcome::Conflict(_) = self.store.txn(txn).await? {
+                return Ok(false);
+            }
+        }
+        let done = Txn {
+            compares: vec![Compare::ModRevision(left.key.clone(), left.mod_revision)],
+            ops: vec![Op::Delete(left.key.clone())],
+            or_read: Vec::new(),
+        };
+        // Gone already, or another version's: whoever took it away had raised all of these.
+        self.store.txn(done).await?;
+        Ok(true)
+    }
+}
+
+/// A fact above what is known, and the compare that it was made on; none where it changes nothing.
+///
+/// # Errors
+/// What is known cannot be read.
+fn raised(
+    key: &str,
+    known: Option<&KeyValue>,
+    fact: &Retired,
+    now: jiff::Timestamp,
+) -> Result<Option<(Compare, Retired)>, PublishError> {
+    let Some(pair) = known else {
+        return Ok(Some((Compare::Absent(key.to_owned()), fact.clone())));
+    };
+    let before: Retired = serde_json::from_slice(&pair.value)
+        .map_err(|error| PublishError::Unreadable(format!("{key}: {error}")))?;
+    let raised = before.clone().settled(now).merge(fact.clone());
+    let compare = Compare::ModRevision(key.to_owned(), pair.mod_revision);
+    Ok((raised != before).then_some((compare, raised)))
+}
