@@ -28,8 +28,8 @@ pub struct Fault {
     /// The object it is in; absent when it concerns the whole version.
     pub object: Option<ObjectId>,
     /// A stable word: `object-unreadable`, `object-unusable`, `leaf-missing`, `leaf-unreadable`,
-    /// `version-unreadable`, `store-regressed`, `ancestry-unknown`, `fact-unreadable`,
-    /// `secret-unreadable`, `secret-missing`.
+    /// `version-unreadable`, `store-regressed`, `fact-unreadable`, `secret-unreadable`,
+    /// `secret-missing`.
     pub code: &'static str,
     /// What was found, in words.
     pub detail: String,

@@ -55,7 +55,6 @@ fn standing(head: Option<&Heard>) -> &'static [&'static str] {
             "leaf-unreadable",
             "version-unreadable",
             "store-regressed",
-            "ancestry-unknown",
         ],
         Some(Heard::Head(_)) => &[],
         Some(_) => &["object-unreadable", "leaf-missing", "leaf-unreadable"],
@@ -143,23 +142,29 @@ impl Reader<'_> {
             if !changes(old, &head) {
                 return Ok(None);
             }
-            let (code, why) = match ancestry(self.store, org, &old.head, &head).await? {
-                Ancestry::Descends => ("", ""),
-                Ancestry::Broken => ("store-regressed", "does not descend from"),
-                Ancestry::Forgotten => ("ancestry-unknown", "no longer tells its way from"),
-            };
-            if !code.is_empty() {
-                let Head { n, hash, .. } = &head;
-                faults.push(Fault {
-                    org: Some(org),
-                    object: None,
-                    code,
-                    detail: format!(
-                        "version {n} ({hash}) in the store {why} version {} ({}) that is served",
-                        old.head.n, old.head.hash
-                    ),
-                });
-                return Ok(None);
+            let Head { n, hash, .. } = &head;
+            let (old_n, old_hash) = (old.head.n, old.head.hash);
+            match ancestry(self.store, org, &old.head, &head).await? {
+                Ancestry::Descends => {}
+                // Who was there meanwhile has seen what lies between, and would have stopped
+                // publishing in a store that went back.
+                Ancestry::Forgotten => tracing::warn!(
+                    %org,
+                    "version {n} ({hash}) of {org} is followed although the store no longer tells \
+                     its way from version {old_n} ({old_hash}): this process was away for long"
+                ),
+                Ancestry::Broken => {
+                    faults.push(Fault {
+                        org: Some(org),
+                        object: None,
+                        code: "store-regressed",
+                        detail: format!(
+                            "version {n} ({hash}) in the store does not descend from version \
+                             {old_n} ({old_hash}) that is served"
+                        ),
+                    });
+                    return Ok(None);
+                }
             }
             let delta = delta.and_then(|pair| serde_json::from_slice::<Delta>(&pair.value).ok());
             if let Some(config) = delta.and_then(|delta| tree::apply_delta(old, &head, &delta)) {

@@ -15,7 +15,9 @@ use crate::retired::Retired;
 use crate::seal::{self, Binding, DigestKey, Keyring, NewSecret};
 use crate::store::embedded::Embedded;
 use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome};
-use crate::tree::{Context, Draft, Hash, Head, Operation, OrgConfig, Packed, VersionRecord, apply};
+use crate::tree::{
+    Context, Draft, Hash, Head, Lineage, Operation, OrgConfig, Packed, VersionRecord, apply,
+};
 use crate::version::Epoch;
 
 const ORG: OrgId = OrgId::from_bits(50);
@@ -485,6 +487,32 @@ async fn a_restored_store_is_a_regression_whatever_its_numbers() {
     assert_eq!(Scene::codes(&world), ["store-regressed", "store-regressed"]);
     assert_eq!(objects(&world), 2, "it serves what was");
     assert_eq!(world.slugs.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_for_longer_than_the_store_remembers_follows() {
+    let mut scene = scene().await;
+    let revision = scene.publish(&[plain(1)]).await;
+    let seen = scene.at(revision).await.orgs[&ORG].config.head.clone();
+    // Of the versions between only names are left, and not even that of the one that is served.
+    let (mut lineage, mut ops) = (Lineage::default(), vec![]);
+    for bits in 2..5 {
+        let between = made(&scene.store, ORG, &[plain(bits)]);
+        lineage.extend(std::iter::once(&between.config.head));
+        let leaves = ops_of(&between).into_iter();
+        ops.extend(
+            leaves.filter(|op| matches!(op, Op::Put { key, .. } if key.starts_with("leaf/"))),
+        );
+    }
+    ops.push(Op::Delete(keys::version(ORG, seen.n)));
+    let lineage = serde_json::to_vec(&lineage).unwrap();
+    ops.push(Op::put(keys::lineage(ORG), lineage));
+    scene.write(ops).await;
+    let revision = scene.publish(&[plain(5)]).await;
+    let world = scene.at(revision).await;
+    assert_eq!(world.faults, []);
+    assert_eq!(world.orgs[&ORG].config.head.n, seen.n + 4);
+    assert_eq!(objects(&world), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
