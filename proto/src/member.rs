@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::id::NodeId;
 
 /// Most faults that a node lists.
-pub const FAULTS_MAX: usize = 20;
+pub const FAULTS_MAX: usize = 100;
 
 /// One running node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

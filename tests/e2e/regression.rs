@@ -174,6 +174,40 @@ fn a_restored_etcd_counts_when_a_person_says_so_and_revives_no_key() {
     assert_eq!(rotated.request("GET", "/").send(&fresh.url).status(), 401);
 }
 
+/// The control plane that lets the backup count knows nothing of what came after it.
+#[test]
+fn a_revocation_outlives_the_disks_of_all_control_planes_and_a_restored_etcd() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let (proxy, rotated) = (
+        control.proxy(&upstream.url()),
+        control.proxy(&upstream.url()),
+    );
+    wait_status(&node, &proxy, "GET", 200);
+    wait_status(&node, &rotated, "GET", 200);
+    let copy = cluster.etcd[0].backup();
+    deny_delete(&control, &node, &proxy);
+    let rotate = format!("/credentials/{}/rotate", rotated.proxy_credential);
+    wait_for("a rotation", || {
+        let answer = control.api("POST", &rotate, Some(&json!({})));
+        (answer.status() == 200).then_some(())
+    });
+    wait_status(&node, &rotated, "GET", 401);
+    drop(control);
+    cluster.etcd[0].restore(Some(&copy));
+    let control = Gateway::with(cluster.control_start());
+    wait_regressed(&control, &token, "gw-1");
+    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    assert!(good, "{said}");
+    wait_sound(&control, &token, "gw-1");
+    let fresh = cluster.node("gw-2", "gw-2");
+    wait_status(&fresh, &proxy, "DELETE", 200);
+    assert_eq!(rotated.request("GET", "/").send(&fresh.url).status(), 401);
+}
+
 /// Part two, 16: whoever forgot what was before publishes until the numbers overtake.
 #[test]
 fn a_restored_etcd_is_not_forgotten_when_its_numbers_overtake() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proto::id::OrgId;
 use proto::keys;
-use proto::member::Member;
+use proto::member::{FAULTS_MAX, Member, MemberFault};
 use proto::store::follow::{OrgState, World};
 use proto::store::recovery::{REGRESSED, is_recoverable};
 use proto::store::{Store, StoreError, load};
@@ -24,8 +24,16 @@ const NODES_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Regressions {
     /// What this process follows, and has kept over its last restart.
     seen: OnceLock<watch::Receiver<Arc<World>>>,
-    /// Organisations in which a node serves more than the store holds, with that node's name.
-    reported: Mutex<BTreeMap<OrgId, String>>,
+    reported: Mutex<Reported>,
+}
+
+/// What nodes serve more of than the store holds.
+#[derive(Default)]
+struct Reported {
+    /// Organisations, with the name of a node.
+    orgs: BTreeMap<OrgId, String>,
+    /// A node that has more of so many organisations that it cannot name them: it may be any.
+    any: Option<String>,
 }
 
 impl Regressions {
@@ -49,7 +57,8 @@ impl Regressions {
             return Some("this control plane".to_owned());
         }
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        reported.get(&org).map(|node| format!("node {node}"))
+        let node = reported.orgs.get(&org).or(reported.any.as_ref());
+        node.map(|node| format!("node {node}"))
     }
 
     /// Reads what the nodes report: organisations that a node could write back.
@@ -57,11 +66,15 @@ impl Regressions {
         &self,
         store: &dyn Store,
     ) -> Result<BTreeMap<OrgId, String>, StoreError> {
-        let (mut found, mut regressed) = (BTreeMap::new(), BTreeMap::new());
+        let (mut found, mut regressed) = (BTreeMap::new(), Reported::default());
         load::list(store, keys::NODES, None, |pair| {
             let Ok(member) = serde_json::from_slice::<Member>(&pair.value) else {
                 return;
             };
+            let is_regressed = |fault: &MemberFault| fault.code == REGRESSED;
+            if member.faults.len() >= FAULTS_MAX && member.faults.iter().all(is_regressed) {
+                regressed.any = Some(member.name.clone());
+            }
             for fault in member
                 .faults
                 .iter()
@@ -71,8 +84,8 @@ impl Regressions {
                     continue;
                 };
                 found.insert(org, member.name.clone());
-                if fault.code == REGRESSED {
-                    regressed.insert(org, member.name.clone());
+                if is_regressed(fault) {
+                    regressed.orgs.insert(org, member.name.clone());
                 }
             }
         })
@@ -112,5 +125,60 @@ impl Publisher {
             None => Ok(()),
             Some(witness) => Err(PublishError::Behind { org, n, witness }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proto::id::NodeId;
+    use proto::store::embedded::Embedded;
+    use proto::store::{Op, Txn};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_cannot_name_all_speaks_for_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let orgs: Vec<OrgId> = (0..=FAULTS_MAX).map(|_| OrgId::new()).collect();
+        let told = async |regressed: &[OrgId]| {
+            let fault = |org: &OrgId| MemberFault {
+                org: Some(org.to_string()),
+                object: None,
+                code: REGRESSED.to_owned(),
+                detail: String::new(),
+            };
+            let member = Member {
+                id: NodeId::from_bits(1),
+                name: "gw-1".into(),
+                region: "eu".into(),
+                address: String::new(),
+                peers: None,
+                program: String::new(),
+                started_at: Timestamp::UNIX_EPOCH,
+                revision: 1,
+                serves: String::new(),
+                in_flight: 0,
+                clock_ahead_ms: None,
+                restarts: BTreeMap::new(),
+                faults: regressed.iter().map(fault).collect(),
+            };
+            let value = serde_json::to_vec(&member).unwrap();
+            let txn = Txn {
+                ops: vec![Op::put(keys::node(member.id), value)],
+                ..Txn::default()
+            };
+            store.txn(txn).await.unwrap();
+            let regressions = Regressions::default();
+            regressions.ask_nodes(&*store).await.unwrap();
+            regressions
+        };
+        let few = told(&orgs[..2]).await;
+        assert_eq!(few.witness(orgs[1]).as_deref(), Some("node gw-1"));
+        assert_eq!(few.witness(orgs[FAULTS_MAX]), None);
+        let many = told(&orgs[..FAULTS_MAX]).await;
+        assert_eq!(many.witness(orgs[FAULTS_MAX]).as_deref(), Some("node gw-1"));
+        assert_eq!(told(&[]).await.witness(orgs[0]), None);
     }
 }

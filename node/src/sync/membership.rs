@@ -141,7 +141,7 @@ impl Keeper {
                 let all = tasks.chain(stages);
                 all.map(|(part, count)| (part.to_owned(), count)).collect()
             },
-            faults: world.faults.iter().take(FAULTS_MAX).map(fault).collect(),
+            faults: faults(&world.faults),
         }
     }
 
@@ -183,6 +183,18 @@ impl Keeper {
             );
         }
     }
+}
+
+/// As many as an entry may name: first those of whole organisations, by which control planes know
+/// that their store went back.
+fn faults(all: &[Fault]) -> Vec<MemberFault> {
+    let of_orgs = all.iter().filter(|fault| fault.object.is_none());
+    let of_objects = all.iter().filter(|fault| fault.object.is_some());
+    of_orgs
+        .chain(of_objects)
+        .take(FAULTS_MAX)
+        .map(fault)
+        .collect()
 }
 
 fn fault(fault: &Fault) -> MemberFault {

@@ -1,12 +1,17 @@
 //! Writes this node's configuration back into a store that has lost it, when a person asks for it
 //! (`requestrocket recover --from-node`).
 //!
-//! The store is asked only while it is behind what this node serves, or damaged.
+//! The store is asked only while it is behind what this node serves, or damaged. Which secrets are
+//! over it is told at once, whatever is decided: facts only rise, and a control plane that lost its
+//! disk does not know them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::id::{CredentialId, OrgId};
 use proto::keys;
+use proto::retired::Retired;
 use proto::store::follow::World;
 use proto::store::recovery::{self, Ask, Offered, WriteBackError};
 use proto::store::{Compare, KeyValue, Op, Store, StoreError, Txn};
@@ -17,13 +22,16 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Answers requests that name this node, until the worlds end.
 pub async fn run(node: Arc<str>, store: Arc<dyn Store>, mut worlds: watch::Receiver<Arc<World>>) {
-    let mut answered = None;
+    let (mut answered, mut told) = (None, BTreeMap::new());
     loop {
         let behind = worlds.wait_for(|world| !recovery::recoverable(world).is_empty());
         let world = match behind.await {
             Ok(world) => world.clone(),
             Err(_) => return,
         };
+        if let Err(error) = tell_facts(&*store, &world, &mut told).await {
+            tracing::warn!(%error, "the store does not know yet which secrets are over: {error}");
+        }
         match answer(&node, &*store, &world, answered.as_deref()).await {
             Ok(Some(id)) => answered = Some(id),
             Ok(None) => {}
@@ -33,6 +41,32 @@ pub async fn run(node: Arc<str>, store: Arc<dyn Store>, mut worlds: watch::Recei
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// Facts of an organisation that the store has been told.
+type Told = BTreeMap<OrgId, Arc<BTreeMap<CredentialId, Retired>>>;
+
+/// Raises the facts of organisations that the store holds an earlier version of.
+async fn tell_facts(
+    store: &dyn Store,
+    world: &World,
+    told: &mut Told,
+) -> Result<(), WriteBackError> {
+    for org in recovery::recoverable(world) {
+        let Some(state) = world.orgs.get(&org) else {
+            continue;
+        };
+        let known = told.get(&org);
+        if known.is_some_and(|known| Arc::ptr_eq(known, &state.retired)) {
+            continue;
+        }
+        // In a store that was wiped nothing is there that they could be about.
+        if store.get(&keys::head(org)).await?.value.is_some() {
+            recovery::raise_facts(store, org, state).await?;
+        }
+        told.insert(org, Arc::clone(&state.retired));
+    }
+    Ok(())
 }
 
 /// Answers a request that was not answered yet; says which.
