@@ -2,25 +2,26 @@
 //! store cannot be reached, and a control plane knows by it what the store held before.
 //!
 //! Encrypted (AES-256-GCM) under a key that is made of the region's: the file alone gives away
-//! neither configuration nor sealed values. Written whole to a temporary file, synced, renamed. It
-//! holds heads, leaves, sealed values and revocations of one revision, and is read back as a store
-//! ([`Frozen`]) by the same code that reads the real one: every hash is checked again.
+//! neither configuration nor sealed values (`sealed_file`). It holds heads, leaves, sealed values
+//! and revocations of one revision, and is read back as a store ([`Frozen`]) by the same code that
+//! reads the real one: every hash is checked again. Newer revocations lie beside it (`facts`).
+
+mod facts;
+mod sealed_file;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use self::sealed_file::{SealedFile, temporary};
 use super::follow::World;
 use super::frozen::Frozen;
 use super::{Revision, Store, StoreError};
@@ -31,8 +32,6 @@ use crate::seal::{DigestKey, Purpose};
 use crate::tree::{Hash, Leaf, OrgConfig};
 use crate::wire::{self, Message};
 
-/// First bytes of a file: what it is, and its format.
-const MAGIC: &[u8; 8] = b"RRKEPT01";
 /// Values of one frame.
 const PART_BYTES: usize = 2 * 1024 * 1024;
 /// Shortest time between two writes, so that a burst of changes is one.
@@ -85,101 +84,57 @@ pub enum KeptError {
     },
 }
 
-/// The file of a node.
+/// The files of a process.
 pub struct Kept {
-    file: PathBuf,
-    key: RandomizedNonceKey,
-    region: String,
+    copy: SealedFile,
+    facts: SealedFile,
     renew: Duration,
 }
 
 impl Kept {
-    /// The copy in this file, under a key made of the region's.
+    /// The copy in this file, and beside it the facts, under a key made of the region's.
     ///
     /// # Errors
     /// The cipher refuses the key, which it does not.
     pub fn new(file: PathBuf, digest_key: &DigestKey, region: &str) -> Result<Self, KeptError> {
         let key = digest_key.digest(Purpose::KeptCopy, region.as_bytes());
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeptError::Sealed)?;
+        let facts = file.with_file_name("kept-facts.bin");
         Ok(Self {
-            file,
-            key,
-            region: region.to_owned(),
+            copy: SealedFile::new(file, &key, region)?,
+            facts: SealedFile::new(facts, &key, format!("{region}/facts"))?,
             renew: RENEW,
         })
     }
 
-    /// Reads the copy and its age; `None` where there is none.
+    /// Reads the copy and its age, with all facts that were kept since; `None` where there is
+    /// none.
     ///
     /// # Errors
-    /// [`KeptError`]; the file stays as it is.
+    /// [`KeptError`]; the files stay as they are.
     pub fn read(&self, age_max: Duration) -> Result<Option<(Frozen, Duration)>, KeptError> {
-        let sealed = match fs::read(&self.file) {
-            Ok(sealed) => sealed,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(opened) = self.copy.read()? else {
+            return Ok(None);
         };
-        let (revision, kept_at_s, pairs) = content(&self.open(sealed)?)?;
+        let (revision, kept_at_s, mut pairs) = content(&opened)?;
         let age_s = Timestamp::now().as_second().saturating_sub(kept_at_s);
         let max_s = i64::try_from(age_max.as_secs()).unwrap_or(i64::MAX);
         if age_s > max_s {
             return Err(KeptError::TooOld { age_s, max_s });
         }
+        self.raise_facts(&mut pairs)?;
         let age = Duration::from_secs(age_s.max(0).unsigned_abs());
         Ok(Some((Frozen::new(revision, pairs), age)))
     }
-
-    fn open(&self, mut sealed: Vec<u8>) -> Result<Vec<u8>, KeptError> {
-        let body = sealed.strip_prefix(MAGIC).ok_or(KeptError::Sealed)?;
-        let nonce: [u8; NONCE_LEN] = body
-            .get(..NONCE_LEN)
-            .and_then(|nonce| nonce.try_into().ok())
-            .ok_or(KeptError::Sealed)?;
-        let from = MAGIC.len() + NONCE_LEN;
-        let mut body = sealed.split_off(from);
-        let aad = Aad::from(self.region.as_bytes());
-        let opened = self.key.open_in_place(Nonce::from(&nonce), aad, &mut body);
-        let length = opened.map_err(|_| KeptError::Sealed)?.len();
-        body.truncate(length);
-        Ok(body)
-    }
-
-    fn write(&self, mut content: Vec<u8>) -> Result<(), KeptError> {
-        let aad = Aad::from(self.region.as_bytes());
-        let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
-        let nonce = sealed.map_err(|_| KeptError::Sealed)?;
-        // Two processes write here while one takes over from the other.
-        let temporary = self.file.with_extension(temporary(std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(MAGIC)?;
-        file.write_all(nonce.as_ref())?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.file)?;
-        if let Some(folder) = self.file.parent().filter(|path| *path != Path::new("")) {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
-    }
-}
-
-fn temporary(process: u32) -> String {
-    format!("{process}.tmp")
 }
 
 /// Removes what processes that were killed while they wrote have left in the folder. Only for a
 /// process that has the folder for itself.
 pub fn sweep(dir: &Path) {
-    let own = temporary(std::process::id());
+    let own = format!(".{}", temporary(std::process::id()));
     for entry in dir.read_dir().into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let left = name.to_str().and_then(|name| name.strip_prefix("kept."));
-        if left.is_some_and(|left| left.ends_with("tmp") && left != own) {
+        let left = name.to_str().filter(|name| name.starts_with("kept"));
+        if left.is_some_and(|left| left.ends_with(".tmp") && !left.ends_with(&own)) {
             // What stays takes a little space and is never read.
             let _ = fs::remove_file(entry.path());
         }
@@ -191,11 +146,29 @@ pub fn sweep(dir: &Path) {
 pub async fn run(
     kept: Kept,
     store: Arc<dyn Store>,
+    (worlds, health): (watch::Receiver<Arc<World>>, Health),
+    stop: oneshot::Receiver<()>,
+) {
+    let kept = Arc::new(kept);
+    let (mut of_facts, mut restarts) = (worlds.clone(), Restarts::of("kept-facts", health.clone()));
+    let facts = async {
+        while restarts.run(kept.keep_facts(&mut of_facts)).await.is_none() {}
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = facts => {}
+        () = copy(kept.clone(), store, (worlds, health), stop) => {}
+    }
+}
+
+/// The same for the copy alone.
+async fn copy(
+    kept: Arc<Kept>,
+    store: Arc<dyn Store>,
     (mut worlds, health): (watch::Receiver<Arc<World>>, Health),
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut restarts = Restarts::of("kept-copy", health);
-    let kept = Arc::new(kept);
     let mut leaves = HashMap::new();
     let (mut stopping, mut failures) = (false, 0_u32);
     loop {
@@ -266,7 +239,7 @@ async fn keep(
     let pairs = pairs.map_err(|error| KeptError::Content(error.to_string()))?;
     let content = frames(world.revision, Timestamp::now().as_second(), &pairs)?;
     let kept = kept.clone();
-    let written = tokio::task::spawn_blocking(move || kept.write(content)).await;
+    let written = tokio::task::spawn_blocking(move || kept.copy.write(content)).await;
     written.map_err(|error| KeptError::Content(error.to_string()))?
 }
 
@@ -405,7 +378,8 @@ mod tests {
         assert!(mine.read(HOUR).unwrap().is_none(), "none yet");
         let now_s = Timestamp::now().as_second();
         let pairs = some_pairs();
-        mine.write(frames(Revision(42), now_s, &pairs).unwrap())
+        mine.copy
+            .write(frames(Revision(42), now_s, &pairs).unwrap())
             .unwrap();
         let (frozen, age) = mine.read(HOUR).unwrap().unwrap();
         assert!(age < HOUR);
@@ -431,15 +405,15 @@ mod tests {
             fs::write(dir.path().join("kept"), &bytes[..at]).unwrap();
             assert!(mine.read(HOUR).is_err(), "cut at {at}");
         }
-        mine.write(frames(Revision(43), now_s - 7_200, &pairs).unwrap())
+        mine.copy
+            .write(frames(Revision(43), now_s - 7_200, &pairs).unwrap())
             .unwrap();
         assert!(matches!(mine.read(HOUR), Err(KeptError::TooOld { .. })));
         assert!(mine.read(3 * HOUR).unwrap().is_some());
     }
 
     /// Runs it on a world that never changes, until the file is there and `met`.
-    async fn written(kept: Kept, met: impl Fn(&[u8]) -> bool) {
-        let file = kept.file.clone();
+    async fn written(kept: Kept, file: PathBuf, met: impl Fn(&[u8]) -> bool) {
         let dir = tempfile::tempdir().unwrap();
         let store = Embedded::open(&dir.path().join("store")).unwrap();
         let world = World {
@@ -470,7 +444,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
             fs::create_dir(&folder).unwrap();
         };
-        tokio::join!(written(kept, |_| true), later);
+        tokio::join!(written(kept, folder.join("kept"), |_| true), later);
     }
 
     #[tokio::test]
@@ -487,7 +461,7 @@ mod tests {
             }
             *first != bytes
         };
-        written(mine, again).await;
+        written(mine, dir.path().join("kept"), again).await;
     }
 
     proptest::proptest! {

@@ -1,0 +1,95 @@
+//! A file that only processes with the region's key ring can read, written whole or not at all.
+//!
+//! AES-256-GCM under a key that is made of the region's; a temporary file, synced, then renamed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+
+use super::KeptError;
+
+/// First bytes of a file: what it is, and its format.
+const MAGIC: &[u8; 8] = b"RRKEPT01";
+
+/// One such file.
+pub(super) struct SealedFile {
+    file: PathBuf,
+    key: RandomizedNonceKey,
+    /// What it is of: a file that takes the place of another one does not open.
+    of: Vec<u8>,
+}
+
+impl SealedFile {
+    /// # Errors
+    /// The cipher refuses the key, which it does not.
+    pub fn new(file: PathBuf, key: &[u8; 32], of: impl Into<Vec<u8>>) -> Result<Self, KeptError> {
+        let key = RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| KeptError::Sealed)?;
+        Ok(Self {
+            file,
+            key,
+            of: of.into(),
+        })
+    }
+
+    /// What it holds; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`KeptError`]; the file stays as it is.
+    pub fn read(&self) -> Result<Option<Vec<u8>>, KeptError> {
+        match fs::read(&self.file) {
+            Ok(sealed) => self.open(sealed).map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open(&self, mut sealed: Vec<u8>) -> Result<Vec<u8>, KeptError> {
+        let body = sealed.strip_prefix(MAGIC).ok_or(KeptError::Sealed)?;
+        let nonce: [u8; NONCE_LEN] = body
+            .get(..NONCE_LEN)
+            .and_then(|nonce| nonce.try_into().ok())
+            .ok_or(KeptError::Sealed)?;
+        let from = MAGIC.len() + NONCE_LEN;
+        let mut body = sealed.split_off(from);
+        let aad = Aad::from(self.of.as_slice());
+        let opened = self.key.open_in_place(Nonce::from(&nonce), aad, &mut body);
+        let length = opened.map_err(|_| KeptError::Sealed)?.len();
+        body.truncate(length);
+        Ok(body)
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// [`KeptError`]; the file is then as it was.
+    pub fn write(&self, mut content: Vec<u8>) -> Result<(), KeptError> {
+        let aad = Aad::from(self.of.as_slice());
+        let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
+        let nonce = sealed.map_err(|_| KeptError::Sealed)?;
+        // Two processes write here while one takes over from the other.
+        let temporary = self.file.with_extension(temporary(std::process::id()));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(MAGIC)?;
+        file.write_all(nonce.as_ref())?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.file)?;
+        if let Some(folder) = self.file.parent().filter(|path| *path != Path::new("")) {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+/// The end of the name of a file that a process is writing.
+pub(super) fn temporary(process: u32) -> String {
+    format!("{process}.tmp")
+}
