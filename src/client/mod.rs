@@ -19,6 +19,7 @@ pub mod unmatched;
 pub mod versions;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustls::pki_types::CertificateDer;
@@ -31,11 +32,17 @@ use crate::cli::ControlArgs;
 /// Largest answer of the control plane that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A large write may take longer than the client waits by itself.
-const WRITE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+/// A read may wait for its version, and ask other regions.
+const READ_MAX: Duration = Duration::from_secs(30);
+
+/// A large write takes its time.
+const WRITE_MAX: Duration = Duration::from_secs(60);
+
+/// What an operator decides may make every member of etcd rewrite its file, one after the other.
+const OPERATOR_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// Longest time for which an answer is read that comes piece by piece: a year.
-const STREAM_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
+const STREAM_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// An answer while it comes.
 pub type Pieces = awc::ClientResponse;
@@ -62,7 +69,7 @@ impl Api {
              data folder (`.requestrocket/admin-token` of `dev`)",
         )?;
         let base = args.control_url.trim_end_matches('/');
-        let builder = awc::Client::builder().disable_redirects();
+        let builder = awc::Client::builder().disable_redirects().timeout(READ_MAX);
         let client = match base.starts_with("https:") {
             true => builder
                 .connector(awc::Connector::new().rustls_0_23(trust(args)?))
@@ -123,7 +130,7 @@ impl Api {
     /// As for [`Api::create`].
     pub async fn act_absolute(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let request = self.client.post(format!("{}{path}", self.root));
-        let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
+        let request = request.timeout(OPERATOR_MAX).bearer_auth(&self.token);
         self.answered(path, request.send_json(body)).await
     }
 
@@ -133,8 +140,8 @@ impl Api {
     /// As for [`Api::create`].
     pub async fn act(&self, path: &str) -> anyhow::Result<Value> {
         let request = self.client.post(format!("{}{path}", self.base));
-        self.answered(path, request.bearer_auth(&self.token).send())
-            .await
+        let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
+        self.answered(path, request.send()).await
     }
 
     /// Reads something that comes piece by piece, for as long as it comes.

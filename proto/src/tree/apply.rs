@@ -10,6 +10,8 @@ use super::draft::Draft;
 use super::operation::{ApplyError, Context, Operation, SecretChange};
 use super::references::{self, Judged};
 use super::{OrgConfig, aliases, pack};
+use crate::hosts::HostPattern;
+use crate::id::CredentialId;
 use crate::object::{Body, Object, ObjectId};
 use crate::problem::Problem;
 use crate::seal::NewSecret;
@@ -45,6 +47,8 @@ pub(super) struct Work<'a> {
     pub(super) draft: Draft,
     /// Which operation touched an object last.
     touched: BTreeMap<ObjectId, usize>,
+    /// Restored credentials that keep the hosts of their secret so far, with those of then.
+    pub(super) restored_hosts: BTreeMap<CredentialId, Vec<HostPattern>>,
     problems: Vec<(usize, Problem)>,
 }
 
@@ -63,6 +67,7 @@ impl<'a> Work<'a> {
                 ..Draft::default()
             },
             touched: BTreeMap::new(),
+            restored_hosts: BTreeMap::new(),
             problems: Vec::new(),
         }
     }
@@ -90,7 +95,10 @@ impl<'a> Work<'a> {
             Operation::Restore { id, body } => {
                 self.touched.insert(*id, at);
                 match self.draft.objects.get(id).cloned() {
-                    Some(old) => self.update(at, &old, body.clone(), &SecretChange::Keep),
+                    Some(old) => {
+                        let body = self.with_hosts_of(&old, body.clone());
+                        self.update(at, &old, body, &SecretChange::Keep);
+                    }
                     None => self.insert(*id, without_secret(body.clone())),
                 }
                 Ok(())
@@ -224,6 +232,7 @@ impl<'a> Work<'a> {
 
     fn finish(mut self, operations: usize) -> Result<Draft, ApplyError> {
         self.remove_attached();
+        self.settle_restored_hosts();
         references::complete(&mut self.draft.objects, self.touched.keys());
         let (before, touched) = (&self.parent.objects, self.touched.keys());
         aliases::settle(before, &mut self.draft.objects, touched, self.context);

@@ -38,8 +38,9 @@ pub enum Operation {
     },
     /// Gives an object the form that it had in an earlier version, whether it is there or not.
     ///
-    /// Secrets are facts: a credential that is there keeps its own, one that was deleted comes
-    /// back without (`secret: missing`), and nobody gets in with it.
+    /// Secrets are facts: a credential that is there keeps its own with the hosts that it is bound
+    /// to, one that was deleted comes back without (`secret: missing`), and nobody gets in with
+    /// it. Where restored proxies need hosts that the secret is not bound to it is missing too.
     Restore {
         /// Which.
         id: ObjectId,

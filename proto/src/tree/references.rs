@@ -222,6 +222,21 @@ fn credential_of<'a>(
     Some(&stored.credential)
 }
 
+/// Whether the credential's secret may be sent to every address of the targets that proxies use it
+/// for.
+pub(super) fn may_be_sent(objects: &Objects, id: CredentialId, credential: &Credential) -> bool {
+    objects.values().all(|object| match &object.body {
+        Body::Proxy(proxy) if proxy.target_credential_id == Some(id) => {
+            let target = objects.get(&ObjectId::Target(proxy.target_id));
+            match target.map(|object| &object.body) {
+                Some(Body::Target(target)) => outside_hosts(target, credential).is_none(),
+                _ => true,
+            }
+        }
+        _ => true,
+    })
+}
+
 /// The first of the target's addresses to which the credential's secret may not be sent, with its
 /// pointer.
 fn outside_hosts(target: &Target, credential: &Credential) -> Option<(String, Origin)> {

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use super::apply::Work;
 use super::draft::Retirement;
 use super::operation::SecretChange;
+use super::references;
 use crate::credential::{CredentialKind, SecretState};
 use crate::id::CredentialId;
-use crate::object::StoredCredential;
+use crate::object::{Body, Object, ObjectId, StoredCredential};
 use crate::problem::Problem;
 use crate::retired::NextRetired;
 use crate::seal::NewSecret;
@@ -108,5 +109,44 @@ impl Work<'_> {
         self.draft
             .retirements
             .insert(id, Retirement { floor, next });
+    }
+
+    /// A secret is bound to its hosts: what is restored keeps both, for now.
+    pub(super) fn with_hosts_of(&mut self, old: &Object, mut body: Body) -> Body {
+        if let (ObjectId::Credential(id), Body::Credential(was), Body::Credential(stored)) =
+            (old.id, &old.body, &mut body)
+            && was.credential.hosts != stored.credential.hosts
+            && was.secret.is_some()
+        {
+            let kept = was.credential.hosts.clone();
+            let then = std::mem::replace(&mut stored.credential.hosts, kept);
+            self.restored_hosts.insert(id, then);
+        }
+        body
+    }
+
+    /// A restored credential whose secret may not be sent where the restored proxies need it gets
+    /// the hosts of then, and is without a secret until it is given again.
+    pub(super) fn settle_restored_hosts(&mut self) {
+        for (id, then) in std::mem::take(&mut self.restored_hosts) {
+            let object = self.draft.objects.get(&ObjectId::Credential(id)).cloned();
+            let Some(Body::Credential(was)) = object.as_deref().map(|object| &object.body) else {
+                continue;
+            };
+            if references::may_be_sent(&self.draft.objects, id, &was.credential) {
+                continue;
+            }
+            self.retire(id, was, None);
+            let mut stored = was.clone();
+            stored.credential.hosts = then;
+            (stored.secret, stored.previous) = (None, Vec::new());
+            if let Some(object) = &object {
+                let object = Object {
+                    body: Body::Credential(stored),
+                    ..Object::clone(object)
+                };
+                self.draft.objects.insert(object.id, Arc::new(object));
+            }
+        }
     }
 }

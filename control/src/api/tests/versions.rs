@@ -186,3 +186,36 @@ async fn a_rollback_revives_no_secret_and_no_token() {
     api.get(Who::Admin, &proxy).await.is(200);
     api.get(Who::Owner, &tokens).await.is(404);
 }
+
+#[actix_web::test]
+async fn a_rollback_keeps_a_secret_with_its_hosts_or_says_that_it_lacks() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let good = api.acme_version();
+    let path = format!("/orgs/acme/credentials/{}", made.injected);
+    let before = api.get(Who::Admin, &path).await.is(200).body;
+    let secret = json!({"token": "the-second-canary-of-the-target"});
+    let wider = json!({"hosts": ["api.stripe.com", "elsewhere.example"], "secret": secret});
+    let wider = api.patch(Who::Admin, &path, wider).await.is(200).body;
+    let rollback = format!("/orgs/acme/versions/{good}/rollback");
+    api.post(Who::Admin, &rollback, Value::Null).await.is(200);
+    let kept = api.get(Who::Admin, &path).await.is(200).body;
+    assert_eq!(kept["hosts"], wider["hosts"], "what the secret is bound to");
+    assert_eq!(kept["secret"]["generation"], wider["secret"]["generation"]);
+
+    // The target moves, and the credential with it: the way back needs the secret of before.
+    let moved = json!({"operations": [
+        {"update": made.target, "patch": {"base_url": "https://elsewhere.example"}},
+        {"update": made.injected, "patch": {"hosts": ["elsewhere.example"], "secret": secret}},
+    ]});
+    api.post(Who::Admin, "/orgs/acme/changes", moved)
+        .await
+        .is(200);
+    let dry = format!("{rollback}?dry_run=true");
+    let shown = api.post(Who::Admin, &dry, Value::Null).await.is(200).body;
+    assert!(shown.to_string().contains("missing"), "{shown}");
+    api.post(Who::Admin, &rollback, Value::Null).await.is(200);
+    let back = api.get(Who::Admin, &path).await.is(200).body;
+    assert_eq!(back["hosts"], before["hosts"]);
+    assert_eq!(back["secret"]["state"], "missing");
+}
