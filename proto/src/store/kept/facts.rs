@@ -61,7 +61,7 @@ impl Kept {
                 match tokio::task::spawn_blocking(write).await {
                     Ok(Ok(())) => known = of(&world),
                     Ok(Err(error)) => {
-                        tracing::warn!(%error, "revoked secrets could not be kept on disk: {error}");
+                        tracing::warn!(%error, "revoked secrets are not on disk: {error}");
                     }
                     Err(error) => tracing::error!(%error, "revoked secrets were not kept"),
                 }
