@@ -81,6 +81,7 @@ impl Configuration {
         let first_home = regions.map_or(&settings.region, |regions| &regions.home);
         let publisher = publisher(settings, store.clone(), keys)
             .with_archive(archive.clone())
+            .with_quota(settings.store.quota_bytes)
             .with_first_home(first_home)
             .with_regions(others);
         let publisher = Arc::new(publisher);
@@ -116,12 +117,7 @@ impl Configuration {
             background.spawn(run);
             stop
         });
-        let watching = publisher.clone();
-        let watch = move || {
-            let publisher = watching.clone();
-            async move { publisher.watch_nodes().await }
-        };
-        background.spawn(restarts::again("node-reports", health.clone(), watch));
+        watch(&publisher, &health, background);
         background.spawn(follower.run());
         Ok(Self {
             publisher,
@@ -183,6 +179,22 @@ async fn home_at_start(publisher: &Publisher, regions: &Regions) -> String {
         }
         tokio::time::sleep(HOME_EVERY).await;
     }
+}
+
+/// Keeps the publisher informed of what nodes report, and of how full the store is.
+fn watch(publisher: &Arc<Publisher>, health: &Health, background: &Runtime) {
+    let of = publisher.clone();
+    let nodes = move || {
+        let publisher = of.clone();
+        async move { publisher.watch_nodes().await }
+    };
+    background.spawn(restarts::again("node-reports", health.clone(), nodes));
+    let of = publisher.clone();
+    let room = move || {
+        let publisher = of.clone();
+        async move { publisher.watch_room().await }
+    };
+    background.spawn(restarts::again("store-size", health.clone(), room));
 }
 
 fn publisher(settings: &Settings, store: Arc<dyn Store>, keys: PublicKeyring) -> Publisher {

@@ -39,6 +39,9 @@ pub struct StoreSettings {
     /// How old the configuration that a node kept on its disk may be, in seconds, when it starts
     /// without the store.
     pub kept_max_s: u64,
+    /// The quota of each etcd member (`--quota-backend-bytes`), in bytes. Beyond 85 % of it nothing
+    /// is published. 0: nobody looks.
+    pub quota_bytes: u64,
 }
 
 impl Default for StoreSettings {
@@ -54,6 +57,7 @@ impl Default for StoreSettings {
             key_file: None,
             server_name: None,
             kept_max_s: 7 * 86_400,
+            quota_bytes: 8 << 30,
         }
     }
 }

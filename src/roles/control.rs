@@ -82,7 +82,7 @@ impl ControlPlane {
             None => None,
         };
         let metrics = super::metrics(&settings, None, Some(counters.clone()), health.clone());
-        let metrics = with_replication(metrics, directory.as_ref());
+        let metrics = of_cluster(metrics, &configuration, directory.as_ref());
         let api = super::api(
             &settings,
             &configuration,
@@ -189,17 +189,19 @@ fn source(directory: &Directory) -> Arc<Source> {
     })
 }
 
-/// Adds what replication counts.
-fn with_replication(
+/// The same, with how full the store is, and what is replicated.
+fn of_cluster(
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    configuration: &Configuration,
     directory: Option<&Directory>,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
-    let Some(directory) = directory else {
-        return metrics;
-    };
-    let directory = directory.clone();
+    let (publisher, directory) = (configuration.publisher.clone(), directory.cloned());
     Arc::new(move || {
+        let text = metrics() + &publisher.render_room();
+        let Some(directory) = &directory else {
+            return text;
+        };
         let home = directory.home_peer(SYSTEM_ORG);
-        metrics() + &directory.status.render(home.map(|home| home.name.as_str()))
+        text + &directory.status.render(home.map(|home| home.name.as_str()))
     })
 }

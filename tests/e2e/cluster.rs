@@ -622,3 +622,52 @@ fn what_a_cluster_lacks_is_said_at_the_start() {
         "nothing is overwritten"
     );
 }
+
+/// Limits need the space that is left: configuration stops before etcd does.
+#[test]
+fn a_store_that_is_nearly_full_takes_no_configuration_and_traffic_goes_on() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_for("the proxy", || {
+        let answer = proxy.request("GET", "/").send(&node.url);
+        (answer.status() == 200).then_some(())
+    });
+    let member = &cluster.etcd[0].endpoint();
+    let series = format!("requestrocket_store_size_bytes{{member=\"{member}\"}}");
+    let size = wait_for("a size", || {
+        let size = control.metric(&series);
+        (size > 4_096.0).then_some(size)
+    });
+    let (status, folder) = control.stop();
+    assert_eq!(status.code(), Some(0));
+    let mut start = cluster.control_start();
+    start.environment.push((
+        "REQUESTROCKET_STORE__QUOTA_BYTES".into(),
+        format!("{}", (size / 0.72) as u64),
+    ));
+    let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
+    let rename = json!({"name": "renamed"});
+    let write =
+        |control: &Gateway| control.control_call("PATCH", &path, Some(&token), Some(&rename));
+    let control = Gateway::inside(folder, &start);
+    wait_for("a word of it", || {
+        control.log().contains("has taken").then_some(())
+    });
+    let (_, folder) = control.stop();
+    start.environment.pop();
+    start.environment.push((
+        "REQUESTROCKET_STORE__QUOTA_BYTES".into(),
+        format!("{}", (size / 0.9) as u64),
+    ));
+    let control = Gateway::inside(folder, &start);
+    let refused = wait_for("a refusal", || {
+        let answer = write(&control);
+        (answer.status() == 503).then_some(answer)
+    });
+    assert_eq!(refused.json()["code"], "store-full");
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+}

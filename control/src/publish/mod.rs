@@ -12,6 +12,7 @@
 mod attempt;
 mod bootstrap;
 mod cache;
+mod error;
 mod history;
 pub(crate) mod homes;
 mod idempotency;
@@ -19,6 +20,7 @@ mod organisations;
 pub(crate) mod recovery;
 mod regression;
 mod retiring;
+mod room;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writes;
@@ -33,19 +35,21 @@ use proto::id::OrgId;
 use proto::object::ObjectId;
 use proto::org::Role;
 use proto::policy::Policy;
-use proto::seal::{DigestKey, NewSecret, Purpose, RegionPublicKey, SealError};
-use proto::store::{Compare, Store, StoreError};
-use proto::tree::{ApplyError, Hash, Operation, OrgConfig, TreeError};
+use proto::seal::{DigestKey, NewSecret, Purpose, RegionPublicKey};
+use proto::store::{Compare, Store};
+use proto::tree::{Hash, Operation, OrgConfig};
 use proto::version::Epoch;
 use tokio::time::Instant;
 
 use self::attempt::{Attempt, Outcome};
 use self::cache::{Parent, Slots};
+pub use self::error::PublishError;
 pub use self::history::{Kept, Place, Request, Rollback};
 pub use self::idempotency::Idempotency;
 use self::idempotency::Memory;
 pub use self::recovery::{RecoverError, Recovered, Regressed, Source};
 use self::regression::Regressions;
+use self::room::Room;
 use crate::archive::Archive;
 
 /// How long a publish tries when the request names no deadline of its own.
@@ -85,6 +89,7 @@ pub struct Publisher {
     clock: Clock,
     archive: Option<Arc<Archive>>,
     regressions: Regressions,
+    room: Room,
     others: Vec<RegionPublicKey>,
     slots: Slots,
     memory: Memory,
@@ -130,89 +135,6 @@ pub struct Published {
     pub replayed: bool,
 }
 
-/// Why a publish led to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// The operations cannot be applied (403, 404, 409, 412, 413, 422).
-    #[error(transparent)]
-    Refused(#[from] ApplyError),
-    /// There is no such organisation (404).
-    #[error("organisation {0} does not exist")]
-    OrgUnknown(OrgId),
-    /// The `Idempotency-Key` was used for another request (422).
-    #[error("this idempotency key was used for another request")]
-    KeyReused,
-    /// Too many publishes of this organisation wait already (503).
-    #[error("too many publishes of this organisation wait")]
-    Overloaded,
-    /// The newest version is not the one that was to be followed. Nothing was done.
-    #[error("another version was published meanwhile")]
-    Moved,
-    /// The deadline passed while others published (503). Nothing was done.
-    #[error("others published until the deadline passed")]
-    Contended,
-    /// The store took the version or did not; it could not be asked before the deadline (503).
-    #[error("whether version {n} was stored could not be found out")]
-    OutcomeUnknown {
-        /// The version's number.
-        n: u64,
-        /// Its hash.
-        hash: Hash,
-    },
-    /// The store was restored or wiped: what it holds does not descend from what was seen (503).
-    #[error("the store holds version {found} of {org}, but version {seen} was seen before")]
-    Regressed {
-        /// The organisation.
-        org: OrgId,
-        /// The version seen before.
-        seen: u64,
-        /// The version found now.
-        found: u64,
-    },
-    /// Somebody serves what the store does not hold: it was restored or wiped (503).
-    #[error("the store holds version {n} of {org}, but {witness} has a version that is not in it")]
-    Behind {
-        /// The organisation.
-        org: OrgId,
-        /// The version in the store.
-        n: u64,
-        /// Who has more, in words.
-        witness: String,
-    },
-    /// Versions of the organisation are made in another region, or are to be (503). Nothing was
-    /// done.
-    #[error("versions of {org} are made in region {home}")]
-    NotHome {
-        /// The organisation.
-        org: OrgId,
-        /// The region.
-        home: String,
-    },
-    /// The store failed (503). Nothing was done.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What the store holds cannot be understood by this release; nothing may be built on it (500).
-    #[error("the stored configuration cannot be read: {0}")]
-    Unreadable(String),
-    /// A bound of the tree is exceeded (413).
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// A secret could not be sealed (500).
-    #[error(transparent)]
-    Seal(#[from] SealError),
-}
-
-impl PublishError {
-    /// Whether the same try may succeed a moment later.
-    fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Contended
-                | Self::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
-        )
-    }
-}
-
 impl Publisher {
     /// A publisher; see [`PublisherOptions`].
     pub fn new(options: PublisherOptions) -> Self {
@@ -236,6 +158,7 @@ impl Publisher {
             clock,
             archive: None,
             regressions: Regressions::default(),
+            room: Room::default(),
             others: Vec::new(),
             slots,
             memory,
@@ -372,6 +295,7 @@ impl Publisher {
             return Err(PublishError::Moved);
         }
         self.refuse_regressed(publish.org, parent.config.head.n)?;
+        self.refuse_full()?;
         self.attempt(&parent, publish, unsure).await
     }
 }

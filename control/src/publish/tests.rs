@@ -10,9 +10,10 @@ use proto::retired::Retired;
 use proto::seal::{Binding, Keyring, Sealed, open};
 use proto::store::embedded::Embedded;
 use proto::store::{
-    At, KeyValue, Lease, LeaseId, Page, Range, Revision, StoreFuture, Txn, TxnOutcome, Watch,
+    At, KeyValue, Lease, LeaseId, Page, Range, Revision, StoreError, StoreFuture, Txn, TxnOutcome,
+    Watch,
 };
-use proto::tree::{Change, SYSTEM_ORG, SecretChange};
+use proto::tree::{ApplyError, Change, SYSTEM_ORG, SecretChange};
 use serde_json::{Value, json};
 
 use super::*;

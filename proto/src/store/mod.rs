@@ -242,6 +242,15 @@ pub enum StoreError {
 /// The answer of a store call, boxed so that `Arc<dyn Store>` serves every caller.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
+/// What a member of the store has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberSize {
+    /// Its address.
+    pub member: String,
+    /// Bytes of its file; what a quota counts.
+    pub bytes: u64,
+}
+
 /// A revisioned key-value store with transactions, watches and leases.
 ///
 /// Reads are linearizable. Futures may be dropped at any time; a write whose future is dropped has
@@ -278,6 +287,12 @@ pub trait Store: Send + Sync + 'static {
     fn reclaim_space(&self) -> StoreFuture<'_, ()> {
         let why = "this store gives space back by itself; its disk is full";
         Box::pin(async move { Err(StoreError::Full(why.into())) })
+    }
+
+    /// What each member of the store has taken of its quota. Members that do not answer are left
+    /// out; a store that gives space back by itself has none.
+    fn sizes(&self) -> StoreFuture<'_, Vec<MemberSize>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     /// Tells the store that its present connection delivers stale or no data though calls succeed,

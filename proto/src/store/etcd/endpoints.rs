@@ -129,6 +129,23 @@ impl Endpoints {
         Ok(())
     }
 
+    /// The answers of those endpoints that give one within `share`, by their addresses.
+    pub(super) async fn ask_each<T, F, R>(&self, share: Duration, make: F) -> Vec<(String, T)>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<T, Error>>,
+    {
+        let mut answers = Vec::new();
+        for endpoint in &self.endpoints {
+            let options = self.options.clone().with_timeout(share);
+            let made = async { make(Client::connect([&endpoint.url], Some(options)).await?).await };
+            if let Ok(Ok(answer)) = timeout(share, made).await {
+                answers.push((endpoint.url.clone(), answer));
+            }
+        }
+        answers
+    }
+
     /// Lets the next call begin at another endpoint than now.
     pub(super) fn prefer_another(&self) {
         self.leave(self.preferred.load(Ordering::Relaxed));

@@ -26,8 +26,8 @@ use self::translate::{Prefix, revision};
 use self::watch::EtcdWatch;
 use super::limits::{self, PAGE_KEYS_MAX};
 use super::{
-    At, KeyValue, Lease, LeaseId, Page, Range, Revision, Store, StoreError, StoreFuture, Txn,
-    TxnOutcome, Watch,
+    At, KeyValue, Lease, LeaseId, MemberSize, Page, Range, Revision, Store, StoreError,
+    StoreFuture, Txn, TxnOutcome, Watch,
 };
 
 /// Threads of the store's runtime: they only move bytes.
@@ -345,6 +345,13 @@ impl Store for Etcd {
     fn reclaim_space(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             self.run(|etcd, by| async move { etcd.reclaim_space(by).await })
+                .await
+        })
+    }
+
+    fn sizes(&self) -> StoreFuture<'_, Vec<MemberSize>> {
+        Box::pin(async move {
+            self.run(|etcd, _| async move { Ok(etcd.sizes().await) })
                 .await
         })
     }

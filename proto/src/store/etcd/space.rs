@@ -1,5 +1,6 @@
-//! Frees the space of a full etcd: forgets old changes, gives each member's file back what they
-//! took, one member at a time, and lets the cluster take writes again.
+//! How much space members of etcd have taken. Frees that of a full one: forgets old changes, gives
+//! each member's file back what they took, one member at a time, and lets the cluster take writes
+//! again.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +8,28 @@ use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 
 use super::failure::Call;
 use super::{NO_LEASE, Shared};
-use crate::store::StoreError;
+use crate::store::{MemberSize, StoreError};
 
 /// Longest time for one member: it rewrites its whole file, and answers nobody meanwhile.
 const MEMBER_MAX: Duration = Duration::from_secs(120);
 
+/// Longest time until a member says how large its file is.
+const STATUS_MAX: Duration = Duration::from_secs(2);
+
 impl Shared {
+    /// What the members that answer have taken.
+    pub(super) async fn sizes(&self) -> Vec<MemberSize> {
+        let asked = self.endpoints.ask_each(STATUS_MAX, |client| {
+            let mut member = client.maintenance_client();
+            async move { member.status().await }
+        });
+        let size = |(member, status): (String, etcd_client::StatusResponse)| MemberSize {
+            member,
+            bytes: status.db_size().max(0).unsigned_abs(),
+        };
+        asked.await.into_iter().map(size).collect()
+    }
+
     /// See the module.
     pub(super) async fn reclaim_space(&self, deadline: Instant) -> Result<(), StoreError> {
         let newest = self.get("space", deadline).await?.revision;
