@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ::control::metrics::Metrics;
 use ::control::records::Records;
-use ::control::regions::{Directory, Homes, Regions, Status};
+use ::control::regions::{Directory, Homes, Regions, Status, gateways};
 use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
 use ::control::{Control, link};
 use ::node::listener::Queue;
@@ -141,7 +141,8 @@ fn on_runtime(
     Ok((address, tokio::net::TcpListener::from_std(listener)?))
 }
 
-/// Follows the other regions from here on; gives what the API knows of them.
+/// Follows the other regions from here on, and tells nodes where they are; gives what the API knows
+/// of them.
 fn replicate(
     regions: Arc<Regions>,
     (store, configuration, settings): (&Arc<dyn Store>, &Configuration, &Settings),
@@ -160,6 +161,8 @@ fn replicate(
         dialer: Dialer::Tls(link_tls::client(&settings.link)?),
     });
     background.spawn(Follower::new(replication.clone()).run());
+    let own = settings.gateway.public_url.as_deref().unwrap_or_default();
+    background.spawn(gateways::keep(store.clone(), gateways::of(&regions, own)));
     Ok(Directory {
         trust: regions::trust(&regions)?,
         regions,

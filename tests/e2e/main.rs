@@ -18,6 +18,7 @@ mod handover;
 mod learning;
 mod meters;
 mod overload;
+mod pinned;
 mod poison;
 mod process;
 mod proxy_test;

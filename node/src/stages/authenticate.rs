@@ -58,10 +58,24 @@ impl Stage for Authenticate {
                 return self.unauthorized(refusal).into();
             }
         };
-        take_key_out(&mut exchange.request, &caller.places);
+        let elsewhere = |exchange: &Exchange| {
+            let proxy = exchange.proxy.clone()?;
+            proxy.elsewhere.is_some().then_some(proxy)
+        };
+        let elsewhere = elsewhere(exchange);
+        let elsewhere = elsewhere
+            .as_ref()
+            .and_then(|proxy| proxy.elsewhere.as_ref());
+        // The gateway of the region that it is passed on to judges it itself.
+        if !elsewhere.is_some_and(|elsewhere| elsewhere.passes_on(exchange)) {
+            take_key_out(&mut exchange.request, &caller.places);
+        }
         exchange.caller = Some(caller);
         match &exchange.proxy {
-            Some(proxy) if proxy.active => Next::Continue,
+            Some(proxy) if proxy.active => match elsewhere.and_then(|there| there.end(exchange)) {
+                Some(end) => end.into(),
+                None => Next::Continue,
+            },
             _ => {
                 let detail = "this proxy is switched off; set `active` to use it again";
                 EarlyEnd::new(Code::ProxyInactive, detail).into()

@@ -48,8 +48,16 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
     let rest = exchange.request.rest();
     let reading = PathReading::parse(&rest, proxy.target.path)
         .map_err(|refused| EarlyEnd::new(Code::MalformedRequest, refused.to_string()))?;
-    let path = reading.join(&proxy.target.base.path);
     let caller = std::mem::take(&mut exchange.request.headers);
+    if proxy.elsewhere.is_some() {
+        // The region that serves it reads it anew.
+        return Ok(Outgoing {
+            path: rest.to_vec(),
+            query: exchange.request.query.take(),
+            headers: fields::for_gateway(caller),
+        });
+    }
+    let path = reading.join(&proxy.target.base.path);
     let mut headers = fields::for_target(caller, &proxy.request_fields).map_err(|refused| {
         EarlyEnd::new(
             Code::MalformedRequest,

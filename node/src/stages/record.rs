@@ -182,10 +182,16 @@ impl Recorder {
             limited_by: limited_by(exchange.end.as_deref()),
             scrub: notes.scrub,
             endpoints: notes.endpoints,
-            forwarded_to: None,
-            forwarded_from: None,
+            forwarded_to: forwarded_to(proxy, notes.attempts, notes.endpoint),
+            forwarded_from: notes.forwarded_from,
         }
     }
+}
+
+/// The region that a request was passed on to.
+fn forwarded_to(proxy: &CompiledProxy, attempts: u32, endpoint: usize) -> Option<Arc<str>> {
+    let gateway = proxy.elsewhere.as_ref()?.gateways.get(endpoint)?;
+    (attempts > 0).then(|| Arc::clone(&gateway.region))
 }
 
 /// The windows whose limits refused a request.
