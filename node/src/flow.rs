@@ -12,6 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use proto::filter::Redactions;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::{Attempt, AuthFailure, Denial, ScrubState, UpstreamId};
@@ -240,6 +241,8 @@ pub struct Notes {
     pub shadow_rules: Vec<RuleId>,
     /// Filters that changed the body.
     pub filters_changed: Vec<FilterId>,
+    /// How often what was redacted in bodies that were read whole.
+    pub redacted: Redactions,
     /// What the caller is warned of.
     pub warning: Option<String>,
     /// The target's status, also where the caller got another.
@@ -276,6 +279,17 @@ pub struct Notes {
     pub forwarded_from: Option<Arc<str>>,
     /// The W3C trace id of the request.
     pub trace_id: Option<u128>,
+}
+
+impl Notes {
+    /// Notes what filters did to a body, and gives what may go on of it.
+    pub fn filtered(&mut self, applied: proto::filter::Applied) -> Bytes {
+        let changed = applied.changed.iter();
+        self.filters_changed
+            .extend(changed.filter_map(|id| id.parse::<FilterId>().ok()));
+        self.redacted.add(&applied.redacted);
+        applied.body.into()
+    }
 }
 
 impl Exchange {

@@ -24,6 +24,7 @@ mod process;
 mod proxy_test;
 mod publishers;
 mod raw_store;
+mod redactions;
 mod reflected;
 mod region_moves;
 mod regions;

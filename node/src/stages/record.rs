@@ -137,6 +137,7 @@ impl Recorder {
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
         let target_credential = proxy.target_credential.as_ref().filter(|_| injected);
         exchange.notes.request_bytes = notes.request_bytes;
+        self.metrics.redacted(&notes.redacted);
         Record {
             request_id: exchange.id,
             org_id: proxy.org,
@@ -290,6 +291,7 @@ impl Closing {
             Some(StreamEnd::TooLarge { .. }) => self.code = Code::ResponseTooLarge,
             None => {}
         }
+        self.metrics.redacted(&body.redacted());
         if let Some(record) = &mut self.record {
             record.filter_ids.extend(body.changed());
         }

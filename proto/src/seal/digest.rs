@@ -26,6 +26,8 @@ pub enum Purpose {
     KeptCopy,
     /// What gateways of two regions tell each other with a request.
     RegionLink,
+    /// An organisation's key for masks that hash; the secret is the organisation's name.
+    Masks,
 }
 
 impl DigestKey {
@@ -50,6 +52,7 @@ impl DigestKey {
             Purpose::ApiToken => b"rr token",
             Purpose::KeptCopy => b"rr kept.",
             Purpose::RegionLink => b"rr regns",
+            Purpose::Masks => b"rr masks",
         };
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(mark);

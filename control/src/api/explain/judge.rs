@@ -331,7 +331,9 @@ impl<'a> Judged<'a> {
     fn filter(&self, explained: &mut Explained, _: &Described, _: Timestamp) {
         let shown = |(scope, filter): &(Scope, &Filter)| {
             json!({"id": filter.id, "scope": scope, "direction": filter.direction,
-                   "op": filter.op, "paths": filter.paths})
+                   "op": filter.op, "paths": filter.paths, "mask": filter.mask,
+                   "detect": filter.detect,
+                   "patterns": filter.patterns.iter().map(|own| &own.name).collect::<Vec<_>>()})
         };
         let filters: Vec<Value> = self.filters.iter().map(shown).collect();
         explained.pass("filter", json!({ "filters": filters }));

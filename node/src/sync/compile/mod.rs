@@ -179,7 +179,11 @@ impl Compiler {
         let wanted = due.iter().flat_map(|(id, proxy)| scopes(*id, proxy));
         let org = ObjectId::Org(state.config.org);
         let mut scope = OrgCompiler {
-            policies: Policies::of(state, &wanted.chain([org]).collect()),
+            policies: Policies::of(
+                state,
+                &wanted.chain([org]).collect(),
+                &self.parts.keyring.digest_key,
+            ),
             compiler: self,
             slug,
             state,
