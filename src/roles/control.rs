@@ -20,6 +20,7 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::link_tls;
 use crate::ready::Ready;
+use crate::record_store;
 use crate::regions;
 use crate::serve::CannotStart;
 use crate::servers::Servers;
@@ -51,6 +52,7 @@ impl ControlPlane {
             let why = "`gateway.public_url` is missing: under which URL callers reach the nodes";
             return Err(CannotStart(why.into()).into());
         };
+        let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let regions = regions::open(&settings, &self.keys)?;
         let (keys, given) = (self.keys, self.given);
@@ -60,7 +62,6 @@ impl ControlPlane {
         if !configuration.follows {
             configuration.caught_up().await?;
         }
-        let records = super::records(&settings)?;
         let counters = Metrics::default();
         let directory = match regions {
             Some(regions) => {
