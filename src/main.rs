@@ -24,6 +24,7 @@ mod peering;
 mod permissions;
 mod private_file;
 mod ready;
+mod record_store;
 mod regions;
 mod roles;
 mod serve;

@@ -10,6 +10,7 @@ use node::config::{DialGuardSettings, GatewaySettings, TlsSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::permissions::{EgressSettings, PolicySettings};
+use crate::record_store::RecordsSettings;
 use crate::regions::RegionsSettings;
 use crate::stores::StoreSettings;
 use crate::traces::TraceSettings;
@@ -155,28 +156,6 @@ impl Default for LimitSettings {
         Self {
             nodes: 1,
             max_key_writes: 1_000,
-        }
-    }
-}
-
-/// Records of requests.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RecordsSettings {
-    /// How long records are kept, in days.
-    pub retention_days: u32,
-    /// Most bytes of records that a control plane keeps; the oldest go.
-    pub retention_bytes: u64,
-    /// Most bytes of records that a node keeps on disk while no control plane takes them.
-    pub spool_bytes: u64,
-}
-
-impl Default for RecordsSettings {
-    fn default() -> Self {
-        Self {
-            retention_days: 90,
-            retention_bytes: 10 * 1024 * 1024 * 1024,
-            spool_bytes: 256 * 1024 * 1024,
         }
     }
 }

@@ -104,12 +104,12 @@ async fn attend(
         }
         let (sequence, count, lost) = (batch.sequence, batch.records.len(), batch.dropped);
         if !batch.records.is_empty() {
-            let records = records.clone();
-            let stored = tokio::task::spawn_blocking(move || records.insert(&batch.records)).await;
+            let stored = records.store(Arc::new(batch.records)).await;
             // The node keeps the batch and sends it again, here or elsewhere.
-            stored
-                .map_err(std::io::Error::other)?
-                .map_err(std::io::Error::other)?;
+            stored.map_err(|error| {
+                metrics.refused(count as u64);
+                std::io::Error::other(error)
+            })?;
         }
         metrics.stored(count as u64, lost);
         write_frame(&mut stream, &Ack { sequence }).await?;

@@ -17,6 +17,7 @@ pub struct Counters {
     answers: [AtomicU64; CLASSES.len()],
     records: AtomicU64,
     lost: AtomicU64,
+    refused: AtomicU64,
     nodes: AtomicU64,
     followers: AtomicU64,
 }
@@ -34,6 +35,11 @@ impl Metrics {
     pub fn stored(&self, records: u64, lost: u64) {
         self.0.records.fetch_add(records, Relaxed);
         self.0.lost.fetch_add(lost, Relaxed);
+    }
+
+    /// The store did not take records of a node, which sends them again.
+    pub fn refused(&self, records: u64) {
+        self.0.refused.fetch_add(records, Relaxed);
     }
 
     /// A node's connection is up until what is returned is dropped.
@@ -69,6 +75,12 @@ impl Metrics {
                 "Records that nodes said they had lost.",
                 "counter",
                 self.0.lost.load(Relaxed),
+            ),
+            (
+                "requestrocket_control_records_refused_total",
+                "Records of nodes that the store did not take; they come again.",
+                "counter",
+                self.0.refused.load(Relaxed),
             ),
             (
                 "requestrocket_control_nodes_connected",
@@ -112,6 +124,7 @@ mod tests {
             metrics.answered(status);
         }
         metrics.stored(5, 2);
+        metrics.refused(3);
         let connected = metrics.node();
         let text = metrics.render("other 1\n".into());
         assert!(text.starts_with("other 1\n# HELP requestrocket_control_answers_total"));
@@ -120,6 +133,7 @@ mod tests {
             "requestrocket_control_answers_total{class=\"5xx\"} 1",
             "requestrocket_control_records_total 5",
             "requestrocket_control_records_lost_total 2",
+            "requestrocket_control_records_refused_total 3",
             "requestrocket_control_nodes_connected 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -25,9 +25,12 @@ use crate::stages::record::Closing;
 use crate::upstream::{AnswerBody, AnswerError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("requestrocket-request-id");
-const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-code");
-const PROXY_MESSAGE: HeaderName = HeaderName::from_static("requestrocket-proxy-message");
-const PROXY_WARNING: HeaderName = HeaderName::from_static("requestrocket-proxy-warning");
+/// The code of a request's end.
+pub const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-code");
+/// What it means in this case.
+pub const PROXY_MESSAGE: HeaderName = HeaderName::from_static("requestrocket-proxy-message");
+/// What the caller is warned of.
+pub const PROXY_WARNING: HeaderName = HeaderName::from_static("requestrocket-proxy-warning");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Longest `requestrocket-proxy-message`, in bytes.
 const MESSAGE_BYTES_MAX: usize = 500;
@@ -67,9 +70,10 @@ pub fn reply(mut exchange: Box<Exchange>) {
         Some(end) => early(&end, &exchange),
         None => granted(&mut exchange),
     };
+    let there = headers.remove(explained::EXPLAIN);
     if let Some(closing) = closing.as_ref().filter(|_| may_see_decisions(&exchange))
         && let Some(record) = closing.record()
-        && let Some(explained) = explained::header(record, closing.code())
+        && let Some(explained) = explained::header(record, closing.code(), there.as_ref())
     {
         headers.insert(explained::EXPLAIN, explained);
     }
@@ -136,11 +140,10 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
         return early(&end, exchange);
     };
     let mut headers = answer.headers;
-    ours(
-        &mut headers,
-        exchange.id.text().as_str(),
-        Code::AccessGranted,
-    );
+    ours(&mut headers, exchange.id.text().as_str(), exchange.code());
+    if let Some(said) = exchange.said.take() {
+        said.tell(&mut headers);
+    }
     if let Some(warning) = exchange.notes.warning.as_deref().and_then(message) {
         headers.insert(PROXY_WARNING, warning);
     }

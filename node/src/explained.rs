@@ -17,14 +17,31 @@ pub const EXPLAIN: HeaderName = HeaderName::from_static("requestrocket-explain")
 /// Most ids of one kind that are listed; `…` follows where there are more.
 const IDS_MAX: usize = 8;
 
-/// What became of a request, as far as its record is made when the answer begins.
-pub fn header(record: &Record, code: Code) -> Option<HeaderValue> {
+/// What became of a request, as far as its record is made when the answer begins. Of one that
+/// another region served: what its gateway told, `there`, and the way.
+pub fn header(record: &Record, code: Code, there: Option<&HeaderValue>) -> Option<HeaderValue> {
+    if let Some(there) = there {
+        return beyond(record, there);
+    }
     let mut line = String::with_capacity(384);
     let _ = write!(line, "code={code}, version={}", record.config_version);
     for time in &record.stages {
         let _ = write!(line, ", {};us={}", time.stage.name(), time.us);
         decision(&mut line, record, time.stage);
     }
+    HeaderValue::from_str(&line).ok()
+}
+
+fn beyond(record: &Record, there: &HeaderValue) -> Option<HeaderValue> {
+    let mut line = there.to_str().ok()?.to_owned();
+    let forward = record
+        .stages
+        .iter()
+        .find(|time| time.stage == Stage::Forward);
+    let us = forward.map_or(0, |time| time.us);
+    let _ = write!(line, ", passed-on;us={us}");
+    list(&mut line, "from", std::iter::once(&record.region));
+    list(&mut line, "to", record.forwarded_to.iter());
     HeaderValue::from_str(&line).ok()
 }
 
@@ -41,6 +58,7 @@ fn decision(line: &mut String, record: &Record, stage: Stage) {
         Stage::Forward => {
             let _ = write!(line, ";attempts={}", record.attempts);
             token(line, "status", record.upstream_status);
+            list(line, "region", record.forwarded_to.iter());
         }
         Stage::Filter => {
             list(line, "changed", record.filter_ids.iter());
@@ -117,7 +135,11 @@ mod tests {
     }
 
     fn line(record: &Record, code: Code) -> String {
-        header(record, code).unwrap().to_str().unwrap().to_owned()
+        header(record, code, None)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
     }
 
     #[test]
@@ -155,6 +177,19 @@ mod tests {
                  filter;us=3;changed=\"{} ...\";scrub=searched;scrubbed=1",
                 [one.as_str(); 8].join(" ")
             )
+        );
+        let passed_on = record(serde_json::json!({
+            "stages": [{"stage": "forward", "us": 900}], "region": "us", "forwarded_to": "eu",
+            "attempts": 1,
+        }));
+        assert_eq!(
+            line(&passed_on, Code::RegionUnavailable),
+            "code=region-unavailable, version=42, forward;us=900;attempts=1;region=\"eu\""
+        );
+        let there = HeaderValue::from_static("code=proxy-access-granted, version=41");
+        assert_eq!(
+            header(&passed_on, Code::AccessGranted, Some(&there)).unwrap(),
+            "code=proxy-access-granted, version=41, passed-on;us=900;from=\"us\";to=\"eu\""
         );
     }
 }

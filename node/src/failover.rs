@@ -9,6 +9,7 @@
 
 use std::pin::pin;
 
+use http::Method;
 use proto::endpoint::Tried;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
@@ -22,9 +23,7 @@ use crate::outcomes::{self, Sent, settle};
 use crate::snapshot::CompiledProxy;
 use crate::spending::Attempts;
 use crate::upstream::retry::is_idempotent;
-use crate::upstream::{
-    Answer, Failure, REPLAY_BYTES_MAX, RequestHead, Resend, SendError, Upstream,
-};
+use crate::upstream::{Answer, Failure, REPLAY_BYTES_MAX, Resend, SendError, Terms, Upstream};
 
 /// Most endpoints that one request is sent to: one that all of them fail on is at fault itself.
 const ENDPOINTS_ASKED_MAX: usize = 3;
@@ -41,8 +40,12 @@ pub fn is_due(proxy: &CompiledProxy, sent: &Sent) -> bool {
 
 /// The body of a request to a target with several endpoints: read into memory where it is so small
 /// that the request may be sent again with it.
-pub async fn body(exchange: &mut Exchange, head: &RequestHead) -> Result<RequestBody, EarlyEnd> {
-    let repeatable = head.terms.has_idempotency_key || is_idempotent(&head.method);
+pub async fn body(
+    exchange: &mut Exchange,
+    method: &Method,
+    terms: Terms,
+) -> Result<RequestBody, EarlyEnd> {
+    let repeatable = terms.has_idempotency_key || is_idempotent(method);
     let small = matches!(
         exchange.body,
         Inbound::Stream { length: Some(length), .. } if length <= REPLAY_BYTES_MAX

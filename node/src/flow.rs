@@ -12,12 +12,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use proto::filter::Redactions;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::{Attempt, AuthFailure, Denial, ScrubState, UpstreamId};
 
 use crate::actor::{STAGES, StageKind};
 use crate::body::{ByteStream, RequestBody};
+use crate::elsewhere::Said;
 use crate::limits::{SlotToken, Tokens};
 use crate::metering::Applied;
 use crate::metrics::Permit;
@@ -72,6 +74,8 @@ pub struct Exchange {
     pub armed: Option<Armed>,
     /// *Answered*: what the target said.
     pub answer: Option<Answer>,
+    /// What the gateway of another region said with its answer.
+    pub said: Option<Said>,
     /// The early end, if there was one.
     pub end: Option<Box<EarlyEnd>>,
     /// What the record will say beyond the above.
@@ -116,6 +120,7 @@ impl Exchange {
             outgoing: None,
             armed: None,
             answer: None,
+            said: None,
             end: None,
             notes,
             closing: None,
@@ -236,6 +241,8 @@ pub struct Notes {
     pub shadow_rules: Vec<RuleId>,
     /// Filters that changed the body.
     pub filters_changed: Vec<FilterId>,
+    /// How often what was redacted in bodies that were read whole.
+    pub redacted: Redactions,
     /// What the caller is warned of.
     pub warning: Option<String>,
     /// The target's status, also where the caller got another.
@@ -268,8 +275,21 @@ pub struct Notes {
     pub query: Option<Bytes>,
     /// Bytes of the request's body that were read, counted while it streams.
     pub request_bytes: Rc<Cell<u64>>,
+    /// The region that passed it on to this one.
+    pub forwarded_from: Option<Arc<str>>,
     /// The W3C trace id of the request.
     pub trace_id: Option<u128>,
+}
+
+impl Notes {
+    /// Notes what filters did to a body, and gives what may go on of it.
+    pub fn filtered(&mut self, applied: proto::filter::Applied) -> Bytes {
+        let changed = applied.changed.iter();
+        self.filters_changed
+            .extend(changed.filter_map(|id| id.parse::<FilterId>().ok()));
+        self.redacted.add(&applied.redacted);
+        applied.body.into()
+    }
 }
 
 impl Exchange {
@@ -286,8 +306,8 @@ impl Exchange {
 
     /// The code that the record and the answer's header carry.
     pub fn code(&self) -> Code {
-        self.end
-            .as_ref()
-            .map_or(Code::AccessGranted, |end| end.code)
+        let said = self.said.as_ref().map(|said| said.code);
+        let ended = self.end.as_ref().map(|end| end.code);
+        ended.or(said).unwrap_or(Code::AccessGranted)
     }
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use proto::event_stream::{EventFilter, StreamEnd};
+use proto::filter::Redactions;
 use proto::id::FilterId;
 use proto::outcome::{Code, EarlyEnd};
 
@@ -135,6 +136,11 @@ impl EventBody {
     /// Why the stream was ended before its time, if it was.
     pub fn cut(&self) -> Option<StreamEnd> {
         self.filter.ended()
+    }
+
+    /// How often what was redacted so far.
+    pub fn redacted(&self) -> Redactions {
+        self.filter.redacted()
     }
 
     /// The filters that changed something so far.

@@ -25,6 +25,7 @@ use proto::seal::DigestKey;
 use proto::target::BaseUrl;
 
 use crate::credentials::vault::Sealing;
+use crate::elsewhere::Elsewhere;
 use crate::endpoints::Endpoints;
 use crate::hygiene::fields::RequestFields;
 use crate::metering::Metering;
@@ -105,6 +106,8 @@ pub struct CompiledProxy {
     pub target: Arc<CompiledTarget>,
     /// What is injected.
     pub target_credential: Option<Arc<TargetCredential>>,
+    /// How it is reached where other regions serve it and this one does not.
+    pub elsewhere: Option<Elsewhere>,
     /// Where calls are dialled, with this proxy's timeouts: one for each of the target's addresses.
     pub destinations: Box<[Arc<Destination>]>,
     /// Timeouts in words, for messages: `first_byte_ms` and who set it.

@@ -55,6 +55,23 @@ impl TraceContext {
         }
     }
 
+    /// The context of a request that another region's gateway passed on: in that gateway's trace
+    /// whatever is done with those of callers, and with spans of its own although the id is the
+    /// same there.
+    pub fn passed_on(request_id: u128, gateway: Option<Parent>, sampling: &Sampling) -> Self {
+        let trusting = Sampling {
+            incoming: Incoming::Trust,
+            ..*sampling
+        };
+        let there = Self::new(request_id, gateway, &trusting);
+        let span_id = spread(!there.span_id);
+        Self {
+            span_id,
+            attempt_id: spread(span_id),
+            ..there
+        }
+    }
+
     /// The caller's span where the request joined its trace.
     pub fn parent(&self) -> Option<Parent> {
         self.caller
@@ -192,6 +209,21 @@ mod tests {
         let own = TraceContext::new(1, Some(parent), &ignore);
         assert_eq!((own.trace_id, own.parent(), own.sampled), (1, None, false));
         assert_eq!(own.caller, Some(parent), "for a link");
+        let gateways = Parent {
+            trace_id: own.trace_id,
+            span_id: own.attempt_id,
+            sampled: own.sampled,
+        };
+        let beyond = TraceContext::passed_on(1, Some(gateways), &ignore);
+        assert_eq!(
+            (beyond.trace_id, beyond.parent()),
+            (own.trace_id, Some(gateways)),
+            "one trace, whatever is done with those of callers"
+        );
+        let spans = [own.span_id, own.attempt_id, beyond.span_id];
+        assert!(
+            spans[0] != spans[2] && spans[1] != spans[2] && !spans.contains(&beyond.attempt_id)
+        );
     }
 
     #[test]

@@ -143,7 +143,10 @@ fn exchange(worker: &Worker, test: &TestRequest) -> Result<Exchange, &'static st
         true => Inbound::None,
         false => Inbound::Buffered(Bytes::copy_from_slice(test.body.as_bytes())),
     };
-    let (trace, snapshot) = (worker.trace(&request.headers, test.id), worker.snapshot());
+    let (trace, snapshot) = (
+        worker.trace(&request.headers, test.id, false),
+        worker.snapshot(),
+    );
     Ok(Exchange {
         assumed: Some(test.credential),
         ..Exchange::arrived(test.id, trace, snapshot, request, body, notes)

@@ -155,11 +155,20 @@ impl Worker {
         self.shared.settings.fault_injection
     }
 
-    /// The place of a request in its trace; none while traces are not exported.
-    pub fn trace(&self, headers: &HeaderMap, id: RequestId) -> Option<TraceContext> {
+    /// The place of a request in its trace; none while traces are not exported. One that another
+    /// region passed on is in that one's trace.
+    pub fn trace(
+        &self,
+        headers: &HeaderMap,
+        id: RequestId,
+        is_passed_on: bool,
+    ) -> Option<TraceContext> {
         let traces = self.shared.traces.as_ref()?;
-        let caller = telemetry::callers(headers);
-        Some(TraceContext::new(id.bits(), caller, traces.sampling()))
+        let (caller, sampling) = (telemetry::callers(headers), traces.sampling());
+        Some(match is_passed_on {
+            true => TraceContext::passed_on(id.bits(), caller, sampling),
+            false => TraceContext::new(id.bits(), caller, sampling),
+        })
     }
 
     /// Gives an exchange to the pipeline, after replacing a chain that lost an actor.

@@ -22,6 +22,8 @@ pub const DELTAS: &str = "live/delta/";
 pub const RETIRED: &str = "live/retired/";
 /// All test requests that wait for a node.
 pub const TESTS: &str = "live/test/";
+/// The gateways of all regions.
+pub const REGIONS: &str = "live/regions";
 /// Written by control every few seconds; a watch that does not show it is dead.
 pub const BEAT: &str = "live/beat";
 
@@ -36,6 +38,8 @@ pub enum Live {
     Retired(OrgId, CredentialId),
     /// A test request.
     Test(RequestId),
+    /// The gateways of all regions.
+    Regions,
     /// The beat of control.
     Beat,
 }
@@ -43,8 +47,10 @@ pub enum Live {
 impl Live {
     /// What a key names; `None` for keys of a newer release and for foreign ones.
     pub fn parse(key: &str) -> Option<Self> {
-        if key == BEAT {
-            return Some(Self::Beat);
+        match key {
+            BEAT => return Some(Self::Beat),
+            REGIONS => return Some(Self::Regions),
+            _ => {}
         }
         if let Some(org) = key.strip_prefix(HEADS) {
             return org.parse().ok().map(Self::Head);

@@ -1,9 +1,9 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`, `target`,
 //! `endpoint`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
-//! `policy`), how a request is judged (`path`, `query`, `body_view`, `rule`), how secrets are kept
-//! (`seal`, `retired`), how a configuration is made of it all (`tree`), where it lives (`keys`,
-//! `store`), what nodes are asked to try (`test_request`), and what is told of each request
-//! (`record`, `stage`, `attempt`, `wire`).
+//! `policy`, `regions`), how a request is judged (`path`, `query`, `body_view`, `rule`), how
+//! secrets are kept (`seal`, `retired`), how a configuration is made of it all (`tree`), where it
+//! lives (`keys`, `store`), what nodes are asked to try (`test_request`), what gateways tell each
+//! other (`region_link`), and what is told of each request (`record`, `stage`, `attempt`, `wire`).
 //!
 //! What nodes tell of their meters is `usage`.
 //!
@@ -38,6 +38,8 @@ pub mod proxy;
 pub mod query;
 pub mod raise;
 pub mod record;
+pub mod region_link;
+pub mod regions;
 pub mod restarts;
 pub mod retired;
 pub mod rule;

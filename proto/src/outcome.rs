@@ -63,6 +63,12 @@ pub enum Code {
     FilterNotJson,
     /// The answer names a third host and the proxy refuses that.
     RedirectBlocked,
+    /// No gateway of the regions that serve the proxy can be reached.
+    RegionUnavailable,
+    /// The proxy is served in another region, under another URL.
+    RegionRedirect,
+    /// The proxy is not served in this region.
+    WrongRegion,
     /// The caller went away.
     ClientAborted,
     /// A defect of the gateway.
@@ -122,6 +128,9 @@ impl Code {
         Self::ResponseTooLarge,
         Self::FilterNotJson,
         Self::RedirectBlocked,
+        Self::RegionUnavailable,
+        Self::RegionRedirect,
+        Self::WrongRegion,
         Self::ClientAborted,
         Self::InternalError,
     ];
@@ -159,6 +168,9 @@ impl Code {
             Self::ResponseTooLarge => facts("response-too-large", 502, "Response too large", false),
             Self::FilterNotJson => facts("filter-not-json", 422, "Response not filterable", false),
             Self::RedirectBlocked => facts("redirect-blocked", 502, "Redirect blocked", false),
+            Self::RegionUnavailable => facts("region-unavailable", 503, "Region unavailable", true),
+            Self::RegionRedirect => facts("region-redirect", 307, "Served elsewhere", true),
+            Self::WrongRegion => facts("wrong-region", 421, "Not served here", false),
             Self::ClientAborted => facts("client-aborted", 499, "Client aborted", true),
             Self::InternalError => facts("internal-error", 500, "Internal error", true),
         }
@@ -296,10 +308,12 @@ mod tests {
                     .all(|other| other.as_str() != facts.code),
                 "{code}"
             );
-            assert!(
-                *code == Code::AccessGranted || facts.status >= 400,
-                "{code}"
-            );
+            let least = match code {
+                Code::AccessGranted => 200,
+                Code::RegionRedirect => 307,
+                _ => 400,
+            };
+            assert!(facts.status >= least, "{code}");
         }
     }
 

@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 use crate::checks;
 use crate::id::{CredentialId, TargetId};
 use crate::problem::Problem;
+use crate::regions;
+use crate::seal::is_region_name;
 use crate::target::{Effect, Timeouts};
 
 /// Default of [`Proxy::body_buffer_bytes`]: 10 MiB.
@@ -34,6 +36,12 @@ pub struct Proxy {
     pub active: bool,
     /// Whoever presents one of these may call.
     pub proxy_credential_ids: Vec<CredentialId>,
+    /// The regions that serve it, or `["*"]` for all. Default all.
+    #[serde(default = "everywhere", skip_serializing_if = "is_everywhere")]
+    pub regions: Vec<String>,
+    /// What becomes of calls in other regions. Default `reject`.
+    #[serde(default, skip_serializing_if = "is_reject")]
+    pub cross_region: CrossRegion,
     /// Where calls go.
     pub target_id: TargetId,
     /// What is injected; absent injects nothing.
@@ -91,6 +99,36 @@ pub struct FormerAlias {
     #[schema(value_type = String, format = DateTime)]
     pub until: Timestamp,
 }
+
+/// See [`Proxy::cross_region`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CrossRegion {
+    /// They are passed on to the gateway of a region that serves it.
+    Forward,
+    /// They are answered 307 with the URL there.
+    Redirect,
+    /// They are answered 421.
+    #[default]
+    Reject,
+}
+
+/// Default of [`Proxy::regions`].
+pub fn everywhere() -> Vec<String> {
+    vec![regions::EVERYWHERE.to_owned()]
+}
+
+// What is as ever is not written, so that earlier releases read it.
+fn is_everywhere(regions: &[String]) -> bool {
+    regions == everywhere()
+}
+
+fn is_reject(cross_region: &CrossRegion) -> bool {
+    *cross_region == CrossRegion::Reject
+}
+
+/// Most regions that a proxy lists.
+const REGIONS_MAX: usize = 32;
 
 fn yes() -> bool {
     true
@@ -220,6 +258,30 @@ impl Proxy {
         }
     }
 
+    /// Whether the nodes of a region serve it.
+    pub fn is_served_in(&self, region: &str) -> bool {
+        regions::include(&self.regions, region)
+    }
+
+    fn check_regions(&self, problems: &mut Vec<Problem>) {
+        let listed = &self.regions;
+        let all = listed.iter().any(|region| region == regions::EVERYWHERE);
+        if listed.is_empty() || listed.len() > REGIONS_MAX || (all && listed.len() > 1) {
+            let detail = format!("must be [\"*\"] or 1 to {REGIONS_MAX} regions");
+            problems.push(Problem::new("/regions", "regions", detail));
+        }
+        for (at, region) in listed.iter().enumerate() {
+            let pointer = format!("/regions/{at}");
+            if listed[..at].contains(region) {
+                let detail = format!("{region} is listed twice");
+                problems.push(Problem::new(pointer, "duplicate", detail));
+            } else if !all && !is_region_name(region) {
+                let detail = "is no name of a region: 1 to 40 characters of a-z, 0-9 and `-`";
+                problems.push(Problem::new(pointer, "region", detail));
+            }
+        }
+    }
+
     /// Every problem of the object itself; references are judged with the whole configuration.
     pub fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -227,6 +289,7 @@ impl Proxy {
         if let Some(alias) = &self.alias {
             checks::slug(alias, "/alias", &mut problems);
         }
+        self.check_regions(&mut problems);
         let count = self.proxy_credential_ids.len();
         if count == 0 || count > CREDENTIALS_MAX {
             let detail = format!(

@@ -140,6 +140,17 @@ pub enum ScrubState {
     Skipped,
 }
 
+impl ScrubState {
+    /// Its text, the same as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Searched => "searched",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
 /// Fields of a [`Record`] before `sends`, as binary forms of earlier releases hold it.
 pub const FIELDS_BEFORE_SENDS: usize = 35;
 /// Fields of a [`Record`] before `scrub`, likewise.

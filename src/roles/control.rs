@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ::control::metrics::Metrics;
 use ::control::records::Records;
-use ::control::regions::{Directory, Homes, Regions, Status};
+use ::control::regions::{Directory, Homes, Regions, Status, gateways};
 use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
 use ::control::{Control, link};
 use ::node::listener::Queue;
@@ -22,6 +22,7 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::link_tls;
 use crate::ready::Ready;
+use crate::record_store;
 use crate::regions;
 use crate::serve::CannotStart;
 use crate::servers::Servers;
@@ -53,6 +54,7 @@ impl ControlPlane {
             let why = "`gateway.public_url` is missing: under which URL callers reach the nodes";
             return Err(CannotStart(why.into()).into());
         };
+        let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let regions = regions::open(&settings, &self.keys)?;
         let (keys, given) = (self.keys, self.given);
@@ -62,7 +64,6 @@ impl ControlPlane {
         if !configuration.follows {
             configuration.caught_up().await?;
         }
-        let records = super::records(&settings)?;
         let counters = Metrics::default();
         let directory = match regions {
             Some(regions) => {
@@ -145,7 +146,8 @@ fn on_runtime(
     Ok((address, tokio::net::TcpListener::from_std(listener)?))
 }
 
-/// Follows the other regions from here on; gives what the API knows of them.
+/// Follows the other regions from here on, and tells nodes where they are; gives what the API knows
+/// of them.
 fn replicate(
     regions: Arc<Regions>,
     (store, configuration, settings): (&Arc<dyn Store>, &Configuration, &Settings),
@@ -167,6 +169,10 @@ fn replicate(
     let follower = replication.clone();
     let follow = move || Follower::new(follower.clone()).run();
     background.spawn(restarts::again("replication", health.clone(), follow));
+    let own = settings.gateway.public_url.as_deref().unwrap_or_default();
+    let (store, all) = (store.clone(), gateways::of(&regions, own));
+    let keep = move || gateways::keep(store.clone(), all.clone());
+    background.spawn(restarts::again("gateways", health.clone(), keep));
     Ok(Directory {
         trust: regions::trust(&regions)?,
         regions,

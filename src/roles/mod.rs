@@ -24,7 +24,6 @@ use tracing::{info, warn};
 use crate::configuration::Configuration;
 use crate::gauges;
 use crate::permissions;
-use crate::serve::CannotStart;
 use crate::settings::Settings;
 use crate::traces::Export;
 
@@ -133,14 +132,6 @@ fn metrics(
             None => text,
         }
     })
-}
-
-/// Opens the file with the records of requests.
-fn records(settings: &Settings) -> anyhow::Result<Arc<Records>> {
-    let file = settings.data_dir.join("records.sqlite");
-    let records =
-        Records::open(&file).map_err(|error| CannotStart(format!("the records file: {error}")))?;
-    Ok(Arc::new(records))
 }
 
 /// Waits for the last records and traces: the workers are gone, so the queues end.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::control::Control;
-use ::control::records::Records;
+use ::control::records::{Records, RecordsError};
 use ::node::listener::Queue;
 use ::node::metrics::Metrics;
 use ::node::records::RecordBatches;
@@ -20,6 +20,7 @@ use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::demo::{self, Demo};
 use crate::private_file;
 use crate::ready::Ready;
+use crate::record_store;
 use crate::serve::Mode;
 use crate::servers::Servers;
 use crate::settings::Settings;
@@ -55,6 +56,7 @@ impl Single {
             keyring,
             given,
         } = self;
+        let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let public = keyring.public_half().context("the key ring has no key")?;
         let mut configuration =
@@ -74,7 +76,6 @@ impl Single {
         let health = configuration.health.clone();
         let of_control = Some(counters.clone());
         let metrics = super::metrics(&settings, Some(plane.metrics()), of_control, health.clone());
-        let records = super::records(&settings)?;
         let joined = plane.join(bound.gateway_address()?, store.clone(), background);
         let counted = plane.shared.metrics.clone();
         let keeping = background.spawn(keep(plane.batches, records.clone(), counted));
@@ -137,16 +138,21 @@ async fn demo(
     Ok(Some(made))
 }
 
-/// Writes batches of records until the queue ends.
+/// Writes batches of records until the queue ends. While ClickHouse is away a batch is tried again
+/// and others wait in the queue; what finds no room there is dropped and counted.
 async fn keep(mut batches: RecordBatches, records: Arc<Records>, metrics: Metrics) {
     while let Some(batch) = batches.next().await {
-        let records = records.clone();
-        let count = batch.len();
-        let kept = tokio::task::spawn_blocking(move || records.insert(&batch)).await;
-        if let Ok(Err(error)) = &kept {
+        let batch = Arc::new(batch);
+        let kept = loop {
+            match records.store(batch.clone()).await {
+                // The store itself waits before it tries.
+                Err(RecordsError::Unavailable(_)) => {}
+                kept => break kept,
+            }
+        };
+        if let Err(error) = kept {
+            let count = batch.len();
             warn!(count, "{count} records could not be kept: {error}");
-        }
-        if !matches!(kept, Ok(Ok(_))) {
             metrics.records_dropped(count as u64);
         }
     }

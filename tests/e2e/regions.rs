@@ -28,7 +28,7 @@ pub struct Cut {
 
 impl Cut {
     /// A way to `target`, for as long as the test runs.
-    fn new(target: &str) -> Self {
+    pub fn new(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         let (is_cut, open) = (Arc::new(AtomicBool::new(false)), Arc::default());
@@ -88,6 +88,10 @@ pub struct Region {
     /// Where its REST API and its link listen.
     control: String,
     link: String,
+    /// Where its node listens.
+    listen: String,
+    /// Under which URL all regions are told that callers reach it.
+    pub gateway: String,
 }
 
 impl Region {
@@ -97,7 +101,19 @@ impl Region {
             etcd: EtcdServer::start(),
             control: free_address(),
             link: free_address(),
+            listen: free_address(),
+            gateway: format!("http://gw.{name}.example"),
         }
+    }
+
+    /// Where its node really listens.
+    pub fn node_url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
+    /// Another way to its node.
+    pub fn way_to_node(&self) -> String {
+        format!("http://{}", Cut::new(&self.listen).address)
     }
 
     /// Everything that its store holds.
@@ -204,19 +220,19 @@ impl Two {
         let config = format!(
             "region = {:?}\n{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
              [control]\noperator_token_file = {:?}\n\
-             [gateway]\npublic_url = \"http://gw.{}.example\"\n\
+             [gateway]\npublic_url = {:?}\n\
              [regions]\nhome = \"us\"\n[[regions.peers]]\nname = {:?}\ncontrol = \"http://{}\"\n\
-             gateway = \"http://gw.{}.example\"\nreplication = [{replication:?}]\n\
+             gateway = {:?}\nreplication = [{replication:?}]\n\
              public_file = {:?}\n",
             region.name,
             self.config(region, "127.0.0.1"),
             region.link,
             self.file(&format!("{}.public.json", region.name)),
             self.file(&format!("{}.operator", region.name)),
-            region.name,
+            region.gateway,
             peer.name,
             peer.control,
-            peer.name,
+            peer.gateway,
             self.file(&format!("{}.public.json", peer.name)),
         );
         let listen = (
@@ -260,10 +276,14 @@ impl Two {
             region.link,
             self.file(&format!("{}.json", region.name)),
         );
+        let listen = (
+            "REQUESTROCKET_GATEWAY__LISTEN".into(),
+            region.listen.clone(),
+        );
         Gateway::with(Start {
             mode: "node",
             config,
-            ..Start::default()
+            environment: vec![listen],
         })
     }
 

@@ -107,3 +107,57 @@ fn a_damaged_key_ring() {
     let said = refused(&["dev", "--data-dir", data], "", &[]);
     assert!(said.contains("keyring.json"), "{said}");
 }
+
+#[test]
+fn a_clickhouse_that_cannot_be() {
+    // Of the limits of the machine that tests run on.
+    let quiet = [("REQUESTROCKET_LOG__FILTER", "error")];
+    let table =
+        |keys: &str| format!("[records]\nstore = \"clickhouse\"\n[records.clickhouse]\n{keys}");
+    let url = "url = \"https://c:8443\"\n";
+    for (keys, said) in [
+        (String::new(), "needs `records.clickhouse.url`"),
+        ("url = \"clickhouse\"".into(), "is no URL"),
+        ("url = \"tcp://c:9000\"".into(), "must begin with https://"),
+        (
+            "url = \"https://u:hush-7d1@c:8443\"".into(),
+            "holds no user",
+        ),
+        (format!("{url}database = \"a-b\""), "`a-b` is no name"),
+        (
+            format!("{url}password_file = \"/none\""),
+            "`records.clickhouse.password_file` /none",
+        ),
+        (
+            format!("{url}ca_file = \"/none\""),
+            "`records.clickhouse.ca_file` /none",
+        ),
+        (
+            format!("{url}ca_file = \"config.toml\""),
+            "no certificate in it",
+        ),
+        (
+            "url = \"http://c\"\nca_file = \"x\"".into(),
+            "counts only with an `https` URL",
+        ),
+        (format!("{url}gather_ms = 60000"), "5000 at most"),
+        (
+            format!("{url}user_name = \"x\""),
+            "records.clickhouse.user_name",
+        ),
+    ] {
+        let found = refused(&["standalone"], &table(&keys), &quiet);
+        assert!(found.contains(said), "{keys}: {found}");
+        assert!(!found.contains("hush-7d1"), "{found}");
+    }
+    let days = "[records]\nstore = \"clickhouse\"\nretention_days = 0\n[records.clickhouse]\n";
+    assert!(refused(&["standalone"], &format!("{days}{url}"), &quiet).contains("retention_days"));
+    let unused = refused(
+        &["standalone"],
+        "[records.clickhouse]\nurl = \"http://c\"",
+        &quiet,
+    );
+    assert!(unused.contains("records.store"), "{unused}");
+    let other = refused(&["standalone"], "[records]\nstore = \"oracle\"", &[]);
+    assert!(other.contains("oracle"), "{other}");
+}

@@ -2,6 +2,7 @@
 //! all stopped by process id.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod clickhouse;
 pub mod etcd;
 pub mod gateway;
 pub mod http;

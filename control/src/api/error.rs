@@ -47,6 +47,8 @@ pub enum Code {
     Internal,
     /// The configuration store cannot be reached.
     StoreUnavailable,
+    /// The store of records cannot be reached.
+    RecordsUnavailable,
     /// The configuration store is full.
     StoreFull,
     /// The configuration store shows an older history than was seen before.
@@ -85,6 +87,7 @@ impl Code {
         Self::TooManyAttempts,
         Self::Internal,
         Self::StoreUnavailable,
+        Self::RecordsUnavailable,
         Self::StoreFull,
         Self::StoreRegressed,
         Self::OutcomeUnknown,
@@ -133,6 +136,11 @@ impl Code {
                 "store-unavailable",
                 503,
                 "The configuration store cannot be reached",
+            ),
+            Self::RecordsUnavailable => (
+                "records-unavailable",
+                503,
+                "The store of records cannot be reached",
             ),
             Self::StoreFull => ("store-full", 503, "The configuration store is full"),
             Self::StoreRegressed => (

@@ -56,11 +56,19 @@ impl Resource for Proxies {
     }
 
     fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
+        let Body::Proxy(proxy) = &object.body else {
+            return;
+        };
         let settings = &view.control.settings;
+        shown.insert("regions".into(), json!(proxy.regions));
+        shown.insert("cross_region".into(), json!(proxy.cross_region));
         let url = format!("{}/api/{}", settings.gateway_url, object.id);
-        let mut urls = Map::from_iter([(settings.region.clone(), json!(url))]);
-        for (region, gateway) in view.control.other_gateways() {
-            urls.insert(region.into(), json!(format!("{gateway}/api/{}", object.id)));
+        let mut urls = Map::new();
+        let own = (settings.region.as_str(), settings.gateway_url.as_str());
+        for (region, gateway) in std::iter::once(own).chain(view.control.other_gateways()) {
+            if proxy.is_served_in(region) {
+                urls.insert(region.into(), json!(format!("{gateway}/api/{}", object.id)));
+            }
         }
         shown.insert("url".into(), json!(url));
         let alias = shown.get("alias").and_then(Value::as_str);

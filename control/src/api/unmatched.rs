@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::call::Call;
-use super::error::{Code, Refusal};
+use super::error::Refusal;
+use super::records::of_store;
 use super::{page, shape};
-use crate::records::RecordFilter;
+use crate::records::{RecordFilter, Records};
 use crate::route::{Gives, Route, Verb};
 
 /// Rows of the routing table.
@@ -46,13 +47,8 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         after,
         ..RecordFilter::default()
     };
-    let records = call.control.records.clone();
-    let read = move || records.list(SYSTEM_ORG, &filter, page.limit);
-    let failed = |detail: String| Refusal::new(Code::Internal, detail);
-    let (found, next) = tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|error| failed(format!("reading records broke off: {error}")))?
-        .map_err(|error| failed(error.to_string()))?;
+    let read = move |records: &Records| records.list(SYSTEM_ORG, &filter, page.limit);
+    let (found, next) = of_store(call.control.records.clone(), read).await?;
     let names = names(&call.control.world(), &call.control.settings.default_org);
     let items = found.iter().map(|record| shown(record, &names)).collect();
     let cursor = next.map(|cursor| cursor.to_string());

@@ -147,8 +147,8 @@ impl Publisher {
             Some((member, bytes)) if known.is_beyond(bytes, REFUSED_PERCENT) => {
                 let quota = known.quota_bytes;
                 let why = format!(
-                    "{member} has taken {bytes} of its {quota} bytes (`store.quota_bytes`); the rest \
-                     is for limits"
+                    "{member} has taken {bytes} of its {quota} bytes (`store.quota_bytes`); \
+                     the rest is for limits"
                 );
                 Err(StoreError::Full(why).into())
             }

@@ -1,24 +1,15 @@
-//! Counts, sums and quantiles of an organisation's requests, by group and span of time.
-//!
-//! What tallies are kept of is answered from them in a moment; what they cannot tell (another
-//! dimension, a further filter) is read from the records themselves, newest first, as far as one
-//! call may read; the answer says how far that was.
+//! Counts, sums and quantiles of an organisation's requests, by group and span of time: what can be
+//! asked, and the form of the answer. Pure.
 
 use std::collections::BTreeMap;
 
 use proto::id::OrgId;
-use proto::wire::StoredRecord;
-use rusqlite::params;
 
-use super::tallies::Asked;
-pub use super::tallies::{Groups, MINUTES_KEPT_S};
-use super::tally::{Dimension, HOUR_S, MINUTE_S, Tally};
-use super::{RecordFilter, Records, RecordsError, blob, bytes, locked};
+use super::RecordFilter;
+use super::tally::{Dimension, Tally};
 
-/// Most groups that are told apart while records are read; the others are counted together.
-const GROUPS_MAX: usize = 10_000;
-/// Most blocks that one call reads.
-const BLOCKS_MAX: usize = 4_000;
+/// Tallies by a group's value and the start of a span in seconds.
+pub(super) type Groups = BTreeMap<(String, i64), Tally>;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,154 +99,81 @@ pub struct Aggregates {
     pub complete_from_s: i64,
 }
 
-impl Records {
-    /// Answers a question.
-    ///
-    /// # Errors
-    /// The store failed, or what it holds is damaged.
-    pub fn aggregate(&self, question: &Question) -> Result<Aggregates, RecordsError> {
-        let (groups, complete_from_s) = match question.kept() {
-            Some((asked, only)) => {
-                let mut groups = self.tallies(&asked)?;
-                if let Some(only) = only {
-                    groups.retain(|(value, _), _| *value == only);
-                }
-                (groups, question.from_s)
-            }
-            None => self.count_records(question)?,
-        };
-        Ok(question.arrange(groups, complete_from_s))
-    }
-
-    fn count_records(&self, question: &Question) -> Result<(Groups, i64), RecordsError> {
-        let filter = RecordFilter {
-            from_us: Some(question.from_s.saturating_mul(1_000_000)),
-            to_us: Some(question.to_s.saturating_mul(1_000_000)),
-            ..question.filter.clone()
-        };
-        let sought = filter.sought();
-        let reader = locked(&self.scanner);
-        let mut heads = reader.prepare_cached(
-            "SELECT last_us, block, first_us, marks FROM heads
-             WHERE org_id = ?1 AND last_us >= ?2 ORDER BY last_us DESC, block DESC",
-        )?;
-        let mut rows = heads.query(params![blob(question.org.bits()), filter.from_us])?;
-        let (mut groups, mut blocks) = (Groups::new(), 0);
-        while let Some(row) = rows.next()? {
-            let last_us: i64 = row.get(0)?;
-            if !filter.overlaps(row.get(2)?, last_us) || !sought.may_be_in(bytes(row, 3)?) {
-                continue;
-            }
-            if blocks >= BLOCKS_MAX {
-                // Blocks overlap a little: what began in the last second read is not whole.
-                return Ok((groups, last_us.div_euclid(1_000_000) + 1));
-            }
-            blocks += 1;
-            reader.read(question.org, row.get(1)?, |record| {
-                if filter.wants(record) {
-                    question.count(record, &mut groups);
-                }
-                true
-            })?;
-        }
-        Ok((groups, question.from_s))
-    }
-}
-
 impl Question {
-    /// The tallies that answer it, and the only value that is wanted of them; `None` where none do.
-    fn kept(&self) -> Option<(Asked, Option<String>)> {
-        let filter = &self.filter;
-        // A filter by exactly what is grouped, or without groups, is a choice among kept tallies.
-        let mut by: Vec<(Dimension, String)> = Vec::new();
-        by.extend(filter.proxy.map(|id| (Dimension::Proxy, id.to_string())));
-        by.extend(filter.code.clone().map(|code| (Dimension::Code, code)));
-        if let Some(status) = filter.status {
-            by.push((Dimension::Status, status.exact()?.to_string()));
-        }
-        let (dimension, only) = match by.as_slice() {
-            [] => (self.by, None),
-            [(by, value)] if self.by == Dimension::All || self.by == *by => {
-                (*by, Some(value.clone()))
-            }
-            _ => return None,
-        };
-        let further = !filter.conditions.is_empty() || filter.credential.is_some();
-        let width_s = [HOUR_S, MINUTE_S].into_iter().find(|width_s| {
-            let aligned = |n: i64| n % width_s == 0;
-            aligned(self.from_s) && aligned(self.to_s) && self.bucket_s.is_none_or(aligned)
-        })?;
-        (dimension.is_kept() && !further).then_some((
-            Asked {
-                org: self.org,
-                dimension,
-                from_s: self.from_s,
-                to_s: self.to_s,
-                width_s,
-            },
-            only,
-        ))
-    }
-
-    fn count(&self, record: &StoredRecord<'_>, groups: &mut Groups) {
-        let start_s = self.bucket(record.started_at_us.div_euclid(1_000_000));
-        let mut key = (self.by.value(record), start_s);
-        if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
-            key.0 = String::new();
-        }
-        groups.entry(key).or_default().add(record);
-    }
-
     /// The start of the span in which a second lies.
-    fn bucket(&self, at_s: i64) -> i64 {
+    pub(super) fn bucket(&self, at_s: i64) -> i64 {
         match self.bucket_s {
             None => self.from_s,
             Some(width_s) => at_s.div_euclid(width_s) * width_s,
         }
     }
 
-    fn arrange(&self, cells: Groups, complete_from_s: i64) -> Aggregates {
-        let mut groups: BTreeMap<String, (Tally, BTreeMap<i64, Tally>)> = BTreeMap::new();
+    /// The answer: from the cells of groups, and those of all other requests.
+    pub(super) fn arrange(&self, cells: Groups, rest: Groups, complete_from_s: i64) -> Aggregates {
+        let mut groups: BTreeMap<String, Summed> = BTreeMap::new();
         for ((value, start_s), tally) in cells {
-            let value = if self.by == Dimension::All {
-                String::new()
-            } else {
-                value
+            let value = match self.by {
+                Dimension::All => String::new(),
+                _ => value,
             };
-            let (total, buckets) = groups.entry(value).or_default();
-            total.merge(&tally);
-            if self.bucket_s.is_some() {
-                buckets
-                    .entry(self.bucket(start_s))
-                    .or_default()
-                    .merge(&tally);
-            }
+            let start_s = self.bucket_s.map(|_| self.bucket(start_s));
+            groups.entry(value).or_default().add(start_s, &tally);
         }
         let mut sorted: Vec<_> = groups.into_iter().collect();
-        sorted.sort_by_cached_key(|(value, (total, _))| {
-            (std::cmp::Reverse(self.order.key(total)), value.clone())
+        sorted.sort_by_cached_key(|(value, sums)| {
+            (
+                std::cmp::Reverse(self.order.key(&sums.total)),
+                value.clone(),
+            )
         });
         let others = sorted.split_off(self.limit.min(sorted.len()));
-        let group = |(value, (total, buckets)): (String, (Tally, BTreeMap<i64, Tally>))| Group {
-            value,
-            total,
-            buckets: buckets.into_iter().collect(),
-        };
-        let rest = others.into_iter().map(group).reduce(|mut sum, other| {
-            sum.total.merge(&other.total);
-            let mut buckets: BTreeMap<i64, Tally> =
-                std::mem::take(&mut sum.buckets).into_iter().collect();
-            for (start_s, tally) in &other.buckets {
-                buckets.entry(*start_s).or_default().merge(tally);
-            }
-            sum.value.clear();
-            sum.buckets = buckets.into_iter().collect();
-            sum
-        });
+        let has_rest = !others.is_empty() || !rest.is_empty();
+        let mut together = Summed::default();
+        for (_, sums) in others {
+            together.merge(&sums);
+        }
+        for ((_, start_s), tally) in rest {
+            let start_s = self.bucket_s.map(|_| self.bucket(start_s));
+            together.add(start_s, &tally);
+        }
         Aggregates {
-            groups: sorted.into_iter().map(group).collect(),
-            rest,
+            groups: sorted
+                .into_iter()
+                .map(|(value, sums)| sums.group(value))
+                .collect(),
+            rest: has_rest.then(|| together.group(String::new())),
             complete_from_s,
+        }
+    }
+}
+
+/// A group that is being summed.
+#[derive(Default)]
+struct Summed {
+    total: Tally,
+    buckets: BTreeMap<i64, Tally>,
+}
+
+impl Summed {
+    fn add(&mut self, start_s: Option<i64>, tally: &Tally) {
+        self.total.merge(tally);
+        if let Some(start_s) = start_s {
+            self.buckets.entry(start_s).or_default().merge(tally);
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.total.merge(&other.total);
+        for (start_s, tally) in &other.buckets {
+            self.buckets.entry(*start_s).or_default().merge(tally);
+        }
+    }
+
+    fn group(self, value: String) -> Group {
+        Group {
+            value,
+            total: self.total,
+            buckets: self.buckets.into_iter().collect(),
         }
     }
 }

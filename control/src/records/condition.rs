@@ -11,10 +11,10 @@ use super::query::StatusFilter;
 
 /// One thing that must hold of a record.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Condition(Kind);
+pub struct Condition(pub(super) Kind);
 
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     ProxyCredential(u128),
     TargetCredential(u128),
     Generation(String),
@@ -47,7 +47,7 @@ enum Kind {
 
 /// A range of numbers, ends included.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Bounds(u64, u64);
+pub(super) struct Bounds(pub u64, pub u64);
 
 /// A field that can be asked for.
 pub struct Field {
@@ -269,7 +269,8 @@ fn micros(text: &str) -> Option<u64> {
     text.parse::<u64>().ok()?.checked_mul(1_000)
 }
 
-fn network(text: &str) -> Option<IpNet> {
+/// An address or a network, as records and searches write it.
+pub(super) fn network(text: &str) -> Option<IpNet> {
     text.parse()
         .ok()
         .or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)))
@@ -330,7 +331,7 @@ impl Bounds {
 }
 
 /// The last stage that a request passed before it was recorded, when it was never sent.
-fn ended_by(record: &StoredRecord<'_>) -> Option<Stage> {
+pub(super) fn ended_by(record: &StoredRecord<'_>) -> Option<Stage> {
     let passed = record.stages.iter().rev().map(|time| time.stage);
     let last = passed.into_iter().find(|stage| *stage < Stage::Record)?;
     (record.upstream_status.is_none() && last <= Stage::Forward).then_some(last)

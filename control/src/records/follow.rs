@@ -11,7 +11,7 @@ use proto::record::Record;
 use proto::wire::StoredRecord;
 use tokio::sync::mpsc;
 
-use super::{RecordFilter, Records};
+use super::RecordFilter;
 
 /// Most followers at one time.
 const FOLLOWERS_MAX: usize = 128;
@@ -78,9 +78,9 @@ impl Tails {
     }
 }
 
-impl Records {
+impl Tails {
     /// Follows records of an organisation from now on; `None` while too many do.
-    pub fn follow(&self, org: OrgId, filter: RecordFilter) -> Option<Following> {
+    pub(super) fn follow(&self, org: OrgId, filter: RecordFilter) -> Option<Following> {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let missed = Arc::<AtomicU64>::default();
         let follower = Follower {
@@ -89,7 +89,7 @@ impl Records {
             queue: sender,
             missed: missed.clone(),
         };
-        let mut followers = self.tails.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         followers.retain(|follower| !follower.queue.is_closed());
         if followers.len() >= FOLLOWERS_MAX {
             return None;

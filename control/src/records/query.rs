@@ -7,7 +7,6 @@ use proto::id::{CredentialId, OrgId, ProxyId, RequestId};
 use proto::record::Record;
 use proto::wire::StoredRecord;
 
-use super::block::{Mark, Sought, Unusual, Wanted};
 use super::condition::Condition;
 
 /// Which records of an organisation; every part that is given must hold.
@@ -32,27 +31,6 @@ pub struct RecordFilter {
 }
 
 impl RecordFilter {
-    /// Marks that every block with an answer has.
-    pub(super) fn sought(&self) -> Sought {
-        let marks = [
-            self.proxy.map(|id| Mark::Proxy(id.bits())),
-            self.credential.map(|id| Mark::Credential(id.bits())),
-            self.status.map(StatusFilter::mark),
-            self.code.as_deref().map(Mark::Code),
-        ];
-        let outcomes = [
-            self.status.and_then(StatusFilter::unusual),
-            self.code.as_deref().and_then(Unusual::code),
-        ];
-        let proxy = self.proxy.map(ProxyId::bits);
-        let pair = |unusual| Some(Mark::Pair(proxy?, unusual));
-        let pairs = outcomes.into_iter().flatten().filter_map(pair);
-        Sought {
-            marks: marks.into_iter().flatten().map(Wanted::from).collect(),
-            pairs: pairs.map(Wanted::from).collect(),
-        }
-    }
-
     /// Whether records that began within these instants may be an answer.
     pub(super) fn overlaps(&self, first_us: i64, last_us: i64) -> bool {
         self.from_us.is_none_or(|from| last_us >= from)
@@ -88,19 +66,9 @@ pub struct StatusFilter {
 }
 
 impl StatusFilter {
-    fn mark(self) -> Mark<'static> {
-        if self.first == self.last {
-            Mark::Status(self.first)
-        } else {
-            Mark::StatusClass(self.first / 100)
-        }
-    }
-
-    fn unusual(self) -> Option<Unusual<'static>> {
-        match self.exact() {
-            Some(status) => Unusual::status(status),
-            None => Unusual::class(self.first / 100),
-        }
+    /// The first and the last status that it means.
+    pub(super) fn range(self) -> (u16, u16) {
+        (self.first, self.last)
     }
 
     /// The one status that it means, unless it is a class.
@@ -153,6 +121,11 @@ impl RecordCursor {
             started_at_us,
             request_id: RequestId::from_bits(u128::MAX),
         }
+    }
+
+    /// Its instant in microseconds, and the request.
+    pub(super) fn place(&self) -> (i64, RequestId) {
+        (self.started_at_us, self.request_id)
     }
 
     /// The place of this record.

@@ -21,6 +21,13 @@ impl Sketch {
         *self.counts.entry(bucket(us)).or_default() += 1;
     }
 
+    /// From counts by the number of a bucket.
+    pub(super) fn of_counts(counts: impl IntoIterator<Item = (u16, u64)>) -> Self {
+        Self {
+            counts: counts.into_iter().collect(),
+        }
+    }
+
     /// Counts all that another has counted.
     pub fn merge(&mut self, other: &Self) {
         for (bucket, count) in &other.counts {
@@ -61,7 +68,8 @@ impl Sketch {
     }
 }
 
-fn bucket(us: u64) -> u16 {
+/// The number of the bucket in which a duration lies: a larger one for a longer duration.
+pub(super) fn bucket(us: u64) -> u16 {
     if us < BUCKETS_PER_DOUBLING {
         return us as u16;
     }

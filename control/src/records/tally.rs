@@ -100,11 +100,16 @@ impl Tally {
     }
 }
 
+/// Codes of requests that rules, limits or authentication refused.
+pub(super) const REFUSED: [&str; 4] = [
+    "proxy-access-denied",
+    "rate-limited",
+    "limit-unavailable",
+    "proxy-inactive",
+];
+
 fn is_refused(record: &StoredRecord<'_>) -> bool {
-    matches!(
-        record.code,
-        "proxy-access-denied" | "rate-limited" | "limit-unavailable" | "proxy-inactive"
-    )
+    REFUSED.contains(&record.code)
 }
 
 /// What requests are grouped by.

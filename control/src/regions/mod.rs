@@ -5,6 +5,7 @@
 
 pub mod entry;
 pub mod forward;
+pub mod gateways;
 pub mod homes;
 pub mod replicated;
 pub mod status;

@@ -111,6 +111,20 @@ pub fn for_target(
     Ok(headers)
 }
 
+/// The caller's fields that go on to the gateway of another region, which judges them itself: all
+/// but those about this connection, and ours.
+pub fn for_gateway(mut headers: HeaderMap) -> HeaderMap {
+    let nominated = Nominated::of(&headers);
+    let drops = |name: &&HeaderName| {
+        let text = name.as_str();
+        let ours = text.starts_with("requestrocket-");
+        matches!(classify(text), Class::Hop) || ours || nominated.contains(text)
+    };
+    let dropped = headers.keys().filter(drops).cloned().collect();
+    remove_all(&mut headers, dropped);
+    headers
+}
+
 /// In place: a map built anew would cost a hash and a copy for every field that stays.
 fn remove_all(headers: &mut HeaderMap, names: Vec<HeaderName>) {
     for name in names {

@@ -1,8 +1,21 @@
-//! The counters of the rate limits and of the links between nodes, as they are rendered.
+//! The counters of the rate limits and of the links between nodes, as they are rendered, and of
+//! stages that panicked, as the node list shows them.
 
-use super::Plain;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Metrics, Plain};
+use crate::actor::StageKind;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
+
+impl Metrics {
+    /// Stages whose decisions panicked, and how often.
+    pub fn stages_panicked(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = StageKind::ALL.iter().zip(&self.shared.stage_panics);
+        let counts = counts.map(|(stage, count)| (stage.name(), count.load(Relaxed)));
+        counts.filter(|(_, count)| *count > 0)
+    }
+}
 
 pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 13] {
     [

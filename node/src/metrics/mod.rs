@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use proto::filter::Redactions;
 use proto::outcome::Code;
 use proto::record::{AttemptFailure, AuthFailure};
 
@@ -49,6 +50,7 @@ struct Shared {
     trace_export_failures: AtomicU64,
     secrets_refused: AtomicU64,
     secrets_reflected: AtomicU64,
+    redactions: [AtomicU64; Redactions::KINDS],
     unmatched_dropped: AtomicU64,
     listener_refused: [AtomicU64; Code::ALL.len()],
     auth_failures: [AtomicU64; AuthFailure::ALL.len()],
@@ -78,6 +80,7 @@ impl Default for Shared {
             trace_export_failures: AtomicU64::new(0),
             secrets_refused: AtomicU64::new(0),
             secrets_reflected: AtomicU64::new(0),
+            redactions: Default::default(),
             unmatched_dropped: AtomicU64::new(0),
             listener_refused: std::array::from_fn(|_| AtomicU64::new(0)),
             auth_failures: Default::default(),
@@ -155,13 +158,6 @@ impl Metrics {
         self.shared.endpoints.failed_over();
     }
 
-    /// Stages whose decisions panicked, and how often.
-    pub fn stages_panicked(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let counts = StageKind::ALL.iter().zip(&self.shared.stage_panics);
-        let counts = counts.map(|(stage, count)| (stage.name(), count.load(Relaxed)));
-        counts.filter(|(_, count)| *count > 0)
-    }
-
     /// A stage's decision panicked.
     pub fn stage_panicked(&self, stage: StageKind) {
         self.shared.stage_panics[stage as usize].fetch_add(1, Relaxed);
@@ -215,6 +211,15 @@ impl Metrics {
     /// An answer held the secret that was injected.
     pub fn secret_reflected(&self) {
         self.shared.secrets_reflected.fetch_add(1, Relaxed);
+    }
+
+    /// So often something was redacted.
+    pub fn redacted(&self, redactions: &Redactions) {
+        for (count, more) in self.shared.redactions.iter().zip(redactions.counts()) {
+            if more > 0 {
+                count.fetch_add(more.into(), Relaxed);
+            }
+        }
     }
 
     /// An attempt that matches no proxy was not kept: there were too many.

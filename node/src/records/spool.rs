@@ -21,6 +21,8 @@ use proto::wire::{self, RecordBatch};
 const SEGMENTS_MIN: u64 = 8;
 /// Largest segment, in bytes.
 const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Most bytes of batches that are sent as one: half of what a frame may have.
+const JOINED_BYTES_MAX: u64 = wire::PAYLOAD_BYTES_MAX as u64 / 2;
 /// Length and number of records before each batch.
 const HEAD_BYTES: usize = 8;
 
@@ -29,6 +31,7 @@ const HEAD_BYTES: usize = 8;
 pub struct Spool {
     dir: PathBuf,
     bytes_max: u64,
+    joined_bytes_max: u64,
     segments: VecDeque<Segment>,
     /// The last segment, open for appending.
     writer: Option<File>,
@@ -82,6 +85,7 @@ impl Spool {
         let mut spool = Self {
             dir: dir.to_owned(),
             bytes_max,
+            joined_bytes_max: JOINED_BYTES_MAX,
             segments: VecDeque::new(),
             writer: None,
             passed: Passed::default(),
@@ -211,7 +215,8 @@ impl Spool {
         }
     }
 
-    /// The oldest batch that is not passed.
+    /// The oldest records that are not passed: a batch, with those behind it in one as far as they
+    /// fit, since a control plane may take as long for one record as for thousands.
     ///
     /// # Errors
     /// It cannot be read. `InvalidData`: it never will be, [`Spool::skip`] gives up its segment.
@@ -222,24 +227,35 @@ impl Spool {
         };
         let mut file = File::open(self.path(first.number)).map_err(cut)?;
         file.seek(SeekFrom::Start(self.passed.bytes))?;
-        let mut head = [0; HEAD_BYTES];
-        file.read_exact(&mut head).map_err(cut)?;
-        let (length, _) = read_head(head);
-        let bound = first.bytes.saturating_sub(self.passed.bytes);
-        if length > bound {
-            return Err(std::io::ErrorKind::InvalidData.into());
-        }
-        let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
-        file.read_exact(&mut payload).map_err(cut)?;
-        let batch: RecordBatch = wire::decode(&payload)
-            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
-        Ok(Some(Oldest {
-            records: batch.records,
+        let mut file = BufReader::new(file);
+        let mut left = first.bytes.saturating_sub(self.passed.bytes);
+        let mut oldest = Oldest {
+            records: Vec::new(),
             place: Place {
                 segment: first.number,
-                frame_bytes: HEAD_BYTES as u64 + length,
+                frame_bytes: 0,
             },
-        }))
+        };
+        loop {
+            let room = match oldest.records.is_empty() {
+                true => u64::MAX,
+                false => self
+                    .joined_bytes_max
+                    .saturating_sub(oldest.place.frame_bytes),
+            };
+            match read_frame(&mut file, left, room) {
+                Ok(Some((bytes, records))) => {
+                    left -= bytes;
+                    oldest.place.frame_bytes += bytes;
+                    oldest.records.extend(records);
+                }
+                Ok(None) => break,
+                Err(error) if oldest.records.is_empty() => return Err(error),
+                // Those before it can be read; it is the oldest next time.
+                Err(_) => break,
+            }
+        }
+        Ok(Some(oldest))
     }
 
     /// Passes over the oldest batch: it is stored elsewhere.
@@ -276,6 +292,33 @@ impl Oldest {
     pub fn place(&self) -> Place {
         self.place
     }
+}
+
+/// The next batch with the bytes of its frame; `None` where none is left or it needs more than
+/// `room`.
+fn read_frame(
+    file: &mut BufReader<File>,
+    left: u64,
+    room: u64,
+) -> std::io::Result<Option<(u64, Vec<Record>)>> {
+    if left == 0 {
+        return Ok(None);
+    }
+    let mut head = [0; HEAD_BYTES];
+    file.read_exact(&mut head).map_err(cut)?;
+    let (length, _) = read_head(head);
+    let bytes = HEAD_BYTES as u64 + length;
+    if bytes > left {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    if bytes > room {
+        return Ok(None);
+    }
+    let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact(&mut payload).map_err(cut)?;
+    let batch: RecordBatch = wire::decode(&payload)
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+    Ok(Some((bytes, batch.records)))
 }
 
 /// A file that is shorter than it was, or gone, is damaged.
@@ -360,8 +403,11 @@ mod tests {
         for at in 0..3 {
             spool.push(batch(at * 10, 10)).unwrap();
         }
+        spool.joined_bytes_max = 0;
         let first = spool.oldest().unwrap().unwrap();
+        assert_eq!(first.records.len(), 10);
         spool.pass(first.place(), 10);
+        assert_eq!(spool.records(), 20);
         drop(spool);
         let path = dir.path().join(format!("{:020}.spool", 0));
         let whole = std::fs::read(&path).unwrap();
@@ -408,6 +454,31 @@ mod tests {
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
         assert_eq!(spool.skip(), damaged);
         assert_eq!(drained(&mut spool).first(), Some(&u128::from(damaged)));
+    }
+
+    #[test]
+    fn batches_are_joined_up_to_a_bound_and_up_to_what_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        for at in 0..6 {
+            spool.push(batch(at * 10, 10)).unwrap();
+        }
+        let count = |spool: &Spool| spool.oldest().unwrap().unwrap().records.len();
+        assert_eq!(count(&spool), 60);
+        let frame = spool.segments[0].bytes / 6;
+        spool.joined_bytes_max = frame * 5 / 2;
+        assert_eq!(count(&spool), 20);
+        spool.joined_bytes_max = JOINED_BYTES_MAX;
+        let path = spool.path(0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let third = usize::try_from(frame * 2).unwrap() + HEAD_BYTES + 2;
+        bytes[third..third + 100].fill(0xff);
+        std::fs::write(&path, bytes).unwrap();
+        let good = spool.oldest().unwrap().unwrap();
+        assert_eq!(good.records.len(), 20);
+        spool.pass(good.place(), 20);
+        assert!(spool.oldest().is_err());
+        assert_eq!(spool.skip(), 40);
     }
 
     #[test]

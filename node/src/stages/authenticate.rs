@@ -62,15 +62,28 @@ impl Stage for Authenticate {
                 return self.unauthorized(refusal).into();
             }
         };
-        take_key_out(&mut exchange.request, &caller.places);
+        let elsewhere = |exchange: &Exchange| {
+            let proxy = exchange.proxy.clone()?;
+            proxy.elsewhere.is_some().then_some(proxy)
+        };
+        let elsewhere = elsewhere(exchange);
+        let elsewhere = elsewhere
+            .as_ref()
+            .and_then(|proxy| proxy.elsewhere.as_ref());
+        // The gateway of the region that it is passed on to judges it itself.
+        if !elsewhere.is_some_and(|elsewhere| elsewhere.passes_on(exchange)) {
+            take_key_out(&mut exchange.request, &caller.places);
+        }
         let index = caller.index;
         exchange.caller = Some(caller);
         match &exchange.proxy {
             Some(proxy) if proxy.active => {
                 let max_age = proxy.credentials[index].max_fact_age;
-                match facts_are_young(&self.health, max_age, "caller's") {
-                    Ok(()) => Next::Continue,
-                    Err(end) => end.into(),
+                let young = facts_are_young(&self.health, max_age, "caller's");
+                let end = young.err();
+                match end.or_else(|| elsewhere.and_then(|there| there.end(exchange))) {
+                    Some(end) => end.into(),
+                    None => Next::Continue,
                 }
             }
             _ => {

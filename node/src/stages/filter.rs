@@ -295,8 +295,8 @@ fn apply(
             Err(_) => ErrorBody::Blank,
         };
         return Ok(match outcome {
-            ErrorBody::Filtered(body) => {
-                answer.body = Outbound::Full(body.into());
+            ErrorBody::Filtered(applied) => {
+                answer.body = Outbound::Full(exchange.notes.filtered(applied));
                 answer
             }
             // As it was decoded: the field that named its coding is gone.
@@ -319,14 +319,8 @@ fn apply(
         .filters
         .apply(&body)
         .map_err(|error| not_json(error.to_string()))?;
-    exchange.notes.filters_changed.extend(ids(&applied.changed));
-    answer.body = Outbound::Full(applied.body.into());
+    answer.body = Outbound::Full(exchange.notes.filtered(applied));
     Ok(answer)
-}
-
-/// The ids of filters, for the record.
-fn ids(changed: &[Arc<str>]) -> impl Iterator<Item = proto::id::FilterId> {
-    changed.iter().filter_map(|id| id.parse().ok())
 }
 
 /// The answer with its body replaced by a problem document that keeps the target's status.

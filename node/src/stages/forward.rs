@@ -16,6 +16,7 @@ use proto::record::UpstreamId;
 use tracing::{info, warn};
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::elsewhere::passing;
 use crate::failover;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
@@ -68,10 +69,28 @@ async fn forward(
         let detail = "forward met no armed request";
         return Err(EarlyEnd::new(Code::InternalError, detail));
     };
+    match &proxy.elsewhere {
+        None => to_target(upstream, metrics, exchange, &proxy, armed).await,
+        Some(there) => {
+            let passing = passing::pass_on(upstream, metrics, exchange, there, armed);
+            // Boxed: it is rare, and the future of every request would have room for it.
+            let (answer, whole) = Box::pin(passing).await?;
+            answered(exchange, metrics, answer, whole)
+        }
+    }
+}
+
+async fn to_target(
+    upstream: &Upstream,
+    metrics: &Metrics,
+    exchange: &mut Exchange,
+    proxy: &CompiledProxy,
+    armed: Armed,
+) -> Result<(), EarlyEnd> {
     let picked = proxy.target.endpoints.first()?;
-    let head = request_head(exchange, &proxy, armed)?;
+    let head = request_head(exchange, proxy, armed)?;
     let body = match head.terms.has_alternatives {
-        true => Box::pin(failover::body(exchange, &head)).await?,
+        true => Box::pin(failover::body(exchange, &head.method, head.terms)).await?,
         false => exchange.body.take(),
     };
     let applied = std::mem::take(&mut exchange.applied);
@@ -100,32 +119,32 @@ async fn forward(
             None => sending.await,
         }
     };
-    let sent = match failover::is_due(&proxy, &sent) {
-        false => outcomes::settle(exchange, &proxy, picked, sent),
+    let sent = match failover::is_due(proxy, &sent) {
+        false => outcomes::settle(exchange, proxy, picked, sent),
         // Boxed: it is rare, and the future of every request would have room for it.
         true => {
             let met = (picked, sent);
             let spent = &mut attempts;
             Box::pin(failover::run(
-                upstream, metrics, exchange, &proxy, met, spent,
+                upstream, metrics, exchange, proxy, met, spent,
             ))
             .await
         }
     };
     let mut answer = match sent {
         Ok(answer) => answer,
-        Err(missed) => return Err(unanswered(exchange, metrics, &proxy, missed)),
+        Err(missed) => return Err(unanswered(exchange, metrics, proxy, missed)),
     };
     if !learning.is_empty() {
-        learn(exchange, &proxy, &learning, &answer);
+        learn(exchange, proxy, &learning, &answer);
     }
     // Most small answers are there whole; one that is broken already never begins.
     let mut whole = answer.body.whole().await;
     if !values.is_empty() {
         let reserved = attempts.into_reserved();
-        settle(exchange, &proxy, reserved, &values, &mut answer, &mut whole);
+        settle(exchange, proxy, reserved, &values, &mut answer, &mut whole);
     }
-    reflected::scrub_head(exchange, metrics, &proxy, &mut answer.headers);
+    reflected::scrub_head(exchange, metrics, proxy, &mut answer.headers);
     answered(exchange, metrics, answer, whole)
 }
 

@@ -54,6 +54,10 @@ impl Stage for Inject {
             return EarlyEnd::new(Code::UpstreamBlocked, detail).into();
         }
         let method = exchange.request.method.clone();
+        if proxy.elsewhere.is_some() {
+            exchange.armed = Some(as_it_is(method, outgoing));
+            return Next::Continue;
+        }
         let armed = match &proxy.target_credential {
             None => arm(method, outgoing, &proxy, &Injection::default()),
             Some(credential) => match self.injection(credential, &proxy) {
@@ -95,6 +99,21 @@ impl Inject {
             .secret
             .injection()
             .map_err(|error| EarlyEnd::new(Code::CredentialUnavailable, error.to_string()))
+    }
+}
+
+/// A request for the gateway of another region, which judges the caller itself.
+fn as_it_is(method: Method, outgoing: Outgoing) -> Armed {
+    let Outgoing {
+        mut path,
+        query,
+        headers,
+    } = outgoing;
+    add_query(&mut path, query.as_deref(), &Injection::default());
+    Armed {
+        method,
+        path_and_query: Bytes::from(path),
+        headers,
     }
 }
 

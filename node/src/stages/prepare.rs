@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
-use proto::id::FilterId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
 
@@ -48,8 +47,16 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
     let rest = exchange.request.rest();
     let reading = PathReading::parse(&rest, proxy.target.path)
         .map_err(|refused| EarlyEnd::new(Code::MalformedRequest, refused.to_string()))?;
-    let path = reading.join(&proxy.target.base.path);
     let caller = std::mem::take(&mut exchange.request.headers);
+    if proxy.elsewhere.is_some() {
+        // The region that serves it reads it anew.
+        return Ok(Outgoing {
+            path: rest.to_vec(),
+            query: exchange.request.query.take(),
+            headers: fields::for_gateway(caller),
+        });
+    }
+    let path = reading.join(&proxy.target.base.path);
     let mut headers = fields::for_target(caller, &proxy.request_fields).map_err(|refused| {
         EarlyEnd::new(
             Code::MalformedRequest,
@@ -86,7 +93,7 @@ fn ask_for_usage(exchange: &mut Exchange) {
         return;
     };
     if let Some(asking) = proto::meter::value::inject(body) {
-        replace_body(exchange, asking.into(), &[]);
+        replace_body(exchange, asking.into());
         exchange.usage_asked = true;
     }
 }
@@ -114,7 +121,8 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
             let applied = filters.apply(bytes);
             return match applied {
                 Ok(applied) => {
-                    replace_body(exchange, applied.body.into(), &applied.changed);
+                    let body = exchange.notes.filtered(applied);
+                    replace_body(exchange, body);
                     Next::Continue
                 }
                 Err(error) => not_filterable(&error).into(),
@@ -126,7 +134,8 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
     inbound::buffer(bytes_max, move |exchange, buffered| match buffered {
         Buffered::Whole(bytes) => match filters.apply(&bytes) {
             Ok(applied) => {
-                replace_body(exchange, applied.body.into(), &applied.changed);
+                let body = exchange.notes.filtered(applied);
+                replace_body(exchange, body);
                 None
             }
             Err(error) => Some(not_filterable(&error)),
@@ -135,10 +144,8 @@ fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usiz
     })
 }
 
-fn replace_body(exchange: &mut Exchange, body: Bytes, changed: &[Arc<str>]) {
+fn replace_body(exchange: &mut Exchange, body: Bytes) {
     exchange.body = Inbound::Buffered(body);
-    let ids = changed.iter().filter_map(|id| id.parse::<FilterId>().ok());
-    exchange.notes.filters_changed.extend(ids);
     if let Some(outgoing) = &mut exchange.outgoing {
         for name in ["content-md5", "content-digest", "digest", "repr-digest"] {
             outgoing.headers.remove(HeaderName::from_static(name));

@@ -18,6 +18,7 @@ use crate::actor::{Next, Stage, StageKind, overloaded};
 use crate::answer::{self, ReplyBody};
 use crate::body::BodyError;
 use crate::copied_values::CopiedValues;
+use crate::elsewhere::{self, PASSED_ON};
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
 use crate::records::reduce::clipped;
@@ -74,7 +75,7 @@ fn failed(id: RequestId) -> Response<ReplyBody> {
 
 /// Turns actix-web's request into an exchange: the edge between its `http` 0.2 types and ours.
 fn exchange(
-    id: RequestId,
+    mut id: RequestId,
     from: &HttpRequest,
     payload: Payload,
     worker: &Worker,
@@ -96,23 +97,35 @@ fn exchange(
     });
     let target = copied.next(target.len());
     let mut headers = HeaderMap::with_capacity(fields.len_keys());
+    let mut passed_on = false;
     for (name, value) in fields {
         let name = HeaderName::from_bytes(name.as_str().as_bytes());
         let value = HeaderValue::from_maybe_shared(copied.next(value.len()));
         let (Ok(name), Ok(value)) = (name, value) else {
             return Err(malformed("a header field is not valid"));
         };
+        passed_on |= name == PASSED_ON;
         headers.append(name, value);
     }
-    let peer = from
+    let mut peer = from
         .peer_addr()
         .ok_or_else(|| malformed("the connection has no peer address"))?;
-    let notes = Notes::default();
+    let mut notes = Notes::default();
     let connection = from.conn_data::<Connection>().cloned();
     let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
     let fault = worker.fault_injection().then(|| fault(&headers)).flatten();
+    let snapshot = worker.snapshot();
+    if passed_on {
+        let line = (method.as_str(), &*target);
+        let passed = elsewhere::take_passed_on(&mut headers, snapshot.digest_key(), line);
+        if let Some(passed) = passed {
+            (id, peer) = (passed.id, elsewhere::caller_of(&passed));
+            notes.forwarded_from = Some(passed.from.into());
+        }
+    }
     let request = Request::new(method, target, headers, peer);
-    let (trace, snapshot) = (worker.trace(&request.headers, id), worker.snapshot());
+    let is_passed_on = notes.forwarded_from.is_some();
+    let trace = worker.trace(&request.headers, id, is_passed_on);
     Ok(Box::new(Exchange {
         fault,
         ..Exchange::arrived(id, trace, snapshot, request, body, notes)

@@ -137,6 +137,7 @@ impl Recorder {
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
         let target_credential = proxy.target_credential.as_ref().filter(|_| injected);
         exchange.notes.request_bytes = notes.request_bytes;
+        self.metrics.redacted(&notes.redacted);
         Record {
             request_id: exchange.id,
             org_id: proxy.org,
@@ -182,10 +183,16 @@ impl Recorder {
             limited_by: limited_by(exchange.end.as_deref()),
             scrub: notes.scrub,
             endpoints: notes.endpoints,
-            forwarded_to: None,
-            forwarded_from: None,
+            forwarded_to: forwarded_to(proxy, notes.attempts, notes.endpoint),
+            forwarded_from: notes.forwarded_from,
         }
     }
+}
+
+/// The region that a request was passed on to.
+fn forwarded_to(proxy: &CompiledProxy, attempts: u32, endpoint: usize) -> Option<Arc<str>> {
+    let gateway = proxy.elsewhere.as_ref()?.gateways.get(endpoint)?;
+    (attempts > 0).then(|| Arc::clone(&gateway.region))
 }
 
 /// The windows whose limits refused a request.
@@ -284,6 +291,7 @@ impl Closing {
             Some(StreamEnd::TooLarge { .. }) => self.code = Code::ResponseTooLarge,
             None => {}
         }
+        self.metrics.redacted(&body.redacted());
         if let Some(record) = &mut self.record {
             record.filter_ids.extend(body.changed());
         }

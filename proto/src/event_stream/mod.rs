@@ -25,7 +25,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::filter::{FilterError, FilterSet};
+use crate::filter::{FilterError, FilterSet, Redactions};
 
 /// How documents are told apart in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,7 @@ struct Documents {
     filters: Arc<FilterSet>,
     event_bytes_max: usize,
     changed: BTreeSet<Arc<str>>,
+    redacted: Redactions,
 }
 
 impl Documents {
@@ -92,6 +93,7 @@ impl Documents {
     fn filter(&mut self, document: &[u8]) -> Result<Vec<u8>, FilterError> {
         let applied = self.filters.apply(document)?;
         self.changed.extend(applied.changed);
+        self.redacted.add(&applied.redacted);
         Ok(applied.body)
     }
 
@@ -114,6 +116,7 @@ impl EventFilter {
                 filters,
                 event_bytes_max,
                 changed: BTreeSet::new(),
+                redacted: Redactions::default(),
             },
             framing: match framing {
                 Framing::EventStream => State::EventStream(sse::EventStream::default()),
@@ -162,9 +165,14 @@ impl EventFilter {
         self.ended
     }
 
-    /// The filters that removed something from any event so far, by id.
+    /// The filters that changed something in any event so far, by id.
     pub fn changed(&self) -> impl Iterator<Item = &str> {
         self.documents.changed.iter().map(AsRef::as_ref)
+    }
+
+    /// How often what was redacted so far.
+    pub fn redacted(&self) -> Redactions {
+        self.documents.redacted
     }
 
     fn end_on_error(&mut self, result: Result<(), StreamEnd>, out: &mut Vec<u8>) {

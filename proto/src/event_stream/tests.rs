@@ -3,20 +3,18 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::filter::{Direction, Filter, Op};
+use crate::filter::{CompiledFilter, Filter, MaskKey};
 
 const EVENT_BYTES_MAX: usize = 200;
 
 fn set() -> Arc<FilterSet> {
-    let destroy = Filter {
-        id: "flt_1".into(),
-        op: Op::Destroy,
-        paths: vec!["$..ssn".into()],
-        direction: Direction::Response,
-        notes: String::new(),
-        error_retain: None,
-    };
-    Arc::new(FilterSet::compile([&[destroy], &[], &[], &[]], Direction::Response).unwrap())
+    set_of(serde_json::json!({"id": "flt_1", "op": "destroy", "paths": ["$..ssn"]}))
+}
+
+fn set_of(filter: serde_json::Value) -> Arc<FilterSet> {
+    let filter: Filter = serde_json::from_value(filter).unwrap();
+    let filter = CompiledFilter::new(&filter, &MaskKey::from_bytes([7; 32])).unwrap();
+    Arc::new(FilterSet::new([&[Arc::new(filter)], &[], &[], &[]]))
 }
 
 /// A whole stream through the filter, cut at every `step` bytes.
@@ -90,6 +88,46 @@ fn events_are_filtered_one_by_one() {
     check(Sse, "\u{feff}data: 1\n\n", "data: 1\n\n");
     check(Sse, "", "");
     check(Sse, "\n\n", "\n\n");
+}
+
+#[test]
+fn masks_and_marks_are_put_into_each_event() {
+    let set = set_of(serde_json::json!({"id": "flt_1", "op": "redact", "detect": ["email"]}));
+    for framing in [Framing::EventStream, Framing::Ndjson] {
+        let mut filter = EventFilter::new(set.clone(), framing, EVENT_BYTES_MAX);
+        let mut out = Vec::new();
+        let (input, expected) = match framing {
+            Framing::EventStream => (
+                "data: {\"d\":\"to a@b.example\"}\n\ndata: [DONE]\n\n",
+                "data: {\"d\":\"to [email]\"}\n\ndata: [DONE]\n\n",
+            ),
+            Framing::Ndjson => (
+                "{\"d\":\"a@b.example c@d.example\"}\n{\"e\":1.0}\n",
+                "{\"d\":\"[email] [email]\"}\n{\"e\":1.0}\n",
+            ),
+        };
+        for byte in input.bytes() {
+            filter.push(&[byte], &mut out);
+        }
+        filter.finish(&mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        assert_eq!(filter.changed().collect::<Vec<_>>(), ["flt_1"]);
+        let counts: u32 = filter.redacted().counts().sum();
+        assert_eq!(counts, if framing == Framing::Ndjson { 2 } else { 1 });
+    }
+    let mask = set_of(serde_json::json!({"id": "flt_1", "op": "mask", "paths": ["$.d"]}));
+    let mut filter = EventFilter::new(mask, Framing::EventStream, EVENT_BYTES_MAX);
+    let mut out = Vec::new();
+    filter.push(
+        b"data: {\"d\":7,\"n\":1.0}\n\ndata: {\"d\":SECRET}\n\n",
+        &mut out,
+    );
+    let out = String::from_utf8(out).unwrap();
+    assert!(
+        out.starts_with("data: {\"d\":\"***\",\"n\":1.0}\n\nevent: error\n"),
+        "{out}"
+    );
+    assert!(!out.contains("SECRET"));
 }
 
 #[test]

@@ -1,29 +1,32 @@
-//! The filters that apply to one body, compiled, and what they do to it.
+//! The filters that apply to one body, and what they do to it.
 //!
 //! **Order.** Scopes: target credential, target, proxy credential, proxy. Each works on what the
 //! one before has left, so nothing comes back. Within a scope first all `retain` together (what
 //! any of their paths selects is kept), then all `destroy` together (what any of their paths
-//! selects of the rest goes). Filters of one scope and one operation do not see each other's
-//! effect, so their order never matters, also for indexes.
+//! selects of the rest goes), then all `mask`, then all `redact`. Filters of one scope and one
+//! operation do not see each other's effect, so their order never matters, also for indexes. Of
+//! two masks on one value the one that says less counts; of one within another the outer.
 //!
 //! **When a `retain` selects nothing**, the root stays, empty: `{}` or `[]`. A root that is a
 //! scalar and is not selected (only `$` selects it) becomes `null`. So the output is always one
 //! JSON document.
 //!
-//! **Fails closed.** A body that cannot be read in exactly one way, or that makes a path exceed its
-//! caps, is an error, and none of it is handed on.
+//! **Fails closed.** A body that cannot be read in exactly one way, or that makes a path or a
+//! search exceed its caps, is an error, and none of it is handed on.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Direction, FILTERS_PER_SCOPE_MAX, Filter, Kind, Op, applies_to, check_path};
-use crate::json_path::{JsonPath, SelectError, Work};
-use crate::json_text::{JsonError, JsonText, NodeId};
-use crate::problem::Problem;
+use super::compiled::{Action, Body, CompiledFilter};
+use super::redact::{Find, Redactions, Redactor, marked};
+use super::{Kind, applies_to};
+use crate::json_path::{SelectError, Work};
+use crate::json_text::{JsonError, JsonText, Kind as ValueKind, NodeId};
 
-/// The scopes in the order in which they apply, as they stand in the pointers of problems.
+/// The names of the scopes in the order in which they apply.
 const SCOPES: [&str; 4] = ["target_credential", "target", "proxy_credential", "proxy"];
 
-/// All filters of one direction for one proxy, ready to apply. Cheap to apply from many threads.
+/// All filters of one direction for one proxy. Cheap to apply from many threads.
 #[derive(Clone, Debug, Default)]
 pub struct FilterSet {
     /// Only scopes that have filters, in their order.
@@ -35,32 +38,22 @@ pub struct FilterSet {
 
 #[derive(Clone, Debug, Default)]
 struct Scope {
-    retains: Vec<Compiled>,
-    destroys: Vec<Compiled>,
-}
-
-#[derive(Clone, Debug)]
-struct Compiled {
-    id: Arc<str>,
-    paths: Vec<JsonPath>,
-    error_paths: Vec<JsonPath>,
-}
-
-/// Which of a filter's paths count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Body {
-    Success,
-    Error,
+    retains: Vec<Arc<CompiledFilter>>,
+    destroys: Vec<Arc<CompiledFilter>>,
+    masks: Vec<Arc<CompiledFilter>>,
+    redacts: Vec<Arc<CompiledFilter>>,
 }
 
 /// A filtered body.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// What may go on. Byte for byte as it came, minus what was removed.
+    /// What may go on. Byte for byte as it came, but for what was removed or replaced.
     pub body: Vec<u8>,
-    /// The filters that removed something, in the order in which they applied. The retains of one
+    /// The filters that changed something, in the order in which they applied. The retains of one
     /// scope remove together, so all of them are named.
     pub changed: Vec<Arc<str>>,
+    /// How often what was redacted.
+    pub redacted: Redactions,
 }
 
 /// What becomes of the body of a response that is not 2xx.
@@ -69,7 +62,7 @@ pub enum ErrorBody {
     /// It goes on as it is.
     Pass,
     /// This goes on in its place.
-    Filtered(Vec<u8>),
+    Filtered(Applied),
     /// Nothing of it may go on: the caller gets our problem document with the target's status.
     Blank,
 }
@@ -93,53 +86,37 @@ impl FilterError {
 }
 
 impl FilterSet {
-    /// Compiles the filters of one direction; those of the other are left out.
-    ///
-    /// # Errors
-    /// Every problem of every filter, at `/{scope}/{index}/…` with the scope's name
-    /// (`target_credential`, `target`, `proxy_credential`, `proxy`) and the filter's place in it.
-    pub fn compile(
-        scopes: [&[Filter]; 4],
-        direction: Direction,
-    ) -> Result<FilterSet, Vec<Problem>> {
+    /// The filters of one direction, by scope: target credential, target, proxy credential,
+    /// proxy.
+    pub fn new(scopes: [&[Arc<CompiledFilter>]; 4]) -> FilterSet {
         let mut set = FilterSet::default();
-        let mut problems = Vec::new();
         let mut hash = blake3::Hasher::new();
         for (name, filters) in SCOPES.iter().zip(scopes) {
-            if filters.len() > FILTERS_PER_SCOPE_MAX {
-                let detail = format!(
-                    "{} filters, at most {FILTERS_PER_SCOPE_MAX} are allowed on one object",
-                    filters.len()
-                );
-                problems.push(Problem::new(format!("/{name}"), "too-many-filters", detail));
-                continue;
-            }
             let mut scope = Scope::default();
-            for (index, filter) in filters.iter().enumerate() {
-                let found = filter.validate();
-                if !found.is_empty() {
-                    let prefix = format!("/{name}/{index}");
-                    problems.extend(found.into_iter().map(|problem| problem.below(&prefix)));
-                } else if filter.direction == direction {
-                    hash_filter(&mut hash, name, filter);
-                    set.blanks_errors |= filter.op == Op::Retain && filter.error_retain.is_none();
-                    match (compile_one(filter), filter.op) {
-                        (Ok(compiled), Op::Retain) => scope.retains.push(compiled),
-                        (Ok(compiled), Op::Destroy) => scope.destroys.push(compiled),
-                        (Err(problem), _) => problems.push(problem),
-                    }
-                }
+            for filter in filters {
+                hash.update(name.as_bytes());
+                hash.update(&filter.hash);
+                set.blanks_errors |= filter.blanks_errors();
+                let of_kind = match &filter.action {
+                    Action::Retain => &mut scope.retains,
+                    Action::Destroy => &mut scope.destroys,
+                    Action::Mask(..) => &mut scope.masks,
+                    Action::Redact(_) => &mut scope.redacts,
+                };
+                of_kind.push(Arc::clone(filter));
             }
-            if !scope.retains.is_empty() || !scope.destroys.is_empty() {
+            scope
+                .masks
+                .sort_by(|one, other| match (&one.action, &other.action) {
+                    (Action::Mask(one, _), Action::Mask(other, _)) => one.cmp(other),
+                    _ => std::cmp::Ordering::Equal,
+                });
+            if !filters.is_empty() {
                 set.scopes.push(scope);
             }
         }
         set.fingerprint = hash.finalize().to_hex().chars().take(16).collect();
-        if problems.is_empty() {
-            Ok(set)
-        } else {
-            Err(problems)
-        }
+        set
     }
 
     /// Whether no filter applies: then bodies pass unread.
@@ -174,29 +151,27 @@ impl FilterSet {
             return ErrorBody::Blank;
         }
         match self.apply_as(Body::Error, body) {
-            Ok(applied) => ErrorBody::Filtered(applied.body),
+            Ok(applied) => ErrorBody::Filtered(applied),
             Err(_) => ErrorBody::Blank,
         }
     }
 
     fn apply_as(&self, kind: Body, body: &[u8]) -> Result<Applied, FilterError> {
-        let mut changed = Vec::new();
+        let mut applied = Applied::default();
         if self.is_empty() {
-            return Ok(Applied {
-                body: body.to_vec(),
-                changed,
-            });
+            applied.body = body.to_vec();
+            return Ok(applied);
         }
         let mut document = JsonText::parse(body)?;
         let mut work = Work::for_one_body();
         for scope in &self.scopes {
-            scope.retain(kind, &mut document, &mut work, &mut changed)?;
-            scope.destroy(kind, &mut document, &mut work, &mut changed)?;
+            scope.retain(kind, &mut document, &mut work, &mut applied.changed)?;
+            scope.destroy(kind, &mut document, &mut work, &mut applied.changed)?;
+            scope.mask(kind, &mut document, &mut work, &mut applied.changed)?;
+            scope.redact(kind, &mut document, &mut work, &mut applied)?;
         }
-        Ok(Applied {
-            body: document.render().into_bytes(),
-            changed,
-        })
+        applied.body = document.render().into_bytes();
+        Ok(applied)
     }
 }
 
@@ -241,54 +216,154 @@ impl Scope {
         }
         Ok(())
     }
-}
 
-impl Compiled {
-    /// What the filter's paths select, together.
-    fn select(
+    fn mask(
         &self,
         kind: Body,
+        document: &mut JsonText<'_>,
+        work: &mut Work,
+        changed: &mut Vec<Arc<str>>,
+    ) -> Result<(), FilterError> {
+        let mut masked: HashSet<NodeId> = HashSet::new();
+        let mut texts = Vec::new();
+        for filter in &self.masks {
+            let Action::Mask(with, key) = &filter.action else {
+                continue;
+            };
+            let before = texts.len();
+            for id in filter.select(kind, document, work)? {
+                // What a value is replaced by may be made of all that is in it.
+                work.read(document.span(id).len())?;
+                if masked.insert(id)
+                    && let Some(text) = with.of(document, id, key)
+                {
+                    texts.push((id, text));
+                }
+            }
+            if texts.len() > before {
+                changed.push(Arc::clone(&filter.id));
+            }
+        }
+        for (id, text) in texts {
+            document.replace(id, &text);
+        }
+        Ok(())
+    }
+
+    fn redact(
+        &self,
+        kind: Body,
+        document: &mut JsonText<'_>,
+        work: &mut Work,
+        applied: &mut Applied,
+    ) -> Result<(), FilterError> {
+        let mut found = Found::default();
+        for filter in &self.redacts {
+            let Action::Redact(redactor) = &filter.action else {
+                continue;
+            };
+            let before = found.count;
+            found.search(
+                redactor,
+                filter.select(kind, document, work)?,
+                document,
+                work,
+            )?;
+            if found.count > before {
+                applied.changed.push(Arc::clone(&filter.id));
+            }
+        }
+        found.replace(document, &mut applied.redacted);
+        Ok(())
+    }
+}
+
+/// What the redacts of one scope found.
+#[derive(Default)]
+struct Found<'r> {
+    values: BTreeMap<NodeId, Vec<Find<'r>>>,
+    names: BTreeMap<NodeId, Vec<Find<'r>>>,
+    count: usize,
+}
+
+impl<'r> Found<'r> {
+    /// Searches all strings and numbers in `roots`, and the names of members in them.
+    fn search(
+        &mut self,
+        redactor: &'r Redactor,
+        mut roots: Vec<NodeId>,
         document: &JsonText<'_>,
         work: &mut Work,
-    ) -> Result<Vec<NodeId>, SelectError> {
-        let paths = match kind {
-            Body::Success => &self.paths,
-            Body::Error => &self.error_paths,
-        };
-        let mut selected = Vec::new();
-        for path in paths {
-            selected.append(&mut path.select(document, work)?);
+    ) -> Result<(), SelectError> {
+        roots.sort_unstable();
+        let mut searched: Option<NodeId> = None;
+        for root in roots {
+            if searched.is_some_and(|outer| document.is_within(root, outer)) {
+                continue;
+            }
+            searched = Some(root);
+            for id in document.subtree(root) {
+                if id != root && document.is_member(id) {
+                    self.look(redactor, Place::Name(id), &document.name(id), work)?;
+                }
+                match document.kind(id) {
+                    ValueKind::String => {
+                        self.look(redactor, Place::Value(id), &document.string(id), work)?;
+                    }
+                    ValueKind::Number => {
+                        self.look(redactor, Place::Value(id), document.raw(id), work)?;
+                    }
+                    _ => {}
+                }
+            }
         }
-        Ok(selected)
+        Ok(())
+    }
+
+    fn look(
+        &mut self,
+        redactor: &'r Redactor,
+        place: Place,
+        text: &str,
+        work: &mut Work,
+    ) -> Result<(), SelectError> {
+        let mut finds = Vec::new();
+        redactor.find(text, work, &mut finds)?;
+        if !finds.is_empty() {
+            self.count += finds.len();
+            let all = match place {
+                Place::Value(id) => self.values.entry(id),
+                Place::Name(id) => self.names.entry(id),
+            };
+            all.or_default().append(&mut finds);
+        }
+        Ok(())
+    }
+
+    fn replace(self, document: &mut JsonText<'_>, counts: &mut Redactions) {
+        for (id, finds) in self.values {
+            let text = match document.kind(id) {
+                ValueKind::String => document.string(id),
+                _ => document.raw(id).into(),
+            };
+            let text = marked(&text, finds, counts);
+            document.replace(id, &text);
+        }
+        let mut renamed: BTreeMap<NodeId, Vec<(NodeId, String)>> = BTreeMap::new();
+        for (id, finds) in self.names {
+            let name = marked(&document.name(id), finds, counts);
+            let parent = document.parent(id);
+            renamed.entry(parent).or_default().push((id, name));
+        }
+        for (object, names) in renamed {
+            document.rename_members(object, names);
+        }
     }
 }
 
-/// Of a filter that is valid: a problem here would be one that `validate` does not find.
-fn compile_one(filter: &Filter) -> Result<Compiled, Problem> {
-    let parse = |paths: &[String]| -> Result<Vec<JsonPath>, Problem> {
-        paths
-            .iter()
-            .map(|path| check_path(path, filter.op))
-            .collect()
-    };
-    let paths = parse(&filter.paths)?;
-    let error_paths = match filter.op {
-        Op::Retain => parse(filter.error_retain.as_deref().unwrap_or_default())?,
-        Op::Destroy => paths.clone(),
-    };
-    Ok(Compiled {
-        id: filter.id.as_str().into(),
-        paths,
-        error_paths,
-    })
-}
-
-/// What a filter does, with lengths before texts so that no two sets hash alike.
-fn hash_filter(hash: &mut blake3::Hasher, scope: &str, filter: &Filter) {
-    hash.update(format!("{scope}/{:?}/{}/", filter.op, filter.paths.len()).as_bytes());
-    let error_paths = filter.error_retain.iter().flatten();
-    for path in filter.paths.iter().chain(error_paths) {
-        hash.update(format!("{}:{path}", path.len()).as_bytes());
-    }
-    hash.update(&[0xff]);
+/// Where a text stands.
+#[derive(Clone, Copy)]
+enum Place {
+    Value(NodeId),
+    Name(NodeId),
 }

@@ -4,12 +4,6 @@ use super::compare::{Number, Operand};
 use super::{Comparable, Expression, Query, Segment, SelectError, Selector, VISITS_MAX, Work};
 use crate::json_text::{JsonText, Kind, NodeId};
 
-/// Text read in about the time that one step takes.
-const BYTES_PER_STEP: usize = 64;
-
-/// The same for a pattern, which may have to follow many alternatives through each byte.
-const PATTERN_BYTES_PER_STEP: usize = 4;
-
 /// One evaluation of one path. `'x` is the document's borrow, `'d` its text's.
 pub(super) struct Walk<'x, 'd, 'w> {
     document: &'x JsonText<'d>,
@@ -201,7 +195,7 @@ impl<'x, 'd, 'w> Walk<'x, 'd, 'w> {
             }
             Expression::Matches { value, pattern } => match self.comparable(value, current)? {
                 Operand::String(text) => {
-                    self.steps(text.len() / PATTERN_BYTES_PER_STEP)?;
+                    self.work.search(text.len())?;
                     Ok(pattern.is_match(&text))
                 }
                 _ => Ok(false),
@@ -215,7 +209,7 @@ impl<'x, 'd, 'w> Walk<'x, 'd, 'w> {
         current: NodeId,
     ) -> Result<Operand<'e>, SelectError>
     where
-        'd: 'e,
+        'x: 'e,
     {
         Ok(match comparable {
             Comparable::Null => Operand::Null,
@@ -242,7 +236,7 @@ impl<'x, 'd, 'w> Walk<'x, 'd, 'w> {
     }
 
     /// A value of the document as one side of a comparison.
-    pub(super) fn operand(&mut self, id: NodeId) -> Result<Operand<'d>, SelectError> {
+    pub(super) fn operand(&mut self, id: NodeId) -> Result<Operand<'x>, SelectError> {
         let kind = self.document.kind(id);
         if !kind.is_container() {
             self.bytes(self.document.raw(id).len())?;
@@ -304,19 +298,11 @@ impl<'x, 'd, 'w> Walk<'x, 'd, 'w> {
 
     /// Pays for reading text: a long string costs as much as many small values.
     pub(super) fn bytes(&mut self, count: usize) -> Result<(), SelectError> {
-        self.steps(count / BYTES_PER_STEP)
+        self.work.read(count)
     }
 
     fn steps(&mut self, count: usize) -> Result<(), SelectError> {
-        let left = u32::try_from(count)
-            .ok()
-            .and_then(|n| self.work.steps_left.checked_sub(n));
-        self.work.steps_left = left.unwrap_or(0);
-        if left.is_some() {
-            Ok(())
-        } else {
-            Err(SelectError::TooManySteps)
-        }
+        self.work.steps(count)
     }
 
     /// Pays for reaching one value.

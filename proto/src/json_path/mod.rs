@@ -44,6 +44,12 @@ pub const RESULTS_MAX: usize = 10_000;
 /// passes over it in search of a name or an index.
 pub const STEPS_MAX: u32 = 5_000_000;
 
+/// Text read in about the time that one step takes.
+const BYTES_PER_STEP: usize = 64;
+
+/// The same for a pattern, which may have to follow many alternatives through each byte.
+const PATTERN_BYTES_PER_STEP: usize = 4;
+
 /// A path that parsed and is within the caps.
 #[derive(Clone, Debug)]
 pub struct JsonPath {
@@ -88,6 +94,28 @@ impl Work {
     pub fn for_one_body() -> Work {
         Work {
             steps_left: STEPS_MAX,
+        }
+    }
+
+    /// Pays for reading text: a long string costs as much as many small values.
+    pub(crate) fn read(&mut self, bytes: usize) -> Result<(), SelectError> {
+        self.steps(bytes / BYTES_PER_STEP)
+    }
+
+    /// Pays for a pattern's way through text.
+    pub(crate) fn search(&mut self, bytes: usize) -> Result<(), SelectError> {
+        self.steps(bytes / PATTERN_BYTES_PER_STEP)
+    }
+
+    /// Pays for looking at `count` values.
+    pub(crate) fn steps(&mut self, count: usize) -> Result<(), SelectError> {
+        let left = u32::try_from(count)
+            .ok()
+            .and_then(|count| self.steps_left.checked_sub(count));
+        self.steps_left = left.unwrap_or(0);
+        match left {
+            Some(_) => Ok(()),
+            None => Err(SelectError::TooManySteps),
         }
     }
 }

@@ -3,8 +3,9 @@
 //! A filter must hand on what it keeps exactly as the target wrote it: key order, number text
 //! (`1.0`, `1e400`, `-0`, twenty digits), string escapes. A parsed value tree loses all of that, so
 //! here a document is its text plus a flat table of spans. Removing a value marks it; rendering
-//! copies the text between the marks. Values that are removed are no longer seen by any walk, so
-//! what a second edit sees is what re-parsing the first one's output would give.
+//! copies the text between the marks. Values that are removed are no longer seen by any walk, and
+//! one that is replaced reads as the string in its place, so what a second edit sees is what
+//! re-parsing the first one's output would give.
 //!
 //! **What counts as JSON** is what every parser reads the same way: RFC 8259, UTF-8, no byte order
 //! mark, nothing after the value, no `NaN`; also no two members of one name (names compared after
@@ -21,6 +22,7 @@ mod unescape;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 pub(crate) use unescape::unicode_escape;
 
@@ -110,6 +112,8 @@ struct Node {
     removed: bool,
     /// At least one direct child is cut out.
     thinned: bool,
+    /// A string stands in its place, see [`JsonText::replace`].
+    replaced: bool,
 }
 
 /// What a row number outside the table reads as. Rows are numbered by the table itself, so this
@@ -122,6 +126,7 @@ const NOWHERE: Node = Node {
     kind: Kind::Null,
     removed: false,
     thinned: false,
+    replaced: false,
 };
 
 /// A document: its text and the table of its values in document order.
@@ -129,6 +134,10 @@ const NOWHERE: Node = Node {
 pub struct JsonText<'a> {
     text: &'a str,
     nodes: Vec<Node>,
+    /// What stands in the place of values: strings with their quotes, by row.
+    replaced: HashMap<u32, String>,
+    /// What members are called instead: strings with their quotes, by row.
+    renamed: HashMap<u32, String>,
     /// A scalar root that an edit replaced by `null`.
     root_nulled: bool,
     edited: bool,
@@ -148,6 +157,8 @@ impl<'a> JsonText<'a> {
         Ok(JsonText {
             text,
             nodes,
+            replaced: HashMap::new(),
+            renamed: HashMap::new(),
             root_nulled: false,
             edited: false,
         })
@@ -161,10 +172,12 @@ impl<'a> JsonText<'a> {
         }
     }
 
-    /// The bytes of a value as they came, edits not applied.
-    pub fn raw(&self, id: NodeId) -> &'a str {
+    /// The text of a value as it came, or of the string in its place; edits inside it are not
+    /// applied.
+    pub fn raw(&self, id: NodeId) -> &str {
         match id {
             NodeId::ROOT if self.root_nulled => "null",
+            _ if self.node(id).replaced => self.replaced.get(&id.0).map_or("", String::as_str),
             _ => self.slice(self.node(id).span),
         }
     }
@@ -177,21 +190,47 @@ impl<'a> JsonText<'a> {
 
     /// The text of a string value, escapes resolved (a lone surrogate reads as U+FFFD). Empty for
     /// values of other types.
-    pub fn string(&self, id: NodeId) -> Cow<'a, str> {
+    pub fn string(&self, id: NodeId) -> Cow<'_, str> {
         match self.kind(id) {
             Kind::String => unescape::unescape(without_quotes(self.raw(id))).text,
             _ => Cow::Borrowed(""),
         }
     }
 
+    /// The container of a value; the root is its own.
+    pub fn parent(&self, id: NodeId) -> NodeId {
+        NodeId(self.node(id).parent)
+    }
+
+    /// Whether a value has a name: it is a member of an object.
+    pub fn is_member(&self, id: NodeId) -> bool {
+        self.node(id).key.1 > 0
+    }
+
+    /// Whether `inner` is `outer` or in it.
+    pub fn is_within(&self, inner: NodeId, outer: NodeId) -> bool {
+        inner >= outer && inner.0 < self.node(outer).after
+    }
+
     /// The name of a member, escapes resolved. Empty for elements and the root.
-    pub fn name(&self, id: NodeId) -> Cow<'a, str> {
-        unescape::unescape(without_quotes(self.slice(self.node(id).key))).text
+    pub fn name(&self, id: NodeId) -> Cow<'_, str> {
+        unescape::unescape(without_quotes(self.quoted_name(id))).text
+    }
+
+    /// The name of a member with its quotes and escapes; empty for elements and the root.
+    fn quoted_name(&self, id: NodeId) -> &str {
+        // Hardly any document has members with other names than they came with.
+        if !self.renamed.is_empty()
+            && let Some(name) = self.renamed.get(&id.0)
+        {
+            return name;
+        }
+        self.slice(self.node(id).key)
     }
 
     /// Whether a member is called `name`.
     pub fn is_named(&self, id: NodeId, name: &str) -> bool {
-        let inner = without_quotes(self.slice(self.node(id).key));
+        let inner = without_quotes(self.quoted_name(id));
         // An escape takes at most six bytes for one of the text (`\u0041`), and never less room
         // than its text: a name of another size need not be read.
         let fits = inner.len() >= name.len() && inner.len() <= name.len().saturating_mul(6);
@@ -204,10 +243,10 @@ impl<'a> JsonText<'a> {
     /// The elements or members of a value in document order, without what was removed. Empty for
     /// scalars.
     pub fn children(&self, id: NodeId) -> Children<'_> {
-        let end = if id == NodeId::ROOT && self.root_nulled {
-            0
-        } else {
-            self.node(id).after
+        let node = self.node(id);
+        let end = match node.replaced || (id == NodeId::ROOT && self.root_nulled) {
+            true => 0,
+            false => node.after,
         };
         Children {
             nodes: &self.nodes,
@@ -272,11 +311,12 @@ impl Iterator for Subtree<'_> {
     fn next(&mut self) -> Option<NodeId> {
         while self.at < self.end {
             let node = self.nodes.get(self.at as usize)?;
-            if node.removed {
-                self.at = node.after;
-            } else {
-                let id = NodeId(self.at);
-                self.at += 1;
+            let id = NodeId(self.at);
+            match node.removed || node.replaced {
+                true => self.at = node.after,
+                false => self.at += 1,
+            }
+            if !node.removed {
                 return Some(id);
             }
         }

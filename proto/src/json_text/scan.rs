@@ -102,6 +102,7 @@ impl Scanner<'_> {
             kind,
             removed: false,
             thinned: false,
+            replaced: false,
         });
         if kind.is_container() {
             self.open.push(row);

@@ -3,6 +3,7 @@
 use regex::{Regex, RegexBuilder};
 
 use super::{PATTERN_BYTES_MAX, PATTERN_COMPILED_BYTES_MAX};
+use crate::problem::Problem;
 
 /// Where the search for a pattern's size class begins; most patterns fit.
 const SIZE_CLASS_MIN: usize = 4 * 1024;
@@ -96,6 +97,27 @@ pub(super) fn compile(pattern: &str, flags: Flags) -> Result<Pattern, PatternPro
         .ignore_whitespace(flags.ignore_whitespace)
         .dfa_size_limit(PATTERN_COMPILED_BYTES_MAX);
     build(&mut builder)
+}
+
+/// Compiles a pattern that belongs to no rule: one that is searched anywhere in a text, with its
+/// flags written before it, and an upper bound of its size in bytes.
+///
+/// # Errors
+/// The problem, at `/pattern` or `/flags`.
+pub fn compile_pattern(pattern: &str, flags: &str) -> Result<(Regex, usize), Problem> {
+    let at = |pointer: &str, problem: PatternProblem| {
+        Problem::new(pointer, problem.code, problem.detail)
+    };
+    let flags = Flags::parse(flags).map_err(|problem| at("/flags", problem))?;
+    // Alone first, for its length and so that faults are told of what was written.
+    compile(pattern, flags)
+        .and_then(|_| compile_inlined(&flags.inline(pattern)))
+        .map(|compiled| (compiled.regex, compiled.bytes_max))
+        .map_err(|problem| at("/pattern", problem))
+}
+
+fn compile_inlined(pattern: &str) -> Result<Pattern, PatternProblem> {
+    build(RegexBuilder::new(pattern).dfa_size_limit(PATTERN_COMPILED_BYTES_MAX))
 }
 
 /// Compiles a pattern that must fit a whole name.

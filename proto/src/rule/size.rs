@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
 use super::{Effect, Rule, RuleSet};
 
 /// Largest sum over all rules of an organisation, in bytes.
@@ -24,29 +26,36 @@ impl Rule {
         if !has_pattern {
             return 0;
         }
-        static SIZES: Mutex<Option<HashMap<[u8; 32], usize>>> = Mutex::new(None);
         let parts = (&self.path, &self.headers, &self.query, &self.body);
-        // Structs of texts and lists always serialise.
-        let key = *blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).as_bytes();
-        let known = |sizes: &Option<HashMap<_, usize>>| sizes.as_ref()?.get(&key).copied();
-        if let Some(size) = known(&SIZES.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return size;
-        }
-        let named = Self {
-            id: "alone".into(),
-            ..self.clone()
-        };
-        let alone = RuleSet::compile(&[named], Effect::Allow);
-        // One that does not compile is refused for itself.
-        let size = alone.map_or(0, |set| set.compiled_bytes_max());
-        let mut sizes = SIZES.lock().unwrap_or_else(PoisonError::into_inner);
-        let sizes = sizes.get_or_insert_default();
-        if sizes.len() >= REMEMBERED_MAX {
-            sizes.clear();
-        }
-        sizes.insert(key, size);
-        size
+        remembered(&parts, || {
+            let named = Self {
+                id: "alone".into(),
+                ..self.clone()
+            };
+            let alone = RuleSet::compile(&[named], Effect::Allow);
+            // One that does not compile is refused for itself.
+            alone.map_or(0, |set| set.compiled_bytes_max())
+        })
     }
+}
+
+/// The size of what `content` compiles to, measured once for equal contents.
+pub fn remembered(content: &impl Serialize, measure: impl FnOnce() -> usize) -> usize {
+    static SIZES: Mutex<Option<HashMap<[u8; 32], usize>>> = Mutex::new(None);
+    // Structs of texts and lists always serialise.
+    let key = *blake3::hash(&serde_json::to_vec(content).unwrap_or_default()).as_bytes();
+    let known = |sizes: &Option<HashMap<_, usize>>| sizes.as_ref()?.get(&key).copied();
+    if let Some(size) = known(&SIZES.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return size;
+    }
+    let size = measure();
+    let mut sizes = SIZES.lock().unwrap_or_else(PoisonError::into_inner);
+    let sizes = sizes.get_or_insert_default();
+    if sizes.len() >= REMEMBERED_MAX {
+        sizes.clear();
+    }
+    sizes.insert(key, size);
+    size
 }
 
 #[cfg(test)]

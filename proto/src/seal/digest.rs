@@ -24,6 +24,10 @@ pub enum Purpose {
     ApiToken,
     /// The key of the configuration that a node keeps on its disk; the secret is the region.
     KeptCopy,
+    /// What gateways of two regions tell each other with a request.
+    RegionLink,
+    /// An organisation's key for masks that hash; the secret is the organisation's name.
+    Masks,
 }
 
 impl DigestKey {
@@ -47,6 +51,8 @@ impl DigestKey {
             Purpose::TargetFingerprint => b"rr targt",
             Purpose::ApiToken => b"rr token",
             Purpose::KeptCopy => b"rr kept.",
+            Purpose::RegionLink => b"rr regns",
+            Purpose::Masks => b"rr masks",
         };
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(mark);

@@ -15,6 +15,7 @@ use crate::id::{CredentialId, ProxyId};
 use crate::object::{Body, Object, ObjectId};
 use crate::problem::Problem;
 use crate::proxy::Proxy;
+use crate::regions;
 use crate::target::Target;
 
 /// Most users that a refusal names.
@@ -105,7 +106,14 @@ fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<P
                 }
             }
         }
-        Body::Proxy(proxy) => problems.extend(proxy_problems(objects, proxy)),
+        Body::Proxy(proxy) => {
+            problems.extend(proxy_problems(objects, proxy));
+            let listed = proxy.regions.iter().enumerate();
+            for (at, region) in listed.filter(|(_, region)| *region != regions::EVERYWHERE) {
+                let pointer = format!("/regions/{at}");
+                context.policy.judge_region(region, &pointer, &mut problems);
+            }
+        }
         Body::Credential(stored) => offer_exact(objects, &stored.credential.hosts, &mut problems),
         _ => {}
     }

@@ -31,13 +31,14 @@ pub(super) fn judge(
         let patterns = objects.values().filter_map(|object| match &object.body {
             Body::Rule(rule) => Some(rule.spec.compiled_bytes_max()),
             Body::Meter(meter) => Some(meter.spec.when.as_ref()?.compiled_bytes_max()),
+            Body::Filter(filter) => Some(filter.spec.compiled_bytes_max()),
             _ => None,
         });
         if patterns.sum::<usize>() > ORG_COMPILED_BYTES_MAX {
             let detail = format!(
-                "the patterns of all rules and meters of the organisation compile to more than \
-                 {ORG_COMPILED_BYTES_MAX} bytes; use ASCII classes such as [0-9A-Za-z_] instead \
-                 of \\w, smaller repetitions, or fewer of them"
+                "the patterns of all rules, filters and meters of the organisation compile to more \
+                 than {ORG_COMPILED_BYTES_MAX} bytes; use ASCII classes such as [0-9A-Za-z_] \
+                 instead of \\w, smaller repetitions, or fewer of them"
             );
             problems.push((at, Problem::new("", "patterns-too-large", detail)));
         }
@@ -63,11 +64,14 @@ pub(super) fn judge(
     meters_of_requests(objects, touched, org, problems);
 }
 
-/// The operation that touched a rule or meter which is still there.
+/// The operation that touched a rule, filter or meter which is still there.
 fn touched_pattern(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<usize> {
-    let rules = touched
-        .iter()
-        .filter(|(id, _)| matches!(id, ObjectId::Rule(_) | ObjectId::Meter(_)));
+    let rules = touched.iter().filter(|(id, _)| {
+        matches!(
+            id,
+            ObjectId::Rule(_) | ObjectId::Filter(_) | ObjectId::Meter(_)
+        )
+    });
     rules
         .filter(|(id, _)| objects.contains_key(id))
         .map(|(_, at)| *at)

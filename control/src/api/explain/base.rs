@@ -11,13 +11,14 @@ use proto::rule::Scope;
 use proto::target::Target;
 use proto::tree::Objects;
 
+use super::elsewhere::Here;
 use super::judge::Judged;
 use super::scope::Scoped;
 
 /// A proxy with the scopes that all of its callers share, compiled once.
 pub struct Base<'a> {
     objects: &'a Objects,
-    region: &'a str,
+    here: &'a Here,
     id: ProxyId,
     proxy: &'a Proxy,
     target: &'a Target,
@@ -26,9 +27,9 @@ pub struct Base<'a> {
 }
 
 impl<'a> Base<'a> {
-    /// As the nodes of `region` serve it; `None` when the configuration lacks the proxy or what it
+    /// As the nodes of a region serve it; `None` when the configuration lacks the proxy or what it
     /// names.
-    pub fn new(objects: &'a Objects, id: ProxyId, region: &'a str) -> Option<Self> {
+    pub fn new(objects: &'a Objects, id: ProxyId, here: &'a Here) -> Option<Self> {
         let Body::Proxy(proxy) = &objects.get(&ObjectId::Proxy(id))?.body else {
             return None;
         };
@@ -52,7 +53,7 @@ impl<'a> Base<'a> {
             .map(|(scope, on, default)| Scoped::new(objects, scope, on, default).map(Arc::new));
         Some(Self {
             objects,
-            region,
+            here,
             id,
             proxy,
             target,
@@ -113,7 +114,7 @@ impl<'a> Base<'a> {
         }
         let meters = self.meters(filtering.map(|(_, on)| on));
         Some(Judged {
-            region: self.region,
+            here: self.here,
             id: self.id,
             proxy: self.proxy,
             target: self.target,

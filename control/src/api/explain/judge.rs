@@ -20,6 +20,7 @@ use proto::target::{BaseUrl, Target};
 use serde_json::{Value, json};
 
 use super::described::Described;
+use super::elsewhere::{Course, Here};
 use super::scope::{Known, Scoped};
 
 /// What is known of a decision.
@@ -46,7 +47,7 @@ pub struct Explained {
 
 /// A proxy as one caller meets it.
 pub struct Judged<'a> {
-    pub(super) region: &'a str,
+    pub(super) here: &'a Here,
     pub(super) id: ProxyId,
     pub(super) proxy: &'a Proxy,
     pub(super) target: &'a Target,
@@ -126,10 +127,22 @@ impl<'a> Judged<'a> {
             explained.end("authenticate", Code::ProxyInactive, detail);
         } else {
             // No secret is compared: this would be a place to try keys at.
-            let facts = json!({"credential_id": id, "name": credential.name,
-                               "assumed": "the caller presents this credential's secret"});
+            let mut facts = json!({"credential_id": id, "name": credential.name,
+                                   "assumed": "the caller presents this credential's secret"});
+            match self.course() {
+                Course::Served(_) => {}
+                // What follows is decided there, by the same configuration.
+                Course::PassedOn(_, to) => facts["passed_on_to"] = to,
+                Course::Ends(code, detail) => {
+                    return explained.end("authenticate", code, &detail);
+                }
+            }
             explained.pass("authenticate", facts);
         }
+    }
+
+    fn course(&self) -> Course<'a> {
+        self.here.course(&self.id.to_string(), self.proxy)
     }
 
     /// Hands the facts of the request to `judge`; says why there are none.
@@ -305,7 +318,11 @@ impl<'a> Judged<'a> {
     /// The target's endpoints as the region's nodes ask them, each with how near it is.
     fn endpoints(&self) -> Vec<(u8, &'a Endpoint)> {
         let listed = &self.target.endpoints;
-        let distances = endpoint::distances(listed, self.region);
+        let region = match self.course() {
+            Course::Served(region) | Course::PassedOn(region, _) => region,
+            Course::Ends(..) => &self.here.region,
+        };
+        let distances = endpoint::distances(listed, region);
         let mut order: Vec<_> = distances.into_iter().zip(listed).collect();
         order.sort_by_key(|(distance, _)| *distance);
         order
@@ -314,7 +331,9 @@ impl<'a> Judged<'a> {
     fn filter(&self, explained: &mut Explained, _: &Described, _: Timestamp) {
         let shown = |(scope, filter): &(Scope, &Filter)| {
             json!({"id": filter.id, "scope": scope, "direction": filter.direction,
-                   "op": filter.op, "paths": filter.paths})
+                   "op": filter.op, "paths": filter.paths, "mask": filter.mask,
+                   "detect": filter.detect,
+                   "patterns": filter.patterns.iter().map(|own| &own.name).collect::<Vec<_>>()})
         };
         let filters: Vec<Value> = self.filters.iter().map(shown).collect();
         explained.pass("filter", json!({ "filters": filters }));

@@ -6,6 +6,7 @@
 
 mod base;
 pub mod described;
+mod elsewhere;
 mod judge;
 pub mod schemas;
 mod scope;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use self::base::Base;
 use self::described::{Described, RequestInput};
+use self::elsewhere::Here;
 use self::judge::{Answer as Decision, Explained, Judged};
 use super::answer::Answer;
 use super::call::OrgCall;
@@ -107,9 +109,13 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
     let question = question(&call, &input, &objects).await?;
     // Compiling and judging thousands of rules takes a while; nobody else waits for it.
     let _turn = TURNS.acquire().await;
-    let region = call.control.settings.region.clone();
+    let owned = |(region, url): (&str, &str)| (region.to_owned(), url.to_owned());
+    let here = Here {
+        region: call.control.settings.region.clone(),
+        gateways: call.control.other_gateways().map(owned).collect(),
+    };
     let answer =
-        tokio::task::spawn_blocking(move || question.answer(&objects, version, &region)).await;
+        tokio::task::spawn_blocking(move || question.answer(&objects, version, &here)).await;
     let broke = |error| Refusal::new(Code::Internal, format!("explaining broke off: {error}"));
     Ok(Answer::json(answer.map_err(broke)??))
 }
@@ -171,10 +177,10 @@ enum Question {
 }
 
 impl Question {
-    fn answer(&self, objects: &Objects, version: u64, region: &str) -> Result<Value, Refusal> {
+    fn answer(&self, objects: &Objects, version: u64, here: &Here) -> Result<Value, Refusal> {
         match self {
             Self::Record(record) => {
-                let base = base(objects, record.proxy_id, "/record", region)?;
+                let base = base(objects, record.proxy_id, "/record", here)?;
                 let judged = met_by(&base, record.proxy_credential_id)?;
                 let explained = match record.auth_failure {
                     // Who was not recognised then holds no credential that could be assumed.
@@ -189,11 +195,11 @@ impl Question {
                 Ok(answer)
             }
             Self::Request(proxy, credential, described) => {
-                let base = base(objects, *proxy, "/proxy", region)?;
+                let base = base(objects, *proxy, "/proxy", here)?;
                 let explained = met_by(&base, *credential)?.explain(described, Timestamp::now());
                 Ok(shown(&explained, version))
             }
-            Self::Last(proxy, records) => summary(objects, *proxy, records, (version, region)),
+            Self::Last(proxy, records) => summary(objects, *proxy, records, (version, here)),
         }
     }
 }
@@ -203,9 +209,9 @@ fn summary(
     objects: &Objects,
     proxy: ProxyId,
     records: &[Record],
-    (version, region): (u64, &str),
+    (version, here): (u64, &Here),
 ) -> Result<Value, Refusal> {
-    let base = base(objects, proxy, "/proxy", region)?;
+    let base = base(objects, proxy, "/proxy", here)?;
     let mut by_caller: BTreeMap<CredentialId, Judged<'_>> = BTreeMap::new();
     let (mut allowed, mut denied, mut unknown) = (0_u64, 0_u64, 0_u64);
     let mut otherwise = Vec::new();
@@ -285,9 +291,9 @@ fn base<'a>(
     objects: &'a Objects,
     proxy: ProxyId,
     pointer: &str,
-    region: &'a str,
+    here: &'a Here,
 ) -> Result<Base<'a>, Refusal> {
-    Base::new(objects, proxy, region).ok_or_else(|| {
+    Base::new(objects, proxy, here).ok_or_else(|| {
         let detail = format!("{proxy} is not in this configuration, or cannot be served");
         invalid(pointer, "not-found", &detail)
     })

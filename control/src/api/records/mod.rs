@@ -5,6 +5,8 @@ pub mod filter;
 mod stream;
 pub mod trace;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use proto::id::RequestId;
 use proto::org::Role;
@@ -17,6 +19,9 @@ use super::error::{Code, Refusal};
 use super::page;
 use crate::records::{Records, RecordsError};
 use crate::route::{Gives, Need, Route, Verb};
+
+/// When a caller may try again, in seconds.
+const RETRY_S: u64 = 5;
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -133,10 +138,29 @@ pub async fn blocking<T: Send + 'static>(
     call: &OrgCall,
     run: impl FnOnce(&Records) -> Result<T, RecordsError> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let records = call.control.records.clone();
-    let failed = |detail: String| Refusal::new(Code::Internal, detail);
-    tokio::task::spawn_blocking(move || run(&records))
-        .await
-        .map_err(|error| failed(format!("reading records broke off: {error}")))?
-        .map_err(|error| failed(error.to_string()))
+    of_store(call.control.records.clone(), run).await
+}
+
+/// The same for a call that is of no organisation.
+///
+/// # Errors
+/// The store failed.
+pub async fn of_store<T: Send + 'static>(
+    records: Arc<Records>,
+    run: impl FnOnce(&Records) -> Result<T, RecordsError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let ran = tokio::task::spawn_blocking(move || run(&records)).await;
+    let ran = ran.map_err(|error| {
+        let detail = format!("reading records broke off: {error}");
+        Refusal::new(Code::Internal, detail)
+    })?;
+    ran.map_err(|error| match error {
+        RecordsError::Unavailable(_) => {
+            // What ClickHouse says is the operator's to know.
+            tracing::warn!("a question about records was not answered: {error}");
+            let detail = "ClickHouse did not answer; the log of this control plane says why";
+            Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S)
+        }
+        error => Refusal::new(Code::Internal, error.to_string()),
+    })
 }

@@ -14,7 +14,7 @@ use proto::proxy::Proxy;
 use proto::retired::Retired;
 use proto::store::follow::OrgState;
 
-use super::{OrgCompiler, joined};
+use super::OrgCompiler;
 use crate::credentials::vault::{self, Bound, Sealing};
 use crate::presented::Extra;
 use crate::snapshot::{ProxyCredential, ProxySecret, TargetCredential};
@@ -135,13 +135,13 @@ impl OrgCompiler<'_> {
             Some(ObjectId::Proxy(proxy_id)),
         ]
         .map(|parent| self.policies.filters(parent, direction));
+        let [first, second, third, fourth] = scopes;
+        let scopes = [first?, second?, third?, fourth?];
         if scopes.iter().all(Vec::is_empty) {
             return Ok(None);
         }
-        let [first, second, third, fourth] = &scopes;
-        FilterSet::compile([first, second, third, fourth], direction)
-            .map(|set| Some(Arc::new(set)))
-            .map_err(|problems| joined(&problems))
+        let set = FilterSet::new(std::array::from_fn(|at| scopes[at].as_slice()));
+        Ok(Some(Arc::new(set)))
     }
 }
 

@@ -5,6 +5,7 @@
 //! keeps its last good form and is reported.
 
 mod credentials;
+mod elsewhere;
 mod meters;
 mod policies;
 mod targets;
@@ -22,6 +23,7 @@ use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::object::{Body, ObjectId};
 use proto::policy::Policy;
 use proto::proxy::Proxy;
+use proto::regions::Gateways;
 use proto::rule::RuleSet;
 use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
@@ -33,6 +35,7 @@ use self::policies::Policies;
 use self::touched::{Touched, scopes};
 use super::guard::Guard;
 use crate::breakers::Breakers;
+use crate::elsewhere::gateways::KnownGateways;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -60,6 +63,9 @@ pub struct Compiler {
     parts: CompilerParts,
     tls: TlsCache,
     breakers: Breakers,
+    /// Those of all regions, and those that are dialled.
+    gateways: Arc<Gateways>,
+    known_gateways: KnownGateways,
     before: HashMap<OrgId, Compiled>,
 }
 
@@ -96,6 +102,8 @@ impl Compiler {
             parts,
             tls: TlsCache::default(),
             breakers: Breakers::default(),
+            gateways: Arc::default(),
+            known_gateways: KnownGateways::default(),
             before: HashMap::new(),
         }
     }
@@ -112,6 +120,11 @@ impl Compiler {
 
     /// The snapshot of a world.
     pub fn compile(&mut self, world: &World) -> Outcome {
+        if self.gateways != world.gateways {
+            // What is served elsewhere is made of them.
+            self.before.clear();
+            self.gateways = Arc::clone(&world.gateways);
+        }
         let mut faults = Vec::new();
         let (mut names, mut former) = (HashMap::new(), HashMap::new());
         let mut compiled = HashMap::with_capacity(world.slugs.len());
@@ -166,7 +179,11 @@ impl Compiler {
         let wanted = due.iter().flat_map(|(id, proxy)| scopes(*id, proxy));
         let org = ObjectId::Org(state.config.org);
         let mut scope = OrgCompiler {
-            policies: Policies::of(state, &wanted.chain([org]).collect()),
+            policies: Policies::of(
+                state,
+                &wanted.chain([org]).collect(),
+                &self.parts.keyring.digest_key,
+            ),
             compiler: self,
             slug,
             state,
@@ -223,6 +240,9 @@ impl OrgCompiler<'_> {
     }
 
     fn proxy(&mut self, id: ProxyId, proxy: &Proxy) -> Result<CompiledProxy, String> {
+        if !proxy.is_served_in(&self.compiler.parts.keyring.region) {
+            return self.elsewhere(id, proxy);
+        }
         let state = self.state;
         let target = state
             .config
@@ -261,6 +281,7 @@ impl OrgCompiler<'_> {
             destinations: self.destinations(target, &compiled_target, timeouts)?,
             target: compiled_target,
             target_credential,
+            elsewhere: None,
             first_byte_text: targets::first_byte_text(proxy, target, timeouts).into(),
             request_fields: RequestFields {
                 pass: targets::passed(target),

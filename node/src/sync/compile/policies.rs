@@ -3,24 +3,30 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use proto::filter::{Direction, Filter};
+use proto::filter::{CompiledFilter, Direction, MaskKey};
 use proto::meter::Meter;
 use proto::object::{Body, Object, ObjectId};
 use proto::rule::Rule;
+use proto::seal::{DigestKey, Purpose};
 use proto::store::follow::OrgState;
+
+use super::joined;
 
 /// Rules, filters and meters by the object that they hang on.
 #[derive(Default)]
 pub(super) struct Policies {
     pub(super) rules: HashMap<ObjectId, Vec<Rule>>,
-    filters: HashMap<ObjectId, Vec<Filter>>,
+    /// Each compiled once for all proxies that it applies to, or why it does not.
+    filters: HashMap<ObjectId, Vec<Result<Arc<CompiledFilter>, String>>>,
     /// Each with the version that last changed it.
     meters: HashMap<ObjectId, Vec<(u64, Meter)>>,
 }
 
 impl Policies {
     /// Those of an organisation that hang on `scopes`.
-    pub(super) fn of(state: &OrgState, scopes: &HashSet<ObjectId>) -> Self {
+    pub(super) fn of(state: &OrgState, scopes: &HashSet<ObjectId>, digest_key: &DigestKey) -> Self {
+        let org = state.config.org.to_string();
+        let key = MaskKey::from_bytes(digest_key.digest(Purpose::Masks, org.as_bytes()));
         let mut policies = Self::default();
         let objects = state.config.objects.values();
         let hangs = |object: &&Arc<Object>| {
@@ -37,11 +43,11 @@ impl Policies {
                 Body::Filter(filter) => {
                     let mut spec = filter.spec.clone();
                     spec.id = object.id.to_string();
-                    policies
-                        .filters
-                        .entry(filter.parent)
-                        .or_default()
-                        .push(spec);
+                    let compiled = CompiledFilter::new(&spec, &key)
+                        .map(Arc::new)
+                        .map_err(|problems| format!("filter {}: {}", spec.id, joined(&problems)));
+                    let hanging = policies.filters.entry(filter.parent).or_default();
+                    hanging.push(compiled);
                 }
                 Body::Meter(meter) => {
                     let mut spec = meter.spec.clone();
@@ -55,9 +61,17 @@ impl Policies {
         policies
     }
 
-    pub(super) fn filters(&self, parent: Option<ObjectId>, direction: Direction) -> Vec<Filter> {
+    pub(super) fn filters(
+        &self,
+        parent: Option<ObjectId>,
+        direction: Direction,
+    ) -> Result<Vec<Arc<CompiledFilter>>, String> {
         let all = parent.and_then(|parent| self.filters.get(&parent));
-        let wanted = |filter: &&Filter| filter.direction == direction;
+        let wanted = |filter: &&Result<Arc<CompiledFilter>, String>| {
+            filter
+                .as_ref()
+                .map_or(true, |filter| filter.direction == direction)
+        };
         all.into_iter().flatten().filter(wanted).cloned().collect()
     }
 

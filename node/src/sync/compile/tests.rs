@@ -21,6 +21,7 @@ const ORG: u128 = 7;
 struct Bench {
     compiler: Compiler,
     config: OrgConfig,
+    gateways: Gateways,
     revision: i64,
     _dir: tempfile::TempDir,
 }
@@ -115,6 +116,7 @@ impl Bench {
                 metrics: Metrics::default(),
             }),
             config: OrgConfig::genesis(OrgId::from_bits(ORG), epoch),
+            gateways: Gateways::default(),
             revision: 0,
             _dir: dir,
         };
@@ -149,6 +151,7 @@ impl Bench {
             slugs: [("acme".to_owned(), org)].into(),
             faults: vec![],
             tests: Default::default(),
+            gateways: Arc::new(self.gateways.clone()),
         };
         let compiled = self.compiler.compile(&world);
         assert!(compiled.faults.is_empty(), "{:?}", compiled.faults);
@@ -223,4 +226,73 @@ async fn a_change_compiles_what_it_touches_and_nothing_else() {
     };
     let after = bench.publish(vec![gone]);
     assert!(after[0].is_none() && after[1].is_some());
+}
+
+#[actix_rt::test]
+async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
+    let mut bench = Bench::new();
+    let known = |urls: &[(&str, &str)]| Gateways {
+        urls: urls
+            .iter()
+            .map(|(region, url)| ((*region).to_owned(), (*url).to_owned()))
+            .collect(),
+    };
+    bench.gateways = known(&[
+        ("local", "https://here.invalid"),
+        ("ap", "https://ap.invalid/base"),
+        ("eu", "http://eu.invalid:81"),
+    ]);
+    let pin = update(proxy(1), |body| {
+        if let Body::Proxy(proxy) = body {
+            proxy.regions = ["ap", "eu", "mars"].map(String::from).to_vec();
+            proxy.alias = Some("pinned".into());
+        }
+    });
+    let [pinned, other] = bench.publish(vec![pin]).map(Option::unwrap);
+    assert!(other.elsewhere.is_none());
+    let elsewhere = pinned.elsewhere.as_ref().unwrap();
+    assert_eq!(
+        (&*elsewhere.own, &*elsewhere.regions),
+        ("local", "ap, eu, mars")
+    );
+    let gateways = &elsewhere.gateways;
+    let id = ProxyId::from_bits(1);
+    let urls: Vec<(&str, &str)> = gateways.iter().map(|to| (&*to.url, &*to.path)).collect();
+    let (ap, eu) = (
+        format!("https://ap.invalid/base/api/{id}"),
+        format!("/base/api/{id}"),
+    );
+    assert_eq!(urls[0], (ap.as_str(), eu.as_str()));
+    let (eu, path) = (
+        format!("http://eu.invalid:81/api/{id}"),
+        format!("/api/{id}"),
+    );
+    assert_eq!(urls[1..], [(eu.as_str(), path.as_str())]);
+    // Callers are told from strangers here; what else there is applies where it is served.
+    assert_eq!(pinned.credentials.len(), 1);
+    assert!(pinned.target_credential.is_none() && pinned.destinations.is_empty());
+
+    assert_eq!(elsewhere.nearest(), [0, 1], "unmeasured: as listed");
+    gateways[1].gateway.measured(90_000);
+    assert_eq!(elsewhere.nearest(), [1, 0]);
+    gateways[0].gateway.measured(40_000);
+    assert_eq!(elsewhere.nearest(), [0, 1]);
+
+    // A region that moves is dialled where it is now; what stays is measured already.
+    bench.gateways = known(&[("eu", "http://eu2.invalid"), ("ap", "https://ap.invalid")]);
+    let [moved, same] = bench.publish(vec![]).map(Option::unwrap);
+    assert!(same.elsewhere.is_none());
+    let moved = moved.elsewhere.as_ref().unwrap();
+    assert!(moved.gateways[1].url.starts_with("http://eu2.invalid/"));
+    assert!(Arc::ptr_eq(
+        &moved.gateways[0].gateway,
+        &gateways[0].gateway
+    ));
+    let back = update(proxy(1), |body| {
+        if let Body::Proxy(proxy) = body {
+            proxy.regions = proto::proxy::everywhere();
+        }
+    });
+    let [served, _] = bench.publish(vec![back]).map(Option::unwrap);
+    assert!(served.elsewhere.is_none() && served.destinations.len() == 1);
 }

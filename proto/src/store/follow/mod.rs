@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::backoff::{backoff, jitter};
-use self::news::{Heard, News, collect, is_beat, posted};
+use self::news::{Heard, News, collect, gateways, is_beat, posted};
 use self::pulse::Pulse;
 use self::reader::{Outcome, Reader};
 pub use self::world::{OrgState, SealedValues, World};
@@ -35,6 +35,7 @@ use crate::health::Health;
 use crate::id::{OrgId, RequestId};
 use crate::keys::{self, Live};
 use crate::object::{Body, ObjectId};
+use crate::regions::Gateways;
 use crate::restarts::Restarts;
 use crate::test_request::Posted;
 use crate::tree::SYSTEM_ORG;
@@ -55,6 +56,7 @@ pub struct Follower {
     /// Faults by organisation, so that a new version replaces its own only.
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
     tests: BTreeMap<RequestId, Arc<Posted>>,
+    gateways: Arc<Gateways>,
 }
 
 impl Follower {
@@ -74,6 +76,7 @@ impl Follower {
                 health: Health::default(),
                 faults,
                 tests: BTreeMap::new(),
+                gateways: Arc::default(),
             },
             receiver,
         )
@@ -212,6 +215,8 @@ impl Follower {
         })
         .await?;
         self.tests = tests;
+        let pair = store.get(keys::REGIONS).await?.value;
+        self.gateways = pair.as_ref().and_then(gateways).unwrap_or_default();
         self.faults.insert(None, stray);
         let world = Arc::clone(&self.world.borrow());
         for org in world.orgs.keys() {
@@ -236,6 +241,9 @@ impl Follower {
             match event {
                 Event::Put(pair) => {
                     self.tests.extend(posted(&pair));
+                    if let Some(gateways) = gateways(&pair) {
+                        self.gateways = gateways;
+                    }
                     collect(&mut news, &mut stray, pair);
                 }
                 Event::Delete { key, .. } => match Live::parse(&key) {
@@ -249,6 +257,7 @@ impl Follower {
                             .retired
                             .insert(credential, None);
                     }
+                    Some(Live::Regions) => self.gateways = Arc::default(),
                     Some(Live::Delta(_) | Live::Beat) | None => {}
                 },
             }
@@ -315,6 +324,7 @@ impl Follower {
             orgs,
             slugs,
             tests: self.tests.clone(),
+            gateways: Arc::clone(&self.gateways),
             faults,
         };
         let regressed = recovery::regressed(&world).len();

@@ -7,6 +7,7 @@ use super::FAULTS_MAX;
 use crate::id::{CredentialId, OrgId, RequestId};
 use crate::keys::{self, Live};
 use crate::object::ObjectId;
+use crate::regions::Gateways;
 use crate::retired::Retired;
 use crate::store::load::Fault;
 use crate::store::{Event, KeyValue};
@@ -59,8 +60,15 @@ pub(super) fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, 
             }),
             Err(_) => {}
         },
-        Some(Live::Test(_) | Live::Beat) | None => {}
+        Some(Live::Test(_) | Live::Regions | Live::Beat) | None => {}
     }
+}
+
+/// The gateways that a key holds; what this release cannot read changes nothing.
+pub(super) fn gateways(pair: &KeyValue) -> Option<Arc<Gateways>> {
+    let is_it = Live::parse(&pair.key) == Some(Live::Regions);
+    let read = is_it.then(|| serde_json::from_slice(&pair.value));
+    read?.ok().map(Arc::new)
 }
 
 /// The test request that a key holds; one that this release cannot read is another's to send.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Fault;
 use crate::id::{CredentialId, OrgId, RequestId};
+use crate::regions::Gateways;
 use crate::retired::Retired;
 use crate::seal::Sealed;
 use crate::store::Revision;
@@ -25,6 +26,8 @@ pub struct World {
     pub slugs: BTreeMap<String, OrgId>,
     /// Test requests that wait for a node.
     pub tests: BTreeMap<RequestId, Arc<Posted>>,
+    /// The gateways of all regions.
+    pub gateways: Arc<Gateways>,
     /// What could not be applied.
     pub faults: Vec<Fault>,
 }

@@ -282,6 +282,9 @@ async fn pairs(
             pairs.insert(key, value);
         }
     }
+    if !world.gateways.urls.is_empty() {
+        pairs.insert(keys::REGIONS.to_owned(), json(&*world.gateways));
+    }
     *leaves = reached;
     Ok(pairs)
 }

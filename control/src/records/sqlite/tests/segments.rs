@@ -29,7 +29,7 @@ fn files(dir: &tempfile::TempDir) -> Vec<String> {
     names
 }
 
-fn all(records: &Records) -> Vec<u128> {
+fn all(records: &Sqlite) -> Vec<u128> {
     numbers(
         &records
             .list(ORG, &RecordFilter::default(), 10_000)
@@ -51,16 +51,16 @@ fn a_day_has_a_file_and_what_comes_late_lies_in_the_newest() {
     let (dir, records) = open();
     for n in 0..6 {
         let day = i64::try_from(n).unwrap() / 2;
-        records.insert(&[at(n, 1, day * DAY_US + 1)]).unwrap();
+        records.put(&[at(n, 1, day * DAY_US + 1)]).unwrap();
     }
     assert_eq!(files(&dir), ["1", "3", "5"]);
-    records.insert(&[at(6, 1, DAY_US)]).unwrap();
+    records.put(&[at(6, 1, DAY_US)]).unwrap();
     assert_eq!(files(&dir), ["1", "3", "5"], "no old file is written to");
     assert_eq!(all(&records), [5, 4, 3, 2, 6, 1, 0]);
     drop(records);
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     assert_eq!(all(&records), [5, 4, 3, 2, 6, 1, 0]);
-    records.insert(&[at(7, 1, 2 * DAY_US + 2)]).unwrap();
+    records.put(&[at(7, 1, 2 * DAY_US + 2)]).unwrap();
     assert_eq!(files(&dir), ["1", "3", "5"], "it goes on where it was");
     assert_eq!(
         records
@@ -77,13 +77,13 @@ fn a_full_segment_is_followed_by_another() {
     let (dir, mut records) = open();
     records.segment_bytes_max = 1;
     for n in 0..4 {
-        records.insert(&[record(n, 1)]).unwrap();
+        records.put(&[record(n, 1)]).unwrap();
     }
     assert_eq!(files(&dir), ["1", "2", "3", "4"]);
     assert_eq!(all(&records), [3, 2, 1, 0]);
     // More files than a reader keeps open.
     for n in 4..60 {
-        records.insert(&[record(n, 1)]).unwrap();
+        records.put(&[record(n, 1)]).unwrap();
     }
     assert_eq!(all(&records).len(), 60);
     assert_eq!(
@@ -98,7 +98,7 @@ fn old_segments_go_with_their_files_and_nothing_else() {
     for n in 0..5 {
         let day = i64::try_from(n).unwrap();
         records
-            .insert(&[at(n, 1, day * DAY_US), at(n + 100, 2, day * DAY_US)])
+            .put(&[at(n, 1, day * DAY_US), at(n + 100, 2, day * DAY_US)])
             .unwrap();
     }
     // Readers have the files open: they let go of them.
@@ -111,7 +111,7 @@ fn old_segments_go_with_their_files_and_nothing_else() {
     assert_eq!(files(&dir), ["5", "7", "9"]);
     assert_eq!(all(&records), [4, 3, 2]);
     // Within a segment that stays, what is older than allowed is not found any more.
-    records.insert(&[at(9, 1, 4 * DAY_US + 7)]).unwrap();
+    records.put(&[at(9, 1, 4 * DAY_US + 7)]).unwrap();
     let age = Duration::from_micros(5);
     assert_eq!(
         records
@@ -129,7 +129,7 @@ fn old_segments_go_with_their_files_and_nothing_else() {
         1
     );
     assert_eq!(files(&dir), [""; 0]);
-    records.insert(&[at(10, 1, 9 * DAY_US)]).unwrap();
+    records.put(&[at(10, 1, 9 * DAY_US)]).unwrap();
     assert_eq!(
         (files(&dir), all(&records)),
         (vec!["12".to_owned()], vec![10])
@@ -146,7 +146,7 @@ fn the_oldest_segments_go_while_there_are_too_many_bytes() {
         large.path = (0..40)
             .map(|m| format!("{:032x}", Random(n * 40 + m).next()))
             .collect();
-        records.insert(&[large]).unwrap();
+        records.put(&[large]).unwrap();
     }
     let before = records.bytes().unwrap();
     let count = files(&dir).len();
@@ -194,7 +194,7 @@ fn surplus_records_give_their_bytes_back_while_others_stay_in_the_file() {
         large.path = (0..200)
             .map(|m| format!("{:032x}", Random(n * 200 + m).next()))
             .collect();
-        records.insert(&[large]).unwrap();
+        records.put(&[large]).unwrap();
     }
     let before = records.bytes().unwrap();
     let few = Retention {
@@ -204,7 +204,7 @@ fn surplus_records_give_their_bytes_back_while_others_stay_in_the_file() {
     };
     assert_eq!(records.retain(few, 0).unwrap(), 280);
     drop(records);
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     let after = records.bytes().unwrap();
     assert!(after * 3 < before, "{before} {after}");
     assert_eq!(all(&records).len(), 19);
@@ -214,7 +214,7 @@ fn surplus_records_give_their_bytes_back_while_others_stay_in_the_file() {
 #[test]
 fn blocks_without_heads_are_written_over() {
     let (dir, records) = open();
-    records.insert(&[record(1, 1)]).unwrap();
+    records.put(&[record(1, 1)]).unwrap();
     let segment = records.segments.newest().unwrap();
     let mut packed = Vec::new();
     locked(&records.packer)
@@ -224,17 +224,17 @@ fn blocks_without_heads_are_written_over() {
     let written = locked(&records.appender).append(&records.segments, 1 << 30, 2, &blocks);
     assert_eq!(written.unwrap().first_block, segment.first_block);
     // It failed before the heads; the process goes on.
-    records.insert(&[record(3, 1)]).unwrap();
+    records.put(&[record(3, 1)]).unwrap();
     assert_eq!(all(&records), [3, 1]);
     // Or dies.
     let written = locked(&records.appender).append(&records.segments, 1 << 30, 3, &blocks);
     written.unwrap();
     drop(records);
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     let reader = locked(&records.reader);
     assert!(reader.frame(2).unwrap().is_some() && reader.frame(3).unwrap().is_none());
     drop(reader);
-    assert_eq!(records.insert(&[record(2, 1)]).unwrap(), 1);
+    assert_eq!(records.put(&[record(2, 1)]).unwrap(), 1);
     assert_eq!(all(&records), [3, 2, 1]);
 }
 
@@ -243,7 +243,7 @@ fn blocks_without_heads_are_written_over() {
 #[test]
 fn files_that_no_head_names_are_deleted() {
     let (dir, records) = open();
-    records.insert(&[at(1, 1, 0)]).unwrap();
+    records.put(&[at(1, 1, 0)]).unwrap();
     let mut packed = Vec::new();
     let next_day = at(2, 1, DAY_US);
     locked(&records.packer)
@@ -255,19 +255,19 @@ fn files_that_no_head_names_are_deleted() {
         .unwrap();
     assert_eq!(files(&dir), ["1", "2"]);
     drop(records);
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     assert_eq!(
         (files(&dir), all(&records)),
         (vec!["1".to_owned()], vec![1])
     );
-    records.insert(&[at(2, 1, DAY_US)]).unwrap();
+    records.put(&[at(2, 1, DAY_US)]).unwrap();
     records
         .segments
         .forget(&locked(&records.writer), 1)
         .unwrap();
     drop(records);
     std::fs::write(dir.path().join("records.db.other"), "not ours").unwrap();
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     assert_eq!(files(&dir), ["2"]);
     assert!(dir.path().join("records.db.other").exists());
     assert_eq!(
@@ -282,24 +282,22 @@ fn files_that_no_head_names_are_deleted() {
 fn heads_without_blocks_break_no_search() {
     let (dir, records) = open();
     for n in 1..=3 {
-        records
-            .insert(&[at(n, 1, i64::try_from(n).unwrap())])
-            .unwrap();
+        records.put(&[at(n, 1, i64::try_from(n).unwrap())]).unwrap();
     }
-    records.insert(&[at(4, 1, DAY_US)]).unwrap();
-    records.insert(&[at(5, 1, DAY_US + 1)]).unwrap();
+    records.put(&[at(4, 1, DAY_US)]).unwrap();
+    records.put(&[at(5, 1, DAY_US + 1)]).unwrap();
     let newest = records.segments.newest().unwrap();
     let file = records.segments.connect(newest.first_block).unwrap();
     file.execute("DELETE FROM blocks WHERE id = 5", []).unwrap();
     drop(file);
     drop(records);
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     assert_eq!(all(&records), [4, 3, 2, 1]);
-    records.insert(&[at(6, 1, DAY_US + 2)]).unwrap();
+    records.put(&[at(6, 1, DAY_US + 2)]).unwrap();
     assert_eq!(all(&records), [6, 4, 3, 2, 1]);
     drop(records);
     std::fs::remove_file(dir.path().join("records.db.1")).unwrap();
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     assert_eq!(all(&records), [6, 4]);
     assert_eq!(records.get(ORG, RequestId::from_bits(1)).unwrap(), None);
     let age = Duration::from_micros(10);
@@ -310,7 +308,7 @@ fn heads_without_blocks_break_no_search() {
 fn a_file_without_segments_keeps_its_blocks_until_they_go() {
     let (dir, records) = open();
     for n in 0..20 {
-        records.insert(&[record(n, 1)]).unwrap();
+        records.put(&[record(n, 1)]).unwrap();
     }
     drop(records);
     // As layout 3 had it: the blocks beside the heads.
@@ -324,10 +322,10 @@ fn a_file_without_segments_keeps_its_blocks_until_they_go() {
     )
     .unwrap();
     drop(file);
-    let records = Records::open(&path(&dir)).unwrap();
+    let records = Sqlite::open(&path(&dir)).unwrap();
     assert_eq!(files(&dir), [""; 0]);
     assert_eq!(all(&records).len(), 20);
-    records.insert(&[record(20, 1)]).unwrap();
+    records.put(&[record(20, 1)]).unwrap();
     assert_eq!(files(&dir), ["21"]);
     assert_eq!(all(&records).len(), 21);
     // The oldest bytes are those.
@@ -344,7 +342,7 @@ fn searches_and_inserts_go_on_while_segments_go() {
     let (writing, reading) = (records.clone(), records.clone());
     let writer = std::thread::spawn(move || {
         for n in 0..600 {
-            writing.insert(&[record(n, 1)]).unwrap();
+            writing.put(&[record(n, 1)]).unwrap();
         }
     });
     let reader = std::thread::spawn(move || {

@@ -3,13 +3,12 @@
 mod segments;
 mod together;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use proto::id::{CredentialId, ProxyId};
 
 use super::*;
+use crate::records::Retention;
 
 fn record(n: u128, org: u128) -> Record {
     let even = n.is_multiple_of(2);
@@ -30,14 +29,21 @@ fn record(n: u128, org: u128) -> Record {
     serde_json::from_value(json).unwrap()
 }
 
-fn open() -> (tempfile::TempDir, Records) {
+fn open() -> (tempfile::TempDir, Sqlite) {
     let dir = tempfile::tempdir().unwrap();
-    let records = Records::open(&dir.path().join("records.db")).unwrap();
+    let records = Sqlite::open(&dir.path().join("records.db")).unwrap();
     (dir, records)
 }
 
 fn numbers(records: &[Record]) -> Vec<u128> {
     records.iter().map(|r| r.request_id.bits()).collect()
+}
+
+impl Sqlite {
+    /// Stores a batch that nobody follows.
+    fn put<R: Borrow<Record>>(&self, batch: &[R]) -> Result<usize, RecordsError> {
+        self.insert(batch, &Tails::default())
+    }
 }
 
 const ORG: OrgId = OrgId::from_bits(1);
@@ -46,22 +52,18 @@ const ORG: OrgId = OrgId::from_bits(1);
 fn a_batch_may_come_twice() {
     let (dir, records) = open();
     let batch: Vec<_> = (1..=4).map(|n| record(n, 1)).collect();
-    assert_eq!(records.insert(&batch).unwrap(), 4);
-    assert_eq!(records.insert(&batch).unwrap(), 0);
-    assert_eq!(
-        records.insert(&batch[2..]).unwrap(),
-        2,
-        "not the same batch"
-    );
+    assert_eq!(records.put(&batch).unwrap(), 4);
+    assert_eq!(records.put(&batch).unwrap(), 0);
+    assert_eq!(records.put(&batch[2..]).unwrap(), 2, "not the same batch");
     let (found, _) = records.list(ORG, &RecordFilter::default(), 10).unwrap();
     assert_eq!(numbers(&found), [4, 3, 2, 1], "each is shown once");
-    assert_eq!(records.insert(&[] as &[Record]).unwrap(), 0);
+    assert_eq!(records.put(&[] as &[Record]).unwrap(), 0);
     assert_eq!(
         records.get(ORG, RequestId::from_bits(3)).unwrap(),
         Some(batch[2].clone())
     );
     drop(records);
-    let again = Records::open(&dir.path().join("records.db")).unwrap();
+    let again = Sqlite::open(&dir.path().join("records.db")).unwrap();
     assert_eq!(
         again.get(ORG, RequestId::from_bits(3)).unwrap(),
         Some(batch[2].clone())
@@ -74,7 +76,7 @@ fn a_batch_may_come_twice() {
 fn a_proxy_with_an_outcome_is_found_in_blocks_of_every_release() {
     let (_dir, records) = open();
     records
-        .insert(&(0..6).map(|n| record(n, 1)).collect::<Vec<_>>())
+        .put(&(0..6).map(|n| record(n, 1)).collect::<Vec<_>>())
         .unwrap();
     let limited = |proxy| {
         let filter = by(|filter| {
@@ -127,93 +129,10 @@ fn a_proxy_with_an_outcome_is_found_in_blocks_of_every_release() {
     assert!(sought(1).may_be_in(&earlier), "it has to be read");
 }
 
-#[test]
-fn another_organisation_sees_nothing() {
-    let (_dir, records) = open();
-    records.insert(&[record(1, 1)]).unwrap();
-    let other = OrgId::from_bits(2);
-    assert_eq!(records.get(other, RequestId::from_bits(1)).unwrap(), None);
-    assert!(
-        records
-            .list(other, &RecordFilter::default(), 10)
-            .unwrap()
-            .0
-            .is_empty()
-    );
-}
-
-#[test]
-fn filters_select() {
-    let (_dir, records) = open();
-    let batch: Vec<_> = (0..12).map(|n| record(n, 1)).collect();
-    records.insert(&batch).unwrap();
-    let check = |filter: RecordFilter, expected: &[u128]| {
-        let (found, next) = records.list(ORG, &filter, 100).unwrap();
-        assert_eq!(numbers(&found), expected, "{filter:?}");
-        assert_eq!(next, None);
-    };
-    check(
-        RecordFilter::default(),
-        &[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
-    );
-    check(
-        by(|filter| filter.proxy = Some(ProxyId::from_bits(0))),
-        &[9, 6, 3, 0],
-    );
-    check(
-        by(|filter| filter.credential = Some(CredentialId::from_bits(4))),
-        &[9, 4],
-    );
-    check(
-        by(|filter| filter.status = "4xx".parse().ok()),
-        &[11, 9, 7, 5, 3, 1],
-    );
-    check(
-        by(|filter| filter.status = "200".parse().ok()),
-        &[10, 8, 6, 4, 2, 0],
-    );
-    check(by(|filter| filter.status = "500".parse().ok()), &[]);
-    let limited = by(|filter| {
-        filter.code = Some("rate-limited".into());
-        filter.from_us = Some(3_000);
-    });
-    check(limited, &[11, 9, 7]);
-    check(
-        by(|filter| (filter.from_us, filter.to_us) = (Some(1_000), Some(2_000))),
-        &[3, 2],
-    );
-    let early = by(|filter| {
-        filter.proxy = Some(ProxyId::from_bits(0));
-        filter.status = "2xx".parse().ok();
-        filter.to_us = Some(4_000);
-    });
-    check(early, &[6, 0]);
-}
-
 fn by(set: impl FnOnce(&mut RecordFilter)) -> RecordFilter {
     let mut filter = RecordFilter::default();
     set(&mut filter);
     filter
-}
-
-#[test]
-fn pages_join_to_the_whole() {
-    let (_dir, records) = open();
-    let batch: Vec<_> = (0..11).map(|n| record(n, 1)).collect();
-    records.insert(&batch).unwrap();
-    for limit in [1, 2, 3, 10, 11, 12] {
-        let (mut seen, mut filter) = (Vec::new(), RecordFilter::default());
-        loop {
-            let (page, next) = records.list(ORG, &filter, limit).unwrap();
-            seen.extend(numbers(&page));
-            match next {
-                // A cursor survives its trip through the API.
-                Some(cursor) => filter.after = cursor.to_string().parse().ok(),
-                None => break,
-            }
-        }
-        assert_eq!(seen, (0..11).rev().collect::<Vec<_>>(), "limit {limit}");
-    }
 }
 
 /// A search in vain ends for now instead of holding up others, and its pages still join.
@@ -223,7 +142,7 @@ fn a_search_that_reads_much_goes_on_where_it_ended() {
     records.search_blocks_max = 8;
     for n in 0..60 {
         records
-            .insert(&[record(2 * n, 1), record(2 * n + 1, 1)])
+            .put(&[record(2 * n, 1), record(2 * n + 1, 1)])
             .unwrap();
     }
     // Every block has a record of each status and of most proxies, few have both in one.
@@ -254,7 +173,7 @@ fn old_and_surplus_records_go() {
     let (_dir, records) = open();
     let all: Vec<_> = (0..10).map(|n| record(n, 1)).collect();
     for batch in all.chunks(2) {
-        records.insert(batch).unwrap();
+        records.put(batch).unwrap();
     }
     let retention = |age_us, count_max| Retention {
         age_max: Duration::from_micros(age_us),
@@ -281,7 +200,7 @@ fn old_and_surplus_records_go() {
 #[test]
 fn a_block_lives_as_long_as_its_newest_record() {
     let (_dir, records) = open();
-    records.insert(&[record(0, 1), record(9, 1)]).unwrap();
+    records.put(&[record(0, 1), record(9, 1)]).unwrap();
     let age_max = Duration::from_micros(1_000);
     let retention = Retention {
         age_max,
@@ -295,7 +214,7 @@ fn a_block_lives_as_long_as_its_newest_record() {
 fn many_blocks_go_in_one_call() {
     let (_dir, records) = open();
     for n in 0..200 {
-        records.insert(&[record(n, 1 + n % 3)]).unwrap();
+        records.put(&[record(n, 1 + n % 3)]).unwrap();
     }
     let retention = Retention {
         count_max: 9,
@@ -314,8 +233,8 @@ fn a_large_batch_becomes_several_blocks() {
     for record in &mut batch[..3] {
         record.path = "x".repeat(3 * 1024 * 1024);
     }
-    assert_eq!(records.insert(&batch).unwrap(), batch.len());
-    assert_eq!(records.insert(&batch).unwrap(), 0);
+    assert_eq!(records.put(&batch).unwrap(), batch.len());
+    assert_eq!(records.put(&batch).unwrap(), 0);
     let (found, next) = records.list(ORG, &RecordFilter::default(), 5_000).unwrap();
     assert_eq!((found.len(), next), (batch.len(), None));
     for record in [&batch[1], &batch[2_000]] {
@@ -326,7 +245,7 @@ fn a_large_batch_becomes_several_blocks() {
     batch[0].path = "x".repeat(9 * 1024 * 1024);
     batch[0].request_id = RequestId::from_bits(1 << 100);
     batch[4].request_id = RequestId::from_bits(1 << 101);
-    assert!(matches!(records.insert(&batch), Err(RecordsError::Pack(_))));
+    assert!(matches!(records.put(&batch), Err(RecordsError::Pack(_))));
     assert_eq!(records.get(ORG, batch[4].request_id).unwrap(), None);
 }
 
@@ -339,8 +258,8 @@ fn a_file_of_another_layout_is_refused() {
         .pragma_update(None, "user_version", 9)
         .unwrap();
     assert!(matches!(
-        Records::open(&path),
-        Err(RecordsError::Layout { found: 9 })
+        Sqlite::open(&path),
+        Err(RecordsError::Layout { found: 9, .. })
     ));
 }
 
@@ -399,7 +318,7 @@ fn a_file_of_layout_1_is_converted() {
     file.execute_batch("COMMIT").unwrap();
     drop(file);
     for _ in 0..2 {
-        let records = Records::open(&path).unwrap();
+        let records = Sqlite::open(&path).unwrap();
         let (found, _) = records.list(ORG, &RecordFilter::default(), 1_000).unwrap();
         assert_eq!(numbers(&found), (0..600).rev().collect::<Vec<_>>());
         let (mut count, mut biggest) = (0, 0);
@@ -429,10 +348,7 @@ fn a_conversion_that_fails_leaves_the_file_as_it_was() {
     put_layout_1(&file, &record(2, 1));
     file.execute("UPDATE records SET record = '{' WHERE status = 429", [])
         .unwrap();
-    assert!(matches!(
-        Records::open(&path),
-        Err(RecordsError::Damaged(_))
-    ));
+    assert!(matches!(Sqlite::open(&path), Err(RecordsError::Damaged(_))));
     let tables: Vec<String> = file
         .prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")
         .unwrap()
@@ -448,13 +364,13 @@ fn a_conversion_that_fails_leaves_the_file_as_it_was() {
 }
 
 /// The file that blocks are written to.
-fn segment(records: &Records) -> Connection {
+fn segment(records: &Sqlite) -> Connection {
     let newest = records.segments.newest().unwrap();
     records.segments.connect(newest.first_block).unwrap()
 }
 
 /// What a damaged block answers; never a panic, and never what is not in it.
-fn damaged(records: &Records, data: &[u8]) -> bool {
+fn damaged(records: &Sqlite, data: &[u8]) -> bool {
     segment(records)
         .execute("UPDATE blocks SET data = ?1", [data])
         .unwrap();
@@ -467,7 +383,7 @@ fn damaged(records: &Records, data: &[u8]) -> bool {
 #[test]
 fn a_damaged_block_is_an_error() {
     let (_dir, records) = open();
-    records.insert(&[record(1, 1), record(2, 1)]).unwrap();
+    records.put(&[record(1, 1), record(2, 1)]).unwrap();
     let good: Vec<u8> = segment(&records)
         .query_row("SELECT data FROM blocks", [], |row| row.get(0))
         .unwrap();
@@ -492,112 +408,4 @@ fn a_damaged_block_is_an_error() {
     // One that is not there went with its file, or is about to.
     segment(&records).execute("DELETE FROM blocks", []).unwrap();
     assert_eq!(records.get(ORG, RequestId::from_bits(1)).unwrap(), None);
-}
-
-/// The `n`th request of the model: times, ids and organisations in no common order.
-fn modelled(n: u128) -> Record {
-    let mut record = record(n, 1 + n % 2);
-    // About every second one has a mark of its own for the moment of its id.
-    record.request_id = RequestId::from_bits((n * 37 % 128) << 89);
-    record.started_at_us = 1_000 * (n as i64 * 7_919 % 40);
-    record.proxy_id = ProxyId::from_bits(n / 2 % 3);
-    record.target_credential_id = n.is_multiple_of(7).then(|| CredentialId::from_bits(n % 4));
-    record.status = (!n.is_multiple_of(11)).then_some([200, 204, 404, 429, 502][n as usize % 5]);
-    record
-}
-
-fn filters() -> impl Strategy<Value = RecordFilter> {
-    let status: &[&str] = &["200", "2xx", "4xx", "5xx", "418", "1xx"];
-    let code: &[&str] = &["proxy-access-granted", "rate-limited", "absent"];
-    let time = || proptest::option::weighted(0.3, 0i64..42_000);
-    (
-        proptest::option::weighted(0.3, (0u128..4).prop_map(ProxyId::from_bits)),
-        proptest::option::weighted(0.3, (0u128..6).prop_map(CredentialId::from_bits)),
-        proptest::option::weighted(0.3, proptest::sample::select(status)),
-        proptest::option::weighted(0.3, proptest::sample::select(code)),
-        (time(), time()),
-        proptest::option::weighted(0.3, 0u128..128),
-    )
-        .prop_map(
-            |(proxy, credential, status, code, (from_us, to_us), after)| RecordFilter {
-                conditions: Vec::new(),
-                proxy,
-                credential,
-                status: status.map(|status| status.parse().unwrap()),
-                code: code.map(str::to_owned),
-                from_us,
-                to_us,
-                after: after.map(|n| RecordCursor::of(&modelled(n))),
-            },
-        )
-}
-
-/// What layout 1 asked SQL for, over records as they are.
-fn holds(filter: &RecordFilter, record: &Record) -> bool {
-    let credentials = [record.proxy_credential_id, record.target_credential_id];
-    let text = record.status.map(|status| status.to_string());
-    let statuses = |wanted: &str| -> StatusFilter { wanted.parse().unwrap() };
-    let status_holds = |wanted| {
-        text.as_ref().is_some_and(|text| {
-            wanted == statuses(text) || wanted == statuses(&format!("{}xx", &text[..1]))
-        })
-    };
-    filter.proxy.is_none_or(|id| record.proxy_id == id)
-        && filter
-            .credential
-            .is_none_or(|id| credentials.contains(&Some(id)))
-        && filter.status.is_none_or(status_holds)
-        && filter.code.as_ref().is_none_or(|code| record.code == *code)
-        && filter
-            .from_us
-            .is_none_or(|from| record.started_at_us >= from)
-        && filter.to_us.is_none_or(|to| record.started_at_us < to)
-        && filter
-            .after
-            .is_none_or(|after| RecordCursor::of(record) < after)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn searches_agree_with_a_plain_list(
-        batches in proptest::collection::vec(proptest::collection::vec(0u128..128, 0..12), 0..24),
-        repeated in proptest::collection::vec(any::<proptest::sample::Index>(), 0..4),
-        searches in proptest::collection::vec((filters(), 1usize..9), 12),
-    ) {
-        let (_dir, records) = open();
-        let mut model = BTreeMap::new();
-        let again = repeated.iter().filter(|_| !batches.is_empty());
-        let again = again.map(|at| at.get(&batches)).collect::<Vec<_>>();
-        for (at, numbers) in batches.iter().chain(again).enumerate() {
-            let batch: Vec<_> = numbers.iter().map(|n| modelled(*n)).collect();
-            let new = records.insert(&batch).unwrap();
-            prop_assert!(new <= batch.len() && (new == 0 || at < batches.len()));
-            model.extend(batch.into_iter().map(|record| (RecordCursor::of(&record), record)));
-        }
-        for (mut filter, limit) in searches {
-            for org in [1, 2].map(OrgId::from_bits) {
-                let expected: Vec<_> = model
-                    .values()
-                    .rev()
-                    .filter(|record| record.org_id == org && holds(&filter, record))
-                    .collect();
-                let (found, next) = records.list(org, &filter, limit).unwrap();
-                let shown: Vec<_> = expected.iter().copied().take(limit).cloned().collect();
-                prop_assert_eq!(next.is_some(), expected.len() > limit);
-                prop_assert_eq!(&found, &shown);
-                if next.is_some() {
-                    filter.after = next;
-                }
-            }
-        }
-        for record in (0..128).map(modelled) {
-            let kept = model.get(&RecordCursor::of(&record));
-            let got = records.get(record.org_id, record.request_id).unwrap();
-            prop_assert_eq!(got.as_ref(), kept);
-            let other = OrgId::from_bits(3 - record.org_id.bits());
-            prop_assert_eq!(records.get(other, record.request_id).unwrap(), None);
-        }
-    }
 }

@@ -9,9 +9,9 @@ use rusqlite::{Transaction, params};
 use super::block::{Packed, Packer};
 use super::{RecordsError, is_known, put_head};
 
-/// Records of one organisation that make a block.
+/// Sqlite of one organisation that make a block.
 const BLOCK_RECORDS: usize = 512;
-/// Records of all organisations that are held in memory.
+/// Sqlite of all organisations that are held in memory.
 const WAITING_MAX: usize = 8_192;
 
 /// Packs the rows of layout 1, which held one record as JSON each, and drops its table.

@@ -4,21 +4,20 @@
 //! last block that they contain: after a crash the blocks behind it are read and counted again, so
 //! that each block counts exactly once. Tallies outlive the records that they were made of.
 
-use std::collections::BTreeMap;
-
 use proto::id::OrgId;
 use proto::record::Record;
 use proto::wire::{Block, StoredRecord};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::read::Reader;
-use super::tally::{Dimension, HOUR_S, MINUTE_S, Pending, Tally};
-use super::{Records, RecordsError, blob, bytes, locked};
+use super::{RecordsError, Sqlite, blob, bytes, locked};
+use crate::records::aggregate::Groups;
+use crate::records::tally::{Cell, Dimension, HOUR_S, MINUTE_S, Pending, Tally};
 
-/// Records after which tallies are written.
+/// Sqlite after which tallies are written.
 const WRITE_RECORDS: usize = 16_384;
 /// How long tallies by minute are kept, in seconds: 7 days.
-pub const MINUTES_KEPT_S: i64 = 7 * 86_400;
+const MINUTES_KEPT_S: i64 = 7 * 86_400;
 
 /// Their tables.
 pub(super) const CREATE: &str = "
@@ -133,7 +132,7 @@ impl Counting {
 
 fn merge(
     txn: &Transaction<'_>,
-    cell: &super::tally::Cell,
+    cell: &Cell,
     width_s: i64,
     tally: &Tally,
 ) -> Result<(), RecordsError> {
@@ -166,7 +165,7 @@ fn merge(
 
 /// Which tallies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub(super) struct Asked {
     /// The organisation.
     pub org: OrgId,
     /// The groups.
@@ -179,15 +178,12 @@ pub struct Asked {
     pub width_s: i64,
 }
 
-/// Tallies by a group's value and the start of a span in seconds.
-pub type Groups = BTreeMap<(String, i64), Tally>;
-
-impl Records {
+impl Sqlite {
     /// Kept tallies, those included that were counted a moment ago.
     ///
     /// # Errors
     /// The store failed or a tally is damaged.
-    pub fn tallies(&self, asked: &Asked) -> Result<Groups, RecordsError> {
+    pub(super) fn tallies(&self, asked: &Asked) -> Result<Groups, RecordsError> {
         let mut groups = Groups::new();
         // Waited for before the other lock is taken, which storing records needs.
         let reader = locked(&self.reader);

@@ -1,0 +1,148 @@
+//! A record as a row: what it is searched and counted by, and the whole of it as JSON. Pure.
+//!
+//! What a record does not have is an empty text or 0, which no value of it is.
+
+use ipnet::IpNet;
+use proto::record::Record;
+use proto::wire::StoredRecord;
+use serde::Serialize;
+
+use crate::records::condition::{ended_by, network};
+use crate::records::sketch;
+
+/// The columns are those of `schema`, where their types stand.
+#[derive(Debug, ::clickhouse::Row, Serialize)]
+pub(super) struct Row {
+    org_id: String,
+    /// Microseconds since the Unix epoch.
+    started_at: i64,
+    request_id: String,
+    proxy_id: String,
+    proxy_credential_id: String,
+    proxy_credential_generation: String,
+    target_credential_id: String,
+    target_credential_generation: String,
+    config_version: u64,
+    node: String,
+    region: String,
+    method: String,
+    path: String,
+    query_names: Vec<String>,
+    status: u16,
+    upstream_status: u16,
+    code: String,
+    auth_failure: String,
+    total_us: u64,
+    duration_bucket: u16,
+    request_bytes: u64,
+    response_bytes: u64,
+    attempts: u32,
+    failures: Vec<String>,
+    limited_by: Vec<String>,
+    /// Those that denied, in earnest or in shadow mode.
+    rule_ids: Vec<String>,
+    filter_ids: Vec<String>,
+    source: String,
+    /// 4 or 6; 0 where the source is no address.
+    source_family: u8,
+    /// The first and the last address of the source, which may be a network.
+    source_first: u128,
+    source_last: u128,
+    user_agent: String,
+    user_agent_lower: String,
+    upstream_ids: Vec<String>,
+    trace_id: String,
+    left_gateway: String,
+    client_aborted: bool,
+    scrubbed: u32,
+    scrub: String,
+    ended_by: String,
+    record: String,
+}
+
+impl Row {
+    /// What is kept of `record`.
+    pub(super) fn of(record: &Record) -> Self {
+        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        let id = |id: Option<proto::id::CredentialId>| id.map(|id| id.to_string());
+        let failures = record.sends.iter().filter_map(|send| send.failure);
+        let denied = record.denials.iter().flat_map(|denial| &denial.rule_ids);
+        let source = record.source_address.as_deref();
+        let (source_family, source_first, source_last) = source
+            .and_then(network)
+            .map_or((0, 0, 0), |source| addresses(&source));
+        let user_agent = record.user_agent.as_deref();
+        let ended_by = ended_by(&StoredRecord::of(record));
+        Self {
+            org_id: record.org_id.to_string(),
+            started_at: record.started_at_us,
+            request_id: record.request_id.to_string(),
+            proxy_id: record.proxy_id.to_string(),
+            proxy_credential_id: id(record.proxy_credential_id).unwrap_or_default(),
+            proxy_credential_generation: text(record.proxy_credential_generation.as_deref()),
+            target_credential_id: id(record.target_credential_id).unwrap_or_default(),
+            target_credential_generation: text(record.target_credential_generation.as_deref()),
+            config_version: record.config_version,
+            node: record.node.to_string(),
+            region: record.region.to_string(),
+            method: record.method.to_string(),
+            path: record.path.clone(),
+            query_names: record
+                .query
+                .iter()
+                .map(|field| field.name.clone())
+                .collect(),
+            status: record.status.unwrap_or_default(),
+            upstream_status: record.upstream_status.unwrap_or_default(),
+            code: record.code.to_string(),
+            auth_failure: text(record.auth_failure.map(|why| why.as_str())),
+            total_us: record.total_us,
+            duration_bucket: sketch::bucket(record.total_us),
+            request_bytes: record.request_bytes,
+            response_bytes: record.response_bytes,
+            attempts: record.attempts,
+            failures: failures.map(|why| why.as_str().to_owned()).collect(),
+            limited_by: record.limited_by.iter().map(ToString::to_string).collect(),
+            rule_ids: denied
+                .chain(&record.shadow_rule_ids)
+                .map(ToString::to_string)
+                .collect(),
+            filter_ids: record.filter_ids.iter().map(ToString::to_string).collect(),
+            source: text(source),
+            source_family,
+            source_first,
+            source_last,
+            user_agent: text(user_agent),
+            user_agent_lower: user_agent.unwrap_or_default().to_lowercase(),
+            upstream_ids: record
+                .upstream_ids
+                .iter()
+                .map(|id| id.value.clone())
+                .collect(),
+            trace_id: text(record.trace_id.as_deref()),
+            left_gateway: text(record.left_gateway.as_deref()),
+            client_aborted: record.client_aborted,
+            scrubbed: record.scrubbed,
+            scrub: record.scrub.as_str().to_owned(),
+            ended_by: text(ended_by.map(|stage| stage.name())),
+            // A record of plain fields always serialises.
+            record: serde_json::to_string(record).unwrap_or_default(),
+        }
+    }
+
+    /// About how many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + 2 * self.record.len()
+    }
+}
+
+/// Family, first and last address of a network.
+pub(super) fn addresses(network: &IpNet) -> (u8, u128, u128) {
+    match network {
+        IpNet::V4(net) => {
+            let bits = |address: std::net::Ipv4Addr| u128::from(address.to_bits());
+            (4, bits(net.network()), bits(net.broadcast()))
+        }
+        IpNet::V6(net) => (6, net.network().to_bits(), net.broadcast().to_bits()),
+    }
+}

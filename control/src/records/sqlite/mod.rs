@@ -1,0 +1,351 @@
+//! The records store of one machine: what is kept of each request, in a SQLite file of its own.
+//!
+//! Not the file of the configuration: records come in batches, may lose the last moments in a
+//! power cut (`synchronous=NORMAL`), and are dropped by age and number. Calls block; run them on
+//! a thread that may.
+//!
+//! A row is a *block*: the records of one organisation in one batch, compressed ([`block`]). The
+//! small table `heads` says of each block when its records began, between which request ids they
+//! lie, and by marks which proxies, credentials, statuses and codes they have, and which proxies
+//! had which unusual outcomes. A search walks the heads, newest first, and reads only blocks with
+//! an answer. Blocks lie beside the heads in files of a day each ([`segments`]).
+
+mod aggregate;
+mod append;
+mod block;
+mod migrate;
+mod read;
+mod retain;
+mod segments;
+mod sought;
+mod tallies;
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::id::{OrgId, RequestId};
+use proto::record::Record;
+use rusqlite::{Connection, Transaction, params};
+
+use super::RecordsError;
+use super::follow::Tails;
+use super::query::{Page, RecordCursor, RecordFilter};
+use append::{Appender, put_segment};
+use block::{Mark, Packed, Packer, Wanted};
+use read::Reader;
+use segments::Segments;
+use tallies::Counting;
+
+/// The layout of the file, in `PRAGMA user_version`. Layout 1 had a row for each record.
+/// Layout 2 had no tallies, layout 3 no segments: its blocks stay in the file until they go.
+const LAYOUT: i64 = 4;
+/// Most blocks that one search reads: a second's work, so that others get their turn.
+const SEARCH_BLOCKS_MAX: usize = 4_000;
+/// Bytes of a segment, about; the step in which a limit of bytes is kept.
+const SEGMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Longest wait for a lock that another connection holds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Heads lie in the order in which searches walk them; blocks lie beside them so that the walk
+/// passes by no data.
+const CREATE: &str = "
+    CREATE TABLE blocks (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    CREATE TABLE heads (
+        org_id BLOB NOT NULL,
+        last_us INTEGER NOT NULL,
+        block INTEGER NOT NULL,
+        first_us INTEGER NOT NULL,
+        first_id BLOB NOT NULL,
+        last_id BLOB NOT NULL,
+        key BLOB NOT NULL,
+        count INTEGER NOT NULL,
+        marks BLOB NOT NULL,
+        PRIMARY KEY (org_id, last_us, block)
+    ) WITHOUT ROWID;
+    CREATE INDEX heads_by_id ON heads (org_id, last_id, first_id);
+    CREATE INDEX heads_by_age ON heads (last_us, count);
+";
+
+/// The open files.
+///
+/// A std mutex and not an async one: SQLite blocks anyway, so callers are on blocking threads.
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    packer: Mutex<Packer>,
+    /// Where more than one is taken: `reader`, then `counting`, then `appender`, then `writer`.
+    counting: Mutex<Counting>,
+    appender: Mutex<Appender>,
+    writer: Mutex<Connection>,
+    reader: Mutex<Reader>,
+    /// For what reads so much that others should not wait for it.
+    scanner: Mutex<Reader>,
+    segments: Arc<Segments>,
+    search_blocks_max: usize,
+    segment_bytes_max: u64,
+}
+
+impl Sqlite {
+    /// Opens or creates the file. A file of layout 1 is converted, which takes about a minute for
+    /// a million records; a conversion that breaks off leaves the file as it was.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is no SQLite file, or has a layout that is not known.
+    pub fn open(path: &Path) -> Result<Self, RecordsError> {
+        let mut packer = Packer::new()?;
+        let mut writer = connect(path)?;
+        let found: i64 = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        match found {
+            0..LAYOUT => {
+                let txn = writer.transaction()?;
+                if found < 2 {
+                    txn.execute_batch(CREATE)?;
+                }
+                if found == 1 {
+                    migrate::from_layout_1(&txn, &mut packer)?;
+                }
+                if found < 3 {
+                    txn.execute_batch(tallies::CREATE)?;
+                }
+                txn.execute_batch(segments::CREATE)?;
+                txn.pragma_update(None, "user_version", LAYOUT)?;
+                txn.commit()?;
+            }
+            LAYOUT => {}
+            found => {
+                return Err(RecordsError::Layout {
+                    found,
+                    known: LAYOUT,
+                });
+            }
+        }
+        let segments = Arc::new(Segments::open(path, &writer)?);
+        let reader = || Reader::open(path, Arc::clone(&segments));
+        let (reader, scanner) = (reader()?, reader()?);
+        let counting = Counting::resume(&writer, &reader)?;
+        Ok(Self {
+            packer: Mutex::new(packer),
+            counting: Mutex::new(counting),
+            appender: Mutex::default(),
+            writer: Mutex::new(writer),
+            reader: Mutex::new(reader),
+            scanner: Mutex::new(scanner),
+            segments,
+            search_blocks_max: SEARCH_BLOCKS_MAX,
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+        })
+    }
+
+    /// Stores a batch, as one block for each organisation in it. A block that is there already
+    /// stays as it is, so a batch may be sent again. Returns how many records were in blocks that
+    /// were new.
+    ///
+    /// A record that comes again in another batch is stored again and shown once.
+    ///
+    /// # Errors
+    /// Nothing of the batch was stored.
+    pub fn insert<R: Borrow<Record>>(
+        &self,
+        batch: &[R],
+        tails: &Tails,
+    ) -> Result<usize, RecordsError> {
+        let mut of_orgs: BTreeMap<OrgId, Vec<&Record>> = BTreeMap::new();
+        for record in batch.iter().map(Borrow::borrow) {
+            of_orgs.entry(record.org_id).or_default().push(record);
+        }
+        let mut packed = Vec::with_capacity(of_orgs.len());
+        {
+            let mut packer = locked(&self.packer);
+            for (org, records) in of_orgs {
+                let mut blocks = Vec::with_capacity(1);
+                packer.pack(&records, &mut blocks)?;
+                packed.push((org, records, blocks));
+            }
+        }
+        let mut counting = locked(&self.counting);
+        let mut appender = locked(&self.appender);
+        let writer = locked(&self.writer);
+        let mut new = Vec::new();
+        for (org, records, blocks) in &packed {
+            let mut rest = records.as_slice();
+            for block in blocks {
+                let (of_block, after) = rest.split_at(block.count.min(rest.len()));
+                rest = after;
+                if !is_known(&writer, *org, block)? {
+                    new.push((*org, block, of_block));
+                }
+            }
+        }
+        if new.is_empty() {
+            return Ok(0);
+        }
+        drop(writer);
+        let first = counting.next_block();
+        let blocks: Vec<&Packed> = new.iter().map(|(_, block, _)| *block).collect();
+        let bytes_max = self.segment_bytes_max;
+        // Blocks first: a head without its block would be a record that is promised and not there.
+        let segment = appender.append(&self.segments, bytes_max, first, &blocks)?;
+        let mut writer = locked(&self.writer);
+        let txn = writer.transaction()?;
+        for (id, (org, block, _)) in (first..).zip(&new) {
+            put_head(&txn, *org, id, block)?;
+        }
+        put_segment(&txn, &segment)?;
+        self.segments.note(segment);
+        txn.commit()?;
+        for (id, (org, _, records)) in (first..).zip(&new) {
+            counting.count(*org, id, records);
+            tails.offer(*org, records);
+        }
+        if counting.is_due()
+            && let Err(error) = counting.write(&writer)
+        {
+            // The records are kept; what is counted stays in memory and is written later.
+            tracing::warn!(%error, "tallies of records could not be written: {error}");
+        }
+        Ok(new.iter().map(|(.., records)| records.len()).sum())
+    }
+
+    /// One record of an organisation.
+    ///
+    /// # Errors
+    /// The store failed or a block is damaged; an unknown id is `None`.
+    pub fn get(&self, org: OrgId, id: RequestId) -> Result<Option<Record>, RecordsError> {
+        let reader = locked(&self.reader);
+        // Blocks overlap a little. The first whose largest id is not below the one that is asked
+        // for most often holds it; an unknown id runs through the index and reads no block.
+        let mut heads = reader.prepare_cached(
+            "SELECT last_us, block FROM heads INDEXED BY heads_by_id
+             WHERE org_id = ?1 AND last_id >= ?2 AND first_id <= ?2 ORDER BY last_id",
+        )?;
+        let mut marks = reader.prepare_cached(
+            "SELECT marks FROM heads WHERE org_id = ?1 AND last_us = ?2 AND block = ?3",
+        )?;
+        let wanted = [Wanted::from(Mark::moment(id.bits()))];
+        let org_id = blob(org.bits());
+        let mut rows = heads.query(params![org_id, blob(id.bits())])?;
+        while let Some(row) = rows.next()? {
+            let (last_us, block): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let may_hold = marks.query_row(params![org_id, last_us, block], |row| {
+                Ok(block::has_all(bytes(row, 0)?, &wanted))
+            })?;
+            let mut found = None;
+            if may_hold {
+                reader.read(org, block, |record| {
+                    if record.request_id() == id {
+                        found = Some(record.to_record(org));
+                    }
+                    found.is_none()
+                })?;
+            }
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sqlite of an organisation, newest first, at most `limit`; and where the next page begins,
+    /// when more follow. Memory is bounded by `limit` and one block, not by what is searched; a
+    /// search that reads many blocks in vain ends early, with what it has and the place to go on.
+    ///
+    /// # Errors
+    /// The store failed or a block is damaged.
+    pub fn list(
+        &self,
+        org: OrgId,
+        filter: &RecordFilter,
+        limit: usize,
+    ) -> Result<(Vec<Record>, Option<RecordCursor>), RecordsError> {
+        let (sought, mut page) = (filter.sought(), Page::new(limit));
+        let reader = locked(&self.reader);
+        let mut heads = reader.prepare_cached(
+            "SELECT last_us, block, first_us, marks FROM heads
+             WHERE org_id = ?1 AND last_us >= ?2 ORDER BY last_us DESC, block DESC",
+        )?;
+        let from_us = filter.from_us.unwrap_or(i64::MIN);
+        let mut rows = heads.query(params![blob(org.bits()), from_us])?;
+        let mut blocks = 0;
+        while let Some(row) = rows.next()? {
+            let last_us = row.get(0)?;
+            if page.is_settled(last_us) {
+                break;
+            }
+            if blocks >= self.search_blocks_max {
+                return Ok(page.finish_at(RecordCursor::before_all_of(last_us)));
+            }
+            if filter.overlaps(row.get(2)?, last_us) && sought.may_be_in(bytes(row, 3)?) {
+                blocks += 1;
+                reader.read(org, row.get(1)?, |record| {
+                    if filter.wants(record) {
+                        page.offer(org, record);
+                    }
+                    true
+                })?;
+            }
+        }
+        Ok(page.finish())
+    }
+}
+
+/// Whether a block is stored already.
+fn is_known(heads: &Connection, org: OrgId, block: &Packed) -> Result<bool, RecordsError> {
+    let count = i64::try_from(block.count).unwrap_or(i64::MAX);
+    Ok(heads
+        .prepare_cached(
+            "SELECT 1 FROM heads WHERE org_id = ?1 AND last_us = ?2 AND key = ?3 AND count = ?4",
+        )?
+        .exists(params![
+            blob(org.bits()),
+            block.last_us,
+            blob(block.key),
+            count
+        ])?)
+}
+
+/// Says what is in the block of this number.
+fn put_head(txn: &Transaction<'_>, org: OrgId, id: i64, block: &Packed) -> rusqlite::Result<()> {
+    let count = i64::try_from(block.count).unwrap_or(i64::MAX);
+    txn.prepare_cached("INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+        .execute(params![
+            blob(org.bits()),
+            block.last_us,
+            id,
+            block.first_us,
+            blob(block.first_id),
+            blob(block.last_id),
+            blob(block.key),
+            count,
+            block.marks
+        ])?;
+    Ok(())
+}
+
+/// A column of bytes, without a copy.
+fn bytes<'a>(row: &'a rusqlite::Row<'_>, column: usize) -> rusqlite::Result<&'a [u8]> {
+    Ok(row.get_ref(column)?.as_blob()?)
+}
+
+fn connect(path: &Path) -> Result<Connection, RecordsError> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(connection)
+}
+
+/// A panic while the lock was held leaves what it guards whole: SQLite's transaction rolled back,
+/// and zstd begins each block anew.
+fn locked<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
+    guarded.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An id as SQLite stores it: 16 bytes that sort like the id.
+fn blob(bits: u128) -> [u8; 16] {
+    bits.to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests;

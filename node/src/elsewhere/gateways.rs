@@ -1,0 +1,248 @@
+//! The gateways of other regions: whether they are there, and how far away.
+//!
+//! A request that is passed on has no time of its own after which a region counts as gone: its
+//! answer may take minutes, and a region that vanished without a word keeps its connections open
+//! for as long. So while requests are passed on to a gateway it is dialled again and again. A
+//! request for which no dial has come through since it began is given up after [`GONE_AFTER`]: with
+//! four dials or more in that time even a network that loses one packet in a hundred fails it less
+//! than once in a million. One that waits for its answer is given up after [`SILENT_AFTER`], for it
+//! may have been carried out. What is dialled is given by the operator's directory, and nothing is
+//! sent.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use proto::hosts::Origin;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How often a gateway is dialled that did not answer lately.
+const EVERY: Duration = Duration::from_millis(150);
+/// How long a dial that came through is news.
+const FRESH: Duration = Duration::from_millis(450);
+/// A request is given up when no dial came through for so long since it began.
+pub const GONE_AFTER: Duration = Duration::from_millis(900);
+/// A request that waits is given up when no dial came through for so long.
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// How long after its last request a gateway is dialled.
+const USED_FOR: Duration = Duration::from_secs(30);
+/// How often one that nobody uses looks whether anybody holds it.
+const IDLE: Duration = Duration::from_secs(5);
+/// Distance of a gateway that was never reached.
+const UNMEASURED: u32 = u32::MAX;
+/// No dials are going on.
+const NOT_DIALLED: u64 = u64::MAX;
+
+/// One gateway; see the module.
+#[derive(Debug)]
+pub struct Gateway {
+    address: (String, u16),
+    started: Instant,
+    /// Milliseconds since `started` at which a request last asked for it; 0 before the first.
+    used_ms: AtomicU64,
+    /// Milliseconds since `started` from which on it has been dialled without a break.
+    dialled_ms: AtomicU64,
+    /// How long a dial takes, in microseconds, smoothed; 0 before the first.
+    rtt_us: AtomicU32,
+    used: Notify,
+    /// When a dial last came through.
+    reached: watch::Sender<Option<Instant>>,
+}
+
+impl Gateway {
+    fn new(origin: &Origin) -> Self {
+        Self {
+            address: (origin.host.trim_matches(['[', ']']).to_owned(), origin.port),
+            started: Instant::now(),
+            used_ms: AtomicU64::new(0),
+            dialled_ms: AtomicU64::new(NOT_DIALLED),
+            rtt_us: AtomicU32::new(0),
+            used: Notify::new(),
+            reached: watch::Sender::new(None),
+        }
+    }
+
+    /// Whether it is there, as far as is known: what is not dialled is taken to be.
+    pub fn is_there(&self) -> bool {
+        let since = match self.dialled_ms.load(Relaxed) {
+            NOT_DIALLED => return true,
+            ms => self.started + Duration::from_millis(ms),
+        };
+        let reached = self.reached.borrow().map_or(since, |at| at.max(since));
+        reached.elapsed() < GONE_AFTER
+    }
+
+    /// How far away it is, in steps of ten milliseconds.
+    pub fn distance(&self) -> u32 {
+        match self.rtt_us.load(Relaxed) {
+            0 => UNMEASURED,
+            us => us / 10_000,
+        }
+    }
+
+    /// A request is passed on to it: it is dialled from now on.
+    pub fn use_it(&self) {
+        self.used_ms.store(self.now_ms().max(1), Relaxed);
+        if !self.is_fresh() {
+            self.used.notify_one();
+        }
+    }
+
+    /// Ends when a request that began at `since` is to be given up.
+    pub async fn gone(&self, since: Instant) {
+        let mut reached = self.reached.subscribe();
+        loop {
+            let due = match *reached.borrow_and_update() {
+                Some(at) if at >= since => at + SILENT_AFTER,
+                _ => since + GONE_AFTER,
+            };
+            // The sender lives as long as `self`.
+            if timeout_at(due, reached.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.reached.borrow().is_some_and(|at| at.elapsed() < FRESH)
+    }
+
+    fn is_used(&self) -> bool {
+        let used_ms = self.used_ms.load(Relaxed);
+        let since_ms = self.now_ms().saturating_sub(used_ms);
+        used_ms != 0 && u128::from(since_ms) < USED_FOR.as_millis()
+    }
+
+    async fn dial(self: Arc<Self>) {
+        let (host, port) = &self.address;
+        let Ok(addresses) = tokio::net::lookup_host((host.as_str(), *port)).await else {
+            return;
+        };
+        for address in addresses {
+            let begun = Instant::now();
+            if let Ok(Ok(_)) = timeout(GONE_AFTER, TcpStream::connect(address)).await {
+                let us = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
+                self.measured(us.max(1));
+                self.reached.send_replace(Some(Instant::now()));
+                return;
+            }
+        }
+    }
+
+    /// A dial took so long.
+    pub(crate) fn measured(&self, us: u32) {
+        let smoothed = match self.rtt_us.load(Relaxed) {
+            0 => us,
+            before => before / 4 * 3 + us / 4,
+        };
+        self.rtt_us.store(smoothed.max(1), Relaxed);
+    }
+
+    /// Dials once more and waits until the next is due; says when it comes or goes.
+    async fn look(self: Arc<Self>) {
+        let was_there = self.is_there();
+        if self.dialled_ms.load(Relaxed) == NOT_DIALLED {
+            self.dialled_ms.store(self.now_ms(), Relaxed);
+        }
+        tokio::spawn(Arc::clone(&self).dial());
+        tokio::time::sleep(EVERY).await;
+        let (host, port) = &self.address;
+        match (was_there, self.is_there()) {
+            (true, false) => tracing::warn!("the gateway at {host}:{port} is gone"),
+            (false, true) => tracing::info!("the gateway at {host}:{port} is back"),
+            _ => {}
+        }
+        if self.is_fresh() {
+            let _ = timeout(FRESH, self.used.notified()).await;
+        }
+    }
+}
+
+/// Dials a gateway once, to know how far it is, and while it is used; ends when nobody holds it.
+async fn look_after(gateway: Weak<Gateway>) {
+    if let Some(held) = gateway.upgrade() {
+        held.dial().await;
+    }
+    while let Some(held) = gateway.upgrade() {
+        if held.is_used() {
+            held.look().await;
+        } else {
+            held.dialled_ms.store(NOT_DIALLED, Relaxed);
+            let _ = timeout(IDLE, held.used.notified()).await;
+        }
+    }
+}
+
+/// The gateways in use, found again when a new version is compiled.
+#[derive(Debug, Default)]
+pub struct KnownGateways(Mutex<HashMap<String, Weak<Gateway>>>);
+
+impl KnownGateways {
+    /// The gateway at an origin.
+    pub fn at(&self, origin: &Origin) -> Arc<Gateway> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = origin.to_string();
+        if let Some(gateway) = known.get(&key).and_then(Weak::upgrade) {
+            return gateway;
+        }
+        known.retain(|_, gateway| gateway.strong_count() > 0);
+        let gateway = Arc::new(Gateway::new(origin));
+        // Compiling happens in a runtime, but for tests of the compiler alone.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(look_after(Arc::downgrade(&gateway)));
+        }
+        known.insert(key, Arc::downgrade(&gateway));
+        gateway
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(port: u16) -> Origin {
+        let url = url::Url::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        Origin::of(&url).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_ends_is_gone_and_one_that_begins_is_back() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let known = KnownGateways::default();
+        let gateway = known.at(&origin(port));
+        assert!(Arc::ptr_eq(&gateway, &known.at(&origin(port))));
+        assert_eq!((gateway.is_there(), gateway.distance()), (true, UNMEASURED));
+        let mut reached = gateway.reached.subscribe();
+        reached.wait_for(Option::is_some).await.unwrap();
+        assert_ne!(gateway.distance(), UNMEASURED, "measured before it is used");
+        gateway.use_it();
+        let began = Instant::now();
+        let mut reached = gateway.reached.subscribe();
+        let later = reached.wait_for(|at| at.is_some_and(|at| at > began));
+        later.await.unwrap();
+        assert!(gateway.is_there());
+        drop(listener);
+        // A request that waits is given up later than one that begins now.
+        let begins = Instant::now();
+        tokio::select! {
+            () = gateway.gone(begins) => {}
+            () = gateway.gone(began) => panic!("it may have been carried out"),
+        }
+        while gateway.is_there() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        gateway.use_it();
+        while !gateway.is_there() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Compiles proxies that other regions serve: who may call them, and the gateways there.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use proto::hosts::Origin;
+use proto::id::ProxyId;
+use proto::path::PathOptions;
+use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, Proxy, RewriteUrls};
+use proto::rule::RuleSet;
+use proto::target::{BaseUrl, Effect, Target};
+
+use super::{OrgCompiler, credentials, joined};
+use crate::elsewhere::{Elsewhere, RegionGateway};
+use crate::endpoints::{Endpoint, Endpoints};
+use crate::hygiene::fields::RequestFields;
+use crate::metering::Metering;
+use crate::snapshot::{CompiledProxy, CompiledTarget, ProxyCredential};
+use crate::upstream::tls::TlsSpec;
+use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
+
+/// The other region has timeouts of its own, and a gateway that is gone is noticed by dials; this
+/// only bounds what no answer will ever come to.
+const ANSWER_MAX: Duration = Duration::from_secs(3_600);
+/// How much longer than there an answer may stand still here: that region tells why it ended.
+const IDLE_MORE: Duration = Duration::from_secs(5);
+
+impl OrgCompiler<'_> {
+    /// The form of a proxy that this region does not serve.
+    pub(super) fn elsewhere(
+        &mut self,
+        id: ProxyId,
+        proxy: &Proxy,
+    ) -> Result<CompiledProxy, String> {
+        let state = self.state;
+        let none = RuleSet::compile(&[], Effect::Allow).map_err(|problems| joined(&problems))?;
+        let none = Arc::new(none);
+        let mut accepted = Vec::with_capacity(proxy.proxy_credential_ids.len());
+        for credential in &proxy.proxy_credential_ids {
+            let whole = self.proxy_credential(*credential, id, proxy)?;
+            accepted.push(ProxyCredential {
+                rules: Arc::clone(&none),
+                response_filters: None,
+                request_filters: None,
+                metering: self.unmetered()?,
+                ..whole
+            });
+        }
+        let places = credentials::places(state, proxy, &accepted);
+        let given = accepted
+            .iter()
+            .filter_map(|accepted| accepted.query.clone());
+        let key_queries = places.queries.iter().cloned().chain(given).collect();
+        let target = state.config.target(proxy.target_id);
+        let regions = proxy.regions.join(", ").into();
+        let gateways = self.gateways(id, proxy, target)?;
+        Ok(CompiledProxy {
+            id,
+            id_text: id.to_string().into(),
+            org: state.config.org,
+            alias: proxy.alias.as_deref().map(Into::into),
+            former_aliases: proxy.former_aliases.clone(),
+            version: AtomicU64::new(state.config.head.n),
+            active: proxy.active,
+            places,
+            credentials: accepted,
+            rules: Arc::clone(&none),
+            destinations: Box::default(),
+            target: Arc::new(stands_for(proxy, target, none)?),
+            target_credential: None,
+            elsewhere: Some(Elsewhere {
+                cross_region: proxy.cross_region,
+                own: self.compiler.parts.keyring.region.as_str().into(),
+                regions,
+                gateways,
+            }),
+            first_byte_text: Box::default(),
+            request_fields: RequestFields::default(),
+            forward_caller_headers: Vec::new(),
+            cookies: true,
+            rewrite_urls: RewriteUrls::Off,
+            foreign_urls: ForeignUrls::Pass,
+            error_bodies: ErrorBodies::Pass,
+            on_client_abort: OnClientAbort::Cancel,
+            body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
+            record: proxy.record.clone(),
+            key_queries,
+            counters: self.compiler.parts.metrics.proxy(&id.to_string()),
+        })
+    }
+
+    /// Meters count where a request is served.
+    fn unmetered(&self) -> Result<Metering, String> {
+        let limits = Arc::clone(&self.compiler.parts.limits);
+        let newcomers = limits.newcomers(self.state.config.org.bits());
+        Metering::new(Vec::new(), limits, newcomers).map_err(|error| error.to_string())
+    }
+
+    /// The gateways of the regions that serve a proxy, with its URL there.
+    fn gateways(
+        &self,
+        id: ProxyId,
+        proxy: &Proxy,
+        target: Option<&Target>,
+    ) -> Result<Box<[RegionGateway]>, String> {
+        let idle_ms = target.and_then(|target| proxy.timeouts.or(target.timeouts).idle_ms);
+        let default = upstream::Timeouts::default().idle;
+        let idle = idle_ms.map_or(default, Duration::from_millis) + IDLE_MORE;
+        let mut found = Vec::new();
+        for region in &proxy.regions {
+            // A region that nobody knows the gateway of cannot be reached through it.
+            let Some(url) = self.compiler.gateways.urls.get(region) else {
+                continue;
+            };
+            let url = format!("{url}/api/{id}");
+            let base = BaseUrl::parse(&url)
+                .map_err(|why| format!("the gateway of region {region}: {url} {why}"))?;
+            found.push(RegionGateway {
+                region: region.as_str().into(),
+                path: base.path.as_str().into(),
+                url: url.into(),
+                destination: Arc::new(self.gateway_destination(&base.origin, idle)?),
+                gateway: self.compiler.known_gateways.at(&base.origin),
+            });
+        }
+        Ok(found.into())
+    }
+
+    fn gateway_destination(&self, origin: &Origin, idle: Duration) -> Result<Destination, String> {
+        let tls = self.compiler.tls.get(&TlsSpec::default());
+        Destination::new(DestinationParts {
+            scheme: match origin.scheme {
+                proto::hosts::Scheme::Http => Scheme::Http,
+                proto::hosts::Scheme::Https => Scheme::Https,
+            },
+            host: Host::parse(&origin.host).map_err(|error| error.to_string())?,
+            port: origin.port,
+            tls: tls.map_err(|error| error.to_string())?,
+            http2: false,
+            tenant: 0,
+            guard: Arc::new(self.compiler.parts.guard.of_gateways()),
+            timeouts: upstream::Timeouts {
+                connect: upstream::Timeouts::default().connect,
+                first_byte: ANSWER_MAX,
+                idle,
+                total: None,
+            },
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+        })
+        .map_err(|error| error.to_string())
+    }
+}
+
+/// What stands for the target: nothing is sent to it from here.
+fn stands_for(
+    proxy: &Proxy,
+    target: Option<&Target>,
+    rules: Arc<RuleSet>,
+) -> Result<CompiledTarget, String> {
+    let base = BaseUrl::parse("https://gateway.invalid")?;
+    let endpoint = Endpoint {
+        base: base.clone(),
+        label: base.origin.authority().into(),
+        distance: 0,
+        weight: 1,
+        breaker: None,
+        counters: None,
+    };
+    Ok(CompiledTarget {
+        id: proxy.target_id,
+        id_text: proxy.target_id.to_string().into(),
+        base,
+        endpoints: Endpoints::new(vec![endpoint], Duration::ZERO, false),
+        path: target.map_or_else(PathOptions::default, Target::path_options),
+        forbidden: false,
+        rules,
+        idempotency_header: None,
+    })
+}

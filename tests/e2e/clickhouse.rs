@@ -1,0 +1,110 @@
+//! Records in ClickHouse: of a cluster, and of one process.
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, wait_status};
+use crate::harness::clickhouse::{ClickHouse, PASSWORD, USER};
+use crate::harness::gateway::{Gateway, Proxy, Start};
+use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
+
+/// Settings of a control plane, with the password in a file of `folder`.
+fn settings(clickhouse: &ClickHouse, folder: &std::path::Path) -> String {
+    let file = folder.join("password");
+    std::fs::write(&file, format!("{PASSWORD}\n")).expect("a file");
+    format!(
+        "[records]\nstore = \"clickhouse\"\n[records.clickhouse]\nurl = {:?}\n\
+         user = {USER:?}\npassword_file = {file:?}\ngather_ms = 20\n",
+        clickhouse.url()
+    )
+}
+
+fn ids(proxy: &Proxy, node: &Gateway, count: usize) -> Vec<String> {
+    let ids = (0..count).map(|_| {
+        let answer = proxy.request("GET", "/kept").send(&node.url);
+        assert_eq!(answer.status(), 200);
+        let id = answer.field("requestrocket-request-id");
+        id.expect("an id").to_owned()
+    });
+    ids.collect()
+}
+
+/// Ids of the records of `/kept`, as a list of the API has them.
+fn listed(control: &Gateway) -> Option<Vec<String>> {
+    let path = "/records?path=/kept&limit=200";
+    let answer = control.api("GET", path, None);
+    if answer.status() != 200 {
+        assert_eq!(answer.json()["code"], "records-unavailable");
+        return None;
+    }
+    let items = answer.json()["items"].as_array().expect("a list").clone();
+    let id = |item: &Value| item["id"].as_str().expect("an id").to_owned();
+    Some(items.iter().map(id).collect())
+}
+
+#[test]
+fn records_of_a_cluster_outlive_everything_and_come_once() {
+    let mut clickhouse = ClickHouse::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = Cluster::new();
+    let mut start = cluster.control_start();
+    start.config.push_str(&settings(&clickhouse, folder.path()));
+    let control = Gateway::with(start.clone());
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    let mut made = ids(&proxy, &node, 10);
+    wait_for("ten records", || {
+        (listed(&control)?.len() == 10).then_some(())
+    });
+    // ClickHouse has them, and neither control plane nor node is told.
+    clickhouse.lose_answers(2);
+    made.extend(ids(&proxy, &node, 10));
+    wait_for("twenty records", || {
+        (listed(&control)?.len() == 20).then_some(())
+    });
+    clickhouse.kill();
+    made.extend(ids(&proxy, &node, 20));
+    assert_eq!(listed(&control), None, "503");
+    // A control plane starts without it.
+    let inside = control.kill();
+    let control = Gateway::inside(inside, &start);
+    made.extend(ids(&proxy, &node, 5));
+    assert_eq!(listed(&control), None, "503");
+    clickhouse.restart();
+    let mut found = wait_for("all records", || {
+        listed(&control).filter(|found| found.len() >= made.len())
+    });
+    found.sort_unstable();
+    made.sort_unstable();
+    assert_eq!(found, made);
+    let sums = control.get("/telemetry?path=/kept&bucket=1m&by=status&from=1h");
+    assert_eq!(sums["groups"][0]["value"], "200");
+    assert_eq!(sums["groups"][0]["count"], made.len(), "{sums}");
+    let record = control.record(&made[0]);
+    assert_eq!(record["node"], "gw-1");
+    let trace = control.get(&format!("/records/{}/trace", made[0]));
+    assert_eq!(trace["spans"][0]["name"], "receive", "{trace}");
+    assert!(!control.log().contains(PASSWORD), "{}", control.log());
+}
+
+#[test]
+fn one_process_waits_for_it_too() {
+    let mut clickhouse = ClickHouse::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = Gateway::with(Start {
+        config: settings(&clickhouse, folder.path()),
+        ..Start::default()
+    });
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    clickhouse.kill();
+    let made = ids(&proxy, &gateway, 30);
+    assert_eq!(listed(&gateway), None, "503");
+    clickhouse.restart();
+    let found = wait_for("all records", || {
+        listed(&gateway).filter(|found| found.len() >= made.len())
+    });
+    assert_eq!(found.len(), made.len());
+}

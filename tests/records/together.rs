@@ -1,0 +1,166 @@
+//! What every records store answers about many records.
+
+use super::*;
+
+/// Values and counts of groups, and the count of all others.
+fn counts(found: &Aggregates) -> (Vec<(String, u64)>, u64) {
+    let groups = found.groups.iter();
+    let groups = groups
+        .map(|group| (group.value.clone(), group.total.count))
+        .collect();
+    (
+        groups,
+        found.rest.as_ref().map_or(0, |rest| rest.total.count),
+    )
+}
+
+fn insert(records: &Records, range: std::ops::Range<u128>) {
+    let batch: Vec<_> = range.map(|n| record(n, 1)).collect();
+    for batch in batch.chunks(7) {
+        records.insert(batch).unwrap();
+    }
+}
+
+pub fn kept_tallies_say_what_the_records_say(records: &Records) {
+    insert(records, 0..100);
+    for (by, expected) in [
+        (Dimension::All, vec![("".to_owned(), 100)]),
+        (
+            Dimension::Status,
+            vec![("200".to_owned(), 50), ("429".to_owned(), 50)],
+        ),
+        (
+            Dimension::Code,
+            vec![
+                ("proxy-access-granted".to_owned(), 50),
+                ("rate-limited".to_owned(), 50),
+            ],
+        ),
+    ] {
+        let found = records.aggregate(&question(by)).unwrap();
+        assert_eq!(counts(&found), (expected.clone(), 0), "{by:?}");
+        // A condition that all fulfil makes the same question one for the records themselves.
+        let mut slow = question(by);
+        slow.filter.conditions = vec![field("method", "GET")];
+        let read = records.aggregate(&slow).unwrap();
+        assert_eq!(read.groups, found.groups, "{by:?}");
+    }
+    let status = records.aggregate(&question(Dimension::Status)).unwrap();
+    assert_eq!(status.groups[0].total.refused, 0);
+    assert_eq!(status.groups[1].total.refused, 50);
+    assert_eq!(status.groups[0].total.durations.quantile(0.99), Some(5));
+}
+
+pub fn the_largest_groups_come_first(records: &Records) {
+    insert(records, 0..30);
+    insert(records, 30..31);
+    let mut asked = question(Dimension::Proxy);
+    asked.limit = 1;
+    let found = records.aggregate(&asked).unwrap();
+    assert_eq!(
+        counts(&found),
+        (vec![(ProxyId::from_bits(0).to_string(), 11)], 20)
+    );
+    asked.order = Order::Refused;
+    asked.filter.status = "4xx".parse().ok();
+    let found = records.aggregate(&asked).unwrap();
+    assert_eq!(
+        counts(&found).1,
+        10,
+        "a class of statuses is read from records"
+    );
+    asked.filter.status = None;
+    asked.filter.proxy = Some(ProxyId::from_bits(1));
+    let found = records.aggregate(&asked).unwrap();
+    assert_eq!(counts(&found).0, [(ProxyId::from_bits(1).to_string(), 10)]);
+    let other = Question {
+        org: OrgId::from_bits(2),
+        ..question(Dimension::All)
+    };
+    assert!(records.aggregate(&other).unwrap().groups.is_empty());
+}
+
+pub fn spans_of_time_sum_to_the_whole(records: &Records) {
+    let at = |n: u128, minute: i64| {
+        let mut record = record(n, 1);
+        record.started_at_us = minute * 60_000_000 + 1;
+        record
+    };
+    records
+        .insert(&[at(1, 0), at(2, 1), at(3, 1), at(4, 59), at(5, 60)])
+        .unwrap();
+    for (bucket_s, expected) in [
+        (60, vec![(0, 1), (60, 2), (3_540, 1)]),
+        (1_800, vec![(0, 3), (1_800, 1)]),
+        (3_600, vec![(0, 4)]),
+        (7, vec![(0, 1), (56, 2), (3_535, 1)]),
+    ] {
+        let mut asked = question(Dimension::All);
+        asked.bucket_s = Some(bucket_s);
+        let found = records.aggregate(&asked).unwrap();
+        let group = &found.groups[0];
+        let buckets: Vec<_> = group
+            .buckets
+            .iter()
+            .map(|(at, tally)| (*at, tally.count))
+            .collect();
+        assert_eq!(buckets, expected, "{bucket_s}");
+        assert_eq!(group.total.count, 4);
+    }
+}
+
+/// A record of the comparison: values, times and durations in no common order.
+fn mixed(n: u128) -> Record {
+    let mut record = record(n, 1);
+    let pick = |of: u128, salt: u128| (n * 7_919 + salt) % of;
+    record.started_at_us = 1_795_000_000_000_000 + pick(7_200, 3) as i64 * 1_000_000 + n as i64;
+    record.total_us = [3, 900, 15_000, 77_000, 1_200_000][pick(5, 1) as usize] + n as u64 * 13;
+    record.status = [Some(200), Some(204), Some(404), Some(502), None][pick(5, 2) as usize];
+    record.upstream_status = record.status.filter(|status| *status != 404);
+    record.code = match pick(3, 9) {
+        0 => "proxy-access-granted".into(),
+        1 => "rate-limited".into(),
+        _ => "proxy-inactive".into(),
+    };
+    record.path = format!("/v1/{}", pick(17, 4));
+    record.node = format!("gw-{}", pick(2, 5)).into();
+    record.config_version = 1 + n as u64 / 100;
+    record.method = if pick(2, 6) == 0 { "GET" } else { "POST" }.into();
+    record.source_address = (pick(4, 7) > 0).then(|| format!("192.0.2.{}", pick(5, 8)));
+    record.user_agent = Some(format!("agent/{}", pick(3, 1)));
+    record.request_bytes = n as u64;
+    record.response_bytes = 1_000 - n as u64;
+    record.attempts = pick(3, 2) as u32;
+    record.client_aborted = pick(9, 1) == 0;
+    record
+}
+
+/// The same records give the same answers in every store, whatever is asked.
+pub fn both_stores_answer_the_same(one: &Records, other: &Records) {
+    let batch: Vec<_> = (0..500).map(mixed).collect();
+    for records in [one, other] {
+        for part in batch.chunks(70) {
+            records.insert(part).unwrap();
+        }
+    }
+    let dimensions = Dimension::NAMES.iter().map(|(_, by)| *by);
+    for by in dimensions.chain([Dimension::All]) {
+        for (at, (name, order)) in Order::NAMES.into_iter().enumerate() {
+            let mut asked = question(by);
+            asked.from_s = 1_795_000_000 / 60 * 60;
+            asked.to_s = asked.from_s + 7_200;
+            asked.order = order;
+            asked.limit = [1, 3, 100][at % 3];
+            asked.bucket_s = [None, Some(60), Some(1_000)][at / 2 % 3];
+            if at % 2 == 1 {
+                asked.filter.conditions = vec![field("duration_ms_min", "1")];
+            }
+            let (one, other) = (
+                one.aggregate(&asked).unwrap(),
+                other.aggregate(&asked).unwrap(),
+            );
+            assert!(!one.groups.is_empty());
+            assert_eq!(one, other, "{by:?} {name}");
+        }
+    }
+}
