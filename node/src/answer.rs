@@ -339,7 +339,7 @@ impl MessageBody for ReplyBody {
         };
         if let Some(closing) = &mut this.closing {
             match &next {
-                Some(Ok(bytes)) => closing.sent(bytes.len()),
+                Some(Ok(bytes)) => closing.sent(bytes),
                 Some(Err(error)) => closing.broke(error),
                 None => closing.completed(),
             }

@@ -4,7 +4,7 @@
 //! each other, they meet here. What must not be reachable in a wrong order is a type that only one
 //! stage can make: [`Armed`] comes from `inject` and is the only thing that `forward` can send.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,11 +24,13 @@ use crate::limits::{SlotToken, Tokens};
 use crate::metering::Applied;
 use crate::metrics::Permit;
 use crate::outbound::EventBody;
+use crate::payload::Capture;
 use crate::presented::Place;
 use crate::reflected::ScrubbedBody;
 use crate::reply::ReplySender;
 use crate::request::Request;
 use crate::snapshot::{CompiledProxy, Snapshot};
+use crate::spending::Spends;
 use crate::stages::inject::Armed;
 use crate::stages::record::Closing;
 use crate::telemetry::TraceContext;
@@ -277,6 +279,10 @@ pub struct Notes {
     pub request_bytes: Rc<Cell<u64>>,
     /// The region that passed it on to this one.
     pub forwarded_from: Option<Arc<str>>,
+    /// The beginning of the request's body, where its record is to have it.
+    pub payload: Option<Rc<RefCell<Capture>>>,
+    /// What it has spent of its meters; an answer may correct it while it passes.
+    pub spends: Spends,
     /// The W3C trace id of the request.
     pub trace_id: Option<u128>,
 }

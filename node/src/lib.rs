@@ -33,6 +33,7 @@ pub mod metering;
 pub mod metrics;
 pub mod outbound;
 pub mod outcomes;
+pub mod payload;
 pub mod peers;
 pub mod presented;
 pub mod records;

@@ -12,12 +12,15 @@ use http::{HeaderMap, header};
 use proto::meter::value::{Reading, ValueSet};
 
 use crate::limits::{Clock, Meter, Reserved, SystemClock};
+use crate::spending::Spends;
 use crate::upstream::Watch;
 
 /// One answer.
 #[derive(Debug)]
 pub struct Settling {
     calls: Vec<(Reserved, Reading)>,
+    /// What the request's record will say.
+    spends: Spends,
 }
 
 impl Settling {
@@ -29,6 +32,7 @@ impl Settling {
         headers: &HeaderMap,
         bytes_max: usize,
         injected: bool,
+        spends: Spends,
     ) -> Option<Self> {
         let codings = headers.get_all(header::CONTENT_ENCODING).iter();
         let codings = codings.filter_map(|value| value.to_str().ok());
@@ -47,7 +51,7 @@ impl Settling {
             }
         }
         calls.sort_by_key(|(_, reading)| reading.takes_out());
-        (!calls.is_empty()).then_some(Self { calls })
+        (!calls.is_empty()).then_some(Self { calls, spends })
     }
 
     /// Takes a body that is there whole; what goes on of it.
@@ -78,7 +82,10 @@ impl Watch for Settling {
                 rest = own;
             }
             match reading.total() {
-                Some(actual) => reserved.settle(actual, now_ns),
+                Some(actual) => {
+                    self.spends.correct(&reserved, actual);
+                    reserved.settle(actual, now_ns);
+                }
                 None => reserved.missed(),
             }
         }
@@ -92,6 +99,7 @@ impl Drop for Settling {
         for (reserved, reading) in self.calls.drain(..) {
             match reading.total() {
                 Some(seen) if seen > reserved.amount() => {
+                    self.spends.correct(&reserved, seen);
                     reserved.settle(seen, SystemClock.boot_ns());
                 }
                 _ => reserved.missed(),

@@ -3,11 +3,12 @@
 //! `limit` draws where nothing else is to be waited for, `forward` where something was, and the
 //! upstream's gate spends: in the same poll as the first write, once for each attempt that counts.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use proto::outcome::EarlyEnd;
+use proto::record::MeterSpend;
 
 use crate::limits::{Clock, DrawAll, MeterSet, Reserved, Sent, SlotToken, SystemClock, Tokens};
 use crate::metering::Applied;
@@ -72,16 +73,56 @@ pub struct Attempts {
     attempt: u32,
     /// What its answer will be held against.
     reserved: Vec<Reserved>,
+    spends: Spends,
+}
+
+/// What a request has spent of each meter so far; shared with what corrects it.
+#[derive(Clone, Debug, Default)]
+pub struct Spends(Rc<RefCell<Vec<MeterSpend>>>);
+
+impl Spends {
+    /// So much was spent.
+    pub fn add(&self, spent: MeterSpend) {
+        let mut known = self.0.borrow_mut();
+        match known.iter_mut().find(|known| known.meter == spent.meter) {
+            Some(known) => known.tokens = known.tokens.saturating_add(spent.tokens),
+            None => known.push(spent),
+        }
+    }
+
+    /// What was set aside turned out to be this.
+    pub fn correct(&self, reserved: &Reserved, actual: u64) {
+        let Some(meter) = reserved.meter().shared_id() else {
+            return;
+        };
+        let mut known = self.0.borrow_mut();
+        match known.iter_mut().find(|known| known.meter == meter) {
+            Some(known) => {
+                let others = known.tokens.saturating_sub(reserved.amount());
+                known.tokens = others.saturating_add(actual);
+            }
+            None => known.push(MeterSpend {
+                meter,
+                tokens: actual,
+            }),
+        }
+    }
+
+    /// All of it.
+    pub fn take(&self) -> Vec<MeterSpend> {
+        self.0.take()
+    }
 }
 
 impl Attempts {
     /// Of a request whose first attempt has these tokens.
-    pub fn new(applied: Applied, tokens: Option<Tokens>) -> Self {
+    pub fn new(applied: Applied, tokens: Option<Tokens>, spends: Spends) -> Self {
         Self {
             applied,
             spending: tokens.into(),
             attempt: 1,
             reserved: Vec::new(),
+            spends,
         }
     }
 
@@ -106,6 +147,9 @@ impl Attempts {
             _ => &self.applied.again,
         };
         let sent = self.spending.spend(meters, self.applied.priority)?;
+        for spent in sent.spent {
+            self.spends.add(spent);
+        }
         for reserved in sent.reserved {
             let same = |known: &Reserved| Arc::ptr_eq(known.meter(), reserved.meter());
             self.reserved.retain(|known| !same(known));

@@ -32,6 +32,7 @@ pub mod object;
 pub mod org;
 pub mod outcome;
 pub mod path;
+pub mod payload;
 pub mod policy;
 pub mod problem;
 pub mod proxy;

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::checks;
 use crate::id::{CredentialId, TargetId};
+use crate::payload::PayloadPolicy;
 use crate::problem::Problem;
 use crate::regions;
 use crate::seal::is_region_name;
@@ -219,6 +220,9 @@ pub struct RecordPolicy {
     /// How much of the caller's address.
     #[serde(default)]
     pub source: RecordSource,
+    /// What of bodies. Default nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<PayloadPolicy>,
 }
 
 /// See [`RecordPolicy::path`].
@@ -334,6 +338,9 @@ impl Proxy {
         if self.record.query_allow.len() > 64 {
             let detail = "at most 64 query parameters";
             problems.push(Problem::new("/record/query_allow", "too-many", detail));
+        }
+        if let Some(payload) = &self.record.payload {
+            payload.problems("/record/payload", &mut problems);
         }
         checks::labels(&self.labels, &mut problems);
         problems

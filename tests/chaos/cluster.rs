@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -81,18 +81,25 @@ pub fn run(test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
 
 /// Runs a test on a fresh cluster, on the callers' host. One at a time.
 pub fn run_with(links: Links, test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
-    static ONE: Mutex<()> = Mutex::new(());
-    if std::env::var("REQUESTROCKET_CHAOS").is_ok_and(|value| value == "skip") {
-        eprintln!("LEFT OUT: REQUESTROCKET_CHAOS=skip. Nothing was tested.");
+    let Some(_one) = alone() else {
         return;
-    }
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    };
     let network = Network::new(&HOSTS);
     network.host(CALLERS).inside(|| {
         let mut cluster = Cluster::start(&network, links);
         let proxy = cluster.proxy();
         test(&mut cluster, &proxy);
     });
+}
+
+/// Waits until no other of these tests runs; nothing where they are left out.
+pub fn alone() -> Option<MutexGuard<'static, ()>> {
+    static ONE: Mutex<()> = Mutex::new(());
+    if std::env::var("REQUESTROCKET_CHAOS").is_ok_and(|value| value == "skip") {
+        eprintln!("LEFT OUT: REQUESTROCKET_CHAOS=skip. Nothing was tested.");
+        return None;
+    }
+    Some(ONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// How long something stays away.

@@ -9,9 +9,11 @@
 mod harness;
 
 mod asked;
+mod between_regions;
 mod cluster;
 mod cuts;
 mod load;
 mod network;
 mod quorum;
 mod steady;
+mod wide;

@@ -158,7 +158,7 @@ impl Host {
 }
 
 /// Runs `ip` with these commands, one a line, in a namespace, and gives what it says.
-fn ip(namespace: &str, commands: &str) -> String {
+pub fn ip(namespace: &str, commands: &str) -> String {
     let mut ip = Command::new("ip");
     if !namespace.is_empty() {
         ip.args(["-n", namespace]);

@@ -19,6 +19,7 @@ mod handover;
 mod learning;
 mod meters;
 mod overload;
+mod payload;
 mod pinned;
 mod poison;
 mod process;

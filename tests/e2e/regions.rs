@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use proto::hosts::HostPattern;
 use proto::seal::{self, Binding, Keyring, SealError, Sealed};
-use proto::store::etcd::{Etcd, EtcdOptions};
-use proto::store::load;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::wait_status;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Start, TARGET_SECRET, binary};
+use crate::harness::stores::{self, LIVE, part};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
@@ -118,31 +117,8 @@ impl Region {
 
     /// Everything that its store holds.
     pub fn dump(&self) -> BTreeMap<String, Vec<u8>> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let mut options = EtcdOptions::new(&[self.etcd.endpoint()]);
-            options.prefix = "/requestrocket/".into();
-            let store = Etcd::open(options).expect("a store");
-            let mut found = BTreeMap::new();
-            let listed = load::list(&*store, "", None, |pair| {
-                found.insert(pair.key, pair.value.to_vec());
-            });
-            listed.await.expect("etcd answers");
-            found
-        })
+        stores::dump(&self.etcd.endpoint())
     }
-}
-
-/// The part of a dump with these prefixes.
-fn part(dump: &BTreeMap<String, Vec<u8>>, prefixes: &[&str]) -> BTreeMap<String, Vec<u8>> {
-    let of = |key: &String| prefixes.iter().any(|prefix| key.starts_with(prefix));
-    let found = dump.iter().filter(|(key, _)| of(key));
-    found
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
 }
 
 /// Home `us` and a follower `eu`.
@@ -290,10 +266,9 @@ impl Two {
     /// Waits until both regions have the same heads and facts; then every version of eu is one of
     /// us, without a gap. Gives how many eu has of the organisation that has most.
     pub fn wait_equal(&self) -> usize {
-        let live = ["live/head/", "live/retired/"];
         let (us, eu) = wait_for("equal heads", || {
             let (us, eu) = (self.us.dump(), self.eu.dump());
-            (part(&us, &live) == part(&eu, &live)).then_some((us, eu))
+            (part(&us, &LIVE) == part(&eu, &LIVE)).then_some((us, eu))
         });
         let mut numbers: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         let lives = |key: &String| {

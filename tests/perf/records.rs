@@ -120,6 +120,8 @@ impl Random {
             endpoints: Vec::new(),
             forwarded_to: None,
             forwarded_from: None,
+            payload: None,
+            meters: Vec::new(),
         }
     }
 

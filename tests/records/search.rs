@@ -1,6 +1,6 @@
 //! What every records store answers to a search.
 
-use proto::record::{Attempt, AttemptFailure, QueryField};
+use proto::record::{Attempt, AttemptFailure, Captured, MeterSpend, Payload, QueryField};
 
 use super::*;
 
@@ -195,11 +195,28 @@ pub fn a_record_comes_back_whole(records: &Records) {
     odd.response_bytes = u64::MAX;
     odd.status = None;
     odd.started_at_us = 1_795_000_000_123_456;
+    odd.meters = vec![MeterSpend {
+        meter: "mtr_1".into(),
+        tokens: u64::MAX,
+    }];
+    odd.payload = Some(Box::new(Payload {
+        request: Some(Captured {
+            content_type: Some("text/plain".into()),
+            content: "what 'was' sent \u{1F680}".into(),
+            ..Captured::default()
+        }),
+        response: None,
+    }));
+    let mut following = records.follow(ORG, RecordFilter::default()).unwrap();
     records.insert(std::slice::from_ref(&odd)).unwrap();
     let found = records.get(ORG, odd.request_id).unwrap();
     assert_eq!(found.as_ref(), Some(&odd));
+    // Bodies are in no list.
+    odd.payload = None;
     let found = records.list(ORG, &RecordFilter::default(), 1).unwrap();
-    assert_eq!(found.0, [odd]);
+    assert_eq!(found.0, [odd.clone()]);
+    let followed = RUNTIME.block_on(following.next());
+    assert_eq!(followed, Some(Tail::Record(Box::new(odd))));
 }
 
 /// Whatever a value holds it is compared, and is no part of a query.

@@ -1,5 +1,7 @@
 //! What every records store answers about many records.
 
+use proto::record::MeterSpend;
+
 use super::*;
 
 /// Values and counts of groups, and the count of all others.
@@ -132,6 +134,11 @@ fn mixed(n: u128) -> Record {
     record.response_bytes = 1_000 - n as u64;
     record.attempts = pick(3, 2) as u32;
     record.client_aborted = pick(9, 1) == 0;
+    let spends = (0..pick(3, 4)).map(|meter| MeterSpend {
+        meter: format!("mtr_{meter}").into(),
+        tokens: (meter as u64 + 1) * n as u64,
+    });
+    record.meters = spends.collect();
     record
 }
 

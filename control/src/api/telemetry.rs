@@ -153,7 +153,7 @@ fn named<T: Copy>(
 
 fn show(call: &OrgCall, question: &Question, found: &Aggregates) -> Value {
     let group = |group: &Group| {
-        let mut shown = tally(&group.total);
+        let mut shown = tally(call, &group.total);
         shown["value"] = match group.value.is_empty() {
             true => Value::Null,
             false => json!(group.value),
@@ -161,7 +161,7 @@ fn show(call: &OrgCall, question: &Question, found: &Aggregates) -> Value {
         shown["name"] = json!(name(call, question.by, &group.value));
         if question.bucket_s.is_some() {
             let buckets = group.buckets.iter().map(|(start_s, total)| {
-                let mut shown = tally(total);
+                let mut shown = tally(call, total);
                 shown["start"] = json!(at(*start_s));
                 shown
             });
@@ -185,7 +185,7 @@ fn at(second: i64) -> Option<Timestamp> {
     Timestamp::from_second(second).ok()
 }
 
-fn tally(tally: &Tally) -> Value {
+fn tally(call: &OrgCall, tally: &Tally) -> Value {
     let ms = |us: u64| us as f64 / 1_000.0;
     let quantile = |share| tally.durations.quantile(share).map(ms);
     let count = tally.count.max(1) as f64;
@@ -198,11 +198,27 @@ fn tally(tally: &Tally) -> Value {
         "attempts": tally.attempts,
         "request_bytes": tally.request_bytes,
         "response_bytes": tally.response_bytes,
+        "meters": tally.meters.iter().map(|(meter, tokens)| json!({
+            "meter": meter, "name": meter_name(call, meter), "tokens": tokens,
+        })).collect::<Vec<_>>(),
         "duration_ms": {
             "mean": ms(tally.total_us) / count,
             "p50": quantile(0.5), "p90": quantile(0.9), "p99": quantile(0.99),
         },
     })
+}
+
+/// What a meter is called; the limits that a proxy carries itself have its name.
+fn meter_name(call: &OrgCall, id: &str) -> Option<String> {
+    let of_proxy = || id.parse().map(ObjectId::Proxy);
+    let id = id.parse().map(ObjectId::Meter).or_else(|_| of_proxy());
+    let config = call.config().ok()?;
+    let name = match &config.object(id.ok()?)?.body {
+        Body::Meter(meter) => meter.spec.name.clone(),
+        Body::Proxy(proxy) => proxy.alias.clone().unwrap_or_else(|| proxy.name.clone()),
+        _ => return None,
+    };
+    (!name.is_empty()).then_some(name)
 }
 
 /// What the object is called that a group's value is the id of.
@@ -237,6 +253,16 @@ pub fn schema() -> Value {
             "attempts": number("How often targets were asked"),
             "request_bytes": number("Body bytes received from callers"),
             "response_bytes": number("Body bytes sent to callers"),
+            "meters": {
+                "type": "array",
+                "description": "Tokens that they have spent, by meter",
+                "items": {"type": "object", "properties": {
+                    "meter": {"type": "string", "description": "Id of the meter, or of the \
+                        proxy that carries the limits itself"},
+                    "name": {"type": ["string", "null"]},
+                    "tokens": number("Over all attempts")
+                }}
+            },
             "duration_ms": {
                 "type": "object",
                 "description": "In milliseconds; quantiles are within 2 %",

@@ -69,7 +69,7 @@ impl Tails {
                 if !follower.filter.wants(&StoredRecord::of(record)) {
                     continue;
                 }
-                let copy = Box::new((*record).clone());
+                let copy = Box::new(record.without_payload());
                 if follower.queue.try_send(copy).is_err() {
                     follower.missed.fetch_add(1, Relaxed);
                 }

@@ -204,7 +204,7 @@ impl Page {
                 self.found.pop_first();
             }
         }
-        self.found.insert(at, record.to_record(org));
+        self.found.insert(at, record.to_listed(org));
     }
 
     /// What was found before a place at which the search ends for now; the next page begins there.

@@ -28,6 +28,8 @@ pub struct Tally {
     pub total_us: u64,
     /// Their durations.
     pub durations: Sketch,
+    /// Tokens that they have spent, by meter.
+    pub meters: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -42,6 +44,19 @@ impl Tally {
         self.response_bytes = self.response_bytes.saturating_add(record.response_bytes);
         self.total_us = self.total_us.saturating_add(record.total_us);
         self.durations.add(record.total_us);
+        for spend in record.meters.iter() {
+            self.spend(&spend.meter, spend.tokens);
+        }
+    }
+
+    fn spend(&mut self, meter: &str, tokens: u64) {
+        match self.meters.get_mut(meter) {
+            Some(sum) => *sum = sum.saturating_add(tokens),
+            None if tokens > 0 => {
+                self.meters.insert(meter.to_owned(), tokens);
+            }
+            None => {}
+        }
     }
 
     /// Counts what another has counted.
@@ -51,6 +66,9 @@ impl Tally {
             *mine = mine.saturating_add(other);
         }
         self.durations.merge(&other.durations);
+        for (meter, tokens) in &other.meters {
+            self.spend(meter, *tokens);
+        }
     }
 
     fn numbers(&self) -> [u64; 8] {
@@ -86,6 +104,11 @@ impl Tally {
             .into_iter()
             .for_each(|number| put(&mut out, number));
         self.durations.encode(&mut out);
+        for (meter, tokens) in &self.meters {
+            put(&mut out, meter.len() as u64);
+            out.extend_from_slice(meter.as_bytes());
+            put(&mut out, *tokens);
+        }
         out
     }
 
@@ -96,7 +119,17 @@ impl Tally {
             *number = take(&mut bytes)?;
         }
         tally.durations = Sketch::decode(&mut bytes)?;
-        bytes.is_empty().then_some(tally)
+        // Tallies of files of layout 4 end here.
+        while !bytes.is_empty() {
+            let length = usize::try_from(take(&mut bytes)?).ok()?;
+            let (meter, rest) = bytes.split_at_checked(length)?;
+            bytes = rest;
+            let tokens = take(&mut bytes)?;
+            tally
+                .meters
+                .insert(str::from_utf8(meter).ok()?.to_owned(), tokens);
+        }
+        Some(tally)
     }
 }
 
@@ -325,11 +358,19 @@ mod tests {
         };
         tally.durations.add(1_000);
         let bytes = tally.encode();
-        assert_eq!(Tally::decode(&bytes), Some(tally));
+        assert_eq!(Tally::decode(&bytes).as_ref(), Some(&tally));
         for at in 0..bytes.len() {
             assert_eq!(Tally::decode(&bytes[..at]), None);
         }
         assert_eq!(Tally::decode(&[&bytes[..], &[0]].concat()), None);
+        tally.meters = [("mtr_1".into(), 7), ("mtr_2".into(), u64::MAX)].into();
+        let metered = tally.encode();
+        assert!(metered.starts_with(&bytes));
+        assert_eq!(Tally::decode(&metered), Some(tally));
+        for at in bytes.len() + 1..metered.len() {
+            let cut = Tally::decode(&metered[..at]);
+            assert!(cut.is_none_or(|cut| cut.meters.len() == 1), "{at}");
+        }
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Scrub {
         self.forms.is_empty()
     }
 
+    /// Bytes of its longest form.
+    pub fn longest(&self) -> usize {
+        self.forms.first().map_or(0, |form| form.len())
+    }
+
     /// The beginnings of its forms.
     pub fn starts(&self) -> impl Iterator<Item = [u8; 4]> {
         self.forms

@@ -48,8 +48,16 @@ pub struct Gateway {
     /// How long a dial takes, in microseconds, smoothed; 0 before the first.
     rtt_us: AtomicU32,
     used: Notify,
-    /// When a dial last came through.
-    reached: watch::Sender<Option<Instant>>,
+    /// The latest dial that came through.
+    reached: watch::Sender<Option<Reached>>,
+}
+
+/// A dial that came through.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    /// From then on the gateway was there: what it answered before may come later.
+    begun: Instant,
+    came: Instant,
 }
 
 impl Gateway {
@@ -71,7 +79,10 @@ impl Gateway {
             NOT_DIALLED => return true,
             ms => self.started + Duration::from_millis(ms),
         };
-        let reached = self.reached.borrow().map_or(since, |at| at.max(since));
+        let reached = self
+            .reached
+            .borrow()
+            .map_or(since, |dial| dial.came.max(since));
         reached.elapsed() < GONE_AFTER
     }
 
@@ -96,7 +107,7 @@ impl Gateway {
         let mut reached = self.reached.subscribe();
         loop {
             let due = match *reached.borrow_and_update() {
-                Some(at) if at >= since => at + SILENT_AFTER,
+                Some(dial) if dial.begun >= since => dial.came + SILENT_AFTER,
                 _ => since + GONE_AFTER,
             };
             // The sender lives as long as `self`.
@@ -111,7 +122,8 @@ impl Gateway {
     }
 
     fn is_fresh(&self) -> bool {
-        self.reached.borrow().is_some_and(|at| at.elapsed() < FRESH)
+        let reached = self.reached.borrow();
+        reached.is_some_and(|dial| dial.came.elapsed() < FRESH)
     }
 
     fn is_used(&self) -> bool {
@@ -130,7 +142,8 @@ impl Gateway {
             if let Ok(Ok(_)) = timeout(GONE_AFTER, TcpStream::connect(address)).await {
                 let us = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
                 self.measured(us.max(1));
-                self.reached.send_replace(Some(Instant::now()));
+                let came = Instant::now();
+                self.reached.send_replace(Some(Reached { begun, came }));
                 return;
             }
         }
@@ -226,7 +239,7 @@ mod tests {
         gateway.use_it();
         let began = Instant::now();
         let mut reached = gateway.reached.subscribe();
-        let later = reached.wait_for(|at| at.is_some_and(|at| at > began));
+        let later = reached.wait_for(|dial| dial.is_some_and(|dial| dial.begun >= began));
         later.await.unwrap();
         assert!(gateway.is_there());
         drop(listener);

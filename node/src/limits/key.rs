@@ -1,5 +1,7 @@
 //! What a meter counts by, and its key in the store.
 
+use std::sync::Arc;
+
 /// Where token states live in the store.
 pub const PREFIX: &str = "tokens/";
 
@@ -17,6 +19,8 @@ pub type Digest = [u8; 16];
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MeterKey {
     meter: String,
+    /// Shared with records of what was spent.
+    id: Arc<str>,
     subject: Subject,
     digest: Digest,
 }
@@ -33,12 +37,18 @@ const WHOLE: u8 = 0;
 const VALUE: u8 = 1;
 const OVERFLOW: u8 = 2;
 
+/// The id of a meter, without the number of its reset.
+fn id_of(meter: &str) -> Arc<str> {
+    meter.split('/').next().unwrap_or_default().into()
+}
+
 impl MeterKey {
     /// A meter that counts everything together.
     pub fn whole(meter: impl Into<String>) -> Self {
         let meter = meter.into();
         let digest = digest(&meter, WHOLE, b"");
         Self {
+            id: id_of(&meter),
             meter,
             subject: Subject::Whole,
             digest,
@@ -50,6 +60,7 @@ impl MeterKey {
         let (meter, value) = (meter.into(), value.as_ref());
         let digest = Self::digest_of(&meter, value);
         Self {
+            id: id_of(&meter),
             meter,
             subject: Subject::Value(String::from_utf8_lossy(value).into_owned()),
             digest,
@@ -70,6 +81,7 @@ impl MeterKey {
     pub fn overflow_of(meter: &str) -> Self {
         Self {
             meter: meter.to_owned(),
+            id: id_of(meter),
             subject: Subject::Overflow,
             digest: digest(meter, OVERFLOW, b""),
         }
@@ -87,7 +99,12 @@ impl MeterKey {
 
     /// The meter's id, whichever reset it is.
     pub fn id(&self) -> &str {
-        self.meter.split('/').next().unwrap_or_default()
+        &self.id
+    }
+
+    /// The same for who keeps it.
+    pub fn shared_id(&self) -> Arc<str> {
+        Arc::clone(&self.id)
     }
 
     /// The value that it counts by; none where everything, or the overflow, counts together.

@@ -125,6 +125,11 @@ impl Meter {
         self.key.get().map_or(&self.store_key, MeterKey::id)
     }
 
+    /// Its id for the records of requests, which know their meters.
+    pub fn shared_id(&self) -> Option<Arc<str>> {
+        self.key.get().map(MeterKey::shared_id)
+    }
+
     /// The id of what it belongs to, where that is known.
     pub(super) fn belongs_to(&self) -> Option<&str> {
         let own = self.key.get().map(MeterKey::id);

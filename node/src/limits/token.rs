@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use proto::record::MeterSpend;
+
 use super::cell::{Charge, Generation};
 use super::meter::Meter;
 
@@ -28,6 +30,8 @@ pub struct Token {
 pub struct Sent {
     /// What was set aside at meters that count values; nothing elsewhere.
     pub reserved: Vec<Reserved>,
+    /// How much was spent of each meter, for the request's record.
+    pub spent: Vec<MeterSpend>,
 }
 
 /// What is set aside at a meter until the answer says what it has cost.
@@ -110,6 +114,15 @@ impl Token {
         }
         let mut charges = Vec::new();
         let reserves = self.meter.reserves();
+        let places = self.place.iter().chain(&self.more);
+        let tokens = places
+            .map(|place| place.amount)
+            .fold(0, u64::saturating_add);
+        if tokens > 0
+            && let Some(meter) = self.meter.shared_id()
+        {
+            sent.spent.push(MeterSpend { meter, tokens });
+        }
         while let Some(place) = self.more.pop() {
             charges.push(place.send(&self.meter, now_ns)?);
         }

@@ -62,7 +62,11 @@ fn weight(record: &Record) -> usize {
         .upstream_ids
         .iter()
         .map(|id| id.header.len() + id.value.len());
-    512 + record.path.len() + query.sum::<usize>() + ids * 32 + upstream.sum::<usize>()
+    let payload = record
+        .payload
+        .as_ref()
+        .map_or(0, |payload| payload.weight());
+    512 + record.path.len() + query.sum::<usize>() + ids * 32 + upstream.sum::<usize>() + payload
 }
 
 fn weight_of(batch: &Batch) -> usize {

@@ -102,6 +102,8 @@ pub fn record(
         endpoints: Vec::new(),
         forwarded_to: None,
         forwarded_from: None,
+        payload: None,
+        meters: Vec::new(),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::metering::Applied;
 use crate::metrics::Metrics;
 use crate::outbound;
 use crate::outcomes;
+use crate::payload;
 use crate::records::reduce::clipped;
 use crate::reflected;
 use crate::refused;
@@ -89,6 +90,7 @@ async fn to_target(
 ) -> Result<(), EarlyEnd> {
     let picked = proxy.target.endpoints.first()?;
     let head = request_head(exchange, proxy, armed)?;
+    payload::watch_request(exchange, &head.headers);
     let body = match head.terms.has_alternatives {
         true => Box::pin(failover::body(exchange, &head.method, head.terms)).await?,
         false => exchange.body.take(),
@@ -102,7 +104,7 @@ async fn to_target(
     exchange.notes.warning = refused::warning(&applied);
     let learning = applied.learning.clone();
     let values = applied.values.clone();
-    let mut attempts = Attempts::new(applied, tokens);
+    let mut attempts = Attempts::new(applied, tokens, exchange.notes.spends.clone());
     let destination = proxy.destinations.get(picked.at);
     let destination = destination.ok_or_else(failover::unlisted)?;
     let sent = {
@@ -223,7 +225,8 @@ fn settle(
     // What has a known length cannot be changed any more.
     let injected = exchange.usage_asked && answer.body.remaining().is_none();
     let (headers, bytes_max) = (&answer.headers, proxy.body_buffer_bytes);
-    let settling = Settling::new(reserved, values, headers, bytes_max, injected);
+    let spends = exchange.notes.spends.clone();
+    let settling = Settling::new(reserved, values, headers, bytes_max, injected, spends);
     match (settling, whole) {
         (Some(settling), Ok(Some(body))) => *body = settling.whole(std::mem::take(body)),
         (Some(settling), Ok(None)) => answer.body.watched_by(Box::new(settling)),

@@ -22,9 +22,11 @@ use crate::flow::Exchange;
 use crate::limits::SlotToken;
 use crate::metrics::{Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
+use crate::payload::Bodies;
 use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
 use crate::snapshot::CompiledProxy;
+use crate::spending::Spends;
 use crate::telemetry::{TraceContext, trace_id_text};
 use crate::traces::TraceSender;
 use crate::upstream::{AnswerBody, AnswerError};
@@ -97,6 +99,8 @@ impl Stage for Recorder {
             permit: exchange.permit.take(),
             _slots: std::mem::take(&mut exchange.slots),
             traced: self.traced(exchange),
+            bodies: Bodies::of(exchange),
+            spends: exchange.notes.spends.clone(),
         }));
         Next::Continue
     }
@@ -137,6 +141,8 @@ impl Recorder {
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
         let target_credential = proxy.target_credential.as_ref().filter(|_| injected);
         exchange.notes.request_bytes = notes.request_bytes;
+        exchange.notes.payload = notes.payload.take();
+        exchange.notes.spends = notes.spends;
         self.metrics.redacted(&notes.redacted);
         Record {
             request_id: exchange.id,
@@ -185,6 +191,8 @@ impl Recorder {
             endpoints: notes.endpoints,
             forwarded_to: forwarded_to(proxy, notes.attempts, notes.endpoint),
             forwarded_from: notes.forwarded_from,
+            payload: None,
+            meters: Vec::new(),
         }
     }
 }
@@ -249,6 +257,8 @@ pub struct Closing {
     _slots: Vec<SlotToken>,
     /// Who is told of it, while traces are exported.
     traced: Option<Traced>,
+    bodies: Option<Box<Bodies>>,
+    spends: Spends,
 }
 
 impl Closing {
@@ -262,9 +272,12 @@ impl Closing {
         self.code
     }
 
-    /// So many bytes of the body have been given to the caller's connection.
-    pub fn sent(&mut self, bytes: usize) {
-        self.response_bytes += bytes as u64;
+    /// These bytes of the body have been given to the caller's connection.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        self.response_bytes += bytes.len() as u64;
+        if let Some(bodies) = &mut self.bodies {
+            bodies.sent(bytes);
+        }
     }
 
     /// Nothing is left to send.
@@ -327,6 +340,8 @@ impl Closing {
             };
             let _ = tokio::time::timeout(FINISH_MAX, reading).await;
             self.upstream_bytes += read;
+            // What the answer has cost is settled before the record says it.
+            drop(body);
         });
     }
 }
@@ -354,6 +369,8 @@ impl Drop for Closing {
                 record.status = None;
             }
         }
+        record.payload = self.bodies.take().map(|bodies| bodies.payload());
+        record.meters = self.spends.take();
         if let Some(counters) = &self.counters {
             counters.ended(record.status);
         }

@@ -11,14 +11,19 @@ use serde::{Deserialize, Serialize};
 use super::earlier::First;
 use super::stored::StoredRecord;
 use super::{PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError, begin, finish, payload};
-use super::{SCHEMA_RECORD_BLOCK_2, SCHEMA_RECORD_BLOCK_28, SCHEMA_RECORD_BLOCK_111, schema_of};
+use super::{SCHEMA_RECORD_BLOCK_2, SCHEMA_RECORD_BLOCK_25, SCHEMA_RECORD_BLOCK_28};
+use super::{SCHEMA_RECORD_BLOCK_111, schema_of};
 use crate::id::OrgId;
-use crate::record::{FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS, Record};
+use crate::record::{
+    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS,
+    Record,
+};
 
 // Stored without their organisation.
 type WithoutSends<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_SENDS - 1 }>;
 type WithoutScrub<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_SCRUB - 1 }>;
 type WithoutEndpoints<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_ENDPOINTS - 1 }>;
+type WithoutPayload<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_PAYLOAD - 1 }>;
 
 /// The frame that holds `records`, which all belong to `org`.
 ///
@@ -60,9 +65,10 @@ impl<'a> Block<'a> {
     /// See [`WireError`]. A damaged record shows when its turn comes.
     pub fn open(frame: &'a [u8]) -> Result<Self, WireError> {
         let schema = match schema_of(frame)? {
-            known @ (SCHEMA_RECORD_BLOCK_2 | SCHEMA_RECORD_BLOCK_28 | SCHEMA_RECORD_BLOCK_111) => {
-                known
-            }
+            known @ (SCHEMA_RECORD_BLOCK_2
+            | SCHEMA_RECORD_BLOCK_25
+            | SCHEMA_RECORD_BLOCK_28
+            | SCHEMA_RECORD_BLOCK_111) => known,
             _ => SCHEMA,
         };
         let mut rest = payload(frame, schema)?;
@@ -97,6 +103,9 @@ impl<'a> Iterator for Block<'a> {
             }
             SCHEMA_RECORD_BLOCK_28 => {
                 take(&mut self.rest).map(|record: WithoutEndpoints<'_>| record.0)
+            }
+            SCHEMA_RECORD_BLOCK_25 => {
+                take(&mut self.rest).map(|record: WithoutPayload<'_>| record.0)
             }
             _ => take(&mut self.rest),
         };
@@ -151,9 +160,11 @@ mod tests {
         block.map(|record| Ok(record?.to_record(org))).collect()
     }
 
-    /// Schema 25. When this fails, the layout changed: give it a new number and keep reading this
+    /// Schema 41. When this fails, the layout changed: give it a new number and keep reading this
     /// one.
-    const GOLDEN: &str = include_str!("record_block_25.hex");
+    const GOLDEN: &str = include_str!("record_block_41.hex");
+    /// Schema 25 as releases before `payload` stored it.
+    const GOLDEN_25: &str = include_str!("record_block_25.hex");
     /// Schema 28 as releases before `endpoints` stored it.
     const GOLDEN_28: &str = include_str!("record_block_28.hex");
     /// Schema 111 as releases before `scrub` stored it.
@@ -183,7 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn schema_25_has_these_bytes() {
+    fn schema_25_is_still_read() {
+        let golden = hex::decode(GOLDEN_25.trim()).unwrap();
+        let expected = records().map(crate::record::tests::without_payload);
+        assert_eq!(read(&golden).unwrap(), expected);
+    }
+
+    #[test]
+    fn schema_41_has_these_bytes() {
         assert_eq!(hex::encode(frame()), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();
         assert_eq!(read(&golden).unwrap(), records());

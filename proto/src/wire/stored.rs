@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 use crate::record::{
-    Attempt, AuthFailure, Denial, QueryField, Record, ScrubState, StageTime, UpstreamId,
+    Attempt, AuthFailure, Denial, MeterSpend, QueryField, Record, ScrubState, StageTime,
+    StoredPayload, UpstreamId,
 };
 
 /// A record as blocks hold it, without its organisation, which is the block's.
@@ -64,6 +65,10 @@ pub struct StoredRecord<'a> {
     pub forwarded_to: Option<&'a str>,
     #[serde(default)]
     pub forwarded_from: Option<&'a str>,
+    #[serde(default)]
+    pub payload: Option<StoredPayload<'a>>,
+    #[serde(default)]
+    pub meters: Cow<'a, [MeterSpend]>,
 }
 
 impl<'a> StoredRecord<'a> {
@@ -110,11 +115,22 @@ impl<'a> StoredRecord<'a> {
             endpoints: Cow::Borrowed(&record.endpoints),
             forwarded_to: record.forwarded_to.as_deref(),
             forwarded_from: record.forwarded_from.as_deref(),
+            payload: record.payload.as_deref().map(StoredPayload::of),
+            meters: Cow::Borrowed(&record.meters),
         }
+    }
+
+    /// The record without bodies, which belongs to `org`: as lists have it.
+    pub fn to_listed(&self, org: OrgId) -> Record {
+        self.to_record_with(org, None)
     }
 
     /// The whole record, which belongs to `org`.
     pub fn to_record(&self, org: OrgId) -> Record {
+        self.to_record_with(org, self.payload)
+    }
+
+    fn to_record_with(&self, org: OrgId, payload: Option<StoredPayload<'_>>) -> Record {
         let owned = |text: Option<&str>| text.map(str::to_owned);
         let shared = |text: Option<&str>| text.map(Arc::from);
         Record {
@@ -159,6 +175,8 @@ impl<'a> StoredRecord<'a> {
             endpoints: self.endpoints.to_vec(),
             forwarded_to: shared(self.forwarded_to),
             forwarded_from: shared(self.forwarded_from),
+            payload: payload.map(|payload| Box::new(payload.to_payload())),
+            meters: self.meters.to_vec(),
         }
     }
 

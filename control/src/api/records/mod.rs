@@ -106,7 +106,14 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
-    Ok(Answer::json(show(&one(&call).await?)))
+    let record = one(&call).await?;
+    let mut shown = show(&record);
+    if call.role >= Role::Admin
+        && let Some(payload) = &record.payload
+    {
+        shown["payload"] = json!(payload);
+    }
+    Ok(Answer::json(shown))
 }
 
 async fn trace_of(call: OrgCall) -> Result<Answer, Refusal> {
@@ -122,9 +129,13 @@ async fn one(call: &OrgCall) -> Result<Record, Refusal> {
 }
 
 /// A record as the API shows it: with an id like every other object, and its time in words.
+/// Bodies are not for everybody who reads records.
 pub fn show(record: &Record) -> Value {
     // A record of plain fields always serialises.
     let mut shown = serde_json::to_value(record).unwrap_or_default();
+    if let Some(fields) = shown.as_object_mut() {
+        fields.shift_remove("payload");
+    }
     shown["id"] = json!(record.request_id);
     shown["started_at"] = json!(Timestamp::from_microsecond(record.started_at_us).ok());
     shown

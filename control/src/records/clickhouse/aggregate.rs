@@ -40,6 +40,7 @@ struct Cell {
     response_bytes: u64,
     total_us: u64,
     durations: (Vec<u16>, Vec<u64>),
+    meters: (Vec<String>, Vec<u64>),
 }
 
 impl ClickHouse {
@@ -80,6 +81,7 @@ impl Cell {
             response_bytes: self.response_bytes,
             total_us: self.total_us,
             durations: Sketch::of_counts(self.durations.0.into_iter().zip(self.durations.1)),
+            meters: self.meters.0.into_iter().zip(self.meters.1).collect(),
         }
     }
 }
@@ -126,7 +128,7 @@ fn cells(question: &Question, shown: Vec<String>) -> Sql {
                 countIf(code IN ({refused})) AS refused, countIf(client_aborted) AS aborted,
                 sum(attempts) AS attempts, sum(request_bytes) AS request_bytes,
                 sum(response_bytes) AS response_bytes, sum(total_us) AS total_us,
-                {SKETCH} AS durations
+                {SKETCH} AS durations, sumMap(meter_ids, meter_tokens) AS meters
              FROM (SELECT * FROM requests FINAL WHERE"
         ),
         [Value::Texts(shown)],

@@ -57,13 +57,17 @@ pub(super) struct Row {
     scrubbed: u32,
     scrub: String,
     ended_by: String,
+    /// As JSON, without bodies.
     record: String,
+    /// The bodies as JSON; empty where there are none.
+    payload: String,
+    meter_ids: Vec<String>,
+    meter_tokens: Vec<u64>,
 }
 
 impl Row {
     /// What is kept of `record`.
     pub(super) fn of(record: &Record) -> Self {
-        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
         let id = |id: Option<proto::id::CredentialId>| id.map(|id| id.to_string());
         let failures = record.sends.iter().filter_map(|send| send.failure);
         let denied = record.denials.iter().flat_map(|denial| &denial.rule_ids);
@@ -73,6 +77,7 @@ impl Row {
             .map_or((0, 0, 0), |source| addresses(&source));
         let user_agent = record.user_agent.as_deref();
         let ended_by = ended_by(&StoredRecord::of(record));
+        let (whole, payload) = documents(record);
         Self {
             org_id: record.org_id.to_string(),
             started_at: record.started_at_us,
@@ -87,11 +92,7 @@ impl Row {
             region: record.region.to_string(),
             method: record.method.to_string(),
             path: record.path.clone(),
-            query_names: record
-                .query
-                .iter()
-                .map(|field| field.name.clone())
-                .collect(),
+            query_names: texts(record.query.iter().map(|field| &field.name)),
             status: record.status.unwrap_or_default(),
             upstream_status: record.upstream_status.unwrap_or_default(),
             code: record.code.to_string(),
@@ -101,38 +102,56 @@ impl Row {
             request_bytes: record.request_bytes,
             response_bytes: record.response_bytes,
             attempts: record.attempts,
-            failures: failures.map(|why| why.as_str().to_owned()).collect(),
-            limited_by: record.limited_by.iter().map(ToString::to_string).collect(),
-            rule_ids: denied
-                .chain(&record.shadow_rule_ids)
-                .map(ToString::to_string)
-                .collect(),
-            filter_ids: record.filter_ids.iter().map(ToString::to_string).collect(),
+            failures: texts(failures.map(|why| why.as_str())),
+            limited_by: texts(&record.limited_by),
+            rule_ids: texts(denied.chain(&record.shadow_rule_ids)),
+            filter_ids: texts(&record.filter_ids),
             source: text(source),
             source_family,
             source_first,
             source_last,
             user_agent: text(user_agent),
             user_agent_lower: user_agent.unwrap_or_default().to_lowercase(),
-            upstream_ids: record
-                .upstream_ids
-                .iter()
-                .map(|id| id.value.clone())
-                .collect(),
+            upstream_ids: texts(record.upstream_ids.iter().map(|id| &id.value)),
             trace_id: text(record.trace_id.as_deref()),
             left_gateway: text(record.left_gateway.as_deref()),
             client_aborted: record.client_aborted,
             scrubbed: record.scrubbed,
             scrub: record.scrub.as_str().to_owned(),
             ended_by: text(ended_by.map(|stage| stage.name())),
-            // A record of plain fields always serialises.
-            record: serde_json::to_string(record).unwrap_or_default(),
+            record: whole,
+            payload,
+            meter_ids: texts(record.meters.iter().map(|spend| &spend.meter)),
+            meter_tokens: record.meters.iter().map(|spend| spend.tokens).collect(),
         }
     }
 
     /// About how many bytes it takes.
     pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + 2 * self.record.len()
+        size_of::<Self>() + 2 * self.record.len() + self.payload.len()
+    }
+}
+
+fn text(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
+}
+
+fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+    items.into_iter().map(|item| item.to_string()).collect()
+}
+
+/// The record without its bodies, and its bodies, as JSON.
+fn documents(record: &Record) -> (String, String) {
+    // What has plain fields always serialises.
+    match &record.payload {
+        None => (
+            serde_json::to_string(record).unwrap_or_default(),
+            String::new(),
+        ),
+        Some(payload) => (
+            serde_json::to_string(&record.without_payload()).unwrap_or_default(),
+            serde_json::to_string(payload).unwrap_or_default(),
+        ),
     }
 }
 

@@ -18,7 +18,8 @@ use crate::records::RecordsError;
 /// The table's name.
 pub(super) const TABLE: &str = "requests";
 
-/// Its columns. New ones go to the end; a column never changes its meaning.
+/// Its columns. A column never changes its meaning; one that a later release adds goes to the end
+/// and has a `DEFAULT`, so that this release can write without it.
 const COLUMNS: &[(&str, &str)] = &[
     ("org_id", "LowCardinality(String)"),
     ("started_at", "DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1))"),
@@ -61,6 +62,9 @@ const COLUMNS: &[(&str, &str)] = &[
     ("scrub", "LowCardinality(String)"),
     ("ended_by", "LowCardinality(String)"),
     ("record", "String CODEC(ZSTD(3))"),
+    ("payload", "String CODEC(ZSTD(3))"),
+    ("meter_ids", "Array(String)"),
+    ("meter_tokens", "Array(UInt64)"),
 ];
 
 /// Ids are looked for all over the table: a filter of Bloom for each granule says where not.

@@ -21,6 +21,27 @@ struct Found {
     record: String,
 }
 
+#[derive(Row, Deserialize)]
+struct Whole {
+    record: String,
+    payload: String,
+}
+
+impl Whole {
+    fn record(self) -> Result<Record, RecordsError> {
+        let mut record = Found {
+            record: self.record,
+        }
+        .record()?;
+        if !self.payload.is_empty() {
+            let payload = serde_json::from_str(&self.payload);
+            let damaged = |error| RecordsError::Damaged(format!("bodies of a record: {error}"));
+            record.payload = Some(payload.map_err(damaged)?);
+        }
+        Ok(record)
+    }
+}
+
 impl Found {
     fn record(self) -> Result<Record, RecordsError> {
         serde_json::from_str(&self.record)
@@ -36,11 +57,11 @@ impl ClickHouse {
         id: RequestId,
     ) -> Result<Option<Record>, RecordsError> {
         let one = Sql::new(
-            "SELECT record FROM requests WHERE org_id = ? AND request_id = ? LIMIT 1",
+            "SELECT record, payload FROM requests WHERE org_id = ? AND request_id = ? LIMIT 1",
             [org.to_string().into(), id.to_string().into()],
         );
-        let found: Vec<Found> = self.ask(one)?;
-        found.into_iter().next().map(Found::record).transpose()
+        let found: Vec<Whole> = self.ask(one)?;
+        found.into_iter().next().map(Whole::record).transpose()
     }
 
     /// Records of an organisation, newest first, and where the next page begins.

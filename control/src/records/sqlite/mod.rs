@@ -41,7 +41,8 @@ use tallies::Counting;
 
 /// The layout of the file, in `PRAGMA user_version`. Layout 1 had a row for each record.
 /// Layout 2 had no tallies, layout 3 no segments: its blocks stay in the file until they go.
-const LAYOUT: i64 = 4;
+/// Tallies of layout 4 say nothing of meters.
+const LAYOUT: i64 = 5;
 /// Most blocks that one search reads: a second's work, so that others get their turn.
 const SEARCH_BLOCKS_MAX: usize = 4_000;
 /// Bytes of a segment, about; the step in which a limit of bytes is kept.
@@ -109,7 +110,9 @@ impl Sqlite {
                 if found < 3 {
                     txn.execute_batch(tallies::CREATE)?;
                 }
-                txn.execute_batch(segments::CREATE)?;
+                if found < 4 {
+                    txn.execute_batch(segments::CREATE)?;
+                }
                 txn.pragma_update(None, "user_version", LAYOUT)?;
                 txn.commit()?;
             }

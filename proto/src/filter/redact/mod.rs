@@ -91,7 +91,8 @@ impl Detector {
         }
     }
 
-    fn find(self, text: &str, found: &mut dyn FnMut(Range<usize>)) {
+    /// Tells `found` where in a text it finds something.
+    pub fn find(self, text: &str, found: &mut dyn FnMut(Range<usize>)) {
         match self {
             Detector::Token => token::find(text, found),
             Detector::Email => email::find(text, found),

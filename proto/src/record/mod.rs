@@ -2,7 +2,8 @@
 //!
 //! A node writes it when the answer has ended, ships it to control in a
 //! [`crate::wire::RecordBatch`], and the API shows it. It holds no secret by construction: query
-//! values are replaced before a record is built, headers come from a fixed list, bodies are absent.
+//! values are replaced before a record is built, headers come from a fixed list, bodies are absent
+//! unless a proxy asks for their beginning.
 //!
 //! Plain structs without serde attributes that change the shape: the binary wire form depends on
 //! the order of fields and variants. New fields go to the end, with a new schema number in `wire`.
@@ -15,7 +16,9 @@ use utoipa::ToSchema;
 
 pub use crate::attempt::{Attempt, AttemptFailure};
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
+pub use crate::payload::{Captured, Payload, StoredPayload};
 pub use crate::stage::{Stage, StageTime};
+use crate::wire::StoredRecord;
 
 /// What stands in a record where a value was left out.
 pub const REDACTED: &str = "REDACTED";
@@ -123,6 +126,25 @@ pub struct Record {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub forwarded_from: Option<Arc<str>>,
+    /// The beginning of its bodies, where the proxy's `record.payload` says so; only roles owner
+    /// and admin see it, and only where one record is read.
+    #[serde(default)]
+    #[schema(value_type = Option<Payload>)]
+    pub payload: Option<Box<Payload>>,
+    /// What it has spent of each meter.
+    #[serde(default)]
+    pub meters: Vec<MeterSpend>,
+}
+
+/// What one request has spent of one meter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MeterSpend {
+    /// The meter: the id of a meter object, or the name of a limit that a proxy carries itself.
+    #[schema(value_type = String)]
+    pub meter: Arc<str>,
+    /// Tokens, over all attempts; of a meter that counts values what the answer said, or what was
+    /// set aside where it said nothing.
+    pub tokens: u64,
 }
 
 /// Whether an answer was searched for the secret that the request was sent with.
@@ -157,6 +179,15 @@ pub const FIELDS_BEFORE_SENDS: usize = 35;
 pub const FIELDS_BEFORE_SCRUB: usize = 37;
 /// Fields of a [`Record`] before `endpoints`, likewise.
 pub const FIELDS_BEFORE_ENDPOINTS: usize = 38;
+/// Fields of a [`Record`] before `payload`, likewise.
+pub const FIELDS_BEFORE_PAYLOAD: usize = 41;
+
+impl Record {
+    /// The same without bodies, as lists and followers get it.
+    pub fn without_payload(&self) -> Self {
+        StoredRecord::of(self).to_listed(self.org_id)
+    }
+}
 
 /// One query parameter of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -254,115 +285,4 @@ pub struct UpstreamId {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A record with something in every field.
-    pub(crate) fn full() -> Record {
-        Record {
-            request_id: RequestId::from_bits(1),
-            org_id: OrgId::from_bits(2),
-            proxy_id: ProxyId::from_bits(3),
-            proxy_credential_id: Some(CredentialId::from_bits(4)),
-            proxy_credential_generation: Some("1.local.7".into()),
-            target_credential_id: Some(CredentialId::from_bits(5)),
-            target_credential_generation: Some("1.local.8".into()),
-            config_version: 300,
-            node: "node-a".into(),
-            region: "local".into(),
-            method: "POST".into(),
-            path: "/v1/charges".into(),
-            query: vec![QueryField {
-                name: "expand".into(),
-                value: REDACTED.into(),
-            }],
-            status: Some(400),
-            upstream_status: None,
-            code: "proxy-access-denied".into(),
-            auth_failure: Some(AuthFailure::WrongKey),
-            started_at_us: 1_795_000_000_000_000,
-            total_us: 1_234,
-            stages: vec![StageTime {
-                stage: Stage::Authorize,
-                us: 12,
-            }],
-            request_bytes: 10,
-            response_bytes: 20,
-            upstream_request_bytes: 30,
-            upstream_response_bytes: 40,
-            attempts: 1,
-            denials: vec![Denial {
-                scope: RecordScope::Target,
-                scope_id: "tgt_00000000000000000000000006".into(),
-                default: false,
-                rule_ids: vec![RuleId::from_bits(7)],
-            }],
-            shadow_rule_ids: vec![RuleId::from_bits(8)],
-            filter_ids: vec![FilterId::from_bits(9)],
-            source_address: Some("192.0.2.1".into()),
-            user_agent: Some("curl/8".into()),
-            upstream_ids: vec![UpstreamId {
-                header: "x-request-id".into(),
-                value: "abc".into(),
-            }],
-            trace_id: Some("0af7651916cd43dd8448eb211c80319c".into()),
-            left_gateway: Some("files.example".into()),
-            client_aborted: true,
-            scrubbed: 2,
-            sends: vec![Attempt {
-                started_us: 100,
-                connect_us: 20,
-                wait_us: 1_000,
-                reused: true,
-                status: None,
-                failure: Some(AttemptFailure::Reset),
-            }],
-            limited_by: vec!["minute".into()],
-            scrub: ScrubState::Skipped,
-            endpoints: vec!["eu.api.example:8443".into()],
-            forwarded_to: Some("eu".into()),
-            forwarded_from: Some("us".into()),
-        }
-    }
-
-    /// The same as a release without `sends` would have it.
-    pub(crate) fn without_sends(record: Record) -> Record {
-        let mut record = without_scrub(record);
-        record.sends.clear();
-        record.limited_by.clear();
-        record
-    }
-
-    /// The same as a release without `scrub` would have it.
-    pub(crate) fn without_scrub(mut record: Record) -> Record {
-        record.scrub = ScrubState::None;
-        without_endpoints(record)
-    }
-
-    /// The same as a release without `endpoints` would have it.
-    pub(crate) fn without_endpoints(mut record: Record) -> Record {
-        record.endpoints.clear();
-        record.forwarded_to = None;
-        record.forwarded_from = None;
-        record
-    }
-
-    #[test]
-    fn reasons_stand_at_their_numbers() {
-        for (at, failure) in AuthFailure::ALL.into_iter().enumerate() {
-            assert_eq!(failure as usize, at, "{}", failure.as_str());
-        }
-        for (at, failure) in AttemptFailure::ALL.into_iter().enumerate() {
-            assert_eq!(failure as usize, at, "{}", failure.as_str());
-        }
-    }
-
-    #[test]
-    fn json_and_back() {
-        let record = full();
-        let json = serde_json::to_value(&record).unwrap();
-        assert_eq!(json["stages"][0]["stage"], "authorize");
-        assert_eq!(json["auth_failure"], "wrong-key");
-        assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
-    }
-}
+pub(crate) mod tests;
