@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use control::publish::{Author, Publish, Publisher};
+use control::publish::{Author, Publish, PublishError, Publisher};
 use proto::id::TokenId;
 use proto::object::{Body, ObjectId, StoredToken};
 use proto::org::{ApiToken, Role};
@@ -19,6 +19,10 @@ use crate::settings::ControlSettings;
 
 /// The name of the bootstrap token's object in the organisation `system`.
 const NAME: &str = "bootstrap";
+/// The id of an installation's first token: of control planes that start at once one makes it.
+const FIRST: TokenId = TokenId::from_bits(1);
+/// Starts at once of which each may be the one that is a moment later.
+const TRIES: usize = 5;
 /// Shortest token that an operator may give, in characters.
 const GIVEN_CHARS_MIN: usize = 32;
 
@@ -91,6 +95,25 @@ pub async fn admin_token(
     given: Option<Zeroizing<String>>,
     file: &Path,
 ) -> anyhow::Result<AdminToken> {
+    let mut tries = 1;
+    loop {
+        let tried = once(publisher, given.clone(), file).await;
+        let lost = |error: &anyhow::Error| {
+            // Another control plane starts too: what it made is there now.
+            matches!(error.downcast_ref(), Some(PublishError::Refused(_)))
+        };
+        match tried {
+            Err(error) if tries < TRIES && lost(&error) => tries += 1,
+            tried => return tried,
+        }
+    }
+}
+
+async fn once(
+    publisher: &Publisher,
+    given: Option<Zeroizing<String>>,
+    file: &Path,
+) -> anyhow::Result<AdminToken> {
     let system = publisher.load(SYSTEM_ORG).await?;
     let known = system
         .objects
@@ -118,7 +141,7 @@ pub async fn admin_token(
     match known {
         Some((_, known)) if known == wanted => {}
         Some((id, _)) => publish(publisher, replace(id, wanted)).await?,
-        None => publish(publisher, vec![create(wanted)]).await?,
+        None => publish(publisher, vec![create(FIRST, wanted)]).await?,
     }
     Ok(AdminToken {
         text: Some(token),
@@ -126,15 +149,15 @@ pub async fn admin_token(
     })
 }
 
-/// The creation of the bootstrap token with this digest.
-fn create(digest: String) -> Operation {
+/// The creation of a bootstrap token with this digest.
+fn create(id: TokenId, digest: String) -> Operation {
     let token = ApiToken {
         name: NAME.into(),
         role: Role::Owner,
         expires_at: None,
     };
     Operation::Create {
-        id: ObjectId::Token(TokenId::new()),
+        id: ObjectId::Token(id),
         body: Body::Token(StoredToken { token, digest }),
         secret: None,
     }
@@ -146,7 +169,7 @@ fn replace(old: TokenId, digest: String) -> Vec<Operation> {
         id: ObjectId::Token(old),
         precondition: None,
     };
-    vec![retire, create(digest)]
+    vec![retire, create(TokenId::new(), digest)]
 }
 
 async fn publish(publisher: &Publisher, operations: Vec<Operation>) -> anyhow::Result<()> {

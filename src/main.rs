@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         Command::Raise(args) => on_system(client::meters::raise(&args)),
         Command::Regions(args) => on_system(client::regions::run(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
+        Command::Changes(args) => on_system(client::configuration::changes(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),
         Command::Test(args) => on_system(client::test::run(&args)),

@@ -52,6 +52,8 @@ pub enum Command {
     Add(AddArgs),
     /// Make an organisation's configuration what a file says, as one version.
     Apply(ApplyArgs),
+    /// Carry out the operations of a file, all or none, as one version.
+    Changes(ChangesArgs),
     /// Print an organisation's configuration as a file for `apply`, without secrets.
     Export(ExportArgs),
     /// Say what would become of a request, or of a proxy's last ones, and why; nothing is sent.
@@ -201,6 +203,22 @@ pub struct ApplyArgs {
     /// Delete targets, credentials and proxies that the file does not name.
     #[arg(long)]
     pub prune: bool,
+    /// How to show what changed.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of `changes`.
+#[derive(Debug, Args)]
+pub struct ChangesArgs {
+    /// The file with `operations`, YAML or JSON; `-` for standard input.
+    pub file: PathBuf,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     /// How to show what changed.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,

@@ -14,6 +14,7 @@ impl Command {
             Self::Link(LinkCommand::Issue(args)) => args.output,
             Self::Add(args) => args.output,
             Self::Apply(args) => args.output,
+            Self::Changes(args) => args.output,
             Self::Test(args) => args.output,
             Self::Recover(args) => args.output,
             Self::Meters(args) => args.output,

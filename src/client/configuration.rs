@@ -1,4 +1,5 @@
-//! `requestrocket apply` and `export`: the configuration as a file.
+//! `requestrocket apply`, `export` and `changes`: the configuration as a file, and lists of
+//! operations on it.
 //!
 //! A file holds no secret. Where one belongs it names where the secret is, an environment variable
 //! or another file, and this command puts it in before the document leaves the machine.
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::Api;
 use super::versions::{outcome, tell};
-use crate::cli::{ApplyArgs, ExportArgs, FileFormat, Output};
+use crate::cli::{ApplyArgs, ChangesArgs, ExportArgs, FileFormat, Output};
 use crate::say;
 
 /// Largest file that is read, in bytes.
@@ -21,11 +22,7 @@ const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// # Errors
 /// The file cannot be read, or what the control plane said.
 pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
-    let name = args.file.display();
-    let text = read(&args.file).with_context(|| format!("cannot read {name}"))?;
-    let mut document = parse(&text).with_context(|| format!("{name} is not valid"))?;
-    fill_secrets(&mut document, &|name| std::env::var(name).ok())
-        .with_context(|| format!("{name} is not valid"))?;
+    let document = document(&args.file)?;
     let query = match (args.dry_run, args.prune) {
         (false, false) => "",
         (true, false) => "?dry_run=true",
@@ -34,8 +31,37 @@ pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
     };
     let api = Api::new(&args.control)?;
     let done = api.replace(&format!("/config{query}"), &document).await?;
-    tell(&done, args.output);
-    if args.output == Output::Text {
+    said(&done, args.output, args.dry_run);
+    Ok(())
+}
+
+/// Carries out the operations of a file, all or none, as one version.
+///
+/// # Errors
+/// The file cannot be read, or what the control plane said.
+pub async fn changes(args: &ChangesArgs) -> anyhow::Result<()> {
+    let document = document(&args.file)?;
+    let query = if args.dry_run { "?dry_run=true" } else { "" };
+    let api = Api::new(&args.control)?;
+    let done = api.create(&format!("/changes{query}"), &document).await?;
+    said(&done, args.output, args.dry_run);
+    Ok(())
+}
+
+/// The document of a file, with its secrets.
+fn document(file: &Path) -> anyhow::Result<Value> {
+    let name = file.display();
+    let text = read(file).with_context(|| format!("cannot read {name}"))?;
+    let mut document = parse(&text).with_context(|| format!("{name} is not valid"))?;
+    fill_secrets(&mut document, &|name| std::env::var(name).ok())
+        .with_context(|| format!("{name} is not valid"))?;
+    Ok(document)
+}
+
+/// Tells what changed, and keys that were generated.
+fn said(done: &Value, output: Output, dry_run: bool) {
+    tell(done, output);
+    if output == Output::Text {
         for generated in done["generated"].as_array().into_iter().flatten() {
             let id = generated["id"].as_str().unwrap_or_default();
             let secret = generated["secret"]
@@ -51,9 +77,8 @@ pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
                 name.unwrap_or("credential")
             ));
         }
-        say(&outcome(&done, args.dry_run));
+        say(&outcome(done, dry_run));
     }
-    Ok(())
 }
 
 /// Prints the configuration.
@@ -107,6 +132,18 @@ fn fill_secrets(document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> a
     for (at, credential) in credentials.into_iter().flatten().enumerate() {
         if let Some(secret) = credential.get_mut("secret") {
             fill(secret, &format!("/credentials/{at}/secret"), env)?;
+        }
+    }
+    // Of `changes`: what is created, and what is merged into an object.
+    let operations = document.get_mut("operations").and_then(Value::as_array_mut);
+    for (at, operation) in operations.into_iter().flatten().enumerate() {
+        for part in ["object", "patch"] {
+            let secret = operation
+                .get_mut(part)
+                .and_then(|part| part.get_mut("secret"));
+            if let Some(secret) = secret {
+                fill(secret, &format!("/operations/{at}/{part}/secret"), env)?;
+            }
         }
     }
     Ok(())
@@ -193,6 +230,29 @@ mod tests {
         let headers = json!({"headers": [{"name": "X-Key", "value": {"env": "KEY"}}]});
         let expected = json!({"headers": [{"name": "X-Key", "value": "s3cret"}]});
         assert_eq!(filled(headers).unwrap(), expected);
+    }
+
+    #[test]
+    fn secrets_of_operations_are_taken_too() {
+        let mut document = json!({"operations": [
+            {"delete": "tgt_1"},
+            {"create": "credentials", "object": {"secret": {"key": {"env": "KEY"}}}},
+            {"update": "crd_1", "patch": {"secret": {"key": {"env": "KEY"}}}},
+        ]});
+        let env = |name: &str| (name == "KEY").then(|| "s3cret".to_owned());
+        fill_secrets(&mut document, &env).unwrap();
+        assert_eq!(
+            document["operations"][1]["object"]["secret"]["key"],
+            "s3cret"
+        );
+        assert_eq!(
+            document["operations"][2]["patch"]["secret"]["key"],
+            "s3cret"
+        );
+        document["operations"][2]["patch"]["secret"]["key"] = json!("clear");
+        let refused = fill_secrets(&mut document, &env).unwrap_err().to_string();
+        let place = "/operations/1/object/secret/key holds a secret in clear";
+        assert!(refused.contains(place), "{refused}");
     }
 
     #[test]

@@ -45,6 +45,17 @@ fn lines(nodes: &[Value]) -> Vec<String> {
             node["revision"],
             node["in_flight"],
         ));
+        for org in node["behind"].as_array().into_iter().flatten() {
+            let id = org["org"].as_str().unwrap_or_default();
+            lines.push(format!(
+                "      has not seen version {} of {id}",
+                org["newest"]
+            ));
+        }
+        for problem in node["problems"].as_array().into_iter().flatten() {
+            let text = |key: &str| problem[key].as_str().unwrap_or_default();
+            lines.push(format!("    ! {} {}", text("code"), text("detail")));
+        }
         if let Some(ahead_ms) = node["clock_ahead_ms"].as_i64() {
             let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
             let seconds = ahead_ms.unsigned_abs() as f64 / 1e3;
@@ -83,6 +94,8 @@ mod tests {
         let node = json!({
             "name": "gw-1", "region": "eu", "address": "10.0.0.1:8080", "program": "0.1.0",
             "revision": 7, "in_flight": 3, "current": false, "clock_ahead_ms": -2_500,
+            "behind": [{"org": "org_1", "newest": 9}],
+            "problems": [{"code": "name-taken", "detail": "gw-1 too"}],
             "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
         });
         let lines = lines(&[node]);
@@ -91,11 +104,13 @@ mod tests {
             lines[0].ends_with("behind at revision 7, 3 in flight"),
             "{lines:?}"
         );
+        assert_eq!(lines[1], "      has not seen version 9 of org_1");
+        assert_eq!(lines[2], "    ! name-taken gw-1 too");
         assert_eq!(
-            lines[1],
+            lines[3],
             "    ! clock-skew its clock is 2.5 s behind the control plane's; set both by NTP"
         );
-        assert_eq!(lines[2], "    ! leaf-missing org_1: gone");
+        assert_eq!(lines[4], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
     }
 }

@@ -4,19 +4,24 @@
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::harness::gateway::Gateway;
+use crate::harness::gateway::{Gateway, Start};
 use crate::harness::wait_for;
 
-/// Two control planes of a cluster; the second one takes records elsewhere.
+/// Two control planes of a cluster, one started after the other.
 fn two_controls(cluster: &Cluster, settings: &str) -> [Gateway; 2] {
+    two_starts(cluster, settings).map(Gateway::with)
+}
+
+/// How they are started; the second one takes records elsewhere.
+fn two_starts(cluster: &Cluster, settings: &str) -> [Start; 2] {
     let mut start = cluster.control_start();
     start.config.push_str(settings);
-    let first = Gateway::with(start.clone());
+    let first = start.clone();
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let other = free.local_addr().expect("an address").to_string();
     drop(free);
     start.config = start.config.replace(&cluster.link, &other);
-    [first, Gateway::with(start)]
+    [first, start]
 }
 
 fn call(
@@ -29,6 +34,31 @@ fn call(
     let path = format!("/api/v1/orgs/default{path}");
     let answer = control.control_call(method, &path, Some(token), body);
     (answer.status(), answer.json())
+}
+
+#[test]
+fn two_controls_that_start_at_once_make_one_token() {
+    let cluster = Cluster::new();
+    let token = "an-admin-token-that-both-of-them-are-given";
+    let given = ("REQUESTROCKET_ADMIN_TOKEN".to_owned(), token.to_owned());
+    let controls = std::thread::scope(|scope| {
+        let begin = |mut start: Start| {
+            start.environment.push(given.clone());
+            scope.spawn(move || Gateway::with(start))
+        };
+        let starting = two_starts(&cluster, "").map(begin);
+        starting.map(|start| start.join().expect("it starts"))
+    });
+    for control in &controls {
+        let path = "/api/v1/orgs/system/tokens";
+        let listed = wait_for("the token", || {
+            let answer = control.control_call("GET", path, Some(token), None);
+            (answer.status() == 200).then(|| answer.json())
+        });
+        let items = listed["items"].as_array().expect("a list");
+        let named = items.iter().filter(|item| item["name"] == "bootstrap");
+        assert_eq!(named.count(), 1, "{listed}");
+    }
 }
 
 #[test]

@@ -60,6 +60,36 @@ fn a_bad_change_is_found_and_taken_back() {
 }
 
 #[test]
+fn a_file_of_operations_is_one_version_or_none() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("changes.yaml");
+    let path = file.to_str().expect("a path");
+    let write = |second: &str| {
+        let first = format!("  - create: rules\n    parent: {}\n", proxy.id);
+        let rule = format!("operations:\n{first}    object: {{effect: deny}}\n{second}");
+        std::fs::write(&file, rule).expect("a file");
+    };
+    write("  - delete: tgt_01h00000000000000000000000\n");
+    let (done, said) = run(&gateway, &["changes", path]);
+    assert!(!done, "{said}");
+    assert_eq!(proxy.get("/").status(), 200, "all or none");
+    write("");
+    let (done, said) = run(&gateway, &["changes", path, "--dry-run"]);
+    assert!(done && said.starts_with("+ rul_"), "{said}");
+    assert_eq!(proxy.get("/").status(), 200);
+    let (done, said) = run(&gateway, &["changes", path]);
+    assert!(done && said.starts_with("+ rul_"), "{said}");
+    assert_eq!(
+        proxy.get("/").status(),
+        400,
+        "in effect when the command ends"
+    );
+}
+
+#[test]
 fn a_rollback_past_a_rotation_revives_no_key() {
     let gateway = Gateway::start();
     let upstream = Upstream::json("{}");

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use proto::org::Role;
-use proto::tree::{self, Objects, OrgConfig};
+use proto::tree::{self, Objects, OrgConfig, SYSTEM_ORG};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -105,7 +105,10 @@ fn entry(
     let known = before.is_some() || reaches_first;
     let differences = tree::diff(before.unwrap_or(&nothing), &config.objects);
     let mut entry = shown(kept);
-    entry["author_name"] = json!(author_name(config, &kept.record.author));
+    let (author, world) = (&kept.record.author, call.control.world());
+    // The operator's tokens are those of `system`, as it is now.
+    let system = || author_name(&world.orgs.get(&SYSTEM_ORG)?.config, author);
+    entry["author_name"] = json!(author_name(config, author).or_else(system));
     entry["objects"] = match known {
         true => change_list(&call.view(), &differences).into(),
         false => Value::Null,

@@ -1,8 +1,9 @@
 //! The nodes of a region: who is there, what each serves, and what it cannot serve.
 
-use proto::keys;
+use proto::keys::{self, Live};
 use proto::member::Member;
-use proto::store::load;
+use proto::store::{KeyValue, load};
+use proto::tree::Head;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -10,6 +11,9 @@ use super::call::Call;
 use super::error::Refusal;
 use super::{page, write};
 use crate::route::{Gives, Route, Verb};
+
+/// Most organisations that a node is shown to be behind in.
+const BEHIND_MAX: usize = 100;
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -34,16 +38,120 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     });
     listed.await.map_err(|error| write::refusal(error.into()))?;
     members.sort_by(|one, other| (&one.region, &one.name).cmp(&(&other.region, &other.name)));
-    let items = members
-        .iter()
-        .map(|member| shown(member, &newest))
-        .collect();
+    let mut heads = Vec::new();
+    if members.iter().any(|member| member.serves != newest) {
+        let listed = load::list(store, keys::HEADS, None, |pair| heads.push(pair));
+        listed.await.map_err(|error| write::refusal(error.into()))?;
+    }
+    let own = call.control.publisher.region();
+    let items = members.iter().map(|member| {
+        // A member of plain fields always serialises.
+        let mut shown = serde_json::to_value(member).unwrap_or_default();
+        let current = member.serves == newest;
+        shown["current"] = json!(current);
+        if !current {
+            shown["behind"] = behind(member, &heads);
+        }
+        let problems = problems(member, &members, own);
+        if !problems.is_empty() {
+            shown["problems"] = Value::Array(problems);
+        }
+        shown
+    });
+    let items = items.collect();
     Ok(Answer::json(page::page(items, None)))
 }
 
-fn shown(member: &Member, newest: &str) -> Value {
-    // A member of plain fields always serialises.
-    let mut shown = serde_json::to_value(member).unwrap_or_default();
-    shown["current"] = json!(member.serves == newest);
-    shown
+/// Organisations with a version that a node has not seen.
+fn behind(member: &Member, heads: &[KeyValue]) -> Value {
+    let unseen = heads
+        .iter()
+        .filter(|pair| pair.mod_revision.0 > member.revision);
+    let shown = unseen.filter_map(|pair| {
+        let head = Head::parse(&pair.value).ok()?;
+        match Live::parse(&pair.key)? {
+            Live::Head(org) => Some(json!({"org": org.to_string(), "newest": head.n})),
+            _ => None,
+        }
+    });
+    shown.take(BEHIND_MAX).collect()
+}
+
+/// What is wrong with a node's place among the others.
+fn problems(member: &Member, all: &[Member], own: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    let mut problem = |code: &str, detail: String| {
+        found.push(json!({"code": code, "detail": detail}));
+    };
+    if member.region != own {
+        problem(
+            "region-foreign",
+            format!(
+                "it says that it is of region {}, and is in the store of {own}: set its `region`, \
+                 key ring and `store.endpoints` to those of one region",
+                member.region
+            ),
+        );
+    }
+    // One that was killed and started again is listed twice until its lease ends.
+    let is_namesake = |other: &&Member| {
+        other.id != member.id
+            && (&other.name, &other.region) == (&member.name, &member.region)
+            && other.address != member.address
+    };
+    if let Some(other) = all.iter().find(is_namesake) {
+        problem(
+            "name-taken",
+            format!(
+                "the node at {} is named {} too: give each its own `node_name`, or their records \
+                 and their parts of limits mix",
+                other.address, member.name
+            ),
+        );
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proto::id::NodeId;
+
+    use super::*;
+
+    fn member(bits: u128, name: &str, region: &str, address: &str) -> Member {
+        Member {
+            id: NodeId::from_bits(bits),
+            name: name.into(),
+            region: region.into(),
+            address: address.into(),
+            peers: None,
+            program: String::new(),
+            started_at: Timestamp::UNIX_EPOCH,
+            revision: 7,
+            serves: String::new(),
+            in_flight: 0,
+            clock_ahead_ms: None,
+            restarts: Default::default(),
+            faults: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_name_for_two_and_a_region_of_another_store_are_told() {
+        let all = [
+            member(1, "gw-1", "eu", "10.0.0.1:8080"),
+            member(2, "gw-1", "eu", "10.0.0.2:8080"),
+            member(3, "gw-2", "eu", "10.0.0.3:8080"),
+            member(4, "gw-2", "eu", "10.0.0.3:8080"),
+            member(5, "gw-3", "x", "10.0.0.4:8080"),
+        ];
+        let codes = all.each_ref().map(|one| {
+            let found = problems(one, &all, "eu");
+            let codes = found.iter().map(|problem| problem["code"].to_string());
+            codes.collect::<Vec<_>>().join(" ")
+        });
+        let (taken, foreign) = ("\"name-taken\"", "\"region-foreign\"");
+        assert_eq!(codes, [taken, taken, "", "", foreign]);
+    }
 }

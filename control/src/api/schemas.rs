@@ -131,7 +131,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("RecordTrace", super::records::trace::schema()),
         ("Telemetry", super::telemetry::schema()),
         ("Me", me()),
-        ("Node", node()),
+        ("Node", super::node_schemas::node()),
         ("Regression", super::recovery_schemas::regression()),
         ("Recovery", super::recovery_schemas::recovery()),
         ("Recovered", super::recovery_schemas::recovered()),
@@ -158,47 +158,6 @@ fn fixed() -> Vec<(&'static str, Value)> {
             }),
         ),
     ]
-}
-
-fn node() -> Value {
-    let text = |description: &str| json!({"type": "string", "description": description});
-    json!({
-        "type": "object",
-        "description": "One running node",
-        "properties": {
-            "id": text("New at every start"),
-            "name": text("Its `node_name`"),
-            "region": text("Its region"),
-            "address": text("Where it listens for callers"),
-            "peers": text("Where other nodes dial it; absent where it has no links"),
-            "program": text("The version of its program"),
-            "started_at": {"type": "string", "format": "date-time"},
-            "revision": {"type": "integer", "description": "The store revision that it serves"},
-            "serves": text("Equal on nodes that serve the same configuration"),
-            "current": {"type": "boolean",
-                        "description": "Whether it serves what this control plane sees"},
-            "in_flight": {"type": "integer", "description": "Requests in flight"},
-            "clock_ahead_ms": {
-                "type": "integer",
-                "description": "How far its clock is ahead of a control plane's, where over 2 s"
-            },
-            "restarts": {
-                "type": "object",
-                "description": "Tasks and stages that panicked and run again, by name",
-                "additionalProperties": {"type": "integer"}
-            },
-            "faults": {
-                "type": "array",
-                "description": "What it cannot serve; an earlier form is served instead",
-                "items": {"type": "object", "properties": {
-                    "org": {"type": ["string", "null"]},
-                    "object": {"type": ["string", "null"]},
-                    "code": {"type": "string"},
-                    "detail": {"type": "string"}
-                }}
-            }
-        }
-    })
 }
 
 fn version() -> Value {

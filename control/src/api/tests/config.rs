@@ -457,6 +457,15 @@ async fn the_audit_says_who_and_what_with_both_forms_and_no_secret() {
     assert_eq!(objects[0]["before"]["active"], true);
     assert_eq!(objects[0]["after"]["active"], false);
     assert_eq!(items[1]["objects"].as_array().unwrap().len(), 6);
+    // So does what the operator did, whose token is of another organisation.
+    let target = json!({"base_url": "https://operator.example"});
+    api.make(Who::Operator, "targets", target).await.is(201);
+    let by_operator = api
+        .get(Who::Admin, "/orgs/acme/audit?limit=1")
+        .await
+        .is(200);
+    let name = &by_operator.body["items"][0]["author_name"];
+    assert!(name.is_string(), "{}", by_operator.text);
     assert!(!audit.text.contains("sk_live"));
     let cursor = audit.body["next_cursor"].as_str().unwrap();
     let rest = format!("/orgs/acme/audit?limit=50&cursor={cursor}");
