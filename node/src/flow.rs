@@ -35,6 +35,7 @@ use crate::stages::inject::Armed;
 use crate::stages::record::Closing;
 use crate::telemetry::TraceContext;
 use crate::upstream::AnswerBody;
+use crate::validating::Violations;
 
 /// A request between two stages.
 pub struct Exchange {
@@ -245,6 +246,8 @@ pub struct Notes {
     pub filters_changed: Vec<FilterId>,
     /// How often what was redacted in bodies that were read whole.
     pub redacted: Redactions,
+    /// Bodies that broke a schema.
+    pub violations: Violations,
     /// What the caller is warned of.
     pub warning: Option<String>,
     /// The target's status, also where the caller got another.
@@ -288,6 +291,14 @@ pub struct Notes {
 }
 
 impl Notes {
+    /// Adds to what the caller is warned of.
+    pub fn warn(&mut self, warning: String) {
+        self.warning = Some(match self.warning.take() {
+            Some(before) => format!("{before}; {warning}"),
+            None => warning,
+        });
+    }
+
     /// Notes what filters did to a body, and gives what may go on of it.
     pub fn filtered(&mut self, applied: proto::filter::Applied) -> Bytes {
         let changed = applied.changed.iter();

@@ -50,5 +50,7 @@ pub mod sync;
 pub mod telemetry;
 pub mod test_run;
 pub mod traces;
+pub mod treatment;
 pub mod upstream;
+pub mod validating;
 pub mod worker;

@@ -13,12 +13,13 @@ use proto::outcome::{Code, EarlyEnd};
 use crate::flow::Outbound;
 use crate::inbound;
 use crate::upstream::{AnswerBody, AnswerError};
+use crate::validating::{Side, Violations};
 
 /// The end of a request whose answer needs more memory than its proxy allows.
 pub fn too_large(bytes_max: usize) -> EarlyEnd {
     let detail = format!(
         "the answer is larger than {bytes_max} bytes (`body_buffer_bytes` of the proxy) and \
-         filters need it whole; raise the limit or ask for less"
+         filters or validation need it whole; raise the limit or ask for less"
     );
     EarlyEnd::new(Code::ResponseTooLarge, detail)
 }
@@ -136,6 +137,15 @@ impl EventBody {
     /// Why the stream was ended before its time, if it was.
     pub fn cut(&self) -> Option<StreamEnd> {
         self.filter.ended()
+    }
+
+    /// Documents that broke the schema so far.
+    pub fn violations(&self) -> Violations {
+        let mut violations = Violations::default();
+        if let Some((mode, count)) = self.filter.violations() {
+            violations.add(Side::Response, mode, count);
+        }
+        violations
     }
 
     /// How often what was redacted so far.

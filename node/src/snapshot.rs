@@ -23,6 +23,7 @@ use proto::proxy::{
 use proto::rule::RuleSet;
 use proto::seal::DigestKey;
 use proto::target::BaseUrl;
+use proto::validation::BodyValidator;
 
 use crate::credentials::vault::Sealing;
 use crate::elsewhere::Elsewhere;
@@ -124,6 +125,10 @@ pub struct CompiledProxy {
     pub foreign_urls: ForeignUrls,
     /// What becomes of error bodies where filters apply.
     pub error_bodies: ErrorBodies,
+    /// What bodies of requests are held against.
+    pub request_validator: Option<Arc<BodyValidator>>,
+    /// What bodies of answers are held against.
+    pub response_validator: Option<Arc<BodyValidator>>,
     /// What a caller's hang-up does.
     pub on_client_abort: OnClientAbort,
     /// Largest body that is buffered, in bytes.

@@ -1,6 +1,7 @@
 //! What node and control share. In reading order: the vocabulary (`id`, `version`, `org`, `target`,
 //! `endpoint`, `credential`, `proxy`, `object`), what checks it (`checks`, `hosts`, `problem`,
-//! `policy`, `regions`), how a request is judged (`path`, `query`, `body_view`, `rule`), how
+//! `policy`, `regions`), how a request is judged (`path`, `query`, `body_view`, `rule`,
+//! `validation`), how
 //! secrets are kept (`seal`, `retired`), how a configuration is made of it all (`tree`), where it
 //! lives (`keys`, `store`), what nodes are asked to try (`test_request`), what gateways tell each
 //! other (`region_link`), and what is told of each request (`record`, `stage`, `attempt`, `wire`).
@@ -51,5 +52,6 @@ pub mod target;
 pub mod test_request;
 pub mod tree;
 pub mod usage;
+pub mod validation;
 pub mod version;
 pub mod wire;

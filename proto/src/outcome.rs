@@ -61,6 +61,8 @@ pub enum Code {
     ResponseTooLarge,
     /// Filters apply and the answer is not JSON.
     FilterNotJson,
+    /// The body breaks the proxy's schema.
+    ValidationFailed,
     /// The answer names a third host and the proxy refuses that.
     RedirectBlocked,
     /// No gateway of the regions that serve the proxy can be reached.
@@ -127,6 +129,7 @@ impl Code {
         Self::UpstreamInvalid,
         Self::ResponseTooLarge,
         Self::FilterNotJson,
+        Self::ValidationFailed,
         Self::RedirectBlocked,
         Self::RegionUnavailable,
         Self::RegionRedirect,
@@ -167,6 +170,7 @@ impl Code {
             Self::UpstreamInvalid => facts("upstream-invalid", 502, "Upstream invalid", true),
             Self::ResponseTooLarge => facts("response-too-large", 502, "Response too large", false),
             Self::FilterNotJson => facts("filter-not-json", 422, "Response not filterable", false),
+            Self::ValidationFailed => facts("validation-failed", 422, "Validation failed", false),
             Self::RedirectBlocked => facts("redirect-blocked", 502, "Redirect blocked", false),
             Self::RegionUnavailable => facts("region-unavailable", 503, "Region unavailable", true),
             Self::RegionRedirect => facts("region-redirect", 307, "Served elsewhere", true),

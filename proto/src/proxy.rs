@@ -13,6 +13,7 @@ use crate::problem::Problem;
 use crate::regions;
 use crate::seal::is_region_name;
 use crate::target::{Effect, Timeouts};
+use crate::validation::Validation;
 
 /// Default of [`Proxy::body_buffer_bytes`]: 10 MiB.
 pub const BODY_BUFFER_BYTES_DEFAULT: u64 = 10 * 1024 * 1024;
@@ -72,6 +73,9 @@ pub struct Proxy {
     /// What becomes of error bodies where response filters apply. Default `filter`.
     #[serde(default)]
     pub error_bodies: ErrorBodies,
+    /// Schemas that bodies must satisfy. Default none.
+    #[serde(default, skip_serializing_if = "Validation::is_empty")]
+    pub validation: Validation,
     /// What a caller's hang-up does to the upstream call. Default `cancel`.
     #[serde(default)]
     pub on_client_abort: OnClientAbort,
@@ -343,6 +347,8 @@ impl Proxy {
             payload.problems("/record/payload", &mut problems);
         }
         checks::labels(&self.labels, &mut problems);
+        let schemas = self.validation.validate().into_iter();
+        problems.extend(schemas.map(|problem| problem.below("/validation")));
         problems
     }
 }

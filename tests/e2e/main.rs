@@ -39,5 +39,6 @@ mod tls;
 mod tokens;
 mod unauthorized;
 mod upstreams;
+mod validation;
 mod values;
 mod versions;

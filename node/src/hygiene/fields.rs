@@ -264,6 +264,16 @@ fn describes_bytes(name: &str) -> bool {
     ) || name.starts_with("x-amz-checksum-")
 }
 
+/// The content codings of a body, as listed.
+pub fn codings(headers: &HeaderMap) -> String {
+    let values: Vec<&str> = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .map(|value| value.to_str().unwrap_or("unreadable"))
+        .collect();
+    values.join(",")
+}
+
 /// A filtered answer is one caller's: shared caches must not keep it.
 fn make_private(headers: &mut HeaderMap) {
     let shared = headers.get_all(header::CACHE_CONTROL).iter().any(|value| {

@@ -4,6 +4,7 @@
 //! (`tests/tidy.rs` compares). Names follow `[namespace_]name[_unit][_total]`; labels have few,
 //! fixed values.
 
+mod bodies;
 mod configuration;
 mod counters;
 mod endpoints;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use proto::filter::Redactions;
 use proto::outcome::Code;
 use proto::record::{AttemptFailure, AuthFailure};
 
@@ -24,6 +24,7 @@ use crate::actor::{STAGES, StageKind};
 use crate::breakers::TargetBreaker;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
+pub use bodies::Bodies;
 use configuration::Configuration;
 pub use endpoints::EndpointCounters;
 use histogram::{Histogram, OVERHEAD_US, REQUEST_US};
@@ -50,7 +51,7 @@ struct Shared {
     trace_export_failures: AtomicU64,
     secrets_refused: AtomicU64,
     secrets_reflected: AtomicU64,
-    redactions: [AtomicU64; Redactions::KINDS],
+    bodies: Bodies,
     unmatched_dropped: AtomicU64,
     listener_refused: [AtomicU64; Code::ALL.len()],
     auth_failures: [AtomicU64; AuthFailure::ALL.len()],
@@ -80,7 +81,7 @@ impl Default for Shared {
             trace_export_failures: AtomicU64::new(0),
             secrets_refused: AtomicU64::new(0),
             secrets_reflected: AtomicU64::new(0),
-            redactions: Default::default(),
+            bodies: Bodies::default(),
             unmatched_dropped: AtomicU64::new(0),
             listener_refused: std::array::from_fn(|_| AtomicU64::new(0)),
             auth_failures: Default::default(),
@@ -213,13 +214,9 @@ impl Metrics {
         self.shared.secrets_reflected.fetch_add(1, Relaxed);
     }
 
-    /// So often something was redacted.
-    pub fn redacted(&self, redactions: &Redactions) {
-        for (count, more) in self.shared.redactions.iter().zip(redactions.counts()) {
-            if more > 0 {
-                count.fetch_add(more.into(), Relaxed);
-            }
-        }
+    /// What filters and schemas found in bodies.
+    pub fn bodies(&self) -> &Bodies {
+        &self.shared.bodies
     }
 
     /// An attempt that matches no proxy was not kept: there were too many.
@@ -287,6 +284,7 @@ impl Metrics {
             let _ = writeln!(out, "{name} {}", count.load(Relaxed));
         }
         reasons::render(shared, &mut out);
+        shared.bodies.render(&mut out);
         shared.proxies.render(&mut out);
         shared.endpoints.render(&mut out);
         shared.configuration.render(&mut out);

@@ -1,9 +1,8 @@
-//! Counts by reason: why callers were refused, why targets did not answer, what was redacted.
+//! Counts by reason: why callers were refused, and why targets did not answer.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
-use proto::filter::Redactions;
 use proto::record::{AttemptFailure, AuthFailure};
 
 use super::{Shared, head};
@@ -31,16 +30,6 @@ pub(super) fn render(shared: &Shared, out: &mut String) {
     for (why, count) in AttemptFailure::ALL.iter().zip(&shared.upstream_failures) {
         let why = why.as_str();
         let _ = writeln!(out, "{name}{{reason=\"{why}\"}} {}", count.load(Relaxed));
-    }
-    let name = "requestrocket_redactions_total";
-    head(
-        name,
-        "Marks put into bodies in the place of what `redact` found, by what it was.",
-        "counter",
-        out,
-    );
-    for (what, count) in Redactions::names().zip(&shared.redactions) {
-        let _ = writeln!(out, "{name}{{found=\"{what}\"}} {}", count.load(Relaxed));
     }
     let name = "requestrocket_upstream_answers_total";
     head(

@@ -2,27 +2,31 @@
 //! of the four scopes in their order.
 //!
 //! While filters apply nothing passes that they have not seen: what is not JSON becomes 422, an
-//! error body is filtered or blanked, what describes the old bytes is dropped.
+//! error body is filtered or blanked, what describes the old bytes is dropped. Where the proxy has
+//! a schema for answers, what is left is held against it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
-use proto::event_stream::{EventFilter, Framing};
-use proto::filter::{ErrorBody, FilterSet, Kind};
+use http::{Method, StatusCode};
+use proto::event_stream::EventFilter;
+use proto::filter::{ErrorBody, FilterSet};
 use proto::outcome::{Code, EarlyEnd, Extra};
-use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, RewriteUrls};
+use proto::proxy::{ForeignUrls, OnClientAbort, RewriteUrls};
+use proto::validation::BodyValidator;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Answer, Exchange, Outbound};
-use crate::hygiene::fields::{self, ResponseFields};
+use crate::hygiene::fields::{self, ResponseFields, codings};
 use crate::hygiene::{cookies, urls};
 use crate::metrics::Metrics;
 use crate::outbound::{self, EventBody};
 use crate::reflected;
 use crate::snapshot::CompiledProxy;
 use crate::stages::prepare::response_filters;
+use crate::treatment::{self, Treatment, content_type, is_coded};
+use crate::validating::{self, Side};
 
 /// The stage.
 pub struct Filter {
@@ -45,20 +49,33 @@ impl Stage for Filter {
                 answer.status,
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
-        let treated = filters
-            .as_ref()
-            .filter(|_| !bodyless)
-            .map(|_| treatment(&answer, &proxy, is_coded(&codings)));
+        let validator = proxy.response_validator.as_ref();
+        let validator = validator.filter(|_| answer.status.is_success());
+        let coded = is_coded(&codings);
+        let treated = match (&filters, validator) {
+            _ if bodyless => None,
+            (Some(_), _) => Some(treatment::filtering(&answer, &proxy, coded)),
+            (None, Some(validator)) => {
+                let notes = &mut exchange.notes;
+                Some(treatment::validation(
+                    &answer, validator, &proxy, coded, notes,
+                ))
+            }
+            (None, None) => None,
+        };
         // What passes as it came keeps what describes its bytes, its content coding above all.
-        let filtered = filters.is_some() && !matches!(treated, Some(Ok(Treatment::Pass)));
+        let filtered = matches!(treated, Some(Ok(Treatment::Events(_))))
+            || (filters.is_some()
+                && !matches!(treated, Some(Ok(Treatment::Pass | Treatment::Validate))));
         if let Err(end) = clean_head(exchange, &proxy, &mut answer, filtered) {
             return end.into();
         }
-        let (filters, treatment) = match (filters, treated) {
-            (Some(filters), Some(Ok(treatment))) => (filters, treatment),
-            (_, Some(Err(end))) => return end.into(),
-            _ => return self.pass(exchange, &proxy, answer),
+        let treatment = match treated {
+            Some(Ok(treatment)) => treatment,
+            Some(Err(end)) => return end.into(),
+            None => return self.pass(exchange, &proxy, answer),
         };
+        let validator = validator.cloned();
         match treatment {
             Treatment::Empty | Treatment::Pass => self.pass(exchange, &proxy, answer),
             Treatment::Blank => {
@@ -66,22 +83,25 @@ impl Stage for Filter {
                 Next::Continue
             }
             Treatment::Events(framing) => {
-                let events = EventFilter::new(filters, framing, proxy.body_buffer_bytes);
+                let filters = filters.unwrap_or_default();
+                let events = EventFilter::new(filters, framing, proxy.body_buffer_bytes)
+                    .validated(validator);
                 let body = std::mem::replace(&mut answer.body, Outbound::Empty);
                 answer.body = Outbound::Events(Box::new(EventBody::new(body, events)));
                 self.pass(exchange, &proxy, answer)
             }
-            Treatment::Filter { error } => {
+            Treatment::Filter { .. } | Treatment::Validate => {
                 let job = Job {
                     filters,
-                    error,
+                    validator,
+                    error: matches!(treatment, Treatment::Filter { error: true }),
                     codings,
                     bytes_max: proxy.body_buffer_bytes,
                     cancels: proxy.on_client_abort == OnClientAbort::Cancel,
                     metrics: self.metrics.clone(),
                     proxy,
                 };
-                filter_body(answer, job)
+                treat_body(answer, job)
             }
         }
     }
@@ -141,94 +161,9 @@ fn clean_head(
     Ok(())
 }
 
-/// What happens to the body of an answer while filters apply.
-enum Treatment {
-    /// Untouched, as the proxy says for error bodies.
-    Pass,
-    /// There is none, so nothing can leak, and what the request did is not hidden by a 422.
-    Empty,
-    /// Replaced by a problem document.
-    Blank,
-    /// Read whole and filtered.
-    Filter {
-        /// Whether it is an error body.
-        error: bool,
-    },
-    /// Filtered one document after another while it streams.
-    Events(Framing),
-}
-
-fn treatment(answer: &Answer, proxy: &CompiledProxy, coded: bool) -> Result<Treatment, EarlyEnd> {
-    if !answer.status.is_success() {
-        return Ok(match proxy.error_bodies {
-            ErrorBodies::Pass => Treatment::Pass,
-            ErrorBodies::Blank => Treatment::Blank,
-            ErrorBodies::Filter => Treatment::Filter { error: true },
-        });
-    }
-    if is_empty(answer) {
-        return Ok(Treatment::Empty);
-    }
-    let withheld = |why: &str| {
-        let detail = format!(
-            "filters apply to this proxy and the target's answer is {why}; it is withheld so that \
-             nothing leaks"
-        );
-        let status = Extra::UpstreamStatus(answer.status.as_u16());
-        EarlyEnd::new(Code::FilterNotJson, detail).with(status)
-    };
-    // Paths are from the root of the whole; a part may even be JSON with a root of its own.
-    if answer.status == StatusCode::PARTIAL_CONTENT {
-        return Err(withheld("a part, although none was asked for"));
-    }
-    match proto::filter::applies_to(content_type(&answer.headers)) {
-        Kind::Json => Ok(Treatment::Filter { error: false }),
-        Kind::EventStream | Kind::Ndjson if coded => {
-            Err(withheld("a stream of events in a content coding"))
-        }
-        Kind::EventStream => Ok(Treatment::Events(Framing::EventStream)),
-        Kind::Ndjson => Ok(Treatment::Events(Framing::Ndjson)),
-        Kind::Other => Err(withheld(
-            "not JSON (`application/json`, `+json`, NDJSON or a stream of JSON events)",
-        )),
-    }
-}
-
-/// Whether the answer is known to have no body.
-fn is_empty(answer: &Answer) -> bool {
-    match &answer.body {
-        Outbound::Empty => true,
-        Outbound::Full(bytes) => bytes.is_empty(),
-        Outbound::Stream(body) => body.remaining() == Some(0),
-        Outbound::Events(_) | Outbound::Scrubbed(_) => false,
-    }
-}
-
-fn content_type(headers: &HeaderMap) -> &str {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-}
-
-/// The content codings of an answer, as listed.
-fn codings(headers: &HeaderMap) -> String {
-    let values: Vec<&str> = headers
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .map(|value| value.to_str().unwrap_or("unreadable"))
-        .collect();
-    values.join(",")
-}
-
-/// Whether a body must be decoded before it can be read.
-fn is_coded(codings: &str) -> bool {
-    let mut codings = codings.split(',').map(str::trim);
-    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
-}
-
 struct Job {
-    filters: Arc<FilterSet>,
+    filters: Option<Arc<FilterSet>>,
+    validator: Option<Arc<BodyValidator>>,
     error: bool,
     codings: String,
     bytes_max: usize,
@@ -238,8 +173,8 @@ struct Job {
     proxy: Arc<CompiledProxy>,
 }
 
-/// Waits for the whole body, then filters it.
-fn filter_body(mut answer: Answer, job: Job) -> Next {
+/// Waits for the whole body, then filters and validates it.
+fn treat_body(mut answer: Answer, job: Job) -> Next {
     Next::Wait(Box::new(move |mut exchange| {
         Box::pin(async move {
             let body = std::mem::replace(&mut answer.body, Outbound::Empty);
@@ -289,9 +224,24 @@ fn apply(
         .with(Extra::UpstreamStatus(answer.status.as_u16()))
     };
     let decoded = proto::body_view::decode(coded, &job.codings, job.bytes_max);
+    let Some(filters) = &job.filters else {
+        answer.body = Outbound::Full(coded.clone());
+        let Some(validator) = job.validator.as_deref().filter(|_| !coded.is_empty()) else {
+            return Ok(answer);
+        };
+        let notes = &mut exchange.notes;
+        return match decoded {
+            Ok(body) => validating::hold(validator, Side::Response, &body, notes),
+            Err(error) => {
+                let why = format!("and this one cannot be decoded: {error}");
+                validating::without(validator, Side::Response, &why, notes)
+            }
+        }
+        .map(|()| answer);
+    };
     if job.error {
         let outcome = match &decoded {
-            Ok(body) => job.filters.apply_error(body, content_type(&answer.headers)),
+            Ok(body) => filters.apply_error(body, content_type(&answer.headers)),
             Err(_) => ErrorBody::Blank,
         };
         return Ok(match outcome {
@@ -315,11 +265,14 @@ fn apply(
     if body.is_empty() {
         return Ok(answer);
     }
-    let applied = job
-        .filters
+    let applied = filters
         .apply(&body)
         .map_err(|error| not_json(error.to_string()))?;
-    answer.body = Outbound::Full(exchange.notes.filtered(applied));
+    let body = exchange.notes.filtered(applied);
+    if let Some(validator) = &job.validator {
+        validating::hold(validator, Side::Response, &body, &mut exchange.notes)?;
+    }
+    answer.body = Outbound::Full(body);
     Ok(answer)
 }
 

@@ -101,7 +101,9 @@ async fn to_target(
         // Boxed: it is rare, and the future of every request would have room for it.
         false => Box::pin(draw(exchange, &applied)).await?,
     };
-    exchange.notes.warning = refused::warning(&applied);
+    if let Some(warning) = refused::warning(&applied) {
+        exchange.notes.warn(warning);
+    }
     let learning = applied.learning.clone();
     let values = applied.values.clone();
     let mut attempts = Attempts::new(applied, tokens, exchange.notes.spends.clone());

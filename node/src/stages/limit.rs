@@ -1,9 +1,9 @@
 //! Stage 4: spend tokens of every meter that applies.
 //!
 //! A token is drawn here and becomes *sent* in `forward`, in the same poll as the first write.
-//! Where the request still has to wait for something else (a body that request filters or a
-//! meter's condition need whole), nothing is drawn yet: this stage refuses only when a meter is
-//! known to be empty, and `forward` draws.
+//! Where the request still has to wait for something else (a body that request filters,
+//! validation or a meter's condition need whole), nothing is drawn yet: this stage refuses only
+//! when a meter is known to be empty, and `forward` draws.
 
 use std::sync::Arc;
 
@@ -41,7 +41,11 @@ impl Stage for Limit {
             None => resolved(exchange, &proxy, credential, &Read::Nothing),
         };
         match applied {
-            Ok(applied) => admit(exchange, applied, credential.request_filters.is_some()),
+            Ok(applied) => {
+                let waits =
+                    credential.request_filters.is_some() || proxy.request_validator.is_some();
+                admit(exchange, applied, waits)
+            }
             Err(Unknown::Ended(end)) => Next::End(end),
             Err(Unknown::NeedsBody) => after_body(exchange, proxy),
         }

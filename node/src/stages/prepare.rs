@@ -7,12 +7,14 @@ use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
+use proto::validation::{BodyValidator, Mode, needs_body};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Exchange, Inbound, Outgoing};
-use crate::hygiene::fields;
+use crate::hygiene::fields::{self, codings};
 use crate::inbound::{self, Buffered};
 use crate::snapshot::CompiledProxy;
+use crate::validating::{self, Side};
 
 /// The stage.
 pub struct Prepare;
@@ -36,10 +38,17 @@ impl Stage for Prepare {
         if exchange.applied.asks_for_usage() {
             ask_for_usage(exchange);
         }
-        match request_filters(exchange, &proxy) {
-            Some(filters) => filter_body(exchange, filters, proxy.body_buffer_bytes),
-            None => Next::Continue,
+        let filters = request_filters(exchange, &proxy);
+        let validator = proxy.request_validator.clone();
+        if filters.is_none() && validator.is_none() {
+            return Next::Continue;
         }
+        let treated = Treated {
+            filters,
+            validator,
+            bytes_max: proxy.body_buffer_bytes,
+        };
+        treat_body(exchange, treated)
     }
 }
 
@@ -75,7 +84,11 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         let codings = HeaderValue::from_static("gzip, br, zstd, deflate");
         headers.insert(header::ACCEPT_ENCODING, codings);
     }
-    if exchange.applied.reads_answer() {
+    if proxy.response_validator.is_some() {
+        headers.remove(header::RANGE);
+        headers.remove(header::IF_RANGE);
+    }
+    if exchange.applied.reads_answer() || proxy.response_validator.is_some() {
         // Events of a coded stream could not be told apart.
         let plain = HeaderValue::from_static("identity");
         headers.insert(header::ACCEPT_ENCODING, plain);
@@ -113,35 +126,88 @@ pub fn response_filters(exchange: &Exchange, proxy: &CompiledProxy) -> Option<Ar
         .clone()
 }
 
-/// Applies request filters, which need the whole body.
-fn filter_body(exchange: &mut Exchange, filters: Arc<FilterSet>, bytes_max: usize) -> Next {
-    match &exchange.body {
-        Inbound::None => return Next::Continue,
-        Inbound::Buffered(bytes) => {
-            let applied = filters.apply(bytes);
-            return match applied {
-                Ok(applied) => {
-                    let body = exchange.notes.filtered(applied);
-                    replace_body(exchange, body);
-                    Next::Continue
-                }
-                Err(error) => not_filterable(&error).into(),
-            };
+/// What the body of a request is put through, all of which needs the whole.
+struct Treated {
+    filters: Option<Arc<FilterSet>>,
+    validator: Option<Arc<BodyValidator>>,
+    bytes_max: usize,
+}
+
+fn treat_body(exchange: &mut Exchange, treated: Treated) -> Next {
+    let end = match &exchange.body {
+        Inbound::Stream { .. } => {
+            let bytes_max = treated.bytes_max;
+            return inbound::buffer(bytes_max, move |exchange, buffered| match buffered {
+                Buffered::Whole(bytes) => treated.whole(exchange, &bytes).err(),
+                Buffered::TooLarge => treated.too_large(exchange).err(),
+            });
         }
-        Inbound::Oversize { .. } => return too_large(bytes_max).into(),
-        Inbound::Stream { .. } => {}
-    }
-    inbound::buffer(bytes_max, move |exchange, buffered| match buffered {
-        Buffered::Whole(bytes) => match filters.apply(&bytes) {
-            Ok(applied) => {
-                let body = exchange.notes.filtered(applied);
-                replace_body(exchange, body);
-                None
+        Inbound::None => treated.none(exchange),
+        Inbound::Buffered(bytes) => {
+            let bytes = bytes.clone();
+            treated.whole(exchange, &bytes)
+        }
+        Inbound::Oversize { .. } => treated.too_large(exchange),
+    };
+    end.map_or_else(Into::into, |()| Next::Continue)
+}
+
+impl Treated {
+    /// There is no body. Methods that say what to do in one must have it.
+    fn none(&self, exchange: &mut Exchange) -> Result<(), EarlyEnd> {
+        let expected = needs_body(exchange.request.method.as_str());
+        match self.validator.as_ref().filter(|_| expected) {
+            Some(validator) => {
+                let why = "and there is none; send one";
+                validating::without(validator, Side::Request, why, &mut exchange.notes)
             }
-            Err(error) => Some(not_filterable(&error)),
-        },
-        Buffered::TooLarge => Some(too_large(bytes_max)),
-    })
+            None => Ok(()),
+        }
+    }
+
+    fn whole(&self, exchange: &mut Exchange, bytes: &Bytes) -> Result<(), EarlyEnd> {
+        if bytes.is_empty() && self.filters.is_none() {
+            return self.none(exchange);
+        }
+        let mut body = bytes.clone();
+        if let Some(filters) = &self.filters {
+            let applied = filters
+                .apply(bytes)
+                .map_err(|error| not_filterable(&error))?;
+            body = exchange.notes.filtered(applied);
+            replace_body(exchange, body.clone());
+        }
+        let Some(validator) = &self.validator else {
+            return Ok(());
+        };
+        let codings = exchange
+            .outgoing
+            .as_ref()
+            .map(|outgoing| codings(&outgoing.headers));
+        let codings = codings
+            .filter(|_| self.filters.is_none())
+            .unwrap_or_default();
+        match proto::body_view::decode(&body, &codings, self.bytes_max) {
+            Ok(decoded) => {
+                validating::hold(validator, Side::Request, &decoded, &mut exchange.notes)
+            }
+            Err(error) => {
+                let why = format!("and this one cannot be decoded: {error}");
+                validating::without(validator, Side::Request, &why, &mut exchange.notes)
+            }
+        }
+    }
+
+    fn too_large(&self, exchange: &mut Exchange) -> Result<(), EarlyEnd> {
+        let bytes_max = self.bytes_max;
+        match &self.validator {
+            Some(validator) if self.filters.is_none() && validator.mode == Mode::Report => {
+                let why = format!("and this one is larger than {bytes_max} bytes");
+                validating::without(validator, Side::Request, &why, &mut exchange.notes)
+            }
+            _ => Err(too_large(bytes_max)),
+        }
+    }
 }
 
 fn replace_body(exchange: &mut Exchange, body: Bytes) {
@@ -163,7 +229,7 @@ fn too_large(bytes_max: usize) -> EarlyEnd {
         Code::RequestTooLarge,
         format!(
             "the body is larger than {bytes_max} bytes (`body_buffer_bytes` of the proxy) and \
-             filters need it whole; raise the limit or send less"
+             filters or validation need it whole; raise the limit or send less"
         ),
     )
 }

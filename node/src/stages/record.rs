@@ -143,7 +143,8 @@ impl Recorder {
         exchange.notes.request_bytes = notes.request_bytes;
         exchange.notes.payload = notes.payload.take();
         exchange.notes.spends = notes.spends;
-        self.metrics.redacted(&notes.redacted);
+        self.metrics.bodies().redacted(&notes.redacted);
+        self.metrics.bodies().violated(&notes.violations);
         Record {
             request_id: exchange.id,
             org_id: proxy.org,
@@ -301,10 +302,12 @@ impl Closing {
         self.completed |= body.is_ended();
         match body.cut() {
             Some(StreamEnd::Unreadable(_)) => self.code = Code::FilterNotJson,
+            Some(StreamEnd::Invalid) => self.code = Code::ValidationFailed,
             Some(StreamEnd::TooLarge { .. }) => self.code = Code::ResponseTooLarge,
             None => {}
         }
-        self.metrics.redacted(&body.redacted());
+        self.metrics.bodies().redacted(&body.redacted());
+        self.metrics.bodies().violated(&body.violations());
         if let Some(record) = &mut self.record {
             record.filter_ids.extend(body.changed());
         }

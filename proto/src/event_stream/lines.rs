@@ -36,9 +36,7 @@ impl Ndjson {
         if document.is_empty() || document == b"[DONE]" {
             out.extend_from_slice(&self.line);
         } else {
-            let filtered = documents
-                .filter(&self.line)
-                .map_err(StreamEnd::Unreadable)?;
+            let filtered = documents.filter(&self.line)?;
             out.extend_from_slice(&filtered);
         }
         self.line.clear();

@@ -11,6 +11,8 @@
 //! Lines with other field names mean nothing to a client and are dropped: a filter cannot say what
 //! is in them.
 //!
+//! Where the proxy has a schema for answers, each document is held against it once it is filtered.
+//!
 //! **What is not JSON** (`hardening` 20): an event with no or empty data passes, so does one whose
 //! data is exactly `[DONE]`, and a short `ping`. Anything else ends the stream: the event is
 //! dropped and the last thing that the caller gets is an `event: error` (or a line, in NDJSON)
@@ -26,6 +28,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::filter::{FilterError, FilterSet, Redactions};
+use crate::validation::{BodyValidator, Mode};
 
 /// How documents are told apart in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,9 @@ pub enum StreamEnd {
     /// A document that cannot be filtered.
     #[error(transparent)]
     Unreadable(FilterError),
+    /// A document that the schema of the proxy does not describe.
+    #[error("a document breaks the schema that this proxy has for answers")]
+    Invalid,
     /// One event or line is larger than the cap.
     #[error("one event is larger than {event_bytes_max} bytes")]
     TooLarge {
@@ -55,6 +61,7 @@ impl StreamEnd {
     pub fn code(&self) -> &'static str {
         match self {
             StreamEnd::Unreadable(fault) => fault.code(),
+            StreamEnd::Invalid => "validation-failed",
             StreamEnd::TooLarge { .. } => "response-too-large",
         }
     }
@@ -86,14 +93,27 @@ struct Documents {
     event_bytes_max: usize,
     changed: BTreeSet<Arc<str>>,
     redacted: Redactions,
+    validator: Option<Arc<BodyValidator>>,
+    violations: u32,
 }
 
 impl Documents {
-    /// Filters one document.
-    fn filter(&mut self, document: &[u8]) -> Result<Vec<u8>, FilterError> {
-        let applied = self.filters.apply(document)?;
+    /// Filters one document, then holds what is left against the schema.
+    fn filter(&mut self, document: &[u8]) -> Result<Vec<u8>, StreamEnd> {
+        let applied = self
+            .filters
+            .apply(document)
+            .map_err(StreamEnd::Unreadable)?;
         self.changed.extend(applied.changed);
         self.redacted.add(&applied.redacted);
+        if let Some(validator) = &self.validator
+            && validator.check(&applied.body).is_err()
+        {
+            self.violations = self.violations.saturating_add(1);
+            if validator.mode == Mode::Enforce {
+                return Err(StreamEnd::Invalid);
+            }
+        }
         Ok(applied.body)
     }
 
@@ -117,6 +137,8 @@ impl EventFilter {
                 event_bytes_max,
                 changed: BTreeSet::new(),
                 redacted: Redactions::default(),
+                validator: None,
+                violations: 0,
             },
             framing: match framing {
                 Framing::EventStream => State::EventStream(sse::EventStream::default()),
@@ -124,6 +146,18 @@ impl EventFilter {
             },
             ended: None,
         }
+    }
+
+    /// The same stream with each of its documents held against a schema.
+    pub fn validated(mut self, validator: Option<Arc<BodyValidator>>) -> EventFilter {
+        self.documents.validator = validator;
+        self
+    }
+
+    /// Documents that broke the schema so far, and what happens to them.
+    pub fn violations(&self) -> Option<(Mode, u32)> {
+        let validator = self.documents.validator.as_ref()?;
+        Some((validator.mode, self.documents.violations))
     }
 
     /// Takes the next bytes of the stream and appends to `out` what may go on now.

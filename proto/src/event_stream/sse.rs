@@ -1,7 +1,7 @@
 //! Server-sent events: WHATWG HTML §9.2.5 and §9.2.6.
 
 use super::{Documents, StreamEnd};
-use crate::filter::FilterError;
+use crate::json_text::{JsonError, JsonText};
 
 /// Data of a `ping` that is not JSON passes up to this size, and only if it does not look like
 /// JSON: the name alone must not carry a record past the filters.
@@ -169,16 +169,14 @@ fn filter_data(
     if data.trim_ascii().is_empty() || data == b"[DONE]" {
         return Ok(data);
     }
-    match documents.filter(&data) {
-        Ok(filtered) => Ok(filtered),
-        Err(fault) if name == b"ping" && is_plain_ping(&data, fault) => Ok(data),
-        Err(fault) => Err(StreamEnd::Unreadable(fault)),
+    match name == b"ping" && is_plain_ping(&data) {
+        true => Ok(data),
+        false => documents.filter(&data),
     }
 }
 
-fn is_plain_ping(data: &[u8], fault: FilterError) -> bool {
-    use crate::json_text::JsonError;
-    matches!(fault, FilterError::Json(JsonError::NotJson { .. }))
-        && data.len() <= PING_BYTES_MAX
+fn is_plain_ping(data: &[u8]) -> bool {
+    data.len() <= PING_BYTES_MAX
         && !data.iter().any(|byte| matches!(byte, b'{' | b'[' | b'"'))
+        && matches!(JsonText::parse(data), Err(JsonError::NotJson { .. }))
 }

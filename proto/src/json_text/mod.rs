@@ -70,6 +70,11 @@ pub struct NodeId(u32);
 impl NodeId {
     /// The document's outermost value.
     pub const ROOT: NodeId = NodeId(0);
+
+    /// Its place in document order.
+    pub fn row(self) -> u32 {
+        self.0
+    }
 }
 
 /// The type of a value (RFC 8259 §3).
@@ -200,6 +205,40 @@ impl<'a> JsonText<'a> {
     /// The container of a value; the root is its own.
     pub fn parent(&self, id: NodeId) -> NodeId {
         NodeId(self.node(id).parent)
+    }
+
+    /// How many containers hold a value.
+    pub fn depth(&self, id: NodeId) -> u32 {
+        let mut depth = 0;
+        let mut at = id;
+        while at != NodeId::ROOT {
+            at = self.parent(at);
+            depth += 1;
+        }
+        depth
+    }
+
+    /// Where a value stands: a JSON pointer (RFC 6901).
+    pub fn pointer(&self, id: NodeId) -> String {
+        let mut tokens = Vec::new();
+        let mut at = id;
+        while at != NodeId::ROOT {
+            let parent = self.parent(at);
+            tokens.push(match self.is_member(at) {
+                true => self.name(at).replace('~', "~0").replace('/', "~1"),
+                false => self
+                    .children(parent)
+                    .take_while(|child| *child != at)
+                    .count()
+                    .to_string(),
+            });
+            at = parent;
+        }
+        tokens
+            .iter()
+            .rev()
+            .map(|token| format!("/{token}"))
+            .collect()
     }
 
     /// Whether a value has a name: it is a member of an object.

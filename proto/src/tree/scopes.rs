@@ -32,13 +32,14 @@ pub(super) fn judge(
             Body::Rule(rule) => Some(rule.spec.compiled_bytes_max()),
             Body::Meter(meter) => Some(meter.spec.when.as_ref()?.compiled_bytes_max()),
             Body::Filter(filter) => Some(filter.spec.compiled_bytes_max()),
+            Body::Proxy(proxy) => Some(proxy.validation.compiled_bytes_max()),
             _ => None,
         });
         if patterns.sum::<usize>() > ORG_COMPILED_BYTES_MAX {
             let detail = format!(
-                "the patterns of all rules, filters and meters of the organisation compile to more \
-                 than {ORG_COMPILED_BYTES_MAX} bytes; use ASCII classes such as [0-9A-Za-z_] \
-                 instead of \\w, smaller repetitions, or fewer of them"
+                "the patterns of all rules, filters, meters and schemas of the organisation \
+                 compile to more than {ORG_COMPILED_BYTES_MAX} bytes; use ASCII classes such as \
+                 [0-9A-Za-z_] instead of \\w, smaller repetitions, or fewer of them"
             );
             problems.push((at, Problem::new("", "patterns-too-large", detail)));
         }
@@ -64,18 +65,15 @@ pub(super) fn judge(
     meters_of_requests(objects, touched, org, problems);
 }
 
-/// The operation that touched a rule, filter or meter which is still there.
+/// The operation that touched a rule, filter, meter or schema which is still there.
 fn touched_pattern(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<usize> {
-    let rules = touched.iter().filter(|(id, _)| {
-        matches!(
-            id,
-            ObjectId::Rule(_) | ObjectId::Filter(_) | ObjectId::Meter(_)
-        )
-    });
-    rules
-        .filter(|(id, _)| objects.contains_key(id))
-        .map(|(_, at)| *at)
-        .next()
+    let has_patterns = |id: &ObjectId| match objects.get(id).map(|object| &object.body) {
+        Some(Body::Rule(_) | Body::Filter(_) | Body::Meter(_)) => true,
+        Some(Body::Proxy(proxy)) => !proxy.validation.is_empty(),
+        _ => false,
+    };
+    let mut touched = touched.iter().filter(|(id, _)| has_patterns(id));
+    touched.next().map(|(_, at)| *at)
 }
 
 /// What is wrong with a scope's policy although each part of it is right. Faults of single rules,

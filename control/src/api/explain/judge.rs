@@ -262,7 +262,7 @@ impl<'a> Judged<'a> {
                 let detail = format!("{name} has an underscore (`allow_underscore_headers`)");
                 explained.end("prepare", Code::MalformedRequest, &detail);
             }
-            None => explained.pass("prepare", json!({})),
+            None => self.validate(explained, request),
         }
     }
 
@@ -336,7 +336,12 @@ impl<'a> Judged<'a> {
                    "patterns": filter.patterns.iter().map(|own| &own.name).collect::<Vec<_>>()})
         };
         let filters: Vec<Value> = self.filters.iter().map(shown).collect();
-        explained.pass("filter", json!({ "filters": filters }));
+        let validation = self.proxy.validation.response.as_ref();
+        let validation = validation.map(|schema| json!({"mode": schema.mode}));
+        explained.pass(
+            "filter",
+            json!({ "filters": filters, "validation": validation }),
+        );
     }
 }
 
@@ -352,11 +357,11 @@ impl Explained {
         explained
     }
 
-    fn pass(&mut self, stage: &str, facts: Value) {
+    pub(super) fn pass(&mut self, stage: &str, facts: Value) {
         self.push(stage, "pass", facts);
     }
 
-    fn end(&mut self, stage: &str, code: Code, detail: &str) {
+    pub(super) fn end(&mut self, stage: &str, code: Code, detail: &str) {
         self.push(
             stage,
             "end",
@@ -365,7 +370,7 @@ impl Explained {
         self.answer = Answer::Refused(code);
     }
 
-    fn push(&mut self, stage: &str, outcome: &str, facts: Value) {
+    pub(super) fn push(&mut self, stage: &str, outcome: &str, facts: Value) {
         let mut shown = json!({"stage": stage, "outcome": outcome});
         if let (Value::Object(shown), Value::Object(facts)) = (&mut shown, facts) {
             shown.extend(facts.into_iter().filter(|(_, value)| !value.is_null()));

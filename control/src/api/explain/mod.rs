@@ -10,6 +10,7 @@ mod elsewhere;
 mod judge;
 pub mod schemas;
 mod scope;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -82,6 +82,8 @@ impl OrgCompiler<'_> {
             rewrite_urls: RewriteUrls::Off,
             foreign_urls: ForeignUrls::Pass,
             error_bodies: ErrorBodies::Pass,
+            request_validator: None,
+            response_validator: None,
             on_client_abort: OnClientAbort::Cancel,
             body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
             record: proxy.record.clone(),

@@ -29,6 +29,7 @@ use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
 use proto::store::load::Fault;
 use proto::target::{PropagateTrace, Timeouts};
+use proto::validation::{BodySchema, BodyValidator};
 use tracing::warn;
 
 use self::policies::Policies;
@@ -294,6 +295,8 @@ impl OrgCompiler<'_> {
             rewrite_urls: proxy.rewrite_urls,
             foreign_urls: proxy.foreign_urls,
             error_bodies: proxy.error_bodies,
+            request_validator: validator(proxy.validation.request.as_ref())?,
+            response_validator: validator(proxy.validation.response.as_ref())?,
             on_client_abort: proxy.on_client_abort,
             body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
             record: proxy.record.clone(),
@@ -325,6 +328,14 @@ fn called(slug: &str, bare: bool, alias: Option<&str>) -> impl Iterator<Item = B
     let with_slug = alias.map(|alias| format!("{slug}.{alias}").into());
     let without = alias.filter(|_| bare).map(Into::into);
     with_slug.into_iter().chain(without)
+}
+
+/// What bodies are held against.
+fn validator(body: Option<&BodySchema>) -> Result<Option<Arc<BodyValidator>>, String> {
+    let compiled = body.map(BodyValidator::new).transpose();
+    compiled
+        .map(|validator| validator.map(Arc::new))
+        .map_err(|problems| joined(&problems))
 }
 
 fn joined(problems: &[proto::problem::Problem]) -> String {
