@@ -18,6 +18,7 @@ mod keyrings;
 mod link_tls;
 mod logging;
 mod one_line;
+mod own_secrets;
 mod panics;
 mod peering;
 mod permissions;
