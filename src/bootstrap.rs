@@ -13,6 +13,7 @@ use proto::tree::{Operation, SYSTEM_ORG};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::own_secrets;
 use crate::private_file;
 use crate::serve::CannotStart;
 use crate::settings::ControlSettings;
@@ -52,6 +53,7 @@ pub fn given(settings: &ControlSettings) -> anyhow::Result<Option<Zeroizing<Stri
         return Ok(None);
     };
     long_enough("admin", &token)?;
+    own_secrets::keep(&token);
     Ok(Some(token))
 }
 
@@ -65,6 +67,7 @@ pub fn operator_token(settings: &ControlSettings) -> anyhow::Result<Option<Zeroi
     };
     let token = from_file("operator", path)?;
     long_enough("operator", &token)?;
+    own_secrets::keep(&token);
     Ok(Some(token))
 }
 
@@ -137,6 +140,7 @@ async fn once(
         }
         (None, _, None) => (seal::issue_api_token(), true),
     };
+    own_secrets::keep(&token);
     let wanted = digest(&token);
     match known {
         Some((_, known)) if known == wanted => {}

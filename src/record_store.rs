@@ -16,6 +16,7 @@ use tracing::warn;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use crate::own_secrets;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
 
@@ -146,6 +147,7 @@ fn clickhouse(given: &ClickHouseKeys, days: u32) -> anyhow::Result<ClickHouseSet
             let text = Zeroizing::new(String::from_utf8(read("password_file", file)?).map_err(
                 |_| CannotStart("`records.clickhouse.password_file` is no text".into()),
             )?);
+            own_secrets::keep(text.trim_end());
             Zeroizing::new(text.trim_end().to_owned())
         }
         None => Zeroizing::default(),

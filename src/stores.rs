@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::own_secrets;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
 
@@ -102,10 +103,12 @@ fn etcd(settings: &StoreSettings) -> anyhow::Result<EtcdOptions> {
     let mut options = EtcdOptions::new(&settings.endpoints);
     options.prefix.clone_from(&settings.prefix);
     options.user = match (&settings.username, &settings.password_file) {
-        (Some(name), Some(file)) => Some(EtcdUser {
-            name: name.clone(),
-            password: read("password_file", file)?.trim_end().to_owned(),
-        }),
+        (Some(name), Some(file)) => {
+            let password = read("password_file", file)?.trim_end().to_owned();
+            own_secrets::keep(&password);
+            let name = name.clone();
+            Some(EtcdUser { name, password })
+        }
         (None, None) => None,
         _ => {
             let why = "`store.username` and `store.password_file` are given together";

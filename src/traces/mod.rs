@@ -128,6 +128,9 @@ fn exporter(
     resource: &Resource,
 ) -> anyhow::Result<Exporter> {
     let headers = settings.headers()?;
+    for (_, value) in &headers {
+        crate::own_secrets::keep(value);
+    }
     let authorities = settings.authorities(endpoint)?;
     if settings.protocol == Protocol::Http {
         let tls = authorities

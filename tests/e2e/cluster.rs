@@ -40,7 +40,7 @@ impl Cluster {
         Self { etcd, files, link }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 

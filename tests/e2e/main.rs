@@ -33,6 +33,7 @@ mod regions;
 mod regression;
 mod requests;
 mod rules;
+mod secrecy;
 mod start;
 mod stored;
 mod tls;
