@@ -206,6 +206,7 @@ fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation>
         settings: CredentialSettings::default(),
         default_rule_effect: Default::default(),
         use_by: Default::default(),
+        regions: proto::regions::everywhere(),
         expires_at: None,
         explain: false,
         max_fact_age_s: None,

@@ -187,10 +187,10 @@ pub fn secret(org: OrgId, credential: CredentialId, seal_id: &str, region: &str)
     format!("secrets/{org}/{credential}/{seal_id}/{region}")
 }
 
-/// The credential and the seal id that a key of [`secret`] names.
-pub fn parse_secret(key: &str) -> Option<(CredentialId, &str)> {
+/// The credential, the seal id and the region that a key of [`secret`] names.
+pub fn parse_secret(key: &str) -> Option<(CredentialId, &str, &str)> {
     let mut parts = key.strip_prefix("secrets/")?.split('/').skip(1);
-    Some((parts.next()?.parse().ok()?, parts.next()?))
+    Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
 }
 
 /// All sealed secrets of a credential.
@@ -375,7 +375,7 @@ mod tests {
         assert_eq!(parse_aside(&set_aside), Some(org));
         let credential = CredentialId::from_bits(2);
         let sealed = secret(org, credential, "abc", "eu");
-        assert_eq!(parse_secret(&sealed), Some((credential, "abc")));
+        assert_eq!(parse_secret(&sealed), Some((credential, "abc", "eu")));
         assert_eq!(parse_secret("secrets/x"), None);
         assert_eq!(
             parse_node(&node(NodeId::from_bits(3))),

@@ -11,7 +11,6 @@ use crate::id::{CredentialId, TargetId};
 use crate::payload::PayloadPolicy;
 use crate::problem::Problem;
 use crate::regions;
-use crate::seal::is_region_name;
 use crate::target::{Effect, Timeouts};
 use crate::validation::Validation;
 
@@ -39,7 +38,10 @@ pub struct Proxy {
     /// Whoever presents one of these may call.
     pub proxy_credential_ids: Vec<CredentialId>,
     /// The regions that serve it, or `["*"]` for all. Default all.
-    #[serde(default = "everywhere", skip_serializing_if = "is_everywhere")]
+    #[serde(
+        default = "regions::everywhere",
+        skip_serializing_if = "regions::is_everywhere"
+    )]
     pub regions: Vec<String>,
     /// What becomes of calls in other regions. Default `reject`.
     #[serde(default, skip_serializing_if = "is_reject")]
@@ -118,22 +120,10 @@ pub enum CrossRegion {
     Reject,
 }
 
-/// Default of [`Proxy::regions`].
-pub fn everywhere() -> Vec<String> {
-    vec![regions::EVERYWHERE.to_owned()]
-}
-
 // What is as ever is not written, so that earlier releases read it.
-fn is_everywhere(regions: &[String]) -> bool {
-    regions == everywhere()
-}
-
 fn is_reject(cross_region: &CrossRegion) -> bool {
     *cross_region == CrossRegion::Reject
 }
-
-/// Most regions that a proxy lists.
-const REGIONS_MAX: usize = 32;
 
 fn yes() -> bool {
     true
@@ -271,25 +261,6 @@ impl Proxy {
         regions::include(&self.regions, region)
     }
 
-    fn check_regions(&self, problems: &mut Vec<Problem>) {
-        let listed = &self.regions;
-        let all = listed.iter().any(|region| region == regions::EVERYWHERE);
-        if listed.is_empty() || listed.len() > REGIONS_MAX || (all && listed.len() > 1) {
-            let detail = format!("must be [\"*\"] or 1 to {REGIONS_MAX} regions");
-            problems.push(Problem::new("/regions", "regions", detail));
-        }
-        for (at, region) in listed.iter().enumerate() {
-            let pointer = format!("/regions/{at}");
-            if listed[..at].contains(region) {
-                let detail = format!("{region} is listed twice");
-                problems.push(Problem::new(pointer, "duplicate", detail));
-            } else if !all && !is_region_name(region) {
-                let detail = "is no name of a region: 1 to 40 characters of a-z, 0-9 and `-`";
-                problems.push(Problem::new(pointer, "region", detail));
-            }
-        }
-    }
-
     /// Every problem of the object itself; references are judged with the whole configuration.
     pub fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -297,7 +268,7 @@ impl Proxy {
         if let Some(alias) = &self.alias {
             checks::slug(alias, "/alias", &mut problems);
         }
-        self.check_regions(&mut problems);
+        regions::check(&self.regions, &mut problems);
         let count = self.proxy_credential_ids.len();
         if count == 0 || count > CREDENTIALS_MAX {
             let detail = format!(

@@ -8,8 +8,25 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::problem::Problem;
+use crate::seal::is_region_name;
+
 /// What stands for all regions in the `regions` of an object.
 pub const EVERYWHERE: &str = "*";
+
+/// Most regions that an object lists.
+const REGIONS_MAX: usize = 32;
+
+/// All regions: what an object lists that says nothing.
+pub fn everywhere() -> Vec<String> {
+    vec![EVERYWHERE.to_owned()]
+}
+
+/// Whether a list stands for all regions. Such a list is not written, so that earlier releases read
+/// the object.
+pub fn is_everywhere(regions: &[String]) -> bool {
+    matches!(regions, [all] if all == EVERYWHERE)
+}
 
 /// The gateways of all regions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,4 +40,51 @@ pub fn include(regions: &[String], region: &str) -> bool {
     regions
         .iter()
         .any(|listed| listed == EVERYWHERE || listed == region)
+}
+
+/// Whether a list of regions lies within another.
+pub fn are_within(inner: &[String], outer: &[String]) -> bool {
+    inner.iter().all(|region| include(outer, region))
+}
+
+/// Every problem of an object's `regions`; whether they exist is judged by the operator's policy.
+pub fn check(listed: &[String], problems: &mut Vec<Problem>) {
+    let all = listed.iter().any(|region| region == EVERYWHERE);
+    if listed.is_empty() || listed.len() > REGIONS_MAX || (all && listed.len() > 1) {
+        let detail = format!("must be [\"*\"] or 1 to {REGIONS_MAX} regions");
+        problems.push(Problem::new("/regions", "regions", detail));
+    }
+    for (at, region) in listed.iter().enumerate() {
+        let pointer = format!("/regions/{at}");
+        if listed[..at].contains(region) {
+            let detail = format!("{region} is listed twice");
+            problems.push(Problem::new(pointer, "duplicate", detail));
+        } else if !all && !is_region_name(region) {
+            let detail = "is no name of a region: 1 to 40 characters of a-z, 0-9 and `-`";
+            problems.push(Problem::new(pointer, "region", detail));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_regions_lie_within_each_other() {
+        let list = |regions: &[&str]| regions.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>();
+        for (inner, outer, expected) in [
+            (&["eu"][..], &["eu", "us"][..], true),
+            (&["eu"], &["*"], true),
+            (&["*"], &["*"], true),
+            (&["*"], &["eu", "us"], false),
+            (&["eu", "ap"], &["eu", "us"], false),
+        ] {
+            assert_eq!(
+                are_within(&list(inner), &list(outer)),
+                expected,
+                "{inner:?} {outer:?}"
+            );
+        }
+    }
 }

@@ -32,6 +32,7 @@ mod region_moves;
 mod regions;
 mod regression;
 mod requests;
+mod residency;
 mod rules;
 mod secrecy;
 mod start;

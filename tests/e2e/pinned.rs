@@ -14,16 +14,16 @@ use crate::regions::Two;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 /// Two regions whose gateways reach each other, with a node each.
-struct Pair {
-    two: Two,
-    us: Gateway,
-    eu: Gateway,
+pub struct Pair {
+    pub two: Two,
+    pub us: Gateway,
+    pub eu: Gateway,
     /// Those of us and of eu.
-    nodes: [Gateway; 2],
+    pub nodes: [Gateway; 2],
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(|_| {})
     }
 

@@ -293,14 +293,14 @@ impl Two {
         numbers.values().map(Vec::len).max().unwrap_or(0)
     }
 
-    fn ring(&self, region: &str) -> Keyring {
+    pub fn ring(&self, region: &str) -> Keyring {
         let json = std::fs::read(self.file(&format!("{region}.json"))).expect("a file");
         Keyring::parse(&json).expect("a key ring")
     }
 }
 
 /// The sealed secrets of a region in a dump: key and value.
-fn sealed(dump: &BTreeMap<String, Vec<u8>>, region: &str) -> Vec<(String, Sealed)> {
+pub fn sealed(dump: &BTreeMap<String, Vec<u8>>, region: &str) -> Vec<(String, Sealed)> {
     let of = |key: &String| key.starts_with("secrets/") && key.ends_with(&format!("/{region}"));
     let found = dump.iter().filter(|(key, _)| of(key));
     found
@@ -309,7 +309,11 @@ fn sealed(dump: &BTreeMap<String, Vec<u8>>, region: &str) -> Vec<(String, Sealed
 }
 
 /// Opens a sealed secret under the binding that its key and `host` name.
-fn open(ring: &Keyring, (key, value): &(String, Sealed), host: &str) -> Result<String, SealError> {
+pub fn open(
+    ring: &Keyring,
+    (key, value): &(String, Sealed),
+    host: &str,
+) -> Result<String, SealError> {
     let parts: Vec<&str> = key.split('/').collect();
     let hosts: Vec<HostPattern> = vec![host.parse().expect("a host")];
     let binding = Binding {

@@ -70,6 +70,9 @@ impl Resource for Credentials {
         let Body::Credential(stored) = &object.body else {
             return;
         };
+        if stored.credential.kind == CredentialKind::Target {
+            shown.insert("regions".into(), json!(stored.credential.regions));
+        }
         if !stored.credential.has_secret() {
             return;
         }

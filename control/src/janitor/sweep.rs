@@ -12,12 +12,13 @@
 //!
 //! What cannot be read may reach anything: then nothing is deleted.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use proto::credential::SecretState;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::object::{Body, ObjectId};
+use proto::regions;
 use proto::store::load::{self, LoadError};
 use proto::store::{Compare, KeyValue, Op, Revision, Store, Txn, TxnOutcome};
 use proto::tree::{self, Hash, Head, OrgConfig, Root, VersionRecord};
@@ -31,7 +32,8 @@ const AT_ONCE: usize = 100;
 /// Everything that is reached, and the compare that holds while it is so.
 pub(super) struct Marked {
     pub(super) leaves: HashSet<Hash>,
-    pub(super) sealed: HashSet<(CredentialId, String)>,
+    /// By credential and seal id: the regions that may have it.
+    pub(super) sealed: HashMap<(CredentialId, String), Vec<String>>,
     unchanged: Compare,
 }
 
@@ -83,7 +85,9 @@ impl Janitor {
             mark_head(store, org, &record.head, &mut leaves).await?;
             let loaded = load::version(store, org, record.head, Some(&config)).await;
             let unreadable = |error: LoadError| JanitorError::Unreadable(error.to_string());
-            sealed.extend(self::sealed(&loaded.map_err(unreadable)?.config));
+            for (name, regions) in self::sealed(&loaded.map_err(unreadable)?.config) {
+                sealed.entry(name).or_default().extend(regions);
+            }
         }
         Ok(Marked {
             leaves,
@@ -134,13 +138,15 @@ async fn mark_head(
 
 /// The sealed values that a version names. Earlier versions need none: a rollback keeps the secret
 /// of today.
-fn sealed(config: &OrgConfig) -> HashSet<(CredentialId, String)> {
-    let mut named = HashSet::new();
+fn sealed(config: &OrgConfig) -> HashMap<(CredentialId, String), Vec<String>> {
+    let mut named = HashMap::new();
     for (id, object) in &config.objects {
         if let (ObjectId::Credential(id), Body::Credential(stored)) = (id, &object.body) {
             let states = stored.secret.iter().chain(&stored.previous);
             let seal_id = |state: &SecretState| state.seal_id.clone();
-            named.extend(states.filter_map(seal_id).map(|seal_id| (*id, seal_id)));
+            let regions = &stored.credential.regions;
+            let named_in = |seal_id| ((*id, seal_id), regions.clone());
+            named.extend(states.filter_map(seal_id).map(named_in));
         }
     }
     named
@@ -169,7 +175,10 @@ async fn unreached(
     .await?;
     load::list(store, &keys::secrets(org), at, |pair| {
         let named = keys::parse_secret(&pair.key);
-        let reached = named.is_none_or(|(id, seal)| marked.sealed.contains(&(id, seal.to_owned())));
+        let reached = named.is_none_or(|(id, seal, region)| {
+            let may_have = marked.sealed.get(&(id, seal.to_owned()));
+            may_have.is_some_and(|regions| regions::include(regions, region))
+        });
         if !reached {
             keep(pair);
         }

@@ -357,8 +357,12 @@ fn large(seed: u64, create: bool) -> Vec<Operation> {
 }
 
 fn sealed(publisher: &Publisher, bits: u128) -> Operation {
+    sealed_in(publisher, bits, "*")
+}
+
+fn sealed_in(publisher: &Publisher, bits: u128, region: &str) -> Operation {
     let credential = json!({"kind": "target", "auth_type": "bearer", "name": "c",
-                            "hosts": ["h1.example"]});
+                            "hosts": ["h1.example"], "regions": [region]});
     let credential = serde_json::from_value(credential).unwrap();
     let mut input = SecretInput::default();
     input.token = Some("canary".into());
@@ -373,6 +377,28 @@ fn sealed(publisher: &Publisher, bits: u128) -> Operation {
         body,
         secret,
     }
+}
+
+/// A process may die between the version that leaves a region out and the end of its values.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sealed_for_a_region_that_is_left_out_goes() {
+    let scene = Scene::new().await;
+    let plane = scene.plane("a");
+    let publisher = plane.publisher.clone();
+    let own = publisher.region().to_owned();
+    publish(&publisher, scene.org, vec![sealed_in(&publisher, 1, &own)]).await;
+    let [kept] = &scene.keys(&keys::secrets(scene.org)).await[..] else {
+        panic!("one value");
+    };
+    let stray = format!("{}mars", kept.strip_suffix(&own).unwrap());
+    let put = Txn {
+        ops: vec![Op::put(stray, "sealed")],
+        ..Txn::default()
+    };
+    scene.inner.txn(put).await.unwrap();
+    assert_eq!(plane.janitor.sweep(scene.org).await.unwrap(), 1);
+    let left = scene.keys(&keys::secrets(scene.org)).await;
+    assert_eq!(left, std::slice::from_ref(kept));
 }
 
 #[tokio::test(flavor = "multi_thread")]

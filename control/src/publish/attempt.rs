@@ -128,7 +128,8 @@ impl Publisher {
                     hosts,
                     seal_id,
                 };
-                for public in self.seals_to() {
+                let to = self.seals_to();
+                for public in to.filter(|to| stored.credential.is_for_region(&to.region)) {
                     let sealed = seal::seal(public, &binding, plaintext)?;
                     let key = keys::secret(org, *credential, seal_id, &public.region);
                     writes.before.push(Op::put(key, json(&sealed)));
@@ -137,6 +138,15 @@ impl Publisher {
         }
         for (credential, seal_id) in &facts.unsealed {
             for public in self.seals_to() {
+                let key = keys::secret(org, *credential, seal_id, &public.region);
+                writes.after.push(Op::Delete(key));
+            }
+        }
+        for (credential, seal_id) in &facts.narrowed {
+            let stored = config.credential(*credential);
+            let stays =
+                |region: &str| stored.is_some_and(|stored| stored.credential.is_for_region(region));
+            for public in self.seals_to().filter(|to| !stays(&to.region)) {
                 let key = keys::secret(org, *credential, seal_id, &public.region);
                 writes.after.push(Op::Delete(key));
             }
@@ -328,6 +338,7 @@ struct Facts {
     secrets: Vec<(CredentialId, Arc<seal::NewSecret>)>,
     retirements: Vec<(CredentialId, Retirement)>,
     unsealed: Vec<(CredentialId, String)>,
+    narrowed: Vec<(CredentialId, String)>,
 }
 
 impl Facts {
@@ -345,6 +356,7 @@ impl Facts {
                 .map(|(id, r)| (*id, r.clone()))
                 .collect(),
             unsealed: draft.unsealed.clone(),
+            narrowed: draft.narrowed.clone(),
         }
     }
 }

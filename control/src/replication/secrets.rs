@@ -22,6 +22,20 @@ use crate::regions::Regions;
 /// Facts that go into the head's transaction; more of them go before it.
 const FACTS_WITH_HEAD: usize = 30;
 
+/// The secrets that both versions name and that the new one leaves out of a region.
+fn narrowed(old: &OrgConfig, new: &OrgConfig) -> Vec<SealName> {
+    let mut names = sealed_names(new);
+    names.retain(|(id, seal)| {
+        let of = |config: &OrgConfig| {
+            let stored = config.credential(*id)?;
+            let same = stored.secret.as_ref()?.seal_id.as_ref() == Some(seal);
+            same.then(|| stored.credential.regions.clone())
+        };
+        of(old).is_some_and(|before| Some(before) != of(new))
+    });
+    names.into_iter().collect()
+}
+
 impl Local {
     /// The secrets that the version names beyond those of the one here, and the end of those that
     /// it does not name any more.
@@ -72,6 +86,16 @@ impl Local {
         }
         // What the branch named stays with it.
         if !self.branch.is_left() {
+            let narrowed = self.config.as_deref().map(|old| narrowed(old, config));
+            for (credential, seal) in narrowed.unwrap_or_default() {
+                let stored = config.credential(credential);
+                let stays = |region: &&str| {
+                    stored.is_some_and(|stored| stored.credential.is_for_region(region))
+                };
+                let key = |region: &str| keys::secret(self.org, credential, &seal, region);
+                let over = regions.names().filter(|region| !stays(region));
+                plan.writes.after.extend(over.map(key).map(Op::Delete));
+            }
             for (credential, seal) in before.difference(&after) {
                 let key = |region: &str| keys::secret(self.org, *credential, seal, region);
                 let over = regions.names().map(key).map(Op::Delete);

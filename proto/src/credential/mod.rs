@@ -16,6 +16,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::checks;
 use crate::hosts::HostPattern;
 use crate::problem::Problem;
+use crate::regions;
 use crate::target::Effect;
 use crate::version::Generation;
 
@@ -85,6 +86,13 @@ pub struct Credential {
     /// Who may bind a target credential to a proxy. Default `admin`.
     #[serde(default)]
     pub use_by: UseBy,
+    /// The regions whose nodes can open a target credential's secret, or `["*"]` for all. Default
+    /// all. A region can be added only together with the secret.
+    #[serde(
+        default = "regions::everywhere",
+        skip_serializing_if = "regions::is_everywhere"
+    )]
+    pub regions: Vec<String>,
     /// From when on a proxy credential is refused (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -231,6 +239,11 @@ impl Credential {
         }
     }
 
+    /// Whether nodes of a region can open its secret.
+    pub fn is_for_region(&self, region: &str) -> bool {
+        regions::include(&self.regions, region)
+    }
+
     /// Whether this credential holds a secret at all.
     pub fn has_secret(&self) -> bool {
         self.auth_type != AuthType::None
@@ -268,6 +281,11 @@ impl Credential {
             let detail = "only target credentials have `use_by`";
             problems.push(Problem::new("/use_by", "not-applicable", detail));
         }
+        if !regions::is_everywhere(&self.regions) {
+            let detail = "only target credentials are kept in some regions; callers are told from \
+                          strangers in all";
+            problems.push(Problem::new("/regions", "not-applicable", detail));
+        }
     }
 
     fn validate_target(&self, problems: &mut Vec<Problem>) {
@@ -276,6 +294,7 @@ impl Credential {
                           for instance [\"api.example.com\"]";
             problems.push(Problem::new("/hosts", "required", detail));
         }
+        regions::check(&self.regions, problems);
         if self.hosts.len() > 64 {
             problems.push(Problem::new("/hosts", "too-many", "at most 64 hosts"));
         }

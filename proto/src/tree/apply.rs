@@ -47,8 +47,8 @@ pub(super) struct Work<'a> {
     pub(super) draft: Draft,
     /// Which operation touched an object last.
     touched: BTreeMap<ObjectId, usize>,
-    /// Restored credentials that keep the hosts of their secret so far, with those of then.
-    pub(super) restored_hosts: BTreeMap<CredentialId, Vec<HostPattern>>,
+    /// Restored credentials that keep hosts and regions of their secret so far, with those of then.
+    pub(super) restored_hosts: BTreeMap<CredentialId, (Vec<HostPattern>, Vec<String>)>,
     problems: Vec<(usize, Problem)>,
 }
 

@@ -54,6 +54,8 @@ pub struct Draft {
     pub secrets: BTreeMap<CredentialId, Arc<NewSecret>>,
     /// Sealed values that nothing names any more: credential and seal id.
     pub unsealed: Vec<(CredentialId, String)>,
+    /// Secrets that stay and are left out of regions: credential and seal id.
+    pub narrowed: Vec<(CredentialId, String)>,
 }
 
 impl Draft {

@@ -108,16 +108,23 @@ fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<P
         }
         Body::Proxy(proxy) => {
             problems.extend(proxy_problems(objects, proxy));
-            let listed = proxy.regions.iter().enumerate();
-            for (at, region) in listed.filter(|(_, region)| *region != regions::EVERYWHERE) {
-                let pointer = format!("/regions/{at}");
-                context.policy.judge_region(region, &pointer, &mut problems);
-            }
+            judge_regions(&proxy.regions, context, &mut problems);
         }
-        Body::Credential(stored) => offer_exact(objects, &stored.credential.hosts, &mut problems),
+        Body::Credential(stored) => {
+            offer_exact(objects, &stored.credential.hosts, &mut problems);
+            judge_regions(&stored.credential.regions, context, &mut problems);
+        }
         _ => {}
     }
     problems
+}
+
+fn judge_regions(listed: &[String], context: &Context<'_>, problems: &mut Vec<Problem>) {
+    let named = listed.iter().enumerate();
+    for (at, region) in named.filter(|(_, region)| *region != regions::EVERYWHERE) {
+        let pointer = format!("/regions/{at}");
+        context.policy.judge_region(region, &pointer, problems);
+    }
 }
 
 /// Most names that are offered in the place of a wildcard.
@@ -195,6 +202,15 @@ fn proxy_problems(objects: &Objects, proxy: &Proxy) -> Vec<Problem> {
             problems.push(Problem::new(pointer, "credential-host", detail.clone()));
         }
     }
+    if outside_regions(proxy, credential) {
+        let detail = format!(
+            "{id} is kept in {} only; give this proxy no other `regions`",
+            credential.regions.join(", ")
+        );
+        for pointer in ["/regions", "/target_credential_id"] {
+            problems.push(Problem::new(pointer, "credential-region", detail.clone()));
+        }
+    }
     for at in set_by_both(proxy, credential) {
         let detail = format!("target credential {id} sets this header itself");
         let pointer = format!("/forward_caller_headers/{at}");
@@ -231,15 +247,16 @@ fn credential_of<'a>(
 }
 
 /// Whether the credential's secret may be sent to every address of the targets that proxies use it
-/// for.
+/// for, and is in every region that they are served in.
 pub(super) fn may_be_sent(objects: &Objects, id: CredentialId, credential: &Credential) -> bool {
     objects.values().all(|object| match &object.body {
         Body::Proxy(proxy) if proxy.target_credential_id == Some(id) => {
             let target = objects.get(&ObjectId::Target(proxy.target_id));
-            match target.map(|object| &object.body) {
+            let reaches = match target.map(|object| &object.body) {
                 Some(Body::Target(target)) => outside_hosts(target, credential).is_none(),
                 _ => true,
-            }
+            };
+            reaches && !outside_regions(proxy, credential)
         }
         _ => true,
     })
@@ -255,6 +272,11 @@ fn outside_hosts(target: &Target, credential: &Credential) -> Option<(String, Or
     let origins = target.bases().map(|(pointer, base)| (pointer, base.origin));
     let covered = |origin: &Origin| credential.hosts.iter().any(|host| host.matches(origin));
     origins.into_iter().find(|(_, origin)| !covered(origin))
+}
+
+/// Whether a proxy is served where the credential's secret is not.
+fn outside_regions(proxy: &Proxy, credential: &Credential) -> bool {
+    credential.has_secret() && !regions::are_within(&proxy.regions, &credential.regions)
 }
 
 fn hosts(credential: &Credential) -> String {
@@ -327,6 +349,14 @@ fn judge_dependent(
             let problem = Problem::new(pointer, "credential-host", detail);
             judged.problems.push((*at, problem));
         }
+    }
+    if let Some(at) = credential_at.filter(|_| outside_regions(proxy, credential)) {
+        let detail = format!(
+            "proxy {id} is served in {} and needs it there",
+            proxy.regions.join(", ")
+        );
+        let problem = Problem::new("/regions", "credential-region", detail);
+        judged.problems.push((*at, problem));
     }
     if let Some(at) = credential_at.filter(|_| !set_by_both(proxy, credential).is_empty()) {
         let detail = format!("proxy {id} forwards the caller's header of this name");

@@ -13,6 +13,7 @@ use crate::credential::{CredentialKind, SecretState};
 use crate::id::CredentialId;
 use crate::object::{Body, Object, ObjectId, StoredCredential};
 use crate::problem::Problem;
+use crate::regions;
 use crate::retired::NextRetired;
 use crate::seal::NewSecret;
 
@@ -39,6 +40,7 @@ impl Work<'_> {
                                   change them";
                     self.report(at, [Problem::new("/hosts", "secret-required", detail)]);
                 }
+                self.keep_in_regions(at, id, was, stored);
             }
             SecretChange::Set { secret, old_until } => {
                 let overlap = old_until.filter(|until| {
@@ -55,6 +57,27 @@ impl Work<'_> {
                 (stored.secret, stored.previous) = (None, Vec::new());
             }
         }
+    }
+
+    /// A secret that stays can leave regions, and come to none: nobody here can open it.
+    fn keep_in_regions(
+        &mut self,
+        at: usize,
+        id: CredentialId,
+        was: &StoredCredential,
+        stored: &StoredCredential,
+    ) {
+        let (before, after) = (&was.credential.regions, &stored.credential.regions);
+        let Some(state) = was.secret.as_ref().filter(|_| before != after) else {
+            return;
+        };
+        if !regions::are_within(after, before) {
+            let detail = "the secret is sealed for its regions: give `secret` again to add one";
+            return self.report(at, [Problem::new("/regions", "secret-required", detail)]);
+        }
+        let seal_id = state.seal_id.clone();
+        let narrowed = seal_id.map(|seal_id| (id, seal_id));
+        self.draft.narrowed.extend(narrowed);
     }
 
     pub(super) fn set_secret(
@@ -111,22 +134,29 @@ impl Work<'_> {
             .insert(id, Retirement { floor, next });
     }
 
-    /// A secret is bound to its hosts: what is restored keeps both, for now.
+    /// A secret is bound to its hosts and sealed for its regions: what is restored keeps them with
+    /// it, for now, but for regions that it had not then.
     pub(super) fn with_hosts_of(&mut self, old: &Object, mut body: Body) -> Body {
         if let (ObjectId::Credential(id), Body::Credential(was), Body::Credential(stored)) =
             (old.id, &old.body, &mut body)
-            && was.credential.hosts != stored.credential.hosts
             && was.secret.is_some()
         {
-            let kept = was.credential.hosts.clone();
-            let then = std::mem::replace(&mut stored.credential.hosts, kept);
-            self.restored_hosts.insert(id, then);
+            let (kept, then) = (&was.credential, &mut stored.credential);
+            let lacking = !regions::are_within(&then.regions, &kept.regions);
+            if kept.hosts != then.hosts || lacking {
+                let of_then = (then.hosts.clone(), then.regions.clone());
+                self.restored_hosts.insert(id, of_then);
+                then.hosts.clone_from(&kept.hosts);
+            }
+            if lacking {
+                then.regions.clone_from(&kept.regions);
+            }
         }
         body
     }
 
-    /// A restored credential whose secret may not be sent where the restored proxies need it gets
-    /// the hosts of then, and is without a secret until it is given again.
+    /// A restored credential whose secret may not be sent where the restored proxies need it, or is
+    /// not there, gets hosts and regions of then, and is without a secret until it is given again.
     pub(super) fn settle_restored_hosts(&mut self) {
         for (id, then) in std::mem::take(&mut self.restored_hosts) {
             let object = self.draft.objects.get(&ObjectId::Credential(id)).cloned();
@@ -138,7 +168,7 @@ impl Work<'_> {
             }
             self.retire(id, was, None);
             let mut stored = was.clone();
-            stored.credential.hosts = then;
+            (stored.credential.hosts, stored.credential.regions) = then;
             (stored.secret, stored.previous) = (None, Vec::new());
             if let Some(object) = &object {
                 let object = Object {

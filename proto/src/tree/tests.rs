@@ -321,6 +321,72 @@ fn a_secret_stays_within_its_hosts() {
 }
 
 #[test]
+fn a_secret_leaves_regions_and_comes_to_none() {
+    let in_regions = |regions: Value| patch(credential(SECRET), json!({ "regions": regions }));
+    let proxy_in = |regions: Value| patch(proxy(PROXY), json!({ "regions": regions }));
+    let both = json!(["eu", "us"]);
+    assert_eq!(
+        refused(&base(), &[in_regions(both.clone())]),
+        ["/regions credential-region"]
+    );
+    let kept = next(
+        &base(),
+        &[proxy_in(json!(["eu"])), in_regions(both.clone())],
+    )
+    .config;
+    let outside = refused(&kept, &[proxy_in(json!(["eu", "ap"]))]);
+    assert_eq!(
+        outside,
+        [
+            "/regions credential-region",
+            "/target_credential_id credential-region"
+        ]
+    );
+    for wider in [json!(["*"]), json!(["eu", "us", "ap"]), json!(["ap"])] {
+        let told = refused(&kept, &[in_regions(wider.clone())]);
+        assert!(
+            told.contains(&"/regions secret-required".to_owned()),
+            "{wider}: {told:?}"
+        );
+    }
+    let draft = try_apply(&kept, &[in_regions(json!(["eu"]))], Role::Owner).unwrap();
+    assert_eq!(
+        draft.narrowed.len(),
+        1,
+        "what is sealed for us is to be destroyed"
+    );
+    assert!(draft.secrets.is_empty() && draft.unsealed.is_empty());
+    let same = try_apply(&kept, &[in_regions(both)], Role::Owner).unwrap();
+    assert!(same.narrowed.is_empty());
+
+    // What is restored goes back to fewer regions, and to more only without its secret.
+    let restore = |from: &OrgConfig, id: ObjectId| Operation::Restore {
+        id,
+        body: from.objects[&id].body.clone(),
+    };
+    let id = CredentialId::from_bits(SECRET);
+    let fewer = [
+        restore(&kept, proxy(PROXY)),
+        restore(&kept, credential(SECRET)),
+    ];
+    let draft = try_apply(&base(), &fewer, Role::Owner).unwrap();
+    assert_eq!(draft.narrowed.len(), 1);
+    let base = base();
+    let alone = try_apply(&kept, &[restore(&base, credential(SECRET))], Role::Owner).unwrap();
+    assert_eq!(
+        alone.credential(id).unwrap().credential.regions,
+        ["eu", "us"]
+    );
+    let more = [
+        restore(&base, proxy(PROXY)),
+        restore(&base, credential(SECRET)),
+    ];
+    let draft = try_apply(&kept, &more, Role::Owner).unwrap();
+    let stored = draft.credential(id).unwrap();
+    assert!(stored.secret.is_none() && stored.credential.regions == ["*"]);
+}
+
+#[test]
 fn hosts_change_only_together_with_the_secret() {
     let set = || SecretChange::Set {
         secret: given(&secret_fields()).unwrap(),

@@ -290,7 +290,7 @@ async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
     ));
     let back = update(proxy(1), |body| {
         if let Body::Proxy(proxy) = body {
-            proxy.regions = proto::proxy::everywhere();
+            proxy.regions = proto::regions::everywhere();
         }
     });
     let [served, _] = bench.publish(vec![back]).map(Option::unwrap);

@@ -209,7 +209,7 @@ impl Reader<'_> {
         let known = |key: &SealName| old.and_then(|old| old.sealed.get(key));
         let mut values = SealedValues::new();
         let mut missing = Vec::new();
-        for key in sealed_names(config) {
+        for key in sealed_names(config, self.region) {
             match known(&key) {
                 Some(value) => {
                     values.insert(key, Arc::clone(value));
@@ -293,13 +293,18 @@ fn changes(old: &OrgConfig, head: &Head) -> bool {
     old.head != *head || old.is_damaged()
 }
 
-fn sealed_names(config: &OrgConfig) -> impl Iterator<Item = SealName> + '_ {
+/// The sealed values that a region has of a version.
+fn sealed_names<'c>(
+    config: &'c OrgConfig,
+    region: &'c str,
+) -> impl Iterator<Item = SealName> + use<'c> {
     config
         .objects
         .iter()
         .filter_map(|(id, object)| match (id, &object.body) {
             (ObjectId::Credential(id), Body::Credential(stored))
-                if stored.credential.kind == CredentialKind::Target =>
+                if stored.credential.kind == CredentialKind::Target
+                    && stored.credential.is_for_region(region) =>
             {
                 Some((*id, stored.secret.as_ref()?.seal_id.clone()?))
             }
