@@ -5,7 +5,7 @@ use proto::event_stream::Framing;
 use proto::filter::Kind;
 use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::proxy::ErrorBodies;
-use proto::validation::{BodyValidator, Mode};
+use proto::validation::{BodyValidator, ValidationMode};
 
 use crate::flow::{Answer, Notes, Outbound};
 use crate::snapshot::CompiledProxy;
@@ -100,17 +100,19 @@ pub fn validation(
         }
         Kind::EventStream => Ok(Treatment::Events(Framing::EventStream)),
         Kind::Ndjson => Ok(Treatment::Events(Framing::Ndjson)),
-        Kind::Json | Kind::Other if validator.mode == Mode::Report => match &answer.body {
-            // What is too large to be looked at need not be withheld for it.
-            Outbound::Stream(body)
-                if body
-                    .remaining()
-                    .is_some_and(|length| length > proxy.body_buffer_bytes as u64) =>
-            {
-                without("and this one is larger than `body_buffer_bytes`")
+        Kind::Json | Kind::Other if validator.mode == ValidationMode::Report => {
+            match &answer.body {
+                // What is too large to be looked at need not be withheld for it.
+                Outbound::Stream(body)
+                    if body
+                        .remaining()
+                        .is_some_and(|length| length > proxy.body_buffer_bytes as u64) =>
+                {
+                    without("and this one is larger than `body_buffer_bytes`")
+                }
+                _ => Ok(Treatment::Validate),
             }
-            _ => Ok(Treatment::Validate),
-        },
+        }
         Kind::Json | Kind::Other => Ok(Treatment::Validate),
     }
 }

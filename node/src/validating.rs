@@ -2,7 +2,7 @@
 //! only reported is counted and told in the answer's warning.
 
 use proto::outcome::{Code, EarlyEnd, Extra};
-use proto::validation::{BodyValidator, Mode};
+use proto::validation::{BodyValidator, ValidationMode};
 
 use crate::flow::Notes;
 
@@ -29,7 +29,10 @@ impl Side {
 }
 
 /// The names of the modes, in the order of [`Violations`].
-pub const MODES: [(Mode, &str); 2] = [(Mode::Enforce, "enforce"), (Mode::Report, "report")];
+pub const MODES: [(ValidationMode, &str); 2] = [
+    (ValidationMode::Enforce, "enforce"),
+    (ValidationMode::Report, "report"),
+];
 
 /// Bodies and documents of streams that broke a schema, by side and mode.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,8 +40,8 @@ pub struct Violations(pub [[u32; 2]; 2]);
 
 impl Violations {
     /// So many more.
-    pub fn add(&mut self, side: Side, mode: Mode, count: u32) {
-        let of_mode = &mut self.0[side as usize][usize::from(mode == Mode::Report)];
+    pub fn add(&mut self, side: Side, mode: ValidationMode, count: u32) {
+        let of_mode = &mut self.0[side as usize][usize::from(mode == ValidationMode::Report)];
         *of_mode = of_mode.saturating_add(count);
     }
 }
@@ -58,7 +61,7 @@ pub fn hold(
     };
     notes.violations.add(side, validator.mode, 1);
     let name = side.as_str();
-    if validator.mode == Mode::Report {
+    if validator.mode == ValidationMode::Report {
         notes.warn(format!(
             "the body of the {name} breaks the proxy's schema {}",
             invalid.summary()
@@ -95,10 +98,10 @@ pub fn without(
     let detail =
         format!("the proxy has a schema for the body of the {name} (`validation.{name}`), {why}");
     match validator.mode {
-        Mode::Report => {
+        ValidationMode::Report => {
             notes.warn(detail);
             Ok(())
         }
-        Mode::Enforce => Err(EarlyEnd::new(Code::ValidationFailed, detail)),
+        ValidationMode::Enforce => Err(EarlyEnd::new(Code::ValidationFailed, detail)),
     }
 }

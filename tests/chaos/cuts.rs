@@ -93,7 +93,12 @@ fn a_node_that_starts_without_etcd_finds_its_peers_and_hears_of_a_revoked_key() 
             cluster.nodes[at].resume(folder);
             cluster.nodes[at].wait_readiness("degraded");
             cluster.nodes[at].wait_metric("requestrocket_peers_linked", 2);
-            // With tokens that a peer takes from etcd.
+            // With tokens that a peer takes from etcd, as soon as the two know of each other.
+            wait_for("tokens of a peer", || {
+                let url = &cluster.nodes[at].gateway().url;
+                let answer = next.request("GET", "/").send(url);
+                (answer.status() == 200).then_some(())
+            });
             still_serves(cluster, &next);
             revoked(cluster, &next);
             members.iter().for_each(|member| host.heal(member));

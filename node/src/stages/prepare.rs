@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
-use proto::validation::{BodyValidator, Mode, needs_body};
+use proto::validation::{BodyValidator, ValidationMode, needs_body};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Exchange, Inbound, Outgoing};
@@ -201,7 +201,9 @@ impl Treated {
     fn too_large(&self, exchange: &mut Exchange) -> Result<(), EarlyEnd> {
         let bytes_max = self.bytes_max;
         match &self.validator {
-            Some(validator) if self.filters.is_none() && validator.mode == Mode::Report => {
+            Some(validator)
+                if self.filters.is_none() && validator.mode == ValidationMode::Report =>
+            {
                 let why = format!("and this one is larger than {bytes_max} bytes");
                 validating::without(validator, Side::Request, &why, &mut exchange.notes)
             }

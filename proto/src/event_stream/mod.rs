@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::filter::{FilterError, FilterSet, Redactions};
-use crate::validation::{BodyValidator, Mode};
+use crate::validation::{BodyValidator, ValidationMode};
 
 /// How documents are told apart in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Documents {
             && validator.check(&applied.body).is_err()
         {
             self.violations = self.violations.saturating_add(1);
-            if validator.mode == Mode::Enforce {
+            if validator.mode == ValidationMode::Enforce {
                 return Err(StreamEnd::Invalid);
             }
         }
@@ -155,7 +155,7 @@ impl EventFilter {
     }
 
     /// Documents that broke the schema so far, and what happens to them.
-    pub fn violations(&self) -> Option<(Mode, u32)> {
+    pub fn violations(&self) -> Option<(ValidationMode, u32)> {
         let validator = self.documents.validator.as_ref()?;
         Some((validator.mode, self.documents.violations))
     }

@@ -13,6 +13,7 @@ mod hash;
 mod lineage;
 mod operation;
 mod pack;
+mod reach;
 mod read;
 mod references;
 mod roles;

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::operation::{ApplyError, Context};
-use super::{Objects, OrgConfig, credential_in, roles, scopes, target_in};
+use super::{Objects, OrgConfig, credential_in, reach, roles, scopes, target_in};
 use crate::credential::{AuthType, Credential, CredentialKind, WILDCARD_TOO_WIDE};
-use crate::hosts::{HostPattern, Origin};
+use crate::hosts::HostPattern;
 use crate::id::{CredentialId, ProxyId};
 use crate::object::{Body, Object, ObjectId};
 use crate::problem::Problem;
@@ -192,17 +192,17 @@ fn proxy_problems(objects: &Objects, proxy: &Proxy) -> Vec<Problem> {
     let Some(credential) = credential_of(objects, id, kind, pointer, &mut problems) else {
         return problems;
     };
-    if let Some((_, outside)) = target.and_then(|target| outside_hosts(target, credential)) {
+    if let Some((_, outside)) = target.and_then(|target| reach::outside_hosts(target, credential)) {
         let detail = format!(
             "{id} may be sent to {} only, and {} is {outside}",
-            hosts(credential),
+            reach::hosts(credential),
             proxy.target_id,
         );
         for pointer in ["/target_id", "/target_credential_id"] {
             problems.push(Problem::new(pointer, "credential-host", detail.clone()));
         }
     }
-    if outside_regions(proxy, credential) {
+    if reach::outside_regions(proxy, credential) {
         let detail = format!(
             "{id} is kept in {} only; give this proxy no other `regions`",
             credential.regions.join(", ")
@@ -211,7 +211,7 @@ fn proxy_problems(objects: &Objects, proxy: &Proxy) -> Vec<Problem> {
             problems.push(Problem::new(pointer, "credential-region", detail.clone()));
         }
     }
-    for at in set_by_both(proxy, credential) {
+    for at in reach::set_by_both(proxy, credential) {
         let detail = format!("target credential {id} sets this header itself");
         let pointer = format!("/forward_caller_headers/{at}");
         problems.push(Problem::new(pointer, "header-injected", detail));
@@ -246,70 +246,6 @@ fn credential_of<'a>(
     Some(&stored.credential)
 }
 
-/// Whether the credential's secret may be sent to every address of the targets that proxies use it
-/// for, and is in every region that they are served in.
-pub(super) fn may_be_sent(objects: &Objects, id: CredentialId, credential: &Credential) -> bool {
-    objects.values().all(|object| match &object.body {
-        Body::Proxy(proxy) if proxy.target_credential_id == Some(id) => {
-            let target = objects.get(&ObjectId::Target(proxy.target_id));
-            let reaches = match target.map(|object| &object.body) {
-                Some(Body::Target(target)) => outside_hosts(target, credential).is_none(),
-                _ => true,
-            };
-            reaches && !outside_regions(proxy, credential)
-        }
-        _ => true,
-    })
-}
-
-/// The first of the target's addresses to which the credential's secret may not be sent, with its
-/// pointer.
-fn outside_hosts(target: &Target, credential: &Credential) -> Option<(String, Origin)> {
-    if !credential.has_secret() {
-        return None;
-    }
-    // A base URL that cannot be read is a problem of the target itself.
-    let origins = target.bases().map(|(pointer, base)| (pointer, base.origin));
-    let covered = |origin: &Origin| credential.hosts.iter().any(|host| host.matches(origin));
-    origins.into_iter().find(|(_, origin)| !covered(origin))
-}
-
-/// Whether a proxy is served where the credential's secret is not.
-fn outside_regions(proxy: &Proxy, credential: &Credential) -> bool {
-    credential.has_secret() && !regions::are_within(&proxy.regions, &credential.regions)
-}
-
-fn hosts(credential: &Credential) -> String {
-    let hosts: Vec<String> = credential.hosts.iter().map(ToString::to_string).collect();
-    hosts.join(", ")
-}
-
-/// The header that a target credential puts its secret into. Headers of type `custom` are part
-/// of its sealed secret; `inject` overwrites them whatever a proxy says.
-fn injected_header(credential: &Credential) -> Option<&str> {
-    let settings = &credential.settings;
-    match credential.auth_type {
-        AuthType::ApiKey if settings.query.is_some() || settings.path.is_some() => None,
-        AuthType::ApiKey => Some(settings.header.as_deref().unwrap_or("x-api-key")),
-        AuthType::Bearer | AuthType::Basic | AuthType::Jwt => Some("authorization"),
-        AuthType::Custom | AuthType::None => None,
-    }
-}
-
-/// Which of the proxy's forwarded headers the credential sets too; `_` and `-` are one, as many
-/// upstreams read them.
-fn set_by_both(proxy: &Proxy, credential: &Credential) -> Vec<usize> {
-    let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
-    let Some(injected) = injected_header(credential).map(plain) else {
-        return Vec::new();
-    };
-    let names = proxy.forward_caller_headers.iter().enumerate();
-    names
-        .filter(|(_, name)| plain(name) == injected)
-        .map(|(at, _)| at)
-        .collect()
-}
-
 /// A proxy that did not change itself, but what it names may have.
 fn judge_dependent(
     objects: &Objects,
@@ -336,11 +272,11 @@ fn judge_dependent(
         return;
     };
     let credential = &stored.credential;
-    if let Some((pointer, outside)) = outside_hosts(target, credential) {
+    if let Some((pointer, outside)) = reach::outside_hosts(target, credential) {
         let detail = format!(
             "proxy {id} would send credential {credential_id} to {outside}; it may be sent to {} \
              only",
-            hosts(credential)
+            reach::hosts(credential)
         );
         let cause = target_at
             .map(|at| (at, pointer.as_str()))
@@ -350,7 +286,7 @@ fn judge_dependent(
             judged.problems.push((*at, problem));
         }
     }
-    if let Some(at) = credential_at.filter(|_| outside_regions(proxy, credential)) {
+    if let Some(at) = credential_at.filter(|_| reach::outside_regions(proxy, credential)) {
         let detail = format!(
             "proxy {id} is served in {} and needs it there",
             proxy.regions.join(", ")
@@ -358,7 +294,7 @@ fn judge_dependent(
         let problem = Problem::new("/regions", "credential-region", detail);
         judged.problems.push((*at, problem));
     }
-    if let Some(at) = credential_at.filter(|_| !set_by_both(proxy, credential).is_empty()) {
+    if let Some(at) = credential_at.filter(|_| !reach::set_by_both(proxy, credential).is_empty()) {
         let detail = format!("proxy {id} forwards the caller's header of this name");
         judged.problems.push((
             *at,

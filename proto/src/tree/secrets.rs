@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::apply::Work;
 use super::draft::Retirement;
 use super::operation::SecretChange;
-use super::references;
+use super::reach;
 use crate::credential::{CredentialKind, SecretState};
 use crate::id::CredentialId;
 use crate::object::{Body, Object, ObjectId, StoredCredential};
@@ -163,7 +163,7 @@ impl Work<'_> {
             let Some(Body::Credential(was)) = object.as_deref().map(|object| &object.body) else {
                 continue;
             };
-            if references::may_be_sent(&self.draft.objects, id, &was.credential) {
+            if reach::may_be_sent(&self.draft.objects, id, &was.credential) {
                 continue;
             }
             self.retire(id, was, None);

@@ -4,7 +4,7 @@ use jsonschema::{PatternOptions, Validator};
 
 use super::bounds::{self, Bounds};
 use super::instance::{Instance, Text};
-use super::{BodySchema, Mode};
+use super::{BodySchema, ValidationMode};
 use crate::json_text::{JsonError, JsonText, Kind, NodeId};
 use crate::problem::Problem;
 use crate::rule::PATTERN_COMPILED_BYTES_MAX;
@@ -23,7 +23,7 @@ const CALLS_MAX: u32 = 512;
 #[derive(Debug)]
 pub struct BodyValidator {
     /// What happens to a body that is not valid.
-    pub mode: Mode,
+    pub mode: ValidationMode,
     validator: Validator<Text>,
     bounds: Bounds,
 }

@@ -45,7 +45,7 @@ pub struct Validation {
 pub struct BodySchema {
     /// What happens to a body that is not valid. Default `enforce`.
     #[serde(default)]
-    pub mode: Mode,
+    pub mode: ValidationMode,
     /// A JSON Schema of draft 2020-12, an object or a boolean, at most 64 KiB; `$ref` within it
     /// only.
     #[schema(value_type = Value)]
@@ -55,7 +55,7 @@ pub struct BodySchema {
 /// What happens to a body that is not valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum ValidationMode {
     /// It does not go on: 422 `validation-failed`.
     #[default]
     Enforce,

@@ -7,7 +7,7 @@ use super::*;
 
 fn validator(schema: Value) -> BodyValidator {
     let body = BodySchema {
-        mode: Mode::Enforce,
+        mode: ValidationMode::Enforce,
         schema,
     };
     BodyValidator::new(&body).unwrap_or_else(|problems| panic!("{problems:?}"))
@@ -30,7 +30,7 @@ fn check(schema: Value, body: &str, expected: &[&str]) {
 /// One row: a schema that is refused, and where and why.
 fn check_refused(schema: Value, pointer: &str, code: &str) {
     let body = BodySchema {
-        mode: Mode::Enforce,
+        mode: ValidationMode::Enforce,
         schema: schema.clone(),
     };
     let problems = BodyValidator::new(&body)

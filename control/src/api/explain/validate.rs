@@ -3,7 +3,7 @@
 use proto::filter::{Direction, Filter};
 use proto::outcome::Code;
 use proto::rule::Scope;
-use proto::validation::{BodyValidator, Mode, needs_body};
+use proto::validation::{BodyValidator, ValidationMode, needs_body};
 use serde_json::json;
 
 use super::described::Described;
@@ -21,7 +21,7 @@ impl Judged<'_> {
                 Some(_) => "request filters come first and are not applied here",
                 None => "the body is not known",
             };
-            if explained.answer == Answer::Allowed && schema.mode == Mode::Enforce {
+            if explained.answer == Answer::Allowed && schema.mode == ValidationMode::Enforce {
                 explained.answer = Answer::Unknown;
             }
             return explained.push("prepare", "unknown", json!({"validation": unknown}));
@@ -29,10 +29,10 @@ impl Judged<'_> {
         if body.is_empty() {
             let needed = needs_body(&request.method);
             return match schema.mode {
-                Mode::Enforce if needed => {
+                ValidationMode::Enforce if needed => {
                     explained.end("prepare", Code::ValidationFailed, "there is no body");
                 }
-                Mode::Report if needed => {
+                ValidationMode::Report if needed => {
                     explained.pass("prepare", json!({"warning": "there is no body"}));
                 }
                 _ => explained.pass("prepare", json!({})),
@@ -40,10 +40,10 @@ impl Judged<'_> {
         }
         let judged = BodyValidator::new(schema).map(|validator| validator.check(body));
         match (judged, schema.mode) {
-            (Ok(Err(invalid)), Mode::Enforce) => {
+            (Ok(Err(invalid)), ValidationMode::Enforce) => {
                 explained.end("prepare", Code::ValidationFailed, &invalid.summary());
             }
-            (Ok(Err(invalid)), Mode::Report) => {
+            (Ok(Err(invalid)), ValidationMode::Report) => {
                 explained.pass("prepare", json!({"warning": invalid.summary()}));
             }
             (Ok(Ok(())), _) => explained.pass("prepare", json!({"validation": "valid"})),
