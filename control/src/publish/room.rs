@@ -10,13 +10,13 @@ use proto::store::{Store, StoreError};
 
 use super::{PublishError, Publisher};
 
-/// How often the members are asked.
-const ASK_EVERY: Duration = Duration::from_secs(30);
+/// How often the members are asked: seldom, for etcd that comes back has enough to answer.
+const ASK_EVERY: Duration = Duration::from_secs(300);
 /// Parts of the quota, in percent, beyond which people are told, and nothing is published.
 const TOLD_PERCENT: u64 = 70;
 const REFUSED_PERCENT: u64 = 85;
 /// Askings between two sizes that are compared: old changes are forgotten more often than that.
-const PERIOD: u32 = 20;
+const PERIOD: u32 = 2;
 /// Periods in which it grew all the time.
 const GROWING_MAX: u32 = 3;
 
