@@ -1,8 +1,7 @@
 //! Files that hold keys: mode 0600, written whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 /// Writes a file that only its owner can read: a temporary one, synced, then renamed.
@@ -10,22 +9,7 @@ use std::path::Path;
 /// # Errors
 /// The folder cannot be written, or the disk is full; the old file is then untouched.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // A bare name lies in the current folder.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok(())
+    proto::private_file::replace(path, &path.with_extension("tmp"), &[content])
 }
 
 /// Reads a file; `None` when it does not exist.

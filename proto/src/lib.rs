@@ -35,6 +35,7 @@ pub mod outcome;
 pub mod path;
 pub mod payload;
 pub mod policy;
+pub mod private_file;
 pub mod problem;
 pub mod proxy;
 pub mod query;

@@ -2,6 +2,7 @@
 //! person decides counts. On a real etcd whose data are put back, with the same cluster id.
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::cluster::{Cluster, wait_status};
 use crate::harness::gateway::{Gateway, Proxy, binary};
@@ -136,6 +137,31 @@ fn what_a_restored_etcd_has_lost_is_written_back_from_a_node() {
     wait_status(&fresh, &proxy, "GET", 200);
 }
 
+/// Two proxies, and a backup of etcd: after it one gets a rule, the key of the other is rotated.
+fn rotated_after_backup(
+    cluster: &mut Cluster,
+    control: &Gateway,
+    node: &Gateway,
+    upstream: &Upstream,
+) -> (Proxy, Proxy, TempDir) {
+    let (proxy, rotated) = (
+        control.proxy(&upstream.url()),
+        control.proxy(&upstream.url()),
+    );
+    wait_status(node, &proxy, "GET", 200);
+    wait_status(node, &rotated, "GET", 200);
+    let copy = cluster.etcd[0].backup();
+    deny_delete(control, node, &proxy);
+    let rotate = format!("/credentials/{}/rotate", rotated.proxy_credential);
+    let answer = wait_for("a rotation", || {
+        let answer = control.api("POST", &rotate, Some(&json!({})));
+        (answer.status() == 200).then(|| answer.json())
+    });
+    assert!(answer["secret"]["key"].is_string(), "{answer}");
+    wait_status(node, &rotated, "GET", 401);
+    (proxy, rotated, copy)
+}
+
 #[test]
 fn a_restored_etcd_counts_when_a_person_says_so_and_revives_no_key() {
     let mut cluster = Cluster::new();
@@ -143,21 +169,7 @@ fn a_restored_etcd_counts_when_a_person_says_so_and_revives_no_key() {
     let token = control.token.clone();
     let node = cluster.node("gw-1", "gw-1");
     let upstream = Upstream::json("{}");
-    let (proxy, rotated) = (
-        control.proxy(&upstream.url()),
-        control.proxy(&upstream.url()),
-    );
-    wait_status(&node, &proxy, "GET", 200);
-    wait_status(&node, &rotated, "GET", 200);
-    let copy = cluster.etcd[0].backup();
-    deny_delete(&control, &node, &proxy);
-    let rotate = format!("/credentials/{}/rotate", rotated.proxy_credential);
-    let answer = wait_for("a rotation", || {
-        let answer = control.api("POST", &rotate, Some(&json!({})));
-        (answer.status() == 200).then(|| answer.json())
-    });
-    assert!(answer["secret"]["key"].is_string(), "{answer}");
-    wait_status(&node, &rotated, "GET", 401);
+    let (proxy, rotated, copy) = rotated_after_backup(&mut cluster, &control, &node, &upstream);
     cluster.etcd[0].restore(Some(&copy));
     wait_regressed(&control, &token, "gw-1");
     is_refused(&control, &token, &proxy);
@@ -182,20 +194,7 @@ fn a_revocation_outlives_the_disks_of_all_control_planes_and_a_restored_etcd() {
     let token = control.token.clone();
     let node = cluster.node("gw-1", "gw-1");
     let upstream = Upstream::json("{}");
-    let (proxy, rotated) = (
-        control.proxy(&upstream.url()),
-        control.proxy(&upstream.url()),
-    );
-    wait_status(&node, &proxy, "GET", 200);
-    wait_status(&node, &rotated, "GET", 200);
-    let copy = cluster.etcd[0].backup();
-    deny_delete(&control, &node, &proxy);
-    let rotate = format!("/credentials/{}/rotate", rotated.proxy_credential);
-    wait_for("a rotation", || {
-        let answer = control.api("POST", &rotate, Some(&json!({})));
-        (answer.status() == 200).then_some(())
-    });
-    wait_status(&node, &rotated, "GET", 401);
+    let (proxy, rotated, copy) = rotated_after_backup(&mut cluster, &control, &node, &upstream);
     drop(control);
     cluster.etcd[0].restore(Some(&copy));
     let control = Gateway::with(cluster.control_start());

@@ -62,14 +62,9 @@ impl Stage for Authenticate {
                 return self.unauthorized(refusal).into();
             }
         };
-        let elsewhere = |exchange: &Exchange| {
-            let proxy = exchange.proxy.clone()?;
-            proxy.elsewhere.is_some().then_some(proxy)
-        };
-        let elsewhere = elsewhere(exchange);
-        let elsewhere = elsewhere
-            .as_ref()
-            .and_then(|proxy| proxy.elsewhere.as_ref());
+        let pinned = exchange.proxy.as_ref();
+        let pinned = pinned.filter(|proxy| proxy.elsewhere.is_some()).cloned();
+        let elsewhere = pinned.as_ref().and_then(|proxy| proxy.elsewhere.as_ref());
         // The gateway of the region that it is passed on to judges it itself.
         if !elsewhere.is_some_and(|elsewhere| elsewhere.passes_on(exchange)) {
             take_key_out(&mut exchange.request, &caller.places);

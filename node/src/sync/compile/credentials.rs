@@ -165,6 +165,14 @@ fn proxy_secret(retired: Option<&Retired>, secret: &SecretState) -> Option<Proxy
     })
 }
 
+/// Query parameters that may hold a key: those of the places, and those of given keys.
+pub(super) fn key_queries(places: &Extra, credentials: &[ProxyCredential]) -> Vec<Box<str>> {
+    let given = credentials
+        .iter()
+        .filter_map(|credential| credential.query.clone());
+    places.queries.iter().cloned().chain(given).collect()
+}
+
 /// Where callers may put a key of ours beyond the usual places.
 pub(super) fn places(state: &OrgState, proxy: &Proxy, credentials: &[ProxyCredential]) -> Extra {
     let mut extra = Extra::default();

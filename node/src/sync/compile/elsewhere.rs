@@ -48,10 +48,7 @@ impl OrgCompiler<'_> {
             });
         }
         let places = credentials::places(state, proxy, &accepted);
-        let given = accepted
-            .iter()
-            .filter_map(|accepted| accepted.query.clone());
-        let key_queries = places.queries.iter().cloned().chain(given).collect();
+        let key_queries = credentials::key_queries(&places, &accepted);
         let target = state.config.target(proxy.target_id);
         let regions = proxy.regions.join(", ").into();
         let gateways = self.gateways(id, proxy, target)?;

@@ -262,10 +262,7 @@ impl OrgCompiler<'_> {
         let injects = injected.is_some_and(|credential| credential.auth_type != AuthType::None);
         let cookies = proxy.cookies_pass(injects);
         let places = credentials::places(state, proxy, &credentials);
-        let given = credentials
-            .iter()
-            .filter_map(|credential| credential.query.clone());
-        let key_queries = places.queries.iter().cloned().chain(given).collect();
+        let key_queries = credentials::key_queries(&places, &credentials);
         let fallback = Timeouts::defaults_for(&compiled_target.base.origin.host);
         let timeouts = proxy.timeouts.or(target.timeouts).or(fallback);
         Ok(CompiledProxy {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::failure::{Call, Failure, failure, lost, refused};
@@ -117,9 +118,7 @@ impl Endpoints {
         R: Future<Output = Result<(), Error>>,
     {
         for endpoint in &self.endpoints {
-            let options = self.options.clone().with_timeout(share);
-            let made = async { make(Client::connect([&endpoint.url], Some(options)).await?).await };
-            let failed = match timeout(share, made).await {
+            let failed = match self.alone(endpoint, share, &make).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => failure(&error, Call::Repeatable, LeaseId(0)),
                 Err(_) => lost("no answer in time".to_owned(), Call::Repeatable),
@@ -137,13 +136,27 @@ impl Endpoints {
     {
         let mut answers = Vec::new();
         for endpoint in &self.endpoints {
-            let options = self.options.clone().with_timeout(share);
-            let made = async { make(Client::connect([&endpoint.url], Some(options)).await?).await };
-            if let Ok(Ok(answer)) = timeout(share, made).await {
+            if let Ok(Ok(answer)) = self.alone(endpoint, share, &make).await {
                 answers.push((endpoint.url.clone(), answer));
             }
         }
         answers
+    }
+
+    /// One call at one endpoint, on a channel of its own.
+    async fn alone<T, F, R>(
+        &self,
+        endpoint: &Endpoint,
+        share: Duration,
+        make: &F,
+    ) -> Result<Result<T, Error>, Elapsed>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<T, Error>>,
+    {
+        let options = self.options.clone().with_timeout(share);
+        let made = async { make(Client::connect([&endpoint.url], Some(options)).await?).await };
+        timeout(share, made).await
     }
 
     /// Lets the next call begin at another endpoint than now.

@@ -2,14 +2,14 @@
 //!
 //! AES-256-GCM under a key that is made of the region's; a temporary file, synced, then renamed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 
 use super::KeptError;
+use crate::private_file;
 
 /// First bytes of a file: what it is, and its format.
 const MAGIC: &[u8; 8] = b"RRKEPT01";
@@ -71,20 +71,7 @@ impl SealedFile {
         let nonce = sealed.map_err(|_| KeptError::Sealed)?;
         // Two processes write here while one takes over from the other.
         let temporary = self.file.with_extension(temporary(std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(MAGIC)?;
-        file.write_all(nonce.as_ref())?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.file)?;
-        if let Some(folder) = self.file.parent().filter(|path| *path != Path::new("")) {
-            File::open(folder)?.sync_all()?;
-        }
+        private_file::replace(&self.file, &temporary, &[MAGIC, nonce.as_ref(), &content])?;
         Ok(())
     }
 }
