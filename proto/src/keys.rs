@@ -18,6 +18,8 @@ pub const LIVE: &str = "live/";
 pub const HEADS: &str = "live/head/";
 /// All deltas.
 pub const DELTAS: &str = "live/delta/";
+/// Sorts after all deltas, and before every other key of [`LIVE`] but the beat.
+pub const BEYOND_DELTAS: &str = "live/delta/\u{10ffff}";
 /// All retired facts.
 pub const RETIRED: &str = "live/retired/";
 /// All test requests that wait for a node.

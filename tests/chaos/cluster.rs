@@ -290,8 +290,8 @@ impl<'n> Cluster<'n> {
     pub fn agrees(&self, control: usize) -> Duration {
         let begun = Instant::now();
         wait_for("one configuration on all nodes", || {
-            // Each look is a read of etcd, and what etcd is asked is counted.
-            std::thread::sleep(Duration::from_millis(100));
+            // Each look reads etcd twice, and what etcd is asked is counted.
+            std::thread::sleep(Duration::from_millis(250));
             let listed = self.controls[control].gateway().operator("/nodes");
             if listed.status() != 200 {
                 return None;

@@ -135,6 +135,11 @@ fn ranges_are_not_asked_for_where_a_filter_needs_the_whole() {
         .field("if-none-match", "\"v1\"");
     assert_eq!(proxy.send(&request).json(), json!({"keep": 1}));
     assert_eq!(upstream.last().field("range"), None);
+    assert_eq!(upstream.last().field("if-none-match"), None);
+    // Without its condition this would overwrite what another has written.
+    let request = proxy.request("PUT", "/").field("if-match", "\"v1\"");
+    assert_eq!(proxy.send(&request.body("{}")).status(), 200);
+    assert_eq!(upstream.last().field("if-match"), Some("\"v1\""));
 }
 
 #[test]

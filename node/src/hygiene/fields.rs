@@ -1,7 +1,7 @@
 //! Which header fields travel, in both directions (design §3; RFC 9110 §7.6.1).
 
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use proto::field_name::plain;
 
 /// Why a field of a request does not travel by default.
@@ -285,16 +285,24 @@ fn make_private(headers: &mut HeaderMap) {
     }
 }
 
-/// Conditional and range fields of a request, which make no sense against a filtered body.
-pub const CONDITIONAL: [HeaderName; 7] = [
-    header::RANGE,
-    header::IF_RANGE,
-    header::IF_MATCH,
-    header::IF_NONE_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_UNMODIFIED_SINCE,
-    header::ACCEPT_ENCODING,
-];
+/// Takes from a request what asks for a part of a body, or whether the caller's copy of it is
+/// fresh: neither is known of a body that filters change. The conditions of a method that changes
+/// something stay (RFC 9110 §13.1.1): without them it would overwrite what another has written.
+pub fn ask_for_whole_body(method: &Method, headers: &mut HeaderMap) {
+    for name in [header::RANGE, header::IF_RANGE, header::ACCEPT_ENCODING] {
+        headers.remove(name);
+    }
+    if method.is_safe() || method.as_str() == "QUERY" {
+        for name in [
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
+            header::IF_MODIFIED_SINCE,
+            header::IF_UNMODIFIED_SINCE,
+        ] {
+            headers.remove(name);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -317,6 +325,33 @@ mod tests {
         fields.sort_by_key(|(name, _)| name.as_str());
         let text = |(n, v): (&HeaderName, &HeaderValue)| format!("{n}={}", v.to_str().unwrap());
         fields.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn conditions_stay_where_something_is_changed() {
+        let all = [
+            ("range", "bytes=0-4"),
+            ("if-range", "\"v1\""),
+            ("if-match", "\"v1\""),
+            ("if-none-match", "*"),
+            ("if-modified-since", "Fri, 27 Nov 2026 10:00:00 GMT"),
+            ("if-unmodified-since", "Fri, 27 Nov 2026 10:00:00 GMT"),
+            ("accept-encoding", "br"),
+            ("x-other", "1"),
+        ];
+        for (method, left) in [
+            ("GET", 1),
+            ("HEAD", 1),
+            ("QUERY", 1),
+            ("PUT", 5),
+            ("PATCH", 5),
+        ] {
+            let mut headers = map(&all);
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            ask_for_whole_body(&method, &mut headers);
+            assert_eq!(headers.len(), left, "{method}");
+            assert_eq!(headers.contains_key("if-match"), left > 1, "{method}");
+        }
     }
 
     #[test]

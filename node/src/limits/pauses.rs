@@ -31,8 +31,6 @@ const KNOWN_MAX: usize = 10_000;
 const ASKS_MAX: usize = 1_000;
 /// One that would end no later than this after the known one is not written again.
 const SAME_NS: u64 = 500_000_000;
-/// How long after a failure the watch is opened again.
-const AGAIN: Duration = Duration::from_millis(500);
 /// Longest call to the store.
 const CALL_MAX: Duration = Duration::from_secs(1);
 
@@ -306,17 +304,8 @@ async fn write(store: &dyn Store, key: &str, wish: Wish) -> Result<(), StoreErro
     store.txn(txn).await.map(drop)
 }
 
+/// Follows what is asked for; never ends by itself.
 async fn watch_all(pauses: &Pauses, store: &dyn Store) {
-    loop {
-        if let Err(error) = watch(pauses, store).await {
-            tracing::debug!("pauses are watched again: {error}");
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// Lists what is asked for, then follows the changes; ends with the watch.
-async fn watch(pauses: &Pauses, store: &dyn Store) -> Result<(), StoreError> {
     let each = |key: &str, value: Option<&[u8]>| match value {
         Some(value) => pauses.heard(key, value),
         None => {
@@ -325,7 +314,7 @@ async fn watch(pauses: &Pauses, store: &dyn Store) -> Result<(), StoreError> {
             }
         }
     };
-    leased::follow(store, PREFIX, each).await
+    leased::follow(store, PREFIX, each).await;
 }
 
 fn key_of((digest, kind): Place) -> String {

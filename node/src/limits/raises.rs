@@ -14,8 +14,6 @@ use super::leased;
 use super::meter::Meter;
 use super::shared::Shared;
 
-/// How long after a failure the watch is opened again.
-const AGAIN: Duration = Duration::from_millis(500);
 /// Meters that are known to be raised; one more is not learned.
 const KNOWN_MAX: usize = 10_000;
 
@@ -87,13 +85,8 @@ impl Raises {
 
 /// Watches raises; never ends by itself.
 pub(super) async fn run(raises: Arc<Raises>, store: Arc<dyn Store>) {
-    loop {
-        let each = |key: &str, value: Option<&[u8]>| raises.heard(key, value);
-        if let Err(error) = leased::follow(&*store, keys::RAISES, each).await {
-            tracing::debug!("raises are watched again: {error}");
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+    let each = |key: &str, value: Option<&[u8]>| raises.heard(key, value);
+    leased::follow(&*store, keys::RAISES, each).await;
 }
 
 impl std::fmt::Debug for Raises {

@@ -77,9 +77,7 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         )
     })?;
     if response_filters(exchange, proxy).is_some() {
-        for name in &fields::CONDITIONAL {
-            headers.remove(name);
-        }
+        fields::ask_for_whole_body(&exchange.request.method, &mut headers);
         // Codings that the filter stage can read.
         let codings = HeaderValue::from_static("gzip, br, zstd, deflate");
         headers.insert(header::ACCEPT_ENCODING, codings);

@@ -267,9 +267,23 @@ pub async fn list(
     store: &dyn Store,
     prefix: &str,
     at: Option<Revision>,
+    each: impl FnMut(super::KeyValue),
+) -> Result<Revision, StoreError> {
+    list_after(store, prefix, None, at, each).await
+}
+
+/// The same, of the keys that sort after a place.
+///
+/// # Errors
+/// As for [`list`].
+pub async fn list_after(
+    store: &dyn Store,
+    prefix: &str,
+    after: Option<&str>,
+    at: Option<Revision>,
     mut each: impl FnMut(super::KeyValue),
 ) -> Result<Revision, StoreError> {
-    let (mut at, mut after) = (at, None);
+    let (mut at, mut after) = (at, after.map(str::to_owned));
     loop {
         let prefix = prefix.to_owned();
         let page = store

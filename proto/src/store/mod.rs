@@ -7,6 +7,7 @@
 //! is refused by both in the same words ([`limits`]), so that code tried on one runs on the other.
 
 pub mod ancestry;
+pub mod backoff;
 pub mod chunks;
 pub mod embedded;
 pub mod etcd;

@@ -6,7 +6,6 @@
 //! that does not descend from the one that is served is a regression and is not applied, whatever
 //! its number.
 
-mod backoff;
 mod news;
 mod pulse;
 mod reader;
@@ -22,11 +21,11 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::backoff::{backoff, jitter};
 use self::news::{Heard, News, collect, gateways, is_beat, posted};
 use self::pulse::Pulse;
 use self::reader::{Outcome, Reader};
 pub use self::world::{OrgState, SealedValues, World};
+use super::backoff::{backoff, jitter};
 use super::load::{self, Fault};
 use super::recovery;
 use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
@@ -200,23 +199,18 @@ impl Follower {
         let mut news: BTreeMap<OrgId, News> = BTreeMap::new();
         let mut stray = Vec::new();
         let store = Arc::clone(&self.store);
-        // Deltas are left out: 10,000 of them would be 320 MB.
-        let at = load::list(&*store, keys::HEADS, None, |pair| {
-            collect(&mut news, &mut stray, pair);
-        })
-        .await?;
-        load::list(&*store, keys::RETIRED, Some(at), |pair| {
-            collect(&mut news, &mut stray, pair);
-        })
-        .await?;
-        let mut tests = BTreeMap::new();
-        load::list(&*store, keys::TESTS, Some(at), |pair| {
+        let (mut tests, mut regions) = (BTreeMap::new(), None);
+        // One listing, so that many processes that list at one time ask little. Deltas are left
+        // out: 10,000 of them would be 320 MB.
+        let beyond = Some(keys::BEYOND_DELTAS);
+        let at = load::list_after(&*store, keys::LIVE, beyond, None, |pair| {
             tests.extend(posted(&pair));
+            regions = gateways(&pair).or_else(|| regions.take());
+            collect(&mut news, &mut stray, pair);
         })
         .await?;
         self.tests = tests;
-        let pair = store.get(keys::REGIONS).await?.value;
-        self.gateways = pair.as_ref().and_then(gateways).unwrap_or_default();
+        self.gateways = regions.unwrap_or_default();
         self.faults.insert(None, stray);
         let world = Arc::clone(&self.world.borrow());
         for org in world.orgs.keys() {

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::backoff::jitter;
 use crate::beat;
 use crate::health::Health;
 use crate::keys;
+use crate::store::backoff::jitter;
 use crate::store::{Revision, Store, StoreError, StoreFuture};
 
 /// How long after the read a watch may take to show what was read.

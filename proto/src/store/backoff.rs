@@ -1,4 +1,4 @@
-//! How long to wait between tries to follow the store.
+//! How long to wait between tries to follow what the store holds.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Longer after each failure, up to a bound, and random, so that nodes get out of step.
-pub(super) fn backoff(failures: u32) -> Duration {
+pub fn backoff(failures: u32) -> Duration {
     let ceiling = BACKOFF_MIN
         .saturating_mul(1 << failures.min(10))
         .min(BACKOFF_MAX);
@@ -16,6 +16,6 @@ pub(super) fn backoff(failures: u32) -> Duration {
 }
 
 /// A random part of a duration.
-pub(super) fn jitter(whole: Duration) -> Duration {
+pub fn jitter(whole: Duration) -> Duration {
     whole.mul_f64(f64::from(u32::from_ne_bytes(crate::seal::random())) / f64::from(u32::MAX))
 }
