@@ -280,7 +280,12 @@ impl<'n> Cluster<'n> {
         let path = format!("/proxies/{}", proxy.id);
         wait_for(&format!("the change to {name}"), || {
             let answer = self.controls[control].call("PATCH", &path, &json!({"name": name}));
-            (answer.status() == 200).then_some(())
+            if answer.status() != 200 {
+                // Each try reads etcd, and what etcd is asked is counted.
+                std::thread::sleep(Duration::from_millis(250));
+                return None;
+            }
+            Some(())
         });
     }
 

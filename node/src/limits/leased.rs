@@ -1,50 +1,68 @@
-//! Following keys that live under leases: a list, then the changes.
+//! Following keys that live under leases, raises and pauses: a list, then the changes.
 
+use std::sync::Arc;
+
+use proto::keys;
 use proto::store::backoff::backoff;
 use proto::store::load;
-use proto::store::{Event, Store, StoreError};
+use proto::store::{Change, Event, Store, StoreError};
 
-/// Tells `each` key below a prefix and its value, and from then on every change; no value: it is
-/// gone. After an error it lists again, later each time; never ends by itself.
-pub(super) async fn follow(
-    store: &dyn Store,
-    prefix: &str,
-    mut each: impl FnMut(&str, Option<&[u8]>),
-) {
-    let mut failures = 0u32;
-    loop {
-        let mut listed = false;
-        if let Err(error) = round(store, prefix, &mut each, &mut listed).await {
-            tracing::debug!("{prefix} is followed again: {error}");
+use super::pauses::{self, Pauses};
+use super::raises::Raises;
+
+/// What is told of each key and its value; no value: it is gone.
+pub(super) struct Leased {
+    pub raises: Arc<Raises>,
+    pub pauses: Arc<Pauses>,
+}
+
+impl Leased {
+    /// Follows both. After an error it lists again, later each time; never ends by itself.
+    pub(super) async fn follow(self, store: Arc<dyn Store>) {
+        let mut failures = 0u32;
+        loop {
+            let mut listed = false;
+            if let Err(error) = self.round(&*store, &mut listed).await {
+                tracing::debug!("raises and pauses are followed again: {error}");
+            }
+            failures = if listed {
+                0
+            } else {
+                failures.saturating_add(1)
+            };
+            tokio::time::sleep(backoff(failures)).await;
         }
-        failures = if listed {
-            0
-        } else {
-            failures.saturating_add(1)
-        };
-        tokio::time::sleep(backoff(failures)).await;
+    }
+
+    /// One list of each and the watches after them, until an error; says whether it got so far.
+    async fn round(&self, store: &dyn Store, listed: &mut bool) -> Result<(), StoreError> {
+        let raise = |key: &str, value: Option<&[u8]>| self.raises.heard(key, value);
+        let pause = |key: &str, value: Option<&[u8]>| self.pauses.heard(key, value);
+        let at = load::list(store, keys::RAISES, None, |item| {
+            raise(&item.key, Some(&item.value[..]));
+        })
+        .await?;
+        let mut raises = store.watch(keys::RAISES, at.next()).await?;
+        let at = load::list(store, pauses::PREFIX, None, |item| {
+            pause(&item.key, Some(&item.value[..]));
+        })
+        .await?;
+        let mut pauses = store.watch(pauses::PREFIX, at.next()).await?;
+        *listed = true;
+        loop {
+            tokio::select! {
+                change = raises.next() => tell(change?, raise),
+                change = pauses.next() => tell(change?, pause),
+            }
+        }
     }
 }
 
-/// One list and the watch after it, until an error; says whether it got as far as the watch.
-async fn round(
-    store: &dyn Store,
-    prefix: &str,
-    each: &mut impl FnMut(&str, Option<&[u8]>),
-    listed: &mut bool,
-) -> Result<(), StoreError> {
-    let at = load::list(store, prefix, None, |item| {
-        each(&item.key, Some(&item.value[..]));
-    })
-    .await?;
-    let mut watch = store.watch(prefix, at.next()).await?;
-    *listed = true;
-    loop {
-        for event in watch.next().await?.events {
-            match event {
-                Event::Put(item) => each(&item.key, Some(&item.value[..])),
-                Event::Delete { key, .. } => each(&key, None),
-            }
+fn tell(change: Change, each: impl Fn(&str, Option<&[u8]>)) {
+    for event in change.events {
+        match event {
+            Event::Put(item) => each(&item.key, Some(&item.value[..])),
+            Event::Delete { key, .. } => each(&key, None),
         }
     }
 }

@@ -104,6 +104,7 @@ pub use token::{Expired, Reserved, Sent, Token};
 pub use tokens::{DrawAll, METERS_MAX, MeterSet, Tokens, TooManyMeters, WaitingAll};
 pub use waiting::Waiting;
 
+use leased::Leased;
 use owner::Place;
 use pauses::Pauses;
 use raises::Raises;
@@ -188,13 +189,17 @@ impl Limits {
             me,
             timeout,
         );
-        let pauses = pauses::run(Arc::clone(&limits.pauses), Arc::clone(&store));
-        let raises = raises::run(Arc::clone(&limits.raises), Arc::clone(&store));
+        let leased = Leased {
+            raises: Arc::clone(&limits.raises),
+            pauses: Arc::clone(&limits.pauses),
+        };
+        let (pauses, wished) = (Arc::clone(&limits.pauses), Arc::clone(&store));
+        let leased = leased.follow(Arc::clone(&store));
         let pauses = async move {
-            // Both end when the process does.
+            // Writing ends when the process does.
             tokio::select! {
-                () = pauses => {}
-                () = raises => {}
+                () = pauses::write_all(&pauses, &*wished) => {}
+                () = leased => {}
             }
         };
         let windows = run::run(broker, store, timeout, links);

@@ -18,7 +18,6 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::key::{self, Digest};
-use super::leased;
 use super::meter::Meter;
 use super::restraint::{Bucket, TENTHS};
 use super::shared::Shared;
@@ -217,9 +216,13 @@ impl Pauses {
         }
     }
 
-    fn heard(&self, key: &str, value: &[u8]) {
+    /// What the store says of a key.
+    pub(super) fn heard(&self, key: &str, value: Option<&[u8]>) {
         let Some(place) = place_of(key) else {
             return;
+        };
+        let Some(value) = value else {
+            return self.forget(place);
         };
         let decoded = match place.1 {
             Kind::Pause | Kind::Bucket(_) => wire::decode::<Pause>(value).map(|told| (told.ms, 0)),
@@ -236,16 +239,8 @@ impl Pauses {
     }
 }
 
-/// Writes pauses and watches those of others, until the process stops.
-pub(super) async fn run(pauses: Arc<Pauses>, store: Arc<dyn Store>) {
-    tokio::select! {
-        () = write_all(&pauses, &*store) => {}
-        () = watch_all(&pauses, &*store) => {}
-    }
-}
-
-/// Ends when the process stops.
-async fn write_all(pauses: &Pauses, store: &dyn Store) {
+/// Writes what is wished for; ends when the process stops.
+pub(super) async fn write_all(pauses: &Pauses, store: &dyn Store) {
     loop {
         if pauses.stopping.load(Ordering::Acquire) {
             return;
@@ -302,19 +297,6 @@ async fn write(store: &dyn Store, key: &str, wish: Wish) -> Result<(), StoreErro
         ..Txn::default()
     };
     store.txn(txn).await.map(drop)
-}
-
-/// Follows what is asked for; never ends by itself.
-async fn watch_all(pauses: &Pauses, store: &dyn Store) {
-    let each = |key: &str, value: Option<&[u8]>| match value {
-        Some(value) => pauses.heard(key, value),
-        None => {
-            if let Some(place) = place_of(key) {
-                pauses.forget(place);
-            }
-        }
-    };
-    leased::follow(store, PREFIX, each).await;
 }
 
 fn key_of((digest, kind): Place) -> String {

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use proto::keys;
 use proto::raise::{PERCENT, Raise};
-use proto::store::Store;
 use proto::wire;
 use tracing::warn;
 
-use super::leased;
 use super::meter::Meter;
 use super::shared::Shared;
 
@@ -45,7 +43,8 @@ impl Raises {
         }
     }
 
-    fn heard(&self, key: &str, value: Option<&[u8]>) {
+    /// What the store says of a key.
+    pub(super) fn heard(&self, key: &str, value: Option<&[u8]>) {
         let Some(id) = key.strip_prefix(keys::RAISES) else {
             return;
         };
@@ -81,12 +80,6 @@ impl Raises {
     fn known(&self) -> MutexGuard<'_, HashMap<String, (u64, u64)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Watches raises; never ends by itself.
-pub(super) async fn run(raises: Arc<Raises>, store: Arc<dyn Store>) {
-    let each = |key: &str, value: Option<&[u8]>| raises.heard(key, value);
-    leased::follow(&*store, keys::RAISES, each).await;
 }
 
 impl std::fmt::Debug for Raises {

@@ -166,6 +166,13 @@ impl Reader<'_> {
                     return Ok(None);
                 }
             }
+            let delta = match delta {
+                // Who missed one version only needs what changed in it.
+                None if n.checked_sub(1) == Some(old_n) => {
+                    self.store.get(&keys::delta(org)).await?.value
+                }
+                delta => delta,
+            };
             let delta = delta.and_then(|pair| serde_json::from_slice::<Delta>(&pair.value).ok());
             if let Some(config) = delta.and_then(|delta| tree::apply_delta(old, &head, &delta)) {
                 return Ok(Some(Arc::new(config)));
