@@ -91,6 +91,8 @@ pub struct Exchange {
     pub permit: Option<Permit>,
     /// The stage that shall panic on this request; only with `gateway.fault_injection`.
     pub fault: Option<StageKind>,
+    /// The target shall be told when the request was sent; only with `gateway.fault_injection`.
+    pub says_sent_at: bool,
 }
 
 impl Exchange {
@@ -130,6 +132,7 @@ impl Exchange {
             reply: None,
             permit: None,
             fault: None,
+            says_sent_at: false,
         }
     }
 }

@@ -215,7 +215,14 @@ impl<'n> Cluster<'n> {
         Start {
             mode: "node",
             config,
-            environment: vec![("REQUESTROCKET_GATEWAY__LISTEN".into(), address)],
+            environment: vec![
+                ("REQUESTROCKET_GATEWAY__LISTEN".into(), address),
+                // So that a request can be asked to tell its target when it was sent.
+                (
+                    "REQUESTROCKET_GATEWAY__FAULT_INJECTION".into(),
+                    "true".into(),
+                ),
+            ],
         }
     }
 
@@ -254,6 +261,11 @@ impl<'n> Cluster<'n> {
     pub fn etcd<T: Send>(&mut self, at: usize, run: impl FnOnce(&mut EtcdServer) -> T + Send) -> T {
         let (host, server) = (self.network.host(at), &mut self.etcd[at]);
         host.inside(|| run(server))
+    }
+
+    /// Where the callers are, and the targets of a test.
+    pub fn callers(&self) -> Host {
+        self.network.host(CALLERS)
     }
 
     /// The hosts of the members of etcd.

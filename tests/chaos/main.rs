@@ -12,6 +12,7 @@ mod asked;
 mod between_regions;
 mod cluster;
 mod cuts;
+mod limits;
 mod load;
 mod network;
 mod quorum;

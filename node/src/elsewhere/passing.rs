@@ -78,6 +78,7 @@ async fn answer_to(
         has_idempotency_key: false,
         has_alternatives: elsewhere.gateways.len() > 1,
         asked_at: Instant::now(),
+        says_sent_at: false,
     };
     for each in &elsewhere.gateways {
         each.gateway.use_it();

@@ -191,6 +191,7 @@ fn request_head(
         has_idempotency_key: marker.is_some_and(|name| headers.contains_key(name)),
         has_alternatives: proxy.target.endpoints.are_several(),
         asked_at: tokio::time::Instant::now(),
+        says_sent_at: exchange.says_sent_at,
     };
     Ok(RequestHead {
         method,

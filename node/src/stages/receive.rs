@@ -113,7 +113,10 @@ fn exchange(
     let mut notes = Notes::default();
     let connection = from.conn_data::<Connection>().cloned();
     let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
-    let fault = worker.fault_injection().then(|| fault(&headers)).flatten();
+    let (fault, says_sent_at) = match worker.fault_injection() {
+        true => (fault(&headers), wanted_fault(&headers) == Some("sent-at")),
+        false => (None, false),
+    };
     let snapshot = worker.snapshot();
     if passed_on {
         let line = (method.as_str(), &*target);
@@ -128,20 +131,21 @@ fn exchange(
     let trace = worker.trace(&request.headers, id, is_passed_on);
     Ok(Box::new(Exchange {
         fault,
+        says_sent_at,
         ..Exchange::arrived(id, trace, snapshot, request, body, notes)
     }))
 }
 
 /// The stage at which the request asks for a panic; see `gateway.fault_injection`.
 fn fault(headers: &HeaderMap) -> Option<StageKind> {
-    let wanted = headers
-        .get("requestrocket-fault")?
-        .to_str()
-        .ok()?
-        .strip_prefix("panic@")?;
+    let wanted = wanted_fault(headers)?.strip_prefix("panic@")?;
     StageKind::ALL
         .into_iter()
         .find(|stage| stage.name() == wanted)
+}
+
+fn wanted_fault(headers: &HeaderMap) -> Option<&str> {
+    headers.get("requestrocket-fault")?.to_str().ok()
 }
 
 fn inbound(

@@ -1,10 +1,12 @@
 //! A request as it is handed to the client, but for its body.
 
+use http::header::HeaderName;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 
 use crate::body::RequestBody;
+use crate::limits::{Clock, SystemClock};
 
 /// The head of a request as it is to be sent. `Host`, the length fields and hop-by-hop fields are
 /// ours: what stands here under those names is replaced or dropped.
@@ -31,7 +33,22 @@ pub struct Terms {
     pub has_alternatives: bool,
     /// From when on `timeouts.total` counts.
     pub asked_at: Instant,
+    /// The request tells the target when the gate let it go; see `gateway.fault_injection`.
+    pub says_sent_at: bool,
 }
 
 /// A request that may be sent again.
 pub type Resend = Box<(RequestHead, RequestBody)>;
+
+/// See [`Terms::says_sent_at`].
+const SENT_AT: HeaderName = HeaderName::from_static("requestrocket-sent-at");
+
+impl RequestHead {
+    /// Tells the target when this is called, where that is wanted.
+    pub fn tell_sent_at(&mut self) {
+        if self.terms.says_sent_at {
+            let now_ns = HeaderValue::from(SystemClock.boot_ns());
+            self.headers.insert(SENT_AT, now_ns);
+        }
+    }
+}

@@ -228,6 +228,7 @@ impl Exchange<'_> {
         lease: &Lease,
         now: Instant,
     ) -> (Request<SentBody>, Option<Rc<Progress>>) {
+        head.tell_sent_at();
         let uri = match lease {
             Lease::Http1 { .. } => {
                 frame_request(&mut head.headers, &head.method, &body);

@@ -129,6 +129,7 @@ fn head(method: Method, target: &str) -> RequestHead {
             has_idempotency_key: false,
             has_alternatives: false,
             asked_at: tokio::time::Instant::now(),
+            says_sent_at: false,
         },
     }
 }

@@ -1,0 +1,320 @@
+//! Limits over three nodes that tell each other and take from three members of etcd: never more is
+//! sent than is allowed, whoever is killed, stopped, cut off or restarted meanwhile.
+//!
+//! Judged by the time that a node's sender writes into the request at the instant at which its
+//! token is spent (CLOCK_BOOTTIME, one machine), and by when the request arrives. The fastest of
+//! the limits is 200 a second, or `REQUESTROCKET_CHAOS_LIMIT_PER_S`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::cluster::{self, Cluster, Links};
+use super::network::Cut;
+use crate::harness::etcd::EtcdServer;
+use crate::harness::gateway::Proxy;
+use crate::harness::http::Connection;
+use crate::harness::upstream::{Upstream, json_answer};
+use crate::harness::wait_for;
+
+/// By how much a request may arrive late after it was sent.
+const ON_THE_WAY: Duration = Duration::from_millis(100);
+/// Times are told in nanoseconds and kept to in milliseconds.
+const ROUNDED: Duration = Duration::from_millis(1);
+/// Requests that a stopped process may send with what it held: one for each worker thread of a
+/// node, of which there are as many as cores.
+fn stopped_extra() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+/// How long each fault lasts.
+const FAULT: Duration = Duration::from_secs(3);
+/// Which node each of seven callers calls: demand is uneven.
+const SPREAD: [usize; 7] = [0, 0, 0, 0, 1, 1, 2];
+/// How long the target works on a request of which few may be in flight.
+const WORK: Duration = Duration::from_millis(100);
+/// So many of them may be.
+const IN_FLIGHT: usize = 20;
+
+/// What a target saw of one limit.
+#[derive(Default)]
+struct Seen {
+    /// When each request was sent, and when it came, in nanoseconds since the machine started.
+    requests: Mutex<Vec<(u64, u64)>>,
+    in_flight: AtomicUsize,
+    most_in_flight: AtomicUsize,
+}
+
+/// One limit, its target and its callers' answers.
+struct Limited {
+    name: &'static str,
+    limit: usize,
+    /// None: so many may be in flight.
+    window: Option<Duration>,
+    callers: usize,
+    /// Between two calls of one caller.
+    period: Duration,
+    proxy: Proxy,
+    seen: Arc<Seen>,
+    answers: Mutex<BTreeMap<String, usize>>,
+    _upstream: Upstream,
+}
+
+/// CLOCK_BOOTTIME, as the nodes read it.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).expect("after the start") * 1_000_000_000
+        + u64::try_from(now.tv_nsec).expect("a part of a second")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn target(cluster: &Cluster<'_>, seen: &Arc<Seen>, works: bool) -> Upstream {
+    let (seen, answer) = (Arc::clone(seen), json_answer("200 OK", "{}"));
+    Upstream::raw_at(cluster.callers().address, move |connection, _| {
+        while let Some(request) = connection.read() {
+            let arrived = now_ns();
+            let sent = request.field("requestrocket-sent-at").expect("its time");
+            let sent = sent.parse().expect("nanoseconds");
+            lock(&seen.requests).push((sent, arrived));
+            let in_flight = seen.in_flight.fetch_add(1, Relaxed) + 1;
+            seen.most_in_flight.fetch_max(in_flight, Relaxed);
+            if works {
+                thread::sleep(WORK);
+            }
+            seen.in_flight.fetch_sub(1, Relaxed);
+            connection.send(&answer);
+        }
+    })
+}
+
+impl Limited {
+    fn new(
+        cluster: &Cluster<'_>,
+        name: &'static str,
+        limit: (usize, Value),
+        callers: usize,
+        calls_per_second: f64,
+    ) -> Self {
+        let (limit, spec) = limit;
+        let window = match spec["window"].as_str() {
+            Some("second") => Some(Duration::from_secs(1)),
+            Some("minute") => Some(Duration::from_secs(60)),
+            _ => None,
+        };
+        let seen = Arc::default();
+        let upstream = target(cluster, &seen, window.is_none());
+        let control = cluster.controls[0].gateway();
+        let allowed = json!({"allow_networks": ["10.0.0.0/8"]});
+        let proxy = control.proxy_with(&upstream.url(), allowed, json!({}));
+        let place = format!("/proxies/{}/meters", proxy.id);
+        control.create(&place, json!({"name": name, "limits": [spec]}));
+        let callers_f = u32::try_from(callers).expect("few callers");
+        Self {
+            name,
+            limit,
+            window,
+            callers,
+            period: Duration::from_secs_f64(f64::from(callers_f) / calls_per_second),
+            proxy,
+            seen,
+            answers: Mutex::default(),
+            _upstream: upstream,
+        }
+    }
+
+    /// Calls one node until it is told to stop, over one connection as long as that holds.
+    fn call(&self, node: &str, number: usize, stop: &AtomicBool) {
+        let request = self.proxy.request("GET", "/");
+        let bytes = request.field("requestrocket-fault", "sent-at").bytes(node);
+        let share = u32::try_from(number).expect("few") * self.period
+            / u32::try_from(self.callers).expect("few");
+        let (mut due, mut connection) = (Instant::now() + share, None);
+        while !stop.load(Relaxed) {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            due = (due + self.period).max(Instant::now());
+            let answer = exchange(&mut connection, node, &bytes);
+            *lock(&self.answers).entry(answer).or_default() += 1;
+        }
+    }
+
+    /// How often a target was called so far.
+    fn sent(&self) -> usize {
+        lock(&self.seen.requests).len()
+    }
+
+    /// Checks every interval; so many more than the limit may be in one.
+    fn judge(&self, extra: usize, when: &str) {
+        let most = self.limit + extra;
+        let answers = std::mem::take(&mut *lock(&self.answers));
+        eprintln!("{when}: {}: {} sent, {answers:?}", self.name, self.sent());
+        let Some(window) = self.window else {
+            let in_flight = self.seen.most_in_flight.load(Relaxed);
+            assert!(in_flight <= most, "{when}: {in_flight} in flight");
+            return;
+        };
+        let requests = lock(&self.seen.requests).clone();
+        let sent = requests.iter().map(|(sent, _)| *sent).collect();
+        let arrived = requests.iter().map(|(_, arrived)| *arrived).collect();
+        self.judge_times(sent, most, window - ROUNDED, &format!("{when}, sent"));
+        let late = window - ON_THE_WAY;
+        self.judge_times(arrived, most, late, &format!("{when}, arrived"));
+    }
+
+    fn judge_times(&self, mut times: Vec<u64>, most: usize, window: Duration, when: &str) {
+        times.sort_unstable();
+        for (first, beyond) in times.iter().zip(times.iter().skip(most)) {
+            let apart = Duration::from_nanos(beyond - first);
+            assert!(
+                apart >= window,
+                "{when}: {} of `{}` in {apart:?}",
+                most + 1,
+                self.name
+            );
+        }
+    }
+}
+
+/// One call and what came of it.
+fn exchange(kept: &mut Option<Connection>, node: &str, bytes: &[u8]) -> String {
+    let address = node.trim_start_matches("http://");
+    let connection = kept.take().or_else(|| {
+        let stream = std::net::TcpStream::connect(address).ok()?;
+        Some(Connection::of(stream))
+    });
+    let Some(mut connection) = connection else {
+        return "no connection".into();
+    };
+    let sent = std::io::Write::write_all(connection.stream(), bytes);
+    let answer = sent.ok().and_then(|()| connection.read_to("GET"));
+    match answer.filter(|answer| answer.complete) {
+        None => "cut".into(),
+        Some(answer) => {
+            let outcome = match answer.status() {
+                200 => "200".into(),
+                status => format!(
+                    "{status} {}",
+                    answer.field("requestrocket-proxy-code").unwrap_or_default()
+                ),
+            };
+            *kept = Some(connection);
+            outcome
+        }
+    }
+}
+
+fn per_second() -> usize {
+    let given = std::env::var("REQUESTROCKET_CHAOS_LIMIT_PER_S");
+    given.map_or(200, |text| text.parse().expect("a number"))
+}
+
+/// The limits of the test, each asked for one and a half times what it gives, or more.
+fn limits(cluster: &Cluster<'_>) -> [Limited; 4] {
+    let fast = per_second();
+    let fast_f = f64::from(u32::try_from(fast).expect("a rate"));
+    let second = |limit: usize| (limit, json!({"limit": limit, "window": "second"}));
+    let minute = (5, json!({"limit": 5, "window": "minute"}));
+    let at_once = json!({"limit": IN_FLIGHT, "algorithm": "concurrency"});
+    [
+        Limited::new(cluster, "five-a-minute", minute, 7, 3.0),
+        Limited::new(cluster, "ten-a-second", second(10), 7, 15.0),
+        Limited::new(cluster, "many-a-second", second(fast), 28, fast_f * 1.5),
+        Limited::new(cluster, "in-flight", (IN_FLIGHT, at_once), 35, 200.0),
+    ]
+}
+
+fn judge_all(limits: &[Limited], extra: usize, when: &str) {
+    limits.iter().for_each(|limited| limited.judge(extra, when));
+}
+
+#[test]
+fn no_fault_makes_more_pass_than_a_limit_allows() {
+    cluster::run_with(Links::Peers, |cluster, _| {
+        for node in &cluster.nodes {
+            node.wait_metric("requestrocket_peers_linked", 2);
+        }
+        let limits = limits(cluster);
+        cluster.agrees(0);
+        let nodes = cluster.nodes.iter();
+        let urls: Vec<_> = nodes.map(|node| node.gateway().url.clone()).collect();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for limited in &limits {
+                for number in 0..limited.callers {
+                    let (url, stop) = (&urls[SPREAD[number % SPREAD.len()]], &stop);
+                    scope.spawn(move || limited.call(url, number, stop));
+                }
+            }
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                used(&limits);
+                judge_all(&limits, 0, "no fault");
+                faults(cluster, &limits);
+            }));
+            stop.store(true, Relaxed);
+            if let Err(panic) = ended {
+                std::panic::resume_unwind(panic);
+            }
+        });
+        judge_all(&limits, stopped_extra(), "in the end");
+    });
+}
+
+/// Without a fault the limits by the second are used: 85 of 100 in five seconds.
+fn used(limits: &[Limited]) {
+    let by_second = |limited: &&Limited| limited.window == Some(Duration::from_secs(1));
+    // The first second gives everybody what a whole window holds.
+    wait_for("the first window", || {
+        let begun = |limited: &Limited| limited.sent() >= limited.limit;
+        limits.iter().filter(by_second).all(begun).then_some(())
+    });
+    let begun: Vec<_> = limits.iter().map(Limited::sent).collect();
+    thread::sleep(Duration::from_secs(5));
+    for (limited, begun) in limits.iter().zip(begun).filter(|(one, _)| by_second(one)) {
+        let (sent, may) = (limited.sent() - begun, 5 * limited.limit);
+        eprintln!("{}: {sent} of {may} used", limited.name);
+        assert!(sent * 100 >= may * 85, "{}: {sent} of {may}", limited.name);
+    }
+}
+
+/// One fault after the other; after each the bound is looked at, and after all the limits are used.
+fn faults(cluster: &mut Cluster<'_>, limits: &[Limited]) {
+    let folder = cluster.nodes[1].kill();
+    thread::sleep(FAULT);
+    cluster.nodes[1].resume(folder);
+    judge_all(limits, 0, "a node killed");
+
+    let members = cluster.members();
+    let host = cluster.nodes[0].host.clone();
+    members.iter().for_each(|it| host.cut(it, Cut::Both));
+    thread::sleep(FAULT);
+    members.iter().for_each(|member| host.heal(member));
+    judge_all(limits, 0, "a node cut from etcd");
+
+    for other in 1..3 {
+        host.cut(&cluster.nodes[other].host, Cut::Both);
+    }
+    thread::sleep(FAULT);
+    for other in 1..3 {
+        host.heal(&cluster.nodes[other].host);
+    }
+    judge_all(limits, 0, "a node cut from its peers");
+
+    for at in 0..members.len() {
+        cluster.etcd(at, EtcdServer::kill);
+        cluster.etcd(at, EtcdServer::spawn);
+        cluster.etcd(at, EtcdServer::wait);
+    }
+    judge_all(limits, 0, "each member of etcd restarted");
+
+    cluster.nodes[0].gateway().signal("STOP");
+    thread::sleep(FAULT);
+    cluster.nodes[0].gateway().signal("CONT");
+    thread::sleep(Duration::from_secs(1));
+    judge_all(limits, stopped_extra(), "a node stopped");
+    used(limits);
+}
