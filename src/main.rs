@@ -19,6 +19,7 @@ mod known_nodes;
 mod link_tls;
 mod logging;
 mod one_line;
+mod otlp;
 mod own_secrets;
 mod panics;
 mod peering;

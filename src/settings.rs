@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use node::config::{DialGuardSettings, GatewaySettings, TlsSettings};
 use serde::{Deserialize, Serialize};
 
+use crate::otlp::OtlpSettings;
+use crate::otlp::metrics::MetricsSettings;
 use crate::permissions::{EgressSettings, PolicySettings};
 use crate::record_store::RecordsSettings;
 use crate::regions::RegionsSettings;
@@ -56,8 +58,12 @@ pub struct Settings {
     pub records: RecordsSettings,
     /// Versions of configurations.
     pub history: HistorySettings,
+    /// The collector of traces, metrics and log lines.
+    pub otlp: OtlpSettings,
     /// Traces of requests.
     pub traces: TraceSettings,
+    /// Metrics over OTLP.
+    pub metrics: MetricsSettings,
     /// Log lines.
     pub log: LogSettings,
 }
@@ -238,7 +244,9 @@ impl Default for Settings {
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),
             history: HistorySettings::default(),
+            otlp: OtlpSettings::default(),
             traces: TraceSettings::default(),
+            metrics: MetricsSettings::default(),
             log: LogSettings::default(),
         }
     }

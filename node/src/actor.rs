@@ -465,7 +465,9 @@ mod tests {
         for receiver in waiting.take().into_iter().chain([receiver]) {
             assert_eq!(status(receiver), Some(429));
         }
-        let text = metrics.render(&Default::default());
+        let text = metrics
+            .families(&Default::default())
+            .text(proto::exposition::text::Form::Prometheus);
         let none = "requestrocket_mailbox_full_total{stage=\"receive\"} 0";
         assert!(!text.contains(none), "{text}");
     }

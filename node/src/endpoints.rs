@@ -13,7 +13,7 @@ use proto::outcome::EarlyEnd;
 use proto::target::BaseUrl;
 
 use crate::breakers::{Admitted, TargetBreaker};
-use crate::metrics::EndpointCounters;
+use crate::metrics::{AddressDurations, EndpointCounters};
 
 /// One address.
 pub struct Endpoint {
@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub breaker: Option<Arc<TargetBreaker>>,
     /// Counts its requests, where the target has several addresses.
     pub counters: Option<EndpointCounters>,
+    /// How long attempts there take.
+    pub durations: AddressDurations,
 }
 
 /// The addresses of a target; there is at least one.
@@ -67,6 +69,14 @@ impl Endpoints {
     /// All of them, as listed.
     pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
         self.all.iter()
+    }
+
+    /// The address that the attempt at this place went to; `named` are the labels that a record
+    /// has of its attempts, none where there is one address.
+    pub fn asked(&self, named: &[Arc<str>], at: usize) -> Option<&Endpoint> {
+        let label = named.get(at);
+        let found = label.and_then(|label| self.iter().find(|one| one.label == *label));
+        found.or(self.all.first())
     }
 
     /// Whether there are several.
@@ -168,6 +178,7 @@ mod tests {
                 weight: 1,
                 breaker: Some(breakers.of(TargetId::from_bits(1), &url, &settings)),
                 counters: None,
+                durations: AddressDurations::default(),
             }
         });
         Endpoints::new(all.collect(), Duration::ZERO, refuses)

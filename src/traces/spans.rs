@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use node::metrics::{Ending, ErrorType, MethodName};
 use node::traces::Finished;
 use opentelemetry::trace::{
     Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
@@ -15,23 +16,19 @@ use proto::target::BaseUrl;
 
 use super::attributes as own;
 
-/// The methods that the conventions know; any other is `_OTHER` there.
-const METHODS: [&str; 9] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-];
-
 /// Makes spans of finished requests.
 pub struct Spans {
     scope: InstrumentationScope,
+    scheme: &'static str,
 }
 
 impl Spans {
-    /// Spans of this program.
-    pub fn new() -> Self {
+    /// Spans of this program, whose callers speak to it with this scheme.
+    pub fn new(scheme: &'static str) -> Self {
         let scope = InstrumentationScope::builder("requestrocket")
             .with_version(env!("CARGO_PKG_VERSION"))
             .build();
-        Self { scope }
+        Self { scope, scheme }
     }
 
     /// The spans of a request, the SERVER span first.
@@ -49,11 +46,7 @@ impl Spans {
             if time.stage == Stage::Forward {
                 let count = record.sends.len();
                 for (at, attempt) in record.sends.iter().enumerate() {
-                    // The target was told of the last one.
-                    let own_id = match at + 1 == count {
-                        true => finished.context.attempt_id,
-                        false => finished.context.further_span(100 + at as u64),
-                    };
+                    let own_id = finished.context.attempt_span(at, count);
                     spans.push(self.client(finished, (own_id, id), (at, attempt), times));
                 }
             }
@@ -111,7 +104,7 @@ impl Spans {
             span.links.links.push(Link::new(context, Vec::new(), 0));
         }
         let mut attributes = method(&record.method);
-        attributes.push(text("url.scheme", "http"));
+        attributes.push(text("url.scheme", self.scheme));
         // The caller's form (id or alias) is the same proxy; the id is what is never ambiguous.
         let path = format!("/api/{}{}", record.proxy_id, record.path);
         attributes.push(text("url.path", &path));
@@ -213,10 +206,8 @@ impl Spans {
 /// The address of the target that an attempt went to.
 fn asked(finished: &Finished, at: usize) -> &BaseUrl {
     let target = &finished.proxy.target;
-    let named = finished.record.endpoints.get(at);
-    let mut endpoints = target.endpoints.iter();
-    let found = named.and_then(|named| endpoints.find(|endpoint| endpoint.label == *named));
-    found.map_or(&target.base, |endpoint| &endpoint.base)
+    let asked = target.endpoints.asked(&finished.record.endpoints, at);
+    asked.map_or(&target.base, |endpoint| &endpoint.base)
 }
 
 /// What is the target's URL without what inject added, and with the values of the query left out
@@ -252,10 +243,9 @@ fn ended_by(record: &Record) -> Option<Stage> {
 
 /// `error.type` of the SERVER span: 4xx are the caller's and no error of ours.
 fn server_error(record: &Record) -> Option<String> {
-    match record.status {
-        Some(status) if status < 500 => None,
-        Some(status) if record.upstream_status == Some(status) => Some(status.to_string()),
-        _ => Some(record.code.to_string()),
+    match Ending::of(record).error()? {
+        ErrorType::Status => record.status.map(|status| status.to_string()),
+        ErrorType::Code(code) => Some(code.as_str().to_owned()),
     }
 }
 
@@ -307,20 +297,19 @@ fn own_attributes(finished: &Finished) -> Vec<KeyValue> {
 }
 
 fn method_name(method: &str) -> String {
-    match METHODS.contains(&method) {
+    match MethodName::of(method).is_known() {
         true => method.to_owned(),
         false => "HTTP".to_owned(),
     }
 }
 
 fn method(method: &str) -> Vec<KeyValue> {
-    match METHODS.contains(&method) {
-        true => vec![text("http.request.method", method)],
-        false => vec![
-            text("http.request.method", "_OTHER"),
-            text("http.request.method_original", method),
-        ],
+    let name = MethodName::of(method);
+    let mut attributes = vec![text("http.request.method", name.as_str())];
+    if !name.is_known() {
+        attributes.push(text("http.request.method_original", method));
     }
+    attributes
 }
 
 fn text(name: &'static str, value: &str) -> KeyValue {

@@ -4,11 +4,11 @@
 //! the last moment at which everything that home had told was stored here.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use proto::exposition::Families;
 use proto::id::OrgId;
 use proto::wire::replication::Position;
 
@@ -132,25 +132,14 @@ impl Status {
     }
 
     /// As metrics; `home` is the region that is home, where that is another one.
-    pub fn render(&self, home: Option<&str>) -> String {
-        let mut out = String::new();
-        let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
-            for (labels, value) in rows {
-                let _ = writeln!(out, "{name}{labels} {value}");
-            }
-        };
+    pub fn families(&self, home: Option<&str>) -> Families {
+        let mut out = Families::default();
         let Some(home) = home else {
-            let rows: Vec<(String, f64)> = self
-                .followers()
-                .iter()
-                .map(|(region, follower)| {
-                    let connected = follower.connections as f64;
-                    (format!("{{region=\"{region}\"}}"), connected)
-                })
-                .collect();
             let help = "Connections of a region that follows this one.";
-            gauge("requestrocket_replication_followers", help, &rows);
+            let family = out.gauge("requestrocket_replication_followers", help);
+            for (region, follower) in self.followers() {
+                family.with([("region", region.into())], follower.connections as f64);
+            }
             return out;
         };
         let following = self.following(home);
@@ -183,7 +172,7 @@ impl Status {
                 following.applied as f64,
             ),
         ] {
-            gauge(name, help, &[(String::new(), value)]);
+            out.gauge(name, help).is(value);
         }
         out
     }
@@ -205,6 +194,8 @@ impl Drop for Connected<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proto::exposition::text::Form;
+
     use super::*;
 
     #[test]
@@ -216,7 +207,7 @@ mod tests {
         let second = status.connected("eu");
         drop(first);
         assert_eq!(status.followers()["eu"].connections, 1);
-        let text = status.render(None);
+        let text = status.families(None).text(Form::Prometheus);
         assert!(text.contains("requestrocket_replication_followers{region=\"eu\"} 1"));
         drop(second);
         assert_eq!(status.followers()["eu"].connections, 0);
@@ -230,7 +221,7 @@ mod tests {
             following.behind.insert(OrgId::from_bits(2), 4);
             following.connected = Some(Instant::now());
         });
-        let text = status.render(Some("us"));
+        let text = status.families(Some("us")).text(Form::Prometheus);
         for line in [
             "requestrocket_replication_connected 1",
             "requestrocket_replication_lag_versions 7",

@@ -291,7 +291,9 @@ pub(crate) mod tests {
         let metrics = Metrics::default();
         let buffer = RecordBuffer::new(sender, metrics.clone());
         let dropped = || {
-            let text = metrics.render(&Default::default());
+            let text = metrics
+                .families(&Default::default())
+                .text(proto::exposition::text::Form::Prometheus);
             let line = text
                 .lines()
                 .find(|l| l.starts_with("requestrocket_records_dropped_total"));

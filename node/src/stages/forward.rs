@@ -260,7 +260,7 @@ fn answered(
     whole: Result<Option<Bytes>, AnswerError>,
 ) -> Result<(), EarlyEnd> {
     let us = u64::try_from(answer.first_byte_time.as_micros()).unwrap_or(u64::MAX);
-    metrics.upstream_answered(us, answer.reused);
+    metrics.upstream_answered(answer.reused);
     if answer.attempts > 1 {
         metrics.replayed();
     }

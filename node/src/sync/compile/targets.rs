@@ -65,6 +65,7 @@ impl OrgCompiler<'_> {
             let counted = breaker.as_ref().filter(|_| several);
             let metrics = &self.compiler.parts.metrics;
             let counters = counted.map(|breaker| metrics.endpoint(&id_text, &label, breaker));
+            let durations = metrics.address(&base.origin);
             let (distance, weight) = terms.next().unwrap_or((0, 1));
             all.push(Endpoint {
                 base,
@@ -73,6 +74,7 @@ impl OrgCompiler<'_> {
                 weight,
                 breaker,
                 counters,
+                durations,
             });
         }
         // A list in which one cannot be read would go with the others' terms.
