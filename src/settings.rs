@@ -119,6 +119,8 @@ pub struct KeySettings {
     pub ring_file: Option<PathBuf>,
     /// What control planes have of it; `keyring.public.json` in `data_dir` when absent.
     pub public_file: Option<PathBuf>,
+    /// What control planes of the region sign versions with.
+    pub signing_file: Option<PathBuf>,
 }
 
 /// The connection between nodes and control planes.

@@ -48,6 +48,7 @@ pub mod restarts;
 pub mod retired;
 pub mod rule;
 pub mod seal;
+pub mod signature;
 pub mod stage;
 pub mod store;
 pub mod target;

@@ -168,6 +168,8 @@ fn replicate(
     let follower = replication.clone();
     let follow = move || Follower::new(follower.clone()).run();
     background.spawn(restarts::again("replication", health.clone(), follow));
+    let publisher = configuration.publisher.clone();
+    background.spawn(async move { publisher.sign_kept_until_done().await });
     let own = settings.gateway.public_url.as_deref().unwrap_or_default();
     let (store, all) = (store.clone(), gateways::of(&regions, own));
     let keep = move || gateways::keep(store.clone(), all.clone());

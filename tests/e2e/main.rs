@@ -35,6 +35,7 @@ mod requests;
 mod residency;
 mod rules;
 mod secrecy;
+mod signed;
 mod start;
 mod stored;
 mod tls;

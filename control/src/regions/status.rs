@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::exposition::Families;
 use proto::id::OrgId;
-use proto::wire::replication::Position;
+use proto::wire::replication::{Moved, Position};
 
 /// See the module. One per control process.
 #[derive(Debug)]
@@ -32,10 +32,26 @@ pub struct Following {
     pub current_at: Option<Instant>,
     /// Organisations whose history here is not that of home; they wait for a person.
     pub diverged: BTreeMap<OrgId, Position>,
+    /// Organisations with a version that is not taken, because it is not shown that the region that
+    /// should have made it did.
+    pub unverified: BTreeMap<OrgId, Unverified>,
     /// Why the last attempt ended.
     pub error: Option<String>,
     /// Versions stored since the start.
     pub applied: u64,
+}
+
+/// A version that is not taken.
+#[derive(Clone, Debug)]
+pub struct Unverified {
+    /// The version.
+    pub at: Position,
+    /// Why, and what to do.
+    pub why: String,
+    /// What the other region told, to be taken up again.
+    pub moved: Moved,
+    /// When it was last tried.
+    pub tried: Instant,
 }
 
 /// What home knows of a region that follows.
@@ -67,6 +83,22 @@ impl Status {
     /// Changes it.
     pub fn follow(&self, region: &str, change: impl FnOnce(&mut Following)) {
         change(self.lock().entry(region.to_owned()).or_default());
+    }
+
+    /// What was not taken of a region for so long that it is to be tried again.
+    pub fn again(&self, region: &str, after: Duration) -> Vec<Moved> {
+        let following = self.following(region);
+        let due = following.unverified.into_values();
+        let due = due.filter(|unverified| unverified.tried.elapsed() >= after);
+        due.map(|unverified| unverified.moved).collect()
+    }
+
+    /// What is not taken, of every region.
+    pub fn unverified(&self) -> BTreeMap<OrgId, Unverified> {
+        let following = self.lock();
+        let all = following.values().flat_map(|of| &of.unverified);
+        all.map(|(org, unverified)| (*org, unverified.clone()))
+            .collect()
     }
 
     /// Whether any region answers.
@@ -134,6 +166,11 @@ impl Status {
     /// As metrics; `home` is the region that is home, where that is another one.
     pub fn families(&self, home: Option<&str>) -> Families {
         let mut out = Families::default();
+        let help =
+            "Organisations with a version that is not taken: its signature is missing or wrong.";
+        let unverified = self.unverified().len() as f64;
+        out.gauge("requestrocket_replication_unverified", help)
+            .is(unverified);
         let Some(home) = home else {
             let help = "Connections of a region that follows this one.";
             let family = out.gauge("requestrocket_replication_followers", help);

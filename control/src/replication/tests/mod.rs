@@ -4,3 +4,4 @@ mod moves;
 pub(super) mod net;
 mod pull;
 mod random;
+mod signed;
