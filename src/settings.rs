@@ -203,6 +203,10 @@ pub struct LogSettings {
     pub filter: String,
     /// Log a line for each request, whatever `filter` says.
     pub requests: bool,
+    /// Whether lines go to a collector too, where there is one.
+    pub export: bool,
+    /// Their collector, where it is another one than that of all signals.
+    pub endpoint: Option<String>,
 }
 
 /// The form of log lines.
@@ -222,6 +226,8 @@ impl Default for LogSettings {
             format: LogFormat::Text,
             filter: "info".into(),
             requests: false,
+            export: true,
+            endpoint: None,
         }
     }
 }

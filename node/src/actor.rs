@@ -168,7 +168,8 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
 
 fn panicked(stage: StageKind, exchange: &Exchange) -> Next {
     let request = exchange.id;
-    error!(stage = stage.name(), %request, "stage {} panicked on {request}", stage.name());
+    let (name, (trace_id, span_id)) = (stage.name(), exchange.trace_ids());
+    error!(stage = name, %request, trace_id, span_id, "stage {name} panicked on {request}");
     EarlyEnd::new(
         Code::InternalError,
         "the gateway failed on this request; it has been counted",

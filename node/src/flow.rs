@@ -33,7 +33,7 @@ use crate::snapshot::{CompiledProxy, Snapshot};
 use crate::spending::Spends;
 use crate::stages::inject::Armed;
 use crate::stages::record::Closing;
-use crate::telemetry::TraceContext;
+use crate::telemetry::{TraceContext, trace_id_text};
 use crate::upstream::AnswerBody;
 use crate::validating::Violations;
 
@@ -326,6 +326,13 @@ impl Exchange {
         let answered = || self.answer.as_ref().map(|answer| answer.status.as_u16());
         let ended = self.end.as_ref().map(|end| end.status);
         ended.or_else(answered)
+    }
+
+    /// The trace and the span of the request, as log lines name them; both where traces are
+    /// exported, else the caller's trace, where it has one.
+    pub fn trace_ids(&self) -> (Option<String>, Option<String>) {
+        let span = self.trace.map(|trace| format!("{:016x}", trace.span_id));
+        (self.notes.trace_id.map(trace_id_text), span)
     }
 
     /// How long each passed stage took, from the times at which they were left.

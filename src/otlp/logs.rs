@@ -14,9 +14,7 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
-use opentelemetry_proto::tonic::logs::v1::{
-    LogRecord, ResourceLogs, ScopeLogs, SeverityNumber,
-};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use prost::Message;
@@ -164,10 +162,8 @@ impl Visit for Fields {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        let number = i64::try_from(value).map_or_else(
-            |_| Any::StringValue(value.to_string()),
-            Any::IntValue,
-        );
+        let number = i64::try_from(value)
+            .map_or_else(|_| Any::StringValue(value.to_string()), Any::IntValue);
         self.field(field.name(), number);
     }
 
@@ -315,16 +311,34 @@ mod tests {
             let n = u64::MAX;
             error!(target: "part", trace_id, span_id, status = 503, n, cut = true, "it\nfails");
         });
-        let [line] = &lines[..] else { panic!("{}", lines.len()) };
+        let [line] = &lines[..] else {
+            panic!("{}", lines.len())
+        };
         let record = &line.record;
         assert_eq!(line.scope, "part");
-        assert_eq!((record.severity_number, &*record.severity_text), (17, "ERROR"));
-        assert_eq!(record.body, Some(any(Any::StringValue("it\\nfails".into()))));
-        assert_eq!(hex::encode(&record.trace_id), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(
+            (record.severity_number, &*record.severity_text),
+            (17, "ERROR")
+        );
+        assert_eq!(
+            record.body,
+            Some(any(Any::StringValue("it\\nfails".into())))
+        );
+        assert_eq!(
+            hex::encode(&record.trace_id),
+            "0af7651916cd43dd8448eb211c80319c"
+        );
         assert_eq!(hex::encode(&record.span_id), "b7ad6b7169203331");
-        let fields: Vec<_> = record.attributes.iter().map(|pair| {
-            (pair.key.as_str(), pair.value.clone().and_then(|value| value.value))
-        }).collect();
+        let fields: Vec<_> = record
+            .attributes
+            .iter()
+            .map(|pair| {
+                (
+                    pair.key.as_str(),
+                    pair.value.clone().and_then(|value| value.value),
+                )
+            })
+            .collect();
         let expected = [
             ("status", Some(Any::IntValue(503))),
             ("n", Some(Any::StringValue(u64::MAX.to_string()))),
@@ -347,10 +361,14 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_and_exports_tell_nothing_of_themselves() {
-        let before = COUNTS.logs_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let before = COUNTS
+            .logs_dropped
+            .load(std::sync::atomic::Ordering::Relaxed);
         let lines = told(2, || (0..5).for_each(|n| info!(n, "told")));
         assert_eq!(lines.len(), 2);
-        let after = COUNTS.logs_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let after = COUNTS
+            .logs_dropped
+            .load(std::sync::atomic::Ordering::Relaxed);
         assert!(after >= before + 3);
         super::super::EXPORTS.set(true);
         let lines = told(2, || info!("the collector is gone"));

@@ -4,7 +4,7 @@
 //! that is added to a process is here without a line of its own, since the form is made of
 //! [`Families`].
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::counts::{COUNTS, Counts};
-use super::{Export, NotTaken, Outage, Signal, Transport, resource, variable};
+use super::{Export, NotTaken, Outage, Signal, Transport, ns, resource, variable};
 use crate::settings::Settings;
 
 /// Most points in one export: collectors take 4 MiB, and a histogram has some 500 bytes.
@@ -134,11 +134,11 @@ impl Run {
         }
         match told {
             Ok(()) => {
-                Counts::count(&COUNTS.metrics_exported);
+                Counts::count(&COUNTS.metrics_exported, 1);
                 self.outage.over();
             }
             Err(missed) => {
-                Counts::count(&COUNTS.metric_export_failures);
+                Counts::count(&COUNTS.metric_export_failures, 1);
                 self.outage.met(&missed);
             }
         }
@@ -313,13 +313,10 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-fn ns(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]

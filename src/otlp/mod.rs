@@ -7,19 +7,22 @@
 pub mod counts;
 mod grpc;
 mod http;
+pub mod logs;
 pub mod metrics;
 mod settings;
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 use bytes::Bytes;
 use opentelemetry::KeyValue;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_sdk::Resource;
 use prost::Message;
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -42,6 +45,8 @@ pub enum Signal {
     Traces,
     /// Metrics.
     Metrics,
+    /// Log lines.
+    Logs,
 }
 
 impl Signal {
@@ -50,6 +55,7 @@ impl Signal {
         match self {
             Self::Traces => "traces",
             Self::Metrics => "metrics",
+            Self::Logs => "logs",
         }
     }
 
@@ -58,6 +64,7 @@ impl Signal {
         match self {
             Self::Traces => "TRACES",
             Self::Metrics => "METRICS",
+            Self::Logs => "LOGS",
         }
     }
 
@@ -66,6 +73,7 @@ impl Signal {
         match self {
             Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
         }
     }
 
@@ -82,6 +90,11 @@ impl Signal {
                 let answer = ExportMetricsServiceResponse::decode(answer).ok()?;
                 let partial = answer.partial_success?;
                 (partial.rejected_data_points, partial.error_message)
+            }
+            Self::Logs => {
+                let answer = ExportLogsServiceResponse::decode(answer).ok()?;
+                let partial = answer.partial_success?;
+                (partial.rejected_log_records, partial.error_message)
             }
         };
         (count > 0).then_some((count, why))
@@ -156,7 +169,14 @@ impl Transport {
 }
 
 thread_local! {
+    /// Whether this thread is one of an export.
     static EXPORTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is one of an export: what it logs is not exported, or a collector that fails
+/// would be sent the news of it for ever.
+fn is_exporting() -> bool {
+    EXPORTS.get()
 }
 
 /// A running export.
@@ -240,6 +260,21 @@ impl Outage {
             warn!(%error, "{name} cannot be sent: {error:#}");
         }
     }
+}
+
+/// Takes what comes until a batch is full or the queue ends.
+pub async fn filled<T>(queue: &mut Receiver<T>, waiting: &mut Vec<T>, batch_max: usize) {
+    while waiting.len() < batch_max {
+        let room = batch_max - waiting.len();
+        if queue.recv_many(waiting, room).await == 0 {
+            return;
+        }
+    }
+}
+
+fn ns(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What every export says of this process.

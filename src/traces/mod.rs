@@ -95,7 +95,7 @@ impl Run {
             }
             if !stopped {
                 // A little later there are more, and one batch is sent for them.
-                let full = filled(&mut queue, &mut waiting);
+                let full = otlp::filled(&mut queue, &mut waiting, BATCH_REQUESTS_MAX);
                 tokio::select! {
                     () = full => {}
                     () = tokio::time::sleep(self.pause) => {}
@@ -148,15 +148,5 @@ impl Run {
             resource_spans: group_spans_by_resource_and_scope(spans, &self.resource),
         };
         request.encode_to_vec().into()
-    }
-}
-
-/// Takes requests until a batch is full or the queue ends.
-async fn filled(queue: &mut Receiver<Finished>, waiting: &mut Vec<Finished>) {
-    while waiting.len() < BATCH_REQUESTS_MAX {
-        let room = BATCH_REQUESTS_MAX - waiting.len();
-        if queue.recv_many(waiting, room).await == 0 {
-            return;
-        }
     }
 }

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, Start};
 use crate::harness::http::Request;
+use crate::harness::otlp::grpc;
 use crate::harness::secrets::{check, check_files, forms, private_parts};
 use crate::harness::upstream::{After, Upstream};
 use crate::harness::wait_for;
-use crate::receiver::grpc;
 
 /// What callers hold and send.
 const GIVEN_KEY: &str = "canary-given-key-91c7e0b2";
@@ -266,6 +266,11 @@ fn no_secret_is_written_or_answered_anywhere() {
         (!metrics.is_empty()).then_some(metrics)
     });
     check("metrics", format!("{metrics:?}").as_bytes(), &secrets);
+    let lines = wait_for("log lines", || {
+        let lines = received.lines();
+        (lines.len() > 100).then_some(lines)
+    });
+    check("log lines", format!("{lines:?}").as_bytes(), &secrets);
     let (admin, org) = (Some(gateway.token.clone()), "/api/v1/orgs/default");
     for path in [
         format!("{org}/records/export"),

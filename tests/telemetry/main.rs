@@ -5,8 +5,8 @@ mod canary;
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod logs;
 mod metrics;
-mod receiver;
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 
 use harness::gateway::{Gateway, Proxy, Start};
 use harness::http::Message;
+use harness::otlp::{self, Received, grpc, http};
 use harness::upstream::Upstream;
 use harness::wait_for;
-use receiver::{Received, grpc, http};
 
 const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
@@ -369,8 +369,8 @@ fn every_kind_of_request_over_http() {
 /// With TLS, to a collector whose authority is given; one that is not known gets nothing.
 #[test]
 fn over_tls_with_an_authority_of_its_own() {
-    let (certificate, key) = receiver::certificate();
-    let (stranger, _) = receiver::certificate();
+    let (certificate, key) = otlp::certificate();
+    let (stranger, _) = otlp::certificate();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str, pem: &str| {
         let path = folder.path().join(name);
@@ -381,8 +381,8 @@ fn over_tls_with_an_authority_of_its_own() {
     let upstream = Upstream::json("{}");
     for protocol in ["grpc", "http"] {
         let (endpoint, received) = match protocol {
-            "grpc" => receiver::grpc_tls(&certificate, &key),
-            _ => receiver::http_tls(&certificate, &key),
+            "grpc" => otlp::grpc_tls(&certificate, &key),
+            _ => otlp::http_tls(&certificate, &key),
         };
         let settings = |ca: &str| format!("protocol = \"{protocol}\"\nca_file = \"{ca}\"\n");
         let distrusting = telling(&endpoint, &settings(&other), "");

@@ -12,9 +12,9 @@ use serde_json::json;
 
 use crate::harness::gateway::Gateway;
 use crate::harness::http::Request;
+use crate::harness::otlp::{self, Received, grpc, http};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
-use crate::receiver::{self, Received, grpc, http};
 use crate::{telling, text};
 
 const OFTEN: &str = "[metrics]\ninterval_ms = 50\n";
@@ -210,8 +210,8 @@ fn the_same_as_prometheus_over_grpc() {
 #[test]
 fn the_same_as_prometheus_over_http() {
     let (endpoint, received) = http();
-    let otlp = "protocol = \"http\"\ncompression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
-    let gateway = telling(&endpoint, otlp, &format!("export = false\n{OFTEN}"));
+    let settings = "protocol = \"http\"\ncompression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
+    let gateway = telling(&endpoint, settings, &format!("export = false\n{OFTEN}"));
     check(&received, &gateway);
     assert_eq!(received.header("x-tenant").as_deref(), Some("a b"));
     assert_eq!(received.header("content-encoding").as_deref(), Some("gzip"));
@@ -222,11 +222,11 @@ fn the_same_as_prometheus_over_http() {
 /// their own, and the last values come when the process ends.
 #[test]
 fn variables_alone_and_the_last_values_at_the_end() {
-    let (certificate, key) = receiver::certificate();
+    let (certificate, key) = otlp::certificate();
     let folder = tempfile::tempdir().expect("a folder");
     let authority = folder.path().join("ca.pem");
     std::fs::write(&authority, &certificate).expect("a file");
-    let (endpoint, received) = receiver::http_tls(&certificate, &key);
+    let (endpoint, received) = otlp::http_tls(&certificate, &key);
     let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let gateway = Gateway::with(crate::harness::gateway::Start {
         environment: vec![
@@ -276,7 +276,7 @@ fn a_collector_may_be_gone_and_come_back() {
     });
     let told = gateway.log().matches("metrics cannot be sent").count();
     assert_eq!(told, 1, "once until it is back");
-    let received = receiver::grpc_at(address);
+    let received = otlp::grpc_at(address);
     wait_for("all that was missed", || {
         let numbers = numbers(&received.metrics());
         let granted = "requestrocket.requests{code=proxy-access-granted}";

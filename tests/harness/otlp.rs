@@ -5,6 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -17,6 +23,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -27,7 +34,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
-use crate::harness::upstream::{After, Upstream};
+use super::upstream::{After, Upstream};
 
 /// What a receiver got.
 #[derive(Clone, Default)]
@@ -36,6 +43,8 @@ pub struct Received(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     spans: Vec<Span>,
+    /// Lines with the part of the program that they come from.
+    lines: Vec<(String, LogRecord)>,
     /// By name, as last told.
     metrics: BTreeMap<String, Metric>,
     headers: Vec<(String, String)>,
@@ -51,6 +60,12 @@ impl Received {
             .unwrap_or_else(PoisonError::into_inner)
             .spans
             .clone()
+    }
+
+    /// All log lines so far, each with the part of the program that it comes from.
+    pub fn lines(&self) -> Vec<(String, LogRecord)> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.lines.clone()
     }
 
     /// Metrics by name, as last told.
@@ -85,6 +100,17 @@ impl Received {
                 let named = metrics.map(|metric| (metric.name.clone(), metric));
                 state.metrics.extend(named);
             }
+            Export::Logs(request) => {
+                let scopes = request.resource_logs.into_iter().flat_map(|told| {
+                    check_resource(told.resource.as_ref());
+                    told.scope_logs
+                });
+                for scope in scopes {
+                    let name = scope.scope.map(|scope| scope.name).unwrap_or_default();
+                    let lines = scope.log_records.into_iter();
+                    state.lines.extend(lines.map(|line| (name.clone(), line)));
+                }
+            }
         }
         state.headers = headers;
     }
@@ -94,6 +120,7 @@ impl Received {
 enum Export {
     Traces(ExportTraceServiceRequest),
     Metrics(ExportMetricsServiceRequest),
+    Logs(ExportLogsServiceRequest),
 }
 
 impl Export {
@@ -101,6 +128,7 @@ impl Export {
         match path {
             "/v1/traces" => Self::Traces(Message::decode(body).expect("OTLP")),
             "/v1/metrics" => Self::Metrics(Message::decode(body).expect("OTLP")),
+            "/v1/logs" => Self::Logs(Message::decode(body).expect("OTLP")),
             other => panic!("{other} is no path of OTLP"),
         }
     }
@@ -133,6 +161,17 @@ impl MetricsService for Received {
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.take(Export::Metrics(request.into_inner()), Vec::new());
         Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.take(Export::Logs(request.into_inner()), Vec::new());
+        Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }
 
@@ -172,6 +211,8 @@ fn grpc_with(listener: TcpListener, identity: Option<Identity>) -> (SocketAddr, 
         TraceServiceServer::new(received.clone()).accept_compressed(CompressionEncoding::Gzip);
     let metrics =
         MetricsServiceServer::new(received.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let logs =
+        LogsServiceServer::new(received.clone()).accept_compressed(CompressionEncoding::Gzip);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -188,6 +229,7 @@ fn grpc_with(listener: TcpListener, identity: Option<Identity>) -> (SocketAddr, 
             builder
                 .add_service(traces)
                 .add_service(metrics)
+                .add_service(logs)
                 .serve_with_incoming(incoming)
                 .await
         })
