@@ -101,6 +101,7 @@ impl DataPlane {
             peering,
         } = parts;
         let (sender, batches) = node::records::queue();
+        let sender = sender.keeping(settings.records.enabled);
         let (shared, export) = shared(settings, &keyring, sender, health.clone())?;
         let incarnation = peering::incarnation(&shared.origin);
         let address = peering.as_ref().map(|peering| peering.address.clone());
