@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use node::health_checks::HealthChecks;
 use node::limits::{self, Limits, Opener, SystemClock};
 use node::metrics::Metrics;
 use node::peers::Known;
@@ -133,6 +134,7 @@ impl DataPlane {
             policy: permissions::policy(settings),
             default_org: settings.gateway.default_org.clone(),
             metrics: shared.metrics.clone(),
+            health_checks: HealthChecks::new(shared.upstream.clone()),
         });
         let world = worlds.borrow_and_update().clone();
         let first = compiler.compile(&world);

@@ -22,6 +22,7 @@ pub mod exposition;
 pub mod field_name;
 pub mod filter;
 pub mod health;
+pub mod health_check;
 pub mod home;
 pub mod hosts;
 pub mod id;

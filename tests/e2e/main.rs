@@ -16,6 +16,7 @@ mod explained;
 mod fault;
 mod filters;
 mod handover;
+mod health_checks;
 mod learning;
 mod meters;
 mod overload;

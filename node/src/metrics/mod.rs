@@ -6,6 +6,7 @@
 
 mod addresses;
 mod bodies;
+mod checks;
 mod configuration;
 mod counters;
 mod endings;
@@ -25,6 +26,7 @@ use proto::record::{AttemptFailure, AuthFailure};
 
 use crate::actor::{STAGES, StageKind};
 use crate::breakers::TargetBreaker;
+use crate::health_checks::Checked;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
 pub use addresses::AddressDurations;
@@ -66,6 +68,7 @@ struct Shared {
     upstream_answers: [AtomicU64; 2],
     proxies: Proxies,
     endpoints: endpoints::Endpoints,
+    checks: checks::Checks,
     configuration: Configuration,
     server: ServerDurations,
     scheme: OnceLock<&'static str>,
@@ -97,6 +100,7 @@ impl Default for Shared {
             upstream_answers: Default::default(),
             proxies: Proxies::default(),
             endpoints: endpoints::Endpoints::default(),
+            checks: checks::Checks::default(),
             configuration: Configuration::default(),
             server: ServerDurations::default(),
             scheme: OnceLock::new(),
@@ -181,6 +185,18 @@ impl Metrics {
         breaker: &Arc<TargetBreaker>,
     ) -> EndpointCounters {
         self.shared.endpoints.counters(target, address, breaker)
+    }
+
+    /// An endpoint has health checks from now on.
+    pub fn checked(&self, checked: &Arc<Checked>) {
+        self.shared.checks.add(checked);
+    }
+
+    /// The endpoints that fail their health checks.
+    pub fn failing(&self) -> Vec<Arc<Checked>> {
+        let mut all = self.shared.checks.all();
+        all.retain(|checked| checked.fails());
+        all
     }
 
     /// A request went on to another endpoint of its target.
@@ -315,6 +331,7 @@ impl Metrics {
         shared.bodies.collect(&mut out);
         shared.proxies.collect(&mut out);
         shared.endpoints.collect(&mut out);
+        shared.checks.collect(&mut out);
         shared.configuration.collect(&mut out);
         let name = "requestrocket_requests_in_flight";
         out.gauge(name, "Requests in flight.").is(self.in_flight());

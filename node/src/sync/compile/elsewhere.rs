@@ -166,6 +166,7 @@ fn stands_for(
         distance: 0,
         weight: 1,
         breaker: None,
+        checked: None,
         counters: None,
         durations: AddressDurations::default(),
     };
