@@ -20,6 +20,7 @@ use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_sdk::Resource;
 use prost::Message;
 use tokio::sync::mpsc::Receiver;
@@ -275,6 +276,16 @@ pub async fn filled<T>(queue: &mut Receiver<T>, waiting: &mut Vec<T>, batch_max:
 fn ns(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A resource as the wire has it.
+pub fn encoded(resource: &Resource) -> Vec<u8> {
+    let attributes = ResourceAttributesWithSchema::from(resource).attributes.0;
+    let resource = opentelemetry_proto::tonic::resource::v1::Resource {
+        attributes,
+        ..Default::default()
+    };
+    resource.encode_to_vec()
 }
 
 /// What every export says of this process.

@@ -5,6 +5,7 @@
 //! finds no room is dropped and counted, and a batch that is refused is tried again a few times.
 
 pub mod attributes;
+mod encode;
 mod settings;
 mod spans;
 
@@ -13,10 +14,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use node::metrics::Metrics;
 use node::traces::{Finished, TraceSender};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
-use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
-use prost::Message;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
@@ -49,14 +46,12 @@ pub fn start(
         return Ok(None);
     };
     let (sender, queue) = node::traces::queue(sampling, metrics.clone());
-    let spans = Spans::new(metrics.scheme());
-    let resource = (&otlp::resource(settings)).into();
+    let spans = Spans::new(&otlp::resource(settings), metrics.scheme());
     let pause = Duration::from_millis(own.batch_ms.max(1));
     let metrics = metrics.clone();
     let export = Export::start(&collector, move |transport, stopping| {
         let run = Run {
             transport,
-            resource,
             spans,
             metrics,
             pause,
@@ -69,7 +64,6 @@ pub fn start(
 
 struct Run {
     transport: Transport,
-    resource: ResourceAttributesWithSchema,
     spans: Spans,
     metrics: Metrics,
     pause: Duration,
@@ -113,7 +107,7 @@ impl Run {
 
     async fn send(&mut self, finished: &[Finished], tries: u32) {
         let count = finished.len() as u64;
-        let export = self.export(finished);
+        let export = Bytes::from(self.spans.export(finished));
         let mut pause = PAUSE;
         for left in (0..tries).rev() {
             match self.transport.export(export.clone()).await {
@@ -139,14 +133,5 @@ impl Run {
             }
         }
         self.metrics.traces_dropped(count);
-    }
-
-    fn export(&self, finished: &[Finished]) -> Bytes {
-        let spans = finished.iter().flat_map(|request| self.spans.of(request));
-        let spans = spans.collect();
-        let request = ExportTraceServiceRequest {
-            resource_spans: group_spans_by_resource_and_scope(spans, &self.resource),
-        };
-        request.encode_to_vec().into()
     }
 }
