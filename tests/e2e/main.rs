@@ -15,6 +15,7 @@ mod endpoints;
 mod explained;
 mod fault;
 mod filters;
+mod forwarded;
 mod handover;
 mod health_checks;
 mod learning;

@@ -110,6 +110,11 @@ impl Region {
         format!("http://{}", self.listen)
     }
 
+    /// Where its REST API listens.
+    pub fn control_address(&self) -> &str {
+        &self.control
+    }
+
     /// Its etcd.
     pub fn etcd(&self) -> &EtcdServer {
         &self.etcd
