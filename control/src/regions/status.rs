@@ -101,6 +101,12 @@ impl Status {
             .collect()
     }
 
+    /// Another control plane replicates: what it is refused is told by that one.
+    pub fn forget_unverified(&self) {
+        let mut following = self.lock();
+        following.values_mut().for_each(|of| of.unverified.clear());
+    }
+
     /// Whether any region answers.
     pub fn is_connected(&self) -> bool {
         self.lock().values().any(|of| of.connected.is_some())
@@ -248,6 +254,43 @@ mod tests {
         assert!(text.contains("requestrocket_replication_followers{region=\"eu\"} 1"));
         drop(second);
         assert_eq!(status.followers()["eu"].connections, 0);
+    }
+
+    #[test]
+    fn what_is_refused_is_told_until_another_replicates() {
+        let status = Status::default();
+        let (org, hash) = (OrgId::from_bits(1), proto::tree::Hash::of(b"x"));
+        let epoch = proto::version::Epoch {
+            counter: 1,
+            region: "us".into(),
+        };
+        let at = Position { epoch, n: 7, hash };
+        let moved = Moved {
+            org,
+            position: at.clone(),
+            facts: hash,
+            home: None,
+        };
+        let tried = Instant::now();
+        let why = "it was altered".to_owned();
+        let refused = Unverified {
+            at,
+            why,
+            moved,
+            tried,
+        };
+        status.follow("us", |of| drop(of.unverified.insert(org, refused)));
+        assert_eq!(status.unverified().len(), 1);
+        assert!(status.again("us", Duration::from_secs(3_600)).is_empty());
+        assert_eq!(status.again("us", Duration::ZERO).len(), 1);
+        let told = |count| {
+            let text = status.families(Some("us")).text(Form::Prometheus);
+            let line = format!("requestrocket_replication_unverified {count}");
+            text.lines().any(|found| found == line)
+        };
+        assert!(told(1));
+        status.forget_unverified();
+        assert!(told(0));
     }
 
     #[test]

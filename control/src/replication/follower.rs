@@ -54,6 +54,7 @@ impl Follower {
                 Err(error) => error.into(),
             };
             status.leads(false);
+            status.forget_unverified();
             warn!("replication is left to other control planes for a moment: {error}");
             tokio::time::sleep(PAUSE).await;
         }
