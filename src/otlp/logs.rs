@@ -216,8 +216,7 @@ impl Run {
             }
             if !stopped {
                 tokio::select! {
-                    () = super::filled(&mut lines, &mut waiting, BATCH_MAX) => {}
-                    () = tokio::time::sleep(GATHER) => {}
+                    () = super::filled(&mut lines, &mut waiting, BATCH_MAX, GATHER) => {}
                     _ = &mut stopping => {
                         stopped = true;
                         lines.close();

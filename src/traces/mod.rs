@@ -89,10 +89,9 @@ impl Run {
             }
             if !stopped {
                 // A little later there are more, and one batch is sent for them.
-                let full = otlp::filled(&mut queue, &mut waiting, BATCH_REQUESTS_MAX);
+                let max = BATCH_REQUESTS_MAX;
                 tokio::select! {
-                    () = full => {}
-                    () = tokio::time::sleep(self.pause) => {}
+                    () = otlp::filled(&mut queue, &mut waiting, max, self.pause) => {}
                     _ = &mut stopping => {
                         stopped = true;
                         queue.close();
