@@ -46,6 +46,8 @@ class Regional(Processes):
                 join = [] if name == first else ["--join", self.dir / f"{first}.public.json"]
                 self.run("keyring", "new", "--region", name, "--nodes", self.dir / f"{name}.json",
                          "--control", self.dir / f"{name}.public.json", *join)
+                self.run("keyring", "signer", "--control", self.dir / f"{name}.public.json",
+                         "--signing", self.dir / f"{name}.signing.json")
             token = self.dir / f"{name}.operator"
             if not token.exists():
                 token.touch(mode=0o600)
@@ -97,6 +99,8 @@ class Regional(Processes):
     def control(self, at):
         name, address, quoted = self.names[at], self.network.address(at), json.dumps
         lines = self.common(at, f"{name}-control", address)
+        signing = f"signing_file = {quoted(str(self.dir / f'{name}.signing.json'))}"
+        lines.insert(lines.index("[limits]"), signing)
         lines += [
             f'listen = "{address}:8082"',
             "[control]", f'listen = "{address}:8081"', "insecure = true",

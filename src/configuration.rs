@@ -27,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
 use crate::bootstrap::{self, AdminToken};
+use crate::keyrings;
 use crate::permissions;
 use crate::private_file;
 use crate::serve::CannotStart;
@@ -78,12 +79,14 @@ impl Configuration {
         let peers = regions.map_or(&[][..], |regions| &regions.peers);
         let others = peers.iter().map(|peer| peer.public.clone()).collect();
         let digest_key = keys.digest_key.clone();
+        let signer = keyrings::signing(settings, &keys)?.map(Arc::new);
         let first_home = regions.map_or(&settings.region, |regions| &regions.home);
         let publisher = publisher(settings, store.clone(), keys)
             .with_archive(archive.clone())
             .with_quota(settings.store.quota_bytes)
             .with_first_home(first_home)
-            .with_regions(others);
+            .with_regions(others)
+            .with_signer(signer);
         let publisher = Arc::new(publisher);
         let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
         let health = follower.health();

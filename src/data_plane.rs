@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use node::health_checks::HealthChecks;
 use node::limits::{self, Limits, Opener, SystemClock};
 use node::metrics::Metrics;
 use node::peers::Known;
@@ -19,6 +20,7 @@ use node::sync::usage;
 use node::test_run::TestQueue;
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
+use proto::exposition::MetricsSource;
 use proto::health::Health;
 use proto::restarts;
 use proto::seal::Keyring;
@@ -30,12 +32,13 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::hosts_file;
+use crate::otlp::Export;
 use crate::peering::{self, Peering};
 use crate::permissions;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
 use crate::stores::StoreKind;
-use crate::traces::{self, Export};
+use crate::traces;
 
 /// How far the wall clocks of nodes that share limits may differ; calendar windows reckon with it.
 const SKEW_MAX: Duration = Duration::from_secs(2);
@@ -99,6 +102,7 @@ impl DataPlane {
             peering,
         } = parts;
         let (sender, batches) = node::records::queue();
+        let sender = sender.keeping(settings.records.enabled);
         let (shared, export) = shared(settings, &keyring, sender, health.clone())?;
         let incarnation = peering::incarnation(&shared.origin);
         let address = peering.as_ref().map(|peering| peering.address.clone());
@@ -130,6 +134,7 @@ impl DataPlane {
             policy: permissions::policy(settings),
             default_org: settings.gateway.default_org.clone(),
             metrics: shared.metrics.clone(),
+            health_checks: HealthChecks::new(shared.upstream.clone()),
         });
         let world = worlds.borrow_and_update().clone();
         let first = compiler.compile(&world);
@@ -212,10 +217,10 @@ impl DataPlane {
         }
     }
 
-    /// Renders the metrics.
-    pub fn metrics(&self) -> Arc<dyn Fn() -> String + Send + Sync> {
+    /// Tells the metrics.
+    pub fn metrics(&self) -> MetricsSource {
         let (metrics, limits) = (self.shared.metrics.clone(), self.limits.clone());
-        Arc::new(move || metrics.render(limits.stats()))
+        Arc::new(move || metrics.families(limits.stats()))
     }
 }
 
@@ -297,16 +302,12 @@ fn shared(
         Some(path) => hosts_file::read(path)?,
         None => Hosts::default(),
     };
-    let node = settings.name();
     let metrics = Metrics::default();
-    let variable = |name: &str| std::env::var(name).ok();
-    let traces = settings
-        .traces
-        .clone()
-        .completed(variable)
-        .map_err(CannotStart)?;
-    let started = traces::start(&traces, &node, &settings.region, &metrics)
-        .map_err(|error| CannotStart(format!("{error:#}")))?;
+    if settings.gateway.tls.cert_file.is_some() {
+        metrics.set_https();
+    }
+    let started =
+        traces::start(settings, &metrics).map_err(|error| CannotStart(format!("{error:#}")))?;
     let (traces, export) = started.unzip();
     let shared = Shared {
         snapshot: node::gateway::empty_snapshot(keyring.digest_key.clone()),
@@ -319,7 +320,7 @@ fn shared(
         records,
         traces,
         origin: Arc::new(Origin {
-            node: node.into(),
+            node: settings.name().into(),
             region: settings.region.as_str().into(),
         }),
         tests: TestQueue::default(),

@@ -1,24 +1,20 @@
 //! Metrics that stand fast while the process runs: what it is, its bounds, when its certificates
 //! end.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
+use proto::exposition::Families;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::expiry;
 use crate::settings::Settings;
 
-/// Renders them; certificates are read anew each time, since they are replaced while it runs.
-pub fn render(settings: &Settings, out: &mut String) {
-    let name = "requestrocket_build_info";
-    let _ = writeln!(
-        out,
-        "# HELP {name} The program that runs; always 1.\n# TYPE {name} gauge\n\
-         {name}{{version=\"{}\"}} 1",
-        env!("CARGO_PKG_VERSION")
-    );
+/// Adds them; certificates are read anew each time, since they are replaced while it runs.
+pub fn add_to(out: &mut Families, settings: &Settings) {
+    let help = "The program that runs; always 1.";
+    let family = out.gauge("requestrocket_build_info", help);
+    family.with([("version", env!("CARGO_PKG_VERSION").into())], 1);
     let bounds = [
         (
             "requestrocket_requests_in_flight_max",
@@ -42,17 +38,14 @@ pub fn render(settings: &Settings, out: &mut String) {
         ),
     ];
     for (name, help, value) in bounds {
-        let _ = writeln!(
-            out,
-            "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}"
-        );
+        out.gauge(name, help).is(value);
     }
     let name = "requestrocket_certificate_expiry_timestamp_seconds";
     let help = "When a certificate of this process, or the authority it trusts, ends.";
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+    let family = out.gauge(name, help);
     for (which, path) in certificates(settings) {
         if let Some(at) = first_end(&path) {
-            let _ = writeln!(out, "{name}{{certificate=\"{which}\"}} {at}");
+            family.with([("certificate", which.into())], at as f64);
         }
     }
 }
@@ -63,8 +56,8 @@ fn certificates(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
         ("link-authority", &settings.link.ca_file),
         ("store", &settings.store.cert_file),
         ("store-authority", &settings.store.ca_file),
-        ("traces", &settings.traces.cert_file),
-        ("traces-authority", &settings.traces.ca_file),
+        ("otlp", &settings.otlp.cert_file),
+        ("otlp-authority", &settings.otlp.ca_file),
     ];
     all.into_iter()
         .filter_map(|(which, path)| Some((which, path.clone()?)))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use proto::seal::{DigestKey, Keyring, PublicKeyring, RegionPublicKey};
+use proto::signature::{Signer, SigningRing, VerifyingKey};
 use zeroize::Zeroizing;
 
 use crate::cli::Output;
@@ -18,6 +19,24 @@ use crate::settings::Settings;
 pub enum KeyringCommand {
     /// Make a key ring: a file for the nodes of a region, and one for its control planes.
     New(KeyringNewArgs),
+    /// Make a key that control planes of a region sign versions with: its public half is added to
+    /// the file that control planes of all regions have.
+    Signer(KeyringSignerArgs),
+}
+
+/// Arguments of `keyring signer`.
+#[derive(Debug, Args)]
+pub struct KeyringSignerArgs {
+    /// The region's file for control planes, which gets the public half.
+    #[arg(long)]
+    pub control: PathBuf,
+    /// The file of the region's control planes alone: it signs. Where it is there already, the new
+    /// key signs from the next start on.
+    #[arg(long)]
+    pub signing: PathBuf,
+    /// How to say what was made.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Arguments of `keyring new`.
@@ -79,9 +98,7 @@ pub fn of_node(settings: &Settings) -> anyhow::Result<Keyring> {
 pub fn of_control(settings: &Settings) -> anyhow::Result<PublicKeyring> {
     let path = settings.keys.public_file.clone();
     let path = path.unwrap_or_else(|| settings.data_dir.join("keyring.public.json"));
-    let found = private_file::read(&path).map_err(|error| unusable(&path, error))?;
-    let text = Zeroizing::new(found.ok_or_else(|| missing(&path, "keys.public_file"))?);
-    let ring = PublicKeyring::parse(text.as_bytes()).map_err(|error| unusable(&path, error))?;
+    let ring = public_half(&path)?.ok_or_else(|| missing(&path, "keys.public_file"))?;
     check_region(&path, &ring.public.region, settings)?;
     Ok(ring)
 }
@@ -116,6 +133,78 @@ pub fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs `requestrocket keyring signer`.
+///
+/// # Errors
+/// A file cannot be used or written, or they are of two regions.
+pub fn signer(args: &KeyringSignerArgs) -> anyhow::Result<()> {
+    let path = &args.control;
+    let mut public = public_half(path)?.ok_or_else(|| missing(path, "keys.public_file"))?;
+    let region = public.public.region.clone();
+    let mut ring = match signing_ring(&args.signing)? {
+        None => SigningRing::empty(&*region),
+        Some(ring) if ring.region == region => ring,
+        Some(ring) => {
+            let why = format!("it is of region {}, not {region}", ring.region);
+            return Err(unusable(&args.signing, why).into());
+        }
+    };
+    let key = ring.rotate();
+    let id = key.id.clone();
+    public.signers.push(key);
+    // A public half alone does no harm.
+    write(path, &public.to_json())?;
+    write(&args.signing, &ring.to_json())?;
+    if args.output == Output::Json {
+        let made = serde_json::json!({"region": region, "key": id, "control": args.control,
+                                      "signing": args.signing});
+        say(&made.to_string());
+    }
+    Ok(())
+}
+
+/// Reads what signs versions of this region; none where it does not sign.
+///
+/// # Errors
+/// [`CannotStart`]: it cannot be read, is of another region, or others could not verify it.
+pub fn signing(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Option<Signer>> {
+    let Some(path) = &settings.keys.signing_file else {
+        return Ok(None);
+    };
+    let absent = "it is not there; make it with `requestrocket keyring signer`";
+    let ring = signing_ring(path)?.ok_or_else(|| unusable(path, absent))?;
+    check_region(path, &ring.region, settings)?;
+    let signer = ring.signer();
+    if let Some(signer) = &signer
+        && !own.signers.contains(signer.public())
+    {
+        let why = format!(
+            "`keys.public_file` does not list its key {}: other regions could not verify it",
+            signer.public().id
+        );
+        return Err(unusable(path, why).into());
+    }
+    Ok(signer)
+}
+
+fn signing_ring(path: &Path) -> anyhow::Result<Option<SigningRing>> {
+    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+    let Some(text) = found.map(Zeroizing::new) else {
+        return Ok(None);
+    };
+    let ring = SigningRing::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
+    Ok(Some(ring))
+}
+
+fn public_half(path: &Path) -> anyhow::Result<Option<PublicKeyring>> {
+    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+    let Some(text) = found.map(Zeroizing::new) else {
+        return Ok(None);
+    };
+    let ring = PublicKeyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
+    Ok(Some(ring))
+}
+
 /// The digest key of an installation, from either file of one of its regions.
 fn digest_key_of(path: &Path, joining: &str) -> anyhow::Result<DigestKey> {
     let found = private_file::read(path).map_err(|error| unusable(path, error))?;
@@ -133,21 +222,21 @@ fn digest_key_of(path: &Path, joining: &str) -> anyhow::Result<DigestKey> {
     }
 }
 
-/// Reads what control planes of another region seal to.
+/// Reads what control planes of another region seal to and sign with.
 ///
 /// # Errors
 /// [`CannotStart`]: it is not there, cannot be read, is of another region than `region`, or of
 /// another installation.
-pub fn of_peer(path: &Path, region: &str, own: &PublicKeyring) -> anyhow::Result<RegionPublicKey> {
-    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+pub fn of_peer(
+    path: &Path,
+    region: &str,
+    own: &PublicKeyring,
+) -> anyhow::Result<(RegionPublicKey, Vec<VerifyingKey>)> {
     let absent = || {
-        unusable(
-            path,
-            format!("it is not there; copy it from region {region}"),
-        )
+        let why = format!("it is not there; copy it from region {region}");
+        unusable(path, why)
     };
-    let text = Zeroizing::new(found.ok_or_else(absent)?);
-    let ring = PublicKeyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
+    let ring = public_half(path)?.ok_or_else(absent)?;
     if ring.public.region != region {
         let why = format!("it is of region {}, not {region}", ring.public.region);
         return Err(unusable(path, why).into());
@@ -156,7 +245,7 @@ pub fn of_peer(path: &Path, region: &str, own: &PublicKeyring) -> anyhow::Result
         let why = "it is of another installation; make it with `requestrocket keyring new --join`";
         return Err(unusable(path, why).into());
     }
-    Ok(ring.public)
+    Ok((ring.public, ring.signers))
 }
 
 fn read(path: &Path, settings: &Settings) -> anyhow::Result<Option<Keyring>> {

@@ -1,4 +1,5 @@
-//! Log lines and, where an OTLP endpoint is in the environment, spans of the REST API.
+//! Log lines, on standard error and over OTLP, and, where an OTLP endpoint is in the environment,
+//! spans of the REST API.
 //!
 //! Requests through the gateway are traced by [`crate::traces`], which decides at their end.
 
@@ -10,7 +11,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::one_line::OneLine;
-use crate::settings::{LogFormat, LogSettings};
+use crate::otlp::{self, Export};
+use crate::serve::CannotStart;
+use crate::settings::{LogFormat, LogSettings, Settings};
 
 /// The variable of the OpenTelemetry specification that switches the export on.
 const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -19,33 +22,31 @@ const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 #[derive(Default)]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    lines: Option<Export>,
 }
 
-/// Installs logging, and tracing where the environment asks for it.
+/// Installs logging, and tracing where the environment asks for it. From here on lines go to a
+/// collector, where there is one.
 ///
 /// The exporter's connection lives on `runtime`: one that no worker of the gateway waits for.
 ///
 /// # Errors
 /// The filter or the endpoint is not valid.
 pub fn install(
-    settings: &LogSettings,
+    settings: &Settings,
     runtime: &tokio::runtime::Runtime,
 ) -> anyhow::Result<Telemetry> {
-    let mut filter = EnvFilter::try_new(&settings.filter).context("log.filter")?;
-    if settings.requests {
-        let all = format!("{}=info", node::records::lines::TARGET);
-        filter = filter.add_directive(all.parse().context("log.requests")?);
-    }
-    let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
+    let log = &settings.log;
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
         LogFormat::Text => tracing_subscriber::fmt::layer()
             .with_writer(OneLine(std::io::stderr))
             .with_ansi(false)
-            .with_filter(only_events(filter))
+            .with_filter(only_events(filter(log)?))
             .boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer()
             .json()
             .with_writer(OneLine(std::io::stderr))
-            .with_filter(only_events(filter))
+            .with_filter(only_events(filter(log)?))
             .boxed(),
     };
     let provider = match std::env::var(OTLP_ENDPOINT) {
@@ -58,6 +59,12 @@ pub fn install(
     // Not `Option<Layer>`: an absent layer that carries no filter makes the registry keep every
     // span for nobody, which cost a tenth of a request.
     let mut layers = vec![lines];
+    let exported = otlp::logs::start(settings);
+    let exported = exported.map_err(|error| CannotStart(format!("{error:#}")))?;
+    let (layer, exported) = exported.unzip();
+    if let Some(layer) = layer {
+        layers.push(layer.with_filter(only_events(filter(log)?)).boxed());
+    }
     if let Some(provider) = &provider {
         layers.push(
             tracing_opentelemetry::layer()
@@ -67,7 +74,20 @@ pub fn install(
         );
     }
     tracing_subscriber::registry().with(layers).init();
-    Ok(Telemetry { provider })
+    Ok(Telemetry {
+        provider,
+        lines: exported,
+    })
+}
+
+/// Which events are told, on standard error and to a collector.
+fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {
+    let filter = EnvFilter::try_new(&log.filter).context("log.filter")?;
+    if !log.requests {
+        return Ok(filter);
+    }
+    let all = format!("{}=info", node::records::lines::TARGET);
+    Ok(filter.add_directive(all.parse().context("log.requests")?))
 }
 
 /// Log lines do not need spans; without this every request would make ten for nobody.
@@ -98,10 +118,13 @@ fn provider() -> anyhow::Result<SdkTracerProvider> {
 
 impl Telemetry {
     /// Sends what is left. Blocks; call it from a plain thread.
-    pub fn shutdown(self) {
+    pub fn shutdown(self, runtime: &tokio::runtime::Runtime) {
         if let Some(provider) = self.provider {
             // What cannot be delivered at the end is lost; a shutdown must not hang on it.
             let _ = provider.shutdown();
+        }
+        if let Some(lines) = self.lines {
+            runtime.block_on(lines.leave());
         }
     }
 }

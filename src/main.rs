@@ -19,6 +19,7 @@ mod known_nodes;
 mod link_tls;
 mod logging;
 mod one_line;
+mod otlp;
 mod own_secrets;
 mod panics;
 mod peering;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Node(args) => serve::node(&args),
         Command::Control(args) => serve::control(&args),
         Command::Keyring(KeyringCommand::New(args)) => keyrings::new(&args),
+        Command::Keyring(KeyringCommand::Signer(args)) => keyrings::signer(&args),
         Command::Link(LinkCommand::Authority(args)) => certificates::authority(&args),
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),

@@ -7,6 +7,25 @@ use std::io::{self, Write};
 use node::credentials::live::LiveSecrets;
 use tracing_subscriber::fmt::MakeWriter;
 
+/// A text as it may leave the process: live secrets overwritten, control characters escaped.
+pub fn clean(text: &[u8]) -> Cow<'_, str> {
+    let text = match LiveSecrets::of_process().overwritten(text) {
+        Cow::Borrowed(text) => String::from_utf8_lossy(text),
+        Cow::Owned(text) => Cow::Owned(String::from_utf8_lossy(&text).into_owned()),
+    };
+    if !text.chars().any(char::is_control) {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character.is_control() {
+            true => escaped.extend(character.escape_default()),
+            false => escaped.push(character),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
 /// Writes each event with its control characters escaped, but for the end of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct OneLine<W>(pub W);
@@ -27,23 +46,12 @@ impl<W: Write> Write for Line<W> {
     // The subscriber hands over a whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let line = event.strip_suffix(b"\n").unwrap_or(event);
-        let clean = LiveSecrets::of_process().overwritten(line);
-        let text = String::from_utf8_lossy(&clean);
-        if text.chars().any(char::is_control) {
-            let mut escaped = String::with_capacity(text.len() + 16);
-            for character in text.chars() {
-                match character.is_control() {
-                    true => escaped.extend(character.escape_default()),
-                    false => escaped.push(character),
-                }
+        match clean(line) {
+            Cow::Owned(mut clean) => {
+                clean.push('\n');
+                self.0.write_all(clean.as_bytes())?;
             }
-            escaped.push('\n');
-            self.0.write_all(escaped.as_bytes())?;
-        } else if let Cow::Owned(clean) = &clean {
-            self.0.write_all(clean)?;
-            self.0.write_all(b"\n")?;
-        } else {
-            self.0.write_all(event)?;
+            Cow::Borrowed(_) => self.0.write_all(event)?,
         }
         Ok(event.len())
     }

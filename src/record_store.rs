@@ -29,6 +29,8 @@ const DAYS_MAX: u32 = 36_500;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecordsSettings {
+    /// `node`: whether requests leave records.
+    pub enabled: bool,
     /// Where control planes keep records.
     pub store: RecordStoreKind,
     /// How long records are kept, in days.
@@ -44,6 +46,7 @@ pub struct RecordsSettings {
 impl Default for RecordsSettings {
     fn default() -> Self {
         Self {
+            enabled: true,
             store: RecordStoreKind::Sqlite,
             retention_days: 90,
             retention_bytes: 10 * 1024 * 1024 * 1024,

@@ -42,7 +42,8 @@ pub struct PeerSettings {
     pub gateway: Option<String>,
     /// The link listeners of its control planes, `host:port` each.
     pub replication: Vec<String>,
-    /// A file with what secrets for it are sealed to: its `keys.public_file`.
+    /// A file with what secrets for it are sealed to and what its versions are signed with: its
+    /// `keys.public_file`.
     pub public_file: PathBuf,
 }
 
@@ -57,6 +58,7 @@ pub fn open(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Option<A
     check(settings)?;
     let mut peers = Vec::new();
     for peer in &settings.regions.peers {
+        let (public, signers) = keyrings::of_peer(&peer.public_file, &peer.name, own)?;
         peers.push(Peer {
             name: peer.name.clone(),
             control: peer.control.trim_end_matches('/').to_owned(),
@@ -65,13 +67,15 @@ pub fn open(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Option<A
                 .as_ref()
                 .map(|url| url.trim_end_matches('/').to_owned()),
             replication: peer.replication.clone(),
-            public: keyrings::of_peer(&peer.public_file, &peer.name, own)?,
+            public,
+            signers,
         });
     }
     let home = settings.regions.home.clone().unwrap_or_default();
     Ok(Some(Arc::new(Regions {
         own: settings.region.clone(),
         home,
+        signers: own.signers.clone(),
         peers,
     })))
 }

@@ -15,7 +15,7 @@ use crate::roles::Bound;
 use crate::roles::control::ControlPlane;
 use crate::roles::node::{Folder, Node};
 use crate::roles::single::Single;
-use crate::settings::{self, LogSettings, Settings};
+use crate::settings::{self, Settings};
 use crate::stores::StoreKind;
 use crate::{bootstrap, descriptors, keyrings, logging};
 
@@ -98,7 +98,7 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         peers: None,
     };
     let keyring = Arc::new(keyrings::own(&settings)?);
-    let log = settings.log.clone();
+    let told = settings.clone();
     let connections_max = settings.gateway.connections_max;
     let single = Single {
         settings,
@@ -108,7 +108,7 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         keyring,
         given,
     };
-    on_runtimes(&log, async |background| {
+    on_runtimes(&told, async |background| {
         descriptors::raise(connections_max, mode);
         single.serve(background).await
     })
@@ -151,7 +151,7 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
             .transpose()?,
     };
     let keyring = Arc::new(keyrings::of_node(&settings)?);
-    let log = settings.log.clone();
+    let told = settings.clone();
     let node = Node {
         settings,
         output: args.role.output,
@@ -160,7 +160,7 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
         folder,
         predecessor,
     };
-    on_runtimes(&log, async |background| node.serve(background).await)
+    on_runtimes(&told, async |background| node.serve(background).await)
 }
 
 /// Runs `requestrocket control`.
@@ -181,7 +181,7 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
         peers: None,
     };
     let keys = keyrings::of_control(&settings)?;
-    let log = settings.log.clone();
+    let told = settings.clone();
     let plane = ControlPlane {
         settings,
         output: args.output,
@@ -189,7 +189,7 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
         keys,
         given,
     };
-    on_runtimes(&log, async |background| plane.serve(background).await)
+    on_runtimes(&told, async |background| plane.serve(background).await)
 }
 
 /// Settings of a part of a cluster.
@@ -207,7 +207,7 @@ fn cluster_settings(args: &RoleArgs) -> anyhow::Result<Settings> {
 
 /// Runs a role: workers on an actix system of this thread, the rest on a runtime behind it.
 fn on_runtimes(
-    log: &LogSettings,
+    settings: &Settings,
     role: impl AsyncFnOnce(&Runtime) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let background = tokio::runtime::Builder::new_multi_thread()
@@ -215,9 +215,9 @@ fn on_runtimes(
         .thread_name("background")
         .enable_all()
         .build()?;
-    let telemetry = logging::install(log, &background)?;
+    let telemetry = logging::install(settings, &background)?;
     let outcome = actix_rt::System::new().block_on(role(&background));
-    telemetry.shutdown();
+    telemetry.shutdown(&background);
     background.shutdown_timeout(Duration::from_secs(2));
     outcome
 }

@@ -10,6 +10,7 @@ use node::admin::{self, AdminSource};
 use node::config::TlsSettings;
 use node::listener::{ListenerHandle, Queue};
 use node::worker::Shared;
+use proto::exposition::MetricsSource;
 use proto::health::Health;
 use rustls::ServerConfig;
 use tokio::task::JoinHandle;
@@ -77,7 +78,7 @@ impl Servers {
     pub fn admin(
         &mut self,
         listener: Option<TcpListener>,
-        metrics: Arc<dyn Fn() -> String + Send + Sync>,
+        metrics: MetricsSource,
         health: Health,
     ) -> anyhow::Result<()> {
         if let Some(listener) = listener {

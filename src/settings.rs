@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use node::config::{DialGuardSettings, GatewaySettings, TlsSettings};
 use serde::{Deserialize, Serialize};
 
+use crate::otlp::OtlpSettings;
+use crate::otlp::metrics::MetricsSettings;
 use crate::permissions::{EgressSettings, PolicySettings};
 use crate::record_store::RecordsSettings;
 use crate::regions::RegionsSettings;
@@ -56,8 +58,12 @@ pub struct Settings {
     pub records: RecordsSettings,
     /// Versions of configurations.
     pub history: HistorySettings,
+    /// The collector of traces, metrics and log lines.
+    pub otlp: OtlpSettings,
     /// Traces of requests.
     pub traces: TraceSettings,
+    /// Metrics over OTLP.
+    pub metrics: MetricsSettings,
     /// Log lines.
     pub log: LogSettings,
 }
@@ -113,6 +119,8 @@ pub struct KeySettings {
     pub ring_file: Option<PathBuf>,
     /// What control planes have of it; `keyring.public.json` in `data_dir` when absent.
     pub public_file: Option<PathBuf>,
+    /// What control planes of the region sign versions with.
+    pub signing_file: Option<PathBuf>,
 }
 
 /// The connection between nodes and control planes.
@@ -195,6 +203,10 @@ pub struct LogSettings {
     pub filter: String,
     /// Log a line for each request, whatever `filter` says.
     pub requests: bool,
+    /// Whether lines go to a collector too, where there is one.
+    pub export: bool,
+    /// Their collector, where it is another one than that of all signals.
+    pub endpoint: Option<String>,
 }
 
 /// The form of log lines.
@@ -214,6 +226,8 @@ impl Default for LogSettings {
             format: LogFormat::Text,
             filter: "info".into(),
             requests: false,
+            export: true,
+            endpoint: None,
         }
     }
 }
@@ -238,7 +252,9 @@ impl Default for Settings {
             policy: PolicySettings::default(),
             records: RecordsSettings::default(),
             history: HistorySettings::default(),
+            otlp: OtlpSettings::default(),
             traces: TraceSettings::default(),
+            metrics: MetricsSettings::default(),
             log: LogSettings::default(),
         }
     }

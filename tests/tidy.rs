@@ -190,7 +190,7 @@ fn dependencies_point_one_way() {
             ],
         ),
         ("actix::", &["node/src/actor.rs"]),
-        ("hyper::", &["node/src/upstream/", "src/traces/http.rs"]),
+        ("hyper::", &["node/src/upstream/", "src/otlp/http.rs"]),
         (
             "awc::",
             &["src/client/", "control/src/regions/forward.rs", "tests/"],
@@ -269,7 +269,9 @@ fn every_error_code_has_its_page() {
 #[test]
 fn every_metric_has_its_line() {
     let docs = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
-    let text = node::metrics::Metrics::default().render(&node::limits::Stats::default());
+    let text = node::metrics::Metrics::default()
+        .families(&node::limits::Stats::default())
+        .text(proto::exposition::text::Form::Prometheus);
     let missing = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))

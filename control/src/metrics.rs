@@ -1,8 +1,9 @@
-//! Counters of the control plane in the Prometheus text format.
+//! Counters of the control plane.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use proto::exposition::Families;
 
 /// Classes of answers, by the first digit of their status.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
@@ -54,52 +55,40 @@ impl Metrics {
         Connected(self.clone(), |counters| &counters.followers)
     }
 
-    /// All of them, after those of `others`.
-    pub fn render(&self, others: String) -> String {
-        let mut out = others;
-        let name = "requestrocket_control_answers_total";
+    /// All of them.
+    pub fn families(&self) -> Families {
+        let mut out = Families::default();
         let help = "Answers of the REST API.";
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
-        for (class, count) in CLASSES.iter().zip(&self.0.answers) {
-            let _ = writeln!(out, "{name}{{class=\"{class}\"}} {}", count.load(Relaxed));
+        let family = out.counter("requestrocket_control_answers_total", help);
+        for (class, count) in CLASSES.into_iter().zip(&self.0.answers) {
+            family.with([("class", class.into())], count.load(Relaxed));
         }
-        for (name, help, kind, value) in [
+        let counters = [
             (
                 "requestrocket_control_records_total",
                 "Records of nodes that were stored here.",
-                "counter",
-                self.0.records.load(Relaxed),
+                &self.0.records,
             ),
             (
                 "requestrocket_control_records_lost_total",
                 "Records that nodes said they had lost.",
-                "counter",
-                self.0.lost.load(Relaxed),
+                &self.0.lost,
             ),
             (
                 "requestrocket_control_records_refused_total",
                 "Records of nodes that the store did not take; they come again.",
-                "counter",
-                self.0.refused.load(Relaxed),
+                &self.0.refused,
             ),
-            (
-                "requestrocket_control_nodes_connected",
-                "Nodes that are connected to leave their records.",
-                "gauge",
-                self.0.nodes.load(Relaxed),
-            ),
-            (
-                "requestrocket_control_followers",
-                "Connections that follow records.",
-                "gauge",
-                self.0.followers.load(Relaxed),
-            ),
-        ] {
-            let _ = writeln!(
-                out,
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
-            );
+        ];
+        for (name, help, count) in counters {
+            out.counter(name, help).is(count.load(Relaxed));
         }
+        let help = "Nodes that are connected to leave their records.";
+        let family = out.gauge("requestrocket_control_nodes_connected", help);
+        family.is(self.0.nodes.load(Relaxed));
+        let help = "Connections that follow records.";
+        let family = out.gauge("requestrocket_control_followers", help);
+        family.is(self.0.followers.load(Relaxed));
         out
     }
 }
@@ -115,10 +104,12 @@ impl Drop for Connected {
 
 #[cfg(test)]
 mod tests {
+    use proto::exposition::text::Form;
+
     use super::*;
 
     #[test]
-    fn counters_are_rendered_after_those_of_others() {
+    fn what_was_counted_is_told() {
         let metrics = Metrics::default();
         for status in [200, 204, 404, 503, 101] {
             metrics.answered(status);
@@ -126,8 +117,7 @@ mod tests {
         metrics.stored(5, 2);
         metrics.refused(3);
         let connected = metrics.node();
-        let text = metrics.render("other 1\n".into());
-        assert!(text.starts_with("other 1\n# HELP requestrocket_control_answers_total"));
+        let text = metrics.families().text(Form::Prometheus);
         for line in [
             "requestrocket_control_answers_total{class=\"2xx\"} 2",
             "requestrocket_control_answers_total{class=\"5xx\"} 1",
@@ -139,6 +129,11 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
         drop(connected);
-        assert!(metrics.render(String::new()).contains("nodes_connected 0"));
+        assert!(
+            metrics
+                .families()
+                .text(Form::Prometheus)
+                .contains("nodes_connected 0")
+        );
     }
 }

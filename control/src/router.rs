@@ -323,12 +323,16 @@ fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal
         .path_parameters()
         .map(|name| (name, request.match_info().query(name).to_owned()))
         .collect();
+    let accept = request.headers().get(header::ACCEPT);
     let (if_match, if_none_match) = call::conditions(request.headers())?;
     Ok(Request {
         path,
         query: Query::parse(request.query_string(), &known)?,
         if_match,
         if_none_match,
+        accept: accept
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned),
         idempotency: None,
         source: request.peer_addr().map(|peer| peer.ip()),
         body: Value::Null,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use actix_web::http::header::HeaderMap;
 use jiff::Timestamp;
+use proto::exposition::{Families, MetricsSource};
 use proto::health::{Health, Readiness};
 use proto::id::OrgId;
 use proto::object::{Body, ObjectId};
@@ -44,8 +45,8 @@ pub struct ControlDeps {
     pub policy: Policy,
     /// Records of requests.
     pub records: Arc<Records>,
-    /// Renders `/metrics`.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Tells `/metrics`.
+    pub metrics: MetricsSource,
     /// What this API itself counts.
     pub counters: Metrics,
     /// Whether this process serves.
@@ -76,7 +77,7 @@ pub struct Control {
     world: watch::Receiver<Arc<World>>,
     /// What this API itself counts.
     pub counters: Metrics,
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    metrics: MetricsSource,
     health: Health,
     tokens: Mutex<Indexed>,
     throttle: Mutex<Throttle>,
@@ -224,7 +225,7 @@ impl Control {
     }
 
     /// The metrics of this process.
-    pub fn metrics(&self) -> String {
+    pub fn metrics(&self) -> Families {
         (self.metrics)()
     }
 

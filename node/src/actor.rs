@@ -168,7 +168,8 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
 
 fn panicked(stage: StageKind, exchange: &Exchange) -> Next {
     let request = exchange.id;
-    error!(stage = stage.name(), %request, "stage {} panicked on {request}", stage.name());
+    let (name, (trace_id, span_id)) = (stage.name(), exchange.trace_ids());
+    error!(stage = name, %request, trace_id, span_id, "stage {name} panicked on {request}");
     EarlyEnd::new(
         Code::InternalError,
         "the gateway failed on this request; it has been counted",
@@ -465,7 +466,9 @@ mod tests {
         for receiver in waiting.take().into_iter().chain([receiver]) {
             assert_eq!(status(receiver), Some(429));
         }
-        let text = metrics.render(&Default::default());
+        let text = metrics
+            .families(&Default::default())
+            .text(proto::exposition::text::Form::Prometheus);
         let none = "requestrocket_mailbox_full_total{stage=\"receive\"} 0";
         assert!(!text.contains(none), "{text}");
     }

@@ -4,18 +4,19 @@
 //! the operator's. It tells nothing about organisations and changes nothing.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 
 use actix_server::Server;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use proto::exposition::MetricsSource;
+use proto::exposition::text::Form;
 use proto::health::Health;
 
 /// What the listener tells.
 #[derive(Clone)]
 pub struct AdminSource {
-    /// The text form of the metrics.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The metrics.
+    pub metrics: MetricsSource,
     /// What a readiness probe is told.
     pub health: Health,
 }
@@ -58,9 +59,12 @@ async fn ready(source: web::Data<AdminSource>) -> HttpResponse {
         .json(serde_json::json!({ "status": readiness.as_str() }))
 }
 
-async fn metrics(source: web::Data<AdminSource>) -> HttpResponse {
+async fn metrics(source: web::Data<AdminSource>, request: HttpRequest) -> HttpResponse {
+    let accept = request.headers().get(ACCEPT);
+    let form = Form::accepted(accept.and_then(|value| value.to_str().ok()));
     HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .insert_header((CONTENT_TYPE, form.media_type()))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .body((source.metrics)())
+        .insert_header((VARY, "accept"))
+        .body((source.metrics)().text(form))
 }

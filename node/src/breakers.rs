@@ -21,6 +21,18 @@ use crate::upstream::{Failure, FailureKind};
 /// The least share of an endpoint that has just come back, in thousandths: enough to be noticed.
 const SHARE_LEAST: u32 = 50;
 
+/// The share of an endpoint that came back then, in thousandths.
+pub fn risen(since: Instant, now: Instant, slow_start: Duration) -> u32 {
+    let elapsed = now.saturating_duration_since(since);
+    if elapsed >= slow_start {
+        return WHOLE;
+    }
+    let part = elapsed.as_millis() * u128::from(WHOLE) / slow_start.as_millis().max(1);
+    u32::try_from(part)
+        .unwrap_or(WHOLE)
+        .clamp(SHARE_LEAST, WHOLE)
+}
+
 /// The breaker of a target's address.
 #[derive(Debug)]
 pub struct TargetBreaker {
@@ -81,14 +93,7 @@ impl TargetBreaker {
         let Some(since) = watched.recovered_at.filter(|_| closed) else {
             return WHOLE;
         };
-        let elapsed = now.saturating_duration_since(since);
-        if elapsed >= slow_start {
-            return WHOLE;
-        }
-        let part = elapsed.as_millis() * u128::from(WHOLE) / slow_start.as_millis().max(1);
-        u32::try_from(part)
-            .unwrap_or(WHOLE)
-            .clamp(SHARE_LEAST, WHOLE)
+        risen(since, now, slow_start)
     }
 
     /// Whether it is left alone, for metrics.

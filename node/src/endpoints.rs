@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proto::endpoint::{self, Candidate, ENDPOINTS_MAX, Tried, WHOLE};
-use proto::outcome::EarlyEnd;
+use proto::outcome::{Code, EarlyEnd};
 use proto::target::BaseUrl;
 
 use crate::breakers::{Admitted, TargetBreaker};
-use crate::metrics::EndpointCounters;
+use crate::health_checks::Checked;
+use crate::metrics::{AddressDurations, EndpointCounters};
 
 /// One address.
 pub struct Endpoint {
@@ -27,8 +28,12 @@ pub struct Endpoint {
     pub weight: u32,
     /// What leaves it alone while it fails.
     pub breaker: Option<Arc<TargetBreaker>>,
+    /// What its health checks say, where it is checked.
+    pub checked: Option<Arc<Checked>>,
     /// Counts its requests, where the target has several addresses.
     pub counters: Option<EndpointCounters>,
+    /// How long attempts there take.
+    pub durations: AddressDurations,
 }
 
 /// The addresses of a target; there is at least one.
@@ -69,6 +74,14 @@ impl Endpoints {
         self.all.iter()
     }
 
+    /// The address that the attempt at this place went to; `named` are the labels that a record
+    /// has of its attempts, none where there is one address.
+    pub fn asked(&self, named: &[Arc<str>], at: usize) -> Option<&Endpoint> {
+        let label = named.get(at);
+        let found = label.and_then(|label| self.iter().find(|one| one.label == *label));
+        found.or(self.all.first())
+    }
+
     /// Whether there are several.
     pub fn are_several(&self) -> bool {
         self.all.len() > 1
@@ -80,6 +93,11 @@ impl Endpoints {
     /// The target has a breaker and is left alone: 503 `circuit-open`.
     pub fn first(&self) -> Result<Picked, EarlyEnd> {
         if let [only] = &*self.all {
+            if self.refuses
+                && let Some(end) = only.left_alone()
+            {
+                return Err(end);
+            }
             let admitted = only
                 .breaker
                 .as_ref()
@@ -90,11 +108,15 @@ impl Endpoints {
         if let Some(picked) = self.next(Tried::default()) {
             return Ok(picked);
         }
-        if self.refuses
-            && let Some(breaker) = self.all.first().and_then(|first| first.breaker.as_ref())
-        {
-            let admitted = Some(breaker.admit()?);
-            return Ok(Picked { at: 0, admitted });
+        if self.refuses {
+            let ends: Vec<_> = self.all.iter().map(Endpoint::left_alone).collect();
+            let Some(at) = ends.iter().position(Option::is_none) else {
+                return Err(ends.into_iter().flatten().next().unwrap_or_else(alone));
+            };
+            if let Some(breaker) = self.all.get(at).and_then(|one| one.breaker.as_ref()) {
+                let admitted = Some(breaker.admit()?);
+                return Ok(Picked { at, admitted });
+            }
         }
         // Nobody asked for requests to be refused: the nearest is as good as any.
         let whole: Vec<Candidate> = self.all.iter().map(|e| e.candidate(WHOLE)).collect();
@@ -114,6 +136,9 @@ impl Endpoints {
         for (endpoint, candidate) in self.all.iter().zip(&mut candidates) {
             let breaker = endpoint.breaker.as_ref();
             let share = breaker.map_or(WHOLE, |breaker| breaker.share(now, self.slow_start));
+            let checked = endpoint.checked.as_ref();
+            let checked = checked.map_or(WHOLE, |checked| checked.share(now, self.slow_start));
+            let share = share.min(checked);
             *candidate = endpoint.candidate(share);
         }
         loop {
@@ -135,7 +160,22 @@ impl Endpoints {
     }
 }
 
+fn alone() -> EarlyEnd {
+    EarlyEnd::new(
+        Code::CircuitOpen,
+        "the target fails its health checks and is left alone for a while (`health_check` of the \
+         target); the request was not carried out",
+    )
+}
+
 impl Endpoint {
+    /// How a request ends that may only go there, where health checks say that it fails.
+    fn left_alone(&self) -> Option<EarlyEnd> {
+        let checked = self.checked.as_ref().filter(|checked| checked.fails())?;
+        let seconds = checked.interval().as_secs().max(1);
+        Some(alone().header("retry-after", seconds.to_string()))
+    }
+
     fn candidate(&self, share: u32) -> Candidate {
         Candidate {
             distance: self.distance,
@@ -167,7 +207,9 @@ mod tests {
                 distance: *distance,
                 weight: 1,
                 breaker: Some(breakers.of(TargetId::from_bits(1), &url, &settings)),
+                checked: None,
                 counters: None,
+                durations: AddressDurations::default(),
             }
         });
         Endpoints::new(all.collect(), Duration::ZERO, refuses)

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use proto::filter::Redactions;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::{Attempt, AuthFailure, Denial, ScrubState, UpstreamId};
+use proto::record::{Attempt, AuthFailure, Denial, ScrubState, StageTime, UpstreamId};
 
 use crate::actor::{STAGES, StageKind};
 use crate::body::{ByteStream, RequestBody};
@@ -33,7 +33,7 @@ use crate::snapshot::{CompiledProxy, Snapshot};
 use crate::spending::Spends;
 use crate::stages::inject::Armed;
 use crate::stages::record::Closing;
-use crate::telemetry::TraceContext;
+use crate::telemetry::{TraceContext, trace_id_text};
 use crate::upstream::AnswerBody;
 use crate::validating::Violations;
 
@@ -322,6 +322,36 @@ impl Exchange {
     /// Microseconds since its start, as many as marks hold.
     pub fn elapsed_us(&self) -> u32 {
         u32::try_from(self.started.elapsed().as_micros()).unwrap_or(u32::MAX)
+    }
+
+    /// What the caller is answered.
+    pub fn status(&self) -> Option<u16> {
+        let answered = || self.answer.as_ref().map(|answer| answer.status.as_u16());
+        let ended = self.end.as_ref().map(|end| end.status);
+        ended.or_else(answered)
+    }
+
+    /// The trace and the span of the request, as log lines name them; both where traces are
+    /// exported, else the caller's trace, where it has one.
+    pub fn trace_ids(&self) -> (Option<String>, Option<String>) {
+        let span = self.trace.map(|trace| format!("{:016x}", trace.span_id));
+        (self.notes.trace_id.map(trace_id_text), span)
+    }
+
+    /// How long each passed stage took, from the times at which they were left.
+    pub fn stage_times(&self) -> Vec<StageTime> {
+        let mut before = 0;
+        let mut times = Vec::with_capacity(self.marks.len());
+        for (stage, left) in StageKind::ALL.into_iter().zip(&self.marks) {
+            if *left != 0 {
+                times.push(StageTime {
+                    stage,
+                    us: left.saturating_sub(before),
+                });
+                before = *left;
+            }
+        }
+        times
     }
 
     /// The code that the record and the answer's header carry.

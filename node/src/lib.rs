@@ -23,6 +23,7 @@ pub mod facts;
 pub mod failover;
 pub mod flow;
 pub mod gateway;
+pub mod health_checks;
 pub mod hygiene;
 pub mod inbound;
 pub mod learner;

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use proto::outcome::EarlyEnd;
-use proto::record::Attempt;
+use proto::record::{Attempt, Record};
 
 use crate::actor::StageKind;
 use crate::attempts;
 use crate::endpoints::Picked;
 use crate::flow::Exchange;
-use crate::metrics::Metrics;
+use crate::metrics::{AddressDurations, MethodName, Metrics};
 use crate::snapshot::CompiledProxy;
 use crate::upstream::{Answer, Failure, SendError};
 
@@ -48,6 +48,38 @@ pub fn unanswered(exchange: &mut Exchange, metrics: &Metrics, failure: &Failure)
     exchange.notes.attempts += failure.attempts;
     note(exchange, sends);
     metrics.upstream_failed(attempts::name(&failure.kind));
+}
+
+/// Counts how long the attempts of a request took.
+pub fn measure(proxy: &CompiledProxy, record: &Record) {
+    if record.sends.is_empty() {
+        return;
+    }
+    let method = MethodName::of(&record.method);
+    for (at, attempt) in record.sends.iter().enumerate() {
+        if let Some(durations) = durations(proxy, record, at) {
+            durations.observe(method, attempt);
+        }
+    }
+}
+
+/// Where it is counted how long the attempt at this place took.
+pub fn durations<'p>(
+    proxy: &'p CompiledProxy,
+    record: &Record,
+    at: usize,
+) -> Option<&'p AddressDurations> {
+    match (&proxy.elsewhere, &record.forwarded_to) {
+        (Some(elsewhere), Some(region)) => {
+            let mut gateways = elsewhere.gateways.iter();
+            let found = gateways.find(|gateway| gateway.region == *region);
+            found.map(|gateway| &gateway.durations)
+        }
+        _ => {
+            let asked = proxy.target.endpoints.asked(&record.endpoints, at);
+            asked.map(|endpoint| &endpoint.durations)
+        }
+    }
 }
 
 /// Adds attempts, all but the last of them to the same endpoint as that.

@@ -86,6 +86,14 @@ impl TraceContext {
         )
     }
 
+    /// The id of the span of the attempt at a place, of so many: the target was told of the last.
+    pub fn attempt_span(&self, at: usize, count: usize) -> u64 {
+        match at + 1 == count {
+            true => self.attempt_id,
+            false => self.further_span(100 + at as u64),
+        }
+    }
+
     /// Makes the attempt the parent of what the target does.
     pub fn pass_on(&self, headers: &mut HeaderMap) {
         let flags = u8::from(self.sampled);

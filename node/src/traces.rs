@@ -8,10 +8,12 @@
 
 use std::sync::Arc;
 
+use proto::exposition::Exemplar;
 use proto::record::Record;
 use tokio::sync::mpsc;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Ending, MethodName, Metrics};
+use crate::outcomes;
 use crate::snapshot::CompiledProxy;
 use crate::telemetry::TraceContext;
 
@@ -84,6 +86,34 @@ pub struct Finished {
     pub record: Record,
     /// The proxy that was called.
     pub proxy: Arc<CompiledProxy>,
+}
+
+impl Finished {
+    /// Shows the request among the exemplars of its histograms. Only for one whose trace a
+    /// collector has taken: an exemplar that leads nowhere is worse than none. So nothing of it is
+    /// done, or paid for, while the request runs.
+    pub fn exemplify(&self, metrics: &Metrics) {
+        let (record, context) = (&self.record, &self.context);
+        let shown = |span_id, (from_us, took_us): (u64, u64)| {
+            let ended_us = i64::try_from(from_us.saturating_add(took_us)).unwrap_or(i64::MAX);
+            Exemplar {
+                value_us: took_us,
+                at_ms: record.started_at_us.saturating_add(ended_us) / 1_000,
+                trace_id: context.trace_id,
+                span_id,
+            }
+        };
+        let exemplar = shown(context.span_id, (0, record.total_us));
+        metrics.request_exemplified(&Ending::of(record), exemplar);
+        let method = MethodName::of(&record.method);
+        for (at, attempt) in record.sends.iter().enumerate() {
+            if let Some(durations) = outcomes::durations(&self.proxy, record, at) {
+                let times = (attempt.started_us.into(), attempt.took_us());
+                let id = context.attempt_span(at, record.sends.len());
+                durations.exemplify(method, attempt, shown(id, times));
+            }
+        }
+    }
 }
 
 /// Takes finished requests; clones share one queue.

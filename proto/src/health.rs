@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::beat::SKEW_MAX;
+use crate::exposition::Families;
 
 /// What a readiness probe is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,41 +183,31 @@ impl Health {
         failed.iter().map(|(task, count)| (*task, *count)).collect()
     }
 
-    /// What is known of the store, and which tasks were run again, in the Prometheus text format.
-    pub fn metrics(&self) -> String {
-        let name = "requestrocket_store_reachable";
+    /// What is known of the store, and which tasks were run again.
+    pub fn families(&self) -> Families {
+        let mut out = Families::default();
         let help = "1 while the store of the configuration can be reached.";
-        let value = u8::from(self.has_store());
-        let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
-        let name = "requestrocket_store_regressed";
+        let family = out.gauge("requestrocket_store_reachable", help);
+        family.is(u64::from(self.has_store()));
         let help = "Organisations of which the store holds less than is served.";
-        let value = self.0.regressed.load(Relaxed);
-        text.push_str(&format!(
-            "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
-        ));
+        let family = out.gauge("requestrocket_store_regressed", help);
+        family.is(self.0.regressed.load(Relaxed) as f64);
         if let Some(offset_ms) = self.clock_ahead_ms() {
-            let name = "requestrocket_clock_offset_seconds";
             let help = "How far this clock is ahead of that of the control plane heard last.";
-            let value = offset_ms as f64 / 1e3;
-            text.push_str(&format!(
-                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
-            ));
+            let family = out.gauge("requestrocket_clock_offset_seconds", help);
+            family.is(offset_ms as f64 / 1e3);
         }
         if let Some(age) = self.facts_age() {
-            let name = "requestrocket_facts_age_seconds";
             let help = "How long ago it was last proven that every revoked secret is known here.";
-            let value = age.as_secs_f64();
-            text.push_str(&format!(
-                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
-            ));
+            let family = out.gauge("requestrocket_facts_age_seconds", help);
+            family.is(age.as_secs_f64());
         }
-        let name = "requestrocket_task_restarts_total";
         let help = "Background tasks that panicked and were run again.";
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        let family = out.counter("requestrocket_task_restarts_total", help);
         for (task, count) in self.tasks_failed() {
-            text.push_str(&format!("{name}{{task=\"{task}\"}} {count}\n"));
+            family.with([("task", task.into())], count);
         }
-        text
+        out
     }
 
     /// What a probe is told now.
@@ -236,11 +227,16 @@ fn is_skewed(offset_ms: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exposition::text::Form;
+
+    fn text(health: &Health) -> String {
+        health.families().text(Form::Prometheus)
+    }
 
     #[test]
     fn clocks_further_apart_than_two_seconds_are_told() {
         let health = Health::default();
-        assert!(!health.metrics().contains("clock_offset"));
+        assert!(!text(&health).contains("clock_offset"));
         for (offset_ms, skew) in [
             (0, None),
             (2_000, None),
@@ -253,7 +249,7 @@ mod tests {
             assert_eq!(health.clock_ahead_ms(), Some(offset_ms));
             assert_eq!(health.skew_ms(), skew, "{offset_ms}");
         }
-        let metrics = health.metrics();
+        let metrics = text(&health);
         assert!(metrics.contains("\nrequestrocket_clock_offset_seconds -1.999\n"));
     }
 
@@ -265,7 +261,7 @@ mod tests {
             health.facts_are_older_than(Duration::MAX),
             "nothing is known"
         );
-        assert!(!health.metrics().contains("facts_age"));
+        assert!(!text(&health).contains("facts_age"));
         let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
         health.facts_were_whole(day);
         assert!(health.facts_age().is_some_and(|age| age >= day));
@@ -277,11 +273,7 @@ mod tests {
                 .is_some_and(|age| age >= hour && age < day)
         );
         assert!(health.facts_are_older_than(hour / 2) && !health.facts_are_older_than(day));
-        assert!(
-            health
-                .metrics()
-                .contains("\nrequestrocket_facts_age_seconds 36")
-        );
+        assert!(text(&health).contains("\nrequestrocket_facts_age_seconds 36"));
     }
 
     #[test]
@@ -292,7 +284,7 @@ mod tests {
         assert_eq!(health.clone().readiness(), Readiness::Degraded);
         assert!(health.readiness().serves());
         health.store_regressed(2);
-        let metrics = health.metrics();
+        let metrics = text(&health);
         assert!(metrics.contains("\nrequestrocket_store_reachable 0\n"));
         assert!(metrics.contains("\nrequestrocket_store_regressed 2\n"));
         health.drain();

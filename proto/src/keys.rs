@@ -120,6 +120,16 @@ pub fn parse_version(key: &str) -> Option<(OrgId, u64)> {
     Some((org.parse().ok()?, n.parse().ok()?))
 }
 
+/// The signature of a version's record. Numbers are padded as there.
+pub fn signature(org: OrgId, n: u64) -> String {
+    format!("signatures/{org}/{n:020}")
+}
+
+/// The signatures of all versions of an organisation.
+pub fn signatures(org: OrgId) -> String {
+    format!("signatures/{org}/")
+}
+
 /// The counter that keeps a large publish and the sweep of old leaves apart.
 pub fn gc(org: OrgId) -> String {
     format!("gc/{org}")
@@ -152,11 +162,12 @@ pub fn lineage(org: OrgId) -> String {
 /// All keys of [`lineage`].
 pub const LINEAGE: &str = "lineage/";
 
-/// Leaves and roots, records of versions, and sealed secrets of all organisations: what comes
-/// behind these is an organisation and a slash.
-pub const OF_ORGS: [&str; 6] = [
+/// Leaves and roots, records of versions and their signatures, and sealed secrets of all
+/// organisations: what comes behind these is an organisation and a slash.
+pub const OF_ORGS: [&str; 7] = [
     "leaf/",
     "versions/",
+    "signatures/",
     "secrets/",
     RETIRED,
     "idempotency/",

@@ -6,7 +6,7 @@
 //! lives (`keys`, `store`), what nodes are asked to try (`test_request`), what gateways tell each
 //! other (`region_link`), and what is told of each request (`record`, `stage`, `attempt`, `wire`).
 //!
-//! What nodes tell of their meters is `usage`.
+//! What nodes tell of their meters is `usage`; metrics of every process are `exposition`.
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
@@ -18,9 +18,11 @@ pub mod checks;
 pub mod credential;
 pub mod endpoint;
 pub mod event_stream;
+pub mod exposition;
 pub mod field_name;
 pub mod filter;
 pub mod health;
+pub mod health_check;
 pub mod home;
 pub mod hosts;
 pub mod id;
@@ -47,6 +49,7 @@ pub mod restarts;
 pub mod retired;
 pub mod rule;
 pub mod seal;
+pub mod signature;
 pub mod stage;
 pub mod store;
 pub mod target;

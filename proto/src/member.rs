@@ -45,9 +45,26 @@ pub struct Member {
     /// Background tasks of it that panicked and were run again, and how often.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub restarts: BTreeMap<String, u64>,
+    /// Endpoints of targets that it passes over because they fail its health checks. At most
+    /// [`FAULTS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<FailingEndpoint>,
     /// What of the configuration it cannot serve; an earlier form is served instead. At most
     /// [`FAULTS_MAX`].
     pub faults: Vec<MemberFault>,
+}
+
+/// An endpoint that fails a node's health checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailingEndpoint {
+    /// The organisation.
+    pub org: String,
+    /// The target.
+    pub target: String,
+    /// Host and port.
+    pub endpoint: String,
+    /// What the last check that failed found.
+    pub detail: String,
 }
 
 /// Something that a node cannot serve.

@@ -171,6 +171,9 @@ mod tests {
         assert_eq!(restarts.failures, 0);
         assert_eq!(health.tasks_failed(), [("follow", 2)]);
         let shown = "requestrocket_task_restarts_total{task=\"follow\"} 2\n";
-        assert!(health.metrics().ends_with(shown), "{}", health.metrics());
+        let text = health
+            .families()
+            .text(crate::exposition::text::Form::Prometheus);
+        assert!(text.ends_with(shown), "{text}");
     }
 }

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::breaker::BreakerSettings;
 use crate::checks;
 use crate::endpoint::{self, Endpoint};
+use crate::health_check::HealthCheck;
 use crate::hosts::{Origin, Scheme};
 use crate::path::PathOptions;
 use crate::problem::Problem;
@@ -81,6 +82,10 @@ pub struct Target {
     /// When it is left alone because it fails. Default never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerSettings>,
+    /// How its endpoints are asked whether they work, without waiting for requests to fail. Default
+    /// not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// What the target learns of the trace that a request belongs to. Default `traceparent`.
     #[serde(default)]
     pub propagate_trace: PropagateTrace,
@@ -344,6 +349,9 @@ impl Target {
         }
         if let Some(breaker) = &self.breaker {
             breaker.check("/breaker", &mut problems);
+        }
+        if let Some(check) = &self.health_check {
+            check.check("/health_check", &mut problems);
         }
         checks::labels(&self.labels, &mut problems);
         problems

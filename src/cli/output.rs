@@ -10,6 +10,7 @@ impl Command {
             Self::Standalone(args) | Self::Control(args) => args.output,
             Self::Node(args) => args.role.output,
             Self::Keyring(KeyringCommand::New(args)) => args.output,
+            Self::Keyring(KeyringCommand::Signer(args)) => args.output,
             Self::Link(LinkCommand::Authority(args)) => args.output,
             Self::Link(LinkCommand::Issue(args)) => args.output,
             Self::Add(args) => args.output,

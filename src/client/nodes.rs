@@ -69,6 +69,15 @@ fn lines(nodes: &[Value]) -> Vec<String> {
                 "    ! task-restarted {task}: {count} times; see its log"
             ));
         }
+        for failing in node["failing"].as_array().into_iter().flatten() {
+            let text = |key: &str| failing[key].as_str().unwrap_or_default();
+            lines.push(format!(
+                "    ! endpoint-failing {} of {}: {}",
+                text("endpoint"),
+                text("target"),
+                text("detail")
+            ));
+        }
         for fault in node["faults"].as_array().into_iter().flatten() {
             let text = |key: &str| fault[key].as_str().unwrap_or_default();
             let place = [text("org"), text("object")].join(" ");
@@ -96,6 +105,7 @@ mod tests {
             "revision": 7, "in_flight": 3, "current": false, "clock_ahead_ms": -2_500,
             "behind": [{"org": "org_1", "newest": 9}],
             "problems": [{"code": "name-taken", "detail": "gw-1 too"}],
+            "failing": [{"target": "tgt_1", "endpoint": "a:443", "detail": "it answered 503"}],
             "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
         });
         let lines = lines(&[node]);
@@ -110,7 +120,11 @@ mod tests {
             lines[3],
             "    ! clock-skew its clock is 2.5 s behind the control plane's; set both by NTP"
         );
-        assert_eq!(lines[4], "    ! leaf-missing org_1: gone");
+        assert_eq!(
+            lines[4],
+            "    ! endpoint-failing a:443 of tgt_1: it answered 503"
+        );
+        assert_eq!(lines[5], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
     }
 }

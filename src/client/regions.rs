@@ -124,7 +124,12 @@ fn list(found: &Value, key: &str) -> Vec<Value> {
 }
 
 fn regions(found: &Value) -> Vec<String> {
-    list(found, "items").iter().map(line).collect()
+    let mut lines = Vec::new();
+    for region in list(found, "items") {
+        lines.push(line(&region));
+        lines.extend(unverified(&region));
+    }
+    lines
 }
 
 fn name(of: &Value) -> &str {
@@ -177,6 +182,16 @@ fn aside(found: &Value) -> Vec<String> {
         )
     };
     items.iter().map(line).collect()
+}
+
+/// The versions that a region does not take, a line each.
+fn unverified(region: &Value) -> Vec<String> {
+    let line = |one: &Value| {
+        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        let (n, org, why) = (&one["version"], text("org"), text("why"));
+        format!("  version {n} of {org} is not taken: {why}")
+    };
+    list(region, "unverified").iter().map(line).collect()
 }
 
 fn line(region: &Value) -> String {

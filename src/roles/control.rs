@@ -9,6 +9,7 @@ use ::control::regions::{Directory, Homes, Regions, Status, gateways};
 use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
 use ::control::{Control, link};
 use ::node::listener::Queue;
+use proto::exposition::MetricsSource;
 use proto::health::Health;
 use proto::restarts;
 use proto::seal::PublicKeyring;
@@ -65,13 +66,9 @@ impl ControlPlane {
             configuration.caught_up().await?;
         }
         let counters = Metrics::default();
-        let directory = match regions {
-            Some(regions) => {
-                let parts = (&store, &configuration, &settings);
-                Some(replicate(regions, parts, background)?)
-            }
-            None => None,
-        };
+        let parts = (&store, &configuration, &settings);
+        let directory = regions.map(|regions| replicate(regions, parts, background));
+        let directory = directory.transpose()?;
         let health = configuration.health.clone();
         let source = directory.as_ref().map(source);
         let taken_at = match self.bound.link {
@@ -82,8 +79,9 @@ impl ControlPlane {
             }
             None => None,
         };
-        let metrics = super::metrics(&settings, None, Some(counters.clone()), health.clone());
+        let metrics = super::metrics(&settings, None, Some(&counters), &health);
         let metrics = of_cluster(metrics, &configuration, directory.as_ref());
+        let told = super::export_metrics(&settings, &metrics)?;
         let api = super::api(
             &settings,
             &configuration,
@@ -116,6 +114,7 @@ impl ControlPlane {
         retaining.abort();
         sweeping.stop().await;
         drop(store);
+        super::left(told).await;
         why.outcome()
     }
 }
@@ -169,6 +168,8 @@ fn replicate(
     let follower = replication.clone();
     let follow = move || Follower::new(follower.clone()).run();
     background.spawn(restarts::again("replication", health.clone(), follow));
+    let publisher = configuration.publisher.clone();
+    background.spawn(async move { publisher.sign_kept_until_done().await });
     let own = settings.gateway.public_url.as_deref().unwrap_or_default();
     let (store, all) = (store.clone(), gateways::of(&regions, own));
     let keep = move || gateways::keep(store.clone(), all.clone());
@@ -197,17 +198,19 @@ fn source(directory: &Directory) -> Arc<Source> {
 
 /// The same, with how full the store is, and what is replicated.
 fn of_cluster(
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    metrics: MetricsSource,
     configuration: &Configuration,
     directory: Option<&Directory>,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
+) -> MetricsSource {
     let (publisher, directory) = (configuration.publisher.clone(), directory.cloned());
     Arc::new(move || {
-        let text = metrics() + &publisher.render_room();
-        let Some(directory) = &directory else {
-            return text;
-        };
-        let home = directory.home_peer(SYSTEM_ORG);
-        text + &directory.status.render(home.map(|home| home.name.as_str()))
+        let mut families = metrics();
+        families.extend(publisher.room_families());
+        if let Some(directory) = &directory {
+            let home = directory.home_peer(SYSTEM_ORG);
+            let home = home.map(|home| home.name.as_str());
+            families.extend(directory.status.families(home));
+        }
+        families
     })
 }

@@ -14,6 +14,7 @@ use ::control::records::Records;
 use ::control::{ApiSettings, ControlDeps};
 use ::node::listener::Queue;
 use anyhow::Context;
+use proto::exposition::MetricsSource;
 use proto::health::Health;
 use proto::seal::Purpose;
 use tokio::runtime::Runtime;
@@ -23,9 +24,11 @@ use tracing::{info, warn};
 
 use crate::configuration::Configuration;
 use crate::gauges;
+use crate::otlp::counts::COUNTS;
+use crate::otlp::{self, Export};
 use crate::permissions;
+use crate::serve::CannotStart;
 use crate::settings::Settings;
-use crate::traces::Export;
 
 /// Longest wait for the last records when a process stops.
 const RECORDS_FLUSH_MAX: Duration = Duration::from_secs(5);
@@ -83,7 +86,7 @@ fn api(
     world: tokio::sync::watch::Receiver<Arc<proto::store::follow::World>>,
     records: Arc<Records>,
     gateway_url: &str,
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    metrics: MetricsSource,
     counters: Metrics,
 ) -> anyhow::Result<ControlDeps> {
     let mut api = ApiSettings::new(gateway_url);
@@ -115,30 +118,42 @@ fn api(
     })
 }
 
-/// Renders the metrics of a process: those of its node, of its control plane, of its store.
+/// Tells the metrics of a process: those of its node, of its control plane, of its store.
 fn metrics(
     settings: &Settings,
-    of_node: Option<Arc<dyn Fn() -> String + Send + Sync>>,
-    of_control: Option<Metrics>,
-    health: Health,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
-    let settings = settings.clone();
+    of_node: Option<MetricsSource>,
+    of_control: Option<&Metrics>,
+    health: &Health,
+) -> MetricsSource {
+    let (settings, health) = (settings.clone(), health.clone());
+    let of_control = of_control.cloned();
     Arc::new(move || {
-        let text = of_node.as_ref().map(|render| render()).unwrap_or_default();
-        let mut text = text + &health.metrics();
-        gauges::render(&settings, &mut text);
-        match &of_control {
-            Some(counters) => counters.render(text),
-            None => text,
+        let mut families = of_node.as_ref().map(|told| told()).unwrap_or_default();
+        families.extend(health.families());
+        gauges::add_to(&mut families, &settings);
+        COUNTS.add_to(&mut families);
+        if let Some(counters) = &of_control {
+            families.extend(counters.families());
         }
+        families
     })
 }
 
-/// Waits for the last records and traces: the workers are gone, so the queues end.
-async fn flushed(keeping: JoinHandle<()>, export: Option<Export>) {
-    if let Some(export) = export {
-        export.leave().await;
-    }
+/// Starts the export of metrics, where the settings name a collector.
+fn export_metrics(settings: &Settings, metrics: &MetricsSource) -> anyhow::Result<Option<Export>> {
+    let started = otlp::metrics::start(settings, metrics.clone());
+    started.map_err(|error| CannotStart(format!("{error:#}")).into())
+}
+
+/// Waits for what is left to export, each a moment.
+async fn left(exports: impl IntoIterator<Item = Export>) {
+    let leaving = exports.into_iter().map(Export::leave);
+    futures_util::future::join_all(leaving).await;
+}
+
+/// Waits for the last records, traces and metrics: the workers are gone, so the queues end.
+async fn flushed(keeping: JoinHandle<()>, exports: impl IntoIterator<Item = Export>) {
+    left(exports).await;
     let flushed = tokio::time::timeout(RECORDS_FLUSH_MAX, keeping).await;
     if flushed.is_err() {
         warn!("records were lost: nothing took them before the process ended");

@@ -114,7 +114,8 @@ impl Node {
             peering,
         };
         let mut plane = DataPlane::start(&settings, parts, background)?;
-        let metrics = super::metrics(&settings, Some(plane.metrics()), None, health.clone());
+        let metrics = super::metrics(&settings, Some(plane.metrics()), None, &health);
+        let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(gateway, store.clone(), background);
         let spool = spool(&settings, self.folder, background);
         let shipping = ship_records(&settings, tls, plane.batches, spool, &plane.shared);
@@ -144,7 +145,7 @@ impl Node {
             Stop::Signal | Stop::Failed(_) => keep_last(stop, copying).await,
         }
         drop(store);
-        super::flushed(shipping, plane.export).await;
+        super::flushed(shipping, plane.export.into_iter().chain(told)).await;
         why.outcome()
     }
 }

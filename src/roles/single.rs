@@ -74,8 +74,8 @@ impl Single {
         };
         let mut plane = DataPlane::start(&settings, parts, background)?;
         let health = configuration.health.clone();
-        let of_control = Some(counters.clone());
-        let metrics = super::metrics(&settings, Some(plane.metrics()), of_control, health.clone());
+        let metrics = super::metrics(&settings, Some(plane.metrics()), Some(&counters), &health);
+        let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(bound.gateway_address()?, store.clone(), background);
         let counted = plane.shared.metrics.clone();
         let keeping = background.spawn(keep(plane.batches, records.clone(), counted));
@@ -114,7 +114,7 @@ impl Single {
         retaining.abort();
         sweeping.stop().await;
         drop(store);
-        super::flushed(keeping, plane.export).await;
+        super::flushed(keeping, plane.export.into_iter().chain(told)).await;
         why.outcome()
     }
 }

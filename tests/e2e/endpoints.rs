@@ -12,10 +12,10 @@ use crate::harness::upstream::{After, Upstream, json_answer};
 use crate::harness::wait_for;
 
 /// A way to call a proxy that was made in one call.
-struct Made {
+pub struct Made {
     path: String,
     key: String,
-    answer: Value,
+    pub answer: Value,
 }
 
 impl Made {
@@ -27,7 +27,7 @@ impl Made {
 
 /// A proxy for a target with these endpoints, with a bearer credential; `more` goes into the
 /// target.
-fn made(gateway: &Gateway, endpoints: &[Value], more: Value) -> Made {
+pub fn made(gateway: &Gateway, endpoints: &[Value], more: Value) -> Made {
     let mut target = json!({
         "base_url": endpoints[0]["base_url"], "endpoints": endpoints, "allow_http": true,
         "allow_networks": ["127.0.0.0/8"],
@@ -69,14 +69,14 @@ fn breakable(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
 }
 
 /// Callers that send a request after the other, each on a connection of its own, until stopped.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Vec<(u16, String)>>>,
     callers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Load {
-    fn of(gateway: &Gateway, made: &Made, requests: &[(&str, &str)]) -> Self {
+    pub fn of(gateway: &Gateway, made: &Made, requests: &[(&str, &str)]) -> Self {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let callers = requests.iter().map(|(method, body)| {
             let mut request = made.request(method, "/x");
@@ -106,7 +106,7 @@ impl Load {
     }
 
     /// Waits until so many answers that came from now on are as wanted.
-    fn wait(&self, what: &str, count: usize, wanted: impl Fn(&(u16, String)) -> bool) {
+    pub fn wait(&self, what: &str, count: usize, wanted: impl Fn(&(u16, String)) -> bool) {
         let from = self.answers.lock().expect("no panic").len();
         wait_for(what, || {
             let answers = self.answers.lock().expect("no panic");
@@ -115,7 +115,7 @@ impl Load {
         });
     }
 
-    fn end(self) -> Vec<(u16, String)> {
+    pub fn end(self) -> Vec<(u16, String)> {
         self.stop.store(true, Ordering::SeqCst);
         for caller in self.callers {
             caller.join().expect("a caller ends");
@@ -124,7 +124,7 @@ impl Load {
     }
 }
 
-fn is_from(name: &'static str) -> impl Fn(&(u16, String)) -> bool {
+pub fn is_from(name: &'static str) -> impl Fn(&(u16, String)) -> bool {
     move |answer| answer.1.contains(name)
 }
 

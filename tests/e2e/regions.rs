@@ -110,6 +110,16 @@ impl Region {
         format!("http://{}", self.listen)
     }
 
+    /// Where its REST API listens.
+    pub fn control_address(&self) -> &str {
+        &self.control
+    }
+
+    /// Its etcd.
+    pub fn etcd(&self) -> &EtcdServer {
+        &self.etcd
+    }
+
     /// Another way to its node.
     pub fn way_to_node(&self) -> String {
         format!("http://{}", Cut::new(&self.listen).address)
@@ -151,6 +161,11 @@ impl Two {
                 command.arg("--join").arg(file(join.to_owned()));
             }
             run(&mut command);
+            run(binary()
+                .args(["keyring", "signer", "--control"])
+                .arg(file(format!("{region}.public.json")))
+                .arg("--signing")
+                .arg(file(format!("{region}.signing.json"))));
         }
         run(binary()
             .args(["link", "authority", "--dir"])
@@ -195,7 +210,7 @@ impl Two {
     fn control_start(&self, region: &Region, peer: &Region, replication: &str) -> Start {
         let config = format!(
             "region = {:?}\n{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
-             [control]\noperator_token_file = {:?}\n\
+             signing_file = {:?}\n[control]\noperator_token_file = {:?}\n\
              [gateway]\npublic_url = {:?}\n\
              [regions]\nhome = \"us\"\n[[regions.peers]]\nname = {:?}\ncontrol = \"http://{}\"\n\
              gateway = {:?}\nreplication = [{replication:?}]\n\
@@ -204,6 +219,7 @@ impl Two {
             self.config(region, "127.0.0.1"),
             region.link,
             self.file(&format!("{}.public.json", region.name)),
+            self.file(&format!("{}.signing.json", region.name)),
             self.file(&format!("{}.operator", region.name)),
             region.gateway,
             peer.name,

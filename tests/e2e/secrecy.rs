@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, wait_status};
 use crate::harness::clickhouse::{ClickHouse, PASSWORD, USER};
 use crate::harness::gateway::{Gateway, TARGET_SECRET};
 use crate::harness::http::Request;
+use crate::harness::otlp;
 use crate::harness::secrets::{Secret, check, check_files, forms, private_parts};
 use crate::harness::upstream::{After, Upstream, json_answer};
 use crate::harness::wait_for;
@@ -18,6 +19,7 @@ const WRONG_KEY: &str = "canary-cluster-wrong-key-90ab";
 const GIVEN_KEY: &str = "canary-cluster-given-key-41ee";
 const QUERY_VALUE: &str = "canary-cluster-query-77c3";
 const HEADER: &str = "canary-cluster-header-2bd8";
+const OTLP: &str = "canary-cluster-otlp-f60c";
 
 /// Longest lines of a private key in PEM.
 fn pem_parts(pem: &str) -> Vec<String> {
@@ -46,7 +48,12 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     let password = folder.path().join("password");
     std::fs::write(&password, PASSWORD).expect("a file");
     let cluster = Cluster::new();
-    let log = "[log]\nfilter = \"trace\"\nformat = \"json\"\n";
+    // All that can be told is told to a collector too.
+    let (endpoint, received) = otlp::grpc();
+    let log = format!(
+        "[log]\nfilter = \"trace\"\nformat = \"json\"\n[otlp]\nendpoint = \"{endpoint}\"\n\
+         headers = \"x-key={OTLP}\"\n[traces]\nbatch_ms = 20\n[metrics]\ninterval_ms = 50\n"
+    );
     let mut start = cluster.control_start();
     start.config.push_str(&format!(
         "{log}[records]\nstore = \"clickhouse\"\n[records.clickhouse]\nurl = {:?}\n\
@@ -58,7 +65,7 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
         .push(("REQUESTROCKET_ADMIN_TOKEN".into(), ADMIN.into()));
     let control = Gateway::with(start.clone());
     let mut node_start = cluster.node_start("gw-1", "gw-1");
-    node_start.config.push_str(log);
+    node_start.config.push_str(&log);
     let node = Gateway::with(node_start.clone());
     // Bodies are kept: it shows back all that the gateway is to overwrite, and what else callers
     // send to a target is not.
@@ -122,9 +129,17 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     let (status, inside_node) = node.stop();
     assert_eq!(status.code(), Some(0));
 
-    let mut secrets: Vec<String> = [ADMIN, WRONG_KEY, GIVEN_KEY, QUERY_VALUE, HEADER, PASSWORD]
-        .map(str::to_owned)
-        .into();
+    let mut secrets: Vec<String> = [
+        ADMIN,
+        WRONG_KEY,
+        GIVEN_KEY,
+        QUERY_VALUE,
+        HEADER,
+        OTLP,
+        PASSWORD,
+    ]
+    .map(str::to_owned)
+    .into();
     secrets.extend([TARGET_SECRET.to_owned(), proxy.key.clone(), api_token]);
     let ring = cluster.file("nodes.json");
     let ring = std::fs::read_to_string(ring).expect("the ring of nodes");
@@ -192,4 +207,12 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     check("the log of control", control.log().as_bytes(), &secrets);
     check("the log of the node", node.log().as_bytes(), &secrets);
     check_files(&control.data_dir(), &secrets);
+    for (what, told) in [
+        ("spans", format!("{:?}", received.spans())),
+        ("metrics", format!("{:?}", received.metrics())),
+        ("log lines", format!("{:?}", received.lines())),
+    ] {
+        assert!(told.len() > 1_000, "{what} were told");
+        check(what, told.as_bytes(), &secrets);
+    }
 }

@@ -6,6 +6,7 @@ pub mod clickhouse;
 pub mod etcd;
 pub mod gateway;
 pub mod http;
+pub mod otlp;
 pub mod secrets;
 pub mod stores;
 pub mod upstream;

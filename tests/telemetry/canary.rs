@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, Start};
 use crate::harness::http::Request;
+use crate::harness::otlp::grpc;
 use crate::harness::secrets::{check, check_files, forms, private_parts};
 use crate::harness::upstream::{After, Upstream};
 use crate::harness::wait_for;
-use crate::receiver::grpc;
 
 /// What callers hold and send.
 const GIVEN_KEY: &str = "canary-given-key-91c7e0b2";
@@ -92,7 +92,8 @@ fn no_secret_is_written_or_answered_anywhere() {
     let (endpoint, received) = grpc();
     let gateway = Gateway::with(Start {
         config: format!(
-            "[traces]\nendpoint = \"{endpoint}\"\nbatch_ms = 20\nheaders = \"x-key={OTLP}\"\n\
+            "[otlp]\nendpoint = \"{endpoint}\"\nheaders = \"x-key={OTLP}\"\n\
+             [traces]\nbatch_ms = 20\n[metrics]\ninterval_ms = 100\n\
              [log]\nfilter = \"trace\"\nformat = \"json\"\n[control]\nadmin_token = \"{ADMIN}\"\n"
         ),
         ..Start::default()
@@ -260,6 +261,16 @@ fn no_secret_is_written_or_answered_anywhere() {
         format!("{:?}", received.spans()).as_bytes(),
         &secrets,
     );
+    let metrics = wait_for("metrics", || {
+        let metrics = received.metrics();
+        (!metrics.is_empty()).then_some(metrics)
+    });
+    check("metrics", format!("{metrics:?}").as_bytes(), &secrets);
+    let lines = wait_for("log lines", || {
+        let lines = received.lines();
+        (lines.len() > 100).then_some(lines)
+    });
+    check("log lines", format!("{lines:?}").as_bytes(), &secrets);
     let (admin, org) = (Some(gateway.token.clone()), "/api/v1/orgs/default");
     for path in [
         format!("{org}/records/export"),

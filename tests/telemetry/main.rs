@@ -5,7 +5,8 @@ mod canary;
 #[path = "../harness/mod.rs"]
 mod harness;
 
-mod receiver;
+mod logs;
+mod metrics;
 
 use std::collections::BTreeMap;
 
@@ -15,9 +16,9 @@ use serde_json::{Value, json};
 
 use harness::gateway::{Gateway, Proxy, Start};
 use harness::http::Message;
+use harness::otlp::{self, Received, grpc, http};
 use harness::upstream::Upstream;
 use harness::wait_for;
-use receiver::{Received, grpc, http};
 
 const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
@@ -25,7 +26,13 @@ const INTERNAL: i32 = 1;
 const ERROR: i32 = 2;
 
 fn gateway(endpoint: &str, settings: &str) -> Gateway {
-    let config = format!("[traces]\nendpoint = \"{endpoint}\"\nbatch_ms = 20\n{settings}");
+    telling(endpoint, "", settings)
+}
+
+/// The same with settings of the collector; `settings` are those of traces and what follows.
+fn telling(endpoint: &str, otlp: &str, settings: &str) -> Gateway {
+    let config =
+        format!("[otlp]\nendpoint = \"{endpoint}\"\n{otlp}[traces]\nbatch_ms = 20\n{settings}");
     Gateway::with(Start {
         config,
         ..Start::default()
@@ -351,8 +358,8 @@ fn every_kind_of_request_over_grpc() {
 #[test]
 fn every_kind_of_request_over_http() {
     let (endpoint, received) = http();
-    let settings = "protocol = \"http\"\ncompression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
-    let gateway = gateway(&endpoint, settings);
+    let otlp = "protocol = \"http\"\ncompression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
+    let gateway = telling(&endpoint, otlp, "");
     every_kind(&received, &gateway);
     every_answer(&received, &gateway);
     assert_eq!(received.header("x-tenant").as_deref(), Some("a b"));
@@ -362,8 +369,8 @@ fn every_kind_of_request_over_http() {
 /// With TLS, to a collector whose authority is given; one that is not known gets nothing.
 #[test]
 fn over_tls_with_an_authority_of_its_own() {
-    let (certificate, key) = receiver::certificate();
-    let (stranger, _) = receiver::certificate();
+    let (certificate, key) = otlp::certificate();
+    let (stranger, _) = otlp::certificate();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str, pem: &str| {
         let path = folder.path().join(name);
@@ -374,18 +381,18 @@ fn over_tls_with_an_authority_of_its_own() {
     let upstream = Upstream::json("{}");
     for protocol in ["grpc", "http"] {
         let (endpoint, received) = match protocol {
-            "grpc" => receiver::grpc_tls(&certificate, &key),
-            _ => receiver::http_tls(&certificate, &key),
+            "grpc" => otlp::grpc_tls(&certificate, &key),
+            _ => otlp::http_tls(&certificate, &key),
         };
         let settings = |ca: &str| format!("protocol = \"{protocol}\"\nca_file = \"{ca}\"\n");
-        let distrusting = gateway(&endpoint, &settings(&other));
+        let distrusting = telling(&endpoint, &settings(&other), "");
         distrusting.proxy(&upstream.url()).get("/x");
         wait_for("a refused certificate", || {
             let failures = distrusting.metric("requestrocket_trace_export_failures_total ");
             (failures > 0.0).then_some(())
         });
         assert!(received.spans().is_empty(), "{protocol}");
-        let trusting = gateway(&endpoint, &settings(&own));
+        let trusting = telling(&endpoint, &settings(&own), "");
         let proxy = trusting.proxy(&upstream.url());
         let answer = proxy.get("/x");
         trace(&received, &id(&answer));
@@ -467,4 +474,6 @@ fn a_collector_may_be_gone() {
         let dropped = gateway.metric("requestrocket_traces_dropped_total ");
         (dropped >= 20.0).then_some(())
     });
+    let shown = metrics::open_metrics(&gateway);
+    assert!(!shown.contains("trace_id"), "no trace has arrived anywhere");
 }

@@ -130,6 +130,8 @@ pub struct Request {
     pub idempotency: Option<Idempotency>,
     /// The address that the connection came from.
     pub source: Option<IpAddr>,
+    /// `Accept`, where its value is text.
+    pub accept: Option<String>,
     /// The body; null when the route takes none.
     pub body: Value,
 }

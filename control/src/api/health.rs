@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
+use proto::exposition::text::Form;
 use serde_json::json;
 
 use super::answer::{Answer, Content};
@@ -34,7 +35,10 @@ pub fn routes() -> Vec<Route> {
         Route::operator(
             Verb::Get,
             "/metrics",
-            ("get_metrics", "Metrics in the Prometheus text format"),
+            (
+                "get_metrics",
+                "Metrics as Prometheus text, or OpenMetrics with exemplars",
+            ),
             metrics,
         )
         .gives(Gives::Text),
@@ -63,12 +67,10 @@ async fn readiness(control: Arc<Control>) -> Result<Answer, Refusal> {
 }
 
 async fn metrics(call: Call) -> Result<Answer, Refusal> {
-    let text = call.control.metrics();
-    let media_type = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(Answer::with(
-        StatusCode::OK,
-        Content::Text(media_type, text),
-    ))
+    let form = Form::accepted(call.request.accept.as_deref());
+    let text = call.control.metrics().text(form);
+    let answer = Answer::with(StatusCode::OK, Content::Text(form.media_type(), text));
+    Ok(answer)
 }
 
 async fn document(_control: Arc<Control>) -> Result<Answer, Refusal> {

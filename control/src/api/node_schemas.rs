@@ -47,6 +47,18 @@ pub fn node() -> Value {
                 "description": "Tasks and stages that panicked and run again, by name",
                 "additionalProperties": {"type": "integer"}
             },
+            "failing": {
+                "type": "array",
+                "description": "Endpoints of targets that it passes over because they fail its \
+                                health checks, at most 100",
+                "items": {"type": "object", "properties": {
+                    "org": {"type": "string"},
+                    "target": {"type": "string"},
+                    "endpoint": {"type": "string", "description": "Host and port"},
+                    "detail": {"type": "string",
+                               "description": "What the last check that failed found"}
+                }}
+            },
             "faults": {
                 "type": "array",
                 "description": "What it cannot serve; an earlier form is served instead",

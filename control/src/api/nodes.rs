@@ -133,6 +133,7 @@ mod tests {
             in_flight: 0,
             clock_ahead_ms: None,
             restarts: Default::default(),
+            failing: Vec::new(),
             faults: Vec::new(),
         }
     }

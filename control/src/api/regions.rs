@@ -13,6 +13,7 @@ use super::answer::Answer;
 use super::call::Call;
 use super::error::Refusal;
 use super::{page, write};
+use crate::regions::status::Unverified;
 use crate::regions::{Directory, Peer};
 use crate::route::{Gives, Route, Verb};
 use crate::state::Control;
@@ -58,6 +59,10 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     } else if let Some(seal) = directory.homes.of(SYSTEM_ORG).and_then(|home| home.sealed) {
         own["hands_over_to"] = json!(seal.to);
     }
+    let unverified = directory.status.unverified();
+    if !unverified.is_empty() {
+        own["unverified"] = unverified.iter().map(refused).collect();
+    }
     let mut items = vec![own];
     for peer in &regions.peers {
         let mut shown = shown(&peer.name, peer.gateway.as_deref());
@@ -66,6 +71,11 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
             shown["replication"] = followed_by(control, directory, peer).await?;
         }
         items.push(shown);
+    }
+    for item in &mut items {
+        let name = item["name"].as_str().unwrap_or_default();
+        let signers = regions.signers(name).unwrap_or_default();
+        item["verified"] = json!(!signers.is_empty());
     }
     items.sort_by(|one, other| one["name"].as_str().cmp(&other["name"].as_str()));
     Ok(Answer::json(page::page(items, None)))
@@ -78,6 +88,12 @@ fn homes(directory: &Directory) -> BTreeMap<String, usize> {
         *counts.entry(home.region.clone()).or_default() += 1;
     }
     counts
+}
+
+/// A version that is not taken.
+fn refused((org, unverified): (&OrgId, &Unverified)) -> Value {
+    let Position { epoch, n, hash } = &unverified.at;
+    json!({"org": org, "version": n, "epoch": epoch, "hash": hash, "why": unverified.why})
 }
 
 /// What this region has of home.
@@ -143,6 +159,23 @@ pub fn schema() -> Value {
             "hands_over_to": text("The region that home is being handed over to"),
             "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
             "control": text("Base URL of its REST API"),
+            "verified": flag("Whether versions that it made are taken with its signature only"),
+            "unverified": {
+                "type": "array",
+                "description": "Of the own region: versions that are not taken, because it is not \
+                                shown that the region that should have made them did",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "org": text("The organisation"),
+                        "version": {"type": "integer", "description": "Its number"},
+                        "epoch": {"type": "object",
+                                  "description": "Its epoch: a counter, and the region"},
+                        "hash": text("Its hash"),
+                        "why": text("What is wrong, and what to do")
+                    }
+                }
+            },
             "replication": {
                 "type": "object",
                 "description": "Of the own region, what it has of home; at home, what another \

@@ -8,8 +8,8 @@ use proto::tree::{Head, Lineage, VersionRecord};
 use super::progress::{self, Progress};
 use super::{Janitor, JanitorError};
 
-/// Records dropped in one transaction.
-const AT_ONCE: usize = 100;
+/// Records dropped in one transaction, each with its signature.
+const AT_ONCE: usize = 45;
 /// Records read in one page.
 const PAGE: usize = 200;
 
@@ -43,7 +43,8 @@ impl Janitor {
         let records = records_until(store, org, until.min(floor)).await?;
         for part in records.chunks(AT_ONCE) {
             let (lineage, unchanged) = lineage(store, org, part).await?;
-            let gone = part.iter().map(|record| keys::version(org, record.head.n));
+            let numbers = part.iter().map(|record| record.head.n);
+            let gone = numbers.flat_map(|n| [keys::version(org, n), keys::signature(org, n)]);
             let mut ops: Vec<Op> = gone.map(Op::Delete).collect();
             ops.push(Op::put(keys::lineage(org), lineage));
             let txn = Txn {

@@ -310,7 +310,10 @@ fn responses(route: &Route) -> Value {
             "200",
             json!({
                 "description": "Text",
-                "content": {"text/plain": {"schema": {"type": "string"}}}
+                "content": {
+                    "text/plain": {"schema": {"type": "string"}},
+                    "application/openmetrics-text": {"schema": {"type": "string"}}
+                }
             }),
         ),
         Gives::Stream(media_type) => (

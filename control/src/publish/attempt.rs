@@ -86,7 +86,8 @@ impl Publisher {
             None => None,
         };
         let remembers = usize::from(lease.is_some());
-        if !writes.fit_one_txn(remembers + 3) {
+        // Head, delta, record and its signature.
+        if !writes.fit_one_txn(remembers + 4) {
             let gc = self.write_content(packed.config.org, &mut writes).await?;
             packed = packed.with_gc(gc);
         }
@@ -186,7 +187,7 @@ impl Publisher {
         lease: Option<LeaseId>,
         writes: &mut Writes,
     ) {
-        let ops = version_ops(packed, changed, &publish.author, now);
+        let ops = version_ops(packed, changed, (&publish.author, now), self.signer());
         writes.with_head.extend(ops);
         if let (Some(idempotency), Some(lease)) = (&publish.idempotency, lease) {
             let head = &packed.config.head;

@@ -7,7 +7,8 @@
 //!
 //! `attempt` makes one version of one parent and writes it; `organisations` adds what creating and
 //! deleting an organisation means; `writes` cuts it into transactions; `idempotency` remembers
-//! answers; `cache` reads parents; `retiring` raises facts that are too many for one transaction.
+//! answers; `cache` reads parents; `retiring` raises facts that are too many for one transaction;
+//! `signing` signs what was made before.
 
 mod attempt;
 mod bootstrap;
@@ -21,6 +22,7 @@ pub(crate) mod recovery;
 mod regression;
 mod retiring;
 mod room;
+mod signing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writes;
@@ -36,6 +38,7 @@ use proto::object::ObjectId;
 use proto::org::Role;
 use proto::policy::Policy;
 use proto::seal::{DigestKey, NewSecret, Purpose, RegionPublicKey};
+use proto::signature::Signer;
 use proto::store::{Compare, Store};
 use proto::tree::{Hash, Operation, OrgConfig};
 use proto::version::Epoch;
@@ -91,6 +94,7 @@ pub struct Publisher {
     regressions: Regressions,
     room: Room,
     others: Vec<RegionPublicKey>,
+    signer: Option<Arc<Signer>>,
     slots: Slots,
     memory: Memory,
 }
@@ -160,6 +164,7 @@ impl Publisher {
             regressions: Regressions::default(),
             room: Room::default(),
             others: Vec::new(),
+            signer: None,
             slots,
             memory,
         }

@@ -110,7 +110,7 @@ impl Publisher {
             writes.with_head.push(homes::put(*org, &home));
             writes
                 .with_head
-                .extend(version_ops(&packed, &[], &author, now));
+                .extend(version_ops(&packed, &[], (&author, now), self.signer()));
             writes.with_head.extend(leaf_ops(*org, &packed.leaves));
         }
         for (org, unchanged) in &organisations.deleted {
@@ -136,6 +136,7 @@ impl Publisher {
         for prefix in [
             keys::leaves(org),
             keys::versions(org),
+            keys::signatures(org),
             keys::secrets(org),
             keys::retired_of(org),
             keys::idempotency_of(org),

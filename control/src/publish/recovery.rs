@@ -11,6 +11,7 @@ use proto::id::OrgId;
 use proto::keys;
 use proto::member::Member;
 use proto::seal;
+use proto::signature::Signer;
 use proto::store::recovery::{self, Ask, Offer, Offered, WriteBackError};
 use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome, load};
 use proto::tree::{Delta, EVERYWHERE, Head, SYSTEM_ORG, VersionRecord};
@@ -18,7 +19,7 @@ use proto::version::Epoch;
 use proto::wire::replication::Position;
 use tokio::time::Instant;
 
-use super::writes::json;
+use super::writes::{json, record_ops};
 use super::{Author, PublishError, Publisher};
 
 /// How often it is looked whether the node has answered.
@@ -297,7 +298,8 @@ impl Publisher {
             return Err(PublishError::Unreadable(fault.detail.clone()).into());
         }
         let changes = loaded.config.objects.len() as u64;
-        let mut ops = reopening(org, &head, changes, author, (self.clock)());
+        let made = (author, (self.clock)());
+        let mut ops = reopening(org, &head, changes, made, self.signer());
         ops.push(put);
         let compares = [stored.unchanged, homed].into_iter().chain(unswept);
         let txn = Txn {
@@ -345,8 +347,8 @@ pub(crate) fn reopening(
     org: OrgId,
     head: &Head,
     changes: u64,
-    author: &Author,
-    now: Timestamp,
+    (author, now): (&Author, Timestamp),
+    signer: Option<&Signer>,
 ) -> Vec<Op> {
     let delta = Delta {
         from: head.parent,
@@ -362,11 +364,10 @@ pub(crate) fn reopening(
         changes,
         changed: Vec::new(),
     };
-    vec![
-        Op::put(keys::head(org), head.to_json()),
-        Op::put(keys::delta(org), json(&delta)),
-        Op::put(keys::version(org, head.n), json(&record)),
-    ]
+    let head = Op::put(keys::head(org), head.to_json());
+    let delta = Op::put(keys::delta(org), json(&delta));
+    let record = record_ops(org, &record, signer);
+    [head, delta].into_iter().chain(record).collect()
 }
 
 fn unreadable(key: &str) -> impl Fn(serde_json::Error) -> RecoverError {

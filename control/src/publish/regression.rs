@@ -162,6 +162,7 @@ mod tests {
                 in_flight: 0,
                 clock_ahead_ms: None,
                 restarts: BTreeMap::new(),
+                failing: Vec::new(),
                 faults: regressed.iter().map(fault).collect(),
             };
             let value = serde_json::to_vec(&member).unwrap();

@@ -2,10 +2,10 @@
 //! limits need theirs: so configuration stops earlier, and people are told before that.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use proto::exposition::Families;
 use proto::store::{Store, StoreError};
 
 use super::{PublishError, Publisher};
@@ -118,26 +118,22 @@ impl Publisher {
         }
     }
 
-    /// What the members have taken, in the Prometheus text format.
-    pub fn render_room(&self) -> String {
+    /// What the members have taken.
+    pub fn room_families(&self) -> Families {
+        let mut out = Families::default();
         let known = self.room.known();
         if known.members.is_empty() {
-            return String::new();
+            return out;
         }
-        let name = "requestrocket_store_size_bytes";
         let help = "What a member of etcd has taken of its quota.";
-        let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+        let family = out.gauge("requestrocket_store_size_bytes", help);
         for (member, bytes) in &known.members {
-            let _ = writeln!(text, "{name}{{member=\"{}\"}} {bytes}", escaped(member));
+            family.with([("member", member.to_string().into())], *bytes);
         }
-        let name = "requestrocket_store_quota_bytes";
         let help = "Beyond this a member of etcd takes no writes (`store.quota_bytes`).";
-        let quota = known.quota_bytes;
-        let _ = writeln!(
-            text,
-            "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {quota}"
-        );
-        text
+        let family = out.gauge("requestrocket_store_quota_bytes", help);
+        family.is(known.quota_bytes);
+        out
     }
 
     /// Refuses to publish while little is left.
@@ -155,13 +151,6 @@ impl Publisher {
             _ => Ok(()),
         }
     }
-}
-
-/// As a label's value.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proto::id::OrgId;
 use proto::keys;
 use proto::object::ObjectId;
+use proto::signature::Signer;
 use proto::store::chunks::{CHUNK_BYTES, CHUNK_OPS, bytes_of};
 use proto::store::{Compare, Op};
 use proto::tree::{Leaf, Packed, VERSION_CHANGED_MAX, VersionRecord};
@@ -41,8 +42,8 @@ impl Writes {
 pub(super) fn version_ops(
     packed: &Packed,
     changed: &[ObjectId],
-    author: &Author,
-    now: jiff::Timestamp,
+    (author, now): (&Author, jiff::Timestamp),
+    signer: Option<&Signer>,
 ) -> Vec<Op> {
     let (org, head) = (packed.config.org, &packed.config.head);
     let record = VersionRecord {
@@ -53,11 +54,22 @@ pub(super) fn version_ops(
         changes: changed.len() as u64,
         changed: changed.iter().take(VERSION_CHANGED_MAX).copied().collect(),
     };
-    vec![
-        Op::put(keys::head(org), head.to_json()),
-        Op::put(keys::delta(org), json(&packed.delta)),
-        Op::put(keys::version(org, head.n), json(&record)),
-    ]
+    let head = Op::put(keys::head(org), head.to_json());
+    let delta = Op::put(keys::delta(org), json(&packed.delta));
+    let record = record_ops(org, &record, signer);
+    [head, delta].into_iter().chain(record).collect()
+}
+
+/// The record of a version, signed where this region signs.
+pub(super) fn record_ops(org: OrgId, record: &VersionRecord, signer: Option<&Signer>) -> Vec<Op> {
+    let n = record.head.n;
+    let record = json(record);
+    let signature = signer.map(|signer| {
+        let signature = signer.sign(org, &record);
+        Op::put(keys::signature(org, n), json(&signature))
+    });
+    let record = Op::put(keys::version(org, n), record);
+    std::iter::once(record).chain(signature).collect()
 }
 
 /// The puts of leaves and roots.

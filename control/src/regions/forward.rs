@@ -11,6 +11,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
 use awc::ClientResponse;
 use awc::error::{ConnectError, SendRequestError};
+use bytes::Bytes;
 use proto::id::{OrgId, RequestId};
 use serde_json::Value;
 
@@ -83,15 +84,13 @@ pub async fn forward(
         None => header_value(RequestId::new().text().as_str())?,
     };
     let send = || send(control, directory, home, (request, &key), body.clone());
-    let mut answer = match send().await {
+    let (answer, bytes) = match send().await {
         // A connection that broke tells nothing of the request; the key makes a second one safe.
         Err(refusal) if refusal.code == Code::OutcomeUnknown => {
             send().await.map_err(|_| refusal)?
         }
         sent => sent?,
     };
-    let bytes = answer.body().limit(ANSWER_BYTES_MAX).await;
-    let bytes = bytes.map_err(|error| broke_off(home, &error))?;
     let version = answer.headers().get(VERSION_HEADER).and_then(version);
     if let Some((org, n)) = version {
         // Committed all the same when it is late: a read that presents it waits, or is told so.
@@ -120,7 +119,7 @@ async fn send(
     home: &Peer,
     (request, key): (&HttpRequest, &HeaderValue),
     body: Vec<u8>,
-) -> Result<ClientResponse, Refusal> {
+) -> Result<(ClientResponse, Bytes), Refusal> {
     let write_max = control.settings.write_deadline + BEYOND_WRITE;
     let mut connector = awc::Connector::new().timeout(CONNECT_MAX);
     if let Some(trust) = &directory.trust {
@@ -145,7 +144,8 @@ async fn send(
         .insert_header((KEY, key.clone()))
         .insert_header((FORWARDED_BY, by))
         .send_body(body);
-    sent.await.map_err(|error| match error {
+    let sent = sent.await;
+    let mut answer = sent.map_err(|error| match error {
         // What closes instead of answering may have done it.
         error @ SendRequestError::Connect(ConnectError::Disconnected) => broke_off(home, &error),
         SendRequestError::Connect(error) => {
@@ -157,7 +157,27 @@ async fn send(
             Refusal::new(Code::HomeUnavailable, detail).retry_after_s(5)
         }
         error => broke_off(home, &error),
-    })
+    })?;
+    let bytes = answer.body().limit(ANSWER_BYTES_MAX).await;
+    let bytes = bytes.map_err(|error| broke_off(home, &error))?;
+    match is_whole(answer.headers(), &bytes) {
+        true => Ok((answer, bytes)),
+        false => Err(broke_off(home, &"its answer is cut")),
+    }
+}
+
+/// Whether a body is all of what its head announces: the client takes the end of the connection
+/// for the end of any body.
+fn is_whole(headers: &HeaderMap, bytes: &[u8]) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    match text(header::CONTENT_LENGTH).map(str::parse::<usize>) {
+        Some(length) => length == Ok(bytes.len()),
+        // In chunks: a document that is cut is none.
+        None => {
+            let json = text(header::CONTENT_TYPE).is_some_and(|of| of.contains("json"));
+            !json || serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+        }
+    }
 }
 
 /// The request was sent, and what became of it is not known.
@@ -213,6 +233,35 @@ mod tests {
         let mut elsewhere = proxy("U");
         localise(&mut elsewhere, "ap");
         assert_eq!(elsewhere, proxy("U"));
+    }
+
+    #[test]
+    fn a_body_that_is_cut_is_told_from_a_whole_one() {
+        let headers = |fields: &[(HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.insert(name.clone(), HeaderValue::from_str(value).unwrap());
+            }
+            headers
+        };
+        let length = |value| headers(&[(header::CONTENT_LENGTH, value)]);
+        let json = headers(&[(header::CONTENT_TYPE, "application/problem+json")]);
+        for (headers, body, whole) in [
+            (&length("2"), "{}", true),
+            (&length("3"), "{}", false),
+            (&length("x"), "{}", false),
+            (&length("0"), "", true),
+            (&json, "{}", true),
+            (&json, "{\"a\": 1", false),
+            (&json, "", false),
+            (&HeaderMap::new(), "", true),
+        ] {
+            assert_eq!(
+                is_whole(headers, body.as_bytes()),
+                whole,
+                "{headers:?} {body}"
+            );
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use proto::id::OrgId;
 use proto::seal::RegionPublicKey;
+use proto::signature::VerifyingKey;
 
 pub use self::homes::{Facts, Homes};
 pub use self::status::Status;
@@ -26,6 +27,8 @@ pub struct Regions {
     pub own: String,
     /// The region that is home to what has no fact yet: by the settings, before home ever moved.
     pub home: String,
+    /// What versions of this region are signed with; none where it has no key.
+    pub signers: Vec<VerifyingKey>,
     /// The other regions.
     pub peers: Vec<Peer>,
 }
@@ -43,6 +46,8 @@ pub struct Peer {
     pub replication: Vec<String>,
     /// What secrets for it are sealed to.
     pub public: RegionPublicKey,
+    /// What its versions are signed with; while there are none they are taken without.
+    pub signers: Vec<VerifyingKey>,
 }
 
 impl Peer {
@@ -62,6 +67,14 @@ impl Regions {
     /// Another region by name.
     pub fn peer(&self, name: &str) -> Option<&Peer> {
         self.peers.iter().find(|peer| peer.name == name)
+    }
+
+    /// The keys that versions of a region are signed with; `None` for a region that is not known.
+    pub fn signers(&self, region: &str) -> Option<&[VerifyingKey]> {
+        match region == self.own {
+            true => Some(&self.signers),
+            false => self.peer(region).map(|peer| &*peer.signers),
+        }
     }
 
     /// The names of all, the own one first.

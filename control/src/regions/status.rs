@@ -4,13 +4,13 @@
 //! the last moment at which everything that home had told was stored here.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use proto::exposition::Families;
 use proto::id::OrgId;
-use proto::wire::replication::Position;
+use proto::wire::replication::{Moved, Position};
 
 /// See the module. One per control process.
 #[derive(Debug)]
@@ -32,10 +32,26 @@ pub struct Following {
     pub current_at: Option<Instant>,
     /// Organisations whose history here is not that of home; they wait for a person.
     pub diverged: BTreeMap<OrgId, Position>,
+    /// Organisations with a version that is not taken, because it is not shown that the region that
+    /// should have made it did.
+    pub unverified: BTreeMap<OrgId, Unverified>,
     /// Why the last attempt ended.
     pub error: Option<String>,
     /// Versions stored since the start.
     pub applied: u64,
+}
+
+/// A version that is not taken.
+#[derive(Clone, Debug)]
+pub struct Unverified {
+    /// The version.
+    pub at: Position,
+    /// Why, and what to do.
+    pub why: String,
+    /// What the other region told, to be taken up again.
+    pub moved: Moved,
+    /// When it was last tried.
+    pub tried: Instant,
 }
 
 /// What home knows of a region that follows.
@@ -67,6 +83,28 @@ impl Status {
     /// Changes it.
     pub fn follow(&self, region: &str, change: impl FnOnce(&mut Following)) {
         change(self.lock().entry(region.to_owned()).or_default());
+    }
+
+    /// What was not taken of a region for so long that it is to be tried again.
+    pub fn again(&self, region: &str, after: Duration) -> Vec<Moved> {
+        let following = self.following(region);
+        let due = following.unverified.into_values();
+        let due = due.filter(|unverified| unverified.tried.elapsed() >= after);
+        due.map(|unverified| unverified.moved).collect()
+    }
+
+    /// What is not taken, of every region.
+    pub fn unverified(&self) -> BTreeMap<OrgId, Unverified> {
+        let following = self.lock();
+        let all = following.values().flat_map(|of| &of.unverified);
+        all.map(|(org, unverified)| (*org, unverified.clone()))
+            .collect()
+    }
+
+    /// Another control plane replicates: what it is refused is told by that one.
+    pub fn forget_unverified(&self) {
+        let mut following = self.lock();
+        following.values_mut().for_each(|of| of.unverified.clear());
     }
 
     /// Whether any region answers.
@@ -132,25 +170,19 @@ impl Status {
     }
 
     /// As metrics; `home` is the region that is home, where that is another one.
-    pub fn render(&self, home: Option<&str>) -> String {
-        let mut out = String::new();
-        let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
-            for (labels, value) in rows {
-                let _ = writeln!(out, "{name}{labels} {value}");
-            }
-        };
+    pub fn families(&self, home: Option<&str>) -> Families {
+        let mut out = Families::default();
+        let help =
+            "Organisations with a version that is not taken: its signature is missing or wrong.";
+        let unverified = self.unverified().len() as f64;
+        out.gauge("requestrocket_replication_unverified", help)
+            .is(unverified);
         let Some(home) = home else {
-            let rows: Vec<(String, f64)> = self
-                .followers()
-                .iter()
-                .map(|(region, follower)| {
-                    let connected = follower.connections as f64;
-                    (format!("{{region=\"{region}\"}}"), connected)
-                })
-                .collect();
             let help = "Connections of a region that follows this one.";
-            gauge("requestrocket_replication_followers", help, &rows);
+            let family = out.gauge("requestrocket_replication_followers", help);
+            for (region, follower) in self.followers() {
+                family.with([("region", region.into())], follower.connections as f64);
+            }
             return out;
         };
         let following = self.following(home);
@@ -183,7 +215,7 @@ impl Status {
                 following.applied as f64,
             ),
         ] {
-            gauge(name, help, &[(String::new(), value)]);
+            out.gauge(name, help).is(value);
         }
         out
     }
@@ -205,6 +237,8 @@ impl Drop for Connected<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proto::exposition::text::Form;
+
     use super::*;
 
     #[test]
@@ -216,10 +250,47 @@ mod tests {
         let second = status.connected("eu");
         drop(first);
         assert_eq!(status.followers()["eu"].connections, 1);
-        let text = status.render(None);
+        let text = status.families(None).text(Form::Prometheus);
         assert!(text.contains("requestrocket_replication_followers{region=\"eu\"} 1"));
         drop(second);
         assert_eq!(status.followers()["eu"].connections, 0);
+    }
+
+    #[test]
+    fn what_is_refused_is_told_until_another_replicates() {
+        let status = Status::default();
+        let (org, hash) = (OrgId::from_bits(1), proto::tree::Hash::of(b"x"));
+        let epoch = proto::version::Epoch {
+            counter: 1,
+            region: "us".into(),
+        };
+        let at = Position { epoch, n: 7, hash };
+        let moved = Moved {
+            org,
+            position: at.clone(),
+            facts: hash,
+            home: None,
+        };
+        let tried = Instant::now();
+        let why = "it was altered".to_owned();
+        let refused = Unverified {
+            at,
+            why,
+            moved,
+            tried,
+        };
+        status.follow("us", |of| drop(of.unverified.insert(org, refused)));
+        assert_eq!(status.unverified().len(), 1);
+        assert!(status.again("us", Duration::from_secs(3_600)).is_empty());
+        assert_eq!(status.again("us", Duration::ZERO).len(), 1);
+        let told = |count| {
+            let text = status.families(Some("us")).text(Form::Prometheus);
+            let line = format!("requestrocket_replication_unverified {count}");
+            text.lines().any(|found| found == line)
+        };
+        assert!(told(1));
+        status.forget_unverified();
+        assert!(told(0));
     }
 
     #[test]
@@ -230,7 +301,7 @@ mod tests {
             following.behind.insert(OrgId::from_bits(2), 4);
             following.connected = Some(Instant::now());
         });
-        let text = status.render(Some("us"));
+        let text = status.families(Some("us")).text(Form::Prometheus);
         for line in [
             "requestrocket_replication_connected 1",
             "requestrocket_replication_lag_versions 7",

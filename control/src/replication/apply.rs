@@ -19,6 +19,7 @@ use proto::wire::replication::{Position, VersionParts, Versions};
 
 use super::aside::Branch;
 use super::connection::Connection;
+use super::verify::Given;
 use crate::publish::writes::{ONE_TXN_OPS, Writes, json};
 use crate::publish::{PublishError, homes};
 use crate::regions::Regions;
@@ -34,6 +35,14 @@ pub(super) enum ApplyError {
     Refused { org: OrgId, why: String },
     #[error("what is stored here cannot be read: {0}")]
     Local(String),
+    #[error(
+        "version {} ({}) of {org} is not taken: {why}; nothing of it was stored", .at.n, .at.hash
+    )]
+    Unverified {
+        org: OrgId,
+        at: Position,
+        why: String,
+    },
     #[error("{0} moved meanwhile, or another control plane replicates")]
     Moved(OrgId),
 }
@@ -165,9 +174,14 @@ impl Local {
         store: &Arc<dyn Store>,
         (connection, regions): (&mut Connection, &Regions),
         (guard, line): (&Guard, &Home),
-        versions: Versions,
+        Given {
+            versions,
+            signatures,
+        }: Given,
     ) -> Result<Stored, ApplyError> {
         let records = self.chain(line, &versions)?;
+        let verifying = (regions, connection.protocol());
+        let signed = self.verify(verifying, line, (&versions, &records), signatures)?;
         let mut plan = Plan {
             writes: Writes {
                 compares: self.compares(guard),
@@ -195,10 +209,11 @@ impl Local {
             let key = keys::version(self.org, record.head.n);
             plan.writes.before.push(Op::put(key, parts.record.clone()));
         }
+        plan.writes.before.extend(signed);
         let replaced = |n: &u64| records.iter().any(|record| record.head.n == *n);
         let left = self.branch.numbers.iter().filter(|n| !replaced(n));
-        let left = left.map(|n| Op::Delete(keys::version(self.org, *n)));
-        plan.writes.before.extend(left);
+        let left = left.flat_map(|n| [keys::version(self.org, *n), keys::signature(self.org, *n)]);
+        plan.writes.before.extend(left.map(Op::Delete));
         plan.writes.with_head.extend(self.branch.lineage.clone());
         let delta = self.delta(&last, versions.delta);
         let head = Op::put(keys::head(self.org), last.to_json());

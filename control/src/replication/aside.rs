@@ -79,9 +79,8 @@ impl Local {
         let all: Vec<&VersionRecord> = records.iter().collect();
         self.copy(store, &all, guard).await?;
         let gone = all.iter().map(|record| record.head.n);
-        let gone: Vec<Op> = gone
-            .map(|n| Op::Delete(keys::version(self.org, n)))
-            .collect();
+        let gone = gone.flat_map(|n| [keys::version(self.org, n), keys::signature(self.org, n)]);
+        let gone: Vec<Op> = gone.map(Op::Delete).collect();
         self.delete(store, guard).await?;
         Ok(write(store, gone).await?)
     }

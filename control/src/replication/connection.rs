@@ -102,6 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     peer: String,
+    protocol: u16,
 }
 
 impl Connection {
@@ -145,6 +146,7 @@ impl Connection {
             None => Ok(Self {
                 stream,
                 peer: peer.to_owned(),
+                protocol: welcome.protocol.min(PROTOCOL),
             }),
             Some(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
         }
@@ -153,6 +155,17 @@ impl Connection {
     /// The region that is asked.
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The same connection, as if the other side spoke no higher protocol.
+    #[cfg(test)]
+    pub fn speaking(self, protocol: u16) -> Self {
+        Self { protocol, ..self }
+    }
+
+    /// The protocol that both sides speak.
+    pub fn protocol(&self) -> u16 {
+        self.protocol
     }
 
     /// Asks and waits for the answer, which itself may wait so long.

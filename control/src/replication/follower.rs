@@ -19,12 +19,15 @@ use super::leader::Place;
 use super::takeover::Step;
 use super::{Broken, Replication, facts_hash};
 use crate::regions::Peer;
+use crate::regions::status::Unverified;
 
 /// How long a region may wait until it says that there is nothing new.
 const NEWS_WAIT: Duration = Duration::from_secs(1);
 /// First and longest wait after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How often a version is tried again that was not verified.
+const UNVERIFIED_EVERY: Duration = Duration::from_secs(5);
 /// Failures after which, while no region is reached, another control plane may try.
 const FAILURES_MAX: u32 = 4;
 /// How long the place is left to others then.
@@ -51,6 +54,7 @@ impl Follower {
                 Err(error) => error.into(),
             };
             status.leads(false);
+            status.forget_unverified();
             warn!("replication is left to other control planes for a moment: {error}");
             tokio::time::sleep(PAUSE).await;
         }
@@ -142,19 +146,33 @@ impl Replication {
             applied,
         };
         let news = connection.ask(&ask, NEWS_WAIT).await?;
-        let Answer::News { whole, moved, gone } = news else {
+        let Answer::News {
+            whole,
+            mut moved,
+            gone,
+        } = news
+        else {
             return Err(Broken::Protocol);
         };
         let gone = match whole {
             true => self.strangers(connection.peer(), &moved).await?,
             false => gone,
         };
+        let again = self.status.again(connection.peer(), UNVERIFIED_EVERY);
+        let told: BTreeSet<OrgId> = moved.iter().map(|moved| moved.org).collect();
+        let again = again
+            .into_iter()
+            .filter(|moved| !told.contains(&moved.org) && !gone.contains(&moved.org));
+        moved.extend(again);
         let applied = self.take(connection, guard, moved).await?;
         for org in gone {
             self.remove(connection.peer(), guard, org).await?;
+            self.status.follow(connection.peer(), |of| {
+                of.unverified.remove(&org);
+            });
         }
         self.status.follow(connection.peer(), |of| {
-            if of.diverged.is_empty() {
+            if of.diverged.is_empty() && of.unverified.is_empty() {
                 of.current_at = Some(Instant::now());
             }
         });
@@ -174,23 +192,51 @@ impl Replication {
         let (mut applied, mut refused) = (Vec::new(), None);
         for moved in in_order(moved) {
             let org = moved.org;
-            match self.take_one(connection, guard, moved).await {
+            match self.take_one(connection, guard, moved.clone()).await {
                 Ok(stored) => applied.extend(stored.map(|stored| (org, stored))),
                 Err(Broken::Apply(error @ ApplyError::Refused { .. })) => {
                     warn!(%org, "{error}");
                     refused = Some(error);
                     continue;
                 }
+                Err(Broken::Apply(ApplyError::Unverified { at, why, .. })) => {
+                    self.leave_unverified(&peer, moved, at, why);
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
             self.status.follow(&peer, |of| {
                 of.behind.remove(&org);
+                of.unverified.remove(&org);
             });
         }
         match refused {
             None => Ok(applied),
             Some(error) => Err(error.into()),
         }
+    }
+
+    /// Tells of a version that is not taken. It does not keep other organisations waiting, and is
+    /// tried again.
+    fn leave_unverified(&self, peer: &str, moved: Moved, at: Position, why: String) {
+        let org = moved.org;
+        self.status.follow(peer, |of| {
+            let unverified = Unverified {
+                at,
+                why,
+                moved,
+                tried: Instant::now(),
+            };
+            let (n, hash, why) = (unverified.at.n, unverified.at.hash, &unverified.why);
+            let known = of.unverified.get(&org);
+            if known.is_none_or(|known| known.at != unverified.at || known.why != *why) {
+                tracing::error!(
+                    %org, region = peer, n,
+                    "version {n} ({hash}) of {org} from region {peer} is not taken: {why}"
+                );
+            }
+            of.unverified.insert(org, unverified);
+        });
     }
 
     async fn take_one(

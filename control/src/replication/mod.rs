@@ -3,7 +3,8 @@
 //!
 //! `source` answers on the link listener, `pages` with versions; `follower` keeps a connection to
 //! every other region and asks; `sync` takes the versions of one organisation, `apply` writes what
-//! came (`content`, `secrets`), verified end to end by hash, on the same compare on the local head
+//! came (`content`, `secrets`), verified end to end by hash and by the signature of the region
+//! that made it (`verify`), on the same compare on the local head
 //! that a publish makes; `aside` leaves a branch that is not in force. `takeover` learns which
 //! region is home and opens what was handed over to this one; `handover` and `promotion` are what a
 //! person asks for. `leader` lets one control plane of a region follow. Nothing is remembered
@@ -25,6 +26,7 @@ mod sync;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

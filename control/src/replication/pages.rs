@@ -7,7 +7,7 @@ use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::store::load::{self, LoadError};
 use proto::tree::{self, Hash, OrgConfig, Root, VersionRecord};
-use proto::wire::replication::{Position, SEALED_MAX, SealedPart, VersionParts, Versions};
+use proto::wire::replication::{Answer, Position, SEALED_MAX, SealedPart, VersionParts, Versions};
 
 use super::sealed_names;
 use super::source::{READS_MAX, Session, SourceError};
@@ -112,6 +112,24 @@ impl Session<'_> {
             answer.delta = self.delta(newest).await?;
         }
         Ok(Steps::Versions(answer))
+    }
+
+    /// An answer with the signatures of its versions.
+    pub(super) async fn signed(&self, org: OrgId, answer: Answer) -> Result<Answer, SourceError> {
+        let Answer::Versions(versions) = answer else {
+            return Ok(answer);
+        };
+        let mut keys = Vec::new();
+        for VersionParts { record, .. } in &versions.versions {
+            let record: VersionRecord = serde_json::from_slice(record)
+                .map_err(|error| SourceError::Record(keys::versions(org), error))?;
+            keys.push(keys::signature(org, record.head.n));
+        }
+        let signatures = self.all_values(keys).await?;
+        Ok(Answer::SignedVersions {
+            versions,
+            signatures,
+        })
     }
 
     /// The newest version alone, with as much content as fits.

@@ -260,7 +260,16 @@ impl Replication {
                     // It names this region, whose store went back.
                     None => ask_home(connection, org).await?.ok_or(Broken::Protocol)?,
                 };
-                self.sync(connection, &None, org, &line).await?;
+                match self.sync(connection, &None, org, &line).await {
+                    // What nobody can show to have made is no branch that could count.
+                    Err(Broken::Apply(error @ ApplyError::Unverified { .. })) => {
+                        let region = &source.peer.name;
+                        tracing::error!(%org, region, "region {region} is passed over: {error}");
+                        source.standing.remove(&org);
+                        return Err(ApplyError::Moved(org).into());
+                    }
+                    synced => drop(synced?),
+                }
                 (line, source.peer.name.clone())
             }
         };

@@ -138,6 +138,10 @@ impl Session<'_> {
                 self.news(wait).await
             }
             Ask::Versions { org, after } => self.versions(org, after).await,
+            Ask::SignedVersions { org, after } => {
+                let answer = self.versions(org, after).await?;
+                self.signed(org, answer).await
+            }
             Ask::Leaves { org, hashes } if hashes.len() <= LEAVES_MAX => {
                 let keys = hashes.iter().map(|hash| keys::leaf(org, hash)).collect();
                 Ok(Answer::Leaves(self.values(keys).await?))

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use proto::home::{Home, Lies};
 use proto::id::OrgId;
-use proto::wire::replication::{Answer, Ask, Position};
+use proto::wire::replication::{Answer, Position};
 use tracing::warn;
 
 use super::apply::{Guard, Local, Stored};
 use super::connection::Connection;
+use super::verify::{self, Given};
 use super::{Broken, Replication};
 
 impl Replication {
@@ -40,12 +41,16 @@ impl Replication {
                 local = local.leave_branch(&**store, line, guard).await?;
                 after = local.position();
             }
-            let versions = Ask::Versions {
-                org,
-                after: after.clone(),
-            };
-            let versions = match connection.ask(&versions, Duration::ZERO).await? {
-                Answer::Versions(versions) => versions,
+            let ask = verify::ask(connection.protocol(), org, after.clone());
+            let given = match connection.ask(&ask, Duration::ZERO).await? {
+                Answer::Versions(versions) => Given::unsigned(versions),
+                Answer::SignedVersions {
+                    versions,
+                    signatures,
+                } => Given {
+                    versions,
+                    signatures,
+                },
                 Answer::Fork { newest } => {
                     warn!(
                         %org,
@@ -60,9 +65,9 @@ impl Replication {
                 Answer::Unknown => return Ok(None),
                 _ => return Err(Broken::Protocol),
             };
-            let more = versions.more;
+            let more = given.versions.more;
             let stored = local
-                .store(store, (connection, &self.regions), (guard, line), versions)
+                .store(store, (connection, &self.regions), (guard, line), given)
                 .await?;
             status.follow(&peer, |of| {
                 of.diverged.remove(&org);

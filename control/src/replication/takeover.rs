@@ -144,7 +144,8 @@ impl Replication {
             role: Role::Owner,
             source: None,
         };
-        let mut ops = recovery::reopening(org, &head, 0, &author, Timestamp::now());
+        let made = (&author, Timestamp::now());
+        let mut ops = recovery::reopening(org, &head, 0, made, self.publisher.signer());
         ops.push(homes::put(org, &home));
         let txn = Txn {
             compares: local.compares(guard),

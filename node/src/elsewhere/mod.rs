@@ -21,6 +21,7 @@ use self::gateways::Gateway;
 use crate::answer::{PROXY_CODE, PROXY_MESSAGE, PROXY_WARNING};
 use crate::explained::EXPLAIN;
 use crate::flow::Exchange;
+use crate::metrics::AddressDurations;
 use crate::upstream::Destination;
 
 /// The field by which a gateway tells another of a request.
@@ -50,6 +51,8 @@ pub struct RegionGateway {
     pub destination: Arc<Destination>,
     /// Whether it is there.
     pub gateway: Arc<Gateway>,
+    /// How long attempts there take.
+    pub durations: AddressDurations,
 }
 
 /// What another region's gateway said with its answer.

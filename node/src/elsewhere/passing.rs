@@ -110,7 +110,9 @@ async fn answer_to(
             Err(SendError::Gate(end)) => return Err(end),
             Err(SendError::Failed(mut failure)) => {
                 let id = exchange.id;
-                info!(request = %id, region = %gateway.region, "{id}: {failure}");
+                let (trace_id, span_id) = exchange.trace_ids();
+                let region = &gateway.region;
+                info!(request = %id, trace_id, span_id, %region, "{id}: {failure}");
                 outcomes::unanswered(exchange, metrics, &failure);
                 end = failed(&failure);
                 failure.again.take()

@@ -1,11 +1,10 @@
 //! What was found in bodies: personal data that was redacted, and what broke a schema.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use proto::exposition::Families;
 use proto::filter::Redactions;
 
-use super::head;
 use crate::validating::{MODES, Side, Violations};
 
 /// What filters and schemas found.
@@ -35,20 +34,20 @@ impl Bodies {
         }
     }
 
-    pub(super) fn render(&self, out: &mut String) {
+    pub(super) fn collect(&self, out: &mut Families) {
         let name = "requestrocket_redactions_total";
         let help = "Marks put into bodies in the place of what `redact` found, by what it was.";
-        head(name, help, "counter", out);
+        let family = out.counter(name, help);
         for (what, count) in Redactions::names().zip(&self.redactions) {
-            let _ = writeln!(out, "{name}{{found=\"{what}\"}} {}", count.load(Relaxed));
+            family.with([("found", what.into())], count.load(Relaxed));
         }
         let name = "requestrocket_validation_failures_total";
         let help = "Bodies, and documents of streams, that broke a proxy's schema.";
-        head(name, help, "counter", out);
+        let family = out.counter(name, help);
         for (side, counts) in Side::ALL.iter().zip(&self.violations) {
             for ((_, mode), count) in MODES.iter().zip(counts) {
-                let (side, count) = (side.as_str(), count.load(Relaxed));
-                let _ = writeln!(out, "{name}{{body=\"{side}\",mode=\"{mode}\"}} {count}");
+                let labels = [("body", side.as_str().into()), ("mode", (*mode).into())];
+                family.with(labels, count.load(Relaxed));
             }
         }
     }

@@ -1,11 +1,10 @@
 //! What of the configuration is in effect: enough to see a node that stays behind, or one that
 //! could not make use of all of it.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::head;
+use proto::exposition::Families;
 
 /// The configuration in effect.
 #[derive(Debug, Default)]
@@ -25,7 +24,7 @@ impl Configuration {
         self.faults.store(faults as u64, Relaxed);
     }
 
-    pub(super) fn render(&self, out: &mut String) {
+    pub(super) fn collect(&self, out: &mut Families) {
         for (name, help, value) in [
             (
                 "requestrocket_config_revision",
@@ -48,8 +47,7 @@ impl Configuration {
                 self.faults.load(Relaxed) as f64,
             ),
         ] {
-            head(name, help, "gauge", out);
-            let _ = writeln!(out, "{name} {value}");
+            out.gauge(name, help).is(value);
         }
     }
 }

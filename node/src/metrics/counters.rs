@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Metrics, Plain};
+use super::{Metrics, Plain, Shared};
 use crate::actor::StageKind;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
@@ -14,6 +14,54 @@ impl Metrics {
         let counts = StageKind::ALL.iter().zip(&self.shared.stage_panics);
         let counts = counts.map(|(stage, count)| (stage.name(), count.load(Relaxed)));
         counts.filter(|(_, count)| *count > 0)
+    }
+}
+
+impl Shared {
+    /// Those of the node itself.
+    pub(super) fn plain(&self) -> [Plain<'_>; 8] {
+        [
+            (
+                "requestrocket_upstream_replays_total",
+                "Requests sent again on a new connection.",
+                &self.replays,
+            ),
+            (
+                "requestrocket_records_dropped_total",
+                "Records that could not be kept.",
+                &self.records_dropped,
+            ),
+            (
+                "requestrocket_traces_exported_total",
+                "Requests whose trace was sent to the collector.",
+                &self.traces_exported,
+            ),
+            (
+                "requestrocket_traces_dropped_total",
+                "Requests whose trace could not be kept.",
+                &self.traces_dropped,
+            ),
+            (
+                "requestrocket_trace_export_failures_total",
+                "Batches of traces that the collector did not take.",
+                &self.trace_export_failures,
+            ),
+            (
+                "requestrocket_secrets_refused_total",
+                "Secrets not sent because the destination is outside the credential's hosts.",
+                &self.secrets_refused,
+            ),
+            (
+                "requestrocket_secrets_reflected_total",
+                "Answers in which the injected secret was found and overwritten.",
+                &self.secrets_reflected,
+            ),
+            (
+                "requestrocket_unmatched_dropped_total",
+                "Attempts that match no proxy and were not kept: there were too many.",
+                &self.unmatched_dropped,
+            ),
+        ]
     }
 }
 

@@ -1,11 +1,11 @@
 //! Requests by endpoint, for targets that have several, with a bound on the number of series.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::head;
+use proto::exposition::Families;
+
 use crate::breakers::TargetBreaker;
 
 /// Most endpoints that have series of their own; further ones have none.
@@ -76,28 +76,28 @@ impl Endpoints {
         counters
     }
 
-    pub(super) fn render(&self, out: &mut String) {
+    pub(super) fn collect(&self, out: &mut Families) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let name = "requestrocket_endpoint_requests_total";
         let help = "Requests sent to the endpoints of targets that have several, by outcome.";
-        head(name, help, "counter", out);
+        let family = out.counter(name, help);
         for ((target, address), counters) in known.iter() {
             let outcomes = [
                 ("answered", &counters.0.answered),
                 ("failed", &counters.0.failed),
             ];
             for (outcome, count) in outcomes {
-                let count = count.load(Relaxed);
-                let _ = writeln!(
-                    out,
-                    "{name}{{target=\"{target}\",endpoint=\"{address}\",outcome=\"{outcome}\"}} \
-                     {count}"
-                );
+                let labels = [
+                    ("target", target.to_string().into()),
+                    ("endpoint", address.to_string().into()),
+                    ("outcome", outcome.into()),
+                ];
+                family.with(labels, count.load(Relaxed));
             }
         }
         let name = "requestrocket_endpoint_left_alone";
         let help = "Whether an endpoint is left alone because it fails.";
-        head(name, help, "gauge", out);
+        let family = out.gauge(name, help);
         for ((target, address), counters) in known.iter() {
             let breaker = counters
                 .0
@@ -105,26 +105,22 @@ impl Endpoints {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             let open = breaker.upgrade().is_some_and(|breaker| breaker.is_open());
-            let open = u8::from(open);
-            let _ = writeln!(
-                out,
-                "{name}{{target=\"{target}\",endpoint=\"{address}\"}} {open}"
-            );
+            let labels = [
+                ("target", target.to_string().into()),
+                ("endpoint", address.to_string().into()),
+            ];
+            family.with(labels, u64::from(open));
         }
-        let name = "requestrocket_failovers_total";
-        head(
-            name,
-            "Requests that went on to another endpoint of their target.",
-            "counter",
-            out,
-        );
-        let _ = writeln!(out, "{name} {}", self.failovers.load(Relaxed));
+        let help = "Requests that went on to another endpoint of their target.";
+        let family = out.counter("requestrocket_failovers_total", help);
+        family.is(self.failovers.load(Relaxed));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proto::breaker::BreakerSettings;
+    use proto::exposition::text::Form;
     use proto::id::TargetId;
 
     use super::*;
@@ -142,8 +138,9 @@ mod tests {
         let held: Vec<_> = (0..2 * ENDPOINTS_MAX)
             .map(|n| endpoints.counters(&format!("tgt_{n}"), "b:443", &breaker))
             .collect();
-        let mut text = String::new();
-        endpoints.render(&mut text);
+        let mut families = Families::default();
+        endpoints.collect(&mut families);
+        let text = families.text(Form::Prometheus);
         for line in [
             "requestrocket_endpoint_requests_total{target=\"tgt_1\",endpoint=\"a:443\",\
              outcome=\"answered\"} 1",

@@ -1,33 +1,42 @@
-//! Every metric of the data plane, with its name, meaning and text form, in one place.
+//! Every metric of the data plane, with its name and meaning, in one place.
 //!
-//! To add one: a field here, its lines in [`Metrics::render`], its line in `docs/metrics.md`
+//! To add one: a field here, its lines in [`Metrics::families`], its line in `docs/metrics.md`
 //! (`tests/tidy.rs` compares). Names follow `[namespace_]name[_unit][_total]`; labels have few,
 //! fixed values.
 
+mod addresses;
 mod bodies;
+mod checks;
 mod configuration;
 mod counters;
+mod endings;
 mod endpoints;
 mod histogram;
 mod proxies;
 mod reasons;
 
-use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use proto::exposition::{Exemplar, Families};
+use proto::hosts::Origin;
 use proto::outcome::Code;
 use proto::record::{AttemptFailure, AuthFailure};
 
 use crate::actor::{STAGES, StageKind};
 use crate::breakers::TargetBreaker;
+use crate::health_checks::Checked;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
+pub use addresses::AddressDurations;
+use addresses::Addresses;
 pub use bodies::Bodies;
 use configuration::Configuration;
+use endings::ServerDurations;
+pub use endings::{Ending, ErrorType, MethodName};
 pub use endpoints::EndpointCounters;
-use histogram::{Histogram, OVERHEAD_US, REQUEST_US};
+use histogram::{Histogram, OVERHEAD_US};
 use proxies::Proxies;
 pub use proxies::{OVERFLOW, PROXIES_MAX, ProxyCounters};
 
@@ -59,9 +68,11 @@ struct Shared {
     upstream_answers: [AtomicU64; 2],
     proxies: Proxies,
     endpoints: endpoints::Endpoints,
+    checks: checks::Checks,
     configuration: Configuration,
-    server: Histogram,
-    client: Histogram,
+    server: ServerDurations,
+    scheme: OnceLock<&'static str>,
+    addresses: Addresses,
     overhead: Histogram,
     peers: Arc<PeerStats>,
 }
@@ -89,9 +100,11 @@ impl Default for Shared {
             upstream_answers: Default::default(),
             proxies: Proxies::default(),
             endpoints: endpoints::Endpoints::default(),
+            checks: checks::Checks::default(),
             configuration: Configuration::default(),
-            server: Histogram::new(REQUEST_US),
-            client: Histogram::new(REQUEST_US),
+            server: ServerDurations::default(),
+            scheme: OnceLock::new(),
+            addresses: Addresses::default(),
             overhead: Histogram::new(OVERHEAD_US),
             peers: Arc::default(),
         }
@@ -102,17 +115,37 @@ impl Default for Shared {
 type Plain<'a> = (&'static str, &'static str, &'a AtomicU64);
 
 impl Metrics {
-    /// A request has ended with this code after so many microseconds.
-    pub fn request_ended(&self, code: Code, duration_us: u64) {
-        if let Some(at) = Code::ALL.iter().position(|known| *known == code) {
+    /// A request has ended after so many microseconds.
+    pub fn request_ended(&self, ending: &Ending, duration_us: u64) {
+        if let Some(at) = Code::ALL.iter().position(|known| *known == ending.code) {
             self.shared.requests[at].fetch_add(1, Relaxed);
         }
-        self.shared.server.observe(duration_us);
+        self.shared.server.observe(ending, duration_us);
     }
 
-    /// A target has answered after so many microseconds, on a connection that was kept or is new.
-    pub fn upstream_answered(&self, duration_us: u64, kept: bool) {
-        self.shared.client.observe(duration_us);
+    /// A collector has taken the trace of a request that ended so.
+    pub fn request_exemplified(&self, ending: &Ending, exemplar: Exemplar) {
+        self.shared.server.exemplify(ending, exemplar);
+    }
+
+    /// Callers speak TLS to the gateway.
+    pub fn set_https(&self) {
+        // Set before: the listener has one scheme for as long as it lives.
+        let _ = self.shared.scheme.set("https");
+    }
+
+    /// How callers speak to the gateway, as in URLs.
+    pub fn scheme(&self) -> &'static str {
+        self.shared.scheme.get().copied().unwrap_or("http")
+    }
+
+    /// The durations of attempts at an address.
+    pub fn address(&self, origin: &Origin) -> AddressDurations {
+        self.shared.addresses.of(origin)
+    }
+
+    /// A target has answered, on a connection that was kept or is new.
+    pub fn upstream_answered(&self, kept: bool) {
         self.shared.upstream_answers[usize::from(kept)].fetch_add(1, Relaxed);
     }
 
@@ -152,6 +185,18 @@ impl Metrics {
         breaker: &Arc<TargetBreaker>,
     ) -> EndpointCounters {
         self.shared.endpoints.counters(target, address, breaker)
+    }
+
+    /// An endpoint has health checks from now on.
+    pub fn checked(&self, checked: &Arc<Checked>) {
+        self.shared.checks.add(checked);
+    }
+
+    /// The endpoints that fail their health checks.
+    pub fn failing(&self) -> Vec<Arc<Checked>> {
+        let mut all = self.shared.checks.all();
+        all.retain(|checked| checked.fails());
+        all
     }
 
     /// A request went on to another endpoint of its target.
@@ -250,10 +295,10 @@ impl Metrics {
         self.shared.in_flight.load(Relaxed)
     }
 
-    /// The Prometheus text form (version 0.0.4), with the counters of the rate limits.
-    pub fn render(&self, limits: &Stats) -> String {
+    /// All of them, with the counters of the rate limits.
+    pub fn families(&self, limits: &Stats) -> Families {
         let shared = &*self.shared;
-        let mut out = String::with_capacity(8192);
+        let mut out = Families::default();
         let name = "requestrocket_requests_total";
         by_code(name, "Requests ended, by code.", &shared.requests, &mut out);
         by_code(
@@ -280,105 +325,44 @@ impl Metrics {
             .chain(counters::of_limits(limits))
             .chain(counters::of_tokens(limits));
         for (name, help, count) in counters.chain(counters::of_peers(&shared.peers)) {
-            head(name, help, "counter", &mut out);
-            let _ = writeln!(out, "{name} {}", count.load(Relaxed));
+            out.counter(name, help).is(count.load(Relaxed));
         }
-        reasons::render(shared, &mut out);
-        shared.bodies.render(&mut out);
-        shared.proxies.render(&mut out);
-        shared.endpoints.render(&mut out);
-        shared.configuration.render(&mut out);
+        reasons::collect(shared, &mut out);
+        shared.bodies.collect(&mut out);
+        shared.proxies.collect(&mut out);
+        shared.endpoints.collect(&mut out);
+        shared.checks.collect(&mut out);
+        shared.configuration.collect(&mut out);
         let name = "requestrocket_requests_in_flight";
-        head(name, "Requests in flight.", "gauge", &mut out);
-        let _ = writeln!(out, "{name} {}", self.in_flight());
-        let name = "requestrocket_peers_linked";
-        head(
-            name,
-            "Nodes that this one is linked with.",
-            "gauge",
-            &mut out,
-        );
-        let _ = writeln!(out, "{name} {}", shared.peers.linked.load(Relaxed));
-        let name = "requestrocket_records_spooled";
+        out.gauge(name, "Requests in flight.").is(self.in_flight());
+        let help = "Nodes that this one is linked with.";
+        let family = out.gauge("requestrocket_peers_linked", help);
+        family.is(shared.peers.linked.load(Relaxed));
         let help = "Records that wait on disk for a control plane.";
-        head(name, help, "gauge", &mut out);
-        let _ = writeln!(out, "{name} {}", shared.records_spooled.load(Relaxed));
-        let name = "http_server_request_duration_seconds";
+        let family = out.gauge("requestrocket_records_spooled", help);
+        family.is(shared.records_spooled.load(Relaxed));
         let help = "Duration of requests at the gateway.";
-        shared.server.render(name, help, &mut out);
-        let name = "http_client_request_duration_seconds";
-        let help = "Time until a target's answer began.";
-        shared.client.render(name, help, &mut out);
-        let name = "requestrocket_overhead_seconds";
+        let family = out.histogram("http_server_request_duration_seconds", help);
+        shared.server.add_to(family, self.scheme());
+        shared.addresses.collect(&mut out);
         let help = "Time of requests in the gateway until the answer's head, without the target.";
-        shared.overhead.render(name, help, &mut out);
+        let family = out.histogram("requestrocket_overhead_seconds", help);
+        family.is(shared.overhead.durations());
         out
     }
 }
 
-impl Shared {
-    fn plain(&self) -> [Plain<'_>; 8] {
-        [
-            (
-                "requestrocket_upstream_replays_total",
-                "Requests sent again on a new connection.",
-                &self.replays,
-            ),
-            (
-                "requestrocket_records_dropped_total",
-                "Records that could not be kept.",
-                &self.records_dropped,
-            ),
-            (
-                "requestrocket_traces_exported_total",
-                "Requests whose trace was sent to the collector.",
-                &self.traces_exported,
-            ),
-            (
-                "requestrocket_traces_dropped_total",
-                "Requests whose trace could not be kept.",
-                &self.traces_dropped,
-            ),
-            (
-                "requestrocket_trace_export_failures_total",
-                "Batches of traces that the collector did not take.",
-                &self.trace_export_failures,
-            ),
-            (
-                "requestrocket_secrets_refused_total",
-                "Secrets not sent because the destination is outside the credential's hosts.",
-                &self.secrets_refused,
-            ),
-            (
-                "requestrocket_secrets_reflected_total",
-                "Answers in which the injected secret was found and overwritten.",
-                &self.secrets_reflected,
-            ),
-            (
-                "requestrocket_unmatched_dropped_total",
-                "Attempts that match no proxy and were not kept: there were too many.",
-                &self.unmatched_dropped,
-            ),
-        ]
-    }
-}
-
-fn head(name: &str, help: &str, kind: &str, out: &mut String) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-fn by_code(name: &str, help: &str, counts: &[AtomicU64], out: &mut String) {
-    head(name, help, "counter", out);
+fn by_code(name: &'static str, help: &'static str, counts: &[AtomicU64], out: &mut Families) {
+    let family = out.counter(name, help);
     for (code, count) in Code::ALL.iter().zip(counts) {
-        let _ = writeln!(out, "{name}{{code=\"{code}\"}} {}", count.load(Relaxed));
+        family.with([("code", code.as_str().into())], count.load(Relaxed));
     }
 }
 
-fn by_stage(name: &str, help: &str, counts: &[AtomicU64], out: &mut String) {
-    head(name, help, "counter", out);
+fn by_stage(name: &'static str, help: &'static str, counts: &[AtomicU64], out: &mut Families) {
+    let family = out.counter(name, help);
     for (stage, count) in StageKind::ALL.iter().zip(counts) {
-        let stage = stage.name();
-        let _ = writeln!(out, "{name}{{stage=\"{stage}\"}} {}", count.load(Relaxed));
+        family.with([("stage", stage.name().into())], count.load(Relaxed));
     }
 }
 
@@ -396,6 +380,8 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use proto::exposition::text::Form;
+
     use super::*;
 
     #[test]
@@ -412,18 +398,24 @@ mod tests {
     #[test]
     fn text_form_counts() {
         let metrics = Metrics::default();
-        metrics.request_ended(Code::RateLimited, 300);
+        let ending = Ending {
+            method: MethodName::of("GET"),
+            status: Some(429),
+            upstream_status: None,
+            code: Code::RateLimited,
+        };
+        metrics.request_ended(&ending, 1_500);
         metrics.stage_panicked(StageKind::Limit);
         metrics.listener_refused(Code::Overloaded);
         let limits = Stats::default();
         limits.conflicts.fetch_add(3, Relaxed);
-        let text = metrics.render(&limits);
+        let text = metrics.families(&limits).text(Form::Prometheus);
         for line in [
             "requestrocket_requests_total{code=\"rate-limited\"} 1",
             "requestrocket_stage_panics_total{stage=\"limit\"} 1",
-            "http_server_request_duration_seconds_bucket{le=\"0.00025\"} 0",
-            "http_server_request_duration_seconds_bucket{le=\"0.0005\"} 1",
-            "http_server_request_duration_seconds_count 1",
+            "url_scheme=\"http\",le=\"0.001\"} 0",
+            "url_scheme=\"http\",le=\"0.0025\"} 1",
+            "http_response_status_code=\"429\",url_scheme=\"http\"} 1",
             "requestrocket_listener_refusals_total{code=\"overloaded\"} 1",
             "requestrocket_limit_conflicts_total 3",
         ] {

@@ -5,11 +5,10 @@
 //! proxies is the only one who can make series, and beyond the bound all share `_overflow`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::head;
+use proto::exposition::Families;
 
 /// Most proxies that have series of their own.
 pub const PROXIES_MAX: usize = 1_000;
@@ -59,17 +58,18 @@ impl Proxies {
         counters
     }
 
-    pub(super) fn render(&self, out: &mut String) {
+    pub(super) fn collect(&self, out: &mut Families) {
         let name = "requestrocket_proxy_requests_total";
         let help = "Requests ended, by proxy and class of status.";
-        head(name, help, "counter", out);
+        let family = out.counter(name, help);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.iter().map(|(id, counters)| (&**id, counters));
         for (id, counters) in known.chain([(OVERFLOW, &self.overflow)]) {
-            for (class, count) in CLASSES.iter().zip(counters.0.iter()) {
+            for (class, count) in CLASSES.into_iter().zip(counters.0.iter()) {
                 let count = count.load(Relaxed);
                 if count > 0 {
-                    let _ = writeln!(out, "{name}{{proxy=\"{id}\",class=\"{class}\"}} {count}");
+                    let labels = [("proxy", id.to_owned().into()), ("class", class.into())];
+                    family.with(labels, count);
                 }
             }
         }
@@ -78,7 +78,15 @@ impl Proxies {
 
 #[cfg(test)]
 mod tests {
+    use proto::exposition::text::Form;
+
     use super::*;
+
+    fn text(proxies: &Proxies) -> String {
+        let mut families = Families::default();
+        proxies.collect(&mut families);
+        families.text(Form::Prometheus)
+    }
 
     #[test]
     fn beyond_the_bound_all_share_one_series() {
@@ -92,8 +100,7 @@ mod tests {
         for n in 0..100_000 {
             proxies.counters(&format!("more_{n}")).ended(Some(503));
         }
-        let mut text = String::new();
-        proxies.render(&mut text);
+        let text = text(&proxies);
         assert!(text.contains("{proxy=\"_overflow\",class=\"5xx\"} 100000"));
         assert_eq!(text.lines().count(), 2 + PROXIES_MAX + 1);
         assert!(text.contains("{proxy=\"prx_7\",class=\"2xx\"} 1"));
@@ -106,8 +113,7 @@ mod tests {
             drop(proxies.counters(&format!("prx_{n}")));
         }
         proxies.counters("prx_new").ended(None);
-        let mut text = String::new();
-        proxies.render(&mut text);
+        let text = text(&proxies);
         assert!(
             text.contains("{proxy=\"prx_new\",class=\"none\"} 1"),
             "{text}"

@@ -1,45 +1,30 @@
 //! Counts by reason: why callers were refused, and why targets did not answer.
 
-use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
+use proto::exposition::Families;
 use proto::record::{AttemptFailure, AuthFailure};
 
-use super::{Shared, head};
+use super::Shared;
 
 /// Why callers were refused and why targets did not answer.
-pub(super) fn render(shared: &Shared, out: &mut String) {
+pub(super) fn collect(shared: &Shared, out: &mut Families) {
     let name = "requestrocket_auth_failures_total";
-    head(
-        name,
-        "Callers answered 401, by the reason, which they are not told.",
-        "counter",
-        out,
-    );
+    let help = "Callers answered 401, by the reason, which they are not told.";
+    let family = out.counter(name, help);
     for (why, count) in AuthFailure::ALL.iter().zip(&shared.auth_failures) {
-        let why = why.as_str();
-        let _ = writeln!(out, "{name}{{reason=\"{why}\"}} {}", count.load(Relaxed));
+        family.with([("reason", why.as_str().into())], count.load(Relaxed));
     }
     let name = "requestrocket_upstream_failures_total";
-    head(
-        name,
-        "Attempts towards targets without an answer, by the reason.",
-        "counter",
-        out,
-    );
+    let help = "Attempts towards targets without an answer, by the reason.";
+    let family = out.counter(name, help);
     for (why, count) in AttemptFailure::ALL.iter().zip(&shared.upstream_failures) {
-        let why = why.as_str();
-        let _ = writeln!(out, "{name}{{reason=\"{why}\"}} {}", count.load(Relaxed));
+        family.with([("reason", why.as_str().into())], count.load(Relaxed));
     }
     let name = "requestrocket_upstream_answers_total";
-    head(
-        name,
-        "Answers of targets, by whether the connection was kept or new.",
-        "counter",
-        out,
-    );
-    for (connection, count) in ["new", "kept"].iter().zip(&shared.upstream_answers) {
-        let count = count.load(Relaxed);
-        let _ = writeln!(out, "{name}{{connection=\"{connection}\"}} {count}");
+    let help = "Answers of targets, by whether the connection was kept or new.";
+    let family = out.counter(name, help);
+    for (connection, count) in ["new", "kept"].into_iter().zip(&shared.upstream_answers) {
+        family.with([("connection", connection.into())], count.load(Relaxed));
     }
 }

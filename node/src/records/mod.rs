@@ -41,6 +41,8 @@ pub type Batch = Vec<Box<Record>>;
 pub struct RecordSender {
     queue: mpsc::UnboundedSender<Batch>,
     queued: Arc<Queued>,
+    /// Whether records are wanted at all.
+    keeps: bool,
 }
 
 /// What is in the queue, and bounds it, since batches differ in size.
@@ -74,6 +76,12 @@ fn weight_of(batch: &Batch) -> usize {
 }
 
 impl RecordSender {
+    /// The same, or one that nothing goes into.
+    #[must_use]
+    pub fn keeping(self, keeps: bool) -> Self {
+        Self { keeps, ..self }
+    }
+
     /// Queues a batch; false when there was no room for it.
     fn send(&self, batch: Batch) -> bool {
         let (count, bytes) = (batch.len(), weight_of(&batch));
@@ -112,6 +120,9 @@ impl RecordBuffer {
 
     /// Takes a finished record.
     pub fn push(&self, record: Box<Record>) {
+        if !self.0.sender.keeps {
+            return;
+        }
         let count = {
             let mut batch = self.0.batch.borrow_mut();
             if batch.capacity() == 0 {
@@ -168,6 +179,7 @@ pub fn queue() -> (RecordSender, RecordBatches) {
     let sender = RecordSender {
         queue: sender,
         queued: queued.clone(),
+        keeps: true,
     };
     let batches = RecordBatches {
         queue: receiver,
@@ -262,6 +274,19 @@ pub(crate) mod tests {
     }
 
     #[actix_rt::test]
+    async fn who_wants_no_records_has_none_and_nothing_counts_as_lost() {
+        let (sender, mut batches) = queue();
+        let metrics = Metrics::default();
+        let buffer = RecordBuffer::new(sender.keeping(false), metrics.clone());
+        for n in 0..BATCH_MAX as u128 * 2 {
+            buffer.push(Box::new(record(n)));
+        }
+        drop(buffer);
+        assert!(batches.next().await.is_none());
+        assert_eq!(metrics.records_dropped_so_far(), 0);
+    }
+
+    #[actix_rt::test]
     async fn large_records_travel_in_small_batches_and_the_queue_is_bounded_in_bytes_too() {
         let (sender, mut batches) = queue();
         let large = |n: u128| {
@@ -291,7 +316,9 @@ pub(crate) mod tests {
         let metrics = Metrics::default();
         let buffer = RecordBuffer::new(sender, metrics.clone());
         let dropped = || {
-            let text = metrics.render(&Default::default());
+            let text = metrics
+                .families(&Default::default())
+                .text(proto::exposition::text::Form::Prometheus);
             let line = text
                 .lines()
                 .find(|l| l.starts_with("requestrocket_records_dropped_total"));

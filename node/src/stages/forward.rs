@@ -261,7 +261,7 @@ fn answered(
     whole: Result<Option<Bytes>, AnswerError>,
 ) -> Result<(), EarlyEnd> {
     let us = u64::try_from(answer.first_byte_time.as_micros()).unwrap_or(u64::MAX);
-    metrics.upstream_answered(us, answer.reused);
+    metrics.upstream_answered(answer.reused);
     if answer.attempts > 1 {
         metrics.replayed();
     }
@@ -311,16 +311,21 @@ fn is_upstream_id(name: &str) -> bool {
 
 fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
     let request = exchange.id;
+    let (trace_id, span_id) = exchange.trace_ids();
     // The log has the inner address; the caller never does.
     match failure.kind {
         FailureKind::BodyFromCaller(error) => {
-            info!(%request, "{request}: {error}");
+            info!(%request, trace_id, span_id, "{request}: {error}");
             return inbound::broken(error);
         }
         FailureKind::Refused { .. } => {
-            warn!(%request, target = %proxy.target.id, "{request}: {failure}");
+            let target = &proxy.target.id;
+            warn!(%request, trace_id, span_id, %target, "{request}: {failure}");
         }
-        _ => info!(%request, target = %proxy.target.id, "{request}: {failure}"),
+        _ => {
+            let target = &proxy.target.id;
+            info!(%request, trace_id, span_id, %target, "{request}: {failure}");
+        }
     }
     early_end(proxy, failure)
 }

@@ -21,6 +21,7 @@ use crate::copied_values::CopiedValues;
 use crate::elsewhere::{self, PASSED_ON};
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
+use crate::metrics::{Ending, MethodName};
 use crate::records::reduce::clipped;
 use crate::reply::seat;
 use crate::request::Request;
@@ -33,9 +34,11 @@ use crate::worker::Worker;
 /// is how waiting stages learn that nobody waits any more.
 pub async fn serve(worker: Rc<Worker>, mut request: HttpRequest) -> Response<ReplyBody> {
     let id = RequestId::new();
+    let method = MethodName::of(request.method().as_str());
     let Some(permit) = worker.enter() else {
-        worker.metrics().request_ended(Code::Overloaded, 0);
-        return answer::bare(&overloaded(), id.text().as_str());
+        let end = overloaded();
+        worker.metrics().request_ended(&ended(method, &end), 0);
+        return answer::bare(&end, id.text().as_str());
     };
     let (sender, receiver) = seat();
     let payload = request.take_payload();
@@ -46,31 +49,35 @@ pub async fn serve(worker: Rc<Worker>, mut request: HttpRequest) -> Response<Rep
             exchange
         }
         Err(end) => {
-            worker.metrics().request_ended(end.code, 0);
+            worker.metrics().request_ended(&ended(method, &end), 0);
             return answer::bare(&end, id.text().as_str());
         }
     };
     drop(request);
     if let Err((exchange, end)) = worker.submit(exchange) {
-        worker.metrics().request_ended(end.code, 0);
+        worker.metrics().request_ended(&ended(method, &end), 0);
         drop(exchange);
         return answer::bare(&end, id.text().as_str());
     }
     match receiver.await {
         Some(reply) => reply.into_response(),
         None => {
-            worker.metrics().request_ended(Code::InternalError, 0);
-            failed(id)
+            let detail = "the gateway failed on this request; it has been counted";
+            let end = EarlyEnd::new(Code::InternalError, detail);
+            worker.metrics().request_ended(&ended(method, &end), 0);
+            answer::bare(&end, id.text().as_str())
         }
     }
 }
 
-fn failed(id: RequestId) -> Response<ReplyBody> {
-    let detail = "the gateway failed on this request; it has been counted";
-    answer::bare(
-        &EarlyEnd::new(Code::InternalError, detail),
-        id.text().as_str(),
-    )
+/// How a request ended that no stage has seen to its end.
+fn ended(method: MethodName, end: &EarlyEnd) -> Ending {
+    Ending {
+        method,
+        status: Some(end.status),
+        upstream_status: None,
+        code: end.code,
+    }
 }
 
 /// Turns actix-web's request into an exchange: the edge between its `http` 0.2 types and ours.

@@ -15,13 +15,14 @@ use http::Method;
 use proto::event_stream::StreamEnd;
 use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::proxy::OnClientAbort;
-use proto::record::{Attempt, AuthFailure, Record, StageTime};
+use proto::record::{Attempt, AuthFailure, Record};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::Exchange;
 use crate::limits::SlotToken;
-use crate::metrics::{Metrics, Permit, ProxyCounters};
+use crate::metrics::{Ending, MethodName, Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
+use crate::outcomes;
 use crate::payload::Bodies;
 use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
@@ -78,7 +79,11 @@ impl Stage for Recorder {
         self.metrics
             .took(u64::from(passed_us).saturating_sub(waited_us));
         let record = match exchange.proxy.clone() {
-            Some(proxy) => Some(Box::new(self.record(exchange, &proxy))),
+            Some(proxy) => {
+                let record = self.record(exchange, &proxy);
+                outcomes::measure(&proxy, &record);
+                Some(Box::new(record))
+            }
             None => self.unmatched(exchange).map(Box::new),
         };
         let finish = exchange.proxy.as_ref().and_then(|proxy| {
@@ -87,6 +92,8 @@ impl Stage for Recorder {
         exchange.closing = Some(Box::new(Closing {
             record,
             code: exchange.code(),
+            method: MethodName::of(exchange.request.method.as_str()),
+            status: exchange.status(),
             started: exchange.started,
             request_bytes: exchange.notes.request_bytes.clone(),
             response_bytes: 0,
@@ -133,11 +140,7 @@ impl Recorder {
         // The answer still tells it.
         exchange.notes.warning = notes.warning.take();
         let caller = exchange.caller.as_ref();
-        let status = match (&exchange.end, &exchange.answer) {
-            (Some(end), _) => Some(end.status),
-            (None, Some(answer)) => Some(answer.status.as_u16()),
-            (None, None) => None,
-        };
+        let status = exchange.status();
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
         let target_credential = proxy.target_credential.as_ref().filter(|_| injected);
         exchange.notes.request_bytes = notes.request_bytes;
@@ -170,7 +173,7 @@ impl Recorder {
             auth_failure: notes.refusal,
             started_at_us: exchange.started_at.as_microsecond(),
             total_us: 0,
-            stages: stage_times(&exchange.marks),
+            stages: exchange.stage_times(),
             request_bytes: 0,
             response_bytes: 0,
             upstream_request_bytes: 0,
@@ -223,26 +226,12 @@ fn method(method: &Method) -> Cow<'static, str> {
     }
 }
 
-/// How long each passed stage took, from the times at which they were left.
-fn stage_times(marks: &[u32]) -> Vec<StageTime> {
-    let mut before = 0;
-    let mut times = Vec::with_capacity(marks.len());
-    for (stage, left) in StageKind::ALL.into_iter().zip(marks) {
-        if *left != 0 {
-            times.push(StageTime {
-                stage,
-                us: left.saturating_sub(before),
-            });
-            before = *left;
-        }
-    }
-    times
-}
-
 /// A record that waits for the last byte of its answer.
 pub struct Closing {
     record: Option<Box<Record>>,
     code: Code,
+    method: MethodName,
+    status: Option<u16>,
     started: Instant,
     request_bytes: Rc<Cell<u64>>,
     response_bytes: u64,
@@ -354,7 +343,16 @@ impl Drop for Closing {
         let us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let left = !self.completed || self.code == Code::ClientAborted;
         let code = if left { Code::ClientAborted } else { self.code };
-        self.metrics.request_ended(code, us);
+        let ending = Ending {
+            method: self.method,
+            status: self.status.filter(|_| self.code != Code::ClientAborted),
+            upstream_status: self
+                .record
+                .as_ref()
+                .and_then(|record| record.upstream_status),
+            code,
+        };
+        self.metrics.request_ended(&ending, us);
         let Some(mut record) = self.record.take() else {
             return;
         };

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use proto::health::Health;
 use proto::id::NodeId;
 use proto::keys;
-use proto::member::{FAULTS_MAX, Member, MemberFault};
+use proto::member::{FAULTS_MAX, FailingEndpoint, Member, MemberFault};
 use proto::restarts::Restarts;
 use proto::store::follow::World;
 use proto::store::load::{self, Fault};
@@ -19,6 +19,7 @@ use proto::store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 
 use super::entry::Entry;
+use crate::health_checks::Checked;
 use crate::metrics::Metrics;
 use crate::peers::Known;
 use crate::stages::record::Origin;
@@ -141,6 +142,14 @@ impl Keeper {
                 let all = tasks.chain(stages);
                 all.map(|(part, count)| (part.to_owned(), count)).collect()
             },
+            failing: {
+                let failing = self.membership.metrics.failing();
+                let shown = failing
+                    .iter()
+                    .take(FAULTS_MAX)
+                    .map(|one| failing_endpoint(one));
+                shown.collect()
+            },
             faults: faults(&world.faults),
         }
     }
@@ -195,6 +204,15 @@ fn faults(all: &[Fault]) -> Vec<MemberFault> {
         .take(FAULTS_MAX)
         .map(fault)
         .collect()
+}
+
+fn failing_endpoint(checked: &Checked) -> FailingEndpoint {
+    FailingEndpoint {
+        org: checked.org.to_string(),
+        target: checked.target.to_string(),
+        endpoint: checked.label.to_string(),
+        detail: checked.why(),
+    }
 }
 
 fn fault(fault: &Fault) -> MemberFault {

@@ -10,6 +10,7 @@ use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, Serializable};
 
 use super::{DigestKey, Random, RegionPublicKey, random_name};
+use crate::signature::VerifyingKey;
 
 /// The keys of a region.
 #[derive(Clone, Serialize, Deserialize)]
@@ -42,6 +43,10 @@ pub struct PublicKeyring {
     pub public: RegionPublicKey,
     /// The key of digests.
     pub digest_key: DigestKey,
+    /// The keys that versions of the region are signed with. While there are none its versions are
+    /// taken without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signers: Vec<VerifyingKey>,
 }
 
 impl std::fmt::Debug for PublicKeyring {
@@ -56,10 +61,19 @@ impl PublicKeyring {
     /// # Errors
     /// It is malformed, or the key cannot be used. No error quotes the text.
     pub fn parse(json: &[u8]) -> Result<Self, KeyringError> {
-        let ring: Self = serde_json::from_slice(json).map_err(malformed)?;
+        let ring: Self = serde_json::from_slice(json).map_err(KeyringError::malformed)?;
         if <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&ring.public.key).is_err() {
             let id = crate::checks::printable(&ring.public.key_id);
             return Err(KeyringError::BadKey(id));
+        }
+        for (at, signer) in ring.signers.iter().enumerate() {
+            let id = || crate::checks::printable(&signer.id);
+            if !signer.is_well_formed() {
+                return Err(KeyringError::BadSigner(id()));
+            }
+            if ring.signers[..at].iter().any(|other| other.id == signer.id) {
+                return Err(KeyringError::Duplicate(id()));
+            }
         }
         Ok(ring)
     }
@@ -68,13 +82,6 @@ impl PublicKeyring {
     /// guesses of weak secrets.
     pub fn to_json(&self) -> Zeroizing<String> {
         Zeroizing::new(serde_json::to_string_pretty(self).unwrap_or_default())
-    }
-}
-
-fn malformed(error: serde_json::Error) -> KeyringError {
-    KeyringError::Malformed {
-        line: error.line(),
-        column: error.column(),
     }
 }
 
@@ -95,12 +102,24 @@ pub enum KeyringError {
     /// A key is not 32 bytes.
     #[error("key `{0}` is not an X25519 key of 32 bytes")]
     BadKey(String),
+    /// A key of signatures is not 32 bytes.
+    #[error("key `{0}` is not an Ed25519 key of 32 bytes")]
+    BadSigner(String),
     /// Two keys have one name.
     #[error("key `{0}` stands twice")]
     Duplicate(String),
     /// The region has no name that fits a store key.
     #[error("region `{0}` must be 1 to 40 characters of a-z, 0-9 and `-`")]
     BadRegion(String),
+}
+
+impl KeyringError {
+    pub(crate) fn malformed(error: serde_json::Error) -> Self {
+        Self::Malformed {
+            line: error.line(),
+            column: error.column(),
+        }
+    }
 }
 
 /// Whether a text can be the name of a region: a part of store keys and of versions' names.
@@ -163,7 +182,7 @@ impl Keyring {
     /// # Errors
     /// It is malformed, empty, or a key in it cannot be used. No error quotes the text.
     pub fn parse(json: &[u8]) -> Result<Self, KeyringError> {
-        let ring: Self = serde_json::from_slice(json).map_err(malformed)?;
+        let ring: Self = serde_json::from_slice(json).map_err(KeyringError::malformed)?;
         if !is_region_name(&ring.region) {
             return Err(KeyringError::BadRegion(crate::checks::printable(
                 &ring.region,
@@ -205,6 +224,7 @@ impl Keyring {
         Some(PublicKeyring {
             public: self.public()?,
             digest_key: self.digest_key.clone(),
+            signers: Vec::new(),
         })
     }
 

@@ -290,7 +290,7 @@ impl TryRng for Random {
 impl TryCryptoRng for Random {}
 
 /// Bytes as base64 text (RFC 4648 §4) in JSON.
-mod base64_text {
+pub(crate) mod base64_text {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

@@ -16,7 +16,9 @@ use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
+/// The first with [`Ask::SignedVersions`].
+pub const PROTOCOL_SIGNED: u16 = 3;
 /// The lowest that it still speaks.
 pub const PROTOCOL_MIN: u16 = 2;
 
@@ -91,6 +93,13 @@ pub enum Ask {
         /// The organisation.
         org: OrgId,
     },
+    /// As [`Ask::Versions`], with signatures. From [`PROTOCOL_SIGNED`] on.
+    SignedVersions {
+        /// The organisation.
+        org: OrgId,
+        /// The follower's newest version; absent when it has none.
+        after: Option<Position>,
+    },
 }
 
 /// Most leaves in one ask; an answer may hold fewer, the first ones.
@@ -116,12 +125,12 @@ pub enum Answer {
     },
     /// To [`Ask::Versions`].
     Versions(Versions),
-    /// To [`Ask::Versions`]: home's history does not lead through the follower's version.
+    /// To either: home's history does not lead through the follower's version.
     Fork {
         /// The newest version of home.
         newest: Position,
     },
-    /// To [`Ask::Versions`]: home has no such organisation.
+    /// To either: home has no such organisation.
     Unknown,
     /// To [`Ask::Leaves`]: as the store holds them, in the order asked for. One that is missing
     /// is empty.
@@ -131,6 +140,14 @@ pub enum Answer {
     Sealed(Vec<Vec<(String, Vec<u8>)>>),
     /// To [`Ask::Home`]: as the store holds it (JSON), if it does.
     Home(Option<Vec<u8>>),
+    /// To [`Ask::SignedVersions`].
+    SignedVersions {
+        /// The versions.
+        versions: Versions,
+        /// The signature of each as the store holds it (JSON), in their order. One that is missing
+        /// is empty.
+        signatures: Vec<Vec<u8>>,
+    },
 }
 
 impl Message for Answer {

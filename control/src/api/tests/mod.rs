@@ -24,6 +24,7 @@ use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::{App, test};
 use jiff::Timestamp;
+use proto::exposition::Families;
 use proto::id::{OrgId, TokenId};
 use proto::object::{Body, ObjectId, StoredToken};
 use proto::org::{ApiToken, Org, Role};
@@ -207,7 +208,11 @@ pub async fn api() -> Api<
         digest_key,
         policy: Policy::default(),
         records,
-        metrics: Arc::new(|| "up 1\n".into()),
+        metrics: Arc::new(|| {
+            let mut families = Families::default();
+            families.gauge("up", "It runs.").is(1);
+            families
+        }),
         counters: Default::default(),
         health: Default::default(),
     }));

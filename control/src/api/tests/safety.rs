@@ -115,10 +115,12 @@ async fn probes_need_no_token_and_metrics_do() {
     api.send(root).await.is(200);
     api.get(Who::Nobody, "/metrics").await.is(401);
     api.get(Who::Owner, "/metrics").await.is(403);
-    assert_eq!(
-        api.get(Who::Operator, "/metrics").await.is(200).text,
-        "up 1\n"
-    );
+    let metrics = api.get(Who::Operator, "/metrics").await.is(200);
+    assert_eq!(metrics.text, "# HELP up It runs.\n# TYPE up gauge\nup 1\n");
+    let request = api.request(Who::Operator, Method::GET, "/metrics");
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+    let open = api.send(request.insert_header(("accept", accept))).await;
+    assert!(open.is(200).text.ends_with("\nup 1\n# EOF\n"));
     let document = api.get(Who::Nobody, "/openapi.json").await.is(200);
     assert_eq!(document.body["openapi"], "3.1.0");
 }

@@ -2,5 +2,7 @@
 
 mod moves;
 pub(super) mod net;
+mod promoted;
 mod pull;
 mod random;
+mod signed;

@@ -14,6 +14,7 @@ use proto::object::{Body, ObjectId, StoredCredential};
 use proto::org::Role;
 use proto::policy::Policy;
 use proto::seal::Keyring;
+use proto::signature::{Signer, SigningRing, VerifyingKey};
 use proto::store::embedded::Embedded;
 use proto::store::follow::Follower as WorldFollower;
 use proto::store::follow::World;
@@ -136,6 +137,28 @@ pub(in crate::replication) async fn connect(
     Connection::over(Box::new(near), between).await
 }
 
+/// Who signs, and which keys every region knows of each.
+#[derive(Clone, Default)]
+pub struct Signing {
+    pub signers: BTreeMap<String, Arc<Signer>>,
+    pub listed: BTreeMap<String, Vec<VerifyingKey>>,
+}
+
+impl Signing {
+    /// Gives a region a fresh key, which is known to all.
+    pub fn rotate(&mut self, region: &str) {
+        let mut ring = SigningRing::empty(region);
+        let public = ring.rotate();
+        self.listed.entry(region.into()).or_default().push(public);
+        let signer = Arc::new(ring.signer().unwrap());
+        self.signers.insert(region.into(), signer);
+    }
+
+    fn listed(&self, region: &str) -> Vec<VerifyingKey> {
+        self.listed.get(region).cloned().unwrap_or_default()
+    }
+}
+
 /// One region.
 pub struct Region {
     pub ring: Keyring,
@@ -145,13 +168,21 @@ pub struct Region {
     pub homes: Homes,
     pub replication: Arc<Replication>,
     pub source: Arc<Source>,
+    pub signing: Signing,
     net: Arc<Net>,
     all: Arc<Vec<Keyring>>,
     dir: Arc<tempfile::TempDir>,
 }
 
-/// Regions of one installation; the first is home and has begun.
+/// Regions of one installation that sign; the first is home and has begun.
 pub async fn installation(names: &[&str]) -> (Arc<Net>, Vec<Region>) {
+    let mut signing = Signing::default();
+    names.iter().for_each(|name| signing.rotate(name));
+    installation_of(names, signing).await
+}
+
+/// The same, with these keys.
+pub async fn installation_of(names: &[&str], signing: Signing) -> (Arc<Net>, Vec<Region>) {
     let net = Arc::new(Net::default());
     let first = Keyring::generate(names[0]);
     let digest_key = first.digest_key.clone();
@@ -165,7 +196,7 @@ pub async fn installation(names: &[&str]) -> (Arc<Net>, Vec<Region>) {
         .map(|ring| {
             let dir = tempfile::tempdir().unwrap();
             let store = Embedded::open(&dir.path().join("store")).unwrap();
-            region((&net, ring, &rings), store, Arc::new(dir))
+            region((&net, ring, &rings), &signing, store, Arc::new(dir))
         })
         .collect();
     let until = tokio::time::Instant::now() + DEADLINE;
@@ -177,6 +208,7 @@ pub async fn installation(names: &[&str]) -> (Arc<Net>, Vec<Region>) {
 /// A region on a store, its processes just started.
 fn region(
     (net, ring, all): (&Arc<Net>, &Keyring, &Arc<Vec<Keyring>>),
+    signing: &Signing,
     store: Arc<Embedded>,
     dir: Arc<tempfile::TempDir>,
 ) -> Region {
@@ -195,6 +227,7 @@ fn region(
     });
     let sealed_to = others().map(|ring| ring.public().unwrap()).collect();
     let publisher = publisher.with_first_home(home).with_regions(sealed_to);
+    let publisher = publisher.with_signer(signing.signers.get(&ring.region).cloned());
     let (follower, worlds) = WorldFollower::new(store.clone(), ring.region.clone());
     tokio::spawn(follower.run());
     let (homes, following) = Homes::follow(store.clone(), home);
@@ -202,7 +235,10 @@ fn region(
     let regions = Arc::new(Regions {
         own: ring.region.clone(),
         home: home.into(),
-        peers: others().map(peer).collect(),
+        signers: signing.listed(&ring.region),
+        peers: others()
+            .map(|ring| peer(ring, signing.listed(&ring.region)))
+            .collect(),
     });
     let publisher = Arc::new(publisher);
     let source = Source {
@@ -233,27 +269,34 @@ fn region(
         homes,
         replication: Arc::new(replication),
         source,
+        signing: signing.clone(),
         net: net.clone(),
         all: all.clone(),
         dir,
     }
 }
 
-pub fn peer(ring: &Keyring) -> Peer {
+pub fn peer(ring: &Keyring, signers: Vec<VerifyingKey>) -> Peer {
     Peer {
         name: ring.region.clone(),
         control: "http://127.0.0.1:1".into(),
         gateway: None,
         replication: vec!["127.0.0.1:1".into()],
         public: ring.public().unwrap(),
+        signers,
     }
 }
 
 impl Region {
     /// The region after a restart: nothing is known but what its store holds.
     pub fn restarted(&self) -> Self {
+        self.restarted_with(&self.signing)
+    }
+
+    /// The same, with other keys.
+    pub fn restarted_with(&self, signing: &Signing) -> Self {
         let of = (&self.net, &self.ring, &self.all);
-        region(of, self.store.clone(), self.dir.clone())
+        region(of, signing, self.store.clone(), self.dir.clone())
     }
 
     /// The same region's answers, of so many bytes.

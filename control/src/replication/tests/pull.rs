@@ -271,7 +271,8 @@ async fn who_may_ask_is_named_by_its_certificate() {
         regions: Arc::new(Regions {
             own: "us".into(),
             home: "us".into(),
-            peers: vec![peer(&ring("eu"))],
+            signers: Vec::new(),
+            peers: vec![peer(&ring("eu"), Vec::new())],
         }),
         status: Arc::default(),
         answer_bytes: ANSWER_BYTES,
@@ -282,6 +283,7 @@ async fn who_may_ask_is_named_by_its_certificate() {
     };
     for (hello, names, refused) in [
         (hello(2, "eu"), "127.0.0.1", None),
+        (hello(3, "eu"), "127.0.0.1", None),
         (hello(7, "eu"), "127.0.0.1", None),
         (hello(2, "eu"), "gw-1", Some("names no host")),
         (hello(2, "ap"), "127.0.0.1", Some("not in `regions.peers`")),

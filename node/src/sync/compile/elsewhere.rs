@@ -16,6 +16,7 @@ use crate::elsewhere::{Elsewhere, RegionGateway};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::hygiene::fields::RequestFields;
 use crate::metering::Metering;
+use crate::metrics::AddressDurations;
 use crate::snapshot::{CompiledProxy, CompiledTarget, ProxyCredential};
 use crate::upstream::tls::TlsSpec;
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
@@ -121,6 +122,7 @@ impl OrgCompiler<'_> {
                 url: url.into(),
                 destination: Arc::new(self.gateway_destination(&base.origin, idle)?),
                 gateway: self.compiler.known_gateways.at(&base.origin),
+                durations: self.compiler.parts.metrics.address(&base.origin),
             });
         }
         Ok(found.into())
@@ -164,7 +166,9 @@ fn stands_for(
         distance: 0,
         weight: 1,
         breaker: None,
+        checked: None,
         counters: None,
+        durations: AddressDurations::default(),
     };
     Ok(CompiledTarget {
         id: proxy.target_id,

@@ -37,6 +37,7 @@ use self::touched::{Touched, scopes};
 use super::guard::Guard;
 use crate::breakers::Breakers;
 use crate::elsewhere::gateways::KnownGateways;
+use crate::health_checks::HealthChecks;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -57,6 +58,8 @@ pub struct CompilerParts {
     pub default_org: String,
     /// Gives counters, and is told what is in effect.
     pub metrics: Metrics,
+    /// Checks endpoints.
+    pub health_checks: HealthChecks,
 }
 
 /// Makes snapshots of worlds.

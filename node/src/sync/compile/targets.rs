@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use proto::breaker::BreakerSettings;
 use proto::endpoint;
+use proto::health_check::HealthCheck;
 use proto::hosts::Origin;
 use proto::id::TargetId;
 use proto::object::ObjectId;
@@ -15,6 +16,7 @@ use proto::target::{BaseUrl, PropagateTrace, SLOW_START_MS_DEFAULT, Target, Time
 
 use super::{OrgCompiler, header_names};
 use crate::endpoints::{Endpoint, Endpoints};
+use crate::health_checks::{Checked, CheckedParts};
 use crate::snapshot::CompiledTarget;
 use crate::upstream::tls::{Roots, TlsSpec};
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
@@ -28,13 +30,14 @@ impl OrgCompiler<'_> {
         if let Some(known) = self.targets.get(&id) {
             return Ok(known.clone());
         }
+        let forbidden = self.forbidden(id, target);
         let compiled = Arc::new(CompiledTarget {
             id,
             id_text: id.to_string().into(),
             base: BaseUrl::parse(&target.base_url)?,
-            endpoints: self.endpoints(id, target)?,
+            endpoints: self.endpoints(id, target, forbidden)?,
             path: target.path_options(),
-            forbidden: self.forbidden(id, target),
+            forbidden,
             rules: self.rules(ObjectId::Target(id), target.default_rule_effect)?,
             idempotency_header: target
                 .retry
@@ -46,7 +49,12 @@ impl OrgCompiler<'_> {
         Ok(compiled)
     }
 
-    fn endpoints(&mut self, id: TargetId, target: &Target) -> Result<Endpoints, String> {
+    fn endpoints(
+        &mut self,
+        id: TargetId,
+        target: &Target,
+        forbidden: bool,
+    ) -> Result<Endpoints, String> {
         let alone = target.breaker.as_ref();
         let several = target.endpoints.len() > 1;
         let default = BreakerSettings::default();
@@ -62,9 +70,16 @@ impl OrgCompiler<'_> {
             let breakers = &mut self.compiler.breakers;
             let breaker = settings.map(|settings| breakers.of(id, &address, settings));
             let label: Arc<str> = base.origin.authority().into();
+            let checked = match &target.health_check {
+                Some(settings) if !forbidden => {
+                    self.checked((id, target), (&base, address, &label), settings)?
+                }
+                _ => None,
+            };
             let counted = breaker.as_ref().filter(|_| several);
             let metrics = &self.compiler.parts.metrics;
             let counters = counted.map(|breaker| metrics.endpoint(&id_text, &label, breaker));
+            let durations = metrics.address(&base.origin);
             let (distance, weight) = terms.next().unwrap_or((0, 1));
             all.push(Endpoint {
                 base,
@@ -72,7 +87,9 @@ impl OrgCompiler<'_> {
                 distance,
                 weight,
                 breaker,
+                checked,
                 counters,
+                durations,
             });
         }
         // A list in which one cannot be read would go with the others' terms.
@@ -82,6 +99,35 @@ impl OrgCompiler<'_> {
         let slow_start = target.slow_start_ms.unwrap_or(SLOW_START_MS_DEFAULT);
         let slow_start = Duration::from_millis(slow_start);
         Ok(Endpoints::new(all, slow_start, alone.is_some()))
+    }
+
+    /// Has an address asked whether it works, on the terms of requests.
+    fn checked(
+        &mut self,
+        (id, target): (TargetId, &Target),
+        (base, address, label): (&BaseUrl, String, &Arc<str>),
+        settings: &HealthCheck,
+    ) -> Result<Option<Arc<Checked>>, String> {
+        let ms = Some(settings.timeout_ms());
+        let timeouts = Timeouts {
+            connect_ms: ms,
+            first_byte_ms: ms,
+            idle_ms: ms,
+            total_ms: ms,
+        };
+        let parts = CheckedParts {
+            org: self.state.config.org,
+            target: id,
+            address,
+            label: label.clone(),
+            settings: settings.clone(),
+            destination: self.destination(target, &base.origin, timeouts)?,
+        };
+        let checked = self.compiler.parts.health_checks.of(parts);
+        if let Some(checked) = &checked {
+            self.compiler.parts.metrics.checked(checked);
+        }
+        Ok(checked)
     }
 
     /// Where a proxy's calls are dialled: one for each address of its target.

@@ -114,6 +114,7 @@ impl Bench {
                 },
                 default_org: "acme".into(),
                 metrics: Metrics::default(),
+                health_checks: HealthChecks::new(Default::default()),
             }),
             config: OrgConfig::genesis(OrgId::from_bits(ORG), epoch),
             gateways: Gateways::default(),

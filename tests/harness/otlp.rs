@@ -1,24 +1,40 @@
 //! Receivers of OTLP: one over gRPC, one over HTTP with protobuf.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use prost::Message as _;
+use prost::Message;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
-use crate::harness::upstream::{After, Upstream};
+use super::upstream::{After, Upstream};
 
 /// What a receiver got.
 #[derive(Clone, Default)]
@@ -27,6 +43,10 @@ pub struct Received(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     spans: Vec<Span>,
+    /// Lines with the part of the program that they come from.
+    lines: Vec<(String, LogRecord)>,
+    /// By name, as last told.
+    metrics: BTreeMap<String, Metric>,
     headers: Vec<(String, String)>,
     /// Keeps the receiver over HTTP.
     upstream: Option<Upstream>,
@@ -42,6 +62,18 @@ impl Received {
             .clone()
     }
 
+    /// All log lines so far, each with the part of the program that it comes from.
+    pub fn lines(&self) -> Vec<(String, LogRecord)> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.lines.clone()
+    }
+
+    /// Metrics by name, as last told.
+    pub fn metrics(&self) -> BTreeMap<String, Metric> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.metrics.clone()
+    }
+
     /// A header field of the last export over HTTP.
     pub fn header(&self, name: &str) -> Option<String> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,22 +81,65 @@ impl Received {
         found.map(|(_, value)| value.clone())
     }
 
-    fn take(&self, request: ExportTraceServiceRequest, headers: Vec<(String, String)>) {
-        let scopes = request.resource_spans.into_iter().flat_map(|resource| {
-            let named = resource
-                .resource
-                .iter()
-                .flat_map(|resource| &resource.attributes);
-            assert!(
-                named.clone().any(|pair| pair.key == "service.name"),
-                "a service has a name"
-            );
-            resource.scope_spans
-        });
+    fn take(&self, export: Export, headers: Vec<(String, String)>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.spans.extend(scopes.flat_map(|scope| scope.spans));
+        match export {
+            Export::Traces(request) => {
+                let scopes = request.resource_spans.into_iter().flat_map(|told| {
+                    check_resource(told.resource.as_ref());
+                    told.scope_spans
+                });
+                state.spans.extend(scopes.flat_map(|scope| scope.spans));
+            }
+            Export::Metrics(request) => {
+                let scopes = request.resource_metrics.into_iter().flat_map(|told| {
+                    check_resource(told.resource.as_ref());
+                    told.scope_metrics
+                });
+                let metrics = scopes.flat_map(|scope| scope.metrics);
+                let named = metrics.map(|metric| (metric.name.clone(), metric));
+                state.metrics.extend(named);
+            }
+            Export::Logs(request) => {
+                let scopes = request.resource_logs.into_iter().flat_map(|told| {
+                    check_resource(told.resource.as_ref());
+                    told.scope_logs
+                });
+                for scope in scopes {
+                    let name = scope.scope.map(|scope| scope.name).unwrap_or_default();
+                    let lines = scope.log_records.into_iter();
+                    state.lines.extend(lines.map(|line| (name.clone(), line)));
+                }
+            }
+        }
         state.headers = headers;
     }
+}
+
+/// One export.
+enum Export {
+    Traces(ExportTraceServiceRequest),
+    Metrics(ExportMetricsServiceRequest),
+    Logs(ExportLogsServiceRequest),
+}
+
+impl Export {
+    fn decode(path: &str, body: &[u8]) -> Self {
+        match path {
+            "/v1/traces" => Self::Traces(Message::decode(body).expect("OTLP")),
+            "/v1/metrics" => Self::Metrics(Message::decode(body).expect("OTLP")),
+            "/v1/logs" => Self::Logs(Message::decode(body).expect("OTLP")),
+            other => panic!("{other} is no path of OTLP"),
+        }
+    }
+}
+
+fn check_resource(resource: Option<&Resource>) {
+    let mut named = resource.iter().flat_map(|resource| &resource.attributes);
+    assert!(
+        named.any(|pair| pair.key == "service.name"),
+        "a service has a name"
+    );
 }
 
 #[tonic::async_trait]
@@ -73,8 +148,30 @@ impl TraceService for Received {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.take(request.into_inner(), Vec::new());
+        self.take(Export::Traces(request.into_inner()), Vec::new());
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.take(Export::Metrics(request.into_inner()), Vec::new());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.take(Export::Logs(request.into_inner()), Vec::new());
+        Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }
 
@@ -86,23 +183,36 @@ pub fn certificate() -> (String, String) {
 
 /// Starts a receiver over gRPC on a free port, on a thread of its own; gives its endpoint.
 pub fn grpc() -> (String, Received) {
-    let (address, received) = grpc_with(None);
+    let (address, received) = grpc_with(listener(), None);
     (format!("http://{address}"), received)
+}
+
+/// The same on an address that was free.
+pub fn grpc_at(address: SocketAddr) -> Received {
+    let listener = TcpListener::bind(address).expect("the address is free again");
+    grpc_with(listener, None).1
 }
 
 /// The same with TLS.
 pub fn grpc_tls(certificate: &str, key: &str) -> (String, Received) {
-    let (address, received) = grpc_with(Some(Identity::from_pem(certificate, key)));
+    let (address, received) = grpc_with(listener(), Some(Identity::from_pem(certificate, key)));
     (format!("https://localhost:{}", address.port()), received)
 }
 
-fn grpc_with(identity: Option<Identity>) -> (SocketAddr, Received) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+fn grpc_with(listener: TcpListener, identity: Option<Identity>) -> (SocketAddr, Received) {
     let address = listener.local_addr().expect("an address");
     listener.set_nonblocking(true).expect("a socket");
     let received = Received::default();
-    let service =
+    let traces =
         TraceServiceServer::new(received.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let metrics =
+        MetricsServiceServer::new(received.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let logs =
+        LogsServiceServer::new(received.clone()).accept_compressed(CompressionEncoding::Gzip);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -117,7 +227,9 @@ fn grpc_with(identity: Option<Identity>) -> (SocketAddr, Received) {
                 builder = builder.tls_config(tls).expect("TLS");
             }
             builder
-                .add_service(service)
+                .add_service(traces)
+                .add_service(metrics)
+                .add_service(logs)
                 .serve_with_incoming(incoming)
                 .await
         })
@@ -137,7 +249,7 @@ pub fn http_tls(certificate: &str, key: &str) -> (String, Received) {
         .with_single_cert(chain, key)
         .expect("a certificate");
     let config = Arc::new(config);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = listener();
     let port = listener.local_addr().expect("an address").port();
     let received = Received::default();
     let taking = received.clone();
@@ -146,24 +258,26 @@ pub fn http_tls(certificate: &str, key: &str) -> (String, Received) {
             let connection = rustls::ServerConnection::new(config.clone()).expect("TLS");
             let mut stream = BufReader::new(rustls::StreamOwned::new(connection, stream));
             let mut length = 0;
+            let mut path = String::new();
             loop {
                 let mut line = String::new();
                 if stream.read_line(&mut line).is_err() || line.trim().is_empty() {
                     break;
                 }
                 let line = line.to_ascii_lowercase();
+                if let Some(rest) = line.strip_prefix("post ") {
+                    path = rest.split(' ').next().unwrap_or_default().to_owned();
+                }
                 if let Some(value) = line.strip_prefix("content-length:") {
                     length = value.trim().parse().expect("a number");
                 }
             }
             let mut body = vec![0; length];
-            if stream.read_exact(&mut body).is_err() {
+            // Who does not trust the certificate leaves without a request.
+            if path.is_empty() || stream.read_exact(&mut body).is_err() {
                 continue;
             }
-            taking.take(
-                ExportTraceServiceRequest::decode(&body[..]).expect("OTLP"),
-                Vec::new(),
-            );
+            taking.take(Export::decode(&path, &body), Vec::new());
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
             // The other end may have what it wants.
             let _ = stream.get_mut().write_all(answer);
@@ -177,7 +291,7 @@ pub fn http() -> (String, Received) {
     let received = Received::default();
     let taking = received.clone();
     let upstream = Upstream::start(move |request, connection| {
-        assert_eq!((request.method(), request.target()), ("POST", "/v1/traces"));
+        assert_eq!(request.method(), "POST");
         assert_eq!(
             request.field("content-type"),
             Some("application/x-protobuf")
@@ -191,8 +305,10 @@ pub fn http() -> (String, Received) {
             }
             _ => request.body.clone(),
         };
-        let export = ExportTraceServiceRequest::decode(&body[..]).expect("an export");
-        taking.take(export, request.fields.clone());
+        taking.take(
+            Export::decode(request.target(), &body),
+            request.fields.clone(),
+        );
         connection.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
         After::Keep
     });

@@ -1,61 +1,46 @@
-//! OTLP over HTTP/protobuf: one POST for each batch.
+//! OTLP over HTTP/protobuf: one POST for each export.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::{Request, header};
+use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
-use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::SpanData;
-use prost::Message;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-/// Longest time for one batch.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Most bytes of an answer that are read.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+use super::{ANSWER_BYTES_MAX, Collector, NotTaken};
 
-/// Sends batches to a collector.
-pub struct HttpExporter {
+/// Sends exports to a collector.
+pub struct Http {
     url: Url,
     headers: Vec<(header::HeaderName, header::HeaderValue)>,
     gzip: bool,
     tls: Option<Arc<rustls::ClientConfig>>,
-    resource: ResourceAttributesWithSchema,
 }
 
-impl HttpExporter {
-    /// An exporter to the traces path of an endpoint, with these further fields.
+impl Http {
+    /// A connection is made for each export.
     ///
     /// # Errors
-    /// The endpoint is no URL, or a field is none.
-    pub fn new(
-        endpoint: &str,
-        headers: &[(String, String)],
-        gzip: bool,
-        tls: Option<Arc<rustls::ClientConfig>>,
-        resource: &Resource,
-    ) -> anyhow::Result<Self> {
+    /// The endpoint is no URL, a certificate cannot be used, or a header field is none.
+    pub fn new(collector: &Collector) -> anyhow::Result<Self> {
+        let endpoint = &collector.endpoint;
+        let path = format!("/v1/{}", collector.signal.name());
         let base = endpoint.trim_end_matches('/');
-        let url: Url = match base.ends_with("/v1/traces") {
-            true => base.parse()?,
-            false => format!("{base}/v1/traces").parse()?,
+        let url: Url = match collector.is_whole || base.ends_with(&path) {
+            true => endpoint.parse()?,
+            false => format!("{base}{path}").parse()?,
         };
         if url.host_str().is_none() || !matches!(url.scheme(), "http" | "https") {
             bail!("{endpoint} is no http or https URL");
         }
-        let headers = headers.iter().map(|(name, value)| {
+        let headers = collector.headers.iter().map(|(name, value)| {
             let name: header::HeaderName = name.parse().context("the name of a header")?;
             let mut value: header::HeaderValue = value
                 .parse()
@@ -66,27 +51,29 @@ impl HttpExporter {
         Ok(Self {
             headers: headers.collect::<anyhow::Result<_>>()?,
             url,
-            gzip,
-            tls,
-            resource: resource.into(),
+            gzip: collector.gzip,
+            tls: collector.rustls()?,
         })
     }
 
-    /// Sends a batch.
+    /// Sends an encoded export; gives the encoded answer.
     ///
     /// # Errors
     /// It was not taken.
-    pub async fn export(&self, spans: Vec<SpanData>) -> anyhow::Result<()> {
-        let request = ExportTraceServiceRequest {
-            resource_spans: group_spans_by_resource_and_scope(spans, &self.resource),
-        };
-        let body = request.encode_to_vec();
-        tokio::time::timeout(TIMEOUT, self.post(body))
-            .await
-            .context("the collector did not answer in time")?
+    pub async fn export(&self, body: Bytes) -> Result<Bytes, NotTaken> {
+        let (status, answer) = self.post(body).await.map_err(NotTaken::for_now)?;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let error = anyhow!("the collector answered {status}");
+        // What the specification of OTLP says of statuses.
+        match status.as_u16() {
+            429 | 502 | 503 | 504 => Err(NotTaken::for_now(error)),
+            _ => Err(NotTaken::for_good(error)),
+        }
     }
 
-    async fn post(&self, body: Vec<u8>) -> anyhow::Result<()> {
+    async fn post(&self, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let host = self.url.host_str().unwrap_or_default();
         let port = self.url.port_or_known_default().unwrap_or(4318);
         let address = host.trim_matches(['[', ']']);
@@ -104,13 +91,8 @@ impl HttpExporter {
         }
     }
 
-    fn request(
-        &self,
-        host: &str,
-        port: u16,
-        body: Vec<u8>,
-    ) -> anyhow::Result<Request<Full<Bytes>>> {
-        let mut builder = Request::post(self.url.path())
+    fn request(&self, host: &str, port: u16, body: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
+        let mut builder = Request::post(target(&self.url))
             .header(header::HOST, format!("{host}:{port}"))
             .header(header::CONTENT_TYPE, "application/x-protobuf")
             .header(
@@ -123,12 +105,17 @@ impl HttpExporter {
         let body = match self.gzip {
             true => {
                 builder = builder.header(header::CONTENT_ENCODING, "gzip");
-                compressed(&body)?
+                compressed(&body)?.into()
             }
             false => body,
         };
-        Ok(builder.body(Full::new(Bytes::from(body)))?)
+        Ok(builder.body(Full::new(body))?)
     }
+}
+
+/// As the request's target names it, with a query where the operator gave one.
+fn target(url: &Url) -> &str {
+    &url[url::Position::BeforePath..url::Position::AfterQuery]
 }
 
 fn compressed(body: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -142,7 +129,7 @@ fn compressed(body: &[u8]) -> std::io::Result<Vec<u8>> {
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<(StatusCode, Bytes)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driving = tokio::spawn(connection);
     let answer = sender.send_request(request).await?;
@@ -152,8 +139,6 @@ async fn exchange(
         .collect()
         .await;
     driving.abort();
-    if !status.is_success() {
-        bail!("the collector answered {status}");
-    }
-    read.map(drop).map_err(|error| anyhow::anyhow!("{error}"))
+    let body = read.map_err(|error| anyhow!("{error}"))?.to_bytes();
+    Ok((status, body))
 }

@@ -1,0 +1,347 @@
+//! OTLP, for all that is told to a collector: one way to name it, one transport, one rule.
+//!
+//! The rule: a collector that is gone, slow or full of errors costs bounded memory and nothing
+//! else. Each signal is sent from a thread and a runtime of its own, which no request waits for;
+//! what cannot be delivered is counted.
+
+pub mod counts;
+mod grpc;
+mod http;
+pub mod logs;
+pub mod metrics;
+mod settings;
+
+use std::cell::Cell;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use opentelemetry::KeyValue;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_sdk::Resource;
+use prost::Message;
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use self::grpc::Grpc;
+use self::http::Http;
+use crate::settings::Settings;
+pub use settings::{Collector, OtlpSettings, Protocol, variable};
+
+/// Longest time for one export.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of an answer that are read.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Longest time that the end of the process waits for what is left.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+
+/// What is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Metrics.
+    Metrics,
+    /// Log lines.
+    Logs,
+}
+
+impl Signal {
+    /// Its name in paths.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+        }
+    }
+
+    /// Its name in the variables of the OpenTelemetry specification.
+    const fn variable(self) -> &'static str {
+        match self {
+            Self::Traces => "TRACES",
+            Self::Metrics => "METRICS",
+            Self::Logs => "LOGS",
+        }
+    }
+
+    /// The method of gRPC that takes it.
+    const fn method(self) -> &'static str {
+        match self {
+            Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+        }
+    }
+
+    /// How much of an export the collector refused although it took the rest, and why.
+    fn rejected(self, answer: &[u8]) -> Option<(i64, String)> {
+        // An answer that is none says nothing of what was taken.
+        let (count, why) = match self {
+            Self::Traces => {
+                let answer = ExportTraceServiceResponse::decode(answer).ok()?;
+                let partial = answer.partial_success?;
+                (partial.rejected_spans, partial.error_message)
+            }
+            Self::Metrics => {
+                let answer = ExportMetricsServiceResponse::decode(answer).ok()?;
+                let partial = answer.partial_success?;
+                (partial.rejected_data_points, partial.error_message)
+            }
+            Self::Logs => {
+                let answer = ExportLogsServiceResponse::decode(answer).ok()?;
+                let partial = answer.partial_success?;
+                (partial.rejected_log_records, partial.error_message)
+            }
+        };
+        (count > 0).then_some((count, why))
+    }
+}
+
+/// Why a collector did not take an export.
+#[derive(Debug)]
+pub struct NotTaken {
+    /// Whether it may take it later.
+    pub again: bool,
+    /// What happened.
+    pub error: anyhow::Error,
+}
+
+impl NotTaken {
+    fn for_now(error: impl Into<anyhow::Error>) -> Self {
+        let (again, error) = (true, error.into());
+        Self { again, error }
+    }
+
+    fn for_good(error: impl Into<anyhow::Error>) -> Self {
+        let (again, error) = (false, error.into());
+        Self { again, error }
+    }
+}
+
+/// The way to a collector.
+pub struct Transport {
+    signal: Signal,
+    over: Over,
+}
+
+enum Over {
+    Grpc(Box<Grpc>),
+    Http(Box<Http>),
+}
+
+impl Transport {
+    fn new(collector: &Collector) -> anyhow::Result<Self> {
+        let over = match collector.protocol {
+            Protocol::Grpc => Over::Grpc(Box::new(Grpc::new(collector)?)),
+            Protocol::Http => Over::Http(Box::new(Http::new(collector)?)),
+        };
+        let signal = collector.signal;
+        Ok(Self { signal, over })
+    }
+
+    /// Sends one export, encoded.
+    ///
+    /// # Errors
+    /// It was not taken, or not all of it.
+    pub async fn export(&self, request: Bytes) -> Result<(), NotTaken> {
+        let sending = async {
+            match &self.over {
+                Over::Grpc(grpc) => grpc.export(request).await,
+                Over::Http(http) => http.export(request).await,
+            }
+        };
+        let late = || NotTaken::for_now(anyhow!("the collector did not answer in time"));
+        let answer = tokio::time::timeout(TIMEOUT, sending)
+            .await
+            .unwrap_or_else(|_| Err(late()))?;
+        match self.signal.rejected(&answer) {
+            None => Ok(()),
+            // The specification forbids to send it again.
+            Some((count, why)) => Err(NotTaken::for_good(anyhow!(
+                "the collector refused {count} of an export: {why}"
+            ))),
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this thread is one of an export.
+    static EXPORTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is one of an export: what it logs is not exported, or a collector that fails
+/// would be sent the news of it for ever.
+fn is_exporting() -> bool {
+    EXPORTS.get()
+}
+
+/// A running export.
+pub struct Export {
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Export {
+    /// Runs `task` on a thread and a runtime of its own, until what it is given second says to
+    /// stop and what is left is sent.
+    ///
+    /// # Errors
+    /// A setting is faulty, or a certificate cannot be read.
+    pub fn start<Task: Future<Output = ()>>(
+        collector: &Collector,
+        task: impl FnOnce(Transport, oneshot::Receiver<()>) -> Task + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let name = collector.signal.name();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let built = {
+            let _entered = runtime.enter();
+            Transport::new(collector)
+        };
+        let transport = match built {
+            Ok(transport) => transport,
+            Err(error) => {
+                // A runtime must not end by itself within another one.
+                runtime.shutdown_background();
+                return Err(error.context(format!("{name} to {}", collector.endpoint)));
+            }
+        };
+        let ((stop, stopping), (end, ended)) = (oneshot::channel(), oneshot::channel());
+        std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                EXPORTS.set(true);
+                runtime.block_on(task(transport, stopping));
+                // An error means that nobody waits.
+                let _ = end.send(());
+            })?;
+        info!("{name} go to {}", collector.endpoint);
+        Ok(Self { stop, ended })
+    }
+
+    /// Waits a moment until what is left is sent.
+    pub async fn leave(self) {
+        // Errors mean that it has ended already.
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(LEAVE_MAX, self.ended).await;
+    }
+}
+
+/// Whether exports go well, told once each time it changes: a collector that is gone must not fill
+/// the log.
+pub struct Outage {
+    signal: Signal,
+    lasts: bool,
+}
+
+impl Outage {
+    /// Nothing has failed.
+    pub fn none(signal: Signal) -> Self {
+        let lasts = false;
+        Self { signal, lasts }
+    }
+
+    /// An export was taken.
+    pub fn over(&mut self) {
+        if std::mem::take(&mut self.lasts) {
+            info!("the collector of {} takes them again", self.signal.name());
+        }
+    }
+
+    /// An export was not taken.
+    pub fn met(&mut self, missed: &NotTaken) {
+        if !std::mem::replace(&mut self.lasts, true) {
+            let (name, error) = (self.signal.name(), &missed.error);
+            warn!(%error, "{name} cannot be sent: {error:#}");
+        }
+    }
+}
+
+/// How often it is looked what has come for a batch.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Takes what comes until a batch is full, `longest` has passed or the queue ends.
+///
+/// It looks now and then instead of waiting for the queue: who waits there is woken by each
+/// request, and a switch of threads cost a request more than the writing of its spans.
+pub async fn filled<T>(
+    queue: &mut Receiver<T>,
+    waiting: &mut Vec<T>,
+    batch_max: usize,
+    longest: Duration,
+) {
+    let until = Instant::now() + longest;
+    loop {
+        while waiting.len() < batch_max {
+            match queue.try_recv() {
+                Ok(one) => waiting.push(one),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if waiting.len() >= batch_max || left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
+}
+
+fn ns(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A resource as the wire has it.
+pub fn encoded(resource: &Resource) -> Vec<u8> {
+    let attributes = ResourceAttributesWithSchema::from(resource).attributes.0;
+    let resource = opentelemetry_proto::tonic::resource::v1::Resource {
+        attributes,
+        ..Default::default()
+    };
+    resource.encode_to_vec()
+}
+
+/// What every export says of this process.
+pub fn resource(settings: &Settings) -> Resource {
+    // Takes what OTEL_RESOURCE_ATTRIBUTES says as well.
+    Resource::builder()
+        .with_service_name(settings.otlp.service_name(variable))
+        .with_attributes([
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", settings.name()),
+            KeyValue::new("cloud.region", settings.region.clone()),
+        ])
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_is_sent_when_it_is_full_old_or_the_last() {
+        let (sender, mut queue) = tokio::sync::mpsc::channel(9);
+        let mut waiting = vec![0];
+        for n in 1..4 {
+            sender.try_send(n).unwrap();
+        }
+        // Would last for ever if it waited for what is not needed.
+        filled(&mut queue, &mut waiting, 3, Duration::from_secs(86_400)).await;
+        assert_eq!(waiting, [0, 1, 2]);
+        waiting.clear();
+        filled(&mut queue, &mut waiting, 3, Duration::from_millis(1)).await;
+        assert_eq!(waiting, [3]);
+        drop(sender);
+        filled(&mut queue, &mut waiting, 3, Duration::from_secs(86_400)).await;
+        assert_eq!(waiting, [3]);
+    }
+}
