@@ -183,6 +183,7 @@ impl Checked {
                     has_idempotency_key: false,
                     has_alternatives: false,
                     asked_at: tokio::time::Instant::now(),
+                    says_sent_at: false,
                 },
             };
             let destination = self.destination();
