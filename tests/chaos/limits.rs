@@ -1,5 +1,6 @@
 //! Limits over three nodes that tell each other and take from three members of etcd: never more is
-//! sent than is allowed, whoever is killed, stopped, cut off or restarted meanwhile.
+//! sent than is allowed, whoever is killed, stopped, cut off or restarted meanwhile. Those that give
+//! a local share where neither owner nor store is at hand keep to the bound of that.
 //!
 //! Judged by the time that a node's sender writes into the request at the instant at which its
 //! token is spent (CLOCK_BOOTTIME, one machine), and by when the request arrives. The fastest of
@@ -25,13 +26,10 @@ use crate::harness::wait_for;
 const ON_THE_WAY: Duration = Duration::from_millis(100);
 /// Times are told in nanoseconds and kept to in milliseconds.
 const ROUNDED: Duration = Duration::from_millis(1);
-/// Requests that a stopped process may send with what it held: one for each worker thread of a
-/// node, of which there are as many as cores.
-fn stopped_extra() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
-}
 /// How long each fault lasts.
 const FAULT: Duration = Duration::from_secs(3);
+/// How long the use of a limit is looked at.
+const USED_FOR: Duration = Duration::from_secs(8);
 /// Which node each of seven callers calls: demand is uneven.
 const SPREAD: [usize; 7] = [0, 0, 0, 0, 1, 1, 2];
 /// How long the target works on a request of which few may be in flight.
@@ -39,11 +37,22 @@ const WORK: Duration = Duration::from_millis(100);
 /// So many of them may be.
 const IN_FLIGHT: usize = 20;
 
+/// A request, as its target saw it.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    /// When it was sent, in nanoseconds since the machine started.
+    sent: u64,
+    /// When it came.
+    arrived: u64,
+    #[expect(dead_code, reason = "shown when a bound is broken")]
+    /// The node that sent it, from 0.
+    node: usize,
+}
+
 /// What a target saw of one limit.
 #[derive(Default)]
 struct Seen {
-    /// When each request was sent, and when it came, in nanoseconds since the machine started.
-    requests: Mutex<Vec<(u64, u64)>>,
+    requests: Mutex<Vec<Call>>,
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
 }
@@ -52,6 +61,8 @@ struct Seen {
 struct Limited {
     name: &'static str,
     limit: usize,
+    /// The same while a fault lasts and after it.
+    limit_in_fault: usize,
     /// None: so many may be in flight.
     window: Option<Duration>,
     callers: usize,
@@ -79,9 +90,12 @@ fn target(cluster: &Cluster<'_>, seen: &Arc<Seen>, works: bool) -> Upstream {
     Upstream::raw_at(cluster.callers().address, move |connection, _| {
         while let Some(request) = connection.read() {
             let arrived = now_ns();
-            let sent = request.field("requestrocket-sent-at").expect("its time");
-            let sent = sent.parse().expect("nanoseconds");
-            lock(&seen.requests).push((sent, arrived));
+            let number = |name: &str| request.field(name)?.parse::<u64>().ok();
+            lock(&seen.requests).push(Call {
+                sent: number("requestrocket-sent-at").expect("nanoseconds"),
+                arrived,
+                node: usize::try_from(number("x-node").expect("a place")).expect("few"),
+            });
             let in_flight = seen.in_flight.fetch_add(1, Relaxed) + 1;
             seen.most_in_flight.fetch_max(in_flight, Relaxed);
             if works {
@@ -94,12 +108,14 @@ fn target(cluster: &Cluster<'_>, seen: &Arc<Seen>, works: bool) -> Upstream {
 }
 
 impl Limited {
+    /// `shares`: it gives a local share where neither owner nor store is at hand.
     fn new(
         cluster: &Cluster<'_>,
         name: &'static str,
         limit: (usize, Value),
         callers: usize,
         calls_per_second: f64,
+        shares: bool,
     ) -> Self {
         let (limit, spec) = limit;
         let window = match spec["window"].as_str() {
@@ -113,11 +129,22 @@ impl Limited {
         let allowed = json!({"allow_networks": ["10.0.0.0/8"]});
         let proxy = control.proxy_with(&upstream.url(), allowed, json!({}));
         let place = format!("/proxies/{}/meters", proxy.id);
-        control.create(&place, json!({"name": name, "limits": [spec]}));
+        let mut meter = json!({"name": name, "limits": [spec], "on_store_loss": "fail_closed"});
+        // With a local share: at a loss limit × (2 − 1/nodes) in one window, and a share of the
+        // limit for each node that is cut off.
+        let limit_in_fault = match shares {
+            true => 2 * limit,
+            false => limit,
+        };
+        if shares {
+            meter["on_store_loss"] = "local_share".into();
+        }
+        control.create(&place, meter);
         let callers_f = u32::try_from(callers).expect("few callers");
         Self {
             name,
             limit,
+            limit_in_fault,
             window,
             callers,
             period: Duration::from_secs_f64(f64::from(callers_f) / calls_per_second),
@@ -129,8 +156,11 @@ impl Limited {
     }
 
     /// Calls one node until it is told to stop, over one connection as long as that holds.
-    fn call(&self, node: &str, number: usize, stop: &AtomicBool) {
+    fn call(&self, nodes: &[String], number: usize, stop: &AtomicBool) {
+        let place = SPREAD[number % SPREAD.len()];
+        let node = &nodes[place];
         let request = self.proxy.request("GET", "/");
+        let request = request.field("x-node", &place.to_string());
         let bytes = request.field("requestrocket-fault", "sent-at").bytes(node);
         let share = u32::try_from(number).expect("few") * self.period
             / u32::try_from(self.callers).expect("few");
@@ -149,8 +179,8 @@ impl Limited {
     }
 
     /// Checks every interval; so many more than the limit may be in one.
-    fn judge(&self, extra: usize, when: &str) {
-        let most = self.limit + extra;
+    fn judge(&self, limit: usize, extra: usize, when: &str) {
+        let most = limit + extra;
         let answers = std::mem::take(&mut *lock(&self.answers));
         eprintln!("{when}: {}: {} sent, {answers:?}", self.name, self.sent());
         let Some(window) = self.window else {
@@ -159,21 +189,30 @@ impl Limited {
             return;
         };
         let requests = lock(&self.seen.requests).clone();
-        let sent = requests.iter().map(|(sent, _)| *sent).collect();
-        let arrived = requests.iter().map(|(_, arrived)| *arrived).collect();
-        self.judge_times(sent, most, window - ROUNDED, &format!("{when}, sent"));
-        let late = window - ON_THE_WAY;
-        self.judge_times(arrived, most, late, &format!("{when}, arrived"));
+        let sent = |call: &Call| call.sent;
+        let arrived = |call: &Call| call.arrived;
+        self.judge_times(&requests, sent, most, window - ROUNDED, when);
+        self.judge_times(&requests, arrived, most, window - ON_THE_WAY, when);
     }
 
-    fn judge_times(&self, mut times: Vec<u64>, most: usize, window: Duration, when: &str) {
-        times.sort_unstable();
-        for (first, beyond) in times.iter().zip(times.iter().skip(most)) {
-            let apart = Duration::from_nanos(beyond - first);
+    fn judge_times(
+        &self,
+        calls: &[Call],
+        time: fn(&Call) -> u64,
+        most: usize,
+        window: Duration,
+        when: &str,
+    ) {
+        let mut calls = calls.to_vec();
+        calls.sort_unstable_by_key(time);
+        for within in calls.windows(most + 1) {
+            let ends = within.first().zip(within.last());
+            let (first, beyond) = ends.expect("one at least");
+            let apart = Duration::from_nanos(time(beyond) - time(first));
             assert!(
                 apart >= window,
-                "{when}: {} of `{}` in {apart:?}",
-                most + 1,
+                "{when}: {} of `{}` in {apart:?}: {within:#?}",
+                within.len(),
                 self.name
             );
         }
@@ -208,28 +247,44 @@ fn exchange(kept: &mut Option<Connection>, node: &str, bytes: &[u8]) -> String {
     }
 }
 
+/// Requests that a stopped process may send with what it held: one for each worker thread of a
+/// node, of which there are as many as cores.
+fn stopped_extra() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn per_second() -> usize {
     let given = std::env::var("REQUESTROCKET_CHAOS_LIMIT_PER_S");
     given.map_or(200, |text| text.parse().expect("a number"))
 }
 
 /// The limits of the test, each asked for one and a half times what it gives, or more.
-fn limits(cluster: &Cluster<'_>) -> [Limited; 4] {
+fn limits(cluster: &Cluster<'_>) -> [Limited; 5] {
     let fast = per_second();
     let fast_f = f64::from(u32::try_from(fast).expect("a rate"));
     let second = |limit: usize| (limit, json!({"limit": limit, "window": "second"}));
     let minute = (5, json!({"limit": 5, "window": "minute"}));
     let at_once = json!({"limit": IN_FLIGHT, "algorithm": "concurrency"});
     [
-        Limited::new(cluster, "five-a-minute", minute, 7, 3.0),
-        Limited::new(cluster, "ten-a-second", second(10), 7, 15.0),
-        Limited::new(cluster, "many-a-second", second(fast), 28, fast_f * 1.5),
-        Limited::new(cluster, "in-flight", (IN_FLIGHT, at_once), 35, 200.0),
+        Limited::new(cluster, "five-a-minute", minute, 7, 3.0, false),
+        Limited::new(cluster, "ten-a-second", second(10), 7, 15.0, false),
+        Limited::new(
+            cluster,
+            "many-a-second",
+            second(fast),
+            28,
+            fast_f * 1.5,
+            false,
+        ),
+        Limited::new(cluster, "shared-a-second", second(30), 7, 45.0, true),
+        Limited::new(cluster, "in-flight", (IN_FLIGHT, at_once), 35, 200.0, false),
     ]
 }
 
 fn judge_all(limits: &[Limited], extra: usize, when: &str) {
-    limits.iter().for_each(|limited| limited.judge(extra, when));
+    for limited in limits {
+        limited.judge(limited.limit_in_fault, extra, when);
+    }
 }
 
 #[test]
@@ -246,13 +301,15 @@ fn no_fault_makes_more_pass_than_a_limit_allows() {
         thread::scope(|scope| {
             for limited in &limits {
                 for number in 0..limited.callers {
-                    let (url, stop) = (&urls[SPREAD[number % SPREAD.len()]], &stop);
-                    scope.spawn(move || limited.call(url, number, stop));
+                    let (urls, stop) = (&urls, &stop);
+                    scope.spawn(move || limited.call(urls, number, stop));
                 }
             }
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                used(&limits);
-                judge_all(&limits, 0, "no fault");
+                used(&limits, 0);
+                for limited in &limits {
+                    limited.judge(limited.limit, 0, "no fault");
+                }
                 faults(cluster, &limits);
             }));
             stop.store(true, Relaxed);
@@ -264,8 +321,10 @@ fn no_fault_makes_more_pass_than_a_limit_allows() {
     });
 }
 
-/// Without a fault the limits by the second are used: 85 of 100 in five seconds.
-fn used(limits: &[Limited]) {
+/// Without a fault the limits by the second are used: 80 of 100 in [`USED_FOR`], 90 where the limit
+/// is 100 or more. (Alone on a machine it is 85 and 95.) By `less` of 100
+/// less soon after a fault.
+fn used(limits: &[Limited], less: usize) {
     let by_second = |limited: &&Limited| limited.window == Some(Duration::from_secs(1));
     // The first second gives everybody what a whole window holds.
     wait_for("the first window", || {
@@ -273,11 +332,17 @@ fn used(limits: &[Limited]) {
         limits.iter().filter(by_second).all(begun).then_some(())
     });
     let begun: Vec<_> = limits.iter().map(Limited::sent).collect();
-    thread::sleep(Duration::from_secs(5));
+    thread::sleep(USED_FOR);
+    let seconds = usize::try_from(USED_FOR.as_secs()).expect("few");
     for (limited, begun) in limits.iter().zip(begun).filter(|(one, _)| by_second(one)) {
-        let (sent, may) = (limited.sent() - begun, 5 * limited.limit);
+        let (sent, may) = (limited.sent() - begun, seconds * limited.limit);
         eprintln!("{}: {sent} of {may} used", limited.name);
-        assert!(sent * 100 >= may * 85, "{}: {sent} of {may}", limited.name);
+        let least = if limited.limit < 100 { 80 } else { 90 } - less;
+        assert!(
+            sent * 100 >= may * least,
+            "{}: {sent} of {may}",
+            limited.name
+        );
     }
 }
 
@@ -308,6 +373,7 @@ fn faults(cluster: &mut Cluster<'_>, limits: &[Limited]) {
         cluster.etcd(at, EtcdServer::kill);
         cluster.etcd(at, EtcdServer::spawn);
         cluster.etcd(at, EtcdServer::wait);
+        thread::sleep(Duration::from_secs(1));
     }
     judge_all(limits, 0, "each member of etcd restarted");
 
@@ -316,5 +382,5 @@ fn faults(cluster: &mut Cluster<'_>, limits: &[Limited]) {
     cluster.nodes[0].gateway().signal("CONT");
     thread::sleep(Duration::from_secs(1));
     judge_all(limits, stopped_extra(), "a node stopped");
-    used(limits);
+    used(limits, 10);
 }
