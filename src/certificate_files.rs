@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use node::config::TlsSettings;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
@@ -14,9 +15,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use crate::expiry;
 use crate::serve::CannotStart;
 
 /// How often the files are looked at.
@@ -62,19 +64,37 @@ pub fn shown(table: String, cert: PathBuf, key: PathBuf) -> anyhow::Result<Arc<S
     let files = Files { table, cert, key };
     let content = files.read().map_err(CannotStart)?;
     let certified = files.certified(&content).map_err(CannotStart)?;
+    let told = files.tell_end(&certified, None);
     let shown = Arc::new(Shown {
         current: ArcSwap::new(Arc::new(certified)),
     });
-    tokio::spawn(follow(files, content, shown.clone()));
+    tokio::spawn(follow(files, (content, told), shown.clone()));
     Ok(shown)
+}
+
+/// Looks whether two files hold a certificate and its key, and says when it is over.
+///
+/// # Errors
+/// [`CannotStart`]: a file cannot be read or is of another certificate.
+pub fn check(table: &str, cert: &Path, key: &Path) -> anyhow::Result<()> {
+    let files = Files {
+        table: table.to_owned(),
+        cert: cert.to_owned(),
+        key: key.to_owned(),
+    };
+    let content = files.read().map_err(CannotStart)?;
+    let certified = files.certified(&content).map_err(CannotStart)?;
+    files.tell_end(&certified, None);
+    Ok(())
 }
 
 /// Shows what the files hold, as soon as that is a certificate with its key. While one of the two
 /// is written and the other is not, they do not fit: the old certificate stays.
-async fn follow(files: Files, mut content: Content, shown: Arc<Shown>) {
+async fn follow(files: Files, (mut content, mut end): (Content, Option<i64>), shown: Arc<Shown>) {
     let mut told = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
+        end = files.tell_end(&shown.current.load(), end);
         let outcome = files.read().and_then(|found| {
             if found == content {
                 return Ok(None);
@@ -164,6 +184,19 @@ impl Files {
             }
             error => in_cert(&error),
         })
+    }
+
+    /// Logs, once, that the certificate is over; gives the end that was told. The process goes on:
+    /// those who trust it refuse it, and a new one counts without a restart where it is followed.
+    fn tell_end(&self, certified: &CertifiedKey, told: Option<i64>) -> Option<i64> {
+        let end = expiry::not_after(certified.end_entity_cert().ok()?)?;
+        if told == Some(end) || end >= Timestamp::now().as_second() {
+            return told;
+        }
+        let (table, file) = (&self.table, self.cert.display());
+        let at = Timestamp::from_second(end).unwrap_or_default();
+        error!("`{table}.cert_file` {file} has ended at {at}, the other side refuses it: renew it");
+        Some(end)
     }
 
     fn faulty(&self, key: &str, path: &Path, reason: impl std::fmt::Display) -> String {

@@ -32,7 +32,7 @@ use crate::permissions;
 use crate::private_file;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
-use crate::stores::StoreKind;
+use crate::stores::{self, StoreKind};
 
 /// Longest wait for the store and the first configuration at a start.
 pub const START_MAX: Duration = Duration::from_secs(10);
@@ -96,7 +96,10 @@ impl Configuration {
             background.spawn(restarts::again("beat", health.clone(), run));
         }
         let kept = match settings.store.kind {
-            StoreKind::Etcd => Some(begin(settings, &digest_key, &mut follower).await?),
+            StoreKind::Etcd => {
+                let kept = begin(settings, &store, &digest_key, &mut follower).await?;
+                Some(kept)
+            }
             // A file that its owner puts back is meant to count.
             StoreKind::Embedded => None,
         };
@@ -217,6 +220,7 @@ fn publisher(settings: &Settings, store: Arc<dyn Store>, keys: PublicKeyring) ->
 /// Takes over what this process had seen before its last end, however long ago that was.
 async fn begin(
     settings: &Settings,
+    store: &Arc<dyn Store>,
     digest_key: &DigestKey,
     follower: &mut Follower,
 ) -> anyhow::Result<Kept> {
@@ -233,6 +237,8 @@ async fn begin(
         Ok(None) => {}
         Err(error) => tracing::warn!("the configuration kept on disk is not used: {error}"),
     }
+    let reached = stores::reach(store, START_MAX).await;
+    reached.map_err(stores::cannot_begin)?;
     Ok(kept)
 }
 

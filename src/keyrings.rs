@@ -262,7 +262,10 @@ fn check_region(path: &Path, region: &str, settings: &Settings) -> anyhow::Resul
     if region == settings.region {
         return Ok(());
     }
-    let why = format!("it is of region {region}, not {}", settings.region);
+    let why = format!(
+        "it is of region {region}, and `region` is {}: one of the two is another region's",
+        settings.region
+    );
     Err(unusable(path, why).into())
 }
 

@@ -1,16 +1,21 @@
 //! Opens the store that the settings name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use proto::store::Store;
+use proto::keys;
 use proto::store::embedded::Embedded;
 use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
-
-use std::path::PathBuf;
-
+use proto::store::{Store, StoreError};
+use proto::tree::SYSTEM_ORG;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
+use crate::certificate_files;
 use crate::own_secrets;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
@@ -88,9 +93,68 @@ pub fn open(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
         StoreKind::Etcd => {
             let options = etcd(&settings.store)?;
             let opened = Etcd::open(options);
-            let store = opened.map_err(|error| CannotStart(format!("`store`: {error}")))?;
+            let store = opened.map_err(|error| CannotStart(error.to_string()))?;
             Ok(store)
         }
+    }
+}
+
+/// Between two attempts to reach the store at a start.
+const REACH_EVERY: Duration = Duration::from_millis(250);
+
+/// Waits until the store answers, and says what it waits for: whoever started this process sees at
+/// once what is wrong.
+///
+/// # Errors
+/// What the store said last, after `wait`, or as soon as no wait can help
+/// ([`StoreError::Unusable`]).
+pub async fn reach(store: &Arc<dyn Store>, wait: Duration) -> Result<(), StoreError> {
+    let (until, wait_s) = (Instant::now() + wait, wait.as_secs());
+    let mut told = String::new();
+    loop {
+        let error = match store.get(&keys::head(SYSTEM_ORG)).await {
+            Ok(_) if told.is_empty() => return Ok(()),
+            Ok(_) => {
+                info!("the store is reached");
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let next = Instant::now() + REACH_EVERY;
+        if matches!(error, StoreError::Unusable(_)) || next >= until {
+            return Err(error);
+        }
+        let words = error.to_string();
+        if told.is_empty() {
+            warn!(wait_s, "waiting {wait_s} s at most for the store: {words}");
+            told = words;
+        }
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+/// Why a process that has nothing else to serve from ends: what only a person can mend is a fault
+/// of settings; for the rest its service manager starts it again.
+pub fn cannot_begin(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Unusable(_) => CannotStart(error.to_string()).into(),
+        error => anyhow::Error::new(error).context(
+            "the store cannot be reached, and nothing is kept on disk to start from; start again \
+             when it can",
+        ),
+    }
+}
+
+/// The authorities of a PEM file.
+fn authorities(path: &Path) -> anyhow::Result<String> {
+    let faulty = |reason: &dyn std::fmt::Display| {
+        CannotStart(format!("`store.ca_file` {}: {reason}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| faulty(&error))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match found.map_err(|error| faulty(&error))?.is_empty() {
+        true => Err(faulty(&"it holds no certificate in PEM").into()),
+        false => Ok(text),
     }
 }
 
@@ -116,7 +180,10 @@ fn etcd(settings: &StoreSettings) -> anyhow::Result<EtcdOptions> {
         }
     };
     let identity_pem = match (&settings.cert_file, &settings.key_file) {
-        (Some(cert), Some(key)) => Some((read("cert_file", cert)?, read("key_file", key)?)),
+        (Some(cert), Some(key)) => {
+            certificate_files::check("store", cert, key)?;
+            Some((read("cert_file", cert)?, read("key_file", key)?))
+        }
         (None, None) => None,
         _ => {
             let why = "`store.cert_file` and `store.key_file` are given together";
@@ -125,7 +192,7 @@ fn etcd(settings: &StoreSettings) -> anyhow::Result<EtcdOptions> {
     };
     options.tls = match &settings.ca_file {
         Some(file) => Some(EtcdTls {
-            ca_pem: read("ca_file", file)?,
+            ca_pem: authorities(file)?,
             identity_pem,
             server_name: settings.server_name.clone(),
         }),

@@ -48,9 +48,9 @@ pub struct GatewaySettings {
     /// Offer `Basic` beside `Bearer` in every 401, for clients that send a key only when asked
     /// (git, wget, browsers).
     pub basic_challenge: bool,
-    /// Obey the header `requestrocket-fault`: `panic@{stage}` lets that stage panic, `sent-at` tells
-    /// the target in `requestrocket-sent-at` when the request left (CLOCK_BOOTTIME, nanoseconds).
-    /// For tests of the gateway itself.
+    /// Obey the header `requestrocket-fault`: `panic@{stage}` lets that stage panic, `sent-at` has
+    /// the target told in `requestrocket-sent-at` when the request left (CLOCK_BOOTTIME in
+    /// nanoseconds). For tests of the gateway itself.
     pub fault_injection: bool,
 }
 

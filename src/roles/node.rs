@@ -12,6 +12,7 @@ use anyhow::Context;
 use proto::health::Health;
 use proto::restarts;
 use proto::seal::Keyring;
+use proto::store::Store;
 use proto::store::follow::{Follower, World};
 use proto::store::kept::{self, Kept};
 use tokio::runtime::Runtime;
@@ -98,7 +99,7 @@ impl Node {
             None => store.clone(),
         };
         let (mut follower, worlds) = Follower::new(followed, settings.region.clone());
-        begin(&settings, &kept, &mut follower).await?;
+        begin(&settings, &store, &kept, &mut follower).await?;
         let health = follower.health();
         background.spawn(follower.run());
         let worlds = with_peers(peering.as_ref(), worlds, &health, background);
@@ -229,7 +230,12 @@ fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {
 }
 
 /// The first world: that of the store, or else the one that was kept.
-async fn begin(settings: &Settings, kept: &Kept, follower: &mut Follower) -> anyhow::Result<()> {
+async fn begin(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    kept: &Kept,
+    follower: &mut Follower,
+) -> anyhow::Result<()> {
     let age_max = Duration::from_secs(settings.store.kept_max_s);
     let copy = kept.read(age_max).unwrap_or_else(|error| {
         warn!("the configuration kept on disk is not used: {error}");
@@ -245,15 +251,18 @@ async fn begin(settings: &Settings, kept: &Kept, follower: &mut Follower) -> any
     } else {
         configuration::START_MAX
     };
-    match follower.catch_up(Instant::now() + wait).await {
+    let until = Instant::now() + wait;
+    let begun = match stores::reach(store, wait).await {
+        Ok(()) => follower.catch_up(until).await,
+        Err(error) => Err(error),
+    };
+    match begun {
         Ok(()) => Ok(()),
         Err(error) if has_copy => {
             follower.health().store_reached(false);
             warn!("the store cannot be reached, serving the configuration kept on disk: {error}");
             Ok(())
         }
-        Err(error) => {
-            Err(error).context("the store cannot be reached, and nothing is kept on disk")
-        }
+        Err(error) => Err(stores::cannot_begin(error)),
     }
 }

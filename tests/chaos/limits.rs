@@ -1,6 +1,6 @@
 //! Limits over three nodes that tell each other and take from three members of etcd: never more is
-//! sent than is allowed, whoever is killed, stopped, cut off or restarted meanwhile. Those that give
-//! a local share where neither owner nor store is at hand keep to the bound of that.
+//! sent than is allowed, whoever is killed, stopped, cut off or restarted meanwhile. Those that
+//! give a local share where neither owner nor store is at hand keep to the bound of that.
 //!
 //! Judged by the time that a node's sender writes into the request at the instant at which its
 //! token is spent (CLOCK_BOOTTIME, one machine), and by when the request arrives. The fastest of

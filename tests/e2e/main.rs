@@ -39,6 +39,7 @@ mod rules;
 mod secrecy;
 mod signed;
 mod start;
+mod store_refused;
 mod stored;
 mod tls;
 mod tokens;

@@ -1,6 +1,7 @@
 //! Targets with certificates that do not prove who they are.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
@@ -11,7 +12,7 @@ use crate::harness::gateway::{Gateway, TARGET_SECRET};
 use crate::harness::upstream::{Upstream, json_answer};
 
 /// A certificate authority of a test.
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+pub fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -22,7 +23,7 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 }
 
 /// A certificate for a name, valid until a year.
-fn certificate(
+pub fn certificate(
     authority: &CertifiedIssuer<'_, KeyPair>,
     name: &str,
     until: i32,
@@ -174,18 +175,25 @@ fn verification_is_switched_off_only_where_the_operator_allows_it() {
 /// Writes a new certificate for this machine into the folder; its authority is in `ca.pem`.
 fn renew(folder: &std::path::Path) {
     let authority = authority();
-    let (chain, key) = certificate(&authority, "localhost", 2099);
+    std::fs::write(folder.join("ca.pem"), authority.pem()).expect("a file");
+    write(
+        certificate(&authority, "localhost", 2099),
+        [folder.join("cert.pem"), folder.join("key.pem")],
+    );
+}
+
+/// Writes a certificate and its key as PEM.
+pub fn write(
+    (chain, key): (Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>),
+    [cert_file, key_file]: [PathBuf; 2],
+) {
     let pem = |label: &str, der: &[u8]| {
         use base64::Engine;
         let text = base64::engine::general_purpose::STANDARD.encode(der);
         format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
     };
-    let write = |name: &str, text: String| {
-        std::fs::write(folder.join(name), text).expect("a file");
-    };
-    write("ca.pem", authority.pem());
-    write("cert.pem", pem("CERTIFICATE", &chain[0]));
-    write("key.pem", pem("PRIVATE KEY", key.secret_pkcs8_der()));
+    std::fs::write(cert_file, pem("CERTIFICATE", &chain[0])).expect("a file");
+    std::fs::write(key_file, pem("PRIVATE KEY", key.secret_pkcs8_der())).expect("a file");
 }
 
 #[test]

@@ -207,9 +207,9 @@ fn wrong_address() {
         check_refused("a name that does not exist", "Unavailable", error);
     });
     let refused = Etcd::open(EtcdOptions::new(["127.0.0.1:2379"])).map(|_| ());
-    check_refused("an address that is no URL", "Invalid", refused);
+    check_refused("an address that is no URL", "Unusable", refused);
     let refused = Etcd::open(EtcdOptions::new([""; 0])).map(|_| ());
-    check_refused("no address", "Invalid", refused);
+    check_refused("no address", "Unusable", refused);
 }
 
 fn wrong_password() {
@@ -241,7 +241,7 @@ fn wrong_password() {
                     .map(|_| ())
                     .expect_err("a write is refused"),
             ] {
-                assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+                assert!(matches!(error, StoreError::Unusable(_)), "{error:?}");
                 assert!(error.to_string().contains(part), "{error}");
             }
         };
@@ -274,7 +274,7 @@ fn encrypted() {
             .get("a")
             .await
             .expect_err("a stranger is not trusted");
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(matches!(error, StoreError::Unusable(_)), "{error:?}");
         assert!(error.to_string().contains("`store.ca_file`"), "{error}");
     });
 }

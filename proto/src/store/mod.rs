@@ -216,6 +216,11 @@ pub enum StoreError {
     /// Nothing was done: the store could not be reached. Safe to try again.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// Nothing was done, and nothing will be before a person changes settings here or in the store:
+    /// it is of an unsupported release, or refuses who we are, or shows a certificate that the
+    /// settings do not trust.
+    #[error("the store cannot be used as it is set: {0}")]
+    Unusable(String),
     /// The call may or may not have been carried out. Read back what identifies the write.
     #[error("the outcome of the store call is unknown: {0}")]
     OutcomeUnknown(String),

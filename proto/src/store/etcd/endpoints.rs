@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use super::failure::{Call, Failure, failure, lost, refused};
+use super::failure::{Call, Failure, failure, lost, not_connected, refused};
 use super::version;
 use crate::store::{LeaseId, StoreError};
 
@@ -100,9 +100,13 @@ impl Endpoints {
                     if failure.endpoint_failed {
                         self.leave(place);
                     }
-                    last = failure.error;
                     if !failure.repeat {
-                        break;
+                        return Err(failure.error);
+                    }
+                    // One member with a strange certificate does not speak for the others: only
+                    // when all of them have one can the settings not work.
+                    if turn == 0 || matches!(last, StoreError::Unusable(_)) {
+                        last = failure.error;
                     }
                 }
             }
@@ -211,14 +215,18 @@ impl Endpoint {
     /// Makes the channel and asks which etcd is there, so that a release without what the store
     /// relies on is refused by name, not by what goes wrong later.
     async fn connect(&self, options: &ConnectOptions) -> Result<Client, Failure> {
-        let failed = |error: Error| failure(&error, Call::Repeatable, LeaseId(0));
+        let failed = |error: Error| not_connected(&error, self.is_tls());
         let client = Client::connect([&self.url], Some(options.clone()));
         let client = client.await.map_err(failed)?;
         let status = client.maintenance_client().status().await.map_err(failed)?;
         match version::refusal(status.version()) {
-            Some(why) => Err(refused(StoreError::Invalid(why))),
+            Some(why) => Err(refused(StoreError::Unusable(why))),
             None => Ok(client),
         }
+    }
+
+    fn is_tls(&self) -> bool {
+        self.url.starts_with("https:")
     }
 
     fn named(&self, failure: Failure) -> Failure {
@@ -227,6 +235,7 @@ impl Endpoint {
             StoreError::Unavailable(text) => StoreError::Unavailable(at(text)),
             StoreError::OutcomeUnknown(text) => StoreError::OutcomeUnknown(at(text)),
             StoreError::Full(text) => StoreError::Full(at(text)),
+            StoreError::Unusable(text) => StoreError::Unusable(at(text)),
             StoreError::Invalid(text) => StoreError::Invalid(at(text)),
             other => other,
         };

@@ -63,6 +63,23 @@ pub(super) fn failure(error: &Error, call: Call, lease: LeaseId) -> Failure {
     }
 }
 
+/// The meaning of an error of the first call at an endpoint, where what is set wrongly shows: who
+/// speaks TLS to a plain server, or the reverse, is cut off without words, and so is whoever shows
+/// a certificate that the server does not trust.
+pub(super) fn not_connected(error: &Error, is_tls: bool) -> Failure {
+    let failed = failure(error, Call::Repeatable, LeaseId(0));
+    let StoreError::Unavailable(text) = &failed.error else {
+        return failed;
+    };
+    match cut_hint(text, is_tls) {
+        Some(hint) => Failure {
+            error: StoreError::Unavailable(format!("{text} ({hint})")),
+            ..failed
+        },
+        None => failed,
+    }
+}
+
 /// A call that was sent, perhaps, and has no answer.
 pub(super) fn lost(text: String, call: Call) -> Failure {
     match call {
@@ -118,20 +135,24 @@ fn by_status(code: i32, text: &str, call: Call, lease: LeaseId) -> Failure {
         "authentication failed",
         "authentication is not enabled",
         "permission denied",
-        "auth token",
     ];
     if barred.into_iter().any(says) {
         let hint = "check `store.username` and `store.password_file`";
-        return refused(StoreError::Unavailable(format!("{text} ({hint})")));
+        return refused(StoreError::Unusable(format!("{text} ({hint})")));
     }
-    if says("too many requests") {
+    // A member that was restarted knows no token; the client asks for another.
+    if says("too many requests") || says("auth token") {
         return refused(StoreError::Unavailable(text.into()));
     }
     if code == UNAVAILABLE && (NOT_CONNECTED.into_iter().any(says) || says(NOT_BEGUN)) {
-        return elsewhere(match certificate_hint(text) {
-            Some(hint) => format!("{text} ({hint})"),
-            None => text.into(),
-        });
+        return match certificate_hint(text) {
+            Some((hint, Cure::Settings)) => Failure {
+                error: StoreError::Unusable(format!("{text} ({hint})")),
+                ..elsewhere(String::new())
+            },
+            Some((hint, Cure::Member)) => elsewhere(format!("{text} ({hint})")),
+            None => elsewhere(text.into()),
+        };
     }
     if code == INVALID_ARGUMENT || says("future revision") {
         return refused(StoreError::Invalid(text.into()));
@@ -142,23 +163,56 @@ fn by_status(code: i32, text: &str, call: Call, lease: LeaseId) -> Failure {
 const OTHER_AUTHORITY: &str =
     "`store.ca_file` does not hold the authority that signed this member's certificate";
 
+/// What to do about a connection that was cut off at its begin.
+fn cut_hint(text: &str, is_tls: bool) -> Option<&'static str> {
+    let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+    let in_tls = says(&["tls handshake eof", "InvalidContentType", "reset by peer"]);
+    let behind_it = says(&["transport error", "operation was canceled", "fatal alert"]);
+    match is_tls {
+        true if in_tls => Some(
+            "where this member speaks no TLS, `store.endpoints` begin with http:// and \
+             `store.ca_file` is not set",
+        ),
+        true if behind_it => Some(
+            "where this member takes certificates of clients, it refuses ours: renew the one of \
+             `store.cert_file` and `store.key_file`, or set both",
+        ),
+        false if in_tls || behind_it => Some(
+            "where this member speaks TLS, `store.endpoints` begin with https:// and \
+             `store.ca_file` holds its authority",
+        ),
+        _ => None,
+    }
+}
+
+/// Where the cure of a certificate is.
+#[derive(Clone, Copy)]
+enum Cure {
+    /// Here: a start that ends says it best.
+    Settings,
+    /// At the member, which may come back by itself.
+    Member,
+}
+
 /// What to do about a certificate that is not trusted, by the words of rustls.
-fn certificate_hint(text: &str) -> Option<&'static str> {
+fn certificate_hint(text: &str) -> Option<(&'static str, Cure)> {
     let rows = [
         (
             "certificate expired",
             "renew this member's certificate, or mend the clock of either machine",
+            Cure::Member,
         ),
-        ("UnknownIssuer", OTHER_AUTHORITY),
+        ("UnknownIssuer", OTHER_AUTHORITY, Cure::Settings),
         // One of the same name with another key.
-        ("BadSignature", OTHER_AUTHORITY),
+        ("BadSignature", OTHER_AUTHORITY, Cure::Settings),
         (
             "not valid for name",
             "`store.server_name` says which name the members' certificates hold",
+            Cure::Settings,
         ),
     ];
-    let found = rows.iter().find(|(words, _)| text.contains(words))?;
-    Some(found.1)
+    let found = rows.iter().find(|(words, ..)| text.contains(words))?;
+    Some((found.1, found.2))
 }
 
 #[cfg(test)]
@@ -224,15 +278,17 @@ mod tests {
         check(
             14,
             "invalid peer certificate: UnknownIssuer",
-            "Unavailable",
+            "Unusable",
             always,
         );
         check(14, "etcdserver: no leader", "Unavailable", always);
         check(8, "etcdserver: too many requests", "Unavailable", never);
         let password = "etcdserver: authentication failed, invalid user ID or password";
-        check(3, password, "Unavailable", never);
-        check(3, "etcdserver: user name is empty", "Unavailable", never);
-        check(7, "etcdserver: permission denied", "Unavailable", never);
+        check(3, password, "Unusable", never);
+        check(3, "etcdserver: user name is empty", "Unusable", never);
+        check(7, "etcdserver: permission denied", "Unusable", never);
+        let expired = "invalid peer certificate: certificate expired";
+        check(14, expired, "Unavailable", always);
         check(16, "etcdserver: invalid auth token", "Unavailable", never);
         check(14, "http2 error", "OutcomeUnknown", read_only);
         check(1, "Timeout expired", "OutcomeUnknown", read_only);
@@ -256,6 +312,26 @@ mod tests {
             read_only,
         );
         check(0, "", "OutcomeUnknown", read_only);
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_off_is_told_why_it_may_be() {
+        for (text, is_tls, hint) in [
+            ("tls handshake eof", true, Some("speaks no TLS")),
+            ("Connection reset by peer", true, Some("speaks no TLS")),
+            ("transport error", true, Some("`store.cert_file`")),
+            ("transport error", false, Some("https://")),
+            ("operation was canceled", false, Some("https://")),
+            ("tcp connect error", false, None),
+            ("tcp connect error", true, None),
+        ] {
+            let found = cut_hint(text, is_tls);
+            assert_eq!(found.is_some(), hint.is_some(), "{text}: {found:?}");
+            assert!(
+                hint.is_none_or(|hint| found.is_some_and(|text| text.contains(hint))),
+                "{text}: {found:?}"
+            );
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Etcd {
     /// process starts while its store is gone.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] when the options cannot work, [`StoreError::Unavailable`] when the
+    /// [`StoreError::Unusable`] when the options cannot work, [`StoreError::Unavailable`] when the
     /// runtime's threads cannot be started.
     pub fn open(options: EtcdOptions) -> Result<Arc<Self>, StoreError> {
         options.check()?;

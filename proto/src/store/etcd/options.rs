@@ -69,27 +69,27 @@ impl EtcdOptions {
 
     /// Refuses what could never work.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        let refuse = |text: String| Err(StoreError::Invalid(text));
+        let refuse = |text: String| Err(StoreError::Unusable(text));
         if self.endpoints.is_empty() {
-            return refuse("no etcd endpoint is given".into());
+            return refuse("`store.endpoints` names no etcd endpoint".into());
         }
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         for endpoint in &self.endpoints {
             let url = Url::parse(endpoint);
             if !url.is_ok_and(|url| url.scheme() == scheme && url.has_host()) {
                 return refuse(format!(
-                    "etcd endpoint {endpoint:?} is not of the form {scheme}://host:port{}",
+                    "`store.endpoints`: {endpoint:?} is not of the form {scheme}://host:port{}",
                     if self.tls.is_some() {
                         ""
                     } else {
-                        " (https needs the TLS options)"
+                        " (https needs `store.ca_file`)"
                     }
                 ));
             }
         }
         if !self.prefix.ends_with('/') || self.prefix.len() > PREFIX_BYTES_MAX {
             return refuse(format!(
-                "etcd key prefix {:?} does not end in a slash or is longer than \
+                "`store.prefix` {:?} does not end in a slash or is longer than \
                  {PREFIX_BYTES_MAX} bytes",
                 self.prefix
             ));
@@ -142,7 +142,7 @@ mod tests {
             change(&mut options);
             match (options.check(), refused) {
                 (Ok(()), None) => {}
-                (Err(StoreError::Invalid(text)), Some(part)) => {
+                (Err(StoreError::Unusable(text)), Some(part)) => {
                     assert!(text.contains(part), "{what}: {text}");
                 }
                 (found, _) => panic!("{what}: {found:?}"),
