@@ -38,6 +38,14 @@ impl Amount {
         self.messages <= most.messages && self.bytes <= most.bytes
     }
 
+    fn mean(of: &[Self]) -> Self {
+        let count = of.len().max(1) as f64;
+        Self {
+            messages: of.iter().map(|each| each.messages).sum::<f64>() / count,
+            bytes: of.iter().map(|each| each.bytes).sum::<f64>() / count,
+        }
+    }
+
     fn most(self, other: Self) -> Self {
         Self {
             messages: self.messages.max(other.messages),
@@ -82,13 +90,22 @@ impl Asked {
 
     /// The most of a second so far; forgets them.
     pub fn most(&self) -> Amount {
+        self.most_of(1)
+    }
+
+    /// The most of so many seconds one after another, as a mean of one; forgets them. A member that
+    /// starts reads nothing before it has a quorum: what was sent to it in two seconds or more it
+    /// counts in one.
+    pub fn most_of(&self, seconds: usize) -> Amount {
         let counts = std::mem::take(&mut *self.seconds.counts());
         let messages = counts.values().map(|amount| amount.messages);
         eprintln!(
             "etcd was asked, second by second: {:?}",
             messages.collect::<Vec<_>>()
         );
-        counts.into_values().fold(Amount::default(), Amount::most)
+        let counts: Vec<_> = counts.into_values().collect();
+        let means = counts.windows(seconds).map(Amount::mean);
+        means.fold(Amount::default(), Amount::most)
     }
 }
 

@@ -76,7 +76,7 @@ fn without_a_quorum_traffic_goes_on_and_nothing_half_done_is_left() {
         eprintln!("one configuration everywhere after {took:?}");
         load.after(5 * SECOND / 2).is_clean("with a quorum again");
         clean("with a quorum again");
-        let again = asked.most();
+        let again = asked.most_of(2);
         assert!(took < CONVERGED_WITHIN, "{took:?}");
         for node in &cluster.nodes {
             node.wait_readiness("ok");
