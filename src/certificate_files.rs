@@ -62,9 +62,7 @@ pub fn watched(
 /// [`CannotStart`]: a file cannot be read or is of another certificate.
 pub fn shown(table: String, cert: PathBuf, key: PathBuf) -> anyhow::Result<Arc<Shown>> {
     let files = Files { table, cert, key };
-    let content = files.read().map_err(CannotStart)?;
-    let certified = files.certified(&content).map_err(CannotStart)?;
-    let told = files.tell_end(&certified, None);
+    let (content, certified, told) = files.begin()?;
     let shown = Arc::new(Shown {
         current: ArcSwap::new(Arc::new(certified)),
     });
@@ -82,10 +80,7 @@ pub fn check(table: &str, cert: &Path, key: &Path) -> anyhow::Result<()> {
         cert: cert.to_owned(),
         key: key.to_owned(),
     };
-    let content = files.read().map_err(CannotStart)?;
-    let certified = files.certified(&content).map_err(CannotStart)?;
-    files.tell_end(&certified, None);
-    Ok(())
+    files.begin().map(drop)
 }
 
 /// Shows what the files hold, as soon as that is a certificate with its key. While one of the two
@@ -156,6 +151,14 @@ struct Content {
 }
 
 impl Files {
+    /// What they hold at a start, and the end of it that was told.
+    fn begin(&self) -> anyhow::Result<(Content, CertifiedKey, Option<i64>)> {
+        let content = self.read().map_err(CannotStart)?;
+        let certified = self.certified(&content).map_err(CannotStart)?;
+        let told = self.tell_end(&certified, None);
+        Ok((content, certified, told))
+    }
+
     fn read(&self) -> Result<Content, String> {
         let read = |key: &str, path: &Path| {
             std::fs::read(path).map_err(|error| self.faulty(key, path, error))

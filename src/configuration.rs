@@ -96,10 +96,7 @@ impl Configuration {
             background.spawn(restarts::again("beat", health.clone(), run));
         }
         let kept = match settings.store.kind {
-            StoreKind::Etcd => {
-                let kept = begin(settings, &store, &digest_key, &mut follower).await?;
-                Some(kept)
-            }
+            StoreKind::Etcd => Some(begin(settings, &store, &digest_key, &mut follower).await?),
             // A file that its owner puts back is meant to count.
             StoreKind::Embedded => None,
         };
@@ -217,7 +214,8 @@ fn publisher(settings: &Settings, store: Arc<dyn Store>, keys: PublicKeyring) ->
     })
 }
 
-/// Takes over what this process had seen before its last end, however long ago that was.
+/// Takes over what this process had seen before its last end, however long ago that was, and waits
+/// for the store.
 async fn begin(
     settings: &Settings,
     store: &Arc<dyn Store>,

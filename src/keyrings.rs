@@ -1,6 +1,7 @@
 //! The files with a region's keys: one for nodes, which open secrets, one for control planes,
 //! which only seal them.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -98,7 +99,8 @@ pub fn of_node(settings: &Settings) -> anyhow::Result<Keyring> {
 pub fn of_control(settings: &Settings) -> anyhow::Result<PublicKeyring> {
     let path = settings.keys.public_file.clone();
     let path = path.unwrap_or_else(|| settings.data_dir.join("keyring.public.json"));
-    let ring = public_half(&path)?.ok_or_else(|| missing(&path, "keys.public_file"))?;
+    let ring =
+        parsed(&path, PublicKeyring::parse)?.ok_or_else(|| missing(&path, "keys.public_file"))?;
     check_region(&path, &ring.public.region, settings)?;
     Ok(ring)
 }
@@ -139,9 +141,10 @@ pub fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
 /// A file cannot be used or written, or they are of two regions.
 pub fn signer(args: &KeyringSignerArgs) -> anyhow::Result<()> {
     let path = &args.control;
-    let mut public = public_half(path)?.ok_or_else(|| missing(path, "keys.public_file"))?;
+    let mut public =
+        parsed(path, PublicKeyring::parse)?.ok_or_else(|| missing(path, "keys.public_file"))?;
     let region = public.public.region.clone();
-    let mut ring = match signing_ring(&args.signing)? {
+    let mut ring = match parsed(&args.signing, SigningRing::parse)? {
         None => SigningRing::empty(&*region),
         Some(ring) if ring.region == region => ring,
         Some(ring) => {
@@ -172,7 +175,7 @@ pub fn signing(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Optio
         return Ok(None);
     };
     let absent = "it is not there; make it with `requestrocket keyring signer`";
-    let ring = signing_ring(path)?.ok_or_else(|| unusable(path, absent))?;
+    let ring = parsed(path, SigningRing::parse)?.ok_or_else(|| unusable(path, absent))?;
     check_region(path, &ring.region, settings)?;
     let signer = ring.signer();
     if let Some(signer) = &signer
@@ -187,21 +190,16 @@ pub fn signing(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Optio
     Ok(signer)
 }
 
-fn signing_ring(path: &Path) -> anyhow::Result<Option<SigningRing>> {
+/// What a file of keys holds; none where it is not there.
+fn parsed<T, E: Display>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, E>,
+) -> anyhow::Result<Option<T>> {
     let found = private_file::read(path).map_err(|error| unusable(path, error))?;
     let Some(text) = found.map(Zeroizing::new) else {
         return Ok(None);
     };
-    let ring = SigningRing::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
-    Ok(Some(ring))
-}
-
-fn public_half(path: &Path) -> anyhow::Result<Option<PublicKeyring>> {
-    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
-    let Some(text) = found.map(Zeroizing::new) else {
-        return Ok(None);
-    };
-    let ring = PublicKeyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
+    let ring = parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
     Ok(Some(ring))
 }
 
@@ -236,7 +234,7 @@ pub fn of_peer(
         let why = format!("it is not there; copy it from region {region}");
         unusable(path, why)
     };
-    let ring = public_half(path)?.ok_or_else(absent)?;
+    let ring = parsed(path, PublicKeyring::parse)?.ok_or_else(absent)?;
     if ring.public.region != region {
         let why = format!("it is of region {}, not {region}", ring.public.region);
         return Err(unusable(path, why).into());
@@ -249,11 +247,9 @@ pub fn of_peer(
 }
 
 fn read(path: &Path, settings: &Settings) -> anyhow::Result<Option<Keyring>> {
-    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
-    let Some(text) = found.map(Zeroizing::new) else {
+    let Some(ring) = parsed(path, Keyring::parse)? else {
         return Ok(None);
     };
-    let ring = Keyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
     check_region(path, &ring.region, settings)?;
     Ok(Some(ring))
 }
@@ -274,7 +270,7 @@ fn write(path: &Path, json: &str) -> anyhow::Result<()> {
     Ok(written.map_err(|error| unusable(path, error))?)
 }
 
-fn unusable(path: &Path, reason: impl std::fmt::Display) -> CannotStart {
+fn unusable(path: &Path, reason: impl Display) -> CannotStart {
     CannotStart(format!(
         "the key ring {} cannot be used: {reason}",
         path.display()

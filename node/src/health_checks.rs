@@ -179,12 +179,7 @@ impl Checked {
                 method: Method::GET,
                 target: self.path.clone(),
                 headers,
-                terms: Terms {
-                    has_idempotency_key: false,
-                    has_alternatives: false,
-                    asked_at: tokio::time::Instant::now(),
-                    says_sent_at: false,
-                },
+                terms: Terms::now(),
             };
             let destination = self.destination();
             let mut gate = |_| Ok::<(), Hold<Infallible>>(());

@@ -18,26 +18,25 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, S
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::batches::{self, Batches, Gather};
 use super::counts::{COUNTS, Counts};
-use super::{Export, Outage, Signal, Transport, is_exporting, ns, resource, variable};
+use super::{Export, Signal, is_exporting, ns, resource, variable};
 use crate::one_line;
 use crate::settings::Settings;
 
 /// Most lines that wait for the exporter; more are dropped and counted.
 const QUEUE_MAX: usize = 2_048;
-/// Most lines in one export.
-const BATCH_MAX: usize = 512;
-/// How long lines are gathered.
-const GATHER: Duration = Duration::from_secs(1);
-/// How often an export is sent before it is given up, and the pause after the first failure.
-const TRIES: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(500);
+/// What makes one export.
+const GATHER: Gather = Gather {
+    most: 512,
+    longest: Duration::from_secs(1),
+};
 /// Most bytes of one text in a line.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 /// Most fields of a line; the log's own events have fewer.
@@ -60,13 +59,8 @@ pub fn start(settings: &Settings) -> anyhow::Result<Option<(LogLayer, Export)>> 
     let (queue, lines) = mpsc::channel(QUEUE_MAX);
     let resource = (&resource(settings)).into();
     let export = Export::start(&collector, move |transport, stopping| {
-        let outage = Outage::none(Signal::Logs);
-        let run = Run {
-            transport,
-            resource,
-            outage,
-        };
-        run.run(lines, stopping)
+        let exports = Exports { resource };
+        batches::send(Signal::Logs, transport, exports, GATHER, lines, stopping)
     })?;
     Ok(Some((LogLayer { queue }, export)))
 }
@@ -191,74 +185,33 @@ fn cleaned(text: &str) -> Any {
     Any::StringValue(clean)
 }
 
-struct Run {
-    transport: Transport,
+/// Makes exports of lines.
+struct Exports {
     resource: ResourceAttributesWithSchema,
-    outage: Outage,
 }
 
-impl Run {
-    async fn run(mut self, mut lines: mpsc::Receiver<Line>, mut stopping: oneshot::Receiver<()>) {
-        let mut waiting = Vec::with_capacity(BATCH_MAX);
-        let mut stopped = false;
-        loop {
-            let received = tokio::select! {
-                count = lines.recv_many(&mut waiting, BATCH_MAX) => count,
-                _ = &mut stopping, if !stopped => {
-                    // What is in the queue still comes out of it, then it ends.
-                    stopped = true;
-                    lines.close();
-                    continue;
-                }
-            };
-            if received == 0 {
-                return;
-            }
-            if !stopped {
-                tokio::select! {
-                    () = super::filled(&mut lines, &mut waiting, BATCH_MAX, GATHER) => {}
-                    _ = &mut stopping => {
-                        stopped = true;
-                        lines.close();
-                    }
-                }
-            }
-            let tries = if stopped { 1 } else { TRIES };
-            let batch = std::mem::take(&mut waiting);
-            self.send(batch, tries).await;
-        }
+impl Batches for Exports {
+    type Item = Line;
+
+    fn export(&mut self, lines: &mut Vec<Line>) -> Bytes {
+        export(&self.resource, lines.drain(..))
     }
 
-    async fn send(&mut self, lines: Vec<Line>, tries: u32) {
-        let count = lines.len() as u64;
-        let export = export(&self.resource, lines);
-        let mut pause = PAUSE;
-        for left in (0..tries).rev() {
-            match self.transport.export(export.clone()).await {
-                Ok(()) => {
-                    Counts::count(&COUNTS.logs_exported, count);
-                    self.outage.over();
-                    return;
-                }
-                Err(missed) => {
-                    Counts::count(&COUNTS.log_export_failures, 1);
-                    self.outage.met(&missed);
-                    if !missed.again {
-                        break;
-                    }
-                    if left > 0 {
-                        tokio::time::sleep(pause).await;
-                        pause *= 2;
-                    }
-                }
-            }
-        }
+    fn taken(&self, count: u64, _: &[Line]) {
+        Counts::count(&COUNTS.logs_exported, count);
+    }
+
+    fn failed(&self) {
+        Counts::count(&COUNTS.log_export_failures, 1);
+    }
+
+    fn dropped(&self, count: u64) {
         Counts::count(&COUNTS.logs_dropped, count);
     }
 }
 
 /// One export, the lines of each part of the program together.
-fn export(resource: &ResourceAttributesWithSchema, lines: Vec<Line>) -> Bytes {
+fn export(resource: &ResourceAttributesWithSchema, lines: impl Iterator<Item = Line>) -> Bytes {
     let mut scopes: BTreeMap<&str, Vec<LogRecord>> = BTreeMap::new();
     for line in lines {
         scopes.entry(line.scope).or_default().push(line.record);

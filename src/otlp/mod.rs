@@ -4,6 +4,7 @@
 //! else. Each signal is sent from a thread and a runtime of its own, which no request waits for;
 //! what cannot be delivered is counted.
 
+pub mod batches;
 pub mod counts;
 mod grpc;
 mod http;
@@ -23,10 +24,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_sdk::Resource;
 use prost::Message;
-use tokio::sync::mpsc::Receiver;
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::grpc::Grpc;
@@ -265,36 +263,6 @@ impl Outage {
     }
 }
 
-/// How often it is looked what has come for a batch.
-const LOOK: Duration = Duration::from_millis(10);
-
-/// Takes what comes until a batch is full, `longest` has passed or the queue ends.
-///
-/// It looks now and then instead of waiting for the queue: who waits there is woken by each
-/// request, and a switch of threads cost a request more than the writing of its spans.
-pub async fn filled<T>(
-    queue: &mut Receiver<T>,
-    waiting: &mut Vec<T>,
-    batch_max: usize,
-    longest: Duration,
-) {
-    let until = Instant::now() + longest;
-    loop {
-        while waiting.len() < batch_max {
-            match queue.try_recv() {
-                Ok(one) => waiting.push(one),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return,
-            }
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if waiting.len() >= batch_max || left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(LOOK)).await;
-    }
-}
-
 fn ns(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -321,27 +289,4 @@ pub fn resource(settings: &Settings) -> Resource {
             KeyValue::new("cloud.region", settings.region.clone()),
         ])
         .build()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_batch_is_sent_when_it_is_full_old_or_the_last() {
-        let (sender, mut queue) = tokio::sync::mpsc::channel(9);
-        let mut waiting = vec![0];
-        for n in 1..4 {
-            sender.try_send(n).unwrap();
-        }
-        // Would last for ever if it waited for what is not needed.
-        filled(&mut queue, &mut waiting, 3, Duration::from_secs(86_400)).await;
-        assert_eq!(waiting, [0, 1, 2]);
-        waiting.clear();
-        filled(&mut queue, &mut waiting, 3, Duration::from_millis(1)).await;
-        assert_eq!(waiting, [3]);
-        drop(sender);
-        filled(&mut queue, &mut waiting, 3, Duration::from_secs(86_400)).await;
-        assert_eq!(waiting, [3]);
-    }
 }

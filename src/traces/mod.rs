@@ -14,19 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use node::metrics::Metrics;
 use node::traces::{Finished, TraceSender};
-use tokio::sync::mpsc::Receiver;
-use tokio::sync::oneshot;
 
-use crate::otlp::{self, Export, Outage, Signal, Transport};
+use crate::otlp::batches::{self, Batches, Gather};
+use crate::otlp::{self, Export, Signal};
 use crate::settings::Settings;
 pub use settings::TraceSettings;
 use spans::Spans;
 
 /// Most requests in a batch.
 const BATCH_REQUESTS_MAX: usize = 256;
-/// How often a batch is sent before it is given up, and the pause after the first failure.
-const TRIES: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// Starts the export where the settings name a collector.
 ///
@@ -47,90 +43,43 @@ pub fn start(
     };
     let (sender, queue) = node::traces::queue(sampling, metrics.clone());
     let spans = Spans::new(&otlp::resource(settings), metrics.scheme());
-    let pause = Duration::from_millis(own.batch_ms.max(1));
+    let gather = Gather {
+        most: BATCH_REQUESTS_MAX,
+        longest: Duration::from_millis(own.batch_ms.max(1)),
+    };
     let metrics = metrics.clone();
     let export = Export::start(&collector, move |transport, stopping| {
-        let run = Run {
-            transport,
-            spans,
-            metrics,
-            pause,
-            outage: Outage::none(Signal::Traces),
-        };
-        run.run(queue, stopping)
+        let exports = Exports { spans, metrics };
+        batches::send(Signal::Traces, transport, exports, gather, queue, stopping)
     })?;
     Ok(Some((sender, export)))
 }
 
-struct Run {
-    transport: Transport,
+/// Makes exports of finished requests.
+struct Exports {
     spans: Spans,
     metrics: Metrics,
-    pause: Duration,
-    outage: Outage,
 }
 
-impl Run {
-    async fn run(mut self, mut queue: Receiver<Finished>, mut stopping: oneshot::Receiver<()>) {
-        let mut waiting = Vec::with_capacity(BATCH_REQUESTS_MAX);
-        let mut stopped = false;
-        loop {
-            let received = tokio::select! {
-                count = queue.recv_many(&mut waiting, BATCH_REQUESTS_MAX) => count,
-                _ = &mut stopping, if !stopped => {
-                    // What is in the queue still comes out of it, then it ends.
-                    stopped = true;
-                    queue.close();
-                    continue;
-                }
-            };
-            if received == 0 {
-                return;
-            }
-            if !stopped {
-                // A little later there are more, and one batch is sent for them.
-                let max = BATCH_REQUESTS_MAX;
-                tokio::select! {
-                    () = otlp::filled(&mut queue, &mut waiting, max, self.pause) => {}
-                    _ = &mut stopping => {
-                        stopped = true;
-                        queue.close();
-                    }
-                }
-            }
-            let tries = if stopped { 1 } else { TRIES };
-            self.send(&waiting, tries).await;
-            waiting.clear();
+impl Batches for Exports {
+    type Item = Finished;
+
+    fn export(&mut self, finished: &mut Vec<Finished>) -> Bytes {
+        self.spans.export(finished).into()
+    }
+
+    fn taken(&self, count: u64, finished: &[Finished]) {
+        self.metrics.traces_exported(count);
+        for request in finished {
+            request.exemplify(&self.metrics);
         }
     }
 
-    async fn send(&mut self, finished: &[Finished], tries: u32) {
-        let count = finished.len() as u64;
-        let export = Bytes::from(self.spans.export(finished));
-        let mut pause = PAUSE;
-        for left in (0..tries).rev() {
-            match self.transport.export(export.clone()).await {
-                Ok(()) => {
-                    self.metrics.traces_exported(count);
-                    for request in finished {
-                        request.exemplify(&self.metrics);
-                    }
-                    self.outage.over();
-                    return;
-                }
-                Err(missed) => {
-                    self.metrics.trace_export_failed();
-                    self.outage.met(&missed);
-                    if !missed.again {
-                        break;
-                    }
-                    if left > 0 {
-                        tokio::time::sleep(pause).await;
-                        pause *= 2;
-                    }
-                }
-            }
-        }
+    fn failed(&self) {
+        self.metrics.trace_export_failed();
+    }
+
+    fn dropped(&self, count: u64) {
         self.metrics.traces_dropped(count);
     }
 }

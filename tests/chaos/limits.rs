@@ -7,14 +7,17 @@
 //! the limits is 200 a second, or `REQUESTROCKET_CHAOS_LIMIT_PER_S`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use node::limits::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use super::cluster::{self, Cluster, Links};
+use super::load::connect;
 use super::network::Cut;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::Proxy;
@@ -74,13 +77,6 @@ struct Limited {
     _upstream: Upstream,
 }
 
-/// CLOCK_BOOTTIME, as the nodes read it.
-fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u64::try_from(now.tv_sec).expect("after the start") * 1_000_000_000
-        + u64::try_from(now.tv_nsec).expect("a part of a second")
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -89,7 +85,7 @@ fn target(cluster: &Cluster<'_>, seen: &Arc<Seen>, works: bool) -> Upstream {
     let (seen, answer) = (Arc::clone(seen), json_answer("200 OK", "{}"));
     Upstream::raw_at(cluster.callers().address, move |connection, _| {
         while let Some(request) = connection.read() {
-            let arrived = now_ns();
+            let arrived = SystemClock.boot_ns();
             let number = |name: &str| request.field(name)?.parse::<u64>().ok();
             lock(&seen.requests).push(Call {
                 sent: number("requestrocket-sent-at").expect("nanoseconds"),
@@ -221,15 +217,10 @@ impl Limited {
 
 /// One call and what came of it.
 fn exchange(kept: &mut Option<Connection>, node: &str, bytes: &[u8]) -> String {
-    let address = node.trim_start_matches("http://");
-    let connection = kept.take().or_else(|| {
-        let stream = std::net::TcpStream::connect(address).ok()?;
-        Some(Connection::of(stream))
-    });
-    let Some(mut connection) = connection else {
+    let Some(mut connection) = kept.take().or_else(|| connect(node)) else {
         return "no connection".into();
     };
-    let sent = std::io::Write::write_all(connection.stream(), bytes);
+    let sent = connection.stream().write_all(bytes);
     let answer = sent.ok().and_then(|()| connection.read_to("GET"));
     match answer.filter(|answer| answer.complete) {
         None => "cut".into(),

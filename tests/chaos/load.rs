@@ -187,7 +187,8 @@ impl Shared {
     }
 }
 
-fn connect(node: &str) -> Option<Connection> {
+/// A connection to a node, by its URL.
+pub fn connect(node: &str) -> Option<Connection> {
     let address = node.trim_start_matches("http://");
     TcpStream::connect(address).ok().map(Connection::of)
 }

@@ -1,6 +1,7 @@
 //! A cluster of real processes: etcd, a control plane, two nodes.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -521,21 +522,27 @@ fn a_node_leaves_records_only_under_the_name_of_its_certificate() {
     assert_eq!(found["items"], json!([]));
 }
 
-/// What a process that cannot start says.
-fn refused(mode: &str, config: &str, folder: &Path) -> (Option<i32>, String) {
+/// A process with these settings, on free ports, that keeps what it has in this folder.
+pub fn process(mode: &str, config: &str, folder: &Path) -> Command {
     let file = folder.join("faulty.toml");
     std::fs::write(
         &file,
         format!("data_dir = {:?}\n{config}", folder.join("data")),
     )
     .expect("a file");
-    let output = binary()
+    let mut process = binary();
+    process
         .args([mode, "--config"])
         .arg(&file)
         .env("REQUESTROCKET_GATEWAY__LISTEN", "127.0.0.1:0")
-        .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0")
-        .output()
-        .expect("the binary runs");
+        .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0");
+    process
+}
+
+/// What a process that cannot start says.
+pub fn refused(mode: &str, config: &str, folder: &Path) -> (Option<i32>, String) {
+    let output = process(mode, config, folder).output();
+    let output = output.expect("the binary runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), said)
 }

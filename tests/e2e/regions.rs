@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use proto::seal::{self, Binding, Keyring, SealError, Sealed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cluster::wait_status;
+use crate::cluster::{refused, wait_status};
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Start, TARGET_SECRET, binary};
 use crate::harness::stores::{self, LIVE, part};
@@ -142,6 +142,20 @@ pub struct Two {
     pub back: Cut,
 }
 
+/// Makes a key ring of a region, of this name, and its public part.
+pub fn keyring(folder: &Path, region: &str, name: &str, join: Option<&str>) {
+    let mut command = binary();
+    command
+        .args(["keyring", "new", "--region", region, "--nodes"])
+        .arg(folder.join(format!("{name}.json")))
+        .arg("--control")
+        .arg(folder.join(format!("{name}.public.json")));
+    if let Some(join) = join {
+        command.arg("--join").arg(folder.join(join));
+    }
+    assert!(command.status().expect("the binary runs").success());
+}
+
 impl Two {
     pub fn new() -> Self {
         let files = tempfile::tempdir().expect("a folder");
@@ -151,16 +165,7 @@ impl Two {
         };
         let file = |name: String| files.path().join(name);
         for (region, join) in [("us", None), ("eu", Some("us.public.json"))] {
-            let mut command = binary();
-            command
-                .args(["keyring", "new", "--region", region, "--nodes"])
-                .arg(file(format!("{region}.json")))
-                .arg("--control")
-                .arg(file(format!("{region}.public.json")));
-            if let Some(join) = join {
-                command.arg("--join").arg(file(join.to_owned()));
-            }
-            run(&mut command);
+            keyring(files.path(), region, region, join);
             run(binary()
                 .args(["keyring", "signer", "--control"])
                 .arg(file(format!("{region}.public.json")))
@@ -189,8 +194,13 @@ impl Two {
         }
     }
 
+    /// Where the files of both are.
+    pub fn folder(&self) -> &Path {
+        self.files.path()
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
+        self.folder().join(name)
     }
 
     fn config(&self, region: &Region, certificate: &str) -> String {
@@ -575,31 +585,13 @@ fn cuts_and_kills_in_the_middle_of_many_changes_lose_and_double_nothing() {
 #[test]
 fn keys_of_another_installation_are_refused_at_the_start() {
     let two = Two::new();
-    let made = binary()
-        .args(["keyring", "new", "--region", "eu", "--nodes"])
-        .arg(two.file("foreign.json"))
-        .arg("--control")
-        .arg(two.file("foreign.public.json"))
-        .status();
-    assert!(made.expect("the binary runs").success());
+    keyring(two.folder(), "eu", "foreign", None);
     let start = two.us_start();
     let config = start
         .config
         .replace("eu.public.json", "foreign.public.json");
-    let file = two.file("config.toml");
-    std::fs::write(
-        &file,
-        format!("data_dir = {:?}\n{config}", two.file("data")),
-    )
-    .expect("a file");
-    let ended = binary()
-        .args(["control", "--config"])
-        .arg(&file)
-        .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0")
-        .output()
-        .expect("the binary runs");
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert_eq!(ended.status.code(), Some(2), "{said}");
+    let (code, said) = refused("control", &config, two.folder());
+    assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("it is of another installation"), "{said}");
 }
 

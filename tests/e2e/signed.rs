@@ -6,12 +6,12 @@ use proto::keys;
 use proto::store::Op;
 use serde_json::{Value, json};
 
-use crate::cluster::wait_status;
+use crate::cluster::{refused, wait_status};
 use crate::harness::gateway::{Gateway, binary};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
-use crate::regions::Two;
+use crate::regions::{Two, keyring};
 
 /// The own region as a control plane lists it.
 fn own(control: &Gateway) -> Value {
@@ -108,13 +108,7 @@ fn a_version_that_home_did_not_sign_is_not_taken_and_said() {
 #[test]
 fn a_key_that_others_could_not_verify_is_refused_at_the_start() {
     let two = Two::new();
-    let made = binary()
-        .args(["keyring", "new", "--region", "us", "--nodes"])
-        .arg(two.file("again.json"))
-        .arg("--control")
-        .arg(two.file("again.public.json"))
-        .status();
-    assert!(made.expect("the binary runs").success());
+    keyring(two.folder(), "us", "again", None);
     let signer = |signing: &str| {
         let output = binary()
             .args(["keyring", "signer", "--output", "json", "--control"])
@@ -133,17 +127,8 @@ fn a_key_that_others_could_not_verify_is_refused_at_the_start() {
         .us_start()
         .config
         .replace("us.signing.json", "again.signing.json");
-    let file = two.file("config.toml");
-    let text = format!("data_dir = {:?}\n{config}", two.file("data"));
-    std::fs::write(&file, text).expect("a file");
-    let ended = binary()
-        .args(["control", "--config"])
-        .arg(&file)
-        .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0")
-        .output()
-        .expect("the binary runs");
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert_eq!(ended.status.code(), Some(2), "{said}");
+    let (code, said) = refused("control", &config, two.folder());
+    assert_eq!(code, Some(2), "{said}");
     let key = told["key"].as_str().expect("its name");
     let expected = format!("`keys.public_file` does not list its key {key}");
     assert!(said.contains(&expected), "{said}");

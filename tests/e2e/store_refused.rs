@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
-use crate::cluster::{Cluster, wait_status};
+use crate::cluster::{Cluster, process, refused, wait_status};
 use crate::harness::etcd::{EtcdServer, ServerTls, etcdctl};
-use crate::harness::gateway::{Gateway, Start, binary};
+use crate::harness::gateway::{Gateway, Start};
 use crate::harness::upstream::Upstream;
 use crate::tls::{authority, certificate, write};
 
@@ -47,21 +47,12 @@ fn config(cluster: &Cluster, mode: &str, store: &str) -> String {
 
 fn check(cluster: &Cluster, row: &Row) -> String {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("config.toml");
-    let data = format!("data_dir = {:?}\n", folder.path().join("data"));
-    let text = data + &config(cluster, row.mode, &row.store);
-    std::fs::write(&file, text).expect("a file");
-    let mut process = binary();
+    let config = config(cluster, row.mode, &row.store);
+    let mut process = process(row.mode, &config, folder.path());
     if row.mode == "control" {
         process.env("REQUESTROCKET_LINK__LISTEN", "127.0.0.1:0");
     }
-    let output = process
-        .args([row.mode, "--config"])
-        .arg(&file)
-        .env("REQUESTROCKET_GATEWAY__LISTEN", "127.0.0.1:0")
-        .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0")
-        .output()
-        .expect("the binary runs");
+    let output = process.output().expect("the binary runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(row.code), "{}: {said}", row.what);
     assert!(
@@ -98,6 +89,17 @@ fn check_all(cluster: &Cluster, rows: &[Row]) -> Vec<String> {
     })
 }
 
+/// From now on an etcd wants to know who asks.
+fn ask_for_password(etcd: &EtcdServer) {
+    for arguments in [
+        &["user", "add", "root:right"][..],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        etcdctl(etcd, arguments);
+    }
+}
+
 fn endpoints(of: &str) -> String {
     format!("endpoints = [{of:?}]\n")
 }
@@ -106,13 +108,7 @@ fn endpoints(of: &str) -> String {
 fn an_etcd_that_is_not_there_or_does_not_know_us() {
     let cluster = Cluster::new();
     let own = EtcdServer::start();
-    for arguments in [
-        &["user", "add", "root:right"][..],
-        &["user", "grant-role", "root", "root"],
-        &["auth", "enable"],
-    ] {
-        etcdctl(&own, arguments);
-    }
+    ask_for_password(&own);
     let password = cluster.file("password");
     std::fs::write(&password, "wrong").expect("a file");
     let wrong = format!("username = \"root\"\npassword_file = {password:?}\n");
@@ -331,15 +327,9 @@ fn an_etcd_of_a_release_that_is_too_old_and_a_region_that_is_not_the_keys() {
     check_all(&cluster, &rows);
     let mut start = cluster.node_start("gw-1", "gw-1");
     start.config.insert_str(0, "region = \"atlantis\"\n");
-    let file = cluster.file("faulty.toml");
-    std::fs::write(&file, start.config).expect("a file");
-    let output = binary()
-        .args(["node", "--config"])
-        .arg(&file)
-        .output()
-        .expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (code, said) = refused("node", &start.config, folder.path());
+    assert_eq!(code, Some(2), "{said}");
     for part in ["`region`", "atlantis", "of region local"] {
         assert!(said.contains(part), "{part} in {said}");
     }
@@ -365,13 +355,7 @@ fn who_has_a_copy_serves_although_etcd_refuses_it_and_its_certificate_has_ended(
     wait_status(&node, &proxy, "GET", 200);
     let (status, folder) = node.stop();
     assert_eq!(status.code(), Some(0));
-    for arguments in [
-        &["user", "add", "root:right"][..],
-        &["user", "grant-role", "root", "root"],
-        &["auth", "enable"],
-    ] {
-        etcdctl(&cluster.etcd[0], arguments);
-    }
+    ask_for_password(&cluster.etcd[0]);
     let files = [cluster.file("gw-1.pem"), cluster.file("gw-1-key.pem")];
     write(certificate(&link, "gw-1", 2021), files);
     let node = Gateway::inside(folder, &cluster.node_start("gw-1", "gw-1"));

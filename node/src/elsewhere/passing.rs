@@ -75,10 +75,8 @@ async fn answer_to(
     crossing: &Crossing,
 ) -> Result<Answer, EarlyEnd> {
     let terms = Terms {
-        has_idempotency_key: false,
         has_alternatives: elsewhere.gateways.len() > 1,
-        asked_at: Instant::now(),
-        says_sent_at: false,
+        ..Terms::now()
     };
     for each in &elsewhere.gateways {
         each.gateway.use_it();

@@ -1,13 +1,13 @@
 //! Durations of attempts by the address that they went to, with a bound on the addresses.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use proto::attempt::Attempt;
 use proto::exposition::{Exemplar, Families, Label};
 use proto::hosts::Origin;
 
 use super::endings::{AttemptDurations, MethodName, OVERFLOW};
+use super::held::Held;
 
 /// Most addresses that have series of their own.
 const ADDRESSES_MAX: usize = 1_000;
@@ -34,7 +34,7 @@ type Address = (Box<str>, u16);
 /// The durations of all addresses.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
-    known: Mutex<BTreeMap<Address, AddressDurations>>,
+    known: Held<Address, AttemptDurations>,
     overflow: AddressDurations,
 }
 
@@ -42,30 +42,17 @@ impl Addresses {
     /// The durations of an address.
     pub(super) fn of(&self, origin: &Origin) -> AddressDurations {
         let address = (Box::from(&*origin.host), origin.port);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(durations) = known.get(&address) {
-            return durations.clone();
-        }
-        if known.len() >= ADDRESSES_MAX {
-            // Those that no configuration holds any more make room.
-            known.retain(|_, durations| Arc::strong_count(&durations.0) > 1);
-        }
-        if known.len() >= ADDRESSES_MAX {
-            return self.overflow.clone();
-        }
-        let durations = AddressDurations::default();
-        known.insert(address, durations.clone());
-        durations
+        let found = self.known.of(address, ADDRESSES_MAX);
+        found.map_or_else(|| self.overflow.clone(), AddressDurations)
     }
 
     pub(super) fn collect(&self, out: &mut Families) {
         let name = "http_client_request_duration_seconds";
         let family = out.histogram(name, "Duration of attempts until a target's answer began.");
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((host, port), durations) in known.iter() {
+        for ((host, port), durations) in self.known.all().iter() {
             let host: Label = ("server.address", host.to_string().into());
             let address = [host, ("server.port", (*port).into())];
-            durations.0.add_to(family, &address);
+            durations.add_to(family, &address);
         }
         self.overflow.0.add_to(family, &[OVERFLOW]);
     }

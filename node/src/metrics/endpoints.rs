@@ -1,11 +1,11 @@
 //! Requests by endpoint, for targets that have several, with a bound on the number of series.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use proto::exposition::Families;
 
+use super::held::Held;
 use crate::breakers::TargetBreaker;
 
 /// Most endpoints that have series of their own; further ones have none.
@@ -39,7 +39,7 @@ type Key = (Box<str>, Box<str>);
 /// The counters of all endpoints.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
-    known: Mutex<BTreeMap<Key, EndpointCounters>>,
+    known: Held<Key, Counts>,
     failovers: AtomicU64,
 }
 
@@ -56,35 +56,24 @@ impl Endpoints {
         address: &str,
         breaker: &Arc<TargetBreaker>,
     ) -> EndpointCounters {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= ENDPOINTS_MAX {
-            // Those that no configuration holds any more make room.
-            known.retain(|_, counters| Arc::strong_count(&counters.0) > 1);
-        }
         let key = (Box::from(target), Box::from(address));
-        if known.len() >= ENDPOINTS_MAX && !known.contains_key(&key) {
+        let Some(counts) = self.known.of(key, ENDPOINTS_MAX) else {
             return EndpointCounters::default();
-        }
-        let counters = known.entry(key).or_default().clone();
-        let mut shown = counters
-            .0
-            .breaker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *shown = Arc::downgrade(breaker);
-        drop(shown);
-        counters
+        };
+        let shown = counts.breaker.lock();
+        *shown.unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(breaker);
+        EndpointCounters(counts)
     }
 
     pub(super) fn collect(&self, out: &mut Families) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.all();
         let name = "requestrocket_endpoint_requests_total";
         let help = "Requests sent to the endpoints of targets that have several, by outcome.";
         let family = out.counter(name, help);
         for ((target, address), counters) in known.iter() {
             let outcomes = [
-                ("answered", &counters.0.answered),
-                ("failed", &counters.0.failed),
+                ("answered", &counters.answered),
+                ("failed", &counters.failed),
             ];
             for (outcome, count) in outcomes {
                 let labels = [
@@ -100,7 +89,6 @@ impl Endpoints {
         let family = out.gauge(name, help);
         for ((target, address), counters) in known.iter() {
             let breaker = counters
-                .0
                 .breaker
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);

@@ -11,6 +11,7 @@ mod configuration;
 mod counters;
 mod endings;
 mod endpoints;
+mod held;
 mod histogram;
 mod proxies;
 mod reasons;

@@ -4,11 +4,12 @@
 //! one addition. What callers choose (paths, methods, headers) is never a label; who may create
 //! proxies is the only one who can make series, and beyond the bound all share `_overflow`.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::exposition::Families;
+
+use super::held::Held;
 
 /// Most proxies that have series of their own.
 pub const PROXIES_MAX: usize = 1_000;
@@ -19,7 +20,9 @@ const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "none"];
 
 /// The counters of one proxy; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct ProxyCounters(Arc<[AtomicU64; CLASSES.len()]>);
+pub struct ProxyCounters(Arc<Counts>);
+
+type Counts = [AtomicU64; CLASSES.len()];
 
 impl ProxyCounters {
     /// A request ended with this status, or without one.
@@ -35,37 +38,25 @@ impl ProxyCounters {
 /// The counters of all proxies.
 #[derive(Debug, Default)]
 pub(super) struct Proxies {
-    known: Mutex<BTreeMap<Box<str>, ProxyCounters>>,
+    known: Held<Box<str>, Counts>,
     overflow: ProxyCounters,
 }
 
 impl Proxies {
     /// The counters of the proxy with this id.
     pub(super) fn counters(&self, id: &str) -> ProxyCounters {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counters) = known.get(id) {
-            return counters.clone();
-        }
-        if known.len() >= PROXIES_MAX {
-            // Those that no configuration holds any more make room.
-            known.retain(|_, counters| Arc::strong_count(&counters.0) > 1);
-        }
-        if known.len() >= PROXIES_MAX {
-            return self.overflow.clone();
-        }
-        let counters = ProxyCounters::default();
-        known.insert(id.into(), counters.clone());
-        counters
+        let found = self.known.of(id.into(), PROXIES_MAX);
+        found.map_or_else(|| self.overflow.clone(), ProxyCounters)
     }
 
     pub(super) fn collect(&self, out: &mut Families) {
         let name = "requestrocket_proxy_requests_total";
         let help = "Requests ended, by proxy and class of status.";
         let family = out.counter(name, help);
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.iter().map(|(id, counters)| (&**id, counters));
-        for (id, counters) in known.chain([(OVERFLOW, &self.overflow)]) {
-            for (class, count) in CLASSES.into_iter().zip(counters.0.iter()) {
+        let known = self.known.all();
+        let known = known.iter().map(|(id, counts)| (&**id, counts));
+        for (id, counts) in known.chain([(OVERFLOW, &self.overflow.0)]) {
+            for (class, count) in CLASSES.into_iter().zip(counts.iter()) {
                 let count = count.load(Relaxed);
                 if count > 0 {
                     let labels = [("proxy", id.to_owned().into()), ("class", class.into())];

@@ -190,8 +190,8 @@ fn request_head(
     let terms = Terms {
         has_idempotency_key: marker.is_some_and(|name| headers.contains_key(name)),
         has_alternatives: proxy.target.endpoints.are_several(),
-        asked_at: tokio::time::Instant::now(),
         says_sent_at: exchange.says_sent_at,
+        ..Terms::now()
     };
     Ok(RequestHead {
         method,

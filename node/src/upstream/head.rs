@@ -37,6 +37,18 @@ pub struct Terms {
     pub says_sent_at: bool,
 }
 
+impl Terms {
+    /// Those of a request that is asked for now, of which nothing else is known.
+    pub fn now() -> Self {
+        Self {
+            has_idempotency_key: false,
+            has_alternatives: false,
+            asked_at: Instant::now(),
+            says_sent_at: false,
+        }
+    }
+}
+
 /// A request that may be sent again.
 pub type Resend = Box<(RequestHead, RequestBody)>;
 

@@ -125,12 +125,7 @@ fn head(method: Method, target: &str) -> RequestHead {
         method,
         target: target.parse().unwrap(),
         headers: HeaderMap::new(),
-        terms: Terms {
-            has_idempotency_key: false,
-            has_alternatives: false,
-            asked_at: tokio::time::Instant::now(),
-            says_sent_at: false,
-        },
+        terms: Terms::now(),
     }
 }
 
