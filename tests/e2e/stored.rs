@@ -28,11 +28,12 @@ async fn forge(folder: &TempDir, org: OrgId, change: impl Fn(ObjectId, &mut Body
     let (head, _) = read.expect("a version");
     let loaded = load::version(&*store, org, head, None).await;
     let mut config = loaded.expect("a version").config;
-    for (id, object) in &mut config.objects {
+    let forged = config.objects.iter().map(|(id, object)| {
         let mut forged = (**object).clone();
         change(*id, &mut forged.body);
-        *object = Arc::new(forged);
-    }
+        (*id, Arc::new(forged))
+    });
+    config.objects = forged.collect();
     // A valid change beside it, so that leaf and head are made anew.
     let beside: Target =
         serde_json::from_value(json!({"name": "x", "base_url": "https://x.example"}))

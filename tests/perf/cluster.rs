@@ -95,11 +95,9 @@ impl Cluster {
     }
 
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let token = format!("Bearer {}", self.text("admin_token"));
         let request = Request::new(method, &format!("/api/v1/orgs/default{path}"))
-            .field(
-                "authorization",
-                &format!("Bearer {}", self.text("admin_token")),
-            )
+            .field("authorization", &token)
             .json(&body.to_string());
         let answer = request.send(&self.text("control"));
         assert!(answer.status() < 300, "{path}: {}", answer.text());
@@ -359,6 +357,9 @@ fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied) {
     );
     let names = published.config.objects.len();
     drop((publisher, published, runtime));
+    // Who takes it in at the same time would be measured too.
+    println!("  one change more, which finds all of them at it:");
+    proxy.changes(cluster, 1, None);
 
     let config = std::fs::read_to_string(cluster.dir.path().join("node-0.toml")).expect("a file");
     let fresh = cluster.dir.path().join("fresh.toml");

@@ -6,6 +6,8 @@
 //! read at closing is final. The order of writes at opening (end and grid first, the token word
 //! last) makes a worker that still sees the old generation fail in its compare-exchange.
 
+use std::ops::Deref;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Sub-windows that one part can count spends in: a life of 200 ms spans 13 of a second's, longer
@@ -144,6 +146,29 @@ pub struct Cell {
     origin_ns: AtomicU64,
     sub_ns: AtomicU64,
     spends: [Word; SPEND_SLOTS],
+}
+
+/// Parts that one meter can have in the hands of the workers at a time.
+pub const CELLS: usize = 8;
+
+/// The places of a meter's parts. They are made with the first part and are none before: most
+/// meters of a process rest, and these are the largest part of one.
+#[derive(Debug, Default)]
+pub struct Cells(OnceLock<Box<[Cell; CELLS]>>);
+
+impl Cells {
+    /// All of them, to open one.
+    pub fn made(&self) -> &[Cell] {
+        &self.0.get_or_init(Box::default)[..]
+    }
+}
+
+impl Deref for Cells {
+    type Target = [Cell];
+
+    fn deref(&self) -> &[Cell] {
+        self.0.get().map_or(&[], |cells| &cells[..])
+    }
 }
 
 impl Cell {

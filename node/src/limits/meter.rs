@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use proto::meter::{Limit, MeterSpec, Window};
 use tokio::sync::Notify;
 
-use super::cell::{Cell, Charge};
+use super::cell::{CELLS, Cells, Charge};
 use super::corrections::Corrections;
 use super::estimate::Estimates;
 use super::hold::HoldQueue;
@@ -25,9 +25,6 @@ use super::view::{Verdict, View};
 
 pub use super::token::Token;
 pub use super::waiting::Waiting;
-
-/// Parts that one meter can have in the hands of the workers at a time.
-pub const CELLS: usize = 8;
 
 /// One meter key of this process, shared by all workers.
 #[derive(Debug)]
@@ -48,7 +45,7 @@ pub struct Meter {
     pub(super) corrections: Corrections,
     /// Those who do.
     pub(super) held: HoldQueue,
-    pub(super) cells: [Cell; CELLS],
+    pub(super) cells: Cells,
     /// The cell that draws look at first.
     pub(super) hint: AtomicUsize,
     /// A draw that leaves so many in its cell wakes the broker; `u64::MAX` for never.
@@ -99,7 +96,7 @@ impl Meter {
             corrections: Corrections::default(),
             held: HoldQueue::default(),
             spec: ArcSwap::new(Arc::clone(&spec)),
-            cells: std::array::from_fn(|_| Cell::default()),
+            cells: Cells::default(),
             hint: AtomicUsize::new(0),
             low_water: AtomicU64::new(u64::MAX),
             near: AtomicUsize::new(0),
@@ -257,13 +254,10 @@ impl Meter {
         if self.observes() {
             return Some(Token::free(Arc::clone(self)));
         }
-        let first = self.hint.load(Ordering::Relaxed);
+        let (cells, first) = (&*self.cells, self.hint.load(Ordering::Relaxed));
         for step in 0..CELLS {
             let at = (first + step) % CELLS;
-            let drawn = self
-                .cells
-                .get(at)
-                .and_then(|cell| cell.draw(amount, now_ns));
+            let drawn = cells.get(at).and_then(|cell| cell.draw(amount, now_ns));
             let Some((generation, left)) = drawn else {
                 continue;
             };

@@ -330,6 +330,7 @@ fn merge(
             None => Arc::new(OrgState {
                 config: Arc::clone(&state.config),
                 sealed: Arc::clone(&state.sealed),
+                sealed_whole: state.sealed_whole,
                 retired: Arc::new(retired),
             }),
         };
@@ -410,6 +411,7 @@ mod tests {
         let state = OrgState {
             config: Arc::new(OrgConfig::genesis(ORG, fact(1).lowest.epoch)),
             sealed: Arc::default(),
+            sealed_whole: true,
             retired: Arc::new(facts.collect()),
         };
         let mut world = World::default();

@@ -306,6 +306,7 @@ fn world(lowest: Option<u64>) -> Arc<World> {
     let state = OrgState {
         config: Arc::new(OrgConfig::genesis(ORG, epoch.clone())),
         sealed: Arc::default(),
+        sealed_whole: true,
         retired: Arc::new(retired),
     };
     let mut world = World::default();

@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -157,7 +156,7 @@ impl Recorder {
             target_credential_id: target_credential.map(|credential| credential.id),
             target_credential_generation: target_credential
                 .and_then(|credential| credential.generation.clone()),
-            config_version: proxy.version.load(Relaxed),
+            config_version: proxy.version.newest(),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
             method: method(&exchange.request.method),

@@ -151,6 +151,7 @@ mod tests {
         let state = OrgState {
             config: Arc::new(config),
             sealed: Arc::default(),
+            sealed_whole: true,
             retired: Arc::default(),
         };
         let tests = posted.iter().map(|p| (p.request.id, p.clone()));

@@ -122,7 +122,7 @@ impl<'a> Work<'a> {
         if !touched.keys().any(gone) {
             return;
         }
-        let attached = objects.iter().filter_map(|(id, object)| {
+        let attached = objects.attached().filter_map(|(id, object)| {
             let parent = object.body.parent().filter(gone)?;
             let at = touched.get(&parent)?;
             self.parent.objects.contains_key(id).then_some((*id, *at))

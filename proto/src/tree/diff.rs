@@ -1,6 +1,5 @@
 //! How two versions differ, and what makes the newer one like the older one again. Pure.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Objects, Operation};
@@ -19,20 +18,19 @@ pub struct Difference {
 
 /// The objects that differ between two versions, by id.
 pub fn diff(from: &Objects, to: &Objects) -> Vec<Difference> {
-    let ids: BTreeSet<ObjectId> = from.keys().chain(to.keys()).copied().collect();
-    let differs = |id: ObjectId| {
-        let (before, after) = (from.get(&id), to.get(&id));
-        let same = match (before, after) {
-            (Some(before), Some(after)) => Arc::ptr_eq(before, after) || before.body == after.body,
-            _ => false,
-        };
-        (!same).then(|| Difference {
+    let differing = from.differing(to).into_iter();
+    let bodies_differ = |forms: &[Option<&Arc<Object>>; 2]| match forms {
+        [Some(before), Some(after)] => before.body != after.body,
+        _ => true,
+    };
+    differing
+        .filter(|(_, forms)| bodies_differ(forms))
+        .map(|(id, [before, after])| Difference {
             id,
             before: before.cloned(),
             after: after.cloned(),
         })
-    };
-    ids.into_iter().filter_map(differs).collect()
+        .collect()
 }
 
 /// The operations that give `current` the content of `old`.

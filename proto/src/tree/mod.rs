@@ -11,6 +11,7 @@ mod diff;
 mod draft;
 mod hash;
 mod lineage;
+mod objects;
 mod operation;
 mod pack;
 mod reach;
@@ -30,6 +31,7 @@ pub use self::diff::{Difference, diff, restore};
 pub use self::draft::{Delta, Draft, Packed, Retirement, apply_delta};
 pub use self::hash::{Hash, HashError};
 pub use self::lineage::{Ancestry, Lineage};
+pub use self::objects::{Differing, Objects};
 pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
 pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
 pub use self::read::{ReadLeaf, assemble, parse_line};
@@ -173,7 +175,7 @@ pub struct OrgConfig {
     /// The version.
     pub head: Head,
     /// Its objects. An object that did not change is the same `Arc` as in the version before.
-    pub objects: BTreeMap<ObjectId, Arc<Object>>,
+    pub objects: Objects,
     /// Where each object stands in the tree.
     layout: pack::Layout,
 }
@@ -207,9 +209,6 @@ impl OrgConfig {
         self.layout.hashes()
     }
 }
-
-/// The objects of one version.
-pub type Objects = BTreeMap<ObjectId, Arc<Object>>;
 
 fn target_in(objects: &Objects, id: TargetId) -> Option<&Target> {
     match &objects.get(&ObjectId::Target(id))?.body {

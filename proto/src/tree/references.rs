@@ -86,9 +86,12 @@ pub(super) fn judge(
             .extend(needed.into_iter().map(|problem| (*at, problem)));
     }
     scopes::judge(objects, touched, parent.org, &mut judged.problems);
-    for (id, proxy) in proxies(objects) {
-        if !touched.contains_key(&ObjectId::Proxy(id)) {
-            judge_dependent(objects, touched, id, proxy, judged);
+    let names = |id: &ObjectId| matches!(id, ObjectId::Target(_) | ObjectId::Credential(_));
+    if touched.keys().any(names) {
+        for (id, proxy) in objects.proxies() {
+            if !touched.contains_key(&ObjectId::Proxy(id)) {
+                judge_dependent(objects, touched, id, proxy, judged);
+            }
         }
     }
     judged.conflict = taken(objects, touched).or_else(|| in_use(objects, touched));
@@ -155,17 +158,6 @@ fn offer_exact(objects: &Objects, hosts: &[HostPattern], problems: &mut [Problem
                 .push_str(&format!("; your targets use [{}]", names.join(", ")));
         }
     }
-}
-
-fn proxies(objects: &Objects) -> impl Iterator<Item = (ProxyId, &Proxy)> {
-    let first = ObjectId::Proxy(ProxyId::from_bits(0));
-    let last = ObjectId::Proxy(ProxyId::from_bits(u128::MAX));
-    objects
-        .range(first..=last)
-        .filter_map(|(id, object)| match (id, &object.body) {
-            (ObjectId::Proxy(id), Body::Proxy(proxy)) => Some((*id, proxy)),
-            _ => None,
-        })
 }
 
 /// Every problem of what a proxy names.
@@ -306,30 +298,39 @@ fn judge_dependent(
 /// The first name of a touched object that another object has.
 fn taken(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<ApplyError> {
     let mut names: BTreeMap<(&str, &str), Vec<ObjectId>> = BTreeMap::new();
-    for (id, object) in objects {
-        let name = match &object.body {
-            Body::Org(org) => ("slug", org.slug.as_str()),
-            Body::Proxy(Proxy {
-                alias: Some(alias), ..
-            }) => ("alias", alias.as_str()),
-            _ => continue,
-        };
-        names.entry(name).or_default().push(*id);
+    for id in touched.keys() {
+        if let Some(name) = objects.get(id).and_then(|object| unique_name(&object.body)) {
+            names.entry(name).or_default().push(*id);
+        }
+    }
+    if names.is_empty() {
+        return None;
+    }
+    for (id, object) in objects.named() {
+        let ids = unique_name(&object.body).and_then(|name| names.get_mut(&name));
+        if let Some(ids) = ids.filter(|_| !touched.contains_key(id)) {
+            // Whoever did not ask for the name in this publish had it first.
+            ids.insert(0, *id);
+        }
     }
     names.into_iter().find_map(|((field, name), ids)| {
-        if ids.len() < 2 || !ids.iter().any(|id| touched.contains_key(id)) {
+        let [by, _, ..] = &ids[..] else {
             return None;
-        }
-        // Whoever did not ask for the name in this publish had it first.
-        let owner = ids
-            .iter()
-            .find(|id| !touched.contains_key(id))
-            .or(ids.first());
-        owner.map(|by| ApplyError::Taken {
+        };
+        Some(ApplyError::Taken {
             what: format!("{field} `{name}`"),
             by: *by,
         })
     })
+}
+
+/// What no other object may be called.
+fn unique_name(body: &Body) -> Option<(&'static str, &str)> {
+    match body {
+        Body::Org(org) => Some(("slug", &org.slug)),
+        Body::Proxy(proxy) => Some(("alias", proxy.alias.as_deref()?)),
+        _ => None,
+    }
 }
 
 /// The first deleted object that others still name.
@@ -343,7 +344,7 @@ fn in_use(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<Appl
         return None;
     }
     let mut users: BTreeMap<ObjectId, Vec<ObjectId>> = BTreeMap::new();
-    for (proxy_id, proxy) in proxies(objects) {
+    for (proxy_id, proxy) in objects.proxies() {
         let credentials = proxy
             .proxy_credential_ids
             .iter()

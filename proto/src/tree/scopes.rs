@@ -45,9 +45,11 @@ pub(super) fn judge(
         }
     }
     let mut policies: BTreeMap<ObjectId, Vec<&Body>> = BTreeMap::new();
-    for object in objects.values() {
-        if let Some(parent) = object.body.parent().filter(|on| scopes.contains_key(on)) {
-            policies.entry(parent).or_default().push(&object.body);
+    if !scopes.is_empty() {
+        for (_, object) in objects.attached() {
+            if let Some(parent) = object.body.parent().filter(|on| scopes.contains_key(on)) {
+                policies.entry(parent).or_default().push(&object.body);
+            }
         }
     }
     for (parent, at) in &scopes {
@@ -110,8 +112,14 @@ fn meters_of_requests(
     org: OrgId,
     problems: &mut Vec<(usize, Problem)>,
 ) {
+    let is_meter = |id: &ObjectId| matches!(id, ObjectId::Meter(_));
+    let is_proxy = |id: &ObjectId| matches!(id, ObjectId::Proxy(_));
+    let all = touched.keys().any(is_meter);
+    if !all && !touched.keys().any(is_proxy) {
+        return;
+    }
     let mut hanging: BTreeMap<ObjectId, (usize, Option<usize>)> = BTreeMap::new();
-    for (id, object) in objects {
+    for (id, object) in objects.attached() {
         if let Body::Meter(meter) = &object.body {
             let (count, cause) = hanging.entry(meter.parent).or_default();
             *count += 1;
@@ -121,10 +129,11 @@ fn meters_of_requests(
     if hanging.is_empty() {
         return;
     }
-    for (id, object) in objects {
-        let Body::Proxy(proxy) = &object.body else {
+    for (id, proxy) in objects.proxies() {
+        let id = &ObjectId::Proxy(id);
+        if !all && !touched.contains_key(id) {
             continue;
-        };
+        }
         let on = |id: ObjectId| hanging.get(&id).copied().unwrap_or_default();
         let credential = |id| on(ObjectId::Credential(id));
         let caller = proxy.proxy_credential_ids.iter().map(|id| credential(*id));

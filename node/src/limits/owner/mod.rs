@@ -22,12 +22,13 @@ use proto::meter::{MeterSpec, StoreLoss};
 use proto::store::Revision;
 
 use crate::limits::block::{Opener, amount_max, grid_ns, life_now_ns, life_ns, share_of};
+use crate::limits::cell::CELLS;
 use crate::limits::cell::Span;
 use crate::limits::clock::Moment;
 use crate::limits::credit::Loss;
 use crate::limits::demand::{Demand, Pace};
 use crate::limits::exchange::Outbox;
-use crate::limits::meter::{CELLS, Meter};
+use crate::limits::meter::Meter;
 use crate::limits::part::{Candidate, Lent, Part, Source};
 use crate::limits::refusal::{Cause, Mode};
 use crate::limits::revision_clock::RevisionClock;

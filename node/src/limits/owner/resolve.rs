@@ -85,7 +85,7 @@ impl Owner {
 
     /// Lets workers draw a part's tokens.
     pub(super) fn open_cell(&self, part: &Part) {
-        if let Some(cell) = self.meter.cells.get(part.cell) {
+        if let Some(cell) = self.meter.cells.made().get(part.cell) {
             cell.open(part.own_amount(), part.block.span);
             self.meter.refused.store(0, Ordering::Relaxed);
         }

@@ -1,7 +1,6 @@
 //! Compiles proxies that other regions serve: who may call them, and the gateways there.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use proto::hosts::Origin;
@@ -17,7 +16,7 @@ use crate::endpoints::{Endpoint, Endpoints};
 use crate::hygiene::fields::RequestFields;
 use crate::metering::Metering;
 use crate::metrics::AddressDurations;
-use crate::snapshot::{CompiledProxy, CompiledTarget, ProxyCredential};
+use crate::snapshot::{CompiledProxy, CompiledTarget, FormVersion, ProxyCredential};
 use crate::upstream::tls::TlsSpec;
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
 
@@ -59,7 +58,7 @@ impl OrgCompiler<'_> {
             org: state.config.org,
             alias: proxy.alias.as_deref().map(Into::into),
             former_aliases: proxy.former_aliases.clone(),
-            version: AtomicU64::new(state.config.head.n),
+            version: FormVersion::of(Arc::clone(self.version)),
             active: proxy.active,
             places,
             credentials: accepted,

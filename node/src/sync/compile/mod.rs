@@ -7,6 +7,7 @@
 mod credentials;
 mod elsewhere;
 mod meters;
+mod naming;
 mod policies;
 mod targets;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::HeaderName;
 use proto::credential::AuthType;
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
-use proto::object::{Body, ObjectId};
+use proto::object::ObjectId;
 use proto::policy::Policy;
 use proto::proxy::Proxy;
 use proto::regions::Gateways;
@@ -32,6 +33,7 @@ use proto::target::{PropagateTrace, Timeouts};
 use proto::validation::{BodySchema, BodyValidator};
 use tracing::warn;
 
+use self::naming::{Naming, Replaced};
 use self::policies::Policies;
 use self::touched::{Touched, scopes};
 use super::guard::Guard;
@@ -41,7 +43,7 @@ use crate::health_checks::HealthChecks;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::snapshot::{CompiledProxy, CompiledTarget, Snapshot, TargetCredential};
+use crate::snapshot::{CompiledProxy, CompiledTarget, FormVersion, Snapshot, TargetCredential};
 use crate::upstream::tls::TlsCache;
 
 /// What compiling needs besides the world.
@@ -71,12 +73,15 @@ pub struct Compiler {
     gateways: Arc<Gateways>,
     known_gateways: KnownGateways,
     before: HashMap<OrgId, Compiled>,
+    naming: Naming,
 }
 
 /// One organisation, compiled.
 struct Compiled {
     state: Arc<OrgState>,
-    slug: String,
+    slug: Arc<str>,
+    /// The number of its version, with which its forms count on.
+    version: Arc<AtomicU64>,
     proxies: BTreeMap<ProxyId, Arc<CompiledProxy>>,
     faults: Vec<Fault>,
     /// Those that a fault concerns; they are tried each time.
@@ -84,10 +89,8 @@ struct Compiled {
 }
 
 impl Compiled {
-    /// The form of a proxy that stands, because nothing it is made of was touched.
-    fn spared(&self, touched: &Touched, id: ProxyId, proxy: &Proxy) -> Option<&Arc<CompiledProxy>> {
-        let known = self.proxies.get(&id);
-        known.filter(|_| !self.faulty.contains(&id) && !touched.touches(id, proxy))
+    fn forms(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<CompiledProxy>)> {
+        self.proxies.values().map(|form| (&self.slug, form))
     }
 }
 
@@ -109,6 +112,7 @@ impl Compiler {
             gateways: Arc::default(),
             known_gateways: KnownGateways::default(),
             before: HashMap::new(),
+            naming: Naming::default(),
         }
     }
 
@@ -120,110 +124,139 @@ impl Compiler {
     /// Compiles everything anew the next time: what is known may be half of something.
     pub fn forget(&mut self) {
         self.before.clear();
+        self.naming = Naming::default();
     }
 
     /// The snapshot of a world.
     pub fn compile(&mut self, world: &World) -> Outcome {
         if self.gateways != world.gateways {
             // What is served elsewhere is made of them.
-            self.before.clear();
+            self.forget();
             self.gateways = Arc::clone(&world.gateways);
         }
-        let mut faults = Vec::new();
-        let (mut names, mut former) = (HashMap::new(), HashMap::new());
+        let (mut faults, mut replaced) = (Vec::new(), Replaced::default());
         let mut compiled = HashMap::with_capacity(world.slugs.len());
         for (slug, org) in &world.slugs {
             let Some(state) = world.orgs.get(org) else {
                 continue;
             };
-            let before = self.before.remove(org);
-            let now = match before {
-                Some(before) if Arc::ptr_eq(&before.state, state) && before.slug == *slug => before,
-                before => self.org(slug, state, before.as_ref()),
+            let now = match self.before.remove(org) {
+                Some(same) if Arc::ptr_eq(&same.state, state) && *same.slug == **slug => same,
+                before => self.org(slug, state, before, &mut replaced),
             };
             faults.extend(now.faults.iter().cloned());
-            let bare = *slug == self.parts.default_org;
-            for proxy in now.proxies.values() {
-                names.insert(proxy.id_text.clone(), proxy.clone());
-                for name in called(slug, bare, proxy.alias.as_deref()) {
-                    names.insert(name, proxy.clone());
-                }
-                for old in &proxy.former_aliases {
-                    for name in called(slug, bare, Some(&old.alias)) {
-                        former.insert(name, (proxy.clone(), old.until));
-                    }
-                }
-            }
             compiled.insert(*org, now);
         }
-        self.before = compiled;
+        let former = std::mem::replace(&mut self.before, compiled);
+        for (slug, form) in former.values().flat_map(Compiled::forms) {
+            replaced.gone.push((slug.clone(), form.clone()));
+        }
+        let standing = self.before.values().flat_map(Compiled::forms);
+        self.naming
+            .take(&replaced, &self.parts.default_org, standing);
         self.breakers.tidy();
+        let (names, former) = (self.naming.names(), self.naming.former());
         let snapshot = Snapshot::new(names, former, self.parts.keyring.digest_key.clone());
         Outcome { snapshot, faults }
     }
 
-    fn org(&mut self, slug: &str, state: &Arc<OrgState>, before: Option<&Compiled>) -> Compiled {
-        let same_slug = before.filter(|before| before.slug == slug);
-        let touched =
-            same_slug.and_then(|before| Some((before, Touched::between(&before.state, state)?)));
-        let (mut proxies, mut due) = (BTreeMap::new(), Vec::new());
-        for (id, object) in &state.config.objects {
-            let (ObjectId::Proxy(id), Body::Proxy(proxy)) = (id, &object.body) else {
-                continue;
-            };
-            let spared = touched.as_ref();
-            let spared = spared.and_then(|(before, touched)| before.spared(touched, *id, proxy));
-            if let Some(form) = spared {
-                form.version.store(state.config.head.n, Ordering::Relaxed);
-                proxies.insert(*id, form.clone());
-            } else {
-                due.push((*id, proxy));
-            }
+    /// An organisation's forms in what it is now, made of those `before`.
+    fn org(
+        &mut self,
+        slug: &str,
+        state: &Arc<OrgState>,
+        mut before: Option<Compiled>,
+        replaced: &mut Replaced,
+    ) -> Compiled {
+        if let Some(renamed) = before.take_if(|before| *before.slug != *slug) {
+            let forms = renamed
+                .forms()
+                .map(|(slug, form)| (slug.clone(), form.clone()));
+            replaced.gone.extend(forms);
         }
+        let between = |before: &Compiled| Touched::between(&before.state, state);
+        let touched = before.as_ref().and_then(between);
+        let mut now = before.unwrap_or_else(|| Compiled {
+            state: Arc::clone(state),
+            slug: slug.into(),
+            version: Arc::default(),
+            proxies: BTreeMap::new(),
+            faults: Vec::new(),
+            faulty: BTreeSet::new(),
+        });
+        let objects = &state.config.objects;
+        let is_due = |(id, proxy): &(ProxyId, &Proxy)| {
+            let touched = touched.as_ref();
+            touched.is_none_or(|touched| now.faulty.contains(id) || touched.touches(*id, proxy))
+        };
+        let due: Vec<(ProxyId, &Proxy)> = objects.proxies().filter(is_due).collect();
+        let is_gone = |id: &ProxyId| !objects.contains_key(&ObjectId::Proxy(*id));
+        let gone: Vec<ProxyId> = match &touched {
+            Some(touched) => touched.proxies().filter(is_gone).collect(),
+            None => now.proxies.keys().copied().filter(is_gone).collect(),
+        };
+        for form in gone.iter().filter_map(|id| now.proxies.remove(id)) {
+            form.version.ends();
+            replaced.gone.push((now.slug.clone(), form));
+        }
+        self.forms(state, &mut now, due, replaced);
+        // After the end of all that is replaced.
+        now.version.store(state.config.head.n, Ordering::Release);
+        now.state = Arc::clone(state);
+        now
+    }
+
+    /// Makes the forms that are due.
+    fn forms(
+        &mut self,
+        state: &Arc<OrgState>,
+        now: &mut Compiled,
+        due: Vec<(ProxyId, &Proxy)>,
+        replaced: &mut Replaced,
+    ) {
         let wanted = due.iter().flat_map(|(id, proxy)| scopes(*id, proxy));
         let org = ObjectId::Org(state.config.org);
+        let digest_key = self.parts.keyring.digest_key.clone();
         let mut scope = OrgCompiler {
-            policies: Policies::of(
-                state,
-                &wanted.chain([org]).collect(),
-                &self.parts.keyring.digest_key,
-            ),
+            policies: Policies::of(state, &wanted.chain([org]).collect(), &digest_key),
             compiler: self,
-            slug,
+            slug: &now.slug,
+            version: &now.version,
             state,
             faults: Vec::new(),
             targets: HashMap::new(),
             target_credentials: HashMap::new(),
         };
-        let mut faulty = BTreeSet::new();
+        now.faulty.clear();
         for (id, proxy) in due {
-            let form = scope.proxy(id, proxy).map(Arc::new).or_else(|fault| {
-                scope.fault(ObjectId::Proxy(id), fault);
-                faulty.insert(id);
-                before
-                    .and_then(|before| before.proxies.get(&id).cloned())
-                    .ok_or(())
-            });
-            if let Ok(form) = form {
-                if form.target.forbidden {
-                    faulty.insert(id);
+            match scope.proxy(id, proxy).map(Arc::new) {
+                Ok(form) => {
+                    if form.target.forbidden {
+                        now.faulty.insert(id);
+                    }
+                    replaced.come.push((now.slug.clone(), form.clone()));
+                    if let Some(old) = now.proxies.insert(id, form) {
+                        old.version.ends();
+                        replaced.gone.push((now.slug.clone(), old));
+                    }
                 }
-                proxies.insert(id, form);
+                Err(fault) => {
+                    scope.fault(ObjectId::Proxy(id), fault);
+                    now.faulty.insert(id);
+                    if let Some(stays) = now.proxies.get(&id) {
+                        stays.version.ends();
+                    }
+                }
             }
         }
-        Compiled {
-            faults: scope.faults,
-            state: state.clone(),
-            slug: slug.to_owned(),
-            proxies,
-            faulty,
-        }
+        now.faults = scope.faults;
     }
 }
 
 struct OrgCompiler<'a> {
     compiler: &'a mut Compiler,
     slug: &'a str,
+    version: &'a Arc<AtomicU64>,
     state: &'a Arc<OrgState>,
     policies: Policies,
     faults: Vec<Fault>,
@@ -274,7 +307,7 @@ impl OrgCompiler<'_> {
             org: state.config.org,
             alias: proxy.alias.as_deref().map(Into::into),
             former_aliases: proxy.former_aliases.clone(),
-            version: AtomicU64::new(state.config.head.n),
+            version: FormVersion::of(Arc::clone(self.version)),
             active: proxy.active,
             places,
             credentials,
@@ -320,14 +353,6 @@ impl OrgCompiler<'_> {
             .map(Arc::new)
             .map_err(|problems| joined(&problems))
     }
-}
-
-/// How a proxy is called by an alias: with its organisation's slug, and for one organisation
-/// without.
-fn called(slug: &str, bare: bool, alias: Option<&str>) -> impl Iterator<Item = Box<str>> {
-    let with_slug = alias.map(|alias| format!("{slug}.{alias}").into());
-    let without = alias.filter(|_| bare).map(Into::into);
-    with_slug.into_iter().chain(without)
 }
 
 /// What bodies are held against.

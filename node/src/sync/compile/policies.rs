@@ -28,12 +28,16 @@ impl Policies {
         let org = state.config.org.to_string();
         let key = MaskKey::from_bytes(digest_key.digest(Purpose::Masks, org.as_bytes()));
         let mut policies = Self::default();
-        let objects = state.config.objects.values();
-        let hangs = |object: &&Arc<Object>| {
+        let hangs = |object: &Object| {
             let parent = object.body.parent();
             parent.is_some_and(|parent| scopes.contains(&parent))
         };
-        for object in objects.filter(hangs) {
+        for (_, object) in state
+            .config
+            .objects
+            .attached()
+            .filter(|(_, object)| hangs(object))
+        {
             match &object.body {
                 Body::Rule(rule) => {
                     let mut spec = rule.spec.clone();

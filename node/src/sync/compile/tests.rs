@@ -1,7 +1,7 @@
 //! What a change compiles anew, and what it leaves as it was.
 
 use proto::credential::Credential;
-use proto::object::{Attached, StoredCredential};
+use proto::object::{Attached, Body, StoredCredential};
 use proto::org::Role;
 use proto::policy::Policy;
 use proto::seal;
@@ -23,6 +23,7 @@ struct Bench {
     config: OrgConfig,
     gateways: Gateways,
     revision: i64,
+    snapshot: Option<Snapshot>,
     _dir: tempfile::TempDir,
 }
 
@@ -119,6 +120,7 @@ impl Bench {
             config: OrgConfig::genesis(OrgId::from_bits(ORG), epoch),
             gateways: Gateways::default(),
             revision: 0,
+            snapshot: None,
             _dir: dir,
         };
         bench.publish(operations);
@@ -144,6 +146,7 @@ impl Bench {
         let state = OrgState {
             config: Arc::new(self.config.clone()),
             sealed: Arc::default(),
+            sealed_whole: true,
             retired: Arc::default(),
         };
         let world = World {
@@ -157,6 +160,22 @@ impl Bench {
         let compiled = self.compiler.compile(&world);
         assert!(compiled.faults.is_empty(), "{:?}", compiled.faults);
         let forms = &self.compiler.before[&org].proxies;
+        // Each answers to what it is called now, and nothing else is known.
+        let mut names = 0;
+        for form in forms.values() {
+            let alias = form.alias.iter();
+            let aliases = alias.flat_map(|alias| [alias.to_string(), format!("acme.{alias}")]);
+            for name in aliases.chain([form.id_text.to_string()]) {
+                let found = compiled.snapshot.find(&name, jiff::Timestamp::now());
+                assert!(
+                    found.is_some_and(|found| Arc::ptr_eq(&found, form)),
+                    "{name}"
+                );
+                names += 1;
+            }
+        }
+        assert_eq!(compiled.snapshot.names(), names);
+        self.snapshot = Some(compiled.snapshot);
         [1, 2].map(|bits| forms.get(&ProxyId::from_bits(bits)).cloned())
     }
 }
@@ -216,8 +235,10 @@ async fn a_change_compiles_what_it_touches_and_nothing_else() {
         for (at, touched) in touched.into_iter().enumerate() {
             let (before, after) = (before[at].as_ref().unwrap(), after[at].as_ref().unwrap());
             assert_eq!(!Arc::ptr_eq(before, after), touched, "{what}: proxy {at}");
-            let version = after.version.load(Ordering::Relaxed);
-            assert_eq!(version, bench.config.head.n, "{what}: proxy {at}");
+            let newest = bench.config.head.n;
+            assert_eq!(after.version.newest(), newest, "{what}: proxy {at}");
+            let stood = newest - u64::from(touched);
+            assert_eq!(before.version.newest(), stood, "{what}: proxy {at}");
         }
         before = after;
     }
@@ -227,6 +248,51 @@ async fn a_change_compiles_what_it_touches_and_nothing_else() {
     };
     let after = bench.publish(vec![gone]);
     assert!(after[0].is_none() && after[1].is_some());
+}
+
+#[actix_rt::test]
+async fn names_follow_their_proxies() {
+    let mut bench = Bench::new();
+    let called = |bits, alias: Option<&'static str>| {
+        update(proxy(bits), move |body| {
+            if let Body::Proxy(proxy) = body {
+                proxy.alias = alias.map(Into::into);
+            }
+        })
+    };
+    bench.publish(vec![called(1, Some("a")), called(2, Some("b"))]);
+    // One takes what the other gives up.
+    let [one, two] = bench.publish(vec![called(1, Some("b")), called(2, Some("a"))]);
+    let find = |bench: &Bench, name: &str| {
+        let snapshot = bench.snapshot.as_ref().unwrap();
+        snapshot.find(name, jiff::Timestamp::now())
+    };
+    let is = |found: Option<Arc<CompiledProxy>>, form: &Option<Arc<CompiledProxy>>| {
+        found
+            .zip(form.clone())
+            .is_some_and(|(found, form)| Arc::ptr_eq(&found, &form))
+    };
+    assert!(is(find(&bench, "b"), &one) && is(find(&bench, "a"), &two));
+    // What a proxy was called before leads to it as long as no other is called so.
+    let [one, _] = bench.publish(vec![called(1, Some("c")), called(2, None)]);
+    assert!(is(find(&bench, "acme.c"), &one) && is(find(&bench, "b"), &one));
+    let delete = |bits| Operation::Delete {
+        id: proxy(bits),
+        precondition: None,
+    };
+    bench.publish(vec![delete(1)]);
+    assert!(
+        ["a", "b", "c"].map(|name| find(&bench, name).map(|form| form.id))
+            == [
+                Some(ProxyId::from_bits(2)),
+                Some(ProxyId::from_bits(2)),
+                None
+            ]
+    );
+    // An organisation that is gone takes all of its names along.
+    let nothing = bench.compiler.compile(&World::default()).snapshot;
+    assert_eq!(nothing.names(), 0);
+    assert!(nothing.find("a", jiff::Timestamp::now()).is_none());
 }
 
 #[actix_rt::test]

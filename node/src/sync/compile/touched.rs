@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use proto::id::ProxyId;
-use proto::object::{Body, Object, ObjectId};
+use proto::object::{Body, ObjectId};
 use proto::proxy::Proxy;
 use proto::store::follow::OrgState;
 
@@ -16,11 +16,10 @@ impl Touched {
     /// What differs; `None` when it may concern every proxy.
     pub(super) fn between(old: &OrgState, new: &OrgState) -> Option<Self> {
         let mut touched = HashSet::new();
-        let same = |old: &Arc<Object>, new: &Arc<Object>| Arc::ptr_eq(old, new) || old == new;
-        for (id, forms) in differing(&old.config.objects, &new.config.objects, same) {
+        for (id, forms) in old.config.objects.differing(&new.config.objects) {
             for object in forms.into_iter().flatten() {
                 touched.insert(match &object.body {
-                    Body::Target(_) | Body::Credential(_) | Body::Proxy(_) => *id,
+                    Body::Target(_) | Body::Credential(_) | Body::Proxy(_) => id,
                     Body::Rule(_) | Body::Filter(_) | Body::Meter(_) => {
                         match object.body.parent()? {
                             // It counts the requests of all proxies.
@@ -46,6 +45,14 @@ impl Touched {
             touched.extend(facts.into_iter().map(|(id, _)| ObjectId::Credential(*id)));
         }
         Some(Self(touched))
+    }
+
+    /// The proxies among it.
+    pub(super) fn proxies(&self) -> impl Iterator<Item = ProxyId> {
+        self.0.iter().filter_map(|id| match id {
+            ObjectId::Proxy(id) => Some(*id),
+            _ => None,
+        })
     }
 
     /// Whether a proxy, or anything that it is made of, is among it.

@@ -107,6 +107,7 @@ impl Reader<'_> {
             });
         };
         let retired = retired(&config, old, news.retired);
+        let faults_before = faults.len();
         let sealed = self.sealed(&config, old, &mut faults).await?;
         let same = old.filter(|old| {
             Arc::ptr_eq(&old.config, &config)
@@ -118,6 +119,7 @@ impl Reader<'_> {
             None => Arc::new(OrgState {
                 config,
                 sealed,
+                sealed_whole: faults.len() == faults_before,
                 retired,
             }),
         };
@@ -213,6 +215,10 @@ impl Reader<'_> {
         old: Option<&Arc<OrgState>>,
         faults: &mut Vec<Fault>,
     ) -> Result<Arc<SealedValues>, StoreError> {
+        let whole = old.filter(|old| old.sealed_whole && same_credentials(&old.config, config));
+        if let Some(old) = whole {
+            return Ok(Arc::clone(&old.sealed));
+        }
         let known = |key: &SealName| old.and_then(|old| old.sealed.get(key));
         let mut values = SealedValues::new();
         let mut missing = Vec::new();
@@ -300,6 +306,14 @@ fn changes(old: &OrgConfig, head: &Head) -> bool {
     old.head != *head || old.is_damaged()
 }
 
+/// Whether two versions have the same credentials.
+fn same_credentials(one: &OrgConfig, other: &OrgConfig) -> bool {
+    let differing = one.objects.differing(&other.objects);
+    !differing
+        .iter()
+        .any(|(id, _)| matches!(id, ObjectId::Credential(_)))
+}
+
 /// The sealed values that a region has of a version.
 fn sealed_names<'c>(
     config: &'c OrgConfig,
@@ -307,7 +321,7 @@ fn sealed_names<'c>(
 ) -> impl Iterator<Item = SealName> + use<'c> {
     config
         .objects
-        .iter()
+        .credentials()
         .filter_map(|(id, object)| match (id, &object.body) {
             (ObjectId::Credential(id), Body::Credential(stored))
                 if stored.credential.kind == CredentialKind::Target
@@ -326,6 +340,9 @@ fn retired(
     old: Option<&Arc<OrgState>>,
     news: BTreeMap<CredentialId, Option<Retired>>,
 ) -> Arc<BTreeMap<CredentialId, Retired>> {
+    if let Some(old) = old.filter(|_| news.is_empty()) {
+        return Arc::clone(&old.retired);
+    }
     let mut facts = old
         .map(|old| BTreeMap::clone(&old.retired))
         .unwrap_or_default();

@@ -65,6 +65,8 @@ pub struct OrgState {
     pub config: Arc<OrgConfig>,
     /// The sealed values, of this region, that its target credentials name.
     pub sealed: Arc<SealedValues>,
+    /// Whether all that they name are there; what is missing is looked for with all news.
+    pub sealed_whole: bool,
     /// Which secrets are over.
     pub retired: Arc<BTreeMap<CredentialId, Retired>>,
 }

@@ -131,6 +131,7 @@ mod tests {
         let state = OrgState {
             config: Arc::new(OrgConfig::genesis(ORG, fact(1).lowest.epoch)),
             sealed: Arc::default(),
+            sealed_whole: true,
             retired: Arc::new(facts.collect()),
         };
         let mut world = World::default();

@@ -4,10 +4,12 @@
 //! destinations parsed, timeouts resolved, retired secrets left out. A request pins one snapshot
 //! for its whole life.
 
+mod names;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -35,11 +37,13 @@ use crate::presented::{self, Place};
 use crate::request::Request;
 use crate::upstream::Destination;
 
+pub use self::names::Names;
+
 /// One configuration of the whole node.
 pub struct Snapshot {
     /// By id, by `{slug}.{alias}`, and by bare alias for the default organisation.
-    proxies: HashMap<Box<str>, Arc<CompiledProxy>>,
-    former: FormerNames,
+    proxies: Names<Arc<CompiledProxy>>,
+    former: Arc<FormerNames>,
     digest_key: DigestKey,
 }
 
@@ -49,8 +53,8 @@ pub type FormerNames = HashMap<Box<str>, (Arc<CompiledProxy>, Timestamp)>;
 impl Snapshot {
     /// A snapshot of these proxies, under every name that each answers to.
     pub fn new(
-        proxies: HashMap<Box<str>, Arc<CompiledProxy>>,
-        former: FormerNames,
+        proxies: Names<Arc<CompiledProxy>>,
+        former: Arc<FormerNames>,
         digest_key: DigestKey,
     ) -> Self {
         Self {
@@ -92,9 +96,8 @@ pub struct CompiledProxy {
     pub alias: Option<Box<str>>,
     /// Short names that it had before.
     pub former_aliases: Vec<FormerAlias>,
-    /// The newest version of the organisation's configuration that this is the form of; it counts
-    /// on while the organisation changes and nothing that this is made of does.
-    pub version: AtomicU64,
+    /// Which version of the organisation's configuration this is the form of.
+    pub version: FormVersion,
     /// Whether it is switched on.
     pub active: bool,
     /// Who may call.
@@ -139,6 +142,43 @@ pub struct CompiledProxy {
     pub key_queries: Vec<Box<str>>,
     /// Counts its requests.
     pub counters: ProxyCounters,
+}
+
+/// The newest version of an organisation's configuration that something is the form of: it counts
+/// on while the organisation changes and nothing that the form is made of does.
+#[derive(Debug)]
+pub struct FormVersion {
+    /// That of the organisation, one for all of its forms.
+    org: Arc<AtomicU64>,
+    /// The last one of a form that was replaced; 0 for one that stands.
+    last: AtomicU64,
+}
+
+impl FormVersion {
+    /// Of a form that stands in what an organisation is now.
+    pub fn of(org: Arc<AtomicU64>) -> Self {
+        let last = AtomicU64::new(0);
+        Self { org, last }
+    }
+
+    /// The number of the version.
+    pub fn newest(&self) -> u64 {
+        // In this order: who reads a later number of the organisation reads the end as well.
+        let org = self.org.load(Ordering::Acquire);
+        match self.last.load(Ordering::Acquire) {
+            0 => org,
+            last => last,
+        }
+    }
+
+    /// The form is replaced, before the organisation counts on.
+    pub fn ends(&self) {
+        let last = self.org.load(Ordering::Acquire);
+        // One that stays because what replaces it is faulty has ended before.
+        let _ = self
+            .last
+            .compare_exchange(0, last, Ordering::AcqRel, Ordering::Acquire);
+    }
 }
 
 /// A proxy credential of a proxy.
