@@ -349,6 +349,17 @@ fn faults(cluster: &mut Cluster<'_>, limits: &[Limited]) {
     members.iter().for_each(|it| host.cut(it, Cut::Both));
     thread::sleep(FAULT);
     members.iter().for_each(|member| host.heal(member));
+    // Its peers serve it; a tenth is for a busy machine.
+    for limited in limits {
+        let answers = lock(&limited.answers);
+        let without = answers.get("503 limit-unavailable").copied().unwrap_or(0);
+        let all: usize = answers.values().sum();
+        let name = limited.name;
+        assert!(
+            without <= all / 10,
+            "{name}: {without} of {all} found neither owner nor store"
+        );
+    }
     judge_all(limits, 0, "a node cut from etcd");
 
     for other in 1..3 {

@@ -5,7 +5,7 @@ use proto::store::{Compare, Revision, StoreError, Txn};
 use tracing::{info, warn};
 
 use super::{Asked, Broker, CALLS_MAX, Call, KEYS_PER_TXN, Probe, Slot};
-use crate::limits::owner::Owner;
+use crate::limits::owner::{LATE_NS, Owner};
 
 pub(super) const BACKOFF_MIN_NS: u64 = 10_000_000;
 pub(super) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
@@ -56,8 +56,23 @@ impl Broker {
             ..Txn::default()
         };
         let probe = Some(Probe { expected, whole });
-        self.calls.insert(id, Asked { slots, probe });
+        let sent_ns = now_ns;
+        let asked = Asked {
+            sent_ns,
+            slots,
+            probe,
+        };
+        self.calls.insert(id, asked);
         Some(Call { id, txn })
+    }
+
+    /// Whether the store has been silent for long on a write that it was asked for. Until the call
+    /// has failed nobody knows whether it is away; whoever waits for a token cannot wait so long.
+    pub(super) fn is_late(&self, now_ns: u64) -> bool {
+        let writes = self.calls.values().filter(|asked| asked.probe.is_none());
+        let first_ns = writes.map(|asked| asked.sent_ns).min();
+        let silent = |sent_ns: u64| now_ns.saturating_sub(sent_ns.max(self.heard_ns));
+        first_ns.is_some_and(|sent_ns| silent(sent_ns) >= LATE_NS)
     }
 
     pub(super) fn up(&mut self, now_ns: u64, wrote: bool) {

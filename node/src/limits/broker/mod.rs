@@ -52,6 +52,7 @@ type Slot = u64;
 /// What a call on its way is about.
 #[derive(Debug, Default)]
 struct Asked {
+    sent_ns: u64,
     slots: Vec<Slot>,
     /// It only reads.
     probe: Option<Probe>,
@@ -84,6 +85,10 @@ pub struct Broker {
     health: Health,
     backoff_ns: u64,
     contact_ns: u64,
+    /// When the store answered last, whatever it was asked.
+    heard_ns: u64,
+    /// Whether it owes an answer for so long that peers are asked meanwhile.
+    late: bool,
     next_slot: Slot,
     next_call: u64,
     next_id: u64,
@@ -109,6 +114,8 @@ impl Broker {
             health: Health::Up,
             backoff_ns: BACKOFF_MIN_NS,
             contact_ns: 0,
+            heard_ns: 0,
+            late: false,
             next_slot: 0,
             next_call: 0,
             next_id: 1,
@@ -121,6 +128,7 @@ impl Broker {
     /// Looks at every key that asked or is due, and gives the calls to make.
     pub fn turn(&mut self, now: Moment) -> Vec<Call> {
         self.take_asks(now.boot_ns);
+        self.late = self.is_late(now.boot_ns);
         self.budget.turn(now.boot_ns, self.shared.nodes());
         let leaving = self.shared.is_stopping();
         if leaving {
@@ -146,23 +154,25 @@ impl Broker {
                 continue;
             };
             if self.contended.remove(&slot) {
-                calls.extend(self.call(vec![(slot, key, write)]));
+                calls.extend(self.call(vec![(slot, key, write)], now.boot_ns));
             } else {
                 together.push((slot, key, write));
             }
         }
         while !together.is_empty() {
             let rest = together.split_off(together.len().min(KEYS_PER_TXN));
-            calls.extend(self.call(std::mem::replace(&mut together, rest)));
+            calls.extend(self.call(std::mem::replace(&mut together, rest), now.boot_ns));
         }
         calls
     }
 
     /// Takes the outcome of a call.
     pub fn answer(&mut self, id: u64, result: Result<TxnOutcome, StoreError>, now_ns: u64) {
-        let Asked { slots, probe } = self.calls.remove(&id).unwrap_or_default();
+        let asked = self.calls.remove(&id).unwrap_or_default();
+        let Asked { slots, probe, .. } = asked;
         match result {
             Ok(outcome) => {
+                self.heard_ns = now_ns;
                 // A key that was not read keeps the share of its view from before this contact.
                 if probe.as_ref().is_none_or(|probe| probe.whole) {
                     self.contact_ns = now_ns;
@@ -263,6 +273,7 @@ impl Broker {
             now,
             proofs: &self.proofs,
             store_up,
+            late: self.late,
             nodes: self.shared.nodes(),
             contact_ns: self.contact_ns,
             may_write: may_write && (leaving || now.boot_ns >= self.budget.ready_ns()),
@@ -270,7 +281,10 @@ impl Broker {
             growth: self.budget.growth(),
             leaving,
             next_id: self.next_id,
-            supplier: self.roster.supplier(me, store_up, hash, now.boot_ns),
+            supplier: {
+                let able = store_up && !self.late;
+                self.roster.supplier(me, able, hash, now.boot_ns)
+            },
             out: Outbox::default(),
         };
         if owner.moves_to(around.supplier) {
@@ -303,7 +317,7 @@ impl Broker {
     }
 
     /// One transaction of these writes; a state that cannot be encoded fails its owner alone.
-    fn call(&mut self, writes: Vec<(Slot, String, Write)>) -> Option<Call> {
+    fn call(&mut self, writes: Vec<(Slot, String, Write)>, sent_ns: u64) -> Option<Call> {
         let (mut txn, mut slots) = (Txn::default(), Vec::new());
         for (slot, key, write) in writes {
             let op = match write.next.as_ref().map(codec::encode).transpose() {
@@ -334,8 +348,12 @@ impl Broker {
             .fetch_add(slots.len() as u64, Ordering::Relaxed);
         let id = self.next_call;
         self.next_call += 1;
-        let probe = None;
-        self.calls.insert(id, Asked { slots, probe });
+        let asked = Asked {
+            sent_ns,
+            slots,
+            probe: None,
+        };
+        self.calls.insert(id, asked);
         Some(Call { id, txn })
     }
 

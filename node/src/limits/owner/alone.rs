@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Around, Candidate, Cause, LOOK_MIN_NS, Mode, Owner, Part, Source, State, StoreLoss, Verdict,
-    life_now_ns,
+    Around, Candidate, Cause, LATE_NS, LOOK_MIN_NS, Mode, Owner, Part, Source, State, StoreLoss,
+    Verdict, life_now_ns,
 };
 
 /// A view older than its node's last contact by more than this is not fresh.
@@ -30,6 +30,7 @@ impl Owner {
             looks.extend(self.live_end_ns());
         } else if let (true, Some(since_ns)) = (hungry, self.loss.dry_since_ns()) {
             looks.push(since_ns.saturating_add(self.place.grace_ns));
+            looks.push(now_ns.saturating_add(LATE_NS));
         }
         let earliest = looks.into_iter().min().unwrap_or(u64::MAX);
         self.look_ns = earliest.max(now_ns.saturating_add(LOOK_MIN_NS));

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::{
-    Around, Attempt, Base, CANDIDATES_MAX, CELLS, Candidate, Cause, Charges, LOOK_MIN_NS, Mode,
-    Owner, Part, SETTLE_SLACK_NS, Source, Span, State, Verdict, View, Write, grid_ns, life_now_ns,
-    life_ns,
+    Around, Attempt, Base, CANDIDATES_MAX, CELLS, Candidate, Cause, Charges, LATE_NS, LOOK_MIN_NS,
+    Mode, Owner, Part, SETTLE_SLACK_NS, Source, Span, State, Verdict, View, Write, grid_ns,
+    life_now_ns, life_ns,
 };
 
 /// How long a leaving process refuses what it no longer draws.
@@ -128,6 +128,9 @@ impl Owner {
         if let Some(since_ns) = self.loss.dry_since_ns() {
             let grace_over_ns = since_ns.saturating_add(self.place.grace_ns);
             self.look_ns = self.look_ns.min(grace_over_ns.max(now_ns + LOOK_MIN_NS));
+        }
+        if self.loss.dry_since_ns().is_some() || self.lending.wanted() > 0 {
+            self.look_ns = self.look_ns.min(now_ns.saturating_add(LATE_NS));
         }
         self.attempt = Some(Attempt {
             next: next.clone(),

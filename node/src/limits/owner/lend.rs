@@ -240,7 +240,7 @@ impl Owner {
                 false => Reply::Later,
             };
         }
-        if !around.store_up || now_ns < self.blocked_until_ns {
+        if !around.store_up || around.late || now_ns < self.blocked_until_ns {
             return Reply::NoStore;
         }
         match self.lending.verdict {

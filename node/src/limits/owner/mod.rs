@@ -45,6 +45,10 @@ const SETTLE_SLACK_NS: u64 = 100_000_000;
 const CANDIDATES_MAX: usize = 4;
 /// A state that cannot be read is looked at again after this time.
 const UNREADABLE_NS: u64 = 1_000_000_000;
+/// A store that owes an answer for so long is late: who owns the key meanwhile is asked, so that
+/// nobody waits for the end of the call. Well below every grace, well above what a store that works
+/// takes.
+pub(super) const LATE_NS: u64 = 100_000_000;
 /// The shortest time between two looks that nobody asked for.
 const LOOK_MIN_NS: u64 = 1_000_000;
 
@@ -72,6 +76,8 @@ pub struct Around<'a> {
     pub proofs: &'a RevisionClock,
     /// Whether the store answered last time.
     pub store_up: bool,
+    /// Whether it owes an answer for so long that peers are asked meanwhile.
+    pub late: bool,
     /// Nodes last known, this one included.
     pub nodes: u64,
     /// When it last answered anything.

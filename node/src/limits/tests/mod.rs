@@ -14,6 +14,7 @@ mod meter;
 mod network;
 mod pauses;
 mod schedules;
+mod silence;
 mod simulation;
 mod slots;
 mod values;

@@ -1,0 +1,195 @@
+//! An owner whose store is silent, as a cut makes it: the call fails only after seconds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::meter::{Limit, MeterSpec, Window};
+use proto::store::TxnOutcome;
+
+use super::memory::Memory;
+use crate::limits::broker::Broker;
+use crate::limits::exchange::{Answer, Ask, Grant, Item, Reply, SpecForm, TokenBatch, Word};
+use crate::limits::meter::Draw;
+use crate::limits::refusal::Cause;
+use crate::limits::{Clock, Limits, Meter, MeterKey, Moment, Opener, Settings};
+
+const MS: u64 = 1_000_000;
+const PEER: Opener = Opener { node: 2, boot: 1 };
+
+#[derive(Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn boot_ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn moment(&self) -> Moment {
+        let (boot_ns, unix_ns) = (self.boot_ns(), self.boot_ns());
+        Moment { boot_ns, unix_ns }
+    }
+}
+
+struct Node {
+    clock: Arc<SetClock>,
+    broker: Broker,
+}
+
+impl Node {
+    /// Lets the broker do what is due at this instant; gives the asks to its peer, and how many
+    /// calls it makes.
+    fn turn(&mut self, now_ns: u64) -> (Vec<(String, u64)>, usize) {
+        self.clock.0.store(now_ns, Ordering::Relaxed);
+        let calls = self.broker.turn(self.clock.moment()).len();
+        let batches = self.broker.take_batches().into_iter();
+        let items = batches.flat_map(|(to, batch)| batch.items.into_iter().map(move |i| (to, i)));
+        let asks = items.filter_map(|(to, Item { key, word })| match word {
+            Word::Ask(ask) if to == PEER => Some((key, ask.id)),
+            _ => None,
+        });
+        (asks.collect(), calls)
+    }
+
+    /// Its peer says something about a key.
+    fn said(&mut self, key: &str, word: Word, ms: u64) {
+        let key = key.to_owned();
+        let items = vec![Item { key, word }];
+        self.broker.peer_said(PEER, TokenBatch { items }, ms * MS);
+    }
+}
+
+/// A node that is linked to another one, and a meter that it owns.
+fn node() -> (Node, Arc<Meter>) {
+    let clock = Arc::new(SetClock::default());
+    let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
+    settings.nodes = 2;
+    let (limits, mut broker) = Limits::unserved(&settings, Arc::clone(&clock) as Arc<dyn Clock>);
+    broker.peer_up(PEER);
+    let limit = Limit::new(1_000, Window::Second).unwrap();
+    let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
+    let mut node = Node { clock, broker };
+    for key in 0u32.. {
+        let key = MeterKey::of("mtr_1", &key.to_be_bytes());
+        let meter = limits.meter(key, Arc::clone(&spec));
+        assert!(matches!(meter.draw(0, MS), Draw::Wait(_)));
+        if let (asks, 1) = node.turn(MS) {
+            assert!(
+                asks.is_empty(),
+                "whoever owns a key asks the store and nobody else"
+            );
+            return (node, meter);
+        }
+    }
+    unreachable!("it owns about half of all keys")
+}
+
+#[test]
+fn who_owns_a_key_asks_its_peers_while_the_store_is_late() {
+    let (mut node, meter) = node();
+    let Draw::Wait(waiting) = meter.draw(0, 2 * MS) else {
+        panic!("nothing has been granted yet")
+    };
+    let mut asked = None;
+    for ms in 2..=400 {
+        let (asks, _) = node.turn(ms * MS);
+        if let Some((key, id)) = asks.into_iter().find(|(key, _)| *key == meter.store_key) {
+            asked = Some((ms, key, id));
+            break;
+        }
+    }
+    let (ms, key, ask) = asked.expect("its peer is asked before the grace is over");
+    assert!((101..=110).contains(&ms), "asked at {ms} ms");
+    // The peer, which knows this node as the owner, asks back before it serves: it is not to wait.
+    let word = Word::Ask(Ask {
+        id: 1,
+        spec: SpecForm::from(&*meter.configured()),
+        wanted: 1,
+        relayed: true,
+    });
+    node.said(&key, word, ms);
+    node.broker.turn(node.clock.moment());
+    let batches = node.broker.take_batches().into_iter();
+    let words = batches.flat_map(|(_, batch)| batch.items.into_iter().map(|item| item.word));
+    let replies = words.filter_map(|word| match word {
+        Word::Answer(answer) => Some(answer.reply),
+        _ => None,
+    });
+    assert_eq!(replies.collect::<Vec<_>>(), [Reply::NoStore]);
+    let grant = Grant {
+        amount: 10,
+        life_ns: 200 * MS,
+        sub_ns: 16 * MS,
+        phase_ns: 0,
+    };
+    let answer = Answer {
+        ask,
+        reply: Reply::Granted(grant),
+        seen: None,
+        at_ns: ms * MS,
+    };
+    node.said(&key, Word::Answer(answer), ms);
+    let token = waiting.poll_now(ms * MS).expect("an end").expect("a token");
+    assert!(token.send(ms * MS).is_ok());
+}
+
+/// A store that works, and a node that can reach it but none of its peers.
+#[test]
+fn who_is_cut_from_its_peers_takes_from_the_store() {
+    for key in 0u32..12 {
+        let clock = Arc::new(SetClock::default());
+        let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
+        settings.nodes = 3;
+        let clock_of = Arc::clone(&clock) as Arc<dyn Clock>;
+        let (limits, mut broker) = Limits::unserved(&settings, clock_of);
+        broker.peer_up(PEER);
+        broker.peer_up(Opener { node: 3, boot: 1 });
+        let mut memory = Memory {
+            revision: 1,
+            ..Memory::default()
+        };
+        let limit = Limit::new(200, Window::Second).unwrap();
+        let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
+        let meter = limits.meter(MeterKey::of("mtr_1", &key.to_be_bytes()), spec);
+        let mut answers: VecDeque<(u64, u64, TxnOutcome)> = VecDeque::new();
+        let (mut waiting, mut sent, mut refused, mut lost) = (Vec::new(), 0, 0, 0);
+        for ms in 1..=4_000u64 {
+            let now_ns = ms * MS;
+            clock.0.store(now_ns, Ordering::Relaxed);
+            while answers.front().is_some_and(|(at_ns, ..)| *at_ns <= now_ns) {
+                if let Some((_, id, outcome)) = answers.pop_front() {
+                    broker.answer(id, Ok(outcome), now_ns);
+                }
+            }
+            let mut ends = Vec::new();
+            if ms % 10 == 0 {
+                match meter.draw(0, now_ns) {
+                    Draw::Drawn(token) => ends.push(Ok(token)),
+                    Draw::Wait(wait) => waiting.push(wait),
+                    Draw::Refused(refusal) => ends.push(Err(refusal)),
+                }
+            }
+            for wait in std::mem::take(&mut waiting) {
+                match wait.poll_now(now_ns) {
+                    Some(end) => ends.push(end),
+                    None => waiting.push(wait),
+                }
+            }
+            for end in ends {
+                match end {
+                    Ok(token) => sent += u32::from(token.send(now_ns).is_ok()),
+                    Err(refusal) if refusal.cause == Cause::StoreLost => lost += 1,
+                    Err(_) => refused += 1,
+                }
+            }
+            for call in broker.turn(clock.moment()) {
+                let outcome = memory.txn(&call.txn);
+                answers.push_back((now_ns + 2 * MS, call.id, outcome));
+            }
+            broker.take_batches();
+        }
+        assert_eq!(
+            lost, 0,
+            "the store was there: {sent} sent, {refused} refused"
+        );
+    }
+}
