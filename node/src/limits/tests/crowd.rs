@@ -16,7 +16,7 @@ const MS: u64 = 1_000_000;
 
 /// A clock that a test sets.
 #[derive(Default)]
-struct SetClock(AtomicU64);
+pub(super) struct SetClock(pub(super) AtomicU64);
 
 impl Clock for SetClock {
     fn boot_ns(&self) -> u64 {

@@ -2,33 +2,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use proto::meter::{Limit, MeterSpec, Window};
 use proto::store::TxnOutcome;
 
+use super::crowd::SetClock;
 use super::memory::Memory;
 use crate::limits::broker::Broker;
 use crate::limits::exchange::{Answer, Ask, Grant, Item, Reply, SpecForm, TokenBatch, Word};
 use crate::limits::meter::Draw;
 use crate::limits::refusal::Cause;
-use crate::limits::{Clock, Limits, Meter, MeterKey, Moment, Opener, Settings};
+use crate::limits::{Clock, Limits, Meter, MeterKey, Opener, Settings};
 
 const MS: u64 = 1_000_000;
 const PEER: Opener = Opener { node: 2, boot: 1 };
-
-#[derive(Default)]
-struct SetClock(AtomicU64);
-
-impl Clock for SetClock {
-    fn boot_ns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-    fn moment(&self) -> Moment {
-        let (boot_ns, unix_ns) = (self.boot_ns(), self.boot_ns());
-        Moment { boot_ns, unix_ns }
-    }
-}
 
 struct Node {
     clock: Arc<SetClock>,
@@ -69,7 +57,7 @@ fn node() -> (Node, Arc<Meter>) {
     let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
     let mut node = Node { clock, broker };
     for key in 0u32.. {
-        let key = MeterKey::of("mtr_1", &key.to_be_bytes());
+        let key = MeterKey::of("mtr_1", key.to_be_bytes());
         let meter = limits.meter(key, Arc::clone(&spec));
         assert!(matches!(meter.draw(0, MS), Draw::Wait(_)));
         if let (asks, 1) = node.turn(MS) {
@@ -149,7 +137,7 @@ fn who_is_cut_from_its_peers_takes_from_the_store() {
         };
         let limit = Limit::new(200, Window::Second).unwrap();
         let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
-        let meter = limits.meter(MeterKey::of("mtr_1", &key.to_be_bytes()), spec);
+        let meter = limits.meter(MeterKey::of("mtr_1", key.to_be_bytes()), spec);
         let mut answers: VecDeque<(u64, u64, TxnOutcome)> = VecDeque::new();
         let (mut waiting, mut sent, mut refused, mut lost) = (Vec::new(), 0, 0, 0);
         for ms in 1..=4_000u64 {
