@@ -5,8 +5,10 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -20,9 +22,10 @@ def binary():
     sys.exit("the binary is not built: cargo build, or set REQUESTROCKET_BIN")
 
 
-def need_etcd():
-    if not shutil.which("etcd"):
-        sys.exit("etcd is missing: apt-get install etcd-server")
+def need(program, package):
+    """Where a program is; servers may be where only root looks."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    return found or sys.exit(f"{program} is missing: apt-get install {package}")
 
 
 class Processes:
@@ -58,6 +61,17 @@ class Processes:
         if not line:
             raise RuntimeError(f"{name} did not start; see {self.dir / (name + '.log')}")
         return json.loads(line)
+
+    def accepts(self, name, process, port):
+        """Waits until a program that says nothing itself listens."""
+        until = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise RuntimeError(f"{name} did not start; see {self.dir / (name + '.log')}")
 
     def ended(self):
         return [name for name, process in self.processes if process.poll() is not None]

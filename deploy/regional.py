@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from processes import Processes, need_etcd
+from processes import Processes, need
 from wide_area import WideArea, free_number
 
 NAMES = ["us", "eu", "ap", "sa", "au", "af", "me", "in"]
@@ -20,7 +20,7 @@ class Regional(Processes):
         super().__init__(args.dir)
         if not 2 <= args.regions <= len(NAMES):
             sys.exit(f"--regions must be 2 to {len(NAMES)}")
-        need_etcd()
+        need("etcd", "etcd-server")
         self.nodes, self.names = args.nodes, NAMES[:args.regions]
         self.network = WideArea(self.names, self.known_number(), args)
 

@@ -496,14 +496,57 @@ fn a_cluster_starts_with_one_command_and_goes_on_where_it_was() {
         let nodes = call(&ready, "GET", "/nodes", None).json();
         (nodes["items"].as_array().expect("a list").len() == 2).then_some(())
     });
-    let target = r#"{"base_url": "https://api.example.com", "name": "kept"}"#;
-    let made = call(&ready, "POST", "/orgs/default/targets", Some(target));
+    let upstream = Upstream::json("{}");
+    let target = json!({
+        "base_url": upstream.url(), "allow_http": true, "allow_networks": ["127.0.0.0/8"],
+        "name": "kept",
+    });
+    let made = call(
+        &ready,
+        "POST",
+        "/orgs/default/targets",
+        Some(&target.to_string()),
+    );
     assert_eq!(made.status(), 201, "{}", made.text());
+    let open = json!({"kind": "proxy", "auth_type": "none"}).to_string();
+    let open = call(&ready, "POST", "/orgs/default/credentials", Some(&open)).json();
+    let proxy = json!({
+        "target_id": made.json()["id"], "proxy_credential_ids": [open["id"]],
+        "acknowledge_open": true,
+    });
+    let proxy = call(
+        &ready,
+        "POST",
+        "/orgs/default/proxies",
+        Some(&proxy.to_string()),
+    )
+    .json();
+    // Its URL is the balancer's, behind which every node answers.
+    let url = proxy["url"].as_str().expect("a URL").to_owned();
+    let (at, path) = url.split_at(url.find("/api/").expect("a path"));
+    assert_eq!(ready["gateway"], at);
+    let nodes = ready["nodes"].as_array().expect("a list").iter();
+    for node in nodes.chain([&ready["gateway"]]) {
+        let node = node.as_str().expect("a URL");
+        wait_for("the proxy", || {
+            let answer = Request::new("GET", path).send(node);
+            (answer.status() == 200).then_some(())
+        });
+    }
     assert_eq!(script.stop(), Some(0));
     let (script, again) = start();
-    assert_eq!(again["control"], ready["control"]);
-    let targets = call(&again, "GET", "/orgs/default/targets", None);
-    assert!(targets.text().contains("kept"), "{}", targets.text());
+    assert_eq!(
+        (&again["control"], &again["gateway"]),
+        (&ready["control"], &ready["gateway"])
+    );
+    // Either control plane, and the balancer before both.
+    let controls = again["controls"].as_array().expect("a list");
+    assert_eq!(controls.len(), 2);
+    for control in controls.iter().chain([&again["control"]]) {
+        let asked = json!({"control": control, "admin_token": again["admin_token"]});
+        let targets = call(&asked, "GET", "/orgs/default/targets", None);
+        assert!(targets.text().contains("kept"), "{}", targets.text());
+    }
     assert_eq!(script.stop(), Some(0));
 }
 

@@ -74,7 +74,15 @@ impl Cluster {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local-cluster");
         let mut script = Command::new(script)
-            .args(["--output", "json", "--dir"])
+            .args([
+                "--controls",
+                "1",
+                "--balancer",
+                "none",
+                "--output",
+                "json",
+                "--dir",
+            ])
             .arg(dir.path())
             .env("REQUESTROCKET_BIN", env!("CARGO_BIN_EXE_requestrocket"))
             .stdout(Stdio::piped())
@@ -361,16 +369,16 @@ fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied) {
     println!("  one change more, which finds all of them at it:");
     proxy.changes(cluster, 1, None);
 
-    let config = std::fs::read_to_string(cluster.dir.path().join("node-0.toml")).expect("a file");
+    let config = std::fs::read_to_string(cluster.dir.path().join("node-1.toml")).expect("a file");
     let fresh = cluster.dir.path().join("fresh.toml");
-    let listen = cluster.list("nodes")[0].replace("http://", "");
-    let config = config
-        .replace(
-            &format!("listen = \"{listen}\""),
-            "listen = \"127.0.0.1:0\"",
-        )
-        .replace("node-0\"\n[store]", "fresh\"\n[store]")
-        .replace("/node-0\"\n", "/fresh\"\n");
+    let lines = config
+        .lines()
+        .map(|line| match line.starts_with("listen = ") {
+            true => "listen = \"127.0.0.1:0\"".to_owned(),
+            false => line.replace("node-1\"", "fresh\""),
+        });
+    let config: Vec<String> = lines.collect();
+    let config = config.join("\n");
     std::fs::write(&fresh, config).expect("a file");
     let begun = Instant::now();
     let mut node = Command::new(env!("CARGO_BIN_EXE_requestrocket"))
