@@ -13,10 +13,10 @@ use proto::tree::{Operation, SYSTEM_ORG};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::control_settings::ControlSettings;
 use crate::own_secrets;
 use crate::private_file;
 use crate::serve::CannotStart;
-use crate::settings::ControlSettings;
 
 /// The name of the bootstrap token's object in the organisation `system`.
 const NAME: &str = "bootstrap";

@@ -6,6 +6,7 @@ mod certificates;
 mod cli;
 mod client;
 mod configuration;
+mod control_settings;
 mod data_folder;
 mod data_plane;
 mod demo;

@@ -6,9 +6,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use node::config::{DialGuardSettings, GatewaySettings, TlsSettings};
+use node::config::{DialGuardSettings, GatewaySettings};
 use serde::{Deserialize, Serialize};
 
+use crate::control_settings::ControlSettings;
 use crate::otlp::OtlpSettings;
 use crate::otlp::metrics::MetricsSettings;
 use crate::permissions::{EgressSettings, PolicySettings};
@@ -66,41 +67,6 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// Log lines.
     pub log: LogSettings,
-}
-
-/// The control plane's listener.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ControlSettings {
-    /// Address to listen on; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// Host names it answers to, besides loopback names and its own address.
-    pub allowed_hosts: Vec<String>,
-    /// Certificate that clients of the API see; plain HTTP without one.
-    pub tls: TlsSettings,
-    /// Listen on an address that is not loopback although there is no TLS.
-    pub insecure: bool,
-    /// The bootstrap token, instead of a generated one; at least 32 characters.
-    pub admin_token: Option<String>,
-    /// A file that holds it.
-    pub admin_token_file: Option<PathBuf>,
-    /// A file with a token that no configuration knows, at least 32 characters: it promotes and
-    /// recovers this region when nothing else can be reached.
-    pub operator_token_file: Option<PathBuf>,
-}
-
-impl Default for ControlSettings {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
-            allowed_hosts: Vec::new(),
-            tls: TlsSettings::default(),
-            insecure: false,
-            admin_token: None,
-            admin_token_file: None,
-            operator_token_file: None,
-        }
-    }
 }
 
 /// The operator's listener: `/healthz`, `/readyz` and `/metrics` without a token.

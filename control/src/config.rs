@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proto::forwarded::TrustedProxies;
+
 use crate::records::Retention;
 
 /// What the REST API is told at boot.
@@ -17,6 +19,8 @@ pub struct ApiSettings {
     /// Hosts that are answered, without ports: the public name and the loopback names. A page in
     /// somebody's browser that was rebound to our address says another one.
     pub allowed_hosts: Vec<String>,
+    /// Who is believed about where a request comes from.
+    pub proxies: TrustedProxies,
     /// Longest time that a write may take, lost races included.
     pub write_deadline: Duration,
     /// Longest time that a read waits for the version that it presents.
@@ -40,6 +44,7 @@ impl ApiSettings {
             allowed_hosts: ["localhost", "127.0.0.1", "[::1]"]
                 .map(str::to_owned)
                 .into(),
+            proxies: TrustedProxies::default(),
             write_deadline: Duration::from_secs(10),
             version_wait: Duration::from_secs(2),
             test_wait: Duration::from_secs(10),

@@ -12,6 +12,7 @@ use std::time::Instant;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
+use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
 use proto::seal::Purpose;
 use proto::tree::Hash;
@@ -212,8 +213,8 @@ pub(crate) fn authenticate(control: &Control, request: &HttpRequest) -> Result<C
     if let Some(caller) = control.caller(token, Timestamp::now()) {
         return Ok(caller);
     }
-    let verdict = match request.peer_addr() {
-        Some(peer) => control.wrong_token(peer.ip(), Instant::now()),
+    let verdict = match call::source(request, &control.settings.proxies) {
+        Some(source) => control.wrong_token(source, Instant::now()),
         None => Verdict::Refuse,
     };
     match verdict {
@@ -260,7 +261,7 @@ impl Handler {
         request: &HttpRequest,
         caller: Caller,
     ) -> Result<Ready, Refusal> {
-        let parts = read_request(route, request)?;
+        let parts = read_request(route, request, &control.settings.proxies)?;
         let control = control.clone();
         match self {
             Self::Call(run) => {
@@ -313,7 +314,11 @@ impl Ready {
     }
 }
 
-fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal> {
+fn read_request(
+    route: &Route,
+    request: &HttpRequest,
+    proxies: &TrustedProxies,
+) -> Result<Request, Refusal> {
     let mut known: Vec<&str> = route.parameters.iter().map(|(name, _)| *name).collect();
     if matches!(route.gives, Gives::List(_)) {
         known.extend(["limit", "cursor"]);
@@ -334,7 +339,7 @@ fn read_request(route: &Route, request: &HttpRequest) -> Result<Request, Refusal
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned),
         idempotency: None,
-        source: request.peer_addr().map(|peer| peer.ip()),
+        source: call::source(request, proxies),
         body: Value::Null,
     })
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use proto::forwarded::{ForwardedHeader, TrustedProxies};
 use serde::{Deserialize, Serialize};
 
 /// The listener that callers connect to.
@@ -20,6 +21,10 @@ pub struct GatewaySettings {
     pub default_org: String,
     /// Host names that open proxies (credential type `none`) answer to, besides loopback names.
     pub allowed_hosts: Vec<String>,
+    /// Networks of proxies before this listener that are believed about where a request comes from.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The field in which they say it.
+    pub forwarded_header: ForwardedHeader,
     /// Worker threads; 0 takes one per core.
     pub workers: usize,
     /// Most requests in flight; more are answered 503 `overloaded`.
@@ -62,6 +67,8 @@ impl Default for GatewaySettings {
             public_url: None,
             default_org: "default".into(),
             allowed_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
             workers: 0,
             requests_in_flight_max: 10_000,
             mailbox_capacity: 1_024,
@@ -76,6 +83,16 @@ impl Default for GatewaySettings {
             explain_unauthorized: false,
             basic_challenge: false,
             fault_injection: false,
+        }
+    }
+}
+
+impl GatewaySettings {
+    /// Who is believed about callers.
+    pub fn proxies(&self) -> TrustedProxies {
+        TrustedProxies {
+            networks: self.trusted_proxies.clone(),
+            header: self.forwarded_header,
         }
     }
 }

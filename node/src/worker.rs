@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
+use proto::forwarded::TrustedProxies;
 use proto::health::Health;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
@@ -59,6 +60,7 @@ pub struct Shared {
 pub struct Worker {
     shared: Shared,
     upstream: Rc<Upstream>,
+    proxies: TrustedProxies,
     records: RecordBuffer,
     chain: RefCell<Option<Rc<Chain>>>,
 }
@@ -69,6 +71,7 @@ impl Worker {
         let upstream = Rc::new(Upstream::new(shared.upstream.clone()));
         let records = RecordBuffer::new(shared.records.clone(), shared.metrics.clone());
         let worker = Self {
+            proxies: shared.settings.proxies(),
             shared,
             upstream,
             records,
@@ -121,6 +124,11 @@ impl Worker {
             })
             .before(Receive)
             .build()
+    }
+
+    /// Who is believed about where requests come from.
+    pub fn proxies(&self) -> &TrustedProxies {
+        &self.proxies
     }
 
     /// Takes a place for a request in flight; none when there is no room.

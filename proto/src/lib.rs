@@ -4,7 +4,8 @@
 //! `validation`), how
 //! secrets are kept (`seal`, `retired`), how a configuration is made of it all (`tree`), where it
 //! lives (`keys`, `store`), what nodes are asked to try (`test_request`), what gateways tell each
-//! other (`region_link`), and what is told of each request (`record`, `stage`, `attempt`, `wire`).
+//! other (`region_link`), who calls through proxies (`forwarded`), and what is told of each request
+//! (`record`, `stage`, `attempt`, `wire`).
 //!
 //! What nodes tell of their meters is `usage`; metrics of every process are `exposition`.
 //!
@@ -21,6 +22,7 @@ pub mod event_stream;
 pub mod exposition;
 pub mod field_name;
 pub mod filter;
+pub mod forwarded;
 pub mod health;
 pub mod health_check;
 pub mod home;

@@ -102,6 +102,7 @@ fn api(
     api.allowed_hosts.extend(hosts);
     api.allowed_hosts
         .push(settings.control.listen.ip().to_string());
+    api.proxies = settings.control.proxies();
     let days = u64::from(settings.records.retention_days);
     api.retention.age_max = Duration::from_secs(days * 86_400);
     api.retention.bytes_max = settings.records.retention_bytes;

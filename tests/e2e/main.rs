@@ -7,6 +7,7 @@ mod abort;
 mod add;
 mod aliases;
 mod api;
+mod behind_proxies;
 mod clickhouse;
 mod clocks;
 mod cluster;

@@ -258,8 +258,18 @@ impl Two {
 
     /// The control planes, home first.
     pub fn controls(&self) -> (Gateway, Gateway) {
-        let us = Gateway::with(self.us_start());
-        let mut eu = Gateway::with(self.eu_start());
+        self.controls_with("")
+    }
+
+    /// The same with further lines of their table `control`.
+    pub fn controls_with(&self, lines: &str) -> (Gateway, Gateway) {
+        let start = |mut start: Start| {
+            let table = format!("[control]\n{lines}");
+            start.config = start.config.replace("[control]\n", &table);
+            Gateway::with(start)
+        };
+        let us = start(self.us_start());
+        let mut eu = start(self.eu_start());
         eu.token.clone_from(&us.token);
         // Asked for with a token that is not known yet, eu would take it for a guess.
         self.wait_equal();

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::HttpRequest;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use proto::forwarded::TrustedProxies;
 use proto::id::OrgId;
 use proto::org::Role;
 use proto::tree::OrgConfig;
@@ -226,6 +228,14 @@ pub fn conditions(headers: &HeaderMap) -> Result<(Option<Condition>, Option<Cond
         read(&header::IF_MATCH, "If-Match", Weak::Never)?,
         read(&header::IF_NONE_MATCH, "If-None-Match", Weak::Counts)?,
     ))
+}
+
+/// The address that a request comes from: the peer's, or the one that trusted proxies name.
+pub fn source(request: &HttpRequest, proxies: &TrustedProxies) -> Option<IpAddr> {
+    let lines = request.headers().get_all(proxies.header.name());
+    let lines = lines.map(HeaderValue::as_bytes);
+    let peer = request.peer_addr()?;
+    Some(proxies.source(peer.ip(), lines))
 }
 
 /// The value of a header that may be given once.

@@ -5,19 +5,22 @@
 //! this control plane and then reads from it finds what was written. A forwarded request is not
 //! forwarded again.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
-use awc::ClientResponse;
 use awc::error::{ConnectError, SendRequestError};
+use awc::{ClientRequest, ClientResponse};
 use bytes::Bytes;
+use proto::forwarded::ForwardedHeader;
 use proto::id::{OrgId, RequestId};
 use serde_json::Value;
 
 use super::replicated::REPLICATED_TO;
 use super::{Directory, Peer};
 use crate::api::answer::VERSION_HEADER;
+use crate::api::call;
 use crate::api::error::{Code, Refusal};
 use crate::state::Control;
 
@@ -139,6 +142,9 @@ async fn send(
             sending = sending.insert_header((name, value.clone()));
         }
     }
+    if let Some(source) = call::source(request, &control.settings.proxies) {
+        sending = name_source(sending, source);
+    }
     let by = header_value(&directory.regions.own)?;
     let sent = sending
         .insert_header((KEY, key.clone()))
@@ -164,6 +170,19 @@ async fn send(
         true => Ok((answer, bytes)),
         false => Err(broke_off(home, &"its answer is cut")),
     }
+}
+
+/// Tells home where the write comes from, in either field: home reads the one of its settings, and
+/// believes it where this control plane is among the proxies that it trusts.
+fn name_source(request: ClientRequest, source: IpAddr) -> ClientRequest {
+    let source = source.to_canonical();
+    let element = match source {
+        IpAddr::V4(_) => format!("for={source}"),
+        IpAddr::V6(_) => format!("for=\"[{source}]\""),
+    };
+    request
+        .insert_header((ForwardedHeader::Forwarded.name(), element))
+        .insert_header((ForwardedHeader::XForwardedFor.name(), source.to_string()))
 }
 
 /// Whether a body is all of what its head announces: the client takes the end of the connection

@@ -5,12 +5,14 @@
 //! wrong key.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use actix_http::{HttpMessage, Payload, Request as HttpRequest, Response};
 use futures_util::StreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
+use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
 
@@ -117,6 +119,7 @@ fn exchange(
     let mut peer = from
         .peer_addr()
         .ok_or_else(|| malformed("the connection has no peer address"))?;
+    peer = caller(worker.proxies(), peer, &headers);
     let mut notes = Notes::default();
     let connection = from.conn_data::<Connection>().cloned();
     let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
@@ -141,6 +144,19 @@ fn exchange(
         says_sent_at,
         ..Exchange::arrived(id, trace, snapshot, request, body, notes)
     }))
+}
+
+/// Where a request comes from that trusted proxies may have passed on; they tell no port.
+fn caller(proxies: &TrustedProxies, peer: SocketAddr, headers: &HeaderMap) -> SocketAddr {
+    if !proxies.trusts(peer.ip()) {
+        return peer;
+    }
+    let lines = headers.get_all(proxies.header.name());
+    let lines = lines.iter().map(HeaderValue::as_bytes);
+    match proxies.source(peer.ip(), lines) {
+        source if source == peer.ip() => peer,
+        source => SocketAddr::new(source, 0),
+    }
 }
 
 /// The stage at which the request asks for a panic; see `gateway.fault_injection`.

@@ -25,6 +25,7 @@ use actix_web::http::header::HeaderMap;
 use actix_web::{App, test};
 use jiff::Timestamp;
 use proto::exposition::Families;
+use proto::forwarded::TrustedProxies;
 use proto::id::{OrgId, TokenId};
 use proto::object::{Body, ObjectId, StoredToken};
 use proto::org::{ApiToken, Org, Role};
@@ -201,6 +202,10 @@ pub async fn api() -> Api<
     let control = Arc::new(Control::new(ControlDeps {
         settings: ApiSettings {
             test_wait: Duration::from_secs(2),
+            proxies: TrustedProxies {
+                networks: vec!["198.51.100.0/24".parse().unwrap()],
+                ..TrustedProxies::default()
+            },
             ..ApiSettings::new("https://gw.example")
         },
         publisher: publisher.clone(),

@@ -79,6 +79,29 @@ async fn wrong_tokens_are_throttled_and_right_ones_pass() {
 }
 
 #[actix_web::test]
+async fn wrong_tokens_are_counted_by_caller_not_by_proxy() {
+    let api = api().await;
+    let from = |peer: &str, caller: &str| {
+        let peer = format!("{peer}:4000").parse().unwrap();
+        let request = api.request(Who::Nobody, Method::GET, "/me").peer_addr(peer);
+        let request = request.insert_header(("authorization", "Bearer rr_api_no"));
+        api.send(request.insert_header(("x-forwarded-for", caller)))
+    };
+    for _ in 0..10 {
+        from("198.51.100.1", "6.6.6.6, 192.0.2.7").await.is(401);
+    }
+    // Through another proxy too, whatever else the caller claims.
+    let forged = "203.0.113.1, 192.0.2.7, 198.51.100.1";
+    from("198.51.100.2", forged).await.is(429);
+    from("198.51.100.1", "192.0.2.8").await.is(401);
+    // Who is no proxy cannot change its address.
+    for n in 0..10 {
+        from("203.0.113.9", &format!("192.0.2.{n}")).await.is(401);
+    }
+    from("203.0.113.9", "192.0.2.99").await.is(429);
+}
+
+#[actix_web::test]
 async fn an_expired_token_is_refused() {
     let api = api().await;
     let make = |expires_at: &str| {
