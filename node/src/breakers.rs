@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use proto::breaker::BreakerSettings;
 use proto::endpoint::WHOLE;
-use proto::id::TargetId;
+use proto::id::{OrgId, TargetId};
 use proto::outcome::{Code, EarlyEnd};
 use tracing::{info, warn};
 
@@ -190,7 +190,7 @@ impl Drop for Admitted {
 
 /// The breakers in use, found again when a new version is compiled.
 #[derive(Debug, Default)]
-pub struct Breakers(HashMap<(TargetId, Box<str>), Known>);
+pub struct Breakers(HashMap<(OrgId, TargetId, Box<str>), Known>);
 
 #[derive(Debug)]
 struct Known {
@@ -203,11 +203,11 @@ impl Breakers {
     /// before.
     pub fn of(
         &mut self,
-        id: TargetId,
+        (org, id): (OrgId, TargetId),
         address: &str,
         settings: &BreakerSettings,
     ) -> Arc<TargetBreaker> {
-        let key = (id, Box::from(address));
+        let key = (org, id, Box::from(address));
         if let Some(known) = self.0.get(&key)
             && known.settings == *settings
             && let Some(breaker) = known.breaker.upgrade()
@@ -233,6 +233,8 @@ impl Breakers {
 mod tests {
     use super::*;
 
+    const ID: (OrgId, TargetId) = (OrgId::from_bits(1), TargetId::from_bits(1));
+
     fn settings(json: serde_json::Value) -> BreakerSettings {
         serde_json::from_value(json).unwrap()
     }
@@ -246,7 +248,7 @@ mod tests {
     fn failures_open_it_and_it_says_when_to_come_back() {
         let mut breakers = Breakers::default();
         let json = serde_json::json!({"consecutive_failures": 2, "open_ms": 3_600_000});
-        let breaker = breakers.of(TargetId::from_bits(1), "https://a.example", &settings(json));
+        let breaker = breakers.of(ID, "https://a.example", &settings(json));
         for status in [500, 501, 503] {
             answered(&breaker, status);
         }
@@ -262,17 +264,21 @@ mod tests {
     #[test]
     fn what_was_seen_goes_on_over_versions_that_leave_it_as_it_is() {
         let mut breakers = Breakers::default();
-        let id = TargetId::from_bits(1);
+        let id = ID;
         let two = settings(serde_json::json!({"consecutive_failures": 2}));
         let breaker = breakers.of(id, "https://a.example", &two);
         let same = breakers.of(id, "https://a.example", &two);
         assert!(Arc::ptr_eq(&breaker, &same));
         let moved = breakers.of(id, "https://b.example", &two);
         assert!(!Arc::ptr_eq(&breaker, &moved));
+        // An id says nothing of another organisation's target.
+        let other = (OrgId::from_bits(2), id.1);
+        let others = breakers.of(other, "https://a.example", &two);
+        assert!(!Arc::ptr_eq(&breaker, &others));
         let three = settings(serde_json::json!({"consecutive_failures": 3}));
         let stricter = breakers.of(id, "https://a.example", &three);
         assert!(!Arc::ptr_eq(&breaker, &stricter));
-        drop((breaker, same, moved, stricter));
+        drop((breaker, same, moved, others, stricter));
         breakers.tidy();
         assert!(breakers.0.is_empty());
     }
@@ -281,7 +287,7 @@ mod tests {
     fn what_comes_back_gets_a_rising_share() {
         let mut breakers = Breakers::default();
         let json = serde_json::json!({"consecutive_failures": 1, "open_ms": 100});
-        let breaker = breakers.of(TargetId::from_bits(1), "https://a.example", &settings(json));
+        let breaker = breakers.of(ID, "https://a.example", &settings(json));
         let slow = Duration::from_secs(10);
         assert_eq!(
             breaker.share(Instant::now(), slow),

@@ -189,7 +189,7 @@ impl Endpoint {
 mod tests {
     use http::StatusCode;
     use proto::breaker::BreakerSettings;
-    use proto::id::TargetId;
+    use proto::id::{OrgId, TargetId};
     use proto::outcome::Code;
 
     use super::*;
@@ -198,6 +198,7 @@ mod tests {
     fn endpoints(distances: &[u8], refuses: bool) -> Endpoints {
         let settings: BreakerSettings =
             serde_json::from_str(r#"{"consecutive_failures": 1, "open_ms": 3600000}"#).unwrap();
+        let id = (OrgId::from_bits(1), TargetId::from_bits(1));
         let mut breakers = Breakers::default();
         let all = distances.iter().enumerate().map(|(at, distance)| {
             let url = format!("https://h{at}.example");
@@ -206,7 +207,7 @@ mod tests {
                 label: format!("h{at}.example").into(),
                 distance: *distance,
                 weight: 1,
-                breaker: Some(breakers.of(TargetId::from_bits(1), &url, &settings)),
+                breaker: Some(breakers.of(id, &url, &settings)),
                 checked: None,
                 counters: None,
                 durations: AddressDurations::default(),

@@ -208,7 +208,7 @@ impl Checked {
 /// The endpoints that are checked, found again when a new version is compiled.
 pub struct HealthChecks {
     upstream: UpstreamSettings,
-    known: HashMap<(TargetId, Box<str>), Weak<Checked>>,
+    known: HashMap<(OrgId, TargetId, Box<str>), Weak<Checked>>,
     /// To the thread, which begins with the first endpoint and ends with this.
     thread: OnceLock<UnboundedSender<Weak<Checked>>>,
 }
@@ -226,7 +226,7 @@ impl HealthChecks {
     /// Checks an endpoint for as long as what is returned is held. What is known of it goes on
     /// where its settings are as before. `None` beyond the bounds.
     pub fn of(&mut self, parts: CheckedParts) -> Option<Arc<Checked>> {
-        let key = (parts.target, Box::from(&*parts.address));
+        let key = (parts.org, parts.target, Box::from(&*parts.address));
         let known = self.known.get(&key).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.settings == parts.settings) {
             let destination = known.destination.lock();

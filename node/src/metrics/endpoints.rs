@@ -109,7 +109,7 @@ impl Endpoints {
 mod tests {
     use proto::breaker::BreakerSettings;
     use proto::exposition::text::Form;
-    use proto::id::TargetId;
+    use proto::id::{OrgId, TargetId};
 
     use super::*;
     use crate::breakers::Breakers;
@@ -118,7 +118,8 @@ mod tests {
     fn an_endpoint_is_counted_and_beyond_the_bound_is_not() {
         let endpoints = Endpoints::default();
         let settings = BreakerSettings::default();
-        let breaker = Breakers::default().of(TargetId::from_bits(1), "https://a", &settings);
+        let id = (OrgId::from_bits(1), TargetId::from_bits(1));
+        let breaker = Breakers::default().of(id, "https://a", &settings);
         let counters = endpoints.counters("tgt_1", "a:443", &breaker);
         counters.ended(true);
         endpoints.counters("tgt_1", "a:443", &breaker).ended(false);

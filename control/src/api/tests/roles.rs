@@ -123,6 +123,51 @@ async fn what_hangs_on_a_target_credential_is_for_admins() {
     );
 }
 
+/// Ids are issued here: nodes may keep what they know by id alone.
+#[actix_web::test]
+async fn no_request_gives_an_object_an_id_that_another_organisation_has() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let body = json!({"base_url": "https://api.example.com"});
+    let with_id = |fields: Value| {
+        let mut body = body.clone();
+        let more = fields.as_object().cloned().unwrap_or_default();
+        body.as_object_mut().unwrap().extend(more);
+        body
+    };
+    let id = json!({"id": made.target});
+    let targets = "/orgs/other/targets";
+    let stranger = Who::Stranger;
+    api.post(stranger, targets, with_id(id.clone()))
+        .await
+        .is(422);
+    let path = format!("{targets}/{}", made.target);
+    api.put(stranger, &path, body.clone()).await.is(404);
+    api.patch(stranger, &path, json!({"name": "x"}))
+        .await
+        .is(404);
+    let file = json!({"format": "requestrocket/1", "targets": [with_id(id.clone())]});
+    let applied = api.put(stranger, "/orgs/other/config", file).await.is(422);
+    assert_eq!(applied.body["errors"][0]["pointer"], "/targets/0/id");
+    for operation in [
+        json!({"create": "targets", "object": with_id(id.clone())}),
+        json!({"create": "targets", "as": made.target, "object": body, "id": made.target}),
+        json!({"update": made.target, "patch": {"name": "x"}}),
+        json!({"delete": made.target}),
+    ] {
+        let body = json!({"operations": [operation]});
+        let reply = api.post(stranger, "/orgs/other/changes", body).await;
+        let refused = [400, 404, 422].contains(&reply.status);
+        assert!(refused, "{operation}: {}", reply.text);
+    }
+    // What is created under another's name for it has an id of its own.
+    let named = json!({"create": "targets", "as": made.target, "object": body});
+    let named = json!({"operations": [named]});
+    api.post(stranger, "/orgs/other/changes", named).await;
+    let other = api.get(stranger, targets).await.is(200);
+    assert!(!other.text.contains(&made.target), "{}", other.text);
+}
+
 #[actix_web::test]
 async fn another_organisations_ids_answer_like_unknown_ones() {
     let api = api().await;

@@ -89,7 +89,7 @@ struct Compiled {
 }
 
 impl Compiled {
-    fn forms(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<CompiledProxy>)> {
+    fn forms(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<CompiledProxy>)> + Clone {
         self.proxies.values().map(|form| (&self.slug, form))
     }
 }

@@ -1,6 +1,13 @@
 //! What the proxies of all organisations are called, kept from snapshot to snapshot.
+//!
+//! Control planes issue ids, so no two organisations share one. If somebody writes one into the
+//! store for a second organisation, it leads to the proxy of the organisation that was there first,
+//! on every node, whatever came in which order.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use proto::id::ProxyId;
 
 use crate::snapshot::{CompiledProxy, FormerNames, Names};
 
@@ -19,6 +26,8 @@ pub(super) struct Replaced {
 pub(super) struct Naming {
     names: Names<Arc<CompiledProxy>>,
     former: Arc<FormerNames>,
+    /// Ids that more than one organisation has.
+    contested: BTreeSet<ProxyId>,
 }
 
 impl Naming {
@@ -28,7 +37,7 @@ impl Naming {
         &mut self,
         replaced: &Replaced,
         default: &str,
-        all: impl Iterator<Item = (&'a Arc<str>, &'a Arc<CompiledProxy>)>,
+        all: impl Iterator<Item = (&'a Arc<str>, &'a Arc<CompiledProxy>)> + Clone,
     ) {
         // All of these first: what one gives up another may take at once.
         for (slug, form) in &replaced.gone {
@@ -39,10 +48,17 @@ impl Naming {
             }
         }
         for (slug, form) in &replaced.come {
+            let stands = self.names.get(&form.id_text);
+            if stands.is_some_and(|stands| stands.org != form.org) {
+                self.contested.insert(form.id);
+            }
             self.names.insert(form.id_text.clone(), form.clone());
             for name in called(slug, default, form.alias.as_deref()) {
                 self.names.insert(name, form.clone());
             }
+        }
+        if !self.contested.is_empty() {
+            self.settle(all.clone());
         }
         // Few have any, and two may have had the same one.
         let mut replaced = replaced.gone.iter().chain(&replaced.come);
@@ -61,6 +77,22 @@ impl Naming {
             }
             self.former = Arc::new(former);
         }
+    }
+
+    /// Gives each id that several organisations have to the oldest of them.
+    fn settle<'a>(&mut self, all: impl Iterator<Item = (&'a Arc<str>, &'a Arc<CompiledProxy>)>) {
+        let mut having: BTreeMap<ProxyId, Vec<&Arc<CompiledProxy>>> = BTreeMap::new();
+        for (_, form) in all.filter(|(_, form)| self.contested.contains(&form.id)) {
+            having.entry(form.id).or_default().push(form);
+        }
+        for forms in having.values() {
+            // Ids of organisations rise with the time of their making.
+            if let Some(first) = forms.iter().min_by_key(|form| form.org) {
+                self.names.insert(first.id_text.clone(), Arc::clone(first));
+            }
+        }
+        self.contested
+            .retain(|id| having.get(id).is_some_and(|forms| forms.len() > 1));
     }
 
     pub(super) fn names(&self) -> Names<Arc<CompiledProxy>> {

@@ -63,12 +63,12 @@ impl OrgCompiler<'_> {
         let distances = endpoint::distances(&target.endpoints, own);
         let weights = target.endpoints.iter().map(|endpoint| endpoint.weight);
         let mut terms = distances.into_iter().zip(weights);
-        let id_text = id.to_string();
+        let (org, id_text) = (self.state.config.org, id.to_string());
         let mut all = Vec::with_capacity(target.endpoints.len().max(1));
         for (_, base) in target.bases() {
             let address = format!("{}{}", base.origin, base.path);
             let breakers = &mut self.compiler.breakers;
-            let breaker = settings.map(|settings| breakers.of(id, &address, settings));
+            let breaker = settings.map(|settings| breakers.of((org, id), &address, settings));
             let label: Arc<str> = base.origin.authority().into();
             let checked = match &target.health_check {
                 Some(settings) if !forbidden => {

@@ -296,6 +296,49 @@ async fn names_follow_their_proxies() {
 }
 
 #[actix_rt::test]
+async fn an_id_of_two_organisations_leads_to_the_older_one() {
+    let mut bench = Bench::new();
+    let state = |org: u128| {
+        let mut config = bench.config.clone();
+        config.org = OrgId::from_bits(org);
+        Arc::new(OrgState {
+            config: Arc::new(config),
+            sealed: Arc::default(),
+            sealed_whole: true,
+            retired: Arc::default(),
+        })
+    };
+    let states = [ORG - 1, ORG, ORG + 1].map(|org| (OrgId::from_bits(org), state(org)));
+    let world = |at: &[usize]| World {
+        orgs: at.iter().map(|at| states[*at].clone()).collect(),
+        slugs: at
+            .iter()
+            .map(|at| (format!("org-{at}"), states[*at].0))
+            .collect(),
+        ..World::default()
+    };
+    let mut check = |at: &[usize], first: usize| {
+        let snapshot = bench.compiler.compile(&world(at)).snapshot;
+        for bits in [1, 2].into_iter().filter(|_| !at.is_empty()) {
+            let id = ProxyId::from_bits(bits).to_string();
+            let found = snapshot.find(&id, jiff::Timestamp::now()).unwrap();
+            assert_eq!(found.org, states[first].0, "{at:?}");
+        }
+        assert_eq!(snapshot.names(), 2 * usize::from(!at.is_empty()), "{at:?}");
+    };
+    check(&[1], 1);
+    // A later organisation takes nothing away, whether it comes or stays; an older one does.
+    check(&[1, 2], 1);
+    check(&[0, 1, 2], 0);
+    check(&[1, 2], 1);
+    check(&[2], 2);
+    check(&[0, 2], 0);
+    // A node that starts with all of them says the same.
+    check(&[], 0);
+    check(&[0, 1, 2], 0);
+}
+
+#[actix_rt::test]
 async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
     let mut bench = Bench::new();
     let known = |urls: &[(&str, &str)]| Gateways {
