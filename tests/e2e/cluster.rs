@@ -484,7 +484,9 @@ fn a_cluster_starts_with_one_command_and_goes_on_where_it_was() {
     let call = |ready: &serde_json::Value, method: &str, path: &str, body: Option<&str>| {
         let token = ready["admin_token"].as_str().expect("a token");
         let request = Request::new(method, &format!("/api/v1{path}"))
-            .field("authorization", &format!("Bearer {token}"));
+            .field("authorization", &format!("Bearer {token}"))
+            // The balancer adds whom it is called by; control planes believe no more than that.
+            .field("x-forwarded-for", "192.0.2.7");
         let request = match body {
             Some(body) => request.json(body),
             None => request,
@@ -508,6 +510,8 @@ fn a_cluster_starts_with_one_command_and_goes_on_where_it_was() {
         Some(&target.to_string()),
     );
     assert_eq!(made.status(), 201, "{}", made.text());
+    let audit = call(&ready, "GET", "/orgs/default/audit?limit=1", None).json();
+    assert_eq!(audit["items"][0]["source"], "127.0.0.1");
     let open = json!({"kind": "proxy", "auth_type": "none"}).to_string();
     let open = call(&ready, "POST", "/orgs/default/credentials", Some(&open)).json();
     let proxy = json!({
