@@ -81,12 +81,26 @@ pub fn run(test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
 
 /// Runs a test on a fresh cluster, on the callers' host. One at a time.
 pub fn run_with(links: Links, test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
+    run_on(Members::default(), links, test);
+}
+
+/// What the members of etcd are given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Members {
+    /// Further arguments.
+    pub flags: &'static [&'static str],
+    /// A disk of its own for the data of each, so large; the machine's when absent.
+    pub disk_mib: Option<usize>,
+}
+
+/// The same on members of etcd like these.
+pub fn run_on(members: Members, links: Links, test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
     let Some(_one) = alone() else {
         return;
     };
     let network = Network::new(&HOSTS);
     network.host(CALLERS).inside(|| {
-        let mut cluster = Cluster::start(&network, links);
+        let mut cluster = Cluster::start(&network, members, links);
         let proxy = cluster.proxy();
         test(&mut cluster, &proxy);
     });
@@ -110,9 +124,12 @@ pub fn outage() -> Duration {
 }
 
 impl<'n> Cluster<'n> {
-    fn start(network: &'n Network, links: Links) -> Self {
+    fn start(network: &'n Network, members: Members, links: Links) -> Self {
         let addresses: Vec<_> = (0..MEMBERS).map(|at| network.host(at).address).collect();
-        let etcd = EtcdServer::on_hosts(&addresses);
+        let mut etcd = EtcdServer::on_hosts(&addresses, members.flags);
+        if let Some(mib) = members.disk_mib {
+            etcd.iter_mut().for_each(|member| member.mount_disk(mib));
+        }
         // Whoever asks gets the same answer; nothing is kept of the requests.
         let answer = json_answer("200 OK", "{}");
         let upstream = Upstream::raw_at(network.host(CALLERS).address, move |connection, _| {
@@ -233,9 +250,14 @@ impl<'n> Cluster<'n> {
 
     /// A proxy with these fields, which all nodes serve.
     pub fn proxy_with(&self, fields: Value) -> Proxy {
+        self.proxy_to(&self.upstream.url(), fields)
+    }
+
+    /// A proxy for another target, which all nodes serve.
+    pub fn proxy_to(&self, base_url: &str, fields: Value) -> Proxy {
         let target = json!({"allow_networks": ["10.0.0.0/8"]});
         let control = self.controls[0].gateway();
-        let proxy = control.proxy_with(&self.upstream.url(), target, fields);
+        let proxy = control.proxy_with(base_url, target, fields);
         for node in &self.nodes {
             wait_for("the proxy on every node", || {
                 let answer = proxy.request("GET", "/").send(&node.gateway().url);

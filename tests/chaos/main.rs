@@ -16,5 +16,7 @@ mod limits;
 mod load;
 mod network;
 mod quorum;
+mod rotation;
+mod space;
 mod steady;
 mod wide;

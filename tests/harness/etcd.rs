@@ -35,6 +35,8 @@ pub struct EtcdServer {
     cluster: String,
     tls: Option<ServerTls>,
     extra: Vec<String>,
+    /// Goes before the folder that it is mounted in.
+    disk: Option<Disk>,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -72,9 +74,9 @@ impl EtcdServer {
 
     /// A cluster whose members have a host each; nothing is started. Who starts one, or waits for
     /// it, does so on its host: its health is asked on that host's loopback interface.
-    pub fn on_hosts(addresses: &[Ipv4Addr]) -> Vec<Self> {
+    pub fn on_hosts(addresses: &[Ipv4Addr], flags: &[&str]) -> Vec<Self> {
         let places: Vec<Place> = addresses.iter().map(|at| (*at, OWN_HOST)).collect();
-        members_at(&places, None, &[])
+        members_at(&places, None, flags)
     }
 
     /// Where clients connect: `http://127.0.0.1:port`.
@@ -109,6 +111,27 @@ impl EtcdServer {
             assert!(asked.expect("a shell").success());
             child.wait().expect("a child that was asked to end does");
         }
+    }
+
+    /// Gives the data a disk of its own, which takes root.
+    pub fn mount_disk(&mut self, mib: usize) {
+        self.disk = Some(Disk::mount(self.dir.path().join("data"), mib));
+    }
+
+    /// Takes all the room that there is on the disk.
+    pub fn fill_disk(&mut self) {
+        self.disk.as_ref().expect("a disk").fill();
+    }
+
+    /// Gives it back.
+    pub fn empty_disk(&mut self) {
+        self.disk.as_ref().expect("a disk").empty();
+    }
+
+    /// Whether the server has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("the server was spawned");
+        child.try_wait().expect("a child can be asked").is_some()
     }
 
     /// Starts the server again on the same ports and data, and waits until it is healthy.
@@ -214,6 +237,47 @@ impl EtcdServer {
     }
 }
 
+/// A small disk, taken away when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(place: PathBuf, mib: usize) -> Self {
+        std::fs::create_dir(&place).expect("a folder can be made");
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={mib}m,mode=0700"),
+                "none",
+            ])
+            .arg(&place)
+            .status();
+        assert!(mounted.expect("mount runs").success(), "root can mount");
+        Self(place)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+
+    fn fill(&self) {
+        let mut file = File::create(self.ballast()).expect("a file can be made");
+        while file.write_all(&[0; 4_096]).is_ok() {}
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.ballast()).expect("the file can be removed");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let gone = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(gone.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
 impl Drop for EtcdServer {
     fn drop(&mut self) {
         self.kill();
@@ -289,6 +353,7 @@ fn members_at(places: &[Place], tls: Option<&ServerTls>, extra: &[&str]) -> Vec<
         cluster: cluster.join(","),
         tls: tls.cloned(),
         extra: extra.iter().map(ToString::to_string).collect(),
+        disk: None,
         dir: TempDir::new().expect("a temporary directory can be made"),
         child: None,
     };

@@ -1,10 +1,11 @@
 //! Whether the store answers the broker, and the probe that finds out when it does again.
 
 use proto::keys;
-use proto::store::{Compare, Revision, StoreError, Txn};
+use proto::store::{Compare, Op, Revision, StoreError, Txn};
 use tracing::{info, warn};
 
 use super::{Asked, Broker, CALLS_MAX, Call, KEYS_PER_TXN, Probe, Slot};
+use crate::limits::key::PREFIX;
 use crate::limits::owner::{LATE_NS, Owner};
 
 pub(super) const BACKOFF_MIN_NS: u64 = 10_000_000;
@@ -18,12 +19,19 @@ pub(super) enum Health {
     Down {
         retry_ns: u64,
         probe: Option<u64>,
+        /// A write was refused because the store is full. It answers reads all the same.
+        full: bool,
     },
 }
 
 impl Broker {
     pub(super) fn probe(&mut self, now_ns: u64) -> Option<Call> {
-        let Health::Down { retry_ns, probe } = &mut self.health else {
+        let Health::Down {
+            retry_ns,
+            probe,
+            full,
+        } = &mut self.health
+        else {
             return None;
         };
         if probe.is_some() || now_ns < *retry_ns || self.calls.len() >= CALLS_MAX {
@@ -49,11 +57,16 @@ impl Broker {
         if or_read.is_empty() {
             or_read.push(keys::BEAT.to_owned());
         }
+        // What a full store refuses although it is never carried out (etcd counts what a
+        // transaction could write). A key of ours, for there may be no right to others.
+        let own = format!("{PREFIX}room");
+        let room = Op::put(own, Vec::new());
+        let ops = full.then_some(room).into_iter().collect();
         let never = Compare::ModRevision(keys::BEAT.to_owned(), Revision(i64::MAX));
         let txn = Txn {
             compares: vec![never],
+            ops,
             or_read,
-            ..Txn::default()
         };
         let probe = Some(Probe { expected, whole });
         let sent_ns = now_ns;
@@ -94,9 +107,12 @@ impl Broker {
         }
         let retry_ns = now_ns.saturating_add(self.backoff_ns);
         self.backoff_ns = self.backoff_ns.saturating_mul(2).min(BACKOFF_MAX_NS);
+        let is_full = matches!(error, StoreError::Full(_));
+        let was_full = matches!(self.health, Health::Down { full: true, .. });
         self.health = Health::Down {
             retry_ns,
             probe: None,
+            full: is_full || was_full,
         };
     }
 }

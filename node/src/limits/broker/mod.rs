@@ -210,6 +210,7 @@ impl Broker {
             Health::Down {
                 retry_ns,
                 probe: None,
+                ..
             } if !self.stalled.is_empty() => look_ns.min(*retry_ns),
             _ => look_ns,
         }

@@ -206,6 +206,52 @@ fn a_store_that_goes_again_before_it_took_the_credit_leaves_the_share() {
     assert!(after >= before && after < 60_000 / 2, "{before} {after}");
 }
 
+/// Beyond its quota etcd answers reads and refuses whatever could write: that is a store that is
+/// gone, not one that comes and goes.
+#[test]
+fn a_full_store_is_one_that_is_gone() {
+    let mut node = cut(StoreLoss::LocalShare);
+    let mut refused = 0;
+    for round in 0..12 {
+        let waiting = node.wait();
+        let mut waited_ms = 0;
+        let token = loop {
+            node.now_ns += MS;
+            waited_ms += 1;
+            for call in node.turn() {
+                let result = match call.txn.ops.is_empty() {
+                    true => Ok(node.memory.txn(&call.txn)),
+                    false => Err(StoreError::Full("database space exceeded".into())),
+                };
+                refused += u32::from(result.is_err());
+                node.broker.answer(call.id, result, node.now_ns);
+            }
+            if let Some(token) = waiting.poll_now(node.now_ns) {
+                break token;
+            }
+        };
+        assert!(token.is_ok(), "round {round}: {token:?}");
+        // Only the first one waits for the grace.
+        assert!(
+            waited_ms <= 2 || round == 0,
+            "round {round}: {waited_ms} ms"
+        );
+        drop((token, waiting));
+        node.now_ns += 500 * MS;
+    }
+    assert!(refused <= 40, "{refused} calls");
+    // It has room again: what was given on credit is in the state.
+    let sent = node.sent;
+    for _ in 0..20 {
+        node.now_ns += 100 * MS;
+        node.serve();
+    }
+    let stored = &node.memory.keys[&node.meter.store_key];
+    let state = codec::decode(&stored.value).unwrap();
+    let used = state.limits[0].used() + state.open_left();
+    assert!(used >= sent, "{sent} were sent, the store knows of {used}");
+}
+
 /// A probe that is answered after its key has moved on tells of the past: what was spent since
 /// stays spent.
 #[test]
