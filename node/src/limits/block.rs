@@ -24,7 +24,7 @@ const LIFE_MAX_NS: u64 = 30_000_000_000;
 const SHARE: u64 = 20;
 
 /// One incarnation of a node: a restart makes another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Opener {
     /// The node.
     pub node: u64,

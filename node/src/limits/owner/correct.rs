@@ -5,7 +5,7 @@
 //! is repeated until a state is seen that has it. What is older than a window is let go of:
 //! nothing of it is counted any more.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::{Around, Base, LOOK_MIN_NS, Owner, State};
 use crate::limits::block::Opener;
@@ -34,7 +34,7 @@ pub(super) struct Correcting {
     own: Option<Own>,
     next_ns: u64,
     /// What peers have said, and from when on its ages are to be counted.
-    theirs: HashMap<Opener, (Correction, u64)>,
+    theirs: BTreeMap<Opener, (Correction, u64)>,
 }
 
 /// A correction of this node that is on its way.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use super::divide::{Party, divide};
 use super::{Around, Owner, Part, SCARCE, Verdict};
 use crate::limits::block::Opener;
 use crate::limits::cell::Span;
@@ -106,34 +107,22 @@ impl Owner {
     }
 
     /// Lends of a block that nobody has yet: to each who waits, our own included, what it wants
-    /// or its share of what there is, the oldest first where it does not divide.
+    /// or its share of what there is.
     pub(super) fn lend_of_new(&mut self, part: &mut Part) {
         let waiting = self.meter.waiting.load(Ordering::Relaxed);
         // As peers reckon what they want when there is little; what nobody gets is ours anyway.
         let expected = self.local.expected() / SCARCE;
         let own = waiting.max(expected.saturating_add(expected / 4));
-        let own_since_ns = self.loss.dry_since_ns().filter(|_| own > 0);
-        let amount = part.block.amount;
-        let total = u128::from(self.lending.wanted().saturating_add(own)).max(1);
-        let share = |wanted: u64| {
-            let share = u128::from(amount) * u128::from(wanted) / total;
-            wanted.min(u64::try_from(share).unwrap_or(u64::MAX))
+        let ours = Party {
+            wanted: own,
+            since_ns: self.loss.dry_since_ns().unwrap_or(u64::MAX),
         };
-        let shares = self.lending.pending.iter().map(|p| share(p.wanted));
-        let mut shares: Vec<u64> = shares.collect();
-        let shared: u64 = shares.iter().sum();
-        let mut rest = amount.saturating_sub(shared.saturating_add(share(own)));
-        let mut ours = own_since_ns;
-        for (pending, share) in self.lending.pending.iter().zip(&mut shares) {
-            // A token that we have waited for longer is ours.
-            if rest > 0 && ours.is_some_and(|since_ns| since_ns < pending.received_ns) {
-                rest -= 1;
-                ours = None;
-            }
-            let more = pending.wanted.saturating_sub(*share).min(rest.min(1));
-            *share += more;
-            rest -= more;
-        }
+        let theirs = self.lending.pending.iter().map(|pending| Party {
+            wanted: pending.wanted,
+            since_ns: pending.received_ns,
+        });
+        let parties: Vec<Party> = theirs.chain([ours]).collect();
+        let shares = divide(part.block.amount, self.meter.estimate(), &parties);
         let pending = std::mem::take(&mut self.lending.pending);
         for (pending, share) in pending.into_iter().zip(shares) {
             match share {
@@ -214,7 +203,10 @@ impl Owner {
             let taken = parts.iter_mut().filter(worth).find_map(|part| {
                 let cell = self.meter.cells.get(part.cell)?;
                 let half = cell.count(now_ns).div_ceil(2);
-                let taken = cell.take(pending.wanted.min(half), now_ns);
+                let wanted = pending.wanted.min(half);
+                // Less than one request takes is of no use there.
+                let enough = wanted >= self.meter.estimate().min(pending.wanted);
+                let taken = cell.take(if enough { wanted } else { 0 }, now_ns);
                 (taken > 0).then_some((part, taken))
             });
             match taken {

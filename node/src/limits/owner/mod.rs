@@ -12,6 +12,7 @@ mod amounts;
 pub mod borrow;
 mod compose;
 mod correct;
+mod divide;
 mod lend;
 mod resolve;
 

@@ -47,6 +47,22 @@ fn no_more_than_the_limit_is_set_aside_whatever_answers_cost() {
     );
 }
 
+/// What fails is found again by its seed alone.
+#[test]
+fn a_seed_plays_the_same_each_time() {
+    for seed in 0..10 {
+        for plan in [linked_plan(seed, None), value_plan(seed, None)] {
+            let [one, other] = [(), ()].map(|()| run(&plan, seed));
+            assert_eq!(one.sends, other.sends, "seed {seed}");
+            assert_eq!(
+                (one.writes, one.batches),
+                (other.writes, other.batches),
+                "seed {seed}"
+            );
+        }
+    }
+}
+
 #[test]
 fn each_mutant_of_corrections_is_caught() {
     for mutant in [
