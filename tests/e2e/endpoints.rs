@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::gateway::Gateway;
 use crate::harness::http::{Connection, Message, Request};
-use crate::harness::upstream::{After, Upstream, json_answer};
+use crate::harness::upstream::{After, ClosedPort, Upstream, json_answer};
 use crate::harness::wait_for;
 
 /// A way to call a proxy that was made in one call.
@@ -252,9 +252,8 @@ fn what_was_written_and_is_not_idempotent_is_never_sent_again() {
 #[test]
 fn a_request_that_was_not_written_goes_on_whatever_it_is() {
     let gateway = Gateway::start();
-    let gone = Upstream::json("{}");
-    let url = gone.url();
-    drop(gone);
+    let gone = ClosedPort::new();
+    let url = gone.url().to_owned();
     let bodies = Arc::new(AtomicUsize::new(0));
     let sum = Arc::clone(&bodies);
     let live = Upstream::start(move |request, connection| {

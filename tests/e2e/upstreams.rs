@@ -1,13 +1,13 @@
 //! Upstreams that misbehave: the caller gets a right answer or a clean refusal, never half of
 //! something that looks whole, and never bytes meant for another.
 
-use std::net::{Shutdown, TcpListener};
+use std::net::Shutdown;
 
 use serde_json::json;
 
 use crate::harness::gateway::Gateway;
 use crate::harness::http::{Connection, Message};
-use crate::harness::upstream::{After, Gate, Upstream, json_answer};
+use crate::harness::upstream::{After, ClosedPort, Gate, Upstream, json_answer};
 
 /// What a caller gets from an upstream that answers these bytes and closes.
 fn answered(gateway: &Gateway, bytes: impl Into<Vec<u8>>) -> Message {
@@ -264,10 +264,8 @@ fn a_pooled_connection_that_went_stale_is_replaced() {
 #[test]
 fn nothing_listens_there() {
     let gateway = Gateway::start();
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", free.local_addr().expect("an address"));
-    drop(free);
-    let answer = gateway.proxy(&url).get("/");
+    let nothing = ClosedPort::new();
+    let answer = gateway.proxy(nothing.url()).get("/");
     assert_eq!(answer.outcome(), (502, "upstream-unreachable"));
 }
 

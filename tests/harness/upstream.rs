@@ -1,10 +1,13 @@
 //! Upstreams of tests: real servers on the loopback interface that answer as a test says, down to
 //! the byte, and keep what they were sent.
 
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+
+use rustix::net;
 
 use super::http::{Connection, Message, SILENCE_MAX};
 
@@ -153,6 +156,32 @@ impl Drop for Upstream {
         self.state.stopped.store(true, Ordering::Relaxed);
         // Wakes the thread that accepts.
         let _ = TcpStream::connect_timeout(&self.address, SILENCE_MAX);
+    }
+}
+
+/// A port on which nothing listens, and that nobody else gets while this is there.
+pub struct ClosedPort {
+    _socket: OwnedFd,
+    url: String,
+}
+
+impl ClosedPort {
+    /// Whoever connects is refused.
+    pub fn new() -> Self {
+        let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None);
+        let socket = socket.expect("a socket");
+        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = net::getsockname(&socket).expect("its address");
+        let address = SocketAddr::try_from(address).expect("an address of IPv4");
+        Self {
+            _socket: socket,
+            url: format!("http://{address}"),
+        }
+    }
+
+    /// Where it would be.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 }
 

@@ -9,9 +9,9 @@ pub(super) struct Party {
     pub since_ns: u64,
 }
 
-/// How many tokens of `amount` each party gets, together no more than that: all that it wants, or its
-/// share. A request takes `unit` tokens at once, so that less than that is of no use to anybody:
-/// shares are whole requests, and what does not divide goes to the oldest, a request each.
+/// How many tokens of `amount` each party gets, together no more than that: all that it wants, or
+/// its share. A request takes `unit` tokens at once, so that less than that is of no use to
+/// anybody: shares are whole requests, and what does not divide goes to the oldest, a request each.
 pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
     let total: u128 = parties.iter().map(|party| u128::from(party.wanted)).sum();
     let step = |left: u64| unit.max(1).min(left);
