@@ -118,15 +118,9 @@ async fn once(
     file: &Path,
 ) -> anyhow::Result<AdminToken> {
     let system = publisher.load(SYSTEM_ORG).await?;
-    let known = system
-        .objects
-        .iter()
-        .find_map(|(id, object)| match (id, &object.body) {
-            (ObjectId::Token(id), Body::Token(stored)) if stored.token.name == NAME => {
-                Some((*id, stored.digest.clone()))
-            }
-            _ => None,
-        });
+    let mut tokens = system.objects.tokens();
+    let known = tokens.find(|(_, stored)| stored.token.name == NAME);
+    let known = known.map(|(id, stored)| (id, stored.digest.clone()));
     let kept = private_file::read(file)?.map(|text| Zeroizing::new(text.trim().to_owned()));
     let digest = |token: &str| hex::encode(publisher.digest(Purpose::ApiToken, token.as_bytes()));
     let (token, fresh) = match (given, kept, &known) {

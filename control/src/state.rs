@@ -274,16 +274,7 @@ impl Control {
 fn index(world: &World) -> TokenIndex {
     let mut index = TokenIndex::default();
     for (org, state) in &world.orgs {
-        let tokens = state.config.objects.range(FIRST_TOKEN..=LAST_TOKEN);
-        let tokens = tokens.filter_map(|(id, object)| match (id, &object.body) {
-            (ObjectId::Token(id), Body::Token(stored)) => Some((*id, stored)),
-            _ => None,
-        });
-        index.add(*org, *org == SYSTEM_ORG, tokens);
+        index.add(*org, *org == SYSTEM_ORG, state.config.objects.tokens());
     }
     index
 }
-
-/// The ends of the tokens in a configuration's order of ids.
-const FIRST_TOKEN: ObjectId = ObjectId::Token(proto::id::Id::from_bits(0));
-const LAST_TOKEN: ObjectId = ObjectId::Token(proto::id::Id::from_bits(u128::MAX));

@@ -4,10 +4,9 @@
 //! Nodes keep a few of them a second, as records of the organisation `system`.
 
 use jiff::Timestamp;
-use proto::object::Body;
 use proto::record::Record;
 use proto::store::follow::World;
-use proto::tree::SYSTEM_ORG;
+use proto::tree::{Objects, SYSTEM_ORG};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -60,13 +59,8 @@ fn names(world: &World, default_org: &str) -> Vec<String> {
     let mut names = Vec::new();
     for (slug, org) in &world.slugs {
         let objects = world.orgs.get(org).map(|state| &state.config.objects);
-        let aliases = objects.into_iter().flat_map(|objects| {
-            objects.values().filter_map(|object| match &object.body {
-                Body::Proxy(proxy) => proxy.alias.as_deref(),
-                _ => None,
-            })
-        });
-        for alias in aliases {
+        let proxies = objects.into_iter().flat_map(Objects::proxies);
+        for alias in proxies.filter_map(|(_, proxy)| proxy.alias.as_deref()) {
             names.push(format!("{slug}.{alias}"));
             if slug == default_org {
                 names.push(alias.to_owned());

@@ -17,7 +17,6 @@ use std::collections::{HashMap, HashSet};
 use proto::credential::SecretState;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
-use proto::object::{Body, ObjectId};
 use proto::regions;
 use proto::store::load::{self, LoadError};
 use proto::store::{Compare, KeyValue, Op, Revision, Store, Txn, TxnOutcome};
@@ -140,14 +139,12 @@ async fn mark_head(
 /// of today.
 fn sealed(config: &OrgConfig) -> HashMap<(CredentialId, String), Vec<String>> {
     let mut named = HashMap::new();
-    for (id, object) in &config.objects {
-        if let (ObjectId::Credential(id), Body::Credential(stored)) = (id, &object.body) {
-            let states = stored.secret.iter().chain(&stored.previous);
-            let seal_id = |state: &SecretState| state.seal_id.clone();
-            let regions = &stored.credential.regions;
-            let named_in = |seal_id| ((*id, seal_id), regions.clone());
-            named.extend(states.filter_map(seal_id).map(named_in));
-        }
+    for (id, stored) in config.objects.credentials() {
+        let states = stored.secret.iter().chain(&stored.previous);
+        let seal_id = |state: &SecretState| state.seal_id.clone();
+        let regions = &stored.credential.regions;
+        let named_in = |seal_id| ((id, seal_id), regions.clone());
+        named.extend(states.filter_map(seal_id).map(named_in));
     }
     named
 }

@@ -33,7 +33,6 @@ use std::sync::Arc;
 
 use proto::credential::CredentialKind;
 use proto::id::CredentialId;
-use proto::object::{Body, ObjectId};
 use proto::retired::Retired;
 use proto::store::follow::World;
 use proto::store::{Store, StoreError};
@@ -87,16 +86,10 @@ type SealName = (CredentialId, String);
 
 /// The sealed secrets that a version names.
 fn sealed_names(config: &OrgConfig) -> BTreeSet<SealName> {
-    let objects = config.objects.iter();
-    objects
-        .filter_map(|(id, object)| match (id, &object.body) {
-            (ObjectId::Credential(id), Body::Credential(stored))
-                if stored.credential.kind == CredentialKind::Target =>
-            {
-                Some((*id, stored.secret.as_ref()?.seal_id.clone()?))
-            }
-            _ => None,
-        })
+    let credentials = config.objects.credentials();
+    credentials
+        .filter(|(_, stored)| stored.credential.kind == CredentialKind::Target)
+        .filter_map(|(id, stored)| Some((id, stored.secret.as_ref()?.seal_id.clone()?)))
         .collect()
 }
 

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::id::{CredentialId, MeterId, OrgId, ProxyId, RuleId};
-use crate::object::{Body, Object, ObjectId};
+use crate::id::{CredentialId, MeterId, OrgId, ProxyId, RuleId, TokenId};
+use crate::object::{Body, Object, ObjectId, StoredCredential, StoredToken};
 use crate::proxy::Proxy;
 
 /// Most objects in one part; one with more is cut in two.
@@ -173,16 +173,32 @@ impl Objects {
         }
     }
 
-    /// Its credentials.
-    pub fn credentials(&self) -> Iter<'_> {
-        let of = |bits| ObjectId::Credential(CredentialId::from_bits(bits));
+    /// All of one kind, which `of` makes ids of.
+    fn kind(&self, of: impl Fn(u128) -> ObjectId) -> Iter<'_> {
         self.range(of(0)..=of(u128::MAX))
+    }
+
+    /// Its API tokens.
+    pub fn tokens(&self) -> impl Iterator<Item = (TokenId, &StoredToken)> {
+        let tokens = self.kind(|bits| ObjectId::Token(TokenId::from_bits(bits)));
+        tokens.filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Token(id), Body::Token(stored)) => Some((*id, stored)),
+            _ => None,
+        })
+    }
+
+    /// Its credentials.
+    pub fn credentials(&self) -> impl Iterator<Item = (CredentialId, &StoredCredential)> {
+        let credentials = self.kind(|bits| ObjectId::Credential(CredentialId::from_bits(bits)));
+        credentials.filter_map(|(id, object)| match (id, &object.body) {
+            (ObjectId::Credential(id), Body::Credential(stored)) => Some((*id, stored)),
+            _ => None,
+        })
     }
 
     /// Its proxies.
     pub fn proxies(&self) -> impl Iterator<Item = (ProxyId, &Proxy)> {
-        let of = |bits| ObjectId::Proxy(ProxyId::from_bits(bits));
-        let proxies = self.range(of(0)..=of(u128::MAX));
+        let proxies = self.kind(|bits| ObjectId::Proxy(ProxyId::from_bits(bits)));
         proxies.filter_map(|(id, object)| match (id, &object.body) {
             (ObjectId::Proxy(id), Body::Proxy(proxy)) => Some((*id, proxy)),
             _ => None,
@@ -191,10 +207,8 @@ impl Objects {
 
     /// What has a name of its own: organisations and proxies.
     pub fn named(&self) -> impl Iterator<Item = (&ObjectId, &Arc<Object>)> {
-        let org = |bits| ObjectId::Org(OrgId::from_bits(bits));
-        let proxy = |bits| ObjectId::Proxy(ProxyId::from_bits(bits));
-        let proxies = self.range(proxy(0)..=proxy(u128::MAX));
-        self.range(org(0)..=org(u128::MAX)).chain(proxies)
+        let organisations = self.kind(|bits| ObjectId::Org(OrgId::from_bits(bits)));
+        organisations.chain(self.kind(|bits| ObjectId::Proxy(ProxyId::from_bits(bits))))
     }
 
     /// Its rules, filters and meters: all that hangs on other objects.
@@ -344,7 +358,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::{FilterId, TargetId, TokenId};
+    use crate::id::{FilterId, TargetId};
     use crate::org::Org;
 
     type Model = BTreeMap<ObjectId, Arc<Object>>;
@@ -466,7 +480,9 @@ mod tests {
             )
         });
         assert!(attached.eq(&ids(objects.attached())));
-        assert!(of(|id| matches!(id, ObjectId::Credential(_))).eq(&ids(objects.credentials())));
+        let credential = |bits| ObjectId::Credential(CredentialId::from_bits(bits));
+        let credentials = of(|id| matches!(id, ObjectId::Credential(_)));
+        assert!(credentials.eq(&ids(objects.kind(credential))));
         let named = of(|id| matches!(id, ObjectId::Org(_) | ObjectId::Proxy(_)));
         assert!(named.eq(objects.named().map(|(id, _)| id)));
         assert_eq!(

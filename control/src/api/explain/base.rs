@@ -130,8 +130,8 @@ impl<'a> Base<'a> {
     fn meters(&self, on: [Option<ObjectId>; 4]) -> Vec<(ObjectId, &'a Meter)> {
         let hanging = self
             .objects
-            .values()
-            .filter_map(|object| match &object.body {
+            .attached()
+            .filter_map(|(_, object)| match &object.body {
                 Body::Meter(meter) => {
                     let parent = meter.parent;
                     let counts = matches!(parent, ObjectId::Org(_)) || on.contains(&Some(parent));

@@ -17,7 +17,6 @@ use std::collections::btree_map::Entry;
 
 use jiff::Timestamp;
 use proto::id::{CredentialId, ProxyId, RequestId};
-use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use proto::outcome::Code as Outcome;
 use proto::problem::Problem;
@@ -316,21 +315,14 @@ fn proxy(objects: &Objects, named: Option<&str>) -> Result<ProxyId, Refusal> {
             "is missing: id, alias or name of the proxy",
         ));
     };
-    let proxies = || {
-        objects
-            .iter()
-            .filter_map(|(id, object)| match (id, &object.body) {
-                (ObjectId::Proxy(id), Body::Proxy(proxy)) => Some((*id, proxy)),
-                _ => None,
-            })
-    };
     let is_named = |(id, proxy): &(ProxyId, &proto::proxy::Proxy)| {
         id.to_string() == named || proxy.alias.as_deref() == Some(named)
     };
-    if let Some((id, _)) = proxies().find(is_named) {
+    if let Some((id, _)) = objects.proxies().find(is_named) {
         return Ok(id);
     }
-    let found: Vec<ProxyId> = proxies()
+    let found: Vec<ProxyId> = objects
+        .proxies()
         .filter(|(_, proxy)| proxy.name == named)
         .map(|(id, _)| id)
         .collect();

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use jiff::{SignedDuration, Timestamp};
 use proto::id::ProxyId;
-use proto::object::Body;
+use proto::proxy::Proxy;
 
 use crate::api::call::OrgCall;
 use crate::api::error::Refusal;
@@ -72,18 +72,12 @@ fn proxy(call: &OrgCall, name: &str) -> Result<ProxyId, Refusal> {
         return Ok(id);
     }
     let config = call.config()?;
-    let named = config
-        .objects
-        .iter()
-        .find_map(|(id, object)| match (id, &object.body) {
-            (proto::object::ObjectId::Proxy(id), Body::Proxy(proxy))
-                if proxy.alias.as_deref() == Some(name) || proxy.name == name =>
-            {
-                Some(*id)
-            }
-            _ => None,
-        });
-    named.ok_or_else(|| Refusal::parameter("proxy", "is no id, alias or name of a proxy"))
+    let is_named =
+        |(_, proxy): &(ProxyId, &Proxy)| proxy.alias.as_deref() == Some(name) || proxy.name == name;
+    let named = config.objects.proxies().find(is_named);
+    named
+        .map(|(id, _)| id)
+        .ok_or_else(|| Refusal::parameter("proxy", "is no id, alias or name of a proxy"))
 }
 
 /// An instant, or a time before now.

@@ -20,7 +20,7 @@ pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
         let part = u64::try_from(part).unwrap_or(u64::MAX);
         match part >= party.wanted {
             true => party.wanted,
-            false => part - part % step(party.wanted).max(1),
+            false => part - part % step(party.wanted),
         }
     };
     let mut shares: Vec<u64> = parties.iter().map(share).collect();

@@ -10,6 +10,7 @@ use proto::store::{StoreError, TxnOutcome};
 use super::memory::Memory;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::meter::{Draw, Meter, Waiting};
+use crate::limits::refusal::{Cause, Refusal};
 use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings};
 
 const MS: u64 = 1_000_000;
@@ -31,19 +32,21 @@ impl Clock for SetClock {
     }
 }
 
-struct World {
+pub(super) struct World {
     clock: Arc<SetClock>,
-    limits: Arc<Limits>,
-    broker: Broker,
+    pub(super) limits: Arc<Limits>,
+    pub(super) broker: Broker,
     memory: Memory,
     answers: VecDeque<(u64, u64, Result<TxnOutcome, StoreError>)>,
     waiting: Vec<Waiting>,
     writes: u64,
-    sent: u64,
+    pub(super) sent: u64,
+    /// Refused because nobody gave tokens.
+    pub(super) lost: u64,
 }
 
 impl World {
-    fn new(keys_max: usize) -> Self {
+    pub(super) fn new(keys_max: usize) -> Self {
         let clock = Arc::new(SetClock::default());
         let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
         settings.keys_max = keys_max;
@@ -61,19 +64,24 @@ impl World {
             waiting: Vec::new(),
             writes: 0,
             sent: 0,
+            lost: 0,
         }
     }
 
-    fn call(&mut self, meter: &Arc<Meter>, now_ns: u64) {
+    pub(super) fn call(&mut self, meter: &Arc<Meter>, now_ns: u64) {
         match meter.draw(0, now_ns) {
             Draw::Drawn(token) => self.sent += u64::from(token.send(now_ns).is_ok()),
             Draw::Wait(waiting) => self.waiting.push(waiting),
-            Draw::Refused(_) => {}
+            Draw::Refused(refusal) => self.refused(&refusal),
         }
     }
 
+    fn refused(&mut self, refusal: &Refusal) {
+        self.lost += u64::from(refusal.cause == Cause::StoreLost);
+    }
+
     /// Takes what has come, and lets the broker do what is due.
-    fn turn(&mut self, now_ns: u64) {
+    pub(super) fn turn(&mut self, now_ns: u64) {
         self.clock.0.store(now_ns, Ordering::Relaxed);
         while self
             .answers
@@ -87,7 +95,7 @@ impl World {
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting.poll_now(now_ns) {
                 Some(Ok(token)) => self.sent += u64::from(token.send(now_ns).is_ok()),
-                Some(Err(_)) => {}
+                Some(Err(refusal)) => self.refused(&refusal),
                 None => self.waiting.push(waiting),
             }
         }
@@ -99,7 +107,7 @@ impl World {
     }
 }
 
-fn spec(limit: u64, window: Window) -> Arc<MeterSpec> {
+pub(super) fn spec(limit: u64, window: Window) -> Arc<MeterSpec> {
     let limit = Limit::new(limit, window).unwrap();
     Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap())
 }

@@ -1,18 +1,14 @@
 //! An owner whose store is silent, as a cut makes it: the call fails only after seconds.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use proto::meter::{Limit, MeterSpec, Window};
-use proto::store::TxnOutcome;
+use proto::meter::Window;
 
-use super::crowd::SetClock;
-use super::memory::Memory;
+use super::crowd::{SetClock, World, spec};
 use crate::limits::broker::Broker;
 use crate::limits::exchange::{Answer, Ask, Grant, Item, Reply, SpecForm, TokenBatch, Word};
 use crate::limits::meter::Draw;
-use crate::limits::refusal::Cause;
 use crate::limits::{Clock, Limits, Meter, MeterKey, Opener, Settings};
 
 const MS: u64 = 1_000_000;
@@ -53,8 +49,7 @@ fn node() -> (Node, Arc<Meter>) {
     settings.nodes = 2;
     let (limits, mut broker) = Limits::unserved(&settings, Arc::clone(&clock) as Arc<dyn Clock>);
     broker.peer_up(PEER);
-    let limit = Limit::new(1_000, Window::Second).unwrap();
-    let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
+    let spec = spec(1_000, Window::Second);
     let mut node = Node { clock, broker };
     for key in 0u32.. {
         let key = MeterKey::of("mtr_1", key.to_be_bytes());
@@ -124,60 +119,20 @@ fn who_owns_a_key_asks_its_peers_while_the_store_is_late() {
 #[test]
 fn who_is_cut_from_its_peers_takes_from_the_store() {
     for key in 0u32..12 {
-        let clock = Arc::new(SetClock::default());
-        let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
-        settings.nodes = 3;
-        let clock_of = Arc::clone(&clock) as Arc<dyn Clock>;
-        let (limits, mut broker) = Limits::unserved(&settings, clock_of);
-        broker.peer_up(PEER);
-        broker.peer_up(Opener { node: 3, boot: 1 });
-        let mut memory = Memory {
-            revision: 1,
-            ..Memory::default()
-        };
-        let limit = Limit::new(200, Window::Second).unwrap();
-        let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
-        let meter = limits.meter(MeterKey::of("mtr_1", key.to_be_bytes()), spec);
-        let mut answers: VecDeque<(u64, u64, TxnOutcome)> = VecDeque::new();
-        let (mut waiting, mut sent, mut refused, mut lost) = (Vec::new(), 0, 0, 0);
+        let mut world = World::new(10_000);
+        world.limits.set_nodes(3);
+        world.broker.peer_up(PEER);
+        world.broker.peer_up(Opener { node: 3, boot: 1 });
+        let key = MeterKey::of("mtr_1", key.to_be_bytes());
+        let meter = world.limits.meter(key, spec(200, Window::Second));
         for ms in 1..=4_000u64 {
-            let now_ns = ms * MS;
-            clock.0.store(now_ns, Ordering::Relaxed);
-            while answers.front().is_some_and(|(at_ns, ..)| *at_ns <= now_ns) {
-                if let Some((_, id, outcome)) = answers.pop_front() {
-                    broker.answer(id, Ok(outcome), now_ns);
-                }
-            }
-            let mut ends = Vec::new();
             if ms % 10 == 0 {
-                match meter.draw(0, now_ns) {
-                    Draw::Drawn(token) => ends.push(Ok(token)),
-                    Draw::Wait(wait) => waiting.push(wait),
-                    Draw::Refused(refusal) => ends.push(Err(refusal)),
-                }
+                world.call(&meter, ms * MS);
             }
-            for wait in std::mem::take(&mut waiting) {
-                match wait.poll_now(now_ns) {
-                    Some(end) => ends.push(end),
-                    None => waiting.push(wait),
-                }
-            }
-            for end in ends {
-                match end {
-                    Ok(token) => sent += u32::from(token.send(now_ns).is_ok()),
-                    Err(refusal) if refusal.cause == Cause::StoreLost => lost += 1,
-                    Err(_) => refused += 1,
-                }
-            }
-            for call in broker.turn(clock.moment()) {
-                let outcome = memory.txn(&call.txn);
-                answers.push_back((now_ns + 2 * MS, call.id, outcome));
-            }
-            broker.take_batches();
+            world.turn(ms * MS);
+            // What it says to them never arrives.
+            world.broker.take_batches();
         }
-        assert_eq!(
-            lost, 0,
-            "the store was there: {sent} sent, {refused} refused"
-        );
+        assert_eq!(world.lost, 0, "the store was there: {} sent", world.sent);
     }
 }

@@ -216,9 +216,12 @@ impl Compiler {
     ) {
         let wanted = due.iter().flat_map(|(id, proxy)| scopes(*id, proxy));
         let org = ObjectId::Org(state.config.org);
-        let digest_key = self.parts.keyring.digest_key.clone();
         let mut scope = OrgCompiler {
-            policies: Policies::of(state, &wanted.chain([org]).collect(), &digest_key),
+            policies: Policies::of(
+                state,
+                &wanted.chain([org]).collect(),
+                &self.parts.keyring.digest_key,
+            ),
             compiler: self,
             slug: &now.slug,
             version: &now.version,

@@ -12,7 +12,7 @@ use super::{OrgState, SealedValues};
 use crate::credential::CredentialKind;
 use crate::id::{CredentialId, OrgId};
 use crate::keys;
-use crate::object::{Body, ObjectId};
+use crate::object::{ObjectId, StoredCredential};
 use crate::retired::Retired;
 use crate::seal::Sealed;
 use crate::store::ancestry::ancestry;
@@ -319,18 +319,11 @@ fn sealed_names<'c>(
     config: &'c OrgConfig,
     region: &'c str,
 ) -> impl Iterator<Item = SealName> + use<'c> {
-    config
-        .objects
-        .credentials()
-        .filter_map(|(id, object)| match (id, &object.body) {
-            (ObjectId::Credential(id), Body::Credential(stored))
-                if stored.credential.kind == CredentialKind::Target
-                    && stored.credential.is_for_region(region) =>
-            {
-                Some((*id, stored.secret.as_ref()?.seal_id.clone()?))
-            }
-            _ => None,
-        })
+    let credentials = config.objects.credentials();
+    let sealed = credentials.filter(|(_, StoredCredential { credential, .. })| {
+        credential.kind == CredentialKind::Target && credential.is_for_region(region)
+    });
+    sealed.filter_map(|(id, stored)| Some((id, stored.secret.as_ref()?.seal_id.clone()?)))
 }
 
 /// The facts after the news. They only rise: an older fact in a restored store changes nothing,
