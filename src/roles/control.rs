@@ -105,9 +105,10 @@ impl ControlPlane {
             token: configuration.token,
             ..Ready::default()
         };
+        let signals = super::StopSignals::catch()?;
         ready.tell(self.output, false)?;
 
-        let why = super::stopped(&health, std::future::pending()).await?;
+        let why = signals.stopped(&health, std::future::pending()).await;
         health.drain();
         servers.drain(Queue::Ends).await;
         servers.ended().await?;

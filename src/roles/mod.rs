@@ -18,6 +18,7 @@ use proto::exposition::MetricsSource;
 use proto::health::Health;
 use proto::seal::Purpose;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -205,22 +206,33 @@ impl Stop {
     }
 }
 
-/// Waits for SIGINT or SIGTERM, until another process has taken this one's place, or until a task
-/// is gone that cannot be run again.
-async fn stopped(health: &Health, replaced: impl Future<Output = ()>) -> anyhow::Result<Stop> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    let why = tokio::select! {
-        _ = interrupt.recv() => Stop::Signal,
-        _ = terminate.recv() => Stop::Signal,
-        () = replaced => Stop::Replaced,
-        task = health.died() => Stop::Failed(task),
-    };
-    info!("stopping: requests in flight may end");
-    Ok(why)
+/// The signals that ask a process to stop, caught from here on: made before the process says that
+/// it serves, since whoever reads that may stop it at once.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for SIGINT or SIGTERM, until another process has taken this one's place, or until a
+    /// task is gone that cannot be run again.
+    async fn stopped(mut self, health: &Health, replaced: impl Future<Output = ()>) -> Stop {
+        let why = tokio::select! {
+            _ = self.interrupt.recv() => Stop::Signal,
+            _ = self.terminate.recv() => Stop::Signal,
+            () = replaced => Stop::Replaced,
+            task = health.died() => Stop::Failed(task),
+        };
+        info!("stopping: requests in flight may end");
+        why
+    }
 }
 
 /// Why a process stops.
@@ -242,7 +254,8 @@ mod tests {
     async fn a_task_that_is_gone_for_good_stops_the_process_with_an_error() {
         let health = Health::default();
         health.task_died("tokens");
-        let why = stopped(&health, std::future::pending()).await.unwrap();
+        let signals = StopSignals::catch().unwrap();
+        let why = signals.stopped(&health, std::future::pending()).await;
         assert_eq!(why, Stop::Failed("tokens"));
         let error = why.outcome().unwrap_err().to_string();
         assert!(error.contains("task `tokens` panicked"), "{error}");

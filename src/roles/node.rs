@@ -129,12 +129,13 @@ impl Node {
             gateway: Some(listening),
             ..Ready::default()
         };
+        let signals = super::StopSignals::catch()?;
         ready.tell(self.output, false)?;
         if let Some(predecessor) = self.predecessor {
             predecessor.replaced();
         }
 
-        let why = super::stopped(&health, handover.replaced()).await?;
+        let why = signals.stopped(&health, handover.replaced()).await;
         health.drain();
         joined.leave().await;
         servers.drain(why.queue()).await;

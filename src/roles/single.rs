@@ -103,9 +103,10 @@ impl Single {
             token: configuration.token,
             demo,
         };
+        let signals = super::StopSignals::catch()?;
         ready.tell(output, mode == Mode::Dev)?;
 
-        let why = super::stopped(&health, std::future::pending()).await?;
+        let why = signals.stopped(&health, std::future::pending()).await;
         health.drain();
         joined.leave().await;
         servers.drain(Queue::Ends).await;

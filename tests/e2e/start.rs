@@ -1,7 +1,8 @@
-//! What a start that cannot succeed says: one clear line, exit code 2, nothing half done.
+//! What a start that cannot succeed says: one clear line, exit code 2, nothing half done. And a
+//! process that is stopped the moment it says that it serves ends in order.
 
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::harness::gateway::binary;
 
@@ -160,4 +161,30 @@ fn a_clickhouse_that_cannot_be() {
     assert!(unused.contains("records.store"), "{unused}");
     let other = refused(&["standalone"], "[records]\nstore = \"oracle\"", &[]);
     assert!(other.contains("oracle"), "{other}");
+}
+
+/// Starts the process, asks it to stop as soon as it has said that it serves, and ends as it does:
+/// all by what the shell has built in, since another process in between would be too slow.
+const STOPPED_AT_ONCE: &str = r#"
+    mkfifo said
+    "$0" dev --gateway 127.0.0.1:0 --control 127.0.0.1:0 --data-dir data --output json >said &
+    read -r line <said
+    kill -"$1" $!
+    wait $!
+"#;
+
+#[test]
+fn a_stop_right_after_the_ready_line() {
+    for signal in ["TERM", "INT"].repeat(8) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = Command::new("bash")
+            .args(["-c", STOPPED_AT_ONCE])
+            .arg(binary().get_program())
+            .arg(signal)
+            .current_dir(folder.path())
+            .output()
+            .expect("the shell runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{signal}: {said}");
+    }
 }
