@@ -47,6 +47,7 @@ pub fn policy(settings: &Settings) -> Policy {
         tls_exceptions: settings.egress.tls_exceptions.clone(),
         alias_grace: Duration::from_secs(settings.policy.alias_grace_s),
         regions: regions(settings),
+        content_by_region: settings.regions.content_by_region,
     }
 }
 

@@ -19,6 +19,8 @@ pub struct RegionsSettings {
     /// The region in which configuration is changed until home is moved; from then on the stores
     /// tell.
     pub home: Option<String>,
+    /// Whether a region keeps what is pinned to others. Once it does not, it stays so.
+    pub content_by_region: bool,
     /// The other regions.
     pub peers: Vec<PeerSettings>,
 }

@@ -162,6 +162,15 @@ pub fn lineage(org: OrgId) -> String {
 /// All keys of [`lineage`].
 pub const LINEAGE: &str = "lineage/";
 
+/// The first version of an organisation that a region may keep which is not home: earlier ones hold
+/// what has been pinned to other regions since.
+pub fn kept_from(org: OrgId) -> String {
+    format!("{KEPT_FROM}{org}")
+}
+
+/// All keys of [`kept_from`].
+pub const KEPT_FROM: &str = "kept-from/";
+
 /// Leaves and roots, records of versions and their signatures, and sealed secrets of all
 /// organisations: what comes behind these is an organisation and a slash.
 pub const OF_ORGS: [&str; 7] = [

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hosts::{Origin, Scheme};
 use crate::problem::Problem;
+use crate::proxy::Proxy;
 use crate::target::{BaseUrl, Target};
 
 /// The operator's limits on what a target may be.
@@ -26,6 +27,9 @@ pub struct Policy {
     /// The regions of the installation: what objects may name. Judged where configuration is
     /// changed, not by nodes.
     pub regions: Vec<String>,
+    /// What is pinned to regions is kept by them and home alone. Default false: every region keeps
+    /// everything, which is what earlier releases read.
+    pub content_by_region: bool,
 }
 
 /// Default of [`Policy::alias_grace`].
@@ -39,6 +43,7 @@ impl Default for Policy {
             tls_exceptions: Vec::new(),
             alias_grace: ALIAS_GRACE_DEFAULT,
             regions: Vec::new(),
+            content_by_region: false,
         }
     }
 }
@@ -105,6 +110,25 @@ impl Policy {
                 self.regions.join(", ")
             );
             problems.push(Problem::new(pointer, "unknown-region", detail));
+        }
+    }
+
+    /// Every reason why a proxy cannot be kept from other regions, while `home` is home.
+    pub fn judge_residency(&self, proxy: &Proxy, home: &str, problems: &mut Vec<Problem>) {
+        if proxy.residency.is_standard() {
+            return;
+        }
+        if !self.content_by_region {
+            let detail = "every region keeps everything here: `strict` needs the operator's \
+                          setting `regions.content_by_region`";
+            problems.push(Problem::new("/residency", "content-by-region", detail));
+        }
+        if !proxy.is_served_in(home) {
+            let detail = format!(
+                "home keeps everything, and region `{home}` is home: with `residency: strict` list \
+                 it too, or let home be moved to one of the listed regions"
+            );
+            problems.push(Problem::new("/regions", "home-region", detail));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::checks;
 use crate::id::{CredentialId, TargetId};
 use crate::payload::PayloadPolicy;
 use crate::problem::Problem;
-use crate::regions;
+use crate::regions::{self, Residency};
 use crate::target::{Effect, Timeouts};
 use crate::validation::Validation;
 
@@ -46,6 +46,9 @@ pub struct Proxy {
     /// What becomes of calls in other regions. Default `reject`.
     #[serde(default, skip_serializing_if = "is_reject")]
     pub cross_region: CrossRegion,
+    /// What other regions keep of it. Default `standard`.
+    #[serde(default, skip_serializing_if = "Residency::is_standard")]
+    pub residency: Residency,
     /// Where calls go.
     pub target_id: TargetId,
     /// What is injected; absent injects nothing.
@@ -269,6 +272,7 @@ impl Proxy {
             checks::slug(alias, "/alias", &mut problems);
         }
         regions::check(&self.regions, &mut problems);
+        self.check_residency(&mut problems);
         let count = self.proxy_credential_ids.len();
         if count == 0 || count > CREDENTIALS_MAX {
             let detail = format!(
@@ -321,5 +325,20 @@ impl Proxy {
         let schemas = self.validation.validate().into_iter();
         problems.extend(schemas.map(|problem| problem.below("/validation")));
         problems
+    }
+
+    fn check_residency(&self, problems: &mut Vec<Problem>) {
+        if self.residency.is_standard() {
+            return;
+        }
+        if regions::is_everywhere(&self.regions) {
+            let detail = "`strict` keeps it in its regions: list them in `regions`";
+            problems.push(Problem::new("/residency", "regions", detail));
+        }
+        if self.cross_region != CrossRegion::Reject {
+            let detail = "with `residency: strict` no other region knows of it: calls there are \
+                          answered as if there were no such proxy; leave `cross_region` out";
+            problems.push(Problem::new("/cross_region", "residency", detail));
+        }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 use crate::seal::is_region_name;
@@ -26,6 +27,25 @@ pub fn everywhere() -> Vec<String> {
 /// the object.
 pub fn is_everywhere(regions: &[String]) -> bool {
     matches!(regions, [all] if all == EVERYWHERE)
+}
+
+/// What regions that an object is not for keep of it, where content is kept by region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Residency {
+    /// Home keeps all of it, whichever region that is; others keep what tells a call of it from
+    /// one of nothing.
+    #[default]
+    Standard,
+    /// Nothing: its regions alone know of it, and home is one of them, and stays so.
+    Strict,
+}
+
+impl Residency {
+    /// Whether it is as ever: that is not written, so that earlier releases read the object.
+    pub fn is_standard(&self) -> bool {
+        *self == Self::Standard
+    }
 }
 
 /// The gateways of all regions.

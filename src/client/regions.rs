@@ -153,6 +153,10 @@ fn promoted(found: &Value) -> Vec<String> {
             one["from"].as_str().unwrap_or_default()
         )
     }));
+    lines.extend(list(found, "left").iter().map(|one| {
+        let why = one["why"].as_str().unwrap_or_default();
+        format!("{:20} is left where it is: {why}", name(one))
+    }));
     let not_asked = list(found, "not_asked");
     let not_asked: Vec<&str> = not_asked.iter().filter_map(Value::as_str).collect();
     if !not_asked.is_empty() {
@@ -268,13 +272,15 @@ mod tests {
             "region": "eu", "not_asked": ["us"],
             "promoted": [{"org": "org_1", "slug": null, "n": 8, "from": "ap",
                           "epoch": {"counter": 2, "region": "eu"}}],
+            "left": [{"org": "org_2", "slug": "acme", "why": "it has objects"}],
         });
         let lines = promoted(&taken);
         assert!(
             lines[0].starts_with("org_1") && lines[0].contains("version 8"),
             "{lines:?}"
         );
-        assert!(lines[1].starts_with("not asked: us;"), "{lines:?}");
+        assert!(lines[1].starts_with("acme") && lines[1].ends_with("it has objects"));
+        assert!(lines[2].starts_with("not asked: us;"), "{lines:?}");
         assert_eq!(aside(&json!({"items": []})).len(), 1);
         for (code, expected) in [("home-unavailable", true), ("conflict", false)] {
             assert_eq!(

@@ -105,8 +105,7 @@ impl ControlPlane {
             token: configuration.token,
             ..Ready::default()
         };
-        let signals = super::StopSignals::catch()?;
-        ready.tell(self.output, false)?;
+        let signals = super::announce(&ready, self.output, false)?;
 
         let why = signals.stopped(&health, std::future::pending()).await;
         health.drain();

@@ -23,11 +23,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::gauges;
 use crate::otlp::counts::COUNTS;
 use crate::otlp::{self, Export};
 use crate::permissions;
+use crate::ready::Ready;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
 
@@ -206,8 +208,15 @@ impl Stop {
     }
 }
 
-/// The signals that ask a process to stop, caught from here on: made before the process says that
-/// it serves, since whoever reads that may stop it at once.
+/// Says that the process serves. Whoever reads that may stop it at once: the signals are caught
+/// before.
+fn announce(ready: &Ready, output: Output, dev: bool) -> anyhow::Result<StopSignals> {
+    let signals = StopSignals::catch()?;
+    ready.tell(output, dev)?;
+    Ok(signals)
+}
+
+/// The signals that ask a process to stop, caught from here on.
 struct StopSignals {
     interrupt: Signal,
     terminate: Signal,

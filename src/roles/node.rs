@@ -129,8 +129,7 @@ impl Node {
             gateway: Some(listening),
             ..Ready::default()
         };
-        let signals = super::StopSignals::catch()?;
-        ready.tell(self.output, false)?;
+        let signals = super::announce(&ready, self.output, false)?;
         if let Some(predecessor) = self.predecessor {
             predecessor.replaced();
         }

@@ -103,8 +103,7 @@ impl Single {
             token: configuration.token,
             demo,
         };
-        let signals = super::StopSignals::catch()?;
-        ready.tell(output, mode == Mode::Dev)?;
+        let signals = super::announce(&ready, output, mode == Mode::Dev)?;
 
         let why = signals.stopped(&health, std::future::pending()).await;
         health.drain();

@@ -8,6 +8,7 @@ mod add;
 mod aliases;
 mod api;
 mod behind_proxies;
+mod by_region;
 mod clickhouse;
 mod clocks;
 mod cluster;

@@ -27,7 +27,7 @@ impl Pair {
         Self::with(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut Two)) -> Self {
+    pub fn with(change: impl FnOnce(&mut Two)) -> Self {
         let mut two = Two::new();
         two.us.gateway = two.us.node_url();
         two.eu.gateway = two.eu.node_url();

@@ -125,6 +125,11 @@ impl Region {
         format!("http://{}", Cut::new(&self.listen).address)
     }
 
+    /// Ends its etcd.
+    pub fn stop_etcd(&mut self) {
+        self.etcd.stop();
+    }
+
     /// Everything that its store holds.
     pub fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         stores::dump(&self.etcd.endpoint())
@@ -140,6 +145,8 @@ pub struct Two {
     pub way: Cut,
     /// The way from us to eu.
     pub back: Cut,
+    /// Whether what is pinned to a region is kept there and at home alone.
+    pub content_by_region: bool,
 }
 
 /// Makes a key ring of a region, of this name, and its public part.
@@ -191,6 +198,7 @@ impl Two {
             eu,
             way,
             back,
+            content_by_region: false,
         }
     }
 
@@ -222,7 +230,7 @@ impl Two {
             "region = {:?}\n{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
              signing_file = {:?}\n[control]\noperator_token_file = {:?}\n\
              [gateway]\npublic_url = {:?}\n\
-             [regions]\nhome = \"us\"\n[[regions.peers]]\nname = {:?}\ncontrol = \"http://{}\"\n\
+             [regions]\nhome = \"us\"\ncontent_by_region = {}\n[[regions.peers]]\nname = {:?}\ncontrol = \"http://{}\"\n\
              gateway = {:?}\nreplication = [{replication:?}]\n\
              public_file = {:?}\n",
             region.name,
@@ -232,6 +240,7 @@ impl Two {
             self.file(&format!("{}.signing.json", region.name)),
             self.file(&format!("{}.operator", region.name)),
             region.gateway,
+            self.content_by_region,
             peer.name,
             peer.control,
             peer.gateway,
@@ -280,6 +289,10 @@ impl Two {
     }
 
     pub fn node(&self, region: &Region) -> Gateway {
+        Gateway::with(self.node_start(region))
+    }
+
+    pub fn node_start(&self, region: &Region) -> Start {
         let name = format!("gw-{}", region.name);
         let config = format!(
             "region = {:?}\nnode_name = {name:?}\n{}endpoints = [{:?}]\n[keys]\nring_file = {:?}\n",
@@ -292,15 +305,16 @@ impl Two {
             "REQUESTROCKET_GATEWAY__LISTEN".into(),
             region.listen.clone(),
         );
-        Gateway::with(Start {
+        Start {
             mode: "node",
             config,
             environment: vec![listen],
-        })
+        }
     }
 
-    /// Waits until both regions have the same heads and facts; then every version of eu is one of
-    /// us, without a gap. Gives how many eu has of the organisation that has most.
+    /// Waits until both regions have the same heads and facts; then every version of eu, and all
+    /// content that it has, is one of us, without a gap. Gives how many eu has of the organisation
+    /// that has most.
     pub fn wait_equal(&self) -> usize {
         let (us, eu) = wait_for("equal heads", || {
             let (us, eu) = (self.us.dump(), self.eu.dump());

@@ -61,6 +61,8 @@ pub enum Code {
     HomeUnavailable,
     /// The region where versions are made has just changed, or is changing.
     HomeMoved,
+    /// What some regions keep alone is not in this one, which has become home.
+    SetUnavailable,
     /// More is asked of this process than it can do now.
     Overloaded,
     /// No node took what only a node can do, or none was done in time.
@@ -94,6 +96,7 @@ impl Code {
         Self::VersionNotHere,
         Self::HomeUnavailable,
         Self::HomeMoved,
+        Self::SetUnavailable,
         Self::Overloaded,
         Self::NoNode,
     ];
@@ -156,6 +159,11 @@ impl Code {
             Self::VersionNotHere => ("version-not-here", 503, "The version has not arrived here"),
             Self::HomeUnavailable => ("home-unavailable", 503, "The home region cannot be reached"),
             Self::HomeMoved => ("home-moved", 503, "The home region has changed"),
+            Self::SetUnavailable => (
+                "set-unavailable",
+                503,
+                "What some regions keep alone is not here",
+            ),
             Self::Overloaded => ("overloaded", 503, "Too much is asked at once"),
             Self::NoNode => ("no-node", 504, "No node has answered"),
         }

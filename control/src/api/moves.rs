@@ -102,8 +102,14 @@ async fn promote(call: Call) -> Result<Answer, Refusal> {
         shown
     };
     let promoted: Vec<Value> = promotion.promoted.iter().map(shown).collect();
+    let left = promotion.left.iter().map(|(org, why)| {
+        let mut shown = named(&call, *org);
+        shown["why"] = json!(why);
+        shown
+    });
+    let left: Vec<Value> = left.collect();
     Ok(Answer::json(json!({
-        "region": own, "promoted": promoted, "not_asked": promotion.not_asked,
+        "region": own, "promoted": promoted, "left": left, "not_asked": promotion.not_asked,
     })))
 }
 
@@ -124,7 +130,7 @@ fn not_handed_over(error: HandOverError) -> Refusal {
 fn not_promoted(error: PromoteError) -> Refusal {
     let words = error.to_string();
     match error {
-        PromoteError::NoMajority { .. } | PromoteError::Homed(_) => {
+        PromoteError::NoMajority { .. } | PromoteError::Homed(_) | PromoteError::Left(_) => {
             Refusal::new(Code::Conflict, words)
         }
         PromoteError::Broken(_) => Refusal::new(Code::StoreUnavailable, words).retry_after_s(5),
@@ -195,6 +201,10 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
                 "from": text("The region whose branch was taken"),
                 "n": {"type": "integer", "description": "The first version of the new epoch"},
                 "epoch": epoch(),
+            }}},
+            "left": {"type": "array", "items": {"type": "object", "properties": {
+                "org": org(), "slug": slug(),
+                "why": text("What would be lost, or may not be in this region"),
             }}},
             "not_asked": {"type": "array", "items": {"type": "string"},
                 "description": "Regions that did not answer: what only they have does not count"},

@@ -253,6 +253,11 @@ pub fn refusal(error: PublishError) -> Refusal {
             let detail = format!("{words} from now on; nothing was changed; try again");
             Refusal::new(Code::HomeMoved, detail).retry_after_s(1)
         }
+        PublishError::Stays { .. } => Refusal::new(Code::Conflict, words),
+        PublishError::Withheld { .. } => {
+            let detail = format!("{words}; nothing was changed; traffic goes on");
+            Refusal::new(Code::SetUnavailable, detail)
+        }
         PublishError::Store(StoreError::Full(_)) => {
             let detail =
                 "traffic goes on; `requestrocket recover --space` frees what old changes take";

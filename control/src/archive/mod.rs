@@ -5,6 +5,7 @@
 //! if nothing had happened. Leaves are named by their content, so versions share what did not
 //! change between them. Calls block; run them on a thread that may.
 
+mod dropping;
 #[cfg(test)]
 mod tests;
 
@@ -104,6 +105,8 @@ impl Archive {
         db.pragma_update(None, "journal_mode", "WAL")?;
         // What is said to be here may be deleted from the store: it has to survive a power cut.
         db.pragma_update(None, "synchronous", "FULL")?;
+        // What must not be kept here must not be found in the file either.
+        db.pragma_update(None, "secure_delete", "ON")?;
         let txn = db.transaction()?;
         let layout: i64 = txn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         match layout {
@@ -263,52 +266,12 @@ impl Archive {
     pub fn content(&self, org: OrgId, record: &VersionRecord) -> Result<Frozen, ArchiveError> {
         let db = self.locked();
         let mut pairs = BTreeMap::new();
-        for hash in reached(&db, org, record)? {
+        for hash in reached(&db, org, record, |_| true)? {
             if let Some(packed) = leaf(&db, org, &hash)? {
                 pairs.insert(keys::leaf(org, &hash), packed.into());
             }
         }
         Ok(Frozen::new(Revision(1), pairs))
-    }
-
-    /// Drops versions of an organisation that are not to be kept, and leaves that no other version
-    /// reaches. Answers how many versions went.
-    ///
-    /// # Errors
-    /// Nothing was dropped.
-    pub fn retain(&self, org: OrgId, keep: Keep) -> Result<usize, ArchiveError> {
-        let mut db = self.locked();
-        let txn = db.transaction()?;
-        let id = blob(org);
-        let most = i64::try_from(keep.versions_max).unwrap_or(i64::MAX);
-        let dropped = txn.execute(
-            "DELETE FROM versions WHERE org = ?1 AND (published_s < ?2 OR n NOT IN
-             (SELECT n FROM versions WHERE org = ?1 ORDER BY n DESC LIMIT ?3))",
-            params![id, keep.published_from_s, most],
-        )?;
-        let left = txn.execute(
-            "DELETE FROM aside WHERE org = ?1 AND published_s < ?2",
-            params![id, keep.published_from_s],
-        )?;
-        if dropped + left > 0 {
-            drop_unreached(&txn, org)?;
-        }
-        txn.commit()?;
-        Ok(dropped)
-    }
-
-    /// Forgets an organisation that was deleted.
-    ///
-    /// # Errors
-    /// Nothing was dropped.
-    pub fn forget(&self, org: OrgId) -> Result<(), ArchiveError> {
-        let mut db = self.locked();
-        let txn = db.transaction()?;
-        txn.execute("DELETE FROM versions WHERE org = ?1", [blob(org)])?;
-        txn.execute("DELETE FROM aside WHERE org = ?1", [blob(org)])?;
-        txn.execute("DELETE FROM leaves WHERE org = ?1", [blob(org)])?;
-        txn.commit()?;
-        Ok(())
     }
 
     /// Organisations with a version or a leaf here.
@@ -330,38 +293,16 @@ impl Archive {
     }
 }
 
-/// Drops leaves that no version reaches. A root that cannot be read stands against it: what it
-/// reaches is not known.
-fn drop_unreached(db: &Connection, org: OrgId) -> Result<(), ArchiveError> {
-    let mut reached_all: HashSet<String> = HashSet::new();
-    let mut records = db.prepare_cached(
-        "SELECT record FROM versions WHERE org = ?1
-         UNION ALL SELECT record FROM aside WHERE org = ?1",
-    )?;
-    let rows = records.query_map([blob(org)], |row| row.get::<_, String>(0))?;
-    for json in rows {
-        let record: VersionRecord = serde_json::from_str(&json?).map_err(unreadable)?;
-        let hashes = reached(db, org, &record)?;
-        reached_all.extend(hashes.iter().map(Hash::to_string));
-    }
-    let mut leaves = db.prepare_cached("SELECT hash FROM leaves WHERE org = ?1")?;
-    let rows = leaves.query_map([blob(org)], |row| row.get::<_, String>(0))?;
-    let all: Vec<String> = rows.collect::<Result<_, _>>()?;
-    let mut drop_leaf = db.prepare_cached("DELETE FROM leaves WHERE org = ?1 AND hash = ?2")?;
-    for hash in all.iter().filter(|hash| !reached_all.contains(*hash)) {
-        drop_leaf.execute(params![blob(org), hash])?;
-    }
-    Ok(())
-}
-
-/// The roots of a version and the leaves that they list. A root that is not here lists nothing.
+/// The roots of some sets of a version and the leaves that they list. A root that is not here lists
+/// nothing.
 fn reached(
     db: &Connection,
     org: OrgId,
     record: &VersionRecord,
+    keeps: impl Fn(&str) -> bool,
 ) -> Result<HashSet<Hash>, ArchiveError> {
     let mut hashes = HashSet::new();
-    for root in record.head.roots.values() {
+    for (_, root) in record.head.roots.iter().filter(|(set, _)| keeps(set)) {
         hashes.insert(*root);
         if let Some(packed) = leaf(db, org, root)? {
             let root = Root::parse(&tree::unpack(*root, &packed)?)?;

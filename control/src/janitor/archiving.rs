@@ -12,14 +12,29 @@ use proto::tree::{self, Hash, Head, Root, VersionRecord};
 use proto::wire::replication::Position;
 
 use super::dropping::records_until;
+use super::keeping::Keeps;
 use super::progress::{self, Progress};
 use super::{Janitor, JanitorError};
 use crate::archive::{Archive, Keep};
 
 impl Janitor {
+    /// Drops from the archive what is kept here no more.
+    pub(super) async fn purge_archive(&self, org: OrgId, keeps: Keeps) -> Result<(), JanitorError> {
+        let archive = self.archive.clone();
+        blocking(archive, move |archive| {
+            archive.purge(org, keeps.from(), |set| keeps.keeps(set))
+        })
+        .await
+    }
+
     /// Archives what lies before the newest versions, and says so in the store. Answers how many
     /// versions were new here.
-    pub(super) async fn archive_old(&self, org: OrgId, head: &Head) -> Result<u64, JanitorError> {
+    pub(super) async fn archive_old(
+        &self,
+        org: OrgId,
+        head: &Head,
+        keeps: &Keeps,
+    ) -> Result<u64, JanitorError> {
         self.leave_branch(org, head).await?;
         let until = head.n.saturating_sub(self.options.store_versions);
         if until == 0 {
@@ -32,12 +47,16 @@ impl Janitor {
             return Ok(0);
         }
         let mut archived = 0;
+        let keeps = keeps.of_earlier();
         for record in records_until(store, org, until).await? {
+            if keeps.drops(record.head.n) {
+                continue;
+            }
             let known = self.archive.version(org, record.head.n)?;
             if known.is_some_and(|known| known.head == record.head) {
                 continue;
             }
-            let leaves = self.content(org, &record).await?;
+            let leaves = self.content(org, &record, &keeps).await?;
             let archive = self.archive.clone();
             blocking(archive, move |archive| {
                 archive.insert(org, &record, &leaves)
@@ -92,10 +111,15 @@ impl Janitor {
         &self,
         org: OrgId,
         record: &VersionRecord,
+        keeps: &Keeps,
     ) -> Result<Vec<(Hash, Bytes)>, JanitorError> {
         let mut content = Vec::new();
-        for root in record.head.roots.values() {
+        let roots = record.head.roots.iter();
+        for (set, root) in roots.filter(|(set, _)| keeps.keeps(set)) {
             let Some(packed) = self.leaf(org, root).await? else {
+                if !keeps.misses(set) {
+                    continue;
+                }
                 tracing::warn!(%org, n = record.head.n, "version {} lacks its root", record.head.n);
                 continue;
             };

@@ -5,6 +5,7 @@ use proto::keys;
 use proto::store::{Compare, Op, Range, Store, Txn, TxnOutcome};
 use proto::tree::{Head, Lineage, VersionRecord};
 
+use super::keeping::Keeps;
 use super::progress::{self, Progress};
 use super::{Janitor, JanitorError};
 
@@ -22,25 +23,27 @@ pub(super) struct Dropping {
 
 impl Janitor {
     /// Drops what lies before the newest versions, as far as every control plane that is there has
-    /// archived it.
+    /// archived it, and what is not to be kept here.
     pub(super) async fn drop_archived(
         &self,
         org: OrgId,
         head: &Head,
+        keeps: &Keeps,
     ) -> Result<Dropping, JanitorError> {
         let until = head.n.saturating_sub(self.options.store_versions);
         let mut dropping = Dropping {
             dropped: 0,
             all: true,
         };
-        if until == 0 {
+        let purged = keeps.from().saturating_sub(1);
+        if until.max(purged) == 0 {
             return Ok(dropping);
         }
         let store = self.publisher.store();
         let (progress, archived) = Progress::read(store, org).await?;
         let floor = progress.floor(&progress::live(store).await?);
         dropping.all = floor >= until;
-        let records = records_until(store, org, until.min(floor)).await?;
+        let records = records_until(store, org, until.min(floor).max(purged)).await?;
         for part in records.chunks(AT_ONCE) {
             let (lineage, unchanged) = lineage(store, org, part).await?;
             let numbers = part.iter().map(|record| record.head.n);

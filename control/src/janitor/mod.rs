@@ -3,11 +3,13 @@
 //!
 //! Every control plane archives for itself (`archiving`). One of them, the leader, then drops from
 //! the store what all that are there have archived (`dropping`), and sweeps what is left behind
-//! (`sweep`, `orphans`). Leadership saves work and nothing else: every deletion compares what it
-//! was decided on, so that two leaders, or one that slept, delete nothing that is reached.
+//! (`sweep`, `orphans`). What only other regions keep goes from both (`keeping`). Leadership saves
+//! work and nothing else: every deletion compares what it was decided on, so that two leaders, or
+//! one that slept, delete nothing that is reached.
 
 mod archiving;
 mod dropping;
+mod keeping;
 mod orphans;
 mod progress;
 mod seat;
@@ -29,6 +31,7 @@ use proto::tree::{Hash, Head};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::keeping::Keeps;
 use self::seat::Seat;
 use crate::archive::{Archive, ArchiveError};
 use crate::publish::{PublishError, Publisher};
@@ -92,6 +95,8 @@ pub struct Janitor {
     seat: Arc<Seat>,
     /// The heads of organisations in which nothing is left to do.
     settled: HashMap<OrgId, Hash>,
+    /// What the archive was purged for.
+    purged: HashMap<OrgId, Keeps>,
     /// When everything was looked at.
     whole_at: Option<Instant>,
     /// Revisions of the store, and when they were the newest.
@@ -108,6 +113,7 @@ impl Janitor {
             options,
             seat,
             settled: HashMap::new(),
+            purged: HashMap::new(),
             whole_at: None,
             revisions: VecDeque::new(),
         }
@@ -188,6 +194,7 @@ impl Janitor {
             }
         }
         self.settled.retain(|org, _| heads.contains_key(org));
+        self.purged.retain(|org, _| heads.contains_key(org));
         if whole {
             match self.orphans(&heads, &mut round).await {
                 Ok(()) => self.whole_at = Some(now),
@@ -203,7 +210,7 @@ impl Janitor {
 
     /// One organisation. Answers whether nothing is left to do until its next version.
     async fn org(
-        &self,
+        &mut self,
         org: OrgId,
         head: &Head,
         leads: bool,
@@ -213,11 +220,16 @@ impl Janitor {
         if self.publisher.is_regressed(org) {
             return Ok(false);
         }
-        round.archived += self.archive_old(org, head).await?;
+        let keeps = Keeps::of(&self.publisher, org, head).await?;
+        if keeps.purges() && self.purged.get(&org) != Some(&keeps) {
+            self.purge_archive(org, keeps.clone()).await?;
+            self.purged.insert(org, keeps.clone());
+        }
+        round.archived += self.archive_old(org, head, &keeps).await?;
         if !leads {
             return Ok(false);
         }
-        let dropping = self.drop_archived(org, head).await?;
+        let dropping = self.drop_archived(org, head, &keeps).await?;
         round.dropped += dropping.dropped;
         round.swept += self.sweep(org).await?;
         Ok(dropping.all)

@@ -20,10 +20,12 @@ use proto::keys;
 use proto::regions;
 use proto::store::load::{self, LoadError};
 use proto::store::{Compare, KeyValue, Op, Revision, Store, Txn, TxnOutcome};
-use proto::tree::{self, Hash, Head, OrgConfig, Root, VersionRecord};
+use proto::tree::{Hash, OrgConfig, VersionRecord};
 
 use super::dropping::records_until;
+use super::keeping::Keeps;
 use super::{Janitor, JanitorError};
+use crate::publish::sweep_counter;
 
 /// Keys deleted in one transaction; each is compared too.
 const AT_ONCE: usize = 100;
@@ -44,7 +46,8 @@ impl Janitor {
         if unreached(store, org, &marked, None).await?.is_empty() {
             return Ok(0);
         }
-        let (raised_at, counter) = raise(store, org).await?;
+        let raised = sweep_counter::raise(store, org).await?;
+        let (raised_at, counter) = raised.ok_or(JanitorError::Moved)?;
         let marked = self.mark(org).await?;
         let garbage = unreached(store, org, &marked, Some(raised_at)).await?;
         let mut swept = 0;
@@ -74,14 +77,20 @@ impl Janitor {
         let (config, unchanged) = self.publisher.newest(org).await?;
         let store = self.publisher.store();
         let mut leaves = HashSet::new();
-        mark_head(store, org, &config.head, &mut leaves).await?;
-        for record in records_until(store, org, u64::MAX).await? {
-            mark_head(store, org, &record.head, &mut leaves).await?;
+        let keeps = Keeps::of(&self.publisher, org, &config.head).await?;
+        keeps.mark(store, &config.head, &mut leaves).await?;
+        let earlier = keeps.of_earlier();
+        let records = records_until(store, org, u64::MAX).await?;
+        for record in records.iter().filter(|record| !keeps.drops(record.head.n)) {
+            earlier.mark(store, &record.head, &mut leaves).await?;
         }
         let mut sealed = sealed(&config);
         // After the kept versions: one that is set aside in between is copied before it goes.
         for record in aside(store, org).await? {
-            mark_head(store, org, &record.head, &mut leaves).await?;
+            keeps
+                .of_branch()
+                .mark(store, &record.head, &mut leaves)
+                .await?;
             let loaded = load::version(store, org, record.head, Some(&config)).await;
             let unreadable = |error: LoadError| JanitorError::Unreadable(error.to_string());
             for (name, regions) in self::sealed(&loaded.map_err(unreadable)?.config) {
@@ -114,25 +123,6 @@ async fn aside(store: &dyn Store, org: OrgId) -> Result<Vec<VersionRecord>, Jani
         Some(key) => Err(JanitorError::Unreadable(key)),
         None => Ok(records),
     }
-}
-
-async fn mark_head(
-    store: &dyn Store,
-    org: OrgId,
-    head: &Head,
-    marked: &mut HashSet<Hash>,
-) -> Result<(), JanitorError> {
-    for root in head.roots.values() {
-        if !marked.insert(*root) {
-            continue;
-        }
-        let unreadable = || JanitorError::Unreadable(format!("version {} of {org}", head.n));
-        let found = store.get(&keys::leaf(org, root)).await?.value;
-        let packed = found.ok_or_else(unreadable)?;
-        let root = tree::unpack(*root, &packed.value).and_then(|content| Root::parse(&content));
-        marked.extend(root.map_err(|_| unreadable())?.leaves.into_values());
-    }
-    Ok(())
 }
 
 /// The sealed values that a version names. Earlier versions need none: a rollback keeps the secret
@@ -182,31 +172,4 @@ async fn unreached(
     })
     .await?;
     Ok(found)
-}
-
-/// Raises the counter that large publishes compare. Answers the revision of that, and the compare
-/// that holds until it is raised again.
-async fn raise(store: &dyn Store, org: OrgId) -> Result<(Revision, Compare), JanitorError> {
-    let key = keys::gc(org);
-    let (counter, unchanged) = match store.get(&key).await?.value {
-        None => (0, Compare::Absent(key.clone())),
-        Some(pair) => {
-            let text = std::str::from_utf8(&pair.value).ok();
-            let counter: Option<u64> = text.and_then(|text| text.parse().ok());
-            let counter = counter.ok_or_else(|| JanitorError::Unreadable(key.clone()))?;
-            (
-                counter,
-                Compare::ModRevision(key.clone(), pair.mod_revision),
-            )
-        }
-    };
-    let raise = Txn {
-        compares: vec![unchanged],
-        ops: vec![Op::put(key.clone(), counter.saturating_add(1).to_string())],
-        or_read: Vec::new(),
-    };
-    match store.txn(raise).await? {
-        TxnOutcome::Committed(revision) => Ok((revision, Compare::ModRevision(key, revision))),
-        TxnOutcome::Conflict(_) => Err(JanitorError::Moved),
-    }
 }

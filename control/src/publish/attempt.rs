@@ -18,13 +18,14 @@ use proto::store::chunks::chunks;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{
     Ancestry, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, VersionRecord,
-    apply,
+    apply, regions_of,
 };
 
 use super::cache::Parent;
 use super::idempotency::Remembered;
 use super::retiring;
-use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, version_ops};
+use super::sweep_counter;
+use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, narrowing, version_ops};
 use super::{Publish, PublishError, Published, Publisher};
 
 /// What came of a try.
@@ -55,6 +56,7 @@ impl Publisher {
             policy: &self.policy,
             role: publish.author.role,
         };
+        refuse_part(&parent.config)?;
         let draft = apply(&parent.config, &publish.operations, &context)?;
         if draft.changed.is_empty() {
             let (head, config) = (&parent.config.head, Arc::clone(&parent.config));
@@ -81,6 +83,8 @@ impl Publisher {
         writes
             .before
             .extend(leaf_ops(packed.config.org, &packed.leaves));
+        let narrowing = narrowing(&parent.config, &packed.config, self.region());
+        writes.with_head.extend(narrowing);
         let lease = match &publish.idempotency {
             Some(_) => Some(self.memory.lease(&*self.store).await?),
             None => None,
@@ -207,20 +211,8 @@ impl Publisher {
     /// The larger publish: content goes first. Returns the sweep counter that the head must name,
     /// and leaves a compare on it.
     async fn write_content(&self, org: OrgId, writes: &mut Writes) -> Result<u64, PublishError> {
-        let key = keys::gc(org);
-        let counter = self.store.get(&key).await?.value;
-        let value = counter
-            .as_ref()
-            .and_then(|pair| std::str::from_utf8(&pair.value).ok());
-        let gc = match value.map(str::parse) {
-            None => 0,
-            Some(Ok(gc)) => gc,
-            Some(Err(_)) => return Err(PublishError::Unreadable(format!("{key} is no number"))),
-        };
-        writes.compares.push(match counter {
-            Some(pair) => Compare::ModRevision(key, pair.mod_revision),
-            None => Compare::Absent(key),
-        });
+        let (gc, unswept) = sweep_counter::read(&*self.store, org).await?;
+        writes.compares.push(unswept);
         // Content is named by its hash or a random id: written twice, it is the same.
         for ops in chunks(std::mem::take(&mut writes.before)) {
             self.store
@@ -330,6 +322,17 @@ impl Attempt {
             changed: self.changed.clone(),
             replayed: false,
         }
+    }
+}
+
+/// Refuses to make a version of one of which something is not here.
+fn refuse_part(parent: &OrgConfig) -> Result<(), PublishError> {
+    let regions = parent.withheld().map(regions_of);
+    let regions: Vec<String> = regions.map(str::to_owned).collect();
+    let org = parent.org;
+    match regions.is_empty() {
+        true => Ok(()),
+        false => Err(PublishError::Withheld { org, regions }),
     }
 }
 

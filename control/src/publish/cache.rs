@@ -114,7 +114,7 @@ impl Slot {
                 return Err(absent(org, regressions));
             };
             let unchanged = Compare::ModRevision(keys::head(org), revision);
-            if let Some(config) = known.clone().filter(|known| known.head == head) {
+            if let Some(config) = known.clone().filter(|known| is_all_of(known, &head)) {
                 return Ok(Parent { config, unchanged });
             }
             refuse_regression(store, org, known.as_deref(), &head).await?;
@@ -140,6 +140,11 @@ impl Slot {
         let hash = missing.map(|hash| hash.to_string()).unwrap_or_default();
         Err(PublishError::Unreadable(format!("leaf {hash} is missing")))
     }
+}
+
+/// Whether it is the version of a head, with what regions keep alone: that may have come since.
+fn is_all_of(known: &OrgConfig, head: &Head) -> bool {
+    known.head == *head && known.withheld().next().is_none()
 }
 
 fn unreadable(error: LoadError) -> PublishError {

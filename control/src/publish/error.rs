@@ -63,6 +63,29 @@ pub enum PublishError {
         /// The region.
         home: String,
     },
+    /// What these regions keep alone is not here, so that nothing can be made of the rest (503).
+    /// Nothing was done.
+    #[error("what {} alone keeps of {org} is not in this region", .regions.join(", "))]
+    Withheld {
+        /// The organisation.
+        org: OrgId,
+        /// The regions.
+        regions: Vec<String>,
+    },
+    /// Some objects may not leave their regions, and the one that is to be home is not among them
+    /// (409). Nothing was done.
+    #[error(
+        "{org} has objects with `residency: strict` that may be in {regions} alone: region {to} \
+         cannot be its home before these are changed"
+    )]
+    Stays {
+        /// The organisation.
+        org: OrgId,
+        /// Their regions.
+        regions: String,
+        /// Which region is not among them.
+        to: String,
+    },
     /// The store failed (503). Nothing was done.
     #[error(transparent)]
     Store(#[from] StoreError),

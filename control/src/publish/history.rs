@@ -8,8 +8,8 @@ use proto::home::Lies;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::Range;
-use proto::store::load::{self, LoadError};
-use proto::tree::{self, Context, Draft, Operation, OrgConfig, VersionRecord};
+use proto::store::load::{self, LoadError, Loaded};
+use proto::tree::{self, Context, Draft, Operation, OrgConfig, VersionRecord, regions_of};
 use proto::wire::replication::Position;
 use tokio::time::Instant;
 
@@ -227,7 +227,11 @@ impl Publisher {
         }
         let head = record.head.clone();
         let mut loaded = load::version(&*self.store, org, head.clone(), Some(&current)).await;
-        if let Err(LoadError::Missing(_)) = loaded {
+        let lacks = |loaded: &Result<Loaded, LoadError>| match loaded {
+            Ok(loaded) => !beyond(&loaded.config, &current).is_empty(),
+            Err(error) => matches!(error, LoadError::Missing(_)),
+        };
+        if lacks(&loaded) {
             let record = record.clone();
             let content = self
                 .archived(move |archive| archive.content(org, &record))
@@ -240,6 +244,11 @@ impl Publisher {
             LoadError::Store(error) => PublishError::Store(error),
             error => PublishError::Unreadable(error.to_string()),
         })?;
+        // Next to what is whole it would look as if that had been deleted.
+        let regions = beyond(&loaded.config, &current);
+        if !regions.is_empty() {
+            return Err(PublishError::Withheld { org, regions });
+        }
         match loaded.faults.first() {
             None => Ok(Arc::new(loaded.config)),
             Some(fault) => Err(PublishError::Unreadable(format!(
@@ -323,4 +332,11 @@ impl Publisher {
 fn read(key: &str, value: &[u8]) -> Result<VersionRecord, PublishError> {
     serde_json::from_slice(value)
         .map_err(|error| PublishError::Unreadable(format!("{key}: {error}")))
+}
+
+/// The regions of which an earlier version lacks what the newest one here does not lack.
+fn beyond(old: &OrgConfig, current: &OrgConfig) -> Vec<String> {
+    let known: Vec<&str> = current.withheld().collect();
+    let lacking = old.withheld().filter(|region| !known.contains(region));
+    lacking.map(|set| regions_of(set).to_owned()).collect()
 }

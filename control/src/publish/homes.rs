@@ -171,6 +171,10 @@ impl Publisher {
                 return Ok(home);
             }
             self.refuse_regressed(org, head.n)?;
+            if let Some(regions) = head.stays_in(to) {
+                let (regions, to) = (regions.to_owned(), to.to_owned());
+                return Err(PublishError::Stays { org, regions, to });
+            }
             let homed = self.homed(org, &head.epoch).await?;
             let sealed = homed.home.seal(to, Position::from(head));
             let (unchanged, put) = homed.replace(org, &sealed);

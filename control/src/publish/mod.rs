@@ -23,6 +23,7 @@ mod regression;
 mod retiring;
 mod room;
 mod signing;
+pub(crate) mod sweep_counter;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writes;
@@ -181,6 +182,11 @@ impl Publisher {
     /// Prepares a validated secret for an operation.
     pub fn prepare(&self, credential: &Credential, secret: SecretInput) -> Arc<NewSecret> {
         Arc::new(NewSecret::prepare(&self.digest_key, credential, secret))
+    }
+
+    /// Whether what is pinned to regions is kept by them and home alone.
+    pub fn cuts_by_region(&self) -> bool {
+        self.policy.content_by_region
     }
 
     /// Where configurations are kept.

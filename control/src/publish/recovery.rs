@@ -239,7 +239,8 @@ impl Publisher {
     ) -> Result<Recovered, RecoverError> {
         let stored = self.stored_head(org).await?;
         let mut base = offer.head;
-        base.roots = BTreeMap::from([(EVERYWHERE.to_owned(), offer.root)]);
+        base.roots = offer.pinned;
+        base.roots.insert(EVERYWHERE.to_owned(), offer.root);
         let key = keys::gc(org);
         let unswept = match offer.gc {
             0 => Compare::Absent(key),

@@ -7,7 +7,7 @@ use proto::object::ObjectId;
 use proto::signature::Signer;
 use proto::store::chunks::{CHUNK_BYTES, CHUNK_OPS, bytes_of};
 use proto::store::{Compare, Op};
-use proto::tree::{Leaf, Packed, VERSION_CHANGED_MAX, VersionRecord};
+use proto::tree::{Leaf, OrgConfig, Packed, VERSION_CHANGED_MAX, VersionRecord, narrows};
 
 use super::Author;
 
@@ -58,6 +58,12 @@ pub(super) fn version_ops(
     let delta = Op::put(keys::delta(org), json(&packed.delta));
     let record = record_ops(org, &record, signer);
     [head, delta].into_iter().chain(record).collect()
+}
+
+/// What says that a region keeps nothing of before a version that leaves something out of it.
+pub(crate) fn narrowing(old: &OrgConfig, new: &OrgConfig, region: &str) -> Option<Op> {
+    let put = || Op::put(keys::kept_from(new.org), new.head.n.to_string());
+    narrows(old, new, region).then(put)
 }
 
 /// The record of a version, signed where this region signs.

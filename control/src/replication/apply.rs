@@ -14,13 +14,13 @@ use proto::keys;
 use proto::store::chunks::chunks;
 use proto::store::load::{self, LoadError};
 use proto::store::{Compare, Op, Revision, Store, StoreError, Txn, TxnOutcome};
-use proto::tree::{Delta, Head, OrgConfig, TreeError, VersionRecord};
+use proto::tree::{Delta, OrgConfig, TreeError, VersionRecord};
 use proto::wire::replication::{Position, VersionParts, Versions};
 
 use super::aside::Branch;
 use super::connection::Connection;
 use super::verify::Given;
-use crate::publish::writes::{ONE_TXN_OPS, Writes, json};
+use crate::publish::writes::{ONE_TXN_OPS, Writes, json, narrowing};
 use crate::publish::{PublishError, homes};
 use crate::regions::Regions;
 
@@ -58,6 +58,15 @@ impl From<LoadError> for ApplyError {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::Store(error) => Self::Store(error),
+            error => Self::Local(error.to_string()),
+        }
+    }
+}
+
+impl From<PublishError> for ApplyError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Store(error) => Self::Store(error),
             error => Self::Local(error.to_string()),
         }
     }
@@ -102,11 +111,7 @@ impl Local {
         org: OrgId,
         seen: Option<Arc<OrgConfig>>,
     ) -> Result<Self, ApplyError> {
-        let home = homes::stored(store, org).await;
-        let home = home.map_err(|error| match error {
-            PublishError::Store(error) => ApplyError::Store(error),
-            error => ApplyError::Local(error.to_string()),
-        })?;
+        let home = homes::stored(store, org).await?;
         let branch = Branch::default();
         let Some((head, at)) = load::head(store, org).await? else {
             return Ok(Self {
@@ -200,9 +205,17 @@ impl Local {
             });
         };
         let content = self
-            .content(store, connection, &versions.versions, &records, &mut plan)
+            .content(
+                store,
+                (connection, &regions.own),
+                &versions.versions,
+                &records,
+                &mut plan,
+            )
             .await?;
-        let config = self.assemble(&**store, &last, &content).await?;
+        let config = self
+            .assemble((&**store, &regions.own), &last, &content)
+            .await?;
         self.add_sealed((connection, regions), &config, &versions, &mut plan)
             .await?;
         for (parts, record) in versions.versions.iter().zip(&records) {
@@ -215,9 +228,12 @@ impl Local {
         let left = left.flat_map(|n| [keys::version(self.org, *n), keys::signature(self.org, *n)]);
         plan.writes.before.extend(left.map(Op::Delete));
         plan.writes.with_head.extend(self.branch.lineage.clone());
-        let delta = self.delta(&last, versions.delta);
+        let delta = self.delta(&config, versions.delta);
         let head = Op::put(keys::head(self.org), last.to_json());
         plan.writes.with_head.extend([delta, head]);
+        let old = self.config.as_deref();
+        let narrowing = old.and_then(|old| narrowing(old, &config, &regions.own));
+        plan.writes.with_head.extend(narrowing);
         self.commit(&**store, plan).await?;
         Ok(Stored {
             count: records.len() as u64,
@@ -271,7 +287,14 @@ impl Local {
     }
 
     /// The delta from the version here to the last one.
-    fn delta(&self, last: &Head, given: Option<Vec<u8>>) -> Op {
+    fn delta(&self, new: &OrgConfig, given: Option<Vec<u8>>) -> Op {
+        let last = &new.head;
+        // What is kept here changed otherwise than at home.
+        if let Some(old) = self.config.as_deref()
+            && (old.head.is_cut() || last.is_cut())
+        {
+            return Op::put(keys::delta(self.org), json(&Delta::between(old, new)));
+        }
         let from = self.config.as_ref().map(|config| config.head.hash);
         let leads = |delta: &Delta| delta.from == from && delta.to == last.hash;
         let given = given.and_then(|json| serde_json::from_slice::<Delta>(&json).ok());

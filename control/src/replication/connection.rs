@@ -53,7 +53,7 @@ impl Source {
         let region = hello.region;
         info!(%peer, region, "region {region} follows");
         let _connected = self.status.connected(&region);
-        let mut session = self.session(region.clone());
+        let mut session = self.session(region.clone(), hello.protocol);
         while let Some(frame) =
             tokio::time::timeout(SILENCE_MAX, read_frame(&mut stream, FRAME_BYTES_MAX)).await??
         {

@@ -10,11 +10,20 @@ use proto::keys;
 use proto::store::frozen::Frozen;
 use proto::store::load;
 use proto::store::{Compare, Op, Revision, Store};
-use proto::tree::{self, Hash, Head, OrgConfig, Root, VersionRecord};
+use proto::tree::{self, Hash, Head, OrgConfig, Root, VersionRecord, is_kept_in};
 use proto::wire::replication::{Answer, Ask, LEAVES_MAX, VersionParts};
 
 use super::apply::{ApplyError, Local, Plan, write};
 use super::connection::Connection;
+use crate::publish::sweep_counter;
+
+/// The roots of what a region that is not home keeps of a version.
+fn kept<'a>(head: &'a Head, region: &'a str) -> impl Iterator<Item = Hash> + 'a {
+    let roots = head.roots.iter();
+    roots
+        .filter(|(set, _)| is_kept_in(set, region))
+        .map(|(_, root)| *root)
+}
 
 impl Local {
     /// Every leaf and root that the versions add, by hash; planned to be written, or written when
@@ -22,7 +31,7 @@ impl Local {
     pub(super) async fn content(
         &self,
         store: &Arc<dyn Store>,
-        connection: &mut Connection,
+        (connection, region): (&mut Connection, &str),
         parts: &[VersionParts],
         records: &[VersionRecord],
         plan: &mut Plan,
@@ -44,7 +53,7 @@ impl Local {
             let missing = |hash: &Hash, content: &BTreeMap<Hash, Bytes>| {
                 !held.contains(hash) && !content.contains_key(hash)
             };
-            let roots: Vec<Hash> = record.head.roots.values().copied().collect();
+            let roots: Vec<Hash> = kept(&record.head, region).collect();
             let lacking = roots.iter().filter(|hash| missing(hash, &content));
             let lacking = lacking.copied().collect();
             self.fetch(store, connection, lacking, &mut content, plan)
@@ -66,7 +75,7 @@ impl Local {
 
     /// Asks for content that an answer had no room for, and stores it as it comes: after a cut it
     /// is not asked for again.
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         store: &Arc<dyn Store>,
         connection: &mut Connection,
@@ -116,15 +125,15 @@ impl Local {
     /// The version that the content makes.
     pub(super) async fn assemble(
         &self,
-        store: &dyn Store,
+        (store, region): (&dyn Store, &str),
         head: &Head,
         content: &BTreeMap<Hash, Bytes>,
     ) -> Result<OrgConfig, ApplyError> {
         let mut pairs: BTreeMap<String, Bytes> = BTreeMap::new();
-        for root in head.roots.values() {
-            let packed = self.packed(store, root, content).await?;
-            let parsed = Root::parse(&tree::unpack(*root, &packed)?)?;
-            pairs.insert(keys::leaf(self.org, root), packed);
+        for root in kept(head, region) {
+            let packed = self.packed(store, &root, content).await?;
+            let parsed = Root::parse(&tree::unpack(root, &packed)?)?;
+            pairs.insert(keys::leaf(self.org, &root), packed);
             let held = self.config.as_deref().map(OrgConfig::held_leaves);
             let held = held.unwrap_or_default();
             // What this release could not read is read again.
@@ -164,10 +173,7 @@ impl Local {
 
     /// The compare that holds while no sweep of leaves has begun.
     pub(super) async fn sweep(&self, store: &dyn Store) -> Result<Compare, ApplyError> {
-        let key = keys::gc(self.org);
-        Ok(match store.get(&key).await?.value {
-            Some(pair) => Compare::ModRevision(key, pair.mod_revision),
-            None => Compare::Absent(key),
-        })
+        let (_, unswept) = sweep_counter::read(store, self.org).await?;
+        Ok(unswept)
     }
 }

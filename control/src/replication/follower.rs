@@ -260,7 +260,8 @@ impl Replication {
             self.leave_unnamed(guard, &line).await?;
         }
         if let Some(last) = opens {
-            self.open(guard, org, &line, (&last, &[]), "hand-over")
+            let whole = self.complete(&mut [connection], org).await?;
+            self.open(guard, org, &line, (&last, &[], whole), "hand-over")
                 .await?;
             return Ok(None);
         }

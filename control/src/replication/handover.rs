@@ -75,6 +75,7 @@ impl Replication {
             return Err(HandOverError::Nothing);
         }
         self.refuse_lag(peer, &standing, &orgs)?;
+        self.refuse_strict(to, &orgs)?;
         // First `system`: while it is sealed no organisation is created.
         orgs.sort_by_key(|org| *org != SYSTEM_ORG);
         for org in orgs.iter().take(1) {
@@ -112,6 +113,19 @@ impl Replication {
                 let region = peer.name.clone();
                 let why = format!("of {org} it has version {there} of {here}");
                 return Err(HandOverError::Unfit { region, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses before the first organisation is sealed what would be refused at one of them.
+    fn refuse_strict(&self, to: &str, orgs: &[OrgId]) -> Result<(), HandOverError> {
+        let world = self.worlds.borrow().clone();
+        for org in orgs {
+            let head = world.orgs.get(org).map(|state| &state.config.head);
+            if let Some(regions) = head.and_then(|head| head.stays_in(to)) {
+                let (org, regions, to) = (*org, regions.to_owned(), to.to_owned());
+                return Err(PublishError::Stays { org, regions, to }.into());
             }
         }
         Ok(())

@@ -6,13 +6,15 @@
 //! came (`content`, `secrets`), verified end to end by hash and by the signature of the region
 //! that made it (`verify`), on the same compare on the local head
 //! that a publish makes; `aside` leaves a branch that is not in force. `takeover` learns which
-//! region is home and opens what was handed over to this one; `handover` and `promotion` are what a
+//! region is home and opens what was handed over to this one, once it has what other regions keep
+//! alone (`completing`); `handover` and `promotion` are what a
 //! person asks for. `leader` lets one control plane of a region follow. Nothing is remembered
 //! between attempts but what the local store holds, so that a cut at any point costs only what was
 //! under way.
 
 mod apply;
 mod aside;
+mod completing;
 mod connection;
 mod content;
 mod follower;

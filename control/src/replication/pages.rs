@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
+use proto::object::StoredCredential;
 use proto::store::load::{self, LoadError};
-use proto::tree::{self, Hash, OrgConfig, Root, VersionRecord};
+use proto::tree::{self, Hash, OrgConfig, Root, VersionRecord, is_kept_in};
 use proto::wire::replication::{Answer, Position, SEALED_MAX, SealedPart, VersionParts, Versions};
 
-use super::sealed_names;
 use super::source::{READS_MAX, Session, SourceError};
+use super::{SealName, sealed_names};
 
 /// Versions in one answer.
 const VERSIONS_MAX: u64 = 64;
@@ -70,7 +71,7 @@ impl Session<'_> {
         newest: &OrgConfig,
     ) -> Result<Steps, SourceError> {
         let (org, mut bytes) = (newest.org, 0);
-        let mut held: BTreeSet<Hash> = old.reaches().collect();
+        let mut held: BTreeSet<Hash> = old.reaches_in(&self.region).collect();
         let mut answer = Versions::default();
         let mut last = None;
         for (json, record) in records {
@@ -108,7 +109,8 @@ impl Session<'_> {
             }
         };
         answer.sealed = self.sealed(Some(old), new, bytes).await?;
-        if !answer.more {
+        // One that tells of what other regions keep alone is not given.
+        if !answer.more && !newest.head.is_cut() && !old.head.is_cut() {
             answer.delta = self.delta(newest).await?;
         }
         Ok(Steps::Versions(answer))
@@ -170,8 +172,8 @@ impl Session<'_> {
         Ok(Some((pair.value.to_vec(), record)))
     }
 
-    /// The root and the leaves of a version that are not among `held`; `None` when one of them is
-    /// not kept any more.
+    /// The roots and the leaves of a version that the follower keeps and that are not among `held`;
+    /// `None` when one of them is not kept here any more.
     async fn content(
         &self,
         org: OrgId,
@@ -179,12 +181,9 @@ impl Session<'_> {
         held: &BTreeSet<Hash>,
     ) -> Result<Option<Vec<(Hash, Vec<u8>)>>, SourceError> {
         let mut content = Vec::new();
-        for hash in record
-            .head
-            .roots
-            .values()
-            .filter(|hash| !held.contains(hash))
-        {
+        let roots = record.head.roots.iter();
+        let roots = roots.filter(|(set, _)| is_kept_in(set, &self.region));
+        for (_, hash) in roots.filter(|(_, hash)| !held.contains(hash)) {
             let [packed] = &self.values(vec![keys::leaf(org, hash)]).await?[..] else {
                 return Ok(None);
             };
@@ -213,7 +212,13 @@ impl Session<'_> {
         bytes: usize,
     ) -> Result<Vec<SealedPart>, SourceError> {
         let known = old.map(sealed_names).unwrap_or_default();
-        let names: Vec<_> = sealed_names(new).difference(&known).cloned().collect();
+        let kept = |(credential, _): &&SealName| {
+            let stored = new.credential(*credential);
+            let here = |stored: &StoredCredential| stored.credential.is_for_region(&self.region);
+            !new.head.is_cut() || stored.is_some_and(here)
+        };
+        let names = sealed_names(new);
+        let names: Vec<_> = names.difference(&known).filter(kept).cloned().collect();
         let names = &names[..names.len().min(SEALED_MAX)];
         let room = self.source.answer_bytes.saturating_sub(bytes);
         let values = self.sealed_values(new.org, names, room).await?;

@@ -4,6 +4,9 @@
 //! answer is taken. Stores that do not reach each other cannot fence each other: a home that is
 //! only cut off goes on committing in its own region until it hears of the higher epoch, and what
 //! it made is then set aside there.
+//!
+//! What other regions keep alone is copied first. Where no region that answers has it, this one is
+//! not made home: it would lose it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,6 +34,9 @@ const TRIES: usize = 5;
 pub struct Promotion {
     /// Organisations whose home this region now is.
     pub promoted: Vec<Promoted>,
+    /// Organisations that were left where they are, and why: something of them would be lost, or
+    /// may not be here.
+    pub left: Vec<(OrgId, String)>,
     /// Regions that did not answer: what only they have is not in what counts now.
     pub not_asked: Vec<String>,
 }
@@ -67,6 +73,9 @@ pub enum PromoteError {
         "every organisation has a home that answers ({}): hand over instead", .0.join(", ")
     )]
     Homed(Vec<String>),
+    /// No organisation can have its home here.
+    #[error("{}", .0.join("; "))]
+    Left(Vec<String>),
     /// The exchange with the store or with a region failed.
     #[error("{0}")]
     Broken(String),
@@ -166,6 +175,7 @@ impl Replication {
         );
         let mut promotion = Promotion {
             promoted: Vec::new(),
+            left: Vec::new(),
             not_asked,
         };
         let mut homed = BTreeSet::new();
@@ -175,11 +185,23 @@ impl Replication {
                 homed.insert(home);
                 continue;
             }
-            promotion.promoted.push(self.promote_one(org, asked).await?);
+            match self.promote_one(org, asked).await {
+                Ok(promoted) => promotion.promoted.push(promoted),
+                Err(Broken::Apply(ApplyError::Refused { org, why })) => {
+                    tracing::error!(%org, "this region is not made home of {org}: {why}");
+                    promotion.left.push((org, why));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        match promotion.promoted.is_empty() {
+        if !promotion.promoted.is_empty() {
+            return Ok(promotion);
+        }
+        let left = promotion.left.into_iter();
+        let left: Vec<String> = left.map(|(org, why)| format!("{org}: {why}")).collect();
+        match left.is_empty() {
             true => Err(PromoteError::Homed(homed.into_iter().collect())),
-            false => Ok(promotion),
+            false => Err(PromoteError::Left(left)),
         }
     }
 
@@ -273,10 +295,14 @@ impl Replication {
                 (line, source.peer.name.clone())
             }
         };
+        let answering = asked.iter_mut().map(|asked| &mut asked.connection);
+        let whole = self
+            .complete(&mut answering.collect::<Vec<_>>(), org)
+            .await?;
         let reached = Local::read(&*self.store, org, None).await?.position();
         let base = reached.ok_or(ApplyError::Moved(org))?;
         let first = self
-            .open(&None, org, &line, (&base, &known), "promotion")
+            .open(&None, org, &line, (&base, &known, whole), "promotion")
             .await?;
         Ok(Promoted { org, from, first })
     }

@@ -17,7 +17,8 @@ use proto::store::load::LoadError;
 use proto::store::{Op, Store, StoreError, Txn};
 use proto::tree::TreeError;
 use proto::wire::replication::{
-    Answer, Ask, HomeAt, LEAVES_MAX, Moved, PROTOCOL_MIN, Position, RegionHello, SEALED_MAX,
+    Answer, Ask, HomeAt, LEAVES_MAX, Moved, PROTOCOL_CUT, PROTOCOL_MIN, Position, RegionHello,
+    SEALED_MAX,
 };
 use tokio::sync::watch;
 
@@ -76,6 +77,8 @@ pub enum SourceError {
 pub(super) struct Session<'s> {
     pub(super) source: &'s Source,
     pub(super) region: String,
+    /// The protocol that the follower speaks.
+    protocol: u16,
     /// The state of the last news.
     reported: Option<Seen>,
     /// Facts that were told, by organisation.
@@ -117,10 +120,11 @@ impl Source {
         }
     }
 
-    pub(super) fn session(&self, region: String) -> Session<'_> {
+    pub(super) fn session(&self, region: String, protocol: u16) -> Session<'_> {
         Session {
             source: self,
             region,
+            protocol,
             reported: None,
             told: BTreeMap::new(),
         }
@@ -242,6 +246,15 @@ impl Session<'_> {
             return Ok(Answer::Unknown);
         };
         let newest = &state.config;
+        if newest.head.is_cut() && self.protocol < PROTOCOL_CUT {
+            tracing::error!(
+                %org, region = self.region,
+                "version {} of {org} is not given to region {}, whose control plane is of an \
+                 earlier release and would lose what is pinned to regions: upgrade it, see \
+                 `regions.content_by_region`", newest.head.n, self.region
+            );
+            return Ok(Answer::Unknown);
+        }
         let steps = match &after {
             Some(after) => self.steps(after, newest).await?,
             None => Steps::Gap,

@@ -9,7 +9,8 @@ use proto::home::Home;
 use proto::id::OrgId;
 use proto::org::Role;
 use proto::seal;
-use proto::store::{Txn, TxnOutcome};
+use proto::store::{Compare, Txn, TxnOutcome};
+use proto::tree::regions_of;
 use proto::wire::replication::{Answer, Ask, Moved, Position};
 use tracing::{info, warn};
 
@@ -114,12 +115,13 @@ impl Replication {
 
     /// Makes this region home: a new epoch begins with a version that has the content of `base`,
     /// which must be the newest here. Its counter is above those of `line` and all `known`.
+    /// `whole` holds while nothing is swept of what was fetched for it.
     pub(super) async fn open(
         &self,
         guard: &Guard,
         org: OrgId,
         line: &Home,
-        (base, known): (&Position, &[u64]),
+        (base, known, whole): (&Position, &[u64], Option<Compare>),
         author: &str,
     ) -> Result<Position, Broken> {
         if self.publisher.is_regressed(org) {
@@ -133,6 +135,10 @@ impl Replication {
         else {
             return Err(ApplyError::Moved(org).into());
         };
+        if let Some(region) = config.withheld().next().map(regions_of) {
+            let why = format!("what region {region} alone keeps is not here");
+            return Err(ApplyError::Refused { org, why }.into());
+        }
         let own = &self.regions.own;
         let home = line.reopen(own, base.clone(), known.iter().copied());
         let n = base.n.saturating_add(1);
@@ -148,7 +154,7 @@ impl Replication {
         let mut ops = recovery::reopening(org, &head, 0, made, self.publisher.signer());
         ops.push(homes::put(org, &home));
         let txn = Txn {
-            compares: local.compares(guard),
+            compares: local.compares(guard).into_iter().chain(whole).collect(),
             ops,
             or_read: Vec::new(),
         };

@@ -5,6 +5,7 @@
 //! stays; whether that is good enough is the caller's decision (a node serves, control does not
 //! publish).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -13,7 +14,9 @@ use super::{Range, Revision, Store, StoreError};
 use crate::id::OrgId;
 use crate::keys;
 use crate::object::{Object, ObjectId};
-use crate::tree::{self, EVERYWHERE, Hash, Head, Objects, OrgConfig, ReadLeaf, Root, TreeError};
+use crate::tree::{
+    self, EVERYWHERE, Hash, Head, HeldLeaf, Objects, OrgConfig, ReadLeaf, ReadSet, Root, TreeError,
+};
 
 /// Reads under way at one time.
 const READS_MAX: usize = 8;
@@ -104,60 +107,29 @@ pub async fn version_or(
     previous: Option<&OrgConfig>,
     damage: Damage,
 ) -> Result<Loaded, LoadError> {
-    let root_hash = *head
-        .roots
-        .get(EVERYWHERE)
-        .ok_or_else(|| TreeError::Malformed("head", format!("names no root `{EVERYWHERE}`")))?;
-    let root = Root::parse(&leaf(store, org, root_hash).await?)?;
-    let held = previous.map(OrgConfig::held_leaves).unwrap_or_default();
-    let missing: Vec<(String, Hash)> = root
-        .leaves
-        .iter()
-        .filter(|(_, hash)| !held.contains_key(hash))
-        .map(|(prefix, hash)| (prefix.clone(), *hash))
-        .collect();
-    let contents: Vec<(String, Hash, Result<Vec<u8>, LoadError>)> =
-        futures_util::stream::iter(missing)
-            .map(|(prefix, hash)| async move {
-                match leaf(store, org, hash).await {
-                    Err(LoadError::Store(error)) => Err(error),
-                    content => Ok((prefix, hash, content)),
-                }
-            })
-            .buffer_unordered(READS_MAX)
-            .try_collect()
-            .await?;
-
-    let mut objects = Objects::new();
-    for id in root
-        .leaves
-        .values()
-        .filter_map(|hash| held.get(hash))
-        .copied()
-        .flatten()
-    {
-        if let Some(object) = previous.and_then(|config| config.objects.get(id)) {
-            objects.insert(*id, Arc::clone(object));
-        }
+    if !head.roots.contains_key(EVERYWHERE) {
+        let why = format!("names no root `{EVERYWHERE}`");
+        return Err(TreeError::Malformed("head", why).into());
     }
     let mut reading = Reading {
+        store,
         org,
         previous,
-        objects,
+        held: previous.map(OrgConfig::held_leaves).unwrap_or_default(),
+        damage,
         faults: Vec::new(),
     };
-    let mut read = Vec::new();
-    for (prefix, hash, content) in contents {
-        read.push(match content {
-            Ok(content) => reading.leaf(&prefix, hash, &content),
-            Err(error) if damage == Damage::Keep => reading.lost(&prefix, hash, &error),
-            Err(error) => return Err(error),
-        });
+    let mut sets = BTreeMap::new();
+    for (name, root) in &head.roots {
+        let root = match leaf(store, org, *root).await {
+            // What is kept for other regions alone need not be here.
+            Err(LoadError::Missing(_)) if name != EVERYWHERE => continue,
+            root => Root::parse(&root?)?,
+        };
+        sets.insert(name.clone(), reading.set(name, root).await?);
     }
-    let Reading {
-        objects, faults, ..
-    } = reading;
-    let config = tree::assemble(org, head, &root, objects, read, previous);
+    let faults = reading.faults;
+    let config = tree::assemble(org, head, sets, previous);
     Ok(Loaded { config, faults })
 }
 
@@ -170,15 +142,65 @@ async fn leaf(store: &dyn Store, org: OrgId, hash: Hash) -> Result<Vec<u8>, Load
 
 /// A version that is being put together.
 struct Reading<'a> {
+    store: &'a dyn Store,
     org: OrgId,
     previous: Option<&'a OrgConfig>,
-    objects: Objects,
+    held: BTreeMap<Hash, HeldLeaf<'a>>,
+    damage: Damage,
     faults: Vec<Fault>,
 }
 
 impl Reading<'_> {
+    /// Reads the leaves of a set that the version before does not hold.
+    async fn set(&mut self, name: &str, root: Root) -> Result<ReadSet, LoadError> {
+        let (store, org) = (self.store, self.org);
+        let mut objects = Objects::new();
+        let mut missing = Vec::new();
+        for (prefix, hash) in &root.leaves {
+            match self.held.get(hash) {
+                None => missing.push((prefix.clone(), *hash)),
+                Some(held) => held.objects().for_each(|object| {
+                    objects.insert(object.id, Arc::clone(object));
+                }),
+            }
+        }
+        let contents: Vec<(String, Hash, Result<Vec<u8>, LoadError>)> =
+            futures_util::stream::iter(missing)
+                .map(|(prefix, hash)| async move {
+                    match leaf(store, org, hash).await {
+                        Err(LoadError::Store(error)) => Err(error),
+                        content => Ok((prefix, hash, content)),
+                    }
+                })
+                .buffer_unordered(READS_MAX)
+                .try_collect()
+                .await?;
+        let mut read = Vec::new();
+        for (prefix, hash, content) in contents {
+            let place = (name, prefix.as_str());
+            read.push(match content {
+                Ok(content) => self.leaf(place, hash, &content, &mut objects),
+                Err(error) if self.damage == Damage::Keep => {
+                    self.lost(place, hash, &error, &mut objects)
+                }
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(ReadSet {
+            root,
+            objects,
+            read,
+        })
+    }
+
     /// Adds a leaf's objects.
-    fn leaf(&mut self, prefix: &str, hash: Hash, content: &[u8]) -> ReadLeaf {
+    fn leaf(
+        &mut self,
+        place: (&str, &str),
+        hash: Hash,
+        content: &[u8],
+        objects: &mut Objects,
+    ) -> ReadLeaf {
         let faults_before = self.faults.len();
         let (mut ids, mut nameless) = (Vec::new(), false);
         for line in content
@@ -188,24 +210,25 @@ impl Reading<'_> {
             match tree::parse_line(line) {
                 Ok(object) => {
                     let id = object.id;
-                    let same = self.old(id).filter(|old| **old == object);
+                    let same = self.old(place.0, id).filter(|old| **old == object);
                     let object = same.unwrap_or_else(|| Arc::new(object));
-                    self.objects.insert(id, object);
+                    objects.insert(id, object);
                     ids.push(id);
                 }
                 Err((id, detail)) => {
                     self.fault("object-unreadable", id, detail);
                     nameless |= id.is_none();
                     ids.extend(id);
-                    if let Some((id, old)) = id.and_then(|id| Some((id, self.old(id)?))) {
-                        self.objects.insert(id, old);
+                    let old = id.and_then(|id| Some((id, self.old(place.0, id)?)));
+                    if let Some((id, old)) = old {
+                        objects.insert(id, old);
                     }
                 }
             }
         }
         // A line that does not even tell whose it is may be any object's that is not in the leaf.
         if nameless {
-            ids.extend(self.keep_below(prefix));
+            ids.extend(self.keep_below(place, objects));
         }
         ReadLeaf {
             hash,
@@ -216,7 +239,13 @@ impl Reading<'_> {
     }
 
     /// Objects of a leaf that cannot be read keep their previous form.
-    fn lost(&mut self, prefix: &str, hash: Hash, error: &LoadError) -> ReadLeaf {
+    fn lost(
+        &mut self,
+        place: (&str, &str),
+        hash: Hash,
+        error: &LoadError,
+        objects: &mut Objects,
+    ) -> ReadLeaf {
         let code = match error {
             LoadError::Missing(_) => "leaf-missing",
             LoadError::Store(_) | LoadError::Tree(_) => "leaf-unreadable",
@@ -225,28 +254,26 @@ impl Reading<'_> {
         ReadLeaf {
             hash,
             bytes: 0,
-            ids: self.keep_below(prefix),
+            ids: self.keep_below(place, objects),
             damaged: true,
         }
     }
 
     /// Keeps the previous form of objects below a place that are not read already.
-    fn keep_below(&mut self, prefix: &str) -> Vec<ObjectId> {
-        let Some(previous) = self.previous else {
-            return Vec::new();
-        };
+    fn keep_below(&self, (set, prefix): (&str, &str), objects: &mut Objects) -> Vec<ObjectId> {
+        let previous = self.previous.iter();
         let mut kept = Vec::new();
-        for id in previous.ids_below(prefix) {
-            if let (false, Some(old)) = (self.objects.contains_key(&id), self.old(id)) {
-                self.objects.insert(id, old);
-                kept.push(id);
+        for old in previous.flat_map(|previous| previous.below(set, prefix)) {
+            if !objects.contains_key(&old.id) {
+                objects.insert(old.id, Arc::clone(old));
+                kept.push(old.id);
             }
         }
         kept
     }
 
-    fn old(&self, id: ObjectId) -> Option<Arc<Object>> {
-        self.previous?.objects.get(&id).cloned()
+    fn old(&self, set: &str, id: ObjectId) -> Option<Arc<Object>> {
+        self.previous?.in_set(set, id).cloned()
     }
 
     fn fault(&mut self, code: &'static str, object: Option<ObjectId>, detail: String) {

@@ -4,7 +4,7 @@
 //! which the store regressed: facts, sealed values, leaves. None of that is in effect by itself.
 //! Then it says what it wrote (`recovery/offer/…`), and control makes it the newest version.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::{Compare, Op, Store, StoreError, Txn, TxnOutcome};
 use crate::id::OrgId;
 use crate::keys;
 use crate::retired::Retired;
-use crate::tree::{Hash, Head, TreeError};
+use crate::tree::{EVERYWHERE, Hash, Head, TreeError};
 
 /// The code of a [`super::load::Fault`] of an organisation in which the store went back.
 pub const REGRESSED: &str = "store-regressed";
@@ -50,6 +50,10 @@ pub struct Offer {
     pub head: Head,
     /// The root of what it serves: that of the version, unless some of it could not be read.
     pub root: Hash,
+    /// The same of what is pinned to regions; those that it does not serve as the version names
+    /// them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned: BTreeMap<String, Hash>,
     /// The revision of `gc/{org}` before the first leaf was written; 0 where there is none.
     pub gc: i64,
 }
@@ -108,7 +112,8 @@ pub async fn write_content(
 ) -> Result<Offer, WriteBackError> {
     raise_facts(store, org, state).await?;
     let gc = store.get(&keys::gc(org)).await?.value;
-    let (root, leaves) = state.config.leaves()?;
+    let (mut pinned, leaves) = state.config.leaves()?;
+    let everywhere = pinned.remove(EVERYWHERE);
     let mut ops: Vec<Op> = leaves
         .into_iter()
         .map(|leaf| Op::put(keys::leaf(org, &leaf.hash), leaf.packed))
@@ -126,7 +131,9 @@ pub async fn write_content(
     }
     Ok(Offer {
         head: state.config.head.clone(),
-        root,
+        // Every version has one.
+        root: everywhere.unwrap_or(state.config.head.hash),
+        pinned,
         gc: gc.map_or(0, |pair| pair.mod_revision.0),
     })
 }

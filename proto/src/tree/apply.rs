@@ -64,6 +64,7 @@ impl<'a> Work<'a> {
             },
             draft: Draft {
                 objects: parent.objects.clone(),
+                by_region: context.policy.content_by_region,
                 ..Draft::default()
             },
             touched: BTreeMap::new(),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::pack::{Leaf, TreeError, line, repack};
-use super::{EVERYWHERE, HEAD_BYTES_MAX, Hash, Head, Objects, OrgConfig};
+use super::pack::{Leaf, TreeError, line};
+use super::sets;
+use super::{HEAD_BYTES_MAX, Hash, Head, Objects, OrgConfig};
 use crate::id::CredentialId;
 use crate::object::{Object, ObjectId, StoredCredential};
 use crate::retired::{NextRetired, Retired};
@@ -56,6 +57,9 @@ pub struct Draft {
     pub unsealed: Vec<(CredentialId, String)>,
     /// Secrets that stay and are left out of regions: credential and seal id.
     pub narrowed: Vec<(CredentialId, String)>,
+    /// Whether what is pinned to regions stands in their sets alone. A version stays cut so once
+    /// one before it was.
+    pub(super) by_region: bool,
 }
 
 impl Draft {
@@ -97,7 +101,7 @@ pub struct Delta {
 pub struct Packed {
     /// The version.
     pub config: OrgConfig,
-    /// Leaves and root that its parent does not reach.
+    /// Leaves and roots that its parent does not reach.
     pub leaves: Vec<Leaf>,
     /// What changed since its parent.
     pub delta: Delta,
@@ -109,15 +113,21 @@ impl Draft {
     /// # Errors
     /// The configuration exceeds a bound.
     pub fn commit(self, parent: &OrgConfig, gc: u64, salt: String) -> Result<Packed, TreeError> {
-        let (layout, leaves) = repack(&parent.layout, &self.objects, &self.changed)?;
+        let withheld = parent.withheld().map(sets::regions_of);
+        let withheld: Vec<String> = withheld.map(str::to_owned).collect();
+        if !withheld.is_empty() {
+            return Err(TreeError::Withheld(withheld));
+        }
+        let by_region = self.by_region || parent.head.roots.len() > 1;
+        let (sets, leaves) = sets::cut(parent, &self.objects, &self.changed, by_region)?;
         let mut head = Head {
             epoch: parent.head.epoch.clone(),
             n: parent.head.n.saturating_add(1),
-            hash: layout.root,
+            hash: Hash::of(b""),
             parent: (parent.head.n > 0).then_some(parent.head.hash),
             gc,
             salt,
-            roots: BTreeMap::from([(EVERYWHERE.to_owned(), layout.root)]),
+            roots: sets::roots(&sets),
         };
         head.hash = head.expected_hash();
         if head.to_json().len() > HEAD_BYTES_MAX {
@@ -128,13 +138,25 @@ impl Draft {
             org: parent.org,
             head,
             objects: self.objects,
-            layout,
+            sets,
         };
         Ok(Packed {
             config,
             leaves,
             delta,
         })
+    }
+}
+
+impl Delta {
+    /// What leads from a version, or the part of it that is here, to a later one, or the same part.
+    pub fn between(from: &OrgConfig, to: &OrgConfig) -> Self {
+        let changed = from.objects.differing(&to.objects);
+        let changed: Vec<ObjectId> = changed.into_iter().map(|(id, _)| id).collect();
+        Self {
+            from: Some(from.head.hash),
+            ..delta(&to.head, &to.objects, &changed)
+        }
     }
 }
 
@@ -185,7 +207,7 @@ impl Packed {
 /// one to `head`, or its objects do not have the hash that the head names (read leaves then).
 pub fn apply_delta(previous: &OrgConfig, head: &Head, delta: &Delta) -> Option<OrgConfig> {
     let leads = delta.from == Some(previous.head.hash) && delta.to == head.hash;
-    if !leads || previous.layout.is_damaged() {
+    if !leads || previous.is_damaged() {
         return None;
     }
     let mut objects = previous.objects.clone();
@@ -198,11 +220,16 @@ pub fn apply_delta(previous: &OrgConfig, head: &Head, delta: &Delta) -> Option<O
         changed.push(object.id);
         objects.insert(object.id, Arc::new(object));
     }
-    let (layout, _) = repack(&previous.layout, &objects, &changed).ok()?;
-    (head.roots.get(EVERYWHERE) == Some(&layout.root)).then(|| OrgConfig {
+    let by_region = head.roots.len() > 1;
+    if previous.head.roots.len() > 1 && !by_region {
+        return None;
+    }
+    let (sets, _) = sets::cut(previous, &objects, &changed, by_region).ok()?;
+    let sets = previous.kept(head, sets)?;
+    Some(OrgConfig {
         org: previous.org,
         head: head.clone(),
         objects,
-        layout,
+        sets,
     })
 }

@@ -1,7 +1,8 @@
 //! An organisation's configuration as a numbered, immutable, content-addressed version.
 //!
-//! Objects are packed into *leaves* by the hash of their id; a *root* lists the leaves; the *head*
-//! names the root and the version before it. [`apply`] turns a version and operations into the
+//! Objects are packed into *leaves* by the hash of their id; a *root* lists the leaves of what all
+//! regions keep, or of what one of them keeps besides (`sets`); the *head* names the roots and the
+//! version before it. [`apply`] turns a version and operations into the
 //! objects of the next one or into every problem at once; [`Draft::commit`] packs it. Nothing
 //! here does IO: reading is `store::load`, writing is control's `publish`.
 
@@ -10,7 +11,9 @@ mod apply;
 mod diff;
 mod draft;
 mod hash;
+mod held;
 mod lineage;
+mod narrowing;
 mod objects;
 mod operation;
 mod pack;
@@ -20,6 +23,7 @@ mod references;
 mod roles;
 mod scopes;
 mod secrets;
+mod sets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,11 +34,14 @@ pub use self::apply::{OBJECT_BYTES_MAX, OBJECTS_MAX, apply};
 pub use self::diff::{Difference, diff, restore};
 pub use self::draft::{Delta, Draft, Packed, Retirement, apply_delta};
 pub use self::hash::{Hash, HashError};
+pub use self::held::HeldLeaf;
 pub use self::lineage::{Ancestry, Lineage};
+pub use self::narrowing::narrows;
 pub use self::objects::{Differing, Objects};
 pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
 pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
-pub use self::read::{ReadLeaf, assemble, parse_line};
+pub use self::read::{ReadLeaf, ReadSet, assemble, parse_line};
+pub use self::sets::{is_kept_in, regions_of};
 use crate::id::{CredentialId, OrgId, ProxyId, TargetId};
 use crate::object::{Body, Object, ObjectId, StoredCredential};
 use crate::proxy::Proxy;
@@ -45,7 +52,7 @@ use crate::version::{Epoch, Generation};
 /// must not make two of them.
 pub const SYSTEM_ORG: OrgId = OrgId::from_bits(0);
 
-/// The one root that exists while there is one region.
+/// The root of what all regions keep.
 pub const EVERYWHERE: &str = "*";
 
 /// A head's largest size in the store, in bytes.
@@ -109,6 +116,17 @@ impl Head {
         };
         head.hash = head.expected_hash();
         head
+    }
+
+    /// Whether something of it is kept by some regions alone.
+    pub fn is_cut(&self) -> bool {
+        self.roots.len() > 1
+    }
+
+    /// Regions, without this one, that something of it may not leave: this one cannot be home.
+    pub fn stays_in(&self, region: &str) -> Option<&str> {
+        let mut others = self.roots.keys().filter(|set| !is_kept_in(set, region));
+        others.find_map(|set| sets::strictly(set))
     }
 
     /// Whether the hash is that of the other fields.
@@ -176,8 +194,8 @@ pub struct OrgConfig {
     pub head: Head,
     /// Its objects. An object that did not change is the same `Arc` as in the version before.
     pub objects: Objects,
-    /// Where each object stands in the tree.
-    layout: pack::Layout,
+    /// Which regions keep it, and where each object stands in the tree.
+    sets: sets::Sets,
 }
 
 impl OrgConfig {
@@ -203,11 +221,6 @@ impl OrgConfig {
             _ => None,
         }
     }
-
-    /// The hashes of every leaf and of the root.
-    pub fn reaches(&self) -> impl Iterator<Item = Hash> + '_ {
-        self.layout.hashes()
-    }
 }
 
 fn target_in(objects: &Objects, id: TargetId) -> Option<&Target> {
@@ -224,6 +237,8 @@ fn credential_in(objects: &Objects, id: CredentialId) -> Option<&StoredCredentia
     }
 }
 
+#[cfg(test)]
+mod cuts;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -11,10 +11,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hash, Head, Objects, OrgConfig};
-use crate::id::OrgId;
+use super::{Hash, Objects};
 use crate::object::{Object, ObjectId};
-use crate::version::Epoch;
 
 /// A leaf larger than this is split, in bytes of uncompressed content.
 const LEAF_SPLIT_BYTES: usize = 64 * 1024;
@@ -39,6 +37,10 @@ pub enum TreeError {
     /// A bound is exceeded.
     #[error("{0}")]
     TooLarge(String),
+    /// It is only a part of a version: what some regions keep is not here, and nothing can be made
+    /// of the rest.
+    #[error("what is kept for {} alone is not here", .0.join(", "))]
+    Withheld(Vec<String>),
 }
 
 /// A leaf or root as the store holds it: `leaf/{org}/{hash}`.
@@ -51,7 +53,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    fn of(content: &[u8]) -> Result<Self, TreeError> {
+    pub(super) fn of(content: &[u8]) -> Result<Self, TreeError> {
         let packed = zstd::bulk::compress(content, ZSTD_LEVEL)
             .map_err(|error| TreeError::Malformed("leaf", error.to_string()))?;
         Ok(Self {
@@ -114,6 +116,14 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// Nothing, which is never stored.
+    pub(super) fn empty() -> Self {
+        Self {
+            root: Hash::of(b""),
+            entries: BTreeMap::new(),
+        }
+    }
+
     /// Whether an object could not be read, so that leaves made of memory would lack it.
     pub(super) fn is_damaged(&self) -> bool {
         self.entries.values().any(|entry| entry.damaged)
@@ -158,7 +168,7 @@ impl Layout {
 }
 
 /// The first 32 bits of the hash of an id, as digits.
-fn path(id: ObjectId) -> String {
+pub(super) fn path(id: ObjectId) -> String {
     format!("{:032b}", Hash::of(id.to_string().as_bytes()).first_bits())
 }
 
@@ -306,83 +316,4 @@ fn merge_up(
     let mut ids: Vec<ObjectId> = entries.iter().flat_map(|entry| entry.ids.clone()).collect();
     ids.sort_unstable();
     build(node, ids, objects, layout, leaves)
-}
-
-impl OrgConfig {
-    /// The version before the first one: no objects, number 0, never stored.
-    pub fn genesis(org: OrgId, epoch: Epoch) -> Self {
-        let hash = Hash::of(b"");
-        let head = Head {
-            epoch,
-            n: 0,
-            hash,
-            parent: None,
-            gc: 0,
-            salt: String::new(),
-            roots: BTreeMap::new(),
-        };
-        let layout = Layout {
-            root: hash,
-            entries: BTreeMap::new(),
-        };
-        Self {
-            org,
-            head,
-            objects: Objects::new(),
-            layout,
-        }
-    }
-
-    /// The objects that stand below a place in the tree, wherever its leaves are cut.
-    pub fn ids_below(&self, prefix: &str) -> Vec<ObjectId> {
-        let ids = self.objects.keys().copied();
-        ids.filter(|id| path(*id).starts_with(prefix)).collect()
-    }
-
-    /// Whether some of it could not be read, so that earlier forms stand in for it.
-    pub fn is_damaged(&self) -> bool {
-        self.layout.is_damaged()
-    }
-
-    /// All leaves of this version, made of its objects, and its root, which comes with them. The
-    /// root is that of the head unless an object could not be read.
-    ///
-    /// # Errors
-    /// The configuration exceeds a bound.
-    pub fn leaves(&self) -> Result<(Hash, Vec<Leaf>), TreeError> {
-        let nothing = Layout {
-            root: Hash::of(b""),
-            entries: BTreeMap::new(),
-        };
-        let ids: Vec<ObjectId> = self.objects.keys().copied().collect();
-        let (layout, leaves) = repack(&nothing, &self.objects, &ids)?;
-        Ok((layout.root, leaves))
-    }
-
-    /// A leaf or the root of this version, made of memory as the store holds it; `None` where the
-    /// version has no such one, or it holds an object that this release could not read.
-    pub fn leaf(&self, hash: Hash) -> Option<Leaf> {
-        let entries = &self.layout.entries;
-        let content = if hash == self.layout.root {
-            let leaves = entries.iter().map(|(key, entry)| (key.clone(), entry.hash));
-            let root = Root {
-                leaves: leaves.collect(),
-            };
-            serde_json::to_vec(&root).ok()?
-        } else {
-            let entry = entries.values().find(|entry| entry.hash == hash)?;
-            let lines = entry.ids.iter().map(|id| Some(line(self.objects.get(id)?)));
-            lines.collect::<Option<Vec<_>>>()?.concat()
-        };
-        Leaf::of(&content).ok().filter(|leaf| leaf.hash == hash)
-    }
-
-    /// The ids in each leaf of this version. A leaf with an unreadable object is left out: it is
-    /// to be read again.
-    pub fn held_leaves(&self) -> BTreeMap<Hash, &[ObjectId]> {
-        let whole = self.layout.entries.values().filter(|entry| !entry.damaged);
-        whole
-            .map(|entry| (entry.hash, entry.ids.as_slice()))
-            .collect()
-    }
 }

@@ -173,7 +173,7 @@ proptest! {
             }
             // Built of the objects alone it is the same tree.
             let (root, leaves) = packed.config.leaves().unwrap();
-            prop_assert_eq!(root, packed.config.head.roots[EVERYWHERE]);
+            prop_assert_eq!(&root, &packed.config.head.roots);
             let made: BTreeSet<Hash> = leaves.iter().map(|leaf| leaf.hash).collect();
             let reached: BTreeSet<Hash> = packed.config.reaches().collect();
             prop_assert_eq!(made, reached);
@@ -215,8 +215,8 @@ proptest! {
             }
             config = packed.config;
         }
-        let below = root.leaves.keys().flat_map(|place| config.ids_below(place));
-        let mut below: Vec<ObjectId> = below.collect();
+        let below = root.leaves.keys().flat_map(|place| config.below(EVERYWHERE, place));
+        let mut below: Vec<ObjectId> = below.map(|object| object.id).collect();
         below.sort_unstable();
         let all: Vec<ObjectId> = config.objects.keys().copied().collect();
         prop_assert_eq!(below, all);

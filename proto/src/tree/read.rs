@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::pack::{Entry, Layout, Root};
-use super::{EVERYWHERE, Hash, Head, Objects, OrgConfig};
+use super::sets::{self, Set, Sets};
+use super::{Hash, Head, Objects, OrgConfig};
 use crate::id::OrgId;
 use crate::object::{Object, ObjectId};
 
@@ -38,49 +39,64 @@ pub struct ReadLeaf {
     pub damaged: bool,
 }
 
-/// Puts a version together from its root, the objects of all its leaves, and the leaves that were
-/// read because `previous` does not hold them.
+/// One set of a version as it was read: its root, all its objects, and the leaves that were read
+/// because the version before does not hold them.
+#[derive(Debug)]
+pub struct ReadSet {
+    /// What lists its leaves.
+    pub root: Root,
+    /// Its objects.
+    pub objects: Objects,
+    /// The leaves that were read.
+    pub read: Vec<ReadLeaf>,
+}
+
+/// Puts a version together from its sets, by the names that the head has for them. Those that are
+/// left out are withheld.
 pub fn assemble(
     org: OrgId,
     head: Head,
-    root: &Root,
-    objects: Objects,
-    read: Vec<ReadLeaf>,
+    read: BTreeMap<String, ReadSet>,
     previous: Option<&OrgConfig>,
 ) -> OrgConfig {
-    let held = previous
-        .iter()
-        .flat_map(|config| config.layout.entries.values());
+    let held = previous.iter().flat_map(|config| config.sets.values());
+    let held = held.flat_map(|set| set.layout.entries.values());
     let mut known: BTreeMap<Hash, Arc<Entry>> =
         held.map(|entry| (entry.hash, Arc::clone(entry))).collect();
-    for ReadLeaf {
+    let mut sets = Sets::new();
+    for (name, set) in read {
+        known.extend(set.read.into_iter().map(|leaf| (leaf.hash, entry(leaf))));
+        let entries = set.root.leaves.iter().filter_map(|(prefix, hash)| {
+            known
+                .get(hash)
+                .map(|entry| (prefix.clone(), Arc::clone(entry)))
+        });
+        let layout = Layout {
+            root: head.roots.get(&name).copied().unwrap_or(head.hash),
+            entries: entries.collect(),
+        };
+        let objects = set.objects;
+        sets.insert(name, Set { objects, layout });
+    }
+    OrgConfig {
+        org,
+        objects: sets::union(&sets),
+        sets,
+        head,
+    }
+}
+
+fn entry(leaf: ReadLeaf) -> Arc<Entry> {
+    let ReadLeaf {
         hash,
         bytes,
         ids,
         damaged,
-    } in read
-    {
-        known.insert(
-            hash,
-            Arc::new(Entry {
-                hash,
-                bytes,
-                ids,
-                damaged,
-            }),
-        );
-    }
-    let entries = root.leaves.iter().filter_map(|(prefix, hash)| {
-        known
-            .get(hash)
-            .map(|entry| (prefix.clone(), Arc::clone(entry)))
-    });
-    let entries = entries.collect();
-    let root = head.roots.get(EVERYWHERE).copied().unwrap_or(head.hash);
-    OrgConfig {
-        org,
-        layout: Layout { root, entries },
-        head,
-        objects,
-    }
+    } = leaf;
+    Arc::new(Entry {
+        hash,
+        bytes,
+        ids,
+        damaged,
+    })
 }

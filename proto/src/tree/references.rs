@@ -76,7 +76,7 @@ pub(super) fn judge(
     for (id, at) in touched {
         let (old, new) = (before.get(id), objects.get(id));
         if let Some(object) = new {
-            let found = body_problems(objects, &object.body, context);
+            let found = body_problems(parent, objects, &object.body, context);
             let found = found.into_iter().map(|problem| (*at, problem));
             judged.problems.extend(found);
         }
@@ -97,7 +97,12 @@ pub(super) fn judge(
     judged.conflict = taken(objects, touched).or_else(|| in_use(objects, touched));
 }
 
-fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<Problem> {
+fn body_problems(
+    parent: &OrgConfig,
+    objects: &Objects,
+    body: &Body,
+    context: &Context<'_>,
+) -> Vec<Problem> {
     let mut problems = body.validate();
     match body {
         Body::Target(target) => {
@@ -112,6 +117,8 @@ fn body_problems(objects: &Objects, body: &Body, context: &Context<'_>) -> Vec<P
         Body::Proxy(proxy) => {
             problems.extend(proxy_problems(objects, proxy));
             judge_regions(&proxy.regions, context, &mut problems);
+            let home = &parent.head.epoch.region;
+            context.policy.judge_residency(proxy, home, &mut problems);
         }
         Body::Credential(stored) => {
             offer_exact(objects, &stored.credential.hosts, &mut problems);

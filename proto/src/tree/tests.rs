@@ -808,7 +808,13 @@ fn read_back(packed: &[&Packed]) -> OrgConfig {
             damaged: false,
         });
     }
-    assemble(config.org, config.head.clone(), &root, objects, read, None)
+    let set = ReadSet {
+        root,
+        objects,
+        read,
+    };
+    let sets = BTreeMap::from([(EVERYWHERE.to_owned(), set)]);
+    assemble(config.org, config.head.clone(), sets, None)
 }
 
 #[test]

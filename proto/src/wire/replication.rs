@@ -16,9 +16,12 @@ use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 /// The first with [`Ask::SignedVersions`].
 pub const PROTOCOL_SIGNED: u16 = 3;
+/// The first whose followers keep a version of which some content is that of other regions alone;
+/// such a one is not given to others.
+pub const PROTOCOL_CUT: u16 = 4;
 /// The lowest that it still speaks.
 pub const PROTOCOL_MIN: u16 = 2;
 

@@ -1,5 +1,6 @@
 //! Regions in one process: real stores, publishers and replication over streams that can be cut.
 
+mod by_region;
 mod moves;
 pub(super) mod net;
 mod promoted;

@@ -187,7 +187,7 @@ async fn a_region_opens_with_exactly_the_version_that_was_sealed() {
     let line = home(&eu, org).await;
     let opened = eu
         .replication
-        .open(&None, org, &line, (&last, &[]), "x")
+        .open(&None, org, &line, (&last, &[], None), "x")
         .await;
     let lacks = matches!(opened, Err(Broken::Apply(ApplyError::Moved(_))));
     assert!(lacks, "{opened:?}");

@@ -169,6 +169,7 @@ pub struct Region {
     pub replication: Arc<Replication>,
     pub source: Arc<Source>,
     pub signing: Signing,
+    policy: Policy,
     net: Arc<Net>,
     all: Arc<Vec<Keyring>>,
     dir: Arc<tempfile::TempDir>,
@@ -183,6 +184,26 @@ pub async fn installation(names: &[&str]) -> (Arc<Net>, Vec<Region>) {
 
 /// The same, with these keys.
 pub async fn installation_of(names: &[&str], signing: Signing) -> (Arc<Net>, Vec<Region>) {
+    installation_with(names, signing, Policy::default()).await
+}
+
+/// The same, of which every region keeps what is pinned to it alone.
+pub async fn installation_by_region(names: &[&str]) -> (Arc<Net>, Vec<Region>) {
+    let mut signing = Signing::default();
+    names.iter().for_each(|name| signing.rotate(name));
+    let policy = Policy {
+        content_by_region: true,
+        ..Policy::default()
+    };
+    installation_with(names, signing, policy).await
+}
+
+async fn installation_with(
+    names: &[&str],
+    signing: Signing,
+    mut policy: Policy,
+) -> (Arc<Net>, Vec<Region>) {
+    policy.regions = names.iter().map(|name| (*name).to_owned()).collect();
     let net = Arc::new(Net::default());
     let first = Keyring::generate(names[0]);
     let digest_key = first.digest_key.clone();
@@ -196,7 +217,12 @@ pub async fn installation_of(names: &[&str], signing: Signing) -> (Arc<Net>, Vec
         .map(|ring| {
             let dir = tempfile::tempdir().unwrap();
             let store = Embedded::open(&dir.path().join("store")).unwrap();
-            region((&net, ring, &rings), &signing, store, Arc::new(dir))
+            region(
+                (&net, ring, &rings),
+                (&signing, &policy),
+                store,
+                Arc::new(dir),
+            )
         })
         .collect();
     let until = tokio::time::Instant::now() + DEADLINE;
@@ -208,7 +234,7 @@ pub async fn installation_of(names: &[&str], signing: Signing) -> (Arc<Net>, Vec
 /// A region on a store, its processes just started.
 fn region(
     (net, ring, all): (&Arc<Net>, &Keyring, &Arc<Vec<Keyring>>),
-    signing: &Signing,
+    (signing, policy): (&Signing, &Policy),
     store: Arc<Embedded>,
     dir: Arc<tempfile::TempDir>,
 ) -> Region {
@@ -218,7 +244,7 @@ fn region(
         store: store.clone(),
         public: ring.public().unwrap(),
         digest_key: ring.digest_key.clone(),
-        policy: Policy::default(),
+        policy: policy.clone(),
         epoch: Epoch {
             counter: 1,
             region: ring.region.clone(),
@@ -270,6 +296,7 @@ fn region(
         replication: Arc::new(replication),
         source,
         signing: signing.clone(),
+        policy: policy.clone(),
         net: net.clone(),
         all: all.clone(),
         dir,
@@ -296,7 +323,12 @@ impl Region {
     /// The same, with other keys.
     pub fn restarted_with(&self, signing: &Signing) -> Self {
         let of = (&self.net, &self.ring, &self.all);
-        region(of, signing, self.store.clone(), self.dir.clone())
+        region(
+            of,
+            (signing, &self.policy),
+            self.store.clone(),
+            self.dir.clone(),
+        )
     }
 
     /// The same region's answers, of so many bytes.

@@ -8,8 +8,9 @@ use proto::keys;
 use proto::tree::VersionRecord;
 use proto::wire::replication::Position;
 
+use super::by_region::{Swept, pinned, relabelled};
 use super::moves::{comes, equal, following, home};
-use super::net::{Region, create_target, installation, rename};
+use super::net::{Region, create_target, installation, installation_by_region, rename};
 
 /// A number sequence that is the same in every run (xorshift64*, Marsaglia and Vigna).
 struct Random(u64);
@@ -28,9 +29,19 @@ const NAMES: [&str; 3] = ["us", "eu", "ap"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_nothing_that_was_answered_is_lost() {
+    all_schedules(false).await;
+}
+
+/// The same where eu and home alone keep some of it. Who lacks that is not made home.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_of_what_some_regions_keep_alone() {
+    all_schedules(true).await;
+}
+
+async fn all_schedules(by_region: bool) {
     let (mut moves, mut branches) = (0, 0);
     for seed in 1..=8 {
-        let (moved, aside) = schedule(seed).await;
+        let (moved, aside) = schedule(seed, by_region).await;
         moves += moved;
         branches += aside;
     }
@@ -42,14 +53,22 @@ async fn whatever_happens_nothing_that_was_answered_is_lost() {
 }
 
 /// Gives how often home moved, and how many versions were set aside.
-async fn schedule(seed: u64) -> (usize, usize) {
-    let (net, regions) = installation(&NAMES).await;
+async fn schedule(seed: u64, by_region: bool) -> (usize, usize) {
+    let (net, regions) = match by_region {
+        true => installation_by_region(&NAMES).await,
+        false => installation(&NAMES).await,
+    };
     let all: Vec<&Region> = regions.iter().collect();
     let _following: Vec<_> = all.iter().map(|region| following(region)).collect();
     let org = regions[0].org();
-    regions[0]
-        .publish(org, vec![create_target(1, "first")])
-        .await;
+    // What regions do not keep is swept meanwhile, and all versions are kept.
+    let swept = by_region.then(|| all.iter().map(|region| Swept::of(region, 1_000)));
+    let _swept: Vec<_> = swept.into_iter().flatten().collect();
+    let first = match by_region {
+        true => pinned(&regions[0], &["eu"].into()),
+        false => vec![create_target(1, "first")],
+    };
+    regions[0].publish(org, first).await;
     equal(&all).await;
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut made: BTreeSet<(u64, String)> = BTreeSet::new();
@@ -58,7 +77,11 @@ async fn schedule(seed: u64) -> (usize, usize) {
         match random.below(10) {
             0..=5 => {
                 let name = format!("{seed}-{step}");
-                if let Ok(published) = regions[at].try_publish(org, vec![rename(1, &name)]).await {
+                let change = match by_region && random.below(2) == 0 {
+                    true => relabelled(name),
+                    false => rename(1, &name),
+                };
+                if let Ok(published) = regions[at].try_publish(org, vec![change]).await {
                     made.insert((published.n, published.hash.to_string()));
                 }
             }
@@ -80,13 +103,14 @@ async fn schedule(seed: u64) -> (usize, usize) {
     }
     net.heal();
     // A home that is sealed opens elsewhere, or had lost already to a higher epoch.
-    comes("a home that is open", || async {
+    comes("a home that is open, for all", || async {
         let fact = home(all[0], org).await;
-        let open = all.iter().find(|region| region.name() == fact.region);
-        match open {
-            Some(region) => home(region, org).await.is_open_in(region.name()),
-            None => false,
+        for region in &all[1..] {
+            if home(region, org).await != fact {
+                return false;
+            }
         }
+        fact.is_open_in(&fact.region)
     })
     .await;
     equal(&all).await;

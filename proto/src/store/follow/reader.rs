@@ -182,6 +182,11 @@ impl Reader<'_> {
         }
         let loaded = load::version_or(self.store, org, head, old, Damage::Keep).await?;
         self.still_newest(org, &loaded).await?;
+        // What other regions keep alone need not be here.
+        let is_ours = |set: &&str| tree::is_kept_in(set, self.region);
+        if let Some(set) = loaded.config.withheld().find(is_ours) {
+            return Err(LoadError::Missing(loaded.config.head.roots[set]));
+        }
         faults.extend(loaded.faults);
         let same = |old: &&OrgConfig| {
             old.head == loaded.config.head

@@ -261,8 +261,7 @@ async fn pairs(
             let key = keys::secret(*org, *credential, seal_id, &sealed.region);
             pairs.insert(key, json(&**sealed));
         }
-        let roots = config.head.roots.values().copied();
-        let hashes: std::collections::BTreeSet<Hash> = config.reaches().chain(roots).collect();
+        let hashes: std::collections::BTreeSet<Hash> = config.reaches().collect();
         let mut made = None;
         for hash in hashes {
             let key = keys::leaf(*org, &hash);

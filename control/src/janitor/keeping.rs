@@ -1,0 +1,141 @@
+//! Which sets of a version this region keeps: all where it is home, else that of all regions and
+//! its own.
+
+use std::collections::HashSet;
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::Store;
+use proto::tree::{self, Hash, Head, Root, is_kept_in};
+
+use super::JanitorError;
+use crate::publish::Publisher;
+
+/// What becomes of the sets of other regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    /// They are here, or nothing is decided without them.
+    Are,
+    /// Those that are here stay: a region that became home has them from then on.
+    May,
+    /// They go.
+    Go,
+}
+
+/// What this region keeps of one organisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Keeps {
+    org: OrgId,
+    region: String,
+    others: Others,
+    /// Whether versions of this installation are cut by region at all.
+    cut: bool,
+    /// Versions before it hold what is pinned to other regions; 0 where this region keeps that.
+    from: u64,
+}
+
+impl Keeps {
+    /// Of the newest version.
+    pub async fn of(
+        publisher: &Publisher,
+        org: OrgId,
+        newest: &Head,
+    ) -> Result<Self, JanitorError> {
+        let home = publisher.home(org, &newest.epoch).await?;
+        let region = publisher.region().to_owned();
+        let (others, from) = match home.region == region {
+            true => (Others::Are, 0),
+            false => (Others::Go, kept_from(publisher.store(), org).await?),
+        };
+        Ok(Self {
+            org,
+            region,
+            others,
+            cut: newest.is_cut() || publisher.cuts_by_region(),
+            // The newest itself stays, whatever is said.
+            from: from.min(newest.n),
+        })
+    }
+
+    /// Of versions before it.
+    pub fn of_earlier(&self) -> Self {
+        let others = match self.others {
+            Others::Are | Others::May => Others::May,
+            Others::Go => Others::Go,
+        };
+        Self {
+            others,
+            ..self.clone()
+        }
+    }
+
+    /// Of versions that are set aside: a person may still need what is there of them.
+    pub fn of_branch(&self) -> Self {
+        Self {
+            others: Others::May,
+            ..self.clone()
+        }
+    }
+
+    /// Whether nothing of a version is kept, whichever sets it has.
+    pub fn drops(&self, n: u64) -> bool {
+        n < self.from
+    }
+
+    /// The first version of which something is kept; 0 where that is so of all.
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// Whether there may be something that is to go.
+    pub fn purges(&self) -> bool {
+        self.cut && self.others == Others::Go
+    }
+
+    /// Whether a set is kept where it is here.
+    pub fn keeps(&self, set: &str) -> bool {
+        is_kept_in(set, &self.region) || self.others != Others::Go
+    }
+
+    /// Whether a set that is not here is damage.
+    pub fn misses(&self, set: &str) -> bool {
+        is_kept_in(set, &self.region) || self.others == Others::Are
+    }
+
+    /// Marks what a version reaches that is kept.
+    pub async fn mark(
+        &self,
+        store: &dyn Store,
+        head: &Head,
+        marked: &mut HashSet<Hash>,
+    ) -> Result<(), JanitorError> {
+        let org = self.org;
+        for (set, root) in head.roots.iter().filter(|(set, _)| self.keeps(set)) {
+            if !marked.insert(*root) {
+                continue;
+            }
+            let unreadable = || JanitorError::Unreadable(format!("version {} of {org}", head.n));
+            let found = store.get(&keys::leaf(org, root)).await?.value;
+            let Some(packed) = found else {
+                match self.misses(set) {
+                    true => return Err(unreadable()),
+                    false => continue,
+                }
+            };
+            let root = tree::unpack(*root, &packed.value).and_then(|content| Root::parse(&content));
+            marked.extend(root.map_err(|_| unreadable())?.leaves.into_values());
+        }
+        Ok(())
+    }
+}
+
+/// What [`keys::kept_from`] says.
+async fn kept_from(store: &dyn Store, org: OrgId) -> Result<u64, JanitorError> {
+    let key = keys::kept_from(org);
+    let Some(pair) = store.get(&key).await?.value else {
+        return Ok(0);
+    };
+    let number = std::str::from_utf8(&pair.value).ok();
+    let number = number.and_then(|number| number.parse().ok());
+    number.ok_or(JanitorError::Unreadable(key))
+}

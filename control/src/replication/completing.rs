@@ -1,0 +1,152 @@
+//! What other regions keep alone, for a region that is to be home: home has everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::id::OrgId;
+use proto::store::{Compare, Store};
+use proto::tree::{self, Hash, Root, regions_of};
+use proto::wire::replication::Versions;
+use tracing::{info, warn};
+
+use super::apply::{ApplyError, Local, Plan, write};
+use super::connection::Connection;
+use super::{Broken, Replication};
+use crate::publish::sweep_counter;
+use crate::publish::writes::Writes;
+use crate::regions::{Peer, Regions};
+
+impl Replication {
+    /// Fetches what the newest version here names and this region does not have, from the first of
+    /// `connections` that has it, else from any other region; verified by hash. Gives what holds
+    /// while nothing of it is swept; `None` where a version is the same everywhere.
+    pub(super) async fn complete(
+        &self,
+        connections: &mut [&mut Connection],
+        org: OrgId,
+    ) -> Result<Option<Compare>, Broken> {
+        let mut local = Local::read(&*self.store, org, None).await?;
+        if !local.config().is_some_and(|config| config.head.is_cut()) {
+            return Ok(None);
+        }
+        // A sweep that was decided on while this region was to have none of it ends here.
+        let raised = sweep_counter::raise(&*self.store, org).await;
+        let raised = raised.map_err(ApplyError::from)?;
+        let (_, unswept) = raised.ok_or(ApplyError::Moved(org))?;
+        loop {
+            local = Local::read(&*self.store, org, None).await?;
+            let config = local.config().ok_or(ApplyError::Moved(org))?;
+            let Some(set) = config.withheld().next() else {
+                return Ok(Some(unswept));
+            };
+            if let Some(regions) = config.head.stays_in(&self.regions.own) {
+                let why = format!(
+                    "it has objects with `residency: strict` that may be in {regions} alone: one \
+                     of these is to be home, or they are to be changed first"
+                );
+                return Err(ApplyError::Refused { org, why }.into());
+            }
+            let region = regions_of(set);
+            let set = (region, config.head.roots[set]);
+            if !self.add_set(&local, connections, set, &unswept).await? {
+                let why = format!(
+                    "what region {region} alone keeps of version {} can be had from no region \
+                     that answers; it is lost unless {region}, or the home before, answers",
+                    config.head.n
+                );
+                return Err(ApplyError::Refused { org, why }.into());
+            }
+        }
+    }
+
+    /// Fetches a set; answers whether some region gave it.
+    async fn add_set(
+        &self,
+        local: &Local,
+        connections: &mut [&mut Connection],
+        (region, root): (&str, Hash),
+        unswept: &Compare,
+    ) -> Result<bool, Broken> {
+        let mut asked = BTreeSet::new();
+        for connection in connections.iter_mut() {
+            asked.insert(connection.peer().to_owned());
+            let using = (&mut **connection, &*self.regions);
+            let added = local.add_set(&self.store, using, root, unswept).await;
+            if was_added(added, connection.peer(), region)? {
+                return Ok(true);
+            }
+        }
+        // The region itself first: it has it for sure, if it is there.
+        let mut others: Vec<&Peer> = self.regions.peers.iter().collect();
+        others.sort_by_key(|peer| peer.name != region);
+        for peer in others
+            .into_iter()
+            .filter(|peer| !asked.contains(&peer.name))
+        {
+            let mut connection = match self.reach(peer).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    warn!(region, "region {} cannot be asked: {error}", peer.name);
+                    continue;
+                }
+            };
+            let using = (&mut connection, &*self.regions);
+            let added = local.add_set(&self.store, using, root, unswept).await;
+            if was_added(added, &peer.name, region)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether a region gave a set; an error is of this one.
+fn was_added(added: Result<(), ApplyError>, peer: &str, region: &str) -> Result<bool, ApplyError> {
+    match added {
+        Ok(()) => Ok(true),
+        Err(ApplyError::Refused { why, .. }) => {
+            info!(region, "region {peer} does not have it: {why}");
+            Ok(false)
+        }
+        Err(ApplyError::Link(error)) => {
+            warn!(region, "region {peer} does not give it: {error}");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Local {
+    /// Writes the content of a set, and the secrets that it names.
+    async fn add_set(
+        &self,
+        store: &Arc<dyn Store>,
+        (connection, regions): (&mut Connection, &Regions),
+        root: Hash,
+        sweep: &Compare,
+    ) -> Result<(), ApplyError> {
+        let mut plan = Plan {
+            writes: Writes::default(),
+            sweep: Some(sweep.clone()),
+        };
+        let mut content: BTreeMap<Hash, Bytes> = BTreeMap::new();
+        self.fetch(store, connection, vec![root], &mut content, &mut plan)
+            .await?;
+        let packed = content.get(&root).map(|packed| tree::unpack(root, packed));
+        let packed = packed.ok_or(ApplyError::Moved(self.org))??;
+        let leaves = Root::parse(&packed)?.leaves.into_values().collect();
+        self.fetch(store, connection, leaves, &mut content, &mut plan)
+            .await?;
+        let whole = Self::read(&**store, self.org, None).await?;
+        let config = whole.config().ok_or(ApplyError::Moved(self.org))?;
+        self.add_sealed(
+            (connection, regions),
+            config,
+            &Versions::default(),
+            &mut plan,
+        )
+        .await?;
+        Ok(write(&**store, plan.writes.before).await?)
+    }
+}
