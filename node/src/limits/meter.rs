@@ -144,8 +144,9 @@ impl Meter {
             return Draw::Drawn(token);
         }
         self.unmet.fetch_add(amount, Ordering::Relaxed);
+        let before = self.waiting.load(Ordering::Relaxed);
         if !self.holds()
-            && let Some(refusal) = self.refuses(amount, now_ns)
+            && let Some(refusal) = self.refuses(amount, before, now_ns)
         {
             return Draw::Refused(Box::new(refusal));
         }
@@ -212,7 +213,7 @@ impl Meter {
         if self.observes() || self.holds() || self.in_hand(now_ns) > 0 {
             None
         } else {
-            self.refuses(1, now_ns)
+            self.refuses(1, 0, now_ns)
         }
     }
 
@@ -329,29 +330,33 @@ impl Meter {
         self.observes.load(Ordering::Relaxed)
     }
 
-    /// The refusal of a meter that is known to have nothing now, numbered among its refusals.
-    pub(super) fn refuses(&self, amount: u64, now_ns: u64) -> Option<Refusal> {
+    /// The refusal of a meter that is known to have nothing now, or nothing beyond the `before`
+    /// tokens that others wait for; numbered among its refusals.
+    pub(super) fn refuses(&self, amount: u64, before: u64, now_ns: u64) -> Option<Refusal> {
         if let Some(paused) = self.paused(now_ns) {
             return Some(paused);
         }
         let cause = match self.view.load().verdict {
             Verdict::Refuse { until_ns, cause } if now_ns < until_ns => cause,
-            _ if self.has_too_few(amount, now_ns) => Cause::Empty,
+            _ if self.has_too_few(amount, before, now_ns) => Cause::Empty,
             _ => return None,
         };
         let k = self.refused_next(amount);
         Some(self.refusal(cause, k, now_ns))
     }
 
-    /// Whether less is known to be there than is to be set aside, in hand and in the store.
-    fn has_too_few(&self, amount: u64, now_ns: u64) -> bool {
+    /// Whether less is known to be there, in hand and in the store, than is to be set aside by this
+    /// request and those that wait before it. What answers give back keeps a meter of values from
+    /// ever being quite empty: without counting who waits already, all would wait for what comes
+    /// back, each longer than the one before.
+    fn has_too_few(&self, amount: u64, before: u64, now_ns: u64) -> bool {
         let view = self.view.load();
         if amount <= 1 || view.answered_ns == 0 {
             return false;
         }
         let free = view.free(now_ns);
         let coming = free.saturating_add(view.coming);
-        coming.saturating_add(self.in_hand(now_ns)) < amount
+        coming.saturating_add(self.in_hand(now_ns)) < amount.saturating_add(before)
     }
 
     /// The number of the last token of those that were refused since the last refill.

@@ -176,7 +176,7 @@ impl Waiting {
         if let Some(token) = self.meter.try_draw(self.amount, now_ns) {
             return Some(Ok(token));
         }
-        if let Some(refusal) = self.meter.refuses(self.amount, now_ns) {
+        if let Some(refusal) = self.meter.refuses(self.amount, 0, now_ns) {
             return Some(Err(Box::new(refusal)));
         }
         self.meter.ask();

@@ -70,10 +70,11 @@ impl Owner {
         live.map(|part| part.close(cells)).count() > 0
     }
 
-    /// Tokens that are on their way, or may be.
+    /// Tokens that are on their way, or may be. An owner that gave all that it had, and that was
+    /// less than was wanted, is taken to have about as much again.
     pub(super) fn coming(&self) -> u64 {
         if self.borrowing.is_asking() {
-            return u64::MAX;
+            return self.borrowing.short().unwrap_or(u64::MAX);
         }
         let amounts = self.candidates.iter().map(|candidate| candidate.amount);
         amounts.fold(0, u64::saturating_add)

@@ -30,7 +30,9 @@ pub(super) struct Borrowing {
     pub(super) refused_until_ns: u64,
     /// When it last refused; 0 for never.
     refused_ns: u64,
-    seen: Option<(State, u64)>,
+    /// The last grant, where it was less than was asked for.
+    short: Option<u64>,
+    pub(super) seen: Option<(State, u64)>,
     unheard: Vec<Unheard>,
     /// Who answered last, when on its clock, and when that was heard.
     answer: Option<(Opener, u64, u64)>,
@@ -40,6 +42,7 @@ pub(super) struct Borrowing {
 struct Outstanding {
     to: Opener,
     id: u64,
+    wanted: u64,
     sent_ns: u64,
     due_ns: u64,
 }
@@ -72,6 +75,11 @@ impl Borrowing {
     /// Whether the owner has been asked and has not answered.
     pub(super) fn is_asking(&self) -> bool {
         self.ask.is_some()
+    }
+
+    /// What the owner gave last, where that was less than was asked for.
+    pub(super) fn short(&self) -> Option<u64> {
+        self.short
     }
 
     /// An instant on the clock of a peer that has answered last, as of now.
@@ -157,6 +165,7 @@ impl Owner {
         self.borrowing.ask = Some(Outstanding {
             to: owner,
             id,
+            wanted,
             sent_ns: now_ns,
             due_ns: now_ns.saturating_add(wait_ns),
         });
@@ -187,7 +196,7 @@ impl Owner {
         }
         let asked = self.borrowing.ask.as_ref();
         let asked = asked.filter(|ask| ask.to == from && ask.id == answer.ask);
-        let Some((sent_ns, id)) = asked.map(|ask| (ask.sent_ns, ask.id)) else {
+        let Some((sent_ns, id, wanted)) = asked.map(|ask| (ask.sent_ns, ask.id, ask.wanted)) else {
             self.return_abandoned(from, &answer, now_ns);
             return Told::Nothing;
         };
@@ -206,7 +215,10 @@ impl Owner {
                 self.borrowing.ask = None;
                 return Told::NoStore;
             }
-            Reply::Granted(grant) => self.hold(from, id, sent_ns, grant, now_ns),
+            Reply::Granted(grant) => {
+                self.borrowing.short = Some(grant.amount).filter(|amount| *amount < wanted);
+                self.hold(from, id, sent_ns, grant, now_ns);
+            }
             Reply::Refused { in_ns } => {
                 self.borrowing.refused_until_ns = now_ns.saturating_add(in_ns.max(LOOK_MIN_NS));
                 self.borrowing.refused_ns = now_ns;
@@ -315,24 +327,6 @@ impl Owner {
                 told.again_ns = now_ns.saturating_add(AGAIN_NS);
                 around.out.words.push((told.to, Word::Report(told.report)));
             }
-        }
-    }
-
-    /// The newest state that is known, from the owner or from the store, moved to now.
-    pub(super) fn last_seen(&self, around: &Around<'_>) -> State {
-        let since_ns = match &self.base {
-            Base::Absent => 0,
-            Base::Held { since_ns, .. } => *since_ns,
-        };
-        match &self.borrowing.seen {
-            Some((state, at_ns)) if *at_ns >= since_ns => {
-                let (now_ns, unix_s) = (around.now.boot_ns, around.now.unix_s());
-                let mut state = state.clone();
-                state.pass(now_ns.saturating_sub(*at_ns), unix_s, self.place.me);
-                state.adopt(&self.spec, now_ns, unix_s);
-                state
-            }
-            _ => self.current(around),
         }
     }
 

@@ -48,6 +48,24 @@ impl Owner {
         state
     }
 
+    /// The newest state that is known, from the owner or from the store, moved to now.
+    pub(super) fn last_seen(&self, around: &Around<'_>) -> State {
+        let since_ns = match &self.base {
+            Base::Absent => 0,
+            Base::Held { since_ns, .. } => *since_ns,
+        };
+        match &self.borrowing.seen {
+            Some((state, at_ns)) if *at_ns >= since_ns => {
+                let (now_ns, unix_s) = (around.now.boot_ns, around.now.unix_s());
+                let mut state = state.clone();
+                state.pass(now_ns.saturating_sub(*at_ns), unix_s, self.place.me);
+                state.adopt(&self.spec, now_ns, unix_s);
+                state
+            }
+            _ => self.current(around),
+        }
+    }
+
     /// Parts of blocks of ours.
     pub(super) fn stored(&self) -> impl Iterator<Item = &Part> {
         let stored = |part: &&Part| part.source == Source::Store;

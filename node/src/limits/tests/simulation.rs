@@ -94,6 +94,8 @@ pub struct Outcome {
     pub refused: u64,
     pub writes: u64,
     pub granted_after_wait: u64,
+    /// How long a request has waited at most, for a token or a refusal.
+    pub longest_wait_ns: u64,
     pub expired: u64,
     pub batches: u64,
     pub asks: u64,
@@ -616,6 +618,8 @@ impl World {
     fn poll_waiting(&mut self, at: usize, boot_ns: u64) -> Result<(), String> {
         let waiting = std::mem::take(&mut self.nodes[at].waiting);
         for (since_ns, waiter) in waiting {
+            let longest_ns = self.outcome.longest_wait_ns.max(self.now_ns - since_ns);
+            self.outcome.longest_wait_ns = longest_ns;
             match waiter.poll_now(boot_ns) {
                 Some(Ok(token)) => {
                     drop(waiter);

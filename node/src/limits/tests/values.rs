@@ -123,3 +123,27 @@ fn in_the_long_run_answers_cost_the_limit_whatever_was_estimated() {
         }
     }
 }
+
+/// What is given back keeps the meter from being empty: at twice the demand nobody queues for it
+/// all the same, but is served or refused as soon as is known what there is. (Of the limit about
+/// 60 percent are used: what a call sets aside is missing until it has ended.)
+#[test]
+fn at_the_limit_requests_are_refused_instead_of_waiting_for_what_is_given_back() {
+    for nodes in [1, 5] {
+        let limit = Limit::new(20_000, Window::Second).unwrap();
+        let mut plan = Plan::new(vec![limit], 2 * MS, 10 * SECOND);
+        (plan.trip_ns, plan.connect_ns, plan.nodes) = (4 * MS, 5 * MS, nodes);
+        plan.peer_trip_ns = if nodes > 1 { 2 * MS } else { 0 };
+        plan.uneven = 60;
+        plan.values = Some(Values {
+            estimate: 94,
+            cost: (0, 100),
+            call_ns: 200 * MS,
+        });
+        let outcome = run(&plan, 1);
+        let (wait_ms, used) = (outcome.longest_wait_ns / MS, outcome.cost / 2_000);
+        eprintln!("{nodes} nodes: at most {wait_ms} ms waited, {used} percent of the limit cost");
+        assert!(outcome.refused > 0 && wait_ms < 300, "{wait_ms} ms");
+        assert!(used >= 55, "{used} percent");
+    }
+}
