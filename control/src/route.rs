@@ -117,6 +117,17 @@ pub enum Takes {
     MergePatch(&'static str),
 }
 
+/// In which region a call is carried out, where there are several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// In the one that is home to the organisation.
+    AtHome,
+    /// In the one that is asked.
+    Here,
+    /// In the one that is asked; at home when the version that is presented has not come here.
+    HereOrAtHome,
+}
+
 /// A query parameter: name and meaning.
 pub type Parameter = (&'static str, &'static str);
 
@@ -139,8 +150,8 @@ pub struct Route {
     pub gives: Gives,
     /// Query parameters besides paging.
     pub parameters: &'static [Parameter],
-    /// Whether it is carried out where it is asked for, and not in the home region.
-    pub local: bool,
+    /// In which region it is carried out.
+    pub served: Served,
     /// Whether the operator's token of this region does, which no configuration knows.
     pub by_local_operator: bool,
 }
@@ -218,14 +229,24 @@ impl Route {
             takes: Takes::Nothing,
             gives: Gives::Nothing,
             parameters: &[],
-            local: !verb.writes(),
+            served: match verb.writes() {
+                true => Served::AtHome,
+                false => Served::Here,
+            },
             by_local_operator: false,
         }
     }
 
     /// Carried out where it is asked for: it changes no configuration, whatever its method.
     pub fn local(mut self) -> Self {
-        self.local = true;
+        self.served = Served::Here;
+        self
+    }
+
+    /// Reads configuration, which home has too: a version that is presented and does not arrive
+    /// here is read there. Not for what each region has of its own: records, usage, nodes, links.
+    pub fn of_configuration(mut self) -> Self {
+        self.served = Served::HereOrAtHome;
         self
     }
 

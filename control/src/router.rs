@@ -27,7 +27,7 @@ use crate::api::{self, body};
 use crate::operator::{Caller, bearer};
 use crate::publish::Idempotency;
 use crate::regions;
-use crate::route::{Access, Answering, Gives, Route, Verb};
+use crate::route::{Access, Answering, Gives, Route, Served, Verb};
 use crate::state::Control;
 use crate::throttle::Verdict;
 
@@ -138,20 +138,19 @@ async fn serve(
     check_host(control, request)?;
     let handler = match &route.access {
         Access::Open(run) => return run(control.clone()).await,
-        Access::Token(run) => Handler::Call(run.clone()),
-        Access::Operator(run) => {
-            let caller = admitted(control, route, request)?;
-            if !caller.is_operator() {
-                let detail = "this is for operators: a token of role admin or owner in \
-                              organisation `system`";
-                return Err(Refusal::forbidden(detail));
-            }
-            Handler::Call(run.clone())
-        }
+        Access::Token(run) | Access::Operator(run) => Handler::Call(run.clone()),
         Access::Org(need, run) => Handler::Org(*need, run.clone()),
     };
-    let caller = admitted(control, route, request)?;
-    control.wait_for_version(request.headers()).await?;
+    let mut caller = admitted(control, route, request)?;
+    if control.wait_for_version(request.headers()).await? {
+        // The version that is now here may have changed what the token may do.
+        caller = admitted(control, route, request)?;
+    }
+    if matches!(route.access, Access::Operator(_)) && !caller.is_operator() {
+        let detail = "this is for operators: a token of role admin or owner in organisation \
+                      `system`";
+        return Err(Refusal::forbidden(detail));
+    }
     let ready = handler.admit(control, route, request, caller)?;
     let document = body::read(request.headers(), payload, route.takes).await?;
     if !route.verb.writes() {
@@ -323,7 +322,7 @@ fn read_request(
     if matches!(route.gives, Gives::List(_)) {
         known.extend(["limit", "cursor"]);
     }
-    known.extend((!route.local).then_some(regions::replicated::DURABILITY));
+    known.extend((route.served == Served::AtHome).then_some(regions::replicated::DURABILITY));
     let path = route
         .path_parameters()
         .map(|name| (name, request.match_info().query(name).to_owned()))

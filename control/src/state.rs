@@ -234,21 +234,17 @@ impl Control {
         self.health.readiness()
     }
 
-    /// Waits for the version that a request presents in `requestrocket-version`.
+    /// Waits for the version that a request presents in `requestrocket-version`; gives whether it
+    /// presents one.
     ///
     /// # Errors
     /// The header is malformed, or the version is not here in time.
-    pub async fn wait_for_version(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let word = VERSION_HEADER.as_str().to_owned();
-        let Some(value) = single(headers, &VERSION_HEADER, &word)? else {
-            return Ok(());
+    pub async fn wait_for_version(&self, headers: &HeaderMap) -> Result<bool, Refusal> {
+        let Some((org, n)) = presented_version(headers)? else {
+            return Ok(false);
         };
-        let (org, n) = value
-            .split_once('=')
-            .and_then(|(org, n)| Some((org.parse().ok()?, n.parse().ok()?)))
-            .ok_or_else(|| Refusal::parameter(&word, "must be `{org id}={number}`, as answered"))?;
         if self.see_version(org, n).await {
-            return Ok(());
+            return Ok(true);
         }
         let detail = format!("version {n} of {org} has not arrived here yet; ask again");
         Err(Refusal::new(Code::VersionNotHere, detail).retry_after_s(1))
@@ -268,6 +264,24 @@ impl Control {
             Ok(Ok(_))
         )
     }
+}
+
+/// The version that a request presents in `requestrocket-version`.
+///
+/// # Errors
+/// The header is given twice, or is malformed.
+pub fn presented_version(headers: &HeaderMap) -> Result<Option<(OrgId, u64)>, Refusal> {
+    let name = VERSION_HEADER;
+    let word = name.as_str();
+    single(headers, &name, word)?
+        .map(|value| {
+            let (org, n) = value.split_once('=')?;
+            Some((org.parse().ok()?, n.parse().ok()?))
+        })
+        .map(|read| {
+            read.ok_or_else(|| Refusal::parameter(word, "must be `{org id}={number}`, as answered"))
+        })
+        .transpose()
 }
 
 /// Every token of every organisation.

@@ -20,6 +20,7 @@ mod filters;
 mod forwarded;
 mod handover;
 mod health_checks;
+mod late_reads;
 mod learning;
 mod meters;
 mod overload;

@@ -214,11 +214,15 @@ pub fn rows<K: Policy, P: Holder>(place: Place, need: Need) -> Vec<Route> {
     let [listed, created, got, updated, replaced, deleted] = names;
     let schema = K::SCHEMA;
     vec![
-        Route::org(Verb::Get, all, listed, viewer, list::<K, P>).gives(Gives::List(schema)),
+        Route::org(Verb::Get, all, listed, viewer, list::<K, P>)
+            .gives(Gives::List(schema))
+            .of_configuration(),
         Route::org(Verb::Post, all, created, need, create::<K, P>)
             .takes(Takes::Body(schema))
             .gives(Gives::Created(schema)),
-        Route::org(Verb::Get, one, got, viewer, get::<K, P>).gives(Gives::One(schema)),
+        Route::org(Verb::Get, one, got, viewer, get::<K, P>)
+            .gives(Gives::One(schema))
+            .of_configuration(),
         Route::org(Verb::Patch, one, updated, need, update::<K, P>)
             .takes(Takes::MergePatch(schema))
             .gives(Gives::One(schema)),

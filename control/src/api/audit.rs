@@ -35,7 +35,8 @@ pub fn routes() -> Vec<Route> {
             Need::Role(Role::Admin),
             list,
         )
-        .gives(Gives::List("AuditEntry")),
+        .gives(Gives::List("AuditEntry"))
+        .of_configuration(),
     ]
 }
 

@@ -124,6 +124,7 @@ pub fn routes() -> Vec<Route> {
             list,
         )
         .gives(Gives::List("Credential"))
+        .of_configuration()
         .parameters(KIND),
         Route::org(Verb::Post, ALL, made, by_kind, create)
             .takes(Takes::Body(input))
@@ -135,7 +136,8 @@ pub fn routes() -> Vec<Route> {
             viewer,
             get,
         )
-        .gives(Gives::One("Credential")),
+        .gives(Gives::One("Credential"))
+        .of_configuration(),
         Route::org(
             Verb::Patch,
             ONE,

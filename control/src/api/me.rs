@@ -16,7 +16,8 @@ pub fn routes() -> Vec<Route> {
             ("get_me", "Whose token this is and what it may do"),
             get,
         )
-        .gives(Gives::One("Me")),
+        .gives(Gives::One("Me"))
+        .of_configuration(),
     ]
 }
 

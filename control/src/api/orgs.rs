@@ -61,7 +61,8 @@ const ONE: &str = "/orgs/{org}";
 pub fn routes() -> Vec<Route> {
     vec![
         Route::operator(Verb::Get, ALL, ("list_orgs", "List organisations"), list)
-            .gives(Gives::List("Org")),
+            .gives(Gives::List("Org"))
+            .of_configuration(),
         Route::operator(
             Verb::Post,
             ALL,
@@ -77,7 +78,8 @@ pub fn routes() -> Vec<Route> {
             Need::Role(Role::Viewer),
             get,
         )
-        .gives(Gives::One("Org")),
+        .gives(Gives::One("Org"))
+        .of_configuration(),
         Route::operator(
             Verb::Patch,
             ONE,

@@ -98,7 +98,8 @@ pub fn routes() -> Vec<Route> {
             viewer,
             list,
         )
-        .gives(Gives::List("Proxy")),
+        .gives(Gives::List("Proxy"))
+        .of_configuration(),
         Route::org(
             Verb::Post,
             ALL,
@@ -112,7 +113,8 @@ pub fn routes() -> Vec<Route> {
         .takes(Takes::Body("NewProxy"))
         .gives(Gives::Created("CreatedProxy")),
         Route::org(Verb::Get, ONE, ("get_proxy", "Read a proxy"), viewer, get)
-            .gives(Gives::One("Proxy")),
+            .gives(Gives::One("Proxy"))
+            .of_configuration(),
         Route::org(
             Verb::Patch,
             ONE,

@@ -74,7 +74,8 @@ pub fn routes() -> Vec<Route> {
             viewer,
             list,
         )
-        .gives(Gives::List("Target")),
+        .gives(Gives::List("Target"))
+        .of_configuration(),
         Route::org(
             Verb::Post,
             ALL,
@@ -85,7 +86,8 @@ pub fn routes() -> Vec<Route> {
         .takes(Takes::Body("Target"))
         .gives(Gives::Created("Target")),
         Route::org(Verb::Get, ONE, ("get_target", "Read a target"), viewer, get)
-            .gives(Gives::One("Target")),
+            .gives(Gives::One("Target"))
+            .of_configuration(),
         Route::org(
             Verb::Patch,
             ONE,

@@ -82,7 +82,8 @@ pub fn routes() -> Vec<Route> {
             admin,
             list,
         )
-        .gives(Gives::List("ApiToken")),
+        .gives(Gives::List("ApiToken"))
+        .of_configuration(),
         Route::org(Verb::Post, ALL, made, admin, create)
             .takes(Takes::Body("ApiToken"))
             .gives(Gives::Created("ApiToken")),
@@ -93,7 +94,8 @@ pub fn routes() -> Vec<Route> {
             admin,
             get,
         )
-        .gives(Gives::One("ApiToken")),
+        .gives(Gives::One("ApiToken"))
+        .of_configuration(),
         Route::org(
             Verb::Patch,
             ONE,

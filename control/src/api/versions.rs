@@ -48,7 +48,8 @@ pub fn routes() -> Vec<Route> {
             viewer,
             list,
         )
-        .gives(Gives::List("Version")),
+        .gives(Gives::List("Version"))
+        .of_configuration(),
         Route::org(
             Verb::Get,
             "/orgs/{org}/versions/{n}",
@@ -59,7 +60,8 @@ pub fn routes() -> Vec<Route> {
             viewer,
             get,
         )
-        .gives(Gives::One("Version")),
+        .gives(Gives::One("Version"))
+        .of_configuration(),
         Route::org(
             Verb::Get,
             "/orgs/{org}/versions/{n}/diff",
@@ -71,6 +73,7 @@ pub fn routes() -> Vec<Route> {
             diff,
         )
         .gives(Gives::One("VersionDiff"))
+        .of_configuration()
         .parameters(DIFF),
         Route::org(
             Verb::Post,

@@ -18,10 +18,11 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
+use crate::api::answer::VERSION_HEADER;
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;
 use crate::regions::replicated::{DURABILITY, DURABILITY_MEANS};
-use crate::route::{Access, Gives, Need, Route, Takes};
+use crate::route::{Access, Gives, Need, Route, Served, Takes};
 use crate::router::routes;
 
 /// The document as it is served and committed: pretty JSON with a line break at its end.
@@ -261,7 +262,7 @@ fn parameters(route: &Route) -> Value {
     for (name, description) in route.parameters {
         all.push(query(name, description, json!({"type": "string"})));
     }
-    if !route.local {
+    if route.served == Served::AtHome {
         let schema = json!({"type": "string", "enum": ["0", "1"], "default": "0"});
         all.push(query(DURABILITY, DURABILITY_MEANS, schema));
     }
@@ -280,7 +281,22 @@ fn parameters(route: &Route) -> Value {
             "`ETag` that the caller has; 304 if it is current",
         ));
     }
+    if let Some(means) = version_means(route) {
+        all.push(header(VERSION_HEADER.as_str(), means));
+    }
     Value::Array(all)
+}
+
+/// What a version does that a call presents; `None` where it does nothing.
+fn version_means(route: &Route) -> Option<&'static str> {
+    match (&route.access, route.served) {
+        (Access::Open(_), _) => None,
+        (_, Served::HereOrAtHome) => Some(
+            "What a write answered with: waited for, for two seconds, then read in the home \
+             region; else 503",
+        ),
+        _ => Some("What a write answered with: waited for, for two seconds; else 503"),
+    }
 }
 
 fn responses(route: &Route) -> Value {

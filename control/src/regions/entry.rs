@@ -1,5 +1,6 @@
-//! Where a call enters: a write goes on to the region that is home to its organisation, and a write
-//! made here is answered with the regions that have it.
+//! Where a call enters: a write goes on to the region that is home to its organisation, a read of
+//! configuration to the one that has the version which is presented and has not come here, and a
+//! write made here is answered with the regions that have it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,14 +11,15 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use proto::id::{OrgId, RequestId};
 use proto::tree::SYSTEM_ORG;
 
+use super::forward::FORWARDED_BY;
 use super::replicated::{self, REPLICATED_TO};
 use super::{Directory, forward};
 use crate::api::answer::{VERSION_HEADER, marked, respond};
 use crate::api::body;
 use crate::api::error::{Code, Refusal};
-use crate::route::Route;
+use crate::route::{Route, Served};
 use crate::router;
-use crate::state::Control;
+use crate::state::{Control, presented_version};
 
 /// How long a write waits while home moves.
 const MOVE_MAX: Duration = Duration::from_secs(2);
@@ -29,8 +31,10 @@ pub async fn handle(
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
-    if route.local {
-        return router::handle(control, route, request, payload).await;
+    match route.served {
+        Served::AtHome => {}
+        Served::Here => return router::handle(control, route, request, payload).await,
+        Served::HereOrAtHome => return read(control, route, request, payload).await,
     }
     let id = RequestId::new();
     let wanted = router::check_host(&control, &request).and_then(|()| {
@@ -49,12 +53,7 @@ pub async fn handle(
         Ok(false) => {}
         Ok(true) => {
             let passed = pass_on(&control, directory, (&route, org), &request, payload).await;
-            let answer = match passed {
-                Ok(answer) => marked(answer, id),
-                Err(refusal) => respond(Err(refusal), id),
-            };
-            control.counters.answered(answer.status().as_u16());
-            return answer;
+            return passed_on(&control, passed, id);
         }
         Err(refusal) => return respond(Err(refusal), id),
     }
@@ -69,6 +68,62 @@ pub async fn handle(
         }
     }
     answer
+}
+
+/// The answer of a call that was to be carried out at home.
+fn passed_on(
+    control: &Control,
+    passed: Result<HttpResponse, Refusal>,
+    id: RequestId,
+) -> HttpResponse {
+    let answer = match passed {
+        Ok(answer) => marked(answer, id),
+        Err(refusal) => respond(Err(refusal), id),
+    };
+    control.counters.answered(answer.status().as_u16());
+    answer
+}
+
+/// Serves a read of configuration.
+async fn read(
+    control: Arc<Control>,
+    route: Rc<Route>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    match read_at_home(&control, &request).await.transpose() {
+        Some(passed) => passed_on(&control, passed, RequestId::new()),
+        None => router::handle(control, route, request, payload).await,
+    }
+}
+
+/// Reads at home what has not come here in time; `None` where it is read, or refused, here. The
+/// caller must be known here too, as in [`pass_on`].
+async fn read_at_home(
+    control: &Control,
+    request: &HttpRequest,
+) -> Result<Option<HttpResponse>, Refusal> {
+    let headers = request.headers();
+    let Some(directory) = control.directory() else {
+        return Ok(None);
+    };
+    if headers.contains_key(FORWARDED_BY) {
+        return Ok(None);
+    }
+    router::check_host(control, request)?;
+    let Some((org, n)) = presented_version(headers)? else {
+        return Ok(None);
+    };
+    let Some(home) = directory.home_peer(org) else {
+        return Ok(None);
+    };
+    let caller = router::authenticate(control, request)?;
+    // The operator's token of this region is unknown at home.
+    if caller.is_local() || control.see_version(org, n).await {
+        return Ok(None);
+    }
+    let read = forward::read(control, directory, (home, org, n), request);
+    read.await.map(Some)
 }
 
 /// Whose configuration a call would change: its path's organisation, or `system`.
@@ -126,5 +181,41 @@ async fn pass_on(
         return Err(Refusal::forbidden(detail));
     }
     let body = body::raw(request.headers(), payload, route.takes).await?;
-    forward::forward(control, directory, home, request, body).await
+    forward::write(control, directory, home, request, body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::route::{Route, Served};
+    use crate::router::routes;
+
+    #[test]
+    fn what_each_region_has_of_its_own_is_read_in_that_region_alone() {
+        let own = |route: &Route| !route.verb.writes() && route.served == Served::Here;
+        let mut own: Vec<_> = routes()
+            .into_iter()
+            .filter(own)
+            .map(|route| route.operation)
+            .collect();
+        own.sort_unstable();
+        let expected = [
+            "export_records",
+            "follow_records",
+            "get_health",
+            "get_metrics",
+            "get_openapi",
+            "get_readiness",
+            "get_record",
+            "get_record_trace",
+            "get_telemetry",
+            "list_meter_usage",
+            "list_nodes",
+            "list_records",
+            "list_regions",
+            "list_regressions",
+            "list_unmatched",
+            "list_versions_aside",
+        ];
+        assert_eq!(own, expected);
+    }
 }

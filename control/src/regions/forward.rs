@@ -1,9 +1,10 @@
-//! Writes that are asked for where versions are not made: sent on to home, with the caller's own
-//! token, which home judges again.
+//! Calls that are sent on to home, with the caller's own token, which home judges again: writes
+//! that are asked for where versions are not made, and reads of a version that has not come here in
+//! time.
 //!
-//! The answer is home's, once the version that it tells of has arrived here: whoever writes through
-//! this control plane and then reads from it finds what was written. A forwarded request is not
-//! forwarded again.
+//! The answer of a write is home's, once the version that it tells of has arrived here: whoever
+//! writes through this control plane and then reads from it finds what was written. A forwarded
+//! request is not forwarded again.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,12 +37,13 @@ const BEYOND_WRITE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Fields of a request that go on.
-const REQUEST_FIELDS: [HeaderName; 5] = [
+const REQUEST_FIELDS: [HeaderName; 6] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::ACCEPT,
     header::IF_MATCH,
     header::IF_NONE_MATCH,
+    VERSION_HEADER,
 ];
 /// Fields of an answer that come back.
 const ANSWER_FIELDS: [HeaderName; 7] = [
@@ -71,11 +73,46 @@ pub fn refuse_loop(directory: &Directory, org: OrgId, headers: &HeaderMap) -> Re
     Err(Refusal::new(Code::HomeMoved, detail).retry_after_s(1))
 }
 
+/// Why home gave no answer.
+enum Unanswered {
+    /// It cannot be reached.
+    Unreached(String),
+    /// The request was sent, and what became of it is not known.
+    BrokenOff(String),
+}
+
+impl Unanswered {
+    fn broken_off(error: impl std::fmt::Display) -> Self {
+        Self::BrokenOff(error.to_string())
+    }
+
+    /// What a write is answered.
+    fn of_write(self, home: &Peer) -> Refusal {
+        let home = &home.name;
+        match self {
+            Self::Unreached(error) => {
+                let detail = format!(
+                    "versions are made in region {home}, whose control plane cannot be reached \
+                     ({error}); traffic and reads go on here. Nothing was done; try again"
+                );
+                Refusal::new(Code::HomeUnavailable, detail).retry_after_s(5)
+            }
+            Self::BrokenOff(error) => {
+                let detail = format!(
+                    "region {home} took the request and broke off ({error}); read before trying \
+                     again, or send an `Idempotency-Key`"
+                );
+                Refusal::new(Code::OutcomeUnknown, detail)
+            }
+        }
+    }
+}
+
 /// Sends a write on to home and gives its answer.
 ///
 /// # Errors
 /// Home cannot be reached, or broke off.
-pub async fn forward(
+pub async fn write(
     control: &Control,
     directory: &Directory,
     home: &Peer,
@@ -86,49 +123,85 @@ pub async fn forward(
         Some(given) => given.clone(),
         None => header_value(RequestId::new().text().as_str())?,
     };
-    let send = || send(control, directory, home, (request, &key), body.clone());
-    let (answer, bytes) = match send().await {
-        // A connection that broke tells nothing of the request; the key makes a second one safe.
-        Err(refusal) if refusal.code == Code::OutcomeUnknown => {
-            send().await.map_err(|_| refusal)?
-        }
-        sent => sent?,
-    };
+    let sent = twice(control, directory, home, (request, Some(&key)), &body).await;
+    let (answer, bytes) = sent.map_err(|why| why.of_write(home))?;
     let version = answer.headers().get(VERSION_HEADER).and_then(version);
     if let Some((org, n)) = version {
         // Committed all the same when it is late: a read that presents it waits, or is told so.
         control.see_version(org, n).await;
     }
+    Ok(answered(&answer, bytes, &directory.regions.own))
+}
+
+/// Sends a read of a version that is not here on to home and gives its answer.
+///
+/// # Errors
+/// Home cannot be reached, or broke off.
+pub async fn read(
+    control: &Control,
+    directory: &Directory,
+    (home, org, n): (&Peer, OrgId, u64),
+    request: &HttpRequest,
+) -> Result<HttpResponse, Refusal> {
+    let sent = twice(control, directory, home, (request, None), &[]).await;
+    let (answer, bytes) = sent.map_err(|why| {
+        let (Unanswered::Unreached(error) | Unanswered::BrokenOff(error)) = why;
+        let detail = format!(
+            "version {n} of {org} has not arrived here yet, and region {}, where it was made, \
+             cannot be asked ({error}); ask again",
+            home.name
+        );
+        Refusal::new(Code::VersionNotHere, detail).retry_after_s(1)
+    })?;
+    Ok(answered(&answer, bytes, &directory.regions.own))
+}
+
+/// Home's answer, as that of this region.
+fn answered(answer: &ClientResponse, bytes: Bytes, own: &str) -> HttpResponse {
     let mut response = HttpResponse::build(answer.status());
     for name in ANSWER_FIELDS {
         if let Some(value) = answer.headers().get(&name) {
             response.insert_header((name, value.clone()));
         }
     }
-    let own = &directory.regions.own;
-    let bytes = match serde_json::from_slice::<Value>(&bytes) {
+    match serde_json::from_slice::<Value>(&bytes) {
         Ok(mut document) if answer.status().is_success() => {
             localise(&mut document, own);
-            document.to_string().into_bytes()
+            response.body(document.to_string())
         }
-        _ => bytes.to_vec(),
-    };
-    Ok(response.body(bytes))
+        _ => response.body(bytes),
+    }
+}
+
+/// Sends a request, and once more when it broke off, which tells nothing of it: it reads, or its
+/// key makes a second one safe.
+async fn twice(
+    control: &Control,
+    directory: &Directory,
+    home: &Peer,
+    (request, key): (&HttpRequest, Option<&HeaderValue>),
+    body: &[u8],
+) -> Result<(ClientResponse, Bytes), Unanswered> {
+    let send = || send(control, directory, home, (request, key), body.to_vec());
+    match send().await {
+        Err(first @ Unanswered::BrokenOff(_)) => send().await.map_err(|_| first),
+        sent => sent,
+    }
 }
 
 async fn send(
     control: &Control,
     directory: &Directory,
     home: &Peer,
-    (request, key): (&HttpRequest, &HeaderValue),
+    (request, key): (&HttpRequest, Option<&HeaderValue>),
     body: Vec<u8>,
-) -> Result<(ClientResponse, Bytes), Refusal> {
+) -> Result<(ClientResponse, Bytes), Unanswered> {
     let write_max = control.settings.write_deadline + BEYOND_WRITE;
     let mut connector = awc::Connector::new().timeout(CONNECT_MAX);
     if let Some(trust) = &directory.trust {
         connector = connector.rustls_0_23(trust.clone());
     }
-    // A client of its own: forwarded writes are few, and a pool would be one of every thread.
+    // A client of its own: forwarded calls are few, and a pool would be one of every thread.
     let client = awc::Client::builder()
         .connector(connector)
         .disable_redirects()
@@ -145,34 +218,26 @@ async fn send(
     if let Some(source) = call::source(request, &control.settings.proxies) {
         sending = name_source(sending, source);
     }
-    let by = header_value(&directory.regions.own)?;
-    let sent = sending
-        .insert_header((KEY, key.clone()))
-        .insert_header((FORWARDED_BY, by))
-        .send_body(body);
-    let sent = sent.await;
+    if let Some(key) = key {
+        sending = sending.insert_header((KEY, key.clone()));
+    }
+    let by = (FORWARDED_BY, directory.regions.own.as_str());
+    let sent = sending.insert_header(by).send_body(body).await;
     let mut answer = sent.map_err(|error| match error {
         // What closes instead of answering may have done it.
-        error @ SendRequestError::Connect(ConnectError::Disconnected) => broke_off(home, &error),
-        SendRequestError::Connect(error) => {
-            let detail = format!(
-                "versions are made in region {}, whose control plane cannot be reached ({error}); \
-                 traffic and reads go on here. Nothing was done; try again",
-                home.name
-            );
-            Refusal::new(Code::HomeUnavailable, detail).retry_after_s(5)
-        }
-        error => broke_off(home, &error),
+        SendRequestError::Connect(ConnectError::Disconnected) => Unanswered::broken_off(error),
+        SendRequestError::Connect(error) => Unanswered::Unreached(error.to_string()),
+        error => Unanswered::broken_off(error),
     })?;
     let bytes = answer.body().limit(ANSWER_BYTES_MAX).await;
-    let bytes = bytes.map_err(|error| broke_off(home, &error))?;
+    let bytes = bytes.map_err(Unanswered::broken_off)?;
     match is_whole(answer.headers(), &bytes) {
         true => Ok((answer, bytes)),
-        false => Err(broke_off(home, &"its answer is cut")),
+        false => Err(Unanswered::broken_off("its answer is cut")),
     }
 }
 
-/// Tells home where the write comes from, in either field: home reads the one of its settings, and
+/// Tells home where the call comes from, in either field: home reads the one of its settings, and
 /// believes it where this control plane is among the proxies that it trusts.
 fn name_source(request: ClientRequest, source: IpAddr) -> ClientRequest {
     let source = source.to_canonical();
@@ -197,16 +262,6 @@ fn is_whole(headers: &HeaderMap, bytes: &[u8]) -> bool {
             !json || serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
         }
     }
-}
-
-/// The request was sent, and what became of it is not known.
-fn broke_off(home: &Peer, error: &dyn std::fmt::Display) -> Refusal {
-    let detail = format!(
-        "region {} took the request and broke off ({error}); read before trying again, or send an \
-         `Idempotency-Key`",
-        home.name
-    );
-    Refusal::new(Code::OutcomeUnknown, detail)
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, Refusal> {

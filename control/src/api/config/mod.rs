@@ -46,7 +46,8 @@ pub fn routes() -> Vec<Route> {
             Need::Role(Role::Member),
             export,
         )
-        .gives(Gives::One("Config")),
+        .gives(Gives::One("Config"))
+        .of_configuration(),
         Route::org(
             Verb::Put,
             PATH,
