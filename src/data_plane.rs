@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node::health_checks::HealthChecks;
-use node::limits::{self, Limits, Opener, SystemClock};
+use node::limits::{self, Clock, Limits, Opener, ShiftedClock, SystemClock};
 use node::metrics::Metrics;
 use node::peers::Known;
 use node::records::RecordBatches;
@@ -40,8 +40,11 @@ use crate::settings::Settings;
 use crate::stores::StoreKind;
 use crate::traces;
 
-/// How far the wall clocks of nodes that share limits may differ; calendar windows reckon with it.
-const SKEW_MAX: Duration = Duration::from_secs(2);
+/// How far the wall clock of a node may be from those of its peers, which are compared; calendar
+/// windows reckon with it.
+const SKEW_MAX: Duration = Duration::from_millis(250);
+/// The same where nobody compares them: no node listens for peers.
+const UNKNOWN_SKEW_MAX: Duration = Duration::from_secs(2);
 
 /// Longest wait for the store when the node leaves.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
@@ -106,17 +109,18 @@ impl DataPlane {
         let (shared, export) = shared(settings, &keyring, sender, health.clone())?;
         let incarnation = peering::incarnation(&shared.origin);
         let address = peering.as_ref().map(|peering| peering.address.clone());
+        let clock = clock(settings)?;
+        let limits = limit_settings(settings, incarnation, peering.is_some());
         let (mut links, mut known, mut giving, mut nodes) = (None, None, None, 1);
         if let Some(peering) = peering {
             let running = (&health, background);
-            let peered = peering.start(&shared, incarnation, worlds.clone(), running)?;
+            let this = (incarnation, clock.clone());
+            let peered = peering.start(&shared, this, worlds.clone(), running)?;
             links = Some(peered.links);
             known = Some(peered.known);
             nodes = peered.nodes;
             giving = Some((peered.leaves, peered.peers));
         }
-        let clock = Arc::new(SystemClock);
-        let limits = limit_settings(settings, incarnation);
         let (limits, broker) = Limits::linked(store, &limits, clock, links);
         limits.set_nodes(nodes);
         let broker = restarts::once("tokens", health.clone(), broker);
@@ -277,7 +281,37 @@ fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
     found
 }
 
-fn limit_settings(settings: &Settings, incarnation: Opener) -> limits::Settings {
+/// The clocks that limits go by.
+///
+/// # Errors
+/// [`CannotStart`]: a fault is to be injected where none may be.
+fn clock(settings: &Settings) -> Result<Arc<dyn Clock>, CannotStart> {
+    let gateway = &settings.gateway;
+    if gateway.fault_injection {
+        warn!(
+            "gateway.fault_injection is on: callers may ask this gateway for faults, it is a test"
+        );
+    }
+    let ahead_ms = gateway.fault_clock_ahead_ms;
+    if ahead_ms == 0 {
+        return Ok(Arc::new(SystemClock));
+    }
+    if !gateway.fault_injection {
+        let why = "gateway.fault_clock_ahead_ms is for tests of the gateway itself: remove it, or \
+                   set gateway.fault_injection = true as well";
+        return Err(CannotStart(why.into()));
+    }
+    warn!(
+        ahead_ms,
+        "gateway.fault_clock_ahead_ms: limits by day and month take the time to be {ahead_ms} ms \
+         later than it is, this is a test"
+    );
+    let ahead_ns = ahead_ms.saturating_mul(1_000_000);
+    Ok(Arc::new(ShiftedClock { ahead_ns }))
+}
+
+/// `linked`: nodes tell each other what their clocks show.
+fn limit_settings(settings: &Settings, incarnation: Opener, linked: bool) -> limits::Settings {
     let alone = limits::Settings {
         key_writes_max: settings.limits.max_key_writes.max(1),
         ..limits::Settings::single_node(incarnation)
@@ -286,7 +320,8 @@ fn limit_settings(settings: &Settings, incarnation: Opener) -> limits::Settings 
         StoreKind::Embedded => alone,
         StoreKind::Etcd => limits::Settings {
             nodes: settings.limits.nodes.max(1),
-            max_skew: SKEW_MAX,
+            max_skew: if linked { SKEW_MAX } else { UNKNOWN_SKEW_MAX },
+            clocks_compared: linked,
             ..alone
         },
     }

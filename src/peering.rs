@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use node::limits::{Links, Opener, PeerEvent};
+use node::limits::{Clock, Links, Opener, PeerEvent};
 use node::peers::facts::{self, Facts};
 use node::peers::leaves::Leaves;
 use node::peers::wire::PeerMessage;
@@ -62,14 +62,15 @@ impl Peering {
         }))
     }
 
-    /// Starts the links. `worlds` is what the store shows.
+    /// Starts the links. `clock` is compared with those of the others, `worlds` is what the store
+    /// shows.
     ///
     /// # Errors
     /// The listening socket cannot be used.
     pub fn start(
         self,
         shared: &Shared,
-        incarnation: Opener,
+        (incarnation, clock): (Opener, Arc<dyn Clock>),
         worlds: watch::Receiver<Arc<World>>,
         (health, background): (&Health, &Runtime),
     ) -> anyhow::Result<Peered> {
@@ -81,7 +82,7 @@ impl Peering {
             address: self.address,
         };
         self.listener.set_nonblocking(true)?;
-        let (peers, events) = Peers::new(stats, self.leaves.clone(), self.facts.clone());
+        let (peers, events) = Peers::new(clock, stats, self.leaves.clone(), self.facts.clone());
         let announce = {
             let (peers, facts) = (peers.clone(), self.facts);
             move || facts::announce(peers.clone(), facts.clone(), worlds.clone())

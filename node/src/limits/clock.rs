@@ -42,6 +42,27 @@ impl Clock for SystemClock {
     }
 }
 
+/// The machine's clocks, with the wall clock off by so much: a node that is to be tested with it.
+#[derive(Clone, Copy, Debug)]
+pub struct ShiftedClock {
+    /// How far it is ahead, in nanoseconds; negative when it is behind.
+    pub ahead_ns: i64,
+}
+
+impl Clock for ShiftedClock {
+    fn boot_ns(&self) -> u64 {
+        SystemClock.boot_ns()
+    }
+
+    fn moment(&self) -> Moment {
+        let moment = SystemClock.moment();
+        Moment {
+            unix_ns: moment.unix_ns.saturating_add_signed(self.ahead_ns),
+            ..moment
+        }
+    }
+}
+
 fn read_ns(id: rustix::time::ClockId) -> u64 {
     let time = rustix::time::clock_gettime(id);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

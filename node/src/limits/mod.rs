@@ -20,6 +20,7 @@
 //! | `block` | pure: open, settle, close a block in a state |
 //! | `state`, `codec` | the value in the store, and its bytes |
 //! | `revision_clock` | pure: how old a value in the store is at least |
+//! | `wall_clocks` | pure: what time it is, by the clocks of all nodes |
 //! | `cell`, `part` | tokens in the hands of workers, and the broker's record of them |
 //! | `demand`, `credit` | how much is wanted, how often written; what is given without a store |
 //! | `owner` | one key: what is known of it, the write that is due, what is lent and borrowed |
@@ -73,6 +74,7 @@ mod tokens;
 mod usage;
 mod view;
 mod waiting;
+pub mod wall_clocks;
 pub mod window;
 
 #[cfg(test)]
@@ -89,7 +91,7 @@ use proto::store::Store;
 use proto::usage::KeyUsage;
 
 pub use block::Opener;
-pub use clock::{Clock, Moment, SystemClock};
+pub use clock::{Clock, Moment, ShiftedClock, SystemClock};
 pub use key::{MeterKey, PREFIX, VALUE_BYTES_MAX};
 pub use meter::{Draw, Meter};
 pub use refusal::{
@@ -103,6 +105,7 @@ pub use slots::{SlotRefusal, SlotSpec, SlotToken, Slots};
 pub use token::{Expired, Reserved, Sent, Token};
 pub use tokens::{DrawAll, METERS_MAX, MeterSet, Tokens, TooManyMeters, WaitingAll};
 pub use waiting::Waiting;
+pub use wall_clocks::ClockSample;
 
 use leased::Leased;
 use owner::Place;
@@ -122,8 +125,11 @@ pub struct Settings {
     pub nodes: u32,
     /// From when no token is at hand until a meter does without the store.
     pub store_grace: Duration,
-    /// How far another node's wall clock may lead; zero when no other node uses the store.
+    /// How far a node's wall clock may be from that of the others for it to take tokens of calendar
+    /// windows; zero when no other node uses the store.
     pub max_skew: Duration,
+    /// Whether the nodes tell each other what their wall clocks show.
+    pub clocks_compared: bool,
     /// After this time a store call counts as unknown.
     pub store_timeout: Duration,
     /// Keys of one process; a key beyond shares the overflow key of its meter.
@@ -142,6 +148,7 @@ impl Settings {
             nodes: 1,
             store_grace: Duration::from_millis(300),
             max_skew: Duration::ZERO,
+            clocks_compared: false,
             store_timeout: Duration::from_secs(2),
             keys_max: 10_000,
             waiting_max: 4_096,
@@ -216,6 +223,7 @@ impl Limits {
             settings.store_grace,
             waiting_max,
             u64::from(settings.nodes),
+            nanos(settings.max_skew),
         ));
         let registry = Arc::new(Registry::new(settings.keys_max));
         let pauses = Arc::new(Pauses::new(Arc::clone(&shared)));
@@ -226,6 +234,7 @@ impl Limits {
         let place = Place {
             me: settings.incarnation,
             max_skew_ns: nanos(settings.max_skew),
+            clocks_compared: settings.clocks_compared,
             grace_ns: nanos(settings.store_grace),
         };
         let broker = broker::Broker::new(Arc::clone(&shared), place, settings.key_writes_max);
@@ -328,7 +337,7 @@ impl Limits {
 
     /// The keys of this process of which most is used, and how many were left out.
     pub fn usage(&self) -> (Vec<KeyUsage>, u64) {
-        let now = self.shared.clock.moment();
+        let now = self.shared.moment();
         usage::of(&self.registry.all(), &self.slots.all(), now)
     }
 

@@ -12,6 +12,7 @@ use super::block::Opener;
 use super::broker::Broker;
 use super::clock::Moment;
 use super::exchange::TokenBatch;
+use super::wall_clocks::ClockSample;
 
 /// How long a leaving process tries to settle.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -29,6 +30,8 @@ pub enum PeerEvent {
     Down(Opener),
     /// A peer says something.
     Said(Opener, TokenBatch),
+    /// A peer has told what its wall clock shows.
+    Clock(Opener, ClockSample),
 }
 
 /// The way to peers and from them.
@@ -106,6 +109,7 @@ fn take(broker: &mut Broker, event: PeerEvent, now_ns: u64) {
         PeerEvent::Up(peer) => broker.peer_up(peer),
         PeerEvent::Down(peer) => broker.peer_down(peer, now_ns),
         PeerEvent::Said(peer, batch) => broker.peer_said(peer, batch, now_ns),
+        PeerEvent::Clock(peer, sample) => broker.peer_clock(peer, sample),
     }
 }
 

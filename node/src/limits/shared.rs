@@ -1,15 +1,16 @@
 //! What the meters of a process share with their broker.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::clock::Clock;
+use super::clock::{Clock, Moment};
 use super::meter::Meter;
 use super::raises::Raises;
+use super::wall_clocks::{Agreed, ClockSample, WallClocks};
 
 /// The way from the workers to the broker.
 pub struct Shared {
@@ -32,6 +33,9 @@ pub struct Shared {
     stopping: AtomicBool,
     nodes: AtomicU64,
     nodes_min: u64,
+    max_skew_ns: u64,
+    /// Of the other nodes. A plain mutex: nobody waits with it, and requests do not touch it.
+    wall_clocks: Mutex<WallClocks>,
 }
 
 /// Meters by their key in the store. Those that nobody holds any more go from time to time.
@@ -81,6 +85,10 @@ pub struct Stats {
     pub values: AtomicU64,
     /// Answers that did not.
     pub values_missed: AtomicU64,
+    /// How far the own wall clock is ahead of that of the nodes together, in nanoseconds.
+    pub clock_ahead_ns: AtomicI64,
+    /// Times that it was found too far from it for calendar windows.
+    pub clock_wrong: AtomicU64,
     /// Times that a new key was put on the shared overflow key.
     pub overflowed: AtomicU64,
 }
@@ -91,6 +99,7 @@ impl Shared {
         store_grace: Duration,
         waiting_max: u64,
         nodes_min: u64,
+        max_skew_ns: u64,
     ) -> Self {
         Self {
             clock,
@@ -104,6 +113,8 @@ impl Shared {
             stopping: AtomicBool::new(false),
             nodes: AtomicU64::new(nodes_min),
             nodes_min,
+            max_skew_ns,
+            wall_clocks: Mutex::default(),
         }
     }
 
@@ -172,6 +183,29 @@ impl Shared {
     pub(super) fn set_nodes(&self, nodes: u64) {
         self.nodes
             .store(nodes.max(self.nodes_min), Ordering::Relaxed);
+    }
+
+    /// Takes a sample of a node's wall clock.
+    pub(super) fn heard_clock(&self, node: u64, sample: ClockSample) {
+        let clocks = self.wall_clocks.lock();
+        let mut clocks = clocks.unwrap_or_else(PoisonError::into_inner);
+        clocks.heard(node, sample);
+    }
+
+    /// The time as the nodes agree on it.
+    pub(super) fn agreed(&self, own: Moment) -> Agreed {
+        let clocks = self.wall_clocks.lock();
+        let clocks = clocks.unwrap_or_else(PoisonError::into_inner);
+        clocks.agreed(own, self.nodes(), self.max_skew_ns)
+    }
+
+    /// Now, with the wall clock that the nodes agree on.
+    pub(super) fn moment(&self) -> Moment {
+        let own = self.clock.moment();
+        Moment {
+            unix_ns: self.agreed(own).unix_ns,
+            ..own
+        }
     }
 
     pub(super) fn stop(&self) {

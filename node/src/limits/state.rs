@@ -16,6 +16,10 @@ use super::window::{Calendar, Ring, calendar_end_s, calendar_window, sub_window_
 /// Most blocks open on one key; a state with as many opens no further one.
 pub const OPEN_MAX: usize = 32;
 
+/// How far one node's wall clock may be ahead of another's without either being wrong, in seconds,
+/// rounded up.
+const LEAD_S: i64 = 5;
+
 /// State of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -95,8 +99,8 @@ impl State {
         }
     }
 
-    /// Lets a proven time pass, moves calendar windows to the wall clock, and closes the blocks of
-    /// others whose end is over, charging what they have left in full there.
+    /// Lets a proven time pass, moves calendar windows on to the wall clock, and closes the blocks
+    /// of others whose end is over, charging what they have left in full there.
     pub fn pass(&mut self, elapsed_ns: u64, unix_s: i64, me: Opener) {
         for usage in &mut self.limits {
             match &mut usage.charges {
@@ -120,6 +124,45 @@ impl State {
         for block in ended {
             self.charge(block.left, block.end());
         }
+    }
+
+    /// Sets calendar windows back that begin more than [`LEAD_S`] after a wall clock that several
+    /// nodes confirm: a wrong one has opened them. One that begins sooner was opened by a clock
+    /// that leads a little, and stays: what is used of it would be forgotten when it begins again.
+    pub fn set_back(&mut self, unix_s: i64) {
+        for usage in &mut self.limits {
+            if let Charges::Fixed(calendar) = &mut usage.charges {
+                let led = calendar_window(usage.window, unix_s.saturating_add(LEAD_S));
+                if calendar.window > led {
+                    calendar.set_back(calendar_window(usage.window, unix_s));
+                }
+            }
+        }
+    }
+
+    /// A second in those calendar windows of the state that the wall clock has not reached yet, or
+    /// the clock's: what is opened now is charged there.
+    pub fn charged_at(&self, unix_s: i64) -> i64 {
+        let begin = |usage: &Usage| match &usage.charges {
+            Charges::Fixed(calendar) => Some(calendar_end_s(
+                usage.window,
+                calendar.window.saturating_sub(1),
+            )),
+            Charges::Sliding(_) | Charges::Bucket(_) => None,
+        };
+        let latest = self.limits.iter().filter_map(begin).max();
+        latest.map_or(unix_s, |begin_s| begin_s.max(unix_s))
+    }
+
+    /// The last second of its earliest calendar window that a wall clock has reached, or the
+    /// clock's: with it no new window begins.
+    pub fn ends_by(&self, unix_s: i64) -> i64 {
+        let end = |usage: &Usage| match &usage.charges {
+            Charges::Fixed(calendar) => Some(calendar_end_s(usage.window, calendar.window) - 1),
+            Charges::Sliding(_) | Charges::Bucket(_) => None,
+        };
+        let earliest = self.limits.iter().filter_map(end).min();
+        earliest.map_or(unix_s, |end_s| end_s.min(unix_s))
     }
 
     /// Enters `n` charges into every limit.

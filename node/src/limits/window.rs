@@ -155,22 +155,27 @@ pub struct Calendar {
 }
 
 impl Calendar {
-    /// Moves to the window that a trusted wall clock shows.
+    /// Moves on to the window that the wall clock shows; never back.
     pub fn move_to(&mut self, window: i64) {
-        if window == self.window {
+        if window <= self.window {
             return;
         }
+        self.previous = if window == self.window.saturating_add(1) {
+            self.used
+        } else {
+            0
+        };
+        self.used = 0;
+        self.window = window;
+    }
+
+    /// Moves back to a window, from one that a wrong clock has opened: with the larger number that
+    /// was used of both.
+    pub fn set_back(&mut self, window: i64) {
         if window < self.window {
             self.used = self.used.max(self.previous);
-        } else {
-            self.previous = if window == self.window.saturating_add(1) {
-                self.used
-            } else {
-                0
-            };
-            self.used = 0;
+            self.window = window;
         }
-        self.window = window;
     }
 
     /// Enters `n` charges of a window; of one before the previous they no longer matter.
@@ -408,6 +413,8 @@ mod tests {
             }
         );
         calendar.move_to(10);
+        assert_eq!(calendar.window, 11, "it moves on only");
+        calendar.set_back(10);
         assert_eq!(
             calendar,
             Calendar {

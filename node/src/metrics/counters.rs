@@ -135,8 +135,8 @@ pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 13] {
     ]
 }
 
-/// What became of the tokens of this node.
-pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 5] {
+/// What became of the tokens of this node, and who gave them.
+pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 6] {
     [
         (
             "requestrocket_limit_tokens_granted_total",
@@ -162,6 +162,11 @@ pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 5] {
             "requestrocket_limit_owner_changes_total",
             "Times that a key got another owner, as this node sees it.",
             &limits.owner_changes,
+        ),
+        (
+            "requestrocket_limit_clock_wrong_total",
+            "Times that the wall clock was found too far from those of the other nodes.",
+            &limits.clock_wrong,
         ),
     ]
 }

@@ -8,14 +8,14 @@ use tokio::io::{AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
 use super::Peers;
-use super::greet::Stream;
-use super::wire::{FRAME_BYTES_MAX, PeerMessage};
-use crate::limits::Opener;
+use super::greet::{Spoken, Stream};
+use super::wire::{CLOCK_PROTOCOL, FRAME_BYTES_MAX, PeerMessage};
+use crate::limits::{Clock, Opener};
 
 /// Messages that wait for a peer; a further one is dropped and counted. A peer that takes so few
 /// is asked nothing more until it does.
 pub const QUEUE: usize = 1_024;
-/// A link is never silent for longer than this.
+/// A link is never silent for longer than this; so often the peer's wall clock is asked for.
 const BEAT: Duration = Duration::from_secs(1);
 /// A peer that says nothing for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
@@ -30,12 +30,12 @@ pub async fn carry(
     stream: Stream,
     outgoing: mpsc::Receiver<PeerMessage>,
     peers: &Peers,
-    peer: Opener,
+    spoken: Spoken,
 ) -> std::io::Result<()> {
     let (reader, writer) = tokio::io::split(stream);
     tokio::select! {
-        ended = read(reader, peers, peer) => ended,
-        ended = write(writer, outgoing) => ended,
+        ended = read(reader, peers, spoken.peer) => ended,
+        ended = write(writer, outgoing, &*peers.shared.clock, spoken.protocol) => ended,
     }
 }
 
@@ -59,12 +59,21 @@ async fn read(reader: ReadHalf<Stream>, peers: &Peers, peer: Opener) -> std::io:
 async fn write(
     mut writer: WriteHalf<Stream>,
     mut outgoing: mpsc::Receiver<PeerMessage>,
+    clock: &dyn Clock,
+    protocol: u16,
 ) -> std::io::Result<()> {
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let mut next = match tokio::time::timeout(BEAT, outgoing.recv()).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(message)) => Some(message),
-            Err(_) => Some(PeerMessage::Beat),
+        let mut next = tokio::select! {
+            message = outgoing.recv() => match message {
+                Some(message) => Some(message),
+                None => return Ok(()),
+            },
+            _ = beats.tick() => Some(match protocol >= CLOCK_PROTOCOL {
+                true => PeerMessage::AskTime { asked_ns: clock.boot_ns() },
+                false => PeerMessage::Beat,
+            }),
         };
         let mut bytes = Vec::new();
         while let Some(message) = next {

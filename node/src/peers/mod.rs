@@ -26,7 +26,7 @@ use rustls::{ClientConfig, ServerConfig};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::limits::{Opener, PeerEvent};
+use crate::limits::{Clock, ClockSample, Opener, PeerEvent};
 use facts::Facts;
 use leaves::Leaves;
 use wire::PeerMessage;
@@ -90,14 +90,22 @@ pub struct Peers {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
+    clock: Arc<dyn Clock>,
     links: Mutex<HashMap<Opener, Link>>,
     events: mpsc::Sender<PeerEvent>,
     stats: Arc<PeerStats>,
     serial: AtomicU64,
     leaves: Arc<Leaves>,
     facts: Arc<Facts>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -109,15 +117,17 @@ struct Link {
 }
 
 impl Peers {
-    /// No links yet, and what will happen on them. `leaves` gives and takes configuration, `facts`
-    /// what is known of secrets that are over.
+    /// No links yet, and what will happen on them. `clock` is compared with those of peers,
+    /// `leaves` gives and takes configuration, `facts` what is known of secrets that are over.
     pub fn new(
+        clock: Arc<dyn Clock>,
         stats: Arc<PeerStats>,
         leaves: Arc<Leaves>,
         facts: Arc<Facts>,
     ) -> (Self, mpsc::Receiver<PeerEvent>) {
         let (events, taken) = mpsc::channel(EVENTS);
         let shared = Arc::new(Shared {
+            clock,
             links: Mutex::default(),
             events,
             stats,
@@ -203,7 +213,7 @@ impl Peers {
             self.tell(PeerEvent::Down(earlier)).await;
         }
         self.tell(PeerEvent::Up(peer)).await;
-        let ended = link::carry(stream, outgoing, self, peer).await;
+        let ended = link::carry(stream, outgoing, self, spoken).await;
         if listed.take_off() {
             self.tell(PeerEvent::Down(peer)).await;
         }
@@ -233,6 +243,19 @@ impl Peers {
             PeerMessage::WantFacts { after } => {
                 self.send(peer, self.shared.facts.page(after.as_deref()));
                 true
+            }
+            PeerMessage::AskTime { asked_ns } => {
+                let unix_ns = self.shared.clock.moment().unix_ns;
+                self.send(peer, PeerMessage::Time { asked_ns, unix_ns });
+                true
+            }
+            PeerMessage::Time { asked_ns, unix_ns } => {
+                let sample = ClockSample {
+                    asked_ns,
+                    heard_ns: self.shared.clock.boot_ns(),
+                    unix_ns,
+                };
+                self.tell(PeerEvent::Clock(peer, sample)).await
             }
             PeerMessage::Facts(page) => {
                 self.shared.facts.learn(self, peer, page);

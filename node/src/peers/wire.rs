@@ -11,9 +11,11 @@ use crate::limits::Opener;
 use crate::limits::exchange::TokenBatch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 /// The protocol since which nodes tell each other which secrets are over.
 pub const FACTS_PROTOCOL: u16 = 2;
+/// The protocol since which they compare their wall clocks.
+pub const CLOCK_PROTOCOL: u16 = 3;
 /// Largest frame of a peer that is known, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
@@ -98,6 +100,18 @@ pub enum PeerMessage {
     },
     /// The answer to it.
     Facts(FactsPage),
+    /// What does your wall clock show? Since protocol 3, as its answer.
+    AskTime {
+        /// When it was asked, on the clock of who asks; it comes back as it is.
+        asked_ns: u64,
+    },
+    /// The answer to it.
+    Time {
+        /// When it was asked.
+        asked_ns: u64,
+        /// Nanoseconds since 1970-01-01 in UTC.
+        unix_ns: u64,
+    },
 }
 
 /// Facts of a node on secrets that are over, from some key on.
@@ -174,6 +188,13 @@ mod tests {
             wire::encode(&hold).unwrap(),
             &format!("5252573101001f0000002204{digest}05"),
         );
+        let ask = PeerMessage::AskTime { asked_ns: 7 };
+        check(wire::encode(&ask).unwrap(), "5252573101001f000000020707");
+        let time = PeerMessage::Time {
+            asked_ns: 7,
+            unix_ns: 9,
+        };
+        check(wire::encode(&time).unwrap(), "5252573101001f00000003080709");
         let facts = PeerMessage::Facts(FactsPage {
             facts: vec![HeldFact {
                 key: "k".into(),

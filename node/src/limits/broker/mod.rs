@@ -6,6 +6,7 @@
 //! store and the timer. A key that nobody asks for is not looked at and costs no store write.
 
 mod budget;
+mod calendar;
 mod conflict;
 mod health;
 mod peers;
@@ -19,6 +20,7 @@ use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome};
 use tracing::error;
 
 use self::budget::Budget;
+use self::calendar::Wall;
 use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health};
 use self::roster::{Roster, key_hash};
 use super::block::Opener;
@@ -94,6 +96,7 @@ pub struct Broker {
     next_id: u64,
     roster: Roster,
     budget: Budget,
+    wall: Wall,
     /// What is to be said to peers.
     outgoing: Vec<(Opener, Item)>,
 }
@@ -121,12 +124,14 @@ impl Broker {
             next_id: 1,
             roster: Roster::default(),
             budget: Budget::new(key_writes_max),
+            wall: Wall::default(),
             outgoing: Vec::new(),
         }
     }
 
     /// Looks at every key that asked or is due, and gives the calls to make.
-    pub fn turn(&mut self, now: Moment) -> Vec<Call> {
+    pub fn turn(&mut self, own: Moment) -> Vec<Call> {
+        let now = self.tell_time(own);
         self.take_asks(now.boot_ns);
         self.late = self.is_late(now.boot_ns);
         self.budget.turn(now.boot_ns, self.shared.nodes());
@@ -269,11 +274,15 @@ impl Broker {
         let owner = self.owners.get_mut(&slot)?;
         self.looks.remove(&(owner.look_ns(), slot));
         let store_up = matches!(self.health, Health::Up);
+        // Who has no clock takes no part of a calendar window; leaving, it gives back what it has.
+        let able = store_up && (leaving || !self.wall.is_wrong || !owner.has_calendar());
         let (me, hash) = (self.place.me.node, owner.key_hash());
         let mut around = Around {
             now,
+            clock_confirmed: self.wall.confirmed,
+            clock_unknown: self.wall.is_unknown,
             proofs: &self.proofs,
-            store_up,
+            store_up: able,
             late: self.late,
             nodes: self.shared.nodes(),
             contact_ns: self.contact_ns,
@@ -283,7 +292,7 @@ impl Broker {
             leaving,
             next_id: self.next_id,
             supplier: {
-                let able = store_up && !self.late;
+                let able = able && !self.late;
                 self.roster.supplier(me, able, hash, now.boot_ns)
             },
             out: Outbox::default(),

@@ -6,6 +6,12 @@ use super::{Base, Charges, Owner, Part, SCARCE, State, grid_ns, life_ns};
 use crate::limits::demand::WRITE_INTERVAL_NS;
 
 impl Owner {
+    /// Whether one of its limits goes by the calendar.
+    pub fn has_calendar(&self) -> bool {
+        let mut limits = self.spec.limits().iter();
+        limits.any(|limit| limit.algorithm() == Algorithm::FixedWindow)
+    }
+
     /// How many tokens to open a block for: none while nobody asks; enough for one life of the
     /// demand when little is left of what is at hand and a second or more is expected; for a slow
     /// key only on demand, so that a block that came back unused is not taken again.

@@ -32,7 +32,14 @@ impl Owner {
                     around.proofs.age_ns(*revision, now_ns)
                 };
                 let mut state = state.clone();
-                state.pass(own_ns.max(proven_ns), unix_s, me);
+                let reached_s = match around.clock_unknown {
+                    true => state.ends_by(unix_s),
+                    false => unix_s,
+                };
+                state.pass(own_ns.max(proven_ns), reached_s, me);
+                if around.clock_confirmed {
+                    state.set_back(unix_s);
+                }
                 state.adopt(&self.spec, now_ns, unix_s);
                 state
             }
@@ -174,7 +181,7 @@ impl Owner {
             id: around.next_id,
             amount: 0,
             span,
-            unix_s: around.now.unix_s(),
+            unix_s: state.charged_at(around.now.unix_s()),
         }
     }
 

@@ -62,8 +62,10 @@ const SCARCE: u64 = 20;
 pub struct Place {
     /// This incarnation.
     pub me: Opener,
-    /// How far another node's wall clock may lead.
+    /// How far the wall clock of a node may be from that of the others.
     pub max_skew_ns: u64,
+    /// Whether nodes tell each other what their wall clocks show.
+    pub clocks_compared: bool,
     /// `store_grace`.
     pub grace_ns: u64,
 }
@@ -71,8 +73,12 @@ pub struct Place {
 /// What surrounds one look at a key.
 #[derive(Debug)]
 pub struct Around<'a> {
-    /// The instant.
+    /// The instant, with the wall clock that the nodes agree on.
     pub now: Moment,
+    /// Whether another node's clock says the same, or there is none.
+    pub clock_confirmed: bool,
+    /// Whether nothing is known yet of other nodes' clocks: no new calendar window is begun.
+    pub clock_unknown: bool,
     /// Ages that the store proves.
     pub proofs: &'a RevisionClock,
     /// Whether the store answered last time.
@@ -351,30 +357,6 @@ impl Owner {
 
     fn amount_max(&self) -> u64 {
         amount_max(self.spec.limits().iter().map(share_of))
-    }
-
-    /// A changed limit works at once: tokens of the old one are taken back.
-    fn refresh_spec(&mut self, leaving: bool) {
-        let spec = self.meter.spec.load_full();
-        let changed = !Arc::ptr_eq(&spec, &self.spec);
-        if changed || leaving {
-            self.parts
-                .iter_mut()
-                .for_each(|part| part.close(&self.meter.cells));
-        }
-        self.spec = spec;
-    }
-
-    /// Closes parts whose end is over, and those whose every token was sent.
-    fn close_finished(&mut self, now_ns: u64) {
-        let cells = &self.meter.cells;
-        for part in &mut self.parts {
-            let sent: u64 = part.spends(cells).iter().sum();
-            if now_ns >= part.block.span.end_ns || sent >= part.own_amount() {
-                part.close(cells);
-            }
-        }
-        self.loss.close_finished(cells, self.place.me, now_ns);
     }
 
     fn note_demand(&mut self, now_ns: u64, asked: bool) {

@@ -1,10 +1,35 @@
 //! What has become of blocks whose write was sent, and where their tokens go.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source};
 
 impl Owner {
+    /// A changed limit works at once: tokens of the old one are taken back.
+    pub(super) fn refresh_spec(&mut self, leaving: bool) {
+        let spec = self.meter.spec.load_full();
+        let changed = !Arc::ptr_eq(&spec, &self.spec);
+        if changed || leaving {
+            self.parts
+                .iter_mut()
+                .for_each(|part| part.close(&self.meter.cells));
+        }
+        self.spec = spec;
+    }
+
+    /// Closes parts whose end is over, and those whose every token was sent.
+    pub(super) fn close_finished(&mut self, now_ns: u64) {
+        let cells = &self.meter.cells;
+        for part in &mut self.parts {
+            let sent: u64 = part.spends(cells).iter().sum();
+            if now_ns >= part.block.span.end_ns || sent >= part.own_amount() {
+                part.close(cells);
+            }
+        }
+        self.loss.close_finished(cells, self.place.me, now_ns);
+    }
+
     /// What has become of blocks, read off the state that is known now.
     pub(super) fn resolve(&mut self, now_ns: u64) {
         self.answered_ns = now_ns;

@@ -83,6 +83,8 @@ pub enum Mutant {
     CorrectionTwice,
     /// What is given back is taken from what was charged last, whatever its age (11).
     CorrectionYoung,
+    /// A node takes its own wall clock for the time (8, part two 4).
+    OwnClock,
     /// A restarted node settles the blocks of its earlier self (part two, 2).
     OtherIncarnationSettles,
 }

@@ -1,9 +1,10 @@
 //! The judge of a simulation: true instants of all sends, against the limits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use proto::meter::{Algorithm, Limit, Window};
 
+use super::simulation::SECOND;
 use crate::limits::window::calendar_window;
 
 /// Knows every send of every node on one clock.
@@ -14,8 +15,19 @@ pub struct Judge {
     /// Number of the first of them.
     first: u64,
     sliding: Vec<Sliding>,
-    /// Sends of the running calendar windows: (limit, window, sends).
-    calendar: Vec<(Limit, i64, u64)>,
+    edge_ns: u64,
+    calendar: Vec<Days>,
+}
+
+/// What was sent in calendar windows.
+#[derive(Debug)]
+struct Days {
+    limit: u64,
+    window: Window,
+    /// By window, without what was sent near its edges.
+    within: HashMap<i64, u64>,
+    /// By window, what was sent near its beginning: of this one or the one before.
+    at_edge: HashMap<i64, u64>,
 }
 
 /// What stands in one sliding window.
@@ -29,7 +41,8 @@ struct Sliding {
 }
 
 impl Judge {
-    pub fn new(limits: &[Limit]) -> Self {
+    /// `edge_ns`: so near to the edge of a calendar window a send may count for either.
+    pub fn new(limits: &[Limit], edge_ns: u64) -> Self {
         let of = |algorithm| limits.iter().filter(move |l| l.algorithm() == algorithm);
         let sliding = |limit: &Limit| Sliding {
             limit: limit.limit(),
@@ -37,32 +50,30 @@ impl Judge {
             from: 0,
             sum: 0,
         };
+        let days = |limit: &Limit| Days {
+            limit: limit.limit(),
+            window: limit.window(),
+            within: HashMap::new(),
+            at_edge: HashMap::new(),
+        };
         Self {
             sent: VecDeque::new(),
             first: 0,
             sliding: of(Algorithm::SlidingWindow).map(sliding).collect(),
-            calendar: of(Algorithm::FixedWindow)
-                .map(|limit| (*limit, i64::MIN, 0))
-                .collect(),
+            calendar: of(Algorithm::FixedWindow).map(days).collect(),
+            edge_ns,
         }
     }
 
-    /// A send at a true instant: `unix_s` is the true wall clock. Its number.
-    pub fn sent(&mut self, now_ns: u64, unix_s: i64, amount: u64) -> Result<u64, String> {
+    /// A send at a true instant: `unix_ns` is the true wall clock. Its number.
+    pub fn sent(&mut self, now_ns: u64, unix_ns: u64, amount: u64) -> Result<u64, String> {
         let number = self.first + self.sent.len() as u64;
         self.sent.push_back((now_ns, amount));
         self.sliding
             .iter_mut()
             .for_each(|sliding| sliding.sum += amount);
-        for (limit, window, sends) in &mut self.calendar {
-            let current = calendar_window(limit.window(), unix_s);
-            if current != *window {
-                (*window, *sends) = (current, 0);
-            }
-            *sends += amount;
-            if *sends > limit.limit() {
-                return Err(format!("{sends} sends in one {}", limit.window()));
-            }
+        for days in &mut self.calendar {
+            days.sent(unix_ns, self.edge_ns, amount)?;
         }
         self.check(now_ns, 0)?;
         Ok(number)
@@ -106,6 +117,29 @@ impl Judge {
         while self.first < needed {
             self.sent.pop_front();
             self.first += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Days {
+    fn sent(&mut self, unix_ns: u64, edge_ns: u64, amount: u64) -> Result<(), String> {
+        let window = |unix_ns: u64| calendar_window(self.window, (unix_ns / SECOND) as i64);
+        let (earliest, latest) = (window(unix_ns - edge_ns), window(unix_ns + edge_ns));
+        match earliest == latest {
+            true => *self.within.entry(latest).or_default() += amount,
+            false => *self.at_edge.entry(latest).or_default() += amount,
+        }
+        let of = |windows: &HashMap<i64, u64>, at: i64| windows.get(&at).copied().unwrap_or(0);
+        for day in [earliest, latest] {
+            let (before, within) = (of(&self.within, day - 1), of(&self.within, day));
+            let both = before + of(&self.at_edge, day) + within;
+            if within > self.limit || both > 2 * self.limit {
+                return Err(format!(
+                    "{within} sends in one {} of {}, {both} with the one before",
+                    self.window, self.limit
+                ));
+            }
         }
         Ok(())
     }

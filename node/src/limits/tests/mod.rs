@@ -3,6 +3,7 @@
 
 mod block;
 mod bucket;
+mod calendar;
 mod cell;
 mod codec;
 mod crowd;

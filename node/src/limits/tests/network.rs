@@ -36,9 +36,7 @@ impl Network {
         faults: &Faults,
         chance: &mut Chance,
     ) {
-        let cut = self.cuts.iter().any(|(one, other, until_ns)| {
-            now_ns < *until_ns && [(*one, *other), (*other, *one)].contains(&(from.node, to.node))
-        });
+        let cut = self.is_cut(from, to, now_ns);
         let copies = if chance.percent(faults.peer_doubled) {
             2
         } else {
@@ -55,6 +53,28 @@ impl Network {
                 self.messages.push(Message { at_ns, to, event });
             }
         }
+    }
+
+    /// How long something else takes on the way; `None` when it is lost.
+    pub fn trip(
+        &self,
+        (from, to): (Opener, Opener),
+        (now_ns, trip_ns, faults): (u64, u64, &Faults),
+        chance: &mut Chance,
+    ) -> Option<u64> {
+        let late_ns = match chance.percent(faults.peer_late) {
+            true => chance.within(0, 150 * MS),
+            false => 0,
+        };
+        let trip_ns = chance.within(trip_ns / 4, trip_ns) + late_ns;
+        let lost = chance.percent(faults.peer_lost) || self.is_cut(from, to, now_ns);
+        (!lost).then_some(trip_ns)
+    }
+
+    fn is_cut(&self, from: Opener, to: Opener, now_ns: u64) -> bool {
+        self.cuts.iter().any(|(one, other, until_ns)| {
+            now_ns < *until_ns && [(*one, *other), (*other, *one)].contains(&(from.node, to.node))
+        })
     }
 
     /// Tells a node of a link, for certain.

@@ -20,7 +20,8 @@ use crate::limits::broker::{Broker, Call};
 use crate::limits::exchange::{Reply, Word};
 use crate::limits::meter::{Draw, Meter, Token, Waiting};
 use crate::limits::{
-    Clock, Limits, MeterKey, Moment, Opener, PeerEvent, Reserved, Sent, Settings, codec,
+    Clock, ClockSample, Limits, MeterKey, Moment, Opener, PeerEvent, Reserved, Sent, Settings,
+    codec,
 };
 
 pub const MS: u64 = 1_000_000;
@@ -49,6 +50,19 @@ pub struct Plan {
     pub on_store_loss: StoreLoss,
     /// What requests set aside and cost; none: each counts one.
     pub values: Option<Values>,
+    /// Nodes compare their wall clocks.
+    pub clocks: Option<Clocks>,
+}
+
+/// Wall clocks of nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// So many nodes have a wrong one.
+    pub wrong: u64,
+    /// How far these are ahead; negative: behind.
+    pub off_ns: i64,
+    /// Mean time until one of these is set right, or wrong again; 0 for never.
+    pub set_ns: u64,
 }
 
 /// Answers whose cost is known when they have ended.
@@ -78,6 +92,7 @@ impl Plan {
             mutant: None,
             on_store_loss: StoreLoss::FailClosed,
             values: None,
+            clocks: None,
         }
     }
 }
@@ -137,7 +152,7 @@ struct Node {
     /// Its boot clock is the true one + this.
     offset_ns: u64,
     /// Its wall clock is the true one + this.
-    skew_ns: u64,
+    skew_ns: i64,
     paused_until_ns: u64,
     /// A request came.
     touched: bool,
@@ -175,6 +190,8 @@ pub struct World {
     next_pause_ns: u64,
     next_outage_ns: u64,
     next_cut_ns: u64,
+    next_clocks_ns: u64,
+    next_set_ns: u64,
     network: Network,
     boots: u64,
     /// `left` of a block as its opener last heard it (for the mutant).
@@ -200,6 +217,8 @@ impl World {
             next_pause_ns: after(&mut chance, plan.faults.pause_ns),
             next_outage_ns: after(&mut chance, plan.faults.outage_ns).max(plan.faults.from_ns),
             next_cut_ns: after(&mut chance, plan.faults.cut_ns),
+            next_clocks_ns: plan.clocks.map_or(u64::MAX, |_| 0),
+            next_set_ns: after(&mut chance, plan.clocks.map_or(0, |clocks| clocks.set_ns)),
             network: Network::default(),
             plan: plan.clone(),
             chance,
@@ -215,7 +234,7 @@ impl World {
             next_request_ns: 0,
             boots: 0,
             heard: HashMap::new(),
-            judge: Judge::new(&plan.limits),
+            judge: Judge::new(&plan.limits, if plan.nodes > 1 { 250 * MS } else { 0 }),
             outcome: Outcome::default(),
         };
         for node in 0..plan.nodes {
@@ -239,14 +258,18 @@ impl World {
         settings.nodes = self.plan.nodes as u32;
         if self.plan.nodes > 1 {
             settings.max_skew = Duration::from_millis(250);
+            settings.clocks_compared = self.compares_clocks();
         }
         let (limits, broker) = Limits::unserved(&settings, Arc::new(NoClock));
         let meter = limits.meter(MeterKey::whole(STORE_KEY), Arc::clone(&self.spec));
-        let skew = if self.plan.nodes > 1 {
-            self.chance.within(0, 120 * MS)
+        let mut skew = if self.plan.nodes > 1 {
+            self.chance.within(0, 120 * MS) as i64
         } else {
             0
         };
+        if let Some(clocks) = self.plan.clocks.filter(|clocks| node < clocks.wrong) {
+            skew += clocks.off_ns;
+        }
         Node {
             _limits: limits,
             broker,
@@ -284,6 +307,7 @@ impl World {
         while self.now_ns < self.plan.length_ns {
             self.now_ns = self.next_event_ns().max(self.now_ns);
             self.chaos();
+            self.compare_clocks();
             self.execute();
             self.deliver();
             if self.now_ns >= self.next_request_ns {
@@ -313,6 +337,8 @@ impl World {
             self.next_pause_ns,
             self.next_outage_ns,
             self.next_cut_ns,
+            self.next_clocks_ns,
+            self.next_set_ns,
             self.network.next_ns(),
             self.plan.length_ns,
         ];
@@ -366,6 +392,51 @@ impl World {
         if now_ns >= self.next_outage_ns {
             self.next_outage_ns = now_ns + self.chance.pause(self.plan.faults.outage_ns);
             self.store_gone_until_ns = now_ns + self.chance.within(50 * MS, 1_500 * MS);
+        }
+    }
+
+    fn compares_clocks(&self) -> bool {
+        self.plan.clocks.is_some() && self.plan.mutant != Some(Mutant::OwnClock)
+    }
+
+    /// Once a second every node asks all others for their wall clocks; now and then one is set.
+    fn compare_clocks(&mut self) {
+        let now_ns = self.now_ns;
+        if let (true, Some(clocks)) = (now_ns >= self.next_set_ns, self.plan.clocks) {
+            self.next_set_ns = now_ns + self.chance.pause(clocks.set_ns);
+            let at = self.chance.within(0, clocks.wrong) as usize;
+            let wrong = self.nodes[at].skew_ns.unsigned_abs() > SECOND;
+            self.nodes[at].skew_ns = if wrong { 0 } else { clocks.off_ns };
+        }
+        if now_ns < self.next_clocks_ns {
+            return;
+        }
+        self.next_clocks_ns = now_ns + SECOND;
+        if !self.compares_clocks() {
+            return;
+        }
+        let all: Vec<Opener> = self.nodes.iter().map(|node| node.me).collect();
+        for (from, to) in all
+            .iter()
+            .flat_map(|from| all.iter().map(move |to| (from, to)))
+        {
+            let (asking, asked) = (from.node as usize, to.node as usize);
+            let when = (now_ns, self.plan.peer_trip_ns, &self.plan.faults);
+            let there = self.network.trip((*from, *to), when, &mut self.chance);
+            let back = self.network.trip((*to, *from), when, &mut self.chance);
+            let (false, Some(there), Some(back)) = (asking == asked, there, back) else {
+                continue;
+            };
+            let read_ns = (now_ns + there).max(self.nodes[asked].paused_until_ns);
+            let unix_ns = self.plan.unix_ns + read_ns;
+            let offset_ns = self.nodes[asking].offset_ns;
+            let sample = ClockSample {
+                asked_ns: now_ns + offset_ns,
+                heard_ns: read_ns + back + offset_ns,
+                unix_ns: unix_ns.saturating_add_signed(self.nodes[asked].skew_ns),
+            };
+            let told = PeerEvent::Clock(*to, sample);
+            self.network.tell(read_ns + back, *from, told);
         }
     }
 
@@ -529,7 +600,7 @@ impl World {
         let node = &mut self.nodes[at];
         let moment = Moment {
             boot_ns: now_ns + node.offset_ns,
-            unix_ns: unix_ns + node.skew_ns,
+            unix_ns: unix_ns.saturating_add_signed(node.skew_ns),
         };
         node.answers.sort_by_key(|(at_ns, call, _)| (*at_ns, *call));
         while node
@@ -544,6 +615,7 @@ impl World {
             match event {
                 PeerEvent::Up(peer) => node.broker.peer_up(peer),
                 PeerEvent::Down(peer) => node.broker.peer_down(peer, moment.boot_ns),
+                PeerEvent::Clock(peer, sample) => node.broker.peer_clock(peer, sample),
                 PeerEvent::Said(peer, batch) => {
                     node.broker.peer_said(peer, batch, moment.boot_ns);
                 }
@@ -565,7 +637,7 @@ impl World {
 
     fn send_due(&mut self, at: usize) -> Result<(), String> {
         let now_ns = self.now_ns;
-        let unix_s = ((self.plan.unix_ns + now_ns) / SECOND) as i64;
+        let unix_ns = self.plan.unix_ns + now_ns;
         let node = &mut self.nodes[at];
         let (due, later) = std::mem::take(&mut node.drawn)
             .into_iter()
@@ -584,7 +656,7 @@ impl World {
             let reserved = sent.reserved.pop();
             let amount = reserved.as_ref().map_or(1, Reserved::amount);
             self.outcome.sends.push(now_ns);
-            let number = self.judge.sent(now_ns, unix_s, amount)?;
+            let number = self.judge.sent(now_ns, unix_ns, amount)?;
             if let (Some(reserved), Some(values)) = (reserved, self.plan.values) {
                 let percent = self.chance.within(values.cost.0, values.cost.1 + 1);
                 node.calls.push(Awaited {

@@ -1,0 +1,71 @@
+//! The time of day, and whether this node may go by its own.
+
+use std::sync::atomic::Ordering;
+
+use tracing::{info, warn};
+
+use super::{Broker, count};
+use crate::limits::block::Opener;
+use crate::limits::clock::Moment;
+use crate::limits::wall_clocks::ClockSample;
+
+/// What the last look at the clocks gave.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wall {
+    /// The own clock is too far from those of the others.
+    pub is_wrong: bool,
+    /// Another node's clock says the same as the agreed one.
+    pub confirmed: bool,
+    /// Nothing is known yet of the clocks of others.
+    pub is_unknown: bool,
+    /// When this node first looked.
+    since_ns: Option<u64>,
+}
+
+/// A node that has started waits for so long for the clocks of others before it begins a calendar
+/// window by its own alone.
+const COMPARED_BY_NS: u64 = 5_000_000_000;
+
+impl Broker {
+    /// A peer has told what its wall clock shows.
+    pub fn peer_clock(&mut self, peer: Opener, sample: ClockSample) {
+        self.shared.heard_clock(peer.node, sample);
+    }
+
+    /// The moment with the wall clock that the nodes agree on.
+    pub(super) fn tell_time(&mut self, own: Moment) -> Moment {
+        let agreed = self.shared.agreed(own);
+        let stats = &self.shared.stats;
+        stats
+            .clock_ahead_ns
+            .store(agreed.own_ahead_ns, Ordering::Relaxed);
+        let off_ms = agreed.own_ahead_ns / 1_000_000;
+        // Nobody to ask: the own clock is all there is, and it is zero off itself.
+        let is_wrong = agreed.own_off_ns() > self.place.max_skew_ns.max(1);
+        if is_wrong && !self.wall.is_wrong {
+            count(&stats.clock_wrong);
+            warn!(
+                off_ms,
+                "the clock of this machine is {off_ms} ms ahead of those of the other nodes: for \
+                 limits by day and month this node asks others until it is set"
+            );
+        } else if self.wall.is_wrong && !is_wrong {
+            info!(
+                off_ms,
+                "the clock of this machine agrees with those of the other nodes again"
+            );
+        }
+        let since_ns = self.wall.since_ns.unwrap_or(own.boot_ns);
+        let young = own.boot_ns.saturating_sub(since_ns) < COMPARED_BY_NS;
+        self.wall = Wall {
+            since_ns: Some(since_ns),
+            is_unknown: self.place.clocks_compared && !agreed.compared && young,
+            is_wrong,
+            confirmed: agreed.confirmed,
+        };
+        Moment {
+            unix_ns: agreed.unix_ns,
+            ..own
+        }
+    }
+}
