@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::hosts::{Origin, Scheme};
 use crate::problem::Problem;
 use crate::proxy::Proxy;
+use crate::regions;
 use crate::target::{BaseUrl, Target};
 
 /// The operator's limits on what a target may be.
@@ -110,6 +111,29 @@ impl Policy {
                 self.regions.join(", ")
             );
             problems.push(Problem::new(pointer, "unknown-region", detail));
+        }
+    }
+
+    /// Reports regions of the `shared_by` below `at` that do not exist, or never use their share
+    /// since only the `served` ones count anything.
+    pub fn judge_shares(
+        &self,
+        listed: &[String],
+        at: &str,
+        served: &[String],
+        problems: &mut Vec<Problem>,
+    ) {
+        for (place, region) in listed.iter().enumerate() {
+            let pointer = format!("{at}/shared_by/{place}");
+            if regions::include(served, region) {
+                self.judge_region(region, &pointer, problems);
+                continue;
+            }
+            let detail = format!(
+                "what is counted here is in {} only: a share of `{region}` is never used",
+                served.join(", ")
+            );
+            problems.push(Problem::new(pointer, "share-region", detail));
         }
     }
 

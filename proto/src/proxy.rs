@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::checks;
 use crate::id::{CredentialId, TargetId};
+use crate::meter::{Limit, MeterError, Window, share};
 use crate::payload::PayloadPolicy;
 use crate::problem::Problem;
 use crate::regions::{self, Residency};
@@ -137,7 +138,7 @@ fn body_buffer_bytes_default() -> u64 {
 }
 
 /// Rate limits that every proxy can carry; one meter with two limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyLimits {
     /// At most so many requests in any 60 seconds (sliding window).
@@ -146,6 +147,42 @@ pub struct ProxyLimits {
     /// At most so many requests in a day (UTC calendar).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_day: Option<u64>,
+    /// The regions that have these limits together, each a share of them; a region that is not
+    /// listed has none. Absent: each region gives the limits by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_by: Vec<String>,
+}
+
+impl ProxyLimits {
+    /// The limits in the form that nodes use.
+    ///
+    /// # Errors
+    /// As [`Limit::new`].
+    pub fn compile(&self) -> Result<Vec<Limit>, MeterError> {
+        let wanted = [
+            (self.per_minute, Window::Minute),
+            (self.per_day, Window::Day),
+        ];
+        let wanted = wanted.into_iter();
+        let wanted = wanted.filter_map(|(limit, window)| Some((limit?, window)));
+        wanted
+            .map(|(limit, window)| Limit::new(limit, window))
+            .collect()
+    }
+
+    fn check_shares(&self) -> Vec<Problem> {
+        let limits = [("/per_minute", self.per_minute), ("/per_day", self.per_day)];
+        let limits = limits
+            .into_iter()
+            .filter_map(|(pointer, limit)| Some((pointer.to_owned(), limit?)));
+        let mut problems = share::check(&self.shared_by, limits);
+        if !self.shared_by.is_empty() && self.per_minute.is_none() && self.per_day.is_none() {
+            let detail = "says nothing without a limit; add one or remove this";
+            problems.push(Problem::new("/shared_by", "not-applicable", detail));
+        }
+        let below = |problem: Problem| problem.below("/limits");
+        problems.into_iter().map(below).collect()
+    }
 }
 
 /// See [`Proxy::cookies`].
@@ -302,6 +339,7 @@ impl Proxy {
                 &mut problems,
             );
         }
+        problems.extend(self.limits.check_shares());
         self.timeouts.check("/timeouts", &mut problems);
         checks::range(
             Some(self.body_buffer_bytes),

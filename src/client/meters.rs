@@ -65,6 +65,9 @@ fn line(key: &Value) -> String {
         let window = limit["window"].as_str().unwrap_or_default();
         words.push(format!("{}/{} per {window}", limit["used"], limit["limit"]));
     }
+    if let Some(millionths) = key["share"]["millionths"].as_u64() {
+        words.push(share(&key["share"], millionths));
+    }
     if let Some(waiting) = key["waiting"].as_u64().filter(|n| *n > 0) {
         words.push(format!("{waiting} waiting"));
     }
@@ -84,6 +87,18 @@ fn line(key: &Value) -> String {
     words.join("  ")
 }
 
+/// What this region has of limits that regions share.
+fn share(share: &Value, millionths: u64) -> String {
+    let whole = share["whole"].as_array().into_iter().flatten();
+    let whole = whole.map(|limit| {
+        let window = limit["window"].as_str().unwrap_or_default();
+        format!("{} per {window}", limit["limit"])
+    });
+    let whole: Vec<String> = whole.collect();
+    let percent = millionths as f64 / 10_000.0;
+    format!("{percent:.1} percent of {}", whole.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,13 +108,15 @@ mod tests {
         let key = json!({
             "meter_id": "mtr_1", "name": "vendor", "key": "prx_1", "mode": "local_share",
             "limits": [{"window": "minute", "limit": 60, "used": 45}],
+            "share": {"regions": ["eu", "us", "ap"], "millionths": 333_333,
+                      "whole": [{"window": "minute", "limit": 180}]},
             "waiting": 3, "paused_ms": 1500, "estimate": 90, "missed": 2,
         });
         assert_eq!(
             lines(&[key]),
             [
-                "mtr_1  vendor  prx_1  45/60 per minute  3 waiting  paused for 2 s  \
-              sets 90 aside  2 without a value  (local_share)"
+                "mtr_1  vendor  prx_1  45/60 per minute  33.3 percent of 180 per minute  \
+              3 waiting  paused for 2 s  sets 90 aside  2 without a value  (local_share)"
             ]
         );
         assert_eq!(lines(&[]), ["no meter has counted anything lately"]);

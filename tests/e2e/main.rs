@@ -40,6 +40,7 @@ mod requests;
 mod residency;
 mod rules;
 mod secrecy;
+mod shares;
 mod signed;
 mod start;
 mod store_refused;

@@ -202,7 +202,11 @@ fn audit_entry() -> Value {
 
 fn meter_usage() -> Value {
     let mut key = reference("KeyUsage");
-    key["description"] = json!("Also `parent_id`: what the meter hangs on");
+    key["description"] = json!(
+        "Also `parent_id`, what the meter hangs on; and of limits that regions share `share`: \
+         their `regions`, the `millionths` of the limits that this region has, which `limits` \
+         are, and the `whole` of each limit"
+    );
     json!({
         "type": "object",
         "properties": {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proto::keys;
+use proto::meter::share::SharedLimits;
 use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use proto::store::load;
@@ -83,12 +84,28 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
             // Texts and numbers always serialise.
             let mut shown = serde_json::to_value(&key).unwrap_or_default();
             let id: Option<ObjectId> = key.meter_id.parse().ok();
-            let parent = id.and_then(|id| config.object(id)?.body.parent());
+            let object = id.and_then(|id| config.object(id));
+            let parent = object.and_then(|object| object.body.parent());
             shown["parent_id"] = json!(parent);
+            let shared = object.and_then(|object| SharedLimits::of(&object.body));
+            if let Some(shared) = shared {
+                shown["share"] = share(&shared, call.control.publisher.region());
+            }
             shown
         })
         .collect();
     Ok(Answer::json(json!({
         "items": items, "at": at.map(|at| at.to_string()), "keys_left_out": left_out,
     })))
+}
+
+/// What this region has of limits that regions share.
+fn share(shared: &SharedLimits<'_>, region: &str) -> Value {
+    let whole = shared.whole.iter();
+    let whole = whole.map(|(window, limit)| json!({"window": window, "limit": limit}));
+    json!({
+        "regions": shared.regions,
+        "millionths": shared.share(region).map_or(0, |share| share.initial),
+        "whole": whole.collect::<Vec<_>>(),
+    })
 }

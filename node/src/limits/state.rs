@@ -316,10 +316,14 @@ impl Usage {
     }
 
     fn free_in(&self, k: u64, open: &[(i64, u64)], unix_ns: u64) -> u64 {
+        if self.limit == 0 {
+            // This region has no share of it, and may get one.
+            return self.window.width_ns();
+        }
         if let Charges::Bucket(bucket) = &self.charges {
             return self.bucket_free_in(bucket, k, open);
         }
-        let limit = self.limit.max(1);
+        let limit = self.limit;
         // Beyond one limit's worth, every further limit's worth takes a whole window more.
         let (rounds, k) = ((k - 1) / limit, (k - 1) % limit + 1);
         let held = open

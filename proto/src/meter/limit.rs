@@ -212,7 +212,7 @@ impl Limit {
         self.burst.unwrap_or(self.limit)
     }
 
-    /// How many may pass per window, 1 to [`LIMIT_MAX`].
+    /// How many may pass per window, 1 to [`LIMIT_MAX`]; 0 only of a region without a share.
     pub fn limit(&self) -> u64 {
         self.limit
     }

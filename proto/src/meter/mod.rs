@@ -9,6 +9,7 @@
 mod error;
 mod key;
 mod limit;
+pub mod share;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use utoipa::ToSchema;
 pub use error::MeterError;
 pub use key::{CountBy, KeySource};
 pub use limit::{Algorithm, LIMIT_MAX, Limit, MeterAlgorithm, Window};
+pub use share::Share;
 pub use spec::{Estimate, Hold, MeterSpec, NAME_CHARS_MAX, StoreLoss};
 pub use value::ResponseValue;
 pub use when::{Applies, When, WhenSet};
@@ -69,6 +71,10 @@ pub struct Meter {
     /// windows are under an hour, else `fail_closed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_store_loss: Option<StoreLoss>,
+    /// The regions that have its limits together, each a share of them; a region that is not listed
+    /// has none. Absent: each region gives the limits by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_by: Vec<String>,
     /// Raise it to forget what was used until now, pauses too: each number has a count of its own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub resets: u32,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{LIMIT_MAX, Limit, LimitAnswer, MeterError, Window};
+use super::{LIMIT_MAX, Limit, LimitAnswer, MeterError, Window, share};
 
 /// Longest name of a meter, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -140,6 +140,19 @@ impl MeterSpec {
         let limits = self.limits.iter().map(|limit| limit.scaled(scaled));
         Self {
             limits: limits.collect(),
+            ..self.clone()
+        }
+    }
+
+    /// The same meter with what a region has of each of its limits, rounded down: nothing passes
+    /// where that is nothing.
+    #[must_use]
+    pub fn shared(&self, millionths: u64) -> Self {
+        let limits = self.limits.iter();
+        Self {
+            limits: limits
+                .map(|limit| limit.scaled(|n| share::part(n, millionths)))
+                .collect(),
             ..self.clone()
         }
     }

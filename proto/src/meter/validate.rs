@@ -2,7 +2,7 @@
 
 use super::{
     Algorithm, AtLimit, Holding, LIMITS_PER_METER_MAX, Limit, Meter, MeterAlgorithm, MeterError,
-    MeterKind, NOTES_CHARS_MAX, Window, spec,
+    MeterKind, NOTES_CHARS_MAX, Window, share, spec,
 };
 use crate::checks;
 use crate::problem::Problem;
@@ -35,6 +35,15 @@ impl Meter {
             let (most, allowed) = (Some(learn.pause_max_ms), 1..=3_600_000);
             checks::range(most, allowed, "/learn/pause_max_ms", &mut problems);
         }
+        let limits = self.limits.iter().enumerate().flat_map(|(at, limit)| {
+            let burst = limit
+                .burst
+                .map(|burst| (format!("/limits/{at}/burst"), burst));
+            [(format!("/limits/{at}/limit"), limit.limit)]
+                .into_iter()
+                .chain(burst)
+        });
+        problems.extend(share::check(&self.shared_by, limits));
         let chars = self.notes.as_ref().map_or(0, |notes| notes.chars().count());
         if chars > NOTES_CHARS_MAX {
             let detail = format!("has {chars} characters; at most {NOTES_CHARS_MAX} are allowed");
@@ -130,6 +139,9 @@ impl Meter {
         };
         if self.on_store_loss.is_some() {
             useless("/on_store_loss");
+        }
+        if !self.shared_by.is_empty() {
+            useless("/shared_by");
         }
         if self.at_limit != AtLimit::default() {
             useless("/at_limit");

@@ -117,12 +117,27 @@ fn body_problems(
         Body::Proxy(proxy) => {
             problems.extend(proxy_problems(objects, proxy));
             judge_regions(&proxy.regions, context, &mut problems);
+            let shared_by = &proxy.limits.shared_by;
+            let policy = context.policy;
+            policy.judge_shares(shared_by, "/limits", &proxy.regions, &mut problems);
             let home = &parent.head.epoch.region;
             context.policy.judge_residency(proxy, home, &mut problems);
         }
         Body::Credential(stored) => {
             offer_exact(objects, &stored.credential.hosts, &mut problems);
             judge_regions(&stored.credential.regions, context, &mut problems);
+        }
+        Body::Meter(meter) => {
+            let scope = objects.get(&meter.parent).map(|object| &object.body);
+            let everywhere = regions::everywhere();
+            let served = match scope {
+                Some(Body::Proxy(proxy)) => &proxy.regions,
+                Some(Body::Credential(stored)) => &stored.credential.regions,
+                _ => &everywhere,
+            };
+            let shared_by = &meter.spec.shared_by;
+            let policy = context.policy;
+            policy.judge_shares(shared_by, "", served, &mut problems);
         }
         _ => {}
     }

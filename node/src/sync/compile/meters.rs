@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use proto::id::{CredentialId, ProxyId};
 use proto::meter::value::ValueSet;
-use proto::meter::{KeySource, Limit, Meter, MeterKind, MeterSpec, Window};
+use proto::meter::{KeySource, Meter, MeterKind, MeterSpec, Share, share};
 use proto::object::ObjectId;
 use proto::proxy::Proxy;
 
@@ -61,10 +61,12 @@ impl OrgCompiler<'_> {
         each_attempt: bool,
     ) -> Result<Row, String> {
         let spec = meter.spec(version).map_err(|error| error.to_string())?;
+        let share = self.share(&meter.shared_by, meter.resets);
+        let spec = spec.shared(share);
         let slots = meter.concurrency().map(|limit| SlotSpec {
             name: meter.name.clone(),
             version,
-            limit,
+            limit: share::part(limit, share),
             on_store_loss: spec.store_loss(),
             answer: spec.answer(),
         });
@@ -120,21 +122,13 @@ impl OrgCompiler<'_> {
 
     /// `limits` of a proxy: one meter with two limits.
     fn own_limits(&self, id: ProxyId, proxy: &Proxy) -> Result<Option<Row>, String> {
-        let wanted = [
-            (proxy.limits.per_minute, Window::Minute),
-            (proxy.limits.per_day, Window::Day),
-        ];
-        let mut limits = Vec::with_capacity(2);
-        for (limit, window) in wanted {
-            if let Some(limit) = limit {
-                limits.push(Limit::new(limit, window).map_err(|error| error.to_string())?);
-            }
-        }
+        let limits = proxy.limits.compile().map_err(|error| error.to_string())?;
         if limits.is_empty() {
             return Ok(None);
         }
         let version = self.version_of(ObjectId::Proxy(id));
         let spec = MeterSpec::new("", version, limits).map_err(|error| error.to_string())?;
+        let spec = spec.shared(self.share(&proxy.limits.shared_by, 0));
         let (key, spec) = (MeterKey::whole(id.to_string()), Arc::new(spec));
         let counted = Counted::of(&self.compiler.parts.limits, &key, Some(&spec), None);
         Ok(Some(Row {
@@ -148,6 +142,12 @@ impl OrgCompiler<'_> {
             priority: None,
             each_attempt: false,
         }))
+    }
+
+    /// What this region has of limits that the listed regions share, in millionths.
+    fn share(&self, listed: &[String], resets: u32) -> u64 {
+        let region = &self.compiler.parts.keyring.region;
+        Share::of(listed, resets, region).map_or(share::WHOLE, |share| share.initial)
     }
 
     /// The version that last changed an object: limits that did not change keep their tokens.

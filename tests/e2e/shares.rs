@@ -1,0 +1,141 @@
+//! Limits that two regions have together.
+
+use serde_json::{Value, json};
+
+use crate::cluster::wait_status;
+use crate::harness::gateway::{Gateway, Proxy};
+use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
+use crate::pinned::Pair;
+
+/// How many of so many requests to a node pass.
+fn granted(node: &Gateway, proxy: &Proxy, requests: usize) -> usize {
+    let statuses = (0..requests).map(|_| proxy.request("GET", "/").send(&node.url).status());
+    let passed = |status: u16| {
+        assert!([200, 429].contains(&status), "{status}");
+        status == 200
+    };
+    statuses.filter(|status| passed(*status)).count()
+}
+
+/// A proxy in both regions with a meter, which is known there.
+fn metered(pair: &Pair, upstream: &Upstream, meter: Value) -> (Proxy, Value) {
+    let proxy = pair.us.proxy(&upstream.url());
+    let meter = pair
+        .us
+        .create(&format!("/proxies/{}/meters", proxy.id), meter);
+    pair.two.wait_equal();
+    (proxy, meter)
+}
+
+fn path_of(proxy: &Proxy, meter: &Value) -> String {
+    let id = meter["id"].as_str().expect("an id");
+    format!("/proxies/{}/meters/{id}", proxy.id)
+}
+
+#[test]
+fn two_regions_together_give_no_more_than_the_limit() {
+    let pair = Pair::new();
+    let upstream = Upstream::json("{}");
+    let meter = json!({"name": "both", "limits": [{"limit": 11, "window": "day"}],
+                       "shared_by": ["us", "eu"]});
+    let (proxy, meter) = metered(&pair, &upstream, meter);
+    for node in &pair.nodes {
+        wait_for("the meter", || {
+            let answer = proxy.request("GET", "/").send(&node.url);
+            answer.field("ratelimit-policy").map(|_| ())
+        });
+        granted(node, &proxy, 10);
+    }
+    // Each gives its half, rounded down, whoever comes.
+    let before = upstream.seen().len();
+    assert_eq!(before, 10);
+    for (control, node) in [(&pair.us, &pair.nodes[0]), (&pair.eu, &pair.nodes[1])] {
+        assert_eq!(granted(node, &proxy, 3), 0);
+        let item = wait_for("usage", || {
+            let found = control.get("/meters/usage");
+            let item = found["items"][0].clone();
+            (item["limits"][0]["used"] == 5).then_some(item)
+        });
+        assert_eq!(
+            (&item["meter_id"], &item["limits"][0]["limit"]),
+            (&meter["id"], &json!(5)),
+            "{item}"
+        );
+        assert_eq!(
+            item["share"],
+            json!({"regions": ["us", "eu"], "millionths": 500_000,
+                   "whole": [{"window": "day", "limit": 11}]})
+        );
+    }
+
+    // Without the list each gives all of it by itself.
+    let path = path_of(&proxy, &meter);
+    pair.us.patch(&path, json!({"shared_by": []}));
+    for node in &pair.nodes {
+        wait_status(node, &proxy, "GET", 200);
+    }
+    for node in &pair.nodes {
+        granted(node, &proxy, 12);
+    }
+    assert_eq!(upstream.seen().len(), 22);
+}
+
+#[test]
+fn a_region_that_is_not_listed_has_nothing_to_give() {
+    let pair = Pair::new();
+    let upstream = Upstream::json("{}");
+    let limits = json!([{"limit": 4, "window": "hour"}, {"limit": 2, "algorithm": "concurrency"}]);
+    let meter = json!({"limits": limits, "shared_by": ["us"]});
+    let (proxy, meter) = metered(&pair, &upstream, meter);
+    let refused = wait_for("a refusal", || {
+        let answer = proxy.request("GET", "/").send(&pair.nodes[1].url);
+        (answer.status() == 429).then_some(answer)
+    });
+    assert!(refused.field("retry-after").is_some(), "{}", refused.text());
+    let before = upstream.seen().len();
+    assert_eq!(granted(&pair.nodes[1], &proxy, 3), 0);
+    wait_for("the limit in us", || {
+        let answer = proxy.request("GET", "/").send(&pair.nodes[0].url);
+        (answer.status() == 429).then_some(())
+    });
+    let limits = wait_for("usage", || {
+        let shown = pair.us.get("/meters/usage");
+        let limits = shown["items"][0]["limits"].clone();
+        limits.is_array().then_some(limits)
+    });
+    assert_eq!(limits[0]["limit"], 4, "{limits}");
+    assert!(upstream.seen().len() >= before + 4);
+
+    // Regions that do not exist, or that a pinned proxy is not served in, have no share.
+    let path = path_of(&proxy, &meter);
+    for (listed, code) in [
+        (json!(["us", "mars"]), "unknown-region"),
+        (json!(["us", "us"]), "duplicate"),
+        (json!(["us", "eu", "Eu"]), "region"),
+    ] {
+        let change = json!({"shared_by": listed});
+        let answer = pair.us.api("PATCH", &path, Some(&change));
+        assert_eq!(answer.status(), 422, "{listed} {}", answer.text());
+        assert_eq!(answer.json()["errors"][0]["code"], code, "{listed}");
+    }
+    let pinned = json!({"regions": ["us"], "limits": {"per_minute": 1, "shared_by": ["us", "eu"]}});
+    let pinned = pair
+        .us
+        .api("PATCH", &format!("/proxies/{}", proxy.id), Some(&pinned));
+    let codes: Vec<Value> = pinned.json()["errors"]
+        .as_array()
+        .expect("problems")
+        .iter()
+        .map(|problem| json!([problem["pointer"], problem["code"]]))
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            json!(["/limits/per_minute", "share-empty"]),
+            json!(["/limits/shared_by/1", "share-region"]),
+        ],
+        "{}",
+        pinned.text()
+    );
+}
