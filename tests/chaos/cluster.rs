@@ -84,6 +84,11 @@ pub fn run_with(links: Links, test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send
     run_on(Members::default(), links, test);
 }
 
+/// The same with nodes whose clocks are ahead by so many milliseconds, as limits see them.
+pub fn run_at(ahead_ms: [i64; NODES], test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
+    run_clocked(Members::default(), Links::Peers, ahead_ms, test);
+}
+
 /// What the members of etcd are given.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Members {
@@ -95,12 +100,21 @@ pub struct Members {
 
 /// The same on members of etcd like these.
 pub fn run_on(members: Members, links: Links, test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
+    run_clocked(members, links, [0; NODES], test);
+}
+
+fn run_clocked(
+    members: Members,
+    links: Links,
+    ahead_ms: [i64; NODES],
+    test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send,
+) {
     let Some(_one) = alone() else {
         return;
     };
     let network = Network::new(&HOSTS);
     network.host(CALLERS).inside(|| {
-        let mut cluster = Cluster::start(&network, members, links);
+        let mut cluster = Cluster::start(&network, members, links, ahead_ms);
         let proxy = cluster.proxy();
         test(&mut cluster, &proxy);
     });
@@ -124,7 +138,7 @@ pub fn outage() -> Duration {
 }
 
 impl<'n> Cluster<'n> {
-    fn start(network: &'n Network, members: Members, links: Links) -> Self {
+    fn start(network: &'n Network, members: Members, links: Links, ahead_ms: [i64; NODES]) -> Self {
         let addresses: Vec<_> = (0..MEMBERS).map(|at| network.host(at).address).collect();
         let mut etcd = EtcdServer::on_hosts(&addresses, members.flags);
         if let Some(mib) = members.disk_mib {
@@ -164,9 +178,11 @@ impl<'n> Cluster<'n> {
             let start = cluster.control_start(at, &host);
             cluster.controls.push(Process::start(host, start));
         }
-        for at in 0..NODES {
+        for (at, ahead_ms) in ahead_ms.into_iter().enumerate() {
             let host = cluster.network.host(MEMBERS + CONTROLS + at);
-            let start = cluster.node_start(at, &host, links);
+            let mut start = cluster.node_start(at, &host, links);
+            let ahead = "REQUESTROCKET_GATEWAY__FAULT_CLOCK_AHEAD_MS";
+            start.environment.push((ahead.into(), ahead_ms.to_string()));
             cluster.nodes.push(Process::start(host, start));
         }
         cluster
@@ -412,6 +428,14 @@ impl Process {
         let answer = Request::new("GET", "/readyz").send(&probe);
         assert_eq!(answer.status(), 200, "{}", answer.text());
         answer.json()["status"].as_str().expect("a word").to_owned()
+    }
+
+    /// A metric without labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let probe = format!("{}:8083", self.host.address);
+        let metrics = Request::new("GET", "/metrics").send(&probe).text();
+        let mut lines = metrics.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     /// Waits until a metric without labels has this value.

@@ -42,9 +42,9 @@ const IN_FLIGHT: usize = 20;
 
 /// A request, as its target saw it.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+pub struct Call {
     /// When it was sent, in nanoseconds since the machine started.
-    sent: u64,
+    pub sent: u64,
     /// When it came.
     arrived: u64,
     #[expect(dead_code, reason = "shown when a bound is broken")]
@@ -61,14 +61,14 @@ struct Seen {
 }
 
 /// One limit, its target and its callers' answers.
-struct Limited {
+pub struct Limited {
     name: &'static str,
     limit: usize,
     /// The same while a fault lasts and after it.
     limit_in_fault: usize,
     /// None: so many may be in flight.
     window: Option<Duration>,
-    callers: usize,
+    pub callers: usize,
     /// Between two calls of one caller.
     period: Duration,
     proxy: Proxy,
@@ -105,7 +105,7 @@ fn target(cluster: &Cluster<'_>, seen: &Arc<Seen>, works: bool) -> Upstream {
 
 impl Limited {
     /// `shares`: it gives a local share where neither owner nor store is at hand.
-    fn new(
+    pub fn new(
         cluster: &Cluster<'_>,
         name: &'static str,
         limit: (usize, Value),
@@ -117,6 +117,7 @@ impl Limited {
         let window = match spec["window"].as_str() {
             Some("second") => Some(Duration::from_secs(1)),
             Some("minute") => Some(Duration::from_secs(60)),
+            Some("day") => Some(Duration::from_secs(86_400)),
             _ => None,
         };
         let seen = Arc::default();
@@ -152,7 +153,7 @@ impl Limited {
     }
 
     /// Calls one node until it is told to stop, over one connection as long as that holds.
-    fn call(&self, nodes: &[String], number: usize, stop: &AtomicBool) {
+    pub fn call(&self, nodes: &[String], number: usize, stop: &AtomicBool) {
         let place = SPREAD[number % SPREAD.len()];
         let node = &nodes[place];
         let request = self.proxy.request("GET", "/");
@@ -169,8 +170,13 @@ impl Limited {
         }
     }
 
+    /// What its target has seen so far.
+    pub fn calls(&self) -> Vec<Call> {
+        lock(&self.seen.requests).clone()
+    }
+
     /// How often a target was called so far.
-    fn sent(&self) -> usize {
+    pub fn sent(&self) -> usize {
         lock(&self.seen.requests).len()
     }
 

@@ -14,6 +14,7 @@ mod cluster;
 mod cuts;
 mod limits;
 mod load;
+mod midnight;
 mod network;
 mod quorum;
 mod rotation;
