@@ -31,6 +31,9 @@ pub struct ControlSettings {
     /// A file with a token that no configuration knows, at least 32 characters: it promotes and
     /// recovers this region when nothing else can be reached.
     pub operator_token_file: Option<PathBuf>,
+    /// How old this region's copy of `system` may be, in seconds, while operators change something
+    /// here by their API tokens; where `system` has its home in this region it has no effect.
+    pub auth_max_staleness_s: u32,
 }
 
 impl Default for ControlSettings {
@@ -45,6 +48,7 @@ impl Default for ControlSettings {
             admin_token: None,
             admin_token_file: None,
             operator_token_file: None,
+            auth_max_staleness_s: 3_600,
         }
     }
 }

@@ -222,7 +222,16 @@ fn on_runtimes(
     outcome
 }
 
+/// Least age at which a copy of operators' tokens may be called too old, in seconds: it is noted
+/// every ten that it is current, and another control plane takes over within five.
+const STALENESS_S_MIN: u32 = 30;
+
 fn check_control(settings: &Settings) -> anyhow::Result<()> {
+    if settings.control.auth_max_staleness_s < STALENESS_S_MIN {
+        let why = "`control.auth_max_staleness_s` must be at least 30: a region that follows home \
+                   knows every ten seconds that it does";
+        return Err(CannotStart(why.into()).into());
+    }
     let address = settings.control.listen;
     let encrypted = settings.control.tls.cert_file.is_some();
     if address.ip().is_loopback() || encrypted || settings.control.insecure {

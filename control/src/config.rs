@@ -27,6 +27,8 @@ pub struct ApiSettings {
     pub version_wait: Duration,
     /// Longest time that the outcome of a test request is waited for.
     pub test_wait: Duration,
+    /// How old this region's copy of `system` may be while operators change something by it.
+    pub auth_max_staleness: Duration,
     /// How long records are kept.
     pub retention: Retention,
     /// The keyed digest of the token that lets an operator act in this region without anything that
@@ -48,6 +50,7 @@ impl ApiSettings {
             write_deadline: Duration::from_secs(10),
             version_wait: Duration::from_secs(2),
             test_wait: Duration::from_secs(10),
+            auth_max_staleness: Duration::from_secs(3_600),
             retention: Retention::default(),
             operator_digest: None,
         }

@@ -152,6 +152,8 @@ pub struct Route {
     pub parameters: &'static [Parameter],
     /// In which region it is carried out.
     pub served: Served,
+    /// Whether it changes something, and so needs a token that is surely in force.
+    pub changes: bool,
     /// Whether the operator's token of this region does, which no configuration knows.
     pub by_local_operator: bool,
 }
@@ -233,6 +235,7 @@ impl Route {
                 true => Served::AtHome,
                 false => Served::Here,
             },
+            changes: verb.writes(),
             by_local_operator: false,
         }
     }
@@ -240,6 +243,12 @@ impl Route {
     /// Carried out where it is asked for: it changes no configuration, whatever its method.
     pub fn local(mut self) -> Self {
         self.served = Served::Here;
+        self
+    }
+
+    /// Only asks, whatever its method.
+    pub fn changes_nothing(mut self) -> Self {
+        self.changes = false;
         self
     }
 

@@ -151,6 +151,9 @@ async fn serve(
                       `system`";
         return Err(Refusal::forbidden(detail));
     }
+    if route.changes {
+        regions::staleness::refuse(control, &caller).await?;
+    }
     let ready = handler.admit(control, route, request, caller)?;
     let document = body::read(request.headers(), payload, route.takes).await?;
     if !route.verb.writes() {

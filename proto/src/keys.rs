@@ -343,6 +343,9 @@ pub fn replicated_of(region: &str) -> String {
     format!("replication/{region}/")
 }
 
+/// When all that home had of the organisation `system` was last stored in this region.
+pub const SYSTEM_FOLLOWED: &str = "followed/system";
+
 /// The role of [`leader`] that replicates from the home region.
 pub const REPLICATION: &str = "replication";
 

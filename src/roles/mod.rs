@@ -106,6 +106,7 @@ fn api(
     api.allowed_hosts
         .push(settings.control.listen.ip().to_string());
     api.proxies = settings.control.proxies();
+    api.auth_max_staleness = Duration::from_secs(settings.control.auth_max_staleness_s.into());
     let days = u64::from(settings.records.retention_days);
     api.retention.age_max = Duration::from_secs(days * 86_400);
     api.retention.bytes_max = settings.records.retention_bytes;

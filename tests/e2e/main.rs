@@ -42,6 +42,7 @@ mod rules;
 mod secrecy;
 mod shares;
 mod signed;
+mod staleness;
 mod start;
 mod store_refused;
 mod stored;

@@ -61,6 +61,8 @@ pub enum Code {
     HomeUnavailable,
     /// The region where versions are made has just changed, or is changing.
     HomeMoved,
+    /// The copy of operators' tokens in this region is too old to change something by it.
+    AuthStale,
     /// What some regions keep alone is not in this one, which has become home.
     SetUnavailable,
     /// More is asked of this process than it can do now.
@@ -96,6 +98,7 @@ impl Code {
         Self::VersionNotHere,
         Self::HomeUnavailable,
         Self::HomeMoved,
+        Self::AuthStale,
         Self::SetUnavailable,
         Self::Overloaded,
         Self::NoNode,
@@ -159,6 +162,11 @@ impl Code {
             Self::VersionNotHere => ("version-not-here", 503, "The version has not arrived here"),
             Self::HomeUnavailable => ("home-unavailable", 503, "The home region cannot be reached"),
             Self::HomeMoved => ("home-moved", 503, "The home region has changed"),
+            Self::AuthStale => (
+                "auth-stale",
+                503,
+                "The copy of operators' tokens is too old",
+            ),
             Self::SetUnavailable => (
                 "set-unavailable",
                 503,

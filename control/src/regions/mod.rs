@@ -8,6 +8,7 @@ pub mod forward;
 pub mod gateways;
 pub mod homes;
 pub mod replicated;
+pub mod staleness;
 pub mod status;
 
 use std::sync::Arc;

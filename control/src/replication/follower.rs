@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
+use jiff::Timestamp;
 use proto::id::OrgId;
 use proto::keys;
 use proto::object::ObjectId;
@@ -19,6 +20,7 @@ use super::leader::Place;
 use super::takeover::Step;
 use super::{Broken, Replication, facts_hash};
 use crate::regions::Peer;
+use crate::regions::staleness;
 use crate::regions::status::Unverified;
 
 /// How long a region may wait until it says that there is nothing new.
@@ -145,6 +147,7 @@ impl Replication {
             wait_ms: NEWS_WAIT.as_millis() as u32,
             applied,
         };
+        let asked = Timestamp::now();
         let news = connection.ask(&ask, NEWS_WAIT).await?;
         let Answer::News {
             whole,
@@ -164,7 +167,17 @@ impl Replication {
             .into_iter()
             .filter(|moved| !told.contains(&moved.org) && !gone.contains(&moved.org));
         moved.extend(again);
-        let applied = self.take(connection, guard, moved).await?;
+        let applied = self.take(connection, guard, moved).await;
+        let has_system = match &applied {
+            Ok(_) => !gone.contains(&SYSTEM_ORG),
+            // `system` comes last: what is refused of it is what is told.
+            Err(Broken::Apply(ApplyError::Refused { org, .. })) => *org != SYSTEM_ORG,
+            Err(_) => false,
+        };
+        if has_system {
+            staleness::note(self, connection.peer(), asked).await?;
+        }
+        let applied = applied?;
         for org in gone {
             self.remove(connection.peer(), guard, org).await?;
             self.status.follow(connection.peer(), |of| {

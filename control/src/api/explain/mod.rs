@@ -68,7 +68,8 @@ pub fn routes() -> Vec<Route> {
         )
         .takes(Takes::Body("ExplainInput"))
         .gives(Gives::One("Explanation"))
-        .local(),
+        .local()
+        .changes_nothing(),
     ]
 }
 
