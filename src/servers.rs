@@ -2,10 +2,11 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
-use control::Control;
+use control::{Connections, Control};
 use node::admin::{self, AdminSource};
 use node::config::TlsSettings;
 use node::listener::{ListenerHandle, Queue};
@@ -18,6 +19,11 @@ use tokio::task::JoinHandle;
 use crate::certificate_files;
 use crate::serve::CannotStart;
 
+/// How long connections to the REST API that are kept may go on once the process drains.
+const KEPT_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked whether there are any.
+const LOOK: Duration = Duration::from_millis(5);
+
 fn base_url(tls: &Option<ServerConfig>, address: SocketAddr) -> String {
     let scheme = if tls.is_some() { "https" } else { "http" };
     format!("{scheme}://{address}")
@@ -28,6 +34,8 @@ fn base_url(tls: &Option<ServerConfig>, address: SocketAddr) -> String {
 pub struct Servers {
     gateway: Option<ListenerHandle>,
     others: Vec<ServerHandle>,
+    /// Those to the REST API.
+    connections: Connections,
     running: Vec<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -67,7 +75,9 @@ impl Servers {
         let address = listener.local_addr()?;
         let tls = certificate_files::watched("control", tls)?;
         let url = base_url(&tls, address);
-        self.run(control::serve(listener, tls, Arc::new(control))?);
+        let (server, connections) = control::serve(listener, tls, Arc::new(control))?;
+        self.connections = connections;
+        self.run(server);
         Ok(url)
     }
 
@@ -93,10 +103,16 @@ impl Servers {
     }
 
     /// Takes nothing new and lets requests in flight end: callers first, so that who runs them can
-    /// still see and steer the gateway.
+    /// still see and steer the gateway. What the process tells of its health must be that it
+    /// drains: by that the REST API makes each answer the last of its connection.
     pub async fn drain(&self, queue: Queue) {
+        let began = Instant::now();
         if let Some(gateway) = &self.gateway {
             gateway.drain(queue).await;
+        }
+        // A server that stops closes connections on which the next request may be on its way.
+        while began.elapsed() < KEPT_MAX && self.connections.open() > 0 {
+            actix_rt::time::sleep(LOOK).await;
         }
         for other in &self.others {
             other.stop(true).await;

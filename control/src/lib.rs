@@ -8,6 +8,7 @@ pub mod api;
 pub mod archive;
 pub mod beat;
 pub mod config;
+mod connections;
 pub mod janitor;
 pub mod link;
 pub mod metrics;
@@ -31,6 +32,7 @@ use actix_web::{App, HttpServer};
 use rustls::ServerConfig;
 
 pub use config::ApiSettings;
+pub use connections::Connections;
 pub use openapi::openapi_json;
 pub use router::configure;
 pub use state::{Control, ControlDeps};
@@ -43,7 +45,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const SHUTDOWN_SECONDS: u64 = 10;
 
 /// Serves the API on a bound listener: HTTP/1.1, over TLS where a configuration of it is given. The
-/// caller awaits the server, and stops it through its handle; signals are the caller's.
+/// caller awaits the server, and stops it through its handle; signals are the caller's. Gives what
+/// counts its connections.
 ///
 /// # Errors
 /// The listener cannot be used.
@@ -51,9 +54,12 @@ pub fn serve(
     listener: TcpListener,
     tls: Option<ServerConfig>,
     control: Arc<Control>,
-) -> std::io::Result<Server> {
+) -> std::io::Result<(Server, Connections)> {
+    let connections = Connections::default();
+    let counted = connections.clone();
     let server = HttpServer::new(move || App::new().configure(configure(control.clone())))
         .workers(WORKERS)
+        .on_connect(move |_, of_connection| drop(of_connection.insert(counted.opened())))
         .client_request_timeout(HEAD_TIMEOUT)
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .disable_signals();
@@ -61,5 +67,5 @@ pub fn serve(
         Some(tls) => server.listen_rustls_0_23(listener, tls)?,
         None => server.listen(listener)?,
     };
-    Ok(server.run())
+    Ok((server.run(), connections))
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET};
-use crate::harness::http::Connection;
+use crate::harness::http::{Connection, Request};
 use crate::harness::upstream::{After, Gate, Upstream, json_answer};
 use crate::harness::wait_for;
 
@@ -187,4 +187,25 @@ fn a_line_for_each_request_is_logged_where_it_is_asked_for() {
     let (_, folder) = silent.stop();
     let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
     assert!(!log.contains("GET /b"), "{log}");
+}
+
+#[test]
+fn who_calls_the_rest_api_is_told_which_answer_is_the_last() {
+    let gateway = Gateway::start();
+    let mut connection = Connection::open(&gateway.control);
+    let request = Request::new("GET", "/api/v1/me")
+        .field("authorization", &format!("Bearer {}", gateway.token))
+        .bytes(&gateway.control);
+    let mut ask = || {
+        connection.send(&request);
+        let answer = connection.read().expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        answer.field("connection") == Some("close")
+    };
+    assert!(!ask());
+    gateway.signal("TERM");
+    // A connection that is in use serves until it says that it ends.
+    wait_for("the last answer", || ask().then_some(()));
+    assert!(connection.read().is_none());
+    assert!(gateway.ended().0.success());
 }

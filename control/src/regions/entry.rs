@@ -6,8 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::ConnectionType;
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
+use proto::health::Readiness;
 use proto::id::{OrgId, RequestId};
 use proto::tree::SYSTEM_ORG;
 
@@ -26,6 +28,20 @@ const MOVE_MAX: Duration = Duration::from_secs(2);
 
 /// Serves a call.
 pub async fn handle(
+    control: Arc<Control>,
+    route: Rc<Route>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    let mut answer = carry_out(control.clone(), route, request, payload).await;
+    if control.readiness() == Readiness::Draining {
+        // The next call would meet a process that has ended.
+        answer.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    answer
+}
+
+async fn carry_out(
     control: Arc<Control>,
     route: Rc<Route>,
     request: HttpRequest,

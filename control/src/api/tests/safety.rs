@@ -251,9 +251,18 @@ async fn a_bound_listener_is_served_until_it_is_stopped() {
     let api = api().await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let server = crate::serve(listener, None, api.control.clone()).unwrap();
+    let (server, connections) = crate::serve(listener, None, api.control.clone()).unwrap();
     let handle = server.handle();
     let running = actix_web::rt::spawn(server);
+    let mut kept = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    kept.write_all(head.as_bytes()).await.unwrap();
+    assert!(kept.read(&mut [0; 1024]).await.unwrap() > 0);
+    assert_eq!(connections.open(), 1);
+    drop(kept);
+    while connections.open() > 0 {
+        tokio::task::yield_now().await;
+    }
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let head = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
