@@ -15,8 +15,12 @@ use crate::harness::wait_for;
 
 /// Changes whose way is measured.
 const MEASURED: u64 = 100;
-/// Changes that are made one after another.
-const IN_A_ROW: u64 = 300;
+/// Changes that are made one after another; `REQUESTROCKET_CHAOS_CHANGES` says how many.
+fn in_a_row() -> u64 {
+    let given = std::env::var("REQUESTROCKET_CHAOS_CHANGES");
+    given.map_or(300, |text| text.parse().expect("a number of changes"))
+}
+
 /// Changes that are made while links are cut: fewer than home keeps for regions that lack them.
 const MADE_DURING: u32 = 15;
 /// Requests a second to the nodes of each region.
@@ -77,7 +81,8 @@ fn what_home_changes_is_in_effect_everywhere_and_arrives_whole() {
         let upstream = echo(wide);
         let called = wide.proxy(&format!("{}/v0", upstream.url()), json!({}));
         let nodes = wide.regions.iter().flat_map(|region| &region.nodes);
-        let count = usize::try_from(MEASURED + IN_A_ROW).expect("few");
+        let all = MEASURED + in_a_row();
+        let count = usize::try_from(all).expect("few");
         let watched: Vec<Watched> = nodes
             .map(|node| Watched {
                 node: node.clone(),
@@ -109,13 +114,14 @@ fn what_home_changes_is_in_effect_everywhere_and_arrives_whole() {
                 tell(&region.name, &made, nodes);
             }
             let row = Instant::now();
-            for number in MEASURED + 1..=MEASURED + IN_A_ROW {
+            for number in MEASURED + 1..=all {
                 change(wide, &called, &upstream, number);
             }
             let written = row.elapsed();
-            everywhere(MEASURED + IN_A_ROW);
+            everywhere(all);
             eprintln!(
-                "{IN_A_ROW} changes written in {written:?}, in effect everywhere after {:?}",
+                "{} changes written in {written:?}, in effect everywhere after {:?}",
+                in_a_row(),
                 row.elapsed()
             );
             ends.store(true, Ordering::Relaxed);
@@ -125,7 +131,7 @@ fn what_home_changes_is_in_effect_everywhere_and_arrives_whole() {
         });
         wide.wait_equal();
         let versions = wide.is_whole();
-        assert!(versions as u64 >= MEASURED + IN_A_ROW, "{versions}");
+        assert!(versions as u64 >= all, "{versions}");
     });
 }
 

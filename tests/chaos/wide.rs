@@ -187,8 +187,9 @@ impl Wide {
                 let theirs = place.versions();
                 (theirs.first() == newest).then_some(theirs)
             });
-            let has = |version: &&Value| !theirs.contains(version);
-            let missing: Vec<_> = versions.iter().filter(has).map(|v| &v["n"]).collect();
+            let known: BTreeSet<String> = theirs.iter().map(Value::to_string).collect();
+            let lacks = |version: &&Value| !known.contains(&version.to_string());
+            let missing: Vec<_> = versions.iter().filter(lacks).map(|v| &v["n"]).collect();
             assert!(missing.is_empty(), "{} lacks {missing:?}", place.name);
             for (ours, theirs) in versions.iter().zip(&theirs) {
                 assert_eq!(ours, theirs, "{}", place.name);
