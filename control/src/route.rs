@@ -124,7 +124,7 @@ pub enum Served {
     AtHome,
     /// In the one that is asked.
     Here,
-    /// In the one that is asked; at home when the version that is presented has not come here.
+    /// In the one that is asked; at home where that lacks the version that is presented, or a part.
     HereOrAtHome,
 }
 

@@ -87,6 +87,15 @@ fn what_home_alone_serves_is_a_stub_elsewhere_that_calls_get_past() {
         });
     }
 
+    // What is not here is read at home; nothing is shown in part.
+    let path = format!("/proxies/{}", proxy.id);
+    assert_eq!(pair.eu.get(&path)["name"], CANARY);
+    assert_eq!(pair.eu.get(&path), pair.us.get(&path));
+    let policy = pair.eu.get(&format!("{path}/rules"));
+    assert_eq!(policy["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(pair.eu.get("/config"), pair.us.get("/config"));
+    store_is_free(&pair);
+
     // A node of eu starts from its copy while nothing else of eu is there.
     let Pair {
         mut two,
@@ -98,6 +107,13 @@ fn what_home_alone_serves_is_a_stub_elsewhere_that_calls_get_past() {
         &format!("/proxies/{}", proxy.id),
         json!({"cross_region": "forward"}),
     );
+    wait_status(&node, &proxy, "GET", 200);
+    us.kill();
+    for path in [path.as_str(), "/proxies", "/config"] {
+        let unread = eu.api("GET", path, None);
+        assert_eq!(unread.status(), 503, "{}", unread.text());
+        assert_eq!(unread.json()["code"], "home-unavailable");
+    }
     wait_status(&node, &proxy, "GET", 200);
     let (_, folder) = node.stop();
     eu.kill();

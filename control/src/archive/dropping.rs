@@ -82,13 +82,17 @@ fn drop_unreached(
 ) -> Result<(), ArchiveError> {
     let mut reached_all: HashSet<String> = HashSet::new();
     let mut records = db.prepare_cached(
-        "SELECT record FROM versions WHERE org = ?1
-         UNION ALL SELECT record FROM aside WHERE org = ?1",
+        "SELECT record, 0 FROM versions WHERE org = ?1
+         UNION ALL SELECT record, 1 FROM aside WHERE org = ?1",
     )?;
-    let rows = records.query_map([blob(org)], |row| row.get::<_, String>(0))?;
-    for json in rows {
-        let record: VersionRecord = serde_json::from_str(&json?).map_err(unreadable)?;
-        let hashes = reached(db, org, &record, &keeps)?;
+    let rows = records.query_map([blob(org)], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?))
+    })?;
+    for row in rows {
+        let (json, is_aside) = row?;
+        let record: VersionRecord = serde_json::from_str(&json).map_err(unreadable)?;
+        // What is set aside stays as it is.
+        let hashes = reached(db, org, &record, |set| is_aside || keeps(set))?;
         reached_all.extend(hashes.iter().map(Hash::to_string));
     }
     let mut leaves = db.prepare_cached("SELECT hash FROM leaves WHERE org = ?1")?;

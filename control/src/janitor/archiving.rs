@@ -35,7 +35,6 @@ impl Janitor {
         head: &Head,
         keeps: &Keeps,
     ) -> Result<u64, JanitorError> {
-        self.leave_branch(org, head).await?;
         let until = head.n.saturating_sub(self.options.store_versions);
         if until == 0 {
             return Ok(0);
@@ -90,7 +89,7 @@ impl Janitor {
 
     /// Moves what was archived of a branch aside. What is archived is one line of numbers, so that
     /// its newest version tells whether there is a branch.
-    async fn leave_branch(&self, org: OrgId, head: &Head) -> Result<(), JanitorError> {
+    pub(super) async fn leave_branch(&self, org: OrgId, head: &Head) -> Result<(), JanitorError> {
         let newest = self.archive.versions(org, u64::MAX, 1)?;
         let Some(newest) = newest.first() else {
             return Ok(());

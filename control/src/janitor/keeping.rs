@@ -3,10 +3,12 @@
 
 use std::collections::HashSet;
 
+use proto::home::Lies;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::Store;
 use proto::tree::{self, Hash, Head, Root, is_kept_in};
+use proto::wire::replication::Position;
 
 use super::JanitorError;
 use crate::publish::Publisher;
@@ -43,8 +45,11 @@ impl Keeps {
     ) -> Result<Self, JanitorError> {
         let home = publisher.home(org, &newest.epoch).await?;
         let region = publisher.region().to_owned();
+        let lies = home.lies(&Position::from(newest));
         let (others, from) = match home.region == region {
             true => (Others::Are, 0),
+            // It is to be set aside first, as it is.
+            false if lies == Lies::Aside => (Others::May, 0),
             false => (Others::Go, kept_from(publisher.store(), org).await?),
         };
         Ok(Self {

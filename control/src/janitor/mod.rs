@@ -220,6 +220,7 @@ impl Janitor {
         if self.publisher.is_regressed(org) {
             return Ok(false);
         }
+        self.leave_branch(org, head).await?;
         let keeps = Keeps::of(&self.publisher, org, head).await?;
         if keeps.purges() && self.purged.get(&org) != Some(&keeps) {
             self.purge_archive(org, keeps.clone()).await?;

@@ -61,9 +61,13 @@ pub(super) fn version_ops(
 }
 
 /// What says that a region keeps nothing of before a version that leaves something out of it.
-pub(crate) fn narrowing(old: &OrgConfig, new: &OrgConfig, region: &str) -> Option<Op> {
-    let put = || Op::put(keys::kept_from(new.org), new.head.n.to_string());
-    narrows(old, new, region).then(put)
+pub(super) fn narrowing(old: &OrgConfig, new: &OrgConfig, region: &str) -> Option<Op> {
+    narrows(old, new, region).then(|| kept_from(new.org, new.head.n))
+}
+
+/// The put of [`keys::kept_from`].
+pub(crate) fn kept_from(org: OrgId, n: u64) -> Op {
+    Op::put(keys::kept_from(org), n.to_string())
 }
 
 /// The record of a version, signed where this region signs.

@@ -1,6 +1,6 @@
-//! Where a call enters: a write goes on to the region that is home to its organisation, a read of
-//! configuration to the one that has the version which is presented and has not come here, and a
-//! write made here is answered with the regions that have it.
+//! Where a call enters: a write goes on to the region that is home to its organisation, and so does
+//! a read of configuration that is not here, or not all of it; a write made here is answered with
+//! the regions that have it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 use proto::health::Readiness;
 use proto::id::{OrgId, RequestId};
-use proto::tree::SYSTEM_ORG;
+use proto::tree::{SYSTEM_ORG, regions_of};
 
-use super::forward::FORWARDED_BY;
+use super::forward::{FORWARDED_BY, Lacking};
 use super::replicated::{self, REPLICATED_TO};
 use super::{Directory, forward};
 use crate::api::answer::{VERSION_HEADER, marked, respond};
@@ -113,8 +113,8 @@ async fn read(
     }
 }
 
-/// Reads at home what has not come here in time; `None` where it is read, or refused, here. The
-/// caller must be known here too, as in [`pass_on`].
+/// Reads at home what is not here; `None` where it is read, or refused, here. The caller must be
+/// known here too, as in [`pass_on`].
 async fn read_at_home(
     control: &Control,
     request: &HttpRequest,
@@ -127,19 +127,38 @@ async fn read_at_home(
         return Ok(None);
     }
     router::check_host(control, request)?;
-    let Some((org, n)) = presented_version(headers)? else {
-        return Ok(None);
-    };
-    let Some(home) = directory.home_peer(org) else {
-        return Ok(None);
-    };
-    let caller = router::authenticate(control, request)?;
-    // The operator's token of this region is unknown at home.
-    if caller.is_local() || control.see_version(org, n).await {
+    let (presented, org) = (presented_version(headers)?, org_of(control, request));
+    let parts = parts_elsewhere(control, org);
+    if presented.is_none() && parts.is_empty() {
         return Ok(None);
     }
-    let read = forward::read(control, directory, (home, org, n), request);
+    let caller = router::authenticate(control, request)?;
+    // The operator's token of this region is unknown at home.
+    if caller.is_local() {
+        return Ok(None);
+    }
+    let lacking = match presented {
+        Some((org, n)) if !control.see_version(org, n).await => Lacking::Version(org, n),
+        _ if !parts.is_empty() => Lacking::Parts(parts),
+        _ => return Ok(None),
+    };
+    let of = match lacking {
+        Lacking::Version(of, _) => of,
+        Lacking::Parts(_) => org,
+    };
+    let Some(home) = directory.home_peer(of) else {
+        return Ok(None);
+    };
+    let read = forward::read(control, directory, (home, &lacking), request);
     read.await.map(Some)
+}
+
+/// The regions of which something is kept elsewhere alone.
+fn parts_elsewhere(control: &Control, org: OrgId) -> Vec<String> {
+    let world = control.world();
+    let config = world.orgs.get(&org).map(|state| &state.config);
+    let withheld = config.into_iter().flat_map(|config| config.withheld());
+    withheld.map(|set| regions_of(set).to_owned()).collect()
 }
 
 /// Whose configuration a call would change: its path's organisation, or `system`.

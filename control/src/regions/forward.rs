@@ -133,26 +133,51 @@ pub async fn write(
     Ok(answered(&answer, bytes, &directory.regions.own))
 }
 
-/// Sends a read of a version that is not here on to home and gives its answer.
+/// Why a read is answered by home.
+pub enum Lacking {
+    /// The version that is presented has not come here.
+    Version(OrgId, u64),
+    /// What these regions keep of the organisation is not here.
+    Parts(Vec<String>),
+}
+
+impl Lacking {
+    /// What the read is answered where home gives no answer.
+    fn refusal(&self, home: &str, why: Unanswered) -> Refusal {
+        let (Unanswered::Unreached(error) | Unanswered::BrokenOff(error)) = why;
+        match self {
+            Self::Version(org, n) => {
+                let detail = format!(
+                    "version {n} of {org} has not arrived here yet, and region {home}, where it \
+                     was made, cannot be asked ({error}); ask again"
+                );
+                Refusal::new(Code::VersionNotHere, detail).retry_after_s(1)
+            }
+            Self::Parts(regions) => {
+                let detail = format!(
+                    "what is pinned to {} is kept there and in region {home}, which is home and \
+                     cannot be asked ({error}): the configuration is not read in part; traffic \
+                     goes on here",
+                    regions.join(", ")
+                );
+                Refusal::new(Code::HomeUnavailable, detail).retry_after_s(5)
+            }
+        }
+    }
+}
+
+/// Sends a read on to home and gives its answer.
 ///
 /// # Errors
 /// Home cannot be reached, or broke off.
 pub async fn read(
     control: &Control,
     directory: &Directory,
-    (home, org, n): (&Peer, OrgId, u64),
+    (home, lacking): (&Peer, &Lacking),
     request: &HttpRequest,
 ) -> Result<HttpResponse, Refusal> {
     let sent = twice(control, directory, home, (request, None), &[]).await;
-    let (answer, bytes) = sent.map_err(|why| {
-        let (Unanswered::Unreached(error) | Unanswered::BrokenOff(error)) = why;
-        let detail = format!(
-            "version {n} of {org} has not arrived here yet, and region {}, where it was made, \
-             cannot be asked ({error}); ask again",
-            home.name
-        );
-        Refusal::new(Code::VersionNotHere, detail).retry_after_s(1)
-    })?;
+    let (answer, bytes) = sent.map_err(|why| lacking.refusal(&home.name, why))?;
     Ok(answered(&answer, bytes, &directory.regions.own))
 }
 

@@ -19,8 +19,9 @@ use proto::wire::replication::{Position, VersionParts, Versions};
 
 use super::aside::Branch;
 use super::connection::Connection;
+use super::content::kept;
 use super::verify::Given;
-use crate::publish::writes::{ONE_TXN_OPS, Writes, json, narrowing};
+use crate::publish::writes::{ONE_TXN_OPS, Writes, json};
 use crate::publish::{PublishError, homes};
 use crate::regions::Regions;
 
@@ -213,9 +214,8 @@ impl Local {
                 &mut plan,
             )
             .await?;
-        let config = self
-            .assemble((&**store, &regions.own), &last, &content)
-            .await?;
+        let roots = kept(&last, &regions.own);
+        let config = self.assemble(&**store, (&last, roots), &content).await?;
         self.add_sealed((connection, regions), &config, &versions, &mut plan)
             .await?;
         for (parts, record) in versions.versions.iter().zip(&records) {
@@ -231,8 +231,8 @@ impl Local {
         let delta = self.delta(&config, versions.delta);
         let head = Op::put(keys::head(self.org), last.to_json());
         plan.writes.with_head.extend([delta, head]);
-        let old = self.config.as_deref();
-        let narrowing = old.and_then(|old| narrowing(old, &config, &regions.own));
+        let step = (&**store, regions.own.as_str());
+        let narrowing = self.narrowing(step, &records, &config, &content).await?;
         plan.writes.with_head.extend(narrowing);
         self.commit(&**store, plan).await?;
         Ok(Stored {

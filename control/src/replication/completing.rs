@@ -1,11 +1,15 @@
 //! What other regions keep alone, for a region that is to be home: home has everything.
+//!
+//! The root of a set is written last, after its leaves and the secrets that it names: a set whose
+//! root is here is here whole, and one that was cut off on the way is fetched again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::id::OrgId;
-use proto::store::{Compare, Store};
+use proto::keys;
+use proto::store::{Compare, Op, Store};
 use proto::tree::{self, Hash, Root, regions_of};
 use proto::wire::replication::Versions;
 use tracing::{info, warn};
@@ -27,8 +31,16 @@ impl Replication {
         org: OrgId,
     ) -> Result<Option<Compare>, Broken> {
         let mut local = Local::read(&*self.store, org, None).await?;
-        if !local.config().is_some_and(|config| config.head.is_cut()) {
+        let head = local.config().map(|config| &config.head);
+        let Some(head) = head.filter(|head| head.is_cut()) else {
             return Ok(None);
+        };
+        if let Some(regions) = head.stays_in(&self.regions.own) {
+            let why = format!(
+                "it has objects with `residency: strict` that may be in {regions} alone: one of \
+                 these is to be home, or they are to be changed first"
+            );
+            return Err(ApplyError::Refused { org, why }.into());
         }
         // A sweep that was decided on while this region was to have none of it ends here.
         let raised = sweep_counter::raise(&*self.store, org).await;
@@ -40,19 +52,14 @@ impl Replication {
             let Some(set) = config.withheld().next() else {
                 return Ok(Some(unswept));
             };
-            if let Some(regions) = config.head.stays_in(&self.regions.own) {
-                let why = format!(
-                    "it has objects with `residency: strict` that may be in {regions} alone: one \
-                     of these is to be home, or they are to be changed first"
-                );
-                return Err(ApplyError::Refused { org, why }.into());
-            }
             let region = regions_of(set);
             let set = (region, config.head.roots[set]);
             if !self.add_set(&local, connections, set, &unswept).await? {
                 let why = format!(
                     "what region {region} alone keeps of version {} can be had from no region \
-                     that answers; it is lost unless {region}, or the home before, answers",
+                     that answers; unless {region}, or the home before, answers it is lost, and \
+                     region {region} goes on from the newest that it has with `regions promote \
+                     {region} --force` there",
                     config.head.n
                 );
                 return Err(ApplyError::Refused { org, why }.into());
@@ -130,23 +137,25 @@ impl Local {
             writes: Writes::default(),
             sweep: Some(sweep.clone()),
         };
+        let old = self.config().ok_or(ApplyError::Moved(self.org))?;
         let mut content: BTreeMap<Hash, Bytes> = BTreeMap::new();
-        self.fetch(store, connection, vec![root], &mut content, &mut plan)
-            .await?;
-        let packed = content.get(&root).map(|packed| tree::unpack(root, packed));
-        let packed = packed.ok_or(ApplyError::Moved(self.org))??;
-        let leaves = Root::parse(&packed)?.leaves.into_values().collect();
+        content.extend(self.ask(connection, &[root]).await?);
+        let packed = content.get(&root).ok_or(ApplyError::Moved(self.org))?;
+        let put_root = Op::put(keys::leaf(self.org, &root), packed.clone());
+        let listed = Root::parse(&tree::unpack(root, packed)?)?;
+        let leaves = listed.leaves.into_values().collect();
         self.fetch(store, connection, leaves, &mut content, &mut plan)
             .await?;
-        let whole = Self::read(&**store, self.org, None).await?;
-        let config = whole.config().ok_or(ApplyError::Moved(self.org))?;
-        self.add_sealed(
-            (connection, regions),
-            config,
-            &Versions::default(),
-            &mut plan,
-        )
-        .await?;
-        Ok(write(&**store, plan.writes.before).await?)
+        let named = old.head.roots.iter();
+        let held = named.filter(|(set, _)| old.withheld().all(|withheld| withheld != *set));
+        let roots = held.map(|(_, root)| *root).chain([root]);
+        let whole = self
+            .assemble(&**store, (&old.head, roots), &content)
+            .await?;
+        let secrets = (connection, regions);
+        self.add_sealed(secrets, &whole, &Versions::default(), &mut plan)
+            .await?;
+        write(&**store, plan.writes.before).await?;
+        Ok(write(&**store, vec![put_root]).await?)
     }
 }

@@ -18,7 +18,7 @@ use super::connection::Connection;
 use crate::publish::sweep_counter;
 
 /// The roots of what a region that is not home keeps of a version.
-fn kept<'a>(head: &'a Head, region: &'a str) -> impl Iterator<Item = Hash> + 'a {
+pub(super) fn kept<'a>(head: &'a Head, region: &'a str) -> impl Iterator<Item = Hash> + 'a {
     let roots = head.roots.iter();
     roots
         .filter(|(set, _)| is_kept_in(set, region))
@@ -94,43 +94,56 @@ impl Local {
                 lacking.remove(0);
                 continue;
             }
-            let hashes = lacking[..lacking.len().min(LEAVES_MAX)].to_vec();
-            let ask = Ask::Leaves {
-                org: self.org,
-                hashes: hashes.clone(),
+            let hashes = &lacking[..lacking.len().min(LEAVES_MAX)];
+            let found = self.ask(connection, hashes).await?;
+            let put = |(hash, packed): &(Hash, Bytes)| {
+                Op::put(keys::leaf(self.org, hash), packed.clone())
             };
-            let Answer::Leaves(leaves) = connection.ask(&ask, Duration::ZERO).await? else {
-                return Err(self.refused("home answered what was not asked".into()));
-            };
-            let mut ops = Vec::new();
-            for (hash, packed) in hashes.iter().zip(leaves) {
-                if packed.is_empty() {
-                    // Swept since: a newer version is there.
-                    return Err(self.refused(format!("leaf {hash} is gone at home")));
-                }
-                tree::unpack(*hash, &packed)?;
-                let packed = Bytes::from(packed);
-                ops.push(Op::put(keys::leaf(self.org, hash), packed.clone()));
-                content.insert(*hash, packed);
-            }
-            if ops.is_empty() {
-                return Err(self.refused("home answered nothing".into()));
-            }
+            let ops: Vec<Op> = found.iter().map(put).collect();
+            content.extend(found);
             lacking.drain(..ops.len());
             write(&**store, ops).await?;
         }
         Ok(())
     }
 
-    /// The version that the content makes.
+    /// Leaves and roots as the other region has them, the first ones of these at least.
+    pub(super) async fn ask(
+        &self,
+        connection: &mut Connection,
+        hashes: &[Hash],
+    ) -> Result<Vec<(Hash, Bytes)>, ApplyError> {
+        let ask = Ask::Leaves {
+            org: self.org,
+            hashes: hashes.to_vec(),
+        };
+        let Answer::Leaves(leaves) = connection.ask(&ask, Duration::ZERO).await? else {
+            return Err(self.refused("home answered what was not asked".into()));
+        };
+        let mut found = Vec::new();
+        for (hash, packed) in hashes.iter().zip(leaves) {
+            if packed.is_empty() {
+                // Swept since: a newer version is there.
+                return Err(self.refused(format!("leaf {hash} is gone at home")));
+            }
+            tree::unpack(*hash, &packed)?;
+            found.push((*hash, Bytes::from(packed)));
+        }
+        match found.is_empty() {
+            true => Err(self.refused("home answered nothing".into())),
+            false => Ok(found),
+        }
+    }
+
+    /// The version that the content makes, with these of its roots.
     pub(super) async fn assemble(
         &self,
-        (store, region): (&dyn Store, &str),
-        head: &Head,
+        store: &dyn Store,
+        (head, roots): (&Head, impl Iterator<Item = Hash>),
         content: &BTreeMap<Hash, Bytes>,
     ) -> Result<OrgConfig, ApplyError> {
         let mut pairs: BTreeMap<String, Bytes> = BTreeMap::new();
-        for root in kept(head, region) {
+        for root in roots {
             let packed = self.packed(store, &root, content).await?;
             let parsed = Root::parse(&tree::unpack(root, &packed)?)?;
             pairs.insert(keys::leaf(self.org, &root), packed);

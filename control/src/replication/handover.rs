@@ -42,7 +42,8 @@ pub enum HandOverError {
     /// The other region has not opened in time; it still may.
     #[error(
         "{left} organisations are sealed and region {region} has not opened them: it does when it \
-         can; where it is gone for good, promote a region"
+         can; where it is gone for good, promote a region, and where it cannot (its log says why), \
+         promote this one with `--force`"
     )]
     Waiting {
         /// The region.

@@ -4,10 +4,10 @@
 //! `source` answers on the link listener, `pages` with versions; `follower` keeps a connection to
 //! every other region and asks; `sync` takes the versions of one organisation, `apply` writes what
 //! came (`content`, `secrets`), verified end to end by hash and by the signature of the region
-//! that made it (`verify`), on the same compare on the local head
-//! that a publish makes; `aside` leaves a branch that is not in force. `takeover` learns which
-//! region is home and opens what was handed over to this one, once it has what other regions keep
-//! alone (`completing`); `handover` and `promotion` are what a
+//! that made it (`verify`), on the same compare on the local head that a publish makes;
+//! `narrowing` tells what is not to be kept here any more, `aside` leaves a branch that is not in
+//! force. `takeover` learns which region is home and opens what was handed over to this one, once
+//! it has what other regions keep alone (`completing`); `handover` and `promotion` are what a
 //! person asks for. `leader` lets one control plane of a region follow. Nothing is remembered
 //! between attempts but what the local store holds, so that a cut at any point costs only what was
 //! under way.
@@ -20,6 +20,7 @@ mod content;
 mod follower;
 mod handover;
 mod leader;
+mod narrowing;
 mod pages;
 mod promotion;
 mod secrets;

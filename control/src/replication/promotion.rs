@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use proto::home::{Home, Seal};
+use proto::home::{Home, Lies, Seal};
 use proto::id::OrgId;
 use proto::version::Epoch;
 use proto::wire::replication::Position;
@@ -137,7 +137,7 @@ impl Replication {
                 not_asked,
             });
         }
-        self.promote_with(&mut asked, not_asked).await
+        self.promote_with(&mut asked, not_asked, force).await
     }
 
     async fn ask<'p>(&self, peer: &'p Peer) -> Option<Asked<'p>> {
@@ -166,6 +166,7 @@ impl Replication {
         &self,
         asked: &mut [Asked<'_>],
         not_asked: Vec<String>,
+        force: bool,
     ) -> Result<Promotion, PromoteError> {
         let mut orgs: BTreeSet<OrgId> = self.orgs().await?.into_iter().collect();
         orgs.extend(
@@ -181,24 +182,24 @@ impl Replication {
         let mut homed = BTreeSet::new();
         // In the order of the ids `system` comes first: it names the others.
         for org in orgs {
-            if let Some(home) = self.answering_home(org, asked).await? {
+            if let Some(home) = self.answering_home(org, asked, force).await? {
                 homed.insert(home);
                 continue;
             }
-            match self.promote_one(org, asked).await {
+            match self.promote_one(org, asked, force).await {
                 Ok(promoted) => promotion.promoted.push(promoted),
-                Err(Broken::Apply(ApplyError::Refused { org, why })) => {
+                Err(error) => {
+                    let why = error.to_string();
                     tracing::error!(%org, "this region is not made home of {org}: {why}");
                     promotion.left.push((org, why));
                 }
-                Err(error) => return Err(error.into()),
             }
         }
         if !promotion.promoted.is_empty() {
             return Ok(promotion);
         }
         let left = promotion.left.into_iter();
-        let left: Vec<String> = left.map(|(org, why)| format!("{org}: {why}")).collect();
+        let left: Vec<String> = left.map(|(_, why)| why).collect();
         match left.is_empty() {
             true => Err(PromoteError::Homed(homed.into_iter().collect())),
             false => Err(PromoteError::Left(left)),
@@ -210,6 +211,7 @@ impl Replication {
         &self,
         org: OrgId,
         asked: &[Asked<'_>],
+        force: bool,
     ) -> Result<Option<String>, Broken> {
         let own = &self.regions.own;
         let stored = homes::stored(&*self.store, org).await;
@@ -238,8 +240,8 @@ impl Replication {
             if home.region == *own {
                 return Ok(match home.sealed {
                     None => Some(home.region),
-                    // It opens in a moment, or is gone.
-                    Some(seal) => answers(seal),
+                    // It opens in a moment, or is gone, or cannot and a person says so.
+                    Some(seal) => answers(seal).filter(|_| !force),
                 });
             }
             highest = Some((home.epoch, home.region));
@@ -248,30 +250,71 @@ impl Replication {
         Ok(highest.map(|(_, region)| region).filter(answers))
     }
 
-    async fn promote_one(&self, org: OrgId, asked: &mut [Asked<'_>]) -> Result<Promoted, Broken> {
-        let mut tries = 0;
+    async fn promote_one(
+        &self,
+        org: OrgId,
+        asked: &mut [Asked<'_>],
+        force: bool,
+    ) -> Result<Promoted, Broken> {
+        let (mut tries, mut passed_over) = (0, BTreeSet::new());
+        // What is here may lie aside of the line of a branch that is then passed over.
+        let before = Local::read(&*self.store, org, None).await?.home().cloned();
         loop {
             tries += 1;
-            match self.promote_once(org, asked).await {
+            let (best, local) = self.best(org, asked, &passed_over).await?;
+            let lines = [local.home().cloned(), before.clone()];
+            match self.promote_from(org, asked, (&best, lines)).await {
                 Err(Broken::Apply(ApplyError::Moved(_))) if tries < TRIES => {}
+                // Longer, and nobody can go on from it: a person says to go on without.
+                Err(Broken::Apply(ApplyError::Refused { why, .. }))
+                    if force && best.at.is_some() =>
+                {
+                    tracing::warn!(%org, "a longer branch is passed over: {why}");
+                    passed_over.extend(best.at);
+                }
                 promoted => return promoted,
             }
         }
     }
 
-    async fn promote_once(&self, org: OrgId, asked: &mut [Asked<'_>]) -> Result<Promoted, Broken> {
+    /// Whose branch counts, and what is here.
+    async fn best(
+        &self,
+        org: OrgId,
+        asked: &[Asked<'_>],
+        passed_over: &BTreeSet<usize>,
+    ) -> Result<(Best, Local), Broken> {
         let local = Local::read(&*self.store, org, None).await?;
-        let standings = asked.iter().map(|asked| asked.standing.get(&org));
+        let standings = asked.iter().enumerate().map(|(at, asked)| {
+            let moved = asked.standing.get(&org);
+            moved.filter(|_| !passed_over.contains(&at))
+        });
         let positions: Vec<_> = standings
             .map(|moved| moved.map(|moved| moved.position.clone()))
             .collect();
         let best = best(local.position(), &positions);
-        let best = best.ok_or(ApplyError::Moved(org))?;
-        let known = counters(org, local.home(), asked);
+        Ok((best.ok_or(ApplyError::Moved(org))?, local))
+    }
+
+    async fn promote_from(
+        &self,
+        org: OrgId,
+        asked: &mut [Asked<'_>],
+        (best, lines): (&Best, [Option<Home>; 2]),
+    ) -> Result<Promoted, Broken> {
+        let known = counters(org, lines[0].as_ref(), asked);
         let (line, from) = match best.at {
             None => {
                 let first = || Home::first(best.position.epoch.clone(), &self.regions.own);
-                let line = local.home().cloned().unwrap_or_else(first);
+                let is_on = |line: &Home| line.lies(&best.position) != Lies::Aside;
+                let line = match lines.iter().all(Option::is_none) {
+                    true => first(),
+                    false => lines
+                        .into_iter()
+                        .flatten()
+                        .find(is_on)
+                        .ok_or(ApplyError::Moved(org))?,
+                };
                 (line, self.regions.own.clone())
             }
             Some(at) => {

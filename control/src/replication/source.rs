@@ -3,7 +3,7 @@
 //! Everything is read from the store as it is asked for; a connection remembers only what it has
 //! told. An answer is bounded: what does not fit is left out, and asked for by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use proto::store::chunks::chunks;
 use proto::store::follow::World;
 use proto::store::load::LoadError;
 use proto::store::{Op, Store, StoreError, Txn};
-use proto::tree::TreeError;
+use proto::tree::{Hash, TreeError};
 use proto::wire::replication::{
     Answer, Ask, HomeAt, LEAVES_MAX, Moved, PROTOCOL_CUT, PROTOCOL_MIN, Position, RegionHello,
     SEALED_MAX,
@@ -53,6 +53,8 @@ pub struct Source {
 /// Why an ask has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    #[error("it asks for what `residency: strict` keeps out of its region in {0}")]
+    Strict(OrgId),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -147,6 +149,7 @@ impl Session<'_> {
                 self.signed(org, answer).await
             }
             Ask::Leaves { org, hashes } if hashes.len() <= LEAVES_MAX => {
+                self.refuse_strict(org, &hashes)?;
                 let keys = hashes.iter().map(|hash| keys::leaf(org, hash)).collect();
                 Ok(Answer::Leaves(self.values(keys).await?))
             }
@@ -162,6 +165,22 @@ impl Session<'_> {
                 Ok(Answer::Home(found.map(|pair| pair.value.to_vec())))
             }
             Ask::Leaves { .. } | Ask::Sealed { .. } => Err(SourceError::TooMuch),
+        }
+    }
+
+    /// Refuses what may not be in the region of the follower, whoever it is there that asks.
+    fn refuse_strict(&self, org: OrgId, hashes: &[Hash]) -> Result<(), SourceError> {
+        let world = self.source.worlds.borrow().clone();
+        let Some(config) = world.orgs.get(&org).map(|state| &state.config) else {
+            return Ok(());
+        };
+        if config.head.stays_in(&self.region).is_none() {
+            return Ok(());
+        }
+        let strict: BTreeSet<Hash> = config.reaches_beyond(&self.region).collect();
+        match hashes.iter().any(|hash| strict.contains(hash)) {
+            true => Err(SourceError::Strict(org)),
+            false => Ok(()),
         }
     }
 
@@ -261,7 +280,13 @@ impl Session<'_> {
         };
         let mut versions = match steps {
             Steps::Versions(versions) => versions,
-            Steps::Gap => self.snapshot(newest).await?,
+            Steps::Gap => match self.snapshot(newest).await {
+                // What only others keep is theirs to give.
+                Err(SourceError::Load(LoadError::Missing(_))) if newest.head.is_cut() => {
+                    return Ok(Answer::NotHere);
+                }
+                snapshot => snapshot?,
+            },
             Steps::Fork => {
                 let newest = Position::from(&newest.head);
                 return Ok(Answer::Fork { newest });

@@ -7,7 +7,7 @@ use proto::id::OrgId;
 use proto::wire::replication::{Answer, Position};
 use tracing::warn;
 
-use super::apply::{Guard, Local, Stored};
+use super::apply::{ApplyError, Guard, Local, Stored};
 use super::connection::Connection;
 use super::verify::{self, Given};
 use super::{Broken, Replication};
@@ -63,6 +63,7 @@ impl Replication {
                 }
                 // Deleted since; the next news says so.
                 Answer::Unknown => return Ok(None),
+                Answer::NotHere => return Err(not_there(org, &peer).into()),
                 _ => return Err(Broken::Protocol),
             };
             let more = given.versions.more;
@@ -84,4 +85,12 @@ impl Replication {
             newest = config;
         }
     }
+}
+
+fn not_there(org: OrgId, peer: &str) -> ApplyError {
+    let why = format!(
+        "region {peer} does not have what this region alone keeps of its newest version; promoted \
+         by `--force` this region goes on from its own"
+    );
+    ApplyError::Refused { org, why }
 }

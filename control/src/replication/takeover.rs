@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::home::Home;
+use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::org::Role;
 use proto::seal;
@@ -137,6 +137,11 @@ impl Replication {
         };
         if let Some(region) = config.withheld().next().map(regions_of) {
             let why = format!("what region {region} alone keeps is not here");
+            return Err(ApplyError::Refused { org, why }.into());
+        }
+        if line.lies(base) == Lies::Aside {
+            let why = "its newest version here is not of the line that would be gone on with";
+            let why = why.to_owned();
             return Err(ApplyError::Refused { org, why }.into());
         }
         let own = &self.regions.own;

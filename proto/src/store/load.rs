@@ -73,13 +73,15 @@ pub async fn head(store: &dyn Store, org: OrgId) -> Result<Option<(Head, Revisio
     }
 }
 
-/// What becomes of a version of which a leaf is missing or damaged.
+/// What is read of a version, and what becomes of one of which a leaf is missing or damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Damage {
-    /// It is not read: nothing may be built on a part of it.
-    Refuse,
-    /// The rest of it is applied; objects of that leaf keep their previous form.
-    Keep,
+pub enum Wanted<'r> {
+    /// All sets that are here; what some regions keep alone is left out where something of it is
+    /// missing. Damage refuses the version: nothing may be built on a part of it.
+    All,
+    /// What this region keeps. The rest of a damaged version is applied; objects of a leaf that
+    /// cannot be read keep their previous form.
+    Kept(&'r str),
 }
 
 /// Reads the version that a head names.
@@ -92,20 +94,20 @@ pub async fn version(
     head: Head,
     previous: Option<&OrgConfig>,
 ) -> Result<Loaded, LoadError> {
-    version_or(store, org, head, previous, Damage::Refuse).await
+    version_of(store, org, head, previous, Wanted::All).await
 }
 
-/// The same, with a choice for leaves that cannot be read. A root that cannot be read is an error
+/// The same, with a choice of what is wanted. A root of all regions that cannot be read is an error
 /// in either case.
 ///
 /// # Errors
 /// As for [`version`].
-pub async fn version_or(
+pub async fn version_of(
     store: &dyn Store,
     org: OrgId,
     head: Head,
     previous: Option<&OrgConfig>,
-    damage: Damage,
+    wanted: Wanted<'_>,
 ) -> Result<Loaded, LoadError> {
     if !head.roots.contains_key(EVERYWHERE) {
         let why = format!("names no root `{EVERYWHERE}`");
@@ -116,17 +118,21 @@ pub async fn version_or(
         org,
         previous,
         held: previous.map(OrgConfig::held_leaves).unwrap_or_default(),
-        damage,
+        keeps: wanted != Wanted::All,
         faults: Vec::new(),
     };
+    let is_wanted = |set: &str| match wanted {
+        Wanted::All => true,
+        Wanted::Kept(region) => head.is_kept(set, region),
+    };
     let mut sets = BTreeMap::new();
-    for (name, root) in &head.roots {
-        let root = match leaf(store, org, *root).await {
-            // What is kept for other regions alone need not be here.
-            Err(LoadError::Missing(_)) if name != EVERYWHERE => continue,
-            root => Root::parse(&root?)?,
-        };
-        sets.insert(name.clone(), reading.set(name, root).await?);
+    for (name, root) in head.roots.iter().filter(|(name, _)| is_wanted(name)) {
+        match reading.set(name, *root).await {
+            Ok(set) => drop(sets.insert(name.clone(), set)),
+            // What is kept for other regions alone need not be here, or not all of it.
+            Err(LoadError::Missing(_)) if name != EVERYWHERE => {}
+            Err(error) => return Err(error),
+        }
     }
     let faults = reading.faults;
     let config = tree::assemble(org, head, sets, previous);
@@ -146,14 +152,16 @@ struct Reading<'a> {
     org: OrgId,
     previous: Option<&'a OrgConfig>,
     held: BTreeMap<Hash, HeldLeaf<'a>>,
-    damage: Damage,
+    /// Whether damaged parts keep their previous form.
+    keeps: bool,
     faults: Vec<Fault>,
 }
 
 impl Reading<'_> {
     /// Reads the leaves of a set that the version before does not hold.
-    async fn set(&mut self, name: &str, root: Root) -> Result<ReadSet, LoadError> {
+    async fn set(&mut self, name: &str, root: Hash) -> Result<ReadSet, LoadError> {
         let (store, org) = (self.store, self.org);
+        let root = Root::parse(&leaf(store, org, root).await?)?;
         let mut objects = Objects::new();
         let mut missing = Vec::new();
         for (prefix, hash) in &root.leaves {
@@ -180,9 +188,7 @@ impl Reading<'_> {
             let place = (name, prefix.as_str());
             read.push(match content {
                 Ok(content) => self.leaf(place, hash, &content, &mut objects),
-                Err(error) if self.damage == Damage::Keep => {
-                    self.lost(place, hash, &error, &mut objects)
-                }
+                Err(error) if self.keeps => self.lost(place, hash, &error, &mut objects),
                 Err(error) => return Err(error),
             });
         }

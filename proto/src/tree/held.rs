@@ -113,6 +113,18 @@ impl OrgConfig {
         kept.flat_map(|(_, set)| set.layout.hashes())
     }
 
+    /// The same of what alone may not be in a region at all.
+    pub fn reaches_beyond<'a>(&'a self, region: &'a str) -> impl Iterator<Item = Hash> + 'a {
+        let is_strict = |set: &str| sets::strictly(set).is_some();
+        let beyond = move |set: &str| is_strict(set) && !sets::is_kept_in(set, region);
+        let kept = self.sets.iter().filter(move |(set, _)| !beyond(set));
+        let kept: std::collections::BTreeSet<Hash> =
+            kept.flat_map(|(_, set)| set.layout.hashes()).collect();
+        let hashes = self.sets.iter().filter(move |(set, _)| beyond(set));
+        let hashes = hashes.flat_map(|(_, set)| set.layout.hashes());
+        hashes.filter(move |hash| !kept.contains(hash))
+    }
+
     /// The hashes of every leaf and of the roots.
     pub fn reaches(&self) -> impl Iterator<Item = Hash> + '_ {
         self.sets.values().flat_map(|set| set.layout.hashes())

@@ -36,7 +36,7 @@ pub use self::draft::{Delta, Draft, Packed, Retirement, apply_delta};
 pub use self::hash::{Hash, HashError};
 pub use self::held::HeldLeaf;
 pub use self::lineage::{Ancestry, Lineage};
-pub use self::narrowing::narrows;
+pub use self::narrowing::{changes_elsewhere, narrows};
 pub use self::objects::{Differing, Objects};
 pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
 pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
@@ -55,8 +55,9 @@ pub const SYSTEM_ORG: OrgId = OrgId::from_bits(0);
 /// The root of what all regions keep.
 pub const EVERYWHERE: &str = "*";
 
-/// A head's largest size in the store, in bytes.
-pub const HEAD_BYTES_MAX: usize = 1024;
+/// A head's largest size in the store, in bytes: less than 1 KiB but for the roots of what some
+/// regions keep alone.
+pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// What names a version: where its content is and which version it follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +122,11 @@ impl Head {
     /// Whether something of it is kept by some regions alone.
     pub fn is_cut(&self) -> bool {
         self.roots.len() > 1
+    }
+
+    /// Whether a region keeps a set of it. The one that made it is home, and has everything.
+    pub fn is_kept(&self, set: &str, region: &str) -> bool {
+        is_kept_in(set, region) || self.epoch.region == region
     }
 
     /// Regions, without this one, that something of it may not leave: this one cannot be home.

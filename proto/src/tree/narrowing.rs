@@ -1,28 +1,41 @@
 //! Whether a version takes something away from a region that earlier ones had there, so that what
 //! the region keeps of those is to go.
 
-use super::OrgConfig;
 use super::sets::{is_kept_in, strictly};
+use super::{Head, OrgConfig};
 use crate::object::{Body, Object};
 use crate::regions;
+
+/// The sets of which a region keeps nothing and that differ in the later version.
+fn elsewhere<'h>(old: &'h Head, new: &'h Head, region: &'h str) -> impl Iterator<Item = &'h str> {
+    let foreign = new.roots.iter();
+    let foreign = foreign.filter(move |(set, _)| !is_kept_in(set, region));
+    let changed = foreign.filter(move |(set, root)| old.roots.get(*set) != Some(*root));
+    changed.map(|(set, _)| set.as_str())
+}
+
+/// Whether something changed that a region does not keep: where not, nothing was taken from it.
+pub fn changes_elsewhere(old: &Head, new: &Head, region: &str) -> bool {
+    elsewhere(old, new, region).next().is_some()
+}
 
 /// Whether `new` leaves something out of a region that `old` had there. Both may be parts, as they
 /// are in a region that is not home: there a credential that was deleted cannot be told from one
 /// that is now kept elsewhere, and counts where something that is kept elsewhere changed with it.
 pub fn narrows(old: &OrgConfig, new: &OrgConfig, region: &str) -> bool {
-    let named = new.head.roots.iter();
-    let changed = |(set, root): &(_, _)| old.head.roots.get(*set) != Some(*root);
-    let elsewhere: Vec<&str> = named
-        .filter(|(set, _)| !is_kept_in(set, region))
-        .filter(changed)
-        .map(|(set, _)| set.as_str())
-        .collect();
+    let elsewhere: Vec<&str> = elsewhere(&old.head, &new.head, region).collect();
     if elsewhere.is_empty() {
         return false;
     }
     // What was pinned before stood in the set of all regions.
     if !old.head.is_cut() {
-        return true;
+        let proxies = old.objects.proxies().map(|(_, proxy)| &proxy.regions);
+        let credentials = old.objects.credentials();
+        let credentials = credentials.map(|(_, stored)| &stored.credential.regions);
+        let mut pinned = proxies.chain(credentials);
+        if pinned.any(|listed| !regions::include(listed, region)) {
+            return true;
+        }
     }
     let is_part = new.withheld().next().is_some();
     let may_be_elsewhere = |gone: &Object| match &gone.body {

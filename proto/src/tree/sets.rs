@@ -88,7 +88,46 @@ fn deciding<'a>(objects: &'a Objects, object: &'a Object) -> &'a Body {
 
 /// What regions that do not serve a proxy know of it. That of a stub is the same stub.
 fn stub(object: &Object, proxy: &Proxy) -> Object {
+    let Proxy {
+        alias,
+        former_aliases,
+        active,
+        proxy_credential_ids,
+        regions,
+        cross_region,
+        residency,
+        target_id,
+        timeouts,
+        body_buffer_bytes,
+        record,
+        acknowledge_open,
+        // Whatever is added to proxies stays with them, unless it is needed elsewhere.
+        name: _,
+        target_credential_id: _,
+        default_rule_effect: _,
+        limits: _,
+        cookies: _,
+        rewrite_urls: _,
+        foreign_urls: _,
+        error_bodies: _,
+        validation: _,
+        on_client_abort: _,
+        forward_caller_headers: _,
+        labels: _,
+    } = proxy.clone();
     let known = Proxy {
+        alias,
+        former_aliases,
+        active,
+        proxy_credential_ids,
+        regions,
+        cross_region,
+        residency,
+        target_id,
+        timeouts,
+        body_buffer_bytes,
+        record,
+        acknowledge_open,
         name: String::new(),
         target_credential_id: None,
         default_rule_effect: Default::default(),
@@ -101,7 +140,6 @@ fn stub(object: &Object, proxy: &Proxy) -> Object {
         on_client_abort: Default::default(),
         forward_caller_headers: Vec::new(),
         labels: BTreeMap::new(),
-        ..proxy.clone()
     };
     Object {
         body: Body::Proxy(known),
@@ -134,15 +172,18 @@ fn forms(objects: &Objects, id: ObjectId) -> BTreeMap<String, Arc<Object>> {
 /// was pinned otherwise before.
 fn moved(parent: &OrgConfig, objects: &Objects, changed: &[ObjectId]) -> BTreeSet<ObjectId> {
     let mut moved: BTreeSet<ObjectId> = changed.iter().copied().collect();
-    if parent.head.roots.len() < 2 {
+    if !parent.head.is_cut() {
         // It may hold what was pinned before versions were cut.
-        let is_pinned = |object: &Arc<Object>| !pinned(deciding(objects, object)).is_empty();
-        moved.extend(
-            objects
-                .iter()
-                .filter(|(_, o)| is_pinned(o))
-                .map(|(id, _)| *id),
-        );
+        let proxies = objects.proxies();
+        let proxies = proxies.filter(|(_, proxy)| !regions::is_everywhere(&proxy.regions));
+        let credentials = objects.credentials();
+        let credentials =
+            credentials.filter(|(_, stored)| !regions::is_everywhere(&stored.credential.regions));
+        let scopes: BTreeSet<ObjectId> = proxies
+            .map(|(id, _)| ObjectId::Proxy(id))
+            .chain(credentials.map(|(id, _)| ObjectId::Credential(id)))
+            .collect();
+        moved.extend(attached_to(objects, &scopes).chain(scopes.iter().copied()));
         return moved;
     }
     let kept = |objects: &Objects, id: &ObjectId| match objects.get(id).map(|object| &object.body) {
@@ -152,12 +193,21 @@ fn moved(parent: &OrgConfig, objects: &Objects, changed: &[ObjectId]) -> BTreeSe
     };
     let differs = |id: &&ObjectId| kept(&parent.objects, id) != kept(objects, id);
     let scopes: BTreeSet<ObjectId> = changed.iter().filter(differs).copied().collect();
-    if !scopes.is_empty() {
-        let hangs = |object: &Object| object.body.parent().is_some_and(|on| scopes.contains(&on));
-        let attached = objects.attached().filter(|(_, object)| hangs(object));
-        moved.extend(attached.map(|(id, _)| *id));
-    }
+    moved.extend(attached_to(objects, &scopes));
     moved
+}
+
+/// The policy that hangs on some objects.
+fn attached_to<'a>(
+    objects: &'a Objects,
+    scopes: &'a BTreeSet<ObjectId>,
+) -> impl Iterator<Item = ObjectId> + 'a {
+    let hangs = |object: &Object| object.body.parent().is_some_and(|on| scopes.contains(&on));
+    let attached = (!scopes.is_empty()).then(|| objects.attached());
+    let attached = attached.into_iter().flatten();
+    attached
+        .filter(move |(_, object)| hangs(object))
+        .map(|(id, _)| *id)
 }
 
 /// The sets of the version that follows `parent`, and the leaves and roots that its sets lack.
@@ -234,6 +284,17 @@ pub(super) fn union(sets: &Sets) -> Objects {
 }
 
 impl OrgConfig {
+    /// The same without what a region does not keep.
+    pub fn kept_in(mut self, region: &str) -> Self {
+        let head = &self.head;
+        if self.sets.keys().all(|set| head.is_kept(set, region)) {
+            return self;
+        }
+        self.sets.retain(|set, _| head.is_kept(set, region));
+        self.objects = union(&self.sets);
+        self
+    }
+
     /// The sets that the version has and this copy of it does not.
     pub fn withheld(&self) -> impl Iterator<Item = &str> {
         let named = self.head.roots.keys();

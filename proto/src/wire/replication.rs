@@ -151,6 +151,8 @@ pub enum Answer {
         /// is empty.
         signatures: Vec<Vec<u8>>,
     },
+    /// To [`Ask::SignedVersions`]: the region lacks what the follower keeps of the newest version.
+    NotHere,
 }
 
 impl Message for Answer {

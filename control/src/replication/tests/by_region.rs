@@ -23,12 +23,12 @@ use crate::publish::{PublishError, Published};
 /// Stands in every text of what is pinned.
 const CANARY: &str = "canary-of-eu";
 
-fn proxy() -> ObjectId {
+pub fn proxy() -> ObjectId {
     ObjectId::Proxy(ProxyId::from_bits(10))
 }
 
 /// A credential with its secret.
-fn credential(region: &Region, (kind, bits): (&str, u128), fields: Value) -> Operation {
+pub fn credential(region: &Region, (kind, bits): (&str, u128), fields: Value) -> Operation {
     let mut all = json!({"kind": kind, "auth_type": "bearer"});
     let fields = fields.as_object().unwrap().clone();
     all.as_object_mut().unwrap().extend(fields);
@@ -70,7 +70,7 @@ pub fn pinned(region: &Region, regions: &Value) -> Vec<Operation> {
     ]
 }
 
-fn change(id: ObjectId, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Operation {
+pub fn change(id: ObjectId, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Operation {
     let change: Change = Arc::new(move |body| {
         let mut value = serde_json::to_value(body).unwrap();
         let (_, fields) = value.as_object_mut().unwrap().iter_mut().next().unwrap();
@@ -105,7 +105,7 @@ fn has_canary(bytes: &[u8]) -> bool {
 }
 
 /// The keys of everything in a region's store in which the canary stands, leaves unpacked.
-async fn found(region: &Region) -> Vec<String> {
+pub async fn found(region: &Region) -> Vec<String> {
     let mut found = Vec::new();
     for (key, value) in region.dump(&[""]).await {
         let unpacked = match key.strip_prefix(&keys::leaves(region.org())) {
@@ -120,23 +120,23 @@ async fn found(region: &Region) -> Vec<String> {
 }
 
 /// The regions that a store has sealed values of the pinned credential for.
-async fn sealed_for(region: &Region) -> Vec<String> {
+pub async fn sealed_for(region: &Region) -> Vec<String> {
     let id = CredentialId::from_bits(1);
     let values = region.dump(&[&keys::secrets_of(region.org(), id)]).await;
     let regions = values.keys().map(|key| keys::parse_secret(key).unwrap().2);
     regions.map(str::to_owned).collect()
 }
 
-async fn newest(region: &Region) -> Arc<OrgConfig> {
+pub async fn newest(region: &Region) -> Arc<OrgConfig> {
     region.publisher.load(region.org()).await.unwrap()
 }
 
-async fn whole(region: &Region) -> bool {
+pub async fn whole(region: &Region) -> bool {
     newest(region).await.withheld().next().is_none()
 }
 
 /// Three regions that follow each other; `us` is home and has published what is pinned to eu.
-async fn three(regions: Value) -> (Arc<Net>, [Region; 3], [Following; 3]) {
+pub async fn three(regions: Value) -> (Arc<Net>, [Region; 3], [Following; 3]) {
     let (net, all) = installation_by_region(&["us", "eu", "ap"]).await;
     let all: [Region; 3] = all.try_into().ok().unwrap();
     let following = [0, 1, 2].map(|at| following(&all[at]));
@@ -265,7 +265,7 @@ async fn what_is_narrowed_and_widened_again_comes_and_goes() {
 }
 
 /// The proxy so that only these regions know of it.
-fn strict(regions: Value) -> Operation {
+pub fn strict(regions: Value) -> Operation {
     change(proxy(), move |fields| {
         fields["regions"] = regions.clone();
         fields["residency"] = "strict".into();
@@ -376,7 +376,7 @@ impl Swept {
     }
 
     /// The numbers of the archived versions in which the canary stands.
-    async fn found(&self, region: &Region) -> Vec<u64> {
+    pub async fn found(&self, region: &Region) -> Vec<u64> {
         let org = region.org();
         let mut found = Vec::new();
         for record in self.archive.versions(org, u64::MAX, usize::MAX).unwrap() {

@@ -1,6 +1,7 @@
 //! Regions in one process: real stores, publishers and replication over streams that can be cut.
 
 mod by_region;
+mod by_region_faults;
 mod moves;
 pub(super) mod net;
 mod promoted;

@@ -16,7 +16,7 @@ use crate::object::{ObjectId, StoredCredential};
 use crate::retired::Retired;
 use crate::seal::Sealed;
 use crate::store::ancestry::ancestry;
-use crate::store::load::{self, Damage, Fault, LoadError, Loaded};
+use crate::store::load::{self, Fault, LoadError, Loaded, Wanted};
 use crate::store::{KeyValue, Store, StoreError};
 use crate::tree::{self, Ancestry, Delta, Head, OrgConfig};
 
@@ -177,10 +177,12 @@ impl Reader<'_> {
             };
             let delta = delta.and_then(|pair| serde_json::from_slice::<Delta>(&pair.value).ok());
             if let Some(config) = delta.and_then(|delta| tree::apply_delta(old, &head, &delta)) {
-                return Ok(Some(Arc::new(config)));
+                // A region that was home before keeps less from here on.
+                return Ok(Some(Arc::new(config.kept_in(self.region))));
             }
         }
-        let loaded = load::version_or(self.store, org, head, old, Damage::Keep).await?;
+        let loaded =
+            load::version_of(self.store, org, head, old, Wanted::Kept(self.region)).await?;
         self.still_newest(org, &loaded).await?;
         // What other regions keep alone need not be here.
         let is_ours = |set: &&str| tree::is_kept_in(set, self.region);
