@@ -63,6 +63,27 @@ pub enum Word {
         /// Its number.
         number: u64,
     },
+    /// After an ask: who is held on the asking node. Peers before protocol 3 do not know it.
+    Holding {
+        /// For how many tokens they wait.
+        tokens: u64,
+        /// How long the one has waited that comes next.
+        since_ns: u64,
+    },
+    /// After an answer: who is held on all other nodes. Peers before protocol 3 do not know it.
+    HeldElsewhere {
+        /// For how many tokens they wait.
+        tokens: u64,
+    },
+}
+
+impl TokenBatch {
+    /// The same for a peer that does not know who is held where.
+    pub fn without_held(mut self) -> Self {
+        let held = |word: &Word| matches!(word, Word::Holding { .. } | Word::HeldElsewhere { .. });
+        self.items.retain(|item| !held(&item.word));
+        self
+    }
 }
 
 /// An instant on the clock of a peer: no later than it was.

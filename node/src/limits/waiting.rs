@@ -80,22 +80,21 @@ impl Waiting {
             Err(Box::new(meter.refusal(cause, k, clock.boot_ns())))
         };
         let most = usize::try_from(hold.max_waiting).unwrap_or(usize::MAX);
-        let Some((ticket, before)) = meter.held.enter(self.rank(priority), most) else {
+        let now_ns = clock.boot_ns();
+        let Some((ticket, before)) = meter.held.enter(self.rank(priority), most, now_ns) else {
             return refused(Cause::Crowded, u64::from(hold.max_waiting));
         };
-        let now_ns = clock.boot_ns();
         let max_wait = Duration::from_millis(hold.max_wait_ms);
         let deadline_ns = now_ns.saturating_add(super::nanos(max_wait));
-        // Of those before it, it is taken that they spend as much.
-        let turn = (before as u64 + 1).saturating_mul(self.amount);
-        let view = meter.view.load_full();
-        let at_hand = meter.in_hand(now_ns).saturating_add(view.coming);
-        let wait = match turn.saturating_sub(at_hand) {
-            0 => Duration::ZERO,
-            turn => view.retry_after(Cause::Empty, turn, now_ns).0,
+        // Who had its turn goes before all that had none, on whichever node.
+        let elsewhere = match self.again {
+            true => 0,
+            false => meter.held.elsewhere(now_ns),
         };
-        if wait > max_wait {
-            return refused(Cause::Empty, before as u64);
+        let before = before as u64;
+        if self.wait(before, elsewhere, now_ns) > max_wait {
+            let before = before.saturating_add(elsewhere / self.amount.max(1));
+            return refused(Cause::Empty, before);
         }
         meter.shared.stats.held.fetch_add(1, Ordering::Relaxed);
         let over = tokio::time::sleep(max_wait);
@@ -136,6 +135,26 @@ impl Waiting {
                 () = again => {}
                 () = &mut over => return refused(Cause::Empty, 0),
             }
+        }
+    }
+
+    /// How long it takes until the turn of who comes after so many here, and after callers who wait
+    /// for so many tokens on other nodes.
+    fn wait(&self, before: u64, elsewhere: u64, now_ns: u64) -> Duration {
+        // Of those before it here, it is taken that they spend as much.
+        let turn = before.saturating_add(1).saturating_mul(self.amount);
+        let turn = turn.saturating_add(elsewhere);
+        let view = self.meter.view.load_full();
+        // An owner that was asked may give anything, but to those who wait already.
+        let coming = match view.coming {
+            u64::MAX if before + elsewhere > 0 => 0,
+            coming => coming,
+        };
+        let at_hand = self.meter.in_hand(now_ns).saturating_add(coming);
+        match turn.saturating_sub(at_hand) {
+            0 => Duration::ZERO,
+            // A window's tokens take a sub-window more than the window.
+            turn => view.retry_after(Cause::Empty, turn, now_ns).0.mul_f64(1.03),
         }
     }
 

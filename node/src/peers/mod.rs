@@ -143,6 +143,12 @@ impl Peers {
     pub fn send(&self, to: Opener, message: PeerMessage) -> bool {
         let links = self.links();
         let sent = links.get(&to).is_some_and(|link| {
+            let message = match message {
+                PeerMessage::Tokens(batch) if link.protocol < wire::HELD_PROTOCOL => {
+                    PeerMessage::Tokens(batch.without_held())
+                }
+                message => message,
+            };
             let queued = link.queue.try_send(message);
             if let Err(mpsc::error::TrySendError::Full(_)) = queued {
                 self.shared.stats.dropped.fetch_add(1, Ordering::Relaxed);

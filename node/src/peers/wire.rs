@@ -16,6 +16,8 @@ pub const PROTOCOL: u16 = 3;
 pub const FACTS_PROTOCOL: u16 = 2;
 /// The protocol since which they compare their wall clocks.
 pub const CLOCK_PROTOCOL: u16 = 3;
+/// The protocol since which they tell each other whose callers wait for tokens.
+pub const HELD_PROTOCOL: u16 = 3;
 /// Largest frame of a peer that is known, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 

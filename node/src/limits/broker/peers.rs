@@ -72,6 +72,20 @@ impl Broker {
                         self.schedule(slot, now_ns);
                     }
                 }
+                Word::Holding { tokens, since_ns } => {
+                    let slot = self.slots.get(&key).copied();
+                    let owner = slot.and_then(|slot| self.owners.get_mut(&slot));
+                    if let (Some(owner), Some(slot)) = (owner, slot) {
+                        owner.holding(from, tokens, since_ns, now_ns);
+                        self.schedule(slot, now_ns);
+                    }
+                }
+                Word::HeldElsewhere { tokens } => {
+                    let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));
+                    if let Some(owner) = owner {
+                        owner.held_elsewhere(tokens, now_ns);
+                    }
+                }
                 Word::Corrected { number } => {
                     let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));
                     if let Some(owner) = owner {

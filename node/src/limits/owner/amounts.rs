@@ -80,7 +80,7 @@ impl Owner {
     /// less than was wanted, is taken to have about as much again.
     pub(super) fn coming(&self) -> u64 {
         if self.borrowing.is_asking() {
-            return self.borrowing.short().unwrap_or(u64::MAX);
+            return self.borrowing.short.unwrap_or(u64::MAX);
         }
         let amounts = self.candidates.iter().map(|candidate| candidate.amount);
         amounts.fold(0, u64::saturating_add)

@@ -31,7 +31,7 @@ pub(super) struct Borrowing {
     /// When it last refused; 0 for never.
     refused_ns: u64,
     /// The last grant, where it was less than was asked for.
-    short: Option<u64>,
+    pub(super) short: Option<u64>,
     pub(super) seen: Option<(State, u64)>,
     unheard: Vec<Unheard>,
     /// Who answered last, when on its clock, and when that was heard.
@@ -77,9 +77,9 @@ impl Borrowing {
         self.ask.is_some()
     }
 
-    /// What the owner gave last, where that was less than was asked for.
-    pub(super) fn short(&self) -> Option<u64> {
-        self.short
+    /// Who owes an answer.
+    pub(super) fn asked(&self) -> Option<Opener> {
+        self.ask.as_ref().map(|ask| ask.to)
     }
 
     /// An instant on the clock of a peer that has answered last, as of now.
@@ -148,6 +148,7 @@ impl Owner {
     pub(super) fn ask_on(&mut self, around: &mut Around<'_>, hungry: bool, waiting: u64) {
         let now_ns = around.now.boot_ns;
         let (Some(owner), None) = (around.supplier, &self.borrowing.ask) else {
+            self.tell_holding_again(around, waiting);
             return;
         };
         // Who was silent just now is not asked again before another one was.
@@ -176,6 +177,7 @@ impl Owner {
             relayed,
         };
         around.out.words.push((owner, Word::Ask(ask)));
+        self.tell_holding(owner, around, waiting);
     }
 
     /// Gives up an ask that was not answered in time.
@@ -205,7 +207,7 @@ impl Owner {
         }
         match answer.reply {
             Reply::Later => {
-                let due_ns = sent_ns.saturating_add(self.place.grace_ns);
+                let due_ns = self.later_by_ns(sent_ns, now_ns);
                 if let Some(ask) = &mut self.borrowing.ask {
                     ask.due_ns = due_ns;
                 }
@@ -384,7 +386,10 @@ impl Owner {
     pub(super) fn next_word_ns(&self, now_ns: u64) -> u64 {
         let again = self.borrowing.unheard.iter().map(|told| told.again_ns);
         let due = self.borrowing.ask.iter().map(|ask| ask.due_ns);
-        let next = again.chain(due).chain(self.lending.expires_ns()).min();
+        let next = again
+            .chain(due)
+            .chain(self.lending.expires_ns(self.spec.hold().is_some()))
+            .min();
         next.map_or(u64::MAX, |at_ns| {
             at_ns.max(now_ns.saturating_add(LOOK_MIN_NS))
         })

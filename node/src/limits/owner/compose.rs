@@ -245,7 +245,7 @@ impl Owner {
             }
         }
         match verdict {
-            Verdict::Refuse { until_ns, .. } if expects => looks.push(until_ns),
+            Verdict::Refuse { until_ns, .. } if expects || due => looks.push(until_ns),
             Verdict::Ask if due && slot => looks.push(self.pace.ready_ns()),
             _ => {}
         }

@@ -15,6 +15,10 @@ const LIFE_MIN_NS: u64 = 20_000_000;
 const PENDING_NS: u64 = 2_000_000_000;
 /// For so long after a relayed ask this node takes from the store, whoever owns the key.
 const RELAYED_NS: u64 = 1_000_000_000;
+/// Asks for callers that are held wait for tokens that come so soon.
+const QUEUED_NS: u64 = 1_000_000_000;
+/// Who waits so is told again after this time that it still does.
+const STILL_NS: u64 = 100_000_000;
 /// Starts of nodes whose newest ask is known; beyond it all are forgotten.
 const ASKERS_MAX: usize = 1_024;
 
@@ -39,7 +43,8 @@ struct Pending {
     id: u64,
     wanted: u64,
     received_ns: u64,
-    told: bool,
+    /// When it was last told to wait.
+    told_ns: Option<u64>,
 }
 
 impl Lending {
@@ -48,16 +53,25 @@ impl Lending {
         self.pending.is_empty() && self.words.is_empty()
     }
 
+    /// Peers that have been told to wait.
+    pub(super) fn waiting(&self) -> Vec<Opener> {
+        self.pending.iter().map(|pending| pending.from).collect()
+    }
+
     /// Tokens that peers wait for.
     pub(super) fn wanted(&self) -> u64 {
         let wanted = self.pending.iter().map(|pending| pending.wanted);
         wanted.fold(0, u64::saturating_add)
     }
 
-    /// When the oldest wait is over.
-    pub(super) fn expires_ns(&self) -> Option<u64> {
+    /// When the oldest wait is over, or who waits is to be told that it still does.
+    pub(super) fn expires_ns(&self, holds: bool) -> Option<u64> {
+        let held = self.pending.iter().filter(|_| holds);
+        let again = held.filter_map(|pending| pending.told_ns);
+        let again = again.map(|told_ns| told_ns.saturating_add(STILL_NS));
         let first = self.pending.first();
-        first.map(|pending| pending.received_ns.saturating_add(PENDING_NS))
+        let over = first.map(|pending| pending.received_ns.saturating_add(PENDING_NS));
+        again.chain(over).min()
     }
 }
 
@@ -82,7 +96,7 @@ impl Owner {
             id: ask.id,
             wanted: ask.wanted,
             received_ns: now_ns,
-            told: false,
+            told_ns: None,
         });
         if ask.relayed {
             lending.relayed_until_ns = now_ns.saturating_add(RELAYED_NS);
@@ -115,11 +129,17 @@ impl Owner {
         let own = waiting.max(expected.saturating_add(expected / 4));
         let ours = Party {
             wanted: own,
-            since_ns: self.loss.dry_since_ns().unwrap_or(u64::MAX),
+            since_ns: match self.meter.held.head_since_ns() {
+                Some(since_ns) => since_ns,
+                None => self.loss.dry_since_ns().unwrap_or(u64::MAX),
+            },
         };
         let theirs = self.lending.pending.iter().map(|pending| Party {
             wanted: pending.wanted,
-            since_ns: pending.received_ns,
+            since_ns: self
+                .held
+                .since_ns(pending.from)
+                .unwrap_or(pending.received_ns),
         });
         let parties: Vec<Party> = theirs.chain([ours]).collect();
         let shares = divide(part.block.amount, self.meter.estimate(), &parties);
@@ -160,13 +180,22 @@ impl Owner {
         let now_ns = around.now.boot_ns;
         self.lend_at_hand(now_ns);
         let reply = self.reply_without(around);
+        let holds = self.spec.hold().is_some();
         let waits = |p: &Pending| now_ns < p.received_ns.saturating_add(PENDING_NS);
         let mut pending = std::mem::take(&mut self.lending.pending);
         pending.retain(waits);
         for mut pending in pending {
             match reply {
+                // It asks anew: what it is told to wait for comes in its own time.
+                Reply::Later if holds && now_ns >= pending.received_ns + PENDING_NS / 2 => {
+                    self.lending.say(pending, Reply::Refused { in_ns: 0 });
+                }
                 Reply::Later => {
-                    if !std::mem::replace(&mut pending.told, true) {
+                    let due = pending
+                        .told_ns
+                        .is_none_or(|told_ns| holds && now_ns >= told_ns.saturating_add(STILL_NS));
+                    if due {
+                        pending.told_ns = Some(now_ns);
                         self.lending.say(pending, reply);
                     }
                     self.lending.pending.push(pending);
@@ -176,7 +205,8 @@ impl Owner {
         }
         self.lending.verdict = None;
         let seen = self.seen();
-        for (to, mut word) in self.lending.words.drain(..) {
+        let own = self.meter.waiting.load(Ordering::Relaxed);
+        for (to, mut word) in std::mem::take(&mut self.lending.words) {
             if let Word::Answer(answer) = &mut word {
                 answer.at_ns = now_ns;
             }
@@ -185,8 +215,13 @@ impl Owner {
             {
                 answer.seen.clone_from(&seen);
             }
+            let answers = matches!(word, Word::Answer(_));
             around.out.words.push((to, word));
+            if answers {
+                self.tell_elsewhere(to, around, own);
+            }
         }
+        self.tell_elsewhere_again(around, own);
     }
 
     /// At most half of each part, so that something is left for the next who asks.
@@ -237,6 +272,12 @@ impl Owner {
         }
         match self.lending.verdict {
             _ if self.attempt.is_some() => Reply::Later,
+            // Who is held waits here for its turn, as our own callers do.
+            Some(Verdict::Refuse { until_ns, .. })
+                if self.spec.hold().is_some() && until_ns <= now_ns.saturating_add(QUEUED_NS) =>
+            {
+                Reply::Later
+            }
             Some(Verdict::Refuse { until_ns, .. }) if until_ns > now_ns => until(until_ns),
             _ => Reply::Later,
         }

@@ -13,6 +13,7 @@ pub mod borrow;
 mod compose;
 mod correct;
 mod divide;
+mod held;
 mod lend;
 mod resolve;
 
@@ -38,6 +39,7 @@ use crate::limits::view::{Verdict, View};
 
 use borrow::Borrowing;
 use correct::Correcting;
+use held::HeldBy;
 use lend::Lending;
 
 /// How long after its end a block may wait for another reason to write before it is settled.
@@ -156,6 +158,7 @@ pub struct Owner {
     orphans_due_ns: Option<u64>,
     look_ns: u64,
     lending: Lending,
+    held: HeldBy,
     borrowing: Borrowing,
     correcting: Correcting,
     /// Who owned the key at the last look; `None` before the first.
@@ -186,6 +189,7 @@ impl Owner {
             orphans_due_ns: None,
             look_ns: now_ns,
             lending: Lending::default(),
+            held: HeldBy::default(),
             borrowing: Borrowing::default(),
             correcting: Correcting::default(),
             owned_by: None,
