@@ -16,7 +16,7 @@ use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
 use node::sync::recovery;
 use node::sync::test_requests;
-use node::sync::usage;
+use node::sync::{demand, usage};
 use node::test_run::TestQueue;
 use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
@@ -210,7 +210,14 @@ impl DataPlane {
         let (stop, stopping) = oneshot::channel();
         let (quiet, stopped) = oneshot::channel();
         let (limits, origin) = (self.limits.clone(), self.shared.origin.clone());
+        let asking = demand::run(limits.clone(), store.clone(), self.health.clone());
         let telling = usage::run(limits, origin, store.clone(), self.health.clone(), stopped);
+        let telling = async {
+            tokio::select! {
+                () = telling => {}
+                () = asking => {}
+            }
+        };
         let running = background.spawn(async move {
             tokio::join!(membership::run(membership, store, stopping), telling);
         });

@@ -173,7 +173,7 @@ pub const KEPT_FROM: &str = "kept-from/";
 
 /// Leaves and roots, records of versions and their signatures, and sealed secrets of all
 /// organisations: what comes behind these is an organisation and a slash.
-pub const OF_ORGS: [&str; 7] = [
+pub const OF_ORGS: [&str; 9] = [
     "leaf/",
     "versions/",
     "signatures/",
@@ -181,6 +181,8 @@ pub const OF_ORGS: [&str; 7] = [
     RETIRED,
     "idempotency/",
     "tokens/",
+    SHARES,
+    "grants/",
 ];
 
 /// All running control planes.
@@ -295,6 +297,54 @@ pub fn raise(meter: MeterId) -> String {
     format!("{RAISES}{meter}")
 }
 
+/// What this region has of limits that regions share, where that has ever moved.
+const SHARES: &str = "shares/";
+
+/// Written with every change of a share: who has seen it has seen all before.
+pub const SHARES_MOVED: &str = "shares-moved";
+
+/// The beginning of all shares and of [`SHARES_MOVED`].
+pub const SHARES_WATCHED: &str = "shares";
+
+/// What this region has of the limits of a meter, or of a proxy's own; `id` names it.
+pub fn share(org: OrgId, id: &str) -> String {
+    format!("{SHARES}{org}/{id}")
+}
+
+/// All shares of an organisation.
+pub fn shares_of(org: OrgId) -> String {
+    format!("{SHARES}{org}/")
+}
+
+/// The organisation and the meter that a key of [`share`] names.
+pub fn parse_share(key: &str) -> Option<(OrgId, &str)> {
+    let (org, id) = key.strip_prefix(SHARES)?.split_once('/')?;
+    Some((org.parse().ok()?, id))
+}
+
+/// What this region has given to another one and is not known to be taken.
+pub fn grants_to(org: OrgId, region: &str) -> String {
+    format!("grants/{org}/{region}/")
+}
+
+/// All such grants of an organisation.
+pub fn grants_of(org: OrgId) -> String {
+    format!("grants/{org}/")
+}
+
+/// One grant. Numbers are padded, so that keys sort as they were given.
+pub fn grant((org, region): (OrgId, &str), id: &str, seq: u64) -> String {
+    format!("grants/{org}/{region}/{id}/{seq:020}")
+}
+
+/// What nodes say of how they use limits that regions share.
+pub const DEMAND: &str = "demand/";
+
+/// What a node says of that, under its lease.
+pub fn demand(node: NodeId) -> String {
+    format!("{DEMAND}{node}")
+}
+
 /// Who does a job that only one control may do, under its lease.
 pub fn leader(role: &str) -> String {
     format!("leaders/{role}")
@@ -407,6 +457,14 @@ mod tests {
             Some(NodeId::from_bits(3))
         );
         assert_eq!(parse_node("nodes/x"), None);
+        assert_eq!(parse_share(&share(org, "mtr_1")), Some((org, "mtr_1")));
+        assert_eq!(parse_share(SHARES_MOVED), None);
+        for key in [SHARES_MOVED, &share(org, "mtr_1")] {
+            assert!(key.starts_with(SHARES_WATCHED), "{key}");
+        }
+        let given = (org, "eu");
+        assert!(grant(given, "mtr_1", 9) < grant(given, "mtr_1", 10));
+        assert!(grant(given, "mtr_1", 9).starts_with(&grants_to(org, "eu")));
     }
 
     #[test]

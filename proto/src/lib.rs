@@ -51,6 +51,7 @@ pub mod restarts;
 pub mod retired;
 pub mod rule;
 pub mod seal;
+pub mod shares;
 pub mod signature;
 pub mod stage;
 pub mod store;

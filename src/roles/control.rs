@@ -163,6 +163,7 @@ fn replicate(
         regions: regions.clone(),
         homes: homes.clone(),
         status: status.clone(),
+        shared: Arc::default(),
         dialer: Dialer::Tls(link_tls::client(&settings.link)?),
     });
     let follower = replication.clone();
@@ -191,6 +192,7 @@ fn source(directory: &Directory) -> Arc<Source> {
         worlds: replication.worlds.clone(),
         homes: directory.homes.clone(),
         regions: directory.regions.clone(),
+        shared: replication.shared.clone(),
         status: directory.status.clone(),
         answer_bytes: ANSWER_BYTES,
     })

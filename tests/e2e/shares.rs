@@ -1,5 +1,9 @@
 //! Limits that two regions have together.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
 use serde_json::{Value, json};
 
 use crate::cluster::wait_status;
@@ -7,6 +11,7 @@ use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::pinned::Pair;
+use crate::regions::Two;
 
 /// How many of so many requests to a node pass.
 fn granted(node: &Gateway, proxy: &Proxy, requests: usize) -> usize {
@@ -138,4 +143,88 @@ fn a_region_that_is_not_listed_has_nothing_to_give() {
         "{}",
         pinned.text()
     );
+}
+
+/// Sends to a node from several connections until it is told to stop.
+fn busy(node: &Gateway, proxy: &Proxy, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
+    let sender = || {
+        let (url, stop) = (node.url.clone(), Arc::clone(stop));
+        let request = proxy
+            .request("GET", "/")
+            .field("requestrocket-fault", "sent-at");
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                let status = request.send(&url).status();
+                assert!([200, 429].contains(&status), "{status}");
+            }
+        })
+    };
+    (0..4).map(|_| sender()).collect()
+}
+
+/// Waits until a region has so much of the limit, by its usage.
+fn wait_share(control: &Gateway, millionths: u64) {
+    wait_for("a share", || {
+        let found = control.get("/meters/usage");
+        let share = found["items"][0]["share"]["millionths"].as_u64();
+        share.filter(|share| *share >= millionths).map(|_| ())
+    });
+}
+
+#[test]
+fn shares_go_where_callers_are_and_the_sum_stays_within_the_limit() {
+    let two = Two::new();
+    let (us, eu) = two.controls();
+    let node = |region| {
+        let mut start = two.node_start(region);
+        start.config += "[gateway]\nfault_injection = true\n";
+        Gateway::with(start)
+    };
+    let nodes = [node(&two.us), node(&two.eu)];
+    let upstream = Upstream::json("{}");
+    let proxy = us.proxy(&upstream.url());
+    let meter = json!({"limits": [{"limit": 200, "window": "second"}],
+                       "shared_by": ["us", "eu"]});
+    us.create(&format!("/proxies/{}/meters", proxy.id), meter);
+    two.wait_equal();
+    for node in &nodes {
+        wait_for("the meter", || {
+            let answer = proxy.request("GET", "/").send(&node.url);
+            answer.field("ratelimit-policy").map(|_| ())
+        });
+    }
+    let before = upstream.seen().len();
+    // First all callers are in us, then all in eu.
+    for (control, node) in [(&us, &nodes[0]), (&eu, &nodes[1])] {
+        let stop = Arc::new(AtomicBool::new(false));
+        let senders = busy(node, &proxy, &stop);
+        wait_share(control, 900_000);
+        let moved = upstream.seen().len();
+        wait_for("some seconds of it", || {
+            (upstream.seen().len() > moved + 400).then_some(())
+        });
+        stop.store(true, Ordering::SeqCst);
+        for sender in senders {
+            sender.join().expect("every answer is 200 or 429");
+        }
+    }
+    let sent = upstream.seen().split_off(before);
+    let sent = sent.iter().map(|request| {
+        let sent = request.field("requestrocket-sent-at").expect("an instant");
+        sent.parse::<u64>().expect("nanoseconds")
+    });
+    let mut sent: Vec<u64> = sent.collect();
+    sent.sort_unstable();
+    let mut fullest = 0;
+    let mut from = 0;
+    for (to, at) in sent.iter().enumerate() {
+        while sent[from] + 1_000_000_000 <= *at {
+            from += 1;
+        }
+        fullest = fullest.max(to + 1 - from);
+    }
+    assert!(fullest <= 200, "{fullest} in one second");
+    assert!(fullest > 100, "no more than an even share: {fullest}");
+    // Neither region gives all away.
+    assert_eq!(granted(&nodes[0], &proxy, 1), 1);
 }

@@ -1,11 +1,13 @@
 //! How much of each meter is used now, as the nodes tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use proto::id::OrgId;
 use proto::keys;
 use proto::meter::share::SharedLimits;
 use proto::object::{Body, ObjectId};
 use proto::org::Role;
+use proto::shares::Held;
 use proto::store::load;
 use proto::usage::{self, KeyUsage, NodeUsage};
 use serde_json::{Value, json};
@@ -78,6 +80,7 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         own.contains(&key.meter_id) && wanted.as_ref().is_none_or(|id| *id == key.meter_id)
     };
     let all = usage::together(nodes).into_iter().filter(mine);
+    let held = held(&call, config.org).await?;
     let items: Vec<Value> = all
         .take(top)
         .map(|key| {
@@ -89,7 +92,8 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
             shown["parent_id"] = json!(parent);
             let shared = object.and_then(|object| SharedLimits::of(&object.body));
             if let Some(shared) = shared {
-                shown["share"] = share(&shared, call.control.publisher.region());
+                let region = call.control.publisher.region();
+                shown["share"] = share(&shared, held.get(&key.meter_id), region);
             }
             shown
         })
@@ -99,13 +103,30 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
     })))
 }
 
+/// What this region has of limits whose shares have moved, by the ids of meters.
+async fn held(call: &OrgCall, org: OrgId) -> Result<HashMap<String, Held>, Refusal> {
+    let mut held = HashMap::new();
+    let store = call.control.publisher.store();
+    let prefix = keys::shares_of(org);
+    let listed = load::list(store, &prefix, None, |pair| {
+        let of = keys::parse_share(&pair.key);
+        let value = serde_json::from_slice::<Held>(&pair.value).ok();
+        held.extend(of.zip(value).map(|((_, id), held)| (id.to_owned(), held)));
+    });
+    listed.await.map_err(|error| write::refusal(error.into()))?;
+    Ok(held)
+}
+
 /// What this region has of limits that regions share.
-fn share(shared: &SharedLimits<'_>, region: &str) -> Value {
+fn share(shared: &SharedLimits<'_>, held: Option<&Held>, region: &str) -> Value {
     let whole = shared.whole.iter();
     let whole = whole.map(|(window, limit)| json!({"window": window, "limit": limit}));
+    let at_first = shared.share(region).map_or(0, |share| share.initial);
+    let moved = shared.moving_share(region).zip(held);
+    let moved = moved.map(|(share, held)| held.fraction(&share));
     json!({
         "regions": shared.regions,
-        "millionths": shared.share(region).map_or(0, |share| share.initial),
+        "millionths": moved.unwrap_or(at_first),
         "whole": whole.collect::<Vec<_>>(),
     })
 }

@@ -141,6 +141,8 @@ impl Publisher {
             keys::retired_of(org),
             keys::idempotency_of(org),
             keys::tokens(org),
+            keys::shares_of(org),
+            keys::grants_of(org),
         ] {
             if let Err(error) = self.delete_all(&prefix).await {
                 tracing::warn!(%org, %error, prefix, "a deleted organisation leaves keys");

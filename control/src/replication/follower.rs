@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::apply::{ApplyError, Guard, Local};
 use super::connection::Connection;
 use super::leader::Place;
+use super::shares::Coming;
 use super::takeover::Step;
 use super::{Broken, Replication, facts_hash};
 use crate::regions::Peer;
@@ -25,6 +26,8 @@ use crate::regions::status::Unverified;
 
 /// How long a region may wait until it says that there is nothing new.
 const NEWS_WAIT: Duration = Duration::from_secs(1);
+/// The same, while there are limits that both share: how often shares are asked for.
+const SHARES_EVERY: Duration = Duration::from_millis(400);
 /// First and longest wait after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -115,11 +118,14 @@ impl Follower {
             of.error = None;
         });
         let (mut applied, guard) = (Vec::new(), Some(place.held()));
+        let mut coming = Coming::default();
         loop {
             if place.is_lost() {
                 return Err(Broken::Deposed);
             }
             applied = self.0.round(&mut connection, &guard, applied).await?;
+            let moving = self.0.move_shares(&mut connection, &guard, &mut coming);
+            moving.await?;
         }
     }
 }
@@ -143,12 +149,16 @@ impl Replication {
         guard: &Guard,
         applied: Vec<(OrgId, Position)>,
     ) -> Result<Vec<(OrgId, Position)>, Broken> {
+        let wait = match self.shares_with(connection.peer()) {
+            true => SHARES_EVERY,
+            false => NEWS_WAIT,
+        };
         let ask = Ask::News {
-            wait_ms: NEWS_WAIT.as_millis() as u32,
+            wait_ms: wait.as_millis() as u32,
             applied,
         };
         let asked = Timestamp::now();
-        let news = connection.ask(&ask, NEWS_WAIT).await?;
+        let news = connection.ask(&ask, wait).await?;
         let Answer::News {
             whole,
             mut moved,

@@ -7,8 +7,9 @@
 //! that made it (`verify`), on the same compare on the local head that a publish makes;
 //! `narrowing` tells what is not to be kept here any more, `aside` leaves a branch that is not in
 //! force. `takeover` learns which region is home and opens what was handed over to this one, once
-//! it has what other regions keep alone (`completing`); `handover` and `promotion` are what a
-//! person asks for. `leader` lets one control plane of a region follow. Nothing is remembered
+//! it has what other regions keep alone (`completing`); `shares` moves what regions have of limits
+//! that they share (`shared_index` finds these); `handover` and `promotion` are what a person asks
+//! for. `leader` lets one control plane of a region follow. Nothing is remembered
 //! between attempts but what the local store holds, so that a cut at any point costs only what was
 //! under way.
 
@@ -24,6 +25,8 @@ mod narrowing;
 mod pages;
 mod promotion;
 mod secrets;
+mod shared_index;
+mod shares;
 mod source;
 mod sync;
 mod takeover;
@@ -47,6 +50,7 @@ pub use self::connection::Dialer;
 pub use self::follower::Follower;
 pub use self::handover::HandOverError;
 pub use self::promotion::{PromoteError, Promoted, Promotion};
+pub use self::shared_index::SharedIndex;
 pub use self::source::{ANSWER_BYTES, Source};
 use crate::publish::Publisher;
 use crate::regions::{Homes, Regions, Status};
@@ -65,6 +69,8 @@ pub struct Replication {
     pub homes: Homes,
     /// Where it is told how far this region has come.
     pub status: Arc<Status>,
+    /// Meters whose limits regions share.
+    pub shared: Arc<SharedIndex>,
     /// How other regions are called.
     pub dialer: Dialer,
 }

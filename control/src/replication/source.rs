@@ -22,6 +22,7 @@ use proto::wire::replication::{
 };
 use tokio::sync::watch;
 
+use super::SharedIndex;
 use super::facts_hash;
 use super::pages::Steps;
 use crate::publish::writes::json;
@@ -44,6 +45,8 @@ pub struct Source {
     pub homes: Homes,
     /// Who may ask.
     pub regions: Arc<Regions>,
+    /// Meters whose limits regions share.
+    pub shared: Arc<SharedIndex>,
     /// What followers tell.
     pub status: Arc<Status>,
     /// Content of one answer after which no more is added; [`ANSWER_BYTES`] is usual.
@@ -164,6 +167,7 @@ impl Session<'_> {
                 let found = self.source.store.get(&keys::home(org)).await?.value;
                 Ok(Answer::Home(found.map(|pair| pair.value.to_vec())))
             }
+            Ask::Shares(needs) => self.give(needs).await,
             Ask::Leaves { .. } | Ask::Sealed { .. } => Err(SourceError::TooMuch),
         }
     }

@@ -131,7 +131,12 @@ pub fn life_now_ns(spec: &MeterSpec, now: Moment, max_skew_ns: u64, growth: u64)
             .saturating_sub(max_skew_ns)
             .saturating_sub(now.unix_ns)
     });
-    let planned_ns = life_ns(spec).saturating_mul(growth).min(LIFE_MAX_NS);
+    let mut planned_ns = life_ns(spec).saturating_mul(growth).min(LIFE_MAX_NS);
+    if spec.share().is_some() {
+        // A share that is given away waits for the last block of it.
+        let most = proto::shares::block_life(spec.limits());
+        planned_ns = planned_ns.min(super::nanos(most));
+    }
     until_end.min().unwrap_or(u64::MAX).min(planned_ns)
 }
 

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use proto::meter::{Estimate, MeterSpec};
+use proto::meter::{Estimate, MeterSpec, share};
 
 /// Answers that are remembered.
 const REMEMBERED: usize = 100;
@@ -42,6 +42,9 @@ impl Estimates {
     /// Takes another configuration; what was learned stays.
     pub fn respec(&self, spec: &MeterSpec) {
         let most = spec.limits().iter().map(|limit| limit.capacity()).min();
+        // What a request sets aside has to fit into the share of this region.
+        let share = spec.share().map(|share| share.initial);
+        let most = most.map(|most| share.map_or(most, |share| share::part(most, share)));
         let most = most.unwrap_or(u64::MAX);
         let mut answers = self.lock();
         answers.count = spec.estimate() == Some(Estimate::Learned);

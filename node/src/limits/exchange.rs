@@ -7,7 +7,7 @@
 //! report is absolute and final, so that any repetition is harmless; what is not reported is
 //! charged at the block's end.
 
-use proto::meter::{Algorithm, Estimate, Limit, MeterSpec, StoreLoss, Window};
+use proto::meter::{Algorithm, Estimate, Limit, MeterSpec, Share, StoreLoss, Window};
 use serde::{Deserialize, Serialize};
 
 use super::block::Opener;
@@ -75,6 +75,29 @@ pub enum Word {
         /// For how many tokens they wait.
         tokens: u64,
     },
+    /// As [`Word::Ask`], of limits that regions share.
+    AskShare(Ask, Share),
+    /// As [`Word::Correct`], of limits that regions share.
+    CorrectShare {
+        /// The limits, as above.
+        spec: SpecForm,
+        /// What the region had of them at the start.
+        share: Share,
+        /// As above.
+        correction: Correction,
+        /// As above.
+        told: Option<Told>,
+    },
+}
+
+impl Word {
+    /// An ask, of limits of which the region has a share or all.
+    pub fn ask(ask: Ask, share: Option<Share>) -> Self {
+        match share {
+            None => Self::Ask(ask),
+            Some(share) => Self::AskShare(ask, share),
+        }
+    }
 }
 
 impl TokenBatch {

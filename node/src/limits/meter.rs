@@ -85,6 +85,8 @@ pub enum Draw {
 
 impl Meter {
     pub(super) fn new(store_key: String, spec: Arc<MeterSpec>, shared: Arc<Shared>) -> Self {
+        let (estimates, restraint) = (Estimates::of(&spec), Restraint::none(Arc::clone(&spec)));
+        let spec = restraint.at_first(&spec);
         Self {
             key: OnceLock::new(),
             told_id: OnceLock::new(),
@@ -92,7 +94,7 @@ impl Meter {
             view: ArcSwap::from_pointee(View::unknown(Arc::clone(&spec))),
             observes: AtomicBool::new(spec.limits().is_empty()),
             holds: AtomicBool::new(spec.hold().is_some()),
-            estimates: Estimates::of(&spec),
+            estimates,
             corrections: Corrections::default(),
             held: HoldQueue::default(),
             spec: ArcSwap::new(Arc::clone(&spec)),
@@ -101,7 +103,7 @@ impl Meter {
             low_water: AtomicU64::new(u64::MAX),
             near: AtomicUsize::new(0),
             missed: AtomicU64::new(0),
-            restraint: Restraint::none(Arc::clone(&spec)),
+            restraint,
             unmet: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -367,6 +369,7 @@ impl Meter {
 
     pub(super) fn refusal(&self, cause: Cause, k: u64, now_ns: u64) -> Refusal {
         self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
+        self.restraint.refusals.fetch_add(1, Ordering::Relaxed);
         let view = self.view.load();
         let (retry_after, window) = view.retry_after(cause, k, now_ns);
         let limits = view.limits(0, now_ns);

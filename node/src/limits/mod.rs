@@ -33,6 +33,7 @@
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
 //! | `restraint`, `learned`, `pauses`, `raises`, `leased` | what targets and people ask for |
+//! | `shares` | what the region has of limits that regions share |
 //! | `usage` | how much is used now |
 //!
 //! **Invariants.** In any interval of a sliding window's length, and in every calendar window,
@@ -67,6 +68,7 @@ mod restraint;
 pub mod revision_clock;
 mod run;
 mod shared;
+mod shares;
 pub mod slots;
 pub mod state;
 mod token;
@@ -202,11 +204,13 @@ impl Limits {
         };
         let (pauses, wished) = (Arc::clone(&limits.pauses), Arc::clone(&store));
         let leased = leased.follow(Arc::clone(&store));
+        let shares = shares::follow(Arc::clone(&limits.shared), Arc::clone(&store));
         let pauses = async move {
             // Writing ends when the process does.
             tokio::select! {
                 () = pauses::write_all(&pauses, &*wished) => {}
                 () = leased => {}
+                () = shares => {}
             }
         };
         let windows = run::run(broker, store, timeout, links);
@@ -361,6 +365,7 @@ impl Limits {
             // An error means that it is set already, to the same key.
             let _ = meter.key.set(key);
             self.raises.tell(&meter);
+            meter.renew_share(self.shared.clock.boot_ns());
             if !self.pauses.are_none() {
                 self.pauses.tell(&digest, &meter);
             }

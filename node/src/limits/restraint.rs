@@ -39,6 +39,10 @@ pub(super) struct Restraint {
     /// What is given of all of it, in percent, by the word of a person.
     percent: AtomicU64,
     raised_until_ns: AtomicU64,
+    /// What the region has of limits that regions share, in millionths.
+    share: AtomicU64,
+    /// Refusals since somebody looked.
+    pub refusals: AtomicU64,
     /// The limits of the configuration.
     configured: ArcSwap<MeterSpec>,
     routes: Mutex<Routes>,
@@ -61,8 +65,19 @@ impl Restraint {
             slow_until_ns: AtomicU64::new(0),
             percent: AtomicU64::new(100),
             raised_until_ns: AtomicU64::new(0),
+            // Nothing, until it is known what the region has.
+            share: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
             configured: ArcSwap::new(spec),
             routes: Mutex::default(),
+        }
+    }
+
+    /// What a meter of these limits gives before it is known what the region has of them.
+    pub fn at_first(&self, spec: &Arc<MeterSpec>) -> Arc<MeterSpec> {
+        match spec.share() {
+            None => Arc::clone(spec),
+            Some(_) => Arc::new(spec.shared(self.share.load(Ordering::Relaxed))),
         }
     }
 
@@ -160,6 +175,7 @@ impl Meter {
     /// Takes those of a newer configuration.
     pub(super) fn configure(&self, spec: &Arc<MeterSpec>) {
         self.restraint.configured.store(Arc::clone(spec));
+        self.renew_share(self.shared.clock.boot_ns());
         self.put_in_force();
     }
 
@@ -212,12 +228,24 @@ impl Meter {
         self.restraint.percent.load(Ordering::Relaxed)
     }
 
+    /// Gives so many millionths of its limits, where regions share them; whether that is new.
+    pub(super) fn set_share(&self, millionths: u64) -> bool {
+        let before = self.restraint.share.swap(millionths, Ordering::Relaxed);
+        if before != millionths {
+            self.put_in_force();
+        }
+        before != millionths
+    }
+
     fn put_in_force(&self) {
-        let configured = self.configured();
-        let spec = match self.slowed_to() * self.percent() {
-            ALL => configured,
-            thousandths => Arc::new(configured.scaled(thousandths, ALL)),
-        };
+        let mut spec = self.configured();
+        if spec.share().is_some() {
+            spec = Arc::new(spec.shared(self.restraint.share.load(Ordering::Relaxed)));
+        }
+        let thousandths = self.slowed_to() * self.percent();
+        if thousandths != ALL {
+            spec = Arc::new(spec.scaled(thousandths, ALL));
+        }
         self.spec.store(spec);
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::clock::{Clock, Moment};
 use super::meter::Meter;
 use super::raises::Raises;
+use super::shares::Shares;
 use super::wall_clocks::{Agreed, ClockSample, WallClocks};
 
 /// The way from the workers to the broker.
@@ -29,6 +30,8 @@ pub struct Shared {
     meters: Mutex<Registry>,
     /// Told of meters that got their name.
     raises: OnceLock<Weak<Raises>>,
+    /// What this region has of limits that regions share.
+    pub(super) shares: Shares,
     woken: Notify,
     stopping: AtomicBool,
     nodes: AtomicU64,
@@ -109,6 +112,7 @@ impl Shared {
             asks: Mutex::new(Vec::new()),
             meters: Mutex::default(),
             raises: OnceLock::new(),
+            shares: Shares::default(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             nodes: AtomicU64::new(nodes_min),
@@ -157,6 +161,7 @@ impl Shared {
         if let Some(raises) = self.raises.get().and_then(Weak::upgrade) {
             raises.tell(meter);
         }
+        meter.renew_share(self.clock.boot_ns());
     }
 
     /// Every meter.

@@ -14,7 +14,7 @@ use super::state::State;
 
 impl Meter {
     /// Its usage now.
-    fn usage(&self, now: Moment) -> Option<KeyUsage> {
+    pub(super) fn usage(&self, now: Moment) -> Option<KeyUsage> {
         // One that only peers ask for is told of by them.
         let key = self.key()?;
         let view = self.view.load();

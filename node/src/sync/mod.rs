@@ -1,6 +1,7 @@
 //! From the store's world to the snapshot that requests use.
 
 pub mod compile;
+pub mod demand;
 mod entry;
 pub mod guard;
 pub mod membership;

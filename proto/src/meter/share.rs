@@ -49,6 +49,15 @@ impl Share {
     }
 }
 
+impl Share {
+    /// Whether it can move to another region. What was used of a calendar window, or is in flight,
+    /// does not get less with time, so that who takes a share over could not tell when it is free.
+    pub fn can_move(&self, limits: &[Limit]) -> bool {
+        let counts = |limit: &Limit| limit.algorithm() != Algorithm::FixedWindow;
+        self.initial > 0 && !limits.is_empty() && limits.iter().all(counts)
+    }
+}
+
 /// The limits of an object that regions share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedLimits<'o> {
@@ -99,11 +108,11 @@ impl<'o> SharedLimits<'o> {
         Share::of(self.regions, self.resets, region)
     }
 
-    /// Whether shares of them can move. What was used of a calendar window, or is in flight, does
-    /// not get less with time, so that one who takes a share over could not tell when it is free.
-    pub fn can_move(&self) -> bool {
-        let counts = |limit: &Limit| limit.algorithm() != Algorithm::FixedWindow;
-        self.whole.len() == self.limits.len() && self.limits.iter().all(counts)
+    /// The share of a region, where it can move.
+    pub fn moving_share(&self, region: &str) -> Option<Share> {
+        let alone = self.whole.len() == self.limits.len();
+        let share = self.share(region).filter(|_| alone)?;
+        share.can_move(&self.limits).then_some(share)
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{LIMIT_MAX, Limit, LimitAnswer, MeterError, Window, share};
+use super::{LIMIT_MAX, Limit, LimitAnswer, MeterError, Share, Window, share};
 
 /// Longest name of a meter, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -35,6 +35,7 @@ pub struct MeterSpec {
     answer: LimitAnswer,
     hold: Option<Hold>,
     estimate: Option<Estimate>,
+    share: Option<Share>,
 }
 
 /// What a request spends before its answer says what it has cost.
@@ -96,6 +97,7 @@ impl MeterSpec {
             answer: LimitAnswer::default(),
             hold: None,
             estimate: None,
+            share: None,
         })
     }
 
@@ -132,6 +134,10 @@ impl MeterSpec {
     #[must_use]
     pub fn scaled(&self, parts: u64, of: u64) -> Self {
         let scaled = |n: u64| {
+            if n == 0 {
+                // What a region has no share of.
+                return 0;
+            }
             let scaled = (u128::from(n) * u128::from(parts)).div_ceil(u128::from(of.max(1)));
             u64::try_from(scaled)
                 .unwrap_or(LIMIT_MAX)
@@ -142,6 +148,18 @@ impl MeterSpec {
             limits: limits.collect(),
             ..self.clone()
         }
+    }
+
+    /// The same meter, of whose limits this region has a share that can move.
+    #[must_use]
+    pub fn sharing(mut self, share: Option<Share>) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// What this region had of its limits at the start, where shares of them can move.
+    pub fn share(&self) -> Option<Share> {
+        self.share
     }
 
     /// The same meter with what a region has of each of its limits, rounded down: nothing passes

@@ -12,16 +12,19 @@ use serde::{Deserialize, Serialize};
 use super::{Message, SCHEMA_REGION_ANSWER, SCHEMA_REGION_ASK, SCHEMA_REGION_HELLO};
 use crate::home::Home;
 use crate::id::{CredentialId, OrgId};
+use crate::shares::Grant;
 use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// The first with [`Ask::SignedVersions`].
 pub const PROTOCOL_SIGNED: u16 = 3;
 /// The first whose followers keep a version of which some content is that of other regions alone;
 /// such a one is not given to others.
 pub const PROTOCOL_CUT: u16 = 4;
+/// The first with [`Ask::Shares`].
+pub const PROTOCOL_SHARES: u16 = 5;
 /// The lowest that it still speaks.
 pub const PROTOCOL_MIN: u16 = 2;
 
@@ -103,6 +106,40 @@ pub enum Ask {
         /// The follower's newest version; absent when it has none.
         after: Option<Position>,
     },
+    /// What the asking region has of limits that both share, and lacks; at most [`SHARES_MAX`].
+    /// From [`PROTOCOL_SHARES`] on.
+    Shares(Vec<Need>),
+}
+
+/// Most meters in one [`Ask::Shares`].
+pub const SHARES_MAX: usize = 1_000;
+
+/// What a region has of the limits of one meter, and whether it lacks more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// The organisation.
+    pub org: OrgId,
+    /// The id of the meter, or of the proxy for its own `limits`.
+    pub meter: String,
+    /// Among whom, as the asking region knows it.
+    pub division: u64,
+    /// What it has and is to get, in millionths of the limits.
+    pub fraction: u64,
+    /// Whether it refuses callers.
+    pub hungry: bool,
+    /// The highest number of a grant of the asked region that it has heard of.
+    pub heard: u64,
+    /// The highest that it has taken.
+    pub taken: u64,
+}
+
+/// What was given of one meter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// All that is not known to be taken, in their order.
+    pub grants: Vec<Grant>,
+    /// The highest number of a grant of the asking region that was taken.
+    pub taken: u64,
 }
 
 /// Most leaves in one ask; an answer may hold fewer, the first ones.
@@ -153,6 +190,8 @@ pub enum Answer {
     },
     /// To [`Ask::SignedVersions`]: the region lacks what the follower keeps of the newest version.
     NotHere,
+    /// To [`Ask::Shares`]: for each meter of it, in its order.
+    Shares(Vec<Given>),
 }
 
 impl Message for Answer {
@@ -258,6 +297,15 @@ mod tests {
             },
             Ask::Versions { org, after: None },
             Ask::Home { org },
+            Ask::Shares(vec![Need {
+                org,
+                meter: "mtr_1".into(),
+                division: u64::MAX,
+                fraction: 333_333,
+                hungry: true,
+                heard: 3,
+                taken: 2,
+            }]),
             Ask::Sealed {
                 org,
                 names: vec![(credential, "s".into())],

@@ -7,4 +7,5 @@ pub(super) mod net;
 mod promoted;
 mod pull;
 mod random;
+mod shares;
 mod signed;

@@ -272,6 +272,7 @@ fn region(
         worlds: worlds.clone(),
         homes: homes.clone(),
         regions: regions.clone(),
+        shared: Arc::default(),
         status: Arc::default(),
         answer_bytes: ANSWER_BYTES,
     };
@@ -281,6 +282,7 @@ fn region(
         worlds: worlds.clone(),
         regions,
         homes: homes.clone(),
+        shared: Arc::default(),
         status: Arc::default(),
         dialer: Dialer::Within(net.clone()),
     };
@@ -338,6 +340,7 @@ impl Region {
             worlds: self.worlds.clone(),
             homes: self.homes.clone(),
             regions: self.source.regions.clone(),
+            shared: Arc::default(),
             status: Arc::default(),
             answer_bytes,
         })

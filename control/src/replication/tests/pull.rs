@@ -274,6 +274,7 @@ async fn who_may_ask_is_named_by_its_certificate() {
             signers: Vec::new(),
             peers: vec![peer(&ring("eu"), Vec::new())],
         }),
+        shared: Arc::default(),
         status: Arc::default(),
         answer_bytes: ANSWER_BYTES,
     };

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use proto::meter::Share;
 use proto::store::Revision;
 
 use super::{Broker, Slot, count};
 use crate::limits::block::Opener;
+use crate::limits::corrections::Correction;
 use crate::limits::exchange::{
-    Answer, Ask, BATCH_ITEMS_MAX, Item, Outbox, Reply, SpecForm, TokenBatch, Word,
+    self, Answer, Ask, BATCH_ITEMS_MAX, Item, Outbox, Reply, SpecForm, TokenBatch, Word,
 };
 use crate::limits::key::is_store_key;
 use crate::limits::meter::Meter;
@@ -39,7 +41,10 @@ impl Broker {
     pub fn peer_said(&mut self, from: Opener, batch: TokenBatch, now_ns: u64) {
         for Item { key, word } in batch.items {
             match word {
-                Word::Ask(ask) => self.take_ask(from, key, &ask, now_ns),
+                Word::Ask(ask) => self.take_ask(from, key, (&ask, None), now_ns),
+                Word::AskShare(ask, share) => {
+                    self.take_ask(from, key, (&ask, Some(share)), now_ns);
+                }
                 Word::Answer(answer) => self.take_answer(from, &key, answer, now_ns),
                 Word::Report(report) => match self.slots.get(&key).copied() {
                     Some(slot) => {
@@ -64,13 +69,17 @@ impl Broker {
                     correction,
                     told,
                 } => {
-                    // Where there is no place for the key it comes again, here or elsewhere.
-                    if let Some(slot) = self.slot_of_peer(&key, &spec, now_ns) {
-                        if let Some(owner) = self.owners.get_mut(&slot) {
-                            owner.corrected_by(from, correction, told, now_ns);
-                        }
-                        self.schedule(slot, now_ns);
-                    }
+                    let correction = (correction, told);
+                    self.take_correction(from, &key, (&spec, None), correction, now_ns);
+                }
+                Word::CorrectShare {
+                    spec,
+                    share,
+                    correction,
+                    told,
+                } => {
+                    let correction = (correction, told);
+                    self.take_correction(from, &key, (&spec, Some(share)), correction, now_ns);
                 }
                 Word::Holding { tokens, since_ns } => {
                     let slot = self.slots.get(&key).copied();
@@ -121,7 +130,7 @@ impl Broker {
         }
         for (to, word) in out.words {
             match &word {
-                Word::Ask(_) => count(&self.shared.stats.peer_asks),
+                Word::Ask(_) | Word::AskShare(..) => count(&self.shared.stats.peer_asks),
                 Word::Answer(Answer {
                     reply: Reply::Granted(_),
                     ..
@@ -133,8 +142,31 @@ impl Broker {
         }
     }
 
-    fn take_ask(&mut self, from: Opener, key: String, ask: &Ask, now_ns: u64) {
-        let Some(slot) = self.slot_of_peer(&key, &ask.spec, now_ns) else {
+    fn take_correction(
+        &mut self,
+        from: Opener,
+        key: &str,
+        spec: (&SpecForm, Option<Share>),
+        (correction, told): (Correction, Option<exchange::Told>),
+        now_ns: u64,
+    ) {
+        // Where there is no place for the key it comes again, here or elsewhere.
+        if let Some(slot) = self.slot_of_peer(key, spec, now_ns) {
+            if let Some(owner) = self.owners.get_mut(&slot) {
+                owner.corrected_by(from, correction, told, now_ns);
+            }
+            self.schedule(slot, now_ns);
+        }
+    }
+
+    fn take_ask(
+        &mut self,
+        from: Opener,
+        key: String,
+        (ask, share): (&Ask, Option<Share>),
+        now_ns: u64,
+    ) {
+        let Some(slot) = self.slot_of_peer(&key, (&ask.spec, share), now_ns) else {
             let answer = Answer {
                 ask: ask.id,
                 reply: Reply::NoStore,
@@ -153,14 +185,19 @@ impl Broker {
 
     /// The place of a key that a peer speaks of, with the limits that it knows; none where it is
     /// no key, or there is no place for it.
-    fn slot_of_peer(&mut self, key: &str, spec: &SpecForm, now_ns: u64) -> Option<Slot> {
+    fn slot_of_peer(
+        &mut self,
+        key: &str,
+        (spec, share): (&SpecForm, Option<Share>),
+        now_ns: u64,
+    ) -> Option<Slot> {
         let known = self.slots.get(key).copied();
         let told_id = spec.meter().map(str::to_owned);
         let spec = spec.spec().filter(|_| is_store_key(key))?;
         if known.is_none() && self.owners.len() >= KEYS_MAX {
             return None;
         }
-        let spec = Arc::new(spec);
+        let spec = Arc::new(spec.sharing(share));
         let slot = known.unwrap_or_else(|| {
             let shared = Arc::clone(&self.shared);
             let new = || Meter::new(key.to_owned(), Arc::clone(&spec), Arc::clone(&shared));

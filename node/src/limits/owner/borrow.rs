@@ -170,13 +170,15 @@ impl Owner {
             sent_ns: now_ns,
             due_ns: now_ns.saturating_add(wait_ns),
         });
+        let configured = self.meter.configured();
         let ask = Ask {
             id,
-            spec: SpecForm::from(&*self.meter.configured()).of(self.meter.belongs_to()),
+            spec: SpecForm::from(&*configured).of(self.meter.belongs_to()),
             wanted,
             relayed,
         };
-        around.out.words.push((owner, Word::Ask(ask)));
+        let word = Word::ask(ask, configured.share());
+        around.out.words.push((owner, word));
         self.tell_holding(owner, around, waiting);
     }
 

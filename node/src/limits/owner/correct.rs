@@ -139,10 +139,21 @@ impl Owner {
         let told = self.borrowing.told(owner, now_ns);
         if now_ns >= own.again_ns {
             own.again_ns = now_ns.saturating_add(AGAIN_NS);
-            let word = Word::Correct {
-                spec: SpecForm::from(&*self.meter.configured()).of(self.meter.belongs_to()),
-                correction: own.told(now_ns),
-                told,
+            let configured = self.meter.configured();
+            let spec = SpecForm::from(&*configured).of(self.meter.belongs_to());
+            let correction = own.told(now_ns);
+            let word = match configured.share() {
+                None => Word::Correct {
+                    spec,
+                    correction,
+                    told,
+                },
+                Some(share) => Word::CorrectShare {
+                    spec,
+                    share,
+                    correction,
+                    told,
+                },
             };
             around.out.words.push((owner, word));
         }

@@ -251,6 +251,7 @@ impl Owner {
         let now_ns = around.now.boot_ns;
         let asked = self.meter.asked.swap(false, Ordering::AcqRel);
         self.meter.end_slow(now_ns);
+        self.meter.renew_share(now_ns);
         self.refresh_spec(around.leaving);
         self.close_finished(now_ns);
         self.give_back(around);

@@ -15,6 +15,7 @@ mod meter;
 mod network;
 mod pauses;
 mod schedules;
+mod shares;
 mod silence;
 mod simulation;
 mod slots;

@@ -22,6 +22,15 @@ fn value(meter: &Meter) -> Result<Option<Arc<ValueSet>>, String> {
     Ok(set.transpose()?.map(Arc::new))
 }
 
+/// A meter with what this region has of its limits: a share that moves where it can.
+fn shared(spec: MeterSpec, share: Option<Share>, alone: bool) -> MeterSpec {
+    match share {
+        None => spec,
+        Some(share) if alone && share.can_move(spec.limits()) => spec.sharing(Some(share)),
+        Some(share) => spec.shared(share.initial),
+    }
+}
+
 impl OrgCompiler<'_> {
     /// The meters that may count requests of a caller with this credential through this proxy.
     pub(super) fn metering(
@@ -61,12 +70,14 @@ impl OrgCompiler<'_> {
         each_attempt: bool,
     ) -> Result<Row, String> {
         let spec = meter.spec(version).map_err(|error| error.to_string())?;
-        let share = self.share(&meter.shared_by, meter.resets);
-        let spec = spec.shared(share);
+        let region = &self.compiler.parts.keyring.region;
+        let share = Share::of(&meter.shared_by, meter.resets, region);
+        let millionths = share.map_or(share::WHOLE, |share| share.initial);
+        let spec = shared(spec, share, meter.concurrency().is_none());
         let slots = meter.concurrency().map(|limit| SlotSpec {
             name: meter.name.clone(),
             version,
-            limit: share::part(limit, share),
+            limit: share::part(limit, millionths),
             on_store_loss: spec.store_loss(),
             answer: spec.answer(),
         });
@@ -128,7 +139,8 @@ impl OrgCompiler<'_> {
         }
         let version = self.version_of(ObjectId::Proxy(id));
         let spec = MeterSpec::new("", version, limits).map_err(|error| error.to_string())?;
-        let spec = spec.shared(self.share(&proxy.limits.shared_by, 0));
+        let region = &self.compiler.parts.keyring.region;
+        let spec = shared(spec, Share::of(&proxy.limits.shared_by, 0, region), true);
         let (key, spec) = (MeterKey::whole(id.to_string()), Arc::new(spec));
         let counted = Counted::of(&self.compiler.parts.limits, &key, Some(&spec), None);
         Ok(Some(Row {
@@ -142,12 +154,6 @@ impl OrgCompiler<'_> {
             priority: None,
             each_attempt: false,
         }))
-    }
-
-    /// What this region has of limits that the listed regions share, in millionths.
-    fn share(&self, listed: &[String], resets: u32) -> u64 {
-        let region = &self.compiler.parts.keyring.region;
-        Share::of(listed, resets, region).map_or(share::WHOLE, |share| share.initial)
     }
 
     /// The version that last changed an object: limits that did not change keep their tokens.

@@ -1,0 +1,278 @@
+//! What regions have of the limits that they share, and how a part of it moves from one to another.
+//!
+//! A share is a fact of the region that has it, kept in its own store, and no configuration. It
+//! moves by *transfer*: the giver lowers its share and writes a numbered grant in one transaction;
+//! the receiver raises its own by that grant, once, after a wait. A grant that nobody takes lowers
+//! what all have together; nothing ever raises it.
+//!
+//! **The wait.** What the giver's nodes send by the share that they had counts until it is out of
+//! every window, so that long the receiver waits, from when it heard of the grant:
+//!
+//! | part | why |
+//! |---|---|
+//! | [`known_for`] | a node that does not reach its store goes by what it last heard for so long |
+//! | [`block_life`] | a block that was opened last may be sent from for so long |
+//! | window and sub-window, or the time that a bucket fills in | what was sent counts for so long |
+//! | a hundredth and half a second | clocks that run differently |
+//!
+//! A node that has not heard from its store for longer gives no more than [`floor`], which no
+//! region ever gives away. Nobody compares wall clocks: each part is measured on one clock, and the
+//! receiver begins later than the giver.
+//!
+//! **A store that went back** has a share that was given away since, and says a lower number of its
+//! last grant than the receiver has taken: its share counts as nothing from then on
+//! ([`Held::lose`]), until a person lets the regions begin anew (`resets` of the meter).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::meter::share::{WHOLE, part};
+use crate::meter::{Algorithm, Limit, Share};
+use crate::wire::replication::Need;
+
+/// A region never has less than this part of its even share.
+const FLOOR_PART: u64 = 20;
+/// No less than this is given at once.
+const LEAST: u64 = WHOLE / 100;
+/// The shares of two regions are about even when they differ by less.
+const EVEN: u64 = WHOLE / 10;
+/// Grants of one meter that a region has not taken yet; another one waits for these.
+const OPEN_MAX: usize = 8;
+/// Divisions whose shares a region remembers; beyond it shares do not move.
+const DIVISIONS_MAX: usize = 64;
+
+/// What a region has of the limits of one meter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// In millionths, by division; none: its share is what it was at the start.
+    #[serde(default)]
+    fractions: BTreeMap<String, u64>,
+    /// The number of the last grant to each region.
+    #[serde(default)]
+    given: BTreeMap<String, u64>,
+    /// The number of the last grant of each region that was taken.
+    #[serde(default)]
+    taken: BTreeMap<String, u64>,
+}
+
+/// A part of a share on its way to another region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Rises with every grant of one region to another, of one meter.
+    pub seq: u64,
+    /// Among whom.
+    pub division: u64,
+    /// How much, in millionths of the limits.
+    pub fraction: u64,
+    /// So long after it was heard of it may be taken.
+    pub wait_ms: u64,
+}
+
+impl Held {
+    /// What the region has, in millionths.
+    pub fn fraction(&self, share: &Share) -> u64 {
+        let held = self.fractions.get(&name(share)).copied();
+        held.unwrap_or(share.initial).min(WHOLE)
+    }
+
+    /// The number of the last grant to a region.
+    pub fn given(&self, region: &str) -> u64 {
+        self.given.get(region).copied().unwrap_or(0)
+    }
+
+    /// The number of the last grant of a region that was taken.
+    pub fn taken(&self, region: &str) -> u64 {
+        self.taken.get(region).copied().unwrap_or(0)
+    }
+
+    /// Gives a part away; none where it has not so much.
+    pub fn give(
+        &mut self,
+        (share, limits): (&Share, &[Limit]),
+        to: &str,
+        fraction: u64,
+    ) -> Option<Grant> {
+        let left = self.fraction(share).checked_sub(fraction)?;
+        let known = self.fractions.contains_key(&name(share));
+        if fraction == 0 || (!known && self.fractions.len() >= DIVISIONS_MAX) {
+            return None;
+        }
+        self.fractions.insert(name(share), left);
+        let seq = self.given(to) + 1;
+        self.given.insert(to.to_owned(), seq);
+        let wait = wait(limits).as_millis();
+        Some(Grant {
+            seq,
+            division: share.division,
+            fraction,
+            wait_ms: u64::try_from(wait).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Takes a grant, whose wait is over; false for one that was taken before. One of another
+    /// division is worth nothing.
+    pub fn take(&mut self, share: &Share, from: &str, grant: &Grant) -> bool {
+        if grant.seq <= self.taken(from) {
+            return false;
+        }
+        self.taken.insert(from.to_owned(), grant.seq);
+        if grant.division == share.division {
+            let sum = self.fraction(share).saturating_add(grant.fraction);
+            self.fractions.insert(name(share), sum.min(WHOLE));
+        }
+        true
+    }
+
+    /// Another region has taken a grant of this number: where none so high was given, this is
+    /// what the region had earlier, and counts as nothing. True where it was so.
+    pub fn lose(&mut self, share: &Share, to: &str, taken: u64) -> bool {
+        if taken <= self.given(to) {
+            return false;
+        }
+        self.given.insert(to.to_owned(), taken);
+        self.fractions.insert(name(share), 0);
+        true
+    }
+}
+
+fn name(share: &Share) -> String {
+    format!("{:016x}", share.division)
+}
+
+/// What a region always has, in millionths: callers that come first are served by it, and nodes
+/// that do not know how much it has.
+pub fn floor(share: &Share, limits: &[Limit]) -> u64 {
+    let one = |limit: &Limit| WHOLE.div_ceil(limit.limit().min(limit.capacity()).max(1));
+    let one = limits.iter().map(one).max().unwrap_or(0);
+    (share.initial / FLOOR_PART).max(one).min(share.initial)
+}
+
+/// How long a node goes by a share after the store was last heard of.
+pub fn known_for(limits: &[Limit]) -> Duration {
+    let width_ns = limits.iter().map(|limit| limit.window().width_ns()).min();
+    Duration::from_nanos(width_ns.unwrap_or(0)).clamp(Duration::from_secs(3), MINUTE / 2)
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Longest life of a block of tokens of limits that are shared.
+pub fn block_life(limits: &[Limit]) -> Duration {
+    let width_ns = limits.iter().map(|limit| limit.window().width_ns()).min();
+    Duration::from_nanos(width_ns.unwrap_or(0) / 100).clamp(Duration::from_secs(1), MINUTE / 2)
+}
+
+/// How long after a share was lowered nothing that was sent by it counts any more.
+pub fn wait(limits: &[Limit]) -> Duration {
+    let counted = |limit: &Limit| {
+        let width = Duration::from_nanos(limit.window().width_ns());
+        match limit.algorithm() {
+            Algorithm::TokenBucket => {
+                let fill = u128::from(limit.capacity()) * width.as_nanos();
+                let fill = fill.div_ceil(u128::from(limit.limit().max(1)));
+                Duration::from_nanos(u64::try_from(fill).unwrap_or(u64::MAX))
+            }
+            // One sub-window more than a window is counted.
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => width + width / 60,
+        }
+    };
+    let counted = limits.iter().map(counted).max().unwrap_or_default();
+    let sum = counted
+        .saturating_add(known_for(limits))
+        .saturating_add(block_life(limits));
+    sum.saturating_add(sum / 100)
+        .saturating_add(Duration::from_millis(500))
+}
+
+/// How a region uses what it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// How much of the limits is used here, in millionths of the whole of them.
+    pub used: u64,
+    /// Whether it refuses callers, or lets them wait.
+    pub hungry: bool,
+}
+
+impl Demand {
+    /// The same of two nodes.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            used: self.used.max(other.used),
+            hungry: self.hungry | other.hungry,
+        }
+    }
+}
+
+/// What a node says of the meters whose limits are shared, by their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDemand {
+    /// The meters that are in use.
+    pub meters: BTreeMap<String, Demand>,
+}
+
+/// How much a region that has `own` gives to one that has `other` and refuses callers.
+///
+/// What it does not use, but for an eighth of what it uses; and whether it uses it or not, a part
+/// of what it has more than the other, until they are about even: such a part that all others
+/// together bring the other one to what they then have.
+pub fn spare(own: u64, demand: Demand, other: u64, (share, limits): (&Share, &[Limit])) -> u64 {
+    let more = own.saturating_sub(other);
+    let regions = WHOLE.checked_div(share.initial).unwrap_or(0).max(2);
+    let fair = if more > EVEN { more / regions } else { 0 };
+    let unused = match demand.hungry {
+        true => 0,
+        false => own.saturating_sub(demand.used.saturating_add(demand.used / 8)),
+    };
+    let spare = unused.max(fair);
+    let spare = spare.min(own.saturating_sub(floor(share, limits)));
+    let spare = spare.min(WHOLE.saturating_sub(other));
+    let worth = limits.iter().all(|limit| part(limit.limit(), spare) > 0);
+    if spare >= LEAST && worth { spare } else { 0 }
+}
+
+/// What came of an ask for more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Grants that were taken, by number: nobody needs them any more.
+    pub over: Vec<u64>,
+    /// What was given, if anything: it is among the open grants too.
+    pub given: Option<Grant>,
+    /// The store is an earlier one; see [`Held::lose`].
+    pub lost: bool,
+}
+
+/// Answers a region that asks for more: what it has taken is over, and what is not used here is
+/// given to it if it refuses callers. `open` are the grants to it, in their order.
+pub fn serve(
+    held: &mut Held,
+    open: &mut Vec<Grant>,
+    of: (&Share, &[Limit]),
+    (to, need): (&str, &Need),
+    demand: Demand,
+) -> Served {
+    let (share, _) = of;
+    let (over, left) = std::mem::take(open)
+        .into_iter()
+        .partition(|grant| grant.seq <= need.taken);
+    *open = left;
+    let over: Vec<Grant> = over;
+    let mut served = Served {
+        over: over.into_iter().map(|grant| grant.seq).collect(),
+        given: None,
+        lost: held.lose(share, to, need.taken),
+    };
+    let among = open
+        .iter()
+        .filter(|grant| grant.seq > need.heard && grant.division == share.division);
+    let unheard: u64 = among.map(|grant| grant.fraction).sum();
+    let agreed = need.division == share.division;
+    if need.hungry && agreed && !served.lost && open.len() < OPEN_MAX {
+        let other = need.fraction.saturating_add(unheard);
+        let spare = spare(held.fraction(share), demand, other, of);
+        served.given = held.give(of, to, spare);
+        open.extend(served.given.clone());
+    }
+    served
+}
