@@ -180,7 +180,7 @@ fn each_mutant_of_the_protocol_is_caught() {
         Mutant::ReportBeforeClose,
         Mutant::OtherIncarnationSettles,
     ] {
-        let caught = (0..150).find_map(|seed| {
+        let caught = (0..1_000).find_map(|seed| {
             let mut plan = random_plan(seed, Some(mutant));
             plan.faults.unanswered = plan.faults.unanswered.max(10);
             plan.faults.crash_ns = 700 * MS;
