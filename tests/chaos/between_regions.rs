@@ -131,7 +131,8 @@ fn what_home_changes_is_in_effect_everywhere_and_arrives_whole() {
         });
         wide.wait_equal();
         let versions = wide.is_whole();
-        assert!(versions as u64 >= all, "{versions}");
+        // Older ones have left the archive.
+        assert!(versions as u64 >= all.min(1_000), "{versions}");
     });
 }
 

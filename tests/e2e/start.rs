@@ -177,9 +177,17 @@ const STOPPED_AT_ONCE: &str = r#"
 fn a_stop_right_after_the_ready_line() {
     for signal in ["TERM", "INT"].repeat(8) {
         let folder = tempfile::tempdir().expect("a folder");
-        let output = Command::new("bash")
+        let binary = binary();
+        let mut shell = Command::new("bash");
+        for (name, value) in binary.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        let output = shell
             .args(["-c", STOPPED_AT_ONCE])
-            .arg(binary().get_program())
+            .arg(binary.get_program())
             .arg(signal)
             .current_dir(folder.path())
             .output()
