@@ -198,6 +198,20 @@ impl Body {
         }
     }
 
+    /// The regions that it lists, if it is of a kind that does.
+    pub fn regions(&self) -> Option<&[String]> {
+        match self {
+            Self::Credential(stored) => Some(&stored.credential.regions),
+            Self::Proxy(proxy) => Some(&proxy.regions),
+            Self::Org(_)
+            | Self::Token(_)
+            | Self::Target(_)
+            | Self::Rule(_)
+            | Self::Filter(_)
+            | Self::Meter(_) => None,
+        }
+    }
+
     /// Whether it is what its id says.
     pub fn is_named_by(&self, id: ObjectId) -> bool {
         matches!(

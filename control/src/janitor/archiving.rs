@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use proto::home::Lies;
+use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::{Op, StoreError, Txn, TxnOutcome};
@@ -89,12 +89,12 @@ impl Janitor {
 
     /// Moves what was archived of a branch aside. What is archived is one line of numbers, so that
     /// its newest version tells whether there is a branch.
-    pub(super) async fn leave_branch(&self, org: OrgId, head: &Head) -> Result<(), JanitorError> {
+    pub(super) async fn leave_branch(&self, org: OrgId, home: &Home) -> Result<(), JanitorError> {
         let newest = self.archive.versions(org, u64::MAX, 1)?;
         let Some(newest) = newest.first() else {
             return Ok(());
         };
-        let home = self.publisher.home(org, &head.epoch).await?;
+        let home = home.clone();
         let is_aside =
             move |record: &VersionRecord| home.lies(&Position::from(&record.head)) == Lies::Aside;
         if is_aside(newest) {

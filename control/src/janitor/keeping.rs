@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use proto::home::Lies;
+use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::Store;
@@ -40,10 +40,9 @@ impl Keeps {
     /// Of the newest version.
     pub async fn of(
         publisher: &Publisher,
-        org: OrgId,
+        (org, home): (OrgId, &Home),
         newest: &Head,
     ) -> Result<Self, JanitorError> {
-        let home = publisher.home(org, &newest.epoch).await?;
         let region = publisher.region().to_owned();
         let lies = home.lies(&Position::from(newest));
         let (others, from) = match home.region == region {

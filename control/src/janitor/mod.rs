@@ -220,8 +220,9 @@ impl Janitor {
         if self.publisher.is_regressed(org) {
             return Ok(false);
         }
-        self.leave_branch(org, head).await?;
-        let keeps = Keeps::of(&self.publisher, org, head).await?;
+        let home = self.publisher.home(org, &head.epoch).await?;
+        self.leave_branch(org, &home).await?;
+        let keeps = Keeps::of(&self.publisher, (org, &home), head).await?;
         if keeps.purges() && self.purged.get(&org) != Some(&keeps) {
             self.purge_archive(org, keeps.clone()).await?;
             self.purged.insert(org, keeps.clone());

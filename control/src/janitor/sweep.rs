@@ -77,7 +77,8 @@ impl Janitor {
         let (config, unchanged) = self.publisher.newest(org).await?;
         let store = self.publisher.store();
         let mut leaves = HashSet::new();
-        let keeps = Keeps::of(&self.publisher, org, &config.head).await?;
+        let home = self.publisher.home(org, &config.head.epoch).await?;
+        let keeps = Keeps::of(&self.publisher, (org, &home), &config.head).await?;
         keeps.mark(store, &config.head, &mut leaves).await?;
         let earlier = keeps.of_earlier();
         let records = records_until(store, org, u64::MAX).await?;

@@ -18,7 +18,7 @@ use proto::store::chunks::chunks;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{
     Ancestry, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, VersionRecord,
-    apply, regions_of,
+    apply,
 };
 
 use super::cache::Parent;
@@ -327,9 +327,7 @@ impl Attempt {
 
 /// Refuses to make a version of one of which something is not here.
 fn refuse_part(parent: &OrgConfig) -> Result<(), PublishError> {
-    let regions = parent.withheld().map(regions_of);
-    let regions: Vec<String> = regions.map(str::to_owned).collect();
-    let org = parent.org;
+    let (org, regions) = (parent.org, parent.withheld_regions());
     match regions.is_empty() {
         true => Ok(()),
         false => Err(PublishError::Withheld { org, regions }),

@@ -11,7 +11,7 @@ use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 use proto::health::Readiness;
 use proto::id::{OrgId, RequestId};
-use proto::tree::{SYSTEM_ORG, regions_of};
+use proto::tree::SYSTEM_ORG;
 
 use super::forward::{FORWARDED_BY, Lacking};
 use super::replicated::{self, REPLICATED_TO};
@@ -137,14 +137,10 @@ async fn read_at_home(
     if caller.is_local() {
         return Ok(None);
     }
-    let lacking = match presented {
-        Some((org, n)) if !control.see_version(org, n).await => Lacking::Version(org, n),
-        _ if !parts.is_empty() => Lacking::Parts(parts),
+    let (of, lacking) = match presented {
+        Some((of, n)) if !control.see_version(of, n).await => (of, Lacking::Version(of, n)),
+        _ if !parts.is_empty() => (org, Lacking::Parts(parts)),
         _ => return Ok(None),
-    };
-    let of = match lacking {
-        Lacking::Version(of, _) => of,
-        Lacking::Parts(_) => org,
     };
     let Some(home) = directory.home_peer(of) else {
         return Ok(None);
@@ -156,9 +152,8 @@ async fn read_at_home(
 /// The regions of which something is kept elsewhere alone.
 fn parts_elsewhere(control: &Control, org: OrgId) -> Vec<String> {
     let world = control.world();
-    let config = world.orgs.get(&org).map(|state| &state.config);
-    let withheld = config.into_iter().flat_map(|config| config.withheld());
-    withheld.map(|set| regions_of(set).to_owned()).collect()
+    let state = world.orgs.get(&org);
+    state.map_or_else(Vec::new, |state| state.config.withheld_regions())
 }
 
 /// Whose configuration a call would change: its path's organisation, or `system`.

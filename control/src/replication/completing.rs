@@ -147,7 +147,7 @@ impl Local {
         self.fetch(store, connection, leaves, &mut content, &mut plan)
             .await?;
         let named = old.head.roots.iter();
-        let held = named.filter(|(set, _)| old.withheld().all(|withheld| withheld != *set));
+        let held = named.filter(|(set, _)| old.holds(set));
         let roots = held.map(|(_, root)| *root).chain([root]);
         let whole = self
             .assemble(&**store, (&old.head, roots), &content)

@@ -63,8 +63,7 @@ impl SharedMeter {
 }
 
 fn meters_of(config: &OrgConfig, own: &str) -> Arc<Vec<SharedMeter>> {
-    let objects = config.objects.values();
-    let shared = objects.filter_map(|object| {
+    let shared = config.objects.limited().filter_map(|object| {
         let shared = SharedLimits::of(&object.body)?;
         let share = shared.moving_share(own)?;
         Some(SharedMeter {

@@ -75,7 +75,7 @@ impl<'o> SharedLimits<'o> {
     /// Those of an object; none where it has none that are shared, or that can be read.
     pub fn of(body: &'o Body) -> Option<Self> {
         let (regions, resets, limits, slots) = match body {
-            Body::Meter(meter) => {
+            Body::Meter(meter) if !meter.spec.shared_by.is_empty() => {
                 let meter = &meter.spec;
                 let limits = meter
                     .limits
@@ -84,7 +84,7 @@ impl<'o> SharedLimits<'o> {
                 let slots = meter.concurrency();
                 (&meter.shared_by, meter.resets, limits.collect(), slots)
             }
-            Body::Proxy(proxy) => {
+            Body::Proxy(proxy) if !proxy.limits.shared_by.is_empty() => {
                 let limits: Vec<Limit> = proxy.limits.compile().ok()?;
                 (&proxy.limits.shared_by, 0, limits, None)
             }
@@ -95,7 +95,7 @@ impl<'o> SharedLimits<'o> {
             .map(|limit| (limit.window().name(), limit.limit()));
         let slots = slots.map(|limit| ("concurrency", limit));
         let whole = named.chain(slots).collect();
-        (!regions.is_empty()).then_some(Self {
+        Some(Self {
             regions,
             resets,
             whole,

@@ -258,8 +258,7 @@ proptest! {
             config = next(&config, steps, true).config;
         }
         let part = part(&config, "us");
-        let withheld = part.withheld().map(sets::regions_of);
-        let withheld: Vec<String> = withheld.map(str::to_owned).collect();
+        let withheld = part.withheld_regions();
         let draft = Draft { objects: part.objects.clone(), ..Draft::default() };
         match draft.commit(&part, 0, "salt".into()) {
             Ok(_) => prop_assert!(withheld.is_empty()),

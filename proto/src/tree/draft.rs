@@ -113,12 +113,11 @@ impl Draft {
     /// # Errors
     /// The configuration exceeds a bound.
     pub fn commit(self, parent: &OrgConfig, gc: u64, salt: String) -> Result<Packed, TreeError> {
-        let withheld = parent.withheld().map(sets::regions_of);
-        let withheld: Vec<String> = withheld.map(str::to_owned).collect();
+        let withheld = parent.withheld_regions();
         if !withheld.is_empty() {
             return Err(TreeError::Withheld(withheld));
         }
-        let by_region = self.by_region || parent.head.roots.len() > 1;
+        let by_region = self.by_region || parent.head.is_cut();
         let (sets, leaves) = sets::cut(parent, &self.objects, &self.changed, by_region)?;
         let mut head = Head {
             epoch: parent.head.epoch.clone(),
@@ -220,8 +219,8 @@ pub fn apply_delta(previous: &OrgConfig, head: &Head, delta: &Delta) -> Option<O
         changed.push(object.id);
         objects.insert(object.id, Arc::new(object));
     }
-    let by_region = head.roots.len() > 1;
-    if previous.head.roots.len() > 1 && !by_region {
+    let by_region = head.is_cut();
+    if previous.head.is_cut() && !by_region {
         return None;
     }
     let (sets, _) = sets::cut(previous, &objects, &changed, by_region).ok()?;

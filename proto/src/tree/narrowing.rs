@@ -29,11 +29,8 @@ pub fn narrows(old: &OrgConfig, new: &OrgConfig, region: &str) -> bool {
     }
     // What was pinned before stood in the set of all regions.
     if !old.head.is_cut() {
-        let proxies = old.objects.proxies().map(|(_, proxy)| &proxy.regions);
-        let credentials = old.objects.credentials();
-        let credentials = credentials.map(|(_, stored)| &stored.credential.regions);
-        let mut pinned = proxies.chain(credentials);
-        if pinned.any(|listed| !regions::include(listed, region)) {
+        let mut listed = old.objects.regional();
+        if listed.any(|(_, listed)| !regions::include(listed, region)) {
             return true;
         }
     }
@@ -53,11 +50,8 @@ pub fn narrows(old: &OrgConfig, new: &OrgConfig, region: &str) -> bool {
     })
 }
 
-/// Whether an object of a kind that is pinned is for a region.
+/// Whether an object of a kind that lists regions is for one.
 fn is_for(object: &Object, region: &str) -> bool {
-    match &object.body {
-        Body::Proxy(proxy) => regions::include(&proxy.regions, region),
-        Body::Credential(stored) => stored.credential.is_for_region(region),
-        _ => false,
-    }
+    let listed = object.body.regions();
+    listed.is_some_and(|listed| regions::include(listed, region))
 }

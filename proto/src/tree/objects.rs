@@ -205,6 +205,21 @@ impl Objects {
         })
     }
 
+    /// What lists regions, credentials and proxies, with its list.
+    pub fn regional(&self) -> impl Iterator<Item = (ObjectId, &[String])> {
+        let credentials = self.kind(|bits| ObjectId::Credential(CredentialId::from_bits(bits)));
+        let proxies = self.kind(|bits| ObjectId::Proxy(ProxyId::from_bits(bits)));
+        let all = credentials.chain(proxies);
+        all.filter_map(|(id, object)| Some((*id, object.body.regions()?)))
+    }
+
+    /// What has limits: proxies and meters.
+    pub fn limited(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let proxies = self.kind(|bits| ObjectId::Proxy(ProxyId::from_bits(bits)));
+        let meters = self.kind(|bits| ObjectId::Meter(MeterId::from_bits(bits)));
+        proxies.chain(meters).map(|(_, object)| object)
+    }
+
     /// What has a name of its own: organisations and proxies.
     pub fn named(&self) -> impl Iterator<Item = (&ObjectId, &Arc<Object>)> {
         let organisations = self.kind(|bits| ObjectId::Org(OrgId::from_bits(bits)));

@@ -69,11 +69,7 @@ pub(super) fn none() -> Sets {
 
 /// The regions that an object itself is pinned to; none for one that is everywhere.
 fn pinned(body: &Body) -> &[String] {
-    let listed = match body {
-        Body::Proxy(proxy) => &proxy.regions,
-        Body::Credential(stored) => &stored.credential.regions,
-        _ => return &[],
-    };
+    let listed = body.regions().unwrap_or_default();
     match regions::is_everywhere(listed) {
         true => &[],
         false => listed,
@@ -88,50 +84,22 @@ fn deciding<'a>(objects: &'a Objects, object: &'a Object) -> &'a Body {
 
 /// What regions that do not serve a proxy know of it. That of a stub is the same stub.
 fn stub(object: &Object, proxy: &Proxy) -> Object {
-    let Proxy {
-        alias,
-        former_aliases,
-        active,
-        proxy_credential_ids,
-        regions,
-        cross_region,
-        residency,
-        target_id,
-        timeouts,
-        body_buffer_bytes,
-        record,
-        acknowledge_open,
-        // Whatever is added to proxies stays with them, unless it is needed elsewhere.
-        name: _,
-        target_credential_id: _,
-        default_rule_effect: _,
-        limits: _,
-        cookies: _,
-        rewrite_urls: _,
-        foreign_urls: _,
-        error_bodies: _,
-        validation: _,
-        on_client_abort: _,
-        forward_caller_headers: _,
-        labels: _,
-    } = proxy.clone();
+    // Whatever is added to proxies is to be decided on here.
     let known = Proxy {
-        alias,
-        former_aliases,
-        active,
-        proxy_credential_ids,
-        regions,
-        cross_region,
-        residency,
-        target_id,
-        timeouts,
-        body_buffer_bytes,
-        record,
-        acknowledge_open,
         name: String::new(),
+        alias: proxy.alias.clone(),
+        former_aliases: proxy.former_aliases.clone(),
+        active: proxy.active,
+        proxy_credential_ids: proxy.proxy_credential_ids.clone(),
+        regions: proxy.regions.clone(),
+        cross_region: proxy.cross_region,
+        residency: proxy.residency,
+        target_id: proxy.target_id,
         target_credential_id: None,
         default_rule_effect: Default::default(),
         limits: Default::default(),
+        timeouts: proxy.timeouts,
+        body_buffer_bytes: proxy.body_buffer_bytes,
         cookies: None,
         rewrite_urls: Default::default(),
         foreign_urls: Default::default(),
@@ -139,6 +107,8 @@ fn stub(object: &Object, proxy: &Proxy) -> Object {
         validation: Default::default(),
         on_client_abort: Default::default(),
         forward_caller_headers: Vec::new(),
+        record: proxy.record.clone(),
+        acknowledge_open: proxy.acknowledge_open,
         labels: BTreeMap::new(),
     };
     Object {
@@ -174,15 +144,9 @@ fn moved(parent: &OrgConfig, objects: &Objects, changed: &[ObjectId]) -> BTreeSe
     let mut moved: BTreeSet<ObjectId> = changed.iter().copied().collect();
     if !parent.head.is_cut() {
         // It may hold what was pinned before versions were cut.
-        let proxies = objects.proxies();
-        let proxies = proxies.filter(|(_, proxy)| !regions::is_everywhere(&proxy.regions));
-        let credentials = objects.credentials();
-        let credentials =
-            credentials.filter(|(_, stored)| !regions::is_everywhere(&stored.credential.regions));
-        let scopes: BTreeSet<ObjectId> = proxies
-            .map(|(id, _)| ObjectId::Proxy(id))
-            .chain(credentials.map(|(id, _)| ObjectId::Credential(id)))
-            .collect();
+        let pinned = objects.regional();
+        let pinned = pinned.filter(|(_, listed)| !regions::is_everywhere(listed));
+        let scopes: BTreeSet<ObjectId> = pinned.map(|(id, _)| id).collect();
         moved.extend(attached_to(objects, &scopes).chain(scopes.iter().copied()));
         return moved;
     }
@@ -295,12 +259,21 @@ impl OrgConfig {
         self
     }
 
+    /// Whether a set is here.
+    pub fn holds(&self, set: &str) -> bool {
+        self.sets.contains_key(set)
+    }
+
     /// The sets that the version has and this copy of it does not.
     pub fn withheld(&self) -> impl Iterator<Item = &str> {
-        let named = self.head.roots.keys();
-        named
-            .filter(|name| !self.sets.contains_key(*name))
-            .map(String::as_str)
+        let named = self.head.roots.keys().map(String::as_str);
+        named.filter(|set| !self.holds(set))
+    }
+
+    /// The same, by their regions, in words.
+    pub fn withheld_regions(&self) -> Vec<String> {
+        let regions = self.withheld().map(regions_of);
+        regions.map(str::to_owned).collect()
     }
 
     /// Whether a root that the head names is that of a set that is here, or of none that is needed:

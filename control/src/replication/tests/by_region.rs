@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::health::Health;
 use proto::id::{CredentialId, OrgId, ProxyId, RuleId, TargetId};
 use proto::keys;
-use proto::object::{Body, ObjectId, StoredCredential};
+use proto::object::{Body, ObjectId};
 use proto::store::{Store, load};
 use proto::tree::{ApplyError, Change, Operation, OrgConfig, SYSTEM_ORG, SecretChange, unpack};
 use serde_json::{Value, json};
@@ -15,7 +15,9 @@ use tokio::sync::oneshot;
 
 use super::super::{HandOverError, PromoteError};
 use super::moves::{Following, comes, equal, following, home};
-use super::net::{Net, Region, bearer, create_target, installation_by_region, rename};
+use super::net::{
+    Net, Region, bearer, create_target, create_with_secret, installation_by_region, rename,
+};
 use crate::archive::Archive;
 use crate::janitor::{Janitor, JanitorOptions};
 use crate::publish::{PublishError, Published};
@@ -33,16 +35,7 @@ pub fn credential(region: &Region, (kind, bits): (&str, u128), fields: Value) ->
     let fields = fields.as_object().unwrap().clone();
     all.as_object_mut().unwrap().extend(fields);
     let credential = serde_json::from_value(all).unwrap();
-    let secret = region.publisher.prepare(&credential, bearer(CANARY));
-    Operation::Create {
-        id: ObjectId::Credential(CredentialId::from_bits(bits)),
-        body: Body::Credential(StoredCredential {
-            credential,
-            secret: None,
-            previous: vec![],
-        }),
-        secret: Some(secret),
-    }
+    create_with_secret(&region.publisher, bits, credential, CANARY)
 }
 
 /// A target and a way in for all, and a proxy with its policy and its target credential for

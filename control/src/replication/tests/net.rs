@@ -455,7 +455,15 @@ pub fn bearer(token: &str) -> SecretInput {
 }
 
 pub fn create_credential(publisher: &Publisher, bits: u128, token: &str) -> Operation {
-    let credential = credential();
+    create_with_secret(publisher, bits, credential(), token)
+}
+
+pub fn create_with_secret(
+    publisher: &Publisher,
+    bits: u128,
+    credential: Credential,
+    token: &str,
+) -> Operation {
     let secret = Some(publisher.prepare(&credential, bearer(token)));
     Operation::Create {
         id: ObjectId::Credential(CredentialId::from_bits(bits)),

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use proto::credential::Credential;
 use proto::id::CredentialId;
 use proto::keys;
-use proto::object::{Body, ObjectId, StoredCredential};
+use proto::object::ObjectId;
 use proto::seal::{Binding, Sealed, open};
 use proto::tree::{Operation, SecretChange};
 use serde_json::json;
 
 use super::moves::{comes, equal, following};
-use super::net::{Region, bearer, create_target, installation, rename};
+use super::net::{Region, bearer, create_target, create_with_secret, installation, rename};
 
 /// A target credential whose secret is for eu alone.
 fn of_eu() -> Credential {
@@ -50,15 +50,7 @@ async fn a_region_that_was_made_home_by_force_has_what_is_kept_to_another() {
     let all = [following(&us), following(&eu), following(&ap)];
     let (org, id) = (us.org(), CredentialId::from_bits(1));
     us.publish(org, vec![create_target(1, "of us")]).await;
-    let create = Operation::Create {
-        id: ObjectId::Credential(id),
-        body: Body::Credential(StoredCredential {
-            credential: of_eu(),
-            secret: None,
-            previous: vec![],
-        }),
-        secret: Some(us.publisher.prepare(&of_eu(), bearer("one"))),
-    };
+    let create = create_with_secret(&us.publisher, 1, of_eu(), "one");
     us.publish(org, vec![create]).await;
     equal(&[&us, &eu, &ap]).await;
     // us is gone for good, with its store; ap, which opens nothing of eu, becomes home.
