@@ -355,15 +355,14 @@ fn faults(cluster: &mut Cluster<'_>, limits: &[Limited]) {
     members.iter().for_each(|it| host.cut(it, Cut::Both));
     thread::sleep(FAULT);
     members.iter().for_each(|member| host.heal(member));
-    // Its peers serve it. In three of six runs none was without them, in the others up to half of
-    // the calls of one limit was: until that is found this asks only that some are served.
+    // Its peers serve it, but for the moment in which nobody knows yet.
     for limited in limits {
         let answers = lock(&limited.answers);
         let without = answers.get("503 limit-unavailable").copied().unwrap_or(0);
         let all: usize = answers.values().sum();
         let name = limited.name;
         assert!(
-            without < all,
+            without <= all / 10,
             "{name}: {without} of {all} found neither owner nor store"
         );
     }

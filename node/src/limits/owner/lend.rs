@@ -42,6 +42,8 @@ struct Pending {
     from: Opener,
     id: u64,
     wanted: u64,
+    /// Others wait for the asker: it is not for this node to ask anybody further.
+    relayed: bool,
     received_ns: u64,
     /// When it was last told to wait.
     told_ns: Option<u64>,
@@ -95,6 +97,7 @@ impl Owner {
             from,
             id: ask.id,
             wanted: ask.wanted,
+            relayed: ask.relayed,
             received_ns: now_ns,
             told_ns: None,
         });
@@ -115,9 +118,24 @@ impl Owner {
         self.lending.words.push((from, word));
     }
 
-    /// Whether somebody relayed an ask to this node: it must not ask anybody further.
-    pub(super) fn serves_relayed(&self, now_ns: u64) -> bool {
-        now_ns < self.lending.relayed_until_ns
+    /// Where somebody has relayed an ask to this node it takes from the store itself; a node that
+    /// cannot says so at once, and goes on asking for what it wants itself. (It may well be the
+    /// asker that it asks: whoever is cut from the store is still the first owner for its peers.)
+    pub(super) fn take_relayed(&mut self, around: &mut Around<'_>) {
+        if around.now.boot_ns >= self.lending.relayed_until_ns {
+            return;
+        }
+        if around.store_up && !around.late {
+            around.supplier = None;
+            return;
+        }
+        let pending = std::mem::take(&mut self.lending.pending);
+        let (relayed, rest) = pending.into_iter().partition(|pending| pending.relayed);
+        self.lending.pending = rest;
+        let relayed: Vec<Pending> = relayed;
+        for pending in relayed {
+            self.lending.say(pending, Reply::NoStore);
+        }
     }
 
     /// Lends of a block that nobody has yet: to each who waits, our own included, what it wants

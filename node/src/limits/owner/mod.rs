@@ -267,7 +267,8 @@ impl Owner {
         // Who was refused waits for the limit, not for an answer.
         let missed = hungry && now_ns >= self.borrowing.refused_until_ns;
         self.loss.note(now_ns, missed, in_hand, self.place.grace_ns);
-        if self.serves_relayed(now_ns) || around.leaving {
+        self.take_relayed(around);
+        if around.leaving {
             around.supplier = None;
         }
         self.note_corrections(around);

@@ -8,7 +8,7 @@ use proto::meter::Window;
 use super::crowd::{SetClock, World, spec};
 use crate::limits::broker::Broker;
 use crate::limits::exchange::{Answer, Ask, Grant, Item, Reply, SpecForm, TokenBatch, Word};
-use crate::limits::meter::Draw;
+use crate::limits::meter::{Draw, Waiting};
 use crate::limits::{Clock, Limits, Meter, MeterKey, Opener, Settings};
 
 const MS: u64 = 1_000_000;
@@ -39,6 +39,42 @@ impl Node {
         let key = key.to_owned();
         let items = vec![Item { key, word }];
         self.broker.peer_said(PEER, TokenBatch { items }, ms * MS);
+    }
+
+    /// Its peer grants an ask.
+    fn grants(&mut self, key: &str, ask: u64, amount: u64, ms: u64) {
+        let grant = Grant {
+            amount,
+            life_ns: 200 * MS,
+            sub_ns: 16 * MS,
+            phase_ns: 0,
+        };
+        let answer = Answer {
+            ask,
+            reply: Reply::Granted(grant),
+            seen: None,
+            at_ns: ms * MS,
+        };
+        self.said(key, Word::Answer(answer), ms);
+    }
+
+    /// Its peer asks for others that wait; gives what it is told at once.
+    fn relays(&mut self, meter: &Meter, id: u64, ms: u64) -> Vec<Reply> {
+        let word = Word::Ask(Ask {
+            id,
+            spec: SpecForm::from(&*meter.configured()),
+            wanted: 1,
+            relayed: true,
+        });
+        self.said(&meter.store_key, word, ms);
+        self.broker.turn(self.clock.moment());
+        let batches = self.broker.take_batches().into_iter();
+        let words = batches.flat_map(|(_, batch)| batch.items.into_iter().map(|item| item.word));
+        let replies = words.filter_map(|word| match word {
+            Word::Answer(answer) => Some(answer.reply),
+            _ => None,
+        });
+        replies.collect()
     }
 }
 
@@ -83,36 +119,48 @@ fn who_owns_a_key_asks_its_peers_while_the_store_is_late() {
     let (ms, key, ask) = asked.expect("its peer is asked before the grace is over");
     assert!((101..=110).contains(&ms), "asked at {ms} ms");
     // The peer, which knows this node as the owner, asks back before it serves: it is not to wait.
-    let word = Word::Ask(Ask {
-        id: 1,
-        spec: SpecForm::from(&*meter.configured()),
-        wanted: 1,
-        relayed: true,
-    });
-    node.said(&key, word, ms);
-    node.broker.turn(node.clock.moment());
-    let batches = node.broker.take_batches().into_iter();
-    let words = batches.flat_map(|(_, batch)| batch.items.into_iter().map(|item| item.word));
-    let replies = words.filter_map(|word| match word {
-        Word::Answer(answer) => Some(answer.reply),
-        _ => None,
-    });
-    assert_eq!(replies.collect::<Vec<_>>(), [Reply::NoStore]);
-    let grant = Grant {
-        amount: 10,
-        life_ns: 200 * MS,
-        sub_ns: 16 * MS,
-        phase_ns: 0,
-    };
-    let answer = Answer {
-        ask,
-        reply: Reply::Granted(grant),
-        seen: None,
-        at_ns: ms * MS,
-    };
-    node.said(&key, Word::Answer(answer), ms);
+    assert_eq!(node.relays(&meter, 1, ms), [Reply::NoStore]);
+    node.grants(&key, ask, 10, ms);
     let token = waiting.poll_now(ms * MS).expect("an end").expect("a token");
     assert!(token.send(ms * MS).is_ok());
+}
+
+/// Whoever is cut from the store stays the first owner for its peers, which ask it again and again
+/// whether it has tokens. That keeps it from nothing: they serve it all the while.
+#[test]
+fn who_cannot_serve_what_is_relayed_to_it_goes_on_asking() {
+    let (mut node, meter) = node();
+    let (mut waiting, mut sent, mut refused, mut relays) = (Vec::new(), 0, 0, 0);
+    for ms in 2..=4_000u64 {
+        if ms % 10 == 0 {
+            match meter.draw(0, ms * MS) {
+                Draw::Drawn(token) => sent += u64::from(token.send(ms * MS).is_ok()),
+                Draw::Wait(more) => waiting.push(more),
+                Draw::Refused(_) => refused += 1,
+            }
+        }
+        let (asks, _) = node.turn(ms * MS);
+        for (key, id) in asks {
+            node.grants(&key, id, 3, ms);
+        }
+        if ms >= 150 && ms % 250 == 0 {
+            relays += 1;
+            assert_eq!(node.relays(&meter, relays, ms), [Reply::NoStore], "{ms} ms");
+        }
+        waiting.retain_mut(|waiting: &mut Waiting| match waiting.poll_now(ms * MS) {
+            Some(Ok(token)) => {
+                sent += u64::from(token.send(ms * MS).is_ok());
+                false
+            }
+            Some(Err(_)) => {
+                refused += 1;
+                false
+            }
+            None => true,
+        });
+    }
+    assert_eq!(refused, 0, "{sent} sent");
+    assert!(sent >= 390, "{sent} sent");
 }
 
 /// A store that works, and a node that can reach it but none of its peers.
