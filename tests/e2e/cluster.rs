@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::harness::address;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET, binary};
 use crate::harness::http::Request;
@@ -36,8 +37,7 @@ impl Cluster {
             .status();
         assert!(made.expect("the binary runs").success());
         link(&["authority", "--dir"], files.path());
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let link = free.local_addr().expect("an address").to_string();
+        let link = address::reserved().to_string();
         Self { etcd, files, link }
     }
 
@@ -282,9 +282,7 @@ fn nodes_go_on_without_control_and_without_etcd() {
 fn records_wait_on_disk_for_a_control_plane_also_over_the_nodes_end() {
     let cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let admin = free.local_addr().expect("an address").to_string();
-    drop(free);
+    let admin = address::reserved().to_string();
     let mut start = cluster.node_start("gw-1", "gw-1");
     start
         .config

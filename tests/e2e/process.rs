@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::harness::address;
 use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET};
 use crate::harness::http::{Connection, Request};
 use crate::harness::upstream::{After, Gate, Upstream, json_answer};
@@ -134,10 +135,8 @@ fn a_standalone_has_no_demo_and_hides_its_token() {
 
 #[test]
 fn probes_and_metrics_have_a_listener_of_the_operators() {
-    // Ports of port 0 are told only in the log, so this one is chosen and given up first.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("an address").to_string();
-    drop(free);
+    // Ports of port 0 are told only in the log.
+    let address = address::reserved().to_string();
     let gateway = Gateway::configured(&format!("[admin]\nlisten = \"{address}\""));
     let get = |path: &str| crate::harness::http::Request::new("GET", path).send(&address);
     assert_eq!(get("/healthz").json()["status"], "ok");

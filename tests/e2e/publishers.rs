@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::harness::address;
 use crate::harness::gateway::{Gateway, Start};
 use crate::harness::wait_for;
 
@@ -17,9 +18,7 @@ fn two_starts(cluster: &Cluster, settings: &str) -> [Start; 2] {
     let mut start = cluster.control_start();
     start.config.push_str(settings);
     let first = start.clone();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let other = free.local_addr().expect("an address").to_string();
-    drop(free);
+    let other = address::reserved().to_string();
     start.config = start.config.replace(&cluster.link, &other);
     [first, start]
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::{refused, wait_status};
+use crate::harness::address;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Start, TARGET_SECRET, binary};
 use crate::harness::stores::{self, LIVE, part};
@@ -75,11 +76,6 @@ fn carry(near: &TcpStream, far: &TcpStream, open: &Arc<Mutex<Vec<TcpStream>>>) {
     }
 }
 
-fn free_address() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    free.local_addr().expect("an address").to_string()
-}
-
 /// One region.
 pub struct Region {
     name: &'static str,
@@ -98,9 +94,9 @@ impl Region {
         Self {
             name,
             etcd: EtcdServer::start(),
-            control: free_address(),
-            link: free_address(),
-            listen: free_address(),
+            control: address::reserved().to_string(),
+            link: address::reserved().to_string(),
+            listen: address::reserved().to_string(),
             gateway: format!("http://gw.{name}.example"),
         }
     }
@@ -624,12 +620,15 @@ fn another_control_plane_of_the_region_takes_over() {
     let two = Two::new();
     let (us, eu) = two.controls();
     let mut start = two.eu_start();
-    let (old, new) = (two.eu.link.clone(), free_address());
+    let (old, new) = (two.eu.link.clone(), address::reserved().to_string());
     start.config = start.config.replace(
         &format!("listen = {old:?}\n[keys]"),
         &format!("listen = {new:?}\n[keys]"),
     );
-    start.environment = vec![("REQUESTROCKET_CONTROL__LISTEN".into(), free_address())];
+    start.environment = vec![(
+        "REQUESTROCKET_CONTROL__LISTEN".into(),
+        address::reserved().to_string(),
+    )];
     let mut second = Gateway::with(start);
     second.token.clone_from(&us.token);
     let leads = |control: &Gateway| {

@@ -2,7 +2,6 @@
 //! processes and a real etcd. Every request is judged by when its answer came.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cluster::Cluster;
+use crate::harness::address;
 use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::http::Request;
 use crate::harness::upstream::Upstream;
@@ -27,9 +27,7 @@ pub struct Node {
 
 impl Node {
     fn start(cluster: &Cluster, name: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let admin = free.local_addr().expect("an address").to_string();
-        drop(free);
+        let admin = address::reserved().to_string();
         let mut start = cluster.node_start(name, name);
         start.config.push_str(&format!(
             "[admin]\nlisten = {admin:?}\n[peers]\nlisten = \"127.0.0.1:0\"\n"

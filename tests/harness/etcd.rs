@@ -5,18 +5,17 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::address;
+
 /// Longest wait for a server to become healthy, on a busy machine.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
-
-/// Another program may take a port between our choice and the server's start.
-const STARTS_MAX: usize = 5;
 
 /// The certificate files of a server that speaks TLS to its clients.
 #[derive(Clone, Debug)]
@@ -319,21 +318,13 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 fn start_members(members: usize, tls: Option<ServerTls>, extra: &[&str]) -> Vec<EtcdServer> {
-    for _ in 0..STARTS_MAX {
-        let ports: Vec<Ports> = (0..members).map(|_| free_ports()).collect();
-        let places: Vec<Place> = ports.iter().map(|at| (Ipv4Addr::LOCALHOST, *at)).collect();
-        let mut servers = members_at(&places, tls.as_ref(), extra);
-        servers.iter_mut().for_each(EtcdServer::spawn);
-        if servers.iter_mut().all(EtcdServer::wait_healthy) {
-            return servers;
-        }
-        let taken = servers
-            .iter()
-            .any(|server| server.log().contains("address already in use"));
-        let logs: Vec<String> = servers.iter().map(EtcdServer::log).collect();
-        assert!(taken, "etcd ended:\n{}", logs.join("\n"));
+    let places: Vec<Place> = (0..members).map(|_| free_place()).collect();
+    let mut servers = members_at(&places, tls.as_ref(), extra);
+    servers.iter_mut().for_each(EtcdServer::spawn);
+    for server in &mut servers {
+        assert!(server.wait_healthy(), "etcd ended:\n{}", server.log());
     }
-    panic!("no free ports for etcd in {STARTS_MAX} attempts");
+    servers
 }
 
 type Place = (Ipv4Addr, Ports);
@@ -360,22 +351,14 @@ fn members_at(places: &[Place], tls: Option<&ServerTls>, extra: &[&str]) -> Vec<
     places.iter().enumerate().map(server).collect()
 }
 
-fn free_ports() -> Ports {
-    // Held together, so that they differ.
-    let listeners: [TcpListener; 3] = std::array::from_fn(|_| {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has free ports")
-    });
-    let [client, peer, health] = listeners.each_ref().map(|listener| {
-        listener
-            .local_addr()
-            .expect("a bound socket has an address")
-            .port()
-    });
-    Ports {
+fn free_place() -> Place {
+    let [client, peer, health] = std::array::from_fn(|_| address::reserved().port());
+    let ports = Ports {
         client,
         peer,
         health,
-    }
+    };
+    (Ipv4Addr::LOCALHOST, ports)
 }
 
 fn url(scheme: &str, address: Ipv4Addr, port: u16) -> String {

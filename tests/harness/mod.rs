@@ -2,6 +2,7 @@
 //! all stopped by process id.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod address;
 pub mod clickhouse;
 pub mod etcd;
 pub mod gateway;

@@ -10,6 +10,7 @@ use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
 use proto::store::{Op, Store, StoreError, Txn};
 use tempfile::TempDir;
 
+use crate::address;
 use crate::etcd_server::{EtcdServer, ServerTls, etcdctl, write_file};
 use crate::runner::{Case, Trial, block_on};
 use crate::steps::{apply, check_refused, end, expect, get, next, put, revision, watch};
@@ -60,13 +61,7 @@ fn open_at(endpoints: &[&str]) -> Arc<Etcd> {
 
 /// An address at which nothing listens.
 fn dead_address() -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    format!(
-        "http://{}",
-        listener
-            .local_addr()
-            .expect("a bound socket has an address")
-    )
+    format!("http://{}", address::reserved())
 }
 
 fn signal(server: &EtcdServer, signal: &str) {

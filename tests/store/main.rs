@@ -5,6 +5,8 @@
 //! is one list and no case can be forgotten on one of the stores. The stores run side by side, the
 //! cases of one store one after another: they share an etcd, whose revision and compaction are one.
 
+#[path = "../harness/address.rs"]
+mod address;
 mod compaction;
 mod embedded;
 mod etcd;

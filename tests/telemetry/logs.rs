@@ -3,6 +3,7 @@
 
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
+use crate::harness::address;
 use crate::harness::gateway::Gateway;
 use crate::harness::otlp::{self, Received, grpc, http};
 use crate::harness::upstream::{After, Upstream};
@@ -152,9 +153,7 @@ fn a_collector_that_fails_is_not_told_of_its_failures() {
 /// A collector that is gone for a while costs the lines beyond the queue and nothing else.
 #[test]
 fn a_collector_may_be_gone_and_come_back() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("an address");
-    drop(free);
+    let address = address::reserved();
     let log = "[metrics]\nexport = false\n[log]\nfilter = \"info\"\n";
     let gateway = telling(&format!("http://{address}"), "", log);
     let gone = gateway.proxy("http://127.0.0.1:1");

@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use serde_json::json;
 
+use crate::harness::address;
 use crate::harness::gateway::Gateway;
 use crate::harness::http::Request;
 use crate::harness::otlp::{self, Received, grpc, http};
@@ -260,9 +261,7 @@ fn variables_alone_and_the_last_values_at_the_end() {
 /// A collector that is gone costs no request anything, is counted, and gets all when it is back.
 #[test]
 fn a_collector_may_be_gone_and_come_back() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("an address");
-    drop(free);
+    let address = address::reserved();
     let log = "[log]\nfilter = \"info\"\n";
     let gateway = telling(&format!("http://{address}"), "", &format!("{OFTEN}{log}"));
     let upstream = Upstream::json("{}");
