@@ -33,26 +33,39 @@ pub fn watched(
     section: &'static str,
     settings: &TlsSettings,
 ) -> anyhow::Result<Option<ServerConfig>> {
-    let (cert, key) = match (&settings.cert_file, &settings.key_file) {
-        (None, None) => return Ok(None),
-        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
-        (cert, _) => {
-            let missing = match cert {
-                Some(_) => "key_file",
-                None => "cert_file",
-            };
-            return Err(CannotStart(format!(
-                "`{section}.tls.{missing}` is missing: a listener speaks TLS with both files, \
-                 plain HTTP with none"
-            ))
-            .into());
-        }
+    let Some((cert, key)) = both(section, settings)? else {
+        return Ok(None);
     };
     let shown = shown(format!("{section}.tls"), cert, key)?;
     let config = ServerConfig::builder()
         .with_no_client_auth()
         .with_cert_resolver(shown);
     Ok(Some(config))
+}
+
+/// Looks whether the certificate of a listener could be shown, where one is set.
+///
+/// # Errors
+/// As for [`watched`].
+pub fn check_listener(section: &'static str, settings: &TlsSettings) -> anyhow::Result<()> {
+    match both(section, settings)? {
+        Some((cert, key)) => check(&format!("{section}.tls"), &cert, &key),
+        None => Ok(()),
+    }
+}
+
+/// The files of a listener's certificate and of its key.
+fn both(section: &str, settings: &TlsSettings) -> Result<Option<(PathBuf, PathBuf)>, CannotStart> {
+    let missing = match (&settings.cert_file, &settings.key_file) {
+        (None, None) => return Ok(None),
+        (Some(cert), Some(key)) => return Ok(Some((cert.clone(), key.clone()))),
+        (Some(_), None) => "key_file",
+        (None, Some(_)) => "cert_file",
+    };
+    Err(CannotStart(format!(
+        "`{section}.tls.{missing}` is missing: a listener speaks TLS with both files, plain HTTP \
+         with none"
+    )))
 }
 
 /// Reads a certificate and its key, and keeps showing what their files hold. `table` is where the

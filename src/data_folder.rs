@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::serve::CannotStart;
 
 /// How often a process that waits for the folder looks whether it is free.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(20);
 
 /// A data folder that this process may use.
 pub struct DataFolder {
@@ -84,7 +84,7 @@ impl DataFolder {
         };
         format!(
             "the data folder {} is used by {holder}; give each process its own (`data_dir`), or \
-             replace a running node with `requestrocket node --take-over`",
+             replace the process that runs with --take-over",
             self.path.display()
         )
     }

@@ -129,8 +129,7 @@ impl DataPlane {
             running: background.spawn(broker),
         };
         own.extend(infrastructure(settings));
-        let guard = Guard::new(&settings.dial_guard, own)
-            .map_err(|error| CannotStart(error.to_string()))?;
+        let guard = guard(settings, own)?;
         let mut compiler = Compiler::new(CompilerParts {
             keyring,
             limits: limits.clone(),
@@ -235,6 +234,17 @@ impl DataPlane {
     }
 }
 
+/// Looks whether a data plane could be started; `own` are addresses that no target may have.
+///
+/// # Errors
+/// As for [`DataPlane::start`].
+pub fn check(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<()> {
+    clock(settings)?;
+    hosts(settings)?;
+    traces::check(settings).map_err(|error| CannotStart(format!("{error:#}")))?;
+    guard(settings, own).map(drop)
+}
+
 /// Rate limits that hold tokens.
 pub struct Settling {
     limits: Arc<Limits>,
@@ -334,16 +344,25 @@ fn limit_settings(settings: &Settings, incarnation: Opener, linked: bool) -> lim
     }
 }
 
+fn hosts(settings: &Settings) -> anyhow::Result<Hosts> {
+    match &settings.dial_guard.hosts_file {
+        Some(path) => hosts_file::read(path),
+        None => Ok(Hosts::default()),
+    }
+}
+
+fn guard(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<Guard> {
+    let guard = Guard::new(&settings.dial_guard, own);
+    Ok(guard.map_err(|error| CannotStart(error.to_string()))?)
+}
+
 fn shared(
     settings: &Settings,
     keyring: &Keyring,
     records: node::records::RecordSender,
     health: Health,
 ) -> anyhow::Result<(Shared, Option<Export>)> {
-    let hosts = match &settings.dial_guard.hosts_file {
-        Some(path) => hosts_file::read(path)?,
-        None => Hosts::default(),
-    };
+    let hosts = hosts(settings)?;
     let metrics = Metrics::default();
     if settings.gateway.tls.cert_file.is_some() {
         metrics.set_https();

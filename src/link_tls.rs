@@ -44,6 +44,15 @@ pub fn client(settings: &LinkSettings) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
+/// Looks whether either side could be had.
+///
+/// # Errors
+/// As for [`server`].
+pub fn check(settings: &LinkSettings) -> anyhow::Result<()> {
+    let (_, cert, key_file) = read(settings)?;
+    certificate_files::check("link", cert, key_file)
+}
+
 struct Files {
     roots: RootCertStore,
     shown: Arc<Shown>,
@@ -51,18 +60,24 @@ struct Files {
 
 impl Files {
     fn read(settings: &LinkSettings) -> anyhow::Result<Self> {
-        let ca = given(&settings.ca_file, "ca_file")?;
-        let cert = given(&settings.cert_file, "cert_file")?;
-        let key_file = given(&settings.key_file, "key_file")?;
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(ca, "ca_file")? {
-            roots
-                .add(certificate)
-                .map_err(|error| faulty(ca, "ca_file", error))?;
-        }
+        let (roots, cert, key_file) = read(settings)?;
         let shown = certificate_files::shown("link".into(), cert.into(), key_file.into())?;
         Ok(Self { roots, shown })
     }
+}
+
+/// The authorities, and where our certificate and its key are.
+fn read(settings: &LinkSettings) -> anyhow::Result<(RootCertStore, &Path, &Path)> {
+    let ca = given(&settings.ca_file, "ca_file")?;
+    let cert = given(&settings.cert_file, "cert_file")?;
+    let key_file = given(&settings.key_file, "key_file")?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca, "ca_file")? {
+        roots
+            .add(certificate)
+            .map_err(|error| faulty(ca, "ca_file", error))?;
+    }
+    Ok((roots, cert, key_file))
 }
 
 fn given<'s>(path: &'s Option<PathBuf>, key: &str) -> anyhow::Result<&'s Path> {

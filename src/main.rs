@@ -25,6 +25,7 @@ mod own_secrets;
 mod panics;
 mod peering;
 mod permissions;
+mod preflight;
 mod private_file;
 mod ready;
 mod record_store;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::control::records::Records;
 use ::control::records::clickhouse::ClickHouseSettings;
+use ::control::records::{Records, RecordsError};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -103,24 +103,43 @@ impl Default for ClickHouseKeys {
 /// # Errors
 /// [`CannotStart`]: the file cannot be used, or a setting of ClickHouse is faulty.
 pub fn open(settings: &Settings, runtime: &Handle) -> anyhow::Result<Arc<Records>> {
-    let given = &settings.records;
-    let records = match given.store {
-        RecordStoreKind::Sqlite if given.clickhouse != ClickHouseKeys::default() => {
-            return refused(
-                "`records.clickhouse` counts only with `records.store = \"clickhouse\"`",
-            );
-        }
-        RecordStoreKind::Sqlite => {
-            let file = settings.data_dir.join("records.sqlite");
-            let opened = Records::open(&file);
-            opened.map_err(|error| CannotStart(format!("the records file: {error}")))?
-        }
-        RecordStoreKind::Clickhouse => {
-            let clickhouse = clickhouse(&given.clickhouse, given.retention_days)?;
-            Records::in_clickhouse(clickhouse, runtime.clone())
-        }
+    let records = match plan(&settings.records)? {
+        Some(clickhouse) => Records::in_clickhouse(clickhouse, runtime.clone()),
+        None => Records::open(&file(settings)).map_err(unusable)?,
     };
     Ok(Arc::new(records))
+}
+
+/// Looks whether the store could be opened, while another process has it.
+///
+/// # Errors
+/// As for [`open`].
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    match plan(&settings.records)? {
+        Some(_) => Ok(()),
+        None => Ok(Records::check(&file(settings)).map_err(unusable)?),
+    }
+}
+
+/// The ClickHouse of the settings; none where records are kept in a file.
+fn plan(given: &RecordsSettings) -> anyhow::Result<Option<ClickHouseSettings>> {
+    match given.store {
+        RecordStoreKind::Sqlite if given.clickhouse != ClickHouseKeys::default() => {
+            refused("`records.clickhouse` counts only with `records.store = \"clickhouse\"`")
+        }
+        RecordStoreKind::Sqlite => Ok(None),
+        RecordStoreKind::Clickhouse => {
+            clickhouse(&given.clickhouse, given.retention_days).map(Some)
+        }
+    }
+}
+
+fn file(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("records.sqlite")
+}
+
+fn unusable(error: RecordsError) -> CannotStart {
+    CannotStart(format!("the records file: {error}"))
 }
 
 fn clickhouse(given: &ClickHouseKeys, days: u32) -> anyhow::Result<ClickHouseSettings> {

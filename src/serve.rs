@@ -8,12 +8,11 @@ use std::time::Duration;
 use ::node::config::Permission;
 use tokio::runtime::Runtime;
 
-use crate::cli::{DevArgs, NodeArgs, Output, RoleArgs};
-use crate::data_folder::DataFolder;
-use crate::handover::Predecessor;
+use crate::cli::{DevArgs, Output, RoleArgs};
+use crate::handover::{Place, Role};
 use crate::roles::Bound;
 use crate::roles::control::ControlPlane;
-use crate::roles::node::{Folder, Node};
+use crate::roles::node::Node;
 use crate::roles::single::Single;
 use crate::settings::{self, Settings};
 use crate::stores::StoreKind;
@@ -59,7 +58,7 @@ pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
     if let Some(data_dir) = &args.data_dir {
         settings.data_dir.clone_from(data_dir);
     }
-    run(settings, Mode::Dev, args.output)
+    run(settings, Mode::Dev, args.output, args.take_over)
 }
 
 /// Runs `requestrocket standalone`.
@@ -70,7 +69,7 @@ pub fn standalone(args: &RoleArgs) -> anyhow::Result<()> {
     let base = Settings::default();
     let mut settings = settings::load(&base, args.config.as_deref(), std::env::vars())?;
     settings.control.insecure |= args.insecure_control;
-    run(settings, Mode::Standalone, args.output)
+    run(settings, Mode::Standalone, args.output, args.take_over)
 }
 
 /// What is run.
@@ -82,18 +81,18 @@ pub enum Mode {
     Standalone,
 }
 
-fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
+fn run(settings: Settings, mode: Mode, output: Output, take_over: bool) -> anyhow::Result<()> {
     if settings.regions.given() {
         let why = "`regions` is for control planes of a cluster; this process is all of a region";
         return Err(CannotStart(why.into()).into());
     }
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
-    let _claim = DataFolder::open(&settings.data_dir)?.claim()?;
+    let mut place = Place::find(&settings.data_dir, Role::Single, take_over)?;
     let bound = Bound {
-        gateway: Some(bind(settings.gateway.listen, "gateway")?),
-        control: Some(bind(settings.control.listen, "control")?),
-        admin: bind_admin(&settings)?,
+        gateway: Some(open(&mut place, settings.gateway.listen, "gateway")?),
+        control: Some(open(&mut place, settings.control.listen, "control")?),
+        admin: open_where(&mut place, settings.admin.listen, "admin")?,
         link: None,
         peers: None,
     };
@@ -107,6 +106,7 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
         bound,
         keyring,
         given,
+        place,
     };
     on_runtimes(&told, async |background| {
         descriptors::raise(connections_max, mode);
@@ -118,47 +118,24 @@ fn run(settings: Settings, mode: Mode, output: Output) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As for [`dev`].
-pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
-    let settings = cluster_settings(&args.role)?;
-    let folder = DataFolder::open(&settings.data_dir)?;
-    let mut predecessor = match args.take_over {
-        true => Predecessor::find(&settings.data_dir)?,
-        false => None,
-    };
-    let folder = match predecessor {
-        Some(_) => Folder::Shared(folder),
-        None => Folder::Own(folder.claim()?),
-    };
-    let mut open = |address, what| {
-        let taken = predecessor
-            .as_mut()
-            .and_then(|old| old.listener(what, address));
-        taken.map_or_else(|| bind(address, what), Ok)
-    };
+pub fn node(args: &RoleArgs) -> anyhow::Result<()> {
+    let settings = cluster_settings(args)?;
+    let mut place = Place::find(&settings.data_dir, Role::Node, args.take_over)?;
     let bound = Bound {
-        gateway: Some(open(settings.gateway.listen, "gateway")?),
+        gateway: Some(open(&mut place, settings.gateway.listen, "gateway")?),
         control: None,
-        admin: settings
-            .admin
-            .listen
-            .map(|address| open(address, "admin"))
-            .transpose()?,
+        admin: open_where(&mut place, settings.admin.listen, "admin")?,
         link: None,
-        peers: settings
-            .peers
-            .listen
-            .map(|address| open(address, "peers"))
-            .transpose()?,
+        peers: open_where(&mut place, settings.peers.listen, "peers")?,
     };
     let keyring = Arc::new(keyrings::of_node(&settings)?);
     let told = settings.clone();
     let node = Node {
         settings,
-        output: args.role.output,
+        output: args.output,
         bound,
         keyring,
-        folder,
-        predecessor,
+        place,
     };
     on_runtimes(&told, async |background| node.serve(background).await)
 }
@@ -171,13 +148,12 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
     let settings = cluster_settings(args)?;
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
-    let _claim = DataFolder::open(&settings.data_dir)?.claim()?;
-    let link = settings.link.listen;
+    let mut place = Place::find(&settings.data_dir, Role::Control, args.take_over)?;
     let bound = Bound {
         gateway: None,
-        control: Some(bind(settings.control.listen, "control")?),
-        admin: bind_admin(&settings)?,
-        link: link.map(|address| bind(address, "link")).transpose()?,
+        control: Some(open(&mut place, settings.control.listen, "control")?),
+        admin: open_where(&mut place, settings.admin.listen, "admin")?,
+        link: open_where(&mut place, settings.link.listen, "link")?,
         peers: None,
     };
     let keys = keyrings::of_control(&settings)?;
@@ -188,6 +164,7 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
         bound,
         keys,
         given,
+        place,
     };
     on_runtimes(&told, async |background| plane.serve(background).await)
 }
@@ -245,9 +222,22 @@ fn check_control(settings: &Settings) -> anyhow::Result<()> {
     .into())
 }
 
-fn bind_admin(settings: &Settings) -> anyhow::Result<Option<TcpListener>> {
-    let address = settings.admin.listen;
-    address.map(|address| bind(address, "admin")).transpose()
+/// A listener: that of the process that this one replaces, or a new one.
+fn open(place: &mut Place, address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    match place.listener(what, address) {
+        Some(taken) => Ok(taken),
+        None => bind(address, what),
+    }
+}
+
+/// The same where the settings give an address.
+fn open_where(
+    place: &mut Place,
+    address: Option<SocketAddr>,
+    what: &str,
+) -> anyhow::Result<Option<TcpListener>> {
+    let opened = address.map(|address| open(place, address, what));
+    opened.transpose()
 }
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {

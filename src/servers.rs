@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
+use control::link::LinkDeps;
 use control::{Connections, Control};
 use node::admin::{self, AdminSource};
 use node::config::TlsSettings;
@@ -13,7 +14,9 @@ use node::listener::{ListenerHandle, Queue};
 use node::worker::Shared;
 use proto::exposition::MetricsSource;
 use proto::health::Health;
+use proto::restarts;
 use rustls::ServerConfig;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::certificate_files;
@@ -21,6 +24,8 @@ use crate::serve::CannotStart;
 
 /// How long connections to the REST API that are kept may go on once the process drains.
 const KEPT_MAX: Duration = Duration::from_secs(1);
+/// How long none must have been seen: the thread that accepts may just be about to hand one on.
+const QUIET: Duration = Duration::from_millis(50);
 /// How often it is looked whether there are any.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -81,6 +86,33 @@ impl Servers {
         Ok(url)
     }
 
+    /// Takes records of nodes, and serves the regions that follow, on the runtime behind the
+    /// workers; gives the address.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub fn link(
+        &mut self,
+        listener: TcpListener,
+        deps: LinkDeps,
+        background: &Runtime,
+    ) -> anyhow::Result<String> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?.to_string();
+        let listener = {
+            let _entered = background.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let health = deps.health.clone();
+        let serving = restarts::once("link", health, control::link::serve(listener, deps));
+        let running = background.spawn(async {
+            serving.await;
+            Ok(())
+        });
+        self.running.push(running);
+        Ok(address)
+    }
+
     /// Serves the operator's probes and metrics, where they are wanted.
     ///
     /// # Errors
@@ -111,11 +143,29 @@ impl Servers {
             gateway.drain(queue).await;
         }
         // A server that stops closes connections on which the next request may be on its way.
-        while began.elapsed() < KEPT_MAX && self.connections.open() > 0 {
-            actix_rt::time::sleep(LOOK).await;
+        self.kept_end(began, Duration::ZERO).await;
+        if queue != Queue::Ends {
+            // The other process takes who comes from here on.
+            for other in &self.others {
+                other.pause().await;
+            }
+            self.kept_end(Instant::now(), QUIET).await;
         }
         for other in &self.others {
             other.stop(true).await;
+        }
+    }
+
+    /// Waits until no connection to the REST API has been open for as long as `quiet`.
+    async fn kept_end(&self, began: Instant, quiet: Duration) {
+        let mut last = Instant::now();
+        while began.elapsed() < KEPT_MAX {
+            if self.connections.open() > 0 {
+                last = Instant::now();
+            } else if last.elapsed() >= quiet {
+                return;
+            }
+            actix_rt::time::sleep(LOOK).await;
         }
     }
 

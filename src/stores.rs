@@ -86,8 +86,8 @@ pub enum StoreKind {
 pub fn open(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     match settings.store.kind {
         StoreKind::Embedded => {
-            let file = settings.data_dir.join("store.sqlite");
-            let store = Embedded::open(&file).map_err(|error| CannotStart(error.to_string()))?;
+            let store =
+                Embedded::open(&file(settings)).map_err(|error| CannotStart(error.to_string()))?;
             Ok(store)
         }
         StoreKind::Etcd => {
@@ -97,6 +97,24 @@ pub fn open(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
             Ok(store)
         }
     }
+}
+
+/// Looks whether the store could be opened, while another process has it.
+///
+/// # Errors
+/// As for [`open`].
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    match settings.store.kind {
+        StoreKind::Embedded => {
+            let checked = Embedded::check(&file(settings));
+            Ok(checked.map_err(|error| CannotStart(error.to_string()))?)
+        }
+        StoreKind::Etcd => open(settings).map(drop),
+    }
+}
+
+fn file(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("store.sqlite")
 }
 
 /// Between two attempts to reach the store at a start.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::health::Health;
 use proto::wire::link::{
     Ack, GREETING_BYTES_MAX, Hello, PROTOCOL, Welcome, read_frame, write_frame,
 };
@@ -18,6 +19,7 @@ use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -32,18 +34,48 @@ const GREETING_MAX: Duration = Duration::from_secs(10);
 /// Longest silence of a node; it sends an empty batch more often.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 /// Most nodes at one time.
-const NODES_MAX: usize = 4_096;
+const NODES_MAX: u32 = 4_096;
 
-/// Takes connections of nodes until it is dropped.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    records: Arc<Records>,
-    metrics: Metrics,
-    source: Option<Arc<Source>>,
+/// How long connections may take to end when the process does: a batch is stored, an answer
+/// written.
+const END_MAX: Duration = Duration::from_secs(2);
+
+/// What connections of nodes are served with.
+pub struct LinkDeps {
+    /// This side's certificate, and whom it trusts.
+    pub tls: Arc<ServerConfig>,
+    /// Where records go.
+    pub records: Arc<Records>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What answers control planes of other regions.
+    pub source: Option<Arc<Source>>,
+    /// Tells when the process ends.
+    pub health: Health,
+}
+
+/// Takes connections of nodes until the process ends. Then it takes none any more, and ends those
+/// that there are between two batches: what was not acknowledged comes again, here or elsewhere.
+pub async fn serve(listener: TcpListener, deps: LinkDeps) {
+    let deps = Arc::new(deps);
+    let places = Arc::new(tokio::sync::Semaphore::new(NODES_MAX as usize));
+    tokio::select! {
+        () = accept(&listener, &deps, &places) => {}
+        () = deps.health.draining() => {}
+    }
+    drop(listener);
+    let ended = tokio::time::timeout(END_MAX, places.acquire_many(NODES_MAX)).await;
+    if ended.is_err() {
+        warn!("connections of nodes are cut: they did not end in time");
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    deps: &Arc<LinkDeps>,
+    places: &Arc<tokio::sync::Semaphore>,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
-    let places = Arc::new(tokio::sync::Semaphore::new(NODES_MAX));
+    let acceptor = TlsAcceptor::from(deps.tls.clone());
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
@@ -57,12 +89,10 @@ pub async fn serve(
                 continue;
             }
         };
-        let (acceptor, records, metrics) = (acceptor.clone(), records.clone(), metrics.clone());
-        let source = source.clone();
+        let (acceptor, deps) = (acceptor.clone(), deps.clone());
         tokio::spawn(async move {
             let _place = place;
-            let source = source.as_deref();
-            if let Err(error) = attend(stream, peer, &acceptor, &records, &metrics, source).await {
+            if let Err(error) = attend(stream, peer, &acceptor, &deps).await {
                 warn!(%peer, "the connection of {peer} ended: {error}");
             }
         });
@@ -73,9 +103,7 @@ async fn attend(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: &TlsAcceptor,
-    records: &Arc<Records>,
-    metrics: &Metrics,
-    source: Option<&Source>,
+    deps: &LinkDeps,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let greeting = async {
@@ -85,37 +113,56 @@ async fn attend(
         Ok::<_, std::io::Error>((stream, frame))
     };
     let (mut stream, frame) = tokio::time::timeout(GREETING_MAX, greeting).await??;
-    if let (Some(source), true) = (source, wire::holds::<RegionHello>(&frame)) {
+    let mut ending = std::pin::pin!(deps.health.draining());
+    if let (Some(source), true) = (&deps.source, wire::holds::<RegionHello>(&frame)) {
         let names = names_of(&stream);
-        return source.attend(stream, peer, &frame, names).await;
+        return tokio::select! {
+            attended = source.attend(stream, peer, &frame, names) => attended,
+            () = ending => Ok(()),
+        };
     }
     let greeted = greet(&mut stream, &frame);
     let hello = tokio::time::timeout(GREETING_MAX, greeted).await??;
     let node = hello.node;
     info!(%peer, node, "node {node} of region {} is connected", hello.region);
-    let _connected = metrics.node();
+    let _connected = deps.metrics.node();
     let bytes_max = HEAD_BYTES + PAYLOAD_BYTES_MAX;
-    while let Some(frame) =
-        tokio::time::timeout(SILENCE_MAX, read_frame(&mut stream, bytes_max)).await??
-    {
+    loop {
+        let frame = tokio::time::timeout(SILENCE_MAX, read_frame(&mut stream, bytes_max));
+        let frame = tokio::select! {
+            frame = frame => frame??,
+            () = &mut ending => {
+                stream.shutdown().await?;
+                info!(%peer, node, "node {node} is sent elsewhere: this process ends");
+                return Ok(());
+            }
+        };
+        let Some(frame) = frame else {
+            break;
+        };
         let batch: RecordBatch = wire::decode(&frame).map_err(invalid)?;
         if batch.node != node {
             return Err(invalid(format!("{node} sent records of {}", batch.node)));
         }
-        let (sequence, count, lost) = (batch.sequence, batch.records.len(), batch.dropped);
-        if !batch.records.is_empty() {
-            let stored = records.store(Arc::new(batch.records)).await;
-            // The node keeps the batch and sends it again, here or elsewhere.
-            stored.map_err(|error| {
-                metrics.refused(count as u64);
-                std::io::Error::other(error)
-            })?;
-        }
-        metrics.stored(count as u64, lost);
-        write_frame(&mut stream, &Ack { sequence }).await?;
+        let ack = keep(batch, deps).await?;
+        write_frame(&mut stream, &ack).await?;
     }
     info!(%peer, node, "node {node} has left");
     Ok(())
+}
+
+/// Stores a batch. Where that fails the node keeps it and sends it again, here or elsewhere.
+async fn keep(batch: RecordBatch, deps: &LinkDeps) -> std::io::Result<Ack> {
+    let (sequence, count, lost) = (batch.sequence, batch.records.len(), batch.dropped);
+    if !batch.records.is_empty() {
+        let stored = deps.records.store(Arc::new(batch.records)).await;
+        stored.map_err(|error| {
+            deps.metrics.refused(count as u64);
+            std::io::Error::other(error)
+        })?;
+    }
+    deps.metrics.stored(count as u64, lost);
+    Ok(Ack { sequence })
 }
 
 /// Reads who calls and says whether it may go on.

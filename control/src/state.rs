@@ -234,6 +234,11 @@ impl Control {
         self.health.readiness()
     }
 
+    /// Waits until this process ends.
+    pub async fn ending(&self) {
+        self.health.draining().await;
+    }
+
     /// Waits for the version that a request presents in `requestrocket-version`; gives whether it
     /// presents one.
     ///

@@ -45,6 +45,14 @@ pub fn serve(
     })
 }
 
+/// Whether the settings of the listener are within their bounds.
+///
+/// # Errors
+/// One is not: which, and between what it must be.
+pub fn check(settings: &GatewaySettings) -> io::Result<()> {
+    listener_settings(settings).check()
+}
+
 /// Everything goes to the pipeline: there are no routes, so it stands without the parts of
 /// actix-web's `App` that would look for one.
 struct Pipeline {

@@ -48,7 +48,7 @@ const NEVER_WHOLE: i64 = i64::MIN;
 
 #[derive(Debug)]
 struct State {
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     store_away: AtomicBool,
     regressed: AtomicU64,
     /// Milliseconds that our clock is ahead of that of the last beat; [`NO_BEAT`] before one.
@@ -66,7 +66,7 @@ struct State {
 impl Default for State {
     fn default() -> Self {
         Self {
-            draining: AtomicBool::default(),
+            draining: watch::Sender::new(false),
             store_away: AtomicBool::default(),
             regressed: AtomicU64::default(),
             clock_ahead_ms: AtomicI64::new(NO_BEAT),
@@ -81,7 +81,14 @@ impl Default for State {
 impl Health {
     /// The process ends from here on.
     pub fn drain(&self) {
-        self.0.draining.store(true, Relaxed);
+        self.0.draining.send_replace(true);
+    }
+
+    /// Waits until the process ends: who keeps a connection open without a request ends it then.
+    pub async fn draining(&self) {
+        let mut draining = self.0.draining.subscribe();
+        // The sender lives as long as `self`.
+        let _ = draining.wait_for(|draining| *draining).await;
     }
 
     /// Whether the store was reached when it was last asked for the configuration.
@@ -212,7 +219,7 @@ impl Health {
 
     /// What a probe is told now.
     pub fn readiness(&self) -> Readiness {
-        match (self.0.draining.load(Relaxed), self.has_store()) {
+        match (*self.0.draining.borrow(), self.has_store()) {
             (true, _) => Readiness::Draining,
             (false, true) => Readiness::Ready,
             (false, false) => Readiness::Degraded,

@@ -39,7 +39,7 @@ pub enum Command {
     /// Run gateway and control plane on this machine, for production.
     Standalone(RoleArgs),
     /// Run a node of a cluster: the gateway alone, configured through etcd.
-    Node(NodeArgs),
+    Node(RoleArgs),
     /// Run a control plane of a cluster: the REST API alone, over etcd.
     Control(RoleArgs),
     /// Make the keys of a region.
@@ -115,6 +115,11 @@ pub struct DevArgs {
     /// A TOML file with settings.
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// Replace the process of this command that runs on the same data folder: take its listening
+    /// sockets, let it end, and serve. No connection is refused. Without such a process, start as
+    /// usual.
+    #[arg(long)]
+    pub take_over: bool,
     /// How to say what was started.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -129,21 +134,14 @@ pub struct RoleArgs {
     /// Listen on a control address that is not loopback although there is no TLS.
     #[arg(long)]
     pub insecure_control: bool,
+    /// Replace the process of this command that runs on the same data folder: take its listening
+    /// sockets, let it end, and serve. No connection is refused. Without such a process, start as
+    /// usual.
+    #[arg(long)]
+    pub take_over: bool,
     /// How to say what was started.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
-}
-
-/// Arguments of `node`.
-#[derive(Debug, Args)]
-pub struct NodeArgs {
-    /// Those of every role.
-    #[command(flatten)]
-    pub role: RoleArgs,
-    /// Replace the node that runs on the same data folder: take its listening sockets, serve, and
-    /// let it drain and end. No connection is refused. Without such a node, start as usual.
-    #[arg(long)]
-    pub take_over: bool,
 }
 
 /// The commands about certificates.

@@ -7,8 +7,7 @@ impl Command {
     pub fn output(&self) -> Output {
         match self {
             Self::Dev(args) => args.output,
-            Self::Standalone(args) | Self::Control(args) => args.output,
-            Self::Node(args) => args.role.output,
+            Self::Standalone(args) | Self::Node(args) | Self::Control(args) => args.output,
             Self::Keyring(KeyringCommand::New(args)) => args.output,
             Self::Keyring(KeyringCommand::Signer(args)) => args.output,
             Self::Link(LinkCommand::Authority(args)) => args.output,

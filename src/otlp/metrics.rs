@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::counts::{COUNTS, Counts};
-use super::{Export, NotTaken, Outage, Signal, Transport, ns, resource, variable};
+use super::{Collector, Export, NotTaken, Outage, Signal, Transport, ns, resource, variable};
 use crate::settings::Settings;
 
 /// Most points in one export: collectors take 4 MiB, and a histogram has some 500 bytes.
@@ -75,20 +75,36 @@ impl MetricsSettings {
     }
 }
 
+/// Where metrics go, and how often; none where the settings name no collector.
+fn plan(settings: &Settings) -> anyhow::Result<Option<(Collector, Duration)>> {
+    let own = &settings.metrics;
+    let endpoint = (own.export, own.endpoint.as_deref());
+    let collector = settings
+        .otlp
+        .collector(Signal::Metrics, endpoint, variable)?;
+    let planned = collector.map(|collector| Ok((collector, own.interval(variable)?)));
+    planned.transpose()
+}
+
+/// Looks whether the export could be started.
+///
+/// # Errors
+/// As for [`start`].
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    match plan(settings)? {
+        Some((collector, _)) => super::check(&collector),
+        None => Ok(()),
+    }
+}
+
 /// Starts the export where the settings name a collector.
 ///
 /// # Errors
 /// A setting is faulty, or a certificate cannot be read.
 pub fn start(settings: &Settings, source: MetricsSource) -> anyhow::Result<Option<Export>> {
-    let own = &settings.metrics;
-    let endpoint = (own.export, own.endpoint.as_deref());
-    let Some(collector) = settings
-        .otlp
-        .collector(Signal::Metrics, endpoint, variable)?
-    else {
+    let Some((collector, interval)) = plan(settings)? else {
         return Ok(None);
     };
-    let interval = own.interval(variable)?;
     let form = Form::new(&resource(settings));
     let started = Export::start(&collector, move |transport, stopping| {
         let outage = Outage::none(Signal::Metrics);

@@ -24,6 +24,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_sdk::Resource;
 use prost::Message;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -197,21 +198,7 @@ impl Export {
         task: impl FnOnce(Transport, oneshot::Receiver<()>) -> Task + Send + 'static,
     ) -> anyhow::Result<Self> {
         let name = collector.signal.name();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let built = {
-            let _entered = runtime.enter();
-            Transport::new(collector)
-        };
-        let transport = match built {
-            Ok(transport) => transport,
-            Err(error) => {
-                // A runtime must not end by itself within another one.
-                runtime.shutdown_background();
-                return Err(error.context(format!("{name} to {}", collector.endpoint)));
-            }
-        };
+        let (runtime, transport) = build(collector)?;
         let ((stop, stopping), (end, ended)) = (oneshot::channel(), oneshot::channel());
         std::thread::Builder::new()
             .name(name.into())
@@ -230,6 +217,37 @@ impl Export {
         // Errors mean that it has ended already.
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(LEAVE_MAX, self.ended).await;
+    }
+}
+
+/// Looks whether an export to this collector could be started.
+///
+/// # Errors
+/// As for [`Export::start`].
+pub fn check(collector: &Collector) -> anyhow::Result<()> {
+    let (runtime, transport) = build(collector)?;
+    drop(transport);
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// The way to a collector, on a runtime of its own.
+fn build(collector: &Collector) -> anyhow::Result<(Runtime, Transport)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let built = {
+        let _entered = runtime.enter();
+        Transport::new(collector)
+    };
+    match built {
+        Ok(transport) => Ok((runtime, transport)),
+        Err(error) => {
+            // A runtime must not end by itself within another one.
+            runtime.shutdown_background();
+            let name = collector.signal.name();
+            Err(error.context(format!("{name} to {}", collector.endpoint)))
+        }
     }
 }
 

@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
+use ::control::Control;
+use ::control::link::LinkDeps;
 use ::control::metrics::Metrics;
-use ::control::records::Records;
 use ::control::regions::{Directory, Homes, Regions, Status, gateways};
 use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
-use ::control::{Control, link};
-use ::node::listener::Queue;
 use proto::exposition::MetricsSource;
-use proto::health::Health;
 use proto::restarts;
 use proto::seal::PublicKeyring;
 use proto::store::Store;
@@ -21,7 +19,9 @@ use zeroize::Zeroizing;
 use super::Bound;
 use crate::cli::Output;
 use crate::configuration::Configuration;
+use crate::handover::{Handover, Place, Role};
 use crate::link_tls;
+use crate::preflight;
 use crate::ready::Ready;
 use crate::record_store;
 use crate::regions;
@@ -42,6 +42,8 @@ pub struct ControlPlane {
     pub keys: PublicKeyring,
     /// The admin token that the operator gives.
     pub given: Option<Zeroizing<String>>,
+    /// The data folder, and the process that this one replaces.
+    pub place: Place,
 }
 
 impl ControlPlane {
@@ -55,6 +57,9 @@ impl ControlPlane {
             let why = "`gateway.public_url` is missing: under which URL callers reach the nodes";
             return Err(CannotStart(why.into()).into());
         };
+        let handover = Handover::new(&settings.data_dir, Role::Control, self.bound.named())?;
+        let check = || preflight::of_control(&settings, &self.keys);
+        let place = self.place.take(check).await?;
         let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let regions = regions::open(&settings, &self.keys)?;
@@ -70,29 +75,27 @@ impl ControlPlane {
         let directory = regions.map(|regions| replicate(regions, parts, background));
         let directory = directory.transpose()?;
         let health = configuration.health.clone();
-        let source = directory.as_ref().map(source);
+        let mut servers = Servers::default();
         let taken_at = match self.bound.link {
             Some(listener) => {
-                let kept = (records.clone(), counters.clone());
-                let running = (&health, background);
-                Some(take(listener, &settings, kept, source, running)?)
+                let link = LinkDeps {
+                    tls: link_tls::server(&settings.link)?,
+                    records: records.clone(),
+                    metrics: counters.clone(),
+                    source: directory.as_ref().map(source),
+                    health: health.clone(),
+                };
+                Some(servers.link(listener, link, background)?)
             }
             None => None,
         };
         let metrics = super::metrics(&settings, None, Some(&counters), &health);
         let metrics = of_cluster(metrics, &configuration, directory.as_ref());
         let told = super::export_metrics(&settings, &metrics)?;
-        let api = super::api(
-            &settings,
-            &configuration,
-            configuration.worlds.clone(),
-            records.clone(),
-            &gateway_url,
-            metrics.clone(),
-            counters,
-        )?;
+        let shown = (configuration.worlds.clone(), records.clone());
+        let counted = (metrics.clone(), counters);
+        let api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
         let retention = api.settings.retention;
-        let mut servers = Servers::default();
         let control = Control::new(api).with_regions(directory);
         let listening = servers.control(self.bound.control, control, &settings.control.tls)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
@@ -106,10 +109,11 @@ impl ControlPlane {
             ..Ready::default()
         };
         let signals = super::announce(&ready, self.output, false)?;
+        place.serves();
 
-        let why = signals.stopped(&health, std::future::pending()).await;
+        let why = signals.stopped(&health, handover.replaced()).await;
         health.drain();
-        servers.drain(Queue::Ends).await;
+        servers.drain(why.queue()).await;
         servers.ended().await?;
         retaining.abort();
         sweeping.stop().await;
@@ -117,32 +121,6 @@ impl ControlPlane {
         super::left(told).await;
         why.outcome()
     }
-}
-
-/// Takes records of nodes, and serves the regions that follow; gives the address.
-fn take(
-    listener: std::net::TcpListener,
-    settings: &Settings,
-    (records, counters): (Arc<Records>, Metrics),
-    source: Option<Arc<Source>>,
-    (health, background): (&Health, &Runtime),
-) -> anyhow::Result<String> {
-    let tls = link_tls::server(&settings.link)?;
-    let (address, listener) = on_runtime(listener, background)?;
-    let serving = link::serve(listener, tls, records, counters, source);
-    background.spawn(restarts::once("link", health.clone(), serving));
-    Ok(address)
-}
-
-/// A bound listener for the runtime behind the workers, and its address.
-fn on_runtime(
-    listener: std::net::TcpListener,
-    background: &Runtime,
-) -> anyhow::Result<(String, tokio::net::TcpListener)> {
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?.to_string();
-    let _entered = background.enter();
-    Ok((address, tokio::net::TcpListener::from_std(listener)?))
 }
 
 /// Follows the other regions from here on, and tells nodes where they are; gives what the API knows

@@ -17,15 +17,17 @@ use anyhow::Context;
 use proto::exposition::MetricsSource;
 use proto::health::Health;
 use proto::seal::Purpose;
+use proto::store::follow::World;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::gauges;
+use crate::handover::Successor;
 use crate::otlp::counts::COUNTS;
 use crate::otlp::{self, Export};
 use crate::permissions;
@@ -60,37 +62,32 @@ impl Bound {
         Ok(gateway.local_addr()?)
     }
 
-    /// Those of a node, by the names under which they are handed over.
-    fn of_node(&self) -> impl Iterator<Item = (&'static str, &TcpListener)> {
-        let gateway = self.gateway.as_ref().map(|listener| ("gateway", listener));
-        let admin = self.admin.as_ref().map(|listener| ("admin", listener));
-        let peers = self.peers.as_ref().map(|listener| ("peers", listener));
-        gateway.into_iter().chain(admin).chain(peers)
+    /// All, by the names under which they are handed over.
+    fn named(&self) -> impl Iterator<Item = (&'static str, &TcpListener)> {
+        let all = [
+            ("gateway", &self.gateway),
+            ("control", &self.control),
+            ("admin", &self.admin),
+            ("link", &self.link),
+            ("peers", &self.peers),
+        ];
+        let bound = all.into_iter();
+        bound.filter_map(|(name, listener)| Some((name, listener.as_ref()?)))
     }
 
     /// Addresses that no target may have.
     fn own(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
-        let all = [
-            &self.gateway,
-            &self.control,
-            &self.admin,
-            &self.link,
-            &self.peers,
-        ];
-        let bound = all.into_iter().flatten();
-        bound.map(TcpListener::local_addr).collect()
+        self.named().map(|(_, bound)| bound.local_addr()).collect()
     }
 }
 
-/// What the REST API needs.
+/// What the REST API needs: what it shows, where callers connect, what it tells and counts.
 fn api(
     settings: &Settings,
     configuration: &Configuration,
-    world: tokio::sync::watch::Receiver<Arc<proto::store::follow::World>>,
-    records: Arc<Records>,
+    (world, records): (watch::Receiver<Arc<World>>, Arc<Records>),
     gateway_url: &str,
-    metrics: MetricsSource,
-    counters: Metrics,
+    (metrics, counters): (MetricsSource, Metrics),
 ) -> anyhow::Result<ControlDeps> {
     let mut api = ApiSettings::new(gateway_url);
     let operator = crate::bootstrap::operator_token(&settings.control)?;
@@ -189,18 +186,21 @@ impl Sweeping {
 
 impl Stop {
     /// What becomes of connections that nobody has accepted yet.
-    fn queue(self) -> Queue {
+    fn queue(&self) -> Queue {
         match self {
-            Self::Replaced => Queue::HandedOver,
+            Self::Replaced(successor) => successor.queue(),
             Self::Signal | Self::Failed(_) => Queue::Ends,
         }
     }
 
-    /// What the process ends with: an error where it was not asked to, so that whoever started it
-    /// starts it again.
+    /// What the process ends with: an error where it was not asked to, or where nobody serves in
+    /// its place, so that whoever started it starts it again.
     fn outcome(self) -> anyhow::Result<()> {
         match self {
-            Self::Signal | Self::Replaced => Ok(()),
+            Self::Replaced(successor) if !successor.takes_over() => anyhow::bail!(
+                "the process that was to take over is gone (see its log): start this one again"
+            ),
+            Self::Signal | Self::Replaced(_) => Ok(()),
             Self::Failed(task) => anyhow::bail!(
                 "the task `{task}` panicked and cannot be run again (see the log above); requests \
                  in flight were served to their end: start the process again"
@@ -233,11 +233,11 @@ impl StopSignals {
 
     /// Waits for SIGINT or SIGTERM, until another process has taken this one's place, or until a
     /// task is gone that cannot be run again.
-    async fn stopped(mut self, health: &Health, replaced: impl Future<Output = ()>) -> Stop {
+    async fn stopped(mut self, health: &Health, replaced: impl Future<Output = Successor>) -> Stop {
         let why = tokio::select! {
             _ = self.interrupt.recv() => Stop::Signal,
             _ = self.terminate.recv() => Stop::Signal,
-            () = replaced => Stop::Replaced,
+            successor = replaced => Stop::Replaced(successor),
             task = health.died() => Stop::Failed(task),
         };
         info!("stopping: requests in flight may end");
@@ -246,12 +246,12 @@ impl StopSignals {
 }
 
 /// Why a process stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Stop {
     /// It was asked to.
     Signal,
-    /// Another process serves in its place, with its data folder.
-    Replaced,
+    /// Another process takes its place, with its data folder.
+    Replaced(Successor),
     /// A task is gone that cannot be run again.
     Failed(&'static str),
 }
@@ -266,9 +266,9 @@ mod tests {
         health.task_died("tokens");
         let signals = StopSignals::catch().unwrap();
         let why = signals.stopped(&health, std::future::pending()).await;
-        assert_eq!(why, Stop::Failed("tokens"));
+        assert!(matches!(why, Stop::Failed("tokens")), "{why:?}");
         let error = why.outcome().unwrap_err().to_string();
         assert!(error.contains("task `tokens` panicked"), "{error}");
-        assert!(Stop::Signal.outcome().is_ok() && Stop::Replaced.outcome().is_ok());
+        assert!(Stop::Signal.outcome().is_ok());
     }
 }

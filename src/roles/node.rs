@@ -24,10 +24,9 @@ use tracing::{error, warn};
 use super::{Bound, Stop};
 use crate::cli::Output;
 use crate::configuration;
-use crate::data_folder::{Claim, DataFolder};
 use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::descriptors;
-use crate::handover::{Handover, Predecessor};
+use crate::handover::{Folder, Handover, Place, Role};
 use crate::link_tls;
 use crate::peering::Peering;
 use crate::ready::Ready;
@@ -52,27 +51,8 @@ pub struct Node {
     pub bound: Bound,
     /// The region's keys.
     pub keyring: Arc<Keyring>,
-    /// The data folder.
-    pub folder: Folder,
-    /// The process that this one replaces.
-    pub predecessor: Option<Predecessor>,
-}
-
-/// Whose the data folder is.
-pub enum Folder {
-    /// This process's.
-    Own(Claim),
-    /// That of the process that this one replaces, until it ends.
-    Shared(DataFolder),
-}
-
-impl Folder {
-    async fn claim(self) -> std::io::Result<Claim> {
-        match self {
-            Self::Own(claim) => Ok(claim),
-            Self::Shared(folder) => folder.claim_later().await,
-        }
-    }
+    /// The data folder, and the process that this one replaces: the two share it for a while.
+    pub place: Place,
 }
 
 impl Node {
@@ -92,7 +72,8 @@ impl Node {
         let kept = kept(&settings, &self.keyring)?;
         let own = self.bound.own()?;
         let gateway = self.bound.gateway_address()?;
-        let handover = Handover::new(&settings.data_dir, self.bound.of_node())?;
+        let handover = Handover::new(&settings.data_dir, Role::Node, self.bound.named())?;
+        let (folder, predecessor) = self.place.shared();
         let peering = Peering::new(&settings, self.bound.peers)?;
         let followed = match &peering {
             Some(peering) => peering.leaves.before(store.clone()),
@@ -118,7 +99,7 @@ impl Node {
         let metrics = super::metrics(&settings, Some(plane.metrics()), None, &health);
         let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(gateway, store.clone(), background);
-        let spool = spool(&settings, self.folder, background);
+        let spool = spool(&settings, folder, background);
         let shipping = ship_records(&settings, tls, plane.batches, spool, &plane.shared);
         let shipping = restarts::once("records", health.clone(), shipping);
         let shipping = background.spawn(shipping);
@@ -130,7 +111,7 @@ impl Node {
             ..Ready::default()
         };
         let signals = super::announce(&ready, self.output, false)?;
-        if let Some(predecessor) = self.predecessor {
+        if let Some(predecessor) = predecessor {
             predecessor.replaced();
         }
 
@@ -142,7 +123,7 @@ impl Node {
         servers.ended().await?;
         match why {
             // The successor keeps copies, newer than what this process knows.
-            Stop::Replaced => copying.abort(),
+            Stop::Replaced(_) => copying.abort(),
             Stop::Signal | Stop::Failed(_) => keep_last(stop, copying).await,
         }
         drop(store);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use ::control::Control;
 use ::control::records::{Records, RecordsError};
-use ::node::listener::Queue;
 use ::node::metrics::Metrics;
 use ::node::records::RecordBatches;
 use anyhow::Context;
@@ -18,6 +17,8 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::demo::{self, Demo};
+use crate::handover::{Handover, Place, Role};
+use crate::preflight;
 use crate::private_file;
 use crate::ready::Ready;
 use crate::record_store;
@@ -40,6 +41,8 @@ pub struct Single {
     pub keyring: Arc<Keyring>,
     /// The admin token that the operator gives.
     pub given: Option<Zeroizing<String>>,
+    /// The data folder, and the process that this one replaces.
+    pub place: Place,
 }
 
 impl Single {
@@ -48,20 +51,23 @@ impl Single {
     /// # Errors
     /// [`crate::serve::CannotStart`] for what the operator can mend; others when a part fails.
     pub async fn serve(self, background: &Runtime) -> anyhow::Result<()> {
-        let Self {
-            settings,
-            mode,
-            output,
-            bound,
-            keyring,
-            given,
-        } = self;
+        let (settings, bound, keyring) = (self.settings, self.bound, self.keyring);
+        let public = keyring.public_half().context("the key ring has no key")?;
+        let handover = Handover::new(&settings.data_dir, Role::Single, bound.named())?;
+        let check = || preflight::of_single(&settings, &public, bound.own()?);
+        let place = self.place.take(check).await?;
         let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
-        let public = keyring.public_half().context("the key ring has no key")?;
-        let mut configuration =
-            Configuration::open(&settings, store.clone(), public, given, None, background).await?;
-        let demo = demo(mode, &settings, &mut configuration).await?;
+        let mut configuration = Configuration::open(
+            &settings,
+            store.clone(),
+            public,
+            self.given,
+            None,
+            background,
+        )
+        .await?;
+        let demo = demo(self.mode, &settings, &mut configuration).await?;
         configuration.caught_up().await?;
         let counters = ::control::metrics::Metrics::default();
         let parts = DataPlaneParts {
@@ -82,15 +88,11 @@ impl Single {
         let mut servers = Servers::default();
         let listening = servers.gateway(bound.gateway, plane.shared)?;
         let gateway_url = settings.gateway.public_url.clone().unwrap_or(listening);
-        let api = super::api(
-            &settings,
-            &configuration,
-            plane.applied,
-            records.clone(),
-            &gateway_url,
-            metrics.clone(),
-            counters,
-        )?;
+        let (shown, counted) = (
+            (plane.applied, records.clone()),
+            (metrics.clone(), counters),
+        );
+        let api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
         let retention = api.settings.retention;
         let control = servers.control(bound.control, Control::new(api), &settings.control.tls)?;
         servers.admin(bound.admin, metrics, health.clone())?;
@@ -103,12 +105,13 @@ impl Single {
             token: configuration.token,
             demo,
         };
-        let signals = super::announce(&ready, output, mode == Mode::Dev)?;
+        let signals = super::announce(&ready, self.output, self.mode == Mode::Dev)?;
+        place.serves();
 
-        let why = signals.stopped(&health, std::future::pending()).await;
+        let why = signals.stopped(&health, handover.replaced()).await;
         health.drain();
         joined.leave().await;
-        servers.drain(Queue::Ends).await;
+        servers.drain(why.queue()).await;
         plane.settling.settled().await;
         servers.ended().await?;
         retaining.abort();

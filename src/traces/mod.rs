@@ -13,16 +13,38 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use node::metrics::Metrics;
-use node::traces::{Finished, TraceSender};
+use node::traces::{Finished, Sampling, TraceSender};
 
 use crate::otlp::batches::{self, Batches, Gather};
-use crate::otlp::{self, Export, Signal};
+use crate::otlp::{self, Collector, Export, Signal};
 use crate::settings::Settings;
 pub use settings::TraceSettings;
 use spans::Spans;
 
 /// Most requests in a batch.
 const BATCH_REQUESTS_MAX: usize = 256;
+
+/// Where traces go, and of which requests; none where the settings name no collector.
+fn plan(settings: &Settings) -> anyhow::Result<Option<(Collector, Sampling)>> {
+    let own = &settings.traces;
+    let sampling = own.sampling()?;
+    let endpoint = (own.export, own.endpoint.as_deref());
+    let collector = settings
+        .otlp
+        .collector(Signal::Traces, endpoint, otlp::variable)?;
+    Ok(collector.map(|collector| (collector, sampling)))
+}
+
+/// Looks whether the export could be started.
+///
+/// # Errors
+/// As for [`start`].
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    match plan(settings)? {
+        Some((collector, _)) => otlp::check(&collector),
+        None => Ok(()),
+    }
+}
 
 /// Starts the export where the settings name a collector.
 ///
@@ -33,12 +55,7 @@ pub fn start(
     metrics: &Metrics,
 ) -> anyhow::Result<Option<(TraceSender, Export)>> {
     let own = &settings.traces;
-    let sampling = own.sampling()?;
-    let endpoint = (own.export, own.endpoint.as_deref());
-    let collector = settings
-        .otlp
-        .collector(Signal::Traces, endpoint, otlp::variable)?;
-    let Some(collector) = collector else {
+    let Some((collector, sampling)) = plan(settings)? else {
         return Ok(None);
     };
     let (sender, queue) = node::traces::queue(sampling, metrics.clone());

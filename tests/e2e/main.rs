@@ -36,6 +36,7 @@ mod reflected;
 mod region_moves;
 mod regions;
 mod regression;
+mod replaced;
 mod requests;
 mod residency;
 mod rules;

@@ -21,7 +21,7 @@ use proto::seal;
 use proto::store::Revision;
 use proto::store::frozen::Frozen;
 use proto::tree::{self, Hash, Root, TreeError, VersionRecord};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 /// The layout of the file, in `PRAGMA user_version`.
 const LAYOUT: i64 = 2;
@@ -85,6 +85,15 @@ pub struct Keep {
     pub published_from_s: i64,
 }
 
+/// The layout of a file, which this release knows; 0 of an empty one.
+fn known(db: &Connection) -> Result<i64, ArchiveError> {
+    let found = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match (0..=LAYOUT).contains(&found) {
+        true => Ok(found),
+        false => Err(ArchiveError::Layout(found)),
+    }
+}
+
 /// The open archive.
 ///
 /// A std mutex and not an async one: SQLite blocks anyway, so callers are on blocking threads.
@@ -95,6 +104,20 @@ pub struct Archive {
 }
 
 impl Archive {
+    /// Whether the file, if there is one, is of a layout that is known. Another process may have it
+    /// open.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn check(path: &Path) -> Result<(), ArchiveError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        known(&db).map(drop)
+    }
+
     /// Opens or creates the file.
     ///
     /// # Errors
@@ -108,15 +131,11 @@ impl Archive {
         // What must not be kept here must not be found in the file either.
         db.pragma_update(None, "secure_delete", "ON")?;
         let txn = db.transaction()?;
-        let layout: i64 = txn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        match layout {
-            0 => {
-                txn.execute_batch(CREATE)?;
-                let name = seal::random_name();
-                txn.execute("INSERT INTO name VALUES (1, ?1)", [name])?;
-            }
-            1 | LAYOUT => {}
-            found => return Err(ArchiveError::Layout(found)),
+        let layout = known(&txn)?;
+        if layout == 0 {
+            txn.execute_batch(CREATE)?;
+            let name = seal::random_name();
+            txn.execute("INSERT INTO name VALUES (1, ?1)", [name])?;
         }
         if layout < LAYOUT {
             txn.execute_batch(CREATE_ASIDE)?;

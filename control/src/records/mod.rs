@@ -86,6 +86,15 @@ impl Records {
         })
     }
 
+    /// Whether the file of a SQLite store can be opened by this release, as far as that can be told
+    /// while another process has it.
+    ///
+    /// # Errors
+    /// It is no SQLite file, or has a layout that is not known.
+    pub fn check(path: &Path) -> Result<(), RecordsError> {
+        Sqlite::check(path)
+    }
+
     /// A store in ClickHouse, which need not be reachable yet. What runs behind calls does so on
     /// `runtime`, which needs a thread of its own.
     pub fn in_clickhouse(settings: ClickHouseSettings, runtime: Handle) -> Self {

@@ -17,6 +17,9 @@ pub enum Queue {
     Ends,
     /// Another process accepts them: it has the same socket.
     HandedOver,
+    /// Another process has the same socket, and accepts when this one has ended. Until idle
+    /// connections are closed this one accepts too, so that nobody waits for these.
+    Held,
 }
 
 /// Stops a listener and tells its numbers.
@@ -82,19 +85,29 @@ impl ListenerHandle {
         match queue {
             Queue::HandedOver => self.server.pause().await,
             Queue::Ends => self.keep_out(),
+            Queue::Held => {}
         }
         self.admission.leave();
         let began = Instant::now();
-        self.fresh_are_served(began).await;
+        if queue == Queue::Held {
+            self.idle_end(began).await;
+            self.server.pause().await;
+        }
+        self.fresh_are_served(Instant::now()).await;
         if queue == Queue::Ends {
             self.server.pause().await;
             self.refuse();
         }
         self.forget_socket();
+        self.idle_end(began).await;
+        self.server.stop(true).await;
+    }
+
+    /// Waits until no connection is open, or those that are have been idle for long enough.
+    async fn idle_end(&self, began: Instant) {
         while began.elapsed() < self.idle_max && self.admission.open() > 0 {
             actix_rt::time::sleep(LOOK).await;
         }
-        self.server.stop(true).await;
     }
 
     /// Lets the queue of the socket run empty: who asks for a connection gets no answer, and asks

@@ -48,9 +48,14 @@ pub async fn follow(call: OrgCall) -> Result<Answer, Refusal> {
     Ok(Answer::stream("text/event-stream", Pieces::new(events)))
 }
 
-/// The next event; `None` when the caller may follow no more.
+/// The next event; `None` when the caller may follow no more, or when this process ends: whoever
+/// follows connects again, to the next one.
 async fn event(call: &OrgCall, following: &mut Following) -> Option<Bytes> {
-    match tokio::time::timeout(BEAT, following.next()).await {
+    let next = tokio::select! {
+        next = tokio::time::timeout(BEAT, following.next()) => next,
+        () = call.control.ending() => return None,
+    };
+    match next {
         Ok(Some(Tail::Record(record))) => Some(record_event(&record)),
         Ok(Some(Tail::Missed(count))) => Some(Bytes::from(format!(
             "event: missed\ndata: {}\n\n",

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use proto::id::{OrgId, RequestId};
 use proto::record::Record;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OpenFlags, Transaction, params};
 
 use super::RecordsError;
 use super::follow::Tails;
@@ -89,6 +89,20 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
+    /// Whether the file, if there is one, is of a layout that is known. Another process may have it
+    /// open.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn check(path: &Path) -> Result<(), RecordsError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        file.busy_timeout(BUSY_TIMEOUT)?;
+        known(&file).map(drop)
+    }
+
     /// Opens or creates the file. A file of layout 1 is converted, which takes about a minute for
     /// a million records; a conversion that breaks off leaves the file as it was.
     ///
@@ -97,32 +111,23 @@ impl Sqlite {
     pub fn open(path: &Path) -> Result<Self, RecordsError> {
         let mut packer = Packer::new()?;
         let mut writer = connect(path)?;
-        let found: i64 = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        match found {
-            0..LAYOUT => {
-                let txn = writer.transaction()?;
-                if found < 2 {
-                    txn.execute_batch(CREATE)?;
-                }
-                if found == 1 {
-                    migrate::from_layout_1(&txn, &mut packer)?;
-                }
-                if found < 3 {
-                    txn.execute_batch(tallies::CREATE)?;
-                }
-                if found < 4 {
-                    txn.execute_batch(segments::CREATE)?;
-                }
-                txn.pragma_update(None, "user_version", LAYOUT)?;
-                txn.commit()?;
+        let found = known(&writer)?;
+        if found < LAYOUT {
+            let txn = writer.transaction()?;
+            if found < 2 {
+                txn.execute_batch(CREATE)?;
             }
-            LAYOUT => {}
-            found => {
-                return Err(RecordsError::Layout {
-                    found,
-                    known: LAYOUT,
-                });
+            if found == 1 {
+                migrate::from_layout_1(&txn, &mut packer)?;
             }
+            if found < 3 {
+                txn.execute_batch(tallies::CREATE)?;
+            }
+            if found < 4 {
+                txn.execute_batch(segments::CREATE)?;
+            }
+            txn.pragma_update(None, "user_version", LAYOUT)?;
+            txn.commit()?;
         }
         let segments = Arc::new(Segments::open(path, &writer)?);
         let reader = || Reader::open(path, Arc::clone(&segments));
@@ -329,6 +334,18 @@ fn put_head(txn: &Transaction<'_>, org: OrgId, id: i64, block: &Packed) -> rusql
 /// A column of bytes, without a copy.
 fn bytes<'a>(row: &'a rusqlite::Row<'_>, column: usize) -> rusqlite::Result<&'a [u8]> {
     Ok(row.get_ref(column)?.as_blob()?)
+}
+
+/// The layout of a file, which this release knows; 0 of an empty one.
+fn known(file: &Connection) -> Result<i64, RecordsError> {
+    let found = file.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match (0..=LAYOUT).contains(&found) {
+        true => Ok(found),
+        false => Err(RecordsError::Layout {
+            found,
+            known: LAYOUT,
+        }),
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, RecordsError> {

@@ -79,11 +79,24 @@ impl DataFile {
         })
     }
 
+    /// Whether the file, if there is one, is ours and of tables that are known. Another process may
+    /// have it.
+    pub(super) fn check(path: &Path) -> Result<(), StoreError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let opened = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .and_then(|db| db.busy_timeout(BUSY_TIMEOUT).map(|()| db));
+        let checked = opened.map_err(|error| nothing_done(&error));
+        let checked = checked.and_then(|db| is_fresh(&db).map(drop));
+        checked.map_err(|error| named(path, error))
+    }
+
     /// The only connection that writes, with the tables in place and the file checked.
     pub(super) fn open_writer(&self, size_bytes_max: u64) -> Result<Connection, StoreError> {
         let db = self.connect()?;
         let prepared = prepare(&db, size_bytes_max);
-        prepared.map_err(|error| self.named(error))?;
+        prepared.map_err(|error| named(&self.path, error))?;
         Ok(db)
     }
 
@@ -91,7 +104,7 @@ impl DataFile {
     pub(super) fn open_reader(&self) -> Result<Connection, StoreError> {
         let db = self.connect()?;
         db.pragma_update(None, "query_only", true)
-            .map_err(|error| self.named(nothing_done(&error)))?;
+            .map_err(|error| named(&self.path, nothing_done(&error)))?;
         Ok(db)
     }
 
@@ -99,16 +112,16 @@ impl DataFile {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&self.path, flags)
             .and_then(|db| db.busy_timeout(BUSY_TIMEOUT).map(|()| db));
-        opened.map_err(|error| self.named(nothing_done(&error)))
+        opened.map_err(|error| named(&self.path, nothing_done(&error)))
     }
+}
 
-    fn named(&self, error: StoreError) -> StoreError {
-        let path = self.path.display();
-        match error {
-            StoreError::Corrupt(text) => StoreError::Corrupt(format!("{path}: {text}")),
-            StoreError::Full(text) => StoreError::Full(format!("{path}: {text}")),
-            other => StoreError::Unavailable(format!("cannot open {path}: {other}")),
-        }
+fn named(path: &Path, error: StoreError) -> StoreError {
+    let path = path.display();
+    match error {
+        StoreError::Corrupt(text) => StoreError::Corrupt(format!("{path}: {text}")),
+        StoreError::Full(text) => StoreError::Full(format!("{path}: {text}")),
+        other => StoreError::Unavailable(format!("cannot open {path}: {other}")),
     }
 }
 

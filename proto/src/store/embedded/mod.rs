@@ -78,6 +78,15 @@ impl Embedded {
         Self::open_with(path, &EmbeddedOptions::default())
     }
 
+    /// Whether the file can be opened by this release, as far as that can be told while another
+    /// process has it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is another program's, or a later release's.
+    pub fn check(path: &Path) -> Result<(), StoreError> {
+        DataFile::check(path)
+    }
+
     /// [`Embedded::open`] with chosen options.
     ///
     /// # Errors

@@ -1,0 +1,127 @@
+//! The place of a process: the data folder, and the process that has it now, where this one is to
+//! take over from it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::error;
+
+use super::{Predecessor, Role};
+use crate::data_folder::{Claim, DataFolder};
+use crate::serve::CannotStart;
+
+/// Longest wait for the folder of a process that has ended.
+const FREE_MAX: Duration = Duration::from_secs(10);
+
+/// The data folder.
+pub enum Place {
+    /// This process has it.
+    Own(Claim),
+    /// Another one has it.
+    Taken(DataFolder, Predecessor),
+}
+
+impl Place {
+    /// Claims the folder; where `take_over` and a process of this role is there, gets its listeners
+    /// instead.
+    ///
+    /// # Errors
+    /// [`CannotStart`]: the folder cannot be used, or belongs to another process that does not hand
+    /// over.
+    pub fn find(data_dir: &Path, role: Role, take_over: bool) -> anyhow::Result<Self> {
+        let folder = DataFolder::open(data_dir)?;
+        let predecessor = match take_over {
+            true => Predecessor::find(data_dir, role)?,
+            false => None,
+        };
+        match predecessor {
+            Some(predecessor) => Ok(Self::Taken(folder, predecessor)),
+            None => Ok(Self::Own(folder.claim()?)),
+        }
+    }
+
+    /// The listener of this name of the process that is there.
+    pub fn listener(&mut self, name: &str, wanted: SocketAddr) -> Option<TcpListener> {
+        match self {
+            Self::Own(_) => None,
+            Self::Taken(_, predecessor) => predecessor.listener(name, wanted),
+        }
+    }
+
+    /// What a process needs that shares the folder with the one that is there until that ends.
+    pub fn shared(self) -> (Folder, Option<Predecessor>) {
+        match self {
+            Self::Own(claim) => (Folder::Own(claim), None),
+            Self::Taken(folder, predecessor) => (Folder::Shared(folder), Some(predecessor)),
+        }
+    }
+
+    /// Has the folder for this process: the one that is there is asked to end, if `check` finds
+    /// that this one can start.
+    ///
+    /// # Errors
+    /// [`CannotStart`]: the other does not end, or its folder cannot be had. What `check` says.
+    pub async fn take(self, check: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Taken> {
+        let (claim, is_successor) = match self {
+            Self::Own(claim) => (claim, false),
+            Self::Taken(folder, predecessor) => {
+                check()?;
+                let gone = tokio::task::spawn_blocking(move || predecessor.gone()).await?;
+                gone.map_err(|_| {
+                    CannotStart("the old process was asked to end, and has not: stop it".into())
+                })?;
+                let freed = tokio::time::timeout(FREE_MAX, folder.claim_later()).await;
+                let late = |_| CannotStart("another process took the data folder meanwhile".into());
+                (freed.map_err(late)??, true)
+            }
+        };
+        // Threads may write there until the very end of the process.
+        std::mem::forget(claim);
+        Ok(Taken { is_successor })
+    }
+}
+
+/// The folder where two processes share it for a while.
+pub enum Folder {
+    /// This process's.
+    Own(Claim),
+    /// That of the process that this one replaces, until it ends.
+    Shared(DataFolder),
+}
+
+impl Folder {
+    /// The folder, as soon as it is free.
+    ///
+    /// # Errors
+    /// It cannot be locked at all.
+    pub async fn claim(self) -> std::io::Result<Claim> {
+        match self {
+            Self::Own(claim) => Ok(claim),
+            Self::Shared(folder) => folder.claim_later().await,
+        }
+    }
+}
+
+/// The folder is this process's until its end.
+pub struct Taken {
+    is_successor: bool,
+}
+
+impl Taken {
+    /// This process serves.
+    pub fn serves(mut self) {
+        self.is_successor = false;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if self.is_successor {
+            error!(
+                "the old process has ended and this one did not come to serve: nobody listens now; \
+                 mend what is said next, and start again"
+            );
+        }
+    }
+}
