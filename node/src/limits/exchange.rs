@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::block::Opener;
 use super::cell::Spends;
 use super::corrections::Correction;
+use super::hold::Level;
 use super::state::State;
 
 /// Items of one batch; the rest goes into the next. With the largest states they fit into a frame.
@@ -65,15 +66,13 @@ pub enum Word {
     },
     /// After an ask: who is held on the asking node. Peers before protocol 3 do not know it.
     Holding {
-        /// For how many tokens they wait.
-        tokens: u64,
-        /// How long the one has waited that comes next.
-        since_ns: u64,
+        /// By rank, the first first.
+        levels: Vec<Level>,
     },
     /// After an answer: who is held on all other nodes. Peers before protocol 3 do not know it.
     HeldElsewhere {
-        /// For how many tokens they wait.
-        tokens: u64,
+        /// By rank, the first first.
+        levels: Vec<Level>,
     },
     /// As [`Word::Ask`], of limits that regions share.
     AskShare(Ask, Share),

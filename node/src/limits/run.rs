@@ -106,7 +106,7 @@ async fn next(links: &mut Option<Links>) -> Option<PeerEvent> {
 
 fn take(broker: &mut Broker, event: PeerEvent, now_ns: u64) {
     match event {
-        PeerEvent::Up(peer) => broker.peer_up(peer),
+        PeerEvent::Up(peer) => broker.peer_up(peer, now_ns),
         PeerEvent::Down(peer) => broker.peer_down(peer, now_ns),
         PeerEvent::Said(peer, batch) => broker.peer_said(peer, batch, now_ns),
         PeerEvent::Clock(peer, sample) => broker.peer_clock(peer, sample),

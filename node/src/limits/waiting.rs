@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::meter::Hold;
 
 use super::clock::Clock;
-use super::hold::Rank;
+use super::hold::{Before, Rank};
 use super::meter::Meter;
 use super::refusal::{Cause, Refusal};
 use super::token::Token;
@@ -81,17 +81,14 @@ impl Waiting {
         };
         let most = usize::try_from(hold.max_waiting).unwrap_or(usize::MAX);
         let now_ns = clock.boot_ns();
-        let Some((ticket, before)) = meter.held.enter(self.rank(priority), most, now_ns) else {
+        let rank = self.rank(priority);
+        let Some((ticket, before)) = meter.held.enter(rank, self.amount, most, now_ns) else {
             return refused(Cause::Crowded, u64::from(hold.max_waiting));
         };
         let max_wait = Duration::from_millis(hold.max_wait_ms);
         let deadline_ns = now_ns.saturating_add(super::nanos(max_wait));
-        // Who had its turn goes before all that had none, on whichever node.
-        let elsewhere = match self.again {
-            true => 0,
-            false => meter.held.elsewhere(now_ns),
-        };
-        let before = before as u64;
+        let Before { here, elsewhere } = before;
+        let before = here as u64;
         if self.wait(before, elsewhere, now_ns) > max_wait {
             let before = before.saturating_add(elsewhere / self.amount.max(1));
             return refused(Cause::Empty, before);

@@ -51,7 +51,8 @@ pub struct Agreed {
     pub own_ahead_ns: i64,
     /// Whether another clock says the same to within `max_skew`, or there is no other node.
     pub confirmed: bool,
-    /// Whether any other clock is known, or there is no other node.
+    /// Whether the clocks of all nodes are known. Of some of them most may be wrong although most
+    /// of all are right.
     pub compared: bool,
 }
 
@@ -117,7 +118,7 @@ impl WallClocks {
             unix_ns: own.boot_ns.saturating_add_signed(median),
             own_ahead_ns: own_ahead.saturating_sub(median),
             confirmed: agreeing > 1 || nodes <= 1,
-            compared: clocks.len() > 1 || nodes <= 1,
+            compared: clocks.len() as u64 >= nodes,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tracing::{info, warn};
 
-use super::{Broker, count};
+use super::{Broker, Slot, count};
 use crate::limits::block::Opener;
 use crate::limits::clock::Moment;
 use crate::limits::wall_clocks::ClockSample;
@@ -22,8 +22,16 @@ pub(super) struct Wall {
     since_ns: Option<u64>,
 }
 
-/// A node that has started waits for so long for the clocks of others before it begins a calendar
-/// window by its own alone.
+impl Wall {
+    /// Whether this node takes nothing of calendar windows itself: by a wrong clock it would open
+    /// a day early, or take for the day before what is sent in the next.
+    pub(super) fn is_unfit(&self) -> bool {
+        self.is_wrong || self.is_unknown
+    }
+}
+
+/// A node that has started waits for so long for the clocks of all others before it takes of
+/// calendar windows by those that it knows; meanwhile it asks others.
 const COMPARED_BY_NS: u64 = 5_000_000_000;
 
 impl Broker {
@@ -55,6 +63,7 @@ impl Broker {
                 "the clock of this machine agrees with those of the other nodes again"
             );
         }
+        let was_unfit = self.wall.is_unfit();
         let since_ns = self.wall.since_ns.unwrap_or(own.boot_ns);
         let young = own.boot_ns.saturating_sub(since_ns) < COMPARED_BY_NS;
         self.wall = Wall {
@@ -63,9 +72,21 @@ impl Broker {
             is_wrong,
             confirmed: agreed.confirmed,
         };
+        if was_unfit && !self.wall.is_unfit() {
+            self.look_at_calendars(own.boot_ns);
+        }
         Moment {
             unix_ns: agreed.unix_ns,
             ..own
+        }
+    }
+
+    /// Looks anew at all keys that go by the calendar: they may be served now.
+    pub(super) fn look_at_calendars(&mut self, now_ns: u64) {
+        let dated = self.owners.iter().filter(|(_, owner)| owner.has_calendar());
+        let slots: Vec<Slot> = dated.map(|(slot, _)| *slot).collect();
+        for slot in slots {
+            self.schedule(slot, now_ns);
         }
     }
 }

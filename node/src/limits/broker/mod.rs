@@ -275,7 +275,7 @@ impl Broker {
         self.looks.remove(&(owner.look_ns(), slot));
         let store_up = matches!(self.health, Health::Up);
         // Who has no clock takes no part of a calendar window; leaving, it gives back what it has.
-        let able = store_up && (leaving || !self.wall.is_wrong || !owner.has_calendar());
+        let able = store_up && (leaving || !self.wall.is_unfit() || !owner.has_calendar());
         let (me, hash) = (self.place.me.node, owner.key_hash());
         let mut around = Around {
             now,

@@ -21,8 +21,11 @@ const KEYS_MAX: usize = 50_000;
 
 impl Broker {
     /// A peer can be asked from now on.
-    pub fn peer_up(&mut self, peer: Opener) {
+    pub fn peer_up(&mut self, peer: Opener, now_ns: u64) {
         self.roster.up(peer);
+        if self.wall.is_unfit() {
+            self.look_at_calendars(now_ns);
+        }
     }
 
     /// A peer cannot be reached any more.
@@ -81,18 +84,18 @@ impl Broker {
                     let correction = (correction, told);
                     self.take_correction(from, &key, (&spec, Some(share)), correction, now_ns);
                 }
-                Word::Holding { tokens, since_ns } => {
+                Word::Holding { levels } => {
                     let slot = self.slots.get(&key).copied();
                     let owner = slot.and_then(|slot| self.owners.get_mut(&slot));
                     if let (Some(owner), Some(slot)) = (owner, slot) {
-                        owner.holding(from, tokens, since_ns, now_ns);
+                        owner.holding(from, levels, now_ns);
                         self.schedule(slot, now_ns);
                     }
                 }
-                Word::HeldElsewhere { tokens } => {
+                Word::HeldElsewhere { levels } => {
                     let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));
                     if let Some(owner) = owner {
-                        owner.held_elsewhere(tokens, now_ns);
+                        owner.held_elsewhere(levels, now_ns);
                     }
                 }
                 Word::Corrected { number } => {

@@ -148,7 +148,7 @@ impl Owner {
     pub(super) fn ask_on(&mut self, around: &mut Around<'_>, hungry: bool, waiting: u64) {
         let now_ns = around.now.boot_ns;
         let (Some(owner), None) = (around.supplier, &self.borrowing.ask) else {
-            self.tell_holding_again(around, waiting);
+            self.tell_holding_again(around);
             return;
         };
         // Who was silent just now is not asked again before another one was.
@@ -179,7 +179,7 @@ impl Owner {
         };
         let word = Word::ask(ask, configured.share());
         around.out.words.push((owner, word));
-        self.tell_holding(owner, around, waiting);
+        self.tell_holding(owner, around);
     }
 
     /// Gives up an ask that was not answered in time.

@@ -1,65 +1,91 @@
-//! Who is held on which node: the owner of a key serves all nodes in the order in which their
-//! callers came, and tells each how many wait on the others.
+//! Who is held on which node: the owner of a key serves all nodes by rank, and within one in the
+//! order in which their callers came, and tells each who waits on the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use super::divide::Party;
 use super::{Around, Owner};
 use crate::limits::block::Opener;
 use crate::limits::exchange::Word;
+use crate::limits::hold::{LAST, Level};
 
 /// How long what a node has told of its callers counts.
 const TOLD_NS: u64 = 2_000_000_000;
 /// Starts of nodes that are known; beyond it all are forgotten.
 const NODES_MAX: usize = 1_024;
+/// Ranks that a peer may tell of.
+const LEVELS_MAX: usize = 256;
 
 /// What the other nodes have told an owner, and what it was told.
 #[derive(Debug, Default)]
 pub(super) struct HeldBy {
     nodes: HashMap<Opener, Held>,
     /// What this node has told an owner last.
-    told: u64,
+    told: Vec<Level>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Held {
-    tokens: u64,
-    since_ns: u64,
+    levels: Vec<Level>,
     told_ns: u64,
     /// What it was told of the others last.
-    told: u64,
+    told: Vec<Level>,
 }
 
 impl HeldBy {
-    /// Since when the caller of a node waits that comes next there.
-    pub(super) fn since_ns(&self, node: Opener) -> Option<u64> {
-        let held = self.nodes.get(&node).filter(|held| held.tokens > 0);
-        held.map(|held| held.since_ns)
+    /// A peer that wants so many tokens, by the ranks of its callers that wait for them; the rest
+    /// counts as wanted since an instant by nobody of rank.
+    pub(super) fn party(&self, node: Opener, wanted: u64, since_ns: u64) -> Party {
+        match self.nodes.get(&node) {
+            Some(held) => Party::held(&held.levels, wanted, since_ns),
+            None => Party::held(&[], wanted, since_ns),
+        }
     }
 
-    /// Tokens that are waited for on all nodes but this one.
-    fn without(&self, node: Opener, now_ns: u64) -> u64 {
+    /// Who waits on all nodes but this one.
+    fn without(&self, node: Opener, own: &[Level], now_ns: u64) -> Vec<Level> {
         let others = self
             .nodes
             .iter()
             .filter(|(of, held)| **of != node && now_ns < held.told_ns.saturating_add(TOLD_NS));
-        others.fold(0, |sum, (_, held)| sum.saturating_add(held.tokens))
+        let others = others.flat_map(|(_, held)| &held.levels);
+        let mut together: BTreeMap<u8, Level> = BTreeMap::new();
+        for level in others.chain(own) {
+            together
+                .entry(level.behind)
+                .and_modify(|known| {
+                    known.tokens = known.tokens.saturating_add(level.tokens);
+                    known.since_ns = known.since_ns.min(level.since_ns);
+                })
+                .or_insert(*level);
+        }
+        together.into_values().collect()
     }
+}
+
+/// The same with instants in place of the time that has passed since, or the reverse.
+fn turned(mut levels: Vec<Level>, now_ns: u64) -> Vec<Level> {
+    levels.truncate(LEVELS_MAX);
+    for level in &mut levels {
+        level.since_ns = now_ns.saturating_sub(level.since_ns);
+    }
+    levels
 }
 
 impl Owner {
     /// A peer tells who is held there.
-    pub fn holding(&mut self, from: Opener, tokens: u64, since_ns: u64, now_ns: u64) {
+    pub fn holding(&mut self, from: Opener, levels: Vec<Level>, now_ns: u64) {
         if self.held.nodes.len() >= NODES_MAX {
             self.held.nodes.clear();
         }
+        let known = self.held.nodes.remove(&from);
         let held = Held {
-            tokens,
-            since_ns: now_ns.saturating_sub(since_ns),
+            levels: turned(levels, now_ns),
             told_ns: now_ns,
-            told: self.held.nodes.get(&from).map_or(0, |held| held.told),
+            told: known.map(|held| held.told).unwrap_or_default(),
         };
         self.held.nodes.insert(from, held);
-        let elsewhere = self.held.without(self.place.me, now_ns);
+        let elsewhere = self.held.without(self.place.me, &[], now_ns);
         let until_ns = now_ns.saturating_add(TOLD_NS);
         self.meter.held.told_elsewhere(elsewhere, until_ns);
     }
@@ -77,63 +103,105 @@ impl Owner {
         from_ns.saturating_add(self.place.grace_ns)
     }
 
-    /// The owner tells how many are held on the other nodes.
-    pub fn held_elsewhere(&mut self, tokens: u64, now_ns: u64) {
+    /// The owner tells who is held on the other nodes.
+    pub fn held_elsewhere(&mut self, mut levels: Vec<Level>, now_ns: u64) {
+        levels.truncate(LEVELS_MAX);
         let until_ns = now_ns.saturating_add(TOLD_NS);
-        self.meter.held.told_elsewhere(tokens, until_ns);
+        self.meter.held.told_elsewhere(levels, until_ns);
+    }
+
+    /// Who is held here; nobody where callers are not held.
+    pub(super) fn held_here(&self) -> Vec<Level> {
+        match self.spec.hold() {
+            Some(_) => self.meter.held.levels(),
+            None => Vec::new(),
+        }
     }
 
     /// Tells the owner who is held here, where callers are held.
-    pub(super) fn tell_holding(&mut self, owner: Opener, around: &mut Around<'_>, tokens: u64) {
+    pub(super) fn tell_holding(&mut self, owner: Opener, around: &mut Around<'_>) {
         if self.spec.hold().is_none() {
             return;
         }
-        let now_ns = around.now.boot_ns;
-        let head_ns = self.meter.held.head_since_ns().unwrap_or(now_ns);
-        let since_ns = now_ns.saturating_sub(head_ns);
-        let word = Word::Holding { tokens, since_ns };
-        around.out.words.push((owner, word));
-        self.held.told = tokens;
+        let levels = self.meter.held.levels();
+        self.held.told.clone_from(&levels);
+        let levels = turned(levels, around.now.boot_ns);
+        around.out.words.push((owner, Word::Holding { levels }));
     }
 
     /// Tells the owner again while it owes an answer, where it was told of far fewer or far more.
-    pub(super) fn tell_holding_again(&mut self, around: &mut Around<'_>, tokens: u64) {
-        if let (Some(owner), true) = (self.borrowing.asked(), is_news(tokens, self.held.told)) {
-            self.tell_holding(owner, around, tokens);
+    pub(super) fn tell_holding_again(&mut self, around: &mut Around<'_>) {
+        let holds = self.spec.hold().is_some();
+        if let (Some(owner), true) = (self.borrowing.asked(), holds)
+            && is_news(&self.meter.held.levels(), &self.held.told)
+        {
+            self.tell_holding(owner, around);
         }
     }
 
     /// The same for peers that wait for an answer of ours.
-    pub(super) fn tell_elsewhere_again(&mut self, around: &mut Around<'_>, own: u64) {
+    pub(super) fn tell_elsewhere_again(&mut self, around: &mut Around<'_>, own: &[Level]) {
         let now_ns = around.now.boot_ns;
         for peer in self.lending.waiting() {
-            let others = self.held.without(peer, now_ns).saturating_add(own);
-            let told = self.held.nodes.get(&peer).map(|held| held.told);
-            if told.is_some_and(|told| is_news(others, told)) {
+            let Some(held) = self.held.nodes.get(&peer) else {
+                continue;
+            };
+            let others = self.held.without(peer, own, now_ns);
+            if is_news(&others, &held.told) {
                 self.tell_elsewhere(peer, around, own);
             }
         }
     }
 
-    /// Tells a peer that has been answered how many are held on the other nodes.
-    pub(super) fn tell_elsewhere(&mut self, peer: Opener, around: &mut Around<'_>, own: u64) {
+    /// Tells a peer that has been answered who is held on the other nodes.
+    pub(super) fn tell_elsewhere(&mut self, peer: Opener, around: &mut Around<'_>, own: &[Level]) {
         if self.spec.hold().is_none() {
             return;
         }
-        let others = self.held.without(peer, around.now.boot_ns);
-        let tokens = others.saturating_add(own);
+        let now_ns = around.now.boot_ns;
+        let levels = self.held.without(peer, own, now_ns);
         if let Some(held) = self.held.nodes.get_mut(&peer) {
-            held.told = tokens;
+            held.told.clone_from(&levels);
         }
-        around
-            .out
-            .words
-            .push((peer, Word::HeldElsewhere { tokens }));
+        let levels = turned(levels, now_ns);
+        let word = Word::HeldElsewhere { levels };
+        around.out.words.push((peer, word));
     }
 }
 
-/// Whether a number is by a quarter more or less than what was told: a queue that grows or shrinks
-/// is told of a few times, not once for each caller.
-fn is_news(tokens: u64, told: u64) -> bool {
-    tokens.abs_diff(told) > told / 4
+/// Whether those of some rank want by a quarter more or less than was told: a queue that grows or
+/// shrinks is told of a few times, not once for each caller.
+fn is_news(levels: &[Level], told: &[Level]) -> bool {
+    let of = |levels: &[Level], behind: u8| {
+        let level = levels.iter().find(|level| level.behind == behind);
+        level.map_or(0, |level| level.tokens)
+    };
+    levels.iter().chain(told).any(|level| {
+        let (now, before) = (of(levels, level.behind), of(told, level.behind));
+        now.abs_diff(before) > before / 4
+    })
+}
+
+impl Party {
+    /// Who waits by rank for so many tokens; what is wanted beyond is wanted since an instant by
+    /// nobody of rank.
+    pub(super) fn held(levels: &[Level], wanted: u64, since_ns: u64) -> Self {
+        let mut left = wanted;
+        let mut held = Vec::with_capacity(levels.len() + 1);
+        for level in levels {
+            let tokens = level.tokens.min(left);
+            left -= tokens;
+            held.push(Level { tokens, ..*level });
+        }
+        match held.last_mut().filter(|last| last.behind == LAST) {
+            Some(last) => last.tokens = last.tokens.saturating_add(left),
+            None => held.push(Level {
+                behind: LAST,
+                tokens: left,
+                since_ns,
+            }),
+        }
+        held.retain(|level| level.tokens > 0);
+        Self(held)
+    }
 }

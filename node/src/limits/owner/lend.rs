@@ -145,20 +145,10 @@ impl Owner {
         // As peers reckon what they want when there is little; what nobody gets is ours anyway.
         let expected = self.local.expected() / SCARCE;
         let own = waiting.max(expected.saturating_add(expected / 4));
-        let ours = Party {
-            wanted: own,
-            since_ns: match self.meter.held.head_since_ns() {
-                Some(since_ns) => since_ns,
-                None => self.loss.dry_since_ns().unwrap_or(u64::MAX),
-            },
-        };
-        let theirs = self.lending.pending.iter().map(|pending| Party {
-            wanted: pending.wanted,
-            since_ns: self
-                .held
-                .since_ns(pending.from)
-                .unwrap_or(pending.received_ns),
-        });
+        let since_ns = self.loss.dry_since_ns().unwrap_or(u64::MAX);
+        let ours = Party::held(&self.held_here(), own, since_ns);
+        let theirs = self.lending.pending.iter();
+        let theirs = theirs.map(|p| self.held.party(p.from, p.wanted, p.received_ns));
         let parties: Vec<Party> = theirs.chain([ours]).collect();
         let shares = divide(part.block.amount, self.meter.estimate(), &parties);
         let pending = std::mem::take(&mut self.lending.pending);
@@ -223,7 +213,7 @@ impl Owner {
         }
         self.lending.verdict = None;
         let seen = self.seen();
-        let own = self.meter.waiting.load(Ordering::Relaxed);
+        let own = self.held_here();
         for (to, mut word) in std::mem::take(&mut self.lending.words) {
             if let Word::Answer(answer) = &mut word {
                 answer.at_ns = now_ns;
@@ -236,10 +226,10 @@ impl Owner {
             let answers = matches!(word, Word::Answer(_));
             around.out.words.push((to, word));
             if answers {
-                self.tell_elsewhere(to, around, own);
+                self.tell_elsewhere(to, around, &own);
             }
         }
-        self.tell_elsewhere_again(around, own);
+        self.tell_elsewhere_again(around, &own);
     }
 
     /// At most half of each part, so that something is left for the next who asks.

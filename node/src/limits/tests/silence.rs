@@ -84,7 +84,7 @@ fn node() -> (Node, Arc<Meter>) {
     let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
     settings.nodes = 2;
     let (limits, mut broker) = Limits::unserved(&settings, Arc::clone(&clock) as Arc<dyn Clock>);
-    broker.peer_up(PEER);
+    broker.peer_up(PEER, 0);
     let spec = spec(1_000, Window::Second);
     let mut node = Node { clock, broker };
     for key in 0u32.. {
@@ -169,8 +169,8 @@ fn who_is_cut_from_its_peers_takes_from_the_store() {
     for key in 0u32..12 {
         let mut world = World::new(10_000);
         world.limits.set_nodes(3);
-        world.broker.peer_up(PEER);
-        world.broker.peer_up(Opener { node: 3, boot: 1 });
+        world.broker.peer_up(PEER, 0);
+        world.broker.peer_up(Opener { node: 3, boot: 1 }, 0);
         let key = MeterKey::of("mtr_1", key.to_be_bytes());
         let meter = world.limits.meter(key, spec(200, Window::Second));
         for ms in 1..=4_000u64 {

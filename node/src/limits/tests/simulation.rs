@@ -613,7 +613,7 @@ impl World {
         }
         for event in std::mem::take(&mut node.inbox) {
             match event {
-                PeerEvent::Up(peer) => node.broker.peer_up(peer),
+                PeerEvent::Up(peer) => node.broker.peer_up(peer, moment.boot_ns),
                 PeerEvent::Down(peer) => node.broker.peer_down(peer, moment.boot_ns),
                 PeerEvent::Clock(peer, sample) => node.broker.peer_clock(peer, sample),
                 PeerEvent::Said(peer, batch) => {
