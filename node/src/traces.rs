@@ -83,7 +83,7 @@ pub struct Finished {
     /// Its place in the trace.
     pub context: TraceContext,
     /// What is known of it.
-    pub record: Record,
+    pub record: Arc<Record>,
     /// The proxy that was called.
     pub proxy: Arc<CompiledProxy>,
 }
@@ -142,7 +142,7 @@ impl TraceSender {
     }
 
     /// A request has ended.
-    pub fn ended(&self, context: &TraceContext, record: &Record, proxy: &Arc<CompiledProxy>) {
+    pub fn ended(&self, context: &TraceContext, record: &Arc<Record>, proxy: &Arc<CompiledProxy>) {
         if !self.sampling.keeps(context, record) {
             return;
         }
@@ -152,7 +152,7 @@ impl TraceSender {
         };
         place.send(Finished {
             context: *context,
-            record: record.clone(),
+            record: Arc::clone(record),
             proxy: proxy.clone(),
         });
     }

@@ -23,6 +23,8 @@ use spans::Spans;
 
 /// Most requests in a batch.
 const BATCH_REQUESTS_MAX: usize = 256;
+/// Largest export whose memory is used again.
+const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Where traces go, and of which requests; none where the settings name no collector.
 fn plan(settings: &Settings) -> anyhow::Result<Option<(Collector, Sampling)>> {
@@ -66,7 +68,12 @@ pub fn start(
     };
     let metrics = metrics.clone();
     let export = Export::start(&collector, move |transport, stopping| {
-        let exports = Exports { spans, metrics };
+        let last = Bytes::new();
+        let exports = Exports {
+            spans,
+            metrics,
+            last,
+        };
         batches::send(Signal::Traces, transport, exports, gather, queue, stopping)
     })?;
     Ok(Some((sender, export)))
@@ -76,13 +83,34 @@ pub fn start(
 struct Exports {
     spans: Spans,
     metrics: Metrics,
+    /// The export before: its memory is used again, since fresh memory of this size costs more
+    /// than what is written to it.
+    last: Bytes,
+}
+
+impl Exports {
+    fn room(&mut self) -> Vec<u8> {
+        // A transport that still sends it keeps it.
+        match std::mem::take(&mut self.last).try_into_mut() {
+            Ok(mut room) => {
+                room.clear();
+                Vec::from(room)
+            }
+            Err(_) => Vec::new(),
+        }
+    }
 }
 
 impl Batches for Exports {
     type Item = Finished;
 
     fn export(&mut self, finished: &mut Vec<Finished>) -> Bytes {
-        self.spans.export(finished).into()
+        let room = self.room();
+        let export = Bytes::from(self.spans.export(finished, room));
+        if export.len() <= KEPT_BYTES_MAX {
+            self.last = export.clone();
+        }
+        export
     }
 
     fn taken(&self, count: u64, finished: &[Finished]) {

@@ -14,7 +14,7 @@ use proto::record::{Attempt, QueryField, Record, Stage};
 use proto::target::BaseUrl;
 
 use super::attributes as own;
-use super::encode::{Head, Identity, Message};
+use super::encode::{Head, Identity, Message, Template};
 use crate::otlp;
 
 /// Makes exports of finished requests.
@@ -22,7 +22,12 @@ pub struct Spans {
     resource: Vec<u8>,
     scope: Vec<u8>,
     scheme: &'static str,
+    /// By stage.
+    plain: [Template; Stage::ALL.len()],
 }
+
+/// What the span of a stage says that did not end the request.
+const PASS: &str = "pass";
 
 impl Spans {
     /// Spans of this process, whose callers speak to it with this scheme.
@@ -36,12 +41,13 @@ impl Spans {
             resource: otlp::encoded(resource),
             scope: scope.encode_to_vec(),
             scheme,
+            plain: plain_stages(),
         }
     }
 
-    /// The spans of these requests, as one `ExportTraceServiceRequest`.
-    pub fn export(&self, finished: &[Finished]) -> Vec<u8> {
-        let mut request = Message::default();
+    /// The spans of these requests, as one `ExportTraceServiceRequest`; `room` is written over.
+    pub fn export(&self, finished: &[Finished], room: Vec<u8>) -> Vec<u8> {
+        let mut request = Message::within(room);
         request.message(1, |resource_spans| {
             resource_spans.bytes(1, &self.resource);
             resource_spans.message(2, |scope_spans| {
@@ -64,7 +70,7 @@ impl Spans {
             let times = (at_us, at_us + u64::from(time.us));
             let id = finished.context.further_span(n as u64);
             let ended = ended_by == Some(time.stage);
-            stage(finished, (id, time.stage), times, ended, out);
+            stage(&self.plain, finished, (id, time.stage), times, ended, out);
             if time.stage == Stage::Forward {
                 let count = record.sends.len();
                 for (at, attempt) in record.sends.iter().enumerate() {
@@ -81,7 +87,14 @@ impl Spans {
         {
             let id = finished.context.further_span(99);
             let times = (at_us.min(record.total_us), record.total_us);
-            stage(finished, (id, Stage::Respond), times, false, out);
+            stage(
+                &self.plain,
+                finished,
+                (id, Stage::Respond),
+                times,
+                false,
+                out,
+            );
         }
     }
 
@@ -105,8 +118,9 @@ impl Spans {
             method(&record.method, span);
             span.text("url.scheme", self.scheme);
             // The caller's form (id or alias) is the same proxy; the id is what is never ambiguous.
-            let path = format!("/api/{}{}", record.proxy_id.text().as_str(), record.path);
-            span.text("url.path", &path);
+            let proxy = record.proxy_id.text();
+            let path = [&b"/api/"[..], proxy.as_ref(), record.path.as_bytes()];
+            span.joined("url.path", &path);
             span.text_of("url.query", query(&record.query).as_deref());
             span.text_of("user_agent.original", record.user_agent.as_deref());
             span.text_of("client.address", record.source_address.as_deref());
@@ -138,7 +152,41 @@ fn head<'t>(
     }
 }
 
+/// The span of a stage that was passed and has nothing to say, for each of them.
+fn plain_stages() -> [Template; Stage::ALL.len()] {
+    Stage::ALL.map(|stage| {
+        let identity = Identity {
+            trace_id: 1,
+            span_id: 1,
+        };
+        let head = Head {
+            identity,
+            parent: 1,
+            parent_is_remote: false,
+            kind: SpanKind::Internal,
+            name: stage.name(),
+            times_ns: (0, 0),
+        };
+        Template::of(&head, |span| span.text(own::OUTCOME, PASS))
+    })
+}
+
+/// Whether the span of a stage says more than that it was passed.
+fn says_more(record: &Record, stage: Stage) -> bool {
+    match stage {
+        Stage::Authenticate => {
+            record.auth_failure.is_some() || record.proxy_credential_id.is_some()
+        }
+        Stage::Authorize => !record.denials.is_empty() || !record.shadow_rule_ids.is_empty(),
+        Stage::Limit => !record.limited_by.is_empty(),
+        Stage::Inject => record.target_credential_id.is_some(),
+        Stage::Filter => !record.filter_ids.is_empty(),
+        _ => false,
+    }
+}
+
 fn stage(
+    plain: &[Template; Stage::ALL.len()],
     finished: &Finished,
     (id, stage): (u64, Stage),
     times: (u64, u64),
@@ -148,14 +196,17 @@ fn stage(
     let record = &finished.record;
     let kind = (SpanKind::Internal, stage.name());
     let head = head(finished, (id, finished.context.span_id), kind, times);
+    if !ended && !says_more(record, stage) {
+        return out.again(&plain[stage as usize], &head);
+    }
     out.span(&head, |span| {
-        span.text(own::OUTCOME, if ended { "end" } else { "pass" });
+        span.text(own::OUTCOME, if ended { "end" } else { PASS });
         match stage {
             Stage::Authenticate => {
                 let failure = record.auth_failure.map(|why| why.as_str());
                 span.text_of(own::AUTH_FAILURE, failure);
                 if let Some(id) = record.proxy_credential_id {
-                    span.text(own::PROXY_CREDENTIAL, id.text().as_str());
+                    span.text(own::PROXY_CREDENTIAL, id.text());
                 }
             }
             Stage::Authorize => {
@@ -167,7 +218,7 @@ fn stage(
             Stage::Limit => span.list(own::LIMITED_BY, record.limited_by.iter()),
             Stage::Inject => {
                 if let Some(id) = record.target_credential_id {
-                    span.text(own::TARGET_CREDENTIAL, id.text().as_str());
+                    span.text(own::TARGET_CREDENTIAL, id.text());
                 }
             }
             Stage::Filter => {
@@ -196,7 +247,7 @@ fn client(
         let base = asked(finished, at);
         span.text("server.address", &base.origin.host);
         span.int("server.port", i64::from(base.origin.port));
-        span.text("url.full", &url_full(finished, base));
+        url_full(finished, base, span);
         if at > 0 {
             let count = i64::try_from(at).unwrap_or(i64::MAX);
             span.int("http.request.resend_count", count);
@@ -219,16 +270,13 @@ fn asked(finished: &Finished, at: usize) -> &BaseUrl {
 
 /// What is the target's URL without what inject added, and with the values of the query left out
 /// that records leave out.
-fn url_full(finished: &Finished, base: &BaseUrl) -> String {
+fn url_full(finished: &Finished, base: &BaseUrl, span: &mut Message) {
     let record = &finished.record;
-    let query = query(&record.query).map(|query| format!("?{query}"));
-    format!(
-        "{}{}{}{}",
-        base.origin,
-        base.path,
-        record.path,
-        query.unwrap_or_default()
-    )
+    let (origin, query) = (base.origin.to_string(), query(&record.query));
+    let sign = if query.is_some() { "?" } else { "" };
+    let query = query.unwrap_or_default();
+    let pieces = [&origin, &base.path, &record.path, sign, &query];
+    span.joined("url.full", &pieces.map(str::as_bytes));
 }
 
 fn query(fields: &[QueryField]) -> Option<String> {
@@ -268,21 +316,21 @@ fn status(status: Option<u16>, error: Option<&str>, span: &mut Message) {
 
 fn own_attributes(finished: &Finished, span: &mut Message) {
     let record = &finished.record;
-    span.text(own::REQUEST_ID, record.request_id.text().as_str());
-    span.text(own::ORG_ID, record.org_id.text().as_str());
-    span.text(own::PROXY_ID, record.proxy_id.text().as_str());
-    span.text(own::TARGET_ID, &finished.proxy.target.id_text);
+    span.text(own::REQUEST_ID, record.request_id.text());
+    span.text(own::ORG_ID, record.org_id.text());
+    span.text(own::PROXY_ID, record.proxy_id.text());
+    span.text(own::TARGET_ID, &*finished.proxy.target.id_text);
     let version = i64::try_from(record.config_version).unwrap_or(i64::MAX);
     span.int(own::VERSION, version);
-    span.text(own::NODE, &record.node);
-    span.text(own::CODE, &record.code);
+    span.text(own::NODE, &*record.node);
+    span.text(own::CODE, &*record.code);
     let credentials = [
         (own::PROXY_CREDENTIAL, record.proxy_credential_id),
         (own::TARGET_CREDENTIAL, record.target_credential_id),
     ];
     for (name, id) in credentials {
         if let Some(id) = id {
-            span.text(name, id.text().as_str());
+            span.text(name, id.text());
         }
     }
 }

@@ -9,7 +9,9 @@
 pub mod aggregate;
 pub mod clickhouse;
 pub mod condition;
+mod counted;
 mod follow;
+mod pending;
 mod query;
 mod retain;
 mod sketch;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::id::OrgId;
 use proto::wire::StoredRecord;
 
+use super::counted::Counted;
 use super::sketch::{Sketch, put, take};
 
 /// Requests of one group in one span of time.
@@ -34,17 +34,17 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a record.
-    pub fn add(&mut self, record: &StoredRecord<'_>) {
+    pub(super) fn add(&mut self, record: &Counted<'_>) {
         self.count += 1;
         self.errors += u64::from(record.status.is_some_and(|status| status >= 500));
-        self.refused += u64::from(is_refused(record));
+        self.refused += u64::from(REFUSED.contains(&record.code));
         self.aborted += u64::from(record.client_aborted);
         self.attempts += u64::from(record.attempts);
         self.request_bytes = self.request_bytes.saturating_add(record.request_bytes);
         self.response_bytes = self.response_bytes.saturating_add(record.response_bytes);
         self.total_us = self.total_us.saturating_add(record.total_us);
         self.durations.add(record.total_us);
-        for spend in record.meters.iter() {
+        for spend in record.meters {
             self.spend(&spend.meter, spend.tokens);
         }
     }
@@ -140,10 +140,6 @@ pub(super) const REFUSED: [&str; 4] = [
     "limit-unavailable",
     "proxy-inactive",
 ];
-
-fn is_refused(record: &StoredRecord<'_>) -> bool {
-    REFUSED.contains(&record.code)
-}
 
 /// What requests are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -243,20 +239,6 @@ impl Dimension {
                 .map_or_else(String::new, |why| why.as_str().to_owned()),
         }
     }
-
-    /// A number that records of one value share and others most likely do not: cheaper than the
-    /// value itself.
-    pub(super) fn hint(self, record: &StoredRecord<'_>) -> Option<u128> {
-        match self {
-            Self::All => Some(0),
-            Self::Proxy => Some(record.proxy_id),
-            Self::ProxyCredential => Some(record.proxy_credential_id.unwrap_or_default()),
-            Self::TargetCredential => Some(record.target_credential_id.unwrap_or_default()),
-            Self::Status => Some(record.status.unwrap_or_default().into()),
-            Self::Version => Some(record.config_version.into()),
-            _ => None,
-        }
-    }
 }
 
 /// Seconds of a short span.
@@ -264,84 +246,9 @@ pub const MINUTE_S: i64 = 60;
 /// Seconds of a long span.
 pub const HOUR_S: i64 = 3_600;
 
-/// One group in one minute.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Cell {
-    pub org: OrgId,
-    pub dimension: Dimension,
-    /// Seconds since the Unix epoch.
-    pub start_s: i64,
-    pub value: String,
-}
-
 /// The start of the span in which an instant lies.
 pub(super) fn span_start(at_us: i64, width_s: i64) -> i64 {
     at_us.div_euclid(1_000_000).div_euclid(width_s) * width_s
-}
-
-/// Tallies by minute of records that came since they were last written to the file.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pending {
-    cells: BTreeMap<Cell, Tally>,
-    records: usize,
-}
-
-impl Pending {
-    /// Counts records of one organisation. Those of one minute and one value are counted together
-    /// first, since most of a batch are.
-    pub(super) fn add<'a>(&mut self, org: OrgId, records: &[StoredRecord<'a>]) {
-        self.records += records.len();
-        for dimension in Dimension::KEPT {
-            let mut groups: BTreeMap<(i64, u128, &str), (Tally, &StoredRecord<'a>)> =
-                BTreeMap::new();
-            for record in records {
-                let start_s = span_start(record.started_at_us, MINUTE_S);
-                let key = match (dimension, dimension.hint(record)) {
-                    (_, Some(hint)) => (start_s, hint, ""),
-                    (Dimension::Code, None) => (start_s, 0, record.code),
-                    (_, None) => (start_s, 0, record.node),
-                };
-                let (tally, _) = groups
-                    .entry(key)
-                    .or_insert_with(|| (Tally::default(), record));
-                tally.add(record);
-            }
-            for ((start_s, ..), (tally, first)) in groups {
-                let value = dimension.value(first);
-                let cell = Cell {
-                    org,
-                    dimension,
-                    start_s,
-                    value,
-                };
-                self.cells.entry(cell).or_default().merge(&tally);
-            }
-        }
-    }
-
-    /// How many records are counted here.
-    pub(super) fn records(&self) -> usize {
-        self.records
-    }
-
-    /// The tallies by minute.
-    pub(super) fn minutes(&self) -> impl Iterator<Item = (&Cell, &Tally)> {
-        self.cells.iter()
-    }
-
-    /// The same by hour.
-    pub(super) fn hours(&self) -> BTreeMap<Cell, Tally> {
-        let mut hours: BTreeMap<Cell, Tally> = BTreeMap::new();
-        for (cell, tally) in &self.cells {
-            let start_s = cell.start_s.div_euclid(HOUR_S) * HOUR_S;
-            let cell = Cell {
-                start_s,
-                ..cell.clone()
-            };
-            hours.entry(cell).or_default().merge(tally);
-        }
-        hours
-    }
 }
 
 #[cfg(test)]

@@ -33,8 +33,8 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest time that a record waits for its batch to fill.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(200);
 
-/// Records that travel together. Boxed: a record is large, and is made in its place.
-pub type Batch = Vec<Box<Record>>;
+/// Records that travel together; who exports their traces holds them as well.
+pub type Batch = Vec<Arc<Record>>;
 
 /// The end of the queue that takes batches; clones share one queue.
 #[derive(Clone, Debug)]
@@ -119,7 +119,7 @@ impl RecordBuffer {
     }
 
     /// Takes a finished record.
-    pub fn push(&self, record: Box<Record>) {
+    pub fn push(&self, record: Arc<Record>) {
         if !self.0.sender.keeps {
             return;
         }
@@ -252,7 +252,7 @@ pub(crate) mod tests {
         serde_json::from_value(json).unwrap()
     }
 
-    fn numbers(batch: &[Box<Record>]) -> Vec<u128> {
+    fn numbers(batch: &[Arc<Record>]) -> Vec<u128> {
         batch.iter().map(|r| r.request_id.bits()).collect()
     }
 
@@ -261,13 +261,13 @@ pub(crate) mod tests {
         let (sender, mut batches) = queue();
         let buffer = RecordBuffer::new(sender, Metrics::default());
         for n in 0..BATCH_MAX as u128 + 1 {
-            buffer.push(Box::new(record(n)));
+            buffer.push(Arc::new(record(n)));
         }
         let full = batches.next().await.unwrap();
         assert_eq!(numbers(&full), (0..BATCH_MAX as u128).collect::<Vec<_>>());
         let old = batches.next().await.unwrap();
         assert_eq!(numbers(&old), [BATCH_MAX as u128]);
-        buffer.push(Box::new(record(7)));
+        buffer.push(Arc::new(record(7)));
         drop(buffer);
         assert_eq!(numbers(&batches.next().await.unwrap()), [7]);
         assert!(batches.next().await.is_none());
@@ -279,7 +279,7 @@ pub(crate) mod tests {
         let metrics = Metrics::default();
         let buffer = RecordBuffer::new(sender.keeping(false), metrics.clone());
         for n in 0..BATCH_MAX as u128 * 2 {
-            buffer.push(Box::new(record(n)));
+            buffer.push(Arc::new(record(n)));
         }
         drop(buffer);
         assert!(batches.next().await.is_none());
@@ -292,7 +292,7 @@ pub(crate) mod tests {
         let large = |n: u128| {
             let mut record = record(n);
             record.path = "x".repeat(200_000);
-            Box::new(record)
+            Arc::new(record)
         };
         let count = 4 * BATCH_BYTES_MAX / 200_000;
         assert!(sender.send((0..count as u128).map(large).collect()));
@@ -325,12 +325,12 @@ pub(crate) mod tests {
             line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
         };
         for n in 0..QUEUE_MAX + BATCH_MAX {
-            buffer.push(Box::new(record(n as u128)));
+            buffer.push(Arc::new(record(n as u128)));
         }
         assert_eq!(dropped(), Some(BATCH_MAX));
         assert_eq!(batches.next().await.unwrap().len(), BATCH_MAX);
         for n in 0..BATCH_MAX {
-            buffer.push(Box::new(record(n as u128)));
+            buffer.push(Arc::new(record(n as u128)));
         }
         assert_eq!(dropped(), Some(BATCH_MAX));
     }

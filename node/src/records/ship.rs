@@ -9,17 +9,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::record::Record;
 use proto::wire::RecordBatch;
 use rand::RngExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::RecordBatches;
 pub use super::link::Destination;
 use super::link::Link;
 use super::spool::{Place, Spool};
+use super::{Batch, RecordBatches};
 use crate::metrics::Metrics;
 use crate::stages::record::Origin;
 
@@ -83,13 +82,10 @@ pub async fn run(
                 }
             }
             batch = batches.next(), if takes && leave_by.is_none() => match batch {
-                Some(batch) => {
-                    let records = batch.into_iter().map(|record| *record).collect();
-                    match under_way.is_none() && shipper.is_well(now) {
-                        true => under_way = shipper.start(records, None),
-                        false => shipper.keep(records).await,
-                    }
-                }
+                Some(batch) => match under_way.is_none() && shipper.is_well(now) {
+                    true => under_way = shipper.start(batch, None),
+                    false => shipper.keep(batch).await,
+                },
                 None => leave_by = Some(now + ENDING),
             },
             opened = &mut spool, if awaits_spool => {
@@ -208,7 +204,7 @@ impl Shipper {
         }
     }
 
-    fn start(&mut self, records: Vec<Record>, from: Option<Place>) -> Option<UnderWay> {
+    fn start(&mut self, records: Batch, from: Option<Place>) -> Option<UnderWay> {
         let mut link = self.link.take()?;
         self.sequence += 1;
         let dropped = self.metrics.records_dropped_so_far();
@@ -261,7 +257,7 @@ impl Shipper {
     }
 
     /// Puts records on disk; what finds no place there is lost and counted.
-    async fn keep(&mut self, records: Vec<Record>) {
+    async fn keep(&mut self, records: Batch) {
         let count = records.len() as u64;
         let kept = self.on_disk(move |spool| spool.push(records)).await;
         let lost = match kept {

@@ -13,6 +13,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proto::record::Record;
 use proto::wire::{self, RecordBatch};
@@ -57,7 +58,7 @@ struct Passed {
 #[derive(Debug)]
 pub struct Oldest {
     /// Its records.
-    pub records: Vec<Record>,
+    pub records: Vec<Arc<Record>>,
     place: Place,
 }
 
@@ -129,7 +130,7 @@ impl Spool {
     ///
     /// # Errors
     /// It cannot be written; then it is not in the spool, and nothing else has changed.
-    pub fn push(&mut self, records: Vec<Record>) -> std::io::Result<u64> {
+    pub fn push(&mut self, records: Vec<Arc<Record>>) -> std::io::Result<u64> {
         let count = records.len() as u32;
         let batch = RecordBatch {
             records,
@@ -300,7 +301,7 @@ fn read_frame(
     file: &mut BufReader<File>,
     left: u64,
     room: u64,
-) -> std::io::Result<Option<(u64, Vec<Record>)>> {
+) -> std::io::Result<Option<(u64, Vec<Arc<Record>>)>> {
     if left == 0 {
         return Ok(None);
     }
@@ -364,8 +365,8 @@ mod tests {
     use super::*;
     use crate::records::tests::record;
 
-    fn batch(from: u128, count: u128) -> Vec<Record> {
-        (from..from + count).map(record).collect()
+    fn batch(from: u128, count: u128) -> Vec<Arc<Record>> {
+        (from..from + count).map(|n| Arc::new(record(n))).collect()
     }
 
     fn drained(spool: &mut Spool) -> Vec<u128> {

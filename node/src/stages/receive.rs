@@ -72,6 +72,10 @@ pub async fn serve(worker: Rc<Worker>, mut request: HttpRequest) -> Response<Rep
     }
 }
 
+/// About how many fields are added to a request on its way, such as `traceparent`: a map that grows
+/// places all of its fields anew.
+const ADDED_FIELDS: usize = 3;
+
 /// How a request ended that no stage has seen to its end.
 fn ended(method: MethodName, end: &EarlyEnd) -> Ending {
     Ending {
@@ -105,7 +109,7 @@ fn exchange(
         std::iter::once(target.as_bytes()).chain(values)
     });
     let target = copied.next(target.len());
-    let mut headers = HeaderMap::with_capacity(fields.len_keys());
+    let mut headers = HeaderMap::with_capacity(fields.len_keys() + ADDED_FIELDS);
     let mut passed_on = false;
     for (name, value) in fields {
         let name = HeaderName::from_bytes(name.as_str().as_bytes());

@@ -81,9 +81,9 @@ impl Stage for Recorder {
             Some(proxy) => {
                 let record = self.record(exchange, &proxy);
                 outcomes::measure(&proxy, &record);
-                Some(Box::new(record))
+                Some(Arc::new(record))
             }
-            None => self.unmatched(exchange).map(Box::new),
+            None => self.unmatched(exchange).map(Arc::new),
         };
         let finish = exchange.proxy.as_ref().and_then(|proxy| {
             (proxy.on_client_abort == OnClientAbort::Finish).then_some(proxy.body_buffer_bytes)
@@ -227,7 +227,8 @@ fn method(method: &Method) -> Cow<'static, str> {
 
 /// A record that waits for the last byte of its answer.
 pub struct Closing {
-    record: Option<Box<Record>>,
+    /// Nobody else has it before it is complete.
+    record: Option<Arc<Record>>,
     code: Code,
     method: MethodName,
     status: Option<u16>,
@@ -296,14 +297,14 @@ impl Closing {
         }
         self.metrics.bodies().redacted(&body.redacted());
         self.metrics.bodies().violated(&body.violations());
-        if let Some(record) = &mut self.record {
+        if let Some(record) = self.record.as_mut().and_then(Arc::get_mut) {
             record.filter_ids.extend(body.changed());
         }
     }
 
     /// The injected secret was overwritten so often while the answer streamed.
     pub fn scrubbed(&mut self, times: u32) {
-        if let Some(record) = &mut self.record {
+        if let Some(record) = self.record.as_mut().and_then(Arc::get_mut) {
             record.scrubbed = record.scrubbed.saturating_add(times);
         }
     }
@@ -335,6 +336,26 @@ impl Closing {
             drop(body);
         });
     }
+
+    /// Adds what is known only at the end.
+    fn complete(&mut self, record: &mut Record, (code, us, left): (Code, u64, bool)) {
+        record.code = code.as_str().into();
+        record.total_us = us;
+        record.request_bytes = self.request_bytes.get();
+        record.response_bytes = self.response_bytes;
+        if record.attempts > 0 {
+            record.upstream_request_bytes = record.request_bytes;
+            record.upstream_response_bytes = self.upstream_bytes.max(self.response_bytes);
+        }
+        if left {
+            record.client_aborted = true;
+            if self.code == Code::ClientAborted {
+                record.status = None;
+            }
+        }
+        record.payload = self.bodies.take().map(|bodies| bodies.payload());
+        record.meters = self.spends.take();
+    }
 }
 
 impl Drop for Closing {
@@ -352,32 +373,19 @@ impl Drop for Closing {
             code,
         };
         self.metrics.request_ended(&ending, us);
-        let Some(mut record) = self.record.take() else {
+        let Some(mut shared) = self.record.take() else {
             return;
         };
-        record.code = code.as_str().into();
-        record.total_us = us;
-        record.request_bytes = self.request_bytes.get();
-        record.response_bytes = self.response_bytes;
-        if record.attempts > 0 {
-            record.upstream_request_bytes = record.request_bytes;
-            record.upstream_response_bytes = self.upstream_bytes.max(self.response_bytes);
+        if let Some(record) = Arc::get_mut(&mut shared) {
+            self.complete(record, (code, us, left));
         }
-        if left {
-            record.client_aborted = true;
-            if self.code == Code::ClientAborted {
-                record.status = None;
-            }
-        }
-        record.payload = self.bodies.take().map(|bodies| bodies.payload());
-        record.meters = self.spends.take();
         if let Some(counters) = &self.counters {
-            counters.ended(record.status);
+            counters.ended(shared.status);
         }
         if let Some(traced) = &self.traced {
-            traced.sender.ended(&traced.context, &record, &traced.proxy);
+            traced.sender.ended(&traced.context, &shared, &traced.proxy);
         }
-        self.records.push(record);
+        self.records.push(shared);
     }
 }
 

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::earlier::First;
 use super::stored::StoredRecord;
-use super::{PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError, begin, finish, payload};
+use super::{HEAD_BYTES, PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError};
 use super::{SCHEMA_RECORD_BLOCK_2, SCHEMA_RECORD_BLOCK_25, SCHEMA_RECORD_BLOCK_28};
 use super::{SCHEMA_RECORD_BLOCK_111, schema_of};
+use super::{begin, finish_with, payload, put};
 use crate::id::OrgId;
 use crate::record::{
     FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS,
@@ -25,25 +26,68 @@ type WithoutScrub<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_SCRUB - 1 }>;
 type WithoutEndpoints<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_ENDPOINTS - 1 }>;
 type WithoutPayload<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_PAYLOAD - 1 }>;
 
-/// The frame that holds `records`, which all belong to `org`.
-///
-/// # Errors
-/// The payload exceeds [`PAYLOAD_BYTES_MAX`]; fewer records may fit.
-pub fn encode_block(org: OrgId, records: &[&Record]) -> Result<Vec<u8>, WireError> {
-    let mut frame = begin(SCHEMA);
-    let head = (org.bits(), records.len() as u64);
-    append(&mut frame, &head)?;
-    for record in records {
-        append(&mut frame, &StoredRecord::of(record))?;
-        // Stops early: what is too large would otherwise be encoded to its end first.
-        if frame.len() > PAYLOAD_BYTES_MAX {
-            break;
-        }
-    }
-    finish(frame)
+/// Most bytes of a block's beginning: the frame's head, the organisation, the count.
+const HEAD_BYTES_MAX: usize = HEAD_BYTES + 17 + 9;
+
+/// Makes blocks, one after the other in the same memory.
+#[derive(Debug, Default)]
+pub struct BlockWriter {
+    /// Room for the beginning, which is known at the end, then the records.
+    bytes: Vec<u8>,
+    org: u128,
+    count: u64,
 }
 
-fn append(frame: &mut Vec<u8>, value: &impl Serialize) -> Result<(), WireError> {
+impl BlockWriter {
+    /// Begins a block of records of `org`; what was written before is gone.
+    pub fn begin(&mut self, org: OrgId) {
+        self.bytes.clear();
+        self.bytes.resize(HEAD_BYTES_MAX, 0);
+        (self.org, self.count) = (org.bits(), 0);
+    }
+
+    /// Adds a record of the block's organisation.
+    ///
+    /// # Errors
+    /// The payload exceeds [`PAYLOAD_BYTES_MAX`] with it; the block is as it was before.
+    pub fn push(&mut self, record: &Record) -> Result<(), WireError> {
+        let before = self.bytes.len();
+        let put = put::record(&mut self.bytes, record);
+        let put = match self.bytes.len() {
+            // The room for the beginning counts, which is a little more than the beginning.
+            bytes if bytes > PAYLOAD_BYTES_MAX => Err(WireError::TooLarge(bytes)),
+            _ => put,
+        };
+        match put {
+            Ok(()) => self.count += 1,
+            Err(_) => self.bytes.truncate(before),
+        }
+        put
+    }
+
+    /// The frame that holds them.
+    ///
+    /// # Errors
+    /// None that [`BlockWriter::push`] leaves over.
+    pub fn finish(&mut self) -> Result<&[u8], WireError> {
+        let mut head = begin(SCHEMA);
+        append(&mut head, &(self.org, self.count))?;
+        let records = self.bytes.len().saturating_sub(HEAD_BYTES_MAX);
+        let head = finish_with(head, records)?;
+        let from = HEAD_BYTES_MAX - head.len();
+        // Where none was begun there is no room yet.
+        self.bytes.resize(HEAD_BYTES_MAX + records, 0);
+        self.bytes[from..HEAD_BYTES_MAX].copy_from_slice(&head);
+        Ok(&self.bytes[from..])
+    }
+
+    /// Bytes that it holds on to.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+pub(super) fn append(frame: &mut Vec<u8>, value: &impl Serialize) -> Result<(), WireError> {
     bincode::serde::encode_into_std_write(value, frame, bincode::config::standard())
         .map(|_| ())
         .map_err(|error| WireError::Payload(error.to_string()))
@@ -127,7 +171,7 @@ fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<T, WireError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{HEAD_BYTES, RecordBatch, encode};
+    use super::super::{RecordBatch, encode, finish};
     use super::*;
     use crate::id::RequestId;
 
@@ -147,6 +191,15 @@ mod tests {
         bare.trace_id = None;
         bare.node = "".into();
         [full, bare]
+    }
+
+    fn encode_block(org: OrgId, records: &[&Record]) -> Result<Vec<u8>, WireError> {
+        let mut writer = BlockWriter::default();
+        writer.begin(OrgId::from_bits(77));
+        writer.push(&crate::record::tests::full())?;
+        writer.begin(org);
+        records.iter().try_for_each(|record| writer.push(record))?;
+        writer.finish().map(<[u8]>::to_vec)
     }
 
     fn frame() -> Vec<u8> {
@@ -218,6 +271,13 @@ mod tests {
             encode_block(ORG, &[&large, &large, &large]),
             Err(WireError::TooLarge(_))
         ));
+        let mut writer = BlockWriter::default();
+        writer.begin(ORG);
+        writer.push(&large).unwrap();
+        assert!(writer.push(&large).is_err());
+        let [full, _] = records();
+        writer.push(&full).unwrap();
+        assert_eq!(read(writer.finish().unwrap()).unwrap(), [large, full]);
     }
 
     #[test]

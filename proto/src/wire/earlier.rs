@@ -1,5 +1,7 @@
 //! Reading layouts of earlier releases: a record whose last fields were not there yet.
 
+use std::sync::Arc;
+
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
@@ -60,7 +62,11 @@ impl<const N: usize> From<EarlierBatch<N>> for RecordBatch {
             node: batch.node,
             sequence: batch.sequence,
             dropped: batch.dropped,
-            records: batch.records.into_iter().map(|record| record.0).collect(),
+            records: batch
+                .records
+                .into_iter()
+                .map(|record| Arc::new(record.0))
+                .collect(),
         }
     }
 }

@@ -21,8 +21,11 @@
 mod block;
 mod earlier;
 pub mod link;
+mod put;
 pub mod replication;
 mod stored;
+
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,7 +35,7 @@ use crate::record::{
     Record,
 };
 
-pub use block::{Block, encode_block};
+pub use block::{Block, BlockWriter};
 pub use stored::StoredRecord;
 
 const MAGIC: [u8; 4] = *b"RRW1";
@@ -105,8 +108,8 @@ pub struct RecordBatch {
     pub sequence: u64,
     /// Records that were lost since the batch before: the spool was full.
     pub dropped: u64,
-    /// Oldest first.
-    pub records: Vec<Record>,
+    /// Oldest first. Shared, since whoever exports their traces may still hold them.
+    pub records: Vec<Arc<Record>>,
 }
 
 impl Message for RecordBatch {
@@ -182,8 +185,13 @@ fn begin(schema: u16) -> Vec<u8> {
     frame
 }
 
-fn finish(mut frame: Vec<u8>) -> Result<Vec<u8>, WireError> {
-    let bytes = frame.len().saturating_sub(HEAD_BYTES);
+fn finish(frame: Vec<u8>) -> Result<Vec<u8>, WireError> {
+    finish_with(frame, 0)
+}
+
+/// The same of a frame whose last bytes, so many, are elsewhere.
+fn finish_with(mut frame: Vec<u8>, more: usize) -> Result<Vec<u8>, WireError> {
+    let bytes = frame.len().saturating_sub(HEAD_BYTES) + more;
     let length = u32::try_from(bytes)
         .ok()
         .filter(|_| bytes <= PAYLOAD_BYTES_MAX)
@@ -299,7 +307,7 @@ mod tests {
             node: "node-a".into(),
             sequence: 300,
             dropped: 1,
-            records: vec![crate::record::tests::full()],
+            records: vec![Arc::new(crate::record::tests::full())],
         }
     }
 
@@ -320,7 +328,7 @@ mod tests {
         let golden = hex::decode(GOLDEN_1.trim()).unwrap();
         let mut expected = batch();
         for record in &mut expected.records {
-            *record = crate::record::tests::without_sends(record.clone());
+            *record = Arc::new(crate::record::tests::without_sends(Record::clone(record)));
         }
         assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
     }
@@ -330,7 +338,7 @@ mod tests {
         let golden = hex::decode(GOLDEN_11.trim()).unwrap();
         let mut expected = batch();
         for record in &mut expected.records {
-            *record = crate::record::tests::without_scrub(record.clone());
+            *record = Arc::new(crate::record::tests::without_scrub(Record::clone(record)));
         }
         assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
     }
@@ -340,7 +348,9 @@ mod tests {
         let golden = hex::decode(GOLDEN_27.trim()).unwrap();
         let mut expected = batch();
         for record in &mut expected.records {
-            *record = crate::record::tests::without_endpoints(record.clone());
+            *record = Arc::new(crate::record::tests::without_endpoints(Record::clone(
+                record,
+            )));
         }
         assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
     }
@@ -350,7 +360,7 @@ mod tests {
         let golden = hex::decode(GOLDEN_24.trim()).unwrap();
         let mut expected = batch();
         for record in &mut expected.records {
-            *record = crate::record::tests::without_payload(record.clone());
+            *record = Arc::new(crate::record::tests::without_payload(Record::clone(record)));
         }
         assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
     }

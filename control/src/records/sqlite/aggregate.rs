@@ -10,6 +10,7 @@ use rusqlite::params;
 use super::tallies::Asked;
 use super::{RecordsError, Sqlite, blob, bytes, locked};
 use crate::records::aggregate::{Aggregates, Groups, Question};
+use crate::records::counted::Counted;
 use crate::records::query::RecordFilter;
 use crate::records::tally::{Dimension, HOUR_S, MINUTE_S};
 
@@ -113,6 +114,6 @@ impl Question {
         if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
             key.0 = String::new();
         }
-        groups.entry(key).or_default().add(record);
+        groups.entry(key).or_default().add(&Counted::from(record));
     }
 }

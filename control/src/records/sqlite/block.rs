@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use proto::outcome::Code;
 use proto::record::Record;
-use proto::wire::{self, WireError};
+use proto::wire::{self, BlockWriter, WireError};
 use zstd::bulk::Compressor;
 
 use super::RecordsError;
@@ -211,8 +211,18 @@ pub(super) struct Packed {
     pub data: Vec<u8>,
 }
 
-/// Makes blocks; it keeps zstd's tables between them.
-pub(super) struct Packer(Compressor<'static>);
+/// Most bytes of memory that is kept for the next block; a usual one has a quarter of it.
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// Most pieces of memory that are kept for the data of blocks.
+const SPARE_MAX: usize = 4;
+
+/// Makes blocks; it keeps zstd's tables between them, and its memory: a block's worth of fresh
+/// memory from the system costs as much as to fill it.
+pub(super) struct Packer {
+    compressor: Compressor<'static>,
+    writer: BlockWriter,
+    spare: Vec<Vec<u8>>,
+}
 
 impl std::fmt::Debug for Packer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -224,7 +234,11 @@ impl Packer {
     pub(super) fn new() -> Result<Self, RecordsError> {
         let mut compressor = Compressor::new(LEVEL).map_err(failed)?;
         compressor.include_checksum(true).map_err(failed)?;
-        Ok(Self(compressor))
+        Ok(Self {
+            compressor,
+            writer: BlockWriter::default(),
+            spare: Vec::new(),
+        })
     }
 
     /// Packs records of one organisation, in their order, into as few blocks as hold them. The
@@ -237,19 +251,21 @@ impl Packer {
         let Some(first) = records.first() else {
             return Ok(());
         };
-        let encoded = if records.len() > BLOCK_RECORDS_MAX {
-            None
-        } else {
-            match wire::encode_block(first.org_id, records) {
-                Err(WireError::TooLarge(_)) if records.len() > 1 => None,
-                encoded => Some(encoded.map_err(failed)?),
+        let fits = records.len() <= BLOCK_RECORDS_MAX && {
+            self.writer.begin(first.org_id);
+            match records
+                .iter()
+                .try_for_each(|record| self.writer.push(record))
+            {
+                Err(WireError::TooLarge(_)) if records.len() > 1 => false,
+                written => written.map(|()| true).map_err(failed)?,
             }
         };
-        let Some(encoded) = encoded else {
+        if !fits {
             let (left, right) = records.split_at(records.len() / 2);
             self.pack(left, blocks)?;
             return self.pack(right, blocks);
-        };
+        }
         let times = || records.iter().map(|record| record.started_at_us);
         let ids = || records.iter().map(|record| record.request_id.bits());
         blocks.push(Packed {
@@ -260,9 +276,32 @@ impl Packer {
             key: ids().fold(0, |key: u128, id| key.rotate_left(7).wrapping_add(id)),
             count: records.len(),
             marks: marks(records),
-            data: self.0.compress(&encoded).map_err(failed)?,
+            data: self.compressed()?,
         });
         Ok(())
+    }
+
+    /// What was written, compressed.
+    fn compressed(&mut self) -> Result<Vec<u8>, RecordsError> {
+        let frame = self.writer.finish().map_err(failed)?;
+        let mut data = self.spare.pop().unwrap_or_default();
+        data.clear();
+        data.reserve(zstd::zstd_safe::compress_bound(frame.len()));
+        self.compressor
+            .compress_to_buffer(frame, &mut data)
+            .map_err(failed)?;
+        if self.writer.capacity() > KEPT_BYTES_MAX {
+            self.writer = BlockWriter::default();
+        }
+        Ok(data)
+    }
+
+    /// Takes back the memory of blocks that are stored.
+    pub(super) fn recycle(&mut self, blocks: impl Iterator<Item = Packed>) {
+        let kept = blocks.map(|block| block.data);
+        let room = SPARE_MAX.saturating_sub(self.spare.len());
+        let kept = kept.filter(|data| data.capacity() <= KEPT_BYTES_MAX);
+        self.spare.extend(kept.take(room));
     }
 }
 

@@ -213,7 +213,11 @@ impl Sqlite {
             // The records are kept; what is counted stays in memory and is written later.
             tracing::warn!(%error, "tallies of records could not be written: {error}");
         }
-        Ok(new.iter().map(|(.., records)| records.len()).sum())
+        let count = new.iter().map(|(.., records)| records.len()).sum();
+        drop((writer, appender, counting));
+        let stored = packed.into_iter().flat_map(|(.., blocks)| blocks);
+        locked(&self.packer).recycle(stored);
+        Ok(count)
     }
 
     /// One record of an organisation.

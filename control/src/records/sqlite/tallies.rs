@@ -6,13 +6,15 @@
 
 use proto::id::OrgId;
 use proto::record::Record;
-use proto::wire::{Block, StoredRecord};
+use proto::wire::Block;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::read::Reader;
 use super::{RecordsError, Sqlite, blob, bytes, locked};
-use crate::records::aggregate::Groups;
-use crate::records::tally::{Cell, Dimension, HOUR_S, MINUTE_S, Pending, Tally};
+use crate::records::aggregate::Groups as Answer;
+use crate::records::counted::Counted;
+use crate::records::pending::{Cell, Groups, Pending};
+use crate::records::tally::{Dimension, HOUR_S, MINUTE_S, Tally};
 
 /// Sqlite after which tallies are written.
 const WRITE_RECORDS: usize = 16_384;
@@ -67,8 +69,10 @@ impl Counting {
                 continue;
             };
             let org = records.org();
-            let records: Vec<StoredRecord<'_>> = records.map_while(Result::ok).collect();
-            counting.pending.add(org, &records);
+            let records = records.map_while(Result::ok);
+            let mut groups = Groups::default();
+            records.for_each(|record| groups.add(&Counted::from(&record)));
+            counting.pending.add(org, &groups);
             if counting.pending.records() >= WRITE_RECORDS {
                 counting.write(connection)?;
             }
@@ -83,11 +87,11 @@ impl Counting {
 
     /// Counts a block that was stored.
     pub(super) fn count(&mut self, org: OrgId, id: i64, records: &[&Record]) {
-        let stored: Vec<StoredRecord<'_>> = records
-            .iter()
-            .map(|record| StoredRecord::of(record))
-            .collect();
-        self.pending.add(org, &stored);
+        let mut groups = Groups::default();
+        for record in records {
+            groups.add(&Counted::from(*record));
+        }
+        self.pending.add(org, &groups);
         self.block = self.block.max(id);
     }
 
@@ -116,7 +120,7 @@ impl Counting {
     }
 
     /// Adds what is not in the file yet.
-    fn add_to(&self, asked: &Asked, groups: &mut Groups) {
+    fn add_to(&self, asked: &Asked, groups: &mut Answer) {
         for (cell, tally) in self.pending.minutes() {
             let start_s = cell.start_s.div_euclid(asked.width_s) * asked.width_s;
             if cell.org == asked.org
@@ -183,8 +187,8 @@ impl Sqlite {
     ///
     /// # Errors
     /// The store failed or a tally is damaged.
-    pub(super) fn tallies(&self, asked: &Asked) -> Result<Groups, RecordsError> {
-        let mut groups = Groups::new();
+    pub(super) fn tallies(&self, asked: &Asked) -> Result<Answer, RecordsError> {
+        let mut groups = Answer::new();
         // Waited for before the other lock is taken, which storing records needs.
         let reader = locked(&self.reader);
         // Held to the end: what is written meanwhile would be missed or counted twice.
