@@ -31,19 +31,30 @@ struct Served {
     at: Duration,
 }
 
-/// Calls one after the other, without waiting for answers; in the order of these.
-fn call_all(cluster: &Cluster<'_>, proxy: &Proxy) -> Vec<Served> {
+/// The header that says how urgent a call is.
+const PRIORITY: &str = "x-priority";
+/// Of each so many callers one is urgent.
+const URGENT_EACH: usize = 8;
+
+/// Calls one after the other, without waiting for answers, with a priority each; in the order of
+/// the answers.
+fn call_all(
+    cluster: &Cluster<'_>,
+    proxy: &Proxy,
+    priority: impl Fn(usize) -> &'static str + Sync,
+) -> Vec<Served> {
     let served = Mutex::new(Vec::new());
     let begun = Instant::now();
     thread::scope(|scope| {
         for number in 0..CALLERS {
             let node = &cluster.nodes[SPREAD[number % SPREAD.len()]].gateway().url;
-            let served = &served;
+            let (served, priority) = (&served, priority(number));
             scope.spawn(move || {
                 let due = APART * u32::try_from(number).expect("few");
                 thread::sleep(due.saturating_sub(begun.elapsed()));
                 let asked = Instant::now();
-                let answer = proxy.request("GET", "/").send(node);
+                let request = proxy.request("GET", "/").field(PRIORITY, priority);
+                let answer = request.send(node);
                 let retry_after = answer.field("retry-after");
                 let one = Served {
                     number,
@@ -66,7 +77,7 @@ fn holding(cluster: &Cluster<'_>, max_wait: Duration) -> Proxy {
     let proxy = cluster.proxy_with(json!({}));
     let limit = json!({"limit": PER_SECOND, "window": "second"});
     let max_wait_ms = u64::try_from(max_wait.as_millis()).expect("some time");
-    let hold = json!({"max_wait_ms": max_wait_ms, "max_waiting": 500});
+    let hold = json!({"max_wait_ms": max_wait_ms, "max_waiting": 500, "priority_header": PRIORITY});
     let place = format!("/proxies/{}/meters", proxy.id);
     let meter = json!({"limits": [limit], "at_limit": {"hold": hold}});
     cluster.controls[0].gateway().create(&place, meter);
@@ -82,12 +93,14 @@ fn held_callers_of_three_nodes_are_served_in_their_order_or_refused_at_once() {
         }
         all_in_time(cluster);
         most_refused(cluster);
+        urgent_first(cluster);
+        who_obeys_is_served(cluster);
     });
 }
 
 fn all_in_time(cluster: &Cluster<'_>) {
     let proxy = holding(cluster, Duration::from_secs(60));
-    let served = call_all(cluster, &proxy);
+    let served = call_all(cluster, &proxy, |_| "0");
     let granted = granted(&served);
     assert_eq!(granted.len(), CALLERS, "{served:#?}");
     in_order(&granted);
@@ -97,9 +110,9 @@ fn most_refused(cluster: &Cluster<'_>) {
     // In six seconds come so many tokens that most must be sent away: at once, not in the end.
     let max_wait = Duration::from_secs(6);
     let proxy = holding(cluster, max_wait);
-    let served = call_all(cluster, &proxy);
+    let served = call_all(cluster, &proxy, |_| "0");
     let granted = granted(&served);
-    let refused: Vec<&Served> = served.iter().filter(|one| one.status == 429).collect();
+    let mut refused: Vec<&Served> = served.iter().filter(|one| one.status == 429).collect();
     assert_eq!(granted.len() + refused.len(), CALLERS, "{served:#?}");
     let in_time = PER_SECOND * 6;
     assert!(
@@ -112,7 +125,14 @@ fn most_refused(cluster: &Cluster<'_>) {
         .iter()
         .filter(|one| one.waited > max_wait / 2)
         .count();
-    eprintln!("{} refused, {in_the_end} of them in the end", refused.len());
+    refused.sort_by_key(|one| one.waited);
+    let after = |percent: usize| refused.get(refused.len() * percent / 100).map(|r| r.waited);
+    eprintln!(
+        "{} refused, {in_the_end} of them in the end; half after {:?}, nine of ten after {:?}",
+        refused.len(),
+        after(50),
+        after(90)
+    );
     assert!(
         in_the_end <= refused.len() / 5,
         "{in_the_end} of {}",
@@ -122,6 +142,62 @@ fn most_refused(cluster: &Cluster<'_>) {
     let again = refused.iter().map(|one| one.retry_after_s.expect("a time"));
     let again: BTreeSet<u64> = again.collect();
     assert!(again.len() >= 4 && !again.contains(&0), "{again:?}");
+}
+
+/// Who is urgent is served before those that are not, whichever nodes they called; all are served.
+fn urgent_first(cluster: &Cluster<'_>) {
+    let proxy = holding(cluster, Duration::from_secs(60));
+    let is_urgent = |number: usize| number % URGENT_EACH == URGENT_EACH - 1;
+    let priority = |number| if is_urgent(number) { "5" } else { "0" };
+    let served = call_all(cluster, &proxy, priority);
+    let granted = granted(&served);
+    assert_eq!(granted.len(), CALLERS, "{served:#?}");
+    let urgent = |one: &&&Served| is_urgent(one.number);
+    let all = granted.iter().filter(urgent).count();
+    // What was given away before they came, and what nodes do not know of each other for a moment.
+    let most = all + 2 * PER_SECOND + CALLERS / 10;
+    let last = granted.iter().rposition(|one| is_urgent(one.number));
+    eprintln!("{all} urgent, the last of them served as number {last:?}");
+    assert!(last < Some(most), "{last:?}, {most} at most: {granted:#?}");
+}
+
+/// Callers that are refused and come again when they are told: tokens find takers all the time, so
+/// that all are served after as many windows as their number takes, and few more.
+fn who_obeys_is_served(cluster: &Cluster<'_>) {
+    const OBEDIENT: usize = 60;
+    let proxy = cluster.proxy_with(json!({}));
+    let limit = json!({"limit": PER_SECOND, "window": "second"});
+    let place = format!("/proxies/{}/meters", proxy.id);
+    cluster.controls[0]
+        .gateway()
+        .create(&place, json!({"limits": [limit]}));
+    cluster.agrees(0);
+    let begun = Instant::now();
+    let attempts = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for number in 0..OBEDIENT {
+            let node = &cluster.nodes[SPREAD[number % SPREAD.len()]].gateway().url;
+            let (proxy, attempts) = (&proxy, &attempts);
+            scope.spawn(move || {
+                let mut asked = 1;
+                loop {
+                    let answer = proxy.request("GET", "/").send(node);
+                    if answer.status() == 200 {
+                        break;
+                    }
+                    assert_eq!(answer.status(), 429, "{}", answer.text());
+                    let again = answer.field("retry-after").expect("a time");
+                    thread::sleep(Duration::from_secs(again.parse().expect("seconds")));
+                    asked += 1;
+                }
+                attempts.lock().expect("no panic").push(asked);
+            });
+        }
+    });
+    let took = begun.elapsed();
+    let attempts: usize = attempts.into_inner().expect("no panic").iter().sum();
+    eprintln!("{OBEDIENT} served in {took:?} after {attempts} attempts");
+    assert!(attempts <= 4 * OBEDIENT, "{attempts}");
 }
 
 /// Those that were served, in the order in which they were.
