@@ -27,6 +27,16 @@ pub struct Generation {
     pub n: u64,
 }
 
+impl Generation {
+    /// The one after it in its history: no version that set a secret before has it.
+    pub fn next(&self) -> Self {
+        Self {
+            epoch: self.epoch.clone(),
+            n: self.n.saturating_add(1),
+        }
+    }
+}
+
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.epoch.counter, self.epoch.region, self.n)

@@ -39,6 +39,9 @@ pub enum RegionsAction {
     Promote(PromoteArgs),
     /// List versions made on branches that are not in force, kept in this region for a person.
     Aside(ListArgs),
+    /// End every secret of a credential in the region of this control plane at once, whether home
+    /// can be reached or not; all regions have it as soon as home has.
+    Revoke(RevokeArgs),
 }
 
 /// Arguments of `regions promote`.
@@ -58,6 +61,19 @@ pub struct PromoteArgs {
     pub control: ControlArgs,
 }
 
+/// Arguments of `regions revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// The credential's id.
+    pub credential: String,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
 impl RegionsArgs {
     /// How to show what comes of it.
     pub fn output(&self) -> Output {
@@ -65,6 +81,7 @@ impl RegionsArgs {
             None => self.list.output,
             Some(RegionsAction::Promote(args)) => args.output,
             Some(RegionsAction::Aside(args)) => args.output,
+            Some(RegionsAction::Revoke(args)) => args.output,
         }
     }
 }
@@ -83,6 +100,11 @@ pub async fn run(args: &RegionsArgs) -> anyhow::Result<()> {
         Some(RegionsAction::Aside(args)) => {
             let api = Api::new(&args.control)?;
             (api.get_absolute("/regions/aside").await?, aside)
+        }
+        Some(RegionsAction::Revoke(args)) => {
+            let api = Api::new(&args.control)?;
+            let wanted = json!({"credential": args.credential, "org": args.control.org});
+            (api.act_absolute("/revocations", &wanted).await?, revoked)
         }
     };
     match args.output() {
@@ -166,6 +188,15 @@ fn promoted(found: &Value) -> Vec<String> {
         ));
     }
     lines
+}
+
+fn revoked(found: &Value) -> Vec<String> {
+    let text = |key: &str| found[key].as_str().unwrap_or_default();
+    let (credential, region) = (text("credential"), text("region"));
+    vec![format!(
+        "{credential} of {} is revoked in region {region}; set a new secret at home",
+        name(found)
+    )]
 }
 
 fn aside(found: &Value) -> Vec<String> {

@@ -39,6 +39,7 @@ mod regression;
 mod replaced;
 mod requests;
 mod residency;
+mod revoked;
 mod rules;
 mod secrecy;
 mod shares;

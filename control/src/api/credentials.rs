@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
-use proto::credential::{Credential, CredentialKind};
+use proto::credential::{Credential, CredentialKind, SecretState};
 use proto::id::CredentialId;
 use proto::object::{Body, Object, ObjectId, StoredCredential};
 use proto::org::Role;
@@ -66,7 +66,7 @@ impl Resource for Credentials {
         model.validate()
     }
 
-    fn decorate(shown: &mut Map<String, Value>, _view: &View<'_>, object: &Object) {
+    fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
         let Body::Credential(stored) = &object.body else {
             return;
         };
@@ -79,7 +79,10 @@ impl Resource for Credentials {
         let secret = match &stored.secret {
             None => json!({ "state": "missing" }),
             Some(secret) => json!({
-                "state": "active",
+                "state": match is_over(view, object.id, secret) {
+                    true => "revoked",
+                    false => "active",
+                },
                 "set_at": secret.set_at,
                 "generation": secret.generation,
                 "hint": secret.hint,
@@ -96,6 +99,18 @@ impl Resource for Credentials {
         }
         Ok(())
     }
+}
+
+/// Whether a fact beside the configuration ends this secret: the operator of a region revoked it.
+fn is_over(view: &View<'_>, id: ObjectId, secret: &SecretState) -> bool {
+    let world = view.control.world();
+    let org = world.slugs.get(view.slug);
+    let state = org.and_then(|org| world.orgs.get(org));
+    let ObjectId::Credential(id) = id else {
+        return false;
+    };
+    let fact = state.and_then(|state| state.retired.get(&id));
+    fact.is_some_and(|fact| fact.covers(&secret.generation, Timestamp::now()))
 }
 
 const ALL: &str = "/orgs/{org}/credentials";

@@ -33,6 +33,7 @@ pub mod records;
 pub mod recovery;
 mod recovery_schemas;
 pub mod regions;
+pub mod revocations;
 pub mod rules;
 pub mod schemas;
 pub mod secret;
@@ -71,6 +72,7 @@ pub fn routes() -> Vec<Route> {
         unmatched::routes(),
         regions::routes(),
         moves::routes(),
+        revocations::routes(),
         records::routes(),
         telemetry::routes(),
         versions::routes(),

@@ -72,7 +72,8 @@ pub fn add(schemas: &mut Schemas) {
         ),
     ];
     extend(schemas, "Record", "Record", &record);
-    for (name, schema) in fixed().into_iter().chain(super::moves::schemas()) {
+    let of_regions = [super::moves::schemas(), super::revocations::schemas()].concat();
+    for (name, schema) in fixed().into_iter().chain(of_regions) {
         schemas.insert(name.into(), schema);
     }
 }
@@ -316,7 +317,7 @@ fn secret_view() -> Value {
         "description": "What is known of the secret; never the secret, but for one just generated",
         "required": ["state"],
         "properties": {
-            "state": {"type": "string", "enum": ["active", "missing"]},
+            "state": {"type": "string", "enum": ["active", "missing", "revoked"]},
             "set_at": {"type": "string", "format": "date-time"},
             "generation": {"type": "string", "description": "The version that set it"},
             "hint": {"type": "string", "description": "The last four characters of an issued key"},

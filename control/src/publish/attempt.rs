@@ -11,10 +11,10 @@ use std::sync::Arc;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::object::ObjectId;
-use proto::retired::Retired;
 use proto::seal::{self, Binding};
 use proto::store::ancestry::ancestry;
 use proto::store::chunks::chunks;
+use proto::store::facts::raising;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{
     Ancestry, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, VersionRecord,
@@ -163,20 +163,12 @@ impl Publisher {
         }
         for (credential, retirement) in &facts.retirements {
             let key = keys::retired(org, *credential);
-            let before = self.store.get(&key).await?.value;
-            let known = before
-                .as_ref()
-                .map(|pair| serde_json::from_slice::<Retired>(&pair.value));
-            let known = known
-                .transpose()
-                .map_err(|error| PublishError::Unreadable(format!("{key}: {error}")))?;
-            writes.compares.push(match before {
-                Some(pair) => Compare::ModRevision(key.clone(), pair.mod_revision),
-                None => Compare::Absent(key.clone()),
-            });
-            writes
-                .with_head
-                .push(Op::put(key, json(&retirement.raise(known, now))));
+            let stored = self.store.get(&key).await?.value;
+            let raise = |before| retirement.raise(before, now);
+            if let Some((compare, put)) = raising(&key, stored.as_ref(), raise)? {
+                writes.compares.push(compare);
+                writes.with_head.push(put);
+            }
         }
         Ok(writes)
     }

@@ -3,6 +3,7 @@
 use proto::id::OrgId;
 use proto::seal::SealError;
 use proto::store::StoreError;
+use proto::store::facts::{RaiseError, UnreadableFact};
 use proto::tree::{ApplyError, Hash, TreeError};
 
 /// Why a publish led to nothing.
@@ -108,5 +109,20 @@ impl PublishError {
             Self::Contended
                 | Self::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
         )
+    }
+}
+
+impl From<UnreadableFact> for PublishError {
+    fn from(error: UnreadableFact) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}
+
+impl From<RaiseError> for PublishError {
+    fn from(error: RaiseError) -> Self {
+        match error {
+            RaiseError::Store(error) => error.into(),
+            RaiseError::Unreadable(error) => error.into(),
+        }
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! `attempt` makes one version of one parent and writes it; `organisations` adds what creating and
 //! deleting an organisation means; `writes` cuts it into transactions; `idempotency` remembers
-//! answers; `cache` reads parents; `retiring` raises facts that are too many for one transaction;
-//! `signing` signs what was made before.
+//! answers; `cache` reads parents; `retiring` raises facts that are too many for one transaction,
+//! `revoking` those of an operator in an emergency; `signing` signs what was made before.
 
 mod attempt;
 mod bootstrap;
@@ -21,6 +21,7 @@ mod organisations;
 pub(crate) mod recovery;
 mod regression;
 mod retiring;
+mod revoking;
 mod room;
 mod signing;
 pub(crate) mod sweep_counter;
@@ -53,6 +54,7 @@ pub use self::idempotency::Idempotency;
 use self::idempotency::Memory;
 pub use self::recovery::{RecoverError, Recovered, Regressed, Source};
 use self::regression::Regressions;
+pub use self::revoking::RevokeError;
 use self::room::Room;
 use crate::archive::Archive;
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::retired::Retired;
+use proto::store::facts::raising;
 use proto::store::load;
 use proto::store::{Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::Retirement;
@@ -130,12 +131,15 @@ impl Publisher {
         for group in &retiring.groups {
             for credential in &group.credentials {
                 let key = keys::retired(org, *credential);
-                let Some((compare, raised)) = raised(&key, known.get(&key), &group.fact, now)?
-                else {
+                let raise = |before: Option<Retired>| match before {
+                    Some(before) => before.settled(now).merge(group.fact.clone()),
+                    None => group.fact.clone(),
+                };
+                let Some((compare, put)) = raising(&key, known.get(&key), raise)? else {
                     continue;
                 };
                 txn.compares.push(compare);
-                txn.ops.push(Op::put(key, json(&raised)));
+                txn.ops.push(put);
                 if txn.ops.len() == AT_ONCE {
                     txns.push(std::mem::take(&mut txn));
                 }
@@ -156,24 +160,4 @@ impl Publisher {
         self.store.txn(done).await?;
         Ok(true)
     }
-}
-
-/// A fact above what is known, and the compare that it was made on; none where it changes nothing.
-///
-/// # Errors
-/// What is known cannot be read.
-fn raised(
-    key: &str,
-    known: Option<&KeyValue>,
-    fact: &Retired,
-    now: jiff::Timestamp,
-) -> Result<Option<(Compare, Retired)>, PublishError> {
-    let Some(pair) = known else {
-        return Ok(Some((Compare::Absent(key.to_owned()), fact.clone())));
-    };
-    let before: Retired = serde_json::from_slice(&pair.value)
-        .map_err(|error| PublishError::Unreadable(format!("{key}: {error}")))?;
-    let raised = before.clone().settled(now).merge(fact.clone());
-    let compare = Compare::ModRevision(key.to_owned(), pair.mod_revision);
-    Ok((raised != before).then_some((compare, raised)))
 }

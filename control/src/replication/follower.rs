@@ -270,7 +270,7 @@ impl Replication {
     ) -> Result<Option<Position>, Broken> {
         let org = moved.org;
         let (line, opens) = match self.judge(connection, guard, &moved).await? {
-            Step::Pass => return Ok(None),
+            Step::Pass => return self.take_facts(connection, &moved).await,
             Step::Follow(line) => (line, None),
             Step::TakeOver(line, last) => (line, Some(last)),
         };

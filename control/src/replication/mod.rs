@@ -7,7 +7,8 @@
 //! that made it (`verify`), on the same compare on the local head that a publish makes;
 //! `narrowing` tells what is not to be kept here any more, `aside` leaves a branch that is not in
 //! force. `takeover` learns which region is home and opens what was handed over to this one, once
-//! it has what other regions keep alone (`completing`); `shares` moves what regions have of limits
+//! it has what other regions keep alone (`completing`); `facts` brings home what was revoked
+//! elsewhere; `shares` moves what regions have of limits
 //! that they share (`shared_index` finds these); `handover` and `promotion` are what a person asks
 //! for. `leader` lets one control plane of a region follow. Nothing is remembered
 //! between attempts but what the local store holds, so that a cut at any point costs only what was
@@ -18,6 +19,7 @@ mod aside;
 mod completing;
 mod connection;
 mod content;
+mod facts;
 mod follower;
 mod handover;
 mod leader;

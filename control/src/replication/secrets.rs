@@ -3,20 +3,20 @@
 //! A region keeps the values of all regions, so that it can be home: it opens only its own.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::time::Duration;
 
 use proto::id::CredentialId;
 use proto::keys;
 use proto::retired::Retired;
 use proto::seal::is_region_name;
-use proto::store::{Compare, Op, Store, Txn, TxnOutcome};
+use proto::store::{Op, Store, Txn, TxnOutcome, facts};
 use proto::tree::OrgConfig;
 use proto::wire::replication::{Answer, Ask, SEALED_MAX, Versions};
 
 use super::apply::{ApplyError, Local, Plan};
 use super::connection::Connection;
 use super::{SealName, sealed_names};
-use crate::publish::writes::json;
 use crate::regions::Regions;
 
 /// Facts that go into the head's transaction; more of them go before it.
@@ -151,23 +151,19 @@ impl Local {
         fact: &[u8],
         raising: &mut Txn,
     ) -> Result<(), ApplyError> {
-        let unreadable = |error: serde_json::Error| self.refused(format!("a fact: {error}"));
-        let told: Retired = serde_json::from_slice(fact).map_err(unreadable)?;
+        let unreadable = |error: &dyn Display| self.refused(format!("a fact: {error}"));
+        let told: Retired = serde_json::from_slice(fact).map_err(|error| unreadable(&error))?;
         let key = keys::retired(self.org, credential);
         let known = store.get(&key).await?.value;
-        let (compare, merged) = match known {
-            None => (Compare::Absent(key.clone()), told),
-            Some(pair) => {
-                let here: Retired = serde_json::from_slice(&pair.value).map_err(unreadable)?;
-                let merged = here.clone().merge(told);
-                if merged == here {
-                    return Ok(());
-                }
-                (Compare::ModRevision(key.clone(), pair.mod_revision), merged)
-            }
+        let joined = |here: Option<Retired>| match here {
+            Some(here) => here.merge(told),
+            None => told,
         };
-        raising.compares.push(compare);
-        raising.ops.push(Op::put(key, json(&merged)));
+        let raised = facts::raising(&key, known.as_ref(), joined);
+        if let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? {
+            raising.compares.push(compare);
+            raising.ops.push(put);
+        }
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::retired::Retired;
 use proto::store::chunks::chunks;
-use proto::store::follow::World;
+use proto::store::follow::{OrgState, World};
 use proto::store::load::LoadError;
 use proto::store::{Op, Store, StoreError, Txn};
 use proto::tree::{Hash, TreeError};
@@ -23,6 +23,7 @@ use proto::wire::replication::{
 use tokio::sync::watch;
 
 use super::SharedIndex;
+use super::facts::Telling;
 use super::facts_hash;
 use super::pages::Steps;
 use crate::publish::writes::json;
@@ -88,6 +89,8 @@ pub(super) struct Session<'s> {
     reported: Option<Seen>,
     /// Facts that were told, by organisation.
     told: BTreeMap<OrgId, Arc<BTreeMap<CredentialId, Retired>>>,
+    /// The same to home.
+    facts: Telling,
 }
 
 /// What news are told of.
@@ -132,6 +135,7 @@ impl Source {
             protocol,
             reported: None,
             told: BTreeMap::new(),
+            facts: Telling::default(),
         }
     }
 }
@@ -168,6 +172,14 @@ impl Session<'_> {
                 Ok(Answer::Home(found.map(|pair| pair.value.to_vec())))
             }
             Ask::Shares(needs) => self.give(needs).await,
+            Ask::Facts { org, after } => {
+                let state = self.source.worlds.borrow().orgs.get(&org).cloned();
+                let page = |state: Arc<OrgState>| {
+                    let room = self.source.answer_bytes;
+                    self.facts.page((org, after), &state.retired, room)
+                };
+                Ok(state.map_or(Answer::Unknown, page))
+            }
             Ask::Leaves { .. } | Ask::Sealed { .. } => Err(SourceError::TooMuch),
         }
     }

@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod chunks;
 pub mod embedded;
 pub mod etcd;
+pub mod facts;
 pub mod follow;
 pub mod frozen;
 pub mod kept;

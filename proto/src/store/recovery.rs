@@ -10,11 +10,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::chunks::chunks;
+use super::facts::{self, RaiseError, UnreadableFact};
 use super::follow::{OrgState, World};
-use super::{Compare, Op, Store, StoreError, Txn, TxnOutcome};
+use super::{Op, Store, StoreError, Txn};
 use crate::id::OrgId;
 use crate::keys;
-use crate::retired::Retired;
 use crate::tree::{EVERYWHERE, Hash, Head, TreeError};
 
 /// The code of a [`super::load::Fault`] of an organisation in which the store went back.
@@ -28,9 +28,6 @@ const RECOVERABLE: [&str; 4] = [
     "leaf-missing",
     "leaf-unreadable",
 ];
-
-/// Times that a fact is raised again because somebody else wrote it meanwhile.
-const RAISES_MAX: usize = 10;
 
 /// A person's request, the value of [`keys::RECOVERY_ASK`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,8 +73,17 @@ pub enum WriteBackError {
     #[error(transparent)]
     Tree(#[from] TreeError),
     /// A stored fact makes no sense.
-    #[error("{0} cannot be read")]
-    Fact(String),
+    #[error(transparent)]
+    Fact(#[from] UnreadableFact),
+}
+
+impl From<RaiseError> for WriteBackError {
+    fn from(error: RaiseError) -> Self {
+        match error {
+            RaiseError::Store(error) => error.into(),
+            RaiseError::Unreadable(error) => error.into(),
+        }
+    }
 }
 
 /// Organisations in which the store went back behind what `world` serves.
@@ -147,40 +153,9 @@ pub async fn raise_facts(
     org: OrgId,
     state: &OrgState,
 ) -> Result<(), WriteBackError> {
-    for (credential, known) in &*state.retired {
-        let key = keys::retired(org, *credential);
-        let mut raised = false;
-        for _ in 0..RAISES_MAX {
-            let stored = store.get(&key).await?.value;
-            let (fact, unchanged) = match stored {
-                None => (known.clone(), Compare::Absent(key.clone())),
-                Some(pair) => {
-                    let stored: Retired = serde_json::from_slice(&pair.value)
-                        .map_err(|_| WriteBackError::Fact(key.clone()))?;
-                    let merged = stored.clone().merge(known.clone());
-                    if merged == stored {
-                        raised = true;
-                        break;
-                    }
-                    (merged, Compare::ModRevision(key.clone(), pair.mod_revision))
-                }
-            };
-            let txn = Txn {
-                compares: vec![unchanged],
-                ops: vec![Op::put(key.clone(), json(&fact))],
-                or_read: Vec::new(),
-            };
-            if let TxnOutcome::Committed(_) = store.txn(txn).await? {
-                raised = true;
-                break;
-            }
-        }
-        if !raised {
-            let why = format!("{key} changes all the time");
-            return Err(StoreError::Unavailable(why).into());
-        }
-    }
-    Ok(())
+    let known = state.retired.iter();
+    let known = known.map(|(credential, fact)| (*credential, fact.clone()));
+    Ok(facts::raise(store, org, known.collect()).await?)
 }
 
 fn json(value: &impl Serialize) -> Bytes {

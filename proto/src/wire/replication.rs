@@ -17,7 +17,7 @@ use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 7;
 /// The first with [`Ask::SignedVersions`].
 pub const PROTOCOL_SIGNED: u16 = 3;
 /// The first whose followers keep a version of which some content is that of other regions alone;
@@ -25,6 +25,8 @@ pub const PROTOCOL_SIGNED: u16 = 3;
 pub const PROTOCOL_CUT: u16 = 4;
 /// The first with [`Ask::Shares`].
 pub const PROTOCOL_SHARES: u16 = 5;
+/// The first with [`Ask::Facts`].
+pub const PROTOCOL_FACTS: u16 = 7;
 /// The lowest that it still speaks.
 pub const PROTOCOL_MIN: u16 = 2;
 
@@ -109,6 +111,15 @@ pub enum Ask {
     /// What the asking region has of limits that both share, and lacks; at most [`SHARES_MAX`].
     /// From [`PROTOCOL_SHARES`] on.
     Shares(Vec<Need>),
+    /// The facts of an organisation's retired secrets that were not told on this connection, in the
+    /// order of the credentials: home asks, for what was revoked elsewhere. From
+    /// [`PROTOCOL_FACTS`] on.
+    Facts {
+        /// The organisation.
+        org: OrgId,
+        /// The last credential of the answer before; absent in the first ask.
+        after: Option<CredentialId>,
+    },
 }
 
 /// Most meters in one [`Ask::Shares`].
@@ -192,6 +203,13 @@ pub enum Answer {
     NotHere,
     /// To [`Ask::Shares`]: for each meter of it, in its order.
     Shares(Vec<Given>),
+    /// To [`Ask::Facts`].
+    Facts {
+        /// Credentials with their facts (JSON).
+        facts: Vec<(CredentialId, Vec<u8>)>,
+        /// Whether more follow.
+        more: bool,
+    },
 }
 
 impl Message for Answer {
@@ -297,6 +315,10 @@ mod tests {
             },
             Ask::Versions { org, after: None },
             Ask::Home { org },
+            Ask::Facts {
+                org,
+                after: Some(credential),
+            },
             Ask::Shares(vec![Need {
                 org,
                 meter: "mtr_1".into(),

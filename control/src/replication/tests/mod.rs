@@ -7,5 +7,6 @@ pub(super) mod net;
 mod promoted;
 mod pull;
 mod random;
+mod revoked;
 mod shares;
 mod signed;
