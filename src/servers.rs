@@ -24,8 +24,10 @@ use crate::serve::CannotStart;
 
 /// How long connections to the REST API that are kept may go on once the process drains.
 const KEPT_MAX: Duration = Duration::from_secs(1);
-/// How long none must have been seen: the thread that accepts may just be about to hand one on.
-const QUIET: Duration = Duration::from_millis(50);
+/// Looks in a row, 200 ms, at which none must have been there: the thread that accepts hears late
+/// that it is to pause, and may just be about to hand one on. Counted, since on a machine that is
+/// busy these looks come as late as that thread does.
+const QUIET_LOOKS: u32 = 40;
 /// How often it is looked whether there are any.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -143,28 +145,28 @@ impl Servers {
             gateway.drain(queue).await;
         }
         // A server that stops closes connections on which the next request may be on its way.
-        self.kept_end(began, Duration::ZERO).await;
+        self.kept_end(began, 0).await;
         if queue != Queue::Ends {
             // The other process takes who comes from here on.
             for other in &self.others {
                 other.pause().await;
             }
-            self.kept_end(Instant::now(), QUIET).await;
+            self.kept_end(Instant::now(), QUIET_LOOKS).await;
         }
         for other in &self.others {
             other.stop(true).await;
         }
     }
 
-    /// Waits until no connection to the REST API has been open for as long as `quiet`.
-    async fn kept_end(&self, began: Instant, quiet: Duration) {
-        let mut last = Instant::now();
+    /// Waits until no connection to the REST API has been open at so many looks after the first.
+    async fn kept_end(&self, began: Instant, quiet_looks: u32) {
+        let mut quiet = 0;
         while began.elapsed() < KEPT_MAX {
-            if self.connections.open() > 0 {
-                last = Instant::now();
-            } else if last.elapsed() >= quiet {
-                return;
-            }
+            quiet = match self.connections.open() {
+                0 if quiet >= quiet_looks => return,
+                0 => quiet + 1,
+                _ => 0,
+            };
             actix_rt::time::sleep(LOOK).await;
         }
     }

@@ -43,8 +43,10 @@ impl fmt::Debug for ListenerHandle {
 /// How long a connection that was just made, and is without a request, may hold up the end of a
 /// listener that drains.
 const FRESH_MAX: Duration = Duration::from_secs(1);
-/// How long none must have been seen: the thread that accepts may just be about to hand one on.
-const QUIET: Duration = Duration::from_millis(50);
+/// Looks in a row, 200 ms, at which none must have been there: the thread that accepts hears late
+/// that it is to pause, and may just be about to hand one on. Counted, since on a machine that is
+/// busy these looks come as late as that thread does.
+const QUIET_LOOKS: u32 = 40;
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -137,12 +139,13 @@ impl ListenerHandle {
 
     /// Waits until the connections that were accepted have had their first request.
     async fn fresh_are_served(&self, began: Instant) {
-        let mut quiet = began;
-        while began.elapsed() < FRESH_MAX && quiet.elapsed() < QUIET {
+        let mut quiet = 0;
+        while began.elapsed() < FRESH_MAX && quiet < QUIET_LOOKS {
             actix_rt::time::sleep(LOOK).await;
-            if self.admission.fresh() > 0 {
-                quiet = Instant::now();
-            }
+            quiet = match self.admission.fresh() {
+                0 => quiet + 1,
+                _ => 0,
+            };
         }
     }
 
