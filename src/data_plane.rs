@@ -35,6 +35,7 @@ use crate::hosts_file;
 use crate::otlp::Export;
 use crate::peering::{self, Peering};
 use crate::permissions;
+use crate::resealing;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
 use crate::stores::StoreKind;
@@ -96,6 +97,7 @@ impl DataPlane {
         parts: DataPlaneParts,
         background: &Runtime,
     ) -> anyhow::Result<Self> {
+        resealing::begin(settings, &parts, background);
         let DataPlaneParts {
             keyring,
             store,

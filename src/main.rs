@@ -30,6 +30,7 @@ mod private_file;
 mod ready;
 mod record_store;
 mod regions;
+mod resealing;
 mod roles;
 mod serve;
 mod servers;
@@ -43,7 +44,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command, ConfigCommand, LinkCommand, Output};
-use crate::keyrings::KeyringCommand;
 use crate::settings::SettingsError;
 
 #[global_allocator]
@@ -63,8 +63,7 @@ fn main() -> ExitCode {
         Command::Standalone(args) => serve::standalone(&args),
         Command::Node(args) => serve::node(&args),
         Command::Control(args) => serve::control(&args),
-        Command::Keyring(KeyringCommand::New(args)) => keyrings::new(&args),
-        Command::Keyring(KeyringCommand::Signer(args)) => keyrings::signer(&args),
+        Command::Keyring(command) => command.run(),
         Command::Link(LinkCommand::Authority(args)) => certificates::authority(&args),
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),

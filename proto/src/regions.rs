@@ -67,6 +67,13 @@ pub fn are_within(inner: &[String], outer: &[String]) -> bool {
     inner.iter().all(|region| include(outer, region))
 }
 
+/// Whether two lists of regions have one in common.
+pub fn overlap(one: &[String], other: &[String]) -> bool {
+    one.iter().any(|region| include(other, region))
+        || include(one, EVERYWHERE)
+        || include(other, EVERYWHERE)
+}
+
 /// Every problem of an object's `regions`; whether they exist is judged by the operator's policy.
 pub fn check(listed: &[String], problems: &mut Vec<Problem>) {
     let all = listed.iter().any(|region| region == EVERYWHERE);
@@ -105,6 +112,21 @@ mod tests {
                 expected,
                 "{inner:?} {outer:?}"
             );
+        }
+    }
+
+    #[test]
+    fn lists_of_regions_have_some_in_common_or_none() {
+        let list = |regions: &[&str]| regions.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>();
+        for (one, other, expected) in [
+            (&["eu", "us"][..], &["us", "ap"][..], true),
+            (&["eu"], &["*"], true),
+            (&["*"], &["*"], true),
+            (&["eu", "us"], &["ap"], false),
+        ] {
+            let (one, other) = (list(one), list(other));
+            assert_eq!(overlap(&one, &other), expected, "{one:?} {other:?}");
+            assert_eq!(overlap(&other, &one), expected, "{other:?} {one:?}");
         }
     }
 }

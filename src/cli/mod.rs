@@ -42,7 +42,7 @@ pub enum Command {
     Node(RoleArgs),
     /// Run a control plane of a cluster: the REST API alone, over etcd.
     Control(RoleArgs),
-    /// Make the keys of a region.
+    /// Make the keys of a region, and vouch for those of others.
     #[command(subcommand)]
     Keyring(KeyringCommand),
     /// Make certificates for the connection between nodes and control planes.

@@ -1,6 +1,6 @@
 //! Which form each command answers in, and so fails in.
 
-use super::{Command, FileFormat, KeyringCommand, LinkCommand, Output, RecordOutput};
+use super::{Command, FileFormat, LinkCommand, Output, RecordOutput};
 
 impl Command {
     /// The form of its answer, and so of its failure.
@@ -8,8 +8,7 @@ impl Command {
         match self {
             Self::Dev(args) => args.output,
             Self::Standalone(args) | Self::Node(args) | Self::Control(args) => args.output,
-            Self::Keyring(KeyringCommand::New(args)) => args.output,
-            Self::Keyring(KeyringCommand::Signer(args)) => args.output,
+            Self::Keyring(command) => command.output(),
             Self::Link(LinkCommand::Authority(args)) => args.output,
             Self::Link(LinkCommand::Issue(args)) => args.output,
             Self::Add(args) => args.output,

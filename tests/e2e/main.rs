@@ -38,6 +38,7 @@ mod regions;
 mod regression;
 mod replaced;
 mod requests;
+mod resealed;
 mod residency;
 mod revoked;
 mod rules;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::wait_status;
 use crate::harness::gateway::{Gateway, binary};
+use crate::harness::http::Request;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::regions::Two;
@@ -200,4 +201,57 @@ fn a_region_is_promoted_without_home_and_the_old_homes_branch_is_set_aside() {
     us.patch(&path, json!({"name": "through us"}));
     assert_eq!(eu.get(&path)["name"], "through us");
     two.wait_equal();
+}
+
+#[test]
+fn a_write_that_is_repeated_where_home_is_now_is_answered_as_before() {
+    let two = Two::new();
+    let (us, eu) = two.controls();
+    let write = |control: &Gateway, key: &str| {
+        let body = json!({"base_url": "https://api.example.com", "name": key});
+        Request::new("POST", "/api/v1/orgs/default/targets")
+            .field("authorization", &format!("Bearer {}", us.token))
+            .field("content-type", "application/json")
+            .field("idempotency-key", key)
+            .body(body.to_string())
+            .send(&control.control)
+    };
+    let made = [write(&us, "one"), write(&eu, "two")];
+    for answer in &made {
+        assert_eq!(answer.status(), 201, "{}", answer.text());
+    }
+    two.wait_equal();
+    let moved = regions(&us, &us.token, &["promote", "eu"]);
+    assert!(moved.status.success(), "{}", said(&moved));
+    for control in [&us, &eu] {
+        wait_for("the new home", || (home(control)? == "eu").then_some(()));
+    }
+    // The client lost the answer, and asks whichever region answers.
+    for (key, first) in ["one", "two"].iter().zip(&made) {
+        for control in [&eu, &us] {
+            let again = write(control, key);
+            assert_eq!(again.status(), 201, "{}", again.text());
+            assert_eq!(again.json()["id"], first.json()["id"], "{key}");
+        }
+    }
+    let listed = eu.get("/targets");
+    assert_eq!(
+        listed["items"].as_array().map(Vec::len),
+        Some(2),
+        "{listed}"
+    );
+    // The same key of another request is refused there too.
+    let other = json!({"base_url": "https://other.example.com"});
+    let other = Request::new("POST", "/api/v1/orgs/default/targets")
+        .field("authorization", &format!("Bearer {}", us.token))
+        .field("content-type", "application/json")
+        .field("idempotency-key", "one")
+        .body(other.to_string())
+        .send(&eu.control);
+    assert_eq!(
+        other.json()["code"],
+        "idempotency-key-reused",
+        "{}",
+        other.text()
+    );
 }

@@ -171,6 +171,8 @@ fn wait_share(control: &Gateway, millionths: u64) {
     });
 }
 
+/// schedules.md, part one, 14: shares move from us to eu and the limit is not overstepped in any
+/// second of it.
 #[test]
 fn shares_go_where_callers_are_and_the_sum_stays_within_the_limit() {
     let two = Two::new();

@@ -18,7 +18,7 @@ use super::call::{OrgCall, require};
 use super::error::Refusal;
 use super::objects::{self, Edit, Manner, Resource, Rights, View};
 use super::secret::{Absent, Secret};
-use super::{shape, write};
+use super::{shape, unsealed, write};
 use crate::openapi::schemas;
 use crate::route::{Gives, Need, Parameter, Route, Takes, Verb};
 
@@ -191,13 +191,17 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         Some("target") => Some(CredentialKind::Target),
         Some(_) => return Err(Refusal::parameter("kind", "must be `proxy` or `target`")),
     };
-    objects::list::<Credentials>(&call, |_, credential| {
+    let mut answer = objects::list::<Credentials>(&call, |_, credential| {
         kind.is_none_or(|kind| credential.kind == kind)
-    })
+    })?;
+    unsealed::show(&call, &mut answer).await?;
+    Ok(answer)
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
-    objects::get::<Credentials>(&call)
+    let mut answer = objects::get::<Credentials>(&call)?;
+    unsealed::show(&call, &mut answer).await?;
+    Ok(answer)
 }
 
 async fn create(call: OrgCall) -> Result<Answer, Refusal> {

@@ -42,6 +42,7 @@ pub mod targets;
 pub mod telemetry;
 pub mod tokens;
 pub mod unmatched;
+mod unsealed;
 pub mod usage;
 pub mod versions;
 pub mod write;

@@ -9,8 +9,7 @@ use crate::openapi::{extend, reference};
 /// Adds and completes the schemas. The model's own must be there.
 pub fn add(schemas: &mut Schemas) {
     super::config::schemas::add(schemas);
-    let stored = stored();
-    let with = |further: &[(&'static str, Value)]| [&stored[..], further].concat();
+    let with = |further: &[(&'static str, Value)]| [&stored()[..], further].concat();
     extend(
         schemas,
         "Credential",
@@ -25,6 +24,7 @@ pub fn add(schemas: &mut Schemas) {
     }
     let credential = with(&[
         ("secret", reference("SecretView")),
+        ("unsealed_in", unsealed_in()),
         ("warnings", warnings()),
     ]);
     extend(schemas, "Credential", "Credential", &credential);
@@ -48,8 +48,8 @@ pub fn add(schemas: &mut Schemas) {
     ]);
     extend(schemas, "Proxy", "Proxy", &proxy);
     super::inline::add_schemas(schemas);
-    extend(schemas, "Org", "Org", &stored);
-    add_policies(schemas, &stored);
+    extend(schemas, "Org", "Org", &stored());
+    add_policies(schemas, &stored());
     let once = json!({
         "type": "object",
         "description": "Only in the answer that creates the token",
@@ -117,6 +117,17 @@ fn stored() -> Vec<(&'static str, Value)> {
         ("created_at", read_only(time.clone())),
         ("updated_at", read_only(time)),
     ]
+}
+
+fn unsealed_in() -> Value {
+    read_only(json!({
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Regions of it that have no sealed secret yet, when it is read: they were \
+                        added after the secret was set. Proxies that use it answer \
+                        `credential-unavailable` there until nodes of a region that has it seal it \
+                        for them, or the secret is given again"
+    }))
 }
 
 fn read_only(mut schema: Value) -> Value {

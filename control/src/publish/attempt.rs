@@ -11,18 +11,20 @@ use std::sync::Arc;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::object::ObjectId;
+use proto::problem::Problem;
 use proto::seal::{self, Binding};
 use proto::store::ancestry::ancestry;
 use proto::store::chunks::chunks;
 use proto::store::facts::raising;
+use proto::store::load;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{
-    Ancestry, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, VersionRecord,
-    apply,
+    Ancestry, ApplyError, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX,
+    VersionRecord, apply,
 };
 
 use super::cache::Parent;
-use super::idempotency::Remembered;
+use super::idempotency::{self, Remembered};
 use super::retiring;
 use super::sweep_counter;
 use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, narrowing, version_ops};
@@ -47,7 +49,7 @@ impl Publisher {
     pub(super) async fn attempt(
         &self,
         parent: &Parent,
-        publish: &Publish,
+        (publish, free): (&Publish, Option<Compare>),
         unsure: &mut Vec<Attempt>,
     ) -> Result<Outcome, PublishError> {
         let now = (self.clock)();
@@ -85,11 +87,11 @@ impl Publisher {
             .extend(leaf_ops(packed.config.org, &packed.leaves));
         let narrowing = narrowing(&parent.config, &packed.config, self.region());
         writes.with_head.extend(narrowing);
-        let lease = match &publish.idempotency {
-            Some(_) => Some(self.memory.lease(&*self.store).await?),
+        let remember = match free {
+            Some(free) => Some((self.memory.lease(&*self.store).await?, free)),
             None => None,
         };
-        let remembers = usize::from(lease.is_some());
+        let remembers = if remember.is_some() { 2 } else { 0 };
         // Head, delta, record and its signature.
         if !writes.fit_one_txn(remembers + 4) {
             let gc = self.write_content(packed.config.org, &mut writes).await?;
@@ -97,7 +99,7 @@ impl Publisher {
         }
         let leaves_facts = facts.retirements.len() > retiring::WITH_HEAD_MAX;
         let changed = facts.changed;
-        self.add_head(&packed, &changed, publish, now, lease, &mut writes);
+        self.add_head(&packed, &changed, (publish, now), remember, &mut writes);
         let attempt = Attempt {
             config: Arc::new(packed.config),
             changed,
@@ -151,6 +153,7 @@ impl Publisher {
             let stored = config.credential(*credential);
             let stays =
                 |region: &str| stored.is_some_and(|stored| stored.credential.is_for_region(region));
+            self.refuse_last(org, (*credential, seal_id), stays).await?;
             for public in self.seals_to().filter(|to| !stays(&to.region)) {
                 let key = keys::secret(org, *credential, seal_id, &public.region);
                 writes.after.push(Op::Delete(key));
@@ -173,30 +176,57 @@ impl Publisher {
         Ok(writes)
     }
 
+    /// Refuses to destroy what a secret is sealed in, unless a region that stays has its own: one
+    /// that was added may not have it yet.
+    async fn refuse_last(
+        &self,
+        org: OrgId,
+        (credential, seal_id): (CredentialId, &str),
+        stays: impl Fn(&str) -> bool,
+    ) -> Result<(), PublishError> {
+        let prefix = keys::secret(org, credential, seal_id, "");
+        let (mut goes, mut left) = (false, false);
+        load::list(&*self.store, &prefix, None, |pair| {
+            let region = pair.key.strip_prefix(&prefix).unwrap_or_default();
+            match stays(region) {
+                true => left = true,
+                false => goes = true,
+            }
+        })
+        .await?;
+        if left || !goes {
+            return Ok(());
+        }
+        let detail = format!(
+            "the secret of {credential} is sealed for none of these regions yet: keep one that \
+             has it until then, or give `secret` again"
+        );
+        let problem = Problem::new("/regions", "secret-required", detail);
+        Err(ApplyError::Invalid(vec![problem]).into())
+    }
+
     /// Head, delta, record, and the remembered outcome.
     fn add_head(
         &self,
         packed: &Packed,
         changed: &[ObjectId],
-        publish: &Publish,
-        now: jiff::Timestamp,
-        lease: Option<LeaseId>,
+        (publish, now): (&Publish, jiff::Timestamp),
+        remember: Option<(LeaseId, Compare)>,
         writes: &mut Writes,
     ) {
         let ops = version_ops(packed, changed, (&publish.author, now), self.signer());
         writes.with_head.extend(ops);
-        if let (Some(idempotency), Some(lease)) = (&publish.idempotency, lease) {
+        if let (Some(idempotency), Some((lease, free))) = (&publish.idempotency, remember) {
             let head = &packed.config.head;
-            let key = keys::idempotency(packed.config.org, &idempotency.key);
             let remembered = Remembered {
                 fingerprint: idempotency.fingerprint,
                 n: head.n,
                 hash: head.hash,
                 changed: changed.iter().take(VERSION_CHANGED_MAX).copied().collect(),
             };
-            writes.compares.push(Compare::Absent(key.clone()));
-            let (value, lease) = (json(&remembered), Some(lease));
-            writes.with_head.push(Op::Put { key, value, lease });
+            writes.compares.push(free);
+            let puts = idempotency::puts(packed.config.org, &idempotency.key, remembered, lease);
+            writes.with_head.extend(puts);
         }
     }
 

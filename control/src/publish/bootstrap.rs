@@ -57,7 +57,7 @@ impl Publisher {
                         .any(|attempt: &super::Attempt| attempt.config.head.hash == hash));
                 }
                 Err(PublishError::OrgUnknown(_)) => {
-                    match self.attempt(&parent, &publish, &mut unsure).await {
+                    match self.attempt(&parent, (&publish, None), &mut unsure).await {
                         Ok(Outcome::Done(_)) => return Ok(true),
                         Ok(Outcome::Lost) => PublishError::Contended,
                         Err(error) => error,

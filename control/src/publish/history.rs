@@ -14,7 +14,7 @@ use proto::wire::replication::Position;
 use tokio::time::Instant;
 
 use super::homes;
-use super::idempotency::{self, Idempotency};
+use super::idempotency::{self, Idempotency, Recalled};
 use super::{Author, Publish, PublishError, Published, Publisher};
 use crate::archive::{Archive, ArchiveError};
 
@@ -286,7 +286,7 @@ impl Publisher {
             // What was carried out already need not be possible any more.
             let current = self.load(request.org).await?;
             let recalled = idempotency::recall(&*self.store, idempotency, &current).await?;
-            if let Some(published) = recalled {
+            if let Recalled::Done(published) = recalled {
                 return Ok(published);
             }
         }

@@ -16,7 +16,7 @@ mod cache;
 mod error;
 mod history;
 pub(crate) mod homes;
-mod idempotency;
+pub(crate) mod idempotency;
 mod organisations;
 pub(crate) mod recovery;
 mod regression;
@@ -41,7 +41,7 @@ use proto::org::Role;
 use proto::policy::Policy;
 use proto::seal::{DigestKey, NewSecret, Purpose, RegionPublicKey};
 use proto::signature::Signer;
-use proto::store::{Compare, Store};
+use proto::store::{Compare, LeaseId, Store, StoreError};
 use proto::tree::{Hash, Operation, OrgConfig};
 use proto::version::Epoch;
 use tokio::time::Instant;
@@ -51,7 +51,7 @@ use self::cache::{Parent, Slots};
 pub use self::error::PublishError;
 pub use self::history::{Kept, Place, Request, Rollback};
 pub use self::idempotency::Idempotency;
-use self::idempotency::Memory;
+use self::idempotency::{Memory, Recalled};
 pub use self::recovery::{RecoverError, Recovered, Regressed, Source};
 use self::regression::Regressions;
 pub use self::revoking::RevokeError;
@@ -234,6 +234,19 @@ impl Publisher {
         Ok((config, unchanged))
     }
 
+    /// A lease under which the outcomes of requests are remembered.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) async fn remembering(&self) -> Result<LeaseId, StoreError> {
+        self.memory.lease(&*self.store).await
+    }
+
+    /// Forgets that lease: the store has it no more.
+    pub(crate) async fn remembering_is_gone(&self) {
+        self.memory.lease_is_gone().await;
+    }
+
     /// Publishes; see the module.
     ///
     /// # Errors
@@ -298,18 +311,19 @@ impl Publisher {
             self.retire_now(publish.org).await;
             return Ok(Outcome::Done(published));
         }
-        if let Some(idempotency) = &publish.idempotency
-            && let Some(published) =
-                idempotency::recall(&*self.store, idempotency, &parent.config).await?
-        {
-            return Ok(Outcome::Done(published));
+        let mut free = None;
+        if let Some(idempotency) = &publish.idempotency {
+            match idempotency::recall(&*self.store, idempotency, &parent.config).await? {
+                Recalled::Done(published) => return Ok(Outcome::Done(published)),
+                Recalled::Free(compare) => free = Some(compare),
+            }
         }
         if onto.is_some_and(|hash| hash != parent.config.head.hash) {
             return Err(PublishError::Moved);
         }
         self.refuse_regressed(publish.org, parent.config.head.n)?;
         self.refuse_full()?;
-        self.attempt(&parent, publish, unsure).await
+        self.attempt(&parent, (publish, free), unsure).await
     }
 }
 

@@ -13,7 +13,7 @@ use proto::id::OrgId;
 use proto::keys;
 use proto::store::chunks::chunks;
 use proto::store::load::{self, LoadError};
-use proto::store::{Compare, Op, Revision, Store, StoreError, Txn, TxnOutcome};
+use proto::store::{Compare, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOutcome};
 use proto::tree::{Delta, OrgConfig, TreeError, VersionRecord};
 use proto::wire::replication::{Position, VersionParts, Versions};
 
@@ -177,12 +177,13 @@ impl Local {
     /// Stores an answer of home, whose line is in force.
     pub async fn store(
         self,
-        store: &Arc<dyn Store>,
+        (store, lease): (&Arc<dyn Store>, Option<LeaseId>),
         (connection, regions): (&mut Connection, &Regions),
         (guard, line): (&Guard, &Home),
         Given {
             versions,
             signatures,
+            remembered,
         }: Given,
     ) -> Result<Stored, ApplyError> {
         let records = self.chain(line, &versions)?;
@@ -223,6 +224,8 @@ impl Local {
             plan.writes.before.push(Op::put(key, parts.record.clone()));
         }
         plan.writes.before.extend(signed);
+        let told = self.remembered(&**store, &records, (&remembered, lease));
+        plan.writes.before.extend(told.await?);
         let replaced = |n: &u64| records.iter().any(|record| record.head.n == *n);
         let left = self.branch.numbers.iter().filter(|n| !replaced(n));
         let left = left.flat_map(|n| [keys::version(self.org, *n), keys::signature(self.org, *n)]);

@@ -8,15 +8,15 @@ use futures_util::future::select_all;
 use jiff::Timestamp;
 use proto::id::OrgId;
 use proto::keys;
-use proto::object::ObjectId;
 use proto::store::load;
+use proto::store::place::Place;
 use proto::tree::{Head, SYSTEM_ORG};
 use proto::wire::replication::{Answer, Ask, Moved, Position};
 use tracing::{info, warn};
 
-use super::apply::{ApplyError, Guard, Local};
+use super::apply::{ApplyError, Guard};
 use super::connection::Connection;
-use super::leader::Place;
+use super::resealed::Wanting;
 use super::shares::Coming;
 use super::takeover::Step;
 use super::{Broken, Replication, facts_hash};
@@ -51,7 +51,7 @@ impl Follower {
     pub async fn run(self) {
         let status = self.0.status.clone();
         loop {
-            let error = match Place::take(&self.0.store).await {
+            let error = match Place::take(&self.0.store, keys::REPLICATION).await {
                 Ok(place) => {
                     status.leads(true);
                     self.lead(&place).await
@@ -118,7 +118,7 @@ impl Follower {
             of.error = None;
         });
         let (mut applied, guard) = (Vec::new(), Some(place.held()));
-        let mut coming = Coming::default();
+        let (mut coming, mut wanting) = (Coming::default(), Wanting::default());
         loop {
             if place.is_lost() {
                 return Err(Broken::Deposed);
@@ -126,6 +126,8 @@ impl Follower {
             applied = self.0.round(&mut connection, &guard, applied).await?;
             let moving = self.0.move_shares(&mut connection, &guard, &mut coming);
             moving.await?;
+            let fetching = self.0.fetch_sealed(&mut connection, &guard, &mut wanting);
+            fetching.await?;
         }
     }
 }
@@ -301,14 +303,6 @@ impl Replication {
         })
     }
 
-    /// Organisations that are here, and not in the region that is their home.
-    async fn strangers(&self, peer: &str, all: &[Moved]) -> Result<Vec<OrgId>, Broken> {
-        let known: BTreeSet<OrgId> = all.iter().map(|moved| moved.org).collect();
-        let mut strangers = self.orgs().await?;
-        strangers.retain(|org| !known.contains(org) && self.homes.region_of(*org) == peer);
-        Ok(strangers)
-    }
-
     /// Every organisation that has a version here.
     pub(super) async fn orgs(&self) -> Result<Vec<OrgId>, Broken> {
         let mut orgs = Vec::new();
@@ -337,59 +331,6 @@ impl Replication {
         }
         self.status.follow(peer, |of| of.behind.extend(behind));
         Ok(())
-    }
-
-    /// Deletes an organisation that its home has no more, once `system` does not name it here
-    /// either.
-    async fn remove(&self, peer: &str, guard: &Guard, org: OrgId) -> Result<(), Broken> {
-        if self.homes.region_of(org) != peer {
-            return Ok(());
-        }
-        if org == SYSTEM_ORG || self.named().await?.is_none_or(|named| named.contains(&org)) {
-            warn!(%org, "its home has no {org}, but `system` names it here; it stays");
-            return Ok(());
-        }
-        let local = Local::read(&*self.store, org, None).await?;
-        local.delete(&*self.store, guard).await?;
-        self.publisher.sweep_one(org).await;
-        info!(%org, "{org} was deleted at home, and here");
-        Ok(())
-    }
-
-    /// Sets aside organisations that were created here on a branch of `system` that is not in
-    /// force.
-    async fn leave_unnamed(&self, guard: &Guard, line: &proto::home::Home) -> Result<(), Broken> {
-        if line.region == self.regions.own {
-            return Ok(());
-        }
-        let facts = self.homes.facts().borrow().clone();
-        let own = facts
-            .iter()
-            .filter(|(_, home)| home.region == self.regions.own);
-        let mut own: Vec<OrgId> = own.map(|(org, _)| *org).collect();
-        if own.is_empty() {
-            return Ok(());
-        }
-        let named = self.named().await?.unwrap_or_default();
-        own.retain(|org| *org != SYSTEM_ORG && !named.contains(org));
-        for org in own {
-            let local = Local::read(&*self.store, org, None).await?;
-            local.leave(&*self.store, guard).await?;
-            warn!(%org, "{org} was created on another branch and is set aside");
-        }
-        Ok(())
-    }
-
-    /// The organisations that `system` names here.
-    async fn named(&self) -> Result<Option<BTreeSet<OrgId>>, Broken> {
-        let system = Local::read(&*self.store, SYSTEM_ORG, None).await?;
-        let named = |id: &ObjectId| match id {
-            ObjectId::Org(org) => Some(*org),
-            _ => None,
-        };
-        Ok(system
-            .config()
-            .map(|system| system.objects.keys().filter_map(named).collect()))
     }
 }
 

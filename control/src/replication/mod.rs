@@ -3,14 +3,16 @@
 //!
 //! `source` answers on the link listener, `pages` with versions; `follower` keeps a connection to
 //! every other region and asks; `sync` takes the versions of one organisation, `apply` writes what
-//! came (`content`, `secrets`), verified end to end by hash and by the signature of the region
-//! that made it (`verify`), on the same compare on the local head that a publish makes;
-//! `narrowing` tells what is not to be kept here any more, `aside` leaves a branch that is not in
+//! came (`content`, `secrets`, `remembered`), verified end to end by hash and by the signature of
+//! the region that made it (`verify`), on the same compare on the local head that a publish makes;
+//! `departed` are organisations that are no more, `resealed` the secrets that nodes of other
+//! regions sealed for this one later; `narrowing` tells what is not to be kept here any more,
+//! `aside` leaves a branch that is not in
 //! force. `takeover` learns which region is home and opens what was handed over to this one, once
 //! it has what other regions keep alone (`completing`); `facts` brings home what was revoked
 //! elsewhere; `shares` moves what regions have of limits
 //! that they share (`shared_index` finds these); `handover` and `promotion` are what a person asks
-//! for. `leader` lets one control plane of a region follow. Nothing is remembered
+//! for. One control plane of a region follows, who has the place for it. Nothing is remembered
 //! between attempts but what the local store holds, so that a cut at any point costs only what was
 //! under way.
 
@@ -19,13 +21,15 @@ mod aside;
 mod completing;
 mod connection;
 mod content;
+mod departed;
 mod facts;
 mod follower;
 mod handover;
-mod leader;
 mod narrowing;
 mod pages;
 mod promotion;
+mod remembered;
+mod resealed;
 mod secrets;
 mod shared_index;
 mod shares;

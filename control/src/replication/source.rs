@@ -155,6 +155,11 @@ impl Session<'_> {
                 let answer = self.versions(org, after).await?;
                 self.signed(org, answer).await
             }
+            Ask::RememberedVersions { org, after } => {
+                let answer = self.versions(org, after).await?;
+                let signed = self.signed(org, answer).await?;
+                self.with_remembered(org, signed).await
+            }
             Ask::Leaves { org, hashes } if hashes.len() <= LEAVES_MAX => {
                 self.refuse_strict(org, &hashes)?;
                 let keys = hashes.iter().map(|hash| keys::leaf(org, hash)).collect();
@@ -166,6 +171,9 @@ impl Session<'_> {
                 }
                 let room = self.source.answer_bytes;
                 Ok(Answer::Sealed(self.sealed_values(org, &names, room).await?))
+            }
+            Ask::SealedFor { org, names } if names.len() <= SEALED_MAX => {
+                self.sealed_for(org, names).await
             }
             Ask::Home { org } => {
                 let found = self.source.store.get(&keys::home(org)).await?.value;
@@ -180,7 +188,9 @@ impl Session<'_> {
                 };
                 Ok(state.map_or(Answer::Unknown, page))
             }
-            Ask::Leaves { .. } | Ask::Sealed { .. } => Err(SourceError::TooMuch),
+            Ask::Leaves { .. } | Ask::Sealed { .. } | Ask::SealedFor { .. } => {
+                Err(SourceError::TooMuch)
+            }
         }
     }
 
@@ -346,7 +356,7 @@ impl Session<'_> {
 }
 
 /// Seal ids are parts of keys.
-fn is_seal_id(text: &str) -> bool {
+pub(super) fn is_seal_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::home::{Home, Lies};
 use proto::id::OrgId;
+use proto::store::{LeaseId, StoreError};
 use proto::wire::replication::{Answer, Position};
 use tracing::warn;
 
@@ -42,16 +43,10 @@ impl Replication {
                 after = local.position();
             }
             let ask = verify::ask(connection.protocol(), org, after.clone());
-            let given = match connection.ask(&ask, Duration::ZERO).await? {
-                Answer::Versions(versions) => Given::unsigned(versions),
-                Answer::SignedVersions {
-                    versions,
-                    signatures,
-                } => Given {
-                    versions,
-                    signatures,
-                },
-                Answer::Fork { newest } => {
+            let answer = connection.ask(&ask, Duration::ZERO).await?;
+            let given = match answered(answer)? {
+                Answered::With(given) => given,
+                Answered::Fork(newest) => {
                     warn!(
                         %org,
                         "the history of {org} here is not that of region {peer}, whose newest \
@@ -62,14 +57,14 @@ impl Replication {
                     return Ok(None);
                 }
                 // Deleted since; the next news says so.
-                Answer::Unknown => return Ok(None),
-                Answer::NotHere => return Err(not_there(org, &peer).into()),
-                _ => return Err(Broken::Protocol),
+                Answered::Unknown => return Ok(None),
+                Answered::NotHere => return Err(not_there(org, &peer).into()),
             };
             let more = given.versions.more;
-            let stored = local
-                .store(store, (connection, &self.regions), (guard, line), given)
-                .await?;
+            let lease = self.remembering(&given).await?;
+            let regions = (&mut *connection, &*self.regions);
+            let stored = local.store((store, lease), regions, (guard, line), given);
+            let stored = self.unless_forgotten(stored.await).await?;
             status.follow(&peer, |of| {
                 of.diverged.remove(&org);
                 of.applied += stored.count;
@@ -85,6 +80,57 @@ impl Replication {
             newest = config;
         }
     }
+
+    /// A lease for what is remembered of an answer's versions, if anything is.
+    async fn remembering(&self, given: &Given) -> Result<Option<LeaseId>, StoreError> {
+        match given.remembered.iter().all(Vec::is_empty) {
+            true => Ok(None),
+            false => self.publisher.remembering().await.map(Some),
+        }
+    }
+
+    /// The same outcome; a lease that the store has no more is not used again.
+    async fn unless_forgotten<T>(&self, stored: Result<T, ApplyError>) -> Result<T, ApplyError> {
+        if let Err(ApplyError::Store(StoreError::LeaseNotFound(_))) = &stored {
+            self.publisher.remembering_is_gone().await;
+        }
+        stored
+    }
+}
+
+/// What another region said of an organisation's versions.
+enum Answered {
+    With(Given),
+    Fork(Position),
+    Unknown,
+    NotHere,
+}
+
+fn answered(answer: Answer) -> Result<Answered, Broken> {
+    Ok(match answer {
+        Answer::Versions(versions) => Answered::With(Given::unsigned(versions)),
+        Answer::SignedVersions {
+            versions,
+            signatures,
+        } => Answered::With(Given {
+            versions,
+            signatures,
+            remembered: Vec::new(),
+        }),
+        Answer::RememberedVersions {
+            versions,
+            signatures,
+            remembered,
+        } => Answered::With(Given {
+            versions,
+            signatures,
+            remembered,
+        }),
+        Answer::Fork { newest } => Answered::Fork(newest),
+        Answer::Unknown => Answered::Unknown,
+        Answer::NotHere => Answered::NotHere,
+        _ => return Err(Broken::Protocol),
+    })
 }
 
 fn not_there(org: OrgId, peer: &str) -> ApplyError {

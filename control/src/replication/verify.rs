@@ -10,7 +10,7 @@ use proto::keys;
 use proto::signature::{Signature, SignatureError, VerifyingKey};
 use proto::store::Op;
 use proto::tree::{Head, VersionRecord};
-use proto::wire::replication::{Ask, PROTOCOL_SIGNED, Position, Versions};
+use proto::wire::replication::{Ask, PROTOCOL_REMEMBERED, PROTOCOL_SIGNED, Position, Versions};
 
 use super::apply::{ApplyError, Local};
 use crate::regions::Regions;
@@ -23,6 +23,8 @@ pub(super) struct Given {
     pub versions: Versions,
     /// Of each version, in their order; empty where there is none.
     pub signatures: Vec<Vec<u8>>,
+    /// What is remembered of the request that made each, in their order; empty where nothing is.
+    pub remembered: Vec<Vec<u8>>,
 }
 
 impl Given {
@@ -31,15 +33,18 @@ impl Given {
         Self {
             versions,
             signatures: Vec::new(),
+            remembered: Vec::new(),
         }
     }
 }
 
-/// Asks for the versions after one, with signatures where the other side knows of them.
+/// Asks for the versions after one, with signatures, and with what is remembered of requests, where
+/// the other side knows of them.
 pub(super) fn ask(protocol: u16, org: OrgId, after: Option<Position>) -> Ask {
-    match protocol >= PROTOCOL_SIGNED {
-        true => Ask::SignedVersions { org, after },
-        false => Ask::Versions { org, after },
+    match protocol {
+        PROTOCOL_REMEMBERED.. => Ask::RememberedVersions { org, after },
+        PROTOCOL_SIGNED.. => Ask::SignedVersions { org, after },
+        _ => Ask::Versions { org, after },
     }
 }
 

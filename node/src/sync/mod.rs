@@ -6,6 +6,7 @@ mod entry;
 pub mod guard;
 pub mod membership;
 pub mod recovery;
+pub mod resealing;
 pub mod test_requests;
 pub mod usage;
 

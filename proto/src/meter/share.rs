@@ -189,6 +189,29 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// schedules.md, part two, 22: shares are fractions, so that while a changed limit is on
+        /// its way, and each region goes by the one that it has, all of them together give no more
+        /// than the larger of both.
+        #[test]
+        fn while_a_limit_changes_the_parts_are_never_more_than_the_larger_one(
+            cuts in proptest::collection::vec(0..=WHOLE, 0..REGIONS_MAX),
+            has_new in proptest::collection::vec(proptest::bool::ANY, REGIONS_MAX),
+            old in 0..=u64::MAX / 2,
+            new in 0..=u64::MAX / 2,
+        ) {
+            // Fractions as transfers may leave them: any that are no more than the whole.
+            let mut cuts = cuts;
+            cuts.extend([0, WHOLE]);
+            cuts.sort_unstable();
+            let fractions = cuts.windows(2).map(|pair| pair[1] - pair[0]);
+            let parts = fractions.zip(has_new).map(|(fraction, has_new)| {
+                part(if has_new { new } else { old }, fraction)
+            });
+            proptest::prop_assert!(parts.sum::<u64>() <= old.max(new));
+        }
+    }
+
     #[test]
     fn a_list_is_told_everything_that_is_wrong() {
         let limits = || [("/limits/0/limit".to_owned(), 2)].into_iter();

@@ -22,6 +22,10 @@ pub struct Keyring {
     pub keys: Vec<KeyPair>,
     /// The key of digests; equal in all regions of an installation.
     pub digest_key: DigestKey,
+    /// Keys of other regions that a person vouches for: what this region can open is sealed for
+    /// these too, as far as its credentials are for them. One for each region.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted: Vec<RegionPublicKey>,
 }
 
 /// One key pair; its private half is wiped when dropped.
@@ -62,7 +66,7 @@ impl PublicKeyring {
     /// It is malformed, or the key cannot be used. No error quotes the text.
     pub fn parse(json: &[u8]) -> Result<Self, KeyringError> {
         let ring: Self = serde_json::from_slice(json).map_err(KeyringError::malformed)?;
-        if <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&ring.public.key).is_err() {
+        if !ring.public.is_well_formed() {
             let id = crate::checks::printable(&ring.public.key_id);
             return Err(KeyringError::BadKey(id));
         }
@@ -111,6 +115,12 @@ pub enum KeyringError {
     /// The region has no name that fits a store key.
     #[error("region `{0}` must be 1 to 40 characters of a-z, 0-9 and `-`")]
     BadRegion(String),
+    /// It vouches for its own region, which needs nobody to.
+    #[error("`trusted` lists the ring's own region `{0}`; it is for keys of others")]
+    OwnTrusted(String),
+    /// It vouches for two keys of one region: which of them counts would be chance.
+    #[error("`trusted` lists region `{0}` twice")]
+    TrustedTwice(String),
 }
 
 impl KeyringError {
@@ -174,6 +184,22 @@ impl Keyring {
             region: region.into(),
             keys: vec![KeyPair::generate()],
             digest_key,
+            trusted: Vec::new(),
+        }
+    }
+
+    /// Vouches for the key of another region, in the place of what it had before; gives that.
+    pub fn trust(&mut self, key: RegionPublicKey) -> Option<RegionPublicKey> {
+        let known = self
+            .trusted
+            .iter_mut()
+            .find(|known| known.region == key.region);
+        match known {
+            Some(known) => Some(std::mem::replace(known, key)),
+            None => {
+                self.trusted.push(key);
+                None
+            }
         }
     }
 
@@ -198,6 +224,22 @@ impl Keyring {
         }
         if ring.keys.is_empty() {
             return Err(KeyringError::Empty);
+        }
+        for (at, key) in ring.trusted.iter().enumerate() {
+            let name = || crate::checks::printable(&key.region);
+            if !is_region_name(&key.region) {
+                return Err(KeyringError::BadRegion(name()));
+            }
+            if key.region == ring.region {
+                return Err(KeyringError::OwnTrusted(name()));
+            }
+            let others = &ring.trusted[..at];
+            if others.iter().any(|other| other.region == key.region) {
+                return Err(KeyringError::TrustedTwice(name()));
+            }
+            if !key.is_well_formed() {
+                return Err(KeyringError::BadKey(crate::checks::printable(&key.key_id)));
+            }
         }
         Ok(ring)
     }

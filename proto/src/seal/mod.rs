@@ -19,6 +19,7 @@ use hpke::kem::X25519HkdfSha256;
 use hpke::rand_core::{TryCryptoRng, TryRng};
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 pub use self::digest::{DigestKey, Purpose, issue_api_token, issue_key, issued_is_well_formed};
@@ -43,6 +44,24 @@ pub struct RegionPublicKey {
     /// The X25519 public key.
     #[serde(with = "base64_text")]
     pub key: Vec<u8>,
+}
+
+impl RegionPublicKey {
+    /// Whether something can be sealed to it.
+    pub fn is_well_formed(&self) -> bool {
+        <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.key).is_ok()
+    }
+
+    /// What two people compare to know that they mean the same key of the same region: SHA-256
+    /// over both, in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for part in [self.region.as_bytes(), &self.key] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hex::encode(hash.finalize())
+    }
 }
 
 /// A sealed secret as the store holds it.
@@ -183,6 +202,21 @@ pub fn open(
     .map(Zeroizing::new)
     .map_err(|_| SealError::Refused)?;
     serde_json::from_slice(&plaintext).map_err(|_| SealError::Malformed)
+}
+
+/// Opens a sealed secret and seals it for another region, under the same binding.
+///
+/// # Errors
+/// As for [`open`] and [`seal`].
+pub fn reseal(
+    keyring: &Keyring,
+    to: &RegionPublicKey,
+    binding: &Binding<'_>,
+    sealed: &Sealed,
+) -> Result<Sealed, SealError> {
+    // `SecretInput` wipes its parts when it is dropped.
+    let secret = open(keyring, binding, sealed)?;
+    seal(to, binding, &secret)
 }
 
 /// A secret given with an operation, prepared once: what the object will say of it, and, for a

@@ -255,3 +255,74 @@ fn a_prepared_secret_keeps_only_what_is_needed() {
     assert!(target.plaintext.is_some() && target.seal_id.is_some());
     assert!(!format!("{target:?}").contains("canary"));
 }
+
+#[test]
+fn a_ring_vouches_for_one_key_of_each_other_region() {
+    let mut ring = Keyring::generate("us");
+    let plain = ring.to_json();
+    assert!(!plain.contains("trusted"), "earlier releases read it");
+    let key = |region: &str| Keyring::generate(region).public().unwrap();
+    let (eu, newer, ap) = (key("eu"), key("eu"), key("ap"));
+    assert_eq!(ring.trust(eu.clone()), None);
+    assert_eq!(ring.trust(newer.clone()), Some(eu.clone()));
+    assert_eq!(ring.trust(ap.clone()), None);
+    let read = Keyring::parse(ring.to_json().as_bytes()).unwrap();
+    assert_eq!(read.trusted, [newer.clone(), ap.clone()]);
+    assert_ne!(eu.fingerprint(), newer.fingerprint());
+    let renamed = RegionPublicKey {
+        region: "mars".into(),
+        ..newer.clone()
+    };
+    assert_ne!(renamed.fingerprint(), newer.fingerprint());
+
+    let short = RegionPublicKey {
+        key: vec![1; 31],
+        ..ap.clone()
+    };
+    let nameless = RegionPublicKey {
+        region: "A/b".into(),
+        ..ap
+    };
+    let name = || "eu".to_owned();
+    for (trusted, expected) in [
+        (vec![eu, newer], KeyringError::TrustedTwice(name())),
+        (vec![key("us")], KeyringError::OwnTrusted("us".into())),
+        (
+            vec![short.clone()],
+            KeyringError::BadKey(short.key_id.clone()),
+        ),
+        (vec![nameless], KeyringError::BadRegion("A/b".into())),
+    ] {
+        ring.trusted = trusted;
+        assert_eq!(
+            Keyring::parse(ring.to_json().as_bytes()).err(),
+            Some(expected)
+        );
+    }
+}
+
+#[test]
+fn a_secret_is_sealed_anew_by_who_can_open_it_alone() {
+    let (us, eu) = (Keyring::generate("us"), Keyring::generate("eu"));
+    let hosts = ["a.example".parse().unwrap()];
+    let binding = |seal_id| Binding {
+        org: OrgId::from_bits(1),
+        credential: CredentialId::from_bits(2),
+        hosts: &hosts,
+        seal_id,
+    };
+    let mut secret = SecretInput::default();
+    secret.token = Some("canary".into());
+    let sealed = seal(&us.public().unwrap(), &binding("s"), &secret).unwrap();
+    let to = eu.public().unwrap();
+    let again = reseal(&us, &to, &binding("s"), &sealed).unwrap();
+    assert_eq!((again.region.as_str(), &again.key_id), ("eu", &to.key_id));
+    let opened = open(&eu, &binding("s"), &again).unwrap();
+    assert_eq!(opened.token.as_deref(), Some("canary"));
+    let other = reseal(&us, &to, &binding("t"), &sealed);
+    assert_eq!(other.err(), Some(SealError::Refused));
+    assert!(matches!(
+        reseal(&eu, &to, &binding("s"), &sealed),
+        Err(SealError::UnknownKey { .. })
+    ));
+}

@@ -15,8 +15,10 @@ pub mod facts;
 pub mod follow;
 pub mod frozen;
 pub mod kept;
+pub mod lacking;
 pub mod limits;
 pub mod load;
+pub mod place;
 pub mod recovery;
 mod span;
 
@@ -140,6 +142,13 @@ impl Op {
             key: key.into(),
             value: value.into(),
             lease: None,
+        }
+    }
+
+    /// The key that it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key,
         }
     }
 }

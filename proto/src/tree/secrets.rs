@@ -59,7 +59,8 @@ impl Work<'_> {
         }
     }
 
-    /// A secret that stays can leave regions, and come to none: nobody here can open it.
+    /// A secret that stays is destroyed for the regions that it leaves. To those that are added it
+    /// comes when nodes that hold it seal it for them: nobody here can open it.
     fn keep_in_regions(
         &mut self,
         at: usize,
@@ -68,11 +69,14 @@ impl Work<'_> {
         stored: &StoredCredential,
     ) {
         let (before, after) = (&was.credential.regions, &stored.credential.regions);
-        let Some(state) = was.secret.as_ref().filter(|_| before != after) else {
+        if regions::are_within(before, after) {
+            return;
+        }
+        let Some(state) = was.secret.as_ref() else {
             return;
         };
-        if !regions::are_within(after, before) {
-            let detail = "the secret is sealed for its regions: give `secret` again to add one";
+        if !regions::overlap(before, after) {
+            let detail = "no region is left that can open the secret: give `secret` again";
             return self.report(at, [Problem::new("/regions", "secret-required", detail)]);
         }
         let seal_id = state.seal_id.clone();
@@ -134,21 +138,21 @@ impl Work<'_> {
             .insert(id, Retirement { floor, next });
     }
 
-    /// A secret is bound to its hosts and sealed for its regions: what is restored keeps them with
-    /// it, for now, but for regions that it had not then.
+    /// A secret is bound to its hosts: what is restored keeps them with it, for now, and its
+    /// regions too where it would be left in none that has it.
     pub(super) fn with_hosts_of(&mut self, old: &Object, mut body: Body) -> Body {
         if let (ObjectId::Credential(id), Body::Credential(was), Body::Credential(stored)) =
             (old.id, &old.body, &mut body)
             && was.secret.is_some()
         {
             let (kept, then) = (&was.credential, &mut stored.credential);
-            let lacking = !regions::are_within(&then.regions, &kept.regions);
-            if kept.hosts != then.hosts || lacking {
+            let nowhere = !regions::overlap(&then.regions, &kept.regions);
+            if kept.hosts != then.hosts || nowhere {
                 let of_then = (then.hosts.clone(), then.regions.clone());
                 self.restored_hosts.insert(id, of_then);
                 then.hosts.clone_from(&kept.hosts);
             }
-            if lacking {
+            if nowhere {
                 then.regions.clone_from(&kept.regions);
             }
         }

@@ -321,7 +321,7 @@ fn a_secret_stays_within_its_hosts() {
 }
 
 #[test]
-fn a_secret_leaves_regions_and_comes_to_none() {
+fn a_secret_leaves_regions_and_stays_where_one_of_them_is_left() {
     let in_regions = |regions: Value| patch(credential(SECRET), json!({ "regions": regions }));
     let proxy_in = |regions: Value| patch(proxy(PROXY), json!({ "regions": regions }));
     let both = json!(["eu", "us"]);
@@ -342,13 +342,18 @@ fn a_secret_leaves_regions_and_comes_to_none() {
             "/target_credential_id credential-region"
         ]
     );
-    for wider in [json!(["*"]), json!(["eu", "us", "ap"]), json!(["ap"])] {
-        let told = refused(&kept, &[in_regions(wider.clone())]);
-        assert!(
-            told.contains(&"/regions secret-required".to_owned()),
-            "{wider}: {told:?}"
-        );
+    // Nodes that hold it seal it for regions that are added; none could, where none is left.
+    for (wider, narrowed) in [
+        (json!(["*"]), 0),
+        (json!(["eu", "us", "ap"]), 0),
+        (json!(["eu", "ap"]), 1),
+    ] {
+        let draft = try_apply(&kept, &[in_regions(wider.clone())], Role::Owner).unwrap();
+        assert_eq!(draft.narrowed.len(), narrowed, "{wider}");
+        assert!(draft.secrets.is_empty() && draft.unsealed.is_empty());
     }
+    let elsewhere = [proxy_in(json!(["ap"])), in_regions(json!(["ap"]))];
+    assert_eq!(refused(&kept, &elsewhere), ["/1/regions secret-required"]);
     let draft = try_apply(&kept, &[in_regions(json!(["eu"]))], Role::Owner).unwrap();
     assert_eq!(
         draft.narrowed.len(),
@@ -359,7 +364,7 @@ fn a_secret_leaves_regions_and_comes_to_none() {
     let same = try_apply(&kept, &[in_regions(both)], Role::Owner).unwrap();
     assert!(same.narrowed.is_empty());
 
-    // What is restored goes back to fewer regions, and to more only without its secret.
+    // What is restored goes back to fewer regions or more, and to others only without its secret.
     let restore = |from: &OrgConfig, id: ObjectId| Operation::Restore {
         id,
         body: from.objects[&id].body.clone(),
@@ -373,17 +378,21 @@ fn a_secret_leaves_regions_and_comes_to_none() {
     assert_eq!(draft.narrowed.len(), 1);
     let base = base();
     let alone = try_apply(&kept, &[restore(&base, credential(SECRET))], Role::Owner).unwrap();
-    assert_eq!(
-        alone.credential(id).unwrap().credential.regions,
-        ["eu", "us"]
-    );
-    let more = [
-        restore(&base, proxy(PROXY)),
-        restore(&base, credential(SECRET)),
+    let stored = alone.credential(id).unwrap();
+    assert!(stored.secret.is_some() && stored.credential.regions == ["*"]);
+    let set = SecretChange::Set {
+        secret: given(&secret_fields()).unwrap(),
+        old_until: None,
+    };
+    let in_ap = patch_if(credential(SECRET), None, json!({"regions": ["ap"]}), set);
+    let far = next(&kept, &[proxy_in(json!(["ap"])), in_ap]).config;
+    let other = [
+        restore(&kept, proxy(PROXY)),
+        restore(&kept, credential(SECRET)),
     ];
-    let draft = try_apply(&kept, &more, Role::Owner).unwrap();
+    let draft = try_apply(&far, &other, Role::Owner).unwrap();
     let stored = draft.credential(id).unwrap();
-    assert!(stored.secret.is_none() && stored.credential.regions == ["*"]);
+    assert!(stored.secret.is_none() && stored.credential.regions == ["eu", "us"]);
 }
 
 #[test]

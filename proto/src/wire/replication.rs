@@ -17,7 +17,7 @@ use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 7;
+pub const PROTOCOL: u16 = 8;
 /// The first with [`Ask::SignedVersions`].
 pub const PROTOCOL_SIGNED: u16 = 3;
 /// The first whose followers keep a version of which some content is that of other regions alone;
@@ -27,6 +27,10 @@ pub const PROTOCOL_CUT: u16 = 4;
 pub const PROTOCOL_SHARES: u16 = 5;
 /// The first with [`Ask::Facts`].
 pub const PROTOCOL_FACTS: u16 = 7;
+/// The first with [`Ask::SealedFor`].
+pub const PROTOCOL_SEALED_FOR: u16 = 8;
+/// The first with [`Ask::RememberedVersions`].
+pub const PROTOCOL_REMEMBERED: u16 = 8;
 /// The lowest that it still speaks.
 pub const PROTOCOL_MIN: u16 = 2;
 
@@ -120,6 +124,22 @@ pub enum Ask {
         /// The last credential of the answer before; absent in the first ask.
         after: Option<CredentialId>,
     },
+    /// Sealed secrets that nodes of a region made for another one, or may have. From
+    /// [`PROTOCOL_SEALED_FOR`] on.
+    SealedFor {
+        /// The organisation.
+        org: OrgId,
+        /// Credential, seal id and region, at most [`SEALED_MAX`].
+        names: Vec<(CredentialId, String, String)>,
+    },
+    /// As [`Ask::SignedVersions`], with what was answered to the requests that made them. From
+    /// [`PROTOCOL_REMEMBERED`] on.
+    RememberedVersions {
+        /// The organisation.
+        org: OrgId,
+        /// The follower's newest version; absent when it has none.
+        after: Option<Position>,
+    },
 }
 
 /// Most meters in one [`Ask::Shares`].
@@ -187,7 +207,7 @@ pub enum Answer {
     /// is empty.
     Leaves(Vec<Vec<u8>>),
     /// To [`Ask::Sealed`]: the regions of each with its value as the store holds it, in the order
-    /// asked for. One that is missing is empty.
+    /// asked for. One that is missing is empty. To [`Ask::SealedFor`] the same, of the one region.
     Sealed(Vec<Vec<(String, Vec<u8>)>>),
     /// To [`Ask::Home`]: as the store holds it (JSON), if it does.
     Home(Option<Vec<u8>>),
@@ -199,7 +219,7 @@ pub enum Answer {
         /// is empty.
         signatures: Vec<Vec<u8>>,
     },
-    /// To [`Ask::SignedVersions`]: the region lacks what the follower keeps of the newest version.
+    /// To either of the last two: the region lacks what the follower keeps of the newest version.
     NotHere,
     /// To [`Ask::Shares`]: for each meter of it, in its order.
     Shares(Vec<Given>),
@@ -209,6 +229,16 @@ pub enum Answer {
         facts: Vec<(CredentialId, Vec<u8>)>,
         /// Whether more follow.
         more: bool,
+    },
+    /// To [`Ask::RememberedVersions`].
+    RememberedVersions {
+        /// The versions.
+        versions: Versions,
+        /// As in [`Answer::SignedVersions`].
+        signatures: Vec<Vec<u8>>,
+        /// What is remembered of the request that made each, as the store holds it (JSON), in
+        /// their order. Empty where nothing is.
+        remembered: Vec<Vec<u8>>,
     },
 }
 
@@ -331,6 +361,14 @@ mod tests {
             Ask::Sealed {
                 org,
                 names: vec![(credential, "s".into())],
+            },
+            Ask::SealedFor {
+                org,
+                names: vec![(credential, "s".into(), "ap".into())],
+            },
+            Ask::RememberedVersions {
+                org,
+                after: Some(position.clone()),
             },
         ] {
             assert_eq!(decode::<Ask>(&encode(&ask).unwrap()).unwrap(), ask);

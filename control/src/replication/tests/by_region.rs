@@ -275,6 +275,7 @@ fn problems(refused: Result<Published, PublishError>) -> Vec<(String, String)> {
         .collect()
 }
 
+/// schedules.md, part one, 4: home holds everything, so that what is strict includes home.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_strict_is_unknown_elsewhere_and_home_stays_where_it_may_be() {
     let (net, [us, eu, ap], following) = three(json!(["us", "eu"])).await;
@@ -394,6 +395,7 @@ async fn in_leaves(store: &dyn Store, org: OrgId) -> bool {
     })
 }
 
+/// schedules.md, part one, 4: narrowed to eu, what earlier versions hold goes from the others too.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_narrowed_goes_from_kept_versions_and_archives_of_regions_that_are_left_out() {
     let (_net, [us, eu, ap], _following) = three(json!(["*"])).await;

@@ -7,6 +7,8 @@ pub(super) mod net;
 mod promoted;
 mod pull;
 mod random;
+mod remembered;
+mod resealed;
 mod revoked;
 mod shares;
 mod signed;

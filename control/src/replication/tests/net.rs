@@ -30,7 +30,7 @@ use super::super::connection::Connection;
 use super::super::source::{ANSWER_BYTES, Source};
 use super::super::{Dialer, Replication};
 use crate::publish::PublisherOptions;
-use crate::publish::{Author, DEADLINE, Publish, PublishError, Published, Publisher};
+use crate::publish::{Author, DEADLINE, Idempotency, Publish, PublishError, Published, Publisher};
 use crate::regions::{Homes, Peer, Regions};
 
 /// A stream that breaks after so many bytes were read from it.
@@ -351,6 +351,16 @@ impl Region {
         org: OrgId,
         operations: Vec<Operation>,
     ) -> Result<Published, PublishError> {
+        self.try_keyed(org, operations, None).await
+    }
+
+    /// The same, of a request with an idempotency key.
+    pub async fn try_keyed(
+        &self,
+        org: OrgId,
+        operations: Vec<Operation>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Published, PublishError> {
         let publish = Publish {
             org,
             operations,
@@ -360,7 +370,7 @@ impl Region {
                 source: None,
             },
             deadline: tokio::time::Instant::now() + DEADLINE,
-            idempotency: None,
+            idempotency,
         };
         self.publisher.publish(publish).await
     }

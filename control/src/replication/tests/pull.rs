@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use super::super::Broken;
 use super::super::apply::ApplyError;
 use super::super::connection::Connection;
-use super::super::leader::Place;
 use super::super::source::{ANSWER_BYTES, Source};
 use super::net::{
     Region, connect as open_way, create_credential, create_target, credential, installation, peer,
     rename, set_secret,
 };
 use crate::regions::{Homes, Regions};
+use proto::store::place::Place;
 
 /// Home `us`, which has begun, and `eu`, which has nothing.
 async fn two() -> (Region, Region) {
@@ -54,7 +54,7 @@ async fn follow_in(
     bytes: impl Fn(usize) -> usize,
 ) -> usize {
     let store: Arc<dyn Store> = eu.store.clone();
-    let place = Place::take(&store).await.unwrap();
+    let place = Place::take(&store, keys::REPLICATION).await.unwrap();
     let guard = Some(place.held());
     for at in 0..10_000 {
         let Ok(mut connection) = connect(home, answer_bytes, bytes(at)).await else {
@@ -234,7 +234,7 @@ async fn only_one_control_plane_of_a_region_stores() {
     home.seen(SYSTEM_ORG).await;
     let org = home.org();
     let store: Arc<dyn Store> = eu.store.clone();
-    let place = Place::take(&store).await.unwrap();
+    let place = Place::take(&store, keys::REPLICATION).await.unwrap();
     // Its lease ends, another takes over.
     store
         .txn(proto::store::Txn {

@@ -9,8 +9,8 @@ use proto::store::{Store, facts};
 use proto::tree::SYSTEM_ORG;
 use proto::version::Generation;
 
-use super::super::leader::Place;
 use super::net::{Net, Region, create_credential, installation, set_secret};
+use proto::store::place::Place;
 
 const CREDENTIAL: CredentialId = CredentialId::from_bits(1);
 const RETIRED: &[&str] = &["live/retired/"];
@@ -18,7 +18,7 @@ const RETIRED: &[&str] = &["live/retired/"];
 /// One exchange in which a region asks another, at most by this protocol.
 async fn asks(net: &Net, region: &Region, other: &Region, protocol: u16) {
     let store: Arc<dyn Store> = region.store.clone();
-    let place = Place::take(&store).await.unwrap();
+    let place = Place::take(&store, proto::keys::REPLICATION).await.unwrap();
     let guard = Some(place.held());
     let way = net.dial((region.name(), other.name())).await.unwrap();
     let mut way = way.speaking(protocol);

@@ -331,6 +331,52 @@ impl Model {
     }
 }
 
+/// schedules.md, part one, 14: a region has most of a limit and is cut off for a minute, while
+/// callers move to another. What it has stays its own, unused or not; no version and no timeout
+/// gives it to the other, and it goes once they hear of each other again. The model checks the sum
+/// over every second of it.
+#[test]
+fn a_region_that_is_cut_off_keeps_its_share_and_no_other_makes_up_for_it() {
+    for seed in 1..=10 {
+        let mut model = Model::new(seed, false);
+        let demand = |model: &mut Model, demands: [u64; 3]| {
+            for (region, demand) in model.regions.iter_mut().zip(demands) {
+                region.demand = demand;
+            }
+        };
+        let fractions = |model: &Model| -> Vec<u64> {
+            let held = model.regions.iter().zip(&model.shares);
+            held.map(|(region, share)| region.held.fraction(share))
+                .collect()
+        };
+        demand(&mut model, [0, 0, 80]);
+        model.run(40_000);
+        let before = fractions(&model);
+        assert!(before[2] > 800_000, "seed {seed}: {before:?}");
+        for other in [0, 1] {
+            let until_ms = model.now_ms + 60_000;
+            model.cuts.insert((2, other), until_ms);
+            model.cuts.insert((other, 2), until_ms);
+        }
+        // Some callers stay in us: it may use all that it has, as eu does.
+        demand(&mut model, [0, 80, 80]);
+        let both = model.run(30_000);
+        assert!(both <= 30 * LIMIT, "seed {seed}: {both} in 30 seconds");
+        demand(&mut model, [0, 80, 0]);
+        let alone = model.run(30_000 - STEP_MS);
+        let rest = 1_000_000 - before[2];
+        assert!(
+            alone <= 31 * part(LIMIT, rest),
+            "seed {seed}: {alone} in 30 seconds"
+        );
+        assert_eq!(fractions(&model)[2], before[2], "seed {seed}");
+        model.run(20_000);
+        let after = fractions(&model);
+        assert!(after[1] > 800_000, "seed {seed}: {after:?}");
+    }
+}
+
+/// schedules.md, part one, 14 and part two, 22, with everything that fails.
 #[test]
 fn whatever_fails_the_sum_stays_within_the_limit_and_no_share_is_made() {
     for seed in 1..=20 {

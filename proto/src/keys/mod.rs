@@ -4,10 +4,13 @@
 //! can hold the separator; a text that comes from outside (an idempotency key, a seal id) is
 //! hashed or checked before it becomes a part.
 
+mod live;
+
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+pub use self::live::Live;
 use crate::id::{CredentialId, MeterId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
 use crate::version::Epoch;
@@ -28,45 +31,6 @@ pub const TESTS: &str = "live/test/";
 pub const REGIONS: &str = "live/regions";
 /// Written by control every few seconds; a watch that does not show it is dead.
 pub const BEAT: &str = "live/beat";
-
-/// A key below [`LIVE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Live {
-    /// The newest version of an organisation.
-    Head(OrgId),
-    /// What changed in it.
-    Delta(OrgId),
-    /// Which secrets of a credential are over.
-    Retired(OrgId, CredentialId),
-    /// A test request.
-    Test(RequestId),
-    /// The gateways of all regions.
-    Regions,
-    /// The beat of control.
-    Beat,
-}
-
-impl Live {
-    /// What a key names; `None` for keys of a newer release and for foreign ones.
-    pub fn parse(key: &str) -> Option<Self> {
-        match key {
-            BEAT => return Some(Self::Beat),
-            REGIONS => return Some(Self::Regions),
-            _ => {}
-        }
-        if let Some(org) = key.strip_prefix(HEADS) {
-            return org.parse().ok().map(Self::Head);
-        }
-        if let Some(org) = key.strip_prefix(DELTAS) {
-            return org.parse().ok().map(Self::Delta);
-        }
-        if let Some(id) = key.strip_prefix(TESTS) {
-            return id.parse().ok().map(Self::Test);
-        }
-        let (org, credential) = key.strip_prefix(RETIRED)?.split_once('/')?;
-        Some(Self::Retired(org.parse().ok()?, credential.parse().ok()?))
-    }
-}
 
 /// The head of an organisation.
 pub fn head(org: OrgId) -> String {
@@ -231,6 +195,17 @@ pub fn secrets(org: OrgId) -> String {
 /// its hash stands here.
 pub fn idempotency(org: OrgId, key: &str) -> String {
     format!("idempotency/{org}/{}", hex::encode(Sha256::digest(key)))
+}
+
+/// The same, by the hash that stands in the key: 64 hexadecimal digits.
+pub fn idempotency_by_hash(org: OrgId, hash: &str) -> Option<String> {
+    let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    is_hash.then(|| format!("idempotency/{org}/{hash}"))
+}
+
+/// What was answered to the request that made a version, for other regions.
+pub fn remembered(org: OrgId, n: u64) -> String {
+    format!("idempotency/{org}/n/{n:020}")
 }
 
 /// All remembered answers of an organisation.
@@ -474,5 +449,12 @@ mod tests {
         assert_eq!(key.matches('/').count(), 2);
         assert!(key.starts_with(&idempotency_of(org)));
         assert!(idempotency(org, &"x".repeat(10_000)).len() < 200);
+        let hash = key.rsplit('/').next().unwrap();
+        assert_eq!(idempotency_by_hash(org, hash), Some(key.clone()));
+        let foreign = format!("{}/x", &hash[2..]);
+        for bad in ["", "n/00000000000000000001", &hash[1..], &foreign] {
+            assert_eq!(idempotency_by_hash(org, bad), None, "{bad}");
+        }
+        assert!(remembered(org, 7).starts_with(&idempotency_of(org)));
     }
 }

@@ -1,6 +1,8 @@
 //! The files with a region's keys: one for nodes, which open secrets, one for control planes,
 //! which only seal them.
 
+mod trust;
+
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +11,8 @@ use proto::seal::{DigestKey, Keyring, PublicKeyring, RegionPublicKey};
 use proto::signature::{Signer, SigningRing, VerifyingKey};
 use zeroize::Zeroizing;
 
+pub use self::trust::trusted;
+use self::trust::{KeyringShowArgs, KeyringTrustArgs};
 use crate::cli::Output;
 use crate::private_file;
 use crate::say;
@@ -23,6 +27,35 @@ pub enum KeyringCommand {
     /// Make a key that control planes of a region sign versions with: its public half is added to
     /// the file that control planes of all regions have.
     Signer(KeyringSignerArgs),
+    /// Vouch for the key of another region: nodes of this one then seal their secrets for it too.
+    Trust(KeyringTrustArgs),
+    /// Say which keys a file holds, by what two people compare.
+    Show(KeyringShowArgs),
+}
+
+impl KeyringCommand {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// A file cannot be used or written, or is not what the command is for.
+    pub fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::New(args) => new(args),
+            Self::Signer(args) => signer(args),
+            Self::Trust(args) => trust::trust(args),
+            Self::Show(args) => trust::show(args),
+        }
+    }
+
+    /// The form of its answer.
+    pub fn output(&self) -> Output {
+        match self {
+            Self::New(args) => args.output,
+            Self::Signer(args) => args.output,
+            Self::Trust(args) => args.output,
+            Self::Show(args) => args.output,
+        }
+    }
 }
 
 /// Arguments of `keyring signer`.
@@ -106,10 +139,7 @@ pub fn of_control(settings: &Settings) -> anyhow::Result<PublicKeyring> {
 }
 
 /// Runs `requestrocket keyring new`.
-///
-/// # Errors
-/// A file is there already or cannot be written, or the region has no name that can be used.
-pub fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
+fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
     for path in [&args.nodes, &args.control] {
         if path.exists() {
             let why = "it is there already; secrets sealed to it could never be opened again";
@@ -136,10 +166,7 @@ pub fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
 }
 
 /// Runs `requestrocket keyring signer`.
-///
-/// # Errors
-/// A file cannot be used or written, or they are of two regions.
-pub fn signer(args: &KeyringSignerArgs) -> anyhow::Result<()> {
+fn signer(args: &KeyringSignerArgs) -> anyhow::Result<()> {
     let path = &args.control;
     let mut public =
         parsed(path, PublicKeyring::parse)?.ok_or_else(|| missing(path, "keys.public_file"))?;

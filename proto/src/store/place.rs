@@ -1,18 +1,20 @@
-//! Who replicates, of several control planes in one region: one key under a lease.
+//! Who does a job that one process of a region is to do, of several that could: one key under a
+//! lease.
 //!
-//! The lease only spares work. What keeps two of them from harm is that every write compares the
-//! local head, and this key.
+//! The lease only spares work. What keeps two of them from harm is that every write compares this
+//! key, and what else it was decided by.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::keys;
-use proto::seal;
-use proto::store::{Compare, LeaseId, Op, Store, StoreError, Txn, TxnOutcome};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-/// How long the key outlives a control plane that died.
+use super::{Compare, LeaseId, Op, Store, StoreError, Txn, TxnOutcome};
+use crate::keys;
+use crate::seal;
+
+/// How long the key outlives a process that died.
 const TTL: Duration = Duration::from_secs(5);
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(1);
@@ -20,7 +22,8 @@ const RENEW: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The place, held until it is dropped or its lease ends.
-pub(super) struct Place {
+pub struct Place {
+    key: String,
     id: String,
     store: Arc<dyn Store>,
     lease: LeaseId,
@@ -28,12 +31,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Waits until the place is free and takes it.
+    /// Waits until the place of a role ([`keys::leader`]) is free and takes it.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn take(store: &Arc<dyn Store>) -> Result<Self, StoreError> {
-        let (key, id) = (keys::leader(keys::REPLICATION), seal::random_name());
+    pub async fn take(store: &Arc<dyn Store>, role: &str) -> Result<Self, StoreError> {
+        let (key, id) = (keys::leader(role), seal::random_name());
         let mut next = tokio::time::interval(LOOK);
         next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -55,8 +58,9 @@ impl Place {
             };
             match store.txn(txn).await {
                 Ok(TxnOutcome::Committed(_)) => {
-                    let renewing = tokio::spawn(renew(store.clone(), lease));
+                    let renewing = tokio::spawn(renew(store.clone(), lease, key.clone()));
                     return Ok(Self {
+                        key,
                         id,
                         store: store.clone(),
                         lease,
@@ -75,8 +79,7 @@ impl Place {
 
     /// Holds while the place does.
     pub fn held(&self) -> Compare {
-        let key = keys::leader(keys::REPLICATION);
-        Compare::Value(key, self.id.clone().into())
+        Compare::Value(self.key.clone(), self.id.clone().into())
     }
 
     /// Whether the lease is known to have ended.
@@ -88,7 +91,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.renewing.abort();
-        // Another may take it at once, whose way to home may be better.
+        // Another may take it at once, who may be better off.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (store, lease) = (self.store.clone(), self.lease);
             runtime.spawn(async move { store.revoke_lease(lease).await });
@@ -97,15 +100,13 @@ impl Drop for Place {
 }
 
 /// Renews a lease until it is gone.
-async fn renew(store: Arc<dyn Store>, lease: LeaseId) {
+async fn renew(store: Arc<dyn Store>, lease: LeaseId, key: String) {
     loop {
         tokio::time::sleep(RENEW).await;
         match store.keep_alive(lease).await {
             Ok(()) => {}
             Err(StoreError::LeaseNotFound(_)) => {
-                warn!(
-                    "the place of the control plane that replicates is lost; another may take it"
-                );
+                warn!(key, "the place {key} is lost; another process may take it");
                 return;
             }
             // The store is away: if the lease ends meanwhile, the compare says so.
