@@ -113,7 +113,7 @@ impl DataPlane {
         let address = peering.as_ref().map(|peering| peering.address.clone());
         let clock = clock(settings)?;
         let limits = limit_settings(settings, incarnation, peering.is_some());
-        let (mut links, mut known, mut giving, mut nodes) = (None, None, None, 1);
+        let (mut links, mut known, mut giving, mut nodes) = (None, None, None, Some(1));
         if let Some(peering) = peering {
             let running = (&health, background);
             let this = (incarnation, clock.clone());
@@ -124,7 +124,7 @@ impl DataPlane {
             giving = Some((peered.leaves, peered.peers));
         }
         let (limits, broker) = Limits::linked(store, &limits, clock, links);
-        limits.set_nodes(nodes);
+        nodes.iter().for_each(|nodes| limits.set_nodes(*nodes));
         let broker = restarts::once("tokens", health.clone(), broker);
         let settling = Settling {
             limits: limits.clone(),

@@ -89,7 +89,7 @@ impl Peering {
         };
         background.spawn(restarts::again("announce", health.clone(), announce));
         let before = self.kept.read();
-        let nodes = before.len() as u64 + 1;
+        let nodes = (!before.is_empty()).then(|| before.len() as u64 + 1);
         let (known, listed) = watch::channel(before);
         let keep = {
             let (kept, listed) = (Arc::new(self.kept), listed.clone());
@@ -118,8 +118,9 @@ impl Peering {
 pub struct Peered {
     /// How the limits use them.
     pub links: Links,
-    /// How many nodes there were when the store was last reached, this one included.
-    pub nodes: u64,
+    /// How many nodes there were when the store was last reached, this one included; `None` where
+    /// no others are known: nobody knows then that there are none.
+    pub nodes: Option<u64>,
     /// Where known nodes are told.
     pub known: watch::Sender<Vec<Known>>,
     /// What nodes give each other of configurations; to be begun.

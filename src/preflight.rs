@@ -1,6 +1,6 @@
 //! What a process looks through before it asks the one that it replaces to end: everything that
-//! could keep it from starting and that can be told while another one has the data folder. A
-//! successor that finds a fault leaves things as they are.
+//! could keep it from starting and that can be told while another one has the data folder, but for
+//! whether etcd can be reached. A successor that finds a fault leaves things as they are.
 //!
 //! Nothing here is kept: a start reads it all again, where the same functions refuse it.
 

@@ -81,6 +81,16 @@ pub enum Mode {
     Standalone,
 }
 
+impl Mode {
+    /// As what it hands over.
+    pub const fn role(self) -> Role {
+        match self {
+            Self::Dev => Role::Dev,
+            Self::Standalone => Role::Standalone,
+        }
+    }
+}
+
 fn run(settings: Settings, mode: Mode, output: Output, take_over: bool) -> anyhow::Result<()> {
     if settings.regions.given() {
         let why = "`regions` is for control planes of a cluster; this process is all of a region";
@@ -88,7 +98,7 @@ fn run(settings: Settings, mode: Mode, output: Output, take_over: bool) -> anyho
     }
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
-    let mut place = Place::find(&settings.data_dir, Role::Single, take_over)?;
+    let mut place = Place::find(&settings.data_dir, mode.role(), take_over)?;
     let bound = Bound {
         gateway: Some(open(&mut place, settings.gateway.listen, "gateway")?),
         control: Some(open(&mut place, settings.control.listen, "control")?),

@@ -23,11 +23,13 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use node::listener::Queue;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{info, warn};
 
@@ -47,7 +49,9 @@ pub enum Role {
     /// A control plane.
     Control,
     /// Both in one process.
-    Single,
+    Standalone,
+    /// The same with a demo, and with permissions that are for a developer's machine.
+    Dev,
 }
 
 impl Role {
@@ -56,7 +60,8 @@ impl Role {
         match self {
             Self::Node => "requestrocket-handover 1",
             Self::Control => "requestrocket-handover 2 control",
-            Self::Single => "requestrocket-handover 2 single",
+            Self::Standalone => "requestrocket-handover 2 standalone",
+            Self::Dev => "requestrocket-handover 2 dev",
         }
     }
 
@@ -64,7 +69,7 @@ impl Role {
     const fn word(self) -> &'static str {
         match self {
             Self::Node => "serving",
-            Self::Control | Self::Single => "leave",
+            Self::Control | Self::Standalone | Self::Dev => "leave",
         }
     }
 
@@ -72,7 +77,7 @@ impl Role {
     const fn queue(self) -> Queue {
         match self {
             Self::Node => Queue::HandedOver,
-            Self::Control | Self::Single => Queue::Held,
+            Self::Control | Self::Standalone | Self::Dev => Queue::Held,
         }
     }
 }
@@ -82,11 +87,34 @@ fn socket(data_dir: &Path) -> PathBuf {
     data_dir.join("handover.sock")
 }
 
+/// Longest word that a successor says.
+const WORD_BYTES_MAX: u64 = 64;
+
+/// Whether another process may have copies of the listeners. What is done to a socket is done to
+/// them: one that is shut down takes no connection for its other owner either, for good.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    role: Role,
+    given: Arc<AtomicBool>,
+}
+
+impl Shared {
+    /// What becomes of connections that nobody has accepted when this process ends without a
+    /// successor that has asked it to.
+    pub fn queue(&self) -> Queue {
+        match self.given.load(Ordering::Acquire) {
+            true => self.role.queue(),
+            false => Queue::Ends,
+        }
+    }
+}
+
 /// What a process hands over.
 #[derive(Debug)]
 pub struct Handover {
     path: PathBuf,
     role: Role,
+    given: Arc<AtomicBool>,
     listeners: Vec<(&'static str, TcpListener)>,
 }
 
@@ -107,8 +135,17 @@ impl Handover {
         Ok(Self {
             path: socket(data_dir),
             role,
+            given: Arc::default(),
             listeners: copied.collect::<io::Result<_>>()?,
         })
+    }
+
+    /// Whether the listeners have been given away, as it comes to be.
+    pub fn shared(&self) -> Shared {
+        Shared {
+            role: self.role,
+            given: Arc::clone(&self.given),
+        }
     }
 
     /// Waits for a successor that serves, or that wants to. Drop the future to hand over no longer:
@@ -152,18 +189,24 @@ impl Handover {
 
     async fn hand(&self, line: UnixStream) -> io::Result<Successor> {
         line.writable().await?;
+        self.given.store(true, Ordering::Release);
         self.send(&line)?;
         info!("another process takes over");
         let mut said = String::new();
-        let mut line = BufReader::new(line);
+        let mut line = BufReader::new(line).take(WORD_BYTES_MAX);
         let read = tokio::time::timeout(START_MAX, line.read_line(&mut said)).await;
         match read {
             Ok(Ok(_)) if said.trim_end() == self.role.word() => Ok(Successor {
                 role: self.role,
-                line: line.into_inner(),
+                line: line.into_inner().into_inner(),
             }),
-            Ok(Ok(_)) => Err(io::Error::other("it ended before it served")),
+            Ok(Ok(0)) => {
+                self.given.store(false, Ordering::Release);
+                Err(io::Error::other("it ended before it served"))
+            }
+            Ok(Ok(_)) => Err(io::Error::other("it said something else")),
             Ok(Err(error)) => Err(error),
+            // It may serve yet, and with these sockets.
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
@@ -243,8 +286,15 @@ mod tests {
         let (admin, other) = listening();
         let own = [("gateway", &gateway), ("admin", &admin)];
         let handover = Handover::new(dir.path(), Role::Node, own).unwrap();
+        let shared = handover.shared();
+        assert_eq!(shared.queue(), Queue::Ends);
         let running = tokio::spawn(handover.replaced());
-        drop(found(dir.path(), Role::Node).await);
+        let given = found(dir.path(), Role::Node).await;
+        assert_eq!(shared.queue(), Queue::HandedOver, "another one has them");
+        drop(given);
+        while shared.queue() != Queue::Ends {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let mut predecessor = found(dir.path(), Role::Node).await;
         let any = SocketAddr::new(address.ip(), 0);
         assert!(predecessor.listener("link", any).is_none());
@@ -294,9 +344,9 @@ mod tests {
     #[tokio::test]
     async fn a_successor_that_has_asked_and_is_gone_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let handover = Handover::new(dir.path(), Role::Single, []).unwrap();
+        let handover = Handover::new(dir.path(), Role::Standalone, []).unwrap();
         let running = tokio::spawn(handover.replaced());
-        let predecessor = found(dir.path(), Role::Single).await;
+        let predecessor = found(dir.path(), Role::Standalone).await;
         predecessor.replaced();
         let successor = running.await.unwrap();
         assert!(!successor.takes_over());
@@ -312,7 +362,8 @@ mod tests {
         let greetings = [
             "requestrocket-handover 3 gateway\n",
             "requestrocket-handover 1 gateway\n",
-            "requestrocket-handover 2 single gateway\n",
+            "requestrocket-handover 2 standalone gateway\n",
+            "requestrocket-handover 2 standalone gateway\n",
         ];
         let answering = std::thread::spawn(move || {
             for greeting in greetings {
@@ -320,7 +371,7 @@ mod tests {
                 line.write_all(greeting.as_bytes()).unwrap();
             }
         });
-        for role in [Role::Node, Role::Single, Role::Control] {
+        for role in [Role::Node, Role::Standalone, Role::Control, Role::Dev] {
             let said = find(role).unwrap_err().to_string();
             assert!(
                 said.contains("another release, or another command"),

@@ -3,16 +3,13 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::time::Duration;
+use std::time::Instant;
 
 use tracing::error;
 
+use super::predecessor::{END_MAX, TELL_EVERY, tell_wait};
 use super::{Predecessor, Role};
 use crate::data_folder::{Claim, DataFolder};
-use crate::serve::CannotStart;
-
-/// Longest wait for the folder of a process that has ended.
-const FREE_MAX: Duration = Duration::from_secs(10);
 
 /// The data folder.
 pub enum Place {
@@ -27,8 +24,8 @@ impl Place {
     /// instead.
     ///
     /// # Errors
-    /// [`CannotStart`]: the folder cannot be used, or belongs to another process that does not hand
-    /// over.
+    /// [`crate::serve::CannotStart`]: the folder cannot be used, or belongs to another process that
+    /// does not hand over.
     pub fn find(data_dir: &Path, role: Role, take_over: bool) -> anyhow::Result<Self> {
         let folder = DataFolder::open(data_dir)?;
         let predecessor = match take_over {
@@ -61,25 +58,41 @@ impl Place {
     /// that this one can start.
     ///
     /// # Errors
-    /// [`CannotStart`]: the other does not end, or its folder cannot be had. What `check` says.
+    /// The other does not end. What `check` says.
     pub async fn take(self, check: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Taken> {
         let (claim, is_successor) = match self {
             Self::Own(claim) => (claim, false),
             Self::Taken(folder, predecessor) => {
                 check()?;
                 let gone = tokio::task::spawn_blocking(move || predecessor.gone()).await?;
-                gone.map_err(|_| {
-                    CannotStart("the old process was asked to end, and has not: stop it".into())
-                })?;
-                let freed = tokio::time::timeout(FREE_MAX, folder.claim_later()).await;
-                let late = |_| CannotStart("another process took the data folder meanwhile".into());
-                (freed.map_err(late)??, true)
+                gone.map_err(|_| late())?;
+                (freed(folder).await?, true)
             }
         };
         // Threads may write there until the very end of the process.
         std::mem::forget(claim);
         Ok(Taken { is_successor })
     }
+}
+
+/// The folder of a process that ends: whatever it has said or not, it has ended when the folder is
+/// free.
+async fn freed(folder: DataFolder) -> anyhow::Result<Claim> {
+    let begun = Instant::now();
+    let claim = folder.claim_later();
+    tokio::pin!(claim);
+    loop {
+        match tokio::time::timeout(TELL_EVERY, &mut claim).await {
+            Ok(claim) => return Ok(claim?),
+            Err(_) if begun.elapsed() < END_MAX => tell_wait(begun),
+            Err(_) => return Err(late()),
+        }
+    }
+}
+
+/// Not a fault of this process: whoever starts it may start it again.
+fn late() -> anyhow::Error {
+    anyhow::anyhow!("the old process was asked to end, and still has the data folder: stop it")
 }
 
 /// The folder where two processes share it for a while.

@@ -23,10 +23,10 @@ const MESSAGE_MAX: Duration = Duration::from_secs(5);
 /// is not answered, and asks again after a second.
 const QUEUE_MAX: i32 = 4_096;
 /// How often it is told what is waited for.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Longest wait for the end of the old process, which has bounds of its own: `gateway.drain_ms`
 /// above all.
-const END_MAX: Duration = Duration::from_secs(600);
+pub(super) const END_MAX: Duration = Duration::from_secs(600);
 
 /// Listeners of a running process, and the line to it.
 #[derive(Debug)]
@@ -90,13 +90,14 @@ impl Predecessor {
         }
     }
 
-    /// Asks the old process to end, and waits until it has. Blocks.
+    /// Asks the old process to end, and waits until it has nothing more to say. It may be at its
+    /// end yet: the data folder is free when it is gone. Blocks.
     ///
     /// # Errors
     /// It has not ended in time.
     pub fn gone(mut self) -> io::Result<()> {
         let begun = Instant::now();
-        // One that cannot be told has ended by itself.
+        // One that cannot be told ends by itself.
         let told = self.say();
         info!("the old process ends what it has in hand, callers wait meanwhile");
         self.line.set_read_timeout(Some(TELL_EVERY))?;
@@ -105,11 +106,10 @@ impl Predecessor {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) if is_early(&error) && begun.elapsed() < END_MAX => {
-                    let waited_s = begun.elapsed().as_secs();
-                    info!(waited_s, "the old process has not ended after {waited_s} s");
+                    tell_wait(begun);
                 }
                 Err(error) if is_early(&error) => return Err(error),
-                // Killed with what it had not read.
+                // It ends with what it had not read, or ended before it was told.
                 Err(_) => break,
             }
         }
@@ -119,6 +119,12 @@ impl Predecessor {
     fn say(&mut self) -> io::Result<()> {
         writeln!(self.line, "{}", self.role.word())
     }
+}
+
+/// Says how long the old process has been waited for.
+pub(super) fn tell_wait(begun: Instant) {
+    let waited_s = begun.elapsed().as_secs();
+    info!(waited_s, "the old process has not ended after {waited_s} s");
 }
 
 fn is_early(error: &io::Error) -> bool {

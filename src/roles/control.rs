@@ -111,7 +111,7 @@ impl ControlPlane {
         let signals = super::announce(&ready, self.output, false)?;
         place.serves();
 
-        let why = signals.stopped(&health, handover.replaced()).await;
+        let why = signals.stopped(&health, handover).await;
         health.drain();
         servers.drain(why.queue()).await;
         servers.ended().await?;

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::gauges;
-use crate::handover::Successor;
+use crate::handover::{Handover, Shared, Successor};
 use crate::otlp::counts::COUNTS;
 use crate::otlp::{self, Export};
 use crate::permissions;
@@ -189,7 +189,7 @@ impl Stop {
     fn queue(&self) -> Queue {
         match self {
             Self::Replaced(successor) => successor.queue(),
-            Self::Signal | Self::Failed(_) => Queue::Ends,
+            Self::Signal(shared) | Self::Failed(_, shared) => shared.queue(),
         }
     }
 
@@ -200,8 +200,8 @@ impl Stop {
             Self::Replaced(successor) if !successor.takes_over() => anyhow::bail!(
                 "the process that was to take over is gone (see its log): start this one again"
             ),
-            Self::Signal | Self::Replaced(_) => Ok(()),
-            Self::Failed(task) => anyhow::bail!(
+            Self::Signal(_) | Self::Replaced(_) => Ok(()),
+            Self::Failed(task, _) => anyhow::bail!(
                 "the task `{task}` panicked and cannot be run again (see the log above); requests \
                  in flight were served to their end: start the process again"
             ),
@@ -233,12 +233,13 @@ impl StopSignals {
 
     /// Waits for SIGINT or SIGTERM, until another process has taken this one's place, or until a
     /// task is gone that cannot be run again.
-    async fn stopped(mut self, health: &Health, replaced: impl Future<Output = Successor>) -> Stop {
+    async fn stopped(mut self, health: &Health, handover: Handover) -> Stop {
+        let shared = handover.shared();
         let why = tokio::select! {
-            _ = self.interrupt.recv() => Stop::Signal,
-            _ = self.terminate.recv() => Stop::Signal,
-            successor = replaced => Stop::Replaced(successor),
-            task = health.died() => Stop::Failed(task),
+            _ = self.interrupt.recv() => Stop::Signal(shared),
+            _ = self.terminate.recv() => Stop::Signal(shared),
+            successor = handover.replaced() => Stop::Replaced(successor),
+            task = health.died() => Stop::Failed(task, shared),
         };
         info!("stopping: requests in flight may end");
         why
@@ -248,27 +249,31 @@ impl StopSignals {
 /// Why a process stops.
 #[derive(Debug)]
 enum Stop {
-    /// It was asked to.
-    Signal,
+    /// It was asked to. A successor may have the listeners already.
+    Signal(Shared),
     /// Another process takes its place, with its data folder.
     Replaced(Successor),
     /// A task is gone that cannot be run again.
-    Failed(&'static str),
+    Failed(&'static str, Shared),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handover::Role;
 
     #[tokio::test]
     async fn a_task_that_is_gone_for_good_stops_the_process_with_an_error() {
         let health = Health::default();
         health.task_died("tokens");
         let signals = StopSignals::catch().unwrap();
-        let why = signals.stopped(&health, std::future::pending()).await;
-        assert!(matches!(why, Stop::Failed("tokens")), "{why:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let handover = Handover::new(dir.path(), Role::Node, []).unwrap();
+        let why = signals.stopped(&health, handover).await;
+        assert!(matches!(why, Stop::Failed("tokens", _)), "{why:?}");
         let error = why.outcome().unwrap_err().to_string();
         assert!(error.contains("task `tokens` panicked"), "{error}");
-        assert!(Stop::Signal.outcome().is_ok());
+        let handover = Handover::new(dir.path(), Role::Node, []).unwrap();
+        assert!(Stop::Signal(handover.shared()).outcome().is_ok());
     }
 }

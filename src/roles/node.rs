@@ -115,7 +115,7 @@ impl Node {
             predecessor.replaced();
         }
 
-        let why = signals.stopped(&health, handover.replaced()).await;
+        let why = signals.stopped(&health, handover).await;
         health.drain();
         joined.leave().await;
         servers.drain(why.queue()).await;
@@ -124,7 +124,7 @@ impl Node {
         match why {
             // The successor keeps copies, newer than what this process knows.
             Stop::Replaced(_) => copying.abort(),
-            Stop::Signal | Stop::Failed(_) => keep_last(stop, copying).await,
+            Stop::Signal(_) | Stop::Failed(..) => keep_last(stop, copying).await,
         }
         drop(store);
         super::flushed(shipping, plane.export.into_iter().chain(told)).await;

@@ -17,7 +17,7 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::demo::{self, Demo};
-use crate::handover::{Handover, Place, Role};
+use crate::handover::{Handover, Place};
 use crate::preflight;
 use crate::private_file;
 use crate::ready::Ready;
@@ -53,7 +53,7 @@ impl Single {
     pub async fn serve(self, background: &Runtime) -> anyhow::Result<()> {
         let (settings, bound, keyring) = (self.settings, self.bound, self.keyring);
         let public = keyring.public_half().context("the key ring has no key")?;
-        let handover = Handover::new(&settings.data_dir, Role::Single, bound.named())?;
+        let handover = Handover::new(&settings.data_dir, self.mode.role(), bound.named())?;
         let check = || preflight::of_single(&settings, &public, bound.own()?);
         let place = self.place.take(check).await?;
         let records = record_store::open(&settings, background.handle())?;
@@ -108,7 +108,7 @@ impl Single {
         let signals = super::announce(&ready, self.output, self.mode == Mode::Dev)?;
         place.serves();
 
-        let why = signals.stopped(&health, handover.replaced()).await;
+        let why = signals.stopped(&health, handover).await;
         health.drain();
         joined.leave().await;
         servers.drain(why.queue()).await;

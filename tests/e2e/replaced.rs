@@ -308,10 +308,11 @@ fn a_successor_that_cannot_start_leaves_the_old_process_serving() {
             ],
         ),
         (
-            "dev",
+            "standalone",
             "cannot be used",
             &[("REQUESTROCKET_ADMIN__LISTEN", "192.0.2.1:1")],
         ),
+        ("dev", "another release, or another command", &[]),
     ];
     for (mode, words, variables) in cases {
         let mut command = successor(&gateway, mode, variables);

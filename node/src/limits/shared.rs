@@ -35,6 +35,8 @@ pub struct Shared {
     woken: Notify,
     stopping: AtomicBool,
     nodes: AtomicU64,
+    /// Whether somebody has counted them.
+    counted: AtomicBool,
     nodes_min: u64,
     max_skew_ns: u64,
     /// Of the other nodes. A plain mutex: nobody waits with it, and requests do not touch it.
@@ -116,6 +118,7 @@ impl Shared {
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             nodes: AtomicU64::new(nodes_min),
+            counted: AtomicBool::new(false),
             nodes_min,
             max_skew_ns,
             wall_clocks: Mutex::default(),
@@ -188,6 +191,7 @@ impl Shared {
     pub(super) fn set_nodes(&self, nodes: u64) {
         self.nodes
             .store(nodes.max(self.nodes_min), Ordering::Relaxed);
+        self.counted.store(true, Ordering::Relaxed);
     }
 
     /// Takes a sample of a node's wall clock.
@@ -201,7 +205,8 @@ impl Shared {
     pub(super) fn agreed(&self, own: Moment) -> Agreed {
         let clocks = self.wall_clocks.lock();
         let clocks = clocks.unwrap_or_else(PoisonError::into_inner);
-        clocks.agreed(own, self.nodes(), self.max_skew_ns)
+        let counted = self.counted.load(Ordering::Relaxed);
+        clocks.agreed(own, counted.then(|| self.nodes()), self.max_skew_ns)
     }
 
     /// Now, with the wall clock that the nodes agree on.

@@ -144,7 +144,7 @@ impl Waiting {
         let view = self.meter.view.load_full();
         // An owner that was asked may give anything, but to those who wait already.
         let coming = match view.coming {
-            u64::MAX if before + elsewhere > 0 => 0,
+            u64::MAX if before > 0 || elsewhere > 0 => 0,
             coming => coming,
         };
         let at_hand = self.meter.in_hand(now_ns).saturating_add(coming);

@@ -86,8 +86,9 @@ impl WallClocks {
         samples.push_back(sample);
     }
 
-    /// The time at a moment of the own clocks. `nodes` are last known, this one included.
-    pub fn agreed(&self, own: Moment, nodes: u64, max_skew_ns: u64) -> Agreed {
+    /// The time at a moment of the own clocks. `nodes` are all there are, this one included; `None`
+    /// while nobody has counted them.
+    pub fn agreed(&self, own: Moment, nodes: Option<u64>, max_skew_ns: u64) -> Agreed {
         let own_ahead = ahead(own.unix_ns, own.boot_ns);
         let known = |since_ns: u64| {
             let mut all: Vec<i64> = self
@@ -117,8 +118,8 @@ impl WallClocks {
         Agreed {
             unix_ns: own.boot_ns.saturating_add_signed(median),
             own_ahead_ns: own_ahead.saturating_sub(median),
-            confirmed: agreeing > 1 || nodes <= 1,
-            compared: clocks.len() as u64 >= nodes,
+            confirmed: agreeing > 1 || nodes == Some(1),
+            compared: nodes.is_some_and(|nodes| clocks.len() as u64 >= nodes),
         }
     }
 }
@@ -188,7 +189,7 @@ mod tests {
     /// Where the agreed time is from the true one, and how far the own clock is from that, in ms.
     fn judged(own_off_ns: i64, offs: &[i64]) -> (i64, i64, bool) {
         let now = own(101 * SECOND, own_off_ns);
-        let agreed = clocks(100 * SECOND, offs).agreed(now, 9, SKEW);
+        let agreed = clocks(100 * SECOND, offs).agreed(now, Some(9), SKEW);
         let off = ahead(agreed.unix_ns, NEW_YEAR + now.boot_ns);
         let ms = |ns: i64| ns / MS as i64;
         (ms(off), ms(agreed.own_ahead_ns), agreed.confirmed)
@@ -220,12 +221,12 @@ mod tests {
         clocks.heard(1, sample(SECOND, 400 * MS, 0, 0));
         let off = |clocks: &WallClocks| {
             let now = own(20 * SECOND, -(SECOND as i64));
-            let agreed = clocks.agreed(now, 2, SKEW);
+            let agreed = clocks.agreed(now, Some(2), SKEW);
             // The own clock is the lower one, a second behind the truth.
             assert_eq!(agreed.own_ahead_ns, 0);
             let later = own(20 * SECOND, SECOND as i64);
             ahead(
-                clocks.agreed(later, 2, SKEW).unix_ns,
+                clocks.agreed(later, Some(2), SKEW).unix_ns,
                 NEW_YEAR + 20 * SECOND,
             )
         };
@@ -252,7 +253,7 @@ mod tests {
     fn a_clock_that_was_set_shows_with_the_next_sample_and_the_own_one_at_once() {
         let mut clocks = clocks(SECOND, &[0, 0]);
         let at = |clocks: &WallClocks, off_ns: i64| {
-            let agreed = clocks.agreed(own(10 * SECOND, off_ns), 3, SKEW);
+            let agreed = clocks.agreed(own(10 * SECOND, off_ns), Some(3), SKEW);
             (agreed.own_off_ns() / MS, agreed.confirmed)
         };
         assert_eq!(at(&clocks, 0), (0, true));
@@ -268,7 +269,7 @@ mod tests {
     fn who_has_gone_is_a_witness_while_nobody_else_is() {
         let mut clocks = clocks(SECOND, &[0, 0]);
         let off = |clocks: &WallClocks, boot_ns: u64| {
-            let agreed = clocks.agreed(own(boot_ns, HOUR as i64), 3, SKEW);
+            let agreed = clocks.agreed(own(boot_ns, HOUR as i64), Some(3), SKEW);
             agreed.own_off_ns() / SECOND
         };
         assert_eq!(off(&clocks, 2 * HOUR), HOUR / SECOND);

@@ -104,6 +104,10 @@ pub struct Broker {
 impl Broker {
     /// A broker that knows no key yet.
     pub fn new(shared: Arc<Shared>, place: Place, key_writes_max: u64) -> Self {
+        if !place.clocks_compared {
+            // Nobody is waited for: there are those of the settings until somebody counts them.
+            shared.set_nodes(shared.nodes());
+        }
         Self {
             shared,
             place,

@@ -42,6 +42,13 @@ impl HeldBy {
         }
     }
 
+    /// The rank of the first who waits on a node.
+    pub(super) fn rank(&self, node: Opener) -> u8 {
+        let held = self.nodes.get(&node);
+        let first = held.and_then(|held| held.levels.iter().map(|level| level.behind).min());
+        first.unwrap_or(LAST)
+    }
+
     /// Who waits on all nodes but this one.
     fn without(&self, node: Opener, own: &[Level], now_ns: u64) -> Vec<Level> {
         let others = self

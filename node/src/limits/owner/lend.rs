@@ -25,7 +25,7 @@ const ASKERS_MAX: usize = 1_024;
 /// What peers have of this node.
 #[derive(Debug, Default)]
 pub(super) struct Lending {
-    /// Oldest first, one of each peer.
+    /// One of each peer.
     pending: Vec<Pending>,
     /// Newest ask of each: an ask that comes twice is granted once.
     newest: HashMap<Opener, u64>,
@@ -71,8 +71,8 @@ impl Lending {
         let held = self.pending.iter().filter(|_| holds);
         let again = held.filter_map(|pending| pending.told_ns);
         let again = again.map(|told_ns| told_ns.saturating_add(STILL_NS));
-        let first = self.pending.first();
-        let over = first.map(|pending| pending.received_ns.saturating_add(PENDING_NS));
+        let all = self.pending.iter();
+        let over = all.map(|pending| pending.received_ns.saturating_add(PENDING_NS));
         again.chain(over).min()
     }
 }
@@ -240,7 +240,9 @@ impl Owner {
         let mut parts = std::mem::take(&mut self.parts);
         parts.sort_by_key(|part| std::cmp::Reverse(part.block.span.end_ns));
         let worth_ns = now_ns.saturating_add(LIFE_MIN_NS);
-        for pending in std::mem::take(&mut self.lending.pending) {
+        let mut pending = std::mem::take(&mut self.lending.pending);
+        pending.sort_by_key(|pending| (self.held.rank(pending.from), pending.received_ns));
+        for pending in pending {
             let worth =
                 |part: &&mut Part| part.closed.is_none() && part.block.span.end_ns > worth_ns;
             let taken = parts.iter_mut().filter(worth).find_map(|part| {

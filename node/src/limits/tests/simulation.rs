@@ -145,7 +145,7 @@ struct Awaited {
 }
 
 struct Node {
-    _limits: Arc<Limits>,
+    limits: Arc<Limits>,
     broker: Broker,
     meter: Arc<Meter>,
     me: Opener,
@@ -154,6 +154,8 @@ struct Node {
     /// Its wall clock is the true one + this.
     skew_ns: i64,
     paused_until_ns: u64,
+    /// When it is told how many nodes there are.
+    counted_ns: u64,
     /// A request came.
     touched: bool,
     drawn: Vec<Drawn>,
@@ -260,6 +262,11 @@ impl World {
             settings.max_skew = Duration::from_millis(250);
             settings.clocks_compared = self.compares_clocks();
         }
+        // By the list of members, which takes trips to the store.
+        let counted_ns = match settings.clocks_compared {
+            true => self.now_ns + self.chance.within(0, 8 * self.plan.trip_ns),
+            false => u64::MAX,
+        };
         let (limits, broker) = Limits::unserved(&settings, Arc::new(NoClock));
         let meter = limits.meter(MeterKey::whole(STORE_KEY), Arc::clone(&self.spec));
         let mut skew = if self.plan.nodes > 1 {
@@ -271,13 +278,14 @@ impl World {
             skew += clocks.off_ns;
         }
         Node {
-            _limits: limits,
+            limits,
             broker,
             meter,
             me,
             offset_ns: self.chance.within(1, 100 * SECOND),
             skew_ns: skew,
             paused_until_ns: 0,
+            counted_ns,
             touched: false,
             drawn: Vec::new(),
             calls: Vec::new(),
@@ -602,6 +610,10 @@ impl World {
             boot_ns: now_ns + node.offset_ns,
             unix_ns: unix_ns.saturating_add_signed(node.skew_ns),
         };
+        if now_ns >= node.counted_ns {
+            node.limits.set_nodes(self.plan.nodes);
+            node.counted_ns = u64::MAX;
+        }
         node.answers.sort_by_key(|(at_ns, call, _)| (*at_ns, *call));
         while node
             .answers
