@@ -21,11 +21,11 @@ use crate::{
 /// # Errors
 /// [`CannotStart`]: a setting or a file cannot be used.
 pub fn of_control(settings: &Settings, keys: &PublicKeyring) -> anyhow::Result<()> {
-    if let Some(regions) = regions::open(settings, keys)? {
-        regions::trust(&regions)?;
-        link_tls::check(&settings.link)?;
+    let regions = regions::open(settings, keys)?;
+    if let Some(regions) = &regions {
+        regions::trust(regions)?;
     }
-    if settings.link.listen.is_some() {
+    if regions.is_some() || settings.link.listen.is_some() {
         link_tls::check(&settings.link)?;
     }
     of_either(settings, keys)

@@ -10,7 +10,7 @@ use control::link::LinkDeps;
 use control::{Connections, Control};
 use node::admin::{self, AdminSource};
 use node::config::TlsSettings;
-use node::listener::{ListenerHandle, Queue};
+use node::listener::{ListenerHandle, QUIET_LOOKS, Queue, none_left};
 use node::worker::Shared;
 use proto::exposition::MetricsSource;
 use proto::health::Health;
@@ -24,12 +24,6 @@ use crate::serve::CannotStart;
 
 /// How long connections to the REST API that are kept may go on once the process drains.
 const KEPT_MAX: Duration = Duration::from_secs(1);
-/// Looks in a row, 200 ms, at which none must have been there: the thread that accepts hears late
-/// that it is to pause, and may just be about to hand one on. Counted, since on a machine that is
-/// busy these looks come as late as that thread does.
-const QUIET_LOOKS: u32 = 40;
-/// How often it is looked whether there are any.
-const LOOK: Duration = Duration::from_millis(5);
 
 fn base_url(tls: &Option<ServerConfig>, address: SocketAddr) -> String {
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -160,15 +154,7 @@ impl Servers {
 
     /// Waits until no connection to the REST API has been open at so many looks after the first.
     async fn kept_end(&self, began: Instant, quiet_looks: u32) {
-        let mut quiet = 0;
-        while began.elapsed() < KEPT_MAX {
-            quiet = match self.connections.open() {
-                0 if quiet >= quiet_looks => return,
-                0 => quiet + 1,
-                _ => 0,
-            };
-            actix_rt::time::sleep(LOOK).await;
-        }
+        none_left(|| self.connections.open(), quiet_looks, began + KEPT_MAX).await;
     }
 
     /// Waits until all have ended.

@@ -169,6 +169,13 @@ pub struct StoredCredential {
     pub previous: Vec<SecretState>,
 }
 
+impl StoredCredential {
+    /// Names the sealed values of the secret in force, where it has some.
+    pub fn seal_id(&self) -> Option<&String> {
+        self.secret.as_ref()?.seal_id.as_ref()
+    }
+}
+
 impl Body {
     /// Every problem of the object itself, without its references.
     pub fn validate(&self) -> Vec<Problem> {

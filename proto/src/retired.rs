@@ -47,6 +47,14 @@ impl Retired {
         *generation < self.lowest || self.next.as_ref().is_some_and(ended)
     }
 
+    /// The same with what is known already, where something is.
+    pub fn joined(self, known: Option<Self>) -> Self {
+        match known {
+            Some(known) => known.merge(self),
+            None => self,
+        }
+    }
+
     /// Both facts at once: nothing that either of them ended comes back.
     ///
     /// Of two overlaps under way the one that ends more secrets stays, of equal ones the shorter.

@@ -113,8 +113,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Handover {
     path: PathBuf,
-    role: Role,
-    given: Arc<AtomicBool>,
+    shared: Shared,
     listeners: Vec<(&'static str, TcpListener)>,
 }
 
@@ -134,18 +133,17 @@ impl Handover {
         });
         Ok(Self {
             path: socket(data_dir),
-            role,
-            given: Arc::default(),
+            shared: Shared {
+                role,
+                given: Arc::default(),
+            },
             listeners: copied.collect::<io::Result<_>>()?,
         })
     }
 
     /// Whether the listeners have been given away, as it comes to be.
     pub fn shared(&self) -> Shared {
-        Shared {
-            role: self.role,
-            given: Arc::clone(&self.given),
-        }
+        self.shared.clone()
     }
 
     /// Waits for a successor that serves, or that wants to. Drop the future to hand over no longer:
@@ -189,19 +187,20 @@ impl Handover {
 
     async fn hand(&self, line: UnixStream) -> io::Result<Successor> {
         line.writable().await?;
-        self.given.store(true, Ordering::Release);
+        let Shared { role, given } = &self.shared;
+        given.store(true, Ordering::Release);
         self.send(&line)?;
         info!("another process takes over");
         let mut said = String::new();
         let mut line = BufReader::new(line).take(WORD_BYTES_MAX);
         let read = tokio::time::timeout(START_MAX, line.read_line(&mut said)).await;
         match read {
-            Ok(Ok(_)) if said.trim_end() == self.role.word() => Ok(Successor {
-                role: self.role,
+            Ok(Ok(_)) if said.trim_end() == role.word() => Ok(Successor {
+                role: *role,
                 line: line.into_inner().into_inner(),
             }),
             Ok(Ok(0)) => {
-                self.given.store(false, Ordering::Release);
+                given.store(false, Ordering::Release);
                 Err(io::Error::other("it ended before it served"))
             }
             Ok(Ok(_)) => Err(io::Error::other("it said something else")),
@@ -213,7 +212,7 @@ impl Handover {
 
     fn send(&self, line: &UnixStream) -> io::Result<()> {
         let names: Vec<&str> = self.listeners.iter().map(|(name, _)| *name).collect();
-        let message = format!("{} {}\n", self.role.greeting(), names.join(" "));
+        let message = format!("{} {}\n", self.shared.role.greeting(), names.join(" "));
         let descriptors: Vec<_> = self
             .listeners
             .iter()

@@ -3,13 +3,18 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tracing::error;
+use tracing::{error, info};
 
-use super::predecessor::{END_MAX, TELL_EVERY, tell_wait};
 use super::{Predecessor, Role};
 use crate::data_folder::{Claim, DataFolder};
+
+/// How often it is told that the old process is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Longest wait for the end of the old process, which has bounds of its own: `gateway.drain_ms`
+/// above all.
+const END_MAX: Duration = Duration::from_secs(600);
 
 /// The data folder.
 pub enum Place {
@@ -64,8 +69,7 @@ impl Place {
             Self::Own(claim) => (claim, false),
             Self::Taken(folder, predecessor) => {
                 check()?;
-                let gone = tokio::task::spawn_blocking(move || predecessor.gone()).await?;
-                gone.map_err(|_| late())?;
+                let _line = predecessor.leave();
                 (freed(folder).await?, true)
             }
         };
@@ -84,15 +88,16 @@ async fn freed(folder: DataFolder) -> anyhow::Result<Claim> {
     loop {
         match tokio::time::timeout(TELL_EVERY, &mut claim).await {
             Ok(claim) => return Ok(claim?),
-            Err(_) if begun.elapsed() < END_MAX => tell_wait(begun),
-            Err(_) => return Err(late()),
+            Err(_) if begun.elapsed() < END_MAX => {
+                let waited_s = begun.elapsed().as_secs();
+                info!(waited_s, "the old process has not ended after {waited_s} s");
+            }
+            // Not a fault of this process: whoever starts it may start it again.
+            Err(_) => anyhow::bail!(
+                "the old process was asked to end, and still has the data folder: stop it"
+            ),
         }
     }
-}
-
-/// Not a fault of this process: whoever starts it may start it again.
-fn late() -> anyhow::Error {
-    anyhow::anyhow!("the old process was asked to end, and still has the data folder: stop it")
 }
 
 /// The folder where two processes share it for a while.

@@ -1,12 +1,12 @@
 //! The side that takes over: listeners of a running process, and the line to it.
 
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use tracing::{info, warn};
@@ -22,12 +22,6 @@ const MESSAGE_MAX: Duration = Duration::from_secs(5);
 /// system may have a lower bound (`net.core.somaxconn`). Beyond it they are not refused: who asks
 /// is not answered, and asks again after a second.
 const QUEUE_MAX: i32 = 4_096;
-/// How often it is told what is waited for.
-pub(super) const TELL_EVERY: Duration = Duration::from_secs(5);
-/// Longest wait for the end of the old process, which has bounds of its own: `gateway.drain_ms`
-/// above all.
-pub(super) const END_MAX: Duration = Duration::from_secs(600);
-
 /// Listeners of a running process, and the line to it.
 #[derive(Debug)]
 pub struct Predecessor {
@@ -90,46 +84,17 @@ impl Predecessor {
         }
     }
 
-    /// Asks the old process to end, and waits until it has nothing more to say. It may be at its
-    /// end yet: the data folder is free when it is gone. Blocks.
-    ///
-    /// # Errors
-    /// It has not ended in time.
-    pub fn gone(mut self) -> io::Result<()> {
-        let begun = Instant::now();
+    /// Asks the old process to end. It ends with an error if the line that is given ends before.
+    pub fn leave(mut self) -> UnixStream {
         // One that cannot be told ends by itself.
-        let told = self.say();
+        let _ = self.say();
         info!("the old process ends what it has in hand, callers wait meanwhile");
-        self.line.set_read_timeout(Some(TELL_EVERY))?;
-        while told.is_ok() {
-            match self.line.read(&mut [0; MESSAGE_BYTES_MAX]) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if is_early(&error) && begun.elapsed() < END_MAX => {
-                    tell_wait(begun);
-                }
-                Err(error) if is_early(&error) => return Err(error),
-                // It ends with what it had not read, or ended before it was told.
-                Err(_) => break,
-            }
-        }
-        Ok(())
+        self.line
     }
 
     fn say(&mut self) -> io::Result<()> {
         writeln!(self.line, "{}", self.role.word())
     }
-}
-
-/// Says how long the old process has been waited for.
-pub(super) fn tell_wait(begun: Instant) {
-    let waited_s = begun.elapsed().as_secs();
-    info!(waited_s, "the old process has not ended after {waited_s} s");
-}
-
-fn is_early(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
 fn receive(line: &UnixStream, role: Role) -> io::Result<Vec<(String, TcpListener)>> {

@@ -1,13 +1,10 @@
 //! In which regions a target credential has no sealed value yet: one that was added later has it
 //! once nodes that can open the secret have sealed it for that.
 
-use std::collections::BTreeSet;
-
 use futures_util::stream::{StreamExt, TryStreamExt};
 use proto::id::CredentialId;
-use proto::keys;
 use proto::object::StoredCredential;
-use proto::store::{StoreError, load};
+use proto::store::{StoreError, lacking};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Content};
@@ -61,19 +58,11 @@ async fn unsealed_in(
     directory: &Directory,
     (id, stored): (CredentialId, &StoredCredential),
 ) -> Result<Vec<String>, StoreError> {
-    let seal_id = stored
-        .secret
-        .as_ref()
-        .and_then(|state| state.seal_id.as_ref());
-    let Some(seal_id) = seal_id else {
+    let Some(seal_id) = stored.seal_id() else {
         return Ok(Vec::new());
     };
-    let prefix = keys::secret(call.org_id(), id, seal_id, "");
-    let mut held = BTreeSet::new();
-    load::list(call.control.publisher.store(), &prefix, None, |pair| {
-        held.extend(pair.key.strip_prefix(&prefix).map(str::to_owned));
-    })
-    .await?;
+    let store = call.control.publisher.store();
+    let held = lacking::regions_with(store, call.org_id(), id, seal_id).await?;
     let names = directory.regions.names();
     let lacking =
         names.filter(|region| stored.credential.is_for_region(region) && !held.contains(*region));

@@ -16,7 +16,7 @@ use proto::seal::{self, Binding};
 use proto::store::ancestry::ancestry;
 use proto::store::chunks::chunks;
 use proto::store::facts::raising;
-use proto::store::load;
+use proto::store::lacking;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{
     Ancestry, ApplyError, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX,
@@ -184,17 +184,8 @@ impl Publisher {
         (credential, seal_id): (CredentialId, &str),
         stays: impl Fn(&str) -> bool,
     ) -> Result<(), PublishError> {
-        let prefix = keys::secret(org, credential, seal_id, "");
-        let (mut goes, mut left) = (false, false);
-        load::list(&*self.store, &prefix, None, |pair| {
-            let region = pair.key.strip_prefix(&prefix).unwrap_or_default();
-            match stays(region) {
-                true => left = true,
-                false => goes = true,
-            }
-        })
-        .await?;
-        if left || !goes {
+        let regions = lacking::regions_with(&*self.store, org, credential, seal_id).await?;
+        if regions.is_empty() || regions.iter().any(|region| stays(region)) {
             return Ok(());
         }
         let detail = format!(

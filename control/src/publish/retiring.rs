@@ -131,9 +131,9 @@ impl Publisher {
         for group in &retiring.groups {
             for credential in &group.credentials {
                 let key = keys::retired(org, *credential);
-                let raise = |before: Option<Retired>| match before {
-                    Some(before) => before.settled(now).merge(group.fact.clone()),
-                    None => group.fact.clone(),
+                let raise = |before: Option<Retired>| {
+                    let settled = before.map(|before| before.settled(now));
+                    group.fact.clone().joined(settled)
                 };
                 let Some((compare, put)) = raising(&key, known.get(&key), raise)? else {
                     continue;

@@ -118,15 +118,14 @@ impl Replication {
                 // Of a branch that is not in force.
                 continue;
             }
-            if reaches(&fact) > &newest(known).next() {
+            if *reaches(&fact) > known.config.head.generation().next() {
                 error!(
                     %org, region = peer, credential = %id,
                     "region {peer} ends secrets of {id} that were not set yet: it is not believed"
                 );
                 continue;
             }
-            let joined = before.cloned().map(|before| before.merge(fact.clone()));
-            if joined.is_none() || joined.as_ref() != before {
+            if Some(&fact.clone().joined(before.cloned())) != before {
                 warn!(
                     %org, region = peer, credential = %id,
                     "secrets of {id} were revoked in region {peer}, and are so from here on"
@@ -146,15 +145,6 @@ impl Replication {
 fn reaches(fact: &Retired) -> &Generation {
     let next = fact.next.as_ref().map(|next| &next.lowest);
     next.map_or(&fact.lowest, |next| next.max(&fact.lowest))
-}
-
-/// That of a secret which the newest version would have set.
-fn newest(known: &OrgState) -> Generation {
-    let head = &known.config.head;
-    Generation {
-        epoch: head.epoch.clone(),
-        n: head.n,
-    }
 }
 
 #[cfg(test)]

@@ -11,11 +11,10 @@ use proto::credential::Credential;
 use proto::id::OrgId;
 use proto::keys;
 use proto::seal::{Sealed, is_region_name};
-use proto::store::chunks::chunks;
+use proto::store::Op;
 use proto::store::follow::OrgState;
-use proto::store::lacking::{Lacking, SealedName};
-use proto::store::load::{self, LoadError};
-use proto::store::{Compare, Op, Txn, TxnOutcome};
+use proto::store::lacking::{self, Lacking, SealedName};
+use proto::store::load::LoadError;
 use proto::wire::replication::{Answer, Ask, PROTOCOL_SEALED_FOR, SEALED_MAX};
 use tracing::{info, warn};
 
@@ -164,38 +163,19 @@ impl Replication {
         Ok(stored)
     }
 
-    /// Stores values while the version that asked for them is in force, and over no others.
+    /// Stores values while the version that asked for them is in force; tells how many.
     async fn store_values(
         &self,
         guard: &Guard,
         state: &OrgState,
         ops: Vec<Op>,
     ) -> Result<usize, Broken> {
-        let org = state.config.org;
-        let mut stored = 0;
-        for ops in chunks(ops) {
-            let head = match load::head(&*self.store, org).await {
-                Ok(head) => head,
-                Err(LoadError::Store(error)) => return Err(error.into()),
-                // Following it tells what is wrong with it.
-                Err(_) => None,
-            };
-            let Some((_, revision)) = head.filter(|(head, _)| *head == state.config.head) else {
-                return Ok(stored);
-            };
-            let absent = ops.iter().map(|op| Compare::Absent(op.key().to_owned()));
-            let unmoved = Compare::ModRevision(keys::head(org), revision);
-            let count = ops.len();
-            let txn = Txn {
-                compares: absent.chain([unmoved]).chain(guard.clone()).collect(),
-                ops,
-                or_read: Vec::new(),
-            };
-            if let TxnOutcome::Committed(_) = self.store.txn(txn).await? {
-                stored += count;
-            }
+        match lacking::fill(&*self.store, &state.config, guard.as_slice(), ops).await {
+            Err(LoadError::Store(error)) => Err(error.into()),
+            // Following it tells what is wrong with its head.
+            Err(_) => Ok(0),
+            Ok(stored) => Ok(stored),
         }
-        Ok(stored)
     }
 }
 

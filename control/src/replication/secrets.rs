@@ -28,7 +28,7 @@ fn narrowed(old: &OrgConfig, new: &OrgConfig) -> Vec<SealName> {
     names.retain(|(id, seal)| {
         let of = |config: &OrgConfig| {
             let stored = config.credential(*id)?;
-            let same = stored.secret.as_ref()?.seal_id.as_ref() == Some(seal);
+            let same = stored.seal_id() == Some(seal);
             same.then(|| stored.credential.regions.clone())
         };
         of(old).is_some_and(|before| Some(before) != of(new))
@@ -155,11 +155,7 @@ impl Local {
         let told: Retired = serde_json::from_slice(fact).map_err(|error| unreadable(&error))?;
         let key = keys::retired(self.org, credential);
         let known = store.get(&key).await?.value;
-        let joined = |here: Option<Retired>| match here {
-            Some(here) => here.merge(told),
-            None => told,
-        };
-        let raised = facts::raising(&key, known.as_ref(), joined);
+        let raised = facts::raising(&key, known.as_ref(), |here| told.joined(here));
         if let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? {
             raising.compares.push(compare);
             raising.ops.push(put);

@@ -46,9 +46,22 @@ const FRESH_MAX: Duration = Duration::from_secs(1);
 /// Looks in a row, 200 ms, at which none must have been there: the thread that accepts hears late
 /// that it is to pause, and may just be about to hand one on. Counted, since on a machine that is
 /// busy these looks come as late as that thread does.
-const QUIET_LOOKS: u32 = 40;
+pub const QUIET_LOOKS: u32 = 40;
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits until there have been none at so many looks after the first, no longer than until `until`.
+pub async fn none_left(count: impl Fn() -> usize, quiet_looks: u32, until: Instant) {
+    let mut quiet = 0;
+    while Instant::now() < until {
+        quiet = match count() {
+            0 if quiet >= quiet_looks => return,
+            0 => quiet + 1,
+            _ => 0,
+        };
+        actix_rt::time::sleep(LOOK).await;
+    }
+}
 
 /// A classic BPF program over TCP segments to a listener (RFC 9293 3.1: the flags are byte 13, SYN
 /// is bit 1): drops those that ask for a connection, passes those that complete one.
@@ -107,9 +120,7 @@ impl ListenerHandle {
 
     /// Waits until no connection is open, or those that are have been idle for long enough.
     async fn idle_end(&self, began: Instant) {
-        while began.elapsed() < self.idle_max && self.admission.open() > 0 {
-            actix_rt::time::sleep(LOOK).await;
-        }
+        none_left(|| self.admission.open(), 0, began + self.idle_max).await;
     }
 
     /// Lets the queue of the socket run empty: who asks for a connection gets no answer, and asks
@@ -139,14 +150,7 @@ impl ListenerHandle {
 
     /// Waits until the connections that were accepted have had their first request.
     async fn fresh_are_served(&self, began: Instant) {
-        let mut quiet = 0;
-        while began.elapsed() < FRESH_MAX && quiet < QUIET_LOOKS {
-            actix_rt::time::sleep(LOOK).await;
-            quiet = match self.admission.fresh() {
-                0 => quiet + 1,
-                _ => 0,
-            };
-        }
+        none_left(|| self.admission.fresh(), QUIET_LOOKS, began + FRESH_MAX).await;
     }
 
     fn forget_socket(&self) {

@@ -55,7 +55,7 @@ use actix_web::dev::AppConfig;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
-pub use self::drain::{ListenerHandle, Queue};
+pub use self::drain::{ListenerHandle, QUIET_LOOKS, Queue, none_left};
 
 use self::admission::{Admission, Place};
 use self::connection::{Answering, Connection};

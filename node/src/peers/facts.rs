@@ -265,11 +265,8 @@ impl Merging {
     fn learn(&mut self, told: Learned) {
         for (org, credential, fact) in told {
             let of_org = self.learned.entry(org).or_default();
-            let fact = match of_org.remove(&credential) {
-                Some(known) => known.merge(fact),
-                None => fact,
-            };
-            of_org.insert(credential, fact);
+            let known = of_org.remove(&credential);
+            of_org.insert(credential, fact.joined(known));
         }
     }
 
@@ -314,11 +311,8 @@ fn merge(
         };
         let mut retired = BTreeMap::clone(&state.retired);
         for (credential, fact) in facts {
-            let fact = match retired.remove(credential) {
-                Some(known) => known.merge(fact.clone()),
-                None => fact.clone(),
-            };
-            retired.insert(*credential, fact);
+            let known = retired.remove(credential);
+            retired.insert(*credential, fact.clone().joined(known));
         }
         let same = before.orgs.get(org).filter(|old| {
             Arc::ptr_eq(&old.config, &state.config)

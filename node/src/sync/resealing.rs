@@ -16,14 +16,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
 use proto::id::OrgId;
-use proto::keys;
 use proto::seal::{self, Binding, Keyring, RegionPublicKey};
-use proto::store::chunks::chunks;
 use proto::store::follow::{OrgState, World};
-use proto::store::lacking::{Lacking, SealedName};
-use proto::store::load::{self, LoadError};
+use proto::store::lacking::{self, Lacking, SealedName};
+use proto::store::load::LoadError;
 use proto::store::place::Place;
-use proto::store::{Compare, Op, Store, StoreError, Txn, TxnOutcome};
+use proto::store::{Op, Store, StoreError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -158,7 +156,7 @@ impl Resealing {
         (key, names): (&RegionPublicKey, Vec<SealedName>),
         refused: &mut BTreeSet<SealedName>,
     ) -> Vec<Op> {
-        let mut ops = Vec::new();
+        let (mut ops, now) = (Vec::new(), jiff::Timestamp::now());
         for name in names {
             if refused.contains(&name) {
                 continue;
@@ -172,7 +170,7 @@ impl Resealing {
                 .retired
                 .get(&name.credential)
                 .zip(stored.secret.as_ref());
-            if over.is_some_and(|(fact, secret)| secret.generation < fact.lowest) {
+            if over.is_some_and(|(fact, secret)| fact.covers(&secret.generation, now)) {
                 continue;
             }
             let here = (name.credential, name.seal_id.clone());
@@ -211,24 +209,7 @@ impl Resealing {
         place: &Place,
         ops: Vec<Op>,
     ) -> Result<(), LoadError> {
-        let mut written = 0;
-        for ops in chunks(ops) {
-            let head = load::head(&*self.store, org).await?;
-            let Some((_, revision)) = head.filter(|(head, _)| *head == state.config.head) else {
-                return Ok(());
-            };
-            let absent = ops.iter().map(|op| Compare::Absent(op.key().to_owned()));
-            let unmoved = Compare::ModRevision(keys::head(org), revision);
-            let count = ops.len();
-            let txn = Txn {
-                compares: absent.chain([unmoved, place.held()]).collect(),
-                ops,
-                or_read: Vec::new(),
-            };
-            if let TxnOutcome::Committed(_) = self.store.txn(txn).await? {
-                written += count;
-            }
-        }
+        let written = lacking::fill(&*self.store, &state.config, &[place.held()], ops).await?;
         if written > 0 {
             info!(%org, written, "{written} secrets of {org} were sealed for another region");
         }
@@ -248,13 +229,14 @@ async fn never_or(jobs: Vec<std::pin::Pin<Box<impl Future<Output = ()>>>>) {
 mod tests {
     use proto::credential::SecretInput;
     use proto::id::CredentialId;
+    use proto::keys;
     use proto::object::{Body, ObjectId, StoredCredential};
     use proto::org::Role;
     use proto::policy::Policy;
     use proto::retired::Retired;
     use proto::seal::{NewSecret, Sealed};
-    use proto::store::Revision;
     use proto::store::embedded::Embedded;
+    use proto::store::{Revision, Txn};
     use proto::tree::{Context, Operation, OrgConfig, apply};
     use proto::version::{Epoch, Generation};
     use serde_json::json;

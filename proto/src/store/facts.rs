@@ -78,10 +78,7 @@ pub async fn raise(
 async fn raise_one(store: &dyn Store, key: &str, fact: &Retired) -> Result<(), RaiseError> {
     for _ in 0..RAISES_MAX {
         let stored = store.get(key).await?.value;
-        let joined = |before: Option<Retired>| match before {
-            Some(before) => before.merge(fact.clone()),
-            None => fact.clone(),
-        };
+        let joined = |before| fact.clone().joined(before);
         let Some((compare, put)) = raising(key, stored.as_ref(), joined)? else {
             return Ok(());
         };

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 
-use super::{Store, StoreError, load};
+use super::chunks::chunks;
+use super::load::{self, LoadError};
+use super::{Compare, Op, Store, StoreError, Txn, TxnOutcome};
 use crate::credential::{Credential, CredentialKind};
 use crate::id::{CredentialId, OrgId};
 use crate::keys;
@@ -85,6 +87,58 @@ impl Lacking {
     }
 }
 
+/// The regions that have a value of a secret in a store.
+///
+/// # Errors
+/// The store failed.
+pub async fn regions_with(
+    store: &dyn Store,
+    org: OrgId,
+    credential: CredentialId,
+    seal_id: &str,
+) -> Result<BTreeSet<String>, StoreError> {
+    let prefix = keys::secret(org, credential, seal_id, "");
+    let mut regions = BTreeSet::new();
+    load::list(store, &prefix, None, |pair| {
+        regions.extend(pair.key.strip_prefix(&prefix).map(str::to_owned));
+    })
+    .await?;
+    Ok(regions)
+}
+
+/// Stores values that were lacking while the version that they were decided by is in force and
+/// `guard` holds, and over no others; how many.
+///
+/// # Errors
+/// The store failed, or its head cannot be read; what was stored stays.
+pub async fn fill(
+    store: &dyn Store,
+    config: &OrgConfig,
+    guard: &[Compare],
+    values: Vec<Op>,
+) -> Result<usize, LoadError> {
+    let mut stored = 0;
+    for ops in chunks(values) {
+        let head = load::head(store, config.org).await?;
+        let Some((_, revision)) = head.filter(|(head, _)| *head == config.head) else {
+            break;
+        };
+        let absent = ops.iter().map(|op| Compare::Absent(op.key().to_owned()));
+        let unmoved = Compare::ModRevision(keys::head(config.org), revision);
+        let compares = absent.chain([unmoved]).chain(guard.iter().cloned());
+        let count = ops.len();
+        let txn = Txn {
+            compares: compares.collect(),
+            ops,
+            or_read: Vec::new(),
+        };
+        if let TxnOutcome::Committed(_) = store.txn(txn).await? {
+            stored += count;
+        }
+    }
+    Ok(stored)
+}
+
 /// What may be lacking of a version, after what was found of an earlier one.
 fn since<'r>(
     before: &Looked,
@@ -113,11 +167,7 @@ fn names<'c, 'r>(
 ) -> BTreeSet<SealedName> {
     let mut names = BTreeSet::new();
     for (id, stored) in credentials.filter(|(_, of)| of.credential.kind == CredentialKind::Target) {
-        let seal_id = stored
-            .secret
-            .as_ref()
-            .and_then(|state| state.seal_id.as_ref());
-        let Some(seal_id) = seal_id else {
+        let Some(seal_id) = stored.seal_id() else {
             continue;
         };
         names.extend(

@@ -36,17 +36,17 @@ impl HeldBy {
     /// A peer that wants so many tokens, by the ranks of its callers that wait for them; the rest
     /// counts as wanted since an instant by nobody of rank.
     pub(super) fn party(&self, node: Opener, wanted: u64, since_ns: u64) -> Party {
-        match self.nodes.get(&node) {
-            Some(held) => Party::held(&held.levels, wanted, since_ns),
-            None => Party::held(&[], wanted, since_ns),
-        }
+        Party::held(self.levels(node), wanted, since_ns)
     }
 
     /// The rank of the first who waits on a node.
     pub(super) fn rank(&self, node: Opener) -> u8 {
-        let held = self.nodes.get(&node);
-        let first = held.and_then(|held| held.levels.iter().map(|level| level.behind).min());
-        first.unwrap_or(LAST)
+        let ranks = self.levels(node).iter().map(|level| level.behind);
+        ranks.min().unwrap_or(LAST)
+    }
+
+    fn levels(&self, node: Opener) -> &[Level] {
+        self.nodes.get(&node).map_or(&[], |held| &held.levels)
     }
 
     /// Who waits on all nodes but this one.

@@ -130,9 +130,8 @@ impl Owner {
             return;
         }
         let pending = std::mem::take(&mut self.lending.pending);
-        let (relayed, rest) = pending.into_iter().partition(|pending| pending.relayed);
+        let (relayed, rest): (Vec<_>, Vec<_>) = pending.into_iter().partition(|p| p.relayed);
         self.lending.pending = rest;
-        let relayed: Vec<Pending> = relayed;
         for pending in relayed {
             self.lending.say(pending, Reply::NoStore);
         }

@@ -36,13 +36,8 @@ impl Kept {
                 Some(keys::Live::Retired(org, _)) if pairs.contains_key(&keys::head(org)) => {}
                 _ => continue,
             }
-            let fact = match pairs.get(&key) {
-                Some(value) => {
-                    let known: Retired = serde_json::from_slice(value).map_err(unreadable)?;
-                    known.merge(fact)
-                }
-                None => fact,
-            };
+            let known = pairs.get(&key).map(|value| serde_json::from_slice(value));
+            let fact = fact.joined(known.transpose().map_err(unreadable)?);
             pairs.insert(key, json(&fact));
         }
         Ok(())
