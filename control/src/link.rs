@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use proto::health::Health;
 use proto::wire::link::{
-    Ack, GREETING_BYTES_MAX, Hello, PROTOCOL, Welcome, read_frame, write_frame,
+    Ack, CLOCK_PROTOCOL, GREETING_BYTES_MAX, Hello, PROTOCOL, TimedAck, Welcome, read_frame,
+    write_frame,
 };
 use proto::wire::replication::RegionHello;
 use proto::wire::{self, HEAD_BYTES, PAYLOAD_BYTES_MAX, RecordBatch};
@@ -52,6 +53,8 @@ pub struct LinkDeps {
     pub source: Option<Arc<Source>>,
     /// Tells when the process ends.
     pub health: Health,
+    /// Who this control plane is.
+    pub name: String,
 }
 
 /// Takes connections of nodes until the process ends. Then it takes none any more, and ends those
@@ -145,7 +148,10 @@ async fn attend(
             return Err(invalid(format!("{node} sent records of {}", batch.node)));
         }
         let ack = keep(batch, deps).await?;
-        write_frame(&mut stream, &ack).await?;
+        match hello.protocol < CLOCK_PROTOCOL {
+            true => write_frame(&mut stream, &ack).await?,
+            false => write_frame(&mut stream, &timed(&ack, deps)).await?,
+        }
     }
     info!(%peer, node, "node {node} has left");
     Ok(())
@@ -163,6 +169,15 @@ async fn keep(batch: RecordBatch, deps: &LinkDeps) -> std::io::Result<Ack> {
     }
     deps.metrics.stored(count as u64, lost);
     Ok(Ack { sequence })
+}
+
+fn timed(ack: &Ack, deps: &LinkDeps) -> TimedAck {
+    let unix_ns = jiff::Timestamp::now().as_nanosecond();
+    TimedAck {
+        sequence: ack.sequence,
+        by: deps.name.clone(),
+        unix_ns: u64::try_from(unix_ns).unwrap_or(0),
+    }
 }
 
 /// Reads who calls and says whether it may go on.

@@ -84,6 +84,7 @@ impl ControlPlane {
                     metrics: counters.clone(),
                     source: directory.as_ref().map(source),
                     health: health.clone(),
+                    name: settings.name(),
                 };
                 Some(servers.link(listener, link, background)?)
             }

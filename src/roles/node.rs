@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::node::limits::Limits;
 use ::node::records::RecordBatches;
 use ::node::records::ship::{self, Destination};
 use ::node::records::spool::Spool;
@@ -100,7 +101,8 @@ impl Node {
         let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(gateway, store.clone(), background);
         let spool = spool(&settings, folder, background);
-        let shipping = ship_records(&settings, tls, plane.batches, spool, &plane.shared);
+        let of = (&plane.shared, plane.limits.clone());
+        let shipping = ship_records(&settings, tls, plane.batches, spool, of);
         let shipping = restarts::once("records", health.clone(), shipping);
         let shipping = background.spawn(shipping);
         let mut servers = Servers::default();
@@ -195,14 +197,16 @@ fn ship_records(
     tls: Arc<rustls::ClientConfig>,
     batches: RecordBatches,
     spool: oneshot::Receiver<Spool>,
-    shared: &Shared,
+    (shared, limits): (&Shared, Arc<Limits>),
 ) -> impl Future<Output = ()> + use<> {
     let destination = Destination {
         endpoints: settings.link.endpoints.clone(),
         tls,
     };
     let (origin, metrics) = (shared.origin.clone(), shared.metrics.clone());
-    ship::run(batches, spool, destination, origin, metrics)
+    // Without links each node believes its own clock.
+    let clocks = settings.peers.listen.is_some().then_some(limits);
+    ship::run(batches, spool, destination, origin, metrics, clocks)
 }
 
 fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {

@@ -1,6 +1,7 @@
 //! etcd goes back behind what was served: nodes notice and go on, nothing is written, and what a
 //! person decides counts. On a real etcd whose data are put back, with the same cluster id.
 
+use proto::store::Op;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -8,6 +9,7 @@ use crate::cluster::{Cluster, wait_status};
 use crate::harness::gateway::{Gateway, Proxy, binary};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
+use crate::raw_store::RawStore;
 
 /// Runs `requestrocket recover`; gives whether it succeeded, and what it said.
 fn recover(control: &Gateway, token: &str, arguments: &[&str]) -> (bool, String) {
@@ -268,4 +270,65 @@ fn a_wiped_etcd_is_filled_again_from_a_node() {
     rename(&control, &token, &proxy);
     let fresh = cluster.node("gw-2", "gw-2");
     wait_status(&fresh, &proxy, "GET", 200);
+}
+
+/// A proxy with a limit of ten, and its target, which has been called once.
+fn limited(control: &Gateway, node: &Gateway, window: &str) -> (Proxy, Upstream) {
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    let meter = json!({"name": window, "limits": [{"limit": 10, "window": window}]});
+    control.create(&format!("/proxies/{}/meters", proxy.id), meter);
+    wait_for("the meter", || {
+        let answer = proxy.request("GET", "/").send(&node.url);
+        answer.field("ratelimit-policy").map(|_| ())
+    });
+    (proxy, upstream)
+}
+
+#[test]
+fn a_restored_etcd_gives_no_limit_a_second_time() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-1");
+    let limited = ["hour", "day"].map(|window| limited(&control, &node, window));
+    let used = || {
+        limited
+            .each_ref()
+            .map(|(_, upstream)| upstream.seen().len())
+    };
+    let (busy, _target) = self::limited(&control, &node, "second");
+    let backup = cluster.etcd[0].backup();
+    // More is written after it than will be before the node asks again.
+    let store = RawStore::new(&cluster.etcd[0]);
+    for _ in 0..300 {
+        store.put(vec![Op::put("test/later", Vec::new())]);
+    }
+    for (proxy, _) in &limited {
+        while proxy.request("GET", "/").send(&node.url).status() == 200 {}
+    }
+    assert_eq!(used().map(|used| (9..=10).contains(&used)), [true; 2]);
+    for (restored, times) in [(Some(&backup), 1), (None, 2)] {
+        cluster.etcd[0].restore(restored);
+        wait_for("what the node has found", || {
+            // Its blocks end after 200 ms, so that etcd is asked again and again.
+            busy.request("GET", "/").send(&node.url);
+            let found = node
+                .log()
+                .matches("of limits since that is not known")
+                .count();
+            (found >= times).then_some(())
+        });
+        for (proxy, _) in &limited {
+            for _ in 0..12 {
+                let answer = proxy.request("GET", "/").send(&node.url);
+                assert!(
+                    [200, 429, 503].contains(&answer.status()),
+                    "{}",
+                    answer.text()
+                );
+            }
+            wait_status(&node, proxy, "GET", 429);
+        }
+        assert!(used().iter().all(|used| *used <= 10), "{:?}", used());
+    }
 }

@@ -52,6 +52,11 @@ impl Bucket {
         self.owed = self.owed.saturating_sub(owed);
     }
 
+    /// Owes no less than another bucket.
+    pub fn owe_at_least(&mut self, other: &Self) {
+        self.owed = self.owed.max(other.owed);
+    }
+
     /// Adds what is owed to another bucket.
     pub fn merge(&mut self, other: &Self) {
         self.owed = self.owed.saturating_add(other.owed);

@@ -87,6 +87,12 @@ pub enum Word {
         /// As above.
         told: Option<Told>,
     },
+    /// Of no key: the store went back to an earlier state of itself. Peers before protocol 3 do
+    /// not know it.
+    StoreReturned {
+        /// How long ago that was found.
+        ago_ns: u64,
+    },
 }
 
 impl Word {
@@ -100,10 +106,14 @@ impl Word {
 }
 
 impl TokenBatch {
-    /// The same for a peer that does not know who is held where.
-    pub fn without_held(mut self) -> Self {
-        let held = |word: &Word| matches!(word, Word::Holding { .. } | Word::HeldElsewhere { .. });
-        self.items.retain(|item| !held(&item.word));
+    /// The same for a peer that speaks an earlier protocol than 3.
+    pub fn before_protocol_3(mut self) -> Self {
+        self.items.retain(|item| {
+            !matches!(
+                item.word,
+                Word::Holding { .. } | Word::HeldElsewhere { .. } | Word::StoreReturned { .. }
+            )
+        });
         self
     }
 }

@@ -10,16 +10,15 @@
 //! ```
 //!
 //! With peers each key has one owner among the nodes, by rendezvous hashing: its broker takes
-//! blocks from the store and lends parts of them to the brokers that ask. One that does not answer
-//! is passed over for the next; a node that reaches no peer takes from the store itself. Two
-//! owners at once cost conflicts in the store and nothing else.
+//! blocks from the store and lends parts of them to brokers that ask. One that is silent is passed
+//! over; a node that reaches no peer takes from the store itself. Two owners cost conflicts only.
 //!
 //! | file | what |
 //! |---|---|
 //! | `window`, `bucket` | pure: sliding ring, calendar window; token bucket |
 //! | `block` | pure: open, settle, close a block in a state |
 //! | `state`, `codec` | the value in the store, and its bytes |
-//! | `revision_clock` | pure: how old a value in the store is at least |
+//! | `revision_clock`, `returned` | pure: how old a value in the store is at least; a restored one |
 //! | `wall_clocks` | pure: what time it is, by the clocks of all nodes |
 //! | `cell`, `part` | tokens in the hands of workers, and the broker's record of them |
 //! | `demand`, `credit` | how much is wanted, how often written; what is given without a store |
@@ -65,6 +64,7 @@ mod raises;
 mod refusal;
 mod registry;
 mod restraint;
+mod returned;
 pub mod revision_clock;
 mod run;
 mod shared;

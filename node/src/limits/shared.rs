@@ -11,7 +11,7 @@ use super::clock::{Clock, Moment};
 use super::meter::Meter;
 use super::raises::Raises;
 use super::shares::Shares;
-use super::wall_clocks::{Agreed, ClockSample, WallClocks};
+use super::wall_clocks::{Agreed, ClockSample, WallClocks, Witness};
 
 /// The way from the workers to the broker.
 pub struct Shared {
@@ -38,7 +38,7 @@ pub struct Shared {
     /// Whether somebody has counted them.
     counted: AtomicBool,
     nodes_min: u64,
-    max_skew_ns: u64,
+    pub(super) max_skew_ns: u64,
     /// Of the other nodes. A plain mutex: nobody waits with it, and requests do not touch it.
     wall_clocks: Mutex<WallClocks>,
 }
@@ -94,6 +94,8 @@ pub struct Stats {
     pub clock_ahead_ns: AtomicI64,
     /// Times that it was found too far from it for calendar windows.
     pub clock_wrong: AtomicU64,
+    /// Times that the store was found to have gone back to an earlier state of itself.
+    pub store_returns: AtomicU64,
     /// Times that a new key was put on the shared overflow key.
     pub overflowed: AtomicU64,
 }
@@ -194,11 +196,11 @@ impl Shared {
         self.counted.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a sample of a node's wall clock.
-    pub(super) fn heard_clock(&self, node: u64, sample: ClockSample) {
+    /// Takes a sample of another's wall clock.
+    pub(super) fn heard_clock(&self, of: Witness, sample: ClockSample) {
         let clocks = self.wall_clocks.lock();
         let mut clocks = clocks.unwrap_or_else(PoisonError::into_inner);
-        clocks.heard(node, sample);
+        clocks.heard(of, sample);
     }
 
     /// The time as the nodes agree on it.

@@ -1,10 +1,12 @@
-//! What time it is, for calendar windows: this node's wall clock, judged by those of its peers.
+//! What time it is, for calendar windows: this node's wall clock, judged by those of its peers and
+//! of the control planes.
 //!
 //! Nothing else here goes by a wall clock, and one alone may be off by any amount: a node that
 //! believed its own would open a day early, with a whole limit of tokens, or keep it closed. So the
 //! time is the *lower median* of all clocks that are known: among three one wrong clock changes
 //! nothing, and of two the later begins a window when both say that it has begun. A node whose own
 //! clock is further from that than `max_skew` takes nothing for calendar windows; it asks others.
+//! A control plane tells its clock with each acknowledgement of records: so two nodes are three.
 //!
 //! Clocks of peers are compared over their links as NTP does (RFC 5905): a clock read between an
 //! ask and its answer was ahead of ours by no more than it is of the ask, and no less than of the
@@ -25,7 +27,16 @@ const KEPT_NS: u64 = 86_400_000_000_000;
 /// Clocks that are kept; the one heard of longest ago goes.
 const CLOCKS_MAX: usize = 1_024;
 
-/// A peer's wall clock as one answer told it.
+/// Whose clock it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Witness {
+    /// A node's, by its number.
+    Node(u64),
+    /// A control plane's, by its name.
+    Control(String),
+}
+
+/// Another's wall clock as one answer told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockSample {
     /// When it was asked for, on the own CLOCK_BOOTTIME.
@@ -36,10 +47,10 @@ pub struct ClockSample {
     pub unix_ns: u64,
 }
 
-/// The wall clocks of other nodes, by the number of the node.
+/// The wall clocks of others.
 #[derive(Clone, Debug, Default)]
 pub struct WallClocks {
-    others: BTreeMap<u64, VecDeque<ClockSample>>,
+    others: BTreeMap<Witness, VecDeque<ClockSample>>,
 }
 
 /// The time as the nodes agree on it.
@@ -54,6 +65,8 @@ pub struct Agreed {
     /// Whether the clocks of all nodes are known. Of some of them most may be wrong although most
     /// of all are right.
     pub compared: bool,
+    /// There is no other node: nobody takes by another time than this one.
+    pub alone: bool,
 }
 
 impl Agreed {
@@ -64,20 +77,20 @@ impl Agreed {
 }
 
 impl WallClocks {
-    /// Takes a sample of a node's clock. Earlier ones that it contradicts are dropped: that clock
+    /// Takes a sample of a clock. Earlier ones that it contradicts are dropped: that clock
     /// has been set since. One that says that it was heard before it was asked for is no sample.
-    pub fn heard(&mut self, node: u64, sample: ClockSample) {
+    pub fn heard(&mut self, of: Witness, sample: ClockSample) {
         if sample.heard_ns < sample.asked_ns {
             return;
         }
-        if self.others.len() >= CLOCKS_MAX && !self.others.contains_key(&node) {
+        if self.others.len() >= CLOCKS_MAX && !self.others.contains_key(&of) {
             let last = |samples: &VecDeque<ClockSample>| samples.back().map(|s| s.heard_ns);
             let oldest = self.others.iter().min_by_key(|(_, samples)| last(samples));
-            if let Some(oldest) = oldest.map(|(node, _)| *node) {
+            if let Some(oldest) = oldest.map(|(of, _)| of.clone()) {
                 self.others.remove(&oldest);
             }
         }
-        let samples = self.others.entry(node).or_default();
+        let samples = self.others.entry(of).or_default();
         samples
             .retain(|earlier| sample.least() <= earlier.most() && earlier.least() <= sample.most());
         if samples.len() >= SAMPLES {
@@ -91,15 +104,14 @@ impl WallClocks {
     pub fn agreed(&self, own: Moment, nodes: Option<u64>, max_skew_ns: u64) -> Agreed {
         let own_ahead = ahead(own.unix_ns, own.boot_ns);
         let known = |since_ns: u64| {
-            let mut all: Vec<i64> = self
-                .others
-                .values()
-                .filter(|samples| {
-                    let last = samples.back().map_or(0, |sample| sample.heard_ns);
-                    own.boot_ns.saturating_sub(last) <= since_ns
-                })
-                .map(between)
-                .collect();
+            let is_known = |samples: &VecDeque<ClockSample>| {
+                let last = samples.back().map_or(0, |sample| sample.heard_ns);
+                own.boot_ns.saturating_sub(last) <= since_ns
+            };
+            let known = self.others.iter().filter(|(_, s)| is_known(s));
+            let is_node = |of: &Witness| matches!(of, Witness::Node(_));
+            let mut all: Vec<(i64, bool)> =
+                known.map(|(of, s)| (between(s), is_node(of))).collect();
             all.sort_unstable();
             all
         };
@@ -107,19 +119,20 @@ impl WallClocks {
         if clocks.is_empty() {
             clocks = known(KEPT_NS);
         }
-        let at = clocks.partition_point(|clock| *clock < own_ahead);
-        clocks.insert(at, own_ahead);
-        let median = clocks
-            .get((clocks.len() - 1) / 2)
-            .copied()
-            .unwrap_or(own_ahead);
-        let near = |clock: &&i64| clock.abs_diff(median) <= max_skew_ns;
+        let of_nodes = 1 + clocks.iter().filter(|(_, is_node)| *is_node).count() as u64;
+        let at = clocks.partition_point(|(clock, _)| *clock < own_ahead);
+        clocks.insert(at, (own_ahead, true));
+        let median = clocks.get((clocks.len() - 1) / 2);
+        let median = median.map_or(own_ahead, |(clock, _)| *clock);
+        let near = |(clock, _): &&(i64, bool)| clock.abs_diff(median) <= max_skew_ns;
         let agreeing = clocks.iter().filter(near).count();
+        let alone = nodes == Some(1);
         Agreed {
             unix_ns: own.boot_ns.saturating_add_signed(median),
             own_ahead_ns: own_ahead.saturating_sub(median),
-            confirmed: agreeing > 1 || nodes == Some(1),
-            compared: nodes.is_some_and(|nodes| clocks.len() as u64 >= nodes),
+            confirmed: agreeing > 1 || alone,
+            compared: nodes.is_some_and(|nodes| of_nodes >= nodes),
+            alone,
         }
     }
 }
@@ -172,7 +185,10 @@ mod tests {
     fn clocks(at_ns: u64, offs: &[i64]) -> WallClocks {
         let mut clocks = WallClocks::default();
         for (node, off_ns) in offs.iter().enumerate() {
-            clocks.heard(node as u64, sample(at_ns, 10 * MS, 5 * MS, *off_ns));
+            clocks.heard(
+                Witness::Node(node as u64),
+                sample(at_ns, 10 * MS, 5 * MS, *off_ns),
+            );
         }
         clocks
     }
@@ -215,10 +231,36 @@ mod tests {
     }
 
     #[test]
+    fn a_control_plane_is_a_witness_and_no_node() {
+        let at = |off_ns: i64, others: &[(Witness, i64)], nodes: u64| {
+            let mut clocks = WallClocks::default();
+            for (of, off_ns) in others {
+                clocks.heard(of.clone(), sample(SECOND, 2 * MS, MS, *off_ns));
+            }
+            clocks.agreed(own(2 * SECOND, off_ns), Some(nodes), SKEW)
+        };
+        let (hour, control) = (HOUR as i64, Witness::Control("c-1".into()));
+        // Of two nodes one is an hour behind: alone they would go by it.
+        let two = [(Witness::Node(2), -hour), (control.clone(), 0)];
+        let agreed = at(0, &two, 2);
+        assert!(agreed.confirmed && agreed.compared, "{agreed:?}");
+        assert_eq!(agreed.own_off_ns() / SECOND, 0);
+        let wrong = at(-hour, &[(Witness::Node(2), 0), (control.clone(), 0)], 2);
+        assert_eq!(wrong.own_off_ns(), HOUR);
+        // The control plane alone does not stand for a node that nobody has heard.
+        let unheard = at(0, &[(control.clone(), 0)], 2);
+        assert!(!unheard.compared && unheard.confirmed && !unheard.alone);
+        // A node by itself goes by the earlier clock, and is not wrong by it.
+        let alone = at(hour, &[(control, 0)], 1);
+        assert!(alone.alone && alone.confirmed && alone.compared);
+        assert_eq!(alone.unix_ns, NEW_YEAR + 2 * SECOND);
+    }
+
+    #[test]
     fn a_slow_answer_tells_no_more_than_it_can_and_quick_ones_mend_it() {
         let mut clocks = WallClocks::default();
         // The way there took nothing, the way back 400 ms: taken for half each.
-        clocks.heard(1, sample(SECOND, 400 * MS, 0, 0));
+        clocks.heard(Witness::Node(1), sample(SECOND, 400 * MS, 0, 0));
         let off = |clocks: &WallClocks| {
             let now = own(20 * SECOND, -(SECOND as i64));
             let agreed = clocks.agreed(now, Some(2), SKEW);
@@ -231,15 +273,18 @@ mod tests {
             )
         };
         assert_eq!(off(&clocks), -200 * MS as i64);
-        clocks.heard(1, sample(2 * SECOND, 4 * MS, 2 * MS, 0));
+        clocks.heard(Witness::Node(1), sample(2 * SECOND, 4 * MS, 2 * MS, 0));
         assert_eq!(off(&clocks), -(MS as i64), "what both allow");
         for second in 3..12 {
-            clocks.heard(1, sample(second * SECOND, 300 * MS, 300 * MS, 0));
+            clocks.heard(
+                Witness::Node(1),
+                sample(second * SECOND, 300 * MS, 300 * MS, 0),
+            );
         }
         assert!(off(&clocks).unsigned_abs() <= 150 * MS);
         // What was heard before it was asked for is nothing.
         clocks.heard(
-            1,
+            Witness::Node(1),
             ClockSample {
                 asked_ns: 9,
                 heard_ns: 8,
@@ -260,7 +305,10 @@ mod tests {
         assert_eq!(at(&clocks, HOUR as i64).0, HOUR / MS);
         for node in [0, 1] {
             let (trip_ns, off_ns) = (4 * MS, -(HOUR as i64));
-            clocks.heard(node, sample(5 * SECOND, trip_ns, trip_ns / 2, off_ns));
+            clocks.heard(
+                Witness::Node(node),
+                sample(5 * SECOND, trip_ns, trip_ns / 2, off_ns),
+            );
         }
         assert_eq!(at(&clocks, 0).0, HOUR / MS);
     }
@@ -276,10 +324,10 @@ mod tests {
         assert_eq!(off(&clocks, 30 * HOUR), 0, "forgotten");
         // One that is heard of counts more than two that were.
         let now_ns = 2 * HOUR;
-        clocks.heard(7, sample(now_ns, 2 * MS, MS, HOUR as i64));
+        clocks.heard(Witness::Node(7), sample(now_ns, 2 * MS, MS, HOUR as i64));
         assert_eq!(off(&clocks, now_ns + SECOND), 0);
         for node in 0..2 * CLOCKS_MAX as u64 {
-            clocks.heard(node, sample(now_ns + node, 2 * MS, MS, 0));
+            clocks.heard(Witness::Node(node), sample(now_ns + node, 2 * MS, MS, 0));
         }
         assert_eq!(clocks.others.len(), CLOCKS_MAX);
     }

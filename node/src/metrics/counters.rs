@@ -136,7 +136,7 @@ pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 13] {
 }
 
 /// What became of the tokens of this node, and who gave them.
-pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 6] {
+pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 7] {
     [
         (
             "requestrocket_limit_tokens_granted_total",
@@ -167,6 +167,11 @@ pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 6] {
             "requestrocket_limit_clock_wrong_total",
             "Times that the wall clock was found too far from those of the other nodes.",
             &limits.clock_wrong,
+        ),
+        (
+            "requestrocket_limit_store_returns_total",
+            "Times that etcd was found to have gone back to an earlier state of itself.",
+            &limits.store_returns,
         ),
     ]
 }

@@ -145,7 +145,7 @@ impl Peers {
         let sent = links.get(&to).is_some_and(|link| {
             let message = match message {
                 PeerMessage::Tokens(batch) if link.protocol < wire::HELD_PROTOCOL => {
-                    PeerMessage::Tokens(batch.without_held())
+                    PeerMessage::Tokens(batch.before_protocol_3())
                 }
                 message => message,
             };

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::wire::link::{
-    Ack, GREETING_BYTES_MAX, Hello, PROTOCOL, Welcome, read_frame, write_frame,
+    Ack, CLOCK_PROTOCOL, GREETING_BYTES_MAX, Hello, PROTOCOL, TimedAck, Welcome, read_frame,
+    write_frame,
 };
 use proto::wire::{self, RecordBatch};
 use rustls::ClientConfig;
@@ -14,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::info;
 
+use crate::limits::Limits;
 use crate::stages::record::Origin;
 
 /// Longest time for a connection, a handshake and a greeting.
@@ -29,21 +31,30 @@ pub struct Destination {
     pub tls: Arc<ClientConfig>,
 }
 
+struct Stream {
+    stream: TlsStream<TcpStream>,
+    /// The lower of what both sides speak.
+    protocol: u16,
+}
+
 /// A connection that is made when it is needed.
 pub struct Link {
     destination: Destination,
     origin: Arc<Origin>,
-    stream: Option<TlsStream<TcpStream>>,
+    /// Who hears what the clocks of control planes show, where clocks are compared.
+    clocks: Option<Arc<Limits>>,
+    stream: Option<Stream>,
     /// Which endpoint is tried next.
     at: usize,
 }
 
 impl Link {
     /// No connection yet.
-    pub fn new(destination: Destination, origin: Arc<Origin>) -> Self {
+    pub fn new(destination: Destination, origin: Arc<Origin>, clocks: Option<Arc<Limits>>) -> Self {
         Self {
             destination,
             origin,
+            clocks,
             stream: None,
             at: 0,
         }
@@ -71,7 +82,8 @@ impl Link {
             Some(stream) => stream,
             None => tokio::time::timeout(CONNECT_MAX, self.connect()).await??,
         };
-        let sequence = tokio::time::timeout(ACK_MAX, exchange(&mut stream, batch)).await??;
+        let exchanged = self.exchange(&mut stream, batch);
+        let sequence = tokio::time::timeout(ACK_MAX, exchanged).await??;
         if sequence != batch.sequence {
             return Err(invalid(format!(
                 "batch {sequence} was acknowledged instead"
@@ -87,7 +99,7 @@ impl Link {
         endpoints.get(at).map_or("nowhere", String::as_str)
     }
 
-    async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
+    async fn connect(&self) -> std::io::Result<Stream> {
         let endpoint = self.endpoint(self.at);
         let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
@@ -109,13 +121,23 @@ impl Link {
             ));
         }
         info!("records are shipped to {endpoint}");
-        Ok(stream)
+        let protocol = welcome.protocol.min(PROTOCOL);
+        Ok(Stream { stream, protocol })
     }
-}
 
-async fn exchange(stream: &mut TlsStream<TcpStream>, batch: &RecordBatch) -> std::io::Result<u64> {
-    write_frame(stream, batch).await?;
-    Ok(answer::<Ack>(stream).await?.sequence)
+    /// The batch that is acknowledged to be stored.
+    async fn exchange(&self, on: &mut Stream, batch: &RecordBatch) -> std::io::Result<u64> {
+        let asked_ns = self.clocks.as_ref().map(|limits| limits.asked_ns());
+        write_frame(&mut on.stream, batch).await?;
+        if on.protocol < CLOCK_PROTOCOL {
+            return Ok(answer::<Ack>(&mut on.stream).await?.sequence);
+        }
+        let ack: TimedAck = answer(&mut on.stream).await?;
+        if let Some((limits, asked_ns)) = self.clocks.as_ref().zip(asked_ns) {
+            limits.control_clock(ack.by, asked_ns, ack.unix_ns);
+        }
+        Ok(ack.sequence)
+    }
 }
 
 async fn answer<M: wire::Message>(stream: &mut TlsStream<TcpStream>) -> std::io::Result<M> {

@@ -19,6 +19,7 @@ pub use super::link::Destination;
 use super::link::Link;
 use super::spool::{Place, Spool};
 use super::{Batch, RecordBatches};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::stages::record::Origin;
 
@@ -35,24 +36,28 @@ const READS_MAX: u32 = 12;
 const ENDING: Duration = Duration::from_secs(1);
 
 /// Ships until the queue has ended and everything is stored or on disk. Until the spool comes, and
-/// where none does, records wait in memory.
+/// where none does, records wait in memory. `clocks` hear what those of control planes show.
 pub async fn run(
     mut batches: RecordBatches,
     mut spool: oneshot::Receiver<Spool>,
     destination: Destination,
     origin: Arc<Origin>,
     metrics: Metrics,
+    clocks: Option<Arc<Limits>>,
 ) {
     let mut shipper = Shipper {
         node: origin.node.to_string(),
-        link: Some(Link::new(destination, origin)),
+        link: Some(Link::new(destination, origin, clocks)),
         spool: None,
         metrics,
         reported: 0,
         sequence: 0,
         backoff: BACKOFF_MIN,
         retry_at: Instant::now(),
-        contact: Instant::now(),
+        // The first word is said at once: control is a witness of the time.
+        contact: Instant::now()
+            .checked_sub(HEARTBEAT)
+            .unwrap_or_else(Instant::now),
         disk_failed: false,
         unread: 0,
     };

@@ -176,6 +176,16 @@ pub enum TxnOutcome {
     Conflict(At<Vec<Option<KeyValue>>>),
 }
 
+impl TxnOutcome {
+    /// The store's revision when it carried the transaction out, or refused it.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Committed(revision) => *revision,
+            Self::Conflict(seen) => seen.revision,
+        }
+    }
+}
+
 /// One change seen by a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

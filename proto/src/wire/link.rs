@@ -2,15 +2,20 @@
 //!
 //! The node begins with [`Hello`] and control answers [`Welcome`], each with the highest protocol
 //! that it speaks; both go on with the lower one. Then the node sends batches of records and
-//! control answers each, once it is stored, with its [`Ack`].
+//! control answers each, once it is stored, with its [`Ack`], since protocol 2 with a [`TimedAck`].
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{HEAD_BYTES, Message, SCHEMA_ACK, SCHEMA_HELLO, SCHEMA_WELCOME, encode, frame_len};
+use super::{
+    HEAD_BYTES, Message, SCHEMA_ACK, SCHEMA_HELLO, SCHEMA_TIMED_ACK, SCHEMA_WELCOME, encode,
+    frame_len,
+};
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
+/// The protocol since which control tells what its wall clock shows.
+pub const CLOCK_PROTOCOL: u16 = 2;
 /// Largest frame before the other side is known, in bytes.
 pub const GREETING_BYTES_MAX: usize = 4_096;
 
@@ -51,6 +56,21 @@ pub struct Ack {
 
 impl Message for Ack {
     const SCHEMA: u16 = SCHEMA_ACK;
+}
+
+/// A batch is stored, and what time it is then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedAck {
+    /// Of which batch.
+    pub sequence: u64,
+    /// The control plane, as it calls itself: there may be several behind one address.
+    pub by: String,
+    /// What its wall clock shows, in nanoseconds since 1970-01-01 in UTC.
+    pub unix_ns: u64,
+}
+
+impl Message for TimedAck {
+    const SCHEMA: u16 = SCHEMA_TIMED_ACK;
 }
 
 /// Reads one frame of at most `bytes_max` bytes; `None` where the stream ends between two.

@@ -74,6 +74,7 @@ pub const SCHEMA_KEPT_PART: u16 = 7;
 const SCHEMA_HELLO: u16 = 4;
 const SCHEMA_WELCOME: u16 = 5;
 const SCHEMA_ACK: u16 = 6;
+const SCHEMA_TIMED_ACK: u16 = 42;
 /// Who dials a node; the type is the data plane's, as those of the two below.
 pub const SCHEMA_PEER_HELLO: u16 = 8;
 /// The answer of the node that was dialled.

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 
 use super::{Broker, Slot, count};
+use crate::limits::Limits;
 use crate::limits::block::Opener;
 use crate::limits::clock::Moment;
-use crate::limits::wall_clocks::ClockSample;
+use crate::limits::wall_clocks::{ClockSample, Witness};
 
 /// What the last look at the clocks gave.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,10 +35,32 @@ impl Wall {
 /// calendar windows by those that it knows; meanwhile it asks others.
 const COMPARED_BY_NS: u64 = 5_000_000_000;
 
+impl Limits {
+    /// When something is asked for that is answered with what a clock shows, on the own
+    /// CLOCK_BOOTTIME in nanoseconds.
+    pub fn asked_ns(&self) -> u64 {
+        self.shared.clock.boot_ns()
+    }
+
+    /// A control plane has told what its wall clock shows. An answer that took longer than clocks
+    /// may be apart says nothing: a disk was waited for.
+    pub fn control_clock(&self, by: String, asked_ns: u64, unix_ns: u64) {
+        let heard_ns = self.shared.clock.boot_ns();
+        if heard_ns.saturating_sub(asked_ns) <= self.shared.max_skew_ns {
+            let sample = ClockSample {
+                asked_ns,
+                heard_ns,
+                unix_ns,
+            };
+            self.shared.heard_clock(Witness::Control(by), sample);
+        }
+    }
+}
+
 impl Broker {
     /// A peer has told what its wall clock shows.
     pub fn peer_clock(&mut self, peer: Opener, sample: ClockSample) {
-        self.shared.heard_clock(peer.node, sample);
+        self.shared.heard_clock(Witness::Node(peer.node), sample);
     }
 
     /// The moment with the wall clock that the nodes agree on.
@@ -48,8 +71,9 @@ impl Broker {
             .clock_ahead_ns
             .store(agreed.own_ahead_ns, Ordering::Relaxed);
         let off_ms = agreed.own_ahead_ns / 1_000_000;
-        // Nobody to ask: the own clock is all there is, and it is zero off itself.
-        let is_wrong = agreed.own_off_ns() > self.place.max_skew_ns.max(1);
+        // Nobody to ask: without a control plane the own clock is all there is, and with one this
+        // node goes by the earlier of the two.
+        let is_wrong = !agreed.alone && agreed.own_off_ns() > self.place.max_skew_ns.max(1);
         if is_wrong && !self.wall.is_wrong {
             count(&stats.clock_wrong);
             warn!(

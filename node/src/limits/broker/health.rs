@@ -72,6 +72,7 @@ impl Broker {
         let sent_ns = now_ns;
         let asked = Asked {
             sent_ns,
+            asking: self.proofs.asking(),
             slots,
             probe,
         };

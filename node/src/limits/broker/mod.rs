@@ -10,6 +10,7 @@ mod calendar;
 mod conflict;
 mod health;
 mod peers;
+mod returned;
 mod roster;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -22,14 +23,14 @@ use tracing::error;
 use self::budget::Budget;
 use self::calendar::Wall;
 use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health};
-use self::roster::{Roster, key_hash};
+use self::roster::{Keys, Roster, key_hash};
 use super::block::Opener;
 use super::clock::Moment;
 use super::codec;
 use super::exchange::{Item, Outbox};
 use super::meter::Meter;
 use super::owner::{Around, Owner, Place, Write};
-use super::revision_clock::RevisionClock;
+use super::revision_clock::{Asking, RevisionClock};
 use super::shared::Shared;
 
 /// Keys in one transaction.
@@ -55,6 +56,8 @@ type Slot = u64;
 #[derive(Debug, Default)]
 struct Asked {
     sent_ns: u64,
+    /// What was known of the store then.
+    asking: Asking,
     slots: Vec<Slot>,
     /// It only reads.
     probe: Option<Probe>,
@@ -97,6 +100,8 @@ pub struct Broker {
     roster: Roster,
     budget: Budget,
     wall: Wall,
+    /// When peers are told again that the store went back.
+    return_told_ns: Option<u64>,
     /// What is to be said to peers.
     outgoing: Vec<(Opener, Item)>,
 }
@@ -129,6 +134,7 @@ impl Broker {
             roster: Roster::default(),
             budget: Budget::new(key_writes_max),
             wall: Wall::default(),
+            return_told_ns: None,
             outgoing: Vec::new(),
         }
     }
@@ -137,6 +143,7 @@ impl Broker {
     pub fn turn(&mut self, own: Moment) -> Vec<Call> {
         let now = self.tell_time(own);
         self.take_asks(now.boot_ns);
+        self.tell_return_again(now.boot_ns);
         self.late = self.is_late(now.boot_ns);
         self.budget.turn(now.boot_ns, self.shared.nodes());
         let leaving = self.shared.is_stopping();
@@ -178,7 +185,7 @@ impl Broker {
     /// Takes the outcome of a call.
     pub fn answer(&mut self, id: u64, result: Result<TxnOutcome, StoreError>, now_ns: u64) {
         let asked = self.calls.remove(&id).unwrap_or_default();
-        let Asked { slots, probe, .. } = asked;
+        let (slots, probe) = (asked.slots, asked.probe);
         match result {
             Ok(outcome) => {
                 self.heard_ns = now_ns;
@@ -186,11 +193,12 @@ impl Broker {
                 if probe.as_ref().is_none_or(|probe| probe.whole) {
                     self.contact_ns = now_ns;
                 }
-                let revision = match &outcome {
-                    TxnOutcome::Committed(revision) => *revision,
-                    TxnOutcome::Conflict(seen) => seen.revision,
-                };
-                self.proofs.note(now_ns, revision);
+                if self
+                    .proofs
+                    .answered(asked.asking, now_ns, outcome.revision())
+                {
+                    self.store_went_back(now_ns);
+                }
                 self.up(now_ns, probe.is_none());
                 match outcome {
                     TxnOutcome::Committed(revision) => {
@@ -215,6 +223,7 @@ impl Broker {
     /// When the next turn is due if nothing happens before; `u64::MAX` for never.
     pub fn due_ns(&self) -> u64 {
         let look_ns = self.looks.first().map_or(u64::MAX, |(at_ns, _)| *at_ns);
+        let look_ns = look_ns.min(self.return_told_ns.unwrap_or(u64::MAX));
         match &self.health {
             Health::Down {
                 retry_ns,
@@ -296,8 +305,9 @@ impl Broker {
             leaving,
             next_id: self.next_id,
             supplier: {
-                let able = able && !self.late;
-                self.roster.supplier(me, able, hash, now.boot_ns)
+                let key = (hash, Keys::like(owner.has_calendar()));
+                self.roster
+                    .supplier((me, able && !self.late), key, now.boot_ns)
             },
             out: Outbox::default(),
         };
@@ -364,6 +374,7 @@ impl Broker {
         self.next_call += 1;
         let asked = Asked {
             sent_ns,
+            asking: self.proofs.asking(),
             slots,
             probe: None,
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proto::meter::Share;
 use proto::store::Revision;
 
+use super::roster::Keys;
 use super::{Broker, Slot, count};
 use crate::limits::block::Opener;
 use crate::limits::corrections::Correction;
@@ -23,6 +24,7 @@ impl Broker {
     /// A peer can be asked from now on.
     pub fn peer_up(&mut self, peer: Opener, now_ns: u64) {
         self.roster.up(peer);
+        self.tell_return(peer, now_ns);
         if self.wall.is_unfit() {
             self.look_at_calendars(now_ns);
         }
@@ -95,9 +97,10 @@ impl Broker {
                 Word::HeldElsewhere { levels } => {
                     let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));
                     if let Some(owner) = owner {
-                        owner.held_elsewhere(levels, now_ns);
+                        owner.held_elsewhere(from, levels, now_ns);
                     }
                 }
+                Word::StoreReturned { ago_ns } => self.told_of_return(ago_ns, now_ns),
                 Word::Corrected { number } => {
                     let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));
                     if let Some(owner) = owner {
@@ -129,7 +132,7 @@ impl Broker {
     pub(super) fn said(&mut self, key: &str, out: Outbox, now_ns: u64) {
         for silent in out.silent {
             count(&self.shared.stats.peer_silences);
-            self.roster.pass_over(silent, now_ns);
+            self.roster.pass_over(silent, Keys::All, now_ns);
         }
         for (to, word) in out.words {
             match &word {
@@ -226,16 +229,18 @@ impl Broker {
         let Some(owner) = self.owners.get_mut(&slot) else {
             return;
         };
+        // A node whose clock is off serves all that goes by no calendar.
+        let keys = Keys::like(owner.has_calendar());
         match owner.answered(from, answer, now_ns) {
             Told::Served => {
                 self.contact_ns = now_ns;
-                self.roster.served(from);
+                self.roster.served(from, keys);
                 if revision > 0 {
                     // The peer knew this revision before it answered.
-                    self.proofs.note(now_ns, Revision(revision));
+                    self.proofs.told(now_ns, Revision(revision));
                 }
             }
-            Told::NoStore => self.roster.pass_over(from, now_ns),
+            Told::NoStore => self.roster.pass_over(from, keys, now_ns),
             Told::Nothing => {}
         }
         self.schedule(slot, now_ns);

@@ -1,7 +1,8 @@
 //! Which node owns which key: rendezvous order over the peers that can be reached.
 //!
 //! Every node gives each key an order of owners by a hash of node and key. The first that answers
-//! is asked; one that was silent, or has no store, is passed over for a while, longer each time.
+//! is asked; one that was silent, or has no store, is passed over for a while, longer each time;
+//! one that may not go by its clock only for what goes by the calendar.
 //! Nodes may disagree for a moment: then two own a key, and the store keeps the bound.
 
 use std::collections::BTreeMap;
@@ -12,11 +13,62 @@ use crate::limits::block::Opener;
 const SUSPECT_MIN_NS: u64 = 250_000_000;
 const SUSPECT_MAX_NS: u64 = 5_000_000_000;
 
+/// Keys that a node may be passed over for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// All.
+    All,
+    /// Those with a limit by day or month.
+    Calendar,
+}
+
+impl Keys {
+    /// Those like one that has such a limit, or has none.
+    pub fn like(has_calendar: bool) -> Self {
+        match has_calendar {
+            true => Self::Calendar,
+            false => Self::All,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     incarnation: Opener,
-    suspect_until_ns: u64,
-    suspicion_ns: u64,
+    for_all: Suspicion,
+    for_calendar: Suspicion,
+}
+
+/// Until when a peer is passed over, and for how long the next time.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    until_ns: u64,
+    next_ns: u64,
+}
+
+impl Suspicion {
+    const NONE: Self = Self {
+        until_ns: 0,
+        next_ns: SUSPECT_MIN_NS,
+    };
+
+    fn rise(&mut self, now_ns: u64) {
+        // Several asks that end together are one silence.
+        if now_ns >= self.until_ns {
+            self.until_ns = now_ns.saturating_add(self.next_ns);
+            self.next_ns = self.next_ns.saturating_mul(2).min(SUSPECT_MAX_NS);
+        }
+    }
+}
+
+impl Peer {
+    fn is_usable(&self, keys: Keys, now_ns: u64) -> bool {
+        let for_these = match keys {
+            Keys::All => 0,
+            Keys::Calendar => self.for_calendar.until_ns,
+        };
+        now_ns >= self.for_all.until_ns.max(for_these)
+    }
 }
 
 /// The peers that are linked now.
@@ -30,8 +82,8 @@ impl Roster {
     pub fn up(&mut self, peer: Opener) {
         let fresh = Peer {
             incarnation: peer,
-            suspect_until_ns: 0,
-            suspicion_ns: SUSPECT_MIN_NS,
+            for_all: Suspicion::NONE,
+            for_calendar: Suspicion::NONE,
         };
         self.peers.insert(peer.node, fresh);
     }
@@ -43,39 +95,49 @@ impl Roster {
         }
     }
 
+    /// All that are linked.
+    pub fn linked(&self) -> Vec<Opener> {
+        self.peers.values().map(|peer| peer.incarnation).collect()
+    }
+
     /// Whether this start of a node is linked.
     pub fn is_linked(&self, peer: Opener) -> bool {
         let linked = self.peers.get(&peer.node);
         linked.is_some_and(|linked| linked.incarnation == peer)
     }
 
-    /// A peer did not answer, or cannot serve: others are asked for a while.
-    pub fn pass_over(&mut self, peer: Opener, now_ns: u64) {
+    /// A peer did not answer, or cannot serve these keys: others are asked for a while.
+    pub fn pass_over(&mut self, peer: Opener, keys: Keys, now_ns: u64) {
         let known = self.peers.get_mut(&peer.node);
         if let Some(known) = known.filter(|known| known.incarnation == peer) {
-            // Several asks that end together are one silence.
-            if now_ns >= known.suspect_until_ns {
-                known.suspect_until_ns = now_ns.saturating_add(known.suspicion_ns);
-                known.suspicion_ns = known.suspicion_ns.saturating_mul(2).min(SUSPECT_MAX_NS);
+            match keys {
+                Keys::All => known.for_all.rise(now_ns),
+                Keys::Calendar => known.for_calendar.rise(now_ns),
             }
         }
     }
 
-    /// A peer gave or refused tokens.
-    pub fn served(&mut self, peer: Opener) {
+    /// A peer gave or refused tokens of one of these keys.
+    pub fn served(&mut self, peer: Opener, keys: Keys) {
         if let Some(known) = self.peers.get_mut(&peer.node) {
-            known.suspicion_ns = SUSPECT_MIN_NS;
+            known.for_all.next_ns = SUSPECT_MIN_NS;
+            if keys == Keys::Calendar {
+                known.for_calendar.next_ns = SUSPECT_MIN_NS;
+            }
         }
     }
 
     /// Whom to ask for a key; `None` when this node is to take from the store itself: because it
     /// comes first of those that can be reached, or reaches nobody. A node without a store
     /// (`able` is false) asks whoever is there.
-    pub fn supplier(&self, me: u64, able: bool, key: u64, now_ns: u64) -> Option<Opener> {
-        let usable = self
-            .peers
-            .values()
-            .filter(|peer| now_ns >= peer.suspect_until_ns);
+    pub fn supplier(
+        &self,
+        (me, able): (u64, bool),
+        (key, keys): (u64, Keys),
+        now_ns: u64,
+    ) -> Option<Opener> {
+        let peers = self.peers.values();
+        let usable = peers.filter(|peer| peer.is_usable(keys, now_ns));
         let best = usable.max_by_key(|peer| score(peer.incarnation.node, key))?;
         let ours = able && score(me, key) > score(best.incarnation.node, key);
         (!ours).then_some(best.incarnation)
@@ -118,7 +180,7 @@ mod tests {
 
     /// The owner of a key as `me` sees it among these.
     fn owner(me: u64, others: &[u64], key: u64) -> u64 {
-        let supplier = roster(others).supplier(me, true, key, 0);
+        let supplier = roster(others).supplier((me, true), (key, Keys::All), 0);
         supplier.map_or(me, |peer| peer.node)
     }
 
@@ -144,15 +206,18 @@ mod tests {
     fn who_is_silent_is_passed_over_for_longer_each_time() {
         let mut roster = roster(&[2]);
         let key = (0..).find(|key| score(2, *key) > score(1, *key)).unwrap();
-        let asked = |roster: &Roster, ms: u64| roster.supplier(1, true, key, ms * MS).is_some();
+        let asked = |roster: &Roster, ms: u64| {
+            let supplier = roster.supplier((1, true), (key, Keys::All), ms * MS);
+            supplier.is_some()
+        };
         assert!(asked(&roster, 0));
-        roster.pass_over(opener(2), 0);
-        roster.pass_over(opener(2), MS);
+        roster.pass_over(opener(2), Keys::All, 0);
+        roster.pass_over(opener(2), Keys::All, MS);
         assert!(!asked(&roster, 249) && asked(&roster, 250));
-        roster.pass_over(opener(2), 250 * MS);
+        roster.pass_over(opener(2), Keys::All, 250 * MS);
         assert!(!asked(&roster, 749) && asked(&roster, 750));
-        roster.served(opener(2));
-        roster.pass_over(opener(2), 750 * MS);
+        roster.served(opener(2), Keys::All);
+        roster.pass_over(opener(2), Keys::All, 750 * MS);
         assert!(asked(&roster, 1_000));
         roster.down(Opener { node: 2, boot: 9 });
         assert!(asked(&roster, 1_000), "the end of an earlier start");
@@ -164,7 +229,31 @@ mod tests {
     fn who_has_no_store_asks_another() {
         let key = (0..).find(|key| score(1, *key) > score(2, *key)).unwrap();
         let roster = roster(&[2]);
-        assert_eq!(roster.supplier(1, true, key, 0), None);
-        assert_eq!(roster.supplier(1, false, key, 0), Some(opener(2)));
+        assert_eq!(roster.supplier((1, true), (key, Keys::All), 0), None);
+        assert_eq!(
+            roster.supplier((1, false), (key, Keys::All), 0),
+            Some(opener(2))
+        );
+    }
+
+    #[test]
+    fn who_may_not_go_by_its_clock_serves_what_goes_by_no_calendar() {
+        let key = (0..).find(|key| score(2, *key) > score(1, *key)).unwrap();
+        let mut roster = roster(&[2]);
+        roster.pass_over(opener(2), Keys::Calendar, 0);
+        let asked = |roster: &Roster, keys: Keys, ms: u64| {
+            roster.supplier((1, true), (key, keys), ms * MS).is_some()
+        };
+        assert!(asked(&roster, Keys::All, 1) && !asked(&roster, Keys::Calendar, 249));
+        // Tokens of other keys say nothing of its clock.
+        roster.served(opener(2), Keys::All);
+        roster.pass_over(opener(2), Keys::Calendar, 250 * MS);
+        assert!(!asked(&roster, Keys::Calendar, 749) && asked(&roster, Keys::Calendar, 750));
+        roster.served(opener(2), Keys::Calendar);
+        roster.pass_over(opener(2), Keys::Calendar, 750 * MS);
+        assert!(asked(&roster, Keys::Calendar, 1_000));
+        // Who says nothing at all serves nothing.
+        roster.pass_over(opener(2), Keys::All, 1_000 * MS);
+        assert!(!asked(&roster, Keys::All, 1_100) && !asked(&roster, Keys::Calendar, 1_100));
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{
     Around, Attempt, Base, CANDIDATES_MAX, CELLS, Candidate, Cause, Charges, LATE_NS, LOOK_MIN_NS,
-    Mode, Owner, Part, SETTLE_SLACK_NS, Source, Span, State, Verdict, View, Write, grid_ns,
-    life_now_ns, life_ns,
+    Mode, Owner, Part, Remembered, SETTLE_SLACK_NS, Source, Span, State, Verdict, View, Write,
+    grid_ns, life_now_ns, life_ns,
 };
 
 /// How long a leaving process refuses what it no longer draws.
@@ -52,7 +52,22 @@ impl Owner {
         state
             .open
             .retain(|block| block.opener != me || ours(block.id));
+        if let Some(ago_ns) = around.proofs.went_back_ago_ns(now_ns) {
+            // What was at hand then may have been sent for as long as a block lives.
+            let life_ns = life_ns(&self.spec).saturating_mul(around.growth);
+            state.fill(ago_ns.saturating_sub(life_ns));
+        }
+        state.recall(&self.remembered);
         state
+    }
+
+    /// The store went back: what is known now is kept beside what it says.
+    pub(crate) fn store_went_back(&mut self) {
+        let known = match (&self.base, &self.borrowing.seen) {
+            (Base::Held { state, .. }, _) | (Base::Absent, Some((state, _))) => state,
+            (Base::Absent, None) => return,
+        };
+        self.remembered.keep(&Remembered::of(known));
     }
 
     /// The newest state that is known, from the owner or from the store, moved to now.

@@ -51,10 +51,15 @@ impl HeldBy {
 
     /// Who waits on all nodes but this one.
     fn without(&self, node: Opener, own: &[Level], now_ns: u64) -> Vec<Level> {
+        self.together(own, now_ns, |of| of != node)
+    }
+
+    /// Who waits here and on some of the other nodes.
+    fn together(&self, own: &[Level], now_ns: u64, is_of: impl Fn(Opener) -> bool) -> Vec<Level> {
         let others = self
             .nodes
             .iter()
-            .filter(|(of, held)| **of != node && now_ns < held.told_ns.saturating_add(TOLD_NS));
+            .filter(|(of, held)| is_of(**of) && now_ns < held.told_ns.saturating_add(TOLD_NS));
         let others = others.flat_map(|(_, held)| &held.levels);
         let mut together: BTreeMap<u8, Level> = BTreeMap::new();
         for level in others.chain(own) {
@@ -110,8 +115,12 @@ impl Owner {
         from_ns.saturating_add(self.place.grace_ns)
     }
 
-    /// The owner tells who is held on the other nodes.
-    pub fn held_elsewhere(&mut self, mut levels: Vec<Level>, now_ns: u64) {
+    /// The owner tells who is held on the other nodes; nobody else does.
+    pub fn held_elsewhere(&mut self, from: Opener, mut levels: Vec<Level>, now_ns: u64) {
+        let is_asked = self.borrowing.asked() == Some(from);
+        if !is_asked && self.borrowing.told(from, now_ns).is_none() {
+            return;
+        }
         levels.truncate(LEVELS_MAX);
         let until_ns = now_ns.saturating_add(TOLD_NS);
         self.meter.held.told_elsewhere(levels, until_ns);
@@ -125,12 +134,21 @@ impl Owner {
         }
     }
 
-    /// Tells the owner who is held here, where callers are held.
+    /// Who is held here and on the nodes that wait for our answer: for those the owner is asked
+    /// as well.
+    fn held_for(&self, now_ns: u64) -> Vec<Level> {
+        let waiting = self.lending.waiting();
+        let own = self.meter.held.levels();
+        let is_of = |node| waiting.contains(&node);
+        self.held.together(&own, now_ns, is_of)
+    }
+
+    /// Tells the owner who is held, where callers are held.
     pub(super) fn tell_holding(&mut self, owner: Opener, around: &mut Around<'_>) {
         if self.spec.hold().is_none() {
             return;
         }
-        let levels = self.meter.held.levels();
+        let levels = self.held_for(around.now.boot_ns);
         self.held.told.clone_from(&levels);
         let levels = turned(levels, around.now.boot_ns);
         around.out.words.push((owner, Word::Holding { levels }));
@@ -140,7 +158,7 @@ impl Owner {
     pub(super) fn tell_holding_again(&mut self, around: &mut Around<'_>) {
         let holds = self.spec.hold().is_some();
         if let (Some(owner), true) = (self.borrowing.asked(), holds)
-            && is_news(&self.meter.held.levels(), &self.held.told)
+            && is_news(&self.held_for(around.now.boot_ns), &self.held.told)
         {
             self.tell_holding(owner, around);
         }

@@ -33,6 +33,7 @@ use crate::limits::exchange::Outbox;
 use crate::limits::meter::Meter;
 use crate::limits::part::{Candidate, Lent, Part, Source};
 use crate::limits::refusal::{Cause, Mode};
+use crate::limits::returned::Remembered;
 use crate::limits::revision_clock::RevisionClock;
 use crate::limits::state::{Charges, State};
 use crate::limits::view::{Verdict, View};
@@ -163,6 +164,8 @@ pub struct Owner {
     correcting: Correcting,
     /// Who owned the key at the last look; `None` before the first.
     owned_by: Option<Option<Opener>>,
+    /// What was known when the store went back.
+    remembered: Remembered,
 }
 
 impl Owner {
@@ -193,6 +196,7 @@ impl Owner {
             borrowing: Borrowing::default(),
             correcting: Correcting::default(),
             owned_by: None,
+            remembered: Remembered::default(),
         }
     }
 

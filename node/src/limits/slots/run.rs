@@ -54,10 +54,10 @@ pub async fn run(shared: Arc<SlotShared>, store: Arc<dyn Store>, me: Opener, tim
                 continue;
             };
             if let Some(write) = taker.look(&proofs, now_ns, leaving) {
-                let (store, key) = (Arc::clone(&store), key.clone());
+                let (store, key, asking) = (Arc::clone(&store), key.clone(), proofs.asking());
                 calls.push(async move {
                     let outcome = send(&*store, &key, write, timeout).await;
-                    (key, outcome)
+                    (key, asking, outcome)
                 });
             }
             reschedule(&mut takers, &mut due, key);
@@ -71,11 +71,16 @@ pub async fn run(shared: Arc<SlotShared>, store: Arc<dyn Store>, me: Opener, tim
         let due_ns = due_ns.min(leave_by_ns.unwrap_or(u64::MAX));
         let sleep = Duration::from_nanos(due_ns.saturating_sub(clock.boot_ns())).min(SLEEP_MAX);
         tokio::select! {
-            Some((key, outcome)) = calls.next(), if !calls.is_empty() => {
+            Some((key, asking, outcome)) = calls.next(), if !calls.is_empty() => {
                 let now_ns = clock.boot_ns();
+                if let Some(revision) = outcome.as_ref().ok().map(TxnOutcome::revision)
+                    && proofs.answered(asking, now_ns, revision)
+                {
+                    warn!("etcd went back: calls in flight on other nodes are not known for 10 s");
+                }
                 if let Some(taker) = takers.get_mut(&key) {
                     due.remove(&(taker.look_ns(), key.clone()));
-                    answer(taker, outcome, &mut proofs, now_ns);
+                    answer(taker, outcome, now_ns);
                     reschedule(&mut takers, &mut due, key);
                 }
             }
@@ -96,19 +101,12 @@ fn reschedule(takers: &mut HashMap<String, Taker>, due: &mut BTreeSet<(u64, Stri
     }
 }
 
-fn answer(
-    taker: &mut Taker,
-    outcome: Result<TxnOutcome, StoreError>,
-    proofs: &mut RevisionClock,
-    now_ns: u64,
-) {
+fn answer(taker: &mut Taker, outcome: Result<TxnOutcome, StoreError>, now_ns: u64) {
     match outcome {
         Ok(TxnOutcome::Committed(revision)) => {
-            proofs.note(now_ns, revision);
             taker.committed(revision, now_ns);
         }
         Ok(TxnOutcome::Conflict(seen)) => {
-            proofs.note(now_ns, seen.revision);
             let found = seen.value.into_iter().next().flatten();
             let state = found.map(|kv| SlotState::decode(&kv.value).map(|s| (s, kv.mod_revision)));
             match state.transpose() {

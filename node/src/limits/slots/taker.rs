@@ -108,7 +108,9 @@ impl Taker {
         }
         let mut state = self.current(proofs, now_ns);
         let held = state.of(self.me);
-        let wanted = self.wanted(&state, leaving);
+        let returned = proofs.went_back_ago_ns(now_ns);
+        let unknown = returned.is_some_and(|ago_ns| ago_ns < TTL_NS);
+        let wanted = self.wanted(&state, leaving, unknown);
         // After an unknown outcome more may be held in the store than is granted here.
         let raise = wanted > held || wanted > self.slots.granted();
         let lower = wanted < held && !raise;
@@ -228,8 +230,8 @@ impl Taker {
     }
 
     /// What is in use and waited for, and a few more; never below what is in use, never above
-    /// what others leave.
-    fn wanted(&self, state: &SlotState, leaving: bool) -> u64 {
+    /// what others leave. While it is `unknown` what others hold, no more than is granted.
+    fn wanted(&self, state: &SlotState, leaving: bool, unknown: bool) -> u64 {
         let used = self.slots.used();
         if leaving {
             return used;
@@ -238,7 +240,10 @@ impl Taker {
         let waiting = self.slots.waiting.load(Ordering::Acquire);
         let active = used > 0 || waiting > 0;
         let cushion = if active { limit / 20 } else { 0 };
-        let left = limit.saturating_sub(state.of_others(self.me));
+        let left = match unknown {
+            true => self.slots.granted(),
+            false => limit.saturating_sub(state.of_others(self.me)),
+        };
         let need = used.saturating_add(waiting).saturating_add(cushion);
         need.min(left).max(used)
     }

@@ -38,6 +38,7 @@ fn day_plan(seed: u64) -> Plan {
         wrong: (plan.nodes - 1) / 2,
         off_ns,
         set_ns: [0, 3 * SECOND][chance.within(0, 2) as usize],
+        control: false,
     });
     if plan.nodes < 3 || chance.percent(30) {
         plan.clocks = plan.clocks.map(|clocks| Clocks {
@@ -63,6 +64,26 @@ fn no_day_has_more_than_its_limit_whichever_clocks_are_wrong() {
     assert!(sent > limits, "{sent} of {limits} a day");
 }
 
+/// Of two nodes, or of four, half may have a wrong clock where a control plane has a right one.
+#[test]
+fn a_control_plane_tells_which_of_two_clocks_is_wrong() {
+    let (mut sent, mut limits) = (0, 0);
+    for seed in seeds(100) {
+        let mut plan = day_plan(seed);
+        plan.nodes = 2 * (1 + seed % 2);
+        plan.clocks = plan.clocks.map(|clocks| Clocks {
+            wrong: plan.nodes / 2,
+            control: true,
+            ..clocks
+        });
+        lengthen(&mut plan);
+        let outcome = run(&plan, seed);
+        sent += outcome.sends.len() as u64;
+        limits += plan.limits[0].limit();
+    }
+    assert!(sent > limits, "{sent} of {limits} a day");
+}
+
 /// With one wrong clock of three the day begins when it does, by the clocks of the others.
 #[test]
 fn a_wrong_clock_neither_opens_a_day_early_nor_late() {
@@ -80,6 +101,7 @@ fn a_wrong_clock_neither_opens_a_day_early_nor_late() {
                 wrong: 1,
                 off_ns,
                 set_ns: 0,
+                control: false,
             });
             let outcome = run(&plan, seed);
             let early = outcome

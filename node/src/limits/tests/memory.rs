@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proto::store::{At, Compare, KeyValue, Op, Revision, Txn, TxnOutcome};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Memory {
     pub revision: i64,
     pub keys: BTreeMap<String, KeyValue>,

@@ -14,6 +14,7 @@ mod memory;
 mod meter;
 mod network;
 mod pauses;
+mod restored;
 mod schedules;
 mod shares;
 mod silence;

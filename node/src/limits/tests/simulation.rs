@@ -19,6 +19,7 @@ use super::network::Network;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::exchange::{Reply, Word};
 use crate::limits::meter::{Draw, Meter, Token, Waiting};
+use crate::limits::wall_clocks::Witness;
 use crate::limits::{
     Clock, ClockSample, Limits, MeterKey, Moment, Opener, PeerEvent, Reserved, Sent, Settings,
     codec,
@@ -52,6 +53,8 @@ pub struct Plan {
     pub values: Option<Values>,
     /// Nodes compare their wall clocks.
     pub clocks: Option<Clocks>,
+    /// The store is put back to what it held at the first instant, at the second.
+    pub restored: Option<(u64, u64)>,
 }
 
 /// Wall clocks of nodes.
@@ -63,6 +66,8 @@ pub struct Clocks {
     pub off_ns: i64,
     /// Mean time until one of these is set right, or wrong again; 0 for never.
     pub set_ns: u64,
+    /// A control plane, whose clock is right, tells every node what it shows.
+    pub control: bool,
 }
 
 /// Answers whose cost is known when they have ended.
@@ -93,6 +98,7 @@ impl Plan {
             on_store_loss: StoreLoss::FailClosed,
             values: None,
             clocks: None,
+            restored: None,
         }
     }
 }
@@ -194,6 +200,9 @@ pub struct World {
     next_cut_ns: u64,
     next_clocks_ns: u64,
     next_set_ns: u64,
+    /// When the store is saved or put back next.
+    next_store_ns: u64,
+    saved: Option<Memory>,
     network: Network,
     boots: u64,
     /// `left` of a block as its opener last heard it (for the mutant).
@@ -221,6 +230,8 @@ impl World {
             next_cut_ns: after(&mut chance, plan.faults.cut_ns),
             next_clocks_ns: plan.clocks.map_or(u64::MAX, |_| 0),
             next_set_ns: after(&mut chance, plan.clocks.map_or(0, |clocks| clocks.set_ns)),
+            next_store_ns: plan.restored.map_or(u64::MAX, |(saved_ns, _)| saved_ns),
+            saved: None,
             network: Network::default(),
             plan: plan.clone(),
             chance,
@@ -277,12 +288,14 @@ impl World {
         if let Some(clocks) = self.plan.clocks.filter(|clocks| node < clocks.wrong) {
             skew += clocks.off_ns;
         }
+        let offset_ns = self.chance.within(1, 100 * SECOND);
+        self.tell_control_clock(&limits, offset_ns);
         Node {
             limits,
             broker,
             meter,
             me,
-            offset_ns: self.chance.within(1, 100 * SECOND),
+            offset_ns,
             skew_ns: skew,
             paused_until_ns: 0,
             counted_ns,
@@ -315,6 +328,7 @@ impl World {
         while self.now_ns < self.plan.length_ns {
             self.now_ns = self.next_event_ns().max(self.now_ns);
             self.chaos();
+            self.restore();
             self.compare_clocks();
             self.execute();
             self.deliver();
@@ -347,6 +361,7 @@ impl World {
             self.next_cut_ns,
             self.next_clocks_ns,
             self.next_set_ns,
+            self.next_store_ns,
             self.network.next_ns(),
             self.plan.length_ns,
         ];
@@ -403,8 +418,40 @@ impl World {
         }
     }
 
+    /// Saves the store, and later puts back what was saved.
+    fn restore(&mut self) {
+        let Some((_, back_ns)) = self.plan.restored else {
+            return;
+        };
+        if self.now_ns >= self.next_store_ns {
+            self.next_store_ns = match self.saved.take() {
+                None => {
+                    self.saved = Some(self.memory.clone());
+                    back_ns
+                }
+                Some(saved) => {
+                    self.memory = saved;
+                    u64::MAX
+                }
+            };
+        }
+    }
+
     fn compares_clocks(&self) -> bool {
         self.plan.clocks.is_some() && self.plan.mutant != Some(Mutant::OwnClock)
+    }
+
+    /// A node that starts, and each once a second, hears the clock of a control plane.
+    fn tell_control_clock(&self, limits: &Limits, offset_ns: u64) {
+        if self.compares_clocks() && self.plan.clocks.is_some_and(|clocks| clocks.control) {
+            let sample = ClockSample {
+                asked_ns: (self.now_ns + offset_ns).saturating_sub(MS),
+                heard_ns: self.now_ns + offset_ns,
+                unix_ns: self.plan.unix_ns + self.now_ns,
+            };
+            let control = Witness::Control("c-1".into());
+            limits.shared.heard_clock(control, sample);
+        }
     }
 
     /// Once a second every node asks all others for their wall clocks; now and then one is set.
@@ -422,6 +469,9 @@ impl World {
         self.next_clocks_ns = now_ns + SECOND;
         if !self.compares_clocks() {
             return;
+        }
+        for node in &self.nodes {
+            self.tell_control_clock(&node.limits, node.offset_ns);
         }
         let all: Vec<Opener> = self.nodes.iter().map(|node| node.me).collect();
         for (from, to) in all
