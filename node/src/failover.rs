@@ -38,6 +38,20 @@ pub fn is_due(proxy: &CompiledProxy, sent: &Sent) -> bool {
     again.is_some() && proxy.target.endpoints.are_several()
 }
 
+/// Whether a request may have to wait for its body before it is sent: a target has several
+/// endpoints, and so much of it comes that it may be kept for another one. The method, which can
+/// rule it out, is left open.
+pub fn reads_body(are_several: bool, body: &Inbound) -> bool {
+    are_several && is_small(body)
+}
+
+fn is_small(body: &Inbound) -> bool {
+    matches!(
+        body,
+        Inbound::Stream { length: Some(length), .. } if *length <= REPLAY_BYTES_MAX
+    )
+}
+
 /// The body of a request to a target with several endpoints: read into memory where it is so small
 /// that the request may be sent again with it.
 pub async fn body(
@@ -46,11 +60,7 @@ pub async fn body(
     terms: Terms,
 ) -> Result<RequestBody, EarlyEnd> {
     let repeatable = terms.has_idempotency_key || is_idempotent(method);
-    let small = matches!(
-        exchange.body,
-        Inbound::Stream { length: Some(length), .. } if length <= REPLAY_BYTES_MAX
-    );
-    if repeatable && small {
+    if repeatable && is_small(&exchange.body) {
         let most = usize::try_from(REPLAY_BYTES_MAX).unwrap_or(usize::MAX);
         inbound::hold(exchange, most).await?;
     }

@@ -76,20 +76,18 @@ impl ControlPlane {
         let directory = directory.transpose()?;
         let health = configuration.health.clone();
         let mut servers = Servers::default();
-        let taken_at = match self.bound.link {
-            Some(listener) => {
-                let link = LinkDeps {
-                    tls: link_tls::server(&settings.link)?,
-                    records: records.clone(),
-                    metrics: counters.clone(),
-                    source: directory.as_ref().map(source),
-                    health: health.clone(),
-                    name: settings.name(),
-                };
-                Some(servers.link(listener, link, background)?)
-            }
-            None => None,
+        let link = |listener| {
+            let link = LinkDeps {
+                tls: link_tls::server(&settings.link)?,
+                records: records.clone(),
+                metrics: counters.clone(),
+                source: directory.as_ref().map(source),
+                health: health.clone(),
+                name: settings.name(),
+            };
+            servers.link(listener, link, background)
         };
+        let taken_at = self.bound.link.map(link).transpose()?;
         let metrics = super::metrics(&settings, None, Some(&counters), &health);
         let metrics = of_cluster(metrics, &configuration, directory.as_ref());
         let told = super::export_metrics(&settings, &metrics)?;

@@ -100,9 +100,8 @@ impl Node {
         let metrics = super::metrics(&settings, Some(plane.metrics()), None, &health);
         let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(gateway, store.clone(), background);
-        let spool = spool(&settings, folder, background);
-        let of = (&plane.shared, plane.limits.clone());
-        let shipping = ship_records(&settings, tls, plane.batches, spool, of);
+        let queue = (plane.batches, spool(&settings, folder, background));
+        let shipping = ship_records(&settings, tls, queue, &plane.shared, &plane.limits);
         let shipping = restarts::once("records", health.clone(), shipping);
         let shipping = background.spawn(shipping);
         let mut servers = Servers::default();
@@ -195,9 +194,9 @@ fn spool(settings: &Settings, folder: Folder, background: &Runtime) -> oneshot::
 fn ship_records(
     settings: &Settings,
     tls: Arc<rustls::ClientConfig>,
-    batches: RecordBatches,
-    spool: oneshot::Receiver<Spool>,
-    (shared, limits): (&Shared, Arc<Limits>),
+    (batches, spool): (RecordBatches, oneshot::Receiver<Spool>),
+    shared: &Shared,
+    limits: &Arc<Limits>,
 ) -> impl Future<Output = ()> + use<> {
     let destination = Destination {
         endpoints: settings.link.endpoints.clone(),
@@ -205,7 +204,7 @@ fn ship_records(
     };
     let (origin, metrics) = (shared.origin.clone(), shared.metrics.clone());
     // Without links each node believes its own clock.
-    let clocks = settings.peers.listen.is_some().then_some(limits);
+    let clocks = settings.peers.listen.is_some().then(|| limits.clone());
     ship::run(batches, spool, destination, origin, metrics, clocks)
 }
 

@@ -93,6 +93,11 @@ pub enum Word {
         /// How long ago that was found.
         ago_ns: u64,
     },
+    /// Of no key: how many keys a node writes. Peers before protocol 3 do not know it.
+    Writing {
+        /// In a second.
+        per_second: u64,
+    },
 }
 
 impl Word {
@@ -111,7 +116,10 @@ impl TokenBatch {
         self.items.retain(|item| {
             !matches!(
                 item.word,
-                Word::Holding { .. } | Word::HeldElsewhere { .. } | Word::StoreReturned { .. }
+                Word::Holding { .. }
+                    | Word::HeldElsewhere { .. }
+                    | Word::StoreReturned { .. }
+                    | Word::Writing { .. }
             )
         });
         self

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::keys;
 use proto::store::backoff::backoff;
 use proto::store::load;
-use proto::store::{Change, Event, Store, StoreError};
+use proto::store::{Change, Event, KeyValue, Store, StoreError};
 
 use super::pauses::{self, Pauses};
 use super::raises::Raises;
@@ -36,15 +36,17 @@ impl Leased {
 
     /// One list of each and the watches after them, until an error; says whether it got so far.
     async fn round(&self, store: &dyn Store, listed: &mut bool) -> Result<(), StoreError> {
-        let raise = |key: &str, value: Option<&[u8]>| self.raises.heard(key, value);
-        let pause = |key: &str, value: Option<&[u8]>| self.pauses.heard(key, value);
+        let raise = |key: &str, item: Option<&KeyValue>| {
+            self.raises.heard(key, item.map(|item| &item.value[..]));
+        };
+        let pause = |key: &str, item: Option<&KeyValue>| self.pauses.heard(key, item);
         let at = load::list(store, keys::RAISES, None, |item| {
-            raise(&item.key, Some(&item.value[..]));
+            raise(&item.key, Some(&item));
         })
         .await?;
         let mut raises = store.watch(keys::RAISES, at.next()).await?;
         let at = load::list(store, pauses::PREFIX, None, |item| {
-            pause(&item.key, Some(&item.value[..]));
+            pause(&item.key, Some(&item));
         })
         .await?;
         let mut pauses = store.watch(pauses::PREFIX, at.next()).await?;
@@ -58,10 +60,10 @@ impl Leased {
     }
 }
 
-fn tell(change: Change, each: impl Fn(&str, Option<&[u8]>)) {
+fn tell(change: Change, each: impl Fn(&str, Option<&KeyValue>)) {
     for event in change.events {
         match event {
-            Event::Put(item) => each(&item.key, Some(&item.value[..])),
+            Event::Put(item) => each(&item.key, Some(&item)),
             Event::Delete { key, .. } => each(&key, None),
         }
     }

@@ -18,7 +18,7 @@
 //! | `window`, `bucket` | pure: sliding ring, calendar window; token bucket |
 //! | `block` | pure: open, settle, close a block in a state |
 //! | `state`, `codec` | the value in the store, and its bytes |
-//! | `revision_clock`, `returned` | pure: how old a value in the store is at least; a restored one |
+//! | `revision_clock`, `returned` | pure: how old a value in the store is at least; if restored |
 //! | `wall_clocks` | pure: what time it is, by the clocks of all nodes |
 //! | `cell`, `part` | tokens in the hands of workers, and the broker's record of them |
 //! | `demand`, `credit` | how much is wanted, how often written; what is given without a store |

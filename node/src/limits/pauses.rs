@@ -4,14 +4,16 @@
 //! digest of the meter's key, then nothing (the key waits), `/b` and a hash (what the target counts
 //! at one of its limits waits), or `/slow` (the key gives a part of its limits). Who writes one
 //! keeps to it at once; all others learn of it by their watch. It ends when its time is over on the
-//! own clock, counted from when it was learned of, or when its key goes before that.
+//! own clock, counted from when it was learned of, or when its key goes before that. One that is
+//! there already is replaced by a longer one only: nodes that are told different times at once do
+//! not undo each other's.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::store::{Op, Store, StoreError, Txn};
+use proto::store::{Compare, KeyValue, Op, Revision, Store, StoreError, Txn, TxnOutcome};
 use proto::wire::{self, Message};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -72,6 +74,8 @@ type Place = (Digest, Kind);
 struct Known {
     until_ns: u64,
     tenths: u64,
+    /// Where the store says so; what this process asks for is not there yet.
+    revision: Option<Revision>,
 }
 
 /// What is to be written; no length: it is ended.
@@ -80,6 +84,8 @@ struct Wish {
     place: Place,
     wait: Option<Duration>,
     tenths: u64,
+    /// What it replaces in the store.
+    replaces: Option<Revision>,
 }
 
 /// The pauses of a process.
@@ -130,7 +136,7 @@ impl Pauses {
             let place = (digest, kind);
             if lock(&self.known).contains_key(&place) {
                 self.forget(place);
-                self.wish(place, None, 0);
+                self.wish(place, None, 0, None);
             }
         }
     }
@@ -138,23 +144,30 @@ impl Pauses {
     fn ask(&self, place: Place, wait: Duration, tenths: u64) -> bool {
         let now_ns = self.shared.clock.boot_ns();
         let until_ns = now_ns.saturating_add(super::nanos(wait));
-        let known = lock(&self.known).get(&place).copied();
-        let known = known.filter(|known| known.until_ns > now_ns && known.tenths == tenths);
+        let before = lock(&self.known).get(&place).copied();
+        let known = before.filter(|known| known.until_ns > now_ns && known.tenths == tenths);
         if known.is_some_and(|known| until_ns <= known.until_ns.saturating_add(SAME_NS)) {
             return false;
         }
-        self.learn(place, Known { until_ns, tenths });
-        self.wish(place, Some(wait), tenths);
+        let replaces = before.and_then(|known| known.revision);
+        let new = Known {
+            until_ns,
+            tenths,
+            revision: None,
+        };
+        self.learn(place, new);
+        self.wish(place, Some(wait), tenths, replaces);
         true
     }
 
-    fn wish(&self, place: Place, wait: Option<Duration>, tenths: u64) {
+    fn wish(&self, place: Place, wait: Option<Duration>, tenths: u64, replaces: Option<Revision>) {
         let mut wishes = lock(&self.wishes);
         if wishes.len() < ASKS_MAX {
             wishes.push(Wish {
                 place,
                 wait,
                 tenths,
+                replaces,
             });
             drop(wishes);
             self.woken.notify_one();
@@ -197,6 +210,7 @@ impl Pauses {
         let none = Known {
             until_ns: 0,
             tenths: TENTHS,
+            revision: None,
         };
         self.put(place, none);
     }
@@ -217,22 +231,30 @@ impl Pauses {
     }
 
     /// What the store says of a key.
-    pub(super) fn heard(&self, key: &str, value: Option<&[u8]>) {
+    pub(super) fn heard(&self, key: &str, item: Option<&KeyValue>) {
         let Some(place) = place_of(key) else {
             return;
         };
-        let Some(value) = value else {
+        let Some(item) = item else {
             return self.forget(place);
         };
-        let decoded = match place.1 {
-            Kind::Pause | Kind::Bucket(_) => wire::decode::<Pause>(value).map(|told| (told.ms, 0)),
-            Kind::Slow => wire::decode::<Slow>(value).map(|told| (told.ms, told.tenths)),
-        };
-        match decoded {
-            Ok((ms, tenths)) => {
-                let length_ns = super::nanos(Duration::from_millis(ms));
+        match decode(place.1, &item.value) {
+            Ok((length, tenths)) => {
+                let length_ns = super::nanos(length);
                 let until_ns = self.shared.clock.boot_ns().saturating_add(length_ns);
-                self.learn(place, Known { until_ns, tenths });
+                // One of our own that is longer is on its way to the store.
+                let own = lock(&self.known).get(&place).copied();
+                let longer = own.is_some_and(|own| {
+                    own.revision.is_none() && own.tenths == tenths && own.until_ns > until_ns
+                });
+                if !longer {
+                    let told = Known {
+                        until_ns,
+                        tenths,
+                        revision: Some(item.mod_revision),
+                    };
+                    self.learn(place, told);
+                }
             }
             Err(error) => warn!(%key, "a pause that cannot be read is passed over: {error}"),
         }
@@ -255,7 +277,7 @@ pub(super) async fn write_all(pauses: &Pauses, store: &dyn Store) {
                 return;
             }
             let key = key_of(wish.place);
-            let written = tokio::time::timeout(CALL_MAX, write(store, &key, wish)).await;
+            let written = tokio::time::timeout(CALL_MAX, write(pauses, store, &key, wish)).await;
             let late = |_| Err(StoreError::OutcomeUnknown("no answer in time".into()));
             match (written.unwrap_or_else(late), wish.wait) {
                 (Ok(()), Some(wait)) => {
@@ -269,7 +291,25 @@ pub(super) async fn write_all(pauses: &Pauses, store: &dyn Store) {
     }
 }
 
-async fn write(store: &dyn Store, key: &str, wish: Wish) -> Result<(), StoreError> {
+/// Length and tenths of a value.
+fn decode(kind: Kind, value: &[u8]) -> Result<(Duration, u64), wire::WireError> {
+    let (ms, tenths) = match kind {
+        Kind::Pause | Kind::Bucket(_) => (wire::decode::<Pause>(value)?.ms, 0),
+        Kind::Slow => {
+            let told = wire::decode::<Slow>(value)?;
+            (told.ms, told.tenths)
+        }
+    };
+    Ok((Duration::from_millis(ms), tenths))
+}
+
+/// Writes a pause, or ends one. One that this process had not heard of stays where it is longer.
+async fn write(
+    pauses: &Pauses,
+    store: &dyn Store,
+    key: &str,
+    wish: Wish,
+) -> Result<(), StoreError> {
     let Some(wait) = wish.wait else {
         let txn = Txn {
             ops: vec![Op::Delete(key.to_owned())],
@@ -292,11 +332,32 @@ async fn write(store: &dyn Store, key: &str, wish: Wish) -> Result<(), StoreErro
         value: value.into(),
         lease: Some(lease.id),
     };
-    let txn = Txn {
-        ops: vec![put],
-        ..Txn::default()
-    };
-    store.txn(txn).await.map(drop)
+    let mut replaces = wish.replaces;
+    loop {
+        let compare = match replaces {
+            None => Compare::Absent(key.to_owned()),
+            Some(revision) => Compare::ModRevision(key.to_owned(), revision),
+        };
+        let txn = Txn {
+            compares: vec![compare],
+            ops: vec![put.clone()],
+            or_read: vec![key.to_owned()],
+        };
+        let TxnOutcome::Conflict(seen) = store.txn(txn).await? else {
+            return Ok(());
+        };
+        let found = seen.value.into_iter().next().flatten();
+        let Some(found) = found else {
+            replaces = None;
+            continue;
+        };
+        replaces = Some(found.mod_revision);
+        let there = decode(wish.place.1, &found.value).ok();
+        if there.is_some_and(|there| there.1 == wish.tenths && there.0 >= wait) {
+            pauses.heard(key, Some(&found));
+            return store.revoke_lease(lease.id).await;
+        }
+    }
 }
 
 fn key_of((digest, kind): Place) -> String {

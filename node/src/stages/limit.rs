@@ -2,8 +2,8 @@
 //!
 //! A token is drawn here and becomes *sent* in `forward`, in the same poll as the first write.
 //! Where the request still has to wait for something else (a body that request filters,
-//! validation or a meter's condition need whole), nothing is drawn yet: this stage refuses only
-//! when a meter is known to be empty, and `forward` draws.
+//! validation, a meter's condition or another endpoint need whole), nothing is drawn yet: this
+//! stage refuses only when a meter is known to be empty, and `forward` draws.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use proto::outcome::{Code, EarlyEnd};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::facts::{Read, with_facts};
+use crate::failover;
 use crate::flow::{Exchange, Inbound};
 use crate::inbound::{self, Buffered};
 use crate::learner::route_paused;
@@ -42,9 +43,10 @@ impl Stage for Limit {
         };
         match applied {
             Ok(applied) => {
-                let waits =
-                    credential.request_filters.is_some() || proxy.request_validator.is_some();
-                admit(exchange, applied, waits)
+                let buffers = credential.request_filters.is_some()
+                    || proxy.request_validator.is_some()
+                    || failover::reads_body(proxy.target.endpoints.are_several(), &exchange.body);
+                admit(exchange, applied, buffers)
             }
             Err(Unknown::Ended(end)) => Next::End(end),
             Err(Unknown::NeedsBody) => after_body(exchange, proxy),

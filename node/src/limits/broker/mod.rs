@@ -144,6 +144,7 @@ impl Broker {
         let now = self.tell_time(own);
         self.take_asks(now.boot_ns);
         self.tell_return_again(now.boot_ns);
+        self.tell_writing(now.boot_ns);
         self.late = self.is_late(now.boot_ns);
         self.budget.turn(now.boot_ns, self.shared.nodes());
         let leaving = self.shared.is_stopping();
@@ -322,8 +323,7 @@ impl Broker {
             owner.set_look_ns(owner.look_ns().max(self.budget.ready_ns()));
         }
         self.next_id = around.next_id;
-        let out = around.out;
-        let key = owner.meter().store_key.clone();
+        let (out, key) = (around.out, owner.meter().store_key.clone());
         if !out.silent.is_empty() {
             owner.set_look_ns(now.boot_ns);
         }

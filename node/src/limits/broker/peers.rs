@@ -100,6 +100,7 @@ impl Broker {
                         owner.held_elsewhere(from, levels, now_ns);
                     }
                 }
+                Word::Writing { per_second } => self.budget.heard(from, per_second, now_ns),
                 Word::StoreReturned { ago_ns } => self.told_of_return(ago_ns, now_ns),
                 Word::Corrected { number } => {
                     let owner = self.slots.get(&key).and_then(|s| self.owners.get_mut(s));

@@ -9,6 +9,7 @@ use proto::store::{StoreError, TxnOutcome};
 
 use super::memory::Memory;
 use crate::limits::broker::{Broker, Call};
+use crate::limits::exchange::{Item, TokenBatch, Word};
 use crate::limits::meter::{Draw, Meter, Waiting};
 use crate::limits::refusal::{Cause, Refusal};
 use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings};
@@ -115,34 +116,63 @@ pub(super) fn spec(limit: u64, window: Window) -> Arc<MeterSpec> {
 /// A hundred keys at their limit, each of which would write thirty times a second.
 #[test]
 fn a_hundred_hot_keys_together_stay_under_the_writes_of_a_second_and_use_their_limits() {
-    const LIMIT: u64 = 100;
-    let mut world = World::new(1_000);
-    let spec = spec(LIMIT, Window::Second);
-    let keys = (0..100).map(|n| MeterKey::of("m", n.to_string()));
-    let meters: Vec<_> = keys
-        .map(|key| world.limits.meter(key, Arc::clone(&spec)))
-        .collect();
-    let (from, to) = (3_000, 9_000);
-    let (mut writes, mut sent) = (0, 0);
-    for ms in 1_000..to + 1_000 {
-        if ms == from + 1_000 {
-            (writes, sent) = (world.writes, world.sent);
-        }
-        let now_ns = ms * MS;
-        // Half as much again as each may have.
-        for (at, meter) in meters.iter().enumerate() {
-            if (ms * 3 + at as u64) % 20 < 3 {
-                world.call(meter, now_ns);
-            }
-        }
-        world.turn(now_ns);
-    }
-    let seconds = (to - from) / 1_000;
-    let per_second = (world.writes - writes) / seconds;
-    let used = (world.sent - sent) * 100 / (100 * LIMIT * seconds);
+    let (per_second, used) = hot(1, 100, 6);
     eprintln!("100 hot keys: {per_second} key writes a second, {used} % used");
     assert!(per_second <= 1_010, "{per_second} writes");
     assert!((70..=100).contains(&used), "{used} % used");
+}
+
+/// The same keys owned by forty nodes, each with its part of the writes.
+#[test]
+fn hot_keys_of_many_nodes_stay_under_the_writes_of_a_second_together() {
+    let (per_second, used) = hot(40, 3, 2);
+    eprintln!("120 hot keys of 40 nodes: {per_second} key writes a second, {used} % used");
+    assert!(per_second <= 1_100, "{per_second} writes");
+    assert!((70..=100).contains(&used), "{used} % used");
+}
+
+/// So many nodes own so many keys each, at one and a half times their limit: key writes a second
+/// of all together over some seconds, and how much of the limits is used, in percent.
+fn hot(nodes: u64, keys: u64, seconds: u64) -> (u64, u64) {
+    const LIMIT: u64 = 100;
+    let spec = spec(LIMIT, Window::Second);
+    let (from, to) = (3_000, 3_000 + seconds * 1_000);
+    let (mut writes, mut sent) = (0, 0);
+    for node in 0..nodes {
+        let mut world = World::new(1_000);
+        world.limits.set_nodes(nodes);
+        let others = (100..100 + nodes - 1).map(|node| Opener { node, boot: 1 });
+        let others: Vec<Opener> = others.collect();
+        let keys = (0..keys).map(|n| MeterKey::of("m", format!("{node}-{n}")));
+        let meters: Vec<_> = keys
+            .map(|key| world.limits.meter(key, Arc::clone(&spec)))
+            .collect();
+        for ms in 1_000..to + 1_000 {
+            if ms == from + 1_000 {
+                (writes, sent) = (writes - world.writes as i64, sent - world.sent as i64);
+            }
+            for (at, meter) in meters.iter().enumerate() {
+                if (ms * 3 + at as u64) % 20 < 3 {
+                    world.call(meter, ms * MS);
+                }
+            }
+            // The others write as much as this one.
+            let word = Word::Writing {
+                per_second: 1_000 / nodes,
+            };
+            for other in others.iter().filter(|_| ms % 1_000 == 0) {
+                let (key, word) = (String::new(), word.clone());
+                let items = vec![Item { key, word }];
+                world
+                    .broker
+                    .peer_said(*other, TokenBatch { items }, ms * MS);
+            }
+            world.turn(ms * MS);
+        }
+        (writes, sent) = (writes + world.writes as i64, sent + world.sent as i64);
+    }
+    let all = nodes * keys * LIMIT * seconds;
+    (writes as u64 / seconds, sent as u64 * 100 / all)
 }
 
 /// Keys that come once and never again leave nothing behind, in the store or in the process.

@@ -136,3 +136,24 @@ async fn a_good_answer_to_what_was_sent_during_a_pause_ends_it() {
         "the first in a row"
     );
 }
+
+#[actix_rt::test]
+async fn a_short_pause_does_not_undo_a_long_one_that_was_not_heard_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let ((a, of_a), (b, of_b)) = (node(1, &store), node(2, &store));
+    let left_s = |meter: &Arc<Meter>| {
+        let now_ns = SystemClock.boot_ns();
+        meter.paused_until_ns().saturating_sub(now_ns) / 1_000_000_000
+    };
+    // Both at once: neither has heard of the other's.
+    a.pause(&of_a, None, Duration::from_secs(600));
+    b.pause(&of_b, None, Duration::from_secs(30));
+    until("both keep to the longer one", || {
+        left_s(&of_a) > 500 && left_s(&of_b) > 500
+    })
+    .await;
+    // A longer one replaces it.
+    b.pause(&of_b, None, Duration::from_secs(900));
+    until("the first waits longer too", || left_s(&of_a) > 800).await;
+}
