@@ -29,7 +29,7 @@ fn no_member_of_etcd_is_missed() {
 
 #[test]
 fn no_control_plane_is_missed_and_of_a_node_only_what_it_was_doing() {
-    cluster::run(|cluster, proxy| {
+    cluster::run_with(cluster::Links::Peers, |cluster, proxy| {
         let load = cluster.load(proxy);
         load.after(SECOND).is_clean("before anything");
         let folder = cluster.controls[0].kill();
@@ -51,7 +51,7 @@ fn no_control_plane_is_missed_and_of_a_node_only_what_it_was_doing() {
 
 #[test]
 fn nodes_restart_one_after_the_other_and_nobody_notices() {
-    cluster::run(|cluster, proxy| {
+    cluster::run_with(cluster::Links::Peers, |cluster, proxy| {
         let load = cluster.load(proxy);
         for at in 0..3 {
             let folder = cluster.nodes[at].stop();

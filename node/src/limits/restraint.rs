@@ -46,6 +46,8 @@ pub(super) struct Restraint {
     /// The limits of the configuration.
     configured: ArcSwap<MeterSpec>,
     routes: Mutex<Routes>,
+    /// Held while the limits in force are worked out.
+    forcing: Mutex<()>,
 }
 
 /// Which of the target's limits requests are counted at.
@@ -70,6 +72,7 @@ impl Restraint {
             refusals: AtomicU64::new(0),
             configured: ArcSwap::new(spec),
             routes: Mutex::default(),
+            forcing: Mutex::default(),
         }
     }
 
@@ -237,7 +240,11 @@ impl Meter {
         before != millionths
     }
 
+    /// Works out the limits in force anew. One at a time: of two threads that change different
+    /// things the one that began first must not have the last word with what it knew.
     fn put_in_force(&self) {
+        let forcing = self.restraint.forcing.lock();
+        let _forcing = forcing.unwrap_or_else(PoisonError::into_inner);
         let mut spec = self.configured();
         if spec.share().is_some() {
             spec = Arc::new(spec.shared(self.restraint.share.load(Ordering::Relaxed)));
