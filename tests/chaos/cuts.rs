@@ -194,6 +194,9 @@ fn divided(cluster: &Cluster<'_>, alone: usize, prefix: &str) {
             });
         }
     });
+    // Whoever spoke to the member that is alone has gone to another one.
+    cluster.agrees(0);
+    cluster.agrees(1);
     others().for_each(|other| members[alone].heal(other));
     for at in [0, 1] {
         cluster.agrees(at);

@@ -379,6 +379,39 @@ fn a_node_starts_without_etcd_from_what_it_kept() {
 }
 
 #[test]
+fn a_node_that_starts_from_an_earlier_copy_refuses_a_key_that_was_rotated_since() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let (proxy, other) = (
+        control.proxy(&upstream.url()),
+        control.proxy(&upstream.url()),
+    );
+    wait_status(&node, &other, "GET", 200);
+    // What a node that ends keeps is all that it had.
+    let start = cluster.node_start("gw-1", "gw-1");
+    let (_, folder) = node.stop();
+    let copy = folder.path().join("data/kept.bin");
+    let earlier = std::fs::read(&copy).expect("a copy");
+    let node = Gateway::inside(folder, &start);
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+
+    let rotate = format!("/credentials/{}/rotate", proxy.proxy_credential);
+    let rotated = control.api("POST", &rotate, Some(&json!({})));
+    assert_eq!(rotated.status(), 200, "{}", rotated.text());
+    wait_status(&node, &proxy, "GET", 401);
+    let (_, folder) = node.stop();
+    assert_ne!(std::fs::read(&copy).expect("a copy"), earlier);
+    std::fs::write(&copy, &earlier).expect("the earlier copy is put back");
+    cluster.etcd[0].kill();
+    let node = Gateway::inside(folder, &start);
+    // The copy has the old key; the facts beside it say that it is over.
+    wait_status(&node, &other, "GET", 200);
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 401);
+}
+
+#[test]
 fn no_request_fails_while_one_etcd_member_after_another_dies() {
     let mut cluster = Cluster::of(EtcdServer::start_cluster(3));
     let control = Gateway::with(cluster.control_start());

@@ -48,18 +48,8 @@ impl Kept {
         let mut known = Known::new();
         loop {
             let world = worlds.borrow_and_update().clone();
-            if !same(&known, &world) {
-                let facts = facts(&world);
-                let content = serde_json::to_vec(&facts).unwrap_or_default();
-                let kept = Arc::clone(self);
-                let write = move || kept.facts.write(content);
-                match tokio::task::spawn_blocking(write).await {
-                    Ok(Ok(())) => known = of(&world),
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "revoked secrets are not on disk: {error}");
-                    }
-                    Err(error) => tracing::error!(%error, "revoked secrets were not kept"),
-                }
+            if !same(&known, &world) && self.write_facts(&world).await {
+                known = of(&world);
             }
             tokio::time::sleep(PAUSE).await;
             let missed = !same(&known, &worlds.borrow());
@@ -67,6 +57,21 @@ impl Kept {
                 return;
             }
         }
+    }
+}
+
+impl Kept {
+    /// Writes the facts of a world; whether they are on disk.
+    pub(super) async fn write_facts(self: &Arc<Self>, world: &World) -> bool {
+        let content = serde_json::to_vec(&facts(world)).unwrap_or_default();
+        let kept = Arc::clone(self);
+        let write = move || kept.facts.write(content);
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => tracing::warn!(%error, "revoked secrets are not on disk: {error}"),
+            Err(error) => tracing::error!(%error, "revoked secrets were not kept"),
+        }
+        false
     }
 }
 

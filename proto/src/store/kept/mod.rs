@@ -149,7 +149,7 @@ pub async fn run(
     (worlds, health): (watch::Receiver<Arc<World>>, Health),
     stop: oneshot::Receiver<()>,
 ) {
-    let kept = Arc::new(kept);
+    let (kept, last) = (Arc::new(kept), worlds.clone());
     let (mut of_facts, mut restarts) = (worlds.clone(), Restarts::of("kept-facts", health.clone()));
     let facts = async {
         while restarts.run(kept.keep_facts(&mut of_facts)).await.is_none() {}
@@ -158,6 +158,11 @@ pub async fn run(
     tokio::select! {
         () = facts => {}
         () = copy(kept.clone(), store, (worlds, health), stop) => {}
+    }
+    // What came since they were written last: an earlier copy may be put back beside them.
+    let world = last.borrow().clone();
+    if world.orgs.values().any(|state| !state.retired.is_empty()) {
+        kept.write_facts(&world).await;
     }
 }
 
