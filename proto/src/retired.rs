@@ -55,16 +55,30 @@ impl Retired {
         }
     }
 
-    /// Both facts at once: nothing that either of them ended comes back.
+    /// Both facts at once: what is over in either at an instant is over in what comes out.
     ///
-    /// Of two overlaps under way the one that ends more secrets stays, of equal ones the shorter.
+    /// Of two overlaps under way, as branches that did not know of each other begin them, the one
+    /// that ends more secrets stays, of equal ones the shorter. What the other one would have ended
+    /// later is over at once, as it is when a credential is rotated again during an overlap: the
+    /// form has one end, and this is the stricter side that brings nothing back. To take the
+    /// earlier end with the higher generation would be no less strict and depend on the order:
+    /// once a third fact had raised `lowest` past an overlap, nobody would know its end any more.
     pub fn merge(self, other: Self) -> Self {
         let lowest = self.lowest.max(other.lowest);
-        let next = [self.next, other.next]
-            .into_iter()
-            .flatten()
-            .max_by(|a, b| a.lowest.cmp(&b.lowest).then(b.from.cmp(&a.from)))
-            .filter(|next| next.lowest > lowest);
+        let (higher, lower) = match (self.next, other.next) {
+            (Some(a), Some(b)) if a.lowest == b.lowest => {
+                let from = a.from.min(b.from);
+                (Some(NextRetired { from, ..a }), None)
+            }
+            (Some(a), Some(b)) if a.lowest > b.lowest => (Some(a), Some(b)),
+            (Some(a), Some(b)) => (Some(b), Some(a)),
+            (a, b) => (a.or(b), None),
+        };
+        let lowest = match lower {
+            Some(next) => lowest.max(next.lowest),
+            None => lowest,
+        };
+        let next = higher.filter(|next| next.lowest > lowest);
         Self { lowest, next }
     }
 
@@ -136,7 +150,18 @@ mod tests {
             (
                 fact(3, Some((7, 50))),
                 fact(3, Some((9, 100))),
-                fact(3, Some((9, 100))),
+                fact(7, Some((9, 100))),
+            ),
+            (
+                fact(3, Some((7, 100))),
+                fact(3, Some((9, 50))),
+                fact(7, Some((9, 50))),
+            ),
+            // A rotation during an overlap.
+            (
+                fact(3, Some((7, 50))),
+                fact(7, Some((9, 100))),
+                fact(7, Some((9, 100))),
             ),
             (
                 fact(3, Some((9, 50))),
