@@ -21,7 +21,7 @@ use super::load::connect;
 use super::network::Cut;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::Proxy;
-use crate::harness::http::Connection;
+use crate::harness::http::{Connection, Request};
 use crate::harness::upstream::{Upstream, json_answer};
 use crate::harness::wait_for;
 
@@ -60,6 +60,17 @@ struct Seen {
     most_in_flight: AtomicUsize,
 }
 
+/// What is limited, and what is done without owner and store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A proxy, closed then.
+    Closed,
+    /// A proxy, which gives a local share then.
+    Shares,
+    /// The target credential of two proxies, closed then.
+    Credential,
+}
+
 /// One limit, its target and its callers' answers.
 pub struct Limited {
     name: &'static str,
@@ -72,6 +83,8 @@ pub struct Limited {
     /// Between two calls of one caller.
     period: Duration,
     proxy: Proxy,
+    /// The path of another proxy, which half of the callers call.
+    other: Option<String>,
     seen: Arc<Seen>,
     answers: Mutex<BTreeMap<String, usize>>,
     _upstream: Upstream,
@@ -104,14 +117,14 @@ fn target(cluster: &Cluster<'_>, seen: &Arc<Seen>, works: bool) -> Upstream {
 }
 
 impl Limited {
-    /// `shares`: it gives a local share where neither owner nor store is at hand.
+    /// A limit that is new, and where it hangs.
     pub fn new(
         cluster: &Cluster<'_>,
         name: &'static str,
         limit: (usize, Value),
         callers: usize,
         calls_per_second: f64,
-        shares: bool,
+        kind: Kind,
     ) -> Self {
         let (limit, spec) = limit;
         let window = match spec["window"].as_str() {
@@ -125,15 +138,25 @@ impl Limited {
         let control = cluster.controls[0].gateway();
         let allowed = json!({"allow_networks": ["10.0.0.0/8"]});
         let proxy = control.proxy_with(&upstream.url(), allowed, json!({}));
-        let place = format!("/proxies/{}/meters", proxy.id);
+        let (mut other, mut place) = (None, format!("/proxies/{}/meters", proxy.id));
+        if kind == Kind::Credential {
+            let fields = json!({
+                "target_id": proxy.target, "target_credential_id": proxy.target_credential,
+                "proxy_credential_ids": [proxy.proxy_credential],
+            });
+            let made = control.create("/proxies", fields);
+            let url = made["url"].as_str().expect("a URL");
+            other = Some(format!("/{}", url.splitn(4, '/').nth(3).expect("a path")));
+            place = format!("/credentials/{}/meters", proxy.target_credential);
+        }
         let mut meter = json!({"name": name, "limits": [spec], "on_store_loss": "fail_closed"});
         // With a local share: at a loss limit × (2 − 1/nodes) in one window, and a share of the
         // limit for each node that is cut off.
-        let limit_in_fault = match shares {
-            true => 2 * limit,
-            false => limit,
+        let limit_in_fault = match kind {
+            Kind::Shares => 2 * limit,
+            Kind::Closed | Kind::Credential => limit,
         };
-        if shares {
+        if kind == Kind::Shares {
             meter["on_store_loss"] = "local_share".into();
         }
         control.create(&place, meter);
@@ -146,6 +169,7 @@ impl Limited {
             callers,
             period: Duration::from_secs_f64(f64::from(callers_f) / calls_per_second),
             proxy,
+            other,
             seen,
             answers: Mutex::default(),
             _upstream: upstream,
@@ -156,7 +180,11 @@ impl Limited {
     pub fn call(&self, nodes: &[String], number: usize, stop: &AtomicBool) {
         let place = SPREAD[number % SPREAD.len()];
         let node = &nodes[place];
-        let request = self.proxy.request("GET", "/");
+        let request = match self.other.as_deref().filter(|_| number % 2 == 1) {
+            None => self.proxy.request("GET", "/"),
+            Some(path) => Request::new("GET", path)
+                .field("authorization", &format!("Bearer {}", self.proxy.key)),
+        };
         let request = request.field("x-node", &place.to_string());
         let bytes = request.field("requestrocket-fault", "sent-at").bytes(node);
         let share = u32::try_from(number).expect("few") * self.period
@@ -256,26 +284,55 @@ fn per_second() -> usize {
 }
 
 /// The limits of the test, each asked for one and a half times what it gives, or more.
-fn limits(cluster: &Cluster<'_>) -> [Limited; 5] {
+fn limits(cluster: &Cluster<'_>) -> [Limited; 6] {
     let fast = per_second();
     let fast_f = f64::from(u32::try_from(fast).expect("a rate"));
     let second = |limit: usize| (limit, json!({"limit": limit, "window": "second"}));
     let minute = (5, json!({"limit": 5, "window": "minute"}));
     let at_once = json!({"limit": IN_FLIGHT, "algorithm": "concurrency"});
     [
-        Limited::new(cluster, "five-a-minute", minute, 7, 3.0, false),
-        Limited::new(cluster, "ten-a-second", second(10), 7, 15.0, false),
+        Limited::new(cluster, "five-a-minute", minute, 7, 3.0, Kind::Closed),
+        Limited::new(cluster, "ten-a-second", second(10), 7, 15.0, Kind::Closed),
         Limited::new(
             cluster,
             "many-a-second",
             second(fast),
             28,
             fast_f * 1.5,
-            false,
+            Kind::Closed,
         ),
-        Limited::new(cluster, "shared-a-second", second(30), 7, 45.0, true),
-        Limited::new(cluster, "in-flight", (IN_FLIGHT, at_once), 35, 200.0, false),
+        Limited::new(
+            cluster,
+            "shared-a-second",
+            second(30),
+            7,
+            45.0,
+            Kind::Shares,
+        ),
+        Limited::new(
+            cluster,
+            "two-proxies",
+            second(10),
+            14,
+            20.0,
+            Kind::Credential,
+        ),
+        Limited::new(
+            cluster,
+            "in-flight",
+            (IN_FLIGHT, at_once),
+            35,
+            200.0,
+            Kind::Closed,
+        ),
     ]
+}
+
+/// Writes of keys by all nodes so far.
+fn key_writes(cluster: &Cluster<'_>) -> f64 {
+    let name = "requestrocket_limit_key_writes_total";
+    let nodes = cluster.nodes.iter();
+    nodes.filter_map(|node| node.metric(name)).sum()
 }
 
 fn judge_all(limits: &[Limited], extra: usize, when: &str) {
@@ -303,7 +360,14 @@ fn no_fault_makes_more_pass_than_a_limit_allows() {
                 }
             }
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let (begun, before) = (Instant::now(), key_writes(cluster));
                 used(&limits, 0);
+                let writes = key_writes(cluster) - before;
+                // Calls in flight are no tokens.
+                let keys = f64::from(u32::try_from(limits.len() - 1).expect("few"));
+                let per_second = writes / begun.elapsed().as_secs_f64() / keys;
+                eprintln!("{per_second:.1} writes a second of each key");
+                assert!(per_second <= 30.0, "{per_second} writes of each key");
                 for limited in &limits {
                     limited.judge(limited.limit, 0, "no fault");
                 }

@@ -10,7 +10,7 @@ use node::limits::{Clock, Moment, SystemClock};
 use serde_json::json;
 
 use super::cluster;
-use super::limits::Limited;
+use super::limits::{Kind, Limited};
 use crate::harness::wait_for;
 
 /// Three nodes and all that they need are there by then, and a small limit is used.
@@ -49,7 +49,14 @@ fn a_day_ends_at_one_time_on_nodes_whose_clocks_are_apart() {
         }
         let spec = json!({"limit": limit, "window": "day"});
         let per_second = (limit_f / 50.0).max(60.0);
-        let limited = Limited::new(cluster, "a-day", (limit, spec), 14, per_second, false);
+        let limited = Limited::new(
+            cluster,
+            "a-day",
+            (limit, spec),
+            14,
+            per_second,
+            Kind::Closed,
+        );
         cluster.agrees(0);
         let nodes = cluster.nodes.iter();
         let urls: Vec<_> = nodes.map(|node| node.gateway().url.clone()).collect();
