@@ -34,11 +34,13 @@ fn two_busy_answers_on_one_node_stop_all_three() {
         "the target's own"
     );
     assert_eq!(second.outcome(), (429, "rate-limited"), "not asked again");
+    let begun = std::time::Instant::now();
     for node in 1..3 {
         let refused = wait_for("a pause on another node", || {
             let answer = call(node);
             (answer.outcome() == (429, "rate-limited")).then_some(answer)
         });
+        eprintln!("node {node} waits after {:?}", begun.elapsed());
         assert!(
             refused.text().contains("asked to wait"),
             "{}",

@@ -42,7 +42,7 @@ fn what_a_node_remembers_of_a_day_counts_when_the_store_is_wiped() {
     let day = Limit::new(300, Window::Day).unwrap();
     let second = Limit::new(60, Window::Second).unwrap();
     for seed in 0..6 {
-        let mut plan = Plan::new(vec![day.clone(), second.clone()], SECOND / 90, 12 * SECOND);
+        let mut plan = Plan::new(vec![day, second], SECOND / 90, 12 * SECOND);
         (plan.nodes, plan.peer_trip_ns) = (3, 2_000_000);
         plan.faults = Faults::default();
         plan.restored = Some((0, 3 * SECOND));
