@@ -11,6 +11,7 @@ pub mod config;
 mod connections;
 pub mod janitor;
 pub mod link;
+pub mod linked;
 pub mod metrics;
 pub mod openapi;
 pub mod operator;

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{info, warn};
 
+use crate::linked::Linked;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::replication::Source;
@@ -49,6 +50,8 @@ pub struct LinkDeps {
     pub records: Arc<Records>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Who is connected.
+    pub linked: Linked,
     /// What answers control planes of other regions.
     pub source: Option<Arc<Source>>,
     /// Tells when the process ends.
@@ -129,6 +132,9 @@ async fn attend(
     let node = hello.node;
     info!(%peer, node, "node {node} of region {} is connected", hello.region);
     let _connected = deps.metrics.node();
+    let place = deps
+        .linked
+        .enter(&node, &hello.region, jiff::Timestamp::now());
     let bytes_max = HEAD_BYTES + PAYLOAD_BYTES_MAX;
     loop {
         let frame = tokio::time::timeout(SILENCE_MAX, read_frame(&mut stream, bytes_max));
@@ -143,6 +149,7 @@ async fn attend(
         let Some(frame) = frame else {
             break;
         };
+        place.heard(jiff::Timestamp::now());
         let batch: RecordBatch = wire::decode(&frame).map_err(invalid)?;
         if batch.node != node {
             return Err(invalid(format!("{node} sent records of {}", batch.node)));

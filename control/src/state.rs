@@ -23,6 +23,7 @@ use crate::api::call::single;
 use crate::api::error::{Code, Refusal};
 use crate::api::idempotency::Memory;
 use crate::config::ApiSettings;
+use crate::linked::Linked;
 use crate::metrics::Metrics;
 use crate::operator::{Caller, TokenIndex};
 use crate::publish::Publisher;
@@ -49,6 +50,8 @@ pub struct ControlDeps {
     pub metrics: MetricsSource,
     /// What this API itself counts.
     pub counters: Metrics,
+    /// Nodes that are connected.
+    pub linked: Linked,
     /// Whether this process serves.
     pub health: Health,
 }
@@ -77,6 +80,8 @@ pub struct Control {
     world: watch::Receiver<Arc<World>>,
     /// What this API itself counts.
     pub counters: Metrics,
+    /// Nodes that are connected.
+    pub linked: Linked,
     metrics: MetricsSource,
     health: Health,
     tokens: Mutex<Indexed>,
@@ -109,6 +114,7 @@ impl Control {
             world: deps.world,
             metrics: deps.metrics,
             counters: deps.counters,
+            linked: deps.linked,
             health: deps.health,
             tokens: Mutex::default(),
             throttle: Mutex::default(),

@@ -31,20 +31,7 @@ fn lines(nodes: &[Value]) -> Vec<String> {
     }
     let mut lines = Vec::new();
     for node in nodes {
-        let text = |key: &str| node[key].as_str().unwrap_or_default();
-        let state = match node["current"].as_bool() {
-            Some(true) => "current",
-            _ => "behind",
-        };
-        lines.push(format!(
-            "{:20} {:12} {:22} {:10} {state} at revision {}, {} in flight",
-            text("name"),
-            text("region"),
-            text("address"),
-            text("program"),
-            node["revision"],
-            node["in_flight"],
-        ));
+        lines.push(first_line(node));
         for org in node["behind"].as_array().into_iter().flatten() {
             let id = org["org"].as_str().unwrap_or_default();
             lines.push(format!(
@@ -92,6 +79,33 @@ fn lines(nodes: &[Value]) -> Vec<String> {
     lines
 }
 
+/// Who a node is and whether it serves the newest.
+fn first_line(node: &Value) -> String {
+    let text = |key: &str| node[key].as_str().unwrap_or_default();
+    // One that is cut from etcd is known by its connection only.
+    if let Some(since) = node["connected_since"].as_str() {
+        return format!(
+            "{:20} {:12} cut off from etcd, connected since {since}, last heard {}",
+            text("name"),
+            text("region"),
+            text("heard_at"),
+        );
+    }
+    let state = match node["current"].as_bool() {
+        Some(true) => "current",
+        _ => "behind",
+    };
+    format!(
+        "{:20} {:12} {:22} {:10} {state} at revision {}, {} in flight",
+        text("name"),
+        text("region"),
+        text("address"),
+        text("program"),
+        node["revision"],
+        node["in_flight"],
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -126,5 +140,18 @@ mod tests {
         );
         assert_eq!(lines[5], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_says_so_and_since_when_it_is_connected() {
+        let node = json!({
+            "name": "gw-1", "region": "eu", "current": false,
+            "connected_since": "2026-01-01T00:00:00Z", "heard_at": "2026-01-01T00:00:20Z",
+            "problems": [{"code": "cut-off", "detail": "it serves what it has"}],
+        });
+        let said = "gw-1                 eu           cut off from etcd, connected since \
+                    2026-01-01T00:00:00Z, last heard 2026-01-01T00:00:20Z";
+        let lines = lines(&[node]);
+        assert_eq!(lines, [said, "    ! cut-off it serves what it has"]);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ::control::Control;
 use ::control::link::LinkDeps;
+use ::control::linked::Linked;
 use ::control::metrics::Metrics;
 use ::control::regions::{Directory, Homes, Regions, Status, gateways};
 use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
@@ -70,17 +71,17 @@ impl ControlPlane {
         if !configuration.follows {
             configuration.caught_up().await?;
         }
-        let counters = Metrics::default();
+        let (counters, linked) = (Metrics::default(), Linked::default());
         let parts = (&store, &configuration, &settings);
         let directory = regions.map(|regions| replicate(regions, parts, background));
         let directory = directory.transpose()?;
-        let health = configuration.health.clone();
-        let mut servers = Servers::default();
+        let (health, mut servers) = (configuration.health.clone(), Servers::default());
         let link = |listener| {
             let link = LinkDeps {
                 tls: link_tls::server(&settings.link)?,
                 records: records.clone(),
                 metrics: counters.clone(),
+                linked: linked.clone(),
                 source: directory.as_ref().map(source),
                 health: health.clone(),
                 name: settings.name(),
@@ -93,7 +94,8 @@ impl ControlPlane {
         let told = super::export_metrics(&settings, &metrics)?;
         let shown = (configuration.worlds.clone(), records.clone());
         let counted = (metrics.clone(), counters);
-        let api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
+        let mut api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
+        api.linked = linked;
         let retention = api.settings.retention;
         let control = Control::new(api).with_regions(directory);
         let listening = servers.control(self.bound.control, control, &settings.control.tls)?;

@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::control::linked::Linked;
 use ::control::metrics::Metrics;
 use ::control::records::Records;
 use ::control::{ApiSettings, ControlDeps};
@@ -116,6 +117,7 @@ fn api(
         records,
         metrics,
         counters,
+        linked: Linked::default(),
         health: configuration.health.clone(),
     })
 }

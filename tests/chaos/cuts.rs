@@ -26,6 +26,9 @@ fn a_node_cut_from_etcd_serves_what_it_has_and_then_what_is() {
             assert!(!current(cluster, at), "it cannot know");
             cluster.nodes[at].wait_readiness("degraded");
             load.after(2 * SECOND).is_clean("a node cut off");
+            wait_for("the node as one that is cut off", || {
+                cut_off(cluster, at).then_some(())
+            });
         };
         let host = cluster.nodes[0].host.clone();
         members
@@ -34,6 +37,7 @@ fn a_node_cut_from_etcd_serves_what_it_has_and_then_what_is() {
         apart(cluster, 0, "neither-way");
         members.iter().for_each(|member| host.heal(member));
         cluster.agrees(0);
+        assert!(!cut_off(cluster, 0), "it is in etcd again");
         cluster.nodes[0].wait_readiness("ok");
 
         let host = cluster.nodes[1].host.clone();
@@ -222,6 +226,12 @@ fn listed(cluster: &Cluster<'_>, at: usize) -> Option<serde_json::Value> {
     let items = listed.json()["items"].as_array().expect("a list").clone();
     let name = format!("node-{}", at + 1);
     items.into_iter().find(|node| node["name"] == name.as_str())
+}
+
+/// Whether the list has the node by its connection to control planes alone.
+fn cut_off(cluster: &Cluster<'_>, at: usize) -> bool {
+    listed(cluster, at)
+        .is_some_and(|node| node["problems"][0]["code"] == "cut-off" && node["current"] == false)
 }
 
 fn current(cluster: &Cluster<'_>, at: usize) -> bool {

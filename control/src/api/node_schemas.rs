@@ -20,6 +20,16 @@ pub fn node() -> Value {
             "serves": text("Equal on nodes that serve the same configuration"),
             "current": {"type": "boolean",
                         "description": "Whether it serves what this control plane sees"},
+            "connected_since": {
+                "type": "string", "format": "date-time",
+                "description": "Where it is `cut-off`: since when it is connected to this control \
+                                plane. What it says in etcd (`id`, `address`, `program`, \
+                                `revision` and others) is absent then"
+            },
+            "heard_at": {
+                "type": "string", "format": "date-time",
+                "description": "Where it is `cut-off`: when it last said something here"
+            },
             "behind": {
                 "type": "array",
                 "description": "Where it is not current: organisations with a version that it has \
@@ -29,14 +39,7 @@ pub fn node() -> Value {
                     "newest": {"type": "integer", "description": "The number of that version"}
                 }}
             },
-            "problems": {
-                "type": "array",
-                "description": "What is wrong with its place among the others",
-                "items": {"type": "object", "properties": {
-                    "code": {"type": "string", "enum": ["name-taken", "region-foreign"]},
-                    "detail": {"type": "string"}
-                }}
-            },
+            "problems": problems(),
             "in_flight": {"type": "integer", "description": "Requests in flight"},
             "clock_ahead_ms": {
                 "type": "integer",
@@ -59,16 +62,33 @@ pub fn node() -> Value {
                                "description": "What the last check that failed found"}
                 }}
             },
-            "faults": {
-                "type": "array",
-                "description": "What it cannot serve; an earlier form is served instead",
-                "items": {"type": "object", "properties": {
-                    "org": {"type": ["string", "null"]},
-                    "object": {"type": ["string", "null"]},
-                    "code": {"type": "string"},
-                    "detail": {"type": "string"}
-                }}
-            }
+            "faults": faults()
         }
+    })
+}
+
+fn problems() -> Value {
+    json!({
+        "type": "array",
+        "description": "What is wrong with its place among the others. `cut-off`: it is \
+                        connected to this control plane, and is not in etcd",
+        "items": {"type": "object", "properties": {
+            "code": {"type": "string",
+                     "enum": ["cut-off", "name-taken", "region-foreign"]},
+            "detail": {"type": "string"}
+        }}
+    })
+}
+
+fn faults() -> Value {
+    json!({
+        "type": "array",
+        "description": "What it cannot serve; an earlier form is served instead",
+        "items": {"type": "object", "properties": {
+            "org": {"type": ["string", "null"]},
+            "object": {"type": ["string", "null"]},
+            "code": {"type": "string"},
+            "detail": {"type": "string"}
+        }}
     })
 }

@@ -1,5 +1,6 @@
 //! The nodes of a region: who is there, what each serves, and what it cannot serve.
 
+use jiff::{SignedDuration, Timestamp};
 use proto::keys::{self, Live};
 use proto::member::Member;
 use proto::store::{KeyValue, load};
@@ -10,10 +11,16 @@ use super::answer::Answer;
 use super::call::Call;
 use super::error::Refusal;
 use super::{page, write};
+use crate::linked::LinkedNode;
 use crate::route::{Gives, Route, Verb};
 
 /// Most organisations that a node is shown to be behind in.
 const BEHIND_MAX: usize = 100;
+
+/// How long a node may be connected and not in etcd yet: it starts.
+const STARTS_MAX: SignedDuration = SignedDuration::from_secs(10);
+/// Longest silence of a node that runs: it speaks every 20 s.
+const SILENCE_MAX: SignedDuration = SignedDuration::from_secs(45);
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -30,6 +37,8 @@ pub fn routes() -> Vec<Route> {
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
     let newest = call.control.fingerprint();
+    // Before etcd is asked: who comes meanwhile is not missed there.
+    let linked = call.control.linked.nodes();
     let mut members: Vec<Member> = Vec::new();
     let store = call.control.publisher.store();
     let listed = load::list(store, keys::NODES, None, |pair| {
@@ -58,8 +67,32 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         }
         shown
     });
-    let items = items.collect();
+    let away = cut_off(&linked, &members, own, Timestamp::now());
+    let items = items.chain(away).collect();
     Ok(Answer::json(page::page(items, None)))
+}
+
+/// Nodes of this region that are connected here and that etcd does not have.
+fn cut_off(linked: &[LinkedNode], members: &[Member], own: &str, now: Timestamp) -> Vec<Value> {
+    let is_away = |node: &&LinkedNode| {
+        node.region == own
+            && now.duration_since(node.since) >= STARTS_MAX
+            && now.duration_since(node.heard_at) <= SILENCE_MAX
+            && !members.iter().any(|member| member.name == node.name)
+    };
+    let shown = linked.iter().filter(is_away).map(|node| {
+        let detail = "it is connected to this control plane and does not reach etcd: it serves \
+                      what it has, and newer versions do not arrive there";
+        json!({
+            "name": node.name,
+            "region": node.region,
+            "current": false,
+            "connected_since": node.since,
+            "heard_at": node.heard_at,
+            "problems": [{"code": "cut-off", "detail": detail}],
+        })
+    });
+    shown.collect()
 }
 
 /// Organisations with a version that a node has not seen.
@@ -154,5 +187,30 @@ mod tests {
         });
         let (taken, foreign) = ("\"name-taken\"", "\"region-foreign\"");
         assert_eq!(codes, [taken, taken, "", "", foreign]);
+    }
+
+    #[test]
+    fn a_node_that_is_connected_and_not_in_etcd_is_cut_off() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let linked = |name: &str, region: &str, since, heard| LinkedNode {
+            name: name.into(),
+            region: region.into(),
+            since: at(since),
+            heard_at: at(heard),
+        };
+        let members = [member(1, "gw-1", "eu", "10.0.0.1:8080")];
+        let all = [
+            linked("gw-1", "eu", 0, 99),
+            linked("gw-2", "eu", 0, 80),
+            linked("starts", "eu", 95, 99),
+            linked("silent", "eu", 0, 40),
+            linked("elsewhere", "us", 0, 99),
+        ];
+        let shown = cut_off(&all, &members, "eu", at(100));
+        assert_eq!(shown.len(), 1, "{shown:?}");
+        assert_eq!(shown[0]["name"], "gw-2");
+        assert_eq!(shown[0]["current"], false);
+        assert_eq!(shown[0]["heard_at"], "1970-01-01T00:01:20Z");
+        assert_eq!(shown[0]["problems"][0]["code"], "cut-off");
     }
 }

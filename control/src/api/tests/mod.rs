@@ -219,6 +219,7 @@ pub async fn api() -> Api<
             families
         }),
         counters: Default::default(),
+        linked: Default::default(),
         health: Default::default(),
     }));
     for org in [acme, other, SYSTEM_ORG] {
