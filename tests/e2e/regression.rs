@@ -304,9 +304,10 @@ fn a_restored_etcd_gives_no_limit_a_second_time() {
         store.put(vec![Op::put("test/later", Vec::new())]);
     }
     for (proxy, _) in &limited {
+        wait_status(&node, proxy, "GET", 429);
         while proxy.request("GET", "/").send(&node.url).status() == 200 {}
     }
-    assert_eq!(used().map(|used| (9..=10).contains(&used)), [true; 2]);
+    assert!(used().iter().all(|used| *used > 5), "{:?}", used());
     for (restored, times) in [(Some(&backup), 1), (None, 2)] {
         cluster.etcd[0].restore(restored);
         wait_for("what the node has found", || {

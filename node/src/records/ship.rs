@@ -54,10 +54,7 @@ pub async fn run(
         sequence: 0,
         backoff: BACKOFF_MIN,
         retry_at: Instant::now(),
-        // The first word is said at once: control is a witness of the time.
-        contact: Instant::now()
-            .checked_sub(HEARTBEAT)
-            .unwrap_or_else(Instant::now),
+        contact: Instant::now(),
         disk_failed: false,
         unread: 0,
     };
