@@ -330,6 +330,8 @@ fn a_restored_etcd_gives_no_limit_a_second_time() {
             }
             wait_status(&node, proxy, "GET", 429);
         }
-        assert!(used().iter().all(|used| *used <= 10), "{:?}", used());
+        // Forgotten it would be nine more each time; of the day one more has been seen.
+        let [hour, day] = used();
+        assert!(hour <= 10 && day <= 12, "{hour} {day}");
     }
 }
