@@ -3,6 +3,9 @@
 //!
 //! The choice itself is [`proto::endpoint::choose`]. A target with one address goes through here
 //! too, and costs nothing for it but its breaker.
+//!
+//! Endpoints that the calls of a proxy must not go to ([`proto::residence`]) are not among them:
+//! nothing that is chosen here leaves a proxy's regions, whatever fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +39,7 @@ pub struct Endpoint {
     pub durations: AddressDurations,
 }
 
-/// The addresses of a target; there is at least one.
+/// The addresses of a target that the calls of a proxy may go to.
 pub struct Endpoints {
     all: Box<[Endpoint]>,
     slow_start: Duration,
@@ -54,7 +57,7 @@ pub struct Picked {
 }
 
 impl Endpoints {
-    /// These addresses; `all` must not be empty.
+    /// These addresses.
     pub fn new(all: Vec<Endpoint>, slow_start: Duration, refuses: bool) -> Self {
         Self {
             all: all.into(),
@@ -82,6 +85,11 @@ impl Endpoints {
         found.or(self.all.first())
     }
 
+    /// Whether there are none: nothing may be sent.
+    pub fn are_none(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Whether there are several.
     pub fn are_several(&self) -> bool {
         self.all.len() > 1
@@ -90,9 +98,16 @@ impl Endpoints {
     /// The address that a request goes to first.
     ///
     /// # Errors
-    /// The target has a breaker and is left alone: 503 `circuit-open`.
+    /// The target has a breaker and is left alone: 503 `circuit-open`. There are none: 502
+    /// `upstream-blocked`.
     pub fn first(&self) -> Result<Picked, EarlyEnd> {
-        if let [only] = &*self.all {
+        if self.are_none() {
+            return Err(outside());
+        }
+        // One that is left of several has a breaker by which nobody asked for refusals.
+        if let [only] = &*self.all
+            && (self.refuses || only.breaker.is_none())
+        {
             if self.refuses
                 && let Some(end) = only.left_alone()
             {
@@ -158,6 +173,15 @@ impl Endpoints {
     fn draw(&self) -> u64 {
         endpoint::mixed(self.draws.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// How a request ends that may go to none of its target's endpoints.
+pub fn outside() -> EarlyEnd {
+    EarlyEnd::new(
+        Code::UpstreamBlocked,
+        "the target has no endpoint in the regions that this proxy and its target credential \
+         list (`regions`); saving the proxy again tells which; nothing was sent",
+    )
 }
 
 fn alone() -> EarlyEnd {
@@ -230,6 +254,21 @@ mod tests {
         let end = endpoints.first().map(|picked| picked.at).unwrap_err();
         assert_eq!(end.code, Code::CircuitOpen);
         assert!(endpoints.next(Tried::default()).is_none());
+    }
+
+    #[test]
+    fn where_none_is_left_nothing_is_sent() {
+        for refuses in [true, false] {
+            let none = endpoints(&[], refuses);
+            let end = none.first().map(|picked| picked.at).unwrap_err();
+            assert_eq!(end.code, Code::UpstreamBlocked);
+            assert!(none.next(Tried::default()).is_none());
+        }
+        // Nor is one that is left of several refused for a breaker that nobody asked for.
+        let one = endpoints(&[0], false);
+        fail(&one);
+        let picked = one.first().unwrap();
+        assert_eq!((picked.at, picked.admitted.is_none()), (0, true));
     }
 
     #[test]

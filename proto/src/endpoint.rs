@@ -22,7 +22,8 @@ pub const WHOLE: u32 = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// The region whose nodes call it first; absent for one that is near to all of them.
+    /// The region whose nodes call it first; absent for one that is near to all of them. Calls of
+    /// a proxy, or with a secret, that is for other regions never go there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// Scheme, host, optional port, and the path of the target's `base_url`.

@@ -47,6 +47,7 @@ pub mod raise;
 pub mod record;
 pub mod region_link;
 pub mod regions;
+pub mod residence;
 pub mod restarts;
 pub mod retired;
 pub mod rule;

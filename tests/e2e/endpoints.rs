@@ -10,6 +10,7 @@ use crate::harness::gateway::Gateway;
 use crate::harness::http::{Connection, Message, Request};
 use crate::harness::upstream::{After, ClosedPort, Upstream, json_answer};
 use crate::harness::wait_for;
+use crate::pinned::Pair;
 
 /// A way to call a proxy that was made in one call.
 pub struct Made {
@@ -28,16 +29,23 @@ impl Made {
 /// A proxy for a target with these endpoints, with a bearer credential; `more` goes into the
 /// target.
 pub fn made(gateway: &Gateway, endpoints: &[Value], more: Value) -> Made {
+    made_with(gateway, endpoints, more, json!({}))
+}
+
+/// The same, with further fields of the proxy.
+fn made_with(gateway: &Gateway, endpoints: &[Value], more: Value, proxy: Value) -> Made {
     let mut target = json!({
         "base_url": endpoints[0]["base_url"], "endpoints": endpoints, "allow_http": true,
         "allow_networks": ["127.0.0.0/8"],
     });
     let fields = target.as_object_mut().expect("fields");
     fields.extend(more.as_object().expect("fields").clone());
-    let document = json!({"target": target, "credentials": [
+    let mut document = json!({"target": target, "credentials": [
         {"kind": "target", "auth_type": "bearer", "secret": {"token": "the-targets"}},
         {"kind": "proxy", "auth_type": "api_key"},
     ]});
+    let fields = document.as_object_mut().expect("fields");
+    fields.extend(proxy.as_object().expect("fields").clone());
     let answer = gateway.create("/proxies", document);
     let url = answer["url"].as_str().expect("a URL");
     Made {
@@ -359,4 +367,62 @@ fn a_gateways_fault_is_passed_on_when_the_others_have_nothing_better() {
     let spare = statuses("200 OK");
     check(&broken, &spare, (500, granted));
     assert!(spare.seen().is_empty());
+}
+
+/// The target has endpoints in eu and us: when that of eu fails, nothing goes to us.
+#[test]
+fn requests_of_a_pinned_proxy_stay_in_its_regions_when_their_endpoint_fails() {
+    let pair = Pair::new();
+    let (eu, down) = breakable("eu");
+    let us = Upstream::json("{\"from\":\"us\"}");
+    let endpoints = [
+        json!({"base_url": eu.url(), "region": "eu"}),
+        json!({"base_url": us.url(), "region": "us"}),
+    ];
+    let breaker = json!({"consecutive_failures": 2, "open_ms": 100, "open_max_ms": 200});
+    let target = json!({"breaker": breaker, "slow_start_ms": 0});
+    let pinned = json!({"regions": ["eu"], "cross_region": "forward"});
+    let made = made_with(&pair.us, &endpoints, target, pinned);
+    let ask = |node: &Gateway| made.request("GET", "/").send(&node.url);
+    let wait_200 = |node: &Gateway| {
+        wait_for("an answer of eu", || {
+            let answer = ask(node);
+            (answer.status() == 200).then(|| assert!(answer.text().contains("eu")))
+        });
+    };
+    for node in &pair.nodes {
+        wait_200(node);
+    }
+    down.store(true, Ordering::SeqCst);
+    for node in &pair.nodes {
+        wait_for("the endpoint to be left alone", || {
+            let answer = ask(node);
+            assert!([502, 503].contains(&answer.status()), "{}", answer.text());
+            (answer.outcome().1 == "circuit-open").then_some(())
+        });
+    }
+    down.store(false, Ordering::SeqCst);
+    for node in &pair.nodes {
+        wait_200(node);
+    }
+    assert_eq!(us.connections(), 0, "not one byte");
+
+    // What would be asked; and what leaves no endpoint is refused.
+    let question = json!({"proxy": made.answer["id"], "request": {"method": "GET", "path": "/"}});
+    let explained = pair.us.api("POST", "/explain", Some(&question)).json();
+    let stages = explained["stages"].as_array().expect("stages");
+    let forward = stages.iter().find(|stage| stage["stage"] == "forward");
+    let asked = forward.expect("forward")["endpoints"].as_array();
+    let asked: Vec<_> = asked.expect("a list").iter().collect();
+    assert_eq!((asked.len(), &asked[0]["region"]), (1, &json!("eu")));
+    let only_us = json!({"base_url": us.url(), "endpoints": [endpoints[1]]});
+    let target = made.answer["target_id"].as_str().expect("an id");
+    let target = format!("/targets/{target}");
+    let refused = pair.us.api("PATCH", &target, Some(&only_us));
+    assert_eq!(refused.status(), 422, "{}", refused.text());
+    let error = refused.json()["errors"][0].clone();
+    assert_eq!(
+        (&error["pointer"], &error["code"]),
+        (&json!("/endpoints"), &json!("endpoint-region"))
+    );
 }

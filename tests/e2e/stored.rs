@@ -126,6 +126,33 @@ fn a_secret_is_not_bound_to_another_host_in_the_store() {
     assert_eq!(foreign.connections(), 0, "not one byte");
 }
 
+/// A node sends nothing to endpoints of other regions than its proxy's, whoever listed them.
+#[test]
+fn an_endpoint_that_leaves_the_proxys_regions_in_the_store_gets_nothing() {
+    let start = Start::default();
+    let gateway = Gateway::with(start.clone());
+    let upstream = Upstream::json("{}");
+    let endpoints = json!({"endpoints": [{"region": "local", "base_url": upstream.url()}]});
+    let pinned = json!({"regions": ["local"]});
+    let proxy = gateway.proxy_with(&upstream.url(), endpoints, pinned);
+    assert_eq!(proxy.get("/").status(), 200);
+    let before = upstream.connections();
+    let (gateway, answer) = forged(gateway, &start, &proxy, |id, body| {
+        if let Body::Target(target) = body
+            && id.to_string() == proxy.target
+        {
+            target.endpoints[0].region = Some("us".into());
+        }
+    });
+    assert_eq!(answer.outcome(), (502, "upstream-blocked"));
+    assert_eq!(upstream.connections(), before, "nothing was dialled");
+    let log = gateway.log();
+    assert!(
+        log.contains("no endpoint of") && log.contains("is in local"),
+        "it is told"
+    );
+}
+
 #[test]
 fn a_stored_target_does_not_choose_who_vouches_for_it() {
     let start = Start {

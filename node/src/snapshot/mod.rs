@@ -16,7 +16,7 @@ use http::HeaderName;
 use jiff::Timestamp;
 use proto::credential::AuthType;
 use proto::filter::FilterSet;
-use proto::hosts::HostPattern;
+use proto::hosts::{HostPattern, Origin};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::path::PathOptions;
 use proto::proxy::{
@@ -274,8 +274,10 @@ pub struct CompiledTarget {
     pub id_text: Box<str>,
     /// Where it is by name; the path is that of all its addresses.
     pub base: BaseUrl,
-    /// Its addresses.
+    /// Those of its addresses that the calls of its proxies may go to.
     pub endpoints: Endpoints,
+    /// Where all of its addresses are: what they answer may lead to each other.
+    pub origins: Box<[Origin]>,
     /// How paths are read.
     pub path: PathOptions,
     /// Whether the operator's settings do not let it be called.

@@ -141,7 +141,7 @@ fn clean_head(
     let answered = endpoints.get(exchange.notes.endpoint);
     let mapping = urls::Mapping {
         base: answered.map_or(&proxy.target.base, |endpoint| &endpoint.base),
-        is_other: &|origin| endpoints.iter().any(|other| other.base.origin == *origin),
+        is_other: &|origin| proxy.target.origins.contains(origin),
         prefix,
     };
     // Where they are not rewritten they are still looked at.

@@ -13,6 +13,7 @@ use tracing::error;
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::stale::facts_are_young;
 use crate::credentials::vault::Injection;
+use crate::endpoints;
 use crate::flow::{Exchange, Outgoing};
 use crate::hygiene::fields;
 use crate::metrics::Metrics;
@@ -52,6 +53,9 @@ impl Stage for Inject {
             let detail = "the operator's settings (`policy`, `egress.tls_exceptions`) do not let \
                           this target be called as it is; saving it again tells why";
             return EarlyEnd::new(Code::UpstreamBlocked, detail).into();
+        }
+        if proxy.target.endpoints.are_none() {
+            return endpoints::outside().into();
         }
         let method = exchange.request.method.clone();
         if proxy.elsewhere.is_some() {

@@ -1,12 +1,13 @@
 //! Where the secret of a target credential may go, and what it does to a request there.
 
-use super::Objects;
+use super::{Objects, credential_in, target_in};
 use crate::credential::{AuthType, Credential};
 use crate::hosts::Origin;
 use crate::id::CredentialId;
 use crate::object::{Body, ObjectId};
 use crate::proxy::Proxy;
 use crate::regions;
+use crate::residence::Residence;
 use crate::target::Target;
 
 /// Whether the credential's secret may be sent to every address of the targets that proxies use it
@@ -40,6 +41,22 @@ pub(super) fn outside_hosts(target: &Target, credential: &Credential) -> Option<
 /// Whether a proxy is served where the credential's secret is not.
 pub(super) fn outside_regions(proxy: &Proxy, credential: &Credential) -> bool {
     credential.has_secret() && !regions::are_within(&proxy.regions, &credential.regions)
+}
+
+/// What is wrong where a proxy's target has endpoints, but none that its calls may go to.
+pub(super) fn outside_endpoints(objects: &Objects, proxy: &Proxy) -> Option<String> {
+    let target = target_in(objects, proxy.target_id)?;
+    let stored = proxy
+        .target_credential_id
+        .and_then(|id| credential_in(objects, id));
+    let residence = Residence::of(proxy, stored.map(|stored| &stored.credential));
+    residence.is_outside(target).then(|| {
+        format!(
+            "{} has no endpoint in {}, where the proxy's calls stay, and none without `region`",
+            proxy.target_id,
+            residence.words()
+        )
+    })
 }
 
 pub(super) fn hosts(credential: &Credential) -> String {

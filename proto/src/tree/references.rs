@@ -198,6 +198,11 @@ fn proxy_problems(objects: &Objects, proxy: &Proxy) -> Vec<Problem> {
         let detail = format!("target {} does not exist", proxy.target_id);
         problems.push(Problem::new("/target_id", "unknown-target", detail));
     }
+    if let Some(detail) = reach::outside_endpoints(objects, proxy) {
+        for pointer in ["/regions", "/target_id"] {
+            problems.push(Problem::new(pointer, "endpoint-region", detail.clone()));
+        }
+    }
     let Some(id) = proxy.target_credential_id else {
         return problems;
     };
@@ -268,13 +273,17 @@ fn judge_dependent(
     proxy: &Proxy,
     judged: &mut Judged,
 ) {
+    let target_at = touched.get(&ObjectId::Target(proxy.target_id));
+    if let Some(at) = target_at
+        && let Some(detail) = reach::outside_endpoints(objects, proxy)
+    {
+        let problem = Problem::new("/endpoints", "endpoint-region", format!("{id}: {detail}"));
+        judged.problems.push((*at, problem));
+    }
     let Some(credential_id) = proxy.target_credential_id else {
         return;
     };
-    let (target_at, credential_at) = (
-        touched.get(&ObjectId::Target(proxy.target_id)),
-        touched.get(&ObjectId::Credential(credential_id)),
-    );
+    let credential_at = touched.get(&ObjectId::Credential(credential_id));
     if target_at.is_none() && credential_at.is_none() {
         return;
     }

@@ -321,6 +321,39 @@ fn a_secret_stays_within_its_hosts() {
 }
 
 #[test]
+fn a_pinned_proxy_has_an_endpoint_in_its_regions() {
+    let proxy_in = |regions: Value| patch(proxy(PROXY), json!({ "regions": regions }));
+    let endpoint_in = |region: Value| {
+        let endpoint = json!({"region": region, "base_url": "https://api.example.com/v1"});
+        patch(target(TARGET), json!({"endpoints": [endpoint]}))
+    };
+    let refuses = |base: &OrgConfig, operation, expected: &[&str]| {
+        assert_eq!(refused(base, &[operation]), expected);
+    };
+    let of_us = next(&base(), &[endpoint_in(json!("us"))]).config;
+    let at_proxy = ["/regions endpoint-region", "/target_id endpoint-region"];
+    refuses(&of_us, proxy_in(json!(["eu", "ap"])), &at_proxy);
+    next(&of_us, &[proxy_in(json!(["eu", "us"]))]);
+    let pinned = next(&base(), &[proxy_in(json!(["eu"]))]).config;
+    let at_target = ["/endpoints endpoint-region"];
+    refuses(&pinned, endpoint_in(json!("us")), &at_target);
+    for near in [json!("eu"), Value::Null] {
+        next(&pinned, &[endpoint_in(near)]);
+    }
+    // One that is stored so already hinders no other writes.
+    let mut stored = pinned;
+    let lost = of_us.objects.get(&target(TARGET)).unwrap();
+    stored.objects.insert(target(TARGET), lost.clone());
+    let named = json!({"name": "another"});
+    refuses(&stored, patch(proxy(PROXY), named.clone()), &at_proxy);
+    refuses(&stored, patch(target(TARGET), named.clone()), &at_target);
+    for other in [CALLER, SECRET] {
+        next(&stored, &[patch(credential(other), named.clone())]);
+    }
+    next(&stored, &[proxy_in(json!(["us"]))]);
+}
+
+#[test]
 fn a_secret_leaves_regions_and_stays_where_one_of_them_is_left() {
     let in_regions = |regions: Value| patch(credential(SECRET), json!({ "regions": regions }));
     let proxy_in = |regions: Value| patch(proxy(PROXY), json!({ "regions": regions }));

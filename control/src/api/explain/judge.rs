@@ -15,6 +15,7 @@ use proto::object::{ObjectId, StoredCredential};
 use proto::outcome::Code;
 use proto::path::PathReading;
 use proto::proxy::Proxy;
+use proto::residence::Residence;
 use proto::rule::{BodyFacts, Facts, Scope, path_overrides};
 use proto::target::{BaseUrl, Target};
 use serde_json::{Value, json};
@@ -267,6 +268,11 @@ impl<'a> Judged<'a> {
     }
 
     fn inject(&self, explained: &mut Explained, _: &Described, _: Timestamp) {
+        let residence = self.residence();
+        if residence.is_outside(self.target) {
+            let detail = format!("the target has no endpoint in {}", residence.words());
+            return explained.end("inject", Code::UpstreamBlocked, &detail);
+        }
         let Some((id, stored)) = self.injected else {
             return explained.pass("inject", json!({"credential_id": null}));
         };
@@ -276,8 +282,8 @@ impl<'a> Judged<'a> {
             return explained.end("inject", Code::CredentialUnavailable, &detail);
         }
         let covered = |base: &BaseUrl| credential.hosts.iter().any(|h| h.matches(&base.origin));
-        let outside = self.target.bases().find(|(_, base)| !covered(base));
-        if let Some((_, base)) = outside.filter(|_| credential.has_secret()) {
+        let outside = residence.bases(self.target).find(|base| !covered(base));
+        if let Some(base) = outside.filter(|_| credential.has_secret()) {
             let detail = format!("{id} may not be sent to {}", base.origin);
             return explained.end("inject", Code::CredentialUnavailable, &detail);
         }
@@ -315,7 +321,8 @@ impl<'a> Judged<'a> {
         explained.pass("forward", facts);
     }
 
-    /// The target's endpoints as the region's nodes ask them, each with how near it is.
+    /// Those of the target's endpoints that calls may go to, as the region's nodes ask them, each
+    /// with how near it is.
     fn endpoints(&self) -> Vec<(u8, &'a Endpoint)> {
         let listed = &self.target.endpoints;
         let region = match self.course() {
@@ -323,9 +330,17 @@ impl<'a> Judged<'a> {
             Course::Ends(..) => &self.here.region,
         };
         let distances = endpoint::distances(listed, region);
-        let mut order: Vec<_> = distances.into_iter().zip(listed).collect();
+        let residence = self.residence();
+        let near = distances.into_iter().zip(listed);
+        let mut order: Vec<_> = near.filter(|(_, one)| residence.has(one)).collect();
         order.sort_by_key(|(distance, _)| *distance);
         order
+    }
+
+    /// The regions that its calls stay in.
+    fn residence(&self) -> Residence<'a> {
+        let injected = self.injected.map(|(_, stored)| &stored.credential);
+        Residence::of(self.proxy, injected)
     }
 
     fn filter(&self, explained: &mut Explained, _: &Described, _: Timestamp) {

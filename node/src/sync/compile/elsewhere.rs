@@ -174,6 +174,7 @@ fn stands_for(
         id_text: proxy.target_id.to_string().into(),
         base,
         endpoints: Endpoints::new(vec![endpoint], Duration::ZERO, false),
+        origins: Box::default(),
         path: target.map_or_else(PathOptions::default, Target::path_options),
         forbidden: false,
         rules,

@@ -234,7 +234,7 @@ impl Compiler {
         for (id, proxy) in due {
             match scope.proxy(id, proxy).map(Arc::new) {
                 Ok(form) => {
-                    if form.target.forbidden {
+                    if form.target.forbidden || form.target.endpoints.are_none() {
                         now.faulty.insert(id);
                     }
                     replaced.come.push((now.slug.clone(), form.clone()));
@@ -256,6 +256,9 @@ impl Compiler {
     }
 }
 
+/// A target, and for each endpoint that it lists whether calls may go there.
+type TargetWithin = (TargetId, Box<[bool]>);
+
 struct OrgCompiler<'a> {
     compiler: &'a mut Compiler,
     slug: &'a str,
@@ -263,7 +266,8 @@ struct OrgCompiler<'a> {
     state: &'a Arc<OrgState>,
     policies: Policies,
     faults: Vec<Fault>,
-    targets: HashMap<TargetId, Arc<CompiledTarget>>,
+    /// By what their proxies' calls may go to, too.
+    targets: HashMap<TargetWithin, Arc<CompiledTarget>>,
     target_credentials: HashMap<CredentialId, Arc<TargetCredential>>,
 }
 
@@ -288,7 +292,7 @@ impl OrgCompiler<'_> {
             .config
             .target(proxy.target_id)
             .ok_or("its target is missing")?;
-        let compiled_target = self.target(proxy.target_id, target)?;
+        let compiled_target = self.target_of(id, proxy, target)?;
         let target_credential = match proxy.target_credential_id {
             Some(id) => Some(self.target_credential(id)?),
             None => None,

@@ -9,12 +9,13 @@ use proto::breaker::BreakerSettings;
 use proto::endpoint;
 use proto::health_check::HealthCheck;
 use proto::hosts::Origin;
-use proto::id::TargetId;
+use proto::id::{ProxyId, TargetId};
 use proto::object::ObjectId;
 use proto::proxy::Proxy;
+use proto::residence::Residence;
 use proto::target::{BaseUrl, PropagateTrace, SLOW_START_MS_DEFAULT, Target, Timeouts};
 
-use super::{OrgCompiler, header_names};
+use super::{OrgCompiler, TargetWithin, header_names};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::health_checks::{Checked, CheckedParts};
 use crate::snapshot::CompiledTarget;
@@ -22,20 +23,43 @@ use crate::upstream::tls::{Roots, TlsSpec};
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
 
 impl OrgCompiler<'_> {
-    pub(super) fn target(
+    /// The target of a proxy, with those of its endpoints that the proxy's calls may go to. Control
+    /// refuses to save a proxy that leaves none; one that is stored all the same is not called.
+    pub(super) fn target_of(
         &mut self,
-        id: TargetId,
+        id: ProxyId,
+        proxy: &Proxy,
         target: &Target,
     ) -> Result<Arc<CompiledTarget>, String> {
-        if let Some(known) = self.targets.get(&id) {
+        let state = self.state;
+        let credential = proxy.target_credential_id;
+        let stored = credential.and_then(|id| state.config.credential(id));
+        let residence = Residence::of(proxy, stored.map(|stored| &stored.credential));
+        if residence.is_outside(target) {
+            let within = residence.words();
+            let words = format!("no endpoint of {} is in {within}", proxy.target_id);
+            self.fault(ObjectId::Proxy(id), words);
+        }
+        let may_go_to = target.endpoints.iter().map(|one| residence.has(one));
+        self.target((proxy.target_id, may_go_to.collect()), target)
+    }
+
+    fn target(
+        &mut self,
+        key: TargetWithin,
+        target: &Target,
+    ) -> Result<Arc<CompiledTarget>, String> {
+        if let Some(known) = self.targets.get(&key) {
             return Ok(known.clone());
         }
+        let (id, within) = (key.0, &key.1);
         let forbidden = self.forbidden(id, target);
         let compiled = Arc::new(CompiledTarget {
             id,
             id_text: id.to_string().into(),
             base: BaseUrl::parse(&target.base_url)?,
-            endpoints: self.endpoints(id, target, forbidden)?,
+            endpoints: self.endpoints((id, within), target, forbidden)?,
+            origins: target.bases().map(|(_, base)| base.origin).collect(),
             path: target.path_options(),
             forbidden,
             rules: self.rules(ObjectId::Target(id), target.default_rule_effect)?,
@@ -45,16 +69,21 @@ impl OrgCompiler<'_> {
                 .as_ref()
                 .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
         });
-        self.targets.insert(id, compiled.clone());
+        self.targets.insert(key, compiled.clone());
         Ok(compiled)
     }
 
     fn endpoints(
         &mut self,
-        id: TargetId,
+        (id, within): (TargetId, &[bool]),
         target: &Target,
         forbidden: bool,
     ) -> Result<Endpoints, String> {
+        let bases: Vec<BaseUrl> = target.bases().map(|(_, base)| base).collect();
+        // A list in which one cannot be read would go with the others' terms.
+        if bases.is_empty() || bases.len() != target.endpoints.len().max(1) {
+            return Err("an address of its target is not a URL".into());
+        }
         let alone = target.breaker.as_ref();
         let several = target.endpoints.len() > 1;
         let default = BreakerSettings::default();
@@ -64,8 +93,12 @@ impl OrgCompiler<'_> {
         let weights = target.endpoints.iter().map(|endpoint| endpoint.weight);
         let mut terms = distances.into_iter().zip(weights);
         let (org, id_text) = (self.state.config.org, id.to_string());
-        let mut all = Vec::with_capacity(target.endpoints.len().max(1));
-        for (_, base) in target.bases() {
+        let mut all = Vec::with_capacity(bases.len());
+        for (at, base) in bases.into_iter().enumerate() {
+            let (distance, weight) = terms.next().unwrap_or((0, 1));
+            if within.get(at) == Some(&false) {
+                continue;
+            }
             let address = format!("{}{}", base.origin, base.path);
             let breakers = &mut self.compiler.breakers;
             let breaker = settings.map(|settings| breakers.of((org, id), &address, settings));
@@ -80,7 +113,6 @@ impl OrgCompiler<'_> {
             let metrics = &self.compiler.parts.metrics;
             let counters = counted.map(|breaker| metrics.endpoint(&id_text, &label, breaker));
             let durations = metrics.address(&base.origin);
-            let (distance, weight) = terms.next().unwrap_or((0, 1));
             all.push(Endpoint {
                 base,
                 label,
@@ -91,10 +123,6 @@ impl OrgCompiler<'_> {
                 counters,
                 durations,
             });
-        }
-        // A list in which one cannot be read would go with the others' terms.
-        if all.is_empty() || all.len() != target.endpoints.len().max(1) {
-            return Err("an address of its target is not a URL".into());
         }
         let slow_start = target.slow_start_ms.unwrap_or(SLOW_START_MS_DEFAULT);
         let slow_start = Duration::from_millis(slow_start);

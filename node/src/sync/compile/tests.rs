@@ -250,6 +250,62 @@ async fn a_change_compiles_what_it_touches_and_nothing_else() {
     assert!(after[0].is_none() && after[1].is_some());
 }
 
+/// The endpoints that requests of both proxies may go to, as they are near.
+fn endpoints_of(forms: &[Option<Arc<CompiledProxy>>; 2]) -> [Vec<(String, u8)>; 2] {
+    [0, 1].map(|at| {
+        let form = forms[at].as_ref().unwrap();
+        let endpoints = form.target.endpoints.iter();
+        let found: Vec<_> = endpoints
+            .map(|one| (one.label.to_string(), one.distance))
+            .collect();
+        assert_eq!(form.destinations.len(), found.len());
+        found
+    })
+}
+
+#[actix_rt::test]
+async fn calls_of_a_pinned_proxy_know_no_endpoint_of_other_regions() {
+    let mut bench = Bench::new();
+    let several = update(target(1), |body| {
+        if let Body::Target(target) = body {
+            target.endpoints = parsed(json!([
+                {"region": "us", "base_url": "http://us.example"},
+                {"region": "eu", "base_url": "http://eu.example"},
+                {"region": "local", "base_url": "http://h1.example"},
+                {"base_url": "http://near.example"},
+            ]));
+        }
+    });
+    // Both proxies have the same target; only one of them is pinned.
+    let same = update(proxy(2), |body| {
+        if let Body::Proxy(proxy) = body {
+            proxy.target_id = TargetId::from_bits(1);
+        }
+    });
+    let pin = |regions: &'static [&'static str]| {
+        update(proxy(1), move |body| {
+            if let Body::Proxy(proxy) = body {
+                proxy.regions = regions.iter().map(ToString::to_string).collect();
+            }
+        })
+    };
+    let all = [("us", 1), ("eu", 2), ("h1", 0), ("near", 0)];
+    let named = |listed: &[(&str, u8)]| -> Vec<(String, u8)> {
+        let host = |(name, distance): &(&str, u8)| (format!("{name}.example"), *distance);
+        listed.iter().map(host).collect()
+    };
+    let forms = bench.publish(vec![several, same, pin(&["local"])]);
+    let [pinned, open] = endpoints_of(&forms);
+    assert_eq!((pinned, open), (named(&all[2..]), named(&all)));
+    // What leads to the others is still led back through the proxy.
+    let target = &forms[0].as_ref().unwrap().target;
+    assert_eq!(target.origins.len(), 4);
+    let forms = bench.publish(vec![pin(&["local", "eu"])]);
+    assert_eq!(endpoints_of(&forms)[0], named(&all[1..]));
+    let forms = bench.publish(vec![pin(&["*"])]);
+    assert_eq!(endpoints_of(&forms)[0], named(&all));
+}
+
 #[actix_rt::test]
 async fn names_follow_their_proxies() {
     let mut bench = Bench::new();
