@@ -409,6 +409,33 @@ fn a_region_that_is_gone_is_said_to_be_and_comes_back() {
     drop((us, eu));
 }
 
+/// Nobody is sent to where nobody is: neither while calls come nor by the first after a while.
+#[test]
+fn no_caller_is_redirected_to_a_region_that_is_gone() {
+    let pair = Pair::new();
+    let upstream = Upstream::json("{}");
+    let proxy = pair.proxy(&upstream, json!({"cross_region": "redirect"}));
+    wait_status(&pair.nodes[0], &proxy, "GET", 307);
+    let Pair {
+        two,
+        us,
+        eu,
+        nodes: [here, there],
+    } = pair;
+    drop(there);
+    let gone = wait_for("the end of the gateway", || {
+        let answer = proxy.request("GET", "/").send(&here.url);
+        (answer.status() != 307).then_some(answer)
+    });
+    let expected = (503, "region-unavailable");
+    assert_eq!(gone.outcome(), expected, "{}", gone.text());
+    assert_eq!(gone.field("retry-after"), Some("1"));
+    assert!(gone.field("location").is_none());
+    let _there = two.node(&two.eu);
+    wait_status(&here, &proxy, "GET", 307);
+    drop((us, eu));
+}
+
 /// A gateway's address that leads back here: the request comes once more and goes no further.
 #[test]
 fn regions_that_do_not_agree_make_no_loop() {

@@ -8,9 +8,14 @@
 //! than once in a million. One that waits for its answer is given up after [`SILENT_AFTER`], for it
 //! may have been carried out. What is dialled is given by the operator's directory, and nothing is
 //! sent.
+//!
+//! A call that is redirected waits for nothing, so what is said of a gateway must be known when it
+//! comes: one that callers are redirected to is dialled every [`IDLE`] although nobody calls, and
+//! as often as for a request once a dial fails. One that is gone stays so until a dial comes
+//! through.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -29,8 +34,11 @@ pub const GONE_AFTER: Duration = Duration::from_millis(900);
 pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// How long after its last request a gateway is dialled.
 const USED_FOR: Duration = Duration::from_secs(30);
-/// How often one that nobody uses looks whether anybody holds it.
+/// How often one that nobody uses looks whether anybody holds it, and is dialled where it is kept
+/// in view.
 const IDLE: Duration = Duration::from_secs(5);
+/// How often one that is kept in view is dialled while it is gone and nobody uses it.
+const SOUGHT_EVERY: Duration = Duration::from_secs(1);
 /// Distance of a gateway that was never reached.
 const UNMEASURED: u32 = u32::MAX;
 /// No dials are going on.
@@ -48,6 +56,8 @@ pub struct Gateway {
     /// How long a dial takes, in microseconds, smoothed; 0 before the first.
     rtt_us: AtomicU32,
     used: Notify,
+    /// Whether it is dialled although nobody uses it.
+    in_view: AtomicBool,
     /// The latest dial that came through.
     reached: watch::Sender<Option<Reached>>,
 }
@@ -69,6 +79,7 @@ impl Gateway {
             dialled_ms: AtomicU64::new(NOT_DIALLED),
             rtt_us: AtomicU32::new(0),
             used: Notify::new(),
+            in_view: AtomicBool::new(false),
             reached: watch::Sender::new(None),
         }
     }
@@ -98,6 +109,13 @@ impl Gateway {
     pub fn use_it(&self) {
         self.used_ms.store(self.now_ms().max(1), Relaxed);
         if !self.is_fresh() {
+            self.used.notify_one();
+        }
+    }
+
+    /// Callers are redirected to it: from now on it is known at any time whether it is there.
+    pub fn keep_in_view(&self) {
+        if !self.in_view.swap(true, Relaxed) {
             self.used.notify_one();
         }
     }
@@ -132,10 +150,11 @@ impl Gateway {
         used_ms != 0 && u128::from(since_ms) < USED_FOR.as_millis()
     }
 
-    async fn dial(self: Arc<Self>) {
+    /// Dials it; says whether that came through.
+    async fn dial(self: Arc<Self>) -> bool {
         let (host, port) = &self.address;
         let Ok(addresses) = tokio::net::lookup_host((host.as_str(), *port)).await else {
-            return;
+            return false;
         };
         for address in addresses {
             let begun = Instant::now();
@@ -144,9 +163,10 @@ impl Gateway {
                 self.measured(us.max(1));
                 let came = Instant::now();
                 self.reached.send_replace(Some(Reached { begun, came }));
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// A dial took so long.
@@ -166,19 +186,45 @@ impl Gateway {
         }
         tokio::spawn(Arc::clone(&self).dial());
         tokio::time::sleep(EVERY).await;
+        self.tell(was_there);
+        if self.is_fresh() {
+            let _ = timeout(FRESH, self.used.notified()).await;
+        }
+    }
+
+    /// Says that it has come or gone.
+    fn tell(&self, was_there: bool) {
         let (host, port) = &self.address;
         match (was_there, self.is_there()) {
             (true, false) => tracing::warn!("the gateway at {host}:{port} is gone"),
             (false, true) => tracing::info!("the gateway at {host}:{port} is back"),
             _ => {}
         }
-        if self.is_fresh() {
-            let _ = timeout(FRESH, self.used.notified()).await;
+    }
+
+    /// Dials one that is gone and that nobody uses, and waits until the next dial is due.
+    async fn seek(self: Arc<Self>) {
+        if Arc::clone(&self).dial().await {
+            self.tell(false);
+        } else {
+            let _ = timeout(SOUGHT_EVERY, self.used.notified()).await;
         }
+    }
+
+    /// Waits while nobody uses it. Where it is kept in view it is dialled then, and looked after
+    /// as if it were used when that does not come through: one lost packet does not make it gone.
+    async fn rest(self: Arc<Self>) {
+        self.dialled_ms.store(NOT_DIALLED, Relaxed);
+        if self.in_view.load(Relaxed) && !Arc::clone(&self).dial().await {
+            self.use_it();
+            return;
+        }
+        let _ = timeout(IDLE, self.used.notified()).await;
     }
 }
 
-/// Dials a gateway once, to know how far it is, and while it is used; ends when nobody holds it.
+/// Dials a gateway once, to know how far it is, and while it is used or kept in view; ends when
+/// nobody holds it.
 async fn look_after(gateway: Weak<Gateway>) {
     if let Some(held) = gateway.upgrade() {
         held.dial().await;
@@ -186,9 +232,10 @@ async fn look_after(gateway: Weak<Gateway>) {
     while let Some(held) = gateway.upgrade() {
         if held.is_used() {
             held.look().await;
+        } else if held.in_view.load(Relaxed) && !held.is_there() {
+            held.seek().await;
         } else {
-            held.dialled_ms.store(NOT_DIALLED, Relaxed);
-            let _ = timeout(IDLE, held.used.notified()).await;
+            held.rest().await;
         }
     }
 }
@@ -219,6 +266,12 @@ impl KnownGateways {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn until(holds: impl Fn() -> bool) {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 
     fn origin(port: u16) -> Origin {
         let url = url::Url::parse(&format!("http://127.0.0.1:{port}")).unwrap();
@@ -257,5 +310,24 @@ mod tests {
         while !gateway.is_there() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_kept_in_view_is_known_to_be_gone_though_nobody_uses_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let gateway = KnownGateways::default().at(&origin(port));
+        gateway.keep_in_view();
+        let mut reached = gateway.reached.subscribe();
+        reached.wait_for(Option::is_some).await.unwrap();
+        drop(listener);
+        until(|| !gateway.is_there()).await;
+        // It is sought as if its last use were long ago.
+        gateway.used_ms.store(0, Relaxed);
+        assert!(!gateway.is_there());
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        until(|| gateway.is_there()).await;
+        drop(listener);
+        until(|| !gateway.is_there()).await;
     }
 }

@@ -121,8 +121,13 @@ impl Elsewhere {
     }
 
     fn redirect(&self, exchange: &Exchange) -> EarlyEnd {
-        let Some(nearest) = self.nearest().first().and_then(|at| self.gateways.get(*at)) else {
+        if self.gateways.is_empty() {
             return EarlyEnd::new(Code::RegionUnavailable, self.unknown());
+        }
+        let Some(nearest) = self.leads_to() else {
+            let detail = "no gateway of the regions that serve this proxy answers; the request was \
+                          not carried out";
+            return EarlyEnd::new(Code::RegionUnavailable, detail).header("retry-after", "1");
         };
         let rest = exchange.request.rest();
         let mut location = format!("{}{}", nearest.url, String::from_utf8_lossy(&rest));
@@ -133,6 +138,18 @@ impl Elsewhere {
         }
         let detail = format!("this proxy is served in {}; see `Location`", nearest.region);
         EarlyEnd::new(Code::RegionRedirect, detail).header("location", location)
+    }
+
+    /// The nearest gateway that is there, which a caller is redirected to. All of them are dialled
+    /// for a while, as for a request that is passed on.
+    pub fn leads_to(&self) -> Option<&RegionGateway> {
+        for each in &self.gateways {
+            each.gateway.use_it();
+        }
+        let nearest = self.nearest().into_iter();
+        nearest
+            .filter_map(|at| self.gateways.get(at))
+            .find(|to| to.gateway.is_there())
     }
 
     /// The places of the gateways, those that are there first and the nearest of each first.

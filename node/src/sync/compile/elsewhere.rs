@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::hosts::Origin;
 use proto::id::ProxyId;
 use proto::path::PathOptions;
-use proto::proxy::{ErrorBodies, ForeignUrls, OnClientAbort, Proxy, RewriteUrls};
+use proto::proxy::{CrossRegion, ErrorBodies, ForeignUrls, OnClientAbort, Proxy, RewriteUrls};
 use proto::rule::RuleSet;
 use proto::target::{BaseUrl, Effect, Target};
 
@@ -115,12 +115,16 @@ impl OrgCompiler<'_> {
             let url = format!("{url}/api/{id}");
             let base = BaseUrl::parse(&url)
                 .map_err(|why| format!("the gateway of region {region}: {url} {why}"))?;
+            let gateway = self.compiler.known_gateways.at(&base.origin);
+            if proxy.cross_region == CrossRegion::Redirect {
+                gateway.keep_in_view();
+            }
             found.push(RegionGateway {
                 region: region.as_str().into(),
                 path: base.path.as_str().into(),
                 url: url.into(),
                 destination: Arc::new(self.gateway_destination(&base.origin, idle)?),
-                gateway: self.compiler.known_gateways.at(&base.origin),
+                gateway,
                 durations: self.compiler.parts.metrics.address(&base.origin),
             });
         }

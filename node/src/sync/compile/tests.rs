@@ -264,6 +264,39 @@ fn endpoints_of(forms: &[Option<Arc<CompiledProxy>>; 2]) -> [Vec<(String, u8)>; 
 }
 
 #[actix_rt::test]
+async fn nobody_is_redirected_to_a_region_that_is_gone() {
+    let listen = |port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let (ap, eu) = (listen(0), listen(0));
+    let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
+    let ports = [port(&ap), port(&eu)];
+    let mut bench = Bench::new();
+    let url = |port| format!("http://127.0.0.1:{port}");
+    bench.gateways.urls = [("ap".into(), url(ports[0])), ("eu".into(), url(ports[1]))].into();
+    let pin = update(proxy(1), |body| {
+        if let Body::Proxy(proxy) = body {
+            proxy.regions = ["ap", "eu"].map(String::from).to_vec();
+            proxy.cross_region = proto::proxy::CrossRegion::Redirect;
+        }
+    });
+    let [pinned, _] = bench.publish(vec![pin]).map(Option::unwrap);
+    let elsewhere = pinned.elsewhere.as_ref().unwrap();
+    let leads_to = |wanted: Option<&'static str>| async move {
+        while elsewhere.leads_to().map(|to| &*to.region) != wanted {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    // As far as eu is near, it stays farther than ap.
+    elsewhere.gateways[1].gateway.measured(u32::MAX / 4);
+    leads_to(Some("ap")).await;
+    drop(ap);
+    leads_to(Some("eu")).await;
+    drop(eu);
+    leads_to(None).await;
+    let _ap = listen(ports[0]);
+    leads_to(Some("ap")).await;
+}
+
+#[actix_rt::test]
 async fn calls_of_a_pinned_proxy_know_no_endpoint_of_other_regions() {
     let mut bench = Bench::new();
     let several = update(target(1), |body| {
