@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node::health_checks::HealthChecks;
-use node::limits::{self, Clock, Limits, Opener, ShiftedClock, SystemClock};
+use node::limits::{self, Limits, Opener};
 use node::metrics::Metrics;
 use node::peers::Known;
 use node::records::RecordBatches;
@@ -31,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::clock;
 use crate::hosts_file;
 use crate::otlp::Export;
 use crate::peering::{self, Peering};
@@ -111,7 +112,7 @@ impl DataPlane {
         let (shared, export) = shared(settings, &keyring, sender, health.clone())?;
         let incarnation = peering::incarnation(&shared.origin);
         let address = peering.as_ref().map(|peering| peering.address.clone());
-        let clock = clock(settings)?;
+        let clock = clock::of_limits(settings)?;
         let limits = limit_settings(settings, incarnation, peering.is_some());
         let (mut links, mut known, mut giving, mut nodes) = (None, None, None, Some(1));
         if let Some(peering) = peering {
@@ -241,7 +242,7 @@ impl DataPlane {
 /// # Errors
 /// As for [`DataPlane::start`].
 pub fn check(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<()> {
-    clock(settings)?;
+    clock::of_limits(settings)?;
     hosts(settings)?;
     traces::check(settings).map_err(|error| CannotStart(format!("{error:#}")))?;
     guard(settings, own).map(drop)
@@ -298,35 +299,6 @@ fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
         }
     }
     found
-}
-
-/// The clocks that limits go by.
-///
-/// # Errors
-/// [`CannotStart`]: a fault is to be injected where none may be.
-fn clock(settings: &Settings) -> Result<Arc<dyn Clock>, CannotStart> {
-    let gateway = &settings.gateway;
-    if gateway.fault_injection {
-        warn!(
-            "gateway.fault_injection is on: callers may ask this gateway for faults, it is a test"
-        );
-    }
-    let ahead_ms = gateway.fault_clock_ahead_ms;
-    if ahead_ms == 0 {
-        return Ok(Arc::new(SystemClock));
-    }
-    if !gateway.fault_injection {
-        let why = "gateway.fault_clock_ahead_ms is for tests of the gateway itself: remove it, or \
-                   set gateway.fault_injection = true as well";
-        return Err(CannotStart(why.into()));
-    }
-    warn!(
-        ahead_ms,
-        "gateway.fault_clock_ahead_ms: limits by day and month take the time to be {ahead_ms} ms \
-         later than it is, this is a test"
-    );
-    let ahead_ns = ahead_ms.saturating_mul(1_000_000);
-    Ok(Arc::new(ShiftedClock { ahead_ns }))
 }
 
 /// `linked`: nodes tell each other what their clocks show.

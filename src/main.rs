@@ -5,6 +5,7 @@ mod certificate_files;
 mod certificates;
 mod cli;
 mod client;
+mod clock;
 mod configuration;
 mod control_settings;
 mod data_folder;

@@ -57,9 +57,10 @@ pub struct GatewaySettings {
     /// the target told in `requestrocket-sent-at` when the request left (CLOCK_BOOTTIME in
     /// nanoseconds). For tests of the gateway itself.
     pub fault_injection: bool,
-    /// Limits by day and month take this node's wall clock to be so far ahead, in milliseconds;
-    /// negative: behind. Only with `fault_injection`, and for tests of the gateway itself: a real
-    /// node is given the right time.
+    /// Limits by day and month take this process's wall clock to be so far ahead, in milliseconds;
+    /// negative: behind. So does a control plane where nodes ask it for the time. Only with
+    /// `fault_injection`, and for tests of the gateway itself: a real machine is given the right
+    /// time.
     pub fault_clock_ahead_ms: i64,
 }
 

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::Bound;
 use crate::cli::Output;
+use crate::clock;
 use crate::configuration::Configuration;
 use crate::handover::{Handover, Place, Role};
 use crate::link_tls;
@@ -85,6 +86,7 @@ impl ControlPlane {
                 source: directory.as_ref().map(source),
                 health: health.clone(),
                 name: settings.name(),
+                clock_ahead_ns: clock::ahead_ns(&settings)?,
             };
             servers.link(listener, link, background)
         };
@@ -96,11 +98,11 @@ impl ControlPlane {
         let counted = (metrics.clone(), counters);
         let mut api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
         api.linked = linked;
-        let retention = api.settings.retention;
+        let keeping = ::control::records::keep(records, api.settings.retention);
         let control = Control::new(api).with_regions(directory);
         let listening = servers.control(self.bound.control, control, &settings.control.tls)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
-        let retaining = background.spawn(::control::records::keep(records, retention));
+        let retaining = background.spawn(keeping);
         let sweeping = super::Sweeping::start(&settings, &configuration, background);
         let ready = Ready {
             gateway: Some(gateway_url),
@@ -111,7 +113,6 @@ impl ControlPlane {
         };
         let signals = super::announce(&ready, self.output, false)?;
         place.serves();
-
         let why = signals.stopped(&health, handover).await;
         health.drain();
         servers.drain(why.queue()).await;

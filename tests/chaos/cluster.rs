@@ -74,6 +74,17 @@ pub enum Links {
     Peers,
 }
 
+/// Lets a process inject faults, as tests ask for them.
+const FAULTS: &str = "REQUESTROCKET_GATEWAY__FAULT_INJECTION";
+
+impl Start {
+    /// The wall clock of this process is ahead by so many milliseconds, as limits see it.
+    fn is_ahead(&mut self, ahead_ms: i64) {
+        let ahead = "REQUESTROCKET_GATEWAY__FAULT_CLOCK_AHEAD_MS";
+        self.environment.push((ahead.into(), ahead_ms.to_string()));
+    }
+}
+
 /// Runs a test on a fresh cluster without links, on the callers' host. One at a time.
 pub fn run(test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
     run_with(Links::None, test);
@@ -84,7 +95,8 @@ pub fn run_with(links: Links, test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send
     run_on(Members::default(), links, test);
 }
 
-/// The same with nodes whose clocks are ahead by so many milliseconds, as limits see them.
+/// The same with nodes whose clocks are ahead by so many milliseconds, as limits see them; those of
+/// the control planes as the one in the middle.
 pub fn run_at(ahead_ms: [i64; NODES], test: impl FnOnce(&mut Cluster<'_>, &Proxy) + Send) {
     run_clocked(Members::default(), Links::Peers, ahead_ms, test);
 }
@@ -175,14 +187,15 @@ impl<'n> Cluster<'n> {
         link(&["authority", "--dir"], cluster.files.path());
         for at in 0..CONTROLS {
             let host = cluster.network.host(MEMBERS + at);
-            let start = cluster.control_start(at, &host);
+            let mut start = cluster.control_start(at, &host);
+            // Their clocks show what that of the node in the middle does.
+            start.is_ahead(ahead_ms[NODES / 2]);
             cluster.controls.push(Process::start(host, start));
         }
         for (at, ahead_ms) in ahead_ms.into_iter().enumerate() {
             let host = cluster.network.host(MEMBERS + CONTROLS + at);
             let mut start = cluster.node_start(at, &host, links);
-            let ahead = "REQUESTROCKET_GATEWAY__FAULT_CLOCK_AHEAD_MS";
-            start.environment.push((ahead.into(), ahead_ms.to_string()));
+            start.is_ahead(ahead_ms);
             cluster.nodes.push(Process::start(host, start));
         }
         cluster
@@ -225,6 +238,7 @@ impl<'n> Cluster<'n> {
             environment: vec![
                 ("REQUESTROCKET_CONTROL__LISTEN".into(), address),
                 ("REQUESTROCKET_ADMIN_TOKEN".into(), TOKEN.into()),
+                (FAULTS.into(), "true".into()),
             ],
         }
     }
@@ -251,10 +265,7 @@ impl<'n> Cluster<'n> {
             environment: vec![
                 ("REQUESTROCKET_GATEWAY__LISTEN".into(), address),
                 // So that a request can be asked to tell its target when it was sent.
-                (
-                    "REQUESTROCKET_GATEWAY__FAULT_INJECTION".into(),
-                    "true".into(),
-                ),
+                (FAULTS.into(), "true".into()),
             ],
         }
     }

@@ -52,6 +52,8 @@ pub struct Level {
     pub tokens: u64,
     /// When the first of them came; between nodes, how long ago that was.
     pub since_ns: u64,
+    /// The same of the last.
+    pub newest_ns: u64,
 }
 
 /// Those who wait for one meter.
@@ -149,14 +151,19 @@ impl HoldQueue {
     /// Who waits here, by rank: who comes first is first.
     pub fn levels(&self) -> Vec<Level> {
         let queue = self.lock();
-        let first_ns = |behind: u8| {
-            let first = queue.waiting.range(Place { behind, number: 0 }..).next();
-            first.map_or(0, |(_, waiter)| waiter.since_ns)
-        };
-        let level = |(behind, tokens): (&u8, &u64)| Level {
-            behind: *behind,
-            tokens: *tokens,
-            since_ns: first_ns(*behind),
+        let place = |behind: u8, number: u64| Place { behind, number };
+        let level = |(behind, tokens): (&u8, &u64)| {
+            let mut all = queue
+                .waiting
+                .range(place(*behind, 0)..=place(*behind, u64::MAX));
+            let first_ns = all.next().map_or(0, |(_, waiter)| waiter.since_ns);
+            let last_ns = all.next_back().map(|(_, waiter)| waiter.since_ns);
+            Level {
+                behind: *behind,
+                tokens: *tokens,
+                since_ns: first_ns,
+                newest_ns: last_ns.unwrap_or(first_ns),
+            }
         };
         queue.tokens.iter().map(level).collect()
     }
@@ -281,21 +288,28 @@ mod tests {
     #[test]
     fn who_waits_is_known_by_rank() {
         let queue = HoldQueue::default();
-        let level = |behind: u8, tokens: u64, since_ns: u64| Level {
+        let level = |behind: u8, tokens: u64, (since_ns, newest_ns): (u64, u64)| Level {
             behind,
             tokens,
             since_ns,
+            newest_ns,
         };
         let (low, _) = queue.enter(Rank::First(0), 3, 10, 5).unwrap();
         let (high, _) = queue.enter(Rank::First(9), 2, 10, 6).unwrap();
         let (_more, _) = queue.enter(Rank::First(0), 4, 10, 7).unwrap();
-        assert_eq!(queue.levels(), [level(246, 2, 6), level(255, 7, 5)]);
+        assert_eq!(
+            queue.levels(),
+            [level(246, 2, (6, 6)), level(255, 7, (5, 7))]
+        );
         drop(low);
-        assert_eq!(queue.levels(), [level(246, 2, 6), level(255, 4, 7)]);
+        assert_eq!(
+            queue.levels(),
+            [level(246, 2, (6, 6)), level(255, 4, (7, 7))]
+        );
         drop(high);
-        assert_eq!(queue.levels(), [level(255, 4, 7)]);
+        assert_eq!(queue.levels(), [level(255, 4, (7, 7))]);
         // Of those on other nodes the ones of a lower rank do not come first.
-        queue.told_elsewhere(vec![level(246, 30, 0), level(255, 100, 0)], 50);
+        queue.told_elsewhere(vec![level(246, 30, (0, 0)), level(255, 100, (0, 0))], 50);
         let elsewhere = |priority: u8, now_ns: u64| {
             let entered = queue.enter(Rank::First(priority), 1, 10, now_ns);
             entered.map(|(_, before)| before.elsewhere)

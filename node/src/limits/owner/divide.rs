@@ -11,10 +11,40 @@ pub(super) struct Party(pub Vec<Level>);
 struct Claim {
     wanted: u64,
     since_ns: u64,
+    /// When the last of them came.
+    newest_ns: u64,
+}
+
+impl Claim {
+    /// What those want of it who came by an instant. Between the first and the last they are taken
+    /// to have come evenly.
+    fn by(&self, at_ns: u64) -> u64 {
+        let Some(after_ns) = at_ns.checked_sub(self.since_ns) else {
+            return 0;
+        };
+        match self.newest_ns.saturating_sub(self.since_ns) {
+            span_ns if after_ns < span_ns => part_of(self.wanted, after_ns, span_ns),
+            _ => self.wanted,
+        }
+    }
+
+    /// When the first of them came who is not served by so much.
+    fn next_ns(&self, served: u64) -> u64 {
+        let span_ns = self.newest_ns.saturating_sub(self.since_ns);
+        let after_ns = part_of(span_ns, served, self.wanted.max(1));
+        self.since_ns.saturating_add(after_ns)
+    }
+}
+
+/// `part` of `whole` parts of something.
+fn part_of(all: u64, part: u64, whole: u64) -> u64 {
+    let share = u128::from(all) * u128::from(part) / u128::from(whole);
+    u64::try_from(share).unwrap_or(u64::MAX)
 }
 
 /// How many tokens of `amount` each party gets, together no more than that. Whoever is first by
-/// rank has all that it wants before others have anything; within a rank each has its share.
+/// rank has all that it wants before others have anything; within a rank whoever came first, as far
+/// as that is known, else each has its share.
 pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
     let mut shares = vec![0; parties.len()];
     let levels = parties.iter().flat_map(|Party(levels)| levels);
@@ -28,6 +58,7 @@ pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
             level.map_or(NOTHING, |level| Claim {
                 wanted: level.tokens,
                 since_ns: level.since_ns,
+                newest_ns: level.newest_ns,
             })
         };
         let claims: Vec<Claim> = parties.iter().map(claim).collect();
@@ -42,26 +73,28 @@ pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
 const NOTHING: Claim = Claim {
     wanted: 0,
     since_ns: u64::MAX,
+    newest_ns: u64::MAX,
 };
 
-/// All that each wants, or its share. A request takes `unit` tokens at once, so that less than that
-/// is of no use to anybody: shares are whole requests, and what does not divide goes to the oldest,
-/// a request each.
+/// All that each wants, or its share: of those who came over some time what the first of all want,
+/// else by what each wants. A request takes `unit` tokens at once, so that less than that is of no
+/// use to anybody: shares are whole requests, and what does not divide goes to the oldest, one
+/// each.
 fn divide_rank(amount: u64, unit: u64, claims: &[Claim]) -> Vec<u64> {
-    let total: u128 = claims.iter().map(|claim| u128::from(claim.wanted)).sum();
-    let step = |left: u64| unit.max(1).min(left);
-    let share = |claim: &Claim| {
-        let part = u128::from(amount) * u128::from(claim.wanted) / total.max(1);
-        let part = u64::try_from(part).unwrap_or(u64::MAX);
-        match part >= claim.wanted {
-            true => claim.wanted,
-            false => part - part % step(claim.wanted),
-        }
+    let in_order = claims.iter().any(|claim| claim.newest_ns > claim.since_ns);
+    let parts = match in_order {
+        true => first_come(amount, claims),
+        false => proportional(amount, claims.iter().map(|claim| claim.wanted)),
     };
-    let mut shares: Vec<u64> = claims.iter().map(share).collect();
+    let step = |left: u64| unit.max(1).min(left);
+    let share = |(claim, part): (&Claim, u64)| match part >= claim.wanted {
+        true => claim.wanted,
+        false => part - part % step(claim.wanted),
+    };
+    let mut shares: Vec<u64> = claims.iter().zip(parts).map(share).collect();
     let mut rest = amount.saturating_sub(shares.iter().sum());
     let mut oldest: Vec<(&Claim, &mut u64)> = claims.iter().zip(&mut shares).collect();
-    oldest.sort_by_key(|(claim, _)| claim.since_ns);
+    oldest.sort_by_key(|(claim, share)| claim.next_ns(**share));
     for (claim, share) in oldest {
         let more = step(claim.wanted.saturating_sub(*share));
         if more <= rest {
@@ -70,6 +103,47 @@ fn divide_rank(amount: u64, unit: u64, claims: &[Claim]) -> Vec<u64> {
         }
     }
     shares
+}
+
+/// What each wants, or its part of `amount`, rounded down.
+fn proportional(amount: u64, wanted: impl Iterator<Item = u64> + Clone) -> Vec<u64> {
+    let total: u128 = wanted.clone().map(u128::from).sum();
+    let part = |wanted: u64| {
+        let part = u128::from(amount) * u128::from(wanted) / total.max(1);
+        wanted.min(u64::try_from(part).unwrap_or(u64::MAX))
+    };
+    wanted.map(part).collect()
+}
+
+/// What those want who came first of all: by the last instant by which no more is wanted than there
+/// is, and their parts of the rest for who came at the next.
+fn first_come(amount: u64, claims: &[Claim]) -> Vec<u64> {
+    let by = |at_ns: u64| claims.iter().map(move |claim| claim.by(at_ns));
+    let is_enough = |at_ns: u64| by(at_ns).map(u128::from).sum::<u128>() <= u128::from(amount);
+    if is_enough(u64::MAX) {
+        return by(u64::MAX).collect();
+    }
+    let (mut served_ns, mut next_ns) = (0, u64::MAX);
+    while next_ns - served_ns > 1 {
+        let middle_ns = served_ns + (next_ns - served_ns) / 2;
+        match is_enough(middle_ns) {
+            true => served_ns = middle_ns,
+            false => next_ns = middle_ns,
+        }
+    }
+    // Nobody comes at 0, the start of the machine.
+    let served = match served_ns {
+        0 => vec![0; claims.len()],
+        _ => by(served_ns).collect(),
+    };
+    let rest = amount.saturating_sub(served.iter().sum());
+    let more = by(next_ns).zip(&served).map(|(next, served)| next - served);
+    let more = proportional(rest, more);
+    served
+        .iter()
+        .zip(more)
+        .map(|(served, more)| served + more)
+        .collect()
 }
 
 #[cfg(test)]
@@ -85,6 +159,7 @@ mod tests {
             behind: *behind,
             tokens: *tokens,
             since_ns: *since_ns,
+            newest_ns: *since_ns,
         };
         let party = |levels: &&[(u8, u64, u64)]| Party(levels.iter().map(level).collect());
         divide(amount, unit, &parties.iter().map(party).collect::<Vec<_>>())
@@ -126,7 +201,64 @@ mod tests {
         assert_eq!(shares(20, 1, &[old, urgent]), [10, 7]);
     }
 
+    /// Callers of one rank that came evenly, by (tokens, first, last).
+    fn over_time(amount: u64, unit: u64, parties: &[(u64, u64, u64)]) -> Vec<u64> {
+        let party = |(tokens, since_ns, newest_ns): &(u64, u64, u64)| {
+            let (tokens, since_ns, newest_ns) = (*tokens, *since_ns, *newest_ns);
+            Party(vec![Level {
+                behind: LAST,
+                tokens,
+                since_ns,
+                newest_ns,
+            }])
+        };
+        divide(amount, unit, &parties.iter().map(party).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn who_came_first_of_all_nodes_is_served_first() {
+        // On one node 100 came while one came on another: what there is goes by that rate.
+        let both = [(100, 1_000, 2_000), (25, 1_000, 2_000)];
+        assert_eq!(over_time(10, 1, &both), [8, 2]);
+        // One that wants all of its callers' tokens has no more for it than who asks for one.
+        let asks = [(1, 1_000, 1_010), (25, 1_020, 2_000)];
+        assert_eq!(over_time(1, 1, &asks), [1, 0]);
+        assert_eq!(over_time(2, 1, &asks), [1, 1]);
+        assert_eq!(
+            over_time(3, 1, &[(25, 1_900, 2_000), asks[0], asks[1]]),
+            [0, 1, 2]
+        );
+        // Whoever came later waits, and who came at one instant shares.
+        assert_eq!(
+            over_time(50, 1, &[(50, 1_000, 2_000), (50, 2_000, 3_000)]),
+            [50, 0]
+        );
+        let at_once = [(30, 1_000, 1_000), (10, 1_000, 1_000), (10, 2_000, 3_000)];
+        assert_eq!(over_time(20, 1, &at_once), [15, 5, 0]);
+        assert_eq!(over_time(50, 5, &both), [40, 10]);
+        // Who only may need them comes last.
+        let may_need = [(10, u64::MAX, u64::MAX), (5, 1_000, 2_000)];
+        assert_eq!(over_time(7, 1, &may_need), [2, 5]);
+    }
+
     proptest! {
+        #[test]
+        fn in_order_too_nobody_gets_more_than_there_is_or_than_it_wants(
+            amount: u64, unit in 0u64..1_000,
+            parties in proptest::collection::vec(
+                (0u64..u64::MAX / 64, any::<u64>(), any::<u64>()), 0..8,
+            ),
+        ) {
+            let shares = over_time(amount, unit, &parties);
+            let sum: u128 = shares.iter().map(|share| u128::from(*share)).sum();
+            prop_assert!(sum <= u128::from(amount));
+            for (share, (wanted, ..)) in shares.iter().zip(&parties) {
+                prop_assert!(share <= wanted);
+            }
+            let total: u128 = parties.iter().map(|(wanted, ..)| u128::from(*wanted)).sum();
+            prop_assert!(total > u128::from(amount) || sum == total);
+        }
+
         #[test]
         fn nobody_gets_more_than_there_is_or_than_it_wants(
             amount: u64, unit in 0u64..1_000,

@@ -39,10 +39,11 @@ impl HeldBy {
         Party::held(self.levels(node), wanted, since_ns)
     }
 
-    /// The rank of the first who waits on a node.
-    pub(super) fn rank(&self, node: Opener) -> u8 {
-        let ranks = self.levels(node).iter().map(|level| level.behind);
-        ranks.min().unwrap_or(LAST)
+    /// The rank of the first who waits on a node, and since when; of one that holds nobody, of no
+    /// rank and since an instant.
+    pub(super) fn first(&self, node: Opener, since_ns: u64) -> (u8, u64) {
+        let first = self.levels(node).first();
+        first.map_or((LAST, since_ns), |first| (first.behind, first.since_ns))
     }
 
     fn levels(&self, node: Opener) -> &[Level] {
@@ -68,6 +69,7 @@ impl HeldBy {
                 .and_modify(|known| {
                     known.tokens = known.tokens.saturating_add(level.tokens);
                     known.since_ns = known.since_ns.min(level.since_ns);
+                    known.newest_ns = known.newest_ns.max(level.newest_ns);
                 })
                 .or_insert(*level);
         }
@@ -80,6 +82,7 @@ fn turned(mut levels: Vec<Level>, now_ns: u64) -> Vec<Level> {
     levels.truncate(LEVELS_MAX);
     for level in &mut levels {
         level.since_ns = now_ns.saturating_sub(level.since_ns);
+        level.newest_ns = now_ns.saturating_sub(level.newest_ns);
     }
     levels
 }
@@ -216,17 +219,32 @@ impl Party {
         for level in levels {
             let tokens = level.tokens.min(left);
             left -= tokens;
-            held.push(Level { tokens, ..*level });
+            held.push(level.of_tokens(tokens));
         }
         match held.last_mut().filter(|last| last.behind == LAST) {
-            Some(last) => last.tokens = last.tokens.saturating_add(left),
+            Some(last) => *last = last.of_tokens(last.tokens.saturating_add(left)),
             None => held.push(Level {
                 behind: LAST,
                 tokens: left,
                 since_ns,
+                newest_ns: since_ns,
             }),
         }
         held.retain(|level| level.tokens > 0);
         Self(held)
+    }
+}
+
+impl Level {
+    /// The first of those of a rank, or with more that come as fast as they did.
+    fn of_tokens(self, tokens: u64) -> Self {
+        let span_ns = self.newest_ns.saturating_sub(self.since_ns);
+        let span_ns = u128::from(span_ns) * u128::from(tokens) / u128::from(self.tokens.max(1));
+        let span_ns = u64::try_from(span_ns).unwrap_or(u64::MAX);
+        Self {
+            tokens,
+            newest_ns: self.since_ns.saturating_add(span_ns),
+            ..self
+        }
     }
 }

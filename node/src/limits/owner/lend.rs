@@ -231,7 +231,8 @@ impl Owner {
         self.tell_elsewhere_again(around, &own);
     }
 
-    /// At most half of each part, so that something is left for the next who asks.
+    /// At most half of each part, so that something is left for the next who asks; and nothing to
+    /// whose callers came after one of ours that waits: the token at hand is on its way to that.
     fn lend_at_hand(&mut self, now_ns: u64) {
         if self.lending.pending.is_empty() {
             return;
@@ -240,8 +241,15 @@ impl Owner {
         parts.sort_by_key(|part| std::cmp::Reverse(part.block.span.end_ns));
         let worth_ns = now_ns.saturating_add(LIFE_MIN_NS);
         let mut pending = std::mem::take(&mut self.lending.pending);
-        pending.sort_by_key(|pending| (self.held.rank(pending.from), pending.received_ns));
+        pending.sort_by_key(|p| self.held.first(p.from, p.received_ns));
+        let ours = self.held_here();
+        let ours = ours.first().map(|first| (first.behind, first.since_ns));
         for pending in pending {
+            let first = self.held.first(pending.from, pending.received_ns);
+            if ours.is_some_and(|ours| ours < first) {
+                self.lending.pending.push(pending);
+                continue;
+            }
             let worth =
                 |part: &&mut Part| part.closed.is_none() && part.block.span.end_ns > worth_ns;
             let taken = parts.iter_mut().filter(worth).find_map(|part| {

@@ -8,6 +8,7 @@ mod cell;
 mod codec;
 mod crowd;
 mod faults;
+mod held;
 mod judge;
 mod keys;
 mod memory;
