@@ -8,7 +8,7 @@
 
 use super::bucket::Bucket;
 use super::state::{Charges, State};
-use super::window::{Calendar, sub_window_ns};
+use super::window::{Calendar, calendar_window, sub_window_ns};
 use proto::meter::Window;
 
 /// What a node knew to be used of calendar windows when the store went back.
@@ -26,11 +26,20 @@ impl Remembered {
                     used,
                     ..calendar.clone()
                 };
-                Some((usage.window, calendar))
+                let any = calendar.used > 0 || calendar.previous > 0;
+                any.then_some((usage.window, calendar))
             }
             Charges::Sliding(_) | Charges::Bucket(_) => None,
         };
         Self(state.limits.iter().filter_map(calendar).collect())
+    }
+
+    /// Whether none of it counts any more, nor would if the wall clock was set back by a window.
+    pub fn is_over(&self, unix_s: i64) -> bool {
+        let over = |(window, known): &(Window, Calendar)| {
+            known.window.saturating_add(1) < calendar_window(*window, unix_s)
+        };
+        self.0.iter().all(over)
     }
 
     /// Keeps the larger numbers of the latest windows.
@@ -146,6 +155,9 @@ mod tests {
         restored.pass(0, NOON + 86_400, Opener::NOBODY);
         restored.recall(&remembered);
         assert_eq!(restored.free(), 10, "another day");
+        assert!(!remembered.is_over(NOON + 86_400), "the clock may go back");
+        assert!(remembered.is_over(NOON + 2 * 86_400));
+        assert!(Remembered::of(&day()).is_over(NOON), "nothing was used");
     }
 
     fn state_instant() -> crate::limits::state::Instant {

@@ -66,8 +66,8 @@ impl RevisionClock {
 
     /// Notes the store's answer; whether it shows that the store went back.
     pub fn answered(&mut self, asking: Asking, received_ns: u64, revision: Revision) -> bool {
-        if asking.went_back_ns != self.went_back_ns {
-            // Asked before that was known: it may tell of what is no more.
+        if self.is_of_before(asking) {
+            // It may tell of what is no more.
             return false;
         }
         let went_back = revision < asking.newest;
@@ -76,6 +76,12 @@ impl RevisionClock {
         }
         self.note(received_ns, revision);
         went_back
+    }
+
+    /// Whether what was asked then may have been asked of a state that the store is known by now to
+    /// have gone back from.
+    pub fn is_of_before(&self, asking: Asking) -> bool {
+        asking.went_back_ns != self.went_back_ns
     }
 
     /// Notes what a peer knew of the store.

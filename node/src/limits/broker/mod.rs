@@ -194,12 +194,7 @@ impl Broker {
                 if probe.as_ref().is_none_or(|probe| probe.whole) {
                     self.contact_ns = now_ns;
                 }
-                if self
-                    .proofs
-                    .answered(asked.asking, now_ns, outcome.revision())
-                {
-                    self.store_went_back(now_ns);
-                }
+                let of_before = self.note_revision(asked.asking, outcome.revision(), now_ns);
                 self.up(now_ns, probe.is_none());
                 match outcome {
                     TxnOutcome::Committed(revision) => {
@@ -208,6 +203,9 @@ impl Broker {
                     TxnOutcome::Conflict(seen) => {
                         self.conflict(&slots, seen, now_ns, probe.as_ref())
                     }
+                }
+                if of_before {
+                    self.each(&slots, Owner::store_went_back);
                 }
             }
             Err(error) => {

@@ -1,10 +1,12 @@
 //! A store that went back to an earlier state of itself: who finds it tells the others.
 
+use proto::store::Revision;
 use tracing::warn;
 
 use super::{Broker, count};
 use crate::limits::block::Opener;
 use crate::limits::exchange::{Item, Word};
+use crate::limits::revision_clock::Asking;
 
 /// So often it is told again: a full queue may lose it.
 const AGAIN_NS: u64 = 1_000_000_000;
@@ -12,6 +14,21 @@ const AGAIN_NS: u64 = 1_000_000_000;
 const TOLD_FOR_NS: u64 = 10_000_000_000;
 
 impl Broker {
+    /// Notes the revision of an answer. Whether it may be of a state that is no more: what it says
+    /// was not known when that was found, and has to be remembered as well.
+    pub(super) fn note_revision(
+        &mut self,
+        asking: Asking,
+        revision: Revision,
+        now_ns: u64,
+    ) -> bool {
+        let of_before = self.proofs.is_of_before(asking);
+        if self.proofs.answered(asking, now_ns, revision) {
+            self.store_went_back(now_ns);
+        }
+        of_before
+    }
+
     /// The store has answered with a revision lower than one it had: it was restored from a
     /// backup, or wiped.
     pub(super) fn store_went_back(&mut self, now_ns: u64) {

@@ -56,6 +56,9 @@ pub(super) const LATE_NS: u64 = 100_000_000;
 /// The shortest time between two looks that nobody asked for.
 const LOOK_MIN_NS: u64 = 1_000_000;
 
+/// So often a key is looked at of which something is remembered that the store may not know.
+const REMEMBERED_NS: u64 = 3_600_000_000_000;
+
 /// At the limit a node borrows for this part of a block's life only: the owner keeps the rest for
 /// whoever needs it first.
 const SCARCE: u64 = 20;
@@ -283,6 +286,11 @@ impl Owner {
             .next_word_ns(now_ns)
             .min(self.next_correction_ns(around));
         self.look_ns = self.look_ns.min(word_ns);
+        if !self.remembered.is_over(around.now.unix_s()) {
+            // Who is not to be looked at any more is forgotten, with all that it remembers.
+            let again_ns = now_ns.saturating_add(REMEMBERED_NS);
+            self.look_ns = self.look_ns.min(again_ns);
+        }
         write
     }
 

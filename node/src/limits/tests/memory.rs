@@ -12,6 +12,14 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// A store that holds nothing.
+    pub fn new() -> Self {
+        Self {
+            revision: 1,
+            ..Self::default()
+        }
+    }
+
     fn holds(&self, compare: &Compare) -> bool {
         let at = |key: &String| self.keys.get(key);
         match compare {

@@ -55,6 +55,8 @@ pub struct Plan {
     pub clocks: Option<Clocks>,
     /// The store is put back to what it held at the first instant, at the second.
     pub restored: Option<(u64, u64)>,
+    /// When it is wiped; 0 for never.
+    pub wiped_ns: u64,
 }
 
 /// Wall clocks of nodes.
@@ -99,6 +101,7 @@ impl Plan {
             values: None,
             clocks: None,
             restored: None,
+            wiped_ns: 0,
         }
     }
 }
@@ -203,6 +206,7 @@ pub struct World {
     /// When the store is saved or put back next.
     next_store_ns: u64,
     saved: Option<Memory>,
+    next_wipe_ns: u64,
     network: Network,
     boots: u64,
     /// `left` of a block as its opener last heard it (for the mutant).
@@ -232,14 +236,12 @@ impl World {
             next_set_ns: after(&mut chance, plan.clocks.map_or(0, |clocks| clocks.set_ns)),
             next_store_ns: plan.restored.map_or(u64::MAX, |(saved_ns, _)| saved_ns),
             saved: None,
+            next_wipe_ns: [plan.wiped_ns, u64::MAX][usize::from(plan.wiped_ns == 0)],
             network: Network::default(),
             plan: plan.clone(),
             chance,
             now_ns: 0,
-            memory: Memory {
-                revision: 1,
-                ..Memory::default()
-            },
+            memory: Memory::new(),
             spec,
             nodes: Vec::new(),
             executions: Vec::new(),
@@ -362,6 +364,7 @@ impl World {
             self.next_clocks_ns,
             self.next_set_ns,
             self.next_store_ns,
+            self.next_wipe_ns,
             self.network.next_ns(),
             self.plan.length_ns,
         ];
@@ -418,8 +421,12 @@ impl World {
         }
     }
 
-    /// Saves the store, and later puts back what was saved.
+    /// Saves the store, and later puts back what was saved; and wipes it.
     fn restore(&mut self) {
+        if self.now_ns >= self.next_wipe_ns {
+            self.next_wipe_ns = u64::MAX;
+            self.memory = Memory::new();
+        }
         let Some((_, back_ns)) = self.plan.restored else {
             return;
         };
