@@ -37,7 +37,8 @@ pub struct KeyUsage {
     /// Whether it is the key that all share for which there was no place.
     #[serde(default)]
     pub overflow: bool,
-    /// Who gives the tokens: `store`, `local_share`, or nobody (`store_lost`).
+    /// Who gives the tokens: `store`, `local_share`, or nobody (`store_lost`: nothing passes,
+    /// `fail_open`: everything does).
     pub mode: String,
     /// Its limits; none for a meter that only observes.
     pub limits: Vec<LimitUsage>,

@@ -47,6 +47,7 @@ mod shares;
 mod signed;
 mod staleness;
 mod start;
+mod store_loss;
 mod store_refused;
 mod stored;
 mod tls;

@@ -271,11 +271,9 @@ impl Meter {
             let place = Place::new(at, generation, amount);
             return Some(Token::drawn(Arc::clone(self), place));
         }
-        if amount > 1 {
-            self.gather(amount, now_ns)
-        } else {
-            None
-        }
+        let gathered = (amount > 1).then(|| self.gather(amount, now_ns)).flatten();
+        let open = || self.view.load().is_open(now_ns);
+        gathered.or_else(|| open().then(|| Token::free(Arc::clone(self))))
     }
 
     /// Draws from several parts what none of them has alone.

@@ -31,6 +31,8 @@ pub enum Mode {
     LocalShare,
     /// Nobody: the store is gone.
     Lost,
+    /// Nobody, and everything passes.
+    Open,
 }
 
 impl Mode {
@@ -40,6 +42,7 @@ impl Mode {
             Self::Store => "store",
             Self::LocalShare => "local_share",
             Self::Lost => "store_lost",
+            Self::Open => "fail_open",
         }
     }
 }

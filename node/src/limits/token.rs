@@ -92,7 +92,7 @@ impl Token {
         }
     }
 
-    /// Of a meter that only observes.
+    /// Of a meter that only observes, or whose limit does not hold now.
     pub(super) fn free(meter: Arc<Meter>) -> Self {
         Self::gathered(meter, Vec::new())
     }

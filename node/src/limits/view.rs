@@ -24,6 +24,11 @@ const NEAR_PERCENT: u128 = 80;
 pub enum Verdict {
     /// Ask the broker and wait for it.
     Ask,
+    /// Let it pass without a token, before this instant on the own clock; then ask.
+    Pass {
+        /// Until when.
+        until_ns: u64,
+    },
     /// Nothing before this instant on the own clock.
     Refuse {
         /// From here on ask again.
@@ -77,6 +82,11 @@ impl View {
         }
     }
 
+    /// Whether requests pass without a token.
+    pub fn is_open(&self, now_ns: u64) -> bool {
+        matches!(self.verdict, Verdict::Pass { until_ns } if now_ns < until_ns)
+    }
+
     /// Time until the `k`-th token comes, and the limit that it waits for.
     pub fn retry_after(&self, cause: Cause, k: u64, now_ns: u64) -> (Duration, Option<Window>) {
         let (in_ns, window) = self.state.free_in(k, self.at.unix_ns);
@@ -85,7 +95,7 @@ impl View {
             Verdict::Refuse { until_ns, .. } => {
                 Duration::from_nanos(until_ns.saturating_sub(now_ns))
             }
-            Verdict::Ask => Duration::ZERO,
+            Verdict::Ask | Verdict::Pass { .. } => Duration::ZERO,
         };
         let least = if matches!(cause, Cause::Empty | Cause::Paused) {
             RETRY_MIN

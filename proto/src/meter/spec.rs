@@ -23,6 +23,8 @@ pub enum StoreLoss {
     LocalShare,
     /// Admit nothing.
     FailClosed,
+    /// Admit everything, uncounted: the limit does not hold meanwhile.
+    FailOpen,
 }
 
 /// One meter as nodes use it.

@@ -9,7 +9,7 @@ use super::{
 
 /// A view older than its node's last contact by more than this is not fresh.
 const FRESH_NS: u64 = 1_000_000_000;
-/// An unchanged refusal without a store is renewed so often.
+/// What is said of a meter without a store holds for so long.
 const REFUSE_LOST_NS: u64 = 100_000_000;
 
 impl Owner {
@@ -19,10 +19,12 @@ impl Owner {
         let mut looks: Vec<u64> = self.live_end_ns().into_iter().collect();
         if self.loss.is_lost() {
             let state = self.last_seen(around);
-            let local = self.spec.store_loss() == StoreLoss::LocalShare && !around.leaving;
-            let in_hand = self.meter.in_hand(now_ns);
-            if in_hand == 0 && !(local && self.give_credit(around, &state)) {
-                self.publish_lost(around, state);
+            let stays = !around.leaving && self.meter.in_hand(now_ns) == 0;
+            match self.spec.store_loss() {
+                StoreLoss::LocalShare if stays && self.give_credit(around, &state) => {}
+                StoreLoss::FailOpen if stays => self.publish_open(around, state),
+                _ if self.meter.in_hand(now_ns) == 0 => self.publish_lost(around, state),
+                _ => {}
             }
             if self.meter.waiting.load(Ordering::Relaxed) > 0 {
                 looks.push(now_ns.saturating_add(REFUSE_LOST_NS));
@@ -75,6 +77,11 @@ impl Owner {
         self.point(now_ns);
         self.meter.answered.notify_waiters();
         true
+    }
+
+    fn publish_open(&self, around: &Around<'_>, state: State) {
+        let until_ns = around.now.boot_ns.saturating_add(REFUSE_LOST_NS);
+        self.publish(&state, around, Verdict::Pass { until_ns }, Mode::Open);
     }
 
     pub(super) fn publish_lost(&mut self, around: &Around<'_>, state: State) {

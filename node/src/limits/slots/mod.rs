@@ -10,8 +10,9 @@
 //! does not use. What it holds is lowered here *before* the lower number is written, and raised
 //! only after the higher one is known to be there, so that all nodes together never have more calls
 //! in flight than the limit. A node that cannot reach the store until its slots end keeps its calls
-//! and admits no others (`fail_closed`), or as many as it held (`local_share`); others use its
-//! slots from `SLOT_TTL` after its last renewal on, and for that time its calls come on top.
+//! and admits no others (`fail_closed`), as many as it held (`local_share`) or all (`fail_open`);
+//! others use its slots from `SLOT_TTL` after its last renewal on, and for that time its calls come
+//! on top.
 
 mod run;
 pub mod state;
@@ -189,7 +190,8 @@ impl Slots {
     /// All are in use, or the store does not answer.
     pub async fn taken(self: &Arc<Self>) -> Result<SlotToken, Box<SlotRefusal>> {
         let clock = Arc::clone(&self.shared.clock);
-        if let Some(token) = self.try_take(clock.boot_ns()) {
+        let at_once = self.try_take(clock.boot_ns());
+        if let Some(token) = at_once.or_else(|| self.pass()) {
             return Ok(token);
         }
         let waits = Waits::new(self);
@@ -214,7 +216,7 @@ impl Slots {
                 () = &mut answered => {}
                 () = &mut over => {
                     self.lost.store(true, Ordering::Release);
-                    return Err(Box::new(self.refusal()));
+                    return self.pass().ok_or_else(|| Box::new(self.refusal()));
                 }
             }
         }
@@ -234,6 +236,19 @@ impl Slots {
         if (word & USED_MASK) + 1 >= word >> USED_BITS {
             self.ask();
         }
+        Some(SlotToken {
+            slots: Arc::clone(self),
+        })
+    }
+
+    /// A slot beyond what is granted, while the store is silent and that lets everything pass.
+    fn pass(self: &Arc<Self>) -> Option<SlotToken> {
+        let lost = self.lost.load(Ordering::Acquire);
+        if !lost || self.spec.load().on_store_loss != StoreLoss::FailOpen {
+            return None;
+        }
+        self.word.fetch_add(1, Ordering::AcqRel);
+        self.ask();
         Some(SlotToken {
             slots: Arc::clone(self),
         })

@@ -78,12 +78,13 @@ fn is_lent(waits_there_ms: u64) -> bool {
     for ms in 12..500 {
         world.turn(ms * MS);
         let batches = world.broker.take_batches().into_iter();
-        let words = batches.flat_map(|(_, batch)| batch.items.into_iter().map(|item| item.word));
+        let mut words =
+            batches.flat_map(|(_, batch)| batch.items.into_iter().map(|item| item.word));
         let is_grant = |word: Word| match word {
             Word::Answer(answer) => matches!(answer.reply, Reply::Granted(_)),
             _ => false,
         };
-        if words.map(is_grant).any(|granted| granted) {
+        if words.any(is_grant) {
             return true;
         }
         if meter.in_hand(ms * MS) > 0 {

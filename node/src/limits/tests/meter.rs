@@ -8,7 +8,7 @@ use proto::store::{StoreError, TxnOutcome};
 use super::memory::Memory;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::meter::{Draw, Meter, Waiting};
-use crate::limits::refusal::Cause;
+use crate::limits::refusal::{Cause, Mode};
 use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings, codec};
 
 const MS: u64 = 1_000_000;
@@ -153,6 +153,48 @@ fn without_the_store_a_node_gives_its_share_after_the_grace() {
     closed.lose_store(320);
     let refusal = waiting.poll_now(closed.now_ns).unwrap().unwrap_err();
     assert_eq!(refusal.cause, Cause::StoreLost);
+}
+
+#[test]
+fn a_limit_that_fails_open_lets_all_pass_while_the_store_is_gone() {
+    let mut node = cut(StoreLoss::FailOpen);
+    let waiting = node.wait();
+    node.lose_store(299);
+    assert!(waiting.poll_now(node.now_ns).is_none(), "the grace first");
+    node.lose_store(20);
+    let token = waiting.poll_now(node.now_ns).unwrap().unwrap();
+    let sent = token.send(node.now_ns).unwrap();
+    assert!(sent.spent.is_empty(), "nothing was spent");
+    let mut passed = 0;
+    for _ in 0..400 {
+        node.lose_store(1);
+        match node.meter.draw(0, node.now_ns) {
+            Draw::Drawn(token) => passed += u32::from(token.send(node.now_ns).is_ok()),
+            Draw::Wait(waiting) => {
+                node.lose_store(1);
+                let token = waiting.poll_now(node.now_ns).unwrap().unwrap();
+                passed += u32::from(token.send(node.now_ns).is_ok());
+            }
+            Draw::Refused(refusal) => panic!("{refusal:?}"),
+        }
+    }
+    assert_eq!(passed, 400);
+    assert_eq!(node.meter.status(node.now_ns).mode, Mode::Open);
+    // It is back: what is sent is spent again, and the limit holds.
+    for _ in 0..3_000 {
+        node.now_ns += MS;
+        node.serve();
+    }
+    let token = match node.meter.draw(0, node.now_ns) {
+        Draw::Drawn(token) => token,
+        Draw::Wait(waiting) => {
+            node.serve();
+            waiting.poll_now(node.now_ns).unwrap().unwrap()
+        }
+        Draw::Refused(refusal) => panic!("{refusal:?}"),
+    };
+    assert!(!token.send(node.now_ns).unwrap().spent.is_empty());
+    assert_eq!(node.meter.status(node.now_ns).mode, Mode::Store);
 }
 
 /// Nobody asks again while the answer is out: the broker must look by itself.

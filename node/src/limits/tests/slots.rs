@@ -117,3 +117,38 @@ async fn a_node_that_leaves_gives_its_slots_back() {
         b.take_in_time().await;
     }
 }
+
+/// Nobody answers: what is in flight beyond the limit ends, and counts until it does.
+#[actix_rt::test]
+async fn a_limit_that_fails_open_admits_calls_while_the_store_is_silent() {
+    let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
+    settings.store_grace = Duration::from_millis(20);
+    let (limits, _silent) = Limits::unserved(&settings, Arc::new(SystemClock));
+    let slots_of = |name: &'static str, on_store_loss| {
+        let spec = SlotSpec {
+            on_store_loss,
+            ..spec(1, 2)
+        };
+        limits.slots(MeterKey::whole(name), &spec)
+    };
+    let open = slots_of("open", StoreLoss::FailOpen);
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(open.taken().await.expect("it fails open"));
+    }
+    assert_eq!(open.used(), 5);
+    held.truncate(1);
+    assert_eq!(open.used(), 1);
+    for other in [StoreLoss::FailClosed, StoreLoss::LocalShare] {
+        let closed = slots_of(
+            if other == StoreLoss::FailClosed {
+                "closed"
+            } else {
+                "share"
+            },
+            other,
+        );
+        let refusal = closed.taken().await.unwrap_err();
+        assert!(refusal.lost, "{refusal:?}");
+    }
+}
