@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::Signal;
 
@@ -107,6 +108,7 @@ impl OtlpSettings {
         let Some(endpoint) = endpoint.or_else(|| general("ENDPOINT")) else {
             return Ok(None);
         };
+        let is_tls = is_tls(&endpoint)?;
         let headers = match (&self.headers, &self.headers_file) {
             (Some(text), _) => Some(text.clone()),
             (None, Some(path)) => Some(String::from_utf8(read(path)?)?),
@@ -119,10 +121,7 @@ impl OtlpSettings {
         let file = |own: &Option<PathBuf>, name: &str| {
             own.clone().or_else(|| given(name).map(PathBuf::from))
         };
-        let authorities = match (
-            file(&self.ca_file, "CERTIFICATE"),
-            endpoint.starts_with("https:"),
-        ) {
+        let authorities = match (file(&self.ca_file, "CERTIFICATE"), is_tls) {
             (Some(path), true) => Some(read(&path)?),
             (None, true) => Some(system_bundle(&variable)?),
             (_, false) => None,
@@ -160,6 +159,16 @@ impl OtlpSettings {
             None | Some("none") => Ok(false),
             Some(other) => bail!("`otlp.compression` {other} is not known here"),
         }
+    }
+}
+
+/// Whether a collector is called over TLS. Its URL may hold a password: it is not repeated.
+fn is_tls(endpoint: &str) -> anyhow::Result<bool> {
+    let url = Url::parse(endpoint).ok().filter(Url::has_host);
+    match url.as_ref().map(Url::scheme) {
+        Some("https") => Ok(true),
+        Some("http") => Ok(false),
+        _ => bail!("the endpoint is no URL like http://127.0.0.1:4317 or https://otel.example"),
     }
 }
 
@@ -387,6 +396,21 @@ mod tests {
             found.is_ok()
         };
         assert!(at(|_| {}, &[]));
+        for (endpoint, is_known) in [
+            ("ftp://a", false),
+            ("a:4317", false),
+            ("/metrics", false),
+            ("http:", false),
+            ("HTTPS://a:4317", true),
+        ] {
+            let settings = OtlpSettings {
+                endpoint: Some(endpoint.into()),
+                ca_file: Some("/dev/null".into()),
+                ..OtlpSettings::default()
+            };
+            let found = settings.collector(Signal::Traces, (true, None), |_: &str| None);
+            assert_eq!(found.is_ok(), is_known, "{endpoint}");
+        }
         assert!(!at(
             |settings| settings.compression = Some("zip".into()),
             &[]
