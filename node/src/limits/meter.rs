@@ -17,7 +17,7 @@ use super::corrections::Corrections;
 use super::estimate::Estimates;
 use super::hold::HoldQueue;
 use super::key::MeterKey;
-use super::refusal::{Cause, LimitStatus, MeterStatus, Refusal};
+use super::refusal::{Cause, LimitStatus, MeterStatus, Mode, Refusal};
 use super::restraint::Restraint;
 use super::shared::Shared;
 use super::token::Place;
@@ -200,7 +200,9 @@ impl Meter {
 
     /// What was charged is corrected to what the answer has cost.
     pub(super) fn correct(self: &Arc<Self>, charges: &[Charge], actual: u64, now_ns: u64) {
-        if !self.observes() && self.corrections.add(charges, actual, now_ns) {
+        // What passed while the limit did not hold was not charged.
+        let charged = !self.observes() && !charges.is_empty();
+        if charged && self.corrections.add(charges, actual, now_ns) {
             // Told, but not asked for a token.
             self.shared.ask(Arc::clone(self));
         }
@@ -351,7 +353,7 @@ impl Meter {
     /// back, each longer than the one before.
     fn has_too_few(&self, amount: u64, before: u64, now_ns: u64) -> bool {
         let view = self.view.load();
-        if amount <= 1 || view.answered_ns == 0 {
+        if amount <= 1 || view.answered_ns == 0 || view.mode == Mode::Open {
             return false;
         }
         let free = view.free(now_ns);

@@ -9,7 +9,7 @@ use proto::meter::Hold;
 use super::clock::Clock;
 use super::hold::{Before, Rank};
 use super::meter::Meter;
-use super::refusal::{Cause, Refusal};
+use super::refusal::{Cause, Mode, Refusal};
 use super::token::Token;
 use super::view::Verdict;
 
@@ -142,6 +142,9 @@ impl Waiting {
         let turn = before.saturating_add(1).saturating_mul(self.amount);
         let turn = turn.saturating_add(elsewhere);
         let view = self.meter.view.load_full();
+        if view.mode == Mode::Open {
+            return Duration::ZERO;
+        }
         // An owner that was asked may give anything, but to those who wait already.
         let coming = match view.coming {
             u64::MAX if before > 0 || elsewhere > 0 => 0,

@@ -19,12 +19,12 @@ impl Owner {
         let mut looks: Vec<u64> = self.live_end_ns().into_iter().collect();
         if self.loss.is_lost() {
             let state = self.last_seen(around);
-            let stays = !around.leaving && self.meter.in_hand(now_ns) == 0;
-            match self.spec.store_loss() {
-                StoreLoss::LocalShare if stays && self.give_credit(around, &state) => {}
-                StoreLoss::FailOpen if stays => self.publish_open(around, state),
-                _ if self.meter.in_hand(now_ns) == 0 => self.publish_lost(around, state),
-                _ => {}
+            let (loss, dry) = (self.spec.store_loss(), self.meter.in_hand(now_ns) == 0);
+            let local = loss == StoreLoss::LocalShare && !around.leaving;
+            if loss == StoreLoss::FailOpen && !around.leaving && (dry || hungry) {
+                self.publish_open(around, state);
+            } else if dry && !(local && self.give_credit(around, &state)) {
+                self.publish_lost(around, state);
             }
             if self.meter.waiting.load(Ordering::Relaxed) > 0 {
                 looks.push(now_ns.saturating_add(REFUSE_LOST_NS));

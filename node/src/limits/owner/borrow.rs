@@ -274,7 +274,7 @@ impl Owner {
         match self.free_cell().filter(|_| now_ns < end_ns) {
             Some(cell) => {
                 let mut part = Part::new(block, Source::Peer(from), cell);
-                self.lend_of_new(&mut part);
+                self.lend_of_new(&mut part, now_ns);
                 self.fill(part, now_ns);
             }
             None => self.tell_unused(from, id, amount, now_ns),

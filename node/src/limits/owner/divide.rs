@@ -4,7 +4,12 @@ use crate::limits::hold::Level;
 
 /// Who waits for tokens on one node, by rank; `u64::MAX` is since when who only may need them.
 #[derive(Clone, Debug)]
-pub(super) struct Party(pub Vec<Level>);
+pub(super) struct Party {
+    /// Each for itself; there may be several of a rank.
+    pub(super) levels: Vec<Level>,
+    /// Whether some of them are held callers, who are served in the order in which they came.
+    pub(super) holds: bool,
+}
 
 /// Those of one rank on one node.
 #[derive(Clone, Copy, Debug)]
@@ -47,41 +52,36 @@ fn part_of(all: u64, part: u64, whole: u64) -> u64 {
 /// as that is known, else each has its share.
 pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
     let mut shares = vec![0; parties.len()];
-    let levels = parties.iter().flat_map(|Party(levels)| levels);
-    let mut ranks: Vec<u8> = levels.map(|level| level.behind).collect();
-    ranks.sort_unstable();
-    ranks.dedup();
+    let in_order = parties.iter().any(|party| party.holds);
+    let mut levels: Vec<(usize, Level)> = Vec::new();
+    for (at, party) in parties.iter().enumerate() {
+        levels.extend(party.levels.iter().map(|level| (at, *level)));
+    }
+    levels.sort_by_key(|(_, level)| level.behind);
     let mut left = amount;
-    for rank in ranks {
-        let claim = |Party(levels): &Party| {
-            let level = levels.iter().find(|level| level.behind == rank);
-            level.map_or(NOTHING, |level| Claim {
-                wanted: level.tokens,
-                since_ns: level.since_ns,
-                newest_ns: level.newest_ns,
-            })
+    for rank in levels.chunk_by(|(_, one), (_, other)| one.behind == other.behind) {
+        let claim = |(_, level): &(usize, Level)| Claim {
+            wanted: level.tokens,
+            since_ns: level.since_ns,
+            newest_ns: level.newest_ns,
         };
-        let claims: Vec<Claim> = parties.iter().map(claim).collect();
-        for (share, more) in shares.iter_mut().zip(divide_rank(left, unit, &claims)) {
-            *share += more;
+        let claims: Vec<Claim> = rank.iter().map(claim).collect();
+        let more = divide_rank(left, unit, &claims, in_order);
+        for ((at, _), more) in rank.iter().zip(more) {
+            if let Some(share) = shares.get_mut(*at) {
+                *share += more;
+            }
             left -= more;
         }
     }
     shares
 }
 
-const NOTHING: Claim = Claim {
-    wanted: 0,
-    since_ns: u64::MAX,
-    newest_ns: u64::MAX,
-};
-
-/// All that each wants, or its share: of those who came over some time what the first of all want,
-/// else by what each wants. A request takes `unit` tokens at once, so that less than that is of no
+/// All that each wants, or its share: in order what those want who came first of all, else by what
+/// each wants. A request takes `unit` tokens at once, so that less than that is of no
 /// use to anybody: shares are whole requests, and what does not divide goes to the oldest, one
 /// each.
-fn divide_rank(amount: u64, unit: u64, claims: &[Claim]) -> Vec<u64> {
-    let in_order = claims.iter().any(|claim| claim.newest_ns > claim.since_ns);
+fn divide_rank(amount: u64, unit: u64, claims: &[Claim], in_order: bool) -> Vec<u64> {
     let parts = match in_order {
         true => first_come(amount, claims),
         false => proportional(amount, claims.iter().map(|claim| claim.wanted)),
@@ -161,7 +161,10 @@ mod tests {
             since_ns: *since_ns,
             newest_ns: *since_ns,
         };
-        let party = |levels: &&[(u8, u64, u64)]| Party(levels.iter().map(level).collect());
+        let party = |levels: &&[(u8, u64, u64)]| Party {
+            levels: levels.iter().map(level).collect(),
+            holds: false,
+        };
         divide(amount, unit, &parties.iter().map(party).collect::<Vec<_>>())
     }
 
@@ -205,12 +208,16 @@ mod tests {
     fn over_time(amount: u64, unit: u64, parties: &[(u64, u64, u64)]) -> Vec<u64> {
         let party = |(tokens, since_ns, newest_ns): &(u64, u64, u64)| {
             let (tokens, since_ns, newest_ns) = (*tokens, *since_ns, *newest_ns);
-            Party(vec![Level {
+            let level = Level {
                 behind: LAST,
                 tokens,
                 since_ns,
                 newest_ns,
-            }])
+            };
+            Party {
+                levels: vec![level],
+                holds: true,
+            }
         };
         divide(amount, unit, &parties.iter().map(party).collect::<Vec<_>>())
     }

@@ -35,19 +35,22 @@ struct Held {
 impl HeldBy {
     /// A peer that wants so many tokens, by the ranks of its callers that wait for them; the rest
     /// counts as wanted since an instant by nobody of rank.
-    pub(super) fn party(&self, node: Opener, wanted: u64, since_ns: u64) -> Party {
-        Party::held(self.levels(node), wanted, since_ns)
+    pub(super) fn party(&self, node: Opener, wanted: u64, since_ns: u64, now_ns: u64) -> Party {
+        Party::held(self.levels(node, now_ns), wanted, since_ns)
     }
 
     /// The rank of the first who waits on a node, and since when; of one that holds nobody, of no
     /// rank and since an instant.
-    pub(super) fn first(&self, node: Opener, since_ns: u64) -> (u8, u64) {
-        let first = self.levels(node).first();
+    pub(super) fn first(&self, node: Opener, since_ns: u64, now_ns: u64) -> (u8, u64) {
+        let first = self.levels(node, now_ns).first();
         first.map_or((LAST, since_ns), |first| (first.behind, first.since_ns))
     }
 
-    fn levels(&self, node: Opener) -> &[Level] {
-        self.nodes.get(&node).map_or(&[], |held| &held.levels)
+    /// Who waits on a node, as it has told of late.
+    fn levels(&self, node: Opener, now_ns: u64) -> &[Level] {
+        let held = self.nodes.get(&node);
+        let held = held.filter(|held| now_ns < held.told_ns.saturating_add(TOLD_NS));
+        held.map_or(&[], |held| &held.levels)
     }
 
     /// Who waits on all nodes but this one.
@@ -211,33 +214,34 @@ fn is_news(levels: &[Level], told: &[Level]) -> bool {
 }
 
 impl Party {
-    /// Who waits by rank for so many tokens; what is wanted beyond is wanted since an instant by
-    /// nobody of rank.
+    /// Who waits by rank for so many tokens; what is wanted beyond is wanted since an instant, and
+    /// not before any of those came, by nobody of rank.
     pub(super) fn held(levels: &[Level], wanted: u64, since_ns: u64) -> Self {
-        let mut left = wanted;
-        let mut held = Vec::with_capacity(levels.len() + 1);
+        let (mut left, mut since_ns) = (wanted, since_ns);
+        let mut parts = Vec::with_capacity(levels.len() + 1);
         for level in levels {
             let tokens = level.tokens.min(left);
             left -= tokens;
-            held.push(level.of_tokens(tokens));
+            since_ns = since_ns.max(level.newest_ns);
+            parts.push(level.first(tokens));
         }
-        match held.last_mut().filter(|last| last.behind == LAST) {
-            Some(last) => *last = last.of_tokens(last.tokens.saturating_add(left)),
-            None => held.push(Level {
-                behind: LAST,
-                tokens: left,
-                since_ns,
-                newest_ns: since_ns,
-            }),
+        parts.push(Level {
+            behind: LAST,
+            tokens: left,
+            since_ns,
+            newest_ns: since_ns,
+        });
+        parts.retain(|level| level.tokens > 0);
+        Self {
+            levels: parts,
+            holds: !levels.is_empty(),
         }
-        held.retain(|level| level.tokens > 0);
-        Self(held)
     }
 }
 
 impl Level {
-    /// The first of those of a rank, or with more that come as fast as they did.
-    fn of_tokens(self, tokens: u64) -> Self {
+    /// The first of those of a rank, for so many of their tokens.
+    fn first(self, tokens: u64) -> Self {
         let span_ns = self.newest_ns.saturating_sub(self.since_ns);
         let span_ns = u128::from(span_ns) * u128::from(tokens) / u128::from(self.tokens.max(1));
         let span_ns = u64::try_from(span_ns).unwrap_or(u64::MAX);
@@ -246,5 +250,47 @@ impl Level {
             newest_ns: self.since_ns.saturating_add(span_ns),
             ..self
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::divide::divide;
+    use super::*;
+
+    fn level(tokens: u64, since_ns: u64, newest_ns: u64) -> Level {
+        Level {
+            behind: LAST,
+            tokens,
+            since_ns,
+            newest_ns,
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_yet_comes_after_those_who_wait() {
+        // One is held there since 1,000, and the node asks for 60 at 1,900.
+        let asks = Party::held(&[level(1, 1_000, 1_000)], 60, 1_900);
+        let ours = Party::held(&[level(100, 1_000, 2_000)], 100, u64::MAX);
+        assert_eq!(divide(50, 1, &[asks.clone(), ours.clone()]), [1, 49]);
+        assert_eq!(divide(160, 1, &[asks, ours]), [60, 100]);
+        // Of those who wait an ask may be for the first ones.
+        let few = Party::held(&[level(100, 1_000, 2_000)], 2, 1_900);
+        let late = Party::held(&[level(10, 1_500, 2_000)], 10, u64::MAX);
+        assert_eq!(divide(2, 1, &[few, late]), [2, 0]);
+    }
+
+    #[test]
+    fn what_a_node_told_long_ago_counts_no_more() {
+        let node = Opener { node: 2, boot: 1 };
+        let mut held = HeldBy::default();
+        let told = Held {
+            levels: vec![level(3, 5, 9)],
+            told_ns: 10,
+            told: Vec::new(),
+        };
+        held.nodes.insert(node, told);
+        assert_eq!(held.first(node, 7_000, 10 + TOLD_NS - 1), (LAST, 5));
+        assert_eq!(held.first(node, 7_000, 10 + TOLD_NS), (LAST, 7_000));
     }
 }

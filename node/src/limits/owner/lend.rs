@@ -139,7 +139,7 @@ impl Owner {
 
     /// Lends of a block that nobody has yet: to each who waits, our own included, what it wants
     /// or its share of what there is.
-    pub(super) fn lend_of_new(&mut self, part: &mut Part) {
+    pub(super) fn lend_of_new(&mut self, part: &mut Part, now_ns: u64) {
         let waiting = self.meter.waiting.load(Ordering::Relaxed);
         // As peers reckon what they want when there is little; what nobody gets is ours anyway.
         let expected = self.local.expected() / SCARCE;
@@ -147,7 +147,7 @@ impl Owner {
         let since_ns = self.loss.dry_since_ns().unwrap_or(u64::MAX);
         let ours = Party::held(&self.held_here(), own, since_ns);
         let theirs = self.lending.pending.iter();
-        let theirs = theirs.map(|p| self.held.party(p.from, p.wanted, p.received_ns));
+        let theirs = theirs.map(|p| self.held.party(p.from, p.wanted, p.received_ns, now_ns));
         let parties: Vec<Party> = theirs.chain([ours]).collect();
         let shares = divide(part.block.amount, self.meter.estimate(), &parties);
         let pending = std::mem::take(&mut self.lending.pending);
@@ -241,11 +241,11 @@ impl Owner {
         parts.sort_by_key(|part| std::cmp::Reverse(part.block.span.end_ns));
         let worth_ns = now_ns.saturating_add(LIFE_MIN_NS);
         let mut pending = std::mem::take(&mut self.lending.pending);
-        pending.sort_by_key(|p| self.held.first(p.from, p.received_ns));
+        pending.sort_by_key(|p| self.held.first(p.from, p.received_ns, now_ns));
         let ours = self.held_here();
         let ours = ours.first().map(|first| (first.behind, first.since_ns));
         for pending in pending {
-            let first = self.held.first(pending.from, pending.received_ns);
+            let first = self.held.first(pending.from, pending.received_ns, now_ns);
             if ours.is_some_and(|ours| ours < first) {
                 self.lending.pending.push(pending);
                 continue;

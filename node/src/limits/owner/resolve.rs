@@ -94,7 +94,7 @@ impl Owner {
             return;
         };
         let mut part = Part::new(block, Source::Store, cell);
-        self.lend_of_new(&mut part);
+        self.lend_of_new(&mut part, now_ns);
         self.fill(part, now_ns);
     }
 

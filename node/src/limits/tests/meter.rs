@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::meter::{Limit, MeterSpec, StoreLoss, Window};
+use proto::meter::{Estimate, Limit, MeterSpec, StoreLoss, Window};
 use proto::store::{StoreError, TxnOutcome};
 
 use super::memory::Memory;
@@ -36,11 +36,17 @@ struct Node {
 
 impl Node {
     fn new(nodes: u32, limit: u64, on_store_loss: StoreLoss) -> Self {
+        Self::estimating(nodes, limit, on_store_loss, None)
+    }
+
+    /// The same with a meter of values, of which each request sets so much aside.
+    fn estimating(nodes: u32, limit: u64, on_store_loss: StoreLoss, estimate: Option<u64>) -> Self {
         let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
         settings.nodes = nodes;
         let (limits, broker) = Limits::unserved(&settings, Arc::new(NoClock));
         let limit = Limit::new(limit, Window::Minute).unwrap();
         let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
+        let spec = spec.estimating(estimate.map(Estimate::Given));
         let spec = Arc::new(spec.on_store_loss(on_store_loss));
         Self {
             meter: limits.meter(MeterKey::whole("key"), spec),
@@ -195,6 +201,34 @@ fn a_limit_that_fails_open_lets_all_pass_while_the_store_is_gone() {
     };
     assert!(!token.send(node.now_ns).unwrap().spent.is_empty());
     assert_eq!(node.meter.status(node.now_ns).mode, Mode::Store);
+}
+
+#[test]
+fn what_answers_cost_while_a_limit_fails_open_is_not_charged_later() {
+    let mut node = Node::estimating(3, 1_000, StoreLoss::FailOpen, Some(40));
+    let waiting = node.wait();
+    node.serve();
+    let token = waiting.poll_now(node.now_ns).unwrap().unwrap();
+    let sent = token.send(node.now_ns).unwrap();
+    sent.reserved
+        .into_iter()
+        .for_each(|r| r.settle(40, node.now_ns));
+    let Draw::Wait(waiting) = node.meter.draw(0, node.now_ns) else {
+        panic!("nothing is at hand");
+    };
+    node.lose_store(320);
+    let token = waiting.poll_now(node.now_ns).unwrap().unwrap();
+    let sent = token.send(node.now_ns).unwrap();
+    for reserved in sent.reserved {
+        assert_eq!(reserved.amount(), 0);
+        reserved.settle(100_000, node.now_ns);
+    }
+    for _ in 0..3_000 {
+        node.now_ns += MS;
+        node.serve();
+    }
+    let limits = node.meter.status(node.now_ns).limits;
+    assert!(limits[0].remaining >= 900, "{limits:?}");
 }
 
 /// Nobody asks again while the answer is out: the broker must look by itself.
