@@ -43,12 +43,8 @@ impl<'a> Residence<'a> {
 
     /// Those of a target's addresses that calls may go to; one that cannot be read is left out.
     pub fn bases(&self, target: &Target) -> impl Iterator<Item = BaseUrl> {
-        let listed = target.endpoints.iter().filter(|one| self.has(one));
-        let listed = listed.map(|one| one.base_url.as_str());
-        let alone = target.endpoints.is_empty();
-        let alone = alone.then_some(target.base_url.as_str());
-        let all = alone.into_iter().chain(listed);
-        all.filter_map(|text| BaseUrl::parse(text).ok())
+        let bases = target.bases_where(|endpoint| self.has(endpoint));
+        bases.map(|(_, base)| base)
     }
 
     /// Its regions in words: "eu, us".

@@ -284,8 +284,17 @@ impl Target {
     }
 
     /// Every URL that requests to it may go to: with a pointer, those that cannot be read left out.
-    pub fn bases(&self) -> impl Iterator<Item = (String, BaseUrl)> + '_ {
+    pub fn bases(&self) -> impl Iterator<Item = (String, BaseUrl)> {
+        self.bases_where(|_| true)
+    }
+
+    /// The same without the endpoints that do not count.
+    pub fn bases_where(
+        &self,
+        counts: impl Fn(&Endpoint) -> bool,
+    ) -> impl Iterator<Item = (String, BaseUrl)> {
         let listed = self.endpoints.iter().enumerate();
+        let listed = listed.filter(move |(_, endpoint)| counts(endpoint));
         let listed = listed.map(|(at, endpoint)| {
             (
                 format!("/endpoints/{at}/base_url"),

@@ -119,6 +119,16 @@ pub fn wait_status(node: &Gateway, proxy: &Proxy, method: &str, status: u16) {
     });
 }
 
+/// Waits until nodes have all that was made so far. Who had a proxy and not yet its meter would
+/// send a call that counts nowhere; who serves what is made now has both.
+pub fn wait_known<'n>(control: &Gateway, nodes: impl IntoIterator<Item = &'n Gateway>) {
+    let later = Upstream::json("{}");
+    let proxy = control.proxy(&later.url());
+    for node in nodes {
+        wait_status(node, &proxy, "GET", 200);
+    }
+}
+
 #[test]
 fn two_nodes_serve_one_configuration_and_one_limit() {
     let cluster = Cluster::new();

@@ -1,7 +1,6 @@
 //! Targets with several endpoints: requests go to the nearest that works, what may be sent again
 //! goes on to another one when it fails, and comes back slowly when it works again.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -348,18 +347,23 @@ fn a_gateways_fault_is_passed_on_when_the_others_have_nothing_better() {
     };
     let granted = "proxy-access-granted";
     let unavailable = statuses("503 Service Unavailable");
-    check(&unavailable, &statuses("200 OK"), (200, granted));
+    // It stays to the end: on its port another upstream would be called on a kept connection.
+    let fine = statuses("200 OK");
+    check(&unavailable, &fine, (200, granted));
     let gone = Upstream::raw(|_, _| {});
     let answer = check(&statuses("504 Gateway Timeout"), &gone, (504, granted));
     let id = answer.field("requestrocket-request-id").expect("an id");
     let record = gateway.record(id);
-    // Each is asked once; on a kept connection that is found closed, once more on a new one.
-    let sends = record["sends"].as_array().expect("a list").iter();
-    let fresh = sends.filter(|send| send["reused"] == false).count();
-    assert_eq!(fresh, 2, "{record}");
-    let asked = record["endpoints"].as_array().expect("a list").iter();
-    let asked: BTreeSet<&str> = asked.filter_map(Value::as_str).collect();
-    assert_eq!(asked.len(), 2, "{record}");
+    assert_eq!(
+        record["sends"].as_array().map(Vec::len),
+        Some(2),
+        "{record}"
+    );
+    assert_eq!(
+        record["endpoints"].as_array().map(Vec::len),
+        Some(2),
+        "{record}"
+    );
     // The target's own answers are never asked for twice.
     let broken = statuses("500 Internal Server Error");
     let spare = statuses("200 OK");

@@ -5,7 +5,7 @@ use proto::store::Op;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, wait_status};
+use crate::cluster::{Cluster, wait_known, wait_status};
 use crate::harness::gateway::{Gateway, Proxy, binary};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
@@ -278,10 +278,7 @@ fn limited(control: &Gateway, node: &Gateway, window: &str) -> (Proxy, Upstream)
     let proxy = control.proxy(&upstream.url());
     let meter = json!({"name": window, "limits": [{"limit": 10, "window": window}]});
     control.create(&format!("/proxies/{}/meters", proxy.id), meter);
-    // A node that had the proxy and not yet the meter would send a call that counts nowhere. Who
-    // serves what was made after the meter has it too.
-    let later = Upstream::json("{}");
-    wait_status(node, &control.proxy(&later.url()), "GET", 200);
+    wait_known(control, [node]);
     (proxy, upstream)
 }
 

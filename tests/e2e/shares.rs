@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-use crate::cluster::wait_status;
+use crate::cluster::{wait_known, wait_status};
 use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
@@ -29,19 +29,9 @@ fn metered(pair: &Pair, upstream: &Upstream, meter: Value) -> (Proxy, Value) {
     let meter = pair
         .us
         .create(&format!("/proxies/{}/meters", proxy.id), meter);
-    wait_known(&pair.us, &pair.two, &pair.nodes);
+    pair.two.wait_equal();
+    wait_known(&pair.us, &pair.nodes);
     (proxy, meter)
-}
-
-/// Waits until nodes have all that was made so far. Who had a proxy and not yet its meter would
-/// send a call that counts nowhere; who serves what is made now has both.
-fn wait_known(control: &Gateway, two: &Two, nodes: &[Gateway]) {
-    let later = Upstream::json("{}");
-    let proxy = control.proxy(&later.url());
-    two.wait_equal();
-    for node in nodes {
-        wait_status(node, &proxy, "GET", 200);
-    }
 }
 
 fn path_of(proxy: &Proxy, meter: &Value) -> String {
@@ -195,7 +185,8 @@ fn shares_go_where_callers_are_and_the_sum_stays_within_the_limit() {
     let meter = json!({"limits": [{"limit": 200, "window": "second"}],
                        "shared_by": ["us", "eu"]});
     us.create(&format!("/proxies/{}/meters", proxy.id), meter);
-    wait_known(&us, &two, &nodes);
+    two.wait_equal();
+    wait_known(&us, &nodes);
     let before = upstream.seen().len();
     // First all callers are in us, then all in eu.
     for (control, node) in [(&us, &nodes[0]), (&eu, &nodes[1])] {

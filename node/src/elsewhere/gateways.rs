@@ -302,14 +302,10 @@ mod tests {
             () = gateway.gone(begins) => {}
             () = gateway.gone(began) => panic!("it may have been carried out"),
         }
-        while gateway.is_there() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| !gateway.is_there()).await;
         let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         gateway.use_it();
-        while !gateway.is_there() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| gateway.is_there()).await;
     }
 
     #[tokio::test]

@@ -140,16 +140,18 @@ impl Elsewhere {
         EarlyEnd::new(Code::RegionRedirect, detail).header("location", location)
     }
 
-    /// The nearest gateway that is there, which a caller is redirected to. All of them are dialled
-    /// for a while, as for a request that is passed on.
+    /// The nearest gateway that is there, which a caller is redirected to.
     pub fn leads_to(&self) -> Option<&RegionGateway> {
+        self.use_gateways();
+        let nearest = self.gateways.get(*self.nearest().first()?);
+        nearest.filter(|to| to.gateway.is_there())
+    }
+
+    /// All gateways are dialled for a while, so that it is known which are there.
+    pub(super) fn use_gateways(&self) {
         for each in &self.gateways {
             each.gateway.use_it();
         }
-        let nearest = self.nearest().into_iter();
-        nearest
-            .filter_map(|at| self.gateways.get(at))
-            .find(|to| to.gateway.is_there())
     }
 
     /// The places of the gateways, those that are there first and the nearest of each first.

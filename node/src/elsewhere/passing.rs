@@ -78,9 +78,7 @@ async fn answer_to(
         has_alternatives: elsewhere.gateways.len() > 1,
         ..Terms::now()
     };
-    for each in &elsewhere.gateways {
-        each.gateway.use_it();
-    }
+    elsewhere.use_gateways();
     let mut body = match terms.has_alternatives {
         true => failover::body(exchange, &crossing.method, terms).await?,
         false => exchange.body.take(),

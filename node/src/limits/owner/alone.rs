@@ -10,7 +10,7 @@ use super::{
 /// A view older than its node's last contact by more than this is not fresh.
 const FRESH_NS: u64 = 1_000_000_000;
 /// What is said of a meter without a store holds for so long.
-const REFUSE_LOST_NS: u64 = 100_000_000;
+const SAID_LOST_NS: u64 = 100_000_000;
 
 impl Owner {
     /// A look while a write is on its way, or while the store does not answer.
@@ -27,7 +27,7 @@ impl Owner {
                 self.publish_lost(around, state);
             }
             if self.meter.waiting.load(Ordering::Relaxed) > 0 {
-                looks.push(now_ns.saturating_add(REFUSE_LOST_NS));
+                looks.push(now_ns.saturating_add(SAID_LOST_NS));
             }
             looks.extend(self.live_end_ns());
         } else if let (true, Some(since_ns)) = (hungry, self.loss.dry_since_ns()) {
@@ -80,12 +80,12 @@ impl Owner {
     }
 
     fn publish_open(&self, around: &Around<'_>, state: State) {
-        let until_ns = around.now.boot_ns.saturating_add(REFUSE_LOST_NS);
+        let until_ns = around.now.boot_ns.saturating_add(SAID_LOST_NS);
         self.publish(&state, around, Verdict::Pass { until_ns }, Mode::Open);
     }
 
     pub(super) fn publish_lost(&mut self, around: &Around<'_>, state: State) {
-        let until_ns = around.now.boot_ns.saturating_add(REFUSE_LOST_NS);
+        let until_ns = around.now.boot_ns.saturating_add(SAID_LOST_NS);
         let verdict = Verdict::Refuse {
             until_ns,
             cause: Cause::StoreLost,

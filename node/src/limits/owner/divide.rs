@@ -11,39 +11,42 @@ pub(super) struct Party {
     pub(super) holds: bool,
 }
 
-/// Those of one rank on one node.
-#[derive(Clone, Copy, Debug)]
-struct Claim {
-    wanted: u64,
-    since_ns: u64,
-    /// When the last of them came.
-    newest_ns: u64,
-}
-
-impl Claim {
-    /// What those want of it who came by an instant. Between the first and the last they are taken
-    /// to have come evenly.
+impl Level {
+    /// What those want of them who came by an instant. Between the first and the last they are
+    /// taken to have come evenly.
     fn by(&self, at_ns: u64) -> u64 {
         let Some(after_ns) = at_ns.checked_sub(self.since_ns) else {
             return 0;
         };
-        match self.newest_ns.saturating_sub(self.since_ns) {
-            span_ns if after_ns < span_ns => part_of(self.wanted, after_ns, span_ns),
-            _ => self.wanted,
+        match self.span_ns() {
+            span_ns if after_ns < span_ns => part_of(self.tokens, after_ns, span_ns.into()),
+            _ => self.tokens,
         }
     }
 
     /// When the first of them came who is not served by so much.
     fn next_ns(&self, served: u64) -> u64 {
-        let span_ns = self.newest_ns.saturating_sub(self.since_ns);
-        let after_ns = part_of(span_ns, served, self.wanted.max(1));
+        let after_ns = part_of(self.span_ns(), served, self.tokens.max(1).into());
         self.since_ns.saturating_add(after_ns)
+    }
+
+    /// The first of them, for so many of their tokens.
+    pub(super) fn first(self, tokens: u64) -> Self {
+        Self {
+            tokens,
+            newest_ns: self.next_ns(tokens),
+            ..self
+        }
+    }
+
+    fn span_ns(&self) -> u64 {
+        self.newest_ns.saturating_sub(self.since_ns)
     }
 }
 
-/// `part` of `whole` parts of something.
-fn part_of(all: u64, part: u64, whole: u64) -> u64 {
-    let share = u128::from(all) * u128::from(part) / u128::from(whole);
+/// `part` of `whole` parts of something, rounded down.
+fn part_of(all: u64, part: u64, whole: u128) -> u64 {
+    let share = u128::from(all) * u128::from(part) / whole;
     u64::try_from(share).unwrap_or(u64::MAX)
 }
 
@@ -60,12 +63,7 @@ pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
     levels.sort_by_key(|(_, level)| level.behind);
     let mut left = amount;
     for rank in levels.chunk_by(|(_, one), (_, other)| one.behind == other.behind) {
-        let claim = |(_, level): &(usize, Level)| Claim {
-            wanted: level.tokens,
-            since_ns: level.since_ns,
-            newest_ns: level.newest_ns,
-        };
-        let claims: Vec<Claim> = rank.iter().map(claim).collect();
+        let claims: Vec<Level> = rank.iter().map(|(_, level)| *level).collect();
         let more = divide_rank(left, unit, &claims, in_order);
         for ((at, _), more) in rank.iter().zip(more) {
             if let Some(share) = shares.get_mut(*at) {
@@ -78,25 +76,24 @@ pub(super) fn divide(amount: u64, unit: u64, parties: &[Party]) -> Vec<u64> {
 }
 
 /// All that each wants, or its share: in order what those want who came first of all, else by what
-/// each wants. A request takes `unit` tokens at once, so that less than that is of no
-/// use to anybody: shares are whole requests, and what does not divide goes to the oldest, one
-/// each.
-fn divide_rank(amount: u64, unit: u64, claims: &[Claim], in_order: bool) -> Vec<u64> {
+/// each wants. A request takes `unit` tokens at once, so that less than that is of no use to
+/// anybody: shares are whole requests, and what does not divide goes to the oldest, one each.
+fn divide_rank(amount: u64, unit: u64, claims: &[Level], in_order: bool) -> Vec<u64> {
     let parts = match in_order {
         true => first_come(amount, claims),
-        false => proportional(amount, claims.iter().map(|claim| claim.wanted)),
+        false => proportional(amount, claims.iter().map(|claim| claim.tokens)),
     };
     let step = |left: u64| unit.max(1).min(left);
-    let share = |(claim, part): (&Claim, u64)| match part >= claim.wanted {
-        true => claim.wanted,
-        false => part - part % step(claim.wanted),
+    let share = |(claim, part): (&Level, u64)| match part >= claim.tokens {
+        true => claim.tokens,
+        false => part - part % step(claim.tokens),
     };
     let mut shares: Vec<u64> = claims.iter().zip(parts).map(share).collect();
     let mut rest = amount.saturating_sub(shares.iter().sum());
-    let mut oldest: Vec<(&Claim, &mut u64)> = claims.iter().zip(&mut shares).collect();
+    let mut oldest: Vec<(&Level, &mut u64)> = claims.iter().zip(&mut shares).collect();
     oldest.sort_by_key(|(claim, share)| claim.next_ns(**share));
     for (claim, share) in oldest {
-        let more = step(claim.wanted.saturating_sub(*share));
+        let more = step(claim.tokens.saturating_sub(*share));
         if more <= rest {
             *share += more;
             rest -= more;
@@ -108,16 +105,13 @@ fn divide_rank(amount: u64, unit: u64, claims: &[Claim], in_order: bool) -> Vec<
 /// What each wants, or its part of `amount`, rounded down.
 fn proportional(amount: u64, wanted: impl Iterator<Item = u64> + Clone) -> Vec<u64> {
     let total: u128 = wanted.clone().map(u128::from).sum();
-    let part = |wanted: u64| {
-        let part = u128::from(amount) * u128::from(wanted) / total.max(1);
-        wanted.min(u64::try_from(part).unwrap_or(u64::MAX))
-    };
+    let part = |wanted: u64| wanted.min(part_of(amount, wanted, total.max(1)));
     wanted.map(part).collect()
 }
 
 /// What those want who came first of all: by the last instant by which no more is wanted than there
 /// is, and their parts of the rest for who came at the next.
-fn first_come(amount: u64, claims: &[Claim]) -> Vec<u64> {
+fn first_come(amount: u64, claims: &[Level]) -> Vec<u64> {
     let by = |at_ns: u64| claims.iter().map(move |claim| claim.by(at_ns));
     let is_enough = |at_ns: u64| by(at_ns).map(u128::from).sum::<u128>() <= u128::from(amount);
     if is_enough(u64::MAX) {

@@ -239,20 +239,6 @@ impl Party {
     }
 }
 
-impl Level {
-    /// The first of those of a rank, for so many of their tokens.
-    fn first(self, tokens: u64) -> Self {
-        let span_ns = self.newest_ns.saturating_sub(self.since_ns);
-        let span_ns = u128::from(span_ns) * u128::from(tokens) / u128::from(self.tokens.max(1));
-        let span_ns = u64::try_from(span_ns).unwrap_or(u64::MAX);
-        Self {
-            tokens,
-            newest_ns: self.since_ns.saturating_add(span_ns),
-            ..self
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::divide::divide;

@@ -240,12 +240,13 @@ impl Owner {
         let mut parts = std::mem::take(&mut self.parts);
         parts.sort_by_key(|part| std::cmp::Reverse(part.block.span.end_ns));
         let worth_ns = now_ns.saturating_add(LIFE_MIN_NS);
-        let mut pending = std::mem::take(&mut self.lending.pending);
-        pending.sort_by_key(|p| self.held.first(p.from, p.received_ns, now_ns));
+        let pending = std::mem::take(&mut self.lending.pending).into_iter();
+        let ranked = pending.map(|p| (self.held.first(p.from, p.received_ns, now_ns), p));
+        let mut pending: Vec<_> = ranked.collect();
+        pending.sort_by_key(|(first, _)| *first);
         let ours = self.held_here();
         let ours = ours.first().map(|first| (first.behind, first.since_ns));
-        for pending in pending {
-            let first = self.held.first(pending.from, pending.received_ns, now_ns);
+        for (first, pending) in pending {
             if ours.is_some_and(|ours| ours < first) {
                 self.lending.pending.push(pending);
                 continue;

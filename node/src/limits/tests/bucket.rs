@@ -83,10 +83,7 @@ fn run(rate: u64, window: Window, burst: u64, nodes: u64, seconds: u64) -> Vec<(
     let limit = Limit::with_algorithm(rate, window, Algorithm::TokenBucket).unwrap();
     let limit = limit.with_burst(burst).unwrap();
     let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
-    let mut memory = Memory {
-        revision: 1,
-        ..Memory::default()
-    };
+    let mut memory = Memory::new();
     let mut all: Vec<Node> = (1..=nodes).map(|node| Node::new(node, &spec)).collect();
     let mut sends = Vec::new();
     for at_ms in 1_000..1_000 + seconds * 1_000 {

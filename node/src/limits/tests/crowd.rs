@@ -52,10 +52,7 @@ impl World {
         let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
         settings.keys_max = keys_max;
         let (limits, broker) = Limits::unserved(&settings, Arc::clone(&clock) as Arc<dyn Clock>);
-        let memory = Memory {
-            revision: 1,
-            ..Memory::default()
-        };
+        let memory = Memory::new();
         Self {
             clock,
             limits,

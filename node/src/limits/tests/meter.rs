@@ -52,10 +52,7 @@ impl Node {
             meter: limits.meter(MeterKey::whole("key"), spec),
             limits,
             broker,
-            memory: Memory {
-                revision: 1,
-                ..Memory::default()
-            },
+            memory: Memory::new(),
             now_ns: 1_000 * MS,
             sent: 0,
         }

@@ -72,7 +72,7 @@ fn a_store_that_is_wiped_after_it_was_restored_gives_no_day_again() {
         (plan.nodes, plan.peer_trip_ns) = (1 + seed % 3, 2_000_000);
         plan.faults = Faults::default();
         plan.restored = Some((SECOND, 4 * SECOND));
-        plan.wiped_ns = 6 * SECOND;
+        plan.wiped_ns = Some(6 * SECOND);
         let sent = run(&plan, seed).sends.len();
         assert!((270..=300).contains(&sent), "{seed}: {sent}");
     }
@@ -86,7 +86,7 @@ fn a_node_remembers_a_day_of_which_it_has_nothing_left_to_do() {
     for seed in seeds(12) {
         let mut plan = Plan::new(vec![day, second], SECOND, 60 * SECOND);
         plan.faults = Faults::default();
-        plan.wiped_ns = 12 * SECOND;
+        plan.wiped_ns = Some(12 * SECOND);
         let sent = run(&plan, seed).sends.len();
         assert!((15..=20).contains(&sent), "{seed}: {sent}");
     }

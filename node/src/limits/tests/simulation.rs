@@ -55,8 +55,8 @@ pub struct Plan {
     pub clocks: Option<Clocks>,
     /// The store is put back to what it held at the first instant, at the second.
     pub restored: Option<(u64, u64)>,
-    /// When it is wiped; 0 for never.
-    pub wiped_ns: u64,
+    /// When it is wiped.
+    pub wiped_ns: Option<u64>,
 }
 
 /// Wall clocks of nodes.
@@ -101,7 +101,7 @@ impl Plan {
             values: None,
             clocks: None,
             restored: None,
-            wiped_ns: 0,
+            wiped_ns: None,
         }
     }
 }
@@ -236,7 +236,7 @@ impl World {
             next_set_ns: after(&mut chance, plan.clocks.map_or(0, |clocks| clocks.set_ns)),
             next_store_ns: plan.restored.map_or(u64::MAX, |(saved_ns, _)| saved_ns),
             saved: None,
-            next_wipe_ns: [plan.wiped_ns, u64::MAX][usize::from(plan.wiped_ns == 0)],
+            next_wipe_ns: plan.wiped_ns.unwrap_or(u64::MAX),
             network: Network::default(),
             plan: plan.clone(),
             chance,

@@ -139,15 +139,11 @@ async fn a_limit_that_fails_open_admits_calls_while_the_store_is_silent() {
     assert_eq!(open.used(), 5);
     held.truncate(1);
     assert_eq!(open.used(), 1);
-    for other in [StoreLoss::FailClosed, StoreLoss::LocalShare] {
-        let closed = slots_of(
-            if other == StoreLoss::FailClosed {
-                "closed"
-            } else {
-                "share"
-            },
-            other,
-        );
+    for (name, other) in [
+        ("closed", StoreLoss::FailClosed),
+        ("share", StoreLoss::LocalShare),
+    ] {
+        let closed = slots_of(name, other);
         let refusal = closed.taken().await.unwrap_err();
         assert!(refusal.lost, "{refusal:?}");
     }
