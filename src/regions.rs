@@ -129,9 +129,18 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
         if regions.peers[..at].iter().any(|other| other.name == *name) {
             return no(format!("`regions.peers` has two regions `{name}`"));
         }
-        if !peer.control.starts_with("http://") && !peer.control.starts_with("https://") {
+        let url = url::Url::parse(&peer.control).ok();
+        let Some(url) = url.filter(|url| ["http", "https"].contains(&url.scheme())) else {
             return no(format!(
                 "`control` of region {name} must be a URL, as https://control.example.com"
+            ));
+        };
+        let plain = url.scheme() == "http" && !is_loopback(&url);
+        if plain && !settings.control.insecure {
+            return no(format!(
+                "`control` of region {name} is `{}`, without TLS: tokens of callers go there; make \
+                 it https://, or accept it with `control.insecure`",
+                peer.control
             ));
         }
         let is_endpoint = |text: &String| {
@@ -158,6 +167,15 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
         return no("regions need `link.listen`: where control planes of the others call".into());
     }
     Ok(())
+}
+
+fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 #[cfg(test)]
@@ -206,6 +224,10 @@ mod tests {
                 bad(|peer| peer.control = "control.eu".into()),
                 "must be a URL",
             ),
+            (
+                bad(|peer| peer.control = "http://control.eu".into()),
+                "without TLS",
+            ),
             (bad(|peer| peer.replication.clear()), "must list"),
             (
                 bad(|peer| peer.replication = vec!["x".into()]),
@@ -218,6 +240,16 @@ mod tests {
         }
         for home in ["us", "eu"] {
             assert!(check(&with(Some(home), vec![peer("eu")])).is_ok());
+        }
+        let mut accepted = bad(|peer| peer.control = "http://control.eu".into());
+        accepted.control.insecure = true;
+        for good in [
+            accepted,
+            bad(|peer| peer.control = "http://127.0.0.1:8081".into()),
+            bad(|peer| peer.control = "http://[::1]:8081/".into()),
+            bad(|peer| peer.control = "http://localhost".into()),
+        ] {
+            assert!(check(&good).is_ok());
         }
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use proto::id::RequestId;
 use proto::org::Role;
+use proto::tree::OrgConfig;
 
+use crate::api::ahead::Given;
 use crate::api::answer::Answer;
 use crate::api::call::{Call, OrgCall};
 use crate::api::error::Refusal;
@@ -128,6 +130,9 @@ pub enum Served {
     HereOrAtHome,
 }
 
+/// Which credentials the body of a call gives secrets for, by the configuration as it is here.
+pub type GivenSecrets = fn(&OrgCall, &OrgConfig) -> Result<Vec<Given>, Refusal>;
+
 /// A query parameter: name and meaning.
 pub type Parameter = (&'static str, &'static str);
 
@@ -156,6 +161,8 @@ pub struct Route {
     pub changes: bool,
     /// Whether the operator's token of this region does, which no configuration knows.
     pub by_local_operator: bool,
+    /// Which credentials its body gives secrets for, where it may give any.
+    pub given_secrets: Option<GivenSecrets>,
 }
 
 impl Route {
@@ -237,6 +244,7 @@ impl Route {
             },
             changes: verb.writes(),
             by_local_operator: false,
+            given_secrets: None,
         }
     }
 
@@ -262,6 +270,12 @@ impl Route {
     /// Also for the operator's token of this region.
     pub fn by_local_operator(mut self) -> Self {
         self.by_local_operator = true;
+        self
+    }
+
+    /// Its body may give secrets of credentials.
+    pub fn given_secrets(mut self, given: GivenSecrets) -> Self {
+        self.given_secrets = Some(given);
         self
     }
 

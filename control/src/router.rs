@@ -14,20 +14,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
-use proto::seal::Purpose;
-use proto::tree::Hash;
 use serde_json::Value;
 
 use crate::api::answer::{Answer, respond};
 use crate::api::call::{self, Call, OrgCall, Query, Request};
 use crate::api::error::{Code, Refusal};
-use crate::api::idempotency::{Claim, IdempotencyKey};
 pub use crate::api::routes;
-use crate::api::{self, body};
+use crate::api::{self, body, idempotency};
 use crate::operator::{Caller, bearer};
 use crate::publish::Idempotency;
 use crate::regions;
-use crate::route::{Access, Answering, Gives, Route, Served, Verb};
+use crate::route::{Access, Answering, Gives, Need, Route, Served, Verb};
 use crate::state::Control;
 use crate::throttle::Verdict;
 
@@ -159,8 +156,8 @@ async fn serve(
     if !route.verb.writes() {
         return ready.run(document, None).await;
     }
-    let key = idempotency_key(request, ready.caller())?;
-    let digest = request_digest(control, route, request, &document);
+    let key = idempotency::key(request, ready.caller())?;
+    let digest = idempotency::digest(control, (route.verb, request), &document);
     // A task of its own: the caller's hang-up must not leave a write half observed, nor its
     // idempotency key taken for a day.
     let control = control.clone();
@@ -168,7 +165,7 @@ async fn serve(
         match key {
             None => ready.run(document, None).await,
             Some(key) => {
-                once(&control, key, digest, |kept| {
+                idempotency::once(&control, key, digest, |kept| {
                     ready.run(document, Some(kept))
                 })
                 .await
@@ -246,7 +243,7 @@ fn admitted(control: &Control, route: &Route, request: &HttpRequest) -> Result<C
 /// What a row runs, before who calls is proved.
 enum Handler {
     Call(Rc<dyn Fn(Call) -> Answering>),
-    Org(crate::route::Need, Rc<dyn Fn(OrgCall) -> Answering>),
+    Org(Need, Rc<dyn Fn(OrgCall) -> Answering>),
 }
 
 /// A call that may run, but for its body.
@@ -275,23 +272,53 @@ impl Handler {
                 Ok(Ready::Call(Box::new(call), run))
             }
             Self::Org(need, run) => {
-                // An organisation that the caller is not in answers like one that is not there.
-                let org = control
-                    .find_org(parts.part("org"))
-                    .ok_or_else(Refusal::not_found)?;
-                let role = caller.role_in(org.id).ok_or_else(Refusal::not_found)?;
-                call::require(role, need.least(), route.operation)?;
-                let call = OrgCall {
-                    control,
-                    caller,
-                    role,
-                    org,
-                    request: parts,
-                };
+                let call = org_call(control, route, need, (caller, parts))?;
                 Ok(Ready::Org(Box::new(call), run))
             }
         }
     }
+}
+
+fn org_call(
+    control: Arc<Control>,
+    route: &Route,
+    need: Need,
+    (caller, request): (Caller, Request),
+) -> Result<OrgCall, Refusal> {
+    // An organisation that the caller is not in answers like one that is not there.
+    let org = control
+        .find_org(request.part("org"))
+        .ok_or_else(Refusal::not_found)?;
+    let role = caller.role_in(org.id).ok_or_else(Refusal::not_found)?;
+    call::require(role, need.least(), route.operation)?;
+    Ok(OrgCall {
+        control,
+        caller,
+        role,
+        org,
+        request,
+    })
+}
+
+/// The body of a write that goes on to home, with the secrets in it sealed.
+///
+/// # Errors
+/// As of a call that is carried out here.
+pub(crate) async fn sealed(
+    control: &Arc<Control>,
+    route: &Route,
+    (request, caller): (&HttpRequest, Caller),
+    bytes: Vec<u8>,
+) -> Result<Vec<u8>, Refusal> {
+    let (Some(given), Access::Org(need, _)) = (route.given_secrets, &route.access) else {
+        return Ok(bytes);
+    };
+    control.wait_for_version(request.headers()).await?;
+    let parts = read_request(route, request, &control.settings.proxies)?;
+    let mut call = org_call(control.clone(), route, *need, (caller, parts))?;
+    call.request.body = body::document(request.headers(), &bytes, route.takes)?;
+    let sealed = api::ahead::seal(&call, given)?;
+    Ok(sealed.map_or(bytes, |sealed| sealed.to_string().into_bytes()))
 }
 
 impl Ready {
@@ -344,54 +371,4 @@ fn read_request(
         source: call::source(request, proxies),
         body: Value::Null,
     })
-}
-
-fn idempotency_key(
-    request: &HttpRequest,
-    caller: &Caller,
-) -> Result<Option<IdempotencyKey>, Refusal> {
-    let name = header::HeaderName::from_static("idempotency-key");
-    call::single(request.headers(), &name, "Idempotency-Key")?
-        .map(|text| IdempotencyKey::new(caller.token_id, text))
-        .transpose()
-}
-
-/// What makes two requests with one key the same request. Keyed, since it is stored and bodies
-/// hold secrets.
-fn request_digest(
-    control: &Control,
-    route: &Route,
-    request: &HttpRequest,
-    document: &Value,
-) -> [u8; 32] {
-    let parts = [
-        "idempotency",
-        route.verb.as_str(),
-        request.uri().path(),
-        request.query_string(),
-        &document.to_string(),
-    ];
-    control
-        .digest_key
-        .digest(Purpose::TargetFingerprint, parts.join("\0").as_bytes())
-}
-
-/// Carries a write out once. This process knows the first answer, a generated key included; after
-/// a restart, or at another control, the publisher still knows that it was carried out.
-async fn once(
-    control: &Control,
-    key: IdempotencyKey,
-    digest: [u8; 32],
-    run: impl FnOnce(Idempotency) -> Answering,
-) -> Result<Answer, Refusal> {
-    if let Claim::Again(answer) = control.idempotency().claim(&key, digest, Instant::now())? {
-        return Ok(*answer);
-    }
-    let kept = Idempotency {
-        key: key.to_string(),
-        fingerprint: Hash::of(&digest),
-    };
-    let result = run(kept).await;
-    control.idempotency().settle(&key, result.as_ref().ok());
-    result
 }

@@ -5,31 +5,15 @@
 
 use std::sync::Arc;
 
-use proto::object::{Body, ObjectId, StoredCredential};
-use proto::problem::Problem;
-use proto::seal::DigestKey;
-use proto::tree::{self, ApplyError, Change, Draft, Operation, OrgConfig, SecretChange};
-use serde_json::{Value, json};
-use zeroize::Zeroizing;
+use proto::tree::{self, Draft, OrgConfig};
 
 use super::answer::Answer;
 use super::call::OrgCall;
-use super::credentials::Credentials;
 use super::error::Refusal;
-use super::filters::Filters;
-use super::meters::Meters;
-use super::objects::{self, Manner, Resource};
-use super::proxies::Proxies;
-use super::rules::Rules;
-use super::secret::{Absent, Secret};
-use super::targets::Targets;
+use super::plan::Plan;
 use super::versions::{changes, outcome};
-use super::write;
 use crate::publish::{PublishError, Published};
 use crate::route::Parameter;
-
-/// Most faults that are listed.
-const PROBLEMS_MAX: usize = 100;
 
 /// The parameter that both routes know.
 pub const DRY_RUN: Parameter = (
@@ -37,182 +21,15 @@ pub const DRY_RUN: Parameter = (
     "`true`: check everything, say what would change, and change nothing",
 );
 
-/// What is to be done, and what is wrong with it.
-#[derive(Default)]
-pub struct Plan {
-    operations: Vec<Operation>,
-    /// Where in the submitted document the object of each operation stands.
-    pointers: Vec<String>,
-    generated: Vec<Generated>,
-    /// What is to be said of given secrets.
-    warnings: Vec<(ObjectId, Vec<Problem>)>,
-    problems: Vec<Problem>,
-    /// Fields that the document calls otherwise than the model: the model's word, its own.
-    words: &'static [(&'static str, &'static str)],
-}
-
-struct Generated {
-    id: ObjectId,
-    field: &'static str,
-    secret: Zeroizing<String>,
-}
-
-impl Plan {
-    /// A plan of a document that calls fields otherwise than the model.
-    pub fn in_words(words: &'static [(&'static str, &'static str)]) -> Self {
-        Self {
-            words,
-            ..Self::default()
-        }
-    }
-
-    /// The same plan of a document that stands within another.
-    pub fn below(mut self, prefix: &str) -> Self {
-        for pointer in &mut self.pointers {
-            pointer.insert_str(0, prefix);
-        }
-        self.problems = self.problems.into_iter().map(|p| p.below(prefix)).collect();
-        self
-    }
-
-    /// Notes what is wrong, at its place in the submitted document.
-    pub fn problem(&mut self, problem: Problem) {
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(problem);
-        }
-    }
-
-    /// Adds an operation on the object that stands at `pointer`.
-    pub fn push(&mut self, pointer: &str, operation: Operation) {
-        self.operations.push(operation);
-        self.pointers.push(pointer.to_owned());
-    }
-
-    /// Adds the creation of what a document describes; its faults become problems.
-    pub fn create(
-        &mut self,
-        pointer: &str,
-        id: ObjectId,
-        parent: Option<ObjectId>,
-        mut document: Value,
-        key: &DigestKey,
-    ) {
-        let given = taken_secret(id, &mut document);
-        let made = match body(id, parent, document) {
-            Ok(body) => self.secret_of_new(id, &body, given, key).map(|s| (body, s)),
-            Err(problems) => Err(problems),
-        };
-        match made {
-            Ok((body, secret)) => self.push(pointer, Operation::Create { id, body, secret }),
-            Err(problems) => self.faults(pointer, problems),
-        }
-    }
-
-    fn secret_of_new(
-        &mut self,
-        id: ObjectId,
-        body: &Body,
-        given: Option<Value>,
-        key: &DigestKey,
-    ) -> Result<Option<Arc<proto::seal::NewSecret>>, Vec<Problem>> {
-        let Body::Credential(stored) = body else {
-            return Ok(None);
-        };
-        let secret = Secret::new(&stored.credential, given, Absent::Generates)?;
-        let warnings = secret.warnings(&stored.credential);
-        if !warnings.is_empty() {
-            self.warnings.push((id, warnings));
-        }
-        if let Some((field, text)) = secret.generated() {
-            self.generated.push(Generated {
-                id,
-                field,
-                secret: Zeroizing::new(text.to_owned()),
-            });
-        }
-        Ok(secret.prepare(key, &stored.credential))
-    }
-
-    /// Notes the faults of the object at `pointer`.
-    pub fn faults(&mut self, pointer: &str, problems: Vec<Problem>) {
-        for problem in problems {
-            self.problem(problem.below(pointer));
-        }
-    }
-
-    fn checked(&mut self) -> Result<Vec<Operation>, Failed> {
-        match self.problems.is_empty() {
-            true => Ok(std::mem::take(&mut self.operations)),
-            false => {
-                let problems = std::mem::take(&mut self.problems);
-                Err(Failed::Refused(Box::new(Refusal::invalid(problems))))
-            }
-        }
-    }
-
-    /// The publisher's pointers begin with an operation's number; ours with its place.
-    fn replaced(&self, problem: Problem) -> Problem {
-        let (at, rest) = match problem.pointer.strip_prefix('/') {
-            Some(rest) if self.pointers.len() > 1 => match rest.split_once('/') {
-                Some((at, rest)) => (at.parse().unwrap_or(0), format!("/{rest}")),
-                None => (rest.parse().unwrap_or(0), String::new()),
-            },
-            _ => (0, problem.pointer.clone()),
-        };
-        let place: &str = self.pointers.get(at).map_or("", String::as_str);
-        let field = rest.split('/').nth(1).unwrap_or_default();
-        let rest = match self.words.iter().find(|(model, _)| *model == field) {
-            Some((model, own)) => rest.replacen(model, own, 1),
-            None => rest,
-        };
-        Problem {
-            pointer: format!("{place}{rest}"),
-            ..problem
-        }
-    }
-
-    fn refusal(&self, error: PublishError) -> Refusal {
-        let replaced = |problems: Vec<Problem>| -> Vec<Problem> {
-            problems.into_iter().map(|p| self.replaced(p)).collect()
-        };
-        write::refusal(match error {
-            PublishError::Refused(ApplyError::Invalid(problems)) => {
-                ApplyError::Invalid(replaced(problems)).into()
-            }
-            PublishError::Refused(ApplyError::Forbidden(problems)) => {
-                ApplyError::Forbidden(replaced(problems)).into()
-            }
-            other => other,
-        })
-    }
-
-    fn shown_once(&self) -> Vec<Value> {
-        let one = |generated: &Generated| {
-            let secret = json!({generated.field: generated.secret.as_str()});
-            json!({"id": generated.id, "secret": secret})
-        };
-        self.generated.iter().map(one).collect()
-    }
-
-    /// Adds what only this answer says of a credential: the secret that was generated, and what is
-    /// to be said of a given one.
-    pub fn show_once(&self, shown: &mut Value) {
-        for (id, warnings) in &self.warnings {
-            if shown["id"] == json!(id) {
-                shown["warnings"] = json!(warnings);
-            }
-        }
-        for generated in &self.generated {
-            if shown["id"] == json!(generated.id) {
-                shown["secret"][generated.field] = json!(generated.secret.as_str());
-            }
-        }
-    }
-}
-
 enum Failed {
     Refused(Box<Refusal>),
     Publish(PublishError),
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
 }
 
 impl From<PublishError> for Failed {
@@ -263,7 +80,7 @@ pub async fn publish(
     let make = |current: &Arc<OrgConfig>| {
         last = plan(current);
         before = Some(Arc::clone(current));
-        last.checked()
+        last.checked().map_err(Failed::from)
     };
     let published = publisher.publish_made(call.publishing(), make).await;
     let published = published.map_err(|failed| refusal(&last, failed))?;
@@ -283,7 +100,7 @@ pub async fn drafted(
     let mut last = Plan::default();
     let make = |current: &Arc<OrgConfig>| {
         last = plan(current);
-        last.checked()
+        last.checked().map_err(Failed::from)
     };
     let drafted = call.control.publisher.draft(&call.publishing(), make).await;
     drafted.map_err(|failed| refusal(&last, failed))
@@ -294,92 +111,4 @@ fn refusal(plan: &Plan, failed: Failed) -> Refusal {
         Failed::Refused(refusal) => *refusal,
         Failed::Publish(error) => plan.refusal(error),
     }
-}
-
-/// The object that a document describes, of the kind that its id is of.
-fn body(id: ObjectId, parent: Option<ObjectId>, document: Value) -> Result<Body, Vec<Problem>> {
-    match (id, parent) {
-        (ObjectId::Target(_), _) => objects::parse::<Targets>(document).map(Body::Target),
-        (ObjectId::Proxy(_), _) => objects::parse::<Proxies>(document).map(Body::Proxy),
-        (ObjectId::Credential(_), _) => {
-            let credential = objects::parse::<Credentials>(document)?;
-            Ok(Body::Credential(StoredCredential {
-                credential,
-                secret: None,
-                previous: Vec::new(),
-            }))
-        }
-        (ObjectId::Rule(_), Some(on)) => {
-            objects::parse::<Rules>(document).map(|rule| Rules::attach(on, rule))
-        }
-        (ObjectId::Filter(_), Some(on)) => {
-            objects::parse::<Filters>(document).map(|filter| Filters::attach(on, filter))
-        }
-        (ObjectId::Meter(_), Some(on)) => {
-            objects::parse::<Meters>(document).map(|meter| Meters::attach(on, meter))
-        }
-        (ObjectId::Rule(_) | ObjectId::Filter(_) | ObjectId::Meter(_), None) => {
-            let detail = "names no object that it hangs on";
-            Err(vec![Problem::new("", "required", detail)])
-        }
-        (ObjectId::Org(_) | ObjectId::Token(_), _) => {
-            let detail = "organisations and tokens have routes of their own";
-            Err(vec![Problem::new("", "not-applicable", detail)])
-        }
-    }
-}
-
-/// Takes a credential's secret out of its document; no other kind has one.
-pub fn taken_secret(id: ObjectId, document: &mut Value) -> Option<Value> {
-    match (id, document) {
-        (ObjectId::Credential(_), Value::Object(fields)) => fields.shift_remove("secret"),
-        _ => None,
-    }
-}
-
-/// How a document changes an object of the kind that its id is of.
-pub fn change(id: ObjectId, document: Value, manner: Manner) -> Change {
-    match id {
-        ObjectId::Target(_) => change_of::<Targets>(document, manner),
-        ObjectId::Credential(_) => change_of::<Credentials>(document, manner),
-        ObjectId::Proxy(_) => change_of::<Proxies>(document, manner),
-        ObjectId::Rule(_) => change_of::<Rules>(document, manner),
-        ObjectId::Filter(_) => change_of::<Filters>(document, manner),
-        ObjectId::Meter(_) => change_of::<Meters>(document, manner),
-        ObjectId::Org(_) | ObjectId::Token(_) => Arc::new(|_: &Body| {
-            let detail = "organisations and tokens have routes of their own";
-            Err(vec![Problem::new("", "not-applicable", detail)])
-        }),
-    }
-}
-
-fn change_of<R: Resource>(document: Value, manner: Manner) -> Change {
-    Arc::new(move |body: &Body| {
-        let kind = || vec![Problem::new("", "kind", "is of another kind")];
-        let before = R::model(body).ok_or_else(kind)?;
-        let after = objects::changed::<R>(before, &document, manner)?;
-        Ok(R::with_model(body, after))
-    })
-}
-
-/// What becomes of a credential's secret when `given` is submitted with its change.
-///
-/// # Errors
-/// The faults of the secret, at `/secret`.
-pub fn changed_secret(
-    stored: &StoredCredential,
-    given: Option<Value>,
-    key: &DigestKey,
-) -> Result<SecretChange, Vec<Problem>> {
-    let Some(given) = given else {
-        return Ok(SecretChange::Keep);
-    };
-    let secret = Secret::new(&stored.credential, Some(given), Absent::IsAFault)?;
-    Ok(match secret.prepare(key, &stored.credential) {
-        Some(secret) => SecretChange::Set {
-            secret,
-            old_until: None,
-        },
-        None => SecretChange::Keep,
-    })
 }

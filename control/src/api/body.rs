@@ -26,7 +26,15 @@ pub async fn read(
     if takes == Takes::Nothing {
         return Ok(Value::Null);
     }
-    let bytes = collect(headers, payload, most(takes)).await?;
+    let bytes = raw(headers, payload, takes).await?;
+    document(headers, &bytes, takes)
+}
+
+/// A body that was read, as the route takes it.
+///
+/// # Errors
+/// 415 or 400, with what to do.
+pub fn document(headers: &HeaderMap, bytes: &[u8], takes: Takes) -> Result<Value, Refusal> {
     if bytes.is_empty() && matches!(takes, Takes::Optional(_)) {
         return Ok(Value::Object(Map::new()));
     }
@@ -46,10 +54,10 @@ pub async fn read(
             format!("send `Content-Type: application/json`, not `{media_type}`"),
         ));
     }
-    parse(&bytes)
+    parse(bytes)
 }
 
-/// The body as it came, within the route's bound, for another control plane that reads it.
+/// The body as it came, within the route's bound.
 ///
 /// # Errors
 /// 413, or 400 where it was cut.

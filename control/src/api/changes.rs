@@ -13,14 +13,16 @@ use proto::tree::{Operation, OrgConfig, SecretChange};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::ahead::Given;
 use super::answer::Answer;
-use super::batch::{self, Plan};
+use super::batch;
 use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::filters::Filters;
 use super::meters::Meters;
 use super::objects::{Manner, Resource};
+use super::plan::{self, Plan};
 use super::proxies::Proxies;
 use super::rules::Rules;
 use super::shape;
@@ -46,6 +48,7 @@ pub fn routes() -> Vec<Route> {
         )
         .takes(Takes::Large("Changes"))
         .gives(Gives::One("Changed"))
+        .given_secrets(given)
         .parameters(&[batch::DRY_RUN]),
     ]
 }
@@ -75,6 +78,12 @@ async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
         shape::parse(schemas(), "Changes", call.request.body.clone()).map_err(Refusal::invalid)?;
     let key = call.control.digest_key.clone();
     batch::carry_out(&call, |config| changes.plan(config, &key)).await
+}
+
+fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
+    let changes: Changes =
+        shape::parse(schemas(), "Changes", call.request.body.clone()).map_err(Refusal::invalid)?;
+    changes.plan(config, &call.control.digest_key).given()
 }
 
 impl Changes {
@@ -113,7 +122,8 @@ impl Work<'_> {
     fn name(&mut self, steps: &[Step]) -> Vec<Option<ObjectId>> {
         let mut fresh = Vec::with_capacity(steps.len());
         for (at, step) in steps.iter().enumerate() {
-            let id = step.create.as_deref().map(fresh_id);
+            let create = step.create.as_deref();
+            let id = create.map(|collection| fresh_id(collection, step.object.as_ref()));
             fresh.push(id);
             if let (Some(name), Some(id)) = (&step.r#as, id)
                 && self.names.insert(name.clone(), id).is_some()
@@ -182,9 +192,14 @@ impl Work<'_> {
         let pointer = format!("{place}/{field}");
         let mut document = document.clone().unwrap_or_default();
         self.substitute(&pointer, &mut document);
-        let given = batch::taken_secret(id, &mut document);
+        let given = plan::taken_secret(id, &mut document);
+        let change = plan::change(id, document, manner);
         let secret = match self.config.object(id).map(|object| &object.body) {
-            Some(Body::Credential(stored)) => batch::changed_secret(stored, given, self.key),
+            Some(body @ Body::Credential(stored)) => {
+                let after = given.is_some().then(|| change(body).ok()).flatten();
+                self.plan.gives(&pointer, id, after.as_ref());
+                plan::changed_secret(stored, given, self.key)
+            }
             _ => Ok(SecretChange::Keep),
         };
         match secret {
@@ -193,7 +208,7 @@ impl Work<'_> {
                 Operation::Update {
                     id,
                     precondition: step.if_match,
-                    change: batch::change(id, document, manner),
+                    change,
                     secret,
                 },
             ),
@@ -262,9 +277,11 @@ impl Work<'_> {
 }
 
 /// A fresh id of a collection's kind; the schema lets no other word through.
-fn fresh_id(collection: &str) -> ObjectId {
+fn fresh_id(collection: &str, object: Option<&Value>) -> ObjectId {
     match collection {
-        Credentials::COLLECTION => Credentials::fresh_id(),
+        Credentials::COLLECTION => {
+            Credentials::id_of_new(object.and_then(|object| object.get("secret")))
+        }
         Proxies::COLLECTION => Proxies::fresh_id(),
         Rules::COLLECTION => Rules::fresh_id(),
         Filters::COLLECTION => Filters::fresh_id(),

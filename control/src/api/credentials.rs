@@ -13,11 +13,12 @@ use proto::tree::{OrgConfig, SecretChange};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::ahead::Given;
 use super::answer::Answer;
 use super::call::{OrgCall, require};
 use super::error::Refusal;
 use super::objects::{self, Edit, Manner, Resource, Rights, View};
-use super::secret::{Absent, Secret};
+use super::secret::{Absent, SEALED, Secret};
 use super::{shape, unsealed, write};
 use crate::openapi::schemas;
 use crate::route::{Gives, Need, Parameter, Route, Takes, Verb};
@@ -101,6 +102,16 @@ impl Resource for Credentials {
     }
 }
 
+impl Credentials {
+    /// The id of a credential that is made with this secret: the one that it was sealed for, where
+    /// another region did that.
+    pub fn id_of_new(secret: Option<&Value>) -> ObjectId {
+        let sealed = secret.and_then(|secret| secret.get(SEALED)?.get("credential")?.as_str());
+        let id = sealed.and_then(|id| id.parse().ok());
+        id.map_or_else(Self::fresh_id, ObjectId::Credential)
+    }
+}
+
 /// Whether a fact beside the configuration ends this secret: the operator of a region revoked it.
 fn is_over(view: &View<'_>, id: ObjectId, secret: &SecretState) -> bool {
     let world = view.control.world();
@@ -143,7 +154,8 @@ pub fn routes() -> Vec<Route> {
         .parameters(KIND),
         Route::org(Verb::Post, ALL, made, by_kind, create)
             .takes(Takes::Body(input))
-            .gives(Gives::Created("Credential")),
+            .gives(Gives::Created("Credential"))
+            .given_secrets(of_new),
         Route::org(
             Verb::Get,
             ONE,
@@ -161,7 +173,8 @@ pub fn routes() -> Vec<Route> {
             update,
         )
         .takes(Takes::MergePatch(input))
-        .gives(Gives::One("Credential")),
+        .gives(Gives::One("Credential"))
+        .given_secrets(of_merged),
         Route::org(
             Verb::Put,
             ONE,
@@ -170,7 +183,8 @@ pub fn routes() -> Vec<Route> {
             replace,
         )
         .takes(Takes::Body(input))
-        .gives(Gives::One("Credential")),
+        .gives(Gives::One("Credential"))
+        .given_secrets(of_replaced),
         Route::org(
             Verb::Delete,
             ONE,
@@ -180,7 +194,8 @@ pub fn routes() -> Vec<Route> {
         ),
         Route::org(Verb::Post, ROTATE, rotated, by_kind, rotate)
             .takes(Takes::Optional("Rotation"))
-            .gives(Gives::One("Credential")),
+            .gives(Gives::One("Credential"))
+            .given_secrets(of_rotated),
     ]
 }
 
@@ -212,11 +227,13 @@ async fn create(call: OrgCall) -> Result<Answer, Refusal> {
     let credential =
         objects::parse::<Credentials>(call.request.body.clone()).map_err(Refusal::invalid)?;
     let given = call.request.body.get("secret").cloned();
-    let secret = Secret::new(&credential, given, Absent::Generates).map_err(|mut problems| {
+    let key = &call.control.digest_key;
+    let secret = Secret::new(key, &credential, given, Absent::Generates);
+    let secret = secret.map_err(|mut problems| {
         problems.extend(Credentials::validate(&credential));
         Refusal::invalid(problems)
     })?;
-    let prepared = secret.prepare(&call.control.digest_key, &credential);
+    let prepared = secret.prepare(key, &credential);
     let body = Body::Credential(StoredCredential {
         credential: credential.clone(),
         secret: None,
@@ -242,13 +259,14 @@ async fn change(mut call: OrgCall, manner: Manner) -> Result<Answer, Refusal> {
         Value::Object(fields) => fields.shift_remove("secret"),
         _ => None,
     };
+    let key = call.control.digest_key.clone();
     let secret = match given {
         None => Secret::None,
         // The credential as it will be: where a secret stands does not change its form.
-        Some(given) => Secret::new(&current.credential, Some(given), Absent::IsAFault)
+        Some(given) => Secret::new(&key, &current.credential, Some(given), Absent::IsAFault)
             .map_err(Refusal::invalid)?,
     };
-    let change = match secret.prepare(&call.control.digest_key, &current.credential) {
+    let change = match secret.prepare(&key, &current.credential) {
         Some(secret) => SecretChange::Set {
             secret,
             old_until: None,
@@ -287,7 +305,8 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
         let detail = "the gateway uses one secret of a target credential at a time";
         problems.push(Problem::new("/overlap_ms", "not-applicable", detail));
     }
-    let secret = match Secret::new(&current.credential, rotation.secret, Absent::Generates) {
+    let key = &call.control.digest_key;
+    let secret = match Secret::new(key, &current.credential, rotation.secret, Absent::Generates) {
         Ok(secret) if problems.is_empty() => secret,
         Ok(_) => return Err(Refusal::invalid(problems)),
         Err(further) => {
@@ -295,7 +314,7 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
             return Err(Refusal::invalid(problems));
         }
     };
-    let Some(prepared) = secret.prepare(&call.control.digest_key, &current.credential) else {
+    let Some(prepared) = secret.prepare(key, &current.credential) else {
         let detail = "type none holds no secret";
         return Err(Refusal::invalid(vec![Problem::new(
             "",
@@ -314,6 +333,37 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
     let mut answer = write::keep_with::<Credentials>(&call, change).await?;
     secret.show_once(&current.credential, &mut answer);
     Ok(answer)
+}
+
+fn of_new(call: &OrgCall, _: &OrgConfig) -> Result<Vec<Given>, Refusal> {
+    let document = &call.request.body;
+    let credential = objects::parse::<Credentials>(document.clone()).map_err(Refusal::invalid)?;
+    let id = Credentials::id_of_new(document.get("secret"));
+    Ok(vec![Given::new("", id, credential)])
+}
+
+fn of_merged(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
+    of_changed(call, config, Manner::Merge)
+}
+
+fn of_replaced(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
+    of_changed(call, config, Manner::Replace)
+}
+
+fn of_changed(call: &OrgCall, config: &OrgConfig, manner: Manner) -> Result<Vec<Given>, Refusal> {
+    let current = current(call, config)?;
+    let after = objects::changed::<Credentials>(&current.credential, &call.request.body, manner);
+    let after = after.map_err(Refusal::invalid)?;
+    Ok(vec![Given::new("", call.request.id("id")?, after)])
+}
+
+fn of_rotated(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
+    let current = current(call, config)?;
+    Ok(vec![Given::new(
+        "",
+        call.request.id("id")?,
+        current.credential,
+    )])
 }
 
 fn current(call: &OrgCall, config: &OrgConfig) -> Result<StoredCredential, Refusal> {

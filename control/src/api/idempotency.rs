@@ -6,10 +6,20 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use actix_web::HttpRequest;
+use actix_web::http::header::HeaderName;
 use proto::id::TokenId;
+use proto::seal::Purpose;
+use proto::tree::Hash;
+use serde_json::Value;
 
 use super::answer::Answer;
 use super::error::{Code, Refusal};
+use super::{ahead, call};
+use crate::operator::Caller;
+use crate::publish::Idempotency;
+use crate::route::{Answering, Verb};
+use crate::state::Control;
 
 /// How long an answer is remembered.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -160,6 +170,58 @@ impl Memory {
             }
         }
     }
+}
+
+/// The key of a write, where it has one.
+///
+/// # Errors
+/// It is malformed, or given twice.
+pub fn key(request: &HttpRequest, caller: &Caller) -> Result<Option<IdempotencyKey>, Refusal> {
+    let name = HeaderName::from_static("idempotency-key");
+    call::single(request.headers(), &name, "Idempotency-Key")?
+        .map(|text| IdempotencyKey::new(caller.token_id, text))
+        .transpose()
+}
+
+/// What makes two requests with one key the same request.
+pub fn digest(
+    control: &Control,
+    (verb, request): (Verb, &HttpRequest),
+    document: &Value,
+) -> [u8; 32] {
+    let parts = [
+        "idempotency",
+        verb.as_str(),
+        request.uri().path(),
+        request.query_string(),
+        &ahead::identified(&control.digest_key, document).to_string(),
+    ];
+    control
+        .digest_key
+        .digest(Purpose::TargetFingerprint, parts.join("\0").as_bytes())
+}
+
+/// Carries a write out once. This process knows the first answer, a generated key included; after
+/// a restart, or at another control, the publisher still knows that it was carried out.
+///
+/// # Errors
+/// Those of the write; or the key is taken by another request.
+pub async fn once(
+    control: &Control,
+    key: IdempotencyKey,
+    digest: [u8; 32],
+    run: impl FnOnce(Idempotency) -> Answering,
+) -> Result<Answer, Refusal> {
+    if let Claim::Again(answer) = control.idempotency().claim(&key, digest, Instant::now())? {
+        return Ok(*answer);
+    }
+    let kept = Idempotency {
+        key: key.to_string(),
+        fingerprint: Hash::of(&digest),
+    };
+    let result = run(kept).await;
+    control.idempotency().settle(&key, result.as_ref().ok());
+    result
 }
 
 #[cfg(test)]

@@ -15,12 +15,14 @@ use proto::target::{BaseUrl, Target};
 use proto::tree::OrgConfig;
 use serde_json::{Map, Value, json};
 
+use super::ahead::Given;
 use super::answer::Answer;
-use super::batch::{self, Plan};
+use super::batch;
 use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::objects::{Resource, show};
+use super::plan::Plan;
 use super::proxies::Proxies;
 use super::shape::Schemas;
 use super::targets::Targets;
@@ -76,6 +78,14 @@ pub async fn create(call: &OrgCall) -> Result<Answer, Refusal> {
         .created(location))
 }
 
+/// The credentials for which the document gives a secret.
+///
+/// # Errors
+/// What is wrong with the document.
+pub fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
+    planned(&call.request.body, config, &call.control.digest_key).given()
+}
+
 /// The objects of a kind that a version made and that are still there.
 fn made<R: Resource>(call: &OrgCall, published: &Published) -> Vec<Value> {
     let ids = published.changed.iter().filter(|id| R::span().contains(id));
@@ -108,7 +118,7 @@ fn planned(document: &Value, config: &OrgConfig, key: &DigestKey) -> Plan {
         Some(Value::Array(list)) if list.len() <= CREDENTIALS_MAX => {
             for (at, credential) in list.into_iter().enumerate() {
                 let place = format!("/{CREDENTIALS}/{at}");
-                let id = Credentials::fresh_id();
+                let id = Credentials::id_of_new(credential.get("secret"));
                 let credential = bind(&mut plan, &mut proxy, &place, id, credential, &hosts);
                 plan.create(&place, id, None, credential, key);
             }

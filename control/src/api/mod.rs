@@ -1,6 +1,7 @@
 //! The REST API by resource, and what all resources share: the call, the answer, errors, paging,
 //! preconditions, merge patches, the shape of documents, idempotency.
 
+pub mod ahead;
 pub mod answer;
 pub mod attached;
 pub mod audit;
@@ -25,6 +26,7 @@ pub mod objects;
 pub mod orgs;
 pub mod page;
 pub mod patch;
+pub mod plan;
 pub mod precondition;
 pub mod proxies;
 pub mod proxy_test;

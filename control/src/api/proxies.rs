@@ -111,7 +111,8 @@ pub fn routes() -> Vec<Route> {
             create,
         )
         .takes(Takes::Body("NewProxy"))
-        .gives(Gives::Created("CreatedProxy")),
+        .gives(Gives::Created("CreatedProxy"))
+        .given_secrets(inline::given),
         Route::org(Verb::Get, ONE, ("get_proxy", "Read a proxy"), viewer, get)
             .gives(Gives::One("Proxy"))
             .of_configuration(),

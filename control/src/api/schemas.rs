@@ -3,12 +3,14 @@
 
 use serde_json::{Value, json};
 
+use super::secret::SEALED;
 use super::shape::Schemas;
 use crate::openapi::{extend, reference};
 
 /// Adds and completes the schemas. The model's own must be there.
 pub fn add(schemas: &mut Schemas) {
     super::config::schemas::add(schemas);
+    extend(schemas, "SecretInput", "SecretInput", &[(SEALED, sealed())]);
     let with = |further: &[(&'static str, Value)]| [&stored()[..], further].concat();
     extend(
         schemas,
@@ -243,6 +245,11 @@ fn changed() -> Value {
         }}
     });
     diff
+}
+
+fn sealed() -> Value {
+    let what = "Between control planes only: the secret, sealed by the one that took it";
+    json!({"type": "object", "description": what})
 }
 
 fn changes() -> Value {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use proto::credential::{AuthType, Credential, CredentialKind, SecretInput};
+use proto::credential::{AuthType, Credential, CredentialKind, SecretInput, secret_not_searched};
 use proto::problem::Problem;
-use proto::seal::{DigestKey, NewSecret, issue_key};
+use proto::seal::{DigestKey, NewSecret, SealedAhead, issue_key};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -21,6 +22,9 @@ pub enum Absent {
     IsAFault,
 }
 
+/// The field of a submitted secret that holds it sealed.
+pub const SEALED: &str = "sealed";
+
 /// The secret of a write.
 pub enum Secret {
     /// The type holds none.
@@ -29,6 +33,8 @@ pub enum Secret {
     Given(SecretInput),
     /// We made it, to be shown under this name.
     Generated(&'static str, Zeroizing<String>),
+    /// The control plane of another region took it and sealed it.
+    SealedAhead(Box<SealedAhead>),
 }
 
 impl Secret {
@@ -37,11 +43,16 @@ impl Secret {
     /// # Errors
     /// All its faults, at `/secret`.
     pub fn new(
+        key: &DigestKey,
         credential: &Credential,
         given: Option<Value>,
         absent: Absent,
     ) -> Result<Self, Vec<Problem>> {
         if let Some(given) = given.filter(|given| !given.is_null()) {
+            if let Some(ahead) = given.get(SEALED) {
+                let ahead = genuine(key, credential, ahead);
+                return ahead.map(|ahead| Self::SealedAhead(Box::new(ahead)));
+            }
             let below = |problem: Problem| problem.below("/secret");
             let input: SecretInput = shape::parse(schemas(), "SecretInput", given)
                 .map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
@@ -76,6 +87,9 @@ impl Secret {
     pub fn prepare(&self, key: &DigestKey, credential: &Credential) -> Option<Arc<NewSecret>> {
         let input = match self {
             Self::None => return None,
+            Self::SealedAhead(ahead) => {
+                return Some(Arc::new(SealedAhead::clone(ahead).into_new_secret()));
+            }
             Self::Given(input) => input.clone(),
             Self::Generated(name, key) => {
                 let mut input = SecretInput::default();
@@ -110,6 +124,10 @@ impl Secret {
     pub fn warnings(&self, credential: &Credential) -> Vec<Problem> {
         match self {
             Self::Given(input) => credential.secret_warnings(input),
+            Self::SealedAhead(ahead) => {
+                let places = ahead.not_searched.iter().cloned();
+                places.map(secret_not_searched).collect()
+            }
             Self::None | Self::Generated(..) => Vec::new(),
         }
     }
@@ -118,7 +136,22 @@ impl Secret {
     pub fn generated(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::Generated(name, key) => Some((name, key.as_str())),
-            Self::None | Self::Given(_) => None,
+            Self::None | Self::Given(_) | Self::SealedAhead(_) => None,
         }
     }
+}
+
+/// What another control plane says that it sealed, once it is proved.
+fn genuine(
+    key: &DigestKey,
+    credential: &Credential,
+    given: &Value,
+) -> Result<SealedAhead, Vec<Problem>> {
+    let ahead = SealedAhead::deserialize(given).ok();
+    let ahead = ahead.filter(|ahead| ahead.is_genuine(key, credential));
+    ahead.ok_or_else(|| {
+        let detail = "only a control plane of this installation says this, of a credential of \
+                      this kind and type; give the secret itself";
+        vec![Problem::new("/secret/sealed", "not-genuine", detail)]
+    })
 }

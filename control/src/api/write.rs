@@ -41,7 +41,8 @@ pub async fn create_with<R: Resource>(
             after: R::model(&body),
         },
     )?;
-    let fresh = R::fresh_id();
+    let sealed = secret.as_ref().and_then(|secret| secret.sealed_ahead_for());
+    let fresh = sealed.map_or_else(R::fresh_id, ObjectId::Credential);
     let published = publish(
         call,
         Operation::Create {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
-use proto::object::ObjectId;
+use proto::object::{ObjectId, StoredCredential};
 use proto::problem::Problem;
 use proto::seal::{self, Binding};
 use proto::store::ancestry::ancestry;
@@ -124,23 +124,8 @@ impl Publisher {
         let mut writes = Writes::default();
         let org = config.org;
         for (credential, secret) in &facts.secrets {
-            let stored = config.credential(*credential);
-            if let (Some(stored), Some(seal_id), Some(plaintext)) =
-                (stored, &secret.seal_id, &secret.plaintext)
-            {
-                let hosts = &stored.credential.hosts;
-                let binding = Binding {
-                    org,
-                    credential: *credential,
-                    hosts,
-                    seal_id,
-                };
-                let to = self.seals_to();
-                for public in to.filter(|to| stored.credential.is_for_region(&to.region)) {
-                    let sealed = seal::seal(public, &binding, plaintext)?;
-                    let key = keys::secret(org, *credential, seal_id, &public.region);
-                    writes.before.push(Op::put(key, json(&sealed)));
-                }
+            if let Some(stored) = config.credential(*credential) {
+                self.seal(org, (*credential, stored), secret, &mut writes)?;
             }
         }
         for (credential, seal_id) in &facts.unsealed {
@@ -174,6 +159,41 @@ impl Publisher {
             }
         }
         Ok(writes)
+    }
+
+    /// Adds what a secret is sealed in, for each region that may have it.
+    fn seal(
+        &self,
+        org: OrgId,
+        (credential, stored): (CredentialId, &StoredCredential),
+        secret: &seal::NewSecret,
+        writes: &mut Writes,
+    ) -> Result<(), PublishError> {
+        let Some(seal_id) = &secret.seal_id else {
+            return Ok(());
+        };
+        let binding = Binding {
+            org,
+            credential,
+            hosts: &stored.credential.hosts,
+            seal_id,
+        };
+        let before = writes.before.len();
+        let to = self.seals_to();
+        for public in to.filter(|to| stored.credential.is_for_region(&to.region)) {
+            // Not sealed to a region by whoever sealed it ahead: nodes that have it do that.
+            if let Some(sealed) = secret.sealed_to(public, &binding)? {
+                let key = keys::secret(org, credential, seal_id, &public.region);
+                writes.before.push(Op::put(key, json(&sealed)));
+            }
+        }
+        if writes.before.len() == before && secret.sealed_ahead_for().is_some() {
+            let detail = "another region sealed the secret, and for none of the regions of this \
+                          credential: its regions changed meanwhile; try again";
+            let problem = Problem::new("/secret", "sealed-otherwise", detail);
+            return Err(ApplyError::Invalid(vec![problem]).into());
+        }
+        Ok(())
     }
 
     /// Refuses to destroy what a secret is sealed in, unless a region that stays has its own: one

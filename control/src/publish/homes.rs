@@ -84,7 +84,7 @@ impl Publisher {
     }
 
     /// What secrets are sealed to: the own region first.
-    pub(super) fn seals_to(&self) -> impl Iterator<Item = &RegionPublicKey> {
+    pub fn seals_to(&self) -> impl Iterator<Item = &RegionPublicKey> {
         std::iter::once(&self.public).chain(&self.others)
     }
 

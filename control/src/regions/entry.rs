@@ -193,7 +193,7 @@ async fn elsewhere(directory: &Directory, org: OrgId) -> Result<bool, Refusal> {
 /// A write that another region carries out. The caller must be known here too, so that nobody else
 /// makes this control plane call another.
 async fn pass_on(
-    control: &Control,
+    control: &Arc<Control>,
     directory: &Directory,
     (route, org): (&Route, OrgId),
     request: &HttpRequest,
@@ -211,6 +211,7 @@ async fn pass_on(
         return Err(Refusal::forbidden(detail));
     }
     let body = body::raw(request.headers(), payload, route.takes).await?;
+    let body = router::sealed(control, route, (request, caller), body).await?;
     forward::write(control, directory, home, request, body).await
 }
 

@@ -6,6 +6,8 @@
 
 mod secret;
 
+pub use self::secret::secret_not_searched;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

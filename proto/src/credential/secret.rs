@@ -60,13 +60,7 @@ impl Credential {
         single
             .chain(listed)
             .filter(|(_, value)| value.len() < SEARCHED_SECRET_BYTES_MIN)
-            .map(|(pointer, _)| {
-                let detail = format!(
-                    "is shorter than {SEARCHED_SECRET_BYTES_MIN} bytes: it is not overwritten \
-                     where a target's answer quotes it, since innocent text may hold it too"
-                );
-                Problem::new(pointer, "secret-not-searched", detail)
-            })
+            .map(|(pointer, _)| secret_not_searched(pointer))
             .collect()
     }
 
@@ -160,6 +154,15 @@ impl SecretInput {
         }
         fields
     }
+}
+
+/// What is said of a part of a secret that is too short to be searched for.
+pub fn secret_not_searched(pointer: String) -> Problem {
+    let detail = format!(
+        "is shorter than {SEARCHED_SECRET_BYTES_MIN} bytes: it is not overwritten where a \
+         target's answer quotes it, since innocent text may hold it too"
+    );
+    Problem::new(pointer, "secret-not-searched", detail)
 }
 
 /// Whether a given secret is short or of one character class.

@@ -28,6 +28,10 @@ pub enum Purpose {
     RegionLink,
     /// An organisation's key for masks that hash; the secret is the organisation's name.
     Masks,
+    /// A secret as it was submitted, to tell whether two requests are the same one.
+    Submitted,
+    /// What one control plane tells another of a secret that it sealed.
+    SealedAhead,
 }
 
 impl DigestKey {
@@ -53,6 +57,8 @@ impl DigestKey {
             Purpose::KeptCopy => b"rr kept.",
             Purpose::RegionLink => b"rr regns",
             Purpose::Masks => b"rr masks",
+            Purpose::Submitted => b"rr given",
+            Purpose::SealedAhead => b"rr ahead",
         };
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(mark);

@@ -10,6 +10,7 @@
 
 mod digest;
 mod keyring;
+mod new_secret;
 
 use std::convert::Infallible;
 
@@ -24,7 +25,8 @@ use zeroize::Zeroizing;
 
 pub use self::digest::{DigestKey, Purpose, issue_api_token, issue_key, issued_is_well_formed};
 pub use self::keyring::{KeyPair, Keyring, KeyringError, PublicKeyring, is_region_name};
-use crate::credential::{AuthType, Credential, CredentialKind, SecretInput};
+pub use self::new_secret::{NewSecret, SealedAhead, submitted_identity};
+use crate::credential::{AuthType, SecretInput};
 use crate::hosts::HostPattern;
 use crate::id::{CredentialId, OrgId};
 
@@ -217,49 +219,6 @@ pub fn reseal(
     // `SecretInput` wipes its parts when it is dropped.
     let secret = open(keyring, binding, sealed)?;
     seal(to, binding, &secret)
-}
-
-/// A secret given with an operation, prepared once: what the object will say of it, and, for a
-/// target credential, the secret itself until it is sealed. Never shown or stored as it is.
-pub struct NewSecret {
-    /// Keyed digest (proxy) or fingerprint (target), hex.
-    pub digest: String,
-    /// Names the sealed value; present for target credentials.
-    pub seal_id: Option<String>,
-    /// Whether the key was issued by us.
-    pub issued: bool,
-    /// The last four characters of an issued key.
-    pub hint: Option<String>,
-    /// What is sealed; present for target credentials.
-    pub plaintext: Option<SecretInput>,
-}
-
-impl std::fmt::Debug for NewSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("NewSecret(…)")
-    }
-}
-
-impl NewSecret {
-    /// Prepares a secret that was validated by [`Credential::validate_secret`].
-    pub fn prepare(key: &DigestKey, credential: &Credential, input: SecretInput) -> Self {
-        let text = canonical_text(credential.auth_type, &input);
-        let (purpose, seal_id, plaintext) = match credential.kind {
-            CredentialKind::Proxy => (Purpose::ProxyCredential, None, None),
-            CredentialKind::Target => {
-                (Purpose::TargetFingerprint, Some(random_name()), Some(input))
-            }
-        };
-        let issued = credential.kind == CredentialKind::Proxy && issued_is_well_formed(&text);
-        Self {
-            digest: hex::encode(key.digest(purpose, text.as_bytes())),
-            seal_id,
-            issued,
-            // Issued keys are ASCII and much longer; a given secret is never hinted at.
-            hint: issued.then(|| text.get(text.len() - 4..).unwrap_or_default().to_owned()),
-            plaintext,
-        }
-    }
 }
 
 /// The one text of a secret that its digest is taken of: what a caller presents.

@@ -3,7 +3,7 @@
 use hpke::aead::AesGcm128;
 
 use super::*;
-use crate::credential::NamedSecret;
+use crate::credential::{Credential, CredentialKind, NamedSecret};
 
 fn secret() -> SecretInput {
     key("sk_live_canary")
@@ -246,13 +246,14 @@ fn a_prepared_secret_keeps_only_what_is_needed() {
         serde_json::from_value(serde_json::json!({"kind": kind, "auth_type": "api_key"})).unwrap()
     };
     let given = NewSecret::prepare(&digests, &credential("proxy"), secret());
-    assert!(given.plaintext.is_none() && given.seal_id.is_none() && !given.issued);
+    assert!(given.is_of(CredentialKind::Proxy) && !given.is_of(CredentialKind::Target));
+    assert!(given.seal_id.is_none() && !given.issued);
     assert_eq!(given.hint, None, "nothing of a given secret is shown");
     let issued = key(&issue_key());
     let issued = NewSecret::prepare(&digests, &credential("proxy"), issued);
     assert!(issued.issued && issued.hint.as_ref().is_some_and(|hint| hint.len() == 4));
     let target = NewSecret::prepare(&digests, &credential("target"), secret());
-    assert!(target.plaintext.is_some() && target.seal_id.is_some());
+    assert!(target.is_of(CredentialKind::Target) && target.seal_id.is_some());
     assert!(!format!("{target:?}").contains("canary"));
 }
 

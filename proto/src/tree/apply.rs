@@ -40,7 +40,7 @@ pub fn apply(
 }
 
 pub(super) struct Work<'a> {
-    parent: &'a OrgConfig,
+    pub(super) parent: &'a OrgConfig,
     pub(super) context: &'a Context<'a>,
     /// The version being made, as the generation of the secrets that it sets.
     pub(super) generation: Generation,

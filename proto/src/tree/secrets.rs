@@ -95,10 +95,14 @@ impl Work<'_> {
             let detail = "type none holds no secret";
             return self.report(at, [Problem::new("/secret", "not-applicable", detail)]);
         }
-        let sealed = secret.seal_id.is_some() && secret.plaintext.is_some();
-        if sealed != (stored.credential.kind == CredentialKind::Target) {
+        if !secret.is_of(stored.credential.kind) {
             let detail = "the secret was prepared for the other kind of credential";
             return self.report(at, [Problem::new("/secret", "kind", detail)]);
+        }
+        if secret.is_for_another(self.parent.org, id, &stored.credential) {
+            let detail = "another region sealed the secret for this credential as it was there, \
+                          with other hosts: it changed meanwhile; try again";
+            return self.report(at, [Problem::new("/secret", "sealed-otherwise", detail)]);
         }
         stored.secret = Some(SecretState {
             generation: self.generation.clone(),
@@ -108,7 +112,7 @@ impl Work<'_> {
             hint: secret.hint.clone(),
             set_at: self.context.now,
         });
-        if sealed {
+        if stored.credential.kind == CredentialKind::Target {
             self.draft.secrets.insert(id, Arc::clone(secret));
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::credential::Credential;
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::problem::Problem;
 use proto::seal::DigestKey;
@@ -12,15 +11,17 @@ use serde_json::{Map, Value};
 use super::FORMAT;
 use super::entry::{List, Model, fresh};
 use super::stored::{Kind, Stored};
+use crate::api::ahead::Given;
 use crate::api::answer::Answer;
 use crate::api::attached::{Policies, Policy};
-use crate::api::batch::{self, Plan};
+use crate::api::batch;
 use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::{Code, Refusal};
 use crate::api::filters::FilterKind;
 use crate::api::meters::MeterKind;
 use crate::api::objects::{Resource, parse};
+use crate::api::plan::{self, Plan};
 use crate::api::proxies::Proxies;
 use crate::api::rules::RuleKind;
 use crate::api::shape::{self, Document};
@@ -36,6 +37,20 @@ const WORDS: [(&str, &str); 3] = [
 
 /// `PUT …/config`.
 pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
+    let prunes = checked(&call)?;
+    batch::carry_out(&call, |config| planned(&call, config, prunes)).await
+}
+
+/// The credentials for which the document gives a secret.
+///
+/// # Errors
+/// What is wrong with the document.
+pub fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
+    planned(call, config, checked(call)?).given()
+}
+
+/// Whether a document of the right form prunes.
+fn checked(call: &OrgCall) -> Result<bool, Refusal> {
     let document = &call.request.body;
     let faults = shape::faults(schemas(), "Config", document, Document::Whole);
     if !faults.is_empty() {
@@ -52,40 +67,41 @@ pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
         return Err(Refusal::new(Code::BodyTooLarge, detail));
     }
     let prune: Option<bool> = call.request.query.parsed("prune", "true or false")?;
-    let key = call.control.digest_key.clone();
-    batch::carry_out(&call, |config| {
-        let mut work = Work {
-            config,
-            key: &key,
-            plan: Plan::in_words(&WORDS),
-            prunes: prune == Some(true),
-            stored: Stored::of(config),
-            named: BTreeMap::new(),
-            targets: BTreeMap::new(),
-            kept: BTreeSet::new(),
-        };
-        work.apply(document);
-        if work.prunes {
-            work.prune();
-        }
-        work.plan
-    })
-    .await
+    Ok(prune == Some(true))
 }
 
-struct Work<'a> {
-    config: &'a OrgConfig,
+/// What the document makes of a version.
+fn planned(call: &OrgCall, config: &OrgConfig, prunes: bool) -> Plan {
+    let mut work = Work {
+        config,
+        key: &call.control.digest_key,
+        plan: Plan::in_words(&WORDS),
+        prunes,
+        stored: Stored::of(config),
+        named: BTreeMap::new(),
+        targets: BTreeMap::new(),
+        kept: BTreeSet::new(),
+    };
+    work.apply(&call.request.body);
+    if work.prunes {
+        work.prune();
+    }
+    work.plan
+}
+
+pub(super) struct Work<'a> {
+    pub(super) config: &'a OrgConfig,
     key: &'a DigestKey,
-    plan: Plan,
+    pub(super) plan: Plan,
     /// What the document does not name goes, so nothing may refer to it.
-    prunes: bool,
-    stored: Stored<'a>,
+    pub(super) prunes: bool,
+    pub(super) stored: Stored<'a>,
     /// Entries of the document by what they are referred to.
-    named: BTreeMap<(Kind, String), Vec<ObjectId>>,
+    pub(super) named: BTreeMap<(Kind, String), Vec<ObjectId>>,
     /// Names of the document's targets.
-    targets: BTreeMap<ObjectId, String>,
+    pub(super) targets: BTreeMap<ObjectId, String>,
     /// Objects of the newest version that the document names.
-    kept: BTreeSet<ObjectId>,
+    pub(super) kept: BTreeSet<ObjectId>,
 }
 
 impl Work<'_> {
@@ -134,7 +150,7 @@ impl Work<'_> {
         };
         let (on, is_new) = match found {
             Some(id) => (id, false),
-            None => (fresh(list), true),
+            None => (fresh(list, secret.as_ref()), true),
         };
         self.named.entry(model.key()).or_default().push(on);
         if list == List::Targets {
@@ -197,7 +213,12 @@ impl Work<'_> {
         Some(found)
     }
 
-    fn refuse(&mut self, pointer: String, code: &'static str, detail: impl Into<String>) {
+    pub(super) fn refuse(
+        &mut self,
+        pointer: String,
+        code: &'static str,
+        detail: impl Into<String>,
+    ) {
         self.plan.problem(Problem::new(pointer, code, detail));
     }
 
@@ -214,7 +235,14 @@ impl Work<'_> {
         let stored = self.config.object(id).map(|object| &object.body);
         let secret = match (stored, &model) {
             (Some(Body::Credential(stored)), Model::Credential(credential)) => {
-                self.changed_secret(stored, credential, secret)
+                let form = StoredCredential {
+                    credential: credential.clone(),
+                    ..stored.clone()
+                };
+                let after = Body::Credential(form.clone());
+                let gives = secret.is_some().then_some(&after);
+                self.plan.gives(pointer, id, gives);
+                self.changed_secret(stored, &form, secret)
             }
             _ => Ok(SecretChange::Keep),
         };
@@ -236,19 +264,15 @@ impl Work<'_> {
     fn changed_secret(
         &self,
         stored: &StoredCredential,
-        credential: &Credential,
+        form: &StoredCredential,
         given: Option<Value>,
     ) -> Result<SecretChange, Vec<Problem>> {
-        let form = StoredCredential {
-            credential: credential.clone(),
-            ..stored.clone()
-        };
-        let change = batch::changed_secret(&form, given, self.key)?;
+        let change = plan::changed_secret(form, given, self.key)?;
         let same = match (&change, &stored.secret) {
             (SecretChange::Set { secret, .. }, Some(state)) => secret.digest == state.digest,
             _ => false,
         };
-        let bound = stored.credential.hosts == credential.hosts;
+        let bound = stored.credential.hosts == form.credential.hosts;
         Ok(match same && bound {
             true => SecretChange::Keep,
             false => change,
@@ -295,85 +319,6 @@ impl Work<'_> {
             self.plan
                 .push(pointer, Operation::Delete { id, precondition });
         }
-    }
-
-    /// A proxy's fields with ids in the place of names.
-    fn resolved(
-        &mut self,
-        pointer: &str,
-        mut fields: Map<String, Value>,
-    ) -> Option<Map<String, Value>> {
-        let mut whole = true;
-        let mut one = |work: &mut Self, kind, pointer: String, name: &str| {
-            let id = work.referred(kind, &pointer, name);
-            whole &= id.is_some();
-            id.map(|id| Value::from(id.to_string()))
-        };
-        for (word, kind, field) in [
-            ("target", Kind::Target, "target_id"),
-            (
-                "target_credential",
-                Kind::TargetCredential,
-                "target_credential_id",
-            ),
-        ] {
-            if let Some(Value::String(name)) = fields.shift_remove(word)
-                && let Some(id) = one(self, kind, format!("{pointer}/{word}"), &name)
-            {
-                fields.insert(field.into(), id);
-            }
-        }
-        if let Some(Value::Array(names)) = fields.shift_remove("proxy_credentials") {
-            let mut ids = Vec::new();
-            for (at, name) in names.iter().enumerate() {
-                let place = format!("{pointer}/proxy_credentials/{at}");
-                let name = name.as_str().unwrap_or_default();
-                ids.extend(one(self, Kind::ProxyCredential, place, name));
-            }
-            fields.insert("proxy_credential_ids".into(), Value::Array(ids));
-        }
-        let target = fields.get("target_id").and_then(Value::as_str);
-        let name = fields.get("name").or(fields.get("alias")).cloned();
-        if let Some(name) = name.or_else(|| self.target_name(target?).map(Value::from)) {
-            fields.insert("name".into(), name);
-        }
-        whole.then_some(fields)
-    }
-
-    fn target_name(&self, id: &str) -> Option<String> {
-        let id: ObjectId = id.parse().ok()?;
-        if let Some(name) = self.targets.get(&id) {
-            return Some(name.clone());
-        }
-        let body = &self.config.object(id)?.body;
-        Targets::model(body).map(|target| target.name.clone())
-    }
-
-    /// What a name means: an entry of the document, or else an object that is there.
-    fn referred(&mut self, kind: Kind, pointer: &str, name: &str) -> Option<ObjectId> {
-        let in_document = self.named.get(&(kind, name.to_owned()));
-        let mut found = in_document.cloned().unwrap_or_default();
-        if found.is_empty() {
-            found.extend(self.stored.named(kind, name));
-            let id: Option<ObjectId> = name.parse().ok();
-            found.extend(id.filter(|id| {
-                let object = self.config.object(*id);
-                object.is_some_and(|object| Kind::of(&object.body) == Some(kind))
-            }));
-            // What the document does not name is about to go.
-            found.retain(|id| !self.prunes || self.kept.contains(id));
-        }
-        if let [id] = found.as_slice() {
-            return Some(*id);
-        }
-        let (name, words, count) = (proto::checks::printable(name), kind.words(), found.len());
-        let detail = match count {
-            0 if self.prunes => format!("the document has no `{name}` among its {words}"),
-            0 => format!("neither the document nor the organisation has `{name}` among {words}"),
-            _ => format!("{count} {words} are named `{name}`; give the id"),
-        };
-        self.refuse(pointer.to_owned(), "unknown-reference", detail);
-        None
     }
 
     /// Removes what the document does not name.

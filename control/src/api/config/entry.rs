@@ -106,11 +106,11 @@ fn replacing<R: Resource>(model: R::Model) -> Change {
     Arc::new(move |body: &Body| Ok(R::with_model(body, model.clone())))
 }
 
-/// A fresh id for an entry of a list.
-pub(super) fn fresh(list: List) -> ObjectId {
+/// The id of a new entry of a list.
+pub(super) fn fresh(list: List, secret: Option<&Value>) -> ObjectId {
     match list {
         List::Targets => Targets::fresh_id(),
-        List::Credentials => Credentials::fresh_id(),
+        List::Credentials => Credentials::id_of_new(secret),
         List::Proxies => Proxies::fresh_id(),
     }
 }

@@ -8,6 +8,7 @@
 mod apply;
 mod entry;
 mod export;
+mod names;
 pub mod schemas;
 mod stored;
 
@@ -60,6 +61,7 @@ pub fn routes() -> Vec<Route> {
         )
         .takes(Takes::Large("Config"))
         .gives(Gives::One("Changed"))
+        .given_secrets(apply::given)
         .parameters(APPLY),
     ]
 }

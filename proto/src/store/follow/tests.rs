@@ -549,14 +549,10 @@ async fn sealed_values_come_with_their_version_and_facts_only_rise() {
         hosts,
         seal_id: &seal_id,
     };
-    let sealed = seal::seal(
-        &ring.public().unwrap(),
-        &binding,
-        secret.plaintext.as_ref().unwrap(),
-    );
+    let sealed = secret.sealed_to(&ring.public().unwrap(), &binding);
     let sealed = Op::put(
         keys::secret(ORG, id, &seal_id, "eu"),
-        serde_json::to_vec(&sealed.unwrap()).unwrap(),
+        serde_json::to_vec(&sealed.unwrap().unwrap()).unwrap(),
     );
     let body = Body::Credential(stored.clone());
     let create = Operation::Create {
