@@ -41,12 +41,14 @@ pub fn add(schemas: &mut Schemas) {
     let url = json!({"type": "string", "description": "The proxy's URL in this region"});
     let by_alias = "The same by its alias, where it has one";
     let alias_url = json!({"type": "string", "description": by_alias});
-    let former = property(schemas, "former_aliases");
     let proxy = with(&[
         ("url", read_only(url)),
         ("alias_url", read_only(alias_url)),
         ("urls", read_only(urls)),
-        ("former_aliases", read_only(former)),
+        (
+            "former_aliases",
+            read_only(property(schemas, "former_aliases")),
+        ),
     ]);
     extend(schemas, "Proxy", "Proxy", &proxy);
     super::inline::add_schemas(schemas);
