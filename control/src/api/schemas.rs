@@ -54,16 +54,11 @@ pub fn add(schemas: &mut Schemas) {
     super::inline::add_schemas(schemas);
     extend(schemas, "Org", "Org", &stored());
     add_policies(schemas, &stored());
-    let once = json!({
-        "type": "object",
-        "description": "Only in the answer that creates the token",
-        "properties": {"token": {"type": "string"}}
-    });
     extend(
         schemas,
         "ApiToken",
         "ApiToken",
-        &with(&[("secret", read_only(once))]),
+        &with(&[("secret", read_only(shown_once()))]),
     );
     let record = [
         (
@@ -80,6 +75,15 @@ pub fn add(schemas: &mut Schemas) {
     for (name, schema) in fixed().into_iter().chain(of_regions) {
         schemas.insert(name.into(), schema);
     }
+}
+
+/// An API token.
+fn shown_once() -> Value {
+    json!({
+        "type": "object",
+        "description": "Only in the answer that creates the token",
+        "properties": {"token": {"type": "string"}}
+    })
 }
 
 /// A property of a proxy, as the model describes it.
