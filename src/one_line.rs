@@ -4,12 +4,13 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use node::credentials::live::LiveSecrets;
+use node::credentials::shown::shown;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// A text as it may leave the process: live secrets overwritten, control characters escaped.
+/// A text as it may leave the process: live secrets and keys that we issue overwritten, control
+/// characters escaped.
 pub fn clean(text: &[u8]) -> Cow<'_, str> {
-    let text = match LiveSecrets::of_process().overwritten(text) {
+    let text = match shown(text) {
         Cow::Borrowed(text) => String::from_utf8_lossy(text),
         Cow::Owned(text) => Cow::Owned(String::from_utf8_lossy(&text).into_owned()),
     };
@@ -63,6 +64,8 @@ impl<W: Write> Write for Line<W> {
 
 #[cfg(test)]
 mod tests {
+    use node::credentials::live::LiveSecrets;
+
     use super::*;
 
     fn written(event: &str) -> String {
@@ -92,5 +95,7 @@ mod tests {
             written("INFO GET /\n2026 ERROR forged\r\u{1b}[2J\u{9b}x\n"),
             "INFO GET /\\n2026 ERROR forged\\r\\u{1b}[2J\\u{9b}x\n"
         );
+        let key = format!("rr_live_{}", "k".repeat(49));
+        assert!(!written(&format!("GET /{key}\n")).contains("rr_live"));
     }
 }

@@ -3,6 +3,7 @@
 //! The only place that turns outcomes into responses. Also the edge where `http` 1.x types (ours,
 //! hyper's) become those of actix-web.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,10 +18,11 @@ use proto::outcome::{Code, EarlyEnd};
 use proto::record::Record;
 
 use crate::copied_values::CopiedValues;
+use crate::credentials::shown::shown;
 use crate::explained;
 use crate::flow::{Exchange, Outbound};
 use crate::outbound::EventBody;
-use crate::reflected::{self, ScrubbedBody};
+use crate::reflected::ScrubbedBody;
 use crate::stages::record::Closing;
 use crate::upstream::{AnswerBody, AnswerError};
 
@@ -124,12 +126,10 @@ fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content
         }
     }
     let mut body = end.document(id.as_str()).to_string().into_bytes();
-    if let Some(scrub) = reflected::scrub_of(exchange) {
-        // It quotes no answer; should a library ever do in an error, this is where it ends.
-        if let Some(found) = scrub.overwrite(&body) {
-            headers.remove(PROXY_MESSAGE);
-            body = found.text;
-        }
+    // It quotes no answer; should a library ever do in an error, this is where it ends.
+    if let Cow::Owned(found) = shown(&body) {
+        headers.remove(PROXY_MESSAGE);
+        body = found;
     }
     (status, headers, Content::Full(Bytes::from(body)))
 }
@@ -285,7 +285,8 @@ pub fn bare(end: &EarlyEnd, request_id: &str) -> Response<ReplyBody> {
             headers.append(HeaderName::from_static(name), value);
         }
     }
-    let content = Content::Full(Bytes::from(end.document(request_id).to_string()));
+    let document = end.document(request_id).to_string();
+    let content = Content::Full(shown(document.as_bytes()).into_owned().into());
     Reply {
         status,
         headers,

@@ -275,9 +275,10 @@ pub struct Notes {
     pub scrub: ScrubState,
     /// The target's ids for this request.
     pub upstream_ids: Vec<UpstreamId>,
-    /// The caller's program.
-    pub user_agent: Option<String>,
-    /// The path as sent, kept for the record before it is moved on.
+    /// The caller's program, as it says.
+    pub agent: Option<HeaderValue>,
+    /// The path as sent, kept for the record before it is moved on; of an attempt that matches no
+    /// proxy the name that it called.
     pub path: Bytes,
     /// The query as the caller sent it, likewise; its values are never recorded unasked.
     pub query: Option<Bytes>,

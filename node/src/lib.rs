@@ -22,6 +22,7 @@ pub mod explained;
 pub mod facts;
 pub mod failover;
 pub mod flow;
+pub mod forgotten;
 pub mod gateway;
 pub mod health_checks;
 pub mod hygiene;

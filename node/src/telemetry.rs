@@ -4,8 +4,11 @@
 //! its `propagate_trace`: `tracestate` and `baggage` carry internal data and are not passed by
 //! default. Nothing here allocates unless traces are exported.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::credentials::live::LiveSecrets;
 use crate::traces::{Incoming, Sampling};
 
 /// The field that carries a trace's identity.
@@ -115,7 +118,8 @@ fn spread(n: u64) -> u64 {
 }
 
 /// The caller's trace, if it sent one valid `traceparent`. Versions above 00 may carry more behind
-/// the four fields; `ff` is none.
+/// the four fields; `ff` is none, and so is one whose ids are a secret of ours: records and spans
+/// would show it.
 pub fn callers(headers: &HeaderMap) -> Option<Parent> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let text = values.next()?.as_bytes();
@@ -135,7 +139,9 @@ pub fn callers(headers: &HeaderMap) -> Option<Parent> {
         span_id: hex(&head[36..52])? as u64,
         sampled: hex(&head[53..55])? & 1 == 1,
     };
-    (dashes && ends && parent.trace_id != 0 && parent.span_id != 0).then_some(parent)
+    let is_one = dashes && ends && parent.trace_id != 0 && parent.span_id != 0;
+    let holds_secret = || matches!(LiveSecrets::of_process().overwritten(head), Cow::Owned(_));
+    (is_one && !holds_secret()).then_some(parent)
 }
 
 /// Lower-case hex digits as a number.
@@ -180,6 +186,7 @@ fn write_hex(bytes: &[u8], place: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::scrub::Scrub;
 
     const SAMPLING: Sampling = Sampling {
         incoming: Incoming::Trust,
@@ -214,6 +221,10 @@ mod tests {
         ] {
             assert_eq!(callers(&headers(&text)).is_some(), valid, "{text}");
         }
+        let scrub = std::sync::Arc::new(Scrub::new(["5ec4e7916cd43dd8448eb211c80319c5"], []));
+        LiveSecrets::of_process().add(&scrub);
+        let secret = format!("00-5ec4e7916cd43dd8448eb211c80319c5-{span}-01");
+        assert_eq!(callers(&headers(&secret)), None);
         let mut twice = headers(&format!("00-{trace}-{span}-01"));
         twice.append(TRACEPARENT, HeaderValue::from_static("x"));
         assert_eq!(callers(&twice), None);

@@ -71,8 +71,9 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     // send to a target is not.
     let upstream = Upstream::start(|request, connection| {
         let fields = request.fields.iter();
+        let callers = ["x-session-token", "user-agent"];
         let shown = fields
-            .filter(|(name, _)| !name.eq_ignore_ascii_case("x-session-token"))
+            .filter(|(name, _)| !callers.contains(&name.as_str()))
             .map(|(name, value)| format!("{name}={value}"));
         let shown = shown.collect::<Vec<_>>().join("&").replace('"', "");
         match request.target().contains("/cut") {
@@ -102,11 +103,13 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
             ("/cut", GIVEN_KEY),
             ("/ok", WRONG_KEY),
         ] {
-            let target = format!("{}{path}?q={QUERY_VALUE}", proxy.path);
+            let held = format!("{TARGET_SECRET}/{}/{key}", proxy.key);
+            let target = format!("{}{path}/{held}?q={QUERY_VALUE}", proxy.path);
             let body = json!({"keys": format!("{} {TARGET_SECRET}", proxy.key)});
             let request = Request::new("POST", &target)
                 .field("authorization", &format!("Bearer {key}"))
                 .field("x-session-token", HEADER)
+                .field("user-agent", &format!("agent/1 ({held})"))
                 .json(&body.to_string());
             let answer = request.send(&node.url);
             ids.extend(answer.field("requestrocket-request-id").map(str::to_owned));
@@ -177,7 +180,7 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     }
     let rows = clickhouse.query("SELECT * FROM requestrocket.requests FORMAT TSVRaw");
     assert!(
-        rows.contains(&last) && rows.contains("payload") && rows.contains("keys"),
+        rows.contains(&last) && rows.contains("payload") && rows.contains("agent/1 (***"),
         "{rows}"
     );
     check("ClickHouse", rows.as_bytes(), &secrets);

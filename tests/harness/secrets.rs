@@ -58,8 +58,9 @@ pub fn check(place: &str, written: &[u8], secrets: &[Secret]) {
         for (secret, form) in &starting[start(pair)] {
             assert!(
                 !written[at..].starts_with(form),
-                "{place} holds {secret} as {:?}",
-                String::from_utf8_lossy(form)
+                "{place} holds {secret} as {:?} behind {:?}",
+                String::from_utf8_lossy(form),
+                String::from_utf8_lossy(&written[at.saturating_sub(300)..at])
             );
         }
     }

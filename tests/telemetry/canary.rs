@@ -26,6 +26,8 @@ const BASIC_PASSWORD: &str = "canary-caller-password-33";
 const TARGET_TOKEN: &str = "canary-target-token-b6f1";
 const TARGET_PASSWORD: &str = "canary-target-password-20d";
 const TARGET_QUERY: &str = "canary-target-query-8812";
+/// One that could be the id of a trace.
+const TARGET_HEX: &str = "5ec4e7c0ffee916cd43dd8448eb211c8";
 const ANSWER_BODY: &str = "canary-answer-body-ff41";
 const ANSWER_HEADER: &str = "canary-answer-header-6d0e";
 /// What operators hold.
@@ -34,7 +36,8 @@ const OTLP: &str = "canary-otlp-header-19fe";
 
 /// A proxy with its path.
 fn proxy(gateway: &Gateway, target: &Value, caller: &Value, injected: Option<Value>) -> String {
-    let mut body = json!({"target_id": target["id"], "proxy_credential_ids": [caller["id"]]});
+    let mut body = json!({"target_id": target["id"], "proxy_credential_ids": [caller["id"]],
+                          "record": {"path": "full", "query_allow": ["shown"]}});
     if let Some(injected) = injected {
         body["target_credential_id"] = gateway.create("/credentials", injected)["id"].clone();
     }
@@ -87,6 +90,49 @@ fn mirror() -> Upstream {
     })
 }
 
+/// Where nobody expects secrets: in all that records, spans and log lines tell of a request. Those
+/// that the gateway holds or has issued, and the one that the request presents. Gives what the
+/// gateway itself answered.
+fn told_elsewhere(
+    gateway: &Gateway,
+    path: &str,
+    field: (&str, &str),
+    held: &[&str],
+    presented: Option<&str>,
+) -> Vec<u8> {
+    let mut answered = Vec::new();
+    for secret in held.iter().copied().chain(presented) {
+        let method = if presented == Some(secret) {
+            "GET"
+        } else {
+            secret
+        };
+        let escaped = format!("%{:02x}{}", secret.as_bytes()[0], &secret[1..]);
+        let query = format!("shown={secret}&{secret}=1&x{secret}&shown={escaped}&{escaped}");
+        for (method, target) in [
+            ("GET", format!("{path}/{secret}/x{secret}?{query}")),
+            ("GET", format!("{path}/{escaped}?{query}")),
+            // Ends early.
+            ("GET", format!("{path}/..%2f/{secret}?{query}")),
+            ("GET", format!("/api/{secret}/x?{query}")),
+            ("GET", format!("/{secret}")),
+            (method, format!("{path}/x")),
+        ] {
+            let answer = Request::new(method, &target)
+                .field(field.0, field.1)
+                .field("user-agent", &format!("agent/1 ({secret})"))
+                .field("traceparent", &format!("00-{secret}-b7ad6b7169203331-01"))
+                .field("tracestate", &format!("vendor={secret}"))
+                .field("x-request-id", secret)
+                .send(&gateway.url);
+            if answer.field("content-type") == Some("application/problem+json") {
+                answered.extend_from_slice(&answer.body);
+            }
+        }
+    }
+    answered
+}
+
 #[test]
 fn no_secret_is_written_or_answered_anywhere() {
     let (endpoint, received) = grpc();
@@ -94,7 +140,8 @@ fn no_secret_is_written_or_answered_anywhere() {
         config: format!(
             "[otlp]\nendpoint = \"{endpoint}\"\nheaders = \"x-key={OTLP}\"\n\
              [traces]\nbatch_ms = 20\n[metrics]\ninterval_ms = 100\n\
-             [log]\nfilter = \"trace\"\nformat = \"json\"\n[control]\nadmin_token = \"{ADMIN}\"\n"
+             [log]\nfilter = \"trace\"\nformat = \"json\"\nrequests = true\n\
+             [control]\nadmin_token = \"{ADMIN}\"\n"
         ),
         ..Start::default()
     });
@@ -159,6 +206,17 @@ fn no_secret_is_written_or_answered_anywhere() {
             &issued,
             Some(injected("bearer", "http://127.0.0.1:1", token, json!({}))),
         ),
+        proxy(
+            &gateway,
+            &there,
+            &issued,
+            Some(injected(
+                "bearer",
+                &url,
+                json!({"token": TARGET_HEX}),
+                json!({}),
+            )),
+        ),
     ];
     let viewer = gateway.create("/tokens", json!({"name": "viewer", "role": "viewer"}));
     let viewer_token = viewer["secret"]["token"]
@@ -175,8 +233,8 @@ fn no_secret_is_written_or_answered_anywhere() {
         ("authorization", basic_value),
         ("x-unused", "x".to_owned()),
         ("authorization", format!("Bearer {issued_key}")),
+        ("authorization", format!("Bearer {issued_key}")),
     ];
-    let mut last = String::new();
     for (at, (path, (name, value))) in paths.iter().zip(&keys).enumerate() {
         for behind in ["/ok", "/fails", "/late", "/garbage"] {
             let key = if at == 3 {
@@ -189,11 +247,7 @@ fn no_secret_is_written_or_answered_anywhere() {
                 .field("cookie", &format!("session={COOKIE}"))
                 .field("x-session-token", HEADER)
                 .json(&format!("{{\"card\": \"{BODY}\"}}"));
-            let answer = request.send(&gateway.url);
-            last = answer
-                .field("requestrocket-request-id")
-                .unwrap_or_default()
-                .to_owned();
+            request.send(&gateway.url);
         }
         // A wrong key in each place, two keys at once, none, and heads that are refused.
         for field in ["authorization", "x-api-key", "api-key", "x-goog-api-key"] {
@@ -212,6 +266,29 @@ fn no_secret_is_written_or_answered_anywhere() {
         let odd = Request::new("GET", &format!("{path}/../..%2f/x?k={QUERY_VALUE}"));
         odd.field("x-api-key", GIVEN_KEY).send(&gateway.url);
     }
+    let mut ended = Vec::new();
+    for (at, given) in [
+        (0, None),
+        (1, Some(GIVEN_KEY)),
+        (2, Some(BASIC_PASSWORD)),
+        (5, None),
+    ] {
+        let held = [
+            issued_key.as_str(),
+            TARGET_TOKEN,
+            TARGET_PASSWORD,
+            TARGET_HEX,
+        ];
+        let field = (keys[at].0, keys[at].1.as_str());
+        ended.extend(told_elsewhere(&gateway, &paths[at], field, &held, given));
+    }
+    assert!(ended.len() > 1_000, "the gateway answered some itself");
+    let marked = Request::new("GET", &format!("{}/last", paths[0]));
+    let marked = marked.field(keys[0].0, &keys[0].1).send(&gateway.url);
+    let last = marked
+        .field("requestrocket-request-id")
+        .unwrap_or_default()
+        .to_owned();
     // Wrong tokens, and secrets that are refused, at the API.
     gateway.control_call("GET", "/api/v1/me", Some(WRONG_KEY), None);
     let bad = json!({"kind": "target", "auth_type": "bearer", "secret": {"token": TARGET_TOKEN},
@@ -237,6 +314,7 @@ fn no_secret_is_written_or_answered_anywhere() {
         TARGET_TOKEN,
         TARGET_PASSWORD,
         TARGET_QUERY,
+        TARGET_HEX,
         ANSWER_BODY,
         ANSWER_HEADER,
         ADMIN,
@@ -247,7 +325,7 @@ fn no_secret_is_written_or_answered_anywhere() {
     secrets.extend([issued_key, viewer_token]);
     private_parts(&ring, "", &mut secrets);
     assert!(
-        secrets.len() >= 19,
+        secrets.len() >= 20,
         "the private keys of the ring were not found"
     );
     let secrets: Vec<_> = secrets
@@ -255,12 +333,24 @@ fn no_secret_is_written_or_answered_anywhere() {
         .map(|secret| (secret.clone(), forms(&secret)))
         .collect();
 
+    check("the documents of early ends", &ended, &secrets);
     check("the log", gateway.log().as_bytes(), &secrets);
     check(
         "the spans",
         format!("{:?}", received.spans()).as_bytes(),
         &secrets,
     );
+    let spans = received.spans();
+    let ids = spans.iter().map(|span| hex::encode(&span.trace_id));
+    check(
+        "the ids of traces",
+        ids.collect::<String>().as_bytes(),
+        &secrets,
+    );
+    wait_for("spans of what was overwritten", || {
+        let spans = format!("{:?}", received.spans());
+        (spans.contains("agent/1 (***") && spans.contains("/***")).then_some(())
+    });
     let metrics = wait_for("metrics", || {
         let metrics = received.metrics();
         (!metrics.is_empty()).then_some(metrics)
@@ -272,6 +362,17 @@ fn no_secret_is_written_or_answered_anywhere() {
     });
     check("log lines", format!("{lines:?}").as_bytes(), &secrets);
     let (admin, org) = (Some(gateway.token.clone()), "/api/v1/orgs/default");
+    let exported = gateway.control_call(
+        "GET",
+        &format!("{org}/records/export"),
+        admin.as_deref(),
+        None,
+    );
+    let exported = exported.text();
+    assert!(
+        exported.contains("agent/1 (***") && exported.contains("\"path\":\"/***"),
+        "{exported}"
+    );
     for path in [
         format!("{org}/records/export"),
         format!("{org}/targets"),
@@ -282,6 +383,7 @@ fn no_secret_is_written_or_answered_anywhere() {
         format!("{org}/config"),
         format!("{org}/telemetry?by=path&groups=1000"),
         format!("{org}/telemetry?by=user_agent"),
+        "/api/v1/unmatched?limit=200".to_owned(),
         "/api/v1/tokens".to_owned(),
         "/api/v1/nodes".to_owned(),
         "/api/v1/me".to_owned(),

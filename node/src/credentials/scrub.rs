@@ -132,6 +132,11 @@ impl Scrub {
         self.forms.first().map_or(0, |form| form.len())
     }
 
+    /// Its forms, the longest first.
+    pub fn forms(&self) -> impl Iterator<Item = &[u8]> {
+        self.forms.iter().map(|form| form.as_slice())
+    }
+
     /// The beginnings of its forms.
     pub fn starts(&self) -> impl Iterator<Item = [u8; 4]> {
         self.forms

@@ -1,11 +1,15 @@
-//! What a record keeps of a path, a query and an address: never a secret. Pure.
+//! What a record keeps of a request's and an answer's texts: never a secret that is known. All of a
+//! text is searched before it is cut, or half a secret might stay.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
+use http::HeaderValue;
 use proto::proxy::{RecordPath, RecordSource};
 use proto::query;
 use proto::record::{QueryField, REDACTED};
 
+use crate::credentials::shown::{shown, shown_text};
 use crate::presented::ISSUED;
 
 /// Longest recorded path, in characters.
@@ -16,12 +20,15 @@ const QUERY_FIELDS_MAX: usize = 64;
 const QUERY_BYTES_MAX: usize = 4_096;
 /// Longest recorded parameter name or value, in characters.
 const QUERY_CHARS_MAX: usize = 256;
+/// Longest recorded `User-Agent`, in characters.
+const AGENT_CHARS_MAX: usize = 256;
 /// A path segment longer than this may be a token.
 const SEGMENT_BYTES_MAX: usize = 20;
 
 /// The path as the proxy's `record.path` says.
 pub fn path(path: &[u8], policy: RecordPath) -> String {
-    let text = String::from_utf8_lossy(path);
+    let path = without_secrets(path);
+    let text = String::from_utf8_lossy(&path);
     match policy {
         RecordPath::None => String::new(),
         RecordPath::Template if text.split('/').any(looks_random) => {
@@ -33,8 +40,32 @@ pub fn path(path: &[u8], policy: RecordPath) -> String {
     }
 }
 
+/// A text of a request or of an answer without secrets, cut to so many characters.
+pub fn shortened(text: &str, chars_max: usize) -> String {
+    clipped(&shown_text(text), chars_max)
+}
+
+/// A caller's `User-Agent`, where it is a text.
+pub fn user_agent(agent: &HeaderValue) -> Option<String> {
+    let text = without_secrets(agent.to_str().ok()?.as_bytes());
+    Some(clipped(&String::from_utf8_lossy(&text), AGENT_CHARS_MAX))
+}
+
+/// A text without secrets. With escapes in it a secret is another text: where one is found only
+/// without them, it is the text without them that is kept.
+fn without_secrets(text: &[u8]) -> Cow<'_, [u8]> {
+    let clean = shown(text);
+    if clean.contains(&b'%')
+        && let Cow::Owned(decoded) = query::form_decode(&clean)
+        && let Cow::Owned(clean) = shown(&decoded)
+    {
+        return Cow::Owned(clean);
+    }
+    clean
+}
+
 /// A text cut to so many characters.
-pub fn clipped(text: &str, chars_max: usize) -> String {
+fn clipped(text: &str, chars_max: usize) -> String {
     // There are at least as many bytes as characters, so a short text needs no counting.
     let end = match text.len() > chars_max {
         true => text.char_indices().nth(chars_max).map(|(at, _)| at),
@@ -58,16 +89,21 @@ fn looks_random(segment: &str) -> bool {
 ///
 /// What may be a caller's key is never shown: parameters that hold one, values as we issue them.
 pub fn query(text: Option<&[u8]>, allow: &[String], keys: &[Box<str>]) -> Vec<QueryField> {
-    let clip = |bytes: &[u8]| clipped(&String::from_utf8_lossy(bytes), QUERY_CHARS_MAX);
+    // What no escape was taken out of has been searched with the whole.
+    let clip = |part: &Cow<'_, [u8]>| match part {
+        Cow::Borrowed(part) => clipped(&String::from_utf8_lossy(part), QUERY_CHARS_MAX),
+        Cow::Owned(part) => clipped(&String::from_utf8_lossy(&shown(part)), QUERY_CHARS_MAX),
+    };
     let Some(text) = text else {
         return Vec::new();
     };
+    let text = shown(text);
     let mut chars = 0;
     let fits = |field: &QueryField| {
         chars += field.name.len() + field.value.len();
         chars <= QUERY_BYTES_MAX
     };
-    query::pairs(text)
+    query::pairs(&text)
         .take(QUERY_FIELDS_MAX)
         .map(|(name, value)| {
             let is_key = keys.iter().any(|key| key.as_bytes() == &*name);
@@ -131,6 +167,8 @@ fn dotted(octets: [u8; 4]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::live::LiveSecrets;
+    use crate::credentials::scrub::Scrub;
 
     #[test]
     fn paths_lose_what_may_be_a_token() {
@@ -176,6 +214,36 @@ mod tests {
         let fields = query(Some(text), &allow, &["key".into()]);
         let values: Vec<_> = fields.iter().map(|field| field.value.as_str()).collect();
         assert_eq!(values, ["REDACTED", "REDACTED", "3"]);
+    }
+
+    #[test]
+    fn no_text_keeps_a_secret_whole_or_in_part() {
+        let secret = "reduce-live-secret/+of=32&bytes";
+        let scrub = std::sync::Arc::new(Scrub::new([secret], []));
+        LiveSecrets::of_process().add(&scrub);
+        let escaped = "reduce-live-secret%2F%2Bof%3D32%26bytes";
+        let odd = "reduce%2dlive-secret/%2Bof%3D32%26bytes";
+        let key = format!("rr_live_{}", "k".repeat(49));
+        let gone = |text: &str| {
+            let parts = ["reduce-live", "live-secret", "of=32", "of%3D32", "rr_live"];
+            assert!(!parts.iter().any(|part| text.contains(part)), "{text}");
+        };
+        // Where it is cut there is half of one.
+        for before in [0, 100, 247, 1_020, 2_040] {
+            let before = "x".repeat(before);
+            for secret in [secret, escaped, odd, "%72r_live_abcdefghijk", key.as_str()] {
+                let path_text = format!("/{before}/{secret}/x");
+                gone(&path(path_text.as_bytes(), RecordPath::Full));
+                gone(&path(path_text.as_bytes(), RecordPath::Template));
+                let agent = HeaderValue::from_str(&format!("{before} {secret} x")).unwrap();
+                gone(&user_agent(&agent).unwrap());
+            }
+            for secret in [secret, escaped, odd, key.as_str()] {
+                let text = format!("page={before}{secret}&{before}{secret}=1&{secret}");
+                let fields = query(Some(text.as_bytes()), &["page".into()], &[]);
+                gone(&format!("{fields:?}"));
+            }
+        }
     }
 
     #[test]

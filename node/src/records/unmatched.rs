@@ -8,7 +8,7 @@ use proto::id::ProxyId;
 use proto::record::{REDACTED, Record};
 use proto::tree::SYSTEM_ORG;
 
-use super::reduce::clipped;
+use super::reduce::{self, shortened};
 use crate::flow::Exchange;
 use crate::presented::ISSUED;
 use crate::stages::record::Origin;
@@ -72,7 +72,7 @@ pub fn record(
         node: Arc::clone(&origin.node),
         region: Arc::clone(&origin.region),
         method,
-        path: name(exchange.request.called_name()),
+        path: name(&exchange.notes.path),
         query: Vec::new(),
         status: exchange.end.as_ref().map(|end| end.status),
         upstream_status: None,
@@ -90,7 +90,7 @@ pub fn record(
         shadow_rule_ids: Vec::new(),
         filter_ids: Vec::new(),
         source_address: Some(exchange.request.peer.ip().to_canonical().to_string()),
-        user_agent: exchange.notes.user_agent.clone(),
+        user_agent: exchange.notes.agent.as_ref().and_then(reduce::user_agent),
         upstream_ids: Vec::new(),
         trace_id: exchange.notes.trace_id.map(trace_id_text),
         left_gateway: None,
@@ -112,7 +112,7 @@ fn name(called: &[u8]) -> String {
     let key = called.windows(ISSUED.len()).any(|part| part == ISSUED);
     match key {
         true => REDACTED.to_owned(),
-        false => clipped(&String::from_utf8_lossy(called), NAME_CHARS_MAX),
+        false => shortened(&String::from_utf8_lossy(called), NAME_CHARS_MAX),
     }
 }
 

@@ -17,6 +17,7 @@ use proto::seal::{DigestKey, Purpose};
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::stale::facts_are_young;
 use crate::flow::{Caller, Exchange};
+use crate::forgotten;
 use crate::metering;
 use crate::presented::{self, Issued, Place};
 use crate::request::Request;
@@ -54,6 +55,9 @@ impl Stage for Authenticate {
             Some(proxy) => identify(&exchange.request, proxy, &mut digests, exchange.started_at)
                 .and_then(|caller| self.open_proxy_allows(exchange, proxy, caller)),
         };
+        for (key, _) in &digests.known {
+            forgotten::forget(&mut exchange.notes, key);
+        }
         let caller = match identified {
             Ok(caller) => caller,
             Err(refusal) => {

@@ -17,6 +17,7 @@ use proto::proxy::{ForeignUrls, OnClientAbort, RewriteUrls};
 use proto::validation::BodyValidator;
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::credentials::shown::shown_text;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::hygiene::fields::{self, ResponseFields, codings};
 use crate::hygiene::{cookies, urls};
@@ -149,14 +150,14 @@ fn clean_head(
         RewriteUrls::On => urls::map_answer(&mut answer.headers, &mapping),
         RewriteUrls::Off => urls::foreign(&answer.headers, &mapping),
     };
-    if foreign.is_some() {
+    if let Some(foreign) = foreign {
+        let host = shown_text(&foreign).into_owned();
+        exchange.notes.left_gateway = Some(host);
         if proxy.foreign_urls == ForeignUrls::Refuse {
-            exchange.notes.left_gateway = foreign;
             let detail = "the target's answer leads to another host, which this proxy refuses \
                           (`foreign_urls: refuse`); make a proxy for that host, or allow it";
             return Err(EarlyEnd::new(Code::RedirectBlocked, detail));
         }
-        exchange.notes.left_gateway = foreign;
     }
     Ok(())
 }

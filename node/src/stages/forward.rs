@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::outbound;
 use crate::outcomes;
 use crate::payload;
-use crate::records::reduce::clipped;
+use crate::records::reduce::shortened;
 use crate::reflected;
 use crate::refused;
 use crate::settling::Settling;
@@ -275,7 +275,7 @@ fn answered(
         {
             notes.upstream_ids.push(UpstreamId {
                 header: name.as_str().to_owned(),
-                value: clipped(text, 128),
+                value: shortened(text, 128),
             });
         }
     }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use actix_http::{HttpMessage, Payload, Request as HttpRequest, Response};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
@@ -24,7 +25,6 @@ use crate::elsewhere::{self, PASSED_ON};
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
 use crate::metrics::{Ending, MethodName};
-use crate::records::reduce::clipped;
 use crate::reply::seat;
 use crate::request::Request;
 use crate::telemetry;
@@ -228,21 +228,27 @@ impl Stage for Receive {
             Some(trace) => Some(trace.trace_id),
             None => telemetry::callers(&exchange.request.headers).map(|caller| caller.trace_id),
         };
-        if let Some(agent) = exchange.request.headers.get(header::USER_AGENT) {
-            exchange.notes.user_agent = agent.to_str().ok().map(|text| clipped(text, 256));
-        }
+        exchange.notes.agent = exchange.request.headers.get(header::USER_AGENT).cloned();
         let found = exchange
             .request
             .split_proxy_key()
             .map(|key| exchange.snapshot.find(key, exchange.started_at));
+        let called = || Bytes::copy_from_slice(exchange.request.called_name());
         match found {
+            Some(None) => {
+                exchange.notes.path = called();
+                Next::Continue
+            }
             Some(proxy) => {
                 exchange.proxy = proxy;
                 exchange.notes.path = exchange.request.rest();
                 exchange.notes.query = exchange.request.query.clone();
                 Next::Continue
             }
-            None if exchange.request.is_proxy_form() => Next::Continue,
+            None if exchange.request.is_proxy_form() => {
+                exchange.notes.path = called();
+                Next::Continue
+            }
             None => {
                 let detail = "nothing is served here; call /api/{proxy}/… with the URL that the \
                               proxy's `url` shows";

@@ -182,7 +182,7 @@ impl Recorder {
             shadow_rule_ids: notes.shadow_rules,
             filter_ids: notes.filters_changed,
             source_address: reduce::source(exchange.request.peer.ip(), proxy.record.source),
-            user_agent: notes.user_agent,
+            user_agent: notes.agent.as_ref().and_then(reduce::user_agent),
             upstream_ids: notes.upstream_ids,
             trace_id: notes.trace_id.map(trace_id_text),
             left_gateway: notes.left_gateway,
@@ -221,7 +221,7 @@ fn method(method: &Method) -> Cow<'static, str> {
     let text = method.as_str();
     match USUAL.into_iter().find(|usual| *usual == text) {
         Some(usual) => usual.into(),
-        None => text.to_owned().into(),
+        None => reduce::shortened(text, usize::MAX).into(),
     }
 }
 

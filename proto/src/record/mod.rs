@@ -3,7 +3,8 @@
 //! A node writes it when the answer has ended, ships it to control in a
 //! [`crate::wire::RecordBatch`], and the API shows it. It holds no secret by construction: query
 //! values are replaced before a record is built, headers come from a fixed list, bodies are absent
-//! unless a proxy asks for their beginning.
+//! unless a proxy asks for their beginning. Should a caller or a target put one into what is left,
+//! such as a path, a node overwrites it before it is cut (`credentials/shown.rs` there).
 //!
 //! Plain structs without serde attributes that change the shape: the binary wire form depends on
 //! the order of fields and variants. New fields go to the end, with a new schema number in `wire`.
