@@ -13,6 +13,8 @@ use crate::traces::{Incoming, Sampling};
 
 /// The field that carries a trace's identity.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The field with what vendors say of that trace, and of no other.
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The place of a request in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +99,14 @@ impl TraceContext {
         }
     }
 
-    /// Makes the attempt the parent of what the target does.
+    /// Makes the attempt the parent of what the target does. The caller's `tracestate` goes with
+    /// the caller's trace alone (W3C Trace Context §3.3): beside another it would be taken for its.
     pub fn pass_on(&self, headers: &mut HeaderMap) {
+        let is_continued = self.parent().is_some();
+        // Finding the field by hash costs more than looking at the names.
+        if !is_continued && headers.keys().any(|name| *name == TRACESTATE) {
+            headers.remove(TRACESTATE);
+        }
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         write_hex(&self.trace_id.to_be_bytes(), &mut text[3..35]);
         write_hex(&self.attempt_id.to_be_bytes(), &mut text[36..52]);
@@ -282,6 +290,40 @@ mod tests {
                 let expected = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
                 assert_eq!(out[TRACEPARENT], expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_tracestate_goes_with_the_trace_that_it_came_with() {
+        let parent = Parent {
+            trace_id: 7,
+            span_id: 8,
+            sampled: true,
+        };
+        let ignore = Sampling {
+            incoming: Incoming::Ignore,
+            ..SAMPLING
+        };
+        let join = Sampling {
+            incoming: Incoming::Join,
+            ..SAMPLING
+        };
+        for (context, stays) in [
+            (TraceContext::new(1, Some(parent), &SAMPLING), true),
+            (TraceContext::new(1, Some(parent), &join), true),
+            (TraceContext::new(1, Some(parent), &ignore), false),
+            (TraceContext::new(1, None, &SAMPLING), false),
+            (TraceContext::passed_on(1, Some(parent), &ignore), true),
+        ] {
+            let mut out = headers("00-x");
+            for value in ["a=b", "c=d"] {
+                out.append(TRACESTATE, HeaderValue::from_static(value));
+            }
+            out.insert("baggage", HeaderValue::from_static("e=f"));
+            context.pass_on(&mut out);
+            let left = out.get_all(TRACESTATE).iter().count();
+            assert_eq!(left, if stays { 2 } else { 0 }, "{context:?}");
+            assert!(out.contains_key("baggage"), "it belongs to no trace");
         }
     }
 

@@ -457,6 +457,37 @@ fn a_caller_that_is_not_trusted_gets_a_link() {
     assert_eq!(record["trace_id"], hex::encode(&server.trace_id));
 }
 
+/// What vendors say of a trace is not told of another one.
+#[test]
+fn a_tracestate_goes_with_the_trace_that_it_came_with() {
+    let (endpoint, _received) = grpc();
+    let upstream = Upstream::json("{}");
+    let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (incoming, parent, expected) in [
+        ("trust", Some(valid), Some("a=b")),
+        ("join", Some(valid), Some("a=b")),
+        ("ignore", Some(valid), None),
+        ("trust", Some("00-xyz-b7ad6b7169203331-01"), None),
+        ("trust", None, None),
+    ] {
+        let gateway = gateway(&endpoint, &format!("incoming = \"{incoming}\"\n"));
+        let full = json!({"propagate_trace": "full"});
+        let proxy = gateway.proxy_with(&upstream.url(), full, json!({}));
+        let mut request = proxy.request("GET", "/x").field("tracestate", "a=b");
+        request = request.field("baggage", "c=d");
+        if let Some(parent) = parent {
+            request = request.field("traceparent", parent);
+        }
+        assert_eq!(proxy.send(&request).status(), 200);
+        let seen = upstream.last();
+        assert_eq!(seen.field("tracestate"), expected, "{incoming} {parent:?}");
+        assert_eq!(seen.field("baggage"), Some("c=d"));
+        let passed = seen.field("traceparent").expect("a traceparent");
+        let is_callers = passed.contains("0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(is_callers, expected.is_some(), "{incoming} {parent:?}");
+    }
+}
+
 /// A collector that is gone costs no request anything; what was lost is counted, and it heals.
 #[test]
 fn a_collector_may_be_gone() {
