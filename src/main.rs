@@ -43,6 +43,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use proto::visible;
 
 use crate::cli::{Cli, Command, ConfigCommand, LinkCommand, Output};
 use crate::settings::SettingsError;
@@ -102,8 +103,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match output {
-                Output::Text => eprintln!("requestrocket: {error:#}"),
-                Output::Json => eprintln!("{}", client::problem::document(&error)),
+                Output::Text => eprintln!(
+                    "{}",
+                    visible::in_lines(&format!("requestrocket: {error:#}"))
+                ),
+                Output::Json => {
+                    let document = client::problem::document(&error).to_string();
+                    eprintln!("{}", visible::in_lines(&document));
+                }
             }
             let usage = error.is::<SettingsError>() || error.is::<serve::CannotStart>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
@@ -116,9 +123,14 @@ fn on_system(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resul
     actix_rt::System::new().block_on(command)
 }
 
-/// Writes what a command answers: the one place that does. A reader that has enough (`| head`) ends
-/// the command quietly.
+/// Writes what a command answers, in lines or as JSON, with what is not seen in it escaped.
 fn say(text: &str) {
+    write(&visible::in_lines(text));
+}
+
+/// Writes to standard output: the one place that does. A reader that has enough (`| head`) ends the
+/// command quietly.
+fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
         if error.kind() != std::io::ErrorKind::BrokenPipe {

@@ -5,29 +5,23 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use node::credentials::shown::shown;
+use proto::visible;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// A text as it may leave the process: live secrets and keys that we issue overwritten, control
-/// characters escaped.
+/// A text as it may leave the process: live secrets and keys that we issue overwritten, characters
+/// that are not seen escaped.
 pub fn clean(text: &[u8]) -> Cow<'_, str> {
     let text = match shown(text) {
         Cow::Borrowed(text) => String::from_utf8_lossy(text),
         Cow::Owned(text) => Cow::Owned(String::from_utf8_lossy(&text).into_owned()),
     };
-    if !text.chars().any(char::is_control) {
-        return text;
+    match text {
+        Cow::Borrowed(text) => visible::on_one_line(text),
+        Cow::Owned(text) => Cow::Owned(visible::on_one_line(&text).into_owned()),
     }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        match character.is_control() {
-            true => escaped.extend(character.escape_default()),
-            false => escaped.push(character),
-        }
-    }
-    Cow::Owned(escaped)
 }
 
-/// Writes each event with its control characters escaped, but for the end of the line.
+/// Writes each event with what is not seen in it escaped, but for the end of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct OneLine<W>(pub W);
 
@@ -92,8 +86,15 @@ mod tests {
     fn an_event_is_one_line_whatever_it_holds() {
         assert_eq!(written("INFO a: ü\n"), "INFO a: ü\n");
         assert_eq!(
-            written("INFO GET /\n2026 ERROR forged\r\u{1b}[2J\u{9b}x\n"),
-            "INFO GET /\\n2026 ERROR forged\\r\\u{1b}[2J\\u{9b}x\n"
+            written("INFO GET /\n2026 ERROR forged\r\u{1b}[2J\u{9b}x\u{202e}y\u{2028}z\n"),
+            "INFO GET /\\n2026 ERROR forged\\r\\u001b[2J\\u009bx\\u202ey\\u2028z\n"
+        );
+        let event = serde_json::json!({"path": "/\u{9b}\u{202e}\u{7f}"});
+        let line = written(&format!("{event}\n"));
+        assert!(line.trim_end().is_ascii(), "{line}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&line).unwrap(),
+            event
         );
         let key = format!("rr_live_{}", "k".repeat(49));
         assert!(!written(&format!("GET /{key}\n")).contains("rr_live"));

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::problem::Problem;
+use crate::visible::is_unseen;
 
 /// Longest `name` of an object, in characters.
 pub const NAME_CHARS_MAX: usize = 200;
@@ -156,10 +157,26 @@ pub fn pointer_token(text: &str) -> String {
     text.replace('~', "~0").replace('/', "~1")
 }
 
-/// A text shortened and without control characters, for messages.
+/// A text shortened and without characters that are not seen, for messages.
 pub fn printable(text: &str) -> String {
     text.chars()
         .take(100)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if is_unseen(c) { '\u{fffd}' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printable_text_steers_nothing() {
+        let text = "a\nb\u{202e}c\u{2066}d\u{200f}e\u{2028}f";
+        assert_eq!(
+            printable(text),
+            "a\u{fffd}b\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}f"
+        );
+        assert_eq!(printable("\u{fc}\u{5d0}"), "\u{fc}\u{5d0}");
+        assert_eq!(printable(&"x".repeat(200)).len(), 100);
+    }
 }

@@ -7,7 +7,8 @@
 //! other (`region_link`), who calls through proxies (`forwarded`), and what is told of each request
 //! (`record`, `stage`, `attempt`, `wire`).
 //!
-//! What nodes tell of their meters is `usage`; metrics of every process are `exposition`.
+//! What nodes tell of their meters is `usage`; metrics of every process are `exposition`; `visible`
+//! is how texts of others are shown.
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
@@ -62,4 +63,5 @@ pub mod tree;
 pub mod usage;
 pub mod validation;
 pub mod version;
+pub mod visible;
 pub mod wire;

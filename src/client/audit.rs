@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Api;
+use super::records::shown;
 use super::versions::change_lines;
 use crate::cli::{AuditArgs, Output};
 use crate::say;
@@ -25,12 +26,13 @@ pub async fn list(args: &AuditArgs) -> anyhow::Result<()> {
 }
 
 fn entry_lines(entry: &Value) -> Vec<String> {
-    let text = |key: &str| entry[key].as_str().unwrap_or_default();
+    let text = |key: &str| entry[key].as_str().map(shown).unwrap_or_default();
     let author = match entry["author_name"].as_str() {
-        Some(name) => format!("{name} ({})", text("author")),
-        None => text("author").to_owned(),
+        Some(name) => format!("{} ({})", shown(name), text("author")),
+        None => text("author"),
     };
-    let from = entry["source"].as_str().unwrap_or("the process itself");
+    let from = entry["source"].as_str().map(shown);
+    let from = from.as_deref().unwrap_or("the process itself");
     let mut lines = vec![format!(
         "{:>6}  {}  {author} from {from}",
         entry["n"].as_u64().unwrap_or_default(),
@@ -48,6 +50,23 @@ fn entry_lines(entry: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_forges_nothing() {
+        let entry = json!({
+            "n": 7, "published_at": "2026-11-25T10:00:00Z", "author": "tok_1",
+            "author_name": "a\u{202e}b\nc", "source": "10.1.2.3",
+            "objects": [{"id": "prx_1", "change": "created", "before": null,
+                         "after": {"name": "d\u{2066}\ne"}}],
+        });
+        assert_eq!(
+            entry_lines(&entry),
+            [
+                "     7  2026-11-25T10:00:00Z  a\\u202eb\\nc (tok_1) from 10.1.2.3",
+                "        + prx_1  d\\u2066\\ne",
+            ]
+        );
+    }
 
     #[test]
     fn an_entry_says_who_when_where_and_what() {

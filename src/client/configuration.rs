@@ -4,6 +4,7 @@
 //! A file holds no secret. Where one belongs it names where the secret is, an environment variable
 //! or another file, and this command puts it in before the document leaves the machine.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -91,7 +92,11 @@ pub async fn export(args: &ExportArgs) -> anyhow::Result<()> {
         FileFormat::Json => serde_json::to_string_pretty(&document)?,
         FileFormat::Yaml => serde_saphyr::to_string(&document)?,
     };
-    say(text.trim_end());
+    match args.output {
+        // A file that is applied again must say the same; YAML has other escapes than JSON.
+        FileFormat::Yaml if !std::io::stdout().is_terminal() => crate::write(text.trim_end()),
+        _ => say(text.trim_end()),
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Api;
 use super::configuration::{parse, read};
+use super::records::shown;
 use crate::cli::{ExplainArgs, Output};
 use crate::say;
 
@@ -130,7 +131,7 @@ fn lines(answer: &Value) -> Vec<String> {
     if answer["looked_at"].is_number() {
         return summary_lines(answer);
     }
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| value.as_str().map(shown).unwrap_or_default();
     let mut lines = Vec::new();
     let record = &answer["record"];
     if record.is_object() {
@@ -198,7 +199,7 @@ fn stage_facts(stage: &Value) -> Vec<String> {
 }
 
 fn scope_lines(scope: &Value) -> Vec<String> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| value.as_str().map(shown).unwrap_or_default();
     let by_default = match scope["default"].as_bool() {
         Some(true) => " by default",
         _ => "",

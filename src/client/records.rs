@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use futures_util::StreamExt;
+use proto::visible;
 use serde_json::Value;
 
 use super::Api;
@@ -156,15 +157,9 @@ pub fn milliseconds(us: u64) -> String {
     format!("{:.2} ms", us as f64 / 1_000.0)
 }
 
-/// What a caller chose, without what would act on a terminal.
+/// What others chose, without what would act on a terminal or begin a line.
 pub fn shown(text: &str) -> String {
-    let escape = |c: char| match c {
-        c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-            c.escape_unicode().to_string()
-        }
-        c => c.to_string(),
-    };
-    text.chars().map(escape).collect()
+    visible::on_one_line(text).into_owned()
 }
 
 /// A record with a line for each field that says something.
@@ -197,12 +192,12 @@ mod tests {
     fn a_record_is_a_line_that_cannot_be_forged() {
         let record = json!({
             "id": "req_1", "started_at": "2026-11-25T10:00:00Z", "status": 401, "total_us": 1_234,
-            "method": "GET", "path": "/a\n\u{1b}[2Jb", "code": "proxy-access-denied",
+            "method": "GET", "path": "/a\n\u{1b}[2J\u{202e}b", "code": "proxy-access-denied",
             "auth_failure": "wrong-key",
         });
         assert_eq!(
             line(&record),
-            "2026-11-25T10:00:00Z        401    1.23 ms GET    /a\\u{a}\\u{1b}[2Jb \
+            "2026-11-25T10:00:00Z        401    1.23 ms GET    /a\\n\\u001b[2J\\u202eb \
              proxy-access-denied (wrong-key) req_1"
         );
     }

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Api;
+use super::records::shown;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
@@ -45,7 +46,7 @@ pub async fn list(args: &UnmatchedArgs) -> anyhow::Result<()> {
 fn line(attempt: &Value) -> String {
     let text = |key: &str| attempt[key].as_str().unwrap_or_default();
     let meant = match attempt["nearest"].as_str() {
-        Some(name) => format!("  meant {name}?"),
+        Some(name) => format!("  meant {}?", shown(name)),
         None => String::new(),
     };
     format!(
@@ -53,7 +54,7 @@ fn line(attempt: &Value) -> String {
         text("started_at"),
         text("source_address"),
         text("method"),
-        text("name"),
+        shown(text("name")),
     )
 }
 

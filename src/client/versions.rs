@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Api;
+use super::records::shown;
 use crate::cli::{DiffArgs, Output, RollbackArgs, VersionsArgs};
 use crate::say;
 
@@ -126,14 +127,14 @@ pub fn change_lines(changes: &Value) -> Vec<String> {
 
 /// What an object is, in a few words: its name, or what a rule, filter or meter does to what.
 fn label(object: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| value.as_str().map(shown).unwrap_or_default();
     let listed = |value: &Value| {
         let items = value.as_array().into_iter().flatten();
         items.map(text).collect::<Vec<_>>().join(",")
     };
     let parent = object["parent_id"].as_str();
     if let (Some(name), None) = (object["name"].as_str(), parent) {
-        return name.to_owned();
+        return shown(name);
     }
     let mut words = vec![
         text(&object["name"]),
@@ -177,11 +178,12 @@ fn field_lines(before: &Value, after: &Value) -> Vec<String> {
     changed
         .filter(|key| before.get(*key) != after.get(*key))
         .map(|key| {
-            let shown = |of: Option<&Value>| of.map_or("nothing".to_owned(), Value::to_string);
+            let value = |of: Option<&Value>| of.map_or("nothing".to_owned(), Value::to_string);
             format!(
-                "    {key}: {} -> {}",
-                shown(before.get(key)),
-                shown(after.get(key))
+                "    {}: {} -> {}",
+                shown(key),
+                value(before.get(key)),
+                value(after.get(key))
             )
         })
         .collect()
