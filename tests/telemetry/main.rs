@@ -63,6 +63,109 @@ fn attributes(span: &Span) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The names of a span's attributes, each once, with their types as the conventions call them.
+fn typed(span: &Span) -> BTreeMap<&str, &'static str> {
+    let mut types = BTreeMap::new();
+    for pair in &span.attributes {
+        let kind = match pair.value.as_ref().and_then(|value| value.value.as_ref()) {
+            Some(Any::StringValue(_)) => "string",
+            Some(Any::IntValue(_)) => "int",
+            Some(Any::BoolValue(_)) => "boolean",
+            Some(Any::ArrayValue(_)) => "string[]",
+            other => panic!("{} is {other:?}", pair.key),
+        };
+        let twice = types.insert(pair.key.as_str(), kind);
+        assert!(twice.is_none(), "{} twice", pair.key);
+    }
+    types
+}
+
+/// The same as a table says it; of some only where the condition holds.
+fn table<'t>(rows: &[(&'t str, &'static str, bool)]) -> BTreeMap<&'t str, &'static str> {
+    let rows = rows.iter().filter(|(.., there)| *there);
+    rows.map(|(name, kind, _)| (*name, *kind)).collect()
+}
+
+/// What a SERVER span says, and nothing else.
+fn check_server(span: &Span, expected: &Expected<'_>, is_armed: bool) {
+    let always = true;
+    let wanted = table(&[
+        // Required by the conventions for HTTP.
+        ("http.request.method", "string", always),
+        ("url.path", "string", always),
+        ("url.scheme", "string", always),
+        // Required where they are known, or there was an error.
+        (
+            "http.response.status_code",
+            "int",
+            expected.status.is_some(),
+        ),
+        ("error.type", "string", expected.error.is_some()),
+        ("url.query", "string", expected.told),
+        // Recommended.
+        ("client.address", "string", always),
+        ("user_agent.original", "string", expected.told),
+        ("requestrocket.request.id", "string", always),
+        ("requestrocket.org.id", "string", always),
+        ("requestrocket.proxy.id", "string", always),
+        ("requestrocket.target.id", "string", always),
+        ("requestrocket.config.version", "int", always),
+        ("requestrocket.node", "string", always),
+        ("requestrocket.code", "string", always),
+        ("requestrocket.proxy_credential.id", "string", always),
+        ("requestrocket.target_credential.id", "string", is_armed),
+    ]);
+    assert_eq!(typed(span), wanted);
+}
+
+/// What a CLIENT span says, and nothing else.
+fn check_client(span: &Span, at: usize, (status, error): (Option<&str>, Option<&str>)) {
+    let always = true;
+    let wanted = table(&[
+        ("http.request.method", "string", always),
+        ("server.address", "string", always),
+        ("server.port", "int", always),
+        ("url.full", "string", always),
+        ("http.response.status_code", "int", status.is_some()),
+        ("error.type", "string", error.is_some()),
+        ("http.request.resend_count", "int", at > 0),
+        ("requestrocket.connection.reused", "boolean", always),
+    ]);
+    assert_eq!(typed(span), wanted);
+}
+
+/// The stages that a request met, up to the one that ended it, and what each says.
+fn check_stages(stages: &BTreeMap<String, Span>, ended_by: Option<&str>) {
+    const BEFORE: [&str; 8] = [
+        "receive",
+        "authenticate",
+        "authorize",
+        "limit",
+        "prepare",
+        "inject",
+        "forward",
+        "filter",
+    ];
+    let last = BEFORE.iter().position(|stage| Some(*stage) == ended_by);
+    let mut wanted = BEFORE[..=last.unwrap_or(BEFORE.len() - 1)].to_vec();
+    wanted.push("respond");
+    wanted.sort_unstable();
+    let found: Vec<&str> = stages.keys().map(String::as_str).collect();
+    assert_eq!(found, wanted);
+    for (name, span) in stages {
+        let ended = Some(name.as_str()) == ended_by;
+        let own = match name.as_str() {
+            "authenticate" => ("requestrocket.proxy_credential.id", "string", true),
+            "authorize" => ("requestrocket.rules.denied", "string[]", ended),
+            "limit" => ("requestrocket.limits.refused", "string[]", ended),
+            "inject" => ("requestrocket.target_credential.id", "string", true),
+            _ => ("", "", false),
+        };
+        let outcome = ("requestrocket.stage.outcome", "string", true);
+        assert_eq!(typed(span), table(&[outcome, own]), "{name}");
+    }
+}
+
 fn id(answer: &Message) -> String {
     answer
         .field("requestrocket-request-id")
@@ -140,6 +243,8 @@ struct Expected<'a> {
     error: Option<&'a str>,
     code: &'a str,
     ended_by: Option<&'a str>,
+    /// The caller sent a query and says which program it is.
+    told: bool,
     attempts: &'a [(Option<&'a str>, Option<&'a str>)],
 }
 
@@ -182,6 +287,8 @@ fn check(
         expected.ended_by.into_iter().collect::<Vec<_>>(),
         "{path}"
     );
+    check_stages(&trace.stages, expected.ended_by);
+    check_server(&trace.server, expected, trace.stages.contains_key("inject"));
     assert_eq!(trace.attempts.len(), expected.attempts.len(), "{path}");
     for (at, (span, (status, error))) in trace.attempts.iter().zip(expected.attempts).enumerate() {
         let found = attributes(span);
@@ -195,7 +302,10 @@ fn check(
             .expect("a port");
         assert_eq!(get("server.address"), Some(host));
         assert_eq!(get("server.port"), Some(port));
-        assert_eq!(get("url.full"), Some(format!("{url}{path}").as_str()));
+        let query = if expected.told { "?a=REDACTED" } else { "" };
+        let full = format!("{url}{path}{query}");
+        assert_eq!(get("url.full"), Some(full.as_str()));
+        check_client(span, at, (*status, *error));
         assert_eq!(get("http.response.status_code"), *status, "{path} {at}");
         assert_eq!(get("error.type"), *error, "{path} {at}");
         assert_eq!(code(span) == ERROR, error.is_some());
@@ -228,12 +338,26 @@ fn every_kind(received: &Received, gateway: &Gateway) {
         error,
         code: "proxy-access-granted",
         ended_by: None,
+        told: false,
         attempts: &answered,
     };
     let upstream = Upstream::json("{}");
     let proxy = gateway.proxy(&upstream.url());
     let answer = proxy.get("/plain");
     check(received, &proxy, &upstream, &answer, "/plain", &granted);
+    let telling = proxy
+        .request("GET", "/told?a=1")
+        .field("user-agent", "agent/1");
+    let answer = proxy.send(&telling);
+    let told = Expected {
+        told: true,
+        ..granted
+    };
+    check(received, &proxy, &upstream, &answer, "/told", &told);
+    let found = attributes(&trace(received, &id(&answer)).server);
+    let get = |name: &str| found.get(name).map(String::as_str);
+    assert_eq!(get("user_agent.original"), Some("agent/1"));
+    assert_eq!(get("url.query"), Some("a=REDACTED"));
 
     let rule = json!({"effect": "deny", "path": {"pattern": "^/secret"}});
     let rule = gateway.create(&format!("/proxies/{}/rules", proxy.id), rule);
@@ -273,6 +397,39 @@ fn every_kind(received: &Received, gateway: &Gateway) {
     assert_eq!(windows["requestrocket.limits.refused"], "minute");
 }
 
+/// A request that waits for its turn at a limit: like another, and the wait is the limit's.
+fn held(received: &Received, gateway: &Gateway) {
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let hold = json!({"hold": {"max_wait_ms": 20_000, "max_waiting": 20}});
+    let limits = json!([{"limit": 1, "window": "second"}]);
+    let place = format!("/proxies/{}/meters", proxy.id);
+    gateway.create(&place, json!({"limits": limits, "at_limit": hold}));
+    let so_far = || gateway.metric("requestrocket_limit_held_total ");
+    let answer = wait_for("a held request", || {
+        let before = so_far();
+        let answer = proxy.get("/held");
+        (so_far() > before).then_some(answer)
+    });
+    let granted = Expected {
+        status: Some("200"),
+        error: None,
+        code: "proxy-access-granted",
+        ended_by: None,
+        told: false,
+        attempts: &[(Some("200"), None)],
+    };
+    check(received, &proxy, &upstream, &answer, "/held", &granted);
+    let span = trace(received, &id(&answer)).stages["limit"].clone();
+    let record = gateway.record(&id(&answer));
+    let stages = record["stages"].as_array().expect("stages").iter();
+    let limit = stages.clone().find(|time| time["stage"] == "limit");
+    let waited_us = limit.and_then(|time| time["us"].as_u64()).expect("a time");
+    let span_ns = span.end_time_unix_nano - span.start_time_unix_nano;
+    assert_eq!(span_ns, waited_us * 1_000);
+    assert!(waited_us > 0);
+}
+
 /// A retried, a streamed and a timed-out request, and one with an error of the target.
 fn every_answer(received: &Received, gateway: &Gateway) {
     let upstream = Upstream::raw(|connection, keep| {
@@ -307,6 +464,7 @@ fn every_answer(received: &Received, gateway: &Gateway) {
         error: None,
         code: "proxy-access-granted",
         ended_by: None,
+        told: false,
         attempts: &[(Some("200"), None)],
     };
     // Until a connection is kept by the worker that gets the next request.
@@ -342,6 +500,7 @@ fn every_answer(received: &Received, gateway: &Gateway) {
         error: Some("upstream-timeout"),
         code: "upstream-timeout",
         ended_by: Some("forward"),
+        told: false,
         attempts: &[(None, Some("first-byte-timeout"))],
     };
     check(received, &proxy, &upstream, &answer, "/late", &late);
@@ -352,6 +511,7 @@ fn every_kind_of_request_over_grpc() {
     let (endpoint, received) = grpc();
     let gateway = gateway(&endpoint, "");
     every_kind(&received, &gateway);
+    held(&received, &gateway);
     every_answer(&received, &gateway);
 }
 
@@ -361,6 +521,7 @@ fn every_kind_of_request_over_http() {
     let otlp = "protocol = \"http\"\ncompression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
     let gateway = telling(&endpoint, otlp, "");
     every_kind(&received, &gateway);
+    held(&received, &gateway);
     every_answer(&received, &gateway);
     assert_eq!(received.header("x-tenant").as_deref(), Some("a b"));
     assert_eq!(received.header("content-encoding").as_deref(), Some("gzip"));
