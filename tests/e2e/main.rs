@@ -14,6 +14,7 @@ mod clocks;
 mod cluster;
 mod credentials;
 mod endpoints;
+mod explain_command;
 mod explained;
 mod fault;
 mod filters;
