@@ -36,8 +36,6 @@ use crate::wire::replication::Need;
 const FLOOR_PART: u64 = 20;
 /// No less than this is given at once.
 const LEAST: u64 = WHOLE / 100;
-/// The shares of two regions are about even when they differ by less.
-const EVEN: u64 = WHOLE / 10;
 /// Grants of one meter that a region has not taken yet; another one waits for these.
 const OPEN_MAX: usize = 8;
 /// Divisions whose shares a region remembers; beyond it shares do not move.
@@ -185,23 +183,29 @@ pub fn wait(limits: &[Limit]) -> Duration {
         .saturating_add(Duration::from_millis(500))
 }
 
-/// How a region uses what it has.
+/// How much is asked for in a region, whether it is given or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
-    /// How much of the limits is used here, in millionths of the whole of them.
+    /// How much of the limits is used and waited for here, in millionths of the whole of them.
     pub used: u64,
-    /// Whether it refuses callers, or lets them wait.
-    pub hungry: bool,
+    /// How much more is refused in one window, in millionths of the whole.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 impl Demand {
-    /// The same of two nodes.
+    /// The same of two nodes: each knows what all of them use, and what it refuses itself.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self {
             used: self.used.max(other.used),
-            hungry: self.hungry | other.hungry,
+            refused: self.refused.saturating_add(other.refused),
         }
+    }
+
+    /// All of it; nobody wants more than the whole.
+    pub fn wanted(&self) -> u64 {
+        self.used.saturating_add(self.refused).min(WHOLE)
     }
 }
 
@@ -212,22 +216,42 @@ pub struct NodeDemand {
     pub meters: BTreeMap<String, Demand>,
 }
 
-/// How much a region that has `own` gives to one that has `other` and refuses callers.
-///
-/// What it does not use, but for an eighth of what it uses; and whether it uses it or not, a part
-/// of what it has more than the other, until they are about even: such a part that all others
-/// together bring the other one to what they then have.
-pub fn spare(own: u64, demand: Demand, other: u64, (share, limits): (&Share, &[Limit])) -> u64 {
-    let more = own.saturating_sub(other);
-    let regions = WHOLE.checked_div(share.initial).unwrap_or(0).max(2);
-    let fair = if more > EVEN { more / regions } else { 0 };
-    let unused = match demand.hungry {
-        true => 0,
-        false => own.saturating_sub(demand.used.saturating_add(demand.used / 8)),
-    };
-    let spare = unused.max(fair);
-    let spare = spare.min(own.saturating_sub(floor(share, limits)));
-    let spare = spare.min(WHOLE.saturating_sub(other));
+/// What each region should have where so much is wanted, at most: what it wants and an eighth more,
+/// so that it need not ask again for each caller; where that is too much for all together, the same
+/// for all that want more than it (max-min fairness). More than is wanted stays where it is.
+fn level(wanted: impl Iterator<Item = u64>) -> u64 {
+    let mut all: Vec<u64> = wanted.map(with_room).collect();
+    all.sort_unstable();
+    let (mut left, mut regions) = (WHOLE, all.len() as u64);
+    for wanted in all {
+        let even = left / regions.max(1);
+        if wanted > even {
+            return even;
+        }
+        (left, regions) = (left - wanted, regions - 1);
+    }
+    WHOLE
+}
+
+fn with_room(wanted: u64) -> u64 {
+    wanted.saturating_add(wanted / 8)
+}
+
+/// How much a region that has `own` and wants `wanted` gives to one that asks for more, where
+/// `others` want so much: what it has beyond its part of what all want, as far as the other one has
+/// less than its part.
+pub fn spare(
+    (own, wanted): (u64, u64),
+    need: &Need,
+    others: impl Iterator<Item = u64>,
+    (share, limits): (&Share, &[Limit]),
+) -> u64 {
+    let level = level([wanted, need.wanted].into_iter().chain(others));
+    let least = floor(share, limits);
+    let part_of = |wanted: u64| with_room(wanted).min(level).max(least);
+    let spare = own.saturating_sub(part_of(wanted));
+    let spare = spare.min(part_of(need.wanted).saturating_sub(need.fraction));
+    let spare = spare.min(WHOLE.saturating_sub(need.fraction));
     let worth = limits.iter().all(|limit| part(limit.limit(), spare) > 0);
     if spare >= LEAST && worth { spare } else { 0 }
 }
@@ -243,14 +267,15 @@ pub struct Served {
     pub lost: bool,
 }
 
-/// Answers a region that asks for more: what it has taken is over, and what is not used here is
-/// given to it if it refuses callers. `open` are the grants to it, in their order.
+/// Answers a region that says what it has and wants: what it has taken is over, and if it wants
+/// more it is given what it lacks and this one has beyond its part. `open` are the grants to it, in
+/// their order; `others` is what further regions want.
 pub fn serve(
     held: &mut Held,
     open: &mut Vec<Grant>,
     of: (&Share, &[Limit]),
     (to, need): (&str, &Need),
-    demand: Demand,
+    (demand, others): (Demand, impl Iterator<Item = u64>),
 ) -> Served {
     let (share, _) = of;
     let (over, left) = std::mem::take(open)
@@ -268,11 +293,36 @@ pub fn serve(
         .filter(|grant| grant.seq > need.heard && grant.division == share.division);
     let unheard: u64 = among.map(|grant| grant.fraction).sum();
     let agreed = need.division == share.division;
-    if need.hungry && agreed && !served.lost && open.len() < OPEN_MAX {
-        let other = need.fraction.saturating_add(unheard);
-        let spare = spare(held.fraction(share), demand, other, of);
-        served.given = held.give(of, to, spare);
+    let lacks = need.wanted > need.fraction;
+    if lacks && agreed && !served.lost && open.len() < OPEN_MAX {
+        let need = Need {
+            fraction: need.fraction.saturating_add(unheard),
+            ..need.clone()
+        };
+        let own = (held.fraction(share), demand.wanted());
+        served.given = held.give(of, to, spare(own, &need, others, of));
         open.extend(served.given.clone());
     }
     served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_want_is_divided_so_that_who_wants_less_gets_it() {
+        for (wanted, expected) in [
+            (&[0, 0, 0][..], WHOLE),
+            (&[400_000, 400_000, 0], WHOLE),
+            (&[800_000, 800_000, 0], 500_000),
+            (&[WHOLE, WHOLE, WHOLE], 333_333),
+            (&[WHOLE, 80_000, 80_000], 820_000),
+            (&[WHOLE, 400_000, 80_000], 460_000),
+            (&[WHOLE, 640_000, 80_000], 455_000),
+            (&[], WHOLE),
+        ] {
+            assert_eq!(level(wanted.iter().copied()), expected, "{wanted:?}");
+        }
+    }
 }

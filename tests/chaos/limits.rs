@@ -278,7 +278,8 @@ fn stopped_extra() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn per_second() -> usize {
+/// How much the fastest limit gives.
+pub fn per_second() -> usize {
     let given = std::env::var("REQUESTROCKET_CHAOS_LIMIT_PER_S");
     given.map_or(200, |text| text.parse().expect("a number"))
 }

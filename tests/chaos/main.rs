@@ -19,6 +19,7 @@ mod midnight;
 mod network;
 mod quorum;
 mod rotation;
+mod shared;
 mod space;
 mod steady;
 mod wide;

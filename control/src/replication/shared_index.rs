@@ -9,6 +9,8 @@ use proto::meter::{Limit, Share};
 use proto::store::follow::World;
 use proto::tree::{Hash, OrgConfig};
 
+use super::shares::Wants;
+
 /// One meter, or the `limits` of a proxy.
 #[derive(Clone, Debug)]
 pub(super) struct SharedMeter {
@@ -26,6 +28,8 @@ type Indexed = (Hash, Arc<Vec<SharedMeter>>);
 #[derive(Debug, Default)]
 pub struct SharedIndex {
     known: Mutex<HashMap<OrgId, Indexed>>,
+    /// What other regions want of them.
+    pub(super) wants: Wants,
 }
 
 impl SharedIndex {

@@ -1,13 +1,14 @@
 //! Shares of limits move between regions: what is given, and what is taken.
 //!
-//! A region asks each other one twice a second for what its nodes lack, on the connection that it
-//! follows by. Who is asked gives from what its own nodes do not use, in one transaction of its
-//! store: its share falls, and the grant is there until the region that asked says that it has
+//! A region tells each other one twice a second what its callers want, on the connection that it
+//! follows by. Who is told gives what it has beyond its part of what all want, in one transaction of
+//! its store: its share falls, and the grant is there until the region that asked says that it has
 //! taken it. That one waits as long as the grant says, from when it first heard of it, and raises
 //! its share. The links are authenticated both ways and a region gives of its own only, so grants
 //! need no signature: what a region could forge it could as well send to the target.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::id::OrgId;
@@ -23,6 +24,9 @@ use super::shared_index::SharedMeter;
 use super::source::{Session, SourceError};
 use super::{Broken, Replication};
 use crate::publish::writes::json;
+
+/// For how long counts what a region has told that it wants.
+const TOLD_LATELY: Duration = Duration::from_secs(5);
 
 /// Names a meter: its organisation and its id.
 type Name = (OrgId, String);
@@ -65,6 +69,31 @@ impl Coming {
         let among = known().filter(|(grant, _)| grant.division == division);
         let sum = among.map(|(grant, _)| grant.fraction).sum();
         (sum, known().map(|(grant, _)| grant.seq).max().unwrap_or(0))
+    }
+}
+
+/// How much a region wants, and when it told that.
+type ByRegion = BTreeMap<String, (u64, Instant)>;
+
+/// What other regions have told that they want, of each meter.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    told: Mutex<HashMap<Name, ByRegion>>,
+}
+
+impl Wants {
+    /// Notes what a region wants; gives what further ones have told of lately.
+    pub(super) fn told(&self, name: &Name, region: &str, wanted: u64, now: Instant) -> Vec<u64> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |at: Instant| now.saturating_duration_since(at) < TOLD_LATELY;
+        if !told.contains_key(name) {
+            told.retain(|_, regions| regions.values().any(|(_, at)| is_new(*at)));
+        }
+        let of_meter = told.entry(name.clone()).or_default();
+        of_meter.insert(region.to_owned(), (wanted, now));
+        let others = of_meter.iter();
+        let others = others.filter(|(other, (_, at))| *other != region && is_new(*at));
+        others.map(|(_, (wanted, _))| *wanted).collect()
     }
 }
 
@@ -188,7 +217,7 @@ impl Replication {
                 meter: name.1.clone(),
                 division: meter.share.division,
                 fraction: held.fraction(&meter.share).saturating_add(more),
-                hungry: demand.get(&name.1).is_some_and(|demand| demand.hungry),
+                wanted: demand.get(&name.1).map_or(0, Demand::wanted),
                 heard: heard.max(held.taken(&peer)),
                 taken: held.taken(&peer),
             }
@@ -232,7 +261,8 @@ fn lost(name: &Name, peer: &str) {
 }
 
 impl Session<'_> {
-    /// Gives what a region lacks and this one does not use, and tells what was given and not taken.
+    /// Gives what a region lacks and this one has too much of, and tells what was given and not
+    /// taken.
     pub(super) async fn give(&self, needs: Vec<Need>) -> Result<Answer, SourceError> {
         if needs.len() > SHARES_MAX {
             return Err(SourceError::TooMuch);
@@ -248,13 +278,19 @@ impl Session<'_> {
             asked.filter(|org| orgs.contains_key(org)).collect();
         let records = records(store, asked.iter().copied()).await?;
         let mut open = self.open_grants(asked.iter().copied()).await?;
-        let demand = match needs.iter().any(|need| need.hungry) {
+        let lacks = |need: &Need| need.wanted > need.fraction;
+        let demand = match needs.iter().any(lacks) {
             true => demand(store).await?,
             false => BTreeMap::new(),
         };
         let mut told = Vec::with_capacity(needs.len());
+        let now = Instant::now();
         for need in needs {
             let name = (need.org, need.meter.clone());
+            let others = source
+                .shared
+                .wants
+                .told(&name, &self.region, need.wanted, now);
             let meters = orgs
                 .get(&need.org)
                 .into_iter()
@@ -268,8 +304,8 @@ impl Session<'_> {
                 None => Given::default(),
                 Some(meter) => {
                     let demand = demand.get(&meter.id).copied().unwrap_or_default();
-                    self.give_one((&name, meter), known, grants, (&need, demand))
-                        .await?
+                    let among = (&need, demand, others);
+                    self.give_one((&name, meter), known, grants, among).await?
                 }
             });
         }
@@ -281,13 +317,14 @@ impl Session<'_> {
         (name, meter): (&Name, &SharedMeter),
         (held, revision): (Held, Option<Revision>),
         mut grants: Vec<Grant>,
-        (need, demand): (&Need, Demand),
+        (need, demand, others): (&Need, Demand, Vec<u64>),
     ) -> Result<Given, SourceError> {
         let (store, to) = (&*self.source.store, self.region.as_str());
         let key = |seq: u64| keys::grant((name.0, to), &name.1, seq);
         let mut next = held.clone();
         let of = (&meter.share, &*meter.limits);
-        let served = shares::serve(&mut next, &mut grants, of, (to, need), demand);
+        let wants = (demand, others.into_iter());
+        let served = shares::serve(&mut next, &mut grants, of, (to, need), wants);
         let over = served.over.iter().map(|seq| Op::Delete(key(*seq)));
         let mut ops: Vec<Op> = over.collect();
         if served.lost {

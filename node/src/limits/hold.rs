@@ -104,7 +104,12 @@ pub struct Ticket<'q> {
 impl HoldQueue {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.len.load(Ordering::Acquire) == 0
+        self.len() == 0
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
     }
 
     /// Enters for so many tokens with a priority; the ticket, and who is before it. `None` when

@@ -32,8 +32,7 @@
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
 //! | `restraint`, `learned`, `pauses`, `raises`, `leased` | what targets and people ask for |
-//! | `shares` | what the region has of limits that regions share |
-//! | `usage` | how much is used now |
+//! | `shares`, `usage` | what the region has of limits that regions share; how much is used now |
 //!
 //! **Invariants.** In any interval of a sliding window's length, and in every calendar window,
 //! sent ≤ limit; of a bucket over any time T, sent ≤ burst + rate · T; whatever crashes, pauses, is
@@ -103,6 +102,7 @@ pub use registry::Newcomers;
 pub use restraint::{TENTHS, tenths_of};
 pub use run::{Links, PeerEvent};
 pub use shared::Stats;
+pub use shares::Use;
 pub use slots::{SlotRefusal, SlotSpec, SlotToken, Slots};
 pub use token::{Expired, Reserved, Sent, Token};
 pub use tokens::{DrawAll, METERS_MAX, MeterSet, Tokens, TooManyMeters, WaitingAll};

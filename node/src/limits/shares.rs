@@ -5,7 +5,7 @@
 //! read, and what is known is proven as of then where the watch has shown that revision. A node
 //! without a proof gives the floor, which no region gives away.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use proto::keys;
 use proto::meter::share::WHOLE;
 use proto::meter::{MeterSpec, Share};
-use proto::shares::{self, Demand, Held};
+use proto::shares::{self, Held};
 use proto::store::backoff::backoff;
 use proto::store::{Event, Revision, Store, StoreError, load};
 use proto::usage::KeyUsage;
@@ -186,41 +186,61 @@ fn renew(shared: &Shared) {
 impl Limits {
     /// How this node uses limits that regions share, by the ids of meters, since the last time;
     /// none where there are no such meters.
-    pub fn demand(&self) -> Option<shares::NodeDemand> {
+    pub fn demand(&self) -> Option<BTreeMap<String, Use>> {
         if !self.shared.shares.any.load(Ordering::Relaxed) {
             return None;
         }
         let now = self.shared.moment();
-        let mut found = shares::NodeDemand::default();
+        let mut found: BTreeMap<String, Use> = BTreeMap::new();
         for meter in self.registry.all() {
             let configured = meter.configured();
             if configured.share().is_none() {
                 continue;
             }
-            let refused = meter.restraint.refusals.swap(0, Ordering::Relaxed) > 0;
+            let refused = meter.restraint.refusals.swap(0, Ordering::Relaxed);
             let Some(usage) = meter.usage(now) else {
                 continue;
             };
-            let demand = Demand {
-                used: used_of_whole(&configured, &usage),
-                hungry: refused || !meter.held.is_empty(),
-            };
-            if demand != Demand::default() {
-                let known = found.meters.entry(usage.meter_id).or_default();
-                *known = known.with(demand);
+            let each = meter.estimate().max(1);
+            let refused = refused.saturating_mul(each);
+            let waiting = (meter.held.len() as u64).saturating_mul(each);
+            let of_key = used_of_whole(&configured, &usage, (waiting, refused));
+            if of_key.used > 0 || of_key.refused > 0 {
+                let known = found.entry(usage.meter_id).or_default();
+                // Each key has the same part of the limits: that which lacks most counts.
+                known.used = known.used.max(of_key.used);
+                known.refused = known.refused.max(of_key.refused);
+                known.width_ms = of_key.width_ms;
             }
         }
         Some(found)
     }
 }
 
-/// How much of the tightest of the whole limits is used, in millionths.
-fn used_of_whole(configured: &MeterSpec, usage: &KeyUsage) -> u64 {
-    let used = usage.limits.iter().filter_map(|used| {
+/// How a node uses limits that regions share, in millionths of the whole of the tightest of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// What all nodes of the region use in a window, and what is waited for at this one.
+    pub used: u64,
+    /// What this node has refused since the last time.
+    pub refused: u64,
+    /// The window.
+    pub width_ms: u64,
+}
+
+fn used_of_whole(configured: &MeterSpec, usage: &KeyUsage, (waiting, refused): (u64, u64)) -> Use {
+    let all = usage.limits.iter().filter_map(|used| {
         let mut limits = configured.limits().iter();
         let whole = limits.find(|limit| limit.window().name() == used.window)?;
-        let used = u128::from(used.used) * u128::from(WHOLE) / u128::from(whole.capacity().max(1));
-        u64::try_from(used).ok()
+        let of_whole = |tokens: u64| {
+            let part = u128::from(tokens) * u128::from(WHOLE) / u128::from(whole.capacity().max(1));
+            u64::try_from(part).unwrap_or(u64::MAX)
+        };
+        Some(Use {
+            used: of_whole(used.used.saturating_add(waiting)).min(WHOLE),
+            refused: of_whole(refused),
+            width_ms: whole.window().width_ns() / 1_000_000,
+        })
     });
-    used.max().unwrap_or(0).min(WHOLE)
+    all.max_by_key(|of| of.used).unwrap_or_default()
 }

@@ -17,14 +17,14 @@ use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 8;
+pub const PROTOCOL: u16 = 9;
 /// The first with [`Ask::SignedVersions`].
 pub const PROTOCOL_SIGNED: u16 = 3;
 /// The first whose followers keep a version of which some content is that of other regions alone;
 /// such a one is not given to others.
 pub const PROTOCOL_CUT: u16 = 4;
-/// The first with [`Ask::Shares`].
-pub const PROTOCOL_SHARES: u16 = 5;
+/// The first with [`Ask::Shares`] as it is: earlier ones told less of what is wanted.
+pub const PROTOCOL_SHARES: u16 = 9;
 /// The first with [`Ask::Facts`].
 pub const PROTOCOL_FACTS: u16 = 7;
 /// The first with [`Ask::SealedFor`].
@@ -145,7 +145,7 @@ pub enum Ask {
 /// Most meters in one [`Ask::Shares`].
 pub const SHARES_MAX: usize = 1_000;
 
-/// What a region has of the limits of one meter, and whether it lacks more.
+/// What a region has of the limits of one meter, and what it wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
     /// The organisation.
@@ -156,8 +156,8 @@ pub struct Need {
     pub division: u64,
     /// What it has and is to get, in millionths of the limits.
     pub fraction: u64,
-    /// Whether it refuses callers.
-    pub hungry: bool,
+    /// How much its callers ask for, in millionths of the limits.
+    pub wanted: u64,
     /// The highest number of a grant of the asked region that it has heard of.
     pub heard: u64,
     /// The highest that it has taken.
@@ -354,7 +354,7 @@ mod tests {
                 meter: "mtr_1".into(),
                 division: u64::MAX,
                 fraction: 333_333,
-                hungry: true,
+                wanted: 500_000,
                 heard: 3,
                 taken: 2,
             }]),

@@ -16,7 +16,7 @@ use proto::wire::replication::Need;
 use serde_json::json;
 
 use super::super::Follower;
-use super::super::shares::Coming;
+use super::super::shares::{Coming, Wants};
 use super::net::{Region as RealRegion, installation};
 
 const LIMIT: u64 = 1_000;
@@ -59,8 +59,12 @@ struct Region {
     sent: VecDeque<(u64, u64)>,
     coming: Vec<Coming>,
     demand: u64,
-    refused: bool,
-    lately: u64,
+    /// Since when what is refused was told of.
+    refused: u64,
+    /// What nodes have told last, every half second.
+    told: Demand,
+    lately: Demand,
+    wants: Wants,
     away_until_ms: u64,
 }
 
@@ -96,8 +100,10 @@ impl Model {
             sent: VecDeque::new(),
             coming: NAMES.iter().map(|_| Coming::default()).collect(),
             demand: 0,
-            refused: false,
-            lately: 0,
+            refused: 0,
+            told: Demand::default(),
+            lately: Demand::default(),
+            wants: Wants::default(),
             away_until_ms: 0,
         });
         Self {
@@ -228,9 +234,14 @@ impl Model {
             wanted -= n;
             region.sent.push_back((now_ms, n));
         }
-        region.refused = wanted > 0;
-        let used = (used + open) * WHOLE / LIMIT;
-        region.lately = used.min(WHOLE).max(region.lately * 93 / 100);
+        region.refused += wanted;
+        if now_ms.is_multiple_of(500) {
+            let used = (used + open) * WHOLE / LIMIT;
+            region.lately.used = used.min(WHOLE).max(region.lately.used / 2);
+            let refused = std::mem::take(&mut region.refused) * WHOLE / LIMIT;
+            region.lately.refused = refused + region.lately.refused / 2;
+            region.told = region.lately;
+        }
     }
 
     fn ask(&mut self, asker: usize, giver: usize) {
@@ -253,18 +264,19 @@ impl Model {
             meter: self.name.1.clone(),
             division: share.division,
             fraction: region.held.fraction(&share) + more,
-            hungry: region.refused,
+            wanted: region.told.wanted(),
             heard: heard.max(taken),
             taken,
         };
         let of = (&self.shares[giver], &*self.limits);
         let region = &mut self.regions[giver];
-        let demand = Demand {
-            used: region.lately,
-            hungry: region.refused,
-        };
+        let now = self.begun + Duration::from_millis(now_ms);
+        let others = region
+            .wants
+            .told(&self.name, NAMES[asker], need.wanted, now);
+        let wants = (region.told, others.into_iter());
         let open = region.open.entry(asker).or_default();
-        shares::serve(&mut region.held, open, of, (NAMES[asker], &need), demand);
+        shares::serve(&mut region.held, open, of, (NAMES[asker], &need), wants);
         let (open, taken) = (open.clone(), region.held.taken(NAMES[asker]));
         // The answer may be lost, and comes late.
         if cut(&self.cuts, (giver, asker)) || (self.faults && self.chance.one_in(5)) {
@@ -472,13 +484,13 @@ async fn control_planes_give_what_is_not_used_to_who_refuses_callers() {
         .map(|region| tokio::spawn(Follower::new(region.replication.clone()).run()));
     let followers: Vec<_> = followers.collect();
     let id = id.to_string();
-    let tell = async |region: &RealRegion, used, hungry| {
-        let meters = BTreeMap::from([(id.clone(), Demand { used, hungry })]);
+    let tell = async |region: &RealRegion, used, refused| {
+        let meters = BTreeMap::from([(id.clone(), Demand { used, refused })]);
         let told = serde_json::to_vec(&NodeDemand { meters }).unwrap();
         write(region, keys::demand(NodeId::from_bits(1)), told).await;
     };
-    tell(&regions[1], WHOLE, true).await;
-    tell(&regions[2], WHOLE / 6, false).await;
+    tell(&regions[1], WHOLE / 3, WHOLE).await;
+    tell(&regions[2], WHOLE / 6, 0).await;
     let moved = async {
         loop {
             let shares = [
