@@ -193,7 +193,12 @@ fn dependencies_point_one_way() {
         ("hyper::", &["node/src/upstream/", "src/otlp/http.rs"]),
         (
             "awc::",
-            &["src/client/", "control/src/regions/forward.rs", "tests/"],
+            &[
+                "src/client/",
+                "control/src/regions/ask.rs",
+                "control/src/regions/forward.rs",
+                "tests/",
+            ],
         ),
         (
             "actix_web::",

@@ -369,6 +369,7 @@ fn read_request(
             .map(str::to_owned),
         idempotency: None,
         source: call::source(request, proxies),
+        asking: call::Asking::of(request.headers()),
         body: Value::Null,
     })
 }

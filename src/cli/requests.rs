@@ -66,6 +66,9 @@ pub struct RecordsArgs {
     /// Where the page before ended: its `next_cursor`.
     #[arg(long)]
     pub cursor: Option<String>,
+    /// Regions that are asked, as in eu,us, or all; by default that of the control plane.
+    #[arg(long)]
+    pub regions: Option<String>,
     /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: RecordOutput,
@@ -79,6 +82,9 @@ pub struct RecordsArgs {
 pub struct RecordArgs {
     /// Id of the request: what its answer had in `requestrocket-request-id`.
     pub id: String,
+    /// Regions that are asked where that of the control plane has it not, as in eu,us, or all.
+    #[arg(long)]
+    pub regions: Option<String>,
     /// How to show it.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -100,6 +106,10 @@ pub struct TailArgs {
     /// Go on with those that come.
     #[arg(short, long)]
     pub follow: bool,
+    /// Regions that are asked, as in eu,us, or all; by default that of the control
+    /// plane. Those that come are followed in one region.
+    #[arg(long, conflicts_with = "follow")]
+    pub regions: Option<String>,
     /// How to show them: JSON is a line each.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -113,6 +123,9 @@ pub struct TailArgs {
 pub struct TraceArgs {
     /// Id of the request: what its answer had in `requestrocket-request-id`.
     pub id: String,
+    /// Regions that are asked where that of the control plane has it not, as in eu,us, or all.
+    #[arg(long)]
+    pub regions: Option<String>,
     /// How to show it.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -145,6 +158,9 @@ pub struct TopArgs {
     /// Which requests.
     #[command(flatten)]
     pub choice: ChoiceArgs,
+    /// Regions that are asked, as in eu,us, or all; by default that of the control plane.
+    #[arg(long)]
+    pub regions: Option<String>,
     /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -168,6 +184,9 @@ pub struct TelemetryArgs {
     /// Which requests.
     #[command(flatten)]
     pub choice: ChoiceArgs,
+    /// Regions that are asked, as in eu,us, or all; by default that of the control plane.
+    #[arg(long)]
+    pub regions: Option<String>,
     /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,

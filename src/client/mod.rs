@@ -1,6 +1,7 @@
 //! The command line as a client of the REST API.
 
 pub mod access;
+mod across;
 pub mod add;
 pub mod audit;
 pub mod configuration;

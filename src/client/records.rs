@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use proto::visible;
 use serde_json::Value;
 
-use super::Api;
+use super::{Api, across};
 use crate::cli::{ChoiceArgs, Output, RecordArgs, RecordOutput, RecordsArgs};
 use crate::say;
 
@@ -20,12 +20,14 @@ pub async fn list(args: &RecordsArgs) -> anyhow::Result<()> {
     let mut query = chosen(&args.choice)?;
     add(&mut query, "from", args.from.as_deref());
     add(&mut query, "to", args.to.as_deref());
+    add(&mut query, "regions", args.regions.as_deref());
     if args.output == RecordOutput::Ndjson {
         return export(&api, &query).await;
     }
     add(&mut query, "limit", Some(&args.limit.to_string()));
     add(&mut query, "cursor", args.cursor.as_deref());
     let found = api.get(&format!("/records?{}", encoded(&query))).await?;
+    across::warn(&found);
     if args.output == RecordOutput::Json {
         say(&found.to_string());
         return Ok(());
@@ -35,7 +37,7 @@ pub async fn list(args: &RecordsArgs) -> anyhow::Result<()> {
         .map(Vec::as_slice)
         .unwrap_or_default();
     for item in items {
-        say(&line(item));
+        say(&line_of(item, args.regions.as_deref()));
     }
     match found["next_cursor"].as_str() {
         Some(cursor) => say(&format!("more follow: --cursor {cursor}")),
@@ -50,6 +52,10 @@ async fn export(api: &Api, query: &[(String, String)]) -> anyhow::Result<()> {
     let mut lines = api
         .stream(&format!("/records/export?{}", encoded(query)))
         .await?;
+    let missing = lines.headers().get("requestrocket-partial");
+    if let Some(missing) = missing.and_then(|missing| missing.to_str().ok()) {
+        across::warn_of_head(missing);
+    }
     let mut out = std::io::stdout().lock();
     while let Some(piece) = lines.next().await {
         let piece = piece.map_err(|error| anyhow::anyhow!("{error}"));
@@ -71,8 +77,9 @@ async fn export(api: &Api, query: &[(String, String)]) -> anyhow::Result<()> {
 /// What the control plane said.
 pub async fn show(args: &RecordArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
+    let path = format!("/records/{}", path_part(&args.id)?);
     let record = api
-        .get(&format!("/records/{}", path_part(&args.id)?))
+        .get(&across::path(&path, args.regions.as_deref()))
         .await?;
     match args.output {
         Output::Json => say(&record.to_string()),
@@ -127,6 +134,15 @@ pub fn add(query: &mut Vec<(String, String)>, name: &str, value: Option<&str>) {
 pub fn encoded(query: &[(String, String)]) -> String {
     let mut text = url::form_urlencoded::Serializer::new(String::new());
     text.extend_pairs(query).finish()
+}
+
+/// A record on a line, with its region where several are asked.
+pub fn line_of(record: &Value, regions: Option<&str>) -> String {
+    let region = || shown(record["region"].as_str().unwrap_or_default());
+    match regions {
+        None => line(record),
+        Some(_) => format!("{:8} {}", region(), line(record)),
+    }
 }
 
 /// A record on a line.
@@ -195,6 +211,10 @@ mod tests {
             "method": "GET", "path": "/a\n\u{1b}[2J\u{202e}b", "code": "proxy-access-denied",
             "auth_failure": "wrong-key",
         });
+        let of_regions = json!({"region": "eu", "started_at": "2026-11-25T10:00:00Z"});
+        let line_of_eu = line_of(&of_regions, Some("all"));
+        assert!(line_of_eu.starts_with("eu       2026-11-25T10:00:00Z "));
+        assert_eq!(line_of(&of_regions, None), line(&of_regions));
         assert_eq!(
             line(&record),
             "2026-11-25T10:00:00Z        401    1.23 ms GET    /a\\n\\u001b[2J\\u202eb \

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::Value;
 
-use super::records::{add, chosen, encoded, line};
-use super::{Api, Pieces};
+use super::records::{add, chosen, encoded, line_of};
+use super::{Api, Pieces, across};
 use crate::cli::{Output, TailArgs};
 use crate::say;
 
@@ -33,18 +33,17 @@ pub async fn tail(args: &TailArgs) -> anyhow::Result<()> {
     if args.lines > 0 {
         let mut query = query.clone();
         add(&mut query, "limit", Some(&args.lines.to_string()));
+        add(&mut query, "regions", args.regions.as_deref());
         let found = api.get(&format!("/records?{}", encoded(&query))).await?;
+        across::warn(&found);
         let items = found["items"]
             .as_array()
             .map(Vec::as_slice)
             .unwrap_or_default();
-        items
-            .iter()
-            .rev()
-            .for_each(|record| show(record, args.output));
+        items.iter().rev().for_each(|record| show(record, args));
     }
     while let Some(pieces) = following.take() {
-        read(pieces, args.output).await;
+        read(pieces, args).await;
         eprintln!("requestrocket: the connection ended; connecting again, some may be missing");
         following = Some(loop {
             tokio::time::sleep(PAUSE).await;
@@ -59,20 +58,20 @@ pub async fn tail(args: &TailArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(record: &Value, output: Output) {
-    match output {
+fn show(record: &Value, args: &TailArgs) {
+    match args.output {
         Output::Json => say(&record.to_string()),
-        Output::Text => say(&line(record)),
+        Output::Text => say(&line_of(record, args.regions.as_deref())),
     }
 }
 
 /// Shows events until the connection ends or is silent.
-async fn read(mut pieces: Pieces, output: Output) {
+async fn read(mut pieces: Pieces, args: &TailArgs) {
     let mut events = Events::default();
     while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE_MAX, pieces.next()).await {
         for (name, data) in events.take(&piece) {
             match (name.as_str(), serde_json::from_str::<Value>(&data)) {
-                ("record", Ok(record)) => show(&record, output),
+                ("record", Ok(record)) => show(&record, args),
                 ("missed", Ok(missed)) => {
                     eprintln!(
                         "requestrocket: {} were missed: too many came",

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::Api;
 use super::records::{add, chosen, encoded, shown};
+use super::{Api, across};
 use crate::cli::{Output, TelemetryArgs, TopArgs};
 use crate::say;
 
@@ -18,8 +18,10 @@ pub async fn top(args: &TopArgs) -> anyhow::Result<()> {
     add(&mut query, "groups", Some(&args.limit.to_string()));
     add(&mut query, "from", Some(&args.from));
     add(&mut query, "to", args.to.as_deref());
+    add(&mut query, "regions", args.regions.as_deref());
     let api = Api::new(&args.control)?;
     let found = api.get(&format!("/telemetry?{}", encoded(&query))).await?;
+    across::warn(&found);
     match args.output {
         Output::Json => say(&found.to_string()),
         Output::Text => say(&groups(&found, &args.by).join("\n")),
@@ -36,8 +38,10 @@ pub async fn by_time(args: &TelemetryArgs) -> anyhow::Result<()> {
     add(&mut query, "bucket", Some(&args.bucket));
     add(&mut query, "from", Some(&args.from));
     add(&mut query, "to", args.to.as_deref());
+    add(&mut query, "regions", args.regions.as_deref());
     let api = Api::new(&args.control)?;
     let found = api.get(&format!("/telemetry?{}", encoded(&query))).await?;
+    across::warn(&found);
     match args.output {
         Output::Json => say(&found.to_string()),
         Output::Text => say(&spans(&found).join("\n")),
@@ -57,6 +61,9 @@ fn groups(found: &Value, by: &str) -> Vec<String> {
     }
     if found["rest"].is_object() {
         lines.push(row("all others", &found["rest"]));
+    }
+    if found["approximate"] == true {
+        lines.push("a region has more groups than were read: some of these may be too low".into());
     }
     lines.extend(incomplete(found));
     lines

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::Api;
 use super::records::{milliseconds, path_part, shown};
+use super::{Api, across};
 use crate::cli::{Output, TraceArgs};
 use crate::say;
 
@@ -16,8 +16,9 @@ const BAR_COLUMNS: u64 = 40;
 /// What the control plane said.
 pub async fn draw(args: &TraceArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
+    let path = format!("/records/{}/trace", path_part(&args.id)?);
     let trace = api
-        .get(&format!("/records/{}/trace", path_part(&args.id)?))
+        .get(&across::path(&path, args.regions.as_deref()))
         .await?;
     match args.output {
         Output::Json => say(&trace.to_string()),

@@ -4,6 +4,7 @@
 mod harness;
 
 mod abort;
+mod across;
 mod add;
 mod aliases;
 mod api;

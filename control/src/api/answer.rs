@@ -16,6 +16,8 @@ use super::precondition::etag;
 
 /// The header by which writes tell their version and reads ask for one.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("requestrocket-version");
+/// Names the regions that are missing in an answer that is sent as it comes, and why.
+pub const PARTIAL_HEADER: HeaderName = HeaderName::from_static("requestrocket-partial");
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("requestrocket-request-id");
 
 /// A call that was carried out.
@@ -29,6 +31,8 @@ pub struct Answer {
     pub location: Option<String>,
     /// The version that the write made.
     pub version: Option<(OrgId, u64)>,
+    /// The regions that are missing in it, where the body cannot say so.
+    pub partial: Option<String>,
     /// The body.
     pub content: Content,
 }
@@ -110,6 +114,7 @@ impl Answer {
             etag: None,
             location: None,
             version: None,
+            partial: None,
             content,
         }
     }
@@ -124,6 +129,12 @@ impl Answer {
     /// With an `ETag`.
     pub fn etag(mut self, version: u64) -> Self {
         self.etag = Some(version);
+        self
+    }
+
+    /// With the regions that are missing in it, if any are.
+    pub fn partial(mut self, missing: Option<String>) -> Self {
+        self.partial = missing;
         self
     }
 
@@ -167,6 +178,9 @@ fn success(answer: Answer) -> HttpResponse {
     }
     if let Some((org, n)) = answer.version {
         builder.insert_header((VERSION_HEADER, format!("{org}={n}")));
+    }
+    if let Some(missing) = answer.partial {
+        builder.insert_header((PARTIAL_HEADER, missing));
     }
     match answer.content {
         Content::Empty => builder.finish(),

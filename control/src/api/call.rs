@@ -19,6 +19,7 @@ use super::page::PageRequest;
 use super::precondition::{Condition, Weak};
 use crate::operator::Caller;
 use crate::publish::{self, Author, Idempotency};
+use crate::regions::forward::FORWARDED_BY;
 use crate::state::{Control, OrgName};
 
 /// A call by a known caller.
@@ -134,8 +135,34 @@ pub struct Request {
     pub source: Option<IpAddr>,
     /// `Accept`, where its value is text.
     pub accept: Option<String>,
+    /// What the same question is put to other regions with.
+    pub asking: Asking,
     /// The body; null when the route takes none.
     pub body: Value,
+}
+
+/// What a question is put to other regions with.
+#[derive(Clone, Debug, Default)]
+pub struct Asking {
+    /// The caller's token as it was presented, which each region judges for itself. It is marked as
+    /// secret, so that it stands in no log.
+    pub authorization: Option<HeaderValue>,
+    /// Whether another region passed the question on: it is not passed on again.
+    pub is_passed_on: bool,
+}
+
+impl Asking {
+    /// Reads it from a request's head.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut authorization = headers.get(header::AUTHORIZATION).cloned();
+        if let Some(value) = &mut authorization {
+            value.set_sensitive(true);
+        }
+        Self {
+            authorization,
+            is_passed_on: headers.contains_key(FORWARDED_BY),
+        }
+    }
 }
 
 impl Request {
@@ -194,6 +221,11 @@ impl Query {
     /// The value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// All of them: name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// The value of a parameter, parsed.

@@ -47,8 +47,16 @@ impl PageRequest {
 }
 
 fn decode(cursor: &str) -> Result<String, Refusal> {
+    decode_within(cursor, CURSOR_BYTES_MAX)
+}
+
+/// The key in a cursor that is at most so long, in bytes.
+///
+/// # Errors
+/// It is none of ours.
+pub fn decode_within(cursor: &str, bytes_max: usize) -> Result<String, Refusal> {
     Some(cursor)
-        .filter(|cursor| cursor.len() <= CURSOR_BYTES_MAX)
+        .filter(|cursor| cursor.len() <= bytes_max)
         .and_then(|cursor| URL_SAFE_NO_PAD.decode(cursor).ok())
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .ok_or_else(|| {
@@ -59,9 +67,14 @@ fn decode(cursor: &str) -> Result<String, Refusal> {
         })
 }
 
+/// The text of a cursor, as [`PageRequest::parse`] reads it.
+pub fn cursor(key: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(key)
+}
+
 /// The answer of a list: the items, and where the next page begins.
 pub fn page(items: Vec<Value>, last_key: Option<String>) -> Value {
-    let next_cursor = last_key.map(|key| URL_SAFE_NO_PAD.encode(key));
+    let next_cursor = last_key.map(cursor);
     json!({ "items": items, "next_cursor": next_cursor })
 }
 

@@ -21,6 +21,7 @@ use utoipa::openapi::{RefOr, Schema};
 use crate::api::answer::VERSION_HEADER;
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;
+use crate::regions::ask::{self, REGIONS};
 use crate::regions::replicated::{DURABILITY, DURABILITY_MEANS};
 use crate::route::{Access, Gives, Need, Route, Served, Takes};
 use crate::router::routes;
@@ -312,14 +313,7 @@ fn responses(route: &Route) -> Value {
         ),
         Gives::List(name) => (
             "200",
-            json!({"description": "A page", "content": content(json!({
-                "type": "object",
-                "required": ["items", "next_cursor"],
-                "properties": {
-                    "items": {"type": "array", "items": reference(name)},
-                    "next_cursor": {"type": ["string", "null"]}
-                }
-            }))}),
+            json!({"description": "A page", "content": content(list(route, name))}),
         ),
         Gives::Nothing => ("204", json!({"description": "Done"})),
         Gives::Text => (
@@ -348,6 +342,24 @@ fn responses(route: &Route) -> Value {
         status: success,
         "default": {"$ref": "#/components/responses/Problem"}
     })
+}
+
+/// A page of a list.
+fn list(route: &Route, name: &str) -> Value {
+    let mut page = json!({
+        "type": "object",
+        "required": ["items", "next_cursor"],
+        "properties": {
+            "items": {"type": "array", "items": reference(name)},
+            "next_cursor": {"type": ["string", "null"]}
+        }
+    });
+    if route.parameters.contains(&REGIONS) {
+        for (name, property) in ask::properties() {
+            page["properties"][name] = property;
+        }
+    }
+    page
 }
 
 /// A reference to a named schema.

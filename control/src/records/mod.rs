@@ -7,11 +7,13 @@
 //! Calls block; run them on a thread that may. [`Records::store`] is the one that need not.
 
 pub mod aggregate;
+pub mod carried;
 pub mod clickhouse;
 pub mod condition;
 mod counted;
 mod follow;
 mod pending;
+pub mod places;
 mod query;
 mod retain;
 mod sketch;

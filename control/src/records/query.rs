@@ -123,6 +123,14 @@ impl RecordCursor {
         }
     }
 
+    /// The place of a request that began at this instant, in microseconds since the Unix epoch.
+    pub fn new(started_at_us: i64, request_id: RequestId) -> Self {
+        Self {
+            started_at_us,
+            request_id,
+        }
+    }
+
     /// Its instant in microseconds, and the request.
     pub(super) fn place(&self) -> (i64, RequestId) {
         (self.started_at_us, self.request_id)

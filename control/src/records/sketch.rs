@@ -31,17 +31,18 @@ impl Sketch {
     /// Counts all that another has counted.
     pub fn merge(&mut self, other: &Self) {
         for (bucket, count) in &other.counts {
-            *self.counts.entry(*bucket).or_default() += count;
+            let mine = self.counts.entry(*bucket).or_default();
+            *mine = mine.saturating_add(*count);
         }
     }
 
     /// The duration below which this share of all lies, in microseconds; `None` of nothing.
     pub fn quantile(&self, share: f64) -> Option<u64> {
-        let count: u64 = self.counts.values().sum();
+        let count = self.counts.values().copied().fold(0, u64::saturating_add);
         let rank = ((count as f64 * share).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0u64;
         self.counts.iter().find_map(|(bucket, count)| {
-            seen += count;
+            seen = seen.saturating_add(*count);
             (seen >= rank).then(|| middle(*bucket))
         })
     }
@@ -62,7 +63,8 @@ impl Sketch {
         let (mut counts, mut bucket) = (BTreeMap::new(), 0u16);
         for _ in 0..take(rest)? {
             bucket = bucket.checked_add(u16::try_from(take(rest)?).ok()?)?;
-            *counts.entry(bucket).or_default() += take(rest)?;
+            let count: &mut u64 = counts.entry(bucket).or_default();
+            *count = count.saturating_add(take(rest)?);
         }
         Some(Self { counts })
     }

@@ -33,8 +33,8 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How much longer home may take than a write itself.
 const BEYOND_WRITE: Duration = Duration::from_secs(5);
-/// Largest answer that is taken from home, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest answer that is taken from another region, in bytes.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Fields of a request that go on.
 const REQUEST_FIELDS: [HeaderName; 6] = [
@@ -221,17 +221,7 @@ async fn send(
     (request, key): (&HttpRequest, Option<&HeaderValue>),
     body: Vec<u8>,
 ) -> Result<(ClientResponse, Bytes), Unanswered> {
-    let write_max = control.settings.write_deadline + BEYOND_WRITE;
-    let mut connector = awc::Connector::new().timeout(CONNECT_MAX);
-    if let Some(trust) = &directory.trust {
-        connector = connector.rustls_0_23(trust.clone());
-    }
-    // A client of its own: forwarded calls are few, and a pool would be one of every thread.
-    let client = awc::Client::builder()
-        .connector(connector)
-        .disable_redirects()
-        .timeout(write_max)
-        .finish();
+    let client = client(directory, control.settings.write_deadline + BEYOND_WRITE);
     let path = request.uri().path_and_query();
     let url = format!("{}{}", home.control, path.map_or("/", |path| path.as_str()));
     let mut sending = client.request(request.method().clone(), url);
@@ -262,9 +252,23 @@ async fn send(
     }
 }
 
-/// Tells home where the call comes from, in either field: home reads the one of its settings, and
-/// believes it where this control plane is among the proxies that it trusts.
-fn name_source(request: ClientRequest, source: IpAddr) -> ClientRequest {
+/// What calls another region, whose answers begin within this time. One for each call: they are
+/// few, and a pool would be one of every thread.
+pub(super) fn client(directory: &Directory, within: Duration) -> awc::Client {
+    let mut connector = awc::Connector::new().timeout(CONNECT_MAX);
+    if let Some(trust) = &directory.trust {
+        connector = connector.rustls_0_23(trust.clone());
+    }
+    awc::Client::builder()
+        .connector(connector)
+        .disable_redirects()
+        .timeout(within)
+        .finish()
+}
+
+/// Tells the other region where the call comes from, in either field: it reads the one of its
+/// settings, and believes it where this control plane is among the proxies that it trusts.
+pub(super) fn name_source(request: ClientRequest, source: IpAddr) -> ClientRequest {
     let source = source.to_canonical();
     let element = match source {
         IpAddr::V4(_) => format!("for={source}"),
@@ -277,7 +281,7 @@ fn name_source(request: ClientRequest, source: IpAddr) -> ClientRequest {
 
 /// Whether a body is all of what its head announces: the client takes the end of the connection
 /// for the end of any body.
-fn is_whole(headers: &HeaderMap, bytes: &[u8]) -> bool {
+pub(super) fn is_whole(headers: &HeaderMap, bytes: &[u8]) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     match text(header::CONTENT_LENGTH).map(str::parse::<usize>) {
         Some(length) => length == Ok(bytes.len()),

@@ -3,6 +3,7 @@
 //! Boot settings of every control plane, equal in all regions but for the own name. Nothing here
 //! does IO.
 
+pub mod ask;
 pub mod entry;
 pub mod forward;
 pub mod gateways;

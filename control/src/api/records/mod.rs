@@ -2,6 +2,7 @@
 //! taken as a file; and one of them as a trace.
 
 pub mod filter;
+mod regions;
 mod stream;
 pub mod trace;
 
@@ -18,10 +19,26 @@ use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::page;
 use crate::records::{Records, RecordsError};
-use crate::route::{Gives, Need, Route, Verb};
+use crate::regions::ask::{self, REGIONS};
+use crate::route::{Gives, Need, Parameter, Route, Verb};
 
 /// When a caller may try again, in seconds.
 const RETRY_S: u64 = 5;
+
+/// How one record is looked for.
+const OF_ONE: &[Parameter] = &[(
+    REGIONS.0,
+    "Regions that are asked where this one has it not, as in `eu,us`, or `all`",
+)];
+
+/// The parameters of a list of several regions.
+fn parameters() -> &'static [Parameter] {
+    static ALL: std::sync::OnceLock<Vec<Parameter>> = std::sync::OnceLock::new();
+    ALL.get_or_init(|| {
+        let own = std::iter::once(&REGIONS);
+        own.chain(filter::parameters()).copied().collect()
+    })
+}
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -35,7 +52,7 @@ pub fn routes() -> Vec<Route> {
             list,
         )
         .gives(Gives::List("Record"))
-        .parameters(filter::parameters()),
+        .parameters(parameters()),
         Route::org(
             Verb::Get,
             "/orgs/{org}/records/{id}",
@@ -43,7 +60,8 @@ pub fn routes() -> Vec<Route> {
             viewer,
             get,
         )
-        .gives(Gives::One("Record")),
+        .gives(Gives::One("Record"))
+        .parameters(OF_ONE),
         Route::org(
             Verb::Get,
             "/orgs/{org}/records/{id}/trace",
@@ -54,7 +72,8 @@ pub fn routes() -> Vec<Route> {
             viewer,
             trace_of,
         )
-        .gives(Gives::One("RecordTrace")),
+        .gives(Gives::One("RecordTrace"))
+        .parameters(OF_ONE),
         Route::org(
             Verb::Get,
             "/orgs/{org}/records/follow",
@@ -79,11 +98,14 @@ pub fn routes() -> Vec<Route> {
             stream::export,
         )
         .gives(Gives::Stream("application/x-ndjson"))
-        .parameters(filter::parameters()),
+        .parameters(parameters()),
     ]
 }
 
 async fn list(call: OrgCall) -> Result<Answer, Refusal> {
+    if let Some(wanted) = ask::wanted(&call)? {
+        return regions::list(&call, &wanted).await;
+    }
     let page = call.request.page()?;
     let mut filter = filter::filter(&call)?;
     if let Some(after) = &page.after {
@@ -106,26 +128,39 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
-    let record = one(&call).await?;
-    let mut shown = show(&record);
-    if call.role >= Role::Admin
-        && let Some(payload) = &record.payload
-    {
-        shown["payload"] = json!(payload);
-    }
-    Ok(Answer::json(shown))
+    one(&call, "", |record| {
+        let mut shown = show(record);
+        if call.role >= Role::Admin
+            && let Some(payload) = &record.payload
+        {
+            shown["payload"] = json!(payload);
+        }
+        shown
+    })
+    .await
 }
 
 async fn trace_of(call: OrgCall) -> Result<Answer, Refusal> {
-    Ok(Answer::json(trace::trace(&one(&call).await?)))
+    one(&call, "/trace", trace::trace).await
 }
 
-/// The record that the path names.
-async fn one(call: &OrgCall) -> Result<Record, Refusal> {
+/// What is shown of the record that the path names, or what another region shows at the same path.
+async fn one(
+    call: &OrgCall,
+    suffix: &str,
+    shown: impl FnOnce(&Record) -> Value,
+) -> Result<Answer, Refusal> {
     let id: RequestId = call.request.id("id")?;
+    let wanted = ask::wanted(call)?;
     let org = call.org_id();
     let record = blocking(call, move |records| records.get(org, id)).await?;
-    record.ok_or_else(Refusal::not_found)
+    match (record, wanted) {
+        (Some(record), _) => Ok(Answer::json(shown(&record))),
+        (None, None) => Err(Refusal::not_found()),
+        (None, Some(wanted)) => {
+            regions::elsewhere(call, &wanted, &format!("/records/{id}{suffix}")).await
+        }
+    }
 }
 
 /// A record as the API shows it: with an id like every other object, and its time in words.

@@ -8,11 +8,14 @@ use jiff::Timestamp;
 use proto::record::Record;
 use serde_json::json;
 
-use super::{blocking, filter, show};
+use super::{blocking, filter, regions, show};
 use crate::api::answer::{Answer, Pieces};
 use crate::api::call::OrgCall;
 use crate::api::error::{Code, Refusal};
-use crate::records::{Following, Tail};
+use crate::api::page;
+use crate::records::places::Places;
+use crate::records::{Following, RecordFilter, Tail};
+use crate::regions::ask::{self, Wanted};
 
 /// How often a follower without records hears of us, so that both ends notice a dead connection;
 /// its token is looked at as often.
@@ -77,6 +80,9 @@ fn record_event(record: &Record) -> Bytes {
 /// One record on each line, newest first. A failure breaks the connection off, so that a file that
 /// is cut is not taken for a whole one.
 pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
+    if let Some(wanted) = ask::wanted(&call)? {
+        return export_of(call, wanted).await;
+    }
     let filter = filter::filter(&call)?;
     let lines = unfold(Some((call, filter)), |state| async move {
         let (call, mut filter) = state?;
@@ -98,4 +104,80 @@ pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
         })
     });
     Ok(Answer::stream("application/x-ndjson", Pieces::new(lines)))
+}
+
+/// What is left of a file of several regions.
+struct Rest {
+    call: OrgCall,
+    wanted: Wanted,
+    filter: RecordFilter,
+    /// What was read and not sent, and where it goes on.
+    page: Result<regions::Page, Places>,
+}
+
+/// The same of several regions. Those that are missing at the beginning are named in the head of
+/// the answer, before any record; one that is missing later breaks it off.
+async fn export_of(call: OrgCall, wanted: Wanted) -> Result<Answer, Refusal> {
+    let filter = filter::filter(&call)?;
+    let limit = page::LIMIT_MAX;
+    let first = regions::read(&call, &wanted, (&filter, limit), Places::default()).await?;
+    let missing = ask::in_head(&first.missing);
+    let rest = Rest {
+        call,
+        wanted: wanted.only(&first.answered),
+        filter,
+        page: Ok(first),
+    };
+    let lines = unfold(Some(rest), |rest| async move {
+        let Rest {
+            call,
+            wanted,
+            filter,
+            page,
+        } = rest?;
+        let read = match page {
+            Ok(page) => Ok(page),
+            Err(places) => next_page(&call, &wanted, &filter, places).await,
+        };
+        Some(match read {
+            Err(refusal) => (Err(refusal), None),
+            Ok(page) => {
+                let lines: String = page.items.iter().map(|item| format!("{item}\n")).collect();
+                let rest = page.next.map(|places| Rest {
+                    call,
+                    wanted,
+                    filter,
+                    page: Err(places),
+                });
+                (Ok(Bytes::from(lines)), rest)
+            }
+        })
+    });
+    let answer = Answer::stream("application/x-ndjson", Pieces::new(lines));
+    Ok(answer.partial(missing))
+}
+
+/// A page that all regions answered. It is read by a task of this thread, which what asks other
+/// regions does not leave.
+async fn next_page(
+    call: &OrgCall,
+    wanted: &Wanted,
+    filter: &RecordFilter,
+    places: Places,
+) -> Result<regions::Page, Refusal> {
+    let (call, wanted, filter) = (call.clone(), wanted.clone(), filter.clone());
+    let reading = actix_web::rt::spawn(async move {
+        regions::read(&call, &wanted, (&filter, page::LIMIT_MAX), places).await
+    });
+    let broken = |detail: String| Refusal::new(Code::RecordsUnavailable, detail);
+    let page = reading
+        .await
+        .map_err(|error| broken(format!("reading records broke off: {error}")))??;
+    match page.missing.first() {
+        None => Ok(page),
+        Some(missing) => Err(broken(format!(
+            "region {} did not go on: {}",
+            missing.region, missing.detail
+        ))),
+    }
 }

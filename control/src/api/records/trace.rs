@@ -52,6 +52,7 @@ pub fn trace(record: &Record) -> Value {
         "status": record.status,
         "code": record.code,
         "node": record.node,
+        "region": record.region,
         "config_version": record.config_version,
         "spans": spans,
     })
@@ -210,6 +211,7 @@ pub fn schema() -> Value {
             "status": {"type": ["integer", "null"], "description": "What the caller got"},
             "code": text("The outcome"),
             "node": text("The node that served it"),
+            "region": text("The region of that node"),
             "config_version": us("The configuration version that decided"),
             "spans": {"type": "array", "items": {
                 "type": "object",

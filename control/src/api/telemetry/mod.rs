@@ -1,17 +1,22 @@
 //! Aggregates of requests: counts, rates, quantiles and bytes, by group and span of time.
 
+mod regions;
+
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use serde_json::{Value, json};
 
-use super::answer::Answer;
-use super::call::OrgCall;
-use super::error::Refusal;
-use super::records::{blocking, filter};
+use crate::api::answer::Answer;
+use crate::api::call::OrgCall;
+use crate::api::error::Refusal;
+use crate::api::records::{blocking, filter};
 use crate::records::RecordFilter;
 use crate::records::aggregate::{Aggregates, Group, Order, Question};
 use crate::records::tally::{Dimension, Tally};
+use crate::regions::ask::{self, REGIONS};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
 
 /// Groups in an answer when `limit` is not given.
@@ -23,7 +28,8 @@ const BUCKETS_MAX: i64 = 2_000;
 /// What is looked at when `from` is not given: the last hour.
 const SPAN_DEFAULT_S: i64 = 3_600;
 
-const OWN: [Parameter; 4] = [
+const OWN: [Parameter; 5] = [
+    REGIONS,
     (
         "by",
         "Group by `proxy`, `proxy_credential`, `target_credential`, `status`, `code`, `node`, \
@@ -69,9 +75,15 @@ pub fn routes() -> Vec<Route> {
 
 async fn telemetry(call: OrgCall) -> Result<Answer, Refusal> {
     let question = question(&call, Timestamp::now())?;
+    if let Some(wanted) = ask::wanted(&call)? {
+        return regions::together(&call, &wanted, &question).await;
+    }
     let asked = question.clone();
     let found = blocking(&call, move |records| records.aggregate(&asked)).await?;
-    Ok(Answer::json(show(&call, &question, &found)))
+    Ok(Answer::json(match regions::asks(&call) {
+        true => regions::tell(&call, &question, found),
+        false => show(&call, &question, &found, &BTreeMap::new()),
+    }))
 }
 
 fn question(call: &OrgCall, now: Timestamp) -> Result<Question, Refusal> {
@@ -151,14 +163,18 @@ fn named<T: Copy>(
     })
 }
 
-fn show(call: &OrgCall, question: &Question, found: &Aggregates) -> Value {
+/// What objects are called that this region does not know, by their ids.
+type Names = BTreeMap<String, String>;
+
+fn show(call: &OrgCall, question: &Question, found: &Aggregates, others: &Names) -> Value {
     let group = |group: &Group| {
         let mut shown = tally(call, &group.total);
         shown["value"] = match group.value.is_empty() {
             true => Value::Null,
             false => json!(group.value),
         };
-        shown["name"] = json!(name(call, question.by, &group.value));
+        let name = name(call, question.by, &group.value);
+        shown["name"] = json!(name.or_else(|| others.get(&group.value).cloned()));
         if question.bucket_s.is_some() {
             let buckets = group.buckets.iter().map(|(start_s, total)| {
                 let mut shown = tally(call, total);
@@ -283,7 +299,7 @@ pub fn schema() -> Value {
     let mut rest = groups.clone();
     rest["type"] = json!(["object", "null"]);
     rest["description"] = json!("All requests of no group that is shown");
-    json!({
+    let mut schema = json!({
         "type": "object",
         "properties": {
             "from": time, "to": time,
@@ -293,9 +309,16 @@ pub fn schema() -> Value {
             "bucket_s": {"type": ["integer", "null"], "description": "Length of a span"},
             "by": {"type": ["string", "null"]},
             "groups": {"type": "array", "items": groups},
-            "rest": rest
+            "rest": rest,
+            "approximate": {"type": "boolean", "description": "With `regions`: whether a region \
+                has more groups than it was asked for, so that some of a group shown may be in \
+                `rest`, and a group that belongs among the largest too"}
         }
-    })
+    });
+    for (name, property) in ask::properties() {
+        schema["properties"][name] = property;
+    }
+    schema
 }
 
 #[cfg(test)]

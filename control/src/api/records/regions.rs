@@ -1,0 +1,268 @@
+//! Records of several regions: one list of all, and one record wherever it is.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::{blocking, filter, show};
+use crate::api::answer::Answer;
+use crate::api::call::OrgCall;
+use crate::api::error::{Code, Refusal};
+use crate::api::page::{self, PageRequest};
+use crate::records::RecordCursor;
+use crate::records::RecordFilter;
+use crate::records::places::{Part, Places};
+use crate::regions::ask::{self, Missing, Reason, Wanted};
+
+/// Longest cursor that is looked at, in bytes: a place for each region.
+const CURSOR_BYTES_MAX: usize = 16 * 1024;
+/// What other regions are to answer with.
+const JSON: &str = "application/json";
+
+/// A page of the records of these regions, newest first.
+pub(super) async fn list(call: &OrgCall, wanted: &Wanted) -> Result<Answer, Refusal> {
+    let query = &call.request.query;
+    let limit = PageRequest::parse(query.get("limit"), None)?.limit;
+    let filter = filter::filter(call)?;
+    let places = places(query.get("cursor"), wanted)?;
+    let read = read(call, wanted, (&filter, limit), places).await?;
+    let next = read.next.map(|places| places.to_string());
+    let mut shown = page::page(read.items, next);
+    ask::say(&mut shown, &read.answered, &read.missing);
+    Ok(Answer::json(shown))
+}
+
+/// Where each region is read on.
+fn places(cursor: Option<&str>, wanted: &Wanted) -> Result<Places, Refusal> {
+    let Some(cursor) = cursor else {
+        return Ok(Places::default());
+    };
+    let places = page::decode_within(cursor, CURSOR_BYTES_MAX)?;
+    let places: Option<Places> = places.parse().ok();
+    let is_asked = |region: &str| wanted.names().any(|name| name == region);
+    let places = places.filter(|places| places.regions().all(is_asked));
+    places.ok_or_else(|| {
+        let detail = "is not a `next_cursor` of a list of these regions; start without it";
+        Refusal::parameter("cursor", detail)
+    })
+}
+
+/// A page before it is shown.
+pub(super) struct Page {
+    /// The records, newest first.
+    pub(super) items: Vec<Value>,
+    /// Where the next page begins, where one follows.
+    pub(super) next: Option<Places>,
+    /// The regions that have answered.
+    pub(super) answered: Vec<String>,
+    /// Those that have not.
+    pub(super) missing: Vec<Missing>,
+}
+
+/// Asks all regions at once of which more may follow.
+///
+/// # Errors
+/// Nobody but this region is asked, and its store failed.
+pub(super) async fn read(
+    call: &OrgCall,
+    wanted: &Wanted,
+    (filter, limit): (&RecordFilter, usize),
+    places: Places,
+) -> Result<Page, Refusal> {
+    let conditions = ask::conditions(call, filter);
+    let goes_on = |region: &&String| !places.is_at_end(region);
+    let peers = wanted.peers.iter().filter(goes_on).map(|region| {
+        let place = (places.after(region), limit);
+        of_peer(call, region, &conditions, place)
+    });
+    let own = async {
+        let region = wanted.own.as_ref().filter(goes_on)?;
+        let asked = RecordFilter {
+            after: places.after(region),
+            ..filter.clone()
+        };
+        Some(of_own(call, region, asked, limit).await)
+    };
+    let (own, others) = tokio::join!(own, join_all(peers));
+    let (mut parts, mut missing) = (Vec::new(), Vec::new());
+    match own {
+        Some(Err(refusal)) if wanted.peers.is_empty() => return Err(refusal),
+        Some(Err(refusal)) => {
+            let region = wanted.own.as_deref().unwrap_or_default();
+            missing.push(Missing::own(region, &refusal));
+        }
+        Some(Ok(part)) => parts.push(part),
+        None => {}
+    }
+    for other in others {
+        match other {
+            Ok(part) => parts.push(part),
+            Err(away) => missing.push(away),
+        }
+    }
+    let is_missing = |name: &&str| missing.iter().any(|missing| missing.region == **name);
+    let answered = wanted.names().filter(|name| !is_missing(name));
+    let answered = answered.map(str::to_owned).collect();
+    let (items, next) = places.merge(parts, limit);
+    Ok(Page {
+        items,
+        next,
+        answered,
+        missing,
+    })
+}
+
+async fn of_own(
+    call: &OrgCall,
+    region: &str,
+    filter: RecordFilter,
+    limit: usize,
+) -> Result<Part<Value>, Refusal> {
+    let org = call.org_id();
+    let (records, next) = blocking(call, move |records| records.list(org, &filter, limit)).await?;
+    let items = records.iter();
+    Ok(Part {
+        region: region.to_owned(),
+        items: items
+            .map(|record| (RecordCursor::of(record), show(record)))
+            .collect(),
+        next,
+    })
+}
+
+async fn of_peer(
+    call: &OrgCall,
+    region: &str,
+    conditions: &[(String, String)],
+    (after, limit): (Option<RecordCursor>, usize),
+) -> Result<Part<Value>, Missing> {
+    let mut query = conditions.to_vec();
+    query.push(("limit".into(), limit.to_string()));
+    if let Some(after) = after {
+        query.push(("cursor".into(), page::cursor(after.to_string())));
+    }
+    let found = ask::ask(call, region, ("/records", &query), JSON).await?;
+    part(region, found, after).ok_or_else(|| Missing::unreadable(region))
+}
+
+/// What another region listed; `None` where it is no list that goes on behind `after`.
+fn part(region: &str, mut found: Value, after: Option<RecordCursor>) -> Option<Part<Value>> {
+    let follows = |at: &RecordCursor| after.is_none_or(|after| *at < after);
+    let next = match found.get("next_cursor")? {
+        Value::Null => None,
+        cursor => {
+            let place = page::decode_within(cursor.as_str()?, CURSOR_BYTES_MAX).ok()?;
+            Some(place.parse().ok().filter(follows)?)
+        }
+    };
+    let items = found.get_mut("items")?.as_array_mut()?;
+    let items = items.drain(..).map(|mut item| {
+        let id = item.get("request_id")?.as_str()?.parse().ok()?;
+        let at = RecordCursor::new(item.get("started_at_us")?.as_i64()?, id);
+        let is_next = follows(&at) && next.is_none_or(|next| at >= next);
+        // Also where its nodes call their region by another name.
+        item["region"] = json!(region);
+        is_next.then_some((at, item))
+    });
+    Some(Part {
+        region: region.to_owned(),
+        items: items.collect::<Option<_>>()?,
+        next,
+    })
+}
+
+/// What other regions have of a record that is not in this one: `path` below the organisation.
+///
+/// # Errors
+/// 404: none has it; 503: one that may have it did not answer.
+pub(super) async fn elsewhere(
+    call: &OrgCall,
+    wanted: &Wanted,
+    path: &str,
+) -> Result<Answer, Refusal> {
+    let asked = wanted.peers.iter();
+    let asked = asked.map(|region| ask::ask(call, region, (path, &[]), JSON));
+    let mut missing = Vec::new();
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(found) => return Ok(Answer::json(found)),
+            Err(away) if away.reason == Reason::Refused(404) => {}
+            Err(away) => missing.push(format!("{}: {}", away.region, away.detail)),
+        }
+    }
+    if missing.is_empty() {
+        return Err(Refusal::not_found());
+    }
+    let detail = format!(
+        "it is in none of the regions that answered, and these did not: {}",
+        missing.join("; ")
+    );
+    Err(Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(super::RETRY_S))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::id::RequestId;
+
+    use super::*;
+
+    fn at(us: i64) -> RecordCursor {
+        RecordCursor::new(us, RequestId::from_bits(1))
+    }
+
+    fn listed(items: &[i64], next: Option<i64>) -> Value {
+        let items = items.iter().map(
+            |us| json!({"request_id": RequestId::from_bits(1), "started_at_us": us, "region": "x"}),
+        );
+        page::page(items.collect(), next.map(|us| at(us).to_string()))
+    }
+
+    #[test]
+    fn what_another_region_lists_is_judged() {
+        for (items, next, after, good) in [
+            (&[9, 8][..], None, None, true),
+            (&[9, 8], Some(8), None, true),
+            (&[], Some(8), Some(9), true),
+            // What was shown already, and a list that does not go on.
+            (&[9, 8], None, Some(9), false),
+            (&[], Some(9), Some(9), false),
+            // What lies behind its own next page.
+            (&[9, 8], Some(9), None, false),
+        ] {
+            let part = part("eu", listed(items, next), after.map(at));
+            assert_eq!(part.is_some(), good, "{items:?} {next:?} {after:?}");
+            for (_, item) in part.into_iter().flat_map(|part| part.items) {
+                assert_eq!(item["region"], "eu");
+            }
+        }
+        for wrong in [
+            json!(null),
+            json!({"items": []}),
+            json!({"items": 1, "next_cursor": null}),
+            json!({"items": [{}], "next_cursor": null}),
+            json!({"items": [], "next_cursor": "!"}),
+        ] {
+            assert!(part("eu", wrong.clone(), None).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_of_the_regions_that_are_asked() {
+        let wanted = |names: &[&str]| Wanted {
+            own: None,
+            peers: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let part = Part {
+            region: "eu".to_owned(),
+            items: vec![(at(9), ())],
+            next: Some(at(9)),
+        };
+        let (_, next) = Places::default().merge(vec![part], 1);
+        let cursor = page::cursor(next.unwrap().to_string());
+        assert!(places(Some(&cursor), &wanted(&["eu", "us"])).is_ok());
+        assert!(places(Some(&cursor), &wanted(&["us"])).is_err());
+        // That of a list of one region, and none.
+        let single = page::cursor(at(9).to_string());
+        assert!(places(Some(&single), &wanted(&["eu"])).is_err());
+        assert!(places(Some("!"), &wanted(&["eu"])).is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! Counts of several regions together. Each tells its tallies with their sketches, which are
+//! merged here; quantiles are taken of the whole.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::{Names, name, show};
+use crate::api::answer::Answer;
+use crate::api::call::OrgCall;
+use crate::api::error::Refusal;
+use crate::api::records::{blocking, filter};
+use crate::records::aggregate::{Aggregates, Question};
+use crate::records::carried::Counts;
+use crate::regions::ask::{self, Missing, Reason, Wanted};
+
+/// What a control plane asks another for: tallies in place of what is shown of them. Earlier
+/// releases answer with what they show.
+const TALLIES: &str = "application/vnd.requestrocket.tallies.v1+json";
+/// Tells such an answer from any other.
+const MARK: &str = "tallies";
+
+/// Whether a call asks for tallies.
+pub(super) fn asks(call: &OrgCall) -> bool {
+    call.request.accept.as_deref() == Some(TALLIES)
+}
+
+/// The answer to a call that asks for tallies.
+pub(super) fn tell(call: &OrgCall, question: &Question, found: Aggregates) -> Value {
+    let names = found.groups.iter();
+    let names = names.filter_map(|group| {
+        let name = name(call, question.by, &group.value)?;
+        Some((group.value.clone(), name))
+    });
+    let names: Names = names.collect();
+    let spans = spans(question);
+    json!({MARK: Counts::of(question, found).to_json(), "spans": spans, "names": names})
+}
+
+/// The spans of time that are counted, which must be the same everywhere.
+fn spans(question: &Question) -> Value {
+    json!([question.from_s, question.to_s, question.bucket_s])
+}
+
+/// The answer of these regions together.
+///
+/// # Errors
+/// Nobody but this region is asked, and its store failed.
+pub(super) async fn together(
+    call: &OrgCall,
+    wanted: &Wanted,
+    question: &Question,
+) -> Result<Answer, Refusal> {
+    let wider = question.wider();
+    let query = passed_on(call, &wider)?;
+    let peers = wanted.peers.iter();
+    let peers = join_all(peers.map(|region| of_peer(call, region, &query, &wider)));
+    let own = async {
+        wanted.own.as_ref()?;
+        let asked = wider.clone();
+        Some(blocking(call, move |records| records.aggregate(&asked)).await)
+    };
+    let (own, peers) = tokio::join!(own, peers);
+    let own_name = wanted.own.as_deref().unwrap_or_default();
+    let (mut counts, mut names, mut missing) = (Vec::new(), Names::new(), Vec::new());
+    let mut answered = Vec::new();
+    match own {
+        Some(Err(refusal)) if wanted.peers.is_empty() => return Err(refusal),
+        Some(Err(refusal)) => missing.push(Missing::own(own_name, &refusal)),
+        Some(Ok(found)) => {
+            counts.push(Counts::of(&wider, found));
+            answered.push(own_name.to_owned());
+        }
+        None => {}
+    }
+    for (region, peer) in wanted.peers.iter().zip(peers) {
+        match peer {
+            Ok((told, called)) => {
+                counts.push(told);
+                names.extend(called);
+                answered.push(region.clone());
+            }
+            Err(away) => missing.push(away),
+        }
+    }
+    let is_approximate = counts.len() > 1 && counts.iter().any(Counts::has_rest);
+    let mut shown = show(call, question, &question.together(counts), &names);
+    shown["approximate"] = json!(is_approximate);
+    ask::say(&mut shown, &answered, &missing);
+    Ok(Answer::json(shown))
+}
+
+/// The query that other regions are asked.
+fn passed_on(call: &OrgCall, wider: &Question) -> Result<Vec<(String, String)>, Refusal> {
+    let mut filter = filter::filter(call)?;
+    let second = |at_s: i64| at_s.saturating_mul(1_000_000);
+    filter.from_us = Some(second(wider.from_s));
+    // The end of the last span lies behind it: the instant before is in it.
+    filter.to_us = Some(second(wider.to_s) - 1);
+    let mut query = ask::conditions(call, &filter);
+    query.retain(|(name, _)| name != "groups");
+    query.push(("groups".into(), wider.limit.to_string()));
+    Ok(query)
+}
+
+async fn of_peer(
+    call: &OrgCall,
+    region: &str,
+    query: &[(String, String)],
+    wider: &Question,
+) -> Result<(Counts, Names), Missing> {
+    let found = ask::ask(call, region, ("/telemetry", query), TALLIES).await?;
+    let Some(told) = found.get(MARK) else {
+        let detail = "its control plane is of an earlier release, which does not tell what \
+                      counts of several regions are made of; update it";
+        return Err(Missing::new(region, Reason::TooOld, detail));
+    };
+    if found.get("spans") != Some(&spans(wider)) {
+        let detail = "its control plane counts other spans of time, of another release";
+        return Err(Missing::new(region, Reason::TooOld, detail));
+    }
+    let names = found.get("names").cloned().unwrap_or_default();
+    let names = serde_json::from_value(names).unwrap_or_default();
+    let counts = Counts::from_json(told);
+    let counts = counts.ok_or_else(|| Missing::unreadable(region))?;
+    Ok((counts, names))
+}

@@ -1,0 +1,367 @@
+//! Questions that several regions answer: the control plane that is asked asks those of the others,
+//! all at once and each for a few seconds at most, with the caller's own token, which each judges
+//! for itself. What they answer is shown and not kept. A question that was passed on is not passed
+//! on again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use awc::error::SendRequestError;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::forward::{ANSWER_BYTES_MAX, FORWARDED_BY, client, is_whole, name_source};
+use super::{Directory, Peer};
+use crate::api::call::OrgCall;
+use crate::api::error::Refusal;
+use crate::records::RecordFilter;
+use crate::route::Parameter;
+use crate::router::BASE;
+
+/// The query parameter by which several regions are asked.
+pub const REGIONS: Parameter = (
+    "regions",
+    "Regions that are asked, as in `eu,us`, or `all`; when absent the one of this control plane",
+);
+/// Stands for every region.
+const ALL: &str = "all";
+/// How long a region may take for its whole answer.
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+/// What a question says for itself: no page of a list, and no instant that hangs on who is asked.
+const NOT_PASSED_ON: [&str; 5] = [REGIONS.0, "limit", "cursor", "from", "to"];
+
+/// The regions that are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// This one, where it is among them.
+    pub own: Option<String>,
+    /// The others.
+    pub peers: Vec<String>,
+}
+
+impl Wanted {
+    /// All of them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let all = self.own.iter().chain(&self.peers);
+        all.map(String::as_str)
+    }
+
+    /// Those of them that `keeps` names.
+    pub fn only(self, keeps: &[String]) -> Self {
+        let kept = |name: &String| keeps.contains(name);
+        Self {
+            own: self.own.filter(kept),
+            peers: self.peers.into_iter().filter(kept).collect(),
+        }
+    }
+
+    fn parse(text: &str, own: &str, peers: &[&str]) -> Result<Self, String> {
+        let mut named: BTreeSet<&str> = text.split(',').map(str::trim).collect();
+        let known = || peers.iter().copied().chain([own]);
+        if named.remove(ALL) {
+            named.extend(known());
+        }
+        if let Some(unknown) = named
+            .iter()
+            .find(|name| !known().any(|known| known == **name))
+        {
+            let unknown = proto::checks::printable(unknown);
+            let known: BTreeSet<&str> = known().collect();
+            let known: Vec<&str> = known.into_iter().collect();
+            let known = known.join(", ");
+            return Err(format!(
+                "names `{unknown}`; regions are {known}, or `{ALL}`"
+            ));
+        }
+        Ok(Self {
+            own: named.remove(own).then(|| own.to_owned()),
+            peers: named.into_iter().map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// The regions that a call asks; `None` where it asks this one alone, as it always does.
+///
+/// # Errors
+/// 400: it names one that is not there, or another region passed it on.
+pub fn wanted(call: &OrgCall) -> Result<Option<Wanted>, Refusal> {
+    let Some(text) = call.request.query.get(REGIONS.0) else {
+        return Ok(None);
+    };
+    if call.request.asking.is_passed_on {
+        let detail = "is not for a question that another region passes on";
+        return Err(Refusal::parameter(REGIONS.0, detail));
+    }
+    let (own, peers) = match call.control.directory() {
+        Some(directory) => (&directory.regions.own, &*directory.regions.peers),
+        None => (&call.control.settings.region, &[][..]),
+    };
+    let peers: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    let wanted = Wanted::parse(text, own, &peers);
+    wanted
+        .map(Some)
+        .map_err(|detail| Refusal::parameter(REGIONS.0, detail))
+}
+
+/// Why a region is missing in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its control plane cannot be reached.
+    Unreachable,
+    /// It did not answer in time.
+    Late,
+    /// It refused, with this status.
+    Refused(u16),
+    /// It failed, broke off, or answered what cannot be read.
+    Failed,
+    /// Its control plane is of a release that cannot answer this.
+    TooOld,
+}
+
+impl Reason {
+    /// As it stands in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Late => "late",
+            Self::Refused(_) => "refused",
+            Self::Failed => "failed",
+            Self::TooOld => "too-old",
+        }
+    }
+}
+
+/// A region that is missing in an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The region.
+    pub region: String,
+    /// Why.
+    pub reason: Reason,
+    /// The same in words.
+    pub detail: String,
+}
+
+impl Missing {
+    /// A region that is missing for this reason.
+    pub fn new(region: &str, reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            region: region.to_owned(),
+            reason,
+            detail: detail.into(),
+        }
+    }
+
+    /// This region, whose own store refused.
+    pub fn own(region: &str, refusal: &Refusal) -> Self {
+        Self::new(region, Reason::Failed, refusal.detail.clone())
+    }
+
+    /// It gave an answer that cannot be read.
+    pub fn unreadable(region: &str) -> Self {
+        Self::new(region, Reason::Failed, "its answer cannot be read")
+    }
+}
+
+/// What every answer of several regions says: which have answered, and which are missing and why.
+pub fn say(answer: &mut Value, answered: &[String], missing: &[Missing]) {
+    let missing = missing.iter().map(|missing| {
+        json!({
+            "region": missing.region,
+            "reason": missing.reason.as_str(),
+            "detail": missing.detail,
+        })
+    });
+    answer["regions"] = json!(answered);
+    answer["partial"] = missing.collect();
+}
+
+/// The same in a field of an answer's head: `eu=unreachable, us=late`.
+pub fn in_head(missing: &[Missing]) -> Option<String> {
+    let each = |missing: &Missing| format!("{}={}", missing.region, missing.reason.as_str());
+    let all: Vec<String> = missing.iter().map(each).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// What [`say`] adds to a schema's properties.
+pub fn properties() -> [(&'static str, Value); 2] {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let missing = json!({
+        "type": "object",
+        "properties": {
+            "region": text("The region"),
+            "reason": {
+                "type": "string",
+                "enum": ["unreachable", "late", "refused", "failed", "too-old"],
+            },
+            "detail": text("The same in words"),
+        }
+    });
+    [
+        (
+            "regions",
+            json!({"type": "array", "items": {"type": "string"},
+                   "description": "With `regions`: those that have answered"}),
+        ),
+        (
+            "partial",
+            json!({"type": "array", "items": missing,
+                   "description": "With `regions`: those that are missing in this answer"}),
+        ),
+    ]
+}
+
+/// The conditions of a question as other regions are asked them: as they were given, with the
+/// instants of this region, so that `1h` ago is the same everywhere.
+pub fn conditions(call: &OrgCall, filter: &RecordFilter) -> Vec<(String, String)> {
+    let given = call.request.query.iter();
+    let given = given.filter(|(name, _)| !NOT_PASSED_ON.contains(name));
+    let instants = [("from", filter.from_us), ("to", filter.to_us)];
+    let instants = instants.into_iter().filter_map(|(name, us)| {
+        let at = Timestamp::from_microsecond(us?).ok()?;
+        Some((name.to_owned(), at.to_string()))
+    });
+    given
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .chain(instants)
+        .collect()
+}
+
+/// Asks another region for `path` below the call's organisation, with this query.
+///
+/// # Errors
+/// Why it is missing in the answer.
+pub async fn ask(
+    call: &OrgCall,
+    region: &str,
+    (path, query): (&str, &[(String, String)]),
+    accept: &'static str,
+) -> Result<Value, Missing> {
+    let known = call.control.directory();
+    let known = known.and_then(|directory| Some((directory, directory.regions.peer(region)?)));
+    let Some((directory, peer)) = known else {
+        return Err(Missing::new(
+            region,
+            Reason::Unreachable,
+            "it is not known any more",
+        ));
+    };
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(query)
+        .finish();
+    let path = format!("{BASE}/orgs/{}{path}?{query}", call.org_id());
+    let asked = read(call, directory, peer, &path, accept);
+    let answered = match tokio::time::timeout(ANSWER_MAX, asked).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            let detail = format!("it did not answer within {} s", ANSWER_MAX.as_secs());
+            Err((Reason::Late, detail))
+        }
+    };
+    answered.map_err(|(reason, detail)| {
+        tracing::debug!(
+            region,
+            "region {region} did not answer a question: {detail}"
+        );
+        Missing::new(region, reason, detail)
+    })
+}
+
+async fn read(
+    call: &OrgCall,
+    directory: &Directory,
+    peer: &Peer,
+    path: &str,
+    accept: &'static str,
+) -> Result<Value, (Reason, String)> {
+    let client = client(directory, ANSWER_MAX);
+    let by = (FORWARDED_BY, directory.regions.own.as_str());
+    let url = format!("{}{path}", peer.control);
+    let mut asking = client.get(url).insert_header(by);
+    asking = asking.insert_header((header::ACCEPT, accept));
+    if let Some(token) = &call.request.asking.authorization {
+        asking = asking.insert_header((header::AUTHORIZATION, token.clone()));
+    }
+    if let Some(source) = call.request.source {
+        asking = name_source(asking, source);
+    }
+    let mut answer = asking.send().await.map_err(|error| match error {
+        SendRequestError::Connect(error) => (
+            Reason::Unreachable,
+            format!("its control plane cannot be reached: {error}"),
+        ),
+        SendRequestError::Timeout => (Reason::Late, "it did not answer in time".into()),
+        error => (Reason::Failed, format!("it broke off: {error}")),
+    })?;
+    let bytes = answer.body().limit(ANSWER_BYTES_MAX).await;
+    let bytes = bytes.map_err(|error| (Reason::Failed, format!("it broke off: {error}")))?;
+    if !is_whole(answer.headers(), &bytes) {
+        return Err((Reason::Failed, "its answer is cut".into()));
+    }
+    let document = serde_json::from_slice::<Value>(&bytes);
+    match (answer.status().is_success(), document) {
+        (true, Ok(document)) => Ok(document),
+        (true, Err(_)) => Err((Reason::Failed, "its answer is no JSON".into())),
+        (false, document) => Err(refused(answer.status(), &document.unwrap_or_default())),
+    }
+}
+
+/// Why a region refused, in its own words.
+fn refused(status: StatusCode, problem: &Value) -> (Reason, String) {
+    let reason = match status.is_client_error() {
+        true => Reason::Refused(status.as_u16()),
+        false => Reason::Failed,
+    };
+    let text = |key: &str| problem.get(key).and_then(Value::as_str);
+    let words = text("detail").or_else(|| text("title"));
+    let code = text("code").map_or_else(|| status.as_u16().to_string(), str::to_owned);
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let words: String = words
+        .unwrap_or("no reason is given")
+        .chars()
+        .map(plain)
+        .collect();
+    (reason, format!("{code}: {words}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_named_once_and_known() {
+        let parse = |text| Wanted::parse(text, "eu", &["ap", "us"]);
+        let wanted = |own: bool, peers: &[&str]| Wanted {
+            own: own.then(|| "eu".to_owned()),
+            peers: peers.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        for (text, expected) in [
+            ("all", wanted(true, &["ap", "us"])),
+            ("us, eu,us", wanted(true, &["us"])),
+            ("us", wanted(false, &["us"])),
+            ("eu", wanted(true, &[])),
+            ("us,all", wanted(true, &["ap", "us"])),
+        ] {
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+        for (text, named) in [("", ""), ("us,", ""), ("mars,us", "mars"), ("ALL", "ALL")] {
+            let expected = format!("names `{named}`; regions are ap, eu, us, or `all`");
+            assert_eq!(parse(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_words() {
+        let problem = json!({"code": "forbidden", "title": "No", "detail": "a\nb"});
+        assert_eq!(
+            refused(StatusCode::FORBIDDEN, &problem),
+            (Reason::Refused(403), "forbidden: a\u{fffd}b".into())
+        );
+        assert_eq!(
+            refused(StatusCode::BAD_GATEWAY, &Value::Null),
+            (Reason::Failed, "502: no reason is given".into())
+        );
+    }
+}
