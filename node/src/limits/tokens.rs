@@ -78,7 +78,7 @@ impl MeterSet {
 
     /// Draws what a request spends of each. Never blocks.
     pub fn draw(&self, now_ns: u64) -> DrawAll {
-        self.draw_on(Tokens::default(), now_ns)
+        self.draw_on(Tokens::default(), 0, now_ns)
     }
 
     /// The same for a request that had its turn at all of them, and whose tokens ended before it
@@ -88,7 +88,7 @@ impl MeterSet {
             had: u8::MAX,
             ..Tokens::default()
         };
-        self.draw_on(tokens, now_ns)
+        self.draw_on(tokens, 0, now_ns)
     }
 
     /// Whether there is none.
@@ -108,7 +108,7 @@ impl MeterSet {
         self.meters.iter().find_map(|meter| meter.check(now_ns))
     }
 
-    fn draw_on(&self, mut tokens: Tokens, now_ns: u64) -> DrawAll {
+    fn draw_on(&self, mut tokens: Tokens, rounds: u32, now_ns: u64) -> DrawAll {
         for (at, meter) in self.meters.iter().enumerate() {
             if tokens.has(at) {
                 continue;
@@ -122,13 +122,13 @@ impl MeterSet {
                 Draw::Drawn(token) => tokens.put(at, token),
                 Draw::Refused(refusal) => return DrawAll::Refused(refusal),
                 Draw::Wait(waiting) => {
-                    let meters = self.clone();
-                    return DrawAll::Wait(Box::new(WaitingAll {
-                        meters,
+                    let drawn = Partly {
+                        meters: self.clone(),
                         tokens,
+                        rounds,
                         at,
-                        waiting,
-                    }));
+                    };
+                    return DrawAll::Wait(Box::new(WaitingAll { waiting, drawn }));
                 }
             }
         }
@@ -139,11 +139,19 @@ impl MeterSet {
 /// A request that waits for one of its meters, with the tokens of the slower ones in hand.
 #[derive(Debug)]
 pub struct WaitingAll {
+    waiting: Waiting,
+    drawn: Partly,
+}
+
+/// What it has of the other meters.
+#[derive(Debug)]
+struct Partly {
     meters: MeterSet,
     tokens: Tokens,
+    /// How often it has waited before.
+    rounds: u32,
     /// The place of the meter that it waits for.
     at: usize,
-    waiting: Waiting,
 }
 
 /// So often tokens are drawn again that ended while others were waited for.
@@ -156,29 +164,59 @@ impl WaitingAll {
     /// # Errors
     /// The refusal of the meter that refuses; the other tokens went back.
     pub async fn granted(self, priority: u8) -> Result<Tokens, Box<Refusal>> {
+        let mut waits = self;
+        loop {
+            let clock = waits.waiting.clock();
+            let Self { waiting, drawn } = waits;
+            let token = waiting.granted(priority).await?;
+            match drawn.go_on(token, clock.boot_ns()) {
+                DrawAll::Drawn(tokens) => return Ok(tokens),
+                DrawAll::Refused(refusal) => return Err(refusal),
+                DrawAll::Wait(next) => waits = *next,
+            }
+        }
+    }
+
+    /// What it has, or what it still waits for, without waiting.
+    #[cfg(test)]
+    pub(super) fn poll_now(self, now_ns: u64) -> DrawAll {
+        let mut waits = self;
+        loop {
+            let token = match waits.waiting.poll_now(now_ns) {
+                Some(Ok(token)) => token,
+                Some(Err(refusal)) => return DrawAll::Refused(refusal),
+                None => return DrawAll::Wait(Box::new(waits)),
+            };
+            let Self { waiting, drawn } = waits;
+            drop(waiting);
+            match drawn.go_on(token, now_ns) {
+                DrawAll::Wait(next) => waits = *next,
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The tokens of the meters that it does not wait for.
+    #[cfg(test)]
+    pub(super) fn in_hand(&self) -> &Tokens {
+        &self.drawn.tokens
+    }
+}
+
+impl Partly {
+    /// Puts the token in that was waited for, and draws the rest.
+    fn go_on(self, token: Token, now_ns: u64) -> DrawAll {
         let Self {
             meters,
             mut tokens,
-            mut at,
-            mut waiting,
+            rounds,
+            at,
         } = self;
-        let mut rounds = 0;
-        loop {
-            let clock = waiting.clock();
-            tokens.put(at, waiting.granted(priority).await?);
-            let now_ns = clock.boot_ns();
-            rounds += 1;
-            if rounds <= ROUNDS_MAX {
-                tokens.let_go_of_ended(now_ns);
-            }
-            match meters.draw_on(tokens, now_ns) {
-                DrawAll::Drawn(tokens) => return Ok(tokens),
-                DrawAll::Refused(refusal) => return Err(refusal),
-                DrawAll::Wait(next) => {
-                    (tokens, at, waiting) = (next.tokens, next.at, next.waiting);
-                }
-            }
+        tokens.put(at, token);
+        if rounds < ROUNDS_MAX {
+            tokens.let_go_of_ended(now_ns);
         }
+        meters.draw_on(tokens, rounds.saturating_add(1), now_ns)
     }
 }
 
@@ -212,6 +250,13 @@ impl Tokens {
     pub fn are_live(&self, now_ns: u64) -> bool {
         let mut held = self.held.iter().flatten();
         held.all(|token| token.is_live(now_ns))
+    }
+
+    /// Whether there is one of a meter that can still be sent.
+    #[cfg(test)]
+    pub(super) fn has_live(&self, meter: &Arc<Meter>, now_ns: u64) -> bool {
+        let mut held = self.held.iter().flatten();
+        held.any(|token| Arc::ptr_eq(token.meter(), meter) && token.is_live(now_ns))
     }
 
     fn has(&self, at: usize) -> bool {

@@ -17,6 +17,16 @@ pub struct Judge {
     sliding: Vec<Sliding>,
     edge_ns: u64,
     calendar: Vec<Days>,
+    buckets: Vec<Bucket>,
+}
+
+/// What is owed to a bucket.
+#[derive(Debug)]
+struct Bucket {
+    limit: Limit,
+    /// Tokens that the time since has not given back, times the window's nanoseconds.
+    owed: u128,
+    at_ns: u64,
 }
 
 /// What was sent in calendar windows.
@@ -61,6 +71,7 @@ impl Judge {
             first: 0,
             sliding: of(Algorithm::SlidingWindow).map(sliding).collect(),
             calendar: of(Algorithm::FixedWindow).map(days).collect(),
+            buckets: of(Algorithm::TokenBucket).map(Bucket::new).collect(),
             edge_ns,
         }
     }
@@ -74,6 +85,9 @@ impl Judge {
             .for_each(|sliding| sliding.sum += amount);
         for days in &mut self.calendar {
             days.sent(unix_ns, self.edge_ns, amount)?;
+        }
+        for bucket in &mut self.buckets {
+            bucket.sent(now_ns, amount)?;
         }
         self.check(now_ns, 0)?;
         Ok(number)
@@ -119,6 +133,29 @@ impl Judge {
             self.first += 1;
         }
         Ok(())
+    }
+}
+
+impl Bucket {
+    fn new(limit: &Limit) -> Self {
+        Self {
+            limit: *limit,
+            owed: 0,
+            at_ns: 0,
+        }
+    }
+
+    /// Over any time no more than the burst and what fills meanwhile.
+    fn sent(&mut self, now_ns: u64, amount: u64) -> Result<(), String> {
+        let width_ns = u128::from(self.limit.window().width_ns());
+        let filled = u128::from(now_ns - self.at_ns) * u128::from(self.limit.limit());
+        self.owed = self.owed.saturating_sub(filled) + u128::from(amount) * width_ns;
+        self.at_ns = now_ns;
+        let burst = self.limit.capacity();
+        match self.owed <= u128::from(burst) * width_ns {
+            true => Ok(()),
+            false => Err(format!("more than a burst of {burst} at {now_ns} ns")),
+        }
     }
 }
 

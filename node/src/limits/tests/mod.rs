@@ -17,6 +17,7 @@ mod network;
 mod pauses;
 mod restored;
 mod schedules;
+mod several;
 mod shares;
 mod silence;
 mod simulation;

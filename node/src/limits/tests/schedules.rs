@@ -5,7 +5,7 @@ use proto::meter::{Limit, StoreLoss, Window};
 use super::faults::{Chance, Faults, Mutant};
 use super::simulation::{MS, Outcome, Plan, SECOND, World};
 
-fn per(limit: u64, window: Window) -> Limit {
+pub fn per(limit: u64, window: Window) -> Limit {
     Limit::new(limit, window).unwrap()
 }
 
@@ -235,7 +235,7 @@ fn check_use(nodes: u64, limit: Limit, windows: u64, least: f64) -> Result<Strin
     }
 }
 
-fn check_all(rows: impl IntoIterator<Item = Result<String, String>>) {
+pub fn check_all(rows: impl IntoIterator<Item = Result<String, String>>) {
     let rows: Vec<_> = rows.into_iter().collect();
     rows.iter().for_each(|row| eprintln!("{row:?}"));
     let bad: Vec<_> = rows.into_iter().filter_map(Result::err).collect();

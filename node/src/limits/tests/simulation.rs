@@ -18,11 +18,11 @@ use super::memory::Memory;
 use super::network::Network;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::exchange::{Reply, Word};
-use crate::limits::meter::{Draw, Meter, Token, Waiting};
+use crate::limits::meter::Meter;
 use crate::limits::wall_clocks::Witness;
 use crate::limits::{
-    Clock, ClockSample, Limits, MeterKey, Moment, Opener, PeerEvent, Reserved, Sent, Settings,
-    codec,
+    Clock, ClockSample, DrawAll, Limits, MeterKey, MeterSet, Moment, Opener, PeerEvent, Reserved,
+    Sent, Settings, Tokens, WaitingAll, codec,
 };
 
 pub const MS: u64 = 1_000_000;
@@ -31,7 +31,10 @@ pub const SECOND: u64 = 1_000 * MS;
 /// What is simulated.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Of the meter that counts every request.
     pub limits: Vec<Limit>,
+    /// Of further meters: each request is counted by one of these too, whichever chance says.
+    pub beside: Vec<Vec<Limit>>,
     pub nodes: u64,
     /// Mean time between requests of all nodes together.
     pub every_ns: u64,
@@ -87,6 +90,7 @@ impl Plan {
     pub fn new(limits: Vec<Limit>, every_ns: u64, length_ns: u64) -> Self {
         Self {
             limits,
+            beside: Vec::new(),
             nodes: 1,
             every_ns,
             length_ns,
@@ -114,6 +118,8 @@ pub struct Outcome {
     pub corrected: u64,
     /// True instants of all sends.
     pub sends: Vec<u64>,
+    /// How many of them each of the further meters has counted.
+    pub beside: Vec<u64>,
     pub requests: u64,
     pub refused: u64,
     pub writes: u64,
@@ -140,9 +146,20 @@ impl Clock for NoClock {
 
 struct Drawn {
     at_ns: u64,
+    /// Of which set of meters.
+    set: usize,
     /// `None`: a token that a mutant made up or marked already, good until `until_ns`.
-    token: Option<Token>,
+    tokens: Option<Tokens>,
     until_ns: u64,
+}
+
+/// A request that waits for one of its meters.
+struct Held {
+    since_ns: u64,
+    set: usize,
+    /// It has its connection: it is sent at once.
+    connected: bool,
+    waiting: Box<WaitingAll>,
 }
 
 /// A request whose answer ends at an instant.
@@ -156,7 +173,10 @@ struct Awaited {
 struct Node {
     limits: Arc<Limits>,
     broker: Broker,
-    meter: Arc<Meter>,
+    /// The meter of every request, and then the others.
+    meters: Vec<Arc<Meter>>,
+    /// Those that one request draws from.
+    sets: Vec<MeterSet>,
     me: Opener,
     /// Its boot clock is the true one + this.
     offset_ns: u64,
@@ -170,7 +190,7 @@ struct Node {
     drawn: Vec<Drawn>,
     /// Answers that are awaited.
     calls: Vec<Awaited>,
-    waiting: Vec<(u64, Waiting)>,
+    waiting: Vec<Held>,
     answers: Vec<(u64, u64, Result<TxnOutcome, StoreError>)>,
     /// Events of its links, in the order of arrival.
     inbox: Vec<PeerEvent>,
@@ -192,7 +212,8 @@ pub struct World {
     chance: Chance,
     now_ns: u64,
     memory: Memory,
-    spec: Arc<MeterSpec>,
+    /// By meter.
+    specs: Vec<Arc<MeterSpec>>,
     nodes: Vec<Node>,
     executions: Vec<Execution>,
     store_gone_until_ns: u64,
@@ -211,18 +232,44 @@ pub struct World {
     boots: u64,
     /// `left` of a block as its opener last heard it (for the mutant).
     heard: HashMap<(Opener, u64), u64>,
-    judge: Judge,
+    /// By meter.
+    judges: Vec<Judge>,
     outcome: Outcome,
 }
 
-const STORE_KEY: &str = "simulated";
+/// What a meter counts by.
+fn store_key(at: usize) -> String {
+    match at {
+        0 => "simulated".to_owned(),
+        at => format!("simulated-{at}"),
+    }
+}
+
+/// What requests draw from: the first meter, and one of the others where there are any.
+fn sets(meters: &[Arc<Meter>]) -> Vec<MeterSet> {
+    let (all, others) = meters.split_at(1);
+    let pair = |other: &Arc<Meter>| [all, &[Arc::clone(other)]].concat();
+    match others.is_empty() {
+        true => vec![MeterSet::new(all).unwrap()],
+        false => (others
+            .iter()
+            .map(|other| MeterSet::new(&pair(other)).unwrap()))
+        .collect(),
+    }
+}
 
 impl World {
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let mut chance = Chance::new(seed);
-        let spec = MeterSpec::new("", 1, plan.limits.clone()).unwrap();
+        let spec = |limits: &Vec<Limit>, estimate: Option<Estimate>| {
+            let spec = MeterSpec::new("", 1, limits.clone()).unwrap();
+            Arc::new(spec.on_store_loss(plan.on_store_loss).estimating(estimate))
+        };
         let estimate = plan.values.map(|values| Estimate::Given(values.estimate));
-        let spec = Arc::new(spec.on_store_loss(plan.on_store_loss).estimating(estimate));
+        let mut specs = vec![spec(&plan.limits, estimate)];
+        specs.extend(plan.beside.iter().map(|limits| spec(limits, None)));
+        let edge_ns = if plan.nodes > 1 { 250 * MS } else { 0 };
+        let judges = specs.iter().map(|spec| Judge::new(spec.limits(), edge_ns));
         let after = |chance: &mut Chance, mean_ns: u64| match mean_ns {
             0 => u64::MAX,
             mean_ns => chance.pause(mean_ns),
@@ -242,15 +289,18 @@ impl World {
             chance,
             now_ns: 0,
             memory: Memory::new(),
-            spec,
+            judges: judges.collect(),
+            specs,
             nodes: Vec::new(),
             executions: Vec::new(),
             store_gone_until_ns: 0,
             next_request_ns: 0,
             boots: 0,
             heard: HashMap::new(),
-            judge: Judge::new(&plan.limits, if plan.nodes > 1 { 250 * MS } else { 0 }),
-            outcome: Outcome::default(),
+            outcome: Outcome {
+                beside: vec![0; plan.beside.len()],
+                ..Outcome::default()
+            },
         };
         for node in 0..plan.nodes {
             let node = world.boot(node);
@@ -281,7 +331,10 @@ impl World {
             false => u64::MAX,
         };
         let (limits, broker) = Limits::unserved(&settings, Arc::new(NoClock));
-        let meter = limits.meter(MeterKey::whole(STORE_KEY), Arc::clone(&self.spec));
+        let meter = |(at, spec): (usize, &Arc<MeterSpec>)| {
+            limits.meter(MeterKey::whole(store_key(at)), Arc::clone(spec))
+        };
+        let meters: Vec<_> = self.specs.iter().enumerate().map(meter).collect();
         let mut skew = if self.plan.nodes > 1 {
             self.chance.within(0, 120 * MS) as i64
         } else {
@@ -295,7 +348,8 @@ impl World {
         Node {
             limits,
             broker,
-            meter,
+            sets: sets(&meters),
+            meters,
             me,
             offset_ns,
             skew_ns: skew,
@@ -344,12 +398,10 @@ impl World {
                     self.serve(at)?;
                 }
             }
-            let sendable = self
-                .nodes
-                .iter()
-                .map(|node| node.sendable(self.now_ns))
-                .sum();
-            self.judge.check(self.now_ns, sendable)?;
+            for (at, judge) in self.judges.iter_mut().enumerate() {
+                let sendable = self.nodes.iter().map(|node| node.sendable(at, self.now_ns));
+                judge.check(self.now_ns, sendable.sum())?;
+            }
         }
         Ok(self.outcome)
     }
@@ -612,17 +664,31 @@ impl World {
         self.outcome.requests += 1;
         self.nodes[at].touched = true;
         let now_ns = self.now_ns + self.nodes[at].offset_ns;
-        match self.nodes[at].meter.draw(0, now_ns) {
-            Draw::Drawn(token) => self.drew(at, token),
-            Draw::Wait(waiting) => self.nodes[at].waiting.push((self.now_ns, waiting)),
-            Draw::Refused(refusal) => {
+        let set = match self.nodes[at].sets.len() {
+            1 => 0,
+            sets => self.chance.within(0, sets as u64) as usize,
+        };
+        let drawn = self.nodes[at].sets[set].draw(now_ns);
+        match drawn {
+            DrawAll::Drawn(tokens) => self.drew(at, set, tokens),
+            DrawAll::Wait(waiting) => self.hold(at, set, false, waiting),
+            DrawAll::Refused(refusal) => {
                 assert!(refusal.retry_after > Duration::ZERO);
                 self.outcome.refused += 1;
             }
         }
     }
 
-    fn drew(&mut self, at: usize, token: Token) {
+    fn hold(&mut self, at: usize, set: usize, connected: bool, waiting: Box<WaitingAll>) {
+        self.nodes[at].waiting.push(Held {
+            since_ns: self.now_ns,
+            set,
+            connected,
+            waiting,
+        });
+    }
+
+    fn drew(&mut self, at: usize, set: usize, tokens: Tokens) {
         let usual_ns = self.chance.within(0, self.plan.connect_ns.max(1));
         let slow = self.plan.faults.pause_ns > 0 && self.chance.percent(10);
         let delay_ns = if slow {
@@ -632,15 +698,16 @@ impl World {
         };
         let node = &mut self.nodes[at];
         if self.plan.faults.pause_ns > 0 && self.chance.percent(5) {
-            return; // the request ended early: the token is dropped and goes back
+            return; // the request ended early: the tokens are dropped and go back
         }
         let at_ns = self.now_ns + delay_ns;
         if self.plan.mutant == Some(Mutant::ChargeAtDraw) {
-            if token.send(self.now_ns + node.offset_ns).is_ok() {
+            if tokens.send(self.now_ns + node.offset_ns).is_ok() {
                 let until_ns = self.now_ns + 200 * MS;
                 node.drawn.push(Drawn {
                     at_ns,
-                    token: None,
+                    set,
+                    tokens: None,
                     until_ns,
                 });
             }
@@ -648,7 +715,8 @@ impl World {
         }
         node.drawn.push(Drawn {
             at_ns,
-            token: Some(token),
+            set,
+            tokens: Some(tokens),
             until_ns: 0,
         });
     }
@@ -706,35 +774,57 @@ impl World {
 
     fn send_due(&mut self, at: usize) -> Result<(), String> {
         let now_ns = self.now_ns;
-        let unix_ns = self.plan.unix_ns + now_ns;
-        let node = &mut self.nodes[at];
-        let (due, later) = std::mem::take(&mut node.drawn)
-            .into_iter()
-            .partition(|drawn: &Drawn| drawn.at_ns <= now_ns);
-        node.drawn = later;
-        let due: Vec<Drawn> = due;
-        for drawn in due {
-            let sent = match drawn.token {
-                Some(token) => token.send(now_ns + node.offset_ns).ok(),
-                None => (now_ns < drawn.until_ns).then(Sent::default),
-            };
-            let Some(mut sent) = sent else {
-                self.outcome.expired += 1;
-                continue;
-            };
-            let reserved = sent.reserved.pop();
-            let amount = reserved.as_ref().map_or(1, Reserved::amount);
-            self.outcome.sends.push(now_ns);
-            let number = self.judge.sent(now_ns, unix_ns, amount)?;
-            if let (Some(reserved), Some(values)) = (reserved, self.plan.values) {
-                let percent = self.chance.within(values.cost.0, values.cost.1 + 1);
-                node.calls.push(Awaited {
-                    at_ns: now_ns + self.chance.within(0, values.call_ns),
-                    number,
-                    actual: amount * percent / 100,
-                    reserved,
-                });
+        let due = (self.nodes[at].drawn).extract_if(.., |drawn| drawn.at_ns <= now_ns);
+        for drawn in due.collect::<Vec<_>>() {
+            match drawn.tokens {
+                Some(tokens) => self.send(at, drawn.set, tokens)?,
+                None if now_ns < drawn.until_ns => self.sent(at, drawn.set, Sent::default())?,
+                None => self.outcome.expired += 1,
             }
+        }
+        Ok(())
+    }
+
+    /// What the upstream's gate does: tokens that are over are drawn again, before those of
+    /// requests that have not had their turn.
+    fn send(&mut self, at: usize, set: usize, tokens: Tokens) -> Result<(), String> {
+        let own_ns = self.now_ns + self.nodes[at].offset_ns;
+        if let Ok(sent) = tokens.send(own_ns) {
+            return self.sent(at, set, sent);
+        }
+        self.outcome.expired += 1;
+        let drawn = self.nodes[at].sets[set].draw_again(own_ns);
+        match drawn {
+            DrawAll::Drawn(tokens) => match tokens.send(own_ns) {
+                Ok(sent) => self.sent(at, set, sent)?,
+                Err(_) => self.outcome.refused += 1,
+            },
+            DrawAll::Wait(waiting) => self.hold(at, set, true, waiting),
+            DrawAll::Refused(_) => self.outcome.refused += 1,
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, at: usize, set: usize, mut sent: Sent) -> Result<(), String> {
+        let now_ns = self.now_ns;
+        let unix_ns = self.plan.unix_ns + now_ns;
+        let reserved = sent.reserved.pop();
+        let amount = reserved.as_ref().map_or(1, Reserved::amount);
+        self.outcome.sends.push(now_ns);
+        let number = self.judges[0].sent(now_ns, unix_ns, amount)?;
+        if let Some(beside) = self.outcome.beside.get_mut(set) {
+            *beside += 1;
+            self.judges[1 + set].sent(now_ns, unix_ns, 1)?;
+        }
+        if let (Some(reserved), Some(values)) = (reserved, self.plan.values) {
+            let percent = self.chance.within(values.cost.0, values.cost.1 + 1);
+            let call = Awaited {
+                at_ns: now_ns + self.chance.within(0, values.call_ns),
+                number,
+                actual: amount * percent / 100,
+                reserved,
+            };
+            self.nodes[at].calls.push(call);
         }
         Ok(())
     }
@@ -749,7 +839,7 @@ impl World {
                 self.outcome.cost += call.reserved.amount();
                 continue;
             }
-            self.judge.cost(call.number, call.actual);
+            self.judges[0].cost(call.number, call.actual);
             self.outcome.cost += call.actual;
             self.outcome.corrected += 1;
             call.reserved.settle(call.actual, now_ns + node.offset_ns);
@@ -757,28 +847,29 @@ impl World {
     }
 
     fn poll_waiting(&mut self, at: usize, boot_ns: u64) -> Result<(), String> {
-        let waiting = std::mem::take(&mut self.nodes[at].waiting);
-        for (since_ns, waiter) in waiting {
-            let longest_ns = self.outcome.longest_wait_ns.max(self.now_ns - since_ns);
-            self.outcome.longest_wait_ns = longest_ns;
-            match waiter.poll_now(boot_ns) {
-                Some(Ok(token)) => {
-                    drop(waiter);
+        for held in std::mem::take(&mut self.nodes[at].waiting) {
+            let (set, connected) = (held.set, held.connected);
+            let waits_ns = self.now_ns - held.since_ns;
+            self.outcome.longest_wait_ns = self.outcome.longest_wait_ns.max(waits_ns);
+            // The grace, a pause of the node, and the pace of writes, one after the other.
+            let longest_ns = 2_500 * MS * self.nodes[at].sets[set].meters().len() as u64;
+            match held.waiting.poll_now(boot_ns) {
+                DrawAll::Drawn(tokens) => {
                     self.outcome.granted_after_wait += 1;
-                    self.drew(at, token);
+                    match connected {
+                        true => self.send(at, set, tokens)?,
+                        false => self.drew(at, set, tokens),
+                    }
                 }
-                Some(Err(refusal)) => {
+                DrawAll::Refused(refusal) => {
                     assert!(refusal.retry_after > Duration::ZERO);
                     self.outcome.refused += 1;
                 }
-                // The grace, a pause of the node, and the pace of writes, one after the other.
-                None if self.now_ns - since_ns > 2_500 * MS => {
-                    return Err(format!(
-                        "a request waits since {since_ns} at {}",
-                        self.now_ns
-                    ));
+                DrawAll::Wait(_) if waits_ns > longest_ns => {
+                    let (since_ns, now_ns) = (held.since_ns, self.now_ns);
+                    return Err(format!("a request waits since {since_ns} at {now_ns}"));
                 }
-                None => self.nodes[at].waiting.push((since_ns, waiter)),
+                DrawAll::Wait(waiting) => self.nodes[at].waiting.push(Held { waiting, ..held }),
             }
         }
         Ok(())
@@ -868,8 +959,7 @@ impl World {
         if self.plan.mutant != Some(Mutant::ReportBeforeClose) {
             return Vec::new();
         }
-        self.nodes[at]
-            .meter
+        self.nodes[at].meters[0]
             .cells
             .iter()
             .map(|cell| cell.rest())
@@ -880,11 +970,12 @@ impl World {
     fn phantoms(&mut self, at: usize, before: &[u64]) {
         let now_ns = self.now_ns;
         let node = &mut self.nodes[at];
-        for (cell, rest) in node.meter.cells.iter().zip(before) {
+        for (cell, rest) in node.meters[0].cells.iter().zip(before) {
             for _ in cell.rest()..*rest {
                 node.drawn.push(Drawn {
                     at_ns: now_ns,
-                    token: None,
+                    set: 0,
+                    tokens: None,
                     until_ns: now_ns + 200 * MS,
                 });
             }
@@ -909,17 +1000,14 @@ impl Node {
         next_ns.max(self.paused_until_ns)
     }
 
-    /// What could be sent at this instant: in cells, and drawn from parts that stand.
-    fn sendable(&self, now_ns: u64) -> u64 {
-        let own_ns = now_ns + self.offset_ns;
-        let live = |drawn: &&Drawn| {
-            drawn
-                .token
-                .as_ref()
-                .is_some_and(|token| token.is_live(own_ns))
-        };
-        let each = self.meter.estimate();
-        self.meter.in_hand(own_ns) + each * self.drawn.iter().filter(live).count() as u64
+    /// What could be sent of a meter at this instant: in cells, and drawn from parts that stand.
+    fn sendable(&self, at: usize, now_ns: u64) -> u64 {
+        let (own_ns, meter) = (now_ns + self.offset_ns, &self.meters[at]);
+        let drawn = self.drawn.iter().filter_map(|drawn| drawn.tokens.as_ref());
+        let held = self.waiting.iter().map(|held| held.waiting.in_hand());
+        let live = |tokens: &&Tokens| tokens.has_live(meter, own_ns);
+        let live = drawn.chain(held).filter(live).count() as u64;
+        meter.in_hand(own_ns) + meter.estimate() * live
     }
 }
 
