@@ -75,10 +75,8 @@ pub struct Counted {
 /// The meters that count a request.
 #[derive(Clone, Debug, Default)]
 pub struct Applied {
-    /// Those of its first attempt: all.
+    /// Those of its first attempt: all. It knows which of them each further attempt spends.
     pub first: MeterSet,
-    /// Those of each further attempt.
-    pub again: MeterSet,
     /// Where it takes a slot until its answer has ended.
     pub slots: Arc<[Arc<Slots>]>,
     /// What is read of its answer, and for which meter.
@@ -121,18 +119,18 @@ impl Metering {
         if rows.len() > METERS_MAX {
             return Err(TooManyMeters(rows.len()));
         }
-        let mut all = Some(Vec::with_capacity(rows.len()));
+        let mut all = Some(Gathered::default());
         for row in &rows {
             match &row.key {
                 RowKey::Fixed(counted) if row.when.is_none() && row.priority.is_none() => {
                     if let Some(all) = &mut all {
-                        all.push((counted.clone(), row));
+                        all.add(counted.clone(), row);
                     }
                 }
                 _ => all = None,
             }
         }
-        let fixed = all.map(|all| Applied::new(&all)).transpose()?;
+        let fixed = all.map(Gathered::applied).transpose()?;
         Ok(Self {
             rows: rows.into(),
             fixed,
@@ -171,7 +169,7 @@ impl Metering {
         facts: Option<&Facts<'_>>,
         subject: &Subject<'_>,
     ) -> Result<Applied, Unresolved> {
-        let mut counted = Vec::with_capacity(self.rows.len());
+        let (mut gathered, mut urgent) = (Gathered::default(), 0);
         for row in &self.rows {
             match (&row.when, facts) {
                 (Some(when), Some(facts)) => match when.applies(facts) {
@@ -182,13 +180,13 @@ impl Metering {
                 (Some(_), None) => return Err(Unresolved::NeedsBody),
                 (None, _) => {}
             }
-            counted.push((self.counted(row, subject), row));
+            gathered.add(self.counted(row, subject), row);
+            let header = row.priority.as_ref();
+            urgent = urgent.max(header.map_or(0, |name| priority(subject.headers, name)));
         }
-        let headers = counted.iter().filter_map(|(_, row)| row.priority.as_ref());
-        let priority = headers.map(|name| priority(subject.headers, name)).max();
-        let applied = Applied::new(&counted).map_err(Unresolved::TooMany)?;
+        let applied = gathered.applied().map_err(Unresolved::TooMany)?;
         Ok(Applied {
-            priority: priority.unwrap_or_default(),
+            priority: urgent,
             ..applied
         })
     }
@@ -235,36 +233,52 @@ impl Counted {
     }
 }
 
-impl Applied {
-    fn new(counted: &[(Counted, &Row)]) -> Result<Self, TooManyMeters> {
-        let meters = |again: bool| {
-            let rows = counted.iter().filter(|(_, row)| row.each_attempt || !again);
-            let meters: Vec<Arc<Meter>> = rows.filter_map(|(c, _)| c.meter.clone()).collect();
-            MeterSet::new(&meters)
-        };
-        let slots = counted.iter().filter_map(|(c, _)| c.slots.clone());
-        let values = counted.iter().filter_map(|(c, row)| {
-            let meter = c.meter.clone()?;
-            Some((meter, row.value.clone()?))
-        });
-        let learning = counted.iter().filter_map(|(c, row)| {
-            let (from, pause_max) = row.learn?;
-            Some(Learner {
-                meter: c.meter.clone()?,
+/// What the rows of a request come to.
+#[derive(Default)]
+struct Gathered {
+    meters: Vec<(Arc<Meter>, bool)>,
+    slots: Vec<Arc<Slots>>,
+    values: Vec<(Arc<Meter>, Arc<ValueSet>)>,
+    learning: Vec<Learner>,
+}
+
+impl Gathered {
+    fn add(&mut self, counted: Counted, row: &Row) {
+        self.slots.extend(counted.slots);
+        let Some(meter) = counted.meter else { return };
+        if let Some(value) = &row.value {
+            self.values.push((Arc::clone(&meter), Arc::clone(value)));
+        }
+        if let Some((from, pause_max)) = row.learn {
+            self.learning.push(Learner {
+                meter: Arc::clone(&meter),
                 from,
                 pause_max,
-            })
-        });
-        Ok(Self {
-            first: meters(false)?,
-            again: meters(true)?,
-            slots: slots.collect(),
-            values: values.collect(),
-            learning: learning.collect(),
+            });
+        }
+        self.meters.push((meter, row.each_attempt));
+    }
+
+    fn applied(self) -> Result<Applied, TooManyMeters> {
+        Ok(Applied {
+            first: MeterSet::repeating(self.meters)?,
+            slots: shared(self.slots),
+            values: shared(self.values),
+            learning: shared(self.learning),
             priority: 0,
         })
     }
+}
 
+/// Most are empty, and an empty one is there already.
+fn shared<T>(items: Vec<T>) -> Arc<[T]> {
+    match items.is_empty() {
+        true => Arc::default(),
+        false => items.into(),
+    }
+}
+
+impl Applied {
     /// Whether the request's body says how much is set aside for it, or is changed.
     pub fn reads_request(&self) -> bool {
         self.values.iter().any(|(_, values)| values.reads_request())
@@ -288,12 +302,8 @@ impl Applied {
             let own = values.find(|(of, _)| Arc::ptr_eq(of, meter));
             own.map_or(0, |(_, values)| values.reserve(body))
         };
-        let (first, again) = (self.first.reserving(least), self.again.reserving(least));
-        Self {
-            first,
-            again,
-            ..self
-        }
+        let first = self.first.reserving(least);
+        Self { first, ..self }
     }
 
     /// Whether nothing counts the request.

@@ -138,14 +138,12 @@ impl Attempts {
     /// # Errors
     /// As [`Spending::spend`].
     pub fn spend(&mut self, attempt: u32) -> Result<(), Hold<EarlyEnd>> {
+        let again = (attempt > 1).then(|| self.applied.first.repeated());
+        let meters = again.as_ref().unwrap_or(&self.applied.first);
         if attempt > self.attempt {
             self.attempt = attempt;
-            self.spending = Spending::due(&self.applied.again);
+            self.spending = Spending::due(meters);
         }
-        let meters = match attempt {
-            1 => &self.applied.first,
-            _ => &self.applied.again,
-        };
         let sent = self.spending.spend(meters, self.applied.priority)?;
         for spent in sent.spent {
             self.spends.add(spent);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::meter::Limit;
+use proto::meter::{Limit, Window};
 
 use super::meter::{Draw, Meter};
 use super::refusal::Refusal;
@@ -23,6 +23,15 @@ pub struct MeterSet {
     meters: Arc<[Arc<Meter>]>,
     /// What each sets aside at least; one element per meter, or none where it does not matter.
     least: Arc<[u64]>,
+    /// Which of them further attempts of the request spend too, one bit each.
+    repeats: u8,
+}
+
+/// A meter that is put in order.
+struct Placed {
+    slowest: Option<Window>,
+    meter: Arc<Meter>,
+    repeats: bool,
 }
 
 /// What a draw from several meters gives.
@@ -46,20 +55,59 @@ impl MeterSet {
     /// # Errors
     /// [`TooManyMeters`] above [`METERS_MAX`].
     pub fn new(meters: &[Arc<Meter>]) -> Result<Self, TooManyMeters> {
-        let mut ordered: Vec<Arc<Meter>> = Vec::new();
-        for meter in meters {
-            if !ordered.iter().any(|known| Arc::ptr_eq(known, meter)) {
-                ordered.push(Arc::clone(meter));
+        let meters = meters.iter().map(|meter| (Arc::clone(meter), true));
+        Self::repeating(meters.collect())
+    }
+
+    /// The same, of which further attempts of the request spend only those that say so.
+    ///
+    /// # Errors
+    /// As [`MeterSet::new`].
+    pub fn repeating(meters: Vec<(Arc<Meter>, bool)>) -> Result<Self, TooManyMeters> {
+        if meters.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut ordered: Vec<Placed> = Vec::with_capacity(meters.len());
+        for (meter, repeats) in meters {
+            match ordered
+                .iter_mut()
+                .find(|known| Arc::ptr_eq(&known.meter, &meter))
+            {
+                Some(known) => known.repeats |= repeats,
+                None => ordered.push(Placed {
+                    slowest: meter.slowest(),
+                    meter,
+                    repeats,
+                }),
             }
         }
         if ordered.len() > METERS_MAX {
             return Err(TooManyMeters(ordered.len()));
         }
-        ordered.sort_by_key(|meter| std::cmp::Reverse(meter.slowest()));
+        ordered.sort_by_key(|placed| std::cmp::Reverse(placed.slowest));
+        let bits = ordered.iter().enumerate();
+        let bits = bits.map(|(at, placed)| u8::from(placed.repeats) << at);
         Ok(Self {
-            meters: ordered.into(),
+            repeats: bits.fold(0, |all, bit| all | bit),
+            meters: ordered.into_iter().map(|placed| placed.meter).collect(),
             least: Arc::default(),
         })
+    }
+
+    /// Those that a further attempt of the request spends.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        let is_repeated = |at: &usize| self.repeats & (1 << at) != 0;
+        let places = || (0..self.meters.len()).filter(is_repeated);
+        Self {
+            meters: places()
+                .filter_map(|at| self.meters.get(at).cloned())
+                .collect(),
+            least: places()
+                .filter_map(|at| self.least.get(at).copied())
+                .collect(),
+            repeats: u8::MAX,
+        }
     }
 
     /// The meters, slowest first.

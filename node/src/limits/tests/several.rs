@@ -1,10 +1,13 @@
 //! Requests that two meters count, both at their limits.
 
-use proto::meter::{Algorithm, Limit, Window};
+use std::sync::Arc;
+
+use proto::meter::{Algorithm, Limit, MeterSpec, Window};
 
 use super::faults::Chance;
 use super::schedules::{check_all, lengthen, linked_plan, per, run, seeds};
 use super::simulation::{MS, Plan, SECOND};
+use crate::limits::{Limits, MeterKey, MeterSet, Opener, Settings, SystemClock};
 
 /// A bucket that fills as fast as the limit says, and holds so much.
 fn bucket(limit: u64, window: Window, burst: u64) -> Limit {
@@ -133,4 +136,36 @@ fn the_bounds_of_both_meters_hold_whatever_fails() {
     // The seeds exercise what they are for.
     let many = sent > 40 * runs && refused > 40 * runs && expired > runs / 2;
     assert!(many, "{sent} {refused} {expired}");
+}
+
+#[test]
+fn further_attempts_spend_the_meters_that_say_so_in_the_same_order() {
+    let settings = Settings::single_node(Opener { node: 1, boot: 1 });
+    let (limits, _broker) = Limits::unserved(&settings, Arc::new(SystemClock));
+    let meter = |name: &str, window: Window| {
+        let spec = MeterSpec::new("", 1, vec![per(10, window)]).unwrap();
+        limits.meter(MeterKey::whole(name), Arc::new(spec))
+    };
+    let second = meter("second", Window::Second);
+    let minute = meter("minute", Window::Minute);
+    let day = meter("day", Window::Day);
+    let rows = [
+        (&second, true),
+        (&minute, false),
+        (&day, false),
+        (&day, true),
+    ];
+    let rows = rows.map(|(meter, repeats)| (Arc::clone(meter), repeats));
+    let set = MeterSet::repeating(rows.into()).unwrap();
+    let ids = |set: &MeterSet| -> Vec<String> {
+        let all = set.meters().iter();
+        all.map(|meter| meter.id().to_owned()).collect()
+    };
+    assert_eq!(
+        ids(&set),
+        ["day", "minute", "second"],
+        "one named twice counts once"
+    );
+    assert_eq!(ids(&set.repeated()), ["day", "second"]);
+    assert_eq!(ids(&set.repeated().repeated()), ["day", "second"]);
 }
