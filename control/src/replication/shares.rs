@@ -1,11 +1,11 @@
 //! Shares of limits move between regions: what is given, and what is taken.
 //!
 //! A region tells each other one twice a second what its callers want, on the connection that it
-//! follows by. Who is told gives what it has beyond its part of what all want, in one transaction of
-//! its store: its share falls, and the grant is there until the region that asked says that it has
-//! taken it. That one waits as long as the grant says, from when it first heard of it, and raises
-//! its share. The links are authenticated both ways and a region gives of its own only, so grants
-//! need no signature: what a region could forge it could as well send to the target.
+//! follows by. Who is told gives what it has beyond its part of what all want, in one transaction
+//! of its store: its share falls, and the grant is there until the region that asked says that it
+//! has taken it. That one waits as long as the grant says, from when it first heard of it, and
+//! raises its share. The links are authenticated both ways and a region gives of its own only, so
+//! grants need no signature: what a region could forge it could as well send to the target.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};

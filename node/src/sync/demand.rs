@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn refusals_are_told_as_so_many_a_window() {
-        // A tenth of the limit is refused in each half second: a fifth a second, 12 limits a minute.
+        // A tenth of the limit is refused each half second: a fifth a second, 12 limits a minute.
         for (width_ms, expected) in [(1_000, 200_000), (5_000, 1_000_000), (60_000, REFUSED_MAX)] {
             let mut lately = BTreeMap::new();
             let mut last = 0;
