@@ -4,8 +4,8 @@
 //!
 //! Which meters count the request, and a token of each: with the tokens given back, as by a request
 //! that ends early, and with the tokens spent, as by the first write to the target. 21 rounds of
-//! 100,000 admissions unless told otherwise, in CPU time of the thread; the tokens come from a store
-//! on this machine. `tests/perf/counts --by stage` counts the instructions of the whole stage.
+//! 100,000 admissions unless told otherwise, in CPU time of the thread; the tokens come from a
+//! store on this machine. `tests/perf/counts --by stage` counts the instructions of the stage.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
