@@ -2,13 +2,10 @@
 //! that presents it: should it stand elsewhere in that request as well, the record does not repeat
 //! it. Those that we issued are told by their look ([`crate::credentials::shown`]). Pure.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::HeaderValue;
 use memchr::memmem;
 use proto::credential::SEARCHED_SECRET_BYTES_MIN;
-use proto::query::form_decode;
 
 use crate::flow::Notes;
 use crate::presented::ISSUED;
@@ -30,7 +27,7 @@ fn forget_key(notes: &mut Notes, key: &[u8]) {
         notes.path = path.into();
     }
     let query = notes.query.as_deref();
-    if let Some(query) = query.and_then(|query| forgotten(query, key)) {
+    if let Some(query) = query.and_then(|query| forgotten_in_query(query, key)) {
         notes.query = Some(query.into());
     }
     let agent = notes.agent.as_ref().map(HeaderValue::as_bytes);
@@ -39,17 +36,73 @@ fn forget_key(notes: &mut Notes, key: &[u8]) {
     }
 }
 
-/// The text with a key overwritten, where it holds it; decoded, where escapes hide it.
+/// The text with a key overwritten, where it holds it as it is or under escapes.
 fn forgotten(text: &[u8], key: &[u8]) -> Option<Vec<u8>> {
+    if text.len() < key.len() {
+        return None;
+    }
     let out = overwritten(text, key);
     let left = out.as_deref().unwrap_or(text);
-    if left.contains(&b'%')
-        && let Cow::Owned(decoded) = form_decode(left)
-        && let Some(decoded) = overwritten(&decoded, key)
-    {
-        return Some(decoded);
+    under_escapes(left, b'+', |decoded| overwritten(decoded, key)).or(out)
+}
+
+/// The same of a query, in which a `+` may be a space as well.
+fn forgotten_in_query(query: &[u8], key: &[u8]) -> Option<Vec<u8>> {
+    let out = forgotten(query, key);
+    if !key.contains(&b' ') {
+        return out;
     }
-    out
+    let left = out.as_deref().unwrap_or(query);
+    under_escapes(left, b' ', |decoded| overwritten(decoded, key)).or(out)
+}
+
+/// A text with that overwritten, escapes and all, which a search overwrites in what it decodes to;
+/// all other bytes stay as they are, and so no `&` or `/` appears where there was none. Nothing
+/// where the search finds nothing, or nothing is to be decoded.
+///
+/// `plus` is what a `+` stands for: itself, or a space as in a form. The search keeps the length.
+pub fn under_escapes(
+    text: &[u8],
+    plus: u8,
+    search: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    if !text.contains(&b'%') && (plus == b'+' || !text.contains(&b'+')) {
+        return None;
+    }
+    let plain: Vec<u8> = decoded(text, plus).map(|(byte, _)| byte).collect();
+    let clean = search(&plain)?;
+    let mut out = text.to_vec();
+    let mut at = 0;
+    for ((byte, width), clean) in decoded(text, plus).zip(clean) {
+        if byte != clean
+            && let Some(written) = out.get_mut(at..at + width)
+        {
+            written.fill(b'*');
+        }
+        at += width;
+    }
+    Some(out)
+}
+
+/// The bytes that a text decodes to, each with how many it is written with. What is no valid escape
+/// stands for itself.
+fn decoded(text: &[u8], plus: u8) -> impl Iterator<Item = (u8, usize)> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let escaped = match rest {
+            [b'%', high, low, ..] => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        let escaped = escaped.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        let (byte, width) = match (escaped, *rest.first()?) {
+            (Some(byte), _) => (byte, "%XX".len()),
+            (None, b'+') => (plus, 1),
+            (None, byte) => (byte, 1),
+        };
+        rest = rest.get(width..)?;
+        Some((byte, width))
+    })
 }
 
 /// The text with a key overwritten, where it stands there as it is. Linear, whatever both repeat:
@@ -94,9 +147,54 @@ mod tests {
         check("KEY", "/a/KEY/aKEYKEY", "/a/STARS/aSTARSSTARS");
         check("KEY", "/a/a-key-that%20", "/a/a-key-that%20");
         check("KEY", "/%20/KEY", "/%20/STARS");
-        check("KEY", "/%61-key-that-a-user-gave/KEY/%20", "/STARS/STARS/ ");
+        check(
+            "KEY",
+            "/%61-key-that-a-user-gave/KEY/%20+%",
+            "/**STARS/STARS/%20+%",
+        );
         check("user:KEY", "/KEY", "/STARS");
         check("short", "/short", "/short");
+    }
+
+    #[test]
+    fn other_parameters_stay_as_they_came() {
+        for (key, query, expected) in [
+            (
+                "abc+def/ghi=jkl==",
+                "key=abc%2Bdef%2Fghi%3Djkl%3D%3D&q=Tom%26Jerry&next=%2Fx%26page%3Dsecret",
+                "key=***************************&q=Tom%26Jerry&next=%2Fx%26page%3Dsecret",
+            ),
+            (
+                "abc+def/ghi=jkl",
+                "a+b=%26&abc+def%2Fghi=jkl&c",
+                "a+b=%26&*****************&c",
+            ),
+            (
+                "a key of words",
+                "a+b=%26&k=a+key%20of+words&c+d",
+                "a+b=%26&k=****************&c+d",
+            ),
+            ("a-key&another", "q=a-key%26another", "q=***************"),
+        ] {
+            let mut notes = Notes {
+                query: Some(query.to_owned().into()),
+                ..Notes::default()
+            };
+            forget(&mut notes, key.as_bytes());
+            assert_eq!(notes.query.unwrap(), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_plus_is_a_plus_but_in_a_query() {
+        let mut notes = Notes {
+            path: "/x/abc+def%2Fghi=jkl/%20".to_owned().into(),
+            agent: HeaderValue::from_bytes(b"x abc+def%2Fghi=jkl").ok(),
+            ..Notes::default()
+        };
+        forget(&mut notes, b"abc+def/ghi=jkl");
+        assert_eq!(notes.path, "/x/*****************/%20");
+        assert_eq!(notes.agent.unwrap(), "x *****************");
     }
 
     #[test]
