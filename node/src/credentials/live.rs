@@ -13,9 +13,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
+use super::forms::SECRET_BYTES_MIN;
 use super::issued;
 use super::scrub::Scrub;
 
@@ -24,6 +26,16 @@ const GRAM_BYTES: usize = 4;
 /// Bytes from one look to the next: there is one over each form, and over each beginning of a key
 /// of ours, whatever stands before it.
 const STEP: usize = issued::BEGIN_BYTES_MIN + 1 - GRAM_BYTES;
+/// Bytes by which secrets are told apart before they are compared: the shortest form has as many.
+/// Four are the same in all of a vendor's (`sk-p`, `eyJh`).
+const START_BYTES: usize = SECRET_BYTES_MIN;
+/// So many secrets may be compared with a text in vain, and further ones for each of its bytes.
+/// Only a text made to begin like many of them, again and again, needs more; the rest of it is
+/// then overwritten.
+const VAIN: usize = 16_384;
+const VAIN_PER_BYTE: usize = 2;
+/// A comparison of no more bytes is a cheap one.
+const CHEAP_BYTES: usize = 64;
 /// Bits of a hash. A thousand secrets set one bit in twenty.
 const HASH_BITS: u32 = 19;
 
@@ -37,7 +49,9 @@ pub struct LiveSecrets {
 
 #[derive(Default)]
 struct ByStart {
-    secrets: HashMap<[u8; GRAM_BYTES], Vec<Weak<Scrub>>>,
+    /// By the hash of the first bytes of a form: of a forgotten one no more is left than that.
+    secrets: HashMap<u64, Vec<Weak<Scrub>>>,
+    hasher: RandomState,
     /// Entries, those of forgotten secrets among them.
     entries: usize,
     /// From so many entries on the forgotten are looked for.
@@ -69,13 +83,16 @@ impl LiveSecrets {
             .by_start
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        for start in scrub.starts() {
-            known
-                .secrets
-                .entry(start)
-                .or_default()
-                .push(Arc::downgrade(scrub));
-            known.entries += 1;
+        let known = &mut *known;
+        let starts: Vec<u64> = scrub.forms().filter_map(|form| known.hash(form)).collect();
+        for start in starts {
+            let found = known.secrets.entry(start).or_default();
+            // Its forms may begin alike.
+            let is_other = |last: &Weak<Scrub>| last.as_ptr() != Arc::as_ptr(scrub);
+            if found.last().is_none_or(is_other) {
+                found.push(Arc::downgrade(scrub));
+                known.entries += 1;
+            }
         }
         if known.entries > known.sweep_at {
             known.secrets.retain(|_, found| {
@@ -84,7 +101,7 @@ impl LiveSecrets {
             });
             known.entries = known.secrets.values().map(Vec::len).sum();
             known.sweep_at = known.entries * 2 + 64;
-            self.see_anew(&known);
+            self.see_anew(known);
         } else {
             for (word, bit) in scrub.forms().flat_map(bits) {
                 if let Some(word) = self.seen.get(word) {
@@ -119,11 +136,18 @@ impl LiveSecrets {
             return out;
         };
         let known = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
+        let mut vain = VAIN + text.len().saturating_mul(VAIN_PER_BYTE);
         let mut from = 0;
         loop {
             // What lies over this look, and over none before it, begins here.
             for begin in from.max(at.saturating_sub(STEP - 1))..=at {
-                if let Some(length) = known.begins(text.get(begin..).unwrap_or_default()) {
+                let rest = text.get(begin..).unwrap_or_default();
+                let found = match self.may_begin(rest) {
+                    true => known.begins(rest, &mut vain),
+                    false => None,
+                };
+                let found = if vain == 0 { Some(rest.len()) } else { found };
+                if let Some(length) = found {
                     if let Some(secret) = out.to_mut().get_mut(begin..begin + length) {
                         secret.fill(b'*');
                     }
@@ -142,25 +166,63 @@ impl LiveSecrets {
     /// part of a secret.
     fn next_look(&self, text: &[u8], mut at: usize) -> Option<usize> {
         loop {
-            let gram = text.get(at..)?.first_chunk()?;
-            let (word, bit) = place(gram);
-            if self.seen.get(word)?.load(Relaxed) & bit != 0 {
+            if self.saw(text.get(at..)?.first_chunk()?) {
                 return Some(at);
             }
             at += STEP;
         }
     }
+
+    /// Whether a text may begin with a secret.
+    fn may_begin(&self, text: &[u8]) -> bool {
+        text.first_chunk().is_some_and(|gram| self.saw(gram))
+    }
+
+    /// Whether four bytes may be a part of a secret.
+    fn saw(&self, gram: &[u8; GRAM_BYTES]) -> bool {
+        let (word, bit) = place(gram);
+        let word = self.seen.get(word);
+        word.is_some_and(|word| word.load(Relaxed) & bit != 0)
+    }
 }
 
 impl ByStart {
-    /// The length of the longest secret, or key of ours, that `text` begins with.
-    fn begins(&self, text: &[u8]) -> Option<usize> {
-        let start = text.first_chunk::<GRAM_BYTES>()?;
-        let found = self.secrets.get(start).map_or(&[][..], Vec::as_slice);
-        let secrets = found.iter().filter_map(Weak::upgrade);
-        let secret = secrets.filter_map(|secret| secret.begins(text)).max();
-        secret.max(issued::length(text))
+    /// The hash by which what a text begins with is found.
+    fn hash(&self, text: &[u8]) -> Option<u64> {
+        let start = text.first_chunk::<START_BYTES>()?;
+        Some(self.hasher.hash_one(start))
     }
+
+    /// The length of the longest secret, or key of ours, that `text` begins with. What was compared
+    /// in vain is taken off `vain`.
+    fn begins(&self, text: &[u8], vain: &mut usize) -> Option<usize> {
+        let start = self.hash(text);
+        let alike = start.and_then(|start| self.secrets.get(&start));
+        let mut longest = issued::length(text);
+        for secret in alike.into_iter().flatten() {
+            let Some(secret) = secret.upgrade() else {
+                *vain = vain.saturating_sub(1);
+                continue;
+            };
+            match secret.begins(text) {
+                Some(length) => longest = longest.max(Some(length)),
+                None => *vain = vain.saturating_sub(1 + long_comparisons(&secret, text)),
+            }
+            if *vain == 0 {
+                break;
+            }
+        }
+        longest
+    }
+}
+
+/// What a comparison with the forms that differ from a text late or never has cost, in cheap ones.
+fn long_comparisons(secret: &Scrub, text: &[u8]) -> usize {
+    let Some(start) = text.first_chunk::<CHEAP_BYTES>() else {
+        return 0;
+    };
+    let alike = secret.forms().filter(|form| form.starts_with(start));
+    alike.map(|form| form.len() / CHEAP_BYTES).sum()
 }
 
 /// The bit of four bytes, and the word that it is in.
@@ -215,6 +277,54 @@ mod tests {
         }
         let known = live.by_start.read().unwrap();
         assert!(known.entries < 200, "{}", known.entries);
+    }
+
+    /// As many secrets that begin alike, known for as long as they are kept.
+    fn alike(live: &LiveSecrets, count: usize, begin: &str) -> Vec<Arc<Scrub>> {
+        let secret = |n| Arc::new(Scrub::new([format!("{begin}{n:08}").as_str()], []));
+        let scrubs: Vec<_> = (0..count).map(secret).collect();
+        scrubs.iter().for_each(|scrub| live.add(scrub));
+        scrubs
+    }
+
+    #[test]
+    fn a_vendors_secrets_are_not_compared_for_their_common_beginning() {
+        let live = LiveSecrets::default();
+        let _scrubs = alike(&live, 100, "sk-p");
+        let known = live.by_start.read().unwrap();
+        let mut vain = 1;
+        assert_eq!(known.begins(b"sk-psk-psk-psk-p", &mut vain), None);
+        assert_eq!(known.begins(b"sk-p0000009", &mut vain), None);
+        assert_eq!(known.begins(b"sk-p00000099x", &mut vain), Some(12));
+        assert_eq!(vain, 1);
+    }
+
+    #[test]
+    fn what_begins_like_many_secrets_again_and_again_is_overwritten_unsearched() {
+        let live = LiveSecrets::default();
+        let begin = "eyJhbGciOiJIUzI1NiJ9.";
+        let _scrubs = alike(&live, 1_000, begin);
+        let text = begin.repeat(3_000);
+        let found = live.overwritten(text.as_bytes());
+        let kept = found.iter().take_while(|byte| **byte != b'*').count();
+        assert!(kept > 10 * begin.len(), "{kept}");
+        assert!(kept < 1_000 * begin.len(), "{kept}");
+        assert_eq!(&found[..kept], &text.as_bytes()[..kept]);
+        assert!(found[kept..].iter().all(|byte| *byte == b'*'));
+        // A few are searched to their ends.
+        let text = format!("{begin}x {begin}00000999 {begin}y");
+        let stars = "*".repeat(begin.len() + 8);
+        let found = live.overwritten(text.as_bytes()).into_owned();
+        assert_eq!(found, format!("{begin}x {stars} {begin}y").as_bytes());
+    }
+
+    #[test]
+    fn a_long_secret_that_repeats_itself_counts_as_many() {
+        let live = LiveSecrets::default();
+        let scrub = Arc::new(Scrub::new([("a".repeat(16_000) + "b").as_str()], []));
+        live.add(&scrub);
+        let found = live.overwritten(&[b'a'; 60_000]).into_owned();
+        assert!(found.starts_with(b"aaaa") && found.ends_with(b"****"));
     }
 
     #[test]
