@@ -10,6 +10,7 @@ use proto::query;
 use proto::record::{QueryField, REDACTED};
 
 use crate::credentials::shown::{shown, shown_text};
+use crate::forgotten::under_escapes;
 use crate::presented::ISSUED;
 
 /// Longest recorded path, in characters.
@@ -51,17 +52,21 @@ pub fn user_agent(agent: &HeaderValue) -> Option<String> {
     Some(clipped(&String::from_utf8_lossy(&text), AGENT_CHARS_MAX))
 }
 
-/// A text without secrets. With escapes in it a secret is another text: where one is found only
-/// without them, it is the text without them that is kept.
-fn without_secrets(text: &[u8]) -> Cow<'_, [u8]> {
+/// A text without secrets, whether they stand there as they are or under escapes.
+pub(super) fn without_secrets(text: &[u8]) -> Cow<'_, [u8]> {
     let clean = shown(text);
-    if clean.contains(&b'%')
-        && let Cow::Owned(decoded) = query::form_decode(&clean)
-        && let Cow::Owned(clean) = shown(&decoded)
-    {
-        return Cow::Owned(clean);
+    match under_escapes(&clean, b'+', found) {
+        Some(clean) => Cow::Owned(clean),
+        None => clean,
     }
-    clean
+}
+
+/// The text without the secrets in it, where there are any.
+fn found(text: &[u8]) -> Option<Vec<u8>> {
+    match shown(text) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(clean) => Some(clean),
+    }
 }
 
 /// A text cut to so many characters.
@@ -89,15 +94,16 @@ fn looks_random(segment: &str) -> bool {
 ///
 /// What may be a caller's key is never shown: parameters that hold one, values as we issue them.
 pub fn query(text: Option<&[u8]>, allow: &[String], keys: &[Box<str>]) -> Vec<QueryField> {
-    // What no escape was taken out of has been searched with the whole.
-    let clip = |part: &Cow<'_, [u8]>| match part {
-        Cow::Borrowed(part) => clipped(&String::from_utf8_lossy(part), QUERY_CHARS_MAX),
-        Cow::Owned(part) => clipped(&String::from_utf8_lossy(&shown(part)), QUERY_CHARS_MAX),
-    };
+    let clip = |part: &[u8]| clipped(&String::from_utf8_lossy(part), QUERY_CHARS_MAX);
     let Some(text) = text else {
         return Vec::new();
     };
-    let text = shown(text);
+    // As a whole, since a secret may hold an `=`; and its `+` may be one, or a space.
+    let text = without_secrets(text);
+    let text = match text.contains(&b'+') {
+        true => under_escapes(&text, b' ', found).map_or(text, Cow::Owned),
+        false => text,
+    };
     let mut chars = 0;
     let fits = |field: &QueryField| {
         chars += field.name.len() + field.value.len();
@@ -243,6 +249,46 @@ mod tests {
                 let fields = query(Some(text.as_bytes()), &["page".into()], &[]);
                 gone(&format!("{fields:?}"));
             }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_secret_stays_and_a_plus_is_what_it_may_be() {
+        let plus = std::sync::Arc::new(Scrub::new(["reduce+plus/ghi=jkl"], []));
+        let space = std::sync::Arc::new(Scrub::new(["reduce space/ghi=jkl"], []));
+        LiveSecrets::of_process().add(&plus);
+        LiveSecrets::of_process().add(&space);
+        let stars = "*".repeat("reduce+plus%2Fghi=jkl".len());
+        for (text, expected) in [
+            (
+                "/a+b/%2F/reduce+plus%2Fghi=jkl/x",
+                format!("/a+b/%2F/{stars}/x"),
+            ),
+            (
+                "/a+b/reduce%2bplus/ghi=jkl/%zz",
+                format!("/a+b/{stars}/%zz"),
+            ),
+        ] {
+            assert_eq!(path(text.as_bytes(), RecordPath::Full), expected);
+            let agent = HeaderValue::from_str(text).unwrap();
+            assert_eq!(user_agent(&agent).unwrap(), expected);
+        }
+        for secret in ["reduce+plus%2Fghi=jkl", "reduce+space%2Fghi=jkl"] {
+            let text = format!("q=Tom%26Jerry&page=1+1&{secret}&page={secret}&page=2");
+            let fields = query(Some(text.as_bytes()), &["page".into()], &[]);
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|field| (field.name.as_str(), field.value.as_str()))
+                .collect();
+            let stars = "*".repeat(secret.len());
+            let expected = [
+                ("q", REDACTED),
+                ("page", "1 1"),
+                (stars.as_str(), REDACTED),
+                ("page", stars.as_str()),
+                ("page", "2"),
+            ];
+            assert_eq!(fields, expected);
         }
     }
 

@@ -1,9 +1,11 @@
 //! Attempts that match no proxy: kept for the operator, who alone can tell a mistyped alias from a
 //! probe. A few of them, since anybody on the network can make as many as they like.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use percent_encoding::percent_decode;
 use proto::id::ProxyId;
 use proto::record::{REDACTED, Record};
 use proto::tree::SYSTEM_ORG;
@@ -55,11 +57,7 @@ impl Allowance {
 }
 
 /// The record of an attempt: what was called, never what was presented.
-pub fn record(
-    exchange: &Exchange,
-    origin: &Origin,
-    method: std::borrow::Cow<'static, str>,
-) -> Record {
+pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -> Record {
     Record {
         request_id: exchange.id,
         org_id: SYSTEM_ORG,
@@ -109,16 +107,22 @@ pub fn record(
 
 /// The name of the proxy that was called, unless it may be a key that stood in the wrong place.
 fn name(called: &[u8]) -> String {
-    let key = called.windows(ISSUED.len()).any(|part| part == ISSUED);
+    let plain = Cow::from(percent_decode(called));
+    let key = plain.windows(ISSUED.len()).any(|part| part == ISSUED);
     match key {
         true => REDACTED.to_owned(),
-        false => shortened(&String::from_utf8_lossy(called), NAME_CHARS_MAX),
+        false => {
+            let called = reduce::without_secrets(called);
+            shortened(&String::from_utf8_lossy(&called), NAME_CHARS_MAX)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::live::LiveSecrets;
+    use crate::credentials::scrub::Scrub;
 
     #[test]
     fn a_flood_is_kept_in_part_and_calm_brings_the_rest_back() {
@@ -140,6 +144,11 @@ mod tests {
         assert_eq!(name(b"strpie"), "strpie");
         assert_eq!(name(b"rr_live_abc"), REDACTED);
         assert_eq!(name(b"x.rr_live_abc"), REDACTED);
+        assert_eq!(name(b"%72r_live_abc"), REDACTED);
+        assert_eq!(name(b"a%20b+c"), "a%20b+c");
+        let scrub = Arc::new(Scrub::new(["unmatched+secret/x"], []));
+        LiveSecrets::of_process().add(&scrub);
+        assert_eq!(name(b"a-unmatched+secret%2Fx"), "a-********************");
         assert_eq!(name(&[b'a'; 200]).len(), NAME_CHARS_MAX);
         assert_eq!(name(b"a\xffb"), "a\u{fffd}b");
     }
