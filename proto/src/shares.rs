@@ -216,13 +216,29 @@ pub struct NodeDemand {
     pub meters: BTreeMap<String, Demand>,
 }
 
+/// What a region has of a limit, and what it wants, in millionths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Region {
+    /// What it has, and is to get.
+    pub fraction: u64,
+    /// What its callers ask for.
+    pub wanted: u64,
+}
+
 /// What each region should have where so much is wanted, at most: what it wants and an eighth more,
-/// so that it need not ask again for each caller; where that is too much for all together, the same
-/// for all that want more than it (max-min fairness). More than is wanted stays where it is.
-fn level(wanted: impl Iterator<Item = u64>) -> u64 {
-    let mut all: Vec<u64> = wanted.map(with_room).collect();
+/// so that it need not ask again for each caller; where that is more than all of them have
+/// together, the same for all that want more than it (max-min fairness). More than is wanted stays
+/// where it is.
+fn level(regions: impl Iterator<Item = Region>) -> u64 {
+    let mut there = 0_u64;
+    let wanted = regions.map(|region| {
+        there = there.saturating_add(region.fraction);
+        with_room(region.wanted)
+    });
+    let mut all: Vec<u64> = wanted.collect();
     all.sort_unstable();
-    let (mut left, mut regions) = (WHOLE, all.len() as u64);
+    // What a region that is away has is not divided.
+    let (mut left, mut regions) = (there.min(WHOLE), all.len() as u64);
     for wanted in all {
         let even = left / regions.max(1);
         if wanted > even {
@@ -237,22 +253,53 @@ fn with_room(wanted: u64) -> u64 {
     wanted.saturating_add(wanted / 8)
 }
 
-/// How much a region that has `own` and wants `wanted` gives to one that asks for more, where
-/// `others` want so much: what it has beyond its part of what all want, as far as the other one has
-/// less than its part.
+/// Whether a region wants more than the whole tokens that it has.
+fn lacks(of: Region, limits: &[Limit]) -> bool {
+    let usable = |limit: &Limit| {
+        let tokens = u128::from(part(limit.limit(), of.fraction));
+        tokens * u128::from(WHOLE) / u128::from(limit.limit().max(1))
+    };
+    let usable = limits.iter().map(usable).min().unwrap_or(0);
+    u128::from(of.wanted) > usable
+}
+
+/// How much a region gives to one that asks for more, where there are `others` that are heard of:
+/// what it has beyond its part of what all want, as far as the other one has less than its part.
 pub fn spare(
-    (own, wanted): (u64, u64),
-    need: &Need,
-    others: impl Iterator<Item = u64>,
+    own: Region,
+    asking: Region,
+    others: impl Iterator<Item = Region>,
     (share, limits): (&Share, &[Limit]),
 ) -> u64 {
-    let level = level([wanted, need.wanted].into_iter().chain(others));
+    if !lacks(asking, limits) {
+        return 0;
+    }
+    let level = level([own, asking].into_iter().chain(others));
     let least = floor(share, limits);
     let part_of = |wanted: u64| with_room(wanted).min(level).max(least);
-    let spare = own.saturating_sub(part_of(wanted));
-    let spare = spare.min(part_of(need.wanted).saturating_sub(need.fraction));
-    let spare = spare.min(WHOLE.saturating_sub(need.fraction));
-    let worth = limits.iter().all(|limit| part(limit.limit(), spare) > 0);
+    let (spare, missing) = (
+        own.fraction.saturating_sub(part_of(own.wanted)),
+        part_of(asking.wanted).saturating_sub(asking.fraction),
+    );
+    if missing == 0 {
+        return 0;
+    }
+    // Less than the next token is worth nothing, and would be missed for good.
+    let tokens = |limit: &Limit, more: u64| part(limit.limit(), asking.fraction + more);
+    let next = limits.iter().map(|limit| {
+        let whole = u128::from(WHOLE) * (u128::from(tokens(limit, 0)) + 1);
+        let at = whole.div_ceil(u128::from(limit.limit().max(1)));
+        u64::try_from(at)
+            .unwrap_or(WHOLE)
+            .saturating_sub(asking.fraction)
+    });
+    let missing = missing.max(next.max().unwrap_or(0)).max(LEAST);
+    let spare = spare
+        .min(missing)
+        .min(WHOLE.saturating_sub(asking.fraction));
+    let worth = limits
+        .iter()
+        .all(|limit| tokens(limit, spare) > tokens(limit, 0));
     if spare >= LEAST && worth { spare } else { 0 }
 }
 
@@ -275,7 +322,7 @@ pub fn serve(
     open: &mut Vec<Grant>,
     of: (&Share, &[Limit]),
     (to, need): (&str, &Need),
-    (demand, others): (Demand, impl Iterator<Item = u64>),
+    (demand, others): (Demand, impl Iterator<Item = Region>),
 ) -> Served {
     let (share, _) = of;
     let (over, left) = std::mem::take(open)
@@ -293,14 +340,16 @@ pub fn serve(
         .filter(|grant| grant.seq > need.heard && grant.division == share.division);
     let unheard: u64 = among.map(|grant| grant.fraction).sum();
     let agreed = need.division == share.division;
-    let lacks = need.wanted > need.fraction;
-    if lacks && agreed && !served.lost && open.len() < OPEN_MAX {
-        let need = Need {
+    if agreed && !served.lost && open.len() < OPEN_MAX {
+        let asking = Region {
             fraction: need.fraction.saturating_add(unheard),
-            ..need.clone()
+            wanted: need.wanted,
         };
-        let own = (held.fraction(share), demand.wanted());
-        served.given = held.give(of, to, spare(own, &need, others, of));
+        let own = Region {
+            fraction: held.fraction(share),
+            wanted: demand.wanted(),
+        };
+        served.given = held.give(of, to, spare(own, asking, others, of));
         open.extend(served.given.clone());
     }
     served
@@ -312,17 +361,53 @@ mod tests {
 
     #[test]
     fn what_all_want_is_divided_so_that_who_wants_less_gets_it() {
+        let even = WHOLE / 3;
         for (wanted, expected) in [
-            (&[0, 0, 0][..], WHOLE),
-            (&[400_000, 400_000, 0], WHOLE),
-            (&[800_000, 800_000, 0], 500_000),
-            (&[WHOLE, WHOLE, WHOLE], 333_333),
-            (&[WHOLE, 80_000, 80_000], 820_000),
-            (&[WHOLE, 400_000, 80_000], 460_000),
-            (&[WHOLE, 640_000, 80_000], 455_000),
-            (&[], WHOLE),
+            ([0, 0, 0], WHOLE),
+            ([400_000, 400_000, 0], WHOLE),
+            ([800_000, 800_000, 0], 499_999),
+            ([WHOLE, WHOLE, WHOLE], 333_333),
+            ([WHOLE, 80_000, 80_000], 819_999),
+            ([WHOLE, 400_000, 80_000], 459_999),
+            ([WHOLE, 640_000, 80_000], 454_999),
         ] {
-            assert_eq!(level(wanted.iter().copied()), expected, "{wanted:?}");
+            let regions = wanted.map(|wanted| Region {
+                fraction: even,
+                wanted,
+            });
+            assert_eq!(level(regions.into_iter()), expected, "{wanted:?}");
         }
+    }
+
+    fn given(limit: u64, own: (u64, u64), asking: (u64, u64), others: &[(u64, u64)]) -> u64 {
+        let names = ["ap", "eu", "us"].map(String::from);
+        let share = Share::of(&names, 0, "us").expect("a share");
+        let limits = [Limit::new(limit, crate::meter::Window::Second).expect("a limit")];
+        let region = |(fraction, wanted)| Region { fraction, wanted };
+        let others = others.iter().copied().map(region);
+        spare(region(own), region(asking), others, (&share, &limits))
+    }
+
+    #[test]
+    fn of_a_small_limit_whole_tokens_move() {
+        let even = WHOLE / 3;
+        // Each has 3 a second; 3.8 and 3.2 are asked for in one region alone.
+        assert_eq!(given(10, (even, 0), (even, 380_000), &[]), 94_167);
+        assert_eq!(given(10, (even, 0), (even, 320_000), &[]), 66_667);
+        assert_eq!(given(10, (even, 0), (even, 300_000), &[]), 0);
+        // Of 5 each has one.
+        assert_eq!(given(5, (even, 0), (even, 300_000), &[]), 66_667);
+        // At the floor of a large limit, a little is missing.
+        assert_eq!(
+            given(1_000, (966_000, 500_000), (16_666, 18_000), &[]),
+            10_000
+        );
+    }
+
+    #[test]
+    fn what_a_region_has_that_is_away_is_not_divided() {
+        // Another has 80 % and is cut off; the two that are left want all.
+        let given = given(1_000, (183_000, WHOLE), (17_000, WHOLE), &[]);
+        assert_eq!(given, 83_000);
     }
 }

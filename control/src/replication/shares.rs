@@ -26,7 +26,7 @@ use super::{Broken, Replication};
 use crate::publish::writes::json;
 
 /// For how long counts what a region has told that it wants.
-const TOLD_LATELY: Duration = Duration::from_secs(5);
+const TOLD_LATELY: Duration = Duration::from_secs(10);
 
 /// Names a meter: its organisation and its id.
 type Name = (OrgId, String);
@@ -72,28 +72,57 @@ impl Coming {
     }
 }
 
-/// How much a region wants, and when it told that.
-type ByRegion = BTreeMap<String, (u64, Instant)>;
+/// What a region has and wants, and when it told that.
+type ByRegion = BTreeMap<String, (shares::Region, Instant)>;
 
 /// What other regions have told that they want, of each meter.
 #[derive(Debug, Default)]
 pub(super) struct Wants {
     told: Mutex<HashMap<Name, ByRegion>>,
+    /// What is on its way here, by the region that gave it.
+    coming: Mutex<HashMap<Name, BTreeMap<String, u64>>>,
 }
 
 impl Wants {
-    /// Notes what a region wants; gives what further ones have told of lately.
-    pub(super) fn told(&self, name: &Name, region: &str, wanted: u64, now: Instant) -> Vec<u64> {
+    /// Notes what comes from a region; gives what comes from all.
+    fn coming(&self, name: &Name, from: &str, fraction: u64) -> u64 {
+        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = coming.get_mut(name);
+        match (known, fraction) {
+            (None, 0) => return 0,
+            (None, _) => {
+                let first = BTreeMap::from([(from.to_owned(), fraction)]);
+                coming.insert(name.clone(), first);
+                return fraction;
+            }
+            (Some(known), 0) => drop(known.remove(from)),
+            (Some(known), _) => drop(known.insert(from.to_owned(), fraction)),
+        }
+        let all = coming.get(name).map_or(0, |known| known.values().sum());
+        if all == 0 {
+            coming.remove(name);
+        }
+        all
+    }
+
+    /// Notes what a region has and wants; gives what further ones have told of lately.
+    pub(super) fn told(
+        &self,
+        name: &Name,
+        region: &str,
+        of: shares::Region,
+        now: Instant,
+    ) -> Vec<shares::Region> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = |at: Instant| now.saturating_duration_since(at) < TOLD_LATELY;
         if !told.contains_key(name) {
             told.retain(|_, regions| regions.values().any(|(_, at)| is_new(*at)));
         }
         let of_meter = told.entry(name.clone()).or_default();
-        of_meter.insert(region.to_owned(), (wanted, now));
+        of_meter.insert(region.to_owned(), (of, now));
         let others = of_meter.iter();
         let others = others.filter(|(other, (_, at))| *other != region && is_new(*at));
-        others.map(|(_, (wanted, _))| *wanted).collect()
+        others.map(|(_, (of, _))| *of).collect()
     }
 }
 
@@ -212,6 +241,7 @@ impl Replication {
             let held = records.get(name).map(|(held, _)| held.clone());
             let held = held.unwrap_or_default();
             let (more, heard) = coming.of(name, meter.share.division);
+            let more = self.shared.wants.coming(name, &peer, more);
             Need {
                 org: name.0,
                 meter: name.1.clone(),
@@ -278,8 +308,7 @@ impl Session<'_> {
             asked.filter(|org| orgs.contains_key(org)).collect();
         let records = records(store, asked.iter().copied()).await?;
         let mut open = self.open_grants(asked.iter().copied()).await?;
-        let lacks = |need: &Need| need.wanted > need.fraction;
-        let demand = match needs.iter().any(lacks) {
+        let demand = match needs.iter().any(|need| need.wanted > 0) {
             true => demand(store).await?,
             false => BTreeMap::new(),
         };
@@ -287,10 +316,6 @@ impl Session<'_> {
         let now = Instant::now();
         for need in needs {
             let name = (need.org, need.meter.clone());
-            let others = source
-                .shared
-                .wants
-                .told(&name, &self.region, need.wanted, now);
             let meters = orgs
                 .get(&need.org)
                 .into_iter()
@@ -304,6 +329,12 @@ impl Session<'_> {
                 None => Given::default(),
                 Some(meter) => {
                     let demand = demand.get(&meter.id).copied().unwrap_or_default();
+                    let asking = shares::Region {
+                        fraction: need.fraction,
+                        wanted: need.wanted,
+                    };
+                    let wants = &source.shared.wants;
+                    let others = wants.told(&name, &self.region, asking, now);
                     let among = (&need, demand, others);
                     self.give_one((&name, meter), known, grants, among).await?
                 }
@@ -317,7 +348,7 @@ impl Session<'_> {
         (name, meter): (&Name, &SharedMeter),
         (held, revision): (Held, Option<Revision>),
         mut grants: Vec<Grant>,
-        (need, demand, others): (&Need, Demand, Vec<u64>),
+        (need, demand, others): (&Need, Demand, Vec<shares::Region>),
     ) -> Result<Given, SourceError> {
         let (store, to) = (&*self.source.store, self.region.as_str());
         let key = |seq: u64| keys::grant((name.0, to), &name.1, seq);

@@ -369,7 +369,7 @@ impl Meter {
 
     pub(super) fn refusal(&self, cause: Cause, k: u64, now_ns: u64) -> Refusal {
         self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
-        self.restraint.refusals.fetch_add(1, Ordering::Relaxed);
+        self.restraint.note_refusal(cause);
         let view = self.view.load();
         let (retry_after, window) = view.retry_after(cause, k, now_ns);
         let limits = view.limits(0, now_ns);

@@ -41,7 +41,7 @@ pub(super) struct Restraint {
     raised_until_ns: AtomicU64,
     /// What the region has of limits that regions share, in millionths.
     share: AtomicU64,
-    /// Refusals since somebody looked.
+    /// Refusals for want of tokens since somebody looked.
     pub refusals: AtomicU64,
     /// The limits of the configuration.
     configured: ArcSwap<MeterSpec>,
@@ -81,6 +81,13 @@ impl Restraint {
         match spec.share() {
             None => Arc::clone(spec),
             Some(_) => Arc::new(spec.shared(self.share.load(Ordering::Relaxed))),
+        }
+    }
+
+    /// Counts a refusal that more of a limit that regions share would help.
+    pub fn note_refusal(&self, cause: Cause) {
+        if matches!(cause, Cause::Empty | Cause::Crowded) {
+            self.refusals.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -184,9 +184,9 @@ fn renew(shared: &Shared) {
 }
 
 impl Limits {
-    /// How this node uses limits that regions share, by the ids of meters, since the last time;
-    /// none where there are no such meters.
-    pub fn demand(&self) -> Option<BTreeMap<String, Use>> {
+    /// How this node uses limits that regions share, by the ids of meters, since it was last asked,
+    /// so long ago; none where there are no such meters.
+    pub fn demand(&self, elapsed: Duration) -> Option<BTreeMap<String, Use>> {
         if !self.shared.shares.any.load(Ordering::Relaxed) {
             return None;
         }
@@ -204,43 +204,71 @@ impl Limits {
             let each = meter.estimate().max(1);
             let refused = refused.saturating_mul(each);
             let waiting = (meter.held.len() as u64).saturating_mul(each);
-            let of_key = used_of_whole(&configured, &usage, (waiting, refused));
-            if of_key.used > 0 || of_key.refused > 0 {
+            let of_key = used_of_whole(&configured, &usage, (waiting, refused, elapsed));
+            if of_key.wanted() > 0 {
                 let known = found.entry(usage.meter_id).or_default();
-                // Each key has the same part of the limits: that which lacks most counts.
-                known.used = known.used.max(of_key.used);
-                known.refused = known.refused.max(of_key.refused);
-                known.width_ms = of_key.width_ms;
+                // Each key has the same part of the limits: that which wants most counts.
+                if of_key.wanted() > known.wanted() {
+                    *known = of_key;
+                }
             }
         }
         Some(found)
     }
 }
 
-/// How a node uses limits that regions share, in millionths of the whole of the tightest of them.
+/// What more than so many times the whole is refused says nothing more.
+pub const REFUSED_MAX: u64 = 8 * WHOLE;
+
+/// How a node uses limits that regions share, in millionths of the whole of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Use {
-    /// What all nodes of the region use in a window, and what is waited for at this one.
+    /// What all nodes of the region use in a window of the tightest limit, and what is waited for at
+    /// this node.
     pub used: u64,
-    /// What this node has refused since the last time.
+    /// What this node refuses in a window, at the rate since the last time; of the limit of which it
+    /// is least, since one of them refused it, and which one is not known.
     pub refused: u64,
-    /// The window.
+    /// That limit's window.
     pub width_ms: u64,
 }
 
-fn used_of_whole(configured: &MeterSpec, usage: &KeyUsage, (waiting, refused): (u64, u64)) -> Use {
-    let all = usage.limits.iter().filter_map(|used| {
+impl Use {
+    fn wanted(&self) -> u64 {
+        self.used.saturating_add(self.refused)
+    }
+}
+
+fn used_of_whole(
+    configured: &MeterSpec,
+    usage: &KeyUsage,
+    (waiting, refused, elapsed): (u64, u64, Duration),
+) -> Use {
+    let mut all = Use {
+        refused: u64::MAX,
+        ..Use::default()
+    };
+    for used in &usage.limits {
         let mut limits = configured.limits().iter();
-        let whole = limits.find(|limit| limit.window().name() == used.window)?;
-        let of_whole = |tokens: u64| {
-            let part = u128::from(tokens) * u128::from(WHOLE) / u128::from(whole.capacity().max(1));
+        let Some(whole) = limits.find(|limit| limit.window().name() == used.window) else {
+            continue;
+        };
+        let of = |tokens: u128, whole: u64| {
+            let part = tokens * u128::from(WHOLE) / u128::from(whole.max(1));
             u64::try_from(part).unwrap_or(u64::MAX)
         };
-        Some(Use {
-            used: of_whole(used.used.saturating_add(waiting)).min(WHOLE),
-            refused: of_whole(refused),
-            width_ms: whole.window().width_ns() / 1_000_000,
-        })
-    });
-    all.max_by_key(|of| of.used).unwrap_or_default()
+        let tokens = u128::from(used.used.saturating_add(waiting));
+        all.used = all.used.max(of(tokens, whole.capacity()).min(WHOLE));
+        let width_ns = u128::from(whole.window().width_ns());
+        let per_window = u128::from(refused) * width_ns / elapsed.as_nanos().max(1_000_000);
+        let refused = of(per_window, whole.limit()).min(REFUSED_MAX);
+        if refused < all.refused || all.width_ms == 0 {
+            all.refused = refused;
+            all.width_ms = whole.window().width_ns() / 1_000_000;
+        }
+    }
+    match all.width_ms {
+        0 => Use::default(),
+        _ => all,
+    }
 }

@@ -23,10 +23,8 @@ const PERIOD: Duration = Duration::from_millis(500);
 const RENEW: Duration = Duration::from_secs(4);
 /// What was used lately counts, less with each period: a pause of a moment gives nothing away.
 const FADE_PERCENT: u64 = 50;
-/// Refusals are counted over a window, or so long.
+/// The rate of refusals is that over a window, or so long.
 const COUNTED_MS: std::ops::RangeInclusive<u64> = 1_000..=10_000;
-/// What more than so many times the whole is refused says nothing more.
-const REFUSED_MAX: u64 = 8 * WHOLE;
 
 /// Tells for as long as it is polled; what was told ends with its lease.
 pub async fn run(limits: Arc<Limits>, store: Arc<dyn Store>, health: Health) {
@@ -53,8 +51,10 @@ struct Teller {
 
 impl Teller {
     async fn keep(&mut self) {
+        let mut asked: Option<Instant> = None;
         loop {
-            if let Some(now) = self.limits.demand() {
+            let elapsed = asked.replace(Instant::now()).map(|at| at.elapsed());
+            if let Some(now) = self.limits.demand(elapsed.unwrap_or(PERIOD)) {
                 let demand = fade(&mut self.lately, now);
                 if let Err(error) = self.tell(demand).await {
                     tracing::debug!(%error, "nobody is told of the demand: {error}");
@@ -88,26 +88,27 @@ impl Teller {
 /// What is wanted now or was a moment ago.
 fn fade(lately: &mut BTreeMap<String, Use>, now: BTreeMap<String, Use>) -> NodeDemand {
     let period_ms = PERIOD.as_millis() as u64;
+    let before = std::mem::take(lately);
     let mut all = now;
-    for (id, before) in std::mem::take(lately) {
-        let known = all.entry(id).or_default();
-        known.width_ms = known.width_ms.max(before.width_ms);
-        let counted_ms = counted_ms(known.width_ms);
-        known.used = known.used.max(before.used * FADE_PERCENT / 100);
-        let refused = before.refused * (counted_ms - period_ms) / counted_ms;
-        known.refused = known.refused.saturating_add(refused).min(REFUSED_MAX);
+    for id in before.keys() {
+        all.entry(id.clone()).or_default();
+    }
+    for (id, of) in &mut all {
+        let before = before.get(id).copied().unwrap_or_default();
+        of.width_ms = match of.width_ms {
+            0 => before.width_ms,
+            width_ms => width_ms,
+        };
+        let counted_ms = counted_ms(of.width_ms);
+        of.used = of.used.max(before.used * FADE_PERCENT / 100);
+        let kept = before.refused * (counted_ms - period_ms);
+        of.refused = (kept + of.refused * period_ms) / counted_ms;
     }
     // Less than a thousandth is nothing.
     all.retain(|_, of| of.used >= WHOLE / 1_000 || of.refused >= WHOLE / 1_000);
     let demand = all.iter().map(|(id, of)| {
-        let per_window = u128::from(of.refused) * u128::from(of.width_ms.max(1));
-        let per_window = per_window / u128::from(counted_ms(of.width_ms));
-        let refused = u64::try_from(per_window).unwrap_or(u64::MAX);
-        let demand = Demand {
-            used: of.used,
-            refused: refused.min(REFUSED_MAX),
-        };
-        (id.clone(), demand)
+        let (used, refused) = (of.used, of.refused);
+        (id.clone(), Demand { used, refused })
     });
     let meters = demand.collect();
     *lately = all;
@@ -157,23 +158,22 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_as_so_many_a_window() {
-        // A tenth of the limit is refused each half second: a fifth a second, 12 limits a minute.
-        for (width_ms, expected) in [(1_000, 200_000), (5_000, 1_000_000), (60_000, REFUSED_MAX)] {
+    fn the_rate_of_refusals_is_that_of_a_window_or_of_ten_seconds() {
+        for (width_ms, rounds) in [(1_000, 8), (5_000, 40), (60_000, 80)] {
             let mut lately = BTreeMap::new();
             let mut last = 0;
-            for _ in 0..200 {
-                last = told(&fade(&mut lately, one(0, 100_000, width_ms))).1;
+            for _ in 0..rounds {
+                last = told(&fade(&mut lately, one(0, 400_000, width_ms))).1;
             }
-            assert!(last.abs_diff(expected) <= 20, "{width_ms}: {last}");
+            assert!((390_000..=400_000).contains(&last), "{width_ms}: {last}");
         }
-        // One of 5 a minute, once: a moment later it is hardly anything.
+        // One of 5 a minute, once, as a rate: little at once, and hardly anything a moment later.
         let mut lately = BTreeMap::new();
-        let first = told(&fade(&mut lately, one(0, 200_000, 60_000))).1;
-        assert_eq!(first, 1_200_000);
+        let first = told(&fade(&mut lately, one(0, 8 * WHOLE, 60_000))).1;
+        assert_eq!(first, 400_000);
         for _ in 0..60 {
             fade(&mut lately, BTreeMap::new());
         }
-        assert!(told(&fade(&mut lately, BTreeMap::new())).1 < 60_000);
+        assert!(told(&fade(&mut lately, BTreeMap::new())).1 < 20_000);
     }
 }

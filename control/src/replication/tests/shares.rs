@@ -271,9 +271,11 @@ impl Model {
         let of = (&self.shares[giver], &*self.limits);
         let region = &mut self.regions[giver];
         let now = self.begun + Duration::from_millis(now_ms);
-        let others = region
-            .wants
-            .told(&self.name, NAMES[asker], need.wanted, now);
+        let asking = shares::Region {
+            fraction: need.fraction,
+            wanted: need.wanted,
+        };
+        let others = region.wants.told(&self.name, NAMES[asker], asking, now);
         let wants = (region.told, others.into_iter());
         let open = region.open.entry(asker).or_default();
         shares::serve(&mut region.held, open, of, (NAMES[asker], &need), wants);

@@ -88,5 +88,10 @@ async fn nodes_give_what_their_region_has_and_little_while_they_do_not_know() {
     put(&store, b"{".to_vec()).await;
     until(&meter, 0).await;
     until(&other, 0).await;
-    assert_eq!(limits.demand().map(|demand| demand.len()), Some(0));
+    assert_eq!(
+        limits
+            .demand(Duration::from_millis(500))
+            .map(|demand| demand.len()),
+        Some(0)
+    );
 }
