@@ -113,6 +113,7 @@ class Regional(Processes):
                 there = self.network.address(other)
                 lines += [
                     "[[regions.peers]]", f'name = "{peer}"', f'control = "http://{there}:8081"',
+                    "insecure = true",
                     f'gateway = "{self.gateway(other)}"', f'replication = ["{there}:8082"]',
                     f"public_file = {quoted(str(self.dir / f'{peer}.public.json'))}",
                 ]

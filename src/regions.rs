@@ -40,6 +40,9 @@ pub struct PeerSettings {
     pub name: String,
     /// Base URL of its REST API.
     pub control: String,
+    /// Call its REST API, with callers' tokens, although that is `http://` and not loopback.
+    #[serde(default)]
+    pub insecure: bool,
     /// Base URL of its gateway.
     pub gateway: Option<String>,
     /// The link listeners of its control planes, `host:port` each.
@@ -136,10 +139,10 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
             ));
         };
         let plain = url.scheme() == "http" && !is_loopback(&url);
-        if plain && !settings.control.insecure {
+        if plain && !peer.insecure {
             return no(format!(
                 "`control` of region {name} is `{}`, without TLS: tokens of callers go there; make \
-                 it https://, or accept it with `control.insecure`",
+                 it https://, or accept it with `insecure = true` beside it",
                 peer.control
             ));
         }
@@ -186,6 +189,7 @@ mod tests {
         PeerSettings {
             name: name.into(),
             control: "https://control.example".into(),
+            insecure: false,
             gateway: None,
             replication: vec!["control.example:8082".into()],
             public_file: "peer.json".into(),
@@ -241,10 +245,8 @@ mod tests {
         for home in ["us", "eu"] {
             assert!(check(&with(Some(home), vec![peer("eu")])).is_ok());
         }
-        let mut accepted = bad(|peer| peer.control = "http://control.eu".into());
-        accepted.control.insecure = true;
         for good in [
-            accepted,
+            bad(|peer| (peer.control, peer.insecure) = ("http://control.eu".into(), true)),
             bad(|peer| peer.control = "http://127.0.0.1:8081".into()),
             bad(|peer| peer.control = "http://[::1]:8081/".into()),
             bad(|peer| peer.control = "http://localhost".into()),

@@ -20,7 +20,7 @@ use crate::api::answer::{Answer, respond};
 use crate::api::call::{self, Call, OrgCall, Query, Request};
 use crate::api::error::{Code, Refusal};
 pub use crate::api::routes;
-use crate::api::{self, body, idempotency};
+use crate::api::{self, ahead, body, idempotency};
 use crate::operator::{Caller, bearer};
 use crate::publish::Idempotency;
 use crate::regions;
@@ -300,7 +300,9 @@ fn org_call(
     })
 }
 
-/// The body of a write that goes on to home, with the secrets in it sealed.
+/// The body of a write that goes on to home, with the secrets in it sealed. Where they cannot be:
+/// what home answers only if it remembers this request by its `Idempotency-Key`, and what is to be
+/// answered otherwise.
 ///
 /// # Errors
 /// As of a call that is carried out here.
@@ -309,16 +311,34 @@ pub(crate) async fn sealed(
     route: &Route,
     (request, caller): (&HttpRequest, Caller),
     bytes: Vec<u8>,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<(Vec<u8>, Option<Refusal>), Refusal> {
     let (Some(given), Access::Org(need, _)) = (route.given_secrets, &route.access) else {
-        return Ok(bytes);
+        return Ok((bytes, None));
     };
+    if bytes.is_empty() {
+        return Ok((bytes, None));
+    }
+    let document = body::document(request.headers(), &bytes, route.takes)?;
+    ahead::refuse_unknown(route.takes, &document)?;
+    // As it was read: of a field that is there twice the first is gone.
+    let text = |document: &Value| document.to_string().into_bytes();
+    if !ahead::mentions_secret(&document) {
+        return Ok((text(&document), None));
+    }
     control.wait_for_version(request.headers()).await?;
     let parts = read_request(route, request, &control.settings.proxies)?;
     let mut call = org_call(control.clone(), route, *need, (caller, parts))?;
-    call.request.body = body::document(request.headers(), &bytes, route.takes)?;
-    let sealed = api::ahead::seal(&call, given)?;
-    Ok(sealed.map_or(bytes, |sealed| sealed.to_string().into_bytes()))
+    call.request.body = document;
+    match ahead::seal(&call, given) {
+        Ok(sealed) => body::fits(text(&sealed), route.takes).map(|sealed| (sealed, None)),
+        Err(refusal) => match idempotency::key(request, &call.caller)? {
+            None => Err(refusal),
+            Some(_) => {
+                let asked = ahead::to_remember(&control.digest_key, &call.request.body);
+                Ok((text(&asked), Some(refusal)))
+            }
+        },
+    }
 }
 
 impl Ready {

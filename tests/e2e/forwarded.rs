@@ -336,6 +336,48 @@ fn a_sealed_secret_is_the_same_request_again_and_nobody_elses_to_send() {
     assert_eq!(code_of(&refused), expected);
     assert_eq!(way.count("weak-canary"), 0);
 
+    // Nor does what is no secret of anything that is known, wherever it stands.
+    let id = id_of(&first.json());
+    let lost = canary(3);
+    let secret = json!({"token": lost});
+    let proxy_patch =
+        json!({"operations": [{"update": id, "patch": {"nmae": "x", "secret": secret}}]});
+    let rotate = format!("/credentials/{id}/rotate");
+    for (method, path, body) in [
+        ("POST", "/changes", proxy_patch),
+        (
+            "POST",
+            "/credentials",
+            json!({"kind": "target", "auth_type": "bearer", "hosts": [HOST],
+                                        "secret": lost}),
+        ),
+        (
+            "POST",
+            "/credentials",
+            json!({"kind": "target", "auth_type": "bearer", "hosts": [HOST],
+                                        "token": lost}),
+        ),
+        ("POST", rotate.as_str(), json!([{"secret": secret}])),
+        ("POST", rotate.as_str(), json!({"new": {"secret": secret}})),
+        (
+            "PUT",
+            "/config",
+            json!({"format": "requestrocket/1", "credentials": [{"secret": secret}]}),
+        ),
+    ] {
+        let refused = eu.api(method, path, Some(&body));
+        assert_eq!(refused.status(), 422, "{path} {body}: {}", refused.text());
+        assert_eq!(way.count(&lost), 0, "{path} {body}");
+    }
+    // A field that is there twice counts once, and only that goes on.
+    let twice = format!(r#"{{"name": "twice", "secret": {{"token": "{lost}"}}, "secret": null}}"#);
+    let patched = Request::new("PATCH", &format!("/api/v1/orgs/default/credentials/{id}"))
+        .field("authorization", &format!("Bearer {}", us.token))
+        .json(&twice)
+        .send(&eu.control);
+    assert!(patched.status() >= 200, "{}", patched.text());
+    assert_eq!(way.count(&lost), 0);
+
     // A caller cannot say that something is sealed.
     let mut forged = body;
     forged["secret"] = json!({"sealed": {"org": "x", "proof": "00"}});

@@ -8,13 +8,17 @@
 
 use proto::credential::Credential;
 use proto::object::ObjectId;
+use proto::problem::Problem;
 use proto::seal::{DigestKey, SealedAhead, submitted_identity};
+use proto::tree::OrgConfig;
 use serde_json::{Value, json};
 
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::secret::{Absent, SEALED, Secret};
-use crate::route::GivenSecrets;
+use super::shape::{self, Document};
+use crate::openapi::schemas;
+use crate::route::{GivenSecrets, Takes};
 
 /// A credential for which a body gives a secret.
 pub struct Given {
@@ -36,24 +40,23 @@ impl Given {
     }
 }
 
-/// The body of a call with every secret sealed; nothing where it gives none.
+/// The body of a call with every secret sealed.
 ///
 /// # Errors
-/// What home would answer to such a body: it is judged here as well.
-pub fn seal(call: &OrgCall, given: GivenSecrets) -> Result<Option<Value>, Refusal> {
-    if !mentions_secret(&call.request.body) {
-        return Ok(None);
-    }
+/// What home would answer to such a body: it is judged here as well. What is not here cannot be.
+pub fn seal(call: &OrgCall, find: GivenSecrets) -> Result<Value, Refusal> {
+    let config = call.config()?;
+    let found = find(call, &config).map_err(|refusal| unless_in_part(&config, refusal))?;
     let mut sealed = call.request.body.clone();
-    let (mut problems, mut count) = (Vec::new(), 0);
-    for given in given(call, &*call.config()?)? {
+    let mut problems = Vec::new();
+    for given in found {
         let place = sealed.pointer_mut(&given.pointer);
         let secret = place.and_then(|object| object.get_mut("secret"));
         let Some(secret) = secret.filter(|secret| !secret.is_null()) else {
             continue;
         };
         match seal_one(call, &given, secret) {
-            Ok(()) => count += 1,
+            Ok(()) => {}
             Err(Unsealed::Faulty(faults)) => {
                 let faults = faults.into_iter();
                 problems.extend(faults.map(|problem| problem.below(&given.pointer)));
@@ -61,15 +64,109 @@ pub fn seal(call: &OrgCall, given: GivenSecrets) -> Result<Option<Value>, Refusa
             Err(Unsealed::Refused(refusal)) => return Err(refusal),
         }
     }
+    if problems.is_empty() {
+        problems = unsealed(&sealed);
+    }
     match problems.is_empty() {
-        true => Ok((count > 0).then_some(sealed)),
-        false => Err(Refusal::invalid(problems)),
+        true => Ok(sealed),
+        false => Err(unless_in_part(&config, Refusal::invalid(problems))),
+    }
+}
+
+/// What is told where the configuration is here in part only.
+fn unless_in_part(config: &OrgConfig, refusal: Refusal) -> Refusal {
+    let regions = config.withheld_regions();
+    if regions.is_empty() {
+        return refusal;
+    }
+    let detail = format!(
+        "what is pinned to {} is not kept here, so a secret in this write may be for something \
+         that is not known here ({}): give it in one of these regions, or in the home region",
+        regions.join(", "),
+        refusal.detail
+    );
+    Refusal::new(Code::SetUnavailable, detail)
+}
+
+/// Secrets that are left where a credential's may stand: those of nothing that is known.
+fn unsealed(document: &Value) -> Vec<Problem> {
+    let mut holders = vec![(String::new(), document)];
+    let items = |field: &str| document.get(field).and_then(Value::as_array);
+    for (at, item) in items("credentials").into_iter().flatten().enumerate() {
+        holders.push((format!("/credentials/{at}"), item));
+    }
+    for (at, item) in items("operations").into_iter().flatten().enumerate() {
+        let place = |name| {
+            item.get(name)
+                .map(|it| (format!("/operations/{at}/{name}"), it))
+        };
+        holders.extend(["object", "patch"].into_iter().filter_map(place));
+    }
+    let is_left = |secret: &Value| match secret {
+        Value::Null => false,
+        Value::Object(fields) => !fields.is_empty() && !fields.contains_key(SEALED),
+        _ => true,
+    };
+    let left = holders.into_iter();
+    let left = left.filter(|(_, holder)| holder.get("secret").is_some_and(is_left));
+    left.map(|(place, _)| {
+        let detail = "is for no credential that is known here";
+        Problem::new(format!("{place}/secret"), "not-applicable", detail)
+    })
+    .collect()
+}
+
+/// Fields that a body may not have, where a secret may stand by mistake: they go nowhere.
+///
+/// # Errors
+/// There are some.
+pub fn refuse_unknown(takes: Takes, document: &Value) -> Result<(), Refusal> {
+    let (name, kind) = match takes {
+        Takes::Nothing => return Ok(()),
+        Takes::Body(name) | Takes::Large(name) | Takes::Optional(name) => (name, Document::Whole),
+        Takes::MergePatch(name) => (name, Document::MergePatch),
+    };
+    let faults = shape::faults(schemas(), name, document, kind);
+    let unknown = faults.iter().any(|fault| fault.code == "unknown-field");
+    match unknown || !document.is_object() {
+        true => Err(Refusal::invalid(faults)),
+        false => Ok(()),
+    }
+}
+
+/// The body with what only identifies them in the place of secrets: home answers it as it answered
+/// the same request before, if it did, and can do nothing else with it.
+pub fn to_remember(key: &DigestKey, document: &Value) -> Value {
+    with_secrets(
+        document,
+        &|secret| json!({SEALED: {"identity": identity(key, secret)}}),
+    )
+}
+
+/// The document with something else in the place of each secret.
+fn with_secrets(document: &Value, instead: &impl Fn(&Value) -> Value) -> Value {
+    match document {
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| {
+                let value = match name == "secret" && !value.is_null() {
+                    true => instead(value),
+                    false => with_secrets(value, instead),
+                };
+                (name.clone(), value)
+            });
+            Value::Object(fields.collect())
+        }
+        Value::Array(items) => items
+            .iter()
+            .map(|item| with_secrets(item, instead))
+            .collect(),
+        other => other.clone(),
     }
 }
 
 /// Why a secret is not sealed.
 enum Unsealed {
-    Faulty(Vec<proto::problem::Problem>),
+    Faulty(Vec<Problem>),
     Refused(Refusal),
 }
 
@@ -89,16 +186,26 @@ fn seal_one(call: &OrgCall, given: &Given, secret: &mut Value) -> Result<(), Uns
         let refusal = Refusal::new(Code::Internal, format!("a secret is not sealed: {error}"));
         Unsealed::Refused(refusal)
     })?;
+    if ahead.is_for_nobody() {
+        let detail = format!(
+            "the settings of region {} list none of the regions {}: give the secret in one of \
+             these, or in the home region",
+            control.publisher.region(),
+            credential.regions.join(", ")
+        );
+        let problem = Problem::new("/regions", "region-unknown", detail);
+        return Err(Unsealed::Faulty(vec![problem]));
+    }
     *secret = json!({ SEALED: ahead });
     Ok(())
 }
 
 /// Whether something in a document is called `secret`: it may be one.
-fn mentions_secret(document: &Value) -> bool {
+pub fn mentions_secret(document: &Value) -> bool {
     match document {
         Value::Object(fields) => fields
             .iter()
-            .any(|(name, value)| (name == "secret" && value.is_object()) || mentions_secret(value)),
+            .any(|(name, value)| (name == "secret" && !value.is_null()) || mentions_secret(value)),
         Value::Array(items) => items.iter().any(mentions_secret),
         _ => false,
     }
@@ -107,20 +214,7 @@ fn mentions_secret(document: &Value) -> bool {
 /// The document with what only identifies them in the place of secrets: the same whether they came
 /// as they are or sealed, which is another text each time.
 pub fn identified(key: &DigestKey, document: &Value) -> Value {
-    match document {
-        Value::Object(fields) => {
-            let fields = fields.iter().map(|(name, value)| {
-                let value = match name == "secret" && value.is_object() {
-                    true => identity(key, value).into(),
-                    false => identified(key, value),
-                };
-                (name.clone(), value)
-            });
-            Value::Object(fields.collect())
-        }
-        Value::Array(items) => items.iter().map(|item| identified(key, item)).collect(),
-        other => other.clone(),
-    }
+    with_secrets(document, &|secret| identity(key, secret).into())
 }
 
 fn identity(key: &DigestKey, secret: &Value) -> String {
@@ -133,8 +227,7 @@ fn identity(key: &DigestKey, secret: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openapi::schemas;
-    use crate::route::{Route, Served, Takes};
+    use crate::route::{Route, Served};
     use crate::router::routes;
 
     #[test]
@@ -147,9 +240,52 @@ mod tests {
         assert_eq!(same, identified(&key, &body(sealed)));
         assert_ne!(same, identified(&key, &body(other)));
         assert!(!same.to_string().contains("one"));
-        let text = json!({"labels": {"secret": "text"}});
-        assert_eq!(identified(&key, &text), text);
-        assert!(mentions_secret(&body(one)) && !mentions_secret(&text));
+        let none = json!({"labels": {"a": "text"}, "secret": null});
+        assert_eq!(identified(&key, &none), none);
+        assert!(mentions_secret(&body(one)) && !mentions_secret(&none));
+    }
+
+    #[test]
+    fn what_is_left_unsealed_where_a_secret_may_stand_goes_nowhere() {
+        let sealed = json!({SEALED: {}});
+        for (document, expected) in [
+            (json!({"secret": sealed, "labels": {"secret": "x"}}), vec![]),
+            (
+                json!({"secret": {}, "credentials": [{"secret": null}]}),
+                vec![],
+            ),
+            (json!({"secret": "x"}), vec!["/secret"]),
+            (
+                json!({"credentials": [{"secret": sealed}, {"secret": {"token": "x"}}]}),
+                vec!["/credentials/1/secret"],
+            ),
+            (
+                json!({"operations": [{"patch": {"secret": []}}, {"object": {"secret": 1}}]}),
+                vec!["/operations/0/patch/secret", "/operations/1/object/secret"],
+            ),
+        ] {
+            let left = unsealed(&document)
+                .into_iter()
+                .map(|problem| problem.pointer);
+            assert_eq!(left.collect::<Vec<_>>(), expected, "{document}");
+        }
+        let misplaced = json!({"kind": "target", "auth_type": "bearer", "token": "x"});
+        let (whole, patch) = (
+            Takes::Body("CredentialInput"),
+            Takes::MergePatch("CredentialInput"),
+        );
+        let rotation = Takes::Optional("Rotation");
+        for (takes, document) in [
+            (whole, misplaced),
+            (patch, json!({"x": 1})),
+            (rotation, json!({"new": {}})),
+            (rotation, json!([{"secret": {"token": "x"}}])),
+        ] {
+            assert!(refuse_unknown(takes, &document).is_err(), "{document}");
+        }
+        for (takes, document) in [(rotation, json!({})), (patch, json!({"name": "x"}))] {
+            assert!(refuse_unknown(takes, &document).is_ok(), "{document}");
+        }
     }
 
     /// Whether a schema, or one that it names, is that of a secret.

@@ -69,6 +69,22 @@ pub async fn raw(
     collect(headers, payload, most(takes)).await
 }
 
+/// A body that was made here, if home takes one so large.
+///
+/// # Errors
+/// 413.
+pub fn fits(bytes: Vec<u8>, takes: Takes) -> Result<Vec<u8>, Refusal> {
+    let (length, most) = (bytes.len(), most(takes));
+    if length <= most {
+        return Ok(bytes);
+    }
+    let detail = format!(
+        "with its secrets sealed for each region the body has {length} bytes, and a body has at \
+         most {most} here: send it in parts, or in the home region"
+    );
+    Err(Refusal::new(Code::BodyTooLarge, detail))
+}
+
 fn most(takes: Takes) -> usize {
     match takes {
         Takes::Large(_) => LARGE_BYTES_MAX,

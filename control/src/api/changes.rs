@@ -196,8 +196,10 @@ impl Work<'_> {
         let change = plan::change(id, document, manner);
         let secret = match self.config.object(id).map(|object| &object.body) {
             Some(body @ Body::Credential(stored)) => {
-                let after = given.is_some().then(|| change(body).ok()).flatten();
-                self.plan.gives(&pointer, id, after.as_ref());
+                match given.is_some().then(|| change(body)).transpose() {
+                    Ok(after) => self.plan.gives(&pointer, id, after.as_ref()),
+                    Err(problems) => return self.plan.faults(&pointer, problems),
+                }
                 plan::changed_secret(stored, given, self.key)
             }
             _ => Ok(SecretChange::Keep),

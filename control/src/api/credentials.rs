@@ -220,10 +220,7 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn create(call: OrgCall) -> Result<Answer, Refusal> {
-    // Told before anything about the document, like the role of every other route.
-    if call.request.body.get("kind").and_then(Value::as_str) == Some("target") {
-        call.require(Role::Admin, "a target credential")?;
-    }
+    guard_new(&call)?;
     let credential =
         objects::parse::<Credentials>(call.request.body.clone()).map_err(Refusal::invalid)?;
     let given = call.request.body.get("secret").cloned();
@@ -337,6 +334,7 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
 
 fn of_new(call: &OrgCall, _: &OrgConfig) -> Result<Vec<Given>, Refusal> {
     let document = &call.request.body;
+    guard_new(call)?;
     let credential = objects::parse::<Credentials>(document.clone()).map_err(Refusal::invalid)?;
     let id = Credentials::id_of_new(document.get("secret"));
     Ok(vec![Given::new("", id, credential)])
@@ -352,24 +350,39 @@ fn of_replaced(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal
 
 fn of_changed(call: &OrgCall, config: &OrgConfig, manner: Manner) -> Result<Vec<Given>, Refusal> {
     let current = current(call, config)?;
-    let after = objects::changed::<Credentials>(&current.credential, &call.request.body, manner);
+    guard_kind(call, &current)?;
+    let current = current.credential;
+    let after = objects::changed::<Credentials>(&current, &call.request.body, manner);
+    // What it is does not change; a secret that fits another type is told as at home.
+    let (kind, auth_type) = (current.kind, current.auth_type);
     let after = after.map_err(Refusal::invalid)?;
+    let after = Credential {
+        kind,
+        auth_type,
+        ..after
+    };
     Ok(vec![Given::new("", call.request.id("id")?, after)])
 }
 
 fn of_rotated(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
     let current = current(call, config)?;
-    Ok(vec![Given::new(
-        "",
-        call.request.id("id")?,
-        current.credential,
-    )])
+    guard_kind(call, &current)?;
+    let id = call.request.id("id")?;
+    Ok(vec![Given::new("", id, current.credential)])
 }
 
 fn current(call: &OrgCall, config: &OrgConfig) -> Result<StoredCredential, Refusal> {
     match &objects::find::<Credentials>(call, config)?.body {
         Body::Credential(stored) => Ok(stored.clone()),
         _ => Err(Refusal::not_found()),
+    }
+}
+
+/// Told before anything about the document, like the role of every other route.
+fn guard_new(call: &OrgCall) -> Result<(), Refusal> {
+    match call.request.body.get("kind").and_then(Value::as_str) {
+        Some("target") => call.require(Role::Admin, "a target credential"),
+        _ => Ok(()),
     }
 }
 

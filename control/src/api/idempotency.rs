@@ -183,7 +183,8 @@ pub fn key(request: &HttpRequest, caller: &Caller) -> Result<Option<IdempotencyK
         .transpose()
 }
 
-/// What makes two requests with one key the same request.
+/// What makes two requests with one key the same request. Keyed, since it is stored and bodies
+/// hold what is nobody's business.
 pub fn digest(
     control: &Control,
     (verb, request): (Verb, &HttpRequest),

@@ -211,8 +211,13 @@ async fn pass_on(
         return Err(Refusal::forbidden(detail));
     }
     let body = body::raw(request.headers(), payload, route.takes).await?;
-    let body = router::sealed(control, route, (request, caller), body).await?;
-    forward::write(control, directory, home, request, body).await
+    let (body, refusal) = router::sealed(control, route, (request, caller), body).await?;
+    let answer = forward::write(control, directory, home, request, body).await;
+    match (refusal, answer) {
+        (Some(_), Ok(answer)) if answer.status().is_success() => Ok(answer),
+        (Some(refusal), _) => Err(refusal),
+        (None, answer) => answer,
+    }
 }
 
 #[cfg(test)]

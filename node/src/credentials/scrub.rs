@@ -137,13 +137,6 @@ impl Scrub {
         self.forms.iter().map(|form| form.as_slice())
     }
 
-    /// The beginnings of its forms.
-    pub fn starts(&self) -> impl Iterator<Item = [u8; 4]> {
-        self.forms
-            .iter()
-            .filter_map(|form| form.first_chunk().copied())
-    }
-
     /// The length of the longest form that `text` begins with.
     pub fn begins(&self, text: &[u8]) -> Option<usize> {
         let form = self.forms.iter().find(|form| text.starts_with(form))?;

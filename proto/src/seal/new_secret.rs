@@ -76,10 +76,14 @@ impl NewSecret {
         }
     }
 
-    /// Whether it was sealed for another credential than this one, or for other hosts.
-    pub fn is_for_another(&self, org: OrgId, id: CredentialId, credential: &Credential) -> bool {
+    /// What it was sealed for that is not this credential as it is.
+    pub fn sealed_for_other(
+        &self,
+        (org, id): (OrgId, CredentialId),
+        credential: &Credential,
+    ) -> Option<&'static str> {
         let Form::Ahead(ahead) = &self.form else {
-            return false;
+            return None;
         };
         let sorted = |hosts: &[HostPattern]| {
             let mut hosts = hosts.to_vec();
@@ -87,8 +91,10 @@ impl NewSecret {
             hosts.dedup();
             hosts
         };
-        let (of, hosts) = ((ahead.org, ahead.credential), sorted(&ahead.hosts));
-        of != (org, id) || hosts != sorted(&credential.hosts)
+        if (ahead.org, ahead.credential) != (org, id) {
+            return Some("another credential");
+        }
+        (sorted(&ahead.hosts) != sorted(&credential.hosts)).then_some("other hosts")
     }
 
     /// The secret sealed to a region; nothing where another control plane sealed it and not to
@@ -195,6 +201,11 @@ impl SealedAhead {
         };
         ahead.proof = hex::encode(ahead.digest_of_all(key));
         Ok(ahead)
+    }
+
+    /// Whether it is a secret to be sealed and none of the regions had a key.
+    pub fn is_for_nobody(&self) -> bool {
+        self.seal_id.is_some() && self.values.is_empty()
     }
 
     fn digest_of_all(&self, key: &DigestKey) -> [u8; 32] {
@@ -307,15 +318,21 @@ mod tests {
         }
 
         let secret = ahead.into_new_secret();
+        let (other, another) = (Some("other hosts"), Some("another credential"));
         let turned = credential("target", &["a.example", "b.example"]);
-        assert!(
-            !secret.is_for_another(ORG, ID, &turned),
-            "their order means nothing"
-        );
-        assert!(secret.is_for_another(ORG, CredentialId::from_bits(3), &of));
-        assert!(secret.is_for_another(OrgId::from_bits(9), ID, &of));
-        assert!(secret.is_for_another(ORG, ID, &credential("target", &["a.example"])));
+        let fewer = credential("target", &["a.example"]);
+        for (place, of, expected) in [
+            ((ORG, ID), &of, None),
+            // Their order means nothing.
+            ((ORG, ID), &turned, None),
+            ((ORG, ID), &fewer, other),
+            ((ORG, CredentialId::from_bits(3)), &of, another),
+            ((OrgId::from_bits(9), ID), &of, another),
+        ] {
+            assert_eq!(secret.sealed_for_other(place, of), expected);
+        }
         let plain = NewSecret::prepare(&key, &of, token("canary"));
-        assert!(!plain.is_for_another(ORG, CredentialId::from_bits(3), &of));
+        let anywhere = (ORG, CredentialId::from_bits(3));
+        assert_eq!(plain.sealed_for_other(anywhere, &of), None);
     }
 }

@@ -43,6 +43,13 @@ impl Work<'_> {
                 self.keep_in_regions(at, id, was, stored);
             }
             SecretChange::Set { secret, old_until } => {
+                let states = was.secret.iter().chain(&was.previous);
+                let mut sealed = states.filter_map(|state| state.seal_id.as_ref());
+                if sealed.any(|known| Some(known) == secret.seal_id.as_ref()) {
+                    // Its sealed values would go with those of the secret that it replaces.
+                    let detail = "is what the credential has already, sealed by another region";
+                    return self.report(at, [Problem::new("/secret", "sealed-otherwise", detail)]);
+                }
                 let overlap = old_until.filter(|until| {
                     *until > self.context.now && was.credential.kind == CredentialKind::Proxy
                 });
@@ -99,9 +106,12 @@ impl Work<'_> {
             let detail = "the secret was prepared for the other kind of credential";
             return self.report(at, [Problem::new("/secret", "kind", detail)]);
         }
-        if secret.is_for_another(self.parent.org, id, &stored.credential) {
-            let detail = "another region sealed the secret for this credential as it was there, \
-                          with other hosts: it changed meanwhile; try again";
+        if let Some(other) = secret.sealed_for_other((self.parent.org, id), &stored.credential) {
+            let detail = format!(
+                "the region that was asked sealed the secret for {other} than it finds here: the \
+                 configuration there is another one, or this list changes the credential twice; \
+                 try again when it has arrived there, or give the secret in the home region"
+            );
             return self.report(at, [Problem::new("/secret", "sealed-otherwise", detail)]);
         }
         stored.secret = Some(SecretState {

@@ -46,7 +46,15 @@ pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
 /// # Errors
 /// What is wrong with the document.
 pub fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
-    planned(call, config, checked(call)?).given()
+    let prunes = checked(call)?;
+    if !config.withheld_regions().is_empty() {
+        // What is not here looks new.
+        return Err(Refusal::new(
+            Code::SetUnavailable,
+            "the document names things by name",
+        ));
+    }
+    planned(call, config, prunes).given()
 }
 
 /// Whether a document of the right form prunes.
