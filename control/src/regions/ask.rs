@@ -218,13 +218,18 @@ pub fn properties() -> [(&'static str, Value); 2] {
 pub fn conditions(call: &OrgCall, filter: &RecordFilter) -> Vec<(String, String)> {
     let given = call.request.query.iter();
     let given = given.filter(|(name, _)| !NOT_PASSED_ON.contains(name));
+    // A name may mean another proxy there, or none.
+    let proxy = filter.proxy.map(|id| id.to_string());
     let instants = [("from", filter.from_us), ("to", filter.to_us)];
     let instants = instants.into_iter().filter_map(|(name, us)| {
         let at = Timestamp::from_microsecond(us?).ok()?;
         Some((name.to_owned(), at.to_string()))
     });
     given
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .map(|(name, value)| match (name, &proxy) {
+            ("proxy", Some(id)) => (name.to_owned(), id.clone()),
+            _ => (name.to_owned(), value.to_owned()),
+        })
         .chain(instants)
         .collect()
 }
@@ -260,13 +265,7 @@ pub async fn ask(
             Err((Reason::Late, detail))
         }
     };
-    answered.map_err(|(reason, detail)| {
-        tracing::debug!(
-            region,
-            "region {region} did not answer a question: {detail}"
-        );
-        Missing::new(region, reason, detail)
-    })
+    answered.map_err(|(reason, detail)| Missing::new(region, reason, detail))
 }
 
 async fn read(
@@ -287,16 +286,27 @@ async fn read(
     if let Some(source) = call.request.source {
         asking = name_source(asking, source);
     }
-    let mut answer = asking.send().await.map_err(|error| match error {
-        SendRequestError::Connect(error) => (
-            Reason::Unreachable,
-            format!("its control plane cannot be reached: {error}"),
-        ),
-        SendRequestError::Timeout => (Reason::Late, "it did not answer in time".into()),
-        error => (Reason::Failed, format!("it broke off: {error}")),
+    // Errors name addresses, which are for who reads the log.
+    let told = |error: &dyn std::fmt::Display| {
+        let region = peer.name.as_str();
+        tracing::warn!(region, "region {region} did not answer a question: {error}");
+    };
+    let mut answer = asking.send().await.map_err(|error| {
+        told(&error);
+        match error {
+            SendRequestError::Connect(_) => (
+                Reason::Unreachable,
+                "its control plane cannot be reached".to_owned(),
+            ),
+            SendRequestError::Timeout => (Reason::Late, "it did not answer in time".into()),
+            _ => (Reason::Failed, "it broke off".into()),
+        }
     })?;
     let bytes = answer.body().limit(ANSWER_BYTES_MAX).await;
-    let bytes = bytes.map_err(|error| (Reason::Failed, format!("it broke off: {error}")))?;
+    let bytes = bytes.map_err(|error| {
+        told(&error);
+        (Reason::Failed, "it broke off".into())
+    })?;
     if !is_whole(answer.headers(), &bytes) {
         return Err((Reason::Failed, "its answer is cut".into()));
     }
@@ -307,6 +317,9 @@ async fn read(
         (false, document) => Err(refused(answer.status(), &document.unwrap_or_default())),
     }
 }
+
+/// Most that is repeated of a region's own words, in characters.
+const WORDS_CHARS_MAX: usize = 500;
 
 /// Why a region refused, in its own words.
 fn refused(status: StatusCode, problem: &Value) -> (Reason, String) {
@@ -321,6 +334,7 @@ fn refused(status: StatusCode, problem: &Value) -> (Reason, String) {
     let words: String = words
         .unwrap_or("no reason is given")
         .chars()
+        .take(WORDS_CHARS_MAX)
         .map(plain)
         .collect();
     (reason, format!("{code}: {words}"))

@@ -39,6 +39,7 @@ mod takeover;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use proto::meter::{Limit, Share};
 use proto::store::follow::World;
 use proto::tree::{Hash, OrgConfig};
 
-use super::shares::Wants;
+use super::wants::Wants;
 
 /// One meter, or the `limits` of a proxy.
 #[derive(Clone, Debug)]

@@ -8,7 +8,6 @@
 //! grants need no signature: what a region could forge it could as well send to the target.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::id::OrgId;
@@ -25,11 +24,8 @@ use super::source::{Session, SourceError};
 use super::{Broken, Replication};
 use crate::publish::writes::json;
 
-/// For how long counts what a region has told that it wants.
-const TOLD_LATELY: Duration = Duration::from_secs(10);
-
 /// Names a meter: its organisation and its id.
-type Name = (OrgId, String);
+pub(super) type Name = (OrgId, String);
 
 /// What was heard of grants of one region that are not taken yet.
 #[derive(Debug, Default)]
@@ -69,60 +65,6 @@ impl Coming {
         let among = known().filter(|(grant, _)| grant.division == division);
         let sum = among.map(|(grant, _)| grant.fraction).sum();
         (sum, known().map(|(grant, _)| grant.seq).max().unwrap_or(0))
-    }
-}
-
-/// What a region has and wants, and when it told that.
-type ByRegion = BTreeMap<String, (shares::Region, Instant)>;
-
-/// What other regions have told that they want, of each meter.
-#[derive(Debug, Default)]
-pub(super) struct Wants {
-    told: Mutex<HashMap<Name, ByRegion>>,
-    /// What is on its way here, by the region that gave it.
-    coming: Mutex<HashMap<Name, BTreeMap<String, u64>>>,
-}
-
-impl Wants {
-    /// Notes what comes from a region; gives what comes from all.
-    fn coming(&self, name: &Name, from: &str, fraction: u64) -> u64 {
-        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = coming.get_mut(name);
-        match (known, fraction) {
-            (None, 0) => return 0,
-            (None, _) => {
-                let first = BTreeMap::from([(from.to_owned(), fraction)]);
-                coming.insert(name.clone(), first);
-                return fraction;
-            }
-            (Some(known), 0) => drop(known.remove(from)),
-            (Some(known), _) => drop(known.insert(from.to_owned(), fraction)),
-        }
-        let all = coming.get(name).map_or(0, |known| known.values().sum());
-        if all == 0 {
-            coming.remove(name);
-        }
-        all
-    }
-
-    /// Notes what a region has and wants; gives what further ones have told of lately.
-    pub(super) fn told(
-        &self,
-        name: &Name,
-        region: &str,
-        of: shares::Region,
-        now: Instant,
-    ) -> Vec<shares::Region> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = |at: Instant| now.saturating_duration_since(at) < TOLD_LATELY;
-        if !told.contains_key(name) {
-            told.retain(|_, regions| regions.values().any(|(_, at)| is_new(*at)));
-        }
-        let of_meter = told.entry(name.clone()).or_default();
-        of_meter.insert(region.to_owned(), (of, now));
-        let others = of_meter.iter();
-        let others = others.filter(|(other, (_, at))| *other != region && is_new(*at));
-        others.map(|(_, (of, _))| *of).collect()
     }
 }
 
@@ -220,8 +162,7 @@ impl Replication {
         }
         let peer = connection.peer().to_owned();
         let world = self.worlds.borrow().clone();
-        let own = self.regions.own.as_str();
-        let orgs = self.shared.between(&world, (own, &peer));
+        let orgs = self.shared.between(&world, (&self.regions.own, &peer));
         if orgs.is_empty() {
             return Ok(());
         }

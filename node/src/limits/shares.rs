@@ -223,11 +223,11 @@ pub const REFUSED_MAX: u64 = 8 * WHOLE;
 /// How a node uses limits that regions share, in millionths of the whole of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Use {
-    /// What all nodes of the region use in a window of the tightest limit, and what is waited for at
-    /// this node.
+    /// What all nodes of the region use in a window of the tightest limit, and what is waited for
+    /// at this node.
     pub used: u64,
-    /// What this node refuses in a window, at the rate since the last time; of the limit of which it
-    /// is least, since one of them refused it, and which one is not known.
+    /// What this node refuses in a window, at the rate since the last time; of the limit of which
+    /// it is least, since one of them refused it, and which one is not known.
     pub refused: u64,
     /// That limit's window.
     pub width_ms: u64,

@@ -186,7 +186,10 @@ pub(super) async fn elsewhere(
     let mut missing = Vec::new();
     while let Some(answer) = asked.next().await {
         match answer {
-            Ok(found) => return Ok(Answer::json(found)),
+            Ok(found) if found["request_id"] == call.request.part("id") => {
+                return Ok(Answer::json(found));
+            }
+            Ok(_) => missing.push("an answer is not that of a control plane".to_owned()),
             Err(away) if away.reason == Reason::Refused(404) => {}
             Err(away) => missing.push(format!("{}: {}", away.region, away.detail)),
         }

@@ -16,7 +16,8 @@ use proto::wire::replication::Need;
 use serde_json::json;
 
 use super::super::Follower;
-use super::super::shares::{Coming, Wants};
+use super::super::shares::Coming;
+use super::super::wants::Wants;
 use super::net::{Region as RealRegion, installation};
 
 const LIMIT: u64 = 1_000;
