@@ -254,7 +254,7 @@ fn with_room(wanted: u64) -> u64 {
 }
 
 /// Whether a region wants more than the whole tokens that it has.
-fn lacks(of: Region, limits: &[Limit]) -> bool {
+pub fn lacks(of: Region, limits: &[Limit]) -> bool {
     let usable = |limit: &Limit| {
         let tokens = u128::from(part(limit.limit(), of.fraction));
         tokens * u128::from(WHOLE) / u128::from(limit.limit().max(1))

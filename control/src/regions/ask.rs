@@ -10,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header;
 use awc::error::SendRequestError;
 use jiff::Timestamp;
+use proto::visible::is_unseen;
 use serde_json::{Value, json};
 
 use super::forward::{ANSWER_BYTES_MAX, FORWARDED_BY, client, is_whole, name_source};
@@ -155,7 +156,7 @@ impl Missing {
     }
 
     /// This region, whose own store refused.
-    pub fn own(region: &str, refusal: &Refusal) -> Self {
+    fn own(region: &str, refusal: &Refusal) -> Self {
         Self::new(region, Reason::Failed, refusal.detail.clone())
     }
 
@@ -163,6 +164,48 @@ impl Missing {
     pub fn unreadable(region: &str) -> Self {
         Self::new(region, Reason::Failed, "its answer cannot be read")
     }
+}
+
+/// What regions answered, and what is said of it.
+pub struct Gathered<T> {
+    /// What each that answered told.
+    pub parts: Vec<T>,
+    /// The regions that have answered, or had nothing more to tell.
+    pub answered: Vec<String>,
+    /// Those that have not.
+    pub missing: Vec<Missing>,
+}
+
+/// The answers of the regions that are asked: that of this one, where it is asked, and those of
+/// others.
+///
+/// # Errors
+/// Nobody but this region is asked, and its store failed.
+pub fn gathered<T>(
+    wanted: &Wanted,
+    own: Option<Result<T, Refusal>>,
+    others: Vec<Result<T, Missing>>,
+) -> Result<Gathered<T>, Refusal> {
+    let own_name = wanted.own.as_deref().unwrap_or_default();
+    let own = match own {
+        Some(Err(refusal)) if wanted.peers.is_empty() => return Err(refusal),
+        own => own.map(|own| own.map_err(|refusal| Missing::own(own_name, &refusal))),
+    };
+    let (mut parts, mut missing) = (Vec::new(), Vec::new());
+    for answer in own.into_iter().chain(others) {
+        match answer {
+            Ok(part) => parts.push(part),
+            Err(away) => missing.push(away),
+        }
+    }
+    let is_missing = |name: &&str| missing.iter().any(|missing| missing.region == **name);
+    let answered = wanted.names().filter(|name| !is_missing(name));
+    let answered = answered.map(str::to_owned).collect();
+    Ok(Gathered {
+        parts,
+        answered,
+        missing,
+    })
 }
 
 /// What every answer of several regions says: which have answered, and which are missing and why.
@@ -330,7 +373,7 @@ fn refused(status: StatusCode, problem: &Value) -> (Reason, String) {
     let text = |key: &str| problem.get(key).and_then(Value::as_str);
     let words = text("detail").or_else(|| text("title"));
     let code = text("code").map_or_else(|| status.as_u16().to_string(), str::to_owned);
-    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let plain = |c: char| if is_unseen(c) { '\u{fffd}' } else { c };
     let words: String = words
         .unwrap_or("no reason is given")
         .chars()

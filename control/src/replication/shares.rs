@@ -249,10 +249,8 @@ impl Session<'_> {
             asked.filter(|org| orgs.contains_key(org)).collect();
         let records = records(store, asked.iter().copied()).await?;
         let mut open = self.open_grants(asked.iter().copied()).await?;
-        let demand = match needs.iter().any(|need| need.wanted > 0) {
-            true => demand(store).await?,
-            false => BTreeMap::new(),
-        };
+        // Read where somebody lacks something, once.
+        let mut known_demand = None;
         let mut told = Vec::with_capacity(needs.len());
         let now = Instant::now();
         for need in needs {
@@ -269,11 +267,16 @@ impl Session<'_> {
             told.push(match meter {
                 None => Given::default(),
                 Some(meter) => {
-                    let demand = demand.get(&meter.id).copied().unwrap_or_default();
                     let asking = shares::Region {
                         fraction: need.fraction,
                         wanted: need.wanted,
                     };
+                    if known_demand.is_none() && shares::lacks(asking, &meter.limits) {
+                        known_demand = Some(demand(store).await?);
+                    }
+                    let all = known_demand.as_ref();
+                    let demand = all.and_then(|all| all.get(&meter.id));
+                    let demand = demand.copied().unwrap_or_default();
                     let wants = &source.shared.wants;
                     let others = wants.told(&name, &self.region, asking, now);
                     let among = (&need, demand, others);

@@ -26,18 +26,15 @@ impl Wants {
     /// Notes what comes from a region; gives what comes from all.
     pub(super) fn coming(&self, name: &Name, from: &str, fraction: u64) -> u64 {
         let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = coming.get_mut(name);
-        match (known, fraction) {
-            (None, 0) => return 0,
-            (None, _) => {
-                let first = BTreeMap::from([(from.to_owned(), fraction)]);
-                coming.insert(name.clone(), first);
-                return fraction;
-            }
-            (Some(known), 0) => drop(known.remove(from)),
-            (Some(known), _) => drop(known.insert(from.to_owned(), fraction)),
+        if fraction == 0 && !coming.contains_key(name) {
+            return 0;
         }
-        let all = coming.get(name).map_or(0, |known| known.values().sum());
+        let known = coming.entry(name.clone()).or_default();
+        match fraction {
+            0 => known.remove(from),
+            _ => known.insert(from.to_owned(), fraction),
+        };
+        let all = known.values().sum();
         if all == 0 {
             coming.remove(name);
         }

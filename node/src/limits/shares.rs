@@ -218,7 +218,7 @@ impl Limits {
 }
 
 /// What more than so many times the whole is refused says nothing more.
-pub const REFUSED_MAX: u64 = 8 * WHOLE;
+const REFUSED_MAX: u64 = 8 * WHOLE;
 
 /// How a node uses limits that regions share, in millionths of the whole of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -31,8 +31,12 @@ enum Form {
     Digest,
     /// What is to be sealed: a target credential's.
     Plain(SecretInput),
-    /// What another control plane sealed, or took the digest of.
-    Ahead(Box<SealedAhead>),
+    /// What another control plane sealed, or took the digest of, for a credential with these hosts.
+    Ahead {
+        of: (OrgId, CredentialId),
+        hosts: Vec<HostPattern>,
+        values: Vec<Sealed>,
+    },
 }
 
 impl std::fmt::Debug for NewSecret {
@@ -71,7 +75,7 @@ impl NewSecret {
     /// The credential for which another control plane sealed it, where one did.
     pub fn sealed_ahead_for(&self) -> Option<CredentialId> {
         match &self.form {
-            Form::Ahead(ahead) => Some(ahead.credential),
+            Form::Ahead { of: (_, id), .. } => Some(*id),
             Form::Digest | Form::Plain(_) => None,
         }
     }
@@ -79,10 +83,10 @@ impl NewSecret {
     /// What it was sealed for that is not this credential as it is.
     pub fn sealed_for_other(
         &self,
-        (org, id): (OrgId, CredentialId),
+        named: (OrgId, CredentialId),
         credential: &Credential,
     ) -> Option<&'static str> {
-        let Form::Ahead(ahead) = &self.form else {
+        let Form::Ahead { of, hosts, .. } = &self.form else {
             return None;
         };
         let sorted = |hosts: &[HostPattern]| {
@@ -91,10 +95,10 @@ impl NewSecret {
             hosts.dedup();
             hosts
         };
-        if (ahead.org, ahead.credential) != (org, id) {
+        if *of != named {
             return Some("another credential");
         }
-        (sorted(&ahead.hosts) != sorted(&credential.hosts)).then_some("other hosts")
+        (sorted(hosts) != sorted(&credential.hosts)).then_some("other hosts")
     }
 
     /// The secret sealed to a region; nothing where another control plane sealed it and not to
@@ -110,8 +114,8 @@ impl NewSecret {
         match &self.form {
             Form::Digest => Ok(None),
             Form::Plain(input) => seal(public, binding, input).map(Some),
-            Form::Ahead(ahead) => {
-                let mut values = ahead.values.iter();
+            Form::Ahead { values, .. } => {
+                let mut values = values.iter();
                 Ok(values.find(|of| of.region == public.region).cloned())
             }
         }
@@ -128,13 +132,13 @@ impl NewSecret {
 pub struct SealedAhead {
     org: OrgId,
     /// The credential that it is for, which may be yet to be made.
-    pub credential: CredentialId,
+    credential: CredentialId,
     kind: CredentialKind,
     auth_type: AuthType,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hosts: Vec<HostPattern>,
     /// [`submitted_identity`] of what was submitted.
-    pub identity: String,
+    identity: String,
     digest: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seal_id: Option<String>,
@@ -231,11 +235,15 @@ impl SealedAhead {
     /// What an operation takes; see [`Self::is_genuine`].
     pub fn into_new_secret(self) -> NewSecret {
         NewSecret {
-            digest: self.digest.clone(),
-            seal_id: self.seal_id.clone(),
+            digest: self.digest,
+            seal_id: self.seal_id,
             issued: self.issued,
-            hint: self.hint.clone(),
-            form: Form::Ahead(Box::new(self)),
+            hint: self.hint,
+            form: Form::Ahead {
+                of: (self.org, self.credential),
+                hosts: self.hosts,
+                values: self.values,
+            },
         }
     }
 }

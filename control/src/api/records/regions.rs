@@ -85,31 +85,13 @@ pub(super) async fn read(
         Some(of_own(call, region, asked, limit).await)
     };
     let (own, others) = tokio::join!(own, join_all(peers));
-    let (mut parts, mut missing) = (Vec::new(), Vec::new());
-    match own {
-        Some(Err(refusal)) if wanted.peers.is_empty() => return Err(refusal),
-        Some(Err(refusal)) => {
-            let region = wanted.own.as_deref().unwrap_or_default();
-            missing.push(Missing::own(region, &refusal));
-        }
-        Some(Ok(part)) => parts.push(part),
-        None => {}
-    }
-    for other in others {
-        match other {
-            Ok(part) => parts.push(part),
-            Err(away) => missing.push(away),
-        }
-    }
-    let is_missing = |name: &&str| missing.iter().any(|missing| missing.region == **name);
-    let answered = wanted.names().filter(|name| !is_missing(name));
-    let answered = answered.map(str::to_owned).collect();
-    let (items, next) = places.merge(parts, limit);
+    let found = ask::gathered(wanted, own, others)?;
+    let (items, next) = places.merge(found.parts, limit);
     Ok(Page {
         items,
         next,
-        answered,
-        missing,
+        answered: found.answered,
+        missing: found.missing,
     })
 }
 

@@ -57,35 +57,17 @@ pub(super) async fn together(
     let own = async {
         wanted.own.as_ref()?;
         let asked = wider.clone();
-        Some(blocking(call, move |records| records.aggregate(&asked)).await)
+        let found = blocking(call, move |records| records.aggregate(&asked)).await;
+        Some(found.map(|found| (Counts::of(&wider, found), Names::new())))
     };
     let (own, peers) = tokio::join!(own, peers);
-    let own_name = wanted.own.as_deref().unwrap_or_default();
-    let (mut counts, mut names, mut missing) = (Vec::new(), Names::new(), Vec::new());
-    let mut answered = Vec::new();
-    match own {
-        Some(Err(refusal)) if wanted.peers.is_empty() => return Err(refusal),
-        Some(Err(refusal)) => missing.push(Missing::own(own_name, &refusal)),
-        Some(Ok(found)) => {
-            counts.push(Counts::of(&wider, found));
-            answered.push(own_name.to_owned());
-        }
-        None => {}
-    }
-    for (region, peer) in wanted.peers.iter().zip(peers) {
-        match peer {
-            Ok((told, called)) => {
-                counts.push(told);
-                names.extend(called);
-                answered.push(region.clone());
-            }
-            Err(away) => missing.push(away),
-        }
-    }
+    let found = ask::gathered(wanted, own, peers)?;
+    let (counts, names): (Vec<Counts>, Vec<Names>) = found.parts.into_iter().unzip();
+    let names = names.into_iter().flatten().collect();
     let is_approximate = counts.len() > 1 && counts.iter().any(Counts::has_rest);
     let mut shown = show(call, question, &question.together(counts), &names);
     shown["approximate"] = json!(is_approximate);
-    ask::say(&mut shown, &answered, &missing);
+    ask::say(&mut shown, &found.answered, &found.missing);
     Ok(Answer::json(shown))
 }
 
