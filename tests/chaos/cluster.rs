@@ -372,7 +372,7 @@ impl<'n> Cluster<'n> {
 
     /// The version that the organisation is at.
     pub fn version(&self, control: usize) -> u64 {
-        let versions = self.controls[control].gateway().get("/versions?limit=1");
+        let versions = self.controls[control].read("/versions?limit=1");
         versions["items"][0]["n"].as_u64().expect("a number")
     }
 }
@@ -422,10 +422,21 @@ impl Process {
 
     /// The names of all targets, as a control plane sees them.
     pub fn targets(&self) -> Vec<String> {
-        let listed = self.gateway().get("/targets?limit=500");
+        let listed = self.read("/targets?limit=500");
         let items = listed["items"].as_array().expect("a list");
         let name = |target: &Value| target["name"].as_str().unwrap_or_default().to_owned();
         items.iter().map(name).collect()
+    }
+
+    /// Reads through a control plane, again while etcd elects: members that find each other again
+    /// may need a new leader.
+    pub fn read(&self, path: &str) -> Value {
+        let answer = wait_for(path, || {
+            let answer = self.gateway().api("GET", path, None);
+            (answer.status() != 503).then_some(answer)
+        });
+        assert_eq!(answer.status(), 200, "{path}: {}", answer.text());
+        answer.json()
     }
 
     /// Calls the REST API of a control plane.

@@ -221,7 +221,11 @@ fn still_serves(cluster: &Cluster<'_>, proxy: &Proxy) {
 }
 
 fn listed(cluster: &Cluster<'_>, at: usize) -> Option<serde_json::Value> {
-    let listed = cluster.controls[0].gateway().operator("/nodes");
+    // Again while etcd elects.
+    let listed = wait_for("the list of nodes", || {
+        let listed = cluster.controls[0].gateway().operator("/nodes");
+        (listed.status() != 503).then_some(listed)
+    });
     assert_eq!(listed.status(), 200, "{}", listed.text());
     let items = listed.json()["items"].as_array().expect("a list").clone();
     let name = format!("node-{}", at + 1);
