@@ -16,7 +16,7 @@ use proto::seal::{DigestKey, Purpose};
 use proto::store::follow::World;
 use proto::tree::{OrgConfig, SYSTEM_ORG};
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::api::answer::VERSION_HEADER;
 use crate::api::call::single;
@@ -29,6 +29,7 @@ use crate::operator::{Caller, TokenIndex};
 use crate::publish::Publisher;
 use crate::records::Records;
 use crate::regions::Directory;
+use crate::regions::ask::QUESTIONS_MAX;
 use crate::throttle::{Throttle, Verdict};
 
 /// What the API needs of the process it runs in.
@@ -88,6 +89,8 @@ pub struct Control {
     throttle: Mutex<Throttle>,
     idempotency: Mutex<Memory>,
     directory: Option<Directory>,
+    /// Places of questions to several regions.
+    pub questions: Semaphore,
 }
 
 /// The tokens of one state of the configuration.
@@ -120,6 +123,7 @@ impl Control {
             throttle: Mutex::default(),
             idempotency: Mutex::default(),
             directory: None,
+            questions: Semaphore::new(QUESTIONS_MAX),
         }
     }
 

@@ -100,11 +100,23 @@ pub struct Aggregates {
 }
 
 impl Question {
+    /// How many spans of time an answer has, at least one.
+    pub(super) fn spans(&self) -> usize {
+        let whole_s = self.to_s.saturating_sub(self.from_s);
+        let spans = self.bucket_s.map_or(1, |width_s| whole_s / width_s + 1);
+        usize::try_from(spans).unwrap_or(1).max(1)
+    }
+
     /// The start of the span in which a second lies.
     pub(super) fn bucket(&self, at_s: i64) -> i64 {
+        self.start_of(at_s).unwrap_or(at_s)
+    }
+
+    /// The same; `None` where no span begins so early.
+    pub(super) fn start_of(&self, at_s: i64) -> Option<i64> {
         match self.bucket_s {
-            None => self.from_s,
-            Some(width_s) => at_s.div_euclid(width_s) * width_s,
+            None => Some(self.from_s),
+            Some(width_s) => at_s.div_euclid(width_s).checked_mul(width_s),
         }
     }
 

@@ -13,6 +13,8 @@ use super::tally::Tally;
 const GROUPS: (usize, usize) = (100, 1_000);
 /// How many times more groups each is asked for than are shown.
 const WIDER: usize = 10;
+/// Most cells of groups and spans that each region is asked for.
+const CELLS_MAX: usize = 40_000;
 
 /// What one region has counted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +46,19 @@ impl Counts {
         }
     }
 
+    /// The same with the region before each value, for what is a name in its region alone.
+    pub fn within(self, region: &str) -> Self {
+        let named = |((value, start_s), tally)| match value {
+            // What has no value has none anywhere.
+            value if String::is_empty(&value) => ((value, start_s), tally),
+            value => ((format!("{region}/{value}"), start_s), tally),
+        };
+        Self {
+            groups: self.groups.into_iter().map(named).collect(),
+            ..self
+        }
+    }
+
     /// Whether it has more groups than it tells.
     pub fn has_rest(&self) -> bool {
         !self.rest.is_empty()
@@ -64,13 +79,17 @@ impl Counts {
         })
     }
 
-    /// What another region told; `None` where it cannot be read.
-    pub fn from_json(told: &Value) -> Option<Self> {
+    /// What another region told in answer to a question; `None` where it is no answer to it.
+    pub fn from_json(question: &Question, told: &Value) -> Option<Self> {
+        let first_s = question.start_of(question.from_s)?;
         let cells = |key: &str| {
             let cells = told.get(key)?.as_array()?.iter().map(|cell| {
                 let value = cell.get(0)?.as_str()?.to_owned();
+                let start_s = cell.get(1)?.as_i64()?;
+                let is_asked = (first_s..question.to_s).contains(&start_s)
+                    && question.start_of(start_s) == Some(start_s);
                 let tally = STANDARD_NO_PAD.decode(cell.get(2)?.as_str()?).ok()?;
-                Some(((value, cell.get(1)?.as_i64()?), Tally::decode(&tally)?))
+                is_asked.then_some(((value, start_s), Tally::decode(&tally)?))
             });
             cells.collect::<Option<Groups>>()
         };
@@ -87,9 +106,9 @@ impl Question {
     /// the largest of all regions together need not be among the largest of each.
     pub fn wider(&self) -> Self {
         let (fewest, most) = GROUPS;
-        let limit = self.limit.saturating_mul(WIDER);
+        let limit = self.limit.saturating_mul(WIDER).clamp(fewest, most);
         Self {
-            limit: limit.clamp(fewest, most),
+            limit: limit.min(CELLS_MAX / self.spans()).max(self.limit),
             ..self.clone()
         }
     }
@@ -167,7 +186,7 @@ mod tests {
             let parts = regions.iter().map(|requests| {
                 let counts = Counts::of(&wider, answer(&wider, requests));
                 assert!(!counts.has_rest(), "twenty groups fit");
-                let read = Counts::from_json(&counts.to_json());
+                let read = Counts::from_json(&wider, &counts.to_json());
                 assert_eq!(read.as_ref(), Some(&counts));
                 read.unwrap()
             });
@@ -189,9 +208,48 @@ mod tests {
     }
 
     #[test]
+    fn many_spans_leave_room_for_fewer_groups() {
+        assert_eq!(question(10, None).wider().limit, 100);
+        assert_eq!(question(500, None).wider().limit, 1_000);
+        // 601 spans of a second.
+        assert_eq!(question(10, Some(1)).wider().limit, CELLS_MAX / 601);
+        assert_eq!(
+            question(500, Some(1)).wider().limit,
+            500,
+            "never fewer than are shown"
+        );
+    }
+
+    #[test]
+    fn nodes_of_one_name_in_two_regions_are_two() {
+        let question = question(10, None);
+        let counts = Counts::of(&question, answer(&question, &[(1, 0, 1), (1, 1, 1)]));
+        let parts = ["eu", "us"].map(|region| counts.clone().within(region));
+        let groups = question.together(parts).groups;
+        let values: Vec<_> = groups.iter().map(|group| group.value.as_str()).collect();
+        assert_eq!(values, ["eu//1", "us//1"]);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_nothing() {
         let counts = json!({"groups": [], "rest": [], "complete_from_s": 1});
-        assert!(Counts::from_json(&counts).is_some());
+        let asked = question(1, Some(60));
+        let read = |told: &Value| Counts::from_json(&asked, told);
+        assert!(read(&counts).is_some());
+        let at = |start_s: i64| {
+            let mut one = counts.clone();
+            one["groups"] = json!([[
+                "a",
+                start_s,
+                STANDARD_NO_PAD.encode(Tally::default().encode())
+            ]]);
+            read(&one).is_some()
+        };
+        assert!(at(0) && at(540), "the first and the last span");
+        // Spans that were not asked for, and what is the start of none.
+        for start_s in [-60, 600, 61, i64::MIN, i64::MAX] {
+            assert!(!at(start_s), "{start_s}");
+        }
         for (key, value) in [
             ("groups", json!(null)),
             ("groups", json!([["a", 1, "!"]])),
@@ -201,7 +259,7 @@ mod tests {
         ] {
             let mut wrong = counts.clone();
             wrong[key] = value;
-            assert_eq!(Counts::from_json(&wrong), None, "{wrong}");
+            assert_eq!(read(&wrong), None, "{wrong}");
         }
     }
 }

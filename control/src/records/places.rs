@@ -38,6 +38,13 @@ pub struct Part<T> {
     pub next: Option<RecordCursor>,
 }
 
+/// What is left of a region's answer.
+struct Left {
+    items: usize,
+    newest: Option<RecordCursor>,
+    next: Option<RecordCursor>,
+}
+
 impl Places {
     /// Behind which record a region is read on.
     pub fn after(&self, region: &str) -> Option<RecordCursor> {
@@ -66,31 +73,43 @@ impl Places {
         let bound = parts.iter().filter_map(|part| part.next).max();
         let (mut all, mut left) = (Vec::new(), BTreeMap::new());
         for part in parts {
-            left.insert(part.region.clone(), (part.items.len(), part.next));
+            let of_part = Left {
+                items: part.items.len(),
+                newest: part.items.first().map(|(at, _)| *at),
+                next: part.next,
+            };
+            left.insert(part.region.clone(), of_part);
             let region = part.region;
             let items = part.items.into_iter();
             all.extend(items.map(|(at, item)| (at, region.clone(), item)));
         }
         all.sort_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
-        let mut shown = Vec::new();
+        let (mut shown, mut last) = (Vec::new(), None);
         for (at, region, item) in all {
             if shown.len() == limit || bound.is_some_and(|bound| at < bound) {
                 break;
             }
-            if let Some((left, _)) = left.get_mut(&region) {
-                *left -= 1;
+            if let Some(left) = left.get_mut(&region) {
+                left.items -= 1;
             }
             self.0.insert(region, Place::After(at));
             shown.push(item);
+            last = Some(at);
         }
         let mut more = false;
-        for (region, (left, next)) in left {
-            more |= left > 0 || next.is_some();
-            match (left, next) {
-                (0, Some(next)) => self.0.insert(region, Place::After(next)),
-                (0, None) => self.0.insert(region, Place::End),
-                _ => None,
+        for (region, left) in left {
+            more |= left.items > 0 || left.next.is_some();
+            let place = match (left.items, left.next, last) {
+                (0, Some(next), _) => Place::After(next),
+                (0, None, _) => Place::End,
+                // All it had is older than what was shown, and what it has since is newer: it goes
+                // on where this page ends.
+                (_, _, Some(last)) if !self.0.contains_key(&region) && left.newest < Some(last) => {
+                    Place::After(last)
+                }
+                _ => continue,
             };
+            self.0.insert(region, place);
         }
         (shown, more.then_some(self))
     }
@@ -248,6 +267,28 @@ mod tests {
         fn any_text_is_places_or_none(text: String) {
             let _ = text.parse::<Places>();
         }
+    }
+
+    #[test]
+    fn what_a_region_gets_meanwhile_is_not_shown_behind_older_ones() {
+        let part = |region: &str, items: &[i64]| Part {
+            region: region.to_owned(),
+            items: items.iter().map(|us| (at(*us, 1), *us)).collect(),
+            next: None,
+        };
+        let parts = vec![part("eu", &[9, 8]), part("us", &[7])];
+        let (shown, next) = Places::default().merge(parts, 1);
+        assert_eq!(shown, [9]);
+        let next = next.unwrap();
+        assert_eq!(
+            next.after("us"),
+            Some(at(9, 1)),
+            "not from what is newest then"
+        );
+        // Unless both were of one instant and name.
+        let parts = vec![part("eu", &[9, 8]), part("us", &[9])];
+        let (_, next) = Places::default().merge(parts, 1);
+        assert_eq!(next.unwrap().after("us"), None);
     }
 
     #[test]

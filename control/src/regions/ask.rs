@@ -12,11 +12,13 @@ use awc::error::SendRequestError;
 use jiff::Timestamp;
 use proto::visible::is_unseen;
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 
 use super::forward::{ANSWER_BYTES_MAX, FORWARDED_BY, client, is_whole, name_source};
 use super::{Directory, Peer};
 use crate::api::call::OrgCall;
-use crate::api::error::Refusal;
+use crate::api::error::{Code, Refusal};
 use crate::records::RecordFilter;
 use crate::route::Parameter;
 use crate::router::BASE;
@@ -30,6 +32,11 @@ pub const REGIONS: Parameter = (
 const ALL: &str = "all";
 /// How long a region may take for its whole answer.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
+/// Most questions to several regions that a control plane works on at once. Others wait as long as
+/// a region may take: each holds the answers of all regions until it has put them together.
+pub const QUESTIONS_MAX: usize = 4;
+/// When one that found no place may come again, in seconds.
+const RETRY_S: u64 = 5;
 /// What a question says for itself: no page of a list, and no instant that hangs on who is asked.
 const NOT_PASSED_ON: [&str; 5] = [REGIONS.0, "limit", "cursor", "from", "to"];
 
@@ -106,6 +113,42 @@ pub fn wanted(call: &OrgCall) -> Result<Option<Wanted>, Refusal> {
         .map_err(|detail| Refusal::parameter(REGIONS.0, detail))
 }
 
+/// A question's place among the few that are worked on at once.
+///
+/// # Errors
+/// 503: none became free.
+pub async fn turn(call: &OrgCall) -> Result<SemaphorePermit<'_>, Refusal> {
+    let free = call.control.questions.acquire();
+    if let Ok(Ok(permit)) = timeout(ANSWER_MAX, free).await {
+        return Ok(permit);
+    }
+    let detail = format!(
+        "{QUESTIONS_MAX} questions to several regions are worked on already; ask again later, or \
+         one region"
+    );
+    Err(Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S))
+}
+
+/// What this region itself answers: as quickly as another has to, where others are asked too.
+///
+/// # Errors
+/// Its store failed or is late.
+pub async fn own<T>(
+    wanted: &Wanted,
+    answer: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    if wanted.peers.is_empty() {
+        return answer.await;
+    }
+    timeout(ANSWER_MAX, answer).await.unwrap_or_else(|_| {
+        let detail = format!(
+            "its records did not answer within {} s",
+            ANSWER_MAX.as_secs()
+        );
+        Err(Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S))
+    })
+}
+
 /// Why a region is missing in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -180,7 +223,7 @@ pub struct Gathered<T> {
 /// others.
 ///
 /// # Errors
-/// Nobody but this region is asked, and its store failed.
+/// Nobody answered; where this region alone is asked, why.
 pub fn gathered<T>(
     wanted: &Wanted,
     own: Option<Result<T, Refusal>>,
@@ -198,6 +241,9 @@ pub fn gathered<T>(
             Err(away) => missing.push(away),
         }
     }
+    if parts.is_empty() && !missing.is_empty() {
+        return Err(nobody(&missing));
+    }
     let is_missing = |name: &&str| missing.iter().any(|missing| missing.region == **name);
     let answered = wanted.names().filter(|name| !is_missing(name));
     let answered = answered.map(str::to_owned).collect();
@@ -206,6 +252,14 @@ pub fn gathered<T>(
         answered,
         missing,
     })
+}
+
+/// An answer of nobody would look like one that has nothing.
+fn nobody(missing: &[Missing]) -> Refusal {
+    let each = |missing: &Missing| format!("{}: {}", missing.region, missing.detail);
+    let each: Vec<String> = missing.iter().map(each).collect();
+    let detail = format!("no region answered; {}", each.join("; "));
+    Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S)
 }
 
 /// What every answer of several regions says: which have answered, and which are missing and why.
@@ -301,7 +355,7 @@ pub async fn ask(
         .finish();
     let path = format!("{BASE}/orgs/{}{path}?{query}", call.org_id());
     let asked = read(call, directory, peer, &path, accept);
-    let answered = match tokio::time::timeout(ANSWER_MAX, asked).await {
+    let answered = match timeout(ANSWER_MAX, asked).await {
         Ok(answered) => answered,
         Err(_) => {
             let detail = format!("it did not answer within {} s", ANSWER_MAX.as_secs());
@@ -353,7 +407,14 @@ async fn read(
     if !is_whole(answer.headers(), &bytes) {
         return Err((Reason::Failed, "its answer is cut".into()));
     }
-    let document = serde_json::from_slice::<Value>(&bytes);
+    // Megabytes are not read on a worker of the API.
+    let reading = tokio::task::spawn_blocking(move || serde_json::from_slice::<Value>(&bytes));
+    let document = reading.await.map_err(|error| {
+        (
+            Reason::Failed,
+            format!("reading its answer broke off: {error}"),
+        )
+    })?;
     match (answer.status().is_success(), document) {
         (true, Ok(document)) => Ok(document),
         (true, Err(_)) => Err((Reason::Failed, "its answer is no JSON".into())),
@@ -407,6 +468,36 @@ mod tests {
             let expected = format!("names `{named}`; regions are ap, eu, us, or `all`");
             assert_eq!(parse(text), Err(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn nobody_is_not_taken_for_nothing() {
+        let wanted = |own: Option<&str>, peers: &[&str]| Wanted {
+            own: own.map(str::to_owned),
+            peers: peers.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let away = || Missing::new("us", Reason::Late, "it is late");
+        let failed = || Some(Err(Refusal::new(Code::Internal, "a full disk")));
+        let both = wanted(Some("eu"), &["us"]);
+        let some = gathered(&both, Some(Ok(1)), vec![Err(away())]).unwrap();
+        assert_eq!(
+            (some.parts, some.answered),
+            (vec![1], vec!["eu".to_owned()])
+        );
+        let none = gathered::<()>(&both, failed(), vec![Err(away())])
+            .err()
+            .unwrap();
+        assert_eq!(none.code, Code::RecordsUnavailable);
+        assert_eq!(
+            none.detail,
+            "no region answered; eu: a full disk; us: it is late"
+        );
+        // This one alone says itself why.
+        let alone = gathered::<()>(&wanted(Some("eu"), &[]), failed(), Vec::new());
+        assert_eq!(alone.err().unwrap().code, Code::Internal);
+        // Nobody was left to be asked.
+        let end = gathered::<()>(&both, None, Vec::new()).unwrap();
+        assert!(end.parts.is_empty() && end.missing.is_empty());
     }
 
     #[test]

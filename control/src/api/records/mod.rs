@@ -153,14 +153,17 @@ async fn one(
     let id: RequestId = call.request.id("id")?;
     let wanted = ask::wanted(call)?;
     let org = call.org_id();
-    let record = blocking(call, move |records| records.get(org, id)).await?;
-    match (record, wanted) {
-        (Some(record), _) => Ok(Answer::json(shown(&record))),
-        (None, None) => Err(Refusal::not_found()),
-        (None, Some(wanted)) => {
-            regions::elsewhere(call, &wanted, &format!("/records/{id}{suffix}")).await
-        }
-    }
+    let found = blocking(call, move |records| records.get(org, id));
+    let Some(wanted) = wanted else {
+        let record = found.await?.ok_or_else(Refusal::not_found)?;
+        return Ok(Answer::json(shown(&record)));
+    };
+    let own = match ask::own(&wanted, found).await {
+        Ok(Some(record)) => return Ok(Answer::json(shown(&record))),
+        Ok(None) => None,
+        Err(refusal) => Some(refusal),
+    };
+    regions::elsewhere(call, &wanted, &format!("/records/{id}{suffix}"), own).await
 }
 
 /// A record as the API shows it: with an id like every other object, and its time in words.

@@ -63,13 +63,14 @@ pub(super) struct Page {
 /// Asks all regions at once of which more may follow.
 ///
 /// # Errors
-/// Nobody but this region is asked, and its store failed.
+/// Nobody answered, or too much is asked at once.
 pub(super) async fn read(
     call: &OrgCall,
     wanted: &Wanted,
     (filter, limit): (&RecordFilter, usize),
     places: Places,
 ) -> Result<Page, Refusal> {
+    let _turn = ask::turn(call).await?;
     let conditions = ask::conditions(call, filter);
     let goes_on = |region: &&String| !places.is_at_end(region);
     let peers = wanted.peers.iter().filter(goes_on).map(|region| {
@@ -82,7 +83,7 @@ pub(super) async fn read(
             after: places.after(region),
             ..filter.clone()
         };
-        Some(of_own(call, region, asked, limit).await)
+        Some(ask::own(wanted, of_own(call, region, asked, limit)).await)
     };
     let (own, others) = tokio::join!(own, join_all(peers));
     let found = ask::gathered(wanted, own, others)?;
@@ -152,7 +153,8 @@ fn part(region: &str, mut found: Value, after: Option<RecordCursor>) -> Option<P
     })
 }
 
-/// What other regions have of a record that is not in this one: `path` below the organisation.
+/// What other regions have of a record that is not in this one, or that this one cannot look for:
+/// `path` below the organisation.
 ///
 /// # Errors
 /// 404: none has it; 503: one that may have it did not answer.
@@ -160,12 +162,15 @@ pub(super) async fn elsewhere(
     call: &OrgCall,
     wanted: &Wanted,
     path: &str,
+    own: Option<Refusal>,
 ) -> Result<Answer, Refusal> {
+    let _turn = ask::turn(call).await?;
     let asked = wanted.peers.iter();
     // The first that has it ends the search, however long others take.
     let asked = asked.map(|region| ask::ask(call, region, (path, &[]), JSON));
     let mut asked: FuturesUnordered<_> = asked.collect();
-    let mut missing = Vec::new();
+    let own = own.map(|refusal| format!("this one: {}", refusal.detail));
+    let mut missing: Vec<String> = own.into_iter().collect();
     while let Some(answer) = asked.next().await {
         match answer {
             Ok(found) if found["request_id"] == call.request.part("id") => {

@@ -81,7 +81,7 @@ async fn telemetry(call: OrgCall) -> Result<Answer, Refusal> {
     let asked = question.clone();
     let found = blocking(&call, move |records| records.aggregate(&asked)).await?;
     Ok(Answer::json(match regions::asks(&call) {
-        true => regions::tell(&call, &question, found),
+        true => regions::tell(&call, &question, found).await?,
         false => show(&call, &question, &found, &BTreeMap::new()),
     }))
 }

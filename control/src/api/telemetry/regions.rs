@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::{Names, name, show};
 use crate::api::answer::Answer;
 use crate::api::call::OrgCall;
-use crate::api::error::Refusal;
+use crate::api::error::{Code, Refusal};
 use crate::api::records::{blocking, filter};
 use crate::records::aggregate::{Aggregates, Question};
 use crate::records::carried::Counts;
+use crate::records::tally::Dimension;
 use crate::regions::ask::{self, Missing, Reason, Wanted};
 
 /// What a control plane asks another for: tallies in place of what is shown of them. Earlier
@@ -25,7 +26,14 @@ pub(super) fn asks(call: &OrgCall) -> bool {
 }
 
 /// The answer to a call that asks for tallies.
-pub(super) fn tell(call: &OrgCall, question: &Question, found: Aggregates) -> Value {
+///
+/// # Errors
+/// Putting it together broke off.
+pub(super) async fn tell(
+    call: &OrgCall,
+    question: &Question,
+    found: Aggregates,
+) -> Result<Value, Refusal> {
     let names = found.groups.iter();
     let names = names.filter_map(|group| {
         let name = name(call, question.by, &group.value)?;
@@ -33,7 +41,18 @@ pub(super) fn tell(call: &OrgCall, question: &Question, found: Aggregates) -> Va
     });
     let names: Names = names.collect();
     let spans = spans(question);
-    json!({MARK: Counts::of(question, found).to_json(), "spans": spans, "names": names})
+    let asked = question.clone();
+    let tallies = aside(move || Counts::of(&asked, found).to_json()).await?;
+    Ok(json!({MARK: tallies, "spans": spans, "names": names}))
+}
+
+/// Works through many tallies on a thread that may take its time.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.map_err(|error| {
+        let detail = format!("putting counts together broke off: {error}");
+        Refusal::new(Code::Internal, detail)
+    })
 }
 
 /// The spans of time that are counted, which must be the same everywhere.
@@ -44,28 +63,35 @@ fn spans(question: &Question) -> Value {
 /// The answer of these regions together.
 ///
 /// # Errors
-/// Nobody but this region is asked, and its store failed.
+/// Nobody answered, or too much is asked at once.
 pub(super) async fn together(
     call: &OrgCall,
     wanted: &Wanted,
     question: &Question,
 ) -> Result<Answer, Refusal> {
+    let _turn = ask::turn(call).await?;
     let wider = question.wider();
     let query = passed_on(call, &wider)?;
     let peers = wanted.peers.iter();
     let peers = join_all(peers.map(|region| of_peer(call, region, &query, &wider)));
     let own = async {
-        wanted.own.as_ref()?;
+        let region = wanted.own.clone()?;
         let asked = wider.clone();
-        let found = blocking(call, move |records| records.aggregate(&asked)).await;
-        Some(found.map(|found| (Counts::of(&wider, found), Names::new())))
+        let counted = blocking(call, move |records| {
+            let found = records.aggregate(&asked)?;
+            Ok(located(&asked, Counts::of(&asked, found), &region))
+        });
+        let counts = ask::own(wanted, counted).await;
+        Some(counts.map(|counts| (counts, Names::new())))
     };
     let (own, peers) = tokio::join!(own, peers);
     let found = ask::gathered(wanted, own, peers)?;
     let (counts, names): (Vec<Counts>, Vec<Names>) = found.parts.into_iter().unzip();
     let names = names.into_iter().flatten().collect();
     let is_approximate = counts.len() > 1 && counts.iter().any(Counts::has_rest);
-    let mut shown = show(call, question, &question.together(counts), &names);
+    let asked = question.clone();
+    let all = aside(move || asked.together(counts)).await?;
+    let mut shown = show(call, question, &all, &names);
     shown["approximate"] = json!(is_approximate);
     ask::say(&mut shown, &found.answered, &found.missing);
     Ok(Answer::json(shown))
@@ -90,8 +116,8 @@ async fn of_peer(
     query: &[(String, String)],
     wider: &Question,
 ) -> Result<(Counts, Names), Missing> {
-    let found = ask::ask(call, region, ("/telemetry", query), TALLIES).await?;
-    let Some(told) = found.get(MARK) else {
+    let mut found = ask::ask(call, region, ("/telemetry", query), TALLIES).await?;
+    let Some(told) = found.get_mut(MARK).map(Value::take) else {
         let detail = "its control plane is of an earlier release, which does not tell what \
                       counts of several regions are made of; update it";
         return Err(Missing::new(region, Reason::TooOld, detail));
@@ -102,7 +128,20 @@ async fn of_peer(
     }
     let names = found.get("names").cloned().unwrap_or_default();
     let names = serde_json::from_value(names).unwrap_or_default();
-    let counts = Counts::from_json(told);
+    let (asked, at) = (wider.clone(), region.to_owned());
+    let counts = aside(move || {
+        let counts = Counts::from_json(&asked, &told)?;
+        Some(located(&asked, counts, &at))
+    });
+    let counts = counts.await.ok().flatten();
     let counts = counts.ok_or_else(|| Missing::unreadable(region))?;
     Ok((counts, names))
+}
+
+/// Two regions may each have a node of one name.
+fn located(question: &Question, counts: Counts, region: &str) -> Counts {
+    match question.by {
+        Dimension::Node => counts.within(region),
+        _ => counts,
+    }
 }

@@ -49,10 +49,7 @@ impl ClickHouse {
         &self,
         question: &Question,
     ) -> Result<Aggregates, RecordsError> {
-        let limit = question
-            .limit
-            .min(CELLS_MAX / spans(question).max(1))
-            .max(1);
+        let limit = question.limit.min(CELLS_MAX / question.spans()).max(1);
         let largest: Vec<Largest> = self.ask(largest(question, limit))?;
         let shown = largest.into_iter().map(|group| group.value).collect();
         let cells: Vec<Cell> = self.ask(cells(question, shown))?;
@@ -84,13 +81,6 @@ impl Cell {
             meters: self.meters.0.into_iter().zip(self.meters.1).collect(),
         }
     }
-}
-
-/// How many spans of time an answer has.
-fn spans(question: &Question) -> usize {
-    let whole_s = question.to_s.saturating_sub(question.from_s);
-    let spans = question.bucket_s.map_or(1, |width_s| whole_s / width_s + 1);
-    usize::try_from(spans).unwrap_or(1)
 }
 
 /// The largest groups.
