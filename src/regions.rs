@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use control::regions::{Peer, Regions};
+use control::regions::{Peer, Regions, base_url, is_endpoint};
 use proto::seal::{PublicKeyring, is_region_name};
 use serde::{Deserialize, Serialize};
 
@@ -132,8 +132,7 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
         if regions.peers[..at].iter().any(|other| other.name == *name) {
             return no(format!("`regions.peers` has two regions `{name}`"));
         }
-        let url = url::Url::parse(&peer.control).ok();
-        let Some(url) = url.filter(|url| ["http", "https"].contains(&url.scheme())) else {
+        let Some(url) = base_url(&peer.control) else {
             return no(format!(
                 "`control` of region {name} must be a URL, as https://control.example.com"
             ));
@@ -146,11 +145,8 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
                 peer.control
             ));
         }
-        let is_endpoint = |text: &String| {
-            let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            matches!(port, Some(Ok(port)) if port > 0)
-        };
-        if peer.replication.is_empty() || !peer.replication.iter().all(is_endpoint) {
+        let listed = &peer.replication;
+        if listed.is_empty() || !listed.iter().all(|text| is_endpoint(text)) {
             return no(format!(
                 "`replication` of region {name} must list the link listeners of its control \
                  planes, host:port each"
@@ -172,7 +168,8 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
     Ok(())
 }
 
-fn is_loopback(url: &url::Url) -> bool {
+/// Whether a URL leads to this machine itself.
+pub fn is_loopback(url: &url::Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),

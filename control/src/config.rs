@@ -3,8 +3,19 @@
 use std::time::Duration;
 
 use proto::forwarded::TrustedProxies;
+use proto::seal::RegionPublicKey;
+use proto::signature::VerifyingKey;
 
 use crate::records::Retention;
+
+/// The public keys of this region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionKeys {
+    /// What secrets for it are sealed to.
+    pub public: RegionPublicKey,
+    /// What its versions are signed with.
+    pub signers: Vec<VerifyingKey>,
+}
 
 /// What the REST API is told at boot.
 #[derive(Clone, Debug)]
@@ -34,6 +45,8 @@ pub struct ApiSettings {
     /// The keyed digest of the token that lets an operator act in this region without anything that
     /// is replicated.
     pub operator_digest: Option<[u8; 32]>,
+    /// The keys of this region, where it can be one of several.
+    pub keys: Option<RegionKeys>,
 }
 
 impl ApiSettings {
@@ -53,6 +66,7 @@ impl ApiSettings {
             auth_max_staleness: Duration::from_secs(3_600),
             retention: Retention::default(),
             operator_digest: None,
+            keys: None,
         }
     }
 

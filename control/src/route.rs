@@ -11,7 +11,7 @@ use proto::tree::OrgConfig;
 
 use crate::api::ahead::Given;
 use crate::api::answer::Answer;
-use crate::api::call::{Call, OrgCall};
+use crate::api::call::{Call, OrgCall, Presented};
 use crate::api::error::Refusal;
 use crate::state::Control;
 
@@ -56,6 +56,8 @@ impl Verb {
 pub enum Access {
     /// Anybody.
     Open(Rc<dyn Fn(Arc<Control>) -> Answering>),
+    /// Whoever presents the token of an invitation, which the handler judges.
+    Invited(Rc<dyn Fn(Presented) -> Answering>),
     /// Any valid token.
     Token(Rc<dyn Fn(Call) -> Answering>),
     /// An admin or owner of the organisation `system`.
@@ -178,6 +180,20 @@ impl Route {
     {
         let run = move |control| handler(control).boxed_local();
         Self::new(verb, path, name, Access::Open(Rc::new(run)))
+    }
+
+    /// A row for regions that are invited; carried out in the region that is asked.
+    pub fn invited<F>(
+        verb: Verb,
+        path: &'static str,
+        name: (&'static str, &'static str),
+        handler: fn(Presented) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<Answer, Refusal>> + 'static,
+    {
+        let run = move |presented| handler(presented).boxed_local();
+        Self::new(verb, path, name, Access::Invited(Rc::new(run))).local()
     }
 
     /// A row for every valid token.

@@ -5,6 +5,7 @@
 //! every role.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,12 +16,13 @@ use jiff::Timestamp;
 use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::api::answer::{Answer, respond};
-use crate::api::call::{self, Call, OrgCall, Query, Request};
+use crate::api::call::{self, Call, OrgCall, Presented, Query, Request};
 use crate::api::error::{Code, Refusal};
 pub use crate::api::routes;
-use crate::api::{self, ahead, body, idempotency};
+use crate::api::{self, body, idempotency};
 use crate::operator::{Caller, bearer};
 use crate::publish::Idempotency;
 use crate::regions;
@@ -135,6 +137,10 @@ async fn serve(
     check_host(control, request)?;
     let handler = match &route.access {
         Access::Open(run) => return run(control.clone()).await,
+        Access::Invited(run) => {
+            let presented = presented(control, route, request, payload).await?;
+            return run(presented).await;
+        }
         Access::Token(run) | Access::Operator(run) => Handler::Call(run.clone()),
         Access::Org(need, run) => Handler::Org(*need, run.clone()),
     };
@@ -199,32 +205,55 @@ pub(crate) fn check_host(control: &Control, request: &HttpRequest) -> Result<(),
     ))
 }
 
-pub(crate) fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
+/// The token that a request presents.
+fn token<'r>(request: &'r HttpRequest, form: &str) -> Result<&'r str, Refusal> {
     let missing = || {
-        Refusal::new(
-            Code::Unauthenticated,
-            "send `Authorization: Bearer rr_api_…`",
-        )
+        let detail = format!("send `Authorization: Bearer {form}`");
+        Refusal::new(Code::Unauthenticated, detail)
     };
-    let value = call::single(request.headers(), &header::AUTHORIZATION, "Authorization")?
-        .ok_or_else(missing)?;
-    let token = bearer(value).ok_or_else(missing)?;
+    let value = call::single(request.headers(), &header::AUTHORIZATION, "Authorization")?;
+    value.and_then(bearer).ok_or_else(missing)
+}
+
+async fn presented(
+    control: &Arc<Control>,
+    route: &Route,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Presented, Refusal> {
+    let token = Zeroizing::new(token(request, "rr_join_…")?.to_owned());
+    Ok(Presented {
+        control: control.clone(),
+        token,
+        source: call::source(request, &control.settings.proxies),
+        body: body::read(request.headers(), payload, route.takes).await?,
+    })
+}
+
+pub(crate) fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
+    let token = token(request, "rr_api_…")?;
     if let Some(caller) = control.caller(token, Timestamp::now()) {
         return Ok(caller);
     }
-    let verdict = match call::source(request, &control.settings.proxies) {
+    let source = call::source(request, &control.settings.proxies);
+    Err(wrong_token(control, source))
+}
+
+/// What a token that is not in force is answered with, by how many came from its address.
+pub(crate) fn wrong_token(control: &Control, source: Option<IpAddr>) -> Refusal {
+    let verdict = match source {
         Some(source) => control.wrong_token(source, Instant::now()),
         None => Verdict::Refuse,
     };
     match verdict {
-        Verdict::Refuse => Err(Refusal::new(
+        Verdict::Refuse => Refusal::new(
             Code::Unauthenticated,
             "this token is unknown, expired or revoked",
-        )),
+        ),
         Verdict::TooMany(wait) => {
             let detail = "too many wrong tokens came from this address; wait and mend the client";
             let seconds = wait.as_secs().saturating_add(1);
-            Err(Refusal::new(Code::TooManyAttempts, detail).retry_after_s(seconds))
+            Refusal::new(Code::TooManyAttempts, detail).retry_after_s(seconds)
         }
     }
 }
@@ -279,7 +308,7 @@ impl Handler {
     }
 }
 
-fn org_call(
+pub(crate) fn org_call(
     control: Arc<Control>,
     route: &Route,
     need: Need,
@@ -298,47 +327,6 @@ fn org_call(
         org,
         request,
     })
-}
-
-/// The body of a write that goes on to home, with the secrets in it sealed. Where they cannot be:
-/// what home answers only if it remembers this request by its `Idempotency-Key`, and what is to be
-/// answered otherwise.
-///
-/// # Errors
-/// As of a call that is carried out here.
-pub(crate) async fn sealed(
-    control: &Arc<Control>,
-    route: &Route,
-    (request, caller): (&HttpRequest, Caller),
-    bytes: Vec<u8>,
-) -> Result<(Vec<u8>, Option<Refusal>), Refusal> {
-    let (Some(given), Access::Org(need, _)) = (route.given_secrets, &route.access) else {
-        return Ok((bytes, None));
-    };
-    if bytes.is_empty() {
-        return Ok((bytes, None));
-    }
-    let document = body::document(request.headers(), &bytes, route.takes)?;
-    ahead::refuse_unknown(route.takes, &document)?;
-    // As it was read: of a field that is there twice the first is gone.
-    let text = |document: &Value| document.to_string().into_bytes();
-    if !ahead::mentions_secret(&document) {
-        return Ok((text(&document), None));
-    }
-    control.wait_for_version(request.headers()).await?;
-    let parts = read_request(route, request, &control.settings.proxies)?;
-    let mut call = org_call(control.clone(), route, *need, (caller, parts))?;
-    call.request.body = document;
-    match ahead::seal(&call, given) {
-        Ok(sealed) => body::fits(text(&sealed), route.takes).map(|sealed| (sealed, None)),
-        Err(refusal) => match idempotency::key(request, &call.caller)? {
-            None => Err(refusal),
-            Some(_) => {
-                let asked = ahead::to_remember(&control.digest_key, &call.request.body);
-                Ok((text(&asked), Some(refusal)))
-            }
-        },
-    }
 }
 
 impl Ready {
@@ -363,7 +351,7 @@ impl Ready {
     }
 }
 
-fn read_request(
+pub(crate) fn read_request(
     route: &Route,
     request: &HttpRequest,
     proxies: &TrustedProxies,

@@ -152,7 +152,7 @@ impl VerifyingKey {
     }
 
     /// Whether it can be a key.
-    pub(crate) fn is_well_formed(&self) -> bool {
+    pub fn is_well_formed(&self) -> bool {
         self.key.len() == KEY_BYTES
     }
 }

@@ -6,6 +6,8 @@ pub mod add;
 pub mod audit;
 pub mod configuration;
 pub mod explain;
+mod inviting;
+mod joining;
 pub mod meters;
 pub mod nodes;
 pub mod problem;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use awc::http::StatusCode;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
@@ -133,6 +136,20 @@ impl Api {
         let request = self.client.post(format!("{}{path}", self.root));
         let request = request.timeout(OPERATOR_MAX).bearer_auth(&self.token);
         self.answered(path, request.send_json(body)).await
+    }
+
+    /// Removes something that belongs to no organisation.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn delete_absolute(&self, path: &str) -> anyhow::Result<()> {
+        let request = self.client.delete(format!("{}{path}", self.root));
+        let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
+        let answer = self.reached(request.send()).await?;
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Ok(());
+        }
+        self.value(path, answer).await.map(drop)
     }
 
     /// Lets the control plane do something that takes no document.

@@ -4,6 +4,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::inviting::{self, InviteArgs, JoinedArgs, WithdrawArgs};
+use super::joining::{self, JoinArgs};
 use super::problem::Problem;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
@@ -42,6 +44,17 @@ pub enum RegionsAction {
     /// End every secret of a credential in the region of this control plane at once, whether home
     /// can be reached or not; all regions have it as soon as home has.
     Revoke(RevokeArgs),
+    /// Invite a further region: makes a token that it joins with, once.
+    Invite(InviteArgs),
+    /// List invitations made in this region, and who joined by them.
+    Invitations(ListArgs),
+    /// Withdraw an invitation; a region of its name may be invited anew then.
+    Withdraw(WithdrawArgs),
+    /// Join an installation as a further region: makes its keys, and settings for its control
+    /// planes.
+    Join(JoinArgs),
+    /// Write what control planes of this region need of one that has joined.
+    Joined(JoinedArgs),
 }
 
 /// Arguments of `regions promote`.
@@ -82,6 +95,11 @@ impl RegionsArgs {
             Some(RegionsAction::Promote(args)) => args.output,
             Some(RegionsAction::Aside(args)) => args.output,
             Some(RegionsAction::Revoke(args)) => args.output,
+            Some(RegionsAction::Invite(args)) => args.output,
+            Some(RegionsAction::Invitations(args)) => args.output,
+            Some(RegionsAction::Withdraw(args)) => args.output,
+            Some(RegionsAction::Join(args)) => args.output,
+            Some(RegionsAction::Joined(args)) => args.output,
         }
     }
 }
@@ -105,6 +123,15 @@ pub async fn run(args: &RegionsArgs) -> anyhow::Result<()> {
             let api = Api::new(&args.control)?;
             let wanted = json!({"credential": args.credential, "org": args.control.org});
             (api.act_absolute("/revocations", &wanted).await?, revoked)
+        }
+        Some(RegionsAction::Invite(args)) => (inviting::invite(args).await?, inviting::invited),
+        Some(RegionsAction::Invitations(args)) => {
+            (inviting::invitations(args).await?, inviting::listed)
+        }
+        Some(RegionsAction::Withdraw(args)) => (inviting::withdraw(args).await?, withdrawn),
+        Some(RegionsAction::Join(args)) => (joining::join(args).await?, joining::has_joined),
+        Some(RegionsAction::Joined(args)) => {
+            (inviting::joined(args).await?, inviting::has_been_joined)
         }
     };
     match args.output() {
@@ -197,6 +224,11 @@ fn revoked(found: &Value) -> Vec<String> {
         "{credential} of {} is revoked in region {region}; set a new secret at home",
         name(found)
     )]
+}
+
+fn withdrawn(found: &Value) -> Vec<String> {
+    let id = found["withdrawn"].as_str().unwrap_or_default();
+    vec![format!("{id} is withdrawn")]
 }
 
 fn aside(found: &Value) -> Vec<String> {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ::control::Control;
+use ::control::config::RegionKeys;
 use ::control::link::LinkDeps;
 use ::control::linked::Linked;
 use ::control::metrics::Metrics;
@@ -65,17 +66,17 @@ impl ControlPlane {
         let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let regions = regions::open(&settings, &self.keys)?;
-        let (keys, given) = (self.keys, self.given);
-        let of = regions.as_deref();
-        let mut configuration =
-            Configuration::open(&settings, store.clone(), keys, given, of, background).await?;
+        let (shared, keys, given) = (keys_of(&self.keys, &settings), self.keys, self.given);
+        let (of, at) = (regions.as_deref(), store.clone());
+        let opened = Configuration::open(&settings, at, keys, given, of, background);
+        let mut configuration = opened.await?;
         if !configuration.follows {
             configuration.caught_up().await?;
         }
         let (counters, linked) = (Metrics::default(), Linked::default());
         let parts = (&store, &configuration, &settings);
-        let directory = regions.map(|regions| replicate(regions, parts, background));
-        let directory = directory.transpose()?;
+        let replicated = |regions| replicate(regions, parts, background);
+        let directory = regions.map(replicated).transpose()?;
         let (health, mut servers) = (configuration.health.clone(), Servers::default());
         let link = |listener| {
             let link = LinkDeps {
@@ -97,7 +98,7 @@ impl ControlPlane {
         let shown = (configuration.worlds.clone(), records.clone());
         let counted = (metrics.clone(), counters);
         let mut api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
-        api.linked = linked;
+        (api.linked, api.settings.keys) = (linked, shared);
         let keeping = ::control::records::keep(records, api.settings.retention);
         let control = Control::new(api).with_regions(directory);
         let listening = servers.control(self.bound.control, control, &settings.control.tls)?;
@@ -123,6 +124,14 @@ impl ControlPlane {
         super::left(told).await;
         why.outcome()
     }
+}
+
+/// What other regions are told of this one's keys, where these can reach it.
+fn keys_of(keys: &PublicKeyring, settings: &Settings) -> Option<RegionKeys> {
+    settings.link.listen.map(|_| RegionKeys {
+        public: keys.public.clone(),
+        signers: keys.signers.clone(),
+    })
 }
 
 /// Follows the other regions from here on, and tells nodes where they are; gives what the API knows

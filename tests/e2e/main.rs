@@ -22,6 +22,7 @@ mod filters;
 mod forwarded;
 mod handover;
 mod health_checks;
+mod joining;
 mod late_reads;
 mod learning;
 mod meters;

@@ -6,6 +6,9 @@
 //! configuration as it is here; home judges it again, and refuses a secret that is sealed for
 //! another credential or for other hosts than it finds.
 
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
 use proto::credential::Credential;
 use proto::object::ObjectId;
 use proto::problem::Problem;
@@ -17,8 +20,12 @@ use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::secret::{Absent, SEALED, Secret};
 use super::shape::{self, Document};
+use super::{body, idempotency};
 use crate::openapi::schemas;
-use crate::route::{GivenSecrets, Takes};
+use crate::operator::Caller;
+use crate::route::{Access, GivenSecrets, Route, Takes};
+use crate::router;
+use crate::state::Control;
 
 /// A credential for which a body gives a secret.
 pub struct Given {
@@ -37,6 +44,47 @@ impl Given {
             id,
             credential,
         }
+    }
+}
+
+/// The body of a write that goes on to home, with the secrets in it sealed. Where they cannot be:
+/// what home answers only if it remembers this request by its `Idempotency-Key`, and what is to be
+/// answered otherwise.
+///
+/// # Errors
+/// As of a call that is carried out here.
+pub async fn sealed(
+    control: &Arc<Control>,
+    route: &Route,
+    (request, caller): (&HttpRequest, Caller),
+    bytes: Vec<u8>,
+) -> Result<(Vec<u8>, Option<Refusal>), Refusal> {
+    let (Some(given), Access::Org(need, _)) = (route.given_secrets, &route.access) else {
+        return Ok((bytes, None));
+    };
+    if bytes.is_empty() {
+        return Ok((bytes, None));
+    }
+    let document = body::document(request.headers(), &bytes, route.takes)?;
+    refuse_unknown(route.takes, &document)?;
+    // As it was read: of a field that is there twice the first is gone.
+    let text = |document: &Value| document.to_string().into_bytes();
+    if !mentions_secret(&document) {
+        return Ok((text(&document), None));
+    }
+    control.wait_for_version(request.headers()).await?;
+    let parts = router::read_request(route, request, &control.settings.proxies)?;
+    let mut call = router::org_call(control.clone(), route, *need, (caller, parts))?;
+    call.request.body = document;
+    match seal(&call, given) {
+        Ok(sealed) => body::fits(text(&sealed), route.takes).map(|sealed| (sealed, None)),
+        Err(refusal) => match idempotency::key(request, &call.caller)? {
+            None => Err(refusal),
+            Some(_) => {
+                let asked = to_remember(&control.digest_key, &call.request.body);
+                Ok((text(&asked), Some(refusal)))
+            }
+        },
     }
 }
 

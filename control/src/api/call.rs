@@ -12,6 +12,7 @@ use proto::org::Role;
 use proto::tree::OrgConfig;
 use serde_json::Value;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::error::Refusal;
 use super::objects::View;
@@ -31,6 +32,18 @@ pub struct Call {
     pub caller: Caller,
     /// What it asks for.
     pub request: Request,
+}
+
+/// A call by whoever presents a token that is none of the API's.
+pub struct Presented {
+    /// What serves it.
+    pub control: Arc<Control>,
+    /// The token.
+    pub token: Zeroizing<String>,
+    /// The address that the connection came from.
+    pub source: Option<IpAddr>,
+    /// The body.
+    pub body: Value,
 }
 
 /// A call within an organisation that the caller belongs to, or operates.

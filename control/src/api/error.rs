@@ -57,6 +57,10 @@ pub enum Code {
     OutcomeUnknown,
     /// The version that a read presents has not arrived here.
     VersionNotHere,
+    /// The invitation of a region was used already.
+    InvitationUsed,
+    /// The invitation of a region is over.
+    InvitationExpired,
     /// The region where versions are made cannot be reached.
     HomeUnavailable,
     /// The region where versions are made has just changed, or is changing.
@@ -96,6 +100,8 @@ impl Code {
         Self::StoreRegressed,
         Self::OutcomeUnknown,
         Self::VersionNotHere,
+        Self::InvitationUsed,
+        Self::InvitationExpired,
         Self::HomeUnavailable,
         Self::HomeMoved,
         Self::AuthStale,
@@ -160,6 +166,8 @@ impl Code {
                 "The outcome of the write is unknown",
             ),
             Self::VersionNotHere => ("version-not-here", 503, "The version has not arrived here"),
+            Self::InvitationUsed => ("invitation-used", 409, "The invitation was used already"),
+            Self::InvitationExpired => ("invitation-expired", 410, "The invitation is over"),
             Self::HomeUnavailable => ("home-unavailable", 503, "The home region cannot be reached"),
             Self::HomeMoved => ("home-moved", 503, "The home region has changed"),
             Self::AuthStale => (

@@ -17,6 +17,8 @@ pub mod filters;
 pub mod health;
 pub mod idempotency;
 pub mod inline;
+mod invitation_schemas;
+pub mod invitations;
 pub mod me;
 pub mod meters;
 pub mod moves;
@@ -75,6 +77,7 @@ pub fn routes() -> Vec<Route> {
         unmatched::routes(),
         regions::routes(),
         moves::routes(),
+        invitations::routes(),
         revocations::routes(),
         records::routes(),
         telemetry::routes(),

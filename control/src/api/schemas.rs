@@ -71,10 +71,18 @@ pub fn add(schemas: &mut Schemas) {
         ),
     ];
     extend(schemas, "Record", "Record", &record);
-    let of_regions = [super::moves::schemas(), super::revocations::schemas()].concat();
-    for (name, schema) in fixed().into_iter().chain(of_regions) {
+    for (name, schema) in fixed().into_iter().chain(of_regions()) {
         schemas.insert(name.into(), schema);
     }
+}
+
+fn of_regions() -> Vec<(&'static str, Value)> {
+    [
+        super::moves::schemas(),
+        super::revocations::schemas(),
+        super::invitation_schemas::schemas(),
+    ]
+    .concat()
 }
 
 /// An API token.

@@ -21,7 +21,8 @@ use utoipa::openapi::{RefOr, Schema};
 use crate::api::answer::VERSION_HEADER;
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;
-use crate::regions::ask::{self, REGIONS};
+use crate::regions::ask::REGIONS;
+use crate::regions::missing;
 use crate::regions::replicated::{DURABILITY, DURABILITY_MEANS};
 use crate::route::{Access, Gives, Need, Route, Served, Takes};
 use crate::router::routes;
@@ -205,6 +206,7 @@ fn tag(route: &Route) -> &'static str {
 fn who(access: &Access) -> String {
     match access {
         Access::Open(_) => "Needs no token.".into(),
+        Access::Invited(_) => "Needs the token of an invitation, `rr_join_…`.".into(),
         Access::Token(_) => "Needs any valid token.".into(),
         Access::Operator(_) => {
             "Needs a token of role admin or owner in organisation `system`.".into()
@@ -355,7 +357,7 @@ fn list(route: &Route, name: &str) -> Value {
         }
     });
     if route.parameters.contains(&REGIONS) {
-        for (name, property) in ask::properties() {
+        for (name, property) in missing::properties() {
             page["properties"][name] = property;
         }
     }

@@ -11,11 +11,12 @@ use actix_web::http::header;
 use awc::error::SendRequestError;
 use jiff::Timestamp;
 use proto::visible::is_unseen;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::forward::{ANSWER_BYTES_MAX, FORWARDED_BY, client, is_whole, name_source};
+use super::missing::{Missing, Reason};
 use super::{Directory, Peer};
 use crate::api::call::OrgCall;
 use crate::api::error::{Code, Refusal};
@@ -149,66 +150,6 @@ pub async fn own<T>(
     })
 }
 
-/// Why a region is missing in an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Its control plane cannot be reached.
-    Unreachable,
-    /// It did not answer in time.
-    Late,
-    /// It refused, with this status.
-    Refused(u16),
-    /// It failed, broke off, or answered what cannot be read.
-    Failed,
-    /// Its control plane is of a release that cannot answer this.
-    TooOld,
-}
-
-impl Reason {
-    /// As it stands in answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Late => "late",
-            Self::Refused(_) => "refused",
-            Self::Failed => "failed",
-            Self::TooOld => "too-old",
-        }
-    }
-}
-
-/// A region that is missing in an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// The region.
-    pub region: String,
-    /// Why.
-    pub reason: Reason,
-    /// The same in words.
-    pub detail: String,
-}
-
-impl Missing {
-    /// A region that is missing for this reason.
-    pub fn new(region: &str, reason: Reason, detail: impl Into<String>) -> Self {
-        Self {
-            region: region.to_owned(),
-            reason,
-            detail: detail.into(),
-        }
-    }
-
-    /// This region, whose own store refused.
-    fn own(region: &str, refusal: &Refusal) -> Self {
-        Self::new(region, Reason::Failed, refusal.detail.clone())
-    }
-
-    /// It gave an answer that cannot be read.
-    pub fn unreadable(region: &str) -> Self {
-        Self::new(region, Reason::Failed, "its answer cannot be read")
-    }
-}
-
 /// What regions answered, and what is said of it.
 pub struct Gathered<T> {
     /// What each that answered told.
@@ -260,54 +201,6 @@ fn nobody(missing: &[Missing]) -> Refusal {
     let each: Vec<String> = missing.iter().map(each).collect();
     let detail = format!("no region answered; {}", each.join("; "));
     Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S)
-}
-
-/// What every answer of several regions says: which have answered, and which are missing and why.
-pub fn say(answer: &mut Value, answered: &[String], missing: &[Missing]) {
-    let missing = missing.iter().map(|missing| {
-        json!({
-            "region": missing.region,
-            "reason": missing.reason.as_str(),
-            "detail": missing.detail,
-        })
-    });
-    answer["regions"] = json!(answered);
-    answer["partial"] = missing.collect();
-}
-
-/// The same in a field of an answer's head: `eu=unreachable, us=late`.
-pub fn in_head(missing: &[Missing]) -> Option<String> {
-    let each = |missing: &Missing| format!("{}={}", missing.region, missing.reason.as_str());
-    let all: Vec<String> = missing.iter().map(each).collect();
-    (!all.is_empty()).then(|| all.join(", "))
-}
-
-/// What [`say`] adds to a schema's properties.
-pub fn properties() -> [(&'static str, Value); 2] {
-    let text = |description: &str| json!({"type": "string", "description": description});
-    let missing = json!({
-        "type": "object",
-        "properties": {
-            "region": text("The region"),
-            "reason": {
-                "type": "string",
-                "enum": ["unreachable", "late", "refused", "failed", "too-old"],
-            },
-            "detail": text("The same in words"),
-        }
-    });
-    [
-        (
-            "regions",
-            json!({"type": "array", "items": {"type": "string"},
-                   "description": "With `regions`: those that have answered"}),
-        ),
-        (
-            "partial",
-            json!({"type": "array", "items": missing,
-                   "description": "With `regions`: those that are missing in this answer"}),
-        ),
-    ]
 }
 
 /// The conditions of a question as other regions are asked them: as they were given, with the
@@ -446,6 +339,8 @@ fn refused(status: StatusCode, problem: &Value) -> (Reason, String) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

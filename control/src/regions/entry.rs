@@ -17,8 +17,8 @@ use super::forward::{FORWARDED_BY, Lacking};
 use super::replicated::{self, REPLICATED_TO};
 use super::{Directory, forward};
 use crate::api::answer::{VERSION_HEADER, marked, respond};
-use crate::api::body;
 use crate::api::error::{Code, Refusal};
+use crate::api::{ahead, body};
 use crate::route::{Route, Served};
 use crate::router;
 use crate::state::{Control, presented_version};
@@ -211,7 +211,7 @@ async fn pass_on(
         return Err(Refusal::forbidden(detail));
     }
     let body = body::raw(request.headers(), payload, route.takes).await?;
-    let (body, refusal) = router::sealed(control, route, (request, caller), body).await?;
+    let (body, refusal) = ahead::sealed(control, route, (request, caller), body).await?;
     let answer = forward::write(control, directory, home, request, body).await;
     match (refusal, answer) {
         (Some(_), Ok(answer)) if answer.status().is_success() => Ok(answer),
@@ -238,12 +238,14 @@ mod tests {
             "export_records",
             "follow_records",
             "get_health",
+            "get_invitation",
             "get_metrics",
             "get_openapi",
             "get_readiness",
             "get_record",
             "get_record_trace",
             "get_telemetry",
+            "list_invitations",
             "list_meter_usage",
             "list_nodes",
             "list_records",

@@ -8,6 +8,8 @@ pub mod entry;
 pub mod forward;
 pub mod gateways;
 pub mod homes;
+pub mod invitations;
+pub mod missing;
 pub mod replicated;
 pub mod staleness;
 pub mod status;
@@ -57,6 +59,21 @@ impl Peer {
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.replication.iter().map(|endpoint| host_of(endpoint))
     }
+}
+
+/// Whether a text is `host:port`, as in a peer's `replication`.
+pub fn is_endpoint(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+/// A text as the base URL of a REST API or a gateway; `None` where it is none.
+pub fn base_url(text: &str) -> Option<url::Url> {
+    let url = url::Url::parse(text).ok()?;
+    let is_plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    (["http", "https"].contains(&url.scheme()) && is_plain).then_some(url)
 }
 
 /// The host of `host:port`, without brackets.

@@ -3,7 +3,7 @@
 /// What they begin with, but for what stands before and behind it.
 const BEGIN: &[u8] = b"rr";
 /// What they are for.
-const KINDS: [&[u8]; 2] = [b"live", b"api"];
+const KINDS: [&[u8]; 3] = [b"live", b"api", b"join"];
 /// `_` as it is, and as it is written in a URL by who escapes all that may be.
 const UNDERSCORES: [&[u8]; 3] = [b"_", b"%5F", b"%5f"];
 /// Bytes of the shortest beginning, `rr_api_`.
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn each_beginning_is_one() {
-        assert_eq!(beginnings().count(), 18);
+        assert_eq!(beginnings().count(), 27);
         let shortest = beginnings().map(|begin| begin.len()).min();
         assert_eq!(shortest, Some(BEGIN_BYTES_MIN));
         for mut key in beginnings() {
@@ -51,6 +51,8 @@ mod tests {
         let issued = proto::seal::issue_key();
         assert_eq!(length(issued.as_bytes()), Some(issued.len()));
         let issued = proto::seal::issue_api_token();
+        assert_eq!(length(issued.as_bytes()), Some(issued.len()));
+        let issued = proto::seal::issue_invitation("ap-2");
         assert_eq!(length(issued.as_bytes()), Some(issued.len()));
     }
 }

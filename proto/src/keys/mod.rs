@@ -157,6 +157,19 @@ pub fn control(name: &str) -> String {
     format!("{CONTROLS}{name}")
 }
 
+/// All invitations of regions.
+pub const INVITATIONS: &str = "invitations/";
+
+/// An invitation by its id, which is no secret.
+pub fn invitation(id: &str) -> String {
+    format!("{INVITATIONS}{id}")
+}
+
+/// That a region of this name has joined by an invitation.
+pub fn joined(region: &str) -> String {
+    format!("joined/{region}")
+}
+
 /// A person's request to write back what the store has lost.
 pub const RECOVERY_ASK: &str = "recovery/ask";
 

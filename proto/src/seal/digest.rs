@@ -5,6 +5,7 @@
 //! secrets useless without it.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::fill;
@@ -105,6 +106,31 @@ pub fn issue_key() -> Zeroizing<String> {
 /// A new token for the REST API: `rr_api_`, 256 random bits, a checksum.
 pub fn issue_api_token() -> Zeroizing<String> {
     issue(API_TOKEN_PREFIX)
+}
+
+/// What invitations of regions begin with; the region's name follows.
+const JOIN_PREFIX: &str = "rr_join_";
+
+/// A new invitation for a region: `rr_join_`, its name, 256 random bits, a checksum.
+pub fn issue_invitation(region: &str) -> Zeroizing<String> {
+    issue(&format!("{JOIN_PREFIX}{region}_"))
+}
+
+/// What an invitation is kept and spoken of by: it tells nobody the token.
+pub fn invitation_id(token: &str) -> String {
+    hex::encode(Sha256::digest(token.as_bytes()))
+}
+
+/// The region that an invitation is for; `None` where the text is none, or is not whole.
+pub fn invited_region(token: &str) -> Option<&str> {
+    let (region, random) = token.strip_prefix(JOIN_PREFIX)?.rsplit_once('_')?;
+    let is_whole = random.len() == RANDOM_CHARS + CHECK_CHARS
+        && token
+            .len()
+            .checked_sub(CHECK_CHARS)
+            .and_then(|at| token.split_at_checked(at))
+            .is_some_and(|(text, check)| checksum(text) == check);
+    (is_whole && super::is_region_name(region)).then_some(region)
 }
 
 fn issue(prefix: &str) -> Zeroizing<String> {

@@ -9,6 +9,7 @@
 //! Suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
 
 mod digest;
+mod joining;
 mod keyring;
 mod new_secret;
 
@@ -23,7 +24,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-pub use self::digest::{DigestKey, Purpose, issue_api_token, issue_key, issued_is_well_formed};
+pub use self::digest::{
+    DigestKey, Purpose, invitation_id, invited_region, issue_api_token, issue_invitation,
+    issue_key, issued_is_well_formed,
+};
+pub use self::joining::{open_digest_key, seal_digest_key};
 pub use self::keyring::{KeyPair, Keyring, KeyringError, PublicKeyring, is_region_name};
 pub use self::new_secret::{NewSecret, SealedAhead, submitted_identity};
 use crate::credential::{AuthType, SecretInput};
@@ -149,23 +154,28 @@ pub fn seal(
     binding: &Binding<'_>,
     secret: &SecretInput,
 ) -> Result<Sealed, SealError> {
-    let bad_key = || SealError::BadKey(public.key_id.clone());
-    let key =
-        <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&public.key).map_err(|_| bad_key())?;
     let plaintext = Zeroizing::new(serde_json::to_vec(secret).map_err(|_| SealError::Malformed)?);
     if plaintext.len() > PLAINTEXT_BYTES_MAX {
         return Err(SealError::TooLarge);
     }
-    let (enc, ciphertext) =
-        hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-            &OpModeS::Base,
-            &key,
-            INFO,
-            &plaintext,
-            &binding.encode(),
-            &mut Random,
-        )
-        .map_err(|_| bad_key())?;
+    seal_bytes(public, (INFO, &binding.encode()), &plaintext)
+}
+
+/// Seals bytes for a use (`info`), bound to associated data.
+fn seal_bytes(
+    public: &RegionPublicKey,
+    (info, bound): (&[u8], &[u8]),
+    plaintext: &[u8],
+) -> Result<Sealed, SealError> {
+    let bad_key = || SealError::BadKey(public.key_id.clone());
+    let key =
+        <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&public.key).map_err(|_| bad_key())?;
+    let (enc, ciphertext) = hpke::single_shot_seal_with_rng::<
+        AesGcm256,
+        HkdfSha256,
+        X25519HkdfSha256,
+    >(&OpModeS::Base, &key, info, plaintext, bound, &mut Random)
+    .map_err(|_| bad_key())?;
     Ok(Sealed {
         key_id: public.key_id.clone(),
         region: public.region.clone(),
@@ -183,6 +193,16 @@ pub fn open(
     binding: &Binding<'_>,
     sealed: &Sealed,
 ) -> Result<SecretInput, SealError> {
+    let plaintext = open_bytes(keyring, (INFO, &binding.encode()), sealed)?;
+    serde_json::from_slice(&plaintext).map_err(|_| SealError::Malformed)
+}
+
+/// Opens what [`seal_bytes`] sealed for the same use, bound to the same.
+fn open_bytes(
+    keyring: &Keyring,
+    (info, bound): (&[u8], &[u8]),
+    sealed: &Sealed,
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let pair = keyring
         .pair(&sealed.region, &sealed.key_id)
         .ok_or_else(|| SealError::UnknownKey {
@@ -193,17 +213,16 @@ pub fn open(
         .map_err(|_| SealError::BadKey(pair.id().to_owned()))?;
     let enc = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&sealed.enc)
         .map_err(|_| SealError::Refused)?;
-    let plaintext = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+    hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeR::Base,
         &key,
         &enc,
-        INFO,
+        info,
         &sealed.ciphertext,
-        &binding.encode(),
+        bound,
     )
     .map(Zeroizing::new)
-    .map_err(|_| SealError::Refused)?;
-    serde_json::from_slice(&plaintext).map_err(|_| SealError::Malformed)
+    .map_err(|_| SealError::Refused)
 }
 
 /// Opens a sealed secret and seals it for another region, under the same binding.

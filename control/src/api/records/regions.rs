@@ -13,7 +13,8 @@ use crate::api::page::{self, PageRequest};
 use crate::records::RecordCursor;
 use crate::records::RecordFilter;
 use crate::records::places::{Part, Places};
-use crate::regions::ask::{self, Missing, Reason, Wanted};
+use crate::regions::ask::{self, Wanted};
+use crate::regions::missing::{self, Missing, Reason};
 
 /// Longest cursor that is looked at, in bytes: a place for each region.
 const CURSOR_BYTES_MAX: usize = 16 * 1024;
@@ -29,7 +30,7 @@ pub(super) async fn list(call: &OrgCall, wanted: &Wanted) -> Result<Answer, Refu
     let read = read(call, wanted, (&filter, limit), places).await?;
     let next = read.next.map(|places| places.to_string());
     let mut shown = page::page(read.items, next);
-    ask::say(&mut shown, &read.answered, &read.missing);
+    missing::say(&mut shown, &read.answered, &read.missing);
     Ok(Answer::json(shown))
 }
 

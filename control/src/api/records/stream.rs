@@ -16,6 +16,7 @@ use crate::api::page;
 use crate::records::places::Places;
 use crate::records::{Following, RecordFilter, Tail};
 use crate::regions::ask::{self, Wanted};
+use crate::regions::missing;
 
 /// How often a follower without records hears of us, so that both ends notice a dead connection;
 /// its token is looked at as often.
@@ -121,7 +122,7 @@ async fn export_of(call: OrgCall, wanted: Wanted) -> Result<Answer, Refusal> {
     let filter = filter::filter(&call)?;
     let limit = page::LIMIT_MAX;
     let first = regions::read(&call, &wanted, (&filter, limit), Places::default()).await?;
-    let missing = ask::in_head(&first.missing);
+    let missing = missing::in_head(&first.missing);
     let rest = Rest {
         call,
         wanted: wanted.only(&first.answered),

@@ -17,6 +17,7 @@ use crate::records::RecordFilter;
 use crate::records::aggregate::{Aggregates, Group, Order, Question};
 use crate::records::tally::{Dimension, Tally};
 use crate::regions::ask::{self, REGIONS};
+use crate::regions::missing;
 use crate::route::{Gives, Need, Parameter, Route, Verb};
 
 /// Groups in an answer when `limit` is not given.
@@ -315,7 +316,7 @@ pub fn schema() -> Value {
                 `rest`, and a group that belongs among the largest too"}
         }
     });
-    for (name, property) in ask::properties() {
+    for (name, property) in missing::properties() {
         schema["properties"][name] = property;
     }
     schema

@@ -12,7 +12,8 @@ use crate::api::records::{blocking, filter};
 use crate::records::aggregate::{Aggregates, Question};
 use crate::records::carried::Counts;
 use crate::records::tally::Dimension;
-use crate::regions::ask::{self, Missing, Reason, Wanted};
+use crate::regions::ask::{self, Wanted};
+use crate::regions::missing::{self, Missing, Reason};
 
 /// What a control plane asks another for: tallies in place of what is shown of them. Earlier
 /// releases answer with what they show.
@@ -93,7 +94,7 @@ pub(super) async fn together(
     let all = aside(move || asked.together(counts)).await?;
     let mut shown = show(call, question, &all, &names);
     shown["approximate"] = json!(is_approximate);
-    ask::say(&mut shown, &found.answered, &found.missing);
+    missing::say(&mut shown, &found.answered, &found.missing);
     Ok(Answer::json(shown))
 }
 

@@ -5,6 +5,7 @@ mod errors;
 mod explain;
 mod guardrails;
 mod inline;
+mod invitations;
 mod meters;
 mod objects;
 mod policies;
@@ -38,6 +39,7 @@ use proto::version::Epoch;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::config::RegionKeys;
 use crate::publish::{Author, Publish, Publisher, PublisherOptions};
 use crate::records::Records;
 use crate::{ApiSettings, Control, ControlDeps, configure};
@@ -169,9 +171,10 @@ pub async fn api() -> Api<
     let (follower, world) = Follower::new(store.clone(), "local");
     let follower = actix_web::rt::spawn(follower.run());
     let digest_key = DigestKey::generate();
+    let public = Keyring::generate("local").public().unwrap();
     let publisher = Arc::new(Publisher::new(PublisherOptions {
         store,
-        public: Keyring::generate("local").public().unwrap(),
+        public: public.clone(),
         digest_key: digest_key.clone(),
         policy: Policy::default(),
         epoch: Epoch {
@@ -206,6 +209,10 @@ pub async fn api() -> Api<
                 networks: vec!["198.51.100.0/24".parse().unwrap()],
                 ..TrustedProxies::default()
             },
+            keys: Some(RegionKeys {
+                public: public.clone(),
+                signers: Vec::new(),
+            }),
             ..ApiSettings::new("https://gw.example")
         },
         publisher: publisher.clone(),

@@ -30,7 +30,7 @@ fn refused(access: &Access, who: Who) -> Option<u16> {
     };
     match (access, who) {
         (Access::Open(_), _) => None,
-        (_, Who::Nobody) => Some(401),
+        (_, Who::Nobody) | (Access::Invited(_), _) => Some(401),
         (Access::Token(_), _) => None,
         (Access::Operator(_), Who::Operator) => None,
         (Access::Operator(_), _) => Some(403),

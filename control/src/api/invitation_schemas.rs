@@ -1,0 +1,105 @@
+//! What invitations of regions, and what is told to regions that join, look like.
+
+use serde_json::{Value, json};
+
+/// Schemas by name.
+pub fn schemas() -> Vec<(&'static str, Value)> {
+    let introduction = json!({
+        "type": "object",
+        "description": "What a region tells of itself",
+        "additionalProperties": false,
+        "required": ["public", "addresses"],
+        "properties": introduced()
+    });
+    let mut joined = introduced();
+    joined["at"] = time("When");
+    joined["source"] = json!({"type": ["string", "null"], "description": "From which address"});
+    joined["fingerprint"] = text("Its key, as `keyring show` says it");
+    let joined = json!({"type": ["object", "null"], "description": "Who used it",
+                        "properties": joined});
+    let request = json!({
+        "type": "object",
+        "description": "A region that is to join",
+        "additionalProperties": false,
+        "required": ["region", "control", "replication"],
+        "properties": {
+            "region": text("Its name: 1 to 40 characters of a-z, 0-9 and `-`"),
+            "control": text("Base URL under which it will reach this region's REST API"),
+            "replication": endpoints(),
+            "valid_s": {"type": "integer", "minimum": 60, "maximum": 604_800, "default": 3_600,
+                        "description": "How long the token is worth something, in seconds"},
+        }
+    });
+    let invitation = json!({
+        "type": "object",
+        "properties": {
+            "id": text("Its id, which is no secret"),
+            "region": text("The region that it is for"),
+            "state": {"type": "string", "enum": ["open", "joined", "expired"]},
+            "created_at": time("When it was made"),
+            "created_by": text("The token that made it, by name"),
+            "expires_at": time("From when on it is worth nothing"),
+            "token": text("What the region joins with; only in the answer that makes it"),
+            "joined": joined,
+        }
+    });
+    let admission = json!({
+        "type": "object",
+        "description": "What a region that joins is given",
+        "properties": {
+            "home": text("The region that is home"),
+            "digest_key": {"type": "object",
+                "description": "The installation's digest key, sealed to the region's key"},
+            "invitation": text("The invitation's id, for which it is sealed"),
+            "content_by_region": {"type": "boolean",
+                "description": "Whether regions keep only what is for them"},
+            "regions": {"type": "array", "items": introduction.clone()},
+        }
+    });
+    vec![
+        ("InvitationRequest", request),
+        ("Invitation", invitation),
+        ("Admission", admission),
+        ("Introduction", introduction),
+    ]
+}
+
+/// The properties of an introduction.
+fn introduced() -> Value {
+    json!({
+        "public": {
+            "type": "object",
+            "required": ["region", "key_id", "key"],
+            "properties": {
+                "region": text("The region's name"),
+                "key_id": text("Names the key"),
+                "key": text("X25519 public key, base64"),
+            }
+        },
+        "signers": {"type": "array", "items": {"type": "object"}, "maxItems": 16,
+                    "description": "Ed25519 keys that its versions are signed with"},
+        "addresses": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["control", "replication"],
+            "properties": {
+                "control": text("Base URL of its REST API"),
+                "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
+                "replication": endpoints(),
+            }
+        },
+    })
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+fn time(description: &str) -> Value {
+    json!({"type": "string", "format": "date-time", "description": description})
+}
+
+fn endpoints() -> Value {
+    json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 16,
+           "description": "Link listeners of its control planes, `host:port` each"})
+}

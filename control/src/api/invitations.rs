@@ -1,0 +1,357 @@
+//! Invitations of further regions, and how a region joins by one.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use proto::problem::Problem;
+use proto::seal::{self, invitation_id, invited_region, is_region_name, issue_invitation};
+use proto::tree::SYSTEM_ORG;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::call::{Call, Presented};
+use super::error::{Code, Refusal};
+use super::{page, write};
+use crate::config::RegionKeys;
+use crate::regions::invitations::{
+    self, Addresses, Admission, Introduction, Invitation, InvitationError, Joined,
+};
+use crate::route::{Gives, Route, Takes, Verb};
+use crate::router::{BASE, wrong_token};
+use crate::state::Control;
+
+/// How long an invitation is valid when nothing is said, and at least and most, in seconds.
+const VALID_S: (u64, u64, u64) = (3_600, 60, 7 * 86_400);
+/// How long one that nobody used is shown after its end.
+const SHOWN_AFTER: Duration = Duration::from_secs(7 * 86_400);
+
+/// Rows of the routing table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::operator(
+            Verb::Post,
+            "/regions/invitations",
+            (
+                "invite_region",
+                "Invite a further region: makes a token that it joins with, once",
+            ),
+            invite,
+        )
+        .takes(Takes::Body("InvitationRequest"))
+        .gives(Gives::Created("Invitation"))
+        .local(),
+        Route::operator(
+            Verb::Get,
+            "/regions/invitations",
+            (
+                "list_invitations",
+                "List invitations made in this region, and the regions that joined by them",
+            ),
+            list,
+        )
+        .gives(Gives::List("Invitation")),
+        Route::operator(
+            Verb::Get,
+            "/regions/invitations/{id}",
+            ("get_invitation", "Read an invitation"),
+            get,
+        )
+        .gives(Gives::One("Invitation")),
+        Route::operator(
+            Verb::Delete,
+            "/regions/invitations/{id}",
+            (
+                "withdraw_invitation",
+                "Withdraw an invitation; a region of its name may be invited anew then",
+            ),
+            withdraw,
+        )
+        .local(),
+        Route::invited(
+            Verb::Post,
+            "/regions/join",
+            (
+                "join_regions",
+                "Join the installation as the region that the token invites",
+            ),
+            join,
+        )
+        .takes(Takes::Body("Introduction"))
+        .gives(Gives::One("Admission")),
+    ]
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InvitationRequest {
+    region: String,
+    control: String,
+    replication: Vec<String>,
+    valid_s: Option<u64>,
+}
+
+fn read<T: DeserializeOwned>(body: &Value) -> Result<T, Refusal> {
+    serde_json::from_value(body.clone())
+        .map_err(|error| Refusal::invalid(vec![Problem::new("", "body", error.to_string())]))
+}
+
+fn refuse_faults(faults: Vec<(String, String)>) -> Result<(), Refusal> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let problem = |(pointer, words)| Problem::new(pointer, "region", words);
+    Err(Refusal::invalid(faults.into_iter().map(problem).collect()))
+}
+
+async fn invite(call: Call) -> Result<Answer, Refusal> {
+    let control = &call.control;
+    let wanted: InvitationRequest = read(&call.request.body)?;
+    own_keys(control)?;
+    let by = Addresses {
+        control: wanted.control,
+        gateway: Some(control.settings.gateway_url.clone()),
+        replication: wanted.replication,
+    };
+    let (valid_s, least, most) = VALID_S;
+    let valid_s = wanted.valid_s.unwrap_or(valid_s);
+    let mut faults: Vec<(String, String)> = Vec::new();
+    if !is_region_name(&wanted.region) {
+        let words = "must be 1 to 40 characters of a-z, 0-9 and `-`";
+        faults.push(("/region".into(), words.into()));
+    }
+    if !(least..=most).contains(&valid_s) {
+        let words = format!("must be {least} to {most} seconds");
+        faults.push(("/valid_s".into(), words));
+    }
+    let of_addresses = by.faults().into_iter();
+    faults.extend(of_addresses.map(|(pointer, words)| (pointer.to_owned(), words)));
+    refuse_faults(faults)?;
+    if others(control).any(|name| name == wanted.region) {
+        return Err(taken(&wanted.region));
+    }
+    let created_at = Timestamp::now();
+    let invitation = Invitation {
+        region: wanted.region,
+        by,
+        created_at,
+        created_by: call.caller.token.name.clone(),
+        expires_at: created_at
+            .saturating_add(SignedDuration::from_secs(valid_s.cast_signed()))
+            .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?,
+        joined: None,
+    };
+    let token = issue_invitation(&invitation.region);
+    let id = invitation_id(&token);
+    let kept = invitations::keep(control.publisher.store(), &id, &invitation, SHOWN_AFTER);
+    kept.await
+        .map_err(|error| refusal(&invitation.region, error))?;
+    let (region, by) = (&invitation.region, &invitation.created_by);
+    tracing::warn!(%region, by, "region {region} was invited by {by}");
+    let mut shown = show(&id, &invitation, created_at);
+    shown["token"] = json!(*token);
+    let location = format!("{BASE}/regions/invitations/{id}");
+    Ok(Answer::json(shown).created(location))
+}
+
+async fn list(call: Call) -> Result<Answer, Refusal> {
+    let store = call.control.publisher.store();
+    let all = invitations::all(store).await;
+    let all = all.map_err(|error| refusal("", error.into()))?;
+    let now = Timestamp::now();
+    let mut items: Vec<_> = all.into_iter().collect();
+    items.sort_by_key(|(_, invitation)| std::cmp::Reverse(invitation.created_at));
+    let items = items.iter().map(|(id, one)| show(id, one, now)).collect();
+    Ok(Answer::json(page::page(items, None)))
+}
+
+async fn get(call: Call) -> Result<Answer, Refusal> {
+    let id = call.request.part("id");
+    let found = invitations::read(call.control.publisher.store(), id).await;
+    let (found, _) = found.map_err(|error| refusal("", error))?;
+    Ok(Answer::json(show(id, &found, Timestamp::now())))
+}
+
+async fn withdraw(call: Call) -> Result<Answer, Refusal> {
+    let id = call.request.part("id");
+    let gone = invitations::withdraw(call.control.publisher.store(), id).await;
+    let gone = gone.map_err(|error| refusal("", error))?;
+    let (region, by) = (&gone.region, &call.caller.token.name);
+    tracing::warn!(%region, by, "the invitation of region {region} was withdrawn by {by}");
+    Ok(Answer::nothing())
+}
+
+async fn join(presented: Presented) -> Result<Answer, Refusal> {
+    let Presented {
+        control,
+        token,
+        source,
+        body,
+    } = presented;
+    let Some(region) = invited_region(&token).map(str::to_owned) else {
+        return Err(wrong_token(&control, source));
+    };
+    let (store, id, now) = (
+        control.publisher.store(),
+        invitation_id(&token),
+        Timestamp::now(),
+    );
+    // Nobody without an invitation learns what is wrong with a document.
+    if let Err(error) = invitations::usable(store, &id, now).await {
+        return Err(match error {
+            InvitationError::Unknown => wrong_token(&control, source),
+            error => refusal(&region, error),
+        });
+    }
+    let introduced: Introduction = read(&body)?;
+    let keys = own_keys(&control)?;
+    let mut faults: Vec<(String, String)> = Vec::new();
+    let of_keys = introduced.faults().into_iter();
+    faults.extend(of_keys.map(|(pointer, words)| (pointer.to_owned(), words)));
+    let of_addresses = introduced.addresses.faults().into_iter();
+    let below = |(pointer, words)| (format!("/addresses{pointer}"), words);
+    faults.extend(of_addresses.map(below));
+    if introduced.public.region != region {
+        let words = format!("must be `{region}`, which the invitation is for");
+        faults.push(("/public/region".into(), words));
+    }
+    refuse_faults(faults)?;
+    if others(&control).any(|name| name == region) {
+        return Err(taken(&region));
+    }
+    let joined = Joined {
+        at: now,
+        source,
+        region: introduced,
+    };
+    let used = invitations::use_up(store, &id, joined.clone()).await;
+    let invitation = used.map_err(|error| refusal(&region, error))?;
+    let fingerprint = joined.region.public.fingerprint();
+    tracing::warn!(
+        %region, ?source, fingerprint,
+        "region {region} joined with key {fingerprint}: list it in `regions.peers` of the others"
+    );
+    let sealed = seal::seal_digest_key(&joined.region.public, &id, &control.digest_key);
+    let sealed = sealed.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+    let admission = Admission {
+        home: home(&control),
+        digest_key: sealed,
+        invitation: id,
+        content_by_region: control.publisher.cuts_by_region(),
+        regions: all_but(&control, keys, &invitation).await?,
+    };
+    Ok(Answer::json(json!(admission)))
+}
+
+/// The keys of this region, which a region that joins has to know.
+fn own_keys(control: &Control) -> Result<&RegionKeys, Refusal> {
+    let none = "this control plane has no `keys.public_file` and no `link.listen`, as one of \
+                several regions has: only a cluster can have further regions";
+    let keys = control.settings.keys.as_ref();
+    keys.ok_or_else(|| Refusal::new(Code::Conflict, none))
+}
+
+/// The regions that are known by the settings.
+fn others(control: &Control) -> impl Iterator<Item = &str> {
+    let peers = control.directory().map(|known| known.regions.names());
+    let own = std::iter::once(control.settings.region.as_str());
+    own.chain(peers.into_iter().flatten())
+}
+
+fn home(control: &Control) -> String {
+    match control.directory() {
+        Some(directory) => directory.homes.region_of(SYSTEM_ORG),
+        None => control.settings.region.clone(),
+    }
+}
+
+/// All regions that a new one has to know: this one, those of the settings, and those that joined
+/// since.
+async fn all_but(
+    control: &Control,
+    keys: &RegionKeys,
+    invitation: &Invitation,
+) -> Result<Vec<Introduction>, Refusal> {
+    let mut all = vec![Introduction {
+        public: keys.public.clone(),
+        signers: keys.signers.clone(),
+        addresses: invitation.by.clone(),
+    }];
+    let peers = control.directory().into_iter();
+    all.extend(peers.flat_map(|known| &known.regions.peers).map(|peer| {
+        let addresses = Addresses {
+            control: peer.control.clone(),
+            gateway: peer.gateway.clone(),
+            replication: peer.replication.clone(),
+        };
+        Introduction {
+            public: peer.public.clone(),
+            signers: peer.signers.clone(),
+            addresses,
+        }
+    }));
+    let kept = invitations::all(control.publisher.store()).await;
+    let kept = kept.map_err(|error| refusal(&invitation.region, error.into()))?;
+    for joined in kept.into_iter().filter_map(|(_, one)| one.joined) {
+        let name = &joined.region.public.region;
+        let is_known = |known: &Introduction| known.public.region == *name;
+        if *name != invitation.region && !all.iter().any(is_known) {
+            all.push(joined.region);
+        }
+    }
+    Ok(all)
+}
+
+fn taken(region: &str) -> Refusal {
+    let detail = format!("there is a region `{region}` already; choose another name");
+    Refusal::new(Code::Conflict, detail)
+}
+
+fn refusal(region: &str, error: InvitationError) -> Refusal {
+    match error {
+        InvitationError::Unknown => Refusal::not_found(),
+        InvitationError::Taken => taken(region),
+        InvitationError::TooMany => Refusal::new(Code::Conflict, error.to_string()),
+        InvitationError::Expired(at) => {
+            let detail = format!(
+                "the invitation was valid until {at}; ask for a new one (`requestrocket regions \
+                 invite {region}`)"
+            );
+            Refusal::new(Code::InvitationExpired, detail)
+        }
+        InvitationError::Used(by) => {
+            let from = by.source.map(|source| format!(" from {source}"));
+            let detail = format!(
+                "the invitation was used at {}{} by a region with key {}; where that was not \
+                 yours, withdraw it, make a new digest key, and find out who saw the token",
+                by.at,
+                from.unwrap_or_default(),
+                by.region.public.fingerprint()
+            );
+            Refusal::new(Code::InvitationUsed, detail)
+        }
+        InvitationError::Store(error) => write::refusal(error.into()),
+    }
+}
+
+fn show(id: &str, invitation: &Invitation, now: Timestamp) -> Value {
+    let state = match &invitation.joined {
+        Some(_) => "joined",
+        None if now < invitation.expires_at => "open",
+        None => "expired",
+    };
+    let joined = invitation.joined.as_ref().map(|joined| {
+        json!({
+            "at": joined.at, "source": joined.source,
+            "fingerprint": joined.region.public.fingerprint(),
+            "public": joined.region.public, "signers": joined.region.signers,
+            "addresses": joined.region.addresses,
+        })
+    });
+    json!({
+        "id": id, "region": invitation.region, "state": state,
+        "created_at": invitation.created_at, "created_by": invitation.created_by,
+        "expires_at": invitation.expires_at, "joined": joined,
+    })
+}
