@@ -78,6 +78,7 @@ fn main() -> ExitCode {
         Command::Changes(args) => on_system(client::configuration::changes(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),
         Command::Explain(args) => on_system(client::explain::explain(&args)),
+        Command::SuggestRules(args) => on_system(client::suggest_rules::suggest(&args)),
         Command::Test(args) => on_system(client::test::run(&args)),
         Command::Records(args) => on_system(client::records::list(&args)),
         Command::Record(args) => on_system(client::records::show(&args)),

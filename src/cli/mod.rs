@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use requests::{
-    ChoiceArgs, ExplainArgs, RecordArgs, RecordOutput, RecordsArgs, TailArgs, TelemetryArgs,
-    TopArgs, TraceArgs,
+    ChoiceArgs, ExplainArgs, RecordArgs, RecordOutput, RecordsArgs, SuggestRulesArgs, TailArgs,
+    TelemetryArgs, TopArgs, TraceArgs,
 };
 
 pub use crate::client::access::ControlArgs;
@@ -58,6 +58,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Say what would become of a request, or of a proxy's last ones, and why; nothing is sent.
     Explain(ExplainArgs),
+    /// Make an allow-list of what a proxy was used for, and print it; nothing is changed.
+    SuggestRules(SuggestRulesArgs),
     /// Send a request through a proxy, as a caller would, and say what became of it.
     Test(TestArgs),
     /// List requests, newest first; or write them as a file of lines.

@@ -25,6 +25,7 @@ impl Command {
                 FileFormat::Yaml => Output::Text,
             },
             Self::Explain(args) => args.output,
+            Self::SuggestRules(args) => args.output,
             Self::Records(args) => match args.output {
                 RecordOutput::Text => Output::Text,
                 RecordOutput::Json | RecordOutput::Ndjson => Output::Json,

@@ -195,6 +195,29 @@ pub struct TelemetryArgs {
     pub control: ControlArgs,
 }
 
+/// Arguments of `suggest-rules`.
+#[derive(Debug, Args)]
+pub struct SuggestRulesArgs {
+    /// The proxy, by id, alias or name.
+    pub proxy: String,
+    /// Made of requests that started at or after this instant (RFC 3339), or so long ago.
+    #[arg(long, default_value = "7d")]
+    pub from: String,
+    /// That started before this instant, or so long ago.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Rules in force, and the proxy's default_rule_effect: deny; without it they are in shadow
+    /// mode, recorded and denying nothing.
+    #[arg(long)]
+    pub enforce: bool,
+    /// How to show them: JSON is the file for `changes`, and for `explain --change`.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {

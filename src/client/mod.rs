@@ -14,6 +14,7 @@ pub mod problem;
 pub mod records;
 pub mod recover;
 pub mod regions;
+pub mod suggest_rules;
 pub mod tail;
 pub mod telemetry;
 pub mod test;

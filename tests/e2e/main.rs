@@ -53,6 +53,7 @@ mod start;
 mod store_loss;
 mod store_refused;
 mod stored;
+mod suggested_rules;
 mod tls;
 mod tokens;
 mod unauthorized;

@@ -42,6 +42,7 @@ pub mod rules;
 pub mod schemas;
 pub mod secret;
 pub mod shape;
+pub mod suggested_rules;
 pub mod targets;
 pub mod telemetry;
 pub mod tokens;
@@ -65,6 +66,7 @@ pub fn routes() -> Vec<Route> {
         proxies::routes(),
         proxy_test::routes(),
         rules::routes(),
+        suggested_rules::routes(),
         filters::routes(),
         meters::routes(),
         raise::routes(),

@@ -131,6 +131,11 @@ impl RecordCursor {
         }
     }
 
+    /// When the request at this place began, in microseconds since the Unix epoch.
+    pub fn started_at_us(&self) -> i64 {
+        self.started_at_us
+    }
+
     /// Its instant in microseconds, and the request.
     pub(super) fn place(&self) -> (i64, RequestId) {
         (self.started_at_us, self.request_id)
