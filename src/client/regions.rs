@@ -7,6 +7,7 @@ use super::Api;
 use super::inviting::{self, InviteArgs, JoinedArgs, WithdrawArgs};
 use super::joining::{self, JoinArgs};
 use super::problem::Problem;
+use super::records::shown;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
@@ -220,10 +221,48 @@ fn promoted(found: &Value) -> Vec<String> {
 fn revoked(found: &Value) -> Vec<String> {
     let text = |key: &str| found[key].as_str().unwrap_or_default();
     let (credential, region) = (text("credential"), text("region"));
-    vec![format!(
+    let mut lines = vec![format!(
         "{credential} of {} is revoked in region {region}; set a new secret at home",
         name(found)
-    )]
+    )];
+    lines.extend(used(found));
+    lines
+}
+
+/// How a credential was used in the region; nothing where its control plane is of a release that
+/// does not tell.
+fn used(found: &Value) -> Vec<String> {
+    if let Some(why) = found["use_unknown"].as_str() {
+        return vec![format!("how it was used is not known: {}", shown(why))];
+    }
+    let Some(count) = found["used_24h"].as_u64() else {
+        return Vec::new();
+    };
+    let last = match found["last_used_at"].as_str() {
+        Some(at) => format!("last used {}", shown(at)),
+        None => "no use of it is recorded here".to_owned(),
+    };
+    let least = match found["use_complete"].as_bool() {
+        Some(false) => "at least ",
+        _ => "",
+    };
+    let mut lines = vec![format!(
+        "{last}; {least}{count} requests in the last 24 hours"
+    )];
+    let sources = list(found, "sources");
+    let sources: Vec<String> = sources
+        .iter()
+        .filter_map(Value::as_str)
+        .map(shown)
+        .collect();
+    if !sources.is_empty() {
+        let more = match found["sources_cut"].as_bool() {
+            Some(true) => " and more",
+            _ => "",
+        };
+        lines.push(format!("from {}{more}", sources.join(", ")));
+    }
+    lines
 }
 
 fn withdrawn(found: &Value) -> Vec<String> {
@@ -325,6 +364,33 @@ mod tests {
         let expected = "not connected, 3 versions behind, current 1.2 s ago, \
                         1 organisations diverged, home: refused";
         assert!(shown.ends_with(expected), "{shown}");
+    }
+
+    #[test]
+    fn how_a_revoked_credential_was_used_is_told() {
+        let found = json!({
+            "credential": "crd_1", "slug": "acme", "region": "eu",
+            "last_used_at": "2026-11-25T10:00:00Z", "used_24h": 7,
+            "sources": ["192.0.2.1", "192.0.2.2"], "sources_cut": true, "use_complete": false,
+            "use_unknown": null,
+        });
+        let expected = [
+            "crd_1 of acme is revoked in region eu; set a new secret at home",
+            "last used 2026-11-25T10:00:00Z; at least 7 requests in the last 24 hours",
+            "from 192.0.2.1, 192.0.2.2 and more",
+        ];
+        assert_eq!(revoked(&found), expected);
+        let unknown = json!({"used_24h": null, "use_unknown": "the store is away"});
+        assert_eq!(
+            used(&unknown),
+            ["how it was used is not known: the store is away"]
+        );
+        let never = json!({"used_24h": 0, "last_used_at": null, "sources": []});
+        assert_eq!(
+            used(&never),
+            ["no use of it is recorded here; 0 requests in the last 24 hours"]
+        );
+        assert!(used(&json!({})).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Records in ClickHouse: of a cluster, and of one process.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_status};
 use crate::harness::clickhouse::{ClickHouse, PASSWORD, USER};
@@ -53,6 +53,7 @@ fn records_of_a_cluster_outlive_everything_and_come_once() {
     let node = cluster.node("gw-1", "gw-1");
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
+    let other = control.proxy(&upstream.url());
     wait_status(&node, &proxy, "GET", 200);
     let mut made = ids(&proxy, &node, 10);
     wait_for("ten records", || {
@@ -67,6 +68,15 @@ fn records_of_a_cluster_outlive_everything_and_come_once() {
     clickhouse.kill();
     made.extend(ids(&proxy, &node, 20));
     assert_eq!(listed(&control), None, "503");
+    // A key is revoked without it; how the key was used is not known then.
+    let wanted = json!({"credential": other.proxy_credential});
+    let path = "/api/v1/revocations";
+    let revoked = control.control_call("POST", path, Some(&control.token), Some(&wanted));
+    assert_eq!(revoked.status(), 200, "{}", revoked.text());
+    let revoked = revoked.json();
+    assert!(revoked["use_unknown"].is_string(), "{revoked}");
+    assert_eq!(revoked["used_24h"], Value::Null, "{revoked}");
+    wait_status(&node, &other, "GET", 401);
     // A control plane starts without it.
     let inside = control.kill();
     let control = Gateway::inside(inside, &start);

@@ -69,6 +69,10 @@ fn what_a_region_revokes_while_home_is_away_is_over_everywhere_and_stays_so() {
     });
 
     let credential = &proxy.proxy_credential;
+    wait_for("the records of eu", || {
+        let found = eu.get(&format!("/credentials/{credential}/use"));
+        (found["used_24h"].as_u64() >= Some(1)).then_some(())
+    });
     let unknown = revoke(&eu, LOCAL, "crd_00000000000000000000000000");
     assert!(unknown.is_err(), "{unknown:?}");
     let foreign = revoke(&us, LOCAL, credential);
@@ -81,6 +85,11 @@ fn what_a_region_revokes_while_home_is_away_is_over_everywhere_and_stays_so() {
         (&revoked["region"], &revoked["slug"]),
         (&json!("eu"), &json!("default"))
     );
+    // How it was used in this region is in the answer: by whoever waited for status 200 above.
+    assert_eq!(revoked["use_unknown"], Value::Null, "{revoked}");
+    assert_eq!(revoked["sources"], json!(["127.0.0.1"]), "{revoked}");
+    assert!(revoked["used_24h"].as_u64() >= Some(1), "{revoked}");
+    assert!(revoked["last_used_at"].is_string(), "{revoked}");
     wait_status(&nodes[1], &proxy, "GET", 401);
     assert_eq!(status(1, &other), 200, "another key");
     assert_eq!(status(0, &proxy), 200, "home cannot know it yet");

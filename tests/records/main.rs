@@ -67,6 +67,10 @@ const SUITE: &[(&str, Case)] = &[
         "spans_of_time_sum_to_the_whole",
         together::spans_of_time_sum_to_the_whole,
     ),
+    (
+        "the_use_of_a_credential_is_told",
+        together::the_use_of_a_credential_is_told,
+    ),
 ];
 
 /// The runtime behind the store, as a control plane has it.

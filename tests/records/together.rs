@@ -1,5 +1,6 @@
 //! What every records store answers about many records.
 
+use control::records::credential_use::{CredentialUse, SOURCES_MAX};
 use proto::record::MeterSpend;
 
 use super::*;
@@ -109,6 +110,68 @@ pub fn spans_of_time_sum_to_the_whole(records: &Records) {
         assert_eq!(buckets, expected, "{bucket_s}");
         assert_eq!(group.total.count, 4);
     }
+}
+
+pub fn the_use_of_a_credential_is_told(records: &Records) {
+    const NOW_US: i64 = 1_795_000_000_000_000;
+    let used = |n: u128, ago_s: i64, source: Option<&str>| {
+        let mut record = record(n, 1);
+        record.started_at_us = NOW_US - ago_s * 1_000_000;
+        record.proxy_credential_id = Some(CredentialId::from_bits(70));
+        record.target_credential_id = Some(CredentialId::from_bits(71));
+        record.source_address = source.map(str::to_owned);
+        record
+    };
+    let mut foreign = used(1, 5, Some("192.0.2.66"));
+    foreign.proxy_credential_id = Some(CredentialId::from_bits(69));
+    foreign.target_credential_id = None;
+    records
+        .insert(&[
+            foreign,
+            used(2, 10, Some("192.0.2.1")),
+            used(3, 20, Some("192.0.2.2")),
+            used(4, 30, Some("192.0.2.2")),
+            used(5, 40, None),
+            used(6, 86_300, Some("192.0.2.0/24")),
+            used(7, 86_500, Some("192.0.2.9")),
+        ])
+        .unwrap();
+    let of = |credential: u128, now_us: i64| {
+        let credential = CredentialId::from_bits(credential);
+        records.credential_use(ORG, credential, now_us).unwrap()
+    };
+    let expected = CredentialUse {
+        last_used_us: Some(NOW_US - 10_000_000),
+        used_24h: 5,
+        sources: ["192.0.2.2", "192.0.2.0/24", "192.0.2.1"]
+            .map(str::to_owned)
+            .to_vec(),
+        sources_cut: false,
+        complete: true,
+    };
+    assert_eq!(of(70, NOW_US), expected);
+    assert_eq!(of(71, NOW_US), expected, "on either side");
+    let late = of(70, NOW_US + 2 * 86_400_000_000);
+    assert_eq!(late.last_used_us, expected.last_used_us);
+    assert_eq!((late.used_24h, late.sources.len()), (0, 0));
+    let never = of(72, NOW_US);
+    let complete = CredentialUse {
+        complete: true,
+        ..CredentialUse::default()
+    };
+    assert_eq!(never, complete);
+    // Addresses are bounded, requests are counted whole.
+    let many: Vec<_> = (0..SOURCES_MAX as u128 + 20)
+        .map(|n| used(100 + n, 50, Some(&format!("198.51.100.{n}"))))
+        .collect();
+    records.insert(&many).unwrap();
+    let found = of(70, NOW_US);
+    assert_eq!(found.used_24h, 5 + many.len() as u64);
+    assert!(
+        found.sources_cut && found.sources.len() == SOURCES_MAX - 1,
+        "{found:?}"
+    );
+    assert_eq!(found.sources[0], "192.0.2.2");
 }
 
 /// A record of the comparison: values, times and durations in no common order.

@@ -10,6 +10,7 @@ pub mod body;
 pub mod call;
 pub mod changes;
 pub mod config;
+pub mod credential_use;
 pub mod credentials;
 pub mod error;
 pub mod explain;
@@ -63,6 +64,7 @@ pub fn routes() -> Vec<Route> {
         tokens::routes(),
         targets::routes(),
         credentials::routes(),
+        credential_use::routes(),
         proxies::routes(),
         proxy_test::routes(),
         rules::routes(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::call::Call;
+use super::credential_use;
 use super::error::{Code, Refusal};
 use super::write;
 use crate::publish::RevokeError;
@@ -52,10 +53,13 @@ async fn revoke(call: Call) -> Result<Answer, Refusal> {
         %org, %credential, by,
         "every secret of {credential} before {lowest} was revoked in region {region} by {by}"
     );
-    Ok(Answer::json(json!({
+    let mut shown = json!({
         "org": org, "slug": control.slug_of(org), "credential": credential,
         "region": region, "lowest_generation": lowest,
-    })))
+    });
+    // It is over by now; only the answer waits, and not for long.
+    credential_use::tell(&mut shown, &control.records, (org, credential)).await;
+    Ok(Answer::json(shown))
 }
 
 /// The organisation whose credential it is.
@@ -110,7 +114,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
             "org": text("Its organisation, by id or slug; needed where several have such an id"),
         }
     });
-    let revoked = json!({
+    let mut revoked = json!({
         "type": "object",
         "description": "What was revoked in this region; home takes it over, and every region from \
                         there",
@@ -122,5 +126,12 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
             "lowest_generation": text("Secrets of lower generations are over"),
         }
     });
+    for (name, property) in credential_use::properties()
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        revoked["properties"][name] = property.clone();
+    }
     vec![("Revocation", revocation), ("Revoked", revoked)]
 }

@@ -158,6 +158,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Rotation", rotation()),
         ("RecordTrace", super::records::trace::schema()),
         ("Telemetry", super::telemetry::schema()),
+        ("CredentialUse", super::credential_use::schema()),
         ("SuggestedRules", super::suggested_rules::schema()),
         ("Me", me()),
         ("Node", super::node_schemas::node()),

@@ -11,6 +11,7 @@ pub mod carried;
 pub mod clickhouse;
 pub mod condition;
 mod counted;
+pub mod credential_use;
 mod follow;
 mod pending;
 pub mod places;
