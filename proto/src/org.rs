@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::checks;
 use crate::problem::Problem;
+use crate::proxy::ProxyLimits;
 
 /// The slug of the organisation that holds organisations and operators.
 pub const SYSTEM: &str = "system";
@@ -21,6 +22,10 @@ pub struct Org {
     /// Display name; the slug when not given.
     #[serde(default)]
     pub name: String,
+    /// The `limits` of a proxy that is created without any. They are copied then: a later change
+    /// is for later proxies, and a proxy's own may be changed like any others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_limits: Option<ProxyLimits>,
 }
 
 impl Org {
@@ -36,6 +41,8 @@ impl Org {
         let mut problems = Vec::new();
         checks::slug(&self.slug, "/slug", &mut problems);
         checks::name(&self.name, "/name", &mut problems);
+        let limits = self.default_limits.iter().flat_map(ProxyLimits::validate);
+        problems.extend(limits.map(|problem| problem.below("/default_limits")));
         problems
     }
 }

@@ -170,18 +170,22 @@ impl ProxyLimits {
             .collect()
     }
 
-    fn check_shares(&self) -> Vec<Problem> {
+    /// Every problem of the limits themselves.
+    pub fn validate(&self) -> Vec<Problem> {
         let limits = [("/per_minute", self.per_minute), ("/per_day", self.per_day)];
+        let mut problems = Vec::new();
+        for (pointer, value) in limits {
+            checks::range(value, 1..=1 << 40, pointer, &mut problems);
+        }
         let limits = limits
             .into_iter()
             .filter_map(|(pointer, limit)| Some((pointer.to_owned(), limit?)));
-        let mut problems = share::check(&self.shared_by, limits);
+        problems.extend(share::check(&self.shared_by, limits));
         if !self.shared_by.is_empty() && self.per_minute.is_none() && self.per_day.is_none() {
             let detail = "says nothing without a limit; add one or remove this";
             problems.push(Problem::new("/shared_by", "not-applicable", detail));
         }
-        let below = |problem: Problem| problem.below("/limits");
-        problems.into_iter().map(below).collect()
+        problems
     }
 }
 
@@ -328,18 +332,8 @@ impl Proxy {
                 ));
             }
         }
-        for (field, value) in [
-            ("per_minute", self.limits.per_minute),
-            ("per_day", self.limits.per_day),
-        ] {
-            checks::range(
-                value,
-                1..=1 << 40,
-                &format!("/limits/{field}"),
-                &mut problems,
-            );
-        }
-        problems.extend(self.limits.check_shares());
+        let of_limits = self.limits.validate().into_iter();
+        problems.extend(of_limits.map(|problem| problem.below("/limits")));
         self.timeouts.check("/timeouts", &mut problems);
         checks::range(
             Some(self.body_buffer_bytes),

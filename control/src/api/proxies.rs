@@ -11,6 +11,7 @@ use proto::object::{Body, Object, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
 use proto::proxy::Proxy;
+use proto::tree::SYSTEM_ORG;
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -152,12 +153,30 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
     objects::get::<Proxies>(&call)
 }
 
-async fn create(call: OrgCall) -> Result<Answer, Refusal> {
+async fn create(mut call: OrgCall) -> Result<Answer, Refusal> {
+    with_default_limits(&mut call);
     if inline::has_inline(&call.request.body) {
         return inline::create(&call).await;
     }
     let model = objects::parse::<Proxies>(call.request.body.clone()).map_err(Refusal::invalid)?;
     write::create::<Proxies>(&call, Body::Proxy(model)).await
+}
+
+/// A proxy that says nothing of limits gets those that the operator gave its organisation for this.
+fn with_default_limits(call: &mut OrgCall) {
+    let system = call.control.config(SYSTEM_ORG);
+    let object = system
+        .as_ref()
+        .and_then(|config| config.object(ObjectId::Org(call.org.id)));
+    let Some(Body::Org(org)) = object.map(|object| &object.body) else {
+        return;
+    };
+    let Some(fields) = call.request.body.as_object_mut() else {
+        return;
+    };
+    if let Some(limits) = &org.default_limits {
+        fields.entry("limits").or_insert_with(|| json!(limits));
+    }
 }
 
 async fn update(call: OrgCall) -> Result<Answer, Refusal> {

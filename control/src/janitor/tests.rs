@@ -726,6 +726,7 @@ async fn what_a_deleted_organisation_leaves_goes_and_what_is_named_stays() {
         body: Body::Org(Org {
             slug: "gone".into(),
             name: String::new(),
+            default_limits: None,
         }),
         secret: None,
     };

@@ -28,6 +28,7 @@ impl Publisher {
             body: Body::Org(Org {
                 slug: slug.to_owned(),
                 name: String::new(),
+                default_limits: None,
             }),
             secret: None,
         };

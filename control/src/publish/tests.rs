@@ -938,6 +938,7 @@ async fn a_publisher_paused_across_a_seal_cannot_commit() {
         body: Body::Org(proto::org::Org {
             slug: "other".into(),
             name: String::new(),
+            default_limits: None,
         }),
         secret: None,
     };

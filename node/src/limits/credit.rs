@@ -21,10 +21,15 @@ pub const CREDITS_MAX: usize = 4;
 pub struct Loss {
     dry_since_ns: Option<u64>,
     lost: bool,
+    /// Until when the time without the store was counted.
+    counted_ns: u64,
     /// Oldest first. A store that goes again before it told whether a credit was entered leaves
     /// that one as it is, and another begins; only the last one may still be added to.
     credits: Vec<Credit>,
 }
+
+/// Most of the time between two looks that counts as one without the store.
+const COUNTED_NS_MAX: u64 = 1_000_000_000;
 
 /// Tokens given without the store.
 #[derive(Debug)]
@@ -40,14 +45,24 @@ struct Credit {
 }
 
 impl Loss {
-    /// Notes whether tokens are missed: `hungry` when somebody asks and none is at hand.
-    pub fn note(&mut self, now_ns: u64, hungry: bool, in_hand: u64, grace_ns: u64) {
+    /// Notes whether tokens are missed: `hungry` when somebody asks and none is at hand. Gives the
+    /// time for which the store was silent since the last look, in nanoseconds.
+    pub fn note(&mut self, now_ns: u64, hungry: bool, in_hand: u64, grace_ns: u64) -> u64 {
+        let since_ns = now_ns.saturating_sub(self.counted_ns);
+        self.counted_ns = now_ns;
+        // Nobody looks at a key for long that nobody asks for.
+        let lost_ns = if self.lost {
+            since_ns.min(COUNTED_NS_MAX)
+        } else {
+            0
+        };
         if hungry {
             let since_ns = *self.dry_since_ns.get_or_insert(now_ns);
             self.lost |= now_ns.saturating_sub(since_ns) >= grace_ns;
         } else if in_hand > 0 {
             self.dry_since_ns = None;
         }
+        lost_ns
     }
 
     /// Since when tokens are missed.

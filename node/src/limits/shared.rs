@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use proto::meter::StoreLoss;
 use tokio::sync::Notify;
 
 use super::clock::{Clock, Moment};
@@ -98,6 +99,36 @@ pub struct Stats {
     pub store_returns: AtomicU64,
     /// Times that a new key was put on the shared overflow key.
     pub overflowed: AtomicU64,
+    /// Time in nanoseconds, over all keys, in which neither owner nor store gave tokens that were
+    /// asked for; by what the meter does then, in the order of [`DEGRADED`].
+    degraded_ns: [AtomicU64; DEGRADED.len()],
+}
+
+/// What meters do without owner and store, as in `on_store_loss`.
+pub const DEGRADED: [(StoreLoss, &str); 3] = [
+    (StoreLoss::LocalShare, "local_share"),
+    (StoreLoss::FailClosed, "fail_closed"),
+    (StoreLoss::FailOpen, "fail_open"),
+];
+
+impl Stats {
+    /// The time of meters that do this without owner and store.
+    pub(super) fn degraded_ns(&self, loss: StoreLoss) -> &AtomicU64 {
+        let [local, closed, open] = &self.degraded_ns;
+        match loss {
+            StoreLoss::LocalShare => local,
+            StoreLoss::FailClosed => closed,
+            StoreLoss::FailOpen => open,
+        }
+    }
+
+    /// The same of all, in seconds, by name.
+    pub fn degraded_s(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let seconds = |loss| self.degraded_ns(loss).load(Ordering::Relaxed) as f64 / 1e9;
+        DEGRADED
+            .into_iter()
+            .map(move |(loss, name)| (name, seconds(loss)))
+    }
 }
 
 impl Shared {

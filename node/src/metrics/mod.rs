@@ -339,6 +339,7 @@ impl Metrics {
         let help = "How far the wall clock is ahead of that of this node and its peers together.";
         let family = out.gauge("requestrocket_limit_clock_ahead_seconds", help);
         family.is(limits.clock_ahead_ns.load(Relaxed) as f64 / 1e9);
+        reasons::degraded(limits, &mut out);
         let help = "Nodes that this one is linked with.";
         let family = out.gauge("requestrocket_peers_linked", help);
         family.is(shared.peers.linked.load(Relaxed));

@@ -6,6 +6,7 @@ use proto::exposition::Families;
 use proto::record::{AttemptFailure, AuthFailure};
 
 use super::Shared;
+use crate::limits::Stats;
 
 /// Why callers were refused and why targets did not answer.
 pub(super) fn collect(shared: &Shared, out: &mut Families) {
@@ -26,5 +27,16 @@ pub(super) fn collect(shared: &Shared, out: &mut Families) {
     let family = out.counter(name, help);
     for (connection, count) in ["new", "kept"].into_iter().zip(&shared.upstream_answers) {
         family.with([("connection", connection.into())], count.load(Relaxed));
+    }
+}
+
+/// For how long limits went by what they do without owner and store.
+pub(super) fn degraded(limits: &Stats, out: &mut Families) {
+    let name = "requestrocket_limit_degraded_seconds_total";
+    let help = "Seconds, summed over the keys of limits, in which callers asked for tokens and \
+                neither the owner nor etcd gave any, by what the limit does then.";
+    let family = out.counter(name, help);
+    for (does, seconds) in limits.degraded_s() {
+        family.with([("on_store_loss", does.into())], seconds);
     }
 }

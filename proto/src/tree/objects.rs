@@ -392,6 +392,7 @@ mod tests {
             body: Body::Org(Org {
                 slug: "acme".into(),
                 name: String::new(),
+                default_limits: None,
             }),
         })
     }

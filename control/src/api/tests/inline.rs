@@ -1,6 +1,7 @@
 //! A proxy made together with its target and credentials.
 
 use actix_web::http::Method;
+use proto::tree::SYSTEM_ORG;
 use serde_json::{Value, json};
 
 use super::{Who, api};
@@ -190,4 +191,55 @@ async fn an_idempotency_key_makes_it_once() {
     let version = api.acme_version();
     let again = call().await.is(201);
     assert_eq!((again.id(), api.acme_version()), (first.id(), version));
+}
+
+#[actix_web::test]
+async fn a_proxy_without_limits_gets_those_of_its_organisation_once() {
+    let api = api().await;
+    let set = |limits: Value| json!({"default_limits": limits});
+    // They are the operator's to give.
+    let patch = set(json!({"per_minute": 60}));
+    api.patch(Who::Owner, "/orgs/acme", patch.clone())
+        .await
+        .is(403);
+    let wrong = api.patch(Who::Operator, "/orgs/acme", set(json!({"per_minute": 0})));
+    let wrong = wrong.await.is(422);
+    assert_eq!(wrong.faults()[0].0, "/default_limits/per_minute");
+    let set_to = api.patch(Who::Operator, "/orgs/acme", patch).await.is(200);
+    assert_eq!(set_to.body["default_limits"], json!({"per_minute": 60}));
+    assert!(api.control.see_version(SYSTEM_ORG, seen(&set_to)).await);
+
+    let mut without = whole();
+    without.as_object_mut().unwrap().shift_remove("limits");
+    let made = api.post(Who::Admin, PROXIES, without.clone()).await.is(201);
+    assert_eq!(made.body["limits"], json!({"per_minute": 60}));
+    // As a document of its own too, and not where something is said.
+    let own = json!({"target_id": made.body["target_id"], "limits": {},
+                     "proxy_credential_ids": made.body["proxy_credential_ids"]});
+    let unlimited = api.post(Who::Admin, PROXIES, own.clone()).await.is(201);
+    assert_eq!(unlimited.body["limits"], json!({}));
+    let mut own = own;
+    own.as_object_mut().unwrap().shift_remove("limits");
+    let limited = api.post(Who::Admin, PROXIES, own).await.is(201);
+    assert_eq!(limited.body["limits"], json!({"per_minute": 60}));
+
+    // Copied: a later change is for later ones.
+    let none = api
+        .patch(Who::Operator, "/orgs/acme", set(Value::Null))
+        .await
+        .is(200);
+    assert!(api.control.see_version(SYSTEM_ORG, seen(&none)).await);
+    let path = format!("{PROXIES}/{}", made.id());
+    let kept = api.get(Who::Viewer, &path).await.is(200);
+    assert_eq!(kept.body["limits"], json!({"per_minute": 60}));
+    without["alias"] = json!("stripe-2");
+    let later = api.post(Who::Admin, PROXIES, without).await.is(201);
+    assert_eq!(later.body["limits"], json!({}));
+}
+
+/// The version of `system` that an answer names.
+fn seen(reply: &super::Reply) -> u64 {
+    let version = reply.header("requestrocket-version").unwrap();
+    let (_, number) = version.split_once('=').unwrap();
+    number.parse().unwrap()
 }

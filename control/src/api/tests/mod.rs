@@ -132,6 +132,7 @@ async fn org(publisher: &Publisher, slug: &str) -> OrgId {
     let body = Body::Org(Org {
         slug: slug.into(),
         name: String::new(),
+        default_limits: None,
     });
     let create = Operation::Create {
         id: ObjectId::Org(id),

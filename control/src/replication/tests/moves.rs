@@ -369,6 +369,7 @@ async fn an_organisation_that_was_created_on_a_branch_is_set_aside_whole() {
         body: Body::Org(proto::org::Org {
             slug: "acme".into(),
             name: String::new(),
+            default_limits: None,
         }),
         secret: None,
     };

@@ -13,6 +13,16 @@ const FRESH_NS: u64 = 1_000_000_000;
 const SAID_LOST_NS: u64 = 100_000_000;
 
 impl Owner {
+    /// Notes whether tokens are missed, and counts the time without anybody who gives any.
+    pub(super) fn note_missed(&mut self, now_ns: u64, missed: bool, in_hand: u64) {
+        let grace_ns = self.place.grace_ns;
+        let lost_ns = self.loss.note(now_ns, missed, in_hand, grace_ns);
+        if lost_ns > 0 {
+            let degraded = self.meter.shared.stats.degraded_ns(self.spec.store_loss());
+            degraded.fetch_add(lost_ns, Ordering::Relaxed);
+        }
+    }
+
     /// A look while a write is on its way, or while the store does not answer.
     pub(super) fn without_answer(&mut self, around: &mut Around<'_>, hungry: bool) {
         let now_ns = around.now.boot_ns;

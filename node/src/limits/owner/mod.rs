@@ -273,7 +273,7 @@ impl Owner {
         self.note_demand(now_ns, asked);
         // Who was refused waits for the limit, not for an answer.
         let missed = hungry && now_ns >= self.borrowing.refused_until_ns;
-        self.loss.note(now_ns, missed, in_hand, self.place.grace_ns);
+        self.note_missed(now_ns, missed, in_hand);
         self.take_relayed(around);
         if around.leaving {
             around.supplier = None;

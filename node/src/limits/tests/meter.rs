@@ -183,6 +183,10 @@ fn a_limit_that_fails_open_lets_all_pass_while_the_store_is_gone() {
     }
     assert_eq!(passed, 400);
     assert_eq!(node.meter.status(node.now_ns).mode, Mode::Open);
+    let degraded_s = || -> Vec<(&str, f64)> { node.meter.shared.stats.degraded_s().collect() };
+    let seconds: Vec<f64> = degraded_s().iter().map(|(_, seconds)| *seconds).collect();
+    assert_eq!((seconds[0], seconds[1]), (0.0, 0.0));
+    assert!((0.3..=0.6).contains(&seconds[2]), "{seconds:?}");
     // It is back: what is sent is spent again, and the limit holds.
     for _ in 0..3_000 {
         node.now_ns += MS;

@@ -130,6 +130,7 @@ async fn found(scene: &Scene) {
         body: Body::Org(Org {
             slug: slug.into(),
             name: String::new(),
+            default_limits: None,
         }),
         secret: None,
     };
