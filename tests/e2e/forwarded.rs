@@ -347,6 +347,11 @@ fn a_sealed_secret_is_the_same_request_again_and_nobody_elses_to_send() {
         ("POST", "/changes", proxy_patch),
         (
             "POST",
+            "/changes",
+            json!({"operations": [{"update": id, "patch": {"token": lost}}]}),
+        ),
+        (
+            "POST",
             "/credentials",
             json!({"kind": "target", "auth_type": "bearer", "hosts": [HOST],
                                         "secret": lost}),

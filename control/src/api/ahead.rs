@@ -27,6 +27,9 @@ use crate::route::{Access, GivenSecrets, Route, Takes};
 use crate::router;
 use crate::state::Control;
 
+/// The schema of a list of changes.
+const CHANGES: &str = "Changes";
+
 /// A credential for which a body gives a secret.
 pub struct Given {
     /// Where the object with the secret stands in the body.
@@ -69,13 +72,22 @@ pub async fn sealed(
     refuse_unknown(route.takes, &document)?;
     // As it was read: of a field that is there twice the first is gone.
     let text = |document: &Value| document.to_string().into_bytes();
-    if !mentions_secret(&document) {
+    let mentions = mentions_secret(&document);
+    // What objects in a list may have hangs on what they are, and so on the configuration.
+    if !mentions && route.takes != Takes::Large(CHANGES) {
         return Ok((text(&document), None));
     }
     control.wait_for_version(request.headers()).await?;
     let parts = router::read_request(route, request, &control.settings.proxies)?;
     let mut call = router::org_call(control.clone(), route, *need, (caller, parts))?;
     call.request.body = document;
+    if !mentions {
+        let judged = call.config().and_then(|config| given(&call, &config));
+        return match judged {
+            Err(refusal) if names_unknown(&refusal.errors) => Err(refusal),
+            _ => Ok((text(&call.request.body), None)),
+        };
+    }
     match seal(&call, given) {
         Ok(sealed) => body::fits(text(&sealed), route.takes).map(|sealed| (sealed, None)),
         Err(refusal) => match idempotency::key(request, &call.caller)? {
@@ -175,11 +187,14 @@ pub fn refuse_unknown(takes: Takes, document: &Value) -> Result<(), Refusal> {
         Takes::MergePatch(name) => (name, Document::MergePatch),
     };
     let faults = shape::faults(schemas(), name, document, kind);
-    let unknown = faults.iter().any(|fault| fault.code == "unknown-field");
-    match unknown || !document.is_object() {
+    match names_unknown(&faults) || !document.is_object() {
         true => Err(Refusal::invalid(faults)),
         false => Ok(()),
     }
+}
+
+fn names_unknown(faults: &[Problem]) -> bool {
+    faults.iter().any(|fault| fault.code == "unknown-field")
 }
 
 /// The body with what only identifies them in the place of secrets: home answers it as it answered
@@ -360,7 +375,7 @@ mod tests {
             | Takes::Optional(name)
             | Takes::MergePatch(name) => {
                 // Whole objects of any kind stand in a list of changes.
-                name == "Changes" || schemas().get(name).is_some_and(holds_secret)
+                name == CHANGES || schemas().get(name).is_some_and(holds_secret)
             }
         };
         let mut count = 0;

@@ -194,7 +194,14 @@ impl Work<'_> {
         self.substitute(&pointer, &mut document);
         let given = plan::taken_secret(id, &mut document);
         let change = plan::change(id, document, manner);
-        let secret = match self.config.object(id).map(|object| &object.body) {
+        let before = self.config.object(id).map(|object| &object.body);
+        // Whatever the object is by then: a secret may stand in a field by mistake.
+        if let Some(Err(problems)) = before.map(&*change)
+            && problems.iter().any(|fault| fault.code == "unknown-field")
+        {
+            return self.plan.faults(&pointer, problems);
+        }
+        let secret = match before {
             Some(body @ Body::Credential(stored)) => {
                 match given.is_some().then(|| change(body)).transpose() {
                     Ok(after) => self.plan.gives(&pointer, id, after.as_ref()),
