@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => on_system(client::trace::draw(&args)),
         Command::Top(args) => on_system(client::telemetry::top(&args)),
         Command::Telemetry(args) => on_system(client::telemetry::by_time(&args)),
-        Command::Audit(args) => on_system(client::audit::list(&args)),
+        Command::Audit(args) => on_system(client::audit::run(&args)),
         Command::Recover(args) => on_system(client::recover::recover(&args)),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),

@@ -6,12 +6,14 @@
 
 pub mod api;
 pub mod archive;
+pub mod audit;
 pub mod beat;
 pub mod config;
 mod connections;
 pub mod janitor;
 pub mod link;
 pub mod linked;
+mod login;
 pub mod metrics;
 pub mod openapi;
 pub mod operator;

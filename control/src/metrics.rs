@@ -21,6 +21,7 @@ pub struct Counters {
     refused: AtomicU64,
     nodes: AtomicU64,
     followers: AtomicU64,
+    audit_dropped: AtomicU64,
 }
 
 impl Metrics {
@@ -41,6 +42,11 @@ impl Metrics {
     /// The store did not take records of a node, which sends them again.
     pub fn refused(&self, records: u64) {
         self.0.refused.fetch_add(records, Relaxed);
+    }
+
+    /// Failed logins are in no audit entry: there was no room for them.
+    pub fn audit_dropped(&self, times: u64) {
+        self.0.audit_dropped.fetch_add(times, Relaxed);
     }
 
     /// A node's connection is up until what is returned is dropped.
@@ -79,6 +85,11 @@ impl Metrics {
                 "Records of nodes that the store did not take; they come again.",
                 &self.0.refused,
             ),
+            (
+                "requestrocket_control_audit_dropped_total",
+                "Failed logins that no audit entry counts: there was no room for them.",
+                &self.0.audit_dropped,
+            ),
         ];
         for (name, help, count) in counters {
             out.counter(name, help).is(count.load(Relaxed));
@@ -116,6 +127,7 @@ mod tests {
         }
         metrics.stored(5, 2);
         metrics.refused(3);
+        metrics.audit_dropped(4);
         let connected = metrics.node();
         let text = metrics.families().text(Form::Prometheus);
         for line in [
@@ -124,6 +136,7 @@ mod tests {
             "requestrocket_control_records_total 5",
             "requestrocket_control_records_lost_total 2",
             "requestrocket_control_records_refused_total 3",
+            "requestrocket_control_audit_dropped_total 4",
             "requestrocket_control_nodes_connected 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -5,14 +5,11 @@
 //! every role.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use jiff::Timestamp;
 use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
 use serde_json::Value;
@@ -23,12 +20,12 @@ use crate::api::call::{self, Call, OrgCall, Presented, Query, Request};
 use crate::api::error::{Code, Refusal};
 pub use crate::api::routes;
 use crate::api::{self, body, idempotency};
-use crate::operator::{Caller, bearer};
+use crate::login::{authenticate, token};
+use crate::operator::Caller;
 use crate::publish::Idempotency;
 use crate::regions;
 use crate::route::{Access, Answering, Gives, Need, Route, Served, Verb};
 use crate::state::Control;
-use crate::throttle::Verdict;
 
 /// Where the API begins.
 pub const BASE: &str = "/api/v1";
@@ -205,16 +202,6 @@ pub(crate) fn check_host(control: &Control, request: &HttpRequest) -> Result<(),
     ))
 }
 
-/// The token that a request presents.
-fn token<'r>(request: &'r HttpRequest, form: &str) -> Result<&'r str, Refusal> {
-    let missing = || {
-        let detail = format!("send `Authorization: Bearer {form}`");
-        Refusal::new(Code::Unauthenticated, detail)
-    };
-    let value = call::single(request.headers(), &header::AUTHORIZATION, "Authorization")?;
-    value.and_then(bearer).ok_or_else(missing)
-}
-
 async fn presented(
     control: &Arc<Control>,
     route: &Route,
@@ -228,34 +215,6 @@ async fn presented(
         source: call::source(request, &control.settings.proxies),
         body: body::read(request.headers(), payload, route.takes).await?,
     })
-}
-
-pub(crate) fn authenticate(control: &Control, request: &HttpRequest) -> Result<Caller, Refusal> {
-    let token = token(request, "rr_api_…")?;
-    if let Some(caller) = control.caller(token, Timestamp::now()) {
-        return Ok(caller);
-    }
-    let source = call::source(request, &control.settings.proxies);
-    Err(wrong_token(control, source))
-}
-
-/// What a token that is not in force is answered with, by how many came from its address.
-pub(crate) fn wrong_token(control: &Control, source: Option<IpAddr>) -> Refusal {
-    let verdict = match source {
-        Some(source) => control.wrong_token(source, Instant::now()),
-        None => Verdict::Refuse,
-    };
-    match verdict {
-        Verdict::Refuse => Refusal::new(
-            Code::Unauthenticated,
-            "this token is unknown, expired or revoked",
-        ),
-        Verdict::TooMany(wait) => {
-            let detail = "too many wrong tokens came from this address; wait and mend the client";
-            let seconds = wait.as_secs().saturating_add(1);
-            Refusal::new(Code::TooManyAttempts, detail).retry_after_s(seconds)
-        }
-    }
 }
 
 /// Who calls, if a token of that kind may call this at all.

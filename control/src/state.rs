@@ -22,6 +22,7 @@ use crate::api::answer::VERSION_HEADER;
 use crate::api::call::single;
 use crate::api::error::{Code, Refusal};
 use crate::api::idempotency::Memory;
+use crate::audit::logins::Logins;
 use crate::config::ApiSettings;
 use crate::linked::Linked;
 use crate::metrics::Metrics;
@@ -87,6 +88,8 @@ pub struct Control {
     health: Health,
     tokens: Mutex<Indexed>,
     throttle: Mutex<Throttle>,
+    /// Wrong tokens that wait for their audit entry.
+    pub logins: Logins,
     idempotency: Mutex<Memory>,
     directory: Option<Directory>,
     /// Places of questions to several regions.
@@ -121,6 +124,7 @@ impl Control {
             health: deps.health,
             tokens: Mutex::default(),
             throttle: Mutex::default(),
+            logins: Logins::default(),
             idempotency: Mutex::default(),
             directory: None,
             questions: Semaphore::new(QUESTIONS_MAX),
@@ -187,6 +191,13 @@ impl Control {
             return Some(Caller::local());
         }
         self.token_index().find(&hex::encode(digest), now).cloned()
+    }
+
+    /// The token's holder, if its time is over.
+    pub fn expired(&self, token: &str) -> Option<Caller> {
+        let digest = self.digest_key.digest(Purpose::ApiToken, token.as_bytes());
+        let index = self.token_index();
+        index.find(&hex::encode(digest), Timestamp::MIN).cloned()
     }
 
     /// Whether a token that was presented before is still in force.

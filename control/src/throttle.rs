@@ -77,7 +77,7 @@ impl Throttle {
 }
 
 /// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one line gets.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

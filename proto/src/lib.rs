@@ -7,12 +7,14 @@
 //! other (`region_link`), who calls through proxies (`forwarded`), and what is told of each request
 //! (`record`, `stage`, `attempt`, `wire`).
 //!
-//! What nodes tell of their meters is `usage`; metrics of every process are `exposition`; `visible`
+//! What is done that makes no version is chained in `audit`. What nodes tell of their meters is
+//! `usage`; metrics of every process are `exposition`; `visible`
 //! is how texts of others are shown.
 //!
 //! Only `store` does IO; everything else is values and pure functions.
 
 pub mod attempt;
+pub mod audit;
 pub mod beat;
 pub mod body_view;
 pub mod breaker;

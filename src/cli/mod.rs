@@ -74,7 +74,7 @@ pub enum Command {
     Top(TopArgs),
     /// Count requests, errors, durations and bytes by spans of time.
     Telemetry(TelemetryArgs),
-    /// List who changed what, when and from where, newest first.
+    /// List who did what, when and from where, newest first; or verify that nobody changed that.
     Audit(AuditArgs),
     /// List the nodes of the region, with what each serves.
     Nodes(NodesArgs),
@@ -250,8 +250,48 @@ pub struct ExportArgs {
 
 /// Arguments of `audit`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct AuditArgs {
-    /// How many versions.
+    /// What to do; without it the audit is listed.
+    #[command(subcommand)]
+    pub action: Option<AuditAction>,
+    /// How much to list, how, and where.
+    #[command(flatten)]
+    pub list: AuditListArgs,
+}
+
+impl AuditArgs {
+    /// How to show what it does.
+    pub fn output(&self) -> Output {
+        match &self.action {
+            None => self.list.output,
+            Some(AuditAction::Verify(args)) => args.output,
+        }
+    }
+}
+
+/// What can be done with the audit.
+#[derive(Debug, Subcommand)]
+pub enum AuditAction {
+    /// Say whether entries and versions are as they were written; the exit code is 1 if not.
+    Verify(AuditVerifyArgs),
+}
+
+/// Arguments of `audit verify`.
+#[derive(Debug, Args)]
+pub struct AuditVerifyArgs {
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Arguments of a list of the audit.
+#[derive(Debug, Args)]
+pub struct AuditListArgs {
+    /// How many versions and entries.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub limit: u32,
     /// How to show them.

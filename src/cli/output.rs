@@ -35,7 +35,7 @@ impl Command {
             Self::Trace(args) => args.output,
             Self::Top(args) => args.output,
             Self::Telemetry(args) => args.output,
-            Self::Audit(args) => args.output,
+            Self::Audit(args) => args.output(),
             Self::Nodes(args) => args.output,
             Self::Versions(args) => args.output,
             Self::Diff(args) => args.output,

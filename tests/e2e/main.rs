@@ -8,6 +8,7 @@ mod across;
 mod add;
 mod aliases;
 mod api;
+mod audit;
 mod behind_proxies;
 mod by_region;
 mod clickhouse;

@@ -7,6 +7,7 @@
 
 #[path = "../harness/address.rs"]
 mod address;
+mod audit;
 mod compaction;
 mod embedded;
 mod etcd;
@@ -129,6 +130,11 @@ fn contract() -> Vec<Case> {
         case("a_key_put_again_without_its_lease_stays", lease::left),
         case("writers_of_one_key_lose_no_increment", race::increments),
         case("readers_see_what_was_acknowledged", race::read_your_writes),
+        case("audit_entries_of_many_are_one_chain", audit::one_chain),
+        case(
+            "the_oldest_audit_entries_leave_and_the_chain_holds",
+            audit::oldest_leave,
+        ),
         case("a_store_serves_any_runtime", race::any_runtime),
     ]
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+use proto::audit::{Act, Said};
 use proto::forwarded::TrustedProxies;
 use proto::id::OrgId;
 use proto::org::Role;
@@ -95,6 +97,11 @@ impl OrgCall {
         }
     }
 
+    /// What an audit entry says of this call.
+    pub fn said(&self, act: Act) -> Said {
+        said(&self.caller, &self.request, act)
+    }
+
     /// What the publisher is told of this call.
     pub fn publishing(&self) -> publish::Request {
         publish::Request {
@@ -111,6 +118,22 @@ impl OrgCall {
     /// 403, naming what needs the role.
     pub fn require(&self, role: Role, what: &str) -> Result<(), Refusal> {
         require(self.role, role, what)
+    }
+}
+
+impl Call {
+    /// What an audit entry says of this call.
+    pub fn said(&self, act: Act) -> Said {
+        said(&self.caller, &self.request, act)
+    }
+}
+
+fn said(caller: &Caller, request: &Request, act: Act) -> Said {
+    Said {
+        at: Timestamp::now(),
+        actor: caller.token_id.to_string(),
+        source: request.source,
+        act,
     }
 }
 

@@ -15,11 +15,12 @@ use super::call::{Call, Presented};
 use super::error::{Code, Refusal};
 use super::{page, write};
 use crate::config::RegionKeys;
+use crate::login::wrong_token;
 use crate::regions::invitations::{
     self, Addresses, Admission, Introduction, Invitation, InvitationError, Joined,
 };
 use crate::route::{Gives, Route, Takes, Verb};
-use crate::router::{BASE, wrong_token};
+use crate::router::BASE;
 use crate::state::Control;
 
 /// How long an invitation is valid when nothing is said, and at least and most, in seconds.

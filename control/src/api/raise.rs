@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use proto::audit::Act;
 use proto::id::MeterId;
 use proto::keys;
 use proto::object::ObjectId;
 use proto::org::Role;
 use proto::problem::Problem;
 use proto::raise::{PERCENT, Raise, SECONDS};
-use proto::store::{Op, StoreError, Txn};
+use proto::store::{Op, StoreError};
 use proto::{checks, wire};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use super::call::OrgCall;
 use super::error::Refusal;
 use super::shape;
 use super::write;
+use crate::audit;
 use crate::openapi::schemas;
 use crate::publish::PublishError;
 use crate::route::{Gives, Need, Route, Takes, Verb};
@@ -109,11 +111,14 @@ async fn written(
             lease: Some(lease.id),
         }
     };
-    let txn = Txn {
-        ops: vec![op],
-        ..Txn::default()
+    let act = Act::MeterRaised {
+        meter_id: id,
+        percent,
+        seconds,
     };
-    store.txn(txn).await.map(drop)
+    audit::append(store, call.org_id(), call.said(act), &[op])
+        .await
+        .map(drop)
 }
 
 /// What is submitted.

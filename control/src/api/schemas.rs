@@ -81,6 +81,7 @@ fn of_regions() -> Vec<(&'static str, Value)> {
         super::moves::schemas(),
         super::revocations::schemas(),
         super::invitation_schemas::schemas(),
+        super::audit::schemas(version(), version_diff()["properties"]["changes"].clone()),
     ]
     .concat()
 }
@@ -173,7 +174,6 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("MeterUsage", meter_usage()),
         ("Region", super::regions::schema()),
         ("Version", version()),
-        ("AuditEntry", audit_entry()),
         ("VersionDiff", version_diff()),
         ("Changes", changes()),
         ("Changed", changed()),
@@ -216,18 +216,6 @@ fn version() -> Value {
             }
         }
     })
-}
-
-fn audit_entry() -> Value {
-    let mut entry = version();
-    let name = json!({"type": ["string", "null"], "description": "Name of the author's token"});
-    entry["description"] = json!("One version, with both forms of everything that it changed");
-    entry["properties"]["author_name"] = name;
-    let mut objects = version_diff()["properties"]["changes"].clone();
-    objects["type"] = json!(["array", "null"]);
-    objects["description"] = json!("Null where the version before is not kept any more");
-    entry["properties"]["objects"] = objects;
-    entry
 }
 
 fn meter_usage() -> Value {

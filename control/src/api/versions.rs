@@ -107,7 +107,7 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
 ///
 /// # Errors
 /// The cursor is none of this list.
-pub fn before(call: &OrgCall, request: &PageRequest) -> Result<u64, Refusal> {
+fn before(call: &OrgCall, request: &PageRequest) -> Result<u64, Refusal> {
     match &request.after {
         None => Ok(call.config()?.head.n.saturating_add(1)),
         Some(after) => after.parse().map_err(|_| {
@@ -118,7 +118,7 @@ pub fn before(call: &OrgCall, request: &PageRequest) -> Result<u64, Refusal> {
 }
 
 /// Where the page after this one begins, if there is one.
-pub fn next_cursor(page: &[Kept], limit: usize) -> Option<String> {
+fn next_cursor(page: &[Kept], limit: usize) -> Option<String> {
     let oldest = page.last().map(|kept| kept.record.head.n);
     let more = oldest.filter(|n| page.len() == limit && *n > 1);
     more.map(|n| n.to_string())

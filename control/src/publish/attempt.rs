@@ -29,6 +29,7 @@ use super::retiring;
 use super::sweep_counter;
 use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, narrowing, version_ops};
 use super::{Publish, PublishError, Published, Publisher};
+use crate::audit;
 
 /// What came of a try.
 pub(super) enum Outcome {
@@ -77,7 +78,8 @@ impl Publisher {
         let homed = self.homed(org, &parent_head.epoch).await?;
         let organisations = self.organisations(&parent.config, &draft).await?;
         let facts = Facts::of(&draft);
-        let mut packed = draft.commit(&parent.config, parent_head.gc, seal::random_name())?;
+        let salt = audit::salt(&*self.store, org, self.region()).await?;
+        let mut packed = draft.commit(&parent.config, parent_head.gc, salt)?;
         let mut writes = self.facts(&packed.config, &facts, now).await?;
         writes.compares.push(parent.unchanged.clone());
         homed.guard(parent.config.org, &mut writes);

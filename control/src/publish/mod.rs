@@ -342,7 +342,7 @@ fn unsure_or(unsure: &[Attempt], error: PublishError) -> PublishError {
 }
 
 /// Longer each time, up to a bound, and random, so that controls that race get out of step.
-fn wait(tries: u32) -> Duration {
+pub(crate) fn wait(tries: u32) -> Duration {
     let ceiling = WAIT_MIN.saturating_mul(1 << tries.min(10)).min(WAIT_MAX);
     let mut byte = [0u8; 1];
     // Without randomness the wait is only less well spread.

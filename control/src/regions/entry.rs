@@ -19,6 +19,7 @@ use super::{Directory, forward};
 use crate::api::answer::{VERSION_HEADER, marked, respond};
 use crate::api::error::{Code, Refusal};
 use crate::api::{ahead, body};
+use crate::login::authenticate;
 use crate::route::{Route, Served};
 use crate::router;
 use crate::state::{Control, presented_version};
@@ -132,7 +133,7 @@ async fn read_at_home(
     if presented.is_none() && parts.is_empty() {
         return Ok(None);
     }
-    let caller = router::authenticate(control, request)?;
+    let caller = authenticate(control, request)?;
     // The operator's token of this region is unknown at home.
     if caller.is_local() {
         return Ok(None);
@@ -200,7 +201,7 @@ async fn pass_on(
     payload: web::Payload,
 ) -> Result<HttpResponse, Refusal> {
     forward::refuse_loop(directory, org, request.headers())?;
-    let caller = router::authenticate(control, request)?;
+    let caller = authenticate(control, request)?;
     let home = directory.home_peer(org);
     let home = home.ok_or_else(|| Refusal::new(Code::Internal, "home is not among the peers"))?;
     if caller.is_local() {
@@ -253,6 +254,7 @@ mod tests {
             "list_regressions",
             "list_unmatched",
             "list_versions_aside",
+            "verify_audit",
         ];
         assert_eq!(own, expected);
     }

@@ -4,12 +4,15 @@
 //! can hold the separator; a text that comes from outside (an idempotency key, a seal id) is
 //! hashed or checked before it becomes a part.
 
+mod audit;
 mod live;
 
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+use self::audit::AUDIT;
+pub use self::audit::{audit, audit_entry, audit_head, parse_audit_entry};
 pub use self::live::Live;
 use crate::id::{CredentialId, MeterId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
@@ -135,9 +138,9 @@ pub fn kept_from(org: OrgId) -> String {
 /// All keys of [`kept_from`].
 pub const KEPT_FROM: &str = "kept-from/";
 
-/// Leaves and roots, records of versions and their signatures, and sealed secrets of all
-/// organisations: what comes behind these is an organisation and a slash.
-pub const OF_ORGS: [&str; 9] = [
+/// Leaves and roots, records of versions and their signatures, sealed secrets and audit entries of
+/// all organisations: what comes behind these is an organisation and a slash.
+pub const OF_ORGS: [&str; 10] = [
     "leaf/",
     "versions/",
     "signatures/",
@@ -147,6 +150,7 @@ pub const OF_ORGS: [&str; 9] = [
     "tokens/",
     SHARES,
     "grants/",
+    AUDIT,
 ];
 
 /// All running control planes.
@@ -428,6 +432,10 @@ mod tests {
             version(org, 9) < version(org, 10),
             "keys sort as numbers do"
         );
+        assert!(audit_entry(org, 9) < audit_entry(org, 10));
+        assert!(audit_entry(org, u64::MAX) < audit_head(org));
+        assert_eq!(parse_audit_entry(&audit_entry(org, 7)), Some(7));
+        assert_eq!(parse_audit_entry(&audit_head(org)), None);
         assert_eq!(parse_home(&home(org)), Some(org));
         let epoch = Epoch {
             counter: 3,

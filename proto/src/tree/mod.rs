@@ -42,6 +42,7 @@ pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
 pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
 pub use self::read::{ReadLeaf, ReadSet, assemble, parse_line};
 pub use self::sets::{is_kept_in, regions_of};
+use crate::audit::Anchor;
 use crate::id::{CredentialId, OrgId, ProxyId, TargetId};
 use crate::object::{Body, Object, ObjectId, StoredCredential};
 use crate::proxy::Proxy;
@@ -74,7 +75,8 @@ pub struct Head {
     pub parent: Option<Hash>,
     /// The sweep counter (`gc/{org}`) that the publisher saw.
     pub gc: u64,
-    /// Random, so that two publishers never make the same version of the same content.
+    /// Random, so that two publishers never make the same version of the same content; and behind
+    /// that how far the audit was ([`Anchor::salt`]).
     pub salt: String,
     /// The hash of the root of each region.
     pub roots: BTreeMap<String, Hash>,
@@ -117,6 +119,11 @@ impl Head {
         };
         head.hash = head.expected_hash();
         head
+    }
+
+    /// How far the audit was when it was made; `None` where that had no entry.
+    pub fn audit(&self) -> Option<Anchor> {
+        Anchor::of_salt(&self.salt)
     }
 
     /// Whether something of it is kept by some regions alone.

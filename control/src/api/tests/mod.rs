@@ -1,5 +1,6 @@
 //! The API as its callers see it: a whole control on an embedded store, called over HTTP.
 
+mod audit;
 mod config;
 mod errors;
 mod explain;
@@ -161,6 +162,32 @@ async fn token(publisher: &Publisher, org: OrgId, role: Role) -> String {
     };
     publish(publisher, org, create).await;
     text
+}
+
+impl<S> Api<S> {
+    /// A token of an organisation whose time is over, which this control knows.
+    pub async fn expired_token(&self, org: OrgId) -> String {
+        let publisher = &self.control.publisher;
+        let text = proto::seal::issue_api_token().to_string();
+        let digest = publisher.digest(Purpose::ApiToken, text.as_bytes());
+        let body = Body::Token(StoredToken {
+            token: ApiToken {
+                name: "expired".into(),
+                role: Role::Owner,
+                expires_at: Some(Timestamp::UNIX_EPOCH),
+            },
+            digest: hex::encode(digest),
+        });
+        let create = Operation::Create {
+            id: ObjectId::Token(TokenId::new()),
+            body,
+            secret: None,
+        };
+        publish(publisher, org, create).await;
+        let n = publisher.load(org).await.unwrap().head.n;
+        assert!(self.control.see_version(org, n).await);
+        text
+    }
 }
 
 /// A fresh control.

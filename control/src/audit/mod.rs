@@ -1,0 +1,268 @@
+//! Writes audit entries, and reads them: what was done or tried that makes no version.
+//!
+//! All control planes of a region write one chain per organisation, in the store. Each entry is put
+//! by a transaction that compares the head of the chain, together with what it tells of, so that
+//! neither is without the other. Nothing here deletes but [`drop_oldest`], which leaves an entry
+//! that says so.
+
+pub mod logins;
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
+use proto::audit::verify::Chain;
+use proto::audit::{Act, Anchor, Entry, Last, Said, hash};
+use proto::id::OrgId;
+use proto::keys;
+use proto::seal;
+use proto::store::{Compare, KeyValue, Op, Range, Store, StoreError, Txn, TxnOutcome, load};
+
+use crate::publish::wait;
+
+/// Entries of an organisation that stay in the store, at most about: some 2 MB.
+pub const ENTRIES_MAX: u64 = 5_000;
+/// Entries that leave in one transaction.
+const DROPPED_AT_ONCE: u64 = 90;
+/// Tries before an entry is given up: that many others wrote meanwhile.
+const TRIES: u32 = 20;
+
+/// Appends an entry, and does what it tells of in the same transaction. Gives the entry's number.
+///
+/// # Errors
+/// The store failed: then neither was done, unless the error says that this is unknown.
+pub async fn append(
+    store: &dyn Store,
+    org: OrgId,
+    said: Said,
+    with: &[Op],
+) -> Result<u64, StoreError> {
+    let key = keys::audit_head(org);
+    let mut found = store.get(&key).await?.value;
+    let mut last = last(store, org, found.as_ref()).await?;
+    for tries in 1..=TRIES {
+        let (value, next) = Last::next(last, org, said.clone());
+        let entry = keys::audit_entry(org, next.seq);
+        let mut ops = with.to_vec();
+        ops.push(Op::put(entry.clone(), value));
+        ops.push(Op::put(key.clone(), json(&next)));
+        let txn = Txn {
+            compares: vec![unchanged(&key, found.as_ref()), Compare::Absent(entry)],
+            ops,
+            or_read: vec![key.clone()],
+        };
+        let seen = match store.txn(txn).await? {
+            TxnOutcome::Committed(_) => {
+                make_room(store, org, next.seq, said.at).await;
+                return Ok(next.seq);
+            }
+            TxnOutcome::Conflict(seen) => seen.value.into_iter().next().flatten(),
+        };
+        last = match seen == found {
+            // The head is behind its entries: somebody changed it by hand.
+            true => walked(store, org).await?,
+            false => self::last(store, org, seen.as_ref()).await?,
+        };
+        found = seen;
+        tokio::time::sleep(wait(tries)).await;
+    }
+    let why = format!("audit entries of {org} are written faster than this one could be");
+    Err(StoreError::Unavailable(why))
+}
+
+/// Now and then, drops what is too much: then nothing else has to, however fast entries come.
+async fn make_room(store: &dyn Store, org: OrgId, seq: u64, now: Timestamp) {
+    if !seq.is_multiple_of(DROPPED_AT_ONCE) {
+        return;
+    }
+    if let Err(error) = drop_oldest(store, org, ENTRIES_MAX, now).await {
+        tracing::warn!(%org, %error, "old audit entries of {org} stay for now: {error}");
+    }
+}
+
+/// How far the chain is; by its entries where its head cannot be read.
+async fn last(
+    store: &dyn Store,
+    org: OrgId,
+    head: Option<&KeyValue>,
+) -> Result<Option<Last>, StoreError> {
+    match head.map(|head| serde_json::from_slice(&head.value)) {
+        None => Ok(None),
+        Some(Ok(last)) => Ok(Some(last)),
+        Some(Err(_)) => walked(store, org).await,
+    }
+}
+
+async fn walked(store: &dyn Store, org: OrgId) -> Result<Option<Last>, StoreError> {
+    let chain = chain(store, org).await?;
+    let last = chain.entries.last_key_value();
+    Ok(last.map(|(seq, value)| Last {
+        seq: *seq,
+        hash: hash(org, value),
+    }))
+}
+
+fn unchanged(key: &str, found: Option<&KeyValue>) -> Compare {
+    match found {
+        None => Compare::Absent(key.to_owned()),
+        Some(pair) => Compare::ModRevision(key.to_owned(), pair.mod_revision),
+    }
+}
+
+fn json(last: &Last) -> Vec<u8> {
+    // Texts and numbers only: serialising into memory cannot fail.
+    serde_json::to_vec(last).unwrap_or_default()
+}
+
+/// The salt of a version that is made now: random, and how far the chain of this region is.
+///
+/// # Errors
+/// The store failed.
+pub async fn salt(store: &dyn Store, org: OrgId, region: &str) -> Result<String, StoreError> {
+    let head = store.get(&keys::audit_head(org)).await?.value;
+    let last = last(store, org, head.as_ref()).await?;
+    let random = seal::random_name();
+    let region = region.to_owned();
+    Ok(match last {
+        Some(last) => Anchor { region, last }.salt(&random),
+        None => random,
+    })
+}
+
+/// Everything that is kept of a chain, and its head.
+///
+/// # Errors
+/// The store failed.
+pub async fn chain(store: &dyn Store, org: OrgId) -> Result<Chain, StoreError> {
+    let mut chain = Chain::default();
+    let head_key = keys::audit_head(org);
+    load::list(store, &keys::audit(org), None, |pair| {
+        if pair.key == head_key {
+            chain.head = Some(pair.value.to_vec());
+        } else if let Some(seq) = keys::parse_audit_entry(&pair.key) {
+            chain.entries.insert(seq, pair.value.to_vec());
+        }
+    })
+    .await?;
+    Ok(chain)
+}
+
+/// Entries of one page, the newest first.
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// Each with its number; `None` where it cannot be read.
+    pub items: Vec<(u64, Option<Entry>)>,
+    /// The number below which the next page begins, where there are earlier ones.
+    pub before: Option<u64>,
+}
+
+/// The entries before a number (`None`: the newest), at most `limit`.
+///
+/// # Errors
+/// The store failed.
+pub async fn entries(
+    store: &dyn Store,
+    org: OrgId,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Entries, StoreError> {
+    let before = match before {
+        Some(before) => before,
+        None => {
+            let head = store.get(&keys::audit_head(org)).await?.value;
+            let last = last(store, org, head.as_ref()).await?;
+            last.map_or(1, |last| last.seq.saturating_add(1))
+        }
+    };
+    let from = before.saturating_sub(limit as u64).max(1);
+    let mut found = Entries::default();
+    if before <= 1 {
+        return Ok(found);
+    }
+    let range = Range {
+        prefix: keys::audit(org),
+        after: Some(keys::audit_entry(org, from.saturating_sub(1))),
+        limit,
+        at: None,
+    };
+    for pair in store.range(range).await?.items {
+        let seq = keys::parse_audit_entry(&pair.key);
+        if let Some(seq) = seq.filter(|seq| *seq < before) {
+            let entry = serde_json::from_slice(&pair.value).ok();
+            found.items.insert(0, (seq, entry));
+        }
+    }
+    let earlier = first(store, org).await?.is_some_and(|first| first < from);
+    found.before = earlier.then_some(from);
+    Ok(found)
+}
+
+/// The first entry that is kept.
+async fn first(store: &dyn Store, org: OrgId) -> Result<Option<u64>, StoreError> {
+    let range = Range {
+        prefix: keys::audit(org),
+        after: None,
+        limit: 1,
+        at: None,
+    };
+    let page = store.range(range).await?;
+    let first = page.items.first();
+    Ok(first.and_then(|pair| keys::parse_audit_entry(&pair.key)))
+}
+
+/// Drops the oldest entries beyond the newest `keep`, each time with an entry that says until which
+/// and with which hash. Gives how many left; somebody who writes meanwhile ends it.
+///
+/// # Errors
+/// The store failed.
+pub async fn drop_oldest(
+    store: &dyn Store,
+    org: OrgId,
+    keep: u64,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let key = keys::audit_head(org);
+    let mut dropped = 0;
+    loop {
+        let Some(head) = store.get(&key).await?.value else {
+            return Ok(dropped);
+        };
+        let (Ok(last), Some(first)) = (
+            serde_json::from_slice::<Last>(&head.value),
+            first(store, org).await?,
+        ) else {
+            return Ok(dropped);
+        };
+        let kept = last.seq.saturating_add(1).saturating_sub(first);
+        let until = first.saturating_add(DROPPED_AT_ONCE).saturating_sub(1);
+        if kept < keep.saturating_add(DROPPED_AT_ONCE) || until >= last.seq {
+            return Ok(dropped);
+        }
+        let Some(oldest) = store.get(&keys::audit_entry(org, until)).await?.value else {
+            // Somebody removed it by hand: what is left tells that, and stays.
+            return Ok(dropped);
+        };
+        let said = Said {
+            at: now,
+            actor: "janitor".into(),
+            source: None,
+            act: Act::EntriesDropped {
+                until,
+                hash: hash(org, &oldest.value),
+            },
+        };
+        let (value, next) = Last::next(Some(last), org, said);
+        let gone = (first..=until).map(|seq| Op::Delete(keys::audit_entry(org, seq)));
+        let mut ops: Vec<Op> = gone.collect();
+        ops.push(Op::put(keys::audit_entry(org, next.seq), value));
+        ops.push(Op::put(key.clone(), json(&next)));
+        let txn = Txn {
+            compares: vec![unchanged(&key, Some(&head))],
+            ops,
+            or_read: Vec::new(),
+        };
+        if let TxnOutcome::Conflict(_) = store.txn(txn).await? {
+            return Ok(dropped);
+        }
+        dropped += DROPPED_AT_ONCE;
+    }
+}
