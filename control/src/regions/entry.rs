@@ -238,6 +238,7 @@ mod tests {
         let expected = [
             "export_records",
             "follow_records",
+            "get_credential_use",
             "get_health",
             "get_invitation",
             "get_metrics",
@@ -254,6 +255,7 @@ mod tests {
             "list_regressions",
             "list_unmatched",
             "list_versions_aside",
+            "suggest_proxy_rules",
             "verify_audit",
         ];
         assert_eq!(own, expected);
