@@ -54,6 +54,10 @@ fn bodies_are_kept_after_filters_and_shown_to_those_who_may() {
     for secret in [TARGET_SECRET, &proxy.key] {
         assert!(!payload.to_string().contains(secret), "{payload}");
     }
+    let read = gateway.get("/audit?limit=1")["items"][0].clone();
+    let expected = (&json!("payload_read"), &json!(id));
+    assert_eq!((&read["kind"], &read["details"]["request_id"]), expected);
+    let entry = read["entry"].clone();
     // Others see that there was a request, not what was in it.
     let viewer = gateway.create("/tokens", json!({"name": "v", "role": "viewer"}));
     let viewer = viewer["secret"]["token"].as_str().expect("a token");
@@ -61,6 +65,12 @@ fn bodies_are_kept_after_filters_and_shown_to_those_who_may() {
     let seen = gateway.control_call("GET", &path, Some(viewer), None);
     assert_eq!(seen.status(), 200);
     assert!(seen.json().get("payload").is_none(), "{}", seen.text());
+    let items = gateway.get("/audit?limit=5")["items"].clone();
+    let last = items.as_array().and_then(|items| {
+        let mut entries = items.iter().map(|item| &item["entry"]);
+        entries.find(|entry| entry.is_number()).cloned()
+    });
+    assert_eq!(last, Some(entry), "no bodies, no entry: {items}");
     for path in ["/records", "/records/export"] {
         let listed = gateway.api("GET", path, None).text();
         assert!(

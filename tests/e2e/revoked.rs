@@ -94,6 +94,17 @@ fn what_a_region_revokes_while_home_is_away_is_over_everywhere_and_stays_so() {
     assert_eq!(status(1, &other), 200, "another key");
     assert_eq!(status(0, &proxy), 200, "home cannot know it yet");
     wait_state(&eu, credential, "revoked");
+    let path = "/api/v1/orgs/default/audit?limit=1";
+    let audit = eu.control_call("GET", path, Some(&us.token), None).json();
+    let item = &audit["items"][0];
+    let told = (&item["kind"], &item["author"], &item["region"]);
+    let expected = [
+        json!("revocation_decided"),
+        json!("local-operator"),
+        json!("eu"),
+    ];
+    assert_eq!(told, (&expected[0], &expected[1], &expected[2]), "{audit}");
+    assert_eq!(&item["details"]["credential_id"], credential);
     // Home goes on meanwhile.
     us.patch(
         &format!("/proxies/{}", other.id),

@@ -11,7 +11,7 @@ use proto::audit::{Act, Said};
 use proto::forwarded::TrustedProxies;
 use proto::id::OrgId;
 use proto::org::Role;
-use proto::tree::OrgConfig;
+use proto::tree::{OrgConfig, SYSTEM_ORG};
 use serde_json::Value;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -20,6 +20,8 @@ use super::error::Refusal;
 use super::objects::View;
 use super::page::PageRequest;
 use super::precondition::{Condition, Weak};
+use super::write;
+use crate::audit;
 use crate::operator::Caller;
 use crate::publish::{self, Author, Idempotency};
 use crate::regions::forward::FORWARDED_BY;
@@ -102,6 +104,14 @@ impl OrgCall {
         said(&self.caller, &self.request, act)
     }
 
+    /// Writes an entry of what this call is about to do into the audit of its organisation.
+    ///
+    /// # Errors
+    /// The store failed: it must not be done.
+    pub async fn audited(&self, act: Act) -> Result<(), Refusal> {
+        audited(&self.control, self.org_id(), self.said(act)).await
+    }
+
     /// What the publisher is told of this call.
     pub fn publishing(&self) -> publish::Request {
         publish::Request {
@@ -126,12 +136,46 @@ impl Call {
     pub fn said(&self, act: Act) -> Said {
         said(&self.caller, &self.request, act)
     }
+
+    /// Writes an entry of what this call is about to do into the audit of an organisation.
+    ///
+    /// # Errors
+    /// The store failed: it must not be done.
+    pub async fn audited(&self, org: OrgId, act: Act) -> Result<(), Refusal> {
+        audited(&self.control, org, self.said(act)).await
+    }
+}
+
+impl Presented {
+    /// Writes an entry of what this call does into the audit of `system`.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn audited(&self, actor: &str, act: Act) -> Result<(), Refusal> {
+        let said = Said {
+            at: Timestamp::now(),
+            actor: actor.to_owned(),
+            source: self.source,
+            act,
+        };
+        audited(&self.control, SYSTEM_ORG, said).await
+    }
+}
+
+async fn audited(control: &Control, org: OrgId, said: Said) -> Result<(), Refusal> {
+    let written = audit::append(control.publisher.store(), org, said, &[]).await;
+    written
+        .map(drop)
+        .map_err(|error| write::refusal(error.into()))
 }
 
 fn said(caller: &Caller, request: &Request, act: Act) -> Said {
     Said {
         at: Timestamp::now(),
-        actor: caller.token_id.to_string(),
+        actor: match caller.is_local() {
+            true => "local-operator".into(),
+            false => caller.token_id.to_string(),
+        },
         source: request.source,
         act,
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use proto::audit::Act;
 use proto::problem::Problem;
 use proto::seal::{self, invitation_id, invited_region, is_region_name, issue_invitation};
 use proto::tree::SYSTEM_ORG;
@@ -145,6 +146,11 @@ async fn invite(call: Call) -> Result<Answer, Refusal> {
     };
     let token = issue_invitation(&invitation.region);
     let id = invitation_id(&token);
+    let act = Act::RegionInvited {
+        region: invitation.region.clone(),
+        invitation: id.clone(),
+    };
+    call.audited(SYSTEM_ORG, act).await?;
     let kept = invitations::keep(control.publisher.store(), &id, &invitation, SHOWN_AFTER);
     kept.await
         .map_err(|error| refusal(&invitation.region, error))?;
@@ -176,6 +182,12 @@ async fn get(call: Call) -> Result<Answer, Refusal> {
 
 async fn withdraw(call: Call) -> Result<Answer, Refusal> {
     let id = call.request.part("id");
+    let found = invitations::read(call.control.publisher.store(), id).await;
+    found.map_err(|error| refusal("", error))?;
+    let act = Act::InvitationWithdrawn {
+        invitation: id.to_owned(),
+    };
+    call.audited(SYSTEM_ORG, act).await?;
     let gone = invitations::withdraw(call.control.publisher.store(), id).await;
     let gone = gone.map_err(|error| refusal("", error))?;
     let (region, by) = (&gone.region, &call.caller.token.name);
@@ -184,29 +196,59 @@ async fn withdraw(call: Call) -> Result<Answer, Refusal> {
 }
 
 async fn join(presented: Presented) -> Result<Answer, Refusal> {
-    let Presented {
-        control,
-        token,
-        source,
-        body,
-    } = presented;
-    let Some(region) = invited_region(&token).map(str::to_owned) else {
-        return Err(wrong_token(&control, source));
+    let control = &presented.control;
+    let (id, introduced) = introduced(&presented).await?;
+    let (region, keys) = (introduced.public.region.clone(), own_keys(control)?);
+    if others(control).any(|name| name == region) {
+        return Err(taken(&region));
+    }
+    let public = introduced.public.clone();
+    let joined = Joined {
+        at: Timestamp::now(),
+        source: presented.source,
+        region: introduced,
     };
-    let (store, id, now) = (
-        control.publisher.store(),
-        invitation_id(&token),
-        Timestamp::now(),
+    let used = invitations::use_up(control.publisher.store(), &id, joined).await;
+    let invitation = used.map_err(|error| refusal(&region, error))?;
+    let (source, fingerprint) = (presented.source, public.fingerprint());
+    let act = Act::RegionJoined {
+        region: region.clone(),
+        fingerprint: fingerprint.clone(),
+    };
+    // Nothing is given before that is written; whoever joins asks again.
+    presented.audited("invitation", act).await?;
+    tracing::warn!(
+        %region, ?source, fingerprint,
+        "region {region} joined with key {fingerprint}: list it in `regions.peers` of the others"
     );
+    let sealed = seal::seal_digest_key(&public, &id, &control.digest_key);
+    let sealed = sealed.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+    let admission = Admission {
+        home: home(control),
+        digest_key: sealed,
+        invitation: id,
+        content_by_region: control.publisher.cuts_by_region(),
+        regions: all_but(control, keys, &invitation).await?,
+    };
+    Ok(Answer::json(json!(admission)))
+}
+
+/// The invitation's id and what the region tells of itself, both judged.
+async fn introduced(presented: &Presented) -> Result<(String, Introduction), Refusal> {
+    let (control, source) = (&presented.control, presented.source);
+    let Some(region) = invited_region(&presented.token) else {
+        return Err(wrong_token(control, source));
+    };
+    let id = invitation_id(&presented.token);
+    let usable = invitations::usable(control.publisher.store(), &id, Timestamp::now());
     // Nobody without an invitation learns what is wrong with a document.
-    if let Err(error) = invitations::usable(store, &id, now).await {
+    if let Err(error) = usable.await {
         return Err(match error {
-            InvitationError::Unknown => wrong_token(&control, source),
-            error => refusal(&region, error),
+            InvitationError::Unknown => wrong_token(control, source),
+            error => refusal(region, error),
         });
     }
-    let introduced: Introduction = read(&body)?;
-    let keys = own_keys(&control)?;
+    let introduced: Introduction = read(&presented.body)?;
     let mut faults: Vec<(String, String)> = Vec::new();
     let of_keys = introduced.faults().into_iter();
     faults.extend(of_keys.map(|(pointer, words)| (pointer.to_owned(), words)));
@@ -218,31 +260,7 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
         faults.push(("/public/region".into(), words));
     }
     refuse_faults(faults)?;
-    if others(&control).any(|name| name == region) {
-        return Err(taken(&region));
-    }
-    let joined = Joined {
-        at: now,
-        source,
-        region: introduced,
-    };
-    let used = invitations::use_up(store, &id, joined.clone()).await;
-    let invitation = used.map_err(|error| refusal(&region, error))?;
-    let fingerprint = joined.region.public.fingerprint();
-    tracing::warn!(
-        %region, ?source, fingerprint,
-        "region {region} joined with key {fingerprint}: list it in `regions.peers` of the others"
-    );
-    let sealed = seal::seal_digest_key(&joined.region.public, &id, &control.digest_key);
-    let sealed = sealed.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
-    let admission = Admission {
-        home: home(&control),
-        digest_key: sealed,
-        invitation: id,
-        content_by_region: control.publisher.cuts_by_region(),
-        regions: all_but(&control, keys, &invitation).await?,
-    };
-    Ok(Answer::json(json!(admission)))
+    Ok((id, introduced))
 }
 
 /// The keys of this region, which a region that joins has to know.

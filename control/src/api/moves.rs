@@ -1,8 +1,11 @@
 //! Moves of home: handed over as planned, or taken by promotion where it cannot be reached; and the
 //! versions that were made on branches which are not in force.
 
+use proto::audit::Act;
+use proto::checks;
 use proto::id::OrgId;
 use proto::problem::Problem;
+use proto::tree::SYSTEM_ORG;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -69,7 +72,12 @@ fn directory(call: &Call) -> Result<&Directory, Refusal> {
 
 async fn hand_over(call: Call) -> Result<Answer, Refusal> {
     let to = call.request.part("region").to_owned();
-    let moved = directory(&call)?.replication.hand_over(&to).await;
+    let directory = directory(&call)?;
+    let act = Act::HandOverDecided {
+        region: checks::printable(&to),
+    };
+    call.audited(SYSTEM_ORG, act).await?;
+    let moved = directory.replication.hand_over(&to).await;
     let moved = moved.map_err(not_handed_over)?;
     let orgs: Vec<Value> = moved.iter().map(|org| named(&call, *org)).collect();
     let region = call.request.part("region");
@@ -92,6 +100,11 @@ async fn promote(call: Call) -> Result<Answer, Refusal> {
     };
     let wanted = wanted
         .map_err(|error| Refusal::invalid(vec![Problem::new("", "promote", error.to_string())]))?;
+    let act = Act::PromotionDecided {
+        region: own.clone(),
+        force: wanted.force,
+    };
+    call.audited(SYSTEM_ORG, act).await?;
     let promotion = directory.replication.promote(wanted.force).await;
     let promotion = promotion.map_err(not_promoted)?;
     let shown = |one: &Promoted| {

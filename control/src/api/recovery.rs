@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
+use proto::audit::Act;
+use proto::checks;
 use proto::problem::Problem;
+use proto::tree::SYSTEM_ORG;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -75,12 +78,19 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
         accept_store,
         reclaim_space,
     } = decision;
+    let act = Act::RecoveryDecided {
+        from_node: from_node.as_deref().map(checks::printable),
+        accept_store,
+        reclaim_space,
+    };
     let source = match (from_node, accept_store, reclaim_space) {
         (Some(node), false, false) => Source::Node(node),
         (None, true, false) => Source::Store,
         (None, false, true) => {
             let reclaimed = call.control.publisher.store().reclaim_space().await;
             reclaimed.map_err(|error| write::refusal(error.into()))?;
+            // A full store takes no entry before.
+            call.audited(SYSTEM_ORG, act).await?;
             return Ok(Answer::json(json!({ "recovered": [] })));
         }
         _ => {
@@ -88,6 +98,7 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
             return Err(invalid(one.into()));
         }
     };
+    call.audited(SYSTEM_ORG, act).await?;
     let author = Author {
         name: call.caller.token_id.to_string(),
         role: call.caller.token.role,

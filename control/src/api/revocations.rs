@@ -1,5 +1,6 @@
 //! What the operator of a region revokes there at once, whether home can be asked or not.
 
+use proto::audit::Act;
 use proto::id::{CredentialId, OrgId};
 use proto::problem::Problem;
 use serde::Deserialize;
@@ -46,6 +47,10 @@ async fn revoke(call: Call) -> Result<Answer, Refusal> {
         })?;
     let control = &call.control;
     let (org, credential) = (holder(&call, &wanted)?, wanted.credential);
+    let act = Act::RevocationDecided {
+        credential_id: credential,
+    };
+    call.audited(org, act).await?;
     let lowest = control.publisher.revoke_here(org, credential).await;
     let lowest = lowest.map_err(not_revoked)?;
     let (region, by) = (&control.settings.region, &call.caller.token.name);

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{MeterId, OrgId};
+use crate::id::{CredentialId, MeterId, OrgId, RequestId};
 use crate::tree::Hash;
 
 /// One entry, as the store holds it (JSON).
@@ -70,6 +70,57 @@ pub enum Act {
         percent: u64,
         /// For how long, in seconds.
         seconds: u64,
+    },
+    /// The record of a request was read with its bodies.
+    PayloadRead {
+        /// The request.
+        request_id: RequestId,
+    },
+    /// Every secret of a credential was to end in this region at once.
+    RevocationDecided {
+        /// The credential.
+        credential_id: CredentialId,
+    },
+    /// It was decided what counts after the store was restored or wiped: one of them.
+    RecoveryDecided {
+        /// What this node has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from_node: Option<String>,
+        /// What the store has.
+        accept_store: bool,
+        /// Nothing; old changes were forgotten, so that the store has room.
+        reclaim_space: bool,
+    },
+    /// This region was to become home to everything whose home cannot be reached.
+    PromotionDecided {
+        /// The region.
+        region: String,
+        /// Whether without a majority of the regions.
+        force: bool,
+    },
+    /// Another region was to become home, as planned.
+    HandOverDecided {
+        /// The other region.
+        region: String,
+    },
+    /// A further region was to be invited.
+    RegionInvited {
+        /// Its name.
+        region: String,
+        /// The invitation's id.
+        invitation: String,
+    },
+    /// A region showed the token of an invitation, and is given the digest key.
+    RegionJoined {
+        /// Its name.
+        region: String,
+        /// What its key is compared by.
+        fingerprint: String,
+    },
+    /// An invitation was to be withdrawn.
+    InvitationWithdrawn {
+        /// The invitation's id.
+        invitation: String,
     },
     /// The oldest entries left the store, because there are many.
     EntriesDropped {

@@ -9,6 +9,7 @@ pub mod trace;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use proto::audit::Act;
 use proto::id::RequestId;
 use proto::org::Role;
 use proto::record::Record;
@@ -128,12 +129,20 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
-    one(&call, "", |record| {
+    let payload = |record: &Record| {
+        let payload = record.payload.as_ref().filter(|_| call.role >= Role::Admin);
+        payload.map(|payload| json!(payload))
+    };
+    // Whoever reads bodies stands in the audit before.
+    let act = |record: &Record| {
+        payload(record).map(|_| Act::PayloadRead {
+            request_id: record.request_id,
+        })
+    };
+    one(&call, "", act, |record| {
         let mut shown = show(record);
-        if call.role >= Role::Admin
-            && let Some(payload) = &record.payload
-        {
-            shown["payload"] = json!(payload);
+        if let Some(payload) = payload(record) {
+            shown["payload"] = payload;
         }
         shown
     })
@@ -141,13 +150,14 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn trace_of(call: OrgCall) -> Result<Answer, Refusal> {
-    one(&call, "/trace", trace::trace).await
+    one(&call, "/trace", |_| None, trace::trace).await
 }
 
 /// What is shown of the record that the path names, or what another region shows at the same path.
 async fn one(
     call: &OrgCall,
     suffix: &str,
+    act: impl FnOnce(&Record) -> Option<Act>,
     shown: impl FnOnce(&Record) -> Value,
 ) -> Result<Answer, Refusal> {
     let id: RequestId = call.request.id("id")?;
@@ -156,14 +166,27 @@ async fn one(
     let found = blocking(call, move |records| records.get(org, id));
     let Some(wanted) = wanted else {
         let record = found.await?.ok_or_else(Refusal::not_found)?;
-        return Ok(Answer::json(shown(&record)));
+        return told(call, &record, act, shown).await;
     };
     let own = match ask::own(&wanted, found).await {
-        Ok(Some(record)) => return Ok(Answer::json(shown(&record))),
+        Ok(Some(record)) => return told(call, &record, act, shown).await,
         Ok(None) => None,
         Err(refusal) => Some(refusal),
     };
     regions::elsewhere(call, &wanted, &format!("/records/{id}{suffix}"), own).await
+}
+
+/// A record that is here, after what the audit is to hold of it.
+async fn told(
+    call: &OrgCall,
+    record: &Record,
+    act: impl FnOnce(&Record) -> Option<Act>,
+    shown: impl FnOnce(&Record) -> Value,
+) -> Result<Answer, Refusal> {
+    if let Some(act) = act(record) {
+        call.audited(act).await?;
+    }
+    Ok(Answer::json(shown(record)))
 }
 
 /// A record as the API shows it: with an id like every other object, and its time in words.

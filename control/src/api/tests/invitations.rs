@@ -87,6 +87,24 @@ async fn a_region_joins_once_and_gets_what_callers_keys_are_known_by() {
         again.text
     );
     assert!(again.body["digest_key"].is_null());
+    let audit = api
+        .get(Who::Operator, "/orgs/system/audit?limit=5")
+        .await
+        .is(200);
+    let items = audit.body["items"].as_array().unwrap();
+    let told: Vec<_> = items
+        .iter()
+        .map(|item| item["kind"].as_str().unwrap_or("-"))
+        .collect();
+    assert!(told.contains(&"region_invited"), "{told:?}");
+    let joined = items
+        .iter()
+        .find(|item| item["kind"] == "region_joined")
+        .unwrap();
+    assert_eq!(
+        joined["details"]["fingerprint"],
+        ring.public().unwrap().fingerprint()
+    );
     // No second region of the name, before it was withdrawn.
     api.post(Who::Operator, INVITATIONS, wanted("ap"))
         .await
