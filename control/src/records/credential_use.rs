@@ -25,7 +25,17 @@ pub struct CredentialUse {
     pub sources: Vec<String>,
     /// Whether there are more.
     pub sources_cut: bool,
-    /// Whether all of the day was read; if not, there may be more of all.
+    /// Whether all was read that is kept of the day; if not, there may be more of all. Records that
+    /// retention dropped are not known of.
+    pub complete: bool,
+}
+
+/// The newest request with a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastUse {
+    /// When it began, in microseconds since the Unix epoch; `None` where no record is found.
+    pub at_us: Option<i64>,
+    /// Whether all records were looked at, or one was found.
     pub complete: bool,
 }
 
@@ -40,11 +50,35 @@ impl Records {
         credential: CredentialId,
         now_us: i64,
     ) -> Result<CredentialUse, RecordsError> {
-        let filter = RecordFilter {
-            credential: Some(credential),
-            ..RecordFilter::default()
-        };
-        let (newest, more) = self.list(org, &filter, 1)?;
+        let last = self.last_use(org, credential)?;
+        self.day_of_use(org, credential, last, now_us)
+    }
+
+    /// When a credential was used last: the quick part of the answer.
+    ///
+    /// # Errors
+    /// The store failed or what it holds is damaged.
+    pub fn last_use(&self, org: OrgId, credential: CredentialId) -> Result<LastUse, RecordsError> {
+        let (newest, more) = self.list(org, &with(credential), 1)?;
+        let at_us = newest.first().map(|record| record.started_at_us);
+        Ok(LastUse {
+            at_us,
+            // A search that ended early and found nothing has not seen all.
+            complete: at_us.is_some() || more.is_none(),
+        })
+    }
+
+    /// The rest of it: requests of the day before `now_us`.
+    ///
+    /// # Errors
+    /// The store failed or what it holds is damaged.
+    pub fn day_of_use(
+        &self,
+        org: OrgId,
+        credential: CredentialId,
+        last: LastUse,
+        now_us: i64,
+    ) -> Result<CredentialUse, RecordsError> {
         let to_s = now_us.div_euclid(1_000_000).saturating_add(1);
         let from_s = to_s.saturating_sub(SPAN_S);
         let found = self.aggregate(&Question {
@@ -53,7 +87,7 @@ impl Records {
             from_s,
             to_s,
             bucket_s: None,
-            filter,
+            filter: with(credential),
             order: Order::Count,
             limit: SOURCES_MAX,
         })?;
@@ -62,12 +96,19 @@ impl Records {
         // Where records keep no address there is none to tell.
         let named = found.groups.iter().filter(|group| !group.value.is_empty());
         Ok(CredentialUse {
-            last_used_us: newest.first().map(|record| record.started_at_us),
+            last_used_us: last.at_us,
             used_24h,
             sources: named.map(|group| group.value.clone()).collect(),
             sources_cut: found.rest.is_some(),
-            // A search that ended early and found nothing has not seen all.
-            complete: found.complete_from_s <= from_s && (!newest.is_empty() || more.is_none()),
+            complete: found.complete_from_s <= from_s && last.complete,
         })
+    }
+}
+
+/// Requests with this credential on either side.
+fn with(credential: CredentialId) -> RecordFilter {
+    RecordFilter {
+        credential: Some(credential),
+        ..RecordFilter::default()
     }
 }

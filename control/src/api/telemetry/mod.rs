@@ -305,8 +305,8 @@ pub fn schema() -> Value {
         "properties": {
             "from": time, "to": time,
             "complete_from": {"type": "string", "format": "date-time",
-                "description": "From here on all is counted; later than `from` where there was \
-                                more to read than one call may"},
+                "description": "From here on all is counted that is still kept; later than `from` \
+                                where there was more to read than one call may"},
             "bucket_s": {"type": ["integer", "null"], "description": "Length of a span"},
             "by": {"type": ["string", "null"]},
             "groups": {"type": "array", "items": groups},

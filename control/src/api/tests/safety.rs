@@ -313,3 +313,16 @@ async fn attempts_that_match_no_proxy_are_the_operators_and_name_the_nearest() {
     let own = api.get(Who::Owner, "/orgs/acme/records").await.is(200);
     assert_eq!(own.body["items"].as_array().unwrap().len(), 1);
 }
+
+#[actix_web::test]
+async fn the_use_of_a_credential_that_is_not_there_is_404() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = |id: &str| format!("/orgs/acme/credentials/{id}/use");
+    for id in [&made.key, &made.injected] {
+        let reply = api.get(Who::Viewer, &path(id)).await.is(200);
+        assert_eq!(reply.body["used_24h"], 0);
+    }
+    let unknown = "crd_00000000000000000000000000";
+    api.get(Who::Viewer, &path(unknown)).await.is(404);
+}
