@@ -104,7 +104,7 @@ fn line(suggested: &Value) -> String {
     )
 }
 
-/// What the rules do not cover, and what was not read.
+/// Of what no rule is made, and what was not read.
 fn incomplete(found: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let left = &found["left_over"];
@@ -115,12 +115,12 @@ fn incomplete(found: &Value) -> Vec<String> {
             .map(|(why, count)| format!("{count} {}", shown(&why.replace('_', " "))))
             .collect();
         let reasons = reasons.join(", ");
-        lines.push(format!("{count} requests are covered by none ({reasons})"));
+        lines.push(format!("{count} requests make no rule ({reasons})"));
     }
     if found["cut"] == true {
         let from = found["complete_from"].as_str().unwrap_or_default();
         lines.push(format!(
-            "made of requests from {from} on: there are too many to read more at once"
+            "made of requests from {from} on: there is more than is read at once"
         ));
     }
     lines
@@ -147,15 +147,16 @@ mod tests {
         let found = json!({
             "records": 12, "cut": true, "complete_from": "2026-11-25T10:00:00Z",
             "rules": [{"records": 9, "example": "/v1/a/7", "rule_id": "rul_1", "rule": {
-                "methods": ["GET", "POST"], "path": {"pattern": "^/v1/a/[^/]+$"}}}],
-            "left_over": {"records": 3, "reasons": {"no_path": 3}}, "changes": {"operations": [{}]},
+                "methods": ["GET", "POST"], "path": {"pattern": "^/v1/a/[^/:]+$"}}}],
+            "left_over": {"records": 3, "reasons": {"refused_by_target": 3}},
+            "changes": {"operations": [{}]},
         });
         let said = lines(&found, &args(false));
         assert_eq!(
             said[1],
-            "         9  GET,POST              ^/v1/a/[^/]+$   as /v1/a/7   is rul_1"
+            "         9  GET,POST              ^/v1/a/[^/:]+$   as /v1/a/7   is rul_1"
         );
-        assert_eq!(said[2], "3 requests are covered by none (3 no path)");
+        assert_eq!(said[2], "3 requests make no rule (3 refused by target)");
         assert!(said[3].starts_with("made of requests from 2026-11-25T10:00:00Z on"));
         assert!(
             said[4].starts_with("to apply them in shadow mode"),

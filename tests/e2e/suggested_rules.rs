@@ -27,9 +27,10 @@ fn shadow_rules(gateway: &Gateway, answer: &Message) -> Value {
 }
 
 /// What the proxy is used for: method, path.
-const USED: [(&str, &str); 6] = [
+const USED: [(&str, &str); 7] = [
     ("GET", "/v1/charges/ch_000000000001"),
     ("GET", "/v1/charges/ch_000000000002"),
+    ("GET", "/v1/charges/ch_000000000003"),
     ("POST", "/v1/charges"),
     ("GET", "/v1/a%20b"),
     ("HEAD", "/v1/charges"),
@@ -78,15 +79,15 @@ fn what_was_used_becomes_an_allow_list_that_denies_nothing_of_it() {
     assert_eq!(
         shown,
         [
-            (json!("^/v1/charges/[^/]+$"), json!(3)),
+            (json!("^/v1/charges/[^/:]+$"), json!(4)),
             (json!("^/v1/charges$"), json!(2)),
-            (json!("^/v1/[^/]+$"), json!(1)),
+            (json!("^/v1/(?:a%20b|a b)$"), json!(1)),
         ]
     );
     assert_eq!(found["left_over"]["records"], 0, "{found}");
     let text = told(&gateway, &["suggest-rules", &proxy.id]);
     assert!(
-        text.contains("^/v1/charges/[^/]+$   as /v1/charges/"),
+        text.contains("^/v1/charges/[^/:]+$   as /v1/charges/"),
         "{text}"
     );
     assert!(text.contains("shadow mode"), "{text}");
@@ -158,6 +159,7 @@ fn a_proxy_that_is_not_there_or_keeps_no_paths_has_no_suggestions() {
         ("nobody", "", 404),
         (proxy.id.as_str(), "?mode=maybe", 400),
         (proxy.id.as_str(), "?from=yesterday", 400),
+        (proxy.id.as_str(), "?from=1h&to=2h", 400),
     ] {
         if status == 400 {
             gateway.patch(

@@ -1,10 +1,15 @@
 //! `GET …/proxies/{id}/suggested-rules`: an allow-list made of what a proxy was used for.
 //!
-//! Only requests that were sent to the target count: what was refused does not become allowed by
-//! having been asked for. The answer holds a body for `POST …/changes`; nothing is changed here.
+//! Only requests that the target took count: what was refused, here or there, does not become
+//! allowed by having been asked for. The answer holds a body for `POST …/changes`; nothing is
+//! changed here.
 
 mod grouping;
+mod proposal;
 mod segments;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use proto::id::ProxyId;
@@ -13,19 +18,23 @@ use proto::org::Role;
 use proto::path::PathOptions;
 use proto::proxy::{Proxy, RecordPath};
 use proto::record::Record;
-use proto::rule::{Effect, Mode, OnUnreadable, PathPart, Presence, Rule};
+use proto::rule::{Effect, Mode};
 use proto::tree::{Objects, OrgConfig};
-use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use self::grouping::{Suggested, Uses};
+use self::proposal::{Asked, show, there};
+use self::segments::Left;
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::records::{blocking, filter};
-use crate::openapi::reference;
 use crate::records::condition::{Condition, FIELDS};
 use crate::records::{RecordCursor, RecordFilter, Records, RecordsError};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
+
+pub use self::proposal::schema;
 
 /// Most records that one call reads.
 const RECORDS_MAX: usize = 100_000;
@@ -33,6 +42,15 @@ const RECORDS_MAX: usize = 100_000;
 const PAGE: usize = 5_000;
 /// Most times that the store is asked: a search in vain may end early.
 const PAGES_MAX: usize = 100;
+/// No further page is read after so long.
+const READ_MAX: Duration = Duration::from_secs(15);
+/// Such questions that are answered at one time, those that nobody waits for any more among them:
+/// each reads and groups very much.
+static TURNS: Semaphore = Semaphore::const_new(2);
+/// How long a question waits for its turn.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+/// When to ask again if none came, in seconds.
+const RETRY_S: u64 = 5;
 /// What is looked at when `from` is not given: seven days.
 const SPAN_DEFAULT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -90,6 +108,9 @@ async fn suggest(call: OrgCall) -> Result<Answer, Refusal> {
         Some(from) => from,
         None => now.checked_sub(SPAN_DEFAULT).unwrap_or(Timestamp::MIN),
     };
+    if from >= to {
+        return Err(Refusal::parameter("from", "must be before `to`"));
+    }
     let filter = RecordFilter {
         proxy: Some(id),
         conditions: sent().into_iter().collect(),
@@ -98,9 +119,14 @@ async fn suggest(call: OrgCall) -> Result<Answer, Refusal> {
         ..RecordFilter::default()
     };
     let (org, options) = (call.org_id(), options(&config, proxy));
-    let read =
-        move |records: &Records| read(options, filter, |filter| records.list(org, filter, PAGE));
-    let read = blocking(&call, read).await?;
+    let turn = turn(&TURNS, WAIT_MAX).await?;
+    let look = move |records: &Records| {
+        let _turn = turn;
+        let began = Instant::now();
+        let list = |filter: &RecordFilter| records.list(org, filter, PAGE);
+        read(options, filter, list, || began.elapsed() >= READ_MAX).map(Found::of)
+    };
+    let found = blocking(&call, look).await?;
     let there = there(&config.objects, ObjectId::Proxy(id));
     let asked = Asked {
         proxy: id,
@@ -109,7 +135,22 @@ async fn suggest(call: OrgCall) -> Result<Answer, Refusal> {
         from,
         to,
     };
-    Ok(Answer::json(show(&asked, &there, read)))
+    Ok(Answer::json(show(&asked, &there, &found)))
+}
+
+/// A place among the few that are worked on at once.
+///
+/// # Errors
+/// 503: none became free.
+async fn turn(
+    turns: &'static Semaphore,
+    wait_max: Duration,
+) -> Result<SemaphorePermit<'static>, Refusal> {
+    if let Ok(Ok(turn)) = timeout(wait_max, turns.acquire()).await {
+        return Ok(turn);
+    }
+    let detail = "other suggestions are worked on already; ask again later";
+    Err(Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S))
 }
 
 /// The proxy with this id, alias or name.
@@ -151,11 +192,33 @@ struct Read {
     cut_at_us: Option<i64>,
 }
 
-/// Reads records page by page, newest first, to a bound.
+/// What became of it.
+struct Found {
+    rules: Vec<Suggested>,
+    /// Requests of which no rule is made, by why.
+    left: BTreeMap<Left, u64>,
+    records: usize,
+    cut_at_us: Option<i64>,
+}
+
+impl Found {
+    fn of(read: Read) -> Self {
+        let (rules, left) = read.uses.suggest();
+        Self {
+            rules,
+            left,
+            records: read.records,
+            cut_at_us: read.cut_at_us,
+        }
+    }
+}
+
+/// Reads records page by page, newest first, to a bound or until it is late.
 fn read(
     options: PathOptions,
     mut filter: RecordFilter,
     list: impl Fn(&RecordFilter) -> Result<Page, RecordsError>,
+    is_late: impl Fn() -> bool,
 ) -> Result<Read, RecordsError> {
     let mut read = Read {
         uses: Uses::default(),
@@ -165,7 +228,7 @@ fn read(
     for _ in 0..PAGES_MAX {
         let (records, next) = list(&filter)?;
         for record in &records {
-            read.uses.add(&record.method, &record.path, options);
+            read.uses.add(record, options);
         }
         read.records += records.len();
         let Some(next) = next else {
@@ -173,171 +236,12 @@ fn read(
             return Ok(read);
         };
         read.cut_at_us = Some(next.started_at_us());
-        if read.records >= RECORDS_MAX {
+        if read.records >= RECORDS_MAX || is_late() {
             break;
         }
         filter.after = Some(next);
     }
     Ok(read)
-}
-
-/// What was asked for.
-struct Asked {
-    proxy: ProxyId,
-    mode: Mode,
-    /// Whether the proxy denies already what no rule allows.
-    denies: bool,
-    from: Timestamp,
-    to: Timestamp,
-}
-
-impl Asked {
-    /// A rule as it is submitted.
-    fn rule(&self, suggested: &Suggested) -> Rule {
-        let (count, from, to) = (suggested.records, self.from, self.to);
-        Rule {
-            id: String::new(),
-            effect: Effect::Allow,
-            priority: 0,
-            mode: self.mode,
-            methods: suggested.methods.clone(),
-            path: Some(PathPart {
-                pattern: suggested.pattern.clone(),
-                flags: String::new(),
-                presence: Presence::Present,
-            }),
-            headers: Vec::new(),
-            query: Vec::new(),
-            body: Vec::new(),
-            source: Vec::new(),
-            on_unreadable: OnUnreadable::default(),
-            message: None,
-            notes: Some(format!(
-                "suggested: {count} requests from {from:.0} to {to:.0}"
-            )),
-        }
-    }
-
-    /// What is to be done for a rule to be there, if anything.
-    fn operation(&self, rule: &Rule, there: Option<&Rule>) -> Option<Value> {
-        match there {
-            None => {
-                let parent = self.proxy;
-                Some(json!({"create": "rules", "parent": parent, "object": rule}))
-            }
-            Some(there) if self.mode == Mode::Enforce && there.mode == Mode::Shadow => {
-                Some(json!({"update": there.id, "patch": {"mode": Mode::Enforce}}))
-            }
-            Some(_) => None,
-        }
-    }
-}
-
-/// The rules of the proxy itself.
-fn there(objects: &Objects, on: ObjectId) -> Vec<Rule> {
-    let rules = objects.values().filter_map(|object| match &object.body {
-        Body::Rule(rule) if rule.parent == on => Some((object.id, &rule.spec)),
-        _ => None,
-    });
-    rules
-        .map(|(id, rule)| Rule {
-            id: id.to_string(),
-            ..rule.clone()
-        })
-        .collect()
-}
-
-/// Whether one rule allows all that the other would: the same path, and its methods.
-fn is_as_wide(there: &Rule, wanted: &Rule) -> bool {
-    let plain = there.headers.is_empty()
-        && there.query.is_empty()
-        && there.body.is_empty()
-        && there.source.is_empty();
-    let methods = &there.methods;
-    let named = |method: &String| methods.iter().any(|name| name.eq_ignore_ascii_case(method));
-    plain
-        && there.effect == Effect::Allow
-        && there.path == wanted.path
-        && (methods.is_empty() || wanted.methods.iter().all(named))
-}
-
-/// The answer.
-fn show(asked: &Asked, there: &[Rule], read: Read) -> Value {
-    let (suggested, left) = read.uses.suggest();
-    let mut operations = Vec::new();
-    let mut rules = Vec::with_capacity(suggested.len());
-    for suggested in &suggested {
-        let rule = asked.rule(suggested);
-        // One in force comes before one that is only recorded.
-        let mut same = there.iter().filter(|one| is_as_wide(one, &rule));
-        let enforced = same.clone().find(|one| one.mode == Mode::Enforce);
-        let same = enforced.or_else(|| same.next());
-        operations.extend(asked.operation(&rule, same));
-        rules.push(json!({
-            "rule": rule, "rule_id": same.map(|rule| &rule.id),
-            "records": suggested.records, "example": suggested.example,
-        }));
-    }
-    if asked.mode == Mode::Enforce && !asked.denies && !rules.is_empty() {
-        let patch = json!({"default_rule_effect": Effect::Deny});
-        operations.push(json!({"update": asked.proxy, "patch": patch}));
-    }
-    let left_over: u64 = left.values().sum();
-    let reasons = left
-        .iter()
-        .map(|(why, count)| (why.as_str().to_owned(), json!(count)));
-    let cut = read.cut_at_us;
-    let complete_from = cut.and_then(|us| Timestamp::from_microsecond(us).ok());
-    let changes = (!operations.is_empty()).then(|| json!({"operations": operations}));
-    json!({
-        "proxy_id": asked.proxy,
-        "mode": asked.mode,
-        "from": asked.from,
-        "to": asked.to,
-        "complete_from": complete_from.unwrap_or(asked.from),
-        "cut": cut.is_some(),
-        "records": read.records,
-        "rules": rules,
-        "left_over": {"records": left_over, "reasons": Value::Object(reasons.collect())},
-        "changes": changes,
-    })
-}
-
-/// The schema of the answer.
-pub fn schema() -> Value {
-    let number = |description: &str| json!({"type": "integer", "description": description});
-    let time = json!({"type": "string", "format": "date-time"});
-    json!({
-        "type": "object",
-        "properties": {
-            "proxy_id": {"type": "string"},
-            "mode": {"type": "string", "enum": ["shadow", "enforce"]},
-            "from": time, "to": time,
-            "complete_from": {"type": "string", "format": "date-time",
-                "description": "From here on all was read"},
-            "cut": {"type": "boolean",
-                "description": "Whether there was more than one call reads: about 100,000 records"},
-            "records": number("Requests that were sent to the target, and read"),
-            "rules": {"type": "array", "description": "At most 200, those that cover most first",
-                "items": {"type": "object", "properties": {
-                    "rule": reference("Rule"),
-                    "rule_id": {"type": ["string", "null"],
-                        "description": "The proxy has this rule already, in either mode"},
-                    "records": number("Requests that it covers; each counts for one rule"),
-                    "example": {"type": "string", "description": "The path of one of them"}
-                }}},
-            "left_over": {"type": "object", "properties": {
-                "records": number("Requests that no rule covers"),
-                "reasons": {"type": "object", "additionalProperties": {"type": "integer"},
-                    "description": "Of them by why: `no_path` (not recorded, or cut), `ambiguous` \
-                        (targets may read the path in two ways), `too_many` (more different paths \
-                        or rules than are told apart)"}
-            }},
-            "changes": {"oneOf": [reference("Changes"), {"type": "null"}],
-                "description": "The body of `POST …/changes` by which they come to be; null where \
-                    nothing is missing"}
-        }
-    })
 }
 
 #[cfg(test)]
@@ -354,8 +258,18 @@ mod tests {
             asked.set(asked.get() + 1);
             Ok((Vec::new(), cursor(7)))
         };
-        let found = read(PathOptions::default(), RecordFilter::default(), endless).unwrap();
-        assert_eq!((asked.get(), found.cut_at_us), (PAGES_MAX, Some(7)));
+        let pages = |is_late: &dyn Fn() -> bool| {
+            asked.set(0);
+            let found = read(
+                PathOptions::default(),
+                RecordFilter::default(),
+                endless,
+                is_late,
+            );
+            (asked.get(), found.unwrap().cut_at_us)
+        };
+        assert_eq!(pages(&|| false), (PAGES_MAX, Some(7)));
+        assert_eq!(pages(&|| asked.get() == 3), (3, Some(7)));
         // Each page begins behind the one before; the last says that all was read.
         let two = |filter: &RecordFilter| match filter.after {
             None => Ok((Vec::new(), cursor(7))),
@@ -364,7 +278,14 @@ mod tests {
                 Ok((Vec::new(), None))
             }
         };
-        let found = read(PathOptions::default(), RecordFilter::default(), two).unwrap();
+        let in_time = || false;
+        let found = read(
+            PathOptions::default(),
+            RecordFilter::default(),
+            two,
+            in_time,
+        )
+        .unwrap();
         assert_eq!((found.records, found.cut_at_us), (0, None));
     }
 
@@ -373,44 +294,14 @@ mod tests {
         assert!(sent().is_some());
     }
 
-    #[test]
-    fn a_rule_that_is_there_is_known_again() {
-        let rule = |fields: Value| -> Rule { serde_json::from_value(fields).unwrap() };
-        let path = json!({"pattern": "^/a$"});
-        let wanted = json!({"effect": "allow", "methods": ["GET"], "path": path});
-        let wanted = rule(wanted);
-        for (there, expected) in [
-            (
-                json!({"effect": "allow", "methods": ["GET"], "path": path}),
-                true,
-            ),
-            (
-                json!({"effect": "allow", "methods": ["get", "PUT"], "path": path}),
-                true,
-            ),
-            (json!({"effect": "allow", "path": path}), true),
-            (
-                json!({"effect": "allow", "methods": ["PUT"], "path": path}),
-                false,
-            ),
-            (
-                json!({"effect": "deny", "methods": ["GET"], "path": path}),
-                false,
-            ),
-            (
-                json!({"effect": "allow", "path": {"pattern": "^/b$"}}),
-                false,
-            ),
-            (
-                json!({"effect": "allow", "path": path, "source": ["192.0.2.1"]}),
-                false,
-            ),
-        ] {
-            assert_eq!(
-                is_as_wide(&rule(there.clone()), &wanted),
-                expected,
-                "{there}"
-            );
-        }
+    #[actix_web::test]
+    async fn who_gets_no_turn_is_told_to_come_again() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let first = turn(&ONE, WAIT_MAX).await.unwrap();
+        let refused = turn(&ONE, Duration::ZERO).await.unwrap_err();
+        assert_eq!(refused.code, Code::RecordsUnavailable);
+        assert_eq!(refused.retry_after_s, Some(RETRY_S));
+        drop(first);
+        assert!(turn(&ONE, Duration::ZERO).await.is_ok());
     }
 }

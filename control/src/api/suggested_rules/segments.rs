@@ -9,23 +9,56 @@ const SEGMENTS_MAX: usize = 32;
 const PATH_CHARS_MAX: usize = 2_048;
 /// Longest segment that is a word, whatever it looks like, in bytes.
 const WORD_BYTES_MAX: usize = 40;
+/// What a record has in the place of what may be a secret.
+const MARK: char = '*';
 /// Shortest part of a segment with letters and digits that is an id, in bytes.
 const ID_BYTES_MIN: usize = 8;
 
 /// One segment of a path, or what stands for many.
+///
+/// What stands for many ends at a colon, behind which an API may have a verb: who reads
+/// `/projects/7` is not allowed to call `/projects/7:delete`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
     /// Exactly this.
     Fixed(String),
-    /// Any that is not empty.
+    /// One that is read in two ways: as it was sent, and canonical.
+    Either(String, String),
+    /// Any that is not empty and has no colon.
     Any,
+    /// The same before a colon and this word.
+    Verb(String),
+    /// Any that is not empty: the record has a mark in the place of what was sent.
+    Hidden,
 }
 
-/// Why a record is covered by no rule that is suggested.
+impl Segment {
+    /// Whether it stands for many.
+    pub fn is_wild(&self) -> bool {
+        !matches!(self, Self::Fixed(_) | Self::Either(..))
+    }
+
+    /// Bytes that stand in a pattern as they are.
+    fn exact_bytes(&self) -> usize {
+        match self {
+            Self::Fixed(text) => text.len(),
+            Self::Either(raw, canonical) => raw.len() + canonical.len(),
+            Self::Any | Self::Verb(_) | Self::Hidden => 0,
+        }
+    }
+}
+
+/// Why no rule is made of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Left {
-    /// It has no path, or one that was cut.
-    NoPath,
+    /// Another region served it, or denied it there.
+    OtherRegion,
+    /// The target did not answer.
+    NoAnswer,
+    /// The target answered with 400 or above.
+    RefusedByTarget,
+    /// Its path was cut, or is longer than a pattern may be.
+    TooLong,
     /// Its path is read in two ways that no one pattern fits, or has too many segments.
     Ambiguous,
     /// There are more different paths or rules than are told apart.
@@ -36,7 +69,10 @@ impl Left {
     /// As it stands in answers.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::NoPath => "no_path",
+            Self::OtherRegion => "other_region",
+            Self::NoAnswer => "no_answer",
+            Self::RefusedByTarget => "refused_by_target",
+            Self::TooLong => "too_long",
             Self::Ambiguous => "ambiguous",
             Self::TooMany => "too_many",
         }
@@ -48,8 +84,8 @@ impl Left {
 /// # Errors
 /// No rule can be made of it.
 pub fn segments(path: &str, options: PathOptions) -> Result<Vec<Segment>, Left> {
-    if path.is_empty() || path.chars().nth(PATH_CHARS_MAX - 1).is_some() {
-        return Err(Left::NoPath);
+    if path.chars().nth(PATH_CHARS_MAX - 1).is_some() {
+        return Err(Left::TooLong);
     }
     let reading = PathReading::parse(path.as_bytes(), options).map_err(|_| Left::Ambiguous)?;
     let (raw, canonical) = reading.judged();
@@ -62,13 +98,46 @@ pub fn segments(path: &str, options: PathOptions) -> Result<Vec<Segment>, Left> 
         return Err(Left::Ambiguous);
     }
     let both = raw.into_iter().zip(canonical);
-    both.map(|(raw, canonical)| match raw == canonical {
-        true if looks_like_an_id(raw) => Ok(Segment::Any),
-        true => Ok(Segment::Fixed(raw.to_owned())),
-        false if raw.is_empty() || canonical.is_empty() => Err(Left::Ambiguous),
-        false => Ok(Segment::Any),
-    })
-    .collect()
+    let segments = both.map(|(raw, canonical)| match raw == canonical {
+        true => Ok(segment(raw)),
+        // With a mark in it nobody knows what was sent.
+        false if raw.is_empty() || canonical.is_empty() || raw.contains(MARK) => {
+            Err(Left::Ambiguous)
+        }
+        false => Ok(Segment::Either(raw.to_owned(), canonical.to_owned())),
+    });
+    let segments: Vec<Segment> = segments.collect::<Result<_, _>>()?;
+    let exact: usize = segments.iter().map(Segment::exact_bytes).sum();
+    match exact > PATTERN_BYTES_MAX {
+        true => Err(Left::TooLong),
+        false => Ok(segments),
+    }
+}
+
+fn segment(text: &str) -> Segment {
+    let head = text.split(':').next().unwrap_or(text);
+    match stands_for(text) {
+        Some(wild) if text.contains(MARK) => match wild {
+            Segment::Any => Segment::Hidden,
+            wild => wild,
+        },
+        None if text.contains(MARK) => Segment::Hidden,
+        Some(wild) if looks_like_an_id(head) => wild,
+        _ => Segment::Fixed(text.to_owned()),
+    }
+}
+
+/// What stands for this segment and others like it: nothing, where it is empty or has colons that
+/// separate no verb.
+pub fn stands_for(text: &str) -> Option<Segment> {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic());
+    match text.rsplit_once(':') {
+        None => (!text.is_empty()).then_some(Segment::Any),
+        Some((head, verb)) => {
+            let is_verb = is_word(verb) && !head.is_empty() && !head.contains(':');
+            is_verb.then(|| Segment::Verb(verb.to_owned()))
+        }
+    }
 }
 
 /// The pattern that fits exactly these segments; `None` where it is too long for a rule.
@@ -78,22 +147,34 @@ pub fn pattern(segments: &[Segment]) -> Option<String> {
         pattern.push('/');
         match segment {
             Segment::Fixed(text) => escape(text, &mut pattern),
-            Segment::Any => pattern.push_str("[^/]+"),
+            Segment::Either(raw, canonical) => {
+                pattern.push_str("(?:");
+                escape(raw, &mut pattern);
+                pattern.push('|');
+                escape(canonical, &mut pattern);
+                pattern.push(')');
+            }
+            Segment::Any => pattern.push_str("[^/:]+"),
+            Segment::Verb(verb) => {
+                pattern.push_str("[^/:]+:");
+                pattern.push_str(verb);
+            }
+            Segment::Hidden => pattern.push_str("[^/]+"),
         }
     }
     pattern.push('$');
     (pattern.len() <= PATTERN_BYTES_MAX).then_some(pattern)
 }
 
-/// Whether a segment is more likely an id, a token, a number or a date than a word of the API.
+/// Whether a segment, to its first colon, is more likely an id, a token, a number or a date than a
+/// word of the API.
 fn looks_like_an_id(segment: &str) -> bool {
-    // Where a record has a mark in the place of what may be a secret.
-    if segment.contains('*') || segment.len() > WORD_BYTES_MAX || segment.contains('@') {
+    if segment.len() > WORD_BYTES_MAX || segment.contains('@') {
         return true;
     }
-    let mut parts = segment.split(['-', '_', '.', ':', ',', '~', '=']);
+    let mut parts = segment.split(['-', '_', '.', ',', '~', '=']);
     let has_digit = segment.bytes().any(|byte| byte.is_ascii_digit());
-    let numbers = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b':' | b',');
+    let numbers = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b',');
     if has_digit && segment.bytes().all(numbers) {
         return true;
     }
@@ -159,7 +240,6 @@ mod tests {
             ("deadbeef00112233", true),
             ("AbCdEfGhIjKlMnOp", true),
             ("someone@example.com", true),
-            ("****", true),
             ("a-segment-that-is-so-long-that-it-is-no-word", true),
         ] {
             assert_eq!(looks_like_an_id(segment), is_id, "{segment}");
@@ -174,21 +254,64 @@ mod tests {
         };
         for (path, options, expected) in [
             ("/", PathOptions::default(), Some("^/$")),
+            // Judged as `/`.
+            ("", PathOptions::default(), Some("^/$")),
             (
                 "/v1/a.b/42",
                 PathOptions::default(),
-                Some(r"^/v1/a\.b/[^/]+$"),
+                Some(r"^/v1/a\.b/[^/:]+$"),
             ),
             ("/v1/a/", PathOptions::default(), Some("^/v1/a/$")),
-            ("/v1/a%20b", PathOptions::default(), Some("^/v1/[^/]+$")),
-            ("/v1/a;b=1/c", PathOptions::default(), Some("^/v1/[^/]+/c$")),
+            (
+                "/v1/%63harges",
+                PathOptions::default(),
+                Some("^/v1/(?:%63harges|charges)$"),
+            ),
+            (
+                "/v1/a;b=1/c",
+                PathOptions::default(),
+                Some("^/v1/(?:a;b=1|a)/c$"),
+            ),
+            (
+                "/v1/7%3Adelete",
+                PathOptions::default(),
+                Some("^/v1/(?:7%3Adelete|7:delete)$"),
+            ),
             ("/v1/a%2Fb", opaque, Some("^/v1/a%2Fb$")),
+            // Verbs behind ids, and colons that separate none.
+            (
+                "/v1/projects/1234567890:getIamPolicy",
+                PathOptions::default(),
+                Some("^/v1/projects/[^/:]+:getIamPolicy$"),
+            ),
+            (
+                "/v1/users:batchGet",
+                PathOptions::default(),
+                Some("^/v1/users:batchGet$"),
+            ),
+            (
+                "/v1/2026-11-28T10:00:00",
+                PathOptions::default(),
+                Some(r"^/v1/2026\-11\-28T10:00:00$"),
+            ),
+            (
+                "/model/m-20240229-v1:0",
+                PathOptions::default(),
+                Some(r"^/model/m\-20240229\-v1:0$"),
+            ),
+            // What stands behind a mark is not known.
+            ("/v1/*/a", PathOptions::default(), Some("^/v1/[^/]+/a$")),
+            (
+                "/v1/****:send",
+                PathOptions::default(),
+                Some("^/v1/[^/:]+:send$"),
+            ),
+            ("/v1/a%20*", PathOptions::default(), None),
             // Readings with different segments.
             ("/v1/a%2Fb", PathOptions::default(), None),
             ("/v1//a", PathOptions::default(), None),
             ("/v1/;a/b", PathOptions::default(), None),
             ("/v1/../a", PathOptions::default(), None),
-            ("", PathOptions::default(), None),
             ("no slash", PathOptions::default(), None),
         ] {
             let found = segments(path, options).ok().and_then(|s| pattern(&s));
@@ -206,9 +329,33 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_for_ids_allows_no_verb_and_no_other_reading() {
+        for (path, other) in [
+            ("/v1/42", "/v1/42:delete"),
+            ("/v1/42", "/v1/42%3Adelete"),
+            ("/v1/42:get", "/v1/42:delete"),
+            ("/v1/42:get", "/v1/4:2:get"),
+            ("/v1/%63harges", "/v1/refunds"),
+        ] {
+            let found = segments(path, PathOptions::default()).unwrap();
+            let (compiled, _) = compile_pattern(&pattern(&found).unwrap(), "").unwrap();
+            let reading = PathReading::parse(other.as_bytes(), PathOptions::default()).unwrap();
+            let (raw, canonical) = reading.judged();
+            let fits =
+                compiled.is_match(raw) && canonical.is_none_or(|text| compiled.is_match(text));
+            assert!(!fits, "{path} {other}");
+        }
+    }
+
+    #[test]
     fn what_is_cut_or_too_long_makes_no_rule() {
         let cut = "/a".repeat(PATH_CHARS_MAX / 2);
-        assert_eq!(segments(&cut, PathOptions::default()), Err(Left::NoPath));
+        assert_eq!(segments(&cut, PathOptions::default()), Err(Left::TooLong));
+        let escaped = format!("/{}", "%41".repeat(PATTERN_BYTES_MAX / 3));
+        assert_eq!(
+            segments(&escaped, PathOptions::default()),
+            Err(Left::TooLong)
+        );
         let deep = "/a".repeat(SEGMENTS_MAX + 1);
         assert_eq!(
             segments(&deep, PathOptions::default()),

@@ -13,6 +13,7 @@ mod policies;
 mod proxy_test;
 mod roles;
 mod safety;
+mod suggested;
 mod versions;
 
 use std::collections::BTreeMap;
