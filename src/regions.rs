@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use control::regions::{Peer, Regions, base_url, is_endpoint};
+use control::regions::{Peer, Regions, base_url, is_endpoint, is_plain};
 use proto::seal::{PublicKeyring, is_region_name};
 use serde::{Deserialize, Serialize};
 
@@ -137,8 +137,7 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
                 "`control` of region {name} must be a URL, as https://control.example.com"
             ));
         };
-        let plain = url.scheme() == "http" && !is_loopback(&url);
-        if plain && !peer.insecure {
+        if is_plain(&url) && !peer.insecure {
             return no(format!(
                 "`control` of region {name} is `{}`, without TLS: tokens of callers go there; make \
                  it https://, or accept it with `insecure = true` beside it",
@@ -166,16 +165,6 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
         return no("regions need `link.listen`: where control planes of the others call".into());
     }
     Ok(())
-}
-
-/// Whether a URL leads to this machine itself.
-pub fn is_loopback(url: &url::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Who calls: the token that a request presents; and what becomes of a wrong one.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use actix_web::http::header;
@@ -58,12 +58,23 @@ fn refused(control: &Control, expired: Option<Caller>, source: Option<IpAddr>) -
             Code::Unauthenticated,
             "this token is unknown, expired or revoked",
         ),
-        Verdict::TooMany(wait) => {
-            let detail = "too many wrong tokens came from this address; wait and mend the client";
-            let seconds = wait.as_secs().saturating_add(1);
-            Refusal::new(Code::TooManyAttempts, detail).retry_after_s(seconds)
-        }
+        Verdict::TooMany(wait) => too_many(wait),
     }
+}
+
+fn too_many(wait: Duration) -> Refusal {
+    let detail = "too many wrong tokens came from this address; wait and mend the client";
+    let seconds = wait.as_secs().saturating_add(1);
+    Refusal::new(Code::TooManyAttempts, detail).retry_after_s(seconds)
+}
+
+/// Refuses a token that only the store can judge, where many wrong ones came from its address.
+///
+/// # Errors
+/// 429.
+pub(crate) fn worth_a_look(control: &Control, source: Option<IpAddr>) -> Result<(), Refusal> {
+    let wait = source.and_then(|source| control.too_many_wrong(source, Instant::now()));
+    wait.map_or(Ok(()), |wait| Err(too_many(wait)))
 }
 
 /// Counts a wrong token for the audit: of its organisation where it is known, else of `system`.

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header::HeaderMap;
 use jiff::Timestamp;
@@ -93,7 +93,7 @@ pub struct Control {
     idempotency: Mutex<Memory>,
     directory: Option<Directory>,
     /// Places of questions to several regions.
-    pub questions: Semaphore,
+    pub questions: Arc<Semaphore>,
 }
 
 /// The tokens of one state of the configuration.
@@ -127,7 +127,7 @@ impl Control {
             logins: Logins::default(),
             idempotency: Mutex::default(),
             directory: None,
-            questions: Semaphore::new(QUESTIONS_MAX),
+            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         }
     }
 
@@ -236,6 +236,13 @@ impl Control {
     pub fn wrong_token(&self, address: IpAddr, now: Instant) -> Verdict {
         let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
         throttle.wrong(address, now)
+    }
+
+    /// For how long no further token of an address is looked at that takes more than a look into
+    /// memory.
+    pub fn too_many_wrong(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        throttle.too_many(address, now)
     }
 
     /// The writes of the last day that had a key.

@@ -61,6 +61,13 @@ impl Throttle {
         Verdict::TooMany(WINDOW.saturating_sub(age))
     }
 
+    /// For how long nothing more of an address is worth a look.
+    pub fn too_many(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let window = self.windows.get(&network(address))?;
+        let left = WINDOW.checked_sub(now.saturating_duration_since(window.began))?;
+        (window.wrong >= WRONG_MAX && !left.is_zero()).then_some(left)
+    }
+
     fn make_room(&mut self, now: Instant) {
         if self.windows.len() < ADDRESSES_MAX {
             return;
@@ -104,6 +111,9 @@ mod tests {
             assert_eq!(throttle.wrong(address("192.0.2.1"), at(0)), Verdict::Refuse);
         }
         let wait = |seconds| Verdict::TooMany(Duration::from_secs(seconds));
+        let left = |source, second| throttle.too_many(address(source), at(second));
+        assert_eq!(left("192.0.2.1", 59), Some(Duration::from_secs(1)));
+        assert_eq!((left("192.0.2.1", 60), left("192.0.2.2", 1)), (None, None));
         for (source, second, expected) in [
             ("192.0.2.1", 1, wait(59)),
             ("::ffff:192.0.2.1", 59, wait(1)),

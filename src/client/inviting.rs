@@ -6,17 +6,19 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use control::regions::invitations::Introduction;
+use control::regions::{base_url, is_loopback};
 use proto::seal::PublicKeyring;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Api;
 use super::access::ControlArgs;
-use super::joining::{absent, peer_table, public_file, public_of, unusable, write};
+use super::joining::{absent_or, peer_table, public_file, public_of, unusable, write};
 use super::records::shown;
 use super::regions::ListArgs;
 use crate::cli::Output;
 use crate::private_file;
+use crate::serve::CannotStart;
 
 /// Arguments of `regions invite`.
 #[derive(Debug, Args)]
@@ -27,9 +29,13 @@ pub struct InviteArgs {
     /// `host:port`; once for each.
     #[arg(long, required = true, value_name = "HOST:PORT")]
     pub replication: Vec<String>,
-    /// Under which URL it will reach this region's REST API; that of `--control` when absent.
+    /// Under which URL it will reach this region's REST API; that of `--control` when absent, where
+    /// that is not of this machine alone.
     #[arg(long, value_name = "URL")]
     pub address: Option<String>,
+    /// Let it send callers' tokens to an `http://` address that is not this machine.
+    #[arg(long)]
+    pub insecure: bool,
     /// For how many seconds the token is worth something.
     #[arg(long, default_value_t = 3_600)]
     pub valid_s: u64,
@@ -77,7 +83,15 @@ pub struct JoinedArgs {
 pub(super) async fn invite(args: &InviteArgs) -> anyhow::Result<Value> {
     let control = args.address.as_ref().unwrap_or(&args.control.control_url);
     let wanted = json!({"region": args.region, "control": control.trim_end_matches('/'),
-                        "replication": args.replication, "valid_s": args.valid_s});
+                        "replication": args.replication, "valid_s": args.valid_s,
+                        "insecure": args.insecure});
+    if args.address.is_none() && base_url(control).is_some_and(|url| is_loopback(&url)) {
+        let why = format!(
+            "`--control` is `{control}`, which is this machine: say with `--address` under which \
+             URL the new region will reach this region's REST API"
+        );
+        return Err(CannotStart(why).into());
+    }
     let api = Api::new(&args.control)?;
     let mut made = api.act_absolute("/regions/invitations", &wanted).await?;
     made["control"] = wanted["control"].clone();
@@ -119,10 +133,12 @@ pub(super) async fn joined(args: &JoinedArgs) -> anyhow::Result<Value> {
     let text = Zeroizing::new(text.ok_or_else(|| unusable(&args.own, "it is not there"))?);
     let own = PublicKeyring::parse(text.as_bytes()).map_err(|error| unusable(&args.own, error))?;
     let path = args.dir.join(public_file(&args.region));
-    absent(&path)?;
-    write(&path, &public_of(&peer, &own.digest_key).to_json())?;
+    let text = public_of(&peer, &own.digest_key).to_json();
+    absent_or(&path, &text)?;
+    write(&path, &text)?;
     Ok(json!({
         "region": args.region, "control": path, "fingerprint": peer.public.fingerprint(),
+        "digest": peer.digest(),
         "settings": peer_table(&peer, &path),
     }))
 }
@@ -184,7 +200,11 @@ pub(super) fn has_been_joined(made: &Value) -> Vec<String> {
     let text = |key: &str| made[key].as_str().unwrap_or_default();
     let (region, fingerprint) = (shown(text("region")), shown(text("fingerprint")));
     vec![
-        format!("# Region {region}, key {fingerprint}: compare it with what its people say."),
+        format!("# Region {region}, key {fingerprint}, and in all"),
+        format!(
+            "# {}: compare both with what `regions join` said there.",
+            shown(text("digest"))
+        ),
         "# Into the settings of control planes here, under `[regions]` with its `home`:".into(),
         text("settings").trim().to_owned(),
     ]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use control::regions::base_url;
 use control::regions::invitations::{Addresses, Admission, Introduction};
+use control::regions::{base_url, is_plain};
 use proto::seal::{
     DigestKey, Keyring, PublicKeyring, invitation_id, invited_region, is_region_name,
     open_digest_key,
@@ -24,7 +24,6 @@ use super::access::ControlArgs;
 use super::records::shown;
 use crate::cli::Output;
 use crate::private_file;
-use crate::regions::is_loopback;
 use crate::serve::CannotStart;
 
 /// Arguments of `regions join`.
@@ -39,7 +38,8 @@ pub struct JoinArgs {
     /// PEM file with the authorities of its certificate, instead of the system's.
     #[arg(long, env = "REQUESTROCKET_CA_FILE")]
     pub ca_file: Option<PathBuf>,
-    /// Show the token to an `http://` address that is not this machine.
+    /// Show the token to an `http://` address that is not this machine, and let the others send
+    /// callers' tokens to one here.
     #[arg(long)]
     pub insecure: bool,
     /// Under which URL the other regions will reach this one's REST API.
@@ -79,7 +79,7 @@ struct Files {
 }
 
 impl Files {
-    /// None of them may be there but for the last.
+    /// None of them may be there, unless they are of a try that did not come to its end.
     fn new(dir: &Path, region: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| unusable(dir, error))?;
         let file = |end: &str| dir.join(format!("{region}{end}"));
@@ -90,13 +90,14 @@ impl Files {
             settings: file(".regions.toml"),
             begun: file(".joining.json"),
         };
-        for path in [
+        let made = [
             &files.nodes,
             &files.control,
             &files.signing,
             &files.settings,
-        ] {
-            absent(path)?;
+        ];
+        if !files.begun.exists() {
+            made.into_iter().try_for_each(|path| absent(path))?;
         }
         Ok(files)
     }
@@ -119,6 +120,7 @@ pub(super) async fn join(args: &JoinArgs) -> anyhow::Result<Value> {
         signers: vec![signer.public().clone()],
         addresses: Addresses {
             control: args.address.trim_end_matches('/').to_owned(),
+            insecure: args.insecure && base_url(&args.address).is_some_and(|url| is_plain(&url)),
             gateway: args
                 .gateway
                 .as_ref()
@@ -129,13 +131,14 @@ pub(super) async fn join(args: &JoinArgs) -> anyhow::Result<Value> {
     let admission = admitted(args, &token, &introduced).await?;
     ring.digest_key = open_digest_key(&ring, &admission.invitation, &admission.digest_key)?;
     for peer in &admission.regions {
-        absent(&args.dir.join(public_file(&peer.public.region)))?;
+        let text = public_of(peer, &ring.digest_key).to_json();
+        absent_or(&args.dir.join(public_file(&peer.public.region)), &text)?;
     }
     for peer in &admission.regions {
         let path = args.dir.join(public_file(&peer.public.region));
         write(&path, &public_of(peer, &ring.digest_key).to_json())?;
     }
-    let fingerprint = introduced.public.fingerprint();
+    let (fingerprint, digest) = (introduced.public.fingerprint(), introduced.digest());
     write(
         &files.control,
         &public_of(&introduced, &ring.digest_key).to_json(),
@@ -147,7 +150,7 @@ pub(super) async fn join(args: &JoinArgs) -> anyhow::Result<Value> {
     let others = admission.regions.iter().map(|one| &*one.public.region);
     Ok(json!({
         "region": region, "home": admission.home, "others": others.collect::<Vec<_>>(),
-        "fingerprint": fingerprint, "nodes": files.nodes, "control": files.control,
+        "fingerprint": fingerprint, "digest": digest, "nodes": files.nodes, "control": files.control,
         "signing": files.signing, "settings": files.settings,
     }))
 }
@@ -195,7 +198,7 @@ fn check_address(args: &JoinArgs) -> anyhow::Result<()> {
         );
         CannotStart(why)
     })?;
-    if url.scheme() == "http" && !is_loopback(&url) && !args.insecure {
+    if is_plain(&url) && !args.insecure {
         let why = format!(
             "`--at` is `{}`, without TLS: whoever listens could join in your place; make it \
              https://, or accept it with --insecure",
@@ -274,6 +277,9 @@ pub(super) fn peer_table(peer: &Introduction, file: &Path) -> String {
         json!(peer.public.region),
         json!(peer.addresses.control),
     );
+    if peer.addresses.insecure {
+        text.push_str("insecure = true\n");
+    }
     if let Some(gateway) = &peer.addresses.gateway {
         text.push_str(&format!("gateway = {}\n", json!(gateway)));
     }
@@ -291,8 +297,12 @@ pub(super) fn has_joined(made: &Value) -> Vec<String> {
     let region = text("region");
     vec![
         format!(
-            "region {region} has joined. Its key is {}",
+            "region {region} has joined, with key {}",
             text("fingerprint")
+        ),
+        format!(
+            "    and in all {}: compare that with what the others are told",
+            text("digest")
         ),
         format!(
             "    {}    for its nodes alone (`keys.ring_file`)",
@@ -323,6 +333,15 @@ pub(super) fn absent(path: &Path) -> anyhow::Result<()> {
     match path.exists() {
         false => Ok(()),
         true => Err(unusable(path, "it is there already, and is not overwritten").into()),
+    }
+}
+
+/// A file that says the same is as good as none.
+pub(super) fn absent_or(path: &Path, text: &str) -> anyhow::Result<()> {
+    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+    match found.map(Zeroizing::new) {
+        Some(found) if found.as_str() == text => Ok(()),
+        _ => absent(path),
     }
 }
 

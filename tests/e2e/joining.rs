@@ -134,7 +134,16 @@ fn a_region_that_is_invited_joins_and_serves() {
     let upstream = Upstream::json("{}");
     let before = home.proxy(&upstream.url());
 
-    let made = done(regions(&us, &token).args(["invite", "ap", "--replication", &us.link]));
+    let address = format!("http://{}", us.control);
+    let invite = ["invite", "ap", "--replication", &us.link];
+    let unsaid = regions(&us, &token).args(invite).output();
+    let unsaid = words(&unsaid.expect("it runs"));
+    assert!(unsaid.contains("--address"), "{unsaid}");
+    let made = done(
+        regions(&us, &token)
+            .args(invite)
+            .args(["--address", &address]),
+    );
     let invitation = made["token"].as_str().expect("a token");
     let addresses = (&*format!("http://{}", ap.control), &*ap.link);
     let joined = done(&mut join(&us, invitation, addresses, &ap_files));

@@ -14,6 +14,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
     let mut joined = introduced();
     joined["at"] = time("When");
     joined["source"] = json!({"type": ["string", "null"], "description": "From which address"});
+    joined["digest"] = text("SHA-256 of its keys and addresses together, for people to compare");
     joined["fingerprint"] = text("Its key, as `keyring show` says it");
     let joined = json!({"type": ["object", "null"], "description": "Who used it",
                         "properties": joined});
@@ -26,6 +27,8 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
             "region": text("Its name: 1 to 40 characters of a-z, 0-9 and `-`"),
             "control": text("Base URL under which it will reach this region's REST API"),
             "replication": endpoints(),
+            "insecure": {"type": "boolean", "default": false,
+                         "description": "Whether `control` may be without TLS"},
             "valid_s": {"type": "integer", "minimum": 60, "maximum": 604_800, "default": 3_600,
                         "description": "How long the token is worth something, in seconds"},
         }
@@ -84,6 +87,8 @@ fn introduced() -> Value {
             "required": ["control", "replication"],
             "properties": {
                 "control": text("Base URL of its REST API"),
+                "insecure": {"type": "boolean", "default": false,
+                             "description": "Whether `control` may be without TLS"},
                 "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
                 "replication": endpoints(),
             }

@@ -1,5 +1,6 @@
 //! Invitations of further regions, and how a region joins by one.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,10 +17,11 @@ use super::call::{Call, Presented};
 use super::error::{Code, Refusal};
 use super::{page, write};
 use crate::config::RegionKeys;
-use crate::login::wrong_token;
+use crate::login::{worth_a_look, wrong_token};
 use crate::regions::invitations::{
     self, Addresses, Admission, Introduction, Invitation, InvitationError, Joined,
 };
+use crate::regions::{base_url, is_plain};
 use crate::route::{Gives, Route, Takes, Verb};
 use crate::router::BASE;
 use crate::state::Control;
@@ -91,6 +93,8 @@ struct InvitationRequest {
     region: String,
     control: String,
     replication: Vec<String>,
+    #[serde(default)]
+    insecure: bool,
     valid_s: Option<u64>,
 }
 
@@ -111,8 +115,10 @@ async fn invite(call: Call) -> Result<Answer, Refusal> {
     let control = &call.control;
     let wanted: InvitationRequest = read(&call.request.body)?;
     own_keys(control)?;
+    at_home(control)?;
     let by = Addresses {
         control: wanted.control,
+        insecure: wanted.insecure,
         gateway: Some(control.settings.gateway_url.clone()),
         replication: wanted.replication,
     };
@@ -199,6 +205,7 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
     let control = &presented.control;
     let (id, introduced) = introduced(&presented).await?;
     let (region, keys) = (introduced.public.region.clone(), own_keys(control)?);
+    at_home(control)?;
     if others(control).any(|name| name == region) {
         return Err(taken(&region));
     }
@@ -209,7 +216,10 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
         region: introduced,
     };
     let used = invitations::use_up(control.publisher.store(), &id, joined).await;
-    let invitation = used.map_err(|error| refusal(&region, error))?;
+    let invitation = used.map_err(|error| {
+        let told = refusal(&region, error);
+        stale(control, presented.source, told)
+    })?;
     let (source, fingerprint) = (presented.source, public.fingerprint());
     let act = Act::RegionJoined {
         region: region.clone(),
@@ -233,19 +243,31 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
     Ok(Answer::json(json!(admission)))
 }
 
+/// A token that was worth something once, and not now: counted like a wrong one, and said aloud where
+/// somebody else may have it.
+fn stale(control: &Control, source: Option<IpAddr>, told: Refusal) -> Refusal {
+    if matches!(told.code, Code::InvitationUsed | Code::InvitationExpired) {
+        wrong_token(control, source);
+        let detail = &told.detail;
+        tracing::warn!(?source, "an invitation was shown in vain: {detail}");
+    }
+    told
+}
+
 /// The invitation's id and what the region tells of itself, both judged.
 async fn introduced(presented: &Presented) -> Result<(String, Introduction), Refusal> {
     let (control, source) = (&presented.control, presented.source);
     let Some(region) = invited_region(&presented.token) else {
         return Err(wrong_token(control, source));
     };
+    worth_a_look(control, source)?;
     let id = invitation_id(&presented.token);
     let usable = invitations::usable(control.publisher.store(), &id, Timestamp::now());
     // Nobody without an invitation learns what is wrong with a document.
     if let Err(error) = usable.await {
         return Err(match error {
             InvitationError::Unknown => wrong_token(control, source),
-            error => refusal(region, error),
+            error => stale(control, source, refusal(region, error)),
         });
     }
     let introduced: Introduction = read(&presented.body)?;
@@ -269,6 +291,16 @@ fn own_keys(control: &Control) -> Result<&RegionKeys, Refusal> {
                 several regions has: only a cluster can have further regions";
     let keys = control.settings.keys.as_ref();
     keys.ok_or_else(|| Refusal::new(Code::Conflict, none))
+}
+
+/// Invitations are made and used in one region, so that no two regions take one name.
+fn at_home(control: &Control) -> Result<(), Refusal> {
+    let home = home(control);
+    if home == control.settings.region {
+        return Ok(());
+    }
+    let detail = format!("regions are invited, and join, at home: ask a control plane of {home}");
+    Err(Refusal::new(Code::Conflict, detail))
 }
 
 /// The regions that are known by the settings.
@@ -300,6 +332,7 @@ async fn all_but(
     let peers = control.directory().into_iter();
     all.extend(peers.flat_map(|known| &known.regions.peers).map(|peer| {
         let addresses = Addresses {
+            insecure: base_url(&peer.control).is_some_and(|url| is_plain(&url)),
             control: peer.control.clone(),
             gateway: peer.gateway.clone(),
             replication: peer.replication.clone(),
@@ -342,10 +375,11 @@ fn refusal(region: &str, error: InvitationError) -> Refusal {
         InvitationError::Used(by) => {
             let from = by.source.map(|source| format!(" from {source}"));
             let detail = format!(
-                "the invitation was used at {}{} by a region with key {}; where that was not \
-                 yours, withdraw it, make a new digest key, and find out who saw the token",
+                "the invitation was used at {}{} by a region at {} with key {}; where that is not \
+                 yours, withdraw it, find out who saw the token, and give callers new keys",
                 by.at,
                 from.unwrap_or_default(),
+                proto::checks::printable(&by.region.addresses.control),
                 by.region.public.fingerprint()
             );
             Refusal::new(Code::InvitationUsed, detail)
@@ -364,6 +398,7 @@ fn show(id: &str, invitation: &Invitation, now: Timestamp) -> Value {
         json!({
             "at": joined.at, "source": joined.source,
             "fingerprint": joined.region.public.fingerprint(),
+            "digest": joined.region.digest(),
             "public": joined.region.public, "signers": joined.region.signers,
             "addresses": joined.region.addresses,
         })

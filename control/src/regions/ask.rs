@@ -4,6 +4,7 @@
 //! on again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -12,7 +13,7 @@ use awc::error::SendRequestError;
 use jiff::Timestamp;
 use proto::visible::is_unseen;
 use serde_json::Value;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::forward::{ANSWER_BYTES_MAX, FORWARDED_BY, client, is_whole, name_source};
@@ -114,20 +115,32 @@ pub fn wanted(call: &OrgCall) -> Result<Option<Wanted>, Refusal> {
         .map_err(|detail| Refusal::parameter(REGIONS.0, detail))
 }
 
-/// A question's place among the few that are worked on at once.
+/// A question's place among the few that are worked on at once, for as long as anything works on it.
+pub type Turn = Arc<OwnedSemaphorePermit>;
+
+/// A place for a question; none is needed where no other region is asked.
 ///
 /// # Errors
 /// 503: none became free.
-pub async fn turn(call: &OrgCall) -> Result<SemaphorePermit<'_>, Refusal> {
-    let free = call.control.questions.acquire();
-    if let Ok(Ok(permit)) = timeout(ANSWER_MAX, free).await {
-        return Ok(permit);
+pub async fn turn(call: &OrgCall, wanted: &Wanted) -> Result<Option<Turn>, Refusal> {
+    if let Ok(turn) = timeout(ANSWER_MAX, next_turn(call, wanted)).await {
+        return Ok(turn);
     }
     let detail = format!(
         "{QUESTIONS_MAX} questions to several regions are worked on already; ask again later, or \
          one region"
     );
     Err(Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S))
+}
+
+/// The same for an answer that has begun: it waits for as long as its caller does.
+pub async fn next_turn(call: &OrgCall, wanted: &Wanted) -> Option<Turn> {
+    if wanted.peers.is_empty() {
+        return None;
+    }
+    let questions = Arc::clone(&call.control.questions);
+    // It is never closed.
+    questions.acquire_owned().await.ok().map(Arc::new)
 }
 
 /// What this region itself answers: as quickly as another has to, where others are asked too.

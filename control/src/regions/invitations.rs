@@ -14,9 +14,10 @@ use proto::keys;
 use proto::seal::{RegionPublicKey, Sealed};
 use proto::signature::VerifyingKey;
 use proto::store::{Compare, KeyValue, Op, Revision, Store, StoreError, Txn, TxnOutcome, load};
+use proto::tree::Hash;
 use serde::{Deserialize, Serialize};
 
-use super::{base_url, is_endpoint};
+use super::{base_url, is_endpoint, is_plain};
 
 /// Most invitations that are kept, used ones included.
 pub const INVITATIONS_MAX: usize = 100;
@@ -44,6 +45,9 @@ pub struct Introduction {
 pub struct Addresses {
     /// Base URL of its REST API.
     pub control: String,
+    /// Whether that may be `http://` although it is not of one machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
     /// Base URL of its gateway, where it has one.
     #[serde(default)]
     pub gateway: Option<String>,
@@ -66,6 +70,11 @@ impl Addresses {
                 faults.push((field, words.to_owned()));
             }
         }
+        if base_url(&self.control).is_some_and(|url| is_plain(&url)) && !self.insecure {
+            let words = "is without TLS, and callers' tokens go there: make it https://, or say \
+                         `insecure`";
+            faults.push(("/control", words.to_owned()));
+        }
         let good = |text: &String| text.len() <= ADDRESS_BYTES_MAX && is_endpoint(text);
         let count = self.replication.len();
         if !(1..=LISTED_MAX).contains(&count) || !self.replication.iter().all(good) {
@@ -77,6 +86,13 @@ impl Addresses {
 }
 
 impl Introduction {
+    /// What people compare to know that they mean the same keys and addresses: SHA-256 of all of
+    /// it, in hexadecimal.
+    pub fn digest(&self) -> String {
+        // Texts and lists only: serialising into memory cannot fail.
+        Hash::of(&serde_json::to_vec(self).unwrap_or_default()).to_string()
+    }
+
     /// What is wrong with its keys: a JSON pointer and words for each.
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
@@ -251,8 +267,8 @@ pub async fn usable(
     }
 }
 
-/// Marks an invitation as used. The same key may use it again while it is valid: whoever did not
-/// get the answer asks once more.
+/// Marks an invitation as used. The same keys at the same addresses may use it again while it is
+/// valid: whoever did not get the answer asks once more.
 ///
 /// # Errors
 /// [`InvitationError`]; nothing was changed.
@@ -265,24 +281,19 @@ pub async fn use_up(
     if joined.at >= invitation.expires_at {
         return Err(InvitationError::Expired(invitation.expires_at));
     }
-    let taken = keys::joined(&invitation.region);
-    let (mut compares, mut joined) = (vec![Compare::Absent(taken.clone())], joined);
     if let Some(before) = &invitation.joined {
-        let same = |one: &Introduction| (one.public.clone(), one.signers.clone());
-        if same(&before.region) != same(&joined.region) {
-            return Err(InvitationError::Used(Box::new(before.clone())));
-        }
-        if before.region == joined.region {
-            return Ok(invitation);
-        }
-        // The same region at other addresses.
-        (joined.at, joined.source) = (before.at, before.source);
-        compares = vec![Compare::Value(taken.clone(), id.to_owned().into())];
+        return match before.region == joined.region {
+            true => Ok(invitation),
+            false => Err(InvitationError::Used(Box::new(before.clone()))),
+        };
     }
-    compares.push(Compare::ModRevision(keys::invitation(id), revision));
-    invitation.joined = Some(joined);
+    let taken = keys::joined(&invitation.region);
+    invitation.joined = Some(joined.clone());
     let used = store.txn(Txn {
-        compares,
+        compares: vec![
+            Compare::ModRevision(keys::invitation(id), revision),
+            Compare::Absent(taken.clone()),
+        ],
         ops: vec![
             put(keys::invitation(id), &invitation)?,
             Op::Put {
@@ -297,10 +308,20 @@ pub async fn use_up(
         TxnOutcome::Committed(_) => Ok(invitation),
         TxnOutcome::Conflict(seen) => match seen.value.into_iter().next().flatten() {
             Some(by) if by.value != id.as_bytes() => Err(InvitationError::Taken),
-            // Somebody used or withdrew it at this moment.
-            _ => match read(store, id).await?.0.joined {
-                Some(before) => Err(InvitationError::Used(Box::new(before))),
-                None => Err(InvitationError::Unknown),
+            // Somebody used or withdrew it at this moment: maybe the same region, which asks twice.
+            _ => match read(store, id).await?.0 {
+                known
+                    if known
+                        .joined
+                        .as_ref()
+                        .is_some_and(|by| by.region == joined.region) =>
+                {
+                    Ok(known)
+                }
+                known => match known.joined {
+                    Some(before) => Err(InvitationError::Used(Box::new(before))),
+                    None => Err(InvitationError::Unknown),
+                },
             },
         },
     }

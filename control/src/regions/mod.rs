@@ -76,6 +76,21 @@ pub fn base_url(text: &str) -> Option<url::Url> {
     (["http", "https"].contains(&url.scheme()) && is_plain).then_some(url)
 }
 
+/// Whether a URL leads to this machine itself.
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// Whether what is sent to a URL can be overheard on the way.
+pub fn is_plain(url: &url::Url) -> bool {
+    url.scheme() == "http" && !is_loopback(url)
+}
+
 /// The host of `host:port`, without brackets.
 pub fn host_of(endpoint: &str) -> &str {
     let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);

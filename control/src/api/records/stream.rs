@@ -121,7 +121,9 @@ struct Rest {
 async fn export_of(call: OrgCall, wanted: Wanted) -> Result<Answer, Refusal> {
     let filter = filter::filter(&call)?;
     let limit = page::LIMIT_MAX;
-    let first = regions::read(&call, &wanted, (&filter, limit), Places::default()).await?;
+    let turn = ask::turn(&call, &wanted).await?;
+    let asked = (&filter, limit);
+    let first = regions::read(&call, &wanted, asked, Places::default(), turn).await?;
     let missing = missing::in_head(&first.missing);
     let rest = Rest {
         call,
@@ -168,7 +170,9 @@ async fn next_page(
 ) -> Result<regions::Page, Refusal> {
     let (call, wanted, filter) = (call.clone(), wanted.clone(), filter.clone());
     let reading = actix_web::rt::spawn(async move {
-        regions::read(&call, &wanted, (&filter, page::LIMIT_MAX), places).await
+        let turn = ask::next_turn(&call, &wanted).await;
+        let asked = (&filter, page::LIMIT_MAX);
+        regions::read(&call, &wanted, asked, places, turn).await
     });
     let broken = |detail: String| Refusal::new(Code::RecordsUnavailable, detail);
     let page = reading

@@ -70,7 +70,7 @@ pub(super) async fn together(
     wanted: &Wanted,
     question: &Question,
 ) -> Result<Answer, Refusal> {
-    let _turn = ask::turn(call).await?;
+    let turn = ask::turn(call, wanted).await?;
     let wider = question.wider();
     let query = passed_on(call, &wider)?;
     let peers = wanted.peers.iter();
@@ -78,7 +78,10 @@ pub(super) async fn together(
     let own = async {
         let region = wanted.own.clone()?;
         let asked = wider.clone();
+        let held = turn.clone();
         let counted = blocking(call, move |records| {
+            // Reading goes on where nobody waits for it any more.
+            let _held = held;
             let found = records.aggregate(&asked)?;
             Ok(located(&asked, Counts::of(&asked, found), &region))
         });
