@@ -45,7 +45,10 @@ async fn verify(args: &AuditVerifyArgs) -> anyhow::Result<()> {
     }
     match holds {
         true => Ok(()),
-        false => bail!("the audit does not hold: something was changed in the store by hand"),
+        false => bail!(
+            "the audit does not hold: something was changed in the store by hand, or the store was \
+             restored"
+        ),
     }
 }
 
@@ -75,7 +78,10 @@ fn verified_lines(found: &Value) -> Vec<String> {
         lines.push(format!("{place} {}: {}", text("problem"), text("detail")));
     }
     if found["holds"] == true {
-        lines.push("all of it is as it was written".into());
+        lines.push(match &found["anchored_until"] {
+            Value::Null => "nothing in it contradicts itself; no version proves it".into(),
+            _ => "nothing in it contradicts itself or a version".into(),
+        });
     }
     lines
 }
@@ -170,7 +176,7 @@ mod tests {
             [
                 "entries of region eu: 1 to 7; versions prove them up to 5",
                 "versions: 1 to 9",
-                "all of it is as it was written",
+                "nothing in it contradicts itself or a version",
             ]
         );
         found["holds"] = json!(false);

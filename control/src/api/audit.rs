@@ -264,9 +264,15 @@ fn author_name(call: &OrgCall, config: Option<&OrgConfig>, author: &str) -> Opti
 
 /// Failed logins that this control plane has counted are in the list too.
 async fn count_logins(call: &OrgCall) {
-    let control = &call.control;
-    let store = control.publisher.store();
-    control.logins.write(store, &control.counters).await;
+    let control = call.control.clone();
+    // A task of its own: the caller's hang-up must not lose what was taken to be written.
+    let writing = actix_web::rt::spawn(async move {
+        let store = control.publisher.store();
+        control.logins.write(store, &control.counters).await;
+    });
+    if let Err(error) = writing.await {
+        tracing::warn!(%error, "writing failed logins broke off: {error}");
+    }
 }
 
 async fn verified(call: OrgCall) -> Result<Answer, Refusal> {
@@ -275,7 +281,8 @@ async fn verified(call: OrgCall) -> Result<Answer, Refusal> {
     // Versions first: what they say of has been written then.
     let versions = all_versions(&call).await.map_err(write::refusal)?;
     let chain = audit::chain(publisher.store(), org).await;
-    let chain = chain.map_err(|error| write::refusal(error.into()))?;
+    let mut chain = chain.map_err(|error| write::refusal(error.into()))?;
+    chain.kept_min = audit::ENTRIES_MAX;
     let found = verify::verify(org, publisher.region(), &chain, &versions);
     let breaks = found.breaks.iter().map(|found| {
         json!({

@@ -216,7 +216,7 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
         region: introduced,
     };
     let used = invitations::use_up(control.publisher.store(), &id, joined).await;
-    let invitation = used.map_err(|error| {
+    let (invitation, is_first) = used.map_err(|error| {
         let told = refusal(&region, error);
         stale(control, presented.source, told)
     })?;
@@ -225,12 +225,16 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
         region: region.clone(),
         fingerprint: fingerprint.clone(),
     };
-    // Nothing is given before that is written; whoever joins asks again.
-    presented.audited("invitation", act).await?;
-    tracing::warn!(
-        %region, ?source, fingerprint,
-        "region {region} joined with key {fingerprint}: list it in `regions.peers` of the others"
-    );
+    if is_first {
+        tracing::warn!(
+            %region, ?source, fingerprint,
+            "region {region} joined with key {fingerprint}: list it in `regions.peers` of the \
+             others"
+        );
+        // Written before anything is given, as far as the store lets it: the invitation says the
+        // same.
+        presented.audited("invitation", act).await?;
+    }
     let sealed = seal::seal_digest_key(&public, &id, &control.digest_key);
     let sealed = sealed.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
     let admission = Admission {

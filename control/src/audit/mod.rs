@@ -23,6 +23,8 @@ use crate::publish::wait;
 pub const ENTRIES_MAX: u64 = 5_000;
 /// Entries that leave in one transaction.
 const DROPPED_AT_ONCE: u64 = 90;
+/// A number that no chain comes to, and that JSON has exactly: what says more was put there by hand.
+const SEQ_MAX: u64 = 1 << 53;
 /// Tries before an entry is given up: that many others wrote meanwhile.
 const TRIES: u32 = 20;
 
@@ -87,15 +89,15 @@ async fn last(
 ) -> Result<Option<Last>, StoreError> {
     match head.map(|head| serde_json::from_slice(&head.value)) {
         None => Ok(None),
-        Some(Ok(last)) => Ok(Some(last)),
-        Some(Err(_)) => walked(store, org).await,
+        Some(Ok(Last { seq, hash })) if seq < SEQ_MAX => Ok(Some(Last { seq, hash })),
+        Some(_) => walked(store, org).await,
     }
 }
 
 async fn walked(store: &dyn Store, org: OrgId) -> Result<Option<Last>, StoreError> {
     let chain = chain(store, org).await?;
-    let last = chain.entries.last_key_value();
-    Ok(last.map(|(seq, value)| Last {
+    let mut entries = chain.entries.range(..SEQ_MAX);
+    Ok(entries.next_back().map(|(seq, value)| Last {
         seq: *seq,
         hash: hash(org, value),
     }))
@@ -233,12 +235,26 @@ pub async fn drop_oldest(
             return Ok(dropped);
         };
         let kept = last.seq.saturating_add(1).saturating_sub(first);
-        let until = first.saturating_add(DROPPED_AT_ONCE).saturating_sub(1);
-        if kept < keep.saturating_add(DROPPED_AT_ONCE) || until >= last.seq {
+        let end = first.saturating_add(DROPPED_AT_ONCE);
+        if kept < keep.saturating_add(DROPPED_AT_ONCE) || end > last.seq {
             return Ok(dropped);
         }
-        let Some(oldest) = store.get(&keys::audit_entry(org, until)).await?.value else {
-            // Somebody removed it by hand: what is left tells that, and stays.
+        let oldest = Range {
+            prefix: keys::audit(org),
+            after: None,
+            limit: DROPPED_AT_ONCE as usize,
+            at: None,
+        };
+        // Some may have been removed by hand.
+        let leaving: Vec<(u64, KeyValue)> = store
+            .range(oldest)
+            .await?
+            .items
+            .into_iter()
+            .filter_map(|pair| Some((keys::parse_audit_entry(&pair.key)?, pair)))
+            .filter(|(seq, _)| *seq < end)
+            .collect();
+        let Some((until, oldest)) = leaving.last().map(|(seq, pair)| (*seq, pair.clone())) else {
             return Ok(dropped);
         };
         let said = Said {
@@ -251,7 +267,8 @@ pub async fn drop_oldest(
             },
         };
         let (value, next) = Last::next(Some(last), org, said);
-        let gone = (first..=until).map(|seq| Op::Delete(keys::audit_entry(org, seq)));
+        let gone_count = leaving.len() as u64;
+        let gone = leaving.into_iter().map(|(_, pair)| Op::Delete(pair.key));
         let mut ops: Vec<Op> = gone.collect();
         ops.push(Op::put(keys::audit_entry(org, next.seq), value));
         ops.push(Op::put(key.clone(), json(&next)));
@@ -263,6 +280,6 @@ pub async fn drop_oldest(
         if let TxnOutcome::Conflict(_) = store.txn(txn).await? {
             return Ok(dropped);
         }
-        dropped += DROPPED_AT_ONCE;
+        dropped += gone_count;
     }
 }

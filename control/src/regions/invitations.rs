@@ -268,7 +268,7 @@ pub async fn usable(
 }
 
 /// Marks an invitation as used. The same keys at the same addresses may use it again while it is
-/// valid: whoever did not get the answer asks once more.
+/// valid: whoever did not get the answer asks once more. Tells also whether it was used only now.
 ///
 /// # Errors
 /// [`InvitationError`]; nothing was changed.
@@ -276,14 +276,14 @@ pub async fn use_up(
     store: &dyn Store,
     id: &str,
     joined: Joined,
-) -> Result<Invitation, InvitationError> {
+) -> Result<(Invitation, bool), InvitationError> {
     let (mut invitation, revision) = read(store, id).await?;
     if joined.at >= invitation.expires_at {
         return Err(InvitationError::Expired(invitation.expires_at));
     }
     if let Some(before) = &invitation.joined {
         return match before.region == joined.region {
-            true => Ok(invitation),
+            true => Ok((invitation, false)),
             false => Err(InvitationError::Used(Box::new(before.clone()))),
         };
     }
@@ -305,7 +305,7 @@ pub async fn use_up(
         or_read: vec![taken],
     });
     match used.await? {
-        TxnOutcome::Committed(_) => Ok(invitation),
+        TxnOutcome::Committed(_) => Ok((invitation, true)),
         TxnOutcome::Conflict(seen) => match seen.value.into_iter().next().flatten() {
             Some(by) if by.value != id.as_bytes() => Err(InvitationError::Taken),
             // Somebody used or withdrew it at this moment: maybe the same region, which asks twice.
@@ -316,7 +316,7 @@ pub async fn use_up(
                         .as_ref()
                         .is_some_and(|by| by.region == joined.region) =>
                 {
-                    Ok(known)
+                    Ok((known, true))
                 }
                 known => match known.joined {
                     Some(before) => Err(InvitationError::Used(Box::new(before))),

@@ -208,6 +208,12 @@ fn entries_leave_where_an_entry_says_so() {
     for until in [1, 2, 3, 5] {
         assert_eq!(broken(drops(until)), [], "{until}");
     }
+    // Not those that are too young to leave.
+    let young = broken(|chain, versions| {
+        drops(2)(chain, versions);
+        chain.kept_min = 100;
+    });
+    assert_eq!(young[0], (Some(2), None, "missing"));
     let more = broken(|chain, versions| {
         drops(2)(chain, versions);
         chain.entries.remove(&3);

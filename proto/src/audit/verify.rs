@@ -15,6 +15,9 @@ const BREAKS_MAX: usize = 20;
 /// A chain as it was read, all at one revision of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
+    /// So many entries stay at least when old ones leave: where an entry says that later ones left,
+    /// it was not written by whoever lets old ones leave.
+    pub kept_min: u64,
     /// The values of entries, by the numbers in their keys.
     pub entries: BTreeMap<u64, Vec<u8>>,
     /// The value of `keys::audit_head`.
@@ -176,7 +179,8 @@ fn begins(
     let says = |value: &Vec<u8>| {
         let entry: Option<Entry> = serde_json::from_slice(value).ok();
         let dropped = Act::EntriesDropped { until, hash };
-        entry.is_some_and(|entry| entry.said.act == dropped)
+        let is_old = |seq: u64| seq.saturating_sub(until) >= chain.kept_min;
+        entry.is_some_and(|entry| entry.said.act == dropped && is_old(entry.seq))
     };
     match chain.entries.values().any(says) {
         true => drop(hashes.insert(until, hash)),
