@@ -150,8 +150,8 @@ pub(super) async fn join(args: &JoinArgs) -> anyhow::Result<Value> {
     let others = admission.regions.iter().map(|one| &*one.public.region);
     Ok(json!({
         "region": region, "home": admission.home, "others": others.collect::<Vec<_>>(),
-        "fingerprint": fingerprint, "digest": digest, "nodes": files.nodes, "control": files.control,
-        "signing": files.signing, "settings": files.settings,
+        "fingerprint": fingerprint, "digest": digest, "nodes": files.nodes,
+        "control": files.control, "signing": files.signing, "settings": files.settings,
     }))
 }
 

@@ -1,6 +1,32 @@
 //! What invitations of regions, and what is told to regions that join, look like.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
+
+use crate::regions::invitations::Invitation;
+
+/// An invitation as it is shown: without its token, which nobody has but whoever was given it.
+pub fn show(id: &str, invitation: &Invitation, now: Timestamp) -> Value {
+    let state = match &invitation.joined {
+        Some(_) => "joined",
+        None if now < invitation.expires_at => "open",
+        None => "expired",
+    };
+    let joined = invitation.joined.as_ref().map(|joined| {
+        json!({
+            "at": joined.at, "source": joined.source,
+            "fingerprint": joined.region.public.fingerprint(),
+            "digest": joined.region.digest(),
+            "public": joined.region.public, "signers": joined.region.signers,
+            "addresses": joined.region.addresses,
+        })
+    });
+    json!({
+        "id": id, "region": invitation.region, "state": state,
+        "created_at": invitation.created_at, "created_by": invitation.created_by,
+        "expires_at": invitation.expires_at, "joined": joined,
+    })
+}
 
 /// Schemas by name.
 pub fn schemas() -> Vec<(&'static str, Value)> {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::call::{Call, Presented};
 use super::error::{Code, Refusal};
+use super::invitation_schemas::show;
 use super::{page, write};
 use crate::config::RegionKeys;
 use crate::login::{worth_a_look, wrong_token};
@@ -247,8 +248,8 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
     Ok(Answer::json(json!(admission)))
 }
 
-/// A token that was worth something once, and not now: counted like a wrong one, and said aloud where
-/// somebody else may have it.
+/// A token that was worth something once, and not now: counted like a wrong one, and said aloud
+/// where somebody else may have it.
 fn stale(control: &Control, source: Option<IpAddr>, told: Refusal) -> Refusal {
     if matches!(told.code, Code::InvitationUsed | Code::InvitationExpired) {
         wrong_token(control, source);
@@ -390,26 +391,4 @@ fn refusal(region: &str, error: InvitationError) -> Refusal {
         }
         InvitationError::Store(error) => write::refusal(error.into()),
     }
-}
-
-fn show(id: &str, invitation: &Invitation, now: Timestamp) -> Value {
-    let state = match &invitation.joined {
-        Some(_) => "joined",
-        None if now < invitation.expires_at => "open",
-        None => "expired",
-    };
-    let joined = invitation.joined.as_ref().map(|joined| {
-        json!({
-            "at": joined.at, "source": joined.source,
-            "fingerprint": joined.region.public.fingerprint(),
-            "digest": joined.region.digest(),
-            "public": joined.region.public, "signers": joined.region.signers,
-            "addresses": joined.region.addresses,
-        })
-    });
-    json!({
-        "id": id, "region": invitation.region, "state": state,
-        "created_at": invitation.created_at, "created_by": invitation.created_by,
-        "expires_at": invitation.expires_at, "joined": joined,
-    })
 }

@@ -23,7 +23,8 @@ use crate::publish::wait;
 pub const ENTRIES_MAX: u64 = 5_000;
 /// Entries that leave in one transaction.
 const DROPPED_AT_ONCE: u64 = 90;
-/// A number that no chain comes to, and that JSON has exactly: what says more was put there by hand.
+/// A number that no chain comes to, and that JSON has exactly: what says more was put there by
+/// hand.
 const SEQ_MAX: u64 = 1 << 53;
 /// Tries before an entry is given up: that many others wrote meanwhile.
 const TRIES: u32 = 20;

@@ -115,7 +115,8 @@ pub fn wanted(call: &OrgCall) -> Result<Option<Wanted>, Refusal> {
         .map_err(|detail| Refusal::parameter(REGIONS.0, detail))
 }
 
-/// A question's place among the few that are worked on at once, for as long as anything works on it.
+/// A question's place among the few that are worked on at once, for as long as anything works on
+/// it.
 pub type Turn = Arc<OwnedSemaphorePermit>;
 
 /// A place for a question; none is needed where no other region is asked.
