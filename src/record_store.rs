@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::control::records::clickhouse::ClickHouseSettings;
 use ::control::records::{Records, RecordsError};
+use ::control::regions::is_loopback;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -13,7 +14,7 @@ use rustls_platform_verifier::ConfigVerifierExt;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tracing::warn;
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::own_secrets;
@@ -212,15 +213,6 @@ fn address(text: &str) -> anyhow::Result<Url> {
         ));
     }
     Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 fn trusting(file: &Path) -> anyhow::Result<ClientConfig> {

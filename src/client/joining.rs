@@ -179,7 +179,7 @@ async fn admitted(
         // Names become names of files.
         let name = &peer.public.region;
         let is_good = is_region_name(name) && *name != introduced.public.region;
-        if !is_good || !peer.faults().is_empty() || !peer.addresses.faults().is_empty() {
+        if !is_good || !peer.faults().is_empty() {
             bail!(
                 "the answer has a region `{}` that cannot be one",
                 shown(name)

@@ -8,21 +8,9 @@ use proto::store::embedded::Embedded;
 use proto::store::{Op, Store, Txn};
 use serde_json::{Value, json};
 
-use crate::harness::gateway::{Gateway, Start, binary};
+use crate::harness::gateway::{Gateway, Start};
 use crate::harness::http::Request;
-
-/// What a command says, and whether it went well.
-fn run(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
-    let output = binary()
-        .args(arguments)
-        .args(["--control", &gateway.control])
-        .env("REQUESTROCKET_TOKEN", &gateway.token)
-        .output()
-        .expect("the binary runs");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    (output.status.success(), said)
-}
+use crate::versions::run;
 
 /// Changes an audit entry in the store of a gateway that is stopped.
 async fn edit(folder: &Path, org: OrgId, seq: u64, change: impl Fn(String) -> Op) {

@@ -5,24 +5,16 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::gateway::{Gateway, Proxy, binary};
+use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
+use crate::suggested_rules::told;
 
 /// Calls that the proxy's meter grants in all.
 const GRANTED: usize = 9;
 
 fn explain(gateway: &Gateway, arguments: &[&str]) -> String {
-    let output = binary()
-        .args(["explain", "--control", &gateway.control])
-        .args(arguments)
-        .env("REQUESTROCKET_TOKEN", &gateway.token)
-        .output()
-        .expect("the binary runs");
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {told}{error}");
-    told
+    told(gateway, &[&["explain"], arguments].concat())
 }
 
 /// The requests that a proxy got, as its records tell.

@@ -8,7 +8,7 @@ use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
 /// A command's standard output.
-fn told(gateway: &Gateway, arguments: &[&str]) -> String {
+pub fn told(gateway: &Gateway, arguments: &[&str]) -> String {
     let output = binary()
         .args(arguments)
         .args(["--control", &gateway.control])

@@ -6,7 +6,7 @@ use crate::harness::gateway::{Gateway, Start, binary};
 use crate::harness::upstream::Upstream;
 
 /// Runs a client command; gives what it said, and whether it succeeded.
-fn run(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
+pub fn run(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
     let output = binary()
         .args(arguments)
         .args(["--control", &gateway.control])

@@ -20,7 +20,7 @@ use super::{page, write};
 use crate::config::RegionKeys;
 use crate::login::{worth_a_look, wrong_token};
 use crate::regions::invitations::{
-    self, Addresses, Admission, Introduction, Invitation, InvitationError, Joined,
+    self, Addresses, Admission, FAULT, Introduction, Invitation, InvitationError, Joined,
 };
 use crate::regions::{base_url, is_plain};
 use crate::route::{Gives, Route, Takes, Verb};
@@ -104,12 +104,11 @@ fn read<T: DeserializeOwned>(body: &Value) -> Result<T, Refusal> {
         .map_err(|error| Refusal::invalid(vec![Problem::new("", "body", error.to_string())]))
 }
 
-fn refuse_faults(faults: Vec<(String, String)>) -> Result<(), Refusal> {
-    if faults.is_empty() {
-        return Ok(());
+fn refuse_faults(faults: Vec<Problem>) -> Result<(), Refusal> {
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::invalid(faults)),
     }
-    let problem = |(pointer, words)| Problem::new(pointer, "region", words);
-    Err(Refusal::invalid(faults.into_iter().map(problem).collect()))
 }
 
 async fn invite(call: Call) -> Result<Answer, Refusal> {
@@ -125,17 +124,16 @@ async fn invite(call: Call) -> Result<Answer, Refusal> {
     };
     let (valid_s, least, most) = VALID_S;
     let valid_s = wanted.valid_s.unwrap_or(valid_s);
-    let mut faults: Vec<(String, String)> = Vec::new();
+    let mut faults = Vec::new();
     if !is_region_name(&wanted.region) {
         let words = "must be 1 to 40 characters of a-z, 0-9 and `-`";
-        faults.push(("/region".into(), words.into()));
+        faults.push(Problem::new("/region", FAULT, words));
     }
     if !(least..=most).contains(&valid_s) {
         let words = format!("must be {least} to {most} seconds");
-        faults.push(("/valid_s".into(), words));
+        faults.push(Problem::new("/valid_s", FAULT, words));
     }
-    let of_addresses = by.faults().into_iter();
-    faults.extend(of_addresses.map(|(pointer, words)| (pointer.to_owned(), words)));
+    faults.extend(by.faults());
     refuse_faults(faults)?;
     if others(control).any(|name| name == wanted.region) {
         return Err(taken(&wanted.region));
@@ -222,10 +220,6 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
         stale(control, presented.source, told)
     })?;
     let (source, fingerprint) = (presented.source, public.fingerprint());
-    let act = Act::RegionJoined {
-        region: region.clone(),
-        fingerprint: fingerprint.clone(),
-    };
     if is_first {
         tracing::warn!(
             %region, ?source, fingerprint,
@@ -234,6 +228,10 @@ async fn join(presented: Presented) -> Result<Answer, Refusal> {
         );
         // Written before anything is given, as far as the store lets it: the invitation says the
         // same.
+        let act = Act::RegionJoined {
+            region: region.clone(),
+            fingerprint,
+        };
         presented.audited("invitation", act).await?;
     }
     let sealed = seal::seal_digest_key(&public, &id, &control.digest_key);
@@ -276,15 +274,10 @@ async fn introduced(presented: &Presented) -> Result<(String, Introduction), Ref
         });
     }
     let introduced: Introduction = read(&presented.body)?;
-    let mut faults: Vec<(String, String)> = Vec::new();
-    let of_keys = introduced.faults().into_iter();
-    faults.extend(of_keys.map(|(pointer, words)| (pointer.to_owned(), words)));
-    let of_addresses = introduced.addresses.faults().into_iter();
-    let below = |(pointer, words)| (format!("/addresses{pointer}"), words);
-    faults.extend(of_addresses.map(below));
+    let mut faults = introduced.faults();
     if introduced.public.region != region {
         let words = format!("must be `{region}`, which the invitation is for");
-        faults.push(("/public/region".into(), words));
+        faults.push(Problem::new("/public/region", FAULT, words));
     }
     refuse_faults(faults)?;
     Ok((id, introduced))

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::keys;
+use proto::problem::Problem;
 use proto::seal::{RegionPublicKey, Sealed};
 use proto::signature::VerifyingKey;
 use proto::store::{Compare, KeyValue, Op, Revision, Store, StoreError, Txn, TxnOutcome, load};
@@ -25,6 +26,8 @@ pub const INVITATIONS_MAX: usize = 100;
 const LISTED_MAX: usize = 16;
 /// Longest address, in bytes.
 const ADDRESS_BYTES_MAX: usize = 512;
+/// The code of what is wrong with a region's keys or addresses.
+pub const FAULT: &str = "region";
 
 /// What a region tells of itself, and is told of others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +59,8 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// What is wrong with them: a JSON pointer and words for each.
-    pub fn faults(&self) -> Vec<(&'static str, String)> {
+    /// What is wrong with them.
+    pub fn faults(&self) -> Vec<Problem> {
         let mut faults = Vec::new();
         let urls = [
             ("/control", Some(&self.control)),
@@ -67,19 +70,19 @@ impl Addresses {
             let good = |url: &String| url.len() <= ADDRESS_BYTES_MAX && base_url(url).is_some();
             if !url.is_none_or(good) {
                 let words = "must be a URL, as https://control.example.com";
-                faults.push((field, words.to_owned()));
+                faults.push(Problem::new(field, FAULT, words));
             }
         }
         if base_url(&self.control).is_some_and(|url| is_plain(&url)) && !self.insecure {
             let words = "is without TLS, and callers' tokens go there: make it https://, or say \
                          `insecure`";
-            faults.push(("/control", words.to_owned()));
+            faults.push(Problem::new("/control", FAULT, words));
         }
         let good = |text: &String| text.len() <= ADDRESS_BYTES_MAX && is_endpoint(text);
         let count = self.replication.len();
         if !(1..=LISTED_MAX).contains(&count) || !self.replication.iter().all(good) {
             let words = format!("must list 1 to {LISTED_MAX} link listeners, host:port each");
-            faults.push(("/replication", words));
+            faults.push(Problem::new("/replication", FAULT, words));
         }
         faults
     }
@@ -93,17 +96,20 @@ impl Introduction {
         Hash::of(&serde_json::to_vec(self).unwrap_or_default()).to_string()
     }
 
-    /// What is wrong with its keys: a JSON pointer and words for each.
-    pub fn faults(&self) -> Vec<(&'static str, String)> {
+    /// What is wrong with it.
+    pub fn faults(&self) -> Vec<Problem> {
         let mut faults = Vec::new();
         if !self.public.is_well_formed() {
-            faults.push(("/public", "holds no X25519 key of 32 bytes".into()));
+            let words = "holds no X25519 key of 32 bytes";
+            faults.push(Problem::new("/public", FAULT, words));
         }
         let good = self.signers.iter().all(VerifyingKey::is_well_formed);
         if !good || self.signers.len() > LISTED_MAX {
             let words = format!("must be at most {LISTED_MAX} Ed25519 keys of 32 bytes");
-            faults.push(("/signers", words));
+            faults.push(Problem::new("/signers", FAULT, words));
         }
+        let of_addresses = self.addresses.faults().into_iter();
+        faults.extend(of_addresses.map(|fault| fault.below("/addresses")));
         faults
     }
 }
