@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use proto::filter::Redactions;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::{Attempt, AuthFailure, Denial, ScrubState, StageTime, UpstreamId};
+use proto::record::{
+    Attempt, AuthFailure, Denial, KeyHint, PresentedKey, ScrubState, StageTime, UpstreamId,
+};
 
 use crate::actor::{STAGES, StageKind};
 use crate::body::{ByteStream, RequestBody};
@@ -195,8 +197,19 @@ pub struct Caller {
     pub generation: Option<Arc<str>>,
     /// Where the key stood.
     pub places: Vec<Place>,
+    /// The end of an issued key, for people to recognise it.
+    pub hint: Option<KeyHint>,
     /// The payload of the JWT that it presented, where a meter asks for a claim.
     pub jwt: Option<Box<[u8]>>,
+}
+
+impl Caller {
+    /// What the record says of its key.
+    pub fn presented(&self) -> Option<PresentedKey> {
+        let place = self.places.first()?.recorded();
+        let hint = self.hint;
+        Some(PresentedKey { place, hint })
+    }
 }
 
 /// The request towards the target, before the credential is added.
@@ -286,6 +299,8 @@ pub struct Notes {
     pub request_bytes: Rc<Cell<u64>>,
     /// The region that passed it on to this one.
     pub forwarded_from: Option<Arc<str>>,
+    /// What the record says of the key that a caller presented who was refused.
+    pub presented: Option<PresentedKey>,
     /// The beginning of the request's body, where its record is to have it.
     pub payload: Option<Rc<RefCell<Capture>>>,
     /// What it has spent of its meters; an answer may correct it while it passes.

@@ -9,14 +9,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderName};
 use proto::query;
+use proto::record::{KeyHint, PresentedKey};
 
 use crate::request::Request;
+use crate::snapshot::CompiledProxy;
 
 /// What keys issued by us begin with.
 pub const ISSUED: &[u8] = b"rr_";
 
 /// The headers in which SDKs send keys.
-const HEADERS: [HeaderName; 6] = [
+static HEADERS: [HeaderName; 6] = [
     header::AUTHORIZATION,
     HeaderName::from_static("x-requestrocket-key"),
     HeaderName::from_static("x-api-key"),
@@ -35,11 +37,15 @@ pub enum Place {
 }
 
 impl Place {
-    /// For records: the header's name, or `query`.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Header(name) => name.as_str(),
-            Self::Query(_) => "query",
+    /// For records: the header's name, or `query`; the usual ones cost no allocation.
+    pub fn recorded(&self) -> Cow<'static, str> {
+        let name = match self {
+            Self::Header(name) => name,
+            Self::Query(_) => return Cow::Borrowed("query"),
+        };
+        match HEADERS.iter().find(|usual| *usual == name) {
+            Some(usual) => Cow::Borrowed(usual.as_str()),
+            None => Cow::Owned(name.as_str().to_owned()),
         }
     }
 }
@@ -168,6 +174,33 @@ pub fn in_query<'a>(request: &'a Request, name: &str) -> Option<Cow<'a, [u8]>> {
     values.next().is_none().then_some(value)
 }
 
+/// What the record says of the key of a caller who was refused: that of the place in which a key
+/// of ours was found, else of the first in which one that a user gave may stand; none where there
+/// are several.
+pub fn recorded(request: &Request, proxy: Option<&CompiledProxy>) -> Option<PresentedKey> {
+    let usual = Extra::default();
+    let extra = proxy.map_or(&usual, |proxy| &proxy.places);
+    let (place, hint) = match issued(request, extra) {
+        Issued::Several => return None,
+        Issued::One(key, places) => (places.into_iter().next()?, KeyHint::of(&key)),
+        Issued::Nowhere => (given_place(request, proxy)?, None),
+    };
+    let place = place.recorded();
+    Some(PresentedKey { place, hint })
+}
+
+/// Where a key that a user gave stands: where a credential of the proxy looks for it, or where it
+/// would be usual.
+fn given_place(request: &Request, proxy: Option<&CompiledProxy>) -> Option<Place> {
+    let credentials = proxy.map(|proxy| proxy.credentials.iter());
+    let found = credentials.and_then(|mut all| all.find_map(|one| one.presented(request)));
+    let usual = || request.headers.contains_key(header::AUTHORIZATION);
+    match found {
+        Some((_, place)) => Some(place),
+        None => usual().then_some(Place::Header(header::AUTHORIZATION)),
+    }
+}
+
 /// The field's value, where it stands exactly once.
 fn single<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a [u8]> {
     let mut values = request.headers.get_all(name).iter();
@@ -234,7 +267,10 @@ mod tests {
             Issued::Several => vec!["several".into()],
             Issued::One(key, places) => {
                 assert_eq!(&*key, b"rr_live_1", "{fields:?}");
-                places.iter().map(|place| place.name().to_owned()).collect()
+                places
+                    .iter()
+                    .map(|place| place.recorded().into_owned())
+                    .collect()
             }
         };
         assert_eq!(places, expected, "{fields:?} {target}");

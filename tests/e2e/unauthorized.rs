@@ -83,7 +83,13 @@ fn every_401_is_the_same_answer_and_the_record_has_the_reason() {
         assert_eq!(told(&answer), expected, "{path} {reason}");
         if reason != "unknown-proxy" {
             let id = answer.field("requestrocket-request-id").expect("an id");
-            assert_eq!(gateway.record(id)["auth_failure"], reason, "{path}");
+            let record = gateway.record(id);
+            assert_eq!(record["auth_failure"], reason, "{path}");
+            let expected = match key {
+                "" => Value::Null,
+                key => json!({"place": "x-api-key", "hint": key[key.len() - 4..]}),
+            };
+            assert_eq!(record["presented"], expected, "{path}");
         }
     }
     assert_eq!(expected.0, 401);
@@ -108,6 +114,76 @@ fn every_401_is_the_same_answer_and_the_record_has_the_reason() {
     ];
     assert_eq!(names, expected);
     assert!(!json!(unmatched).to_string().contains("rr_live"));
+    let with_a_key = unmatched.iter().filter(|i| i["presented"] != json!(null));
+    let hints: Vec<_> = with_a_key.map(|i| &i["presented"]["hint"]).collect();
+    assert_eq!(hints.len(), 2);
+    // The key of a refused call is found, and the credential whose it is.
+    assert!(hints.contains(&&other["secret"]["hint"]), "{hints:?}");
+    let hint = other["secret"]["hint"].as_str().expect("a hint");
+    let found = gateway.get(&format!("/records?key_hint={hint}&auth_failure=wrong-key"));
+    let found = found["items"].as_array().map(Vec::len);
+    assert_eq!(found, Some(2));
+}
+
+/// Whatever the form in which a key is presented, its record says where it stood; of keys that
+/// users gave nothing else, be they right or wrong.
+#[test]
+fn records_say_where_the_key_stood() {
+    let gateway = start("");
+    let given = "a-key-that-its-user-chose";
+    let caller = json!({"kind": "proxy", "auth_type": "api_key", "secret": {"key": given},
+                        "settings": {"header": "x-own"}});
+    let (proxy, path) = proxy(&gateway, caller);
+    let issued = json!({"kind": "proxy", "auth_type": "api_key"});
+    let issued = gateway.create("/credentials", issued);
+    let both = [&proxy["proxy_credential_ids"][0], &issued["id"]];
+    let id = proxy["id"].as_str().expect("an id");
+    let change = json!({"proxy_credential_ids": both});
+    gateway.patch(&format!("/proxies/{id}"), change);
+    let key = issued["secret"]["key"].as_str().expect("a key");
+    let hint = &issued["secret"]["hint"];
+    let mistyped = format!("{}0", &key[..key.len() - 1]);
+    let mistyped = if mistyped == key {
+        key.replace("rr_live_", "rr_live_0")
+    } else {
+        mistyped
+    };
+    let none = json!(null);
+    for (name, value, place, hint) in [
+        (
+            "authorization",
+            format!("Bearer {key}"),
+            "authorization",
+            hint,
+        ),
+        ("x-goog-api-key", key.to_owned(), "x-goog-api-key", hint),
+        ("x-api-key", mistyped, "x-api-key", &none),
+        ("x-own", given.to_owned(), "x-own", &none),
+        ("x-own", format!("{given}-not"), "x-own", &none),
+        (
+            "authorization",
+            "Bearer something".to_owned(),
+            "authorization",
+            &none,
+        ),
+    ] {
+        // The new credential is in force once the node has it.
+        let record = wait_for("the record of a call", || {
+            let answer = Request::new("DELETE", &path)
+                .field(name, &value)
+                .send(&gateway.url);
+            let id = answer.field("requestrocket-request-id").expect("an id");
+            let record = gateway.record(id);
+            let is_known = record["presented"]["hint"] == *hint;
+            is_known.then_some(record)
+        });
+        assert_eq!(
+            record["presented"],
+            json!({"place": place, "hint": hint}),
+            "{name} {value}"
+        );
+        assert!(!record.to_string().contains(given));
+    }
 }
 
 #[test]

@@ -122,6 +122,7 @@ impl Random {
             forwarded_from: None,
             payload: None,
             meters: Vec::new(),
+            presented: None,
         }
     }
 

@@ -96,6 +96,10 @@ pub fn every_field_selects(records: &Records) {
     }];
     (rich.status, rich.upstream_status) = (Some(504), Some(503));
     rich.auth_failure = Some(proto::record::AuthFailure::Expired);
+    rich.presented = Some(proto::record::PresentedKey {
+        place: "x-api-key".into(),
+        hint: "aZ09".parse().ok(),
+    });
     (rich.total_us, rich.request_bytes, rich.response_bytes) = (2_000_000, 100, 200);
     rich.attempts = 2;
     rich.sends = vec![Attempt {
@@ -137,6 +141,8 @@ pub fn every_field_selects(records: &Records) {
         ("query", "expand".into()),
         ("upstream_status", "5xx".into()),
         ("auth_failure", "expired".into()),
+        ("key_place", "X-API-Key".into()),
+        ("key_hint", "aZ09".into()),
         ("duration_ms_min", "2000".into()),
         ("request_bytes_min", "100".into()),
         ("response_bytes_min", "200".into()),
@@ -163,6 +169,8 @@ pub fn every_field_selects(records: &Records) {
     }
     assert_eq!(find("duration_ms_max", "1999"), [3, 1]);
     assert_eq!(find("ended_by", "limit"), [3]);
+    assert_eq!(find("key_hint", "az09"), [0u128; 0]);
+    assert_eq!(find("key_place", ""), [0u128; 0]);
     let tried: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
     for field in FIELDS {
         let known = tried.contains(&field.name);

@@ -14,6 +14,7 @@ use super::call::Call;
 use super::error::Refusal;
 use super::records::of_store;
 use super::{page, shape};
+use crate::openapi::reference;
 use crate::records::{RecordFilter, Records};
 use crate::route::{Gives, Route, Verb};
 
@@ -78,6 +79,7 @@ fn shown(record: &Record, names: &[String]) -> Value {
         "name": record.path,
         "nearest": nearest,
         "reason": record.auth_failure,
+        "presented": record.presented,
         "method": record.method,
         "source_address": record.source_address,
         "user_agent": record.user_agent,
@@ -98,6 +100,10 @@ pub fn schema() -> Value {
             "name": text("What stood behind `/api/`; `REDACTED` where it may be a key"),
             "nearest": text("The name of a proxy that it may be a slip of"),
             "reason": text("`unknown-proxy`"),
+            "presented": {
+                "description": "The key that it presented; null of none, and of several",
+                "oneOf": [reference("PresentedKey"), {"type": "null"}]
+            },
             "method": text("Its method"),
             "source_address": text("Where it came from"),
             "user_agent": text("What the caller says that it is"),

@@ -3,7 +3,7 @@
 
 use ipnet::IpNet;
 use proto::id::{CredentialId, FilterId, RuleId};
-use proto::record::{AttemptFailure, AuthFailure, ScrubState, Stage};
+use proto::record::{AttemptFailure, AuthFailure, KeyHint, ScrubState, Stage};
 use proto::wire::StoredRecord;
 use serde::de::DeserializeOwned;
 
@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Query(String),
     UpstreamStatus(StatusFilter),
     AuthFailure(AuthFailure),
+    KeyPlace(String),
+    KeyHint(KeyHint),
     DurationUs(Bounds),
     RequestBytes(Bounds),
     ResponseBytes(Bounds),
@@ -152,6 +154,18 @@ pub const FIELDS: &[Field] = &[
         "Why the caller was answered 401, such as `wrong-key`",
         "a reason such as `wrong-key`",
         |t| word(t).map(Kind::AuthFailure),
+    ),
+    field(
+        "key_place",
+        "Where the caller's key stood: a header's name, or `query`",
+        TEXT,
+        |t| Some(Kind::KeyPlace(t.to_ascii_lowercase())),
+    ),
+    field(
+        "key_hint",
+        "The last four characters of the issued key that was presented, right or not",
+        "the four characters that a credential's `secret.hint` shows",
+        |t| t.parse().ok().map(Kind::KeyHint),
     ),
     field(
         "duration_ms_min",
@@ -295,6 +309,8 @@ impl Condition {
             Kind::Query(name) => record.query.iter().any(|field| field.name == *name),
             Kind::UpstreamStatus(status) => status.holds(record.upstream_status),
             Kind::AuthFailure(reason) => record.auth_failure == Some(*reason),
+            Kind::KeyPlace(wanted) => record.presented.is_some_and(|(place, _)| place == wanted),
+            Kind::KeyHint(wanted) => record.presented.and_then(|(_, hint)| hint) == Some(*wanted),
             Kind::DurationUs(bounds) => bounds.hold(record.total_us),
             Kind::RequestBytes(bounds) => bounds.hold(record.request_bytes),
             Kind::ResponseBytes(bounds) => bounds.hold(record.response_bytes),

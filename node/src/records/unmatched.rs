@@ -102,6 +102,7 @@ pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -
         forwarded_from: None,
         payload: None,
         meters: Vec::new(),
+        presented: exchange.notes.presented.clone(),
     }
 }
 

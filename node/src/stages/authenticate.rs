@@ -11,7 +11,7 @@ use proto::credential::AuthType;
 use proto::health::Health;
 use proto::id::CredentialId;
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::AuthFailure;
+use proto::record::{AuthFailure, KeyHint};
 use proto::seal::{DigestKey, Purpose};
 
 use crate::actor::{Next, Stage, StageKind};
@@ -63,6 +63,8 @@ impl Stage for Authenticate {
             Err(refusal) => {
                 digests.even_out();
                 exchange.notes.refusal = Some(refusal);
+                let proxy = exchange.proxy.as_deref();
+                exchange.notes.presented = presented::recorded(&exchange.request, proxy);
                 return self.unauthorized(refusal).into();
             }
         };
@@ -165,6 +167,7 @@ fn assume(
         credential: credential.id,
         generation: None,
         places: Vec::new(),
+        hint: None,
         jwt: None,
     })
 }
@@ -231,6 +234,7 @@ pub fn identify<'r>(
     match presented::issued(request, &proxy.places) {
         Issued::Several => return Err(AuthFailure::Ambiguous),
         Issued::One(secret, places) => {
+            let hint = KeyHint::of_known(&secret);
             let digest = digests.of(secret).ok_or(AuthFailure::WrongKey)?;
             return match find(proxy, &digest, |credential| credential.issued) {
                 Some((index, credential)) => {
@@ -240,6 +244,7 @@ pub fn identify<'r>(
                         credential: credential.id,
                         generation,
                         places,
+                        hint,
                         jwt: None,
                     })
                 }
@@ -277,6 +282,7 @@ fn identify_given<'r>(
             credential: credential.id,
             generation,
             places,
+            hint: None,
             jwt,
         });
     }
@@ -289,6 +295,7 @@ fn identify_given<'r>(
                 credential,
                 generation: None,
                 places: Vec::new(),
+                hint: None,
                 jwt: None,
             });
         }

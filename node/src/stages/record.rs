@@ -17,7 +17,7 @@ use proto::proxy::OnClientAbort;
 use proto::record::{Attempt, AuthFailure, Record};
 
 use crate::actor::{Next, Stage, StageKind};
-use crate::flow::Exchange;
+use crate::flow::{Caller, Exchange};
 use crate::limits::SlotToken;
 use crate::metrics::{Ending, MethodName, Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
@@ -196,6 +196,9 @@ impl Recorder {
             forwarded_from: notes.forwarded_from,
             payload: None,
             meters: Vec::new(),
+            presented: notes
+                .presented
+                .or_else(|| caller.and_then(Caller::presented)),
         }
     }
 }

@@ -9,6 +9,8 @@
 //! Plain structs without serde attributes that change the shape: the binary wire form depends on
 //! the order of fields and variants. New fields go to the end, with a new schema number in `wire`.
 
+mod presented;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 pub use crate::payload::{Captured, Payload, StoredPayload};
 pub use crate::stage::{Stage, StageTime};
 use crate::wire::StoredRecord;
+pub use presented::{KeyHint, PresentedKey};
 
 /// What stands in a record where a value was left out.
 pub const REDACTED: &str = "REDACTED";
@@ -135,6 +138,10 @@ pub struct Record {
     /// What it has spent of each meter.
     #[serde(default)]
     pub meters: Vec<MeterSpend>,
+    /// The key that the caller presented; absent where it presented none, or several.
+    #[serde(default)]
+    #[schema(value_type = Option<PresentedKey>)]
+    pub presented: Option<PresentedKey>,
 }
 
 /// What one request has spent of one meter.
@@ -182,6 +189,8 @@ pub const FIELDS_BEFORE_SCRUB: usize = 37;
 pub const FIELDS_BEFORE_ENDPOINTS: usize = 38;
 /// Fields of a [`Record`] before `payload`, likewise.
 pub const FIELDS_BEFORE_PAYLOAD: usize = 41;
+/// Fields of a [`Record`] before `presented`, likewise.
+pub const FIELDS_BEFORE_PRESENTED: usize = 43;
 
 impl Record {
     /// The same without bodies, as lists and followers get it.

@@ -85,6 +85,10 @@ pub(crate) fn full() -> Record {
             meter: "mtr_0000000000000000000000000a".into(),
             tokens: 12,
         }],
+        presented: Some(PresentedKey {
+            place: "x-api-key".into(),
+            hint: "aZ09".parse().ok(),
+        }),
     }
 }
 
@@ -114,6 +118,12 @@ pub(crate) fn without_endpoints(mut record: Record) -> Record {
 pub(crate) fn without_payload(mut record: Record) -> Record {
     record.payload = None;
     record.meters.clear();
+    without_presented(record)
+}
+
+/// The same as a release without `presented` would have it.
+pub(crate) fn without_presented(mut record: Record) -> Record {
+    record.presented = None;
     record
 }
 

@@ -12,12 +12,12 @@ use super::earlier::First;
 use super::stored::StoredRecord;
 use super::{HEAD_BYTES, PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError};
 use super::{SCHEMA_RECORD_BLOCK_2, SCHEMA_RECORD_BLOCK_25, SCHEMA_RECORD_BLOCK_28};
-use super::{SCHEMA_RECORD_BLOCK_111, schema_of};
+use super::{SCHEMA_RECORD_BLOCK_41, SCHEMA_RECORD_BLOCK_111, schema_of};
 use super::{begin, finish_with, payload, put};
 use crate::id::OrgId;
 use crate::record::{
-    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS,
-    Record,
+    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_PRESENTED, FIELDS_BEFORE_SCRUB,
+    FIELDS_BEFORE_SENDS, Record,
 };
 
 // Stored without their organisation.
@@ -25,6 +25,7 @@ type WithoutSends<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_SENDS - 1 }>;
 type WithoutScrub<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_SCRUB - 1 }>;
 type WithoutEndpoints<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_ENDPOINTS - 1 }>;
 type WithoutPayload<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_PAYLOAD - 1 }>;
+type WithoutPresented<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_PRESENTED - 1 }>;
 
 /// Most bytes of a block's beginning: the frame's head, the organisation, the count.
 const HEAD_BYTES_MAX: usize = HEAD_BYTES + 17 + 9;
@@ -112,6 +113,7 @@ impl<'a> Block<'a> {
             known @ (SCHEMA_RECORD_BLOCK_2
             | SCHEMA_RECORD_BLOCK_25
             | SCHEMA_RECORD_BLOCK_28
+            | SCHEMA_RECORD_BLOCK_41
             | SCHEMA_RECORD_BLOCK_111) => known,
             _ => SCHEMA,
         };
@@ -150,6 +152,9 @@ impl<'a> Iterator for Block<'a> {
             }
             SCHEMA_RECORD_BLOCK_25 => {
                 take(&mut self.rest).map(|record: WithoutPayload<'_>| record.0)
+            }
+            SCHEMA_RECORD_BLOCK_41 => {
+                take(&mut self.rest).map(|record: WithoutPresented<'_>| record.0)
             }
             _ => take(&mut self.rest),
         };
@@ -213,9 +218,11 @@ mod tests {
         block.map(|record| Ok(record?.to_record(org))).collect()
     }
 
-    /// Schema 41. When this fails, the layout changed: give it a new number and keep reading this
+    /// Schema 13. When this fails, the layout changed: give it a new number and keep reading this
     /// one.
-    const GOLDEN: &str = include_str!("record_block_41.hex");
+    const GOLDEN: &str = include_str!("record_block_13.hex");
+    /// Schema 41 as releases before `presented` stored it.
+    const GOLDEN_41: &str = include_str!("record_block_41.hex");
     /// Schema 25 as releases before `payload` stored it.
     const GOLDEN_25: &str = include_str!("record_block_25.hex");
     /// Schema 28 as releases before `endpoints` stored it.
@@ -225,36 +232,27 @@ mod tests {
     /// Schema 2 as it left the first release that stored blocks; it had no `sends`.
     const GOLDEN_2: &str = include_str!("record_block_2.hex");
 
+    /// Takes out what an earlier release did not have.
+    type Without = fn(Record) -> Record;
+
     #[test]
-    fn schema_2_is_still_read() {
-        let golden = hex::decode(GOLDEN_2.trim()).unwrap();
-        let expected = records().map(crate::record::tests::without_sends);
-        assert_eq!(read(&golden).unwrap(), expected);
+    fn earlier_schemas_are_still_read() {
+        use crate::record::tests as earlier;
+        let releases: [(&str, Without); 5] = [
+            (GOLDEN_2, earlier::without_sends),
+            (GOLDEN_111, earlier::without_scrub),
+            (GOLDEN_28, earlier::without_endpoints),
+            (GOLDEN_25, earlier::without_payload),
+            (GOLDEN_41, earlier::without_presented),
+        ];
+        for (golden, without) in releases {
+            let golden = hex::decode(golden.trim()).unwrap();
+            assert_eq!(read(&golden).unwrap(), records().map(without));
+        }
     }
 
     #[test]
-    fn schema_111_is_still_read() {
-        let golden = hex::decode(GOLDEN_111.trim()).unwrap();
-        let expected = records().map(crate::record::tests::without_scrub);
-        assert_eq!(read(&golden).unwrap(), expected);
-    }
-
-    #[test]
-    fn schema_28_is_still_read() {
-        let golden = hex::decode(GOLDEN_28.trim()).unwrap();
-        let expected = records().map(crate::record::tests::without_endpoints);
-        assert_eq!(read(&golden).unwrap(), expected);
-    }
-
-    #[test]
-    fn schema_25_is_still_read() {
-        let golden = hex::decode(GOLDEN_25.trim()).unwrap();
-        let expected = records().map(crate::record::tests::without_payload);
-        assert_eq!(read(&golden).unwrap(), expected);
-    }
-
-    #[test]
-    fn schema_41_has_these_bytes() {
+    fn schema_13_has_these_bytes() {
         assert_eq!(hex::encode(frame()), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();
         assert_eq!(read(&golden).unwrap(), records());

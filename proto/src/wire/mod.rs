@@ -31,8 +31,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::record::{
-    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS,
-    Record,
+    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_PRESENTED, FIELDS_BEFORE_SCRUB,
+    FIELDS_BEFORE_SENDS, Record,
 };
 
 pub use block::{Block, BlockWriter};
@@ -55,8 +55,10 @@ const SCHEMA_RECORD_BATCH_27: u16 = 27;
 const SCHEMA_RECORD_BLOCK_28: u16 = 28;
 const SCHEMA_RECORD_BATCH_24: u16 = 24;
 const SCHEMA_RECORD_BLOCK_25: u16 = 25;
-const SCHEMA_RECORD_BATCH: u16 = 40;
-const SCHEMA_RECORD_BLOCK: u16 = 41;
+const SCHEMA_RECORD_BATCH_40: u16 = 40;
+const SCHEMA_RECORD_BLOCK_41: u16 = 41;
+const SCHEMA_RECORD_BATCH: u16 = 12;
+const SCHEMA_RECORD_BLOCK: u16 = 13;
 /// The state of one meter key in the store; the type is the data plane's.
 pub const SCHEMA_TOKEN_STATE: u16 = 3;
 /// The same with a token bucket in it, which programs before it do not know.
@@ -126,6 +128,9 @@ impl Message for RecordBatch {
             }
             SCHEMA_RECORD_BATCH_24 => {
                 whole::<Batch<FIELDS_BEFORE_PAYLOAD>>(payload).map(Self::from)
+            }
+            SCHEMA_RECORD_BATCH_40 => {
+                whole::<Batch<FIELDS_BEFORE_PRESENTED>>(payload).map(Self::from)
             }
             _ => return None,
         })
@@ -312,9 +317,11 @@ mod tests {
         }
     }
 
-    /// Schema 40. When this fails, the layout changed: give the message a new schema number and
+    /// Schema 12. When this fails, the layout changed: give the message a new schema number and
     /// keep decoding this one.
-    const GOLDEN: &str = include_str!("record_batch_40.hex");
+    const GOLDEN: &str = include_str!("record_batch_12.hex");
+    /// Schema 40, whose records had no `presented`.
+    const GOLDEN_40: &str = include_str!("record_batch_40.hex");
     /// Schema 24, whose records had no `payload`.
     const GOLDEN_24: &str = include_str!("record_batch_24.hex");
     /// Schema 27, whose records had no `endpoints`.
@@ -324,50 +331,31 @@ mod tests {
     /// Schema 1 as it left the first release; its records had no `sends`.
     const GOLDEN_1: &str = include_str!("record_batch_1.hex");
 
+    /// Takes out what an earlier release did not have.
+    type Without = fn(Record) -> Record;
+
     #[test]
-    fn schema_1_is_still_read() {
-        let golden = hex::decode(GOLDEN_1.trim()).unwrap();
-        let mut expected = batch();
-        for record in &mut expected.records {
-            *record = Arc::new(crate::record::tests::without_sends(Record::clone(record)));
+    fn earlier_schemas_are_still_read() {
+        use crate::record::tests as earlier;
+        let releases: [(&str, Without); 5] = [
+            (GOLDEN_1, earlier::without_sends),
+            (GOLDEN_11, earlier::without_scrub),
+            (GOLDEN_27, earlier::without_endpoints),
+            (GOLDEN_24, earlier::without_payload),
+            (GOLDEN_40, earlier::without_presented),
+        ];
+        for (golden, without) in releases {
+            let golden = hex::decode(golden.trim()).unwrap();
+            let mut expected = batch();
+            for record in &mut expected.records {
+                *record = Arc::new(without(Record::clone(record)));
+            }
+            assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
         }
-        assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
     }
 
     #[test]
-    fn schema_11_is_still_read() {
-        let golden = hex::decode(GOLDEN_11.trim()).unwrap();
-        let mut expected = batch();
-        for record in &mut expected.records {
-            *record = Arc::new(crate::record::tests::without_scrub(Record::clone(record)));
-        }
-        assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
-    }
-
-    #[test]
-    fn schema_27_is_still_read() {
-        let golden = hex::decode(GOLDEN_27.trim()).unwrap();
-        let mut expected = batch();
-        for record in &mut expected.records {
-            *record = Arc::new(crate::record::tests::without_endpoints(Record::clone(
-                record,
-            )));
-        }
-        assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
-    }
-
-    #[test]
-    fn schema_24_is_still_read() {
-        let golden = hex::decode(GOLDEN_24.trim()).unwrap();
-        let mut expected = batch();
-        for record in &mut expected.records {
-            *record = Arc::new(crate::record::tests::without_payload(Record::clone(record)));
-        }
-        assert_eq!(decode::<RecordBatch>(&golden).unwrap(), expected);
-    }
-
-    #[test]
-    fn schema_40_has_these_bytes() {
+    fn schema_12_has_these_bytes() {
         let frame = encode(&batch()).unwrap();
         assert_eq!(hex::encode(&frame), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();

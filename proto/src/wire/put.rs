@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{WireError, block::append};
 use crate::id::{CredentialId, Id, kind::Credential};
 use crate::payload::StoredPayload;
-use crate::record::{Attempt, Record};
+use crate::record::{Attempt, KeyHint, Record};
 
 /// Appends a record.
 ///
@@ -92,6 +92,11 @@ fn came_of_it(out: &mut Vec<u8>, record: &Record) -> Result<(), WireError> {
     for spend in &record.meters {
         text(out, &spend.meter);
         number(out, spend.tokens);
+    }
+    out.push(record.presented.is_some().into());
+    if let Some(key) = &record.presented {
+        text(out, &key.place);
+        text_of(out, key.hint.as_ref().map(KeyHint::as_str));
     }
     Ok(())
 }
@@ -200,7 +205,11 @@ mod tests {
         bare.client_aborted = !full.client_aborted;
         (bare.denials, bare.query, bare.sends) = Default::default();
         (bare.meters, bare.endpoints, bare.stages) = Default::default();
+        bare.presented = None;
         check(&bare);
+        let mut given = full.clone();
+        given.presented.as_mut().unwrap().hint = None;
+        check(&given);
     }
 
     proptest::proptest! {

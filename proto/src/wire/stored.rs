@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 use crate::record::{
-    Attempt, AuthFailure, Denial, MeterSpend, QueryField, Record, ScrubState, StageTime,
-    StoredPayload, UpstreamId,
+    Attempt, AuthFailure, Denial, KeyHint, MeterSpend, PresentedKey, QueryField, Record,
+    ScrubState, StageTime, StoredPayload, UpstreamId,
 };
 
 /// A record as blocks hold it, without its organisation, which is the block's.
@@ -69,6 +69,9 @@ pub struct StoredRecord<'a> {
     pub payload: Option<StoredPayload<'a>>,
     #[serde(default)]
     pub meters: Cow<'a, [MeterSpend]>,
+    /// Place and hint.
+    #[serde(default)]
+    pub presented: Option<(&'a str, Option<KeyHint>)>,
 }
 
 impl<'a> StoredRecord<'a> {
@@ -117,6 +120,7 @@ impl<'a> StoredRecord<'a> {
             forwarded_from: record.forwarded_from.as_deref(),
             payload: record.payload.as_deref().map(StoredPayload::of),
             meters: Cow::Borrowed(&record.meters),
+            presented: record.presented.as_ref().map(|key| (&*key.place, key.hint)),
         }
     }
 
@@ -177,6 +181,10 @@ impl<'a> StoredRecord<'a> {
             forwarded_from: shared(self.forwarded_from),
             payload: payload.map(|payload| Box::new(payload.to_payload())),
             meters: self.meters.to_vec(),
+            presented: self.presented.map(|(place, hint)| PresentedKey {
+                place: Cow::Owned(place.to_owned()),
+                hint,
+            }),
         }
     }
 

@@ -3,7 +3,7 @@
 //! whatever traces were sampled. Pure.
 
 use jiff::Timestamp;
-use proto::record::{Attempt, Record, Stage};
+use proto::record::{Attempt, PresentedKey, Record, Stage};
 use serde_json::{Value, json};
 
 /// The trace of a record.
@@ -105,6 +105,18 @@ fn attempt((at, attempt): (usize, &Attempt)) -> Value {
     )
 }
 
+/// The key that the caller presented, as a further part of a sentence.
+fn key(record: &Record) -> String {
+    match &record.presented {
+        None => String::new(),
+        Some(PresentedKey { place, hint: None }) => format!(", key in {place}"),
+        Some(PresentedKey {
+            place,
+            hint: Some(hint),
+        }) => format!(", key …{hint} in {place}"),
+    }
+}
+
 /// What a stage decided, in words.
 fn decision(record: &Record, stage: Stage) -> String {
     let id = |id: Option<proto::id::CredentialId>| id.map(|id| id.to_string());
@@ -114,8 +126,8 @@ fn decision(record: &Record, stage: Stage) -> String {
             record.proxy_id, record.config_version
         ),
         Stage::Authenticate => match (record.auth_failure, id(record.proxy_credential_id)) {
-            (Some(failure), _) => format!("refused: {}", failure.as_str()),
-            (None, Some(credential)) => format!("caller {credential}"),
+            (Some(failure), _) => format!("refused: {}{}", failure.as_str(), key(record)),
+            (None, Some(credential)) => format!("caller {credential}{}", key(record)),
             (None, None) => record_code(record, "no credential asked for"),
         },
         Stage::Authorize => authorized(record),

@@ -3,7 +3,7 @@
 //! What a record does not have is an empty text or 0, which no value of it is.
 
 use ipnet::IpNet;
-use proto::record::Record;
+use proto::record::{KeyHint, Record};
 use proto::wire::StoredRecord;
 use serde::Serialize;
 
@@ -63,6 +63,8 @@ pub(super) struct Row {
     payload: String,
     meter_ids: Vec<String>,
     meter_tokens: Vec<u64>,
+    key_place: String,
+    key_hint: String,
 }
 
 impl Row {
@@ -78,6 +80,8 @@ impl Row {
         let user_agent = record.user_agent.as_deref();
         let ended_by = ended_by(&StoredRecord::of(record));
         let (whole, payload) = documents(record);
+        let presented = record.presented.as_ref();
+        let hint = presented.and_then(|key| key.hint.as_ref());
         Self {
             org_id: record.org_id.to_string(),
             started_at: record.started_at_us,
@@ -123,6 +127,8 @@ impl Row {
             payload,
             meter_ids: texts(record.meters.iter().map(|spend| &spend.meter)),
             meter_tokens: record.meters.iter().map(|spend| spend.tokens).collect(),
+            key_place: text(presented.map(|key| &*key.place)),
+            key_hint: text(hint.map(KeyHint::as_str)),
         }
     }
 

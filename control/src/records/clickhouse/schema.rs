@@ -65,6 +65,8 @@ const COLUMNS: &[(&str, &str)] = &[
     ("payload", "String CODEC(ZSTD(3))"),
     ("meter_ids", "Array(String)"),
     ("meter_tokens", "Array(UInt64)"),
+    ("key_place", "LowCardinality(String)"),
+    ("key_hint", "LowCardinality(String)"),
 ];
 
 /// Ids are looked for all over the table: a filter of Bloom for each granule says where not.

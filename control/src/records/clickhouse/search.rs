@@ -153,6 +153,10 @@ fn condition(Condition(kind): &Condition) -> Sql {
         Kind::Query(name) => holds("query_names", name),
         Kind::UpstreamStatus(status) => within_status("upstream_status", *status),
         Kind::AuthFailure(reason) => same("auth_failure", reason.as_str()),
+        Kind::KeyPlace(place) => {
+            Sql::new("key_place != '' AND key_place = ?", [place.as_str().into()])
+        }
+        Kind::KeyHint(hint) => same("key_hint", hint.as_str()),
         Kind::DurationUs(bounds) => between("total_us", *bounds),
         Kind::RequestBytes(bounds) => between("request_bytes", *bounds),
         Kind::ResponseBytes(bounds) => between("response_bytes", *bounds),
