@@ -25,6 +25,7 @@ pub mod route;
 pub mod router;
 pub mod state;
 pub mod throttle;
+pub mod trace_file;
 
 use std::net::TcpListener;
 use std::sync::Arc;

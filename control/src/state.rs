@@ -32,6 +32,7 @@ use crate::records::Records;
 use crate::regions::Directory;
 use crate::regions::ask::QUESTIONS_MAX;
 use crate::throttle::{Throttle, Verdict};
+use crate::trace_file::TraceFile;
 
 /// What the API needs of the process it runs in.
 #[derive(Clone)]
@@ -56,6 +57,8 @@ pub struct ControlDeps {
     pub linked: Linked,
     /// Whether this process serves.
     pub health: Health,
+    /// Writes one request as a file for trace viewers.
+    pub trace_file: TraceFile,
 }
 
 /// An organisation by its names.
@@ -85,6 +88,8 @@ pub struct Control {
     /// Nodes that are connected.
     pub linked: Linked,
     metrics: MetricsSource,
+    /// Writes one request as a file for trace viewers.
+    pub trace_file: TraceFile,
     health: Health,
     tokens: Mutex<Indexed>,
     throttle: Mutex<Throttle>,
@@ -122,6 +127,7 @@ impl Control {
             counters: deps.counters,
             linked: deps.linked,
             health: deps.health,
+            trace_file: deps.trace_file,
             tokens: Mutex::default(),
             throttle: Mutex::default(),
             logins: Logins::default(),

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use proto::record::Record;
 
 use crate::credentials::live::LiveSecrets;
 use crate::traces::{Incoming, Sampling};
@@ -74,6 +75,27 @@ impl TraceContext {
             span_id,
             attempt_id: spread(span_id),
             ..there
+        }
+    }
+
+    /// The context of a request that is known by its record. The spans have the ids that they had
+    /// where they were exported, and no caller's span above them: records do not say which.
+    pub fn recorded(record: &Record) -> Self {
+        let id = record.request_id.bits();
+        let traced = record.trace_id.as_deref();
+        let traced = traced.filter(|text| text.len() == 32);
+        let trace_id = traced.and_then(|text| hex(text.as_bytes())).unwrap_or(id);
+        let own = spread(id as u64 ^ (id >> 64) as u64);
+        let span_id = match record.forwarded_from {
+            None => own,
+            Some(_) => spread(!own),
+        };
+        Self {
+            trace_id,
+            span_id,
+            attempt_id: spread(span_id),
+            caller: None,
+            sampled: true,
         }
     }
 

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use requests::{
     ChoiceArgs, ExplainArgs, RecordArgs, RecordOutput, RecordsArgs, SuggestRulesArgs, TailArgs,
-    TelemetryArgs, TopArgs, TraceArgs,
+    TelemetryArgs, TopArgs, TraceArgs, TraceOutput,
 };
 
 pub use crate::client::access::ControlArgs;

@@ -1,6 +1,6 @@
 //! Which form each command answers in, and so fails in.
 
-use super::{Command, FileFormat, LinkCommand, Output, RecordOutput};
+use super::{Command, FileFormat, LinkCommand, Output, RecordOutput, TraceOutput};
 
 impl Command {
     /// The form of its answer, and so of its failure.
@@ -32,7 +32,10 @@ impl Command {
             },
             Self::Record(args) => args.output,
             Self::Tail(args) => args.output,
-            Self::Trace(args) => args.output,
+            Self::Trace(args) => match args.output {
+                TraceOutput::Text => Output::Text,
+                TraceOutput::Json | TraceOutput::Otlp => Output::Json,
+            },
             Self::Top(args) => args.output,
             Self::Telemetry(args) => args.output,
             Self::Audit(args) => args.output(),

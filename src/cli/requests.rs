@@ -118,6 +118,18 @@ pub struct TailArgs {
     pub control: ControlArgs,
 }
 
+/// The form of `trace`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TraceOutput {
+    /// A waterfall, for people.
+    #[default]
+    Text,
+    /// The same as JSON.
+    Json,
+    /// A file for trace viewers: an `ExportTraceServiceRequest` in the JSON form of OTLP.
+    Otlp,
+}
+
 /// Arguments of `trace`.
 #[derive(Debug, Args)]
 pub struct TraceArgs {
@@ -128,7 +140,7 @@ pub struct TraceArgs {
     pub regions: Option<String>,
     /// How to show it.
     #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
+    pub output: TraceOutput,
     /// Where the control plane is.
     #[command(flatten)]
     pub control: ControlArgs,

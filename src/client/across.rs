@@ -11,7 +11,8 @@ pub fn path(path: &str, regions: Option<&str>) -> String {
         Some(regions) => {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
             let query = query.append_pair("regions", regions).finish();
-            format!("{path}?{query}")
+            let sign = if path.contains('?') { '&' } else { '?' };
+            format!("{path}{sign}{query}")
         }
     }
 }

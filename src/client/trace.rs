@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::records::{milliseconds, path_part, shown};
 use super::{Api, across};
-use crate::cli::{Output, TraceArgs};
+use crate::cli::{TraceArgs, TraceOutput};
 use crate::say;
 
 /// Columns of the bars.
@@ -16,13 +16,17 @@ const BAR_COLUMNS: u64 = 40;
 /// What the control plane said.
 pub async fn draw(args: &TraceArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
-    let path = format!("/records/{}/trace", path_part(&args.id)?);
+    let format = match args.output {
+        TraceOutput::Otlp => "?format=otlp",
+        TraceOutput::Json | TraceOutput::Text => "",
+    };
+    let path = format!("/records/{}/trace{format}", path_part(&args.id)?);
     let trace = api
         .get(&across::path(&path, args.regions.as_deref()))
         .await?;
     match args.output {
-        Output::Json => say(&trace.to_string()),
-        Output::Text => say(&lines(&trace).join("\n")),
+        TraceOutput::Json | TraceOutput::Otlp => say(&trace.to_string()),
+        TraceOutput::Text => say(&lines(&trace).join("\n")),
     }
     Ok(())
 }

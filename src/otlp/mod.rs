@@ -31,7 +31,7 @@ use tracing::{info, warn};
 use self::grpc::Grpc;
 use self::http::Http;
 use crate::settings::Settings;
-pub use settings::{Collector, OtlpSettings, Protocol, variable};
+pub use settings::{Collector, OtlpSettings, Protocol, SERVICE_NAME, variable};
 
 /// Longest time for one export.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,6 +14,9 @@ use url::Url;
 
 use super::Signal;
 
+/// What the service is called where nobody says another name.
+pub const SERVICE_NAME: &str = "requestrocket";
+
 /// The collector of all signals.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,7 +81,7 @@ impl OtlpSettings {
     pub fn service_name(&self, variable: impl Fn(&str) -> Option<String>) -> String {
         let given = self.service_name.clone();
         let given = given.or_else(|| variable("OTEL_SERVICE_NAME"));
-        given.unwrap_or_else(|| "requestrocket".into())
+        given.unwrap_or_else(|| SERVICE_NAME.into())
     }
 
     /// The collector of a signal; none where it is not exported. `own` is what the signal's own

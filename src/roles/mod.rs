@@ -119,6 +119,7 @@ fn api(
         counters,
         linked: Linked::default(),
         health: configuration.health.clone(),
+        trace_file: crate::traces::file::of,
     })
 }
 

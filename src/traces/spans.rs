@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use node::metrics::{Ending, ErrorType, MethodName};
+use node::telemetry::TraceContext;
 use node::traces::Finished;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -21,9 +22,21 @@ use crate::otlp;
 pub struct Spans {
     resource: Vec<u8>,
     scope: Vec<u8>,
-    scheme: &'static str,
+    scheme: Box<str>,
     /// By stage.
     plain: [Template; Stage::ALL.len()],
+}
+
+/// A finished request, as its spans tell it.
+pub struct Told<'a> {
+    /// What is known of it.
+    pub record: &'a Record,
+    /// Its place in the trace.
+    pub context: &'a TraceContext,
+    /// The target's id, where it is known.
+    pub target_id: Option<&'a str>,
+    /// The address of the target that the attempt at a place went to, where it is known.
+    pub asked: &'a dyn Fn(usize) -> Option<&'a BaseUrl>,
 }
 
 /// What the span of a stage says that did not end the request.
@@ -31,7 +44,7 @@ const PASS: &str = "pass";
 
 impl Spans {
     /// Spans of this process, whose callers speak to it with this scheme.
-    pub fn new(resource: &Resource, scheme: &'static str) -> Self {
+    pub fn new(resource: &Resource, scheme: &str) -> Self {
         let scope = InstrumentationScope {
             name: "requestrocket".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -40,42 +53,62 @@ impl Spans {
         Self {
             resource: otlp::encoded(resource),
             scope: scope.encode_to_vec(),
-            scheme,
+            scheme: scheme.into(),
             plain: plain_stages(),
         }
     }
 
     /// The spans of these requests, as one `ExportTraceServiceRequest`; `room` is written over.
     pub fn export(&self, finished: &[Finished], room: Vec<u8>) -> Vec<u8> {
+        self.request(room, |scope_spans| {
+            for one in finished {
+                let target = &one.proxy.target;
+                let endpoint = |at| target.endpoints.asked(&one.record.endpoints, at);
+                let asked = |at| Some(endpoint(at).map_or(&target.base, |one| &one.base));
+                let told = Told {
+                    record: &one.record,
+                    context: &one.context,
+                    target_id: Some(&target.id_text),
+                    asked: &asked,
+                };
+                self.write(&told, scope_spans);
+            }
+        })
+    }
+
+    /// The spans of one request, likewise.
+    pub fn export_one(&self, told: &Told<'_>) -> Vec<u8> {
+        self.request(Vec::new(), |scope_spans| self.write(told, scope_spans))
+    }
+
+    fn request(&self, room: Vec<u8>, write: impl FnOnce(&mut Message)) -> Vec<u8> {
         let mut request = Message::within(room);
         request.message(1, |resource_spans| {
             resource_spans.bytes(1, &self.resource);
             resource_spans.message(2, |scope_spans| {
                 scope_spans.bytes(1, &self.scope);
-                for finished in finished {
-                    self.write(finished, scope_spans);
-                }
+                write(scope_spans);
             });
         });
         request.into_bytes()
     }
 
     /// The spans of a request, the SERVER span first.
-    fn write(&self, finished: &Finished, out: &mut Message) {
-        let record = &finished.record;
-        self.server(finished, out);
+    fn write(&self, told: &Told<'_>, out: &mut Message) {
+        let record = told.record;
+        self.server(told, out);
         let ended_by = ended_by(record);
         let mut at_us = 0;
         for (n, time) in record.stages.iter().enumerate() {
             let times = (at_us, at_us + u64::from(time.us));
-            let id = finished.context.further_span(n as u64);
+            let id = told.context.further_span(n as u64);
             let ended = ended_by == Some(time.stage);
-            stage(&self.plain, finished, (id, time.stage), times, ended, out);
+            stage(&self.plain, told, (id, time.stage), times, ended, out);
             if time.stage == Stage::Forward {
                 let count = record.sends.len();
                 for (at, attempt) in record.sends.iter().enumerate() {
-                    let own_id = finished.context.attempt_span(at, count);
-                    client(finished, (own_id, id), (at, attempt), times, out);
+                    let own_id = told.context.attempt_span(at, count);
+                    client(told, (own_id, id), (at, attempt), times, out);
                 }
             }
             at_us = times.1;
@@ -85,38 +118,31 @@ impl Spans {
             .iter()
             .any(|time| time.stage == Stage::Respond)
         {
-            let id = finished.context.further_span(99);
+            let id = told.context.further_span(99);
             let times = (at_us.min(record.total_us), record.total_us);
-            stage(
-                &self.plain,
-                finished,
-                (id, Stage::Respond),
-                times,
-                false,
-                out,
-            );
+            stage(&self.plain, told, (id, Stage::Respond), times, false, out);
         }
     }
 
-    fn server(&self, finished: &Finished, out: &mut Message) {
-        let record = &finished.record;
-        let parent = finished.context.parent();
+    fn server(&self, told: &Told<'_>, out: &mut Message) {
+        let record = told.record;
+        let parent = told.context.parent();
         let ids = (
-            finished.context.span_id,
+            told.context.span_id,
             parent.map_or(0, |parent| parent.span_id),
         );
         let kind = (SpanKind::Server, method_name(&record.method));
-        let mut head = head(finished, ids, kind, (0, record.total_us));
+        let mut head = head(told, ids, kind, (0, record.total_us));
         head.parent_is_remote = parent.is_some();
         out.span(&head, |span| {
-            if let (None, Some(caller)) = (parent, finished.context.caller) {
+            if let (None, Some(caller)) = (parent, told.context.caller) {
                 span.link(Identity {
                     trace_id: caller.trace_id,
                     span_id: caller.span_id,
                 });
             }
             method(&record.method, span);
-            span.text("url.scheme", self.scheme);
+            span.text("url.scheme", &*self.scheme);
             // The caller's form (id or alias) is the same proxy; the id is what is never ambiguous.
             let proxy = record.proxy_id.text();
             let path = [&b"/api/"[..], proxy.as_ref(), record.path.as_bytes()];
@@ -126,22 +152,22 @@ impl Spans {
             span.text_of("client.address", record.source_address.as_deref());
             let error = server_error(record);
             status(record.status, error.as_deref(), span);
-            own_attributes(finished, span);
+            own_attributes(told, span);
         });
     }
 }
 
 fn head<'t>(
-    finished: &Finished,
+    told: &Told<'_>,
     (id, parent): (u64, u64),
     (kind, name): (SpanKind, &'t str),
     (from_us, to_us): (u64, u64),
 ) -> Head<'t> {
-    let started_us = finished.record.started_at_us.max(0).unsigned_abs();
+    let started_us = told.record.started_at_us.max(0).unsigned_abs();
     let ns = |us: u64| started_us.saturating_add(us).saturating_mul(1_000);
     Head {
         identity: Identity {
-            trace_id: finished.context.trace_id,
+            trace_id: told.context.trace_id,
             span_id: id,
         },
         parent,
@@ -187,15 +213,15 @@ fn says_more(record: &Record, stage: Stage) -> bool {
 
 fn stage(
     plain: &[Template; Stage::ALL.len()],
-    finished: &Finished,
+    told: &Told<'_>,
     (id, stage): (u64, Stage),
     times: (u64, u64),
     ended: bool,
     out: &mut Message,
 ) {
-    let record = &finished.record;
+    let record = told.record;
     let kind = (SpanKind::Internal, stage.name());
-    let head = head(finished, (id, finished.context.span_id), kind, times);
+    let head = head(told, (id, told.context.span_id), kind, times);
     if !ended && !says_more(record, stage) {
         return out.again(&plain[stage as usize], &head);
     }
@@ -231,23 +257,24 @@ fn stage(
 }
 
 fn client(
-    finished: &Finished,
+    told: &Told<'_>,
     ids: (u64, u64),
     (at, attempt): (usize, &Attempt),
     within: (u64, u64),
     out: &mut Message,
 ) {
-    let record = &finished.record;
+    let record = told.record;
     let from_us = u64::from(attempt.started_us).clamp(within.0, within.1);
     let to_us = (from_us + attempt.took_us()).min(within.1);
     let kind = (SpanKind::Client, method_name(&record.method));
-    let head = head(finished, ids, kind, (from_us, to_us));
+    let head = head(told, ids, kind, (from_us, to_us));
     out.span(&head, |span| {
         method(&record.method, span);
-        let base = asked(finished, at);
-        span.text("server.address", &base.origin.host);
-        span.int("server.port", i64::from(base.origin.port));
-        url_full(finished, base, span);
+        if let Some(base) = (told.asked)(at) {
+            span.text("server.address", &base.origin.host);
+            span.int("server.port", i64::from(base.origin.port));
+            url_full(told, base, span);
+        }
         if at > 0 {
             let count = i64::try_from(at).unwrap_or(i64::MAX);
             span.int("http.request.resend_count", count);
@@ -261,17 +288,10 @@ fn client(
     });
 }
 
-/// The address of the target that an attempt went to.
-fn asked(finished: &Finished, at: usize) -> &BaseUrl {
-    let target = &finished.proxy.target;
-    let asked = target.endpoints.asked(&finished.record.endpoints, at);
-    asked.map_or(&target.base, |endpoint| &endpoint.base)
-}
-
 /// What is the target's URL without what inject added, and with the values of the query left out
 /// that records leave out.
-fn url_full(finished: &Finished, base: &BaseUrl, span: &mut Message) {
-    let record = &finished.record;
+fn url_full(told: &Told<'_>, base: &BaseUrl, span: &mut Message) {
+    let record = told.record;
     let (origin, query) = (base.origin.to_string(), query(&record.query));
     let sign = if query.is_some() { "?" } else { "" };
     let query = query.unwrap_or_default();
@@ -314,12 +334,12 @@ fn status(status: Option<u16>, error: Option<&str>, span: &mut Message) {
     }
 }
 
-fn own_attributes(finished: &Finished, span: &mut Message) {
-    let record = &finished.record;
+fn own_attributes(told: &Told<'_>, span: &mut Message) {
+    let record = told.record;
     span.text(own::REQUEST_ID, record.request_id.text());
     span.text(own::ORG_ID, record.org_id.text());
     span.text(own::PROXY_ID, record.proxy_id.text());
-    span.text(own::TARGET_ID, &*finished.proxy.target.id_text);
+    span.text_of(own::TARGET_ID, told.target_id);
     let version = i64::try_from(record.config_version).unwrap_or(i64::MAX);
     span.int(own::VERSION, version);
     span.text(own::NODE, &*record.node);

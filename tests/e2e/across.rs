@@ -129,6 +129,9 @@ fn records_of_both_regions_are_one_list_in_either() {
         (&trace["request_id"], &trace["region"]),
         (&of_eu["id"], &json!("eu"))
     );
+    let file = pair.us.get(&format!("{path}/trace?regions=eu&format=otlp"));
+    let resource = file["resourceSpans"][0]["resource"].to_string();
+    assert!(resource.contains(r#""stringValue":"eu""#), "{file}");
     let nowhere = format!("/records/{}?regions=all", proto::id::RequestId::new());
     assert_eq!(pair.us.api("GET", &nowhere, None).status(), 404);
 

@@ -8,8 +8,9 @@ mod harness;
 mod logs;
 mod metrics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Value, json};
@@ -506,6 +507,36 @@ fn every_answer(received: &Received, gateway: &Gateway) {
     check(received, &proxy, &upstream, &answer, "/late", &late);
 }
 
+/// The file of each request has the spans that the collector got.
+fn files(received: &Received, gateway: &Gateway) {
+    let by_id = |mut spans: Vec<Span>| {
+        spans.sort_by(|one, other| one.span_id.cmp(&other.span_id));
+        spans
+    };
+    let spans = received.spans();
+    let servers = spans.iter().filter(|span| span.kind == SERVER);
+    let mut compared = 0;
+    for server in servers {
+        let id = attributes(server)["requestrocket.request.id"].clone();
+        // There as soon as its record is.
+        gateway.record(&id);
+        let file = gateway.get(&format!("/records/{id}/trace?format=otlp"));
+        let file: ExportTraceServiceRequest = serde_json::from_value(file).expect("a file");
+        let [of_node] = &*file.resource_spans else {
+            panic!("{file:?}");
+        };
+        let resource = of_node.resource.as_ref().expect("a resource");
+        let named = resource.attributes.iter().map(|pair| &*pair.key);
+        let wanted = ["cloud.region", "service.instance.id", "service.name"];
+        assert_eq!(named.collect::<BTreeSet<_>>(), wanted.into());
+        let told = by_id(of_node.scope_spans[0].spans.clone());
+        let exported = spans.iter().filter(|one| one.trace_id == server.trace_id);
+        assert_eq!(told, by_id(exported.cloned().collect()));
+        compared += 1;
+    }
+    assert!(compared > 5);
+}
+
 #[test]
 fn every_kind_of_request_over_grpc() {
     let (endpoint, received) = grpc();
@@ -513,6 +544,7 @@ fn every_kind_of_request_over_grpc() {
     every_kind(&received, &gateway);
     held(&received, &gateway);
     every_answer(&received, &gateway);
+    files(&received, &gateway);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::page;
 use crate::records::{Records, RecordsError};
 use crate::regions::ask::{self, REGIONS};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
+use crate::trace_file;
 
 /// When a caller may try again, in seconds.
 const RETRY_S: u64 = 5;
@@ -31,6 +32,16 @@ const OF_ONE: &[Parameter] = &[(
     REGIONS.0,
     "Regions that are asked where this one has it not, as in `eu,us`, or `all`",
 )];
+
+/// The forms of a trace.
+const FORMAT: Parameter = (
+    "format",
+    "`spans` (the default): for people and dashboards; `otlp`: a file for trace viewers, an \
+     `ExportTraceServiceRequest` in the JSON form of OTLP",
+);
+
+/// How the trace of one record is looked for.
+const OF_TRACE: &[Parameter] = &[OF_ONE[0], FORMAT];
 
 /// The parameters of a list of several regions.
 fn parameters() -> &'static [Parameter] {
@@ -74,7 +85,7 @@ pub fn routes() -> Vec<Route> {
             trace_of,
         )
         .gives(Gives::One("RecordTrace"))
-        .parameters(OF_ONE),
+        .parameters(OF_TRACE),
         Route::org(
             Verb::Get,
             "/orgs/{org}/records/follow",
@@ -139,7 +150,7 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
             request_id: record.request_id,
         })
     };
-    one(&call, "", act, |record| {
+    one(&call, Form("", &[]), act, |record| {
         let mut shown = show(record);
         if let Some(payload) = payload(record) {
             shown["payload"] = payload;
@@ -150,13 +161,37 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
 }
 
 async fn trace_of(call: OrgCall) -> Result<Answer, Refusal> {
-    one(&call, "/trace", |_| None, trace::trace).await
+    match call.request.query.get(FORMAT.0) {
+        None | Some("spans") => one(&call, Form("/trace", &[]), |_| None, trace::trace).await,
+        Some("otlp") => {
+            let config = call.config()?;
+            let gateway = &call.control.settings.gateway_url;
+            let scheme = gateway.split("://").next().unwrap_or_default();
+            let file = |record: &Record| {
+                let target = trace_file::target(&config, record);
+                (call.control.trace_file)(&trace_file::Told {
+                    record,
+                    target,
+                    scheme,
+                })
+            };
+            one(&call, Form("/trace", &[(FORMAT.0, "otlp")]), |_| None, file).await
+        }
+        Some(_) => Err(Refusal::parameter(FORMAT.0, "must be `spans` or `otlp`")),
+    }
 }
+
+/// What of a record is asked for: the path behind its own, and the query.
+#[derive(Clone, Copy)]
+pub(super) struct Form(
+    pub &'static str,
+    pub &'static [(&'static str, &'static str)],
+);
 
 /// What is shown of the record that the path names, or what another region shows at the same path.
 async fn one(
     call: &OrgCall,
-    suffix: &str,
+    form: Form,
     act: impl FnOnce(&Record) -> Option<Act>,
     shown: impl FnOnce(&Record) -> Value,
 ) -> Result<Answer, Refusal> {
@@ -173,7 +208,7 @@ async fn one(
         Ok(None) => None,
         Err(refusal) => Some(refusal),
     };
-    regions::elsewhere(call, &wanted, &format!("/records/{id}{suffix}"), own).await
+    regions::elsewhere(call, &wanted, (id, form), own).await
 }
 
 /// A record that is here, after what the audit is to hold of it.

@@ -3,9 +3,10 @@
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use proto::id::RequestId;
 use serde_json::Value;
 
-use super::{blocking, filter, show};
+use super::{Form, blocking, filter, show};
 use crate::api::answer::Answer;
 use crate::api::call::OrgCall;
 use crate::api::error::{Code, Refusal};
@@ -161,27 +162,29 @@ fn part(region: &str, mut found: Value, after: Option<RecordCursor>) -> Option<P
     })
 }
 
-/// What other regions have of a record that is not in this one, or that this one cannot look for:
-/// `path` below the organisation.
+/// What other regions have of a record that is not in this one, or that this one cannot look for.
 ///
 /// # Errors
 /// 404: none has it; 503: one that may have it did not answer.
 pub(super) async fn elsewhere(
     call: &OrgCall,
     wanted: &Wanted,
-    path: &str,
+    (id, Form(path, query)): (RequestId, Form),
     own: Option<Refusal>,
 ) -> Result<Answer, Refusal> {
     let _turn = ask::turn(call, wanted).await?;
-    let asked = wanted.peers.iter();
+    let (id, asked) = (id.to_string(), wanted.peers.iter());
+    let path = format!("/records/{id}{path}");
+    let own_text = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+    let query: Vec<_> = query.iter().map(own_text).collect();
     // The first that has it ends the search, however long others take.
-    let asked = asked.map(|region| ask::ask(call, region, (path, &[]), JSON));
+    let asked = asked.map(|region| ask::ask(call, region, (&path, &query), JSON));
     let mut asked: FuturesUnordered<_> = asked.collect();
     let own = own.map(|refusal| format!("this one: {}", refusal.detail));
     let mut missing: Vec<String> = own.into_iter().collect();
     while let Some(answer) = asked.next().await {
         match answer {
-            Ok(found) if found["request_id"] == call.request.part("id") => {
+            Ok(found) if is_of(&found, &id) => {
                 return Ok(Answer::json(found));
             }
             Ok(_) => missing.push("an answer is not that of a control plane".to_owned()),
@@ -199,9 +202,17 @@ pub(super) async fn elsewhere(
     Err(Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(super::RETRY_S))
 }
 
+/// Whether an answer is of this request: a record or its spans, or a file, whose first span says
+/// it.
+fn is_of(found: &Value, id: &str) -> bool {
+    let span = &found["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    let attributes = span["attributes"].as_array().into_iter().flatten();
+    let mut named = attributes.filter(|one| one["key"] == "requestrocket.request.id");
+    found["request_id"] == id || named.any(|one| one["value"]["stringValue"] == id)
+}
+
 #[cfg(test)]
 mod tests {
-    use proto::id::RequestId;
     use serde_json::json;
 
     use super::*;

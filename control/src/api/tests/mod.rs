@@ -257,6 +257,10 @@ pub async fn api() -> Api<
         counters: Default::default(),
         linked: Default::default(),
         health: Default::default(),
+        trace_file: |told| {
+            let target = told.target.map(|(id, _)| id);
+            json!({"request": told.record.request_id, "target": target, "scheme": told.scheme})
+        },
     }));
     for org in [acme, other, SYSTEM_ORG] {
         let n = publisher.load(org).await.unwrap().head.n;

@@ -274,6 +274,41 @@ async fn a_bound_listener_is_served_until_it_is_stopped() {
     running.await.unwrap().unwrap();
 }
 
+/// A file for viewers says the target of a request only while that is known: records do not have
+/// it, and a proxy that was changed since may have had another.
+#[actix_web::test]
+async fn a_trace_as_a_file_names_the_target_that_is_known() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let proxy = format!("/orgs/acme/proxies/{}", made.proxy);
+    let version = api.get(Who::Viewer, &proxy).await.is(200).body["version"].clone();
+    let called = Record {
+        proxy_id: made.proxy.parse().unwrap(),
+        config_version: version.as_u64().unwrap(),
+        ..record(1, api.acme, 200)
+    };
+    let id = called.request_id;
+    let unknown = record(2, api.acme, 200);
+    let other = unknown.request_id;
+    api.control.records.insert(&[called, unknown]).unwrap();
+    let file = |id: RequestId| format!("/orgs/acme/records/{id}/trace?format=otlp");
+    let found = api.get(Who::Viewer, &file(id)).await.is(200).body;
+    let expected = json!({"request": id, "target": made.target, "scheme": "https"});
+    assert_eq!(found, expected);
+    let found = api.get(Who::Viewer, &file(other)).await.is(200).body;
+    assert_eq!(found["target"], json!(null));
+    let change = json!({"alias": "stripe"});
+    api.patch(Who::Admin, &proxy, change).await.is(200);
+    let found = api.get(Who::Viewer, &file(id)).await.is(200).body;
+    assert_eq!(found["target"], json!(null));
+    let path = format!("/orgs/acme/records/{id}/trace?format=jaeger");
+    let refused = api.get(Who::Viewer, &path).await.is(400).body;
+    assert!(
+        refused.to_string().contains("must be `spans` or `otlp`"),
+        "{refused}"
+    );
+}
+
 #[actix_web::test]
 async fn attempts_that_match_no_proxy_are_the_operators_and_name_the_nearest() {
     let api = api().await;
