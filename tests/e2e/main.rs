@@ -24,6 +24,7 @@ mod forwarded;
 mod handover;
 mod health_checks;
 mod joining;
+mod killed_publisher;
 mod late_reads;
 mod learning;
 mod meters;

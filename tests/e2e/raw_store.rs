@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::store::etcd::{Etcd, EtcdOptions};
-use proto::store::{Op, Store, Txn};
+use proto::store::{Op, Store, Txn, load};
 
 use crate::harness::etcd::EtcdServer;
 
@@ -34,6 +34,25 @@ impl RawStore {
         let found = self.runtime.block_on(self.store.get(key));
         let found = found.expect("etcd answers").value;
         found.map(|pair| pair.value.to_vec())
+    }
+
+    /// All keys that begin so, with their values.
+    pub fn list(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        let mut found = Vec::new();
+        let listed = load::list(&*self.store, prefix, None, |pair| {
+            found.push((pair.key, pair.value.to_vec()));
+        });
+        self.runtime.block_on(listed).expect("etcd answers");
+        found
+    }
+
+    /// For what is not here, with [`RawStore::wait`].
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub fn wait<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
     }
 
     /// One transaction.

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod clickhouse;
 pub mod etcd;
+pub mod etcd_relay;
 pub mod gateway;
 pub mod http;
 pub mod otlp;
