@@ -55,6 +55,7 @@ mod start;
 mod store_loss;
 mod store_refused;
 mod stored;
+mod stuck_watch;
 mod suggested_rules;
 mod tls;
 mod tokens;
