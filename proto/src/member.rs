@@ -78,4 +78,8 @@ pub struct MemberFault {
     pub code: String,
     /// What is wrong.
     pub detail: String,
+    /// Of a whole organisation: the number of the version that is served; absent where none is,
+    /// and from a node of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<u64>,
 }

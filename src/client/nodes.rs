@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Api;
+use super::records::shown;
 use crate::cli::{NodesArgs, Output};
 use crate::say;
 
@@ -12,7 +13,18 @@ use crate::say;
 /// What the control plane said.
 pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
-    let found = api.get_absolute("/nodes").await?;
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    let query = query.append_pair("org", &args.control.org).finish();
+    let found = match api.get_absolute(&format!("/nodes?{query}")).await {
+        Ok(found) => found,
+        // The organisation may be what is wrong, and is not what most want to know.
+        Err(error) => {
+            let found = api.get_absolute("/nodes").await?;
+            let org = shown(&args.control.org);
+            eprintln!("requestrocket: not shown is which version of {org} each serves: {error}");
+            found
+        }
+    };
     if args.output == Output::Json {
         say(&found.to_string());
         return Ok(());
@@ -32,6 +44,7 @@ fn lines(nodes: &[Value]) -> Vec<String> {
     let mut lines = Vec::new();
     for node in nodes {
         lines.push(first_line(node));
+        lines.extend(applied(&node["applied"]));
         for org in node["behind"].as_array().into_iter().flatten() {
             let id = org["org"].as_str().unwrap_or_default();
             lines.push(format!(
@@ -79,6 +92,27 @@ fn lines(nodes: &[Value]) -> Vec<String> {
     lines
 }
 
+/// What a node serves of the organisation that was asked for.
+fn applied(applied: &Value) -> Option<String> {
+    let org = applied["org"].as_str()?;
+    let lag = (
+        applied["version"].as_u64(),
+        applied["lag_versions"].as_u64(),
+    );
+    Some(match lag {
+        (None, _) => format!(
+            "      which version of {org} it serves is not known, the newest is {}",
+            applied["newest"]
+        ),
+        (Some(n), None) => format!("      serves version {n} of {org}"),
+        (Some(n), Some(0)) => format!("      serves version {n} of {org}, the newest"),
+        (Some(n), Some(versions)) => format!(
+            "      serves version {n} of {org}, {versions} behind version {} for {} s",
+            applied["newest"], applied["lag_s"]
+        ),
+    })
+}
+
 /// Who a node is and whether it serves the newest.
 fn first_line(node: &Value) -> String {
     let text = |key: &str| node[key].as_str().unwrap_or_default();
@@ -118,6 +152,7 @@ mod tests {
             "name": "gw-1", "region": "eu", "address": "10.0.0.1:8080", "program": "0.1.0",
             "revision": 7, "in_flight": 3, "current": false, "clock_ahead_ms": -2_500,
             "behind": [{"org": "org_1", "newest": 9}],
+            "applied": {"org": "org_1", "version": 7, "newest": 9, "lag_versions": 2, "lag_s": 31},
             "problems": [{"code": "name-taken", "detail": "gw-1 too"}],
             "failing": [{"target": "tgt_1", "endpoint": "a:443", "detail": "it answered 503"}],
             "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
@@ -128,18 +163,43 @@ mod tests {
             lines[0].ends_with("behind at revision 7, 3 in flight"),
             "{lines:?}"
         );
-        assert_eq!(lines[1], "      has not seen version 9 of org_1");
-        assert_eq!(lines[2], "    ! name-taken gw-1 too");
         assert_eq!(
-            lines[3],
+            lines[1],
+            "      serves version 7 of org_1, 2 behind version 9 for 31 s"
+        );
+        assert_eq!(lines[2], "      has not seen version 9 of org_1");
+        assert_eq!(lines[3], "    ! name-taken gw-1 too");
+        assert_eq!(
+            lines[4],
             "    ! clock-skew its clock is 2.5 s behind the control plane's; set both by NTP"
         );
         assert_eq!(
-            lines[4],
+            lines[5],
             "    ! endpoint-failing a:443 of tgt_1: it answered 503"
         );
-        assert_eq!(lines[5], "    ! leaf-missing org_1: gone");
+        assert_eq!(lines[6], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
+    }
+
+    #[test]
+    fn what_a_node_serves_of_one_organisation_is_a_line() {
+        let check = |applied: Value, expected: Option<&str>| {
+            let expected = expected.map(|text| format!("      {text}"));
+            assert_eq!(super::applied(&applied), expected, "{applied}");
+        };
+        check(Value::Null, None);
+        check(
+            json!({"org": "org_1", "version": 9, "newest": 9, "lag_versions": 0, "lag_s": 0}),
+            Some("serves version 9 of org_1, the newest"),
+        );
+        check(
+            json!({"org": "org_1", "version": 9, "newest": null}),
+            Some("serves version 9 of org_1"),
+        );
+        check(
+            json!({"org": "org_1", "version": null, "newest": 9}),
+            Some("which version of org_1 it serves is not known, the newest is 9"),
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod handover;
 mod health_checks;
 mod joining;
 mod killed_publisher;
+mod lagging;
 mod late_reads;
 mod learning;
 mod meters;

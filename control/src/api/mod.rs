@@ -23,6 +23,7 @@ pub mod invitations;
 pub mod me;
 pub mod meters;
 pub mod moves;
+mod node_lag;
 pub mod node_schemas;
 mod nodes;
 pub mod objects;

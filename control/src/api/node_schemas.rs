@@ -39,6 +39,7 @@ pub fn node() -> Value {
                     "newest": {"type": "integer", "description": "The number of that version"}
                 }}
             },
+            "applied": applied(),
             "problems": problems(),
             "in_flight": {"type": "integer", "description": "Requests in flight"},
             "clock_ahead_ms": {
@@ -67,6 +68,37 @@ pub fn node() -> Value {
     })
 }
 
+fn applied() -> Value {
+    json!({
+        "type": "object",
+        "description": "With `org`: what it serves of that organisation. Absent of a node that is \
+                        `cut-off`",
+        "properties": {
+            "org": {"type": "string", "description": "The organisation's id"},
+            "version": {
+                "type": ["integer", "null"],
+                "description": "The version that it serves; `null` where that is not known: none, \
+                                one of before those that the store keeps, or the node has more \
+                                faults than it may name"
+            },
+            "newest": {
+                "type": ["integer", "null"],
+                "description": "The newest version; `null` where its head cannot be read"
+            },
+            "lag_versions": {
+                "type": "integer",
+                "description": "How many versions that is behind; absent where one is not known"
+            },
+            "lag_s": {
+                "type": "integer",
+                "description": "Seconds since the first version was published that it does not \
+                                serve; 0 where it serves the newest. At least that, where some of \
+                                these have left the store"
+            }
+        }
+    })
+}
+
 fn problems() -> Value {
     json!({
         "type": "array",
@@ -88,7 +120,10 @@ fn faults() -> Value {
             "org": {"type": ["string", "null"]},
             "object": {"type": ["string", "null"]},
             "code": {"type": "string"},
-            "detail": {"type": "string"}
+            "detail": {"type": "string"},
+            "applied": {"type": "integer",
+                        "description": "Where there is no `object`: the version of the \
+                                        organisation that it serves"}
         }}
     })
 }

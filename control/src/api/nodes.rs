@@ -10,9 +10,16 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::call::Call;
 use super::error::Refusal;
+use super::node_lag::Line;
 use super::{page, write};
 use crate::linked::LinkedNode;
-use crate::route::{Gives, Route, Verb};
+use crate::route::{Gives, Parameter, Route, Verb};
+
+const ORG: &[Parameter] = &[(
+    "org",
+    "Slug or id of an organisation: each node says in `applied` which version of it it serves, and \
+     how far that is behind",
+)];
 
 /// Most organisations that a node is shown to be behind in.
 const BEHIND_MAX: usize = 100;
@@ -31,11 +38,19 @@ pub fn routes() -> Vec<Route> {
             ("list_nodes", "List the nodes of this region"),
             list,
         )
-        .gives(Gives::List("Node")),
+        .gives(Gives::List("Node"))
+        .parameters(ORG),
     ]
 }
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
+    let org = match call.request.query.get("org") {
+        None => None,
+        Some(name) => Some(call.control.find_org(name).ok_or_else(|| {
+            let detail = "names no organisation: give the slug or the id of one";
+            Refusal::parameter("org", detail)
+        })?),
+    };
     let newest = call.control.fingerprint();
     // Before etcd is asked: who comes meanwhile is not missed there.
     let linked = call.control.linked.nodes();
@@ -52,7 +67,14 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         let listed = load::list(store, keys::HEADS, None, |pair| heads.push(pair));
         listed.await.map_err(|error| write::refusal(error.into()))?;
     }
-    let own = call.control.publisher.region();
+    let line = match org {
+        None => None,
+        Some(org) => {
+            let read = Line::read(store, org.id).await;
+            read.map_err(|error| write::refusal(error.into()))?
+        }
+    };
+    let (own, now) = (call.control.publisher.region(), Timestamp::now());
     let items = members.iter().map(|member| {
         // A member of plain fields always serialises.
         let mut shown = serde_json::to_value(member).unwrap_or_default();
@@ -65,9 +87,12 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         if !problems.is_empty() {
             shown["problems"] = Value::Array(problems);
         }
+        if let Some(line) = &line {
+            shown["applied"] = line.shown(member, now);
+        }
         shown
     });
-    let away = cut_off(&linked, &members, own, Timestamp::now());
+    let away = cut_off(&linked, &members, own, now);
     let items = items.chain(away).collect();
     Ok(Answer::json(page::page(items, None)))
 }

@@ -148,6 +148,7 @@ mod tests {
                 object: None,
                 code: REGRESSED.to_owned(),
                 detail: String::new(),
+                applied: None,
             };
             let member = Member {
                 id: NodeId::from_bits(1),

@@ -150,7 +150,7 @@ impl Keeper {
                     .map(|one| failing_endpoint(one));
                 shown.collect()
             },
-            faults: faults(&world.faults),
+            faults: faults(&world),
         }
     }
 
@@ -196,13 +196,14 @@ impl Keeper {
 
 /// As many as an entry may name: first those of whole organisations, by which control planes know
 /// that their store went back.
-fn faults(all: &[Fault]) -> Vec<MemberFault> {
+fn faults(world: &World) -> Vec<MemberFault> {
+    let all = &world.faults;
     let of_orgs = all.iter().filter(|fault| fault.object.is_none());
     let of_objects = all.iter().filter(|fault| fault.object.is_some());
     of_orgs
         .chain(of_objects)
         .take(FAULTS_MAX)
-        .map(fault)
+        .map(|fault| member_fault(fault, world))
         .collect()
 }
 
@@ -215,12 +216,15 @@ fn failing_endpoint(checked: &Checked) -> FailingEndpoint {
     }
 }
 
-fn fault(fault: &Fault) -> MemberFault {
+fn member_fault(fault: &Fault, world: &World) -> MemberFault {
+    let whole = fault.org.filter(|_| fault.object.is_none());
+    let served = whole.and_then(|org| world.orgs.get(&org));
     MemberFault {
         org: fault.org.map(|org| org.to_string()),
         object: fault.object.map(|object| object.to_string()),
         code: fault.code.to_owned(),
         detail: fault.detail.clone(),
+        applied: served.map(|state| state.config.head.n),
     }
 }
 
