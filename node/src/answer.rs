@@ -366,7 +366,7 @@ impl Drop for ReplyBody {
             return;
         };
         if let Content::Scrubbed(body) = content {
-            closing.scrubbed(body.times());
+            closing.scrubbed(&body);
             content = match body.into_source() {
                 Outbound::Stream(body) => Content::Stream(body),
                 Outbound::Events(body) => Content::Events(body),

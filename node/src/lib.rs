@@ -16,6 +16,7 @@ pub mod breakers;
 pub mod config;
 pub mod copied_values;
 pub mod credentials;
+pub mod decoded;
 pub mod elsewhere;
 pub mod endpoints;
 pub mod explained;

@@ -2,7 +2,8 @@
 //! searched for it on their way to the caller (design §8).
 //!
 //! A net, not the boundary: that is the credential's `hosts`. It looks into what can be read as it
-//! comes; a body in a content coding passes, and its record says so.
+//! comes; a body in a content coding passes, and its record says so, unless the proxy says
+//! `scrub: decode`.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,10 +12,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use proto::id::{ProxyId, RequestId};
+use proto::proxy::ScrubBodies;
 use proto::record::ScrubState;
 use tracing::warn;
 
 use crate::credentials::scrub::{Overwritten, Scrub, Tail};
+use crate::decoded::Decoder;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::metrics::Metrics;
 use crate::snapshot::{CompiledProxy, TargetCredential};
@@ -77,6 +80,26 @@ fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &Targ
     );
 }
 
+/// Asks for what [`scrub_body`] can read: of the content codings that the caller takes those that
+/// can be decoded, and of a part of a body none.
+pub fn ask_for_readable(headers: &mut HeaderMap) {
+    let readable = match headers.get(header::ACCEPT_ENCODING) {
+        _ if headers.contains_key(header::RANGE) => "identity",
+        // A target that is not asked for a coding uses none, as a rule.
+        None => return,
+        Some(taken)
+            if taken
+                .as_bytes()
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"identity") =>
+        {
+            return;
+        }
+        Some(_) => "gzip, br, zstd",
+    };
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(readable));
+}
+
 /// Overwrites the secret in the body of an answer: at once where it is in memory, else while it
 /// streams.
 pub fn scrub_body(
@@ -91,6 +114,10 @@ pub fn scrub_body(
     let Some(scrub) = credential.secret.scrub() else {
         return;
     };
+    let decoder = match is_coded(&answer.headers) {
+        true if proxy.scrub == ScrubBodies::Decode => decoder_for(answer),
+        _ => None,
+    };
     let bodyless = exchange.request.method == Method::HEAD
         || matches!(
             answer.status,
@@ -99,16 +126,21 @@ pub fn scrub_body(
     if bodyless || matches!(answer.body, Outbound::Empty) {
         return;
     }
-    if is_coded(&answer.headers) {
+    if decoder.is_none() && is_coded(&answer.headers) {
         exchange.notes.scrub = ScrubState::Skipped;
         return;
     }
+    let of = (exchange.id, proxy.id);
     match std::mem::replace(&mut answer.body, Outbound::Empty) {
+        source @ (Outbound::Stream(_) | Outbound::Full(_)) if decoder.is_some() => {
+            answer.body = scrubbed(of, metrics, credential, Source { source, decoder });
+        }
         Outbound::Full(bytes) => {
             answer.body = Outbound::Full(match scrub.overwrite(&bytes) {
                 None => bytes,
                 Some(Overwritten { text, times }) => {
                     forget_digests(&mut answer.headers);
+                    answer.headers.remove(header::ETAG);
                     exchange.notes.scrubbed += times;
                     tell(metrics, exchange.id, proxy.id, credential);
                     text.into()
@@ -116,18 +148,48 @@ pub fn scrub_body(
             });
         }
         source @ (Outbound::Stream(_) | Outbound::Events(_)) => {
-            answer.body = Outbound::Scrubbed(Box::new(ScrubbedBody {
-                source,
-                tail: Tail::default(),
-                times: 0,
-                request: exchange.id,
-                proxy: proxy.id,
-                credential: credential.clone(),
-                metrics: metrics.clone(),
-            }));
+            answer.body = scrubbed(of, metrics, credential, Source { source, decoder });
         }
         other => answer.body = other,
     }
+}
+
+/// A body that is searched while it comes from `source`.
+fn scrubbed(
+    (request, proxy): (RequestId, ProxyId),
+    metrics: &Metrics,
+    credential: &Arc<TargetCredential>,
+    source: Source,
+) -> Outbound {
+    Outbound::Scrubbed(Box::new(ScrubbedBody {
+        source,
+        tail: Tail::default(),
+        times: 0,
+        request,
+        proxy,
+        credential: credential.clone(),
+        metrics: metrics.clone(),
+    }))
+}
+
+/// What decodes the body of an answer, whose head is then that of the decoded body; `None` where
+/// that cannot be. A part of a coded body is none of a body.
+fn decoder_for(answer: &mut Answer) -> Option<Decoder> {
+    if answer.status == StatusCode::PARTIAL_CONTENT {
+        return None;
+    }
+    let decoder = Decoder::of(&answer.headers)?;
+    let headers = &mut answer.headers;
+    for name in [
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::ACCEPT_RANGES,
+    ] {
+        headers.remove(name);
+    }
+    forget_digests(headers);
+    answer.announced_length = None;
+    Some(decoder)
 }
 
 /// Whether the body must be decoded before it can be read.
@@ -148,13 +210,12 @@ fn forget_digests(headers: &mut HeaderMap) {
     for name in ["content-md5", "content-digest", "repr-digest", "digest"] {
         headers.remove(name);
     }
-    headers.remove(header::ETAG);
 }
 
 /// A body that is searched while it streams. Only what may be the beginning of a secret waits for
 /// what follows it.
 pub struct ScrubbedBody {
-    source: Outbound,
+    source: Source,
     tail: Tail,
     times: u32,
     request: RequestId,
@@ -163,17 +224,74 @@ pub struct ScrubbedBody {
     metrics: Metrics,
 }
 
+/// Where a body comes from.
+struct Source {
+    source: Outbound,
+    /// Where it has a content coding.
+    decoder: Option<Decoder>,
+}
+
+impl Source {
+    /// The next piece that can be read.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        loop {
+            if let Some(decoder) = &mut self.decoder {
+                match decoder.piece() {
+                    Ok(None) => {}
+                    Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                    Err(error) => return Poll::Ready(Some(Err(undecodable(&error)))),
+                }
+            }
+            let next = match &mut self.source {
+                Outbound::Stream(body) => ready!(body.poll_piece(cx)),
+                Outbound::Events(body) => ready!(body.poll_piece(cx)),
+                Outbound::Full(bytes) if !bytes.is_empty() => Some(Ok(std::mem::take(bytes))),
+                Outbound::Empty | Outbound::Full(_) | Outbound::Scrubbed(_) => None,
+            };
+            let Some(decoder) = &mut self.decoder else {
+                return Poll::Ready(next);
+            };
+            match next {
+                Some(Ok(coded)) => decoder.push(coded),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    let cut = decoder.ended().err();
+                    return Poll::Ready(cut.map(|error| Err(undecodable(&error))));
+                }
+            }
+        }
+    }
+
+    /// Whether no piece follows, as far as is known.
+    fn is_ended(&self) -> bool {
+        match &self.source {
+            _ if self.decoder.is_some() => false,
+            Outbound::Stream(body) => body.is_ended(),
+            Outbound::Events(body) => body.is_ended(),
+            Outbound::Empty | Outbound::Full(_) | Outbound::Scrubbed(_) => true,
+        }
+    }
+
+    /// Bytes still to come, where the target announced it.
+    fn remaining(&self) -> Option<u64> {
+        match &self.source {
+            Outbound::Stream(body) if self.decoder.is_none() => body.remaining(),
+            _ => None,
+        }
+    }
+}
+
+/// How a body ends that is not what its `Content-Encoding` says.
+fn undecodable(error: &std::io::Error) -> AnswerError {
+    AnswerError::Broken(format!("it cannot be decoded (`scrub: decode`): {error}"))
+}
+
 impl ScrubbedBody {
     /// The next piece that may go on.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
         loop {
-            let next = match &mut self.source {
-                Outbound::Stream(body) => ready!(body.poll_piece(cx)),
-                Outbound::Events(body) => ready!(body.poll_piece(cx)),
-                Outbound::Empty | Outbound::Full(_) | Outbound::Scrubbed(_) => None,
-            };
-            let (piece, last) = match next {
-                Some(Ok(piece)) => (piece, self.source_ended()),
+            let (piece, last) = match ready!(self.source.poll_piece(cx)) {
+                Some(Ok(piece)) => (piece, self.source.is_ended()),
                 None if self.tail.waiting() == 0 => return Poll::Ready(None),
                 None => (Bytes::new(), true),
                 // What waits is not sent: the stream breaks here in any case.
@@ -201,20 +319,15 @@ impl ScrubbedBody {
         text
     }
 
-    fn source_ended(&self) -> bool {
-        match &self.source {
-            Outbound::Stream(body) => body.is_ended(),
-            Outbound::Events(body) => body.is_ended(),
-            Outbound::Empty | Outbound::Full(_) | Outbound::Scrubbed(_) => true,
-        }
-    }
-
     /// Bytes still to come, where the target announced it.
     pub fn remaining(&self) -> Option<u64> {
-        match &self.source {
-            Outbound::Stream(body) => body.remaining()?.checked_add(self.tail.waiting() as u64),
-            _ => None,
-        }
+        let remaining = self.source.remaining()?;
+        remaining.checked_add(self.tail.waiting() as u64)
+    }
+
+    /// Coded bytes that the target sent so far, where the body is decoded.
+    pub fn coded_bytes(&self) -> Option<u64> {
+        self.source.decoder.as_ref().map(Decoder::taken)
     }
 
     /// How often the secret was found so far.
@@ -224,6 +337,6 @@ impl ScrubbedBody {
 
     /// What is searched, as far as it was not taken.
     pub fn into_source(self) -> Outbound {
-        self.source
+        self.source.source
     }
 }

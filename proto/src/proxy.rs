@@ -76,6 +76,9 @@ pub struct Proxy {
     /// Answers that name a third host. Default `pass`.
     #[serde(default)]
     pub foreign_urls: ForeignUrls,
+    /// Whether answers in a content coding are searched for the injected secret. Default `plain`.
+    #[serde(default, skip_serializing_if = "ScrubBodies::is_plain")]
+    pub scrub: ScrubBodies,
     /// What becomes of error bodies where response filters apply. Default `filter`.
     #[serde(default)]
     pub error_bodies: ErrorBodies,
@@ -197,6 +200,25 @@ pub enum Cookies {
     Drop,
     /// They pass; `Domain` is removed and `Path` mapped to the proxy's.
     Pass,
+}
+
+/// See [`Proxy::scrub`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScrubBodies {
+    /// They pass as they come, and their records say `scrub: skipped`.
+    #[default]
+    Plain,
+    /// They are decoded while they stream, and reach the caller without the coding. The target is
+    /// asked for such that can be decoded.
+    Decode,
+}
+
+impl ScrubBodies {
+    // What is as ever is not written, so that earlier releases read it.
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
 }
 
 /// See [`Proxy::rewrite_urls`].

@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
 
-use crate::harness::gateway::{Gateway, TARGET_SECRET};
+use crate::harness::gateway::{Gateway, Proxy, TARGET_SECRET};
 use crate::harness::http::Connection;
 use crate::harness::upstream::{After, Gate, Upstream};
 
@@ -153,6 +153,133 @@ fn a_stream_is_searched_over_its_pieces_and_does_not_wait_for_its_end() {
     let stars = "*".repeat(TARGET_SECRET.len());
     let expected = format!("data: one {stars} two {stars} three {first}");
     assert_eq!(text(&body), expected);
+}
+
+/// With `scrub: decode` a body in a coding is searched, piece by piece, and comes without it.
+#[test]
+fn coded_answers_are_decoded_to_be_searched_where_the_proxy_says_so() {
+    let gateway = Gateway::start();
+    let text = format!("bad token {TARGET_SECRET}!").repeat(3);
+    let gzip = "content-encoding: gzip\r\netag: \"e\"\r\naccept-ranges: bytes\r\n\
+                content-digest: sha-256=:x:\r\n";
+    let coded = zipped(&text);
+    let decoding = json!({"scrub": "decode"});
+    let asking = |proxy: &Proxy, fields: &[(&str, &str)]| {
+        let mut request = proxy.request("GET", "/");
+        for (name, value) in fields {
+            request = request.field(name, value);
+        }
+        let got = proxy.send(&request);
+        let record = gateway.record(got.field("requestrocket-request-id").expect("an id"));
+        (got, record)
+    };
+    let upstream = Upstream::fixed(answer("200 OK", gzip, &coded));
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), decoding.clone());
+    let (got, record) = asking(&proxy, &[("accept-encoding", "deflate, gzip, x-own")]);
+    let stars = "*".repeat(TARGET_SECRET.len());
+    assert_eq!(got.text(), text.replace(TARGET_SECRET, &stars));
+    assert_eq!(
+        (&record["scrub"], &record["scrubbed"]),
+        (&json!("searched"), &json!(3))
+    );
+    assert_eq!(record["upstream_response_bytes"], coded.len());
+    assert_eq!(record["response_bytes"], text.len());
+    for gone in ["content-encoding", "content-digest", "accept-ranges"] {
+        assert_eq!(got.field(gone), None);
+    }
+    assert_eq!(
+        got.field("etag"),
+        Some("\"e\""),
+        "conditions of later requests hold"
+    );
+    let asked = || upstream.last().field("accept-encoding").map(str::to_owned);
+    assert_eq!(asked().as_deref(), Some("gzip, br, zstd"));
+    // Of a part, or who takes none, nothing coded is asked for.
+    asking(
+        &proxy,
+        &[("accept-encoding", "gzip"), ("range", "bytes=0-1")],
+    );
+    assert_eq!(asked().as_deref(), Some("identity"));
+    asking(&proxy, &[("accept-encoding", "identity")]);
+    assert_eq!(asked().as_deref(), Some("identity"));
+    asking(&proxy, &[]);
+    assert_eq!(asked(), None);
+
+    // What cannot be decoded passes, and its record says so.
+    for fields in [
+        "content-encoding: x-own\r\n",
+        "content-encoding: gzip, gzip\r\n",
+    ] {
+        let upstream = Upstream::fixed(answer("200 OK", fields, &coded));
+        let proxy = gateway.proxy_with(&upstream.url(), json!({}), decoding.clone());
+        let (got, record) = asking(&proxy, &[]);
+        assert_eq!((&got.body, &record["scrub"]), (&coded, &json!("skipped")));
+    }
+    let part = answer("206 Partial Content", gzip, &coded[..20]);
+    let upstream = Upstream::fixed(part);
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), decoding.clone());
+    let (got, record) = asking(&proxy, &[("range", "bytes=0-19")]);
+    assert_eq!(
+        (&*got.body, &record["scrub"]),
+        (&coded[..20], &json!("skipped"))
+    );
+
+    // A body that is not what its head says breaks off.
+    let upstream = Upstream::fixed(answer("200 OK", gzip, &coded[..coded.len() - 9]));
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), decoding);
+    let mut connection = Connection::open(&gateway.url);
+    connection.send(proxy.request("GET", "/").bytes(&gateway.url));
+    let head = connection.head().expect("a head");
+    assert_eq!(head.field("content-length"), None);
+    let mut body = Vec::new();
+    while let Some(some) = connection.some() {
+        body.extend(some);
+    }
+    assert!(!body.ends_with(b"0\r\n\r\n"), "{body:?}");
+}
+
+/// Each piece of a coded stream goes on when it is there.
+#[test]
+fn a_coded_stream_does_not_wait_for_its_end() {
+    let gateway = Gateway::start();
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_, connection| {
+        connection.send(
+            "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-type: text/event-stream\r\n\
+             transfer-encoding: chunked\r\n\r\n",
+        );
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        for part in ["data: one\n\n", "data: two\n\n"] {
+            encoder.write_all(part.as_bytes()).expect("memory");
+            encoder.flush().expect("memory");
+            let coded = std::mem::take(encoder.get_mut());
+            connection.send(format!("{:x}\r\n", coded.len()));
+            connection.send(&coded);
+            connection.send("\r\n");
+            held.pass();
+        }
+        let rest = encoder.finish().expect("memory");
+        connection.send(format!("{:x}\r\n", rest.len()));
+        connection.send(&rest);
+        connection.send("\r\n0\r\n\r\n");
+        After::Keep
+    });
+    let decoding = json!({"scrub": "decode"});
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), decoding);
+    let mut connection = Connection::open(&gateway.url);
+    connection.send(proxy.request("GET", "/").bytes(&gateway.url));
+    let head = connection.head().expect("a head");
+    assert_eq!(head.field("content-encoding"), None);
+    let mut body = Vec::new();
+    while !text(&body).contains("data: one\n\n") {
+        body.extend(connection.some().expect("the first event"));
+    }
+    gate.open();
+    while !body.ends_with(b"0\r\n\r\n") {
+        body.extend(connection.some().expect("the rest"));
+    }
+    assert_eq!(text(&body), "data: one\n\ndata: two\n\n");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use proto::proxy::{RecordPath, RecordSource};
 use proto::query;
 use proto::record::{QueryField, REDACTED};
@@ -168,6 +168,16 @@ fn dotted(octets: [u8; 4]) -> String {
         );
     }
     text
+}
+
+/// A method's name; the usual ones cost no allocation.
+pub fn method(method: &Method) -> Cow<'static, str> {
+    const USUAL: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
+    let text = method.as_str();
+    match USUAL.into_iter().find(|usual| *usual == text) {
+        Some(usual) => usual.into(),
+        None => shortened(text, usize::MAX).into(),
+    }
 }
 
 #[cfg(test)]

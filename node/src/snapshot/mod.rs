@@ -20,7 +20,7 @@ use proto::hosts::{HostPattern, Origin};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::path::PathOptions;
 use proto::proxy::{
-    ErrorBodies, ForeignUrls, FormerAlias, OnClientAbort, RecordPolicy, RewriteUrls,
+    ErrorBodies, ForeignUrls, FormerAlias, OnClientAbort, RecordPolicy, RewriteUrls, ScrubBodies,
 };
 use proto::rule::RuleSet;
 use proto::seal::DigestKey;
@@ -124,6 +124,8 @@ pub struct CompiledProxy {
     pub cookies: bool,
     /// Whether URLs in answers are mapped.
     pub rewrite_urls: RewriteUrls,
+    /// Whether coded answers are decoded to be searched for the injected secret.
+    pub scrub: ScrubBodies,
     /// What becomes of answers that name a third host.
     pub foreign_urls: ForeignUrls,
     /// What becomes of error bodies where filters apply.

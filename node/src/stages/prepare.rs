@@ -7,12 +7,14 @@ use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
+use proto::proxy::ScrubBodies;
 use proto::validation::{BodyValidator, ValidationMode, needs_body};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Exchange, Inbound, Outgoing};
 use crate::hygiene::fields::{self, codings};
 use crate::inbound::{self, Buffered};
+use crate::reflected;
 use crate::snapshot::CompiledProxy;
 use crate::validating::{self, Side};
 
@@ -81,6 +83,9 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         // Codings that the filter stage can read.
         let codings = HeaderValue::from_static("gzip, br, zstd, deflate");
         headers.insert(header::ACCEPT_ENCODING, codings);
+    }
+    if proxy.scrub == ScrubBodies::Decode {
+        reflected::ask_for_readable(&mut headers);
     }
     if proxy.response_validator.is_some() {
         headers.remove(header::RANGE);

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Method;
 use proto::event_stream::StreamEnd;
 use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::proxy::OnClientAbort;
@@ -25,6 +24,7 @@ use crate::outcomes;
 use crate::payload::Bodies;
 use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
+use crate::reflected::ScrubbedBody;
 use crate::snapshot::CompiledProxy;
 use crate::spending::Spends;
 use crate::telemetry::{TraceContext, trace_id_text};
@@ -63,7 +63,7 @@ impl Stage for Recorder {
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
         // Tokens drawn and not sent go back to their cells.
         exchange.tokens = None;
-        let upstream_bytes = exchange.notes.upstream_bytes;
+        let upstream_bytes = Some(exchange.notes.upstream_bytes).filter(|bytes| *bytes > 0);
         if let Some(failure) = exchange.notes.refusal {
             self.metrics.auth_failed(failure);
         }
@@ -122,7 +122,7 @@ impl Recorder {
             self.metrics.unmatched_dropped();
             return None;
         }
-        let method = method(&exchange.request.method);
+        let method = reduce::method(&exchange.request.method);
         Some(unmatched::record(exchange, &self.origin, method))
     }
 
@@ -159,7 +159,7 @@ impl Recorder {
             config_version: proxy.version.newest(),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
-            method: method(&exchange.request.method),
+            method: reduce::method(&exchange.request.method),
             path: reduce::path(&notes.path, proxy.record.path),
             query: reduce::query(
                 notes.query.as_deref(),
@@ -218,16 +218,6 @@ fn limited_by(end: Option<&EarlyEnd>) -> Vec<Cow<'static, str>> {
     empty.map(|meter| Cow::Owned(meter.name.clone())).collect()
 }
 
-/// A method's name; the usual ones cost no allocation.
-fn method(method: &Method) -> Cow<'static, str> {
-    const USUAL: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
-    let text = method.as_str();
-    match USUAL.into_iter().find(|usual| *usual == text) {
-        Some(usual) => usual.into(),
-        None => reduce::shortened(text, usize::MAX).into(),
-    }
-}
-
 /// A record that waits for the last byte of its answer.
 pub struct Closing {
     /// Nobody else has it before it is complete.
@@ -238,7 +228,8 @@ pub struct Closing {
     started: Instant,
     request_bytes: Rc<Cell<u64>>,
     response_bytes: u64,
-    upstream_bytes: u64,
+    /// Where they are others than went to the caller.
+    upstream_bytes: Option<u64>,
     completed: bool,
     /// Read the answer on, up to so many bytes, when the caller leaves.
     finish: Option<usize>,
@@ -290,7 +281,7 @@ impl Closing {
 
     /// The answer was a stream of documents that filters have seen, as far as it came.
     pub fn filtered(&mut self, body: &EventBody) {
-        self.upstream_bytes = body.taken();
+        self.upstream_bytes = Some(body.taken());
         self.completed |= body.is_ended();
         match body.cut() {
             Some(StreamEnd::Unreadable(_)) => self.code = Code::FilterNotJson,
@@ -305,10 +296,11 @@ impl Closing {
         }
     }
 
-    /// The injected secret was overwritten so often while the answer streamed.
-    pub fn scrubbed(&mut self, times: u32) {
+    /// The answer was searched for the injected secret while it streamed.
+    pub fn scrubbed(&mut self, body: &ScrubbedBody) {
+        self.upstream_bytes = body.coded_bytes().or(self.upstream_bytes);
         if let Some(record) = self.record.as_mut().and_then(Arc::get_mut) {
-            record.scrubbed = record.scrubbed.saturating_add(times);
+            record.scrubbed = record.scrubbed.saturating_add(body.times());
         }
     }
 
@@ -319,7 +311,7 @@ impl Closing {
         };
         // The request no longer counts against its caller's place.
         self.permit = None;
-        self.upstream_bytes = self.upstream_bytes.max(self.response_bytes);
+        let before = self.upstream_bytes.unwrap_or(self.response_bytes);
         actix_rt::spawn(async move {
             let mut read = 0;
             let reading = async {
@@ -334,7 +326,7 @@ impl Closing {
                 }
             };
             let _ = tokio::time::timeout(FINISH_MAX, reading).await;
-            self.upstream_bytes += read;
+            self.upstream_bytes = Some(before + read);
             // What the answer has cost is settled before the record says it.
             drop(body);
         });
@@ -348,7 +340,7 @@ impl Closing {
         record.response_bytes = self.response_bytes;
         if record.attempts > 0 {
             record.upstream_request_bytes = record.request_bytes;
-            record.upstream_response_bytes = self.upstream_bytes.max(self.response_bytes);
+            record.upstream_response_bytes = self.upstream_bytes.unwrap_or(self.response_bytes);
         }
         if left {
             record.client_aborted = true;

@@ -10,14 +10,19 @@ use std::io::Read;
 use super::{BodyLimits, Unreadable};
 
 /// Largest zstd window, as RFC 9659 sets it for HTTP: 8 MiB.
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 const BROTLI_BUFFER_BYTES: usize = 4096;
 
+/// A content coding that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
+pub enum Coding {
+    /// RFC 1952.
     Gzip,
+    /// The zlib format, RFC 1950.
     Deflate,
+    /// RFC 7932.
     Brotli,
+    /// RFC 8878.
     Zstd,
 }
 
@@ -46,7 +51,7 @@ pub(super) fn decode_within<'b>(
     content_encoding: &[u8],
     limits: &BodyLimits,
 ) -> Result<Cow<'b, [u8]>, Unreadable> {
-    let codings = parse(content_encoding, limits.codings_max)?;
+    let codings = codings(content_encoding, limits.codings_max)?;
     // Against what was sent, not against the layer before: two layers must not multiply.
     let by_ratio = bytes.len().saturating_mul(limits.ratio_max);
     let mut plain = Cow::Borrowed(bytes);
@@ -63,9 +68,12 @@ pub(super) fn decode_within<'b>(
     Ok(plain)
 }
 
-/// The codings in the order in which they were applied.
-fn parse(content_encoding: &[u8], codings_max: usize) -> Result<Vec<Coding>, Unreadable> {
-    let mut codings = Vec::new();
+/// The codings that `Content-Encoding` names, in the order in which they were applied.
+///
+/// # Errors
+/// One is not known, or there are more than `codings_max`.
+pub fn codings(content_encoding: &[u8], codings_max: usize) -> Result<Vec<Coding>, Unreadable> {
+    let mut found = Vec::new();
     for name in content_encoding.split(|byte| *byte == b',') {
         let coding = match name.trim_ascii().to_ascii_lowercase().as_slice() {
             b"" | b"identity" => continue,
@@ -75,12 +83,12 @@ fn parse(content_encoding: &[u8], codings_max: usize) -> Result<Vec<Coding>, Unr
             b"zstd" => Coding::Zstd,
             _ => return Err(Unreadable::UnknownCoding),
         };
-        if codings.len() == codings_max {
+        if found.len() == codings_max {
             return Err(Unreadable::TooManyCodings);
         }
-        codings.push(coding);
+        found.push(coding);
     }
-    Ok(codings)
+    Ok(found)
 }
 
 /// Decodes one layer; one byte more than `bytes_max` means that there was more.

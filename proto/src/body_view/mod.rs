@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::Value;
 
-pub use decode::decode;
+pub use decode::{Coding, ZSTD_WINDOW_LOG_MAX, codings, decode};
 pub use json_path::{JsonPath, JsonPathProblem};
 use media_type::MediaKind;
 

@@ -102,6 +102,7 @@ fn stub(object: &Object, proxy: &Proxy) -> Object {
         body_buffer_bytes: proxy.body_buffer_bytes,
         cookies: None,
         rewrite_urls: Default::default(),
+        scrub: Default::default(),
         foreign_urls: Default::default(),
         error_bodies: Default::default(),
         validation: Default::default(),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use proto::hosts::Origin;
 use proto::id::ProxyId;
 use proto::path::PathOptions;
-use proto::proxy::{CrossRegion, ErrorBodies, ForeignUrls, OnClientAbort, Proxy, RewriteUrls};
+use proto::proxy::{
+    CrossRegion, ErrorBodies, ForeignUrls, OnClientAbort, Proxy, RewriteUrls, ScrubBodies,
+};
 use proto::rule::RuleSet;
 use proto::target::{BaseUrl, Effect, Target};
 
@@ -77,6 +79,8 @@ impl OrgCompiler<'_> {
             forward_caller_headers: Vec::new(),
             cookies: true,
             rewrite_urls: RewriteUrls::Off,
+            // The region that serves it does it.
+            scrub: ScrubBodies::Plain,
             foreign_urls: ForeignUrls::Pass,
             error_bodies: ErrorBodies::Pass,
             request_validator: None,

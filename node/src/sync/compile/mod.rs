@@ -333,6 +333,7 @@ impl OrgCompiler<'_> {
             forward_caller_headers: header_names(&proxy.forward_caller_headers),
             cookies,
             rewrite_urls: proxy.rewrite_urls,
+            scrub: proxy.scrub,
             foreign_urls: proxy.foreign_urls,
             error_bodies: proxy.error_bodies,
             request_validator: validator(proxy.validation.request.as_ref())?,
