@@ -27,7 +27,8 @@ impl Cluster {
         Self::of(vec![EtcdServer::start()])
     }
 
-    fn of(etcd: Vec<EtcdServer>) -> Self {
+    /// With these members of an etcd.
+    pub fn of(etcd: Vec<EtcdServer>) -> Self {
         let files = tempfile::tempdir().expect("a folder");
         let made = binary()
             .args(["keyring", "new", "--nodes"])

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, wait_known, wait_status};
+use crate::harness::etcd::{self, EtcdServer};
 use crate::harness::gateway::{Gateway, Proxy, binary};
+use crate::harness::stores::{LIVE, dump, part};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
@@ -73,8 +75,12 @@ fn is_refused(control: &Gateway, token: &str, proxy: &Proxy) {
 }
 
 fn rename(control: &Gateway, token: &str, proxy: &Proxy) {
+    wait_written(control, token, proxy, "renamed");
+}
+
+fn wait_written(control: &Gateway, token: &str, proxy: &Proxy, name: &str) {
     let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
-    let write = json!({"name": "renamed"});
+    let write = json!({"name": name});
     wait_for("a write", || {
         let answer = control.control_call("PATCH", &path, Some(token), Some(&write));
         (answer.status() == 200).then_some(())
@@ -135,6 +141,63 @@ fn what_a_restored_etcd_has_lost_is_written_back_from_a_node() {
     assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
     // One that knows nothing of before gets all of it from etcd, the secret too.
     let fresh = cluster.node("gw-2", "gw-2");
+    wait_status(&fresh, &proxy, "DELETE", 400);
+    wait_status(&fresh, &proxy, "GET", 200);
+}
+
+/// The same with three members, one of which is gone again when a person decides.
+#[test]
+fn what_three_restored_members_have_lost_is_written_back_by_two_of_them() {
+    let mut cluster = Cluster::of(EtcdServer::start_cluster(3));
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let nodes = [cluster.node("gw-1", "gw-1"), cluster.node("gw-2", "gw-2")];
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    for node in &nodes {
+        wait_status(node, &proxy, "GET", 200);
+    }
+    let copies = etcd::backup_all(&mut cluster.etcd);
+    wait_written(&control, &token, &proxy, "after the backup");
+    for node in &nodes {
+        deny_delete(&control, node, &proxy);
+    }
+    etcd::restore_all(&mut cluster.etcd, &copies);
+    let goes_on = || {
+        for node in &nodes {
+            assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+            assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
+        }
+    };
+    for name in ["gw-1", "gw-2"] {
+        wait_regressed(&control, &token, name);
+    }
+    goes_on();
+    is_refused(&control, &token, &proxy);
+    // Whichever members a process asks, they say the same.
+    cluster.etcd[0].kill();
+    for name in ["gw-1", "gw-2"] {
+        wait_regressed(&control, &token, name);
+    }
+    is_refused(&control, &token, &proxy);
+    let recovered = wait_for("the recovery", || {
+        let (good, said) = recover(&control, &token, &["--from-node", "gw-2"]);
+        good.then_some(said)
+    });
+    assert!(recovered.contains("epoch 2"), "{recovered}");
+    for name in ["gw-1", "gw-2"] {
+        wait_sound(&control, &token, name);
+    }
+    goes_on();
+    cluster.etcd[0].restart();
+    wait_written(&control, &token, &proxy, "after the recovery");
+    let held = |member: &EtcdServer| part(&dump(&member.endpoint()), &LIVE);
+    let first = held(&cluster.etcd[0]);
+    assert!(!first.is_empty());
+    for member in &cluster.etcd[1..] {
+        assert_eq!(held(member), first, "all members hold the same");
+    }
+    let fresh = cluster.node("gw-3", "gw-3");
     wait_status(&fresh, &proxy, "DELETE", 400);
     wait_status(&fresh, &proxy, "GET", 200);
 }

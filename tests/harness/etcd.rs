@@ -149,8 +149,7 @@ impl EtcdServer {
     /// Kills the server, copies its data, and starts it again.
     pub fn backup(&mut self) -> TempDir {
         self.kill();
-        let copy = TempDir::new().expect("a temporary directory can be made");
-        copy_folder(&self.dir.path().join("data"), &copy.path().join("data"));
+        let copy = self.copied();
         self.restart();
         copy
     }
@@ -159,12 +158,24 @@ impl EtcdServer {
     /// cluster, as it was. Without a copy it is a new one.
     pub fn restore(&mut self, copy: Option<&TempDir>) {
         self.kill();
+        self.put_back(copy);
+        self.restart();
+    }
+
+    /// A copy of the data of a server that does not run.
+    fn copied(&self) -> TempDir {
+        let copy = TempDir::new().expect("a temporary directory can be made");
+        copy_folder(&self.dir.path().join("data"), &copy.path().join("data"));
+        copy
+    }
+
+    /// Puts copied data, or none, in the place of those of a server that does not run.
+    fn put_back(&self, copy: Option<&TempDir>) {
         let data = self.dir.path().join("data");
         std::fs::remove_dir_all(&data).expect("its data can be removed");
         if let Some(copy) = copy {
             copy_folder(&copy.path().join("data"), &data);
         }
-        self.restart();
     }
 
     /// What the server has logged.
@@ -234,6 +245,29 @@ impl EtcdServer {
             self.log()
         );
     }
+}
+
+/// Kills all members of a cluster, copies their data, and starts them again.
+pub fn backup_all(members: &mut [EtcdServer]) -> Vec<TempDir> {
+    members.iter_mut().for_each(EtcdServer::kill);
+    let copies = members.iter().map(EtcdServer::copied).collect();
+    start_all(members);
+    copies
+}
+
+/// Kills all members of a cluster, puts copied data in the place of their own, and starts them
+/// again: the same cluster, as it was.
+pub fn restore_all(members: &mut [EtcdServer], copies: &[TempDir]) {
+    members.iter_mut().for_each(EtcdServer::kill);
+    for (member, copy) in members.iter().zip(copies) {
+        member.put_back(Some(copy));
+    }
+    start_all(members);
+}
+
+fn start_all(members: &mut [EtcdServer]) {
+    members.iter_mut().for_each(EtcdServer::spawn);
+    members.iter_mut().for_each(EtcdServer::wait);
 }
 
 /// A small disk, taken away when dropped.
