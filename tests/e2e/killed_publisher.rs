@@ -22,12 +22,14 @@ use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
 
-/// Credentials whose secrets each publish replaces: their sealed values, what deletes the old ones
-/// and the facts that end these take several transactions each.
-const CREDENTIALS: usize = 130;
-/// Objects that a publish creates or changes: those, a target, one more credential, and a proxy
-/// with its credential.
-const MARKED: usize = CREDENTIALS + 4;
+/// Credentials whose secrets a large publish replaces: their sealed values, what deletes the old
+/// ones and the facts that end these take several transactions each.
+const LARGE: usize = 130;
+/// The same of one that fits one transaction.
+const SMALL: usize = 3;
+/// Objects that a publish creates or changes beside them: a target, one more credential, and a
+/// proxy with its credential.
+const OTHERS: usize = 4;
 
 struct Scene {
     raw: RawStore,
@@ -37,8 +39,10 @@ struct Scene {
     node: Gateway,
     upstream: Upstream,
     proxy: Proxy,
-    /// Ids of all whose secrets change, but for the proxy's own.
+    /// Ids of all whose secrets may change, but for the proxy's own.
     credentials: Vec<String>,
+    /// How many of them do.
+    replaced: usize,
     /// The number of the last publish that was begun.
     publish: u64,
     cluster: Cluster,
@@ -52,7 +56,7 @@ impl Scene {
         let upstream = Upstream::json("{}");
         let proxy = witness.proxy(&upstream.url());
         let create = |at: usize| json!({"create": "credentials", "object": credential(0, at)});
-        let operations: Vec<Value> = (0..CREDENTIALS).map(create).collect();
+        let operations: Vec<Value> = (0..LARGE).map(create).collect();
         let made = witness.api("POST", "/changes", Some(&json!({"operations": operations})));
         assert_eq!(made.status(), 200, "{}", made.text());
         let listed = witness.get("/credentials?limit=500");
@@ -60,7 +64,7 @@ impl Scene {
         let named = items.filter(|item| item["name"] == mark(0));
         let id = |item: &Value| item["id"].as_str().expect("an id").to_owned();
         let credentials: Vec<String> = named.map(id).collect();
-        assert_eq!(credentials.len(), CREDENTIALS);
+        assert_eq!(credentials.len(), LARGE);
         let path = "/api/v1/orgs/default";
         let org = witness.control_call("GET", path, Some(&witness.token), None);
         Self {
@@ -75,6 +79,7 @@ impl Scene {
             upstream,
             proxy,
             credentials,
+            replaced: LARGE,
             publish: 0,
             cluster,
         }
@@ -104,11 +109,12 @@ impl Scene {
         };
         let mut operations = vec![
             json!({"create": "targets", "object": {"base_url": url, "name": mark(publish)}}),
-            json!({"create": "credentials", "object": credential(publish, CREDENTIALS)}),
+            json!({"create": "credentials", "object": credential(publish, LARGE)}),
             json!({"update": self.proxy.id, "patch": {"name": mark(publish)}}),
             json!({"update": self.proxy.target_credential, "patch": marked}),
         ];
-        operations.extend(self.credentials.iter().enumerate().map(update));
+        let replaced = self.credentials.iter().take(self.replaced);
+        operations.extend(replaced.enumerate().map(update));
         let request = Request::new("POST", "/api/v1/orgs/default/changes")
             .field("authorization", &format!("Bearer {}", self.witness.token))
             .field("idempotency-key", &mark(publish))
@@ -187,12 +193,17 @@ impl Scene {
         left
     }
 
+    /// Objects that a publish creates or changes.
+    fn marked(&self) -> usize {
+        self.replaced + OTHERS
+    }
+
     /// Judges what a control plane that died has left, of a publish onto this version.
     fn judge(&mut self, before: &OrgConfig, step: &str) {
         let publish = self.publish;
         let found = self.newest();
         let stands = found.head.hash != before.head.hash;
-        let expected = if stands { MARKED } else { 0 };
+        let expected = if stands { self.marked() } else { 0 };
         assert_eq!(marked(&found, publish), expected, "{step}");
         if stands {
             assert_eq!(found.head.parent, Some(before.head.hash), "{step}");
@@ -218,7 +229,7 @@ impl Scene {
     fn stands(&self, before: &OrgConfig, step: &str) {
         let made = self.newest();
         assert_eq!(made.head.n, before.head.n + 1, "{step}");
-        assert_eq!(marked(&made, self.publish), MARKED, "{step}");
+        assert_eq!(marked(&made, self.publish), self.marked(), "{step}");
         self.serves(self.publish, step);
     }
 
@@ -239,7 +250,7 @@ impl Scene {
         (relay, start, folder): (&EtcdRelay, &Start, &Arc<TempDir>),
     ) -> bool {
         self.publish += 1;
-        let step = format!("{moment:?} write {nth}");
+        let step = format!("{moment:?} write {nth} of {} secrets", self.replaced);
         let before = self.newest();
         let victim = Gateway::inside(folder.clone(), start);
         let id = victim.id();
@@ -308,13 +319,19 @@ fn a_control_killed_at_any_write_leaves_its_version_whole_or_absent() {
     let answer = scene.ask(&scene.witness).expect("an answer");
     assert_eq!(answer.status(), 200, "{}", answer.text());
     scene.serves(0, "the first publish");
-    for moment in [Moment::Before, Moment::After] {
+    for (replaced, least, moment) in [
+        (LARGE, 5, Moment::Before),
+        (LARGE, 5, Moment::After),
+        (SMALL, 1, Moment::Before),
+        (SMALL, 1, Moment::After),
+    ] {
+        scene.replaced = replaced;
         let killed = (1..).take_while(|nth| {
             let by = (&relay, &start, &folder);
             scene.killed_at((*nth, moment), by)
         });
         let killed = killed.count();
-        assert!(killed >= 5, "{killed} writes");
+        assert!(killed >= least, "{killed} writes of {replaced} secrets");
     }
 
     // Nobody has swept so far. Once all of them are gone one comes that does.
