@@ -44,7 +44,8 @@ pub struct Sampling {
     pub slow_us: u64,
     /// Requests that end with a 5xx or without an answer are kept.
     pub errors: bool,
-    /// Requests that rules, limits or authentication refuse are kept.
+    /// Requests that rules, limits or authentication refuse are kept, and those that the target
+    /// answers 429.
     pub refused: bool,
 }
 
@@ -66,10 +67,10 @@ impl Sampling {
     /// Whether a finished request is kept.
     pub fn keeps(&self, context: &TraceContext, record: &Record) -> bool {
         let error = record.status.is_none_or(|status| status >= 500);
-        let refused = matches!(record.status, Some(429)) && record.upstream_status.is_none()
+        let refused = record.status == Some(429)
             || matches!(
                 &*record.code,
-                "proxy-access-denied" | "rate-limited" | "proxy-inactive"
+                "proxy-access-denied" | "rate-limited" | "budget-exhausted" | "proxy-inactive"
             );
         context.sampled
             || self.errors && error
@@ -206,9 +207,10 @@ mod tests {
         for (code, status, upstream, total_us, kept) in [
             ("proxy-access-granted", Some(200), Some(200), 5, false),
             ("proxy-access-granted", Some(404), Some(404), 5, false),
-            ("proxy-access-granted", Some(429), Some(429), 5, false),
+            ("proxy-access-granted", Some(429), Some(429), 5, true),
             ("proxy-access-granted", Some(503), Some(503), 5, true),
             ("rate-limited", Some(429), None, 5, true),
+            ("budget-exhausted", Some(402), None, 5, true),
             ("proxy-access-denied", Some(400), None, 5, true),
             ("proxy-access-denied", Some(401), None, 5, true),
             ("client-aborted", None, None, 5, true),

@@ -2,6 +2,7 @@
 //! parents, attributes and statuses that the conventions say.
 
 mod canary;
+mod canary_faults;
 #[path = "../harness/mod.rs"]
 mod harness;
 
