@@ -78,7 +78,8 @@ fn no_secret_is_told_by_panics_refusals_or_recorded_bodies() {
     let upstream = mirror();
     let url = upstream.url();
     let custom = json!({"auth_type": "custom", "secret": {
-        "headers": [{"name": "x-one", "value": TARGET_FIELD}, {"name": "x-two", "value": TARGET_OTHER}],
+        "headers": [{"name": "x-one", "value": TARGET_FIELD},
+                    {"name": "x-two", "value": TARGET_OTHER}],
         "queries": [{"name": "sig", "value": TARGET_QUERY}]}});
     let token = json!({"auth_type": "jwt", "secret": {"token": TARGET_JWT}});
     let in_path = json!({"auth_type": "api_key", "secret": {"key": TARGET_PATH},
