@@ -177,6 +177,7 @@ fn regions(found: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for region in list(found, "items") {
         lines.push(line(&region));
+        lines.extend(skew(&region));
         lines.extend(unverified(&region));
     }
     lines
@@ -290,6 +291,16 @@ fn aside(found: &Value) -> Vec<String> {
     items.iter().map(line).collect()
 }
 
+/// That the clock of a region is not that of the control plane which was asked.
+fn skew(region: &Value) -> Option<String> {
+    let ahead_ms = region["clock_ahead_ms"].as_i64()?;
+    let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
+    let seconds = ahead_ms.unsigned_abs() as f64 / 1e3;
+    Some(format!(
+        "  clock-skew its clock is {seconds:.1} s {side} this control plane's; set both by NTP"
+    ))
+}
+
 /// The versions that a region does not take, a line each.
 fn unverified(region: &Value) -> Vec<String> {
     let line = |one: &Value| {
@@ -364,6 +375,17 @@ mod tests {
         let expected = "not connected, 3 versions behind, current 1.2 s ago, \
                         1 organisations diverged, home: refused";
         assert!(shown.ends_with(expected), "{shown}");
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_a_line() {
+        let told = |ahead_ms: Value| skew(&json!({"clock_ahead_ms": ahead_ms}));
+        let ahead =
+            "  clock-skew its clock is 300.0 s ahead of this control plane's; set both by NTP";
+        assert_eq!(told(json!(300_000)).as_deref(), Some(ahead));
+        let behind = "  clock-skew its clock is 2.5 s behind this control plane's; set both by NTP";
+        assert_eq!(told(json!(-2_500)).as_deref(), Some(behind));
+        assert_eq!(told(json!(null)), None);
     }
 
     #[test]

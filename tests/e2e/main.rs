@@ -39,6 +39,7 @@ mod publishers;
 mod raw_store;
 mod redactions;
 mod reflected;
+mod region_clocks;
 mod region_moves;
 mod regions;
 mod regression;

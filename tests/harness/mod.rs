@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod http;
 pub mod otlp;
 pub mod secrets;
+pub mod shifted_clock;
 pub mod stores;
 pub mod upstream;
 

@@ -15,6 +15,7 @@ use super::error::Refusal;
 use super::{page, write};
 use crate::regions::status::Unverified;
 use crate::regions::{Directory, Peer};
+use crate::replication::clocks::is_skewed;
 use crate::route::{Gives, Route, Verb};
 use crate::state::Control;
 
@@ -67,6 +68,8 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     for peer in &regions.peers {
         let mut shown = shown(&peer.name, peer.gateway.as_deref());
         shown["control"] = json!(peer.control);
+        let clock_ahead_ms = directory.status.following(&peer.name).clock_ahead_ms;
+        shown["clock_ahead_ms"] = json!(clock_ahead_ms.filter(|ahead| is_skewed(*ahead)));
         if directory.is_home(SYSTEM_ORG) {
             shown["replication"] = followed_by(control, directory, peer).await?;
         }
@@ -159,6 +162,10 @@ pub fn schema() -> Value {
             "hands_over_to": text("The region that home is being handed over to"),
             "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
             "control": text("Base URL of its REST API"),
+            "clock_ahead_ms": {"type": ["integer", "null"],
+                "description": "By how much its clock is ahead of that of this control plane, \
+                    negative where it is behind; null up to 2 s, and where this control plane is \
+                    not the one that replicates"},
             "verified": flag("Whether versions that it made are taken with its signature only"),
             "unverified": {
                 "type": "array",

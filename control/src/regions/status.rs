@@ -41,6 +41,9 @@ pub struct Following {
     pub error: Option<String>,
     /// Versions stored since the start.
     pub applied: u64,
+    /// By how many milliseconds the clock there is ahead of the one here, as last compared;
+    /// negative where it is behind.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// A version that is not taken.
@@ -179,6 +182,14 @@ impl Status {
         let unverified = self.unverified().len() as f64;
         out.gauge("requestrocket_replication_unverified", help)
             .is(unverified);
+        let help = "How far the clock of another region is ahead of that of this machine, as last \
+                    compared; negative: behind. Of the control plane that replicates.";
+        let clocks = out.gauge("requestrocket_region_clock_offset_seconds", help);
+        for (region, following) in &*self.lock() {
+            if let Some(ahead_ms) = following.clock_ahead_ms {
+                clocks.with([("region", region.clone().into())], ahead_ms as f64 / 1e3);
+            }
+        }
         let Some(home) = home else {
             let help = "Connections of a region that follows this one.";
             let family = out.gauge("requestrocket_replication_followers", help);

@@ -15,6 +15,7 @@ use proto::wire::replication::{Answer, Ask, Moved, Position};
 use tracing::{info, warn};
 
 use super::apply::{ApplyError, Guard};
+use super::clocks::Comparing;
 use super::connection::Connection;
 use super::resealed::Wanting;
 use super::shares::Coming;
@@ -119,6 +120,7 @@ impl Follower {
         });
         let (mut applied, guard) = (Vec::new(), Some(place.held()));
         let (mut coming, mut wanting) = (Coming::default(), Wanting::default());
+        let mut comparing = Comparing::default();
         loop {
             if place.is_lost() {
                 return Err(Broken::Deposed);
@@ -128,6 +130,8 @@ impl Follower {
             moving.await?;
             let fetching = self.0.fetch_sealed(&mut connection, &guard, &mut wanting);
             fetching.await?;
+            let comparing = self.0.compare_clocks(&mut connection, &mut comparing);
+            comparing.await?;
         }
     }
 }

@@ -18,6 +18,7 @@
 
 mod apply;
 mod aside;
+pub mod clocks;
 mod completing;
 mod connection;
 mod content;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::retired::Retired;
@@ -180,6 +181,9 @@ impl Session<'_> {
                 Ok(Answer::Home(found.map(|pair| pair.value.to_vec())))
             }
             Ask::Shares(needs) => self.give(needs).await,
+            Ask::Clock => Ok(Answer::Clock {
+                unix_us: Timestamp::now().as_microsecond(),
+            }),
             Ask::Facts { org, after } => {
                 let state = self.source.worlds.borrow().orgs.get(&org).cloned();
                 let page = |state: Arc<OrgState>| {

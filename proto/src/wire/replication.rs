@@ -17,7 +17,7 @@ use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 9;
+pub const PROTOCOL: u16 = 10;
 /// The first with [`Ask::SignedVersions`].
 pub const PROTOCOL_SIGNED: u16 = 3;
 /// The first whose followers keep a version of which some content is that of other regions alone;
@@ -31,6 +31,8 @@ pub const PROTOCOL_FACTS: u16 = 7;
 pub const PROTOCOL_SEALED_FOR: u16 = 8;
 /// The first with [`Ask::RememberedVersions`].
 pub const PROTOCOL_REMEMBERED: u16 = 8;
+/// The first with [`Ask::Clock`].
+pub const PROTOCOL_CLOCK: u16 = 10;
 /// The lowest that it still speaks.
 pub const PROTOCOL_MIN: u16 = 2;
 
@@ -140,6 +142,8 @@ pub enum Ask {
         /// The follower's newest version; absent when it has none.
         after: Option<Position>,
     },
+    /// What time it is there. From [`PROTOCOL_CLOCK`] on.
+    Clock,
 }
 
 /// Most meters in one [`Ask::Shares`].
@@ -239,6 +243,11 @@ pub enum Answer {
         /// What is remembered of the request that made each, as the store holds it (JSON), in
         /// their order. Empty where nothing is.
         remembered: Vec<Vec<u8>>,
+    },
+    /// To [`Ask::Clock`].
+    Clock {
+        /// Microseconds since the Unix epoch.
+        unix_us: i64,
     },
 }
 
