@@ -14,6 +14,7 @@ check: install-build-deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	python3 tests/dependencies.py
+	@deploy/observability/install-promtool
 	python3 deploy/observability/check
 
 test: install-build-deps install-test-deps

@@ -14,8 +14,8 @@ use crate::raw_store::RawStore;
 /// What a node is listed with.
 fn listed(control: &Gateway, name: &str) -> Option<Value> {
     let nodes = control.operator("/nodes?org=default").json();
-    let items = nodes["items"].as_array().expect("a list").iter();
-    items.into_iter().find(|node| node["name"] == name).cloned()
+    let mut items = nodes["items"].as_array().expect("a list").iter();
+    items.find(|node| node["name"] == name).cloned()
 }
 
 /// Waits until a node serves this version, so many behind the newest. Gives what it is listed with.
