@@ -2,6 +2,7 @@
 //! the span that it is about, and nothing of the export itself.
 
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use serde_json::json;
 
 use crate::harness::address;
 use crate::harness::gateway::Gateway;
@@ -64,6 +65,47 @@ fn lines_with_their_traces_over_grpc() {
         &received,
         &telling(&endpoint, "compression = \"gzip\"\n", INFO),
     );
+}
+
+/// The audit goes to the receiver as it is written: versions, and what makes none.
+#[test]
+fn the_audit_goes_to_a_collector() {
+    let (endpoint, received) = grpc();
+    let gateway = telling(&endpoint, "", INFO);
+    let meter = gateway.create("/meters", json!({"name": "all"}));
+    let id = meter["id"].as_str().expect("an id");
+    let raise = json!({"percent": 200, "seconds": 60});
+    let raised = gateway.api("POST", &format!("/meters/{id}/raise"), Some(&raise));
+    assert_eq!(raised.status(), 200, "{}", raised.text());
+    let told = |kind: &str, holds: &str| {
+        wait_for("an event of the audit", || {
+            let lines = received.lines().into_iter();
+            let of_audit = lines
+                .filter(|(scope, _)| scope == "audit")
+                .map(|(_, line)| line);
+            let mut of_kind = of_audit.filter(|line| field(line, "kind").as_deref() == Some(kind));
+            of_kind.find(|line| format!("{:?}", line.attributes).contains(holds))
+        })
+    };
+    let version = told("version", id);
+    let newest = &gateway.get("/versions?limit=1")["items"][0];
+    assert_eq!(
+        field(&version, "n"),
+        newest["n"].as_u64().map(|n| n.to_string())
+    );
+    let hash = newest["hash"].as_str().map(str::to_owned);
+    assert!(
+        hash.is_some() && field(&version, "hash") == hash,
+        "{version:?}"
+    );
+    assert_eq!(field(&version, "source").as_deref(), Some("127.0.0.1"));
+    let entry = told("meter_raised", id);
+    assert_eq!(field(&entry, "seq").as_deref(), Some("1"));
+    assert!(
+        field(&entry, "act").is_some_and(|act| act.contains("\"percent\":200")),
+        "{entry:?}"
+    );
+    assert!(gateway.log().contains("meter_raised by"));
 }
 
 #[test]

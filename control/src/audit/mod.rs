@@ -6,6 +6,7 @@
 //! that says so.
 
 pub mod logins;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +56,7 @@ pub async fn append(
         };
         let seen = match store.txn(txn).await? {
             TxnOutcome::Committed(_) => {
+                stream::entry(org, &next, &said);
                 make_room(store, org, next.seq, said.at).await;
                 return Ok(next.seq);
             }

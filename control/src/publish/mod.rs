@@ -57,6 +57,7 @@ use self::regression::Regressions;
 pub use self::revoking::RevokeError;
 use self::room::Room;
 use crate::archive::Archive;
+use crate::audit::stream;
 
 /// How long a publish tries when the request names no deadline of its own.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -276,6 +277,9 @@ impl Publisher {
             let passing = match self.try_once(&publish, onto, &mut unsure).await {
                 Ok(Outcome::Done(published)) => {
                     slot.keep(&published.config);
+                    if !published.replayed && !published.changed.is_empty() {
+                        stream::version(publish.org, &publish.author, &published);
+                    }
                     return Ok(published);
                 }
                 // Either to somebody else, or to what an earlier version left to be done.
