@@ -33,7 +33,9 @@ pub struct Endpoint {
     pub breaker: Option<Arc<TargetBreaker>>,
     /// What its health checks say, where it is checked.
     pub checked: Option<Arc<Checked>>,
-    /// Counts its requests, where the target has several addresses.
+    /// Whether records name it: the target has several addresses.
+    pub named: bool,
+    /// Counts its requests, where it has a breaker.
     pub counters: Option<EndpointCounters>,
     /// How long attempts there take.
     pub durations: AddressDurations,
@@ -233,6 +235,7 @@ mod tests {
                 weight: 1,
                 breaker: Some(breakers.of(id, &url, &settings)),
                 checked: None,
+                named: false,
                 counters: None,
                 durations: AddressDurations::default(),
             }

@@ -29,7 +29,9 @@ pub fn settle(exchange: &mut Exchange, proxy: &CompiledProxy, picked: Picked, se
             .is_none_or(|missed| matches!(missed, SendError::Failed(_)));
         if tried {
             counters.ended(sent.is_ok());
-            exchange.notes.endpoints.push(Arc::clone(&endpoint.label));
+            if endpoint.named {
+                exchange.notes.endpoints.push(Arc::clone(&endpoint.label));
+            }
         }
     }
     match (picked.admitted, &sent) {

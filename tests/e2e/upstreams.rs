@@ -336,11 +336,19 @@ fn a_target_that_fails_is_left_alone_and_tried_again() {
     assert_eq!(answer.outcome(), (503, "circuit-open"));
     assert_eq!(answer.field("retry-after"), Some("3600"));
     assert_eq!(upstream.seen().len(), 3, "it is left alone");
+    let target = gateway.get(&format!("/proxies/{}", proxy.id))["target_id"].clone();
+    let target = target.as_str().expect("an id");
+    let url = upstream.url();
+    let endpoint = url.trim_start_matches("http://");
+    let of = format!("target=\"{target}\",endpoint=\"{endpoint}\"");
+    let left_alone = format!("requestrocket_endpoint_left_alone{{{of}}} ");
+    assert_eq!(gateway.metric(&left_alone), 1.0);
+    let answered = format!("requestrocket_endpoint_requests_total{{{of},outcome=\"answered\"}} ");
+    assert_eq!(gateway.metric(&answered), 3.0);
 
     // New settings begin anew, so that who mends a target need not wait.
     works.store(true, std::sync::atomic::Ordering::Relaxed);
-    let target = gateway.get(&format!("/proxies/{}", proxy.id))["target_id"].clone();
-    let path = format!("/targets/{}", target.as_str().expect("an id"));
+    let path = format!("/targets/{target}");
     let short = json!({"breaker": {"consecutive_failures": 1, "open_ms": 100}});
     let changed = gateway.api("PATCH", &path, Some(&short));
     assert_eq!(changed.status(), 200, "{}", changed.text());
@@ -353,6 +361,7 @@ fn a_target_that_fails_is_left_alone_and_tried_again() {
     });
     assert_eq!(tried, "proxy-access-granted");
     assert_eq!(proxy.get("/").status(), 200);
+    assert_eq!(gateway.metric(&left_alone), 0.0);
     let bad = json!({"breaker": {"failure_percent": 0, "open_ms": 5}});
     let refused = gateway.api("PATCH", &path, Some(&bad));
     assert_eq!(refused.status(), 422, "{}", refused.text());

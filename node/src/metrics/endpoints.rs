@@ -1,4 +1,5 @@
-//! Requests by endpoint, for targets that have several, with a bound on the number of series.
+//! Requests by endpoint, for targets that have several or a breaker, with a bound on the number of
+//! series.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -68,7 +69,7 @@ impl Endpoints {
     pub(super) fn collect(&self, out: &mut Families) {
         let known = self.known.all();
         let name = "requestrocket_endpoint_requests_total";
-        let help = "Requests sent to the endpoints of targets that have several, by outcome.";
+        let help = "Requests sent to endpoints of targets with several or a breaker, by outcome.";
         let family = out.counter(name, help);
         for ((target, address), counters) in known.iter() {
             let outcomes = [

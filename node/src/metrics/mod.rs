@@ -6,6 +6,8 @@
 
 mod addresses;
 mod bodies;
+#[cfg(test)]
+mod cardinality;
 mod checks;
 mod configuration;
 mod counters;
@@ -15,6 +17,7 @@ mod held;
 mod histogram;
 mod proxies;
 mod reasons;
+mod stages;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -75,6 +78,7 @@ struct Shared {
     scheme: OnceLock<&'static str>,
     addresses: Addresses,
     overhead: Histogram,
+    stages: stages::StageDurations,
     peers: Arc<PeerStats>,
 }
 
@@ -107,6 +111,7 @@ impl Default for Shared {
             scheme: OnceLock::new(),
             addresses: Addresses::default(),
             overhead: Histogram::new(OVERHEAD_US),
+            stages: stages::StageDurations::default(),
             peers: Arc::default(),
         }
     }
@@ -353,6 +358,7 @@ impl Metrics {
         let help = "Time of requests in the gateway until the answer's head, without the target.";
         let family = out.histogram("requestrocket_overhead_seconds", help);
         family.is(shared.overhead.durations());
+        shared.stages.collect(&mut out);
         out
     }
 }

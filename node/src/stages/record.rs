@@ -74,7 +74,7 @@ impl Stage for Recorder {
             .map(Attempt::took_us)
             .sum::<u64>();
         // The last stage was left a moment ago: no need to look at the clock again.
-        let passed_us = exchange.marks.iter().copied().max().unwrap_or_default();
+        let passed_us = self.metrics.stages_left(&exchange.marks);
         self.metrics
             .took(u64::from(passed_us).saturating_sub(waited_us));
         let record = match exchange.proxy.clone() {
@@ -94,6 +94,7 @@ impl Stage for Recorder {
             method: MethodName::of(exchange.request.method.as_str()),
             status: exchange.status(),
             started: exchange.started,
+            passed_us,
             request_bytes: exchange.notes.request_bytes.clone(),
             response_bytes: 0,
             upstream_bytes,
@@ -226,6 +227,8 @@ pub struct Closing {
     method: MethodName,
     status: Option<u16>,
     started: Instant,
+    /// When the last stage before this one was left, in microseconds after that.
+    passed_us: u32,
     request_bytes: Rc<Cell<u64>>,
     response_bytes: u64,
     /// Where they are others than went to the caller.
@@ -368,6 +371,8 @@ impl Drop for Closing {
             code,
         };
         self.metrics.request_ended(&ending, us);
+        self.metrics
+            .responded(us.saturating_sub(self.passed_us.into()));
         let Some(mut shared) = self.record.take() else {
             return;
         };

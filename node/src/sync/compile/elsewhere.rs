@@ -174,6 +174,7 @@ fn stands_for(
         weight: 1,
         breaker: None,
         checked: None,
+        named: false,
         counters: None,
         durations: AddressDurations::default(),
     };

@@ -109,8 +109,8 @@ impl OrgCompiler<'_> {
                 }
                 _ => None,
             };
-            let counted = breaker.as_ref().filter(|_| several);
             let metrics = &self.compiler.parts.metrics;
+            let counted = breaker.as_ref();
             let counters = counted.map(|breaker| metrics.endpoint(&id_text, &label, breaker));
             let durations = metrics.address(&base.origin);
             all.push(Endpoint {
@@ -120,6 +120,7 @@ impl OrgCompiler<'_> {
                 weight,
                 breaker,
                 checked,
+                named: several,
                 counters,
                 durations,
             });
