@@ -25,6 +25,10 @@ pub const DENYING_RULES: &str = "requestrocket.rules.denied";
 pub const SHADOW_RULES: &str = "requestrocket.rules.shadow";
 /// Limits that refused.
 pub const LIMITED_BY: &str = "requestrocket.limits.refused";
+/// Meters.
+pub const METERS: &str = "requestrocket.meters";
+/// What each of them spent.
+pub const METERS_SPENT: &str = "requestrocket.meters.spent";
 /// Filters.
 pub const FILTERS: &str = "requestrocket.filters.changed";
 /// Node.
@@ -42,7 +46,7 @@ mod tests {
     struct Attribute {
         /// Its name.
         name: &'static str,
-        /// Its type: `string`, `string[]` or `int`.
+        /// Its type: `string`, `string[]`, `int` or `int[]`.
         kind: &'static str,
         /// The spans that have it.
         on: &'static str,
@@ -128,6 +132,18 @@ mod tests {
             "string[]",
             "`limit`",
             "Windows of the limits that refused",
+        ),
+        attribute(
+            METERS,
+            "string[]",
+            "`limit`",
+            "The meters that it has spent of: ids, or names of limits of the proxy itself",
+        ),
+        attribute(
+            METERS_SPENT,
+            "int[]",
+            "`limit`",
+            "What it has spent of each of them, in their order, over all attempts",
         ),
         attribute(
             FILTERS,

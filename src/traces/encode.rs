@@ -266,6 +266,21 @@ impl Message {
         });
     }
 
+    /// An attribute of a span that is a list of numbers; none where it is empty.
+    pub fn ints(&mut self, name: &str, values: impl Iterator<Item = i64>) {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            return;
+        }
+        self.attribute(name, |any| {
+            any.message(5, |array| {
+                for value in values {
+                    array.message(1, |any| any.number(3, value.cast_unsigned()));
+                }
+            });
+        });
+    }
+
     fn attribute(&mut self, name: &str, value: impl FnOnce(&mut Self)) {
         self.message(9, |pair| {
             pair.bytes(1, name.as_bytes());

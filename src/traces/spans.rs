@@ -204,7 +204,7 @@ fn says_more(record: &Record, stage: Stage) -> bool {
             record.auth_failure.is_some() || record.proxy_credential_id.is_some()
         }
         Stage::Authorize => !record.denials.is_empty() || !record.shadow_rule_ids.is_empty(),
-        Stage::Limit => !record.limited_by.is_empty(),
+        Stage::Limit => !record.limited_by.is_empty() || !record.meters.is_empty(),
         Stage::Inject => record.target_credential_id.is_some(),
         Stage::Filter => !record.filter_ids.is_empty(),
         _ => false,
@@ -241,7 +241,14 @@ fn stage(
                 let shadow = record.shadow_rule_ids.iter();
                 span.list(own::SHADOW_RULES, shadow.map(ToString::to_string));
             }
-            Stage::Limit => span.list(own::LIMITED_BY, record.limited_by.iter()),
+            Stage::Limit => {
+                span.list(own::LIMITED_BY, record.limited_by.iter());
+                let meters = &record.meters;
+                span.list(own::METERS, meters.iter().map(|spend| &*spend.meter));
+                let spent = meters.iter().map(|spend| spend.tokens);
+                let spent = spent.map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
+                span.ints(own::METERS_SPENT, spent);
+            }
             Stage::Inject => {
                 if let Some(id) = record.target_credential_id {
                     span.text(own::TARGET_CREDENTIAL, id.text());

@@ -73,7 +73,10 @@ fn typed(span: &Span) -> BTreeMap<&str, &'static str> {
             Some(Any::StringValue(_)) => "string",
             Some(Any::IntValue(_)) => "int",
             Some(Any::BoolValue(_)) => "boolean",
-            Some(Any::ArrayValue(_)) => "string[]",
+            Some(Any::ArrayValue(array)) => match array.values.first().map(|one| &one.value) {
+                Some(Some(Any::IntValue(_))) => "int[]",
+                _ => "string[]",
+            },
             other => panic!("{} is {other:?}", pair.key),
         };
         let twice = types.insert(pair.key.as_str(), kind);
@@ -137,7 +140,7 @@ fn check_client(span: &Span, at: usize, (status, error): (Option<&str>, Option<&
 }
 
 /// The stages that a request met, up to the one that ended it, and what each says.
-fn check_stages(stages: &BTreeMap<String, Span>, ended_by: Option<&str>) {
+fn check_stages(stages: &BTreeMap<String, Span>, ended_by: Option<&str>, metered: bool) {
     const BEFORE: [&str; 8] = [
         "receive",
         "authenticate",
@@ -164,7 +167,11 @@ fn check_stages(stages: &BTreeMap<String, Span>, ended_by: Option<&str>) {
             _ => ("", "", false),
         };
         let outcome = ("requestrocket.stage.outcome", "string", true);
-        assert_eq!(typed(span), table(&[outcome, own]), "{name}");
+        let spent = metered && name == "limit";
+        let meters = ("requestrocket.meters", "string[]", spent);
+        let spends = ("requestrocket.meters.spent", "int[]", spent);
+        let all = table(&[outcome, own, meters, spends]);
+        assert_eq!(typed(span), all, "{name}");
     }
 }
 
@@ -289,7 +296,8 @@ fn check(
         expected.ended_by.into_iter().collect::<Vec<_>>(),
         "{path}"
     );
-    check_stages(&trace.stages, expected.ended_by);
+    check_stages(&trace.stages, expected.ended_by, path == "/held");
+
     check_server(&trace.server, expected, trace.stages.contains_key("inject"));
     assert_eq!(trace.attempts.len(), expected.attempts.len(), "{path}");
     for (at, (span, (status, error))) in trace.attempts.iter().zip(expected.attempts).enumerate() {
@@ -406,7 +414,7 @@ fn held(received: &Received, gateway: &Gateway) {
     let hold = json!({"hold": {"max_wait_ms": 20_000, "max_waiting": 20}});
     let limits = json!([{"limit": 1, "window": "second"}]);
     let place = format!("/proxies/{}/meters", proxy.id);
-    gateway.create(&place, json!({"limits": limits, "at_limit": hold}));
+    let meter = gateway.create(&place, json!({"limits": limits, "at_limit": hold}));
     let so_far = || gateway.metric("requestrocket_limit_held_total ");
     let answer = wait_for("a held request", || {
         let before = so_far();
@@ -423,6 +431,9 @@ fn held(received: &Received, gateway: &Gateway) {
     };
     check(received, &proxy, &upstream, &answer, "/held", &granted);
     let span = trace(received, &id(&answer)).stages["limit"].clone();
+    let said = attributes(&span);
+    assert_eq!(Some(&*said["requestrocket.meters"]), meter["id"].as_str());
+    assert_eq!(said["requestrocket.meters.spent"], "1");
     let record = gateway.record(&id(&answer));
     let stages = record["stages"].as_array().expect("stages").iter();
     let limit = stages.clone().find(|time| time["stage"] == "limit");
