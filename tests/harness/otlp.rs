@@ -40,8 +40,23 @@ use super::upstream::{After, Upstream};
 #[derive(Clone, Default)]
 pub struct Received(Arc<Mutex<State>>);
 
+/// How a receiver behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    /// It takes all.
+    #[default]
+    Well,
+    /// It says to come again later.
+    Unavailable,
+    /// It says never to send that again.
+    Refusing,
+    /// It reads and does not answer.
+    Silent,
+}
+
 #[derive(Default)]
 struct State {
+    mood: Mood,
     spans: Vec<Span>,
     /// Lines with the part of the program that they come from.
     lines: Vec<(String, LogRecord)>,
@@ -60,6 +75,25 @@ impl Received {
             .unwrap_or_else(PoisonError::into_inner)
             .spans
             .clone()
+    }
+
+    /// Behaves so from now on.
+    pub fn be(&self, mood: Mood) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).mood = mood;
+    }
+
+    fn mood(&self) -> Mood {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).mood
+    }
+
+    /// What a call over gRPC comes to that is not taken.
+    async fn ready(&self) -> Result<(), Status> {
+        match self.mood() {
+            Mood::Well => Ok(()),
+            Mood::Unavailable => Err(Status::unavailable("later")),
+            Mood::Refusing => Err(Status::invalid_argument("never")),
+            Mood::Silent => std::future::pending().await,
+        }
     }
 
     /// All log lines so far, each with the part of the program that it comes from.
@@ -148,6 +182,7 @@ impl TraceService for Received {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.ready().await?;
         self.take(Export::Traces(request.into_inner()), Vec::new());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -159,6 +194,7 @@ impl MetricsService for Received {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.ready().await?;
         self.take(Export::Metrics(request.into_inner()), Vec::new());
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
@@ -170,6 +206,7 @@ impl LogsService for Received {
         &self,
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.ready().await?;
         self.take(Export::Logs(request.into_inner()), Vec::new());
         Ok(Response::new(ExportLogsServiceResponse::default()))
     }
@@ -296,6 +333,19 @@ pub fn http() -> (String, Received) {
             request.field("content-type"),
             Some("application/x-protobuf")
         );
+        let refusal = match taking.mood() {
+            Mood::Well => None,
+            Mood::Unavailable => Some("503 Service Unavailable"),
+            Mood::Refusing => Some("400 Bad Request"),
+            Mood::Silent => {
+                while connection.some().is_some() {}
+                return After::Close;
+            }
+        };
+        if let Some(status) = refusal {
+            connection.send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"));
+            return After::Keep;
+        }
         let body = match request.field("content-encoding") {
             Some("gzip") => {
                 let mut plain = Vec::new();

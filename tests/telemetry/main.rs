@@ -8,6 +8,7 @@ mod harness;
 
 mod logs;
 mod metrics;
+mod outages;
 
 use std::collections::{BTreeMap, BTreeSet};
 
