@@ -349,6 +349,7 @@ fn shared(
         settings: Arc::new(settings.gateway.clone()),
         upstream: UpstreamSettings {
             hosts,
+            counts: metrics.connections(),
             ..UpstreamSettings::default()
         },
         metrics,

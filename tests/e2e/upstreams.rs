@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::harness::gateway::Gateway;
 use crate::harness::http::{Connection, Message};
 use crate::harness::upstream::{After, ClosedPort, Gate, Upstream, json_answer};
+use crate::harness::wait_for;
 
 /// What a caller gets from an upstream that answers these bytes and closes.
 fn answered(gateway: &Gateway, bytes: impl Into<Vec<u8>>) -> Message {
@@ -195,6 +196,42 @@ fn a_drip_passes_and_a_stall_is_cut() {
     let stalled = proxy.get("/stall");
     assert_eq!((stalled.text().as_str(), stalled.complete), ("[", false));
     gate.open();
+}
+
+/// Metrics tell how many connections to targets there are, and what they do.
+#[test]
+fn connections_to_targets_are_counted() {
+    let gateway = Gateway::configured("[gateway]\nworkers = 1\n");
+    let (answers, closes) = (Gate::default(), Gate::default());
+    let (answer, close) = (answers.clone(), closes.clone());
+    let upstream = Upstream::start(move |_, connection| {
+        answer.pass();
+        connection.send(json_answer("200 OK", "{}"));
+        close.pass();
+        After::Close
+    });
+    let proxy = gateway.proxy(&upstream.url());
+    let wait_counts = |active: f64, idle: f64| {
+        let series = |state: &str| {
+            gateway.metric(&format!(
+                "requestrocket_upstream_connections{{state=\"{state}\"}}"
+            ))
+        };
+        wait_for(
+            &format!("{active} active and {idle} idle connections"),
+            || ((series("active"), series("idle")) == (active, idle)).then_some(()),
+        );
+    };
+    let mut caller = Connection::open(&gateway.url);
+    caller.send(proxy.request("GET", "/").bytes(&gateway.url));
+    wait_counts(1.0, 0.0);
+    answers.open();
+    assert_eq!(caller.read().expect("an answer").status(), 200);
+    wait_counts(0.0, 1.0);
+    closes.open();
+    wait_counts(0.0, 0.0);
+    let opened = gateway.metric("requestrocket_upstream_connections_opened_total");
+    assert_eq!(opened, 1.0);
 }
 
 #[test]

@@ -33,6 +33,7 @@ use crate::breakers::TargetBreaker;
 use crate::health_checks::Checked;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
+use crate::upstream::ConnectionCounts;
 pub use addresses::AddressDurations;
 use addresses::Addresses;
 pub use bodies::Bodies;
@@ -79,6 +80,7 @@ struct Shared {
     addresses: Addresses,
     overhead: Histogram,
     stages: stages::StageDurations,
+    connections: ConnectionCounts,
     peers: Arc<PeerStats>,
 }
 
@@ -112,6 +114,7 @@ impl Default for Shared {
             addresses: Addresses::default(),
             overhead: Histogram::new(OVERHEAD_US),
             stages: stages::StageDurations::default(),
+            connections: ConnectionCounts::default(),
             peers: Arc::default(),
         }
     }
@@ -121,6 +124,11 @@ impl Default for Shared {
 type Plain<'a> = (&'static str, &'static str, &'a AtomicU64);
 
 impl Metrics {
+    /// Where pools tell how many connections to targets they have.
+    pub fn connections(&self) -> ConnectionCounts {
+        self.shared.connections.clone()
+    }
+
     /// A request has ended after so many microseconds.
     pub fn request_ended(&self, ending: &Ending, duration_us: u64) {
         if let Some(at) = Code::ALL.iter().position(|known| *known == ending.code) {
@@ -306,20 +314,20 @@ impl Metrics {
         let shared = &*self.shared;
         let mut out = Families::default();
         let name = "requestrocket_requests_total";
-        by_code(name, "Requests ended, by code.", &shared.requests, &mut out);
-        by_code(
+        reasons::by_code(name, "Requests ended, by code.", &shared.requests, &mut out);
+        reasons::by_code(
             "requestrocket_listener_refusals_total",
             "Connections and heads that were refused before they were requests, by code.",
             &shared.listener_refused,
             &mut out,
         );
-        by_stage(
+        reasons::by_stage(
             "requestrocket_stage_panics_total",
             "Panics caught, by stage.",
             &shared.stage_panics,
             &mut out,
         );
-        by_stage(
+        reasons::by_stage(
             "requestrocket_mailbox_full_total",
             "Requests ended because the mailbox behind a stage was full.",
             &shared.mailbox_full,
@@ -359,21 +367,8 @@ impl Metrics {
         let family = out.histogram("requestrocket_overhead_seconds", help);
         family.is(shared.overhead.durations());
         shared.stages.collect(&mut out);
+        shared.connections.collect(&mut out);
         out
-    }
-}
-
-fn by_code(name: &'static str, help: &'static str, counts: &[AtomicU64], out: &mut Families) {
-    let family = out.counter(name, help);
-    for (code, count) in Code::ALL.iter().zip(counts) {
-        family.with([("code", code.as_str().into())], count.load(Relaxed));
-    }
-}
-
-fn by_stage(name: &'static str, help: &'static str, counts: &[AtomicU64], out: &mut Families) {
-    let family = out.counter(name, help);
-    for (stage, count) in StageKind::ALL.iter().zip(counts) {
-        family.with([("stage", stage.name().into())], count.load(Relaxed));
     }
 }
 

@@ -1,11 +1,13 @@
 //! Counts by reason: why callers were refused, and why targets did not answer.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use proto::exposition::Families;
+use proto::outcome::Code;
 use proto::record::{AttemptFailure, AuthFailure};
 
 use super::Shared;
+use crate::actor::StageKind;
 use crate::limits::Stats;
 
 /// Why callers were refused and why targets did not answer.
@@ -38,5 +40,31 @@ pub(super) fn degraded(limits: &Stats, out: &mut Families) {
     let family = out.counter(name, help);
     for (does, seconds) in limits.degraded_s() {
         family.with([("on_store_loss", does.into())], seconds);
+    }
+}
+
+/// A counter with a series for each code.
+pub(super) fn by_code(
+    name: &'static str,
+    help: &'static str,
+    counts: &[AtomicU64],
+    out: &mut Families,
+) {
+    let family = out.counter(name, help);
+    for (code, count) in Code::ALL.iter().zip(counts) {
+        family.with([("code", code.as_str().into())], count.load(Relaxed));
+    }
+}
+
+/// A counter with a series for each stage.
+pub(super) fn by_stage(
+    name: &'static str,
+    help: &'static str,
+    counts: &[AtomicU64],
+    out: &mut Families,
+) {
+    let family = out.counter(name, help);
+    for (stage, count) in StageKind::ALL.iter().zip(counts) {
+        family.with([("stage", stage.name().into())], count.load(Relaxed));
     }
 }

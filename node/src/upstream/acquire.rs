@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::conn::{Connected, Http1Conn, connect};
+use super::counted::{ConnectionCounts, Told};
 use super::destination::{Destination, PoolKey};
 use super::dial::dial;
 use super::error::FailureKind;
@@ -64,16 +65,22 @@ pub(super) struct Pools {
     by_key: RefCell<BTreeMap<PoolKey, Rc<TargetPool>>>,
     open: Rc<Cell<usize>>,
     reaping: Cell<bool>,
+    told: Told,
 }
 
 impl Pools {
-    pub(super) fn new(settings: PoolSettings, resolver: Resolver) -> Rc<Self> {
+    pub(super) fn new(
+        settings: PoolSettings,
+        resolver: Resolver,
+        counts: ConnectionCounts,
+    ) -> Rc<Self> {
         Rc::new(Self {
             settings,
             resolver,
             by_key: RefCell::default(),
             open: Rc::default(),
             reaping: Cell::new(false),
+            told: Told::new(counts),
         })
     }
 
@@ -175,6 +182,7 @@ impl Pools {
             Connected::Http2(conn) => pool.adopt_shared(conn),
         };
         drop(dialling);
+        self.told.opened();
         Ok(lease)
     }
 
@@ -203,6 +211,8 @@ impl Pools {
         drop(pools);
         let mut by_key = self.by_key.borrow_mut();
         by_key.retain(|_, pool| Rc::strong_count(pool) > 1);
+        let idle = by_key.values().map(|pool| pool.idle()).sum();
+        self.told.tell(self.open.get(), idle);
         self.reaping.set(!by_key.is_empty());
         self.reaping.get()
     }

@@ -23,6 +23,7 @@ pub mod address;
 mod answer;
 pub mod breaker;
 mod conn;
+mod counted;
 mod destination;
 mod dial;
 mod error;
@@ -46,6 +47,7 @@ use std::sync::Arc;
 
 pub use acquire::PoolSettings;
 pub use answer::{Answer, AnswerBody, Watch};
+pub use counted::ConnectionCounts;
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
@@ -66,6 +68,8 @@ pub struct UpstreamSettings {
     pub hosts: Hosts,
     /// The bounds of the connection pools.
     pub pool: PoolSettings,
+    /// Where it is told how many connections there are.
+    pub counts: ConnectionCounts,
 }
 
 /// The client of one worker.
@@ -78,7 +82,11 @@ impl Upstream {
     #[must_use]
     pub fn new(settings: UpstreamSettings) -> Self {
         Self {
-            pools: Pools::new(settings.pool, Resolver::new(settings.hosts)),
+            pools: Pools::new(
+                settings.pool,
+                Resolver::new(settings.hosts),
+                settings.counts,
+            ),
         }
     }
 

@@ -167,6 +167,13 @@ impl TargetPool {
         self.open.get()
     }
 
+    /// Those of them that no request uses.
+    pub(super) fn idle(&self) -> usize {
+        let shared = self.shared.borrow();
+        let unused = shared.iter().filter(|conn| conn.streams.get() == 0);
+        self.idle.borrow().len() + unused.count()
+    }
+
     /// A dial begins that will find out which protocol the target speaks.
     pub(super) fn dial_begins(&self) {
         self.dialling.set(self.dialling.get() + 1);

@@ -121,7 +121,11 @@ fn a_full_connection_makes_room_or_makes_wait() {
             ..Default::default()
         };
         let hosts = [("target.test".to_owned(), vec![IpAddr::from([127, 0, 0, 1])])].into();
-        let upstream = Upstream::new(UpstreamSettings { hosts, pool });
+        let upstream = Upstream::new(UpstreamSettings {
+            hosts,
+            pool,
+            ..UpstreamSettings::default()
+        });
         let mut parts = allowing_http2(&peer).parts().clone();
         parts.connections_max = 2;
         parts.timeouts.connect = Duration::from_millis(500);
