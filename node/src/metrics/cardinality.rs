@@ -27,7 +27,7 @@ fn send(metrics: &Metrics, n: u32) {
     let status = Some((100 + n % 900) as u16);
     let code = Code::ALL[n as usize % Code::ALL.len()];
     let ending = Ending {
-        method: if n % 2 == 0 { method } else { known },
+        method: if n.is_multiple_of(2) { method } else { known },
         status,
         upstream_status: None,
         code,
