@@ -1,11 +1,13 @@
 //! Node and control plane in one process: `dev` and `standalone`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ::control::Control;
 use ::control::records::{Records, RecordsError};
 use ::node::metrics::Metrics;
 use ::node::records::RecordBatches;
+use ::node::records::losses::Losses;
 use anyhow::Context;
 use proto::seal::Keyring;
 use tokio::runtime::Runtime;
@@ -144,6 +146,7 @@ async fn demo(
 /// Writes batches of records until the queue ends. While ClickHouse is away a batch is tried again
 /// and others wait in the queue; what finds no room there is dropped and counted.
 async fn keep(mut batches: RecordBatches, records: Arc<Records>, metrics: Metrics) {
+    let mut losses = Losses::default();
     while let Some(batch) = batches.next().await {
         let batch = Arc::new(batch);
         let kept = loop {
@@ -154,9 +157,12 @@ async fn keep(mut batches: RecordBatches, records: Arc<Records>, metrics: Metric
             }
         };
         if let Err(error) = kept {
-            let count = batch.len();
-            warn!(count, "{count} records could not be kept: {error}");
-            metrics.records_dropped(count as u64);
+            let count = batch.len() as u64;
+            metrics.records_dropped(count);
+            // A full disk refuses every batch: several in a second.
+            if let Some(count) = losses.note(count, Instant::now()) {
+                warn!(count, "{count} records could not be kept: {error}");
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod asked;
 mod between_regions;
 mod cluster;
 mod cuts;
+mod full_disk;
 mod held;
 mod limits;
 mod load;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::address;
+use super::disk::Disk;
 
 /// Longest wait for a server to become healthy, on a busy machine.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
@@ -268,47 +269,6 @@ pub fn restore_all(members: &mut [EtcdServer], copies: &[TempDir]) {
 fn start_all(members: &mut [EtcdServer]) {
     members.iter_mut().for_each(EtcdServer::spawn);
     members.iter_mut().for_each(EtcdServer::wait);
-}
-
-/// A small disk, taken away when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(place: PathBuf, mib: usize) -> Self {
-        std::fs::create_dir(&place).expect("a folder can be made");
-        let mounted = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={mib}m,mode=0700"),
-                "none",
-            ])
-            .arg(&place)
-            .status();
-        assert!(mounted.expect("mount runs").success(), "root can mount");
-        Self(place)
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.0.join("ballast")
-    }
-
-    fn fill(&self) {
-        let mut file = File::create(self.ballast()).expect("a file can be made");
-        while file.write_all(&[0; 4_096]).is_ok() {}
-    }
-
-    fn empty(&self) {
-        std::fs::remove_file(self.ballast()).expect("the file can be removed");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let gone = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        assert!(gone.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
 }
 
 impl Drop for EtcdServer {

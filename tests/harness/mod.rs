@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod clickhouse;
+pub mod disk;
 pub mod etcd;
 pub mod etcd_relay;
 pub mod gateway;

@@ -9,6 +9,8 @@
 mod address;
 mod audit;
 mod compaction;
+#[path = "../harness/disk.rs"]
+mod disk;
 mod embedded;
 mod etcd;
 #[path = "../harness/etcd.rs"]

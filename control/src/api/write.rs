@@ -260,8 +260,10 @@ pub fn refusal(error: PublishError) -> Refusal {
             Refusal::new(Code::SetUnavailable, detail)
         }
         PublishError::Store(StoreError::Full(_)) => {
-            let detail =
-                "traffic goes on; `requestrocket recover --space` frees what old changes take";
+            let detail = format!(
+                "{words}; nothing was changed; traffic goes on; make room on its disk, or have \
+                 etcd give back what old changes take: `requestrocket recover --space`"
+            );
             Refusal::new(Code::StoreFull, detail)
         }
         PublishError::Store(StoreError::TooLarge(detail)) => {

@@ -6,6 +6,7 @@
 
 pub mod lines;
 mod link;
+pub mod losses;
 pub mod reduce;
 pub mod ship;
 pub mod spool;

@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 pub use super::link::Destination;
 use super::link::Link;
+use super::losses::Losses;
 use super::spool::{Place, Spool};
 use super::{Batch, RecordBatches};
 use crate::limits::Limits;
@@ -56,6 +57,7 @@ pub async fn run(
         retry_at: Instant::now(),
         contact: Instant::now(),
         disk_failed: false,
+        losses: Losses::default(),
         unread: 0,
     };
     let mut under_way: Option<UnderWay> = None;
@@ -138,6 +140,8 @@ struct Shipper {
     retry_at: Instant,
     contact: Instant,
     disk_failed: bool,
+    /// What the disk did not take.
+    losses: Losses,
     /// How often the oldest segment could not be read.
     unread: u32,
 }
@@ -268,8 +272,8 @@ impl Shipper {
                 dropped
             }
             Some(Err(problem)) => {
-                if !self.disk_failed {
-                    error!("records cannot be kept on disk and are lost: {problem}");
+                if let Some(lost) = self.losses.note(count, Instant::now().into_std()) {
+                    error!("{lost} records cannot be kept on disk and are lost: {problem}");
                 }
                 self.disk_failed = true;
                 count

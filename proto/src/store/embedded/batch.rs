@@ -20,6 +20,8 @@ pub(super) struct Batch<'c> {
     pub(super) leases: Vec<LeaseChange>,
     /// A compaction that was asked for.
     pub(super) compacted: Option<Revision>,
+    /// Why the last write found no room, while there is none.
+    pub(super) full: Option<StoreError>,
 }
 
 /// How far a compaction has got with removing rows.
@@ -39,6 +41,7 @@ impl<'c> Batch<'c> {
             revision,
             leases: Vec::new(),
             compacted: None,
+            full: None,
         }
     }
 
@@ -51,6 +54,10 @@ impl<'c> Batch<'c> {
     pub(super) fn txn(&mut self, txn: &Txn) -> Result<TxnOutcome, Fault> {
         for compare in &txn.compares {
             if !self.holds(compare)? {
+                // What could write is refused although it would not: as etcd does.
+                if let (Some(full), false) = (&self.full, txn.ops.is_empty()) {
+                    return Err(full.clone().into());
+                }
                 return Ok(TxnOutcome::Conflict(self.read(&txn.or_read)?));
             }
         }

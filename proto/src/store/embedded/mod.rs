@@ -11,6 +11,7 @@ mod file;
 mod history;
 mod leases;
 mod readers;
+mod room;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -204,6 +204,39 @@ async fn a_job_that_breaks_its_batch_fails_alone() {
     assert_eq!(*revisions.borrow_and_update(), Revision(3));
 }
 
+/// Who asks whether there is room without writing is not told that there is.
+#[tokio::test]
+async fn a_full_store_refuses_whatever_could_write() {
+    let db = database();
+    let pages: i64 = db
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .unwrap();
+    db.pragma_update(None, "max_page_count", pages + 40)
+        .unwrap();
+    let (writer, _revisions) = Writer::start(db).unwrap();
+    let ask = |ops: Vec<Op>| {
+        let txn = Txn {
+            compares: vec![Compare::ModRevision("no".into(), Revision(i64::MAX))],
+            ops,
+            or_read: vec!["no".into()],
+        };
+        writer.run(LONG, move |batch| batch.txn(&txn))
+    };
+    let may_write = || ask(vec![Op::put("room", "")]);
+    assert!(matches!(may_write().await, Ok(TxnOutcome::Conflict(_))));
+    let large = |bytes: usize| {
+        let txn = Txn {
+            ops: vec![Op::put("large", vec![7; bytes])],
+            ..Txn::default()
+        };
+        writer.run(LONG, move |batch| batch.txn(&txn))
+    };
+    while large(4096 * 8).await.is_ok() {}
+    let refused = may_write().await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    assert!(matches!(ask(vec![]).await, Ok(TxnOutcome::Conflict(_))));
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_and_a_job_given_up_is_not_done() {
     let (writer, revisions) = Writer::start(database()).unwrap();

@@ -16,6 +16,7 @@ use super::batch::{Batch, Sweep};
 use super::fault::{Fault, commit_failed, nothing_done};
 use super::history;
 use super::leases::{LeaseChange, LeaseClock};
+use super::room;
 use crate::store::{LeaseId, Revision, StoreError};
 
 /// Jobs that may wait; beyond it callers are told that the store is unavailable.
@@ -101,6 +102,7 @@ impl Writer {
             published,
             leases,
             leases_rest_until: None,
+            full: None,
             // A sweep that a crash interrupted begins again; without garbage it finds nothing.
             sweep: Some(Sweep {
                 until: compacted,
@@ -187,6 +189,8 @@ struct Thread {
     published: watch::Sender<Revision>,
     leases: LeaseClock,
     leases_rest_until: Option<Instant>,
+    /// Why the last write found no room.
+    full: Option<StoreError>,
     sweep: Option<Sweep>,
 }
 
@@ -273,9 +277,14 @@ impl Thread {
         &mut self,
         work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), End> {
-        let done = attempt(&mut self.db, self.revision, work);
+        self.full.take_if(|_| room::is_there(&self.db));
+        let full = self.full.clone();
+        let done = attempt(&mut self.db, (self.revision, full), work);
         match &done {
             Ok(done) => {
+                if done.revision > self.revision {
+                    self.full = None;
+                }
                 let now = Instant::now();
                 done.leases
                     .iter()
@@ -285,7 +294,11 @@ impl Thread {
                 }
                 self.revision = done.revision;
             }
-            Err(End::RolledBack(_)) => {}
+            Err(End::RolledBack(error)) => {
+                if matches!(error, StoreError::Full(_)) {
+                    self.full = Some(error.clone());
+                }
+            }
             Err(End::Unknown(_)) => {
                 // Read back; while that fails too, the next commit fails with the unique index.
                 self.revision = history::revision(&self.db).unwrap_or(self.revision);
@@ -323,7 +336,7 @@ struct Done {
 
 fn attempt(
     db: &mut Connection,
-    revision: Revision,
+    (revision, full): (Revision, Option<StoreError>),
     work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()>,
 ) -> Result<Done, End> {
     let rolled_back = |error: rusqlite::Error| End::RolledBack(nothing_done(&error));
@@ -331,6 +344,7 @@ fn attempt(
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(rolled_back)?;
     let mut batch = Batch::new(&transaction, revision);
+    batch.full = full;
     work(&mut batch).map_err(rolled_back)?;
     let done = Done {
         revision: batch.revision(),

@@ -1,0 +1,37 @@
+//! Whether there is room for writes again after one found none.
+//!
+//! A compare that does not hold writes nothing, and so meets no full disk. Who asks that way
+//! whether the store takes writes again would hear yes each time, and send writes that fail.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+
+/// Pages that a usual transaction takes, its log and indexes included, several times over.
+const PAGES: usize = 16;
+const PAGE_BYTES: usize = 4096;
+
+/// Whether there is: within the largest size of the database and on its disk.
+pub(super) fn is_there(db: &Connection) -> bool {
+    let below_max = may_grow(db).unwrap_or(false);
+    below_max
+        && db
+            .path()
+            .is_none_or(|path| path.is_empty() || on_disk(path))
+}
+
+fn may_grow(db: &Connection) -> rusqlite::Result<bool> {
+    let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let taken = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
+    let room = number("PRAGMA max_page_count")?.saturating_sub(taken);
+    Ok(usize::try_from(room).is_ok_and(|room| room >= PAGES))
+}
+
+/// Only a file that is written tells: what a disk says to be free may be others' or not to be had.
+fn on_disk(path: &str) -> bool {
+    let file = PathBuf::from(format!("{path}-room"));
+    let written = fs::write(&file, vec![0; PAGES * PAGE_BYTES]);
+    let removed = fs::remove_file(&file);
+    written.is_ok() && removed.is_ok()
+}
