@@ -165,7 +165,7 @@ pub fn schema() -> Value {
             "clock_ahead_ms": {"type": ["integer", "null"],
                 "description": "By how much its clock is ahead of that of this control plane, \
                     negative where it is behind; null up to 2 s, and where this control plane is \
-                    not the one that replicates"},
+                    not the one that replicates, or not connected there"},
             "verified": flag("Whether versions that it made are taken with its signature only"),
             "unverified": {
                 "type": "array",

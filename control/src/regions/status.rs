@@ -12,6 +12,10 @@ use proto::exposition::Families;
 use proto::id::OrgId;
 use proto::wire::replication::{Moved, Position};
 
+/// The label of another region. Not `region`: that is the one of the process, which whoever scrapes
+/// it sets.
+const PEER: &str = "peer";
+
 /// See the module. One per control process.
 #[derive(Debug)]
 pub struct Status {
@@ -42,8 +46,11 @@ pub struct Following {
     /// Versions stored since the start.
     pub applied: u64,
     /// By how many milliseconds the clock there is ahead of the one here, as last compared;
-    /// negative where it is behind.
+    /// negative where it is behind. Known while this control plane is connected there.
     pub clock_ahead_ms: Option<i64>,
+    /// Whether it was logged that the clock there is off, and not yet that it agrees again. It
+    /// outlives connections, so that each of them does not tell of the same skew.
+    pub clock_skewed: bool,
 }
 
 /// A version that is not taken.
@@ -106,10 +113,22 @@ impl Status {
             .collect()
     }
 
-    /// Another control plane replicates: what it is refused is told by that one.
-    pub fn forget_unverified(&self) {
-        let mut following = self.lock();
-        following.values_mut().for_each(|of| of.unverified.clear());
+    /// Another control plane replicates: what it is refused, and how far clocks are off, is told
+    /// by that one.
+    pub fn leave_to_others(&self) {
+        for of in self.lock().values_mut() {
+            of.unverified.clear();
+            of.clock_ahead_ms = None;
+        }
+    }
+
+    /// The link to a region broke off.
+    pub fn broke_off(&self, region: &str, error: String) {
+        self.follow(region, |of| {
+            of.connected = None;
+            of.error = Some(error);
+            of.clock_ahead_ms = None;
+        });
     }
 
     /// Whether any region answers.
@@ -187,14 +206,14 @@ impl Status {
         let clocks = out.gauge("requestrocket_region_clock_offset_seconds", help);
         for (region, following) in &*self.lock() {
             if let Some(ahead_ms) = following.clock_ahead_ms {
-                clocks.with([("region", region.clone().into())], ahead_ms as f64 / 1e3);
+                clocks.with([(PEER, region.clone().into())], ahead_ms as f64 / 1e3);
             }
         }
         let Some(home) = home else {
             let help = "Connections of a region that follows this one.";
             let family = out.gauge("requestrocket_replication_followers", help);
             for (region, follower) in self.followers() {
-                family.with([("region", region.into())], follower.connections as f64);
+                family.with([(PEER, region.into())], follower.connections as f64);
             }
             return out;
         };
@@ -264,7 +283,7 @@ mod tests {
         drop(first);
         assert_eq!(status.followers()["eu"].connections, 1);
         let text = status.families(None).text(Form::Prometheus);
-        assert!(text.contains("requestrocket_replication_followers{region=\"eu\"} 1"));
+        assert!(text.contains("requestrocket_replication_followers{peer=\"eu\"} 1"));
         drop(second);
         assert_eq!(status.followers()["eu"].connections, 0);
     }
@@ -302,8 +321,40 @@ mod tests {
             text.lines().any(|found| found == line)
         };
         assert!(told(1));
-        status.forget_unverified();
+        status.leave_to_others();
         assert!(told(0));
+    }
+
+    #[test]
+    fn a_clock_is_told_while_this_control_plane_is_connected_there() {
+        let status = Status::default();
+        let compared = || {
+            for region in ["us", "ap"] {
+                status.follow(region, |of| {
+                    of.clock_ahead_ms = Some(3_500);
+                    of.clock_skewed = true;
+                });
+            }
+        };
+        let told = || {
+            let text = status.families(None).text(Form::Prometheus);
+            let lines = text.lines();
+            let of_clocks =
+                lines.filter(|line| line.starts_with("requestrocket_region_clock_offset_seconds{"));
+            of_clocks.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let line =
+            |peer| format!("requestrocket_region_clock_offset_seconds{{peer=\"{peer}\"}} 3.5");
+        compared();
+        assert_eq!(told(), [line("ap"), line("us")]);
+        status.broke_off("us", "reset".to_owned());
+        assert_eq!(told(), [line("ap")]);
+        assert_eq!(status.following("us").error.as_deref(), Some("reset"));
+        compared();
+        status.leave_to_others();
+        assert_eq!(told(), [""; 0]);
+        let is_logged = |region| status.following(region).clock_skewed;
+        assert!(is_logged("us") && is_logged("ap"), "and not logged anew");
     }
 
     #[test]

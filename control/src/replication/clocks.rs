@@ -13,6 +13,11 @@ use super::{Broken, Replication};
 
 /// How often they are compared.
 const EVERY: Duration = Duration::from_secs(10);
+/// An exchange that took longer says too little: the clock may have been told anywhere within.
+const TOOK_MAX: Duration = Duration::from_secs(1);
+/// A skew that was logged ends here, below where it begins, so that clocks about there are not
+/// logged every ten seconds.
+const SKEW_END: Duration = Duration::from_millis(1_500);
 
 /// When the clock of a region is to be asked for next.
 #[derive(Debug, Default)]
@@ -37,13 +42,17 @@ impl Replication {
         let Answer::Clock { unix_us } = connection.ask(&Ask::Clock, Duration::ZERO).await? else {
             return Err(Broken::Protocol);
         };
-        let ahead_ms = ahead_ms(unix_us, asked, begun.elapsed());
+        let Some(ahead_ms) = sample(unix_us, asked, begun.elapsed()) else {
+            return Ok(());
+        };
         let region = connection.peer();
-        let mut before = None;
+        let (mut was, mut is) = (false, false);
         self.status.follow(region, |of| {
-            before = of.clock_ahead_ms.replace(ahead_ms);
+            of.clock_ahead_ms = Some(ahead_ms);
+            was = of.clock_skewed;
+            is = stays_skewed(was, ahead_ms);
+            of.clock_skewed = is;
         });
-        let (was, is) = (before.is_some_and(is_skewed), is_skewed(ahead_ms));
         if is && !was {
             error!(
                 region,
@@ -61,6 +70,11 @@ impl Replication {
     }
 }
 
+/// What an exchange says that took so long; nothing where that was too long.
+fn sample(unix_us: i64, asked: Timestamp, took: Duration) -> Option<i64> {
+    (took <= TOOK_MAX).then(|| ahead_ms(unix_us, asked, took))
+}
+
 /// By how many milliseconds a clock is ahead that told `unix_us` somewhere on the way of an ask
 /// which took so long: it is taken to be half of it, as NTP does (RFC 5905 §8).
 fn ahead_ms(unix_us: i64, asked: Timestamp, took: Duration) -> i64 {
@@ -71,7 +85,19 @@ fn ahead_ms(unix_us: i64, asked: Timestamp, took: Duration) -> i64 {
 
 /// Whether clocks are so far apart that it is told.
 pub fn is_skewed(ahead_ms: i64) -> bool {
-    u128::from(ahead_ms.unsigned_abs()) > SKEW_MAX.as_millis()
+    is_beyond(ahead_ms, SKEW_MAX)
+}
+
+/// The same for the log, where they `were` before.
+fn stays_skewed(were: bool, ahead_ms: i64) -> bool {
+    match were {
+        true => is_beyond(ahead_ms, SKEW_END),
+        false => is_skewed(ahead_ms),
+    }
+}
+
+fn is_beyond(ahead_ms: i64, most: Duration) -> bool {
+    u128::from(ahead_ms.unsigned_abs()) > most.as_millis()
 }
 
 #[cfg(test)]
@@ -92,5 +118,29 @@ mod tests {
             assert_eq!(found, expected, "{told_us} {took_ms}");
         }
         assert!(is_skewed(-2_001) && !is_skewed(2_000) && is_skewed(i64::MIN));
+    }
+
+    #[test]
+    fn a_long_exchange_says_nothing() {
+        let asked = Timestamp::from_microsecond(10_000_000).unwrap();
+        let told = |took_ms| sample(10_500_000, asked, Duration::from_millis(took_ms));
+        assert_eq!(told(1_000), Some(0));
+        assert_eq!(told(1_001), None);
+    }
+
+    #[test]
+    fn a_skew_that_is_logged_ends_below_where_it_begins() {
+        let mut skewed = false;
+        for (ahead_ms, expected) in [
+            (1_990, false),
+            (2_010, true),
+            (1_990, true),
+            (-1_501, true),
+            (-1_500, false),
+            (-1_990, false),
+        ] {
+            skewed = stays_skewed(skewed, ahead_ms);
+            assert_eq!(skewed, expected, "{ahead_ms}");
+        }
     }
 }

@@ -60,7 +60,7 @@ impl Follower {
                 Err(error) => error.into(),
             };
             status.leads(false);
-            status.forget_unverified();
+            status.leave_to_others();
             warn!("replication is left to other control planes for a moment: {error}");
             tokio::time::sleep(PAUSE).await;
         }
@@ -83,10 +83,7 @@ impl Follower {
         loop {
             let begun = Instant::now();
             let Err(error) = self.follow(place, peer, at).await;
-            status.follow(&peer.name, |of| {
-                of.connected = None;
-                of.error = Some(error.to_string());
-            });
+            status.broke_off(&peer.name, error.to_string());
             let region = &peer.name;
             warn!(region, "the link to region {region} broke off: {error}");
             at = at.wrapping_add(1);
