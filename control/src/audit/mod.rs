@@ -5,6 +5,8 @@
 //! neither is without the other. Nothing here deletes but [`drop_oldest`], which leaves an entry
 //! that says so.
 
+#[cfg(test)]
+pub(crate) mod heard;
 pub mod logins;
 pub mod stream;
 #[cfg(test)]
@@ -44,23 +46,13 @@ pub async fn append(
     let mut found = store.get(&key).await?.value;
     let mut last = last(store, org, found.as_ref()).await?;
     for tries in 1..=TRIES {
-        let (value, next) = Last::next(last, org, said.clone());
-        let entry = keys::audit_entry(org, next.seq);
-        let mut ops = with.to_vec();
-        ops.push(Op::put(entry.clone(), value));
-        ops.push(Op::put(key.clone(), json(&next)));
-        let txn = Txn {
-            compares: vec![unchanged(&key, found.as_ref()), Compare::Absent(entry)],
-            ops,
-            or_read: vec![key.clone()],
-        };
-        let seen = match store.txn(txn).await? {
-            TxnOutcome::Committed(_) => {
-                stream::entry(org, &next, &said);
-                make_room(store, org, next.seq, said.at).await;
-                return Ok(next.seq);
+        let after = (found.as_ref(), last);
+        let seen = match put_next(store, org, after, &said, with.to_vec()).await? {
+            (TxnOutcome::Committed(_), seq) => {
+                make_room(store, org, seq, said.at).await;
+                return Ok(seq);
             }
-            TxnOutcome::Conflict(seen) => seen.value.into_iter().next().flatten(),
+            (TxnOutcome::Conflict(seen), _) => seen.value.into_iter().next().flatten(),
         };
         last = match seen == found {
             // The head is behind its entries: somebody changed it by hand.
@@ -72,6 +64,34 @@ pub async fn append(
     }
     let why = format!("audit entries of {org} are written faster than this one could be");
     Err(StoreError::Unavailable(why))
+}
+
+/// Puts the entry that comes next after a head as it was found, and how far the chain is by that,
+/// and tells of it. Gives its number; on a conflict, the head as it is then.
+async fn put_next(
+    store: &dyn Store,
+    org: OrgId,
+    (head, last): (Option<&KeyValue>, Option<Last>),
+    said: &Said,
+    mut ops: Vec<Op>,
+) -> Result<(TxnOutcome, u64), StoreError> {
+    let key = keys::audit_head(org);
+    let (value, next) = Last::next(last, org, said.clone());
+    let entry = keys::audit_entry(org, next.seq);
+    ops.push(Op::put(entry.clone(), value));
+    ops.push(Op::put(key.clone(), json(&next)));
+    let txn = Txn {
+        compares: vec![unchanged(&key, head), Compare::Absent(entry)],
+        ops,
+        or_read: vec![key],
+    };
+    let outcome = store.txn(txn).await;
+    match &outcome {
+        Ok(TxnOutcome::Committed(_)) => stream::entry(org, &next, said),
+        Err(StoreError::OutcomeUnknown(_)) => stream::unsure_entry(org, &next, said),
+        Ok(TxnOutcome::Conflict(_)) | Err(_) => {}
+    }
+    Ok((outcome?, next.seq))
 }
 
 /// Now and then, drops what is too much: then nothing else has to, however fast entries come.
@@ -269,18 +289,11 @@ pub async fn drop_oldest(
                 hash: hash(org, &oldest.value),
             },
         };
-        let (value, next) = Last::next(Some(last), org, said);
         let gone_count = leaving.len() as u64;
         let gone = leaving.into_iter().map(|(_, pair)| Op::Delete(pair.key));
-        let mut ops: Vec<Op> = gone.collect();
-        ops.push(Op::put(keys::audit_entry(org, next.seq), value));
-        ops.push(Op::put(key.clone(), json(&next)));
-        let txn = Txn {
-            compares: vec![unchanged(&key, Some(&head))],
-            ops,
-            or_read: Vec::new(),
-        };
-        if let TxnOutcome::Conflict(_) = store.txn(txn).await? {
+        let after = (Some(&head), Some(last));
+        let put = put_next(store, org, after, &said, gone.collect()).await?;
+        if let (TxnOutcome::Conflict(_), _) = put {
             return Ok(dropped);
         }
         dropped += gone_count;

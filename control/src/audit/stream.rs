@@ -3,8 +3,9 @@
 
 use proto::audit::{Last, Said};
 use proto::id::OrgId;
+use proto::tree::Head;
 use serde_json::Value;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::publish::{Author, Published};
 
@@ -13,12 +14,21 @@ pub const TARGET: &str = "audit";
 /// Most objects that an event names.
 const NAMED_MAX: usize = 20;
 
-/// An entry is in the store.
-pub(super) fn entry(org: OrgId, last: &Last, said: &Said) {
+/// What stands in the place of an outcome that the store did not tell.
+const UNKNOWN: &str = "unknown";
+
+/// What an act is called, and the rest of it.
+fn kind_and_rest(said: &Said) -> (String, Value) {
     // Texts, numbers and flags always serialise.
     let mut act = serde_json::to_value(&said.act).unwrap_or_default();
     let kind = act.as_object_mut().and_then(|act| act.shift_remove("kind"));
     let kind = kind.as_ref().and_then(Value::as_str).unwrap_or_default();
+    (kind.to_owned(), act)
+}
+
+/// An entry is in the store.
+pub(super) fn entry(org: OrgId, last: &Last, said: &Said) {
+    let (kind, act) = kind_and_rest(said);
     let Last { seq, hash } = last;
     info!(
         target: TARGET,
@@ -30,6 +40,24 @@ pub(super) fn entry(org: OrgId, last: &Last, said: &Said) {
         source = said.source.map(tracing::field::display),
         act = %act,
         "{kind} by {}", said.actor
+    );
+}
+
+/// An entry is in the store or is not: it did not say.
+pub(super) fn unsure_entry(org: OrgId, last: &Last, said: &Said) {
+    let (kind, act) = kind_and_rest(said);
+    let Last { seq, hash } = last;
+    warn!(
+        target: TARGET,
+        %org,
+        kind,
+        seq,
+        %hash,
+        outcome = UNKNOWN,
+        actor = said.actor,
+        source = said.source.map(tracing::field::display),
+        act = %act,
+        "{kind} by {}: whether it was stored is not known", said.actor
     );
 }
 
@@ -50,5 +78,36 @@ pub fn version(org: OrgId, author: &Author, published: &Published) {
         changed = count,
         objects = named.join(" "),
         "version {n} by {}: {count} objects", author.name
+    );
+}
+
+/// An organisation began with its first version, which is in the store.
+pub fn first_version(org: OrgId, actor: &str, head: &Head) {
+    let Head { n, hash, .. } = head;
+    info!(
+        target: TARGET,
+        %org,
+        kind = "version",
+        n,
+        %hash,
+        actor,
+        changed = 0,
+        "version {n} by {actor}: the organisation is new"
+    );
+}
+
+/// A version is in the store or is not: it could not be asked in time.
+pub fn unsure_version(org: OrgId, author: &Author, head: &Head) {
+    let Head { n, hash, .. } = head;
+    warn!(
+        target: TARGET,
+        %org,
+        kind = "version",
+        n,
+        %hash,
+        outcome = UNKNOWN,
+        actor = author.name,
+        source = author.source.map(tracing::field::display),
+        "version {n} by {}: whether it was stored is not known", author.name
     );
 }

@@ -1,11 +1,14 @@
 //! Chains in a store: several who write at once, what is dropped, and what hands have changed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::audit::Failure;
 use proto::audit::verify::{Verified, verify};
 use proto::store::embedded::Embedded;
+use proto::store::{At, Lease, LeaseId, Page, Revision, StoreFuture, Watch};
 
+use super::heard::Heard;
 use super::*;
 
 const ORG: OrgId = OrgId::from_bits(7);
@@ -98,8 +101,12 @@ async fn the_oldest_leave_and_the_chain_holds() {
         append(&*store, ORG, said(times), &[]).await.unwrap();
     }
     let now = said(1).at;
+    let (heard, _guard) = Heard::begin();
     let dropped = drop_oldest(&*store, ORG, 100, now).await.unwrap();
     assert_eq!(dropped, 180);
+    let told = heard.lines(&["kind", "seq", "actor", "outcome"]);
+    let each = |seq: u64| format!("entries_dropped {seq} janitor -");
+    assert_eq!(told, [each(301), each(302)]);
     let found = verified(&*store).await;
     assert_eq!(
         (found.entries, found.breaks),
@@ -140,4 +147,55 @@ async fn a_broken_head_stops_nobody() {
         );
         assert_eq!(verified(&*store).await.breaks, [], "{broken:?}");
     }
+}
+
+/// The embedded store, whose answers to transactions are lost.
+struct Lossy(Arc<Embedded>);
+
+impl Store for Lossy {
+    fn get(&self, key: &str) -> StoreFuture<'_, At<Option<KeyValue>>> {
+        self.0.get(key)
+    }
+    fn range(&self, range: Range) -> StoreFuture<'_, Page> {
+        self.0.range(range)
+    }
+    fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
+        Box::pin(async move {
+            self.0.txn(txn).await?;
+            Err(StoreError::OutcomeUnknown("lost".into()))
+        })
+    }
+    fn watch(&self, prefix: &str, from: Revision) -> StoreFuture<'_, Box<dyn Watch>> {
+        self.0.watch(prefix, from)
+    }
+    fn grant_lease(&self, ttl: Duration) -> StoreFuture<'_, Lease> {
+        self.0.grant_lease(ttl)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
+        self.0.keep_alive(lease)
+    }
+    fn revoke_lease(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
+        self.0.revoke_lease(lease)
+    }
+    fn compact(&self, revision: Revision) -> StoreFuture<'_, ()> {
+        self.0.compact(revision)
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_may_be_there_is_told_as_one() {
+    let (_dir, store) = store();
+    let (heard, _guard) = Heard::begin();
+    append(&*store, ORG, said(1), &[]).await.unwrap();
+    let failed = append(&Lossy(store.clone()), ORG, said(2), &[]).await;
+    assert!(
+        matches!(failed, Err(StoreError::OutcomeUnknown(_))),
+        "{failed:?}"
+    );
+    let head = store.get(&keys::audit_head(ORG)).await.unwrap().value;
+    let last: Last = serde_json::from_slice(&head.unwrap().value).unwrap();
+    let told = heard.lines(&["kind", "seq", "hash", "outcome"]);
+    assert_eq!(told.len(), 2);
+    assert!(told[0].starts_with("login_failed 1 "), "{told:?}");
+    assert_eq!(told[1], format!("login_failed 2 {} unknown", last.hash));
 }

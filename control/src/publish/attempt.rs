@@ -1,5 +1,4 @@
-//! One version of one parent: made, written, and recognised when the store did not say whether it
-//! took it.
+//! One version of one parent: made and written.
 //!
 //! When everything fits, leaves, root, delta, record, secrets, facts and head go in one
 //! transaction, and nothing unreferenced is ever written. A larger publish writes content first;
@@ -13,18 +12,17 @@ use proto::keys;
 use proto::object::{ObjectId, StoredCredential};
 use proto::problem::Problem;
 use proto::seal::{self, Binding};
-use proto::store::ancestry::ancestry;
 use proto::store::chunks::chunks;
 use proto::store::facts::raising;
 use proto::store::lacking;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{
-    Ancestry, ApplyError, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX,
-    VersionRecord, apply,
+    ApplyError, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, apply,
 };
 
 use super::cache::Parent;
 use super::idempotency::{self, Remembered};
+use super::recognising::Attempt;
 use super::retiring;
 use super::sweep_counter;
 use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, narrowing, version_ops};
@@ -37,12 +35,6 @@ pub(super) enum Outcome {
     Done(Published),
     /// Somebody else was first.
     Lost,
-}
-
-/// A version that was handed to the store.
-pub(super) struct Attempt {
-    pub config: Arc<OrgConfig>,
-    pub changed: Vec<ObjectId>,
 }
 
 impl Publisher {
@@ -83,10 +75,9 @@ impl Publisher {
         let mut writes = self.facts(&packed.config, &facts, now).await?;
         writes.compares.push(parent.unchanged.clone());
         homed.guard(parent.config.org, &mut writes);
-        self.add_organisations(&organisations, &homed.home.epoch, now, &mut writes)?;
-        writes
-            .before
-            .extend(leaf_ops(packed.config.org, &packed.leaves));
+        let epoch = &homed.home.epoch;
+        let firsts = self.add_organisations(&organisations, epoch, now, &mut writes)?;
+        writes.before.extend(leaf_ops(org, &packed.leaves));
         let narrowing = narrowing(&parent.config, &packed.config, self.region());
         writes.with_head.extend(narrowing);
         let remember = match free {
@@ -105,6 +96,7 @@ impl Publisher {
         let attempt = Attempt {
             config: Arc::new(packed.config),
             changed,
+            firsts,
         };
         let outcome = self.write_head(writes, attempt, unsure).await?;
         if matches!(outcome, Outcome::Done(_)) {
@@ -298,7 +290,7 @@ impl Publisher {
                         tracing::warn!(%org, %error, "old sealed values stay until the sweep");
                     }
                 }
-                Ok(Outcome::Done(attempt.published()))
+                Ok(Outcome::Done(attempt.stands()))
             }
             Ok(TxnOutcome::Conflict(_)) => Ok(Outcome::Lost),
             Err(error @ StoreError::OutcomeUnknown(_)) => {
@@ -310,52 +302,6 @@ impl Publisher {
                 Ok(Outcome::Lost)
             }
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The version among `unsure` that the store did take. A version's record is written with its
-    /// head and never again, so it tells even when others have built on it since.
-    pub(super) async fn recognise(
-        &self,
-        unsure: &[Attempt],
-        newest: &Arc<OrgConfig>,
-    ) -> Result<Option<Published>, PublishError> {
-        for attempt in unsure {
-            let head = &attempt.config.head;
-            if newest.head.n < head.n {
-                continue;
-            }
-            let key = keys::version(attempt.config.org, head.n);
-            let record = self.store.get(&key).await?.value;
-            let record =
-                record.and_then(|pair| serde_json::from_slice::<VersionRecord>(&pair.value).ok());
-            let taken = match record {
-                Some(record) => record.head.hash == head.hash,
-                // The record has left the store already; its name has not.
-                None if newest.head.epoch == head.epoch => {
-                    let org = attempt.config.org;
-                    let found = ancestry(&*self.store, org, head, &newest.head).await?;
-                    found == Ancestry::Descends
-                }
-                None => false,
-            };
-            if taken {
-                return Ok(Some(attempt.published()));
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl Attempt {
-    fn published(&self) -> Published {
-        let head = &self.config.head;
-        Published {
-            n: head.n,
-            hash: head.hash,
-            config: Arc::clone(&self.config),
-            changed: self.changed.clone(),
-            replayed: false,
         }
     }
 }

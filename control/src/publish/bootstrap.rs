@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use super::attempt::Outcome;
 use super::cache::Parent;
+use super::recognising::{Attempt, tell_unsure};
 use super::{Author, Publish, PublishError, Publisher, wait};
+use crate::audit::stream;
 
 impl Publisher {
     /// Creates `system` and `default` when the store is fresh; does nothing otherwise. Several
@@ -47,19 +49,25 @@ impl Publisher {
             config: Arc::new(OrgConfig::genesis(SYSTEM_ORG, self.epoch.clone())),
             unchanged: Compare::Absent(keys::head(SYSTEM_ORG)),
         };
-        let mut unsure = Vec::new();
+        let mut unsure: Vec<Attempt> = Vec::new();
         let mut tries = 0u32;
         loop {
             let error = match self.load(SYSTEM_ORG).await {
                 Ok(system) => {
                     let hash = system.head.hash;
-                    return Ok(unsure
-                        .iter()
-                        .any(|attempt: &super::Attempt| attempt.config.head.hash == hash));
+                    let mut ours = unsure.iter();
+                    let ours = ours.find(|attempt| attempt.config.head.hash == hash);
+                    if let Some(attempt) = ours {
+                        stream::version(SYSTEM_ORG, &publish.author, &attempt.stands());
+                    }
+                    return Ok(ours.is_some());
                 }
                 Err(PublishError::OrgUnknown(_)) => {
                     match self.attempt(&parent, (&publish, None), &mut unsure).await {
-                        Ok(Outcome::Done(_)) => return Ok(true),
+                        Ok(Outcome::Done(published)) => {
+                            stream::version(SYSTEM_ORG, &publish.author, &published);
+                            return Ok(true);
+                        }
                         Ok(Outcome::Lost) => PublishError::Contended,
                         Err(error) => error,
                     }
@@ -69,6 +77,7 @@ impl Publisher {
             tries = tries.saturating_add(1);
             let next = Instant::now() + wait(tries);
             if !error.may_pass() || next >= deadline {
+                tell_unsure(&publish, &unsure);
                 return Err(error);
             }
             tokio::time::sleep_until(next).await;

@@ -5,10 +5,11 @@
 //! again, until the deadline: publishers of different objects all succeed, of two that change one
 //! object one is refused. What is committed is exactly what was validated.
 //!
-//! `attempt` makes one version of one parent and writes it; `organisations` adds what creating and
-//! deleting an organisation means; `writes` cuts it into transactions; `idempotency` remembers
-//! answers; `cache` reads parents; `retiring` raises facts that are too many for one transaction,
-//! `revoking` those of an operator in an emergency; `signing` signs what was made before.
+//! `attempt` makes one version of one parent and writes it; `recognising` finds out whether the
+//! store took it where that did not say; `organisations` adds what creating and deleting an
+//! organisation means; `writes` cuts it into transactions; `idempotency` remembers answers;
+//! `cache` reads parents; `retiring` raises facts that are too many for one transaction, `revoking`
+//! those of an operator in an emergency; `signing` signs what was made before.
 
 mod attempt;
 mod bootstrap;
@@ -18,6 +19,7 @@ mod history;
 pub(crate) mod homes;
 pub(crate) mod idempotency;
 mod organisations;
+mod recognising;
 pub(crate) mod recovery;
 mod regression;
 mod retiring;
@@ -46,12 +48,13 @@ use proto::tree::{Hash, Operation, OrgConfig};
 use proto::version::Epoch;
 use tokio::time::Instant;
 
-use self::attempt::{Attempt, Outcome};
+use self::attempt::Outcome;
 use self::cache::{Parent, Slots};
 pub use self::error::PublishError;
 pub use self::history::{Kept, Place, Request, Rollback};
 pub use self::idempotency::Idempotency;
 use self::idempotency::{Memory, Recalled};
+use self::recognising::{Attempt, tell_unsure};
 pub use self::recovery::{RecoverError, Recovered, Regressed, Source};
 use self::regression::Regressions;
 pub use self::revoking::RevokeError;
@@ -286,18 +289,18 @@ impl Publisher {
                 Ok(Outcome::Lost) => match self.finish_retiring(publish.org).await {
                     Ok(()) => PublishError::Contended,
                     Err(error) if error.may_pass() => error,
-                    Err(error) => return Err(unsure_or(&unsure, error)),
+                    Err(error) => return Err(unsure_or(&publish, &unsure, error)),
                 },
                 Err(error) if error.may_pass() => {
                     tracing::warn!(org = %publish.org, %error, "publishing failed; trying again");
                     error
                 }
-                Err(error) => return Err(unsure_or(&unsure, error)),
+                Err(error) => return Err(unsure_or(&publish, &unsure, error)),
             };
             tries = tries.saturating_add(1);
             let next = Instant::now() + wait(tries);
             if next >= publish.deadline {
-                return Err(unsure_or(&unsure, passing));
+                return Err(unsure_or(&publish, &unsure, passing));
             }
             tokio::time::sleep_until(next).await;
         }
@@ -332,7 +335,8 @@ impl Publisher {
 }
 
 /// While a version's fate is open, no other error tells the truth.
-fn unsure_or(unsure: &[Attempt], error: PublishError) -> PublishError {
+fn unsure_or(publish: &Publish, unsure: &[Attempt], error: PublishError) -> PublishError {
+    tell_unsure(publish, unsure);
     match unsure.last() {
         Some(attempt) => {
             let head = &attempt.config.head;

@@ -12,12 +12,14 @@ use proto::org::Role;
 use proto::seal;
 use proto::store::chunks::chunks;
 use proto::store::{Compare, Op, Range, StoreError, Txn};
-use proto::tree::{ApplyError, Draft, OrgConfig, SYSTEM_ORG};
+use proto::tree::{ApplyError, Draft, Head, OrgConfig, SYSTEM_ORG};
 use proto::version::Epoch;
 
 use super::writes::{Writes, leaf_ops, version_ops};
 use super::{Author, PublishError, Publisher, homes};
 
+/// Who makes the first version of an organisation.
+pub(super) const AUTHOR: &str = "system";
 /// Most users that a refusal names.
 const USERS_NAMED_MAX: usize = 100;
 /// Keys deleted at one time.
@@ -89,19 +91,20 @@ impl Publisher {
         Ok(writes.compares)
     }
 
-    /// The first version of new organisations, and the end of deleted ones.
+    /// The first version of new organisations, which are given, and the end of deleted ones.
     pub(super) fn add_organisations(
         &self,
         organisations: &Organisations,
         epoch: &Epoch,
         now: jiff::Timestamp,
         writes: &mut Writes,
-    ) -> Result<(), PublishError> {
+    ) -> Result<Vec<(OrgId, Head)>, PublishError> {
         let author = Author {
-            name: "system".into(),
+            name: AUTHOR.into(),
             role: Role::Owner,
             source: None,
         };
+        let mut firsts = Vec::new();
         for org in &organisations.created {
             let genesis = OrgConfig::genesis(*org, epoch.clone());
             let packed = Draft::default().commit(&genesis, 0, seal::random_name())?;
@@ -112,6 +115,7 @@ impl Publisher {
                 .with_head
                 .extend(version_ops(&packed, &[], (&author, now), self.signer()));
             writes.with_head.extend(leaf_ops(*org, &packed.leaves));
+            firsts.push((*org, packed.config.head));
         }
         for (org, unchanged) in &organisations.deleted {
             writes.compares.extend(unchanged.iter().cloned());
@@ -119,7 +123,7 @@ impl Publisher {
             writes.with_head.push(Op::Delete(keys::home(*org)));
             writes.with_head.push(Op::Delete(keys::delta(*org)));
         }
-        Ok(())
+        Ok(firsts)
     }
 
     /// Deletes what is left of deleted organisations. Ids are never used again, so what stays

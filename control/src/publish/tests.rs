@@ -17,6 +17,7 @@ use proto::tree::{ApplyError, Change, SYSTEM_ORG, SecretChange};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::audit::heard::Heard;
 
 /// What the store does to the next transactions that move a head.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -457,6 +458,37 @@ async fn an_unknown_outcome_is_read_back_and_never_done_twice() {
             "{faults:?}"
         );
     }
+}
+
+/// Who keeps what the audit tells misses no version, not even one that may be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_is_told_and_so_is_one_that_may_be_there() {
+    let (heard, _guard) = Heard::begin();
+    let told = || heard.lines(&["org", "kind", "n", "actor", "outcome"]);
+    let world = world().await;
+    let (system, default) = (SYSTEM_ORG, world.org);
+    let first = format!("{default} version 1 system -");
+    assert_eq!(told(), [first, format!("{system} version 1 bootstrap -")]);
+    // The answer is lost; the version is found to be there.
+    *world.store.faults.lock().unwrap() = vec![Fault::LoseAnswer];
+    let acme = OrgId::new();
+    let create = Operation::Create {
+        id: ObjectId::Org(acme),
+        body: Body::Org(serde_json::from_value(json!({"slug": "acme"})).unwrap()),
+        secret: None,
+    };
+    let publish = request(SYSTEM_ORG, vec![create]);
+    world.publisher.publish(publish).await.unwrap();
+    let first = format!("{acme} version 1 system -");
+    assert_eq!(told(), [first, format!("{system} version 2 tok -")]);
+    *world.store.faults.lock().unwrap() = vec![Fault::LoseRequest; 1_000];
+    let mut publish = request(acme, vec![create_target(1)]);
+    publish.deadline = Instant::now() + Duration::from_millis(100);
+    world.publisher.publish(publish).await.unwrap_err();
+    let told = told();
+    let expected = format!("{acme} version 2 tok unknown");
+    assert!(!told.is_empty(), "nothing was told");
+    assert!(told.iter().all(|line| *line == expected), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
