@@ -311,8 +311,7 @@ impl Follower {
         for (org, outcome) in read {
             self.keep(&mut orgs, org, outcome);
         }
-        let faults = self.faults.values().flatten();
-        let faults = faults.take(FAULTS_MAX).cloned().collect();
+        let faults = first_faults(self.faults.values().flatten());
         let world = World {
             revision,
             orgs,
@@ -357,6 +356,15 @@ impl Follower {
             self.faults.insert(Some(org), faults);
         }
     }
+}
+
+/// The faults that a world lists. Those of whole organisations come first: they say which version is
+/// served.
+fn first_faults<'f>(all: impl Iterator<Item = &'f Fault> + Clone) -> Vec<Fault> {
+    let is_whole = |fault: &&Fault| fault.org.is_some() && fault.object.is_none();
+    let further = all.clone().filter(move |fault| !is_whole(fault));
+    let first = all.filter(is_whole).chain(further);
+    first.take(FAULTS_MAX).cloned().collect()
 }
 
 /// Organisations by slug, as the applied version of `system` names them.

@@ -661,3 +661,19 @@ async fn many_secrets_are_listed_and_few_are_read_with_the_same_result() {
     assert_eq!(listed[1].2.as_deref(), Some(&b"seal-2 of eu"[..]));
     assert_eq!(listed.len(), 700);
 }
+
+#[test]
+fn what_is_wrong_with_a_whole_organisation_is_listed_before_objects() {
+    let fault = |org: u128, object: Option<u128>| Fault {
+        org: Some(OrgId::from_bits(org)),
+        object: object.map(|bits| ObjectId::Target(TargetId::from_bits(bits))),
+        code: "version-unreadable",
+        detail: String::new(),
+    };
+    let of_object = |bits: u128| fault(1, Some(bits));
+    let mut all: Vec<Fault> = (0..FAULTS_MAX as u128).map(of_object).collect();
+    all.extend([fault(2, None), fault(3, None)]);
+    let listed = first_faults(all.iter());
+    assert_eq!(listed.len(), FAULTS_MAX);
+    assert_eq!(listed[..3], [fault(2, None), fault(3, None), of_object(0)]);
+}
