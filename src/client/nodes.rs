@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Api;
+use super::problem::Problem;
 use super::records::shown;
 use crate::cli::{NodesArgs, Output};
 use crate::say;
@@ -18,12 +19,13 @@ pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
     let found = match api.get_absolute(&format!("/nodes?{query}")).await {
         Ok(found) => found,
         // The organisation may be what is wrong, and is not what most want to know.
-        Err(error) => {
+        Err(error) if is_of_the_question(&error) => {
             let found = api.get_absolute("/nodes").await?;
             let org = shown(&args.control.org);
             eprintln!("requestrocket: not shown is which version of {org} each serves: {error}");
             found
         }
+        Err(error) => return Err(error),
     };
     if args.output == Output::Json {
         say(&found.to_string());
@@ -35,6 +37,13 @@ pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
         .unwrap_or_default();
     say(&lines(items).join("\n"));
     Ok(())
+}
+
+/// Whether the control plane refused the question as it was asked (400): without the organisation it
+/// may answer.
+fn is_of_the_question(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Problem>();
+    problem.is_some_and(|problem| problem.0["status"] == 400)
 }
 
 fn lines(nodes: &[Value]) -> Vec<String> {
@@ -99,6 +108,13 @@ fn applied(applied: &Value) -> Option<String> {
         applied["version"].as_u64(),
         applied["lag_versions"].as_u64(),
     );
+    if applied["apart"] == true {
+        return Some(format!(
+            "      serves version {} of {org}, which is not in the line of versions of the store, \
+             whose newest is {}",
+            applied["version"], applied["newest"]
+        ));
+    }
     Some(match lag {
         (None, _) => format!(
             "      which version of {org} it serves is not known, the newest is {}",
@@ -182,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn only_a_refused_question_is_asked_again_without_the_organisation() {
+        let problem = |status: u16| anyhow::Error::from(Problem(json!({"status": status})));
+        assert!(is_of_the_question(&problem(400)));
+        for status in [401, 403, 404, 503] {
+            assert!(!is_of_the_question(&problem(status)), "{status}");
+        }
+        assert!(!is_of_the_question(&anyhow::anyhow!("cannot be reached")));
+    }
+
+    #[test]
     fn what_a_node_serves_of_one_organisation_is_a_line() {
         let check = |applied: Value, expected: Option<&str>| {
             let expected = expected.map(|text| format!("      {text}"));
@@ -195,6 +221,13 @@ mod tests {
         check(
             json!({"org": "org_1", "version": 9, "newest": null}),
             Some("serves version 9 of org_1"),
+        );
+        check(
+            json!({"org": "org_1", "version": 9, "newest": 7, "apart": true}),
+            Some(
+                "serves version 9 of org_1, which is not in the line of versions of the store, \
+                 whose newest is 7",
+            ),
         );
         check(
             json!({"org": "org_1", "version": null, "newest": 9}),

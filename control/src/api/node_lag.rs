@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use proto::id::OrgId;
 use proto::keys;
 use proto::member::{FAULTS_MAX, Member, MemberFault};
+use proto::store::recovery::REGRESSED;
 use proto::store::{Store, StoreError, load};
 use proto::tree::{Head, VersionRecord};
 use serde_json::{Value, json};
@@ -66,12 +67,17 @@ impl Line {
         }))
     }
 
-    /// What a node applies, and how far that is behind.
+    /// What a node applies, and how far that is behind. A version that is not in the store's line is
+    /// neither behind nor the newest, whatever its number.
     pub(super) fn shown(&self, member: &Member, now: Timestamp) -> Value {
         let applied = self.applied(member);
         let mut shown = json!({
             "org": self.org.to_string(), "version": applied, "newest": self.newest,
         });
+        if self.is_apart(member, applied) {
+            shown["apart"] = json!(true);
+            return shown;
+        }
         if let (Some(applied), Some(newest)) = (applied, self.newest) {
             shown["lag_versions"] = json!(newest.saturating_sub(applied));
             shown["lag_s"] = json!(self.lag_s(applied, now));
@@ -82,11 +88,7 @@ impl Line {
     /// The version that a node applies; `None` where it has none, one of before those that the
     /// store keeps, or more exceptions than it may name.
     fn applied(&self, member: &Member) -> Option<u64> {
-        let org = self.org.to_string();
-        let is_of_it = |fault: &&MemberFault| {
-            fault.object.is_none() && fault.org.as_deref() == Some(org.as_str())
-        };
-        if let Some(fault) = member.faults.iter().find(is_of_it) {
+        if let Some(fault) = self.faults(member).next() {
             return fault.applied;
         }
         let is_whole = |fault: &MemberFault| fault.object.is_none();
@@ -100,6 +102,22 @@ impl Line {
         let seen = self.made.iter();
         let seen = seen.filter(|version| version.revision <= member.revision);
         seen.map(|version| version.n).max()
+    }
+
+    /// What a node says of the whole organisation.
+    fn faults<'m>(&self, member: &'m Member) -> impl Iterator<Item = &'m MemberFault> + use<'m> {
+        let org = self.org.to_string();
+        let is_of_it = move |fault: &&MemberFault| {
+            fault.object.is_none() && fault.org.as_deref() == Some(org.as_str())
+        };
+        member.faults.iter().filter(is_of_it)
+    }
+
+    /// Whether the version that a node applies is not one that the newest follows: the store went
+    /// back. One with a lower number may be, and counts as behind.
+    fn is_apart(&self, member: &Member, applied: Option<u64>) -> bool {
+        let went_back = self.faults(member).any(|fault| fault.code == REGRESSED);
+        went_back && applied.is_some_and(|applied| self.newest.is_some_and(|n| applied >= n))
     }
 
     /// Seconds since the first version was made that is not applied.
@@ -189,8 +207,6 @@ mod tests {
         // It has seen the newest one, and goes on with another.
         check(60, &[fault(ORG, None, Some(4))], row(4, 2, 50));
         check(60, &[fault(ORG, None, None)], unknown);
-        // A store that went back.
-        check(60, &[fault(ORG, None, Some(9))], row(9, 0, 0));
         // Quarantined objects, and other organisations.
         check(60, &[fault(ORG, Some("prx_1"), None)], row(6, 0, 0));
         let other = fault(OrgId::from_bits(2), None, Some(1));
@@ -205,6 +221,23 @@ mod tests {
             &vec![other; FAULTS_MAX],
             [Value::Null, Value::Null, Value::Null],
         );
+    }
+
+    #[test]
+    fn a_version_that_the_store_went_back_from_is_not_the_newest() {
+        let shown = |applied| {
+            let fault = MemberFault {
+                code: REGRESSED.into(),
+                ..fault(ORG, None, Some(applied))
+            };
+            let shown = line().shown(&member(60, vec![fault]), at(100));
+            ["version", "lag_versions", "lag_s", "apart"].map(|key| shown[key].clone())
+        };
+        for applied in [6, 9] {
+            let expected = [json!(applied), Value::Null, Value::Null, json!(true)];
+            assert_eq!(shown(applied), expected);
+        }
+        assert_eq!(shown(4), [json!(4), json!(2), json!(50), Value::Null]);
     }
 
     #[test]

@@ -87,13 +87,20 @@ fn applied() -> Value {
             },
             "lag_versions": {
                 "type": "integer",
-                "description": "How many versions that is behind; absent where one is not known"
+                "description": "How many versions that is behind; absent where one is not known, \
+                                and where it is `apart`"
             },
             "lag_s": {
                 "type": "integer",
                 "description": "Seconds since the first version was published that it does not \
                                 serve; 0 where it serves the newest. At least that, where some of \
-                                these have left the store"
+                                these have left the store. Absent like `lag_versions`"
+            },
+            "apart": {
+                "type": "boolean",
+                "description": "True where the store went back (`store-regressed`), and so neither \
+                                this version nor one that follows it is the newest there; else \
+                                absent"
             }
         }
     })
