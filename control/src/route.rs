@@ -92,6 +92,8 @@ impl Need {
 pub enum Gives {
     /// One object of the named schema.
     One(&'static str),
+    /// One object of either named schema, as a parameter says.
+    Either(&'static str, &'static str),
     /// The created object, with 201.
     Created(&'static str),
     /// A page of objects.

@@ -39,8 +39,8 @@ pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the control plane refused the question as it was asked (400): without the organisation it
-/// may answer.
+/// Whether the control plane refused the question as it was asked (400): without the organisation
+/// it may answer.
 fn is_of_the_question(error: &anyhow::Error) -> bool {
     let problem = error.downcast_ref::<Problem>();
     problem.is_some_and(|problem| problem.0["status"] == 400)

@@ -67,8 +67,8 @@ impl Line {
         }))
     }
 
-    /// What a node applies, and how far that is behind. A version that is not in the store's line is
-    /// neither behind nor the newest, whatever its number.
+    /// What a node applies, and how far that is behind. A version that is not in the store's line
+    /// is neither behind nor the newest, whatever its number.
     pub(super) fn shown(&self, member: &Member, now: Timestamp) -> Value {
         let applied = self.applied(member);
         let mut shown = json!({

@@ -158,6 +158,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("SecretView", secret_view()),
         ("Rotation", rotation()),
         ("RecordTrace", super::records::trace::schema()),
+        ("TraceFile", super::records::trace::file_schema()),
         ("Telemetry", super::telemetry::schema()),
         ("CredentialUse", super::credential_use::schema()),
         ("SuggestedRules", super::suggested_rules::schema()),

@@ -309,6 +309,13 @@ fn responses(route: &Route) -> Value {
             "200",
             json!({"description": "The object", "content": content(reference(name))}),
         ),
+        Gives::Either(one, other) => {
+            let either = json!({"oneOf": [reference(one), reference(other)]});
+            (
+                "200",
+                json!({"description": "The object", "content": content(either)}),
+            )
+        }
         Gives::Created(name) => (
             "201",
             json!({"description": "The created object", "content": content(reference(name))}),

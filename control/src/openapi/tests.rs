@@ -74,3 +74,19 @@ fn descriptions_hold_no_links_of_another_documentation() {
     let text = openapi_json();
     assert!(!text.contains("[`") && !text.contains("crate::"));
 }
+
+/// A client that is made from the document reads a trace in either form, and no form as the other.
+#[test]
+fn a_trace_is_of_one_form_or_the_other() {
+    let document = document();
+    let operation = &document["paths"]["/api/v1/orgs/{org}/records/{id}/trace"]["get"];
+    let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+    let forms = [reference("RecordTrace"), reference("TraceFile")];
+    assert_eq!(*schema, json!({"oneOf": forms}));
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(
+        schemas["RecordTrace"]["required"],
+        json!(["request_id", "spans"])
+    );
+    assert_eq!(schemas["TraceFile"]["required"], json!(["resourceSpans"]));
+}

@@ -84,7 +84,7 @@ pub fn routes() -> Vec<Route> {
             viewer,
             trace_of,
         )
-        .gives(Gives::One("RecordTrace"))
+        .gives(Gives::Either("RecordTrace", "TraceFile"))
         .parameters(OF_TRACE),
         Route::org(
             Verb::Get,

@@ -180,26 +180,54 @@ pub(super) async fn elsewhere(
     // The first that has it ends the search, however long others take.
     let asked = asked.map(|region| ask::ask(call, region, (&path, &query), JSON));
     let mut asked: FuturesUnordered<_> = asked.collect();
-    let own = own.map(|refusal| format!("this one: {}", refusal.detail));
-    let mut missing: Vec<String> = own.into_iter().collect();
+    let own = own.map(|refusal| Missing::new("this one", Reason::Failed, refusal.detail));
+    let mut missing: Vec<Missing> = own.into_iter().collect();
     while let Some(answer) = asked.next().await {
         match answer {
             Ok(found) if is_of(&found, &id) => {
                 return Ok(Answer::json(found));
             }
-            Ok(_) => missing.push("an answer is not that of a control plane".to_owned()),
+            Ok(_) => {
+                let detail = "its answer is not that of a control plane";
+                missing.push(Missing::new("one of them", Reason::Failed, detail));
+            }
             Err(away) if away.reason == Reason::Refused(404) => {}
-            Err(away) => missing.push(format!("{}: {}", away.region, away.detail)),
+            Err(away) => missing.push(judged(away, !query.is_empty())),
         }
     }
-    if missing.is_empty() {
-        return Err(Refusal::not_found());
+    match missing.is_empty() {
+        true => Err(Refusal::not_found()),
+        false => Err(nowhere(&missing)),
     }
+}
+
+/// Why a region is missing that was asked for a form of a record: this one knows the form, so who
+/// does not is of an earlier release.
+fn judged(away: Missing, names_form: bool) -> Missing {
+    match away.reason {
+        Reason::Refused(400) if names_form => {
+            let detail = "its control plane is of an earlier release, which does not give this \
+                          form of a record; update it";
+            Missing::new(&away.region, Reason::TooOld, detail)
+        }
+        _ => away,
+    }
+}
+
+/// That a record was not found while regions are missing. Who is of an earlier release will be so
+/// in a moment too.
+fn nowhere(missing: &[Missing]) -> Refusal {
+    let each = |missing: &Missing| format!("{}: {}", missing.region, missing.detail);
+    let each: Vec<String> = missing.iter().map(each).collect();
     let detail = format!(
         "it is in none of the regions that answered, and these did not: {}",
-        missing.join("; ")
+        each.join("; ")
     );
-    Err(Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(super::RETRY_S))
+    let refusal = Refusal::new(Code::RecordsUnavailable, detail);
+    match missing.iter().all(|one| one.reason == Reason::TooOld) {
+        true => refusal,
+        false => refusal.retry_after_s(super::RETRY_S),
+    }
 }
 
 /// Whether an answer is of this request: a record or its spans, or a file, whose first span says
@@ -273,5 +301,23 @@ mod tests {
         let single = page::cursor(at(9).to_string());
         assert!(places(Some(&single), &wanted(&["eu"])).is_err());
         assert!(places(Some("!"), &wanted(&["eu"])).is_err());
+    }
+
+    #[test]
+    fn an_earlier_release_is_not_asked_again_in_a_moment() {
+        let refused = |status| Missing::new("us", Reason::Refused(status), "unknown parameter");
+        let old = judged(refused(400), true);
+        assert_eq!(old.reason, Reason::TooOld);
+        assert!(old.detail.contains("of an earlier release"), "{old:?}");
+        assert_eq!(judged(refused(400), false), refused(400));
+        assert_eq!(judged(refused(403), true), refused(403));
+        let said = nowhere(std::slice::from_ref(&old));
+        assert_eq!(said.retry_after_s, None);
+        assert!(said.detail.contains("us: its control plane"), "{said:?}");
+        let late = Missing::new("ap", Reason::Late, "it did not answer in time");
+        assert_eq!(
+            nowhere(&[old, late]).retry_after_s,
+            Some(super::super::RETRY_S)
+        );
     }
 }

@@ -212,6 +212,7 @@ pub fn schema() -> Value {
     let us = |description: &str| json!({"type": "integer", "description": description});
     json!({
         "type": "object",
+        "required": ["request_id", "spans"],
         "properties": {
             "request_id": text("The request's id"),
             "trace_id": {"type": ["string", "null"], "description": "The W3C trace id"},
@@ -240,6 +241,16 @@ pub fn schema() -> Value {
                 }
             }}
         }
+    })
+}
+
+/// The schema of the same as a file for trace viewers.
+pub fn file_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "With `format=otlp`: an `ExportTraceServiceRequest` of OTLP, in JSON",
+        "required": ["resourceSpans"],
+        "properties": {"resourceSpans": {"type": "array", "items": {"type": "object"}}}
     })
 }
 

@@ -358,8 +358,8 @@ impl Follower {
     }
 }
 
-/// The faults that a world lists. Those of whole organisations come first: they say which version is
-/// served.
+/// The faults that a world lists. Those of whole organisations come first: they say which version
+/// is served.
 fn first_faults<'f>(all: impl Iterator<Item = &'f Fault> + Clone) -> Vec<Fault> {
     let is_whole = |fault: &&Fault| fault.org.is_some() && fault.object.is_none();
     let further = all.clone().filter(move |fault| !is_whole(fault));
