@@ -367,9 +367,12 @@ impl Drop for ReplyBody {
         };
         if let Content::Scrubbed(body) = content {
             closing.scrubbed(&body);
+            let is_decoded = body.coded_bytes().is_some();
             content = match body.into_source() {
-                Outbound::Stream(body) => Content::Stream(body),
+                Outbound::Stream(body) if !is_decoded || !body.is_ended() => Content::Stream(body),
                 Outbound::Events(body) => Content::Events(body),
+                // All coded bytes are here; whether all decoded ones were sent is told already.
+                _ if is_decoded => return,
                 _ => Content::Empty,
             };
         }

@@ -11,14 +11,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
+use proto::body_view::Coding;
 use proto::id::{ProxyId, RequestId};
 use proto::proxy::ScrubBodies;
 use proto::record::ScrubState;
 use tracing::warn;
 
 use crate::credentials::scrub::{Overwritten, Scrub, Tail};
-use crate::decoded::Decoder;
+use crate::decoded::{self, Decoder};
 use crate::flow::{Answer, Exchange, Outbound};
+use crate::hygiene::fields::is_digest;
 use crate::metrics::Metrics;
 use crate::snapshot::{CompiledProxy, TargetCredential};
 use crate::upstream::AnswerError;
@@ -80,24 +82,33 @@ fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &Targ
     );
 }
 
-/// Asks for what [`scrub_body`] can read: of the content codings that the caller takes those that
-/// can be decoded, and of a part of a body none.
-pub fn ask_for_readable(headers: &mut HeaderMap) {
-    let readable = match headers.get(header::ACCEPT_ENCODING) {
-        _ if headers.contains_key(header::RANGE) => "identity",
+/// Where the answer is decoded to be searched (`scrub: decode`), asks for what [`scrub_body`] can
+/// read: of the content codings those that can be decoded, and never for a part of a body, whose
+/// place is counted in coded bytes by some targets.
+pub fn ask_for_readable(proxy: &CompiledProxy, headers: &mut HeaderMap) {
+    if proxy.scrub != ScrubBodies::Decode || scrub_for(proxy).is_none() {
+        return;
+    }
+    headers.remove(header::RANGE);
+    headers.remove(header::IF_RANGE);
+    match headers.get(header::ACCEPT_ENCODING) {
         // A target that is not asked for a coding uses none, as a rule.
-        None => return,
+        None => {}
         Some(taken)
             if taken
                 .as_bytes()
                 .trim_ascii()
-                .eq_ignore_ascii_case(b"identity") =>
-        {
-            return;
+                .eq_ignore_ascii_case(b"identity") => {}
+        Some(_) => {
+            let readable = HeaderValue::from_static("gzip, br, zstd");
+            headers.insert(header::ACCEPT_ENCODING, readable);
         }
-        Some(_) => "gzip, br, zstd",
-    };
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(readable));
+    }
+}
+
+/// What the answers of a proxy are searched for, if anything.
+fn scrub_for(proxy: &CompiledProxy) -> Option<&Arc<Scrub>> {
+    proxy.target_credential.as_ref()?.secret.scrub()
 }
 
 /// Overwrites the secret in the body of an answer: at once where it is in memory, else while it
@@ -114,10 +125,10 @@ pub fn scrub_body(
     let Some(scrub) = credential.secret.scrub() else {
         return;
     };
-    let decoder = match is_coded(&answer.headers) {
-        true if proxy.scrub == ScrubBodies::Decode => decoder_for(answer),
-        _ => None,
-    };
+    let coding = decodable(proxy, answer);
+    if coding.is_some() {
+        describe_decoded(answer);
+    }
     let bodyless = exchange.request.method == Method::HEAD
         || matches!(
             answer.status,
@@ -126,11 +137,11 @@ pub fn scrub_body(
     if bodyless || matches!(answer.body, Outbound::Empty) {
         return;
     }
-    if decoder.is_none() && is_coded(&answer.headers) {
+    if is_coded(&answer.headers) {
         exchange.notes.scrub = ScrubState::Skipped;
         return;
     }
-    let of = (exchange.id, proxy.id);
+    let (of, decoder) = ((exchange.id, proxy.id), coding.map(Decoder::new));
     match std::mem::replace(&mut answer.body, Outbound::Empty) {
         source @ (Outbound::Stream(_) | Outbound::Full(_)) if decoder.is_some() => {
             answer.body = scrubbed(of, metrics, credential, Source { source, decoder });
@@ -172,13 +183,19 @@ fn scrubbed(
     }))
 }
 
-/// What decodes the body of an answer, whose head is then that of the decoded body; `None` where
-/// that cannot be. A part of a coded body is none of a body.
-fn decoder_for(answer: &mut Answer) -> Option<Decoder> {
-    if answer.status == StatusCode::PARTIAL_CONTENT {
-        return None;
-    }
-    let decoder = Decoder::of(&answer.headers)?;
+/// The coding of an answer that is decoded to be searched. A part of a coded body is none of a body.
+fn decodable(proxy: &CompiledProxy, answer: &Answer) -> Option<Coding> {
+    let decodes = proxy.scrub == ScrubBodies::Decode;
+    let is_part = answer.status == StatusCode::PARTIAL_CONTENT;
+    (decodes && !is_part && is_coded(&answer.headers))
+        .then(|| decoded::coding_of(&answer.headers))
+        .flatten()
+}
+
+/// Makes the head of a coded answer that of the decoded one, also where no body follows it. Its
+/// `ETag` stays: the caller's later conditions are the target's to judge, and parts are not asked
+/// for.
+fn describe_decoded(answer: &mut Answer) {
     let headers = &mut answer.headers;
     for name in [
         header::CONTENT_ENCODING,
@@ -189,7 +206,6 @@ fn decoder_for(answer: &mut Answer) -> Option<Decoder> {
     }
     forget_digests(headers);
     answer.announced_length = None;
-    Some(decoder)
 }
 
 /// Whether the body must be decoded before it can be read.
@@ -207,7 +223,8 @@ fn is_coded(headers: &HeaderMap) -> bool {
 
 /// Drops what would prove that the body is not the target's any more.
 fn forget_digests(headers: &mut HeaderMap) {
-    for name in ["content-md5", "content-digest", "repr-digest", "digest"] {
+    let digests = headers.keys().filter(|name| is_digest(name.as_str()));
+    for name in digests.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
 }
@@ -325,7 +342,8 @@ impl ScrubbedBody {
         remaining.checked_add(self.tail.waiting() as u64)
     }
 
-    /// Coded bytes that the target sent so far, where the body is decoded.
+    /// Coded bytes that the target sent so far, where the body is decoded; then it is at its end
+    /// when its last piece was taken, and only then.
     pub fn coded_bytes(&self) -> Option<u64> {
         self.source.decoder.as_ref().map(Decoder::taken)
     }

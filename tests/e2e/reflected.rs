@@ -161,7 +161,8 @@ fn coded_answers_are_decoded_to_be_searched_where_the_proxy_says_so() {
     let gateway = Gateway::start();
     let text = format!("bad token {TARGET_SECRET}!").repeat(3);
     let gzip = "content-encoding: gzip\r\netag: \"e\"\r\naccept-ranges: bytes\r\n\
-                content-digest: sha-256=:x:\r\n";
+                content-digest: sha-256=:x:\r\nx-goog-hash: crc32c=x\r\n\
+                x-amz-checksum-crc32: x\r\n";
     let coded = zipped(&text);
     let decoding = json!({"scrub": "decode"});
     let asking = |proxy: &Proxy, fields: &[(&str, &str)]| {
@@ -184,7 +185,13 @@ fn coded_answers_are_decoded_to_be_searched_where_the_proxy_says_so() {
     );
     assert_eq!(record["upstream_response_bytes"], coded.len());
     assert_eq!(record["response_bytes"], text.len());
-    for gone in ["content-encoding", "content-digest", "accept-ranges"] {
+    for gone in [
+        "content-encoding",
+        "content-digest",
+        "accept-ranges",
+        "x-goog-hash",
+        "x-amz-checksum-crc32",
+    ] {
         assert_eq!(got.field(gone), None);
     }
     assert_eq!(
@@ -194,16 +201,23 @@ fn coded_answers_are_decoded_to_be_searched_where_the_proxy_says_so() {
     );
     let asked = || upstream.last().field("accept-encoding").map(str::to_owned);
     assert_eq!(asked().as_deref(), Some("gzip, br, zstd"));
-    // Of a part, or who takes none, nothing coded is asked for.
+    // A part of a coded body is none of a body: the whole is asked for.
     asking(
         &proxy,
         &[("accept-encoding", "gzip"), ("range", "bytes=0-1")],
     );
-    assert_eq!(asked().as_deref(), Some("identity"));
+    assert_eq!(asked().as_deref(), Some("gzip, br, zstd"));
+    assert_eq!(upstream.last().field("range"), None);
+    // Nothing is added for who takes no coding, or where there is nothing to search for.
     asking(&proxy, &[("accept-encoding", "identity")]);
     assert_eq!(asked().as_deref(), Some("identity"));
     asking(&proxy, &[]);
     assert_eq!(asked(), None);
+    let without = json!({"scrub": "decode", "target_credential_id": null});
+    let without = gateway.proxy_with(&upstream.url(), json!({}), without);
+    let (got, _) = asking(&without, &[("accept-encoding", "deflate, x-own")]);
+    assert_eq!(asked().as_deref(), Some("deflate, x-own"));
+    assert_eq!(got.body, coded, "as it came");
 
     // What cannot be decoded passes, and its record says so.
     for fields in [
@@ -236,6 +250,25 @@ fn coded_answers_are_decoded_to_be_searched_where_the_proxy_says_so() {
         body.extend(some);
     }
     assert!(!body.ends_with(b"0\r\n\r\n"), "{body:?}");
+}
+
+/// Who leaves before all is decoded has left, though the target has sent everything.
+#[test]
+fn a_caller_that_leaves_a_decoded_answer_has_left() {
+    let gateway = Gateway::start();
+    let coded = zipped(&"x".repeat(64 * 1024 * 1024));
+    let gzip = "content-encoding: gzip\r\n";
+    let upstream = Upstream::fixed(answer("200 OK", gzip, &coded));
+    let decoding = json!({"scrub": "decode"});
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), decoding);
+    let mut connection = Connection::open(&gateway.url);
+    connection.send(proxy.request("GET", "/").bytes(&gateway.url));
+    let head = connection.head().expect("a head");
+    let id = head.field("requestrocket-request-id").expect("an id");
+    drop(connection);
+    let record = gateway.record(id);
+    assert_eq!(record["client_aborted"], true, "{record}");
+    assert_eq!(record["code"], "client-aborted");
 }
 
 /// Each piece of a coded stream goes on when it is there.

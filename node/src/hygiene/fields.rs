@@ -256,11 +256,14 @@ fn describes_bytes(name: &str) -> bool {
             | "accept-ranges"
             | "content-range"
             | "content-encoding"
-            | "content-md5"
-            | "content-digest"
-            | "repr-digest"
-            | "digest"
-            | "x-goog-hash"
+    ) || is_digest(name)
+}
+
+/// Fields that are made of the exact bytes of a body, so that they prove whether it is whole.
+pub fn is_digest(name: &str) -> bool {
+    matches!(
+        name,
+        "content-md5" | "content-digest" | "repr-digest" | "digest" | "x-goog-hash"
     ) || name.starts_with("x-amz-checksum-")
 }
 

@@ -7,7 +7,6 @@ use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
-use proto::proxy::ScrubBodies;
 use proto::validation::{BodyValidator, ValidationMode, needs_body};
 
 use crate::actor::{Next, Stage, StageKind};
@@ -84,9 +83,7 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         let codings = HeaderValue::from_static("gzip, br, zstd, deflate");
         headers.insert(header::ACCEPT_ENCODING, codings);
     }
-    if proxy.scrub == ScrubBodies::Decode {
-        reflected::ask_for_readable(&mut headers);
-    }
+    reflected::ask_for_readable(proxy, &mut headers);
     if proxy.response_validator.is_some() {
         headers.remove(header::RANGE);
         headers.remove(header::IF_RANGE);

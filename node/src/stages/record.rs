@@ -301,7 +301,8 @@ impl Closing {
 
     /// The answer was searched for the injected secret while it streamed.
     pub fn scrubbed(&mut self, body: &ScrubbedBody) {
-        self.upstream_bytes = body.coded_bytes().or(self.upstream_bytes);
+        let coded = body.coded_bytes().filter(|bytes| *bytes > 0);
+        self.upstream_bytes = coded.or(self.upstream_bytes);
         if let Some(record) = self.record.as_mut().and_then(Arc::get_mut) {
             record.scrubbed = record.scrubbed.saturating_add(body.times());
         }

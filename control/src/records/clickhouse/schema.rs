@@ -63,10 +63,10 @@ const COLUMNS: &[(&str, &str)] = &[
     ("ended_by", "LowCardinality(String)"),
     ("record", "String CODEC(ZSTD(3))"),
     ("payload", "String CODEC(ZSTD(3))"),
-    ("meter_ids", "Array(String)"),
-    ("meter_tokens", "Array(UInt64)"),
-    ("key_place", "LowCardinality(String)"),
-    ("key_hint", "LowCardinality(String)"),
+    ("meter_ids", "Array(String) DEFAULT []"),
+    ("meter_tokens", "Array(UInt64) DEFAULT []"),
+    ("key_place", "LowCardinality(String) DEFAULT ''"),
+    ("key_hint", "LowCardinality(String) DEFAULT ''"),
 ];
 
 /// Ids are looked for all over the table: a filter of Bloom for each granule says where not.
@@ -182,5 +182,19 @@ impl Schema {
     async fn run(&self, statement: String) -> Result<(), RecordsError> {
         let client = self.server.clone().with_database("default");
         client.query_raw(&statement).execute().await.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_releases_write_without_what_later_ones_added() {
+        let mut columns = COLUMNS.iter();
+        columns.find(|(name, _)| *name == "payload").unwrap();
+        for (name, kind) in columns {
+            assert!(kind.contains(" DEFAULT "), "{name}");
+        }
     }
 }
