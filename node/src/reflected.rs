@@ -183,7 +183,7 @@ fn scrubbed(
     }))
 }
 
-/// The coding of an answer that is decoded to be searched. A part of a coded body is none of a body.
+/// The coding of an answer that is decoded to be searched. A part of a coded body is no body.
 fn decodable(proxy: &CompiledProxy, answer: &Answer) -> Option<Coding> {
     let decodes = proxy.scrub == ScrubBodies::Decode;
     let is_part = answer.status == StatusCode::PARTIAL_CONTENT;

@@ -251,11 +251,7 @@ pub fn for_caller(mut headers: HeaderMap, policy: ResponseFields) -> HeaderMap {
 fn describes_bytes(name: &str) -> bool {
     matches!(
         name,
-        "etag"
-            | "last-modified"
-            | "accept-ranges"
-            | "content-range"
-            | "content-encoding"
+        "etag" | "last-modified" | "accept-ranges" | "content-range" | "content-encoding"
     ) || is_digest(name)
 }
 
