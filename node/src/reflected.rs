@@ -86,7 +86,8 @@ fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &Targ
 /// read: of the content codings those that can be decoded, and never for a part of a body, whose
 /// place is counted in coded bytes by some targets.
 pub fn ask_for_readable(proxy: &CompiledProxy, headers: &mut HeaderMap) {
-    if proxy.scrub != ScrubBodies::Decode || scrub_for(proxy).is_none() {
+    // Whether the secret is long enough to be searched for is known when it is unsealed.
+    if proxy.scrub != ScrubBodies::Decode || proxy.target_credential.is_none() {
         return;
     }
     headers.remove(header::RANGE);
@@ -106,11 +107,6 @@ pub fn ask_for_readable(proxy: &CompiledProxy, headers: &mut HeaderMap) {
     }
 }
 
-/// What the answers of a proxy are searched for, if anything.
-fn scrub_for(proxy: &CompiledProxy) -> Option<&Arc<Scrub>> {
-    proxy.target_credential.as_ref()?.secret.scrub()
-}
-
 /// Overwrites the secret in the body of an answer: at once where it is in memory, else while it
 /// streams.
 pub fn scrub_body(
@@ -122,10 +118,10 @@ pub fn scrub_body(
     let Some(credential) = proxy.target_credential.as_ref() else {
         return;
     };
-    let Some(scrub) = credential.secret.scrub() else {
+    let (scrub, coding) = (credential.secret.scrub(), decodable(proxy, answer));
+    if scrub.is_none() && coding.is_none() {
         return;
-    };
-    let coding = decodable(proxy, answer);
+    }
     if coding.is_some() {
         describe_decoded(answer);
     }
@@ -147,7 +143,8 @@ pub fn scrub_body(
             answer.body = scrubbed(of, metrics, credential, Source { source, decoder });
         }
         Outbound::Full(bytes) => {
-            answer.body = Outbound::Full(match scrub.overwrite(&bytes) {
+            let found = scrub.and_then(|scrub| scrub.overwrite(&bytes));
+            answer.body = Outbound::Full(match found {
                 None => bytes,
                 Some(Overwritten { text, times }) => {
                     forget_digests(&mut answer.headers);

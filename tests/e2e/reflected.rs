@@ -208,7 +208,7 @@ fn coded_answers_are_decoded_to_be_searched_where_the_proxy_says_so() {
     );
     assert_eq!(asked().as_deref(), Some("gzip, br, zstd"));
     assert_eq!(upstream.last().field("range"), None);
-    // Nothing is added for who takes no coding, or where there is nothing to search for.
+    // Nothing is added for who takes no coding, or where nothing is injected.
     asking(&proxy, &[("accept-encoding", "identity")]);
     assert_eq!(asked().as_deref(), Some("identity"));
     asking(&proxy, &[]);
