@@ -4,6 +4,7 @@ pub mod access;
 mod across;
 pub mod add;
 pub mod audit;
+mod clock_skew;
 pub mod configuration;
 pub mod explain;
 mod inviting;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Api;
+use super::clock_skew;
 use super::problem::Problem;
 use super::records::shown;
 use crate::cli::{NodesArgs, Output};
@@ -65,14 +66,8 @@ fn lines(nodes: &[Value]) -> Vec<String> {
             let text = |key: &str| problem[key].as_str().unwrap_or_default();
             lines.push(format!("    ! {} {}", text("code"), text("detail")));
         }
-        if let Some(ahead_ms) = node["clock_ahead_ms"].as_i64() {
-            let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
-            let seconds = ahead_ms.unsigned_abs() as f64 / 1e3;
-            lines.push(format!(
-                "    ! clock-skew its clock is {seconds:.1} s {side} the control plane's; set both \
-                 by NTP"
-            ));
-        }
+        let skew = clock_skew::words(node, "the control plane's");
+        lines.extend(skew.map(|skew| format!("    ! {skew}")));
         for (task, count) in node["restarts"].as_object().into_iter().flatten() {
             lines.push(format!(
                 "    ! task-restarted {task}: {count} times; see its log"

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::clock_skew;
 use super::inviting::{self, InviteArgs, JoinedArgs, WithdrawArgs};
 use super::joining::{self, JoinArgs};
 use super::problem::Problem;
@@ -293,12 +294,7 @@ fn aside(found: &Value) -> Vec<String> {
 
 /// That the clock of a region is not that of the control plane which was asked.
 fn skew(region: &Value) -> Option<String> {
-    let ahead_ms = region["clock_ahead_ms"].as_i64()?;
-    let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
-    let seconds = ahead_ms.unsigned_abs() as f64 / 1e3;
-    Some(format!(
-        "  clock-skew its clock is {seconds:.1} s {side} this control plane's; set both by NTP"
-    ))
+    clock_skew::words(region, "this control plane's").map(|skew| format!("  {skew}"))
 }
 
 /// The versions that a region does not take, a line each.
