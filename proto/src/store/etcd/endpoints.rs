@@ -219,10 +219,13 @@ impl Endpoint {
         let client = Client::connect([&self.url], Some(options.clone()));
         let client = client.await.map_err(failed)?;
         let status = client.maintenance_client().status().await.map_err(failed)?;
-        match version::refusal(status.version()) {
-            Some(why) => Err(refused(StoreError::Unusable(why))),
-            None => Ok(client),
+        if let Some(why) = version::refusal(status.version()) {
+            return Err(refused(StoreError::Unusable(why)));
         }
+        if let Some(why) = version::warning(status.version()) {
+            tracing::warn!(endpoint = %self.url, "{why}");
+        }
+        Ok(client)
     }
 
     fn is_tls(&self) -> bool {

@@ -1,8 +1,9 @@
 //! The store on an etcd cluster.
 //!
-//! Tried with etcd 3.4.23 and etcd-client 0.21.1. The client library needs a tokio runtime with IO
-//! that outlives each call, and our callers run on many short and single-threaded ones, so the
-//! store owns a small runtime: every call runs there and is awaited from anywhere.
+//! Tried with etcd 3.4.23, 3.5.16 and 3.5.30, and etcd-client 0.21.1. The client library needs a
+//! tokio runtime with IO that outlives each call, and our callers run on many short and
+//! single-threaded ones, so the store owns a small runtime: every call runs there and is awaited
+//! from anywhere.
 
 mod endpoints;
 mod failure;
