@@ -3,7 +3,7 @@
 //! Kept in memory and shown; nothing is decided by it. Lag in seconds is counted by one clock, from
 //! the last moment at which everything that home had told was stored here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,6 +41,9 @@ pub struct Following {
     /// Organisations with a version that is not taken, because it is not shown that the region that
     /// should have made it did.
     pub unverified: BTreeMap<OrgId, Unverified>,
+    /// Organisations that the region has no more and that `system` names here still. They go when
+    /// it does not.
+    pub named_still: BTreeSet<OrgId>,
     /// Why the last attempt ended.
     pub error: Option<String>,
     /// Versions stored since the start.

@@ -3,36 +3,90 @@
 
 use std::collections::BTreeSet;
 
+use proto::home::Home;
 use proto::id::OrgId;
+use proto::keys;
 use proto::object::ObjectId;
+use proto::store::load;
 use proto::tree::SYSTEM_ORG;
 use proto::wire::replication::Moved;
 use tracing::{info, warn};
 
-use super::apply::{Guard, Local};
+use super::apply::{ApplyError, Guard, Local};
 use super::{Broken, Replication};
+use crate::publish::homes;
 
 impl Replication {
-    /// Organisations that are here, and not in the region that is their home.
-    pub(super) async fn strangers(&self, peer: &str, all: &[Moved]) -> Result<Vec<OrgId>, Broken> {
-        let known: BTreeSet<OrgId> = all.iter().map(|moved| moved.org).collect();
-        let mut strangers = self.orgs().await?;
-        strangers.retain(|org| !known.contains(org) && self.homes.region_of(*org) == peer);
+    /// Organisations that their home has no more: those that it tells now, and those that it told
+    /// before and that stayed because `system` named them here, which it does no longer.
+    pub(super) async fn departed(
+        &self,
+        peer: &str,
+        (whole, moved, gone): (bool, &[Moved], Vec<OrgId>),
+    ) -> Result<Vec<OrgId>, Broken> {
+        let known: BTreeSet<OrgId> = moved.iter().map(|moved| moved.org).collect();
+        if whole {
+            self.status.follow(peer, |of| of.named_still.clear());
+            return self.strangers(peer, &known).await;
+        }
+        let mut waiting = BTreeSet::new();
+        self.status.follow(peer, |of| {
+            of.named_still.retain(|org| !known.contains(org));
+            waiting.clone_from(&of.named_still);
+        });
+        let world = self.worlds.borrow().clone();
+        let system = world.orgs.get(&SYSTEM_ORG).map(|state| &state.config);
+        let is_named = |org: &OrgId| {
+            system.is_none_or(|system| system.objects.contains_key(&ObjectId::Org(*org)))
+        };
+        waiting.retain(|org| !is_named(org));
+        waiting.extend(gone);
+        Ok(waiting.into_iter().collect())
+    }
+
+    /// Organisations that are here, and not among those that are known in the region that is their
+    /// home.
+    async fn strangers(&self, peer: &str, known: &BTreeSet<OrgId>) -> Result<Vec<OrgId>, Broken> {
+        let mut strangers = Vec::new();
+        for org in self.orgs().await? {
+            if !known.contains(&org) && self.home_now(org).await? == peer {
+                strangers.push(org);
+            }
+        }
         Ok(strangers)
+    }
+
+    /// The home region of an organisation by the fact in the store: what was last seen of it may
+    /// be late, and what is left undone by that nobody takes up again.
+    async fn home_now(&self, org: OrgId) -> Result<String, Broken> {
+        let stored = homes::stored(&*self.store, org).await;
+        let stored = stored.map_err(ApplyError::from)?;
+        Ok(stored.map_or_else(|| self.homes.region_of(org), |(home, _)| home.region))
     }
 
     /// Deletes an organisation that its home has no more, once `system` does not name it here
     /// either.
     pub(super) async fn remove(&self, peer: &str, guard: &Guard, org: OrgId) -> Result<(), Broken> {
-        if self.homes.region_of(org) != peer {
+        let keep_waiting = |waits: bool| {
+            self.status.follow(peer, |of| {
+                match waits {
+                    true => of.named_still.insert(org),
+                    false => of.named_still.remove(&org),
+                };
+            });
+        };
+        if self.home_now(org).await? != peer {
+            keep_waiting(false);
             return Ok(());
         }
         if org == SYSTEM_ORG || self.named().await?.is_none_or(|named| named.contains(&org)) {
             warn!(%org, "its home has no {org}, but `system` names it here; it stays");
+            keep_waiting(org != SYSTEM_ORG);
             return Ok(());
         }
         let local = Local::read(&*self.store, org, None).await?;
         local.delete(&*self.store, guard).await?;
+        keep_waiting(false);
         self.publisher.sweep_one(org).await;
         info!(%org, "{org} was deleted at home, and here");
         Ok(())
@@ -40,19 +94,18 @@ impl Replication {
 
     /// Sets aside organisations that were created here on a branch of `system` that is not in
     /// force.
-    pub(super) async fn leave_unnamed(
-        &self,
-        guard: &Guard,
-        line: &proto::home::Home,
-    ) -> Result<(), Broken> {
+    pub(super) async fn leave_unnamed(&self, guard: &Guard, line: &Home) -> Result<(), Broken> {
         if line.region == self.regions.own {
             return Ok(());
         }
-        let facts = self.homes.facts().borrow().clone();
-        let own = facts
-            .iter()
-            .filter(|(_, home)| home.region == self.regions.own);
-        let mut own: Vec<OrgId> = own.map(|(org, _)| *org).collect();
+        let mut own = Vec::new();
+        load::list(&*self.store, keys::HOMES, None, |pair| {
+            let home = serde_json::from_slice::<Home>(&pair.value);
+            if home.is_ok_and(|home| home.region == self.regions.own) {
+                own.extend(keys::parse_home(&pair.key));
+            }
+        })
+        .await?;
         if own.is_empty() {
             return Ok(());
         }

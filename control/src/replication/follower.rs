@@ -170,10 +170,9 @@ impl Replication {
         else {
             return Err(Broken::Protocol);
         };
-        let gone = match whole {
-            true => self.strangers(connection.peer(), &moved).await?,
-            false => gone,
-        };
+        let gone = self
+            .departed(connection.peer(), (whole, &moved, gone))
+            .await?;
         let again = self.status.again(connection.peer(), UNVERIFIED_EVERY);
         let told: BTreeSet<OrgId> = moved.iter().map(|moved| moved.org).collect();
         let again = again

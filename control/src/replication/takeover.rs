@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proto::home::{Home, Lies};
 use proto::id::OrgId;
+use proto::keys;
 use proto::org::Role;
 use proto::seal;
 use proto::store::{Compare, Txn, TxnOutcome};
@@ -45,7 +46,7 @@ impl Replication {
         let known = self.homes.of(org);
         let home = match known {
             Some(known) if known.epoch >= told.epoch => known,
-            _ => match self.learn(connection, guard, org).await? {
+            _ => match self.hear(connection, guard, org).await? {
                 Some(home) => home,
                 None => return Ok(Step::Pass),
             },
@@ -63,6 +64,29 @@ impl Replication {
         Ok(Step::Follow(home))
     }
 
+    /// Learns what a region tells of by itself. Where an organisation is not here, only its home is
+    /// believed: no other region says later that it is no more, and the fact would stay.
+    async fn hear(
+        &self,
+        connection: &mut Connection,
+        guard: &Guard,
+        org: OrgId,
+    ) -> Result<Option<Home>, Broken> {
+        let Some(told) = ask_home(connection, org).await? else {
+            return Ok(None);
+        };
+        let mut holds: Vec<Compare> = guard.iter().cloned().collect();
+        let is_elsewhere = told.region != connection.peer();
+        if is_elsewhere && self.regions.peer(&told.region).is_some() {
+            let head = keys::head(org);
+            if self.store.get(&head).await?.value.is_none() {
+                return Ok(None);
+            }
+            holds.push(Compare::Present(head));
+        }
+        self.adopt(connection.peer(), holds, (org, told)).await
+    }
+
     /// Adopts the fact of another region where it is the higher one. Gives the one that then
     /// stands here.
     pub(super) async fn learn(
@@ -74,6 +98,17 @@ impl Replication {
         let Some(told) = ask_home(connection, org).await? else {
             return Ok(None);
         };
+        let holds = guard.iter().cloned().collect();
+        self.adopt(connection.peer(), holds, (org, told)).await
+    }
+
+    /// The same with what a region told, while all of `holds` does.
+    async fn adopt(
+        &self,
+        peer: &str,
+        mut holds: Vec<Compare>,
+        (org, told): (OrgId, Home),
+    ) -> Result<Option<Home>, Broken> {
         let stored = homes::stored(&*self.store, org).await;
         let stored = stored.map_err(|error| ApplyError::Local(error.to_string()))?;
         if let Some((known, _)) = &stored
@@ -88,7 +123,7 @@ impl Replication {
                 %org,
                 "region {} knows {own} as home of {org} since epoch {}, and the store here does \
                  not: it was restored or wiped. Promote a region that has the newest versions",
-                connection.peer(), told.epoch.counter
+                peer, told.epoch.counter
             );
             return Ok(None);
         }
@@ -96,11 +131,9 @@ impl Replication {
             let why = format!("its home is region `{region}`, which is not in `regions.peers`");
             return Err(ApplyError::Refused { org, why }.into());
         }
+        holds.push(homes::unchanged(org, stored.map(|(_, at)| at)));
         let txn = Txn {
-            compares: [homes::unchanged(org, stored.map(|(_, at)| at))]
-                .into_iter()
-                .chain(guard.clone())
-                .collect(),
+            compares: holds,
             ops: vec![homes::put(org, &told)],
             or_read: Vec::new(),
         };

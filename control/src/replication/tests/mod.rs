@@ -2,6 +2,7 @@
 
 mod by_region;
 mod by_region_faults;
+mod departed;
 mod moves;
 pub(super) mod net;
 mod promoted;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use proto::home::Home;
 use proto::id::OrgId;
 use proto::keys;
-use proto::object::{Body, ObjectId};
-use proto::tree::{Operation, SYSTEM_ORG, VersionRecord};
+use proto::tree::{SYSTEM_ORG, VersionRecord};
 use tokio::task::JoinHandle;
 
 use super::super::apply::ApplyError;
 use super::super::{Broken, Follower, HandOverError, PromoteError};
+use super::departed::create_org;
 use super::net::{Net, Region, create_credential, create_target, installation, rename, set_secret};
 use crate::publish::{PublishError, homes};
 
@@ -48,16 +48,22 @@ pub async fn comes<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut()
 /// Waits until regions hold the same versions, heads and homes.
 pub async fn equal(regions: &[&Region]) {
     const EQUAL: &[&str] = &["live/head/", "home/"];
-    comes("equal heads", || async {
-        let first = regions[0].dump(EQUAL).await;
-        for region in &regions[1..] {
-            if region.dump(EQUAL).await != first {
-                return false;
+    let differs = std::cell::RefCell::new(Vec::new());
+    let is_equal = async {
+        loop {
+            *differs.borrow_mut() = differences(regions, EQUAL).await;
+            if differs.borrow().is_empty() {
+                return;
             }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        true
-    })
-    .await;
+    };
+    let came = tokio::time::timeout(COMES, is_equal).await;
+    assert!(
+        came.is_ok(),
+        "heads stay different: {:#?}",
+        differs.borrow()
+    );
     // Of what several regions keep of one number all is one version.
     let mut known: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for region in regions {
@@ -76,6 +82,20 @@ pub async fn equal(regions: &[&Region]) {
             assert!(n <= head.n, "{key} lies beyond the head: {record:?}");
         }
     }
+}
+
+/// What regions do not all hold: by region and key.
+async fn differences(regions: &[&Region], prefixes: &[&str]) -> Vec<String> {
+    let mut all = Vec::new();
+    for region in regions {
+        let dump = region.dump(prefixes).await;
+        all.extend(dump.into_iter().map(|pair| (region.name(), pair)));
+    }
+    let holders = |pair| all.iter().filter(|(_, other)| other == pair).count();
+    let apart = all.iter().filter(|(_, pair)| holders(pair) < regions.len());
+    apart
+        .map(|(region, (key, value))| format!("{region} {key} {}", value.escape_ascii()))
+        .collect()
 }
 
 pub async fn home(region: &Region, org: OrgId) -> Home {
@@ -364,16 +384,7 @@ async fn an_organisation_that_was_created_on_a_branch_is_set_aside_whole() {
     net.cut("us", "eu");
     net.cut("us", "ap");
     let acme = OrgId::new();
-    let create = Operation::Create {
-        id: ObjectId::Org(acme),
-        body: Body::Org(proto::org::Org {
-            slug: "acme".into(),
-            name: String::new(),
-            default_limits: None,
-        }),
-        secret: None,
-    };
-    us.publish(SYSTEM_ORG, vec![create]).await;
+    us.publish(SYSTEM_ORG, vec![create_org(acme, "acme")]).await;
     us.publish(acme, vec![create_target(1, "of acme")]).await;
     us.seen(acme).await;
     eu.replication.promote(false).await.unwrap();
