@@ -155,7 +155,7 @@ fn problems(member: &Member, all: &[Member], own: &str) -> Vec<Value> {
     let is_namesake = |other: &&Member| {
         other.id != member.id
             && (&other.name, &other.region) == (&member.name, &member.region)
-            && other.address != member.address
+            && (&other.address, &other.peers) != (&member.address, &member.peers)
     };
     if let Some(other) = all.iter().find(is_namesake) {
         problem(
@@ -163,7 +163,9 @@ fn problems(member: &Member, all: &[Member], own: &str) -> Vec<Value> {
             format!(
                 "the node at {} is named {} too: give each its own `node_name`, or their records \
                  and their parts of limits mix",
-                other.address, member.name
+                // What it listens on may be the same for all: 0.0.0.0.
+                other.peers.as_deref().unwrap_or(&other.address),
+                member.name
             ),
         );
     }
@@ -196,6 +198,13 @@ mod tests {
         }
     }
 
+    fn linked_at(member: Member, peers: &str) -> Member {
+        Member {
+            peers: Some(peers.into()),
+            ..member
+        }
+    }
+
     #[test]
     fn a_name_for_two_and_a_region_of_another_store_are_told() {
         let all = [
@@ -204,6 +213,10 @@ mod tests {
             member(3, "gw-2", "eu", "10.0.0.3:8080"),
             member(4, "gw-2", "eu", "10.0.0.3:8080"),
             member(5, "gw-3", "x", "10.0.0.4:8080"),
+            linked_at(member(6, "gw-4", "eu", "0.0.0.0:8080"), "10.0.0.5:8083"),
+            linked_at(member(7, "gw-4", "eu", "0.0.0.0:8080"), "10.0.0.6:8083"),
+            linked_at(member(8, "gw-5", "eu", "0.0.0.0:8080"), "10.0.0.7:8083"),
+            linked_at(member(9, "gw-5", "eu", "0.0.0.0:8080"), "10.0.0.7:8083"),
         ];
         let codes = all.each_ref().map(|one| {
             let found = problems(one, &all, "eu");
@@ -211,7 +224,15 @@ mod tests {
             codes.collect::<Vec<_>>().join(" ")
         });
         let (taken, foreign) = ("\"name-taken\"", "\"region-foreign\"");
-        assert_eq!(codes, [taken, taken, "", "", foreign]);
+        let expected = [taken, taken, "", "", foreign, taken, taken, "", ""];
+        assert_eq!(codes, expected);
+        let told = problems(&all[5], &all, "eu");
+        assert!(
+            told[0]["detail"]
+                .as_str()
+                .unwrap()
+                .contains("10.0.0.6:8083")
+        );
     }
 
     #[test]

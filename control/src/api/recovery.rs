@@ -87,7 +87,7 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
         (Some(node), false, false) => Source::Node(node),
         (None, true, false) => Source::Store,
         (None, false, true) => {
-            let reclaimed = call.control.publisher.store().reclaim_space().await;
+            let reclaimed = call.control.publisher.reclaim_space().await;
             reclaimed.map_err(|error| write::refusal(error.into()))?;
             // A full store takes no entry before.
             call.audited(SYSTEM_ORG, act).await?;

@@ -108,6 +108,17 @@ impl Publisher {
         }
     }
 
+    /// Gives back the space that deleted and earlier content takes, and asks anew how much is
+    /// taken, so that what is free counts at once. Other control planes ask within minutes.
+    ///
+    /// # Errors
+    /// As [`Store::reclaim_space`].
+    pub async fn reclaim_space(&self) -> Result<(), StoreError> {
+        let reclaimed = self.store.reclaim_space().await;
+        self.ask_room().await;
+        reclaimed
+    }
+
     pub(super) async fn ask_room(&self) {
         match Store::sizes(&*self.store).await {
             Ok(sizes) => {

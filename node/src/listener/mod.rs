@@ -228,6 +228,12 @@ impl Door {
     }
 }
 
+/// At least as long in whole seconds, which is what the server counts in: a drain of less than a
+/// second is none otherwise.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 /// Serves an actix-web `App` on a bound listener. Await the server to run it; stop it through the
 /// handle: signals are the caller's. `app` is called once on each worker thread. `metrics` counts
 /// what is refused.
@@ -267,7 +273,7 @@ where
     let builder = Server::build()
         .workers(settings.workers)
         .max_concurrent_connections(settings.connections_max.saturating_add(REFUSING_PER_WORKER))
-        .shutdown_timeout(settings.shutdown_timeout.as_secs())
+        .shutdown_timeout(whole_seconds(settings.shutdown_timeout))
         .disable_signals();
     let draining = builder.graceful_shutdown_signal();
     let socket = listener.try_clone()?;

@@ -20,7 +20,7 @@ use actix_web::{App, HttpRequest, HttpResponse, web};
 use futures_util::StreamExt as _;
 
 use super::connection::Connection;
-use super::{ListenerHandle, ListenerSettings, Queue, serve};
+use super::{ListenerHandle, ListenerSettings, Queue, serve, whole_seconds};
 use crate::metrics::Metrics;
 
 /// A test that waits longer than this for anything has failed.
@@ -248,4 +248,18 @@ fn download(req: &HttpRequest) -> HttpResponse {
         let bytes: web::Bytes = (start..end).map(pattern).collect::<Vec<u8>>().into();
         std::task::Poll::Ready((start < end).then_some(Ok::<_, std::io::Error>(bytes)))
     }))
+}
+
+#[test]
+fn a_drain_of_a_part_of_a_second_is_no_less() {
+    for (ms, seconds) in [
+        (0, 0),
+        (1, 1),
+        (900, 1),
+        (1_000, 1),
+        (1_001, 2),
+        (30_000, 30),
+    ] {
+        assert_eq!(whole_seconds(Duration::from_millis(ms)), seconds, "{ms}");
+    }
 }

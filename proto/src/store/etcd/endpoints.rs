@@ -115,21 +115,23 @@ impl Endpoints {
     }
 
     /// Makes the call at every endpoint, one after the other, each within `share` and on a channel
-    /// of its own: the others give up earlier.
-    pub(super) async fn each<F, R>(&self, share: Duration, make: F) -> Result<(), StoreError>
+    /// of its own: the others give up earlier. Gives the failures; one does not keep the others
+    /// from their turn.
+    pub(super) async fn each<F, R>(&self, share: Duration, make: F) -> Vec<StoreError>
     where
         F: Fn(Client) -> R,
         R: Future<Output = Result<(), Error>>,
     {
+        let mut failures = Vec::new();
         for endpoint in &self.endpoints {
             let failed = match self.alone(endpoint, share, &make).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => failure(&error, Call::Repeatable, LeaseId(0)),
                 Err(_) => lost("no answer in time".to_owned(), Call::Repeatable),
             };
-            return Err(endpoint.named(failed).error);
+            failures.push(endpoint.named(failed).error);
         }
-        Ok(())
+        failures
     }
 
     /// The answers of those endpoints that give one within `share`, by their addresses.

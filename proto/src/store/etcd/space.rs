@@ -34,12 +34,26 @@ impl Shared {
     pub(super) async fn reclaim_space(&self, deadline: Instant) -> Result<(), StoreError> {
         let newest = self.get("space", deadline).await?.revision;
         self.compact(newest, deadline).await?;
-        self.endpoints
+        let failures = self
+            .endpoints
             .each(MEMBER_MAX, |client| {
                 let mut member = client.maintenance_client();
                 async move { member.defragment().await.map(|_| ()) }
             })
-            .await?;
+            .await;
+        // A member that is away keeps nobody from writing: it tells when it is full still.
+        self.take_writes_again().await?;
+        match failures.into_iter().next() {
+            None => Ok(()),
+            Some(failure) => Err(StoreError::Unavailable(format!(
+                "the cluster takes writes again, and not every member gave its space back: \
+                 {failure}"
+            ))),
+        }
+    }
+
+    /// Ends the alarms of full members.
+    async fn take_writes_again(&self) -> Result<(), StoreError> {
         self.endpoints
             .call(
                 Instant::now() + MEMBER_MAX,
