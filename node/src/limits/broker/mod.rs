@@ -17,12 +17,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome};
+use proto::store::{Compare, Op, StoreError, Txn, TxnOutcome};
 use tracing::error;
 
 use self::budget::Budget;
 use self::calendar::Wall;
-use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health};
+use self::health::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, Health, Probe};
 use self::roster::{Keys, Roster, key_hash};
 use super::block::Opener;
 use super::clock::Moment;
@@ -61,16 +61,6 @@ struct Asked {
     slots: Vec<Slot>,
     /// It only reads.
     probe: Option<Probe>,
-}
-
-/// What was known when a probe was sent.
-#[derive(Debug)]
-struct Probe {
-    /// Revision of each key's newest known state: an answer that comes after the key has moved on
-    /// tells of its past.
-    expected: Vec<Option<Revision>>,
-    /// Whether it reads every key that waits for the store.
-    whole: bool,
 }
 
 /// All keys of a process.
@@ -195,7 +185,7 @@ impl Broker {
                     self.contact_ns = now_ns;
                 }
                 let of_before = self.note_revision(asked.asking, outcome.revision(), now_ns);
-                self.up(now_ns, probe.is_none());
+                self.answered(probe.as_ref(), now_ns);
                 match outcome {
                     TxnOutcome::Committed(revision) => {
                         self.each(&slots, |owner| owner.committed(revision, now_ns));
@@ -210,7 +200,7 @@ impl Broker {
             }
             Err(error) => {
                 count(&self.shared.stats.failures);
-                self.down(&error, now_ns);
+                self.down(&error, probe.as_ref(), now_ns);
                 if probe.is_none() {
                     self.each(&slots, |owner| owner.failed(now_ns));
                     self.stalled.extend(&slots);
@@ -223,13 +213,9 @@ impl Broker {
     pub fn due_ns(&self) -> u64 {
         let look_ns = self.looks.first().map_or(u64::MAX, |(at_ns, _)| *at_ns);
         let look_ns = look_ns.min(self.return_told_ns.unwrap_or(u64::MAX));
-        match &self.health {
-            Health::Down {
-                retry_ns,
-                probe: None,
-                ..
-            } if !self.stalled.is_empty() => look_ns.min(*retry_ns),
-            _ => look_ns,
+        match self.stalled.is_empty() {
+            true => look_ns,
+            false => look_ns.min(self.probe_due_ns()),
         }
     }
 
@@ -332,7 +318,9 @@ impl Broker {
             self.owners.remove(&slot);
             self.slots.remove(&key);
         } else if !store_up {
+            let unread = owner.is_unread() && !owner.is_writing();
             self.stalled.insert(slot);
+            self.stalled_unread(unread);
         }
         self.said(&key, out, now.boot_ns);
         write.map(|write| (key, write))

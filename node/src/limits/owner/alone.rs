@@ -13,6 +13,21 @@ const FRESH_NS: u64 = 1_000_000_000;
 const SAID_LOST_NS: u64 = 100_000_000;
 
 impl Owner {
+    /// Whether nothing has been heard yet of what the store holds of the key.
+    pub fn is_unread(&self) -> bool {
+        self.answered_ns == 0
+    }
+
+    /// When it was heard last.
+    pub fn heard_ns(&self) -> u64 {
+        self.answered_ns
+    }
+
+    /// The store still held the newest known state at `now_ns`.
+    pub fn confirmed(&mut self, now_ns: u64) {
+        self.answered_ns = now_ns;
+    }
+
     /// Notes whether tokens are missed, and counts the time without anybody who gives any.
     pub(super) fn note_missed(&mut self, now_ns: u64, missed: bool, in_hand: u64) {
         let grace_ns = self.place.grace_ns;

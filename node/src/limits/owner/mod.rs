@@ -350,11 +350,6 @@ impl Owner {
         self.resolve(now_ns);
     }
 
-    /// The store still held the newest known state at `now_ns`.
-    pub fn confirmed(&mut self, now_ns: u64) {
-        self.answered_ns = now_ns;
-    }
-
     /// Whether a write of the key is on its way.
     pub fn is_writing(&self) -> bool {
         self.attempt.is_some()

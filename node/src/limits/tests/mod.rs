@@ -15,6 +15,7 @@ mod memory;
 mod meter;
 mod network;
 mod pauses;
+mod refused_writes;
 mod restored;
 mod schedules;
 mod several;

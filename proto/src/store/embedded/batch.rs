@@ -20,7 +20,7 @@ pub(super) struct Batch<'c> {
     pub(super) leases: Vec<LeaseChange>,
     /// A compaction that was asked for.
     pub(super) compacted: Option<Revision>,
-    /// Why the last write found no room, while there is none.
+    /// Why the last write was not taken, while none is.
     pub(super) full: Option<StoreError>,
 }
 

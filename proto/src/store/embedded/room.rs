@@ -1,9 +1,10 @@
-//! Whether there is room for writes again after one found none.
+//! Whether writes are taken again after one was not: there is room, and the disk does its work.
 //!
 //! A compare that does not hold writes nothing, and so meets no full disk. Who asks that way
 //! whether the store takes writes again would hear yes each time, and send writes that fail.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::PathBuf;
 
 use rusqlite::Connection;
@@ -31,7 +32,10 @@ fn may_grow(db: &Connection) -> rusqlite::Result<bool> {
 /// Only a file that is written tells: what a disk says to be free may be others' or not to be had.
 fn on_disk(path: &str) -> bool {
     let file = PathBuf::from(format!("{path}-room"));
-    let written = fs::write(&file, vec![0; PAGES * PAGE_BYTES]);
+    let written = File::create(&file).and_then(|mut room| {
+        room.write_all(&vec![0; PAGES * PAGE_BYTES])?;
+        room.sync_all()
+    });
     let removed = fs::remove_file(&file);
     written.is_ok() && removed.is_ok()
 }

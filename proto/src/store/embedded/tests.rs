@@ -237,6 +237,53 @@ async fn a_full_store_refuses_whatever_could_write() {
     assert!(matches!(ask(vec![]).await, Ok(TxnOutcome::Conflict(_))));
 }
 
+/// A disk that does not do its work: a commit whose outcome nobody knows.
+#[tokio::test]
+async fn a_store_whose_commits_fail_refuses_whatever_could_write_until_its_disk_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let db = Connection::open(&path).unwrap();
+    file::lay_out(&db).unwrap();
+    // What is found to be wrong at the commit only.
+    db.execute_batch(
+        "PRAGMA foreign_keys = ON;
+         CREATE TABLE parent (id INTEGER PRIMARY KEY);
+         CREATE TABLE child (id REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+         CREATE TRIGGER fails AFTER INSERT ON kv WHEN new.key = CAST('bad' AS BLOB)
+             BEGIN INSERT INTO child VALUES (1); END;",
+    )
+    .unwrap();
+    let (writer, _revisions) = Writer::start(db).unwrap();
+    // A folder where the file is to be written that tells.
+    let room = dir.path().join("store-room");
+    std::fs::create_dir(&room).unwrap();
+    let failed = run_put(&writer, "bad").await;
+    assert!(
+        matches!(failed, Err(StoreError::OutcomeUnknown(_))),
+        "{failed:?}"
+    );
+    let may_write = || {
+        let txn = Txn {
+            compares: vec![Compare::Present("no".into())],
+            ops: vec![Op::put("a", "")],
+            or_read: vec!["no".into()],
+        };
+        writer.run(LONG, move |batch| batch.txn(&txn))
+    };
+    let refused = may_write().await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
+    std::fs::remove_dir(&room).unwrap();
+    assert!(matches!(may_write().await, Ok(TxnOutcome::Conflict(_))));
+    assert!(!room.exists());
+    assert_eq!(
+        run_put(&writer, "good").await,
+        Ok(TxnOutcome::Committed(Revision(2)))
+    );
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_and_a_job_given_up_is_not_done() {
     let (writer, revisions) = Writer::start(database()).unwrap();

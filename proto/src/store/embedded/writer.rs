@@ -189,7 +189,7 @@ struct Thread {
     published: watch::Sender<Revision>,
     leases: LeaseClock,
     leases_rest_until: Option<Instant>,
-    /// Why the last write found no room.
+    /// Why the last write was not taken, or may not have been, while that lasts.
     full: Option<StoreError>,
     sweep: Option<Sweep>,
 }
@@ -295,11 +295,13 @@ impl Thread {
                 self.revision = done.revision;
             }
             Err(End::RolledBack(error)) => {
-                if matches!(error, StoreError::Full(_)) {
+                if matches!(error, StoreError::Full(_) | StoreError::Unavailable(_)) {
                     self.full = Some(error.clone());
                 }
             }
-            Err(End::Unknown(_)) => {
+            Err(End::Unknown(error)) => {
+                // Who asks whether writes are taken again writes nothing, and would hear yes.
+                self.full = Some(StoreError::Unavailable(error.to_string()));
                 // Read back; while that fails too, the next commit fails with the unique index.
                 self.revision = history::revision(&self.db).unwrap_or(self.revision);
             }
