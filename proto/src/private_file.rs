@@ -9,22 +9,49 @@ use std::path::Path;
 /// `temporary`, which lies in the same folder, synced, then renamed.
 ///
 /// # Errors
-/// The folder cannot be written, or the disk is full; the old file is then untouched.
+/// The folder cannot be written, or the disk is full; the old file is then untouched, and the
+/// temporary one takes no room.
 pub fn replace(path: &Path, temporary: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(temporary)?;
-    for part in parts {
-        file.write_all(part)?;
+    let written = write(temporary, parts).and_then(|()| fs::rename(temporary, path));
+    if written.is_err() {
+        // What stays is overwritten by the next one.
+        let _ = fs::remove_file(temporary);
     }
-    file.sync_all()?;
-    fs::rename(temporary, path)?;
+    written?;
     // A bare name lies in the current folder.
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_put_in_place_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, temporary) = (dir.path().join("file"), dir.path().join("file.tmp"));
+        replace(&file, &temporary, &[b"a", b"b"]).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"ab");
+        // A folder in its place, which no file can take.
+        let taken = dir.path().join("taken");
+        fs::create_dir_all(taken.join("inside")).unwrap();
+        assert!(replace(&taken, &temporary, &[b"c"]).is_err());
+        assert!(!temporary.exists());
+    }
 }

@@ -1,6 +1,7 @@
 //! A node of a cluster: the data plane alone. Configuration and tokens come from etcd, records go
 //! to a control plane.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,9 @@ const STORE_GRACE: Duration = Duration::from_secs(2);
 
 /// Longest wait for the last copy of the configuration when the process stops.
 const COPY_MAX: Duration = Duration::from_secs(5);
+
+/// How often the place for records is tried to be opened.
+const SPOOL_RETRY: Duration = Duration::from_secs(5);
 
 /// What is ready before anything runs.
 pub struct Node {
@@ -176,18 +180,31 @@ fn spool(settings: &Settings, folder: Folder, background: &Runtime) -> oneshot::
             }
         };
         kept::sweep(&dir);
-        match Spool::open(&dir.join("spool"), bytes_max) {
-            // An error means that nothing ships any more.
-            Ok(spool) => drop(opened.send(spool)),
-            // Traffic matters more than what is told of it.
-            Err(error) => {
-                let dir = dir.display();
-                error!("{dir}/spool cannot be used, records wait in memory only: {error}");
-            }
-        }
+        let spool = open_spool(&dir, bytes_max).await;
+        // An error means that nothing ships any more.
+        drop(opened.send(spool));
         std::future::pending::<()>().await;
     });
     spool
+}
+
+/// Opens the place again and again until the disk allows it: traffic matters more than what is told
+/// of it.
+async fn open_spool(dir: &Path, bytes_max: u64) -> Spool {
+    let place = dir.join("spool");
+    let mut is_told = false;
+    loop {
+        match Spool::open(&place, bytes_max) {
+            Ok(spool) => return spool,
+            Err(error) if !is_told => {
+                is_told = true;
+                let place = place.display();
+                error!("{place} cannot be used, records wait in memory until it can: {error}");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(SPOOL_RETRY).await;
+    }
 }
 
 /// Takes records to control planes, over the disk while none is there.

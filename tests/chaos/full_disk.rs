@@ -1,14 +1,17 @@
 //! The disk of one of our own processes is full: requests and limits go on, what cannot be kept is
 //! refused or counted, and with room again all is as before, by itself.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::cluster;
+use super::cluster::{self, Cluster, Links, Process, SECOND as CLUSTER_SECOND};
 use super::load::Load;
 use crate::harness::disk::Disk;
-use crate::harness::gateway::{Gateway, Start};
+use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::upstream::{Upstream, json_answer};
 use crate::harness::wait_for;
 
@@ -148,4 +151,167 @@ fn one_process_alone_serves_refuses_changes_and_loses_none() {
     assert_eq!(targets(&gateway), kept, "no acknowledged change is lost");
     gateway.record(&id);
     drop((gateway, disk));
+}
+
+const SPOOLED: &str = "requestrocket_records_spooled";
+
+/// Starts a process again, with what it had, on a small disk of its own.
+fn on_disk(process: &mut Process) -> Disk {
+    let folder = process.kill();
+    let (data, before) = (folder.path().join("data"), folder.path().join("before"));
+    fs::rename(&data, &before).expect("the data is set aside");
+    let disk = Disk::mount(data.clone(), DISK_MIB);
+    copy(&before, &data);
+    process.resume(folder);
+    disk
+}
+
+/// Copies all files of a folder, and those of folders in it; sockets are made anew.
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let (path, place) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            fs::create_dir(&place).expect("a folder can be made");
+            copy(&path, &place);
+        } else if path.is_file() {
+            fs::copy(&path, &place).expect("a file can be copied");
+        }
+    }
+}
+
+/// Calls a proxy on a node; the id of its record.
+fn call(node: &Process, proxy: &Proxy, path: &str) -> String {
+    let answer = proxy.request("GET", path).send(&node.gateway().url);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let id = answer.field("requestrocket-request-id");
+    id.expect("an id").to_owned()
+}
+
+/// Whether one of the control planes has the record.
+fn is_kept(cluster: &Cluster<'_>, id: &str) -> bool {
+    let path = format!("/records/{id}");
+    let mut controls = cluster.controls.iter();
+    controls.any(|control| {
+        let answer = control.gateway().api("GET", &path, None);
+        answer.status() == 200
+    })
+}
+
+/// Memory that a process has, in KiB.
+fn resident_kib(process: &Process) -> u64 {
+    let status = format!("/proc/{}/status", process.gateway().id());
+    let status = fs::read_to_string(status).expect("a process that runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let text = line.expect("its size").trim_end_matches("kB").trim();
+    text.parse().expect("a number")
+}
+
+#[test]
+fn a_node_whose_disk_is_full_serves_drops_the_oldest_records_and_recovers() {
+    cluster::run_with(Links::Peers, |cluster, proxy| {
+        let disk = on_disk(&mut cluster.nodes[0]);
+        let load = cluster.load(proxy);
+        load.after(CLUSTER_SECOND);
+        load.after(CLUSTER_SECOND).is_clean("before anything");
+        let folders: Vec<_> = cluster.controls.iter_mut().map(Process::kill).collect();
+        let node = &cluster.nodes[0];
+        let waits = || node.metric(SPOOLED).filter(|count| *count > 0.0);
+        wait_for("records on the node's disk", waits);
+        let oldest = call(node, proxy, "/oldest");
+        load.after(CLUSTER_SECOND).is_clean("without control");
+
+        disk.fill();
+        let dropped = || node.metric(DROPPED).unwrap_or_default();
+        wait_for("the oldest that go", || (dropped() > 0.0).then_some(()));
+        let before_kib = resident_kib(node);
+        load.after(20 * CLUSTER_SECOND).is_clean("full");
+        let grown_kib = resident_kib(node).saturating_sub(before_kib);
+        assert!(grown_kib < 64 * 1024, "{grown_kib} KiB more");
+        let lines = node.gateway().log();
+        let told = lines.matches("records cannot be kept").count();
+        assert!((1..=3).contains(&told), "{told} lines");
+        // Whatever ends a node ends it on a full disk too.
+        let folder = cluster.nodes[0].kill();
+        load.after(CLUSTER_SECOND)
+            .is_answered_but_by(0, "a node is killed");
+        cluster.nodes[0].resume(folder);
+        load.after(CLUSTER_SECOND);
+        load.after(CLUSTER_SECOND)
+            .is_clean("started on a full disk");
+
+        let node = &cluster.nodes[0];
+        let newest = call(node, proxy, "/newest");
+        disk.empty();
+        for (control, folder) in cluster.controls.iter_mut().zip(folders) {
+            control.resume(folder);
+        }
+        let node = &cluster.nodes[0];
+        node.wait_metric(SPOOLED, 0);
+        wait_for("the newest record", || {
+            is_kept(cluster, &newest).then_some(())
+        });
+        assert!(!is_kept(cluster, &oldest), "it went first");
+        let told = "requestrocket_control_records_lost_total";
+        wait_for("a control plane that is told of the loss", || {
+            let mut controls = cluster.controls.iter();
+            let lost = controls.any(|control| control.gateway().metric(told) > 0.0);
+            lost.then_some(())
+        });
+        let kept = node.gateway().data_dir().join("kept.bin");
+        let written = || -> Option<SystemTime> { fs::metadata(&kept).ok()?.modified().ok() };
+        let (before, lost) = (written(), node.metric(DROPPED));
+        cluster.rename(0, proxy, "found");
+        cluster.agrees(0);
+        wait_for("a copy on the disk", || (written() > before).then_some(()));
+        load.after(CLUSTER_SECOND).is_clean("with room again");
+        assert_eq!(node.metric(DROPPED), lost, "no more is lost");
+        drop((load, disk));
+    });
+}
+
+#[test]
+fn control_planes_whose_disks_are_full_take_changes_and_nodes_keep_the_records() {
+    cluster::run_with(Links::Peers, |cluster, proxy| {
+        let disks: Vec<_> = cluster.controls.iter_mut().map(on_disk).collect();
+        let load = cluster.load(proxy);
+        load.after(CLUSTER_SECOND).is_clean("before anything");
+        let first = call(&cluster.nodes[0], proxy, "/first");
+        wait_for("its record", || is_kept(cluster, &first).then_some(()));
+
+        disks.iter().for_each(Disk::fill);
+        for node in &cluster.nodes {
+            let waits = || node.metric(SPOOLED).filter(|count| *count > 0.0);
+            wait_for("records on the node's disk", waits);
+        }
+        let waiting = call(&cluster.nodes[0], proxy, "/waiting");
+        for (at, control) in cluster.controls.iter().enumerate() {
+            cluster.rename(at, proxy, &format!("full-{at}"));
+            control.read("/records?limit=5");
+            control.read("/targets");
+            let refused = "requestrocket_control_records_refused_total";
+            wait_for("records that are refused", || {
+                (control.gateway().metric(refused) > 0.0).then_some(())
+            });
+        }
+        cluster.agrees(0);
+        assert!(is_kept(cluster, &first), "reads go on");
+        assert!(!is_kept(cluster, &waiting), "it waits");
+        // Whatever ends a control plane ends it on a full disk too.
+        let folder = cluster.controls[1].kill();
+        cluster.controls[1].resume(folder);
+        cluster.rename(1, proxy, "again");
+        load.after(5 * CLUSTER_SECOND).is_clean("full");
+
+        disks.iter().for_each(Disk::empty);
+        for node in &cluster.nodes {
+            node.wait_metric(SPOOLED, 0);
+            assert_eq!(node.metric(DROPPED), Some(0.0), "no record is lost");
+        }
+        wait_for("the record that waited", || {
+            is_kept(cluster, &waiting).then_some(())
+        });
+        load.after(CLUSTER_SECOND).is_clean("with room again");
+        drop((load, disks));
+    });
 }

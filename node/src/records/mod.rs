@@ -4,6 +4,7 @@
 //! another thread for many requests. The queue is bounded; what finds no room is dropped and
 //! counted, and never slows a request.
 
+mod frames;
 pub mod lines;
 mod link;
 pub mod losses;

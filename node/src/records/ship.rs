@@ -262,25 +262,20 @@ impl Shipper {
         }
     }
 
-    /// Puts records on disk; what finds no place there is lost and counted.
+    /// Puts records on disk; what finds no place there is lost and counted, the oldest first.
     async fn keep(&mut self, records: Batch) {
         let count = records.len() as u64;
-        let kept = self.on_disk(move |spool| spool.push(records)).await;
-        let lost = match kept {
-            Some(Ok(dropped)) => {
-                self.disk_failed = false;
-                dropped
-            }
-            Some(Err(problem)) => {
-                if let Some(lost) = self.losses.note(count, Instant::now().into_std()) {
-                    error!("{lost} records cannot be kept on disk and are lost: {problem}");
-                }
-                self.disk_failed = true;
-                count
-            }
-            None => count,
+        let Some(kept) = self.on_disk(move |spool| spool.keep(records)).await else {
+            self.metrics.records_dropped(count);
+            return;
         };
-        self.metrics.records_dropped(lost);
+        self.metrics.records_dropped(kept.lost);
+        self.disk_failed = kept.refused;
+        if let Some(problem) = kept.problem
+            && let Some(lost) = self.losses.note(kept.lost, Instant::now().into_std())
+        {
+            error!("{lost} records cannot be kept on disk and are lost: {problem}");
+        }
     }
 
     /// Runs a disk operation where it holds up nobody.

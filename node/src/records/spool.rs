@@ -1,22 +1,23 @@
 //! Records on disk while no control plane takes them: bounded, oldest first, whole again after a
 //! crash.
 //!
-//! A spool is a folder of segments; each is a file of frames, and each frame is its length, the
-//! number of its records and an encoded batch. New batches go to the end of the last segment; what
-//! is acknowledged is passed over, and a segment that is passed goes. At the bound the oldest
-//! segment goes, and its records count as dropped. A frame that a crash cut is left out. After a
-//! restart the first segment is sent again from its beginning: who stores records knows them by
-//! their ids.
+//! A spool is a folder of segments; each is a file of frames ([`super::frames`]). New batches go to
+//! the end of the last segment; what is acknowledged is passed over, and a segment that is passed
+//! goes. At the bound, and where the disk is full, the oldest segment goes, and its records count
+//! as dropped. A frame that a crash cut is left out. After a restart the first segment is sent
+//! again from its beginning: who stores records knows them by their ids.
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proto::record::Record;
-use proto::wire::{self, RecordBatch};
+use proto::wire;
+
+use super::frames::{cut, framed, read_frame, scan};
 
 /// Largest part of the bound that one segment takes.
 const SEGMENTS_MIN: u64 = 8;
@@ -24,8 +25,8 @@ const SEGMENTS_MIN: u64 = 8;
 const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Most bytes of batches that are sent as one: half of what a frame may have.
 const JOINED_BYTES_MAX: u64 = wire::PAYLOAD_BYTES_MAX as u64 / 2;
-/// Length and number of records before each batch.
-const HEAD_BYTES: usize = 8;
+/// On a full disk the oldest go until they have freed so many times what a batch needs.
+const ROOM_TRIES: u64 = 4;
 
 /// Records that wait on disk.
 #[derive(Debug)]
@@ -67,6 +68,28 @@ pub struct Oldest {
 pub struct Place {
     segment: u64,
     frame_bytes: u64,
+}
+
+/// What became of a batch, and of others.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Records that are lost: the oldest, or those of the batch itself.
+    pub lost: u64,
+    /// Whether the batch is among them.
+    pub refused: bool,
+    /// What the disk said, where it did not take the batch as it was.
+    pub problem: Option<std::io::Error>,
+}
+
+impl Kept {
+    /// The batch is lost as well.
+    fn without(self, count: u64, problem: std::io::Error) -> Self {
+        Self {
+            lost: self.lost + count,
+            refused: true,
+            problem: Some(problem),
+        }
+    }
 }
 
 impl Spool {
@@ -126,26 +149,41 @@ impl Spool {
         self.segments.is_empty()
     }
 
-    /// Adds a batch; gives how many of the oldest records had to go for it.
+    /// Adds a batch. On a full disk the oldest segments go for it.
+    pub fn keep(&mut self, records: Vec<Arc<Record>>) -> Kept {
+        let count = records.len() as u64;
+        let mut kept = Kept::default();
+        let frame = match framed(records) {
+            Ok(frame) => frame,
+            Err(problem) => return kept.without(count, problem),
+        };
+        let (mut freed, enough) = (0, ROOM_TRIES * frame.len() as u64);
+        loop {
+            match self.push(&frame, count) {
+                Ok(dropped) => {
+                    kept.lost += dropped;
+                    return kept;
+                }
+                // Where that was of no use others take the room, and more of it would be theirs.
+                Err(problem) if is_full(&problem) && !self.is_empty() && freed < enough => {
+                    freed += self.segments.front().map_or(0, |first| first.bytes);
+                    kept.lost += self.skip();
+                    kept.problem = Some(problem);
+                }
+                Err(problem) => return kept.without(count, problem),
+            }
+        }
+    }
+
+    /// Adds a frame; gives how many of the oldest records had to go for it at the bound.
     ///
     /// # Errors
     /// It cannot be written; then it is not in the spool, and nothing else has changed.
-    pub fn push(&mut self, records: Vec<Arc<Record>>) -> std::io::Result<u64> {
-        let count = records.len() as u32;
-        let batch = RecordBatch {
-            records,
-            ..RecordBatch::default()
-        };
-        let payload = wire::encode(&batch).map_err(std::io::Error::other)?;
-        let length = u32::try_from(payload.len()).map_err(std::io::Error::other)?;
-        let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
-        frame.extend_from_slice(&length.to_le_bytes());
-        frame.extend_from_slice(&count.to_le_bytes());
-        frame.extend_from_slice(&payload);
-        self.append(&frame)?;
+    fn push(&mut self, frame: &[u8], count: u64) -> std::io::Result<u64> {
+        self.append(frame)?;
         if let Some(last) = self.segments.back_mut() {
             last.bytes += frame.len() as u64;
-            last.records += u64::from(count);
+            last.records += count;
         }
         Ok(self.make_room())
     }
@@ -273,7 +311,7 @@ impl Spool {
         }
     }
 
-    /// Gives up the oldest segment, which cannot be read; how many records are lost with it.
+    /// Gives up the oldest segment; how many records are lost with it.
     pub fn skip(&mut self) -> u64 {
         let lost = self
             .segments
@@ -295,78 +333,27 @@ impl Oldest {
     }
 }
 
-/// The next batch with the bytes of its frame; `None` where none is left or it needs more than
-/// `room`.
-fn read_frame(
-    file: &mut BufReader<File>,
-    left: u64,
-    room: u64,
-) -> std::io::Result<Option<(u64, Vec<Arc<Record>>)>> {
-    if left == 0 {
-        return Ok(None);
-    }
-    let mut head = [0; HEAD_BYTES];
-    file.read_exact(&mut head).map_err(cut)?;
-    let (length, _) = read_head(head);
-    let bytes = HEAD_BYTES as u64 + length;
-    if bytes > left {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
-    if bytes > room {
-        return Ok(None);
-    }
-    let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
-    file.read_exact(&mut payload).map_err(cut)?;
-    let batch: RecordBatch = wire::decode(&payload)
-        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
-    Ok(Some((bytes, batch.records)))
-}
-
-/// A file that is shorter than it was, or gone, is damaged.
-fn cut(error: std::io::Error) -> std::io::Error {
-    match error.kind() {
-        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::NotFound => {
-            std::io::ErrorKind::InvalidData.into()
-        }
-        _ => error,
-    }
-}
-
-fn read_head(head: [u8; HEAD_BYTES]) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h] = head;
-    let length = u32::from_le_bytes([a, b, c, d]);
-    let records = u32::from_le_bytes([e, f, g, h]);
-    (u64::from(length), u64::from(records))
-}
-
-/// Bytes and records of the whole frames of a segment; a frame that a crash cut does not count.
-fn scan(path: &Path) -> std::io::Result<(u64, u64)> {
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut file = BufReader::new(file);
-    let (mut bytes, mut records) = (0, 0);
-    let mut head = [0; HEAD_BYTES];
-    while size - bytes >= HEAD_BYTES as u64 {
-        file.read_exact(&mut head)?;
-        let (length, count) = read_head(head);
-        let frame = HEAD_BYTES as u64 + length;
-        if frame > size - bytes {
-            break;
-        }
-        file.seek_relative(i64::try_from(length).map_err(std::io::Error::other)?)?;
-        bytes += frame;
-        records += count;
-    }
-    Ok((bytes, records))
+/// Whether an error says that there is no room, which others that go may make.
+fn is_full(problem: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(problem.kind(), StorageFull | QuotaExceeded)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::frames::HEAD_BYTES;
     use crate::records::tests::record;
 
     fn batch(from: u128, count: u128) -> Vec<Arc<Record>> {
         (from..from + count).map(|n| Arc::new(record(n))).collect()
+    }
+
+    /// Adds a batch that has room; how many others are lost for it.
+    fn kept(spool: &mut Spool, from: u128, count: u128) -> u64 {
+        let kept = spool.keep(batch(from, count));
+        assert!(!kept.refused, "{kept:?}");
+        kept.lost
     }
 
     fn drained(spool: &mut Spool) -> Vec<u128> {
@@ -388,12 +375,12 @@ mod tests {
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         assert!(spool.is_empty() && spool.oldest().unwrap().is_none());
         for at in 0..10 {
-            assert_eq!(spool.push(batch(at * 10, 10)).unwrap(), 0);
+            assert_eq!(kept(&mut spool, at * 10, 10), 0);
         }
         assert_eq!(spool.records(), 100);
         assert_eq!(drained(&mut spool), (0..100).collect::<Vec<_>>());
         assert_eq!((spool.records(), files(dir.path())), (0, 0));
-        spool.push(batch(500, 1)).unwrap();
+        kept(&mut spool, 500, 1);
         assert_eq!(drained(&mut spool), [500]);
     }
 
@@ -402,7 +389,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for at in 0..3 {
-            spool.push(batch(at * 10, 10)).unwrap();
+            kept(&mut spool, at * 10, 10);
         }
         spool.joined_bytes_max = 0;
         let first = spool.oldest().unwrap().unwrap();
@@ -417,7 +404,7 @@ mod tests {
             let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
             assert_eq!(spool.records(), 20, "cut by {cut}");
             // New ones never continue a file that was cut.
-            spool.push(batch(90, 1)).unwrap();
+            kept(&mut spool, 90, 1);
             let expected: Vec<u128> = (0..20).chain([90]).collect();
             assert_eq!(drained(&mut spool), expected);
             assert_eq!(files(dir.path()), 0);
@@ -430,7 +417,7 @@ mod tests {
         let mut spool = Spool::open(dir.path(), 64 * 1024).unwrap();
         let mut dropped = 0;
         for at in 0..200 {
-            dropped += spool.push(batch(at * 10, 10)).unwrap();
+            dropped += kept(&mut spool, at * 10, 10);
         }
         assert!(dropped > 0);
         let kept = drained(&mut spool);
@@ -444,7 +431,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 64 * 1024).unwrap();
         while spool.segments.len() < 2 {
-            spool.push(batch(spool.records().into(), 10)).unwrap();
+            let next = spool.records().into();
+            kept(&mut spool, next, 10);
         }
         let damaged = spool.segments[0].records;
         let path = spool.path(0);
@@ -462,7 +450,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for at in 0..6 {
-            spool.push(batch(at * 10, 10)).unwrap();
+            kept(&mut spool, at * 10, 10);
         }
         let count = |spool: &Spool| spool.oldest().unwrap().unwrap().records.len();
         assert_eq!(count(&spool), 60);
@@ -486,26 +474,59 @@ mod tests {
     fn a_disk_that_takes_nothing_loses_only_what_it_did_not_take() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        spool.push(batch(0, 5)).unwrap();
+        kept(&mut spool, 0, 5);
         // A folder where the next segment belongs.
         std::fs::create_dir(spool.path(1)).unwrap();
         spool.writer = None;
-        assert!(spool.push(batch(5, 5)).is_err());
+        let refused = spool.keep(batch(5, 5));
+        assert!(refused.refused && refused.problem.is_some());
+        assert_eq!(refused.lost, 5);
         assert_eq!(spool.records(), 5);
         std::fs::remove_dir(spool.path(1)).unwrap();
-        spool.push(batch(10, 5)).unwrap();
+        kept(&mut spool, 10, 5);
         assert_eq!(drained(&mut spool), [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn on_a_full_disk_the_oldest_go_for_what_is_new_and_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 64 * 1024).unwrap();
+        let mut next = 0;
+        while spool.segments.len() < 3 {
+            assert_eq!(kept(&mut spool, next, 10), 0);
+            next += 10;
+        }
+        let oldest = spool.segments[0].records;
+        let fill = |spool: &mut Spool| {
+            let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+            spool.writer = Some(full);
+        };
+        fill(&mut spool);
+        let taken = spool.keep(batch(next, 10));
+        let problem = taken.problem.expect("what the disk said");
+        assert!(is_full(&problem), "{problem}");
+        assert_eq!((taken.lost, taken.refused), (oldest, false));
+        next += 10;
+        let left: Vec<u128> = (u128::from(oldest)..next).collect();
+        assert_eq!(drained(&mut spool), left);
+        // Where that is of no use the batch is lost as well.
+        kept(&mut spool, next, 10);
+        fill(&mut spool);
+        std::fs::create_dir(spool.path(spool.next)).unwrap();
+        let refused = spool.keep(batch(next + 10, 10));
+        assert_eq!((refused.lost, refused.refused), (20, true));
+        assert!(spool.is_empty());
     }
 
     #[test]
     fn an_acknowledgement_of_what_had_to_go_passes_over_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 64 * 1024).unwrap();
-        spool.push(batch(0, 10)).unwrap();
+        kept(&mut spool, 0, 10);
         let under_way = spool.oldest().unwrap().unwrap();
         let (mut next, mut dropped) = (10, 0);
         while dropped == 0 {
-            dropped = spool.push(batch(next, 10)).unwrap();
+            dropped = kept(&mut spool, next, 10);
             next += 10;
         }
         let waiting = spool.records();
@@ -519,7 +540,7 @@ mod tests {
     fn an_error_that_may_pass_costs_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        spool.push(batch(0, 10)).unwrap();
+        kept(&mut spool, 0, 10);
         let (path, aside) = (spool.path(0), dir.path().join("aside"));
         std::fs::rename(&path, &aside).unwrap();
         // Gone for good is damage; a folder in its place is an error of the system.
