@@ -89,6 +89,11 @@ fn one_process_alone_serves_refuses_changes_and_loses_none() {
         json!({"name": "target-1"}),
         json!({"limits": {"per_minute": 5}}),
     );
+    let unused = gateway.proxy_with(
+        &upstream.url(),
+        json!({"name": "target-2"}),
+        json!({"limits": {"per_minute": 20}}),
+    );
     let mut kept = targets(&gateway);
     let load = Load::start(vec![gateway.url.clone()], proxy.request("GET", "/"), RATE);
     load.after(SECOND).is_clean("before anything");
@@ -114,6 +119,9 @@ fn one_process_alone_serves_refuses_changes_and_loses_none() {
         (1..=5).contains(&granted),
         "{granted} of 4 that are left in a minute"
     );
+    // A limit of which the store has nothing yet; a minute may end between.
+    let granted = (0..60).filter(|_| unused.get("/").status() == 200).count();
+    assert!((19..=40).contains(&granted), "{granted} of 20 in a minute");
     load.after(5 * SECOND).is_answered("full");
     let log = gateway.log();
     let lines = log

@@ -129,7 +129,7 @@ impl World {
         while self.now_ns < until_ns {
             self.now_ns += STEP_NS;
             self.clock.0.store(self.now_ns, Ordering::Relaxed);
-            if self.now_ns % EVERY_NS == 0 {
+            if self.now_ns.is_multiple_of(EVERY_NS) {
                 match self.meter.draw(0, self.now_ns) {
                     Draw::Drawn(token) => self.sent(token.send(self.now_ns).ok())?,
                     Draw::Wait(waiting) => self.waiting.push(waiting),
