@@ -142,8 +142,20 @@ impl Gateway {
 
     /// Calls the REST API as the owner of the organisation `default`; the path is behind it.
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Message {
-        let path = format!("/api/v1/orgs/default{path}");
+        self.api_of("default", method, path, body)
+    }
+
+    /// The same of another organisation, by its slug.
+    pub fn api_of(&self, org: &str, method: &str, path: &str, body: Option<&Value>) -> Message {
+        let path = format!("/api/v1/orgs/{org}{path}");
         self.control_call(method, &path, Some(&self.token), body)
+    }
+
+    /// Creates an organisation.
+    pub fn organisation(&self, slug: &str) {
+        let body = json!({"slug": slug});
+        let made = self.control_call("POST", "/api/v1/orgs", Some(&self.token), Some(&body));
+        assert_eq!(made.status(), 201, "{}", made.text());
     }
 
     /// Calls the control listener.
@@ -173,7 +185,11 @@ impl Gateway {
 
     /// Creates something and gives what was answered.
     pub fn create(&self, path: &str, body: Value) -> Value {
-        let answer = self.api("POST", path, Some(&body));
+        self.create_in("default", path, body)
+    }
+
+    fn create_in(&self, org: &str, path: &str, body: Value) -> Value {
+        let answer = self.api_of(org, "POST", path, Some(&body));
         assert_eq!(answer.status(), 201, "{path} {body}: {}", answer.text());
         answer.json()
     }
@@ -199,13 +215,19 @@ impl Gateway {
 
     /// The same, with further fields of target and proxy.
     pub fn proxy_with(&self, base_url: &str, target: Value, proxy: Value) -> Proxy {
+        self.proxy_in("default", base_url, target, proxy)
+    }
+
+    /// The same in another organisation, by its slug.
+    pub fn proxy_in(&self, org: &str, base_url: &str, target: Value, proxy: Value) -> Proxy {
         let fields = json!({
             "base_url": base_url, "allow_http": base_url.starts_with("http:"),
             "allow_networks": ["127.0.0.0/8"],
         });
-        let target = self.create("/targets", merged(fields, target));
+        let target = self.create_in(org, "/targets", merged(fields, target));
         let origin: Vec<&str> = base_url.splitn(4, '/').collect();
-        let secret = self.create(
+        let secret = self.create_in(
+            org,
             "/credentials",
             json!({
                 "kind": "target", "auth_type": "bearer", "secret": {"token": TARGET_SECRET},
@@ -213,12 +235,12 @@ impl Gateway {
             }),
         );
         let caller = json!({"kind": "proxy", "auth_type": "api_key"});
-        let caller = self.create("/credentials", caller);
+        let caller = self.create_in(org, "/credentials", caller);
         let fields = json!({
             "target_id": target["id"], "target_credential_id": secret["id"],
             "proxy_credential_ids": [caller["id"]],
         });
-        let proxy = self.create("/proxies", merged(fields, proxy));
+        let proxy = self.create_in(org, "/proxies", merged(fields, proxy));
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let url = text(&proxy["url"]);
         Proxy {
