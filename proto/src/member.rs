@@ -54,6 +54,14 @@ pub struct Member {
     pub faults: Vec<MemberFault>,
 }
 
+impl Member {
+    /// Where a person finds it. What it listens on may be the same for all (0.0.0.0), what its
+    /// peers are told is not.
+    pub fn place(&self) -> &str {
+        self.peers.as_deref().unwrap_or(&self.address)
+    }
+}
+
 /// An endpoint that fails a node's health checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FailingEndpoint {

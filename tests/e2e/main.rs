@@ -29,6 +29,7 @@ mod lagging;
 mod late_reads;
 mod learning;
 mod meters;
+mod namesakes;
 mod organisations;
 mod overload;
 mod payload;

@@ -163,8 +163,7 @@ fn problems(member: &Member, all: &[Member], own: &str) -> Vec<Value> {
             format!(
                 "the node at {} is named {} too: give each its own `node_name`, or their records \
                  and their parts of limits mix",
-                // What it listens on may be the same for all: 0.0.0.0.
-                other.peers.as_deref().unwrap_or(&other.address),
+                other.place(),
                 member.name
             ),
         );

@@ -159,7 +159,7 @@ impl Keeper {
         if self.counted_at.is_some_and(|at| at.elapsed() < COUNT) {
             return;
         }
-        let (mut names, mut namesake) = (BTreeSet::new(), false);
+        let (mut names, mut namesake) = (BTreeSet::new(), None);
         let mut known = BTreeSet::new();
         let origin = &self.membership.origin;
         let listed = load::list(&*self.store, keys::NODES, None, |pair| {
@@ -169,7 +169,9 @@ impl Keeper {
                 return;
             };
             if member.region == *origin.region {
-                namesake |= member.id != self.id && member.name == *origin.node;
+                if member.id != self.id && member.name == *origin.node {
+                    namesake = Some(member.place().to_owned());
+                }
                 if let Some(address) = member.peers.filter(|_| member.name != *origin.node) {
                     let node = member.name.clone();
                     known.insert(Known { node, address });
@@ -182,13 +184,18 @@ impl Keeper {
         }
         self.counted_at = Some(Instant::now());
         (self.membership.counted)(names.len() as u64, known.into_iter().collect());
-        self.namesakes = if namesake { self.namesakes + 1 } else { 0 };
+        let Some(place) = namesake else {
+            self.namesakes = 0;
+            return;
+        };
+        self.namesakes += 1;
         if self.namesakes == NAMESAKES_MAX {
             let name = &self.membership.origin.node;
             tracing::error!(
                 %name,
-                "another node of this region is named {name} too: give each its own `node_name`, \
-                 or their records and their parts of limits mix"
+                place,
+                "the node at {place} is named {name} too: give each its own `node_name`, or their \
+                 records and their parts of limits mix"
             );
         }
     }
