@@ -54,6 +54,7 @@ mod rules;
 mod secrecy;
 mod shares;
 mod signed;
+mod space;
 mod staleness;
 mod start;
 mod store_loss;

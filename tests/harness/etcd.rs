@@ -69,7 +69,12 @@ impl EtcdServer {
 
     /// A healthy cluster.
     pub fn start_cluster(members: usize) -> Vec<Self> {
-        start_members(members, None, &[])
+        Self::start_cluster_with(members, &[])
+    }
+
+    /// A healthy cluster with further command line arguments.
+    pub fn start_cluster_with(members: usize, extra: &[&str]) -> Vec<Self> {
+        start_members(members, None, extra)
     }
 
     /// A cluster whose members have a host each; nothing is started. Who starts one, or waits for

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proto::audit::Act;
 use proto::checks;
 use proto::problem::Problem;
+use proto::store::StoreError;
 use proto::tree::SYSTEM_ORG;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -88,9 +89,10 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
         (None, true, false) => Source::Store,
         (None, false, true) => {
             let reclaimed = call.control.publisher.reclaim_space().await;
-            reclaimed.map_err(|error| write::refusal(error.into()))?;
-            // A full store takes no entry before.
-            call.audited(SYSTEM_ORG, act).await?;
+            // A full store takes no entry before; one with a member away takes it all the same.
+            let told = call.audited(SYSTEM_ORG, act).await;
+            reclaimed.map_err(not_reclaimed)?;
+            told?;
             return Ok(Answer::json(json!({ "recovered": [] })));
         }
         _ => {
@@ -112,6 +114,15 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
     }
     let orgs: Vec<Value> = recovered.iter().map(|one| shown(&call, one)).collect();
     Ok(Answer::json(json!({ "recovered": orgs })))
+}
+
+/// Some of it may have been done: what is said of writes does not hold.
+fn not_reclaimed(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Full(_) => write::refusal(error.into()),
+        StoreError::Unavailable(words) => Refusal::new(Code::StoreUnavailable, words),
+        error => Refusal::new(Code::StoreUnavailable, error.to_string()),
+    }
 }
 
 fn refusal(error: RecoverError) -> Refusal {

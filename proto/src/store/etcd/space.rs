@@ -46,8 +46,8 @@ impl Shared {
         match failures.into_iter().next() {
             None => Ok(()),
             Some(failure) => Err(StoreError::Unavailable(format!(
-                "the cluster takes writes again, and not every member gave its space back: \
-                 {failure}"
+                "the cluster takes writes again, and not every member gave its space back, so \
+                 do the same again once it is there: {failure}"
             ))),
         }
     }
