@@ -4,15 +4,15 @@
 //! revoked secret back: nodes check it where a secret is used. One key per credential
 //! (`live/retired/{org}/{credential}`), written in the transaction of the head that caused it.
 //!
-//! The fact of a deleted credential stays for ever, some 100 bytes. There is no age at which it can
-//! go: a backup of etcd of any age may be restored, and a node's configuration be written back over
-//! it. The versions of the backup that name the credential are then kept ones again, and what keeps
-//! a rollback to one of them from bringing the secret back is the fact that the node wrote back.
-//! The same holds for the archive of a control plane that was away, and for a region that catches
-//! up: neither can be asked how old it is before it comes. What could take the place of many facts
-//! is one for the organisation that says "of credentials without a fact of their own, every secret
-//! up to this generation is over", made together with facts for all credentials that there are: it
-//! ends no less than what it replaces, wherever copies of it meet.
+//! The fact of a deleted credential stays for ever, some 230 bytes of etcd's file. There is no age
+//! at which it can go: a backup of etcd of any age may be restored, and a node's configuration be
+//! written back over it. The versions of the backup that name the credential are then kept ones
+//! again, and what keeps a rollback to one of them from bringing the secret back is the fact that
+//! the node wrote back. The same holds for the archive of a control plane that was away, and for a
+//! region that catches up: neither can be asked how old it is before it comes. What could take the
+//! place of many facts is one for the organisation that says "of credentials without a fact of
+//! their own, every secret up to this generation is over", made together with facts for all
+//! credentials that there are: it ends no less than what it replaces, wherever copies of it meet.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
