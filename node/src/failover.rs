@@ -108,16 +108,11 @@ pub async fn run(
         let (head, body) = *again;
         let before = exchange.notes.attempts;
         let mut gate = |attempt: u32| attempts.spend(before + attempt);
-        let mut sending = pin!(upstream.send(destination, head, body, &mut gate));
+        let sending = pin!(upstream.send(destination, head, body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
-        sent = match exchange.reply.as_mut().filter(|_| cancels) {
-            Some(reply) => tokio::select! {
-                biased;
-                sent = &mut sending => sent,
-                () = reply.closed() => return Err(SendError::Gate(inbound::gone())),
-            },
-            None => sending.await,
-        };
+        let reply = exchange.reply.as_mut().filter(|_| cancels);
+        let wanted = inbound::while_wanted(reply, metrics.cut(), sending).await;
+        sent = wanted.map_err(SendError::Gate)?;
         picked = next;
     }
 }

@@ -3,13 +3,17 @@
 //! Only what a rule, filter or validation needs is buffered, and only up to the proxy's
 //! `body_buffer_bytes`; a larger body keeps what was read and streams on.
 
+use std::pin::Pin;
+
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use proto::outcome::{Code, EarlyEnd};
 
 use crate::actor::Next;
 use crate::body::{BodyError, ByteStream};
+use crate::cut::Cut;
 use crate::flow::{Exchange, Inbound};
+use crate::reply::ReplySender;
 
 /// What came of buffering.
 pub enum Buffered {
@@ -83,6 +87,40 @@ async fn read(
         }
     }
     Ok(Inbound::Buffered(body.freeze()))
+}
+
+/// Waits for what a target does, for as long as somebody wants it: the caller, where a way to learn
+/// that it left is given, and the process.
+///
+/// # Errors
+/// The end of a request that nobody waits for any more.
+pub async fn while_wanted<T>(
+    reply: Option<&mut ReplySender>,
+    cut: &Cut,
+    sending: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, EarlyEnd> {
+    let left = async {
+        match reply {
+            Some(reply) => reply.closed().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        // First: connections to targets may have ended before, with the worker.
+        () = cut.passed() => Err(stopped()),
+        sent = sending => Ok(sent),
+        () = left => Err(gone()),
+    }
+}
+
+/// The end of a request that the process has no more time for.
+pub fn stopped() -> EarlyEnd {
+    EarlyEnd::new(
+        Code::GatewayStopped,
+        "this gateway ends, and the target did not answer within `gateway.drain_ms`; the request \
+         may have been carried out",
+    )
 }
 
 /// The end of a request whose caller left.

@@ -3,7 +3,7 @@
 //! In reading order: `listener` (bytes in), `worker` (wiring), `actor`, `runner`, `flow`, `reply`
 //! (how a request moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`,
 //! `credentials`, `limits`, `upstream`, `endpoints`, `failover`, `outcomes`,
-//! `inbound`, `elsewhere`; how nodes talk to each other: `peers`; what
+//! `inbound`, `elsewhere`, `cut`; how nodes talk to each other: `peers`; what
 //! feeds them: `sync` and `snapshot`; what they feed: `records`, `metrics`, `telemetry`; who calls
 //! besides callers: `test_run`.
 
@@ -16,6 +16,7 @@ pub mod breakers;
 pub mod config;
 pub mod copied_values;
 pub mod credentials;
+pub mod cut;
 pub mod decoded;
 pub mod elsewhere;
 pub mod endpoints;

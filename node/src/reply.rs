@@ -6,7 +6,8 @@
 //! would be served breadth first, all of it late.
 //!
 //! When the handler is dropped because its caller left, the work goes on as a task of its own, so
-//! that it can end as its stage wants to: it learns of it by [`ReplySender::closed`].
+//! that it can end as its stage wants to: it learns of it by [`ReplySender::closed`]. A worker that
+//! ends drops its tasks: each of them is run a last time then, so that its request is recorded.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -18,6 +19,33 @@ use crate::answer::Reply;
 
 /// A stage's work that waits for something. It hands its exchange on by itself.
 pub type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Work without a handler.
+struct Orphan(Option<Work>);
+
+impl Future for Orphan {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(work) = &mut self.0 else {
+            return Poll::Ready(());
+        };
+        let ended = work.as_mut().poll(cx);
+        if ended.is_ready() {
+            self.0 = None;
+        }
+        ended
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        if let Some(mut work) = self.0.take() {
+            // What still waits then is lost.
+            let _ = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
 
 struct Seat<R> {
     reply: Cell<Option<R>>,
@@ -95,7 +123,7 @@ impl<R> Desk<R> {
     /// Leaves work to the handler, or to a task of its own when the handler has left.
     pub fn leave(self, work: Work) {
         if self.0.left.get() {
-            actix_rt::spawn(work);
+            actix_rt::spawn(Orphan(Some(work)));
         } else {
             self.0.work.set(Some(work));
             self.0.wake();
@@ -133,7 +161,7 @@ impl<R> Drop for ReplyReceiver<R> {
         self.0.left.set(true);
         drop(self.0.reply.take());
         if let Some(work) = self.0.work.take() {
-            actix_rt::spawn(work);
+            actix_rt::spawn(Orphan(Some(work)));
         }
     }
 }
@@ -214,6 +242,25 @@ mod tests {
         while ended.get().is_empty() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(ended.get(), "left");
+    }
+
+    #[test]
+    fn a_worker_that_ends_runs_its_work_a_last_time() {
+        let ended = Rc::<Cell<&str>>::default();
+        let seen = ended.clone();
+        let system = actix_rt::System::new();
+        let (_begin, begun) = oneshot::channel();
+        let arbiter = async move {
+            let (sender, receiver) = seat();
+            sender.desk().leave(work(sender, begun, seen));
+            // The task of a connection, which nothing but the worker's end ends.
+            actix_rt::spawn(receiver);
+            tokio::task::yield_now().await;
+        };
+        system.block_on(arbiter);
+        assert_eq!(ended.get(), "");
+        drop(system);
         assert_eq!(ended.get(), "left");
     }
 

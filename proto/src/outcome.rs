@@ -73,6 +73,8 @@ pub enum Code {
     WrongRegion,
     /// The caller went away.
     ClientAborted,
+    /// The gateway ended before the target's answer did.
+    GatewayStopped,
     /// A defect of the gateway.
     InternalError,
 }
@@ -135,6 +137,7 @@ impl Code {
         Self::RegionRedirect,
         Self::WrongRegion,
         Self::ClientAborted,
+        Self::GatewayStopped,
         Self::InternalError,
     ];
 
@@ -176,6 +179,7 @@ impl Code {
             Self::RegionRedirect => facts("region-redirect", 307, "Served elsewhere", true),
             Self::WrongRegion => facts("wrong-region", 421, "Not served here", false),
             Self::ClientAborted => facts("client-aborted", 499, "Client aborted", true),
+            Self::GatewayStopped => facts("gateway-stopped", 503, "Gateway stopped", true),
             Self::InternalError => facts("internal-error", 500, "Internal error", true),
         }
     }

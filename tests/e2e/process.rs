@@ -117,6 +117,62 @@ fn a_stop_lets_requests_end_and_takes_no_new_ones() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// `drain_ms` has an end for everybody: who waits for an answer, who gets one, and whose proxy lets
+/// the target finish. What became of them is told as it is, and not as their callers' doing.
+#[test]
+fn what_has_not_ended_when_the_drain_does_is_cut_and_recorded() {
+    let config = "[gateway]\ndrain_idle_ms = 100\ndrain_ms = 500";
+    let gateway = Gateway::configured(config);
+    let upstream = Upstream::raw(|connection, keep| {
+        let Some(request) = connection.read() else {
+            return;
+        };
+        if request.start.contains("/begun") {
+            connection.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npart");
+        }
+        keep(&request);
+        // Says nothing more; sees the connection's end.
+        while connection.some().is_some() {}
+    });
+    let url = upstream.url();
+    let proxy = gateway.proxy(&url);
+    let finishes = json!({"on_client_abort": "finish"});
+    let finishing = gateway.proxy_with(&url, json!({}), finishes);
+    let cases = [
+        (&proxy, "/waits"),
+        (&proxy, "/begun"),
+        (&finishing, "/finishes"),
+    ];
+    let mut callers = cases.map(|(proxy, path)| {
+        let mut caller = Connection::open(&gateway.url);
+        caller.send(proxy.request("POST", path).bytes(&gateway.url));
+        caller
+    });
+    upstream.wait_seen(3);
+    let begun = callers[1].head().expect("its head");
+    assert_eq!(begun.status(), 200);
+    gateway.signal("TERM");
+    for caller in &mut callers {
+        while caller.some().is_some() {}
+    }
+    let (status, folder) = gateway.ended();
+    assert_eq!(status.code(), Some(0), "as documented");
+    upstream.wait_closed(3);
+    let gateway = Gateway::inside(folder, &Start::default());
+    let log = gateway.log();
+    assert!(log.contains("3 requests had not ended within"), "{log}");
+    for (proxy, path) in cases {
+        let found = gateway.get(&format!("/records?proxy={}", proxy.id));
+        let items = found["items"].as_array().expect("a list");
+        let is_it = |record: &&serde_json::Value| record["path"] == path;
+        let record = items.iter().find(is_it).expect(path);
+        assert_eq!(record["code"], "gateway-stopped", "{record}");
+        assert_eq!(record["client_aborted"], false, "{record}");
+        let status = (path == "/begun").then_some(200);
+        assert_eq!(record["status"], json!(status), "{record}");
+    }
+}
+
 #[test]
 fn a_standalone_has_no_demo_and_hides_its_token() {
     let gateway = Gateway::with(Start {

@@ -93,7 +93,7 @@ async fn answer_to(
         }
         exchange.notes.endpoint = at;
         let head = head(elsewhere, at, exchange, crossing, terms)?;
-        let again = match send(upstream, exchange, gateway, head, body).await {
+        let again = match send((upstream, metrics), exchange, gateway, head, body).await {
             Ok(mut answer) => {
                 exchange.said = said(&answer.headers);
                 if exchange.said.is_some() {
@@ -150,7 +150,7 @@ fn head(
 
 /// Sends it, for as long as the caller waits and the region is there.
 async fn send(
-    upstream: &Upstream,
+    (upstream, metrics): (&Upstream, &Metrics),
     exchange: &mut Exchange,
     to: &RegionGateway,
     head: RequestHead,
@@ -176,6 +176,7 @@ async fn send(
     };
     tokio::select! {
         biased;
+        () = metrics.cut().passed() => Err(SendError::Gate(inbound::stopped())),
         sent = &mut sending => sent,
         () = left => Err(SendError::Gate(inbound::gone())),
         () = to.gateway.gone(since) => {

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use actix_server::ServerHandle;
+use proto::outcome::Code;
 use socket2::{SockFilter, SockRef};
 
 use super::admission::Admission;
+use crate::metrics::Metrics;
 
 /// What becomes of connections that nobody has accepted yet when a listener drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,17 @@ pub struct ListenerHandle {
     admission: Arc<Admission>,
     /// The listening socket, until the listener drains.
     socket: Arc<Mutex<Option<std::net::TcpListener>>>,
-    idle_max: Duration,
+    times: DrainTimes,
+    metrics: Metrics,
+}
+
+/// How long a listener that drains waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DrainTimes {
+    /// For connections without a request.
+    pub(super) idle: Duration,
+    /// After that, for requests in hand.
+    pub(super) in_hand: Duration,
 }
 
 impl fmt::Debug for ListenerHandle {
@@ -43,6 +55,8 @@ impl fmt::Debug for ListenerHandle {
 /// How long a connection that was just made, and is without a request, may hold up the end of a
 /// listener that drains.
 const FRESH_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for workers that have no more time to let go what they have.
+const CUT_MAX: Duration = Duration::from_secs(1);
 /// Looks in a row, 200 ms, at which none must have been there: the thread that accepts hears late
 /// that it is to pause, and may just be about to hand one on. Counted, since on a machine that is
 /// busy these looks come as late as that thread does.
@@ -82,12 +96,14 @@ impl ListenerHandle {
         server: ServerHandle,
         admission: Arc<Admission>,
         socket: std::net::TcpListener,
-        idle_max: Duration,
+        times: DrainTimes,
+        metrics: Metrics,
     ) -> Self {
         Self {
             server,
             admission,
-            idle_max,
+            times,
+            metrics,
             socket: Arc::new(Mutex::new(Some(socket))),
         }
     }
@@ -95,7 +111,7 @@ impl ListenerHandle {
     /// Accepts nothing more, and makes the next answer of every connection its last. Connections
     /// that are idle are closed after `drain_idle`: a caller whose request is on its way when its
     /// connection closes cannot know whether it was carried out. Then requests in hand may end
-    /// within `shutdown_timeout`, and the workers end.
+    /// within `shutdown_timeout`, and the workers end: what they still have is cut.
     pub async fn drain(&self, queue: Queue) {
         match queue {
             Queue::HandedOver => self.server.pause().await,
@@ -115,12 +131,31 @@ impl ListenerHandle {
         }
         self.forget_socket();
         self.idle_end(began).await;
+        let cut = self.metrics.cut();
+        cut.comes(Instant::now() + self.times.in_hand);
         self.server.stop(true).await;
+        if cut.has_come() {
+            // The workers have been told to end, and may not have ended yet.
+            let cut_by = Instant::now() + CUT_MAX;
+            none_left(|| self.in_flight(), 0, cut_by).await;
+        }
+        let count = self.metrics.ended_with(Code::GatewayStopped);
+        if count > 0 {
+            tracing::warn!(
+                count,
+                "{count} requests had not ended within `gateway.drain_ms` and were cut; their \
+                 records say `gateway-stopped`"
+            );
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        usize::try_from(self.metrics.in_flight()).unwrap_or(usize::MAX)
     }
 
     /// Waits until no connection is open, or those that are have been idle for long enough.
     async fn idle_end(&self, began: Instant) {
-        none_left(|| self.admission.open(), 0, began + self.idle_max).await;
+        none_left(|| self.admission.open(), 0, began + self.times.idle).await;
     }
 
     /// Lets the queue of the socket run empty: who asks for a connection gets no answer, and asks

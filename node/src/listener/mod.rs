@@ -59,6 +59,7 @@ pub use self::drain::{ListenerHandle, QUIET_LOOKS, Queue, none_left};
 
 use self::admission::{Admission, Place};
 use self::connection::{Answering, Connection};
+use self::drain::DrainTimes;
 use self::framing::HeadLimits;
 use self::socket::{GuardedSocket, LINGER, SocketTimeouts};
 use self::transport::Transport;
@@ -260,6 +261,10 @@ where
     B: MessageBody + 'static,
 {
     settings.check()?;
+    let times = DrainTimes {
+        idle: settings.drain_idle,
+        in_hand: Duration::from_secs(whole_seconds(settings.shutdown_timeout)),
+    };
     let admission = Arc::new(Admission::new(
         settings.connections_max,
         settings.connections_per_ip_max,
@@ -268,12 +273,12 @@ where
         tls: settings.tls.as_deref().map(transport::http1_only),
         admission: Arc::clone(&admission),
         settings: Arc::new(settings.clone()),
-        metrics,
+        metrics: metrics.clone(),
     };
     let builder = Server::build()
         .workers(settings.workers)
         .max_concurrent_connections(settings.connections_max.saturating_add(REFUSING_PER_WORKER))
-        .shutdown_timeout(whole_seconds(settings.shutdown_timeout))
+        .shutdown_timeout(times.in_hand.as_secs())
         .disable_signals();
     let draining = builder.graceful_shutdown_signal();
     let socket = listener.try_clone()?;
@@ -302,7 +307,7 @@ where
             fn_service(move |tcp: TcpStream| door.clone().enter(tcp)).and_then(http)
         })?
         .run();
-    let handle = ListenerHandle::new(server.handle(), admission, socket, settings.drain_idle);
+    let handle = ListenerHandle::new(server.handle(), admission, socket, times, metrics);
     Ok((server, handle))
 }
 

@@ -30,6 +30,7 @@ use proto::record::{AttemptFailure, AuthFailure};
 
 use crate::actor::{STAGES, StageKind};
 use crate::breakers::TargetBreaker;
+use crate::cut::Cut;
 use crate::health_checks::Checked;
 use crate::limits::Stats;
 use crate::peers::PeerStats;
@@ -82,6 +83,7 @@ struct Shared {
     stages: stages::StageDurations,
     connections: ConnectionCounts,
     peers: Arc<PeerStats>,
+    cut: Cut,
 }
 
 impl Default for Shared {
@@ -116,6 +118,7 @@ impl Default for Shared {
             stages: stages::StageDurations::default(),
             connections: ConnectionCounts::default(),
             peers: Arc::default(),
+            cut: Cut::default(),
         }
     }
 }
@@ -127,6 +130,17 @@ impl Metrics {
     /// Where pools tell how many connections to targets they have.
     pub fn connections(&self) -> ConnectionCounts {
         self.shared.connections.clone()
+    }
+
+    /// So many requests have ended with this code.
+    pub fn ended_with(&self, code: Code) -> u64 {
+        let at = Code::ALL.iter().position(|known| *known == code);
+        at.map_or(0, |at| self.shared.requests[at].load(Relaxed))
+    }
+
+    /// When requests in hand are cut.
+    pub fn cut(&self) -> &Cut {
+        &self.shared.cut
     }
 
     /// A request has ended after so many microseconds.

@@ -112,16 +112,10 @@ async fn to_target(
     let sent = {
         let mut gate = |attempt: u32| attempts.spend(attempt);
         // Pinned where it is made: it is large, and each move would copy it.
-        let mut sending = pin!(upstream.send(destination, head, body, &mut gate));
+        let sending = pin!(upstream.send(destination, head, body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
-        match exchange.reply.as_mut().filter(|_| cancels) {
-            Some(reply) => tokio::select! {
-                biased;
-                sent = &mut sending => sent,
-                () = reply.closed() => return Err(inbound::gone()),
-            },
-            None => sending.await,
-        }
+        let reply = exchange.reply.as_mut().filter(|_| cancels);
+        inbound::while_wanted(reply, metrics.cut(), sending).await?
     };
     let sent = match failover::is_due(proxy, &sent) {
         false => outcomes::settle(exchange, proxy, picked, sent),

@@ -1,8 +1,8 @@
 //! Stage 9: settle, and make the record. Never ends a request.
 //!
 //! The record is complete only when the last byte has gone, so it travels on with the reply as a
-//! [`Closing`] and is emitted when that is dropped: after the body's end, an upstream's failure, or
-//! a caller's hang-up.
+//! [`Closing`] and is emitted when that is dropped: after the body's end, an upstream's failure, a
+//! caller's hang-up, or the end of the process.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -337,7 +337,7 @@ impl Closing {
     }
 
     /// Adds what is known only at the end.
-    fn complete(&mut self, record: &mut Record, (code, us, left): (Code, u64, bool)) {
+    fn complete(&mut self, record: &mut Record, (code, us): (Code, u64)) {
         record.code = code.as_str().into();
         record.total_us = us;
         record.request_bytes = self.request_bytes.get();
@@ -346,12 +346,8 @@ impl Closing {
             record.upstream_request_bytes = record.request_bytes;
             record.upstream_response_bytes = self.upstream_bytes.unwrap_or(self.response_bytes);
         }
-        if left {
-            record.client_aborted = true;
-            if self.code == Code::ClientAborted {
-                record.status = None;
-            }
-        }
+        record.client_aborted = code == Code::ClientAborted;
+        record.status = self.status;
         record.payload = self.bodies.take().map(|bodies| bodies.payload());
         record.meters = self.spends.take();
     }
@@ -361,10 +357,16 @@ impl Drop for Closing {
     fn drop(&mut self) {
         let us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let left = !self.completed || self.code == Code::ClientAborted;
-        let code = if left { Code::ClientAborted } else { self.code };
+        let code = match left {
+            true => self.metrics.cut().unfinished(),
+            false => self.code,
+        };
+        if left && matches!(self.code, Code::ClientAborted | Code::GatewayStopped) {
+            self.status = None;
+        }
         let ending = Ending {
             method: self.method,
-            status: self.status.filter(|_| self.code != Code::ClientAborted),
+            status: self.status,
             upstream_status: self
                 .record
                 .as_ref()
@@ -378,7 +380,7 @@ impl Drop for Closing {
             return;
         };
         if let Some(record) = Arc::get_mut(&mut shared) {
-            self.complete(record, (code, us, left));
+            self.complete(record, (code, us));
         }
         if let Some(counters) = &self.counters {
             counters.ended(shared.status);
