@@ -127,10 +127,10 @@ fn applied(applied: &Value) -> Option<String> {
 /// Who a node is and whether it serves the newest.
 fn first_line(node: &Value) -> String {
     let text = |key: &str| node[key].as_str().unwrap_or_default();
-    // One that is cut from etcd is known by its connection only.
+    // One that is cut from etcd, or all while etcd is away, are known by their connection only.
     if let Some(since) = node["connected_since"].as_str() {
         return format!(
-            "{:20} {:12} cut off from etcd, connected since {since}, last heard {}",
+            "{:20} {:12} connected since {since}, last heard {}",
             text("name"),
             text("region"),
             text("heard_at"),
@@ -237,8 +237,8 @@ mod tests {
             "connected_since": "2026-01-01T00:00:00Z", "heard_at": "2026-01-01T00:00:20Z",
             "problems": [{"code": "cut-off", "detail": "it serves what it has"}],
         });
-        let said = "gw-1                 eu           cut off from etcd, connected since \
-                    2026-01-01T00:00:00Z, last heard 2026-01-01T00:00:20Z";
+        let said = "gw-1                 eu           connected since 2026-01-01T00:00:00Z, last \
+                    heard 2026-01-01T00:00:20Z";
         let lines = lines(&[node]);
         assert_eq!(lines, [said, "    ! cut-off it serves what it has"]);
     }

@@ -1,12 +1,14 @@
 //! etcd without a quorum: nodes serve what they have, nothing can be changed, and all is well again
 //! soon after it is back.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::cluster::{self, RATE, SECOND};
+use super::cluster::{self, Cluster, RATE, SECOND};
 use crate::harness::etcd::EtcdServer;
+use crate::harness::wait_for;
 
 /// Longest time from a quorum to one configuration everywhere.
 const CONVERGED_WITHIN: Duration = Duration::from_secs(5);
@@ -62,6 +64,14 @@ fn without_a_quorum_traffic_goes_on_and_nothing_half_done_is_left() {
         }
         clean("without a quorum");
         let without = asked.most();
+        wait_for(
+            "all nodes, by the control planes they are connected to",
+            || {
+                let shown: BTreeSet<String> =
+                    (0..2).flat_map(|at| connected(cluster, at)).collect();
+                (shown.len() == cluster.nodes.len()).then_some(())
+            },
+        );
 
         for at in [1, 2] {
             cluster.etcd(at, EtcdServer::spawn);
@@ -98,4 +108,23 @@ fn without_a_quorum_traffic_goes_on_and_nothing_half_done_is_left() {
             "{again:?} after that, {most:?} may be"
         );
     });
+}
+
+/// The nodes that a control plane lists without etcd, by name.
+fn connected(cluster: &Cluster<'_>, control: usize) -> Vec<String> {
+    let listed = cluster.controls[control].gateway().operator("/nodes");
+    if listed.status() == 503 {
+        return Vec::new();
+    }
+    assert_eq!(listed.status(), 200, "{}", listed.text());
+    let items = listed.json()["items"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    for node in &items {
+        assert_eq!(node["problems"][0]["code"], "store-unavailable", "{node}");
+        assert_eq!(node["current"], Value::Null, "{node}");
+    }
+    let names = items.iter().filter_map(|node| node["name"].as_str());
+    names.map(str::to_owned).collect()
 }

@@ -19,16 +19,18 @@ pub fn node() -> Value {
             "revision": {"type": "integer", "description": "The store revision that it serves"},
             "serves": text("Equal on nodes that serve the same configuration"),
             "current": {"type": "boolean",
-                        "description": "Whether it serves what this control plane sees"},
+                        "description": "Whether it serves what this control plane sees; absent \
+                                        where that is not known (`store-unavailable`)"},
             "connected_since": {
                 "type": "string", "format": "date-time",
-                "description": "Where it is `cut-off`: since when it is connected to this control \
-                                plane. What it says in etcd (`id`, `address`, `program`, \
-                                `revision` and others) is absent then"
+                "description": "Where it is `cut-off` or the store is away (`store-unavailable`): \
+                                since when it is connected to this control plane. What it says in \
+                                etcd (`id`, `address`, `program`, `revision` and others) is absent \
+                                then"
             },
             "heard_at": {
                 "type": "string", "format": "date-time",
-                "description": "Where it is `cut-off`: when it last said something here"
+                "description": "When it last said something here; where `connected_since` is"
             },
             "behind": {
                 "type": "array",
@@ -71,8 +73,8 @@ pub fn node() -> Value {
 fn applied() -> Value {
     json!({
         "type": "object",
-        "description": "With `org`: what it serves of that organisation. Absent of a node that is \
-                        `cut-off`",
+        "description": "With `org`: what it serves of that organisation. Absent where \
+                        `connected_since` is",
         "properties": {
             "org": {"type": "string", "description": "The organisation's id"},
             "version": {
@@ -110,10 +112,11 @@ fn problems() -> Value {
     json!({
         "type": "array",
         "description": "What is wrong with its place among the others. `cut-off`: it is \
-                        connected to this control plane, and is not in etcd",
+                        connected to this control plane, and is not in etcd. `store-unavailable`: \
+                        the same, and etcd cannot be asked",
         "items": {"type": "object", "properties": {
             "code": {"type": "string",
-                     "enum": ["cut-off", "name-taken", "region-foreign"]},
+                     "enum": ["cut-off", "name-taken", "region-foreign", "store-unavailable"]},
             "detail": {"type": "string"}
         }}
     })

@@ -1,9 +1,10 @@
 //! The nodes of a region: who is there, what each serves, and what it cannot serve.
 
 use jiff::{SignedDuration, Timestamp};
+use proto::id::OrgId;
 use proto::keys::{self, Live};
 use proto::member::Member;
-use proto::store::{KeyValue, load};
+use proto::store::{KeyValue, StoreError, load};
 use proto::tree::Head;
 use serde_json::{Value, json};
 
@@ -51,73 +52,121 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
             Refusal::parameter("org", detail)
         })?),
     };
-    let newest = call.control.fingerprint();
     // Before etcd is asked: who comes meanwhile is not missed there.
     let linked = call.control.linked.nodes();
-    let mut members: Vec<Member> = Vec::new();
-    let store = call.control.publisher.store();
-    let listed = load::list(store, keys::NODES, None, |pair| {
-        // One of another release that cannot be read is not worth failing for.
-        members.extend(serde_json::from_slice::<Member>(&pair.value).ok());
-    });
-    listed.await.map_err(|error| write::refusal(error.into()))?;
-    members.sort_by(|one, other| (&one.region, &one.name).cmp(&(&other.region, &other.name)));
-    let mut heads = Vec::new();
-    if members.iter().any(|member| member.serves != newest) {
-        let listed = load::list(store, keys::HEADS, None, |pair| heads.push(pair));
-        listed.await.map_err(|error| write::refusal(error.into()))?;
-    }
-    let line = match org {
-        None => None,
-        Some(org) => {
-            let read = Line::read(store, org.id).await;
-            read.map_err(|error| write::refusal(error.into()))?
+    let own = call.control.publisher.region();
+    let known = known(&call, org.map(|org| org.id)).await;
+    let now = Timestamp::now();
+    let connected = connected(&linked, own, now);
+    let items = match known {
+        Ok(known) => {
+            let is_away = |node: &&LinkedNode| {
+                now.duration_since(node.since) >= STARTS_MAX
+                    && !known.members.iter().any(|member| member.name == node.name)
+            };
+            let away = connected.iter().filter(is_away).map(cut_off);
+            known.shown(own, now).chain(away).collect()
         }
+        Err(StoreError::Unavailable(_)) if !connected.is_empty() => {
+            connected.iter().map(unasked).collect()
+        }
+        Err(error) => return Err(write::refusal(error.into())),
     };
-    let (own, now) = (call.control.publisher.region(), Timestamp::now());
-    let items = members.iter().map(|member| {
-        // A member of plain fields always serialises.
-        let mut shown = serde_json::to_value(member).unwrap_or_default();
-        let current = member.serves == newest;
-        shown["current"] = json!(current);
-        if !current {
-            shown["behind"] = behind(member, &heads);
-        }
-        let problems = problems(member, &members, own);
-        if !problems.is_empty() {
-            shown["problems"] = Value::Array(problems);
-        }
-        if let Some(line) = &line {
-            shown["applied"] = line.shown(member, now);
-        }
-        shown
-    });
-    let away = cut_off(&linked, &members, own, now);
-    let items = items.chain(away).collect();
     Ok(Answer::json(page::page(items, None)))
 }
 
-/// Nodes of this region that are connected here and that etcd does not have.
-fn cut_off(linked: &[LinkedNode], members: &[Member], own: &str, now: Timestamp) -> Vec<Value> {
-    let is_away = |node: &&LinkedNode| {
-        node.region == own
-            && now.duration_since(node.since) >= STARTS_MAX
-            && now.duration_since(node.heard_at) <= SILENCE_MAX
-            && !members.iter().any(|member| member.name == node.name)
+/// What etcd says of the nodes.
+struct Known {
+    /// By region and name.
+    members: Vec<Member>,
+    /// Empty where all members are current.
+    heads: Vec<KeyValue>,
+    /// What every node serves that is current.
+    newest: String,
+    /// The versions of the organisation that was asked for.
+    line: Option<Line>,
+}
+
+async fn known(call: &Call, org: Option<OrgId>) -> Result<Known, StoreError> {
+    let newest = call.control.fingerprint();
+    let store = call.control.publisher.store();
+    let mut members: Vec<Member> = Vec::new();
+    load::list(store, keys::NODES, None, |pair| {
+        // One of another release that cannot be read is not worth failing for.
+        members.extend(serde_json::from_slice::<Member>(&pair.value).ok());
+    })
+    .await?;
+    members.sort_by(|one, other| (&one.region, &one.name).cmp(&(&other.region, &other.name)));
+    let mut heads = Vec::new();
+    if members.iter().any(|member| member.serves != newest) {
+        load::list(store, keys::HEADS, None, |pair| heads.push(pair)).await?;
+    }
+    let line = match org {
+        None => None,
+        Some(org) => Line::read(store, org).await?,
     };
-    let shown = linked.iter().filter(is_away).map(|node| {
-        let detail = "it is connected to this control plane and does not reach etcd: it serves \
-                      what it has, and newer versions do not arrive there";
-        json!({
-            "name": node.name,
-            "region": node.region,
-            "current": false,
-            "connected_since": node.since,
-            "heard_at": node.heard_at,
-            "problems": [{"code": "cut-off", "detail": detail}],
+    Ok(Known {
+        members,
+        heads,
+        newest,
+        line,
+    })
+}
+
+impl Known {
+    /// The nodes as they are answered.
+    fn shown(&self, own: &str, now: Timestamp) -> impl Iterator<Item = Value> {
+        self.members.iter().map(move |member| {
+            // A member of plain fields always serialises.
+            let mut shown = serde_json::to_value(member).unwrap_or_default();
+            let current = member.serves == self.newest;
+            shown["current"] = json!(current);
+            if !current {
+                shown["behind"] = behind(member, &self.heads);
+            }
+            let problems = problems(member, &self.members, own);
+            if !problems.is_empty() {
+                shown["problems"] = Value::Array(problems);
+            }
+            if let Some(line) = &self.line {
+                shown["applied"] = line.shown(member, now);
+            }
+            shown
         })
-    });
-    shown.collect()
+    }
+}
+
+/// Nodes of this region that are connected here and not silent.
+fn connected(linked: &[LinkedNode], own: &str, now: Timestamp) -> Vec<LinkedNode> {
+    let is_here =
+        |node: &&LinkedNode| node.region == own && now.duration_since(node.heard_at) <= SILENCE_MAX;
+    linked.iter().filter(is_here).cloned().collect()
+}
+
+/// A node that is connected here and that etcd does not have.
+fn cut_off(node: &LinkedNode) -> Value {
+    let detail = "it is connected to this control plane and does not reach etcd: it serves what it \
+                  has, and newer versions do not arrive there";
+    let mut shown = by_connection(node, ("cut-off", detail));
+    shown["current"] = json!(false);
+    shown
+}
+
+/// A node that is connected here while etcd cannot be asked for it.
+fn unasked(node: &LinkedNode) -> Value {
+    let detail = "this control plane does not reach etcd: what the node serves is not known; it is \
+                  connected here, and serves what it has";
+    by_connection(node, ("store-unavailable", detail))
+}
+
+fn by_connection(node: &LinkedNode, (code, detail): (&str, &str)) -> Value {
+    json!({
+        "name": node.name,
+        "region": node.region,
+        "connected_since": node.since,
+        "heard_at": node.heard_at,
+        "problems": [{"code": code, "detail": detail}],
+    })
 }
 
 /// Organisations with a version that a node has not seen.
@@ -235,27 +284,28 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_connected_and_not_in_etcd_is_cut_off() {
+    fn a_node_is_here_while_it_is_of_this_region_and_speaks() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let linked = |name: &str, region: &str, since, heard| LinkedNode {
+        let linked = |name: &str, region: &str, heard| LinkedNode {
             name: name.into(),
             region: region.into(),
-            since: at(since),
+            since: at(0),
             heard_at: at(heard),
         };
-        let members = [member(1, "gw-1", "eu", "10.0.0.1:8080")];
         let all = [
-            linked("gw-1", "eu", 0, 99),
-            linked("gw-2", "eu", 0, 80),
-            linked("starts", "eu", 95, 99),
-            linked("silent", "eu", 0, 40),
-            linked("elsewhere", "us", 0, 99),
+            linked("gw-2", "eu", 80),
+            linked("silent", "eu", 40),
+            linked("elsewhere", "us", 99),
         ];
-        let shown = cut_off(&all, &members, "eu", at(100));
-        assert_eq!(shown.len(), 1, "{shown:?}");
-        assert_eq!(shown[0]["name"], "gw-2");
-        assert_eq!(shown[0]["current"], false);
-        assert_eq!(shown[0]["heard_at"], "1970-01-01T00:01:20Z");
-        assert_eq!(shown[0]["problems"][0]["code"], "cut-off");
+        let here = connected(&all, "eu", at(100));
+        assert_eq!(here, [linked("gw-2", "eu", 80)]);
+        let shown = cut_off(&here[0]);
+        assert_eq!(shown["name"], "gw-2");
+        assert_eq!(shown["current"], false);
+        assert_eq!(shown["heard_at"], "1970-01-01T00:01:20Z");
+        assert_eq!(shown["problems"][0]["code"], "cut-off");
+        let shown = unasked(&here[0]);
+        assert!(shown.get("current").is_none(), "{shown}");
+        assert_eq!(shown["problems"][0]["code"], "store-unavailable");
     }
 }

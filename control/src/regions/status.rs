@@ -1,7 +1,8 @@
 //! How far the regions have come: what a follower has of home, and what home knows of followers.
 //!
-//! Kept in memory and shown; nothing is decided by it. Lag in seconds is counted by one clock, from
-//! the last moment at which everything that home had told was stored here.
+//! Kept in memory: what is shown, and what the follower is to take up again (`unverified`,
+//! `named_still`), which home tells anew after a start. Lag in seconds is counted by one clock,
+//! from the last moment at which everything that home had told was stored here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

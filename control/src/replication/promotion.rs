@@ -320,11 +320,10 @@ impl Replication {
             Some(at) => {
                 let source = &mut asked[at];
                 let connection = &mut source.connection;
-                let line = match self.learn(connection, &None, org).await? {
-                    Some(line) => line,
-                    // It names this region, whose store went back.
-                    None => ask_home(connection, org).await?.ok_or(Broken::Protocol)?,
-                };
+                let told = ask_home(connection, org).await?.ok_or(Broken::Protocol)?;
+                let fact = (org, told.clone());
+                let known = self.adopt(connection.peer(), Vec::new(), fact).await?;
+                let line = known.unwrap_or(told);
                 match self.sync(connection, &None, org, &line).await {
                     // What nobody can show to have made is no branch that could count.
                     Err(Broken::Apply(error @ ApplyError::Unverified { .. })) => {

@@ -87,23 +87,10 @@ impl Replication {
         self.adopt(connection.peer(), holds, (org, told)).await
     }
 
-    /// Adopts the fact of another region where it is the higher one. Gives the one that then
-    /// stands here.
-    pub(super) async fn learn(
-        &self,
-        connection: &mut Connection,
-        guard: &Guard,
-        org: OrgId,
-    ) -> Result<Option<Home>, Broken> {
-        let Some(told) = ask_home(connection, org).await? else {
-            return Ok(None);
-        };
-        let holds = guard.iter().cloned().collect();
-        self.adopt(connection.peer(), holds, (org, told)).await
-    }
-
-    /// The same with what a region told, while all of `holds` does.
-    async fn adopt(
+    /// Adopts what a region told, where it is higher than the fact here and while all of `holds`
+    /// does. Gives the fact that then stands here; `None` where the region names this one, whose
+    /// store went back.
+    pub(super) async fn adopt(
         &self,
         peer: &str,
         mut holds: Vec<Compare>,

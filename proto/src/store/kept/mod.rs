@@ -52,7 +52,8 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Part {
     revision: i64,
-    kept_at_s: i64,
+    /// When it was last proven that nothing else was in the store, in seconds since 1970.
+    proven_at_s: i64,
     /// Whether this is the last part.
     last: bool,
     pairs: Vec<(String, Bytes)>,
@@ -75,7 +76,7 @@ pub enum KeptError {
     #[error("its content cannot be read: {0}")]
     Content(String),
     /// It is older than it may be.
-    #[error("it was kept {age_s} s ago, at most {max_s} s are allowed")]
+    #[error("the store was last heard {age_s} s before, at most {max_s} s are allowed")]
     TooOld {
         /// Its age, in seconds.
         age_s: i64,
@@ -106,8 +107,8 @@ impl Kept {
         })
     }
 
-    /// Reads the copy and its age, with all facts that were kept since; `None` where there is
-    /// none.
+    /// Reads the copy and how long ago it was proven to be whole, with all facts that were kept
+    /// since; `None` where there is none.
     ///
     /// # Errors
     /// [`KeptError`]; the files stay as they are.
@@ -115,8 +116,8 @@ impl Kept {
         let Some(opened) = self.copy.read()? else {
             return Ok(None);
         };
-        let (revision, kept_at_s, mut pairs) = content(&opened)?;
-        let age_s = Timestamp::now().as_second().saturating_sub(kept_at_s);
+        let (revision, proven_at_s, mut pairs) = content(&opened)?;
+        let age_s = Timestamp::now().as_second().saturating_sub(proven_at_s);
         let max_s = i64::try_from(age_max.as_secs()).unwrap_or(i64::MAX);
         if age_s > max_s {
             return Err(KeptError::TooOld { age_s, max_s });
@@ -173,16 +174,14 @@ async fn copy(
     (mut worlds, health): (watch::Receiver<Arc<World>>, Health),
     mut stop: oneshot::Receiver<()>,
 ) {
-    let mut restarts = Restarts::of("kept-copy", health);
+    let mut restarts = Restarts::of("kept-copy", health.clone());
     let mut leaves = HashMap::new();
     let (mut stopping, mut failures) = (false, 0_u32);
     loop {
         let world = worlds.borrow_and_update().clone();
-        let begun = Instant::now();
-        match restarts
-            .run(keep(&kept, &*store, &world, &mut leaves))
-            .await
-        {
+        let (begun, age) = (Instant::now(), health.facts_age());
+        let keeping = keep(&kept, &*store, (&world, age), &mut leaves);
+        match restarts.run(keeping).await {
             Some(Ok(())) => failures = 0,
             None => {
                 leaves.clear();
@@ -200,9 +199,11 @@ async fn copy(
         }
         let rest = pause(begun.elapsed());
         let wait = match failures {
-            0 => kept.renew,
+            0 if age.is_some_and(|age| age < kept.renew) => kept.renew,
+            0 => RETRY_MAX,
             failures => (PAUSE * 2_u32.saturating_pow(failures.min(6))).min(RETRY_MAX),
         };
+        let is_proven_anew = || health.facts_age().is_some_and(|age| age < begun.elapsed());
         let next = async {
             tokio::time::sleep(rest).await;
             loop {
@@ -210,8 +211,8 @@ async fn copy(
                 match changed {
                     Ok(changed) => return changed.is_err(),
                     // What was not written is tried again; what was stays young only as long as
-                    // the store confirms that nothing else is there.
-                    Err(_) if failures > 0 || store.get(keys::BEAT).await.is_ok() => return false,
+                    // it is proven that nothing else is there.
+                    Err(_) if failures > 0 || is_proven_anew() => return false,
                     Err(_) => {}
                 }
             }
@@ -231,18 +232,23 @@ fn pause(took: Duration) -> Duration {
     (took * PAUSE_PER_WRITE).clamp(PAUSE, PAUSE_MAX)
 }
 
+/// Keeps a world that was proven to be whole so long ago ([`Health::facts_age`]); one that never
+/// was is not kept. A world also changes by what a peer says, without the store: it is not younger
+/// for that.
 async fn keep(
     kept: &Arc<Kept>,
     store: &dyn Store,
-    world: &World,
+    (world, age): (&World, Option<Duration>),
     leaves: &mut HashMap<String, Bytes>,
 ) -> Result<(), KeptError> {
-    if world.revision == Revision(0) {
+    let Some(age) = age.filter(|_| world.revision != Revision(0)) else {
         return Ok(());
-    }
+    };
     let pairs = pairs(store, world, leaves).await;
     let pairs = pairs.map_err(|error| KeptError::Content(error.to_string()))?;
-    let content = frames(world.revision, Timestamp::now().as_second(), &pairs)?;
+    let age_s = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+    let proven_at_s = Timestamp::now().as_second().saturating_sub(age_s);
+    let content = frames(world.revision, proven_at_s, &pairs)?;
     let kept = kept.clone();
     let written = tokio::task::spawn_blocking(move || kept.copy.write(content)).await;
     written.map_err(|error| KeptError::Content(error.to_string()))?
@@ -310,12 +316,12 @@ fn json(value: &impl Serialize) -> Bytes {
 
 fn frames(
     revision: Revision,
-    kept_at_s: i64,
+    proven_at_s: i64,
     pairs: &BTreeMap<String, Bytes>,
 ) -> Result<Vec<u8>, KeptError> {
     let part = || Part {
         revision: revision.0,
-        kept_at_s,
+        proven_at_s,
         ..Part::default()
     };
     let encoded =
@@ -347,7 +353,7 @@ fn content(mut frames: &[u8]) -> Result<Content, KeptError> {
         let part: Part = wire::decode(frame).map_err(unreadable)?;
         pairs.extend(part.pairs);
         if part.last && rest.is_empty() {
-            return Ok((Revision(part.revision), part.kept_at_s, pairs));
+            return Ok((Revision(part.revision), part.proven_at_s, pairs));
         }
         frames = rest;
     }
@@ -429,9 +435,13 @@ mod tests {
         };
         let (_sender, worlds) = watch::channel(Arc::new(world));
         let (_stop, stopping) = oneshot::channel();
-        let running = tokio::spawn(run(kept, store, (worlds, Health::default()), stopping));
+        let health = Health::default();
+        health.facts_were_whole(Duration::ZERO);
+        let followed = (worlds, health.clone());
+        let running = tokio::spawn(run(kept, store, followed, stopping));
         let seen = async {
             while !fs::read(&file).is_ok_and(|bytes| met(&bytes)) {
+                health.facts_were_whole(Duration::ZERO);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -455,7 +465,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_stays_young_while_the_store_answers() {
+    async fn a_copy_is_as_old_as_the_last_proof_that_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let kept = Arc::new(kept(&dir, 1, "eu"));
+        let world = World {
+            revision: Revision(7),
+            ..World::default()
+        };
+        // Without the store for two hours, and yet a new world: a peer had news.
+        for (age, expected) in [
+            (None, None),
+            (Some(2 * HOUR), Some(2)),
+            (Some(HOUR / 2), Some(0)),
+        ] {
+            let leaves = &mut HashMap::new();
+            keep(&kept, &*store, (&world, age), leaves).await.unwrap();
+            let read = kept.read(3 * HOUR).unwrap();
+            let hours = read.map(|(_, age)| age.as_secs() / 3_600);
+            assert_eq!(hours, expected, "{age:?}");
+            let too_old = matches!(kept.read(HOUR), Err(KeptError::TooOld { .. }));
+            assert_eq!(too_old, expected == Some(2), "{age:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_stays_young_while_it_is_proven_to_be_whole() {
         let dir = tempfile::tempdir().unwrap();
         let mut mine = kept(&dir, 1, "eu");
         mine.renew = Duration::from_millis(10);
