@@ -266,7 +266,8 @@ impl Route {
         }
     }
 
-    /// Carried out where it is asked for: it changes no configuration, whatever its method.
+    /// Carried out where it is asked for: it changes no configuration, whatever its method, and is
+    /// about the nodes and the store of this region.
     pub fn local(mut self) -> Self {
         self.served = Served::Here;
         self

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use proto::forwarded::TrustedProxies;
-use proto::id::RequestId;
+use proto::id::{OrgId, RequestId};
+use proto::tree::SYSTEM_ORG;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::api::answer::{Answer, respond};
 use crate::api::call::{self, Call, OrgCall, Presented, Query, Request};
 use crate::api::error::{Code, Refusal};
+use crate::api::idempotency::Keyed;
 pub use crate::api::routes;
 use crate::api::{self, body, idempotency};
 use crate::login::{authenticate, token};
@@ -160,18 +162,20 @@ async fn serve(
         return ready.run(document, None).await;
     }
     let key = idempotency::key(request, ready.caller())?;
-    let digest = idempotency::digest(control, (route.verb, request), &document);
+    let keyed = key.map(|key| Keyed {
+        key,
+        digest: idempotency::digest(control, (route.verb, request), &document),
+        changes: route.changes && !ready.is_dry_run(),
+        deletes_in: (route.verb == Verb::Delete).then(|| ready.org()),
+    });
     // A task of its own: the caller's hang-up must not leave a write half observed, nor its
     // idempotency key taken for a day.
     let control = control.clone();
     let task = actix_web::rt::spawn(async move {
-        match key {
+        match keyed {
             None => ready.run(document, None).await,
-            Some(key) => {
-                idempotency::once(&control, key, digest, |kept| {
-                    ready.run(document, Some(kept))
-                })
-                .await
+            Some(keyed) => {
+                idempotency::once(&control, keyed, |kept| ready.run(document, Some(kept))).await
             }
         }
     });
@@ -293,6 +297,23 @@ impl Ready {
         match self {
             Self::Call(call, _) => &call.caller,
             Self::Org(call, _) => &call.caller,
+        }
+    }
+
+    /// Whether it asks for nothing but what a change would do.
+    fn is_dry_run(&self) -> bool {
+        let request = match self {
+            Self::Call(call, _) => &call.request,
+            Self::Org(call, _) => &call.request,
+        };
+        request.query.get("dry_run") == Some("true")
+    }
+
+    /// The organisation whose configuration it is about.
+    fn org(&self) -> OrgId {
+        match self {
+            Self::Call(..) => SYSTEM_ORG,
+            Self::Org(call, _) => call.org_id(),
         }
     }
 

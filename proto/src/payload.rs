@@ -53,6 +53,13 @@ impl PayloadPolicy {
             problems.push(Problem::new(path, "empty", why));
         }
     }
+
+    /// Whether it keeps all that another one would.
+    pub fn covers(&self, other: &Self) -> bool {
+        (self.requests || !other.requests)
+            && (self.responses || !other.responses)
+            && self.bytes_max >= other.bytes_max
+    }
 }
 
 /// Bodies of one request.

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+/// The organisation that is meant where none is named.
+pub const DEFAULT_ORG: &str = "default";
+
 /// Where a client command finds the control plane.
 #[derive(Debug, Args)]
 pub struct ControlArgs {
@@ -22,6 +25,6 @@ pub struct ControlArgs {
     #[arg(long, env = "REQUESTROCKET_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// Organisation, by slug or id.
-    #[arg(long, env = "REQUESTROCKET_ORG", default_value = "default")]
+    #[arg(long, env = "REQUESTROCKET_ORG", default_value = DEFAULT_ORG)]
     pub org: String,
 }

@@ -76,11 +76,15 @@ pub enum AddAuth {
 /// # Errors
 /// What is wrong with the arguments, or what the control plane said.
 pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
-    let limits = limits(&args.limit)?;
+    let given = limits(&args.limit)?;
     let rules = rules(args)?;
     let secret = secret(args)?;
-    let steps = steps(args, &limits, &rules, secret)?;
     let api = Api::new(&args.control)?;
+    let limits = match args.limit.is_empty() {
+        true => default_limits(&api).await?,
+        false => given,
+    };
+    let steps = steps(args, &limits, &rules, secret)?;
     let operations: Vec<&Value> = steps.iter().map(|step| &step.operation).collect();
     let answer = api
         .create("/changes", &json!({ "operations": operations }))
@@ -298,6 +302,15 @@ fn escape(text: &str) -> String {
 }
 
 /// `60/min` and `10000/day` as a proxy's limits.
+/// What the operator gave the organisation for proxies that say nothing of limits.
+async fn default_limits(api: &Api) -> anyhow::Result<Value> {
+    let org = api.get("").await?;
+    Ok(match &org["default_limits"] {
+        Value::Null => json!({}),
+        limits => limits.clone(),
+    })
+}
+
 fn limits(texts: &[String]) -> anyhow::Result<Value> {
     let mut limits = serde_json::Map::new();
     for text in texts {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::DEFAULT_ORG;
 use super::records::{add, encoded, shown};
 use crate::cli::{Output, SuggestRulesArgs};
 use crate::say;
@@ -65,26 +66,55 @@ fn lines(found: &Value, args: &SuggestRulesArgs) -> Vec<String> {
     lines.push(match (found["changes"].is_null(), args.enforce) {
         (true, _) => "all of these rules are there".to_owned(),
         (false, enforce) => {
-            let (option, what) = match enforce {
-                true => (
-                    " --enforce",
-                    "to try them on requests that were made, and apply them",
+            let (of, again) = (of_org(args), asked(args));
+            let changes = format!("`requestrocket changes FILE{of}`");
+            match enforce {
+                true => format!(
+                    "to try them on requests that were made, and apply them: `{again} --output \
+                     json`, then `requestrocket explain {} --last 1000 --change FILE{of}` and \
+                     {changes}",
+                    word(&args.proxy)
                 ),
-                false => ("", "to apply them in shadow mode, where they deny nothing"),
-            };
-            format!(
-                "{what}: `requestrocket suggest-rules {} --from {}{option} --output json`, then \
-                 `{}requestrocket changes FILE`",
-                shown(&args.proxy),
-                shown(&args.from),
-                match enforce {
-                    true => "requestrocket explain PROXY --last 1000 --change FILE` and `",
-                    false => "",
-                }
-            )
+                false => format!(
+                    "to apply them in shadow mode, where they deny nothing: `{again} --output \
+                     json`, then {changes}"
+                ),
+            }
         }
     });
     lines
+}
+
+/// The command as it was given, but for its output and where the control plane is.
+fn asked(args: &SuggestRulesArgs) -> String {
+    let mut words = format!("requestrocket suggest-rules {}", word(&args.proxy));
+    for (option, value) in [("--from", Some(&args.from)), ("--to", args.to.as_ref())] {
+        if let Some(value) = value {
+            words.push_str(&format!(" {option} {}", word(value)));
+        }
+    }
+    if args.enforce {
+        words.push_str(" --enforce");
+    }
+    words + &of_org(args)
+}
+
+/// The option that names the organisation, where it is not the one without an option.
+fn of_org(args: &SuggestRulesArgs) -> String {
+    match args.control.org.as_str() {
+        DEFAULT_ORG => String::new(),
+        org => format!(" --org {}", word(org)),
+    }
+}
+
+/// A text as one word of a shell.
+fn word(text: &str) -> String {
+    let text = shown(text);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:+".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 fn line(suggested: &Value) -> String {
@@ -134,9 +164,13 @@ mod tests {
     use crate::cli::{Cli, Command};
 
     fn args(enforce: bool) -> SuggestRulesArgs {
-        let more = enforce.then_some("--enforce");
-        let words = ["requestrocket", "suggest-rules", "billing"];
-        match Cli::parse_from(words.into_iter().chain(more)).command {
+        parsed(&["billing"], enforce.then_some("--enforce"))
+    }
+
+    fn parsed(words: &[&'static str], more: Option<&'static str>) -> SuggestRulesArgs {
+        let begin = ["requestrocket", "suggest-rules"];
+        let words = begin.into_iter().chain(words.iter().copied());
+        match Cli::parse_from(words.chain(more)).command {
             Command::SuggestRules(args) => args,
             other => panic!("{other:?}"),
         }
@@ -168,6 +202,26 @@ mod tests {
         (none["changes"], none["cut"]) = (Value::Null, json!(false));
         let last = lines(&none, &args(false)).pop();
         assert_eq!(last.as_deref(), Some("all of these rules are there"));
+    }
+
+    #[test]
+    fn the_command_that_is_told_asks_the_same_again() {
+        assert_eq!(
+            asked(&args(true)),
+            "requestrocket suggest-rules billing --from 7d --enforce"
+        );
+        let words = ["Ann's own", "--from", "9d", "--to", "2d", "--org", "acme"];
+        let args = parsed(&words, None);
+        assert_eq!(
+            asked(&args),
+            r"requestrocket suggest-rules 'Ann'\''s own' --from 9d --to 2d --org acme"
+        );
+        let found = json!({"records": 1, "rules": [{}], "changes": {"operations": [{}]}});
+        let said = lines(&found, &args).pop().unwrap();
+        assert!(
+            said.ends_with("`requestrocket changes FILE --org acme`"),
+            "{said}"
+        );
     }
 
     #[test]

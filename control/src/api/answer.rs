@@ -31,6 +31,9 @@ pub struct Answer {
     pub location: Option<String>,
     /// The version that the write made.
     pub version: Option<(OrgId, u64)>,
+    /// Whether the write was carried out before, by a request of the same `Idempotency-Key` whose
+    /// answer is not known here: a secret that was generated for this one is in force nowhere.
+    pub replayed: bool,
     /// The regions that are missing in it, where the body cannot say so.
     pub partial: Option<String>,
     /// The body.
@@ -114,6 +117,7 @@ impl Answer {
             etag: None,
             location: None,
             version: None,
+            replayed: false,
             partial: None,
             content,
         }

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
-use proto::id::TokenId;
+use proto::id::{OrgId, TokenId};
 use proto::seal::Purpose;
 use proto::tree::Hash;
 use serde_json::Value;
 
 use super::answer::Answer;
 use super::error::{Code, Refusal};
-use super::{ahead, call};
+use super::{ahead, call, write};
 use crate::operator::Caller;
 use crate::publish::Idempotency;
 use crate::route::{Answering, Verb};
@@ -125,11 +125,9 @@ impl Memory {
         Ok(Claim::First)
     }
 
-    /// Keeps the answer of a first request; frees the key when there is none, or when nothing was
-    /// written, as of a dry run.
+    /// Keeps the answer of a first request; frees the key when there is none.
     pub fn settle(&mut self, key: &IdempotencyKey, answer: Option<&Answer>) {
         let kept = answer
-            .filter(|answer| answer.version.is_some())
             .map(|answer| (answer, answer.content.bytes()))
             .filter(|(_, bytes)| *bytes <= ANSWER_BYTES_MAX);
         match (kept, self.entries.get_mut(key)) {
@@ -202,17 +200,29 @@ pub fn digest(
         .digest(Purpose::TargetFingerprint, parts.join("\0").as_bytes())
 }
 
+/// A request with a key.
+pub struct Keyed {
+    /// The key.
+    pub key: IdempotencyKey,
+    /// What tells this request from others ([`digest`]).
+    pub digest: [u8; 32],
+    /// Whether it changes something, and so is carried out once; a dry run is not.
+    pub changes: bool,
+    /// The organisation of which it deletes something.
+    pub deletes_in: Option<OrgId>,
+}
+
 /// Carries a write out once. This process knows the first answer, a generated key included; after
-/// a restart, or at another control, the publisher still knows that it was carried out.
+/// a restart, or at another control, the publisher still knows that a version was made.
 ///
 /// # Errors
 /// Those of the write; or the key is taken by another request.
 pub async fn once(
     control: &Control,
-    key: IdempotencyKey,
-    digest: [u8; 32],
+    keyed: Keyed,
     run: impl FnOnce(Idempotency) -> Answering,
 ) -> Result<Answer, Refusal> {
+    let Keyed { key, digest, .. } = keyed;
     if let Claim::Again(answer) = control.idempotency().claim(&key, digest, Instant::now())? {
         return Ok(*answer);
     }
@@ -220,15 +230,22 @@ pub async fn once(
         key: key.to_string(),
         fingerprint: Hash::of(&digest),
     };
-    let result = run(kept).await;
-    control.idempotency().settle(&key, result.as_ref().ok());
+    let result = match (run(kept.clone()).await, keyed.deletes_in) {
+        (Err(refusal), Some(org)) if refusal.code == Code::NotFound => {
+            write::deleted_before(control, org, &kept)
+                .await
+                .and_then(|answer| answer.ok_or(refusal))
+        }
+        (result, _) => result,
+    };
+    let answer = result.as_ref().ok().filter(|_| keyed.changes);
+    control.idempotency().settle(&key, answer);
     result
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::id::OrgId;
 
     fn key(text: &str) -> IdempotencyKey {
         IdempotencyKey::new(TokenId::from_bits(1), text).unwrap()

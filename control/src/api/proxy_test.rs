@@ -48,7 +48,8 @@ pub fn routes() -> Vec<Route> {
             test,
         )
         .takes(Takes::Optional("TestInput"))
-        .gives(Gives::One("TestOutcome")),
+        .gives(Gives::One("TestOutcome"))
+        .local(),
     ]
 }
 

@@ -38,7 +38,8 @@ pub fn routes() -> Vec<Route> {
             raise,
         )
         .takes(Takes::Body("RaiseInput"))
-        .gives(Gives::One("Raised")),
+        .gives(Gives::One("Raised"))
+        .local(),
     ]
 }
 

@@ -106,12 +106,14 @@ impl Secret {
     }
 
     /// Adds to the answer what only the answer to this write says: a generated key, which is never
-    /// shown again, and what is to be said of a given secret.
+    /// shown again, and what is to be said of a given secret. No key where the
+    /// write was carried out before: another was generated then, and is in force.
     pub fn show_once(&self, credential: &Credential, answer: &mut Answer) {
         let Content::Json(shown) = &mut answer.content else {
             return;
         };
-        if let Some((name, key)) = self.generated() {
+        let generated = self.generated().filter(|_| !answer.replayed);
+        if let Some((name, key)) = generated {
             shown["secret"][name] = json!(key);
         }
         let warnings = self.warnings(credential);

@@ -135,7 +135,10 @@ async fn create(call: OrgCall) -> Result<Answer, Refusal> {
         digest: hex::encode(digest),
     });
     let mut answer = write::create::<Tokens>(&call, body).await?;
-    if let Content::Json(shown) = &mut answer.content {
+    // Of a remembered write, another was generated and is in force.
+    if let Content::Json(shown) = &mut answer.content
+        && !answer.replayed
+    {
         shown["secret"] = json!({ "token": secret.as_str() });
     }
     Ok(answer)

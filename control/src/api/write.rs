@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use proto::id::OrgId;
 use proto::object::{Body, Object, ObjectId};
 use proto::seal::NewSecret;
 use proto::store::StoreError;
@@ -13,8 +14,9 @@ use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::objects::{Edit, Manner, Resource, Rights, Verdict, changed, find, show};
 use super::precondition::Condition;
-use crate::publish::{Publish, PublishError, Published};
+use crate::publish::{Idempotency, Publish, PublishError, Published};
 use crate::router::BASE;
+use crate::state::Control;
 
 /// Creates an object without a secret.
 ///
@@ -156,6 +158,21 @@ pub async fn delete<R: Resource>(call: &OrgCall) -> Result<Answer, Refusal> {
     Ok(Answer::nothing().version(call.org_id(), published.n))
 }
 
+/// The answer to a deletion of something that is not there, where a request with this key has
+/// deleted it.
+///
+/// # Errors
+/// The store did not answer, or the key was used for another request.
+pub async fn deleted_before(
+    control: &Control,
+    org: OrgId,
+    idempotency: &Idempotency,
+) -> Result<Option<Answer>, Refusal> {
+    let made = control.publisher.made_with(org, idempotency).await;
+    let made = made.map_err(refusal)?;
+    Ok(made.map(|made| Answer::nothing().version(org, made.n)))
+}
+
 fn rights(call: &OrgCall) -> Result<Rights, Refusal> {
     Ok(Rights {
         role: call.role,
@@ -184,9 +201,11 @@ fn stale(id: ObjectId, current: u64) -> Refusal {
 }
 
 fn answer<R: Resource>(call: &OrgCall, published: &Published, object: &Object) -> Answer {
-    Answer::json(show::<R>(&call.view(), object))
+    let mut answer = Answer::json(show::<R>(&call.view(), object))
         .etag(object.version)
-        .version(call.org_id(), published.n)
+        .version(call.org_id(), published.n);
+    answer.replayed = published.replayed;
+    answer
 }
 
 async fn publish(call: &OrgCall, operation: Operation) -> Result<Published, Refusal> {

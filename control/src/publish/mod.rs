@@ -306,6 +306,22 @@ impl Publisher {
         }
     }
 
+    /// What a request with this key has published within a day; `None`: nothing.
+    ///
+    /// # Errors
+    /// The store did not answer; the organisation is not there; the key is another request's.
+    pub async fn made_with(
+        &self,
+        org: OrgId,
+        idempotency: &Idempotency,
+    ) -> Result<Option<Published>, PublishError> {
+        let newest = self.parent(org).await?.config;
+        match idempotency::recall(&*self.store, idempotency, &newest).await? {
+            Recalled::Done(published) => Ok(Some(published)),
+            Recalled::Free(_) => Ok(None),
+        }
+    }
+
     /// One try on the newest head.
     async fn try_once(
         &self,

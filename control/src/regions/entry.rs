@@ -20,7 +20,7 @@ use crate::api::answer::{VERSION_HEADER, marked, respond};
 use crate::api::error::{Code, Refusal};
 use crate::api::{ahead, body};
 use crate::login::authenticate;
-use crate::route::{Route, Served};
+use crate::route::{Access, Route, Served};
 use crate::router;
 use crate::state::{Control, presented_version};
 
@@ -65,7 +65,7 @@ async fn carry_out(
     let Some(directory) = control.directory() else {
         return router::handle(control, route, request, payload).await;
     };
-    let org = org_of(&control, &request);
+    let org = org_of(&control, &route, &request);
     match elsewhere(directory, org).await {
         Ok(false) => {}
         Ok(true) => {
@@ -108,7 +108,7 @@ async fn read(
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
-    match read_at_home(&control, &request).await.transpose() {
+    match read_at_home(&control, &route, &request).await.transpose() {
         Some(passed) => passed_on(&control, passed, RequestId::new()),
         None => router::handle(control, route, request, payload).await,
     }
@@ -118,6 +118,7 @@ async fn read(
 /// known here too, as in [`pass_on`].
 async fn read_at_home(
     control: &Control,
+    route: &Route,
     request: &HttpRequest,
 ) -> Result<Option<HttpResponse>, Refusal> {
     let headers = request.headers();
@@ -128,7 +129,7 @@ async fn read_at_home(
         return Ok(None);
     }
     router::check_host(control, request)?;
-    let (presented, org) = (presented_version(headers)?, org_of(control, request));
+    let (presented, org) = (presented_version(headers)?, org_of(control, route, request));
     let parts = parts_elsewhere(control, org);
     if presented.is_none() && parts.is_empty() {
         return Ok(None);
@@ -157,9 +158,13 @@ fn parts_elsewhere(control: &Control, org: OrgId) -> Vec<String> {
     state.map_or_else(Vec::new, |state| state.config.withheld_regions())
 }
 
-/// Whose configuration a call would change: its path's organisation, or `system`.
-fn org_of(control: &Control, request: &HttpRequest) -> OrgId {
-    let named = request.match_info().get("org");
+/// Whose configuration a call is about: its path's organisation, or `system`, also where the
+/// organisation itself is what an operator changes.
+fn org_of(control: &Control, route: &Route, request: &HttpRequest) -> OrgId {
+    let named = match route.access {
+        Access::Org(..) => request.match_info().get("org"),
+        Access::Open(_) | Access::Invited(_) | Access::Token(_) | Access::Operator(_) => None,
+    };
     let found = named.and_then(|name| control.find_org(name));
     found.map_or(SYSTEM_ORG, |org| org.id)
 }
@@ -225,6 +230,29 @@ async fn pass_on(
 mod tests {
     use crate::route::{Route, Served};
     use crate::router::routes;
+
+    #[test]
+    fn what_is_done_in_the_region_that_is_asked_is_known() {
+        let here =
+            |route: &Route| route.verb.writes() && route.changes && route.served == Served::Here;
+        let mut here: Vec<_> = routes()
+            .into_iter()
+            .filter(here)
+            .map(|route| route.operation)
+            .collect();
+        here.sort_unstable();
+        let expected = [
+            "invite_region",
+            "join_regions",
+            "promote_region",
+            "raise_meter",
+            "recover_store",
+            "revoke_credential",
+            "test_proxy",
+            "withdraw_invitation",
+        ];
+        assert_eq!(here, expected);
+    }
 
     #[test]
     fn what_each_region_has_of_its_own_is_read_in_that_region_alone() {

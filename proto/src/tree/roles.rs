@@ -122,5 +122,12 @@ fn admin_settings(objects: &Objects, old: Option<&Proxy>, new: &Proxy) -> Vec<Pr
             "only admins may let error bodies pass unfiltered".into(),
         );
     }
+    let kept = old.and_then(|old| old.record.payload.as_ref());
+    if let Some(payload) = &new.record.payload
+        && !kept.is_some_and(|kept| kept.covers(payload))
+    {
+        let detail = "only admins may let records keep bodies, or more of them";
+        needed("/record/payload", detail.into());
+    }
     problems
 }

@@ -18,8 +18,7 @@ use crate::records::{Following, RecordFilter, Tail};
 use crate::regions::ask::{self, Wanted};
 use crate::regions::missing;
 
-/// How often a follower without records hears of us, so that both ends notice a dead connection;
-/// its token is looked at as often.
+/// How often a follower without records hears of us, so that both ends notice a dead connection.
 const BEAT: Duration = Duration::from_secs(10);
 /// Records that are read at one time for a file.
 const EXPORT_PAGE: usize = 2_048;
@@ -59,6 +58,7 @@ async fn event(call: &OrgCall, following: &mut Following) -> Option<Bytes> {
         next = tokio::time::timeout(BEAT, following.next()) => next,
         () = call.control.ending() => return None,
     };
+    still_allowed(call).ok()?;
     match next {
         Ok(Some(Tail::Record(record))) => Some(record_event(&record)),
         Ok(Some(Tail::Missed(count))) => Some(Bytes::from(format!(
@@ -66,10 +66,18 @@ async fn event(call: &OrgCall, following: &mut Following) -> Option<Bytes> {
             json!({"count": count})
         ))),
         Ok(None) => None,
-        Err(_) => call
-            .control
-            .is_in_force(&call.caller, Timestamp::now())
-            .then(|| Bytes::from_static(b": still here\n\n")),
+        Err(_) => Some(Bytes::from_static(b": still here\n\n")),
+    }
+}
+
+/// Refuses a caller whose token was revoked, or ended, since its answer began.
+fn still_allowed(call: &OrgCall) -> Result<(), Refusal> {
+    match call.control.is_in_force(&call.caller, Timestamp::now()) {
+        true => Ok(()),
+        false => {
+            let detail = "the token is no longer in force";
+            Err(Refusal::new(Code::Unauthenticated, detail))
+        }
     }
 }
 
@@ -88,7 +96,10 @@ pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
     let lines = unfold(Some((call, filter)), |state| async move {
         let (call, mut filter) = state?;
         let (org, asked) = (call.org_id(), filter.clone());
-        let read = blocking(&call, move |records| records.list(org, &asked, EXPORT_PAGE)).await;
+        let read = match still_allowed(&call) {
+            Ok(()) => blocking(&call, move |records| records.list(org, &asked, EXPORT_PAGE)).await,
+            Err(refusal) => Err(refusal),
+        };
         Some(match read {
             Err(refusal) => (Err(refusal), None),
             Ok((records, next)) => {
@@ -168,6 +179,7 @@ async fn next_page(
     filter: &RecordFilter,
     places: Places,
 ) -> Result<regions::Page, Refusal> {
+    still_allowed(call)?;
     let (call, wanted, filter) = (call.clone(), wanted.clone(), filter.clone());
     let reading = actix_web::rt::spawn(async move {
         let turn = ask::next_turn(&call, &wanted).await;

@@ -22,6 +22,7 @@ async fn a_member_lifts_no_guardrail_of_a_proxy() {
         json!({"acknowledge_open": true}),
         json!({"acknowledge_open": true, "proxy_credential_ids": [open]}),
         json!({"target_id": elsewhere}),
+        json!({"record": {"payload": {"bytes_max": 1}}}),
     ] {
         let reply = api.patch(Who::Member, &proxy, patch.clone()).await;
         assert_eq!(reply.status, 403, "{patch} {}", reply.text);
@@ -38,6 +39,21 @@ async fn a_member_lifts_no_guardrail_of_a_proxy() {
         [("/target_credential_id".into(), "role".into())]
     );
     assert_eq!(api.acme_version(), before, "nothing changed");
+    // Less than an admin allowed, and all of it again after that, is no member's to give.
+    let keeps = |responses: bool, bytes_max: u32| {
+        let payload = json!({"responses": responses, "bytes_max": bytes_max});
+        json!({"record": {"payload": payload}})
+    };
+    api.patch(Who::Admin, &proxy, keeps(true, 100))
+        .await
+        .is(200);
+    api.patch(Who::Member, &proxy, keeps(false, 50))
+        .await
+        .is(200);
+    for more in [keeps(true, 50), keeps(false, 51)] {
+        let reply = api.patch(Who::Member, &proxy, more).await.is(403);
+        assert_eq!(reply.faults(), [("/record/payload".into(), "role".into())]);
+    }
 }
 
 #[actix_web::test]

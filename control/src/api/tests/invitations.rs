@@ -119,6 +119,19 @@ async fn a_region_joins_once_and_gets_what_callers_keys_are_known_by() {
 }
 
 #[actix_web::test]
+async fn an_invitation_that_is_repeated_is_the_first_one() {
+    let api = api().await;
+    let invite = |key: &'static str| {
+        let request = api.request(Who::Operator, Method::POST, INVITATIONS);
+        let request = request.insert_header(("idempotency-key", key));
+        api.send(request.set_json(wanted("ap")))
+    };
+    let first = invite("k1").await.is(201);
+    assert_eq!(invite("k1").await.is(201).body, first.body);
+    assert_ne!(invite("k2").await.is(201).body, first.body);
+}
+
+#[actix_web::test]
 async fn of_two_invitations_for_one_name_one_counts() {
     let api = api().await;
     let mut tokens = Vec::new();

@@ -3,7 +3,7 @@
 use actix_web::http::Method;
 use serde_json::json;
 
-use super::{Who, api};
+use super::{Reply, Who, api};
 
 #[actix_web::test]
 async fn a_created_target_shows_what_it_will_do() {
@@ -355,9 +355,51 @@ async fn a_repeated_write_happens_once() {
     *api.control.idempotency() = Default::default();
     let recalled = send("k1", body.clone()).await.is(201);
     assert_eq!(recalled.id(), first.id());
+    // Another key was generated then, and is in force; this one would be in force nowhere.
+    assert!(recalled.body["secret"].get("key").is_none());
+    let hint = |reply: &Reply| reply.body["secret"]["hint"].clone();
+    assert_eq!(hint(&recalled), hint(&first));
     assert!(send("k2", body).await.is(201).id() != first.id());
     let list = api.get(Who::Viewer, "/orgs/acme/credentials").await;
     assert_eq!(list.body["items"].as_array().unwrap().len(), 2);
+}
+
+#[actix_web::test]
+async fn a_deletion_that_is_repeated_is_answered_as_the_first() {
+    let api = api().await;
+    let target = json!({"base_url": "https://a.example"});
+    let target = api.make(Who::Admin, "targets", target).await.id();
+    let delete = |key: &'static str| {
+        let path = format!("/orgs/acme/targets/{target}");
+        let request = api.request(Who::Admin, Method::DELETE, &path);
+        api.send(request.insert_header(("idempotency-key", key)))
+    };
+    let first = delete("k1").await.is(204);
+    // The answer was lost, and another control plane is asked.
+    *api.control.idempotency() = Default::default();
+    let again = delete("k1").await.is(204);
+    let version = first.header("requestrocket-version");
+    assert!(version.is_some());
+    assert_eq!(again.header("requestrocket-version"), version);
+    delete("k2").await.is(404);
+}
+
+#[actix_web::test]
+async fn a_dry_run_takes_no_key() {
+    let api = api().await;
+    let send = |key: &'static str, query: &'static str, body: serde_json::Value| {
+        let path = format!("/orgs/acme/changes{query}");
+        let request = api.request(Who::Admin, Method::POST, &path);
+        api.send(
+            request
+                .insert_header(("idempotency-key", key))
+                .set_json(body),
+        )
+    };
+    let create = json!({"operations": [
+        {"create": "targets", "object": {"base_url": "https://a.example"}}]});
+    send("k1", "?dry_run=true", create.clone()).await.is(200);
+    send("k1", "", create).await.is(200);
 }
 
 #[actix_web::test]

@@ -285,7 +285,11 @@ impl Sqlite {
             if page.is_settled(last_us) {
                 break;
             }
-            if blocks >= self.search_blocks_max {
+            // Not before it is beyond where this page began: long requests make blocks overlap.
+            let gets_on = filter
+                .after
+                .is_none_or(|after| last_us < after.started_at_us());
+            if blocks >= self.search_blocks_max && gets_on {
                 return Ok(page.finish_at(RecordCursor::before_all_of(last_us)));
             }
             if filter.overlaps(row.get(2)?, last_us) && sought.may_be_in(bytes(row, 3)?) {

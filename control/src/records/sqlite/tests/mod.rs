@@ -169,6 +169,27 @@ fn a_search_that_reads_much_goes_on_where_it_ended() {
 }
 
 #[test]
+fn a_search_among_long_requests_gets_on_with_each_page() {
+    let (_dir, mut records) = open();
+    records.search_blocks_max = 8;
+    // In each block one that began long before the other.
+    for n in 0..40 {
+        let both = [record(100 + n, 1), record(n, 1)];
+        records.put(&both).unwrap();
+    }
+    let (mut found, mut filter) = (Vec::new(), RecordFilter::default());
+    loop {
+        let (page, next) = records.list(ORG, &filter, 5).unwrap();
+        found.extend(numbers(&page));
+        let Some(next) = next else { break };
+        assert!(filter.after.is_none_or(|after| next < after), "{next:?}");
+        filter.after = Some(next);
+    }
+    let all = (0..40).chain(100..140).rev();
+    assert_eq!(found, all.collect::<Vec<u128>>());
+}
+
+#[test]
 fn old_and_surplus_records_go() {
     let (_dir, records) = open();
     let all: Vec<_> = (0..10).map(|n| record(n, 1)).collect();
