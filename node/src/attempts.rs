@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proto::record::{Attempt, AttemptFailure};
 
-use crate::upstream::{Answer, Earlier, Failure, FailureKind};
+use crate::upstream::{Answer, Earlier, Failure, FailureKind, Stopped};
 
 /// Microseconds, as many as the field holds.
 fn us(time: Duration) -> u32 {
@@ -41,6 +41,29 @@ pub fn failed(failure: &Failure, begun_us: u32, now_us: u32, started: Instant) -
         status: None,
         failure: Some(name(&failure.kind)),
     });
+    attempts
+}
+
+/// The attempts of a request that was stopped from this side. Of the one that was under way nothing
+/// is known but for how long.
+pub fn stopped<G>(
+    stopped: &Stopped<G>,
+    begun_us: u32,
+    now_us: u32,
+    started: Instant,
+) -> Vec<Attempt> {
+    let mut attempts = earlier(&stopped.earlier, begun_us, started);
+    if stopped.attempts as usize > attempts.len() {
+        let started_us = follows(&attempts, begun_us);
+        attempts.push(Attempt {
+            started_us,
+            connect_us: 0,
+            wait_us: now_us.saturating_sub(started_us),
+            reused: false,
+            status: None,
+            failure: None,
+        });
+    }
     attempts
 }
 
@@ -117,6 +140,30 @@ mod tests {
                 (300, 0, 700, Some(AttemptFailure::FirstByteTimeout)),
             ]
         );
+    }
+
+    #[test]
+    fn what_was_sent_before_it_was_stopped_is_there() {
+        let started = Instant::now();
+        let stopped = |attempts: u32, earlier: Vec<Earlier>| {
+            let stopped = Stopped {
+                why: (),
+                attempts,
+                earlier,
+            };
+            let all = super::stopped(&stopped, 100, 1_000, started);
+            let all = all.iter().map(|a| (a.started_us, a.wait_us, a.failure));
+            all.collect::<Vec<_>>()
+        };
+        let missed = || Earlier {
+            kind: FailureKind::Reset("gone".into()),
+            ended: started + Duration::from_micros(300),
+        };
+        assert_eq!(stopped(0, Vec::new()), []);
+        assert_eq!(stopped(1, Vec::new()), [(100, 900, None)]);
+        let reset = (100, 200, Some(AttemptFailure::Reset));
+        assert_eq!(stopped(1, vec![missed()]), [reset]);
+        assert_eq!(stopped(2, vec![missed()]), [reset, (300, 700, None)]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::listener::refusal::Refusal;
+
 /// A stream of body pieces that belongs to one worker thread.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>>>>;
 
@@ -21,15 +23,10 @@ pub enum BodyError {
     /// The caller closed its connection in the middle of the body.
     #[error("the caller closed the connection before the body ended")]
     Disconnected,
-    /// The framing was wrong (RFC 9112 §7.1), so that nobody can tell where the body ends.
-    #[error("the framing of the body is malformed")]
-    Malformed,
-    /// The caller sent nothing for longer than the listener waits.
-    #[error("the caller stopped sending the body")]
-    TimedOut,
-    /// More bytes than the configured limit.
-    #[error("the body is larger than the limit")]
-    TooLarge,
+    /// The listener refused to read on: wrong framing (RFC 9112 §7.1), more of it than it takes, or
+    /// nothing for longer than it waits.
+    #[error("{}", .0.facts().detail)]
+    Refused(Refusal),
     /// The stream ended before the announced number of bytes.
     #[error("the body ended before its announced length")]
     ShorterThanLength,

@@ -23,7 +23,9 @@ use crate::outcomes::{self, Sent, settle};
 use crate::snapshot::CompiledProxy;
 use crate::spending::Attempts;
 use crate::upstream::retry::is_idempotent;
-use crate::upstream::{Answer, Failure, REPLAY_BYTES_MAX, Resend, SendError, Terms, Upstream};
+use crate::upstream::{
+    Answer, Failure, REPLAY_BYTES_MAX, Resend, SendError, Stopped, Terms, Upstream,
+};
 
 /// Most endpoints that one request is sent to: one that all of them fail on is at fault itself.
 const ENDPOINTS_ASKED_MAX: usize = 3;
@@ -82,10 +84,11 @@ pub async fn run(
         tried.add(picked.at);
         sent = settle(exchange, proxy, picked, sent);
         let again = taken_back(&mut sent);
-        let next = match tried.count() < ENDPOINTS_ASKED_MAX && in_time(exchange, proxy) {
-            true => proxy.target.endpoints.next(tried),
-            false => None,
-        };
+        let again = again
+            .filter(|again| tried.count() < ENDPOINTS_ASKED_MAX && in_time(again.0.terms, proxy));
+        let next = again
+            .as_ref()
+            .and_then(|_| proxy.target.endpoints.next(tried));
         let (Some(again), Some(next)) = (again, next) else {
             return better(exchange, metrics, kept, sent);
         };
@@ -103,16 +106,18 @@ pub async fn run(
             Err(gate) => return Err(gate),
         }
         let Some(destination) = proxy.destinations.get(next.at) else {
-            return Err(SendError::Gate(unlisted()));
+            return Err(SendError::Gate(Stopped::after(0, unlisted())));
         };
         let (head, body) = *again;
         let before = exchange.notes.attempts;
-        let mut gate = |attempt: u32| attempts.spend(before + attempt);
-        let sending = pin!(upstream.send(destination, head, body, &mut gate));
-        let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
-        let reply = exchange.reply.as_mut().filter(|_| cancels);
-        let wanted = inbound::while_wanted(reply, metrics.cut(), sending).await;
-        sent = wanted.map_err(SendError::Gate)?;
+        let ended = {
+            let mut gate = |attempt: u32| attempts.spend(before + attempt);
+            let sending = pin!(upstream.send(destination, head, body, &mut gate));
+            let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
+            let reply = exchange.reply.as_mut().filter(|_| cancels);
+            inbound::while_wanted(reply, metrics.cut(), sending).await
+        };
+        sent = outcomes::ended(ended, attempts.passed().saturating_sub(before));
         picked = next;
     }
 }
@@ -132,10 +137,10 @@ fn taken_back(sent: &mut Sent) -> Option<Resend> {
 }
 
 /// Whether `timeouts.total` leaves time for another endpoint.
-fn in_time(exchange: &Exchange, proxy: &CompiledProxy) -> bool {
+fn in_time(terms: Terms, proxy: &CompiledProxy) -> bool {
     let destination = proxy.destinations.first();
     let total = destination.and_then(|destination| destination.parts().timeouts.total);
-    total.is_none_or(|total| exchange.started.elapsed() < total)
+    total.is_none_or(|total| terms.asked_at.elapsed() < total)
 }
 
 /// The answer that was kept, where what came since is none.

@@ -186,7 +186,7 @@ impl Checked {
             let sent = upstream.send(&destination, head, RequestBody::Empty, &mut gate);
             let mut answer = sent.await.map_err(|error| match error {
                 SendError::Failed(failure) => failure.kind.to_string(),
-                SendError::Gate(never) => match never {},
+                SendError::Gate(stopped) => match stopped.why {},
             })?;
             let mut bytes = 0;
             while let Some(Ok(piece)) = answer.body.next().await {

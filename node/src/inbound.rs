@@ -132,10 +132,10 @@ pub fn gone() -> EarlyEnd {
 pub fn broken(error: BodyError) -> EarlyEnd {
     match error {
         BodyError::Disconnected => gone(),
-        BodyError::TimedOut => EarlyEnd::new(
-            Code::RequestTimeout,
-            "the body stopped arriving; send it without long pauses",
-        ),
+        BodyError::Refused(refusal) => {
+            let facts = refusal.facts();
+            EarlyEnd::new(facts.code, facts.detail).with_status(facts.status)
+        }
         other => EarlyEnd::new(Code::MalformedRequest, other.to_string()),
     }
 }

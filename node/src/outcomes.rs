@@ -12,7 +12,7 @@ use crate::endpoints::Picked;
 use crate::flow::Exchange;
 use crate::metrics::{AddressDurations, MethodName, Metrics};
 use crate::snapshot::CompiledProxy;
-use crate::upstream::{Answer, Failure, SendError};
+use crate::upstream::{Answer, Failure, SendError, Stopped};
 
 /// What came of asking one endpoint.
 pub type Sent = Result<Answer, SendError<EarlyEnd>>;
@@ -23,15 +23,15 @@ pub fn settle(exchange: &mut Exchange, proxy: &CompiledProxy, picked: Picked, se
     if let Some(endpoint) = proxy.target.endpoints.get(picked.at)
         && let Some(counters) = &endpoint.counters
     {
-        let tried = sent
-            .as_ref()
-            .err()
-            .is_none_or(|missed| matches!(missed, SendError::Failed(_)));
-        if tried {
+        let stopped = match &sent {
+            Err(SendError::Gate(stopped)) => Some(stopped.attempts),
+            _ => None,
+        };
+        if stopped.is_none() {
             counters.ended(sent.is_ok());
-            if endpoint.named {
-                exchange.notes.endpoints.push(Arc::clone(&endpoint.label));
-            }
+        }
+        if endpoint.named && stopped != Some(0) {
+            exchange.notes.endpoints.push(Arc::clone(&endpoint.label));
         }
     }
     match (picked.admitted, &sent) {
@@ -50,6 +50,23 @@ pub fn unanswered(exchange: &mut Exchange, metrics: &Metrics, failure: &Failure)
     exchange.notes.attempts += failure.attempts;
     note(exchange, sends);
     metrics.upstream_failed(attempts::name(&failure.kind));
+}
+
+/// What came of a send, or why it was stopped from this side after so many attempts.
+pub fn ended(ended: Result<Sent, EarlyEnd>, attempts: u32) -> Sent {
+    ended.unwrap_or_else(|why| Err(SendError::Gate(Stopped::after(attempts, why))))
+}
+
+/// Notes what was sent before it was stopped from this side.
+pub fn stopped(exchange: &mut Exchange, stopped: &Stopped<EarlyEnd>) {
+    if stopped.attempts == 0 {
+        return;
+    }
+    let begun_us = begun_us(exchange);
+    let (now_us, started) = (exchange.elapsed_us(), exchange.started);
+    let sends = attempts::stopped(stopped, begun_us, now_us, started);
+    exchange.notes.attempts += stopped.attempts;
+    note(exchange, sends);
 }
 
 /// Counts how long the attempts of a request took.

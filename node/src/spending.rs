@@ -71,6 +71,8 @@ pub struct Attempts {
     applied: Applied,
     spending: Spending,
     attempt: u32,
+    /// The last one that was let go.
+    passed: u32,
     /// What its answer will be held against.
     reserved: Vec<Reserved>,
     spends: Spends,
@@ -121,6 +123,7 @@ impl Attempts {
             applied,
             spending: tokens.into(),
             attempt: 1,
+            passed: 0,
             reserved: Vec::new(),
             spends,
         }
@@ -130,6 +133,11 @@ impl Attempts {
     /// attempt. What earlier ones have cost nobody knows.
     pub fn into_reserved(self) -> Vec<Reserved> {
         self.reserved
+    }
+
+    /// How many attempts were let go.
+    pub fn passed(&self) -> u32 {
+        self.passed
     }
 
     /// Spends those of an attempt at this instant. What a caller asks for once counts once, what
@@ -145,6 +153,7 @@ impl Attempts {
             self.spending = Spending::due(meters);
         }
         let sent = self.spending.spend(meters, self.applied.priority)?;
+        self.passed = attempt;
         for spent in sent.spent {
             self.spends.add(spent);
         }

@@ -42,9 +42,51 @@ fn the_upstream_call_of_a_caller_that_goes_away_is_cancelled() {
     assert_eq!(record["client_aborted"], true);
     assert_eq!(record["path"], "/slow");
     assert_eq!(record["upstream_status"], Value::Null);
+    // The target saw it: the record says that it was sent.
+    assert_eq!(record["attempts"], 1);
+    assert_eq!(
+        record["sends"].as_array().expect("a list").len(),
+        1,
+        "{record}"
+    );
     wait_for("room", || {
         (gateway.metric("requestrocket_requests_in_flight") == 0.0).then_some(())
     });
+}
+
+#[test]
+fn a_body_that_the_listener_does_not_read_on_is_refused_for_what_is_wrong_with_it() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let filter = json!({"op": "destroy", "paths": ["$.b"], "direction": "request"});
+    gateway.create(&format!("/proxies/{}/filters", proxy.id), filter);
+    let long = "x".repeat(17 * 1024);
+    for (body, status, code, says) in [
+        (
+            format!("2;{long}\r\n{{}}\r\n0\r\n\r\n"),
+            413,
+            "request-too-large",
+            "extensions",
+        ),
+        (
+            format!("2\r\n{{}}\r\n0\r\nx: {long}\r\n\r\n"),
+            431,
+            "request-too-large",
+            "trailers",
+        ),
+        ("zz\r\n".to_owned(), 400, "malformed-request", "chunk"),
+    ] {
+        let mut caller = Connection::open(&gateway.url);
+        let head = proxy
+            .request("POST", "/")
+            .field("transfer-encoding", "chunked");
+        caller.send([head.bytes(&gateway.url), body.into_bytes()].concat());
+        let answer = caller.read().expect("an answer");
+        assert_eq!(answer.outcome(), (status, code), "{}", answer.text());
+        assert!(answer.text().contains(says), "{}", answer.text());
+    }
+    assert!(upstream.seen().is_empty());
 }
 
 #[test]

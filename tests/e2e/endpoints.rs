@@ -330,6 +330,35 @@ fn a_request_that_was_not_written_goes_on_whatever_it_is() {
 
 /// What each of two endpoints answers, and what the caller then gets of a `GET`.
 #[test]
+fn a_request_that_a_limit_held_for_long_goes_on_too() {
+    let gateway = Gateway::start();
+    let gone = ClosedPort::new();
+    let live = Upstream::json("{}");
+    let dead = json!({"base_url": gone.url(), "weight": 1000});
+    let total = json!({"breaker": {"consecutive_failures": 1000}, "timeouts": {"total_ms": 1500}});
+    let made = made(&gateway, &[dead, at(&live)], total);
+    let meters = format!(
+        "/proxies/{}/meters",
+        made.answer["id"].as_str().expect("an id")
+    );
+    let hold = json!({"max_wait_ms": 20_000, "max_waiting": 20});
+    let limit = json!({"limit": 1, "window": "second"});
+    gateway.create(
+        &meters,
+        json!({"limits": [limit], "at_limit": {"hold": hold}}),
+    );
+    let send = || made.request("GET", "/").send(&gateway.url);
+    // One a second: the last waits for longer than the target may take.
+    std::thread::scope(|scope| {
+        let sent: Vec<_> = (0..4).map(|_| scope.spawn(send)).collect();
+        for answer in sent {
+            let answer = answer.join().expect("an answer");
+            assert_eq!(answer.status(), 200, "{}", answer.text());
+        }
+    });
+}
+
+#[test]
 fn a_gateways_fault_is_passed_on_when_the_others_have_nothing_better() {
     let gateway = Gateway::start();
     let statuses = |status: &'static str| {

@@ -303,6 +303,8 @@ fn an_error_body_that_passes_keeps_what_describes_its_bytes() {
     assert_eq!(answer.status(), 404);
     assert_eq!(answer.field("content-encoding"), Some("gzip"));
     assert_eq!(answer.body, coded);
+    // No coding is offered to the target that the caller has not offered.
+    assert_eq!(upstream.last().field("accept-encoding"), Some("identity"));
 }
 
 #[test]

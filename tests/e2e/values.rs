@@ -137,6 +137,12 @@ fn a_stream_passes_as_it_comes_and_its_usage_is_asked_for_and_taken_out() {
     let proxy = gateway.proxy(&upstream.url());
     let value = json!({"template": "openai_chat", "estimate": 10, "request_usage": "inject"});
     budget(&gateway, &proxy, value);
+    // What the gateway adds is neither judged nor filtered: the caller did not send it.
+    let filter = json!({"op": "destroy", "paths": ["$.stream_options"], "direction": "request"});
+    gateway.create(&format!("/proxies/{}/filters", proxy.id), filter);
+    let schema = json!({"additionalProperties": false, "properties": {"model": {}, "stream": {}}});
+    let validation = json!({"validation": {"request": {"schema": schema}}});
+    gateway.patch(&format!("/proxies/{}", proxy.id), validation);
     let request = proxy
         .request("POST", "/chat")
         .json(r#"{"model":"m","stream":true}"#);

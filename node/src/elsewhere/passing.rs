@@ -74,7 +74,7 @@ async fn answer_to(
     elsewhere: &Elsewhere,
     crossing: &Crossing,
 ) -> Result<Answer, EarlyEnd> {
-    let terms = Terms {
+    let mut terms = Terms {
         has_alternatives: elsewhere.gateways.len() > 1,
         ..Terms::now()
     };
@@ -83,6 +83,8 @@ async fn answer_to(
         true => failover::body(exchange, &crossing.method, terms).await?,
         false => exchange.body.take(),
     };
+    // The caller's body is not the region's to wait for.
+    terms.asked_at = Instant::now();
     let mut end = unavailable("; the request was not carried out");
     for at in elsewhere.nearest().into_iter().take(GATEWAYS_ASKED_MAX) {
         let Some(gateway) = elsewhere.gateways.get(at) else {
@@ -103,7 +105,10 @@ async fn answer_to(
                 end = unavailable("; what answers there is no gateway");
                 answer.again.take()
             }
-            Err(SendError::Gate(end)) => return Err(end),
+            Err(SendError::Gate(stopped)) => {
+                outcomes::stopped(exchange, &stopped);
+                return Err(stopped.why);
+            }
             Err(SendError::Failed(mut failure)) => {
                 let id = exchange.id;
                 let (trace_id, span_id) = exchange.trace_ids();
@@ -176,9 +181,9 @@ async fn send(
     };
     tokio::select! {
         biased;
-        () = metrics.cut().passed() => Err(SendError::Gate(inbound::stopped())),
+        () = metrics.cut().passed() => outcomes::ended(Err(inbound::stopped()), attempts.get()),
         sent = &mut sending => sent,
-        () = left => Err(SendError::Gate(inbound::gone())),
+        () = left => outcomes::ended(Err(inbound::gone()), attempts.get()),
         () = to.gateway.gone(since) => {
             let begun = attempts.get() > 0;
             Err(SendError::Failed(Failure {

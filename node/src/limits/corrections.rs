@@ -100,8 +100,14 @@ impl Corrections {
                 ready_ns,
                 change,
             };
-            match waiting.last_mut().filter(|_| before >= WAITING_MAX) {
-                Some(last) => last.change.more = last.change.more.saturating_add(more),
+            let is_more = |entry: &&mut Entry| entry.change.more > 0;
+            let known = waiting.iter_mut().rev().find(is_more);
+            match known.filter(|_| before >= WAITING_MAX) {
+                // Charged late rather than early.
+                Some(last) => {
+                    last.change.add(change);
+                    (last.at_ns, last.ready_ns) = (at_ns, ready_ns);
+                }
                 None => waiting.push(entry),
             }
         }
@@ -354,6 +360,38 @@ mod tests {
         assert_eq!(state.folded.len(), FOLDED_MAX);
         state.pass(2 * SECOND, NOON_S, ME);
         assert!(state.folded.is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_is_kept_however_much_waits_to_be_given_back() {
+        let corrections = Corrections::default();
+        let charge = Charge {
+            at_ns: 1,
+            amount: 1,
+            part_end_ns: 2,
+        };
+        for _ in 0..=WAITING_MAX {
+            corrections.add(std::slice::from_ref(&charge), 0, 9);
+        }
+        corrections.add(&[], 5, 10);
+        corrections.add(&[], 3, 11);
+        let all = corrections.take();
+        let more: Vec<_> = all.iter().filter(|entry| entry.change.more > 0).collect();
+        let [only] = more[..] else {
+            panic!("{more:?}");
+        };
+        assert_eq!(
+            (only.change, only.at_ns, only.ready_ns),
+            (more_of(8), 11, 11)
+        );
+        assert_eq!(all.len(), WAITING_MAX + 1);
+    }
+
+    fn more_of(more: u64) -> Change {
+        Change {
+            more,
+            ..Change::default()
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How much a request sets aside before its answer says what it has cost.
 //!
 //! What the meter's configuration says, or what nine of ten of the last hundred answers did not
-//! exceed; before the first, a twentieth of the smallest limit. Never more than the smallest limit:
-//! it could never be had.
+//! exceed; before the first, a twentieth of the smallest limit. Never more than the smallest limit
+//! in force: it could never be had.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -55,6 +55,14 @@ impl Estimates {
         };
         self.most.store(most, Ordering::Relaxed);
         self.amount.store(amount, Ordering::Relaxed);
+    }
+
+    /// Fits them into the limits in force, which may be less than those configured: what is slowed
+    /// down, or has a small share, still lets requests pass one by one.
+    pub fn fit(&self, in_force: &MeterSpec) {
+        let most = in_force.limits().iter().map(|limit| limit.capacity()).min();
+        let most = most.unwrap_or(u64::MAX).max(1);
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Whether there are any.
@@ -124,6 +132,13 @@ mod tests {
         given.learn(900);
         assert_eq!((given.amount(0), given.amount(80)), (70, 80));
         assert_eq!(given.amount(u64::MAX), 1_000);
+        // A limit that is slowed down to a tenth, or of which nothing is left here.
+        given.fit(&spec(None).scaled(1, 20));
+        assert_eq!((given.amount(0), given.amount(80)), (50, 50));
+        given.fit(&spec(None).scaled(1, 1_000_000));
+        assert_eq!(given.amount(80), 1);
+        given.fit(&spec(None));
+        assert_eq!(given.amount(80), 80);
         let learned = Estimates::of(&spec(Some(Estimate::Learned)));
         assert_eq!(learned.amount(0), 50);
         learned.learn(7);

@@ -40,7 +40,7 @@ pub struct Meter {
     /// Callers wait instead of being refused.
     holds: AtomicBool,
     /// What a request spends before its answer is known; none: one token each.
-    estimates: Estimates,
+    pub(super) estimates: Estimates,
     /// What answers have said.
     pub(super) corrections: Corrections,
     /// Those who do.

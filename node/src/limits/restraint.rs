@@ -260,6 +260,7 @@ impl Meter {
         if thousandths != ALL {
             spec = Arc::new(spec.scaled(thousandths, ALL));
         }
+        self.estimates.fit(&spec);
         self.spec.store(spec);
     }
 }

@@ -13,6 +13,7 @@ use proto::meter::value::ValueSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
 use proto::record::UpstreamId;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::actor::{Next, Stage, StageKind};
@@ -89,7 +90,7 @@ async fn to_target(
     armed: Armed,
 ) -> Result<(), EarlyEnd> {
     let picked = proxy.target.endpoints.first()?;
-    let head = request_head(exchange, proxy, armed)?;
+    let mut head = request_head(exchange, proxy, armed)?;
     payload::watch_request(exchange, &head.headers);
     let body = match head.terms.has_alternatives {
         true => Box::pin(failover::body(exchange, &head.method, head.terms)).await?,
@@ -99,13 +100,12 @@ async fn to_target(
     let tokens = match exchange.drawn {
         true => exchange.tokens.take(),
         // Boxed: it is rare, and the future of every request would have room for it.
-        false => Box::pin(draw(exchange, &applied)).await?,
+        false => Box::pin(draw(exchange, &applied, &mut head.terms)).await?,
     };
     if let Some(warning) = refused::warning(&applied) {
         exchange.notes.warn(warning);
     }
-    let learning = applied.learning.clone();
-    let values = applied.values.clone();
+    let (learning, values) = (applied.learning.clone(), applied.values.clone());
     let mut attempts = Attempts::new(applied, tokens, exchange.notes.spends.clone());
     let destination = proxy.destinations.get(picked.at);
     let destination = destination.ok_or_else(failover::unlisted)?;
@@ -115,18 +115,16 @@ async fn to_target(
         let sending = pin!(upstream.send(destination, head, body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
         let reply = exchange.reply.as_mut().filter(|_| cancels);
-        inbound::while_wanted(reply, metrics.cut(), sending).await?
+        inbound::while_wanted(reply, metrics.cut(), sending).await
     };
+    let sent = outcomes::ended(sent, attempts.passed());
     let sent = match failover::is_due(proxy, &sent) {
         false => outcomes::settle(exchange, proxy, picked, sent),
         // Boxed: it is rare, and the future of every request would have room for it.
         true => {
-            let met = (picked, sent);
-            let spent = &mut attempts;
-            Box::pin(failover::run(
-                upstream, metrics, exchange, proxy, met, spent,
-            ))
-            .await
+            let (met, spent) = ((picked, sent), &mut attempts);
+            let next = failover::run(upstream, metrics, exchange, proxy, met, spent);
+            Box::pin(next).await
         }
     };
     let mut answer = match sent {
@@ -154,7 +152,10 @@ fn unanswered(
     missed: SendError<EarlyEnd>,
 ) -> EarlyEnd {
     match missed {
-        SendError::Gate(end) => end,
+        SendError::Gate(stopped) => {
+            outcomes::stopped(exchange, &stopped);
+            stopped.why
+        }
         SendError::Failed(failure) => {
             outcomes::unanswered(exchange, metrics, &failure);
             failed(exchange, proxy, &failure)
@@ -195,8 +196,13 @@ fn request_head(
     })
 }
 
-/// Draws what `limit` left to this stage, for as long as the caller is there.
-async fn draw(exchange: &mut Exchange, applied: &Applied) -> Result<Option<Tokens>, EarlyEnd> {
+/// Draws what `limit` left to this stage, for as long as the caller is there. What it waited for, a
+/// body included, is not counted as the target's time.
+async fn draw(
+    exchange: &mut Exchange,
+    applied: &Applied,
+    terms: &mut Terms,
+) -> Result<Option<Tokens>, EarlyEnd> {
     let drawing = spending::draw(applied);
     let (tokens, slots) = match exchange.reply.as_mut() {
         Some(reply) => tokio::select! {
@@ -207,6 +213,7 @@ async fn draw(exchange: &mut Exchange, applied: &Applied) -> Result<Option<Token
         None => drawing.await?,
     };
     exchange.slots = slots;
+    terms.asked_at = Instant::now();
     Ok(tokens)
 }
 

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
+use proto::proxy::ErrorBodies;
 use proto::validation::{BodyValidator, ValidationMode, needs_body};
 
 use crate::actor::{Next, Stage, StageKind};
@@ -36,12 +37,10 @@ impl Stage for Prepare {
             Err(end) => return end.into(),
         };
         exchange.outgoing = Some(outgoing);
-        if exchange.applied.asks_for_usage() {
-            ask_for_usage(exchange);
-        }
         let filters = request_filters(exchange, &proxy);
         let validator = proxy.request_validator.clone();
         if filters.is_none() && validator.is_none() {
+            ask_for_usage(exchange);
             return Next::Continue;
         }
         let treated = Treated {
@@ -79,8 +78,12 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
     })?;
     if response_filters(exchange, proxy).is_some() {
         fields::ask_for_whole_body(&exchange.request.method, &mut headers);
-        // Codings that the filter stage can read.
-        let codings = HeaderValue::from_static("gzip, br, zstd, deflate");
+        let codings = HeaderValue::from_static(match proxy.error_bodies {
+            // They reach the caller as they come, who may not know the coding.
+            ErrorBodies::Pass => "identity",
+            // Codings that the filter stage can read.
+            ErrorBodies::Blank | ErrorBodies::Filter => "gzip, br, zstd, deflate",
+        });
         headers.insert(header::ACCEPT_ENCODING, codings);
     }
     reflected::ask_for_readable(proxy, &mut headers);
@@ -100,11 +103,15 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
     })
 }
 
-/// Asks for what a meter counts, where the caller has not said whether it wants to know.
+/// Asks for what a meter counts, where the caller has not said whether it wants to know. Last: what
+/// the caller sent is judged and filtered, not what is added here.
 fn ask_for_usage(exchange: &mut Exchange) {
     let Inbound::Buffered(body) = &exchange.body else {
         return;
     };
+    if !exchange.applied.asks_for_usage() {
+        return;
+    }
     if let Some(asking) = proto::meter::value::inject(body) {
         replace_body(exchange, asking.into());
         exchange.usage_asked = true;
@@ -138,14 +145,14 @@ fn treat_body(exchange: &mut Exchange, treated: Treated) -> Next {
         Inbound::Stream { .. } => {
             let bytes_max = treated.bytes_max;
             return inbound::buffer(bytes_max, move |exchange, buffered| match buffered {
-                Buffered::Whole(bytes) => treated.whole(exchange, &bytes).err(),
+                Buffered::Whole(bytes) => treated.treat(exchange, &bytes).err(),
                 Buffered::TooLarge => treated.too_large(exchange).err(),
             });
         }
         Inbound::None => treated.none(exchange),
         Inbound::Buffered(bytes) => {
             let bytes = bytes.clone();
-            treated.whole(exchange, &bytes)
+            treated.treat(exchange, &bytes)
         }
         Inbound::Oversize { .. } => treated.too_large(exchange),
     };
@@ -163,6 +170,12 @@ impl Treated {
             }
             None => Ok(()),
         }
+    }
+
+    fn treat(&self, exchange: &mut Exchange, bytes: &Bytes) -> Result<(), EarlyEnd> {
+        self.whole(exchange, bytes)?;
+        ask_for_usage(exchange);
+        Ok(())
     }
 
     fn whole(&self, exchange: &mut Exchange, bytes: &Bytes) -> Result<(), EarlyEnd> {

@@ -210,9 +210,7 @@ fn inbound(
 /// Why a body ended too early, as the listener's socket saw it.
 fn body_error(connection: Option<&Connection>) -> BodyError {
     match connection.and_then(Connection::body_fault) {
-        Some(fault) if fault.facts().code == Code::RequestTimeout => BodyError::TimedOut,
-        Some(fault) if fault.facts().code == Code::RequestTooLarge => BodyError::TooLarge,
-        Some(_) => BodyError::Malformed,
+        Some(refusal) => BodyError::Refused(refusal),
         None => BodyError::Disconnected,
     }
 }

@@ -143,11 +143,34 @@ pub struct Earlier {
 /// The outcome of a send that brought no answer.
 #[derive(Debug)]
 pub enum SendError<G> {
-    /// The gate refused an attempt. `maybe_carried_out` is `false` in the sense of [`Failure`]:
-    /// an earlier attempt was given back unwritten, or was of an idempotent request.
-    Gate(G),
+    /// The gate refused an attempt, or nobody waits for an answer any more. `maybe_carried_out` is
+    /// `false` in the sense of [`Failure`]: an earlier attempt was given back unwritten, or was of
+    /// an idempotent request.
+    Gate(Stopped<G>),
     /// The exchange failed.
     Failed(Failure),
+}
+
+/// A send that was stopped from this side.
+#[derive(Debug)]
+pub struct Stopped<G> {
+    /// Why.
+    pub why: G,
+    /// Attempts that were let through by the gate before.
+    pub attempts: u32,
+    /// What went wrong before.
+    pub earlier: Vec<Earlier>,
+}
+
+impl<G> Stopped<G> {
+    /// After so many attempts.
+    pub fn after(attempts: u32, why: G) -> Self {
+        Self {
+            why,
+            attempts,
+            earlier: Vec::new(),
+        }
+    }
 }
 
 /// How the body of an answer ended too early. The connection is closed in all cases.

@@ -51,7 +51,7 @@ pub use counted::ConnectionCounts;
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
-pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, SendError};
+pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, SendError, Stopped};
 pub use gate::Hold;
 pub use head::{RequestHead, Resend, Terms};
 pub use replay::REPLAY_BYTES_MAX;

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
-use super::error::{Earlier, Failure, FailureKind, SendError};
+use super::error::{Earlier, Failure, FailureKind, SendError, Stopped};
 use super::framing::{clean_request, frame_request, receive_head};
 use super::gate::{self, Hold};
 use super::head::{RequestHead, Resend, Terms};
@@ -101,7 +101,7 @@ pub(super) async fn send<G>(
         Ok(answer) => Ok(Answer { earlier, ..answer }),
         Err(missed) => Err(match missed.into_error(attempts) {
             SendError::Failed(failure) => SendError::Failed(Failure { earlier, ..failure }),
-            gate => gate,
+            SendError::Gate(stopped) => SendError::Gate(Stopped { earlier, ..stopped }),
         }),
     }
 }
@@ -117,7 +117,7 @@ fn is_sendable(head: &RequestHead) -> bool {
 impl<G> Missed<G> {
     fn into_error(self, attempts: u32) -> SendError<G> {
         let (kind, maybe_carried_out, again) = match self {
-            Self::Gate(refusal) => return SendError::Gate(refusal),
+            Self::Gate(why) => return SendError::Gate(Stopped::after(attempts, why)),
             Self::Failed(kind, maybe_carried_out, again) => (kind, maybe_carried_out, again),
             Self::Again(head, body, kind, maybe_carried_out) => {
                 (kind, maybe_carried_out, Some(Box::new((head, body))))
@@ -156,7 +156,10 @@ impl Exchange<'_> {
         let copy = replay_copy(&head, &body, &lease);
         let received = lease.received();
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
-        gate::pass(gate, attempts).await.map_err(Missed::Gate)?;
+        let passing = gate::pass(gate, attempts, self.total_due).await;
+        if !passing.map_err(Missed::Gate)? {
+            return Err(unsent(FailureKind::TotalTimeout, head, body));
+        }
         let sent_at = Instant::now();
         let (request, progress) = self.request(head, body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);

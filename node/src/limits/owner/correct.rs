@@ -81,7 +81,8 @@ impl Correcting {
                 same.ready_ns = same.ready_ns.max(entry.ready_ns);
                 same.change.add(entry.change);
             }
-            None if full => {}
+            // What is missing always counts; of those entries there is one.
+            None if full && entry.change.more == 0 => {}
             None => self.waiting.push(entry),
         }
     }

@@ -83,6 +83,8 @@ pub struct Slots {
     refused_until_ns: AtomicU64,
     /// Whether what refuses is the silence of the store.
     lost: AtomicBool,
+    /// When the store last answered.
+    heard_ns: AtomicU64,
     asked: AtomicBool,
     answered: Notify,
     shared: Arc<SlotShared>,
@@ -146,6 +148,7 @@ impl Slots {
             waiting: AtomicU64::new(0),
             refused_until_ns: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            heard_ns: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             answered: Notify::new(),
             shared,
@@ -198,6 +201,7 @@ impl Slots {
         let Some(_waits) = waits else {
             return Err(Box::new(self.refusal()));
         };
+        let since_ns = clock.boot_ns();
         let over = tokio::time::sleep(self.shared.grace);
         tokio::pin!(over);
         loop {
@@ -215,7 +219,10 @@ impl Slots {
             tokio::select! {
                 () = &mut answered => {}
                 () = &mut over => {
-                    self.lost.store(true, Ordering::Release);
+                    // Others may have been faster each time; then the store is not lost.
+                    if self.heard_ns.load(Ordering::Acquire) < since_ns {
+                        self.lost.store(true, Ordering::Release);
+                    }
                     return self.pass().ok_or_else(|| Box::new(self.refusal()));
                 }
             }
@@ -335,5 +342,42 @@ impl std::fmt::Debug for Slots {
             .field("granted", &self.granted())
             .field("used", &self.used())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::meter::LimitAnswer;
+
+    use super::taker::Taker;
+    use super::*;
+    use crate::limits::{Opener, SystemClock};
+
+    #[actix_rt::test]
+    async fn a_store_that_gives_the_slots_to_others_is_not_lost() {
+        let shared = SlotShared::new(Arc::new(SystemClock), Duration::from_millis(50));
+        let spec = SlotSpec {
+            name: String::new(),
+            version: 1,
+            limit: 1,
+            on_store_loss: StoreLoss::FailOpen,
+            answer: LimitAnswer::default(),
+        };
+        let slots = Arc::new(Slots::new(MeterKey::whole("m"), spec, Arc::new(shared)));
+        let now_ns = || SystemClock.boot_ns();
+        let mut taker = Taker::new(slots.clone(), Opener { node: 1, boot: 1 }, now_ns());
+        // Each write meets another one.
+        let losing = async {
+            loop {
+                taker.conflicted(None, now_ns());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let taken = tokio::select! {
+            taken = slots.taken() => taken,
+            () = losing => unreachable!("it goes on"),
+        };
+        assert!(!taken.unwrap_err().lost);
+        assert!(slots.taken().await.is_ok(), "and silence lets calls pass");
     }
 }

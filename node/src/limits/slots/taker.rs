@@ -162,7 +162,7 @@ impl Taker {
         self.slots.grant(n);
         let ends_ns = composed_ns.saturating_add(TTL_NS);
         self.slots.ends_ns.store(ends_ns, Ordering::Release);
-        self.slots.lost.store(false, Ordering::Release);
+        self.heard(now_ns);
         self.renewed_ns = composed_ns;
         self.surplus_since_ns = None;
         self.base = match next.held.is_empty() {
@@ -181,7 +181,7 @@ impl Taker {
     /// The key has another value; nothing was written.
     pub fn conflicted(&mut self, seen: Option<(SlotState, Revision)>, now_ns: u64) {
         self.attempt = None;
-        self.slots.lost.store(false, Ordering::Release);
+        self.heard(now_ns);
         self.base = match seen {
             None => Base::Absent,
             Some((state, revision)) => Base::Held {
@@ -192,6 +192,12 @@ impl Taker {
             },
         };
         self.look_ns = now_ns;
+    }
+
+    /// The store has answered.
+    fn heard(&self, now_ns: u64) {
+        self.slots.heard_ns.store(now_ns, Ordering::Release);
+        self.slots.lost.store(false, Ordering::Release);
     }
 
     /// The write failed, or nobody knows: the next state that is seen tells, and until then no

@@ -330,6 +330,51 @@ fn a_target_that_never_answers_is_given_up() {
 }
 
 #[test]
+fn nothing_is_sent_or_counted_once_the_time_is_over() {
+    on_worker(async {
+        let peer = Peer::start(|_, mut stream| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, &ok("first")).await;
+            read_head(&mut stream).await;
+            panic!("a second request was sent");
+        })
+        .await;
+        let short = timeouts(|t, short| t.total = Some(5 * short));
+        let (upstream, destination) = (upstream(), peer.destination_with(short));
+        let mut answer = get(&upstream, &destination).await.unwrap();
+        assert_eq!(read(&mut answer.body).await.0, "first");
+        let asked = Cell::new(0);
+        let ask = |late: Duration| {
+            let mut request = head(Method::GET, "/");
+            let asked_at = request.terms.asked_at.checked_sub(late);
+            request.terms.asked_at = asked_at.expect("the machine runs for longer");
+            let (upstream, destination, asked) = (&upstream, &destination, &asked);
+            async move {
+                let mut gate = |_| {
+                    asked.set(asked.get() + 1);
+                    Err::<(), _>(Hold::<()>::Until(Box::pin(std::future::pending())))
+                };
+                let sent = upstream.send(destination, request, RequestBody::Empty, &mut gate);
+                match sent.await {
+                    Err(SendError::Failed(failure)) => name(&failure),
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let expected = "total-timeout, never carried out";
+        assert_eq!(
+            (ask(Duration::from_secs(1)).await.as_str(), asked.get()),
+            (expected, 0)
+        );
+        // A wait at the gate ends with the time too.
+        assert_eq!(
+            (ask(Duration::ZERO).await.as_str(), asked.get()),
+            (expected, 1)
+        );
+    });
+}
+
+#[test]
 fn an_upload_under_way_is_not_silence() {
     on_worker(async {
         let peer = Peer::start(|_, mut stream| async move {

@@ -143,7 +143,7 @@ async fn send(
     match upstream.send(destination, head, body, &mut open_gate).await {
         Ok(answer) => Ok(answer),
         Err(SendError::Failed(failure)) => Err(failure),
-        Err(SendError::Gate(never)) => match never {},
+        Err(SendError::Gate(stopped)) => match stopped.why {},
     }
 }
 

@@ -75,7 +75,7 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
             let (got, attempts) = match outcome {
                 Ok(mut answer) => (read(&mut answer.body).await.0, answer.attempts),
                 Err(SendError::Failed(failure)) => (name(&failure), failure.attempts),
-                Err(SendError::Gate(())) => panic!("the gate is open"),
+                Err(SendError::Gate(_)) => panic!("the gate is open"),
             };
             assert_eq!(got, expect, "{stale:?} {method}");
             assert_eq!(
@@ -224,7 +224,14 @@ fn the_gate_is_asked_for_every_attempt_and_can_refuse() {
                 .send(&destination, request, RequestBody::Empty, &mut gate)
                 .await;
             match outcome {
-                Err(SendError::Gate(attempt)) => assert_eq!(attempt, expect),
+                Err(SendError::Gate(stopped)) => {
+                    assert_eq!(stopped.why, expect);
+                    let sent = expect - 1;
+                    assert_eq!(
+                        (stopped.attempts, stopped.earlier.len()),
+                        (sent, sent as usize)
+                    );
+                }
                 outcome => panic!("{outcome:?}"),
             }
             assert_eq!(requests.get(), requests_expected);
@@ -259,7 +266,10 @@ fn a_gate_may_make_an_attempt_wait() {
         let mut gate = |_| Err(Hold::Until(Box::pin(async { Err("refused") })));
         let request = head(Method::GET, "/");
         let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
-        assert!(matches!(sent.await, Err(SendError::Gate("refused"))));
+        let Err(SendError::Gate(stopped)) = sent.await else {
+            panic!("the gate refuses");
+        };
+        assert_eq!((stopped.why, stopped.attempts), ("refused", 0));
         assert_eq!(requests.get(), 1);
     });
 }
