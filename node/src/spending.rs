@@ -13,7 +13,7 @@ use proto::record::MeterSpend;
 use crate::limits::{Clock, DrawAll, MeterSet, Reserved, Sent, SlotToken, SystemClock, Tokens};
 use crate::metering::Applied;
 use crate::refused::{in_flight, late, refused};
-use crate::upstream::Hold;
+use crate::upstream::{Hold, Leave};
 
 /// Draws everything that a request spends, waiting where it has to: tokens of its meters, then a
 /// place among the calls in flight.
@@ -145,14 +145,14 @@ impl Attempts {
     ///
     /// # Errors
     /// As [`Spending::spend`].
-    pub fn spend(&mut self, attempt: u32) -> Result<(), Hold<EarlyEnd>> {
+    pub fn spend(&mut self, attempt: u32) -> Result<Leave, Hold<EarlyEnd>> {
         let again = (attempt > 1).then(|| self.applied.first.repeated());
         let meters = again.as_ref().unwrap_or(&self.applied.first);
         if attempt > self.attempt {
             self.attempt = attempt;
             self.spending = Spending::due(meters);
         }
-        let sent = self.spending.spend(meters, self.applied.priority)?;
+        let (sent, leave) = self.spending.spend(meters, self.applied.priority)?;
         self.passed = attempt;
         for spent in sent.spent {
             self.spends.add(spent);
@@ -162,7 +162,7 @@ impl Attempts {
             self.reserved.retain(|known| !same(known));
             self.reserved.push(reserved);
         }
-        Ok(())
+        Ok(leave)
     }
 }
 
@@ -185,21 +185,24 @@ impl Spending {
     ///
     /// # Errors
     /// 429 or 503 of the meter that refuses, or what to wait for.
-    fn spend(&mut self, meters: &MeterSet, priority: u8) -> Result<Sent, Hold<EarlyEnd>> {
+    fn spend(&mut self, meters: &MeterSet, priority: u8) -> Result<(Sent, Leave), Hold<EarlyEnd>> {
         let tokens = match std::mem::take(self) {
-            Self::Nothing => return Ok(Sent::default()),
+            Self::Nothing => return Ok((Sent::default(), None)),
             Self::Due => None,
             Self::Drawn(tokens) => Some(tokens),
             Self::Awaited(tokens) => tokens.take(),
         };
         let now_ns = SystemClock.boot_ns();
         let drawn = match tokens.map(|tokens| tokens.send(now_ns)) {
-            Some(Ok(sent)) => return Ok(sent),
+            Some(Ok(sent)) => return Ok((sent, Some(now_ns))),
             Some(Err(_)) => meters.draw_again(now_ns),
             None => meters.draw(now_ns),
         };
         match drawn {
-            DrawAll::Drawn(tokens) => tokens.send(now_ns).map_err(|_| Hold::Refused(late())),
+            DrawAll::Drawn(tokens) => match tokens.send(now_ns) {
+                Ok(sent) => Ok((sent, Some(now_ns))),
+                Err(_) => Err(Hold::Refused(late())),
+            },
             DrawAll::Refused(refusal) => Err(Hold::Refused(refused(&refusal))),
             DrawAll::Wait(waiting) => {
                 let place = Rc::new(Cell::new(None));

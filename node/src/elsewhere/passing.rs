@@ -169,7 +169,7 @@ async fn send(
     let attempts = Cell::new(0);
     let mut gate = |attempt: u32| {
         attempts.set(attempt);
-        Ok(())
+        Ok(None)
     };
     let since = Instant::now();
     let mut sending = pin!(upstream.send(&to.destination, head, body, &mut gate));

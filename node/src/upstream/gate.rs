@@ -4,6 +4,10 @@ use std::pin::Pin;
 
 use tokio::time::{Instant, timeout_at};
 
+/// A gate's leave: the instant for which it has counted the attempt, on CLOCK_BOOTTIME in
+/// nanoseconds; none where it counts nothing.
+pub type Leave = Option<u64>;
+
 /// Why a gate does not let an attempt go at this instant.
 pub enum Hold<G> {
     /// It must not go.
@@ -12,19 +16,19 @@ pub enum Hold<G> {
     Until(Pin<Box<dyn Future<Output = Result<(), G>>>>),
 }
 
-/// Waits at the gate until it lets an attempt pass. `false`: the time was over before; nothing was
+/// Waits at the gate until it lets an attempt pass. `None`: the time was over before; nothing was
 /// counted.
 pub(super) async fn pass<G>(
-    gate: &mut dyn FnMut(&mut u32) -> Result<(), Hold<G>>,
+    gate: &mut dyn FnMut(&mut u32) -> Result<Leave, Hold<G>>,
     attempts: &mut u32,
     due: Option<Instant>,
-) -> Result<bool, G> {
+) -> Result<Option<Leave>, G> {
     loop {
         if due.is_some_and(|due| Instant::now() >= due) {
-            return Ok(false);
+            return Ok(None);
         }
         let ready = match gate(attempts) {
-            Ok(()) => return Ok(true),
+            Ok(leave) => return Ok(Some(leave)),
             Err(Hold::Refused(refusal)) => return Err(refusal),
             Err(Hold::Until(ready)) => ready,
         };

@@ -5,6 +5,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 
+use super::gate::Leave;
 use crate::body::RequestBody;
 use crate::limits::{Clock, SystemClock};
 
@@ -56,11 +57,12 @@ pub type Resend = Box<(RequestHead, RequestBody)>;
 const SENT_AT: HeaderName = HeaderName::from_static("requestrocket-sent-at");
 
 impl RequestHead {
-    /// Tells the target when this is called, where that is wanted.
-    pub fn tell_sent_at(&mut self) {
+    /// Tells the target for which instant the gate has counted it, else when this is called, where
+    /// that is wanted.
+    pub fn tell_sent_at(&mut self, leave: Leave) {
         if self.terms.says_sent_at {
-            let now_ns = HeaderValue::from(SystemClock.boot_ns());
-            self.headers.insert(SENT_AT, now_ns);
+            let at_ns = leave.unwrap_or_else(|| SystemClock.boot_ns());
+            self.headers.insert(SENT_AT, HeaderValue::from(at_ns));
         }
     }
 }

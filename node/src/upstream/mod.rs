@@ -52,7 +52,7 @@ pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
 pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, SendError, Stopped};
-pub use gate::Hold;
+pub use gate::{Hold, Leave};
 pub use head::{RequestHead, Resend, Terms};
 pub use replay::REPLAY_BYTES_MAX;
 pub use resolve::{Hosts, ResolveError};
@@ -107,7 +107,7 @@ impl Upstream {
         destination: &Arc<Destination>,
         head: RequestHead,
         body: RequestBody,
-        gate: &mut dyn FnMut(u32) -> Result<(), Hold<G>>,
+        gate: &mut dyn FnMut(u32) -> Result<Leave, Hold<G>>,
     ) -> impl Future<Output = Result<Answer, SendError<G>>> {
         send::send(&self.pools, destination, head, body, gate)
     }

@@ -28,7 +28,7 @@ use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
 use super::error::{Earlier, Failure, FailureKind, SendError, Stopped};
 use super::framing::{clean_request, frame_request, receive_head};
-use super::gate::{self, Hold};
+use super::gate::{self, Hold, Leave};
 use super::head::{RequestHead, Resend, Terms};
 use super::pool::Lease;
 use super::replay::replay_copy;
@@ -65,7 +65,7 @@ pub(super) async fn send<G>(
     destination: &Arc<Destination>,
     mut head: RequestHead,
     body: RequestBody,
-    gate: &mut dyn FnMut(u32) -> Result<(), Hold<G>>,
+    gate: &mut dyn FnMut(u32) -> Result<Leave, Hold<G>>,
 ) -> Result<Answer, SendError<G>> {
     let total = destination.parts.timeouts.total;
     let total_due = total.map(|total| due(head.terms.asked_at, total));
@@ -80,9 +80,9 @@ pub(super) async fn send<G>(
     clean_request(&mut head.headers);
     let mut attempts = 0;
     let mut gate = |attempts: &mut u32| {
-        gate(*attempts + 1)?;
+        let leave = gate(*attempts + 1)?;
         *attempts += 1;
-        Ok(())
+        Ok(leave)
     };
     let (head, body, kind) = match exchange
         .attempt(head, body, Wanted::Any, &mut attempts, &mut gate)
@@ -140,7 +140,7 @@ impl Exchange<'_> {
         body: RequestBody,
         wanted: Wanted,
         attempts: &mut u32,
-        gate: &mut dyn FnMut(&mut u32) -> Result<(), Hold<G>>,
+        gate: &mut dyn FnMut(&mut u32) -> Result<Leave, Hold<G>>,
     ) -> Result<Answer, Missed<G>> {
         let timeouts = &self.destination.parts.timeouts;
         let asked_at = Instant::now();
@@ -157,11 +157,11 @@ impl Exchange<'_> {
         let received = lease.received();
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
         let passing = gate::pass(gate, attempts, self.total_due).await;
-        if !passing.map_err(Missed::Gate)? {
+        let Some(leave) = passing.map_err(Missed::Gate)? else {
             return Err(unsent(FailureKind::TotalTimeout, head, body));
-        }
+        };
         let sent_at = Instant::now();
-        let (request, progress) = self.request(head, body, &lease, sent_at);
+        let (request, progress) = self.request((head, leave), body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);
         let outcome = self
             .wait(outcome, &mut lease, progress.as_deref(), sent_at)
@@ -226,12 +226,12 @@ impl Exchange<'_> {
 
     fn request(
         &self,
-        mut head: RequestHead,
+        (mut head, leave): (RequestHead, Leave),
         body: RequestBody,
         lease: &Lease,
         now: Instant,
     ) -> (Request<SentBody>, Option<Rc<Progress>>) {
-        head.tell_sent_at();
+        head.tell_sent_at(leave);
         let uri = match lease {
             Lease::Http1 { .. } => {
                 frame_request(&mut head.headers, &head.method, &body);

@@ -352,7 +352,7 @@ fn nothing_is_sent_or_counted_once_the_time_is_over() {
             async move {
                 let mut gate = |_| {
                     asked.set(asked.get() + 1);
-                    Err::<(), _>(Hold::<()>::Until(Box::pin(std::future::pending())))
+                    Err(Hold::<()>::Until(Box::pin(std::future::pending())))
                 };
                 let sent = upstream.send(destination, request, RequestBody::Empty, &mut gate);
                 match sent.await {

@@ -129,8 +129,8 @@ fn head(method: Method, target: &str) -> RequestHead {
     }
 }
 
-fn open_gate(_attempt: u32) -> Result<(), Hold<Infallible>> {
-    Ok(())
+fn open_gate(_attempt: u32) -> Result<Leave, Hold<Infallible>> {
+    Ok(None)
 }
 
 /// Sends without a gate.

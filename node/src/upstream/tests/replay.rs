@@ -65,7 +65,7 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
             let mut gate = |attempt| {
                 gates.set(gates.get() + 1);
                 assert_eq!(attempt, gates.get());
-                Ok::<(), Hold<()>>(())
+                Ok::<_, Hold<()>>(None)
             };
             let mut request = head(method.clone(), "/");
             request.terms.has_idempotency_key = key;
@@ -216,7 +216,7 @@ fn the_gate_is_asked_for_every_attempt_and_can_refuse() {
                 if attempt == refuse_at {
                     Err(Hold::Refused(attempt))
                 } else {
-                    Ok(())
+                    Ok(None)
                 }
             };
             let request = head(Method::GET, "/");
@@ -254,7 +254,7 @@ fn a_gate_may_make_an_attempt_wait() {
                     tokio::task::yield_now().await;
                     Ok(())
                 }))),
-                2 => Ok(()),
+                2 => Ok(None),
                 _ => Err(Hold::Refused(attempt)),
             }
         };
