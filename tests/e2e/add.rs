@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, binary};
 use crate::harness::http::Request;
@@ -72,6 +72,30 @@ fn what_is_added_is_narrow_limited_and_works() {
     }
     assert_eq!(call("POST", "/v1/chat/completions"), 200);
     assert_eq!(call("POST", "/v1/chat/completions"), 429);
+}
+
+#[test]
+fn what_is_added_without_a_limit_has_the_one_of_its_organisation() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let (org, limits) = (
+        "/api/v1/orgs/default",
+        json!({"default_limits": {"per_minute": 2}}),
+    );
+    let set = gateway.control_call("PATCH", org, Some(&gateway.token), Some(&limits));
+    assert_eq!(set.status(), 200, "{}", set.text());
+    let url = upstream.url();
+    let mut arguments = vec![url.as_str(), "--output", "json"];
+    arguments.extend(LOCAL);
+    let output = add(&gateway, &arguments, "sk");
+    assert!(output.status.success(), "{output:?}");
+    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+    let bearer = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
+    for status in [200, 200, 429] {
+        let request = Request::new("GET", &path).field("authorization", &bearer);
+        assert_eq!(request.send(&gateway.url).status(), status);
+    }
 }
 
 #[test]

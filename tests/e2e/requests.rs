@@ -285,6 +285,8 @@ fn requests_are_followed_as_they_come() {
 #[test]
 fn a_follower_whose_token_ends_is_let_go() {
     let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
     let made = gateway.create("/tokens", json!({"name": "t", "role": "viewer"}));
     let token = made["secret"]["token"]
         .as_str()
@@ -295,6 +297,7 @@ fn a_follower_whose_token_ends_is_let_go() {
         .args(["--output", "json"])
         .env("REQUESTROCKET_TOKEN", &token)
         .stdin(Stdio::null())
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary runs");
@@ -309,7 +312,11 @@ fn a_follower_whose_token_ends_is_let_go() {
             .status(),
         204
     );
-    let ended = child.wait().expect("it ends");
+    // Records that go on coming do not keep it.
+    let ended = wait_for("its end", || {
+        proxy.get("/");
+        child.try_wait().expect("a child")
+    });
     assert!(!ended.success());
 }
 
