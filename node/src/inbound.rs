@@ -115,7 +115,7 @@ pub async fn while_wanted<T>(
 }
 
 /// The end of a request that the process has no more time for.
-pub fn stopped() -> EarlyEnd {
+fn stopped() -> EarlyEnd {
     EarlyEnd::new(
         Code::GatewayStopped,
         "this gateway ends, and the target did not answer within `gateway.drain_ms`; the request \

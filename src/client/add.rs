@@ -301,7 +301,6 @@ fn escape(text: &str) -> String {
         })
 }
 
-/// `60/min` and `10000/day` as a proxy's limits.
 /// What the operator gave the organisation for proxies that say nothing of limits.
 async fn default_limits(api: &Api) -> anyhow::Result<Value> {
     let org = api.get("").await?;
@@ -311,6 +310,7 @@ async fn default_limits(api: &Api) -> anyhow::Result<Value> {
     })
 }
 
+/// `60/min` and `10000/day` as a proxy's limits.
 fn limits(texts: &[String]) -> anyhow::Result<Value> {
     let mut limits = serde_json::Map::new();
     for text in texts {

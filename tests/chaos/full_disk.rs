@@ -2,7 +2,6 @@
 //! refused or counted, and with room again all is as before, by itself.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use super::cluster::{self, Cluster, Links, Process, SECOND as CLUSTER_SECOND};
 use super::load::Load;
 use crate::harness::disk::Disk;
+use crate::harness::etcd::copy_folder;
 use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::upstream::{Upstream, json_answer};
 use crate::harness::wait_for;
@@ -169,23 +169,9 @@ fn on_disk(process: &mut Process) -> Disk {
     let (data, before) = (folder.path().join("data"), folder.path().join("before"));
     fs::rename(&data, &before).expect("the data is set aside");
     let disk = Disk::mount(data.clone(), DISK_MIB);
-    copy(&before, &data);
+    copy_folder(&before, &data);
     process.resume(folder);
     disk
-}
-
-/// Copies all files of a folder, and those of folders in it; sockets are made anew.
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let (path, place) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            fs::create_dir(&place).expect("a folder can be made");
-            copy(&path, &place);
-        } else if path.is_file() {
-            fs::copy(&path, &place).expect("a file can be copied");
-        }
-    }
 }
 
 /// Calls a proxy on a node; the id of its record.

@@ -2,12 +2,11 @@
 //! a region that is away.
 
 use std::collections::BTreeSet;
-use std::process::Output;
 
 use serde_json::{Value, json};
 
 use crate::cluster::wait_status;
-use crate::harness::gateway::{Gateway, binary};
+use crate::harness::gateway::Gateway;
 use crate::harness::http::Request;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
@@ -47,16 +46,6 @@ fn items(listed: &Value) -> &[Value] {
 
 fn of_region(items: &[Value], region: &str) -> usize {
     items.iter().filter(|item| item["region"] == region).count()
-}
-
-/// A command as a client of a control plane.
-fn run(control: &Gateway, arguments: &[&str]) -> Output {
-    let mut command = binary();
-    command
-        .args(arguments)
-        .args(["--control", &control.control])
-        .env("REQUESTROCKET_TOKEN", &control.token);
-    command.output().expect("the binary runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -135,18 +124,15 @@ fn records_of_both_regions_are_one_list_in_either() {
     let nowhere = format!("/records/{}?regions=all", proto::id::RequestId::new());
     assert_eq!(pair.us.api("GET", &nowhere, None).status(), 404);
 
-    let lines = run(
-        &pair.us,
-        &[
-            "records",
-            "--path",
-            "/across",
-            "--regions",
-            "all",
-            "--output",
-            "ndjson",
-        ],
-    );
+    let lines = pair.us.command(&[
+        "records",
+        "--path",
+        "/across",
+        "--regions",
+        "all",
+        "--output",
+        "ndjson",
+    ]);
     let lines: Vec<Value> = text(&lines.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).expect("a record"))
@@ -221,7 +207,7 @@ fn a_region_that_is_away_or_refuses_is_named_and_holds_nothing_up() {
         &["top", "--regions", "all"],
         &["telemetry", "--regions", "all"],
     ] {
-        let said = run(&pair.us, command);
+        let said = pair.us.command(command);
         assert!(said.status.success(), "{command:?}");
         let (out, err) = (text(&said.stdout), text(&said.stderr));
         assert!(!out.is_empty(), "{command:?}");

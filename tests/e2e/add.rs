@@ -26,34 +26,36 @@ fn add(gateway: &Gateway, arguments: &[&str], secret: &str) -> Output {
     child.wait_with_output().expect("it ends")
 }
 
+/// Adds an upstream, with these options; the path of its URL, and what a caller authorises with.
+fn added(
+    gateway: &Gateway,
+    upstream: &Upstream,
+    options: &[&str],
+    secret: &str,
+) -> (String, String) {
+    let url = upstream.url();
+    let arguments = [&[url.as_str(), "--output", "json"], options, &LOCAL].concat();
+    let output = add(gateway, &arguments, secret);
+    assert!(output.status.success(), "{output:?}");
+    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+    let bearer = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
+    (path, bearer)
+}
+
 const LOCAL: [&str; 3] = ["--allow-http", "--allow-network", "127.0.0.0/8"];
 
 #[test]
 fn what_is_added_is_narrow_limited_and_works() {
     let gateway = Gateway::start();
     let upstream = Upstream::json("{}");
-    let url = upstream.url();
-    let mut arguments = vec![
-        url.as_str(),
-        "--alias",
-        "llm",
-        "--allow",
-        "POST /v1/chat/completions",
-        "--limit",
-        "2/min",
-        "--output",
-        "json",
-    ];
-    arguments.extend(LOCAL);
-    let output = add(&gateway, &arguments, "sk-live-1\n");
-    assert!(output.status.success(), "{output:?}");
-    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let key = made["api_key"].as_str().expect("a key");
-    let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+    let allow = "POST /v1/chat/completions";
+    let options = ["--alias", "llm", "--allow", allow, "--limit", "2/min"];
+    let (path, bearer) = added(&gateway, &upstream, &options, "sk-live-1\n");
     assert!(path.ends_with("/llm"), "{path}");
     let call = |method: &str, behind: &str| {
         Request::new(method, &format!("{path}{behind}"))
-            .field("authorization", &format!("Bearer {key}"))
+            .field("authorization", &bearer)
             .json("{}")
             .send(&gateway.url)
             .status()
@@ -84,14 +86,7 @@ fn what_is_added_without_a_limit_has_the_one_of_its_organisation() {
     );
     let set = gateway.control_call("PATCH", org, Some(&gateway.token), Some(&limits));
     assert_eq!(set.status(), 200, "{}", set.text());
-    let url = upstream.url();
-    let mut arguments = vec![url.as_str(), "--output", "json"];
-    arguments.extend(LOCAL);
-    let output = add(&gateway, &arguments, "sk");
-    assert!(output.status.success(), "{output:?}");
-    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
-    let bearer = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
+    let (path, bearer) = added(&gateway, &upstream, &[], "sk");
     for status in [200, 200, 429] {
         let request = Request::new("GET", &path).field("authorization", &bearer);
         assert_eq!(request.send(&gateway.url).status(), status);
@@ -102,14 +97,7 @@ fn what_is_added_without_a_limit_has_the_one_of_its_organisation() {
 fn read_only_is_get_and_head() {
     let gateway = Gateway::start();
     let upstream = Upstream::json("{}");
-    let url = upstream.url();
-    let mut arguments = vec![url.as_str(), "--read-only", "--output", "json"];
-    arguments.extend(LOCAL);
-    let output = add(&gateway, &arguments, "sk");
-    assert!(output.status.success(), "{output:?}");
-    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
-    let bearer = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
+    let (path, bearer) = added(&gateway, &upstream, &["--read-only"], "sk");
     for (method, status) in [("GET", 200), ("HEAD", 200), ("POST", 400), ("DELETE", 400)] {
         let request = Request::new(method, &path).field("authorization", &bearer);
         assert_eq!(request.send(&gateway.url).status(), status, "{method}");
@@ -179,7 +167,6 @@ fn faults_are_told_before_anything_is_made() {
 fn what_is_added_without_a_credential_is_as_narrow() {
     let gateway = Gateway::start();
     let upstream = Upstream::json("{}");
-    let url = upstream.url();
     for (narrowing, allowed, denied) in [
         (vec!["--read-only"], ("GET", "/any"), ("DELETE", "/any")),
         (vec!["--allow", "GET /ok"], ("GET", "/ok"), ("GET", "/else")),
@@ -189,18 +176,12 @@ fn what_is_added_without_a_credential_is_as_narrow() {
             ("POST", "/v1/a/b"),
         ),
     ] {
-        let mut arguments = vec![url.as_str(), "--auth", "none", "--output", "json"];
-        arguments.extend(&narrowing);
-        arguments.extend(LOCAL);
-        let output = add(&gateway, &arguments, "");
-        assert!(output.status.success(), "{output:?}");
-        let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let key = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
-        let path = made["url"].as_str().expect("a URL")[gateway.url.len()..].to_owned();
+        let options = [vec!["--auth", "none"], narrowing.clone()].concat();
+        let (path, bearer) = added(&gateway, &upstream, &options, "");
         let call = |(method, behind): (&str, &str)| {
             let request = Request::new(method, &format!("{path}{behind}"));
             request
-                .field("authorization", &key)
+                .field("authorization", &bearer)
                 .send(&gateway.url)
                 .status()
         };

@@ -182,11 +182,7 @@ fn two_nodes_serve_one_configuration_and_one_limit() {
     wait_for("both nodes on the list", || {
         (names() == ["gw-1", "gw-2"]).then_some(())
     });
-    let shown = binary()
-        .args(["nodes", "--control", &control.control])
-        .env("REQUESTROCKET_TOKEN", &control.token)
-        .output()
-        .expect("the binary runs");
+    let shown = control.command(&["nodes"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(
         shown.starts_with("gw-1") && shown.contains("at revision"),

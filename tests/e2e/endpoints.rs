@@ -328,7 +328,6 @@ fn a_request_that_was_not_written_goes_on_whatever_it_is() {
     assert_eq!(forward["endpoints"][1]["distance"], 0);
 }
 
-/// What each of two endpoints answers, and what the caller then gets of a `GET`.
 #[test]
 fn a_request_that_a_limit_held_for_long_goes_on_too() {
     let gateway = Gateway::start();
@@ -358,6 +357,7 @@ fn a_request_that_a_limit_held_for_long_goes_on_too() {
     });
 }
 
+/// What each of two endpoints answers, and what the caller then gets of a `GET`.
 #[test]
 fn a_gateways_fault_is_passed_on_when_the_others_have_nothing_better() {
     let gateway = Gateway::start();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_status};
 use crate::endpoints::{Load, is_from, made};
-use crate::harness::gateway::{Gateway, TARGET_SECRET, binary};
+use crate::harness::gateway::{Gateway, TARGET_SECRET};
 use crate::harness::upstream::{After, Upstream, json_answer};
 use crate::harness::wait_for;
 
@@ -161,11 +161,7 @@ fn a_target_with_a_breaker_is_left_alone_and_the_nodes_say_so() {
             assert_eq!(one["endpoint"], upstream.url()["http://".len()..]);
         }
     }
-    let listed = binary()
-        .args(["nodes", "--control", &control.control])
-        .env("REQUESTROCKET_TOKEN", &control.token)
-        .output()
-        .expect("the binary runs");
+    let listed = control.command(&["nodes"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("! endpoint-failing "), "{listed}");
     for node in &nodes {

@@ -1,7 +1,7 @@
 //! Two nodes of one name: their records and their parts of limits mix, and people are told.
 
 use super::cluster::Cluster;
-use crate::harness::gateway::{Gateway, binary};
+use crate::harness::gateway::Gateway;
 use crate::harness::wait_for;
 
 /// What the control plane says of the place of each node: where it is, and the details.
@@ -46,11 +46,7 @@ fn two_nodes_of_one_name_are_told_where_the_other_one_is_and_what_to_do() {
             .expect("the node");
         assert!(is_said(&details.concat(), &places[other]), "{shown:?}");
     }
-    let listed = binary()
-        .args(["nodes", "--control", &control.control])
-        .env("REQUESTROCKET_TOKEN", &control.token)
-        .output()
-        .expect("the binary runs");
+    let listed = control.command(&["nodes"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     for place in &places {
         let mut lines = listed.lines().filter(|line| line.contains("! name-taken"));

@@ -585,11 +585,7 @@ fn cuts_and_kills_in_the_middle_of_many_changes_lose_and_double_nothing() {
         let eu = &listed["items"][0]["replication"];
         (eu["connected"] == true && eu["lag_versions"] == 0).then_some(())
     });
-    let shown = binary()
-        .args(["regions", "--control", &eu.control])
-        .env("REQUESTROCKET_TOKEN", &eu.token)
-        .output()
-        .expect("the binary runs");
+    let shown = eu.command(&["regions"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(
         shown.contains("* eu") && shown.contains("connected, 0 versions behind"),

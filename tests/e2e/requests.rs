@@ -11,17 +11,6 @@ use crate::harness::http::Message;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
-/// Runs a command against the gateway's control plane.
-fn run(gateway: &Gateway, arguments: &[&str]) -> Output {
-    binary()
-        .args(arguments)
-        .args(["--control", &gateway.control])
-        .env("REQUESTROCKET_TOKEN", &gateway.token)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary runs")
-}
-
 fn text(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).expect("text")
@@ -68,25 +57,19 @@ fn called(calls: usize) -> (Gateway, Upstream, Proxy, Vec<String>) {
 #[test]
 fn requests_are_listed_filtered_and_written_as_a_file() {
     let (gateway, _upstream, proxy, ids) = called(5);
-    let listed = run(&gateway, &["records", "--proxy", "shop"]);
+    let listed = gateway.command(&["records", "--proxy", "shop"]);
     let listed = text(&listed);
     assert_eq!(listed.lines().count(), ids.len(), "{listed}");
     assert!(
         listed.lines().next().unwrap_or_default().contains("/fails"),
         "newest first"
     );
-    let failed = run(
-        &gateway,
-        &["records", "--status", "5xx", "--output", "json"],
-    );
+    let failed = gateway.command(&["records", "--status", "5xx", "--output", "json"]);
     let page = &lines(&failed)[0];
     assert_eq!(page["items"].as_array().map(Vec::len), Some(1), "{page}");
     assert_eq!(page["items"][0]["upstream_status"], 503);
     assert_eq!(page["items"][0]["sends"][0]["status"], 503);
-    let file = run(
-        &gateway,
-        &["records", "--path", "/item/*", "--output", "ndjson"],
-    );
+    let file = gateway.command(&["records", "--path", "/item/*", "--output", "ndjson"]);
     let records = lines(&file);
     let mut found: Vec<&str> = records.iter().filter_map(|r| r["id"].as_str()).collect();
     found.reverse();
@@ -99,10 +82,10 @@ fn requests_are_listed_filtered_and_written_as_a_file() {
         "json",
     ];
     assert_eq!(
-        lines(&run(&gateway, &by_field))[0]["items"][0]["id"],
+        lines(&gateway.command(&by_field))[0]["items"][0]["id"],
         ids[5]
     );
-    let one = text(&run(&gateway, &["record", &ids[0]]));
+    let one = text(&gateway.command(&["record", &ids[0]]));
     assert!(one.contains("/item/0") && one.contains(&proxy.id), "{one}");
     assert!(!one.contains(&proxy.key));
 }
@@ -161,7 +144,7 @@ fn a_trace_shows_where_the_time_went_and_what_each_stage_decided() {
         span(attempt).0 >= span(forward).0 && span(attempt).1 <= span(forward).1,
         "{trace}"
     );
-    let drawn = text(&run(&gateway, &["trace", &ids[0]]));
+    let drawn = text(&gateway.command(&["trace", &ids[0]]));
     for part in ["receive", "attempt 1", "respond", "█", "GET /item/0: 200"] {
         assert!(drawn.contains(part), "{part} in\n{drawn}");
     }
@@ -206,9 +189,9 @@ fn sums_say_what_the_records_say() {
         .iter();
     let sum: u64 = buckets.filter_map(|bucket| bucket["count"].as_u64()).sum();
     assert_eq!(sum, 10, "{by_time}");
-    let top = text(&run(&gateway, &["top", "--by", "status"]));
+    let top = text(&gateway.command(&["top", "--by", "status"]));
     assert!(top.contains("200") && top.contains("503"), "{top}");
-    let spans = text(&run(&gateway, &["telemetry", "--bucket", "1m"]));
+    let spans = text(&gateway.command(&["telemetry", "--bucket", "1m"]));
     assert!(spans.lines().count() >= 2, "{spans}");
     for (path, parameter) in [
         ("/telemetry?by=colour", "by"),
@@ -331,7 +314,7 @@ fn a_failed_command_says_so_in_the_form_that_was_asked_for() {
         &["top", "--by", "colour", "--output", "json"],
         &["diff", "99999", "--output", "json"],
     ] {
-        let output = run(&gateway, arguments);
+        let output = gateway.command(arguments);
         assert!(
             !output.status.success() && output.stdout.is_empty(),
             "{output:?}"

@@ -72,11 +72,7 @@ fn a_version_that_home_did_not_sign_is_not_taken_and_said() {
     let metrics = eu.operator("/metrics").text();
     let line = "requestrocket_replication_unverified 1";
     assert!(metrics.lines().any(|found| found == line), "{metrics}");
-    let listed = binary()
-        .args(["regions", "--control", &eu.control])
-        .env("REQUESTROCKET_TOKEN", &eu.token)
-        .output()
-        .expect("the binary runs");
+    let listed = eu.command(&["regions"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(
         listed.contains(&format!("version {n} of {org} is not taken")),

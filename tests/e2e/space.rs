@@ -1,14 +1,12 @@
 //! `requestrocket recover --space` on an etcd of which a member is away.
 
-use std::process::Output;
-
 use proto::store::{Op, Store, StoreError, Txn};
 use serde_json::json;
 
 use super::cluster::{Cluster, wait_status};
 use super::raw_store::RawStore;
 use crate::harness::etcd::EtcdServer;
-use crate::harness::gateway::{Gateway, Proxy, binary};
+use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
@@ -39,14 +37,6 @@ fn wait_answers(store: &RawStore) {
         let read = store.wait(store.store().get("ballast"));
         read.is_ok().then_some(())
     });
-}
-
-fn recover(control: &Gateway) -> Output {
-    binary()
-        .args(["recover", "--space", "--control", &control.control])
-        .env("REQUESTROCKET_TOKEN", &control.token)
-        .output()
-        .expect("the binary runs")
 }
 
 fn rename(control: &Gateway, proxy: &Proxy, name: &str) -> (u16, String) {
@@ -88,7 +78,7 @@ fn space_is_reclaimed_past_a_member_that_is_away_and_publishing_goes_on_at_once(
     // The first of `store.endpoints` is away, and the others have a leader.
     cluster.etcd[0].kill();
     wait_answers(&store);
-    let output = recover(&control);
+    let output = control.command(&["recover", "--space"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(said.contains("takes writes again"), "{said}");
@@ -109,7 +99,7 @@ fn space_is_reclaimed_past_a_member_that_is_away_and_publishing_goes_on_at_once(
     let returned = RawStore::new(&cluster.etcd[0]);
     wait_answers(&returned);
     assert!(taken(&returned) * 2 > QUOTA_BYTES, "{}", taken(&returned));
-    let output = recover(&control);
+    let output = control.command(&["recover", "--space"]);
     assert!(output.status.success(), "{output:?}");
     assert!(taken(&returned) * 2 < QUOTA_BYTES, "{}", taken(&returned));
     let (status, said) = rename(&control, &proxy, "again");

@@ -7,12 +7,7 @@ use crate::harness::upstream::Upstream;
 
 /// Runs a client command; gives what it said, and whether it succeeded.
 pub fn run(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
-    let output = binary()
-        .args(arguments)
-        .args(["--control", &gateway.control])
-        .env("REQUESTROCKET_TOKEN", &gateway.token)
-        .output()
-        .expect("the binary runs");
+    let output = gateway.command(arguments);
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
     (output.status.success(), said)

@@ -301,17 +301,18 @@ pub fn write_file(dir: &Path, name: &str, content: &str) -> PathBuf {
     path
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+/// Copies all files of a folder, and those of folders in it; sockets are made anew.
+pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder can be made");
     std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o700))
         .expect("a folder's mode can be set");
     for entry in std::fs::read_dir(from).expect("a folder can be read") {
         let entry = entry.expect("a folder can be read");
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), &to).expect("a file can be copied");
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &to);
+        } else if path.is_file() {
+            std::fs::copy(&path, &to).expect("a file can be copied");
         }
     }
 }

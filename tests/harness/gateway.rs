@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -156,6 +156,16 @@ impl Gateway {
         let body = json!({"slug": slug});
         let made = self.control_call("POST", "/api/v1/orgs", Some(&self.token), Some(&body));
         assert_eq!(made.status(), 201, "{}", made.text());
+    }
+
+    /// Runs a command of the binary against the control plane, with the operator's token.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        binary()
+            .args(arguments)
+            .args(["--control", &self.control])
+            .env("REQUESTROCKET_TOKEN", &self.token)
+            .output()
+            .expect("the binary runs")
     }
 
     /// Calls the control listener.

@@ -57,7 +57,7 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     let own = call.control.publisher.region();
     let known = known(&call, org.map(|org| org.id)).await;
     let now = Timestamp::now();
-    let connected = connected(&linked, own, now);
+    let connected = connected(linked, own, now);
     let items = match known {
         Ok(known) => {
             let is_away = |node: &&LinkedNode| {
@@ -137,10 +137,9 @@ impl Known {
 }
 
 /// Nodes of this region that are connected here and not silent.
-fn connected(linked: &[LinkedNode], own: &str, now: Timestamp) -> Vec<LinkedNode> {
-    let is_here =
-        |node: &&LinkedNode| node.region == own && now.duration_since(node.heard_at) <= SILENCE_MAX;
-    linked.iter().filter(is_here).cloned().collect()
+fn connected(mut linked: Vec<LinkedNode>, own: &str, now: Timestamp) -> Vec<LinkedNode> {
+    linked.retain(|node| node.region == own && now.duration_since(node.heard_at) <= SILENCE_MAX);
+    linked
 }
 
 /// A node that is connected here and that etcd does not have.
@@ -297,7 +296,7 @@ mod tests {
             linked("silent", "eu", 40),
             linked("elsewhere", "us", 99),
         ];
-        let here = connected(&all, "eu", at(100));
+        let here = connected(all.to_vec(), "eu", at(100));
         assert_eq!(here, [linked("gw-2", "eu", 80)]);
         let shown = cut_off(&here[0]);
         assert_eq!(shown["name"], "gw-2");

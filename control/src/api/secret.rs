@@ -106,8 +106,8 @@ impl Secret {
     }
 
     /// Adds to the answer what only the answer to this write says: a generated key, which is never
-    /// shown again, and what is to be said of a given secret. No key where the
-    /// write was carried out before: another was generated then, and is in force.
+    /// shown again, and what is to be said of a given secret. No key where the write was carried
+    /// out before: another was generated then, and is in force.
     pub fn show_once(&self, credential: &Credential, answer: &mut Answer) {
         let Content::Json(shown) = &mut answer.content else {
             return;

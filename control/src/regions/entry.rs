@@ -231,16 +231,18 @@ mod tests {
     use crate::route::{Route, Served};
     use crate::router::routes;
 
+    /// What is carried out in the region that is asked, of some routes, by name.
+    fn here(of: fn(&Route) -> bool) -> Vec<&'static str> {
+        let all = routes().into_iter();
+        let here = all.filter(|route| route.served == Served::Here && of(route));
+        let mut operations: Vec<_> = here.map(|route| route.operation).collect();
+        operations.sort_unstable();
+        operations
+    }
+
     #[test]
     fn what_is_done_in_the_region_that_is_asked_is_known() {
-        let here =
-            |route: &Route| route.verb.writes() && route.changes && route.served == Served::Here;
-        let mut here: Vec<_> = routes()
-            .into_iter()
-            .filter(here)
-            .map(|route| route.operation)
-            .collect();
-        here.sort_unstable();
+        let here = here(|route| route.verb.writes() && route.changes);
         let expected = [
             "invite_region",
             "join_regions",
@@ -256,13 +258,7 @@ mod tests {
 
     #[test]
     fn what_each_region_has_of_its_own_is_read_in_that_region_alone() {
-        let own = |route: &Route| !route.verb.writes() && route.served == Served::Here;
-        let mut own: Vec<_> = routes()
-            .into_iter()
-            .filter(own)
-            .map(|route| route.operation)
-            .collect();
-        own.sort_unstable();
+        let own = here(|route| !route.verb.writes());
         let expected = [
             "export_records",
             "follow_records",

@@ -172,32 +172,28 @@ async fn send(
         Ok(None)
     };
     let since = Instant::now();
-    let mut sending = pin!(upstream.send(&to.destination, head, body, &mut gate));
-    let left = async {
-        match exchange.reply.as_mut() {
-            Some(reply) => reply.closed().await,
-            None => std::future::pending().await,
+    let sending = async {
+        tokio::select! {
+            biased;
+            sent = upstream.send(&to.destination, head, body, &mut gate) => sent,
+            () = to.gateway.gone(since) => {
+                let begun = attempts.get() > 0;
+                Err(SendError::Failed(Failure {
+                    kind: match begun {
+                        true => FailureKind::Reset("the region is gone".into()),
+                        false => FailureKind::ConnectTimeout,
+                    },
+                    maybe_carried_out: begun,
+                    attempts: attempts.get(),
+                    earlier: Vec::new(),
+                    again: copy,
+                }))
+            }
         }
     };
-    tokio::select! {
-        biased;
-        () = metrics.cut().passed() => outcomes::ended(Err(inbound::stopped()), attempts.get()),
-        sent = &mut sending => sent,
-        () = left => outcomes::ended(Err(inbound::gone()), attempts.get()),
-        () = to.gateway.gone(since) => {
-            let begun = attempts.get() > 0;
-            Err(SendError::Failed(Failure {
-                kind: match begun {
-                    true => FailureKind::Reset("the region is gone".into()),
-                    false => FailureKind::ConnectTimeout,
-                },
-                maybe_carried_out: begun,
-                attempts: attempts.get(),
-                earlier: Vec::new(),
-                again: copy,
-            }))
-        }
-    }
+    let reply = exchange.reply.as_mut();
+    let ended = inbound::while_wanted(reply, metrics.cut(), pin!(sending)).await;
+    outcomes::ended(ended, attempts.get())
 }
 
 /// What a caller is told of a failure.

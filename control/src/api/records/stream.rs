@@ -96,10 +96,11 @@ pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
     let lines = unfold(Some((call, filter)), |state| async move {
         let (call, mut filter) = state?;
         let (org, asked) = (call.org_id(), filter.clone());
-        let read = match still_allowed(&call) {
-            Ok(()) => blocking(&call, move |records| records.list(org, &asked, EXPORT_PAGE)).await,
-            Err(refusal) => Err(refusal),
+        let reading = async {
+            still_allowed(&call)?;
+            blocking(&call, move |records| records.list(org, &asked, EXPORT_PAGE)).await
         };
+        let read = reading.await;
         Some(match read {
             Err(refusal) => (Err(refusal), None),
             Ok((records, next)) => {

@@ -244,10 +244,10 @@ async fn keep(
     let Some(age) = age.filter(|_| world.revision != Revision(0)) else {
         return Ok(());
     };
-    let pairs = pairs(store, world, leaves).await;
-    let pairs = pairs.map_err(|error| KeptError::Content(error.to_string()))?;
     let age_s = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
     let proven_at_s = Timestamp::now().as_second().saturating_sub(age_s);
+    let pairs = pairs(store, world, leaves).await;
+    let pairs = pairs.map_err(|error| KeptError::Content(error.to_string()))?;
     let content = frames(world.revision, proven_at_s, &pairs)?;
     let kept = kept.clone();
     let written = tokio::task::spawn_blocking(move || kept.copy.write(content)).await;
