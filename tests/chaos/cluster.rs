@@ -38,6 +38,9 @@ const CALLERS: usize = HOSTS.len() - 1;
 /// Both control planes are given it.
 const TOKEN: &str = "chaos-admin-token-0123456789abcdefghijkl";
 
+/// Where versions are answered and presented.
+const VERSION: &str = "requestrocket-version";
+
 /// Requests a second, over all nodes.
 pub const RATE: u32 = 500;
 /// Requests of one second.
@@ -55,6 +58,8 @@ pub struct Cluster<'n> {
     upstream: Upstream,
     files: TempDir,
     network: &'n Network,
+    /// The version of the last change, as it was answered.
+    written: Mutex<Option<String>>,
 }
 
 /// One process of ours and its host.
@@ -170,6 +175,7 @@ impl<'n> Cluster<'n> {
             upstream,
             files: tempfile::tempdir().expect("a folder"),
             network,
+            written: Mutex::new(None),
         };
         for at in 0..MEMBERS {
             cluster.etcd(at, EtcdServer::spawn);
@@ -346,7 +352,22 @@ impl<'n> Cluster<'n> {
                 std::thread::sleep(Duration::from_millis(250));
                 return None;
             }
+            let written = answer.field(VERSION).map(str::to_owned);
+            *self.written.lock().expect("no panic") = written;
             Some(())
+        });
+    }
+
+    /// Waits until a control plane sees the last change: after a break its watch may lag.
+    fn sees_the_change(&self, control: usize) {
+        let written = self.written.lock().expect("no panic").clone();
+        let Some(version) = written else { return };
+        let read = Request::new("GET", "/api/v1/orgs/default/versions?limit=1")
+            .field("authorization", &format!("Bearer {TOKEN}"))
+            .field(VERSION, &version);
+        let address = &self.controls[control].gateway().control;
+        wait_for("the last change", || {
+            (read.send(address).status() == 200).then_some(())
         });
     }
 
@@ -355,6 +376,7 @@ impl<'n> Cluster<'n> {
     /// its lease ends.
     pub fn agrees(&self, control: usize) -> Duration {
         let begun = Instant::now();
+        self.sees_the_change(control);
         wait_for("one configuration on all nodes", || {
             // Each look reads etcd twice, and what etcd is asked is counted.
             std::thread::sleep(Duration::from_millis(250));
@@ -372,6 +394,7 @@ impl<'n> Cluster<'n> {
 
     /// The version that the organisation is at.
     pub fn version(&self, control: usize) -> u64 {
+        self.sees_the_change(control);
         let versions = self.controls[control].read("/versions?limit=1");
         versions["items"][0]["n"].as_u64().expect("a number")
     }
