@@ -45,7 +45,7 @@ pub fn failed(failure: &Failure, begun_us: u32, now_us: u32, started: Instant) -
 }
 
 /// The attempts of a request that was stopped from this side. Of the one that was under way nothing
-/// is known but for how long.
+/// is known but for how long, and of those before it that were lost with it, not that either.
 pub fn stopped<G>(
     stopped: &Stopped<G>,
     begun_us: u32,
@@ -53,16 +53,19 @@ pub fn stopped<G>(
     started: Instant,
 ) -> Vec<Attempt> {
     let mut attempts = earlier(&stopped.earlier, begun_us, started);
-    if stopped.attempts as usize > attempts.len() {
+    let made = stopped.attempts as usize;
+    if made > attempts.len() {
         let started_us = follows(&attempts, begun_us);
-        attempts.push(Attempt {
+        let unknown = |wait_us| Attempt {
             started_us,
             connect_us: 0,
-            wait_us: now_us.saturating_sub(started_us),
+            wait_us,
             reused: false,
             status: None,
             failure: None,
-        });
+        };
+        attempts.resize(made - 1, unknown(0));
+        attempts.push(unknown(now_us.saturating_sub(started_us)));
     }
     attempts
 }
@@ -163,6 +166,8 @@ mod tests {
         assert_eq!(stopped(1, Vec::new()), [(100, 900, None)]);
         let reset = (100, 200, Some(AttemptFailure::Reset));
         assert_eq!(stopped(1, vec![missed()]), [reset]);
+        // The one that was lost with the other was there too.
+        assert_eq!(stopped(2, Vec::new()), [(100, 0, None), (100, 900, None)]);
         assert_eq!(stopped(2, vec![missed()]), [reset, (300, 700, None)]);
     }
 

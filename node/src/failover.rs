@@ -117,8 +117,13 @@ pub async fn run(
             let reply = exchange.reply.as_mut().filter(|_| cancels);
             inbound::while_wanted(reply, metrics.cut(), sending).await
         };
+        let stopped = ended.is_err();
         sent = outcomes::ended(ended, attempts.passed().saturating_sub(before));
         picked = next;
+        if stopped {
+            // Whoever would be given the answer that was kept is gone, or the gateway ends.
+            return settle(exchange, proxy, picked, sent);
+        }
     }
 }
 
@@ -147,8 +152,10 @@ fn in_time(terms: Terms, proxy: &CompiledProxy) -> bool {
 fn better(exchange: &mut Exchange, metrics: &Metrics, kept: Option<Kept>, sent: Sent) -> Sent {
     match (sent, kept) {
         (Err(missed), Some(kept)) => {
-            if let SendError::Failed(failure) = &missed {
-                outcomes::unanswered(exchange, metrics, failure);
+            match &missed {
+                SendError::Failed(failure) => outcomes::unanswered(exchange, metrics, failure),
+                // A limit had no token for one more attempt.
+                SendError::Gate(stopped) => outcomes::stopped(exchange, stopped),
             }
             exchange.notes.endpoint = kept.endpoint;
             Ok(kept.answer)

@@ -400,6 +400,42 @@ fn a_gateways_fault_is_passed_on_when_the_others_have_nothing_better() {
     assert!(spare.seen().is_empty());
 }
 
+#[test]
+fn a_caller_that_leaves_while_another_endpoint_is_asked_was_given_no_answer() {
+    let gateway = Gateway::start();
+    let unavailable = Upstream::fixed(json_answer("503 Service Unavailable", "{}"));
+    let silent = Upstream::raw(|connection, keep| {
+        if let Some(request) = connection.read() {
+            keep(&request);
+        }
+        while connection.some().is_some() {}
+    });
+    let heavy = json!({"base_url": unavailable.url(), "weight": 1000});
+    let made = made(&gateway, &[heavy, at(&silent)], json!({}));
+    let host = &gateway.url["http://".len()..];
+    // The light one is rarely asked first: then that one is not asked at all.
+    let last = wait_for("a request to the first", || {
+        let asked = silent.seen().len();
+        let path = format!("/{asked}");
+        let mut caller = Connection::open(&gateway.url);
+        caller.send(made.request("GET", &path).bytes(host));
+        silent.wait_seen(asked + 1);
+        drop(caller);
+        (!unavailable.seen().is_empty()).then_some(path)
+    });
+    let record = wait_for("its record", || {
+        let found = gateway.get(&format!("/records?path={last}"));
+        found["items"].as_array().expect("a list").first().cloned()
+    });
+    assert_eq!(record["code"], "client-aborted", "{record}");
+    assert_eq!(record["status"], Value::Null, "{record}");
+    assert_eq!(record["upstream_status"], Value::Null, "{record}");
+    assert_eq!(record["attempts"], 2, "{record}");
+    let statuses = record["sends"].as_array().expect("a list").iter();
+    let statuses: Vec<_> = statuses.map(|sent| sent["status"].clone()).collect();
+    assert_eq!(statuses, [json!(503), Value::Null], "{record}");
+}
+
 /// The target has endpoints in eu and us: when that of eu fails, nothing goes to us.
 #[test]
 fn requests_of_a_pinned_proxy_stay_in_its_regions_when_their_endpoint_fails() {
