@@ -2,7 +2,7 @@
 //! part one, 17, and part two, 19).
 
 use jiff::{SignedDuration, Timestamp};
-use proto::keys::SYSTEM_FOLLOWED;
+use proto::keys;
 use proto::store::Op;
 use serde_json::{Value, json};
 
@@ -22,11 +22,31 @@ fn an_old_copy_of_operators_tokens_promotes_nothing() {
     let two = Two::new();
     let (us, eu) = two.controls();
     let store = RawStore::new(two.eu.etcd());
-    wait_for("a note that eu has all", || store.find(SYSTEM_FOLLOWED));
+    wait_for("a note that eu has all", || {
+        store.find(&keys::followed("us"))
+    });
     let age = |age_s: i64| {
         let at = Timestamp::now() - SignedDuration::from_secs(age_s);
-        store.put(vec![Op::put(SYSTEM_FOLLOWED, at.to_string())]);
+        let note = json!({"at": at}).to_string();
+        store.put(vec![Op::put(keys::followed("us"), note)]);
     };
+    let token = json!({"name": "of an organisation", "role": "admin"});
+    let token = us.create("/tokens", token)["secret"]["token"].clone();
+    let token = token.as_str().expect("a token").to_owned();
+    let meter = json!({"limits": [{"limit": 100, "window": "minute"}]});
+    let proxy = us.proxy("https://api.example.com").id;
+    let meter = us.create(&format!("/proxies/{proxy}/meters"), meter)["id"].clone();
+    let raise = || {
+        let path = format!(
+            "/api/v1/orgs/default/meters/{}/raise",
+            meter.as_str().expect("an id")
+        );
+        let raise = json!({"percent": 200, "seconds": 60});
+        eu.control_call("POST", &path, Some(&token), Some(&raise))
+    };
+    wait_for("the token and the meter in eu", || {
+        (raise().status() == 200).then_some(())
+    });
     // Nothing is noted any more, and the hour has passed.
     two.way.cut();
     two.back.cut();
@@ -39,6 +59,13 @@ fn an_old_copy_of_operators_tokens_promotes_nothing() {
     assert_eq!((status, &refused["code"]), (503, &json!("auth-stale")));
     let detail = refused["detail"].as_str().expect("a text");
     assert!(detail.contains("operator_token_file"), "{detail}");
+    // An organisation's own token may be revoked as well.
+    let refused = raise();
+    assert_eq!(refused.status(), 503, "{}", refused.text());
+    let refused = refused.json();
+    assert_eq!(refused["code"], "auth-stale");
+    let detail = refused["detail"].as_str().expect("a text");
+    assert!(detail.contains("of this organisation"), "{detail}");
     // What only asks, and what home judges, does not depend on it.
     assert_eq!(eu.operator("/regions").status(), 200);
     let question = json!({"method": "GET", "url": "http://gw.eu.example/api/nothing"});
@@ -50,6 +77,7 @@ fn an_old_copy_of_operators_tokens_promotes_nothing() {
 
     // A copy of almost an hour will do; what refuses is then that there is no majority.
     age(3_000);
+    assert_eq!(raise().status(), 200);
     let (status, refused) = promote(&eu, &us.token, false);
     assert_eq!((status, &refused["code"]), (409, &json!("conflict")));
     // Once home is heard again the copy is young by itself.

@@ -35,7 +35,7 @@ pub struct Following {
     pub behind: BTreeMap<OrgId, u64>,
     /// When everything that home had was last stored here.
     pub current_at: Option<Instant>,
-    /// When it was last written down that `system` is current here.
+    /// When it was last written down what is current here.
     pub noted_at: Option<Instant>,
     /// Organisations whose history here is not that of home; they wait for a person.
     pub diverged: BTreeMap<OrgId, Position>,

@@ -180,14 +180,12 @@ impl Replication {
             .filter(|moved| !told.contains(&moved.org) && !gone.contains(&moved.org));
         moved.extend(again);
         let applied = self.take(connection, guard, moved).await;
-        let has_system = match &applied {
-            Ok(_) => !gone.contains(&SYSTEM_ORG),
-            // `system` comes last: what is refused of it is what is told.
-            Err(Broken::Apply(ApplyError::Refused { org, .. })) => *org != SYSTEM_ORG,
-            Err(_) => false,
-        };
-        if has_system {
-            staleness::note(self, connection.peer(), asked).await?;
+        // What is refused of one organisation says nothing of the others.
+        if matches!(
+            applied,
+            Ok(_) | Err(Broken::Apply(ApplyError::Refused { .. }))
+        ) {
+            staleness::note(self, connection.peer(), asked, &gone).await?;
         }
         let applied = applied?;
         for org in gone {

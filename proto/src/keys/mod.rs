@@ -385,8 +385,10 @@ pub fn replicated_of(region: &str) -> String {
     format!("replication/{region}/")
 }
 
-/// When all that home had of the organisation `system` was last stored in this region.
-pub const SYSTEM_FOLLOWED: &str = "followed/system";
+/// When all that another region is home to was last stored in this one.
+pub fn followed(region: &str) -> String {
+    format!("followed/{region}")
+}
 
 /// The role of [`leader`] that replicates from the home region.
 pub const REPLICATION: &str = "replication";
