@@ -174,7 +174,7 @@ impl DataPlane {
         let (dialled, known) = self.peers.take().unzip();
         let membership = Membership {
             origin: self.shared.origin.clone(),
-            address: address.to_string(),
+            address: callers_address(address, dialled.as_deref()),
             peers: dialled,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             applied: self.applied.clone(),
@@ -363,4 +363,31 @@ fn shared(
         health,
     };
     Ok((shared, export))
+}
+
+/// Where callers find the node, which may listen on all addresses of its machine (`0.0.0.0`): by
+/// the host that its peers dial, where that is known.
+fn callers_address(bound: SocketAddr, dialled: Option<&str>) -> String {
+    match dialled.and_then(|dialled| dialled.rsplit_once(':')) {
+        Some((host, _)) if bound.ip().is_unspecified() => format!("{host}:{}", bound.port()),
+        _ => bound.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_find_a_node_where_its_peers_do() {
+        for (bound, dialled, expected) in [
+            ("0.0.0.0:8080", Some("gw-1:8083"), "gw-1:8080"),
+            ("[::]:8080", Some("[fd00::1]:8083"), "[fd00::1]:8080"),
+            ("10.0.0.7:8080", Some("gw-1:8083"), "10.0.0.7:8080"),
+            ("0.0.0.0:8080", None, "0.0.0.0:8080"),
+        ] {
+            let bound = bound.parse().unwrap();
+            assert_eq!(callers_address(bound, dialled), expected);
+        }
+    }
 }

@@ -59,6 +59,9 @@ struct State {
     facts_whole_at: AtomicI64,
     /// Panics by task.
     failed: Mutex<BTreeMap<&'static str, u64>>,
+    /// Why files of the copy on disk cannot be written, by name, of those that were tried; empty
+    /// while they can.
+    kept: Mutex<BTreeMap<&'static str, String>>,
     /// The first task that is gone for good.
     died: watch::Sender<Option<&'static str>>,
 }
@@ -73,6 +76,7 @@ impl Default for State {
             begun: Instant::now(),
             facts_whole_at: AtomicI64::new(NEVER_WHOLE),
             failed: Mutex::default(),
+            kept: Mutex::default(),
             died: watch::Sender::new(None),
         }
     }
@@ -159,6 +163,24 @@ impl Health {
         self.clock_ahead_ms().filter(|offset| is_skewed(*offset))
     }
 
+    /// Whether a file of the copy on disk could be written, or why not; true when that is new.
+    pub fn kept(&self, file: &'static str, error: Option<String>) -> bool {
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = error.unwrap_or_default();
+        let is_written = error.is_empty();
+        let before = kept.insert(file, error);
+        before.is_none_or(|before| before.is_empty()) != is_written
+    }
+
+    /// Files of the copy on disk that cannot be written, and why.
+    pub fn not_kept(&self) -> BTreeMap<String, String> {
+        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = kept.iter().filter(|(_, error)| !error.is_empty());
+        failing
+            .map(|(file, error)| ((*file).to_owned(), error.clone()))
+            .collect()
+    }
+
     /// A task of the process panicked and is run again.
     pub fn task_failed(&self, task: &'static str) {
         let mut failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,6 +231,13 @@ impl Health {
             let family = out.gauge("requestrocket_facts_age_seconds", help);
             family.is(age.as_secs_f64());
         }
+        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let help = "1 while this file of the copy of the configuration on disk cannot be written.";
+        let family = out.gauge("requestrocket_kept_failing", help);
+        for (file, error) in &*kept {
+            family.with([("file", (*file).into())], u64::from(!error.is_empty()));
+        }
+        drop(kept);
         let help = "Background tasks that panicked and were run again.";
         let family = out.counter("requestrocket_task_restarts_total", help);
         for (task, count) in self.tasks_failed() {
@@ -258,6 +287,21 @@ mod tests {
         }
         let metrics = text(&health);
         assert!(metrics.contains("\nrequestrocket_clock_offset_seconds -1.999\n"));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told_when_that_is_new() {
+        let health = Health::default();
+        assert!(!health.kept("kept.bin", None));
+        assert!(health.not_kept().is_empty());
+        assert!(text(&health).contains("requestrocket_kept_failing{file=\"kept.bin\"} 0\n"));
+        assert!(health.kept("kept.bin", Some("full".into())));
+        assert!(!health.kept("kept.bin", Some("still full".into())));
+        assert!(health.kept("kept-facts.bin", Some("full".into())));
+        assert_eq!(health.not_kept()["kept.bin"], "still full");
+        assert!(text(&health).contains("requestrocket_kept_failing{file=\"kept.bin\"} 1\n"));
+        assert!(health.kept("kept.bin", None));
+        assert_eq!(health.not_kept().len(), 1);
     }
 
     #[test]

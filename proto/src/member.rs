@@ -21,7 +21,7 @@ pub struct Member {
     pub name: String,
     /// Its region.
     pub region: String,
-    /// Where it listens for callers.
+    /// Where it listens for callers: on all addresses of its machine, the host that its peers dial.
     pub address: String,
     /// Where other nodes connect, `host:port`; absent from a node that takes no links of peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +45,10 @@ pub struct Member {
     /// Background tasks of it that panicked and were run again, and how often.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub restarts: BTreeMap<String, u64>,
+    /// Files of its copy of the configuration that cannot be written, and why: a start without the
+    /// store would go back behind what it serves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_kept: BTreeMap<String, String>,
     /// Endpoints of targets that it passes over because they fail its health checks. At most
     /// [`FAULTS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -73,6 +73,10 @@ fn lines(nodes: &[Value]) -> Vec<String> {
                 "    ! task-restarted {task}: {count} times; see its log"
             ));
         }
+        for (file, why) in node["not_kept"].as_object().into_iter().flatten() {
+            let why = why.as_str().unwrap_or_default();
+            lines.push(format!("    ! copy-not-written {file}: {why}"));
+        }
         for failing in node["failing"].as_array().into_iter().flatten() {
             let text = |key: &str| failing[key].as_str().unwrap_or_default();
             lines.push(format!(

@@ -37,6 +37,9 @@ fn version(gateway: &Gateway) -> Value {
     gateway.get("/versions?limit=1")["items"][0]["n"].clone()
 }
 
+/// Whether a node's copy of the configuration cannot be written.
+const COPY_FAILING: &str = "requestrocket_kept_failing{file=\"kept.bin\"}";
+
 /// A target that is written until it is refused; the names of those that were not are kept.
 fn refused(gateway: &Gateway, kept: &mut Vec<String>) {
     let answer = wait_for("a refusal", || {
@@ -258,6 +261,7 @@ fn a_node_whose_disk_is_full_serves_drops_the_oldest_records_and_recovers() {
         cluster.rename(0, proxy, "found");
         cluster.agrees(0);
         wait_for("a copy on the disk", || (written() > before).then_some(()));
+        node.wait_metric(COPY_FAILING, 0);
         load.after(CLUSTER_SECOND).is_clean("with room again");
         assert_eq!(node.metric(DROPPED), lost, "no more is lost");
         drop((load, disk));

@@ -12,7 +12,8 @@ pub fn node() -> Value {
             "id": text("New at every start"),
             "name": text("Its `node_name`"),
             "region": text("Its region"),
-            "address": text("Where it listens for callers"),
+            "address": text("Where it listens for callers; where that is all addresses of its \
+                             machine, by the host that its peers dial, if it has peers"),
             "peers": text("Where other nodes dial it; absent where it has no links"),
             "program": text("The version of its program"),
             "started_at": {"type": "string", "format": "date-time"},
@@ -53,6 +54,7 @@ pub fn node() -> Value {
                 "description": "Tasks and stages that panicked and run again, by name",
                 "additionalProperties": {"type": "integer"}
             },
+            "not_kept": not_kept(),
             "failing": {
                 "type": "array",
                 "description": "Endpoints of targets that it passes over because they fail its \
@@ -67,6 +69,15 @@ pub fn node() -> Value {
             },
             "faults": faults()
         }
+    })
+}
+
+fn not_kept() -> Value {
+    json!({
+        "type": "object",
+        "description": "Files of its copy of the configuration that it cannot write, and why: a \
+                        start without etcd would go back behind what it serves",
+        "additionalProperties": {"type": "string"}
     })
 }
 

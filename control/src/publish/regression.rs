@@ -163,6 +163,7 @@ mod tests {
                 in_flight: 0,
                 clock_ahead_ms: None,
                 restarts: BTreeMap::new(),
+                not_kept: Default::default(),
                 failing: Vec::new(),
                 faults: regressed.iter().map(fault).collect(),
             };

@@ -142,6 +142,7 @@ impl Keeper {
                 let all = tasks.chain(stages);
                 all.map(|(part, count)| (part.to_owned(), count)).collect()
             },
+            not_kept: self.membership.health.not_kept(),
             failing: {
                 let failing = self.membership.metrics.failing();
                 let shown = failing

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Kept, KeptError, PAUSE, json};
+use super::{FACTS, Kept, KeptError, PAUSE, json};
+use crate::health::Health;
 use crate::id::{CredentialId, OrgId};
 use crate::keys;
 use crate::retired::Retired;
+use crate::store::Revision;
 use crate::store::follow::World;
 
 /// Facts by their keys.
@@ -44,15 +46,25 @@ impl Kept {
     }
 
     /// Writes the facts of every world that has others than the one before, until worlds end.
-    pub(super) async fn keep_facts(self: &Arc<Self>, worlds: &mut watch::Receiver<Arc<World>>) {
-        let mut known = Known::new();
+    pub(super) async fn keep_facts(
+        self: &Arc<Self>,
+        worlds: &mut watch::Receiver<Arc<World>>,
+        health: &Health,
+    ) {
+        // That there are none is written too, where no file says more: the copy before a damaged
+        // one counts only with facts beside it.
+        let mut known = self.facts.is_there().then(Known::new);
+        let is_known = |known: &Option<Known>, world: &World| {
+            known.as_ref().is_some_and(|known| same(known, world))
+        };
         loop {
             let world = worlds.borrow_and_update().clone();
-            if !same(&known, &world) && self.write_facts(&world).await {
-                known = of(&world);
+            let is_world = world.revision != Revision(0);
+            if is_world && !is_known(&known, &world) && self.write_facts(&world, health).await {
+                known = Some(of(&world));
             }
             tokio::time::sleep(PAUSE).await;
-            let missed = !same(&known, &worlds.borrow());
+            let missed = is_world && !is_known(&known, &worlds.borrow());
             if !missed && worlds.changed().await.is_err() {
                 return;
             }
@@ -62,16 +74,21 @@ impl Kept {
 
 impl Kept {
     /// Writes the facts of a world; whether they are on disk.
-    pub(super) async fn write_facts(self: &Arc<Self>, world: &World) -> bool {
+    pub(super) async fn write_facts(self: &Arc<Self>, world: &World, health: &Health) -> bool {
         let content = serde_json::to_vec(&facts(world)).unwrap_or_default();
         let kept = Arc::clone(self);
         let write = move || kept.facts.write(content);
-        match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => tracing::warn!(%error, "revoked secrets are not on disk: {error}"),
-            Err(error) => tracing::error!(%error, "revoked secrets were not kept"),
+        let error = match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if health.kept(FACTS, error.clone())
+            && let Some(error) = &error
+        {
+            tracing::warn!("revoked secrets are not on disk: {error}");
         }
-        false
+        error.is_none()
     }
 }
 
@@ -134,7 +151,10 @@ mod tests {
             sealed_whole: true,
             retired: Arc::new(facts.collect()),
         };
-        let mut world = World::default();
+        let mut world = World {
+            revision: Revision(1),
+            ..World::default()
+        };
         world.orgs.insert(ORG, Arc::new(state));
         Arc::new(world)
     }
@@ -163,7 +183,7 @@ mod tests {
         let (told, worlds) = watch::channel(world(&[(1, 5), (2, 4)]));
         let keeping = tokio::spawn({
             let (kept, mut worlds) = (kept.clone(), worlds.clone());
-            async move { kept.keep_facts(&mut worlds).await }
+            async move { kept.keep_facts(&mut worlds, &Health::default()).await }
         });
         let come = async |expected: &[u64]| {
             let coming = async {

@@ -48,6 +48,11 @@ const RENEW: Duration = Duration::from_secs(3_600);
 /// Longest wait after a copy could not be written.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
+/// How a copy is called where it is told of; its name is given.
+const COPY: &str = "kept.bin";
+/// The name of the facts beside it.
+const FACTS: &str = "kept-facts.bin";
+
 /// A part of the file's content.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Part {
@@ -93,30 +98,37 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// The copy in this file, and beside it the facts, under a key made of the region's.
+    /// The copy in this file, and beside it the one before and the facts, under a key made of the
+    /// region's.
     ///
     /// # Errors
     /// The cipher refuses the key, which it does not.
     pub fn new(file: PathBuf, digest_key: &DigestKey, region: &str) -> Result<Self, KeptError> {
         let key = digest_key.digest(Purpose::KeptCopy, region.as_bytes());
-        let facts = file.with_file_name("kept-facts.bin");
+        let facts = file.with_file_name(FACTS);
         Ok(Self {
-            copy: SealedFile::new(file, &key, region)?,
+            copy: SealedFile::new(file, &key, region)?.with_previous("kept-previous.bin"),
             facts: SealedFile::new(facts, &key, format!("{region}/facts"))?,
             renew: RENEW,
         })
     }
 
     /// Reads the copy and how long ago it was proven to be whole, with all facts that were kept
-    /// since; `None` where there is none.
+    /// since; `None` where there is none. Where it is damaged, the one before, which counts only
+    /// where there are facts beside it.
     ///
     /// # Errors
     /// [`KeptError`]; the files stay as they are.
     pub fn read(&self, age_max: Duration) -> Result<Option<(Frozen, Duration)>, KeptError> {
-        let Some(opened) = self.copy.read()? else {
+        let opened = self.copy.read();
+        let read = opened.and_then(|opened| opened.as_deref().map(content).transpose());
+        let read = match read {
+            Err(error) => Some(self.previous(error)?),
+            Ok(read) => read,
+        };
+        let Some((revision, proven_at_s, mut pairs)) = read else {
             return Ok(None);
         };
-        let (revision, proven_at_s, mut pairs) = content(&opened)?;
         let age_s = Timestamp::now().as_second().saturating_sub(proven_at_s);
         let max_s = i64::try_from(age_max.as_secs()).unwrap_or(i64::MAX);
         if age_s > max_s {
@@ -125,6 +137,21 @@ impl Kept {
         self.raise_facts(&mut pairs)?;
         let age = Duration::from_secs(age_s.max(0).unsigned_abs());
         Ok(Some((Frozen::new(revision, pairs), age)))
+    }
+
+    /// The copy before one that cannot be used.
+    fn previous(&self, damaged: KeptError) -> Result<Content, KeptError> {
+        let previous = match self.facts.read() {
+            Ok(Some(_)) => self.copy.read_previous(),
+            Ok(None) | Err(_) => Ok(None),
+        };
+        match previous.and_then(|opened| opened.as_deref().map(content).transpose()) {
+            Ok(Some(content)) => {
+                tracing::warn!("{COPY} is not used, the copy before it is: {damaged}");
+                Ok(content)
+            }
+            Ok(None) | Err(_) => Err(damaged),
+        }
     }
 }
 
@@ -153,17 +180,21 @@ pub async fn run(
     let (kept, last) = (Arc::new(kept), worlds.clone());
     let (mut of_facts, mut restarts) = (worlds.clone(), Restarts::of("kept-facts", health.clone()));
     let facts = async {
-        while restarts.run(kept.keep_facts(&mut of_facts)).await.is_none() {}
+        while restarts
+            .run(kept.keep_facts(&mut of_facts, &health))
+            .await
+            .is_none()
+        {}
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = facts => {}
-        () = copy(kept.clone(), store, (worlds, health), stop) => {}
+        () = copy(kept.clone(), store, (worlds, health.clone()), stop) => {}
     }
     // What came since they were written last: an earlier copy may be put back beside them.
     let world = last.borrow().clone();
     if world.orgs.values().any(|state| !state.retired.is_empty()) {
-        kept.write_facts(&world).await;
+        kept.write_facts(&world, &health).await;
     }
 }
 
@@ -182,13 +213,16 @@ async fn copy(
         let (begun, age) = (Instant::now(), health.facts_age());
         let keeping = keep(&kept, &*store, (&world, age), &mut leaves);
         match restarts.run(keeping).await {
-            Some(Ok(())) => failures = 0,
+            Some(Ok(())) => {
+                health.kept(COPY, None);
+                failures = 0;
+            }
             None => {
                 leaves.clear();
                 failures = failures.saturating_add(1);
             }
             Some(Err(error)) => {
-                if failures == 0 {
+                if health.kept(COPY, Some(error.to_string())) {
                     tracing::warn!(%error, "the configuration could not be kept on disk: {error}");
                 }
                 failures = failures.saturating_add(1);
@@ -425,8 +459,31 @@ mod tests {
         assert!(mine.read(3 * HOUR).unwrap().is_some());
     }
 
+    #[tokio::test]
+    async fn the_copy_before_a_damaged_one_counts_with_the_facts_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mine = kept(&dir, 1, "eu");
+        let now_s = Timestamp::now().as_second();
+        for revision in [42, 43] {
+            let content = frames(Revision(revision), now_s, &some_pairs()).unwrap();
+            mine.copy.write(content).unwrap();
+        }
+        let revision = async || {
+            let read = mine.read(HOUR)?.map(|(frozen, _)| frozen);
+            let found = read.unwrap().get("leaf/3").await.unwrap();
+            Ok::<_, KeptError>(found.revision)
+        };
+        assert_eq!(revision().await.unwrap(), Revision(43));
+        fs::write(dir.path().join("kept"), b"cut").unwrap();
+        assert!(matches!(revision().await, Err(KeptError::Sealed)));
+        mine.facts.write(b"{}".to_vec()).unwrap();
+        assert_eq!(revision().await.unwrap(), Revision(42));
+        fs::remove_file(dir.path().join("kept")).unwrap();
+        assert!(mine.read(HOUR).unwrap().is_none(), "it was taken away");
+    }
+
     /// Runs it on a world that never changes, until the file is there and `met`.
-    async fn written(kept: Kept, file: PathBuf, met: impl Fn(&[u8]) -> bool) {
+    async fn written(kept: Kept, file: PathBuf, health: &Health, met: impl Fn(&[u8]) -> bool) {
         let dir = tempfile::tempdir().unwrap();
         let store = Embedded::open(&dir.path().join("store")).unwrap();
         let world = World {
@@ -435,7 +492,6 @@ mod tests {
         };
         let (_sender, worlds) = watch::channel(Arc::new(world));
         let (_stop, stopping) = oneshot::channel();
-        let health = Health::default();
         health.facts_were_whole(Duration::ZERO);
         let followed = (worlds, health.clone());
         let running = tokio::spawn(run(kept, store, followed, stopping));
@@ -457,11 +513,16 @@ mod tests {
         let folder = dir.path().join("later");
         let key = DigestKey::from_bytes([1; 32]);
         let kept = Kept::new(folder.join("kept"), &key, "eu").unwrap();
+        let health = Health::default();
         let later = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            while health.not_kept().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             fs::create_dir(&folder).unwrap();
         };
-        tokio::join!(written(kept, folder.join("kept"), |_| true), later);
+        let is_told = |_: &[u8]| health.not_kept().is_empty();
+        let written = written(kept, folder.join("kept"), &health, is_told);
+        tokio::join!(written, later);
     }
 
     #[tokio::test]
@@ -503,7 +564,7 @@ mod tests {
             }
             *first != bytes
         };
-        written(mine, dir.path().join("kept"), again).await;
+        written(mine, dir.path().join("kept"), &Health::default(), again).await;
     }
 
     proptest::proptest! {

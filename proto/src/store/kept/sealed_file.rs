@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 
@@ -20,6 +20,8 @@ pub(super) struct SealedFile {
     key: RandomizedNonceKey,
     /// What it is of: a file that takes the place of another one does not open.
     of: Vec<u8>,
+    /// Where what it held before the last write stays, if that does.
+    previous: Option<PathBuf>,
 }
 
 impl SealedFile {
@@ -31,7 +33,19 @@ impl SealedFile {
             file,
             key,
             of: of.into(),
+            previous: None,
         })
+    }
+
+    /// The same file; what a write takes the place of stays under this name in its folder.
+    pub fn with_previous(mut self, name: &str) -> Self {
+        self.previous = Some(self.file.with_file_name(name));
+        self
+    }
+
+    /// Whether there is such a file, whatever is in it.
+    pub fn is_there(&self) -> bool {
+        self.file.exists()
     }
 
     /// What it holds; `None` where there is none.
@@ -39,7 +53,20 @@ impl SealedFile {
     /// # Errors
     /// [`KeptError`]; the file stays as it is.
     pub fn read(&self) -> Result<Option<Vec<u8>>, KeptError> {
-        match fs::read(&self.file) {
+        self.read_from(&self.file)
+    }
+
+    /// What it held before the last write; `None` where that is not there.
+    ///
+    /// # Errors
+    /// [`KeptError`]; the file stays as it is.
+    pub fn read_previous(&self) -> Result<Option<Vec<u8>>, KeptError> {
+        let previous = self.previous.as_deref();
+        previous.map_or(Ok(None), |previous| self.read_from(previous))
+    }
+
+    fn read_from(&self, file: &Path) -> Result<Option<Vec<u8>>, KeptError> {
+        match fs::read(file) {
             Ok(sealed) => self.open(sealed).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
@@ -69,6 +96,11 @@ impl SealedFile {
         let aad = Aad::from(self.of.as_slice());
         let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
         let nonce = sealed.map_err(|_| KeptError::Sealed)?;
+        if let Some(previous) = &self.previous {
+            // Where neither can be done, there is no previous one, and the file is what it is.
+            let _ = fs::remove_file(previous);
+            let _ = fs::hard_link(&self.file, previous);
+        }
         // Two processes write here while one takes over from the other.
         let temporary = self.file.with_extension(temporary(std::process::id()));
         private_file::replace(&self.file, &temporary, &[MAGIC, nonce.as_ref(), &content])?;
