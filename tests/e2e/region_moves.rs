@@ -203,6 +203,67 @@ fn a_region_is_promoted_without_home_and_the_old_homes_branch_is_set_aside() {
     two.wait_equal();
 }
 
+/// A forced promotion leaves in its old home what may be nowhere else: the homes of `system` and of
+/// that organisation are two then.
+#[test]
+fn an_organisation_that_is_left_in_its_home_is_changed_and_once_moved_deleted() {
+    let mut two = Two::new();
+    two.content_by_region = true;
+    let (us, eu) = two.controls();
+    us.organisation("apart");
+    let strict = json!({"regions": ["us"], "residency": "strict"});
+    let proxy = us.proxy_in("apart", "http://127.0.0.1:9", json!({}), strict);
+    two.wait_equal();
+    let token = us.token.clone();
+    let folder = us.kill();
+    let local = "eu-operator-token-of-at-least-32-characters";
+    let forced = regions(&eu, local, &["promote", "eu", "--force"]);
+    assert!(forced.status.success(), "{}", said(&forced));
+    let mut us = Gateway::inside(folder, &two.us_start());
+    us.token = token;
+    for control in [&us, &eu] {
+        wait_for("the new home", || (home(control)? == "eu").then_some(()));
+    }
+    let ids = [
+        ("proxies", &proxy.id),
+        ("credentials", &proxy.proxy_credential),
+        ("credentials", &proxy.target_credential),
+        ("targets", &proxy.target),
+    ];
+    for (collection, id) in ids {
+        let gone = us.api_of("apart", "DELETE", &format!("/{collection}/{id}"), None);
+        assert_eq!(gone.status(), 204, "{}", gone.text());
+    }
+    two.wait_equal();
+
+    let at = |control: &Gateway, method: &str, body: Option<&Value>| {
+        control.control_call(method, "/api/v1/orgs/apart", Some(&us.token), body)
+    };
+    for control in [&us, &eu] {
+        let name = format!("named through {}", control.control);
+        let named = at(control, "PATCH", Some(&json!({"name": name})));
+        assert_eq!(named.status(), 200, "{}", named.text());
+        assert_eq!(named.json()["name"], name);
+        let refused = at(control, "DELETE", None);
+        let code = refused.json()["code"].clone();
+        assert_eq!((refused.status(), code), (409, json!("home-elsewhere")));
+        let detail = refused.json()["detail"].to_string();
+        assert!(detail.contains("is region us, and"), "{detail}");
+        assert!(detail.contains("regions promote us"), "{detail}");
+    }
+    let moved = regions(&eu, &us.token, &["promote", "us"]);
+    assert!(moved.status.success(), "{}", said(&moved));
+    for control in [&us, &eu] {
+        wait_for("one home", || (home(control)? == "us").then_some(()));
+    }
+    let gone = at(&eu, "DELETE", None);
+    assert_eq!(gone.status(), 204, "{}", gone.text());
+    wait_for("its end in both regions", || {
+        let found = [&us, &eu].map(|control| at(control, "GET", None).status());
+        (found == [404, 404]).then_some(())
+    });
+}
+
 #[test]
 fn a_write_that_is_repeated_where_home_is_now_is_answered_as_before() {
     let two = Two::new();

@@ -65,6 +65,8 @@ pub enum Code {
     HomeUnavailable,
     /// The region where versions are made has just changed, or is changing.
     HomeMoved,
+    /// The home of the organisation is not that of `system`, where this is carried out.
+    HomeElsewhere,
     /// The copy of operators' tokens in this region is too old to change something by it.
     AuthStale,
     /// What some regions keep alone is not in this one, which has become home.
@@ -104,6 +106,7 @@ impl Code {
         Self::InvitationExpired,
         Self::HomeUnavailable,
         Self::HomeMoved,
+        Self::HomeElsewhere,
         Self::AuthStale,
         Self::SetUnavailable,
         Self::Overloaded,
@@ -170,6 +173,7 @@ impl Code {
             Self::InvitationExpired => ("invitation-expired", 410, "The invitation is over"),
             Self::HomeUnavailable => ("home-unavailable", 503, "The home region cannot be reached"),
             Self::HomeMoved => ("home-moved", 503, "The home region has changed"),
+            Self::HomeElsewhere => ("home-elsewhere", 409, "Its home is another region"),
             Self::AuthStale => (
                 "auth-stale",
                 503,

@@ -273,6 +273,13 @@ pub fn refusal(error: PublishError) -> Refusal {
             let detail = format!("{words} from now on; nothing was changed; try again");
             Refusal::new(Code::HomeMoved, detail).retry_after_s(1)
         }
+        PublishError::HomeElsewhere { home, system, .. } => {
+            let detail = format!(
+                "{words}; nothing was deleted. Have both in one region first: `requestrocket \
+                 regions promote {home}` makes {home} home to all that {system} is home to"
+            );
+            Refusal::new(Code::HomeElsewhere, detail)
+        }
         PublishError::Stays { .. } => Refusal::new(Code::Conflict, words),
         PublishError::Withheld { .. } => {
             let detail = format!("{words}; nothing was changed; traffic goes on");

@@ -64,6 +64,20 @@ pub enum PublishError {
         /// The region.
         home: String,
     },
+    /// An organisation is deleted in the home of `system`, and its own home is another region
+    /// (409). Nothing was done.
+    #[error(
+        "home of {org} is region {home}, and that of `system`, which deletes organisations, is \
+         region {system}"
+    )]
+    HomeElsewhere {
+        /// The organisation.
+        org: OrgId,
+        /// Its home.
+        home: String,
+        /// The home of `system`.
+        system: String,
+    },
     /// What these regions keep alone is not here, so that nothing can be made of the rest (503).
     /// Nothing was done.
     #[error("what {} alone keeps of {org} is not in this region", .regions.join(", "))]

@@ -84,8 +84,14 @@ impl Publisher {
         if !users.is_empty() {
             return Err(in_use(users).into());
         }
+        let epoch = &newest.config.head.epoch;
+        let home = self.home(org, epoch).await?.region;
+        if home != self.region() {
+            let system = self.region().to_owned();
+            return Err(PublishError::HomeElsewhere { org, home, system });
+        }
         let mut writes = Writes::default();
-        let homed = self.homed(org, &newest.config.head.epoch).await?;
+        let homed = self.homed(org, epoch).await?;
         homed.guard(org, &mut writes);
         writes.compares.push(newest.unchanged);
         Ok(writes.compares)
