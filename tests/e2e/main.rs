@@ -41,6 +41,7 @@ mod publishers;
 mod raw_store;
 mod redactions;
 mod reflected;
+mod region_acts;
 mod region_clocks;
 mod region_moves;
 mod regions;

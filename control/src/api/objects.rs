@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use super::answer::Answer;
 use super::call::OrgCall;
-use super::error::Refusal;
+use super::error::{Code, Refusal};
 use super::page;
 use super::patch::merge;
 use super::shape::{self, Document};
@@ -164,6 +164,21 @@ pub fn find<R: Resource>(call: &OrgCall, config: &OrgConfig) -> Result<Arc<Objec
         .filter(|object| R::span().contains(&id) && R::model(&object.body).is_some())
         .cloned()
         .ok_or_else(Refusal::not_found)
+}
+
+/// What is told of an object that is not here by a call that is carried out in the region that is
+/// asked: 404; where some regions keep alone what is theirs, 503 that names them.
+pub fn not_here(config: &OrgConfig) -> Refusal {
+    let regions = config.withheld_regions();
+    if regions.is_empty() {
+        return Refusal::not_found();
+    }
+    let detail = format!(
+        "nothing of this id is in this region, and what is pinned to {} is not kept here: ask a \
+         control plane of one of these regions",
+        regions.join(", ")
+    );
+    Refusal::new(Code::SetUnavailable, detail)
 }
 
 /// Reads the object that the path names.

@@ -80,7 +80,11 @@ async fn test(call: OrgCall) -> Result<Answer, Refusal> {
 /// What is put into the store.
 fn posted(call: &OrgCall, input: &Input) -> Result<TestRequest, Refusal> {
     let config = call.config()?;
-    let object = objects::find::<Proxies>(call, &config)?;
+    let not_here = |refusal: Refusal| match refusal.code {
+        Code::NotFound => objects::not_here(&config),
+        _ => refusal,
+    };
+    let object = objects::find::<Proxies>(call, &config).map_err(not_here)?;
     let (ObjectId::Proxy(id), Body::Proxy(proxy)) = (object.id, &object.body) else {
         return Err(Refusal::not_found());
     };

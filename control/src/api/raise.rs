@@ -17,8 +17,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::Refusal;
-use super::shape;
-use super::write;
+use super::{objects, shape, write};
 use crate::audit;
 use crate::openapi::schemas;
 use crate::publish::PublishError;
@@ -58,7 +57,7 @@ async fn raise(call: OrgCall) -> Result<Answer, Refusal> {
     let config = call.config()?;
     config
         .object(ObjectId::Meter(id))
-        .ok_or_else(Refusal::not_found)?;
+        .ok_or_else(|| objects::not_here(&config))?;
     let ends = input.percent == 100;
     let mut problems = Vec::new();
     if !ends {
