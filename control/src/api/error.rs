@@ -213,6 +213,9 @@ pub struct Refusal {
     pub used_by: Vec<String>,
     /// After how many seconds trying again can help.
     pub retry_after_s: Option<u64>,
+    /// Whether it may have been carried out all the same, and the store cannot tell: repeated with
+    /// its `Idempotency-Key` it is answered the same, and not carried out again.
+    pub may_be_done: bool,
 }
 
 impl Refusal {
@@ -224,6 +227,7 @@ impl Refusal {
             errors: Vec::new(),
             used_by: Vec::new(),
             retry_after_s: None,
+            may_be_done: false,
         }
     }
 
@@ -264,6 +268,12 @@ impl Refusal {
     /// The refusal that says when to come back.
     pub fn retry_after_s(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// The refusal of what may have been carried out all the same.
+    pub fn may_be_done(mut self) -> Self {
+        self.may_be_done = true;
         self
     }
 

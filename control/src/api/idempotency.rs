@@ -1,7 +1,9 @@
 //! `Idempotency-Key`: a write that is repeated is carried out once and answered as the first time.
 //!
 //! Answers are kept in this process for a day, a bounded number of them. Answers of failed writes
-//! are not kept: nothing happened, so trying again is right.
+//! are not kept: nothing happened, so trying again is right. Where something may have happened, the
+//! publisher knows whether a version was made; what makes none ([`Refusal::may_be_done`]) is not
+//! carried out again, and its failure is the answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -68,8 +70,8 @@ impl std::fmt::Display for IdempotencyKey {
 pub enum Claim {
     /// It is the first: carry it out, then [`Memory::settle`].
     First,
-    /// It was carried out: this was the answer.
-    Again(Box<Answer>),
+    /// It was carried out, or may have been: this was the answer.
+    Again(Box<Result<Answer, Refusal>>),
 }
 
 /// The writes of the last day that had a key.
@@ -85,7 +87,7 @@ struct Entry {
     /// Digest of method, path and body.
     request: [u8; 32],
     began: Instant,
-    answer: Option<Answer>,
+    answer: Option<Result<Answer, Refusal>>,
     bytes: usize,
 }
 
@@ -126,9 +128,13 @@ impl Memory {
     }
 
     /// Keeps the answer of a first request; frees the key when there is none.
-    pub fn settle(&mut self, key: &IdempotencyKey, answer: Option<&Answer>) {
+    pub fn settle(&mut self, key: &IdempotencyKey, answer: Option<&Result<Answer, Refusal>>) {
+        let bytes = |answer: &Result<Answer, Refusal>| match answer {
+            Ok(answer) => answer.content.bytes(),
+            Err(refusal) => refusal.detail.len(),
+        };
         let kept = answer
-            .map(|answer| (answer, answer.content.bytes()))
+            .map(|answer| (answer, bytes(answer)))
             .filter(|(_, bytes)| *bytes <= ANSWER_BYTES_MAX);
         match (kept, self.entries.get_mut(key)) {
             (Some((answer, bytes)), Some(entry)) => {
@@ -224,7 +230,7 @@ pub async fn once(
 ) -> Result<Answer, Refusal> {
     let Keyed { key, digest, .. } = keyed;
     if let Claim::Again(answer) = control.idempotency().claim(&key, digest, Instant::now())? {
-        return Ok(*answer);
+        return *answer;
     }
     let kept = Idempotency {
         key: key.to_string(),
@@ -238,7 +244,11 @@ pub async fn once(
         }
         (result, _) => result,
     };
-    let answer = result.as_ref().ok().filter(|_| keyed.changes);
+    let is_kept = match &result {
+        Ok(_) => keyed.changes,
+        Err(refusal) => refusal.may_be_done,
+    };
+    let answer = Some(&result).filter(|_| is_kept);
     control.idempotency().settle(&key, answer);
     result
 }
@@ -270,7 +280,7 @@ mod tests {
         );
         memory.settle(
             &key("a"),
-            Some(&Answer::nothing().version(OrgId::from_bits(1), 7)),
+            Some(&Ok(Answer::nothing().version(OrgId::from_bits(1), 7))),
         );
         assert!(matches!(
             memory.claim(&key("a"), [1; 32], start),

@@ -12,7 +12,7 @@ use proto::keys;
 use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
-use proto::store::{Event, LeaseId, Op, Store, StoreError, Txn, TxnOutcome};
+use proto::store::{Compare, Event, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOutcome};
 use proto::test_request::{TestOutcome, TestRequest};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -164,10 +164,21 @@ async fn sent(call: &OrgCall, request: &TestRequest) -> Result<TestOutcome, Refu
     let until = Instant::now() + call.control.settings.test_wait;
     let failed = |error: StoreError| write::refusal(PublishError::Store(error));
     let lease = store.grant_lease(LEASE).await.map_err(failed)?.id;
-    let waited = wait(&*store, request, lease, until).await;
+    let waited = match post(&*store, request, lease).await {
+        Ok(revision) => {
+            let waited = wait(&*store, request, revision, until).await;
+            told(&*store, request, waited).await
+        }
+        Err(StoreError::OutcomeUnknown(_)) => Ok(Waited::Unknown),
+        Err(error) => Err(error),
+    };
     // Not waited for: without an answer the lease ends by itself.
     let revoking = Arc::clone(&store);
     tokio::spawn(async move { revoking.revoke_lease(lease).await });
+    let tells = format!(
+        "it may have been carried out: record {} will tell",
+        request.id
+    );
     match waited.map_err(failed)? {
         Waited::Outcome(outcome) => Ok(*outcome),
         Waited::Nobody => {
@@ -176,12 +187,16 @@ async fn sent(call: &OrgCall, request: &TestRequest) -> Result<TestOutcome, Refu
             Err(Refusal::new(Code::NoNode, detail))
         }
         Waited::Taken(node) => {
+            let detail =
+                format!("node {node} took the test request and was not done in time; {tells}");
+            Err(Refusal::new(Code::NoNode, detail).may_be_done())
+        }
+        Waited::Unknown => {
             let detail = format!(
-                "node {node} took the test request and was not done in time; it may have been \
-                 carried out: record {} will tell",
-                request.id
+                "the store did not tell what became of the test request; {tells}; another request \
+                 with the same `Idempotency-Key` sends nothing"
             );
-            Err(Refusal::new(Code::NoNode, detail))
+            Err(Refusal::new(Code::OutcomeUnknown, detail).may_be_done())
         }
     }
 }
@@ -190,15 +205,18 @@ enum Waited {
     Outcome(Box<TestOutcome>),
     /// A node has it.
     Taken(String),
+    /// No node has it, and none can take it any more.
     Nobody,
+    /// The store does not say.
+    Unknown,
 }
 
-async fn wait(
+/// Puts the request where nodes see it; gives the revision at which it is there.
+async fn post(
     store: &dyn Store,
     request: &TestRequest,
     lease: LeaseId,
-    until: Instant,
-) -> Result<Waited, StoreError> {
+) -> Result<Revision, StoreError> {
     let put = Op::Put {
         key: keys::test(request.id),
         // Texts and numbers only: serialising into memory cannot fail.
@@ -209,12 +227,18 @@ async fn wait(
         ops: vec![put],
         ..Txn::default()
     };
-    let revision = match store.txn(txn).await? {
-        TxnOutcome::Committed(revision) => revision,
-        TxnOutcome::Conflict(at) => at.revision,
-    };
+    Ok(store.txn(txn).await?.revision())
+}
+
+/// Waits for what a node puts beside the request; `Nobody` where that is nothing so far.
+async fn wait(
+    store: &dyn Store,
+    request: &TestRequest,
+    posted: Revision,
+    until: Instant,
+) -> Result<Waited, StoreError> {
     let mut watch = store
-        .watch(&keys::test_results(request.id), revision.next())
+        .watch(&keys::test_results(request.id), posted.next())
         .await?;
     let outcome_key = keys::test_outcome(request.id);
     let mut taken = None;
@@ -232,6 +256,52 @@ async fn wait(
         }
     }
     Ok(taken.map_or(Waited::Nobody, Waited::Taken))
+}
+
+/// What is known once nothing is waited for any more. Where the store failed meanwhile, that is
+/// told if no node has the request.
+async fn told(
+    store: &dyn Store,
+    request: &TestRequest,
+    waited: Result<Waited, StoreError>,
+) -> Result<Waited, StoreError> {
+    let failed = match waited {
+        Ok(Waited::Nobody) => None,
+        Ok(waited) => return Ok(waited),
+        Err(error) => Some(error),
+    };
+    match (withdrawn(store, request).await, failed) {
+        (Waited::Nobody, Some(error)) => Err(error),
+        (waited, _) => Ok(waited),
+    }
+}
+
+/// Takes the request away where no node has put its name to it: none can from then on. Without the
+/// request, its lease has ended, and with it went what nodes put beside it.
+async fn withdrawn(store: &dyn Store, request: &TestRequest) -> Waited {
+    let taken = keys::test_taken(request.id);
+    let txn = Txn {
+        compares: vec![
+            Compare::Present(keys::test(request.id)),
+            Compare::Absent(taken.clone()),
+        ],
+        ops: vec![Op::Delete(keys::test(request.id))],
+        or_read: vec![taken],
+    };
+    match store.txn(txn).await {
+        Ok(TxnOutcome::Committed(_)) => Waited::Nobody,
+        Ok(TxnOutcome::Conflict(seen)) => match seen.value.into_iter().flatten().next() {
+            Some(pair) => Waited::Taken(String::from_utf8_lossy(&pair.value).into_owned()),
+            None => Waited::Unknown,
+        },
+        Err(error) => {
+            tracing::warn!(
+                "whether test request {} was taken is not known: {error}",
+                request.id
+            );
+            Waited::Unknown
+        }
+    }
 }
 
 /// What is submitted.

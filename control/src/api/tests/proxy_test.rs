@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actix_web::http::Method;
 use proto::keys;
 use proto::store::{Op, Range, Store, Txn};
 use proto::test_request::TestRequest;
@@ -21,6 +22,19 @@ async fn posted(store: &dyn Store) -> (TestRequest, Option<proto::store::LeaseId
         if let Some(pair) = store.range(range.clone()).await.unwrap().items.pop() {
             return (serde_json::from_slice(&pair.value).unwrap(), pair.lease);
         }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until no test request is in the store.
+async fn none_posted(store: &dyn Store) {
+    let range = Range {
+        prefix: keys::TESTS.into(),
+        after: None,
+        limit: 1,
+        at: None,
+    };
+    while !store.range(range.clone()).await.unwrap().items.is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -106,16 +120,7 @@ async fn without_a_node_or_in_time_it_is_a_504_that_says_which() {
     let alone = api.post(Who::Member, &path, json!({})).await.is(504);
     assert_eq!(alone.body["code"], "no-node");
     assert!(alone.text.contains("no node has taken"), "{}", alone.text);
-    let store = api.control.publisher.store();
-    let range = Range {
-        prefix: keys::TESTS.into(),
-        after: None,
-        limit: 1,
-        at: None,
-    };
-    while !store.range(range.clone()).await.unwrap().items.is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    none_posted(api.control.publisher.store()).await;
     let slow = async {
         let (request, lease) = posted(api.control.publisher.store()).await;
         put(&api, keys::test_taken(request.id), json!("gw-1"), lease).await;
@@ -125,6 +130,56 @@ async fn without_a_node_or_in_time_it_is_a_504_that_says_which() {
     let reply = reply.is(504);
     assert!(reply.text.contains("gw-1"), "{}", reply.text);
     assert!(reply.text.contains(&id.to_string()), "{}", reply.text);
+}
+
+#[actix_web::test]
+async fn what_a_node_may_have_sent_is_not_sent_again_for_the_same_key() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/proxies/{}/test", made.proxy);
+    let send = || {
+        let request = api.request(Who::Member, Method::POST, &path);
+        api.send(request.insert_header(("idempotency-key", "k1")))
+    };
+    // No node was there: a repeat is sent.
+    let alone = send().await.is(504);
+    assert!(alone.text.contains("no node has taken"), "{}", alone.text);
+    // A node takes it and dies.
+    let slow = async {
+        let (request, lease) = posted(api.control.publisher.store()).await;
+        put(&api, keys::test_taken(request.id), json!("gw-1"), lease).await;
+        request.id
+    };
+    let (first, id) = tokio::join!(send(), slow);
+    let first = first.is(504);
+    assert!(first.text.contains(&id.to_string()), "{}", first.text);
+    let again = send().await.is(504);
+    assert_eq!(again.body["detail"], first.body["detail"]);
+    // Another key is another request.
+    none_posted(api.control.publisher.store()).await;
+    let other = async {
+        let (request, lease) = posted(api.control.publisher.store()).await;
+        put(&api, keys::test_outcome(request.id), outcome(), lease).await;
+        request.id
+    };
+    let request = api.request(Who::Member, Method::POST, &path);
+    let request = api.send(request.insert_header(("idempotency-key", "k2")));
+    let (sent, other) = tokio::join!(request, other);
+    assert_eq!(sent.is(200).body["request_id"], json!(other));
+    assert_ne!(other, id);
+}
+
+/// A node that comes late to a request that nobody waits for finds nothing to take.
+#[actix_web::test]
+async fn what_was_given_up_is_gone_before_its_lease() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let path = format!("/orgs/acme/proxies/{}/test", made.proxy);
+    let seen = posted(api.control.publisher.store());
+    let (alone, (request, _)) = tokio::join!(api.post(Who::Member, &path, json!({})), seen);
+    alone.is(504);
+    let found = api.control.publisher.store().get(&keys::test(request.id));
+    assert_eq!(found.await.unwrap().value, None);
 }
 
 #[actix_web::test]
