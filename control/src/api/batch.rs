@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
+use proto::problem::Problem;
 use proto::tree::{self, Draft, OrgConfig};
+use serde_json::json;
 
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::Refusal;
 use super::plan::Plan;
-use super::versions::{changes, outcome};
+use super::secret::SHOWN_BEFORE;
+use super::versions::{around, changes, outcome};
 use crate::publish::{PublishError, Published};
 use crate::route::Parameter;
 
@@ -57,13 +60,28 @@ pub async fn carry_out(
         let n = current.head.n;
         return Ok(Answer::json(changes(&call.view(), n, n, &differences)));
     }
-    let (published, plan, before) = publish(call, plan).await?;
+    let (published, made, before) = publish(call, &plan).await?;
     let mut answer = outcome(call, &published, &before).await?;
-    // Of a remembered write, other keys were generated and are in force.
     if !published.replayed {
-        answer["generated"] = plan.shown_once().into();
+        answer["generated"] = made.shown_once().into();
+    } else if generated_before(call, &published, plan).await? {
+        // Other keys are in force.
+        let detail = "were shown in the first answer to this write alone; for new ones rotate the \
+                      credentials (`POST …/credentials/{id}/rotate`)";
+        answer["warnings"] = json!([Problem::new("/generated", SHOWN_BEFORE, detail)]);
     }
     Ok(Answer::json(answer).version(call.org_id(), published.n))
+}
+
+/// Whether a write that was carried out before generated keys, by what was there before it.
+async fn generated_before(
+    call: &OrgCall,
+    published: &Published,
+    plan: impl Fn(&OrgConfig) -> Plan,
+) -> Result<bool, Refusal> {
+    let around = around(call, published.n).await?;
+    let before = around.map_or_else(|| Arc::clone(&published.config), |(before, _)| before);
+    Ok(plan(&before).generates())
 }
 
 /// Publishes what `plan` makes of the newest version: what was published, the plan that it was made

@@ -24,6 +24,7 @@ use super::error::Refusal;
 use super::objects::{Resource, show};
 use super::plan::Plan;
 use super::proxies::Proxies;
+use super::secret::shown_before;
 use super::shape::Schemas;
 use super::targets::Targets;
 use crate::openapi::{extend, reference};
@@ -41,6 +42,19 @@ pub fn has_inline(document: &Value) -> bool {
     [TARGET, CREDENTIALS]
         .iter()
         .any(|field| document.get(field).is_some())
+}
+
+/// Says of a credential of a write that was carried out before that its key is not shown again.
+fn tell_shown_before(credential: &mut Value, again: &Plan) {
+    let of = |field: &str| credential[field].as_str().unwrap_or_default();
+    let field = match (of("kind"), of("auth_type")) {
+        ("proxy", "api_key") => "key",
+        ("proxy", "bearer") => "token",
+        _ => return,
+    };
+    if again.generates() {
+        credential["warnings"] = json!([shown_before(field)]);
+    }
 }
 
 /// Makes the proxy and what stands in its document as one version.
@@ -63,10 +77,11 @@ pub async fn create(call: &OrgCall) -> Result<Answer, Refusal> {
         answer[TARGET] = target;
     }
     let mut credentials = made::<Credentials>(call, &published);
-    // Of a remembered write, other keys were generated and are in force.
-    if !published.replayed {
-        for credential in &mut credentials {
-            plan.show_once(credential);
+    for credential in &mut credentials {
+        match published.replayed {
+            false => plan.show_once(credential),
+            // Other keys were generated and are in force.
+            true => tell_shown_before(credential, &planned(document, &published.config, key)),
         }
     }
     if !credentials.is_empty() {

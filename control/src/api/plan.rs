@@ -201,6 +201,11 @@ impl Plan {
         })
     }
 
+    /// Whether it generates secrets.
+    pub fn generates(&self) -> bool {
+        !self.generated.is_empty()
+    }
+
     /// The secrets that were generated.
     pub fn shown_once(&self) -> Vec<Value> {
         let one = |generated: &Generated| {

@@ -58,7 +58,10 @@ pub fn add(schemas: &mut Schemas) {
         schemas,
         "ApiToken",
         "ApiToken",
-        &with(&[("secret", read_only(shown_once()))]),
+        &with(&[
+            ("secret", read_only(shown_once())),
+            ("warnings", warnings()),
+        ]),
     );
     let record = [
         (
@@ -249,6 +252,7 @@ fn changed() -> Value {
             "secret": reference("SecretInput")
         }}
     });
+    diff["properties"]["warnings"] = warnings();
     diff
 }
 

@@ -24,6 +24,8 @@ pub enum Absent {
 
 /// The field of a submitted secret that holds it sealed.
 pub const SEALED: &str = "sealed";
+/// The code of what is said where an answer lacks a generated secret: an earlier one showed it.
+pub const SHOWN_BEFORE: &str = "shown-before";
 
 /// The secret of a write.
 pub enum Secret {
@@ -112,11 +114,12 @@ impl Secret {
         let Content::Json(shown) = &mut answer.content else {
             return;
         };
-        let generated = self.generated().filter(|_| !answer.replayed);
-        if let Some((name, key)) = generated {
-            shown["secret"][name] = json!(key);
+        let mut warnings = self.warnings(credential);
+        match self.generated() {
+            Some((name, _)) if answer.replayed => warnings.push(shown_before(name)),
+            Some((name, key)) => shown["secret"][name] = json!(key),
+            None => {}
         }
-        let warnings = self.warnings(credential);
         if !warnings.is_empty() {
             shown["warnings"] = json!(warnings);
         }
@@ -141,6 +144,13 @@ impl Secret {
             Self::None | Self::Given(_) | Self::SealedAhead(_) => None,
         }
     }
+}
+
+/// What is said where a generated key is not shown: the write was carried out before.
+pub fn shown_before(name: &str) -> Problem {
+    let detail = "was generated when this write was carried out, and shown in the first answer \
+                  alone; for a new one rotate the credential (`POST …/credentials/{id}/rotate`)";
+    Problem::new(format!("/secret/{name}"), SHOWN_BEFORE, detail)
 }
 
 /// What another control plane says that it sealed, once it is proved.

@@ -13,6 +13,7 @@ use super::answer::{Answer, Content};
 use super::call::{OrgCall, require};
 use super::error::Refusal;
 use super::objects::{self, Edit, Manner, Resource, Rights, View};
+use super::secret::SHOWN_BEFORE;
 use super::write;
 use crate::route::{Gives, Need, Route, Takes, Verb};
 
@@ -136,10 +137,15 @@ async fn create(call: OrgCall) -> Result<Answer, Refusal> {
     });
     let mut answer = write::create::<Tokens>(&call, body).await?;
     // Of a remembered write, another was generated and is in force.
-    if let Content::Json(shown) = &mut answer.content
-        && !answer.replayed
-    {
-        shown["secret"] = json!({ "token": secret.as_str() });
+    if let Content::Json(shown) = &mut answer.content {
+        match answer.replayed {
+            false => shown["secret"] = json!({ "token": secret.as_str() }),
+            true => {
+                let detail = "was shown in the first answer to this write alone; for a new one \
+                              delete this token and create another";
+                shown["warnings"] = json!([Problem::new("/secret/token", SHOWN_BEFORE, detail)]);
+            }
+        }
     }
     Ok(answer)
 }

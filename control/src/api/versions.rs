@@ -218,12 +218,27 @@ pub async fn outcome(
         let differences = tree::diff(&before.objects, &published.config.objects);
         return Ok(changes(&view, before.head.n, n, &differences));
     }
+    // Of a version that is not kept any more only the number is known.
+    let Some((before, after)) = around(call, n).await? else {
+        return Ok(changes(&view, n.saturating_sub(1), n, &[]));
+    };
+    let differences = tree::diff(&before.objects, &after.objects);
+    Ok(changes(&view, before.head.n, n, &differences))
+}
+
+/// The configurations before and after a version; `None` where one is not kept any more.
+///
+/// # Errors
+/// The store failed.
+pub async fn around(
+    call: &OrgCall,
+    n: u64,
+) -> Result<Option<(Arc<OrgConfig>, Arc<OrgConfig>)>, Refusal> {
     let publisher = &call.control.publisher;
     let versions = publisher.versions(call.org_id(), n + 1, 2).await;
     let versions = versions.map_err(write::refusal)?;
-    // Of a version that is not kept any more only the number is known.
     let (Some(record), Some(parent)) = (versions.first(), versions.get(1)) else {
-        return Ok(changes(&view, n.saturating_sub(1), n, &[]));
+        return Ok(None);
     };
     let after = publisher
         .at(call.org_id(), &record.record)
@@ -233,8 +248,7 @@ pub async fn outcome(
         .at(call.org_id(), &parent.record)
         .await
         .map_err(write::refusal)?;
-    let differences = tree::diff(&before.objects, &after.objects);
-    Ok(changes(&view, parent.record.head.n, n, &differences))
+    Ok(Some((before, after)))
 }
 
 fn number(call: &OrgCall) -> Result<u64, Refusal> {

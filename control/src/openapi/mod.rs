@@ -270,7 +270,8 @@ fn parameters(route: &Route) -> Value {
         all.push(query(DURABILITY, DURABILITY_MEANS, schema));
     }
     if route.verb.writes() {
-        let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once";
+        let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once. \
+                   A generated key or token may be in the first answer alone: `warnings` says so";
         all.push(header("Idempotency-Key", key));
         if !matches!(route.gives, Gives::Created(_)) && of_one(route) {
             all.push(header(

@@ -1,7 +1,7 @@
 //! Objects come, change, are found and go.
 
 use actix_web::http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Reply, Who, api};
 
@@ -357,6 +357,12 @@ async fn a_repeated_write_happens_once() {
     assert_eq!(recalled.id(), first.id());
     // Another key was generated then, and is in force; this one would be in force nowhere.
     assert!(recalled.body["secret"].get("key").is_none());
+    let warned = &recalled.body["warnings"][0];
+    assert_eq!(
+        (&warned["pointer"], &warned["code"]),
+        (&json!("/secret/key"), &json!("shown-before"))
+    );
+    assert!(first.body.get("warnings").is_none(), "{}", first.text);
     let hint = |reply: &Reply| reply.body["secret"]["hint"].clone();
     assert_eq!(hint(&recalled), hint(&first));
     assert!(send("k2", body).await.is(201).id() != first.id());
@@ -382,6 +388,52 @@ async fn a_deletion_that_is_repeated_is_answered_as_the_first() {
     assert!(version.is_some());
     assert_eq!(again.header("requestrocket-version"), version);
     delete("k2").await.is(404);
+}
+
+#[actix_web::test]
+async fn a_repeated_write_says_where_a_key_is_not_shown_again() {
+    let api = api().await;
+    let target = json!({"base_url": "https://api.stripe.com"});
+    let key = json!({"kind": "proxy", "auth_type": "api_key"});
+    let injected = json!({"kind": "target", "auth_type": "bearer", "secret": {"token": "sk_1"}});
+    let given = json!({"kind": "proxy", "auth_type": "basic",
+                       "secret": {"username": "u", "password": "Wq8-long-enough-to-be-strong"}});
+    let inline = |caller: &Value| json!({"target": target, "credentials": [injected, caller]});
+    let create =
+        |what: &str, object: &Value| json!({"operations": [{"create": what, "object": object}]});
+    let token = json!({"name": "t", "role": "viewer"});
+    for (at, (what, body, place)) in [
+        ("tokens", token, Some("/warnings/0")),
+        ("changes", create("credentials", &key), Some("/warnings/0")),
+        ("proxies", inline(&key), Some("/credentials/1/warnings/0")),
+        ("changes", create("targets", &target), None),
+        ("proxies", inline(&given), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/orgs/acme/{what}");
+        let send = || {
+            let request = api.request(Who::Owner, Method::POST, &path);
+            let request = request.insert_header(("idempotency-key", format!("k{at}")));
+            api.send(request.set_json(body.clone()))
+        };
+        let first = send().await;
+        assert!(matches!(first.status, 200 | 201), "{what}: {}", first.text);
+        assert!(
+            !first.text.contains("shown-before"),
+            "{what}: {}",
+            first.text
+        );
+        // Another control plane is asked.
+        *api.control.idempotency() = Default::default();
+        let again = send().await.is(first.status);
+        let code = place.map(|place| again.body.pointer(place).map(|one| one["code"].clone()));
+        match code {
+            Some(code) => assert_eq!(code, Some(json!("shown-before")), "{}", again.text),
+            None => assert!(!again.text.contains("shown-before"), "{}", again.text),
+        }
+    }
 }
 
 #[actix_web::test]
