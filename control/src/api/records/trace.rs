@@ -27,13 +27,17 @@ pub fn trace(record: &Record) -> Value {
         }
         at_us += u64::from(time.us);
     }
-    // The record is made before the answer goes: what is left of the whole is sending it.
+    // The record is made before the answer goes: what is left of the whole is sending it. Where
+    // the gateway ended meanwhile, the stages before had passed.
     if !record
         .stages
         .iter()
         .any(|time| time.stage == Stage::Respond)
     {
-        let outcome = if record.client_aborted { "end" } else { "pass" };
+        let outcome = match record.client_aborted || was_cut(record) {
+            true => "end",
+            false => "pass",
+        };
         spans.push(span(
             ("respond", "stage"),
             (at_us, record.total_us.saturating_sub(at_us)),
@@ -60,11 +64,23 @@ pub fn trace(record: &Record) -> Value {
 
 /// The stage that ended it early: the last before it was recorded, when there was no answer.
 fn ended_by(record: &Record) -> Option<Stage> {
-    if record.code == "proxy-access-granted" || record.code == "client-aborted" {
+    let has_answer = record.code == "proxy-access-granted" || record.code == "client-aborted";
+    if has_answer || was_cut(record) {
         return None;
     }
     let passed = record.stages.iter().rev().map(|time| time.stage);
     passed.into_iter().find(|stage| *stage < Stage::Record)
+}
+
+/// Whether an answer had begun, and the gateway ended before all of it was sent. A 503 that no
+/// target gave is what it answers itself to those whose target it does not wait for any more.
+fn was_cut(record: &Record) -> bool {
+    let begun = match record.status {
+        None => false,
+        Some(503) => record.upstream_status.is_some(),
+        Some(_) => true,
+    };
+    begun && record.code == "gateway-stopped"
 }
 
 fn span(
@@ -156,10 +172,10 @@ fn decision(record: &Record, stage: Stage) -> String {
         },
         Stage::Record => String::new(),
         Stage::Respond => {
-            let left = if record.client_aborted {
-                ", the caller left"
-            } else {
-                ""
+            let left = match (was_cut(record), record.client_aborted) {
+                (true, _) => ", the gateway ended",
+                (false, true) => ", the caller left",
+                (false, false) => "",
             };
             format!("{} bytes{left}", record.response_bytes)
         }
@@ -346,5 +362,28 @@ mod tests {
         assert_eq!(rows[1].3, "end");
         assert_eq!(rows[1].4, "the limit per minute and per day is used up");
         assert_eq!(rows[0].3, "pass");
+    }
+
+    #[test]
+    fn an_answer_that_the_gateways_end_cut_ends_in_sending_it() {
+        let stages = json!([{"stage": "receive", "us": 1}, {"stage": "forward", "us": 2},
+                            {"stage": "filter", "us": 3}]);
+        let stopped = |status: Value, upstream: Value| {
+            let further = json!({"code": "gateway-stopped", "status": status,
+                                 "upstream_status": upstream, "stages": stages, "sends": []});
+            let rows = rows(&trace(&record(further)));
+            let ended = rows.into_iter().filter(|row| row.3 == "end");
+            ended.map(|row| (row.0, row.4)).collect::<Vec<_>>()
+        };
+        let words = "5 bytes, the gateway ended";
+        for status in [200, 503] {
+            let ended = stopped(json!(status), json!(status));
+            assert_eq!(ended, [("respond".into(), words.into())]);
+        }
+        // Without an answer of the target it is the last stage that was reached.
+        for status in [json!(503), Value::Null] {
+            let last = ("filter".into(), "gateway-stopped".into());
+            assert_eq!(stopped(status, Value::Null), [last]);
+        }
     }
 }
