@@ -124,7 +124,7 @@ fn problems() -> Value {
         "type": "array",
         "description": "What is wrong with its place among the others. `cut-off`: it is \
                         connected to this control plane, and is not in etcd. `store-unavailable`: \
-                        the same, and etcd cannot be asked",
+                        it is connected to this control plane, and etcd cannot be asked for more",
         "items": {"type": "object", "properties": {
             "code": {"type": "string",
                      "enum": ["cut-off", "name-taken", "region-foreign", "store-unavailable"]},
