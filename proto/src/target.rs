@@ -122,7 +122,8 @@ pub struct Timeouts {
     /// Between two pieces of a body. Default 300,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_ms: Option<u64>,
-    /// For the whole exchange. Default none.
+    /// For the whole exchange, repetitions included, from when the limits have let the request go.
+    /// Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_ms: Option<u64>,
 }
