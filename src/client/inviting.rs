@@ -101,7 +101,7 @@ pub(super) async fn invite(args: &InviteArgs) -> anyhow::Result<Value> {
 /// The invitations that were made in a region.
 pub(super) async fn invitations(args: &ListArgs) -> anyhow::Result<Value> {
     let api = Api::new(&args.control)?;
-    api.get_absolute("/regions/invitations").await
+    api.list_absolute("/regions/invitations").await
 }
 
 /// Takes an invitation back.
@@ -115,7 +115,7 @@ pub(super) async fn withdraw(args: &WithdrawArgs) -> anyhow::Result<Value> {
 /// Writes what control planes of this region need of one that has joined.
 pub(super) async fn joined(args: &JoinedArgs) -> anyhow::Result<Value> {
     let api = Api::new(&args.control)?;
-    let all = api.get_absolute("/regions/invitations").await?;
+    let all = api.list_absolute("/regions/invitations").await?;
     let items = all["items"].as_array().into_iter().flatten();
     let mut joined = items.filter(|one| one["region"] == *args.region && one["joined"].is_object());
     let Some(found) = joined.next().map(|one| &one["joined"]) else {

@@ -130,6 +130,25 @@ impl Api {
             .await
     }
 
+    /// Reads a list that belongs to no organisation, all pages of it. The path may have a query.
+    ///
+    /// # Errors
+    /// As for [`Api::create`].
+    pub async fn list_absolute(&self, path: &str) -> anyhow::Result<Value> {
+        let mut found = self.get_absolute(path).await?;
+        let joint = if path.contains('?') { '&' } else { '?' };
+        while let Some(cursor) = found["next_cursor"].as_str() {
+            let next = format!("{path}{joint}cursor={cursor}");
+            let mut page = self.get_absolute(&next).await?;
+            let further = page["items"].take();
+            if let (Some(items), Value::Array(further)) = (found["items"].as_array_mut(), further) {
+                items.extend(further);
+            }
+            found["next_cursor"] = page["next_cursor"].take();
+        }
+        Ok(found)
+    }
+
     /// Lets the control plane do something that belongs to no organisation.
     ///
     /// # Errors

@@ -17,11 +17,11 @@ pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     let query = query.append_pair("org", &args.control.org).finish();
-    let found = match api.get_absolute(&format!("/nodes?{query}")).await {
+    let found = match api.list_absolute(&format!("/nodes?{query}")).await {
         Ok(found) => found,
         // The organisation may be what is wrong, and is not what most want to know.
         Err(error) if is_of_the_question(&error) => {
-            let found = api.get_absolute("/nodes").await?;
+            let found = api.list_absolute("/nodes").await?;
             let org = shown(&args.control.org);
             eprintln!("requestrocket: not shown is which version of {org} each serves: {error}");
             found
@@ -56,10 +56,10 @@ fn lines(nodes: &[Value]) -> Vec<String> {
         lines.push(first_line(node));
         lines.extend(applied(&node["applied"]));
         for org in node["behind"].as_array().into_iter().flatten() {
-            let id = org["org"].as_str().unwrap_or_default();
             lines.push(format!(
-                "      has not seen version {} of {id}",
-                org["newest"]
+                "      has not seen version {} of {}",
+                org["newest"],
+                organisation(org).unwrap_or_default()
             ));
         }
         for problem in node["problems"].as_array().into_iter().flatten() {
@@ -100,9 +100,14 @@ fn lines(nodes: &[Value]) -> Vec<String> {
     lines
 }
 
+/// What an organisation is called: its slug, or where that is not known its id.
+fn organisation(of: &Value) -> Option<&str> {
+    of["slug"].as_str().or(of["org"].as_str())
+}
+
 /// What a node serves of the organisation that was asked for.
 fn applied(applied: &Value) -> Option<String> {
-    let org = applied["org"].as_str()?;
+    let org = organisation(applied)?;
     let lag = (
         applied["version"].as_u64(),
         applied["lag_versions"].as_u64(),
@@ -166,8 +171,10 @@ mod tests {
         let node = json!({
             "name": "gw-1", "region": "eu", "address": "10.0.0.1:8080", "program": "0.1.0",
             "revision": 7, "in_flight": 3, "current": false, "clock_ahead_ms": -2_500,
-            "behind": [{"org": "org_1", "newest": 9}],
-            "applied": {"org": "org_1", "version": 7, "newest": 9, "lag_versions": 2, "lag_s": 31},
+            "behind": [{"org": "org_1", "slug": "acme", "newest": 9},
+                       {"org": "org_2", "slug": null, "newest": 3}],
+            "applied": {"org": "org_1", "slug": "acme", "version": 7, "newest": 9,
+                        "lag_versions": 2, "lag_s": 31},
             "problems": [{"code": "name-taken", "detail": "gw-1 too"}],
             "failing": [{"target": "tgt_1", "endpoint": "a:443", "detail": "it answered 503"}],
             "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
@@ -180,19 +187,20 @@ mod tests {
         );
         assert_eq!(
             lines[1],
-            "      serves version 7 of org_1, 2 behind version 9 for 31 s"
+            "      serves version 7 of acme, 2 behind version 9 for 31 s"
         );
-        assert_eq!(lines[2], "      has not seen version 9 of org_1");
-        assert_eq!(lines[3], "    ! name-taken gw-1 too");
+        assert_eq!(lines[2], "      has not seen version 9 of acme");
+        assert_eq!(lines[3], "      has not seen version 3 of org_2");
+        assert_eq!(lines[4], "    ! name-taken gw-1 too");
         assert_eq!(
-            lines[4],
+            lines[5],
             "    ! clock-skew its clock is 2.5 s behind the control plane's; set both by NTP"
         );
         assert_eq!(
-            lines[5],
+            lines[6],
             "    ! endpoint-failing a:443 of tgt_1: it answered 503"
         );
-        assert_eq!(lines[6], "    ! leaf-missing org_1: gone");
+        assert_eq!(lines[7], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
     }
 

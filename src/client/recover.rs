@@ -41,7 +41,7 @@ pub async fn recover(args: &RecoverArgs) -> anyhow::Result<()> {
     };
     let found = match &decision {
         Some(decision) => api.act_absolute("/recovery", decision).await?,
-        None => api.get_absolute("/recovery").await?,
+        None => api.list_absolute("/recovery").await?,
     };
     if args.output == Output::Json {
         say(&found.to_string());

@@ -114,12 +114,12 @@ pub async fn run(args: &RegionsArgs) -> anyhow::Result<()> {
     let (found, lines): (Value, fn(&Value) -> Vec<String>) = match &args.action {
         None => {
             let api = Api::new(&args.list.control)?;
-            (api.get_absolute("/regions").await?, regions)
+            (api.list_absolute("/regions").await?, regions)
         }
         Some(RegionsAction::Promote(args)) => (promote(args).await?, promoted),
         Some(RegionsAction::Aside(args)) => {
             let api = Api::new(&args.control)?;
-            (api.get_absolute("/regions/aside").await?, aside)
+            (api.list_absolute("/regions/aside").await?, aside)
         }
         Some(RegionsAction::Revoke(args)) => {
             let api = Api::new(&args.control)?;

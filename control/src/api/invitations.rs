@@ -168,14 +168,21 @@ async fn invite(call: Call) -> Result<Answer, Refusal> {
 }
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
+    let page = call.request.page()?;
     let store = call.control.publisher.store();
     let all = invitations::all(store).await;
     let all = all.map_err(|error| refusal("", error.into()))?;
     let now = Timestamp::now();
-    let mut items: Vec<_> = all.into_iter().collect();
-    items.sort_by_key(|(_, invitation)| std::cmp::Reverse(invitation.created_at));
-    let items = items.iter().map(|(id, one)| show(id, one, now)).collect();
-    Ok(Answer::json(page::page(items, None)))
+    let items = all
+        .iter()
+        .map(|(id, one)| (key(id, one), show(id, one, now)));
+    Ok(Answer::json(page::cut(items.collect(), &page)))
+}
+
+/// Orders invitations from the newest to the oldest.
+fn key(id: &str, invitation: &Invitation) -> String {
+    let age = i64::MAX.saturating_sub(invitation.created_at.as_microsecond());
+    format!("{:020} {id}", age.max(0))
 }
 
 async fn get(call: Call) -> Result<Answer, Refusal> {

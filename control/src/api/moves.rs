@@ -5,7 +5,7 @@ use proto::audit::Act;
 use proto::checks;
 use proto::id::OrgId;
 use proto::problem::Problem;
-use proto::tree::SYSTEM_ORG;
+use proto::tree::{Head, SYSTEM_ORG};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -151,6 +151,7 @@ fn not_promoted(error: PromoteError) -> Refusal {
 }
 
 async fn aside(call: Call) -> Result<Answer, Refusal> {
+    let page = call.request.page()?;
     let items = call.control.publisher.aside().await;
     let items = items.map_err(write::refusal)?;
     let items = items.iter().map(|(org, record)| {
@@ -162,9 +163,15 @@ async fn aside(call: Call) -> Result<Answer, Refusal> {
         shown["author"] = json!(record.author);
         shown["changes"] = json!(record.changes);
         shown["changed"] = json!(record.changed);
-        shown
+        (key(*org, &record.head), shown)
     });
-    Ok(Answer::json(page::page(items.collect(), None)))
+    Ok(Answer::json(page::cut(items.collect(), &page)))
+}
+
+/// Orders versions by organisation, epoch and number.
+fn key(org: OrgId, head: &Head) -> String {
+    let (epoch, n) = (&head.epoch, head.n);
+    format!("{org} {:020} {} {n:020}", epoch.counter, epoch.region)
 }
 
 fn text(description: &str) -> Value {

@@ -67,6 +67,11 @@ impl Line {
         }))
     }
 
+    /// Whose versions they are.
+    pub(super) fn org(&self) -> OrgId {
+        self.org
+    }
+
     /// What a node applies, and how far that is behind. A version that is not in the store's line
     /// is neither behind nor the newest, whatever its number.
     pub(super) fn shown(&self, member: &Member, now: Timestamp) -> Value {

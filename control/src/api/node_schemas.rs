@@ -39,6 +39,7 @@ pub fn node() -> Value {
                                 not seen, at most 100",
                 "items": {"type": "object", "properties": {
                     "org": {"type": "string"},
+                    "slug": slug(),
                     "newest": {"type": "integer", "description": "The number of that version"}
                 }}
             },
@@ -81,6 +82,13 @@ fn not_kept() -> Value {
     })
 }
 
+fn slug() -> Value {
+    json!({
+        "type": ["string", "null"],
+        "description": "Its slug; `null` where this control plane does not know the organisation"
+    })
+}
+
 fn applied() -> Value {
     json!({
         "type": "object",
@@ -88,6 +96,7 @@ fn applied() -> Value {
                         `connected_since` is",
         "properties": {
             "org": {"type": "string", "description": "The organisation's id"},
+            "slug": slug(),
             "version": {
                 "type": ["integer", "null"],
                 "description": "The version that it serves; `null` where that is not known: none, \

@@ -45,6 +45,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
+    let page = call.request.page()?;
     let org = match call.request.query.get("org") {
         None => None,
         Some(name) => Some(call.control.find_org(name).ok_or_else(|| {
@@ -55,24 +56,32 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     // Before etcd is asked: who comes meanwhile is not missed there.
     let linked = call.control.linked.nodes();
     let own = call.control.publisher.region();
-    let known = known(&call, org.map(|org| org.id)).await;
+    let known = known(&call, org.as_ref().map(|org| org.id)).await;
     let now = Timestamp::now();
     let connected = connected(linked, own, now);
-    let items = match known {
+    let items: Vec<Value> = match known {
         Ok(known) => {
             let is_away = |node: &&LinkedNode| {
                 now.duration_since(node.since) >= STARTS_MAX
                     && !known.members.iter().any(|member| member.name == node.name)
             };
             let away = connected.iter().filter(is_away).map(cut_off);
-            known.shown(own, now).chain(away).collect()
+            let slug = |org: OrgId| call.control.slug_of(org);
+            known.shown(own, now, slug).chain(away).collect()
         }
         Err(StoreError::Unavailable(_)) if !connected.is_empty() => {
             connected.iter().map(unasked).collect()
         }
         Err(error) => return Err(write::refusal(error.into())),
     };
-    Ok(Answer::json(page::page(items, None)))
+    let items = items.into_iter().map(|item| (key(&item), item)).collect();
+    Ok(Answer::json(page::cut(items, &page)))
+}
+
+/// Orders nodes by region and name; one that is known by its connection alone has no id.
+fn key(node: &Value) -> String {
+    let text = |field: &str| node[field].as_str().unwrap_or_default();
+    [text("region"), text("name"), text("id")].join(" ")
 }
 
 /// What etcd says of the nodes.
@@ -115,14 +124,19 @@ async fn known(call: &Call, org: Option<OrgId>) -> Result<Known, StoreError> {
 
 impl Known {
     /// The nodes as they are answered.
-    fn shown(&self, own: &str, now: Timestamp) -> impl Iterator<Item = Value> {
+    fn shown(
+        &self,
+        own: &str,
+        now: Timestamp,
+        slug: impl Fn(OrgId) -> Option<String>,
+    ) -> impl Iterator<Item = Value> {
         self.members.iter().map(move |member| {
             // A member of plain fields always serialises.
             let mut shown = serde_json::to_value(member).unwrap_or_default();
             let current = member.serves == self.newest;
             shown["current"] = json!(current);
             if !current {
-                shown["behind"] = behind(member, &self.heads);
+                shown["behind"] = behind(member, &self.heads, &slug);
             }
             let problems = problems(member, &self.members, own);
             if !problems.is_empty() {
@@ -130,6 +144,7 @@ impl Known {
             }
             if let Some(line) = &self.line {
                 shown["applied"] = line.shown(member, now);
+                shown["applied"]["slug"] = json!(slug(line.org()));
             }
             shown
         })
@@ -169,14 +184,16 @@ fn by_connection(node: &LinkedNode, (code, detail): (&str, &str)) -> Value {
 }
 
 /// Organisations with a version that a node has not seen.
-fn behind(member: &Member, heads: &[KeyValue]) -> Value {
+fn behind(member: &Member, heads: &[KeyValue], slug: impl Fn(OrgId) -> Option<String>) -> Value {
     let unseen = heads
         .iter()
         .filter(|pair| pair.mod_revision.0 > member.revision);
     let shown = unseen.filter_map(|pair| {
         let head = Head::parse(&pair.value).ok()?;
         match Live::parse(&pair.key)? {
-            Live::Head(org) => Some(json!({"org": org.to_string(), "newest": head.n})),
+            Live::Head(org) => {
+                Some(json!({"org": org.to_string(), "slug": slug(org), "newest": head.n}))
+            }
             _ => None,
         }
     });

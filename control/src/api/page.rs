@@ -78,6 +78,21 @@ pub fn page(items: Vec<Value>, last_key: Option<String>) -> Value {
     json!({ "items": items, "next_cursor": next_cursor })
 }
 
+/// The answer of a list of which all items are at hand, each with a key of its own: the page that
+/// is asked for, in the order of the keys.
+pub fn cut(mut items: Vec<(String, Value)>, request: &PageRequest) -> Value {
+    items.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let is_behind = |key: &String| request.after.as_ref().is_none_or(|after| key > after);
+    let mut behind = items.into_iter().filter(|(key, _)| is_behind(key));
+    let (mut shown, mut last) = (Vec::new(), None);
+    for (key, item) in behind.by_ref().take(request.limit) {
+        shown.push(item);
+        last = Some(key);
+    }
+    let more = behind.next().is_some();
+    page(shown, last.filter(|_| more))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +124,28 @@ mod tests {
         let request = PageRequest::parse(Some("5"), next.as_str()).unwrap();
         assert_eq!(request.after.as_deref(), Some("tgt_1"));
         assert_eq!(page(Vec::new(), None)["next_cursor"], Value::Null);
+    }
+
+    #[test]
+    fn pages_of_a_list_hold_each_item_once_while_others_come_and_go() {
+        let items = |keys: &[&str]| {
+            let items = keys.iter().map(|key| ((*key).to_owned(), json!(key)));
+            items.collect::<Vec<_>>()
+        };
+        let ask = |keys: &[&str], limit: &str, cursor: Option<&str>| {
+            let page = cut(
+                items(keys),
+                &PageRequest::parse(Some(limit), cursor).unwrap(),
+            );
+            let next = page["next_cursor"].as_str().map(str::to_owned);
+            (page["items"].clone(), next)
+        };
+        let (first, next) = ask(&["c", "a", "b", "e"], "2", None);
+        assert_eq!(first, json!(["a", "b"]));
+        // The last one shown is gone, one came before it and one behind.
+        let (second, end) = ask(&["a", "aa", "c", "d", "e"], "3", next.as_deref());
+        assert_eq!((second, end), (json!(["c", "d", "e"]), None));
+        assert_eq!(ask(&[], "1", None), (json!([]), None));
+        assert_eq!(ask(&["a"], "1", None), (json!(["a"]), None));
     }
 }

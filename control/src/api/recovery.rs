@@ -64,10 +64,12 @@ struct Decision {
 }
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
+    let page = call.request.page()?;
     let found = call.control.publisher.regressed().await;
     let found = found.map_err(write::refusal)?;
-    let items = found.iter().map(|found| regression(&call, found)).collect();
-    Ok(Answer::json(page::page(items, None)))
+    let items = found.iter();
+    let items = items.map(|found| (found.org.to_string(), regression(&call, found)));
+    Ok(Answer::json(page::cut(items.collect(), &page)))
 }
 
 async fn recover(call: Call) -> Result<Answer, Refusal> {

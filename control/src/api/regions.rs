@@ -37,13 +37,14 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
-    let control = &call.control;
+    let (control, page) = (&call.control, call.request.page()?);
     let settings = &control.settings;
     let Some(directory) = control.directory() else {
         let only = json!({
             "name": settings.region, "own": true, "home": true, "gateway": settings.gateway_url,
         });
-        return Ok(Answer::json(page::page(vec![only], None)));
+        let only = vec![(settings.region.clone(), only)];
+        return Ok(Answer::json(page::cut(only, &page)));
     };
     let regions = &directory.regions;
     let counts = homes(directory);
@@ -80,8 +81,9 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         let signers = regions.signers(name).unwrap_or_default();
         item["verified"] = json!(!signers.is_empty());
     }
-    items.sort_by(|one, other| one["name"].as_str().cmp(&other["name"].as_str()));
-    Ok(Answer::json(page::page(items, None)))
+    let name = |item: &Value| item["name"].as_str().unwrap_or_default().to_owned();
+    let items = items.into_iter().map(|item| (name(&item), item));
+    Ok(Answer::json(page::cut(items.collect(), &page)))
 }
 
 /// How many organisations each region is home to.

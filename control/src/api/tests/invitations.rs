@@ -258,3 +258,26 @@ async fn what_is_wrong_with_an_invitation_or_a_region_is_said() {
     }
     assert_eq!(last, 429);
 }
+
+#[actix_web::test]
+async fn invitations_come_in_pages_the_newest_first() {
+    let api = api().await;
+    let mut made = Vec::new();
+    for region in ["ap", "sa", "za"] {
+        let invited = api.post(Who::Operator, INVITATIONS, wanted(region)).await;
+        made.insert(0, invited.is(201).id());
+    }
+    let ids = |body: &Value| {
+        let items = body["items"].as_array().unwrap().iter();
+        let ids = items.map(|one| one["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    let first = format!("{INVITATIONS}?limit=2");
+    let first = api.get(Who::Operator, &first).await.is(200).body;
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = format!("{INVITATIONS}?limit=2&cursor={cursor}");
+    let second = api.get(Who::Operator, &second).await.is(200).body;
+    assert_eq!([ids(&first), ids(&second)].concat(), made);
+    assert_eq!(ids(&second).len(), 1);
+    assert_eq!(second["next_cursor"], Value::Null);
+}

@@ -90,6 +90,25 @@ async fn every_route_asks_every_role() {
     );
 }
 
+/// A list that does not would answer with all that there is, however much that may become.
+#[actix_web::test]
+async fn every_list_reads_which_page_is_asked_for() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let lists = |route: &Route| matches!(route.gives, Gives::List(_));
+    for route in routes().into_iter().filter(lists) {
+        let who = match route.access {
+            Access::Operator(_) => Who::Operator,
+            _ => Who::Owner,
+        };
+        let path = path(&route, &made);
+        for (query, parameter) in [("limit=0", "`limit`"), ("cursor=!", "`cursor`")] {
+            let reply = api.get(who, &format!("{path}?{query}")).await.is(400);
+            assert!(reply.text.contains(parameter), "{route:?} {}", reply.text);
+        }
+    }
+}
+
 #[actix_web::test]
 async fn what_hangs_on_a_target_credential_is_for_admins() {
     let api = api().await;
