@@ -6,8 +6,9 @@
 //! would be served breadth first, all of it late.
 //!
 //! When the handler is dropped because its caller left, the work goes on as a task of its own, so
-//! that it can end as its stage wants to: it learns of it by [`ReplySender::closed`]. A worker that
-//! ends drops its tasks: each of them is run a last time then, so that its request is recorded.
+//! that it can end as its stage wants to: it learns of it by [`ReplySender::closed`]. Its request
+//! is in flight until then, and a listener that drains waits for it. A worker that ends with some
+//! in hand drops its tasks: each is run a last time then, so that its request is recorded.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

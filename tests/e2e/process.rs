@@ -1,5 +1,7 @@
 //! What survives the end of the process, and how it ends.
 
+use std::net::Shutdown;
+
 use serde_json::json;
 
 use crate::harness::address;
@@ -117,8 +119,57 @@ fn a_stop_lets_requests_end_and_takes_no_new_ones() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// A payment is carried out to its end although its caller has left and the node is stopped, before
+/// the head of its answer or behind it.
+#[test]
+fn a_stop_waits_for_what_is_finished_for_a_caller_that_left() {
+    for begun in [false, true] {
+        let gateway = Gateway::configured("[gateway]\ndrain_idle_ms = 100");
+        let gate = Gate::default();
+        let shared = gate.clone();
+        let upstream = Upstream::start(move |_, connection| {
+            let head = "HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\n";
+            if begun {
+                connection.send(head);
+            }
+            shared.pass();
+            if !begun {
+                connection.send(head);
+            }
+            connection.send("done");
+            After::Keep
+        });
+        let finishes = json!({"on_client_abort": "finish"});
+        let proxy = gateway.proxy_with(&upstream.url(), json!({}), finishes);
+        let mut caller = Connection::open(&gateway.url);
+        caller.send(proxy.request("POST", "/pay").bytes(&gateway.url));
+        upstream.wait_seen(1);
+        if begun {
+            assert_eq!(caller.head().expect("its head").status(), 201);
+        }
+        drop(caller);
+        gateway.signal("TERM");
+        let address = gateway.url.trim_start_matches("http://").to_owned();
+        wait_for("a closed listener", || {
+            std::net::TcpStream::connect(&address)
+                .is_err()
+                .then_some(())
+        });
+        gate.open();
+        let (status, folder) = gateway.ended();
+        assert_eq!(status.code(), Some(0));
+        let gateway = Gateway::inside(folder, &Start::default());
+        let found = gateway.get(&format!("/records?proxy={}", proxy.id));
+        let record = &found["items"][0];
+        assert_eq!(record["upstream_status"], 201, "{begun}: {found}");
+        assert_eq!(record["upstream_response_bytes"], 4, "{begun}: {found}");
+        assert_eq!(record["code"], "client-aborted", "{begun}: {found}");
+    }
+}
+
 /// `drain_ms` has an end for everybody: who waits for an answer, who gets one, and whose proxy lets
-/// the target finish. What became of them is told as it is, and not as their callers' doing.
+/// the target finish, whether its caller is there or has left. What became of them is told as it
+/// is, and not as their callers' doing.
 #[test]
 fn what_has_not_ended_when_the_drain_does_is_cut_and_recorded() {
     let config = "[gateway]\ndrain_idle_ms = 100\ndrain_ms = 500";
@@ -142,25 +193,30 @@ fn what_has_not_ended_when_the_drain_does_is_cut_and_recorded() {
         (&proxy, "/waits"),
         (&proxy, "/begun"),
         (&finishing, "/finishes"),
+        (&finishing, "/left"),
     ];
     let mut callers = cases.map(|(proxy, path)| {
         let mut caller = Connection::open(&gateway.url);
         caller.send(proxy.request("POST", path).bytes(&gateway.url));
         caller
     });
-    upstream.wait_seen(3);
+    upstream.wait_seen(4);
     let begun = callers[1].head().expect("its head");
     assert_eq!(begun.status(), 200);
+    callers[3]
+        .stream()
+        .shutdown(Shutdown::Both)
+        .expect("a socket");
     gateway.signal("TERM");
     for caller in &mut callers {
         while caller.some().is_some() {}
     }
     let (status, folder) = gateway.ended();
     assert_eq!(status.code(), Some(0), "as documented");
-    upstream.wait_closed(3);
+    upstream.wait_closed(4);
     let gateway = Gateway::inside(folder, &Start::default());
     let log = gateway.log();
-    assert!(log.contains("3 requests had not ended within"), "{log}");
+    assert!(log.contains("4 requests had not ended within"), "{log}");
     for (proxy, path) in cases {
         let found = gateway.get(&format!("/records?proxy={}", proxy.id));
         let items = found["items"].as_array().expect("a list");

@@ -8,6 +8,7 @@ use std::{fmt, io};
 use actix_server::ServerHandle;
 use proto::outcome::Code;
 use socket2::{SockFilter, SockRef};
+use tokio::sync::watch;
 
 use super::admission::Admission;
 use crate::metrics::Metrics;
@@ -31,8 +32,33 @@ pub struct ListenerHandle {
     admission: Arc<Admission>,
     /// The listening socket, until the listener drains.
     socket: Arc<Mutex<Option<std::net::TcpListener>>>,
+    idle_end: IdleEnd,
     times: DrainTimes,
     metrics: Metrics,
+}
+
+/// Tells every connection that it ends unless a request is in hand on it.
+///
+/// The server has a signal like it, which comes when its workers are told to end. That is too
+/// early: a worker without a connection ends at once, also when it finishes a request whose caller
+/// has left.
+#[derive(Clone, Debug)]
+pub(super) struct IdleEnd(Arc<watch::Sender<bool>>);
+
+impl IdleEnd {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    fn comes(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Ends when it has come.
+    pub(super) async fn come(self) {
+        // Never an error: the sender is held here.
+        let _ = self.0.subscribe().wait_for(|come| *come).await;
+    }
 }
 
 /// How long a listener that drains waits.
@@ -55,8 +81,8 @@ impl fmt::Debug for ListenerHandle {
 /// How long a connection that was just made, and is without a request, may hold up the end of a
 /// listener that drains.
 const FRESH_MAX: Duration = Duration::from_secs(1);
-/// Longest wait for workers that have no more time to let go what they have.
-const CUT_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for workers that have no more time to let go what they have, and to record it.
+const CUT_MAX: Duration = Duration::from_secs(5);
 /// Looks in a row, 200 ms, at which none must have been there: the thread that accepts hears late
 /// that it is to pause, and may just be about to hand one on. Counted, since on a machine that is
 /// busy these looks come as late as that thread does.
@@ -96,13 +122,14 @@ impl ListenerHandle {
         server: ServerHandle,
         admission: Arc<Admission>,
         socket: std::net::TcpListener,
-        times: DrainTimes,
+        (times, idle_end): (DrainTimes, IdleEnd),
         metrics: Metrics,
     ) -> Self {
         Self {
             server,
             admission,
             times,
+            idle_end,
             metrics,
             socket: Arc::new(Mutex::new(Some(socket))),
         }
@@ -111,7 +138,8 @@ impl ListenerHandle {
     /// Accepts nothing more, and makes the next answer of every connection its last. Connections
     /// that are idle are closed after `drain_idle`: a caller whose request is on its way when its
     /// connection closes cannot know whether it was carried out. Then requests in hand may end
-    /// within `shutdown_timeout`, and the workers end: what they still have is cut.
+    /// within `shutdown_timeout`, those too that are finished for a caller that has left, and the
+    /// workers end: what they still have is cut.
     pub async fn drain(&self, queue: Queue) {
         match queue {
             Queue::HandedOver => self.server.pause().await,
@@ -131,14 +159,15 @@ impl ListenerHandle {
         }
         self.forget_socket();
         self.idle_end(began).await;
-        let cut = self.metrics.cut();
-        cut.comes(Instant::now() + self.times.in_hand);
-        self.server.stop(true).await;
-        if cut.has_come() {
-            // The workers have been told to end, and may not have ended yet.
-            let cut_by = Instant::now() + CUT_MAX;
-            none_left(|| self.in_flight(), 0, cut_by).await;
-        }
+        self.idle_end.comes();
+        let (cut, cut_at) = (self.metrics.cut(), Instant::now() + self.times.in_hand);
+        cut.comes(cut_at);
+        none_left(|| self.in_hand(), 0, cut_at).await;
+        self.server.stop(!cut.has_come()).await;
+        // The workers have been told to end, and may not have ended yet: who is cut writes its
+        // record then.
+        let cut_by = Instant::now() + CUT_MAX;
+        none_left(|| self.in_flight(), 0, cut_by).await;
         let count = self.metrics.ended_with(Code::GatewayStopped);
         if count > 0 {
             tracing::warn!(
@@ -147,6 +176,11 @@ impl ListenerHandle {
                  records say `gateway-stopped`"
             );
         }
+    }
+
+    /// Connections, and requests: one may go on without the other.
+    fn in_hand(&self) -> usize {
+        self.admission.open().saturating_add(self.in_flight())
     }
 
     fn in_flight(&self) -> usize {

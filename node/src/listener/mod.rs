@@ -59,7 +59,7 @@ pub use self::drain::{ListenerHandle, QUIET_LOOKS, Queue, none_left};
 
 use self::admission::{Admission, Place};
 use self::connection::{Answering, Connection};
-use self::drain::DrainTimes;
+use self::drain::{DrainTimes, IdleEnd};
 use self::framing::HeadLimits;
 use self::socket::{GuardedSocket, LINGER, SocketTimeouts};
 use self::transport::Transport;
@@ -280,11 +280,12 @@ where
         .max_concurrent_connections(settings.connections_max.saturating_add(REFUSING_PER_WORKER))
         .shutdown_timeout(times.in_hand.as_secs())
         .disable_signals();
-    let draining = builder.graceful_shutdown_signal();
+    let ends = (times, IdleEnd::new());
+    let told = ends.1.clone();
     let socket = listener.try_clone()?;
     let server = builder
         .listen("gateway", listener, move || {
-            let (door, draining) = (door.clone(), draining.clone());
+            let (door, idle_end) = (door.clone(), told.clone());
             let app = map_config(app(), |()| AppConfig::default()).map_err(Into::into);
             let http = HttpService::build()
                 // Both are the socket's business, for every request and not only the first.
@@ -293,10 +294,7 @@ where
                 .client_disconnect_timeout(LINGER)
                 // See `socket`: the end of a client's stream is judged there.
                 .h1_allow_half_closed(true)
-                .graceful_shutdown_signal(move || {
-                    let draining = draining.clone();
-                    async move { draining.notified().await }
-                })
+                .graceful_shutdown_signal(move || idle_end.clone().come())
                 .on_connect_ext(|socket: &ClientSocket, data: &mut Extensions| {
                     data.insert(socket.connection().clone());
                 })
@@ -307,7 +305,7 @@ where
             fn_service(move |tcp: TcpStream| door.clone().enter(tcp)).and_then(http)
         })?
         .run();
-    let handle = ListenerHandle::new(server.handle(), admission, socket, times, metrics);
+    let handle = ListenerHandle::new(server.handle(), admission, socket, ends, metrics);
     Ok((server, handle))
 }
 

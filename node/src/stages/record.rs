@@ -103,7 +103,7 @@ impl Stage for Recorder {
             counters: exchange.proxy.as_ref().map(|proxy| proxy.counters.clone()),
             records: self.records.clone(),
             metrics: self.metrics.clone(),
-            permit: exchange.permit.take(),
+            _permit: exchange.permit.take(),
             _slots: std::mem::take(&mut exchange.slots),
             traced: self.traced(exchange),
             bodies: Bodies::of(exchange),
@@ -239,7 +239,8 @@ pub struct Closing {
     counters: Option<ProxyCounters>,
     records: RecordBuffer,
     metrics: Metrics,
-    permit: Option<Permit>,
+    /// Held as long, and on while an answer is read to its end for a caller that left.
+    _permit: Option<Permit>,
     /// Held to the last byte of the answer.
     _slots: Vec<SlotToken>,
     /// Who is told of it, while traces are exported.
@@ -313,8 +314,6 @@ impl Closing {
         let Some(bytes_max) = self.finish else {
             return;
         };
-        // The request no longer counts against its caller's place.
-        self.permit = None;
         let before = self.upstream_bytes.unwrap_or(self.response_bytes);
         actix_rt::spawn(async move {
             let mut read = 0;
