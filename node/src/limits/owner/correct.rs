@@ -86,6 +86,20 @@ impl Correcting {
             None => self.waiting.push(entry),
         }
     }
+
+    /// The entries of the next correction, which wait no longer. What is missing goes first: there
+    /// may be more of the others in every round than one correction has room for.
+    fn next(&mut self, now_ns: u64) -> Vec<Entry> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (mut ready, waiting): (Vec<Entry>, Vec<Entry>) = waiting
+            .into_iter()
+            .partition(|entry| entry.ready_ns <= now_ns);
+        self.waiting = waiting;
+        ready.sort_by_key(|entry| entry.change.more == 0);
+        let rest = ready.split_off(ready.len().min(ENTRIES_MAX));
+        self.waiting.extend(rest);
+        ready
+    }
 }
 
 impl Owner {
@@ -107,13 +121,7 @@ impl Owner {
         if correcting.own.is_some() || !due {
             return;
         }
-        let (mut ready, waiting): (Vec<Entry>, Vec<Entry>) =
-            std::mem::take(&mut correcting.waiting)
-                .into_iter()
-                .partition(|entry| entry.ready_ns <= now_ns);
-        correcting.waiting = waiting;
-        let rest = ready.split_off(ready.len().min(ENTRIES_MAX));
-        correcting.waiting.extend(rest);
+        let ready = correcting.next(now_ns);
         if around.leaving {
             // The charges of these are not in the state yet, and nobody is there to wait for that.
             correcting.waiting.retain(|entry| entry.ready_ns <= now_ns);
@@ -260,5 +268,73 @@ impl Owner {
         }
         let next_ns = looks.into_iter().min().unwrap_or(u64::MAX);
         next_ns.max(now_ns.saturating_add(LOOK_MIN_NS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::corrections::Change;
+
+    /// In each round come as many others as one correction has room for, and something missing.
+    #[test]
+    fn what_is_missing_is_not_overtaken_for_ever() {
+        let mut correcting = Correcting::default();
+        let mut others = 0;
+        let mut less = |at_ns: u64| {
+            others += 1;
+            Entry {
+                // Charges of their own: what is of one charge is one entry.
+                at_ns: at_ns + others,
+                ready_ns: at_ns,
+                change: Change {
+                    reserved: 2,
+                    less: 1,
+                    more: 0,
+                },
+            }
+        };
+        let more = |at_ns: u64| Entry {
+            at_ns,
+            ready_ns: at_ns,
+            change: Change {
+                more: 1,
+                ..Change::default()
+            },
+        };
+        for round in 0..3 {
+            let now_ns = round * BETWEEN_NS;
+            // Before it and behind it.
+            (0..ENTRIES_MAX).for_each(|_| correcting.wait(less(now_ns)));
+            correcting.wait(more(now_ns));
+            (0..ENTRIES_MAX).for_each(|_| correcting.wait(less(now_ns)));
+            let sent = correcting.next(now_ns);
+            assert_eq!(sent.len(), ENTRIES_MAX);
+            let missing: u64 = sent.iter().map(|entry| entry.change.more).sum();
+            assert_eq!(missing, 1, "round {round}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ready_waits() {
+        let mut correcting = Correcting::default();
+        let change = Change {
+            reserved: 2,
+            less: 1,
+            more: 0,
+        };
+        for ready_ns in [10, 20] {
+            correcting.wait(Entry {
+                at_ns: 1,
+                ready_ns,
+                change,
+            });
+        }
+        let ready = |entries: Vec<Entry>| -> Vec<u64> {
+            entries.iter().map(|entry| entry.ready_ns).collect()
+        };
+        assert_eq!(ready(correcting.next(10)), [10]);
+        assert_eq!(ready(correcting.next(19)), [0; 0]);
+        assert_eq!(ready(correcting.next(20)), [20]);
     }
 }
