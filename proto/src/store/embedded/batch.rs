@@ -1,12 +1,13 @@
 //! Changes made inside one SQLite transaction, each store transaction with a revision of its own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::Fault;
 use super::history::{self, Head};
 use super::leases::LeaseChange;
+use super::room::Room;
 use crate::store::{At, Compare, Lease, LeaseId, Op, Revision, StoreError, Txn, TxnOutcome};
 
 /// Leases that may live at a time; more point to an owner that does not know it has one.
@@ -20,8 +21,8 @@ pub(super) struct Batch<'c> {
     pub(super) leases: Vec<LeaseChange>,
     /// A compaction that was asked for.
     pub(super) compacted: Option<Revision>,
-    /// Why the last write was not taken, while none is.
-    pub(super) full: Option<StoreError>,
+    /// Whether writes are taken.
+    room: Option<&'c mut Room>,
 }
 
 /// How far a compaction has got with removing rows.
@@ -41,7 +42,15 @@ impl<'c> Batch<'c> {
             revision,
             leases: Vec::new(),
             compacted: None,
-            full: None,
+            room: None,
+        }
+    }
+
+    /// The same, of a store that may not take writes.
+    pub(super) fn within(self, room: &'c mut Room) -> Self {
+        Self {
+            room: Some(room),
+            ..self
         }
     }
 
@@ -55,8 +64,10 @@ impl<'c> Batch<'c> {
         for compare in &txn.compares {
             if !self.holds(compare)? {
                 // What could write is refused although it would not: as etcd does.
-                if let (Some(full), false) = (&self.full, txn.ops.is_empty()) {
-                    return Err(full.clone().into());
+                if let Some(room) = self.room.as_mut().filter(|_| !txn.ops.is_empty())
+                    && let Some(why) = room.refuses(self.db, Instant::now())
+                {
+                    return Err(why.clone().into());
                 }
                 return Ok(TxnOutcome::Conflict(self.read(&txn.or_read)?));
             }

@@ -6,15 +6,52 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+
+use crate::store::StoreError;
 
 /// Pages that a usual transaction takes, its log and indexes included, several times over.
 const PAGES: usize = 16;
 const PAGE_BYTES: usize = 4096;
 
+/// Shortest time between two looks: each writes to a disk that may be busy being repaired.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Whether writes are taken, as far as is known.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Why the last write was not taken, or may not have been, while that lasts.
+    lacking: Option<StoreError>,
+    next_look: Option<Instant>,
+}
+
+impl Room {
+    /// A write was not taken, or may not have been.
+    pub(super) fn is_lacking(&mut self, why: StoreError) {
+        self.lacking = Some(why);
+    }
+
+    /// A write was taken.
+    pub(super) fn is_there(&mut self) {
+        self.lacking = None;
+    }
+
+    /// Why a write would not be taken; none where it may be. To be asked for what could write and
+    /// does not: what writes finds out by itself.
+    pub(super) fn refuses(&mut self, db: &Connection, now: Instant) -> Option<&StoreError> {
+        let due = self.next_look.is_none_or(|next| now >= next);
+        if due && self.lacking.is_some() {
+            self.next_look = Some(now + LOOK);
+            self.lacking.take_if(|_| is_there(db));
+        }
+        self.lacking.as_ref()
+    }
+}
+
 /// Whether there is: within the largest size of the database and on its disk.
-pub(super) fn is_there(db: &Connection) -> bool {
+fn is_there(db: &Connection) -> bool {
     let below_max = may_grow(db).unwrap_or(false);
     below_max
         && db

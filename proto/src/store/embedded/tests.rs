@@ -8,6 +8,7 @@ use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::batch::{Batch, Sweep};
 use super::fault::Fault;
+use super::room::Room;
 use super::writer::{QUEUE_MAX, Writer};
 use super::{file, history};
 use crate::store::{Compare, KeyValue, LeaseId, Op, Range, Revision, StoreError, Txn, TxnOutcome};
@@ -276,12 +277,60 @@ async fn a_store_whose_commits_fail_refuses_whatever_could_write_until_its_disk_
         "{refused:?}"
     );
     std::fs::remove_dir(&room).unwrap();
-    assert!(matches!(may_write().await, Ok(TxnOutcome::Conflict(_))));
+    // It is looked at once a second.
+    while may_write().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert!(!room.exists());
     assert_eq!(
         run_put(&writer, "good").await,
         Ok(TxnOutcome::Committed(Revision(2)))
     );
+}
+
+/// A look writes to the disk: not more often than once a second, and for nobody who only reads.
+#[test]
+fn a_disk_without_room_is_looked_at_once_a_second_for_who_could_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Connection::open(dir.path().join("store")).unwrap();
+    file::lay_out(&db).unwrap();
+    // Where the file is to be written that tells: while it is in the way there is no room.
+    let in_the_way = dir.path().join("store-room");
+    let block = || std::fs::create_dir(&in_the_way).unwrap();
+    let clear = || std::fs::remove_dir(&in_the_way).unwrap();
+    let (mut room, now) = (Room::default(), Instant::now());
+    assert_eq!(room.refuses(&db, now), None, "nothing has failed");
+    block();
+    let why = StoreError::Full("no space left".into());
+    room.is_lacking(why.clone());
+    assert_eq!(room.refuses(&db, now), Some(&why));
+    clear();
+    let early = now + Duration::from_millis(999);
+    assert_eq!(room.refuses(&db, early), Some(&why), "looked at again");
+    // What fails does not bring the look forward, and is what is told.
+    let newer = StoreError::Unavailable("the disk is gone".into());
+    room.is_lacking(newer.clone());
+    assert_eq!(room.refuses(&db, early), Some(&newer));
+    let due = now + Duration::from_secs(1);
+    assert_eq!(room.refuses(&db, due), None);
+    room.is_lacking(why.clone());
+    assert_eq!(room.refuses(&db, due), Some(&why), "looked at again");
+    // As above, by way of a batch.
+    let mut room = Room::default();
+    room.is_lacking(why);
+    let mut batch = Batch::new(&db, Revision(1)).within(&mut room);
+    let ask = |ops: Vec<Op>| Txn {
+        compares: vec![Compare::Present("no".into())],
+        ops,
+        or_read: vec!["no".into()],
+    };
+    block();
+    let read = batch.txn(&ask(vec![]));
+    assert!(matches!(read, Ok(TxnOutcome::Conflict(_))), "{read:?}");
+    clear();
+    // Nobody has looked yet, or it would be refused for a second.
+    let write = batch.txn(&ask(vec![Op::put("a", "")]));
+    assert!(matches!(write, Ok(TxnOutcome::Conflict(_))), "{write:?}");
 }
 
 #[tokio::test]

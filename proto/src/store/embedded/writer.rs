@@ -16,7 +16,7 @@ use super::batch::{Batch, Sweep};
 use super::fault::{Fault, commit_failed, nothing_done};
 use super::history;
 use super::leases::{LeaseChange, LeaseClock};
-use super::room;
+use super::room::Room;
 use crate::store::{LeaseId, Revision, StoreError};
 
 /// Jobs that may wait; beyond it callers are told that the store is unavailable.
@@ -102,7 +102,7 @@ impl Writer {
             published,
             leases,
             leases_rest_until: None,
-            full: None,
+            room: Room::default(),
             // A sweep that a crash interrupted begins again; without garbage it finds nothing.
             sweep: Some(Sweep {
                 until: compacted,
@@ -189,8 +189,7 @@ struct Thread {
     published: watch::Sender<Revision>,
     leases: LeaseClock,
     leases_rest_until: Option<Instant>,
-    /// Why the last write was not taken, or may not have been, while that lasts.
-    full: Option<StoreError>,
+    room: Room,
     sweep: Option<Sweep>,
 }
 
@@ -277,13 +276,11 @@ impl Thread {
         &mut self,
         work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), End> {
-        self.full.take_if(|_| room::is_there(&self.db));
-        let full = self.full.clone();
-        let done = attempt(&mut self.db, (self.revision, full), work);
+        let done = attempt(&mut self.db, (self.revision, &mut self.room), work);
         match &done {
             Ok(done) => {
                 if done.revision > self.revision {
-                    self.full = None;
+                    self.room.is_there();
                 }
                 let now = Instant::now();
                 done.leases
@@ -296,12 +293,13 @@ impl Thread {
             }
             Err(End::RolledBack(error)) => {
                 if matches!(error, StoreError::Full(_) | StoreError::Unavailable(_)) {
-                    self.full = Some(error.clone());
+                    self.room.is_lacking(error.clone());
                 }
             }
             Err(End::Unknown(error)) => {
                 // Who asks whether writes are taken again writes nothing, and would hear yes.
-                self.full = Some(StoreError::Unavailable(error.to_string()));
+                self.room
+                    .is_lacking(StoreError::Unavailable(error.to_string()));
                 // Read back; while that fails too, the next commit fails with the unique index.
                 self.revision = history::revision(&self.db).unwrap_or(self.revision);
             }
@@ -338,15 +336,14 @@ struct Done {
 
 fn attempt(
     db: &mut Connection,
-    (revision, full): (Revision, Option<StoreError>),
+    (revision, room): (Revision, &mut Room),
     work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()>,
 ) -> Result<Done, End> {
     let rolled_back = |error: rusqlite::Error| End::RolledBack(nothing_done(&error));
     let transaction = db
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(rolled_back)?;
-    let mut batch = Batch::new(&transaction, revision);
-    batch.full = full;
+    let mut batch = Batch::new(&transaction, revision).within(room);
     work(&mut batch).map_err(rolled_back)?;
     let done = Done {
         revision: batch.revision(),
