@@ -105,7 +105,7 @@ pub fn name(kind: &FailureKind) -> AttemptFailure {
         FailureKind::Tls(_) => AttemptFailure::Tls,
         FailureKind::PoolExhausted => AttemptFailure::PoolExhausted,
         FailureKind::FirstByteTimeout => AttemptFailure::FirstByteTimeout,
-        FailureKind::TotalTimeout => AttemptFailure::TotalTimeout,
+        FailureKind::Held | FailureKind::TotalTimeout => AttemptFailure::TotalTimeout,
         FailureKind::Reset(_) => AttemptFailure::Reset,
         FailureKind::BadHttp(_) => AttemptFailure::BadHttp,
         FailureKind::BodyFromCaller(_) => AttemptFailure::CallerBody,

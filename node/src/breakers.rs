@@ -174,6 +174,7 @@ impl Admitted {
             // The gateway or the caller ended it.
             FailureKind::Refused { .. }
             | FailureKind::PoolExhausted
+            | FailureKind::Held
             | FailureKind::BadTarget
             | FailureKind::BodyFromCaller(_) => Health::Unknown,
         };
@@ -259,6 +260,39 @@ mod tests {
         assert_eq!(end.headers, [("retry-after", "3600".to_owned())]);
         assert!(breaker.is_open());
         assert_eq!(breaker.share(Instant::now(), Duration::ZERO), 0);
+    }
+
+    /// Whose fault a failure is, and whether it opens a breaker, are one answer.
+    #[test]
+    fn only_what_is_a_targets_fault_counts() {
+        use crate::upstream::Fault;
+
+        let mut breakers = Breakers::default();
+        let one = settings(serde_json::json!({"consecutive_failures": 1}));
+        for (at, kind) in [
+            FailureKind::Held,
+            FailureKind::PoolExhausted,
+            FailureKind::BadTarget,
+            FailureKind::TotalTimeout,
+            FailureKind::FirstByteTimeout,
+            FailureKind::ConnectTimeout,
+            FailureKind::Reset("".into()),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let breaker = breakers.of(ID, &at.to_string(), &one);
+            let is_targets = kind.fault() == Fault::Target;
+            assert_eq!(is_targets, at > 2, "{kind}");
+            breaker.admit().unwrap().failed(&Failure {
+                kind,
+                maybe_carried_out: false,
+                attempts: 0,
+                earlier: Vec::new(),
+                again: None,
+            });
+            assert_eq!(breaker.is_open(), is_targets, "{at}");
+        }
     }
 
     #[test]

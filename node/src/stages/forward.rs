@@ -311,7 +311,7 @@ fn is_upstream_id(name: &str) -> bool {
 }
 
 fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
-    let request = exchange.id;
+    let (request, target) = (exchange.id, &proxy.target.id);
     let (trace_id, span_id) = exchange.trace_ids();
     // The log has the inner address; the caller never does.
     match failure.kind {
@@ -320,11 +320,9 @@ fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> Earl
             return inbound::broken(error);
         }
         FailureKind::Refused { .. } => {
-            let target = &proxy.target.id;
             warn!(%request, trace_id, span_id, %target, "{request}: {failure}");
         }
         _ => {
-            let target = &proxy.target.id;
             info!(%request, trace_id, span_id, %target, "{request}: {failure}");
         }
     }
@@ -333,12 +331,11 @@ fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> Earl
 
 /// What a caller is told of a failure, with what to do next.
 fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
-    let carried = if failure.maybe_carried_out {
-        "; the request may have been carried out"
-    } else {
-        "; the request was not carried out"
+    let carried = match failure.maybe_carried_out {
+        true => "; the request may have been carried out",
+        false => "; the request was not carried out",
     };
-    let end = match &failure.kind {
+    let mut end = match &failure.kind {
         FailureKind::Refused { .. } => EarlyEnd::new(
             Code::UpstreamBlocked,
             "the target's address may not be dialled; a target in a private network needs \
@@ -380,6 +377,10 @@ fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
             Code::UpstreamTimeout,
             format!("no answer within `timeouts.total_ms`; raise it{carried}"),
         ),
+        FailureKind::Held => EarlyEnd::new(
+            Code::UpstreamTimeout,
+            "a limit or a busy pool held the request until `timeouts.total_ms`; it was not sent",
+        ),
         FailureKind::PoolExhausted => EarlyEnd::new(
             Code::Overloaded,
             "all connections to the target are busy; try again shortly",
@@ -391,7 +392,6 @@ fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
         ),
         FailureKind::BodyFromCaller(error) => inbound::broken(*error),
     };
-    let mut end = end;
     if end.code == Code::UpstreamTimeout && failure.maybe_carried_out {
         // Three waits would be three bills.
         end.should_retry = Some(false);

@@ -7,6 +7,7 @@
 //! | `ConnectTimeout` | target | `upstream-timeout` | no |
 //! | `Tls` | target | `upstream-tls` | no |
 //! | `PoolExhausted` | gateway | `overloaded` | no |
+//! | `Held` | gateway | `upstream-timeout` | no |
 //! | `FirstByteTimeout`, `TotalTimeout` | target | `upstream-timeout` | if anything was sent |
 //! | `Reset` | target | `upstream-unreachable` | if anything was sent |
 //! | `BadHttp` | target | `upstream-unreachable` | yes |
@@ -62,6 +63,10 @@ pub enum FailureKind {
     /// All connections to the target were busy for `timeouts.connect`, or too many requests wait.
     #[error("all connections to the target are in use")]
     PoolExhausted,
+    /// `timeouts.total` was over while a limit, or the want of a connection, still held the request
+    /// here: the target was never asked.
+    #[error("held here until the total time was over")]
+    Held,
     /// No head of an answer within `timeouts.first_byte`.
     #[error("no first byte within the time for it")]
     FirstByteTimeout,
@@ -88,7 +93,7 @@ impl FailureKind {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Refused { .. } => Fault::Configuration,
-            Self::PoolExhausted | Self::BadTarget => Fault::Gateway,
+            Self::PoolExhausted | Self::Held | Self::BadTarget => Fault::Gateway,
             Self::BodyFromCaller(_) => Fault::Caller,
             _ => Fault::Target,
         }
@@ -102,7 +107,7 @@ impl FailureKind {
             Self::Resolve(_) | Self::Connect(_) | Self::Reset(_) | Self::BadHttp(_) => {
                 Some("upstream-unreachable")
             }
-            Self::ConnectTimeout | Self::FirstByteTimeout | Self::TotalTimeout => {
+            Self::ConnectTimeout | Self::Held | Self::FirstByteTimeout | Self::TotalTimeout => {
                 Some("upstream-timeout")
             }
             Self::Tls(_) => Some("upstream-tls"),

@@ -158,7 +158,7 @@ impl Exchange<'_> {
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
         let passing = gate::pass(gate, attempts, self.total_due).await;
         let Some(leave) = passing.map_err(Missed::Gate)? else {
-            return Err(unsent(FailureKind::TotalTimeout, head, body));
+            return Err(unsent(FailureKind::Held, head, body));
         };
         let sent_at = Instant::now();
         let (request, progress) = self.request((head, leave), body, &lease, sent_at);
@@ -211,16 +211,15 @@ impl Exchange<'_> {
 
     /// A step's own timeout, or the total one if that is what was over.
     fn or_total_timeout(&self, kind: FailureKind) -> FailureKind {
-        let waited = matches!(
-            kind,
-            FailureKind::ConnectTimeout
-                | FailureKind::PoolExhausted
-                | FailureKind::FirstByteTimeout
-        );
-        if waited && self.total_due.is_some_and(|total| Instant::now() >= total) {
-            FailureKind::TotalTimeout
-        } else {
-            kind
+        if self.total_due.is_none_or(|total| Instant::now() < total) {
+            return kind;
+        }
+        match kind {
+            FailureKind::ConnectTimeout | FailureKind::FirstByteTimeout => {
+                FailureKind::TotalTimeout
+            }
+            FailureKind::PoolExhausted => FailureKind::Held,
+            kind => kind,
         }
     }
 

@@ -228,6 +228,7 @@ fn name(failure: &Failure) -> String {
         FailureKind::ConnectTimeout => "connect-timeout",
         FailureKind::Tls(_) => "tls",
         FailureKind::PoolExhausted => "pool-exhausted",
+        FailureKind::Held => "held",
         FailureKind::FirstByteTimeout => "first-byte-timeout",
         FailureKind::TotalTimeout => "total-timeout",
         FailureKind::Reset(_) => "reset",

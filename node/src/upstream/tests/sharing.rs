@@ -228,6 +228,28 @@ fn who_waits_too_long_or_in_too_long_a_line_is_told() {
     });
 }
 
+/// Who waits for a connection until the total time is over was not kept waiting by the target.
+#[test]
+fn the_total_time_ends_a_wait_for_a_connection_as_ours() {
+    on_worker(async {
+        let peer = Peer::start(|_, mut stream| async move {
+            while read_head(&mut stream).await.is_some() {
+                write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nx").await;
+            }
+        })
+        .await;
+        let upstream = upstream();
+        let destination = peer.destination_with(|parts| {
+            parts.connections_max = 1;
+            parts.timeouts.total = Some(Duration::from_millis(500));
+        });
+        let _held = get(&upstream, &destination).await.unwrap();
+        let failure = get(&upstream, &destination).await.unwrap_err();
+        assert_eq!(name(&failure), "held, never carried out");
+        assert_eq!(failure.kind.fault(), Fault::Gateway);
+    });
+}
+
 #[test]
 fn the_worker_has_a_bound_as_well() {
     on_worker(async {
