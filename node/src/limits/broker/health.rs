@@ -52,11 +52,20 @@ impl Broker {
             return None;
         }
         let id = self.next_call;
-        let Health::Down { probe, full, .. } = &mut self.health else {
+        let Health::Down {
+            retry_ns,
+            probe,
+            full,
+        } = &mut self.health
+        else {
             return None;
         };
         *probe = Some(id);
-        let reads = full.as_mut().map(|full| std::mem::take(&mut full.reads));
+        // Whether it takes writes again is asked first where both are due: keys that are new may
+        // come for ever, each to be read at once.
+        let reads = full
+            .as_mut()
+            .map(|full| now_ns < *retry_ns && std::mem::take(&mut full.reads));
         self.next_call += 1;
         let (slots, or_read, known) = self.to_read();
         // What a full store refuses although it is never carried out (etcd counts what a

@@ -320,3 +320,27 @@ fn what_a_full_store_holds_is_read_once_a_second_and_at_once_for_a_new_limit() {
         world.run(SECOND / 10).unwrap();
     }
 }
+
+/// A store is asked whether it takes writes again although there is always a new limit to read.
+#[test]
+fn limits_that_come_for_ever_do_not_keep_a_store_full() {
+    let limit = Limit::new(LIMIT, Window::Minute).unwrap();
+    let disk = Disk::new(Memory::new(), Writes::Full);
+    let mut world = World::new(1, limit, StoreLoss::LocalShare, disk);
+    world.run(5 * SECOND).unwrap();
+    let hail = |world: &mut World, for_ns: u64| {
+        let (until_ns, asked) = (world.now_ns + for_ns, world.disk.asked);
+        while world.now_ns < until_ns {
+            let key = MeterKey::whole(format!("new-{}", world.now_ns));
+            let spec = Arc::clone(&world.spec);
+            let _ = world.limits.meter(key, spec).draw(0, world.now_ns);
+            world.run(STEP_NS).unwrap();
+        }
+        world.disk.asked - asked
+    };
+    let asked = hail(&mut world, 10 * SECOND);
+    assert!((5..=12).contains(&asked), "{asked} refusals in 10 s");
+    world.disk.writes = Writes::Done;
+    hail(&mut world, 2 * SECOND);
+    assert!(!world.disk.memory.keys.is_empty(), "nothing is written");
+}
