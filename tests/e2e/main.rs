@@ -32,6 +32,7 @@ mod meters;
 mod namesakes;
 mod organisations;
 mod overload;
+mod pages;
 mod payload;
 mod pinned;
 mod poison;
