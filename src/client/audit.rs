@@ -69,6 +69,9 @@ fn verified_lines(found: &Value) -> Vec<String> {
         ),
         format!("versions: {}", span("first_version", "last_version")),
     ];
+    if let Some(signed) = found["signed_versions"].as_u64() {
+        lines.push(format!("as they were signed: {signed} versions"));
+    }
     for broken in found["breaks"].as_array().into_iter().flatten() {
         let text = |key: &str| broken[key].as_str().map(shown).unwrap_or_default();
         let place = match (&broken["entry"], &broken["version"]) {

@@ -69,6 +69,13 @@ fn a_version_that_home_did_not_sign_is_not_taken_and_said() {
     assert_eq!(refused["version"], n);
     let why = refused["why"].as_str().expect("a reason");
     assert!(why.contains("it was altered"), "{why}");
+    // Home itself finds it.
+    let found = us.get("/audit/verify");
+    assert_eq!(found["holds"], false, "{found}");
+    assert_eq!(found["breaks"][0]["version"], n, "{found}");
+    assert_eq!(found["breaks"][0]["problem"], "changed", "{found}");
+    assert_eq!(found["signed_versions"], n - 1, "{found}");
+    assert_eq!(eu.get("/audit/verify")["holds"], true);
     let metrics = eu.operator("/metrics").text();
     let line = "requestrocket_replication_unverified 1";
     assert!(metrics.lines().any(|found| found == line), "{metrics}");

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use proto::audit::{Entry, verify};
+use proto::audit::Entry;
 use proto::org::Role;
-use proto::tree::{self, Objects, OrgConfig, SYSTEM_ORG, VersionRecord};
+use proto::tree::{self, Objects, OrgConfig, SYSTEM_ORG};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -17,17 +17,15 @@ use super::call::OrgCall;
 use super::error::Refusal;
 use super::page::PageRequest;
 use super::versions::{change_list, shown};
-use super::{page, write};
+use super::{audit_verification, page, write};
 use crate::audit::{self, Entries};
-use crate::publish::{Kept, PublishError};
+use crate::publish::Kept;
 use crate::route::{Gives, Need, Route, Verb};
 
 /// Most items on a page: each version is read whole.
 const LIMIT_MAX: usize = 50;
 /// A page ends with the version that takes it over this number of changed objects.
 const CHANGES_MAX: u64 = 1_000;
-/// Versions that are read at once to be verified.
-const VERSIONS_AT_ONCE: usize = 200;
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -54,7 +52,7 @@ pub fn routes() -> Vec<Route> {
                 "Say whether audit entries and versions are as they were written",
             ),
             admin,
-            verified,
+            audit_verification::verified,
         )
         .gives(Gives::One("AuditVerification")),
     ]
@@ -263,7 +261,7 @@ fn author_name(call: &OrgCall, config: Option<&OrgConfig>, author: &str) -> Opti
 }
 
 /// Failed logins that this control plane has counted are in the list too.
-async fn count_logins(call: &OrgCall) {
+pub async fn count_logins(call: &OrgCall) {
     let control = call.control.clone();
     // A task of its own: the caller's hang-up must not lose what was taken to be written.
     let writing = actix_web::rt::spawn(async move {
@@ -275,57 +273,9 @@ async fn count_logins(call: &OrgCall) {
     }
 }
 
-async fn verified(call: OrgCall) -> Result<Answer, Refusal> {
-    count_logins(&call).await;
-    let (publisher, org) = (&call.control.publisher, call.org_id());
-    // Versions first: what they say of has been written then.
-    let versions = all_versions(&call).await.map_err(write::refusal)?;
-    let chain = audit::chain(publisher.store(), org).await;
-    let mut chain = chain.map_err(|error| write::refusal(error.into()))?;
-    chain.kept_min = audit::ENTRIES_MAX;
-    let found = verify::verify(org, publisher.region(), &chain, &versions);
-    let breaks = found.breaks.iter().map(|found| {
-        json!({
-            "entry": found.entry, "version": found.version,
-            "problem": found.problem.as_str(), "detail": found.detail,
-        })
-    });
-    let breaks: Vec<Value> = breaks.collect();
-    Ok(Answer::json(json!({
-        "org": org, "region": publisher.region(),
-        "holds": breaks.is_empty(),
-        "first_entry": found.entries.map(|(first, _)| first),
-        "last_entry": found.entries.map(|(_, last)| last),
-        "anchored_until": (found.anchored > 0).then_some(found.anchored_until),
-        "first_version": versions.first().map(|record| record.head.n),
-        "last_version": versions.last().map(|record| record.head.n),
-        "breaks": breaks,
-    })))
-}
-
-/// Every version that is kept, in order.
-async fn all_versions(call: &OrgCall) -> Result<Vec<VersionRecord>, PublishError> {
-    let (publisher, org) = (&call.control.publisher, call.org_id());
-    let (mut versions, mut before) = (Vec::new(), u64::MAX);
-    loop {
-        let page = publisher.versions(org, before, VERSIONS_AT_ONCE).await?;
-        let (whole, last) = (page.len() == VERSIONS_AT_ONCE, page.last());
-        let next = last.map(|oldest| oldest.record.head.n);
-        versions.extend(page.into_iter().map(|kept| kept.record));
-        match next.filter(|_| whole) {
-            Some(next) => before = next,
-            None => break,
-        }
-    }
-    versions.reverse();
-    Ok(versions)
-}
-
 /// Schemas by name.
 pub fn schemas(version: Value, changes: Value) -> Vec<(&'static str, Value)> {
     let text = |description: &str| json!({"type": "string", "description": description});
-    let number =
-        |description: &str| json!({"type": ["integer", "null"], "description": description});
     let mut entry = version;
     let name = json!({"type": ["string", "null"], "description": "Name of the author's token"});
     entry["description"] = json!(
@@ -360,26 +310,5 @@ pub fn schemas(version: Value, changes: Value) -> Vec<(&'static str, Value)> {
     objects["description"] =
         json!("Of a version; null where the version before is not kept any more");
     entry["properties"]["objects"] = objects;
-    let verification = json!({
-        "type": "object",
-        "description": "Whether what is kept of the audit of one region is as it was written",
-        "properties": {
-            "org": text("The organisation"),
-            "region": text("The region whose entries these are"),
-            "holds": {"type": "boolean", "description": "Whether there is no break"},
-            "first_entry": number("The first entry that is kept"),
-            "last_entry": number("The last one"),
-            "anchored_until": number("Up to this entry versions prove what there was"),
-            "first_version": number("The first version that is kept"),
-            "last_version": number("The last one"),
-            "breaks": {"type": "array", "description": "The first of them", "items": {
-                "type": "object", "properties": {
-                    "entry": number("The entry that does not hold"),
-                    "version": number("The version that does not, or that says so"),
-                    "problem": {"type": "string", "enum": ["changed", "missing", "reordered"]},
-                    "detail": text("The same for a person"),
-                }}},
-        }
-    });
-    vec![("AuditEntry", entry), ("AuditVerification", verification)]
+    vec![("AuditEntry", entry)]
 }

@@ -5,6 +5,7 @@ pub mod ahead;
 pub mod answer;
 pub mod attached;
 pub mod audit;
+pub mod audit_verification;
 pub mod batch;
 pub mod body;
 pub mod call;

@@ -85,6 +85,7 @@ fn of_regions() -> Vec<(&'static str, Value)> {
         super::revocations::schemas(),
         super::invitation_schemas::schemas(),
         super::audit::schemas(version(), version_diff()["properties"]["changes"].clone()),
+        vec![("AuditVerification", super::audit_verification::schema())],
     ]
     .concat()
 }

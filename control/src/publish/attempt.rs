@@ -5,6 +5,7 @@
 //! its head's transaction also compares the sweep counter `gc/{org}`, so that no sweep can have
 //! deleted what it just wrote.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proto::id::{CredentialId, OrgId};
@@ -320,12 +321,22 @@ struct Facts {
     changed: Vec<ObjectId>,
     secrets: Vec<(CredentialId, Arc<seal::NewSecret>)>,
     retirements: Vec<(CredentialId, Retirement)>,
-    unsealed: Vec<(CredentialId, String)>,
-    narrowed: Vec<(CredentialId, String)>,
+    unsealed: BTreeSet<(CredentialId, String)>,
+    /// Of sealed secrets that are in the store and stay.
+    narrowed: BTreeSet<(CredentialId, String)>,
 }
 
 impl Facts {
     fn of(draft: &Draft) -> Self {
+        let unsealed: BTreeSet<_> = draft.unsealed.iter().cloned().collect();
+        // One list may change a credential several times: what goes altogether is not destroyed
+        // for some regions besides, and what is new is sealed for those that there are at last.
+        let is_new = |(id, seal_id): &(CredentialId, String)| {
+            let secret = draft.secrets.get(id);
+            secret.is_some_and(|secret| secret.seal_id.as_ref() == Some(seal_id))
+        };
+        let stays = |name: &&_| !unsealed.contains(*name) && !is_new(name);
+        let narrowed = draft.narrowed.iter().filter(stays).cloned().collect();
         Self {
             changed: draft.changed.clone(),
             secrets: draft
@@ -338,8 +349,8 @@ impl Facts {
                 .iter()
                 .map(|(id, r)| (*id, r.clone()))
                 .collect(),
-            unsealed: draft.unsealed.clone(),
-            narrowed: draft.narrowed.clone(),
+            unsealed,
+            narrowed,
         }
     }
 }

@@ -4,9 +4,11 @@
 //! control plane starts: what its own store holds of what it is home to is what it builds on
 //! anyway.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::audit::signed::SignedRecord;
 use proto::home::Home;
 use proto::id::OrgId;
 use proto::keys;
@@ -71,6 +73,40 @@ impl Publisher {
             }
         }
         Ok(signed)
+    }
+
+    /// The records of the versions of an organisation that the store holds, each with its
+    /// signature, in the order of their numbers.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn signed_records(&self, org: OrgId) -> Result<Vec<SignedRecord>, PublishError> {
+        let mut records: BTreeMap<u64, SignedRecord> = BTreeMap::new();
+        let prefix = keys::versions(org);
+        let listed = load::list(&*self.store, &prefix, None, |pair| {
+            if let Some((_, n)) = keys::parse_version(&pair.key) {
+                let (record, signature) = (pair.value.to_vec(), Vec::new());
+                records.insert(
+                    n,
+                    SignedRecord {
+                        n,
+                        record,
+                        signature,
+                    },
+                );
+            }
+        });
+        let at = Some(listed.await?);
+        // At the same revision: a version leaves the store together with its signature.
+        let prefix = keys::signatures(org);
+        let listed = load::list(&*self.store, &prefix, at, |pair| {
+            let n = pair.key.strip_prefix(&prefix).and_then(|n| n.parse().ok());
+            if let Some(record) = n.and_then(|n: u64| records.get_mut(&n)) {
+                record.signature = pair.value.to_vec();
+            }
+        });
+        listed.await?;
+        Ok(records.into_values().collect())
     }
 
     async fn is_signed(

@@ -101,6 +101,8 @@ pub(super) struct Stored {
 /// What is stored at once.
 pub(super) struct Plan {
     pub writes: Writes,
+    /// What raises facts that are too many for the head's transaction.
+    pub facts: Vec<Txn>,
     /// Content was written already, under this sweep counter.
     pub sweep: Option<Compare>,
 }
@@ -174,6 +176,18 @@ impl Local {
         [head, home].into_iter().chain(guard.clone()).collect()
     }
 
+    /// Nothing yet, under what must hold.
+    fn plan(&self, guard: &Guard) -> Plan {
+        Plan {
+            writes: Writes {
+                compares: self.compares(guard),
+                ..Writes::default()
+            },
+            facts: Vec::new(),
+            sweep: self.branch.sweep.clone(),
+        }
+    }
+
     /// Stores an answer of home, whose line is in force.
     pub async fn store(
         self,
@@ -188,14 +202,13 @@ impl Local {
     ) -> Result<Stored, ApplyError> {
         let records = self.chain(line, &versions)?;
         let verifying = (regions, connection.protocol());
-        let signed = self.verify(verifying, line, (&versions, &records), signatures)?;
-        let mut plan = Plan {
-            writes: Writes {
-                compares: self.compares(guard),
-                ..Writes::default()
-            },
-            sweep: self.branch.sweep.clone(),
-        };
+        let signed = self.verify(verifying, line, (&versions, &records), signatures);
+        if signed.is_err() {
+            let given = (&versions, &*records);
+            self.raise_without_versions(&**store, given).await?;
+        }
+        let signed = signed?;
+        let mut plan = self.plan(guard);
         self.add_facts(&**store, &versions, &mut plan).await?;
         let Some(last) = records.last().map(|record| record.head.clone()) else {
             let (position, config) = (self.position(), self.config.clone());
@@ -312,9 +325,13 @@ impl Local {
     }
 
     async fn commit(&self, store: &dyn Store, plan: Plan) -> Result<(), ApplyError> {
-        let Plan { mut writes, sweep } = plan;
+        let Plan {
+            mut writes,
+            sweep,
+            facts,
+        } = plan;
         if writes.with_head.is_empty() {
-            return Ok(());
+            return self.commit_each(store, facts).await;
         }
         writes.compares.extend(sweep.clone());
         if !writes.fit_one_txn(0) {
@@ -332,6 +349,8 @@ impl Local {
                 }
             }
         }
+        // Last before the head: what a version ends counts as long as it is not here.
+        self.commit_each(store, facts).await?;
         let mut ops = writes.with_head;
         ops.append(&mut writes.before);
         let room = ONE_TXN_OPS.saturating_sub(ops.len());
@@ -359,10 +378,7 @@ impl Local {
             ],
             or_read: vec![],
         };
-        match store.txn(txn).await? {
-            TxnOutcome::Committed(_) => Ok(()),
-            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(self.org)),
-        }
+        self.commit_each(store, vec![txn]).await
     }
 
     pub(super) fn refused(&self, why: String) -> ApplyError {

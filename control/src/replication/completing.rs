@@ -135,6 +135,7 @@ impl Local {
     ) -> Result<(), ApplyError> {
         let mut plan = Plan {
             writes: Writes::default(),
+            facts: Vec::new(),
             sweep: Some(sweep.clone()),
         };
         let old = self.config().ok_or(ApplyError::Moved(self.org))?;

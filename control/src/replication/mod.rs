@@ -39,6 +39,7 @@ mod sync;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod told;
 mod verify;
 mod wants;
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use proto::id::CredentialId;
 use proto::keys;
+use proto::object::ObjectId;
 use proto::retired::Retired;
 use proto::seal::is_region_name;
 use proto::store::{Op, Store, Txn, TxnOutcome, facts};
-use proto::tree::OrgConfig;
+use proto::tree::{OrgConfig, VersionRecord};
+use proto::version::Generation;
 use proto::wire::replication::{Answer, Ask, SEALED_MAX, Versions};
 
 use super::apply::{ApplyError, Local, Plan};
@@ -19,7 +21,7 @@ use super::connection::Connection;
 use super::{SealName, sealed_names};
 use crate::regions::Regions;
 
-/// Facts that go into the head's transaction; more of them go before it.
+/// Facts that go into the head's transaction; more of them go right before it.
 const FACTS_WITH_HEAD: usize = 30;
 
 /// The secrets that both versions name and that the new one leaves out of a region.
@@ -126,40 +128,86 @@ impl Local {
         versions: &Versions,
         plan: &mut Plan,
     ) -> Result<(), ApplyError> {
-        let early = versions.retired.len() > FACTS_WITH_HEAD;
-        for facts in versions.retired.chunks(FACTS_WITH_HEAD) {
-            let mut raising = Txn::default();
-            for (credential, fact) in facts {
-                self.raise(store, *credential, fact, &mut raising).await?;
+        let mut raising = self.raising(store, versions, |_, _| true).await?;
+        if raising.len() <= 1 {
+            for mut txn in raising {
+                plan.writes.compares.append(&mut txn.compares);
+                plan.writes.with_head.append(&mut txn.ops);
             }
-            if !early {
-                plan.writes.compares.append(&mut raising.compares);
-                plan.writes.with_head.append(&mut raising.ops);
-            } else if !raising.ops.is_empty()
-                && let TxnOutcome::Conflict(_) = store.txn(raising).await?
-            {
+        } else {
+            plan.facts.append(&mut raising);
+        }
+        Ok(())
+    }
+
+    /// Raises the facts that belong to none of the versions of an answer, of which none is stored:
+    /// a secret that was revoked at home is over here, whatever is wrong with a version. The fact
+    /// of a rotation comes with its version, or the credential would have no secret at all.
+    pub(super) async fn raise_without_versions(
+        &self,
+        store: &dyn Store,
+        (versions, records): (&Versions, &[VersionRecord]),
+    ) -> Result<(), ApplyError> {
+        let ends = |record: &VersionRecord, id: ObjectId, generation: &Generation| {
+            let head = &record.head;
+            let changes = || record.changed.contains(&id) || !record.names_all_changed();
+            (&head.epoch, head.n) == (&generation.epoch, generation.n) && changes()
+        };
+        let alone = |id: CredentialId, fact: &Retired| {
+            let (id, next) = (ObjectId::Credential(id), fact.next.as_ref());
+            let mut ended = std::iter::once(&fact.lowest).chain(next.map(|next| &next.lowest));
+            !ended.any(|generation| records.iter().any(|record| ends(record, id, generation)))
+        };
+        let facts = self.raising(store, versions, alone).await?;
+        self.commit_each(store, facts).await
+    }
+
+    /// Commits transactions, each while what it compares holds.
+    pub(super) async fn commit_each(
+        &self,
+        store: &dyn Store,
+        txns: Vec<Txn>,
+    ) -> Result<(), ApplyError> {
+        for txn in txns {
+            if let TxnOutcome::Conflict(_) = store.txn(txn).await? {
                 return Err(ApplyError::Moved(self.org));
             }
         }
         Ok(())
     }
 
-    async fn raise(
+    /// What raises those facts that are lower here, in transactions of at most
+    /// [`FACTS_WITH_HEAD`].
+    async fn raising(
         &self,
         store: &dyn Store,
-        credential: CredentialId,
-        fact: &[u8],
-        raising: &mut Txn,
-    ) -> Result<(), ApplyError> {
+        versions: &Versions,
+        wanted: impl Fn(CredentialId, &Retired) -> bool,
+    ) -> Result<Vec<Txn>, ApplyError> {
         let unreadable = |error: &dyn Display| self.refused(format!("a fact: {error}"));
-        let told: Retired = serde_json::from_slice(fact).map_err(|error| unreadable(&error))?;
-        let key = keys::retired(self.org, credential);
-        let known = store.get(&key).await?.value;
-        let raised = facts::raising(&key, known.as_ref(), |here| told.joined(here));
-        if let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? {
-            raising.compares.push(compare);
-            raising.ops.push(put);
+        let mut txns: Vec<Txn> = Vec::new();
+        for (credential, fact) in &versions.retired {
+            let told: Retired = serde_json::from_slice(fact).map_err(|error| unreadable(&error))?;
+            if !wanted(*credential, &told) {
+                continue;
+            }
+            let key = keys::retired(self.org, *credential);
+            let known = store.get(&key).await?.value;
+            let raised = facts::raising(&key, known.as_ref(), |here| told.joined(here));
+            let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? else {
+                continue;
+            };
+            if txns
+                .last()
+                .is_none_or(|txn| txn.ops.len() >= FACTS_WITH_HEAD)
+            {
+                txns.push(Txn::default());
+            }
+            if let Some(txn) = txns.last_mut() {
+                txn.compares.push(compare);
+                txn.ops.push(put);
+            }
         }
-        Ok(())
+        Ok(txns)
     }
 }

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use proto::id::{CredentialId, OrgId};
+use proto::id::OrgId;
 use proto::keys;
-use proto::retired::Retired;
 use proto::store::chunks::chunks;
 use proto::store::follow::{OrgState, World};
 use proto::store::load::LoadError;
@@ -27,6 +26,7 @@ use super::SharedIndex;
 use super::facts::Telling;
 use super::facts_hash;
 use super::pages::Steps;
+use super::told::Told;
 use crate::publish::writes::json;
 use crate::regions::{Facts, Homes, Regions, Status};
 
@@ -89,7 +89,7 @@ pub(super) struct Session<'s> {
     /// The state of the last news.
     reported: Option<Seen>,
     /// Facts that were told, by organisation.
-    told: BTreeMap<OrgId, Arc<BTreeMap<CredentialId, Retired>>>,
+    told: BTreeMap<OrgId, Told>,
     /// The same to home.
     facts: Telling,
 }
@@ -323,14 +323,11 @@ impl Session<'_> {
             }
         };
         if !versions.more {
-            let told = self.told.insert(org, state.retired.clone());
-            let is_new = |(id, fact): &(&CredentialId, &Retired)| {
-                told.as_ref().and_then(|told| told.get(*id)) != Some(*fact)
-            };
-            let facts = state.retired.iter().filter(is_new);
-            // A struct of texts and numbers always serialises.
-            let json = |fact: &Retired| serde_json::to_vec(fact).unwrap_or_default();
-            versions.retired = facts.map(|(id, fact)| (*id, json(fact))).collect();
+            let with_versions = !versions.versions.is_empty();
+            let told = self.told.remove(&org);
+            let (told, new) = Told::of(told, &state.retired, (after, with_versions));
+            self.told.insert(org, told);
+            versions.retired = new;
         }
         Ok(Answer::Versions(versions))
     }

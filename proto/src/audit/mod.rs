@@ -8,6 +8,7 @@
 //! An entry's hash is that of its bytes in the store, so that one of a newer release, of which not
 //! everything is understood, is verified like any other.
 
+pub mod signed;
 pub mod verify;
 
 use std::net::IpAddr;

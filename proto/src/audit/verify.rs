@@ -10,7 +10,7 @@ use crate::id::OrgId;
 use crate::tree::{Hash, VersionRecord};
 
 /// Breaks that are told; what follows one is rarely news.
-const BREAKS_MAX: usize = 20;
+pub const BREAKS_MAX: usize = 20;
 
 /// A chain as it was read, all at one revision of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -195,6 +195,13 @@ pub struct VersionRecord {
     pub changed: Vec<ObjectId>,
 }
 
+impl VersionRecord {
+    /// Whether [`VersionRecord::changed`] lists all that it changed.
+    pub fn names_all_changed(&self) -> bool {
+        self.changed.len() as u64 >= self.changes
+    }
+}
+
 /// Most ids that a version's record lists.
 pub const VERSION_CHANGED_MAX: usize = 100;
 

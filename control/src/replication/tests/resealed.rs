@@ -5,11 +5,12 @@ use proto::keys;
 use proto::object::ObjectId;
 use proto::seal::{self, Binding, Sealed};
 use proto::store::{Op, Store, Txn};
+use proto::tree::Operation;
 use serde_json::json;
 
 use super::by_region::{change, credential, three};
 use super::moves::{comes, equal, following};
-use super::net::{Region, create_target, installation};
+use super::net::{Region, create_credential, create_target, installation, set_secret};
 
 const CREDENTIAL: CredentialId = CredentialId::from_bits(1);
 
@@ -143,4 +144,37 @@ async fn a_region_that_keeps_its_own_only_asks_for_no_other() {
     .await;
     equal(&[us, eu, ap]).await;
     assert_eq!(value(us, "ap").await, None);
+}
+
+/// One list of operations may narrow a credential and change its secret besides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_is_narrowed_and_changed_at_once() {
+    let (_net, all) = installation(&["us", "eu"]).await;
+    let us = &all[0];
+    let org = us.org();
+    let id = ObjectId::Credential(CREDENTIAL);
+    let narrow =
+        |to: &'static [&'static str]| change(id, move |of| of["credential"]["regions"] = json!(to));
+    let set = || set_secret(&us.publisher, 1, "anew");
+    let delete = Operation::Delete {
+        id,
+        precondition: None,
+    };
+    let in_eu = async || value(us, "eu").await.is_some();
+    us.publish(org, vec![create_credential(&us.publisher, 1, "first")])
+        .await;
+    assert!(in_eu().await);
+    for (operations, keeps_us, keeps_eu) in [
+        (vec![narrow(&["us"]), set()], true, false),
+        (vec![narrow(&["us", "eu"]), set()], true, true),
+        (vec![set(), narrow(&["us"])], true, false),
+        (vec![narrow(&["us", "eu"]), set()], true, true),
+        (vec![narrow(&["us"]), narrow(&["us"])], true, false),
+        (vec![narrow(&["us", "eu"]), set()], true, true),
+        (vec![narrow(&["us"]), delete], false, false),
+    ] {
+        us.publish(org, operations).await;
+        let kept = (value(us, "us").await.is_some(), in_eu().await);
+        assert_eq!(kept, (keeps_us, keeps_eu));
+    }
 }

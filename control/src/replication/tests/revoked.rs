@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::id::{CredentialId, OrgId};
+use proto::keys;
 use proto::retired::Retired;
 use proto::store::{Store, facts};
 use proto::tree::SYSTEM_ORG;
@@ -80,6 +81,33 @@ async fn home_takes_what_was_revoked_elsewhere_and_a_later_secret_counts() {
     seen(&us, org).await;
     asks(&net, &eu, &us, 7).await;
     assert_eq!(us.dump(RETIRED).await, eu.dump(RETIRED).await);
+}
+
+/// Of many secrets that are over, the newest comes with the version that ended it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_whole_however_many_there_were_before() {
+    let (net, us, eu, org) = two().await;
+    let create = (2..=40).map(|bits| create_credential(&us.publisher, bits, "of many"));
+    us.publish(org, create.collect()).await;
+    let set = (2..=40).map(|bits| set_secret(&us.publisher, bits, "of many anew"));
+    us.publish(org, set.collect()).await;
+    us.seen(org).await;
+    seen(&us, org).await;
+    asks(&net, &eu, &us, 7).await;
+    assert_eq!(us.dump(RETIRED).await, eu.dump(RETIRED).await);
+    us.publish(org, vec![set_secret(&us.publisher, 1, "two")])
+        .await;
+    us.seen(org).await;
+    seen(&us, org).await;
+    // On a new connection all are told.
+    asks(&net, &eu, &us, 7).await;
+    assert_eq!(us.dump(RETIRED).await, eu.dump(RETIRED).await);
+    let mut written = Vec::new();
+    for key in [keys::head(org), keys::retired(org, CREDENTIAL)] {
+        let pair = eu.store.get(&key).await.unwrap().value.unwrap();
+        written.push(pair.mod_revision);
+    }
+    assert_eq!(written[0], written[1], "in one transaction");
 }
 
 #[tokio::test(flavor = "multi_thread")]

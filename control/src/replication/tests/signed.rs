@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::id::OrgId;
+use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::signature::Signature;
 use proto::store::{Op, Store, Txn};
@@ -13,7 +13,10 @@ use serde_json::json;
 use super::super::Dialer;
 use super::super::connection::Connection;
 use super::moves::{comes, following};
-use super::net::{Net, Region, Signing, create_target, installation, installation_of, rename};
+use super::net::{
+    Net, Region, Signing, create_credential, create_target, installation, installation_of, rename,
+    set_secret,
+};
 
 /// Everything that a version is stored as.
 const STORED: &[&str] = &["live/", "versions/", "signatures/", "leaf/", "secrets/"];
@@ -171,6 +174,49 @@ async fn a_refused_version_is_tried_again_without_news() {
     assert_eq!(us.publisher.sign_kept().await.unwrap(), 0);
     comes("what is signed now", || async {
         eu.head(org).await == us.head(org).await && refused(&eu, "us", org).is_none()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_revoked_comes_although_a_version_is_not_taken_and_what_that_ends_with_it() {
+    let (_net, us, eu) = two_signing(both()).await;
+    let org = us.org();
+    let create = |bits, token| create_credential(&us.publisher, bits, token);
+    us.publish(org, vec![create(1, "one"), create(2, "two")])
+        .await;
+    us.seen(org).await;
+    let _following = following(&eu);
+    let differ = async |prefix: &str| eu.dump(&[prefix]).await != us.dump(&[prefix]).await;
+    comes("the first versions", || async {
+        !differ("live/head/").await
+    })
+    .await;
+    // Made by a control plane that has no key.
+    let mut none = us.signing.clone();
+    none.signers.clear();
+    let without = us.restarted_with(&none);
+    without
+        .publish(org, vec![set_secret(&us.publisher, 2, "three")])
+        .await;
+    us.seen(org).await;
+    comes("the refusal", || async {
+        refused(&eu, "us", org).is_some()
+    })
+    .await;
+    let revoked = CredentialId::from_bits(1);
+    us.publisher.revoke_here(org, revoked).await.unwrap();
+    comes("what was revoked", || async {
+        !eu.dump(&["live/retired/"]).await.is_empty()
+    })
+    .await;
+    let facts = eu.dump(&["live/retired/"]).await;
+    let expected = [keys::retired(org, revoked)];
+    assert!(facts.keys().eq(&expected), "{:?}", facts.keys());
+    assert!(differ("live/head/").await);
+    us.publisher.sign_kept().await.unwrap();
+    comes("what is signed now, with what it ends", || async {
+        !differ("live/head/").await && !differ("live/retired/").await
     })
     .await;
 }
