@@ -378,3 +378,29 @@ fn a_url_as_target_goes_round_no_rule() {
     assert!(foreign.text().contains("`url`"), "{}", foreign.text());
     assert_eq!(upstream.seen().len(), 1);
 }
+
+#[test]
+fn what_connection_takes_out_of_a_request_satisfies_no_rule() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let rule = json!({
+        "effect": "deny", "headers": [{"name": "x-dry-run", "presence": "absent"}],
+    });
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    let dry = || proxy.request("GET", "/").field("x-dry-run", "1");
+    assert_eq!(proxy.send(&dry()).status(), 200);
+    let nominated = dry().field("connection", "keep-alive, X-Dry-Run");
+    assert_eq!(denied_in(&proxy.send(&nominated)), ["proxy"]);
+    assert_eq!(upstream.seen().len(), 1);
+    // An offer to go on in HTTP/2 is ignored, and stays here (RFC 9110 7.8).
+    let offer = dry()
+        .field("connection", "Upgrade, HTTP2-Settings")
+        .field("upgrade", "h2c")
+        .field("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA");
+    assert_eq!(proxy.send(&offer).status(), 200);
+    let last = upstream.last();
+    for name in ["upgrade", "http2-settings"] {
+        assert_eq!(last.field(name), None, "{name}");
+    }
+}

@@ -17,7 +17,7 @@ use proto::id::{CredentialId, OrgId};
 use proto::seal::{self, Binding, Keyring, Sealed};
 use zeroize::Zeroizing;
 
-use super::forms::UNRESERVED;
+use super::forms::{SECRET_BYTES_MIN, UNRESERVED};
 use super::live::LiveSecrets;
 use super::scrub::Scrub;
 
@@ -140,7 +140,16 @@ impl Sealing {
 fn scrub(secret: &SecretInput, injection: &Injection) -> Scrub {
     let parts = secret.headers.iter().filter(|part| !is_public(&part.name));
     let parts = parts.chain(&secret.queries);
-    let whole = [&secret.key, &secret.token, &secret.password];
+    // A name with no password worth the word is the key itself, as some APIs take it.
+    let is_key = |password: &String| password.len() < SECRET_BYTES_MIN;
+    let name_is_key = secret.password.as_ref().is_none_or(is_key);
+    let name = secret.username.as_ref().filter(|_| name_is_key);
+    let whole = [
+        secret.key.as_ref(),
+        secret.token.as_ref(),
+        secret.password.as_ref(),
+        name,
+    ];
     let secrets = whole.into_iter().flatten().map(String::as_str);
     let secrets = secrets.chain(parts.map(|part| part.value.as_str()));
     let fields = injection.headers.iter();
@@ -342,5 +351,28 @@ mod tests {
         );
         check(AuthType::Bearer, "{}", "{}", &["unsendable"]);
         check(AuthType::None, "{}", "{}", &[]);
+    }
+
+    #[test]
+    fn a_name_is_searched_where_it_is_the_key() {
+        let none = || Scrub::new(std::iter::empty(), std::iter::empty());
+        for (password, is_searched) in [
+            (None, true),
+            (Some(""), true),
+            (Some("x"), true),
+            (Some("a-password-of-some-length"), false),
+        ] {
+            let mut secret = SecretInput::default();
+            secret.username = Some("sk_live_0123456789".into());
+            secret.password = password.map(str::to_owned);
+            let injection = Injection {
+                headers: Vec::new(),
+                queries: Vec::new(),
+                path: None,
+                scrub: Arc::new(none()),
+            };
+            let found = scrub(&secret, &injection).overwrite(b"key sk_live_0123456789");
+            assert_eq!(found.is_some(), is_searched, "{password:?}");
+        }
     }
 }

@@ -17,12 +17,17 @@ pub fn map_answer(headers: &mut HeaderMap, base_path: &str, prefix: &str) {
         .collect();
     headers.remove(header::SET_COOKIE);
     for value in values {
-        let mapped = value
-            .to_str()
-            .ok()
-            .and_then(|text| HeaderValue::from_str(&map(text, base_path, prefix)).ok());
-        headers.append(header::SET_COOKIE, mapped.unwrap_or(value));
+        headers.append(header::SET_COOKIE, mapped(value, base_path, prefix));
     }
+}
+
+/// A cookie's value may hold any byte; each byte of it is a character here, and comes back.
+fn mapped(value: HeaderValue, base_path: &str, prefix: &str) -> HeaderValue {
+    let text: String = value.as_bytes().iter().copied().map(char::from).collect();
+    let mapped = map(&text, base_path, prefix);
+    let bytes: Option<Vec<u8>> = mapped.chars().map(|c| u8::try_from(c).ok()).collect();
+    let mapped = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+    mapped.unwrap_or(value)
 }
 
 fn map(cookie: &str, base_path: &str, prefix: &str) -> String {

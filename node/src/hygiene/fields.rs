@@ -2,7 +2,7 @@
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
-use proto::field_name::plain;
+use proto::field_name::{Nominated, plain};
 
 /// Why a field of a request does not travel by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,8 @@ pub struct RequestFields {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnderscoreName(pub String);
 
-/// The caller's fields that go on to the target; the values of one field keep their order.
+/// The caller's fields that go on to the target, without those that were nominated
+/// ([`proto::field_name::drop_nominated`], before anything judges them); the values of one field keep their order.
 ///
 /// # Errors
 /// A name with `_`, which many servers read as `-`, unless the target allows them.
@@ -100,10 +101,9 @@ pub fn for_target(
     mut headers: HeaderMap,
     policy: &RequestFields,
 ) -> Result<HeaderMap, UnderscoreName> {
-    let nominated = Nominated::of(&headers);
     let mut dropped = Vec::new();
     for name in headers.keys() {
-        if !passes(name, policy, &nominated)? {
+        if !passes(name, policy)? {
             dropped.push(name.clone());
         }
     }
@@ -114,11 +114,10 @@ pub fn for_target(
 /// The caller's fields that go on to the gateway of another region, which judges them itself: all
 /// but those about this connection, and ours.
 pub fn for_gateway(mut headers: HeaderMap) -> HeaderMap {
-    let nominated = Nominated::of(&headers);
     let drops = |name: &&HeaderName| {
         let text = name.as_str();
         let ours = text.starts_with("requestrocket-");
-        matches!(classify(text), Class::Hop) || ours || nominated.contains(text)
+        matches!(classify(text), Class::Hop) || ours
     };
     let dropped = headers.keys().filter(drops).cloned().collect();
     remove_all(&mut headers, dropped);
@@ -132,11 +131,7 @@ fn remove_all(headers: &mut HeaderMap, names: Vec<HeaderName>) {
     }
 }
 
-fn passes(
-    name: &HeaderName,
-    policy: &RequestFields,
-    nominated: &Nominated,
-) -> Result<bool, UnderscoreName> {
+fn passes(name: &HeaderName, policy: &RequestFields) -> Result<bool, UnderscoreName> {
     let text = name.as_str();
     if !policy.underscores && text.contains('_') {
         return Err(UnderscoreName(text.to_owned()));
@@ -144,42 +139,9 @@ fn passes(
     Ok(match classify(text) {
         Class::Hop | Class::Reserved => false,
         Class::Override => policy.pass.contains(name),
-        Class::Trace => !policy.untraced && !nominated.contains(text),
-        Class::Passes => (policy.cookies || *name != header::COOKIE) && !nominated.contains(text),
+        Class::Trace => !policy.untraced,
+        Class::Passes => policy.cookies || *name != header::COOKIE,
     })
-}
-
-/// The names that a `Connection` field lists, without those it may not remove.
-struct Nominated {
-    names: Vec<String>,
-}
-
-impl Nominated {
-    fn of(headers: &HeaderMap) -> Self {
-        // The usual case; finding the field by hash costs more than looking at the names.
-        if !headers.keys().any(|name| *name == header::CONNECTION) {
-            return Self { names: Vec::new() };
-        }
-        let names = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|token| std::str::from_utf8(token).ok())
-            .map(|token| token.trim().to_ascii_lowercase())
-            .filter(|token| !matches!(token.as_str(), "" | "close" | "keep-alive"))
-            .filter(|token| {
-                !matches!(
-                    token.as_str(),
-                    "host" | "content-length" | "transfer-encoding" | "cache-control"
-                )
-            })
-            .collect();
-        Self { names }
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.names.iter().any(|nominated| nominated == name)
-    }
 }
 
 /// Whether two header names mean the same to a server that reads `_` as `-`.
@@ -381,19 +343,6 @@ mod tests {
         ] {
             check(&[(hop, "x"), ("a", "b")], &policy, &["a=b"]);
         }
-        check(
-            &[("connection", "close, X-Hop"), ("x-hop", "1"), ("b", "2")],
-            &policy,
-            &["b=2"],
-        );
-        check(
-            &[
-                ("connection", "cache-control"),
-                ("cache-control", "no-cache"),
-            ],
-            &policy,
-            &["cache-control=no-cache"],
-        );
         for name in [
             "x-original-url",
             "x-rewrite-url",

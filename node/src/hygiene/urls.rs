@@ -41,10 +41,8 @@ pub fn map_answer(headers: &mut HeaderMap, mapping: &Mapping<'_>) -> Option<Stri
         let values: Vec<HeaderValue> = headers.get_all(field).iter().cloned().collect();
         headers.remove(field);
         for value in values {
-            let mapped = value.to_str().ok().and_then(|text| {
-                let mapped = mapping.field(field, text, &mut foreign);
-                HeaderValue::from_str(&mapped).ok()
-            });
+            let mapped = mapping.value(field, &value, &mut foreign);
+            let mapped = mapped.and_then(|mapped| HeaderValue::from_bytes(mapped.as_bytes()).ok());
             headers.append(field.clone(), mapped.unwrap_or(value));
         }
     }
@@ -55,14 +53,27 @@ pub fn map_answer(headers: &mut HeaderMap, mapping: &Mapping<'_>) -> Option<Stri
 pub fn foreign(headers: &HeaderMap, mapping: &Mapping<'_>) -> Option<String> {
     let mut foreign = None;
     for (field, value) in headers.iter().filter(|(name, _)| FIELDS.contains(name)) {
-        if let Ok(text) = value.to_str() {
-            mapping.field(field, text, &mut foreign);
-        }
+        mapping.value(field, value, &mut foreign);
     }
     foreign
 }
 
 impl Mapping<'_> {
+    /// A field's value mapped; `None` where nobody can say what it refers to, which counts as
+    /// foreign. Clients follow what is UTF-8, though RFC 3986 knows ASCII alone.
+    fn value(
+        &self,
+        field: &HeaderName,
+        value: &HeaderValue,
+        foreign: &mut Option<String>,
+    ) -> Option<String> {
+        let Ok(text) = std::str::from_utf8(value.as_bytes()) else {
+            foreign.get_or_insert_with(|| "(not UTF-8)".to_owned());
+            return None;
+        };
+        Some(self.field(field, text, foreign))
+    }
+
     fn field(&self, field: &HeaderName, text: &str, foreign: &mut Option<String>) -> String {
         if *field == header::LINK {
             return self.link(text, foreign);
@@ -104,23 +115,41 @@ impl Mapping<'_> {
         out
     }
 
-    /// `5; url=ref` as browsers read it.
+    /// `5; url=ref` as browsers read it (HTML, "shared declarative refresh steps"): `url=` may be
+    /// absent, and spaces may stand in it.
     fn refresh(&self, text: &str, foreign: &mut Option<String>) -> String {
-        let lower = text.to_ascii_lowercase();
-        let Some(at) = lower.find("url=") else {
+        let time = |c: char| c.is_ascii_digit() || c == '.' || c.is_ascii_whitespace();
+        let rest = text.trim_start_matches(time);
+        let rest = rest.strip_prefix([';', ',']).unwrap_or(rest).trim_start();
+        let named = rest
+            .get(..3)
+            .filter(|name| name.eq_ignore_ascii_case("url"));
+        let value = named.and_then(|name| rest[name.len()..].trim_start().strip_prefix('='));
+        let rest = value.unwrap_or(rest).trim_start();
+        if rest.is_empty() {
             return text.to_owned();
+        }
+        let head = &text[..text.len() - rest.len()];
+        let reference = match rest.strip_prefix(['"', '\'']) {
+            // Up to the quote that ends it; a client may read more where none does.
+            Some(quoted) => quoted.split(['"', '\'']).next().unwrap_or_default(),
+            None => rest,
         };
-        let (head, reference) = text.split_at(at + 4);
-        let trimmed = reference.trim().trim_matches(['"', '\'']);
-        format!("{head}{}", self.reference(trimmed, foreign))
+        format!("{head}{}", self.reference(reference, foreign))
     }
 
     fn reference(&self, text: &str, foreign: &mut Option<String>) -> String {
+        if text.contains('\t') {
+            // Browsers leave it out wherever it stands (WHATWG URL).
+            return self.reference(&text.replace('\t', ""), foreign);
+        }
         let reference = text.trim();
-        if reference.starts_with("//") || has_scheme(reference) {
+        // Browsers read `\\` as `/` (WHATWG URL).
+        let read = reference.replace('\\', "/");
+        if read.starts_with("//") || has_scheme(reference) {
             return self.absolute(reference, foreign);
         }
-        if !reference.starts_with('/') {
+        if !read.starts_with('/') {
             // Relative to the caller's own URL, which lies inside the proxy.
             return text.to_owned();
         }
@@ -135,7 +164,12 @@ impl Mapping<'_> {
 
     fn absolute(&self, reference: &str, foreign: &mut Option<String>) -> String {
         let scheme = self.base.origin.scheme.as_str();
-        let full = match reference.strip_prefix("//") {
+        let begins = |text: &str| {
+            text.bytes()
+                .take(2)
+                .all(|byte| matches!(byte, b'/' | b'\\'))
+        };
+        let full = match reference.get(2..).filter(|_| begins(reference)) {
             Some(rest) => format!("{scheme}://{rest}"),
             None => reference.to_owned(),
         };
@@ -162,13 +196,13 @@ impl Mapping<'_> {
         let rest = path.strip_prefix(self.base.path.as_str())?;
         // `..` behind the base could leave it again once the client resolves it.
         let path_only = rest.split(['?', '#']).next().unwrap_or_default();
-        let climbs = path_only.split('/').any(|segment| {
+        let climbs = path_only.split(['/', '\\']).any(|segment| {
             matches!(
                 segment.to_ascii_lowercase().as_str(),
                 ".." | "%2e%2e" | ".%2e" | "%2e."
             )
         });
-        (!climbs && (rest.is_empty() || rest.starts_with(['/', '?', '#']))).then_some(rest)
+        (!climbs && (rest.is_empty() || rest.starts_with(['/', '\\', '?', '#']))).then_some(rest)
     }
 }
 
@@ -185,7 +219,9 @@ fn has_scheme(reference: &str) -> bool {
 /// Path, query and fragment of an absolute URL, as written.
 fn after_authority(url: &str) -> &str {
     let behind = url.split_once("://").map_or("", |(_, rest)| rest);
-    behind.find(['/', '?', '#']).map_or("", |at| &behind[at..])
+    behind
+        .find(['/', '\\', '?', '#'])
+        .map_or("", |at| &behind[at..])
 }
 
 #[cfg(test)]
@@ -201,9 +237,13 @@ mod tests {
         };
         let name = HeaderName::from_bytes(field.as_bytes()).unwrap();
         let mut headers = HeaderMap::new();
-        headers.insert(name.clone(), HeaderValue::from_str(value).unwrap());
+        headers.insert(
+            name.clone(),
+            HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+        );
         let found = map_answer(&mut headers, &mapping);
-        assert_eq!(headers[&name], expected, "{field}: {value}");
+        let mapped = headers[&name].as_bytes();
+        assert_eq!(mapped, expected.as_bytes(), "{field}: {value}");
         assert_eq!(found.as_deref(), foreign, "{field}: {value}");
     }
 
@@ -296,6 +336,68 @@ mod tests {
                 &format!("<{expected}>; rel=\"next\", <#x>; title=\"a<b>\""),
                 foreign,
             );
+        }
+        // As browsers read them, and not as RFC 3986 has it.
+        for (field, value, expected, foreign) in [
+            (
+                "location",
+                r"\\evil.example/x",
+                r"\\evil.example/x",
+                "evil.example",
+            ),
+            (
+                "location",
+                r"/\evil.example/x",
+                r"/\evil.example/x",
+                "evil.example",
+            ),
+            (
+                "location",
+                "/\t/evil.example/x",
+                "//evil.example/x",
+                "evil.example",
+            ),
+            (
+                "location",
+                r"/a\..\..\other",
+                r"https://api.x.com/a\..\..\other",
+                "api.x.com",
+            ),
+            (
+                "location",
+                "https://evil.example/é",
+                "https://evil.example/é",
+                "evil.example",
+            ),
+            (
+                "refresh",
+                "0; https://evil.example/",
+                "0; https://evil.example/",
+                "evil.example",
+            ),
+            (
+                "refresh",
+                "0,URL = '//evil.example'",
+                "0,URL = //evil.example",
+                "evil.example",
+            ),
+            (
+                "refresh",
+                "0 //evil.example",
+                "0 //evil.example",
+                "evil.example",
+            ),
+        ] {
+            check(root, field, value, expected, Some(foreign));
+        }
+        for (field, value, expected) in [
+            ("location", r"\a\b", r"/api/demo\a\b"),
+            ("location", "/é", "/api/demo/é"),
+            ("refresh", "5", "5"),
+            ("refresh", "0; /a", "0; /api/demo/a"),
+            ("refresh", "0;url", "0;url"),
+        ] {
+            check(root, field, value, expected, None);
         }
         check(
             root,

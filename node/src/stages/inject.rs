@@ -160,7 +160,7 @@ fn add_query(path: &mut Vec<u8>, query: Option<&[u8]>, injection: &Injection) {
     let mut kept = query.map(std::borrow::Cow::Borrowed);
     for (name, _) in &injection.queries {
         let removed = kept.as_deref().and_then(|query| {
-            proto::query::remove(query, name.as_bytes()).map(|rest| rest.into_owned())
+            proto::query::remove_equivalent(query, name.as_bytes()).map(|rest| rest.into_owned())
         });
         if let Some(rest) = removed {
             kept = (!rest.is_empty()).then_some(std::borrow::Cow::Owned(rest));

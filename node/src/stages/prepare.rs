@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proto::filter::FilterSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
@@ -28,7 +28,7 @@ impl Stage for Prepare {
         let Some(proxy) = exchange.proxy.clone() else {
             return EarlyEnd::new(Code::InternalError, "prepare met no proxy").into();
         };
-        if exchange.request.headers.contains_key(header::UPGRADE) {
+        if asks_for_a_tunnel(&exchange.request.headers) {
             let detail = "this proxy does not allow upgrades; use plain requests";
             return EarlyEnd::new(Code::UpgradeDenied, detail).into();
         }
@@ -50,6 +50,17 @@ impl Stage for Prepare {
         };
         treat_body(exchange, treated)
     }
+}
+
+/// Whether it is an upgrade that the listener takes for one (RFC 9110 §7.8): to a websocket. Any
+/// other offer, such as `h2c`, is ignored and does not travel.
+fn asks_for_a_tunnel(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(header::UPGRADE).iter();
+    let mut offers = offers.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    offers.any(|offer| {
+        let protocol = offer.split(|byte| *byte == b'/').next().unwrap_or_default();
+        protocol.trim_ascii().eq_ignore_ascii_case(b"websocket")
+    })
 }
 
 fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, EarlyEnd> {

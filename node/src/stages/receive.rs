@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
+use proto::field_name;
 use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
@@ -140,6 +141,7 @@ fn exchange(
             notes.forwarded_from = Some(passed.from.into());
         }
     }
+    field_name::drop_nominated(&mut headers);
     let request = Request::new(method, target, headers, peer);
     let is_passed_on = notes.forwarded_from.is_some();
     let trace = worker.trace(&request.headers, id, is_passed_on);

@@ -146,6 +146,9 @@ impl BodyView {
             return Err(Unreadable::ByteOrderMark);
         }
         let media = MediaKind::parse(content_type.unwrap_or_default())?;
+        if matches!(media, MediaKind::Form | MediaKind::Json) && is_another_encoding(&plain) {
+            return Err(Unreadable::NotUtf8);
+        }
         let documents = read_documents(&media, &plain, limits)?;
         Ok(Self { documents })
     }
@@ -254,6 +257,13 @@ fn text<'d>(node: &'d Value, spellings: &HashMap<*const Value, &'d str>) -> Opti
 fn begins_with_mark(plain: &[u8]) -> bool {
     const MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
     MARKS.iter().any(|mark| plain.starts_with(mark))
+}
+
+/// Whether text holds NUL, or begins with another control character: as UTF-16 and UTF-32 do, which
+/// some parsers tell by that (RFC 4627 §3), whatever type is claimed.
+fn is_another_encoding(plain: &[u8]) -> bool {
+    let first = plain.trim_ascii_start().first();
+    first.is_some_and(u8::is_ascii_control) || plain.contains(&0)
 }
 
 fn read_documents(

@@ -9,6 +9,8 @@
 //!
 //! Canonical means: percent-decoded once, `\` read as `/`, the `;…` of a segment removed, `//`
 //! merged. Bytes that are not UTF-8 once decoded become U+FFFD, so that a pattern's `.` sees them.
+//! To servers for which `;` is a letter like any other, a path with one has a third reading, the
+//! same with its `;…`.
 
 use std::borrow::Cow;
 
@@ -50,6 +52,10 @@ pub enum PathRefusal {
     /// An over-long UTF-8 form, which lenient decoders turn into `/` or `.`.
     #[error("the path holds an over-long UTF-8 sequence")]
     OverlongUtf8,
+    /// `%2F` or `%5C` behind a `;` in one segment: some servers remove what follows the `;` before
+    /// they decode, some after, and so end the segment elsewhere.
+    #[error("the path holds an encoded slash behind a semicolon")]
+    SlashInParameters,
     /// `.` or `..` as a segment, in plain or any encoded form.
     #[error("the path holds a dot segment")]
     DotSegment,
@@ -73,6 +79,8 @@ pub struct PathRefused {
 pub struct PathReading<'a> {
     raw: &'a str,
     canonical: Cow<'a, str>,
+    /// The canonical reading with what follows `;`, where there is one.
+    with_parameters: Option<String>,
 }
 
 impl<'a> PathReading<'a> {
@@ -102,20 +110,25 @@ impl<'a> PathReading<'a> {
                 offset: 0,
             });
         };
-        let canonical = if is_canonical(raw) {
+        let (canonical, with_parameters) = if is_canonical(raw) {
             let plain = raw.iter().enumerate();
             refuse_dot_segments(plain.map(|(offset, byte)| Unit {
                 byte: *byte,
                 escaped: false,
                 offset,
             }))?;
-            Cow::Borrowed(text)
+            (Cow::Borrowed(text), None)
         } else {
-            Cow::Owned(canonicalise(raw, options)?)
+            let Canonical {
+                path,
+                with_parameters,
+            } = canonicalise(raw, options)?;
+            (Cow::Owned(path), with_parameters)
         };
         Ok(Self {
             raw: text,
             canonical,
+            with_parameters,
         })
     }
 
@@ -133,7 +146,16 @@ impl<'a> PathReading<'a> {
         }
     }
 
-    /// What rules judge: the raw reading, and the canonical one where it differs.
+    /// Every reading that rules judge: as of [`PathReading::judged`], and the canonical one with the
+    /// parameters of its segments where there are any.
+    pub fn readings(&self) -> impl Iterator<Item = &str> {
+        let (raw, canonical) = self.judged();
+        let with_parameters = self.with_parameters.as_deref();
+        let more = canonical.into_iter().chain(with_parameters);
+        std::iter::once(raw).chain(more.filter(move |reading| *reading != raw))
+    }
+
+    /// The raw reading, and the canonical one where it differs.
     ///
     /// An empty path is judged as `/`, which is what the upstream receives.
     pub fn judged(&self) -> (&str, Option<&str>) {
@@ -194,7 +216,7 @@ struct Unit {
 }
 
 /// The canonical reading of a path that has something to canonicalise.
-fn canonicalise(raw: &[u8], options: PathOptions) -> Result<String, PathRefused> {
+fn canonicalise(raw: &[u8], options: PathOptions) -> Result<Canonical, PathRefused> {
     let units = decode(raw)?;
     refuse_overlong_utf8(&units)?;
     refuse_dot_segments(units.iter().copied())?;
@@ -209,19 +231,51 @@ fn canonicalise(raw: &[u8], options: PathOptions) -> Result<String, PathRefused>
             DoubleEncoding::Pass => refuse_dot_segments(decode_again(&units)?.into_iter())?,
         }
     }
+    let has_parameters = units.iter().any(|unit| unit.byte == b';');
+    let with_parameters = has_parameters.then(|| joined(&units, options, true));
+    let path = joined(&units, options, false)?;
+    Ok(Canonical {
+        path,
+        with_parameters: with_parameters.transpose()?,
+    })
+}
+
+/// The canonical reading of a path.
+struct Canonical {
+    path: String,
+    /// The same with what follows `;`, where there is one.
+    with_parameters: Option<String>,
+}
+
+/// The text of decoded bytes, with the parameters of its segments or without.
+fn joined(
+    units: &[Unit],
+    options: PathOptions,
+    keeps_parameters: bool,
+) -> Result<String, PathRefused> {
     let mut canonical = Vec::with_capacity(units.len());
     let mut in_parameters = false;
     for unit in units {
         let slash = matches!(unit.byte, b'/' | b'\\');
         let opaque = slash && unit.escaped && options.encoded_slash == EncodedSlash::Opaque;
         if slash && !opaque {
+            if in_parameters && (unit.escaped || unit.byte == b'\\') {
+                return Err(PathRefused {
+                    reason: PathRefusal::SlashInParameters,
+                    offset: unit.offset,
+                });
+            }
             in_parameters = false;
             if canonical.last() != Some(&b'/') {
                 canonical.push(b'/');
             }
-        } else if unit.byte == b';' || in_parameters {
-            in_parameters = true;
-        } else if opaque {
+            continue;
+        }
+        in_parameters |= unit.byte == b';';
+        if in_parameters && !keeps_parameters {
+            continue;
+        }
+        if opaque {
             canonical.extend_from_slice(if unit.byte == b'/' { b"%2F" } else { b"%5C" });
         } else {
             canonical.push(unit.byte);

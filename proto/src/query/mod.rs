@@ -33,10 +33,29 @@ pub fn contains(query: &[u8], name: &[u8]) -> bool {
 ///
 /// All other parameters, empty pieces included, keep their bytes and their order.
 pub fn remove<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
-    if !contains(query, name) {
+    without(query, |piece| is_named(piece, name))
+}
+
+/// The same without every parameter that a server may take for that name, which reads `_` as `-`
+/// or does not tell capital letters from small ones.
+pub fn remove_equivalent<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
+    let fold = |byte: &u8| match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    };
+    without(query, |piece| {
+        let found = form_decode(split_piece(piece).0);
+        !piece.is_empty()
+            && found.len() == name.len()
+            && found.iter().map(fold).eq(name.iter().map(fold))
+    })
+}
+
+fn without(query: &[u8], goes: impl Fn(&[u8]) -> bool) -> Option<Cow<'_, [u8]>> {
+    if !pieces(query).any(&goes) {
         return None;
     }
-    let mut kept = pieces(query).filter(|piece| !is_named(piece, name));
+    let mut kept = pieces(query).filter(|piece| !goes(piece));
     let Some(first) = kept.next() else {
         return Some(Cow::Borrowed(&[]));
     };

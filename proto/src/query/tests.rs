@@ -65,6 +65,13 @@ fn removing_a_parameter_keeps_every_other_byte() {
     removes("k%65y=evil&b=1", "key", Some("b=1"));
     removes("%6b%65%79=evil", "key", Some(""));
     removes("api+key=1&api%20key=2&c", "api key", Some("c"));
+    for spelling in ["api_key=1", "API-Key=1", "%41pi-k%65y", "api%5Fkey=1"] {
+        let query = format!("a=1&{spelling}&api-keys=2");
+        assert_eq!(remove(query.as_bytes(), b"api-key"), None, "{spelling}");
+        let left = remove_equivalent(query.as_bytes(), b"api-key").unwrap();
+        assert_eq!(&*left, b"a=1&api-keys=2", "{spelling}");
+    }
+    assert_eq!(remove_equivalent(b"a=1&&", b""), None);
     // Everything else stays, however it is written.
     removes(
         "a=%41+%zz&&key=1&=&b%5B%5D=%2f",

@@ -176,10 +176,7 @@ impl<'a> Facts<'a> {
     pub(super) fn path_texts(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.path)
             .chain(self.path_overrides)
-            .flat_map(|path| {
-                let (raw, canonical) = path.judged();
-                std::iter::once(raw).chain(canonical)
-            })
+            .flat_map(PathReading::readings)
     }
 
     /// Whether the body is a form by which frameworks let `_method` override a POST.

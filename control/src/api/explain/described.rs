@@ -110,6 +110,7 @@ impl RequestInput {
             Some((path, query)) => (path, Some(query)),
             None => (self.path.as_str(), None),
         };
+        proto::field_name::drop_nominated(&mut headers);
         take_keys_out(&mut headers);
         Ok(Described {
             method: self.method.clone(),
