@@ -162,14 +162,14 @@ const FRAMING: [&str; 7] = [
 async fn sent(call: &OrgCall, request: &TestRequest) -> Result<TestOutcome, Refusal> {
     let store = call.control.publisher.shared_store();
     let until = Instant::now() + call.control.settings.test_wait;
-    let failed = |error: StoreError| write::refusal(PublishError::Store(error));
-    let lease = store.grant_lease(LEASE).await.map_err(failed)?.id;
+    let lease = store.grant_lease(LEASE).await.map_err(unsent)?.id;
     let waited = match post(&*store, request, lease).await {
         Ok(revision) => {
             let waited = wait(&*store, request, revision, until).await;
             told(&*store, request, waited).await
         }
-        Err(StoreError::OutcomeUnknown(_)) => Ok(Waited::Unknown),
+        // An answer that cannot be read is none.
+        Err(StoreError::OutcomeUnknown(_) | StoreError::Corrupt(_)) => Ok(Waited::Unknown),
         Err(error) => Err(error),
     };
     // Not waited for: without an answer the lease ends by itself.
@@ -179,7 +179,7 @@ async fn sent(call: &OrgCall, request: &TestRequest) -> Result<TestOutcome, Refu
         "it may have been carried out: record {} will tell",
         request.id
     );
-    match waited.map_err(failed)? {
+    match waited.map_err(unsent)? {
         Waited::Outcome(outcome) => Ok(*outcome),
         Waited::Nobody => {
             let detail = "no node has taken the test request; is one running, and current \
@@ -199,6 +199,16 @@ async fn sent(call: &OrgCall, request: &TestRequest) -> Result<TestOutcome, Refu
             Err(Refusal::new(Code::OutcomeUnknown, detail).may_be_done())
         }
     }
+}
+
+/// What is told where no node has the request and none can take it: nothing was sent, whatever the
+/// store has done with a lease or a watch.
+fn unsent(error: StoreError) -> Refusal {
+    let error = match error {
+        StoreError::OutcomeUnknown(words) => StoreError::Unavailable(words),
+        error => error,
+    };
+    write::refusal(PublishError::Store(error))
 }
 
 enum Waited {

@@ -121,7 +121,9 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
 /// Some of it may have been done: what is said of writes does not hold.
 fn not_reclaimed(error: StoreError) -> Refusal {
     match error {
-        StoreError::Full(_) => write::refusal(error.into()),
+        StoreError::Full(_) | StoreError::OutcomeUnknown(_) | StoreError::Invalid(_) => {
+            write::refusal(error.into())
+        }
         StoreError::Unavailable(words) => Refusal::new(Code::StoreUnavailable, words),
         error => Refusal::new(Code::StoreUnavailable, error.to_string()),
     }

@@ -295,6 +295,13 @@ pub fn refusal(error: PublishError) -> Refusal {
         PublishError::Store(StoreError::TooLarge(detail)) => {
             Refusal::new(Code::BodyTooLarge, detail)
         }
+        PublishError::Store(StoreError::OutcomeUnknown(_)) => {
+            let detail = format!(
+                "{words}; it may have been carried out: read what it changes before trying again"
+            );
+            Refusal::new(Code::OutcomeUnknown, detail).retry_after_s(5)
+        }
+        PublishError::Store(StoreError::Invalid(_)) => Refusal::new(Code::Internal, words),
         PublishError::Store(_) => {
             let detail = format!("{words}; nothing was changed; traffic goes on; try again");
             Refusal::new(Code::StoreUnavailable, detail).retry_after_s(5)

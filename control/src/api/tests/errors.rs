@@ -3,7 +3,12 @@
 use actix_web::http::Method;
 use serde_json::{Value, json};
 
+use proto::store::StoreError;
+
 use super::{Who, api};
+use crate::api::error::Code;
+use crate::api::write;
+use crate::publish::PublishError;
 
 /// A body, and faults that its answer must list: pointer and code.
 type Row = (Value, &'static [&'static str]);
@@ -233,5 +238,25 @@ async fn unknown_paths_and_methods_are_problems_too() {
     assert_eq!(
         reply.header("www-authenticate"),
         Some("Bearer realm=\"requestrocket\"")
+    );
+}
+
+#[test]
+fn what_may_have_been_done_is_not_told_as_undone() {
+    let told = |error: StoreError| write::refusal(PublishError::Store(error));
+    let unknown = told(StoreError::OutcomeUnknown("broken off".into()));
+    assert_eq!(unknown.code, Code::OutcomeUnknown, "{}", unknown.detail);
+    let words = &unknown.detail;
+    assert!(words.contains("may have been carried out"), "{words}");
+    assert!(!words.contains("nothing was changed"), "{words}");
+    // A defect of ours does not pass.
+    let defect = told(StoreError::Invalid("an empty key".into()));
+    assert_eq!(defect.code, Code::Internal, "{}", defect.detail);
+    assert!(!defect.detail.contains("try again"), "{}", defect.detail);
+    let away = told(StoreError::Unavailable("away".into()));
+    assert!(
+        away.detail.contains("nothing was changed"),
+        "{}",
+        away.detail
     );
 }
