@@ -17,6 +17,7 @@ use bytes::Bytes;
 use proto::forwarded::ForwardedHeader;
 use proto::id::{OrgId, RequestId};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::replicated::REPLICATED_TO;
 use super::{Directory, Peer};
@@ -33,6 +34,8 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How much longer home may take than a write itself.
 const BEYOND_WRITE: Duration = Duration::from_secs(5);
+/// How long home is left at a write that it is at still, where it does not say.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Largest answer that is taken from another region, in bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -123,7 +126,7 @@ pub async fn write(
         Some(given) => given.clone(),
         None => header_value(RequestId::new().text().as_str())?,
     };
-    let sent = twice(control, directory, home, (request, Some(&key)), &body).await;
+    let sent = again(control, directory, home, (request, Some(&key)), &body).await;
     let (answer, bytes) = sent.map_err(|why| why.of_write(home))?;
     let version = answer.headers().get(VERSION_HEADER).and_then(version);
     if let Some((org, n)) = version {
@@ -176,7 +179,7 @@ pub async fn read(
     (home, lacking): (&Peer, &Lacking),
     request: &HttpRequest,
 ) -> Result<HttpResponse, Refusal> {
-    let sent = twice(control, directory, home, (request, None), &[]).await;
+    let sent = again(control, directory, home, (request, None), &[]).await;
     let (answer, bytes) = sent.map_err(|why| lacking.refusal(&home.name, why))?;
     Ok(answered(&answer, bytes, &directory.regions.own))
 }
@@ -198,20 +201,58 @@ fn answered(answer: &ClientResponse, bytes: Bytes, own: &str) -> HttpResponse {
     }
 }
 
-/// Sends a request, and once more when it broke off, which tells nothing of it: it reads, or its
-/// key makes a second one safe.
-async fn twice(
+/// Sends a request, and again when it broke off, which tells nothing of it: it reads, or its key
+/// makes a second one safe.
+async fn again(
     control: &Control,
     directory: &Directory,
     home: &Peer,
     (request, key): (&HttpRequest, Option<&HeaderValue>),
     body: &[u8],
 ) -> Result<(ClientResponse, Bytes), Unanswered> {
-    let send = || send(control, directory, home, (request, key), body.to_vec());
-    match send().await {
-        Err(first @ Unanswered::BrokenOff(_)) => send().await.map_err(|_| first),
-        sent => sent,
+    let until = Instant::now() + control.settings.write_deadline + BEYOND_WRITE;
+    let send = async || send(control, directory, home, (request, key), body.to_vec()).await;
+    until_told(send, |(answer, bytes)| runs_still(answer, bytes), until).await
+}
+
+/// The answer to a request that is sent again when it broke off, and then until home tells what
+/// became of the first. `runs_still` says of an answer after how long to ask again.
+async fn until_told<T>(
+    send: impl AsyncFn() -> Result<T, Unanswered>,
+    runs_still: impl Fn(&T) -> Option<Duration>,
+    until: Instant,
+) -> Result<T, Unanswered> {
+    let first = match send().await {
+        Err(first @ Unanswered::BrokenOff(_)) => first,
+        sent => return sent,
+    };
+    loop {
+        let Ok(answer) = send().await else {
+            return Err(first);
+        };
+        let Some(pause) = runs_still(&answer) else {
+            return Ok(answer);
+        };
+        let next = Instant::now() + pause;
+        if next >= until {
+            return Err(first);
+        }
+        tokio::time::sleep_until(next).await;
     }
+}
+
+/// Whether home is at a request with this key still, and after how long it wants to be asked again.
+fn runs_still(answer: &ClientResponse, bytes: &[u8]) -> Option<Duration> {
+    if answer.status() != Code::IdempotencyKeyInUse.status() {
+        return None;
+    }
+    let document: Value = serde_json::from_slice(bytes).ok()?;
+    if document["code"] != Code::IdempotencyKeyInUse.as_str() {
+        return None;
+    }
+    let after = answer.headers().get(header::RETRY_AFTER);
+    let seconds = after.and_then(|value| value.to_str().ok()?.parse().ok());
+    Some(seconds.map_or(ASK_AGAIN, Duration::from_secs))
 }
 
 async fn send(
@@ -321,6 +362,8 @@ fn localise(document: &mut Value, own: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use serde_json::json;
 
@@ -365,6 +408,49 @@ mod tests {
                 "{headers:?} {body}"
             );
         }
+    }
+
+    /// What `until_told` makes of these answers, and how many were asked for.
+    async fn told(
+        answers: &[Option<&'static str>],
+        within: Duration,
+    ) -> (Result<&'static str, String>, usize) {
+        let asked = Cell::new(0);
+        let send = async || {
+            let at = asked.replace(asked.get() + 1);
+            let answer = answers.get(at).copied().flatten();
+            answer.ok_or_else(|| Unanswered::BrokenOff(format!("connection {at}")))
+        };
+        let runs_still = |answer: &&str| (*answer == "in use").then_some(Duration::from_millis(1));
+        let told = until_told(send, runs_still, Instant::now() + within).await;
+        let told = told.map_err(|why| match why {
+            Unanswered::Unreached(error) | Unanswered::BrokenOff(error) => error,
+        });
+        (told, asked.get())
+    }
+
+    #[actix_web::test]
+    async fn a_write_that_broke_off_is_asked_for_until_home_is_done_with_it() {
+        let long = Duration::from_secs(3_600);
+        let broken = Err("connection 0".to_owned());
+        for (answers, expected, asked) in [
+            (&[Some("done")][..], Ok("done"), 1),
+            (&[None, Some("done")], Ok("done"), 2),
+            (
+                &[None, Some("in use"), Some("in use"), Some("done")],
+                Ok("done"),
+                4,
+            ),
+            (&[None, Some("in use"), None], broken.clone(), 3),
+            (&[None, None], broken.clone(), 2),
+            // The caller's own key, with another request of its own.
+            (&[Some("in use")], Ok("in use"), 1),
+        ] {
+            let told = told(answers, long).await;
+            assert_eq!(told, (expected, asked), "{answers:?}");
+        }
+        let over = told(&[None, Some("in use"), Some("done")], Duration::ZERO).await;
+        assert_eq!(over, (broken, 2), "its time is over");
     }
 
     #[test]
