@@ -232,6 +232,11 @@ pub async fn once(
     if let Claim::Again(answer) = control.idempotency().claim(&key, digest, Instant::now())? {
         return *answer;
     }
+    let held = Held {
+        control,
+        key: &key,
+        answer: None,
+    };
     let kept = Idempotency {
         key: key.to_string(),
         fingerprint: Hash::of(&digest),
@@ -248,9 +253,28 @@ pub async fn once(
         Ok(_) => keyed.changes,
         Err(refusal) => refusal.may_be_done,
     };
-    let answer = Some(&result).filter(|_| is_kept);
-    control.idempotency().settle(&key, answer);
+    held.settle(Some(&result).filter(|_| is_kept));
     result
+}
+
+/// A key that a write has taken: settled when the write ends, freed where it breaks off.
+struct Held<'a> {
+    control: &'a Control,
+    key: &'a IdempotencyKey,
+    answer: Option<&'a Result<Answer, Refusal>>,
+}
+
+impl<'a> Held<'a> {
+    /// Keeps this answer; frees the key when there is none.
+    fn settle(mut self, answer: Option<&'a Result<Answer, Refusal>>) {
+        self.answer = answer;
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.control.idempotency().settle(self.key, self.answer);
+    }
 }
 
 #[cfg(test)]
@@ -315,6 +339,26 @@ mod tests {
             memory.claim(&key("a"), [2; 32], now),
             Ok(Claim::First)
         ));
+    }
+
+    #[actix_web::test]
+    async fn a_write_that_panics_frees_its_key() {
+        let api = crate::api::tests::api().await;
+        let control = api.control.clone();
+        let keyed = || Keyed {
+            key: key("a"),
+            digest: [1; 32],
+            changes: true,
+            deletes_in: None,
+        };
+        let breaks = actix_web::rt::spawn(async move {
+            let run = |_| -> Answering { Box::pin(async { panic!("a defect") }) };
+            once(&control, keyed(), run).await
+        });
+        assert!(breaks.await.is_err(), "it panicked");
+        let run = |_| -> Answering { Box::pin(async { Ok(Answer::nothing()) }) };
+        let again = once(&api.control, keyed(), run).await;
+        assert!(again.is_ok(), "{again:?}");
     }
 
     #[test]
