@@ -212,7 +212,7 @@ fn version_item(
     // The version before the oldest one that is kept cannot be read any more.
     let known = before.is_some() || reaches_first;
     let differences = tree::diff(before.unwrap_or(&nothing), &config.objects);
-    let mut item = shown(kept);
+    let mut item = shown(kept, call.role);
     item["kind"] = json!("version");
     item["at"] = json!(kept.record.at);
     item["author_name"] = json!(author_name(call, Some(config), &kept.record.author));

@@ -206,7 +206,8 @@ fn version() -> Value {
             "published_at": {"type": "string", "format": "date-time"},
             "author": {"type": "string", "description": "Id of the API token, or a word"},
             "source": {"type": ["string", "null"],
-                       "description": "The address that the request came from"},
+                       "description": "The address that the request came from; left out below role \
+                                       admin"},
             "changes": {"type": "integer", "description": "Objects created, changed, deleted"},
             "changed": {
                 "type": "array",
@@ -297,7 +298,10 @@ fn changes() -> Value {
 }
 
 fn version_diff() -> Value {
-    let form = json!({"type": ["object", "null"], "description": "As the API shows the object"});
+    let form = json!({
+        "type": ["object", "null"],
+        "description": "As the API shows the object; of an API token null below role admin"
+    });
     json!({
         "type": "object",
         "properties": {

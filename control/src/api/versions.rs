@@ -98,7 +98,8 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         .versions(call.org_id(), before, request.limit)
         .await;
     let versions = versions.map_err(write::refusal)?;
-    let items = versions.iter().map(shown).collect();
+    let items = versions.iter().map(|kept| shown(kept, call.role));
+    let items = items.collect();
     let cursor = next_cursor(&versions, request.limit);
     Ok(Answer::json(page::page(items, cursor)))
 }
@@ -126,7 +127,7 @@ fn next_cursor(page: &[Kept], limit: usize) -> Option<String> {
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
     let kept = record(&call, number(&call)?).await?;
-    Ok(Answer::json(shown(&kept)))
+    Ok(Answer::json(shown(&kept, call.role)))
 }
 
 async fn diff(call: OrgCall) -> Result<Answer, Refusal> {
@@ -280,20 +281,24 @@ fn not_kept(n: u64) -> Refusal {
     }
 }
 
-/// A version's record as the API shows it.
-pub fn shown(kept: &Kept) -> Value {
+/// A version's record as the API shows it to a role: the publisher's address to admins, as in the
+/// audit.
+pub fn shown(kept: &Kept, role: Role) -> Value {
     let record = &kept.record;
-    json!({
+    let mut shown = json!({
         "n": record.head.n,
         "hash": record.head.hash,
         "parent": record.head.parent,
         "published_at": record.at,
         "author": record.author,
-        "source": record.source,
         "changes": record.changes,
         "changed": record.changed,
         "kept_in": kept.place.as_str(),
-    })
+    });
+    if role >= Role::Admin {
+        shown["source"] = json!(record.source);
+    }
+    shown
 }
 
 /// Two versions compared, as the API shows it.
@@ -301,7 +306,8 @@ pub fn changes(view: &View<'_>, from: u64, to: u64, differences: &[Difference]) 
     json!({ "from": from, "to": to, "changes": change_list(view, differences) })
 }
 
-/// Objects that differ: which, how, and both forms, never a secret.
+/// Objects that differ: which, how, and both forms, never a secret; of API tokens the forms are for
+/// admins, as their list is.
 pub fn change_list(view: &View<'_>, differences: &[Difference]) -> Vec<Value> {
     let one = |difference: &Difference| {
         let (before, after) = (&difference.before, &difference.after);
@@ -310,7 +316,11 @@ pub fn change_list(view: &View<'_>, differences: &[Difference]) -> Vec<Value> {
             (Some(_), None) => "deleted",
             (Some(_), Some(_)) => "updated",
         };
-        let form = |object: &Option<_>| object.as_deref().map(|object| form(view, object));
+        let hidden = matches!(difference.id, ObjectId::Token(_)) && view.role < Role::Admin;
+        let form = |object: &Option<_>| {
+            let object = object.as_deref().filter(|_| !hidden);
+            object.map(|object| form(view, object))
+        };
         json!({
             "id": difference.id,
             "change": change,

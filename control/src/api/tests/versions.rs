@@ -219,3 +219,41 @@ async fn a_rollback_keeps_a_secret_with_its_hosts_or_says_that_it_lacks() {
     assert_eq!(back["hosts"], before["hosts"]);
     assert_eq!(back["secret"]["state"], "missing");
 }
+
+#[actix_web::test]
+async fn tokens_and_addresses_in_versions_are_for_admins() {
+    let api = api().await;
+    let token = json!({"name": "canary-ci", "role": "member"});
+    let token = api.make(Who::Owner, "tokens", token).await.is(201).id();
+    let target = json!({"base_url": "https://api.stripe.com"});
+    let target = api.make(Who::Admin, "targets", target).await.id();
+    let n = api.acme_version();
+    let one = format!("/orgs/acme/versions/{n}");
+    let diff = format!("{one}/diff?from={}", n - 2);
+    for who in [Who::Viewer, Who::Member] {
+        let shown = api.get(who, &diff).await.is(200);
+        let changes = shown.body["changes"].as_array().unwrap();
+        let of = |id: &str| changes.iter().find(|change| change["id"] == id).unwrap();
+        assert_eq!(of(&token)["change"], "created");
+        assert_eq!(of(&token)["after"], Value::Null, "{who:?}");
+        assert_eq!(of(&target)["after"]["base_url"], "https://api.stripe.com");
+        assert!(!shown.text.contains("canary-ci"), "{}", shown.text);
+        for path in [&one, "/orgs/acme/versions"] {
+            let shown = api.get(who, path).await.is(200);
+            assert!(!shown.text.contains("192.0.2.9"), "{}", shown.text);
+        }
+    }
+    for who in [Who::Admin, Who::Owner, Who::Operator] {
+        let shown = api.get(who, &diff).await.is(200);
+        assert!(shown.text.contains("canary-ci"), "{}", shown.text);
+        let shown = api.get(who, &one).await.is(200);
+        assert_eq!(shown.body["source"], "192.0.2.9", "{who:?}");
+    }
+    // Those of operators are for operators.
+    let n = api.control.config(proto::tree::SYSTEM_ORG).unwrap().head.n;
+    let system = format!("/orgs/system/versions/{n}/diff?from=0");
+    let shown = api.get(Who::SystemMember, &system).await.is(200);
+    assert!(!shown.text.contains("\"role\""), "{}", shown.text);
+    let shown = api.get(Who::Operator, &system).await.is(200);
+    assert!(shown.text.contains("\"role\""), "{}", shown.text);
+}
