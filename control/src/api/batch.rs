@@ -64,7 +64,7 @@ pub async fn carry_out(
     let mut answer = outcome(call, &published, &before).await?;
     if !published.replayed {
         answer["generated"] = made.shown_once().into();
-    } else if generated_before(call, &published, plan).await? {
+    } else if !published.changed.is_empty() && generated_before(call, &published, plan).await? {
         // Other keys are in force.
         let detail = "were shown in the first answer to this write alone; for new ones rotate the \
                       credentials (`POST …/credentials/{id}/rotate`)";

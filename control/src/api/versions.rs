@@ -219,6 +219,10 @@ pub async fn outcome(
         let differences = tree::diff(&before.objects, &published.config.objects);
         return Ok(changes(&view, before.head.n, n, &differences));
     }
+    // The version is somebody else's.
+    if published.changed.is_empty() {
+        return Ok(changes(&view, n, n, &[]));
+    }
     // Of a version that is not kept any more only the number is known.
     let Some((before, after)) = around(call, n).await? else {
         return Ok(changes(&view, n.saturating_sub(1), n, &[]));

@@ -55,16 +55,7 @@ impl Publisher {
         refuse_part(&parent.config)?;
         let draft = apply(&parent.config, &publish.operations, &context)?;
         if draft.changed.is_empty() {
-            let (head, config) = (&parent.config.head, Arc::clone(&parent.config));
-            let changed = Vec::new();
-            let (n, hash) = (head.n, head.hash);
-            return Ok(Outcome::Done(Published {
-                n,
-                hash,
-                config,
-                changed,
-                replayed: false,
-            }));
+            return self.unchanged(parent, (publish, free)).await;
         }
         let parent_head = &parent.config.head;
         let org = parent.config.org;
@@ -107,6 +98,48 @@ impl Publisher {
             }
         }
         Ok(outcome)
+    }
+
+    /// Makes no version: what was asked for is so already. That alone is remembered where the
+    /// request has a key, else its repeat might undo what somebody else changes after it.
+    async fn unchanged(
+        &self,
+        parent: &Parent,
+        (publish, free): (&Publish, Option<Compare>),
+    ) -> Result<Outcome, PublishError> {
+        let head = &parent.config.head;
+        let done = Published {
+            n: head.n,
+            hash: head.hash,
+            config: Arc::clone(&parent.config),
+            changed: Vec::new(),
+            replayed: false,
+        };
+        let (Some(idempotency), Some(free)) = (&publish.idempotency, free) else {
+            return Ok(Outcome::Done(done));
+        };
+        let remembered = Remembered {
+            fingerprint: idempotency.fingerprint,
+            n: head.n,
+            hash: head.hash,
+            changed: Vec::new(),
+        };
+        let lease = self.memory.lease(&*self.store).await?;
+        let put = idempotency::put_here(parent.config.org, &idempotency.key, &remembered, lease);
+        let txn = Txn {
+            compares: vec![parent.unchanged.clone(), free],
+            ops: vec![put],
+            or_read: vec![],
+        };
+        match self.store.txn(txn).await {
+            Ok(TxnOutcome::Committed(_)) => Ok(Outcome::Done(done)),
+            Ok(TxnOutcome::Conflict(_)) => Ok(Outcome::Lost),
+            Err(StoreError::LeaseNotFound(_)) => {
+                self.memory.lease_is_gone().await;
+                Ok(Outcome::Lost)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Seals new secrets, raises the facts of old ones.

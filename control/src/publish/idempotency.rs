@@ -96,6 +96,16 @@ pub(super) fn puts(org: OrgId, key: &str, outcome: Remembered, lease: LeaseId) -
     put_both(org, at, &Told { key, outcome }, lease)
 }
 
+/// What stores the outcome of a request that made no version: here alone, since what goes to other
+/// regions with a version is what made it.
+pub(super) fn put_here(org: OrgId, key: &str, outcome: &Remembered, lease: LeaseId) -> Op {
+    Op::Put {
+        key: keys::idempotency(org, key),
+        value: json(outcome),
+        lease: Some(lease),
+    }
+}
+
 /// What stores what another region tells of a version; none where it is not of that version.
 pub(crate) fn puts_of_other(
     org: OrgId,

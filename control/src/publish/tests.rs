@@ -928,6 +928,36 @@ async fn nothing_changed_is_no_version() {
     assert_eq!((published.n, published.changed.len()), (made.n, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_that_changed_nothing_undoes_nothing() {
+    let world = world().await;
+    let made = request(world.org, vec![create_target(1)]);
+    let made = world.publisher.publish(made).await.unwrap();
+    let keyed = || Publish {
+        idempotency: Some(Idempotency {
+            key: "k/1".into(),
+            fingerprint: Hash::of(b"x"),
+        }),
+        ..request(world.org, vec![rename(1, "t", None)])
+    };
+    // The answer is lost; that it was carried out is not.
+    world.store.faults.lock().unwrap().push(Fault::LoseAnswer);
+    let first = world.publisher.publish(keyed()).await.unwrap();
+    assert_eq!((first.n, first.changed.len()), (made.n, 0));
+    let other = request(world.org, vec![rename(1, "theirs", None)]);
+    let theirs = world.publisher.publish(other).await.unwrap();
+    assert_eq!(theirs.n, made.n + 1);
+    let again = another(&world.store, &world.ring).publish(keyed()).await;
+    let again = again.unwrap();
+    assert!(again.replayed);
+    assert_eq!((again.n, again.changed.len()), (made.n, 0));
+    let newest = world.publisher.load(world.org).await.unwrap();
+    assert_eq!(newest.head.n, theirs.n, "nothing was published");
+    // What a version's own request led to is told to other regions as before.
+    let beside = keys::remembered(world.org, made.n);
+    assert!(value(&world, &beside).await.is_none());
+}
+
 /// A publish that is stopped before it reaches the store, until `meanwhile` is done.
 async fn stopped(world: &World, meanwhile: impl AsyncFnOnce()) -> Result<Published, PublishError> {
     world.store.faults.lock().unwrap().push(Fault::Pause);

@@ -371,6 +371,35 @@ async fn a_repeated_write_happens_once() {
 }
 
 #[actix_web::test]
+async fn a_repeated_list_that_changed_nothing_shows_no_change() {
+    let api = api().await;
+    let target = json!({"base_url": "https://a.example", "name": "a"});
+    let target = api.make(Who::Admin, "targets", target).await.id();
+    let send = || {
+        let same = json!({"operations": [{"update": target, "patch": {"name": "a"}}]});
+        let request = api.request(Who::Admin, Method::POST, "/orgs/acme/changes");
+        api.send(
+            request
+                .insert_header(("idempotency-key", "k1"))
+                .set_json(same),
+        )
+    };
+    let first = send().await.is(200);
+    assert_eq!(first.body["changes"], json!([]));
+    let path = format!("/orgs/acme/targets/{target}");
+    api.patch(Who::Admin, &path, json!({"name": "theirs"}))
+        .await
+        .is(200);
+    // This process forgets, as after a restart; the store does not.
+    *api.control.idempotency() = Default::default();
+    let again = send().await.is(200);
+    assert_eq!(again.body["changes"], json!([]), "{}", again.text);
+    assert_eq!(again.body["to"], first.body["to"]);
+    let now = api.get(Who::Admin, &path).await.is(200);
+    assert_eq!(now.body["name"], "theirs");
+}
+
+#[actix_web::test]
 async fn a_deletion_that_is_repeated_is_answered_as_the_first() {
     let api = api().await;
     let target = json!({"base_url": "https://a.example"});
