@@ -45,23 +45,19 @@ impl Janitor {
         if progress.0.get(name) == Some(&until) {
             return Ok(0);
         }
-        let mut archived = 0;
+        // Until which version nothing is left to archive, and how many were new here.
+        let (mut reached, mut archived) = (until, 0);
         let keeps = keeps.of_earlier();
         for record in records_until(store, org, until).await? {
-            if keeps.drops(record.head.n) {
+            let n = record.head.n;
+            if keeps.drops(n) {
                 continue;
             }
-            let known = self.archive.version(org, record.head.n)?;
-            if known.is_some_and(|known| known.head == record.head) {
-                continue;
+            match self.copied(org, record, &keeps).await? {
+                Copied::New => archived += 1,
+                Copied::Known | Copied::Gone => {}
+                Copied::Damaged => reached = reached.min(n.saturating_sub(1)),
             }
-            let leaves = self.content(org, &record, &keeps).await?;
-            let archive = self.archive.clone();
-            blocking(archive, move |archive| {
-                archive.insert(org, &record, &leaves)
-            })
-            .await?;
-            archived += 1;
         }
         let age_s = i64::try_from(self.options.archive_age.as_secs()).unwrap_or(i64::MAX);
         let keep = Keep {
@@ -74,7 +70,9 @@ impl Janitor {
         .await?;
         let live = progress::live(store).await?;
         progress.0.retain(|archive, _| live.contains(archive));
-        progress.0.insert(name.to_owned(), until);
+        if progress.0.insert(name.to_owned(), reached) == Some(reached) {
+            return Ok(archived);
+        }
         let tell = Txn {
             compares: vec![unchanged],
             ops: vec![Op::put(keys::archived(org), progress.to_json())],
@@ -104,14 +102,45 @@ impl Janitor {
         Ok(())
     }
 
-    /// Leaves and roots of a version that the archive lacks. What the store lacks stays out: the
-    /// version was damaged before.
+    /// Copies a version to the archive: whole, or not at all.
+    async fn copied(
+        &self,
+        org: OrgId,
+        record: VersionRecord,
+        keeps: &Keeps,
+    ) -> Result<Copied, JanitorError> {
+        let n = record.head.n;
+        let known = self.archive.version(org, n)?;
+        if known.is_some_and(|known| known.head == record.head) {
+            return Ok(Copied::Known);
+        }
+        let Some(leaves) = self.content(org, &record, keeps).await? else {
+            // The leader may have dropped and swept it since it was listed.
+            let store = self.publisher.store();
+            if store.get(&keys::version(org, n)).await?.value.is_none() {
+                return Ok(Copied::Gone);
+            }
+            tracing::warn!(
+                %org, n,
+                "version {n} lacks some of its content: it is not archived and stays in the store"
+            );
+            return Ok(Copied::Damaged);
+        };
+        let archive = self.archive.clone();
+        blocking(archive, move |archive| {
+            archive.insert(org, &record, &leaves)
+        })
+        .await?;
+        Ok(Copied::New)
+    }
+
+    /// Leaves and roots of a version that the archive lacks; `None` where the store lacks one.
     async fn content(
         &self,
         org: OrgId,
         record: &VersionRecord,
         keeps: &Keeps,
-    ) -> Result<Vec<(Hash, Bytes)>, JanitorError> {
+    ) -> Result<Option<Vec<(Hash, Bytes)>>, JanitorError> {
         let mut content = Vec::new();
         let roots = record.head.roots.iter();
         for (set, root) in roots.filter(|(set, _)| keeps.keeps(set)) {
@@ -119,28 +148,42 @@ impl Janitor {
                 if !keeps.misses(set) {
                     continue;
                 }
-                tracing::warn!(%org, n = record.head.n, "version {} lacks its root", record.head.n);
-                continue;
+                return Ok(None);
             };
             let listed = tree::unpack(*root, &packed).and_then(|root| Root::parse(&root));
+            let Ok(listed) = listed else {
+                return Ok(None);
+            };
             content.push((*root, packed));
-            for hash in listed
-                .into_iter()
-                .flat_map(|root| root.leaves.into_values())
-            {
+            for hash in listed.leaves.into_values() {
                 if self.archive.has_leaf(org, &hash)? {
                     continue;
                 }
-                content.extend(self.leaf(org, &hash).await?.map(|packed| (hash, packed)));
+                let Some(packed) = self.leaf(org, &hash).await? else {
+                    return Ok(None);
+                };
+                content.push((hash, packed));
             }
         }
-        Ok(content)
+        Ok(Some(content))
     }
 
     async fn leaf(&self, org: OrgId, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
         let found = self.publisher.store().get(&keys::leaf(org, hash)).await?;
         Ok(found.value.map(|pair| pair.value))
     }
+}
+
+/// What became of a version that is to be archived.
+enum Copied {
+    /// It is in the archive now.
+    New,
+    /// It was there.
+    Known,
+    /// It left the store meanwhile.
+    Gone,
+    /// The store has it without its content.
+    Damaged,
 }
 
 /// Runs what blocks on a thread that may.

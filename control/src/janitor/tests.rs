@@ -803,3 +803,87 @@ async fn nothing_goes_where_something_cannot_be_read() {
     assert_eq!(plane.round().await.swept, 1);
     scene.is_clean().await;
 }
+
+/// The leader has dropped and swept a version while it was being read: what is left of it is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_goes_while_it_is_read_is_not_archived_in_part() {
+    let scene = Scene::new().await;
+    let mut leader = scene.plane("a");
+    for bits in 1..=9 {
+        publish(&leader.publisher, scene.org, vec![target(bits, "x")]).await;
+    }
+    let seat = &leader.janitor.seat;
+    seat.renew(leader.publisher.store()).await.unwrap();
+    let gate = Gate::new(&scene.inner);
+    let late = scene.plane_on(gate.clone(), "late");
+    let head = late.publisher.load(scene.org).await.unwrap().head.clone();
+    let home = late.publisher.home(scene.org, &head.epoch).await.unwrap();
+    let keeps = keeping::Keeps::of(&late.publisher, (scene.org, &home), &head);
+    let keeps = keeps.await.unwrap();
+    // It holds no seat yet, so that nobody waits for its archive.
+    gate.before(Step::LeafRead, move || async move {
+        assert!(leader.janitor.round().await.unwrap().dropped > 0);
+    });
+    let archiving = late.janitor.archive_old(scene.org, &head, &keeps);
+    // That somebody else was at it is no fault.
+    let _ = archiving.await;
+    for kept in late
+        .janitor
+        .archive
+        .versions(scene.org, u64::MAX, 100)
+        .unwrap()
+    {
+        let record = late.publisher.version(scene.org, kept.head.n).await;
+        let record = record.unwrap().unwrap().record;
+        let read = late.publisher.at(scene.org, &record).await;
+        assert!(read.is_ok(), "version {} is damaged", kept.head.n);
+    }
+}
+
+/// What is damaged is said not to be archived, so that it stays where it may be mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_without_its_content_is_tried_again() {
+    let scene = Scene::new().await;
+    let mut plane = scene.plane("a");
+    for bits in 1..=9 {
+        publish(&plane.publisher, scene.org, vec![target(bits, "x")]).await;
+    }
+    let record = plane
+        .publisher
+        .version(scene.org, 4)
+        .await
+        .unwrap()
+        .unwrap();
+    let root = *record.record.head.roots.values().next().unwrap();
+    let key = keys::leaf(scene.org, &root);
+    let lost = scene.inner.get(&key).await.unwrap().value.unwrap().value;
+    let txn = |op: Op| Txn {
+        ops: vec![op],
+        ..Txn::default()
+    };
+    let without = txn(Op::Delete(key.clone()));
+    scene.inner.txn(without).await.unwrap();
+    plane.round().await;
+    let archived = |plane: &Plane, n: u64| {
+        let found = plane.janitor.archive.version(scene.org, n);
+        found.unwrap().is_some()
+    };
+    assert!(!archived(&plane, 4), "it is not there in part");
+    assert!(archived(&plane, 3) && archived(&plane, 7), "the others are");
+    let store = plane.publisher.store();
+    let kept = store.get(&keys::version(scene.org, 4)).await.unwrap();
+    assert!(kept.value.is_some(), "it has not left the store");
+    // Somebody has mended it.
+    let mended = Op::Put {
+        key,
+        value: lost,
+        lease: None,
+    };
+    scene.inner.txn(txn(mended)).await.unwrap();
+    plane.round().await;
+    assert!(archived(&plane, 4));
+    let kept = plane.publisher.version(scene.org, 4).await.unwrap();
+    let kept = kept.unwrap();
+    assert_eq!(kept.place, Place::Archive);
+    plane.publisher.at(scene.org, &kept.record).await.unwrap();
+}
