@@ -330,9 +330,10 @@ pub struct VersionsArgs {
 /// Arguments of `raise`.
 #[derive(Debug, Args)]
 pub struct RaiseArgs {
-    /// Id of the meter, wherever it hangs.
+    /// Id of the meter, `mtr_…`, whatever it hangs on; limits of a proxy's own are changed on the
+    /// proxy.
     pub meter: String,
-    /// What it gives, in percent of its limits: 101 to 1,000; 100 ends it.
+    /// What it gives, in percent of its limits per window: 101 to 1,000; 100 ends it.
     #[arg(long)]
     pub percent: u64,
     /// How long, in seconds: 1 to 86,400.

@@ -35,7 +35,8 @@ fn what_makes_no_version_is_told_and_an_edit_of_it_is_found() {
         .expect("an id")
         .parse()
         .expect("an id");
-    let meter = gateway.create("/meters", json!({"name": "all"}));
+    let limits = json!([{"limit": 10, "window": "second"}]);
+    let meter = gateway.create("/meters", json!({"name": "all", "limits": limits}));
     let meter = meter["id"].as_str().expect("an id");
     for percent in ["200", "300"] {
         let raise = ["raise", meter, "--percent", percent, "--seconds", "60"];

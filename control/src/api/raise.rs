@@ -5,11 +5,13 @@ use std::time::Duration;
 use proto::audit::Act;
 use proto::id::MeterId;
 use proto::keys;
-use proto::object::ObjectId;
+use proto::meter::{Meter, MeterAlgorithm};
+use proto::object::{Body, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
 use proto::raise::{PERCENT, Raise, SECONDS};
 use proto::store::{Op, StoreError};
+use proto::tree::OrgConfig;
 use proto::{checks, wire};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,7 +33,7 @@ pub fn routes() -> Vec<Route> {
             "/orgs/{org}/meters/{meter_id}/raise",
             (
                 "raise_meter",
-                "Let a meter, wherever it hangs, give more than its limits for a while",
+                "Let a meter, wherever it hangs, give more than its limits per window for a while",
             ),
             Need::Role(Role::Admin),
             raise,
@@ -53,14 +55,17 @@ struct Input {
 async fn raise(call: OrgCall) -> Result<Answer, Refusal> {
     let document = call.request.body.clone();
     let input: Input = shape::parse(schemas(), "RaiseInput", document).map_err(Refusal::invalid)?;
-    let id: MeterId = call.request.id("meter_id")?;
     let config = call.config()?;
-    config
-        .object(ObjectId::Meter(id))
-        .ok_or_else(|| objects::not_here(&config))?;
+    refuse_proxy(&config, call.request.part("meter_id"))?;
+    let id: MeterId = call.request.id("meter_id")?;
+    let object = config.object(ObjectId::Meter(id));
+    let object = object.ok_or_else(|| objects::not_here(&config))?;
     let ends = input.percent == 100;
     let mut problems = Vec::new();
     if !ends {
+        if let Body::Meter(meter) = &object.body {
+            problems.extend(not_by_window(&meter.spec));
+        }
         checks::range(Some(input.percent), PERCENT, "/percent", &mut problems);
         match input.seconds {
             Some(_) => checks::range(input.seconds, SECONDS, "/seconds", &mut problems),
@@ -85,6 +90,34 @@ async fn raise(call: OrgCall) -> Result<Answer, Refusal> {
     Ok(Answer::json(json!({
         "meter_id": id, "percent": input.percent, "seconds": seconds,
     })))
+}
+
+/// Refuses the name of a proxy, which is what its own limits go by in answers and lists.
+fn refuse_proxy(config: &OrgConfig, name: &str) -> Result<(), Refusal> {
+    let proxy = name.parse().ok().map(ObjectId::Proxy);
+    let Some(id) = proxy.filter(|id| config.object(*id).is_some()) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "{id} is a proxy, and its own limits are no meter: change `limits` on the proxy, or give \
+         it a meter (`POST …/proxies/{id}/meters`) in their place"
+    );
+    Err(Refusal::invalid(vec![Problem::new("", "no-meter", detail)]))
+}
+
+/// What is wrong with raising a meter that gives nothing per window.
+fn not_by_window(meter: &Meter) -> Option<Problem> {
+    let slots = Some(MeterAlgorithm::Concurrency);
+    if meter.limits.iter().any(|limit| limit.algorithm != slots) {
+        return None;
+    }
+    let detail = match meter.limits.is_empty() {
+        true => "the meter has no limits: it refuses nothing".to_owned(),
+        false => "the meter limits calls in flight, which have no window to give more in; change \
+                  `limits` of the meter"
+            .to_owned(),
+    };
+    Some(Problem::new("/percent", "not-applicable", detail))
 }
 
 async fn written(

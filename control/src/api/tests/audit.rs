@@ -19,7 +19,8 @@ fn kinds(list: &Value) -> Vec<String> {
 #[actix_web::test]
 async fn raises_stand_between_versions_and_the_chain_is_verified() {
     let api = api().await;
-    let meter = api.make(Who::Admin, "meters", json!({})).await.id();
+    let limited = json!({"limits": [{"limit": 10, "window": "second"}]});
+    let meter = api.make(Who::Admin, "meters", limited).await.id();
     let raise = format!("/orgs/acme/meters/{meter}/raise");
     let body = json!({"percent": 200, "seconds": 60});
     api.post(Who::Admin, &raise, body).await.is(200);

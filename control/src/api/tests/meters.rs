@@ -181,3 +181,39 @@ async fn meters_travel_with_the_configuration() {
         list.text
     );
 }
+
+#[actix_web::test]
+async fn what_cannot_be_raised_is_told_with_what_to_do_instead() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let place = format!("/orgs/acme/proxies/{}/meters", made.proxy);
+    let slots = json!({"limit": 4, "algorithm": "concurrency"});
+    let window = json!({"limit": 10, "window": "second"});
+    let raise = |id: &str| format!("/orgs/acme/meters/{id}/raise");
+    let double = json!({"percent": 200, "seconds": 60});
+    for limits in [json!([slots]), json!([])] {
+        let meter = api
+            .post(Who::Admin, &place, json!({"limits": limits}))
+            .await;
+        let meter = meter.is(201).id();
+        let refused = api.post(Who::Admin, &raise(&meter), double.clone()).await;
+        let refused = refused.is(422);
+        let fault = ("/percent".to_owned(), "not-applicable".to_owned());
+        assert_eq!(refused.faults(), [fault], "{}", refused.text);
+        // What was raised before it became so can be ended.
+        let end = json!({"percent": 100});
+        api.post(Who::Admin, &raise(&meter), end).await.is(200);
+    }
+    let both = json!({"limits": [slots, window]});
+    let both = api.post(Who::Admin, &place, both).await.is(201).id();
+    api.post(Who::Admin, &raise(&both), double.clone())
+        .await
+        .is(200);
+    let own = api
+        .post(Who::Admin, &raise(&made.proxy), double.clone())
+        .await;
+    let own = own.is(422);
+    assert!(own.text.contains("on the proxy"), "{}", own.text);
+    let unknown = raise("prx_00000000000000000000000000");
+    api.post(Who::Admin, &unknown, double).await.is(404);
+}
