@@ -4,10 +4,12 @@ use std::sync::OnceLock;
 
 use jiff::{SignedDuration, Timestamp};
 use proto::id::ProxyId;
+use proto::outcome::Code;
 use proto::proxy::Proxy;
 
 use crate::api::call::OrgCall;
 use crate::api::error::Refusal;
+use crate::api::shape;
 use crate::records::RecordFilter;
 use crate::records::condition::FIELDS;
 use crate::route::Parameter;
@@ -58,7 +60,7 @@ pub fn filter(call: &OrgCall) -> Result<RecordFilter, Refusal> {
             .transpose()?,
         credential: query.parsed("credential", "the id of a credential, `crd_…`")?,
         status: query.parsed("status", "a status such as 429, or a class such as 4xx")?,
-        code: query.get("code").map(str::to_owned),
+        code: query.get("code").map(code).transpose()?,
         conditions,
         from_us: instant(call, "from")?.map(Timestamp::as_microsecond),
         to_us: instant(call, "to")?.map(Timestamp::as_microsecond),
@@ -78,6 +80,25 @@ fn proxy(call: &OrgCall, name: &str) -> Result<ProxyId, Refusal> {
     named
         .map(|(id, _)| id)
         .ok_or_else(|| Refusal::parameter("proxy", "is no id, alias or name of a proxy"))
+}
+
+/// A code that requests end with.
+///
+/// # Errors
+/// 400: there is none of this name, so that no record could fit.
+fn code(name: &str) -> Result<String, Refusal> {
+    let known = || Code::ALL.iter().map(|code| code.as_str());
+    if known().any(|code| code == name) {
+        return Ok(name.to_owned());
+    }
+    let detail = match shape::nearest(name, known()) {
+        Some(near) => format!("is no code of a request's end; did you mean `{near}`?"),
+        None => format!(
+            "is no code of a request's end; known are {}",
+            known().collect::<Vec<_>>().join(", ")
+        ),
+    };
+    Err(Refusal::parameter("code", detail))
 }
 
 /// An instant, or a time before now.

@@ -232,6 +232,16 @@ async fn records_are_listed_read_and_kept_apart() {
             .await
             .is(400);
     }
+    let slip = api.get(Who::Viewer, "/orgs/acme/records?code=rate-limted");
+    let slip = slip.await.is(400);
+    assert!(slip.text.contains("`rate-limited`"), "{}", slip.text);
+    let strange = api.get(Who::Viewer, "/orgs/acme/records?code=zzz");
+    let strange = strange.await.is(400);
+    assert!(
+        strange.text.contains("proxy-access-granted"),
+        "{}",
+        strange.text
+    );
     let one = RequestId::from_bits(3);
     let reply = api
         .get(Who::Viewer, &format!("/orgs/acme/records/{one}"))
