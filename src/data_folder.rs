@@ -28,8 +28,8 @@ impl DataFolder {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let lock = make(path).map_err(|error| {
             CannotStart(format!(
-                "the data folder {} cannot be written: {error}; choose another with --data-dir \
-                 (`data_dir`)",
+                "the data folder {} cannot be written: {error}; choose another \
+                 (`data_dir`; --data-dir of `dev`)",
                 path.display()
             ))
         })?;

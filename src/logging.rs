@@ -6,6 +6,7 @@
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -52,7 +53,8 @@ pub fn install(
     let provider = match std::env::var(OTLP_ENDPOINT) {
         Ok(endpoint) if !endpoint.is_empty() && is_grpc() => {
             let _entered = runtime.enter();
-            Some(provider().with_context(|| format!("{OTLP_ENDPOINT}={endpoint}"))?)
+            let made = provider().with_context(|| format!("{OTLP_ENDPOINT}={endpoint}"));
+            Some(made.map_err(|error| CannotStart(format!("{error:#}")))?)
         }
         _ => None,
     };
@@ -80,9 +82,31 @@ pub fn install(
     })
 }
 
+/// Whether the filter is one: each part a level, or a part of the program with its level.
+///
+/// A word alone that is no level would stand for a part of the program of that name, and all else
+/// would be off.
+///
+/// # Errors
+/// The part that is wrong, and what it may be.
+pub fn check(log: &LogSettings) -> Result<(), String> {
+    let is_filter = |part: &&str| match part.contains(['=', '[']) {
+        true => EnvFilter::try_new(part).is_ok(),
+        false => part.parse::<LevelFilter>().is_ok(),
+    };
+    let mut parts = log.filter.split(',').filter(|part| !part.is_empty());
+    match parts.find(|part| !is_filter(part)) {
+        None => Ok(()),
+        Some(part) => Err(format!(
+            "`{part}` is no level; levels are off, error, warn, info, debug, trace, for all or, as \
+             in `info,node=debug`, for a part of the program"
+        )),
+    }
+}
+
 /// Which events are told, on standard error and to a collector.
 fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {
-    let filter = EnvFilter::try_new(&log.filter).context("log.filter")?;
+    let filter = EnvFilter::try_new(&log.filter)?;
     if !log.requests {
         return Ok(filter);
     }

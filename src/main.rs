@@ -35,6 +35,7 @@ mod resealing;
 mod roles;
 mod serve;
 mod servers;
+mod setting_faults;
 mod settings;
 mod stores;
 mod traces;

@@ -112,11 +112,6 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
                 .into(),
         );
     };
-    if !is_region_name(own) {
-        return no(format!(
-            "`region` `{own}` must be 1 to 40 characters of a-z, 0-9 and `-`"
-        ));
-    }
     for (at, peer) in regions.peers.iter().enumerate() {
         let name = &peer.name;
         if !is_region_name(name) {

@@ -227,7 +227,7 @@ fn check_control(settings: &Settings) -> anyhow::Result<()> {
     Err(CannotStart(format!(
         "the control address {address} is not loopback and has no TLS; give it a certificate \
          (`control.tls`), put a TLS proxy before a loopback address, or accept it with \
-         --insecure-control (`control.insecure`)"
+         `control.insecure` (--insecure-control of `standalone` and `control`)"
     ))
     .into())
 }
@@ -252,9 +252,13 @@ fn open_where(
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| {
+        let flag = match what {
+            "gateway" | "control" => format!("; --{what} of `dev`"),
+            _ => String::new(),
+        };
         CannotStart(format!(
-            "the {what} address {address} cannot be used: {error}; choose one (`{what}.listen`; \
-             --{what} of `dev`), port 0 takes a free one"
+            "the {what} address {address} cannot be used: {error}; choose one \
+             (`{what}.listen`{flag}), port 0 takes a free one"
         ))
     })?;
     listener.set_nonblocking(true)?;

@@ -7,14 +7,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use node::config::{DialGuardSettings, GatewaySettings};
+use proto::seal::is_region_name;
 use serde::{Deserialize, Serialize};
 
 use crate::control_settings::ControlSettings;
+use crate::logging;
 use crate::otlp::OtlpSettings;
 use crate::otlp::metrics::MetricsSettings;
 use crate::permissions::{EgressSettings, PolicySettings};
 use crate::record_store::RecordsSettings;
 use crate::regions::RegionsSettings;
+use crate::setting_faults;
 use crate::stores::StoreSettings;
 use crate::traces::TraceSettings;
 
@@ -240,6 +243,16 @@ pub enum SettingsError {
         /// `: did you mean …?`, or nothing.
         hint: String,
     },
+    /// A value that cannot be.
+    #[error("`{key}` is `{value}`: {why}")]
+    Value {
+        /// The key with its tables.
+        key: &'static str,
+        /// What it is set to.
+        value: String,
+        /// What it may be.
+        why: String,
+    },
 }
 
 /// The environment's part: `REQUESTROCKET_GATEWAY__LISTEN` is `gateway.listen`.
@@ -274,7 +287,7 @@ pub fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Settings, SettingsError> {
-    let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
+    let unreadable = |error| SettingsError::Unreadable(setting_faults::told(&error, None));
     let defaults = config::Config::try_from(base).map_err(unreadable)?;
     let environment: std::collections::HashMap<String, String> = environment
         .filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str()))
@@ -299,12 +312,33 @@ pub fn load(
         .map_err(unreadable)?;
     let keys: serde_json::Value = given.clone().try_deserialize().map_err(unreadable)?;
     refuse_unknown(&keys, &serde_json::json!(base), "")?;
-    config::Config::builder()
+    let merged = config::Config::builder()
         .add_source(defaults)
         .add_source(given)
         .build()
-        .and_then(config::Config::try_deserialize)
-        .map_err(unreadable)
+        .map_err(unreadable)?;
+    let values = merged.clone().try_deserialize().ok();
+    let settings = merged.try_deserialize().map_err(|error| {
+        SettingsError::Unreadable(setting_faults::told(&error, values.as_ref()))
+    })?;
+    check(&settings)?;
+    Ok(settings)
+}
+
+/// Values that are seen to be wrong before anything is opened or written.
+fn check(settings: &Settings) -> Result<(), SettingsError> {
+    let wrong = |key, value: &str, why| {
+        let value = value.to_owned();
+        Err(SettingsError::Value { key, value, why })
+    };
+    if !is_region_name(&settings.region) {
+        let why = "a name of a region is 1 to 40 characters of a-z, 0-9 and `-`";
+        return wrong("region", &settings.region, why.to_owned());
+    }
+    match logging::check(&settings.log) {
+        Ok(()) => Ok(()),
+        Err(why) => wrong("log.filter", &settings.log.filter, why),
+    }
 }
 
 /// Compares the given keys with the known ones, table by table.
@@ -418,6 +452,32 @@ mod tests {
                 "[egress]\ntls_exceptions = [\"https://a.example\"]",
                 None,
                 "`https://a.example` is not a host",
+            ),
+            (
+                "[records]\nstore = \"sqlit\"",
+                None,
+                "`records.store` is \"sqlit\": unknown variant `sqlit`, expected `sqlite` or",
+            ),
+            (
+                "[gateway]\nlisten = \"nope\"",
+                None,
+                "`gateway.listen` is \"nope\": invalid socket address",
+            ),
+            (
+                "[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"",
+                None,
+                "`dial_guard.permit[0].orgs` is missing",
+            ),
+            (
+                "[[dial_guard.permit]]\nnetwork = \"10.0.0.1\"\norgs = []",
+                None,
+                "`dial_guard.permit[0].network` is \"10.0.0.1\": a network has a length: write \
+                 10.0.0.1/32",
+            ),
+            (
+                "region = eu",
+                None,
+                "config.toml is not valid: TOML parse error at line 1, column 10: string values",
             ),
         ] {
             let environment: Vec<_> = environment.iter().map(|name| (*name, "1")).collect();

@@ -134,7 +134,7 @@ pub fn of_control(settings: &Settings) -> anyhow::Result<PublicKeyring> {
     let path = path.unwrap_or_else(|| settings.data_dir.join("keyring.public.json"));
     let ring =
         parsed(&path, PublicKeyring::parse)?.ok_or_else(|| missing(&path, "keys.public_file"))?;
-    check_region(&path, &ring.public.region, settings)?;
+    check_region(&path, &ring.public.region, settings, "keys.public_file")?;
     Ok(ring)
 }
 
@@ -203,7 +203,7 @@ pub fn signing(settings: &Settings, own: &PublicKeyring) -> anyhow::Result<Optio
     };
     let absent = "it is not there; make it with `requestrocket keyring signer`";
     let ring = parsed(path, SigningRing::parse)?.ok_or_else(|| unusable(path, absent))?;
-    check_region(path, &ring.region, settings)?;
+    check_region(path, &ring.region, settings, "keys.signing_file")?;
     let signer = ring.signer();
     if let Some(signer) = &signer
         && !own.signers.contains(signer.public())
@@ -277,17 +277,25 @@ fn read(path: &Path, settings: &Settings) -> anyhow::Result<Option<Keyring>> {
     let Some(ring) = parsed(path, Keyring::parse)? else {
         return Ok(None);
     };
-    check_region(path, &ring.region, settings)?;
+    check_region(path, &ring.region, settings, "keys.ring_file")?;
     Ok(Some(ring))
 }
 
-fn check_region(path: &Path, region: &str, settings: &Settings) -> anyhow::Result<()> {
+/// Whether a file is of this region; `setting` is the one that names the file.
+fn check_region(
+    path: &Path,
+    region: &str,
+    settings: &Settings,
+    setting: &str,
+) -> anyhow::Result<()> {
     if region == settings.region {
         return Ok(());
     }
     let why = format!(
-        "it is of region {region}, and `region` is {}: one of the two is another region's",
-        settings.region
+        "it is of region {region}, and `region` is `{own}`: set `region` to `{region}`, or \
+         `{setting}` to the file of region {own}; what is sealed for a region opens with its own \
+         key ring alone",
+        own = settings.region
     );
     Err(unusable(path, why).into())
 }

@@ -39,6 +39,12 @@ fn a_taken_port() {
         assert!(said.contains(&address), "{said}");
         assert!(said.contains(flag), "{said}");
     }
+    let admin = ("REQUESTROCKET_ADMIN__LISTEN", address.as_str());
+    for role in ["dev", "standalone"] {
+        let said = refused(&[role], "", &[admin]);
+        assert!(said.contains("`admin.listen`"), "{said}");
+        assert!(!said.contains("--admin"), "there is no such flag: {said}");
+    }
 }
 
 #[test]
@@ -47,6 +53,71 @@ fn a_folder_that_cannot_be_written() {
     let said = refused(&["dev", "--data-dir", "/dev/null/data"], "", &[]);
     assert!(said.contains("/dev/null/data"), "{said}");
     assert!(said.contains("--data-dir"), "{said}");
+    let there = ("REQUESTROCKET_DATA_DIR", "/dev/null/data");
+    let said = refused(&["standalone"], "", &[there]);
+    let words = "choose another (`data_dir`; --data-dir of `dev`)";
+    assert!(said.contains(words), "{said}");
+}
+
+#[test]
+fn a_region_that_is_no_name_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let given = data.to_str().expect("a path");
+    let said = refused(
+        &["dev", "--data-dir", given],
+        "",
+        &[("REQUESTROCKET_REGION", "EU")],
+    );
+    assert!(said.contains("`region` is `EU`"), "{said}");
+    assert!(said.contains("a-z"), "{said}");
+    assert!(!data.exists(), "nothing was written");
+}
+
+#[test]
+fn a_key_ring_of_another_region() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("a path");
+    let file = |name: &str| folder.path().join(name);
+    let made = binary()
+        .args(["keyring", "new", "--region", "eu", "--nodes"])
+        .arg(file("keyring.json"))
+        .arg("--control")
+        .arg(file("keyring.public.json"))
+        .status()
+        .expect("the binary runs");
+    assert!(made.success());
+    let said = refused(&["dev", "--data-dir", data], "", &[]);
+    assert!(said.contains("keyring.json"), "{said}");
+    assert!(said.contains("set `region` to `eu`"), "{said}");
+    assert!(said.contains("`keys.ring_file`"), "{said}");
+}
+
+#[test]
+fn a_log_filter_that_nobody_means() {
+    // Where the filter passes, the taken port ends the start.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let said = |filter: &str| {
+        let filter = [("REQUESTROCKET_LOG__FILTER", filter)];
+        refused(&["dev", "--gateway", &address], "", &filter)
+    };
+    for filter in ["warning", "infoo", "info,nodee", "x==", "node=loud"] {
+        let said = said(filter);
+        assert!(
+            said.contains(&format!("`log.filter` is `{filter}`")),
+            "{said}"
+        );
+        assert!(
+            said.contains("off, error, warn, info, debug, trace"),
+            "{said}"
+        );
+        assert!(said.matches("invalid").count() < 2, "told once: {said}");
+    }
+    for filter in ["warn", "INFO", "info,node=debug", "warn,control::api=trace"] {
+        let said = said(filter);
+        assert!(said.contains(&address), "{filter} is a filter: {said}");
+    }
 }
 
 #[test]
@@ -98,6 +169,11 @@ fn a_control_address_that_others_reach_without_tls() {
     let open = ("REQUESTROCKET_CONTROL__LISTEN", "0.0.0.0:0");
     let said = refused(&["standalone"], "", &[open]);
     assert!(said.contains("--insecure-control"), "{said}");
+    let said = refused(&["dev", "--control", "0.0.0.0:0"], "", &[]);
+    assert!(
+        said.contains("--insecure-control of `standalone`"),
+        "{said}"
+    );
 }
 
 #[test]
