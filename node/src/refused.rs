@@ -41,12 +41,15 @@ pub fn in_flight(refusal: &SlotRefusal) -> EarlyEnd {
         limit: refusal.spec.limit,
         window_s: 0,
         remaining: 0,
-        retry_after_s: refusal.retry_after.as_secs().max(1),
+        retry_after_s: limits::retry_after(refusal.retry_after),
     };
     EarlyEnd::new(code, detail)
         .with(Extra::Meters(vec![state]))
         .header("retry-after-ms", millis(refusal.retry_after))
-        .header("retry-after", limits::retry_after(refusal.retry_after))
+        .header(
+            "retry-after",
+            limits::retry_after(refusal.retry_after).to_string(),
+        )
 }
 
 fn code(answer: LimitAnswer) -> Code {
@@ -70,7 +73,7 @@ pub fn refused(refusal: &Refusal) -> EarlyEnd {
     let wait = limits::retry_after(refusal.retry_after);
     let statuses = std::slice::from_ref(&refusal.status);
     let (code, detail) = match refusal.cause {
-        Cause::Empty | Cause::Crowded => (code(refusal.answer), rate_limited(refusal, &wait)),
+        Cause::Empty | Cause::Crowded => (code(refusal.answer), rate_limited(refusal, wait)),
         Cause::Paused => {
             let named = named(&refusal.status.id, &refusal.status.name);
             let detail =
@@ -90,7 +93,7 @@ pub fn refused(refusal: &Refusal) -> EarlyEnd {
         .header("ratelimit", limits::rate_limit(statuses))
         .header("ratelimit-policy", limits::rate_limit_policy(statuses))
         .header("retry-after-ms", millis(refusal.retry_after))
-        .header("retry-after", wait);
+        .header("retry-after", wait.to_string());
     if refusal.retry_after > RETRY_HELPS_MAX {
         end.should_retry = Some(false);
     }
@@ -108,7 +111,7 @@ fn named(id: &str, name: &str) -> String {
     }
 }
 
-fn rate_limited(refusal: &Refusal, wait: &str) -> String {
+fn rate_limited(refusal: &Refusal, wait: u64) -> String {
     let named = named(&refusal.status.id, &refusal.status.name);
     match &refusal.limit {
         Some(limit) => format!(
@@ -140,7 +143,70 @@ fn states(refusal: &Refusal) -> Vec<MeterState> {
             limit: limit.limit,
             window_s: limit.window.width_ns() / 1_000_000_000,
             remaining: limit.remaining,
-            retry_after_s: refusal.retry_after.as_secs().max(1),
+            retry_after_s: limits::retry_after(refusal.retry_after),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::meter::{StoreLoss, Window};
+
+    use super::*;
+    use crate::limits::{LimitStatus, Mode, SlotSpec};
+
+    /// What a refusal tells its caller to wait: `retry_after_s` of each meter, and both headers.
+    fn waits(end: &EarlyEnd) -> (Vec<u64>, Vec<String>) {
+        let Extra::Meters(meters) = &end.extra else {
+            panic!("no meters: {end:?}");
+        };
+        let told = meters.iter().map(|meter| meter.retry_after_s).collect();
+        let named = |name| end.headers.iter().find(|(header, _)| *header == name);
+        let value = |name| named(name).map(|(_, value)| value.clone());
+        let headers = ["retry-after", "retry-after-ms"].into_iter();
+        (told, headers.filter_map(value).collect())
+    }
+
+    #[test]
+    fn whoever_waits_as_told_does_not_come_too_early() {
+        let limit = |window| LimitStatus {
+            window,
+            limit: 60,
+            remaining: 0,
+            reset: Duration::from_millis(12_001),
+        };
+        let status = MeterStatus {
+            id: "mtr_1".to_owned(),
+            name: String::new(),
+            mode: Mode::Store,
+            limits: vec![limit(Window::Minute), limit(Window::Day)],
+        };
+        let tokens = |ms| Refusal {
+            cause: Cause::Empty,
+            answer: LimitAnswer::RateLimited,
+            limit: None,
+            retry_after: Duration::from_millis(ms),
+            reset: Duration::from_millis(ms),
+            status: status.clone(),
+        };
+        let slots = |ms| SlotRefusal {
+            meter: "mtr_1".to_owned(),
+            spec: Arc::new(SlotSpec {
+                name: String::new(),
+                version: 1,
+                limit: 5,
+                on_store_loss: StoreLoss::LocalShare,
+                answer: LimitAnswer::RateLimited,
+            }),
+            lost: false,
+            retry_after: Duration::from_millis(ms),
+        };
+        for (ms, s) in [(34_022, 35), (34_000, 34), (1, 1)] {
+            let headers = vec![s.to_string(), ms.to_string()];
+            assert_eq!(waits(&refused(&tokens(ms))), (vec![s, s], headers.clone()));
+            assert_eq!(waits(&in_flight(&slots(ms))), (vec![s], headers));
+        }
+    }
 }

@@ -91,9 +91,10 @@ pub struct Refusal {
     pub status: MeterStatus,
 }
 
-/// Value of `Retry-After` (RFC 9110 section 10.2.3): whole seconds, rounded up, at least 1.
-pub fn retry_after(wait: Duration) -> String {
-    seconds(wait).max(1).to_string()
+/// What a caller is told to wait, in `Retry-After` (RFC 9110 section 10.2.3) and in bodies: whole
+/// seconds, rounded up, at least 1.
+pub fn retry_after(wait: Duration) -> u64 {
+    seconds(wait).max(1)
 }
 
 /// Value of `RateLimit`: `"minute";r=0;t=12`. Empty without limits.
@@ -188,13 +189,13 @@ mod tests {
 
     #[test]
     fn retry_after_is_never_zero() {
-        let check = |ms: u64, text: &str| {
-            assert_eq!(retry_after(Duration::from_millis(ms)), text, "{ms} ms");
+        let check = |ms: u64, s: u64| {
+            assert_eq!(retry_after(Duration::from_millis(ms)), s, "{ms} ms");
         };
-        check(0, "1");
-        check(1, "1");
-        check(1_000, "1");
-        check(1_001, "2");
-        check(59_999, "60");
+        check(0, 1);
+        check(1, 1);
+        check(1_000, 1);
+        check(1_001, 2);
+        check(59_999, 60);
     }
 }
