@@ -214,7 +214,7 @@ pub struct ApplyArgs {
 /// Arguments of `changes`.
 #[derive(Debug, Args)]
 pub struct ChangesArgs {
-    /// The file with `operations`, YAML or JSON; `-` for standard input.
+    /// The file with `operations`, or a list of them alone, YAML or JSON; `-` for standard input.
     pub file: PathBuf,
     /// Say what would change, and change nothing.
     #[arg(long)]

@@ -261,7 +261,7 @@ pub struct ExplainArgs {
     /// So many of the proxy's last requests.
     #[arg(long, conflicts_with = "method")]
     pub last: Option<u32>,
-    /// A file with changes that are not published, `operations` as for the API, YAML or JSON.
+    /// A file with changes that are not published, as for `changes`, YAML or JSON.
     #[arg(long)]
     pub change: Option<PathBuf>,
     /// How to say it.

@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Api;
+use super::narrowing::{limits, rules};
 use super::problem::Problem;
+use super::warnings::line;
 use crate::cli::{ControlArgs, Output};
+use crate::setting_faults::whole;
 
 /// Arguments of `add`.
 #[derive(Debug, Args)]
@@ -20,7 +23,7 @@ pub struct AddArgs {
     /// How the API is authenticated to.
     #[arg(long, value_enum, default_value_t)]
     pub auth: AddAuth,
-    /// Header for `--auth api-key`.
+    /// Header for `--auth api-key`, which alone has one.
     #[arg(long)]
     pub header: Option<String>,
     /// Read the API's secret (key, token, or user:password) from standard input.
@@ -33,13 +36,13 @@ pub struct AddArgs {
     #[arg(long)]
     pub alias: Option<String>,
     /// Allow only this: method and path, as in 'POST /v1/chat/completions'; a path that ends in *
-    /// stands for all that begins so. Repeatable.
+    /// stands for all that begins so, elsewhere there is no *. Repeatable, for each method.
     #[arg(long, value_name = "METHOD PATH")]
     pub allow: Vec<String>,
     /// Allow only GET and HEAD.
     #[arg(long, conflicts_with = "allow")]
     pub read_only: bool,
-    /// Rate limit, as in 60/min or 10000/day. Repeatable.
+    /// Rate limit, as in 60/min or 10000/day. Repeatable, once for each window.
     #[arg(long, value_name = "N/WINDOW")]
     pub limit: Vec<String>,
     /// Allow a plain http:// URL.
@@ -77,7 +80,12 @@ pub enum AddAuth {
 /// What is wrong with the arguments, or what the control plane said.
 pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
     let given = limits(&args.limit)?;
-    let rules = rules(args)?;
+    let rules = rules(&args.allow, args.read_only)?;
+    applicable(args)?;
+    let mut networks = args.allow_network.iter();
+    if let Some(alone) = networks.find_map(|text| text.parse().ok()) {
+        bail!("--allow-network {alone}: {}", whole(alone));
+    }
     let secret = secret(args)?;
     let api = Api::new(&args.control)?;
     let limits = match args.limit.is_empty() {
@@ -90,7 +98,27 @@ pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
         .create("/changes", &json!({ "operations": operations }))
         .await
         .map_err(|error| in_words(error, &steps))?;
-    print(args, &made(&answer)?, rules.is_empty());
+    let warnings = warnings(&answer);
+    for (what, warning) in &warnings {
+        eprintln!("requestrocket: {}", line(what, warning));
+    }
+    let warnings = warnings.into_iter().map(|(_, warning)| warning).collect();
+    print(args, &made(&answer)?, warnings, rules.is_empty());
+    Ok(())
+}
+
+/// Whether every option has something that it is for.
+fn applicable(args: &AddArgs) -> anyhow::Result<()> {
+    let gives = args.secret_stdin || args.secret_file.is_some();
+    ensure!(
+        args.auth != AddAuth::None || !gives,
+        "--auth none sends no secret: leave --secret-stdin and --secret-file out, or say with \
+         --auth how it is sent"
+    );
+    ensure!(
+        args.auth == AddAuth::ApiKey || args.header.is_none(),
+        "--header is for --auth api-key alone"
+    );
     Ok(())
 }
 
@@ -175,7 +203,10 @@ fn in_words(error: anyhow::Error, steps: &[Step]) -> anyhow::Error {
                 .strip_prefix("/operations/")?
                 .split_once("/object")?;
             let step = steps.get(at.parse::<usize>().ok()?)?;
-            Some(format!("{} {field}", step.what).trim_end().to_owned())
+            Some(match field {
+                "" => format!("{}:", step.what.trim_end_matches("'s")),
+                field => format!("{} {field}", step.what),
+            })
         });
         if let Some(words) = place {
             error["pointer"] = words.into();
@@ -258,49 +289,6 @@ fn secret(args: &AddArgs) -> anyhow::Result<Value> {
     })
 }
 
-/// The allow rules that `--allow` and `--read-only` stand for.
-fn rules(args: &AddArgs) -> anyhow::Result<Vec<Value>> {
-    if args.read_only {
-        return Ok(vec![
-            json!({ "effect": "allow", "methods": ["GET", "HEAD"] }),
-        ]);
-    }
-    args.allow.iter().map(|text| rule(text)).collect()
-}
-
-fn rule(text: &str) -> anyhow::Result<Value> {
-    let (method, path) = text
-        .split_once(' ')
-        .filter(|(_, path)| path.starts_with('/'))
-        .with_context(|| format!("--allow '{text}': write it like 'POST /v1/charges'"))?;
-    ensure!(
-        proto::checks::is_token(method),
-        "--allow '{text}': `{method}` is not a method; write it like 'POST /v1/charges'"
-    );
-    // A trailing * allows everything below; otherwise exactly this path, with or without a slash.
-    let pattern = match path.strip_suffix('*') {
-        Some(prefix) => format!("^{}", escape(prefix)),
-        None => format!("^{}/?$", escape(path.trim_end_matches('/'))),
-    };
-    Ok(json!({
-        "effect": "allow",
-        "methods": [method.to_ascii_uppercase()],
-        "path": { "pattern": pattern },
-    }))
-}
-
-/// A text as a pattern that matches exactly it.
-fn escape(text: &str) -> String {
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut out, c| {
-            if r"\.+*?()|[]{}^$#&-~".contains(c) {
-                out.push('\\');
-            }
-            out.push(c);
-            out
-        })
-}
-
 /// What the operator gave the organisation for proxies that say nothing of limits.
 async fn default_limits(api: &Api) -> anyhow::Result<Value> {
     let org = api.get("").await?;
@@ -310,26 +298,32 @@ async fn default_limits(api: &Api) -> anyhow::Result<Value> {
     })
 }
 
-/// `60/min` and `10000/day` as a proxy's limits.
-fn limits(texts: &[String]) -> anyhow::Result<Value> {
-    let mut limits = serde_json::Map::new();
-    for text in texts {
-        let wrong = || format!("--limit {text}: write it like 60/min or 10000/day");
-        let (count, window) = text.split_once('/').with_context(wrong)?;
-        let count: u64 = count.parse().with_context(wrong)?;
-        let field = match window {
-            "min" | "minute" => "per_minute",
-            "day" => "per_day",
-            _ => bail!(wrong()),
+/// What is valid in what was made and probably not meant, each with what it is about.
+fn warnings(answer: &Value) -> Vec<(&'static str, Value)> {
+    let changes = answer["changes"].as_array().into_iter().flatten();
+    let objects = changes.map(|change| &change["after"]);
+    let of = |object: &Value| {
+        let what = match object["kind"].as_str() {
+            Some("target") => "the target credential's",
+            Some("proxy") => "the proxy credential's",
+            _ => "a rule's",
         };
-        limits.insert(field.into(), count.into());
-    }
-    Ok(Value::Object(limits))
+        let warnings = object["warnings"].as_array().cloned();
+        let warnings = warnings.into_iter().flatten();
+        warnings.map(move |warning| (what, warning)).collect()
+    };
+    objects
+        .flat_map(|object| -> Vec<_> { of(object) })
+        .collect()
 }
 
-fn print(args: &AddArgs, made: &Made, open: bool) {
+fn print(args: &AddArgs, made: &Made, warnings: Vec<Value>, open: bool) {
     if args.output == Output::Json {
-        let out = json!({ "url": made.url, "api_key": made.key, "proxy": made.proxy });
+        let (url, key, proxy) = (&made.url, &made.key, &made.proxy);
+        let mut out = json!({ "url": url, "api_key": key, "proxy": proxy });
+        if !warnings.is_empty() {
+            out["warnings"] = warnings.into();
+        }
         return say(&out.to_string());
     }
     let mut lines = vec![
@@ -396,27 +390,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_allowed_call_becomes_a_rule() {
-        for (text, method, pattern) in [
-            (
-                "POST /v1/chat/completions",
-                "POST",
-                r"^/v1/chat/completions/?$",
-            ),
-            ("get /v1/models/*", "GET", r"^/v1/models/"),
-            ("GET /a.b", "GET", r"^/a\.b/?$"),
-            ("GET /", "GET", r"^/?$"),
-        ] {
-            let rule = rule(text).unwrap();
-            assert_eq!(rule["methods"], json!([method]));
-            assert_eq!(rule["path"]["pattern"], pattern);
-        }
-        for bad in ["POST", "/v1", "POST v1", "PO ST /v1", "(x) /v1"] {
-            assert!(rule(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn faults_are_told_of_objects_not_of_operations() {
         let step = |what| Step {
             what,
@@ -429,27 +402,8 @@ mod tests {
             {"pointer": "/operations/7/object", "detail": "is odd"},
         ]});
         let error = in_words(Problem(document).into(), &steps).to_string();
-        let expected = "T\n  the target's /base_url is no URL\n  the proxy's is wrong\n  \
+        let expected = "T\n  the target's /base_url is no URL\n  the proxy: is wrong\n  \
                         /operations/7/object is odd";
         assert_eq!(error, expected);
-    }
-
-    #[test]
-    fn limits_are_read() {
-        let check = |texts: &[&str]| {
-            limits(
-                &texts
-                    .iter()
-                    .map(|text| (*text).to_owned())
-                    .collect::<Vec<_>>(),
-            )
-            .ok()
-        };
-        assert_eq!(check(&["60/min"]), Some(json!({ "per_minute": 60 })));
-        let both = json!({ "per_minute": 1, "per_day": 5 });
-        assert_eq!(check(&["1/minute", "5/day"]), Some(both));
-        for bad in ["60", "x/min", "60/hour", "-1/min"] {
-            assert_eq!(check(&[bad]), None, "{bad}");
-        }
     }
 }

@@ -8,10 +8,11 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Api;
 use super::versions::{outcome, tell};
+use super::warnings::warn;
 use crate::cli::{ApplyArgs, ChangesArgs, ExportArgs, FileFormat, Output};
 use crate::say;
 
@@ -41,7 +42,7 @@ pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
 /// # Errors
 /// The file cannot be read, or what the control plane said.
 pub async fn changes(args: &ChangesArgs) -> anyhow::Result<()> {
-    let document = document(&args.file)?;
+    let document = operations(document(&args.file)?);
     let query = if args.dry_run { "?dry_run=true" } else { "" };
     let api = Api::new(&args.control)?;
     let done = api.create(&format!("/changes{query}"), &document).await?;
@@ -59,8 +60,9 @@ fn document(file: &Path) -> anyhow::Result<Value> {
     Ok(document)
 }
 
-/// Tells what changed, and keys that were generated.
+/// Tells what changed, what is probably not meant in it, and keys that were generated.
 fn said(done: &Value, output: Output, dry_run: bool) {
+    warn(done);
     tell(done, output);
     if output == Output::Text {
         for generated in done["generated"].as_array().into_iter().flatten() {
@@ -129,6 +131,14 @@ pub fn parse(text: &str) -> anyhow::Result<Value> {
     }
 }
 
+/// A list of operations as the API takes it, of a file that has `operations` or the list alone.
+pub fn operations(document: Value) -> Value {
+    match document {
+        Value::Array(operations) => json!({ "operations": operations }),
+        document => document,
+    }
+}
+
 /// Puts secrets in the place of what says where they are.
 fn fill_secrets(document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<()> {
     let credentials = document
@@ -140,7 +150,10 @@ fn fill_secrets(document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> a
         }
     }
     // Of `changes`: what is created, and what is merged into an object.
-    let operations = document.get_mut("operations").and_then(Value::as_array_mut);
+    let operations = match document {
+        Value::Array(operations) => Some(operations),
+        document => document.get_mut("operations").and_then(Value::as_array_mut),
+    };
     for (at, operation) in operations.into_iter().flatten().enumerate() {
         for part in ["object", "patch"] {
             let secret = operation
@@ -209,8 +222,6 @@ fn reference(value: &Value) -> Option<(&'static str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn filled(secret: Value) -> anyhow::Result<Value> {

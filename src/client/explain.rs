@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
 use super::Api;
-use super::configuration::{parse, read};
+use super::configuration::{operations, parse, read};
 use super::records::shown;
 use crate::cli::{ExplainArgs, Output};
 use crate::say;
@@ -36,10 +36,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<Value> {
         let name = file.display();
         let text = read(file).with_context(|| format!("cannot read {name}"))?;
         let change = parse(&text).with_context(|| format!("{name} is not valid"))?;
-        question["change"] = match change {
-            Value::Array(operations) => json!({"operations": operations}),
-            change => change,
-        };
+        question["change"] = operations(change);
     }
     if let Some(record) = &args.record {
         question["record"] = json!(record);

@@ -10,6 +10,7 @@ pub mod explain;
 mod inviting;
 mod joining;
 pub mod meters;
+mod narrowing;
 pub mod nodes;
 pub mod problem;
 pub mod records;
@@ -22,6 +23,7 @@ pub mod test;
 pub mod trace;
 pub mod unmatched;
 pub mod versions;
+mod warnings;
 
 use std::sync::Arc;
 use std::time::Duration;

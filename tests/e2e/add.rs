@@ -10,8 +10,14 @@ use crate::harness::http::Request;
 use crate::harness::upstream::Upstream;
 
 fn add(gateway: &Gateway, arguments: &[&str], secret: &str) -> Output {
+    let given = if secret.is_empty() {
+        None
+    } else {
+        Some("--secret-stdin")
+    };
     let mut child = binary()
-        .args(["add", "--control", &gateway.control, "--secret-stdin"])
+        .args(["add", "--control", &gateway.control])
+        .args(given)
         .args(arguments)
         .env("REQUESTROCKET_TOKEN", &gateway.token)
         .stdin(Stdio::piped())
@@ -186,5 +192,65 @@ fn what_is_added_without_a_credential_is_as_narrow() {
                 .status()
         };
         assert_eq!((call(allowed), call(denied)), (200, 400), "{narrowing:?}");
+    }
+}
+
+#[test]
+fn an_option_that_would_do_nothing_is_refused() {
+    let gateway = Gateway::start();
+    let none = ["http://127.0.0.1:9", "--auth", "none"];
+    for (options, secret, words) in [
+        (&none[..], "sk", "--secret-stdin"),
+        (&[&none[..], &["--header", "x-a"]].concat(), "", "--header"),
+        (&["http://127.0.0.1:9", "--header", "x-a"], "sk", "--header"),
+    ] {
+        let output = add(&gateway, &[options, &LOCAL].concat(), secret);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn what_is_probably_not_meant_is_said_on_standard_error() {
+    let gateway = Gateway::start();
+    let url = ["https://api.example.com", "--alias", "short"];
+    let output = add(&gateway, &[&url[..], &["--output", "json"]].concat(), "ab");
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    let of_secret = "warning: the target credential's /secret/token";
+    assert!(said(&output).contains(of_secret), "{output:?}");
+    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(made["warnings"][0]["pointer"], "/secret/token");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path").to_owned()
+    };
+    let proxy = made["proxy"]["id"].as_str().expect("an id");
+    // The list alone, as `explain --change` takes it.
+    let rule = format!(
+        "- create: rules\n  parent: {proxy}\n  object: {{effect: allow, path: {{pattern: /v1}}}}\n"
+    );
+    file("key", "abc");
+    let document = "format: requestrocket/1\ncredentials:\n  - name: c\n    kind: target\n    \
+                    auth_type: bearer\n    hosts: [a.example]\n    secret: {token: {file: KEY}}\n";
+    let document = document.replace("KEY", folder.path().join("key").to_str().expect("a path"));
+    for (command, path, words) in [
+        ("changes", file("rule.yaml", &rule), "/path/pattern"),
+        ("apply", file("all.yaml", &document), "(crd_"),
+    ] {
+        for form in ["text", "json"] {
+            let arguments = [command, &path, "--dry-run", "--output", form];
+            let output = gateway.command(&arguments);
+            assert!(output.status.success(), "{output:?}");
+            let told = said(&output);
+            assert!(told.starts_with("requestrocket: warning: "), "{told}");
+            assert!(told.contains(words), "{told}");
+            let shown = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(shown.contains("\"warnings\""), form == "json", "{shown}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proto::problem::Problem;
 use proto::tree::{self, Draft, OrgConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::call::OrgCall;
@@ -55,14 +55,17 @@ pub async fn carry_out(
     }
     let dry_run: Option<bool> = call.request.query.parsed("dry_run", "true or false")?;
     if dry_run == Some(true) {
-        let (current, draft) = drafted(call, plan).await?;
+        let (current, draft, made) = drafted(call, plan).await?;
         let differences = tree::diff(&current.objects, draft.objects());
         let n = current.head.n;
-        return Ok(Answer::json(changes(&call.view(), n, n, &differences)));
+        let mut answer = changes(&call.view(), n, n, &differences);
+        warn(&made, &mut answer);
+        return Ok(Answer::json(answer));
     }
     let (published, made, before) = publish(call, &plan).await?;
     let mut answer = outcome(call, &published, &before).await?;
     if !published.replayed {
+        warn(&made, &mut answer);
         answer["generated"] = made.shown_once().into();
     } else if !published.changed.is_empty() && generated_before(call, &published, plan).await? {
         // Other keys are in force.
@@ -71,6 +74,14 @@ pub async fn carry_out(
         answer["warnings"] = json!([Problem::new("/generated", SHOWN_BEFORE, detail)]);
     }
     Ok(Answer::json(answer).version(call.org_id(), published.n))
+}
+
+/// Adds what is to be said of given secrets to the credentials that changed, where rules have what
+/// is to be said of them.
+fn warn(plan: &Plan, answer: &mut Value) {
+    for change in answer["changes"].as_array_mut().into_iter().flatten() {
+        plan.show_warnings(&mut change["after"]);
+    }
 }
 
 /// Whether a write that was carried out before generated keys, by what was there before it.
@@ -107,21 +118,24 @@ pub async fn publish(
     Ok((published, last, before))
 }
 
-/// The newest version, and the draft of what `plan` makes of it; nothing is published.
+/// The newest version, the draft of what `plan` makes of it, and that plan; nothing is published.
 ///
 /// # Errors
 /// As for [`carry_out`].
 pub async fn drafted(
     call: &OrgCall,
     plan: impl Fn(&OrgConfig) -> Plan,
-) -> Result<(Arc<OrgConfig>, Draft), Refusal> {
+) -> Result<(Arc<OrgConfig>, Draft, Plan), Refusal> {
     let mut last = Plan::default();
     let make = |current: &Arc<OrgConfig>| {
         last = plan(current);
         last.checked().map_err(Failed::from)
     };
     let drafted = call.control.publisher.draft(&call.publishing(), make).await;
-    drafted.map_err(|failed| refusal(&last, failed))
+    match drafted {
+        Ok((current, draft)) => Ok((current, draft, last)),
+        Err(failed) => Err(refusal(&last, failed)),
+    }
 }
 
 fn refusal(plan: &Plan, failed: Failed) -> Refusal {

@@ -207,7 +207,7 @@ impl Work<'_> {
                     Ok(after) => self.plan.gives(&pointer, id, after.as_ref()),
                     Err(problems) => return self.plan.faults(&pointer, problems),
                 }
-                plan::changed_secret(stored, given, self.key)
+                self.plan.changed_secret(id, stored, given, self.key)
             }
             _ => Ok(SecretChange::Keep),
         };

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use proto::credential::Credential;
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::problem::Problem;
 use proto::seal::{DigestKey, NewSecret};
@@ -33,7 +34,7 @@ pub struct Plan {
     /// Where in the submitted document the object of each operation stands.
     pointers: Vec<String>,
     generated: Vec<Generated>,
-    /// What is to be said of given secrets.
+    /// What is to be said of given secrets, new ones and such as replace others.
     warnings: Vec<(ObjectId, Vec<Problem>)>,
     problems: Vec<Problem>,
     /// Credentials for which the document gives a secret.
@@ -113,10 +114,7 @@ impl Plan {
             return Ok(None);
         };
         let secret = Secret::new(key, &stored.credential, given, Absent::Generates)?;
-        let warnings = secret.warnings(&stored.credential);
-        if !warnings.is_empty() {
-            self.warnings.push((id, warnings));
-        }
+        self.warn(id, &secret, &stored.credential);
         if let Some((field, text)) = secret.generated() {
             self.generated.push(Generated {
                 id,
@@ -125,6 +123,38 @@ impl Plan {
             });
         }
         Ok(secret.prepare(key, &stored.credential))
+    }
+
+    fn warn(&mut self, id: ObjectId, secret: &Secret, credential: &Credential) {
+        let warnings = secret.warnings(credential);
+        if !warnings.is_empty() {
+            self.warnings.push((id, warnings));
+        }
+    }
+
+    /// What becomes of a credential's secret when `given` is submitted with its change.
+    ///
+    /// # Errors
+    /// The faults of the secret, at `/secret`.
+    pub fn changed_secret(
+        &mut self,
+        id: ObjectId,
+        stored: &StoredCredential,
+        given: Option<Value>,
+        key: &DigestKey,
+    ) -> Result<SecretChange, Vec<Problem>> {
+        let Some(given) = given else {
+            return Ok(SecretChange::Keep);
+        };
+        let secret = Secret::new(key, &stored.credential, Some(given), Absent::IsAFault)?;
+        self.warn(id, &secret, &stored.credential);
+        Ok(match secret.prepare(key, &stored.credential) {
+            Some(secret) => SecretChange::Set {
+                secret,
+                old_until: None,
+            },
+            None => SecretChange::Keep,
+        })
     }
 
     /// Notes that the object at `pointer` holds a secret for a credential, as that will be.
@@ -215,14 +245,18 @@ impl Plan {
         self.generated.iter().map(one).collect()
     }
 
-    /// Adds what only this answer says of a credential: the secret that was generated, and what is
-    /// to be said of a given one.
-    pub fn show_once(&self, shown: &mut Value) {
+    /// Adds what only this answer says of a credential: what is to be said of a given secret.
+    pub fn show_warnings(&self, shown: &mut Value) {
         for (id, warnings) in &self.warnings {
             if shown["id"] == json!(id) {
                 shown["warnings"] = json!(warnings);
             }
         }
+    }
+
+    /// Adds that, and the secret that was generated, which this answer alone shows as well.
+    pub fn show_once(&self, shown: &mut Value) {
+        self.show_warnings(shown);
         for generated in &self.generated {
             if shown["id"] == json!(generated.id) {
                 shown["secret"][generated.field] = json!(generated.secret.as_str());
@@ -294,27 +328,5 @@ fn change_of<R: Resource>(document: Value, manner: Manner) -> Change {
         let before = R::model(body).ok_or_else(kind)?;
         let after = objects::changed::<R>(before, &document, manner)?;
         Ok(R::with_model(body, after))
-    })
-}
-
-/// What becomes of a credential's secret when `given` is submitted with its change.
-///
-/// # Errors
-/// The faults of the secret, at `/secret`.
-pub fn changed_secret(
-    stored: &StoredCredential,
-    given: Option<Value>,
-    key: &DigestKey,
-) -> Result<SecretChange, Vec<Problem>> {
-    let Some(given) = given else {
-        return Ok(SecretChange::Keep);
-    };
-    let secret = Secret::new(key, &stored.credential, Some(given), Absent::IsAFault)?;
-    Ok(match secret.prepare(key, &stored.credential) {
-        Some(secret) => SecretChange::Set {
-            secret,
-            old_until: None,
-        },
-        None => SecretChange::Keep,
     })
 }

@@ -21,7 +21,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::filters::FilterKind;
 use crate::api::meters::MeterKind;
 use crate::api::objects::{Resource, parse};
-use crate::api::plan::{self, Plan};
+use crate::api::plan::Plan;
 use crate::api::proxies::Proxies;
 use crate::api::rules::RuleKind;
 use crate::api::shape::{self, Document};
@@ -250,7 +250,7 @@ impl Work<'_> {
                 let after = Body::Credential(form.clone());
                 let gives = secret.is_some().then_some(&after);
                 self.plan.gives(pointer, id, gives);
-                self.changed_secret(stored, &form, secret)
+                self.changed_secret(id, stored, &form, secret)
             }
             _ => Ok(SecretChange::Keep),
         };
@@ -270,12 +270,13 @@ impl Work<'_> {
 
     /// A secret that is the same as the stored one, for the same hosts, changes nothing.
     fn changed_secret(
-        &self,
+        &mut self,
+        id: ObjectId,
         stored: &StoredCredential,
         form: &StoredCredential,
         given: Option<Value>,
     ) -> Result<SecretChange, Vec<Problem>> {
-        let change = plan::changed_secret(form, given, self.key)?;
+        let change = self.plan.changed_secret(id, form, given, self.key)?;
         let same = match (&change, &stored.secret) {
             (SecretChange::Set { secret, .. }, Some(state)) => secret.digest == state.digest,
             _ => false,

@@ -90,7 +90,7 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
     let (objects, version) = match &input.change {
         None => (config.objects.clone(), config.head.n),
         Some(changes) => {
-            let (current, draft) = batch::drafted(&call, |config| {
+            let (current, draft, _) = batch::drafted(&call, |config| {
                 let plan = changes.plan(config, &call.control.digest_key);
                 plan.below("/change")
             })

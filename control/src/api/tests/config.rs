@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Who, api};
+use super::{Reply, Who, api};
 
 const CONFIG: &str = "/orgs/acme/config";
 
@@ -582,4 +582,37 @@ async fn the_order_of_a_list_does_not_matter() {
     let both = json!({"operations": [gone, {"delete": rule}]});
     let done = api.post(Who::Admin, path, both).await.is(200);
     assert_eq!(done.body["changes"].as_array().unwrap().len(), 2);
+}
+
+#[actix_web::test]
+async fn what_is_to_be_said_of_a_given_secret_is_said_of_many_writes_at_once_too() {
+    let api = api().await;
+    let credential = |name: &str, token: &str| {
+        json!({"name": name, "kind": "target", "auth_type": "bearer", "hosts": ["a.example"],
+               "secret": {"token": token}})
+    };
+    let operation = |operation: Value| json!({"operations": [operation]});
+    let create =
+        |token: &str| operation(json!({"create": "credentials", "object": credential("a", token)}));
+    let changes = "/orgs/acme/changes";
+    let warned = |reply: &Reply| reply.body["changes"][0]["after"]["warnings"].clone();
+    let dry = format!("{changes}?dry_run=true");
+    let mut made = Value::Null;
+    for path in [dry.as_str(), changes] {
+        let answer = api.post(Who::Admin, path, create("abc")).await.is(200);
+        assert_eq!(warned(&answer)[0]["pointer"], "/secret/token", "{path}");
+        made = answer.body["changes"][0]["id"].clone();
+    }
+    let update = operation(json!({"update": made, "patch": {"secret": {"token": "xyz"}}}));
+    let answer = api.post(Who::Admin, changes, update).await.is(200);
+    assert_eq!(warned(&answer)[0]["pointer"], "/secret/token");
+    for (name, token) in [("a", "uvw"), ("b", "rst")] {
+        let document =
+            json!({"format": "requestrocket/1", "credentials": [credential(name, token)]});
+        let answer = api.put(Who::Admin, CONFIG, document).await.is(200);
+        assert_eq!(warned(&answer)[0]["pointer"], "/secret/token", "{name}");
+    }
+    let long = create("a-token-that-is-searched-for");
+    let answer = api.post(Who::Admin, changes, long).await.is(200);
+    assert_eq!(warned(&answer), Value::Null);
 }
