@@ -51,7 +51,7 @@ pub struct TestArgs {
 /// Sends the request and shows its outcome.
 ///
 /// # Errors
-/// What the control plane said, or that the gateway refused the request.
+/// What the control plane said, or who ended the request.
 pub async fn run(args: &TestArgs) -> anyhow::Result<()> {
     let question = question(args)?;
     let api = Api::new(&args.control)?;
@@ -65,8 +65,21 @@ pub async fn run(args: &TestArgs) -> anyhow::Result<()> {
     }
     match outcome["code"].as_str() {
         Some("proxy-access-granted") => Ok(()),
-        code => bail!("the gateway refused the request: {}", code.unwrap_or("?")),
+        code => bail!("{}", ending(code.unwrap_or("?"))),
     }
+}
+
+/// Who ended a request that did not succeed, with the code of its end.
+fn ending(code: &str) -> String {
+    let who = match code {
+        "upstream-unreachable" | "upstream-tls" | "upstream-timeout" => "the target did not answer",
+        "upstream-invalid" | "response-too-large" | "filter-not-json" | "redirect-blocked" => {
+            "the target's answer was not passed on"
+        }
+        "internal-error" | "gateway-stopped" => "the gateway failed",
+        _ => "the gateway refused the request",
+    };
+    format!("{who}: {code}")
 }
 
 fn question(args: &TestArgs) -> anyhow::Result<Value> {
@@ -167,6 +180,17 @@ fn lines(outcome: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_says_whose_it_is() {
+        for code in ["upstream-unreachable", "upstream-tls", "upstream-timeout"] {
+            assert_eq!(ending(code), format!("the target did not answer: {code}"));
+        }
+        let withheld = "the target's answer was not passed on: response-too-large";
+        assert_eq!(ending("response-too-large"), withheld);
+        let refused = "the gateway refused the request: rate-limited";
+        assert_eq!(ending("rate-limited"), refused);
+    }
 
     #[test]
     fn an_outcome_says_what_became_of_it_and_why() {
