@@ -147,6 +147,18 @@ impl Loss {
         share.free()
     }
 
+    /// Lets go of the credits of which nothing counts in any window any more. One whose write was
+    /// tried stays until the store tells of it.
+    pub fn forget_passed(&mut self, now_ns: u64, unix_s: i64, me: Opener) {
+        if self.credits.is_empty() {
+            return;
+        }
+        self.pass(now_ns, unix_s, me);
+        let counts =
+            |credit: &Credit| credit.sealed || !credit.parts.is_empty() || !credit.state.is_idle();
+        self.credits.retain(counts);
+    }
+
     /// Moves the credits' own windows on.
     pub fn pass(&mut self, now_ns: u64, unix_s: i64, me: Opener) {
         for credit in &mut self.credits {

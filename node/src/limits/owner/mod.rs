@@ -242,7 +242,8 @@ impl Owner {
         let known = matches!(self.base, Base::Held { .. });
         let quiet = self.lending.is_empty() && self.borrowing.is_empty();
         let quiet = quiet && self.correcting.is_empty();
-        let nothing = self.attempt.is_none() && self.parts.is_empty() && !known && quiet;
+        let quiet = quiet && self.attempt.is_none() && !self.loss.has_credit();
+        let nothing = self.parts.is_empty() && !known && quiet;
         nothing && self.look_ns == u64::MAX
     }
 
@@ -261,6 +262,8 @@ impl Owner {
         self.meter.renew_share(now_ns);
         self.refresh_spec(around.leaving);
         self.close_finished(now_ns);
+        self.loss
+            .forget_passed(now_ns, around.now.unix_s(), self.place.me);
         self.give_back(around);
         self.expire_ask(around);
         let in_hand = self.meter.in_hand(now_ns);
@@ -286,8 +289,9 @@ impl Owner {
             .next_word_ns(now_ns)
             .min(self.next_correction_ns(around));
         self.look_ns = self.look_ns.min(word_ns);
-        if !self.remembered.is_over(around.now.unix_s()) {
-            // Who is not to be looked at any more is forgotten, with all that it remembers.
+        if !self.remembered.is_over(around.now.unix_s()) || self.loss.has_credit() {
+            // Who is not to be looked at any more is forgotten, with all that it remembers and
+            // what it gave on credit.
             let again_ns = now_ns.saturating_add(REMEMBERED_NS);
             self.look_ns = self.look_ns.min(again_ns);
         }

@@ -344,3 +344,23 @@ fn limits_that_come_for_ever_do_not_keep_a_store_full() {
     hail(&mut world, 2 * SECOND);
     assert!(!world.disk.memory.keys.is_empty(), "nothing is written");
 }
+
+/// What a key gave on credit is not forgotten when nobody asks it for a moment.
+#[test]
+fn a_limit_that_rests_gives_no_more_than_one_that_is_asked_on() {
+    for limit in limits() {
+        let disk = Disk::new(Memory::new(), Writes::Full);
+        let mut world = World::new(1, limit, StoreLoss::LocalShare, disk);
+        world.run(30 * SECOND).unwrap();
+        for round in 0..400 {
+            let until_ns = world.now_ns + 305 * MS;
+            while world.now_ns < until_ns {
+                world.now_ns += STEP_NS;
+                world.clock.0.store(world.now_ns, Ordering::Relaxed);
+                world.talk();
+            }
+            let ran = world.run(SECOND / 10);
+            ran.unwrap_or_else(|fault| panic!("{:?} round {round}: {fault}", limit.algorithm()));
+        }
+    }
+}
