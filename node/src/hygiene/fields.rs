@@ -93,7 +93,8 @@ pub struct RequestFields {
 pub struct UnderscoreName(pub String);
 
 /// The caller's fields that go on to the target, without those that were nominated
-/// ([`proto::field_name::drop_nominated`], before anything judges them); the values of one field keep their order.
+/// ([`proto::field_name::drop_nominated`], before anything judges them); the values of one field
+/// keep their order.
 ///
 /// # Errors
 /// A name with `_`, which many servers read as `-`, unless the target allows them.
