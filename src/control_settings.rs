@@ -31,8 +31,8 @@ pub struct ControlSettings {
     /// A file with a token that no configuration knows, at least 32 characters: it promotes and
     /// recovers this region when nothing else can be reached.
     pub operator_token_file: Option<PathBuf>,
-    /// How old this region's copy of `system` may be, in seconds, while operators change something
-    /// here by their API tokens; where `system` has its home in this region it has no effect.
+    /// How old this region's copy of an organisation with another home may be, in seconds, while
+    /// its API tokens do something that is carried out here.
     pub auth_max_staleness_s: u32,
 }
 

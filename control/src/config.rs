@@ -38,7 +38,8 @@ pub struct ApiSettings {
     pub version_wait: Duration,
     /// Longest time that the outcome of a test request is waited for.
     pub test_wait: Duration,
-    /// How old this region's copy of `system` may be while operators change something by it.
+    /// How old this region's copy of an organisation with another home may be while its tokens do
+    /// something that is carried out here.
     pub auth_max_staleness: Duration,
     /// How long records are kept.
     pub retention: Retention,

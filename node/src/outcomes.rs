@@ -12,7 +12,7 @@ use crate::endpoints::Picked;
 use crate::flow::Exchange;
 use crate::metrics::{AddressDurations, MethodName, Metrics};
 use crate::snapshot::CompiledProxy;
-use crate::upstream::{Answer, Failure, SendError, Stopped};
+use crate::upstream::{Answer, Failure, Fault, SendError, Stopped};
 
 /// What came of asking one endpoint.
 pub type Sent = Result<Answer, SendError<EarlyEnd>>;
@@ -27,8 +27,13 @@ pub fn settle(exchange: &mut Exchange, proxy: &CompiledProxy, picked: Picked, se
             Err(SendError::Gate(stopped)) => Some(stopped.attempts),
             _ => None,
         };
-        if stopped.is_none() {
-            counters.ended(sent.is_ok());
+        // What was held here, or broke off on the caller's side, says nothing of the endpoint.
+        match &sent {
+            Ok(_) => counters.ended(true),
+            Err(SendError::Failed(failure)) if failure.kind.fault() == Fault::Target => {
+                counters.ended(false);
+            }
+            Err(_) => {}
         }
         if endpoint.named && stopped != Some(0) {
             exchange.notes.endpoints.push(Arc::clone(&endpoint.label));

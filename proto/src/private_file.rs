@@ -12,7 +12,23 @@ use std::path::Path;
 /// The folder cannot be written, or the disk is full; the old file is then untouched, and the
 /// temporary one takes no room.
 pub fn replace(path: &Path, temporary: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let written = write(temporary, parts).and_then(|()| fs::rename(temporary, path));
+    replace_after(path, temporary, parts, || {})
+}
+
+/// The same; `before` is done when the new file is on the disk and the old one in its place still.
+///
+/// # Errors
+/// As for [`replace`].
+pub fn replace_after(
+    path: &Path,
+    temporary: &Path,
+    parts: &[&[u8]],
+    before: impl FnOnce(),
+) -> io::Result<()> {
+    let written = write(temporary, parts).and_then(|()| {
+        before();
+        fs::rename(temporary, path)
+    });
     if written.is_err() {
         // What stays is overwritten by the next one.
         let _ = fs::remove_file(temporary);

@@ -72,7 +72,10 @@ fn lines_with_their_traces_over_grpc() {
 fn the_audit_goes_to_a_collector() {
     let (endpoint, received) = grpc();
     let gateway = telling(&endpoint, "", INFO);
-    let meter = gateway.create("/meters", json!({"name": "all"}));
+    let meter = gateway.create(
+        "/meters",
+        json!({"name": "all", "limits": [{"limit": 100, "window": "minute"}]}),
+    );
     let id = meter["id"].as_str().expect("an id");
     let raise = json!({"percent": 200, "seconds": 60});
     let raised = gateway.api("POST", &format!("/meters/{id}/raise"), Some(&raise));

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::stream::TARGET;
 
@@ -39,6 +39,10 @@ pub(crate) struct Heard(Arc<Mutex<Vec<Told>>>);
 impl Heard {
     /// Hears until the guard is dropped.
     pub(crate) fn begin() -> (Self, DefaultGuard) {
+        // While there is one dispatcher alone, whether an event is wanted is asked of the thread
+        // that comes to it first, which may be another test's, and never again.
+        static ANOTHER: OnceLock<Dispatch> = OnceLock::new();
+        ANOTHER.get_or_init(|| Dispatch::new(Self::default()));
         let heard = Self::default();
         let guard = tracing::subscriber::set_default(heard.clone());
         (heard, guard)

@@ -36,6 +36,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const BEYOND_WRITE: Duration = Duration::from_secs(5);
 /// How long home is left at a write that it is at still, where it does not say.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Longest pause between two such questions, whatever home says.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Largest answer that is taken from another region, in bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -233,7 +235,7 @@ async fn until_told<T>(
         let Some(pause) = runs_still(&answer) else {
             return Ok(answer);
         };
-        let next = Instant::now() + pause;
+        let next = Instant::now() + pause.min(PAUSE_MAX);
         if next >= until {
             return Err(first);
         }

@@ -2,7 +2,7 @@
 //!
 //! A region keeps the values of all regions, so that it can be home: it opens only its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use proto::keys;
 use proto::object::ObjectId;
 use proto::retired::Retired;
 use proto::seal::is_region_name;
-use proto::store::{Op, Store, Txn, TxnOutcome, facts};
+use proto::store::{Op, Store, Txn, TxnOutcome, facts, load};
 use proto::tree::{OrgConfig, VersionRecord};
 use proto::version::Generation;
 use proto::wire::replication::{Answer, Ask, SEALED_MAX, Versions};
@@ -153,10 +153,21 @@ impl Local {
             let changes = || record.changed.contains(&id) || !record.names_all_changed();
             (&head.epoch, head.n) == (&generation.epoch, generation.n) && changes()
         };
+        let here = self.config.as_ref().map(|config| Generation {
+            epoch: config.head.epoch.clone(),
+            n: config.head.n,
+        });
+        // Of a snapshot's answer the versions before it are not known.
+        let is_known = |generation: &Generation| {
+            !versions.snapshot || here.as_ref().is_some_and(|here| generation <= here)
+        };
         let alone = |id: CredentialId, fact: &Retired| {
             let (id, next) = (ObjectId::Credential(id), fact.next.as_ref());
             let mut ended = std::iter::once(&fact.lowest).chain(next.map(|next| &next.lowest));
-            !ended.any(|generation| records.iter().any(|record| ends(record, id, generation)))
+            ended.all(|generation| {
+                let mut records = records.iter();
+                is_known(generation) && !records.any(|record| ends(record, id, generation))
+            })
         };
         let facts = self.raising(store, versions, alone).await?;
         self.commit_each(store, facts).await
@@ -186,13 +197,23 @@ impl Local {
     ) -> Result<Vec<Txn>, ApplyError> {
         let unreadable = |error: &dyn Display| self.refused(format!("a fact: {error}"));
         let mut txns: Vec<Txn> = Vec::new();
+        let mut here = HashMap::new();
+        if versions.retired.len() > FACTS_WITH_HEAD {
+            load::list(store, &keys::retired_of(self.org), None, |pair| {
+                here.insert(pair.key.clone(), pair);
+            })
+            .await?;
+        }
         for (credential, fact) in &versions.retired {
             let told: Retired = serde_json::from_slice(fact).map_err(|error| unreadable(&error))?;
             if !wanted(*credential, &told) {
                 continue;
             }
             let key = keys::retired(self.org, *credential);
-            let known = store.get(&key).await?.value;
+            let known = match versions.retired.len() > FACTS_WITH_HEAD {
+                true => here.remove(&key),
+                false => store.get(&key).await?.value,
+            };
             let raised = facts::raising(&key, known.as_ref(), |here| told.joined(here));
             let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? else {
                 continue;

@@ -17,7 +17,7 @@ use proto::id::{CredentialId, OrgId};
 use proto::seal::{self, Binding, Keyring, Sealed};
 use zeroize::Zeroizing;
 
-use super::forms::{SECRET_BYTES_MIN, UNRESERVED};
+use super::forms::UNRESERVED;
 use super::live::LiveSecrets;
 use super::scrub::Scrub;
 
@@ -140,9 +140,7 @@ impl Sealing {
 fn scrub(secret: &SecretInput, injection: &Injection) -> Scrub {
     let parts = secret.headers.iter().filter(|part| !is_public(&part.name));
     let parts = parts.chain(&secret.queries);
-    // A name with no password worth the word is the key itself, as some APIs take it.
-    let is_key = |password: &String| password.len() < SECRET_BYTES_MIN;
-    let name_is_key = secret.password.as_ref().is_none_or(is_key);
+    let name_is_key = secret.password.as_deref().is_none_or(is_placeholder);
     let name = secret.username.as_ref().filter(|_| name_is_key);
     let whole = [
         secret.key.as_ref(),
@@ -155,6 +153,19 @@ fn scrub(secret: &SecretInput, injection: &Injection) -> Scrub {
     let fields = injection.headers.iter();
     let values = fields.filter(|(name, _)| !is_public(name.as_str()));
     Scrub::new(secrets, values.filter_map(|(_, value)| value.to_str().ok()))
+}
+
+/// Whether a password says nothing: then the name is the key itself, as some APIs take it.
+fn is_placeholder(password: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "api_token",
+        "api-token",
+        "token",
+        "none",
+        "null",
+        "x-oauth-basic",
+    ];
+    password.len() <= 2 || WORDS.iter().any(|word| word.eq_ignore_ascii_case(password))
 }
 
 /// Whether a header's value is no secret although it stands in one: `custom` is also used for
@@ -360,6 +371,8 @@ mod tests {
             (None, true),
             (Some(""), true),
             (Some("x"), true),
+            (Some("X-OAuth-Basic"), true),
+            (Some("Sommer2024"), false),
             (Some("a-password-of-some-length"), false),
         ] {
             let mut secret = SecretInput::default();

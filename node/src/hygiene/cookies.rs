@@ -5,6 +5,8 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
+use super::bytewise;
+
 /// Maps `Domain` and `Path` of every `Set-Cookie`.
 pub fn map_answer(headers: &mut HeaderMap, base_path: &str, prefix: &str) {
     if !headers.keys().any(|name| *name == header::SET_COOKIE) {
@@ -21,12 +23,10 @@ pub fn map_answer(headers: &mut HeaderMap, base_path: &str, prefix: &str) {
     }
 }
 
-/// A cookie's value may hold any byte; each byte of it is a character here, and comes back.
+/// A cookie's value may hold any byte.
 fn mapped(value: HeaderValue, base_path: &str, prefix: &str) -> HeaderValue {
-    let text: String = value.as_bytes().iter().copied().map(char::from).collect();
-    let mapped = map(&text, base_path, prefix);
-    let bytes: Option<Vec<u8>> = mapped.chars().map(|c| u8::try_from(c).ok()).collect();
-    let mapped = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+    let mapped = map(&bytewise::text(value.as_bytes()), base_path, prefix);
+    let mapped = bytewise::bytes(&mapped).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
     mapped.unwrap_or(value)
 }
 
@@ -34,21 +34,26 @@ fn map(cookie: &str, base_path: &str, prefix: &str) -> String {
     let mut out = String::with_capacity(cookie.len() + prefix.len());
     for (at, part) in cookie.split(';').enumerate() {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let name = name.trim();
+        let name = trim(name);
         if at > 0 && name.eq_ignore_ascii_case("domain") {
             continue;
         }
         if at > 0 {
             out.push(';');
         }
-        if at > 0 && name.eq_ignore_ascii_case("path") && value.trim().starts_with('/') {
+        if at > 0 && name.eq_ignore_ascii_case("path") && trim(value).starts_with('/') {
             out.push_str(" Path=");
-            out.push_str(&map_path(value.trim(), base_path, prefix));
+            out.push_str(&map_path(trim(value), base_path, prefix));
         } else {
             out.push_str(part);
         }
     }
     out
+}
+
+/// Without the white space of RFC 6265 around it: other characters stand for bytes of a value.
+fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
 }
 
 /// The proxy's path for a path of the target: what lies below the base path stays below the
@@ -79,6 +84,11 @@ mod tests {
             ("a=b; Path=/v1x", "/v1", "a=b; Path=/api/demo/"),
             ("a=b; Path=/", "/v1", "a=b; Path=/api/demo/"),
             ("domain=x; Path=app", "", "domain=x; Path=app"),
+            (
+                "a=\u{e9}; Path=/voil\u{c3}\u{a0}",
+                "",
+                "a=\u{e9}; Path=/api/demo/voil\u{c3}\u{a0}",
+            ),
         ] {
             assert_eq!(map(cookie, base, "/api/demo"), expected, "{cookie}");
         }

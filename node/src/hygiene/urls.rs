@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proto::hosts::Origin;
 use proto::target::BaseUrl;
 
+use super::bytewise;
+
 /// Header fields whose references are mapped.
 const FIELDS: [HeaderName; 4] = [
     header::LOCATION,
@@ -42,7 +44,6 @@ pub fn map_answer(headers: &mut HeaderMap, mapping: &Mapping<'_>) -> Option<Stri
         headers.remove(field);
         for value in values {
             let mapped = mapping.value(field, &value, &mut foreign);
-            let mapped = mapped.and_then(|mapped| HeaderValue::from_bytes(mapped.as_bytes()).ok());
             headers.append(field.clone(), mapped.unwrap_or(value));
         }
     }
@@ -59,19 +60,20 @@ pub fn foreign(headers: &HeaderMap, mapping: &Mapping<'_>) -> Option<String> {
 }
 
 impl Mapping<'_> {
-    /// A field's value mapped; `None` where nobody can say what it refers to, which counts as
-    /// foreign. Clients follow what is UTF-8, though RFC 3986 knows ASCII alone.
+    /// A field's value mapped; `None` where that would be no field value. Clients follow what is
+    /// not ASCII, though RFC 3986 knows nothing else: in path and query any bytes may stand.
     fn value(
         &self,
         field: &HeaderName,
         value: &HeaderValue,
         foreign: &mut Option<String>,
-    ) -> Option<String> {
-        let Ok(text) = std::str::from_utf8(value.as_bytes()) else {
-            foreign.get_or_insert_with(|| "(not UTF-8)".to_owned());
-            return None;
-        };
-        Some(self.field(field, text, foreign))
+    ) -> Option<HeaderValue> {
+        if let Ok(text) = std::str::from_utf8(value.as_bytes()) {
+            let mapped = self.field(field, text, foreign);
+            return HeaderValue::from_bytes(mapped.as_bytes()).ok();
+        }
+        let mapped = self.field(field, &bytewise::text(value.as_bytes()), foreign);
+        HeaderValue::from_bytes(&bytewise::bytes(&mapped)?).ok()
     }
 
     fn field(&self, field: &HeaderName, text: &str, foreign: &mut Option<String>) -> String {
@@ -130,9 +132,13 @@ impl Mapping<'_> {
             return text.to_owned();
         }
         let head = &text[..text.len() - rest.len()];
-        let reference = match rest.strip_prefix(['"', '\'']) {
-            // Up to the quote that ends it; a client may read more where none does.
-            Some(quoted) => quoted.split(['"', '\'']).next().unwrap_or_default(),
+        let quote = rest
+            .chars()
+            .next()
+            .filter(|first| matches!(first, '"' | '\''));
+        let reference = match quote {
+            // Up to the same quote; a client may read more where there is none.
+            Some(quote) => rest[1..].split(quote).next().unwrap_or_default(),
             None => rest,
         };
         format!("{head}{}", self.reference(reference, foreign))
@@ -245,6 +251,30 @@ mod tests {
         let mapped = headers[&name].as_bytes();
         assert_eq!(mapped, expected.as_bytes(), "{field}: {value}");
         assert_eq!(found.as_deref(), foreign, "{field}: {value}");
+    }
+
+    #[test]
+    fn bytes_of_no_text_are_mapped_too() {
+        let base = BaseUrl::parse("https://api.x.com").unwrap();
+        let mapping = Mapping {
+            base: &base,
+            is_other: &|_| false,
+            prefix: "/api/demo",
+        };
+        for (value, expected, foreign) in [
+            (&b"/caf\xe9"[..], &b"/api/demo/caf\xe9"[..], None),
+            (
+                b"//evil.example/\xe9",
+                b"//evil.example/\xe9",
+                Some("evil.example"),
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::LOCATION, HeaderValue::from_bytes(value).unwrap());
+            let found = map_answer(&mut headers, &mapping);
+            assert_eq!(headers[header::LOCATION].as_bytes(), expected);
+            assert_eq!(found.as_deref(), foreign);
+        }
     }
 
     #[test]
@@ -396,6 +426,11 @@ mod tests {
             ("refresh", "5", "5"),
             ("refresh", "0; /a", "0; /api/demo/a"),
             ("refresh", "0;url", "0;url"),
+            (
+                "refresh",
+                "0; url=\"/a?q=it's\"",
+                "0; url=/api/demo/a?q=it's",
+            ),
         ] {
             check(root, field, value, expected, None);
         }

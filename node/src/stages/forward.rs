@@ -379,7 +379,7 @@ fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
         ),
         FailureKind::Held => EarlyEnd::new(
             Code::UpstreamTimeout,
-            "a limit or a busy pool held the request until `timeouts.total_ms`; it was not sent",
+            "a limit or a busy pool held the request until `timeouts.total_ms` was over",
         ),
         FailureKind::PoolExhausted => EarlyEnd::new(
             Code::Overloaded,

@@ -156,6 +156,22 @@ pub enum SendError<G> {
     Failed(Failure),
 }
 
+impl Failure {
+    /// The same where another attempt was made before, which the target may have carried out.
+    pub fn after(self, earlier: Vec<Earlier>, maybe_carried_out: bool) -> Self {
+        Self {
+            kind: match self.kind {
+                // Of what was written before it cannot be said that it was held.
+                FailureKind::Held if maybe_carried_out => FailureKind::TotalTimeout,
+                kind => kind,
+            },
+            maybe_carried_out: self.maybe_carried_out || maybe_carried_out,
+            earlier,
+            ..self
+        }
+    }
+}
+
 /// A send that was stopped from this side.
 #[derive(Debug)]
 pub struct Stopped<G> {

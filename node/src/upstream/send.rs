@@ -84,12 +84,12 @@ pub(super) async fn send<G>(
         *attempts += 1;
         Ok(leave)
     };
-    let (head, body, kind) = match exchange
+    let (head, body, kind, first_maybe_carried_out) = match exchange
         .attempt(head, body, Wanted::Any, &mut attempts, &mut gate)
         .await
     {
         Ok(answer) => return Ok(answer),
-        Err(Missed::Again(head, body, kind, _)) => (head, body, kind),
+        Err(Missed::Again(head, body, kind, maybe)) => (head, body, kind, maybe),
         Err(missed) => return Err(missed.into_error(attempts)),
     };
     let ended = Instant::now().into_std();
@@ -100,7 +100,9 @@ pub(super) async fn send<G>(
     match second {
         Ok(answer) => Ok(Answer { earlier, ..answer }),
         Err(missed) => Err(match missed.into_error(attempts) {
-            SendError::Failed(failure) => SendError::Failed(Failure { earlier, ..failure }),
+            SendError::Failed(failure) => {
+                SendError::Failed(failure.after(earlier, first_maybe_carried_out))
+            }
             SendError::Gate(stopped) => SendError::Gate(Stopped { earlier, ..stopped }),
         }),
     }

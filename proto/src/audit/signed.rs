@@ -36,34 +36,40 @@ pub fn check<'k>(
     records: &[SignedRecord],
     keys: impl Fn(&str) -> &'k [VerifyingKey],
 ) -> Signed {
+    let judged: Vec<Judged> = records
+        .iter()
+        .map(|record| Judged::of(org, own, record, &keys))
+        .collect();
+    let holds = |judged: &Judged| judged.is_own && judged.verified.is_ok();
+    let (first, last) = (
+        judged.iter().position(holds),
+        judged.iter().rposition(holds),
+    );
     let mut found = Signed::default();
-    // Whether a later version of this region is signed; it signs all or none.
-    let mut signs = false;
-    for record in records.iter().rev() {
-        let is_own = || {
-            let parsed = serde_json::from_slice::<VersionRecord>(&record.record);
-            parsed.is_ok_and(|parsed| parsed.head.epoch.region == own)
-        };
-        let signature = Signature::parse(&record.signature);
-        let region = signature.as_ref().ok().map(|signed| signed.region.clone());
-        let verified = signature.and_then(|signature| {
-            let keys = keys(&signature.region);
-            signature.verify(org, &record.record, keys)
-        });
-        let problem = match verified {
+    for (at, (record, judged)) in records.iter().zip(&judged).enumerate() {
+        // Between versions that this region's keys hold it has made none without them.
+        let is_later = first.is_some_and(|first| first < at);
+        let is_earlier = last.is_some_and(|last| at < last);
+        let (problem, detail) = match &judged.verified {
             Ok(()) => {
                 found.holding += 1;
-                signs |= region.is_some_and(|region| region == own);
                 continue;
             }
-            Err(SignatureError::UnknownKey(..)) => continue,
-            Err(SignatureError::Absent) if !(signs && is_own()) => continue,
-            Err(SignatureError::Absent) => Problem::Missing,
-            Err(SignatureError::Malformed | SignatureError::Wrong(_)) => Problem::Changed,
-        };
-        let detail = match problem {
-            Problem::Missing => "its signature is not there, and later versions have one",
-            _ => "its record, which says who made it, when and from where, is not what was signed",
+            Err(SignatureError::UnknownKey(..)) if judged.is_own && is_earlier && is_later => (
+                Problem::Changed,
+                "it is signed with a key that is not among those of this region, between versions \
+                 that are",
+            ),
+            Err(SignatureError::Absent) if judged.is_own && is_earlier => (
+                Problem::Missing,
+                "its signature is not there, and later versions have one: it was taken away, or a \
+                 control plane without `keys.signing_file` made the version",
+            ),
+            Err(SignatureError::UnknownKey(..) | SignatureError::Absent) => continue,
+            Err(SignatureError::Malformed | SignatureError::Wrong(_)) => (
+                Problem::Changed,
+                "its record, which says who made it, when and from where, is not what was signed",
+            ),
         };
         found.breaks.push(Break {
             entry: None,
@@ -72,8 +78,35 @@ pub fn check<'k>(
             detail: detail.into(),
         });
     }
-    found.breaks.reverse();
     found
+}
+
+/// A record and its signature.
+struct Judged {
+    /// Whether this region made the version.
+    is_own: bool,
+    verified: Result<(), SignatureError>,
+}
+
+impl Judged {
+    fn of<'k>(
+        org: OrgId,
+        own: &str,
+        record: &SignedRecord,
+        keys: impl Fn(&str) -> &'k [VerifyingKey],
+    ) -> Self {
+        let parsed = serde_json::from_slice::<VersionRecord>(&record.record);
+        let is_own = parsed.is_ok_and(|parsed| parsed.head.epoch.region == own);
+        let verified = Signature::parse(&record.signature).and_then(|signature| {
+            // Another region's key says nothing of what this one made.
+            let keys = match is_own && signature.region != own {
+                true => &[],
+                false => keys(&signature.region),
+            };
+            signature.verify(org, &record.record, keys)
+        });
+        Self { is_own, verified }
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +171,14 @@ mod tests {
             (found.holding, breaks)
         };
         assert_eq!(check(&records), (4, vec![]));
+        // Whoever names a key that is not known, or signs as another region, hides nothing.
+        let signed = records[2].signature.clone();
+        for by in [&gone, &eu] {
+            let signature = by.sign(ORG, &records[2].record);
+            records[2].signature = serde_json::to_vec(&signature).unwrap();
+            assert_eq!(check(&records), (3, vec![(3, Problem::Changed)]));
+        }
+        records[2].signature = signed;
         let text = String::from_utf8(records[2].record.clone()).unwrap();
         records[2].record = text.replace("192.0.2.9", "192.0.2.8").into_bytes();
         records[3].signature = records[1].signature.clone();

@@ -53,24 +53,26 @@ fn joined(
     keeps_parameters: bool,
 ) -> Result<String, PathRefused> {
     let mut canonical = Vec::with_capacity(units.len());
-    let mut in_parameters = false;
+    let (mut in_parameters, mut cut_raw) = (false, false);
     for unit in units {
         let slash = matches!(unit.byte, b'/' | b'\\');
         let opaque = slash && unit.escaped && options.encoded_slash == EncodedSlash::Opaque;
         if slash && !opaque {
-            if in_parameters && (unit.escaped || unit.byte == b'\\') {
+            // A server that removes what follows `;` before it decodes sees a raw one alone.
+            if cut_raw && (unit.escaped || unit.byte == b'\\') {
                 return Err(PathRefused {
                     reason: PathRefusal::SlashInParameters,
                     offset: unit.offset,
                 });
             }
-            in_parameters = false;
+            (in_parameters, cut_raw) = (false, false);
             if canonical.last() != Some(&b'/') {
                 canonical.push(b'/');
             }
             continue;
         }
         in_parameters |= unit.byte == b';';
+        cut_raw |= unit.byte == b';' && !unit.escaped;
         if in_parameters && !keeps_parameters {
             continue;
         }

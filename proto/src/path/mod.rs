@@ -53,8 +53,8 @@ pub enum PathRefusal {
     /// An over-long UTF-8 form, which lenient decoders turn into `/` or `.`.
     #[error("the path holds an over-long UTF-8 sequence")]
     OverlongUtf8,
-    /// `%2F` or `%5C` behind a `;` in one segment: some servers remove what follows the `;` before
-    /// they decode, some after, and so end the segment elsewhere.
+    /// `%2F` or `%5C` behind a `;`, itself not encoded, in one segment: some servers remove what
+    /// follows the `;` before they decode, some after, and so end the segment elsewhere.
     #[error("the path holds an encoded slash behind a semicolon")]
     SlashInParameters,
     /// `.` or `..` as a segment, in plain or any encoded form.

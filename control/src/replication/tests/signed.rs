@@ -221,6 +221,51 @@ async fn what_was_revoked_comes_although_a_version_is_not_taken_and_what_that_en
     .await;
 }
 
+/// Home keeps too few versions to lead there: the one that ended a secret is not in the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_with_a_version_that_is_passed_over_comes_with_the_newest() {
+    let (_net, us, eu) = two_signing(both()).await;
+    let org = us.org();
+    let create = |bits, token| create_credential(&us.publisher, bits, token);
+    us.publish(org, vec![create(1, "one"), create(2, "two")])
+        .await;
+    us.publish(org, vec![create_target(1, "t")]).await;
+    us.seen(org).await;
+    let _following = following(&eu);
+    let differ = async |prefix: &str| eu.dump(&[prefix]).await != us.dump(&[prefix]).await;
+    comes("the first versions", || async {
+        !differ("live/head/").await
+    })
+    .await;
+    let mut none = us.signing.clone();
+    none.signers.clear();
+    let without = us.restarted_with(&none);
+    let n = without
+        .publish(org, vec![set_secret(&us.publisher, 2, "three")])
+        .await;
+    without.publish(org, vec![rename(1, "later")]).await;
+    write(&us, vec![Op::Delete(keys::version(org, n))]).await;
+    us.seen(org).await;
+    comes("the refusal of the newest", || async {
+        refused(&eu, "us", org).is_some_and(|(at, _)| at == n + 1)
+    })
+    .await;
+    let revoked = CredentialId::from_bits(1);
+    us.publisher.revoke_here(org, revoked).await.unwrap();
+    comes("what was revoked", || async {
+        !eu.dump(&["live/retired/"]).await.is_empty()
+    })
+    .await;
+    let facts = eu.dump(&["live/retired/"]).await;
+    let expected = [keys::retired(org, revoked)];
+    assert!(facts.keys().eq(&expected), "{:?}", facts.keys());
+    us.publisher.sign_kept().await.unwrap();
+    comes("what is signed now, with what it ends", || async {
+        !differ("live/head/").await && !differ("live/retired/").await
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_in_the_middle_cannot_pass_off_what_home_did_not_make() {
     let (net, regions) = installation(&["us", "eu", "ap"]).await;

@@ -104,6 +104,14 @@ impl Owner {
         true
     }
 
+    /// What was given on credit is forgotten when its windows have passed, and not before.
+    pub(super) fn look_for_credit(&mut self, now_ns: u64) {
+        if self.loss.has_credit() {
+            let passed_ns = now_ns.saturating_add(self.slowest_ns().saturating_mul(2));
+            self.look_ns = self.look_ns.min(passed_ns);
+        }
+    }
+
     fn publish_open(&self, around: &Around<'_>, state: State) {
         let until_ns = around.now.boot_ns.saturating_add(SAID_LOST_NS);
         self.publish(&state, around, Verdict::Pass { until_ns }, Mode::Open);

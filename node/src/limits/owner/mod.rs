@@ -289,9 +289,9 @@ impl Owner {
             .next_word_ns(now_ns)
             .min(self.next_correction_ns(around));
         self.look_ns = self.look_ns.min(word_ns);
-        if !self.remembered.is_over(around.now.unix_s()) || self.loss.has_credit() {
-            // Who is not to be looked at any more is forgotten, with all that it remembers and
-            // what it gave on credit.
+        self.look_for_credit(now_ns);
+        if !self.remembered.is_over(around.now.unix_s()) {
+            // Who is not to be looked at any more is forgotten, with all that it remembers.
             let again_ns = now_ns.saturating_add(REMEMBERED_NS);
             self.look_ns = self.look_ns.min(again_ns);
         }

@@ -478,6 +478,12 @@ mod tests {
         assert!(matches!(revision().await, Err(KeptError::Sealed)));
         mine.facts.write(b"{}".to_vec()).unwrap();
         assert_eq!(revision().await.unwrap(), Revision(42));
+        // What is written next does not put the damaged one in its place.
+        let next = frames(Revision(44), now_s, &some_pairs()).unwrap();
+        mine.copy.write(next).unwrap();
+        assert_eq!(revision().await.unwrap(), Revision(44));
+        fs::write(dir.path().join("kept"), b"cut").unwrap();
+        assert_eq!(revision().await.unwrap(), Revision(42));
         fs::remove_file(dir.path().join("kept")).unwrap();
         assert!(mine.read(HOUR).unwrap().is_none(), "it was taken away");
     }

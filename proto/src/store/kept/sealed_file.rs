@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 
@@ -22,6 +23,8 @@ pub(super) struct SealedFile {
     of: Vec<u8>,
     /// Where what it held before the last write stays, if that does.
     previous: Option<PathBuf>,
+    /// Whether it could not be opened: then the one before it is the better one.
+    is_damaged: AtomicBool,
 }
 
 impl SealedFile {
@@ -34,6 +37,7 @@ impl SealedFile {
             key,
             of: of.into(),
             previous: None,
+            is_damaged: AtomicBool::new(false),
         })
     }
 
@@ -53,7 +57,9 @@ impl SealedFile {
     /// # Errors
     /// [`KeptError`]; the file stays as it is.
     pub fn read(&self) -> Result<Option<Vec<u8>>, KeptError> {
-        self.read_from(&self.file)
+        let read = self.read_from(&self.file);
+        self.is_damaged.store(read.is_err(), Relaxed);
+        read
     }
 
     /// What it held before the last write; `None` where that is not there.
@@ -96,14 +102,19 @@ impl SealedFile {
         let aad = Aad::from(self.of.as_slice());
         let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
         let nonce = sealed.map_err(|_| KeptError::Sealed)?;
-        if let Some(previous) = &self.previous {
-            // Where neither can be done, there is no previous one, and the file is what it is.
-            let _ = fs::remove_file(previous);
-            let _ = fs::hard_link(&self.file, previous);
-        }
+        let keep = || {
+            let previous = self.previous.as_ref();
+            if let Some(previous) = previous.filter(|_| !self.is_damaged.load(Relaxed)) {
+                // Where neither can be done, there is no previous one, and the file is what it is.
+                let _ = fs::remove_file(previous);
+                let _ = fs::hard_link(&self.file, previous);
+            }
+        };
         // Two processes write here while one takes over from the other.
         let temporary = self.file.with_extension(temporary(std::process::id()));
-        private_file::replace(&self.file, &temporary, &[MAGIC, nonce.as_ref(), &content])?;
+        let parts: [&[u8]; 3] = [MAGIC, nonce.as_ref(), &content];
+        private_file::replace_after(&self.file, &temporary, &parts, keep)?;
+        self.is_damaged.store(false, Relaxed);
         Ok(())
     }
 }
