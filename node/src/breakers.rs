@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::upstream::breaker::{
     Admission, Breaker, BreakerPolicy, BreakerState, FailureRatio, Health, Ticket,
 };
-use crate::upstream::{Failure, FailureKind};
+use crate::upstream::{Failure, Fault};
 
 /// The least share of an endpoint that has just come back, in thousandths: enough to be noticed.
 const SHARE_LEAST: u32 = 50;
@@ -162,21 +162,10 @@ impl Admitted {
 
     /// The target did not answer.
     pub fn failed(mut self, failure: &Failure) {
-        self.health = match failure.kind {
-            FailureKind::Resolve(_)
-            | FailureKind::Connect(_)
-            | FailureKind::Reset(_)
-            | FailureKind::BadHttp(_)
-            | FailureKind::Tls(_)
-            | FailureKind::ConnectTimeout
-            | FailureKind::FirstByteTimeout
-            | FailureKind::TotalTimeout => Health::Failure,
+        self.health = match failure.kind.fault() {
+            Fault::Target => Health::Failure,
             // The gateway or the caller ended it.
-            FailureKind::Refused { .. }
-            | FailureKind::PoolExhausted
-            | FailureKind::Held
-            | FailureKind::BadTarget
-            | FailureKind::BodyFromCaller(_) => Health::Unknown,
+            Fault::Configuration | Fault::Gateway | Fault::Caller => Health::Unknown,
         };
     }
 }
@@ -233,6 +222,7 @@ impl Breakers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::FailureKind;
 
     const ID: (OrgId, TargetId) = (OrgId::from_bits(1), TargetId::from_bits(1));
 
@@ -265,8 +255,6 @@ mod tests {
     /// Whose fault a failure is, and whether it opens a breaker, are one answer.
     #[test]
     fn only_what_is_a_targets_fault_counts() {
-        use crate::upstream::Fault;
-
         let mut breakers = Breakers::default();
         let one = settings(serde_json::json!({"consecutive_failures": 1}));
         for (at, kind) in [

@@ -91,6 +91,14 @@ fn a_given_admin_token_replaces_the_made_one() {
     assert_eq!(me(&made), 401);
 }
 
+/// Waits until a gateway takes no more connections.
+fn wait_closed(gateway: &Gateway) {
+    let address = gateway.url.trim_start_matches("http://");
+    wait_for("a closed listener", || {
+        std::net::TcpStream::connect(address).is_err().then_some(())
+    });
+}
+
 #[test]
 fn a_stop_lets_requests_end_and_takes_no_new_ones() {
     let gateway = Gateway::start();
@@ -106,12 +114,7 @@ fn a_stop_lets_requests_end_and_takes_no_new_ones() {
     caller.send(proxy.request("GET", "/").bytes(&gateway.url));
     upstream.wait_seen(1);
     gateway.signal("TERM");
-    let address = gateway.url.trim_start_matches("http://").to_owned();
-    wait_for("a closed listener", || {
-        std::net::TcpStream::connect(&address)
-            .is_err()
-            .then_some(())
-    });
+    wait_closed(&gateway);
     gate.open();
     let answer = caller.read().expect("the request in flight is answered");
     assert_eq!(answer.json(), json!({"whole": true}));
@@ -149,12 +152,7 @@ fn a_stop_waits_for_what_is_finished_for_a_caller_that_left() {
         }
         drop(caller);
         gateway.signal("TERM");
-        let address = gateway.url.trim_start_matches("http://").to_owned();
-        wait_for("a closed listener", || {
-            std::net::TcpStream::connect(&address)
-                .is_err()
-                .then_some(())
-        });
+        wait_closed(&gateway);
         gate.open();
         let (status, folder) = gateway.ended();
         assert_eq!(status.code(), Some(0));

@@ -77,11 +77,13 @@ pub async fn create(call: &OrgCall) -> Result<Answer, Refusal> {
         answer[TARGET] = target;
     }
     let mut credentials = made::<Credentials>(call, &published);
+    // Of a write that was carried out before, other keys were generated and are in force.
+    let again = || planned(document, &published.config, key);
+    let again = published.replayed.then(again);
     for credential in &mut credentials {
-        match published.replayed {
-            false => plan.show_once(credential),
-            // Other keys were generated and are in force.
-            true => tell_shown_before(credential, &planned(document, &published.config, key)),
+        match &again {
+            None => plan.show_once(credential),
+            Some(again) => tell_shown_before(credential, again),
         }
     }
     if !credentials.is_empty() {

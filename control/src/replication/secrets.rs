@@ -197,8 +197,9 @@ impl Local {
     ) -> Result<Vec<Txn>, ApplyError> {
         let unreadable = |error: &dyn Display| self.refused(format!("a fact: {error}"));
         let mut txns: Vec<Txn> = Vec::new();
-        let mut here = HashMap::new();
+        let mut listed = None;
         if versions.retired.len() > FACTS_WITH_HEAD {
+            let here = listed.insert(HashMap::new());
             load::list(store, &keys::retired_of(self.org), None, |pair| {
                 here.insert(pair.key.clone(), pair);
             })
@@ -210,9 +211,9 @@ impl Local {
                 continue;
             }
             let key = keys::retired(self.org, *credential);
-            let known = match versions.retired.len() > FACTS_WITH_HEAD {
-                true => here.remove(&key),
-                false => store.get(&key).await?.value,
+            let known = match &mut listed {
+                Some(here) => here.remove(&key),
+                None => store.get(&key).await?.value,
             };
             let raised = facts::raising(&key, known.as_ref(), |here| told.joined(here));
             let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? else {
