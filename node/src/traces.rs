@@ -42,7 +42,7 @@ pub struct Sampling {
     pub ratio: f64,
     /// Requests that take at least so long are kept, in microseconds.
     pub slow_us: u64,
-    /// Requests that end with a 5xx or without an answer are kept.
+    /// Requests that end with a 5xx, without an answer or with one that broke off are kept.
     pub errors: bool,
     /// Requests that rules, limits or authentication refuse are kept, and those that the target
     /// answers 429.
@@ -66,7 +66,7 @@ impl Sampling {
 
     /// Whether a finished request is kept.
     pub fn keeps(&self, context: &TraceContext, record: &Record) -> bool {
-        let error = record.status.is_none_or(|status| status >= 500);
+        let error = record.status.is_none() || record.is_error();
         let refused = record.status == Some(429)
             || matches!(
                 &*record.code,
@@ -214,6 +214,10 @@ mod tests {
             ("proxy-access-denied", Some(400), None, 5, true),
             ("proxy-access-denied", Some(401), None, 5, true),
             ("client-aborted", None, None, 5, true),
+            ("client-aborted", Some(200), Some(200), 5, false),
+            ("upstream-unreachable", Some(200), Some(200), 5, true),
+            ("filter-not-json", Some(200), Some(200), 5, true),
+            ("filter-not-json", Some(422), Some(200), 5, false),
             (
                 "proxy-access-granted",
                 Some(200),

@@ -188,6 +188,11 @@ impl Code {
     pub const fn as_str(self) -> &'static str {
         self.facts().code
     }
+
+    /// The code with this text.
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
 }
 
 impl fmt::Display for Code {

@@ -19,7 +19,8 @@ pub struct TraceSettings {
     pub ratio: f64,
     /// Requests that take at least so long are exported in any case, in milliseconds.
     pub slow_ms: u64,
-    /// Requests that end with a 5xx or without an answer are exported in any case.
+    /// Requests that end with a 5xx, without an answer or with one that broke off are exported in
+    /// any case.
     pub errors: bool,
     /// Requests that rules, limits or authentication refuse are exported in any case.
     pub refused: bool,

@@ -97,7 +97,7 @@ impl Spans {
     fn write(&self, told: &Told<'_>, out: &mut Message) {
         let record = told.record;
         self.server(told, out);
-        let ended_by = ended_by(record);
+        let ended_by = record.ended_by();
         let mut at_us = 0;
         for (n, time) in record.stages.iter().enumerate() {
             let times = (at_us, at_us + u64::from(time.us));
@@ -120,7 +120,8 @@ impl Spans {
         {
             let id = told.context.further_span(99);
             let times = (at_us.min(record.total_us), record.total_us);
-            stage(&self.plain, told, (id, Stage::Respond), times, false, out);
+            let ended = ended_by == Some(Stage::Respond);
+            stage(&self.plain, told, (id, Stage::Respond), times, ended, out);
         }
     }
 
@@ -288,7 +289,8 @@ fn client(
         }
         span.flag(own::REUSED, attempt.reused);
         let error: Option<Cow<'_, str>> = match (attempt.status, attempt.failure) {
-            (Some(status), _) => (status >= 400).then(|| status.to_string().into()),
+            (Some(status), _) if status >= 400 => Some(status.to_string().into()),
+            (Some(_), _) => broken(record, at).map(Cow::Borrowed),
             (None, failure) => Some(failure.map_or("other", |f| f.as_str()).into()),
         };
         status(attempt.status, error.as_deref(), span);
@@ -314,16 +316,15 @@ fn query(fields: &[QueryField]) -> Option<String> {
     (!fields.is_empty()).then(|| fields.join("&"))
 }
 
-/// The stage that ended the request before it was sent or answered.
-fn ended_by(record: &Record) -> Option<Stage> {
-    if record.code == "proxy-access-granted" || record.code == "client-aborted" {
-        return None;
-    }
-    let mut passed = record.stages.iter().rev().map(|time| time.stage);
-    passed.find(|stage| *stage < Stage::Record)
+/// What broke off the answer to an attempt, where the target did.
+fn broken(record: &Record, at: usize) -> Option<&str> {
+    let is_last = at + 1 == record.sends.len();
+    let broke = is_last && record.code.starts_with("upstream-") && record.broke_off();
+    broke.then_some(&*record.code)
 }
 
-/// `error.type` of the SERVER span: 4xx are the caller's and no error of ours.
+/// `error.type` of the SERVER span: 4xx are the caller's and no error of ours, but for an answer
+/// that broke off.
 fn server_error(record: &Record) -> Option<String> {
     match Ending::of(record).error()? {
         ErrorType::Status => record.status.map(|status| status.to_string()),

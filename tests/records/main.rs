@@ -60,6 +60,10 @@ const SUITE: &[(&str, Case)] = &[
         together::kept_tallies_say_what_the_records_say,
     ),
     (
+        "what_broke_off_is_an_error",
+        together::what_broke_off_is_an_error_and_a_used_up_budget_a_refusal,
+    ),
+    (
         "the_largest_groups_come_first",
         together::the_largest_groups_come_first,
     ),

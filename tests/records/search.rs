@@ -128,7 +128,10 @@ pub fn every_field_selects(records: &Records) {
         stage: proto::record::Stage::Limit,
         us: 1,
     }];
-    records.insert(&[plain, rich, ended]).unwrap();
+    let mut cut = record(4, 1);
+    (cut.code, cut.stages) = ("upstream-unreachable".into(), ended.stages.clone());
+    (cut.status, cut.upstream_status) = (Some(200), Some(200));
+    records.insert(&[plain, rich, ended, cut]).unwrap();
     let rows = [
         ("proxy_credential", CredentialId::from_bits(77).to_string()),
         ("target_credential", CredentialId::from_bits(78).to_string()),
@@ -167,8 +170,9 @@ pub fn every_field_selects(records: &Records) {
     for (name, value) in &rows {
         assert_eq!(find(name, value), [2], "{name}={value}");
     }
-    assert_eq!(find("duration_ms_max", "1999"), [3, 1]);
+    assert_eq!(find("duration_ms_max", "1999"), [4, 3, 1]);
     assert_eq!(find("ended_by", "limit"), [3]);
+    assert_eq!(find("ended_by", "respond"), [4]);
     assert_eq!(find("key_hint", "az09"), [0u128; 0]);
     assert_eq!(find("key_place", ""), [0u128; 0]);
     let tried: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();

@@ -54,6 +54,49 @@ pub fn kept_tallies_say_what_the_records_say(records: &Records) {
     assert_eq!(status.groups[0].total.durations.quantile(0.99), Some(5));
 }
 
+/// Both what tallies keep and what is read from records count as errors what broke off too.
+pub fn what_broke_off_is_an_error_and_a_used_up_budget_a_refusal(records: &Records) {
+    let ends = [
+        ("upstream-unreachable", Some(200), (1, 0)),
+        ("upstream-timeout", Some(404), (1, 0)),
+        ("filter-not-json", Some(200), (1, 0)),
+        ("filter-not-json", Some(422), (0, 0)),
+        ("gateway-stopped", None, (1, 0)),
+        ("client-aborted", Some(200), (0, 0)),
+        ("client-aborted", None, (0, 0)),
+        ("proxy-access-granted", Some(503), (1, 0)),
+        ("proxy-access-granted", Some(404), (0, 0)),
+        ("budget-exhausted", Some(402), (0, 1)),
+        ("rate-limited", Some(429), (0, 1)),
+    ];
+    let batch = (1u128..).zip(ends).map(|(n, (code, status, _))| {
+        let mut record = record(n, 1);
+        (record.code, record.status) = (code.into(), status);
+        // Each is a group of its own.
+        record.config_version = n as u64;
+        record
+    });
+    let batch = batch.collect::<Vec<_>>();
+    records.insert(&batch).unwrap();
+    for condition in [None, Some(field("method", "GET"))] {
+        let mut asked = question(Dimension::Version);
+        asked.limit = 20;
+        asked.filter.conditions = condition.into_iter().collect();
+        let found = records.aggregate(&asked).unwrap();
+        assert_eq!(found.groups.len(), ends.len());
+        for (n, (code, status, expected)) in (1..).zip(ends) {
+            let mut groups = found.groups.iter();
+            let group = groups.find(|group| group.value == n.to_string()).unwrap();
+            let total = &group.total;
+            assert_eq!((total.errors, total.refused), expected, "{code} {status:?}");
+        }
+    }
+    let mut asked = question(Dimension::Version);
+    (asked.order, asked.limit) = (Order::Errors, 5);
+    let found = records.aggregate(&asked).unwrap();
+    assert!(found.groups.iter().all(|group| group.total.errors == 1));
+}
+
 pub fn the_largest_groups_come_first(records: &Records) {
     insert(records, 0..30);
     insert(records, 30..31);

@@ -644,6 +644,64 @@ fn what_is_kept_is_decided_at_the_end() {
     assert!(!ids.contains(&plain) && !ids.contains(&unkept), "{ids:?}");
 }
 
+/// An answer that broke off is an error to every collector, whatever share of traces is kept, and
+/// to whoever counts.
+#[test]
+fn an_answer_that_broke_off_is_an_error() {
+    let upstream = Upstream::raw(|connection, keep| {
+        while let Some(request) = connection.read() {
+            keep(&request);
+            connection.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n");
+            if request.target() == "/cut" {
+                return;
+            }
+            connection.send("0\r\n\r\n");
+        }
+    });
+    for protocol in ["grpc", "http"] {
+        let (endpoint, received) = match protocol {
+            "grpc" => grpc(),
+            _ => http(),
+        };
+        let otlp = format!("protocol = \"{protocol}\"\n");
+        let gateway = telling(&endpoint, &otlp, "ratio = 0.0\n");
+        let proxy = gateway.proxy(&upstream.url());
+        let whole = id(&proxy.get("/whole"));
+        let answer = proxy.get("/cut");
+        assert!(!answer.complete && answer.status() == 200, "{answer:?}");
+        let expected = Expected {
+            status: Some("200"),
+            error: Some("upstream-unreachable"),
+            code: "upstream-unreachable",
+            ended_by: Some("respond"),
+            told: false,
+            attempts: &[(Some("200"), Some("upstream-unreachable"))],
+        };
+        check(&received, &proxy, &upstream, &answer, "/cut", &expected);
+        assert!(received.spans().iter().all(|span| {
+            let attributes = attributes(span);
+            attributes.get("requestrocket.request.id") != Some(&whole)
+        }));
+        let series = "http_server_request_duration_seconds_count{http_request_method=\"GET\",\
+                      http_response_status_code=\"200\",url_scheme=\"http\",\
+                      error_type=\"upstream-unreachable\"}";
+        assert_eq!(gateway.metric(series), 1.0);
+        gateway.record(&id(&answer));
+        let told = gateway.get("/telemetry?from=1h");
+        let group = &told["groups"][0];
+        assert_eq!(
+            (&group["count"], &group["errors"]),
+            (&2.into(), &1.into()),
+            "{told}"
+        );
+        let drawn = gateway.get(&format!("/records/{}/trace", id(&answer)));
+        let spans = drawn["spans"].as_array().expect("spans").iter();
+        let ended = spans.filter(|span| span["outcome"] == "end");
+        let ended = ended.map(|span| &span["name"]).collect::<Vec<_>>();
+        assert_eq!(ended, ["respond"], "{drawn}");
+    }
+}
+
 #[test]
 fn a_caller_that_is_not_trusted_gets_a_link() {
     let (endpoint, received) = grpc();

@@ -268,7 +268,8 @@ pub const FIELDS: &[Field] = &[
     ),
     field(
         "ended_by",
-        "The stage that ended it before it was sent, such as `authorize`",
+        "The stage in which it ended early, such as `authorize`; `respond` where the answer broke \
+         off or the caller left",
         "a stage such as `authorize`",
         |t| word(t).map(Kind::EndedBy),
     ),
@@ -335,7 +336,7 @@ impl Condition {
             Kind::ClientAborted(wanted) => record.client_aborted == *wanted,
             Kind::Scrubbed(wanted) => (record.scrubbed > 0) == *wanted,
             Kind::Scrub(state) => record.scrub == *state,
-            Kind::EndedBy(stage) => ended_by(record) == Some(*stage),
+            Kind::EndedBy(stage) => record.ended_by() == Some(*stage),
         }
     }
 }
@@ -344,13 +345,6 @@ impl Bounds {
     fn hold(self, number: u64) -> bool {
         (self.0..=self.1).contains(&number)
     }
-}
-
-/// The last stage that a request passed before it was recorded, when it was never sent.
-pub(super) fn ended_by(record: &StoredRecord<'_>) -> Option<Stage> {
-    let passed = record.stages.iter().rev().map(|time| time.stage);
-    let last = passed.into_iter().find(|stage| *stage < Stage::Record)?;
-    (record.upstream_status.is_none() && last <= Stage::Forward).then_some(last)
 }
 
 /// Records may hold a network instead of an address: see `record.source` of a proxy.

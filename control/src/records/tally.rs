@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proto::record::is_error;
 use proto::wire::StoredRecord;
 
 use super::counted::Counted;
@@ -12,7 +13,7 @@ use super::sketch::{Sketch, put, take};
 pub struct Tally {
     /// How many.
     pub count: u64,
-    /// Of them, those whose caller got a 5xx.
+    /// Of them, those that ended with a 5xx, or with an answer that broke off.
     pub errors: u64,
     /// Of them, those that rules, limits or authentication refused.
     pub refused: u64,
@@ -36,7 +37,7 @@ impl Tally {
     /// Counts a record.
     pub(super) fn add(&mut self, record: &Counted<'_>) {
         self.count += 1;
-        self.errors += u64::from(record.status.is_some_and(|status| status >= 500));
+        self.errors += u64::from(is_error(record.status, record.code));
         self.refused += u64::from(REFUSED.contains(&record.code));
         self.aborted += u64::from(record.client_aborted);
         self.attempts += u64::from(record.attempts);
@@ -134,9 +135,10 @@ impl Tally {
 }
 
 /// Codes of requests that rules, limits or authentication refused.
-pub(super) const REFUSED: [&str; 4] = [
+pub(super) const REFUSED: [&str; 5] = [
     "proxy-access-denied",
     "rate-limited",
+    "budget-exhausted",
     "limit-unavailable",
     "proxy-inactive",
 ];

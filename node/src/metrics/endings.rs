@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use proto::attempt::{Attempt, AttemptFailure};
 use proto::exposition::{Exemplar, Family, Label, LabelValue};
 use proto::outcome::Code;
-use proto::record::Record;
+use proto::record::{Record, is_broken};
 
 use super::histogram::{Histogram, REQUEST_US};
 
@@ -62,20 +62,22 @@ pub struct Ending {
 impl Ending {
     /// How the request of a finished record ended.
     pub fn of(record: &Record) -> Self {
-        let code = Code::ALL.iter().find(|code| code.as_str() == record.code);
         Self {
             method: MethodName::of(&record.method),
             status: record.status,
             upstream_status: record.upstream_status,
             // A record's code is always one of them.
-            code: code.copied().unwrap_or(Code::InternalError),
+            code: Code::named(&record.code).unwrap_or(Code::InternalError),
         }
     }
 
-    /// `error.type` of the request: 4xx are the caller's and no error of ours.
+    /// `error.type` of the request: 4xx are the caller's and no error of ours, but for an answer
+    /// that broke off.
     pub fn error(&self) -> Option<ErrorType> {
         match self.status {
-            Some(status) if status < 500 => None,
+            Some(status) if status < 500 => {
+                is_broken(status, self.code).then_some(ErrorType::Code(self.code))
+            }
             Some(status) if self.upstream_status == Some(status) => Some(ErrorType::Status),
             _ => Some(ErrorType::Code(self.code)),
         }
@@ -325,6 +327,21 @@ mod tests {
                 Code::UpstreamTimeout,
                 "http_request_method=\"GET\",http_response_status_code=\"504\",url_scheme=\"https\",\
               error_type=\"upstream-timeout\"",
+            ),
+            (
+                "GET",
+                Some(200),
+                Some(200),
+                Code::UpstreamUnreachable,
+                "http_request_method=\"GET\",http_response_status_code=\"200\",url_scheme=\"https\",\
+              error_type=\"upstream-unreachable\"",
+            ),
+            (
+                "PUT",
+                Some(200),
+                Some(200),
+                Code::ClientAborted,
+                "http_request_method=\"PUT\",http_response_status_code=\"200\",url_scheme=\"https\"",
             ),
             (
                 "GET",

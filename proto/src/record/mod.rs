@@ -9,6 +9,7 @@
 //! Plain structs without serde attributes that change the shape: the binary wire form depends on
 //! the order of fields and variants. New fields go to the end, with a new schema number in `wire`.
 
+mod ended;
 mod presented;
 
 use std::borrow::Cow;
@@ -22,6 +23,7 @@ use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 pub use crate::payload::{Captured, Payload, StoredPayload};
 pub use crate::stage::{Stage, StageTime};
 use crate::wire::StoredRecord;
+pub use ended::{BREAKING, is_broken, is_error};
 pub use presented::{KeyHint, PresentedKey};
 
 /// What stands in a record where a value was left out.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub fn trace(record: &Record) -> Value {
     let mut spans = Vec::new();
     let mut at_us = 0u64;
-    let ended_by = ended_by(record);
+    let ended_by = record.ended_by();
     for time in &record.stages {
         let outcome = match ended_by == Some(time.stage) {
             true => "end",
@@ -27,14 +27,13 @@ pub fn trace(record: &Record) -> Value {
         }
         at_us += u64::from(time.us);
     }
-    // The record is made before the answer goes: what is left of the whole is sending it. Where
-    // the gateway ended meanwhile, the stages before had passed.
+    // The record is made before the answer goes: what is left of the whole is sending it.
     if !record
         .stages
         .iter()
         .any(|time| time.stage == Stage::Respond)
     {
-        let outcome = match record.client_aborted || was_cut(record) {
+        let outcome = match ended_by == Some(Stage::Respond) {
             true => "end",
             false => "pass",
         };
@@ -60,27 +59,6 @@ pub fn trace(record: &Record) -> Value {
         "config_version": record.config_version,
         "spans": spans,
     })
-}
-
-/// The stage that ended it early: the last before it was recorded, when there was no answer.
-fn ended_by(record: &Record) -> Option<Stage> {
-    let has_answer = record.code == "proxy-access-granted" || record.code == "client-aborted";
-    if has_answer || was_cut(record) {
-        return None;
-    }
-    let passed = record.stages.iter().rev().map(|time| time.stage);
-    passed.into_iter().find(|stage| *stage < Stage::Record)
-}
-
-/// Whether an answer had begun, and the gateway ended before all of it was sent. A 503 that no
-/// target gave is what it answers itself to those whose target it does not wait for any more.
-fn was_cut(record: &Record) -> bool {
-    let begun = match record.status {
-        None => false,
-        Some(503) => record.upstream_status.is_some(),
-        Some(_) => true,
-    };
-    begun && record.code == "gateway-stopped"
 }
 
 fn span(
@@ -172,10 +150,11 @@ fn decision(record: &Record, stage: Stage) -> String {
         },
         Stage::Record => String::new(),
         Stage::Respond => {
-            let left = match (was_cut(record), record.client_aborted) {
-                (true, _) => ", the gateway ended",
-                (false, true) => ", the caller left",
-                (false, false) => "",
+            let left = match (record.broke_off(), record.client_aborted) {
+                (true, _) if record.code == "gateway-stopped" => ", the gateway ended".to_owned(),
+                (true, _) => format!(", the answer broke off: {}", record.code),
+                (false, true) => ", the caller left".to_owned(),
+                (false, false) => String::new(),
             };
             format!("{} bytes{left}", record.response_bytes)
         }
@@ -212,7 +191,7 @@ fn joined(ids: &[impl ToString]) -> String {
 
 /// The code where this stage ended the request, else a word for its passing.
 fn record_code_at(record: &Record, stage: Stage, passed: &str) -> String {
-    match ended_by(record) == Some(stage) {
+    match record.ended_by() == Some(stage) {
         true => record.code.to_string(),
         false => passed.to_owned(),
     }
@@ -365,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_the_gateways_end_cut_ends_in_sending_it() {
+    fn an_answer_that_broke_off_ended_in_sending_it() {
         let stages = json!([{"stage": "receive", "us": 1}, {"stage": "forward", "us": 2},
                             {"stage": "filter", "us": 3}]);
         let stopped = |status: Value, upstream: Value| {
@@ -380,6 +359,15 @@ mod tests {
             let ended = stopped(json!(status), json!(status));
             assert_eq!(ended, [("respond".into(), words.into())]);
         }
+        let cut = record(json!({"code": "upstream-unreachable", "stages": stages}));
+        let ended = rows(&trace(&cut))
+            .into_iter()
+            .filter(|row| row.3 == "end" && row.0 != "attempt 1");
+        let words = "5 bytes, the answer broke off: upstream-unreachable";
+        assert_eq!(
+            ended.map(|row| (row.0, row.4)).collect::<Vec<_>>(),
+            [("respond".into(), words.into())]
+        );
         // Without an answer of the target it is the last stage that was reached.
         for status in [json!(503), Value::Null] {
             let last = ("filter".into(), "gateway-stopped".into());

@@ -263,7 +263,9 @@ pub fn schema() -> Value {
         let ms = || json!({"type": ["number", "null"]});
         let mut properties = json!({
             "count": number("Requests"),
-            "errors": number("Of them, those that ended with a 5xx"),
+            "errors": number(
+                "Of them, those that ended with a 5xx, or with an answer that broke off"
+            ),
             "error_rate": {"type": "number", "description": "Their share, 0 to 1"},
             "refused": number("Of them, those that rules, limits or authentication refused"),
             "aborted": number("Of them, those whose caller left early"),

@@ -4,6 +4,8 @@
 //! sketch that SQLite keeps: both stores give the same quantiles to the microsecond.
 
 use ::clickhouse::Row;
+use proto::outcome::Code;
+use proto::record::BREAKING;
 use serde::Deserialize;
 
 use super::ClickHouse;
@@ -110,11 +112,11 @@ fn cells(question: &Question, shown: Vec<String>) -> Sql {
         ),
     };
     let refused = REFUSED.map(|code| format!("'{code}'")).join(", ");
-    let value = value(question.by);
+    let (value, errors) = (value(question.by), errors());
     let cells = Sql::new(
         &format!(
             "SELECT has(?, {value}) AS shown, if(shown, {value}, '') AS value,
-                {start_s} AS start_s, count() AS count, countIf(status >= 500) AS errors,
+                {start_s} AS start_s, count() AS count, {errors} AS errors,
                 countIf(code IN ({refused})) AS refused, countIf(client_aborted) AS aborted,
                 sum(attempts) AS attempts, sum(request_bytes) AS request_bytes,
                 sum(response_bytes) AS response_bytes, sum(total_us) AS total_us,
@@ -137,13 +139,24 @@ fn asked(question: &Question) -> Sql {
     conditions(question.org, &filter)
 }
 
+/// How many are errors, the same as [`proto::record::is_error`] says.
+fn errors() -> String {
+    let broken = BREAKING.map(|code| format!("('{code}', {})", code.facts().status));
+    let codes = BREAKING.map(|code| format!("'{code}'")).join(", ");
+    let own = broken.join(", ");
+    format!(
+        "countIf(if(status = 0, code != '{}', status >= 500
+            OR code IN ({codes}) AND (code, status) NOT IN ({own})))",
+        Code::ClientAborted
+    )
+}
+
 /// What groups are sorted by, the same as [`Order`] of a tally.
 fn order(order: Order) -> String {
-    let errors = "countIf(status >= 500)";
     match order {
         Order::Count => "count()".into(),
-        Order::Errors => errors.into(),
-        Order::ErrorRate => format!("intDiv({errors} * 1000000, count())"),
+        Order::Errors => errors(),
+        Order::ErrorRate => format!("intDiv({} * 1000000, count())", errors()),
         Order::Refused => {
             let refused = REFUSED.map(|code| format!("'{code}'")).join(", ");
             format!("countIf(code IN ({refused}))")

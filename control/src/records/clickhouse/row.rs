@@ -4,10 +4,9 @@
 
 use ipnet::IpNet;
 use proto::record::{KeyHint, Record};
-use proto::wire::StoredRecord;
 use serde::Serialize;
 
-use crate::records::condition::{ended_by, network};
+use crate::records::condition::network;
 use crate::records::sketch;
 
 /// The columns are those of `schema`, where their types stand.
@@ -78,7 +77,6 @@ impl Row {
             .and_then(network)
             .map_or((0, 0, 0), |source| addresses(&source));
         let user_agent = record.user_agent.as_deref();
-        let ended_by = ended_by(&StoredRecord::of(record));
         let (whole, payload) = documents(record);
         let presented = record.presented.as_ref();
         let hint = presented.and_then(|key| key.hint.as_ref());
@@ -122,7 +120,7 @@ impl Row {
             client_aborted: record.client_aborted,
             scrubbed: record.scrubbed,
             scrub: record.scrub.as_str().to_owned(),
-            ended_by: text(ended_by.map(|stage| stage.name())),
+            ended_by: text(record.ended_by().map(|stage| stage.name())),
             record: whole,
             payload,
             meter_ids: texts(record.meters.iter().map(|spend| &spend.meter)),
