@@ -225,28 +225,54 @@ fn scope_lines(scope: &Value) -> Vec<String> {
     lines
 }
 
+/// What a change that is not published decides otherwise.
+fn changed_by_this(answer: &Value) -> Vec<String> {
+    let changed = &answer["changed_by_this"];
+    if !changed.is_object() {
+        return Vec::new();
+    }
+    let count = |field: &str| changed[field].as_u64().unwrap_or_default();
+    let mut first = format!(
+        "this change would have denied {} of the last {}",
+        count("denied"),
+        answer["looked_at"],
+    );
+    if count("allowed") > 0 {
+        first.push_str(&format!(", and let {} pass", count("allowed")));
+    }
+    if count("unknown") > 0 {
+        first.push_str(&format!("; of {} it cannot be said", count("unknown")));
+    }
+    let mut lines = vec![first];
+    for one in changed["requests"].as_array().into_iter().flatten() {
+        lines.push(format!("    {}", otherwise(one, "now", "is")));
+    }
+    lines
+}
+
+/// A request that is decided otherwise than it was or is.
+fn otherwise(one: &Value, before: &str, verb: &str) -> String {
+    let text = |field: &str| one[field].as_str().map(shown).unwrap_or_default();
+    let (id, method, path) = (text("request_id"), text("method"), text("path"));
+    let (before, decision) = (text(before), text("decision"));
+    format!("{id} {method} {path}: {verb} {before}, would be {decision}")
+}
+
 fn summary_lines(answer: &Value) -> Vec<String> {
     let count = |field: &str| answer[field].as_u64().unwrap_or_default();
-    let mut lines = vec![format!(
+    let mut lines = changed_by_this(answer);
+    lines.push(format!(
         "of {} requests {} would pass, {} be denied, {} are unknown",
         count("looked_at"),
         count("allowed"),
         count("denied"),
         count("unknown"),
-    )];
+    ));
     for (rule, denied) in answer["denied_by_rule"].as_object().into_iter().flatten() {
         lines.push(format!("    {rule} denies {denied}"));
     }
     for one in answer["decided_otherwise"].as_array().into_iter().flatten() {
-        let text = |field: &str| one[field].as_str().unwrap_or_default();
-        lines.push(format!(
-            "    {} {} {}: was {}, would be {}",
-            text("request_id"),
-            text("method"),
-            text("path"),
-            text("was"),
-            text("decision"),
-        ));
+        lines.push(format!("    {}", otherwise(one, "was", "was")));
     }
     if count("unknown") > 0 {
         lines.push(
@@ -309,5 +335,29 @@ mod tests {
             "    req_1 GET /x: was proxy-access-granted, would be denied"
         );
         assert!(lines[3].contains("shadow"));
+    }
+
+    #[test]
+    fn a_summary_begins_with_what_the_change_decides() {
+        let mut answer = json!({
+            "looked_at": 500, "allowed": 495, "denied": 5, "unknown": 0,
+            "denied_by_rule": {}, "decided_otherwise": [],
+            "changed_by_this": {"denied": 2, "allowed": 0, "unknown": 0, "requests": [
+                {"request_id": "req_1", "method": "GET", "path": "/x", "now": "allowed",
+                 "decision": "denied"},
+            ]},
+        });
+        let said = lines(&answer);
+        assert_eq!(said[0], "this change would have denied 2 of the last 500");
+        assert_eq!(said[1], "    req_1 GET /x: is allowed, would be denied");
+        assert!(said[2].starts_with("of 500 requests"), "{said:?}");
+        answer["changed_by_this"] =
+            json!({"denied": 0, "allowed": 1, "unknown": 3, "requests": []});
+        let said = lines(&answer);
+        assert_eq!(
+            said[0],
+            "this change would have denied 0 of the last 500, and let 1 pass; \
+             of 3 it cannot be said"
+        );
     }
 }

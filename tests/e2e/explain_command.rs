@@ -23,12 +23,12 @@ fn recorded(gateway: &Gateway, proxy: &Proxy) -> usize {
     found["items"].as_array().map_or(0, Vec::len)
 }
 
-/// A file with a rule for the proxy that is not published.
-fn change(folder: &Path, proxy: &Proxy) -> String {
+/// A file with a rule for paths of the proxy that is not published.
+fn change(folder: &Path, proxy: &Proxy, path: &str) -> String {
     let file = folder.join("rule.yaml");
     let rule = format!(
         "- create: rules\n  parent: {}\n  \
-         object: {{ effect: deny, path: {{ pattern: ^/admin }} }}\n",
+         object: {{ effect: deny, path: {{ pattern: ^/{path} }} }}\n",
         proxy.id
     );
     std::fs::write(&file, rule).expect("a file");
@@ -59,7 +59,7 @@ fn explain_tells_and_touches_nothing() {
         (recorded(&gateway, &proxy) == made).then_some(())
     });
     let folder = tempfile::tempdir().expect("a folder");
-    let change = change(folder.path(), &proxy);
+    let unpublished = change(folder.path(), &proxy, "admin");
     let version = gateway.get("/versions?limit=1")["items"][0]["n"].clone();
 
     // A request that is described, twice as often as the meter grants.
@@ -84,7 +84,7 @@ fn explain_tells_and_touches_nothing() {
     );
     assert!(told.contains(&format!("{rule} deny")), "{told}");
     // The last ones, with what is not published, as JSON and as text.
-    let last = ["--last", "50", "--change", &change];
+    let last = ["--last", "50", "--change", &unpublished];
     let arguments = [&[proxy.id.as_str()], &last[..]].concat();
     let told = explain(&gateway, &[&arguments[..], &["--output", "json"]].concat());
     let told: Value = serde_json::from_str(&told).expect("JSON");
@@ -93,12 +93,29 @@ fn explain_tells_and_touches_nothing() {
     let paths = otherwise.iter().map(|one| one["path"].clone());
     let paths: Vec<_> = paths.filter(|path| path != "/secret").collect();
     assert_eq!(paths, ["/admin/users"], "{told}");
+    // Of those the rule that came after them is not the change's doing.
+    let this = &told["changed_by_this"];
+    assert_eq!((&this["denied"], &this["allowed"]), (&json!(1), &json!(0)));
+    assert_eq!(this["requests"][0]["path"], "/admin/users", "{told}");
+    assert_eq!(this["requests"].as_array().map(Vec::len), Some(1), "{told}");
     let told = explain(&gateway, &arguments);
     let denied = before + 2;
-    let first = format!("of {made} requests 2 would pass, {denied} be denied");
+    let first = format!("this change would have denied 1 of the last {made}\n");
     assert!(told.starts_with(&first), "{told}");
+    let next = format!("\nof {made} requests 2 would pass, {denied} be denied");
+    assert!(told.contains(&next), "{told}");
     assert!(
         told.contains("was proxy-access-granted, would be denied"),
+        "{told}"
+    );
+
+    // A change that has nothing to do with any of them.
+    change(folder.path(), &proxy, "nowhere");
+    let told = explain(&gateway, &arguments);
+    let first = format!("this change would have denied 0 of the last {made}\nof {made} ");
+    assert!(told.starts_with(&first), "{told}");
+    assert!(
+        before == 0 || told.contains("/secret: was proxy-access-granted, would be denied"),
         "{told}"
     );
 

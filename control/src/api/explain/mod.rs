@@ -10,15 +10,12 @@ mod elsewhere;
 mod judge;
 pub mod schemas;
 mod scope;
+mod summary;
 mod validate;
-
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use jiff::Timestamp;
 use proto::id::{CredentialId, ProxyId, RequestId};
 use proto::org::Role;
-use proto::outcome::Code as Outcome;
 use proto::problem::Problem;
 use proto::record::Record;
 use proto::tree::Objects;
@@ -30,6 +27,7 @@ use self::base::Base;
 use self::described::{Described, RequestInput};
 use self::elsewhere::Here;
 use self::judge::{Answer as Decision, Explained, Judged};
+use self::summary::{Under, summary};
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::changes::Changes;
@@ -42,16 +40,6 @@ use crate::route::{Gives, Need, Route, Takes, Verb};
 
 /// Most records that one call looks at.
 const LAST_MAX: u64 = 1_000;
-/// Records that are listed because the change decides otherwise.
-const LISTED_MAX: usize = 100;
-
-/// Ends that an explanation can tell.
-const REFUSALS: [Outcome; 4] = [
-    Outcome::AccessDenied,
-    Outcome::MalformedRequest,
-    Outcome::ProxyInactive,
-    Outcome::CredentialUnavailable,
-];
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -87,15 +75,17 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
     let input: Input = shape::parse(all_schemas(), "ExplainInput", call.request.body.clone())
         .map_err(Refusal::invalid)?;
     let config = call.config()?;
-    let (objects, version) = match &input.change {
-        None => (config.objects.clone(), config.head.n),
+    let (under, version) = match &input.change {
+        None => (Under::Published(config.objects.clone()), config.head.n),
         Some(changes) => {
             let (current, draft, _) = batch::drafted(&call, |config| {
                 let plan = changes.plan(config, &call.control.digest_key);
                 plan.below("/change")
             })
             .await?;
-            (draft.objects().clone(), current.head.n)
+            let changed = draft.objects().clone();
+            let now = current.objects.clone();
+            (Under::Change { changed, now }, current.head.n)
         }
     };
     let asked = [
@@ -107,7 +97,7 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
         let detail = "give exactly one of `request`, `record` and `last`";
         return Err(invalid("", "required", detail));
     }
-    let question = question(&call, &input, &objects).await?;
+    let question = question(&call, &input, under.asked()).await?;
     // Compiling and judging thousands of rules takes a while; nobody else waits for it.
     let _turn = TURNS.acquire().await;
     let owned = |(region, url): (&str, &str)| (region.to_owned(), url.to_owned());
@@ -115,8 +105,7 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
         region: call.control.settings.region.clone(),
         gateways: call.control.other_gateways().map(owned).collect(),
     };
-    let answer =
-        tokio::task::spawn_blocking(move || question.answer(&objects, version, &here)).await;
+    let answer = tokio::task::spawn_blocking(move || question.answer(&under, version, &here)).await;
     let broke = |error| Refusal::new(Code::Internal, format!("explaining broke off: {error}"));
     Ok(Answer::json(answer.map_err(broke)??))
 }
@@ -178,7 +167,8 @@ enum Question {
 }
 
 impl Question {
-    fn answer(&self, objects: &Objects, version: u64, here: &Here) -> Result<Value, Refusal> {
+    fn answer(&self, under: &Under, version: u64, here: &Here) -> Result<Value, Refusal> {
+        let objects = under.asked();
         match self {
             Self::Record(record) => {
                 let base = base(objects, record.proxy_id, "/record", here)?;
@@ -200,72 +190,9 @@ impl Question {
                 let explained = met_by(&base, *credential)?.explain(described, Timestamp::now());
                 Ok(shown(&explained, version))
             }
-            Self::Last(proxy, records) => summary(objects, *proxy, records, (version, here)),
+            Self::Last(proxy, records) => summary(under, *proxy, records, (version, here)),
         }
     }
-}
-
-/// What would become of the requests of these records.
-fn summary(
-    objects: &Objects,
-    proxy: ProxyId,
-    records: &[Record],
-    (version, here): (u64, &Here),
-) -> Result<Value, Refusal> {
-    let base = base(objects, proxy, "/proxy", here)?;
-    let mut by_caller: BTreeMap<CredentialId, Judged<'_>> = BTreeMap::new();
-    let (mut allowed, mut denied, mut unknown) = (0_u64, 0_u64, 0_u64);
-    let mut otherwise = Vec::new();
-    let mut by_rule: BTreeMap<String, u64> = BTreeMap::new();
-    for record in records {
-        let Some(caller) = record.proxy_credential_id else {
-            // Who was not recognised is refused whatever the rules say; what ended before that
-            // was decided by nothing that is looked at here.
-            match record.auth_failure {
-                Some(_) => denied += 1,
-                None => unknown += 1,
-            }
-            continue;
-        };
-        let judged = match by_caller.entry(caller) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(met_by(&base, Some(caller))?),
-        };
-        let described = Described::of(record, judged.proxy());
-        let started = Timestamp::from_microsecond(record.started_at_us).unwrap_or_default();
-        let explained = judged.explain(&described, started);
-        match explained.answer {
-            Decision::Allowed => allowed += 1,
-            Decision::Refused(_) => denied += 1,
-            Decision::Unknown => unknown += 1,
-        }
-        for rule in &explained.denying {
-            *by_rule.entry(rule.clone()).or_default() += 1;
-        }
-        let was_denied = REFUSALS.iter().any(|code| code.as_str() == record.code);
-        let is_denied = matches!(explained.answer, Decision::Refused(_));
-        // What ended for another reason, such as a limit, was decided by neither.
-        let comparable = was_denied || record.attempts > 0;
-        let known = explained.answer != Decision::Unknown;
-        let differs = comparable && known && was_denied != is_denied;
-        if differs && otherwise.len() < LISTED_MAX {
-            otherwise.push(json!({
-                "request_id": record.request_id, "method": record.method, "path": record.path,
-                "was": record.code, "decision": word(explained.answer),
-                "rules": explained.denying,
-            }));
-        }
-    }
-    Ok(json!({
-        "version": version,
-        "proxy_id": proxy,
-        "looked_at": records.len(),
-        "allowed": allowed,
-        "denied": denied,
-        "unknown": unknown,
-        "denied_by_rule": by_rule,
-        "decided_otherwise": otherwise,
-    }))
 }
 
 fn shown(explained: &Explained, version: u64) -> Value {

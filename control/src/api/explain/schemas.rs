@@ -53,6 +53,20 @@ pub fn request() -> Value {
 pub fn explanation() -> Value {
     let count = |description: &str| json!({"type": "integer", "description": description});
     let decision = json!({"type": "string", "enum": ["allowed", "denied", "unknown"]});
+    let listed = |description: &str, before: &str| {
+        json!({
+            "type": "array",
+            "description": description,
+            "items": {"type": "object", "properties": {
+                "request_id": {"type": "string"},
+                "method": {"type": "string"},
+                "path": {"type": "string"},
+                before: {"type": "string"},
+                "decision": decision,
+                "rules": {"type": "array", "items": {"type": "string"}}
+            }}
+        })
+    };
     json!({
         "type": "object",
         "description": "For one request `decision` and `stages`, for the last ones counts",
@@ -75,17 +89,19 @@ pub fn explanation() -> Value {
             "denied": count("Of them would be refused"),
             "unknown": count("Of them depend on what records do not keep"),
             "denied_by_rule": {"type": "object", "additionalProperties": {"type": "integer"}},
-            "decided_otherwise": {
-                "type": "array",
-                "description": "Up to 100 that were decided otherwise when they came",
-                "items": {"type": "object", "properties": {
-                    "request_id": {"type": "string"},
-                    "method": {"type": "string"},
-                    "path": {"type": "string"},
-                    "was": {"type": "string"},
-                    "decision": decision,
-                    "rules": {"type": "array", "items": {"type": "string"}}
-                }}
+            "decided_otherwise": listed("Up to 100 that were decided otherwise when they came",
+                                        "was"),
+            "changed_by_this": {
+                "type": "object",
+                "description": "With `change`: those that it decides otherwise than what is \
+                                published",
+                "required": ["allowed", "denied", "unknown", "requests"],
+                "properties": {
+                    "allowed": count("Would pass and are refused now"),
+                    "denied": count("Would be refused and pass now"),
+                    "unknown": count("Depend, now or with the change, on what records do not keep"),
+                    "requests": listed("Up to 100 of them", "now")
+                }
             }
         }
     })
