@@ -20,6 +20,8 @@ pub const CREDITS_MAX: usize = 4;
 #[derive(Debug, Default)]
 pub struct Loss {
     dry_since_ns: Option<u64>,
+    /// A further grace begins no later: a write has failed for which somebody waited.
+    begins_by_ns: Option<u64>,
     lost: bool,
     /// Until when the time without the store was counted.
     counted_ns: u64,
@@ -78,14 +80,24 @@ impl Loss {
     /// The store answered for this key.
     pub fn answered(&mut self) {
         self.dry_since_ns = None;
+        self.begins_by_ns = None;
         self.lost = false;
+    }
+
+    /// A write failed. Callers do not wait longer than one grace and a half, however often the
+    /// store seems to be back meanwhile.
+    pub fn failed(&mut self, grace_ns: u64) {
+        let by_ns = |since_ns: u64| since_ns.saturating_add(grace_ns / 2);
+        self.begins_by_ns = self.begins_by_ns.or(self.dry_since_ns.map(by_ns));
     }
 
     /// The store can be asked again: nothing more is given on credit, and who is without a token
     /// now has a new grace.
     pub fn over(&mut self, cells: &[Cell], me: Opener, now_ns: u64, hungry: bool) {
         self.lost = false;
-        self.dry_since_ns = hungry.then_some(now_ns);
+        let begins_ns = now_ns.min(self.begins_by_ns.unwrap_or(now_ns));
+        self.dry_since_ns = hungry.then_some(begins_ns);
+        self.begins_by_ns = self.begins_by_ns.filter(|_| hungry);
         for credit in &mut self.credits {
             credit.parts.iter_mut().for_each(|part| part.close(cells));
             credit.settle(cells, me, now_ns);

@@ -166,6 +166,7 @@ impl Waiting {
         let grace_over = tokio::time::sleep(grace);
         let wait_over = tokio::time::sleep(WAIT_MAX.max(grace));
         tokio::pin!(grace_over, wait_over);
+        let mut is_over = false;
         loop {
             let answered = self.meter.answered.notified();
             tokio::pin!(answered);
@@ -173,10 +174,13 @@ impl Waiting {
             if let Some(result) = self.poll_now(clock.boot_ns()) {
                 return result;
             }
-            let heard = self.meter.view.load().answered_ns >= since_ns;
+            // What was heard meanwhile may have been for others who wait.
+            if is_over && self.meter.view.load().answered_ns < since_ns {
+                break;
+            }
             tokio::select! {
                 () = &mut answered => {}
-                () = &mut grace_over, if !heard => break,
+                () = &mut grace_over, if !is_over => is_over = true,
                 () = &mut wait_over => break,
             }
         }

@@ -38,7 +38,7 @@ impl Broker {
             }
             if !changed {
                 // Another key of the transaction was in the way: this one goes again as it is.
-                self.each(&[*slot], |owner| owner.failed(now_ns));
+                self.each(&[*slot], |owner| owner.goes_again(now_ns));
                 continue;
             }
             if probe.is_none() {

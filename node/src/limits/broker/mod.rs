@@ -336,7 +336,7 @@ impl Broker {
                 Err(error) => {
                     error!(%key, "token state of {key} cannot be written: {error}");
                     let later_ns = self.shared.clock.boot_ns().saturating_add(BACKOFF_MAX_NS);
-                    self.owners.get_mut(&slot)?.failed(later_ns);
+                    self.owners.get_mut(&slot)?.goes_again(later_ns);
                     continue;
                 }
             };

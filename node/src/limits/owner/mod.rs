@@ -359,12 +359,6 @@ impl Owner {
         self.attempt.is_some()
     }
 
-    /// The write failed, or nobody knows: its block stays a candidate until a state is seen.
-    pub fn failed(&mut self, now_ns: u64) {
-        self.attempt = None;
-        self.look_ns = now_ns;
-    }
-
     /// The key holds something that is not a state of ours: nothing is taken from it, nothing is
     /// written over it, and it is looked at again later.
     pub fn unreadable(&mut self, now_ns: u64) {

@@ -3,9 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source};
+use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source, StoreLoss};
 
 impl Owner {
+    /// The write failed, or nobody knows: its block stays a candidate until a state is seen.
+    pub fn failed(&mut self, now_ns: u64) {
+        if self.spec.store_loss() != StoreLoss::FailClosed {
+            self.loss.failed(self.place.grace_ns);
+        }
+        self.goes_again(now_ns);
+    }
+
+    /// The write was not carried out, for a reason that is none of this key's, and goes again.
+    pub fn goes_again(&mut self, now_ns: u64) {
+        self.attempt = None;
+        self.look_ns = now_ns;
+    }
+
     /// A changed limit works at once: tokens of the old one are taken back.
     pub(super) fn refresh_spec(&mut self, leaving: bool) {
         let spec = self.meter.spec.load_full();

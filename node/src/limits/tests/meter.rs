@@ -9,15 +9,19 @@ use super::memory::Memory;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::meter::{Draw, Meter, Waiting};
 use crate::limits::refusal::{Cause, Mode};
+use crate::limits::view::View;
 use crate::limits::{Clock, Limits, MeterKey, Moment, Opener, Settings, codec};
 
 const MS: u64 = 1_000_000;
+/// Before anything that a test does.
+const BEGUN_NS: u64 = 1_000 * MS;
 
-struct NoClock;
+/// The instant at which callers begin to wait, in nanoseconds.
+struct Begun(u64);
 
-impl Clock for NoClock {
+impl Clock for Begun {
     fn boot_ns(&self) -> u64 {
-        0
+        self.0
     }
     fn moment(&self) -> Moment {
         Moment::default()
@@ -43,7 +47,7 @@ impl Node {
     fn estimating(nodes: u32, limit: u64, on_store_loss: StoreLoss, estimate: Option<u64>) -> Self {
         let mut settings = Settings::single_node(Opener { node: 1, boot: 1 });
         settings.nodes = nodes;
-        let (limits, broker) = Limits::unserved(&settings, Arc::new(NoClock));
+        let (limits, broker) = Limits::unserved(&settings, Arc::new(Begun(BEGUN_NS)));
         let limit = Limit::new(limit, Window::Minute).unwrap();
         let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
         let spec = spec.estimating(estimate.map(Estimate::Given));
@@ -53,7 +57,7 @@ impl Node {
             limits,
             broker,
             memory: Memory::new(),
-            now_ns: 1_000 * MS,
+            now_ns: BEGUN_NS,
             sent: 0,
         }
     }
@@ -330,6 +334,67 @@ fn a_full_store_is_one_that_is_gone() {
     let state = codec::decode(&stored.value).unwrap();
     let used = state.limits[0].used() + state.open_left();
     assert!(used >= sent, "{sent} were sent, the store knows of {used}");
+}
+
+/// What a store that is full answers meanwhile makes nobody wait for a second grace.
+#[test]
+fn callers_wait_one_grace_and_a_half_however_often_the_store_seems_to_be_back() {
+    let mut node = cut(StoreLoss::LocalShare);
+    node.now_ns += 700 * MS;
+    node.serve();
+    let waiting = node.wait();
+    let (mut waited_ms, mut out) = (0, Vec::new());
+    let token = loop {
+        node.now_ns += MS;
+        waited_ms += 1;
+        let due = node.now_ns;
+        // A write is refused 240 ms after it was sent; what only reads is answered at once.
+        for call in node.turn() {
+            match call.txn.ops.is_empty() {
+                true => {
+                    let outcome = Ok(node.memory.txn(&call.txn));
+                    node.broker.answer(call.id, outcome, node.now_ns);
+                }
+                false => out.push((due + 240 * MS, call.id)),
+            }
+        }
+        let (refused, left): (Vec<_>, _) = out.into_iter().partition(|(at, _)| *at <= due);
+        out = left;
+        for (_, id) in refused {
+            let error = StoreError::OutcomeUnknown("slow".into());
+            node.broker.answer(id, Err(error), node.now_ns);
+        }
+        if let Some(token) = waiting.poll_now(node.now_ns) {
+            break token;
+        }
+    };
+    assert!(token.is_ok(), "{token:?}");
+    assert!(waited_ms <= 460, "{waited_ms} ms");
+}
+
+/// Tokens that others took first are an answer too: the store is not gone.
+#[tokio::test]
+async fn who_waits_for_a_store_that_answers_others_is_not_told_that_it_is_gone() {
+    let mut node = cut(StoreLoss::LocalShare);
+    node.now_ns += 700 * MS;
+    node.serve();
+    let waiting = node.wait();
+    let grace = node.meter.shared.store_grace;
+    let granted = tokio::spawn(waiting.granted(0));
+    tokio::time::sleep(grace).await;
+    assert!(!granted.is_finished());
+    // It was heard of since, and nobody rang: what came was for others.
+    let heard = View {
+        answered_ns: node.now_ns,
+        ..View::clone(&node.meter.view.load())
+    };
+    node.meter.publish(heard);
+    tokio::time::sleep(grace + grace / 2).await;
+    assert!(!granted.is_finished(), "{:?}", granted.await);
+    node.now_ns += 400 * MS;
+    node.serve();
+    let token = granted.await.expect("no panic");
+    assert!(token.is_ok(), "{token:?}");
 }
 
 /// A probe that is answered after its key has moved on tells of the past: what was spent since
