@@ -5,8 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::harness::gateway::Gateway;
-use crate::harness::http::{Message, Request};
+use crate::harness::http::{Connection, Message, Request};
 use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
 
 /// A proxy whose caller's credential and target's credential are given as API bodies; gives the
 /// proxy's path.
@@ -272,6 +273,44 @@ fn a_leaked_key_is_rotated_away_at_once() {
         .without("authorization")
         .field("x-api-key", &key);
     assert_eq!(proxy.send(&renewed).status(), 200);
+}
+
+#[test]
+fn a_key_that_is_rotated_away_while_a_body_comes_sends_nothing() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    // The body is needed whole before anything is sent.
+    let filter = json!({"op": "destroy", "paths": ["$.b"], "direction": "request"});
+    gateway.create(&format!("/proxies/{}/filters", proxy.id), filter);
+    let bytes = proxy
+        .request("POST", "/")
+        .json(r#"{"a":1}"#)
+        .bytes(&gateway.url);
+    let (first, last) = bytes.split_at(bytes.len() - 3);
+    let mut caller = Connection::open(&gateway.url);
+    caller.send(first);
+    wait_for("a request under way", || {
+        (gateway.metric("requestrocket_requests_in_flight") >= 1.0).then_some(())
+    });
+    let rotate = format!("/credentials/{}/rotate", proxy.proxy_credential);
+    let rotated = gateway.api("POST", &rotate, Some(&json!({})));
+    assert_eq!(rotated.status(), 200, "{}", rotated.text());
+    wait_for("the end of the key", || {
+        (proxy.get("/").status() == 401).then_some(())
+    });
+    let before = upstream.seen().len();
+    caller.send(last);
+    let refused = caller.read().expect("an answer");
+    assert_eq!(refused.outcome(), (401, "proxy-access-denied"));
+    assert!(
+        refused.text().contains("revoked before it could be sent"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(upstream.seen().len(), before);
+    let id = refused.field("requestrocket-request-id").expect("an id");
+    assert_eq!(gateway.record(id)["auth_failure"], "retired");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use proto::tree::{Delta, EVERYWHERE, Hash, Head, VersionRecord};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_status};
-use crate::harness::gateway::{Gateway, binary};
+use crate::harness::gateway::{Gateway, Proxy, binary};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
@@ -260,4 +260,54 @@ fn poison_is_quarantined_and_the_rest_applies() {
         (answer.status() == 200).then(|| answer.json())
     });
     assert_eq!(renamed["name"], "renamed");
+}
+
+#[test]
+fn what_is_revoked_while_its_proxy_is_quarantined_is_over_at_once() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxies = [(); 2].map(|()| control.proxy(&upstream.url()));
+    for proxy in &proxies {
+        let rule = json!({"effect": "deny", "methods": ["DELETE"], "path": {"pattern": "^/x"}});
+        control.create(&format!("/proxies/{}/rules", proxy.id), rule);
+        wait_status(&node, proxy, "GET", 200);
+    }
+    let org = control.control_call("GET", "/api/v1/orgs/default", Some(&control.token), None);
+    let raw = Raw::new(&cluster, org.json()["id"].as_str().expect("an id"));
+    let break_rules = |object: &mut Value| {
+        let is_rule = object["id"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("rul_"));
+        if is_rule {
+            object["body"]["rule"]["spec"]["path"]["pattern"] = json!("(");
+        }
+    };
+    let leaves = raw.leaves().into_iter();
+    let broken = leaves.map(|(place, content)| (place, edited(&content, break_rules)));
+    raw.publish(&broken.collect(), &[]);
+    wait_for("the faults", || {
+        let nodes = control.operator("/nodes").json();
+        (nodes["items"][0]["faults"].as_array()?.len() == 2).then_some(())
+    });
+    let revoke = |credential: &str| {
+        let head = raw.head();
+        let retired = proto::retired::Retired {
+            lowest: head.generation().next(),
+            next: None,
+        };
+        let key = keys::retired(raw.org, credential.parse().expect("an id"));
+        raw.store
+            .put(vec![Op::put(key, json!(retired).to_string())]);
+    };
+    let [one, two] = proxies;
+    let seen = |proxy: &Proxy| proxy.request("GET", "/").send(&node.url).status();
+    assert_eq!((seen(&one), seen(&two)), (200, 200), "the old forms serve");
+    // Its caller's key, and of the other one the secret that it would send.
+    revoke(&one.proxy_credential);
+    wait_status(&node, &one, "GET", 401);
+    assert_eq!(seen(&two), 200);
+    revoke(&two.target_credential);
+    wait_status(&node, &two, "GET", 401);
 }

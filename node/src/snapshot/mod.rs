@@ -5,6 +5,7 @@
 //! for its whole life.
 
 mod names;
+mod revoked;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ use crate::request::Request;
 use crate::upstream::Destination;
 
 pub use self::names::Names;
+pub use self::revoked::{End, validity};
 
 /// One configuration of the whole node.
 pub struct Snapshot {
@@ -221,7 +223,7 @@ pub struct ProxySecret {
     /// Its keyed digest.
     pub digest: [u8; 32],
     /// End of a rotation's overlap; in the past for one that is retired.
-    pub valid_until: Option<Timestamp>,
+    pub end: End,
     /// The version that set it.
     pub generation: Arc<str>,
 }

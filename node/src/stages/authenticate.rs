@@ -347,7 +347,7 @@ fn judge(
     credential
         .secrets
         .iter()
-        .find(|secret| secret.is(digest) && secret.valid_until.is_none_or(|end| now < end))
+        .find(|secret| secret.is(digest) && !secret.end.is_over(now))
         .map(|secret| secret.generation.clone())
         .ok_or(AuthFailure::Retired)
 }

@@ -6,8 +6,10 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
+use jiff::Timestamp;
 use proto::health::Health;
 use proto::outcome::{Code, EarlyEnd};
+use proto::record::AuthFailure;
 use tracing::error;
 
 use crate::actor::{Next, Stage, StageKind};
@@ -57,6 +59,9 @@ impl Stage for Inject {
         if proxy.target.endpoints.are_none() {
             return endpoints::outside().into();
         }
+        if let Some(end) = revoked(exchange, &proxy) {
+            return end.into();
+        }
         let method = exchange.request.method.clone();
         if proxy.elsewhere.is_some() {
             exchange.armed = Some(as_it_is(method, outgoing));
@@ -104,6 +109,22 @@ impl Inject {
             .injection()
             .map_err(|error| EarlyEnd::new(Code::CredentialUnavailable, error.to_string()))
     }
+}
+
+/// The caller's key was in force when the request came, and may have been revoked while its body
+/// did.
+fn revoked(exchange: &mut Exchange, proxy: &CompiledProxy) -> Option<EarlyEnd> {
+    let caller = exchange.caller.as_ref()?;
+    let (credential, generation) = (proxy.credentials.get(caller.index)?, &caller.generation);
+    let mut secrets = credential.secrets.iter();
+    let presented = secrets.find(|secret| Some(&secret.generation) == generation.as_ref())?;
+    if !presented.end.is_known() || !presented.end.is_over(Timestamp::now()) {
+        return None;
+    }
+    exchange.notes.refusal = Some(AuthFailure::Retired);
+    let detail = "the key of this request was revoked before it could be sent; use the new one";
+    let end = EarlyEnd::new(Code::AccessDenied, detail).with_status(401);
+    Some(end.header("www-authenticate", "Bearer realm=\"requestrocket\""))
 }
 
 /// A request for the gateway of another region, which judges the caller itself.

@@ -17,7 +17,7 @@ use proto::store::follow::OrgState;
 use super::OrgCompiler;
 use crate::credentials::vault::{self, Bound, Sealing};
 use crate::presented::Extra;
-use crate::snapshot::{ProxyCredential, ProxySecret, TargetCredential};
+use crate::snapshot::{End, ProxyCredential, ProxySecret, TargetCredential, validity};
 
 fn max_fact_age(credential: &Credential) -> Option<Duration> {
     let age_s = credential.max_fact_age_s?;
@@ -35,7 +35,8 @@ impl OrgCompiler<'_> {
         let stored = self.credential(id, CredentialKind::Target)?;
         let credential = &stored.credential;
         let secret = stored.secret.as_ref().filter(|secret| {
-            validity(self.state.retired.get(&id), secret).is_none_or(|end| end > Timestamp::now())
+            validity(self.state.retired.get(&id), &secret.generation)
+                .is_none_or(|end| end > Timestamp::now())
         });
         let seal_id = secret
             .and_then(|secret| secret.seal_id.clone())
@@ -145,22 +146,12 @@ impl OrgCompiler<'_> {
     }
 }
 
-/// When a secret ends, by the facts: already, at an overlap's end, or not that we know.
-fn validity(retired: Option<&Retired>, secret: &SecretState) -> Option<Timestamp> {
-    let retired = retired?;
-    if secret.generation < retired.lowest {
-        return Some(Timestamp::MIN);
-    }
-    let next = retired.next.as_ref()?;
-    (secret.generation < next.lowest).then_some(next.from)
-}
-
 fn proxy_secret(retired: Option<&Retired>, secret: &SecretState) -> Option<ProxySecret> {
     let mut digest = [0; 32];
     hex::decode_to_slice(&secret.digest, &mut digest).ok()?;
     Some(ProxySecret {
         digest,
-        valid_until: validity(retired, secret),
+        end: End::new(validity(retired, &secret.generation)),
         generation: secret.generation.to_string().into(),
     })
 }

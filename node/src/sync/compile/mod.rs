@@ -196,6 +196,7 @@ impl Compiler {
             None => now.proxies.keys().copied().filter(is_gone).collect(),
         };
         for form in gone.iter().filter_map(|id| now.proxies.remove(id)) {
+            form.revoke(&state.retired);
             form.version.ends();
             replaced.gone.push((now.slug.clone(), form));
         }
@@ -231,6 +232,7 @@ impl Compiler {
             target_credentials: HashMap::new(),
         };
         now.faulty.clear();
+        let at = jiff::Timestamp::now();
         for (id, proxy) in due {
             match scope.proxy(id, proxy).map(Arc::new) {
                 Ok(form) => {
@@ -239,6 +241,8 @@ impl Compiler {
                     }
                     replaced.come.push((now.slug.clone(), form.clone()));
                     if let Some(old) = now.proxies.insert(id, form) {
+                        // Requests under way have pinned it.
+                        old.revoke(&state.retired);
                         old.version.ends();
                         replaced.gone.push((now.slug.clone(), old));
                     }
@@ -248,6 +252,15 @@ impl Compiler {
                     now.faulty.insert(id);
                     if let Some(stays) = now.proxies.get(&id) {
                         stays.version.ends();
+                        // What is over is over in its last good form as well.
+                        stays.revoke(&state.retired);
+                        let target = stays.target_credential.as_ref();
+                        if target.is_some_and(|target| target.is_over(&state.retired, at)) {
+                            let gone = now.proxies.remove(&id);
+                            replaced
+                                .gone
+                                .extend(gone.map(|form| (now.slug.clone(), form)));
+                        }
                     }
                 }
             }
