@@ -14,6 +14,7 @@ use crate::policy::Policy;
 use crate::retired::Retired;
 use crate::seal::{self, Binding, DigestKey, Keyring, NewSecret};
 use crate::store::embedded::Embedded;
+use crate::store::kept;
 use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome};
 use crate::tree::{
     Context, Draft, Hash, Head, Lineage, Operation, OrgConfig, Packed, VersionRecord, apply,
@@ -275,10 +276,17 @@ async fn a_revision_becomes_one_world_and_what_did_not_change_stays() {
     let revision = scene.publish(&[plain(2)]).await;
     let second = scene.at(revision).await;
     assert_eq!(objects(&second), 2);
+    let leaves = &mut Default::default();
+    let kept = kept::pairs(&*scene.store, &second, leaves).await.unwrap();
+    let config = &second.orgs[&ORG].config;
+    let of = |hash| (keys::leaf(ORG, &hash), hash);
+    for (key, hash) in config.reaches().map(of) {
+        assert!(crate::tree::unpack(hash, &kept[&key]).is_ok(), "{key}");
+    }
     assert_eq!(
         scene.store.leaf_reads.load(Ordering::SeqCst),
         reads,
-        "a delta needs no read"
+        "neither a delta nor its copy on disk needs a read"
     );
     let one = ObjectId::Target(TargetId::from_bits(1));
     let same = |a: &World, b: &World| {

@@ -29,7 +29,7 @@ use crate::health::Health;
 use crate::keys;
 use crate::restarts::Restarts;
 use crate::seal::{DigestKey, Purpose};
-use crate::tree::{Hash, Leaf, OrgConfig};
+use crate::tree::{Hash, OrgConfig};
 use crate::wire::{self, Message};
 
 /// Values of one frame.
@@ -289,7 +289,7 @@ async fn keep(
 }
 
 /// What a follower needs to make the same world. Leaves that did not change are not read again.
-async fn pairs(
+pub(super) async fn pairs(
     store: &dyn Store,
     world: &World,
     leaves: &mut HashMap<String, Bytes>,
@@ -307,20 +307,11 @@ async fn pairs(
             pairs.insert(key, json(&**sealed));
         }
         let hashes: std::collections::BTreeSet<Hash> = config.reaches().collect();
-        let mut made = None;
         for hash in hashes {
             let key = keys::leaf(*org, &hash);
             let value = match leaves.get(&key) {
                 Some(value) => value.clone(),
-                None => match store.get(&key).await?.value {
-                    Some(pair) => pair.value,
-                    // Swept meanwhile, or lost by a restored store: it is made of the objects.
-                    None => {
-                        let made = made.get_or_insert_with(|| leaves_of(config));
-                        let leaf = made.get(&hash).cloned();
-                        leaf.ok_or_else(|| StoreError::Corrupt(format!("{key} is gone")))?
-                    }
-                },
+                None => leaf(store, config, (&key, hash)).await?,
             };
             reached.insert(key.clone(), value.clone());
             pairs.insert(key, value);
@@ -333,14 +324,21 @@ async fn pairs(
     Ok(pairs)
 }
 
-/// The leaves of a configuration as its objects make them.
-fn leaves_of(config: &OrgConfig) -> HashMap<Hash, Bytes> {
-    let made = config
-        .leaves()
-        .map(|(_, leaves)| leaves)
-        .unwrap_or_default();
-    let pair = |leaf: Leaf| (leaf.hash, Bytes::from(leaf.packed));
-    made.into_iter().map(pair).collect()
+/// A leaf or a root, made of what is in memory: every node keeps every change, and the store shall
+/// not be read for that. One with an object that this release cannot read is read from there.
+async fn leaf(
+    store: &dyn Store,
+    config: &OrgConfig,
+    (key, hash): (&str, Hash),
+) -> Result<Bytes, StoreError> {
+    if let Some(leaf) = config.leaf(hash) {
+        // Of a large configuration there are hundreds at first.
+        tokio::task::yield_now().await;
+        return Ok(leaf.packed.into());
+    }
+    let held = store.get(key).await?.value;
+    let held = held.ok_or_else(|| StoreError::Corrupt(format!("{key} is gone")))?;
+    Ok(held.value)
 }
 
 fn json(value: &impl Serialize) -> Bytes {
