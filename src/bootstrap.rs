@@ -31,8 +31,21 @@ const GIVEN_CHARS_MIN: usize = 32;
 pub struct AdminToken {
     /// The token; absent when only its digest is left.
     pub text: Option<Zeroizing<String>>,
-    /// Whether it was made just now.
-    pub fresh: bool,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where the admin token in force comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was made just now.
+    Made,
+    /// The file of an earlier start.
+    Kept,
+    /// The operator gives it.
+    Given,
+    /// Nobody here knows: it was shown or given at an earlier start.
+    Unknown,
 }
 
 /// The token that the operator gives, if one is given.
@@ -123,16 +136,16 @@ async fn once(
     let known = known.map(|(id, stored)| (id, stored.digest.clone()));
     let kept = private_file::read(file)?.map(|text| Zeroizing::new(text.trim().to_owned()));
     let digest = |token: &str| hex::encode(publisher.digest(Purpose::ApiToken, token.as_bytes()));
-    let (token, fresh) = match (given, kept, &known) {
-        (Some(given), _, _) => (given, false),
-        (None, Some(kept), Some((_, known))) if digest(&kept) == *known => (kept, false),
+    let (token, origin) = match (given, kept, &known) {
+        (Some(given), _, _) => (given, Origin::Given),
+        (None, Some(kept), Some((_, known))) if digest(&kept) == *known => (kept, Origin::Kept),
         (None, _, Some(_)) => {
             return Ok(AdminToken {
                 text: None,
-                fresh: false,
+                origin: Origin::Unknown,
             });
         }
-        (None, _, None) => (seal::issue_api_token(), true),
+        (None, _, None) => (seal::issue_api_token(), Origin::Made),
     };
     own_secrets::keep(&token);
     let wanted = digest(&token);
@@ -143,7 +156,7 @@ async fn once(
     }
     Ok(AdminToken {
         text: Some(token),
-        fresh,
+        origin,
     })
 }
 

@@ -258,7 +258,7 @@ async fn first_token(
             let kept = private_file::read(file)?;
             Ok(AdminToken {
                 text: kept.map(|text| Zeroizing::new(text.trim().to_owned())),
-                fresh: false,
+                origin: bootstrap::Origin::Unknown,
             })
         }
         Err(error) => Err(error).context("preparing the store"),

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use control::publish::{Publish, Publisher};
+use control::publish::{Publish, PublishError, Publisher};
 use proto::credential::{AuthType, Credential, CredentialKind, CredentialSettings, SecretInput};
 use proto::hosts::{HostPattern, Origin, Scheme};
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::proxy::Proxy;
-use proto::seal;
+use proto::seal::{self, Purpose};
 use proto::target::Target;
-use proto::tree::{Operation, SecretChange};
+use proto::tree::{Operation, OrgConfig, SecretChange};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
@@ -33,8 +33,13 @@ pub struct Demo {
     pub target_id: TargetId,
     /// The demo's target credential.
     pub target_credential_id: CredentialId,
+    /// The demo's proxy; absent in files of before.
+    #[serde(default)]
+    pub proxy_id: Option<ProxyId>,
 }
 
+/// The alias of the demo's proxy.
+const ALIAS: &str = "demo";
 /// Largest body that the echo target shows, in bytes.
 const ECHO_BYTES_MAX: usize = 1024 * 1024;
 
@@ -82,35 +87,92 @@ async fn answer(request: HttpRequest, body: web::Bytes) -> HttpResponse {
     }))
 }
 
-/// Makes what is missing of the demo, and follows the echo target when its port has changed.
+/// Makes the demo where it is not there, and follows the echo target when its port has changed.
+/// What a person has made of its objects stays as it is: where calls with the demo's key would not
+/// go through, the reason is given instead of it.
 ///
 /// # Errors
-/// The store or the file cannot be written.
+/// The store or the file cannot be read or written.
 pub async fn ensure(
     publisher: &Publisher,
     org: OrgId,
     before: Option<Demo>,
     echo: SocketAddr,
     file: &Path,
-) -> anyhow::Result<Demo> {
+) -> anyhow::Result<Result<Demo, String>> {
     let config = publisher.load(org).await?;
-    if let Some(before) = before.filter(|demo| config.target(demo.target_id).is_some()) {
-        if before.echo == echo {
-            return Ok(before);
+    let (demo, operations) = match before {
+        Some(before) if config.target(before.target_id).is_some() => {
+            if let Some(why) = is_changed(publisher, &config, &before) {
+                return Ok(Err(why));
+            }
+            match before.echo == echo {
+                true => return Ok(Ok(before)),
+                false => (
+                    Demo {
+                        echo,
+                        ..before.clone()
+                    },
+                    moved(publisher, &before, echo),
+                ),
+            }
         }
-        let operations = moved(publisher, &before, echo);
-        publish(publisher, org, operations).await?;
-        return keep(Demo { echo, ..before }, file);
-    }
-    let demo = Demo {
-        echo,
-        api_key: seal::issue_key().to_string(),
-        target_id: TargetId::new(),
-        target_credential_id: CredentialId::new(),
+        _ => {
+            let demo = Demo {
+                echo,
+                api_key: seal::issue_key().to_string(),
+                target_id: TargetId::new(),
+                target_credential_id: CredentialId::new(),
+                proxy_id: Some(ProxyId::new()),
+            };
+            let operations = made(publisher, &demo)?;
+            (demo, operations)
+        }
     };
-    let operations = made(publisher, &demo)?;
-    publish(publisher, org, operations).await?;
-    keep(demo, file)
+    match publish(publisher, org, operations).await {
+        Ok(()) => keep(demo, file).map(Ok),
+        // Another object has its alias: whoever uses the folder has no need of the demo.
+        Err(PublishError::Refused(refused)) => Ok(Err(refused.to_string())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a person has changed so that the demo's key leads nowhere or elsewhere.
+fn is_changed(publisher: &Publisher, config: &OrgConfig, demo: &Demo) -> Option<String> {
+    let ours = |(id, proxy): &(ProxyId, &Proxy)| match demo.proxy_id {
+        Some(known) => *id == known,
+        None => proxy.target_id == demo.target_id && proxy.alias.as_deref() == Some(ALIAS),
+    };
+    let Some((_, proxy)) = config.objects.proxies().find(ours) else {
+        return Some("its proxy was deleted".to_owned());
+    };
+    if !proxy.active {
+        return Some("its proxy is switched off".to_owned());
+    }
+    if proxy.alias.as_deref() != Some(ALIAS) {
+        return Some("its proxy has another alias".to_owned());
+    }
+    if proxy.target_id != demo.target_id
+        || proxy.target_credential_id != Some(demo.target_credential_id)
+    {
+        return Some("its proxy leads elsewhere".to_owned());
+    }
+    let target = config.target(demo.target_id);
+    if target.is_none_or(|target| target.base_url != base_url(demo.echo)) {
+        return Some("its target is another one".to_owned());
+    }
+    let digest = hex::encode(publisher.digest(Purpose::ProxyCredential, demo.api_key.as_bytes()));
+    let mut callers = proxy.proxy_credential_ids.iter();
+    let opens = callers.any(|id| {
+        let stored = config.credential(*id);
+        let secret = stored.and_then(|stored| stored.secret.as_ref());
+        secret.is_some_and(|secret| secret.digest == digest)
+    });
+    (!opens).then(|| "its key was replaced".to_owned())
+}
+
+fn base_url(echo: SocketAddr) -> String {
+    format!("http://{echo}")
 }
 
 fn keep(demo: Demo, file: &Path) -> anyhow::Result<Demo> {
@@ -122,7 +184,7 @@ async fn publish(
     publisher: &Publisher,
     org: OrgId,
     operations: Vec<Operation>,
-) -> anyhow::Result<()> {
+) -> Result<(), PublishError> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let author = bootstrap::author();
     publisher
@@ -143,7 +205,7 @@ const TARGET_SECRET: &str = "demo-target-secret";
 fn made(publisher: &Publisher, demo: &Demo) -> anyhow::Result<Vec<Operation>> {
     let target: Target = serde_json::from_value(json!({
         "name": "echo",
-        "base_url": format!("http://{}", demo.echo),
+        "base_url": base_url(demo.echo),
         "allow_http": true,
         "allow_networks": ["127.0.0.0/8"],
     }))?;
@@ -154,14 +216,15 @@ fn made(publisher: &Publisher, demo: &Demo) -> anyhow::Result<Vec<Operation>> {
     };
     let target_credential: Credential = serde_json::from_value(json!({
         "name": "demo target credential", "kind": "target", "auth_type": "bearer",
-        "hosts": [format!("http://{}", demo.echo)],
+        "hosts": [base_url(demo.echo)],
     }))?;
     let caller: Credential = serde_json::from_value(json!({
         "name": "demo caller", "kind": "proxy", "auth_type": "api_key",
     }))?;
     let caller_id = CredentialId::new();
+    let proxy_id = demo.proxy_id.unwrap_or_default();
     let proxy: Proxy = serde_json::from_value(json!({
-        "name": "demo", "alias": "demo", "target_id": demo.target_id,
+        "name": "demo", "alias": ALIAS, "target_id": demo.target_id,
         "target_credential_id": demo.target_credential_id, "proxy_credential_ids": [caller_id],
     }))?;
     let target_secret = secret_of(&target_credential, json!({ "token": TARGET_SECRET }))?;
@@ -184,7 +247,7 @@ fn made(publisher: &Publisher, demo: &Demo) -> anyhow::Result<Vec<Operation>> {
             Body::Credential(stored(caller)),
             caller_secret,
         ),
-        create(ObjectId::Proxy(ProxyId::new()), Body::Proxy(proxy), None),
+        create(ObjectId::Proxy(proxy_id), Body::Proxy(proxy), None),
     ])
 }
 
@@ -212,7 +275,7 @@ fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation>
         max_fact_age_s: None,
         labels: Default::default(),
     };
-    let base_url = format!("http://{echo}");
+    let base_url = base_url(echo);
     let retarget = move |body: &Body| match body {
         Body::Target(target) => Ok(Body::Target(Target {
             base_url: base_url.clone(),

@@ -1,12 +1,12 @@
 //! What a start tells: addresses, the admin token, a line to paste.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use proto::org::DEFAULT;
 
-use crate::bootstrap::AdminToken;
+use crate::bootstrap::{AdminToken, Origin};
 use crate::cli::Output;
 use crate::demo::Demo;
 use crate::{private_file, say};
@@ -22,8 +22,8 @@ pub struct Ready {
     pub link: Option<String>,
     /// The admin token, and where a made one is kept.
     pub token: Option<(AdminToken, PathBuf)>,
-    /// The demo, in `dev`.
-    pub demo: Option<Demo>,
+    /// The demo, in `dev`; or why its key leads nowhere.
+    pub demo: Option<Result<Demo, String>>,
 }
 
 impl Ready {
@@ -35,7 +35,7 @@ impl Ready {
         let terminal = std::io::stdout().is_terminal();
         if let Some((token, file)) = &self.token {
             // A shown token is not written down; a program's or a service's log never holds it.
-            let keep = token.fresh && (dev || !terminal);
+            let keep = token.origin == Origin::Made && (dev || !terminal);
             if let Some(text) = token.text.as_ref().filter(|_| keep) {
                 private_file::write(file, text.as_bytes())
                     .with_context(|| format!("writing {}", file.display()))?;
@@ -66,7 +66,7 @@ impl Ready {
         if let Some(link) = &self.link {
             line["link"] = link.as_str().into();
         }
-        if let Some(demo) = &self.demo {
+        if let Some(Ok(demo)) = &self.demo {
             line["demo"] = serde_json::json!({ "url": self.demo_url(), "api_key": demo.api_key });
         }
         line
@@ -83,27 +83,38 @@ impl Ready {
             .filter_map(|(name, address)| Some(format!("{name:12} {}", address.as_ref()?)))
             .collect();
         if let Some((token, file)) = &self.token {
-            let told = dev || token.fresh;
-            match &token.text {
-                Some(text) if told && terminal => {
-                    lines.push(format!("admin token  {}", text.as_str()))
-                }
-                Some(_) if told => {
-                    lines.push(format!("admin token  in {}", file.display()));
-                }
-                _ => {}
-            }
+            lines.extend(admin_token(token, file, dev, terminal));
         }
-        if let Some(demo) = &self.demo {
-            lines.push(String::new());
-            lines.push(format!(
-                "curl -H \"Authorization: Bearer {}\" {}/hello",
-                demo.api_key,
-                self.demo_url()
-            ));
+        match &self.demo {
+            Some(Ok(demo)) => {
+                lines.push(String::new());
+                lines.push(format!(
+                    "curl -H \"Authorization: Bearer {}\" {}/hello",
+                    demo.api_key,
+                    self.demo_url()
+                ));
+            }
+            Some(Err(why)) => lines.push(format!("demo         not offered: {why}")),
+            None => {}
         }
         lines.join("\n")
     }
+}
+
+/// The line on the admin token: where it is made or in development, never into a program's log.
+fn admin_token(token: &AdminToken, file: &Path, dev: bool, terminal: bool) -> Option<String> {
+    if !dev && token.origin != Origin::Made {
+        return None;
+    }
+    let told = match (&token.text, token.origin) {
+        (Some(text), _) if terminal => text.as_str().to_owned(),
+        (Some(_), Origin::Given) => "as it was given".to_owned(),
+        (Some(_), _) => format!("in {}", file.display()),
+        (None, _) => "the one of an earlier start; give another one as REQUESTROCKET_ADMIN_TOKEN \
+            if it is lost"
+            .to_owned(),
+    };
+    Some(format!("admin token  {told}"))
 }
 
 #[cfg(test)]
@@ -112,28 +123,39 @@ mod tests {
 
     #[test]
     fn the_admin_token_is_shown_on_a_terminal_only_and_only_when_it_is_new_or_for_development() {
-        let told = |fresh: bool, dev: bool, terminal: bool| {
+        let told = |origin: Origin, dev: bool, terminal: bool| {
+            let text = zeroize::Zeroizing::new("rr_api_secret".to_owned());
             let token = AdminToken {
-                text: Some(zeroize::Zeroizing::new("rr_api_secret".to_owned())),
-                fresh,
+                text: (origin != Origin::Unknown).then_some(text),
+                origin,
             };
             let ready = Ready {
                 gateway: Some("http://127.0.0.1:1".into()),
-                control: None,
-                link: None,
                 token: Some((token, "/data/admin-token".into())),
-                demo: None,
+                ..Ready::default()
             };
             let text = ready.text(dev, terminal);
-            (
-                text.contains("rr_api_secret"),
-                text.contains("/data/admin-token"),
-            )
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("admin token  "));
+            line.map(str::to_owned)
         };
-        assert_eq!(told(true, false, true), (true, false));
-        assert_eq!(told(true, false, false), (false, true), "a container's log");
-        assert_eq!(told(false, false, true), (false, false));
-        assert_eq!(told(false, true, true), (true, false));
-        assert_eq!(told(false, true, false), (false, true));
+        let (shown, kept) = (
+            Some("rr_api_secret".to_owned()),
+            Some("in /data/admin-token".to_owned()),
+        );
+        assert_eq!(told(Origin::Made, false, true), shown);
+        assert_eq!(told(Origin::Made, false, false), kept, "a container's log");
+        assert_eq!(told(Origin::Kept, false, true), None);
+        assert_eq!(told(Origin::Kept, true, true), shown);
+        assert_eq!(told(Origin::Kept, true, false), kept);
+        // No file is named that does not hold it.
+        assert_eq!(
+            told(Origin::Given, true, false),
+            Some("as it was given".to_owned())
+        );
+        assert_eq!(told(Origin::Given, false, false), None);
+        let unknown = told(Origin::Unknown, true, false).unwrap_or_default();
+        assert!(unknown.contains("REQUESTROCKET_ADMIN_TOKEN"), "{unknown}");
     }
 }

@@ -128,7 +128,7 @@ async fn demo(
     mode: Mode,
     settings: &Settings,
     configuration: &mut Configuration,
-) -> anyhow::Result<Option<Demo>> {
+) -> anyhow::Result<Option<Result<Demo, String>>> {
     let org = configuration.org().await?;
     if mode == Mode::Standalone {
         return Ok(None);

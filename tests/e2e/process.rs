@@ -51,6 +51,73 @@ fn a_restart_keeps_data_keys_and_what_is_spent() {
     assert!(!found["items"].as_array().expect("a list").is_empty());
 }
 
+/// Whatever a person makes of the demo: a start succeeds, and offers a key only where it works.
+#[test]
+fn a_demo_that_was_changed_keeps_nothing_from_starting() {
+    let restarted = |gateway: Gateway| Gateway::inside(gateway.stop().1, &Start::default());
+    let works = |gateway: &Gateway| {
+        let (path, key) = gateway.demo();
+        let call = crate::harness::http::Request::new("GET", &path);
+        let call = call.field("authorization", &format!("Bearer {key}"));
+        call.send(&gateway.url).status() == 200
+    };
+    let demo = |gateway: &Gateway| {
+        let proxies = gateway.get("/proxies")["items"].clone();
+        let mut proxies = proxies.as_array().into_iter().flatten();
+        let found = proxies.find(|proxy| proxy["alias"] == "demo");
+        found.expect("the demo's proxy").clone()
+    };
+    let at =
+        |kind: &str, id: &serde_json::Value| format!("/{kind}/{}", id.as_str().expect("an id"));
+    let remove = |gateway: &Gateway, path: &str| {
+        let answer = gateway.api("DELETE", path, None);
+        assert_eq!(answer.status(), 204, "{}", answer.text());
+    };
+    let gateway = Gateway::start();
+    let proxy = demo(&gateway);
+    let (path, caller) = (
+        at("proxies", &proxy["id"]),
+        &proxy["proxy_credential_ids"][0],
+    );
+    gateway.patch(&path, json!({"active": false}));
+    let gateway = restarted(gateway);
+    assert_eq!(gateway.ready["demo"], json!(null), "it is switched off");
+    gateway.patch(&path, json!({"active": true}));
+    let gateway = restarted(gateway);
+    assert!(works(&gateway));
+    let rotate = format!("{}/rotate", at("credentials", caller));
+    let rotated = gateway.api("POST", &rotate, Some(&json!({})));
+    assert_eq!(rotated.status(), 200, "{}", rotated.text());
+    let gateway = restarted(gateway);
+    assert_eq!(gateway.ready["demo"], json!(null), "its key is another one");
+    // Of what is left the target's credential, and its port is taken meanwhile.
+    remove(&gateway, &path);
+    remove(&gateway, &at("credentials", caller));
+    remove(&gateway, &at("credentials", &proxy["target_credential_id"]));
+    let target = at("targets", &proxy["target_id"]);
+    let base_url = gateway.get(&target)["base_url"].clone();
+    let echo = base_url
+        .as_str()
+        .and_then(|url| url.strip_prefix("http://"));
+    let folder = gateway.stop().1;
+    let taken = std::net::TcpListener::bind(echo.expect("an address")).expect("it is free again");
+    let gateway = Gateway::inside(folder, &Start::default());
+    assert_eq!(gateway.ready["demo"], json!(null), "its proxy is gone");
+    drop(taken);
+    // The alias is somebody else's.
+    remove(&gateway, &target);
+    let upstream = Upstream::json("{}");
+    let alias = json!({"alias": "demo"});
+    let other = gateway.proxy_with(&upstream.url(), json!({}), alias);
+    let gateway = restarted(gateway);
+    assert_eq!(gateway.ready["demo"], json!(null), "its alias is taken");
+    assert_eq!(statuses(&gateway, &other, 1), [200]);
+    // With nothing left of it, it is made anew.
+    remove(&gateway, &format!("/proxies/{}", other.id));
+    let gateway = restarted(gateway);
+    assert!(works(&gateway));
+}
+
 #[test]
 fn what_was_acknowledged_survives_kill_9() {
     let gateway = Gateway::start();
