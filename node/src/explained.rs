@@ -53,7 +53,10 @@ fn decision(line: &mut String, record: &Record, stage: Stage) {
             list(line, "denied", denials);
             list(line, "shadow", record.shadow_rule_ids.iter());
         }
-        Stage::Limit => list(line, "refused", record.limited_by.iter()),
+        Stage::Limit => {
+            list(line, "refused", record.limited_by.iter());
+            list(line, "by", record.refused_by.iter());
+        }
         Stage::Inject => token(line, "credential", record.target_credential_id),
         Stage::Forward => {
             let _ = write!(line, ";attempts={}", record.attempts);
@@ -166,13 +169,15 @@ mod tests {
                        {"stage": "filter", "us": 3}],
             "attempts": 2, "upstream_status": 503, "scrub": "searched", "scrubbed": 1,
             "limited_by": ["minute"],
+            "refused_by": [{"meter": "mtr_1", "window": "minute", "cause": "empty"}],
             "filter_ids": (0..10).map(|_| FilterId::from_bits(1)).collect::<Vec<_>>(),
         }));
         let one = FilterId::from_bits(1).to_string();
         assert_eq!(
             line(&answered, Code::AccessGranted),
             format!(
-                "code=proxy-access-granted, version=42, limit;us=2;refused=\"minute\", \
+                "code=proxy-access-granted, version=42, limit;us=2;refused=\"minute\"\
+                 ;by=\"mtr_1:minute:empty\", \
                  forward;us=900;attempts=2;status=503, \
                  filter;us=3;changed=\"{} ...\";scrub=searched;scrubbed=1",
                 [one.as_str(); 8].join(" ")

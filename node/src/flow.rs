@@ -299,6 +299,8 @@ pub struct Notes {
     pub request_bytes: Rc<Cell<u64>>,
     /// The region that passed it on to this one.
     pub forwarded_from: Option<Arc<str>>,
+    /// Whether a header or the query says another method; `None` where a form's body may.
+    pub method_overridden: Option<bool>,
     /// What the record says of the key that a caller presented who was refused.
     pub presented: Option<PresentedKey>,
     /// The beginning of the request's body, where its record is to have it.

@@ -1,9 +1,11 @@
-//! What callers are told by a meter: that nothing is left, or that little is.
+//! What callers and records are told by a meter: that nothing is left, or that little is.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use proto::meter::LimitAnswer;
-use proto::outcome::{Code, EarlyEnd, Extra, MeterState};
+use proto::outcome::{Code, EarlyEnd, Extra, MeterState, RefusingMeter};
+use proto::record::{MeterRefusal, RefusalCause};
 
 use crate::limits::{self, Cause, MeterStatus, Refusal, SlotRefusal};
 use crate::metering::Applied;
@@ -43,8 +45,16 @@ pub fn in_flight(refusal: &SlotRefusal) -> EarlyEnd {
         remaining: 0,
         retry_after_s: limits::retry_after(refusal.retry_after),
     };
+    let refused = MeterRefusal {
+        meter: refusal.meter.clone(),
+        window: Some("concurrency".into()),
+        cause: match refusal.lost {
+            true => RefusalCause::StoreLost,
+            false => RefusalCause::InFlight,
+        },
+    };
     EarlyEnd::new(code, detail)
-        .with(Extra::Meters(vec![state]))
+        .with(meter(vec![state], refused))
         .header("retry-after-ms", millis(refusal.retry_after))
         .header(
             "retry-after",
@@ -56,6 +66,23 @@ fn code(answer: LimitAnswer) -> Code {
     match answer {
         LimitAnswer::RateLimited => Code::RateLimited,
         LimitAnswer::BudgetExhausted => Code::BudgetExhausted,
+    }
+}
+
+/// The windows whose limits refused a request, as its record has them.
+pub fn limited_by(end: Option<&EarlyEnd>) -> Vec<Cow<'static, str>> {
+    let Some(Extra::Meters(meter)) = end.map(|end| &end.extra) else {
+        return Vec::new();
+    };
+    let empty = meter.limits.iter().filter(|meter| meter.remaining == 0);
+    empty.map(|meter| Cow::Owned(meter.name.clone())).collect()
+}
+
+/// The meter that refused a request, as its record has it.
+pub fn refused_by(end: Option<&EarlyEnd>) -> Vec<MeterRefusal> {
+    match end.map(|end| &end.extra) {
+        Some(Extra::Meters(meter)) => vec![meter.refusal.clone()],
+        _ => Vec::new(),
     }
 }
 
@@ -89,7 +116,7 @@ pub fn refused(refusal: &Refusal) -> EarlyEnd {
         ),
     };
     let mut end = EarlyEnd::new(code, detail)
-        .with(Extra::Meters(states(refusal)))
+        .with(meter(states(refusal), named_in_records(refusal)))
         .header("ratelimit", limits::rate_limit(statuses))
         .header("ratelimit-policy", limits::rate_limit_policy(statuses))
         .header("retry-after-ms", millis(refusal.retry_after))
@@ -108,6 +135,27 @@ fn named(id: &str, name: &str) -> String {
     match name {
         "" => format!("meter {id}"),
         name => format!("meter {name} ({id})"),
+    }
+}
+
+fn meter(limits: Vec<MeterState>, refusal: MeterRefusal) -> Extra {
+    Extra::Meters(Box::new(RefusingMeter { limits, refusal }))
+}
+
+/// The refusal as records have it.
+fn named_in_records(refusal: &Refusal) -> MeterRefusal {
+    let cause = match refusal.cause {
+        Cause::Empty => RefusalCause::Empty,
+        Cause::Paused => RefusalCause::Paused,
+        Cause::Crowded => RefusalCause::Crowded,
+        Cause::StoreLost => RefusalCause::StoreLost,
+    };
+    // Whatever else refuses, refuses for the meter as a whole.
+    let limit = refusal.limit.filter(|_| refusal.cause == Cause::Empty);
+    MeterRefusal {
+        meter: refusal.status.id.clone(),
+        window: limit.map(|limit| limit.window.name().into()),
+        cause,
     }
 }
 
@@ -159,10 +207,14 @@ mod tests {
 
     /// What a refusal tells its caller to wait: `retry_after_s` of each meter, and both headers.
     fn waits(end: &EarlyEnd) -> (Vec<u64>, Vec<String>) {
-        let Extra::Meters(meters) = &end.extra else {
+        let Extra::Meters(meter) = &end.extra else {
             panic!("no meters: {end:?}");
         };
-        let told = meters.iter().map(|meter| meter.retry_after_s).collect();
+        let told = meter
+            .limits
+            .iter()
+            .map(|meter| meter.retry_after_s)
+            .collect();
         let named = |name| end.headers.iter().find(|(header, _)| *header == name);
         let value = |name| named(name).map(|(_, value)| value.clone());
         let headers = ["retry-after", "retry-after-ms"].into_iter();
@@ -207,6 +259,63 @@ mod tests {
             let headers = vec![s.to_string(), ms.to_string()];
             assert_eq!(waits(&refused(&tokens(ms))), (vec![s, s], headers.clone()));
             assert_eq!(waits(&in_flight(&slots(ms))), (vec![s], headers));
+        }
+    }
+
+    #[test]
+    fn a_record_names_the_meter_the_window_and_the_cause() {
+        let limit = LimitStatus {
+            window: Window::Day,
+            limit: 60,
+            remaining: 0,
+            reset: Duration::from_secs(1),
+        };
+        let refusal = |cause| Refusal {
+            cause,
+            answer: LimitAnswer::BudgetExhausted,
+            limit: Some(limit),
+            retry_after: Duration::from_secs(1),
+            reset: Duration::from_secs(1),
+            status: MeterStatus {
+                id: "mtr_1".to_owned(),
+                name: String::new(),
+                mode: Mode::Store,
+                // A meter of values may have something left, and refuse what costs more.
+                limits: vec![LimitStatus {
+                    remaining: 5,
+                    ..limit
+                }],
+            },
+        };
+        let told = |end: &EarlyEnd| match &end.extra {
+            Extra::Meters(meter) => meter.refusal.to_string(),
+            extra => panic!("no meters: {extra:?}"),
+        };
+        for (cause, expected) in [
+            (Cause::Empty, "mtr_1:day:empty"),
+            (Cause::Paused, "mtr_1:paused"),
+            (Cause::Crowded, "mtr_1:crowded"),
+            (Cause::StoreLost, "mtr_1:store-lost"),
+        ] {
+            assert_eq!(told(&refused(&refusal(cause))), expected);
+        }
+        for (lost, expected) in [
+            (false, "mtr_2:concurrency:in-flight"),
+            (true, "mtr_2:concurrency:store-lost"),
+        ] {
+            let refusal = SlotRefusal {
+                meter: "mtr_2".to_owned(),
+                spec: Arc::new(SlotSpec {
+                    name: String::new(),
+                    version: 1,
+                    limit: 5,
+                    on_store_loss: StoreLoss::LocalShare,
+                    answer: LimitAnswer::RateLimited,
+                }),
+                lost,
+                retry_after: Duration::from_secs(1),
+            };
+            assert_eq!(told(&in_flight(&refusal)), expected);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
+use crate::record::MeterRefusal;
 use crate::rule::Denial;
 
 /// Where the pages of the codes are; `type` of a problem document is this and the code.
@@ -226,12 +227,21 @@ pub enum Extra {
     None,
     /// Every scope that denied, with its matching rules.
     Denials(Vec<Denial>),
-    /// The meters that refused.
-    Meters(Vec<MeterState>),
+    /// The meter that refused.
+    Meters(Box<RefusingMeter>),
     /// What is wrong with the request.
     Errors(Vec<Problem>),
     /// The status of the target's answer that is not shown.
     UpstreamStatus(u16),
+}
+
+/// A meter that refuses a request.
+#[derive(Clone, Debug)]
+pub struct RefusingMeter {
+    /// Its limits, as the caller sees them.
+    pub limits: Vec<MeterState>,
+    /// Which it is and why it refuses, as records have it.
+    pub refusal: MeterRefusal,
 }
 
 /// A meter as a refused caller sees it.
@@ -299,7 +309,7 @@ impl EarlyEnd {
         match &self.extra {
             Extra::None => {}
             Extra::Denials(denials) => document["denials"] = serde_json::json!(denials),
-            Extra::Meters(meters) => document["meters"] = serde_json::json!(meters),
+            Extra::Meters(meter) => document["meters"] = serde_json::json!(meter.limits),
             Extra::Errors(errors) => document["errors"] = serde_json::json!(errors),
             Extra::UpstreamStatus(status) => document["upstream_status"] = (*status).into(),
         }

@@ -25,6 +25,8 @@ pub const DENYING_RULES: &str = "requestrocket.rules.denied";
 pub const SHADOW_RULES: &str = "requestrocket.rules.shadow";
 /// Limits that refused.
 pub const LIMITED_BY: &str = "requestrocket.limits.refused";
+/// The meter that refused.
+pub const REFUSED_BY: &str = "requestrocket.meters.refused";
 /// Meters.
 pub const METERS: &str = "requestrocket.meters";
 /// What each of them spent.
@@ -132,6 +134,12 @@ mod tests {
             "string[]",
             "`limit`",
             "Windows of the limits that refused",
+        ),
+        attribute(
+            REFUSED_BY,
+            "string[]",
+            "`limit`",
+            "The meter that refused, its window and the cause, such as `mtr_…:minute:empty`",
         ),
         attribute(
             METERS,

@@ -205,7 +205,14 @@ fn says_more(record: &Record, stage: Stage) -> bool {
             record.auth_failure.is_some() || record.proxy_credential_id.is_some()
         }
         Stage::Authorize => !record.denials.is_empty() || !record.shadow_rule_ids.is_empty(),
-        Stage::Limit => !record.limited_by.is_empty() || !record.meters.is_empty(),
+        Stage::Limit => {
+            let lists = [
+                record.limited_by.len(),
+                record.refused_by.len(),
+                record.meters.len(),
+            ];
+            lists.into_iter().any(|count| count > 0)
+        }
         Stage::Inject => record.target_credential_id.is_some(),
         Stage::Filter => !record.filter_ids.is_empty(),
         _ => false,
@@ -244,6 +251,10 @@ fn stage(
             }
             Stage::Limit => {
                 span.list(own::LIMITED_BY, record.limited_by.iter());
+                span.list(
+                    own::REFUSED_BY,
+                    record.refused_by.iter().map(ToString::to_string),
+                );
                 let meters = &record.meters;
                 span.list(own::METERS, meters.iter().map(|spend| &*spend.meter));
                 let spent = meters.iter().map(|spend| spend.tokens);

@@ -136,3 +136,38 @@ fn explain_tells_and_touches_nothing() {
     );
     assert_eq!(proxy.get("/plain").outcome(), (429, "rate-limited"));
 }
+
+/// Of a POST the record says whether something overrode its method, so that rules on methods are
+/// judged and not left open.
+#[test]
+fn a_record_says_whether_its_method_was_overridden() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let ask = |fields: &[(&str, &str)], body: &str| {
+        let request = proxy.request("POST", "/plain").body(body);
+        let fields = fields.iter();
+        let request = fields.fold(request, |request, (name, value)| request.field(name, value));
+        let answer = proxy.send(&request);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let id = answer.field("requestrocket-request-id").expect("an id");
+        let record = gateway.record(id);
+        (id.to_owned(), record["method_overridden"].clone())
+    };
+    let (plain, no) = ask(&[("content-type", "application/json")], "{}");
+    let (overridden, yes) = ask(&[("x-http-method-override", "PATCH")], "");
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let (form, open) = ask(&[form], "a=b");
+    assert_eq!((no, yes, open), (json!(false), json!(true), json!(null)));
+    let rule = json!({"effect": "deny", "methods": ["DELETE"]});
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), rule);
+    for (id, expected) in [
+        (plain, "allowed"),
+        (overridden, "unknown"),
+        (form, "unknown"),
+    ] {
+        let told = explain(&gateway, &["--record", &id, "--output", "json"]);
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!(told["decision"], expected, "{told}");
+    }
+}

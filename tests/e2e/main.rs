@@ -42,6 +42,7 @@ mod publishers;
 mod raw_store;
 mod redactions;
 mod reflected;
+mod refused_by;
 mod region_acts;
 mod region_clocks;
 mod region_moves;

@@ -123,6 +123,8 @@ impl Random {
             payload: None,
             meters: Vec::new(),
             presented: None,
+            refused_by: Vec::new(),
+            method_overridden: Some(false),
         }
     }
 

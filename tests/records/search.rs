@@ -1,6 +1,8 @@
 //! What every records store answers to a search.
 
-use proto::record::{Attempt, AttemptFailure, Captured, MeterSpend, Payload, QueryField};
+use proto::record::{
+    Attempt, AttemptFailure, Captured, MeterRefusal, MeterSpend, Payload, QueryField, RefusalCause,
+};
 
 use super::*;
 
@@ -111,6 +113,11 @@ pub fn every_field_selects(records: &Records) {
         failure: Some(AttemptFailure::Reset),
     }];
     rich.limited_by = vec!["minute".into()];
+    rich.refused_by = vec![MeterRefusal {
+        meter: "mtr_7".into(),
+        window: Some("minute".into()),
+        cause: RefusalCause::Empty,
+    }];
     rich.shadow_rule_ids = vec![proto::id::RuleId::from_bits(5)];
     rich.filter_ids = vec![proto::id::FilterId::from_bits(6)];
     rich.source_address = Some("192.0.2.7".into());
@@ -152,6 +159,7 @@ pub fn every_field_selects(records: &Records) {
         ("attempts_min", "2".into()),
         ("failure", "reset".into()),
         ("limited_by", "minute".into()),
+        ("meter", "mtr_7".into()),
         ("rule", proto::id::RuleId::from_bits(5).to_string()),
         ("filter", proto::id::FilterId::from_bits(6).to_string()),
         ("source", "192.0.2.0/24".into()),

@@ -171,7 +171,12 @@ fn check_stages(stages: &BTreeMap<String, Span>, ended_by: Option<&str>, metered
         let spent = metered && name == "limit";
         let meters = ("requestrocket.meters", "string[]", spent);
         let spends = ("requestrocket.meters.spent", "int[]", spent);
-        let all = table(&[outcome, own, meters, spends]);
+        let refused = (
+            "requestrocket.meters.refused",
+            "string[]",
+            ended && name == "limit",
+        );
+        let all = table(&[outcome, own, meters, spends, refused]);
         assert_eq!(typed(span), all, "{name}");
     }
 }
@@ -406,6 +411,8 @@ fn every_kind(received: &Received, gateway: &Gateway) {
     );
     let windows = attributes(&trace(received, &id(&answer)).stages["limit"]);
     assert_eq!(windows["requestrocket.limits.refused"], "minute");
+    let by = format!("{}:minute:empty", limited.id);
+    assert_eq!(windows["requestrocket.meters.refused"], by);
 }
 
 /// A request that waits for its turn at a limit: like another, and the wait is the limit's.

@@ -34,6 +34,7 @@ pub(super) enum Kind {
     Attempts(Bounds),
     Failure(AttemptFailure),
     LimitedBy(String),
+    Meter(String),
     Rule(RuleId),
     Filter(FilterId),
     Source(IpNet),
@@ -210,6 +211,12 @@ pub const FIELDS: &[Field] = &[
         |t| Some(Kind::LimitedBy(t.into())),
     ),
     field(
+        "meter",
+        "Id of a meter that refused it; of the proxy for its own `limits`",
+        TEXT,
+        |t| Some(Kind::Meter(t.into())),
+    ),
+    field(
         "rule",
         "Id of a rule that denied it, or would have in shadow mode",
         "the id of a rule, `rul_…`",
@@ -318,6 +325,7 @@ impl Condition {
             Kind::Attempts(bounds) => bounds.hold(record.attempts.into()),
             Kind::Failure(reason) => record.sends.iter().any(|s| s.failure == Some(*reason)),
             Kind::LimitedBy(window) => record.limited_by.iter().any(|name| name == window),
+            Kind::Meter(id) => record.refused_by.iter().any(|one| one.meter == *id),
             Kind::Rule(id) => {
                 let mut denials = record.denials.iter();
                 denials.any(|denial| denial.rule_ids.contains(id))

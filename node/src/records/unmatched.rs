@@ -103,6 +103,8 @@ pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -
         payload: None,
         meters: Vec::new(),
         presented: exchange.notes.presented.clone(),
+        refused_by: Vec::new(),
+        method_overridden: None,
     }
 }
 

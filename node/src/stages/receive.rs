@@ -17,6 +17,7 @@ use proto::field_name;
 use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
+use proto::rule::Facts;
 
 use crate::actor::{Next, Stage, StageKind, overloaded};
 use crate::answer::{self, ReplyBody};
@@ -243,6 +244,15 @@ impl Stage for Receive {
                 exchange.proxy = proxy;
                 exchange.notes.path = exchange.request.rest();
                 exchange.notes.query = exchange.request.query.clone();
+                let Request {
+                    method,
+                    headers,
+                    query,
+                    ..
+                } = &exchange.request;
+                let query = query.as_deref().unwrap_or_default();
+                exchange.notes.method_overridden =
+                    Facts::method_overridden(method.as_str(), query, headers);
                 Next::Continue
             }
             None if exchange.request.is_proxy_form() => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::event_stream::StreamEnd;
-use proto::outcome::{Code, EarlyEnd, Extra};
+use proto::outcome::Code;
 use proto::proxy::OnClientAbort;
 use proto::record::{Attempt, AuthFailure, Record};
 
@@ -25,6 +25,7 @@ use crate::payload::Bodies;
 use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
 use crate::reflected::ScrubbedBody;
+use crate::refused::{limited_by, refused_by};
 use crate::snapshot::CompiledProxy;
 use crate::spending::Spends;
 use crate::telemetry::{TraceContext, trace_id_text};
@@ -200,6 +201,8 @@ impl Recorder {
             presented: notes
                 .presented
                 .or_else(|| caller.and_then(Caller::presented)),
+            refused_by: refused_by(exchange.end.as_deref()),
+            method_overridden: notes.method_overridden,
         }
     }
 }
@@ -208,15 +211,6 @@ impl Recorder {
 fn forwarded_to(proxy: &CompiledProxy, attempts: u32, endpoint: usize) -> Option<Arc<str>> {
     let gateway = proxy.elsewhere.as_ref()?.gateways.get(endpoint)?;
     (attempts > 0).then(|| Arc::clone(&gateway.region))
-}
-
-/// The windows whose limits refused a request.
-fn limited_by(end: Option<&EarlyEnd>) -> Vec<Cow<'static, str>> {
-    let Some(Extra::Meters(meters)) = end.map(|end| &end.extra) else {
-        return Vec::new();
-    };
-    let empty = meters.iter().filter(|meter| meter.remaining == 0);
-    empty.map(|meter| Cow::Owned(meter.name.clone())).collect()
 }
 
 /// A record that waits for the last byte of its answer.

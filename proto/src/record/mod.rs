@@ -11,6 +11,7 @@
 
 mod ended;
 mod presented;
+mod refused;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use crate::stage::{Stage, StageTime};
 use crate::wire::StoredRecord;
 pub use ended::{BREAKING, is_broken, is_error};
 pub use presented::{KeyHint, PresentedKey};
+pub use refused::{MeterRefusal, RefusalCause};
 
 /// What stands in a record where a value was left out.
 pub const REDACTED: &str = "REDACTED";
@@ -144,6 +146,13 @@ pub struct Record {
     #[serde(default)]
     #[schema(value_type = Option<PresentedKey>)]
     pub presented: Option<PresentedKey>,
+    /// The meter that refused it, with the window and the cause.
+    #[serde(default)]
+    pub refused_by: Vec<MeterRefusal>,
+    /// Whether a header or the query said another method, as frameworks take it; null where that
+    /// was for the body of a form to say, or before this was recorded.
+    #[serde(default)]
+    pub method_overridden: Option<bool>,
 }
 
 /// What one request has spent of one meter.
@@ -193,6 +202,8 @@ pub const FIELDS_BEFORE_ENDPOINTS: usize = 38;
 pub const FIELDS_BEFORE_PAYLOAD: usize = 41;
 /// Fields of a [`Record`] before `presented`, likewise.
 pub const FIELDS_BEFORE_PRESENTED: usize = 43;
+/// Fields of a [`Record`] before `refused_by`, likewise.
+pub const FIELDS_BEFORE_REFUSED_BY: usize = 44;
 
 impl Record {
     /// The same without bodies, as lists and followers get it.

@@ -89,6 +89,12 @@ pub(crate) fn full() -> Record {
             place: "x-api-key".into(),
             hint: "aZ09".parse().ok(),
         }),
+        refused_by: vec![MeterRefusal {
+            meter: "mtr_0000000000000000000000000a".to_owned(),
+            window: Some("minute".into()),
+            cause: RefusalCause::StoreLost,
+        }],
+        method_overridden: Some(true),
     }
 }
 
@@ -124,6 +130,13 @@ pub(crate) fn without_payload(mut record: Record) -> Record {
 /// The same as a release without `presented` would have it.
 pub(crate) fn without_presented(mut record: Record) -> Record {
     record.presented = None;
+    without_refused_by(record)
+}
+
+/// The same as a release without `refused_by` would have it.
+pub(crate) fn without_refused_by(mut record: Record) -> Record {
+    record.refused_by.clear();
+    record.method_overridden = None;
     record
 }
 

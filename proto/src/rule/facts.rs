@@ -137,6 +137,17 @@ impl<'a> Facts<'a> {
         facts
     }
 
+    /// Whether a header or the query says another method than the request line; `None` where that
+    /// is for the body of a form to say. The same as facts would hold, without making them.
+    pub fn method_overridden(method: &str, query: &[u8], headers: &HeaderMap) -> Option<bool> {
+        let by_header = headers.keys().any(|name| overrides_method(name.as_str()));
+        if by_header || query::contains(query, b"_method") {
+            return Some(true);
+        }
+        let method = MethodName::new(Cow::Borrowed(method.as_bytes()));
+        (!is_form_post(&method, headers)).then_some(false)
+    }
+
     /// The same facts with what reading the body gave.
     pub fn with_body(mut self, body: BodyFacts<'a>) -> Self {
         self.body = body;
@@ -179,26 +190,30 @@ impl<'a> Facts<'a> {
             .flat_map(PathReading::readings)
     }
 
-    /// Whether the body is a form by which frameworks let `_method` override a POST.
-    ///
-    /// Only `application/x-www-form-urlencoded` makes rules wait for the body: a rule on methods
-    /// must not buffer every multipart upload. A multipart body that is read for another reason is
-    /// looked at as well.
     fn is_form_post(&self) -> bool {
-        const FORM: &[u8] = b"application/x-www-form-urlencoded";
-        let is_form = |value: &http::HeaderValue| {
-            let essence = value
-                .as_bytes()
-                .split(|byte| matches!(byte, b';' | b','))
-                .next();
-            essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(FORM))
-        };
-        self.method.is(b"POST") && {
-            self.headers
-                .get_all(http::header::CONTENT_TYPE)
-                .iter()
-                .any(is_form)
-        }
+        is_form_post(&self.method, self.headers)
+    }
+}
+
+/// Whether the body is a form by which frameworks let `_method` override a POST.
+///
+/// Only `application/x-www-form-urlencoded` makes rules wait for the body: a rule on methods must
+/// not buffer every multipart upload. A multipart body that is read for another reason is looked at
+/// as well.
+fn is_form_post(method: &MethodName<'_>, headers: &HeaderMap) -> bool {
+    const FORM: &[u8] = b"application/x-www-form-urlencoded";
+    let is_form = |value: &http::HeaderValue| {
+        let essence = value
+            .as_bytes()
+            .split(|byte| matches!(byte, b';' | b','))
+            .next();
+        essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(FORM))
+    };
+    method.is(b"POST") && {
+        headers
+            .get_all(http::header::CONTENT_TYPE)
+            .iter()
+            .any(is_form)
     }
 }
 

@@ -31,8 +31,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::record::{
-    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_PRESENTED, FIELDS_BEFORE_SCRUB,
-    FIELDS_BEFORE_SENDS, Record,
+    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_PRESENTED,
+    FIELDS_BEFORE_REFUSED_BY, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS, Record,
 };
 
 pub use block::{Block, BlockWriter};
@@ -57,8 +57,10 @@ const SCHEMA_RECORD_BATCH_24: u16 = 24;
 const SCHEMA_RECORD_BLOCK_25: u16 = 25;
 const SCHEMA_RECORD_BATCH_40: u16 = 40;
 const SCHEMA_RECORD_BLOCK_41: u16 = 41;
-const SCHEMA_RECORD_BATCH: u16 = 12;
-const SCHEMA_RECORD_BLOCK: u16 = 13;
+const SCHEMA_RECORD_BATCH_12: u16 = 12;
+const SCHEMA_RECORD_BLOCK_13: u16 = 13;
+const SCHEMA_RECORD_BATCH: u16 = 43;
+const SCHEMA_RECORD_BLOCK: u16 = 44;
 /// The state of one meter key in the store; the type is the data plane's.
 pub const SCHEMA_TOKEN_STATE: u16 = 3;
 /// The same with a token bucket in it, which programs before it do not know.
@@ -131,6 +133,9 @@ impl Message for RecordBatch {
             }
             SCHEMA_RECORD_BATCH_40 => {
                 whole::<Batch<FIELDS_BEFORE_PRESENTED>>(payload).map(Self::from)
+            }
+            SCHEMA_RECORD_BATCH_12 => {
+                whole::<Batch<FIELDS_BEFORE_REFUSED_BY>>(payload).map(Self::from)
             }
             _ => return None,
         })
@@ -317,9 +322,11 @@ mod tests {
         }
     }
 
-    /// Schema 12. When this fails, the layout changed: give the message a new schema number and
+    /// Schema 43. When this fails, the layout changed: give the message a new schema number and
     /// keep decoding this one.
-    const GOLDEN: &str = include_str!("record_batch_12.hex");
+    const GOLDEN: &str = include_str!("record_batch_43.hex");
+    /// Schema 12, whose records had no `refused_by`.
+    const GOLDEN_12: &str = include_str!("record_batch_12.hex");
     /// Schema 40, whose records had no `presented`.
     const GOLDEN_40: &str = include_str!("record_batch_40.hex");
     /// Schema 24, whose records had no `payload`.
@@ -337,12 +344,13 @@ mod tests {
     #[test]
     fn earlier_schemas_are_still_read() {
         use crate::record::tests as earlier;
-        let releases: [(&str, Without); 5] = [
+        let releases: [(&str, Without); 6] = [
             (GOLDEN_1, earlier::without_sends),
             (GOLDEN_11, earlier::without_scrub),
             (GOLDEN_27, earlier::without_endpoints),
             (GOLDEN_24, earlier::without_payload),
             (GOLDEN_40, earlier::without_presented),
+            (GOLDEN_12, earlier::without_refused_by),
         ];
         for (golden, without) in releases {
             let golden = hex::decode(golden.trim()).unwrap();
@@ -355,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_12_has_these_bytes() {
+    fn schema_43_has_these_bytes() {
         let frame = encode(&batch()).unwrap();
         assert_eq!(hex::encode(&frame), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();

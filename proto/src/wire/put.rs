@@ -98,6 +98,8 @@ fn came_of_it(out: &mut Vec<u8>, record: &Record) -> Result<(), WireError> {
         text(out, &key.place);
         text_of(out, key.hint.as_ref().map(KeyHint::as_str));
     }
+    list(out, &record.refused_by)?;
+    number_of(out, record.method_overridden.map(u64::from));
     Ok(())
 }
 
@@ -206,9 +208,11 @@ mod tests {
         (bare.denials, bare.query, bare.sends) = Default::default();
         (bare.meters, bare.endpoints, bare.stages) = Default::default();
         bare.presented = None;
+        (bare.refused_by, bare.method_overridden) = Default::default();
         check(&bare);
         let mut given = full.clone();
         given.presented.as_mut().unwrap().hint = None;
+        given.method_overridden = Some(false);
         check(&given);
     }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 use crate::record::{
-    Attempt, AuthFailure, Denial, KeyHint, MeterSpend, PresentedKey, QueryField, Record,
-    ScrubState, StageTime, StoredPayload, UpstreamId,
+    Attempt, AuthFailure, Denial, KeyHint, MeterRefusal, MeterSpend, PresentedKey, QueryField,
+    Record, ScrubState, StageTime, StoredPayload, UpstreamId,
 };
 
 /// A record as blocks hold it, without its organisation, which is the block's.
@@ -72,6 +72,10 @@ pub struct StoredRecord<'a> {
     /// Place and hint.
     #[serde(default)]
     pub presented: Option<(&'a str, Option<KeyHint>)>,
+    #[serde(default)]
+    pub refused_by: Cow<'a, [MeterRefusal]>,
+    #[serde(default)]
+    pub method_overridden: Option<bool>,
 }
 
 impl<'a> StoredRecord<'a> {
@@ -121,6 +125,8 @@ impl<'a> StoredRecord<'a> {
             payload: record.payload.as_deref().map(StoredPayload::of),
             meters: Cow::Borrowed(&record.meters),
             presented: record.presented.as_ref().map(|key| (&*key.place, key.hint)),
+            refused_by: Cow::Borrowed(&record.refused_by),
+            method_overridden: record.method_overridden,
         }
     }
 
@@ -185,6 +191,8 @@ impl<'a> StoredRecord<'a> {
                 place: Cow::Owned(place.to_owned()),
                 hint,
             }),
+            refused_by: self.refused_by.to_vec(),
+            method_overridden: self.method_overridden,
         }
     }
 

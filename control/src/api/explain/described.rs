@@ -42,6 +42,8 @@ pub struct Described {
 pub struct Unknown {
     /// Header fields.
     pub headers: bool,
+    /// What overrides the method, if anything does.
+    pub method: bool,
     /// The whole path.
     pub path: bool,
     /// Values of query parameters.
@@ -155,6 +157,8 @@ impl Described {
                 .and_then(|text| text.parse().ok()),
             unknown: Unknown {
                 headers: true,
+                // Before it was recorded: frameworks take an override of POST alone.
+                method: record.method_overridden.unwrap_or(record.method == "POST"),
                 path: lost_path || proxy.record.path != RecordPath::Full,
                 query: lost_query,
             },

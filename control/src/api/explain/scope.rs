@@ -1,5 +1,7 @@
 //! One scope's rules on a request of which not everything may be known.
 
+use std::sync::OnceLock;
+
 use proto::object::{Body, ObjectId};
 use proto::rule::{Effect, Facts, Mode, Part, Rule, RuleSet, Scope, TraceResult};
 use proto::tree::Objects;
@@ -22,6 +24,8 @@ pub struct Scoped<'a> {
     pub rules: Vec<&'a Rule>,
     /// The same, compiled.
     pub set: RuleSet,
+    /// The same without their methods, once that is asked for.
+    any_method: OnceLock<Option<RuleSet>>,
 }
 
 impl<'a> Scoped<'a> {
@@ -34,6 +38,7 @@ impl<'a> Scoped<'a> {
             default: Effect::Allow,
             rules: vec![rule],
             set,
+            any_method: OnceLock::new(),
         })
     }
 
@@ -51,6 +56,7 @@ impl<'a> Scoped<'a> {
             default,
             rules,
             set: RuleSet::compile(&owned, default).ok()?,
+            any_method: OnceLock::new(),
         })
     }
 }
@@ -67,6 +73,25 @@ pub enum Known {
 }
 
 impl Scoped<'_> {
+    /// What each rule would be whatever the method, where that is not known.
+    fn apart_from_methods(&self, facts: &Facts<'_>, request: &Described) -> Vec<TraceResult> {
+        let names_methods = |rule: &&Rule| !rule.methods.is_empty();
+        if !request.unknown.method || !self.rules.iter().any(names_methods) {
+            return Vec::new();
+        }
+        let set = self.any_method.get_or_init(|| {
+            let bare = |rule: &&Rule| Rule {
+                methods: Vec::new(),
+                ..(*rule).clone()
+            };
+            let rules: Vec<Rule> = self.rules.iter().map(bare).collect();
+            RuleSet::compile(&rules, self.default).ok()
+        });
+        let traces = set.as_ref().map(|set| set.trace(facts));
+        let traces = traces.into_iter().flatten();
+        traces.map(|trace| trace.result).collect()
+    }
+
     /// Whether the scope allows, and what it says for itself.
     pub fn judge(
         &self,
@@ -76,8 +101,10 @@ impl Scoped<'_> {
     ) -> (Known, Value) {
         let (mut listed, mut others) = (Vec::new(), 0);
         let mut said = [[false; 2]; 2];
-        for (rule, trace) in self.rules.iter().zip(self.set.trace(facts)) {
-            let (known, why) = known(trace.result, rule, request);
+        let apart = self.apart_from_methods(facts, request);
+        for (at, (rule, trace)) in self.rules.iter().zip(self.set.trace(facts)).enumerate() {
+            let apart = apart.get(at).copied().filter(|_| !rule.methods.is_empty());
+            let (known, why) = known((trace.result, apart), rule, request);
             if known == Known::No {
                 others += 1;
                 continue;
@@ -124,22 +151,35 @@ impl Scoped<'_> {
     }
 }
 
-/// Whether a rule matches a request of which not everything is known, and why that is so.
-fn known(result: TraceResult, rule: &Rule, request: &Described) -> (Known, Option<String>) {
+/// Whether a rule matches a request of which not everything is known, and why that is so. `apart`
+/// is what it would be whatever the method.
+fn known(
+    (result, apart): (TraceResult, Option<TraceResult>),
+    rule: &Rule,
+    request: &Described,
+) -> (Known, Option<String>) {
     let unknown = request.unknown;
     let needs = |what: &str| (Known::Unknown, Some(format!("needs {what}")));
-    match result {
-        // An override of the method, which is used on POST, is a header or a form's field.
-        TraceResult::No(Part::Methods) if unknown.headers && request.method == "POST" => {
-            return needs("what overrides the method");
-        }
-        TraceResult::No(Part::Methods) => return (Known::No, None),
-        TraceResult::No(Part::Path) if !unknown.path => return (Known::No, None),
-        TraceResult::No(Part::Source) if request.source.is_some() => return (Known::No, None),
-        _ => {}
+    let fails = |result: TraceResult| match result {
+        TraceResult::No(Part::Path) => !unknown.path,
+        TraceResult::No(Part::Source) => request.source.is_some(),
+        TraceResult::No(Part::Methods) => apart.is_none(),
+        _ => false,
+    };
+    if fails(result) || apart.is_some_and(fails) {
+        return (Known::No, None);
     }
-    if !rule.methods.is_empty() && unknown.headers && request.method == "POST" {
-        return needs("what overrides the method");
+    if apart.is_some() {
+        // An override is one more method: a deny rule that covers the one that is known matches
+        // anyway, an allow rule that does not cover it never does.
+        match (rule.effect, result) {
+            (Effect::Deny, TraceResult::No(Part::Methods)) => {
+                return needs("what overrides the method");
+            }
+            (Effect::Allow, TraceResult::No(Part::Methods)) => return (Known::No, None),
+            (Effect::Allow, _) => return needs("what overrides the method"),
+            (Effect::Deny, _) => {}
+        }
     }
     if rule.path.is_some() && unknown.path {
         return needs("the whole path");
@@ -158,5 +198,66 @@ fn known(result: TraceResult, rule: &Rule, request: &Described) -> (Known, Optio
         TraceResult::UnknownNeedsBody => needs("the body"),
         TraceResult::Yes(None) => (Known::Yes, None),
         TraceResult::Yes(Some(unreadable)) => (Known::Yes, Some(unreadable.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use http::HeaderMap;
+    use proto::path::{PathOptions, PathReading};
+
+    use super::super::described::Unknown;
+    use super::*;
+
+    /// Whether a rule matches a POST of `/x` of which a record tells.
+    fn found(mut rule: Value, overridden: bool) -> Known {
+        rule["id"] = json!("rul_1");
+        let rule: Rule = serde_json::from_value(rule).unwrap();
+        let scoped = Scoped::condition(&rule).unwrap();
+        let headers = HeaderMap::new();
+        let path = PathReading::parse(b"/x", PathOptions::default()).unwrap();
+        let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let facts = Facts::new(b"POST", &path, b"", &headers, source);
+        let request = Described {
+            method: "POST".to_owned(),
+            source: Some(source),
+            unknown: Unknown {
+                headers: true,
+                method: overridden,
+                ..Unknown::default()
+            },
+            ..Described::default()
+        };
+        let trace = scoped.set.trace(&facts).remove(0);
+        let apart = scoped.apart_from_methods(&facts, &request);
+        known((trace.result, apart.first().copied()), &rule, &request).0
+    }
+
+    #[test]
+    fn an_override_that_is_not_known_leaves_open_only_what_it_decides() {
+        use Known::{No, Unknown, Yes};
+        let rule = |effect: &str, methods: &[&str], path: &str| {
+            let path = json!({ "pattern": path });
+            json!({"effect": effect, "methods": methods, "path": path})
+        };
+        for (rule, overridden, plain) in [
+            (rule("deny", &["DELETE"], "^/x"), Unknown, No),
+            (rule("deny", &["DELETE"], "^/y"), No, No),
+            (rule("deny", &["POST"], "^/x"), Yes, Yes),
+            (rule("deny", &["POST"], "^/y"), No, No),
+            (rule("allow", &["GET"], "^/x"), No, No),
+            (rule("allow", &["POST"], "^/x"), Unknown, Yes),
+            (rule("allow", &["POST"], "^/y"), No, No),
+            (
+                json!({"effect": "deny", "methods": ["DELETE"], "source": ["192.0.2.0/24"]}),
+                No,
+                No,
+            ),
+        ] {
+            assert_eq!(found(rule.clone(), true), overridden, "{rule} overridden");
+            assert_eq!(found(rule.clone(), false), plain, "{rule}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! whatever traces were sampled. Pure.
 
 use jiff::Timestamp;
-use proto::record::{Attempt, PresentedKey, Record, Stage};
+use proto::record::{Attempt, PresentedKey, Record, RefusalCause, Stage};
 use serde_json::{Value, json};
 
 /// The trace of a record.
@@ -125,10 +125,7 @@ fn decision(record: &Record, stage: Stage) -> String {
             (None, None) => record_code(record, "no credential asked for"),
         },
         Stage::Authorize => authorized(record),
-        Stage::Limit => match record.limited_by.as_slice() {
-            [] => record_code_at(record, Stage::Limit, "within the limits"),
-            windows => format!("the limit per {} is used up", windows.join(" and per ")),
-        },
+        Stage::Limit => limited(record),
         Stage::Prepare => record_code_at(record, Stage::Prepare, ""),
         Stage::Inject => match id(record.target_credential_id) {
             Some(credential) => format!("credential {credential}"),
@@ -159,6 +156,32 @@ fn decision(record: &Record, stage: Stage) -> String {
             format!("{} bytes{left}", record.response_bytes)
         }
     }
+}
+
+fn limited(record: &Record) -> String {
+    if record.refused_by.is_empty() {
+        // Records of early releases name windows alone.
+        return match record.limited_by.as_slice() {
+            [] => record_code_at(record, Stage::Limit, "within the limits"),
+            windows => format!("the limit per {} is used up", windows.join(" and per ")),
+        };
+    }
+    let refusals = record.refused_by.iter().map(|refusal| {
+        let meter = &refusal.meter;
+        match (refusal.cause, &refusal.window) {
+            (RefusalCause::Empty, Some(window)) => {
+                format!("too little is left of the limit per {window} of {meter}")
+            }
+            (RefusalCause::Empty, None) => format!("too little is left of {meter}"),
+            (RefusalCause::Paused, _) => {
+                format!("{meter} is paused: the target asked to wait")
+            }
+            (RefusalCause::Crowded, _) => format!("too many requests wait for {meter}"),
+            (RefusalCause::StoreLost, _) => format!("the state of {meter} cannot be reached"),
+            (RefusalCause::InFlight, _) => format!("all calls in flight of {meter} are in use"),
+        }
+    });
+    refusals.collect::<Vec<_>>().join("; ")
 }
 
 fn authorized(record: &Record) -> String {
@@ -341,6 +364,41 @@ mod tests {
         assert_eq!(rows[1].3, "end");
         assert_eq!(rows[1].4, "the limit per minute and per day is used up");
         assert_eq!(rows[0].3, "pass");
+    }
+
+    #[test]
+    fn the_meter_that_refused_is_named_with_the_cause() {
+        for (window, cause, words) in [
+            (
+                json!("day"),
+                "empty",
+                "too little is left of the limit per day of mtr_1",
+            ),
+            (
+                json!(null),
+                "paused",
+                "mtr_1 is paused: the target asked to wait",
+            ),
+            (json!(null), "crowded", "too many requests wait for mtr_1"),
+            (
+                json!(null),
+                "store-lost",
+                "the state of mtr_1 cannot be reached",
+            ),
+            (
+                json!("concurrency"),
+                "in-flight",
+                "all calls in flight of mtr_1 are in use",
+            ),
+        ] {
+            let refused = record(json!({
+                "code": "rate-limited", "status": 429, "upstream_status": null, "attempts": 0,
+                "sends": [], "limited_by": ["hour"],
+                "refused_by": [{"meter": "mtr_1", "window": window, "cause": cause}],
+                "stages": [{"stage": "receive", "us": 1}, {"stage": "limit", "us": 2}],
+            }));
+            assert_eq!(rows(&trace(&refused))[1].4, words);
+        }
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub(super) struct Row {
     meter_tokens: Vec<u64>,
     key_place: String,
     key_hint: String,
+    refusing_meters: Vec<String>,
 }
 
 impl Row {
@@ -127,6 +128,7 @@ impl Row {
             meter_tokens: record.meters.iter().map(|spend| spend.tokens).collect(),
             key_place: text(presented.map(|key| &*key.place)),
             key_hint: text(hint.map(KeyHint::as_str)),
+            refusing_meters: texts(record.refused_by.iter().map(|one| &one.meter)),
         }
     }
 

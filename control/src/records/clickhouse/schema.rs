@@ -67,6 +67,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("meter_tokens", "Array(UInt64) DEFAULT []"),
     ("key_place", "LowCardinality(String) DEFAULT ''"),
     ("key_hint", "LowCardinality(String) DEFAULT ''"),
+    ("refusing_meters", "Array(String) DEFAULT []"),
 ];
 
 /// Ids are looked for all over the table: a filter of Bloom for each granule says where not.

@@ -163,6 +163,7 @@ fn condition(Condition(kind): &Condition) -> Sql {
         Kind::Attempts(bounds) => between("attempts", *bounds),
         Kind::Failure(reason) => holds("failures", reason.as_str()),
         Kind::LimitedBy(window) => holds("limited_by", window),
+        Kind::Meter(id) => holds("refusing_meters", id),
         Kind::Rule(id) => holds("rule_ids", &id.to_string()),
         Kind::Filter(id) => holds("filter_ids", &id.to_string()),
         Kind::Source(network) => {

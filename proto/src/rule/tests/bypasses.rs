@@ -376,3 +376,44 @@ proptest! {
         prop_assert_eq!(request.answer(&rules), Answer::DeniedByDefault, "{}", request.target);
     }
 }
+
+#[test]
+fn whether_the_method_is_overridden_is_told_without_facts() {
+    let form = (
+        "content-type",
+        "application/x-www-form-urlencoded; charset=utf-8",
+    );
+    for (method, query, header, expected) in [
+        ("POST", "", None, Some(false)),
+        ("POST", "a=_method", None, Some(false)),
+        ("POST", "_method=DELETE", None, Some(true)),
+        ("GET", "a=1&%5fmethod=DELETE", None, Some(true)),
+        (
+            "GET",
+            "",
+            Some(("x-http-method-override", "DELETE")),
+            Some(true),
+        ),
+        (
+            "POST",
+            "",
+            Some(("x_method_override", "DELETE")),
+            Some(true),
+        ),
+        (
+            "POST",
+            "",
+            Some(("content-type", "application/json")),
+            Some(false),
+        ),
+        ("POST", "", Some(form), None),
+        ("PUT", "", Some(form), Some(false)),
+    ] {
+        let mut headers = http::HeaderMap::new();
+        if let Some((name, value)) = header {
+            headers.insert(name, value.parse().unwrap());
+        }
+        let found = Facts::method_overridden(method, query.as_bytes(), &headers);
+        assert_eq!(found, expected, "{method} {query} {header:?}");
+    }
+}
