@@ -125,6 +125,7 @@ fn decision(record: &Record, stage: Stage) -> String {
             (None, None) => record_code(record, "no credential asked for"),
         },
         Stage::Authorize => authorized(record),
+        Stage::Limit if is_refused_later(record) => "within the limits".to_owned(),
         Stage::Limit => limited(record),
         Stage::Prepare => record_code_at(record, Stage::Prepare, ""),
         Stage::Inject => match id(record.target_credential_id) {
@@ -136,9 +137,13 @@ fn decision(record: &Record, stage: Stage) -> String {
                 1 => "1 attempt".to_owned(),
                 n => format!("{n} attempts"),
             };
-            match record.upstream_status {
+            let how = match record.upstream_status {
                 Some(status) => format!("the target answered {status}, {attempts}"),
                 None => format!("{}, {attempts}", record.code),
+            };
+            match is_refused_later(record) {
+                true => format!("{how}; {}", limited(record)),
+                false => how,
             }
         }
         Stage::Filter => match record.filter_ids.as_slice() {
@@ -156,6 +161,12 @@ fn decision(record: &Record, stage: Stage) -> String {
             format!("{} bytes{left}", record.response_bytes)
         }
     }
+}
+
+/// Whether a meter refused when the request was to be sent: for the first time, where it had waited
+/// for its body, or again.
+fn is_refused_later(record: &Record) -> bool {
+    !record.refused_by.is_empty() && record.ended_by() == Some(Stage::Forward)
 }
 
 fn limited(record: &Record) -> String {
@@ -274,6 +285,8 @@ pub fn file_schema() -> Value {
 
 #[cfg(test)]
 mod tests {
+    use proto::record::StageTime;
+
     use super::*;
 
     fn record(further: Value) -> Record {
@@ -398,6 +411,12 @@ mod tests {
                 "stages": [{"stage": "receive", "us": 1}, {"stage": "limit", "us": 2}],
             }));
             assert_eq!(rows(&trace(&refused))[1].4, words);
+            let mut later = refused;
+            let stage = Stage::Forward;
+            later.stages.push(StageTime { stage, us: 3 });
+            let rows = rows(&trace(&later));
+            assert_eq!(rows[1].4, "within the limits");
+            assert_eq!(rows[2].4, format!("rate-limited, 0 attempts; {words}"));
         }
     }
 
