@@ -15,14 +15,20 @@ use proto::store::{
 };
 use proto::tree;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::Peers;
 use super::wire::PeerMessage;
+use crate::limits::Opener;
 
 /// Peers that are asked, one after the other.
 const PEERS_ASKED: usize = 2;
 /// How long one may take.
 const ANSWER_MAX: Duration = Duration::from_millis(100);
+
+/// Who did not answer in time is not asked for so long: of a large configuration there are
+/// hundreds of leaves to ask for.
+const SILENT_REST: Duration = Duration::from_secs(5);
 
 /// Leaves that this node can give and those that it waits for.
 #[derive(Default)]
@@ -32,6 +38,7 @@ pub struct Leaves {
     /// The links; set when there are any.
     peers: OnceLock<Peers>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Option<Vec<u8>>>>>,
+    silent: Mutex<Silent>,
     serial: AtomicU64,
 }
 
@@ -70,8 +77,11 @@ impl Leaves {
     async fn ask(&self, key: &str) -> Option<Vec<u8>> {
         let (_, hash) = keys::parse_leaf(key)?;
         let peers = self.peers.get()?;
-        let asked = peers.some(PEERS_ASKED);
-        for peer in &asked {
+        let some = peers.some(PEERS_ASKED);
+        let asked = some
+            .iter()
+            .filter(|peer| !self.silent().is(**peer, Instant::now()));
+        for peer in asked {
             let ask = self.serial.fetch_add(1, Ordering::Relaxed);
             let (sender, answer) = oneshot::channel();
             self.waiting().insert(ask, sender);
@@ -82,6 +92,9 @@ impl Leaves {
                 false => Ok(Ok(None)),
             };
             self.waiting().remove(&ask);
+            if answer.is_err() {
+                self.silent().note(*peer, Instant::now());
+            }
             if let Ok(Ok(Some(packed))) = answer
                 && tree::unpack(hash, &packed).is_ok()
             {
@@ -90,15 +103,36 @@ impl Leaves {
                 return Some(packed);
             }
         }
-        if !asked.is_empty() {
+        if !some.is_empty() {
             let stats = &peers.shared.stats;
             stats.leaves_from_store.fetch_add(1, Ordering::Relaxed);
         }
         None
     }
 
+    fn silent(&self) -> std::sync::MutexGuard<'_, Silent> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Option<Vec<u8>>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Peers that did not answer in time, and when that was.
+#[derive(Default)]
+struct Silent(HashMap<Opener, Instant>);
+
+impl Silent {
+    fn note(&mut self, peer: Opener, now: Instant) {
+        self.0
+            .retain(|_, since| now.duration_since(*since) < SILENT_REST);
+        self.0.insert(peer, now);
+    }
+
+    fn is(&self, peer: Opener, now: Instant) -> bool {
+        let since = self.0.get(&peer);
+        since.is_some_and(|since| now.duration_since(*since) < SILENT_REST)
     }
 }
 
@@ -169,5 +203,21 @@ impl Store for PeersFirst {
 
     fn prefer_another(&self) {
         self.store.prefer_another();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_silent_is_left_out_for_a_while() {
+        let peer = |node| Opener { node, boot: 1 };
+        let (mut silent, at) = (Silent::default(), Instant::now());
+        silent.note(peer(1), at);
+        assert!(silent.is(peer(1), at + SILENT_REST / 2) && !silent.is(peer(2), at));
+        assert!(!silent.is(peer(1), at + SILENT_REST));
+        silent.note(peer(2), at + SILENT_REST);
+        assert_eq!(silent.0.len(), 1, "who may be asked again is forgotten");
     }
 }

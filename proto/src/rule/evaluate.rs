@@ -1,6 +1,6 @@
 //! One scope's rules against one request.
 //!
-//! The decision on a request that is allowed allocates nothing (in a scope of few path patterns):
+//! The decision on a request that is allowed allocates nothing (in a scope of few rules):
 //! explanations are built only for denials, by a second pass. `trace` tells for every rule what it
 //! said, which is what `explain` shows.
 
@@ -30,20 +30,13 @@ impl RuleSet {
     pub fn evaluate<'s>(&'s self, facts: &Facts<'_>) -> Evaluation<'s> {
         let hits = self.path_hits(facts);
         let mut tally = Tally::default();
-        match (&self.path_set, &hits) {
-            (Some(paths), PathHits::Found(readings)) => {
-                for rule in paths
-                    .candidates(readings)
-                    .into_iter()
-                    .filter_map(|n| self.rules.get(n))
-                {
-                    tally.add(rule, rule.result(facts, &hits));
-                }
-            }
-            _ => self
-                .rules
-                .iter()
-                .for_each(|rule| tally.add(rule, rule.result(facts, &hits))),
+        let mut add = |rule: &'s CompiledRule| tally.add(rule, rule.result(facts, &hits));
+        match self.candidates(facts, &hits) {
+            Some(places) => places
+                .into_iter()
+                .filter_map(|place| self.rules.get(place))
+                .for_each(&mut add),
+            None => self.rules.iter().for_each(&mut add),
         }
         let shadow = std::mem::take(&mut tally.shadow);
         let outcome = match tally.decide(self.default_effect) {
@@ -64,6 +57,23 @@ impl RuleSet {
             result: rule.result(facts, &hits),
         };
         self.rules.iter().map(trace).collect()
+    }
+
+    /// The places of the rules that can match, in order; `None` for all of a small scope.
+    fn candidates(&self, facts: &Facts<'_>, hits: &PathHits) -> Option<Vec<usize>> {
+        if self.path_set.is_none() && self.field_set.is_none() {
+            return None;
+        }
+        let mut places = self.unfiltered.clone();
+        if let (Some(paths), PathHits::Found(readings)) = (&self.path_set, hits) {
+            paths.add_found(readings, &mut places);
+        }
+        if let Some(fields) = &self.field_set {
+            fields.add_found(facts, &mut places);
+        }
+        places.sort_unstable();
+        places.dedup();
+        Some(places)
     }
 
     fn path_hits(&self, facts: &Facts<'_>) -> PathHits {

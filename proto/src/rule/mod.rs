@@ -18,6 +18,7 @@ mod compile;
 mod evaluate;
 mod evaluation;
 mod facts;
+mod field_set;
 mod judge;
 mod parts;
 mod pattern;

@@ -1,21 +1,23 @@
 //! The compiled rules of one scope.
 //!
-//! Few path patterns are tried one after the other; many share one [`RegexSet`], which reads the
-//! path once for all of them and leaves only the rules that can match. Methods are a bit mask, so a
-//! request whose method no path rule covers does not run the set.
+//! Few rules are tried one after the other. Many path patterns share one [`RegexSet`], which reads
+//! the path once for all of them and leaves only the rules that can match; many rules that ask for
+//! a field are found by the fields that the request has ([`FieldSet`]). Methods are a bit mask, so a
+//! request whose method no path rule covers does not run the set of paths.
 
 use regex::{RegexSet, RegexSetBuilder, SetMatches};
 
 use super::compile::{CompiledRule, Compiler, PathPattern, patterns_too_large};
+use super::field_set::FieldSet;
 use super::parts::Methods;
 use super::pattern::Flags;
 use super::{COMPILED_BYTES_MAX, Effect, PathPart, Presence, RULES_MAX, Rule};
 use crate::problem::Problem;
 
-/// From so many path patterns on one set is cheaper than one pattern after the other.
-const SET_FROM: usize = 16;
+/// From so many patterns on one set is cheaper than one pattern after the other.
+pub(super) const SET_FROM: usize = 16;
 /// Memory for the set's lazily built automaton, for each thread that uses it at once.
-const SET_CACHE_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const SET_CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The compiled rules of one scope.
 #[derive(Clone, Debug)]
@@ -23,6 +25,9 @@ pub struct RuleSet {
     pub(super) rules: Vec<CompiledRule>,
     pub(super) default_effect: Effect,
     pub(super) path_set: Option<PathSet>,
+    pub(super) field_set: Option<FieldSet>,
+    /// The places of the rules that neither set tells anything of, in order.
+    pub(super) unfiltered: Vec<usize>,
     compiled_bytes_max: usize,
 }
 
@@ -34,21 +39,15 @@ pub(super) struct PathSet {
     pub(super) methods: Option<Methods>,
     /// The place of each pattern's rule in the scope.
     rule_places: Vec<usize>,
-    /// The places of the rules that can match where no pattern is found, in order.
-    unfiltered: Vec<usize>,
 }
 
 impl PathSet {
-    /// The places of the rules that can match, in order, given what was found in each reading.
+    /// Adds the places of the rules that can match, given what was found in each reading.
     ///
-    /// The others ask for a pattern that was found in none.
-    pub(super) fn candidates(&self, readings: &[SetMatches]) -> Vec<usize> {
-        let mut places = self.unfiltered.clone();
+    /// The others of the set ask for a pattern that was found in none.
+    pub(super) fn add_found(&self, readings: &[SetMatches], places: &mut Vec<usize>) {
         let found = readings.iter().flat_map(SetMatches::iter);
         places.extend(found.filter_map(|number| self.rule_places.get(number)));
-        places.sort_unstable();
-        places.dedup();
-        places
     }
 }
 
@@ -73,10 +72,25 @@ impl RuleSet {
         }
         let compiled_bytes_max = compiler.finish()?;
         let path_set = share_paths(&mut compiled, rules)?;
+        let in_set = |rule: &CompiledRule| {
+            let path = rule
+                .path
+                .as_ref()
+                .filter(|path| path.presence == Presence::Present);
+            path.is_some_and(|path| matches!(path.pattern, PathPattern::InSet(_)))
+        };
+        let places = compiled
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| !in_set(rule));
+        let mut unfiltered = places.map(|(place, _)| place).collect();
+        let field_set = FieldSet::of(&mut unfiltered, &compiled, rules);
         Ok(Self {
             rules: compiled,
             default_effect,
             path_set,
+            field_set,
+            unfiltered,
             compiled_bytes_max,
         })
     }
@@ -121,18 +135,13 @@ fn share_paths(
         set,
         methods: Some(Methods::default()),
         rule_places: vec![],
-        unfiltered: vec![],
     };
     for (place, rule) in compiled.iter_mut().enumerate() {
         let Some(path) = &mut rule.path else {
-            paths.unfiltered.push(place);
             continue;
         };
         path.pattern = PathPattern::InSet(paths.rule_places.len());
         paths.rule_places.push(place);
-        if path.presence == Presence::Absent {
-            paths.unfiltered.push(place);
-        }
         paths.methods = match (paths.methods, &rule.methods) {
             (Some(all), Some(these)) => Some(all.with(these)),
             _ => None,

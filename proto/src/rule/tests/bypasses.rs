@@ -357,7 +357,10 @@ proptest! {
         pass in any::<bool>(),
     ) {
         let rule = json!({"path": {"pattern": "^/admin"}});
-        let rules = if many { among_many(rule, "deny", Effect::Allow) } else { deny(rule) };
+        let rules = match many {
+            true => among_paths(&rule, "deny", Effect::Allow),
+            false => deny(rule),
+        };
         let mut request = Request::get(&format!("{lead}{admin}{tail}"));
         if pass {
             request.options.double_encoding = DoubleEncoding::Pass;

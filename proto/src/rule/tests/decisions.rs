@@ -392,3 +392,75 @@ fn a_set_of_paths_decides_as_its_patterns_do_alone() {
         }
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(96))]
+
+    /// Whatever parts rules have: a set of them decides as each of them does alone.
+    #[test]
+    fn a_set_of_fields_decides_as_its_rules_do_alone(
+        picks in proptest::collection::vec(proptest::array::uniform5(0..6_usize), 20..60),
+        fields in proptest::collection::vec((0..3_usize, 0..4_usize), 0..6),
+        allows: bool,
+    ) {
+        let names = ["a", "b", "x-.*", "c", "a", "b"];
+        let values = [json!(null), json!("^1"), json!("2$"), json!("(?i)X"), json!("3"), json!("^$")];
+        let rule = |pick: [usize; 5]| {
+            let presence = |at: usize| ["present", "present", "absent"][at % 3];
+            let part = |name: usize, value: usize, p: usize| {
+                let mut part = json!({"name": names[name], "presence": presence(p)});
+                if !values[value].is_null() {
+                    part["value"] = values[value].clone();
+                }
+                part
+            };
+            let effect = if allows { "allow" } else { "deny" };
+            let mut rule = json!({"effect": effect});
+            let first = part(pick[0], pick[1], pick[2]);
+            match pick[3] {
+                0 => rule["query"] = json!([first]),
+                1 => rule["headers"] = json!([first, part(pick[4], pick[0], 0)]),
+                2 => (rule["query"], rule["headers"]) = (json!([first]), json!([part(pick[4], 1, 0)])),
+                _ => rule["headers"] = json!([first]),
+            }
+            rule
+        };
+        let list: Vec<Value> = picks.into_iter().map(rule).collect();
+        let value = |at: usize| ["1", "12", "x", ""][at];
+        let target = fields.iter().map(|(name, at)| format!("{}={}", names[*name], value(*at)));
+        let target = format!("/?{}", target.collect::<Vec<_>>().join("&"));
+        let mut request = Request { target, ..Request::get("/") };
+        for (name, at) in &fields {
+            request = request.header(["a", "b", "x-c"][*name], value(*at));
+        }
+        let default = if allows { Effect::Deny } else { Effect::Allow };
+        let alone = list.iter().map(|rule| request.answer(&set(json!([rule]), default)));
+        let any = alone.into_iter().any(|answer| (answer == Answer::Allowed) == allows);
+        let together = request.answer(&set(Value::Array(list), default));
+        let expected = match (any, allows) {
+            (true, true) | (false, false) => Answer::Allowed,
+            (true, false) => Answer::Denied,
+            (false, true) => Answer::DeniedByDefault,
+        };
+        proptest::prop_assert_eq!(together, expected);
+    }
+}
+
+#[test]
+fn many_rules_on_fields_are_found_by_the_fields_of_the_request() {
+    let value = |n: usize| json!({"effect": DENY, "headers": [{"name": "x-a", "value": format!("^v{n}$")}]});
+    let list: Vec<_> = (0..900).map(value).collect();
+    let rules = set(Value::Array(list), Effect::Allow);
+    assert!(rules.field_set.is_some() && rules.unfiltered.is_empty());
+    let with = |value| Request::get("/").header("x-a", value).answer(&rules);
+    assert_eq!(with("v899"), Answer::Denied);
+    assert_eq!(with("v900"), Answer::Allowed);
+    // What a field does not decide first stays, and few are tried one by one.
+    let absent = json!({"effect": DENY, "headers": [{"name": "x-a", "presence": "absent"}]});
+    let few = set(json!([value(1), absent]), Effect::Allow);
+    assert!(few.field_set.is_none());
+    let list = (0..20).map(value).chain([absent]);
+    let rules = set(list.collect(), Effect::Allow);
+    assert_eq!(rules.unfiltered, [20]);
+    assert_eq!(Request::get("/").answer(&rules), Answer::Denied);
+}

@@ -159,13 +159,33 @@ fn allow(mut rule: Value) -> RuleSet {
 }
 
 /// The same rule among so many others that paths are matched by one set.
-fn among_many(mut rule: Value, effect: &str, default: Effect) -> RuleSet {
+fn among_paths(rule: &Value, effect: &str, default: Effect) -> RuleSet {
+    let other = |n| json!({"effect": effect, "path": {"pattern": format!("^/other/{n}/x$")}});
+    among((0..40).map(other).collect(), rule, effect, default)
+}
+
+/// The same rule among so many others that fields are, also those that it names itself.
+fn among_fields(rule: &Value, effect: &str, default: Effect) -> RuleSet {
+    let names = ["headers", "query"].map(|list| {
+        let named = rule[list].as_array().into_iter().flatten();
+        let mut names: Vec<_> = named.map(|part| part["name"].clone()).collect();
+        names.push(json!("other"));
+        names
+    });
+    let other = |n: usize| {
+        let (list, names) = (["headers", "query"][n % 2], &names[n % 2]);
+        let name = &names[n / 2 % names.len()];
+        let part = json!({"name": name, "value": format!("^other {n}$")});
+        json!({"effect": effect, (list): [part]})
+    };
+    among((0..70).map(other).collect(), rule, effect, default)
+}
+
+fn among(mut others: Vec<Value>, rule: &Value, effect: &str, default: Effect) -> RuleSet {
+    let mut rule = rule.clone();
     rule["effect"] = json!(effect);
-    let mut list: Vec<_> = (0..40)
-        .map(|n| json!({"effect": effect, "path": {"pattern": format!("^/other/{n}/x$")}}))
-        .collect();
-    list.push(rule);
-    set(Value::Array(list), default)
+    others.insert(others.len() / 2, rule);
+    set(Value::Array(others), default)
 }
 
 /// Whether a deny and an allow rule with these parts match the request.
@@ -174,7 +194,8 @@ fn check(rule: Value, request: &Request, deny_matches: bool, allow_matches: bool
     let target = &request.target;
     let denied = [
         deny(rule.clone()),
-        among_many(rule.clone(), "deny", Effect::Allow),
+        among_paths(&rule, "deny", Effect::Allow),
+        among_fields(&rule, "deny", Effect::Allow),
     ];
     for rules in denied {
         let expected = if deny_matches {
@@ -191,7 +212,8 @@ fn check(rule: Value, request: &Request, deny_matches: bool, allow_matches: bool
     }
     let allowed = [
         allow(rule.clone()),
-        among_many(rule.clone(), "allow", Effect::Deny),
+        among_paths(&rule, "allow", Effect::Deny),
+        among_fields(&rule, "allow", Effect::Deny),
     ];
     for rules in allowed {
         let expected = if allow_matches {
