@@ -33,12 +33,13 @@
 //! | `slots` | concurrency: calls in flight |
 //! | `restraint`, `learned`, `pauses`, `raises`, `leased` | what targets and people ask for |
 //! | `shares`, `usage` | what the region has of limits that regions share; how much is used now |
+//! | `sweep` | deletes keys in the store that nobody uses any more |
 //!
 //! **Invariants.** In any interval of a sliding window's length, and in every calendar window,
 //! sent ≤ limit; of a bucket over any time T, sent ≤ burst + rate · T; whatever crashes, pauses, is
 //! cut or is answered late. What is sent is charged at the instant of [`Token::send`] or later,
-//! never earlier. No file here but `run`, `waiting`, `slots` and `pauses` waits; only `run`,
-//! `slots::run` and `pauses` have the store; only [`SystemClock`] reads a clock.
+//! never earlier. No file here but `run`, `waiting`, `slots`, `pauses` and `sweep` waits; only
+//! `run`, `slots::run`, `pauses` and `sweep` have the store; only [`SystemClock`] reads a clock.
 
 pub mod block;
 pub mod broker;
@@ -66,10 +67,12 @@ mod restraint;
 mod returned;
 pub mod revision_clock;
 mod run;
+mod settings;
 mod shared;
 mod shares;
 pub mod slots;
 pub mod state;
+mod sweep;
 mod token;
 mod tokens;
 mod usage;
@@ -101,6 +104,7 @@ pub use refusal::{
 pub use registry::Newcomers;
 pub use restraint::{TENTHS, tenths_of};
 pub use run::{Links, PeerEvent};
+pub use settings::Settings;
 pub use shared::Stats;
 pub use shares::Use;
 pub use slots::{SlotRefusal, SlotSpec, SlotToken, Slots};
@@ -116,48 +120,6 @@ use raises::Raises;
 use registry::Registry;
 use shared::Shared;
 use slots::SlotShared;
-
-/// What the limits of a process need to know.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// This incarnation; `boot` must be new at every start.
-    pub incarnation: Opener,
-    /// At least so many nodes, this one included, are taken to be there; see
-    /// [`Limits::set_nodes`].
-    pub nodes: u32,
-    /// From when no token is at hand until a meter does without the store.
-    pub store_grace: Duration,
-    /// How far a node's wall clock may be from that of the others for it to take tokens of calendar
-    /// windows; zero when no other node uses the store.
-    pub max_skew: Duration,
-    /// Whether the nodes tell each other what their wall clocks show.
-    pub clocks_compared: bool,
-    /// After this time a store call counts as unknown.
-    pub store_timeout: Duration,
-    /// Keys of one process; a key beyond shares the overflow key of its meter.
-    pub keys_max: usize,
-    /// Requests that may wait for one meter; one beyond is refused.
-    pub waiting_max: u32,
-    /// Keys written in a second, by all nodes together.
-    pub key_writes_max: u64,
-}
-
-impl Settings {
-    /// Settings of the only node on its store.
-    pub fn single_node(incarnation: Opener) -> Self {
-        Self {
-            incarnation,
-            nodes: 1,
-            store_grace: Duration::from_millis(300),
-            max_skew: Duration::ZERO,
-            clocks_compared: false,
-            store_timeout: Duration::from_secs(2),
-            keys_max: 10_000,
-            waiting_max: 4_096,
-            key_writes_max: 1_000,
-        }
-    }
-}
 
 /// The meters of a process.
 #[derive(Debug)]
@@ -205,12 +167,14 @@ impl Limits {
         let (pauses, wished) = (Arc::clone(&limits.pauses), Arc::clone(&store));
         let leased = leased.follow(Arc::clone(&store));
         let shares = shares::follow(Arc::clone(&limits.shared), Arc::clone(&store));
+        let sweeping = sweep::run(Arc::clone(&store), Arc::clone(&limits.shared));
         let pauses = async move {
             // Writing ends when the process does.
             tokio::select! {
                 () = pauses::write_all(&pauses, &*wished) => {}
                 () = leased => {}
                 () = shares => {}
+                () = sweeping => {}
             }
         };
         let windows = run::run(broker, store, timeout, links);

@@ -67,6 +67,8 @@ pub struct Stats {
     pub failures: AtomicU64,
     /// States in the store that could not be read.
     pub unreadable: AtomicU64,
+    /// Keys in the store that this node has deleted, since nobody used them any more.
+    pub swept: AtomicU64,
     /// Requests that waited for their turn.
     pub held: AtomicU64,
     /// Refused draws.

@@ -135,8 +135,8 @@ pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 13] {
     ]
 }
 
-/// What became of the tokens of this node, and who gave them.
-pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 7] {
+/// What became of the tokens of this node, and who gave them; and of keys of limits.
+pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 8] {
     [
         (
             "requestrocket_limit_tokens_granted_total",
@@ -172,6 +172,11 @@ pub(super) fn of_tokens(limits: &Stats) -> [Plain<'_>; 7] {
             "requestrocket_limit_store_returns_total",
             "Times that etcd was found to have gone back to an earlier state of itself.",
             &limits.store_returns,
+        ),
+        (
+            "requestrocket_limit_keys_swept_total",
+            "Keys of limits in the store that nobody used any more, and that this node deleted.",
+            &limits.swept,
         ),
     ]
 }

@@ -230,6 +230,9 @@ pub fn idempotency_of(org: OrgId) -> String {
     format!("idempotency/{org}/")
 }
 
+/// How long ago the store had which revision, by the node that sweeps keys of limits.
+pub const SWEPT: &str = "limits/swept";
+
 /// The state of all rate limits of an organisation.
 pub fn tokens(org: OrgId) -> String {
     format!("tokens/{org}/")

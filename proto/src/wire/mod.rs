@@ -87,6 +87,8 @@ pub const SCHEMA_PEER_WELCOME: u16 = 9;
 pub const SCHEMA_PEER_MESSAGE: u16 = 31;
 /// The state of a meter key that answers have corrected; the type is the data plane's.
 pub const SCHEMA_CORRECTED_STATE: u16 = 30;
+/// How long ago the store had which revision; the type is the data plane's.
+pub const SCHEMA_REVISION_AGES: u16 = 44;
 const SCHEMA_REGION_HELLO: u16 = 18;
 // 19 and 20 were these two before home could move.
 const SCHEMA_REGION_ASK: u16 = 21;

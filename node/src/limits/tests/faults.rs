@@ -87,4 +87,6 @@ pub enum Mutant {
     OwnClock,
     /// A restarted node settles the blocks of its earlier self (part two, 2).
     OtherIncarnationSettles,
+    /// A key is deleted while what it holds still counts.
+    SweptEarly,
 }

@@ -23,4 +23,5 @@ mod shares;
 mod silence;
 mod simulation;
 mod slots;
+mod swept;
 mod values;

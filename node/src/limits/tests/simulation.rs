@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::meter::{Estimate, Limit, MeterSpec, StoreLoss};
-use proto::store::{Op, Revision, StoreError, Txn, TxnOutcome};
+use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome};
 
 use super::faults::{Chance, Faults, Mutant};
 use super::judge::Judge;
@@ -19,6 +19,7 @@ use super::network::Network;
 use crate::limits::broker::{Broker, Call};
 use crate::limits::exchange::{Reply, Word};
 use crate::limits::meter::Meter;
+use crate::limits::sweep::is_over;
 use crate::limits::wall_clocks::Witness;
 use crate::limits::{
     Clock, ClockSample, DrawAll, Limits, MeterKey, MeterSet, Moment, Opener, PeerEvent, Reserved,
@@ -60,6 +61,8 @@ pub struct Plan {
     pub restored: Option<(u64, u64)>,
     /// When it is wiped.
     pub wiped_ns: Option<u64>,
+    /// How often keys that nobody needs any more are deleted; 0 for never.
+    pub sweep_ns: u64,
 }
 
 /// Wall clocks of nodes.
@@ -106,6 +109,7 @@ impl Plan {
             clocks: None,
             restored: None,
             wiped_ns: None,
+            sweep_ns: 0,
         }
     }
 }
@@ -130,6 +134,8 @@ pub struct Outcome {
     pub batches: u64,
     pub asks: u64,
     pub grants: u64,
+    /// Keys that were deleted because nobody needed them any more.
+    pub swept: u64,
 }
 
 /// The brokers' own error path reads it; nothing else does.
@@ -228,6 +234,9 @@ pub struct World {
     next_store_ns: u64,
     saved: Option<Memory>,
     next_wipe_ns: u64,
+    next_sweep_ns: u64,
+    /// Since when the sweeper has seen which revision of a key.
+    unmoved: HashMap<String, (Revision, u64)>,
     network: Network,
     boots: u64,
     /// `left` of a block as its opener last heard it (for the mutant).
@@ -284,6 +293,8 @@ impl World {
             next_store_ns: plan.restored.map_or(u64::MAX, |(saved_ns, _)| saved_ns),
             saved: None,
             next_wipe_ns: plan.wiped_ns.unwrap_or(u64::MAX),
+            next_sweep_ns: if plan.sweep_ns > 0 { 0 } else { u64::MAX },
+            unmoved: HashMap::new(),
             network: Network::default(),
             plan: plan.clone(),
             chance,
@@ -385,6 +396,7 @@ impl World {
             self.now_ns = self.next_event_ns().max(self.now_ns);
             self.chaos();
             self.restore();
+            self.sweep();
             self.compare_clocks();
             self.execute();
             self.deliver();
@@ -417,6 +429,7 @@ impl World {
             self.next_set_ns,
             self.next_store_ns,
             self.next_wipe_ns,
+            self.next_sweep_ns,
             self.network.next_ns(),
             self.plan.length_ns,
         ];
@@ -493,6 +506,37 @@ impl World {
                     u64::MAX
                 }
             };
+        }
+    }
+
+    /// Deletes the keys that have not moved for as long as what they hold counts.
+    fn sweep(&mut self) {
+        let now_ns = self.now_ns;
+        if now_ns < self.next_sweep_ns {
+            return;
+        }
+        self.next_sweep_ns = now_ns + self.plan.sweep_ns;
+        let keys: Vec<_> = self.memory.keys.values().cloned().collect();
+        for pair in keys {
+            let seen = self.unmoved.entry(pair.key.clone());
+            let (revision, since_ns) = seen.or_insert((pair.mod_revision, now_ns));
+            if *revision != pair.mod_revision {
+                (*revision, *since_ns) = (pair.mod_revision, now_ns);
+            }
+            let state = codec::decode(&pair.value).unwrap();
+            let unmoved_ns = now_ns - *since_ns;
+            let over = match self.plan.mutant {
+                Some(Mutant::SweptEarly) => unmoved_ns >= 100 * MS,
+                _ => is_over(&state, unmoved_ns),
+            };
+            if over {
+                self.memory.txn(&Txn {
+                    compares: vec![Compare::ModRevision(pair.key.clone(), pair.mod_revision)],
+                    ops: vec![Op::Delete(pair.key)],
+                    or_read: Vec::new(),
+                });
+                self.outcome.swept += 1;
+            }
         }
     }
 
