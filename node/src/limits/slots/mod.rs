@@ -76,6 +76,8 @@ pub struct Slots {
     spec: ArcSwap<SlotSpec>,
     /// {granted: 32, used: 32}.
     word: AtomicU64,
+    /// How many may be in use while other nodes wait for some; `u64::MAX` while none does.
+    most: AtomicU64,
     /// When the granted slots end on the own clock.
     ends_ns: AtomicU64,
     waiting: AtomicU64,
@@ -144,6 +146,7 @@ impl Slots {
             key,
             spec: ArcSwap::from_pointee(spec),
             word: AtomicU64::new(0),
+            most: AtomicU64::new(u64::MAX),
             ends_ns: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             refused_until_ns: AtomicU64::new(0),
@@ -234,10 +237,11 @@ impl Slots {
         if ended && self.spec.load().on_store_loss == StoreLoss::FailClosed {
             return None;
         }
+        let most = self.most.load(Ordering::Acquire);
         let taken = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word & USED_MASK < word >> USED_BITS).then(|| word + 1)
+                (word & USED_MASK < (word >> USED_BITS).min(most)).then(|| word + 1)
             });
         let word = taken.ok()?;
         if (word & USED_MASK) + 1 >= word >> USED_BITS {

@@ -15,6 +15,12 @@ const TTL_NS: u64 = SLOT_TTL.as_nanos() as u64;
 const RENEW_NS: u64 = TTL_NS / 3;
 /// More than is needed is given back after this time.
 const SURPLUS_NS: u64 = 500_000_000;
+/// For so long others know that this node waits; longer than a holder takes to hear of it.
+const WAIT_NS: u64 = TTL_NS / 2;
+/// Who still waits says so again after this time, and hears by it what has become free.
+const WAIT_AGAIN_NS: u64 = 1_000_000_000;
+/// While one waits, this part of the limit is left free for it.
+const STEP: u64 = 10;
 /// A write that failed is tried again after this time.
 const AGAIN_NS: u64 = 100_000_000;
 
@@ -110,7 +116,11 @@ impl Taker {
         let held = state.of(self.me);
         let returned = proofs.went_back_ago_ns(now_ns);
         let unknown = returned.is_some_and(|ago_ns| ago_ns < TTL_NS);
-        let wanted = self.wanted(&state, leaving, unknown);
+        let most = self.most(&state);
+        // What ends above it is not used again, before anything is written.
+        self.slots.most.store(most, Ordering::Release);
+        let wanted = self.wanted(&state, most, leaving, unknown);
+        let waits = !leaving && self.waits(&state, wanted);
         // After an unknown outcome more may be held in the store than is granted here.
         let raise = wanted > held || wanted > self.slots.granted();
         let lower = wanted < held && !raise;
@@ -119,16 +129,18 @@ impl Taker {
         } else {
             self.surplus_since_ns = None;
         }
-        // A limit that fell is not waited for.
-        let limit = self.slots.spec.load().limit;
-        let above = held > limit.saturating_sub(state.of_others(self.me));
+        // A limit that fell, and others who wait, are not kept waiting.
+        let above = held > self.left(&state).min(most);
         let surplus_over = self.surplus_since_ns.is_some_and(|since_ns| {
             leaving || above || now_ns >= since_ns.saturating_add(SURPLUS_NS)
         });
-        let due = held > 0 && now_ns >= self.renewed_ns.saturating_add(RENEW_NS);
-        if !(raise || surplus_over || due) {
+        let renew_ns = self.renew_ns(&state);
+        let tells = waits && state.waits_ns(self.me) <= WAIT_NS - WAIT_AGAIN_NS;
+        if !(raise || surplus_over || now_ns >= renew_ns || tells) {
             self.full(&state, now_ns);
-            self.look_ns = self.next_look(held);
+            let surplus_ns = self.surplus_since_ns;
+            let over_ns = surplus_ns.map_or(u64::MAX, |since| since.saturating_add(SURPLUS_NS));
+            self.look_ns = renew_ns.min(over_ns);
             return None;
         }
         // What is granted falls before it is written, and rises only after.
@@ -141,16 +153,24 @@ impl Taker {
             self.look_ns = now_ns.saturating_add(AGAIN_NS);
             return None;
         }
+        // What it has waited for is its own until it has been of use.
+        if waits || !raise {
+            state.wait(self.me, waits.then_some(WAIT_NS));
+        }
+        Some(self.write(state, now_ns))
+    }
+
+    fn write(&mut self, next: SlotState, now_ns: u64) -> SlotWrite {
         let write = SlotWrite {
             expected: self.expected(),
-            next: (!state.held.is_empty()).then(|| state.clone()),
+            next: (!next.held.is_empty()).then(|| next.clone()),
         };
         self.attempt = Some(Attempt {
-            next: state,
+            next,
             composed_ns: now_ns,
         });
         self.look_ns = u64::MAX;
-        Some(write)
+        write
     }
 
     /// The write was carried out.
@@ -236,8 +256,9 @@ impl Taker {
     }
 
     /// What is in use and waited for, and a few more; never below what is in use, never above
-    /// what others leave. While it is `unknown` what others hold, no more than is granted.
-    fn wanted(&self, state: &SlotState, leaving: bool, unknown: bool) -> u64 {
+    /// what others leave, nor above the `most` that it may hold. While it is `unknown` what others
+    /// hold, no more than is granted.
+    fn wanted(&self, state: &SlotState, most: u64, leaving: bool, unknown: bool) -> u64 {
         let used = self.slots.used();
         if leaving {
             return used;
@@ -248,16 +269,50 @@ impl Taker {
         let cushion = if active { limit / 20 } else { 0 };
         let left = match unknown {
             true => self.slots.granted(),
-            false => limit.saturating_sub(state.of_others(self.me)),
+            false => self.left(state),
         };
         let need = used.saturating_add(waiting).saturating_add(cushion);
-        need.min(left).max(used)
+        need.min(left).min(most).max(used)
+    }
+
+    /// What others leave.
+    fn left(&self, state: &SlotState) -> u64 {
+        let limit = self.slots.spec.load().limit;
+        limit.saturating_sub(state.of_others(self.me))
+    }
+
+    /// The most that this node may hold. While others wait, so much is left free for each that it
+    /// gets on, until this one holds an equal part only; not all at once, since nobody knows how
+    /// many they will use.
+    fn most(&self, state: &SlotState) -> u64 {
+        let limit = self.slots.spec.load().limit;
+        let others = state.others_wait(self.me);
+        if others == 0 {
+            return u64::MAX;
+        }
+        let free = others.saturating_mul((limit / STEP).max(1));
+        let most = self.left(state).saturating_sub(free);
+        most.max(state.share(self.me, limit))
+    }
+
+    /// Whether callers find nothing free although this node would hold less than an equal part.
+    fn waits(&self, state: &SlotState, wanted: u64) -> bool {
+        let waiting = self.slots.waiting.load(Ordering::Acquire);
+        let missing = self.slots.used().saturating_add(waiting) > wanted;
+        let mut known = state.clone();
+        known.wait(self.me, Some(WAIT_NS));
+        let share = known.share(self.me, self.slots.spec.load().limit);
+        // Unless there is no place to say so.
+        let said = known.waits_ns(self.me) > 0;
+        waiting > 0 && missing && said && wanted < share.max(1)
     }
 
     /// Tells those who wait that all is in use.
     fn full(&self, state: &SlotState, now_ns: u64) {
         let waiting = self.slots.waiting.load(Ordering::Acquire);
-        if waiting == 0 || self.slots.used() < self.slots.granted().min(state.of(self.me)) {
+        let at_hand = self.slots.granted().min(state.of(self.me));
+        let most = self.slots.most.load(Ordering::Acquire);
+        if waiting == 0 || self.slots.used() < at_hand.min(most) {
             return;
         }
         let until_ns = now_ns.saturating_add(REFUSED_NS);
@@ -267,13 +322,14 @@ impl Taker {
         self.slots.answered.notify_waiters();
     }
 
-    fn next_look(&self, held: u64) -> u64 {
-        let renew_ns = match held {
+    /// When its slots are to be renewed; sooner while others wait, to hear when they do not, and
+    /// while they take this node to wait.
+    fn renew_ns(&self, state: &SlotState) -> u64 {
+        let known = state.others_wait(self.me) > 0 || state.waits_ns(self.me) > 0;
+        match state.of(self.me) {
             0 => u64::MAX,
+            _ if known => self.renewed_ns.saturating_add(WAIT_AGAIN_NS),
             _ => self.renewed_ns.saturating_add(RENEW_NS),
-        };
-        let surplus_ns = self.surplus_since_ns;
-        let surplus_ns = surplus_ns.map_or(u64::MAX, |since| since.saturating_add(SURPLUS_NS));
-        renew_ns.min(surplus_ns)
+        }
     }
 }

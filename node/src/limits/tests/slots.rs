@@ -1,5 +1,7 @@
 //! Slots of several nodes on one store: never more in flight than the limit, and none lost.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +118,90 @@ async fn a_node_that_leaves_gives_its_slots_back() {
     for _ in 0..3 {
         b.take_in_time().await;
     }
+}
+
+/// Callers of a node that come again and again, each for a moment.
+fn crowd(node: &Node, callers: usize, busy: &Rc<Busy>) {
+    for _ in 0..callers {
+        let (slots, busy) = (Arc::clone(&node.slots), Rc::clone(busy));
+        actix_rt::spawn(async move {
+            loop {
+                let taken = slots.taken().await;
+                if let Ok(token) = taken {
+                    busy.enter();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    busy.leave();
+                    drop(token);
+                } else {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        });
+    }
+}
+
+/// Calls in flight on all nodes.
+#[derive(Default)]
+struct Busy {
+    now: Cell<u64>,
+    most: Cell<u64>,
+}
+
+impl Busy {
+    fn enter(&self) {
+        self.now.set(self.now.get() + 1);
+        self.most.set(self.most.get().max(self.now.get()));
+    }
+
+    fn leave(&self) {
+        self.now.set(self.now.get() - 1);
+    }
+}
+
+#[actix_rt::test]
+async fn a_node_whose_demand_never_ends_leaves_some_to_one_that_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (a, mut b) = (Node::new(1, 20, &store), Node::new(2, 20, &store));
+    let busy = Rc::new(Busy::default());
+    crowd(&a, 40, &busy);
+    let full = async {
+        while a.slots.used() < 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let full = tokio::time::timeout(Duration::from_secs(30), full).await;
+    full.expect("all are in use");
+    // As far as an equal part, and no further.
+    for _ in 0..10 {
+        b.take_in_time().await;
+        busy.enter();
+    }
+    assert_eq!(busy.most.get(), 20);
+    assert!(a.slots.used() <= 10 && a.slots.used() + b.slots.used() <= 20);
+}
+
+#[actix_rt::test]
+async fn two_nodes_take_turns_at_the_only_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (a, mut b) = (Node::new(1, 1, &store), Node::new(2, 1, &store));
+    let busy = Rc::new(Busy::default());
+    crowd(&a, 3, &busy);
+    for _ in 0..2 {
+        b.take_in_time().await;
+        busy.enter();
+        busy.leave();
+        b.held.clear();
+        let again = async {
+            while a.slots.used() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let again = tokio::time::timeout(Duration::from_secs(30), again).await;
+        again.expect("the other's turn");
+    }
+    assert_eq!(busy.most.get(), 1);
 }
 
 /// Nobody answers: what is in flight beyond the limit ends, and counts until it does.
