@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use node::health_checks::HealthChecks;
@@ -179,6 +180,10 @@ impl DataPlane {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             applied: self.applied.clone(),
             metrics: self.shared.metrics.clone(),
+            degraded: {
+                let limits = self.limits.clone();
+                Box::new(move || limits.stats().alone.load(Ordering::Relaxed))
+            },
             health: self.health.clone(),
             counted: {
                 let limits = self.limits.clone();

@@ -7,15 +7,35 @@ use proto::meter::LimitAnswer;
 use proto::outcome::{Code, EarlyEnd, Extra, MeterState, RefusingMeter};
 use proto::record::{MeterRefusal, RefusalCause};
 
-use crate::limits::{self, Cause, MeterStatus, Refusal, SlotRefusal};
+use crate::limits::{self, Cause, MeterStatus, Mode, Refusal, SlotRefusal};
 use crate::metering::Applied;
 
-/// What a caller is told whose limit is nearly used up.
-pub fn warning(applied: &Applied) -> Option<String> {
+/// What a caller is told whose limit is nearly used up, or is not counted with the other nodes.
+pub fn warnings(applied: &Applied) -> impl Iterator<Item = String> {
+    near(applied).into_iter().chain(without_store(applied))
+}
+
+fn near(applied: &Applied) -> Option<String> {
     let (meter, limit) = applied.first.near()?;
     let (id, most, window) = (meter.id(), limit.limit(), limit.window());
     Some(format!(
         "four fifths or more of the {most} per {window} of {id} are used"
+    ))
+}
+
+fn without_store(applied: &Applied) -> Option<String> {
+    let meter = applied.first.passing_by();
+    let slots = || {
+        let mut all = applied.slots.iter();
+        let open = all.find(|slots| slots.passes_all())?;
+        Some((open.key().id(), Mode::Open))
+    };
+    let (id, mode) = meter
+        .map(|(meter, mode)| (meter.id(), mode))
+        .or_else(slots)?;
+    let mode = mode.name();
+    Some(format!(
+        "{id} goes by {mode}: neither the node that keeps it nor the store can be reached"
     ))
 }
 

@@ -42,6 +42,10 @@ pub struct Member {
     /// behind, to a tenth of a second; absent while they are at most 2 s apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_ahead_ms: Option<i64>,
+    /// Meters of which neither the node that keeps them nor the store gave it tokens when it last
+    /// wrote this: they go by what their `on_store_loss` says.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub meters_degraded: u64,
     /// Background tasks of it that panicked and were run again, and how often.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub restarts: BTreeMap<String, u64>,
@@ -56,6 +60,10 @@ pub struct Member {
     /// What of the configuration it cannot serve; an earlier form is served instead. At most
     /// [`FAULTS_MAX`].
     pub faults: Vec<MemberFault>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Member {

@@ -68,6 +68,11 @@ fn lines(nodes: &[Value]) -> Vec<String> {
         }
         let skew = clock_skew::words(node, "the control plane's");
         lines.extend(skew.map(|skew| format!("    ! {skew}")));
+        if let Some(meters) = node["meters_degraded"].as_u64() {
+            lines.push(format!(
+                "    ! meters-degraded {meters} go without the store, by their on_store_loss"
+            ));
+        }
         for (task, count) in node["restarts"].as_object().into_iter().flatten() {
             lines.push(format!(
                 "    ! task-restarted {task}: {count} times; see its log"
@@ -171,6 +176,7 @@ mod tests {
         let node = json!({
             "name": "gw-1", "region": "eu", "address": "10.0.0.1:8080", "program": "0.1.0",
             "revision": 7, "in_flight": 3, "current": false, "clock_ahead_ms": -2_500,
+            "meters_degraded": 2,
             "behind": [{"org": "org_1", "slug": "acme", "newest": 9},
                        {"org": "org_2", "slug": null, "newest": 3}],
             "applied": {"org": "org_1", "slug": "acme", "version": 7, "newest": 9,
@@ -198,9 +204,13 @@ mod tests {
         );
         assert_eq!(
             lines[6],
+            "    ! meters-degraded 2 go without the store, by their on_store_loss"
+        );
+        assert_eq!(
+            lines[7],
             "    ! endpoint-failing a:443 of tgt_1: it answered 503"
         );
-        assert_eq!(lines[7], "    ! leaf-missing org_1: gone");
+        assert_eq!(lines[8], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
     }
 

@@ -8,6 +8,9 @@ use crate::harness::http::Message;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
+/// What a caller is told beside the answer.
+const WARNING: &str = "requestrocket-proxy-warning";
+
 /// A call for a tenant, each of which has a limit of its own.
 fn call(proxy: &Proxy, node: &Gateway, tenant: &str) -> Message {
     let call = proxy.request("GET", "/").field("x-tenant", tenant);
@@ -38,6 +41,8 @@ fn without_etcd_a_limit_that_fails_open_lets_all_pass_and_one_that_fails_closed_
     for _ in 0..20 {
         let passed = call(&open, &node, "second");
         assert_eq!(passed.status(), 200, "{}", passed.text());
+        let warning = passed.field(WARNING).unwrap_or_default();
+        assert!(warning.contains("goes by fail_open"), "{warning:?}");
         let refused = call(&closed, &node, "second");
         assert_eq!(refused.outcome(), (503, "limit-unavailable"));
         // What is known to be used up needs no etcd.
@@ -45,4 +50,19 @@ fn without_etcd_a_limit_that_fails_open_lets_all_pass_and_one_that_fails_closed_
             assert_eq!(call(proxy, &node, "first").status(), 429);
         }
     }
+    // One event for each meter, however many calls and keys.
+    call(&open, &node, "third");
+    for does in ["fail_open", "fail_closed"] {
+        let told = format!("nor the store gives tokens: it goes by {does}");
+        assert_eq!(node.log().matches(&told).count(), 1, "{does}");
+    }
+    cluster.etcd[0].restart();
+    wait_for("the store is asked again", || {
+        let passed = call(&open, &node, "fourth");
+        let counted = passed.status() == 200 && passed.field(WARNING).is_none();
+        let over = node.log().matches("gets its tokens again").count() >= 2;
+        (counted || passed.status() == 429)
+            .then_some(())
+            .filter(|()| over)
+    });
 }

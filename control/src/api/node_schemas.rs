@@ -50,6 +50,7 @@ pub fn node() -> Value {
                 "type": "integer",
                 "description": "How far its clock is ahead of a control plane's, where over 2 s"
             },
+            "meters_degraded": meters_degraded(),
             "restarts": {
                 "type": "object",
                 "description": "Tasks and stages that panicked and run again, by name",
@@ -70,6 +71,14 @@ pub fn node() -> Value {
             },
             "faults": faults()
         }
+    })
+}
+
+fn meters_degraded() -> Value {
+    json!({
+        "type": "integer",
+        "description": "Meters that go by their `on_store_loss`, since neither the node that keeps \
+                        them nor the store gives it tokens; where there are any"
     })
 }
 

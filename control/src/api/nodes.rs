@@ -256,6 +256,7 @@ mod tests {
             serves: String::new(),
             in_flight: 0,
             clock_ahead_ms: None,
+            meters_degraded: 0,
             restarts: Default::default(),
             not_kept: Default::default(),
             failing: Vec::new(),

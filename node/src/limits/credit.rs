@@ -12,6 +12,7 @@ use super::block::Opener;
 use super::cell::Cell;
 use super::part::{Candidate, Part};
 use super::state::{OPEN_MAX, State};
+use super::without::Alone;
 
 /// Credits that the store may or may not have yet; one more gives nothing.
 pub const CREDITS_MAX: usize = 4;
@@ -28,6 +29,8 @@ pub struct Loss {
     /// Oldest first. A store that goes again before it told whether a credit was entered leaves
     /// that one as it is, and another begins; only the last one may still be added to.
     credits: Vec<Credit>,
+    /// While it is known that this key goes without the store.
+    pub(super) told: Option<Alone>,
 }
 
 /// Most of the time between two looks that counts as one without the store.

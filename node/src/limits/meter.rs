@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use proto::meter::{Limit, MeterSpec, Window};
+use proto::meter::{MeterSpec, Window};
 use tokio::sync::Notify;
 
 use super::cell::{CELLS, Cells, Charge};
@@ -60,7 +60,9 @@ pub struct Meter {
     pub(super) callers: AtomicU64,
     pub(super) view: ArcSwap<View>,
     /// Place of the limit that is nearly used up, plus one; 0 for none.
-    near: AtomicUsize,
+    pub(super) near: AtomicUsize,
+    /// Whether requests pass without its owner and the store.
+    pub(super) alone: AtomicBool,
     /// Answers that have not said what they have cost.
     pub(super) missed: AtomicU64,
     /// What the target has asked for.
@@ -102,6 +104,7 @@ impl Meter {
             hint: AtomicUsize::new(0),
             low_water: AtomicU64::new(u64::MAX),
             near: AtomicUsize::new(0),
+            alone: AtomicBool::new(false),
             missed: AtomicU64::new(0),
             restraint,
             unmet: AtomicU64::new(0),
@@ -219,32 +222,6 @@ impl Meter {
         } else {
             self.refuses(1, 0, now_ns)
         }
-    }
-
-    /// What is left of each limit, for headers, metrics and the node list.
-    pub fn status(&self, now_ns: u64) -> MeterStatus {
-        let view = self.view.load();
-        let in_hand = self.in_hand(now_ns);
-        let limits = view.limits(in_hand, now_ns);
-        MeterStatus {
-            id: self.id().to_owned(),
-            name: view.spec.name().to_owned(),
-            mode: view.mode,
-            limits,
-        }
-    }
-
-    /// The limit of which four fifths or more are used, as last published.
-    pub fn near(&self) -> Option<Limit> {
-        let at = self.near.load(Ordering::Relaxed).checked_sub(1)?;
-        self.view.load().spec.limits().get(at).copied()
-    }
-
-    /// Lets workers see a state.
-    pub(super) fn publish(&self, view: View) {
-        let near = view.near().map_or(0, |at| at + 1);
-        self.near.store(near, Ordering::Relaxed);
-        self.view.store(Arc::new(view));
     }
 
     /// Its slowest window; `None` when it only observes.

@@ -28,7 +28,7 @@
 //! | `meter`, `token`, `tokens` | what the pipeline holds |
 //! | `waiting`, `hold` | who waits, and in which order |
 //! | `key`, `registry` | which meters there are, and how many at most |
-//! | `view`, `refusal` | what callers are told |
+//! | `view`, `published`, `refusal`, `without` | what callers and operators are told |
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
 //! | `restraint`, `learned`, `pauses`, `raises`, `leased` | what targets and people ask for |
@@ -60,6 +60,7 @@ mod meter;
 mod owner;
 mod part;
 mod pauses;
+mod published;
 mod raises;
 mod refusal;
 mod registry;
@@ -80,6 +81,7 @@ mod view;
 mod waiting;
 pub mod wall_clocks;
 pub mod window;
+mod without;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use super::meter::Meter;
 use super::raises::Raises;
 use super::shares::Shares;
 use super::wall_clocks::{Agreed, ClockSample, WallClocks, Witness};
+use super::without::Without;
 
 /// The way from the workers to the broker.
 pub struct Shared {
@@ -24,6 +25,8 @@ pub struct Shared {
     pub waiting_max: u64,
     /// Counters.
     pub stats: Stats,
+    /// Meters that go without owner and store now.
+    pub(super) without: Without,
     /// Meters that want to be looked at, each at most once (its `asked` flag), so that the list
     /// is bounded by the number of meters. A plain mutex: held for a push or a swap only.
     asks: Mutex<Vec<Arc<Meter>>>,
@@ -101,6 +104,8 @@ pub struct Stats {
     pub store_returns: AtomicU64,
     /// Times that a new key was put on the shared overflow key.
     pub overflowed: AtomicU64,
+    /// Meters of which neither owner nor store gives tokens now.
+    pub alone: AtomicU64,
     /// Time in nanoseconds, over all keys, in which neither owner nor store gave tokens that were
     /// asked for; by what the meter does then, in the order of [`DEGRADED`].
     degraded_ns: [AtomicU64; DEGRADED.len()],
@@ -112,6 +117,12 @@ pub const DEGRADED: [(StoreLoss, &str); 3] = [
     (StoreLoss::FailClosed, "fail_closed"),
     (StoreLoss::FailOpen, "fail_open"),
 ];
+
+/// What a meter does without owner and store, as in `on_store_loss`.
+pub(super) fn name_of(does: StoreLoss) -> &'static str {
+    let named = DEGRADED.iter().find(|(loss, _)| *loss == does);
+    named.map_or("", |(_, name)| name)
+}
 
 impl Stats {
     /// The time of meters that do this without owner and store.
@@ -146,6 +157,7 @@ impl Shared {
             store_grace,
             waiting_max,
             stats: Stats::default(),
+            without: Without::default(),
             asks: Mutex::new(Vec::new()),
             meters: Mutex::default(),
             raises: OnceLock::new(),

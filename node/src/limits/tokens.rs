@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::meter::{Limit, Window};
 
 use super::meter::{Draw, Meter};
-use super::refusal::Refusal;
+use super::refusal::{Mode, Refusal};
 use super::token::{Expired, Sent, Token};
 use super::waiting::Waiting;
 
@@ -149,6 +149,13 @@ impl MeterSet {
         self.meters
             .iter()
             .find_map(|meter| Some((meter, meter.near()?)))
+    }
+
+    /// A meter that lets requests pass without its owner and the store, and by what.
+    pub fn passing_by(&self) -> Option<(&Arc<Meter>, Mode)> {
+        self.meters
+            .iter()
+            .find_map(|meter| Some((meter, meter.passes_by()?)))
     }
 
     /// Whether one of them is known to be empty, without drawing.

@@ -32,7 +32,7 @@ pub(super) fn collect(shared: &Shared, out: &mut Families) {
     }
 }
 
-/// For how long limits went by what they do without owner and store.
+/// For how long limits went by what they do without owner and store, and how many do now.
 pub(super) fn degraded(limits: &Stats, out: &mut Families) {
     let name = "requestrocket_limit_degraded_seconds_total";
     let help = "Seconds, summed over the keys of limits, in which callers asked for tokens and \
@@ -41,6 +41,9 @@ pub(super) fn degraded(limits: &Stats, out: &mut Families) {
     for (does, seconds) in limits.degraded_s() {
         family.with([("on_store_loss", does.into())], seconds);
     }
+    let help = "Meters of which neither the owner nor etcd gives tokens that callers ask for.";
+    let family = out.gauge("requestrocket_limit_meters_degraded", help);
+    family.is(limits.alone.load(Relaxed));
 }
 
 /// A counter with a series for each code.

@@ -102,7 +102,7 @@ async fn to_target(
         // Boxed: it is rare, and the future of every request would have room for it.
         false => Box::pin(draw(exchange, &applied, &mut head.terms)).await?,
     };
-    if let Some(warning) = refused::warning(&applied) {
+    for warning in refused::warnings(&applied) {
         exchange.notes.warn(warning);
     }
     let (learning, values) = (applied.learning.clone(), applied.values.clone());

@@ -47,6 +47,8 @@ pub struct Membership {
     pub applied: watch::Receiver<Arc<World>>,
     /// What is going on.
     pub metrics: Metrics,
+    /// How many meters go without owner and store.
+    pub degraded: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Which tasks of the process panicked.
     pub health: Health,
     /// Is told how many nodes the region has, this one included, whenever they were counted, and
@@ -136,6 +138,7 @@ impl Keeper {
                 let skew = self.membership.health.skew_ms();
                 skew.map(|offset| offset / 100 * 100)
             },
+            meters_degraded: (self.membership.degraded)(),
             restarts: {
                 let tasks = self.membership.health.tasks_failed().into_iter();
                 let stages = self.membership.metrics.stages_panicked();
@@ -286,6 +289,7 @@ mod tests {
             program: "1.2.3".into(),
             applied,
             metrics: Metrics::default(),
+            degraded: Box::new(|| 3),
             health: health.clone(),
             counted: Box::new(|_, _| {}),
         };
@@ -293,6 +297,7 @@ mod tests {
         let running = actix_rt::spawn(run(membership, store.clone(), stopping));
         let found = until(&*store, |found| !found.is_empty()).await;
         assert_eq!((found[0].name.as_str(), found[0].revision), ("gw-1", 7));
+        assert_eq!(found[0].meters_degraded, 3);
         let fault = Fault {
             org: None,
             object: None,
@@ -327,6 +332,7 @@ mod tests {
                 program: "1.2.3".into(),
                 applied,
                 metrics: Metrics::default(),
+                degraded: Box::new(|| 0),
                 health: Health::default(),
                 counted: Box::new(move |count, known| {
                     told.send((count, known)).expect("a receiver");

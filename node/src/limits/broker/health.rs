@@ -184,6 +184,7 @@ impl Broker {
         if matches!(self.health, Health::Down { .. }) {
             self.health = Health::Up;
             info!("the store answers again; tokens come from it");
+            self.shared.store_answers();
             for slot in std::mem::take(&mut self.stalled) {
                 self.schedule(slot, now_ns);
             }

@@ -32,6 +32,8 @@ impl Owner {
     pub(super) fn note_missed(&mut self, now_ns: u64, missed: bool, in_hand: u64) {
         let grace_ns = self.place.grace_ns;
         let lost_ns = self.loss.note(now_ns, missed, in_hand, grace_ns);
+        let does = self.spec.store_loss();
+        self.loss.tell(&self.meter, does, self.answered_ns);
         if lost_ns > 0 {
             let degraded = self.meter.shared.stats.degraded_ns(self.spec.store_loss());
             degraded.fetch_add(lost_ns, Ordering::Relaxed);
@@ -104,8 +106,11 @@ impl Owner {
         true
     }
 
-    /// What was given on credit is forgotten when its windows have passed, and not before.
+    /// What was given on credit is forgotten when its windows have passed, and not before. That the
+    /// store is lost is over as soon as it can be asked again.
     pub(super) fn look_for_credit(&mut self, now_ns: u64) {
+        let does = self.spec.store_loss();
+        self.loss.tell(&self.meter, does, self.answered_ns);
         if self.loss.has_credit() {
             let passed_ns = now_ns.saturating_add(self.slowest_ns().saturating_mul(2));
             self.look_ns = self.look_ns.min(passed_ns);

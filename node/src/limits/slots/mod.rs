@@ -252,10 +252,14 @@ impl Slots {
         })
     }
 
+    /// Whether calls pass beyond what is granted, since the store is silent.
+    pub fn passes_all(&self) -> bool {
+        self.lost.load(Ordering::Acquire) && self.spec.load().on_store_loss == StoreLoss::FailOpen
+    }
+
     /// A slot beyond what is granted, while the store is silent and that lets everything pass.
     fn pass(self: &Arc<Self>) -> Option<SlotToken> {
-        let lost = self.lost.load(Ordering::Acquire);
-        if !lost || self.spec.load().on_store_loss != StoreLoss::FailOpen {
+        if !self.passes_all() {
             return None;
         }
         self.word.fetch_add(1, Ordering::AcqRel);

@@ -1,6 +1,7 @@
 //! A meter, its broker and a store in memory, one step at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use proto::meter::{Estimate, Limit, MeterSpec, StoreLoss, Window};
 use proto::store::{StoreError, TxnOutcome};
@@ -155,16 +156,25 @@ fn without_the_store_a_node_gives_its_share_after_the_grace() {
     assert!(waiting.poll_now(node.now_ns).is_none());
     node.lose_store(20);
     assert!(waiting.poll_now(node.now_ns).unwrap().is_ok());
+    assert_eq!(told(&node), (1, Some(Mode::LocalShare)));
     let mut closed = cut(StoreLoss::FailClosed);
     let waiting = closed.wait();
     closed.lose_store(320);
     let refusal = waiting.poll_now(closed.now_ns).unwrap().unwrap_err();
     assert_eq!(refusal.cause, Cause::StoreLost);
+    assert_eq!(told(&closed), (1, None), "nothing passes");
+}
+
+/// Meters of the node that go without the store, and what this one lets requests pass by.
+fn told(node: &Node) -> (u64, Option<Mode>) {
+    let alone = node.meter.shared.stats.alone.load(Ordering::Relaxed);
+    (alone, node.meter.passes_by())
 }
 
 #[test]
 fn a_limit_that_fails_open_lets_all_pass_while_the_store_is_gone() {
     let mut node = cut(StoreLoss::FailOpen);
+    assert_eq!(told(&node), (0, None));
     let waiting = node.wait();
     node.lose_store(299);
     assert!(waiting.poll_now(node.now_ns).is_none(), "the grace first");
@@ -187,6 +197,7 @@ fn a_limit_that_fails_open_lets_all_pass_while_the_store_is_gone() {
     }
     assert_eq!(passed, 400);
     assert_eq!(node.meter.status(node.now_ns).mode, Mode::Open);
+    assert_eq!(told(&node), (1, Some(Mode::Open)));
     let degraded_s = || -> Vec<(&str, f64)> { node.meter.shared.stats.degraded_s().collect() };
     let seconds: Vec<f64> = degraded_s().iter().map(|(_, seconds)| *seconds).collect();
     assert_eq!((seconds[0], seconds[1]), (0.0, 0.0));
@@ -206,6 +217,7 @@ fn a_limit_that_fails_open_lets_all_pass_while_the_store_is_gone() {
     };
     assert!(!token.send(node.now_ns).unwrap().spent.is_empty());
     assert_eq!(node.meter.status(node.now_ns).mode, Mode::Store);
+    assert_eq!(told(&node), (0, None));
 }
 
 #[test]
