@@ -295,3 +295,23 @@ fn every_metric_has_its_line() {
         missing.collect(),
     );
 }
+
+#[test]
+fn no_two_kinds_of_messages_have_one_schema() {
+    let mut known = std::collections::BTreeMap::new();
+    let mut breaches = Vec::new();
+    for source in sources() {
+        for line in source.code().lines() {
+            let rest = line.trim_start().trim_start_matches("pub ");
+            let Some(rest) = rest.strip_prefix("const SCHEMA_") else {
+                continue;
+            };
+            let (name, number) = rest.split_once(": u16 = ").unwrap_or((rest, ""));
+            if let Some(other) = known.insert(number.to_owned(), name.to_owned()) {
+                breaches.push(format!("{other} and {name} both are {number}"));
+            }
+        }
+    }
+    assert!(known.len() > 20, "the schemas were not found: {known:?}");
+    check("a number of its own for each schema", breaches);
+}

@@ -158,8 +158,9 @@ async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
     let path = format!("/regions/{region}/promote");
     let promoted = api.act_absolute(&path, &json!({"force": args.force})).await;
     promoted.map_err(|error| match error.downcast_ref::<Problem>() {
-        Some(_) => error,
-        None => error.context(unreached.to_string()),
+        // What a hand-over that ended early has moved, and what not, is told all the same.
+        Some(_) if !is_under_way(&unreached) => error,
+        _ => error.context(unreached.to_string()),
     })
 }
 
@@ -168,6 +169,12 @@ async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
 fn asks_for_promotion(problem: &Value) -> bool {
     let code = problem["code"].as_str().unwrap_or_default();
     matches!(code, "home-unavailable" | "home-moved" | "forbidden")
+}
+
+/// Whether home has begun to hand over.
+fn is_under_way(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Problem>();
+    problem.is_some_and(|problem| problem.0["code"] == "home-moved")
 }
 
 fn list(found: &Value, key: &str) -> Vec<Value> {

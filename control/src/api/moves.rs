@@ -136,7 +136,10 @@ fn not_handed_over(error: HandOverError) -> Refusal {
         HandOverError::Unknown(_) => Refusal::not_found(),
         HandOverError::Unfit { .. } | HandOverError::Nothing => Refusal::new(Code::Conflict, words),
         HandOverError::Waiting { .. } => Refusal::new(Code::HomeMoved, words).retry_after_s(1),
-        HandOverError::Publish(error) => write::refusal(error),
+        HandOverError::Stopped { error, .. } => Refusal {
+            detail: words,
+            ..write::refusal(error)
+        },
     }
 }
 

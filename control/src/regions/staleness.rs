@@ -64,9 +64,17 @@ impl Note {
         self.behind.get(&org).copied().unwrap_or(Some(self.at))
     }
 
-    /// The one after `before`: all but these are current at a time.
-    fn after(before: Option<&Self>, at: Timestamp, behind: BTreeSet<OrgId>) -> Self {
-        let since = |org| (org, before.and_then(|before| before.of(org)));
+    /// The one after `before`: all but those that are behind are current at a time; these as of
+    /// when it says, where that is later than before.
+    fn after(
+        before: Option<&Self>,
+        at: Timestamp,
+        (behind, as_of): (BTreeSet<OrgId>, &BTreeMap<OrgId, Option<Timestamp>>),
+    ) -> Self {
+        let since = |org| {
+            let known = before.and_then(|before| before.of(org));
+            (org, known.max(as_of.get(&org).copied().flatten()))
+        };
         Self {
             at,
             behind: behind.into_iter().map(since).collect(),
@@ -75,7 +83,8 @@ impl Note {
 }
 
 /// Writes down, now and then, that all that a region was home to at a time is stored here, but for
-/// the organisations that are `gone` there and those that could not be taken.
+/// the organisations that are `gone` there, those that could not be taken, and those that are being
+/// taken: these are current as of the times in `late`.
 ///
 /// # Errors
 /// The store failed.
@@ -83,7 +92,7 @@ pub async fn note(
     replication: &Replication,
     peer: &str,
     at: Timestamp,
-    gone: &[OrgId],
+    (gone, late): (&[OrgId], &BTreeMap<OrgId, Option<Timestamp>>),
 ) -> Result<(), StoreError> {
     let following = replication.status.following(peer);
     let noted = following.noted_at;
@@ -96,7 +105,7 @@ pub async fn note(
     }
     let store = &*replication.store;
     let before = Note::read(store, peer).await?;
-    let note = Note::after(before.as_ref(), at, behind);
+    let note = Note::after(before.as_ref(), at, (behind, late));
     note.write(store, peer).await?;
     let status = &replication.status;
     status.follow(peer, |of| of.noted_at = Some(Instant::now()));
@@ -181,14 +190,18 @@ mod tests {
         let org = OrgId::from_bits(1);
         let of = ("us", org);
         assert_eq!(age(&*store, of, seconds(0)).await.unwrap(), None);
-        let note = Note::after(None, seconds(0), BTreeSet::new());
+        let note = Note::after(None, seconds(0), (BTreeSet::new(), &BTreeMap::new()));
         note.write(&*store, "us").await.unwrap();
         for (after_s, expected_s) in [(0, 0), (61, 61), (-2, 0)] {
             let expected = Some(Duration::from_secs(expected_s));
             let age = age(&*store, of, seconds(after_s)).await.unwrap();
             assert_eq!(age, expected, "{after_s}");
         }
-        let later = Note::after(Some(&note), seconds(61), BTreeSet::new());
+        let later = Note::after(
+            Some(&note),
+            seconds(61),
+            (BTreeSet::new(), &BTreeMap::new()),
+        );
         later.write(&*store, "us").await.unwrap();
         let now = seconds(61);
         assert_eq!(age(&*store, of, now).await.unwrap(), Some(Duration::ZERO));
@@ -199,14 +212,23 @@ mod tests {
     #[test]
     fn what_cannot_be_taken_ages_alone() {
         let [late, new, other] = [1, 2, 3].map(OrgId::from_bits);
-        let first = Note::after(None, seconds(0), BTreeSet::from([new]));
-        let second = Note::after(Some(&first), seconds(10), BTreeSet::from([late, new]));
-        let third = Note::after(Some(&second), seconds(20), BTreeSet::from([late, new]));
+        let none = BTreeMap::new();
+        let first = Note::after(None, seconds(0), (BTreeSet::from([new]), &none));
+        let second = Note::after(
+            Some(&first),
+            seconds(10),
+            (BTreeSet::from([late, new]), &none),
+        );
+        let third = Note::after(
+            Some(&second),
+            seconds(20),
+            (BTreeSet::from([late, new]), &none),
+        );
         let ages = |note: &Note| [late, new, other].map(|org| note.of(org));
         assert_eq!(ages(&first), [Some(seconds(0)), None, Some(seconds(0))]);
         let behind = [Some(seconds(0)), None, Some(seconds(20))];
         assert_eq!(ages(&third), behind);
-        let mended = Note::after(Some(&third), seconds(30), BTreeSet::new());
+        let mended = Note::after(Some(&third), seconds(30), (BTreeSet::new(), &none));
         assert_eq!(ages(&mended), [Some(seconds(30)); 3]);
         let text = serde_json::to_vec(&third).unwrap();
         assert_eq!(serde_json::from_slice::<Note>(&text).unwrap(), third);

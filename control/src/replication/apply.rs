@@ -192,7 +192,7 @@ impl Local {
     pub async fn store(
         self,
         (store, lease): (&Arc<dyn Store>, Option<LeaseId>),
-        (connection, regions): (&mut Connection, &Regions),
+        (connection, regions): (&Connection, &Regions),
         (guard, line): (&Guard, &Home),
         Given {
             versions,

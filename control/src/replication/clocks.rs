@@ -30,7 +30,7 @@ impl Replication {
     /// The connection broke.
     pub(super) async fn compare_clocks(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         comparing: &mut Comparing,
     ) -> Result<(), Broken> {
         let is_due = comparing.0.is_none_or(|last| last.elapsed() >= EVERY);

@@ -27,7 +27,7 @@ impl Replication {
     /// while nothing of it is swept; `None` where a version is the same everywhere.
     pub(super) async fn complete(
         &self,
-        connections: &mut [&mut Connection],
+        connections: &[&Connection],
         org: OrgId,
     ) -> Result<Option<Compare>, Broken> {
         let mut local = Local::read(&*self.store, org, None).await?;
@@ -71,14 +71,14 @@ impl Replication {
     async fn add_set(
         &self,
         local: &Local,
-        connections: &mut [&mut Connection],
+        connections: &[&Connection],
         (region, root): (&str, Hash),
         unswept: &Compare,
     ) -> Result<bool, Broken> {
         let mut asked = BTreeSet::new();
-        for connection in connections.iter_mut() {
+        for connection in connections.iter().copied() {
             asked.insert(connection.peer().to_owned());
-            let using = (&mut **connection, &*self.regions);
+            let using = (connection, &*self.regions);
             let added = local.add_set(&self.store, using, root, unswept).await;
             if was_added(added, connection.peer(), region)? {
                 return Ok(true);
@@ -91,14 +91,14 @@ impl Replication {
             .into_iter()
             .filter(|peer| !asked.contains(&peer.name))
         {
-            let mut connection = match self.reach(peer).await {
+            let connection = match self.reach(peer).await {
                 Ok(connection) => connection,
                 Err(error) => {
                     warn!(region, "region {} cannot be asked: {error}", peer.name);
                     continue;
                 }
             };
-            let using = (&mut connection, &*self.regions);
+            let using = (&connection, &*self.regions);
             let added = local.add_set(&self.store, using, root, unswept).await;
             if was_added(added, &peer.name, region)? {
                 return Ok(true);
@@ -129,7 +129,7 @@ impl Local {
     async fn add_set(
         &self,
         store: &Arc<dyn Store>,
-        (connection, regions): (&mut Connection, &Regions),
+        (connection, regions): (&Connection, &Regions),
         root: Hash,
         sweep: &Compare,
     ) -> Result<(), ApplyError> {

@@ -1,70 +1,38 @@
-//! The connection between the control planes of two regions, both ends of it.
+//! The side of a connection between the control planes of two regions that asks.
+//!
+//! Many asks may be under way at one time. From protocol 11 on each has a number, and the parts of
+//! answers come in any order; before that answers come in the order of the asks.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::wire::link::{GREETING_BYTES_MAX, Welcome, read_frame, write_frame};
-use proto::wire::replication::{Answer, Ask, PROTOCOL, PROTOCOL_MIN, RegionHello};
+use proto::wire::replication::{
+    Answer, AnswerPart, Ask, NumberedAsk, PROTOCOL, PROTOCOL_MIN, PROTOCOL_NUMBERED, RegionHello,
+};
 use proto::wire::{self, HEAD_BYTES, PAYLOAD_BYTES_MAX};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-use tracing::info;
 
-use super::source::Source;
 use crate::regions::host_of;
 
 /// Longest time for a connection, a handshake and a greeting.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// Longest silence of a follower.
-const SILENCE_MAX: Duration = Duration::from_secs(90);
 /// Longest wait for an answer, beyond what the ask itself may wait; also for a frame to be taken.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// The same for an answer with content, which shares the way with those of other organisations.
+const CONTENT_MAX: Duration = Duration::from_secs(120);
 /// Largest frame, in bytes.
-const FRAME_BYTES_MAX: usize = HEAD_BYTES + PAYLOAD_BYTES_MAX;
-
-impl Source {
-    /// Serves a region whose greeting came on `stream`; `named` tells whether the certificate that
-    /// it proved names a host.
-    ///
-    /// # Errors
-    /// The region may not ask, breaks the protocol, or has left.
-    pub async fn attend(
-        &self,
-        mut stream: impl AsyncRead + AsyncWrite + Unpin,
-        peer: SocketAddr,
-        greeting: &[u8],
-        named: impl Fn(&str) -> bool,
-    ) -> io::Result<()> {
-        let hello: RegionHello = wire::decode(greeting).map_err(invalid)?;
-        let refused = self.refuses(&hello, named);
-        let welcome = Welcome {
-            protocol: PROTOCOL,
-            refused: refused.clone(),
-        };
-        tokio::time::timeout(ANSWER_MAX, write_frame(&mut stream, &welcome)).await??;
-        if let Some(why) = refused {
-            return Err(invalid(why));
-        }
-        let region = hello.region;
-        info!(%peer, region, "region {region} follows");
-        let _connected = self.status.connected(&region);
-        let mut session = self.session(region.clone(), hello.protocol);
-        while let Some(frame) =
-            tokio::time::timeout(SILENCE_MAX, read_frame(&mut stream, FRAME_BYTES_MAX)).await??
-        {
-            let ask: Ask = wire::decode(&frame).map_err(invalid)?;
-            let answer = session.answer(ask).await.map_err(io::Error::other)?;
-            tokio::time::timeout(ANSWER_MAX, write_frame(&mut stream, &answer)).await??;
-        }
-        info!(%peer, region, "region {region} has left");
-        Ok(())
-    }
-}
+pub(super) const FRAME_BYTES_MAX: usize = HEAD_BYTES + PAYLOAD_BYTES_MAX;
+/// Frames that wait to be written.
+const FRAMES_MAX: usize = 16;
 
 /// How other regions are called.
 pub enum Dialer {
@@ -100,9 +68,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// A connection to another region, which is asked.
 pub(super) struct Connection {
-    stream: Box<dyn Stream>,
+    frames: mpsc::Sender<Vec<u8>>,
+    waiting: Arc<Waiting>,
+    carrying: JoinHandle<()>,
     peer: String,
     protocol: u16,
+    /// Whether asks have numbers.
+    numbered: bool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.carrying.abort();
+    }
 }
 
 impl Connection {
@@ -129,9 +107,18 @@ impl Connection {
     ///
     /// # Errors
     /// The other side is no control plane, or refuses.
-    pub async fn over(mut stream: Box<dyn Stream>, (own, peer): (&str, &str)) -> io::Result<Self> {
+    pub async fn over(stream: Box<dyn Stream>, between: (&str, &str)) -> io::Result<Self> {
+        Self::greet(stream, between, PROTOCOL).await
+    }
+
+    /// The same, speaking no higher protocol than this.
+    async fn greet(
+        mut stream: Box<dyn Stream>,
+        (own, peer): (&str, &str),
+        protocol: u16,
+    ) -> io::Result<Self> {
         let hello = RegionHello {
-            protocol: PROTOCOL,
+            protocol,
             region: own.to_owned(),
         };
         write_frame(&mut stream, &hello).await?;
@@ -143,13 +130,36 @@ impl Connection {
                 "it speaks protocol {}: region {peer} runs an older program",
                 welcome.protocol
             ))),
-            None => Ok(Self {
-                stream,
-                peer: peer.to_owned(),
-                protocol: welcome.protocol.min(PROTOCOL),
-            }),
+            None => {
+                let protocol = welcome.protocol.min(protocol);
+                let (frames, to_write) = mpsc::channel(FRAMES_MAX);
+                let waiting = Arc::new(Waiting::default());
+                let numbered = protocol >= PROTOCOL_NUMBERED;
+                let carrying = tokio::spawn(carry(stream, to_write, waiting.clone(), numbered));
+                Ok(Self {
+                    frames,
+                    waiting,
+                    carrying,
+                    peer: peer.to_owned(),
+                    protocol,
+                    numbered,
+                })
+            }
             Some(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
         }
+    }
+
+    /// A connection to a side that speaks no higher protocol.
+    ///
+    /// # Errors
+    /// As of [`Self::over`].
+    #[cfg(test)]
+    pub async fn over_earlier(
+        stream: Box<dyn Stream>,
+        between: (&str, &str),
+        protocol: u16,
+    ) -> io::Result<Self> {
+        Self::greet(stream, between, protocol).await
     }
 
     /// The region that is asked.
@@ -157,10 +167,11 @@ impl Connection {
         &self.peer
     }
 
-    /// The same connection, as if the other side spoke no higher protocol.
+    /// The same connection, as if the other side knew no asks of a higher protocol.
     #[cfg(test)]
-    pub fn speaking(self, protocol: u16) -> Self {
-        Self { protocol, ..self }
+    pub fn speaking(mut self, protocol: u16) -> Self {
+        self.protocol = protocol;
+        self
     }
 
     /// The protocol that both sides speak.
@@ -171,17 +182,170 @@ impl Connection {
     /// Asks and waits for the answer, which itself may wait so long.
     ///
     /// # Errors
-    /// The connection broke; it cannot be used again.
-    pub async fn ask(&mut self, ask: &Ask, wait: Duration) -> io::Result<Answer> {
-        let exchange = async {
-            write_frame(&mut self.stream, ask).await?;
-            let frame = read_frame(&mut self.stream, FRAME_BYTES_MAX).await?;
-            wire::decode(&frame.ok_or(io::ErrorKind::UnexpectedEof)?).map_err(invalid)
+    /// The connection broke, or the answer is late; it is not to be used again.
+    pub async fn ask(&self, ask: &Ask, wait: Duration) -> io::Result<Answer> {
+        let answer_max = match ask {
+            Ask::News { .. } | Ask::Applied(_) | Ask::Clock => ANSWER_MAX,
+            Ask::Home { .. } | Ask::Shares(_) => ANSWER_MAX,
+            _ if !self.numbered => ANSWER_MAX,
+            _ => CONTENT_MAX,
         };
-        tokio::time::timeout(wait + ANSWER_MAX, exchange).await?
+        let exchange = async {
+            let answer = self.send(ask).await?;
+            // A sender that is dropped without a word is of a task that was ended.
+            let ended = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+            answer.await.map_err(ended)?
+        };
+        tokio::time::timeout(wait + answer_max, exchange).await?
+    }
+
+    /// Sends an ask; gives what its answer comes by.
+    async fn send(&self, ask: &Ask) -> io::Result<oneshot::Receiver<io::Result<Answer>>> {
+        // What is waited for stands in the order of what is written.
+        let Ok(place) = self.frames.reserve().await else {
+            return Err(self.waiting.why());
+        };
+        let (given, answer) = oneshot::channel();
+        let mut waiting = self.waiting.lock();
+        if let Some(why) = &waiting.broken {
+            return Err(again(why));
+        }
+        let number = waiting.next;
+        waiting.next += 1;
+        let frame = match self.numbered {
+            true => wire::encode(&NumberedAsk {
+                number,
+                ask: ask.clone(),
+            }),
+            false => wire::encode(ask),
+        };
+        let frame = frame.map_err(invalid)?;
+        waiting.asks.push_back(Waiter {
+            number,
+            parts: Vec::new(),
+            given,
+        });
+        drop(waiting);
+        place.send(frame);
+        Ok(answer)
     }
 }
 
-fn invalid(error: impl ToString) -> io::Error {
+/// The asks that have no answer yet.
+#[derive(Default)]
+struct Waiting(Mutex<Asks>);
+
+#[derive(Default)]
+struct Asks {
+    next: u64,
+    asks: VecDeque<Waiter>,
+    /// Why nothing is answered any more.
+    broken: Option<io::Error>,
+}
+
+/// Who waits for an answer.
+struct Waiter {
+    number: u64,
+    /// What came of its frame.
+    parts: Vec<u8>,
+    given: oneshot::Sender<io::Result<Answer>>,
+}
+
+impl Waiting {
+    // A poisoned value is whole: no change to it panics half way.
+    fn lock(&self) -> MutexGuard<'_, Asks> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn why(&self) -> io::Error {
+        let asks = self.lock();
+        let none = || io::ErrorKind::BrokenPipe.into();
+        asks.broken.as_ref().map_or_else(none, again)
+    }
+
+    /// Ends everything that waits.
+    fn end(&self, why: io::Error) {
+        let mut asks = self.lock();
+        for waiter in asks.asks.drain(..) {
+            // Who does not wait any more need not know.
+            drop(waiter.given.send(Err(again(&why))));
+        }
+        asks.broken = Some(why);
+    }
+
+    /// Gives an answer to the ask that was sent first.
+    fn answer(&self, frame: &[u8]) -> io::Result<()> {
+        let waiter = self.lock().asks.pop_front().ok_or_else(unasked)?;
+        let answer = wire::decode(frame).map_err(invalid)?;
+        drop(waiter.given.send(Ok(answer)));
+        Ok(())
+    }
+
+    /// Adds a part to an answer, and gives the answer with the last one.
+    fn add(&self, part: AnswerPart) -> io::Result<()> {
+        let mut asks = self.lock();
+        let found = asks.asks.iter().position(|of| of.number == part.number);
+        let waiter = found.and_then(|at| asks.asks.get_mut(at));
+        let waiter = waiter.ok_or_else(unasked)?;
+        if waiter.parts.len().saturating_add(part.bytes.len()) > FRAME_BYTES_MAX {
+            return Err(invalid("an answer that is larger than a frame"));
+        }
+        waiter.parts.extend(part.bytes);
+        let waiter = match found.filter(|_| part.last) {
+            Some(at) => asks.asks.remove(at),
+            None => None,
+        };
+        drop(asks);
+        let Some(waiter) = waiter else {
+            return Ok(());
+        };
+        let answer = wire::decode(&waiter.parts).map_err(invalid)?;
+        drop(waiter.given.send(Ok(answer)));
+        Ok(())
+    }
+}
+
+/// Writes asks and reads answers until the stream ends.
+async fn carry(
+    stream: Box<dyn Stream>,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    waiting: Arc<Waiting>,
+    numbered: bool,
+) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let writing = async {
+        while let Some(frame) = frames.recv().await {
+            writer.write_all(&frame).await?;
+            writer.flush().await?;
+        }
+        io::Result::Ok(())
+    };
+    let reading = async {
+        while let Some(frame) = read_frame(&mut reader, FRAME_BYTES_MAX).await? {
+            match numbered {
+                true => waiting.add(wire::decode(&frame).map_err(invalid)?)?,
+                false => waiting.answer(&frame)?,
+            }
+        }
+        io::Result::Ok(())
+    };
+    let ended = tokio::select! {
+        written = writing => written,
+        read = reading => read,
+    };
+    let ended = ended.err().unwrap_or(io::ErrorKind::UnexpectedEof.into());
+    waiting.end(ended);
+}
+
+fn unasked() -> io::Error {
+    invalid("an answer to what was not asked")
+}
+
+/// The same error for somebody else.
+fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+pub(super) fn invalid(error: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }

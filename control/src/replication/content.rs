@@ -31,7 +31,7 @@ impl Local {
     pub(super) async fn content(
         &self,
         store: &Arc<dyn Store>,
-        (connection, region): (&mut Connection, &str),
+        (connection, region): (&Connection, &str),
         parts: &[VersionParts],
         records: &[VersionRecord],
         plan: &mut Plan,
@@ -78,7 +78,7 @@ impl Local {
     pub(super) async fn fetch(
         &self,
         store: &Arc<dyn Store>,
-        connection: &mut Connection,
+        connection: &Connection,
         mut lacking: Vec<Hash>,
         content: &mut BTreeMap<Hash, Bytes>,
         plan: &mut Plan,
@@ -110,7 +110,7 @@ impl Local {
     /// Leaves and roots as the other region has them, the first ones of these at least.
     pub(super) async fn ask(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         hashes: &[Hash],
     ) -> Result<Vec<(Hash, Bytes)>, ApplyError> {
         let ask = Ask::Leaves {

@@ -92,13 +92,12 @@ impl Replication {
         Ok(())
     }
 
-    /// Sets aside organisations that were created here on a branch of `system` that is not in
-    /// force.
-    pub(super) async fn leave_unnamed(&self, guard: &Guard, line: &Home) -> Result<(), Broken> {
-        if line.region == self.regions.own {
-            return Ok(());
-        }
+    /// Organisations whose home is this region, where `system` has another one.
+    pub(super) async fn homed_here(&self, line: &Home) -> Result<Vec<OrgId>, Broken> {
         let mut own = Vec::new();
+        if line.region == self.regions.own {
+            return Ok(own);
+        }
         load::list(&*self.store, keys::HOMES, None, |pair| {
             let home = serde_json::from_slice::<Home>(&pair.value);
             if home.is_ok_and(|home| home.region == self.regions.own) {
@@ -106,13 +105,28 @@ impl Replication {
             }
         })
         .await?;
-        if own.is_empty() {
+        own.retain(|org| *org != SYSTEM_ORG);
+        Ok(own)
+    }
+
+    /// Sets aside those of `homed` that were created here on a branch of `system` that is not in
+    /// force.
+    pub(super) async fn leave_unnamed(
+        &self,
+        guard: &Guard,
+        mut homed: Vec<OrgId>,
+    ) -> Result<(), Broken> {
+        if homed.is_empty() {
             return Ok(());
         }
         let named = self.named().await?.unwrap_or_default();
-        own.retain(|org| *org != SYSTEM_ORG && !named.contains(org));
-        for org in own {
+        homed.retain(|org| !named.contains(org));
+        for org in homed {
             let local = Local::read(&*self.store, org, None).await?;
+            let home = local.home().map(|home| home.region.as_str());
+            if home != Some(&*self.regions.own) {
+                continue;
+            }
             local.leave(&*self.store, guard).await?;
             warn!(%org, "{org} was created on another branch and is set aside");
         }

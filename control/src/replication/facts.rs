@@ -28,7 +28,7 @@ type Facts = BTreeMap<CredentialId, Retired>;
 pub(super) struct Telling {
     told: BTreeMap<OrgId, Arc<Facts>>,
     /// What is told in several answers.
-    under_way: Option<(OrgId, Arc<Facts>)>,
+    under_way: BTreeMap<OrgId, Arc<Facts>>,
 }
 
 impl Telling {
@@ -39,10 +39,8 @@ impl Telling {
         now: &Arc<Facts>,
         bytes_max: usize,
     ) -> Answer {
-        let facts = match (after, self.under_way.take()) {
-            (Some(_), Some((of, facts))) if of == org => facts,
-            _ => Arc::clone(now),
-        };
+        let begun = self.under_way.remove(&org).filter(|_| after.is_some());
+        let facts = begun.unwrap_or_else(|| Arc::clone(now));
         let told = self.told.get(&org);
         let is_new = |(id, fact): &(&CredentialId, &Retired)| {
             told.and_then(|told| told.get(*id)) != Some(*fact)
@@ -60,7 +58,7 @@ impl Telling {
             page.push((*id, fact));
         }
         match more {
-            true => self.under_way = Some((org, facts)),
+            true => drop(self.under_way.insert(org, facts)),
             false => drop(self.told.insert(org, facts)),
         }
         Answer::Facts { facts: page, more }
@@ -72,7 +70,7 @@ impl Replication {
     /// of it is stored: what it gives is none.
     pub(super) async fn take_facts(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         moved: &Moved,
     ) -> Result<Option<Position>, Broken> {
         let org = moved.org;

@@ -1,9 +1,14 @@
 //! The planned move: this region ends its time as home, and another opens on exactly its last
 //! version. Nothing is lost; writes wait for as long as it takes.
+//!
+//! Organisations move in waves, so that each is sealed for a few round trips however many there
+//! are. Where a wave is late nothing further is sealed: the rest stays at home here, and the next
+//! hand-over goes on with it.
 
+use std::fmt;
 use std::time::Duration;
 
-use futures_util::stream::{StreamExt, TryStreamExt};
+use futures_util::future::join_all;
 use proto::id::OrgId;
 use proto::tree::SYSTEM_ORG;
 use tokio::time::Instant;
@@ -15,9 +20,9 @@ use crate::regions::Peer;
 
 /// A region that lacks more versions than this of an organisation is not handed anything.
 const LAG_MAX: u64 = 64;
-/// Organisations sealed at one time.
-const SEALS_MAX: usize = 8;
-/// How long the other region may take to open.
+/// Organisations of one wave: the most that are sealed at one time.
+pub(super) const WAVE: usize = 8;
+/// How long the other region may take to open a wave.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// How often it is asked whether it has.
 const LOOK: Duration = Duration::from_millis(20);
@@ -39,25 +44,54 @@ pub enum HandOverError {
     /// This region is home to nothing.
     #[error("this region is home to nothing that could be handed over")]
     Nothing,
-    /// The other region has not opened in time; it still may.
+    /// The other region has not opened a wave in time; it still may. Nothing further was sealed.
     #[error(
-        "{left} organisations are sealed and region {region} has not opened them: it does when it \
-         can; where it is gone for good, promote a region, and where it cannot (its log says why), \
-         promote this one with `--force`"
+        "region {region} has not opened what is sealed for it: it does when it can; where it is \
+         gone for good, promote a region, and where it cannot (its log says why), promote this one \
+         with `--force`. {so_far}"
     )]
     Waiting {
         /// The region.
         region: String,
-        /// Organisations without a home.
-        left: usize,
+        /// What was done.
+        so_far: Box<SoFar>,
     },
-    /// The store failed, or what it holds cannot be read.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
+    /// An organisation could not be sealed. Nothing further was.
+    #[error("{error}. {so_far}")]
+    Stopped {
+        /// Why.
+        error: PublishError,
+        /// What was done.
+        so_far: Box<SoFar>,
+    },
+}
+
+/// How far a hand-over came that has ended early.
+#[derive(Debug, Default)]
+pub struct SoFar {
+    /// Organisations that have the other region as home.
+    pub moved: Vec<OrgId>,
+    /// Organisations that are sealed and have no home until the other region opens them.
+    pub sealed: Vec<OrgId>,
+    /// How many stay at home here.
+    pub left: usize,
+}
+
+impl fmt::Display for SoFar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (moved, left) = (self.moved.len(), self.left);
+        write!(f, "Organisations: {moved} were handed over")?;
+        if !self.sealed.is_empty() {
+            let sealed: Vec<String> = self.sealed.iter().map(OrgId::to_string).collect();
+            write!(f, ", sealed until they are opened: {}", sealed.join(", "))?;
+        }
+        let rest = "home here and go on; the next hand-over takes them up";
+        write!(f, ", {left} stay at {rest}")
+    }
 }
 
 impl Replication {
-    /// Hands over everything that this region is home to. Gives the organisations.
+    /// Hands over everything that this region is home to, `system` last. Gives the organisations.
     ///
     /// # Errors
     /// [`HandOverError`]; what was sealed before it is opened by the other region all the same.
@@ -69,34 +103,74 @@ impl Replication {
             why: error.to_string(),
         };
         let standing = self.fit(peer).await.map_err(unfit)?;
-        let own = &self.regions.own;
-        let mut orgs = self.orgs().await.map_err(unfit)?;
-        orgs.retain(|org| self.homes.region_of(*org) == *own);
+        let mut orgs = self.homed().await.map_err(unfit)?;
         if orgs.is_empty() {
             return Err(HandOverError::Nothing);
         }
         self.refuse_lag(peer, &standing, &orgs)?;
         self.refuse_strict(to, &orgs)?;
-        // First `system`: while it is sealed no organisation is created.
-        orgs.sort_by_key(|org| *org != SYSTEM_ORG);
-        for org in orgs.iter().take(1) {
-            self.publisher.seal_home(*org, to).await?;
+        let mut so_far = SoFar::default();
+        // Again, for what was created meanwhile: once `system` is sealed nothing is.
+        while !orgs.is_empty() {
+            for wave in waves(&orgs) {
+                self.move_wave(to, wave, &mut so_far).await?;
+            }
+            orgs = self.homed().await.map_err(unfit)?;
         }
-        let seals = orgs
-            .iter()
-            .skip(1)
-            .map(|org| self.publisher.seal_home(*org, to));
-        let sealed = futures_util::stream::iter(seals).buffer_unordered(SEALS_MAX);
-        sealed.try_for_each(|_| std::future::ready(Ok(()))).await?;
-        self.opened(to, &orgs).await?;
+        Ok(so_far.moved)
+    }
+
+    /// What this region is home to, in the order in which it moves: `system` is the last to be
+    /// sealed as it is the last to be opened.
+    async fn homed(&self) -> Result<Vec<OrgId>, Broken> {
+        let own = &self.regions.own;
+        let mut orgs = self.orgs().await?;
+        orgs.retain(|org| self.homes.region_of(*org) == *own);
+        orgs.sort_by_key(|org| *org == SYSTEM_ORG);
         Ok(orgs)
+    }
+
+    /// Seals a wave and waits until it is opened.
+    async fn move_wave(
+        &self,
+        to: &str,
+        wave: &[OrgId],
+        so_far: &mut SoFar,
+    ) -> Result<(), HandOverError> {
+        let seals = wave.iter().map(|org| self.publisher.seal_home(*org, to));
+        let mut failed = None;
+        let mut sealed = Vec::new();
+        for (org, seal) in wave.iter().zip(join_all(seals).await) {
+            match seal {
+                Ok(_) => sealed.push(*org),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let left = self.opened(&sealed).await;
+        so_far
+            .moved
+            .extend(sealed.iter().filter(|org| !left.contains(org)));
+        if failed.is_none() && left.is_empty() {
+            return Ok(());
+        }
+        let all = self.homed().await.map_or(0, |homed| homed.len());
+        let so_far = Box::new(SoFar {
+            left: all.saturating_sub(left.len()),
+            sealed: left,
+            moved: std::mem::take(&mut so_far.moved),
+        });
+        let region = to.to_owned();
+        Err(match failed {
+            Some(error) => HandOverError::Stopped { error, so_far },
+            None => HandOverError::Waiting { region, so_far },
+        })
     }
 
     /// What a region has, if its store answers now.
     async fn fit(&self, peer: &Peer) -> Result<Standing, Broken> {
-        let mut connection = self.reach(peer).await?;
-        let standing = standing(&mut connection).await?;
-        ask_home(&mut connection, SYSTEM_ORG).await?;
+        let connection = self.reach(peer).await?;
+        let standing = standing(&connection).await?;
+        ask_home(&connection, SYSTEM_ORG).await?;
         Ok(standing)
     }
 
@@ -126,29 +200,42 @@ impl Replication {
             let head = world.orgs.get(org).map(|state| &state.config.head);
             if let Some(regions) = head.and_then(|head| head.stays_in(to)) {
                 let (org, regions, to) = (*org, regions.to_owned(), to.to_owned());
-                return Err(PublishError::Stays { org, regions, to }.into());
+                let error = PublishError::Stays { org, regions, to };
+                return Err(HandOverError::Stopped {
+                    error,
+                    so_far: Box::new(SoFar {
+                        left: orgs.len(),
+                        ..SoFar::default()
+                    }),
+                });
             }
         }
         Ok(())
     }
 
-    /// Waits until the other region's facts are known here.
-    async fn opened(&self, to: &str, orgs: &[OrgId]) -> Result<(), HandOverError> {
+    /// Waits until the other region's facts are known here; gives those of which they are not in
+    /// time.
+    async fn opened(&self, orgs: &[OrgId]) -> Vec<OrgId> {
         let until = Instant::now() + OPEN_MAX;
         loop {
             let sealed = |org: &&OrgId| {
                 let home = self.homes.of(**org);
                 home.is_none_or(|home| home.region == self.regions.own)
             };
-            let left = orgs.iter().filter(sealed).count();
-            if left == 0 {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                let region = to.to_owned();
-                return Err(HandOverError::Waiting { region, left });
+            let left: Vec<OrgId> = orgs.iter().filter(sealed).copied().collect();
+            if left.is_empty() || Instant::now() >= until {
+                return left;
             }
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// Parts of what is handed over that are sealed at one time; `system` alone, and last.
+fn waves(orgs: &[OrgId]) -> impl Iterator<Item = &[OrgId]> {
+    let (others, system) = match orgs.split_last() {
+        Some((last, others)) if *last == SYSTEM_ORG => orgs.split_at(others.len()),
+        _ => (orgs, &[][..]),
+    };
+    others.chunks(WAVE).chain(system.chunks(WAVE))
 }

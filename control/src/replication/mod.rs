@@ -1,20 +1,20 @@
 //! Replication between regions: every region pulls from those that are home to something what they
 //! are home to, and stores it as it is.
 //!
-//! `source` answers on the link listener, `pages` with versions; `follower` keeps a connection to
-//! every other region and asks; `sync` takes the versions of one organisation, `apply` writes what
-//! came (`content`, `secrets`, `remembered`), verified end to end by hash and by the signature of
-//! the region that made it (`verify`), on the same compare on the local head that a publish makes;
-//! `departed` are organisations that are no more, `resealed` the secrets that nodes of other
-//! regions sealed for this one later; `narrowing` tells what is not to be kept here any more,
-//! `aside` leaves a branch that is not in
-//! force. `takeover` learns which region is home and opens what was handed over to this one, once
-//! it has what other regions keep alone (`completing`); `facts` brings home what was revoked
-//! elsewhere; `shares` moves what regions have of limits
-//! that they share (`shared_index` finds these); `handover` and `promotion` are what a person asks
-//! for. One control plane of a region follows, who has the place for it. Nothing is remembered
-//! between attempts but what the local store holds, so that a cut at any point costs only what was
-//! under way.
+//! `serving` and `source` answer on the link listener, `news` with what has moved, `pages` with
+//! versions; `follower` keeps a connection to every other region (`connection`), `hearing` asks it
+//! what has moved there, `taking` takes many organisations at one time; `one` and `sync` take one
+//! of them, `apply` writes what came (`content`, `secrets`, `remembered`), verified end to end by
+//! hash and by the signature of the region that made it (`verify`), on the same compare on the
+//! local head that a publish makes; `departed` are organisations that are no more, `resealed` the
+//! secrets that nodes of other regions sealed for this one later; `narrowing` tells what is not to
+//! be kept here any more, `aside` leaves a branch that is not in force. `takeover` learns which
+//! region is home and opens what was handed over to this one, once it has what other regions keep
+//! alone (`completing`); `facts` brings home what was revoked elsewhere; `shares` moves what
+//! regions have of limits that they share (`shared_index` finds these); `handover` and `promotion`
+//! are what a person asks for. One control plane of a region follows, who has the place for it.
+//! Nothing is remembered between attempts but what the local store holds, and since when a share is
+//! on its way, so that a cut at any point costs only what was under way.
 
 mod apply;
 mod aside;
@@ -26,17 +26,22 @@ mod departed;
 mod facts;
 mod follower;
 mod handover;
+mod hearing;
 mod narrowing;
+mod news;
+mod one;
 mod pages;
 mod promotion;
 mod remembered;
 mod resealed;
 mod secrets;
+mod serving;
 mod shared_index;
 mod shares;
 mod source;
 mod sync;
 mod takeover;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod told;

@@ -142,10 +142,10 @@ impl Replication {
 
     async fn ask<'p>(&self, peer: &'p Peer) -> Option<Asked<'p>> {
         let asking = async {
-            let mut connection = self.reach(peer).await?;
-            let standing = standing(&mut connection).await?;
+            let connection = self.reach(peer).await?;
+            let standing = standing(&connection).await?;
             // Its store answers too, or it is as good as gone.
-            ask_home(&mut connection, proto::tree::SYSTEM_ORG).await?;
+            ask_home(&connection, proto::tree::SYSTEM_ORG).await?;
             Ok::<_, Broken>(Asked {
                 peer,
                 connection,
@@ -319,7 +319,7 @@ impl Replication {
             }
             Some(at) => {
                 let source = &mut asked[at];
-                let connection = &mut source.connection;
+                let connection = &source.connection;
                 let told = ask_home(connection, org).await?.ok_or(Broken::Protocol)?;
                 let fact = (org, told.clone());
                 let known = self.adopt(connection.peer(), Vec::new(), fact).await?;
@@ -337,10 +337,8 @@ impl Replication {
                 (line, source.peer.name.clone())
             }
         };
-        let answering = asked.iter_mut().map(|asked| &mut asked.connection);
-        let whole = self
-            .complete(&mut answering.collect::<Vec<_>>(), org)
-            .await?;
+        let answering = asked.iter().map(|asked| &asked.connection);
+        let whole = self.complete(&answering.collect::<Vec<_>>(), org).await?;
         let reached = Local::read(&*self.store, org, None).await?.position();
         let base = reached.ok_or(ApplyError::Moved(org))?;
         let first = self

@@ -69,7 +69,7 @@ impl Replication {
     /// Asks a region for the values that are lacking here, when it is time to.
     pub(super) async fn fetch_sealed(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         guard: &Guard,
         wanting: &mut Wanting,
     ) -> Result<(), Broken> {
@@ -116,7 +116,7 @@ impl Replication {
     /// Asks for values by name and stores those that come; tells how many.
     async fn fetch_names(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         guard: &Guard,
         state: &OrgState,
         mut names: Vec<SealedName>,

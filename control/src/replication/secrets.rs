@@ -43,7 +43,7 @@ impl Local {
     /// it does not name any more.
     pub(super) async fn add_sealed(
         &self,
-        (connection, regions): (&mut Connection, &Regions),
+        (connection, regions): (&Connection, &Regions),
         config: &OrgConfig,
         versions: &Versions,
         plan: &mut Plan,

@@ -9,6 +9,7 @@ use proto::meter::{Limit, Share};
 use proto::store::follow::World;
 use proto::tree::{Hash, OrgConfig};
 
+use super::shares::ComingFrom;
 use super::wants::Wants;
 
 /// One meter, or the `limits` of a proxy.
@@ -30,6 +31,8 @@ pub struct SharedIndex {
     known: Mutex<HashMap<OrgId, Indexed>>,
     /// What other regions want of them.
     pub(super) wants: Wants,
+    /// What they give to this one.
+    pub(super) coming: ComingFrom,
 }
 
 impl SharedIndex {

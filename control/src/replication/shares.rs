@@ -7,7 +7,8 @@
 //! raises its share. The links are authenticated both ways and a region gives of its own only, so
 //! grants need no signature: what a region could forge it could as well send to the target.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::id::OrgId;
@@ -27,7 +28,21 @@ use crate::publish::writes::json;
 /// Names a meter: its organisation and its id.
 pub(super) type Name = (OrgId, String);
 
-/// What was heard of grants of one region that are not taken yet.
+/// What was heard of grants that are not taken yet, by the region that gave them. It outlives
+/// connections: a wait that began anew with each would not end where links break more often.
+#[derive(Debug, Default)]
+pub(super) struct ComingFrom(Mutex<BTreeMap<String, Coming>>);
+
+impl ComingFrom {
+    /// Works with those of one region.
+    fn with<T>(&self, region: &str, work: impl FnOnce(&mut Coming) -> T) -> T {
+        // A poisoned value is whole: at worst a wait begins anew.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work(all.entry(region.to_owned()).or_default())
+    }
+}
+
+/// The same of one region.
 #[derive(Debug, Default)]
 pub(super) struct Coming {
     grants: BTreeMap<Name, BTreeMap<u64, (Grant, Instant)>>,
@@ -41,10 +56,22 @@ impl Coming {
         let known = self.grants.entry(name.clone()).or_default();
         known.retain(|seq, _| *seq > taken && grants.iter().any(|grant| grant.seq == *seq));
         for grant in grants.into_iter().filter(|grant| grant.seq > taken) {
-            known.entry(grant.seq).or_insert((grant, now));
+            let same = known.get(&grant.seq).is_some_and(|(of, _)| *of == grant);
+            if !same {
+                // Of a store that went back, where another one had the number.
+                known.insert(grant.seq, (grant, now));
+            }
         }
         if known.is_empty() {
             self.grants.remove(name);
+        }
+    }
+
+    /// Forgets those of meters that are shared no more.
+    fn keep(&mut self, shared: &[(Name, &SharedMeter)]) {
+        if !self.grants.is_empty() {
+            let names: BTreeSet<&Name> = shared.iter().map(|(name, _)| name).collect();
+            self.grants.retain(|name, _| names.contains(name));
         }
     }
 
@@ -153,9 +180,8 @@ impl Replication {
     /// Asks a region for what this one lacks, and takes what it has given.
     pub(super) async fn move_shares(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         guard: &Guard,
-        coming: &mut Coming,
     ) -> Result<(), Broken> {
         if connection.protocol() < PROTOCOL_SHARES {
             return Ok(());
@@ -174,14 +200,20 @@ impl Replication {
             meters.map(|meter| ((*org, meter.id.clone()), meter))
         });
         let all: Vec<(Name, &SharedMeter)> = all.collect();
-        let from = coming.from.min(all.len());
-        let turn = all.iter().skip(from).chain(all.iter().take(from));
-        let turn: Vec<&(Name, &SharedMeter)> = turn.take(SHARES_MAX).collect();
-        coming.from = (from + turn.len()).checked_rem(all.len()).unwrap_or(0);
+        let coming = &self.shared.coming;
+        let turn: Vec<&(Name, &SharedMeter)> = coming.with(&peer, |coming| {
+            coming.keep(&all);
+            let from = coming.from.min(all.len());
+            let turn = all.iter().skip(from).chain(all.iter().take(from));
+            let turn: Vec<_> = turn.take(SHARES_MAX).collect();
+            coming.from = (from + turn.len()).checked_rem(all.len()).unwrap_or(0);
+            turn
+        });
         let need = |(name, meter): &&(Name, &SharedMeter)| {
             let held = records.get(name).map(|(held, _)| held.clone());
             let held = held.unwrap_or_default();
-            let (more, heard) = coming.of(name, meter.share.division);
+            let of = |coming: &mut Coming| coming.of(name, meter.share.division);
+            let (more, heard) = coming.with(&peer, of);
             let more = self.shared.wants.coming(name, &peer, more);
             Need {
                 org: name.0,
@@ -198,26 +230,42 @@ impl Replication {
         else {
             return Err(Broken::Protocol);
         };
+        for (of, told) in turn.into_iter().zip(told) {
+            let record = records.remove(&of.0).unwrap_or_default();
+            self.take_given((&peer, guard), of, record, told).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what was given of one meter, as far as its wait is over.
+    async fn take_given(
+        &self,
+        (peer, guard): (&str, &Guard),
+        (name, meter): &(Name, &SharedMeter),
+        (held, revision): (Held, Option<Revision>),
+        told: Given,
+    ) -> Result<(), Broken> {
         let now = Instant::now();
-        for ((name, meter), told) in turn.into_iter().zip(told) {
-            let (held, revision) = records.remove(name).unwrap_or_default();
-            coming.note(name, told.grants, held.taken(&peer), now);
-            let mut next = held.clone();
-            if next.lose(&meter.share, &peer, told.taken) {
-                lost(name, &peer);
+        let due = self.shared.coming.with(peer, |coming| {
+            coming.note(name, told.grants, held.taken(peer), now);
+            coming.due(name, now)
+        });
+        let mut next = held.clone();
+        if next.lose(&meter.share, peer, told.taken) {
+            lost(name, peer);
+        }
+        for grant in due {
+            if next.take(&meter.share, peer, &grant) {
+                info!(
+                    org = %name.0, meter = name.1, region = peer, seq = grant.seq,
+                    "{} millionths of {} are taken over from region {peer}",
+                    grant.fraction, name.1
+                );
             }
-            for grant in coming.due(name, now) {
-                if next.take(&meter.share, &peer, &grant) {
-                    info!(
-                        org = %name.0, meter = name.1, region = peer, seq = grant.seq,
-                        "{} millionths of {} are taken over from region {peer}",
-                        grant.fraction, name.1
-                    );
-                }
-            }
-            if next != held {
-                write(store, name, (&next, revision), (guard, Vec::new())).await?;
-            }
+        }
+        if next != held {
+            let record = (&next, revision);
+            write(&*self.store, name, record, (guard, Vec::new())).await?;
         }
         Ok(())
     }
@@ -245,8 +293,7 @@ impl Session<'_> {
         let orgs = source.shared.between(&world, (own, &self.region));
         let orgs: HashMap<OrgId, _> = orgs.into_iter().collect();
         let asked = needs.iter().map(|need| need.org);
-        let asked: std::collections::BTreeSet<OrgId> =
-            asked.filter(|org| orgs.contains_key(org)).collect();
+        let asked: BTreeSet<OrgId> = asked.filter(|org| orgs.contains_key(org)).collect();
         let records = records(store, asked.iter().copied()).await?;
         let mut open = self.open_grants(asked.iter().copied()).await?;
         // Read where somebody lacks something, once.

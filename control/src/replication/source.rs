@@ -4,7 +4,7 @@
 //! told. An answer is bounded: what does not fit is left out, and asked for by name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -17,21 +17,20 @@ use proto::store::load::LoadError;
 use proto::store::{Op, Store, StoreError, Txn};
 use proto::tree::{Hash, TreeError};
 use proto::wire::replication::{
-    Answer, Ask, HomeAt, LEAVES_MAX, Moved, PROTOCOL_CUT, PROTOCOL_MIN, Position, RegionHello,
-    SEALED_MAX,
+    Answer, Ask, LEAVES_MAX, PROTOCOL_CUT, PROTOCOL_MIN, Position, RegionHello, SEALED_MAX,
 };
 use tokio::sync::watch;
 
 use super::SharedIndex;
 use super::facts::Telling;
-use super::facts_hash;
+use super::news::Seen;
 use super::pages::Steps;
 use super::told::Told;
 use crate::publish::writes::json;
-use crate::regions::{Facts, Homes, Regions, Status};
+use crate::regions::{Homes, Regions, Status};
 
 /// Content of one answer after which no more is added, in bytes; a frame takes twice as much.
-pub const ANSWER_BYTES: usize = 4 * 1024 * 1024;
+pub const ANSWER_BYTES: usize = 1024 * 1024;
 /// Reads under way at one time.
 pub(super) const READS_MAX: usize = 8;
 /// Longest wait for news, whatever is asked.
@@ -87,18 +86,11 @@ pub(super) struct Session<'s> {
     /// The protocol that the follower speaks.
     protocol: u16,
     /// The state of the last news.
-    reported: Option<Seen>,
+    pub(super) reported: tokio::sync::Mutex<Option<Seen>>,
     /// Facts that were told, by organisation.
-    told: BTreeMap<OrgId, Told>,
+    told: Mutex<BTreeMap<OrgId, Told>>,
     /// The same to home.
-    facts: Telling,
-}
-
-/// What news are told of.
-#[derive(Clone, Default)]
-struct Seen {
-    world: Arc<World>,
-    homes: Facts,
+    facts: Mutex<Telling>,
 }
 
 impl Source {
@@ -134,22 +126,26 @@ impl Source {
             source: self,
             region,
             protocol,
-            reported: None,
-            told: BTreeMap::new(),
-            facts: Telling::default(),
+            reported: tokio::sync::Mutex::default(),
+            told: Mutex::default(),
+            facts: Mutex::default(),
         }
     }
 }
 
 impl Session<'_> {
     /// The answer to an ask.
-    pub(super) async fn answer(&mut self, ask: Ask) -> Result<Answer, SourceError> {
+    pub(super) async fn answer(&self, ask: Ask) -> Result<Answer, SourceError> {
         match ask {
             Ask::News { wait_ms, applied } => {
                 self.keep(&applied).await?;
                 self.source.status.asked(&self.region);
                 let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
                 self.news(wait).await
+            }
+            Ask::Applied(applied) => {
+                self.keep(&applied).await?;
+                Ok(Answer::Noted)
             }
             Ask::Versions { org, after } => self.versions(org, after).await,
             Ask::SignedVersions { org, after } => {
@@ -188,7 +184,7 @@ impl Session<'_> {
                 let state = self.source.worlds.borrow().orgs.get(&org).cloned();
                 let page = |state: Arc<OrgState>| {
                     let room = self.source.answer_bytes;
-                    self.facts.page((org, after), &state.retired, room)
+                    locked(&self.facts).page((org, after), &state.retired, room)
                 };
                 Ok(state.map_or(Answer::Unknown, page))
             }
@@ -223,7 +219,7 @@ impl Session<'_> {
         self.write(puts.collect()).await
     }
 
-    async fn write(&self, ops: Vec<Op>) -> Result<(), SourceError> {
+    pub(super) async fn write(&self, ops: Vec<Op>) -> Result<(), SourceError> {
         for ops in chunks(ops) {
             let txn = Txn {
                 ops,
@@ -234,62 +230,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What has moved since the last time; waits for something to.
-    async fn news(&mut self, wait: Duration) -> Result<Answer, SourceError> {
-        let found = tokio::time::timeout(wait, self.unreported()).await;
-        let seen = match found {
-            Ok(seen) => seen,
-            Err(_) if self.reported.is_none() => return Err(SourceError::Blind),
-            Err(_) => {
-                return Ok(Answer::News {
-                    whole: false,
-                    moved: Vec::new(),
-                    gone: Vec::new(),
-                });
-            }
-        };
-        let none = Seen::default();
-        let old = self.reported.as_ref().unwrap_or(&none);
-        let answer = Answer::News {
-            whole: self.reported.is_none(),
-            moved: moved(old, &seen).collect(),
-            gone: gone(old, &seen).collect(),
-        };
-        let forgotten = gone(old, &seen).map(|org| keys::replicated(&self.region, org));
-        self.write(forgotten.map(Op::Delete).collect()).await?;
-        self.reported = Some(seen);
-        Ok(answer)
-    }
-
-    /// Waits for a state that holds news; without any before, for one that was seen at all.
-    async fn unreported(&self) -> Seen {
-        let (mut worlds, mut homes) = (self.source.worlds.clone(), self.source.homes.facts());
-        loop {
-            let seen = Seen {
-                world: worlds.borrow_and_update().clone(),
-                homes: homes.borrow_and_update().clone(),
-            };
-            let is_news = match &self.reported {
-                None => seen.world.revision.0 > 0,
-                Some(old) => {
-                    moved(old, &seen).next().is_some() || gone(old, &seen).next().is_some()
-                }
-            };
-            if is_news {
-                return seen;
-            }
-            tokio::select! {
-                () = change(&mut worlds) => {}
-                () = change(&mut homes) => {}
-            }
-        }
-    }
-
-    async fn versions(
-        &mut self,
-        org: OrgId,
-        after: Option<Position>,
-    ) -> Result<Answer, SourceError> {
+    async fn versions(&self, org: OrgId, after: Option<Position>) -> Result<Answer, SourceError> {
         let world = self.source.worlds.borrow().clone();
         let Some(state) = world.orgs.get(&org) else {
             return Ok(Answer::Unknown);
@@ -324,9 +265,10 @@ impl Session<'_> {
         };
         if !versions.more {
             let with_versions = !versions.versions.is_empty();
-            let told = self.told.remove(&org);
+            let mut all = locked(&self.told);
+            let told = all.remove(&org);
             let (told, new) = Told::of(told, &state.retired, (after, with_versions));
-            self.told.insert(org, told);
+            all.insert(org, told);
             versions.retired = new;
         }
         Ok(Answer::Versions(versions))
@@ -356,38 +298,12 @@ impl Session<'_> {
     }
 }
 
+// A poisoned value is whole: what was told is one entry each.
+fn locked<T>(told: &Mutex<T>) -> MutexGuard<'_, T> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Seal ids are parts of keys.
 pub(super) fn is_seal_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// Waits for a change; for ever where nobody is left to make one.
-async fn change<T>(receiver: &mut watch::Receiver<T>) {
-    if receiver.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Organisations whose version, home or facts are not those of `old`.
-fn moved<'w>(old: &'w Seen, new: &'w Seen) -> impl Iterator<Item = Moved> + 'w {
-    let changed = new.world.orgs.iter().filter(|(id, state)| {
-        let before = old.world.orgs.get(*id);
-        let same = before.is_some_and(|before| {
-            Arc::ptr_eq(before, state)
-                || (before.config.head == state.config.head && before.retired == state.retired)
-        });
-        !same || old.homes.get(*id) != new.homes.get(*id)
-    });
-    changed.map(|(id, state)| Moved {
-        org: *id,
-        position: Position::from(&state.config.head),
-        facts: facts_hash(&state.retired),
-        home: new.homes.get(id).map(HomeAt::from),
-    })
-}
-
-/// Organisations of `old` that are no more.
-fn gone<'w>(old: &'w Seen, new: &'w Seen) -> impl Iterator<Item = OrgId> + 'w {
-    let ids = old.world.orgs.keys().copied();
-    ids.filter(|id| !new.world.orgs.contains_key(id))
 }

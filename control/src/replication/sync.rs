@@ -18,7 +18,7 @@ impl Replication {
     /// lies here on another branch is set aside.
     pub(super) async fn sync(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         guard: &Guard,
         org: OrgId,
         line: &Home,
@@ -62,7 +62,7 @@ impl Replication {
             };
             let more = given.versions.more;
             let lease = self.remembering(&given).await?;
-            let regions = (&mut *connection, &*self.regions);
+            let regions = (connection, &*self.regions);
             let stored = local.store((store, lease), regions, (guard, line), given);
             let stored = self.unless_forgotten(stored.await).await?;
             status.follow(&peer, |of| {

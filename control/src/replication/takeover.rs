@@ -27,14 +27,14 @@ pub(super) enum Step {
     /// Its versions are taken.
     Follow(Home),
     /// It has handed the organisation over to this region.
-    TakeOver(Home, Position),
+    TakeOver(Home),
 }
 
 impl Replication {
     /// What is to be done about an organisation of which another region tells.
     pub(super) async fn judge(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         guard: &Guard,
         moved: &Moved,
     ) -> Result<Step, Broken> {
@@ -55,11 +55,7 @@ impl Replication {
             return Ok(Step::Pass);
         }
         if home.epoch == told.epoch && told.sealed_to.as_ref() == Some(own) {
-            let sealed = ask_home(connection, org).await?;
-            return Ok(match sealed.as_ref().and_then(|home| home.sealed.clone()) {
-                Some(seal) if seal.to == *own => Step::TakeOver(home, seal.last),
-                _ => Step::Follow(home),
-            });
+            return Ok(Step::TakeOver(home));
         }
         Ok(Step::Follow(home))
     }
@@ -68,7 +64,7 @@ impl Replication {
     /// believed: no other region says later that it is no more, and the fact would stay.
     async fn hear(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         guard: &Guard,
         org: OrgId,
     ) -> Result<Option<Home>, Broken> {
@@ -198,10 +194,7 @@ impl Replication {
 }
 
 /// The fact of an organisation as the other region's store has it now.
-pub(super) async fn ask_home(
-    connection: &mut Connection,
-    org: OrgId,
-) -> Result<Option<Home>, Broken> {
+pub(super) async fn ask_home(connection: &Connection, org: OrgId) -> Result<Option<Home>, Broken> {
     let Answer::Home(json) = connection.ask(&Ask::Home { org }, Duration::ZERO).await? else {
         return Err(Broken::Protocol);
     };
@@ -219,7 +212,7 @@ pub(super) async fn ask_home(
 pub(super) type Standing = BTreeMap<OrgId, Moved>;
 
 /// Asks a region for everything that it has.
-pub(super) async fn standing(connection: &mut Connection) -> Result<Standing, Broken> {
+pub(super) async fn standing(connection: &Connection) -> Result<Standing, Broken> {
     let ask = Ask::News {
         wait_ms: 0,
         applied: Vec::new(),

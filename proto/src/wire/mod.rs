@@ -88,11 +88,13 @@ pub const SCHEMA_PEER_MESSAGE: u16 = 31;
 /// The state of a meter key that answers have corrected; the type is the data plane's.
 pub const SCHEMA_CORRECTED_STATE: u16 = 30;
 /// How long ago the store had which revision; the type is the data plane's.
-pub const SCHEMA_REVISION_AGES: u16 = 44;
+pub const SCHEMA_REVISION_AGES: u16 = 45;
 const SCHEMA_REGION_HELLO: u16 = 18;
 // 19 and 20 were these two before home could move.
 const SCHEMA_REGION_ASK: u16 = 21;
 const SCHEMA_REGION_ANSWER: u16 = 22;
+const SCHEMA_REGION_NUMBERED_ASK: u16 = 46;
+const SCHEMA_REGION_ANSWER_PART: u16 = 47;
 
 /// A type that may travel in a frame.
 pub trait Message: Serialize + DeserializeOwned {

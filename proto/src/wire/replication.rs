@@ -3,13 +3,17 @@
 //!
 //! Who pulls begins with [`RegionHello`] and the other answers with the `Welcome` of every link,
 //! each with the highest protocol that it speaks; both go on with the lower one. Then the first
-//! asks and the other, called home below, answers, one at a time. Everything that has a name by
-//! hash travels as the bytes that the store holds, so that who asked verifies what it is given and
-//! a newer program's content passes through an older one.
+//! asks and the other, called home below, answers: one at a time, and from [`PROTOCOL_NUMBERED`] on
+//! many at one time, each ask with a number that the parts of its answer name. Everything that has
+//! a name by hash travels as the bytes that the store holds, so that who asked verifies what it is
+//! given and a newer program's content passes through an older one.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Message, SCHEMA_REGION_ANSWER, SCHEMA_REGION_ASK, SCHEMA_REGION_HELLO};
+use super::{
+    Message, SCHEMA_REGION_ANSWER, SCHEMA_REGION_ANSWER_PART, SCHEMA_REGION_ASK,
+    SCHEMA_REGION_HELLO, SCHEMA_REGION_NUMBERED_ASK,
+};
 use crate::home::Home;
 use crate::id::{CredentialId, OrgId};
 use crate::shares::Grant;
@@ -17,7 +21,7 @@ use crate::tree::{Hash, Head};
 use crate::version::Epoch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 10;
+pub const PROTOCOL: u16 = 11;
 /// The first with [`Ask::SignedVersions`].
 pub const PROTOCOL_SIGNED: u16 = 3;
 /// The first whose followers keep a version of which some content is that of other regions alone;
@@ -33,6 +37,8 @@ pub const PROTOCOL_SEALED_FOR: u16 = 8;
 pub const PROTOCOL_REMEMBERED: u16 = 8;
 /// The first with [`Ask::Clock`].
 pub const PROTOCOL_CLOCK: u16 = 10;
+/// The first with [`NumberedAsk`], [`AnswerPart`] and [`Ask::Applied`].
+pub const PROTOCOL_NUMBERED: u16 = 11;
 /// The lowest that it still speaks.
 pub const PROTOCOL_MIN: u16 = 2;
 
@@ -144,7 +150,42 @@ pub enum Ask {
     },
     /// What time it is there. From [`PROTOCOL_CLOCK`] on.
     Clock,
+    /// What the follower has stored since it last said so, told while [`Ask::News`] waits. From
+    /// [`PROTOCOL_NUMBERED`] on.
+    Applied(Vec<(OrgId, Position)>),
 }
+
+/// An ask among others that are not answered yet. From [`PROTOCOL_NUMBERED`] on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberedAsk {
+    /// Names it while it has no answer.
+    pub number: u64,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+impl Message for NumberedAsk {
+    const SCHEMA: u16 = SCHEMA_REGION_NUMBERED_ASK;
+}
+
+/// A part of the answer to a [`NumberedAsk`]; parts of several answers take turns, so that a short
+/// one does not wait for a long one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerPart {
+    /// Of which ask.
+    pub number: u64,
+    /// Whether it ends the answer.
+    pub last: bool,
+    /// The next bytes of the [`Answer`]'s frame.
+    pub bytes: Vec<u8>,
+}
+
+impl Message for AnswerPart {
+    const SCHEMA: u16 = SCHEMA_REGION_ANSWER_PART;
+}
+
+/// Most bytes in one [`AnswerPart`].
+pub const PART_BYTES: usize = 32 * 1024;
 
 /// Most meters in one [`Ask::Shares`].
 pub const SHARES_MAX: usize = 1_000;
@@ -249,6 +290,8 @@ pub enum Answer {
         /// Microseconds since the Unix epoch.
         unix_us: i64,
     },
+    /// To [`Ask::Applied`]: it is written down.
+    Noted,
 }
 
 impl Message for Answer {
@@ -379,8 +422,12 @@ mod tests {
                 org,
                 after: Some(position.clone()),
             },
+            Ask::Applied(vec![(org, position.clone())]),
         ] {
             assert_eq!(decode::<Ask>(&encode(&ask).unwrap()).unwrap(), ask);
+            let numbered = NumberedAsk { number: 7, ask };
+            let decoded = decode::<NumberedAsk>(&encode(&numbered).unwrap());
+            assert_eq!(decoded.unwrap(), numbered);
         }
         let answer = Answer::Versions(Versions {
             versions: vec![VersionParts {

@@ -299,12 +299,19 @@ async fn what_is_strict_is_unknown_elsewhere_and_home_stays_where_it_may_be() {
 
     // ap cannot become home, asked or forced; eu can.
     let refused = us.replication.hand_over("ap").await;
-    let stays = HandOverError::Publish(PublishError::Stays {
+    let stays = PublishError::Stays {
         org,
         regions: "eu,us".into(),
         to: "ap".into(),
-    });
-    assert_eq!(refused.unwrap_err().to_string(), stays.to_string());
+    };
+    let Err(HandOverError::Stopped { error, so_far }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(error.to_string(), stays.to_string());
+    assert!(
+        so_far.moved.is_empty() && so_far.sealed.is_empty(),
+        "{so_far}"
+    );
     assert!(
         home(&us, SYSTEM_ORG).await.is_open_in("us"),
         "nothing was done"

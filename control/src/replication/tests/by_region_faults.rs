@@ -30,11 +30,10 @@ async fn a_fetch_that_breaks_off_at_any_byte_is_done_again() {
     let mut broke_off = 0;
     for bytes in (100..).step_by(150) {
         let left = Arc::new(AtomicUsize::new(bytes));
-        let Ok(mut connection) = connect(us.source_of(ANSWER_BYTES), ("ap", "us"), left).await
-        else {
+        let Ok(connection) = connect(us.source_of(ANSWER_BYTES), ("ap", "us"), left).await else {
             continue;
         };
-        let done = ap.replication.complete(&mut [&mut connection], org).await;
+        let done = ap.replication.complete(&[&connection], org).await;
         // Half of it is none of it.
         let known = ap.restarted().publisher.load(org).await.unwrap();
         if done.is_ok() {
@@ -194,7 +193,7 @@ async fn a_region_is_not_given_what_is_strictly_of_others_whoever_asks_there() {
         for (region, given) in [("eu", true), ("ap", false)] {
             let left = Arc::new(AtomicUsize::new(usize::MAX));
             let way = (region, "us");
-            let mut connection = connect(us.source.clone(), way, left).await.unwrap();
+            let connection = connect(us.source.clone(), way, left).await.unwrap();
             let ask = Ask::Leaves {
                 org,
                 hashes: vec![hash],

@@ -36,15 +36,15 @@ async fn connect(replication: &Replication, to: &str) -> Connection {
     replication.connect(peer, 0).await.unwrap()
 }
 
-async fn round(replication: &Replication, connection: &mut Connection) {
-    let applied = replication.round(connection, &None, Vec::new()).await;
+async fn round(replication: &Replication, connection: &Connection) {
+    let applied = replication.round(connection, &None).await;
     applied.unwrap();
 }
 
 /// Takes what another region has, all at once.
 async fn take(region: &Region, from: &str) {
-    let mut connection = connect(&region.replication, from).await;
-    round(&region.replication, &mut connection).await;
+    let connection = connect(&region.replication, from).await;
+    round(&region.replication, &connection).await;
 }
 
 /// An organisation that `us` creates; `eu` has what was there before, and is cut off from it.
@@ -101,8 +101,8 @@ async fn of_an_organisation_that_is_not_here_home_alone_is_believed() {
 async fn an_organisation_that_is_gone_goes_when_system_names_it_no_more() {
     let (net, [us, eu, ap]) = three().await;
     let acme = created_on_a_branch(&net, &us, &eu).await;
-    let mut of_us = connect(&ap.replication, "us").await;
-    round(&ap.replication, &mut of_us).await;
+    let of_us = connect(&ap.replication, "us").await;
+    round(&ap.replication, &of_us).await;
     ap.seen(SYSTEM_ORG).await;
     ap.seen(acme).await;
     promote(&net, &eu).await;
@@ -112,7 +112,7 @@ async fn an_organisation_that_is_gone_goes_when_system_names_it_no_more() {
         !us.worlds.borrow().orgs.contains_key(&acme)
     })
     .await;
-    round(&ap.replication, &mut of_us).await;
+    round(&ap.replication, &of_us).await;
     assert!(ap.head(acme).await.is_some(), "`system` names it here");
     take(&ap, "eu").await;
     comes("the version in ap that does not name it", || async {
@@ -121,7 +121,7 @@ async fn an_organisation_that_is_gone_goes_when_system_names_it_no_more() {
         !system.objects.contains_key(&ObjectId::Org(acme))
     })
     .await;
-    round(&ap.replication, &mut of_us).await;
+    round(&ap.replication, &of_us).await;
     assert_eq!(ap.head(acme).await, None);
     assert!(ap.dump(&[&keys::home(acme)]).await.is_empty());
 }
@@ -153,8 +153,8 @@ async fn what_is_gone_is_told_by_the_facts_of_the_store() {
     promote(&net, &eu).await;
     // us sets it aside.
     let late = blind(&us, "us", &net);
-    let mut of_eu = connect(&late, "eu").await;
-    round(&late, &mut of_eu).await;
+    let of_eu = connect(&late, "eu").await;
+    round(&late, &of_eu).await;
     assert_eq!(us.head(acme).await, None);
     comes("the end in us", || async {
         !us.worlds.borrow().orgs.contains_key(&acme)
@@ -164,7 +164,7 @@ async fn what_is_gone_is_told_by_the_facts_of_the_store() {
     take(&ap, "eu").await;
     ap.seen(SYSTEM_ORG).await;
     let late = blind(&ap, "eu", &net);
-    let mut of_us = connect(&late, "us").await;
-    round(&late, &mut of_us).await;
+    let of_us = connect(&late, "us").await;
+    round(&late, &of_us).await;
     assert_eq!(ap.head(acme).await, None);
 }

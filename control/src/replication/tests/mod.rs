@@ -1,5 +1,6 @@
 //! Regions in one process: real stores, publishers and replication over streams that can be cut.
 
+mod at_one_time;
 mod by_region;
 mod by_region_faults;
 mod departed;
@@ -13,3 +14,4 @@ mod resealed;
 mod revoked;
 mod shares;
 mod signed;
+mod waves;

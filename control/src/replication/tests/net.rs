@@ -22,13 +22,16 @@ use proto::store::load;
 use proto::tree::{Change, Head, Operation, SYSTEM_ORG, SecretChange};
 use proto::version::Epoch;
 use proto::wire::link::{GREETING_BYTES_MAX, read_frame};
+use proto::wire::replication::Position;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::watch;
 
+use super::super::apply::Guard;
 use super::super::connection::Connection;
 use super::super::source::{ANSWER_BYTES, Source};
-use super::super::{Dialer, Replication};
+use super::super::taking::Taking;
+use super::super::{Broken, Dialer, Replication};
 use crate::publish::PublisherOptions;
 use crate::publish::{Author, DEADLINE, Idempotency, Publish, PublishError, Published, Publisher};
 use crate::regions::{Homes, Peer, Regions};
@@ -156,6 +159,17 @@ impl Signing {
 
     fn listed(&self, region: &str) -> Vec<VerifyingKey> {
         self.listed.get(region).cloned().unwrap_or_default()
+    }
+}
+
+impl Replication {
+    /// Hears once what has moved, and stores it.
+    pub(in crate::replication) async fn round(
+        &self,
+        connection: &Connection,
+        guard: &Guard,
+    ) -> Result<Vec<(OrgId, Position)>, Broken> {
+        Taking::new(self, connection, guard).round().await
     }
 }
 

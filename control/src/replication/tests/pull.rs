@@ -57,14 +57,10 @@ async fn follow_in(
     let place = Place::take(&store, keys::REPLICATION).await.unwrap();
     let guard = Some(place.held());
     for at in 0..10_000 {
-        let Ok(mut connection) = connect(home, answer_bytes, bytes(at)).await else {
+        let Ok(connection) = connect(home, answer_bytes, bytes(at)).await else {
             continue;
         };
-        match eu
-            .replication
-            .round(&mut connection, &guard, Vec::new())
-            .await
-        {
+        match eu.replication.round(&connection, &guard).await {
             Ok(_) => return at,
             Err(Broken::Link(_) | Broken::Apply(ApplyError::Link(_))) => {}
             Err(error) => panic!("{error}"),
@@ -246,12 +242,9 @@ async fn only_one_control_plane_of_a_region_stores() {
         })
         .await
         .unwrap();
-    let mut connection = connect(&home, ANSWER_BYTES, usize::MAX).await.unwrap();
+    let connection = connect(&home, ANSWER_BYTES, usize::MAX).await.unwrap();
     let guard = Some(place.held());
-    let deposed = eu
-        .replication
-        .round(&mut connection, &guard, Vec::new())
-        .await;
+    let deposed = eu.replication.round(&connection, &guard).await;
     let moved = matches!(deposed, Err(Broken::Apply(ApplyError::Moved(_))));
     assert!(moved, "{deposed:?}");
     assert!(eu.dump(&[&keys::head(org)]).await.is_empty());

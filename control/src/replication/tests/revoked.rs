@@ -22,8 +22,8 @@ async fn asks(net: &Net, region: &Region, other: &Region, protocol: u16) {
     let place = Place::take(&store, proto::keys::REPLICATION).await.unwrap();
     let guard = Some(place.held());
     let way = net.dial((region.name(), other.name())).await.unwrap();
-    let mut way = way.speaking(protocol);
-    let round = region.replication.round(&mut way, &guard, Vec::new());
+    let way = way.speaking(protocol);
+    let round = region.replication.round(&way, &guard);
     round.await.unwrap();
 }
 

@@ -467,33 +467,79 @@ async fn fraction(region: &RealRegion, org: OrgId, id: &str) -> u64 {
     held.unwrap_or_default().fraction(&share)
 }
 
-#[tokio::test]
-async fn control_planes_give_what_is_not_used_to_who_refuses_callers() {
-    let (_net, regions) = installation(&["us", "eu", "ap"]).await;
-    let org = regions[0].org();
-    let id = MeterId::from_bits(7);
+/// A meter of 1,000 a second that three regions share.
+fn create_shared(org: OrgId, id: MeterId) -> Operation {
     let spec = json!({"limits": [{"limit": 1_000, "window": "second"}], "shared_by": NAMES});
-    let create = Operation::Create {
+    Operation::Create {
         id: ObjectId::Meter(id),
         body: Body::Meter(Attached {
             parent: ObjectId::Org(org),
             spec: serde_json::from_value(spec).unwrap(),
         }),
         secret: None,
+    }
+}
+
+/// What nodes of a region tell.
+async fn tell(region: &RealRegion, id: &str, demand: Demand) {
+    let meters = BTreeMap::from([(id.to_owned(), demand)]);
+    let told = serde_json::to_vec(&NodeDemand { meters }).unwrap();
+    write(region, keys::demand(NodeId::from_bits(1)), told).await;
+}
+
+#[tokio::test]
+async fn a_share_is_taken_over_links_that_break_before_its_wait_is_over() {
+    let (_net, regions) = installation(&["us", "eu", "ap"]).await;
+    let (us, eu) = (&regions[0], &regions[1]);
+    let (org, id) = (us.org(), MeterId::from_bits(7));
+    us.publish(org, vec![create_shared(org, id)]).await;
+    us.seen(org).await;
+    let id = id.to_string();
+    let peer = &eu.replication.regions.peers[0];
+    let way = eu.replication.connect(peer, 0).await.unwrap();
+    eu.replication.round(&way, &None).await.unwrap();
+    eu.seen(org).await;
+    let refused = Demand {
+        used: WHOLE / 3,
+        refused: WHOLE,
     };
-    regions[0].publish(org, vec![create]).await;
+    tell(eu, &id, refused).await;
+    let first = fraction(eu, org, &id).await;
+    let taken = async {
+        while fraction(eu, org, &id).await == first {
+            // Each link lasts for one exchange.
+            let way = eu.replication.connect(peer, 0).await.unwrap();
+            eu.replication.move_shares(&way, &None).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let taken = tokio::time::timeout(Duration::from_secs(60), taken).await;
+    assert!(taken.is_ok(), "{first} for ever");
+    let (had, has) = (fraction(us, org, &id).await, fraction(eu, org, &id).await);
+    assert!(has > first && had + has <= 2 * first, "{had} {has}");
+}
+
+#[tokio::test]
+async fn control_planes_give_what_is_not_used_to_who_refuses_callers() {
+    let (_net, regions) = installation(&["us", "eu", "ap"]).await;
+    let org = regions[0].org();
+    let id = MeterId::from_bits(7);
+    regions[0].publish(org, vec![create_shared(org, id)]).await;
     let followers = regions
         .iter()
         .map(|region| tokio::spawn(Follower::new(region.replication.clone()).run()));
     let followers: Vec<_> = followers.collect();
     let id = id.to_string();
-    let tell = async |region: &RealRegion, used, refused| {
-        let meters = BTreeMap::from([(id.clone(), Demand { used, refused })]);
-        let told = serde_json::to_vec(&NodeDemand { meters }).unwrap();
-        write(region, keys::demand(NodeId::from_bits(1)), told).await;
+    let busy = Demand {
+        used: WHOLE / 3,
+        refused: WHOLE,
     };
-    tell(&regions[1], WHOLE / 3, WHOLE).await;
-    tell(&regions[2], WHOLE / 6, 0).await;
+    let calm = Demand {
+        used: WHOLE / 6,
+        refused: 0,
+    };
+    tell(&regions[1], &id, busy).await;
+    tell(&regions[2], &id, calm).await;
     let moved = async {
         loop {
             let shares = [

@@ -29,8 +29,8 @@ async fn dial(from: &Region, to: &str) -> Connection {
 }
 
 /// One round of what a region takes from another.
-async fn round(from: &Region, mut connection: Connection) {
-    let taken = from.replication.round(&mut connection, &None, Vec::new());
+async fn round(from: &Region, connection: Connection) {
+    let taken = from.replication.round(&connection, &None);
     taken.await.unwrap();
 }
 

@@ -7,6 +7,8 @@
 //! reads the real one: every hash is checked again. Newer revocations lie beside it (`facts`).
 
 mod facts;
+mod left;
+mod parts;
 mod sealed_file;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,10 +19,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use self::parts::{Content, content, frames};
 use self::sealed_file::{SealedFile, temporary};
 use super::follow::World;
 use super::frozen::Frozen;
@@ -30,10 +33,7 @@ use crate::keys;
 use crate::restarts::Restarts;
 use crate::seal::{DigestKey, Purpose};
 use crate::tree::{Hash, OrgConfig};
-use crate::wire::{self, Message};
 
-/// Values of one frame.
-const PART_BYTES: usize = 2 * 1024 * 1024;
 /// Shortest time between two writes, so that a burst of changes is one.
 const PAUSE: Duration = Duration::from_secs(1);
 /// At least so many times as long as a write took is waited before the next one: of a large
@@ -52,21 +52,6 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const COPY: &str = "kept.bin";
 /// The name of the facts beside it.
 const FACTS: &str = "kept-facts.bin";
-
-/// A part of the file's content.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Part {
-    revision: i64,
-    /// When it was last proven that nothing else was in the store, in seconds since 1970.
-    proven_at_s: i64,
-    /// Whether this is the last part.
-    last: bool,
-    pairs: Vec<(String, Bytes)>,
-}
-
-impl Message for Part {
-    const SCHEMA: u16 = wire::SCHEMA_KEPT_PART;
-}
 
 /// Why a kept copy cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -206,12 +191,12 @@ async fn copy(
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut restarts = Restarts::of("kept-copy", health.clone());
-    let mut leaves = HashMap::new();
+    let (mut leaves, mut last) = (HashMap::new(), None);
     let (mut stopping, mut failures) = (false, 0_u32);
     loop {
         let world = worlds.borrow_and_update().clone();
         let (begun, age) = (Instant::now(), health.facts_age());
-        let keeping = keep(&kept, &*store, (&world, age), &mut leaves);
+        let keeping = keep(&kept, &*store, (&world, age), (&mut leaves, &mut last));
         match restarts.run(keeping).await {
             Some(Ok(())) => {
                 health.kept(COPY, None);
@@ -268,12 +253,13 @@ fn pause(took: Duration) -> Duration {
 
 /// Keeps a world that was proven to be whole so long ago ([`Health::facts_age`]); one that never
 /// was is not kept. A world also changes by what a peer says, without the store: it is not younger
-/// for that.
+/// for that. Where something has left since the `last` one, or that is not known, the copy before
+/// goes too.
 async fn keep(
     kept: &Arc<Kept>,
     store: &dyn Store,
-    (world, age): (&World, Option<Duration>),
-    leaves: &mut HashMap<String, Bytes>,
+    (world, age): (&Arc<World>, Option<Duration>),
+    (leaves, last): (&mut HashMap<String, Bytes>, &mut Option<Arc<World>>),
 ) -> Result<(), KeptError> {
     let Some(age) = age.filter(|_| world.revision != Revision(0)) else {
         return Ok(());
@@ -284,8 +270,16 @@ async fn keep(
     let pairs = pairs.map_err(|error| KeptError::Content(error.to_string()))?;
     let content = frames(world.revision, proven_at_s, &pairs)?;
     let kept = kept.clone();
-    let written = tokio::task::spawn_blocking(move || kept.copy.write(content)).await;
-    written.map_err(|error| KeptError::Content(error.to_string()))?
+    let before = last.take();
+    let nothing_left = before.is_some_and(|before| !left::has_left(&before, world));
+    let write = move || match nothing_left {
+        true => kept.copy.write(content),
+        false => kept.copy.write_over(content),
+    };
+    let written = tokio::task::spawn_blocking(write).await;
+    written.map_err(|error| KeptError::Content(error.to_string()))??;
+    *last = Some(world.clone());
+    Ok(())
 }
 
 /// What a follower needs to make the same world. Leaves that did not change are not read again.
@@ -344,51 +338,6 @@ async fn leaf(
 fn json(value: &impl Serialize) -> Bytes {
     // Structs of texts, numbers and lists: serialising into memory cannot fail.
     serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-fn frames(
-    revision: Revision,
-    proven_at_s: i64,
-    pairs: &BTreeMap<String, Bytes>,
-) -> Result<Vec<u8>, KeptError> {
-    let part = || Part {
-        revision: revision.0,
-        proven_at_s,
-        ..Part::default()
-    };
-    let encoded =
-        |part: &Part| wire::encode(part).map_err(|error| KeptError::Content(error.to_string()));
-    let (mut content, mut current, mut bytes) = (Vec::new(), part(), 0);
-    for (key, value) in pairs {
-        if bytes > PART_BYTES {
-            content.extend(encoded(&current)?);
-            (current, bytes) = (part(), 0);
-        }
-        bytes += key.len() + value.len();
-        current.pairs.push((key.clone(), value.clone()));
-    }
-    current.last = true;
-    content.extend(encoded(&current)?);
-    Ok(content)
-}
-
-type Content = (Revision, i64, BTreeMap<String, Bytes>);
-
-fn content(mut frames: &[u8]) -> Result<Content, KeptError> {
-    let unreadable = |error: wire::WireError| KeptError::Content(error.to_string());
-    let mut pairs = BTreeMap::new();
-    loop {
-        let length = wire::frame_len(frames).map_err(unreadable)?;
-        let (frame, rest) = frames
-            .split_at_checked(length)
-            .ok_or_else(|| KeptError::Content("a part is cut".into()))?;
-        let part: Part = wire::decode(frame).map_err(unreadable)?;
-        pairs.extend(part.pairs);
-        if part.last && rest.is_empty() {
-            return Ok((Revision(part.revision), part.proven_at_s, pairs));
-        }
-        frames = rest;
-    }
 }
 
 #[cfg(test)]
@@ -534,18 +483,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Embedded::open(&dir.path().join("store")).unwrap();
         let kept = Arc::new(kept(&dir, 1, "eu"));
-        let world = World {
+        let world = Arc::new(World {
             revision: Revision(7),
             ..World::default()
-        };
+        });
         // Without the store for two hours, and yet a new world: a peer had news.
         for (age, expected) in [
             (None, None),
             (Some(2 * HOUR), Some(2)),
             (Some(HOUR / 2), Some(0)),
         ] {
-            let leaves = &mut HashMap::new();
-            keep(&kept, &*store, (&world, age), leaves).await.unwrap();
+            let seen = (&mut HashMap::new(), &mut None);
+            keep(&kept, &*store, (&world, age), seen).await.unwrap();
             let read = kept.read(3 * HOUR).unwrap();
             let hours = read.map(|(_, age)| age.as_secs() / 3_600);
             assert_eq!(hours, expected, "{age:?}");

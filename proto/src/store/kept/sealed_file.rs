@@ -98,10 +98,7 @@ impl SealedFile {
     ///
     /// # Errors
     /// [`KeptError`]; the file is then as it was.
-    pub fn write(&self, mut content: Vec<u8>) -> Result<(), KeptError> {
-        let aad = Aad::from(self.of.as_slice());
-        let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
-        let nonce = sealed.map_err(|_| KeptError::Sealed)?;
+    pub fn write(&self, content: Vec<u8>) -> Result<(), KeptError> {
         let keep = || {
             let previous = self.previous.as_ref();
             if let Some(previous) = previous.filter(|_| !self.is_damaged.load(Relaxed)) {
@@ -110,12 +107,40 @@ impl SealedFile {
                 let _ = fs::hard_link(&self.file, previous);
             }
         };
-        // Two processes write here while one takes over from the other.
-        let temporary = self.file.with_extension(temporary(std::process::id()));
-        let parts: [&[u8]; 3] = [MAGIC, nonce.as_ref(), &content];
-        private_file::replace_after(&self.file, &temporary, &parts, keep)?;
+        self.put(&self.file, content, keep)?;
         self.is_damaged.store(false, Relaxed);
         Ok(())
+    }
+
+    /// The same, and nothing of what it held before stays: once it is written it is written a
+    /// second time, as the one before.
+    ///
+    /// # Errors
+    /// [`KeptError`]; what it held before may stay, and it is to be written again.
+    pub fn write_over(&self, content: Vec<u8>) -> Result<(), KeptError> {
+        let Some(previous) = &self.previous else {
+            return self.write(content);
+        };
+        self.put(&self.file, content.clone(), || {})?;
+        self.is_damaged.store(false, Relaxed);
+        self.put(previous, content, || {})
+    }
+
+    fn put(
+        &self,
+        file: &Path,
+        mut content: Vec<u8>,
+        before: impl FnOnce(),
+    ) -> Result<(), KeptError> {
+        let aad = Aad::from(self.of.as_slice());
+        let sealed = self.key.seal_in_place_append_tag(aad, &mut content);
+        let nonce = sealed.map_err(|_| KeptError::Sealed)?;
+        // Two processes write here while one takes over from the other.
+        let temporary = file.with_extension(temporary(std::process::id()));
+        let parts: [&[u8]; 3] = [MAGIC, nonce.as_ref(), &content];
+        Ok(private_file::replace_after(
+            file, &temporary, &parts, before,
+        )?)
     }
 }
 
