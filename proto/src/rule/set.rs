@@ -2,8 +2,8 @@
 //!
 //! Few rules are tried one after the other. Many path patterns share one [`RegexSet`], which reads
 //! the path once for all of them and leaves only the rules that can match; many rules that ask for
-//! a field are found by the fields that the request has ([`FieldSet`]). Methods are a bit mask, so a
-//! request whose method no path rule covers does not run the set of paths.
+//! a field are found by the fields that the request has ([`FieldSet`]). Methods are a bit mask, so
+//! a request whose method no path rule covers does not run the set of paths.
 
 use regex::{RegexSet, RegexSetBuilder, SetMatches};
 
