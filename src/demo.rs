@@ -126,7 +126,8 @@ pub async fn ensure(
                 proxy_id: Some(ProxyId::new()),
             };
             let operations = made(publisher, &demo)?;
-            (demo, operations)
+            // First: nobody knows the key of one that is made and not remembered.
+            (keep(demo, file)?, operations)
         }
     };
     match publish(publisher, org, operations).await {

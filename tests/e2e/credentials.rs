@@ -293,6 +293,15 @@ fn a_key_that_is_rotated_away_while_a_body_comes_sends_nothing() {
     wait_for("a request under way", || {
         (gateway.metric("requestrocket_requests_in_flight") >= 1.0).then_some(())
     });
+    // The request has a form that is not the last one before the revocation.
+    gateway.patch(&format!("/proxies/{}", proxy.id), json!({"active": false}));
+    wait_for("the change", || {
+        (proxy.get("/").status() == 403).then_some(())
+    });
+    gateway.patch(&format!("/proxies/{}", proxy.id), json!({"active": true}));
+    wait_for("the change", || {
+        (proxy.get("/").status() == 200).then_some(())
+    });
     let rotate = format!("/credentials/{}/rotate", proxy.proxy_credential);
     let rotated = gateway.api("POST", &rotate, Some(&json!({})));
     assert_eq!(rotated.status(), 200, "{}", rotated.text());

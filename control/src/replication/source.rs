@@ -213,6 +213,11 @@ impl Session<'_> {
     /// Keeps what the follower has stored where every control plane of this region reads it.
     async fn keep(&self, applied: &[(OrgId, Position)]) -> Result<(), SourceError> {
         let key = |org: &OrgId| keys::replicated(&self.region, *org);
+        // A key once in a transaction: of what is told twice the last.
+        let applied: BTreeMap<OrgId, &Position> = applied
+            .iter()
+            .map(|(org, position)| (*org, position))
+            .collect();
         let puts = applied
             .iter()
             .map(|(org, position)| Op::put(key(org), json(position)));

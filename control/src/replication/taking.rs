@@ -183,18 +183,32 @@ impl<'a> Taking<'a> {
             news: self.heard,
             current: before,
         };
+        let following = self.replication.status.following(self.connection.peer());
         for moved in news.moved {
-            self.gone.remove(&moved.org);
+            let org = moved.org;
+            self.gone.remove(&org);
             self.wait(moved, told);
+            if following.unverified.contains_key(&org) {
+                self.is_stuck(org);
+            }
         }
         for moved in news.again {
             let org = &moved.org;
             if !self.waiting.contains_key(org) && !self.under_way.contains_key(org) {
+                let org = *org;
                 self.wait(moved, told);
+                self.is_stuck(org);
             }
         }
         self.gone
             .extend(news.gone.into_iter().map(|org| (org, self.heard)));
+    }
+
+    /// It could not be taken before: it is no younger for what was told of others since.
+    fn is_stuck(&mut self, org: OrgId) {
+        if let Some((_, told)) = self.waiting.get_mut(&org) {
+            told.current = None;
+        }
     }
 
     fn wait(&mut self, moved: Moved, told: Told) {
@@ -296,7 +310,11 @@ impl<'a> Taking<'a> {
         }
         self.requeue(org);
         match taken {
-            Ok(stored) => self.applied.extend(stored.map(|stored| (org, stored))),
+            Ok(stored) => {
+                self.applied
+                    .retain(|(told, _)| *told != org || stored.is_none());
+                self.applied.extend(stored.map(|stored| (org, stored)));
+            }
             Err(Broken::Apply(error @ ApplyError::Refused { .. })) => {
                 warn!(%org, "{error}");
                 self.refused = Some(error);

@@ -12,7 +12,7 @@ use super::evaluation::{
 };
 use super::facts::{BodyFacts, Facts, FormOverride};
 use super::parts::{MethodName, Methods};
-use super::set::RuleSet;
+use super::set::{RuleSet, mark};
 use super::{Effect, Mode, OnUnreadable, Presence};
 use crate::body_view::Unreadable;
 
@@ -32,10 +32,11 @@ impl RuleSet {
         let mut tally = Tally::default();
         let mut add = |rule: &'s CompiledRule| tally.add(rule, rule.result(facts, &hits));
         match self.candidates(facts, &hits) {
-            Some(places) => places
-                .into_iter()
-                .filter_map(|place| self.rules.get(place))
-                .for_each(&mut add),
+            Some(places) => {
+                let rules = self.rules.iter().zip(places);
+                let can_match = rules.filter(|(_, can_match)| *can_match);
+                can_match.for_each(|(rule, _)| add(rule));
+            }
             None => self.rules.iter().for_each(&mut add),
         }
         let shadow = std::mem::take(&mut tally.shadow);
@@ -59,20 +60,21 @@ impl RuleSet {
         self.rules.iter().map(trace).collect()
     }
 
-    /// The places of the rules that can match, in order; `None` for all of a small scope.
-    fn candidates(&self, facts: &Facts<'_>, hits: &PathHits) -> Option<Vec<usize>> {
+    /// Of each rule whether it can match; `None` in a small scope.
+    fn candidates(&self, facts: &Facts<'_>, hits: &PathHits) -> Option<Vec<bool>> {
         if self.path_set.is_none() && self.field_set.is_none() {
             return None;
         }
-        let mut places = self.unfiltered.clone();
+        let mut places = vec![false; self.rules.len()];
+        for place in &self.unfiltered {
+            mark(&mut places, *place);
+        }
         if let (Some(paths), PathHits::Found(readings)) = (&self.path_set, hits) {
-            paths.add_found(readings, &mut places);
+            paths.mark_found(readings, &mut places);
         }
         if let Some(fields) = &self.field_set {
-            fields.add_found(facts, &mut places);
+            fields.mark_found(facts, &mut places);
         }
-        places.sort_unstable();
-        places.dedup();
         Some(places)
     }
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use http::HeaderMap;
 use http::header::HeaderName;
 use regex::{RegexSet, RegexSetBuilder};
 
@@ -14,7 +13,7 @@ use super::compile::CompiledRule;
 use super::facts::Facts;
 use super::parts::NameMatcher;
 use super::pattern::Flags;
-use super::set::{SET_CACHE_BYTES, SET_FROM};
+use super::set::{SET_CACHE_BYTES, SET_FROM, mark};
 use super::{COMPILED_BYTES_MAX, NamedPart, Presence, Rule};
 use crate::query;
 
@@ -72,46 +71,49 @@ impl FieldSet {
             return None;
         }
         *unfiltered = rest;
-        let fields = headers.len() + queries.len();
+        // Those that become sets share the memory for automata.
+        let members = headers.values().chain(queries.values());
+        let sets = members.filter(|members| with_value(members).count() >= SET_FROM);
+        let cache_bytes = SET_CACHE_BYTES / sets.count().max(1);
         Some(Self {
             headers: headers
                 .into_iter()
-                .map(|(name, members)| (name, Field::of(members, fields)))
+                .map(|(name, members)| (name, Field::of(members, cache_bytes)))
                 .collect(),
             query: queries
                 .into_iter()
-                .map(|(name, members)| (name, Field::of(members, fields)))
+                .map(|(name, members)| (name, Field::of(members, cache_bytes)))
                 .collect(),
         })
     }
 
-    /// Adds the places of the rules that can match, in any order and some of them twice.
-    pub(super) fn add_found(&self, facts: &Facts<'_>, places: &mut Vec<usize>) {
-        self.add_headers(facts.headers, places);
-        if !self.query.is_empty() {
-            for (name, value) in query::pairs(facts.query) {
-                if let Some(field) = self.query.get(&*name) {
-                    field.add_found(&value, places);
+    /// Marks the places of the rules that can match.
+    pub(super) fn mark_found(&self, facts: &Facts<'_>, places: &mut [bool]) {
+        if !self.headers.is_empty() {
+            for (name, value) in facts.headers {
+                if let Some(field) = self.headers.get(name) {
+                    field.mark_found(value.as_bytes(), places);
                 }
             }
         }
-    }
-
-    fn add_headers(&self, headers: &HeaderMap, places: &mut Vec<usize>) {
-        if self.headers.is_empty() {
-            return;
-        }
-        for (name, value) in headers {
-            if let Some(field) = self.headers.get(name) {
-                field.add_found(value.as_bytes(), places);
+        if !self.query.is_empty() {
+            for (name, value) in query::pairs(facts.query) {
+                if let Some(field) = self.query.get(&*name) {
+                    field.mark_found(&value, places);
+                }
             }
         }
     }
 }
 
+/// Those with a pattern for the value.
+fn with_value<'m>(members: &'m Members<'_>) -> impl Iterator<Item = &'m (usize, &'m NamedPart)> {
+    members.iter().filter(|(_, part)| part.value.is_some())
+}
+
 impl Field {
-    /// Of these rules, one of so many fields, which share the memory for automata.
-    fn of(members: Members<'_>, fields: usize) -> Self {
+    /// Of these rules, with so much memory for an automaton.
+    fn of(members: Members<'_>, cache_bytes: usize) -> Self {
         let (with_value, mut by_name): (Members<'_>, Members<'_>) = members
             .into_iter()
             .partition(|(_, part)| part.value.is_some());
@@ -123,7 +125,7 @@ impl Field {
         let set = || {
             RegexSetBuilder::new(with_value.iter().map(inline))
                 .size_limit(COMPILED_BYTES_MAX)
-                .dfa_size_limit(SET_CACHE_BYTES / fields)
+                .dfa_size_limit(cache_bytes)
                 .build()
                 .ok()
         };
@@ -142,11 +144,12 @@ impl Field {
         }
     }
 
-    fn add_found(&self, value: &[u8], places: &mut Vec<usize>) {
-        places.extend(&self.by_name);
+    fn mark_found(&self, value: &[u8], places: &mut [bool]) {
+        self.by_name.iter().for_each(|place| mark(places, *place));
         if let Some(values) = &self.by_value {
             let found = values.set.matches(&String::from_utf8_lossy(value));
-            places.extend(found.iter().filter_map(|number| values.places.get(number)));
+            let found = found.iter().filter_map(|number| values.places.get(number));
+            found.for_each(|place| mark(places, *place));
         }
     }
 }

@@ -42,12 +42,20 @@ pub(super) struct PathSet {
 }
 
 impl PathSet {
-    /// Adds the places of the rules that can match, given what was found in each reading.
+    /// Marks the places of the rules that can match, given what was found in each reading.
     ///
     /// The others of the set ask for a pattern that was found in none.
-    pub(super) fn add_found(&self, readings: &[SetMatches], places: &mut Vec<usize>) {
+    pub(super) fn mark_found(&self, readings: &[SetMatches], places: &mut [bool]) {
         let found = readings.iter().flat_map(SetMatches::iter);
-        places.extend(found.filter_map(|number| self.rule_places.get(number)));
+        let found = found.filter_map(|number| self.rule_places.get(number));
+        found.for_each(|place| mark(places, *place));
+    }
+}
+
+/// The rule in this place can match.
+pub(super) fn mark(places: &mut [bool], place: usize) {
+    if let Some(can_match) = places.get_mut(place) {
+        *can_match = true;
     }
 }
 

@@ -112,6 +112,15 @@ impl SlotState {
         limit / nodes + u64::from(place < limit % nodes)
     }
 
+    /// The part that is everybody's among all that hold or wait, `me` among them.
+    pub fn least_share(&self, me: Opener, limit: u64) -> u64 {
+        let mut nodes: Vec<Opener> = self.held.iter().map(|held| held.opener).collect();
+        nodes.push(me);
+        nodes.sort_unstable_by_key(|opener| (opener.node, opener.boot));
+        nodes.dedup();
+        limit / nodes.len() as u64
+    }
+
     /// Gives `me` so many slots for a time; false when there is no place for the entry.
     pub fn set(&mut self, me: Opener, n: u64, ends_in_ns: u64) -> bool {
         self.held.retain(|held| !held.holds(me));

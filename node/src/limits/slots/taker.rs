@@ -19,6 +19,10 @@ const SURPLUS_NS: u64 = 500_000_000;
 const WAIT_NS: u64 = TTL_NS / 2;
 /// Who still waits says so again after this time, and hears by it what has become free.
 const WAIT_AGAIN_NS: u64 = 1_000_000_000;
+/// The same with many nodes on one key, which takes some thirty writes a second.
+const WAIT_AGAIN_NS_MAX: u64 = 3_000_000_000;
+/// For each of them.
+const WAIT_EACH_NS: u64 = 33_000_000;
 /// While one waits, this part of the limit is left free for it.
 const STEP: u64 = 10;
 /// A write that failed is tried again after this time.
@@ -135,7 +139,7 @@ impl Taker {
             leaving || above || now_ns >= since_ns.saturating_add(SURPLUS_NS)
         });
         let renew_ns = self.renew_ns(&state);
-        let tells = waits && state.waits_ns(self.me) <= WAIT_NS - WAIT_AGAIN_NS;
+        let tells = waits && state.waits_ns(self.me) <= WAIT_NS - again_ns(&state);
         if !(raise || surplus_over || now_ns >= renew_ns || tells) {
             self.full(&state, now_ns);
             let surplus_ns = self.surplus_since_ns;
@@ -301,7 +305,8 @@ impl Taker {
         let missing = self.slots.used().saturating_add(waiting) > wanted;
         let mut known = state.clone();
         known.wait(self.me, Some(WAIT_NS));
-        let share = known.share(self.me, self.slots.spec.load().limit);
+        // What cannot be divided goes round to nobody: it would for ever.
+        let share = known.least_share(self.me, self.slots.spec.load().limit);
         // Unless there is no place to say so.
         let said = known.waits_ns(self.me) > 0;
         waiting > 0 && missing && said && wanted < share.max(1)
@@ -328,8 +333,14 @@ impl Taker {
         let known = state.others_wait(self.me) > 0 || state.waits_ns(self.me) > 0;
         match state.of(self.me) {
             0 => u64::MAX,
-            _ if known => self.renewed_ns.saturating_add(WAIT_AGAIN_NS),
+            _ if known => self.renewed_ns.saturating_add(again_ns(state)),
             _ => self.renewed_ns.saturating_add(RENEW_NS),
         }
     }
+}
+
+/// When who waits says so again, by how many have an entry.
+fn again_ns(state: &SlotState) -> u64 {
+    let each_ns = WAIT_EACH_NS.saturating_mul(state.held.len() as u64);
+    each_ns.clamp(WAIT_AGAIN_NS, WAIT_AGAIN_NS_MAX)
 }

@@ -4,10 +4,12 @@
 //! before, and a proxy that nothing it is made of was touched of. A proxy that cannot be compiled
 //! keeps its last good form and is reported.
 
+mod compiled;
 mod credentials;
 mod elsewhere;
 mod meters;
 mod naming;
+mod pinned;
 mod policies;
 mod targets;
 #[cfg(test)]
@@ -33,7 +35,9 @@ use proto::target::{PropagateTrace, Timeouts};
 use proto::validation::{BodySchema, BodyValidator};
 use tracing::warn;
 
+use self::compiled::Compiled;
 use self::naming::{Naming, Replaced};
+use self::pinned::Pinned;
 use self::policies::Policies;
 use self::touched::{Touched, scopes};
 use super::guard::Guard;
@@ -74,24 +78,7 @@ pub struct Compiler {
     known_gateways: KnownGateways,
     before: HashMap<OrgId, Compiled>,
     naming: Naming,
-}
-
-/// One organisation, compiled.
-struct Compiled {
-    state: Arc<OrgState>,
-    slug: Arc<str>,
-    /// The number of its version, with which its forms count on.
-    version: Arc<AtomicU64>,
-    proxies: BTreeMap<ProxyId, Arc<CompiledProxy>>,
-    faults: Vec<Fault>,
-    /// Those that a fault concerns; they are tried each time.
-    faulty: BTreeSet<ProxyId>,
-}
-
-impl Compiled {
-    fn forms(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<CompiledProxy>)> + Clone {
-        self.proxies.values().map(|form| (&self.slug, form))
-    }
+    pinned: Pinned,
 }
 
 /// A snapshot, and what could not be made part of it.
@@ -113,6 +100,7 @@ impl Compiler {
             known_gateways: KnownGateways::default(),
             before: HashMap::new(),
             naming: Naming::default(),
+            pinned: Pinned::default(),
         }
     }
 
@@ -123,7 +111,9 @@ impl Compiler {
 
     /// Compiles everything anew the next time: what is known may be half of something.
     pub fn forget(&mut self) {
-        self.before.clear();
+        let before = std::mem::take(&mut self.before);
+        let forms = before.values().flat_map(Compiled::forms);
+        self.pinned.add(forms.map(|(_, form)| form));
         self.naming = Naming::default();
     }
 
@@ -150,6 +140,10 @@ impl Compiler {
         let former = std::mem::replace(&mut self.before, compiled);
         for (slug, form) in former.values().flat_map(Compiled::forms) {
             replaced.gone.push((slug.clone(), form.clone()));
+        }
+        self.pinned.add(replaced.gone.iter().map(|(_, form)| form));
+        for (org, now) in &self.before {
+            self.pinned.revoke(*org, &now.state.retired);
         }
         let standing = self.before.values().flat_map(Compiled::forms);
         self.naming
@@ -196,7 +190,6 @@ impl Compiler {
             None => now.proxies.keys().copied().filter(is_gone).collect(),
         };
         for form in gone.iter().filter_map(|id| now.proxies.remove(id)) {
-            form.revoke(&state.retired);
             form.version.ends();
             replaced.gone.push((now.slug.clone(), form));
         }
@@ -241,8 +234,6 @@ impl Compiler {
                     }
                     replaced.come.push((now.slug.clone(), form.clone()));
                     if let Some(old) = now.proxies.insert(id, form) {
-                        // Requests under way have pinned it.
-                        old.revoke(&state.retired);
                         old.version.ends();
                         replaced.gone.push((now.slug.clone(), old));
                     }

@@ -33,16 +33,18 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
+    use bytes::Bytes;
     use serde_json::json;
 
     use super::super::{Kept, keep};
     use super::*;
     use crate::id::{CredentialId, OrgId, ProxyId, TargetId};
+    use crate::keys;
     use crate::object::{Body, ObjectId};
     use crate::seal::{DigestKey, Sealed};
     use crate::store::Revision;
     use crate::store::embedded::Embedded;
-    use crate::tree::OrgConfig;
+    use crate::tree::{Hash, OrgConfig};
     use crate::version::Epoch;
 
     const ORG: OrgId = OrgId::from_bits(5);
@@ -140,7 +142,10 @@ mod tests {
         let both = |new: (i64, &str), before: (i64, &str)| {
             [new, before].map(|(revision, names)| (revision, names.to_owned()))
         };
-        let mut seen = (HashMap::new(), None);
+        // The root of the version before the first is in no store.
+        let root = keys::leaf(ORG, &Hash::of(b""));
+        let read = || HashMap::from([(root.clone(), Bytes::new())]);
+        let mut seen = (read(), None);
         for (revision, secrets, expected) in [
             (1, &["old"][..], both((1, "old"), (1, "old"))),
             (2, &["new", "old"], both((2, "new old"), (1, "old"))),
@@ -154,7 +159,7 @@ mod tests {
         }
         // After a restart it is not known what the copies have.
         let now = (&world(5, &[], Vec::new()), Some(Duration::ZERO));
-        let seen = (&mut HashMap::new(), &mut None);
+        let seen = (&mut read(), &mut None);
         keep(&kept, &*store, now, seen).await.unwrap();
         assert_eq!(holds(5), both((5, ""), (5, "")));
     }
