@@ -263,8 +263,18 @@ mod tests {
             reset: Duration::from_millis(ms),
             status: status.clone(),
         };
-        let slots = |ms| SlotRefusal {
-            meter: "mtr_1".to_owned(),
+        let slots = |ms| no_slot(false, Duration::from_millis(ms));
+        for (ms, s) in [(34_022, 35), (34_000, 34), (1, 1)] {
+            let headers = vec![s.to_string(), ms.to_string()];
+            assert_eq!(waits(&refused(&tokens(ms))), (vec![s, s], headers.clone()));
+            assert_eq!(waits(&in_flight(&slots(ms))), (vec![s], headers));
+        }
+    }
+
+    /// The refusal of a meter of calls in flight.
+    fn no_slot(lost: bool, retry_after: Duration) -> SlotRefusal {
+        SlotRefusal {
+            meter: "mtr_2".to_owned(),
             spec: Arc::new(SlotSpec {
                 name: String::new(),
                 version: 1,
@@ -272,13 +282,8 @@ mod tests {
                 on_store_loss: StoreLoss::LocalShare,
                 answer: LimitAnswer::RateLimited,
             }),
-            lost: false,
-            retry_after: Duration::from_millis(ms),
-        };
-        for (ms, s) in [(34_022, 35), (34_000, 34), (1, 1)] {
-            let headers = vec![s.to_string(), ms.to_string()];
-            assert_eq!(waits(&refused(&tokens(ms))), (vec![s, s], headers.clone()));
-            assert_eq!(waits(&in_flight(&slots(ms))), (vec![s], headers));
+            lost,
+            retry_after,
         }
     }
 
@@ -323,18 +328,7 @@ mod tests {
             (false, "mtr_2:concurrency:in-flight"),
             (true, "mtr_2:concurrency:store-lost"),
         ] {
-            let refusal = SlotRefusal {
-                meter: "mtr_2".to_owned(),
-                spec: Arc::new(SlotSpec {
-                    name: String::new(),
-                    version: 1,
-                    limit: 5,
-                    on_store_loss: StoreLoss::LocalShare,
-                    answer: LimitAnswer::RateLimited,
-                }),
-                lost,
-                retry_after: Duration::from_secs(1),
-            };
+            let refusal = no_slot(lost, Duration::from_secs(1));
             assert_eq!(told(&in_flight(&refusal)), expected);
         }
     }

@@ -189,15 +189,14 @@ impl<'a> Taking<'a> {
             self.gone.remove(&org);
             self.wait(moved, told);
             if following.unverified.contains_key(&org) {
-                self.is_stuck(org);
+                self.note_stuck(org);
             }
         }
         for moved in news.again {
-            let org = &moved.org;
-            if !self.waiting.contains_key(org) && !self.under_way.contains_key(org) {
-                let org = *org;
+            let org = moved.org;
+            if !self.waiting.contains_key(&org) && !self.under_way.contains_key(&org) {
                 self.wait(moved, told);
-                self.is_stuck(org);
+                self.note_stuck(org);
             }
         }
         self.gone
@@ -205,7 +204,7 @@ impl<'a> Taking<'a> {
     }
 
     /// It could not be taken before: it is no younger for what was told of others since.
-    fn is_stuck(&mut self, org: OrgId) {
+    fn note_stuck(&mut self, org: OrgId) {
         if let Some((_, told)) = self.waiting.get_mut(&org) {
             told.current = None;
         }

@@ -98,14 +98,7 @@ impl SlotState {
     /// An equal part of the limit for `me`, among all that hold or wait; what cannot be divided is
     /// of those that wait longest.
     pub fn share(&self, me: Opener, limit: u64) -> u64 {
-        let waiting = self.held.iter().filter(|held| held.n == 0);
-        let holding = self.held.iter().filter(|held| held.n > 0);
-        let mut order: Vec<Opener> = Vec::new();
-        for opener in waiting.chain(holding).map(|held| held.opener).chain([me]) {
-            if !order.contains(&opener) {
-                order.push(opener);
-            }
-        }
+        let order = self.order(me);
         let nodes = order.len() as u64;
         let place = order.iter().position(|opener| *opener == me);
         let place = place.map_or(u64::MAX, |place| place as u64);
@@ -114,11 +107,20 @@ impl SlotState {
 
     /// The part that is everybody's among all that hold or wait, `me` among them.
     pub fn least_share(&self, me: Opener, limit: u64) -> u64 {
-        let mut nodes: Vec<Opener> = self.held.iter().map(|held| held.opener).collect();
-        nodes.push(me);
-        nodes.sort_unstable_by_key(|opener| (opener.node, opener.boot));
-        nodes.dedup();
-        limit / nodes.len() as u64
+        limit / self.order(me).len() as u64
+    }
+
+    /// All that wait, then all that hold, `me` among them, each once.
+    fn order(&self, me: Opener) -> Vec<Opener> {
+        let waiting = self.held.iter().filter(|held| held.n == 0);
+        let holding = self.held.iter().filter(|held| held.n > 0);
+        let mut order: Vec<Opener> = Vec::new();
+        for opener in waiting.chain(holding).map(|held| held.opener).chain([me]) {
+            if !order.contains(&opener) {
+                order.push(opener);
+            }
+        }
+        order
     }
 
     /// Gives `me` so many slots for a time; false when there is no place for the entry.

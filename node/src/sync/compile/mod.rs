@@ -142,9 +142,9 @@ impl Compiler {
             replaced.gone.push((slug.clone(), form.clone()));
         }
         self.pinned.add(replaced.gone.iter().map(|(_, form)| form));
-        for (org, now) in &self.before {
-            self.pinned.revoke(*org, &now.state.retired);
-        }
+        let now = |org: &OrgId| self.before.get(org);
+        self.pinned
+            .revoke(|org| now(org).map(|now| &*now.state.retired));
         let standing = self.before.values().flat_map(Compiled::forms);
         self.naming
             .take(&replaced, &self.parts.default_org, standing);

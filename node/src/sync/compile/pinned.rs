@@ -20,11 +20,15 @@ impl Pinned {
         self.0.extend(gone.map(Arc::downgrade));
     }
 
-    /// Tells those of an organisation which secrets are over.
-    pub(super) fn revoke(&self, org: OrgId, retired: &BTreeMap<CredentialId, Retired>) {
-        let forms = self.0.iter().filter_map(Weak::upgrade);
-        for form in forms.filter(|form| form.org == org) {
-            form.revoke(retired);
+    /// Tells them which secrets of their organisations are over.
+    pub(super) fn revoke<'s>(
+        &self,
+        retired: impl Fn(&OrgId) -> Option<&'s BTreeMap<CredentialId, Retired>>,
+    ) {
+        for form in self.0.iter().filter_map(Weak::upgrade) {
+            if let Some(retired) = retired(&form.org) {
+                form.revoke(retired);
+            }
         }
     }
 }
