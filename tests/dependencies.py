@@ -53,7 +53,7 @@ def main():
     ))
     packages = {package["id"]: package for package in metadata["packages"]}
     tree = subprocess.check_output(
-        ["cargo", "tree", "--workspace", "-e", "normal", "--prefix", "none", "--locked",
+        ["cargo", "tree", "--workspace", "-e", "normal,build,dev", "--prefix", "none", "--locked",
          "--format", "{p}"], text=True,
     )
     built = {tuple(line.split()[:2]) for line in tree.splitlines() if line.strip()}

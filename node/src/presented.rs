@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderName};
+use memchr::memmem;
+use proto::credential::SEARCHED_SECRET_BYTES_MIN;
 use proto::query;
 use proto::record::{KeyHint, PresentedKey};
 
@@ -148,6 +150,66 @@ fn keys_of_protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let protocols = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     let keys = protocols.filter_map(|protocol| protocol.split(|byte| *byte == b'.').next_back());
     keys.filter(|key| key.starts_with(ISSUED))
+}
+
+/// Whether a key that was accepted stands elsewhere in the request too, whatever the field or
+/// parameter is called: a client that tags its calls with it, or sends it twice, must not hand it
+/// to the target. What is shorter than [`SEARCHED_SECRET_BYTES_MIN`] bytes may be a common word,
+/// and is not looked for.
+pub fn is_copied(request: &Request, key: &[u8], places: &[Place]) -> bool {
+    let finder = finder(key);
+    let mut fields = request.headers.iter();
+    let is_place = |name: &HeaderName| {
+        let mut places = places.iter();
+        places.any(|place| matches!(place, Place::Header(place) if place == name))
+    };
+    let query = request.query.as_deref().unwrap_or_default();
+    let in_query = |(name, value): (Cow<'_, [u8]>, Cow<'_, [u8]>)| {
+        let mut places = places.iter();
+        holds(&finder, &value)
+            && !places
+                .any(|place| matches!(place, Place::Query(place) if place.as_bytes() == &*name))
+    };
+    finder.needle().len() >= SEARCHED_SECRET_BYTES_MIN
+        && (fields.any(|(name, value)| holds(&finder, value.as_bytes()) && !is_place(name))
+            || query::pairs(query).any(in_query))
+}
+
+/// Takes every field and every query parameter out of a request that holds the key; gives what the
+/// caller is warned of.
+pub fn take_copies_out(request: &mut Request, key: &[u8]) -> String {
+    let finder = finder(key);
+    let mut held: Vec<HeaderName> = Vec::new();
+    for (name, value) in &request.headers {
+        if holds(&finder, value.as_bytes()) && !held.contains(name) {
+            held.push(name.clone());
+        }
+    }
+    let mut named: Vec<String> = Vec::new();
+    for name in held {
+        request.headers.remove(&name);
+        named.push(format!("the field {name}"));
+    }
+    let query = request.query.as_deref();
+    if let Some(rest) =
+        query.and_then(|text| query::remove_where(text, |value| holds(&finder, value)))
+    {
+        let rest = rest.into_owned();
+        request.query = (!rest.is_empty()).then(|| rest.into());
+        named.push("the query".to_owned());
+    }
+    let places = named.join(" and ");
+    format!("the key of this request stood in {places} too and was not sent on from there")
+}
+
+/// Looks for a key, or for the password of a pair.
+fn finder(key: &[u8]) -> memmem::Finder<'_> {
+    let (user, password) = split_pair(key);
+    memmem::Finder::new(if password.is_empty() { user } else { password })
+}
+
+fn holds(finder: &memmem::Finder<'_>, value: &[u8]) -> bool {
+    value.len() >= finder.needle().len() && finder.find(value).is_some()
 }
 
 /// The key in `Authorization: Bearer …`.
@@ -342,5 +404,28 @@ mod tests {
         assert_eq!(bearer(&two), None, "given twice");
         let pair = request(&[("authorization", "Basic YTpi")], "/");
         assert_eq!(basic(&pair).as_deref(), Some(&b"a:b"[..]));
+    }
+
+    #[test]
+    fn copies_of_a_key_are_found_and_taken_out_wherever_they_stand() {
+        let key = b"rr_live_0123456789";
+        let field = |name: &'static str| Place::Header(HeaderName::from_static(name));
+        let fields = [
+            ("authorization", "rr_live_0123456789"),
+            ("x-a", "rr_live_0123"),
+        ];
+        let taken = vec![field("authorization"), Place::Query("key".into())];
+        let mut one = request(&fields, "/?key=rr_live_0123456789&a");
+        assert!(!is_copied(&one, key, &taken));
+        assert!(is_copied(&one, key, &taken[..1]), "in the query");
+        assert!(is_copied(&one, key, &taken[1..]), "in a field");
+        assert!(!is_copied(&one, b"rr_live", &[]), "too short to look for");
+        let warning = take_copies_out(&mut one, key);
+        assert!(warning.contains("the field authorization and the query"));
+        assert_eq!(one.query.as_deref(), Some(&b"a"[..]));
+        assert_eq!(one.headers.len(), 1, "what is not the whole key stays");
+        let pair = request(&[("x-a", "<a-password-of-a-pair>")], "/");
+        assert!(is_copied(&pair, b"anna:a-password-of-a-pair", &[]));
+        assert!(!is_copied(&pair, b"anna:another-password", &[]));
     }
 }

@@ -18,6 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("REQUESTROCKET_BIN") or str(
     pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/requestrocket"
 )
+# Variables of that beginning are settings, which would change what is tested.
+ENVIRONMENT = {name: value for name, value in os.environ.items()
+               if not name.startswith("REQUESTROCKET_")}
 
 
 def stop(process):
@@ -95,7 +98,7 @@ def gateway(tmp_path_factory):
     process = subprocess.Popen(
         [BINARY, "dev", "--gateway", "127.0.0.1:0", "--control", "127.0.0.1:0",
          "--data-dir", str(data / "rr"), "--output", "json"],
-        stdout=subprocess.PIPE, stderr=log,
+        stdout=subprocess.PIPE, stderr=log, env=ENVIRONMENT,
     )
     line = process.stdout.readline()
     if not line:

@@ -5,6 +5,8 @@ import subprocess
 
 import requests
 
+from conftest import BINARY, ENVIRONMENT, stop
+
 
 def curl(*arguments, **options):
     done = subprocess.run(
@@ -77,3 +79,21 @@ def test_the_curl_line_of_the_demo_works(gateway):
                f"{gateway.demo['url']}/hello?x=1")
     assert b"/hello" in out
     assert gateway.demo["api_key"].encode() not in out
+
+
+def test_the_curl_line_that_is_printed_works_when_pasted(tmp_path):
+    """As a person sees it: `dev` with its text output, and a line of it pasted into a shell."""
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(
+            [BINARY, "dev", "--gateway", "127.0.0.1:0", "--control", "127.0.0.1:0"],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=log, text=True,
+            env=ENVIRONMENT,
+        )
+    try:
+        line = next((line for line in process.stdout if line.strip().startswith("curl ")), None)
+        assert line, (tmp_path / "log").read_text()
+        out = subprocess.run(["sh", "-c", line.strip()], capture_output=True, timeout=60)
+        assert b"/hello" in out.stdout, out.stderr.decode()
+    finally:
+        stop(process)
+    assert process.returncode == 0, (tmp_path / "log").read_text()

@@ -61,6 +61,8 @@ fn an_issued_key_is_found_where_sdks_put_it_and_never_reaches_the_target() {
         ("x-api-key", key),
         ("api-key", key),
         ("x-goog-api-key", key),
+        ("private-token", key),
+        ("x-requestrocket-key", key),
     ];
     for (name, value) in places {
         let answer = get(&gateway, &path, &[(name, value)]);
@@ -351,6 +353,60 @@ fn a_key_is_found_behind_any_scheme_and_among_subprotocols_and_never_sent_on() {
 }
 
 /// What a member lets into records is never a key, wherever callers put theirs.
+#[test]
+fn a_key_that_stands_in_other_places_too_is_sent_on_from_none() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let issued = json!({"kind": "proxy", "auth_type": "api_key"});
+    let (issued_path, caller) = proxy(&gateway, &upstream, issued, Value::Null);
+    let issued = caller["secret"]["key"].as_str().expect("a key").to_owned();
+    let given = json!({
+        "kind": "proxy", "auth_type": "basic",
+        "secret": {"username": "anna", "password": GIVEN},
+    });
+    let (given_path, _) = proxy(&gateway, &upstream, given, Value::Null);
+    let bearer = format!("Bearer {issued}");
+    for (path, secret, shown) in [
+        (&issued_path, issued.as_str(), bearer),
+        (&given_path, GIVEN, basic("anna", GIVEN)),
+    ] {
+        let escaped = secret.replace('a', "%61");
+        let target = format!("{path}/x?a=%20&t=1{escaped}&&t=2&b=+");
+        let held = format!("key={secret}; c=1");
+        let fields = [
+            ("authorization", shown.as_str()),
+            ("x-tag", held.as_str()),
+            ("x-other", "kept"),
+        ];
+        let answer = get(&gateway, &target, &fields);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let sent = upstream.last();
+        let text = format!("{sent:?}");
+        assert!(!text.contains(secret) && !text.contains(&escaped), "{text}");
+        assert!(
+            text.contains("/x?a=%20&&t=2&b=+") && text.contains("kept"),
+            "{text}"
+        );
+        let warning = answer.field("requestrocket-proxy-warning");
+        let warning = warning.expect("a warning");
+        assert!(
+            warning.contains("the field x-tag and the query") && !warning.contains(secret),
+            "{warning}"
+        );
+    }
+    // Words that are too short to be told from others go on as they are.
+    let answer = get(
+        &gateway,
+        &issued_path,
+        &[
+            ("authorization", &format!("Bearer {issued}")),
+            ("x-tag", &issued[..11]),
+        ],
+    );
+    assert_eq!(answer.field("requestrocket-proxy-warning"), None);
+    assert!(format!("{:?}", upstream.last()).contains(&issued[..11]));
+}
+
 #[test]
 fn no_record_holds_a_key() {
     let gateway = Gateway::start();

@@ -13,6 +13,7 @@ use proto::id::CredentialId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::{AuthFailure, KeyHint};
 use proto::seal::{DigestKey, Purpose};
+use zeroize::Zeroizing;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::stale::facts_are_young;
@@ -73,7 +74,15 @@ impl Stage for Authenticate {
         let elsewhere = pinned.as_ref().and_then(|proxy| proxy.elsewhere.as_ref());
         // The gateway of the region that it is passed on to judges it itself.
         if !elsewhere.is_some_and(|elsewhere| elsewhere.passes_on(exchange)) {
+            let key = digests.accepted();
+            let copied =
+                key.filter(|key| presented::is_copied(&exchange.request, key, &caller.places));
+            let copied: Option<Zeroizing<Vec<u8>>> = copied.map(|key| key.to_vec().into());
             take_key_out(&mut exchange.request, &caller.places);
+            if let Some(key) = copied {
+                let warning = presented::take_copies_out(&mut exchange.request, &key);
+                exchange.notes.warn(warning);
+            }
         }
         let index = caller.index;
         exchange.caller = Some(caller);
@@ -184,6 +193,7 @@ pub struct Digests<'r> {
     key: &'r DigestKey,
     known: Vec<(Cow<'r, [u8]>, [u8; 32])>,
     made: usize,
+    accepted: Option<[u8; 32]>,
 }
 
 impl<'r> Digests<'r> {
@@ -193,6 +203,7 @@ impl<'r> Digests<'r> {
             key,
             known: Vec::new(),
             made: 0,
+            accepted: None,
         }
     }
 
@@ -208,6 +219,13 @@ impl<'r> Digests<'r> {
         let digest = self.key.digest(Purpose::ProxyCredential, &secret);
         self.known.push((secret, digest));
         Some(digest)
+    }
+
+    /// The key that was accepted.
+    fn accepted(&self) -> Option<&[u8]> {
+        let mut known = self.known.iter();
+        let (key, _) = known.find(|(_, digest)| Some(digest) == self.accepted.as_ref())?;
+        Some(key)
     }
 
     /// Makes as many more as any refusal costs, so that time does not tell a proxy that exists, or
@@ -239,6 +257,7 @@ pub fn identify<'r>(
             return match find(proxy, &digest, |credential| credential.issued) {
                 Some((index, credential)) => {
                     let generation = Some(judge(credential, &digest, now)?);
+                    digests.accepted = Some(digest);
                     Ok(Caller {
                         index,
                         credential: credential.id,
@@ -276,6 +295,7 @@ fn identify_given<'r>(
             continue;
         };
         let generation = Some(judge(credential, &digest, now)?);
+        digests.accepted = Some(digest);
         let places = vec![place];
         return Ok(Caller {
             index,
