@@ -10,7 +10,7 @@ use std::fmt::{Display, Write};
 
 use http::{HeaderName, HeaderValue};
 use proto::outcome::Code;
-use proto::record::{Denial, Record, RecordScope, ScrubState, Stage};
+use proto::record::{Denial, Record, ScrubState, Stage};
 
 /// Its name.
 pub const EXPLAIN: HeaderName = HeaderName::from_static("requestrocket-explain");
@@ -83,12 +83,7 @@ fn decision(line: &mut String, record: &Record, stage: Stage) {
 
 /// The scope that denied, with each of its rules, or with its default.
 fn denial(denial: &Denial) -> impl Iterator<Item = String> {
-    let scope = match denial.scope {
-        RecordScope::ProxyCredential => "proxy_credential",
-        RecordScope::TargetCredential => "target_credential",
-        RecordScope::Proxy => "proxy",
-        RecordScope::Target => "target",
-    };
+    let scope = denial.scope.as_str();
     let default = denial.default.then(|| format!("{scope}:default"));
     let rules = denial.rule_ids.iter();
     let rules = rules.map(move |rule| format!("{scope}:{rule}"));

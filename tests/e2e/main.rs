@@ -24,6 +24,7 @@ mod forwarded;
 mod handover;
 mod health_checks;
 mod joining;
+mod killed_node;
 mod killed_publisher;
 mod lagging;
 mod late_reads;

@@ -7,6 +7,8 @@
 //! until 100 followers in this process have it. Then an organisation of 100,000 objects: how long
 //! it takes to publish, how soon a fresh node serves it and in how much memory, and one change in
 //! it. Every answer in between must be of the version before or after: never half of one.
+//!
+//! At the end each goal stands beside what was measured; where one is missed the exit code is 1.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -52,14 +54,62 @@ fn main() {
     let objects = numbers.get(1).copied().unwrap_or(100_000);
     let cluster = Cluster::start();
     let mut proxy = Proxied::new(&cluster);
+    let mut goals = Goals::default();
     println!("{changes} changes of a small organisation, three nodes:");
-    proxy.changes(&cluster, changes, None);
+    let times = proxy.changes(&cluster, changes, None);
+    goals.hold(
+        "a change in effect on three nodes, p99 ms",
+        times.effective,
+        200.0,
+    );
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let watchers = watch(&cluster, &runtime);
     println!("the same, until {WATCHERS} followers in one process have it:");
-    proxy.changes(&cluster, changes, Some(&watchers));
+    let times = proxy.changes(&cluster, changes, Some(&watchers));
+    goals.hold(
+        "a change with 100 followers, p99 ms",
+        times.effective,
+        200.0,
+    );
     runtime.shutdown_background();
-    generated(&cluster, objects, &mut proxy);
+    generated(&cluster, objects, &mut proxy, &mut goals);
+    drop(cluster);
+    if !goals.are_reached() {
+        std::process::exit(1);
+    }
+}
+
+/// What was measured, and what it may be at most.
+#[derive(Default)]
+struct Goals(Vec<(&'static str, f64, f64)>);
+
+impl Goals {
+    fn hold(&mut self, what: &'static str, measured: f64, at_most: f64) {
+        self.0.push((what, measured, at_most));
+    }
+
+    /// Prints them all; whether none is missed.
+    fn are_reached(&self) -> bool {
+        for (what, measured, at_most) in &self.0 {
+            let word = if measured <= at_most {
+                "reached"
+            } else {
+                "MISSED"
+            };
+            println!("{what:48} {measured:9.1}  <= {at_most:6.0}  {word}");
+        }
+        self.0
+            .iter()
+            .all(|(_, measured, at_most)| measured <= at_most)
+    }
+}
+
+/// 99th percentiles of how long changes took, in milliseconds.
+struct Took {
+    /// From the request to the last who has it.
+    effective: f64,
+    /// The same from the answer.
+    after: f64,
 }
 
 /// The cluster that `deploy/local-cluster` starts.
@@ -203,14 +253,14 @@ impl Proxied {
                 let number = path.trim_start_matches("/v").trim_end_matches('/');
                 Some(number.parse().expect("the number of a change"))
             }
-            // Before the proxy was there.
+            // Before the proxy was there; who asks sees to it that it was not.
             401 => None,
             _ => panic!("half of a version: {}", answer.text()),
         }
     }
 
     /// Makes changes, one after the other, and prints how long they took.
-    fn changes(&mut self, cluster: &Cluster, count: usize, watchers: Option<&Watchers>) {
+    fn changes(&mut self, cluster: &Cluster, count: usize, watchers: Option<&Watchers>) -> Took {
         let seen: Vec<AtomicU64> = (0..NODES).map(|_| AtomicU64::new(0)).collect();
         let (stop, from) = (AtomicBool::new(false), self.at);
         let nodes = cluster.list("nodes");
@@ -231,14 +281,17 @@ impl Proxied {
                 scope.spawn(move || {
                     let mut connection = Connection::open(node);
                     while !stop.load(Ordering::Relaxed) {
-                        if let Some(number) = asker.ask(&mut connection, node) {
-                            seen.fetch_max(number, Ordering::Relaxed);
+                        match asker.ask(&mut connection, node) {
+                            Some(number) => {
+                                seen.fetch_max(number + 1, Ordering::Relaxed);
+                            }
+                            None => assert_eq!(seen.load(Ordering::Relaxed), 0, "gone again"),
                         }
                         thread::sleep(Duration::from_millis(1));
                     }
                 });
             }
-            let all = |at: u64| seen.iter().all(|seen| seen.load(Ordering::Relaxed) >= at);
+            let all = |at: u64| seen.iter().all(|seen| seen.load(Ordering::Relaxed) > at);
             wait_for("the proxy on every node", || all(from).then_some(()));
             for _ in 0..count {
                 let begun = Instant::now();
@@ -259,8 +312,10 @@ impl Proxied {
         let after = after.map(|(whole, answer)| whole.saturating_sub(*answer));
         let after = after.collect();
         print("  answered", answered);
-        print("  in effect, since the request was sent", effective);
-        print("  in effect, since the answer", after);
+        Took {
+            effective: print("  in effect, since the request was sent", effective),
+            after: print("  in effect, since the answer", after),
+        }
     }
 }
 
@@ -280,7 +335,8 @@ fn target(upstream: &Upstream, at: u64) -> Value {
     })
 }
 
-fn print(what: &str, mut times: Vec<Duration>) {
+/// Prints percentiles, and gives the 99th in milliseconds.
+fn print(what: &str, mut times: Vec<Duration>) -> f64 {
     times.sort();
     let part = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
     println!(
@@ -289,6 +345,7 @@ fn print(what: &str, mut times: Vec<Duration>) {
         part(99),
         part(100)
     );
+    part(99)
 }
 
 /// The newest version that each follower has of the organisation `default`.
@@ -324,7 +381,7 @@ fn watch(cluster: &Cluster, runtime: &tokio::runtime::Runtime) -> Watchers {
 }
 
 /// An organisation with this many objects more, in one version.
-fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied) {
+fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied, goals: &mut Goals) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let ring = std::fs::read(cluster.dir.path().join("keyring.json"));
     let ring = Keyring::parse(&ring.expect("the key ring")).expect("a key ring");
@@ -394,10 +451,20 @@ fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied) {
     let took = begun.elapsed().as_secs_f64();
     assert_eq!(served, Some(proxy.at));
     println!("  {names} objects served by a fresh node after {took:.2} s");
+    goals.hold(
+        "a fresh node serves the large organisation, ms",
+        took * 1e3,
+        3_000.0,
+    );
     println!("  its memory: {} MiB", resident_mib(node.id()));
     end(&mut node);
     println!("  one change in it, three nodes:");
-    proxy.changes(cluster, 50, None);
+    let times = proxy.changes(cluster, 50, None);
+    goals.hold(
+        "a change in it applied, since its answer, p99 ms",
+        times.after,
+        50.0,
+    );
 }
 
 async fn default_org(cluster: &Cluster) -> OrgId {

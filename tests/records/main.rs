@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use control::records::aggregate::{Aggregates, Order, Question};
 use control::records::clickhouse::ClickHouseSettings;
-use control::records::condition::{Condition, FIELDS};
+use control::records::condition::Condition;
+use control::records::field::FIELDS;
 use control::records::tally::Dimension;
 use control::records::{RecordCursor, RecordFilter, Records, Retention, StatusFilter, Tail};
 use proto::id::{CredentialId, OrgId, ProxyId, RequestId};

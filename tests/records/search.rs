@@ -1,7 +1,8 @@
 //! What every records store answers to a search.
 
 use proto::record::{
-    Attempt, AttemptFailure, Captured, MeterRefusal, MeterSpend, Payload, QueryField, RefusalCause,
+    Attempt, AttemptFailure, Captured, Denial, MeterRefusal, MeterSpend, Payload, QueryField,
+    RecordScope, RefusalCause,
 };
 
 use super::*;
@@ -103,7 +104,21 @@ pub fn every_field_selects(records: &Records) {
         hint: "aZ09".parse().ok(),
     });
     (rich.total_us, rich.request_bytes, rich.response_bytes) = (2_000_000, 100, 200);
+    (rich.upstream_request_bytes, rich.upstream_response_bytes) = (300, 400);
     rich.attempts = 2;
+    rich.endpoints = vec!["eu.example:443".into()];
+    (rich.forwarded_to, rich.forwarded_from) = (Some("us".into()), Some("ap".into()));
+    rich.method_overridden = Some(true);
+    rich.meters = vec![MeterSpend {
+        meter: "mtr_8".into(),
+        tokens: 1,
+    }];
+    rich.denials = vec![Denial {
+        scope: RecordScope::TargetCredential,
+        scope_id: "crd_1".into(),
+        default: true,
+        rule_ids: Vec::new(),
+    }];
     rich.sends = vec![Attempt {
         started_us: 1,
         connect_us: 1,
@@ -156,10 +171,19 @@ pub fn every_field_selects(records: &Records) {
         ("duration_ms_min", "2000".into()),
         ("request_bytes_min", "100".into()),
         ("response_bytes_min", "200".into()),
+        ("upstream_request_bytes_min", "300".into()),
+        ("upstream_response_bytes_min", "400".into()),
         ("attempts_min", "2".into()),
         ("failure", "reset".into()),
         ("limited_by", "minute".into()),
         ("meter", "mtr_7".into()),
+        ("cause", "empty".into()),
+        ("spent", "mtr_8".into()),
+        ("denied_by", "target_credential".into()),
+        ("endpoint", "eu.example:443".into()),
+        ("forwarded_to", "us".into()),
+        ("forwarded_from", "ap".into()),
+        ("method_overridden", "true".into()),
         ("rule", proto::id::RuleId::from_bits(5).to_string()),
         ("filter", proto::id::FilterId::from_bits(6).to_string()),
         ("source", "192.0.2.0/24".into()),
@@ -178,7 +202,19 @@ pub fn every_field_selects(records: &Records) {
     for (name, value) in &rows {
         assert_eq!(find(name, value), [2], "{name}={value}");
     }
-    assert_eq!(find("duration_ms_max", "1999"), [4, 3, 1]);
+    let maxima = [
+        ("duration_ms_max", "1999"),
+        ("request_bytes_max", "99"),
+        ("response_bytes_max", "199"),
+        ("attempts_max", "1"),
+    ];
+    for (name, value) in maxima {
+        assert_eq!(find(name, value), [4, 3, 1], "{name}={value}");
+    }
+    for name in ["endpoint", "forwarded_to", "forwarded_from"] {
+        assert_eq!(find(name, ""), [0u128; 0], "{name}");
+    }
+    assert_eq!(find("method_overridden", "false"), [0u128; 0]);
     assert_eq!(find("ended_by", "limit"), [3]);
     assert_eq!(find("ended_by", "respond"), [4]);
     assert_eq!(find("key_hint", "az09"), [0u128; 0]);
@@ -187,7 +223,7 @@ pub fn every_field_selects(records: &Records) {
     for field in FIELDS {
         let known = tried.contains(&field.name);
         assert!(
-            known || ["duration_ms_max", "ended_by"].contains(&field.name),
+            known || field.name == "ended_by" || maxima.iter().any(|(name, _)| *name == field.name),
             "{}",
             field.name
         );

@@ -1,11 +1,11 @@
-//! What records can be asked for besides proxy, credential, status, code and time: every field by
-//! its name, with how its value is written. Pure.
+//! Whether what is asked for holds of a record. Pure.
 
 use ipnet::IpNet;
-use proto::id::{CredentialId, FilterId, RuleId};
-use proto::record::{AttemptFailure, AuthFailure, KeyHint, ScrubState, Stage};
+use proto::id::{FilterId, RuleId};
+use proto::record::{
+    AttemptFailure, AuthFailure, KeyHint, RecordScope, RefusalCause, ScrubState, Stage,
+};
 use proto::wire::StoredRecord;
-use serde::de::DeserializeOwned;
 
 use super::query::StatusFilter;
 
@@ -31,10 +31,15 @@ pub(super) enum Kind {
     DurationUs(Bounds),
     RequestBytes(Bounds),
     ResponseBytes(Bounds),
+    UpstreamRequestBytes(Bounds),
+    UpstreamResponseBytes(Bounds),
     Attempts(Bounds),
     Failure(AttemptFailure),
     LimitedBy(String),
     Meter(String),
+    RefusalCause(RefusalCause),
+    Spent(String),
+    DeniedBy(RecordScope),
     Rule(RuleId),
     Filter(FilterId),
     Source(IpNet),
@@ -42,6 +47,10 @@ pub(super) enum Kind {
     UpstreamId(String),
     TraceId(String),
     LeftGateway(String),
+    Endpoint(String),
+    ForwardedTo(String),
+    ForwardedFrom(String),
+    MethodOverridden(bool),
     ClientAborted(bool),
     Scrubbed(bool),
     Scrub(ScrubState),
@@ -51,245 +60,6 @@ pub(super) enum Kind {
 /// A range of numbers, ends included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bounds(pub u64, pub u64);
-
-/// A field that can be asked for.
-pub struct Field {
-    /// The parameter's name.
-    pub name: &'static str,
-    /// What it asks for.
-    pub meaning: &'static str,
-    /// What its value must be, after "must be".
-    pub expected: &'static str,
-    parse: fn(&str) -> Option<Kind>,
-}
-
-impl Field {
-    /// The condition that a value of this field is.
-    pub fn condition(&self, text: &str) -> Option<Condition> {
-        (self.parse)(text).map(Condition)
-    }
-}
-
-const fn field(
-    name: &'static str,
-    meaning: &'static str,
-    expected: &'static str,
-    parse: fn(&str) -> Option<Kind>,
-) -> Field {
-    Field {
-        name,
-        meaning,
-        expected,
-        parse,
-    }
-}
-
-const CREDENTIAL: &str = "the id of a credential, `crd_…`";
-const NUMBER: &str = "a whole number";
-const BOOLEAN: &str = "`true` or `false`";
-const TEXT: &str = "a text";
-
-/// Every field, by name.
-pub const FIELDS: &[Field] = &[
-    field(
-        "proxy_credential",
-        "Id of the credential that the caller proved",
-        CREDENTIAL,
-        |t| {
-            Some(Kind::ProxyCredential(
-                t.parse::<CredentialId>().ok()?.bits(),
-            ))
-        },
-    ),
-    field(
-        "target_credential",
-        "Id of the credential that was injected",
-        CREDENTIAL,
-        |t| {
-            Some(Kind::TargetCredential(
-                t.parse::<CredentialId>().ok()?.bits(),
-            ))
-        },
-    ),
-    field(
-        "generation",
-        "Generation of the secret on either side, such as `1.local.7`",
-        TEXT,
-        |t| Some(Kind::Generation(t.into())),
-    ),
-    field(
-        "version",
-        "Number of the configuration version that decided",
-        NUMBER,
-        |t| Some(Kind::Version(t.parse().ok()?)),
-    ),
-    field("node", "Name of the node", TEXT, |t| {
-        Some(Kind::Node(t.into()))
-    }),
-    field("region", "Region of the node", TEXT, |t| {
-        Some(Kind::Region(t.into()))
-    }),
-    field("method", "Method of the request", TEXT, |t| {
-        Some(Kind::Method(t.to_ascii_uppercase()))
-    }),
-    field(
-        "path",
-        "Path behind the proxy; `*` stands for anything, as in `/v1/*`",
-        TEXT,
-        |t| Some(Kind::Path(t.into())),
-    ),
-    field(
-        "query",
-        "Name of a query parameter that is there",
-        TEXT,
-        |t| Some(Kind::Query(t.into())),
-    ),
-    field(
-        "upstream_status",
-        "The target's status, such as `503`, or a class such as `5xx`",
-        "a status such as 429, or a class such as 4xx",
-        |t| Some(Kind::UpstreamStatus(t.parse().ok()?)),
-    ),
-    field(
-        "auth_failure",
-        "Why the caller was answered 401, such as `wrong-key`",
-        "a reason such as `wrong-key`",
-        |t| word(t).map(Kind::AuthFailure),
-    ),
-    field(
-        "key_place",
-        "Where the caller's key stood: a header's name, or `query`",
-        TEXT,
-        |t| Some(Kind::KeyPlace(t.to_ascii_lowercase())),
-    ),
-    field(
-        "key_hint",
-        "The last four characters of the issued key that was presented, right or not",
-        "the four characters that a credential's `secret.hint` shows",
-        |t| t.parse().ok().map(Kind::KeyHint),
-    ),
-    field(
-        "duration_ms_min",
-        "Took at least so many milliseconds",
-        NUMBER,
-        |t| Some(Kind::DurationUs(Bounds(micros(t)?, u64::MAX))),
-    ),
-    field(
-        "duration_ms_max",
-        "Took at most so many milliseconds",
-        NUMBER,
-        |t| Some(Kind::DurationUs(Bounds(0, micros(t)?))),
-    ),
-    field(
-        "request_bytes_min",
-        "Body bytes received, at least",
-        NUMBER,
-        |t| Some(Kind::RequestBytes(Bounds(t.parse().ok()?, u64::MAX))),
-    ),
-    field(
-        "response_bytes_min",
-        "Body bytes sent, at least",
-        NUMBER,
-        |t| Some(Kind::ResponseBytes(Bounds(t.parse().ok()?, u64::MAX))),
-    ),
-    field(
-        "attempts_min",
-        "Sent to the target at least so often",
-        NUMBER,
-        |t| Some(Kind::Attempts(Bounds(t.parse().ok()?, u64::MAX))),
-    ),
-    field(
-        "failure",
-        "Why an attempt got no answer, such as `first-byte-timeout`",
-        "a reason such as `connect` or `first-byte-timeout`",
-        |t| word(t).map(Kind::Failure),
-    ),
-    field(
-        "limited_by",
-        "Window of a limit that refused it, such as `minute`",
-        TEXT,
-        |t| Some(Kind::LimitedBy(t.into())),
-    ),
-    field(
-        "meter",
-        "Id of a meter that refused it; of the proxy for its own `limits`",
-        TEXT,
-        |t| Some(Kind::Meter(t.into())),
-    ),
-    field(
-        "rule",
-        "Id of a rule that denied it, or would have in shadow mode",
-        "the id of a rule, `rul_…`",
-        |t| Some(Kind::Rule(t.parse().ok()?)),
-    ),
-    field(
-        "filter",
-        "Id of a filter that changed the answer",
-        "the id of a filter, `flt_…`",
-        |t| Some(Kind::Filter(t.parse().ok()?)),
-    ),
-    field(
-        "source",
-        "The caller's address, or a network in which it lies",
-        "an address or a network such as 192.0.2.0/24",
-        |t| network(t).map(Kind::Source),
-    ),
-    field(
-        "user_agent",
-        "A part of the caller's `User-Agent`, in any case",
-        TEXT,
-        |t| Some(Kind::UserAgent(t.to_lowercase())),
-    ),
-    field(
-        "upstream_id",
-        "The target's own id for the call",
-        TEXT,
-        |t| Some(Kind::UpstreamId(t.into())),
-    ),
-    field("trace_id", "The W3C trace id", "32 hex digits", |t| {
-        (t.len() == 32).then(|| Kind::TraceId(t.to_ascii_lowercase()))
-    }),
-    field(
-        "left_gateway",
-        "Host that an answer sent the caller to",
-        TEXT,
-        |t| Some(Kind::LeftGateway(t.into())),
-    ),
-    field(
-        "client_aborted",
-        "Whether the caller left early",
-        BOOLEAN,
-        |t| Some(Kind::ClientAborted(t.parse().ok()?)),
-    ),
-    field(
-        "scrubbed",
-        "Whether an injected secret was overwritten",
-        BOOLEAN,
-        |t| Some(Kind::Scrubbed(t.parse().ok()?)),
-    ),
-    field(
-        "scrub",
-        "Whether the answer was searched for the injected secret",
-        "`none`, `searched` or `skipped`",
-        |t| word(t).map(Kind::Scrub),
-    ),
-    field(
-        "ended_by",
-        "The stage in which it ended early, such as `authorize`; `respond` where the answer broke \
-         off or the caller left",
-        "a stage such as `authorize`",
-        |t| word(t).map(Kind::EndedBy),
-    ),
-];
-
-/// A value of an enumeration, by its name in JSON.
-fn word<T: DeserializeOwned>(text: &str) -> Option<T> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
-}
-
-fn micros(text: &str) -> Option<u64> {
-    text.parse::<u64>().ok()?.checked_mul(1_000)
-}
 
 /// An address or a network, as records and searches write it.
 pub(super) fn network(text: &str) -> Option<IpNet> {
@@ -322,10 +92,15 @@ impl Condition {
             Kind::DurationUs(bounds) => bounds.hold(record.total_us),
             Kind::RequestBytes(bounds) => bounds.hold(record.request_bytes),
             Kind::ResponseBytes(bounds) => bounds.hold(record.response_bytes),
+            Kind::UpstreamRequestBytes(bounds) => bounds.hold(record.upstream_request_bytes),
+            Kind::UpstreamResponseBytes(bounds) => bounds.hold(record.upstream_response_bytes),
             Kind::Attempts(bounds) => bounds.hold(record.attempts.into()),
             Kind::Failure(reason) => record.sends.iter().any(|s| s.failure == Some(*reason)),
             Kind::LimitedBy(window) => record.limited_by.iter().any(|name| name == window),
             Kind::Meter(id) => record.refused_by.iter().any(|one| one.meter == *id),
+            Kind::RefusalCause(cause) => record.refused_by.iter().any(|one| one.cause == *cause),
+            Kind::Spent(id) => record.meters.iter().any(|spend| *spend.meter == **id),
+            Kind::DeniedBy(scope) => record.denials.iter().any(|denial| denial.scope == *scope),
             Kind::Rule(id) => {
                 let mut denials = record.denials.iter();
                 denials.any(|denial| denial.rule_ids.contains(id))
@@ -341,6 +116,10 @@ impl Condition {
             Kind::UpstreamId(text) => record.upstream_ids.iter().any(|id| id.value == *text),
             Kind::TraceId(text) => is(record.trace_id, text),
             Kind::LeftGateway(host) => is(record.left_gateway, host),
+            Kind::Endpoint(name) => record.endpoints.iter().any(|asked| **asked == **name),
+            Kind::ForwardedTo(region) => is(record.forwarded_to, region),
+            Kind::ForwardedFrom(region) => is(record.forwarded_from, region),
+            Kind::MethodOverridden(wanted) => record.method_overridden == Some(*wanted),
             Kind::ClientAborted(wanted) => record.client_aborted == *wanted,
             Kind::Scrubbed(wanted) => (record.scrubbed > 0) == *wanted,
             Kind::Scrub(state) => record.scrub == *state,
@@ -415,27 +194,6 @@ mod tests {
         ] {
             let network = network(wanted).unwrap();
             assert_eq!(within(recorded, &network), inside, "{wanted} {recorded}");
-        }
-    }
-
-    #[test]
-    fn values_are_checked() {
-        for (name, text, good) in [
-            ("auth_failure", "wrong-key", true),
-            ("auth_failure", "tired", false),
-            ("failure", "first-byte-timeout", true),
-            ("upstream_status", "5xx", true),
-            ("upstream_status", "6xx", false),
-            ("duration_ms_min", "200", true),
-            ("duration_ms_min", "-1", false),
-            ("duration_ms_max", "18446744073709551615", false),
-            ("source", "10.0.0.0/33", false),
-            ("trace_id", "abc", false),
-            ("client_aborted", "yes", false),
-            ("ended_by", "limit", true),
-        ] {
-            let field = FIELDS.iter().find(|field| field.name == name).unwrap();
-            assert_eq!(field.condition(text).is_some(), good, "{name}={text}");
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod clickhouse;
 pub mod condition;
 mod counted;
 pub mod credential_use;
+pub mod field;
 mod follow;
 mod pending;
 pub mod places;

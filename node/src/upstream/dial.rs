@@ -30,8 +30,13 @@ const ATTEMPTS_MAX: usize = 8;
 const SHARE_MIN: Duration = Duration::from_millis(250);
 
 /// Probes keep the way through address translators open during a long silent call, and find a
-/// target that vanished without a word.
+/// target that vanished without a word: within a minute, where the kernel's own values would take
+/// eleven.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+/// Between two probes of which the first was not answered.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Probes without an answer after which the connection is lost.
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Connects to a destination before `deadline`.
 pub(super) async fn dial(
@@ -45,14 +50,22 @@ pub(super) async fn dial(
     let (stream, remote) = connect_first(&addresses, deadline).await?;
     // Failing to set an option is no reason to fail the request.
     let _ = stream.set_nodelay(true);
-    let _ =
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER));
+    let _ = probe_while_silent(&SockRef::from(&stream));
     match destination.parts.scheme {
         Scheme::Http => Ok(Transport::plain(stream, remote)),
         Scheme::Https => timeout_at(deadline, wrap_tls(destination, stream, remote))
             .await
             .map_err(|_| FailureKind::ConnectTimeout)?,
     }
+}
+
+/// Has the kernel ask a silent connection's other end whether it is still there.
+fn probe_while_silent(socket: &SockRef<'_>) -> std::io::Result<()> {
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&probes)
 }
 
 async fn resolve_and_judge(
@@ -136,6 +149,19 @@ async fn wrap_tls(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silent_connection_is_lost_within_a_minute() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = SockRef::from(&stream);
+        probe_while_silent(&socket).unwrap();
+        assert!(socket.keepalive().unwrap());
+        let between = socket.tcp_keepalive_interval().unwrap();
+        let probing = between * socket.tcp_keepalive_retries().unwrap();
+        let lost_after = socket.tcp_keepalive_time().unwrap() + probing;
+        assert_eq!(lost_after, Duration::from_secs(60));
+    }
 
     #[test]
     fn each_address_gets_its_share_of_the_time_that_is_left() {

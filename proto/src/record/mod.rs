@@ -298,6 +298,18 @@ pub enum RecordScope {
     Target,
 }
 
+impl RecordScope {
+    /// Its text, the same as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ProxyCredential => "proxy_credential",
+            Self::TargetCredential => "target_credential",
+            Self::Proxy => "proxy",
+            Self::Target => "target",
+        }
+    }
+}
+
 /// An id that the target gave the call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UpstreamId {

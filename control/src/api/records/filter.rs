@@ -11,7 +11,7 @@ use crate::api::call::OrgCall;
 use crate::api::error::Refusal;
 use crate::api::shape;
 use crate::records::RecordFilter;
-use crate::records::condition::FIELDS;
+use crate::records::field::FIELDS;
 use crate::route::Parameter;
 
 const FIRST: [Parameter; 6] = [

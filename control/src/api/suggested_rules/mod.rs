@@ -30,7 +30,8 @@ use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
 use super::records::{blocking, filter};
-use crate::records::condition::{Condition, FIELDS};
+use crate::records::condition::Condition;
+use crate::records::field::FIELDS;
 use crate::records::{RecordCursor, RecordFilter, Records, RecordsError};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
 

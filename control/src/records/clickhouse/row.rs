@@ -65,13 +65,21 @@ pub(super) struct Row {
     key_place: String,
     key_hint: String,
     refusing_meters: Vec<String>,
+    refusal_causes: Vec<String>,
+    denying_scopes: Vec<String>,
+    endpoints: Vec<String>,
+    forwarded_to: String,
+    forwarded_from: String,
+    upstream_request_bytes: u64,
+    upstream_response_bytes: u64,
+    /// `true`, `false`, or empty where the record does not know.
+    method_overridden: String,
 }
 
 impl Row {
     /// What is kept of `record`.
     pub(super) fn of(record: &Record) -> Self {
         let id = |id: Option<proto::id::CredentialId>| id.map(|id| id.to_string());
-        let failures = record.sends.iter().filter_map(|send| send.failure);
         let denied = record.denials.iter().flat_map(|denial| &denial.rule_ids);
         let source = record.source_address.as_deref();
         let (source_family, source_first, source_last) = source
@@ -81,6 +89,7 @@ impl Row {
         let (whole, payload) = documents(record);
         let presented = record.presented.as_ref();
         let hint = presented.and_then(|key| key.hint.as_ref());
+        let refused_by = || record.refused_by.iter();
         Self {
             org_id: record.org_id.to_string(),
             started_at: record.started_at_us,
@@ -105,7 +114,7 @@ impl Row {
             request_bytes: record.request_bytes,
             response_bytes: record.response_bytes,
             attempts: record.attempts,
-            failures: texts(failures.map(|why| why.as_str())),
+            failures: failures(record),
             limited_by: texts(&record.limited_by),
             rule_ids: texts(denied.chain(&record.shadow_rule_ids)),
             filter_ids: texts(&record.filter_ids),
@@ -128,7 +137,15 @@ impl Row {
             meter_tokens: record.meters.iter().map(|spend| spend.tokens).collect(),
             key_place: text(presented.map(|key| &*key.place)),
             key_hint: text(hint.map(KeyHint::as_str)),
-            refusing_meters: texts(record.refused_by.iter().map(|one| &one.meter)),
+            refusing_meters: texts(refused_by().map(|one| &one.meter)),
+            refusal_causes: texts(refused_by().map(|one| one.cause.as_str())),
+            denying_scopes: texts(record.denials.iter().map(|denial| denial.scope.as_str())),
+            endpoints: texts(&record.endpoints),
+            forwarded_to: text(record.forwarded_to.as_deref()),
+            forwarded_from: text(record.forwarded_from.as_deref()),
+            upstream_request_bytes: record.upstream_request_bytes,
+            upstream_response_bytes: record.upstream_response_bytes,
+            method_overridden: text(record.method_overridden.map(boolean)),
         }
     }
 
@@ -144,6 +161,17 @@ fn text(text: Option<&str>) -> String {
 
 fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
     items.into_iter().map(|item| item.to_string()).collect()
+}
+
+/// Why attempts got no answer.
+fn failures(record: &Record) -> Vec<String> {
+    let failures = record.sends.iter().filter_map(|send| send.failure);
+    texts(failures.map(|why| why.as_str()))
+}
+
+/// A boolean that may be absent, as the table has it.
+pub(super) const fn boolean(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
 }
 
 /// The record without its bodies, and its bodies, as JSON.

@@ -68,6 +68,14 @@ const COLUMNS: &[(&str, &str)] = &[
     ("key_place", "LowCardinality(String) DEFAULT ''"),
     ("key_hint", "LowCardinality(String) DEFAULT ''"),
     ("refusing_meters", "Array(String) DEFAULT []"),
+    ("refusal_causes", "Array(LowCardinality(String)) DEFAULT []"),
+    ("denying_scopes", "Array(LowCardinality(String)) DEFAULT []"),
+    ("endpoints", "Array(LowCardinality(String)) DEFAULT []"),
+    ("forwarded_to", "LowCardinality(String) DEFAULT ''"),
+    ("forwarded_from", "LowCardinality(String) DEFAULT ''"),
+    ("upstream_request_bytes", "UInt64 DEFAULT 0"),
+    ("upstream_response_bytes", "UInt64 DEFAULT 0"),
+    ("method_overridden", "LowCardinality(String) DEFAULT ''"),
 ];
 
 /// Ids are looked for all over the table: a filter of Bloom for each granule says where not.

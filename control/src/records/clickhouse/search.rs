@@ -7,7 +7,7 @@ use proto::record::Record;
 use serde::Deserialize;
 
 use super::ClickHouse;
-use super::row::addresses;
+use super::row::{addresses, boolean};
 use super::sql::{Sql, Value};
 use crate::records::RecordsError;
 use crate::records::condition::{Bounds, Condition, Kind};
@@ -153,17 +153,20 @@ fn condition(Condition(kind): &Condition) -> Sql {
         Kind::Query(name) => holds("query_names", name),
         Kind::UpstreamStatus(status) => within_status("upstream_status", *status),
         Kind::AuthFailure(reason) => same("auth_failure", reason.as_str()),
-        Kind::KeyPlace(place) => {
-            Sql::new("key_place != '' AND key_place = ?", [place.as_str().into()])
-        }
+        Kind::KeyPlace(place) => named("key_place", place),
         Kind::KeyHint(hint) => same("key_hint", hint.as_str()),
         Kind::DurationUs(bounds) => between("total_us", *bounds),
         Kind::RequestBytes(bounds) => between("request_bytes", *bounds),
         Kind::ResponseBytes(bounds) => between("response_bytes", *bounds),
+        Kind::UpstreamRequestBytes(bounds) => between("upstream_request_bytes", *bounds),
+        Kind::UpstreamResponseBytes(bounds) => between("upstream_response_bytes", *bounds),
         Kind::Attempts(bounds) => between("attempts", *bounds),
         Kind::Failure(reason) => holds("failures", reason.as_str()),
         Kind::LimitedBy(window) => holds("limited_by", window),
         Kind::Meter(id) => holds("refusing_meters", id),
+        Kind::RefusalCause(cause) => holds("refusal_causes", cause.as_str()),
+        Kind::Spent(id) => holds("meter_ids", id),
+        Kind::DeniedBy(scope) => holds("denying_scopes", scope.as_str()),
         Kind::Rule(id) => holds("rule_ids", &id.to_string()),
         Kind::Filter(id) => holds("filter_ids", &id.to_string()),
         Kind::Source(network) => {
@@ -179,10 +182,11 @@ fn condition(Condition(kind): &Condition) -> Sql {
         ),
         Kind::UpstreamId(text) => holds("upstream_ids", text),
         Kind::TraceId(text) => same("trace_id", text),
-        Kind::LeftGateway(host) => Sql::new(
-            "left_gateway != '' AND left_gateway = ?",
-            [host.as_str().into()],
-        ),
+        Kind::LeftGateway(host) => named("left_gateway", host),
+        Kind::Endpoint(name) => holds("endpoints", name),
+        Kind::ForwardedTo(region) => named("forwarded_to", region),
+        Kind::ForwardedFrom(region) => named("forwarded_from", region),
+        Kind::MethodOverridden(wanted) => same("method_overridden", boolean(*wanted)),
         Kind::ClientAborted(wanted) => yes_or_no("client_aborted", *wanted),
         Kind::Scrubbed(wanted) => yes_or_no("scrubbed > 0", *wanted),
         Kind::Scrub(state) => same("scrub", state.as_str()),
@@ -196,6 +200,12 @@ fn credential(id: u128) -> String {
 
 fn same(column: &str, text: &str) -> Sql {
     Sql::new(&format!("{column} = ?"), [text.into()])
+}
+
+/// The same of what may be absent, which the table has as an empty text.
+fn named(column: &str, text: &str) -> Sql {
+    let both = format!("{column} != '' AND {column} = ?");
+    Sql::new(&both, [text.into()])
 }
 
 fn holds(column: &str, text: &str) -> Sql {
