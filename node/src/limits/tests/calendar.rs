@@ -81,7 +81,8 @@ fn a_control_plane_tells_which_of_two_clocks_is_wrong() {
         sent += outcome.sends.len() as u64;
         limits += plan.limits[0].limit();
     }
-    assert!(sent > limits, "{sent} of {limits} a day");
+    // Some are without a store, or stand still, for much of it.
+    assert!(sent * 10 > limits * 9, "{sent} of {limits} a day");
 }
 
 /// With one wrong clock of three the day begins when it does, by the clocks of the others.

@@ -33,6 +33,9 @@ impl Chance {
     }
 }
 
+/// Longest pause of a node where a plan does not say.
+pub const PAUSE_NS: u64 = 700_000_000;
+
 /// How often things go wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
@@ -48,6 +51,8 @@ pub struct Faults {
     pub crash_ns: u64,
     /// Mean time between pauses of a node; 0 for none.
     pub pause_ns: u64,
+    /// Longest pause; 0 for [`PAUSE_NS`].
+    pub pause_max_ns: u64,
     /// Mean time between losses of the whole store; 0 for none.
     pub outage_ns: u64,
     /// Percent of messages between nodes that are lost.
@@ -70,6 +75,8 @@ pub enum Mutant {
     SettleByDelta,
     /// An unknown outcome counts as done (7).
     BlindOutcome,
+    /// A write whose outcome is unknown is made again, over whatever stands there by then (7).
+    RetriedBlindly,
     /// The rest of a part is reported while workers may still draw it (7 C).
     ReportBeforeClose,
     /// Ages are taken from a clock that is set now and then (8, part two 4).

@@ -65,9 +65,19 @@ fn random_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
 pub fn linked_plan(seed: u64, mutant: Option<Mutant>) -> Plan {
     let mut plan = random_plan(seed, mutant);
     let mut chance = Chance::new(seed ^ 0x1ee7);
-    plan.nodes = chance.within(2, 6);
+    plan.nodes = match chance.percent(2) {
+        true => 100,
+        false => chance.within(2, 11),
+    };
     plan.peer_trip_ns = chance.within(1, 20) * MS;
     plan.uneven = chance.within(0, 90);
+    plan.moves_ns = [0, SECOND][chance.within(0, 2) as usize];
+    if chance.percent(20) {
+        plan.faults.pause_max_ns = 5 * SECOND;
+    }
+    if chance.percent(30) {
+        plan.faults.outage_ns = 2 * SECOND;
+    }
     plan.faults.peer_lost = chance.within(0, 10);
     plan.faults.peer_doubled = chance.within(0, 10);
     plan.faults.peer_late = chance.within(0, 15);
@@ -112,6 +122,7 @@ fn each_mutant_is_caught_over_links() {
         Mutant::ChargeAtDraw,
         Mutant::SettleByDelta,
         Mutant::BlindOutcome,
+        Mutant::RetriedBlindly,
         Mutant::ReportBeforeClose,
         Mutant::OtherIncarnationSettles,
         Mutant::WallClock,
@@ -123,6 +134,9 @@ fn each_mutant_is_caught_over_links() {
             plan.faults.unanswered = plan.faults.unanswered.max(10);
             plan.faults.crash_ns = 700 * MS;
             plan.faults.pause_ns = 400 * MS;
+            // Few nodes, and little time without a store: more happens that can go wrong.
+            plan.nodes = 2 + seed % 4;
+            (plan.faults.outage_ns, plan.faults.pause_max_ns) = (0, 0);
             is_caught(&plan, *seed)
         });
         assert!(caught.is_some(), "{mutant:?} passes");
@@ -189,6 +203,7 @@ fn each_mutant_of_the_protocol_is_caught() {
         Mutant::ChargeAtDraw,
         Mutant::SettleByDelta,
         Mutant::BlindOutcome,
+        Mutant::RetriedBlindly,
         Mutant::ReportBeforeClose,
         Mutant::OtherIncarnationSettles,
     ] {

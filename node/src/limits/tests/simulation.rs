@@ -12,7 +12,7 @@ use std::time::Duration;
 use proto::meter::{Estimate, Limit, MeterSpec, StoreLoss};
 use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome};
 
-use super::faults::{Chance, Faults, Mutant};
+use super::faults::{Chance, Faults, Mutant, PAUSE_NS};
 use super::judge::Judge;
 use super::memory::Memory;
 use super::network::Network;
@@ -46,6 +46,8 @@ pub struct Plan {
     pub peer_trip_ns: u64,
     /// Percent of all requests that come to the first node.
     pub uneven: u64,
+    /// After so long that share goes to the next node; 0: it stays with the first.
+    pub moves_ns: u64,
     /// Longest usual time from draw to send.
     pub connect_ns: u64,
     /// Wall clock at the beginning.
@@ -100,6 +102,7 @@ impl Plan {
             trip_ns: 4 * MS,
             peer_trip_ns: 0,
             uneven: 0,
+            moves_ns: 0,
             connect_ns: 5 * MS,
             unix_ns: 1_767_225_600 * SECOND,
             faults: Faults::default(),
@@ -471,13 +474,23 @@ impl World {
         }
         if now_ns >= self.next_pause_ns {
             self.next_pause_ns = now_ns + self.chance.pause(self.plan.faults.pause_ns);
-            let paused_ns = now_ns + self.chance.within(0, 700 * MS);
+            let longest_ns = match self.plan.faults.pause_max_ns {
+                0 => PAUSE_NS,
+                longest_ns => longest_ns,
+            };
+            let paused_ns = now_ns + self.chance.within(0, longest_ns);
             if self.plan.mutant == Some(Mutant::WallClock) {
                 self.nodes[pick].offset_ns += self.chance.within(0, 900 * MS);
             }
             // Not one pause after another: a request that waits must be served in between.
-            if self.nodes[pick].paused_until_ns + 300 * MS < now_ns {
-                self.nodes[pick].paused_until_ns = paused_ns;
+            let node = &mut self.nodes[pick];
+            if node.paused_until_ns + 300 * MS < now_ns {
+                node.paused_until_ns = paused_ns;
+                // What is beyond a usual pause is no wait for a token.
+                let beyond_ns = (paused_ns - now_ns).saturating_sub(PAUSE_NS);
+                node.waiting
+                    .iter_mut()
+                    .for_each(|held| held.since_ns += beyond_ns);
             }
         }
         if now_ns >= self.next_outage_ns {
@@ -647,6 +660,24 @@ impl World {
     }
 
     fn answer(&mut self, call: &Execution, at_ns: u64, result: Result<TxnOutcome, StoreError>) {
+        let is_unknown = matches!(result, Err(StoreError::OutcomeUnknown(_)));
+        if self.plan.mutant == Some(Mutant::RetriedBlindly)
+            && is_unknown
+            && !call.txn.ops.is_empty()
+        {
+            let compares = Vec::new();
+            let again = Execution {
+                at_ns: at_ns + MS,
+                txn: Txn {
+                    compares,
+                    ..call.txn.clone()
+                },
+                answer: Some((at_ns + 2 * MS, true)),
+                ..*call
+            };
+            self.executions.push(again);
+            return;
+        }
         let blind = self.plan.mutant == Some(Mutant::BlindOutcome);
         let result = match result {
             Err(StoreError::OutcomeUnknown(_)) if blind && !call.txn.ops.is_empty() => {
@@ -698,8 +729,9 @@ impl World {
 
     fn request(&mut self) {
         self.next_request_ns = self.now_ns + self.chance.pause(self.plan.every_ns).max(1);
+        let moved = self.now_ns.checked_div(self.plan.moves_ns).unwrap_or(0);
         let at = match self.chance.percent(self.plan.uneven) {
-            true => 0,
+            true => (moved % self.plan.nodes) as usize,
             false => self.chance.within(0, self.nodes.len() as u64) as usize,
         };
         if self.nodes[at].paused_until_ns > self.now_ns {
@@ -893,7 +925,7 @@ impl World {
     fn poll_waiting(&mut self, at: usize, boot_ns: u64) -> Result<(), String> {
         for held in std::mem::take(&mut self.nodes[at].waiting) {
             let (set, connected) = (held.set, held.connected);
-            let waits_ns = self.now_ns - held.since_ns;
+            let waits_ns = self.now_ns.saturating_sub(held.since_ns);
             self.outcome.longest_wait_ns = self.outcome.longest_wait_ns.max(waits_ns);
             // The grace, a pause of the node, and the pace of writes, one after the other.
             let longest_ns = 2_500 * MS * self.nodes[at].sets[set].meters().len() as u64;
