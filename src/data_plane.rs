@@ -4,22 +4,17 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use node::health_checks::HealthChecks;
-use node::limits::{self, Limits, Opener};
-use node::metrics::Metrics;
-use node::peers::Known;
+use node::limits::Limits;
+use node::peers::leaves::Leaves;
 use node::records::RecordBatches;
-use node::stages::record::Origin;
 use node::sync::compile::{Compiler, CompilerParts};
 use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
 use node::sync::recovery;
 use node::sync::test_requests;
 use node::sync::{demand, usage};
-use node::test_run::TestQueue;
-use node::upstream::{Hosts, UpstreamSettings};
 use node::worker::Shared;
 use proto::exposition::MetricsSource;
 use proto::health::Health;
@@ -33,24 +28,14 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::clock;
-use crate::hosts_file;
+use crate::footing::{self, Footing, LEAVE_MAX, Settling};
 use crate::otlp::Export;
-use crate::peering::{self, Peering};
+use crate::peering::{Linked, tell};
 use crate::permissions;
 use crate::resealing;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
-use crate::stores::StoreKind;
 use crate::traces;
-
-/// How far the wall clock of a node may be from those of its peers, which are compared; calendar
-/// windows reckon with it.
-const SKEW_MAX: Duration = Duration::from_millis(250);
-/// The same where nobody compares them: no node listens for peers.
-const UNKNOWN_SKEW_MAX: Duration = Duration::from_secs(2);
-
-/// Longest wait for the store when the node leaves.
-const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// A data plane that is ready for its listener.
 pub struct DataPlane {
@@ -67,8 +52,15 @@ pub struct DataPlane {
     pub batches: RecordBatches,
     /// The export of traces, where there is one.
     pub export: Option<Export>,
-    /// Where peers dial this node, and where those it may dial are told.
-    peers: Option<(String, watch::Sender<Vec<Known>>)>,
+    nodes: Nodes,
+}
+
+/// Who is told of the nodes of the region.
+struct Nodes {
+    links: Option<Linked>,
+    leaves: Arc<Leaves>,
+    /// So many are assumed at least.
+    least: u64,
 }
 
 /// What a [`DataPlane`] is made of.
@@ -83,14 +75,13 @@ pub struct DataPlaneParts {
     pub own: Vec<SocketAddr>,
     /// Is told what fails.
     pub health: Health,
-    /// What links to other nodes need.
-    pub peering: Option<Peering>,
+    /// What stands already.
+    pub footing: Footing,
 }
 
 impl DataPlane {
-    /// Starts limits and the task that compiles configuration. The first snapshot stands before
-    /// the first connection is taken. `own` are addresses that no target may have; `peering` is
-    /// what links to other nodes need.
+    /// Starts the task that compiles configuration. The first snapshot stands before the first
+    /// connection is taken. `own` are addresses that no target may have.
     ///
     /// # Errors
     /// [`CannotStart`]: a setting of the dial guard is faulty.
@@ -102,36 +93,21 @@ impl DataPlane {
         resealing::begin(settings, &parts, background);
         let DataPlaneParts {
             keyring,
-            store,
+            store: _,
             mut worlds,
             mut own,
             health,
-            peering,
+            footing,
         } = parts;
-        let (sender, batches) = node::records::queue();
-        let sender = sender.keeping(settings.records.enabled);
-        let (shared, export) = shared(settings, &keyring, sender, health.clone())?;
-        let incarnation = peering::incarnation(&shared.origin);
-        let address = peering.as_ref().map(|peering| peering.address.clone());
-        let clock = clock::of_limits(settings)?;
-        let limits = limit_settings(settings, incarnation, peering.is_some());
-        let (mut links, mut known, mut giving, mut nodes) = (None, None, None, Some(1));
-        if let Some(peering) = peering {
-            let running = (&health, background);
-            let this = (incarnation, clock.clone());
-            let peered = peering.start(&shared, this, worlds.clone(), running)?;
-            links = Some(peered.links);
-            known = Some(peered.known);
-            nodes = peered.nodes;
-            giving = Some((peered.leaves, peered.peers));
-        }
-        let (limits, broker) = Limits::linked(store, &limits, clock, links);
-        nodes.iter().for_each(|nodes| limits.set_nodes(*nodes));
-        let broker = restarts::once("tokens", health.clone(), broker);
-        let settling = Settling {
-            limits: limits.clone(),
-            running: background.spawn(broker),
-        };
+        let Footing {
+            shared,
+            limits,
+            settling,
+            batches,
+            export,
+            links,
+            leaves,
+        } = footing;
         own.extend(infrastructure(settings));
         let guard = guard(settings, own)?;
         let mut compiler = Compiler::new(CompilerParts {
@@ -147,9 +123,10 @@ impl DataPlane {
         let first = compiler.compile(&world);
         shared.snapshot.store(Arc::new(first.snapshot));
         let (sender, applied) = watch::channel(world);
-        if let Some((leaves, peers)) = giving {
-            leaves.begin(peers, applied.clone());
+        if let Some(links) = &links {
+            links.announce(worlds.clone(), &health, background);
         }
+        background.spawn(leaves.begin(applied.clone()));
         let snapshot = shared.snapshot.clone();
         let compiling = node::sync::run(worlds, compiler, snapshot, sender, health.clone());
         background.spawn(compiling);
@@ -159,20 +136,20 @@ impl DataPlane {
             limits,
             settling,
             applied,
-            batches: batches.logged(settings.log.requests),
+            batches,
             export,
-            peers: address.zip(known),
+            nodes: Nodes {
+                links,
+                leaves,
+                least: u64::from(settings.limits.nodes),
+            },
         })
     }
 
     /// Tells the others that this node is there, until what is returned is sent or dropped.
-    pub fn join(
-        &mut self,
-        address: SocketAddr,
-        store: Arc<dyn Store>,
-        background: &Runtime,
-    ) -> Joined {
-        let (dialled, known) = self.peers.take().unzip();
+    pub fn join(&self, address: SocketAddr, store: Arc<dyn Store>, background: &Runtime) -> Joined {
+        let links = self.nodes.links.as_ref();
+        let dialled = links.map(|links| links.address.clone());
         let membership = Membership {
             origin: self.shared.origin.clone(),
             address: callers_address(address, dialled.as_deref()),
@@ -186,16 +163,13 @@ impl DataPlane {
             },
             health: self.health.clone(),
             counted: {
-                let limits = self.limits.clone();
+                let known = links.map(|links| links.known.clone());
+                let (limits, leaves) = (self.limits.clone(), self.nodes.leaves.clone());
+                let least = self.nodes.least;
                 Box::new(move |nodes, others| {
                     limits.set_nodes(nodes);
-                    if let Some(known) = &known {
-                        known.send_if_modified(|before| {
-                            let changed = *before != others;
-                            *before = others;
-                            changed
-                        });
-                    }
+                    leaves.set_nodes(nodes.max(least));
+                    known.iter().for_each(|known| tell(known, others.clone()));
                 })
             },
         };
@@ -248,28 +222,9 @@ impl DataPlane {
 /// As for [`DataPlane::start`].
 pub fn check(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<()> {
     clock::of_limits(settings)?;
-    hosts(settings)?;
+    footing::hosts(settings)?;
     traces::check(settings).map_err(|error| CannotStart(format!("{error:#}")))?;
     guard(settings, own).map(drop)
-}
-
-/// Rate limits that hold tokens.
-pub struct Settling {
-    limits: Arc<Limits>,
-    running: JoinHandle<()>,
-}
-
-impl Settling {
-    /// Writes to the store what was spent and gives the rest back: what is not settled counts as
-    /// spent. To be called when no request is left.
-    pub async fn settled(self) {
-        self.limits.stop();
-        if tokio::time::timeout(LEAVE_MAX, self.running).await.is_err() {
-            warn!(
-                "tokens in hand were not given back before the process ended: they count as spent"
-            );
-        }
-    }
 }
 
 /// A node that the others know of.
@@ -306,68 +261,9 @@ fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
     found
 }
 
-/// `linked`: nodes tell each other what their clocks show.
-fn limit_settings(settings: &Settings, incarnation: Opener, linked: bool) -> limits::Settings {
-    let alone = limits::Settings {
-        key_writes_max: settings.limits.max_key_writes.max(1),
-        ..limits::Settings::single_node(incarnation)
-    };
-    match settings.store.kind {
-        StoreKind::Embedded => alone,
-        StoreKind::Etcd => limits::Settings {
-            nodes: settings.limits.nodes.max(1),
-            max_skew: if linked { SKEW_MAX } else { UNKNOWN_SKEW_MAX },
-            clocks_compared: linked,
-            ..alone
-        },
-    }
-}
-
-fn hosts(settings: &Settings) -> anyhow::Result<Hosts> {
-    match &settings.dial_guard.hosts_file {
-        Some(path) => hosts_file::read(path),
-        None => Ok(Hosts::default()),
-    }
-}
-
 fn guard(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<Guard> {
     let guard = Guard::new(&settings.dial_guard, own);
     Ok(guard.map_err(|error| CannotStart(error.to_string()))?)
-}
-
-fn shared(
-    settings: &Settings,
-    keyring: &Keyring,
-    records: node::records::RecordSender,
-    health: Health,
-) -> anyhow::Result<(Shared, Option<Export>)> {
-    let hosts = hosts(settings)?;
-    let metrics = Metrics::default();
-    if settings.gateway.tls.cert_file.is_some() {
-        metrics.set_https();
-    }
-    let started =
-        traces::start(settings, &metrics).map_err(|error| CannotStart(format!("{error:#}")))?;
-    let (traces, export) = started.unzip();
-    let shared = Shared {
-        snapshot: node::gateway::empty_snapshot(keyring.digest_key.clone()),
-        settings: Arc::new(settings.gateway.clone()),
-        upstream: UpstreamSettings {
-            hosts,
-            counts: metrics.connections(),
-            ..UpstreamSettings::default()
-        },
-        metrics,
-        records,
-        traces,
-        origin: Arc::new(Origin {
-            node: settings.name().into(),
-            region: settings.region.as_str().into(),
-        }),
-        tests: TestQueue::default(),
-        health,
-    };
-    Ok((shared, export))
 }
 
 /// Where callers find the node, which may listen on all addresses of its machine (`0.0.0.0`): by

@@ -13,6 +13,7 @@ mod data_plane;
 mod demo;
 mod descriptors;
 mod expiry;
+mod footing;
 mod gauges;
 mod handover;
 mod hosts_file;

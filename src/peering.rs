@@ -40,7 +40,11 @@ impl Peering {
     ///
     /// # Errors
     /// [`CannotStart`]: a certificate is missing or faulty, or nobody could dial the address.
-    pub fn new(settings: &Settings, listener: Option<TcpListener>) -> anyhow::Result<Option<Self>> {
+    pub fn new(
+        settings: &Settings,
+        leaves: &Arc<Leaves>,
+        listener: Option<TcpListener>,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(listener) = listener else {
             return Ok(None);
         };
@@ -56,14 +60,13 @@ impl Peering {
             listener,
             tls,
             address,
-            leaves: Arc::default(),
+            leaves: leaves.clone(),
             facts: Arc::default(),
             kept: KnownNodes::of(&settings.data_dir),
         }))
     }
 
-    /// Starts the links. `clock` is compared with those of the others, `worlds` is what the store
-    /// shows.
+    /// Starts the links. `clock` is compared with those of the others.
     ///
     /// # Errors
     /// The listening socket cannot be used.
@@ -71,9 +74,9 @@ impl Peering {
         self,
         shared: &Shared,
         (incarnation, clock): (Opener, Arc<dyn Clock>),
-        worlds: watch::Receiver<Arc<World>>,
         (health, background): (&Health, &Runtime),
     ) -> anyhow::Result<Peered> {
+        let address = self.address.clone();
         let (origin, stats) = (&shared.origin, shared.metrics.peers());
         let me = Identity {
             node: origin.node.to_string(),
@@ -83,11 +86,7 @@ impl Peering {
         };
         self.listener.set_nonblocking(true)?;
         let (peers, events) = Peers::new(clock, stats, self.leaves.clone(), self.facts.clone());
-        let announce = {
-            let (peers, facts) = (peers.clone(), self.facts);
-            move || facts::announce(peers.clone(), facts.clone(), worlds.clone())
-        };
-        background.spawn(restarts::again("announce", health.clone(), announce));
+        self.leaves.linked(peers.clone());
         let before = self.kept.read();
         let nodes = (!before.is_empty()).then(|| before.len() as u64 + 1);
         let (known, listed) = watch::channel(before);
@@ -107,9 +106,12 @@ impl Peering {
         Ok(Peered {
             links: links(&peers, events),
             nodes,
-            known,
-            leaves: self.leaves,
-            peers,
+            linked: Linked {
+                address,
+                known,
+                peers,
+                facts: self.facts,
+            },
         })
     }
 }
@@ -121,12 +123,42 @@ pub struct Peered {
     /// How many nodes there were when the store was last reached, this one included; `None` where
     /// no others are known: nobody knows then that there are none.
     pub nodes: Option<u64>,
+    /// The rest.
+    pub linked: Linked,
+}
+
+/// The links of a node.
+pub struct Linked {
+    /// Where the other nodes dial this one, `host:port`.
+    pub address: String,
     /// Where known nodes are told.
     pub known: watch::Sender<Vec<Known>>,
-    /// What nodes give each other of configurations; to be begun.
-    pub leaves: Arc<Leaves>,
     /// The links themselves.
     pub peers: Peers,
+    facts: Arc<Facts>,
+}
+
+impl Linked {
+    /// From now on peers are told which secrets are over, by these worlds.
+    pub fn announce(
+        &self,
+        worlds: watch::Receiver<Arc<World>>,
+        health: &Health,
+        background: &Runtime,
+    ) {
+        let (peers, facts) = (self.peers.clone(), self.facts.clone());
+        let announce = move || facts::announce(peers.clone(), facts.clone(), worlds.clone());
+        background.spawn(restarts::again("announce", health.clone(), announce));
+    }
+}
+
+/// Tells which nodes are known; nobody is woken where they are the same.
+pub fn tell(known: &watch::Sender<Vec<Known>>, others: Vec<Known>) {
+    known.send_if_modified(|before| {
+        let changed = *before != others;
+        *before = others;
+        changed
+    });
 }
 
 fn links(peers: &Peers, events: mpsc::Receiver<PeerEvent>) -> Links {

@@ -122,7 +122,8 @@ pub struct PeerSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
-    /// The least number of nodes that is assumed while the store cannot be reached.
+    /// The least number of nodes that is assumed while the store cannot be reached, and where large
+    /// reads of it are spread.
     pub nodes: u32,
     /// Keys that all nodes together write in a second, at most.
     pub max_key_writes: u64,

@@ -1,11 +1,14 @@
 //! A node of a cluster: the data plane alone. Configuration and tokens come from etcd, records go
 //! to a control plane.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::node::limits::Limits;
+use ::node::peers::facts::Facts;
+use ::node::peers::leaves::Leaves;
 use ::node::records::RecordBatches;
 use ::node::records::ship::{self, Destination};
 use ::node::records::spool::Spool;
@@ -14,9 +17,9 @@ use anyhow::Context;
 use proto::health::Health;
 use proto::restarts;
 use proto::seal::Keyring;
-use proto::store::Store;
 use proto::store::follow::{Follower, World};
 use proto::store::kept::{self, Kept};
+use proto::store::{Store, StoreError};
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -28,6 +31,7 @@ use crate::cli::Output;
 use crate::configuration;
 use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::descriptors;
+use crate::footing::Footing;
 use crate::handover::{Folder, Handover, Place, Role};
 use crate::link_tls;
 use crate::peering::Peering;
@@ -79,28 +83,26 @@ impl Node {
         let gateway = self.bound.gateway_address()?;
         let handover = Handover::new(&settings.data_dir, Role::Node, self.bound.named())?;
         let (folder, predecessor) = self.place.shared();
-        let peering = Peering::new(&settings, self.bound.peers)?;
-        let followed = match &peering {
-            Some(peering) => peering.leaves.before(store.clone()),
-            None => store.clone(),
-        };
-        let (mut follower, worlds) = Follower::new(followed, settings.region.clone());
-        begin(&settings, &store, &kept, &mut follower).await?;
-        let health = follower.health();
-        background.spawn(follower.run());
-        let worlds = with_peers(peering.as_ref(), worlds, &health, background);
+        let opens = (&*self.keyring, &store);
+        let peers = (self.bound.peers, predecessor.is_none());
+        let begun = Begun::read(&settings, opens, &kept, peers, background).await?;
+        let Begun {
+            footing,
+            worlds,
+            health,
+        } = begun;
         let (stop, stopping) = oneshot::channel();
         let followed = (worlds.clone(), health.clone());
         let copying = background.spawn(kept::run(kept, store.clone(), followed, stopping));
         let parts = DataPlaneParts {
-            keyring: self.keyring,
+            keyring: self.keyring.clone(),
             store: store.clone(),
             worlds,
             own,
             health: health.clone(),
-            peering,
+            footing,
         };
-        let mut plane = DataPlane::start(&settings, parts, background)?;
+        let plane = DataPlane::start(&settings, parts, background)?;
         let metrics = super::metrics(&settings, Some(plane.metrics()), None, &health);
         let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(gateway, store.clone(), background);
@@ -137,17 +139,58 @@ impl Node {
     }
 }
 
+/// A node that has read its configuration.
+struct Begun {
+    footing: Footing,
+    worlds: watch::Receiver<Arc<World>>,
+    health: Health,
+}
+
+impl Begun {
+    /// Reads it and follows it from here on. `is_first`: no other process serves on this folder.
+    async fn read(
+        settings: &Settings,
+        (keyring, store): (&Keyring, &Arc<dyn Store>),
+        kept: &Kept,
+        (listener, is_first): (Option<TcpListener>, bool),
+        background: &Runtime,
+    ) -> anyhow::Result<Self> {
+        let leaves = Arc::<Leaves>::default();
+        let mut peering = Peering::new(settings, &leaves, listener)?;
+        let facts = peering.as_ref().map(|peering| peering.facts.clone());
+        let (mut follower, worlds) = Follower::new(store.clone(), settings.region.clone());
+        follower.ask_first(leaves.clone());
+        let health = follower.health();
+        let mut start = || {
+            let (running, opens) = ((&health, background), (keyring, store.clone()));
+            Footing::start(settings, opens, (peering.take(), leaves.clone()), running)
+        };
+        // A process that takes the place of another one finds its copy on disk, and leaves it the
+        // links as long as it serves.
+        let early = is_first.then(&mut start).transpose()?;
+        begin(settings, store, (kept, &mut follower), early.as_ref()).await?;
+        let footing = early.map_or_else(start, Ok)?;
+        background.spawn(follower.run());
+        let worlds = with_peers(facts.as_ref(), worlds, &health, background);
+        Ok(Self {
+            footing,
+            worlds,
+            health,
+        })
+    }
+}
+
 /// What the store shows, with what peers tell, where there are any: the copy on disk has it too.
 fn with_peers(
-    peering: Option<&Peering>,
+    facts: Option<&Arc<Facts>>,
     worlds: watch::Receiver<Arc<World>>,
     health: &Health,
     background: &Runtime,
 ) -> watch::Receiver<Arc<World>> {
-    let Some(peering) = peering else {
+    let Some(facts) = facts else {
         return worlds;
     };
-    let (worlds, merging) = peering.facts.begin(worlds, health.clone());
+    let (worlds, merging) = facts.begin(worlds, health.clone());
     background.spawn(merging);
     worlds
 }
@@ -230,12 +273,13 @@ fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {
     Ok(Kept::new(file, &keyring.digest_key, &settings.region)?)
 }
 
-/// The first world: that of the store, or else the one that was kept.
+/// The first world: that of the store, or else the one that was kept. What is not kept is asked of
+/// peers, where `footing` has links.
 async fn begin(
     settings: &Settings,
     store: &Arc<dyn Store>,
-    kept: &Kept,
-    follower: &mut Follower,
+    (kept, follower): (&Kept, &mut Follower),
+    footing: Option<&Footing>,
 ) -> anyhow::Result<()> {
     let age_max = Duration::from_secs(settings.store.kept_max_s);
     let copy = kept.read(age_max).unwrap_or_else(|error| {
@@ -254,7 +298,7 @@ async fn begin(
     };
     let until = Instant::now() + wait;
     let begun = match stores::reach(store, wait).await {
-        Ok(()) => follower.catch_up(until).await,
+        Ok(()) => caught_up(settings, &**store, follower.catch_up(until), footing).await,
         Err(error) => Err(error),
     };
     match begun {
@@ -265,5 +309,22 @@ async fn begin(
             Ok(())
         }
         Err(error) => Err(stores::cannot_begin(error)),
+    }
+}
+
+/// Catches up, with whoever else is there.
+async fn caught_up(
+    settings: &Settings,
+    store: &dyn Store,
+    catching: impl Future<Output = Result<(), StoreError>>,
+    footing: Option<&Footing>,
+) -> Result<(), StoreError> {
+    let Some(footing) = footing else {
+        return catching.await;
+    };
+    footing.meet(settings, store).await;
+    tokio::select! {
+        caught = catching => caught,
+        never = footing.keep_looking(settings, store) => match never {},
     }
 }

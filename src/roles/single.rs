@@ -19,6 +19,7 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::demo::{self, Demo};
+use crate::footing::Footing;
 use crate::handover::{Handover, Place};
 use crate::preflight;
 use crate::private_file;
@@ -72,16 +73,16 @@ impl Single {
         let demo = demo(self.mode, &settings, &mut configuration).await?;
         configuration.caught_up().await?;
         let counters = ::control::metrics::Metrics::default();
+        let health = configuration.health.clone();
         let parts = DataPlaneParts {
+            footing: Footing::alone(&settings, (&keyring, &store), (&health, background))?,
             keyring,
             store: store.clone(),
             worlds: configuration.worlds.clone(),
             own: bound.own()?,
-            health: configuration.health.clone(),
-            peering: None,
+            health: health.clone(),
         };
-        let mut plane = DataPlane::start(&settings, parts, background)?;
-        let health = configuration.health.clone();
+        let plane = DataPlane::start(&settings, parts, background)?;
         let metrics = super::metrics(&settings, Some(plane.metrics()), Some(&counters), &health);
         let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(bound.gateway_address()?, store.clone(), background);

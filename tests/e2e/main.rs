@@ -20,6 +20,7 @@ mod explain_command;
 mod explained;
 mod fault;
 mod filters;
+mod first_load;
 mod forwarded;
 mod handover;
 mod health_checks;

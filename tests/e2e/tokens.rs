@@ -26,7 +26,8 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(cluster: &Cluster, name: &str) -> Self {
+    /// Starts it, with links to the others.
+    pub fn start(cluster: &Cluster, name: &str) -> Self {
         let admin = address::reserved().to_string();
         let mut start = cluster.node_start(name, name);
         start.config.push_str(&format!(
@@ -37,7 +38,8 @@ impl Node {
         Self { gateway, admin }
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    /// One of its metrics.
+    pub fn metric(&self, name: &str) -> u64 {
         let metrics = Request::new("GET", "/metrics").send(&self.admin).text();
         let prefix = format!("{name} ");
         let line = metrics.lines().find_map(|line| line.strip_prefix(&prefix));

@@ -1,19 +1,20 @@
 //! Leaves of configurations, asked of two peers before the store.
 //!
 //! A leaf is named by the hash of its content, so it does not matter who gives it: what does not
-//! have the hash is not taken. After a large publish the store is read by the first nodes only.
+//! have the hash is not taken. A node gives what it serves, and while it still loads what it has
+//! read so far: of many nodes that read one large version the first ones read the store.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use proto::id::OrgId;
 use proto::keys;
 use proto::store::follow::World;
-use proto::store::{
-    At, KeyValue, Lease, LeaseId, Page, Range, Revision, Store, StoreFuture, Txn, TxnOutcome, Watch,
-};
-use proto::tree;
+use proto::store::nearby::{self, NearFuture, Nearby};
+use proto::tree::{self, Hash};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -29,9 +30,13 @@ const ANSWER_MAX: Duration = Duration::from_millis(100);
 /// Who did not answer in time is not asked for so long: of a large configuration there are
 /// hundreds of leaves to ask for.
 const SILENT_REST: Duration = Duration::from_secs(5);
+/// With so many silent peers none is asked: it is this node that hears nothing, and of a hundred
+/// each would cost its wait.
+const SILENT_MAX: usize = 4;
+/// What is kept of a version while it is read, in bytes.
+const READ_BYTES_MAX: usize = 64 * 1_024 * 1_024;
 
 /// Leaves that this node can give and those that it waits for.
-#[derive(Default)]
 pub struct Leaves {
     /// What this node serves; set when it does.
     applied: OnceLock<watch::Receiver<Arc<World>>>,
@@ -39,83 +44,176 @@ pub struct Leaves {
     peers: OnceLock<Peers>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Option<Vec<u8>>>>>,
     silent: Mutex<Silent>,
+    /// Who gave the last one: of a version that few have yet it has more.
+    giver: Mutex<Option<Opener>>,
+    read: Mutex<ReadLeaves>,
     serial: AtomicU64,
+    nodes: AtomicU64,
+    /// Draws when to read, between 0 and 1.
+    draw: fn() -> f64,
+}
+
+impl Default for Leaves {
+    fn default() -> Self {
+        Self {
+            applied: OnceLock::new(),
+            peers: OnceLock::new(),
+            waiting: Mutex::default(),
+            silent: Mutex::default(),
+            giver: Mutex::default(),
+            read: Mutex::default(),
+            serial: AtomicU64::new(0),
+            nodes: AtomicU64::new(1),
+            draw: rand::random,
+        }
+    }
 }
 
 impl Leaves {
-    /// From now on peers are asked, and given what `applied` holds.
-    pub fn begin(&self, peers: Peers, applied: watch::Receiver<Arc<World>>) {
+    /// From now on peers are asked.
+    pub fn linked(&self, peers: Peers) {
         // Set once: a process has one set of links.
-        let _ = self.applied.set(applied);
         let _ = self.peers.set(peers);
     }
 
-    /// A leaf or root that this node serves, as the store holds it.
+    /// From now on peers are given what `applied` holds; what was kept for them while it was read
+    /// goes as soon as it is there.
+    pub fn begin(
+        self: &Arc<Self>,
+        mut applied: watch::Receiver<Arc<World>>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        // Set once: a process serves one configuration.
+        let _ = self.applied.set(applied.clone());
+        let leaves = Arc::clone(self);
+        async move {
+            loop {
+                *leaves.read() = ReadLeaves::default();
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// How many nodes may read the same at one time, this one included.
+    pub fn set_nodes(&self, nodes: u64) {
+        self.nodes.store(nodes, Ordering::Relaxed);
+    }
+
+    /// A leaf or root that this node has, as the store holds it.
     pub fn held(&self, key: &str) -> Option<Vec<u8>> {
         let (org, hash) = keys::parse_leaf(key)?;
-        let world = self.applied.get()?.borrow().clone();
-        let leaf = world.orgs.get(&org)?.config.leaf(hash)?;
-        Some(leaf.packed)
+        let read = self.read().leaves.get(key).cloned();
+        read.map(Vec::from).or_else(|| {
+            let world = self.applied.get()?.borrow().clone();
+            let leaf = world.orgs.get(&org)?.config.leaf(hash)?;
+            Some(leaf.packed)
+        })
     }
 
     /// A peer has answered.
     pub fn answered(&self, ask: u64, packed: Option<Vec<u8>>) {
-        let waiting = self.waiting().remove(&ask);
+        let waiting = lock(&self.waiting).remove(&ask);
         if let Some(waiting) = waiting {
             // An error means that nobody waits any more.
             let _ = waiting.send(packed);
         }
     }
 
-    /// The store, with leaves asked of peers first.
-    pub fn before(self: &Arc<Self>, store: Arc<dyn Store>) -> Arc<dyn Store> {
-        let leaves = Arc::clone(self);
-        Arc::new(PeersFirst { store, leaves })
-    }
-
     /// Asks peers for a leaf; only one with the right hash is taken.
-    async fn ask(&self, key: &str) -> Option<Vec<u8>> {
-        let (_, hash) = keys::parse_leaf(key)?;
+    async fn ask(&self, org: OrgId, hash: Hash) -> Option<Vec<u8>> {
         let peers = self.peers.get()?;
-        let some = peers.some(PEERS_ASKED);
-        let asked = some
-            .iter()
-            .filter(|peer| !self.silent().is(**peer, Instant::now()));
-        for peer in asked {
-            let ask = self.serial.fetch_add(1, Ordering::Relaxed);
-            let (sender, answer) = oneshot::channel();
-            self.waiting().insert(ask, sender);
-            let key = key.to_owned();
-            let sent = peers.send(*peer, PeerMessage::WantLeaf { ask, key });
-            let answer = match sent {
-                true => tokio::time::timeout(ANSWER_MAX, answer).await,
-                false => Ok(Ok(None)),
-            };
-            self.waiting().remove(&ask);
-            if answer.is_err() {
-                self.silent().note(*peer, Instant::now());
+        let key = keys::leaf(org, &hash);
+        for peer in self.candidates(peers) {
+            if !lock(&self.silent).may_be_asked(peer, Instant::now()) {
+                continue;
             }
-            if let Ok(Ok(Some(packed))) = answer
-                && tree::unpack(hash, &packed).is_ok()
-            {
+            let Some(packed) = self.ask_one(peers, peer, &key).await else {
+                continue;
+            };
+            if let Ok(content) = tree::unpack(hash, &packed) {
                 let stats = &peers.shared.stats;
                 stats.leaves_from_peers.fetch_add(1, Ordering::Relaxed);
-                return Some(packed);
+                *lock(&self.giver) = Some(peer);
+                self.read().keep(key, packed.into());
+                return Some(content);
             }
-        }
-        if !some.is_empty() {
-            let stats = &peers.shared.stats;
-            stats.leaves_from_store.fetch_add(1, Ordering::Relaxed);
         }
         None
     }
 
-    fn silent(&self) -> std::sync::MutexGuard<'_, Silent> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whom to ask, in this order.
+    fn candidates(&self, peers: &Peers) -> Vec<Opener> {
+        let giver = *lock(&self.giver);
+        let giver = giver.filter(|giver| peers.has(*giver));
+        let others = peers.some(PEERS_ASKED).into_iter();
+        let others = others.filter(|peer| Some(*peer) != giver);
+        giver.into_iter().chain(others).take(PEERS_ASKED).collect()
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Option<Vec<u8>>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn ask_one(&self, peers: &Peers, peer: Opener, key: &str) -> Option<Vec<u8>> {
+        let ask = self.serial.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        lock(&self.waiting).insert(ask, sender);
+        let key = key.to_owned();
+        let sent = peers.send(peer, PeerMessage::WantLeaf { ask, key });
+        let answer = match sent {
+            true => tokio::time::timeout(ANSWER_MAX, answer).await,
+            false => Ok(Ok(None)),
+        };
+        lock(&self.waiting).remove(&ask);
+        if answer.is_err() {
+            lock(&self.silent).note(peer, Instant::now());
+        }
+        answer.ok()?.ok()?
+    }
+
+    /// When to begin to read so much.
+    fn start(&self, bytes: u64) -> Duration {
+        let nodes = self.nodes.load(Ordering::Relaxed);
+        nearby::start(bytes, nodes, (self.draw)())
+    }
+
+    fn read(&self) -> MutexGuard<'_, ReadLeaves> {
+        lock(&self.read)
+    }
+}
+
+impl Nearby for Leaves {
+    fn leaf(&self, org: OrgId, hash: Hash) -> NearFuture<'_, Option<Vec<u8>>> {
+        Box::pin(self.ask(org, hash))
+    }
+
+    fn stored(&self, org: OrgId, hash: Hash, packed: &Bytes) {
+        let Some(peers) = self.peers.get() else {
+            return;
+        };
+        if peers.are_any() {
+            let stats = &peers.shared.stats;
+            stats.leaves_from_store.fetch_add(1, Ordering::Relaxed);
+        }
+        self.read().keep(keys::leaf(org, &hash), packed.clone());
+    }
+
+    fn turn(&self, bytes: u64) -> NearFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(self.start(bytes)))
+    }
+}
+
+/// What was read of versions that are not served yet, by key, as the store holds it.
+#[derive(Default)]
+struct ReadLeaves {
+    leaves: HashMap<String, Bytes>,
+    bytes: usize,
+}
+
+impl ReadLeaves {
+    /// Keeps a leaf, where there is room.
+    fn keep(&mut self, key: String, packed: Bytes) {
+        let bytes = self.bytes + packed.len();
+        if bytes <= READ_BYTES_MAX && self.leaves.insert(key, packed).is_none() {
+            self.bytes = bytes;
+        }
     }
 }
 
@@ -134,6 +232,12 @@ impl Silent {
         let since = self.0.get(&peer);
         since.is_some_and(|since| now.duration_since(*since) < SILENT_REST)
     }
+
+    /// Whether it is worth while to ask a peer.
+    fn may_be_asked(&self, peer: Opener, now: Instant) -> bool {
+        let silent = self.0.keys().filter(|silent| self.is(**silent, now));
+        !self.is(peer, now) && silent.count() < SILENT_MAX
+    }
 }
 
 impl std::fmt::Debug for Leaves {
@@ -143,67 +247,8 @@ impl std::fmt::Debug for Leaves {
     }
 }
 
-/// A store that asks peers for leaves before it asks the one behind it.
-struct PeersFirst {
-    store: Arc<dyn Store>,
-    leaves: Arc<Leaves>,
-}
-
-impl Store for PeersFirst {
-    /// A leaf from a peer has revision 0: no store has answered.
-    fn get(&self, key: &str) -> StoreFuture<'_, At<Option<KeyValue>>> {
-        if keys::parse_leaf(key).is_none() {
-            return self.store.get(key);
-        }
-        let key = key.to_owned();
-        Box::pin(async move {
-            let Some(packed) = self.leaves.ask(&key).await else {
-                return self.store.get(&key).await;
-            };
-            let revision = Revision(0);
-            let value = Some(KeyValue {
-                key,
-                value: packed.into(),
-                create_revision: revision,
-                mod_revision: revision,
-                version: 1,
-                lease: None,
-            });
-            Ok(At { revision, value })
-        })
-    }
-
-    fn range(&self, range: Range) -> StoreFuture<'_, Page> {
-        self.store.range(range)
-    }
-
-    fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
-        self.store.txn(txn)
-    }
-
-    fn watch(&self, prefix: &str, from: Revision) -> StoreFuture<'_, Box<dyn Watch>> {
-        self.store.watch(prefix, from)
-    }
-
-    fn grant_lease(&self, ttl: Duration) -> StoreFuture<'_, Lease> {
-        self.store.grant_lease(ttl)
-    }
-
-    fn keep_alive(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
-        self.store.keep_alive(lease)
-    }
-
-    fn revoke_lease(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
-        self.store.revoke_lease(lease)
-    }
-
-    fn compact(&self, revision: Revision) -> StoreFuture<'_, ()> {
-        self.store.compact(revision)
-    }
-
-    fn prefer_another(&self) {
-        self.store.prefer_another();
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -215,9 +260,49 @@ mod tests {
         let peer = |node| Opener { node, boot: 1 };
         let (mut silent, at) = (Silent::default(), Instant::now());
         silent.note(peer(1), at);
-        assert!(silent.is(peer(1), at + SILENT_REST / 2) && !silent.is(peer(2), at));
-        assert!(!silent.is(peer(1), at + SILENT_REST));
-        silent.note(peer(2), at + SILENT_REST);
+        let (now, later) = (at + SILENT_REST / 2, at + SILENT_REST);
+        assert!(!silent.may_be_asked(peer(1), now) && silent.may_be_asked(peer(2), now));
+        assert!(silent.may_be_asked(peer(1), later));
+        silent.note(peer(2), later);
         assert_eq!(silent.0.len(), 1, "who may be asked again is forgotten");
+    }
+
+    #[test]
+    fn with_several_silent_peers_nobody_is_asked_for_a_while() {
+        let peer = |node| Opener { node, boot: 1 };
+        let (mut silent, at) = (Silent::default(), Instant::now());
+        let most = SILENT_MAX as u64;
+        (1..most).for_each(|node| silent.note(peer(node), at));
+        assert!(silent.may_be_asked(peer(most + 1), at));
+        silent.note(peer(most), at);
+        assert!(!silent.may_be_asked(peer(most + 1), at));
+        assert!(silent.may_be_asked(peer(most + 1), at + SILENT_REST));
+    }
+
+    #[test]
+    fn what_is_read_is_kept_up_to_a_bound_and_each_leaf_once() {
+        let mut read = ReadLeaves::default();
+        let half = Bytes::from(vec![0; READ_BYTES_MAX / 2]);
+        read.keep("a".into(), half.clone());
+        read.keep("a".into(), half.clone());
+        assert_eq!(read.bytes, half.len());
+        read.keep("b".into(), half.clone());
+        read.keep("c".into(), Bytes::from_static(b"1"));
+        let mut kept: Vec<_> = read.leaves.keys().cloned().collect();
+        kept.sort();
+        assert_eq!(kept, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_large_read_begins_when_it_is_drawn_to() {
+        let leaves = Leaves {
+            draw: || 0.5,
+            ..Leaves::default()
+        };
+        let (little, much) = (1 << 20, 50_000_000);
+        assert_eq!(leaves.start(much), Duration::ZERO, "nobody else reads");
+        leaves.set_nodes(4);
+        assert_eq!(leaves.start(much), Duration::from_secs(2));
+        assert_eq!(leaves.start(little), Duration::ZERO);
     }
 }

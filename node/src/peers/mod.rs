@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::{ClientConfig, ServerConfig};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::limits::{Clock, ClockSample, Opener, PeerEvent};
 use facts::Facts;
@@ -94,6 +94,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     links: Mutex<HashMap<Opener, Link>>,
     events: mpsc::Sender<PeerEvent>,
+    /// How many links there are.
+    linked: watch::Sender<usize>,
     stats: Arc<PeerStats>,
     serial: AtomicU64,
     leaves: Arc<Leaves>,
@@ -130,6 +132,7 @@ impl Peers {
             clock,
             links: Mutex::default(),
             events,
+            linked: watch::Sender::new(0),
             stats,
             serial: AtomicU64::new(0),
             leaves,
@@ -172,6 +175,13 @@ impl Peers {
         }
     }
 
+    /// Ready when so many peers are linked.
+    pub async fn linked(&self, count: usize) {
+        let mut linked = self.shared.linked.subscribe();
+        // The sender lives as long as this does.
+        let _ = linked.wait_for(|linked| *linked >= count).await;
+    }
+
     /// Up to `count` peers that are linked, beginning anywhere.
     fn some(&self, count: usize) -> Vec<Opener> {
         let links = self.links();
@@ -182,6 +192,16 @@ impl Peers {
             .skip(first)
             .take(count.min(links.len()));
         round.copied().collect()
+    }
+
+    /// Whether this start of a node is linked.
+    fn has(&self, peer: Opener) -> bool {
+        self.links().contains_key(&peer)
+    }
+
+    /// Whether any peer is linked.
+    fn are_any(&self) -> bool {
+        !self.links().is_empty()
     }
 
     /// Whether a node is linked, whichever start of it.
@@ -277,6 +297,7 @@ impl Peers {
     fn count(&self, links: &HashMap<Opener, Link>) {
         let linked = links.len() as u64;
         self.shared.stats.linked.store(linked, Ordering::Relaxed);
+        self.shared.linked.send_replace(links.len());
     }
 
     fn links(&self) -> std::sync::MutexGuard<'_, HashMap<Opener, Link>> {

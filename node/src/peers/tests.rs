@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto::health::Health;
 use proto::id::{CredentialId, OrgId};
 use proto::retired::Retired;
 use proto::store::follow::{OrgState, World};
-use proto::tree::OrgConfig;
+use proto::store::nearby::Nearby;
+use proto::tree::{Hash, OrgConfig};
 use proto::version::{Epoch, Generation};
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::RootCertStore;
@@ -95,6 +97,7 @@ impl Node {
         let clock = Arc::new(ShiftedClock { ahead_ns });
         let given = (Arc::clone(&stats), Arc::clone(&leaves), Arc::clone(&facts));
         let (peers, events) = Peers::new(clock, given.0, given.1, given.2);
+        leaves.linked(peers.clone());
         let me = Identity {
             node: name.into(),
             region: region.into(),
@@ -281,30 +284,69 @@ async fn what_is_no_frame_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_peer_without_a_leaf_says_so_and_the_store_is_asked() {
+async fn a_leaf_comes_from_a_peer_that_serves_it_or_has_just_read_it() {
     let ca = authority();
     let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
     let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
     a.knows(&[&b]);
     a.up(&b).await;
     b.up(&a).await;
-    let dir = tempfile::tempdir().unwrap();
-    let store: Arc<dyn proto::store::Store> =
-        proto::store::embedded::Embedded::open(&dir.path().join("store.sqlite")).unwrap();
-    let (_world, applied) = watch::channel(Arc::default());
-    a.leaves.begin(a.peers.clone(), applied);
-    let org = proto::id::OrgId::new();
-    let key = proto::keys::leaf(org, &proto::tree::Hash::of(b"content"));
-    let put = proto::store::Op::put(key.clone(), "stored");
-    let txn = proto::store::Txn {
-        ops: vec![put],
-        ..Default::default()
+    let packed = |content: &[u8]| Bytes::from(zstd::bulk::compress(content, 3).unwrap());
+    let (one, other) = (Hash::of(b"one"), Hash::of(b"other"));
+    let from = |node: &Node| {
+        let (peers, store) = (&node.stats.leaves_from_peers, &node.stats.leaves_from_store);
+        (peers.load(Ordering::Relaxed), store.load(Ordering::Relaxed))
     };
-    store.txn(txn).await.unwrap();
-    let found = a.leaves.before(store).get(&key).await.unwrap();
-    assert_eq!(&*found.value.unwrap().value, b"stored");
-    assert_eq!(a.stats.leaves_from_store.load(Ordering::Relaxed), 1);
-    assert_eq!(a.stats.leaves_from_peers.load(Ordering::Relaxed), 0);
+    assert_eq!(
+        a.leaves.leaf(ORG, one).await,
+        None,
+        "it says that it has none"
+    );
+    // It still reads the version, which is not served yet.
+    b.leaves.stored(ORG, one, &packed(b"one"));
+    assert_eq!(from(&b), (0, 1));
+    assert_eq!(a.leaves.leaf(ORG, one).await, Some(b"one".to_vec()));
+    assert_eq!(from(&a), (1, 0));
+    let held = a.leaves.held(&proto::keys::leaf(ORG, &one));
+    assert_eq!(held, Some(packed(b"one").to_vec()), "and gives it on");
+    // What has another hash is not taken.
+    b.leaves.stored(ORG, other, &packed(b"else"));
+    assert_eq!(a.leaves.leaf(ORG, other).await, None);
+    assert_eq!(from(&a), (1, 0));
+    // With the version in effect what was kept for it goes.
+    let (_world, applied) = watch::channel(Arc::default());
+    let tidying = tokio::spawn(b.leaves.begin(applied));
+    until("it is kept on", || {
+        b.leaves.held(&proto::keys::leaf(ORG, &one)).is_none()
+    })
+    .await;
+    tidying.abort();
+}
+
+#[tokio::test]
+async fn who_gave_the_last_leaf_is_asked_first() {
+    let ca = authority();
+    let a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+    let mut others = Vec::new();
+    for name in ["gw-b", "gw-c", "gw-d", "gw-e"] {
+        others.push(Node::start(name, "eu", tls(&ca, &ca, name)).await);
+    }
+    a.knows(&others.iter().collect::<Vec<_>>());
+    a.peers.linked(others.len()).await;
+    let giver = &others[2];
+    let packed = |content: &[u8]| Bytes::from(zstd::bulk::compress(content, 3).unwrap());
+    let names: Vec<String> = (0..200).map(|at| at.to_string()).collect();
+    for name in &names {
+        let hash = Hash::of(name.as_bytes());
+        giver.leaves.stored(ORG, hash, &packed(name.as_bytes()));
+    }
+    let mut given = 0;
+    for name in &names {
+        let content = a.leaves.leaf(ORG, Hash::of(name.as_bytes())).await;
+        // Of four peers two are asked until one has something.
+        given += usize::from(content.is_some());
+    }
+    assert!(given > 150, "{given} of 200");
 }
 
 const ORG: OrgId = OrgId::from_bits(5);

@@ -3,7 +3,6 @@
 //! A node that ends takes its entry away; one that dies is gone when its lease ends. While the
 //! store cannot be reached the node serves on and tries again.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,11 +13,12 @@ use proto::keys;
 use proto::member::{FAULTS_MAX, FailingEndpoint, Member, MemberFault};
 use proto::restarts::Restarts;
 use proto::store::follow::World;
-use proto::store::load::{self, Fault};
+use proto::store::load::Fault;
 use proto::store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 
 use super::entry::Entry;
+use super::roster::Roster;
 use crate::health_checks::Checked;
 use crate::metrics::Metrics;
 use crate::peers::Known;
@@ -163,31 +163,13 @@ impl Keeper {
         if self.counted_at.is_some_and(|at| at.elapsed() < COUNT) {
             return;
         }
-        let (mut names, mut namesake) = (BTreeSet::new(), None);
-        let mut known = BTreeSet::new();
         let origin = &self.membership.origin;
-        let listed = load::list(&*self.store, keys::NODES, None, |pair| {
-            // One of another release that cannot be read is a node all the same.
-            let Ok(member) = serde_json::from_slice::<Member>(&pair.value) else {
-                names.insert(pair.key.clone());
-                return;
-            };
-            if member.region == *origin.region {
-                if member.id != self.id && member.name == *origin.node {
-                    namesake = Some(member.place().to_owned());
-                }
-                if let Some(address) = member.peers.filter(|_| member.name != *origin.node) {
-                    let node = member.name.clone();
-                    known.insert(Known { node, address });
-                }
-                names.insert(member.name);
-            }
-        });
-        if listed.await.is_err() {
+        let Ok(roster) = Roster::read(&*self.store, origin, Some(self.id)).await else {
             return;
-        }
+        };
         self.counted_at = Some(Instant::now());
-        (self.membership.counted)(names.len() as u64, known.into_iter().collect());
+        let (nodes, namesake) = (roster.nodes(), roster.namesake().map(str::to_owned));
+        (self.membership.counted)(nodes, roster.into_known());
         let Some(place) = namesake else {
             self.namesakes = 0;
             return;

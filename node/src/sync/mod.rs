@@ -7,6 +7,7 @@ pub mod guard;
 pub mod membership;
 pub mod recovery;
 pub mod resealing;
+pub mod roster;
 pub mod test_requests;
 pub mod usage;
 

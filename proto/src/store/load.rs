@@ -8,8 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::stream::{StreamExt, TryStreamExt};
-
+use super::nearby::Source;
 use super::{Range, Revision, Store, StoreError};
 use crate::id::OrgId;
 use crate::keys;
@@ -18,8 +17,6 @@ use crate::tree::{
     self, EVERYWHERE, Hash, Head, HeldLeaf, Objects, OrgConfig, ReadLeaf, ReadSet, Root, TreeError,
 };
 
-/// Reads under way at one time.
-const READS_MAX: usize = 8;
 /// Keys asked for in one page of a list.
 const PAGE_KEYS: usize = 500;
 
@@ -94,7 +91,7 @@ pub async fn version(
     head: Head,
     previous: Option<&OrgConfig>,
 ) -> Result<Loaded, LoadError> {
-    version_of(store, org, head, previous, Wanted::All).await
+    version_of(Source::of(store), org, head, previous, Wanted::All).await
 }
 
 /// The same, with a choice of what is wanted. A root of all regions that cannot be read is an error
@@ -103,7 +100,7 @@ pub async fn version(
 /// # Errors
 /// As for [`version`].
 pub async fn version_of(
-    store: &dyn Store,
+    source: Source<'_>,
     org: OrgId,
     head: Head,
     previous: Option<&OrgConfig>,
@@ -114,7 +111,7 @@ pub async fn version_of(
         return Err(TreeError::Malformed("head", why).into());
     }
     let mut reading = Reading {
-        store,
+        source,
         org,
         previous,
         held: previous.map(OrgConfig::held_leaves).unwrap_or_default(),
@@ -139,16 +136,9 @@ pub async fn version_of(
     Ok(Loaded { config, faults })
 }
 
-/// Reads one leaf or root.
-async fn leaf(store: &dyn Store, org: OrgId, hash: Hash) -> Result<Vec<u8>, LoadError> {
-    let pair = store.get(&keys::leaf(org, &hash)).await?.value;
-    let pair = pair.ok_or(LoadError::Missing(hash))?;
-    Ok(tree::unpack(hash, &pair.value)?)
-}
-
 /// A version that is being put together.
 struct Reading<'a> {
-    store: &'a dyn Store,
+    source: Source<'a>,
     org: OrgId,
     previous: Option<&'a OrgConfig>,
     held: BTreeMap<Hash, HeldLeaf<'a>>,
@@ -160,8 +150,8 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Reads the leaves of a set that the version before does not hold.
     async fn set(&mut self, name: &str, root: Hash) -> Result<ReadSet, LoadError> {
-        let (store, org) = (self.store, self.org);
-        let root = Root::parse(&leaf(store, org, root).await?)?;
+        let (source, org) = (self.source, self.org);
+        let root = Root::parse(&source.leaf(org, root).await?)?;
         let mut objects = Objects::new();
         let mut missing = Vec::new();
         for (prefix, hash) in &root.leaves {
@@ -172,17 +162,7 @@ impl Reading<'_> {
                 }),
             }
         }
-        let contents: Vec<(String, Hash, Result<Vec<u8>, LoadError>)> =
-            futures_util::stream::iter(missing)
-                .map(|(prefix, hash)| async move {
-                    match leaf(store, org, hash).await {
-                        Err(LoadError::Store(error)) => Err(error),
-                        content => Ok((prefix, hash, content)),
-                    }
-                })
-                .buffer_unordered(READS_MAX)
-                .try_collect()
-                .await?;
+        let contents = source.leaves(org, missing).await?;
         let mut read = Vec::new();
         for (prefix, hash, content) in contents {
             let place = (name, prefix.as_str());

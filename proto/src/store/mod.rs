@@ -18,6 +18,7 @@ pub mod kept;
 pub mod lacking;
 pub mod limits;
 pub mod load;
+pub mod nearby;
 pub mod place;
 pub mod recovery;
 mod span;

@@ -6,6 +6,7 @@
 //! that does not descend from the one that is served is a regression and is not applied, whatever
 //! its number.
 
+mod ahead;
 mod news;
 mod pulse;
 mod reader;
@@ -21,19 +22,21 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::ahead::Ahead;
 use self::news::{Heard, News, collect, gateways, is_beat, posted};
 use self::pulse::Pulse;
 use self::reader::{Outcome, Reader};
+use self::world::slugs;
 pub use self::world::{OrgState, SealedValues, World};
 use super::backoff::{backoff, jitter};
 use super::load::{self, Fault};
+use super::nearby::Nearby;
 use super::recovery;
-use super::{Change, Event, KeyValue, Revision, Store, StoreError, Watch};
+use super::{Change, Event, KeyValue, Revision, Store, StoreError};
 use crate::beat::Beat;
 use crate::health::Health;
 use crate::id::{OrgId, RequestId};
 use crate::keys::{self, Live};
-use crate::object::{Body, ObjectId};
 use crate::regions::Gateways;
 use crate::restarts::Restarts;
 use crate::test_request::Posted;
@@ -49,6 +52,9 @@ const RETRY_CONTENT: Duration = Duration::from_secs(10);
 /// Follows the store; see the module.
 pub struct Follower {
     store: Arc<dyn Store>,
+    near: Option<Arc<dyn Nearby>>,
+    /// True when what is being read must not wait for its turn.
+    hurry: watch::Sender<bool>,
     region: String,
     world: watch::Sender<Arc<World>>,
     health: Health,
@@ -70,6 +76,8 @@ impl Follower {
         (
             Self {
                 store,
+                near: None,
+                hurry: watch::Sender::new(false),
                 region: region.into(),
                 world,
                 health: Health::default(),
@@ -79,6 +87,11 @@ impl Follower {
             },
             receiver,
         )
+    }
+
+    /// From now on leaves are asked for there before the store is read.
+    pub fn ask_first(&mut self, near: Arc<dyn Nearby>) {
+        self.near = Some(near);
     }
 
     /// Tells whether the store is reached, as long as the follower runs.
@@ -96,9 +109,9 @@ impl Follower {
         kept: Arc<dyn Store>,
         age: Duration,
     ) -> Result<(), StoreError> {
-        let real = std::mem::replace(&mut self.store, kept);
+        let (real, near) = (std::mem::replace(&mut self.store, kept), self.near.take());
         let listed = self.list().await;
-        self.store = real;
+        (self.store, self.near) = (real, near);
         listed.map(|_| self.health.facts_were_whole(age))
     }
 
@@ -145,7 +158,8 @@ impl Follower {
     /// One list and the watch after it, until an error, or until unreadable content is due.
     async fn round(&mut self) -> Result<(), StoreError> {
         let revision = self.list_current().await?;
-        let mut watch = self.store.watch(keys::LIVE, revision.next()).await?;
+        let watch = self.store.watch(keys::LIVE, revision.next()).await?;
+        let mut watch = Ahead::of(watch, self.hurry.clone());
         self.health.store_reached(true);
         let (mut shown, mut pulse) = (
             revision,
@@ -156,7 +170,7 @@ impl Follower {
             let change = tokio::select! {
                 // What the watch has shown counts before what it has not.
                 biased;
-                next = next_or(&mut *watch, retry) => match next {
+                next = next_or(&mut watch, retry) => match next {
                     Some(change) => change?,
                     None => return Ok(()),
                 },
@@ -166,7 +180,7 @@ impl Follower {
                 }
             };
             shown = change.revision;
-            self.change(change).await?;
+            watch.during(self.change(change)).await?;
             retry = retry.or_else(|| self.retry_at());
         }
     }
@@ -200,6 +214,8 @@ impl Follower {
         let mut stray = Vec::new();
         let store = Arc::clone(&self.store);
         let (mut tests, mut regions) = (BTreeMap::new(), None);
+        // Whatever was urgent in what was watched before is in the list.
+        self.hurry.send_replace(false);
         // One listing, so that many processes that list at one time ask little. Deltas are left
         // out: 10,000 of them would be 320 MB.
         let beyond = Some(keys::BEYOND_DELTAS);
@@ -296,10 +312,7 @@ impl Follower {
                 _ => live.push((org, news)),
             }
         }
-        let reader = Reader {
-            store: &*self.store,
-            region: &self.region,
-        };
+        let reader = self.reader();
         let read: Vec<_> = futures_util::stream::iter(live)
             .map(|(org, news)| {
                 let old = world.orgs.get(&org);
@@ -332,13 +345,18 @@ impl Follower {
         org: OrgId,
         news: News,
     ) -> Result<(), StoreError> {
-        let reader = Reader {
-            store: &*self.store,
-            region: &self.region,
-        };
-        let outcome = reader.org(org, orgs.get(&org), news).await?;
+        let outcome = self.reader().org(org, orgs.get(&org), news).await?;
         self.keep(orgs, org, outcome);
         Ok(())
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            store: &*self.store,
+            near: self.near.as_deref(),
+            hurry: &self.hurry,
+            region: &self.region,
+        }
     }
 
     fn keep(&mut self, orgs: &mut BTreeMap<OrgId, Arc<OrgState>>, org: OrgId, outcome: Outcome) {
@@ -367,28 +385,8 @@ fn first_faults<'f>(all: impl Iterator<Item = &'f Fault> + Clone) -> Vec<Fault> 
     first.take(FAULTS_MAX).cloned().collect()
 }
 
-/// Organisations by slug, as the applied version of `system` names them.
-fn slugs(world: &World, orgs: &BTreeMap<OrgId, Arc<OrgState>>) -> BTreeMap<String, OrgId> {
-    let (before, now) = (world.orgs.get(&SYSTEM_ORG), orgs.get(&SYSTEM_ORG));
-    let Some(system) = now else {
-        return world.slugs.clone();
-    };
-    if before.is_some_and(|before| Arc::ptr_eq(&before.config, &system.config)) {
-        return world.slugs.clone();
-    }
-    let objects = system.config.objects.iter();
-    let named = objects.filter_map(|(id, object)| match (id, &object.body) {
-        (ObjectId::Org(id), Body::Org(org)) => Some((org.slug.clone(), *id)),
-        _ => None,
-    });
-    named.collect()
-}
-
 /// The next change, or `None` when `until` comes first.
-async fn next_or(
-    watch: &mut dyn Watch,
-    until: Option<Instant>,
-) -> Option<Result<Change, StoreError>> {
+async fn next_or(watch: &mut Ahead, until: Option<Instant>) -> Option<Result<Change, StoreError>> {
     match until {
         Some(until) => tokio::time::timeout_at(until, watch.next()).await.ok(),
         None => Some(watch.next().await),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
 
 use super::news::{Heard, News};
 use super::{OrgState, SealedValues};
@@ -17,6 +18,7 @@ use crate::retired::Retired;
 use crate::seal::Sealed;
 use crate::store::ancestry::ancestry;
 use crate::store::load::{self, Fault, LoadError, Loaded, Wanted};
+use crate::store::nearby::{Nearby, Source};
 use crate::store::{KeyValue, Store, StoreError};
 use crate::tree::{self, Ancestry, Delta, Head, OrgConfig};
 
@@ -43,6 +45,10 @@ pub(super) struct Outcome {
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub store: &'a dyn Store,
+    /// Who may have leaves nearer than the store.
+    pub near: Option<&'a dyn Nearby>,
+    /// True when something that came later must not wait.
+    pub hurry: &'a watch::Sender<bool>,
     pub region: &'a str,
 }
 
@@ -181,8 +187,12 @@ impl Reader<'_> {
                 return Ok(Some(Arc::new(config.kept_in(self.region))));
             }
         }
-        let loaded =
-            load::version_of(self.store, org, head, old, Wanted::Kept(self.region)).await?;
+        let source = Source {
+            store: self.store,
+            near: self.near,
+            hurry: Some(self.hurry),
+        };
+        let loaded = load::version_of(source, org, head, old, Wanted::Kept(self.region)).await?;
         self.still_newest(org, &loaded).await?;
         // What other regions keep alone need not be here.
         let is_ours = |set: &&str| tree::is_kept_in(set, self.region);

@@ -8,18 +8,19 @@ use serde_json::{Value, json};
 use super::*;
 use crate::credential::SecretInput;
 use crate::id::{CredentialId, TargetId};
-use crate::object::StoredCredential;
+use crate::object::{Body, ObjectId, StoredCredential};
 use crate::org::{Org, Role};
 use crate::policy::Policy;
 use crate::retired::Retired;
 use crate::seal::{self, Binding, DigestKey, Keyring, NewSecret};
 use crate::store::embedded::Embedded;
 use crate::store::kept;
-use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome};
+use crate::store::nearby::{NearFuture, Nearby};
+use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome, Watch};
 use crate::tree::{
     Context, Draft, Hash, Head, Lineage, Operation, OrgConfig, Packed, VersionRecord, apply,
 };
-use crate::version::Epoch;
+use crate::version::{Epoch, Generation};
 
 const ORG: OrgId = OrgId::from_bits(50);
 
@@ -105,6 +106,11 @@ async fn scene() -> Scene {
 }
 
 fn empty_scene() -> Scene {
+    scene_near(None)
+}
+
+/// Leaves are asked of `near` first.
+fn scene_near(near: Option<Arc<dyn Nearby>>) -> Scene {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Watched {
         inner: Embedded::open(&dir.path().join("store")).unwrap(),
@@ -113,7 +119,8 @@ fn empty_scene() -> Scene {
         leaf_reads: AtomicUsize::new(0),
         writer: Mutex::default(),
     });
-    let (follower, worlds) = Follower::new(store.clone(), "eu");
+    let (mut follower, worlds) = Follower::new(store.clone(), "eu");
+    near.into_iter().for_each(|near| follower.ask_first(near));
     let task = tokio::spawn(follower.run());
     Scene {
         store,
@@ -226,7 +233,16 @@ fn plain(bits: u128) -> Operation {
 }
 
 impl Scene {
-    async fn write(&self, ops: Vec<Op>) -> Revision {
+    /// The last hundred at once, what comes before them before.
+    async fn write(&self, mut ops: Vec<Op>) -> Revision {
+        while ops.len() > 100 {
+            let rest = ops.split_off(ops.len().min(200) - 100);
+            let first = Txn {
+                ops: std::mem::replace(&mut ops, rest),
+                ..Txn::default()
+            };
+            self.store.txn(first).await.unwrap();
+        }
         match self
             .store
             .txn(Txn {
@@ -655,8 +671,11 @@ async fn many_secrets_are_listed_and_few_are_read_with_the_same_result() {
             .await
             .unwrap();
     }
+    let hurry = watch::Sender::new(false);
     let reader = Reader {
         store: &*store,
+        near: None,
+        hurry: &hurry,
         region: "eu",
     };
     let mut read = reader.each(ORG, names.clone()).await.unwrap();
@@ -684,4 +703,105 @@ fn what_is_wrong_with_a_whole_organisation_is_listed_before_objects() {
     let listed = first_faults(all.iter());
     assert_eq!(listed.len(), FAULTS_MAX);
     assert_eq!(listed[..3], [fault(2, None), fault(3, None), of_object(0)]);
+}
+
+/// Gives the leaves that it has, and lets large reads begin when it is told to.
+struct Near {
+    has: Mutex<BTreeMap<Hash, Vec<u8>>>,
+    stored: AtomicUsize,
+    turns: watch::Sender<usize>,
+    begins: watch::Sender<bool>,
+}
+
+impl Nearby for Near {
+    fn leaf(&self, _: OrgId, hash: Hash) -> NearFuture<'_, Option<Vec<u8>>> {
+        let found = self.has.lock().unwrap().get(&hash).cloned();
+        Box::pin(async move { found })
+    }
+
+    fn stored(&self, _: OrgId, hash: Hash, packed: &bytes::Bytes) {
+        assert!(crate::tree::unpack(hash, packed).is_ok());
+        self.stored.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn turn(&self, bytes: u64) -> NearFuture<'_, ()> {
+        assert!(bytes > 1_024 * 1_024, "{bytes} are few");
+        self.turns.send_modify(|turns| *turns += 1);
+        let mut begins = self.begins.subscribe();
+        Box::pin(async move {
+            begins.wait_for(|begins| *begins).await.expect("a sender");
+        })
+    }
+}
+
+/// More than 1 MiB, in new leaves.
+fn much(from: u128) -> Vec<Operation> {
+    let long = "p".repeat(2_000);
+    let url = |bits: u128| format!("https://h{bits}.example/{bits}/{long}");
+    let create = |bits| target(bits, json!({"base_url": url(bits)}));
+    (from..from + 1_500).map(create).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_read_waits_for_its_turn_and_a_revocation_for_nobody() {
+    let near = Arc::new(Near {
+        has: Mutex::default(),
+        stored: AtomicUsize::new(0),
+        turns: watch::Sender::new(0),
+        begins: watch::Sender::new(false),
+    });
+    let mut scene = scene_near(Some(near.clone()));
+    found(&scene).await;
+    let small = scene.publish(&[plain(1)]).await;
+    scene.at(small).await;
+    assert_eq!(*near.turns.borrow(), 0, "little is read at once");
+
+    let reads = || scene.store.leaf_reads.load(Ordering::SeqCst);
+    let (before, mut turns) = (reads(), near.turns.subscribe());
+    let large = scene.publish(&much(1_000)).await;
+    turns.wait_for(|turns| *turns == 1).await.unwrap();
+    // The root was read, which says what is lacking.
+    assert_eq!(reads(), before + 1);
+    assert!(scene.worlds.borrow().revision < large);
+    let fact = Retired {
+        lowest: Generation {
+            epoch: genesis(ORG).head.epoch,
+            n: 2,
+        },
+        next: None,
+    };
+    let key = keys::retired(ORG, CredentialId::from_bits(9));
+    let fact = serde_json::to_vec(&fact).unwrap();
+    let revoked = scene.write(vec![Op::put(key, fact)]).await;
+    let world = scene.at(revoked).await;
+    assert_eq!(
+        (objects(&world), world.orgs[&ORG].retired.len()),
+        (1_501, 1)
+    );
+    let reads = || scene.store.leaf_reads.load(Ordering::SeqCst);
+    assert_eq!(
+        near.stored.load(Ordering::SeqCst),
+        reads(),
+        "it can be given"
+    );
+
+    let larger = scene.publish(&much(10_000)).await;
+    turns.wait_for(|turns| *turns == 2).await.unwrap();
+    assert!(scene.worlds.borrow().revision < larger);
+    near.begins.send_replace(true);
+    let world = scene.at(larger).await;
+    assert_eq!(objects(&world), 3_001);
+
+    // What somebody near has is not read at all.
+    let packed = made(&scene.store, ORG, &much(20_000));
+    let content = |hash, packed| crate::tree::unpack(hash, packed).unwrap();
+    let given = packed.leaves.iter();
+    let given = given.map(|leaf| (leaf.hash, content(leaf.hash, &leaf.packed)));
+    near.has.lock().unwrap().extend(given);
+    let before = scene.store.leaf_reads.load(Ordering::SeqCst);
+    let given = scene.write(ops_of(&packed)).await;
+    let world = scene.at(given).await;
+    assert_eq!(objects(&world), 4_501);
+    assert_eq!(scene.store.leaf_reads.load(Ordering::SeqCst), before);
+    assert_eq!(*near.turns.borrow(), 2);
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::Fault;
 use crate::id::{CredentialId, OrgId, RequestId};
+use crate::object::{Body, ObjectId};
 use crate::regions::Gateways;
 use crate::retired::Retired;
 use crate::seal::Sealed;
 use crate::store::Revision;
 use crate::test_request::Posted;
-use crate::tree::OrgConfig;
+use crate::tree::{OrgConfig, SYSTEM_ORG};
 
 /// Sealed values by credential and seal id.
 pub type SealedValues = BTreeMap<(CredentialId, String), Arc<Sealed>>;
@@ -69,4 +70,24 @@ pub struct OrgState {
     pub sealed_whole: bool,
     /// Which secrets are over.
     pub retired: Arc<BTreeMap<CredentialId, Retired>>,
+}
+
+/// Organisations by slug, as the applied version of `system` names them.
+pub(super) fn slugs(
+    world: &World,
+    orgs: &BTreeMap<OrgId, Arc<OrgState>>,
+) -> BTreeMap<String, OrgId> {
+    let (before, now) = (world.orgs.get(&SYSTEM_ORG), orgs.get(&SYSTEM_ORG));
+    let Some(system) = now else {
+        return world.slugs.clone();
+    };
+    if before.is_some_and(|before| Arc::ptr_eq(&before.config, &system.config)) {
+        return world.slugs.clone();
+    }
+    let objects = system.config.objects.iter();
+    let named = objects.filter_map(|(id, object)| match (id, &object.body) {
+        (ObjectId::Org(id), Body::Org(org)) => Some((org.slug.clone(), *id)),
+        _ => None,
+    });
+    named.collect()
 }
