@@ -162,13 +162,14 @@ pub fn summary(
     let mut otherwise = Vec::new();
     let mut by_rule: BTreeMap<String, u64> = BTreeMap::new();
     for record in records {
+        // Who was not recognised, or whose key was revoked under way, is refused whatever the rules
+        // say; what ended before that was decided by nothing that is looked at here.
+        if record.auth_failure.is_some() {
+            counts.denied += 1;
+            continue;
+        }
         let Some(caller) = record.proxy_credential_id else {
-            // Who was not recognised is refused whatever the rules say; what ended before that
-            // was decided by nothing that is looked at here.
-            match record.auth_failure {
-                Some(_) => counts.denied += 1,
-                None => counts.unknown += 1,
-            }
+            counts.unknown += 1;
             continue;
         };
         let explained = judge.explain(record, caller)?;
