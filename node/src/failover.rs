@@ -20,11 +20,13 @@ use crate::flow::{Exchange, Inbound};
 use crate::inbound;
 use crate::metrics::Metrics;
 use crate::outcomes::{self, Sent, settle};
+use crate::rearming::Rearming;
 use crate::snapshot::CompiledProxy;
 use crate::spending::Attempts;
 use crate::upstream::retry::is_idempotent;
 use crate::upstream::{
-    Answer, Failure, REPLAY_BYTES_MAX, Resend, SendError, Stopped, Terms, Upstream,
+    Answer, Failure, Hold, REPLAY_BYTES_MAX, RequestHead, Resend, SendError, Stopped, Terms,
+    Upstream,
 };
 
 /// Most endpoints that one request is sent to: one that all of them fail on is at fault itself.
@@ -111,7 +113,16 @@ pub async fn run(
         let (head, body) = *again;
         let before = exchange.notes.attempts;
         let ended = {
-            let mut gate = |attempt: u32| attempts.spend(before + attempt);
+            let mut rearming = Rearming {
+                proxy,
+                caller: exchange.caller.as_ref(),
+                successor: &mut exchange.successor,
+                refusal: &mut exchange.notes.refusal,
+            };
+            let mut gate = |attempt: u32, head: &mut RequestHead| {
+                rearming.look(head).map_err(Hold::Refused)?;
+                attempts.spend(before + attempt)
+            };
             let sending = pin!(upstream.send(destination, head, body, &mut gate));
             let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
             let reply = exchange.reply.as_mut().filter(|_| cancels);

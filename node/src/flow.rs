@@ -31,7 +31,7 @@ use crate::presented::Place;
 use crate::reflected::ScrubbedBody;
 use crate::reply::ReplySender;
 use crate::request::Request;
-use crate::snapshot::{CompiledProxy, Snapshot};
+use crate::snapshot::{CompiledProxy, Snapshot, TargetCredential};
 use crate::spending::Spends;
 use crate::stages::inject::Armed;
 use crate::stages::record::Closing;
@@ -77,6 +77,9 @@ pub struct Exchange {
     pub outgoing: Option<Outgoing>,
     /// *Armed*: what will be sent.
     pub armed: Option<Armed>,
+    /// What is sent in the place of the target's credential, where that was replaced since the
+    /// request came.
+    pub successor: Option<Arc<TargetCredential>>,
     /// *Answered*: what the target said.
     pub answer: Option<Answer>,
     /// What the gateway of another region said with its answer.
@@ -126,6 +129,7 @@ impl Exchange {
             slots: Vec::new(),
             outgoing: None,
             armed: None,
+            successor: None,
             answer: None,
             said: None,
             end: None,
@@ -136,6 +140,12 @@ impl Exchange {
             fault: None,
             says_sent_at: false,
         }
+    }
+
+    /// The credential that its target is sent.
+    pub fn target_credential(&self) -> Option<&Arc<TargetCredential>> {
+        let pinned = || self.proxy.as_ref()?.target_credential.as_ref();
+        self.successor.as_ref().or_else(pinned)
     }
 }
 

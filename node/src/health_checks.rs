@@ -182,7 +182,7 @@ impl Checked {
                 terms: Terms::now(),
             };
             let destination = self.destination();
-            let mut gate = |_| Ok::<_, Hold<Infallible>>(None);
+            let mut gate = |_, _: &mut RequestHead| Ok::<_, Hold<Infallible>>(None);
             let sent = upstream.send(&destination, head, RequestBody::Empty, &mut gate);
             let mut answer = sent.await.map_err(|error| match error {
                 SendError::Failed(failure) => failure.kind.to_string(),

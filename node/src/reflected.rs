@@ -27,7 +27,7 @@ use crate::upstream::AnswerError;
 
 /// The search for the secret that a request was sent with; none where there is nothing to search.
 pub fn scrub_of(exchange: &Exchange) -> Option<Arc<Scrub>> {
-    let credential = exchange.proxy.as_ref()?.target_credential.as_ref()?;
+    let credential = exchange.target_credential()?;
     credential.secret.scrub().cloned()
 }
 
@@ -38,7 +38,7 @@ pub fn scrub_head(
     proxy: &CompiledProxy,
     headers: &mut HeaderMap,
 ) {
-    let Some(credential) = proxy.target_credential.as_ref() else {
+    let Some(credential) = exchange.target_credential().cloned() else {
         return;
     };
     let Some(scrub) = credential.secret.scrub() else {
@@ -57,7 +57,7 @@ pub fn scrub_head(
     }
     if times > 0 {
         exchange.notes.scrubbed += times;
-        tell(metrics, exchange.id, proxy.id, credential);
+        tell(metrics, exchange.id, proxy.id, &credential);
     }
 }
 
@@ -115,9 +115,10 @@ pub fn scrub_body(
     proxy: &CompiledProxy,
     answer: &mut Answer,
 ) {
-    let Some(credential) = proxy.target_credential.as_ref() else {
+    let Some(credential) = exchange.target_credential().cloned() else {
         return;
     };
+    let credential = &credential;
     let (scrub, coding) = (credential.secret.scrub(), decodable(proxy, answer));
     if scrub.is_none() && coding.is_none() {
         return;

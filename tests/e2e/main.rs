@@ -70,6 +70,7 @@ mod suggested_rules;
 mod tls;
 mod tokens;
 mod unauthorized;
+mod under_way;
 mod upstreams;
 mod validation;
 mod values;

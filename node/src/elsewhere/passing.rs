@@ -167,7 +167,7 @@ async fn send(
         .flatten()
         .map(|body| Box::new((head.clone(), body)));
     let attempts = Cell::new(0);
-    let mut gate = |attempt: u32| {
+    let mut gate = |attempt: u32, _: &mut RequestHead| {
         attempts.set(attempt);
         Ok(None)
     };

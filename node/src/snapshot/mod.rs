@@ -39,7 +39,7 @@ use crate::request::Request;
 use crate::upstream::Destination;
 
 pub use self::names::Names;
-pub use self::revoked::{End, validity};
+pub use self::revoked::{End, Successor, validity};
 
 /// One configuration of the whole node.
 pub struct Snapshot {
@@ -100,6 +100,8 @@ pub struct CompiledProxy {
     pub former_aliases: Vec<FormerAlias>,
     /// Which version of the organisation's configuration this is the form of.
     pub version: FormVersion,
+    /// When nothing may be sent by it any more, whoever calls: its organisation was deleted.
+    pub end: End,
     /// Whether it is switched on.
     pub active: bool,
     /// Who may call.
@@ -300,6 +302,10 @@ pub struct TargetCredential {
     pub id_text: Box<str>,
     /// The version that set its secret.
     pub generation: Option<Arc<str>>,
+    /// When its secret ends; in the past for one that is retired.
+    pub end: End,
+    /// What has taken its place, for requests that still have this one.
+    pub successor: Successor,
     /// Its form.
     pub auth_type: AuthType,
     /// Where its secret may be sent.

@@ -4,8 +4,10 @@
 //! A fact only ever rises, so an end only ever comes nearer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use proto::id::CredentialId;
 use proto::retired::Retired;
@@ -37,7 +39,8 @@ impl End {
         self.at_us.load(Ordering::Relaxed) != i64::MAX
     }
 
-    fn comes(&self, at: Timestamp) {
+    /// It ends at this instant, if not before.
+    pub fn comes(&self, at: Timestamp) {
         self.at_us.fetch_min(at.as_microsecond(), Ordering::Relaxed);
     }
 }
@@ -59,7 +62,7 @@ fn end(retired: &Retired, generation: &str) -> Option<Timestamp> {
 }
 
 impl CompiledProxy {
-    /// Tells its callers' secrets what is known now.
+    /// Tells its callers' secrets, and its target's, what is known now.
     pub fn revoke(&self, retired: &BTreeMap<CredentialId, Retired>) {
         for credential in &self.credentials {
             let Some(fact) = retired.get(&credential.id) else {
@@ -71,15 +74,36 @@ impl CompiledProxy {
                 }
             }
         }
+        if let Some(credential) = &self.target_credential
+            && let Some(at) = credential.ends(retired)
+        {
+            credential.end.comes(at);
+        }
     }
 }
+
+/// What has taken the place of a target's credential; nothing at first.
+#[derive(Default)]
+pub struct Successor(ArcSwapOption<TargetCredential>);
 
 impl TargetCredential {
     /// Whether its secret is over by what is known now.
     pub fn is_over(&self, retired: &BTreeMap<CredentialId, Retired>, now: Timestamp) -> bool {
-        let fact = retired.get(&self.id);
-        let end = fact.and_then(|fact| end(fact, self.generation.as_deref()?));
-        end.is_some_and(|end| now >= end)
+        self.ends(retired).is_some_and(|end| now >= end)
+    }
+
+    fn ends(&self, retired: &BTreeMap<CredentialId, Retired>) -> Option<Timestamp> {
+        end(retired.get(&self.id)?, self.generation.as_deref()?)
+    }
+
+    /// What has taken its place.
+    pub fn newest(&self) -> Option<Arc<Self>> {
+        self.successor.0.load_full()
+    }
+
+    /// From now on requests that have this one send that.
+    pub fn is_replaced_by(&self, newest: Arc<Self>) {
+        self.successor.0.store(Some(newest));
     }
 }
 

@@ -12,7 +12,6 @@ use http::uri::PathAndQuery;
 use proto::meter::value::ValueSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
-use proto::record::UpstreamId;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -28,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::outbound;
 use crate::outcomes;
 use crate::payload;
-use crate::records::reduce::shortened;
+use crate::rearming::Rearming;
 use crate::reflected;
 use crate::refused;
 use crate::settling::Settling;
@@ -36,8 +35,9 @@ use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
 use crate::stages::inject::Armed;
 use crate::upstream::{
-    self, AnswerError, Failure, FailureKind, RequestHead, SendError, Terms, Upstream,
+    self, AnswerError, Failure, FailureKind, Hold, RequestHead, SendError, Terms, Upstream,
 };
+use crate::upstream_ids;
 
 /// The stage.
 pub struct Forward {
@@ -110,7 +110,16 @@ async fn to_target(
     let destination = proxy.destinations.get(picked.at);
     let destination = destination.ok_or_else(failover::unlisted)?;
     let sent = {
-        let mut gate = |attempt: u32| attempts.spend(attempt);
+        let mut rearming = Rearming {
+            proxy,
+            caller: exchange.caller.as_ref(),
+            successor: &mut exchange.successor,
+            refusal: &mut exchange.notes.refusal,
+        };
+        let mut gate = |attempt: u32, head: &mut RequestHead| {
+            rearming.look(head).map_err(Hold::Refused)?;
+            attempts.spend(attempt)
+        };
         // Pinned where it is made: it is large, and each move would copy it.
         let sending = pin!(upstream.send(destination, head, body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
@@ -270,16 +279,7 @@ fn answered(
     let notes = &mut exchange.notes;
     notes.upstream_us = us;
     notes.upstream_status = Some(answer.status.as_u16());
-    for (name, value) in &answer.headers {
-        if is_upstream_id(name.as_str())
-            && let Ok(text) = value.to_str()
-        {
-            notes.upstream_ids.push(UpstreamId {
-                header: name.as_str().to_owned(),
-                value: shortened(text, 128),
-            });
-        }
-    }
+    notes.upstream_ids.extend(upstream_ids::of(&answer.headers));
     let body = match whole.map_err(|error| outbound::broken(&error))? {
         Some(bytes) => {
             notes.upstream_bytes = bytes.len() as u64;
@@ -294,20 +294,6 @@ fn answered(
         body,
     });
     Ok(())
-}
-
-/// Ids under which a vendor's support finds a request.
-fn is_upstream_id(name: &str) -> bool {
-    matches!(
-        name,
-        "x-request-id"
-            | "request-id"
-            | "x-amzn-requestid"
-            | "x-github-request-id"
-            | "cf-ray"
-            | "openai-processing-ms"
-            | "anthropic-request-id"
-    )
 }
 
 fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {

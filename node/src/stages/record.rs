@@ -143,7 +143,7 @@ impl Recorder {
         let caller = exchange.caller.as_ref();
         let status = exchange.status();
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
-        let target_credential = proxy.target_credential.as_ref().filter(|_| injected);
+        let target_credential = exchange.target_credential().filter(|_| injected).cloned();
         exchange.notes.request_bytes = notes.request_bytes;
         exchange.notes.payload = notes.payload.take();
         exchange.notes.spends = notes.spends;
@@ -155,7 +155,7 @@ impl Recorder {
             proxy_id: proxy.id,
             proxy_credential_id: caller.map(|caller| caller.credential),
             proxy_credential_generation: caller.and_then(|caller| caller.generation.clone()),
-            target_credential_id: target_credential.map(|credential| credential.id),
+            target_credential_id: target_credential.as_ref().map(|credential| credential.id),
             target_credential_generation: target_credential
                 .and_then(|credential| credential.generation.clone()),
             config_version: proxy.version.newest(),

@@ -52,7 +52,7 @@ pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
 pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, SendError, Stopped};
-pub use gate::{Hold, Leave};
+pub use gate::{Gate, Hold, Leave};
 pub use head::{RequestHead, Resend, Terms};
 pub use replay::REPLAY_BYTES_MAX;
 pub use resolve::{Hosts, ResolveError};
@@ -94,7 +94,8 @@ impl Upstream {
     ///
     /// `gate` is called with the attempt's number (from 1) for every attempt, in the same poll and
     /// directly before the request is handed to the connection. That is the instant at which
-    /// tokens count as sent; an error of the gate ends the exchange.
+    /// tokens count as sent, and at which the gate may still change the head; an error of the gate
+    /// ends the exchange.
     ///
     /// Dropping the future, or the answer's body before its end, closes the connection.
     ///
@@ -107,7 +108,7 @@ impl Upstream {
         destination: &Arc<Destination>,
         head: RequestHead,
         body: RequestBody,
-        gate: &mut dyn FnMut(u32) -> Result<Leave, Hold<G>>,
+        gate: &mut Gate<'_, G>,
     ) -> impl Future<Output = Result<Answer, SendError<G>>> {
         send::send(&self.pools, destination, head, body, gate)
     }

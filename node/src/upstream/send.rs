@@ -28,7 +28,7 @@ use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
 use super::error::{Earlier, Failure, FailureKind, SendError, Stopped};
 use super::framing::{clean_request, frame_request, receive_head};
-use super::gate::{self, Hold, Leave};
+use super::gate::{self, Gate, Leave};
 use super::head::{RequestHead, Resend, Terms};
 use super::pool::Lease;
 use super::replay::replay_copy;
@@ -65,7 +65,7 @@ pub(super) async fn send<G>(
     destination: &Arc<Destination>,
     mut head: RequestHead,
     body: RequestBody,
-    gate: &mut dyn FnMut(u32) -> Result<Leave, Hold<G>>,
+    gate: &mut Gate<'_, G>,
 ) -> Result<Answer, SendError<G>> {
     let total = destination.parts.timeouts.total;
     let total_due = total.map(|total| due(head.terms.asked_at, total));
@@ -79,13 +79,8 @@ pub(super) async fn send<G>(
     }
     clean_request(&mut head.headers);
     let mut attempts = 0;
-    let mut gate = |attempts: &mut u32| {
-        let leave = gate(*attempts + 1)?;
-        *attempts += 1;
-        Ok(leave)
-    };
     let (head, body, kind, first_maybe_carried_out) = match exchange
-        .attempt(head, body, Wanted::Any, &mut attempts, &mut gate)
+        .attempt(head, body, Wanted::Any, &mut attempts, gate)
         .await
     {
         Ok(answer) => return Ok(answer),
@@ -95,8 +90,7 @@ pub(super) async fn send<G>(
     let ended = Instant::now().into_std();
     let earlier = vec![Earlier { kind, ended }];
     // Boxed: it is rare, and the future of every request would have room for it.
-    let second =
-        Box::pin(exchange.attempt(head, body, Wanted::New, &mut attempts, &mut gate)).await;
+    let second = Box::pin(exchange.attempt(head, body, Wanted::New, &mut attempts, gate)).await;
     match second {
         Ok(answer) => Ok(Answer { earlier, ..answer }),
         Err(missed) => Err(match missed.into_error(attempts) {
@@ -138,11 +132,11 @@ impl<G> Missed<G> {
 impl Exchange<'_> {
     async fn attempt<G>(
         &self,
-        head: RequestHead,
+        mut head: RequestHead,
         body: RequestBody,
         wanted: Wanted,
         attempts: &mut u32,
-        gate: &mut dyn FnMut(&mut u32) -> Result<Leave, Hold<G>>,
+        gate: &mut Gate<'_, G>,
     ) -> Result<Answer, Missed<G>> {
         let timeouts = &self.destination.parts.timeouts;
         let asked_at = Instant::now();
@@ -155,13 +149,13 @@ impl Exchange<'_> {
             Err(kind) => return Err(unsent(self.or_total_timeout(kind), head, body)),
         };
         let (method, terms) = (head.method.clone(), head.terms);
-        let copy = replay_copy(&head, &body, &lease);
         let received = lease.received();
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
-        let passing = gate::pass(gate, attempts, self.total_due).await;
+        let passing = gate::pass(gate, (&mut *attempts, &mut head), self.total_due).await;
         let Some(leave) = passing.map_err(Missed::Gate)? else {
             return Err(unsent(FailureKind::Held, head, body));
         };
+        let copy = replay_copy(&head, &body, &lease);
         let sent_at = Instant::now();
         let (request, progress) = self.request((head, leave), body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);

@@ -12,12 +12,59 @@ use proto::id::{CredentialId, ProxyId};
 use proto::object::{ObjectId, StoredCredential};
 use proto::proxy::Proxy;
 use proto::retired::Retired;
+use proto::rule::RuleSet;
+use proto::seal::Keyring;
 use proto::store::follow::OrgState;
 
 use super::OrgCompiler;
 use crate::credentials::vault::{self, Bound, Sealing};
 use crate::presented::Extra;
-use crate::snapshot::{End, ProxyCredential, ProxySecret, TargetCredential, validity};
+use crate::snapshot::{End, ProxyCredential, ProxySecret, Successor, TargetCredential, validity};
+
+fn missing(id: CredentialId) -> String {
+    format!("credential {id} is missing or of the other kind")
+}
+
+/// A target's credential as an organisation has it now, with these rules; none where there is none.
+pub(super) fn target_credential(
+    state: &OrgState,
+    id: CredentialId,
+    keyring: &Arc<Keyring>,
+    rules: Arc<RuleSet>,
+) -> Option<TargetCredential> {
+    let stored = state.config.credential(id)?;
+    let credential = &stored.credential;
+    if credential.kind != CredentialKind::Target {
+        return None;
+    }
+    let end = |secret: &SecretState| validity(state.retired.get(&id), &secret.generation);
+    let secret = stored
+        .secret
+        .as_ref()
+        .filter(|secret| end(secret).is_none_or(|end| end > Timestamp::now()));
+    let seal_id = secret.and_then(|secret| secret.seal_id.clone());
+    let seal_id = seal_id.unwrap_or_default();
+    let sealed = state.sealed.get(&(id, seal_id.clone())).cloned();
+    let bound = Bound {
+        org: state.config.org,
+        credential: id,
+        hosts: credential.hosts.clone(),
+        seal_id,
+    };
+    let (auth_type, settings) = (credential.auth_type, credential.settings.clone());
+    Some(TargetCredential {
+        id,
+        id_text: id.to_string().into(),
+        generation: secret.map(|secret| secret.generation.to_string().into()),
+        end: End::new(secret.and_then(end)),
+        successor: Successor::default(),
+        auth_type,
+        hosts: credential.hosts.clone(),
+        secret: Sealing::new(sealed, bound, Arc::clone(keyring), auth_type, settings),
+        max_fact_age: max_fact_age(credential),
+        rules,
+    })
+}
 
 fn max_fact_age(credential: &Credential) -> Option<Duration> {
     let age_s = credential.max_fact_age_s?;
@@ -32,38 +79,14 @@ impl OrgCompiler<'_> {
         if let Some(known) = self.target_credentials.get(&id) {
             return Ok(known.clone());
         }
-        let stored = self.credential(id, CredentialKind::Target)?;
-        let credential = &stored.credential;
-        let secret = stored.secret.as_ref().filter(|secret| {
-            validity(self.state.retired.get(&id), &secret.generation)
-                .is_none_or(|end| end > Timestamp::now())
-        });
-        let seal_id = secret
-            .and_then(|secret| secret.seal_id.clone())
-            .unwrap_or_default();
-        let sealed = self.state.sealed.get(&(id, seal_id.clone())).cloned();
-        let bound = Bound {
-            org: self.state.config.org,
-            credential: id,
-            hosts: credential.hosts.clone(),
-            seal_id,
+        let effect = {
+            let stored = self.credential(id, CredentialKind::Target)?;
+            stored.credential.default_rule_effect
         };
-        let compiled = Arc::new(TargetCredential {
-            id,
-            id_text: id.to_string().into(),
-            generation: secret.map(|secret| secret.generation.to_string().into()),
-            auth_type: credential.auth_type,
-            hosts: credential.hosts.clone(),
-            secret: Sealing::new(
-                sealed,
-                bound,
-                self.compiler.parts.keyring.clone(),
-                credential.auth_type,
-                credential.settings.clone(),
-            ),
-            max_fact_age: max_fact_age(credential),
-            rules: self.rules(ObjectId::Credential(id), credential.default_rule_effect)?,
-        });
+        let rules = self.rules(ObjectId::Credential(id), effect)?;
+        let keyring = &self.compiler.parts.keyring;
+        let compiled = target_credential(self.state, id, keyring, rules);
+        let compiled = compiled.ok_or_else(|| missing(id)).map(Arc::new)?;
         self.target_credentials.insert(id, compiled.clone());
         Ok(compiled)
     }
@@ -118,7 +141,7 @@ impl OrgCompiler<'_> {
             .config
             .credential(id)
             .filter(|stored| stored.credential.kind == kind)
-            .ok_or_else(|| format!("credential {id} is missing or of the other kind"))
+            .ok_or_else(|| missing(id))
     }
 
     /// The filters of the four scopes, earlier scopes first.

@@ -18,7 +18,7 @@ use crate::endpoints::{Endpoint, Endpoints};
 use crate::hygiene::fields::RequestFields;
 use crate::metering::Metering;
 use crate::metrics::AddressDurations;
-use crate::snapshot::{CompiledProxy, CompiledTarget, FormVersion, ProxyCredential};
+use crate::snapshot::{CompiledProxy, CompiledTarget, End, FormVersion, ProxyCredential};
 use crate::upstream::tls::TlsSpec;
 use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
 
@@ -61,6 +61,7 @@ impl OrgCompiler<'_> {
             alias: proxy.alias.as_deref().map(Into::into),
             former_aliases: proxy.former_aliases.clone(),
             version: FormVersion::of(Arc::clone(self.version)),
+            end: End::new(None),
             active: proxy.active,
             places,
             credentials: accepted,

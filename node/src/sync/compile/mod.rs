@@ -47,7 +47,9 @@ use crate::health_checks::HealthChecks;
 use crate::hygiene::fields::RequestFields;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::snapshot::{CompiledProxy, CompiledTarget, FormVersion, Snapshot, TargetCredential};
+use crate::snapshot::{
+    CompiledProxy, CompiledTarget, End, FormVersion, Snapshot, TargetCredential,
+};
 use crate::upstream::tls::TlsCache;
 
 /// What compiling needs besides the world.
@@ -142,9 +144,8 @@ impl Compiler {
             replaced.gone.push((slug.clone(), form.clone()));
         }
         self.pinned.add(replaced.gone.iter().map(|(_, form)| form));
-        let now = |org: &OrgId| self.before.get(org);
-        self.pinned
-            .revoke(|org| now(org).map(|now| &*now.state.retired));
+        let now = |org: &OrgId| self.before.get(org).map(|now| &*now.state);
+        self.pinned.tell(&self.parts.keyring, now);
         let standing = self.before.values().flat_map(Compiled::forms);
         self.naming
             .take(&replaced, &self.parts.default_org, standing);
@@ -319,6 +320,7 @@ impl OrgCompiler<'_> {
             alias: proxy.alias.as_deref().map(Into::into),
             former_aliases: proxy.former_aliases.clone(),
             version: FormVersion::of(Arc::clone(self.version)),
+            end: End::new(None),
             active: proxy.active,
             places,
             credentials,

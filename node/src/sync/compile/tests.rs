@@ -495,3 +495,33 @@ async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
     let [served, _] = bench.publish(vec![back]).map(Option::unwrap);
     assert!(served.elsewhere.is_none() && served.destinations.len() == 1);
 }
+
+#[tokio::test]
+async fn what_requests_have_pinned_is_over_with_its_organisation_and_not_with_its_name() {
+    let mut bench = Bench::new();
+    let rename = |name: &'static str| {
+        update(proxy(1), move |body| {
+            let Body::Proxy(proxy) = body else {
+                panic!("a proxy");
+            };
+            proxy.name = name.into();
+        })
+    };
+    let [before, other] = bench.publish(vec![rename("one")]).map(Option::unwrap);
+    let [now, _] = bench.publish(vec![rename("two")]).map(Option::unwrap);
+    assert!(!Arc::ptr_eq(&before, &now));
+    let pinned = [before, now, other];
+    let org = bench.config.org;
+    let state = bench.compiler.before[&org].state.clone();
+    let world = |revision, slug: Option<&str>| World {
+        revision: proto::store::Revision(revision),
+        orgs: slug.iter().map(|_| (org, state.clone())).collect(),
+        slugs: slug.iter().map(|slug| ((*slug).to_owned(), org)).collect(),
+        ..World::default()
+    };
+    bench.compiler.compile(&world(10, Some("renamed")));
+    assert!(pinned.iter().all(|form| !form.end.is_known()));
+    bench.compiler.compile(&world(11, None));
+    let now = jiff::Timestamp::now();
+    assert!(pinned.iter().all(|form| form.end.is_over(now)));
+}

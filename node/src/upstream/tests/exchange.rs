@@ -355,7 +355,7 @@ fn nothing_is_sent_or_counted_once_the_time_is_over() {
             request.terms.asked_at = asked_at.expect("the machine runs for longer");
             let (upstream, destination, asked) = (&upstream, &destination, &asked);
             async move {
-                let mut gate = |_| {
+                let mut gate = |_, _: &mut RequestHead| {
                     asked.set(asked.get() + 1);
                     Err(Hold::<()>::Until(Box::pin(std::future::pending())))
                 };

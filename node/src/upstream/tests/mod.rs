@@ -129,7 +129,7 @@ fn head(method: Method, target: &str) -> RequestHead {
     }
 }
 
-fn open_gate(_attempt: u32) -> Result<Leave, Hold<Infallible>> {
+fn open_gate(_attempt: u32, _head: &mut RequestHead) -> Result<Leave, Hold<Infallible>> {
     Ok(None)
 }
 

@@ -62,7 +62,7 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
             let (upstream, destination) = (upstream(), peer.destination());
             assert_eq!(get_text(&upstream, &destination).await.0, "from 0");
             let gates = Cell::new(0);
-            let mut gate = |attempt| {
+            let mut gate = |attempt, _: &mut RequestHead| {
                 gates.set(gates.get() + 1);
                 assert_eq!(attempt, gates.get());
                 Ok::<_, Hold<()>>(None)
@@ -212,7 +212,7 @@ fn the_gate_is_asked_for_every_attempt_and_can_refuse() {
             let (peer, requests) = stale_peer(Stale::OnReceipt).await;
             let (upstream, destination) = (upstream(), peer.destination());
             assert_eq!(get_text(&upstream, &destination).await.0, "from 0");
-            let mut gate = |attempt| {
+            let mut gate = |attempt, _: &mut RequestHead| {
                 if attempt == refuse_at {
                     Err(Hold::Refused(attempt))
                 } else {
@@ -247,7 +247,7 @@ fn a_gate_may_make_an_attempt_wait() {
         let (peer, requests) = stale_peer(Stale::OnReceipt).await;
         let (upstream, destination) = (upstream(), peer.destination());
         let asked = Cell::new(0);
-        let mut gate = |attempt| {
+        let mut gate = |attempt, _: &mut RequestHead| {
             asked.set(asked.get() + 1);
             match asked.get() {
                 1 => Err(Hold::Until(Box::pin(async {
@@ -263,7 +263,8 @@ fn a_gate_may_make_an_attempt_wait() {
         let mut answer = sent.await.unwrap();
         assert_eq!(read(&mut answer.body).await.0, "from 0");
         assert_eq!((answer.attempts, asked.get(), requests.get()), (1, 2, 1));
-        let mut gate = |_| Err(Hold::Until(Box::pin(async { Err("refused") })));
+        let mut gate =
+            |_, _: &mut RequestHead| Err(Hold::Until(Box::pin(async { Err("refused") })));
         let request = head(Method::GET, "/");
         let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
         let Err(SendError::Gate(stopped)) = sent.await else {
@@ -271,5 +272,25 @@ fn a_gate_may_make_an_attempt_wait() {
         };
         assert_eq!((stopped.why, stopped.attempts), ("refused", 0));
         assert_eq!(requests.get(), 1);
+    });
+}
+
+#[test]
+fn a_gate_may_change_what_is_sent_and_finds_it_so_in_the_next_attempt() {
+    on_worker(async move {
+        let (peer, requests) = stale_peer(Stale::OnReceipt).await;
+        let (upstream, destination) = (upstream(), peer.destination());
+        assert_eq!(get_text(&upstream, &destination).await.0, "from 0");
+        let found = Cell::new(None);
+        let mut gate = |attempt: u32, head: &mut RequestHead| {
+            found.set(head.headers.insert("x-attempt", attempt.into()));
+            Ok::<_, Hold<Infallible>>(None)
+        };
+        let request = head(Method::GET, "/");
+        let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
+        let mut answer = sent.await.unwrap();
+        assert_eq!(read(&mut answer.body).await.0, "from 1");
+        assert_eq!((answer.attempts, requests.get()), (2, 3));
+        assert_eq!(found.take(), Some(1.into()));
     });
 }
