@@ -144,6 +144,8 @@ impl Message for PeerMessage {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The bytes of each message as the first release sends them. When this fails, the layout
@@ -210,5 +212,99 @@ mod tests {
             wire::encode(&facts).unwrap(),
             &format!("5252573101001f000000280601016b017601{digest}05"),
         );
+    }
+
+    fn opener() -> impl Strategy<Value = Opener> {
+        any::<(u64, u64)>().prop_map(|(node, boot)| Opener { node, boot })
+    }
+
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..most)
+    }
+
+    fn page() -> impl Strategy<Value = FactsPage> {
+        let fact = (".{0,20}", bytes(40)).prop_map(|(key, value)| HeldFact { key, value });
+        let facts = proptest::collection::vec(fact, 0..5);
+        let rest = any::<(bool, [u8; 32], u64)>();
+        (facts, rest).prop_map(|(facts, (more, digest, age_ms))| FactsPage {
+            facts,
+            more,
+            digest,
+            age_ms,
+        })
+    }
+
+    fn message() -> impl Strategy<Value = PeerMessage> {
+        let want = |(ask, key)| PeerMessage::WantLeaf { ask, key };
+        let leaf = |(ask, packed)| PeerMessage::Leaf { ask, packed };
+        let hold = |(digest, age_ms)| PeerMessage::HoldFacts { digest, age_ms };
+        let time = |(asked_ns, unix_ns)| PeerMessage::Time { asked_ns, unix_ns };
+        prop_oneof![
+            Just(PeerMessage::Beat),
+            Just(PeerMessage::Tokens(TokenBatch::default())),
+            (any::<u64>(), ".{0,40}").prop_map(want),
+            (any::<u64>(), proptest::option::of(bytes(60))).prop_map(leaf),
+            any::<([u8; 32], u64)>().prop_map(hold),
+            proptest::option::of(".{0,40}").prop_map(|after| PeerMessage::WantFacts { after }),
+            page().prop_map(PeerMessage::Facts),
+            any::<u64>().prop_map(|asked_ns| PeerMessage::AskTime { asked_ns }),
+            any::<(u64, u64)>().prop_map(time),
+        ]
+    }
+
+    fn verdict() -> impl Strategy<Value = Verdict> {
+        prop_oneof![
+            Just(Verdict::Linked),
+            Just(Verdict::CallBack),
+            ".{0,40}".prop_map(Verdict::Refused),
+        ]
+    }
+
+    /// Comes as it was sent; a part of it is no message, and changed it is another one or none.
+    fn passes<M: Message + PartialEq + std::fmt::Debug>(message: &M, (at, byte): (usize, u8)) {
+        let mut frame = wire::encode(message).unwrap();
+        assert_eq!(wire::decode::<M>(&frame).unwrap(), *message);
+        for end in 0..frame.len() {
+            assert!(wire::decode::<M>(&frame[..end]).is_err(), "{end} bytes");
+        }
+        let at = at % frame.len();
+        frame[at] = byte;
+        is_read_or_refused::<M>(&frame);
+    }
+
+    /// What can be read of a frame is a message, and the same one after another passage.
+    fn is_read_or_refused<M: Message + PartialEq + std::fmt::Debug>(frame: &[u8]) {
+        if let Ok(read) = wire::decode::<M>(frame) {
+            let again = wire::encode(&read).unwrap();
+            assert_eq!(wire::decode::<M>(&again).unwrap(), read);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_comes_as_it_was_sent_and_a_changed_one_is_no_panic(
+            message in message(),
+            (hello, verdict) in ((any::<u16>(), ".{0,20}", ".{0,20}", ".{0,20}"), verdict()),
+            incarnation in opener(),
+            change in any::<(usize, u8)>(),
+        ) {
+            passes(&message, change);
+            let (protocol, node, region, address) = hello;
+            passes(&PeerWelcome { protocol, incarnation, verdict }, change);
+            passes(&PeerHello { protocol, node, region, incarnation, address }, change);
+        }
+
+        #[test]
+        fn any_payload_is_a_message_or_an_error(payload in bytes(200)) {
+            // The heads are those of frames that are right.
+            let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+            let of = |schema: u16| {
+                let head = [&b"RRW1\x01"[..], &schema.to_be_bytes()[..], &length[..]].concat();
+                [head, payload.clone()].concat()
+            };
+            is_read_or_refused::<PeerHello>(&of(PeerHello::SCHEMA));
+            is_read_or_refused::<PeerWelcome>(&of(PeerWelcome::SCHEMA));
+            is_read_or_refused::<PeerMessage>(&of(PeerMessage::SCHEMA));
+        }
     }
 }

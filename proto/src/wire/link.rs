@@ -119,7 +119,9 @@ pub async fn write_frame<M: Message>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PAYLOAD_BYTES_MAX, decode};
+    use proptest::prelude::*;
+
+    use super::super::{FORMAT, MAGIC, PAYLOAD_BYTES_MAX, decode};
     use super::*;
 
     fn hello() -> Hello {
@@ -167,5 +169,56 @@ mod tests {
         let mut claims = good.clone();
         claims[7..11].copy_from_slice(&u32::MAX.to_be_bytes());
         assert!(read(&claims, PAYLOAD_BYTES_MAX).await.is_err());
+    }
+
+    /// A frame of a message's schema with any payload.
+    fn frame<M: Message>(payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap();
+        let mut frame = [&MAGIC[..], &[FORMAT], &M::SCHEMA.to_be_bytes()].concat();
+        frame.extend(length.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    /// What can be read of a payload is a message, and the same one after another passage.
+    fn is_read_or_refused<M: Message + PartialEq + std::fmt::Debug>(payload: &[u8]) {
+        if let Ok(read) = decode::<M>(&frame::<M>(payload)) {
+            assert_eq!(decode::<M>(&encode(&read).unwrap()).unwrap(), read);
+        }
+    }
+
+    fn passes<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
+        let whole = encode(message).unwrap();
+        assert_eq!(decode::<M>(&whole).unwrap(), *message);
+        // A part of it is none, nor is one with something behind it.
+        for end in 0..whole.len() {
+            assert!(decode::<M>(&whole[..end]).is_err(), "{end} bytes");
+        }
+        assert!(decode::<M>(&[&whole[..], &[0]].concat()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            is_read_or_refused::<Hello>(&bytes);
+            is_read_or_refused::<Welcome>(&bytes);
+            is_read_or_refused::<Ack>(&bytes);
+            is_read_or_refused::<TimedAck>(&bytes);
+            prop_assert!(decode::<Hello>(&bytes).is_err(), "a frame by chance");
+        }
+
+        #[test]
+        fn every_message_comes_as_it_was_sent(
+            protocol: u16,
+            (node, region, refused) in (".{0,40}", ".{0,40}", proptest::option::of(".{0,40}")),
+            (sequence, unix_ns) in any::<(u64, u64)>(),
+        ) {
+            passes(&Welcome { protocol, refused });
+            passes(&Ack { sequence });
+            passes(&TimedAck { sequence, by: node.clone(), unix_ns });
+            passes(&Hello { protocol, node, region });
+        }
     }
 }
