@@ -37,6 +37,7 @@ mod roles;
 mod serve;
 mod servers;
 mod setting_faults;
+mod setting_values;
 mod settings;
 mod stores;
 mod traces;

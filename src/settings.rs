@@ -7,17 +7,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use node::config::{DialGuardSettings, GatewaySettings};
-use proto::seal::is_region_name;
 use serde::{Deserialize, Serialize};
 
 use crate::control_settings::ControlSettings;
-use crate::logging;
 use crate::otlp::OtlpSettings;
 use crate::otlp::metrics::MetricsSettings;
 use crate::permissions::{EgressSettings, PolicySettings};
 use crate::record_store::RecordsSettings;
 use crate::regions::RegionsSettings;
 use crate::setting_faults;
+use crate::setting_values;
 use crate::stores::StoreSettings;
 use crate::traces::TraceSettings;
 
@@ -322,24 +321,8 @@ pub fn load(
     let settings = merged.try_deserialize().map_err(|error| {
         SettingsError::Unreadable(setting_faults::told(&error, values.as_ref()))
     })?;
-    check(&settings)?;
+    setting_values::check(&settings)?;
     Ok(settings)
-}
-
-/// Values that are seen to be wrong before anything is opened or written.
-fn check(settings: &Settings) -> Result<(), SettingsError> {
-    let wrong = |key, value: &str, why| {
-        let value = value.to_owned();
-        Err(SettingsError::Value { key, value, why })
-    };
-    if !is_region_name(&settings.region) {
-        let why = "a name of a region is 1 to 40 characters of a-z, 0-9 and `-`";
-        return wrong("region", &settings.region, why.to_owned());
-    }
-    match logging::check(&settings.log) {
-        Ok(()) => Ok(()),
-        Err(why) => wrong("log.filter", &settings.log.filter, why),
-    }
 }
 
 /// Compares the given keys with the known ones, table by table.
@@ -458,6 +441,31 @@ mod tests {
                 "[records]\nstore = \"sqlit\"",
                 None,
                 "`records.store` is \"sqlit\": unknown variant `sqlit`, expected `sqlite` or",
+            ),
+            (
+                "[gateway]\npublic_url = \"gw.example.com\"",
+                None,
+                "`gateway.public_url` is `gw.example.com`: write scheme and host",
+            ),
+            (
+                "[gateway]\npublic_url = \"https://gw.example.com?x=1\"",
+                None,
+                "without a query",
+            ),
+            (
+                "[gateway]\nrequests_in_flight_max = 0",
+                None,
+                "`gateway.requests_in_flight_max` is `0`: every request would be refused",
+            ),
+            (
+                "[gateway]\ndefault_org = \"No Slug\"",
+                None,
+                "`gateway.default_org` is `No Slug`: must be 1 to 40 characters",
+            ),
+            (
+                "[records]\nretention_days = 0",
+                None,
+                "set `records.enabled = false` to keep none",
             ),
             (
                 "[gateway]\nlisten = \"nope\"",

@@ -113,6 +113,12 @@ pub fn check(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
+/// The file of an embedded store that an earlier start has made.
+pub fn used_file(settings: &Settings) -> Option<PathBuf> {
+    let path = Some(file(settings)).filter(|_| settings.store.kind == StoreKind::Embedded)?;
+    path.exists().then_some(path)
+}
+
 fn file(settings: &Settings) -> PathBuf {
     settings.data_dir.join("store.sqlite")
 }

@@ -31,6 +31,11 @@ fn rule(text: &str) -> anyhow::Result<Value> {
          {path}'"
     );
     ensure!(
+        !path.contains(['?', '#']),
+        "--allow '{text}': rules compare the path without its query; for one on a query parameter \
+         make a rule with `query` (`requestrocket changes`)"
+    );
+    ensure!(
         !path.strip_suffix('*').unwrap_or(path).contains('*'),
         "--allow '{text}': a * stands at the end of a path alone, for all that begins so; for one \
          in the middle make a rule with a pattern, as in `path: {{ pattern: ^/v1/[^/]+/items$ }}` \
@@ -112,6 +117,8 @@ mod tests {
             "* /v1/x",
             "GET /v1/*/items",
             "GET /v1/**",
+            "GET /v1?x=1",
+            "GET /v1#x",
         ] {
             let refused = rule(bad).unwrap_err().to_string();
             assert!(

@@ -18,6 +18,7 @@ use crate::private_file;
 use crate::say;
 use crate::serve::CannotStart;
 use crate::settings::Settings;
+use crate::stores;
 
 /// The commands about keys.
 #[derive(Debug, Subcommand)]
@@ -102,12 +103,16 @@ fn ring_file(settings: &Settings) -> PathBuf {
 /// Reads the key ring, or makes one at the first start of a single machine.
 ///
 /// # Errors
-/// [`CannotStart`]: it cannot be read, or is of another region.
+/// [`CannotStart`]: it cannot be read, is of another region, or is gone while the store that was
+/// filled with it is there.
 pub fn own(settings: &Settings) -> anyhow::Result<Keyring> {
     let path = ring_file(settings);
     match read(&path, settings)? {
         Some(ring) => Ok(ring),
         None => {
+            if let Some(store) = stores::used_file(settings) {
+                return Err(lost(&path, &store).into());
+            }
             let ring = Keyring::generate(&*settings.region);
             write(&path, &ring.to_json())?;
             // What cannot be read again must not be used either.
@@ -309,6 +314,16 @@ fn unusable(path: &Path, reason: impl Display) -> CannotStart {
     CannotStart(format!(
         "the key ring {} cannot be used: {reason}",
         path.display()
+    ))
+}
+
+fn lost(path: &Path, store: &Path) -> CannotStart {
+    CannotStart(format!(
+        "there is no key ring {} (`keys.ring_file`), but {} was filled with one: with another no \
+         caller's key would be known and no secret could be opened. Put it back, name it in \
+         `keys.ring_file`, or move the store away to begin anew",
+        path.display(),
+        store.display()
     ))
 }
 

@@ -13,6 +13,37 @@ fn test(gateway: &Gateway, proxy: &Proxy, body: Value) -> Value {
     answer.json()
 }
 
+/// What a caller could not send is not sent by a test either.
+#[test]
+fn rules_on_the_body_hold_of_a_test_too() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let deny = json!({"effect": "deny", "body": [{"json_path": "$.model", "value": "^big$"}]});
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), deny);
+    let asks = |model: &str| {
+        let request = json!({"method": "POST", "path": "/x", "body": json!({"model": model}).to_string(),
+                             "headers": {"content-type": "application/json"}});
+        test(&gateway, &proxy, json!({"request": request}))
+    };
+    let refused = asks("big");
+    assert_eq!(
+        (&refused["status"], &refused["code"]),
+        (&json!(400), &json!("proxy-access-denied"))
+    );
+    assert!(upstream.seen().is_empty(), "nothing is sent");
+    assert_eq!(asks("small")["status"], 200);
+    // The same of an allow rule, where nothing else is allowed.
+    let closed = json!({"default_rule_effect": "deny"});
+    let path = format!("/proxies/{}", proxy.id);
+    assert_eq!(gateway.api("PATCH", &path, Some(&closed)).status(), 200);
+    assert_eq!(asks("small")["status"], 400);
+    let allow = json!({"effect": "allow", "body": [{"json_path": "$.model", "value": "^small$"}]});
+    gateway.create(&format!("/proxies/{}/rules", proxy.id), allow);
+    assert_eq!(asks("small")["status"], 200);
+    assert_eq!(upstream.seen().len(), 2);
+}
+
 #[test]
 fn a_test_request_is_one_like_any_other_but_for_the_key() {
     let gateway = Gateway::start();

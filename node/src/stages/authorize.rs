@@ -2,15 +2,14 @@
 //!
 //! The body is read only when a rule with a body part could still change the outcome.
 
-use bytes::Bytes;
 use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::record::{Denial as RecordDenial, RecordScope};
 use proto::rule::{self, Scope, ScopedRules, ShadowMatch, Verdict};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::facts::{Read, with_facts};
-use crate::flow::{Exchange, Inbound};
-use crate::inbound::{self, Buffered};
+use crate::flow::Exchange;
+use crate::inbound;
 use crate::snapshot::CompiledProxy;
 
 /// Rules that a record names of one scope, and in shadow mode.
@@ -29,21 +28,12 @@ impl Stage for Authorize {
         match judged(exchange, &proxy, &Read::Nothing) {
             Outcome::Allowed => Next::Continue,
             Outcome::Ended(end) => Next::End(end),
-            Outcome::NeedsBody => match &exchange.body {
-                Inbound::Stream { .. } => {
-                    inbound::buffer(proxy.body_buffer_bytes, move |exchange, buffered| {
-                        let read = match buffered {
-                            Buffered::Whole(bytes) => Read::Whole(bytes),
-                            Buffered::TooLarge => Read::TooLarge,
-                        };
-                        after_reading(exchange, &proxy, &read)
-                    })
-                }
-                _ => match after_reading(exchange, &proxy, &Read::Whole(Bytes::new())) {
-                    None => Next::Continue,
-                    Some(end) => end.into(),
-                },
-            },
+            Outcome::NeedsBody => {
+                let bytes_max = proxy.body_buffer_bytes;
+                inbound::look_at_whole(exchange, bytes_max, move |exchange, read| {
+                    after_reading(exchange, &proxy, read)
+                })
+            }
         }
     }
 }

@@ -7,14 +7,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use proto::outcome::{Code, EarlyEnd};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::facts::{Read, with_facts};
 use crate::failover;
-use crate::flow::{Exchange, Inbound};
-use crate::inbound::{self, Buffered};
+use crate::flow::Exchange;
+use crate::inbound;
 use crate::learner::route_paused;
 use crate::limits::{Clock, DrawAll, SystemClock, Tokens, WaitingAll};
 use crate::metering::{Applied, Subject, Unresolved};
@@ -112,25 +111,10 @@ fn after_body(exchange: &mut Exchange, proxy: Arc<CompiledProxy>) -> Next {
             )),
         }
     };
-    let read = match &exchange.body {
-        Inbound::Stream { .. } => {
-            let bytes_max = proxy.body_buffer_bytes;
-            return inbound::buffer(bytes_max, move |exchange, buffered| {
-                let read = match buffered {
-                    Buffered::Whole(bytes) => Read::Whole(bytes),
-                    Buffered::TooLarge => Read::TooLarge,
-                };
-                look(exchange, &proxy, &read)
-            });
-        }
-        Inbound::None => Read::Whole(Bytes::new()),
-        Inbound::Buffered(bytes) => Read::Whole(bytes.clone()),
-        Inbound::Oversize { .. } => Read::TooLarge,
-    };
-    match look(exchange, &proxy, &read) {
-        None => Next::Continue,
-        Some(end) => end.into(),
-    }
+    let bytes_max = proxy.body_buffer_bytes;
+    inbound::look_at_whole(exchange, bytes_max, move |exchange, read| {
+        look(exchange, &proxy, read)
+    })
 }
 
 /// The meters that count a request which has to be looked at.

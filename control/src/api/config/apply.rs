@@ -1,6 +1,7 @@
 //! From a document to the operations that make the configuration what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proto::object::{Body, ObjectId, StoredCredential};
 use proto::problem::Problem;
@@ -289,7 +290,8 @@ impl Work<'_> {
     }
 
     /// Makes the policies that hang on an object those of the document's list; without a list
-    /// they stay. One with the same content stays the same object.
+    /// they stay. One with the same content stays the same object; so does one that is edited,
+    /// where it can be told which it was ([`partner`]): a meter keeps what it has counted.
     fn policies<K: Policy>(&mut self, pointer: &str, on: ObjectId, list: Option<Value>) {
         let Some(Value::Array(list)) = list else {
             return;
@@ -303,6 +305,7 @@ impl Work<'_> {
                 ))
             })
             .collect();
+        let mut changed = Vec::new();
         for (at, document) in list.into_iter().enumerate() {
             let pointer = format!("{pointer}/{}/{at}", K::COLLECTION);
             let model = match parse::<Policies<K>>(document) {
@@ -315,13 +318,30 @@ impl Work<'_> {
             let same = content::<Policies<K>>(&model);
             match stored.iter().position(|(_, content)| *content == same) {
                 Some(found) => drop(stored.remove(found)),
-                None => {
-                    let (id, body, secret) =
-                        (K::fresh_id(), Policies::<K>::attach(on, model), None);
-                    self.plan
-                        .push(&pointer, Operation::Create { id, body, secret });
-                }
+                None => changed.push((pointer, model, same)),
             }
+        }
+        let one_each = changed.len() == 1 && stored.len() == 1;
+        for (pointer, model, content) in changed {
+            let operation = match partner(&stored, &content, one_each) {
+                Some(found) => {
+                    let (id, _) = stored.remove(found);
+                    let change =
+                        move |body: &Body| Ok(Policies::<K>::with_model(body, model.clone()));
+                    Operation::Update {
+                        id,
+                        precondition: None,
+                        change: Arc::new(change),
+                        secret: SecretChange::Keep,
+                    }
+                }
+                None => Operation::Create {
+                    id: K::fresh_id(),
+                    body: Policies::<K>::attach(on, model),
+                    secret: None,
+                },
+            };
+            self.plan.push(&pointer, operation);
         }
         for (id, _) in stored {
             let precondition = None;
@@ -350,4 +370,17 @@ fn content<R: Resource>(model: &R::Model) -> Value {
     let mut fields = crate::api::objects::fields(model);
     fields.shift_remove("id");
     Value::Object(fields)
+}
+
+/// Which of the stored policies one of the document is that has another content: the one of its
+/// name, and where neither has a name the one that is left, if it is one.
+fn partner(stored: &[(ObjectId, Value)], content: &Value, one_each: bool) -> Option<usize> {
+    let name = |content: &Value| content["name"].as_str().unwrap_or_default().to_owned();
+    let wanted = name(content);
+    let mut places = (0..stored.len()).filter(|at| name(&stored[*at].1) == wanted);
+    let found = places.next()?;
+    match wanted.is_empty() {
+        true => one_each.then_some(found),
+        false => places.next().is_none().then_some(found),
+    }
 }

@@ -164,6 +164,78 @@ async fn only_with_prune_is_deleted_what_the_document_does_not_name() {
 }
 
 #[actix_web::test]
+async fn a_policy_that_is_edited_stays_the_same_object() {
+    let api = api().await;
+    let meter = |name: &str, limit: u64| json!({"name": name, "limits": [{"limit": limit, "window": "day"}]});
+    let rule = |method: &str| json!({"effect": "deny", "methods": [method]});
+    let with = |meters: Value, rules: Value| {
+        let mut document = document();
+        document["proxies"][0]["meters"] = meters;
+        document["proxies"][0]["rules"] = rules;
+        document
+    };
+    let kinds = |reply: &Reply| -> Vec<(String, String)> {
+        let changes = reply.body["changes"].as_array().unwrap().iter();
+        let word = |change: &Value, key: &str| change[key].as_str().unwrap()[..3].to_owned();
+        let mut found: Vec<_> = changes
+            .map(|change| (word(change, "id"), word(change, "change")))
+            .collect();
+        found.sort();
+        found
+    };
+    let put = |document: Value| {
+        let api = &api;
+        async move { api.put(Who::Admin, CONFIG, document).await.is(200) }
+    };
+    let is = |found: Vec<(String, String)>, expected: &[(&str, &str)]| {
+        let found: Vec<_> = found
+            .iter()
+            .map(|(id, what)| (id.as_str(), what.as_str()))
+            .collect();
+        assert_eq!(found, expected);
+    };
+    put(with(
+        json!([meter("a", 1), meter("b", 2)]),
+        json!([rule("PUT")]),
+    ))
+    .await;
+    // By its name, wherever it stands.
+    let edited = put(with(
+        json!([meter("b", 3), meter("a", 1)]),
+        json!([rule("PUT")]),
+    ))
+    .await;
+    is(kinds(&edited), &[("mtr", "upd")]);
+    // Without a name: the only one that differs.
+    let edited = put(with(
+        json!([meter("a", 1), meter("b", 3)]),
+        json!([rule("POST")]),
+    ))
+    .await;
+    is(kinds(&edited), &[("rul", "upd")]);
+    // Another name is another meter, and of two edits without names nobody knows which is which.
+    let other = put(with(
+        json!([meter("a", 1), meter("c", 3)]),
+        json!([rule("POST")]),
+    ))
+    .await;
+    is(kinds(&other), &[("mtr", "cre"), ("mtr", "del")]);
+    let two = json!([rule("POST"), rule("PUT")]);
+    put(with(json!([meter("a", 1), meter("c", 3)]), two)).await;
+    let both = json!([rule("PATCH"), rule("DELETE")]);
+    let edited = put(with(json!([meter("a", 1), meter("c", 3)]), both)).await;
+    is(
+        kinds(&edited),
+        &[
+            ("rul", "cre"),
+            ("rul", "cre"),
+            ("rul", "del"),
+            ("rul", "del"),
+        ],
+    );
+}
+
+#[actix_web::test]
 async fn secrets_are_set_once_and_again_only_when_they_differ() {
     let api = api().await;
     api.put(Who::Admin, CONFIG, document()).await.is(200);
