@@ -173,7 +173,7 @@ impl Code {
             Self::CircuitOpen => facts("circuit-open", 503, "Circuit open", true),
             Self::UpstreamInvalid => facts("upstream-invalid", 502, "Upstream invalid", true),
             Self::ResponseTooLarge => facts("response-too-large", 502, "Response too large", false),
-            Self::FilterNotJson => facts("filter-not-json", 422, "Response not filterable", false),
+            Self::FilterNotJson => facts("filter-not-json", 422, "Body not filterable", false),
             Self::ValidationFailed => facts("validation-failed", 422, "Validation failed", false),
             Self::RedirectBlocked => facts("redirect-blocked", 502, "Redirect blocked", false),
             Self::RegionUnavailable => facts("region-unavailable", 503, "Region unavailable", true),

@@ -294,6 +294,9 @@ pub struct AuditListArgs {
     /// How many versions and entries.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub limit: u32,
+    /// Where an earlier list ended, as its last line says.
+    #[arg(long)]
+    pub cursor: Option<String>,
     /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -319,6 +322,9 @@ pub struct VersionsArgs {
     /// How many.
     #[arg(long, default_value_t = 20)]
     pub limit: u32,
+    /// Where an earlier list ended, as its last line says.
+    #[arg(long)]
+    pub cursor: Option<String>,
     /// How to show them.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,

@@ -4,7 +4,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::records::shown;
+use super::records::{more_follow, page, shown};
 use super::versions::change_lines;
 use crate::cli::{AuditAction, AuditArgs, AuditListArgs, AuditVerifyArgs, Output};
 use crate::say;
@@ -23,13 +23,15 @@ pub async fn run(args: &AuditArgs) -> anyhow::Result<()> {
 /// Lists versions with what each changed, and what made no version, the newest first.
 async fn list(args: &AuditListArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
-    let found = api.get(&format!("/audit?limit={}", args.limit)).await?;
+    let page = page(args.limit, args.cursor.as_deref());
+    let found = api.get(&format!("/audit?{page}")).await?;
     if args.output == Output::Json {
         say(&found.to_string());
         return Ok(());
     }
     let items = found["items"].as_array().into_iter().flatten();
-    let lines: Vec<String> = items.flat_map(entry_lines).collect();
+    let mut lines: Vec<String> = items.flat_map(entry_lines).collect();
+    lines.extend(more_follow(&found));
     say(&lines.join("\n"));
     Ok(())
 }

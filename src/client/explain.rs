@@ -244,10 +244,14 @@ fn changed_by_this(answer: &Value) -> Vec<String> {
         first.push_str(&format!("; of {} it cannot be said", count("unknown")));
     }
     let mut lines = vec![first];
-    for one in changed["requests"].as_array().into_iter().flatten() {
-        lines.push(format!("    {}", otherwise(one, "now", "is")));
-    }
+    lines.extend(decided(&changed["requests"]).map(|one| otherwise(one, "now", "is")));
     lines
+}
+
+/// Those of a list whose decision is known: of the others the numbers say how many they are.
+fn decided(list: &Value) -> impl Iterator<Item = &Value> {
+    let all = list.as_array().into_iter().flatten();
+    all.filter(|one| one["decision"] != "unknown")
 }
 
 /// A request that is decided otherwise than it was or is.
@@ -255,7 +259,7 @@ fn otherwise(one: &Value, before: &str, verb: &str) -> String {
     let text = |field: &str| one[field].as_str().map(shown).unwrap_or_default();
     let (id, method, path) = (text("request_id"), text("method"), text("path"));
     let (before, decision) = (text(before), text("decision"));
-    format!("{id} {method} {path}: {verb} {before}, would be {decision}")
+    format!("    {id} {method} {path}: {verb} {before}, would be {decision}")
 }
 
 fn summary_lines(answer: &Value) -> Vec<String> {
@@ -271,9 +275,7 @@ fn summary_lines(answer: &Value) -> Vec<String> {
     for (rule, denied) in answer["denied_by_rule"].as_object().into_iter().flatten() {
         lines.push(format!("    {rule} denies {denied}"));
     }
-    for one in answer["decided_otherwise"].as_array().into_iter().flatten() {
-        lines.push(format!("    {}", otherwise(one, "was", "was")));
-    }
+    lines.extend(decided(&answer["decided_otherwise"]).map(|one| otherwise(one, "was", "was")));
     if count("unknown") > 0 {
         lines.push(
             "what records do not keep cannot be judged; a rule with `mode: shadow` shows it".into(),

@@ -39,8 +39,8 @@ pub async fn list(args: &RecordsArgs) -> anyhow::Result<()> {
     for item in items {
         say(&line_of(item, args.regions.as_deref()));
     }
-    match found["next_cursor"].as_str() {
-        Some(cursor) => say(&format!("more follow: --cursor {cursor}")),
+    match more_follow(&found) {
+        Some(line) => say(&line),
         None if items.is_empty() => say("no request is recorded that fits"),
         None => {}
     }
@@ -128,6 +128,19 @@ pub fn add(query: &mut Vec<(String, String)>, name: &str, value: Option<&str>) {
     if let Some(value) = value {
         query.push((name.to_owned(), value.to_owned()));
     }
+}
+
+/// The query of one page of a list.
+pub fn page(limit: u32, cursor: Option<&str>) -> String {
+    let mut query = vec![("limit".to_owned(), limit.to_string())];
+    add(&mut query, "cursor", cursor);
+    encoded(&query)
+}
+
+/// The line that says how to see the next page; none after the last.
+pub fn more_follow(found: &Value) -> Option<String> {
+    let cursor = found["next_cursor"].as_str()?;
+    Some(format!("more follow: --cursor {cursor}"))
 }
 
 /// A query string.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Api;
-use super::records::shown;
+use super::records::{more_follow, page, shown};
 use crate::cli::{DiffArgs, Output, RollbackArgs, VersionsArgs};
 use crate::say;
 
@@ -13,7 +13,8 @@ use crate::say;
 /// What the control plane said.
 pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
-    let found = api.get(&format!("/versions?limit={}", args.limit)).await?;
+    let page = page(args.limit, args.cursor.as_deref());
+    let found = api.get(&format!("/versions?{page}")).await?;
     if args.output == Output::Json {
         say(&found.to_string());
         return Ok(());
@@ -22,7 +23,8 @@ pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let lines: Vec<String> = items.iter().map(version_line).collect();
+    let mut lines: Vec<String> = items.iter().map(version_line).collect();
+    lines.extend(more_follow(&found));
     say(&lines.join("\n"));
     Ok(())
 }

@@ -14,6 +14,41 @@ pub fn run(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
 }
 
 #[test]
+fn lists_of_the_past_go_on_where_their_last_line_says() {
+    let gateway = Gateway::start();
+    for name in ["one", "two", "three"] {
+        let target = json!({"name": name, "base_url": format!("https://{name}.example")});
+        gateway.create("/targets", target);
+    }
+    for list in ["versions", "audit"] {
+        let whole = run(&gateway, &[list]).1;
+        let (mut pages, mut cursor) = (String::new(), None::<String>);
+        for _ in 0..100 {
+            let mut arguments = vec![list, "--limit", "1"];
+            arguments.extend(
+                cursor
+                    .iter()
+                    .flat_map(|cursor| ["--cursor", cursor.as_str()]),
+            );
+            let (good, page) = run(&gateway, &arguments);
+            assert!(good, "{page}");
+            let (shown, next) = match page.trim_end().rsplit_once("more follow: --cursor ") {
+                Some((shown, next)) => (shown.to_owned(), Some(next.to_owned())),
+                None => (page, None),
+            };
+            pages.push_str(&shown);
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(cursor, None, "{list} ends");
+        assert!(whole.lines().count() >= 4, "{whole}");
+        assert_eq!(pages.trim_end(), whole.trim_end(), "{list}");
+    }
+}
+
+#[test]
 fn a_bad_change_is_found_and_taken_back() {
     let gateway = Gateway::start();
     let upstream = Upstream::json("{}");

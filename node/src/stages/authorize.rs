@@ -157,6 +157,14 @@ fn denied(denials: Vec<rule::Denial>) -> EarlyEnd {
         true => "no allow rule matches, and what is not allowed is denied there",
         false => "`denials` lists the rules that decided",
     };
-    let detail = format!("{scopes}{message}; {why}");
+    let mut unreadable = denials
+        .iter()
+        .flat_map(|denial| &denial.rules)
+        .filter_map(|rule| rule.unreadable);
+    // What a rule says of bodies that it can read may be nothing to this one.
+    let unreadable = unreadable.next().map_or_else(String::new, |why| {
+        format!(": {why}, and what rules on bodies cannot read they deny")
+    });
+    let detail = format!("{scopes}{unreadable}{message}; {why}");
     EarlyEnd::new(Code::AccessDenied, detail).with(Extra::Denials(denials))
 }

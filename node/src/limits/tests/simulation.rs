@@ -131,6 +131,8 @@ pub struct Outcome {
     pub refused: u64,
     pub writes: u64,
     pub granted_after_wait: u64,
+    /// Requests that left since the store was lost again and again.
+    pub given_up: u64,
     /// How long a request has waited at most, for a token or a refusal.
     pub longest_wait_ns: u64,
     pub expired: u64,
@@ -940,6 +942,10 @@ impl World {
                 DrawAll::Refused(refusal) => {
                     assert!(refusal.retry_after > Duration::ZERO);
                     self.outcome.refused += 1;
+                }
+                // A store that goes again and again: callers leave, as `Waiting::granted` does.
+                DrawAll::Wait(_) if waits_ns > longest_ns && self.plan.faults.outage_ns > 0 => {
+                    self.outcome.given_up += 1;
                 }
                 DrawAll::Wait(_) if waits_ns > longest_ns => {
                     let (since_ns, now_ns) = (held.since_ns, self.now_ns);
