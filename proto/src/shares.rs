@@ -97,8 +97,8 @@ impl Held {
         if fraction == 0 || (!known && self.fractions.len() >= DIVISIONS_MAX) {
             return None;
         }
+        let seq = self.given(to).checked_add(1)?;
         self.fractions.insert(name(share), left);
-        let seq = self.given(to) + 1;
         self.given.insert(to.to_owned(), seq);
         let wait = wait(limits).as_millis();
         Some(Grant {
@@ -121,6 +121,14 @@ impl Held {
             self.fractions.insert(name(share), sum.min(WHOLE));
         }
         true
+    }
+
+    /// Another region has heard of a grant of this number: none gets it again. Where none so high
+    /// was given, the store went back, and what it gives now is another grant with its own wait.
+    fn pass(&mut self, to: &str, heard: u64) {
+        if heard > self.given(to) {
+            self.given.insert(to.to_owned(), heard);
+        }
     }
 
     /// Another region has taken a grant of this number: where none so high was given, this is
@@ -349,6 +357,7 @@ pub fn serve(
             fraction: held.fraction(share),
             wanted: demand.wanted(),
         };
+        held.pass(to, need.heard);
         served.given = held.give(of, to, spare(own, asking, others, of));
         open.extend(served.given.clone());
     }
@@ -409,5 +418,49 @@ mod tests {
         // Another has 80 % and is cut off; the two that are left want all.
         let given = given(1_000, (183_000, WHOLE), (17_000, WHOLE), &[]);
         assert_eq!(given, 83_000);
+    }
+
+    /// The receiver counts the wait of a grant from when it heard of it, and knows one by what it
+    /// is: the same one given again would be taken while what it was of is used here still.
+    #[test]
+    fn a_store_that_went_back_gives_no_grant_that_was_heard_of() {
+        let names = ["eu", "us"].map(String::from);
+        let share = Share::of(&names, 0, "us").expect("a share");
+        let limits = [Limit::new(1_000, crate::meter::Window::Second).expect("a limit")];
+        let need = |fraction, heard, taken| Need {
+            org: crate::id::OrgId::from_bits(1),
+            meter: "mtr_1".into(),
+            division: share.division,
+            fraction,
+            wanted: WHOLE,
+            heard,
+            taken,
+        };
+        let ask = |held: &mut Held, need: &Need| {
+            let among = (Demand::default(), std::iter::empty());
+            serve(
+                held,
+                &mut Vec::new(),
+                (&share, &limits),
+                ("eu", need),
+                among,
+            )
+        };
+        let (mut held, even) = (Held::default(), WHOLE / 2);
+        let before = held.clone();
+        let first = ask(&mut held, &need(even, 0, 0)).given.expect("a grant");
+        held = before;
+        let again = ask(&mut held, &need(even, first.seq, 0));
+        let again = again.given.expect("another grant");
+        assert!(again.seq > first.seq, "{again:?}");
+        // What was taken of a later store is lost all the same.
+        let mut held = Held::default();
+        let lost = ask(&mut held, &need(even, 3, 2));
+        assert!(lost.lost && lost.given.is_none());
+        // No number is the last one.
+        let mut held = Held::default();
+        let none = ask(&mut held, &need(even, u64::MAX, 0));
+        assert_eq!(none.given, None);
+        assert_eq!(held.fraction(&share), share.initial);
     }
 }

@@ -187,6 +187,7 @@ fn regions(found: &Value) -> Vec<String> {
         lines.push(line(&region));
         lines.extend(skew(&region));
         lines.extend(unverified(&region));
+        lines.extend(untaken(&region));
     }
     lines
 }
@@ -314,6 +315,16 @@ fn unverified(region: &Value) -> Vec<String> {
     list(region, "unverified").iter().map(line).collect()
 }
 
+/// The organisations that a region cannot take for another fault, a line each.
+fn untaken(region: &Value) -> Vec<String> {
+    let line = |one: &Value| {
+        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        let (org, why) = (text("org"), text("why"));
+        format!("  {org} is not taken, and is tried again: {why}")
+    };
+    list(region, "untaken").iter().map(line).collect()
+}
+
 fn line(region: &Value) -> String {
     let text = |key: &str| region[key].as_str().unwrap_or("-").to_owned();
     let role = match region["home"].as_bool() {
@@ -416,6 +427,20 @@ mod tests {
             ["no use of it is recorded here; 0 requests in the last 24 hours"]
         );
         assert!(used(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_taken_is_told_with_why() {
+        let found = json!({"items": [{
+            "name": "eu", "own": true,
+            "unverified": [{"org": "org_1", "version": 7, "why": "it was altered"}],
+            "untaken": [{"org": "org_2", "why": "a leaf is missing"}],
+        }]});
+        let expected = [
+            "  version 7 of org_1 is not taken: it was altered",
+            "  org_2 is not taken, and is tried again: a leaf is missing",
+        ];
+        assert_eq!(regions(&found)[1..], expected);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
 use proto::store::{Op, Store, StoreError, Txn};
 use tempfile::TempDir;
 
-use crate::address;
 use crate::etcd_server::{EtcdServer, ServerTls, etcdctl, write_file};
 use crate::runner::{Case, Trial, block_on};
 use crate::steps::{apply, check_refused, end, expect, get, next, put, revision, watch};
+use crate::{address, applied};
 
 /// The contract's cases on one server, each under a prefix of its own, then this store's own cases
 /// on servers of their own.
@@ -47,8 +47,14 @@ pub fn trials(contract: Vec<Case>) -> Vec<Trial> {
         own("a_connection_is_encrypted_and_the_server_known", encrypted),
         own("a_full_server_is_full", full),
         own("two_prefixes_do_not_meet", prefixes),
+        own("what_a_region_tells_twice_is_kept_once", applied_twice),
     ]);
     trials
+}
+
+fn applied_twice() {
+    let server = EtcdServer::start();
+    applied::told_twice(open_at(&[&server.endpoint()]));
 }
 
 fn open(options: EtcdOptions) -> Arc<Etcd> {

@@ -7,6 +7,7 @@
 
 #[path = "../harness/address.rs"]
 mod address;
+mod applied;
 mod audit;
 mod compaction;
 #[path = "../harness/disk.rs"]

@@ -135,6 +135,12 @@ fn not_handed_over(error: HandOverError) -> Refusal {
     match error {
         HandOverError::Unknown(_) => Refusal::not_found(),
         HandOverError::Unfit { .. } | HandOverError::Nothing => Refusal::new(Code::Conflict, words),
+        // Where home has sealed something, or another region is home to something and gone, the
+        // promotion that the region then asks itself for decides.
+        HandOverError::Own { .. } => Refusal::new(Code::HomeMoved, words),
+        HandOverError::Unread { .. } => {
+            Refusal::new(Code::StoreUnavailable, words).retry_after_s(5)
+        }
         HandOverError::Waiting { .. } => Refusal::new(Code::HomeMoved, words).retry_after_s(1),
         HandOverError::Stopped { error, .. } => Refusal {
             detail: words,
@@ -254,4 +260,29 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         ("Promotion", promotion),
         ("VersionAside", aside),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_hand_over_leaves_half_done_is_told_and_can_be_promoted() {
+        let org = OrgId::from_bits(7);
+        let own = HandOverError::Own {
+            region: "us".to_owned(),
+            sealed: vec![org],
+        };
+        let refusal = not_handed_over(own);
+        // By this the command goes on to the promotion.
+        assert_eq!(refusal.code, Code::HomeMoved);
+        assert!(refusal.detail.contains(&org.to_string()), "{refusal:?}");
+        let unread = HandOverError::Unread {
+            why: "the store is unavailable".to_owned(),
+            so_far: Box::default(),
+        };
+        let refusal = not_handed_over(unread);
+        assert_eq!(refusal.code, Code::StoreUnavailable);
+        assert!(refusal.detail.contains("0 were handed over"), "{refusal:?}");
+    }
 }

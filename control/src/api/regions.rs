@@ -65,6 +65,11 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     if !unverified.is_empty() {
         own["unverified"] = unverified.iter().map(refused).collect();
     }
+    let untaken = directory.status.untaken();
+    if !untaken.is_empty() {
+        let told = |(org, why): (&OrgId, &String)| json!({"org": org, "why": why});
+        own["untaken"] = untaken.iter().map(told).collect();
+    }
     let mut items = vec![own];
     for peer in &regions.peers {
         let mut shown = shown(&peer.name, peer.gateway.as_deref());
@@ -182,6 +187,18 @@ pub fn schema() -> Value {
                                   "description": "Its epoch: a counter, and the region"},
                         "hash": text("Its hash"),
                         "why": text("What is wrong, and what to do")
+                    }
+                }
+            },
+            "untaken": {
+                "type": "array",
+                "description": "Of the own region: organisations that are not taken from their \
+                                home for another fault, and are tried again",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "org": text("The organisation"),
+                        "why": text("What is wrong")
                     }
                 }
             },

@@ -114,7 +114,8 @@ pub async fn note(
 
 /// The organisations whose newest version is not here.
 fn behind(following: &Following, gone: &[OrgId]) -> BTreeSet<OrgId> {
-    let untaken = following.behind.keys().chain(following.unverified.keys());
+    let stuck = following.unverified.keys().chain(following.untaken.keys());
+    let untaken = following.behind.keys().chain(stuck);
     let all = untaken.chain(following.diverged.keys()).chain(gone);
     all.copied().collect()
 }
@@ -178,6 +179,7 @@ mod tests {
     use proto::store::embedded::Embedded;
 
     use super::*;
+    use crate::regions::status::Unverified;
 
     fn seconds(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + seconds).unwrap()
@@ -236,9 +238,9 @@ mod tests {
 
     #[test]
     fn behind_is_what_moved_and_is_not_here() {
-        let [untaken, diverged, gone] = [1, 2, 3].map(OrgId::from_bits);
+        let [late, diverged, gone, unverified, untaken] = [1, 2, 3, 4, 5].map(OrgId::from_bits);
         let mut following = Following::default();
-        following.behind.insert(untaken, 1);
+        following.behind.insert(late, 1);
         let position = proto::wire::replication::Position {
             epoch: proto::version::Epoch {
                 counter: 1,
@@ -247,8 +249,13 @@ mod tests {
             n: 1,
             hash: proto::tree::Hash::of(b""),
         };
-        following.diverged.insert(diverged, position);
-        let all = BTreeSet::from([untaken, diverged, gone]);
+        following.diverged.insert(diverged, position.clone());
+        let why = "it was altered".to_owned();
+        let of = Unverified { at: position, why };
+        following.unverified.insert(unverified, of);
+        let why = "a leaf is missing".to_owned();
+        following.untaken.insert(untaken, why);
+        let all = BTreeSet::from([late, diverged, gone, unverified, untaken]);
         assert_eq!(behind(&following, &[gone]), all);
     }
 }

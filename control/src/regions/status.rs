@@ -1,17 +1,17 @@
 //! How far the regions have come: what a follower has of home, and what home knows of followers.
 //!
-//! Kept in memory: what is shown, and what the follower is to take up again (`unverified`,
-//! `named_still`), which home tells anew after a start. Lag in seconds is counted by one clock,
+//! Kept in memory: what is shown, and what the follower is to take up again (`named_still`), which
+//! home tells anew after a start. Lag in seconds is counted by one clock,
 //! from the last moment at which everything that home had told was stored here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proto::exposition::Families;
 use proto::id::OrgId;
-use proto::wire::replication::{Moved, Position};
+use proto::wire::replication::Position;
 
 /// The label of another region. Not `region`: that is the one of the process, which whoever scrapes
 /// it sets.
@@ -42,6 +42,9 @@ pub struct Following {
     /// Organisations with a version that is not taken, because it is not shown that the region that
     /// should have made it did.
     pub unverified: BTreeMap<OrgId, Unverified>,
+    /// Organisations that are not taken for another fault of their own, there or here, with why.
+    /// They are tried again.
+    pub untaken: BTreeMap<OrgId, String>,
     /// Organisations that the region has no more and that `system` names here still. They go when
     /// it does not.
     pub named_still: BTreeSet<OrgId>,
@@ -57,17 +60,20 @@ pub struct Following {
     pub clock_skewed: bool,
 }
 
+impl Following {
+    /// Whether something of an organisation could not be taken.
+    pub fn is_stuck(&self, org: OrgId) -> bool {
+        self.unverified.contains_key(&org) || self.untaken.contains_key(&org)
+    }
+}
+
 /// A version that is not taken.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unverified {
     /// The version.
     pub at: Position,
     /// Why, and what to do.
     pub why: String,
-    /// What the other region told, to be taken up again.
-    pub moved: Moved,
-    /// When it was last tried.
-    pub tried: Instant,
 }
 
 /// What home knows of a region that follows.
@@ -101,15 +107,7 @@ impl Status {
         change(self.lock().entry(region.to_owned()).or_default());
     }
 
-    /// What was not taken of a region for so long that it is to be tried again.
-    pub fn again(&self, region: &str, after: Duration) -> Vec<Moved> {
-        let following = self.following(region);
-        let due = following.unverified.into_values();
-        let due = due.filter(|unverified| unverified.tried.elapsed() >= after);
-        due.map(|unverified| unverified.moved).collect()
-    }
-
-    /// What is not taken, of every region.
+    /// What is not taken because nobody can show who made it, of every region.
     pub fn unverified(&self) -> BTreeMap<OrgId, Unverified> {
         let following = self.lock();
         let all = following.values().flat_map(|of| &of.unverified);
@@ -117,11 +115,19 @@ impl Status {
             .collect()
     }
 
+    /// What is not taken for another fault, of every region, with why.
+    pub fn untaken(&self) -> BTreeMap<OrgId, String> {
+        let following = self.lock();
+        let all = following.values().flat_map(|of| &of.untaken);
+        all.map(|(org, why)| (*org, why.clone())).collect()
+    }
+
     /// Another control plane replicates: what it is refused, and how far clocks are off, is told
     /// by that one.
     pub fn leave_to_others(&self) {
         for of in self.lock().values_mut() {
             of.unverified.clear();
+            of.untaken.clear();
             of.clock_ahead_ms = None;
         }
     }
@@ -205,6 +211,11 @@ impl Status {
         let unverified = self.unverified().len() as f64;
         out.gauge("requestrocket_replication_unverified", help)
             .is(unverified);
+        let help = "Organisations that are not taken for another fault of their own, and are tried \
+                    again.";
+        let untaken = self.untaken().len() as f64;
+        out.gauge("requestrocket_replication_untaken", help)
+            .is(untaken);
         let help = "How far the clock of another region is ahead of that of this machine, as last \
                     compared; negative: behind. Of the control plane that replicates.";
         let clocks = out.gauge("requestrocket_region_clock_offset_seconds", help);
@@ -301,32 +312,27 @@ mod tests {
             region: "us".into(),
         };
         let at = Position { epoch, n: 7, hash };
-        let moved = Moved {
-            org,
-            position: at.clone(),
-            facts: hash,
-            home: None,
-        };
-        let tried = Instant::now();
         let why = "it was altered".to_owned();
-        let refused = Unverified {
-            at,
-            why,
-            moved,
-            tried,
-        };
-        status.follow("us", |of| drop(of.unverified.insert(org, refused)));
+        let refused = Unverified { at, why };
+        let why = "a leaf is missing".to_owned();
+        status.follow("us", |of| {
+            of.unverified.insert(org, refused);
+            of.untaken.insert(OrgId::from_bits(2), why);
+            of.untaken.insert(OrgId::from_bits(3), "another".to_owned());
+        });
         assert_eq!(status.unverified().len(), 1);
-        assert!(status.again("us", Duration::from_secs(3_600)).is_empty());
-        assert_eq!(status.again("us", Duration::ZERO).len(), 1);
-        let told = |count| {
+        let told = |unverified: u64, untaken: u64| {
             let text = status.families(Some("us")).text(Form::Prometheus);
-            let line = format!("requestrocket_replication_unverified {count}");
-            text.lines().any(|found| found == line)
+            [("unverified", unverified), ("untaken", untaken)]
+                .iter()
+                .all(|(of, count)| {
+                    let line = format!("requestrocket_replication_{of} {count}");
+                    text.lines().any(|found| found == line)
+                })
         };
-        assert!(told(1));
+        assert!(told(1, 2));
         status.leave_to_others();
-        assert!(told(0));
+        assert!(told(0, 0));
     }
 
     #[test]

@@ -5,73 +5,25 @@
 //! are stored with one move of the head: nodes then never see a version whose secret home has
 //! destroyed since, and their way from the one to the other is known by the records between.
 
-use std::io;
 use std::sync::Arc;
 
 use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::chunks::chunks;
-use proto::store::load::{self, LoadError};
+use proto::store::load;
 use proto::store::{Compare, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOutcome};
-use proto::tree::{Delta, OrgConfig, TreeError, VersionRecord};
+use proto::tree::{Delta, OrgConfig, VersionRecord};
 use proto::wire::replication::{Position, VersionParts, Versions};
 
+pub(super) use super::apply_error::ApplyError;
 use super::aside::Branch;
 use super::connection::Connection;
 use super::content::kept;
 use super::verify::Given;
+use crate::publish::homes;
 use crate::publish::writes::{ONE_TXN_OPS, Writes, json};
-use crate::publish::{PublishError, homes};
 use crate::regions::Regions;
-
-/// Why versions were not stored. The local head has not moved, or has to a version of home.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ApplyError {
-    #[error("the store: {0}")]
-    Store(#[from] StoreError),
-    #[error("the other region: {0}")]
-    Link(#[from] io::Error),
-    #[error("{org}: {why}")]
-    Refused { org: OrgId, why: String },
-    #[error("what is stored here cannot be read: {0}")]
-    Local(String),
-    #[error(
-        "version {} ({}) of {org} is not taken: {why}; nothing of it was stored", .at.n, .at.hash
-    )]
-    Unverified {
-        org: OrgId,
-        at: Position,
-        why: String,
-    },
-    #[error("{0} moved meanwhile, or another control plane replicates")]
-    Moved(OrgId),
-}
-
-impl From<TreeError> for ApplyError {
-    fn from(error: TreeError) -> Self {
-        let why = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-        Self::Link(why)
-    }
-}
-
-impl From<LoadError> for ApplyError {
-    fn from(error: LoadError) -> Self {
-        match error {
-            LoadError::Store(error) => Self::Store(error),
-            error => Self::Local(error.to_string()),
-        }
-    }
-}
-
-impl From<PublishError> for ApplyError {
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::Store(error) => Self::Store(error),
-            error => Self::Local(error.to_string()),
-        }
-    }
-}
 
 /// What must hold besides head and home: the place of the control plane that replicates.
 pub(super) type Guard = Option<Compare>;

@@ -116,7 +116,7 @@ fn was_added(added: Result<(), ApplyError>, peer: &str, region: &str) -> Result<
             info!(region, "region {peer} does not have it: {why}");
             Ok(false)
         }
-        Err(ApplyError::Link(error)) => {
+        Err(error @ (ApplyError::Link(_) | ApplyError::Content(_))) => {
             warn!(region, "region {peer} does not give it: {error}");
             Ok(false)
         }

@@ -49,8 +49,15 @@ impl Replication {
     async fn strangers(&self, peer: &str, known: &BTreeSet<OrgId>) -> Result<Vec<OrgId>, Broken> {
         let mut strangers = Vec::new();
         for org in self.orgs().await? {
-            if !known.contains(&org) && self.home_now(org).await? == peer {
-                strangers.push(org);
+            if known.contains(&org) {
+                continue;
+            }
+            match self.home_now(org).await {
+                Ok(home) if home == peer => strangers.push(org),
+                Ok(_) => {}
+                // Whose it is cannot be told, and so neither that it is no more: it stays.
+                Err(Broken::Apply(error)) if error.is_of_one() => warn!(%org, "{error}"),
+                Err(error) => return Err(error),
             }
         }
         Ok(strangers)

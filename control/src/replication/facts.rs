@@ -110,7 +110,11 @@ impl Replication {
     ) -> Result<(), Broken> {
         let mut raised = Vec::new();
         for (id, fact) in told {
-            let fact: Retired = serde_json::from_slice(&fact).map_err(|_| Broken::Protocol)?;
+            let fact: Retired =
+                serde_json::from_slice(&fact).map_err(|error| ApplyError::Refused {
+                    org,
+                    why: format!("a fact of {id} cannot be read: {error}"),
+                })?;
             let before = known.retired.get(&id);
             if before.is_none() && known.config.credential(id).is_none() {
                 // Of a branch that is not in force.

@@ -41,6 +41,17 @@ pub enum HandOverError {
         /// Why.
         why: String,
     },
+    /// The region is this one.
+    #[error(
+        "region {region} hands over to another region only; what it has sealed for one it takes \
+         back by a promotion (`requestrocket regions promote {region} --force`): {}", ids(.sealed)
+    )]
+    Own {
+        /// The region.
+        region: String,
+        /// Organisations that are sealed and have no home.
+        sealed: Vec<OrgId>,
+    },
     /// This region is home to nothing.
     #[error("this region is home to nothing that could be handed over")]
     Nothing,
@@ -53,6 +64,14 @@ pub enum HandOverError {
     Waiting {
         /// The region.
         region: String,
+        /// What was done.
+        so_far: Box<SoFar>,
+    },
+    /// What this region is home to cannot be told, after something was moved.
+    #[error("what this region is home to still cannot be read: {why}. {so_far}")]
+    Unread {
+        /// Why.
+        why: String,
         /// What was done.
         so_far: Box<SoFar>,
     },
@@ -73,20 +92,30 @@ pub struct SoFar {
     pub moved: Vec<OrgId>,
     /// Organisations that are sealed and have no home until the other region opens them.
     pub sealed: Vec<OrgId>,
-    /// How many stay at home here.
-    pub left: usize,
+    /// How many stay at home here, where that is known.
+    pub left: Option<usize>,
+}
+
+fn ids(orgs: &[OrgId]) -> String {
+    let ids: Vec<String> = orgs.iter().map(OrgId::to_string).collect();
+    match ids.is_empty() {
+        true => "nothing is sealed".to_owned(),
+        false => ids.join(", "),
+    }
 }
 
 impl fmt::Display for SoFar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (moved, left) = (self.moved.len(), self.left);
+        let moved = self.moved.len();
         write!(f, "Organisations: {moved} were handed over")?;
         if !self.sealed.is_empty() {
-            let sealed: Vec<String> = self.sealed.iter().map(OrgId::to_string).collect();
-            write!(f, ", sealed until they are opened: {}", sealed.join(", "))?;
+            write!(f, ", sealed until they are opened: {}", ids(&self.sealed))?;
         }
-        let rest = "home here and go on; the next hand-over takes them up";
-        write!(f, ", {left} stay at {rest}")
+        let rest = "at home here and go on; the next hand-over takes them up";
+        match self.left {
+            Some(left) => write!(f, ", {left} stay {rest}"),
+            None => write!(f, ", all others stay {rest}"),
+        }
     }
 }
 
@@ -96,6 +125,13 @@ impl Replication {
     /// # Errors
     /// [`HandOverError`]; what was sealed before it is opened by the other region all the same.
     pub async fn hand_over(&self, to: &str) -> Result<Vec<OrgId>, HandOverError> {
+        let own = &self.regions.own;
+        if to == own && self.homes.region_of(SYSTEM_ORG) == *own {
+            return Err(HandOverError::Own {
+                region: to.to_owned(),
+                sealed: self.sealed(),
+            });
+        }
         let unknown = || HandOverError::Unknown(to.to_owned());
         let peer = self.regions.peer(to).ok_or_else(unknown)?;
         let unfit = |error: Broken| HandOverError::Unfit {
@@ -115,9 +151,27 @@ impl Replication {
             for wave in waves(&orgs) {
                 self.move_wave(to, wave, &mut so_far).await?;
             }
-            orgs = self.homed().await.map_err(unfit)?;
+            orgs = match self.homed().await {
+                Ok(orgs) => orgs,
+                Err(error) => {
+                    return Err(HandOverError::Unread {
+                        why: error.to_string(),
+                        so_far: Box::new(so_far),
+                    });
+                }
+            };
         }
         Ok(so_far.moved)
+    }
+
+    /// What this region has sealed and no other one has opened.
+    fn sealed(&self) -> Vec<OrgId> {
+        let facts = self.homes.facts();
+        let facts = facts.borrow();
+        let sealed = facts
+            .iter()
+            .filter(|(_, home)| home.region == self.regions.own && home.sealed.is_some());
+        sealed.map(|(org, _)| *org).collect()
     }
 
     /// What this region is home to, in the order in which it moves: `system` is the last to be
@@ -153,9 +207,9 @@ impl Replication {
         if failed.is_none() && left.is_empty() {
             return Ok(());
         }
-        let all = self.homed().await.map_or(0, |homed| homed.len());
+        let all = self.homed().await.ok().map(|homed| homed.len());
         let so_far = Box::new(SoFar {
-            left: all.saturating_sub(left.len()),
+            left: all.map(|all| all.saturating_sub(left.len())),
             sealed: left,
             moved: std::mem::take(&mut so_far.moved),
         });
@@ -204,7 +258,7 @@ impl Replication {
                 return Err(HandOverError::Stopped {
                     error,
                     so_far: Box::new(SoFar {
-                        left: orgs.len(),
+                        left: Some(orgs.len()),
                         ..SoFar::default()
                     }),
                 });

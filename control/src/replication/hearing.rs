@@ -1,6 +1,5 @@
 //! What another region tells has moved there.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,8 +11,6 @@ use super::{Broken, Replication};
 
 /// How long a region may wait until it says that there is nothing new.
 const NEWS_WAIT: Duration = Duration::from_secs(1);
-/// How often a version is tried again that was not verified.
-const UNVERIFIED_EVERY: Duration = Duration::from_secs(5);
 
 /// When news were asked for that were then answered.
 #[derive(Clone, Copy)]
@@ -26,8 +23,6 @@ pub(super) struct Asked {
 pub(super) struct News {
     pub asked: Asked,
     pub moved: Vec<Moved>,
-    /// What was not taken and is to be tried again.
-    pub again: Vec<Moved>,
     pub gone: Vec<OrgId>,
 }
 
@@ -52,15 +47,7 @@ impl Replication {
         };
         let peer = connection.peer();
         let gone = self.departed(peer, (whole, &moved, gone)).await?;
-        let told: BTreeSet<OrgId> = moved.iter().map(|moved| moved.org).collect();
-        let mut again = self.status.again(peer, UNVERIFIED_EVERY);
-        again.retain(|moved| !told.contains(&moved.org) && !gone.contains(&moved.org));
         self.measure(peer, &moved).await?;
-        Ok(News {
-            asked,
-            moved,
-            again,
-            gone,
-        })
+        Ok(News { asked, moved, gone })
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! `serving` and `source` answer on the link listener, `news` with what has moved, `pages` with
 //! versions; `follower` keeps a connection to every other region (`connection`), `hearing` asks it
-//! what has moved there, `taking` takes many organisations at one time; `one` and `sync` take one
-//! of them, `apply` writes what came (`content`, `secrets`, `remembered`), verified end to end by
-//! hash and by the signature of the region that made it (`verify`), on the same compare on the
-//! local head that a publish makes; `departed` are organisations that are no more, `resealed` the
+//! what has moved there, `taking` takes many organisations at one time in their `turns`; `one` and
+//! `sync` take one of them, `apply` writes what came (`content`, `secrets`, `remembered`), verified
+//! end to end by hash and by the signature of the region that made it (`verify`), on the same
+//! compare on the local head that a publish makes, or says why it does not (`apply_error`);
+//! `departed` are organisations that are no more, `resealed` the
 //! secrets that nodes of other regions sealed for this one later; `narrowing` tells what is not to
 //! be kept here any more, `aside` leaves a branch that is not in force. `takeover` learns which
 //! region is home and opens what was handed over to this one, once it has what other regions keep
@@ -17,6 +18,7 @@
 //! on its way, so that a cut at any point costs only what was under way.
 
 mod apply;
+mod apply_error;
 mod aside;
 pub mod clocks;
 mod completing;
@@ -45,6 +47,7 @@ mod taking;
 #[cfg(test)]
 mod tests;
 mod told;
+mod turns;
 mod verify;
 mod wants;
 

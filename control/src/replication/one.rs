@@ -2,10 +2,10 @@
 //! was handed over to this one.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use futures_util::future::try_join;
 use proto::home::Home;
+use proto::id::OrgId;
 use proto::keys;
 use proto::tree::{Head, SYSTEM_ORG};
 use proto::wire::replication::{Moved, Position};
@@ -37,24 +37,32 @@ impl Replication {
 
     /// Tells of a version that is not taken. It does not keep other organisations waiting, and is
     /// tried again.
-    pub(super) fn leave_unverified(&self, peer: &str, moved: Moved, at: Position, why: String) {
-        let org = moved.org;
+    pub(super) fn leave_unverified(&self, peer: &str, org: OrgId, at: Position, why: String) {
         self.status.follow(peer, |of| {
-            let unverified = Unverified {
-                at,
-                why,
-                moved,
-                tried: Instant::now(),
-            };
+            let unverified = Unverified { at, why };
             let (n, hash, why) = (unverified.at.n, unverified.at.hash, &unverified.why);
-            let known = of.unverified.get(&org);
-            if known.is_none_or(|known| known.at != unverified.at || known.why != *why) {
+            if of.unverified.get(&org) != Some(&unverified) {
                 tracing::error!(
                     %org, region = peer, n,
                     "version {n} ({hash}) of {org} from region {peer} is not taken: {why}"
                 );
             }
+            of.untaken.remove(&org);
             of.unverified.insert(org, unverified);
+        });
+    }
+
+    /// Tells of an organisation that is not taken for another fault of its own, there or here.
+    pub(super) fn leave_untaken(&self, peer: &str, org: OrgId, why: String) {
+        self.status.follow(peer, |of| {
+            if of.untaken.get(&org) != Some(&why) {
+                tracing::warn!(
+                    %org, region = peer,
+                    "{org} is not taken from region {peer}, and is tried again: {why}"
+                );
+            }
+            of.unverified.remove(&org);
+            of.untaken.insert(org, why);
         });
     }
 

@@ -182,11 +182,16 @@ impl Replication {
         let mut homed = BTreeSet::new();
         // In the order of the ids `system` comes first: it names the others.
         for org in orgs {
-            if let Some(home) = self.answering_home(org, asked, force).await? {
-                homed.insert(home);
-                continue;
-            }
-            match self.promote_one(org, asked, force).await {
+            let promoted = match self.answering_home(org, asked, force).await {
+                Ok(Some(home)) => {
+                    homed.insert(home);
+                    continue;
+                }
+                Ok(None) => self.promote_one(org, asked, force).await,
+                Err(Broken::Apply(error)) if error.is_of_one() => Err(error.into()),
+                Err(error) => return Err(error.into()),
+            };
+            match promoted {
                 Ok(promoted) => promotion.promoted.push(promoted),
                 Err(error) => {
                     let why = error.to_string();
@@ -215,7 +220,7 @@ impl Replication {
     ) -> Result<Option<String>, Broken> {
         let own = &self.regions.own;
         let stored = homes::stored(&*self.store, org).await;
-        let stored = stored.map_err(|error| ApplyError::Local(error.to_string()))?;
+        let stored = stored.map_err(ApplyError::from)?;
         let mut highest: Option<(Epoch, String)> = None;
         for moved in asked.iter().filter_map(|asked| asked.standing.get(&org)) {
             if let Some(home) = &moved.home

@@ -20,12 +20,13 @@ use tracing::info;
 
 use super::connection::{ANSWER_MAX, FRAME_BYTES_MAX, invalid};
 use super::source::{Session, Source};
+use super::turns::{HANDED_OVER_AT_ONCE, ORGS_AT_ONCE};
 
 /// Longest silence of a follower.
 const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(90);
 /// Asks of one connection that are answered at one time. A follower has two of each organisation
 /// that it takes, and a few of others.
-const ASKS_MAX: usize = 40;
+const ASKS_MAX: usize = 2 * (ORGS_AT_ONCE + HANDED_OVER_AT_ONCE) + 8;
 
 impl Source {
     /// Serves a region whose greeting came on `stream`; `named` tells whether the certificate that

@@ -93,7 +93,7 @@ impl Replication {
         (org, told): (OrgId, Home),
     ) -> Result<Option<Home>, Broken> {
         let stored = homes::stored(&*self.store, org).await;
-        let stored = stored.map_err(|error| ApplyError::Local(error.to_string()))?;
+        let stored = stored.map_err(ApplyError::from)?;
         if let Some((known, _)) = &stored
             && known.epoch >= told.epoch
         {

@@ -19,8 +19,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::super::connection::Connection;
 use super::super::source::Source;
-use super::super::taking::{ORGS_AT_ONCE, Taking};
-use super::departed::create_org;
+use super::super::taking::Taking;
+use super::super::turns::ORGS_AT_ONCE;
+use super::departed::{create_org, many};
 use super::moves::comes;
 use super::net::{Region, create_target, installation, rename};
 
@@ -31,7 +32,7 @@ const ORGS: usize = 50;
 
 /// Which answers to asks for versions are kept back.
 #[derive(Clone, Default)]
-struct Held {
+pub struct Held {
     /// The organisations; empty: all.
     of: BTreeSet<OrgId>,
     /// The asks whose answers are kept back.
@@ -40,10 +41,10 @@ struct Held {
 }
 
 /// A way on which answers to asks for versions are kept back.
-struct Gate(watch::Sender<Held>);
+pub struct Gate(watch::Sender<Held>);
 
 impl Gate {
-    fn new(of: impl IntoIterator<Item = OrgId>) -> Arc<Self> {
+    pub fn new(of: impl IntoIterator<Item = OrgId>) -> Arc<Self> {
         let of = of.into_iter().collect();
         Arc::new(Self(watch::Sender::new(Held {
             of,
@@ -52,7 +53,7 @@ impl Gate {
     }
 
     /// Waits until so many answers are kept back.
-    async fn holds(&self, count: usize) {
+    pub async fn holds(&self, count: usize) {
         let mut held = self.0.subscribe();
         let holding = held.wait_for(|held| held.asks.len() >= count);
         let came = tokio::time::timeout(COMES, holding).await;
@@ -70,7 +71,7 @@ impl Gate {
     }
 
     /// Keeps nothing back any more.
-    fn open(&self) {
+    pub fn open(&self) {
         self.0.send_modify(|held| {
             held.is_open = true;
             held.asks.clear();
@@ -87,7 +88,7 @@ impl Gate {
     }
 
     /// Connects `eu` to a source through the gate.
-    async fn connect(self: &Arc<Self>, source: Arc<Source>) -> Connection {
+    pub async fn connect(self: &Arc<Self>, source: Arc<Source>) -> Connection {
         let (near, asking) = tokio::io::duplex(64 * 1024);
         let (answering, mut far) = tokio::io::duplex(64 * 1024);
         tokio::spawn(async move {
@@ -146,35 +147,14 @@ impl Gate {
     }
 }
 
-/// Home `us` with many organisations, which `eu` has all of.
-async fn many() -> (Region, Region, Vec<OrgId>) {
-    let (_, regions) = installation(&["us", "eu"]).await;
-    let [us, eu]: [Region; 2] = regions.try_into().ok().unwrap();
-    let orgs: Vec<OrgId> = (0..ORGS).map(|_| OrgId::new()).collect();
-    for (at, org) in orgs.iter().enumerate() {
-        let create = create_org(*org, &format!("org-{at}"));
-        us.publish(SYSTEM_ORG, vec![create]).await;
-        us.publish(*org, vec![create_target(1, "first")]).await;
-        us.seen(*org).await;
-    }
-    us.seen(SYSTEM_ORG).await;
-    let way = eu.replication.connect(&eu.replication.regions.peers[0], 0);
-    let way = way.await.unwrap();
-    eu.replication.round(&way, &None).await.unwrap();
-    for org in &orgs {
-        eu.seen(*org).await;
-    }
-    (us, eu, orgs)
-}
-
-async fn same_head(us: &Region, eu: &Region, org: OrgId) -> bool {
+pub async fn same_head(us: &Region, eu: &Region, org: OrgId) -> bool {
     let here = eu.head(org).await;
     here.is_some() && here == us.head(org).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_of_many_organisations_take_a_few_round_trips() {
-    let (us, eu, orgs) = many().await;
+    let (us, eu, orgs) = many(ORGS).await;
     for org in &orgs {
         us.publish(*org, vec![rename(1, "second")]).await;
         us.seen(*org).await;
@@ -204,7 +184,7 @@ async fn changes_of_many_organisations_take_a_few_round_trips() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_organisation_holds_up_system_alone() {
-    let (us, eu, orgs) = many().await;
+    let (us, eu, orgs) = many(ORGS).await;
     let (slow, others) = orgs.split_first().unwrap();
     us.publish(*slow, vec![rename(1, "second")]).await;
     us.seen(*slow).await;
@@ -257,7 +237,7 @@ async fn a_slow_organisation_holds_up_system_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_earlier_program_is_asked_one_after_the_other() {
-    let (us, eu, orgs) = many().await;
+    let (us, eu, orgs) = many(ORGS).await;
     for org in &orgs {
         us.publish(*org, vec![rename(1, "second")]).await;
         us.seen(*org).await;

@@ -31,6 +31,26 @@ pub fn create_org(id: OrgId, slug: &str) -> Operation {
     }
 }
 
+/// Home `us` with so many organisations, which `eu` has all of and does not follow.
+pub async fn many(count: usize) -> (Region, Region, Vec<OrgId>) {
+    let (_, regions) = installation(&["us", "eu"]).await;
+    let [us, eu]: [Region; 2] = regions.try_into().ok().unwrap();
+    let orgs: Vec<OrgId> = (0..count).map(|_| OrgId::new()).collect();
+    for (at, org) in orgs.iter().enumerate() {
+        let create = create_org(*org, &format!("org-{at}"));
+        us.publish(SYSTEM_ORG, vec![create]).await;
+        us.publish(*org, vec![create_target(1, "first")]).await;
+        us.seen(*org).await;
+    }
+    us.seen(SYSTEM_ORG).await;
+    take(&eu, "us").await;
+    eu.seen(SYSTEM_ORG).await;
+    for org in &orgs {
+        eu.seen(*org).await;
+    }
+    (us, eu, orgs)
+}
+
 async fn connect(replication: &Replication, to: &str) -> Connection {
     let peer = replication.regions.peer(to).unwrap();
     replication.connect(peer, 0).await.unwrap()

@@ -14,4 +14,5 @@ mod resealed;
 mod revoked;
 mod shares;
 mod signed;
+mod stuck;
 mod waves;

@@ -1,40 +1,25 @@
 //! A hand-over of many organisations: few of them are sealed at one time, and one that ends early
 //! leaves the rest at home.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use proto::id::OrgId;
+use proto::store::{
+    At, KeyValue, Lease, LeaseId, Page, Range, Revision, Store, StoreError, StoreFuture, Txn,
+    TxnOutcome, Watch,
+};
 use proto::tree::SYSTEM_ORG;
 
-use super::super::HandOverError;
 use super::super::handover::WAVE;
-use super::departed::create_org;
+use super::super::{Dialer, HandOverError, Replication};
+use super::departed::many;
 use super::moves::{comes, equal, following, home};
-use super::net::{Region, create_target, installation, rename};
+use super::net::rename;
 use crate::regions::Facts;
 
 const ORGS: usize = 3 * WAVE;
-
-/// Home `us` with many organisations, and `eu`, which has all of them and does not follow.
-async fn many() -> (Region, Region, Vec<OrgId>) {
-    let (_, regions) = installation(&["us", "eu"]).await;
-    let [us, eu]: [Region; 2] = regions.try_into().ok().unwrap();
-    let orgs: Vec<OrgId> = (0..ORGS).map(|_| OrgId::new()).collect();
-    for (at, org) in orgs.iter().enumerate() {
-        let create = create_org(*org, &format!("org-{at}"));
-        us.publish(SYSTEM_ORG, vec![create]).await;
-        us.publish(*org, vec![create_target(1, "first")]).await;
-        us.seen(*org).await;
-    }
-    us.seen(SYSTEM_ORG).await;
-    let once = following(&eu);
-    equal(&[&us, &eu]).await;
-    drop(once);
-    let eu = eu.restarted();
-    eu.seen(SYSTEM_ORG).await;
-    for org in &orgs {
-        eu.seen(*org).await;
-    }
-    (us, eu, orgs)
-}
 
 /// The organisations that a region has sealed and that no other has opened.
 fn sealed(facts: &Facts) -> Vec<OrgId> {
@@ -45,7 +30,7 @@ fn sealed(facts: &Facts) -> Vec<OrgId> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_are_sealed_at_one_time_than_a_wave_has() {
-    let (us, eu, orgs) = many().await;
+    let (us, eu, orgs) = many(ORGS).await;
     let mut facts = us.homes.facts();
     let watching = tokio::spawn(async move {
         let mut most = 0;
@@ -76,7 +61,7 @@ async fn no_more_are_sealed_at_one_time_than_a_wave_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_over_that_ends_early_leaves_the_rest_at_home() {
-    let (us, eu, orgs) = many().await;
+    let (us, eu, orgs) = many(ORGS).await;
     let _following = following(&us);
     // eu answers, and opens nothing.
     let ended = us.replication.hand_over("eu").await;
@@ -85,7 +70,7 @@ async fn a_hand_over_that_ends_early_leaves_the_rest_at_home() {
     };
     let all = orgs.len() + 2;
     assert!(so_far.moved.is_empty());
-    assert_eq!((so_far.sealed.len(), so_far.left), (WAVE, all - WAVE));
+    assert_eq!((so_far.sealed.len(), so_far.left), (WAVE, Some(all - WAVE)));
     let words = ended.as_ref().unwrap_err().to_string();
     assert!(words.contains("0 were handed over"), "{words}");
     for org in &so_far.sealed {
@@ -113,4 +98,94 @@ async fn a_hand_over_that_ends_early_leaves_the_rest_at_home() {
     for org in &orgs {
         assert!(home(&eu, *org).await.is_open_in("eu"));
     }
+}
+
+/// What the command does that a hand-over names which came half way.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sealed_for_a_region_that_cannot_open_it_is_taken_back() {
+    let (us, _eu, orgs) = many(2).await;
+    us.publisher.seal_home(orgs[0], "eu").await.unwrap();
+    comes("the seal", || async {
+        sealed(&us.homes.facts().borrow()) == [orgs[0]]
+    })
+    .await;
+    let own = us.replication.hand_over("us").await.unwrap_err();
+    assert!(own.to_string().ends_with(&orgs[0].to_string()), "{own}");
+    us.replication.promote(true).await.unwrap();
+    assert!(home(&us, orgs[0]).await.is_open_in("us"));
+    us.publish(orgs[0], vec![rename(1, "at home again")]).await;
+}
+
+/// A store that lists keys a few times, and then does not.
+struct Unlisted {
+    of: Arc<dyn Store>,
+    lists_left: AtomicUsize,
+}
+
+impl Store for Unlisted {
+    fn get(&self, key: &str) -> StoreFuture<'_, At<Option<KeyValue>>> {
+        self.of.get(key)
+    }
+
+    fn range(&self, range: Range) -> StoreFuture<'_, Page> {
+        let less = |left: usize| left.checked_sub(1);
+        let left = &self.lists_left;
+        match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) {
+            Ok(_) => self.of.range(range),
+            Err(_) => Box::pin(async { Err(StoreError::Unavailable("cut".into())) }),
+        }
+    }
+
+    fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
+        self.of.txn(txn)
+    }
+
+    fn watch(&self, prefix: &str, from: Revision) -> StoreFuture<'_, Box<dyn Watch>> {
+        self.of.watch(prefix, from)
+    }
+
+    fn grant_lease(&self, ttl: Duration) -> StoreFuture<'_, Lease> {
+        self.of.grant_lease(ttl)
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
+        self.of.keep_alive(lease)
+    }
+
+    fn revoke_lease(&self, lease: LeaseId) -> StoreFuture<'_, ()> {
+        self.of.revoke_lease(lease)
+    }
+
+    fn compact(&self, revision: Revision) -> StoreFuture<'_, ()> {
+        self.of.compact(revision)
+    }
+}
+
+/// Its store answers until the first organisation is sealed, and tells then of no list any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_goes_away_between_waves_does_not_hide_what_moved() {
+    let (us, eu, _) = many(1).await;
+    let _following = [following(&us), following(&eu)];
+    let store = Arc::new(Unlisted {
+        of: us.store.clone(),
+        lists_left: AtomicUsize::new(1),
+    });
+    let of = &us.replication;
+    let Dialer::Within(net) = &of.dialer else {
+        unreachable!("a test")
+    };
+    let us = Replication {
+        publisher: of.publisher.clone(),
+        store,
+        worlds: of.worlds.clone(),
+        regions: of.regions.clone(),
+        homes: of.homes.clone(),
+        status: Arc::default(),
+        shared: Arc::default(),
+        dialer: Dialer::Within(net.clone()),
+    };
+    let ended = us.hand_over("eu").await.unwrap_err();
+    let words = ended.to_string();
+    assert!(words.contains("3 were handed over"), "{words}");
+    assert!(!words.contains("nothing was done"), "{words}");
 }
