@@ -57,10 +57,18 @@ impl Credential {
         let single = secret.fields().into_iter();
         let single = single.filter(|(field, _)| matches!(*field, "key" | "token" | "password"));
         let single = single.map(|(field, value)| (format!("/secret/{field}"), value));
+        let schemed = matches!(self.auth_type, AuthType::Bearer | AuthType::Jwt)
+            && secret.token.as_deref().is_some_and(has_scheme);
+        let schemed = schemed.then(|| {
+            let detail = "begins with `Bearer `, which is put before it once more: give what \
+                          follows alone";
+            Problem::new("/secret/token", "secret-has-scheme", detail)
+        });
         single
             .chain(listed)
             .filter(|(_, value)| value.len() < SEARCHED_SECRET_BYTES_MIN)
             .map(|(pointer, _)| secret_not_searched(pointer))
+            .chain(schemed)
             .collect()
     }
 
@@ -163,6 +171,12 @@ pub fn secret_not_searched(pointer: String) -> Problem {
          target's answer quotes it, since innocent text may hold it too"
     );
     Problem::new(pointer, "secret-not-searched", detail)
+}
+
+/// Whether a token has the scheme before it.
+fn has_scheme(token: &str) -> bool {
+    let scheme = token.as_bytes().get(.."bearer ".len());
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
 }
 
 /// Whether a given secret is short or of one character class.

@@ -16,10 +16,14 @@ impl Rule {
 
     /// What is valid but probably not meant.
     pub fn warnings(&self) -> Vec<Problem> {
+        let mut warnings = self.unusual_methods();
+        if self.effect == Effect::Deny && self.matches_all() {
+            let detail = "the rule has no condition: it denies every request";
+            warnings.push(Problem::new("", "denies-all", detail));
+        }
         let Some(path) = &self.path else {
-            return Vec::new();
+            return warnings;
         };
-        let mut warnings = Vec::new();
         let mut warn = |code, detail: &str| {
             warnings.push(Problem::new("/path/pattern", code, detail));
         };
@@ -40,6 +44,19 @@ impl Rule {
                  end it in /?$",
             );
         }
+        if branches.iter().any(|branch| is_found_in_no_path(branch)) {
+            warn(
+                "path-never-matches",
+                "every path begins with /, and what follows ^ is another character: begin it \
+                 with ^/",
+            );
+        }
+        if names_a_query(&path.pattern) {
+            warn(
+                "path-has-no-query",
+                "a path is compared without its query: for a parameter use `query`",
+            );
+        }
         if names_what_canonical_removes(path) {
             warn(
                 "path-only-raw",
@@ -49,6 +66,79 @@ impl Rule {
         }
         warnings
     }
+
+    /// Whether no part says which requests are meant.
+    fn matches_all(&self) -> bool {
+        self.methods.is_empty()
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|path| path.pattern.is_empty())
+            && self.headers.is_empty()
+            && self.query.is_empty()
+            && self.body.is_empty()
+            && self.source.is_empty()
+    }
+
+    /// Methods that are tokens and that hardly anybody sends.
+    fn unusual_methods(&self) -> Vec<Problem> {
+        let methods = self.methods.iter().enumerate();
+        let is_usual = |method: &str| {
+            let mut known = USUAL_METHODS.iter();
+            known.any(|known| known.eq_ignore_ascii_case(method))
+        };
+        let unusual = methods.filter(|(_, method)| !is_usual(method));
+        let warned = unusual.map(|(at, method)| {
+            let detail = format!(
+                "`{method}` is no method of HTTP, PATCH or WebDAV: a request must be sent with \
+                 exactly this word"
+            );
+            Problem::new(format!("/methods/{at}"), "method-unusual", detail)
+        });
+        warned.collect()
+    }
+}
+
+/// Methods of RFC 9110, RFC 5789, WebDAV (RFC 4918) and its kin that proxies may send.
+const USUAL_METHODS: [&str; 17] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+    "QUERY",
+];
+
+/// Whether a branch begins with `^` and a character of its own that is no slash.
+fn is_found_in_no_path(branch: &str) -> bool {
+    let rest = branch.trim_start();
+    let Some(rest) = rest.strip_prefix('^').or_else(|| rest.strip_prefix(r"\A")) else {
+        return false;
+    };
+    let mut characters = rest.chars();
+    let first = characters.next().is_some_and(|c| c.is_ascii_alphanumeric());
+    // `^v?/x` and the like may still match.
+    first && !characters.next().is_some_and(|c| "?*{".contains(c))
+}
+
+/// Whether a pattern looks as if a query were meant: `?name=`, escaped or not.
+fn names_a_query(pattern: &str) -> bool {
+    pattern.match_indices('?').any(|(at, _)| {
+        let rest = pattern.get(at + 1..).unwrap_or_default();
+        let name = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_-[]\\".contains(c)));
+        name.is_some_and(|end| end > 0 && rest.as_bytes().get(end) == Some(&b'='))
+    })
 }
 
 /// The alternatives of a pattern that are not inside of parentheses or classes.

@@ -101,7 +101,7 @@ pub fn lengthen(plan: &mut Plan) {
 
 #[test]
 fn through_owners_no_more_than_the_limit_is_sent_whatever_the_links_do() {
-    let (mut sent, mut grants) = (0, 0);
+    let (mut sent, mut grants, mut requests, mut given_up) = (0, 0, 0, 0);
     let seeds = seeds(200);
     let runs = seeds.end - seeds.start;
     for seed in seeds {
@@ -110,7 +110,13 @@ fn through_owners_no_more_than_the_limit_is_sent_whatever_the_links_do() {
         let outcome = run(&plan, seed);
         sent += outcome.sends.len() as u64;
         grants += outcome.grants;
+        requests += outcome.requests;
+        given_up += outcome.given_up;
     }
+    assert!(
+        given_up * 1_000 < requests,
+        "{given_up} of {requests} are given no answer"
+    );
     // The seeds exercise what they are for.
     assert!(sent > 40 * runs && grants > 5 * runs, "{sent} {grants}");
 }

@@ -931,6 +931,7 @@ impl World {
             self.outcome.longest_wait_ns = self.outcome.longest_wait_ns.max(waits_ns);
             // The grace, a pause of the node, and the pace of writes, one after the other.
             let longest_ns = 2_500 * MS * self.nodes[at].sets[set].meters().len() as u64;
+            let may_leave = self.plan.faults.outage_ns > 0 || self.plan.faults.pause_max_ns > 0;
             match held.waiting.poll_now(boot_ns) {
                 DrawAll::Drawn(tokens) => {
                     self.outcome.granted_after_wait += 1;
@@ -943,8 +944,9 @@ impl World {
                     assert!(refusal.retry_after > Duration::ZERO);
                     self.outcome.refused += 1;
                 }
-                // A store that goes again and again: callers leave, as `Waiting::granted` does.
-                DrawAll::Wait(_) if waits_ns > longest_ns && self.plan.faults.outage_ns > 0 => {
+                // With a store that goes again and again, or nodes that stand still for seconds,
+                // callers leave, as in `Waiting::granted`.
+                DrawAll::Wait(_) if waits_ns > longest_ns && may_leave => {
                     self.outcome.given_up += 1;
                 }
                 DrawAll::Wait(_) if waits_ns > longest_ns => {

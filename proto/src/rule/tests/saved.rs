@@ -306,4 +306,41 @@ fn what_is_probably_not_meant_is_warned_of() {
         ["path-trailing-slash"]
     );
     assert_eq!(rule(json!({"effect": "allow"})).warnings(), []);
+    for never in ["^v1/x", "^/v1|^v2/", r"\Av1"] {
+        assert!(deny(never).contains(&"path-never-matches"), "{never}");
+    }
+    for query in ["^/x?a=1", r"^/x\?a_b=1", r"/\?page=\d"] {
+        assert!(deny(query).contains(&"path-has-no-query"), "{query}");
+    }
+    for fine in [
+        "^/v1",
+        "^.*/x",
+        "^v?/x",
+        "^(/a|/b)",
+        "^[/]x",
+        "^/x=?y",
+        "^/(?P<n>a)=b",
+    ] {
+        let found = deny(fine);
+        assert!(!found.contains(&"path-never-matches"), "{fine}");
+        assert!(!found.contains(&"path-has-no-query"), "{fine}");
+    }
+    let places = |document: serde_json::Value| -> Vec<(String, &str)> {
+        let found = rule(document).warnings().into_iter();
+        found.map(|w| (w.pointer.to_string(), w.code)).collect()
+    };
+    let unusual = json!({"effect": "deny", "methods": ["get", "GETT", "PURGE"]});
+    assert_eq!(
+        places(unusual),
+        [
+            ("/methods/1".to_owned(), "method-unusual"),
+            ("/methods/2".to_owned(), "method-unusual")
+        ]
+    );
+    for all in [
+        json!({"effect": "deny"}),
+        json!({"effect": "deny", "path": {"pattern": ""}}),
+    ] {
+        assert!(places(all).contains(&(String::new(), "denies-all")));
+    }
 }
