@@ -22,7 +22,8 @@ fn rules_on_the_body_hold_of_a_test_too() {
     let deny = json!({"effect": "deny", "body": [{"json_path": "$.model", "value": "^big$"}]});
     gateway.create(&format!("/proxies/{}/rules", proxy.id), deny);
     let asks = |model: &str| {
-        let request = json!({"method": "POST", "path": "/x", "body": json!({"model": model}).to_string(),
+        let body = json!({"model": model}).to_string();
+        let request = json!({"method": "POST", "path": "/x", "body": body,
                              "headers": {"content-type": "application/json"}});
         test(&gateway, &proxy, json!({"request": request}))
     };
