@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use control::publish::{Author, Publish, PublishError, Publisher};
+use jiff::Timestamp;
 use proto::id::TokenId;
 use proto::object::{Body, ObjectId, StoredToken};
 use proto::org::{ApiToken, Role};
 use proto::seal::{self, Purpose};
-use proto::tree::{Operation, SYSTEM_ORG};
+use proto::tree::{Operation, OrgConfig, SYSTEM_ORG};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -100,7 +101,9 @@ fn long_enough(whose: &str, token: &str) -> Result<(), CannotStart> {
     }
 }
 
-/// Makes sure that there is a bootstrap token, and that a given one is the one in force.
+/// Makes sure that there is a bootstrap token, or another owner's, and that a given one is the one
+/// in force: who deletes the first token after having made better ones does not get it back, and
+/// who has none left is let in by a start.
 ///
 /// `file` keeps a made one, so that a later start still knows it.
 ///
@@ -139,13 +142,13 @@ async fn once(
     let (token, origin) = match (given, kept, &known) {
         (Some(given), _, _) => (given, Origin::Given),
         (None, Some(kept), Some((_, known))) if digest(&kept) == *known => (kept, Origin::Kept),
-        (None, _, Some(_)) => {
+        (None, _, known) if known.is_some() || has_owner(&system) => {
             return Ok(AdminToken {
                 text: None,
                 origin: Origin::Unknown,
             });
         }
-        (None, _, None) => (seal::issue_api_token(), Origin::Made),
+        (None, _, _) => (seal::issue_api_token(), Origin::Made),
     };
     own_secrets::keep(&token);
     let wanted = digest(&token);
@@ -158,6 +161,14 @@ async fn once(
         text: Some(token),
         origin,
     })
+}
+
+/// Whether somebody holds a token that may do everything.
+fn has_owner(system: &OrgConfig) -> bool {
+    let now = Timestamp::now();
+    let in_force = |end: Option<Timestamp>| end.is_none_or(|end| end > now);
+    let mut tokens = system.objects.tokens();
+    tokens.any(|(_, stored)| stored.token.role == Role::Owner && in_force(stored.token.expires_at))
 }
 
 /// The creation of a bootstrap token with this digest.

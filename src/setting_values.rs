@@ -23,10 +23,12 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
         return wrong("region", &settings.region, why);
     }
     if let Some(url) = &settings.gateway.public_url
-        && BaseUrl::parse(url).is_err()
+        && let Err(why) = BaseUrl::parse(url)
     {
-        let why = "write scheme and host, such as https://gw.example.com, without a query";
-        return wrong("gateway.public_url", url, why);
+        // What stands before an @ may be a password.
+        let shown = if url.contains('@') { "…" } else { url };
+        let why = format!("it {why}: write it like https://gw.example.com");
+        return wrong("gateway.public_url", shown, &why);
     }
     let mut problems = Vec::new();
     proto::checks::slug(&settings.gateway.default_org, "", &mut problems);

@@ -445,12 +445,17 @@ mod tests {
             (
                 "[gateway]\npublic_url = \"gw.example.com\"",
                 None,
-                "`gateway.public_url` is `gw.example.com`: write scheme and host",
+                "`gateway.public_url` is `gw.example.com`: it is not a URL",
             ),
             (
                 "[gateway]\npublic_url = \"https://gw.example.com?x=1\"",
                 None,
-                "without a query",
+                "it holds a query or fragment",
+            ),
+            (
+                "[gateway]\npublic_url = \"https://u:hush-7d1@gw.example.com\"",
+                None,
+                "`gateway.public_url` is `…`: it holds a user or password",
             ),
             (
                 "[gateway]\nrequests_in_flight_max = 0",

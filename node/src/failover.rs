@@ -8,6 +8,7 @@
 //! sent again.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use http::Method;
 use proto::endpoint::Tried;
@@ -21,7 +22,7 @@ use crate::inbound;
 use crate::metrics::Metrics;
 use crate::outcomes::{self, Sent, settle};
 use crate::rearming::Rearming;
-use crate::snapshot::CompiledProxy;
+use crate::snapshot::{CompiledProxy, TargetCredential};
 use crate::spending::Attempts;
 use crate::upstream::retry::is_idempotent;
 use crate::upstream::{
@@ -102,6 +103,7 @@ pub async fn run(
                 kept = Some(Kept {
                     answer,
                     endpoint: exchange.notes.endpoint,
+                    successor: exchange.successor.clone(),
                 });
             }
             Err(SendError::Failed(failure)) => outcomes::unanswered(exchange, metrics, &failure),
@@ -118,9 +120,12 @@ pub async fn run(
                 caller: exchange.caller.as_ref(),
                 successor: &mut exchange.successor,
                 refusal: &mut exchange.notes.refusal,
+                metrics,
             };
             let mut gate = |attempt: u32, head: &mut RequestHead| {
-                rearming.look(head).map_err(Hold::Refused)?;
+                rearming
+                    .look(before + attempt, head)
+                    .map_err(Hold::Refused)?;
                 attempts.spend(before + attempt)
             };
             let sending = pin!(upstream.send(destination, head, body, &mut gate));
@@ -142,6 +147,8 @@ pub async fn run(
 struct Kept {
     answer: Answer,
     endpoint: usize,
+    /// The secret that it was asked with, where that is not the pinned one.
+    successor: Option<Arc<TargetCredential>>,
 }
 
 fn taken_back(sent: &mut Sent) -> Option<Resend> {
@@ -169,6 +176,9 @@ fn better(exchange: &mut Exchange, metrics: &Metrics, kept: Option<Kept>, sent: 
                 SendError::Gate(stopped) => outcomes::stopped(exchange, stopped),
             }
             exchange.notes.endpoint = kept.endpoint;
+            // What is given was asked for with this secret, before anybody was refused.
+            exchange.successor = kept.successor;
+            exchange.notes.refusal = None;
             Ok(kept.answer)
         }
         (sent, _) => sent,

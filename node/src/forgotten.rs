@@ -69,8 +69,7 @@ pub fn under_escapes(
     if !text.contains(&b'%') && (plus == b'+' || !text.contains(&b'+')) {
         return None;
     }
-    let plain: Vec<u8> = decoded(text, plus).map(|(byte, _)| byte).collect();
-    let clean = search(&plain)?;
+    let clean = search(&plain(text, plus))?;
     let mut out = text.to_vec();
     let mut at = 0;
     for ((byte, width), clean) in decoded(text, plus).zip(clean) {
@@ -82,6 +81,11 @@ pub fn under_escapes(
         at += width;
     }
     Some(out)
+}
+
+/// What a text decodes to; `plus` is what a `+` stands for.
+pub fn plain(text: &[u8], plus: u8) -> Vec<u8> {
+    decoded(text, plus).map(|(byte, _)| byte).collect()
 }
 
 /// The bytes that a text decodes to, each with how many it is written with. What is no valid escape

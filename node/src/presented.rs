@@ -12,7 +12,9 @@ use memchr::memmem;
 use proto::credential::SEARCHED_SECRET_BYTES_MIN;
 use proto::query;
 use proto::record::{KeyHint, PresentedKey};
+use zeroize::Zeroizing;
 
+use crate::forgotten;
 use crate::request::Request;
 use crate::snapshot::CompiledProxy;
 
@@ -152,36 +154,54 @@ fn keys_of_protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     keys.filter(|key| key.starts_with(ISSUED))
 }
 
-/// Whether a key that was accepted stands elsewhere in the request too, whatever the field or
-/// parameter is called: a client that tags its calls with it, or sends it twice, must not hand it
-/// to the target. What is shorter than [`SEARCHED_SECRET_BYTES_MIN`] bytes may be a common word,
-/// and is not looked for.
-pub fn is_copied(request: &Request, key: &[u8], places: &[Place]) -> bool {
-    let finder = finder(key);
-    let mut fields = request.headers.iter();
+/// The forms of a key that was accepted, where one of them stands elsewhere in the request too,
+/// whatever the field or parameter is called: a client that tags its calls with it, or sends it
+/// twice, must not hand it to the target. Of a pair (`user:password`) the password alone and the
+/// form in which Basic sends it are looked for as well, and escapes are undone. What is shorter
+/// than [`SEARCHED_SECRET_BYTES_MIN`] bytes may be a common word, and is not looked for.
+pub fn copied(
+    request: &Request,
+    key: &[u8],
+    is_pair: bool,
+    places: &[Place],
+) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+    let password = is_pair.then(|| split_pair(key).1);
+    let encoded = places.iter().find_map(|place| match place {
+        Place::Header(name) => behind_scheme(single(request, name)?, &["basic"]),
+        Place::Query(_) => None,
+    });
+    let forms = [Some(key), password, encoded];
+    let long = |form: &Option<&[u8]>| form.is_some_and(|f| f.len() >= SEARCHED_SECRET_BYTES_MIN);
+    let forms = forms.map(|form| Some(form).filter(long).flatten());
+    let forms = || forms.iter().flatten().copied();
+    let shortest = forms().map(<[u8]>::len).min()?;
     let is_place = |name: &HeaderName| {
         let mut places = places.iter();
         places.any(|place| matches!(place, Place::Header(place) if place == name))
     };
-    let query = request.query.as_deref().unwrap_or_default();
-    let in_query = |(name, value): (Cow<'_, [u8]>, Cow<'_, [u8]>)| {
+    let is_parameter = |piece: &[u8]| {
+        let (name, _) = query::pairs(piece).next().unwrap_or_default();
         let mut places = places.iter();
-        holds(&finder, &value)
-            && !places
-                .any(|place| matches!(place, Place::Query(place) if place.as_bytes() == &*name))
+        places.any(|place| matches!(place, Place::Query(place) if place.as_bytes() == &*name))
     };
-    finder.needle().len() >= SEARCHED_SECRET_BYTES_MIN
-        && (fields.any(|(name, value)| holds(&finder, value.as_bytes()) && !is_place(name))
-            || query::pairs(query).any(in_query))
+    let in_field = request.headers.iter().any(|(name, value)| {
+        value.len() >= shortest && !is_place(name) && holds(forms(), value.as_bytes(), false)
+    });
+    let text = request.query.as_deref().unwrap_or_default();
+    let mut pieces = text.split(|byte| *byte == b'&');
+    let found = in_field
+        || text.len() >= shortest
+            && pieces.any(|piece| !is_parameter(piece) && holds(forms(), piece, true));
+    found.then(|| forms().map(|form| form.to_vec().into()).collect())
 }
 
-/// Takes every field and every query parameter out of a request that holds the key; gives what the
-/// caller is warned of.
-pub fn take_copies_out(request: &mut Request, key: &[u8]) -> String {
-    let finder = finder(key);
+/// Takes every field and every query parameter out of a request that holds one of the forms of a
+/// key; gives what the caller is warned of.
+pub fn take_copies_out(request: &mut Request, forms: &[Zeroizing<Vec<u8>>]) -> String {
+    let forms = || forms.iter().map(|form| form.as_slice());
     let mut held: Vec<HeaderName> = Vec::new();
     for (name, value) in &request.headers {
-        if holds(&finder, value.as_bytes()) && !held.contains(name) {
+        if !held.contains(name) && holds(forms(), value.as_bytes(), false) {
             held.push(name.clone());
         }
     }
@@ -191,9 +211,9 @@ pub fn take_copies_out(request: &mut Request, key: &[u8]) -> String {
         named.push(format!("the field {name}"));
     }
     let query = request.query.as_deref();
-    if let Some(rest) =
-        query.and_then(|text| query::remove_where(text, |value| holds(&finder, value)))
-    {
+    let rest =
+        query.and_then(|text| query::remove_where(text, |piece| holds(forms(), piece, true)));
+    if let Some(rest) = rest {
         let rest = rest.into_owned();
         request.query = (!rest.is_empty()).then(|| rest.into());
         named.push("the query".to_owned());
@@ -202,14 +222,15 @@ pub fn take_copies_out(request: &mut Request, key: &[u8]) -> String {
     format!("the key of this request stood in {places} too and was not sent on from there")
 }
 
-/// Looks for a key, or for the password of a pair.
-fn finder(key: &[u8]) -> memmem::Finder<'_> {
-    let (user, password) = split_pair(key);
-    memmem::Finder::new(if password.is_empty() { user } else { password })
-}
-
-fn holds(finder: &memmem::Finder<'_>, value: &[u8]) -> bool {
-    value.len() >= finder.needle().len() && finder.find(value).is_some()
+/// Whether a text holds one of these, as it is or under escapes; in a query a `+` may be a space.
+fn holds<'f>(forms: impl Iterator<Item = &'f [u8]> + Clone, text: &[u8], in_query: bool) -> bool {
+    let found = |text: &[u8]| {
+        let mut forms = forms.clone();
+        forms.any(|form| text.len() >= form.len() && memmem::find(text, form).is_some())
+    };
+    found(text)
+        || text.contains(&b'%') && found(&forgotten::plain(text, b'+'))
+        || in_query && text.contains(&b'+') && found(&forgotten::plain(text, b' '))
 }
 
 /// The key in `Authorization: Bearer …`.
@@ -416,16 +437,57 @@ mod tests {
         ];
         let taken = vec![field("authorization"), Place::Query("key".into())];
         let mut one = request(&fields, "/?key=rr_live_0123456789&a");
-        assert!(!is_copied(&one, key, &taken));
-        assert!(is_copied(&one, key, &taken[..1]), "in the query");
-        assert!(is_copied(&one, key, &taken[1..]), "in a field");
-        assert!(!is_copied(&one, b"rr_live", &[]), "too short to look for");
-        let warning = take_copies_out(&mut one, key);
+        assert_eq!(copied(&one, key, false, &taken), None);
+        assert!(
+            copied(&one, key, false, &taken[..1]).is_some(),
+            "in the query"
+        );
+        let forms = copied(&one, key, false, &taken[1..]).expect("in a field");
+        assert_eq!(copied(&one, b"rr_live", false, &[]), None, "too short");
+        let warning = take_copies_out(&mut one, &forms);
         assert!(warning.contains("the field authorization and the query"));
         assert_eq!(one.query.as_deref(), Some(&b"a"[..]));
         assert_eq!(one.headers.len(), 1, "what is not the whole key stays");
-        let pair = request(&[("x-a", "<a-password-of-a-pair>")], "/");
-        assert!(is_copied(&pair, b"anna:a-password-of-a-pair", &[]));
-        assert!(!is_copied(&pair, b"anna:another-password", &[]));
+    }
+
+    /// Whether a copy is found of a key that stands in `authorization`, where another field and
+    /// the query are these.
+    fn finds(key: &str, is_pair: bool, shown: &str, field: &str, target: &str) -> bool {
+        let one = request(&[("authorization", shown), ("x-a", field)], target);
+        let places = [Place::Header(header::AUTHORIZATION)];
+        copied(&one, key.as_bytes(), is_pair, &places).is_some()
+    }
+
+    #[test]
+    fn every_form_of_a_key_is_looked_for() {
+        let pair = "anna:a-password-of-a-pair";
+        let shown = format!("Basic {}", STANDARD.encode(pair));
+        for field in [
+            "<a-password-of-a-pair>",
+            "anna:a-password-of-a-pair",
+            &shown,
+            &shown["Basic ".len()..],
+            "c=a%2Dpassword-of-a-pair",
+        ] {
+            assert!(finds(pair, true, &shown, field, "/"), "{field}");
+        }
+        assert!(!finds(pair, true, &shown, "another-password", "/"));
+        // A colon makes no pair of what is none.
+        let key = "prod-team-7f3a9c1e55:payments-gateway";
+        assert!(finds(key, false, key, key, "/"));
+        assert!(!finds(key, false, key, "payments-gateway", "/"));
+        // Keys of ours as Basic sends them.
+        let issued = "rr_live_0123456789";
+        let shown = format!("Basic {}", STANDARD.encode(format!("{issued}:")));
+        assert!(finds(issued, false, &shown, &shown, "/"));
+        // In a query: as a name, and whatever a plus stands for.
+        let key = "abc+def/ghi=jkl mno";
+        for target in [
+            "/?abc+def/ghi=jkl%20mno",
+            "/?t=abc%2Bdef/ghi=jkl+mno",
+            "/?a&t=abc%2bdef%2Fghi%3Djkl%20mno&b",
+        ] {
+            assert!(finds(key, false, key, "", target), "{target}");
+        }
     }
 }

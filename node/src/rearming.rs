@@ -15,10 +15,12 @@ use proto::credential::AuthType;
 use proto::hosts::Origin;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::AuthFailure;
+use tracing::error;
 
 use crate::credentials::vault::Injection;
 use crate::flow::Caller;
 use crate::hygiene::fields;
+use crate::metrics::Metrics;
 use crate::snapshot::{CompiledProxy, TargetCredential};
 use crate::upstream::RequestHead;
 
@@ -32,16 +34,18 @@ pub struct Rearming<'e> {
     pub successor: &'e mut Option<Arc<TargetCredential>>,
     /// Why its key is refused.
     pub refusal: &'e mut Option<AuthFailure>,
+    /// Counts secrets that were not sent.
+    pub metrics: &'e Metrics,
 }
 
 impl Rearming<'_> {
     /// Ends a request whose caller's key is over, and puts the newest secret of its target into
-    /// what is about to be sent.
+    /// what is about to be sent, for the so-and-so-many-th time.
     ///
     /// # Errors
     /// 401, or 502 where there is no secret any more.
-    pub fn look(&mut self, head: &mut RequestHead) -> Result<(), EarlyEnd> {
-        if let Some(end) = revoked(self.proxy, self.caller) {
+    pub fn look(&mut self, attempt: u32, head: &mut RequestHead) -> Result<(), EarlyEnd> {
+        if let Some(end) = revoked(self.proxy, self.caller, attempt) {
             *self.refusal = Some(AuthFailure::Retired);
             return Err(end);
         }
@@ -56,7 +60,7 @@ impl Rearming<'_> {
         let origins = self.proxy.target.endpoints.iter();
         let is_bound = is_bound(&newest, origins.map(|endpoint| &endpoint.base.origin));
         if !is_bound {
-            return Err(unbound());
+            return Err(unbound(self.metrics, &newest, self.proxy));
         }
         in_force(&newest)?;
         let new = injection(&newest)?;
@@ -75,13 +79,23 @@ pub fn successor(pinned: &TargetCredential) -> Option<Arc<TargetCredential>> {
     pinned.end.is_known().then(|| pinned.newest()).flatten()
 }
 
-/// The caller's key was in force when the request came, and may have been revoked since.
-pub fn revoked(proxy: &CompiledProxy, caller: Option<&Caller>) -> Option<EarlyEnd> {
+/// The caller's key was in force when the request came, and may have been revoked since. `attempt`:
+/// which sending it would be, from 1 on.
+pub fn revoked(proxy: &CompiledProxy, caller: Option<&Caller>, attempt: u32) -> Option<EarlyEnd> {
     let caller = caller?;
     if !proxy.end.is_known() && !is_over(proxy, caller) {
         return None;
     }
-    let detail = "the key of this request was revoked before it could be sent; use the new one";
+    let detail = match (proxy.end.is_known(), attempt) {
+        (true, 0 | 1) => "the organisation of this request's proxy was deleted before it was sent",
+        (false, 0 | 1) => {
+            "the key of this request was revoked before it could be sent; use the new one"
+        }
+        (_, _) => {
+            "the key of this request was revoked before it could be sent once more; an earlier \
+             attempt may have been carried out"
+        }
+    };
     let end = EarlyEnd::new(Code::AccessDenied, detail).with_status(401);
     Some(end.header("www-authenticate", "Bearer realm=\"requestrocket\""))
 }
@@ -116,8 +130,21 @@ pub fn is_bound<'o>(
         || origins.all(|origin| hosts.iter().any(|host| host.matches(origin)))
 }
 
-/// The end of a request to a host that its credential is not for.
-pub fn unbound() -> EarlyEnd {
+/// The end of a request to a host that its credential is not for, counted and told the operator.
+pub fn unbound(
+    metrics: &Metrics,
+    credential: &TargetCredential,
+    proxy: &CompiledProxy,
+) -> EarlyEnd {
+    metrics.secret_refused();
+    error!(
+        event = "credential-host-mismatch",
+        credential = %credential.id,
+        proxy = %proxy.id,
+        "credential {} is not bound to a host of proxy {}'s target; nothing was sent",
+        credential.id,
+        proxy.id
+    );
     let detail = "the target credential is not bound to this target's host; add the host to its \
                   `hosts` and give the secret again";
     EarlyEnd::new(Code::CredentialUnavailable, detail)

@@ -182,12 +182,6 @@ fn named_in_records(refusal: &Refusal) -> MeterRefusal {
 fn rate_limited(refusal: &Refusal, wait: u64) -> String {
     let named = named(&refusal.status.id, &refusal.status.name);
     match &refusal.limit {
-        // Of a meter that counts values: what is set aside for a request is more than one.
-        Some(limit) if limit.remaining > 0 => format!(
-            "of the limit of {} per {} of {named} {} are left, fewer than are set aside for this \
-             request; try again in {wait} s, or raise it",
-            limit.limit, limit.window, limit.remaining
-        ),
         Some(limit) => format!(
             "the limit of {} per {} of {named} is used up; try again in {wait} s, or raise it",
             limit.limit, limit.window

@@ -4,6 +4,8 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use crate::harness::gateway::{Gateway, Start, binary};
 use crate::harness::http::Request;
 
@@ -184,6 +186,52 @@ fn a_damaged_key_ring() {
     let data = folder.path().to_str().expect("a path");
     let said = refused(&["dev", "--data-dir", data], "", &[]);
     assert!(said.contains("keyring.json"), "{said}");
+}
+
+#[test]
+fn a_first_token_that_was_deleted_comes_back_only_where_nobody_else_has_one() {
+    let mut gateway = Gateway::start();
+    let tokens = |gateway: &Gateway| -> Vec<String> {
+        let listed = gateway.api_of("system", "GET", "/tokens", None).json();
+        let items = listed["items"].as_array().expect("a list").iter();
+        items
+            .map(|item| item["name"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+    let made = gateway.api_of(
+        "system",
+        "POST",
+        "/tokens",
+        Some(&json!({"name": "ours", "role": "owner"})),
+    );
+    assert_eq!(made.status(), 201, "{}", made.text());
+    let made = made.json();
+    let own = made["secret"]["token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    let listed = gateway.api_of("system", "GET", "/tokens", None).json();
+    let items = listed["items"].as_array().expect("a list");
+    let first = items.iter().find(|item| item["name"] == "bootstrap");
+    let id = first.expect("the first token")["id"]
+        .as_str()
+        .expect("an id");
+    gateway.token.clone_from(&own);
+    let path = format!("/tokens/{id}");
+    let gone = gateway.api_of("system", "DELETE", &path, None);
+    assert_eq!(gone.status(), 204, "{}", gone.text());
+    let (_, folder) = gateway.stop();
+    let mut gateway = Gateway::inside(folder, &Start::default());
+    assert_eq!(gateway.ready["admin_token"], serde_json::Value::Null);
+    gateway.token = own;
+    assert_eq!(tokens(&gateway), ["ours"]);
+    // With the last one gone nobody could get in any more: a start lets the operator in again.
+    let path = format!("/tokens/{}", made["id"].as_str().expect("an id"));
+    let gone = gateway.api_of("system", "DELETE", &path, None);
+    assert_eq!(gone.status(), 204, "{}", gone.text());
+    let (_, folder) = gateway.stop();
+    let gateway = Gateway::inside(folder, &Start::default());
+    assert_eq!(tokens(&gateway), ["bootstrap"]);
 }
 
 #[test]

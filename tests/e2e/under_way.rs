@@ -201,7 +201,8 @@ fn what_is_under_way_when_its_organisation_is_deleted_sends_nothing() {
     let proxy = gateway.proxy_in("acme", &upstream.url(), json!({}), json!({}));
     needs_body(&gateway, "acme", &proxy);
     let (mut caller, last) = begin(&gateway, &proxy);
-    // What is in use is deleted before, by whoever uses it.
+    // What is in use is deleted before, by whoever uses it: already that ends the request. That the
+    // end of the organisation alone does is shown beside `sync::compile`.
     for path in [
         format!("/proxies/{}", proxy.id),
         format!("/credentials/{}", proxy.proxy_credential),

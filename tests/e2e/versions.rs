@@ -206,7 +206,7 @@ fn a_file_is_applied_called_through_changed_and_audited() {
     write("PUT");
     let (done, said) = apply(&["--dry-run"], Some("sk_upstream_1"));
     assert!(
-        done && said.contains("+ rul_") && said.contains("dry-run"),
+        done && said.contains("~ rul_") && said.contains("dry-run"),
         "{said}"
     );
     assert_eq!(call("DELETE").status(), 400);

@@ -46,6 +46,8 @@ pub trait Policy: Sized + 'static {
     fn body(attached: Attached<Self::Model>) -> Body;
     /// Every problem of the model itself.
     fn validate(model: &Self::Model) -> Vec<Problem>;
+    /// Keeps what one that is edited has besides what a document says of it.
+    fn carry(_before: &Self::Model, _after: &mut Self::Model) {}
     /// What answers say about one besides its fields.
     fn notice(_model: &Self::Model, _shown: &mut Map<String, Value>) {}
 }

@@ -45,6 +45,11 @@ impl Policy for MeterKind {
     fn validate(model: &Meter) -> Vec<Problem> {
         model.validate()
     }
+
+    /// What was forgotten by hand stays forgotten.
+    fn carry(before: &Meter, after: &mut Meter) {
+        after.resets = after.resets.max(before.resets);
+    }
 }
 
 /// The organisation that the path names, as what meters hang on.

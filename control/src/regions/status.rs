@@ -128,8 +128,18 @@ impl Status {
         for of in self.lock().values_mut() {
             of.unverified.clear();
             of.untaken.clear();
+            of.diverged.clear();
             of.clock_ahead_ms = None;
         }
+    }
+
+    /// A region has told of everything that it has: what it has no more keeps nothing stuck.
+    pub fn keep_only(&self, region: &str, known: &BTreeSet<OrgId>) {
+        self.follow(region, |of| {
+            of.unverified.retain(|org, _| known.contains(org));
+            of.untaken.retain(|org, _| known.contains(org));
+            of.diverged.retain(|org, _| known.contains(org));
+        });
     }
 
     /// The link to a region broke off.

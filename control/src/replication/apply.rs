@@ -5,15 +5,17 @@
 //! are stored with one move of the head: nodes then never see a version whose secret home has
 //! destroyed since, and their way from the one to the other is known by the records between.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::chunks::chunks;
 use proto::store::load;
 use proto::store::{Compare, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOutcome};
-use proto::tree::{Delta, OrgConfig, VersionRecord};
+use proto::tree::{Delta, Hash, Head, OrgConfig, VersionRecord};
 use proto::wire::replication::{Position, VersionParts, Versions};
 
 pub(super) use super::apply_error::ApplyError;
@@ -171,19 +173,16 @@ impl Local {
                 config,
             });
         };
-        let content = self
-            .content(
-                store,
-                (connection, &regions.own),
-                &versions.versions,
-                &records,
-                &mut plan,
-            )
-            .await?;
-        let roots = kept(&last, &regions.own);
-        let config = self.assemble(&**store, (&last, roots), &content).await?;
-        self.add_sealed((connection, regions), &config, &versions, &mut plan)
-            .await?;
+        let given = (&versions, &*records, &last);
+        let built = self.built(store, (connection, regions), given, &mut plan);
+        let (content, config) = match built.await {
+            Err(error) if error.is_of_one() => {
+                let given = (&versions, &*records);
+                self.raise_without_versions(&**store, given).await?;
+                return Err(error);
+            }
+            built => built?,
+        };
         for (parts, record) in versions.versions.iter().zip(&records) {
             let key = keys::version(self.org, record.head.n);
             plan.writes.before.push(Op::put(key, parts.record.clone()));
@@ -208,6 +207,30 @@ impl Local {
             position: Some(Position::from(&last)),
             config: Some(Arc::new(config)),
         })
+    }
+
+    /// What the newest version of an answer holds, with all that is stored for it.
+    async fn built(
+        &self,
+        store: &Arc<dyn Store>,
+        (connection, regions): (&Connection, &Regions),
+        (versions, records, last): (&Versions, &[VersionRecord], &Head),
+        plan: &mut Plan,
+    ) -> Result<(BTreeMap<Hash, Bytes>, OrgConfig), ApplyError> {
+        let content = self
+            .content(
+                store,
+                (connection, &regions.own),
+                &versions.versions,
+                records,
+                plan,
+            )
+            .await?;
+        let roots = kept(last, &regions.own);
+        let config = self.assemble(&**store, (last, roots), &content).await?;
+        self.add_sealed((connection, regions), &config, versions, plan)
+            .await?;
+        Ok((content, config))
     }
 
     /// The records of an answer, each the child of the one before it.

@@ -27,6 +27,7 @@ impl Replication {
         let known: BTreeSet<OrgId> = moved.iter().map(|moved| moved.org).collect();
         if whole {
             self.status.follow(peer, |of| of.named_still.clear());
+            self.status.keep_only(peer, &known);
             return self.strangers(peer, &known).await;
         }
         let mut waiting = BTreeSet::new();
@@ -129,11 +130,21 @@ impl Replication {
         let named = self.named().await?.unwrap_or_default();
         homed.retain(|org| !named.contains(org));
         for org in homed {
-            let local = Local::read(&*self.store, org, None).await?;
-            let home = local.home().map(|home| home.region.as_str());
-            if home != Some(&*self.regions.own) {
-                continue;
+            match self.leave_one(guard, org).await {
+                // Its fault is not that of `system`, which was taken.
+                Err(Broken::Apply(error)) if error.is_of_one() => {
+                    warn!(%org, "{org} of another branch cannot be set aside: {error}");
+                }
+                left => left?,
             }
+        }
+        Ok(())
+    }
+
+    async fn leave_one(&self, guard: &Guard, org: OrgId) -> Result<(), Broken> {
+        let local = Local::read(&*self.store, org, None).await?;
+        let home = local.home().map(|home| home.region.as_str());
+        if home == Some(&*self.regions.own) {
             local.leave(&*self.store, guard).await?;
             warn!(%org, "{org} was created on another branch and is set aside");
         }

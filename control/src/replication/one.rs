@@ -98,7 +98,12 @@ impl Replication {
             false => Vec::new(),
         };
         let stored = match self.has(moved) {
-            true => Some(moved.position.clone()),
+            true => {
+                let peer = connection.peer();
+                self.status
+                    .follow(peer, |of| drop(of.diverged.remove(&org)));
+                Some(moved.position.clone())
+            }
             false => self.sync(connection, guard, org, line).await?,
         };
         // Only what is here whole tells what it names.

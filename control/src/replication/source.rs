@@ -79,6 +79,19 @@ pub enum SourceError {
     TooMuch,
 }
 
+impl SourceError {
+    /// Whether what is stored of the organisation that was asked for is wrong, and of no other.
+    fn is_of_one(&self) -> bool {
+        match self {
+            Self::Strict(_)
+            | Self::Load(LoadError::Missing(_) | LoadError::Tree(_))
+            | Self::Tree(_)
+            | Self::Record(..) => true,
+            Self::Load(LoadError::Store(_)) | Self::Store(_) | Self::Blind | Self::TooMuch => false,
+        }
+    }
+}
+
 /// One connection's memory.
 pub(super) struct Session<'s> {
     pub(super) source: &'s Source,
@@ -235,7 +248,22 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// What is wrong with one organisation here is no reason to leave the others without answers.
     async fn versions(&self, org: OrgId, after: Option<Position>) -> Result<Answer, SourceError> {
+        match self.versions_of(org, after).await {
+            Err(error) if error.is_of_one() && self.protocol >= PROTOCOL_CUT => {
+                tracing::error!(%org, region = self.region, "{org} cannot be given: {error}");
+                Ok(Answer::NotHere)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn versions_of(
+        &self,
+        org: OrgId,
+        after: Option<Position>,
+    ) -> Result<Answer, SourceError> {
         let world = self.source.worlds.borrow().clone();
         let Some(state) = world.orgs.get(&org) else {
             return Ok(Answer::Unknown);

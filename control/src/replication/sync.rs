@@ -135,8 +135,9 @@ fn answered(answer: Answer) -> Result<Answered, Broken> {
 
 fn not_there(org: OrgId, peer: &str) -> ApplyError {
     let why = format!(
-        "region {peer} does not have what this region alone keeps of its newest version; promoted \
-         by `--force` this region goes on from its own"
+        "region {peer} does not have all of its newest version: what this region alone keeps of it \
+         (promoted by `--force` this region goes on from its own), or what is damaged there, which \
+         its log names"
     );
     ApplyError::Refused { org, why }
 }

@@ -168,6 +168,9 @@ impl<'a> Taking<'a> {
         for org in news.gone {
             self.turns.remove(org, self.heard);
         }
+        if self.connection.protocol() < PROTOCOL_NUMBERED {
+            self.turns.line_up_due(self.heard, Instant::now().into());
+        }
     }
 
     fn start(&mut self) {
@@ -202,11 +205,13 @@ impl<'a> Taking<'a> {
             }
             Err(Broken::Apply(ApplyError::Unverified { at, why, .. })) => {
                 self.replication.leave_unverified(peer, org, at, why);
+                self.turns.note_stuck(org);
                 self.turns.again(turn, AGAIN_MAX, Instant::now().into());
                 return Ok(());
             }
             Err(Broken::Apply(error)) if error.is_of_one() => {
                 self.replication.leave_untaken(peer, org, error.to_string());
+                self.turns.note_stuck(org);
                 self.turns
                     .again(turn, Duration::ZERO, Instant::now().into());
                 return Ok(());
@@ -221,6 +226,9 @@ impl<'a> Taking<'a> {
             }
             of.unverified.remove(&org);
             of.untaken.remove(&org);
+            if let Turn::Remove(_) = turn {
+                of.diverged.remove(&org);
+            }
         });
         Ok(())
     }

@@ -285,8 +285,12 @@ impl Turns {
         self.again.insert(org, Again { turn, at, wait });
     }
 
-    /// When something is to be tried again.
+    /// When something is to be tried again. With a region that answers one ask at a time that is
+    /// when news were heard: these must not wait for what is tried again and again.
     pub fn due(&self) -> Option<Instant> {
+        if !self.many {
+            return None;
+        }
         self.again.values().filter_map(|again| again.at).min()
     }
 

@@ -13,7 +13,6 @@ use proto::id::CredentialId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::{AuthFailure, KeyHint};
 use proto::seal::{DigestKey, Purpose};
-use zeroize::Zeroizing;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::stale::facts_are_young;
@@ -74,13 +73,15 @@ impl Stage for Authenticate {
         let elsewhere = pinned.as_ref().and_then(|proxy| proxy.elsewhere.as_ref());
         // The gateway of the region that it is passed on to judges it itself.
         if !elsewhere.is_some_and(|elsewhere| elsewhere.passes_on(exchange)) {
-            let key = digests.accepted();
-            let copied =
-                key.filter(|key| presented::is_copied(&exchange.request, key, &caller.places));
-            let copied: Option<Zeroizing<Vec<u8>>> = copied.map(|key| key.to_vec().into());
+            let proxy = exchange.proxy.as_ref();
+            let credential = proxy.and_then(|proxy| proxy.credentials.get(caller.index));
+            let is_pair = credential.is_some_and(|one| one.auth_type == AuthType::Basic);
+            let copied = digests
+                .accepted()
+                .and_then(|key| presented::copied(&exchange.request, key, is_pair, &caller.places));
             take_key_out(&mut exchange.request, &caller.places);
-            if let Some(key) = copied {
-                let warning = presented::take_copies_out(&mut exchange.request, &key);
+            if let Some(forms) = copied {
+                let warning = presented::take_copies_out(&mut exchange.request, &forms);
                 exchange.notes.warn(warning);
             }
         }

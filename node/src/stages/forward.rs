@@ -115,9 +115,10 @@ async fn to_target(
             caller: exchange.caller.as_ref(),
             successor: &mut exchange.successor,
             refusal: &mut exchange.notes.refusal,
+            metrics,
         };
         let mut gate = |attempt: u32, head: &mut RequestHead| {
-            rearming.look(head).map_err(Hold::Refused)?;
+            rearming.look(attempt, head).map_err(Hold::Refused)?;
             attempts.spend(attempt)
         };
         // Pinned where it is made: it is large, and each move would copy it.
@@ -136,10 +137,7 @@ async fn to_target(
             Box::pin(next).await
         }
     };
-    let mut answer = match sent {
-        Ok(answer) => answer,
-        Err(missed) => return Err(unanswered(exchange, metrics, proxy, missed)),
-    };
+    let mut answer = sent.map_err(|missed| unanswered(exchange, metrics, proxy, missed))?;
     if !learning.is_empty() {
         learn(exchange, proxy, &learning, &answer);
     }

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, Method};
 use proto::health::Health;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::AuthFailure;
-use tracing::error;
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::stale::facts_are_young;
@@ -59,7 +58,7 @@ impl Stage for Inject {
         if proxy.target.endpoints.are_none() {
             return endpoints::outside().into();
         }
-        if let Some(end) = rearming::revoked(&proxy, exchange.caller.as_ref()) {
+        if let Some(end) = rearming::revoked(&proxy, exchange.caller.as_ref(), 1) {
             exchange.notes.refusal = Some(AuthFailure::Retired);
             return end.into();
         }
@@ -94,16 +93,7 @@ impl Inject {
     ) -> Result<&'c Injection, EarlyEnd> {
         let origins = proxy.target.endpoints.iter().map(|at| &at.base.origin);
         if !is_bound(credential, origins) {
-            self.metrics.secret_refused();
-            error!(
-                event = "credential-host-mismatch",
-                credential = %credential.id,
-                proxy = %proxy.id,
-                "credential {} is not bound to a host of proxy {}'s target; nothing was sent",
-                credential.id,
-                proxy.id
-            );
-            return Err(unbound());
+            return Err(unbound(&self.metrics, credential, proxy));
         }
         in_force(credential)?;
         facts_are_young(&self.health, credential.max_fact_age, "target's")?;

@@ -161,11 +161,11 @@ fn treat_body(exchange: &mut Exchange, treated: Treated) -> Next {
             });
         }
         Inbound::None => treated.none(exchange),
-        Inbound::Buffered(bytes) => {
+        Inbound::Buffered(bytes) if bytes.len() <= treated.bytes_max => {
             let bytes = bytes.clone();
             treated.treat(exchange, &bytes)
         }
-        Inbound::Oversize { .. } => treated.too_large(exchange),
+        Inbound::Buffered(_) | Inbound::Oversize { .. } => treated.too_large(exchange),
     };
     end.map_or_else(Into::into, |()| Next::Continue)
 }

@@ -51,13 +51,10 @@ pub fn remove_equivalent<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8
     })
 }
 
-/// The query without any parameter whose form-decoded value is as `goes` says; `None` if it holds
-/// none.
+/// The query without any parameter of which `goes` says so, who sees it as it is written, name and
+/// value; `None` if it holds none.
 pub fn remove_where(query: &[u8], goes: impl Fn(&[u8]) -> bool) -> Option<Cow<'_, [u8]>> {
-    without(query, |piece| {
-        let (_, value) = split_piece(piece);
-        goes(&form_decode(value))
-    })
+    without(query, goes)
 }
 
 fn without(query: &[u8], goes: impl Fn(&[u8]) -> bool) -> Option<Cow<'_, [u8]>> {

@@ -1,7 +1,7 @@
 //! The checks of one rule at save: what is refused, and what is accepted with a warning.
 
 use super::compile::Compiler;
-use super::{Effect, PathPart, Presence, Rule};
+use super::{Effect, Mode, PathPart, Presence, Rule};
 use crate::problem::Problem;
 
 impl Rule {
@@ -17,7 +17,7 @@ impl Rule {
     /// What is valid but probably not meant.
     pub fn warnings(&self) -> Vec<Problem> {
         let mut warnings = self.unusual_methods();
-        if self.effect == Effect::Deny && self.matches_all() {
+        if self.effect == Effect::Deny && self.mode == Mode::Enforce && self.matches_all() {
             let detail = "the rule has no condition: it denies every request";
             warnings.push(Problem::new("", "denies-all", detail));
         }
@@ -73,7 +73,7 @@ impl Rule {
             && self
                 .path
                 .as_ref()
-                .is_none_or(|path| path.pattern.is_empty())
+                .is_none_or(|path| path.pattern.is_empty() && path.presence == Presence::Present)
             && self.headers.is_empty()
             && self.query.is_empty()
             && self.body.is_empty()
@@ -90,8 +90,7 @@ impl Rule {
         let unusual = methods.filter(|(_, method)| !is_usual(method));
         let warned = unusual.map(|(at, method)| {
             let detail = format!(
-                "`{method}` is no method of HTTP, PATCH or WebDAV: a request must be sent with \
-                 exactly this word"
+                "`{method}` is a method that hardly any client sends: is it spelled as meant?"
             );
             Problem::new(format!("/methods/{at}"), "method-unusual", detail)
         });
@@ -132,10 +131,12 @@ fn is_found_in_no_path(branch: &str) -> bool {
     first && !characters.next().is_some_and(|c| "?*{".contains(c))
 }
 
-/// Whether a pattern looks as if a query were meant: `?name=`, escaped or not.
+/// Whether a pattern looks as if a query were meant: `\?name=`. Without the backslash the `?` makes
+/// what is before it optional, which may well be meant.
 fn names_a_query(pattern: &str) -> bool {
-    pattern.match_indices('?').any(|(at, _)| {
-        let rest = pattern.get(at + 1..).unwrap_or_default();
+    let marks = [r"\?", "[?]"];
+    let mut behind = marks.iter().flat_map(|mark| pattern.split(mark).skip(1));
+    behind.any(|rest| {
         let name = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_-[]\\".contains(c)));
         name.is_some_and(|end| end > 0 && rest.as_bytes().get(end) == Some(&b'='))
     })

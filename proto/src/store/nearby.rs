@@ -149,6 +149,10 @@ impl<'a> Source<'a> {
             () = near.turn(bytes) => {}
             () = hurried(self.hurry) => {}
         }
+        // One turn for all that is applied together, however many organisations it is of.
+        if let Some(hurry) = self.hurry {
+            hurry.send_replace(true);
+        }
         true
     }
 }

@@ -326,8 +326,13 @@ impl Work<'_> {
             let operation = match partner(&stored, &content, one_each) {
                 Some(found) => {
                     let (id, _) = stored.remove(found);
-                    let change =
-                        move |body: &Body| Ok(Policies::<K>::with_model(body, model.clone()));
+                    let change = move |body: &Body| {
+                        let mut model = model.clone();
+                        if let Some(before) = Policies::<K>::model(body) {
+                            K::carry(before, &mut model);
+                        }
+                        Ok(Policies::<K>::with_model(body, model))
+                    };
                     Operation::Update {
                         id,
                         precondition: None,
@@ -373,11 +378,18 @@ fn content<R: Resource>(model: &R::Model) -> Value {
 }
 
 /// Which of the stored policies one of the document is that has another content: the one of its
-/// name, and where neither has a name the one that is left, if it is one.
+/// name, and where neither has a name the one that is left, if it is one. A meter that counts
+/// something else is another one: what was counted are no such tokens.
 fn partner(stored: &[(ObjectId, Value)], content: &Value, one_each: bool) -> Option<usize> {
     let name = |content: &Value| content["name"].as_str().unwrap_or_default().to_owned();
     let wanted = name(content);
-    let mut places = (0..stored.len()).filter(|at| name(&stored[*at].1) == wanted);
+    let counts_as = |before: &Value| {
+        let mut what = ["kind", "value"].iter();
+        what.all(|key| before[*key] == content[*key])
+    };
+    let is_it = |(_, before): &(ObjectId, Value)| name(before) == wanted && counts_as(before);
+    let all = stored.iter().enumerate();
+    let mut places = all.filter(|(_, one)| is_it(one)).map(|(at, _)| at);
     let found = places.next()?;
     match wanted.is_empty() {
         true => one_each.then_some(found),

@@ -166,7 +166,8 @@ async fn only_with_prune_is_deleted_what_the_document_does_not_name() {
 #[actix_web::test]
 async fn a_policy_that_is_edited_stays_the_same_object() {
     let api = api().await;
-    let meter = |name: &str, limit: u64| json!({"name": name, "limits": [{"limit": limit, "window": "day"}]});
+    let per_day = |limit: u64| json!([{"limit": limit, "window": "day"}]);
+    let meter = |name: &str, limit: u64| json!({"name": name, "limits": per_day(limit)});
     let rule = |method: &str| json!({"effect": "deny", "methods": [method]});
     let with = |meters: Value, rules: Value| {
         let mut document = document();
@@ -213,6 +214,16 @@ async fn a_policy_that_is_edited_stays_the_same_object() {
     ))
     .await;
     is(kinds(&edited), &[("rul", "upd")]);
+    // One that counts something else is another one, whatever its name.
+    let values = json!({"name": "b", "kind": "response_value", "limits": per_day(3),
+                        "value": {"template": "openai_chat"}});
+    let other = put(with(json!([meter("a", 1), values]), json!([rule("POST")]))).await;
+    is(kinds(&other), &[("mtr", "cre"), ("mtr", "del")]);
+    put(with(
+        json!([meter("a", 1), meter("b", 3)]),
+        json!([rule("POST")]),
+    ))
+    .await;
     // Another name is another meter, and of two edits without names nobody knows which is which.
     let other = put(with(
         json!([meter("a", 1), meter("c", 3)]),

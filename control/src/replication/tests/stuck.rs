@@ -94,6 +94,52 @@ async fn an_organisation_that_cannot_be_read_here_keeps_no_other_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_organisation_that_is_damaged_at_home_keeps_no_other_waiting() {
+    let (us, eu, orgs) = many(3).await;
+    let (broken, others) = orgs.split_first().unwrap();
+    for org in &orgs {
+        us.publish(*org, vec![rename(1, "second")]).await;
+        us.seen(*org).await;
+    }
+    let content = lose_content(&us, *broken).await;
+    let gate = Gate::new([]);
+    gate.open();
+    let way = gate.connect(us.source.clone()).await;
+    let test = async {
+        for org in others {
+            comes("the others", || same_head(&us, &eu, *org)).await;
+        }
+        comes("what is wrong", || async {
+            untaken(&eu).contains_key(broken)
+        })
+        .await;
+        us.publish(others[0], vec![rename(1, "third")]).await;
+        comes("a later one", || same_head(&us, &eu, others[0])).await;
+        // Put right there it is taken by itself.
+        write(&us, content).await;
+        comes("the mended one", || same_head(&us, &eu, *broken)).await;
+        comes("the end of it", || async { untaken(&eu).is_empty() }).await;
+    };
+    while_taking(Taking::new(&eu.replication, &way, &None), test).await;
+}
+
+/// What a region has told of no more keeps nothing of it stuck.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_at_home_is_stuck_no_longer() {
+    let (_, eu, orgs) = many(2).await;
+    let status = &eu.replication.status;
+    status.follow("us", |of| {
+        for org in &orgs {
+            of.untaken.insert(*org, "a fault".to_owned());
+        }
+    });
+    status.keep_only("us", &orgs[..1].iter().copied().collect());
+    assert_eq!(untaken(&eu).into_keys().collect::<Vec<_>>(), orgs[..1]);
+    status.leave_to_others();
+    assert!(untaken(&eu).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_handed_over_does_not_wait_behind_others() {
     let (us, eu, orgs) = many(ORGS_AT_ONCE + 3).await;
     let (handed_over, slow) = orgs.split_first().unwrap();

@@ -40,17 +40,20 @@ impl Ahead {
         }
     }
 
-    /// Does something to its end and hears what comes meanwhile.
-    pub async fn during<T>(&mut self, done: impl Future<Output = T>) -> T {
+    /// Does something to its end and hears what comes meanwhile. `urgent`: it revokes something
+    /// itself.
+    pub async fn during<T>(&mut self, urgent: bool, done: impl Future<Output = T>) -> T {
         let mut done = pin!(done);
-        self.hurry.send_replace(self.is_urgent());
+        self.hurry.send_replace(urgent || self.is_urgent());
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut done => return outcome,
                 next = self.watch.next(), if self.listens() => {
                     self.heard.push_back(next);
-                    self.hurry.send_replace(self.is_urgent());
+                    if self.is_urgent() {
+                        self.hurry.send_replace(true);
+                    }
                 }
             }
         }
@@ -67,7 +70,7 @@ impl Ahead {
 }
 
 /// Whether a change says that a secret is over.
-fn revokes(change: &Change) -> bool {
+pub(super) fn revokes(change: &Change) -> bool {
     let mut events = change.events.iter();
     events.any(|event| match event {
         Event::Put(pair) => matches!(Live::parse(&pair.key), Some(Live::Retired(..))),

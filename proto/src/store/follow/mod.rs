@@ -180,7 +180,8 @@ impl Follower {
                 }
             };
             shown = change.revision;
-            watch.during(self.change(change)).await?;
+            let urgent = ahead::revokes(&change);
+            watch.during(urgent, self.change(change)).await?;
             retry = retry.or_else(|| self.retry_at());
         }
     }
@@ -214,8 +215,10 @@ impl Follower {
         let mut stray = Vec::new();
         let store = Arc::clone(&self.store);
         let (mut tests, mut regions) = (BTreeMap::new(), None);
-        // Whatever was urgent in what was watched before is in the list.
-        self.hurry.send_replace(false);
+        // What a list revokes stands beside what is large in it: who serves already waits for
+        // nothing.
+        let serves = !self.world.borrow().orgs.is_empty();
+        self.hurry.send_replace(serves);
         // One listing, so that many processes that list at one time ask little. Deltas are left
         // out: 10,000 of them would be 320 MB.
         let beyond = Some(keys::BEYOND_DELTAS);

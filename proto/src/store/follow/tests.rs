@@ -763,16 +763,18 @@ async fn a_large_read_waits_for_its_turn_and_a_revocation_for_nobody() {
     // The root was read, which says what is lacking.
     assert_eq!(reads(), before + 1);
     assert!(scene.worlds.borrow().revision < large);
-    let fact = Retired {
-        lowest: Generation {
-            epoch: genesis(ORG).head.epoch,
-            n: 2,
-        },
-        next: None,
+    let revoke = |credential| {
+        let fact = Retired {
+            lowest: Generation {
+                epoch: genesis(ORG).head.epoch,
+                n: 2,
+            },
+            next: None,
+        };
+        let key = keys::retired(ORG, CredentialId::from_bits(credential));
+        Op::put(key, serde_json::to_vec(&fact).unwrap())
     };
-    let key = keys::retired(ORG, CredentialId::from_bits(9));
-    let fact = serde_json::to_vec(&fact).unwrap();
-    let revoked = scene.write(vec![Op::put(key, fact)]).await;
+    let revoked = scene.write(vec![revoke(9)]).await;
     let world = scene.at(revoked).await;
     assert_eq!(
         (objects(&world), world.orgs[&ORG].retired.len()),
@@ -785,12 +787,23 @@ async fn a_large_read_waits_for_its_turn_and_a_revocation_for_nobody() {
         "it can be given"
     );
 
+    // One that comes with what is large, in one transaction.
+    let packed = made(&scene.store, ORG, &much(5_000));
+    let mut both = ops_of(&packed);
+    both.push(revoke(10));
+    let both = scene.write(both).await;
+    let world = scene.at(both).await;
+    assert_eq!(
+        (objects(&world), world.orgs[&ORG].retired.len()),
+        (3_001, 2)
+    );
+
     let larger = scene.publish(&much(10_000)).await;
-    turns.wait_for(|turns| *turns == 2).await.unwrap();
+    turns.wait_for(|turns| *turns == 3).await.unwrap();
     assert!(scene.worlds.borrow().revision < larger);
     near.begins.send_replace(true);
     let world = scene.at(larger).await;
-    assert_eq!(objects(&world), 3_001);
+    assert_eq!(objects(&world), 4_501);
 
     // What somebody near has is not read at all.
     let packed = made(&scene.store, ORG, &much(20_000));
@@ -801,7 +814,7 @@ async fn a_large_read_waits_for_its_turn_and_a_revocation_for_nobody() {
     let before = scene.store.leaf_reads.load(Ordering::SeqCst);
     let given = scene.write(ops_of(&packed)).await;
     let world = scene.at(given).await;
-    assert_eq!(objects(&world), 4_501);
+    assert_eq!(objects(&world), 6_001);
     assert_eq!(scene.store.leaf_reads.load(Ordering::SeqCst), before);
-    assert_eq!(*near.turns.borrow(), 2);
+    assert_eq!(*near.turns.borrow(), 3);
 }
