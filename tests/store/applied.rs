@@ -1,5 +1,5 @@
-//! What a region that follows tells of one organisation twice in one ask: a real etcd takes no key
-//! twice in a transaction.
+//! What a region that follows tells of one organisation twice in one ask. No transaction may have a
+//! key twice: our client of etcd refuses one, and so would etcd.
 
 use std::sync::Arc;
 
