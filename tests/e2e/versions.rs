@@ -229,7 +229,7 @@ fn a_file_is_applied_called_through_changed_and_audited() {
     let (done, audit) = run(&gateway, &["audit", "--limit", "2"]);
     assert!(done && audit.contains("from 127.0.0.1"), "{audit}");
     assert!(
-        audit.contains("+ rul_") && audit.contains("- rul_"),
+        audit.contains("+ rul_") && audit.contains("~ rul_"),
         "{audit}"
     );
     std::fs::write(&file, "targets: [{base_ulr: x}]").expect("a file");
