@@ -26,8 +26,7 @@ use crate::snapshot::{CompiledProxy, TargetCredential};
 use crate::spending::Attempts;
 use crate::upstream::retry::is_idempotent;
 use crate::upstream::{
-    Answer, Failure, Hold, REPLAY_BYTES_MAX, RequestHead, Resend, SendError, Stopped, Terms,
-    Upstream,
+    Answer, Failure, REPLAY_BYTES_MAX, RequestHead, Resend, SendError, Stopped, Terms, Upstream,
 };
 
 /// Most endpoints that one request is sent to: one that all of them fail on is at fault itself.
@@ -123,10 +122,7 @@ pub async fn run(
                 metrics,
             };
             let mut gate = |attempt: u32, head: &mut RequestHead| {
-                rearming
-                    .look(before + attempt, head)
-                    .map_err(Hold::Refused)?;
-                attempts.spend(before + attempt)
+                rearming.admit(attempts, (before + attempt, head))
             };
             let sending = pin!(upstream.send(destination, head, body, &mut gate));
             let cancels = proxy.on_client_abort == OnClientAbort::Cancel;

@@ -171,8 +171,7 @@ pub fn copied(
         Place::Query(_) => None,
     });
     let forms = [Some(key), password, encoded];
-    let long = |form: &Option<&[u8]>| form.is_some_and(|f| f.len() >= SEARCHED_SECRET_BYTES_MIN);
-    let forms = forms.map(|form| Some(form).filter(long).flatten());
+    let forms = forms.map(|form| form.filter(|form| form.len() >= SEARCHED_SECRET_BYTES_MIN));
     let forms = || forms.iter().flatten().copied();
     let shortest = forms().map(<[u8]>::len).min()?;
     let is_place = |name: &HeaderName| {

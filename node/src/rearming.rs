@@ -22,7 +22,8 @@ use crate::flow::Caller;
 use crate::hygiene::fields;
 use crate::metrics::Metrics;
 use crate::snapshot::{CompiledProxy, TargetCredential};
-use crate::upstream::RequestHead;
+use crate::spending::Attempts;
+use crate::upstream::{Hold, Leave, RequestHead};
 
 /// Looks again at one request.
 pub struct Rearming<'e> {
@@ -39,12 +40,25 @@ pub struct Rearming<'e> {
 }
 
 impl Rearming<'_> {
+    /// Looks, and then spends what the attempt costs: what is refused spends nothing.
+    ///
+    /// # Errors
+    /// As [`Self::look`] and [`Attempts::spend`].
+    pub fn admit(
+        &mut self,
+        attempts: &mut Attempts,
+        (attempt, head): (u32, &mut RequestHead),
+    ) -> Result<Leave, Hold<EarlyEnd>> {
+        self.look(attempt, head).map_err(Hold::Refused)?;
+        attempts.spend(attempt)
+    }
+
     /// Ends a request whose caller's key is over, and puts the newest secret of its target into
     /// what is about to be sent, for the so-and-so-many-th time.
     ///
     /// # Errors
     /// 401, or 502 where there is no secret any more.
-    pub fn look(&mut self, attempt: u32, head: &mut RequestHead) -> Result<(), EarlyEnd> {
+    fn look(&mut self, attempt: u32, head: &mut RequestHead) -> Result<(), EarlyEnd> {
         if let Some(end) = revoked(self.proxy, self.caller, attempt) {
             *self.refusal = Some(AuthFailure::Retired);
             return Err(end);

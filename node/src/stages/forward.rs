@@ -35,7 +35,7 @@ use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
 use crate::stages::inject::Armed;
 use crate::upstream::{
-    self, AnswerError, Failure, FailureKind, Hold, RequestHead, SendError, Terms, Upstream,
+    self, AnswerError, Failure, FailureKind, RequestHead, SendError, Terms, Upstream,
 };
 use crate::upstream_ids;
 
@@ -117,10 +117,8 @@ async fn to_target(
             refusal: &mut exchange.notes.refusal,
             metrics,
         };
-        let mut gate = |attempt: u32, head: &mut RequestHead| {
-            rearming.look(attempt, head).map_err(Hold::Refused)?;
-            attempts.spend(attempt)
-        };
+        let mut gate =
+            |attempt: u32, head: &mut RequestHead| rearming.admit(&mut attempts, (attempt, head));
         // Pinned where it is made: it is large, and each move would copy it.
         let sending = pin!(upstream.send(destination, head, body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;

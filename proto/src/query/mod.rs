@@ -33,7 +33,7 @@ pub fn contains(query: &[u8], name: &[u8]) -> bool {
 ///
 /// All other parameters, empty pieces included, keep their bytes and their order.
 pub fn remove<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
-    without(query, |piece| is_named(piece, name))
+    remove_where(query, |piece| is_named(piece, name))
 }
 
 /// The same without every parameter that a server may take for that name, which reads `_` as `-`
@@ -43,7 +43,7 @@ pub fn remove_equivalent<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8
         b'_' => b'-',
         byte => byte.to_ascii_lowercase(),
     };
-    without(query, |piece| {
+    remove_where(query, |piece| {
         let found = form_decode(split_piece(piece).0);
         !piece.is_empty()
             && found.len() == name.len()
@@ -54,10 +54,6 @@ pub fn remove_equivalent<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8
 /// The query without any parameter of which `goes` says so, who sees it as it is written, name and
 /// value; `None` if it holds none.
 pub fn remove_where(query: &[u8], goes: impl Fn(&[u8]) -> bool) -> Option<Cow<'_, [u8]>> {
-    without(query, goes)
-}
-
-fn without(query: &[u8], goes: impl Fn(&[u8]) -> bool) -> Option<Cow<'_, [u8]>> {
     if !pieces(query).any(&goes) {
         return None;
     }
