@@ -116,15 +116,16 @@ impl Endpoints {
 
     /// Makes the call at every endpoint, one after the other, each within `share` and on a channel
     /// of its own: the others give up earlier. Gives the failures; one does not keep the others
-    /// from their turn.
+    /// from their turn. Each is told how many come after it.
     pub(super) async fn each<F, R>(&self, share: Duration, make: F) -> Vec<StoreError>
     where
-        F: Fn(Client) -> R,
+        F: Fn(usize, Client) -> R,
         R: Future<Output = Result<(), Error>>,
     {
         let mut failures = Vec::new();
-        for endpoint in &self.endpoints {
-            let failed = match self.alone(endpoint, share, &make).await {
+        for (later, endpoint) in (0..self.endpoints.len()).rev().zip(&self.endpoints) {
+            let made = |client| make(later, client);
+            let failed = match self.alone(endpoint, share, &made).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => failure(&error, Call::Repeatable, LeaseId(0)),
                 Err(_) => lost("no answer in time".to_owned(), Call::Repeatable),

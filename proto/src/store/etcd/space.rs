@@ -2,11 +2,12 @@
 //! each member's file back what they took, one member at a time, and lets the cluster take writes
 //! again.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, Error};
 
-use super::failure::Call;
+use super::failure::{Call, failure};
 use super::{NO_LEASE, Shared};
 use crate::store::{MemberSize, StoreError};
 
@@ -33,12 +34,11 @@ impl Shared {
     /// See the module.
     pub(super) async fn reclaim_space(&self, deadline: Instant) -> Result<(), StoreError> {
         let newest = self.get("space", deadline).await?.revision;
-        self.compact(newest, deadline).await?;
         let failures = self
             .endpoints
-            .each(MEMBER_MAX, |client| {
-                let mut member = client.maintenance_client();
-                async move { member.defragment().await.map(|_| ()) }
+            .each(MEMBER_MAX, |later, client| {
+                let behind = i64::try_from(later).unwrap_or(i64::MAX);
+                forget(client, newest.0.saturating_sub(behind).max(1)..=newest.0)
             })
             .await;
         // A member that is away keeps nobody from writing: it tells when it is full still.
@@ -76,4 +76,25 @@ impl Shared {
             )
             .await
     }
+}
+
+/// Lets one member forget old changes, and then gives its file back what they took.
+///
+/// A member that a compaction reaches from elsewhere deletes in the background, and a file that is
+/// rewritten meanwhile stays as large as it was. Only the member that is asked itself answers when
+/// it is done (`physical` of etcd's `CompactionRequest`), and only for a revision that was not
+/// compacted yet: so each has one of its own, of these the first that is not.
+async fn forget(client: Client, revisions: RangeInclusive<i64>) -> Result<(), Error> {
+    let mut kv = client.kv_client();
+    for revision in revisions {
+        let physical = CompactionOptions::new().with_physical();
+        let Err(error) = kv.compact(revision, Some(physical)).await else {
+            break;
+        };
+        let meant = failure(&error, Call::Repeatable, NO_LEASE).error;
+        if !matches!(meant, StoreError::Compacted(_)) {
+            return Err(error);
+        }
+    }
+    client.maintenance_client().defragment().await.map(|_| ())
 }
