@@ -52,6 +52,8 @@ pub struct DataPlane {
     pub batches: RecordBatches,
     /// The export of traces, where there is one.
     pub export: Option<Export>,
+    /// Which addresses may be dialled.
+    pub guard: Guard,
     nodes: Nodes,
 }
 
@@ -113,7 +115,7 @@ impl DataPlane {
         let mut compiler = Compiler::new(CompilerParts {
             keyring,
             limits: limits.clone(),
-            guard,
+            guard: guard.clone(),
             policy: permissions::policy(settings),
             default_org: settings.gateway.default_org.clone(),
             metrics: shared.metrics.clone(),
@@ -138,6 +140,7 @@ impl DataPlane {
             applied,
             batches,
             export,
+            guard,
             nodes: Nodes {
                 links,
                 leaves,

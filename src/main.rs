@@ -12,6 +12,7 @@ mod data_folder;
 mod data_plane;
 mod demo;
 mod descriptors;
+mod dialling;
 mod expiry;
 mod footing;
 mod gauges;

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod beat;
 pub mod config;
 mod connections;
+pub mod dial_guard;
 pub mod janitor;
 pub mod link;
 pub mod linked;

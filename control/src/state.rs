@@ -24,6 +24,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::idempotency::Memory;
 use crate::audit::logins::Logins;
 use crate::config::ApiSettings;
+use crate::dial_guard::DialGuard;
 use crate::linked::Linked;
 use crate::metrics::Metrics;
 use crate::operator::{Caller, TokenIndex};
@@ -59,6 +60,8 @@ pub struct ControlDeps {
     pub health: Health,
     /// Writes one request as a file for trace viewers.
     pub trace_file: TraceFile,
+    /// Says which addresses nodes may dial.
+    pub dial_guard: DialGuard,
 }
 
 /// An organisation by its names.
@@ -90,6 +93,8 @@ pub struct Control {
     metrics: MetricsSource,
     /// Writes one request as a file for trace viewers.
     pub trace_file: TraceFile,
+    /// Says which addresses nodes may dial.
+    pub dial_guard: DialGuard,
     health: Health,
     tokens: Mutex<Indexed>,
     throttle: Mutex<Throttle>,
@@ -128,6 +133,7 @@ impl Control {
             linked: deps.linked,
             health: deps.health,
             trace_file: deps.trace_file,
+            dial_guard: deps.dial_guard,
             tokens: Mutex::default(),
             throttle: Mutex::default(),
             logins: Logins::default(),

@@ -11,8 +11,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
-use proto::credential::AuthType;
-use proto::hosts::Origin;
+use proto::credential::sending::{self, Standing, Withheld};
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::AuthFailure;
 use tracing::error;
@@ -69,14 +68,11 @@ impl Rearming<'_> {
         let sent = self.successor.as_ref().unwrap_or(pinned);
         let newest = match successor(pinned) {
             Some(newest) if newest.generation != sent.generation => newest,
-            _ => return in_force(sent),
+            // What was revoked since is known by its end alone.
+            _ if !sent.end.is_known() => return Ok(()),
+            _ => return sendable(self.metrics, sent, self.proxy),
         };
-        let origins = self.proxy.target.endpoints.iter();
-        let is_bound = is_bound(&newest, origins.map(|endpoint| &endpoint.base.origin));
-        if !is_bound {
-            return Err(unbound(self.metrics, &newest, self.proxy));
-        }
-        in_force(&newest)?;
+        sendable(self.metrics, &newest, self.proxy)?;
         let new = injection(&newest)?;
         let empty = Injection::default();
         // What cannot be opened was not sent either.
@@ -121,35 +117,35 @@ fn is_over(proxy: &CompiledProxy, caller: &Caller) -> bool {
     presented.is_some_and(|secret| secret.end.is_known() && secret.end.is_over(Timestamp::now()))
 }
 
-/// Ends a request whose target's secret is over and was not replaced.
+/// Whether the target's credential may be sent, by the function that explanations use too.
 ///
 /// # Errors
-/// 502.
-pub fn in_force(credential: &TargetCredential) -> Result<(), EarlyEnd> {
-    if !credential.end.is_known() || !credential.end.is_over(Timestamp::now()) {
-        return Ok(());
-    }
-    let detail = "the secret of the target's credential was revoked before the request could be \
-                  sent; give it a new one";
-    Err(EarlyEnd::new(Code::CredentialUnavailable, detail))
-}
-
-/// Whether a credential may be sent to all of these.
-pub fn is_bound<'o>(
-    credential: &TargetCredential,
-    mut origins: impl Iterator<Item = &'o Origin>,
-) -> bool {
-    let hosts = &credential.hosts;
-    credential.auth_type == AuthType::None
-        || origins.all(|origin| hosts.iter().any(|host| host.matches(origin)))
-}
-
-/// The end of a request to a host that its credential is not for, counted and told the operator.
-pub fn unbound(
+/// 502: it is not for the target's hosts, or there is no secret in force.
+pub fn sendable(
     metrics: &Metrics,
     credential: &TargetCredential,
     proxy: &CompiledProxy,
-) -> EarlyEnd {
+) -> Result<(), EarlyEnd> {
+    let origins = proxy.target.endpoints.iter().map(|at| &at.base.origin);
+    let form = (credential.auth_type, credential.hosts.as_slice());
+    match sending::judge(form, standing(credential), origins) {
+        Ok(()) => Ok(()),
+        Err(Withheld::Unbound) => Err(unbound(metrics, credential, proxy)),
+        Err(why) => Err(EarlyEnd::new(Code::CredentialUnavailable, why.to_string())),
+    }
+}
+
+fn standing(credential: &TargetCredential) -> Standing {
+    let is_over = || credential.end.is_over(Timestamp::now());
+    match credential.generation {
+        _ if credential.end.is_known() && is_over() => Standing::Revoked,
+        None => Standing::Missing,
+        Some(_) => Standing::InForce,
+    }
+}
+
+/// The end of a request to a host that its credential is not for, counted and told the operator.
+fn unbound(metrics: &Metrics, credential: &TargetCredential, proxy: &CompiledProxy) -> EarlyEnd {
     metrics.secret_refused();
     error!(
         event = "credential-host-mismatch",
@@ -159,9 +155,7 @@ pub fn unbound(
         credential.id,
         proxy.id
     );
-    let detail = "the target credential is not bound to this target's host; add the host to its \
-                  `hosts` and give the secret again";
-    EarlyEnd::new(Code::CredentialUnavailable, detail)
+    EarlyEnd::new(Code::CredentialUnavailable, Withheld::Unbound.to_string())
 }
 
 /// A secret in the form in which it is sent.

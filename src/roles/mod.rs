@@ -120,6 +120,7 @@ fn api(
         linked: Linked::default(),
         health: configuration.health.clone(),
         trace_file: crate::traces::file::of,
+        dial_guard: crate::dialling::elsewhere(),
     })
 }
 

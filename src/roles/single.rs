@@ -19,7 +19,8 @@ use crate::cli::Output;
 use crate::configuration::Configuration;
 use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::demo::{self, Demo};
-use crate::footing::Footing;
+use crate::dialling;
+use crate::footing::{self, Footing};
 use crate::handover::{Handover, Place};
 use crate::preflight;
 use crate::private_file;
@@ -91,11 +92,10 @@ impl Single {
         let mut servers = Servers::default();
         let listening = servers.gateway(bound.gateway, plane.shared)?;
         let gateway_url = settings.gateway.public_url.clone().unwrap_or(listening);
-        let (shown, counted) = (
-            (plane.applied, records.clone()),
-            (metrics.clone(), counters),
-        );
-        let api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
+        let shown = (plane.applied, records.clone());
+        let counted = (metrics.clone(), counters);
+        let mut api = super::api(&settings, &configuration, shown, &gateway_url, counted)?;
+        api.dial_guard = dialling::of(plane.guard, footing::hosts(&settings)?);
         let retention = api.settings.retention;
         let control = servers.control(bound.control, Control::new(api), &settings.control.tls)?;
         servers.admin(bound.admin, metrics, health.clone())?;

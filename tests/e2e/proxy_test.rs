@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, Proxy, TARGET_SECRET, binary};
 use crate::harness::upstream::{Upstream, json_answer};
+use crate::harness::wait_for;
 
 fn test(gateway: &Gateway, proxy: &Proxy, body: Value) -> Value {
     let path = format!("/proxies/{}/test", proxy.id);
@@ -150,6 +151,77 @@ fn what_stops_a_caller_stops_a_test_and_is_told() {
     assert_eq!(refused["code"], "upstream-unreachable");
     let detail = refused["problem"]["detail"].as_str().expect("a text");
     assert!(detail.contains("base_url"), "{detail}");
+}
+
+/// The decision and its words, by an explanation of the request that a test sends.
+#[test]
+fn an_explanation_says_what_a_test_meets_at_the_target() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let compare = |proxy: &Proxy, expected: &str| {
+        let request = json!({"method": "GET", "path": "/"});
+        let tested = test(&gateway, proxy, json!({"request": request}));
+        let question = json!({"proxy": proxy.id, "request": request});
+        let answer = gateway.api("POST", "/explain", Some(&question)).json();
+        assert_eq!(tested["code"], expected, "{tested}");
+        let (decision, code) = match expected {
+            "proxy-access-granted" => ("allowed", Value::Null),
+            code => ("denied", json!(code)),
+        };
+        assert_eq!(
+            (&answer["decision"], &answer["code"]),
+            (&json!(decision), &code)
+        );
+        let stages = answer["stages"].as_array().expect("stages");
+        let last = stages.last().expect("a stage")["detail"].clone();
+        let (told, explained) = (tested["problem"]["detail"].as_str(), last.as_str());
+        let is_same = told.zip(explained).map(|(t, e)| e.contains(t));
+        assert_ne!(is_same, Some(false), "{told:?} and {explained:?}");
+    };
+    let proxy = gateway.proxy(&upstream.url());
+    compare(&proxy, "proxy-access-granted");
+    // A private address that nobody permits, and a permitted one that the target does not name.
+    compare(
+        &gateway.proxy("http://10.255.255.1:8080"),
+        "upstream-blocked",
+    );
+    let target = format!("/targets/{}", proxy.target);
+    gateway.patch(&target, json!({"allow_networks": []}));
+    compare(&proxy, "upstream-blocked");
+    gateway.patch(&target, json!({"allow_networks": ["127.0.0.0/8"]}));
+    compare(&proxy, "proxy-access-granted");
+    // A name that is known without DNS has two addresses, of which one is not allowed.
+    let name = upstream.url().replace("127.0.0.1", "localhost");
+    compare(&gateway.proxy(&name), "upstream-blocked");
+    // A secret that was revoked.
+    let revoked = json!({"credential": proxy.target_credential});
+    let token = Some(gateway.token.as_str());
+    let answer = gateway.control_call("POST", "/api/v1/revocations", token, Some(&revoked));
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    wait_for("the node to know of it", || {
+        let tested = test(&gateway, &proxy, json!({}));
+        (tested["code"] == "credential-unavailable").then_some(())
+    });
+    compare(&proxy, "credential-unavailable");
+}
+
+/// Whoever may send tests must not be able to make others look like the sources of a leaked key.
+#[test]
+fn a_test_leaves_no_source_behind() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let request = json!({"method": "GET", "path": "/", "source": "203.0.113.66"});
+    let tested = test(&gateway, &proxy, json!({"request": request}));
+    let id = tested["request_id"].as_str().expect("an id");
+    assert_eq!(gateway.record(id)["source_address"], Value::Null);
+    assert_eq!(proxy.get("/").status(), 200);
+    let path = format!("/credentials/{}/use", proxy.proxy_credential);
+    let found = wait_for("both requests", || {
+        let found = gateway.get(&path);
+        (found["used_24h"] == 2).then_some(found)
+    });
+    assert_eq!(found["sources"], json!(["127.0.0.1"]));
 }
 
 #[test]

@@ -34,6 +34,7 @@ use crate::settling::Settling;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
 use crate::stages::inject::Armed;
+use crate::upstream::foreseen::BLOCKED;
 use crate::upstream::{
     self, AnswerError, Failure, FailureKind, RequestHead, SendError, Terms, Upstream,
 };
@@ -318,11 +319,7 @@ fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
         false => "; the request was not carried out",
     };
     let mut end = match &failure.kind {
-        FailureKind::Refused { .. } => EarlyEnd::new(
-            Code::UpstreamBlocked,
-            "the target's address may not be dialled; a target in a private network needs \
-             `allow_networks` and the operator's `dial_guard.permit`",
-        ),
+        FailureKind::Refused { .. } => EarlyEnd::new(Code::UpstreamBlocked, BLOCKED),
         FailureKind::Resolve(_) => EarlyEnd::new(
             Code::UpstreamUnreachable,
             "the target's host name has no address; check `base_url` of the target",

@@ -17,7 +17,7 @@ use crate::endpoints;
 use crate::flow::{Exchange, Outgoing};
 use crate::hygiene::fields;
 use crate::metrics::Metrics;
-use crate::rearming::{self, in_force, is_bound, unbound};
+use crate::rearming::{self, sendable};
 use crate::snapshot::{CompiledProxy, TargetCredential};
 
 /// A request that may be sent.
@@ -91,11 +91,7 @@ impl Inject {
         credential: &'c TargetCredential,
         proxy: &CompiledProxy,
     ) -> Result<&'c Injection, EarlyEnd> {
-        let origins = proxy.target.endpoints.iter().map(|at| &at.base.origin);
-        if !is_bound(credential, origins) {
-            return Err(unbound(&self.metrics, credential, proxy));
-        }
-        in_force(credential)?;
+        sendable(&self.metrics, credential, proxy)?;
         facts_are_young(&self.health, credential.max_fact_age, "target's")?;
         rearming::injection(credential)
     }

@@ -183,7 +183,7 @@ impl Recorder {
             denials: notes.denials,
             shadow_rule_ids: notes.shadow_rules,
             filter_ids: notes.filters_changed,
-            source_address: reduce::source(exchange.request.peer.ip(), proxy.record.source),
+            source_address: source(exchange, proxy),
             user_agent: notes.agent.as_ref().and_then(reduce::user_agent),
             upstream_ids: notes.upstream_ids,
             trace_id: notes.trace_id.map(trace_id_text),
@@ -205,6 +205,12 @@ impl Recorder {
             method_overridden: notes.method_overridden,
         }
     }
+}
+
+/// Where a request came from; of a test nothing, since that is whatever its sender says.
+fn source(exchange: &Exchange, proxy: &CompiledProxy) -> Option<String> {
+    let kept = reduce::source(exchange.request.peer.ip(), proxy.record.source);
+    kept.filter(|_| exchange.assumed.is_none())
 }
 
 /// The region that a request was passed on to.

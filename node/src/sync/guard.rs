@@ -1,6 +1,6 @@
 //! The operator's dial guard settings, reduced to what holds for one target.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
@@ -74,17 +74,10 @@ impl Guard {
     /// What holds for the gateways of other regions, which the operator's directory names: all but
     /// what is never dialled.
     pub fn of_gateways(&self) -> GuardPolicy {
-        let all: Vec<IpNet> = [IpAddr::from([0; 4]), IpAddr::from([0; 16])]
-            .into_iter()
-            .filter_map(|ip| IpNet::new(ip, 0).ok())
-            .collect();
-        let permit = all.iter().map(|network| PermitEntry {
-            network: *network,
-            ports: vec![1..=u16::MAX],
-        });
+        let permit = PermitEntry::all();
         GuardPolicy {
-            permit: permit.collect(),
-            allow_networks: all,
+            allow_networks: permit.iter().map(|entry| entry.network).collect(),
+            permit,
             never: self.never.clone(),
         }
     }

@@ -25,6 +25,20 @@ pub struct PermitEntry {
     pub ports: Vec<RangeInclusive<u16>>,
 }
 
+impl PermitEntry {
+    /// Every address and port but port 0.
+    pub fn all() -> Vec<Self> {
+        let any = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+        any.into_iter()
+            .filter_map(|ip| IpNet::new(ip, 0).ok())
+            .map(|network| Self {
+                network,
+                ports: vec![1..=u16::MAX],
+            })
+            .collect()
+    }
+}
+
 /// Addresses that no setting can permit, besides the built-in metadata addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Never {

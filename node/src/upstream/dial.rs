@@ -90,7 +90,7 @@ async fn resolve_and_judge(
 /// Whether an address belongs to this machine: only then can something be bound to it.
 ///
 /// Asked of the system each time, because interfaces come and go. Nothing is sent.
-fn is_our_address(ip: IpAddr) -> bool {
+pub fn is_our_address(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 

@@ -27,6 +27,7 @@ mod counted;
 mod destination;
 mod dial;
 mod error;
+pub mod foreseen;
 mod framing;
 mod gate;
 mod head;
@@ -51,6 +52,7 @@ pub use counted::ConnectionCounts;
 pub use destination::{
     BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
 };
+pub use dial::is_our_address;
 pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, SendError, Stopped};
 pub use gate::{Gate, Hold, Leave};
 pub use head::{RequestHead, Resend, Terms};

@@ -48,6 +48,17 @@ pub enum ResolveError {
     TooMany,
 }
 
+/// The addresses of a name that is not asked of DNS.
+pub(super) fn known(name: &str, hosts: &Hosts) -> Option<Vec<IpAddr>> {
+    if let Some(addresses) = hosts.get(name) {
+        return Some(addresses.clone());
+    }
+    // RFC 6761 §6.3: never asked of DNS. Both are judged, so a guard that permits loopback has to
+    // permit both.
+    let is_local = name == "localhost" || name.ends_with(".localhost");
+    is_local.then(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
+}
+
 /// The resolver of one worker.
 pub(super) struct Resolver {
     hosts: Hosts,
@@ -69,12 +80,8 @@ impl Resolver {
             Host::Literal(ip) => return Ok(vec![*ip]),
             Host::Name(name) => name,
         };
-        let addresses = if let Some(addresses) = self.hosts.get(name) {
-            addresses.clone()
-        } else if name == "localhost" || name.ends_with(".localhost") {
-            // RFC 6761 §6.3: never asked of DNS. Both are judged, so a guard that permits
-            // loopback has to permit both.
-            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        let addresses = if let Some(addresses) = known(name, &self.hosts) {
+            addresses
         } else {
             let answer = self.dns()?.lookup_ip(format!("{name}.")).await;
             let answer = answer.map_err(|error| ResolveError::Lookup(error.to_string()))?;

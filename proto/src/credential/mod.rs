@@ -5,6 +5,7 @@
 //! credential's is sealed to the region's public key and stored beside the tree (`crate::seal`).
 
 mod secret;
+pub mod sending;
 
 pub use self::secret::secret_not_searched;
 

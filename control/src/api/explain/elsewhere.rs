@@ -1,18 +1,32 @@
 //! A proxy that the region asked does not serve: what its nodes do with a call, and where it goes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use proto::id::CredentialId;
 use proto::outcome::Code;
+use proto::policy::Policy;
 use proto::proxy::{CrossRegion, Proxy};
+use proto::retired::Retired;
 use serde_json::{Value, json};
 
-/// Where it is explained.
-#[derive(Clone, Debug)]
+use crate::dial_guard::DialGuard;
+
+/// Where it is explained, with what counts there beside the configuration.
+#[derive(Clone)]
 pub struct Here {
     /// The region.
     pub region: String,
     /// The gateways of the other regions: base URL by name.
     pub gateways: BTreeMap<String, String>,
+    /// Slug of the organisation.
+    pub org: String,
+    /// The operator's limits on targets.
+    pub policy: Policy,
+    /// Which secrets of the organisation are over.
+    pub retired: Arc<BTreeMap<CredentialId, Retired>>,
+    /// Says which addresses may be dialled.
+    pub dial_guard: DialGuard,
 }
 
 /// What becomes of a call whose caller is known.

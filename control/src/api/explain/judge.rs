@@ -7,7 +7,6 @@ use std::sync::Arc;
 use http::header;
 use jiff::Timestamp;
 use proto::body_view::{BodyLimits, BodyView};
-use proto::endpoint::{self, Endpoint};
 use proto::filter::Filter;
 use proto::id::{CredentialId, ProxyId};
 use proto::meter::{Meter, When};
@@ -15,9 +14,8 @@ use proto::object::{ObjectId, StoredCredential};
 use proto::outcome::Code;
 use proto::path::PathReading;
 use proto::proxy::Proxy;
-use proto::residence::Residence;
 use proto::rule::{BodyFacts, Facts, Scope, path_overrides};
-use proto::target::{BaseUrl, Target};
+use proto::target::Target;
 use serde_json::{Value, json};
 
 use super::described::Described;
@@ -142,7 +140,7 @@ impl<'a> Judged<'a> {
         }
     }
 
-    fn course(&self) -> Course<'a> {
+    pub(super) fn course(&self) -> Course<'a> {
         self.here.course(&self.id.to_string(), self.proxy)
     }
 
@@ -265,82 +263,6 @@ impl<'a> Judged<'a> {
             }
             None => self.validate(explained, request),
         }
-    }
-
-    fn inject(&self, explained: &mut Explained, _: &Described, _: Timestamp) {
-        let residence = self.residence();
-        if residence.is_outside(self.target) {
-            let detail = format!("the target has no endpoint in {}", residence.words());
-            return explained.end("inject", Code::UpstreamBlocked, &detail);
-        }
-        let Some((id, stored)) = self.injected else {
-            return explained.pass("inject", json!({"credential_id": null}));
-        };
-        let credential = &stored.credential;
-        if credential.has_secret() && stored.secret.is_none() {
-            let detail = format!("{id} has no secret; give it one");
-            return explained.end("inject", Code::CredentialUnavailable, &detail);
-        }
-        let covered = |base: &BaseUrl| credential.hosts.iter().any(|h| h.matches(&base.origin));
-        let outside = residence.bases(self.target).find(|base| !covered(base));
-        if let Some(base) = outside.filter(|_| credential.has_secret()) {
-            let detail = format!("{id} may not be sent to {}", base.origin);
-            return explained.end("inject", Code::CredentialUnavailable, &detail);
-        }
-        let kind = credential.auth_type.as_str();
-        explained.pass("inject", json!({"credential_id": id, "auth_type": kind}));
-    }
-
-    fn forward(&self, explained: &mut Explained, request: &Described, _: Timestamp) {
-        let path = PathReading::parse(&request.path, self.target.path_options());
-        let nearest = self
-            .endpoints()
-            .first()
-            .map(|(_, endpoint)| &endpoint.base_url);
-        let base_url = nearest.unwrap_or(&self.target.base_url);
-        let (Ok(base), Ok(path)) = (BaseUrl::parse(base_url), path) else {
-            return;
-        };
-        let path = path.join(&base.path);
-        let (scheme, authority) = (base.origin.scheme.as_str(), base.origin.authority());
-        let path = String::from_utf8_lossy(&path);
-        let mut url = format!("{scheme}://{authority}{path}");
-        if let Some(query) = &request.query {
-            url.push('?');
-            url.push_str(&String::from_utf8_lossy(query));
-        }
-        let mut facts = json!({"method": request.method, "url": url, "assumed": "nothing is sent"});
-        if !self.target.endpoints.is_empty() {
-            let shown = |(distance, endpoint): (u8, &Endpoint)| {
-                json!({"region": endpoint.region, "base_url": endpoint.base_url,
-                       "weight": endpoint.weight, "distance": distance})
-            };
-            let shown: Vec<Value> = self.endpoints().into_iter().map(shown).collect();
-            facts["endpoints"] = json!(shown);
-        }
-        explained.pass("forward", facts);
-    }
-
-    /// Those of the target's endpoints that calls may go to, as the region's nodes ask them, each
-    /// with how near it is.
-    fn endpoints(&self) -> Vec<(u8, &'a Endpoint)> {
-        let listed = &self.target.endpoints;
-        let region = match self.course() {
-            Course::Served(region) | Course::PassedOn(region, _) => region,
-            Course::Ends(..) => &self.here.region,
-        };
-        let distances = endpoint::distances(listed, region);
-        let residence = self.residence();
-        let near = distances.into_iter().zip(listed);
-        let mut order: Vec<_> = near.filter(|(_, one)| residence.has(one)).collect();
-        order.sort_by_key(|(distance, _)| *distance);
-        order
-    }
-
-    /// The regions that its calls stay in.
-    fn residence(&self) -> Residence<'a> {
-        let injected = self.injected.map(|(_, stored)| &stored.credential);
-        Residence::of(self.proxy, injected)
     }
 
     fn filter(&self, explained: &mut Explained, _: &Described, _: Timestamp) {

@@ -10,6 +10,7 @@ mod elsewhere;
 mod judge;
 pub mod schemas;
 mod scope;
+mod sending;
 mod summary;
 mod validate;
 
@@ -101,9 +102,15 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
     // Compiling and judging thousands of rules takes a while; nobody else waits for it.
     let _turn = TURNS.acquire().await;
     let owned = |(region, url): (&str, &str)| (region.to_owned(), url.to_owned());
+    let world = call.control.world();
+    let state = world.orgs.get(&call.org_id());
     let here = Here {
         region: call.control.settings.region.clone(),
         gateways: call.control.other_gateways().map(owned).collect(),
+        org: call.org.slug.clone(),
+        policy: call.control.policy.clone(),
+        retired: state.map(|state| state.retired.clone()).unwrap_or_default(),
+        dial_guard: call.control.dial_guard.clone(),
     };
     let answer = tokio::task::spawn_blocking(move || question.answer(&under, version, &here)).await;
     let broke = |error| Refusal::new(Code::Internal, format!("explaining broke off: {error}"));

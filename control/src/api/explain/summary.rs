@@ -21,11 +21,12 @@ use super::{Refusal, base, met_by, word};
 const LISTED_MAX: usize = 100;
 
 /// Ends that an explanation can tell.
-const REFUSALS: [Code; 4] = [
+const REFUSALS: [Code; 5] = [
     Code::AccessDenied,
     Code::MalformedRequest,
     Code::ProxyInactive,
     Code::CredentialUnavailable,
+    Code::UpstreamBlocked,
 ];
 
 /// The configuration under which requests are judged.

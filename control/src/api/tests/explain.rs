@@ -151,3 +151,35 @@ async fn a_change_is_tried_before_it_is_published() {
     api.post(Who::Member, PATH, question(target)).await.is(403);
     assert_eq!(api.acme_version(), n);
 }
+
+#[actix_web::test]
+async fn the_dial_guard_is_asked_and_what_it_cannot_say_is_said() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let target = format!("/orgs/acme/targets/{}", made.target);
+    api.patch(
+        Who::Admin,
+        &format!("/orgs/acme/proxies/{}", made.proxy),
+        json!({"target_credential_id": null}),
+    )
+    .await
+    .is(200);
+    for (base_url, decision, address) in [
+        ("https://10.0.0.7", "denied", json!(null)),
+        ("https://8.8.8.8", "allowed", json!("may be dialled")),
+        ("https://api.example.com", "allowed", json!("is a name")),
+    ] {
+        api.patch(Who::Admin, &target, json!({"base_url": base_url}))
+            .await
+            .is(200);
+        let question = json!({"proxy": made.proxy, "request": {"method": "GET", "path": "/"}});
+        let answer = api.post(Who::Viewer, PATH, question).await.is(200).body;
+        assert_eq!(answer["decision"], decision, "{answer}");
+        let forward = stage(&answer, "forward");
+        assert_eq!(forward["address"], address, "{answer}");
+        if decision == "denied" {
+            assert_eq!(answer["code"], "upstream-blocked");
+            assert_eq!(forward["outcome"], "end");
+        }
+    }
+}

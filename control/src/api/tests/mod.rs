@@ -42,6 +42,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::config::RegionKeys;
+use crate::dial_guard::Foreseen;
 use crate::publish::{Author, Publish, Publisher, PublisherOptions};
 use crate::records::Records;
 use crate::{ApiSettings, Control, ControlDeps, configure};
@@ -261,6 +262,11 @@ pub async fn api() -> Api<
             let target = told.target.map(|(id, _)| id);
             json!({"request": told.record.request_id, "target": target, "scheme": told.scheme})
         },
+        dial_guard: Arc::new(|asked| match asked.origin.host.as_str() {
+            "10.0.0.7" => Foreseen::Refused("may not be dialled"),
+            "8.8.8.8" => Foreseen::Passes,
+            _ => Foreseen::AtDialling("is a name"),
+        }),
     }));
     for org in [acme, other, SYSTEM_ORG] {
         let n = publisher.load(org).await.unwrap().head.n;

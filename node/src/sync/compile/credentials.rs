@@ -56,7 +56,7 @@ pub(super) fn target_credential(
         id,
         id_text: id.to_string().into(),
         generation: secret.map(|secret| secret.generation.to_string().into()),
-        end: End::new(secret.and_then(end)),
+        end: End::new(stored.secret.as_ref().and_then(end)),
         successor: Successor::default(),
         auth_type,
         hosts: credential.hosts.clone(),
