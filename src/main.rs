@@ -73,6 +73,7 @@ fn main() -> ExitCode {
         Command::Link(LinkCommand::Authority(args)) => certificates::authority(&args),
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
+        Command::List(args) => on_system(client::list::list(&args)),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
         Command::Unmatched(args) => on_system(client::unmatched::list(&args)),
         Command::Meters(args) => on_system(client::meters::list(&args)),

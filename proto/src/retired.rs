@@ -47,6 +47,15 @@ impl Retired {
         *generation < self.lowest || self.next.as_ref().is_some_and(ended)
     }
 
+    /// When a secret of this generation ends: already, at an overlap's end, or not that is known.
+    pub fn end(&self, generation: &Generation) -> Option<Timestamp> {
+        if *generation < self.lowest {
+            return Some(Timestamp::MIN);
+        }
+        let next = self.next.as_ref()?;
+        (*generation < next.lowest).then_some(next.from)
+    }
+
     /// The same with what is known already, where something is.
     pub fn joined(self, known: Option<Self>) -> Self {
         match known {

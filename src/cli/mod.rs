@@ -16,6 +16,7 @@ pub use requests::{
 pub use crate::client::access::ControlArgs;
 
 use crate::client::add::AddArgs;
+use crate::client::list::ListArgs;
 use crate::client::recover::RecoverArgs;
 use crate::client::regions::RegionsArgs;
 use crate::client::test::TestArgs;
@@ -50,6 +51,8 @@ pub enum Command {
     Link(LinkCommand),
     /// Make target, credentials and proxy for an API, and print what to paste.
     Add(AddArgs),
+    /// List the objects of a kind, with their ids.
+    List(ListArgs),
     /// Make an organisation's configuration what a file says, as one version.
     Apply(ApplyArgs),
     /// Carry out the operations of a file, all or none, as one version.

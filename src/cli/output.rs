@@ -18,6 +18,7 @@ impl Command {
             Self::Recover(args) => args.output,
             Self::Meters(args) => args.output,
             Self::Raise(args) => args.output,
+            Self::List(args) => args.output,
             Self::Regions(args) => args.output(),
             Self::Unmatched(args) => args.output,
             Self::Export(args) => match args.output {

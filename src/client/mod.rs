@@ -9,6 +9,7 @@ pub mod configuration;
 pub mod explain;
 mod inviting;
 mod joining;
+pub mod list;
 pub mod meters;
 mod narrowing;
 pub mod nodes;

@@ -128,7 +128,7 @@ pub fn change_lines(changes: &Value) -> Vec<String> {
 }
 
 /// What an object is, in a few words: its name, or what a rule, filter or meter does to what.
-fn label(object: &Value) -> String {
+pub(super) fn label(object: &Value) -> String {
     let text = |value: &Value| value.as_str().map(shown).unwrap_or_default();
     let listed = |value: &Value| {
         let items = value.as_array().into_iter().flatten();

@@ -30,6 +30,7 @@ mod killed_publisher;
 mod lagging;
 mod late_reads;
 mod learning;
+mod listed;
 mod meters;
 mod namesakes;
 mod organisations;

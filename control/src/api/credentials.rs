@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
-use proto::credential::{Credential, CredentialKind, SecretState};
+use proto::credential::{Credential, CredentialKind};
 use proto::id::CredentialId;
 use proto::object::{Body, Object, ObjectId, StoredCredential};
 use proto::org::Role;
@@ -17,6 +17,7 @@ use super::ahead::Given;
 use super::answer::Answer;
 use super::call::{OrgCall, require};
 use super::error::Refusal;
+use super::former::{fact, former, tell_former};
 use super::objects::{self, Edit, Manner, Resource, Rights, View};
 use super::secret::{Absent, SEALED, Secret};
 use super::{shape, unsealed, write};
@@ -79,15 +80,18 @@ impl Resource for Credentials {
         }
         let secret = match &stored.secret {
             None => json!({ "state": "missing" }),
-            Some(secret) => json!({
-                "state": match is_over(view, object.id, secret) {
-                    true => "revoked",
-                    false => "active",
-                },
-                "set_at": secret.set_at,
-                "generation": secret.generation,
-                "hint": secret.hint,
-            }),
+            Some(secret) => {
+                let (world, now) = (view.control.world(), Timestamp::now());
+                let fact = fact(&world, view.slug, object.id);
+                let is_over = fact.is_some_and(|fact| fact.covers(&secret.generation, now));
+                json!({
+                    "state": if is_over { "revoked" } else { "active" },
+                    "set_at": secret.set_at,
+                    "generation": secret.generation,
+                    "hint": secret.hint,
+                    "former": former(&stored.previous, fact, now),
+                })
+            }
         };
         shown.insert("secret".into(), secret);
     }
@@ -110,18 +114,6 @@ impl Credentials {
         let id = sealed.and_then(|id| id.parse().ok());
         id.map_or_else(Self::fresh_id, ObjectId::Credential)
     }
-}
-
-/// Whether a fact beside the configuration ends this secret: the operator of a region revoked it.
-fn is_over(view: &View<'_>, id: ObjectId, secret: &SecretState) -> bool {
-    let world = view.control.world();
-    let org = world.slugs.get(view.slug);
-    let state = org.and_then(|org| world.orgs.get(org));
-    let ObjectId::Credential(id) = id else {
-        return false;
-    };
-    let fact = state.and_then(|state| state.retired.get(&id));
-    fact.is_some_and(|fact| fact.covers(&secret.generation, Timestamp::now()))
 }
 
 const ALL: &str = "/orgs/{org}/credentials";
@@ -329,6 +321,7 @@ async fn rotate(call: OrgCall) -> Result<Answer, Refusal> {
     };
     let mut answer = write::keep_with::<Credentials>(&call, change).await?;
     secret.show_once(&current.credential, &mut answer);
+    tell_former(&mut answer, &current, old_until);
     Ok(answer)
 }
 

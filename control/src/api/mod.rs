@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod error;
 pub mod explain;
 pub mod filters;
+mod former;
 pub mod health;
 pub mod idempotency;
 pub mod inline;

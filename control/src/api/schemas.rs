@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::former::former_secrets;
 use super::secret::SEALED;
 use super::shape::Schemas;
 use crate::openapi::{extend, reference};
@@ -353,6 +354,7 @@ fn secret_view() -> Value {
             "set_at": {"type": "string", "format": "date-time"},
             "generation": {"type": "string", "description": "The version that set it"},
             "hint": {"type": "string", "description": "The last four characters of an issued key"},
+            "former": former_secrets(),
             "key": {"type": "string", "description": "The generated key, in this answer only"},
             "token": {"type": "string", "description": "The generated token, in this answer only"}
         }

@@ -48,12 +48,7 @@ impl End {
 /// When a secret of this generation ends, by the facts: already, at an overlap's end, or not that
 /// we know.
 pub fn validity(retired: Option<&Retired>, generation: &Generation) -> Option<Timestamp> {
-    let retired = retired?;
-    if *generation < retired.lowest {
-        return Some(Timestamp::MIN);
-    }
-    let next = retired.next.as_ref()?;
-    (*generation < next.lowest).then_some(next.from)
+    retired?.end(generation)
 }
 
 /// The same of a generation as a form keeps it.

@@ -107,10 +107,22 @@ async fn a_key_is_rotated_with_an_overlap() {
         .get(Who::Viewer, &format!("/orgs/acme/credentials/{}", made.key))
         .await;
     assert!(again.body["secret"].get("key").is_none());
+    // The former one is still accepted, and until when is told by both answers.
+    for shown in [&two.body, &again.body] {
+        let former = &shown["secret"]["former"];
+        assert_eq!(former.as_array().map(Vec::len), Some(1), "{shown}");
+        assert_eq!(former[0]["generation"], one.body["secret"]["generation"]);
+        let until: jiff::Timestamp = former[0]["valid_until"].as_str().unwrap().parse().unwrap();
+        let set: jiff::Timestamp = shown["secret"]["set_at"].as_str().unwrap().parse().unwrap();
+        let overlap = until.duration_since(set).as_secs();
+        assert!((59..=61).contains(&overlap), "{shown}");
+    }
     // No body at all.
-    api.send(api.request(Who::Member, Method::POST, &rotate))
+    let third = api
+        .send(api.request(Who::Member, Method::POST, &rotate))
         .await
         .is(200);
+    assert_eq!(third.body["secret"]["former"], json!(null), "over at once");
     for (body, pointer) in [
         (json!({"overlap_ms": -1}), "/overlap_ms"),
         (json!({"overlap_ms": 2_592_000_001u64}), "/overlap_ms"),

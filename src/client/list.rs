@@ -1,0 +1,295 @@
+//! `requestrocket list`: the objects of a kind, with their ids.
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::Api;
+use super::records::shown;
+use super::versions::label;
+use crate::cli::{ControlArgs, Output};
+use crate::say;
+
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// What to list.
+    #[arg(value_enum)]
+    pub kind: Kind,
+    /// Of rules, filters and meters: only those that hang on this proxy, target or credential, by
+    /// its id; without it those of all, one after the other.
+    #[arg(long, value_name = "ID")]
+    pub on: Option<String>,
+    /// How to show them.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// The kinds of objects, as paths of the API name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Organisations that the token may see.
+    Orgs,
+    /// API tokens.
+    Tokens,
+    /// Targets.
+    Targets,
+    /// Credentials of both kinds.
+    Credentials,
+    /// Proxies.
+    Proxies,
+    /// Rules.
+    Rules,
+    /// Filters.
+    Filters,
+    /// Meters; `requestrocket meters` shows how much of them is used.
+    Meters,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Orgs => "orgs",
+            Self::Tokens => "tokens",
+            Self::Targets => "targets",
+            Self::Credentials => "credentials",
+            Self::Proxies => "proxies",
+            Self::Rules => "rules",
+            Self::Filters => "filters",
+            Self::Meters => "meters",
+        }
+    }
+
+    /// Whether it hangs on other objects.
+    fn hangs(self) -> bool {
+        matches!(self, Self::Rules | Self::Filters | Self::Meters)
+    }
+}
+
+/// Most objects of a page.
+const PAGE: u32 = 500;
+
+/// Lists the objects of a kind, all pages of them.
+///
+/// # Errors
+/// `--on` names nothing that such objects hang on, or what the control plane said.
+pub async fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let api = Api::new(&args.control)?;
+    let places = places(&api, args).await?;
+    let mut items = Vec::new();
+    for place in places {
+        let found = api.list_absolute(&format!("{place}?limit={PAGE}")).await?;
+        items.extend(found["items"].as_array().into_iter().flatten().cloned());
+    }
+    if args.output == Output::Json {
+        say(&json!({ "items": items }).to_string());
+        return Ok(());
+    }
+    say(&match items.is_empty() {
+        true => format!("there are no {}", args.kind.word()),
+        false => table(items.iter().map(|item| row(args.kind, item)).collect()).join("\n"),
+    });
+    Ok(())
+}
+
+/// The lists of the API that hold them.
+async fn places(api: &Api, args: &ListArgs) -> anyhow::Result<Vec<String>> {
+    let (kind, org) = (args.kind, format!("/orgs/{}", args.control.org));
+    let word = kind.word();
+    if !kind.hangs() {
+        anyhow::ensure!(
+            args.on.is_none(),
+            "{word} hang on nothing: --on is for rules, filters and meters"
+        );
+        return Ok(match kind {
+            Kind::Orgs => vec!["/orgs".to_owned()],
+            _ => vec![format!("{org}/{word}")],
+        });
+    }
+    if let Some(on) = &args.on {
+        let holders = holders_of(on).ok_or_else(|| {
+            anyhow::anyhow!(
+                "--on {} is no id of a proxy, target or credential; `requestrocket list proxies` \
+                 shows ids",
+                shown(on)
+            )
+        })?;
+        return Ok(vec![format!("{org}/{holders}/{on}/{word}")]);
+    }
+    let mut places = Vec::new();
+    if kind == Kind::Meters {
+        places.push(format!("{org}/{word}"));
+    }
+    for holders in ["credentials", "proxies", "targets"] {
+        let path = format!("{org}/{holders}?limit={PAGE}");
+        let found = api.list_absolute(&path).await?;
+        let ids = found["items"].as_array().into_iter().flatten();
+        let ids = ids.filter_map(|holder| holder["id"].as_str());
+        places.extend(ids.map(|id| format!("{org}/{holders}/{id}/{word}")));
+    }
+    Ok(places)
+}
+
+/// The list of the object with this id.
+fn holders_of(id: &str) -> Option<&'static str> {
+    let (prefix, rest) = id.split_once('_')?;
+    let is_id = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric());
+    match prefix {
+        "prx" if is_id => Some("proxies"),
+        "tgt" if is_id => Some("targets"),
+        "crd" if is_id => Some("credentials"),
+        _ => None,
+    }
+}
+
+/// An object as cells of a table.
+fn row(kind: Kind, item: &Value) -> Vec<String> {
+    let text = |name: &str| item[name].as_str().map(shown).unwrap_or_default();
+    let id = text("id");
+    match kind {
+        Kind::Orgs => vec![id, text("slug"), text("name")],
+        Kind::Tokens => {
+            let until = item["expires_at"].as_str();
+            let until = until.map(|until| format!("until {}", shown(until)));
+            vec![id, text("name"), text("role"), until.unwrap_or_default()]
+        }
+        Kind::Targets => vec![id, text("name"), addresses(item)],
+        Kind::Credentials => {
+            let kind = format!("{} {}", text("kind"), text("auth_type"));
+            vec![id, text("name"), kind, secret(item)]
+        }
+        Kind::Proxies => {
+            let name = match item["alias"].as_str() {
+                Some(alias) => shown(alias),
+                None => text("name"),
+            };
+            let off = match item["active"].as_bool() {
+                Some(false) => "switched off",
+                _ => "",
+            };
+            vec![id, name, text("url"), text("target_id"), off.to_owned()]
+        }
+        Kind::Rules | Kind::Filters | Kind::Meters => vec![id, label(item)],
+    }
+}
+
+fn addresses(target: &Value) -> String {
+    let endpoints = target["endpoints"].as_array().into_iter().flatten();
+    let listed = endpoints.filter_map(|endpoint| endpoint["base_url"].as_str());
+    let listed: Vec<String> = listed.map(shown).collect();
+    match target["base_url"].as_str() {
+        Some(base_url) if listed.is_empty() => shown(base_url),
+        _ => listed.join(" "),
+    }
+}
+
+/// How its secret stands, and until when a former one is accepted.
+fn secret(credential: &Value) -> String {
+    let secret = &credential["secret"];
+    let mut words: Vec<String> = Vec::new();
+    words.extend(
+        secret["state"]
+            .as_str()
+            .map(|state| format!("secret {state}")),
+    );
+    words.extend(
+        secret["hint"]
+            .as_str()
+            .map(|hint| format!("…{}", shown(hint))),
+    );
+    for former in secret["former"].as_array().into_iter().flatten() {
+        let until = former["valid_until"].as_str().unwrap_or_default();
+        words.push(format!("(the former one until {})", shown(until)));
+    }
+    if let Some(at) = credential["expires_at"].as_str() {
+        words.push(format!("expires {}", shown(at)));
+    }
+    words.join(" ")
+}
+
+/// Cells in columns; what is empty at the end of a line is left out.
+fn table(rows: Vec<Vec<String>>) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let cells = cells.filter(|(_, width)| **width > 0);
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_the_id_first_and_what_tells_one_from_another() {
+        let check = |kind: Kind, items: &[Value], expected: &[&str]| {
+            let rows = items.iter().map(|item| row(kind, item)).collect();
+            assert_eq!(table(rows), expected);
+        };
+        check(
+            Kind::Proxies,
+            &[
+                json!({"id": "prx_1", "name": "", "alias": "pay", "url": "http://g/api/pay",
+                       "target_id": "tgt_1", "active": true}),
+                json!({"id": "prx_22", "name": "b", "alias": null, "url": "http://g/api/prx_22",
+                       "target_id": "tgt_1", "active": false}),
+            ],
+            &[
+                "prx_1   pay  http://g/api/pay     tgt_1",
+                "prx_22  b    http://g/api/prx_22  tgt_1  switched off",
+            ],
+        );
+        check(
+            Kind::Credentials,
+            &[
+                json!({"id": "crd_1", "name": "k", "kind": "proxy", "auth_type": "api_key",
+                     "secret": {"state": "active", "hint": "abcd", "former": [
+                         {"valid_until": "2026-12-01T00:00:00Z"}]}}),
+            ],
+            &["crd_1  k  proxy api_key  secret active …abcd \
+               (the former one until 2026-12-01T00:00:00Z)"],
+        );
+        check(
+            Kind::Targets,
+            &[
+                json!({"id": "tgt_1", "name": "", "base_url": "https://a.example"}),
+                json!({"id": "tgt_2", "name": "", "endpoints": [
+                    {"base_url": "https://b.example"}, {"base_url": "https://c.example"}]}),
+            ],
+            &[
+                "tgt_1  https://a.example",
+                "tgt_2  https://b.example https://c.example",
+            ],
+        );
+        check(
+            Kind::Rules,
+            &[json!({"id": "rul_1", "effect": "deny", "methods": ["GET"],
+                     "parent_id": "prx_1"})],
+            &["rul_1  deny GET on prx_1"],
+        );
+    }
+
+    #[test]
+    fn only_ids_of_what_carries_rules_are_taken() {
+        assert_eq!(holders_of("prx_01ab"), Some("proxies"));
+        assert_eq!(holders_of("crd_01ab"), Some("credentials"));
+        for wrong in ["rul_1", "prx_", "prx_../x", "prx_a?b", "pay"] {
+            assert_eq!(holders_of(wrong), None, "{wrong}");
+        }
+    }
+}
