@@ -182,6 +182,12 @@ fn named_in_records(refusal: &Refusal) -> MeterRefusal {
 fn rate_limited(refusal: &Refusal, wait: u64) -> String {
     let named = named(&refusal.status.id, &refusal.status.name);
     match &refusal.limit {
+        Some(limit) if limit.remaining > 0 => format!(
+            "of the limit of {} per {} of {named} {} are left, fewer than the {} that are set \
+             aside for this request until its answer tells what it costs; try again in {wait} s, \
+             send one that asks for less, or raise it",
+            limit.limit, limit.window, limit.remaining, refusal.set_aside
+        ),
         Some(limit) => format!(
             "the limit of {} per {} of {named} is used up; try again in {wait} s, or raise it",
             limit.limit, limit.window
@@ -259,6 +265,7 @@ mod tests {
             cause: Cause::Empty,
             answer: LimitAnswer::RateLimited,
             limit: None,
+            set_aside: 1,
             retry_after: Duration::from_millis(ms),
             reset: Duration::from_millis(ms),
             status: status.clone(),
@@ -299,6 +306,7 @@ mod tests {
             cause,
             answer: LimitAnswer::BudgetExhausted,
             limit: Some(limit),
+            set_aside: 1,
             retry_after: Duration::from_secs(1),
             reset: Duration::from_secs(1),
             status: MeterStatus {

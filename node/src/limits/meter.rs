@@ -321,7 +321,7 @@ impl Meter {
             _ => return None,
         };
         let k = self.refused_next(amount);
-        Some(self.refusal(cause, k, now_ns))
+        Some(self.refusal(cause, k, now_ns).short(self, amount, now_ns))
     }
 
     /// Whether less is known to be there, in hand and in the store, than is to be set aside by this
@@ -342,6 +342,14 @@ impl Meter {
     pub(super) fn refused_next(&self, amount: u64) -> u64 {
         let before = self.refused.fetch_add(amount, Ordering::Relaxed);
         before.saturating_add(amount)
+    }
+
+    /// What is left of the limit of a window, and what a request that spends `amount` sets aside.
+    pub(super) fn left(&self, window: Window, amount: u64, now_ns: u64) -> (u64, u64) {
+        let limits = self.view.load().limits(self.in_hand(now_ns), now_ns);
+        let limit = limits.iter().find(|limit| limit.window == window);
+        let set_aside = self.estimates.amount(amount).max(amount);
+        (limit.map_or(0, |limit| limit.remaining), set_aside)
     }
 
     pub(super) fn refusal(&self, cause: Cause, k: u64, now_ns: u64) -> Refusal {
@@ -369,6 +377,7 @@ impl Meter {
             cause,
             answer: view.spec.answer(),
             limit: limit.map(refused),
+            set_aside: 1,
             retry_after,
             reset,
             status,

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use proto::meter::{LimitAnswer, Window};
 
+use super::meter::Meter;
+
 /// Why nothing is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -80,8 +82,11 @@ pub struct Refusal {
     pub cause: Cause,
     /// What its meter has refused callers told.
     pub answer: LimitAnswer,
-    /// The limit that refuses, with nothing remaining.
+    /// The limit that refuses. Something remains of it only where a meter of values has less than
+    /// is set aside.
     pub limit: Option<LimitStatus>,
+    /// What is set aside for the request; 1 where it spends one token.
+    pub set_aside: u64,
     /// When the token comes that this caller would get, the k-th for the k-th refused since the
     /// last refill; never zero.
     pub retry_after: Duration,
@@ -89,6 +94,20 @@ pub struct Refusal {
     pub reset: Duration,
     /// All limits of the meter.
     pub status: MeterStatus,
+}
+
+impl Refusal {
+    /// With what is left of the limit of a meter of values, where that is less than the request
+    /// sets aside: it is not used up.
+    pub(super) fn short(mut self, meter: &Meter, amount: u64, now_ns: u64) -> Self {
+        if let (Cause::Empty, Some(limit)) = (self.cause, &mut self.limit) {
+            let (left, set_aside) = meter.left(limit.window, amount, now_ns);
+            // Others may have given something back since; this request was refused before.
+            limit.remaining = left.min(set_aside.saturating_sub(1));
+            self.set_aside = set_aside;
+        }
+        self
+    }
 }
 
 /// What a caller is told to wait, in `Retry-After` (RFC 9110 section 10.2.3) and in bodies: whole

@@ -77,7 +77,9 @@ impl Waiting {
         let refused = |cause: Cause, before: u64| {
             let k = meter.refused_next(self.amount);
             let k = k.saturating_add(before.saturating_mul(self.amount));
-            Err(Box::new(meter.refusal(cause, k, clock.boot_ns())))
+            let now_ns = clock.boot_ns();
+            let refusal = meter.refusal(cause, k, now_ns);
+            Err(Box::new(refusal.short(meter, self.amount, now_ns)))
         };
         let most = usize::try_from(hold.max_waiting).unwrap_or(usize::MAX);
         let now_ns = clock.boot_ns();
@@ -191,7 +193,9 @@ impl Waiting {
             false => Cause::StoreLost,
         };
         let k = self.meter.refused_next(self.amount);
-        Err(Box::new(self.meter.refusal(cause, k, clock.boot_ns())))
+        let now_ns = clock.boot_ns();
+        let refusal = self.meter.refusal(cause, k, now_ns);
+        Err(Box::new(refusal.short(&self.meter, self.amount, now_ns)))
     }
 
     /// The answer if it is there already.
