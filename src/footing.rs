@@ -38,8 +38,9 @@ const SKEW_MAX: Duration = Duration::from_millis(250);
 /// The same where nobody compares them: no node listens for peers.
 const UNKNOWN_SKEW_MAX: Duration = Duration::from_secs(2);
 
-/// Longest wait for links before a node reads its configuration without them.
-const LINKED_MAX: Duration = Duration::from_millis(300);
+/// Longest wait for links before a node reads its configuration without them. It is over as soon as
+/// they stand or cannot be had; only who takes a connection and says nothing is waited for so long.
+const LINKED_MAX: Duration = Duration::from_secs(3);
 /// Links that are waited for, where there are so many nodes: as many as are asked for a leaf.
 const LINKS_AWAITED: usize = 2;
 /// How often a node that reads its configuration looks who else is there.
@@ -125,7 +126,7 @@ impl Footing {
         let meeting = async {
             let others = self.look(settings, store).await;
             if let Some(links) = &self.links {
-                links.peers.linked(others.min(LINKS_AWAITED)).await;
+                links.peers.linked(&others, LINKS_AWAITED).await;
             }
         };
         if tokio::time::timeout(LINKED_MAX, meeting).await.is_err() {
@@ -142,26 +143,24 @@ impl Footing {
         }
     }
 
-    /// How many other nodes can be linked with. While the store does not tell, those that were
-    /// known before are.
-    async fn look(&self, settings: &Settings, store: &dyn Store) -> usize {
+    /// The other nodes that the store lists. While it does not tell, those that were known before
+    /// are dialled.
+    async fn look(&self, settings: &Settings, store: &dyn Store) -> Vec<Known> {
         let Ok(roster) = Roster::read(store, &self.shared.origin, None).await else {
-            return 0;
+            return Vec::new();
         };
         let least = u64::from(settings.limits.nodes);
         self.leaves.set_nodes(roster.nodes().max(least));
-        let mut others = roster.into_known();
-        let count = others.len();
+        let listed = roster.into_known();
         if let Some(links) = &self.links {
             // Of nodes that start together none is on the list yet: those of before are tried too.
-            let before = links.known.borrow().clone();
-            let listed = |node: &Known| others.iter().any(|other| other.node == node.node);
-            let unlisted: Vec<Known> = before.into_iter().filter(|node| !listed(node)).collect();
-            others.extend(unlisted);
+            let mut others = links.known.borrow().clone();
+            others.retain(|node| !listed.iter().any(|other| other.node == node.node));
+            others.extend(listed.iter().cloned());
             others.sort();
             tell(&links.known, others);
         }
-        count
+        listed
     }
 }
 

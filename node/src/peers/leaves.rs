@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::follow::World;
@@ -24,8 +25,10 @@ use crate::limits::Opener;
 
 /// Peers that are asked, one after the other.
 const PEERS_ASKED: usize = 2;
+/// The next one is asked as well when an answer takes so long.
+const LATE: Duration = Duration::from_millis(100);
 /// How long one may take.
-const ANSWER_MAX: Duration = Duration::from_millis(100);
+const ANSWER_MAX: Duration = Duration::from_millis(500);
 
 /// Who did not answer in time is not asked for so long: of a large configuration there are
 /// hundreds of leaves to ask for.
@@ -120,26 +123,31 @@ impl Leaves {
         }
     }
 
-    /// Asks peers for a leaf; only one with the right hash is taken.
+    /// Asks peers for a leaf: the next one when the one before has none, or is late; then whoever
+    /// has it first.
     async fn ask(&self, org: OrgId, hash: Hash) -> Option<Vec<u8>> {
         let peers = self.peers.get()?;
         let key = keys::leaf(org, &hash);
-        for peer in self.candidates(peers) {
-            if !lock(&self.silent).may_be_asked(peer, Instant::now()) {
-                continue;
-            }
-            let Some(packed) = self.ask_one(peers, peer, &key).await else {
-                continue;
+        let mut next = self.candidates(peers).into_iter();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            let now = Instant::now();
+            let peer = next.find(|peer| lock(&self.silent).may_be_asked(*peer, now));
+            let is_last = peer.is_none();
+            asked.extend(peer.map(|peer| self.ask_one(peers, peer, (&key, hash))));
+            let answer = match is_last {
+                true => asked.next().await,
+                false => tokio::time::timeout(LATE, asked.next())
+                    .await
+                    .ok()
+                    .flatten(),
             };
-            if let Ok(content) = tree::unpack(hash, &packed) {
-                let stats = &peers.shared.stats;
-                stats.leaves_from_peers.fetch_add(1, Ordering::Relaxed);
-                *lock(&self.giver) = Some(peer);
-                self.read().keep(key, packed.into());
-                return Some(content);
+            match answer.flatten() {
+                Some(content) => return Some(content),
+                None if is_last && asked.is_empty() => return None,
+                None => {}
             }
         }
-        None
     }
 
     /// Whom to ask, in this order.
@@ -151,21 +159,33 @@ impl Leaves {
         giver.into_iter().chain(others).take(PEERS_ASKED).collect()
     }
 
-    async fn ask_one(&self, peers: &Peers, peer: Opener, key: &str) -> Option<Vec<u8>> {
+    /// Asks one peer; only what has the hash is taken.
+    async fn ask_one(
+        &self,
+        peers: &Peers,
+        peer: Opener,
+        (key, hash): (&str, Hash),
+    ) -> Option<Vec<u8>> {
         let ask = self.serial.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(ask, sender);
-        let key = key.to_owned();
-        let sent = peers.send(peer, PeerMessage::WantLeaf { ask, key });
-        let answer = match sent {
-            true => tokio::time::timeout(ANSWER_MAX, answer).await,
-            false => Ok(Ok(None)),
-        };
-        lock(&self.waiting).remove(&ask);
-        if answer.is_err() {
-            lock(&self.silent).note(peer, Instant::now());
+        // Who had it first ends the wait for the others.
+        let _waiting = Waiting { leaves: self, ask };
+        let want = key.to_owned();
+        if !peers.send(peer, PeerMessage::WantLeaf { ask, key: want }) {
+            return None;
         }
-        answer.ok()?.ok()?
+        let Ok(answer) = tokio::time::timeout(ANSWER_MAX, answer).await else {
+            lock(&self.silent).note(peer, Instant::now());
+            return None;
+        };
+        let packed = answer.ok()??;
+        let content = tree::unpack(hash, &packed).ok()?;
+        let stats = &peers.shared.stats;
+        stats.leaves_from_peers.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.giver) = Some(peer);
+        self.read().keep(key.to_owned(), packed.into());
+        Some(content)
     }
 
     /// When to begin to read so much.
@@ -197,6 +217,18 @@ impl Nearby for Leaves {
 
     fn turn(&self, bytes: u64) -> NearFuture<'_, ()> {
         Box::pin(tokio::time::sleep(self.start(bytes)))
+    }
+}
+
+/// An answer that is waited for.
+struct Waiting<'a> {
+    leaves: &'a Leaves,
+    ask: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.leaves.waiting).remove(&self.ask);
     }
 }
 

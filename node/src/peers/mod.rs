@@ -18,7 +18,7 @@ mod link;
 pub mod run;
 pub mod wire;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -94,8 +94,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     links: Mutex<HashMap<Opener, Link>>,
     events: mpsc::Sender<PeerEvent>,
-    /// How many links there are.
-    linked: watch::Sender<usize>,
+    met: watch::Sender<Met>,
     stats: Arc<PeerStats>,
     serial: AtomicU64,
     leaves: Arc<Leaves>,
@@ -107,6 +106,25 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("stats", &self.stats)
             .finish_non_exhaustive()
+    }
+}
+
+/// What became of the other nodes.
+#[derive(Debug, Default)]
+struct Met {
+    /// How many links there are.
+    linked: usize,
+    /// Nodes that could not be dialled the last time.
+    unreachable: HashSet<String>,
+}
+
+impl Met {
+    /// Whether so many are linked, or nothing more is to be expected of these.
+    fn enough(&self, others: &[Known], count: usize) -> bool {
+        let lost = others
+            .iter()
+            .filter(|at| self.unreachable.contains(&at.node));
+        self.linked >= count.min(others.len() - lost.count())
     }
 }
 
@@ -132,7 +150,7 @@ impl Peers {
             clock,
             links: Mutex::default(),
             events,
-            linked: watch::Sender::new(0),
+            met: watch::Sender::default(),
             stats,
             serial: AtomicU64::new(0),
             leaves,
@@ -175,11 +193,19 @@ impl Peers {
         }
     }
 
-    /// Ready when so many peers are linked.
-    pub async fn linked(&self, count: usize) {
-        let mut linked = self.shared.linked.subscribe();
+    /// Ready when so many peers are linked, or else all of these that can be reached.
+    pub async fn linked(&self, others: &[Known], count: usize) {
+        let mut met = self.shared.met.subscribe();
         // The sender lives as long as this does.
-        let _ = linked.wait_for(|linked| *linked >= count).await;
+        let _ = met.wait_for(|met| met.enough(others, count)).await;
+    }
+
+    /// Whether a node cannot be reached, as the last attempt has shown.
+    fn unreachable(&self, node: &str, is_so: bool) {
+        self.shared.met.send_if_modified(|met| match is_so {
+            true => met.unreachable.insert(node.to_owned()),
+            false => met.unreachable.remove(node),
+        });
     }
 
     /// Up to `count` peers that are linked, beginning anywhere.
@@ -297,7 +323,7 @@ impl Peers {
     fn count(&self, links: &HashMap<Opener, Link>) {
         let linked = links.len() as u64;
         self.shared.stats.linked.store(linked, Ordering::Relaxed);
-        self.shared.linked.send_replace(links.len());
+        self.shared.met.send_modify(|met| met.linked = links.len());
     }
 
     fn links(&self) -> std::sync::MutexGuard<'_, HashMap<Opener, Link>> {

@@ -55,6 +55,7 @@ pub async fn run(
             let keep = wanted.contains(node) || (linked && !moved);
             if !keep {
                 task.abort();
+                context.peers.unreachable(&node.node, false);
             }
             keep
         });
@@ -98,6 +99,7 @@ async fn keep(context: Arc<Context>, node: Known) {
             continue;
         }
         let dialled = greet::dial(&node.address, &node.node, &context.me, &context.tls).await;
+        context.peers.unreachable(&node.node, dialled.is_err());
         match dialled {
             Ok(Some((stream, spoken))) => {
                 backoff = BACKOFF_MIN;

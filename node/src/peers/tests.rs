@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use proto::health::Health;
 use proto::id::{CredentialId, OrgId};
 use proto::retired::Retired;
@@ -324,6 +325,37 @@ async fn a_leaf_comes_from_a_peer_that_serves_it_or_has_just_read_it() {
 }
 
 #[tokio::test]
+async fn links_are_waited_for_as_long_as_they_can_be_had() {
+    let ca = authority();
+    let a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+    let b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let known = |node: &str, address: String| Known {
+        node: node.into(),
+        address,
+    };
+    // Nobody listens there any more.
+    let freed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = known("gw-c", freed.local_addr().unwrap().to_string());
+    drop(freed);
+    let silent_one = known("gw-d", silent.local_addr().unwrap().to_string());
+    let there = known("gw-b", b.me.address.clone());
+    let others = [there.clone(), gone.clone()];
+    a.known.send_replace(others.to_vec());
+    let met = tokio::time::timeout(Duration::from_secs(20), a.peers.linked(&others, 2));
+    met.await.expect("who is gone is not waited for");
+    assert_eq!(a.stats.linked.load(Ordering::Relaxed), 1);
+    // Who takes connections may still answer.
+    let others = [there, gone, silent_one];
+    a.known.send_replace(others.to_vec());
+    let accepted = tokio::time::timeout(Duration::from_secs(20), silent.accept());
+    let _held = accepted.await.expect("it is dialled").unwrap();
+    let met = a.peers.linked(&others, 2).now_or_never();
+    assert!(met.is_none());
+    assert!(a.peers.linked(&others, 1).now_or_never().is_some());
+}
+
+#[tokio::test]
 async fn who_gave_the_last_leaf_is_asked_first() {
     let ca = authority();
     let a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
@@ -332,7 +364,8 @@ async fn who_gave_the_last_leaf_is_asked_first() {
         others.push(Node::start(name, "eu", tls(&ca, &ca, name)).await);
     }
     a.knows(&others.iter().collect::<Vec<_>>());
-    a.peers.linked(others.len()).await;
+    let known = a.known.borrow().clone();
+    a.peers.linked(&known, others.len()).await;
     let giver = &others[2];
     let packed = |content: &[u8]| Bytes::from(zstd::bulk::compress(content, 3).unwrap());
     let names: Vec<String> = (0..200).map(|at| at.to_string()).collect();

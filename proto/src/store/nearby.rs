@@ -6,11 +6,12 @@
 //! store at a random time, so that whoever comes later finds it with those who came before.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::Store;
 use super::load::LoadError;
@@ -22,6 +23,11 @@ use crate::tree::{self, Hash};
 const READS_MAX: usize = 8;
 /// What a leaf of many is reckoned to have in the store, in bytes: it is split at 64 KiB.
 const LEAF_BYTES: u64 = 32 * 1_024;
+/// The same of a root, or of the only leaf that a set lacks. Most have less: with less, a read
+/// costs the store more than its bytes do.
+const SMALL_BYTES: u64 = 2 * 1_024;
+/// An organisation of which nothing is known yet: mostly one root and one leaf.
+const ORG_BYTES: u64 = 2 * SMALL_BYTES;
 /// Up to so much is read from the store at once, in bytes.
 const AT_ONCE_BYTES: u64 = 1_024 * 1_024;
 /// What all nodes of a region together read from the store, in bytes a second.
@@ -62,8 +68,8 @@ pub struct Source<'a> {
     pub store: &'a dyn Store,
     /// Who is asked first.
     pub near: Option<&'a dyn Nearby>,
-    /// True when something else must not wait for the turn.
-    pub hurry: Option<&'a watch::Sender<bool>>,
+    /// What else is read by the same list or change.
+    pub together: Option<&'a Together<'a>>,
 }
 
 /// A leaf that was asked for: its place, its name, and what there is of it.
@@ -75,16 +81,21 @@ impl<'a> Source<'a> {
         Self {
             store,
             near: None,
-            hurry: None,
+            together: None,
         }
     }
 
     /// Reads one leaf or root.
     pub(super) async fn leaf(self, org: OrgId, hash: Hash) -> Result<Vec<u8>, LoadError> {
-        match self.near(org, hash).await {
-            Some(content) => Ok(content),
-            None => self.stored(org, hash).await,
+        if let Some(content) = self.near(org, hash).await {
+            return Ok(content);
         }
+        if self.turn(SMALL_BYTES).await
+            && let Some(content) = self.near(org, hash).await
+        {
+            return Ok(content);
+        }
+        self.stored(org, hash).await
     }
 
     /// Reads leaves; one that is missing or damaged is told in its place.
@@ -104,12 +115,16 @@ impl<'a> Source<'a> {
             }
         }
         // Who waited may find with others what nobody had before.
-        let again = self.turn(lacking.len()).await;
+        let again = self.turn(reckoned(lacking.len())).await;
         let rest: Vec<ReadLeaf> = futures_util::stream::iter(lacking)
             .map(|(place, hash)| async move {
-                let content = match again {
-                    true => self.leaf(org, hash).await,
-                    false => self.stored(org, hash).await,
+                let near = match again {
+                    true => self.near(org, hash).await,
+                    false => None,
+                };
+                let content = match near {
+                    Some(content) => Ok(content),
+                    None => self.stored(org, hash).await,
                 };
                 match content {
                     Err(LoadError::Store(error)) => Err(LoadError::Store(error)),
@@ -137,35 +152,71 @@ impl<'a> Source<'a> {
         Ok(content)
     }
 
-    /// Waits for the turn where much is lacking, and no longer than nothing else is urgent; true
-    /// if it did.
-    async fn turn(self, lacking: usize) -> bool {
-        let bytes = u64::try_from(lacking).unwrap_or(u64::MAX);
-        let bytes = bytes.saturating_mul(LEAF_BYTES);
-        let Some(near) = self.near.filter(|_| bytes > AT_ONCE_BYTES) else {
+    /// Waits for the turn where much is lacking; true if it did.
+    async fn turn(self, lacking: u64) -> bool {
+        match (self.near, self.together) {
+            (Some(near), Some(together)) if lacking > 0 => together.turn(near, lacking).await,
+            _ => false,
+        }
+    }
+}
+
+/// All that one list or change makes a process read, however many organisations it is of: many
+/// small ones are as much as a large one, and all of it has one turn.
+pub struct Together<'a> {
+    /// True when something else must not wait for the turn.
+    hurry: &'a watch::Sender<bool>,
+    /// What may have to be read, in bytes.
+    expected: u64,
+    /// What nobody near has, so far, in bytes.
+    lacking: AtomicU64,
+    turn: OnceCell<()>,
+}
+
+impl<'a> Together<'a> {
+    /// Of so many organisations nothing is known yet.
+    pub fn new(hurry: &'a watch::Sender<bool>, new_orgs: usize) -> Self {
+        let orgs = u64::try_from(new_orgs).unwrap_or(u64::MAX);
+        Self {
+            hurry,
+            expected: orgs.saturating_mul(ORG_BYTES),
+            lacking: AtomicU64::new(0),
+            turn: OnceCell::new(),
+        }
+    }
+
+    /// Waits for the turn as soon as much is lacking, and no longer than nothing else is urgent;
+    /// true if it did.
+    async fn turn(&self, near: &dyn Nearby, lacking: u64) -> bool {
+        let before = self.lacking.fetch_add(lacking, Ordering::Relaxed);
+        let lacking = before.saturating_add(lacking);
+        if lacking <= AT_ONCE_BYTES || self.turn.initialized() {
             return false;
+        }
+        let turn = async || {
+            tokio::select! {
+                () = near.turn(lacking.max(self.expected)) => {}
+                () = hurried(self.hurry) => {}
+            }
         };
-        tokio::select! {
-            () = near.turn(bytes) => {}
-            () = hurried(self.hurry) => {}
-        }
-        // One turn for all that is applied together, however many organisations it is of.
-        if let Some(hurry) = self.hurry {
-            hurry.send_replace(true);
-        }
+        self.turn.get_or_init(turn).await;
         true
     }
 }
 
-/// Ready when something is urgent.
-async fn hurried(hurry: Option<&watch::Sender<bool>>) {
-    if let Some(hurry) = hurry {
-        let mut told = hurry.subscribe();
-        if told.wait_for(|urgent| *urgent).await.is_ok() {
-            return;
-        }
+/// What so many leaves of one set are reckoned to have, in bytes.
+fn reckoned(leaves: usize) -> u64 {
+    match u64::try_from(leaves).unwrap_or(u64::MAX) {
+        1 => SMALL_BYTES,
+        leaves => leaves.saturating_mul(LEAF_BYTES),
     }
-    std::future::pending().await
+}
+
+/// Ready when something is urgent.
+async fn hurried(hurry: &watch::Sender<bool>) {
+    let mut told = hurry.subscribe();
+    // The sender is borrowed: it cannot be gone.
+    let _ = told.wait_for(|urgent| *urgent).await;
 }
 
 #[cfg(test)]
@@ -185,5 +236,45 @@ mod tests {
         assert_eq!(ms(25_000_000, 10, 0.0), 0);
         assert_eq!(ms(25_000_000, 100, 1.0), 10_000, "no later than that");
         assert_eq!(ms(u64::MAX, u64::MAX, 0.5), 5_000);
+    }
+
+    /// Nobody has anything; remembers for how many bytes a turn was waited for.
+    #[derive(Default)]
+    struct Nobody(std::sync::Mutex<Vec<u64>>);
+
+    impl Nearby for Nobody {
+        fn leaf(&self, _: OrgId, _: Hash) -> NearFuture<'_, Option<Vec<u8>>> {
+            Box::pin(std::future::ready(None))
+        }
+
+        fn stored(&self, _: OrgId, _: Hash, _: &Bytes) {}
+
+        fn turn(&self, bytes: u64) -> NearFuture<'_, ()> {
+            self.0.lock().unwrap().push(bytes);
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    /// How often a turn was waited for, of so many reads of so much each.
+    async fn waits(together: &Together<'_>, near: &Nobody, reads: usize, bytes: u64) -> usize {
+        let mut waited = 0;
+        for _ in 0..reads {
+            waited += usize::from(together.turn(near, bytes).await);
+        }
+        waited
+    }
+
+    #[tokio::test]
+    async fn much_that_is_read_together_has_one_turn() {
+        let (near, hurry) = (Nobody::default(), watch::Sender::new(false));
+        let together = Together::new(&hurry, 10_000);
+        assert_eq!(waits(&together, &near, 512, SMALL_BYTES).await, 0);
+        assert_eq!(waits(&together, &near, 1_000, SMALL_BYTES).await, 1);
+        // As late as all of it may need.
+        assert_eq!(*near.0.lock().unwrap(), [10_000 * ORG_BYTES]);
+        // Sets of an organisation that is known, each below the bound.
+        let together = Together::new(&hurry, 0);
+        assert_eq!(waits(&together, &near, 3, reckoned(20)).await, 1);
+        assert_eq!(near.0.lock().unwrap()[1], 2 * 20 * LEAF_BYTES);
     }
 }

@@ -30,7 +30,7 @@ use self::world::slugs;
 pub use self::world::{OrgState, SealedValues, World};
 use super::backoff::{backoff, jitter};
 use super::load::{self, Fault};
-use super::nearby::Nearby;
+use super::nearby::{Nearby, Together};
 use super::recovery;
 use super::{Change, Event, KeyValue, Revision, Store, StoreError};
 use crate::beat::Beat;
@@ -299,9 +299,15 @@ impl Follower {
     ) -> Result<(), StoreError> {
         let world = Arc::clone(&self.world.borrow());
         let mut orgs = world.orgs.clone();
+        let is_new = |org: &&OrgId| !world.orgs.contains_key(*org);
+        let hurry = self.hurry.clone();
+        let together = Together::new(&hurry, news.keys().filter(is_new).count());
         // `system` first: it says whether an organisation whose head is gone was deleted.
         if let Some(system) = news.remove(&SYSTEM_ORG) {
-            self.settle(&mut orgs, SYSTEM_ORG, system).await?;
+            let reader = self.reader(&together);
+            let outcome = reader.org(SYSTEM_ORG, orgs.get(&SYSTEM_ORG), system);
+            let outcome = outcome.await?;
+            self.keep(&mut orgs, SYSTEM_ORG, outcome);
         }
         let slugs = slugs(&world, &orgs);
         let named: BTreeSet<OrgId> = slugs.values().copied().collect();
@@ -315,7 +321,7 @@ impl Follower {
                 _ => live.push((org, news)),
             }
         }
-        let reader = self.reader();
+        let reader = self.reader(&together);
         let read: Vec<_> = futures_util::stream::iter(live)
             .map(|(org, news)| {
                 let old = world.orgs.get(&org);
@@ -342,22 +348,11 @@ impl Follower {
         Ok(())
     }
 
-    async fn settle(
-        &mut self,
-        orgs: &mut BTreeMap<OrgId, Arc<OrgState>>,
-        org: OrgId,
-        news: News,
-    ) -> Result<(), StoreError> {
-        let outcome = self.reader().org(org, orgs.get(&org), news).await?;
-        self.keep(orgs, org, outcome);
-        Ok(())
-    }
-
-    fn reader(&self) -> Reader<'_> {
+    fn reader<'a>(&'a self, together: &'a Together<'a>) -> Reader<'a> {
         Reader {
             store: &*self.store,
             near: self.near.as_deref(),
-            hurry: &self.hurry,
+            together,
             region: &self.region,
         }
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
-use tokio::sync::watch;
 
 use super::news::{Heard, News};
 use super::{OrgState, SealedValues};
@@ -18,7 +17,7 @@ use crate::retired::Retired;
 use crate::seal::Sealed;
 use crate::store::ancestry::ancestry;
 use crate::store::load::{self, Fault, LoadError, Loaded, Wanted};
-use crate::store::nearby::{Nearby, Source};
+use crate::store::nearby::{Nearby, Source, Together};
 use crate::store::{KeyValue, Store, StoreError};
 use crate::tree::{self, Ancestry, Delta, Head, OrgConfig};
 
@@ -47,8 +46,8 @@ pub(super) struct Reader<'a> {
     pub store: &'a dyn Store,
     /// Who may have leaves nearer than the store.
     pub near: Option<&'a dyn Nearby>,
-    /// True when something that came later must not wait.
-    pub hurry: &'a watch::Sender<bool>,
+    /// What else is read by the same list or change.
+    pub together: &'a Together<'a>,
     pub region: &'a str,
 }
 
@@ -190,7 +189,7 @@ impl Reader<'_> {
         let source = Source {
             store: self.store,
             near: self.near,
-            hurry: Some(self.hurry),
+            together: Some(self.together),
         };
         let loaded = load::version_of(source, org, head, old, Wanted::Kept(self.region)).await?;
         self.still_newest(org, &loaded).await?;

@@ -15,7 +15,7 @@ use crate::retired::Retired;
 use crate::seal::{self, Binding, DigestKey, Keyring, NewSecret};
 use crate::store::embedded::Embedded;
 use crate::store::kept;
-use crate::store::nearby::{NearFuture, Nearby};
+use crate::store::nearby::{NearFuture, Nearby, Together};
 use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome, Watch};
 use crate::tree::{
     Context, Draft, Hash, Head, Lineage, Operation, OrgConfig, Packed, VersionRecord, apply,
@@ -675,7 +675,7 @@ async fn many_secrets_are_listed_and_few_are_read_with_the_same_result() {
     let reader = Reader {
         store: &*store,
         near: None,
-        hurry: &hurry,
+        together: &Together::new(&hurry, 0),
         region: "eu",
     };
     let mut read = reader.each(ORG, names.clone()).await.unwrap();
@@ -734,6 +734,17 @@ impl Nearby for Near {
     }
 }
 
+impl Near {
+    fn nobody() -> Arc<Self> {
+        Arc::new(Self {
+            has: Mutex::default(),
+            stored: AtomicUsize::new(0),
+            turns: watch::Sender::new(0),
+            begins: watch::Sender::new(false),
+        })
+    }
+}
+
 /// More than 1 MiB, in new leaves.
 fn much(from: u128) -> Vec<Operation> {
     let long = "p".repeat(2_000);
@@ -744,12 +755,7 @@ fn much(from: u128) -> Vec<Operation> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_read_waits_for_its_turn_and_a_revocation_for_nobody() {
-    let near = Arc::new(Near {
-        has: Mutex::default(),
-        stored: AtomicUsize::new(0),
-        turns: watch::Sender::new(0),
-        begins: watch::Sender::new(false),
-    });
+    let near = Near::nobody();
     let mut scene = scene_near(Some(near.clone()));
     found(&scene).await;
     let small = scene.publish(&[plain(1)]).await;
@@ -817,4 +823,34 @@ async fn a_large_read_waits_for_its_turn_and_a_revocation_for_nobody() {
     assert_eq!(objects(&world), 6_001);
     assert_eq!(scene.store.leaf_reads.load(Ordering::SeqCst), before);
     assert_eq!(*near.turns.borrow(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_organisations_wait_for_one_turn_at_a_start() {
+    let scene = empty_scene();
+    scene.task.abort();
+    const ORGS: u128 = 400;
+    let mut ops = Vec::new();
+    for bits in 1_000..1_000 + ORGS {
+        let packed = made(&scene.store, OrgId::from_bits(bits), &[plain(1)]);
+        ops.extend(ops_of(&packed));
+    }
+    scene.write(ops).await;
+    let near = Near::nobody();
+    let (mut follower, mut worlds) = Follower::new(scene.store.clone(), "eu");
+    follower.ask_first(near.clone());
+    let following = tokio::spawn(follower.run());
+    let mut turns = near.turns.subscribe();
+    let waits = tokio::time::timeout(Duration::from_secs(20), turns.wait_for(|turns| *turns == 1));
+    waits.await.expect("a turn is waited for").unwrap();
+    // Of 1 MiB each has a root and a leaf; some more are on their way when that is found out.
+    let reads = scene.store.leaf_reads.load(Ordering::SeqCst);
+    assert!(reads <= 512 + ORGS_AT_ONCE, "{reads} leaves were read");
+    assert!(worlds.borrow().orgs.is_empty());
+    near.begins.send_replace(true);
+    let whole = worlds.wait_for(|world| world.orgs.len() as u128 == ORGS);
+    let whole = tokio::time::timeout(Duration::from_secs(20), whole).await;
+    drop(whole.expect("all organisations").unwrap());
+    assert_eq!(*near.turns.borrow(), 1);
+    following.abort();
 }
