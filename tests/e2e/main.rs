@@ -56,6 +56,7 @@ mod requests;
 mod resealed;
 mod residency;
 mod revoked;
+mod rolled_back;
 mod rules;
 mod secrecy;
 mod shares;
