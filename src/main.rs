@@ -79,6 +79,7 @@ fn main() -> ExitCode {
         Command::Meters(args) => on_system(client::meters::list(&args)),
         Command::Raise(args) => on_system(client::meters::raise(&args)),
         Command::Regions(args) => on_system(client::regions::run(&args)),
+        Command::Replication(args) => on_system(client::replication::list(&args)),
         Command::Apply(args) => on_system(client::configuration::apply(&args)),
         Command::Changes(args) => on_system(client::configuration::changes(&args)),
         Command::Export(args) => on_system(client::configuration::export(&args)),

@@ -19,6 +19,7 @@ use crate::client::add::AddArgs;
 use crate::client::list::ListArgs;
 use crate::client::recover::RecoverArgs;
 use crate::client::regions::RegionsArgs;
+use crate::client::replication::ReplicationArgs;
 use crate::client::test::TestArgs;
 use crate::client::unmatched::UnmatchedArgs;
 use crate::keyrings::KeyringCommand;
@@ -92,6 +93,8 @@ pub enum Command {
     Raise(RaiseArgs),
     /// List the regions, with how far replication has come; make another one home.
     Regions(RegionsArgs),
+    /// Show how far each region has come with each organisation.
+    Replication(ReplicationArgs),
     /// List the versions of an organisation's configuration, newest first.
     Versions(VersionsArgs),
     /// Show what a version changed.

@@ -20,6 +20,7 @@ impl Command {
             Self::Raise(args) => args.output,
             Self::List(args) => args.output,
             Self::Regions(args) => args.output(),
+            Self::Replication(args) => args.output,
             Self::Unmatched(args) => args.output,
             Self::Export(args) => match args.output {
                 FileFormat::Json => Output::Json,

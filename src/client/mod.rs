@@ -17,6 +17,7 @@ pub mod problem;
 pub mod records;
 pub mod recover;
 pub mod regions;
+pub mod replication;
 pub mod suggest_rules;
 pub mod tail;
 pub mod telemetry;

@@ -149,6 +149,11 @@ async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
     let region = &args.region;
     let path = format!("/regions/{region}/hand-over");
     let unreached = match api.act_absolute(&path, &json!({})).await {
+        // What is home already has nothing to hand over; what has its home elsewhere may have lost
+        // it.
+        Ok(moved) if list(&moved, "moved").is_empty() && !list(&moved, "elsewhere").is_empty() => {
+            anyhow::anyhow!("{region} is home already; of what has its home elsewhere:")
+        }
         Ok(moved) => return Ok(moved),
         Err(error) => match error.downcast_ref::<Problem>() {
             Some(problem) if asks_for_promotion(&problem.0) => error,
@@ -204,6 +209,9 @@ fn promoted(found: &Value) -> Vec<String> {
         .iter()
         .map(|one| format!("{:20} handed over to {region}", name(one)))
         .collect();
+    if found["moved"].is_array() && handed.is_empty() {
+        lines.push(format!("{region} is home already, nothing was moved"));
+    }
     lines.extend(list(found, "promoted").iter().map(|one| {
         format!(
             "{:20} home is {region} from version {} on (epoch {}), from what {} had",
@@ -389,6 +397,14 @@ mod tests {
         let expected = "not connected, 3 versions behind, current 1.2 s ago, \
                         1 organisations diverged, home: refused";
         assert!(shown.ends_with(expected), "{shown}");
+    }
+
+    #[test]
+    fn a_region_that_is_home_already_is_said_to_be() {
+        let found = json!({"region": "us", "moved": [], "elsewhere": []});
+        assert_eq!(promoted(&found), ["us is home already, nothing was moved"]);
+        let found = json!({"region": "us", "promoted": [], "left": [], "not_asked": []});
+        assert_eq!(promoted(&found), [""; 0]);
     }
 
     #[test]

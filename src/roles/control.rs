@@ -9,12 +9,11 @@ use ::control::link::LinkDeps;
 use ::control::linked::Linked;
 use ::control::metrics::Metrics;
 use ::control::regions::{Directory, Homes, Regions, Status, gateways};
-use ::control::replication::{ANSWER_BYTES, Dialer, Follower, Replication, Source};
+use ::control::replication::{ANSWER_BYTES, Dialer, Follower, NotGiven, Replication, Source};
 use proto::exposition::MetricsSource;
 use proto::restarts;
 use proto::seal::PublicKeyring;
 use proto::store::Store;
-use proto::tree::SYSTEM_ORG;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
@@ -183,6 +182,7 @@ fn source(directory: &Directory) -> Arc<Source> {
         regions: directory.regions.clone(),
         shared: replication.shared.clone(),
         status: directory.status.clone(),
+        not_given: NotGiven::default(),
         answer_bytes: ANSWER_BYTES,
     })
 }
@@ -198,9 +198,7 @@ fn of_cluster(
         let mut families = metrics();
         families.extend(publisher.room_families());
         if let Some(directory) = &directory {
-            let home = directory.home_peer(SYSTEM_ORG);
-            let home = home.map(|home| home.name.as_str());
-            families.extend(directory.status.families(home));
+            families.extend(directory.status.families(&directory.other_homes()));
         }
         families
     })

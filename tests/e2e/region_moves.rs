@@ -119,9 +119,13 @@ fn home_is_handed_over_while_both_regions_write_and_serve() {
         "{}",
         said(&aside)
     );
-    // There is nothing left to hand over, and nothing to take from a home that answers.
+    // There is nothing left to hand over, which is said.
+    let before = eu.get("/versions?limit=1");
     let again = regions(&us, &us.token, &["promote", "eu", "--force"]);
-    assert!(!again.status.success(), "{}", said(&again));
+    assert!(again.status.success(), "{}", said(&again));
+    let already = "eu is home already, nothing was moved";
+    assert!(said(&again).contains(already), "{}", said(&again));
+    assert_eq!(eu.get("/versions?limit=1"), before);
 }
 
 #[test]

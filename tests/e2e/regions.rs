@@ -21,7 +21,7 @@ use crate::harness::wait_for;
 
 /// A connection between regions that a test cuts and heals.
 pub struct Cut {
-    address: String,
+    pub address: String,
     is_cut: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
@@ -593,9 +593,30 @@ fn cuts_and_kills_in_the_middle_of_many_changes_lose_and_double_nothing() {
     );
     let metrics = eu.operator("/metrics").text();
     assert!(
-        metrics.contains("requestrocket_replication_lag_versions 0"),
+        metrics.contains("requestrocket_replication_lag_versions{peer=\"us\"} 0"),
         "{metrics}"
     );
+    shows_replication([&us, &eu]);
+}
+
+/// Both say that eu is current with the organisation `default`, of which us is home.
+fn shows_replication(controls: [&Gateway; 2]) {
+    for control in controls {
+        let listed = control.operator("/replication?org=default&region=eu");
+        let items = listed.json()["items"].clone();
+        assert_eq!(items.as_array().map(Vec::len), Some(1), "{items}");
+        let row = (
+            &items[0]["home"],
+            &items[0]["state"],
+            &items[0]["lag_versions"],
+        );
+        assert_eq!(row, (&json!("us"), &json!("current"), &json!(0)), "{items}");
+        let shown = control.command(&["replication", "default", "--region", "eu"]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("current with us"), "{shown}");
+        let unknown = control.operator("/replication?region=mars");
+        assert_eq!(unknown.status(), 400, "{}", unknown.text());
+    }
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn what_a_region_revokes_while_home_is_away_is_over_everywhere_and_stays_so() {
     two.way.cut();
     two.back.cut();
     wait_for("the cut in eu", || {
-        let connected = eu.metric("requestrocket_replication_connected");
+        let connected = eu.metric("requestrocket_replication_connected{peer=\"us\"}");
         (connected == 0.0).then_some(())
     });
 

@@ -51,7 +51,7 @@ fn an_old_copy_of_operators_tokens_promotes_nothing() {
     two.way.cut();
     two.back.cut();
     wait_for("the cut in eu", || {
-        let connected = eu.metric("requestrocket_replication_connected");
+        let connected = eu.metric("requestrocket_replication_connected{peer=\"us\"}");
         (connected == 0.0).then_some(())
     });
     age(3_605);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use control::regions::{Homes, Peer, Regions};
-use control::replication::{ANSWER_BYTES, Source};
+use control::replication::{ANSWER_BYTES, NotGiven, Source};
 use proto::id::OrgId;
 use proto::keys;
 use proto::seal::Keyring;
@@ -45,6 +45,7 @@ fn source(store: Arc<dyn Store>) -> Source {
         }),
         shared: Arc::default(),
         status: Arc::default(),
+        not_given: NotGiven::default(),
         answer_bytes: ANSWER_BYTES,
     }
 }

@@ -41,6 +41,7 @@ pub mod records;
 pub mod recovery;
 mod recovery_schemas;
 pub mod regions;
+pub mod replication;
 pub mod revocations;
 pub mod rules;
 pub mod schemas;
@@ -83,6 +84,7 @@ pub fn routes() -> Vec<Route> {
         recovery::routes(),
         unmatched::routes(),
         regions::routes(),
+        replication::routes(),
         moves::routes(),
         invitations::routes(),
         revocations::routes(),

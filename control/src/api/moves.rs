@@ -80,8 +80,27 @@ async fn hand_over(call: Call) -> Result<Answer, Refusal> {
     let moved = directory.replication.hand_over(&to).await;
     let moved = moved.map_err(not_handed_over)?;
     let orgs: Vec<Value> = moved.iter().map(|org| named(&call, *org)).collect();
-    let region = call.request.part("region");
-    Ok(Answer::json(json!({"region": region, "moved": orgs})))
+    let elsewhere: Vec<Value> = elsewhere(directory, &to)
+        .into_iter()
+        .map(|(org, home)| {
+            let mut shown = named(&call, org);
+            shown["home"] = json!(home);
+            shown
+        })
+        .collect();
+    Ok(Answer::json(json!({
+        "region": to, "moved": orgs, "elsewhere": elsewhere,
+    })))
+}
+
+/// What has another home than a region, and which.
+fn elsewhere(directory: &Directory, region: &str) -> Vec<(OrgId, String)> {
+    let facts = directory.homes.facts();
+    let facts = facts.borrow();
+    let others = facts.iter().filter(|(_, home)| home.region != region);
+    others
+        .map(|(org, home)| (*org, home.region.clone()))
+        .collect()
 }
 
 async fn promote(call: Call) -> Result<Answer, Refusal> {
@@ -135,9 +154,9 @@ fn not_handed_over(error: HandOverError) -> Refusal {
     match error {
         HandOverError::Unknown(_) => Refusal::not_found(),
         HandOverError::Unfit { .. } | HandOverError::Nothing => Refusal::new(Code::Conflict, words),
-        // Where home has sealed something, or another region is home to something and gone, the
-        // promotion that the region then asks itself for decides.
-        HandOverError::Own { .. } => Refusal::new(Code::HomeMoved, words),
+        // What is sealed may be opened in a moment, or the promotion that the region then asks
+        // itself for decides.
+        HandOverError::Own { .. } => Refusal::new(Code::HomeMoved, words).retry_after_s(1),
         HandOverError::Unread { .. } => {
             Refusal::new(Code::StoreUnavailable, words).retry_after_s(5)
         }
@@ -208,7 +227,11 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         "properties": {
             "region": text("The region that is home now"),
             "moved": {"type": "array", "items": {
-                "type": "object", "properties": {"org": org(), "slug": slug()}}},
+                "type": "object", "properties": {"org": org(), "slug": slug()}},
+                "description": "None where the region was home already"},
+            "elsewhere": {"type": "array", "items": {"type": "object", "properties": {
+                "org": org(), "slug": slug(), "home": text("Its home region")}},
+                "description": "Organisations with another home, of which this is not asked"},
         }
     });
     let promote = json!({
@@ -276,6 +299,11 @@ mod tests {
         let refusal = not_handed_over(own);
         // By this the command goes on to the promotion.
         assert_eq!(refusal.code, Code::HomeMoved);
+        assert_eq!(
+            refusal.retry_after_s,
+            Some(1),
+            "it may be opened in a moment"
+        );
         assert!(refusal.detail.contains(&org.to_string()), "{refusal:?}");
         let unread = HandOverError::Unread {
             why: "the store is unavailable".to_owned(),

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 
 use proto::id::OrgId;
-use proto::keys;
-use proto::store::load;
 use proto::tree::SYSTEM_ORG;
 use proto::wire::replication::Position;
 use serde_json::{Value, json};
@@ -13,8 +11,8 @@ use super::answer::Answer;
 use super::call::Call;
 use super::error::Refusal;
 use super::{page, write};
-use crate::regions::status::Unverified;
-use crate::regions::{Directory, Peer};
+use crate::regions::status::{Following, Unverified};
+use crate::regions::{Directory, Peer, replicated};
 use crate::replication::clocks::is_skewed;
 use crate::route::{Gives, Route, Verb};
 use crate::state::Control;
@@ -56,9 +54,15 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         })
     };
     let mut own = shown(&regions.own, Some(&settings.gateway_url));
-    if let Some(home) = directory.home_peer(SYSTEM_ORG) {
-        own["replication"] = following(directory, &home.name);
-    } else if let Some(seal) = directory.homes.of(SYSTEM_ORG).and_then(|home| home.sealed) {
+    let homes = directory.other_homes();
+    if !homes.is_empty() {
+        own["replication"] = following(directory, &homes);
+    }
+    let home = directory.homes.of(SYSTEM_ORG);
+    if let Some(seal) = home
+        .filter(|_| system == regions.own)
+        .and_then(|home| home.sealed)
+    {
         own["hands_over_to"] = json!(seal.to);
     }
     let unverified = directory.status.unverified();
@@ -76,7 +80,7 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         shown["control"] = json!(peer.control);
         let clock_ahead_ms = directory.status.following(&peer.name).clock_ahead_ms;
         shown["clock_ahead_ms"] = json!(clock_ahead_ms.filter(|ahead| is_skewed(*ahead)));
-        if directory.is_home(SYSTEM_ORG) {
+        if directory.is_home_to_any() {
             shown["replication"] = followed_by(control, directory, peer).await?;
         }
         items.push(shown);
@@ -106,45 +110,44 @@ fn refused((org, unverified): (&OrgId, &Unverified)) -> Value {
     json!({"org": org, "version": n, "epoch": epoch, "hash": hash, "why": unverified.why})
 }
 
-/// What this region has of home.
-fn following(directory: &Directory, home: &str) -> Value {
-    let following = directory.status.following(home);
-    let behind: u64 = following.behind.values().sum();
+/// What this region has of these, which are home to something: as current as the least of them.
+fn following(directory: &Directory, homes: &[String]) -> Value {
+    let status = &directory.status;
+    let following = homes.iter().map(|home| (home, status.following(home)));
+    let following: Vec<(&String, Following)> = following.collect();
+    let all = || following.iter().map(|(_, of)| of);
+    let error = |(home, of): &(&String, Following)| {
+        let error = of.error.clone()?;
+        Some(match homes {
+            [_] => error,
+            _ => format!("region {home}: {error}"),
+        })
+    };
     json!({
-        "leads": directory.status.is_leading(),
-        "connected": following.connected.is_some(),
-        "lag_versions": behind,
-        "lag_seconds": directory.status.lag_s(&following),
-        "diverged": following.diverged.keys().collect::<Vec<_>>(),
-        "error": following.error,
+        "leads": status.is_leading(),
+        "connected": all().all(|of| of.connected.is_some()),
+        "lag_versions": all().map(Following::lag_versions).sum::<u64>(),
+        "lag_seconds": all().map(|of| status.lag_s(of)).fold(0.0, f64::max),
+        "diverged": all().flat_map(|of| of.diverged.keys()).collect::<Vec<_>>(),
+        "error": following.iter().find_map(error),
     })
 }
 
-/// What a region has told this one to have. Whether it is connected, this control plane knows of
-/// itself only.
+/// What a region has told this one to have of what this one is home to. Whether it is connected,
+/// this control plane knows of itself only.
 async fn followed_by(
     control: &Control,
     directory: &Directory,
     peer: &Peer,
 ) -> Result<Value, Refusal> {
-    let prefix = keys::replicated_of(&peer.name);
-    let mut applied: BTreeMap<OrgId, u64> = BTreeMap::new();
-    let listed = load::list(control.publisher.store(), &prefix, None, |pair| {
-        let org = pair
-            .key
-            .strip_prefix(&prefix)
-            .and_then(|id| id.parse().ok());
-        let position = serde_json::from_slice::<Position>(&pair.value);
-        if let (Some(org), Ok(position)) = (org, position) {
-            applied.insert(org, position.n);
-        }
-    });
-    listed.await.map_err(|error| write::refusal(error.into()))?;
+    let applied = replicated::by(control.publisher.store(), &peer.name).await;
+    let applied = applied.map_err(|error| write::refusal(error.into()))?;
     let world = control.world();
-    let behind = world.orgs.iter().map(|(org, state)| {
-        let n = applied.get(org).copied().unwrap_or(0);
-        state.config.head.n.saturating_sub(n)
-    });
+    let ours = world
+        .orgs
+        .iter()
+        .filter(|(org, _)| directory.is_home(**org));
+    let behind = ours.map(|(org, state)| replicated::lag(&state.config.head, applied.get(org)));
     let mut told = json!({"connected": false, "lag_versions": behind.sum::<u64>()});
     if let Some(follower) = directory.status.followers().get(&peer.name) {
         told["connected"] = json!(follower.connections > 0);
@@ -204,8 +207,8 @@ pub fn schema() -> Value {
             },
             "replication": {
                 "type": "object",
-                "description": "Of the own region, what it has of home; at home, what another \
-                                region has told this control plane to have",
+                "description": "Of the own region, what it has of all that are home to something; \
+                                of another one, what that has told to have of what is home here",
                 "properties": {
                     "leads": flag("Whether this control plane is the one that replicates"),
                     "connected": flag("Whether the connection is up"),

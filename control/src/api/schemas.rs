@@ -179,6 +179,7 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Raised", super::raise::schema()),
         ("MeterUsage", meter_usage()),
         ("Region", super::regions::schema()),
+        ("Replication", super::replication::schema()),
         ("Version", version()),
         ("VersionDiff", version_diff()),
         ("Changes", changes()),

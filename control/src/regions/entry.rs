@@ -277,6 +277,7 @@ mod tests {
             "list_records",
             "list_regions",
             "list_regressions",
+            "list_replication",
             "list_unmatched",
             "list_versions_aside",
             "suggest_proxy_rules",

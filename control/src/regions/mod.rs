@@ -4,6 +4,7 @@
 //! does IO.
 
 pub mod ask;
+pub mod asked_in_vain;
 pub mod entry;
 pub mod forward;
 pub mod gateways;
@@ -14,11 +15,13 @@ pub mod replicated;
 pub mod staleness;
 pub mod status;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proto::id::OrgId;
 use proto::seal::RegionPublicKey;
 use proto::signature::VerifyingKey;
+use proto::tree::SYSTEM_ORG;
 
 pub use self::homes::{Facts, Homes};
 pub use self::status::Status;
@@ -137,6 +140,27 @@ impl Directory {
     /// Whether versions of an organisation are made here, or were until it was sealed.
     pub fn is_home(&self, org: OrgId) -> bool {
         self.homes.region_of(org) == self.regions.own
+    }
+
+    /// The other regions that are home to something, by name; that of `system` is one whether its
+    /// fact is known yet or not.
+    pub fn other_homes(&self) -> Vec<String> {
+        let of_system = self.homes.region_of(SYSTEM_ORG);
+        let facts = self.homes.facts();
+        let facts = facts.borrow();
+        let homes = facts.values().map(|home| home.region.clone());
+        let homes: BTreeSet<String> = homes.chain([of_system]).collect();
+        homes
+            .into_iter()
+            .filter(|home| self.regions.peer(home).is_some())
+            .collect()
+    }
+
+    /// Whether this region is home to anything.
+    pub fn is_home_to_any(&self) -> bool {
+        let own = &self.regions.own;
+        let is_own = |facts: &Facts| facts.values().any(|home| home.region == *own);
+        self.is_home(SYSTEM_ORG) || is_own(&self.homes.facts().borrow())
     }
 
     /// The home region of an organisation, where that is another one.

@@ -3,12 +3,14 @@
 //! What a follower has stored it tells the control plane of home that it is connected to, which
 //! keeps it in the store, so that every control plane of home can tell.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderName;
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::Store;
+use proto::store::{Store, StoreError, load};
+use proto::tree::Head;
 use proto::wire::replication::Position;
 use tokio::time::Instant;
 
@@ -43,6 +45,37 @@ pub fn wanted(query: &str, several: bool) -> Result<bool, Refusal> {
             "1 needs another region, and there is one only (`regions.peers`)",
         )),
         (Some(_), _) => Err(Refusal::parameter(DURABILITY, "must be 0 or 1")),
+    }
+}
+
+/// Where a region has told to stand with each organisation.
+///
+/// # Errors
+/// The store did not answer.
+pub async fn by(store: &dyn Store, region: &str) -> Result<BTreeMap<OrgId, Position>, StoreError> {
+    let prefix = keys::replicated_of(region);
+    let mut applied = BTreeMap::new();
+    load::list(store, &prefix, None, |pair| {
+        let org = pair.key.strip_prefix(&prefix);
+        let position = serde_json::from_slice::<Position>(&pair.value);
+        if let (Some(org), Ok(position)) = (org.and_then(|id| id.parse().ok()), position) {
+            applied.insert(org, position);
+        }
+    })
+    .await?;
+    Ok(applied)
+}
+
+/// How many versions a region lacks that has told to stand there. What it told under an earlier
+/// home may be of a branch that is not in force.
+pub fn lag(head: &Head, at: Option<&Position>) -> u64 {
+    let Some(at) = at else {
+        return head.n;
+    };
+    let lacks = head.n.saturating_sub(at.n);
+    match at.epoch < head.epoch {
+        true => lacks.max(1),
+        false => lacks,
     }
 }
 

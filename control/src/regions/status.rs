@@ -11,7 +11,10 @@ use std::time::Instant;
 
 use proto::exposition::Families;
 use proto::id::OrgId;
+use proto::tree::Hash;
 use proto::wire::replication::Position;
+
+use super::asked_in_vain::AskedInVain;
 
 /// The label of another region. Not `region`: that is the one of the process, which whoever scrapes
 /// it sets.
@@ -48,6 +51,8 @@ pub struct Following {
     /// Organisations that the region has no more and that `system` names here still. They go when
     /// it does not.
     pub named_still: BTreeSet<OrgId>,
+    /// What it was asked for in vain, by an organisation that is stuck.
+    pub asked_in_vain: AskedInVain,
     /// Why the last attempt ended.
     pub error: Option<String>,
     /// Versions stored since the start.
@@ -61,6 +66,11 @@ pub struct Following {
 }
 
 impl Following {
+    /// Versions that are to come.
+    pub fn lag_versions(&self) -> u64 {
+        self.behind.values().sum()
+    }
+
     /// Whether something of an organisation could not be taken.
     pub fn is_stuck(&self, org: OrgId) -> bool {
         self.unverified.contains_key(&org) || self.untaken.contains_key(&org)
@@ -142,6 +152,23 @@ impl Status {
         });
     }
 
+    /// Whether there is no point in asking a region for content of an organisation.
+    pub fn is_pointless(&self, region: &str, org: OrgId, hash: Hash) -> bool {
+        let following = self.lock();
+        following.get(region).is_some_and(|of| {
+            let now = Instant::now();
+            of.asked_in_vain
+                .is_pointless((org, hash), of.connected, now)
+        })
+    }
+
+    /// A person asks: every region is asked again.
+    pub fn ask_again(&self) {
+        for of in self.lock().values_mut() {
+            of.asked_in_vain = AskedInVain::default();
+        }
+    }
+
     /// The link to a region broke off.
     pub fn broke_off(&self, region: &str, error: String) {
         self.follow(region, |of| {
@@ -213,8 +240,8 @@ impl Status {
         }
     }
 
-    /// As metrics; `home` is the region that is home, where that is another one.
-    pub fn families(&self, home: Option<&str>) -> Families {
+    /// As metrics; `homes` are the other regions that are home to something.
+    pub fn families(&self, homes: &[String]) -> Families {
         let mut out = Families::default();
         let help =
             "Organisations with a version that is not taken: its signature is missing or wrong.";
@@ -234,47 +261,53 @@ impl Status {
                 clocks.with([(PEER, region.clone().into())], ahead_ms as f64 / 1e3);
             }
         }
-        let Some(home) = home else {
-            let help = "Connections of a region that follows this one.";
-            let family = out.gauge("requestrocket_replication_followers", help);
-            for (region, follower) in self.followers() {
-                family.with([(PEER, region.into())], follower.connections as f64);
-            }
-            return out;
-        };
-        let following = self.following(home);
-        let behind: u64 = following.behind.values().sum();
-        let connected = f64::from(u8::from(following.connected.is_some()));
-        for (name, help, value) in [
+        let help = "Connections of a region that follows this one.";
+        let family = out.gauge("requestrocket_replication_followers", help);
+        for (region, follower) in self.followers() {
+            family.with([(PEER, region.into())], follower.connections as f64);
+        }
+        self.of_homes(homes, &mut out);
+        out
+    }
+
+    /// What this region has of each of these.
+    fn of_homes(&self, homes: &[String], out: &mut Families) {
+        let following = homes.iter().map(|home| (home, self.following(home)));
+        let following: Vec<(&String, Following)> = following.collect();
+        type Value = fn(&Status, &Following) -> f64;
+        let families: [(&str, &str, Value); 5] = [
             (
                 "requestrocket_replication_connected",
-                "Whether this control plane is the one that replicates, and home answers it.",
-                connected,
+                "Whether this control plane is the one that replicates, and that home answers it.",
+                |_, of| f64::from(u8::from(of.connected.is_some())),
             ),
             (
                 "requestrocket_replication_lag_versions",
-                "Versions that home has told of and that are not stored here.",
-                behind as f64,
+                "Versions that a home has told of and that are not stored here.",
+                |_, of| of.lag_versions() as f64,
             ),
             (
                 "requestrocket_replication_lag_seconds",
-                "Seconds since everything that home had was stored here.",
-                self.lag_s(&following),
+                "Seconds since everything that a home had was stored here.",
+                |status, of| status.lag_s(of),
             ),
             (
                 "requestrocket_replication_diverged",
-                "Organisations whose history here is not that of home.",
-                following.diverged.len() as f64,
+                "Organisations whose history here is not that of their home.",
+                |_, of| of.diverged.len() as f64,
             ),
             (
                 "requestrocket_replication_applied",
-                "Versions stored here since the start.",
-                following.applied as f64,
+                "Versions of a home stored here since the start.",
+                |_, of| of.applied as f64,
             ),
-        ] {
-            out.gauge(name, help).is(value);
+        ];
+        for (name, help, value) in families {
+            let family = out.gauge(name, help);
+            for (home, of) in &following {
+                family.with([(PEER, (*home).clone().into())], value(self, of));
+            }
         }
-        out
     }
 }
 
@@ -307,7 +340,7 @@ mod tests {
         let second = status.connected("eu");
         drop(first);
         assert_eq!(status.followers()["eu"].connections, 1);
-        let text = status.families(None).text(Form::Prometheus);
+        let text = status.families(&[]).text(Form::Prometheus);
         assert!(text.contains("requestrocket_replication_followers{peer=\"eu\"} 1"));
         drop(second);
         assert_eq!(status.followers()["eu"].connections, 0);
@@ -332,7 +365,7 @@ mod tests {
         });
         assert_eq!(status.unverified().len(), 1);
         let told = |unverified: u64, untaken: u64| {
-            let text = status.families(Some("us")).text(Form::Prometheus);
+            let text = status.families(&["us".to_owned()]).text(Form::Prometheus);
             [("unverified", unverified), ("untaken", untaken)]
                 .iter()
                 .all(|(of, count)| {
@@ -357,7 +390,7 @@ mod tests {
             }
         };
         let told = || {
-            let text = status.families(None).text(Form::Prometheus);
+            let text = status.families(&[]).text(Form::Prometheus);
             let lines = text.lines();
             let of_clocks =
                 lines.filter(|line| line.starts_with("requestrocket_region_clock_offset_seconds{"));
@@ -378,18 +411,27 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_shows_what_it_lacks() {
+    fn a_follower_shows_what_it_lacks_of_each_home() {
         let status = Status::default();
         status.follow("us", |following| {
             following.behind.insert(OrgId::from_bits(1), 3);
             following.behind.insert(OrgId::from_bits(2), 4);
             following.connected = Some(Instant::now());
         });
-        let text = status.families(Some("us")).text(Form::Prometheus);
+        status.follow("ap", |following| {
+            following.behind.insert(OrgId::from_bits(3), 5);
+        });
+        let _follows = status.connected("us");
+        let text = status.families(&["us".to_owned(), "ap".to_owned()]);
+        let text = text.text(Form::Prometheus);
         for line in [
-            "requestrocket_replication_connected 1",
-            "requestrocket_replication_lag_versions 7",
-            "requestrocket_replication_diverged 0",
+            "requestrocket_replication_connected{peer=\"us\"} 1",
+            "requestrocket_replication_connected{peer=\"ap\"} 0",
+            "requestrocket_replication_lag_versions{peer=\"us\"} 7",
+            "requestrocket_replication_lag_versions{peer=\"ap\"} 5",
+            "requestrocket_replication_diverged{peer=\"us\"} 0",
+            // It may be home to something itself.
+            "requestrocket_replication_followers{peer=\"us\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

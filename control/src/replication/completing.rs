@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use proto::id::OrgId;
@@ -19,6 +20,7 @@ use super::connection::Connection;
 use super::{Broken, Replication};
 use crate::publish::sweep_counter;
 use crate::publish::writes::Writes;
+use crate::regions::asked_in_vain::AskedInVain;
 use crate::regions::{Peer, Regions};
 
 impl Replication {
@@ -67,7 +69,8 @@ impl Replication {
         }
     }
 
-    /// Fetches a set; answers whether some region gave it.
+    /// Fetches a set; answers whether some region gave it. A region that did not have it, or did
+    /// not answer, is left out for a while: who is stuck tries again every few seconds.
     async fn add_set(
         &self,
         local: &Local,
@@ -90,21 +93,45 @@ impl Replication {
         for peer in others
             .into_iter()
             .filter(|peer| !asked.contains(&peer.name))
+            .filter(|peer| !self.status.is_pointless(&peer.name, local.org, root))
         {
-            let connection = match self.reach(peer).await {
-                Ok(connection) => connection,
-                Err(error) => {
-                    warn!(region, "region {} cannot be asked: {error}", peer.name);
-                    continue;
-                }
-            };
-            let using = (&connection, &*self.regions);
-            let added = local.add_set(&self.store, using, root, unswept).await;
-            if was_added(added, &peer.name, region)? {
+            if self
+                .ask_for_set(local, peer, (region, root), unswept)
+                .await?
+            {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Asks a region for a set, over a connection of its own.
+    async fn ask_for_set(
+        &self,
+        local: &Local,
+        peer: &Peer,
+        (region, root): (&str, Hash),
+        unswept: &Compare,
+    ) -> Result<bool, Broken> {
+        let in_vain = |note: &dyn Fn(&mut AskedInVain)| {
+            self.status
+                .follow(&peer.name, |of| note(&mut of.asked_in_vain));
+        };
+        let connection = match self.reach(peer).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                warn!(region, "region {} cannot be asked: {error}", peer.name);
+                in_vain(&|vain| vain.not_reached(Instant::now()));
+                return Ok(false);
+            }
+        };
+        let using = (&connection, &*self.regions);
+        let added = local.add_set(&self.store, using, root, unswept).await;
+        let was_added = was_added(added, &peer.name, region)?;
+        if !was_added {
+            in_vain(&|vain| vain.lacks((local.org, root), Instant::now()));
+        }
+        Ok(was_added)
     }
 }
 

@@ -41,10 +41,11 @@ pub enum HandOverError {
         /// Why.
         why: String,
     },
-    /// The region is this one.
+    /// The region is this one, and has sealed something that no other one has opened yet.
     #[error(
-        "region {region} hands over to another region only; what it has sealed for one it takes \
-         back by a promotion (`requestrocket regions promote {region} --force`): {}", ids(.sealed)
+        "region {region} is home already, and has sealed for another region what that one has not \
+         opened yet: it does when it can, or {region} takes it back by a promotion \
+         (`requestrocket regions promote {region} --force`): {}", ids(.sealed)
     )]
     Own {
         /// The region.
@@ -120,17 +121,20 @@ impl fmt::Display for SoFar {
 }
 
 impl Replication {
-    /// Hands over everything that this region is home to, `system` last. Gives the organisations.
+    /// Hands over everything that this region is home to, `system` last. Gives the organisations;
+    /// none where the region is home already.
     ///
     /// # Errors
     /// [`HandOverError`]; what was sealed before it is opened by the other region all the same.
     pub async fn hand_over(&self, to: &str) -> Result<Vec<OrgId>, HandOverError> {
         let own = &self.regions.own;
         if to == own && self.homes.region_of(SYSTEM_ORG) == *own {
-            return Err(HandOverError::Own {
-                region: to.to_owned(),
-                sealed: self.sealed(),
-            });
+            let (region, sealed) = (to.to_owned(), self.sealed());
+            return match sealed.is_empty() {
+                // It is home already.
+                true => Ok(Vec::new()),
+                false => Err(HandOverError::Own { region, sealed }),
+            };
         }
         let unknown = || HandOverError::Unknown(to.to_owned());
         let peer = self.regions.peer(to).ok_or_else(unknown)?;

@@ -2,20 +2,20 @@
 //! are home to, and stores it as it is.
 //!
 //! `serving` and `source` answer on the link listener, `news` with what has moved, `pages` with
-//! versions; `follower` keeps a connection to every other region (`connection`), `hearing` asks it
-//! what has moved there, `taking` takes many organisations at one time in their `turns`; `one` and
-//! `sync` take one of them, `apply` writes what came (`content`, `secrets`, `remembered`), verified
-//! end to end by hash and by the signature of the region that made it (`verify`), on the same
-//! compare on the local head that a publish makes, or says why it does not (`apply_error`);
-//! `departed` are organisations that are no more, `resealed` the
-//! secrets that nodes of other regions sealed for this one later; `narrowing` tells what is not to
-//! be kept here any more, `aside` leaves a branch that is not in force. `takeover` learns which
-//! region is home and opens what was handed over to this one, once it has what other regions keep
-//! alone (`completing`); `facts` brings home what was revoked elsewhere; `shares` moves what
-//! regions have of limits that they share (`shared_index` finds these); `handover` and `promotion`
-//! are what a person asks for. One control plane of a region follows, who has the place for it.
-//! Nothing is remembered between attempts but what the local store holds, and since when a share is
-//! on its way, so that a cut at any point costs only what was under way.
+//! versions (`not_given`: what cannot be given is told once); `follower` keeps a connection to
+//! every other region (`connection`), `hearing` asks it what has moved there, `taking` takes many
+//! organisations at one time in their `turns`; `one` and `sync` take one of them, `apply` writes
+//! what came (`content`, `secrets`, `remembered`), verified end to end by hash and by the signature
+//! of the region that made it (`verify`), on the same compare on the local head that a publish
+//! makes, or says why it does not (`apply_error`); `departed` are organisations that are no more,
+//! `resealed` the secrets that nodes of other regions sealed for this one later; `narrowing` tells
+//! what is not to be kept here any more, `aside` leaves a branch that is not in force. `takeover`
+//! learns which region is home and opens what was handed over to this one, once it has what other
+//! regions keep alone (`completing`); `facts` brings home what was revoked elsewhere; `shares`
+//! moves what regions have of limits that they share (`shared_index` finds these); `handover` and
+//! `promotion` are what a person asks for. One control plane of a region follows, who has the place
+//! for it. Nothing is remembered between attempts but what the local store holds, and since when a
+//! share is on its way, so that a cut at any point costs only what was under way.
 
 mod apply;
 mod apply_error;
@@ -31,6 +31,7 @@ mod handover;
 mod hearing;
 mod narrowing;
 mod news;
+mod not_given;
 mod one;
 mod pages;
 mod promotion;
@@ -66,6 +67,7 @@ use self::apply::ApplyError;
 pub use self::connection::Dialer;
 pub use self::follower::Follower;
 pub use self::handover::HandOverError;
+pub use self::not_given::NotGiven;
 pub use self::promotion::{PromoteError, Promoted, Promotion};
 pub use self::shared_index::SharedIndex;
 pub use self::source::{ANSWER_BYTES, Source};

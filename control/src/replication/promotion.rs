@@ -120,6 +120,7 @@ impl Replication {
     /// # Errors
     /// [`PromoteError`]; what was promoted before it stays so, and a second call does the rest.
     pub async fn promote(&self, force: bool) -> Result<Promotion, PromoteError> {
+        self.status.ask_again();
         let peers = &self.regions.peers;
         let asked = join_all(peers.iter().map(|peer| self.ask(peer))).await;
         let mut asked: Vec<Asked<'_>> = asked.into_iter().flatten().collect();

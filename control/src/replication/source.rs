@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use super::SharedIndex;
 use super::facts::Telling;
 use super::news::Seen;
+use super::not_given::NotGiven;
 use super::pages::Steps;
 use super::told::Told;
 use crate::publish::writes::json;
@@ -50,6 +51,8 @@ pub struct Source {
     pub shared: Arc<SharedIndex>,
     /// What followers tell.
     pub status: Arc<Status>,
+    /// What cannot be given, so that it is logged once.
+    pub not_given: NotGiven,
     /// Content of one answer after which no more is added; [`ANSWER_BYTES`] is usual.
     pub answer_bytes: usize,
 }
@@ -250,10 +253,20 @@ impl Session<'_> {
 
     /// What is wrong with one organisation here is no reason to leave the others without answers.
     async fn versions(&self, org: OrgId, after: Option<Position>) -> Result<Answer, SourceError> {
-        match self.versions_of(org, after).await {
+        let answer = self.versions_of(org, after).await;
+        let (region, not_given) = (&self.region, &self.source.not_given);
+        match answer {
             Err(error) if error.is_of_one() && self.protocol >= PROTOCOL_CUT => {
-                tracing::error!(%org, region = self.region, "{org} cannot be given: {error}");
+                if not_given.note(region, org, &error.to_string()) {
+                    tracing::error!(%org, region, "{org} cannot be given to {region}: {error}");
+                }
                 Ok(Answer::NotHere)
+            }
+            Ok(answer @ Answer::Versions(_)) => {
+                if not_given.given(region, org) {
+                    tracing::info!(%org, region, "{org} is given to {region} again");
+                }
+                Ok(answer)
             }
             answer => answer,
         }
@@ -270,12 +283,15 @@ impl Session<'_> {
         };
         let newest = &state.config;
         if newest.head.is_cut() && self.protocol < PROTOCOL_CUT {
-            tracing::error!(
-                %org, region = self.region,
-                "version {} of {org} is not given to region {}, whose control plane is of an \
-                 earlier release and would lose what is pinned to regions: upgrade it, see \
-                 `regions.content_by_region`", newest.head.n, self.region
-            );
+            let why = "its control plane is of an earlier release";
+            if self.source.not_given.note(&self.region, org, why) {
+                tracing::error!(
+                    %org, region = self.region,
+                    "version {} of {org} is not given to region {}, whose control plane is of an \
+                     earlier release and would lose what is pinned to regions: upgrade it, see \
+                     `regions.content_by_region`", newest.head.n, self.region
+                );
+            }
             return Ok(Answer::Unknown);
         }
         let steps = match &after {

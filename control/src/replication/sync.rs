@@ -47,13 +47,17 @@ impl Replication {
             let given = match answered(answer)? {
                 Answered::With(given) => given,
                 Answered::Fork(newest) => {
-                    warn!(
-                        %org,
-                        "the history of {org} here is not that of region {peer}, whose newest \
-                         version is {} ({}); nothing of it is taken", newest.n, newest.hash
-                    );
-                    let here = after.unwrap_or(newest);
-                    status.follow(&peer, |of| drop(of.diverged.insert(org, here)));
+                    let here = after.unwrap_or_else(|| newest.clone());
+                    status.follow(&peer, |of| {
+                        if of.diverged.insert(org, here).is_none() {
+                            let Position { n, hash, .. } = newest;
+                            warn!(
+                                %org,
+                                "the history of {org} here is not that of region {peer}, whose \
+                                 newest version is {n} ({hash}); nothing of it is taken"
+                            );
+                        }
+                    });
                     return Ok(None);
                 }
                 // Deleted since; the next news says so.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::id::CredentialId;
 use proto::keys;
@@ -47,6 +47,52 @@ async fn a_fetch_that_breaks_off_at_any_byte_is_done_again() {
     assert_eq!(whole.withheld().next(), None);
     assert_eq!(sealed_for(&ap).await, ["eu"]);
     drop(eu);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_have_what_is_lacking_is_not_asked_at_each_try() {
+    let (net, [us, eu, ap], follow) = three(json!(["eu"])).await;
+    let org = us.org();
+    drop(follow);
+    net.cut("eu", "ap");
+    let head = us.head(org).await.unwrap();
+    let root = keys::leaf(org, &head.roots["eu"]);
+    let content = eu.store.get(&root).await.unwrap().value.unwrap();
+    let write = async |region: &Region, op| {
+        let txn = Txn {
+            ops: vec![op],
+            ..Txn::default()
+        };
+        region.store.txn(txn).await.unwrap();
+    };
+    write(&us, Op::Delete(root.clone())).await;
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let way = connect(us.source.clone(), ("ap", "us"), left);
+    let way = way.await.unwrap();
+    let stuck = async || {
+        let tried = ap.replication.complete(&[&way], org).await;
+        assert!(tried.unwrap_err().to_string().contains("eu alone keeps"));
+    };
+    let status = &ap.replication.status;
+    status.broke_off("eu", "cut".to_owned());
+    let before = net.tried("ap", "eu");
+    for _ in 0..4 {
+        stuck().await;
+    }
+    assert_eq!(net.tried("ap", "eu") - before, 1, "it is gone");
+    // It comes back without what it kept.
+    net.heal();
+    status.follow("eu", |of| of.connected = Some(Instant::now()));
+    write(&eu, Op::Delete(root.clone())).await;
+    for _ in 0..4 {
+        stuck().await;
+    }
+    assert_eq!(net.tried("ap", "eu") - before, 2, "it has nothing");
+    // And again, with it.
+    write(&eu, Op::put(root, content.value)).await;
+    status.follow("eu", |of| of.connected = Some(Instant::now()));
+    ap.replication.complete(&[&way], org).await.unwrap();
+    assert_eq!(net.tried("ap", "eu") - before, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -232,6 +232,8 @@ async fn who_cannot_take_over_is_handed_nothing() {
     assert!(matches!(unknown, Err(HandOverError::Unknown(_))));
     let nothing = ap.replication.hand_over("us").await;
     assert!(matches!(nothing, Err(HandOverError::Nothing)));
+    let already = us.replication.hand_over("us").await.unwrap();
+    assert_eq!(already, [], "us is home already");
     assert!(home(&us, SYSTEM_ORG).await.is_open_in("us"), "it goes on");
     // While home answers nobody takes it, forced or not; alone nobody takes it unforced.
     let homed = ap.replication.promote(true).await;

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 
 use super::super::apply::Guard;
 use super::super::connection::Connection;
+use super::super::not_given::NotGiven;
 use super::super::source::{ANSWER_BYTES, Source};
 use super::super::taking::Taking;
 use super::super::{Broken, Dialer, Replication};
@@ -84,6 +85,8 @@ pub struct Net {
     sources: Mutex<BTreeMap<String, Arc<Source>>>,
     /// From whom to whom nothing goes.
     cut: Mutex<BTreeSet<(String, String)>>,
+    /// How often each way was tried.
+    tried: Mutex<BTreeMap<(String, String), usize>>,
     /// Bytes that may still be read on each open way.
     open: Mutex<Vec<(String, String, Arc<AtomicUsize>)>>,
 }
@@ -95,6 +98,7 @@ impl Net {
         (own, peer): (&str, &str),
     ) -> io::Result<Connection> {
         let way = (own.to_owned(), peer.to_owned());
+        *self.tried.lock().unwrap().entry(way.clone()).or_default() += 1;
         if self.cut.lock().unwrap().contains(&way) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -102,6 +106,13 @@ impl Net {
         let left = Arc::new(AtomicUsize::new(usize::MAX));
         self.open.lock().unwrap().push((way.0, way.1, left.clone()));
         connect(source, (own, peer), left).await
+    }
+
+    /// How often one region has dialled another.
+    pub fn tried(&self, from: &str, to: &str) -> usize {
+        let tried = self.tried.lock().unwrap();
+        let way = (from.to_owned(), to.to_owned());
+        tried.get(&way).copied().unwrap_or_default()
     }
 
     /// Cuts two regions off from each other, both ways.
@@ -288,6 +299,7 @@ fn region(
         regions: regions.clone(),
         shared: Arc::default(),
         status: Arc::default(),
+        not_given: NotGiven::default(),
         answer_bytes: ANSWER_BYTES,
     };
     let replication = Replication {
@@ -356,6 +368,7 @@ impl Region {
             regions: self.source.regions.clone(),
             shared: Arc::default(),
             status: Arc::default(),
+            not_given: NotGiven::default(),
             answer_bytes,
         })
     }

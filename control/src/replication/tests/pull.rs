@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::super::Broken;
 use super::super::apply::ApplyError;
 use super::super::connection::Connection;
+use super::super::not_given::NotGiven;
 use super::super::source::{ANSWER_BYTES, Source};
 use super::net::{
     Region, connect as open_way, create_credential, create_target, credential, installation, peer,
@@ -270,6 +271,7 @@ async fn who_may_ask_is_named_by_its_certificate() {
         }),
         shared: Arc::default(),
         status: Arc::default(),
+        not_given: NotGiven::default(),
         answer_bytes: ANSWER_BYTES,
     };
     let hello = |protocol, region: &str| proto::wire::replication::RegionHello {

@@ -118,7 +118,7 @@ async fn what_was_altered_is_refused_and_nothing_of_it_is_stored() {
         assert_eq!(at, n);
         assert!(told.contains(why), "{why}: {told}");
         assert!(eu.dump(STORED).await == held, "{why}: something was stored");
-        let metrics = eu.replication.status.families(Some("us"));
+        let metrics = eu.replication.status.families(&["us".to_owned()]);
         let metrics = metrics.text(proto::exposition::text::Form::Prometheus);
         assert!(metrics.contains("requestrocket_replication_unverified 1\n"));
     }

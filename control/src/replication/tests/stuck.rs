@@ -79,7 +79,7 @@ async fn an_organisation_that_cannot_be_read_here_keeps_no_other_waiting() {
         })
         .await;
         assert_eq!(untaken(&eu).len(), 1);
-        let metrics = eu.replication.status.families(Some("us"));
+        let metrics = eu.replication.status.families(&["us".to_owned()]);
         let metrics = metrics.text(Form::Prometheus);
         assert!(metrics.contains("requestrocket_replication_untaken 1\n"));
         // Put right it is taken, without news and while another one is under way.
