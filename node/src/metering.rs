@@ -192,7 +192,7 @@ impl Metering {
     }
 
     fn counted(&self, row: &Row, subject: &Subject<'_>) -> Counted {
-        let (limits, newcomers) = (&self.limits, &*self.newcomers);
+        let (limits, newcomers) = (&self.limits, &self.newcomers);
         let keyed = |value: &[u8]| Counted {
             meter: (row.spec.as_ref()).map(|spec| limits.keyed(&row.name, value, spec, newcomers)),
             slots: (row.slots.as_ref())

@@ -8,7 +8,10 @@
 //! the node that corrects, an older charge shrinks instead, which gives back less, never more.
 //!
 //! A node numbers what it has to correct and repeats it until it is in the state; the state keeps
-//! the last number of each incarnation, so that a repetition, or another owner, changes nothing.
+//! the last number of each incarnation, so that a repetition, or another owner, changes nothing. Of
+//! more incarnations than it has room for it forgets the one that has been silent longest. What one
+//! that it does not know has to give back after such a time may have been given back already, and
+//! is not.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -23,10 +26,14 @@ use super::window::{calendar_window, sub_window_ns};
 const WAITING_MAX: usize = 1_024;
 /// How long after a part's end its charges are in the state, usually.
 const SETTLED_NS: u64 = 300_000_000;
-/// Incarnations that a state remembers; of a further one nothing is taken.
+/// Incarnations that a state remembers.
 pub const FOLDED_MAX: usize = 200;
-/// A state remembers an incarnation's last number for so long, and for two windows at least.
+/// A state remembers an incarnation's last number for so long, and for two windows at least. Of one
+/// that it does not know, nothing is given back that is older.
 const FOLDED_NS: u64 = 600_000_000_000;
+/// Where there is no room, one that has been silent for so long is forgotten. It is more than
+/// [`FOLDED_NS`], for ages are not exact.
+const SILENT_NS: u64 = 1_200_000_000_000;
 /// A calendar window is corrected by no charge so near to its beginning.
 const BORDER_S: i64 = 1;
 /// By so much an age may be too small: a message was on its way.
@@ -156,20 +163,23 @@ impl State {
         late_ns: u64,
         unix_s: i64,
     ) -> bool {
-        let full = self.folded.len() >= FOLDED_MAX;
-        let known = self
+        let place = self
             .folded
-            .iter_mut()
-            .find(|folded| folded.opener == opener);
-        match known {
+            .iter()
+            .position(|folded| folded.opener == opener);
+        match place.and_then(|at| self.folded.get_mut(at)) {
             Some(folded) if folded.number >= correction.number => return false,
             Some(folded) => (folded.number, folded.age_ns) = (correction.number, 0),
-            None if full => return false,
-            None => self.folded.push(Folded {
-                opener,
-                number: correction.number,
-                age_ns: 0,
-            }),
+            None => {
+                if !self.has_room_to_fold() {
+                    return false;
+                }
+                self.folded.push(Folded {
+                    opener,
+                    number: correction.number,
+                    age_ns: 0,
+                });
+            }
         }
         for (age_ns, change) in &correction.changes {
             let age_ns = age_ns.saturating_add(late_ns);
@@ -179,9 +189,27 @@ impl State {
                 unix_s: unix_s.saturating_sub(age_s),
             };
             self.charge(change.more, at);
-            self.give_back(*change, at);
+            if place.is_some() || age_ns < FOLDED_NS {
+                self.give_back(*change, at);
+            }
         }
         true
+    }
+
+    /// Whether another incarnation can be remembered, in place of one that is silent if need be.
+    fn has_room_to_fold(&mut self) -> bool {
+        if self.folded.len() < FOLDED_MAX {
+            return true;
+        }
+        let places = self.folded.iter().enumerate();
+        let silent = places.max_by_key(|(_, folded)| folded.age_ns);
+        match silent.filter(|(_, folded)| folded.age_ns > SILENT_NS) {
+            Some((at, _)) => {
+                self.folded.swap_remove(at);
+                true
+            }
+            None => false,
+        }
     }
 
     /// The last correction of an incarnation that is in it; 0 for none.
@@ -360,6 +388,32 @@ mod tests {
         assert_eq!(state.folded.len(), FOLDED_MAX);
         state.pass(2 * SECOND, NOON_S, ME);
         assert!(state.folded.is_empty());
+    }
+
+    #[test]
+    fn who_has_been_silent_longest_is_forgotten_for_others_and_gives_nothing_back_twice() {
+        let mut state = state(vec![Limit::new(1_000, Window::Day).unwrap()]);
+        let opener = |node| Opener { node, boot: 1 };
+        state.charge(500, at(0));
+        let first = correction(1, 0, less(1, 1));
+        for node in 0..FOLDED_MAX as u64 {
+            assert!(state.correct(opener(node), &first, 0, NOON_S));
+            state.pass(10 * SECOND, NOON_S, ME);
+        }
+        let free = state.free();
+        assert!(state.correct(opener(1_000), &first, 0, NOON_S));
+        assert_eq!(state.free(), free + 1);
+        assert_eq!((state.folded(opener(0)), state.folded(opener(1))), (0, 1));
+        // What the forgotten one says again is as old as what was forgotten.
+        assert!(state.correct(opener(0), &first, 2_000 * SECOND, NOON_S));
+        assert_eq!(state.free(), free + 1, "it has been given back already");
+        let more = correction(1, 0, more_of(7));
+        assert!(state.correct(opener(1_001), &more, 0, NOON_S));
+        assert_eq!(
+            state.free(),
+            free - 6,
+            "what is missing is never passed over"
+        );
     }
 
     #[test]

@@ -13,11 +13,13 @@ use proto::meter::{MeterSpec, Window};
 use tokio::sync::Notify;
 
 use super::cell::{CELLS, Cells, Charge};
+use super::configured::Taken;
 use super::corrections::Corrections;
 use super::estimate::Estimates;
 use super::hold::HoldQueue;
 use super::key::MeterKey;
 use super::refusal::{Cause, LimitStatus, MeterStatus, Mode, Refusal};
+use super::registry::Brought;
 use super::restraint::Restraint;
 use super::shared::Shared;
 use super::token::Place;
@@ -31,14 +33,17 @@ pub use super::waiting::Waiting;
 pub struct Meter {
     /// Unknown while only peers have asked for it.
     pub(super) key: OnceLock<MeterKey>,
+    /// Its place among those that requests have brought.
+    pub(super) brought: OnceLock<Brought>,
     /// Whose it is, by the word of a peer.
     pub(super) told_id: OnceLock<String>,
     pub(super) store_key: String,
     pub(super) spec: ArcSwap<MeterSpec>,
+    pub(super) taken: Taken,
     /// No limits: everything passes, nothing is counted in the store.
-    observes: AtomicBool,
+    pub(super) observes: AtomicBool,
     /// Callers wait instead of being refused.
-    holds: AtomicBool,
+    pub(super) holds: AtomicBool,
     /// What a request spends before its answer is known; none: one token each.
     pub(super) estimates: Estimates,
     /// What answers have said.
@@ -91,7 +96,9 @@ impl Meter {
         let spec = restraint.at_first(&spec);
         Self {
             key: OnceLock::new(),
+            brought: OnceLock::new(),
             told_id: OnceLock::new(),
+            taken: Taken::default(),
             store_key,
             view: ArcSwap::from_pointee(View::unknown(Arc::clone(&spec))),
             observes: AtomicBool::new(spec.limits().is_empty()),
@@ -283,20 +290,6 @@ impl Meter {
     /// Tells the broker, once until it looks.
     pub(super) fn ask(self: &Arc<Self>) {
         if !self.asked.swap(true, Ordering::AcqRel) {
-            self.shared.ask(Arc::clone(self));
-        }
-    }
-
-    /// Takes the limits of a newer configuration; the broker is told and drops the old tokens.
-    pub(super) fn respec(self: &Arc<Self>, spec: &Arc<MeterSpec>) {
-        if spec.version() > self.spec.load().version() {
-            self.observes
-                .store(spec.limits().is_empty(), Ordering::Release);
-            self.holds.store(spec.hold().is_some(), Ordering::Release);
-            self.estimates.respec(spec);
-            self.configure(spec);
-            self.publish(self.view.load().renewed(&self.spec.load_full()));
-            // Told, but not asked for a token: a new version of the configuration is no demand.
             self.shared.ask(Arc::clone(self));
         }
     }

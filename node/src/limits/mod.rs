@@ -47,6 +47,7 @@ pub mod bucket;
 pub mod cell;
 pub mod clock;
 pub mod codec;
+mod configured;
 pub mod corrections;
 mod credit;
 mod demand;
@@ -223,16 +224,14 @@ impl Limits {
     }
 
     /// The meter of a key; the same one for the same key. A `spec` of a higher version replaces
-    /// the limits at once. Beyond `keys_max` keys the overflow key of the meter is given.
+    /// the limits at once. There are as many as the configuration names: they are given beyond
+    /// `keys_max` keys too, for nodes that counted one meter under two keys would let twice its
+    /// limit pass.
     pub fn meter(&self, key: MeterKey, spec: Arc<MeterSpec>) -> Arc<Meter> {
         if let Some(meter) = self.registry.find(&key.digest()) {
             meter.respec(&spec);
             return meter;
         }
-        let key = match self.registry.has_room(self.shared.clock.boot_ns()) {
-            true => key,
-            false => self.overflowed(key.meter()),
-        };
         self.made(key, &spec)
     }
 
@@ -243,7 +242,7 @@ impl Limits {
         meter: &str,
         value: &[u8],
         spec: &Arc<MeterSpec>,
-        newcomers: &Newcomers,
+        newcomers: &Arc<Newcomers>,
     ) -> Arc<Meter> {
         if value.len() > VALUE_BYTES_MAX {
             let key = self.overflowed(meter);
@@ -254,14 +253,15 @@ impl Limits {
             meter.respec(spec);
             return meter;
         }
-        let now_ns = self.shared.clock.boot_ns();
-        let nodes = self.shared.nodes();
-        let fits = self.registry.has_room(now_ns) && newcomers.admit(now_ns, nodes);
-        let key = match fits {
-            true => MeterKey::of(meter, value),
-            false => self.overflowed(meter),
+        let (now_ns, nodes) = (self.shared.clock.boot_ns(), self.shared.nodes());
+        let Some(brought) = self.registry.bring(newcomers, now_ns, nodes) else {
+            let key = self.overflowed(meter);
+            return self.made(key, spec);
         };
-        self.made(key, spec)
+        let meter = self.made(MeterKey::of(meter, value), spec);
+        // An error means that another request was faster: it has the place.
+        let _ = meter.brought.set(brought);
+        meter
     }
 
     /// The slots of a key; the same ones for the same key.
@@ -280,7 +280,7 @@ impl Limits {
         meter: &str,
         value: &[u8],
         spec: &SlotSpec,
-        newcomers: &Newcomers,
+        newcomers: &Arc<Newcomers>,
     ) -> Arc<Slots> {
         if value.len() <= VALUE_BYTES_MAX {
             let digest = MeterKey::digest_of(meter, value);
@@ -289,8 +289,11 @@ impl Limits {
                 return slots;
             }
             let (now_ns, nodes) = (self.shared.clock.boot_ns(), self.shared.nodes());
-            if self.slots.has_room(now_ns) && newcomers.admit(now_ns, nodes) {
-                return self.slots(MeterKey::of(meter, value), spec);
+            if let Some(brought) = self.slots.bring(newcomers, now_ns, nodes) {
+                let slots = self.slots(MeterKey::of(meter, value), spec);
+                // As above.
+                let _ = slots.brought.set(brought);
+                return slots;
             }
         }
         self.slots(self.overflowed(meter), spec)

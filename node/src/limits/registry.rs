@@ -1,9 +1,14 @@
 //! The meters of a process by key: one for each, however many requests look for it at once.
 //!
 //! Keys that come from requests are hostile: there may be as many as callers can think of. Their
-//! number is bounded twice, in all of the process and in new ones a second of an organisation;
-//! who comes too late shares the overflow key of its meter, and is limited with the others there.
-//! What neither a configuration, a request nor the broker holds any more is forgotten.
+//! number is bounded in all of the process, in what one organisation takes of that, and in new ones
+//! a second of an organisation; who comes too late shares the overflow key of its meter, and is
+//! limited with the others there. What neither a configuration, a request nor the broker holds any
+//! more is forgotten.
+//!
+//! An organisation gets another key while it has fewer than eight times as many as are free
+//! (dynamic thresholds, Choudhury and Hahne 1998): alone it gets eight ninths of all, and whoever
+//! comes after one that took these finds room still.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +22,8 @@ const SHARDS: usize = 64;
 const SWEEP_MIN: usize = 64;
 /// Shortest time between two searches of the whole map.
 const SWEEP_NS: u64 = 1_000_000_000;
+/// An organisation has at most so many times as many keys as are free.
+const TIMES_FREE: usize = 8;
 /// New keys of an organisation per second, over all nodes.
 const NEW_PER_SECOND: u64 = 200;
 
@@ -24,8 +31,10 @@ const NEW_PER_SECOND: u64 = 200;
 #[derive(Debug)]
 pub(super) struct Registry<T> {
     shards: Box<[Mutex<Shard<T>>]>,
+    /// Keys that requests may bring.
     keys_max: usize,
-    count: AtomicUsize,
+    /// Those that they have brought.
+    brought: Arc<AtomicUsize>,
     swept_ns: AtomicU64,
 }
 
@@ -44,16 +53,44 @@ impl<T> Default for Shard<T> {
     }
 }
 
-/// How many keys of an organisation were met for the first time in this second.
+/// The keys that requests of an organisation bring.
 #[derive(Debug, Default)]
 pub struct Newcomers {
-    /// The second in the upper bits, the count in the lower sixteen.
+    /// How many were met for the first time in this second: the second in the upper bits, the
+    /// count in the lower sixteen.
     word: AtomicU64,
+    /// How many there are.
+    keys: AtomicUsize,
+}
+
+/// The place of a key that a request brought, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Brought {
+    newcomers: Arc<Newcomers>,
+    all: Arc<AtomicUsize>,
+}
+
+impl Brought {
+    fn new(newcomers: &Arc<Newcomers>, all: &Arc<AtomicUsize>) -> Self {
+        newcomers.keys.fetch_add(1, Ordering::Relaxed);
+        all.fetch_add(1, Ordering::Relaxed);
+        Self {
+            newcomers: Arc::clone(newcomers),
+            all: Arc::clone(all),
+        }
+    }
+}
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        self.newcomers.keys.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Newcomers {
     /// Whether one more may come now, where `nodes` share what an organisation may have.
-    pub(super) fn admit(&self, now_ns: u64, nodes: u64) -> bool {
+    fn admit(&self, now_ns: u64, nodes: u64) -> bool {
         let second = (now_ns / 1_000_000_000) << 16;
         let most = (NEW_PER_SECOND / nodes.max(1)).max(1);
         let admitted = self
@@ -75,7 +112,7 @@ impl<T> Registry<T> {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             keys_max,
-            count: AtomicUsize::new(0),
+            brought: Arc::default(),
             swept_ns: AtomicU64::new(0),
         }
     }
@@ -85,9 +122,20 @@ impl<T> Registry<T> {
         self.shard(digest).meters.get(digest).cloned()
     }
 
-    /// Whether another key fits.
-    pub fn has_room(&self, now_ns: u64) -> bool {
-        if self.count.load(Ordering::Relaxed) < self.keys_max {
+    /// A place for a key that a request of an organisation brings, one of `nodes` that its callers
+    /// may reach; none where there are too many.
+    pub fn bring(&self, newcomers: &Arc<Newcomers>, now_ns: u64, nodes: u64) -> Option<Brought> {
+        let fits = self.has_room(newcomers, now_ns) && newcomers.admit(now_ns, nodes);
+        fits.then(|| Brought::new(newcomers, &self.brought))
+    }
+
+    fn has_room(&self, newcomers: &Newcomers, now_ns: u64) -> bool {
+        let fits = || {
+            let brought = self.brought.load(Ordering::Relaxed);
+            let free = self.keys_max.saturating_sub(brought);
+            newcomers.keys.load(Ordering::Relaxed) < free.saturating_mul(TIMES_FREE)
+        };
+        if fits() {
             return true;
         }
         let swept_ns = self.swept_ns.load(Ordering::Relaxed);
@@ -96,9 +144,9 @@ impl<T> Registry<T> {
         }
         self.swept_ns.store(now_ns.max(1), Ordering::Relaxed);
         for shard in &self.shards {
-            self.sweep(&mut lock(shard));
+            sweep(&mut lock(shard));
         }
-        self.count.load(Ordering::Relaxed) < self.keys_max
+        fits()
     }
 
     /// The meter of a key, made where there is none yet.
@@ -109,36 +157,32 @@ impl<T> Registry<T> {
             return Arc::clone(meter);
         }
         if shard.meters.len() >= shard.sweep_at.max(SWEEP_MIN) {
-            self.sweep(&mut shard);
+            sweep(&mut shard);
             shard.sweep_at = shard.meters.len().saturating_mul(2);
         }
         let meter = make(key);
         shard.meters.insert(digest, Arc::clone(&meter));
-        self.count.fetch_add(1, Ordering::Relaxed);
         meter
     }
 
     /// Every meter, for the few who ask how all are.
     pub fn all(&self) -> Vec<Arc<T>> {
-        let mut all = Vec::with_capacity(self.count.load(Ordering::Relaxed));
+        let mut all = Vec::new();
         for shard in &self.shards {
             all.extend(lock(shard).meters.values().cloned());
         }
         all
     }
 
-    /// Forgets what nobody else holds: nobody can take hold of it while the lock is held.
-    fn sweep(&self, shard: &mut Shard<T>) {
-        let before = shard.meters.len();
-        shard.meters.retain(|_, meter| Arc::strong_count(meter) > 1);
-        let gone = before - shard.meters.len();
-        self.count.fetch_sub(gone, Ordering::Relaxed);
-    }
-
     fn shard(&self, digest: &Digest) -> MutexGuard<'_, Shard<T>> {
         let at = usize::from(digest[0]) % SHARDS;
         lock(&self.shards[at])
     }
+}
+
+/// Forgets what nobody else holds: nobody can take hold of it while the lock is held.
+fn sweep<T>(shard: &mut Shard<T>) {
+    shard.meters.retain(|_, meter| Arc::strong_count(meter) > 1);
 }
 
 fn lock<T>(shard: &Mutex<Shard<T>>) -> MutexGuard<'_, Shard<T>> {
@@ -185,19 +229,46 @@ mod tests {
         assert!(Arc::ptr_eq(&held, &found), "what is held stays");
     }
 
+    /// Brings as many keys as fit; none of them is of the same second as another.
+    fn fill(
+        registry: &Registry<Brought>,
+        newcomers: &Arc<Newcomers>,
+        from: u64,
+    ) -> Vec<Arc<Brought>> {
+        let bring = |n: u64| {
+            let brought = registry.bring(newcomers, n * SECOND_NS, 1)?;
+            Some(registry.find_or_make(key(n), |_| Arc::new(brought)))
+        };
+        (from..from + 1_000).map_while(bring).collect()
+    }
+
     #[test]
     fn a_full_map_has_room_again_when_keys_are_let_go() {
-        let registry = Registry::new(100);
-        let held: Vec<_> = (0..100)
-            .map(|n| registry.find_or_make(key(n), |_| Arc::new(n)))
-            .collect();
-        assert!(!registry.has_room(SECOND_NS));
+        let (registry, org) = (Registry::new(90), Arc::default());
+        let held = fill(&registry, &org, 1);
+        assert_eq!(held.len(), 80);
+        let now_ns = 2_000 * SECOND_NS;
+        assert!(registry.bring(&org, now_ns, 1).is_none());
         drop(held);
-        assert!(
-            !registry.has_room(SECOND_NS + 1),
-            "it was just looked through"
-        );
-        assert!(registry.has_room(3 * SECOND_NS));
+        let looked = registry.bring(&org, now_ns + 1, 1);
+        assert!(looked.is_none(), "it was just looked through");
+        assert!(registry.bring(&org, now_ns + 2 * SECOND_NS, 1).is_some());
         assert!(registry.all().is_empty());
+    }
+
+    #[test]
+    fn an_organisation_leaves_room_for_others() {
+        let registry = Registry::new(900);
+        let orgs: [Arc<Newcomers>; 3] = Default::default();
+        let mut held: Vec<_> = orgs
+            .iter()
+            .zip([1, 10_000, 20_000])
+            .map(|(org, from)| fill(&registry, org, from))
+            .collect();
+        let counts: Vec<_> = held.iter().map(Vec::len).collect();
+        assert_eq!(counts, [800, 89, 10]);
+        // Of what the first lets go the others get their part.
+        held.remove(0);
+        assert_eq!(fill(&registry, &orgs[2], 30_000).len(), 711);
     }
 }

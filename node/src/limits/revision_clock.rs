@@ -102,6 +102,12 @@ impl RevisionClock {
         news
     }
 
+    /// A key holds what was written before what it is known to have held: the store went back, and
+    /// has had so many changes since that no revision shows it.
+    pub fn found_return(&mut self, now_ns: u64) {
+        self.clear(now_ns);
+    }
+
     /// How long ago the store was found to have gone back, while a window that was begun before
     /// that may last.
     pub fn went_back_ago_ns(&self, now_ns: u64) -> Option<u64> {

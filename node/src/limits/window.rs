@@ -143,14 +143,15 @@ impl Ring {
 /// What is used of the current and the previous calendar window.
 ///
 /// The previous one is kept for a clock that goes back over the border: the state returns to the
-/// window before with the larger of both, so that no window gets its limit twice.
+/// window before with the larger of both, so that no window gets its limit twice. After a jump it
+/// is the one that was left, however far it is: a wrong clock may have jumped, and goes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calendar {
     /// Days or months since 1970-01-01.
     pub window: i64,
     /// Used in `window`.
     pub used: u64,
-    /// Used in the window before.
+    /// Used in the window before, or in the one that a jump has left.
     pub previous: u64,
 }
 
@@ -160,11 +161,7 @@ impl Calendar {
         if window <= self.window {
             return;
         }
-        self.previous = if window == self.window.saturating_add(1) {
-            self.used
-        } else {
-            0
-        };
+        self.previous = self.used;
         self.used = 0;
         self.window = window;
     }
@@ -431,8 +428,14 @@ mod tests {
             Calendar {
                 window: 13,
                 used: 0,
-                previous: 0
+                previous: 95
             }
+        );
+        calendar.set_back(10);
+        assert_eq!(
+            (calendar.window, calendar.used),
+            (10, 95),
+            "it was a wrong clock"
         );
     }
 }

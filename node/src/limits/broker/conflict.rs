@@ -3,7 +3,7 @@
 use proto::store::{At, KeyValue};
 use tracing::error;
 
-use super::{Broker, Probe, Slot, count};
+use super::{Broker, Owner, Probe, Slot, count};
 use crate::limits::codec;
 
 impl Broker {
@@ -17,6 +17,10 @@ impl Broker {
     ) {
         if probe.is_none() {
             count(&self.shared.stats.conflicts);
+        }
+        if self.shows_return(slots, &seen.value, probe) {
+            self.proofs.found_return(now_ns);
+            self.store_went_back(now_ns);
         }
         for (at, (slot, found)) in slots.iter().zip(seen.value).enumerate() {
             let Some(owner) = self.owners.get(slot) else {
@@ -57,5 +61,24 @@ impl Broker {
                 }
             }
         }
+    }
+
+    /// Whether one of these keys was last written before what it is known to have held.
+    fn shows_return(
+        &self,
+        slots: &[Slot],
+        seen: &[Option<KeyValue>],
+        probe: Option<&Probe>,
+    ) -> bool {
+        slots
+            .iter()
+            .zip(seen)
+            .enumerate()
+            .any(|(at, (slot, found))| {
+                let known = self.owners.get(slot).and_then(Owner::expects);
+                let asked = probe.is_none_or(|probe| probe.expected.get(at) == Some(&known));
+                let found = found.as_ref().map(|found| found.mod_revision);
+                asked && matches!((known, found), (Some(known), Some(found)) if found < known)
+            })
     }
 }

@@ -317,6 +317,7 @@ impl Broker {
         if owner.is_done() {
             self.owners.remove(&slot);
             self.slots.remove(&key);
+            self.contended.remove(&slot);
         } else if !store_up {
             let unread = owner.is_unread() && !owner.is_writing();
             self.stalled.insert(slot);

@@ -204,10 +204,10 @@ impl Broker {
         if known.is_none() && self.owners.len() >= KEYS_MAX {
             return None;
         }
-        let spec = Arc::new(spec.sharing(share));
+        let spec = spec.sharing(share);
         let slot = known.unwrap_or_else(|| {
-            let shared = Arc::clone(&self.shared);
-            let new = || Meter::new(key.to_owned(), Arc::clone(&spec), Arc::clone(&shared));
+            let (spec, shared) = (Arc::new(spec.clone()), Arc::clone(&self.shared));
+            let new = || Meter::told(key.to_owned(), Arc::clone(&spec), Arc::clone(&shared));
             let meter = self.shared.meter(key, new);
             self.slot(meter, now_ns)
         });
@@ -218,7 +218,7 @@ impl Broker {
             let _ = meter.told_id.set(id);
             self.shared.named(meter);
         }
-        meter.respec(&spec);
+        meter.respec_told(spec);
         Some(slot)
     }
 

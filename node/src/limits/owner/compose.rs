@@ -61,13 +61,16 @@ impl Owner {
         state
     }
 
-    /// The store went back: what is known now is kept beside what it says.
+    /// The store went back: what is known now is kept beside what it says, and is read anew before
+    /// anything is given of it. Its revision was never the store's, and peers are not told of it.
     pub(crate) fn store_went_back(&mut self) {
         let known = match (&self.base, &self.borrowing.seen) {
             (Base::Held { state, .. }, _) | (Base::Absent, Some((state, _))) => state,
             (Base::Absent, None) => return,
         };
         self.remembered.keep(&Remembered::of(known));
+        self.base = Base::Absent;
+        self.borrowing.seen = None;
     }
 
     /// The newest state that is known, from the owner or from the store, moved to now.

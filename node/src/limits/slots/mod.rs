@@ -19,7 +19,7 @@ pub mod state;
 mod taker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,7 @@ pub use run::run;
 
 use super::clock::Clock;
 use super::key::MeterKey;
+use super::registry::Brought;
 
 /// Where slot states live in the store.
 pub const PREFIX: &str = "slots/";
@@ -72,6 +73,8 @@ pub struct SlotShared {
 /// The slots of one key in this process, shared by all workers.
 pub struct Slots {
     key: MeterKey,
+    /// Its place among those that requests have brought.
+    pub(super) brought: OnceLock<Brought>,
     store_key: String,
     spec: ArcSwap<SlotSpec>,
     /// {granted: 32, used: 32}.
@@ -144,6 +147,7 @@ impl Slots {
         Self {
             store_key: format!("{PREFIX}{}", hex::encode(key.digest())),
             key,
+            brought: OnceLock::new(),
             spec: ArcSwap::from_pointee(spec),
             word: AtomicU64::new(0),
             most: AtomicU64::new(u64::MAX),

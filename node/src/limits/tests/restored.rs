@@ -123,8 +123,13 @@ impl Alone {
 
     /// Sends as many calls as the meter lets.
     fn send_all(&mut self, meter: &Arc<Meter>) -> u64 {
+        self.send(meter, u64::MAX)
+    }
+
+    /// The same, and no more than `most`.
+    fn send(&mut self, meter: &Arc<Meter>, most: u64) -> u64 {
         let mut sent = 0;
-        loop {
+        while sent < most {
             let waiting = match meter.draw(0, self.now_ns) {
                 Draw::Drawn(token) => {
                     sent += u64::from(token.send(self.now_ns).is_ok());
@@ -144,6 +149,7 @@ impl Alone {
                 None => panic!("nothing is said"),
             }
         }
+        sent
     }
 }
 
@@ -188,4 +194,27 @@ fn an_answer_of_before_that_comes_late_is_remembered() {
     let second = second.poll_now(node.now_ns).unwrap().unwrap();
     second.send(node.now_ns).unwrap();
     assert_eq!(node.send_all(&day), 8);
+}
+
+/// By its revisions alone nobody would know: it has had as many changes again.
+#[test]
+fn a_key_that_was_written_before_what_it_held_shows_that_the_store_went_back() {
+    let settings = Settings::single_node(Opener { node: 1, boot: 1 });
+    let (limits, broker) = Limits::unserved(&settings, Arc::new(SystemClock));
+    let limit = Limit::new(100, Window::Hour).unwrap();
+    let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
+    let hour = limits.meter(MeterKey::whole("hour"), spec);
+    let mut node = Alone {
+        broker,
+        memory: Memory::new(),
+        now_ns: SECOND,
+    };
+    node.memory.revision = 100;
+    assert_eq!(node.send(&hour, 40), 40);
+    let saved = node.memory.clone();
+    assert_eq!(node.send(&hour, 30), 30);
+    node.memory = saved;
+    node.memory.revision = 10_000;
+    let more = node.send_all(&hour);
+    assert!(more <= 30, "{more} on top of 70 of 100");
 }

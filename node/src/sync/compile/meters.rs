@@ -9,6 +9,7 @@ use proto::meter::value::ValueSet;
 use proto::meter::{KeySource, Meter, MeterKind, MeterSpec, Share, share};
 use proto::object::ObjectId;
 use proto::proxy::Proxy;
+use proto::tree::Head;
 
 use super::{OrgCompiler, joined};
 use crate::limits::{MeterKey, SlotSpec};
@@ -159,6 +160,15 @@ impl OrgCompiler<'_> {
     /// The version that last changed an object: limits that did not change keep their tokens.
     fn version_of(&self, id: ObjectId) -> u64 {
         let config = &self.state.config;
-        config.object(id).map_or(config.head.n, |o| o.version)
+        let n = config.object(id).map_or(config.head.n, |o| o.version);
+        over_homes(&config.head, n)
     }
+}
+
+/// A version of limits that is higher than all of earlier homes, whatever their numbers: what was
+/// published under one that is no more may have a higher number than what is in force.
+pub(super) fn over_homes(head: &Head, n: u64) -> u64 {
+    const N_BITS: u32 = 40;
+    let counter = head.epoch.counter.min(u64::MAX >> N_BITS);
+    (counter << N_BITS) | n.min((1 << N_BITS) - 1)
 }

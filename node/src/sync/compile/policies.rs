@@ -11,6 +11,7 @@ use proto::seal::{DigestKey, Purpose};
 use proto::store::follow::OrgState;
 
 use super::joined;
+use super::meters::over_homes;
 
 /// Rules, filters and meters by the object that they hang on.
 #[derive(Default)]
@@ -18,7 +19,7 @@ pub(super) struct Policies {
     pub(super) rules: HashMap<ObjectId, Vec<Rule>>,
     /// Each compiled once for all proxies that it applies to, or why it does not.
     filters: HashMap<ObjectId, Vec<Result<Arc<CompiledFilter>, String>>>,
-    /// Each with the version that last changed it.
+    /// Each with the version that last changed it ([`over_homes`]).
     meters: HashMap<ObjectId, Vec<(u64, Meter)>>,
 }
 
@@ -57,7 +58,7 @@ impl Policies {
                     let mut spec = meter.spec.clone();
                     spec.id = object.id.to_string();
                     let hanging = policies.meters.entry(meter.parent).or_default();
-                    hanging.push((object.version, spec));
+                    hanging.push((over_homes(&state.config.head, object.version), spec));
                 }
                 _ => {}
             }

@@ -181,6 +181,42 @@ impl Bench {
 }
 
 #[actix_rt::test]
+async fn limits_of_a_later_home_count_whatever_the_number_of_their_version() {
+    let per_minute = |form: &Option<Arc<CompiledProxy>>| {
+        let metering = &form.as_ref().unwrap().credentials[0].metering;
+        let meters = metering.fixed().unwrap().first.meters();
+        meters[0].configured().limits()[0].limit()
+    };
+    let set = |limit: u64| {
+        update(
+            ObjectId::Proxy(ProxyId::from_bits(1)),
+            move |body| match body {
+                Body::Proxy(proxy) => proxy.limits.per_minute = Some(limit),
+                _ => panic!("it is a proxy"),
+            },
+        )
+    };
+    let mut bench = Bench::new();
+    let [form, _] = bench.publish(vec![set(20)]);
+    assert_eq!(per_minute(&form), 20);
+    let backup = bench.config.clone();
+    for limit in [30, 40, 50] {
+        let [form, _] = bench.publish(vec![set(limit)]);
+        assert_eq!(per_minute(&form), limit);
+    }
+    // What was saved before these is in force again, under an epoch of its own.
+    let epoch = Epoch {
+        counter: 2,
+        region: "local".into(),
+    };
+    let n = bench.config.head.n + 1;
+    bench.config = backup;
+    bench.config.head = bench.config.head.reopened(epoch, n, seal::random_name());
+    let [form, _] = bench.publish(vec![]);
+    assert_eq!(per_minute(&form), 20);
+}
+
+#[actix_rt::test]
 async fn a_change_compiles_what_it_touches_and_nothing_else() {
     let mut bench = Bench::new();
     let both = [true, true];
