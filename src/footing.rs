@@ -86,7 +86,8 @@ impl Footing {
         let (mut links, mut carrying, mut nodes) = (None, None, Some(1));
         if let Some(peering) = peering {
             let this = (incarnation, clock.clone());
-            let peered = peering.start(&shared, this, (health, background))?;
+            let of = (&shared, store.clone());
+            let peered = peering.start(of, this, (health, background))?;
             (links, carrying, nodes) = (Some(peered.linked), Some(peered.links), peered.nodes);
         }
         let (limits, broker) = Limits::linked(store, &limits, clock, carrying);

@@ -12,6 +12,7 @@ use node::stages::record::Origin;
 use node::worker::Shared;
 use proto::health::Health;
 use proto::restarts;
+use proto::store::Store;
 use proto::store::follow::World;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -72,7 +73,7 @@ impl Peering {
     /// The listening socket cannot be used.
     pub fn start(
         self,
-        shared: &Shared,
+        (shared, store): (&Shared, Arc<dyn Store>),
         (incarnation, clock): (Opener, Arc<dyn Clock>),
         (health, background): (&Health, &Runtime),
     ) -> anyhow::Result<Peered> {
@@ -87,6 +88,7 @@ impl Peering {
         self.listener.set_nonblocking(true)?;
         let (peers, events) = Peers::new(clock, stats, self.leaves.clone(), self.facts.clone());
         self.leaves.linked(peers.clone());
+        peers.write_slots_for_peers(store);
         let before = self.kept.read();
         let nodes = (!before.is_empty()).then(|| before.len() as u64 + 1);
         let (known, listed) = watch::channel(before);
@@ -162,8 +164,10 @@ pub fn tell(known: &watch::Sender<Vec<Known>>, others: Vec<Known>) {
 }
 
 fn links(peers: &Peers, events: mpsc::Receiver<PeerEvent>) -> Links {
+    let slots = Arc::new(peers.clone());
     let peers = peers.clone();
     Links {
+        slots,
         send: Box::new(move |to, batch| {
             // What a peer does not get is asked, or told, again.
             peers.send(to, PeerMessage::Tokens(batch));

@@ -157,12 +157,9 @@ impl Limits {
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let (limits, broker) = Self::unserved(settings, clock);
         let (me, timeout) = (settings.incarnation, settings.store_timeout);
-        let slots = slots::run(
-            Arc::clone(&limits.slot_shared),
-            Arc::clone(&store),
-            me,
-            timeout,
-        );
+        let peers = links.as_ref().map(|links| Arc::clone(&links.slots));
+        let writing = slots::relayed::Writing::new(Arc::clone(&store), timeout, peers);
+        let slots = slots::run(Arc::clone(&limits.slot_shared), writing, me);
         let leased = Leased {
             raises: Arc::clone(&limits.raises),
             pauses: Arc::clone(&limits.pauses),

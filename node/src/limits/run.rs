@@ -12,6 +12,7 @@ use super::block::Opener;
 use super::broker::Broker;
 use super::clock::Moment;
 use super::exchange::TokenBatch;
+use super::slots::relayed::SlotPeers;
 use super::wall_clocks::ClockSample;
 
 /// How long a leaving process tries to settle.
@@ -40,6 +41,8 @@ pub struct Links {
     pub send: Box<dyn Fn(Opener, TokenBatch) + Send + Sync>,
     /// What happens.
     pub events: mpsc::Receiver<PeerEvent>,
+    /// Peers that write slots for a node that does not reach the store.
+    pub slots: Arc<dyn SlotPeers>,
 }
 
 impl fmt::Debug for Links {

@@ -15,10 +15,12 @@ pub mod facts;
 mod greet;
 pub mod leaves;
 mod link;
+mod met;
 pub mod run;
+mod slots;
 pub mod wire;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use crate::limits::{Clock, ClockSample, Opener, PeerEvent};
 use facts::Facts;
 use leaves::Leaves;
+use met::Met;
 use wire::PeerMessage;
 
 /// Events that wait to be taken; a link reads no further while there is no room.
@@ -99,6 +102,7 @@ struct Shared {
     serial: AtomicU64,
     leaves: Arc<Leaves>,
     facts: Arc<Facts>,
+    relay: slots::Relay,
 }
 
 impl std::fmt::Debug for Shared {
@@ -106,25 +110,6 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("stats", &self.stats)
             .finish_non_exhaustive()
-    }
-}
-
-/// What became of the other nodes.
-#[derive(Debug, Default)]
-struct Met {
-    /// How many links there are.
-    linked: usize,
-    /// Nodes that could not be dialled the last time.
-    unreachable: HashSet<String>,
-}
-
-impl Met {
-    /// Whether so many are linked, or nothing more is to be expected of these.
-    fn enough(&self, others: &[Known], count: usize) -> bool {
-        let lost = others
-            .iter()
-            .filter(|at| self.unreachable.contains(&at.node));
-        self.linked >= count.min(others.len() - lost.count())
     }
 }
 
@@ -155,6 +140,7 @@ impl Peers {
             serial: AtomicU64::new(0),
             leaves,
             facts,
+            relay: slots::Relay::default(),
         });
         (Self { shared }, taken)
     }
@@ -193,21 +179,6 @@ impl Peers {
         }
     }
 
-    /// Ready when so many peers are linked, or else all of these that can be reached.
-    pub async fn linked(&self, others: &[Known], count: usize) {
-        let mut met = self.shared.met.subscribe();
-        // The sender lives as long as this does.
-        let _ = met.wait_for(|met| met.enough(others, count)).await;
-    }
-
-    /// Whether a node cannot be reached, as the last attempt has shown.
-    fn unreachable(&self, node: &str, is_so: bool) {
-        self.shared.met.send_if_modified(|met| match is_so {
-            true => met.unreachable.insert(node.to_owned()),
-            false => met.unreachable.remove(node),
-        });
-    }
-
     /// Up to `count` peers that are linked, beginning anywhere.
     fn some(&self, count: usize) -> Vec<Opener> {
         let links = self.links();
@@ -218,6 +189,18 @@ impl Peers {
             .skip(first)
             .take(count.min(links.len()));
         round.copied().collect()
+    }
+
+    /// Up to `count` peers that speak this protocol or a later one, beginning anywhere.
+    fn speaking(&self, protocol: u16, count: usize) -> Vec<Opener> {
+        let all = self.some(usize::MAX);
+        let links = self.links();
+        let speaks = |peer: &Opener| {
+            links
+                .get(peer)
+                .is_some_and(|link| link.protocol >= protocol)
+        };
+        all.into_iter().filter(speaks).take(count).collect()
     }
 
     /// Whether this start of a node is linked.
@@ -308,6 +291,25 @@ impl Peers {
                     unix_ns,
                 };
                 self.tell(PeerEvent::Clock(peer, sample)).await
+            }
+            PeerMessage::WriteSlots {
+                ask,
+                key,
+                expected,
+                next,
+            } => {
+                let write = slots::Write {
+                    ask,
+                    key,
+                    expected,
+                    next,
+                };
+                self.shared.relay.write(self, peer, write);
+                true
+            }
+            PeerMessage::SlotsWritten { ask, written } => {
+                self.shared.relay.answered(ask, written);
+                true
             }
             PeerMessage::Facts(page) => {
                 self.shared.facts.learn(self, peer, page);

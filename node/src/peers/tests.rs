@@ -7,8 +7,10 @@ use futures_util::FutureExt;
 use proto::health::Health;
 use proto::id::{CredentialId, OrgId};
 use proto::retired::Retired;
+use proto::store::embedded::Embedded;
 use proto::store::follow::{OrgState, World};
 use proto::store::nearby::Nearby;
+use proto::store::{Compare, Op, Revision, Store, Txn, TxnOutcome};
 use proto::tree::{Hash, OrgConfig};
 use proto::version::{Epoch, Generation};
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -21,6 +23,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::limits::exchange::TokenBatch;
+use crate::limits::slots::relayed::SlotPeers;
+use crate::limits::slots::state::SlotState;
 use crate::limits::{ShiftedClock, SystemClock};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -380,6 +384,50 @@ async fn who_gave_the_last_leaf_is_asked_first() {
         given += usize::from(content.is_some());
     }
     assert!(given > 150, "{given} of 200");
+}
+
+#[tokio::test]
+async fn slots_are_written_by_a_peer_that_reaches_the_store() {
+    let ca = authority();
+    let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+    let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+    a.knows(&[&b]);
+    a.up(&b).await;
+    b.up(&a).await;
+    let mut state = SlotState::default();
+    assert!(state.set(a.me.incarnation, 3, 100));
+    let bytes = state.encode().unwrap();
+    let write = |key: &str, expected: Option<Revision>, next: Option<Vec<u8>>| Txn {
+        compares: vec![match expected {
+            Some(revision) => Compare::ModRevision(key.into(), revision),
+            None => Compare::Absent(key.into()),
+        }],
+        ops: vec![match next {
+            Some(next) => Op::put(key, next),
+            None => Op::Delete(key.into()),
+        }],
+        or_read: vec![key.into()],
+    };
+    let first = || write("slots/k", None, Some(bytes.clone()));
+    assert_eq!(a.peers.relay(first()).await, None, "b has no store");
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store")).unwrap();
+    b.peers.write_slots_for_peers(store.clone());
+    let Some(TxnOutcome::Committed(at)) = a.peers.relay(first()).await else {
+        panic!("it is written");
+    };
+    let Some(TxnOutcome::Conflict(seen)) = a.peers.relay(first()).await else {
+        panic!("it is there already");
+    };
+    let found = seen.value[0].as_ref().expect("its value");
+    assert_eq!((&found.value[..], found.mod_revision), (&bytes[..], at));
+    let gone = a.peers.relay(write("slots/k", Some(at), None)).await;
+    assert!(matches!(gone, Some(TxnOutcome::Committed(_))), "{gone:?}");
+    // Nothing but slots is written for others.
+    for (key, next) in [("tokens/k", bytes.clone()), ("slots/k", b"junk".to_vec())] {
+        assert_eq!(a.peers.relay(write(key, None, Some(next))).await, None);
+        assert_eq!(store.get(key).await.unwrap().value, None);
+    }
 }
 
 const ORG: OrgId = OrgId::from_bits(5);

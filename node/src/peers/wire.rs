@@ -11,13 +11,15 @@ use crate::limits::Opener;
 use crate::limits::exchange::TokenBatch;
 
 /// The protocol that this program speaks.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 /// The protocol since which nodes tell each other which secrets are over.
 pub const FACTS_PROTOCOL: u16 = 2;
 /// The protocol since which they compare their wall clocks.
 pub const CLOCK_PROTOCOL: u16 = 3;
 /// The protocol since which they tell each other whose callers wait for tokens.
 pub const HELD_PROTOCOL: u16 = 3;
+/// The protocol since which they write slots for each other.
+pub const SLOTS_PROTOCOL: u16 = 4;
 /// Largest frame of a peer that is known, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
@@ -114,6 +116,44 @@ pub enum PeerMessage {
         /// Nanoseconds since 1970-01-01 in UTC.
         unix_ns: u64,
     },
+    /// A node that the store does not answer wants slots of a concurrency limit written. Since
+    /// protocol 4, as its answer.
+    WriteSlots {
+        /// Names the answer.
+        ask: u64,
+        /// The key in the store.
+        key: String,
+        /// The revision that it must have; none: it must be absent.
+        expected: Option<i64>,
+        /// The new value; none deletes the key.
+        next: Option<Vec<u8>>,
+    },
+    /// The answer to it.
+    SlotsWritten {
+        /// Which one.
+        ask: u64,
+        /// What became of it.
+        written: SlotsWritten,
+    },
+}
+
+/// What became of slots that a peer was to write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotsWritten {
+    /// They are written, at this revision of the store.
+    Committed {
+        /// The revision.
+        revision: i64,
+    },
+    /// The key has another revision; nothing was written.
+    Conflict {
+        /// The revision of the store.
+        revision: i64,
+        /// Its value and revision; none where it is absent.
+        found: Option<(Vec<u8>, i64)>,
+    },
+    /// The peer does not reach the store either, or does not know what became of it.
+    Unreached,
 }
 
 /// Facts of a node on secrets that are over, from some key on.
@@ -199,6 +239,22 @@ mod tests {
             unix_ns: 9,
         };
         check(wire::encode(&time).unwrap(), "5252573101001f00000003080709");
+        let write = PeerMessage::WriteSlots {
+            ask: 7,
+            key: "k".into(),
+            expected: Some(9),
+            next: Some(b"v".to_vec()),
+        };
+        let write = wire::encode(&write).unwrap();
+        check(write, "5252573101001f000000090907016b0112010176");
+        let written = |written| wire::encode(&PeerMessage::SlotsWritten { ask: 7, written });
+        let found = Some((b"v".to_vec(), 5));
+        let conflict = written(SlotsWritten::Conflict { revision: 9, found });
+        check(conflict.unwrap(), "5252573101001f000000080a0701120101760a");
+        let committed = written(SlotsWritten::Committed { revision: 9 });
+        check(committed.unwrap(), "5252573101001f000000040a070012");
+        let unreached = written(SlotsWritten::Unreached);
+        check(unreached.unwrap(), "5252573101001f000000030a0702");
         let facts = PeerMessage::Facts(FactsPage {
             facts: vec![HeldFact {
                 key: "k".into(),
@@ -239,7 +295,21 @@ mod tests {
         let leaf = |(ask, packed)| PeerMessage::Leaf { ask, packed };
         let hold = |(digest, age_ms)| PeerMessage::HoldFacts { digest, age_ms };
         let time = |(asked_ns, unix_ns)| PeerMessage::Time { asked_ns, unix_ns };
+        let write = |(ask, key, expected, next)| PeerMessage::WriteSlots {
+            ask,
+            key,
+            expected,
+            next,
+        };
+        let conflict = |(ask, revision, found)| PeerMessage::SlotsWritten {
+            ask,
+            written: SlotsWritten::Conflict { revision, found },
+        };
+        let value = || proptest::option::of(bytes(40));
+        let held = proptest::option::of((bytes(40), any::<i64>()));
         prop_oneof![
+            (any::<u64>(), ".{0,40}", any::<Option<i64>>(), value()).prop_map(write),
+            (any::<u64>(), any::<i64>(), held).prop_map(conflict),
             Just(PeerMessage::Beat),
             Just(PeerMessage::Tokens(TokenBatch::default())),
             (any::<u64>(), ".{0,40}").prop_map(want),

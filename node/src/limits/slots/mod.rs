@@ -3,17 +3,20 @@
 //! ```text
 //! draw ── compare-exchange on {granted, used} ── SlotToken, given back when it is dropped
 //!   └── ask ──▶ run ─ look ─▶ Taker (one a key) ── compare-and-swap ──▶ Store: SlotState
+//!                                                   └─ relayed, by a peer ──▶ the same
 //! ```
 //!
 //! The truth is in the store: how many slots each incarnation of a node holds, for how long. A node
 //! takes a few more than it needs, renews them while calls are in flight, and gives back what it
 //! does not use. What it holds is lowered here *before* the lower number is written, and raised
 //! only after the higher one is known to be there, so that all nodes together never have more calls
-//! in flight than the limit. A node that cannot reach the store until its slots end keeps its calls
-//! and admits no others (`fail_closed`), as many as it held (`local_share`) or all (`fail_open`);
+//! in flight than the limit. A node that reaches the store neither itself nor through a peer until
+//! its slots end keeps its calls and admits no others (`fail_closed`), as many as it held
+//! (`local_share`) or all (`fail_open`);
 //! others use its slots from `SLOT_TTL` after its last renewal on, and for that time its calls come
 //! on top.
 
+pub mod relayed;
 mod run;
 pub mod state;
 mod taker;

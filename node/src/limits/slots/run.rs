@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use proto::store::{Compare, Op, Store, StoreError, Txn, TxnOutcome};
+use proto::store::{Compare, Op, StoreError, Txn, TxnOutcome};
 use tracing::{error, warn};
 
 use super::SlotShared;
+use super::relayed::Writing;
 use super::state::SlotState;
 use super::taker::{SlotWrite, Taker};
 use crate::limits::block::Opener;
@@ -22,7 +23,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
 /// Serves the slots until they are stopped.
-pub async fn run(shared: Arc<SlotShared>, store: Arc<dyn Store>, me: Opener, timeout: Duration) {
+pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
     let clock = Arc::clone(&shared.clock);
     let mut takers: HashMap<String, Taker> = HashMap::new();
     let mut due: BTreeSet<(u64, String)> = BTreeSet::new();
@@ -54,9 +55,9 @@ pub async fn run(shared: Arc<SlotShared>, store: Arc<dyn Store>, me: Opener, tim
                 continue;
             };
             if let Some(write) = taker.look(&proofs, now_ns, leaving) {
-                let (store, key, asking) = (Arc::clone(&store), key.clone(), proofs.asking());
+                let (writing, key, asking) = (&writing, key.clone(), proofs.asking());
                 calls.push(async move {
-                    let outcome = send(&*store, &key, write, timeout).await;
+                    let outcome = send(writing, &key, write).await;
                     (key, asking, outcome)
                 });
             }
@@ -126,12 +127,7 @@ fn answer(taker: &mut Taker, outcome: Result<TxnOutcome, StoreError>, now_ns: u6
     }
 }
 
-async fn send(
-    store: &dyn Store,
-    key: &str,
-    write: SlotWrite,
-    timeout: Duration,
-) -> Result<TxnOutcome, StoreError> {
+async fn send(writing: &Writing, key: &str, write: SlotWrite) -> Result<TxnOutcome, StoreError> {
     let compare = match write.expected {
         Some(revision) => Compare::ModRevision(key.to_owned(), revision),
         None => Compare::Absent(key.to_owned()),
@@ -148,10 +144,5 @@ async fn send(
         ops: vec![op],
         or_read: vec![key.to_owned()],
     };
-    match tokio::time::timeout(timeout, store.txn(txn)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(StoreError::OutcomeUnknown(format!(
-            "no answer within {timeout:?}"
-        ))),
-    }
+    writing.write(txn).await
 }
