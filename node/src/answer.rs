@@ -328,12 +328,15 @@ impl MessageBody for ReplyBody {
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error.into())));
         }
+        let closing = this.closing.as_mut();
+        let is_lost = closing.is_some_and(|closing| closing.places.is_lost(cx));
         let next = match &mut this.content {
             Content::Empty | Content::Announced(_) => None,
             Content::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then_some(Ok(bytes))
             }
+            _ if is_lost => Some(Err(AnswerError::PlaceLost)),
             Content::Stream(body) => ready!(body.poll_piece(cx)),
             Content::Events(body) => ready!(body.poll_piece(cx)),
             Content::Scrubbed(body) => ready!(body.poll_piece(cx)),

@@ -127,7 +127,7 @@ pub async fn run(
             let sending = pin!(upstream.send(destination, head, body, &mut gate));
             let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
             let reply = exchange.reply.as_mut().filter(|_| cancels);
-            inbound::while_wanted(reply, metrics.cut(), sending).await
+            inbound::while_wanted((reply, &exchange.slots), metrics.cut(), sending).await
         };
         let stopped = ended.is_err();
         sent = outcomes::ended(ended, attempts.passed().saturating_sub(before));

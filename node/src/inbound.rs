@@ -14,7 +14,9 @@ use crate::body::{BodyError, ByteStream};
 use crate::cut::Cut;
 use crate::facts::Read;
 use crate::flow::{Exchange, Inbound};
+use crate::limits::SlotToken;
 use crate::reply::ReplySender;
+use crate::{refused, spending};
 
 /// What came of buffering.
 pub enum Buffered {
@@ -115,12 +117,13 @@ async fn read(
 }
 
 /// Waits for what a target does, for as long as somebody wants it: the caller, where a way to learn
-/// that it left is given, and the process.
+/// that it left is given, and the process; and for as long as the call has its places among those
+/// in flight.
 ///
 /// # Errors
-/// The end of a request that nobody waits for any more.
+/// The end of a request that nobody waits for any more, or that has lost its place.
 pub async fn while_wanted<T>(
-    reply: Option<&mut ReplySender>,
+    (reply, slots): (Option<&mut ReplySender>, &[SlotToken]),
     cut: &Cut,
     sending: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, EarlyEnd> {
@@ -136,6 +139,7 @@ pub async fn while_wanted<T>(
         () = cut.passed() => Err(stopped()),
         sent = sending => Ok(sent),
         () = left => Err(gone()),
+        () = spending::any_lost(slots) => Err(refused::place_lost()),
     }
 }
 

@@ -11,9 +11,9 @@ use proto::id::FilterId;
 use proto::outcome::{Code, EarlyEnd};
 
 use crate::flow::Outbound;
-use crate::inbound;
 use crate::upstream::{AnswerBody, AnswerError};
 use crate::validating::{Side, Violations};
+use crate::{inbound, refused};
 
 /// The end of a request whose answer needs more memory than its proxy allows.
 pub fn too_large(bytes_max: usize) -> EarlyEnd {
@@ -53,6 +53,7 @@ pub fn broken(error: &AnswerError) -> EarlyEnd {
             "the target's answer stalled before its end (`timeouts.idle_ms`)",
         ),
         AnswerError::BodyFromCaller(error) => inbound::broken(*error),
+        AnswerError::PlaceLost => refused::place_lost(),
         AnswerError::Broken(_) => EarlyEnd::new(
             Code::UpstreamUnreachable,
             "the target's answer broke off before its end; the request may have been carried out",

@@ -82,6 +82,15 @@ pub fn in_flight(refusal: &SlotRefusal) -> EarlyEnd {
         )
 }
 
+/// The end of a call that loses its place among those in flight.
+pub fn place_lost() -> EarlyEnd {
+    EarlyEnd::new(
+        Code::LimitUnavailable,
+        "this gateway reaches neither the store nor another node, and a limit of calls in flight \
+         ends its calls then (`on_lost: cancel`); the request may have been carried out",
+    )
+}
+
 fn code(answer: LimitAnswer) -> Code {
     match answer {
         LimitAnswer::RateLimited => Code::RateLimited,
@@ -287,6 +296,7 @@ mod tests {
                 version: 1,
                 limit: 5,
                 on_store_loss: StoreLoss::LocalShare,
+                cancels_lost: false,
                 answer: LimitAnswer::RateLimited,
             }),
             lost,

@@ -4,9 +4,13 @@
 //! upstream's gate spends: in the same poll as the first write, once for each attempt that counts.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::outcome::EarlyEnd;
 use proto::record::MeterSpend;
 
@@ -46,6 +50,67 @@ pub async fn take_slots(applied: &Applied) -> Result<Vec<SlotToken>, EarlyEnd> {
         taken.push(token.map_err(|refusal| in_flight(&refusal))?);
     }
     Ok(taken)
+}
+
+/// Ready when a slot is lost.
+type Lost = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Ready when one of these slots is lost whose call ends with it; none where no call does.
+fn lost(slots: &[SlotToken]) -> Option<Lost> {
+    let mut cancelling = slots.iter().filter_map(SlotToken::cancelling).peekable();
+    cancelling.peek()?;
+    let lost = cancelling.map(|slots| async move { slots.lost().await });
+    let mut lost: FuturesUnordered<_> = lost.collect();
+    Some(Box::pin(async move {
+        lost.next().await;
+    }))
+}
+
+/// Ready when one of these slots is lost whose call ends with it.
+pub async fn any_lost(slots: &[SlotToken]) {
+    match lost(slots) {
+        Some(lost) => lost.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The places of a call among those in flight, to the last byte of its answer.
+pub struct Places {
+    lost: Option<Lost>,
+    is_lost: bool,
+    _slots: Vec<SlotToken>,
+}
+
+impl Places {
+    /// Those of these slots.
+    pub fn of(slots: Vec<SlotToken>) -> Self {
+        Self {
+            lost: lost(&slots),
+            is_lost: false,
+            _slots: slots,
+        }
+    }
+
+    /// Whether the call has lost one that it ends with; wakes whoever asked when it does.
+    pub fn is_lost(&mut self, cx: &mut Context<'_>) -> bool {
+        let lost = self.lost.as_mut();
+        if lost.is_some_and(|lost| lost.as_mut().poll(cx).is_ready()) {
+            (self.lost, self.is_lost) = (None, true);
+        }
+        self.is_lost
+    }
+
+    /// Does something until it is done or a place is lost that the call ends with.
+    pub async fn while_held(&mut self, doing: impl Future) {
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| match self.is_lost(cx) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }) => {}
+            _ = doing => {}
+        }
+    }
 }
 
 /// Tokens between their draw and the request's first write.

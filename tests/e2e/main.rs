@@ -61,6 +61,7 @@ mod rules;
 mod secrecy;
 mod shares;
 mod signed;
+mod slots;
 mod space;
 mod staleness;
 mod start;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::harness::address;
-use crate::harness::gateway::{Gateway, Proxy};
+use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::http::Request;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
@@ -28,8 +28,12 @@ pub struct Node {
 impl Node {
     /// Starts it, with links to the others.
     pub fn start(cluster: &Cluster, name: &str) -> Self {
+        Self::of(cluster.node_start(name, name))
+    }
+
+    /// The same of a node that is started so.
+    pub fn of(mut start: Start) -> Self {
         let admin = address::reserved().to_string();
-        let mut start = cluster.node_start(name, name);
         start.config.push_str(&format!(
             "[admin]\nlisten = {admin:?}\n[peers]\nlisten = \"127.0.0.1:0\"\n"
         ));

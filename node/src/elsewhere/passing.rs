@@ -192,7 +192,7 @@ async fn send(
         }
     };
     let reply = exchange.reply.as_mut();
-    let ended = inbound::while_wanted(reply, metrics.cut(), pin!(sending)).await;
+    let ended = inbound::while_wanted((reply, &exchange.slots), metrics.cut(), pin!(sending)).await;
     outcomes::ended(ended, attempts.get())
 }
 

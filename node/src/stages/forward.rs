@@ -124,7 +124,7 @@ async fn to_target(
         let sending = pin!(upstream.send(destination, head, body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
         let reply = exchange.reply.as_mut().filter(|_| cancels);
-        inbound::while_wanted(reply, metrics.cut(), sending).await
+        inbound::while_wanted((reply, &exchange.slots), metrics.cut(), sending).await
     };
     let sent = outcomes::ended(sent, attempts.passed());
     let sent = match failover::is_due(proxy, &sent) {

@@ -17,7 +17,6 @@ use proto::record::{Attempt, AuthFailure, Record};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::flow::{Caller, Exchange};
-use crate::limits::SlotToken;
 use crate::metrics::{Ending, MethodName, Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
 use crate::outcomes;
@@ -27,7 +26,7 @@ use crate::records::{RecordBuffer, reduce};
 use crate::reflected::ScrubbedBody;
 use crate::refused::{limited_by, refused_by};
 use crate::snapshot::CompiledProxy;
-use crate::spending::Spends;
+use crate::spending::{Places, Spends};
 use crate::telemetry::{TraceContext, trace_id_text};
 use crate::traces::TraceSender;
 use crate::upstream::{AnswerBody, AnswerError};
@@ -105,7 +104,7 @@ impl Stage for Recorder {
             records: self.records.clone(),
             metrics: self.metrics.clone(),
             _permit: exchange.permit.take(),
-            _slots: std::mem::take(&mut exchange.slots),
+            places: Places::of(std::mem::take(&mut exchange.slots)),
             traced: self.traced(exchange),
             bodies: Bodies::of(exchange),
             spends: exchange.notes.spends.clone(),
@@ -242,7 +241,7 @@ pub struct Closing {
     /// Held as long, and on while an answer is read to its end for a caller that left.
     _permit: Option<Permit>,
     /// Held to the last byte of the answer.
-    _slots: Vec<SlotToken>,
+    pub places: Places,
     /// Who is told of it, while traces are exported.
     traced: Option<Traced>,
     bodies: Option<Box<Bodies>>,
@@ -280,6 +279,7 @@ impl Closing {
             AnswerError::IdleTimeout | AnswerError::TotalTimeout => Code::UpstreamTimeout,
             AnswerError::BodyFromCaller(_) => Code::ClientAborted,
             AnswerError::Broken(_) => Code::UpstreamUnreachable,
+            AnswerError::PlaceLost => Code::LimitUnavailable,
         };
     }
 
@@ -328,7 +328,8 @@ impl Closing {
                     }
                 }
             };
-            let _ = tokio::time::timeout(FINISH_MAX, reading).await;
+            let reading = tokio::time::timeout(FINISH_MAX, reading);
+            self.places.while_held(reading).await;
             self.upstream_bytes = Some(before + read);
             // What the answer has cost is settled before the record says it.
             drop(body);

@@ -209,4 +209,7 @@ pub enum AnswerError {
     /// The inbound body failed while the answer was already coming.
     #[error("the body of the request failed: {0}")]
     BodyFromCaller(BodyError),
+    /// The call lost its place among those in flight (`on_lost: cancel`).
+    #[error("the call lost its place among those in flight")]
+    PlaceLost,
 }

@@ -17,6 +17,9 @@ pub enum MeterError {
     /// Calls in flight have no window and no burst.
     #[error("`concurrency` has no `window` and no `burst`; remove them")]
     SlotWindow,
+    /// Only calls in flight can be lost.
+    #[error("`on_lost` belongs to `algorithm: concurrency` only")]
+    OnLost,
     /// The burst is zero or too large.
     #[error("burst {0} is not between 1 and {LIMIT_MAX}")]
     BurstRange(u64),

@@ -99,6 +99,19 @@ pub enum MeterAlgorithm {
     Concurrency,
 }
 
+/// What becomes of a call in flight whose node can renew its place neither itself nor through
+/// another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLost {
+    /// It goes on. Others may have its place ten seconds after it was last renewed, so that more
+    /// calls than the limit may be in flight until it ends.
+    #[default]
+    Keep,
+    /// It is ended before others may have its place, so that the limit holds.
+    Cancel,
+}
+
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 
 pub use error::MeterError;
 pub use key::{CountBy, KeySource};
-pub use limit::{Algorithm, LIMIT_MAX, Limit, MeterAlgorithm, Window};
+pub use limit::{Algorithm, LIMIT_MAX, Limit, MeterAlgorithm, OnLost, Window};
 pub use share::Share;
 pub use spec::{Estimate, Hold, MeterSpec, NAME_CHARS_MAX, StoreLoss};
 pub use value::ResponseValue;
@@ -116,6 +116,10 @@ pub struct MeterLimit {
     /// How many may pass at once; only with `token_bucket`. Default: `limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
+    /// What becomes of calls in flight while their node reaches neither etcd nor another node; only
+    /// with `concurrency`. Default: `keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lost: Option<OnLost>,
 }
 
 /// What happens to a request for which nothing is left.
@@ -255,6 +259,12 @@ impl Meter {
         }
     }
 
+    /// Whether calls in flight are ended whose place cannot be renewed.
+    pub fn cancels_lost(&self) -> bool {
+        let mut limits = self.limits.iter();
+        limits.any(|limit| limit.on_lost == Some(OnLost::Cancel))
+    }
+
     /// Calls in flight that it lets be, at most.
     pub fn concurrency(&self) -> Option<u64> {
         let mut slots = self
@@ -269,8 +279,11 @@ impl MeterLimit {
     /// The limit in the form that nodes use; none for `concurrency`.
     ///
     /// # Errors
-    /// As [`Limit::with_algorithm`] and [`Limit::with_burst`].
+    /// As [`Limit::with_algorithm`] and [`Limit::with_burst`], or [`MeterError::OnLost`].
     pub fn compile(&self) -> Result<Option<Limit>, MeterError> {
+        if self.on_lost.is_some() && self.algorithm != Some(MeterAlgorithm::Concurrency) {
+            return Err(MeterError::OnLost);
+        }
         let algorithm = match self.algorithm {
             Some(MeterAlgorithm::Concurrency) => return self.concurrency().map(|_| None),
             Some(MeterAlgorithm::SlidingWindow) => Some(Algorithm::SlidingWindow),

@@ -233,3 +233,25 @@ fn a_body_that_cannot_be_read_is_counted() {
     let unreadable = BodyFacts::Unreadable(crate::body_view::Unreadable::TooLarge);
     assert_eq!(set.applies(&facts().with_body(unreadable)), Applies::Yes);
 }
+
+#[test]
+fn calls_that_are_lost_can_be_cancelled_and_then_nothing_passes_without_etcd() {
+    let problems = |fields: Value| {
+        let meter: Meter = serde_json::from_value(fields).unwrap();
+        let problems = meter.validate().into_iter();
+        problems.map(|p| (p.pointer, p.code)).collect::<Vec<_>>()
+    };
+    let slots = |on_lost: &str| json!({"limit": 5, "algorithm": "concurrency", "on_lost": on_lost});
+    for on_lost in ["keep", "cancel"] {
+        assert_eq!(problems(json!({"limits": [slots(on_lost)]})), []);
+        let both = json!({"limits": [slots(on_lost)], "on_store_loss": "fail_open"});
+        let contradicts = ("/on_store_loss".to_owned(), "contradicts");
+        let expected = Vec::from_iter((on_lost == "cancel").then_some(contradicts));
+        assert_eq!(problems(both), expected, "{on_lost}");
+    }
+    let closed = json!({"limits": [slots("cancel")], "on_store_loss": "fail_closed"});
+    assert_eq!(problems(closed), []);
+    let windowed = json!({"limits": [{"limit": 5, "window": "minute", "on_lost": "cancel"}]});
+    let expected = ("/limits/0/on_lost".to_owned(), "not-applicable");
+    assert_eq!(problems(windowed), [expected]);
+}

@@ -2,7 +2,7 @@
 
 use super::{
     Algorithm, AtLimit, Holding, LIMITS_PER_METER_MAX, Limit, Meter, MeterAlgorithm, MeterError,
-    MeterKind, NOTES_CHARS_MAX, Window, share, spec,
+    MeterKind, NOTES_CHARS_MAX, StoreLoss, Window, share, spec,
 };
 use crate::checks;
 use crate::problem::Problem;
@@ -30,6 +30,14 @@ impl Meter {
         }
         if self.limits.is_empty() {
             self.check_observer(&mut problems);
+        }
+        let passes = self
+            .on_store_loss
+            .filter(|does| *does != StoreLoss::FailClosed);
+        if passes.is_some() && self.cancels_lost() {
+            let detail = "lets calls pass without etcd, while `on_lost: cancel` ends them; give \
+                          `fail_closed` or remove one of them";
+            problems.push(Problem::new("/on_store_loss", "contradicts", detail));
         }
         if let Some(learn) = &self.learn {
             let (most, allowed) = (Some(learn.pause_max_ms), 1..=3_600_000);
@@ -171,6 +179,7 @@ fn limit_problem(at: usize, error: &MeterError) -> Problem {
         MeterError::Algorithm { .. } => ("algorithm", "algorithm-window"),
         MeterError::NoWindow => ("window", "required"),
         MeterError::SlotWindow => ("window", "not-applicable"),
+        MeterError::OnLost => ("on_lost", "not-applicable"),
         MeterError::BurstRange(_) => ("burst", "range"),
         MeterError::BurstAlgorithm => ("burst", "not-applicable"),
         _ => ("limit", "range"),

@@ -6,15 +6,15 @@
 //!                                                   └─ relayed, by a peer ──▶ the same
 //! ```
 //!
-//! The truth is in the store: how many slots each incarnation of a node holds, for how long. A node
-//! takes a few more than it needs, renews them while calls are in flight, and gives back what it
-//! does not use. What it holds is lowered here *before* the lower number is written, and raised
-//! only after the higher one is known to be there, so that all nodes together never have more calls
-//! in flight than the limit. A node that reaches the store neither itself nor through a peer until
-//! its slots end keeps its calls and admits no others (`fail_closed`), as many as it held
-//! (`local_share`) or all (`fail_open`);
-//! others use its slots from `SLOT_TTL` after its last renewal on, and for that time its calls come
-//! on top.
+//! The truth is in the store: how many slots each incarnation of a node holds, for how long. A
+//! node takes a few more than it needs, renews them while calls are in flight, and gives back what
+//! it does not use. What it holds is lowered here *before* the lower number is written, and raised
+//! only after the higher one is known to be there, so that all nodes together never have more
+//! calls in flight than the limit. A node that reaches the store neither itself nor through a peer
+//! until its slots end keeps its calls and admits no others (`fail_closed`), as many as it held
+//! (`local_share`) or all (`fail_open`); others use its slots from `SLOT_TTL` after its last
+//! renewal on, and for that time its calls come on top, unless the meter says that they are ended
+//! then (`on_lost: cancel`).
 
 pub mod relayed;
 mod run;
@@ -60,6 +60,8 @@ pub struct SlotSpec {
     pub limit: u64,
     /// What happens without the store.
     pub on_store_loss: StoreLoss,
+    /// Whether a call ends whose slot could not be renewed in time.
+    pub cancels_lost: bool,
     /// What refused callers are told.
     pub answer: LimitAnswer,
 }
@@ -115,6 +117,21 @@ pub struct SlotRefusal {
     pub lost: bool,
     /// When to come again.
     pub retry_after: Duration,
+}
+
+impl SlotSpec {
+    /// Whether nothing is admitted by slots that have ended.
+    fn is_closed(&self) -> bool {
+        self.cancels_lost || self.on_store_loss == StoreLoss::FailClosed
+    }
+}
+
+impl SlotToken {
+    /// What it is a slot of, where a call ends that loses it.
+    pub fn cancelling(&self) -> Option<Arc<Slots>> {
+        let cancels = self.slots.spec.load().cancels_lost;
+        cancels.then(|| Arc::clone(&self.slots))
+    }
 }
 
 impl SlotShared {
@@ -241,7 +258,7 @@ impl Slots {
 
     fn try_take(self: &Arc<Self>, now_ns: u64) -> Option<SlotToken> {
         let ended = now_ns >= self.ends_ns.load(Ordering::Acquire);
-        if ended && self.spec.load().on_store_loss == StoreLoss::FailClosed {
+        if ended && self.spec.load().is_closed() {
             return None;
         }
         let most = self.most.load(Ordering::Acquire);
@@ -261,7 +278,9 @@ impl Slots {
 
     /// Whether calls pass beyond what is granted, since the store is silent.
     pub fn passes_all(&self) -> bool {
-        self.lost.load(Ordering::Acquire) && self.spec.load().on_store_loss == StoreLoss::FailOpen
+        let spec = self.spec.load();
+        let is_open = spec.on_store_loss == StoreLoss::FailOpen && !spec.cancels_lost;
+        is_open && self.lost.load(Ordering::Acquire)
     }
 
     /// A slot beyond what is granted, while the store is silent and that lets everything pass.
@@ -288,6 +307,19 @@ impl Slots {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, set)
             .unwrap_or_else(|word| word);
         n.max(before & USED_MASK)
+    }
+
+    /// Ready when slots of this process have ended without having been renewed: from then on others
+    /// may use them.
+    pub async fn lost(&self) {
+        loop {
+            let ends_ns = self.ends_ns.load(Ordering::Acquire);
+            let left_ns = ends_ns.saturating_sub(self.shared.clock.boot_ns());
+            if left_ns == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_nanos(left_ns)).await;
+        }
     }
 
     fn ask(self: &Arc<Self>) {
@@ -376,6 +408,7 @@ mod tests {
             version: 1,
             limit: 1,
             on_store_loss: StoreLoss::FailOpen,
+            cancels_lost: false,
             answer: LimitAnswer::default(),
         };
         let slots = Arc::new(Slots::new(MeterKey::whole("m"), spec, Arc::new(shared)));

@@ -17,6 +17,7 @@ fn spec(version: u64, limit: u64) -> SlotSpec {
         version,
         limit,
         on_store_loss: StoreLoss::FailClosed,
+        cancels_lost: false,
         answer: LimitAnswer::default(),
     }
 }

@@ -23,6 +23,18 @@ fn value(meter: &Meter) -> Result<Option<Arc<ValueSet>>, String> {
     Ok(set.transpose()?.map(Arc::new))
 }
 
+/// The calls in flight that a meter lets be, of which the region has this part.
+fn slots(meter: &Meter, spec: &MeterSpec, (version, millionths): (u64, u64)) -> Option<SlotSpec> {
+    meter.concurrency().map(|limit| SlotSpec {
+        name: meter.name.clone(),
+        version,
+        limit: share::part(limit, millionths),
+        on_store_loss: spec.store_loss(),
+        cancels_lost: meter.cancels_lost(),
+        answer: spec.answer(),
+    })
+}
+
 /// A meter with what this region has of its limits: a share that moves where it can.
 fn shared(spec: MeterSpec, share: Option<Share>, alone: bool) -> MeterSpec {
     match share {
@@ -75,13 +87,7 @@ impl OrgCompiler<'_> {
         let share = Share::of(&meter.shared_by, meter.resets, region);
         let millionths = share.map_or(share::WHOLE, |share| share.initial);
         let spec = shared(spec, share, meter.concurrency().is_none());
-        let slots = meter.concurrency().map(|limit| SlotSpec {
-            name: meter.name.clone(),
-            version,
-            limit: share::part(limit, millionths),
-            on_store_loss: spec.store_loss(),
-            answer: spec.answer(),
-        });
+        let slots = slots(meter, &spec, (version, millionths));
         let learn = meter.learning(each_attempt);
         let learn = learn.map(|learn| (learn.from, Duration::from_millis(learn.pause_max_ms)));
         // What pauses needs a meter, even one without limits per window.
