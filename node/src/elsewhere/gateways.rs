@@ -2,20 +2,22 @@
 //!
 //! A request that is passed on has no time of its own after which a region counts as gone: its
 //! answer may take minutes, and a region that vanished without a word keeps its connections open
-//! for as long. So while requests are passed on to a gateway it is dialled again and again. A
-//! request for which no dial has come through since it began is given up after [`GONE_AFTER`]: with
-//! four dials or more in that time even a network that loses one packet in a hundred fails it less
-//! than once in a million. One that waits for its answer is given up after [`SILENT_AFTER`], for it
-//! may have been carried out. What is dialled is given by the operator's directory, and nothing is
-//! sent.
+//! for as long. So while requests are passed on to a gateway, and while one waits for its answer,
+//! it is dialled again and again. A request for which no dial has come through since it began is
+//! given up after [`GONE_AFTER`]: with four dials or more in that time even a network that loses
+//! one packet in a hundred fails it less than once in a million. One that waits for its answer is
+//! given up after [`SILENT_AFTER`], for it may have been carried out. What is dialled is given by
+//! the operator's directory, and nothing is sent.
 //!
 //! A call that is redirected waits for nothing, so what is said of a gateway must be known when it
 //! comes: one that callers are redirected to is dialled every [`IDLE`] although nobody calls, and
-//! as often as for a request once a dial fails. One that is gone stays so until a dial comes
-//! through.
+//! as often as for a request once a dial fails.
+//!
+//! One that is gone stays so, and is sought, until a dial comes through: taken to be there after a
+//! while it would be the nearest again, and the next request would be lost on it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -37,7 +39,7 @@ const USED_FOR: Duration = Duration::from_secs(30);
 /// How often one that nobody uses looks whether anybody holds it, and is dialled where it is kept
 /// in view.
 const IDLE: Duration = Duration::from_secs(5);
-/// How often one that is kept in view is dialled while it is gone and nobody uses it.
+/// How often one that is gone is dialled while nobody uses it.
 const SOUGHT_EVERY: Duration = Duration::from_secs(1);
 /// Distance of a gateway that was never reached.
 const UNMEASURED: u32 = u32::MAX;
@@ -51,6 +53,8 @@ pub struct Gateway {
     started: Instant,
     /// Milliseconds since `started` at which a request last asked for it; 0 before the first.
     used_ms: AtomicU64,
+    /// Requests that wait for its answer.
+    waiting: AtomicUsize,
     /// Milliseconds since `started` from which on it has been dialled without a break.
     dialled_ms: AtomicU64,
     /// How long a dial takes, in microseconds, smoothed; 0 before the first.
@@ -76,6 +80,7 @@ impl Gateway {
             address: (origin.host.trim_matches(['[', ']']).to_owned(), origin.port),
             started: Instant::now(),
             used_ms: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
             dialled_ms: AtomicU64::new(NOT_DIALLED),
             rtt_us: AtomicU32::new(0),
             used: Notify::new(),
@@ -108,7 +113,12 @@ impl Gateway {
     /// A request is passed on to it: it is dialled from now on.
     pub fn use_it(&self) {
         self.used_ms.store(self.now_ms().max(1), Relaxed);
-        if !self.is_fresh() {
+        self.look_soon();
+    }
+
+    /// Ends a rest, and the wait for a dial where the last one is no news any more.
+    fn look_soon(&self) {
+        if !self.is_fresh() || self.dialled_ms.load(Relaxed) == NOT_DIALLED {
             self.used.notify_one();
         }
     }
@@ -120,8 +130,10 @@ impl Gateway {
         }
     }
 
-    /// Ends when a request that began at `since` is to be given up.
+    /// Ends when a request that began at `since` is to be given up. It is dialled for as long as
+    /// this is waited for.
     pub async fn gone(&self, since: Instant) {
+        let _waiting = Waiting::of(self);
         let mut reached = self.reached.subscribe();
         loop {
             let due = match *reached.borrow_and_update() {
@@ -147,7 +159,8 @@ impl Gateway {
     fn is_used(&self) -> bool {
         let used_ms = self.used_ms.load(Relaxed);
         let since_ms = self.now_ms().saturating_sub(used_ms);
-        used_ms != 0 && u128::from(since_ms) < USED_FOR.as_millis()
+        let is_waited_for = self.waiting.load(Relaxed) > 0;
+        is_waited_for || (used_ms != 0 && u128::from(since_ms) < USED_FOR.as_millis())
     }
 
     /// Dials it; says whether that came through.
@@ -223,8 +236,25 @@ impl Gateway {
     }
 }
 
-/// Dials a gateway once, to know how far it is, and while it is used or kept in view; ends when
-/// nobody holds it.
+/// A request that waits for a gateway's answer.
+struct Waiting<'g>(&'g Gateway);
+
+impl<'g> Waiting<'g> {
+    fn of(gateway: &'g Gateway) -> Self {
+        gateway.waiting.fetch_add(1, Relaxed);
+        gateway.look_soon();
+        Self(gateway)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Dials a gateway once, to know how far it is, and while it is used, gone or kept in view; ends
+/// when nobody holds it.
 async fn look_after(gateway: Weak<Gateway>) {
     if let Some(held) = gateway.upgrade() {
         held.dial().await;
@@ -232,7 +262,7 @@ async fn look_after(gateway: Weak<Gateway>) {
     while let Some(held) = gateway.upgrade() {
         if held.is_used() {
             held.look().await;
-        } else if held.in_view.load(Relaxed) && !held.is_there() {
+        } else if !held.is_there() {
             held.seek().await;
         } else {
             held.rest().await;
@@ -306,6 +336,61 @@ mod tests {
         let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         gateway.use_it();
         until(|| gateway.is_there()).await;
+    }
+
+    #[tokio::test]
+    async fn it_is_dialled_for_as_long_as_a_request_waits_for_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let gateway = KnownGateways::default().at(&origin(port));
+        gateway.use_it();
+        let began = Instant::now();
+        let dialled_since = |since: Instant| {
+            let mut reached = gateway.reached.subscribe();
+            async move {
+                let dial = reached.wait_for(|dial| dial.is_some_and(|dial| dial.begun >= since));
+                dial.await.map(|_| ()).unwrap();
+            }
+        };
+        let waits = async {
+            // Its last use is long ago, over and over.
+            for _ in 0..3 {
+                gateway.used_ms.store(0, Relaxed);
+                dialled_since(Instant::now()).await;
+            }
+            assert!(gateway.is_used());
+        };
+        tokio::select! {
+            () = gateway.gone(began) => panic!("it is there"),
+            () = waits => {}
+        }
+        assert!(!gateway.is_used(), "nobody waits any more");
+        until(|| gateway.dialled_ms.load(Relaxed) == NOT_DIALLED).await;
+        // One that rests is dialled at once, though the last dial is news.
+        let began = Instant::now();
+        tokio::select! {
+            () = gateway.gone(began) => panic!("it is there"),
+            () = dialled_since(began) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_gone_stays_so_until_a_dial_comes_through() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let gateway = KnownGateways::default().at(&origin(port));
+        let mut reached = gateway.reached.subscribe();
+        reached.wait_for(Option::is_some).await.unwrap();
+        gateway.use_it();
+        until(|| gateway.dialled_ms.load(Relaxed) != NOT_DIALLED).await;
+        drop(listener);
+        until(|| !gateway.is_there()).await;
+        // Its last use is long ago: it is sought, and only what is found counts.
+        gateway.used_ms.store(0, Relaxed);
+        let back = Instant::now();
+        let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        until(|| gateway.is_there()).await;
+        assert!(gateway.reached.borrow().is_some_and(|dial| dial.came > back));
     }
 
     #[tokio::test]
