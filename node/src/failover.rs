@@ -82,9 +82,11 @@ pub async fn run(
 ) -> Sent {
     let mut tried = Tried::default();
     let mut kept: Option<Kept> = None;
+    let mut maybe_carried_out = false;
     loop {
         tried.add(picked.at);
         sent = settle(exchange, proxy, picked, sent);
+        sent = after_others(sent, &mut maybe_carried_out);
         let again = taken_back(&mut sent);
         let again = again
             .filter(|again| tried.count() < ENDPOINTS_ASKED_MAX && in_time(again.0.terms, proxy));
@@ -145,6 +147,17 @@ struct Kept {
     endpoint: usize,
     /// The secret that it was asked with, where that is not the pinned one.
     successor: Option<Arc<TargetCredential>>,
+}
+
+/// What is said of an endpoint, after others that may have carried it out.
+fn after_others(sent: Sent, maybe_carried_out: &mut bool) -> Sent {
+    sent.map_err(|missed| match missed {
+        SendError::Failed(failure) => {
+            *maybe_carried_out |= failure.maybe_carried_out;
+            SendError::Failed(failure.after_others(*maybe_carried_out))
+        }
+        gate => gate,
+    })
 }
 
 fn taken_back(sent: &mut Sent) -> Option<Resend> {

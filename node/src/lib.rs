@@ -3,7 +3,7 @@
 //! In reading order: `listener` (bytes in), `worker` (wiring), `actor`, `runner`, `flow`, `reply`
 //! (how a request moves), `stages`, `answer` (bytes out); what stages use: `presented`, `hygiene`,
 //! `credentials`, `limits`, `upstream`, `endpoints`, `failover`, `outcomes`,
-//! `inbound`, `elsewhere`, `cut`; how nodes talk to each other: `peers`; what
+//! `inbound`, `elsewhere`, `lent`, `cut`; how nodes talk to each other: `peers`; what
 //! feeds them: `sync` and `snapshot`; what they feed: `records`, `metrics`, `telemetry`; who calls
 //! besides callers: `test_run`.
 
@@ -31,6 +31,7 @@ pub mod hygiene;
 pub mod inbound;
 pub mod learner;
 pub mod learning;
+pub mod lent;
 pub mod limits;
 pub mod listener;
 pub mod metering;
@@ -56,6 +57,7 @@ pub mod telemetry;
 pub mod test_run;
 pub mod traces;
 pub mod treatment;
+pub mod unanswered;
 pub mod upstream;
 pub mod upstream_ids;
 pub mod validating;

@@ -136,6 +136,26 @@ pub fn is_from(name: &'static str) -> impl Fn(&(u16, String)) -> bool {
     move |answer| answer.1.contains(name)
 }
 
+/// The last endpoint was not reached; the one before it had read the request.
+#[test]
+fn what_an_endpoint_may_have_done_is_told_though_another_failed_last() {
+    let gateway = Gateway::start();
+    let (breaks, down) = breakable("breaks");
+    down.store(true, Ordering::SeqCst);
+    let closed = ClosedPort::new();
+    let endpoints = [
+        json!({"base_url": breaks.url(), "weight": 1000}),
+        json!({"base_url": closed.url(), "weight": 1}),
+    ];
+    let made = made(&gateway, &endpoints, json!({}));
+    let answer = made.request("GET", "/").send(&gateway.url);
+    assert_eq!(answer.outcome(), (502, "upstream-unreachable"));
+    assert_eq!(breaks.seen().len(), 1);
+    let detail = answer.json()["detail"].to_string();
+    assert!(detail.contains("refuses connections"), "{detail}");
+    assert!(detail.contains("may have been carried out"), "{detail}");
+}
+
 #[test]
 fn an_endpoint_fails_and_no_idempotent_request_does_and_it_comes_back() {
     let gateway = Gateway::start();

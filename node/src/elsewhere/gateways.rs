@@ -390,7 +390,12 @@ mod tests {
         let back = Instant::now();
         let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         until(|| gateway.is_there()).await;
-        assert!(gateway.reached.borrow().is_some_and(|dial| dial.came > back));
+        assert!(
+            gateway
+                .reached
+                .borrow()
+                .is_some_and(|dial| dial.came > back)
+        );
     }
 
     #[tokio::test]

@@ -19,8 +19,11 @@ use crate::body::RequestBody;
 use crate::failover;
 use crate::flow::Exchange;
 use crate::inbound;
+use crate::lent;
+use crate::limits::SlotToken;
 use crate::metrics::Metrics;
 use crate::outcomes::{self, Sent};
+use crate::reply::ReplySender;
 use crate::stages::inject::Armed;
 use crate::upstream::retry::is_idempotent;
 use crate::upstream::{
@@ -86,6 +89,7 @@ async fn answer_to(
     // The caller's body is not the region's to wait for.
     terms.asked_at = Instant::now();
     let mut end = unavailable("; the request was not carried out");
+    let mut maybe_carried_out = false;
     for at in elsewhere.nearest().into_iter().take(GATEWAYS_ASKED_MAX) {
         let Some(gateway) = elsewhere.gateways.get(at) else {
             continue;
@@ -95,7 +99,9 @@ async fn answer_to(
         }
         exchange.notes.endpoint = at;
         let head = head(elsewhere, at, exchange, crossing, terms)?;
-        let again = match send((upstream, metrics), exchange, gateway, head, body).await {
+        let wanted = (exchange.reply.as_mut(), &*exchange.slots);
+        let (sent, unsent) = send((upstream, metrics), wanted, gateway, head, body).await;
+        let again = match sent {
             Ok(mut answer) => {
                 exchange.said = said(&answer.headers);
                 if exchange.said.is_some() {
@@ -103,6 +109,7 @@ async fn answer_to(
                 }
                 outcomes::answered(exchange, &answer);
                 end = unavailable("; what answers there is no gateway");
+                maybe_carried_out = true;
                 answer.again.take()
             }
             Err(SendError::Gate(stopped)) => {
@@ -115,12 +122,15 @@ async fn answer_to(
                 let region = &gateway.region;
                 info!(request = %id, trace_id, span_id, %region, "{id}: {failure}");
                 outcomes::unanswered(exchange, metrics, &failure);
+                let again = failure.again.take();
+                let failure = failure.after_others(maybe_carried_out);
+                maybe_carried_out = failure.maybe_carried_out;
                 end = failed(&failure);
-                failure.again.take()
+                again
             }
         };
-        match again {
-            Some(again) => body = again.1,
+        match again.map(|again| again.1).or(unsent) {
+            Some(again) => body = again,
             None => return Err(end),
         }
     }
@@ -153,20 +163,19 @@ fn head(
     })
 }
 
-/// Sends it, for as long as the caller waits and the region is there.
+/// Sends it, for as long as the caller waits and the region is there. Where that is gone, the body
+/// comes back if it may go to another one.
 async fn send(
     (upstream, metrics): (&Upstream, &Metrics),
-    exchange: &mut Exchange,
+    wanted: (Option<&mut ReplySender>, &[SlotToken]),
     to: &RegionGateway,
     head: RequestHead,
     body: RequestBody,
-) -> Sent {
-    let repeatable = head.terms.has_alternatives && is_idempotent(&head.method);
-    let copy = repeatable
-        .then(|| body.replay())
-        .flatten()
-        .map(|body| Box::new((head.clone(), body)));
-    let attempts = Cell::new(0);
+) -> (Sent, Option<RequestBody>) {
+    let has_alternatives = head.terms.has_alternatives;
+    let copy = (has_alternatives && is_idempotent(&head.method)).then(|| body.replay());
+    let (body, lent) = lent::lend(body);
+    let (attempts, is_gone) = (Cell::new(0), Cell::new(false));
     let mut gate = |attempt: u32, _: &mut RequestHead| {
         attempts.set(attempt);
         Ok(None)
@@ -177,6 +186,7 @@ async fn send(
             biased;
             sent = upstream.send(&to.destination, head, body, &mut gate) => sent,
             () = to.gateway.gone(since) => {
+                is_gone.set(true);
                 let begun = attempts.get() > 0;
                 Err(SendError::Failed(Failure {
                     kind: match begun {
@@ -186,14 +196,19 @@ async fn send(
                     maybe_carried_out: begun,
                     attempts: attempts.get(),
                     earlier: Vec::new(),
-                    again: copy,
+                    again: None,
                 }))
             }
         }
     };
-    let reply = exchange.reply.as_mut();
-    let ended = inbound::while_wanted((reply, &exchange.slots), metrics.cut(), pin!(sending)).await;
-    outcomes::ended(ended, attempts.get())
+    let ended = inbound::while_wanted(wanted, metrics.cut(), pin!(sending)).await;
+    let unsent = match attempts.get() {
+        // No byte of it was asked for.
+        0 => lent.take_back(),
+        _ => copy.flatten(),
+    };
+    let unsent = unsent.filter(|_| has_alternatives && is_gone.get());
+    (outcomes::ended(ended, attempts.get()), unsent)
 }
 
 /// What a caller is told of a failure.
@@ -217,4 +232,112 @@ fn failed(failure: &Failure) -> EarlyEnd {
 fn unavailable(carried: &str) -> EarlyEnd {
     let detail = format!("no gateway of the regions that serve this proxy answers{carried}");
     EarlyEnd::new(Code::RegionUnavailable, detail).header("retry-after", "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use proto::hosts::Origin;
+    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::elsewhere::gateways::KnownGateways;
+    use crate::metrics::AddressDurations;
+    use crate::upstream::address::{GuardPolicy, PermitEntry};
+    use crate::upstream::tls::{TlsSettings, TlsSpec};
+    use crate::upstream::{
+        CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
+        UpstreamSettings,
+    };
+
+    fn gateway(port: u16) -> RegionGateway {
+        let loopback = "127.0.0.0/8".parse().unwrap();
+        let url = format!("http://127.0.0.1:{port}");
+        let origin = Origin::of(&url::Url::parse(&url).unwrap()).unwrap();
+        let parts = DestinationParts {
+            tenant: 0,
+            scheme: Scheme::Http,
+            host: Host::parse("127.0.0.1").unwrap(),
+            port,
+            tls: Arc::new(TlsSettings::new(&TlsSpec::default()).unwrap()),
+            http2: false,
+            guard: Arc::new(GuardPolicy {
+                permit: vec![PermitEntry {
+                    network: loopback,
+                    ports: vec![1..=u16::MAX],
+                }],
+                allow_networks: vec![loopback],
+                ..GuardPolicy::default()
+            }),
+            timeouts: Timeouts::default(),
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+        };
+        RegionGateway {
+            region: "eu".into(),
+            url: url.into(),
+            path: "/api/x".into(),
+            destination: Arc::new(Destination::new(parts).unwrap()),
+            gateway: KnownGateways::default().at(&origin),
+            durations: AddressDurations::default(),
+        }
+    }
+
+    fn post(has_alternatives: bool) -> (RequestHead, RequestBody) {
+        let head = RequestHead {
+            method: Method::POST,
+            target: "/api/x".parse().unwrap(),
+            headers: HeaderMap::new(),
+            terms: Terms {
+                has_alternatives,
+                ..Terms::now()
+            },
+        };
+        let pieces = ["ab", "c"].map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
+        let body = RequestBody::Stream {
+            stream: Box::pin(futures_util::stream::iter(pieces)),
+            length: Some(3),
+        };
+        (head, body)
+    }
+
+    /// A region that takes no packet any more: not a byte has left, so any method goes on, with
+    /// all of its body.
+    #[actix_rt::test]
+    async fn what_was_not_sent_to_a_region_comes_back() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(0).unwrap();
+        let address = full.local_addr().unwrap();
+        let connect = || timeout(Duration::from_millis(100), TcpStream::connect(address));
+        let mut queued = Vec::new();
+        while let Ok(Ok(stream)) = connect().await {
+            queued.push(stream);
+        }
+        let (to, upstream) = (
+            gateway(address.port()),
+            Upstream::new(UpstreamSettings::default()),
+        );
+        for has_alternatives in [true, false] {
+            let (head, body) = post(has_alternatives);
+            let both = (&upstream, &Metrics::default());
+            let (sent, unsent) = send(both, (None, &[]), &to, head, body).await;
+            let Err(SendError::Failed(failure)) = sent else {
+                panic!("nobody takes connections there");
+            };
+            let seen = (failure.maybe_carried_out, failure.attempts);
+            assert_eq!(seen, (false, 0), "{failure}");
+            assert_eq!(unsent.is_some(), has_alternatives);
+            if let Some(mut body) = unsent {
+                assert_eq!(body.length(), Some(3));
+                let RequestBody::Stream { stream, .. } = &mut body else {
+                    panic!("it streams");
+                };
+                let pieces: Vec<_> = futures_util::StreamExt::collect(stream).await;
+                assert_eq!(pieces, [Ok(Bytes::from("ab")), Ok(Bytes::from("c"))]);
+            }
+        }
+    }
 }

@@ -13,7 +13,6 @@ use proto::meter::value::ValueSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::proxy::OnClientAbort;
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::elsewhere::passing;
@@ -34,10 +33,8 @@ use crate::settling::Settling;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
 use crate::stages::inject::Armed;
-use crate::upstream::foreseen::BLOCKED;
-use crate::upstream::{
-    self, AnswerError, Failure, FailureKind, RequestHead, SendError, Terms, Upstream,
-};
+use crate::unanswered;
+use crate::upstream::{self, AnswerError, RequestHead, SendError, Terms, Upstream};
 use crate::upstream_ids;
 
 /// The stage.
@@ -164,7 +161,7 @@ fn unanswered(
         }
         SendError::Failed(failure) => {
             outcomes::unanswered(exchange, metrics, &failure);
-            failed(exchange, proxy, &failure)
+            unanswered::end(exchange, proxy, &failure)
         }
     }
 }
@@ -291,89 +288,4 @@ fn answered(
         body,
     });
     Ok(())
-}
-
-fn failed(exchange: &Exchange, proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
-    let (request, target) = (exchange.id, &proxy.target.id);
-    let (trace_id, span_id) = exchange.trace_ids();
-    // The log has the inner address; the caller never does.
-    match failure.kind {
-        FailureKind::BodyFromCaller(error) => {
-            info!(%request, trace_id, span_id, "{request}: {error}");
-            return inbound::broken(error);
-        }
-        FailureKind::Refused { .. } => {
-            warn!(%request, trace_id, span_id, %target, "{request}: {failure}");
-        }
-        _ => {
-            info!(%request, trace_id, span_id, %target, "{request}: {failure}");
-        }
-    }
-    early_end(proxy, failure)
-}
-
-/// What a caller is told of a failure, with what to do next.
-fn early_end(proxy: &CompiledProxy, failure: &Failure) -> EarlyEnd {
-    let carried = match failure.maybe_carried_out {
-        true => "; the request may have been carried out",
-        false => "; the request was not carried out",
-    };
-    let mut end = match &failure.kind {
-        FailureKind::Refused { .. } => EarlyEnd::new(Code::UpstreamBlocked, BLOCKED),
-        FailureKind::Resolve(_) => EarlyEnd::new(
-            Code::UpstreamUnreachable,
-            "the target's host name has no address; check `base_url` of the target",
-        ),
-        FailureKind::Connect(_) => EarlyEnd::new(
-            Code::UpstreamUnreachable,
-            "the target refuses connections; check `base_url` of the target and whether it is up",
-        ),
-        FailureKind::Reset(_) => EarlyEnd::new(
-            Code::UpstreamUnreachable,
-            format!("connection closed before an answer{carried}"),
-        ),
-        FailureKind::BadHttp(_) => EarlyEnd::new(
-            Code::UpstreamInvalid,
-            format!("the target's answer is not valid HTTP/1.1{carried}"),
-        ),
-        FailureKind::Tls(_) => EarlyEnd::new(
-            Code::UpstreamTls,
-            "TLS with the target failed: its certificate must be valid for the host of `base_url` \
-             and come from a known authority; set `tls.ca` of the target for a private one",
-        ),
-        FailureKind::ConnectTimeout => EarlyEnd::new(
-            Code::UpstreamTimeout,
-            "no connection to the target in time (`timeouts.connect_ms`); check that it is up",
-        ),
-        FailureKind::FirstByteTimeout => EarlyEnd::new(
-            Code::UpstreamTimeout,
-            format!(
-                "no first byte within {}; raise it or stream{carried}",
-                proxy.first_byte_text
-            ),
-        ),
-        FailureKind::TotalTimeout => EarlyEnd::new(
-            Code::UpstreamTimeout,
-            format!("no answer within `timeouts.total_ms`; raise it{carried}"),
-        ),
-        FailureKind::Held => EarlyEnd::new(
-            Code::UpstreamTimeout,
-            "a limit or a busy pool held the request until `timeouts.total_ms` was over",
-        ),
-        FailureKind::PoolExhausted => EarlyEnd::new(
-            Code::Overloaded,
-            "all connections to the target are busy; try again shortly",
-        )
-        .header("retry-after", "1"),
-        FailureKind::BadTarget => EarlyEnd::new(
-            Code::MalformedRequest,
-            "the path and query cannot be sent as they are; percent-encode them",
-        ),
-        FailureKind::BodyFromCaller(error) => inbound::broken(*error),
-    };
-    if end.code == Code::UpstreamTimeout && failure.maybe_carried_out {
-        // Three waits would be three bills.
-        end.should_retry = Some(false);
-    }
-    end
 }

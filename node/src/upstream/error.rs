@@ -99,6 +99,26 @@ impl FailureKind {
         }
     }
 
+    /// Whether it was seen before anything of the attempt was sent.
+    #[must_use]
+    pub fn is_before_sending(&self) -> bool {
+        match self {
+            Self::Refused { .. }
+            | Self::Resolve(_)
+            | Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::PoolExhausted
+            | Self::Held
+            | Self::BadTarget => true,
+            Self::FirstByteTimeout
+            | Self::TotalTimeout
+            | Self::Reset(_)
+            | Self::BadHttp(_)
+            | Self::BodyFromCaller(_) => false,
+        }
+    }
+
     /// The code of the early end (`design.md` §2); `None` where the caller's own body failed.
     #[must_use]
     pub fn code(&self) -> Option<&'static str> {
@@ -160,13 +180,20 @@ impl Failure {
     /// The same where another attempt was made before, which the target may have carried out.
     pub fn after(self, earlier: Vec<Earlier>, maybe_carried_out: bool) -> Self {
         Self {
+            earlier,
+            ..self.after_others(maybe_carried_out)
+        }
+    }
+
+    /// The same where others were asked before, one of which may have carried it out.
+    pub fn after_others(self, maybe_carried_out: bool) -> Self {
+        Self {
             kind: match self.kind {
                 // Of what was written before it cannot be said that it was held.
                 FailureKind::Held if maybe_carried_out => FailureKind::TotalTimeout,
                 kind => kind,
             },
             maybe_carried_out: self.maybe_carried_out || maybe_carried_out,
-            earlier,
             ..self
         }
     }
