@@ -108,7 +108,7 @@ pub fn name(kind: &FailureKind) -> AttemptFailure {
         FailureKind::Held | FailureKind::TotalTimeout => AttemptFailure::TotalTimeout,
         FailureKind::Reset(_) => AttemptFailure::Reset,
         FailureKind::BadHttp(_) => AttemptFailure::BadHttp,
-        FailureKind::BodyFromCaller(_) => AttemptFailure::CallerBody,
+        FailureKind::CallerStalled | FailureKind::BodyFromCaller(_) => AttemptFailure::CallerBody,
         FailureKind::BadTarget => AttemptFailure::BadTarget,
     }
 }

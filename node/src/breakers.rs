@@ -261,6 +261,7 @@ mod tests {
             FailureKind::Held,
             FailureKind::PoolExhausted,
             FailureKind::BadTarget,
+            FailureKind::CallerStalled,
             FailureKind::TotalTimeout,
             FailureKind::FirstByteTimeout,
             FailureKind::ConnectTimeout,
@@ -271,7 +272,7 @@ mod tests {
         {
             let breaker = breakers.of(ID, &at.to_string(), &one);
             let is_targets = kind.fault() == Fault::Target;
-            assert_eq!(is_targets, at > 2, "{kind}");
+            assert_eq!(is_targets, at > 3, "{kind}");
             breaker.admit().unwrap().failed(&Failure {
                 kind,
                 maybe_carried_out: false,

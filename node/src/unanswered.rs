@@ -83,6 +83,13 @@ fn told(kind: &FailureKind, first_byte_text: &str, carried: &str) -> EarlyEnd {
             Code::UpstreamTimeout,
             format!("no answer within `timeouts.total_ms`; raise it{carried}"),
         ),
+        FailureKind::CallerStalled => EarlyEnd::new(
+            Code::UpstreamTimeout,
+            format!(
+                "the body of the request had not come when `timeouts.total_ms` was over; raise it \
+                 or send faster{carried}"
+            ),
+        ),
         FailureKind::Held => EarlyEnd::new(
             Code::UpstreamTimeout,
             "a limit or a busy pool held the request until `timeouts.total_ms` was over",

@@ -59,6 +59,7 @@ pub(super) struct Http1Conn {
     /// it that belong to one caller, and is torn down rather than ended politely.
     pub(super) busy: bool,
     pub(super) received: Rc<Cell<u64>>,
+    pub(super) written: Rc<Cell<u64>>,
     pub(super) remote: SocketAddr,
     pub(super) born: Instant,
     /// When the idle connection is no longer used.
@@ -158,7 +159,8 @@ pub(super) async fn connect(
 }
 
 async fn connect_http1(transport: Transport, slot: Slot) -> Result<Connected, FailureKind> {
-    let (remote, received) = (transport.remote, transport.received());
+    let remote = transport.remote;
+    let (received, written) = (transport.received(), transport.written());
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_header_size(HEAD_BYTES_MAX)
@@ -170,6 +172,7 @@ async fn connect_http1(transport: Transport, slot: Slot) -> Result<Connected, Fa
         sender,
         busy: true,
         received,
+        written,
         remote,
         born: now,
         stale_at: now,

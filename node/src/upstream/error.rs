@@ -12,6 +12,7 @@
 //! | `Reset` | target | `upstream-unreachable` | if anything was sent |
 //! | `BadHttp` | target | `upstream-unreachable` | yes |
 //! | `BadTarget` | gateway | `malformed-request` | no |
+//! | `CallerStalled` | caller | `upstream-timeout` | yes |
 //! | `BodyFromCaller` | caller | none: the caller is gone or malformed | yes |
 
 use std::borrow::Cow;
@@ -73,6 +74,10 @@ pub enum FailureKind {
     /// `timeouts.total` was over before the head of an answer came.
     #[error("no answer within the total time")]
     TotalTimeout,
+    /// `timeouts.total` was over while the caller's body still came: the target had nothing to
+    /// answer yet.
+    #[error("the body of the request had not come within the total time")]
+    CallerStalled,
     /// The connection ended before an answer came.
     #[error("the connection ended before an answer: {0}")]
     Reset(Cow<'static, str>),
@@ -94,7 +99,7 @@ impl FailureKind {
         match self {
             Self::Refused { .. } => Fault::Configuration,
             Self::PoolExhausted | Self::Held | Self::BadTarget => Fault::Gateway,
-            Self::BodyFromCaller(_) => Fault::Caller,
+            Self::CallerStalled | Self::BodyFromCaller(_) => Fault::Caller,
             _ => Fault::Target,
         }
     }
@@ -113,6 +118,7 @@ impl FailureKind {
             | Self::BadTarget => true,
             Self::FirstByteTimeout
             | Self::TotalTimeout
+            | Self::CallerStalled
             | Self::Reset(_)
             | Self::BadHttp(_)
             | Self::BodyFromCaller(_) => false,
@@ -127,9 +133,11 @@ impl FailureKind {
             Self::Resolve(_) | Self::Connect(_) | Self::Reset(_) | Self::BadHttp(_) => {
                 Some("upstream-unreachable")
             }
-            Self::ConnectTimeout | Self::Held | Self::FirstByteTimeout | Self::TotalTimeout => {
-                Some("upstream-timeout")
-            }
+            Self::ConnectTimeout
+            | Self::Held
+            | Self::FirstByteTimeout
+            | Self::TotalTimeout
+            | Self::CallerStalled => Some("upstream-timeout"),
             Self::Tls(_) => Some("upstream-tls"),
             Self::PoolExhausted => Some("overloaded"),
             Self::BadTarget => Some("malformed-request"),

@@ -31,6 +31,7 @@ pub mod foreseen;
 mod framing;
 mod gate;
 mod head;
+mod lease;
 mod pool;
 mod replay;
 mod resolve;

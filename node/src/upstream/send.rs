@@ -15,11 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use futures_util::future::Either;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
+use http::{Method, Request, StatusCode, Uri};
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
@@ -30,13 +28,12 @@ use super::error::{Earlier, Failure, FailureKind, SendError, Stopped};
 use super::framing::{clean_request, frame_request, receive_head};
 use super::gate::{self, Gate, Leave};
 use super::head::{RequestHead, Resend, Terms};
+use super::lease::Outcome;
 use super::pool::Lease;
 use super::replay::replay_copy;
 use super::sent::{Progress, SentBody};
 use super::timer::due;
 use crate::body::RequestBody;
-
-type Outcome = Result<Response<Incoming>, TrySendError<Request<SentBody>>>;
 
 /// An attempt without an answer.
 #[expect(
@@ -163,10 +160,7 @@ impl Exchange<'_> {
             .wait(outcome, &mut lease, progress.as_deref(), sent_at)
             .await;
         let response = match outcome {
-            None => {
-                let kind = self.or_total_timeout(FailureKind::FirstByteTimeout);
-                return Err(maybe_done(kind, copy));
-            }
+            None => return Err(maybe_done(self.silence(progress.as_deref()), copy)),
             Some(Err(error)) => {
                 let answered = received != lease.received();
                 let here = lease.reused() && !answered;
@@ -205,6 +199,14 @@ impl Exchange<'_> {
         self.total_due.map_or(instant, |total| total.min(instant))
     }
 
+    /// What it is that no first byte came in time.
+    fn silence(&self, progress: Option<&Progress>) -> FailureKind {
+        match progress.is_some_and(Progress::is_starved) {
+            true => FailureKind::CallerStalled,
+            false => self.or_total_timeout(FailureKind::FirstByteTimeout),
+        }
+    }
+
     /// A step's own timeout, or the total one if that is what was over.
     fn or_total_timeout(&self, kind: FailureKind) -> FailureKind {
         if self.total_due.is_none_or(|total| Instant::now() < total) {
@@ -240,7 +242,8 @@ impl Exchange<'_> {
                 self.absolute(head.target)
             }
         };
-        let (body, progress) = SentBody::new(body, now);
+        let is_shared = matches!(lease, Lease::Http2 { .. });
+        let (body, progress) = SentBody::new(body, is_shared, now);
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
         *request.uri_mut() = uri;
@@ -259,7 +262,9 @@ impl Exchange<'_> {
 
     /// The outcome, or `None` when the time for the first byte is over.
     ///
-    /// The time counts from the last piece of the request's body: a long upload is not silence.
+    /// The time counts from the last piece of the request's body, or what was written last of it: a
+    /// long upload is not silence. While the caller's next piece is missing it stands still, for
+    /// the target has nothing to answer yet; the listener sees to callers that stop.
     async fn wait(
         &self,
         outcome: impl Future<Output = Outcome>,
@@ -273,6 +278,7 @@ impl Exchange<'_> {
         // wake itself when the answer is there, a second time.
         let mut writes_only = lease.is_held();
         let received = lease.received();
+        let (mut written, mut written_at) = (None, sent_at);
         poll_fn(|cx| {
             lease.drive(cx);
             writes_only &= lease.is_held() && lease.received() == received;
@@ -281,7 +287,16 @@ impl Exchange<'_> {
             {
                 return Poll::Ready(Some(outcome));
             }
-            let moved = progress.map_or(sent_at, Progress::moved);
+            // What the first look finds was written at `sent_at`.
+            let count = lease.written();
+            if written.replace(count).is_some_and(|before| before != count) {
+                written_at = Instant::now();
+            }
+            let moved = match progress {
+                Some(progress) if progress.is_starved() => Instant::now(),
+                Some(progress) => progress.moved().max(written_at),
+                None => written_at,
+            };
             let due = self.sooner(due(moved, first_byte));
             lease.timer().poll(cx, due).map(|()| None)
         })
@@ -352,39 +367,5 @@ pub(super) fn describe(error: &hyper::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    }
-}
-
-impl Lease {
-    pub(super) fn reused(&self) -> bool {
-        match self {
-            Self::Http1 { reused, .. } | Self::Http2 { reused, .. } => *reused,
-        }
-    }
-
-    fn remote(&self) -> std::net::SocketAddr {
-        match self {
-            Self::Http1 { conn, .. } => conn.remote,
-            Self::Http2 { stream, .. } => stream.conn.remote,
-        }
-    }
-
-    /// Bytes received on the connection so far. On a shared one they say nothing about a stream.
-    fn received(&self) -> u64 {
-        match self {
-            Self::Http1 { conn, .. } => conn.received.get(),
-            Self::Http2 { .. } => 0,
-        }
-    }
-
-    /// Hands the request to hyper, now; the future only waits for the answer.
-    fn send(mut self, request: Request<SentBody>) -> (Self, impl Future<Output = Outcome>) {
-        let outcome = match &mut self {
-            Self::Http1 { conn, .. } => Either::Left(conn.sender.try_send_request(request)),
-            Self::Http2 { stream, .. } => {
-                Either::Right(stream.conn.sender.clone().try_send_request(request))
-            }
-        };
-        (self, outcome)
     }
 }

@@ -11,12 +11,17 @@ use tokio::time::Instant;
 
 use crate::body::{BodyError, RequestBody};
 
-/// How far a streamed body has got. Bodies in memory need none: they are written at once.
+/// Pieces of a body in memory on a shared connection. Given whole it would all be hyper's at once,
+/// and how far it has got would not be known.
+const PIECE: usize = 64 * 1024;
+
+/// How far a body has got. One in memory needs none where its connection tells what was written.
 pub(super) struct Progress {
     ended: Cell<bool>,
     cancelled: Cell<bool>,
     failed: Cell<Option<BodyError>>,
     moved: Cell<Instant>,
+    starved: Cell<bool>,
 }
 
 impl Progress {
@@ -35,6 +40,11 @@ impl Progress {
         self.moved.get()
     }
 
+    /// Whether the caller's next piece is being waited for: nothing else holds up the request.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved.get()
+    }
+
     /// Ends the body at its next poll: nobody wants the rest.
     pub(super) fn cancel(&self) {
         self.cancelled.set(true);
@@ -48,14 +58,21 @@ pub(super) struct SentBody {
 }
 
 impl SentBody {
-    /// Wraps a body; the progress is shared with the exchange, and `None` for a body in memory.
-    pub(super) fn new(body: RequestBody, now: Instant) -> (Self, Option<Rc<Progress>>) {
-        let progress = (!body.is_replayable()).then(|| {
+    /// Wraps a body; the progress is shared with the exchange. It is `None` for a body in memory,
+    /// but for a large one on a connection that other requests share.
+    pub(super) fn new(
+        body: RequestBody,
+        is_shared: bool,
+        now: Instant,
+    ) -> (Self, Option<Rc<Progress>>) {
+        let in_pieces = is_shared && body.length().is_some_and(|length| length > PIECE as u64);
+        let progress = (in_pieces || !body.is_replayable()).then(|| {
             Rc::new(Progress {
                 ended: Cell::new(body.is_end_stream()),
                 cancelled: Cell::new(false),
                 failed: Cell::new(None),
                 moved: Cell::new(now),
+                starved: Cell::new(false),
             })
         });
         (
@@ -88,7 +105,13 @@ impl Body for SentBody {
         if progress.cancelled.get() {
             return Poll::Ready(Some(Err(BodyError::Disconnected)));
         }
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        let frame = match &mut this.body {
+            RequestBody::Full(bytes) if bytes.len() > PIECE => {
+                Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE)))))
+            }
+            body => Pin::new(body).poll_frame(cx),
+        };
+        progress.starved.set(frame.is_pending());
         if let Poll::Ready(piece) = &frame {
             progress.moved.set(Instant::now());
             match piece {
@@ -106,5 +129,33 @@ impl Body for SentBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_large_body_in_memory_shows_how_far_it_is_on_a_shared_connection() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let body = || RequestBody::Full(vec![b'x'; 2 * PIECE + 1].into());
+        let long_ago = Instant::now();
+        assert!(SentBody::new(body(), false, long_ago).1.is_none());
+        let (mut sent, progress) = SentBody::new(body(), true, long_ago);
+        let progress = progress.unwrap();
+        let mut moved = long_ago;
+        for (size, ended) in [(PIECE, false), (PIECE, false), (1, true)] {
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut sent).poll_frame(&mut cx) else {
+                panic!("all of it is there");
+            };
+            assert_eq!(frame.into_data().unwrap().len(), size);
+            assert_eq!(progress.ended(), ended);
+            assert!(progress.moved() > moved && !progress.is_starved());
+            moved = progress.moved();
+        }
+        assert!(sent.is_end_stream());
     }
 }

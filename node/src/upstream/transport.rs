@@ -1,7 +1,8 @@
 //! The byte stream of one connection, plain or TLS, as hyper drives it.
 //!
 //! Besides choosing between the two it does two small things. It counts what arrives, because
-//! "not one byte of an answer came" is a condition of a replay. And it holds back write errors: a
+//! "not one byte of an answer came" is a condition of a replay, and what leaves, because an upload
+//! under way is not silence. And it holds back write errors: a
 //! target that answers 413 in the middle of an upload and closes makes our next write fail while
 //! its answer waits in our receive buffer, and hyper would end the exchange on the write error
 //! with the answer unread. So a write that fails because the peer is gone waits for ever, and
@@ -27,6 +28,7 @@ enum Io {
 pub(super) struct Transport {
     io: Io,
     received: Rc<Cell<u64>>,
+    written: Rc<Cell<u64>>,
     write_broken: bool,
     pub(super) remote: SocketAddr,
 }
@@ -44,6 +46,7 @@ impl Transport {
         Self {
             io,
             received: Rc::default(),
+            written: Rc::default(),
             write_broken: false,
             remote,
         }
@@ -60,6 +63,19 @@ impl Transport {
     /// Bytes received so far, shared with whoever has to know.
     pub(super) fn received(&self) -> Rc<Cell<u64>> {
         self.received.clone()
+    }
+
+    /// Bytes written so far.
+    pub(super) fn written(&self) -> Rc<Cell<u64>> {
+        self.written.clone()
+    }
+
+    fn wrote(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &outcome {
+            self.written
+                .set(self.written.get().wrapping_add(*count as u64));
+        }
+        self.hold_back(outcome)
     }
 
     fn hold_back<T>(&mut self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -116,7 +132,7 @@ impl AsyncWrite for Transport {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
-        this.hold_back(outcome)
+        this.wrote(outcome)
     }
 
     fn poll_write_vectored(
@@ -136,7 +152,7 @@ impl AsyncWrite for Transport {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
-        this.hold_back(outcome)
+        this.wrote(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -409,6 +409,70 @@ fn an_upload_under_way_is_not_silence() {
     });
 }
 
+/// The target reads more slowly than the first byte's time allows, and has less to read each time.
+#[test]
+fn a_body_in_memory_under_way_is_not_silence() {
+    on_worker(async {
+        const SIZE: usize = 40 << 20;
+        const PIECE: usize = 1 << 20;
+        let peer = Peer::start(|_, mut stream| async move {
+            read_head(&mut stream).await;
+            let mut piece = vec![0; PIECE];
+            for at in 0..SIZE / PIECE {
+                // What the kernel holds at the end is read at once.
+                if at < 30 {
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                stream.read_exact(&mut piece).await.unwrap();
+            }
+            write(&mut stream, &ok("got it")).await;
+        })
+        .await;
+        let destination = peer.destination_with(timeouts(|t, short| t.first_byte = 10 * short));
+        let body = RequestBody::Full(vec![b'x'; SIZE].into());
+        let mut answer = send(&upstream(), &destination, head(Method::PUT, "/"), body)
+            .await
+            .unwrap();
+        assert_eq!(read(&mut answer.body).await.0, "got it");
+    });
+}
+
+/// The target has nothing to answer while the caller keeps a part of the body.
+#[test]
+fn a_caller_that_stalls_is_not_the_targets_silence() {
+    on_worker(async {
+        let peer = Peer::start(|_, mut stream| async move {
+            read_head(&mut stream).await;
+            let mut body = [0; 2];
+            if stream.read_exact(&mut body).await.is_ok() {
+                write(&mut stream, &ok("got it")).await;
+            }
+        })
+        .await;
+        let destination = peer.destination_with(timeouts(|t, short| t.first_byte = short));
+        let (feed, body) = fed_body(Some(2));
+        let slow = tokio::task::spawn_local(async move {
+            for _ in 0..2 {
+                tokio::time::sleep(Duration::from_millis(160)).await;
+                feed.send(Bytes::from_static(b"x")).await.unwrap();
+            }
+        });
+        let mut answer = send(&upstream(), &destination, head(Method::POST, "/"), body)
+            .await
+            .unwrap();
+        assert_eq!(read(&mut answer.body).await.0, "got it");
+        slow.await.unwrap();
+
+        let destination = peer.destination_with(timeouts(|t, short| t.total = Some(short)));
+        let (_feed, body) = fed_body(Some(2));
+        let failure = send(&upstream(), &destination, head(Method::POST, "/"), body).await;
+        let failure = failure.unwrap_err();
+        assert_eq!(name(&failure), "caller-stalled, maybe carried out");
+        assert_eq!(failure.kind.fault(), Fault::Caller);
+        assert_eq!(failure.kind.code(), Some("upstream-timeout"));
+    });
+}
+
 #[test]
 fn a_drip_passes_and_a_stall_does_not() {
     let check = |pause_ms: u64, change: fn(&mut Timeouts), expect: Option<AnswerError>| {

@@ -231,6 +231,7 @@ fn name(failure: &Failure) -> String {
         FailureKind::Held => "held",
         FailureKind::FirstByteTimeout => "first-byte-timeout",
         FailureKind::TotalTimeout => "total-timeout",
+        FailureKind::CallerStalled => "caller-stalled",
         FailureKind::Reset(_) => "reset",
         FailureKind::BadHttp(_) => "bad-http",
         FailureKind::BodyFromCaller(_) => "body-from-caller",
