@@ -6,7 +6,9 @@
 //! share needs a least number of requests, or one failure at night would be 100 %.
 //!
 //! Open, it refuses for `open_for`; then it lets `probes` requests through, one after the other.
-//! All must succeed to close it, and one failure opens it again, for twice as long each time.
+//! All must succeed to close it, and one failure opens it again, for twice as long each time. A
+//! probe may take minutes, or wait on this side before it is sent: one that has no outcome after
+//! `open_for` holds up no other, and its outcome still counts.
 //!
 //! The clock is an argument. Outcomes of requests that were admitted in an earlier state are
 //! ignored: a slow failure from before must not end a probe of now.
@@ -77,15 +79,23 @@ pub enum BreakerState {
     Closed,
     /// None pass.
     Open,
-    /// One at a time passes.
+    /// One at a time passes, or one each time that the breaker was open for.
     Probing,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Inner {
-    Closed { failures_in_row: u32 },
-    Open { until: Instant },
-    Probing { in_flight: bool, succeeded: u32 },
+    Closed {
+        failures_in_row: u32,
+    },
+    Open {
+        until: Instant,
+    },
+    Probing {
+        /// When the newest probe without an outcome went.
+        in_flight: Option<Instant>,
+        succeeded: u32,
+    },
 }
 
 /// The breaker of one target.
@@ -132,7 +142,7 @@ impl Breaker {
         match self.inner {
             Inner::Closed { .. } => true,
             Inner::Open { until } => now >= until,
-            Inner::Probing { in_flight, .. } => !in_flight,
+            Inner::Probing { in_flight, .. } => self.probe_in(in_flight, now).is_zero(),
         }
     }
 
@@ -144,19 +154,28 @@ impl Breaker {
                 return Admission::Refuse { retry_after: left };
             }
             self.enter(Inner::Probing {
-                in_flight: false,
+                in_flight: None,
                 succeeded: 0,
             });
         }
-        if let Inner::Probing { in_flight, .. } = &mut self.inner {
-            if *in_flight {
-                return Admission::Refuse {
-                    retry_after: self.open_for,
-                };
+        if let Inner::Probing { in_flight, .. } = self.inner {
+            let retry_after = self.probe_in(in_flight, now);
+            if !retry_after.is_zero() {
+                return Admission::Refuse { retry_after };
             }
-            *in_flight = true;
+        }
+        if let Inner::Probing { in_flight, .. } = &mut self.inner {
+            *in_flight = Some(now);
         }
         Admission::Pass(Ticket(self.generation))
+    }
+
+    /// How long until another probe may go while this one is under way.
+    fn probe_in(&self, in_flight: Option<Instant>, now: Instant) -> Duration {
+        in_flight.map_or(Duration::ZERO, |since| {
+            let waited = now.saturating_duration_since(since);
+            self.open_for.saturating_sub(waited)
+        })
     }
 
     /// How an admitted request ended.
@@ -181,7 +200,7 @@ impl Breaker {
                 in_flight,
                 succeeded,
             } => {
-                *in_flight = false;
+                *in_flight = None;
                 match health {
                     Health::Success => *succeeded = succeeded.saturating_add(1),
                     Health::Failure => {

@@ -141,6 +141,57 @@ fn failures_in_a_row_open_it() {
     );
 }
 
+/// A probe that takes long, an upload say, leaves the target alone no longer than a failed one.
+#[test]
+fn a_probe_without_an_outcome_holds_up_no_other() {
+    let mut now = Instant::now();
+    let policy = BreakerPolicy {
+        consecutive_failures: Some(1),
+        ..policy()
+    };
+    let opened = |now: Instant| {
+        let mut breaker = Breaker::new(policy.clone(), now);
+        let Admission::Pass(ticket) = breaker.admit(now) else {
+            panic!("it is closed");
+        };
+        breaker.record(ticket, Failure, now);
+        breaker
+    };
+    let pass = |breaker: &mut Breaker, now: Instant| {
+        assert!(breaker.would_admit(now));
+        match breaker.admit(now) {
+            Admission::Pass(ticket) => ticket,
+            Admission::Refuse { retry_after } => panic!("refused for {retry_after:?}"),
+        }
+    };
+    for health in [Success, Failure, Unknown] {
+        let mut breaker = opened(now);
+        now += policy.open_for;
+        let first = pass(&mut breaker, now);
+        now += Duration::from_millis(99);
+        assert!(!breaker.would_admit(now));
+        let retry_after = Duration::from_millis(1);
+        assert_eq!(breaker.admit(now), Admission::Refuse { retry_after });
+        now += retry_after;
+        let second = pass(&mut breaker, now);
+        assert!(!breaker.would_admit(now), "one each time");
+        // The first one's outcome counts, late as it is.
+        breaker.record(first, health, now);
+        match health {
+            Success => {
+                breaker.record(second, Success, now);
+                assert_eq!(breaker.state(), Closed);
+            }
+            Failure => {
+                assert_eq!(breaker.state(), Open);
+                breaker.record(second, Success, now);
+                assert_eq!(breaker.state(), Open, "of an earlier state");
+            }
+            Unknown => assert_eq!(breaker.state(), Probing),
+        }
+    }
+}
+
 #[test]
 fn a_share_of_failures_opens_it() {
     let ratio = FailureRatio {
