@@ -128,21 +128,35 @@ impl Connection {
 /// Marks a request as answered when it goes: with the last byte of its answer's body taken by
 /// actix-web, or with its future dropped.
 #[derive(Debug)]
-pub(super) struct Answering(Option<Connection>);
+pub(super) struct Answering {
+    connection: Option<Connection>,
+    /// That of the request.
+    version: Version,
+}
 
 impl Answering {
-    pub(super) fn new(connection: Option<Connection>) -> Self {
-        Self(connection)
+    pub(super) fn new(connection: Option<Connection>, version: Version) -> Self {
+        Self {
+            connection,
+            version,
+        }
     }
 
     /// Passes an answer on. It says `connection: close` when the listener drains, and when the
     /// request's body is still coming or was cut: what follows on the connection could not be told
-    /// from the rest of that body.
+    /// from the rest of that body. A client that speaks HTTP/1.0 knows no chunks (RFC 9112 6.1): a
+    /// body of unknown length ends with the connection.
     pub(super) fn finish<B>(self, mut response: Response<B>) -> Response<AnswerBody>
     where
         B: MessageBody + 'static,
     {
-        if let Some(connection) = &self.0 {
+        let is_unmeasured = matches!(response.body().size(), BodySize::Stream);
+        if self.version < Version::HTTP_11 && is_unmeasured {
+            let head = response.head_mut();
+            head.no_chunking(true);
+            head.set_connection_type(ConnectionType::Close);
+        }
+        if let Some(connection) = &self.connection {
             let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let state = &connection.0;
             let leaving = || state.admission.as_ref().is_some_and(|all| all.is_leaving());
@@ -167,7 +181,7 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(Connection(state)) = &self.0 {
+        if let Some(Connection(state)) = &self.connection {
             state.answered.set(state.answered.get() + 1);
         }
     }

@@ -299,7 +299,8 @@ where
                     data.insert(socket.connection().clone());
                 })
                 .h1(apply_fn_factory(app, |request: Request, app| {
-                    let answering = Answering::new(request.conn_data::<Connection>().cloned());
+                    let connection = request.conn_data::<Connection>().cloned();
+                    let answering = Answering::new(connection, request.version());
                     answered(answering, app.call(request))
                 }));
             fn_service(move |tcp: TcpStream| door.clone().enter(tcp)).and_then(http)

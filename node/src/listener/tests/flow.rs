@@ -93,6 +93,26 @@ fn large_bodies_pass_intact() {
 }
 
 #[test]
+fn a_client_that_knows_no_chunks_gets_none() {
+    let gateway = Gateway::plain();
+    let mut client = Client::connect(&gateway);
+    let get = |target: &str| {
+        format!("GET {target} HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n")
+    };
+    client.send(get("/now").as_bytes());
+    let answer = client.answer();
+    assert_eq!(answer.text(), "/now");
+    assert_eq!(answer.header("connection"), Some("keep-alive"));
+    client.send(get("/download?30011").as_bytes());
+    let answer = client.head_answer();
+    assert_eq!(answer.header("transfer-encoding"), None, "{}", answer.head);
+    assert_ne!(answer.header("connection"), Some("keep-alive"));
+    let body: Vec<u8> = (0..30_011).map(pattern).collect();
+    assert!(client.exactly(30_011) == body, "the download differs");
+    client.expect_end();
+}
+
+#[test]
 fn an_expectation_is_met_before_the_handler_runs() {
     let gateway = Gateway::plain();
     let mut client = Client::connect(&gateway);
