@@ -119,8 +119,8 @@ pub struct DestinationParts {
     pub tls: Arc<TlsSettings>,
     /// Whether HTTP/2 may be negotiated. Only TLS negotiates: there is no HTTP/2 in plain text.
     pub http2: bool,
-    /// Whose requests share a connection with streams: a reader that is slow holds up the streams
-    /// beside its own.
+    /// Whose requests share connections: a reader that is slow holds up the streams beside its own,
+    /// and what a target takes a connection to have proven is proven for nobody else.
     pub tenant: u128,
     /// Which addresses may be dialled.
     pub guard: Arc<GuardPolicy>,
@@ -184,7 +184,7 @@ impl Destination {
     }
 }
 
-/// Which connections may serve a destination: those with the same scheme, host, port, TLS
+/// Which connections may serve a destination: those with the same tenant, scheme, host, port, TLS
 /// identity, guard policy and protocol choice, and no others.
 ///
 /// A digest, so that a request finds its pool by comparing 16 bytes. It is collision-free in the
@@ -196,10 +196,7 @@ impl PoolKey {
     fn of(parts: &DestinationParts) -> Self {
         let mut digest = Digest::new();
         digest.field(&[parts.scheme as u8, u8::from(parts.http2)]);
-        match parts.http2 {
-            true => digest.field(&parts.tenant.to_be_bytes()),
-            false => digest.field(&[]),
-        }
+        digest.field(&parts.tenant.to_be_bytes());
         digest.field(parts.host.to_string().as_bytes());
         digest.field(&parts.port.to_be_bytes());
         match parts.scheme {

@@ -7,7 +7,10 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, TRANSFER_ENCODING,
+    WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::body::RequestBody;
@@ -24,6 +27,23 @@ pub(super) fn clean_request(headers: &mut HeaderMap) {
     remove_where(headers, |name| {
         is_hop_by_hop(name) || matches!(name, "content-length" | "expect")
     });
+}
+
+/// Whether a request proves who sends it by a scheme that many servers hold a connection to be
+/// authenticated by: whatever came on it next would be taken for the same client's.
+pub(super) fn authenticates_connection(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    values.any(names_connection_scheme)
+}
+
+/// Whether a list of credentials or challenges has one of NTLM or Negotiate (RFC 4559 §5).
+fn names_connection_scheme(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|part| {
+        let scheme = part.trim_ascii().split(u8::is_ascii_whitespace).next();
+        scheme.is_some_and(|scheme| {
+            scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+        })
+    })
 }
 
 /// Fields about one connection (RFC 9110 §7.6.1).
@@ -107,6 +127,14 @@ pub(super) fn receive_head(
     if status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     }
+    if has.challenge
+        && headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .any(names_connection_scheme)
+    {
+        framing.reuse = false;
+    }
     if has.content_length && headers.contains_key(CONTENT_LENGTH) {
         let (length, plain) = one_length(headers).ok_or("differing or malformed content-length")?;
         if !plain {
@@ -133,6 +161,7 @@ struct Present {
     transfer_encoding: bool,
     content_length: bool,
     hop_by_hop: bool,
+    challenge: bool,
 }
 
 impl Present {
@@ -141,6 +170,7 @@ impl Present {
         for name in headers.keys().map(HeaderName::as_str) {
             has.transfer_encoding |= name == "transfer-encoding";
             has.content_length |= name == "content-length";
+            has.challenge |= name == "www-authenticate";
             has.hop_by_hop |= is_hop_by_hop(name) || name == PROXY_AUTHENTICATE.as_str();
         }
         has
@@ -374,5 +404,23 @@ mod tests {
             false,
             None,
         );
+        for (challenge, reuse) in [
+            ("NTLM", false),
+            ("negotiate oYG2", false),
+            ("Basic realm=\"a\", Negotiate", false),
+            ("Basic realm=\"a\"", true),
+            ("Bearer", true),
+        ] {
+            let mut headers = map(&[("www-authenticate", challenge)]);
+            let framing =
+                receive_head(&Method::GET, StatusCode::OK, Version::HTTP_11, &mut headers);
+            let expected = Framing {
+                reuse,
+                keep_alive: None,
+            };
+            assert_eq!(framing, Ok(expected), "{challenge}");
+            let given = map(&[("authorization", challenge)]);
+            assert_eq!(authenticates_connection(&given), !reuse, "{challenge}");
+        }
     }
 }

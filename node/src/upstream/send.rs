@@ -25,7 +25,7 @@ use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
 use super::error::{Earlier, Failure, FailureKind, SendError, Stopped};
-use super::framing::{clean_request, frame_request, receive_head};
+use super::framing::{authenticates_connection, clean_request, frame_request, receive_head};
 use super::gate::{self, Gate, Leave};
 use super::head::{RequestHead, Resend, Terms};
 use super::lease::Outcome;
@@ -153,6 +153,7 @@ impl Exchange<'_> {
             return Err(unsent(FailureKind::Held, head, body));
         };
         let copy = replay_copy(&head, &body, &lease);
+        let is_authenticated = authenticates_connection(&head.headers);
         let sent_at = Instant::now();
         let (request, progress) = self.request((head, leave), body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);
@@ -170,10 +171,11 @@ impl Exchange<'_> {
         };
         let (mut parts, incoming) = response.into_parts();
         let framing = receive_head(&method, parts.status, parts.version, &mut parts.headers);
-        let framing = match framing.map_err(|why| FailureKind::BadHttp(why.into())) {
+        let mut framing = match framing {
             Ok(framing) => framing,
-            Err(kind) => return Err(maybe_done(kind, copy)),
+            Err(why) => return Err(maybe_done(FailureKind::BadHttp(why.into()), copy)),
         };
+        framing.reuse &= !is_authenticated;
         let elsewhere = terms.has_alternatives && is_gateways(parts.status);
         let (reused, remote) = (lease.reused(), lease.remote());
         if progress.as_ref().is_some_and(|progress| !progress.ended()) {

@@ -33,6 +33,7 @@ fn only_equal_identities_share_a_connection() {
         parts.host = Host::parse("localhost").unwrap()
     });
     check("HTTP/2 allowed", false, |parts| parts.http2 = true);
+    check("another organisation", false, |parts| parts.tenant = 1);
     check("another permit", false, |parts| {
         Arc::make_mut(&mut parts.guard).permit.pop();
     });
@@ -45,6 +46,30 @@ fn only_equal_identities_share_a_connection() {
             sockets: vec![],
         };
     });
+}
+
+/// Servers of NTLM and Negotiate take all that comes on a connection for the client that proved
+/// itself on it once.
+#[test]
+fn a_connection_that_a_caller_has_authenticated_is_nobody_elses() {
+    let check = |scheme: &'static str, reused: bool| {
+        on_worker(async move {
+            let (peer, upstream) = (numbered().await, upstream());
+            let destination = peer.destination();
+            let mut request = head(Method::GET, "/");
+            let value = format!("{scheme} TlRMTVNTUAAD");
+            request
+                .headers
+                .insert("authorization", value.parse().unwrap());
+            let first = send(&upstream, &destination, request, RequestBody::Empty).await;
+            read(&mut first.unwrap().body).await;
+            let (_, answer) = get_text(&upstream, &destination).await;
+            assert_eq!(answer.reused, reused, "{scheme}");
+        });
+    };
+    check("NTLM", false);
+    check("Negotiate", false);
+    check("Bearer", true);
 }
 
 #[test]
@@ -101,6 +126,7 @@ fn idle_connections_age_and_close() {
     check("keep-alive: timeout=1\r\n", |_| {}, false);
     check("keep-alive: timeout=0\r\n", |_| {}, false);
     check("connection: close\r\n", |_| {}, false);
+    check("www-authenticate: NTLM\r\n", |_| {}, false);
     check(
         "",
         |pool| pool.idle_age_max = Duration::from_millis(30),
