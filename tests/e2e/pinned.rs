@@ -65,8 +65,11 @@ fn id_of(answer: &Message) -> String {
 #[test]
 fn a_call_is_passed_on_as_it_came_and_counts_where_it_is_served() {
     let pair = Pair::new();
-    let upstream = Upstream::json("{\"a\": 1}");
-    let fields = json!({"alias": "pay", "cross_region": "forward"});
+    let upstream = Upstream::fixed(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\n\
+         set-cookie: s=1; Path=/app; HttpOnly\r\n\r\n{\"a\": 1}",
+    );
+    let fields = json!({"alias": "pay", "cross_region": "forward", "cookies": "pass"});
     let proxy = pair.proxy(&upstream, fields);
     let urls = pair.us.get(&format!("/proxies/{}", proxy.id))["urls"].clone();
     assert_eq!(
@@ -149,10 +152,10 @@ fn a_call_is_passed_on_as_it_came_and_counts_where_it_is_served() {
     // By its alias; an error of the other gateway is that gateway's; a wrong key ends here.
     let by_alias =
         Request::new("HEAD", "/api/pay/x").field("authorization", &format!("Bearer {}", proxy.key));
-    assert_eq!(
-        pair.at_us(&by_alias).outcome(),
-        (200, "proxy-access-granted")
-    );
+    let answer = pair.at_us(&by_alias);
+    assert_eq!(answer.outcome(), (200, "proxy-access-granted"));
+    let cookie = Some("s=1; Path=/api/pay/app; HttpOnly");
+    assert_eq!(answer.field("set-cookie"), cookie, "mapped once");
     let rule = json!({"effect": "deny", "methods": ["DELETE"], "message": "not here"});
     pair.us
         .create(&format!("/proxies/{}/rules", proxy.id), rule);

@@ -136,7 +136,12 @@ fn clean_head(
     answer.headers = fields::for_caller(headers, policy);
     let prefix = exchange.request.proxy_prefix();
     if proxy.cookies {
-        cookies::map_answer(&mut answer.headers, &proxy.target.base.path, prefix);
+        // Another region's gateway has mapped them to the proxy's path there.
+        let passed_on = proxy.elsewhere.as_ref();
+        let base_path = passed_on
+            .and_then(|there| there.gateways.get(exchange.notes.endpoint))
+            .map_or(&*proxy.target.base.path, |gateway| &gateway.path);
+        cookies::map_answer(&mut answer.headers, base_path, prefix);
     }
     let endpoints = &proxy.target.endpoints;
     let answered = endpoints.get(exchange.notes.endpoint);
