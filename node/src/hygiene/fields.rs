@@ -198,9 +198,10 @@ pub fn for_caller(mut headers: HeaderMap, policy: ResponseFields) -> HeaderMap {
     let drops = |name: &&HeaderName| {
         let text = name.as_str();
         matches!(classify(text), Class::Hop | Class::Reserved)
+            || is_not_for_caller(text)
             || nominated.contains(text)
             || (!policy.cookies && **name == header::SET_COOKIE)
-            || (policy.filtered && describes_bytes(text))
+            || (policy.filtered && (describes_bytes(text) || is_for_shared_caches(text)))
     };
     let dropped = headers.keys().filter(drops).cloned().collect();
     remove_all(&mut headers, dropped);
@@ -208,6 +209,31 @@ pub fn for_caller(mut headers: HeaderMap, policy: ResponseFields) -> HeaderMap {
         make_private(&mut headers);
     }
     headers
+}
+
+/// Fields of an answer by which a target would rule over more than its own caller: what stands in
+/// front of the gateway, which serves files or other places at their word, and all that is reached
+/// under the gateway's name, other organisations' proxies included.
+fn is_not_for_caller(name: &str) -> bool {
+    match name {
+        // Of this one answer alone, and what streams of events are sent with.
+        "x-accel-buffering" => false,
+        "x-sendfile"
+        | "x-lighttpd-send-file"
+        | "x-lighttpd-send-tempfile"
+        | "x-litespeed-location"
+        | "alt-svc"
+        | "clear-site-data"
+        | "strict-transport-security"
+        | "public-key-pins"
+        | "nel" => true,
+        name => name.starts_with("x-accel-") || name.starts_with("x-reproxy-"),
+    }
+}
+
+/// Fields that tell shared caches more than `Cache-Control` does (RFC 9213).
+fn is_for_shared_caches(name: &str) -> bool {
+    name == "surrogate-control" || name.ends_with("cdn-cache-control")
 }
 
 /// Fields that describe the exact bytes of a body, which filters change.
@@ -236,15 +262,21 @@ pub fn codings(headers: &HeaderMap) -> String {
     values.join(",")
 }
 
-/// A filtered answer is one caller's: shared caches must not keep it.
+/// A filtered answer is one caller's: shared caches must not keep it. What forbids more than that
+/// stays.
 fn make_private(headers: &mut HeaderMap) {
-    let shared = headers.get_all(header::CACHE_CONTROL).iter().any(|value| {
-        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-        text.contains("public") || text.contains("s-maxage")
-    });
-    if shared {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    let values = headers.get_all(header::CACHE_CONTROL).iter();
+    let texts = values.map(|value| value.to_str().unwrap_or_default().to_ascii_lowercase());
+    let text = texts.collect::<Vec<_>>().join(",");
+    if !(text.contains("public") || text.contains("s-maxage")) {
+        return;
     }
+    let private = match (text.contains("no-store"), text.contains("no-cache")) {
+        (true, _) => "private, no-store",
+        (false, true) => "private, no-cache",
+        (false, false) => "private",
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(private));
 }
 
 /// Takes from a request what asks for a part of a body, or whether the caller's copy of it is
@@ -387,6 +419,58 @@ mod tests {
         let mut fields = map(&[("x-api-key", "1"), ("x_api_key", "2"), ("x-api_key", "3")]);
         remove_equivalent(&mut fields, &HeaderName::from_static("x-api-key"));
         assert!(fields.is_empty());
+    }
+
+    #[test]
+    fn a_target_rules_over_nothing_but_its_own_answer() {
+        let policy = ResponseFields {
+            cookies: true,
+            filtered: false,
+        };
+        for name in [
+            "x-accel-redirect",
+            "x-accel-expires",
+            "x-sendfile",
+            "x-lighttpd-send-file",
+            "x-reproxy-url",
+            "alt-svc",
+            "clear-site-data",
+            "strict-transport-security",
+            "nel",
+        ] {
+            let passed = for_caller(map(&[(name, "x"), ("a", "b")]), policy);
+            assert_eq!(names(&passed), ["a=b"], "{name}");
+        }
+        let streamed = for_caller(map(&[("x-accel-buffering", "no")]), policy);
+        assert_eq!(names(&streamed), ["x-accel-buffering=no"]);
+    }
+
+    #[test]
+    fn shared_caches_keep_no_filtered_answer() {
+        let policy = ResponseFields {
+            cookies: true,
+            filtered: true,
+        };
+        for (given, left) in [
+            ("public, max-age=3", "private"),
+            ("no-store, s-maxage=0", "private, no-store"),
+            ("s-maxage=60, No-Cache", "private, no-cache"),
+            ("no-store", "no-store"),
+            ("private, max-age=3", "private, max-age=3"),
+        ] {
+            let passed = for_caller(map(&[("cache-control", given)]), policy);
+            assert_eq!(names(&passed), [format!("cache-control={left}")], "{given}");
+        }
+        for name in [
+            "surrogate-control",
+            "cdn-cache-control",
+            "x-cdn-cache-control",
+        ] {
+            assert!(
+                for_caller(map(&[(name, "max-age=60")]), policy).is_empty(),
+                "{name}"
+            );
+        }
     }
 
     #[test]
