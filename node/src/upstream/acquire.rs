@@ -12,7 +12,8 @@ use super::counted::{ConnectionCounts, Told};
 use super::destination::{Destination, PoolKey};
 use super::dial::dial;
 use super::error::FailureKind;
-use super::pool::{Lease, Offer, Slot, TargetPool};
+use super::lease::Lease;
+use super::pool::{Offer, Slot, TargetPool};
 use super::resolve::Resolver;
 
 /// The bounds of one worker's pools.
@@ -54,8 +55,9 @@ impl Default for PoolSettings {
 pub(super) enum Wanted {
     /// One that is there, or a new one.
     Any,
-    /// A new one: a replay must not meet the same stale peer again.
-    New,
+    /// One made after that, when the attempt that failed was sent: a replay must not meet the same
+    /// stale peer again. Where it has streams, all replays share it.
+    After(Instant),
 }
 
 /// All pools of one worker.
@@ -94,19 +96,26 @@ impl Pools {
     ) -> Result<Lease, FailureKind> {
         let pool = self.pool(destination.key);
         loop {
-            if wanted == Wanted::Any
-                && let Some(lease) = pool.take(now)
-            {
+            let taken = match wanted {
+                Wanted::Any => pool.take(now),
+                Wanted::After(sent_at) => pool.take_shared(now, Some(sent_at)),
+            };
+            if let Some(lease) = taken {
                 return Ok(lease);
             }
-            let place = if pool.should_wait_for_dial(destination) {
-                None
-            } else {
-                self.place(&pool, destination.parts.connections_max)?
+            let is_dialled = pool.should_wait_for_dial(destination);
+            let place = match is_dialled {
+                true => None,
+                false => self.place(&pool, destination.parts.connections_max)?,
+            };
+            // Who waited for a dial was kept waiting by the target, as whoever dials.
+            let late = match is_dialled {
+                true => FailureKind::ConnectTimeout,
+                false => FailureKind::PoolExhausted,
             };
             let offer = match place {
                 Some(slot) => Offer::Place(slot),
-                None => pool.wait(deadline).await?,
+                None => pool.wait(deadline, late).await?,
             };
             match offer {
                 Offer::Place(slot) => {

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::error::{AnswerError, Earlier};
 use super::framing::Framing;
 use super::head::Resend;
-use super::pool::Lease;
+use super::lease::Lease;
 use super::sent::Progress;
 use super::timer::due;
 

@@ -13,7 +13,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -23,7 +22,8 @@ use super::acquire::PoolSettings;
 use super::conn::{Http1Conn, Http2Conn};
 use super::destination::Destination;
 use super::error::FailureKind;
-use super::timer::{Timer, due};
+use super::lease::{Lease, StreamLease};
+use super::timer::due;
 
 /// The connections that may serve one kind of destination.
 pub(super) struct TargetPool {
@@ -82,67 +82,6 @@ impl Drop for Nudge {
         if let Some(pool) = self.0.take() {
             pool.nudge();
         }
-    }
-}
-
-/// A connection in use for one exchange.
-pub(super) enum Lease {
-    /// Alone.
-    Http1 {
-        conn: Box<Http1Conn>,
-        pool: Rc<TargetPool>,
-        reused: bool,
-    },
-    /// One stream of a shared connection.
-    Http2 { stream: StreamLease, reused: bool },
-}
-
-impl Lease {
-    /// Reads and writes what can be read and written now, where nobody else does.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Self::Http1 { conn, .. } = self {
-            conn.drive(cx);
-        }
-    }
-
-    /// Whether nothing happens on the connection without [`Self::drive`].
-    pub(super) fn is_held(&self) -> bool {
-        matches!(self, Self::Http1 { conn, .. } if conn.is_held())
-    }
-
-    /// Lets the connection go on while nobody polls the exchange.
-    pub(super) fn detach(&mut self) {
-        if let Self::Http1 { conn, .. } = self {
-            conn.detach();
-        }
-    }
-
-    /// The deadline of the exchange.
-    pub(super) fn timer(&mut self) -> &mut Timer {
-        match self {
-            Self::Http1 { conn, .. } => &mut conn.timer,
-            Self::Http2 { stream, .. } => &mut stream.timer,
-        }
-    }
-}
-
-/// One stream's place on a shared connection.
-pub(super) struct StreamLease {
-    pub(super) conn: Rc<Http2Conn>,
-    /// The deadline of the exchange.
-    timer: Timer,
-    pool: Rc<TargetPool>,
-}
-
-impl Drop for StreamLease {
-    fn drop(&mut self) {
-        self.conn
-            .streams
-            .set(self.conn.streams.get().saturating_sub(1));
-        self.conn
-            .stale_at
-            .set(due(Instant::now(), self.pool.settings.idle_age_max));
-        self.pool.nudge();
     }
 }
 
@@ -229,9 +168,19 @@ impl TargetPool {
         if let Some(conn) = self.take_idle(now) {
             return Some(self.lease(conn, true));
         }
+        self.take_shared(now, None)
+    }
+
+    /// A stream of a usable connection, of one made after that where it is asked for.
+    pub(super) fn take_shared(
+        self: &Rc<Self>,
+        now: Instant,
+        after: Option<Instant>,
+    ) -> Option<Lease> {
         let shared = self.shared.borrow();
         let usable = shared.iter().find(|conn| {
             conn.sender.is_ready()
+                && after.is_none_or(|after| conn.born > after)
                 && conn.streams.get() < self.settings.streams_max.max(1)
                 && now < due(conn.born, self.settings.age_max)
         });
@@ -265,15 +214,18 @@ impl TargetPool {
     }
 
     fn stream(self: &Rc<Self>, conn: Rc<Http2Conn>, reused: bool) -> Lease {
-        conn.streams.set(conn.streams.get() + 1);
         Lease::Http2 {
-            stream: StreamLease {
-                conn,
-                timer: Timer::default(),
-                pool: self.clone(),
-            },
+            stream: StreamLease::new(conn, self.clone()),
             reused,
         }
+    }
+
+    /// Takes a stream's place back.
+    pub(super) fn release_stream(self: &Rc<Self>, conn: &Http2Conn) {
+        conn.streams.set(conn.streams.get().saturating_sub(1));
+        let stale_at = due(Instant::now(), self.settings.idle_age_max);
+        conn.stale_at.set(stale_at);
+        self.nudge();
     }
 
     /// Takes a connection back after an exchange that left nothing on it.
@@ -340,7 +292,12 @@ impl TargetPool {
         }
     }
 
-    pub(super) async fn wait(&self, deadline: Instant) -> Result<Offer, FailureKind> {
+    /// Waits for what others give back, and until then at most, after which it is `late`.
+    pub(super) async fn wait(
+        &self,
+        deadline: Instant,
+        late: FailureKind,
+    ) -> Result<Offer, FailureKind> {
         let receiver = {
             let mut waiters = self.waiters.borrow_mut();
             if waiters.len() >= self.settings.waiters_max {
@@ -355,7 +312,7 @@ impl TargetPool {
         };
         match timeout_at(deadline, receiver).await {
             Ok(Ok(offer)) => Ok(offer),
-            _ => Err(FailureKind::PoolExhausted),
+            _ => Err(late),
         }
     }
 

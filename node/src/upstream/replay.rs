@@ -1,7 +1,7 @@
 //! What may be sent a second time without asking; see the head of `send.rs`.
 
 use super::head::RequestHead;
-use super::pool::Lease;
+use super::lease::Lease;
 use super::retry::is_idempotent;
 use crate::body::RequestBody;
 

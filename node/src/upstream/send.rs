@@ -8,6 +8,7 @@
 //! connection as we wrote. A POST of which bytes were written is never replayed: a reset does not
 //! prove that nothing was done.
 
+use std::cell::Cell;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -28,8 +29,7 @@ use super::error::{Earlier, Failure, FailureKind, SendError, Stopped};
 use super::framing::{authenticates_connection, clean_request, frame_request, receive_head};
 use super::gate::{self, Gate, Leave};
 use super::head::{RequestHead, Resend, Terms};
-use super::lease::Outcome;
-use super::pool::Lease;
+use super::lease::{Lease, Outcome};
 use super::replay::replay_copy;
 use super::sent::{Progress, SentBody};
 use super::timer::due;
@@ -54,6 +54,8 @@ struct Exchange<'a> {
     pools: &'a Rc<Pools>,
     destination: &'a Destination,
     total_due: Option<Instant>,
+    /// When the last attempt was sent.
+    sent_at: Cell<Instant>,
 }
 
 /// Sends a request; see [`super::Upstream::send`].
@@ -70,6 +72,7 @@ pub(super) async fn send<G>(
         pools,
         destination,
         total_due,
+        sent_at: Cell::new(head.terms.asked_at),
     };
     if !is_sendable(&head) {
         return Err(Missed::Failed(FailureKind::BadTarget, false, None).into_error(0));
@@ -87,7 +90,8 @@ pub(super) async fn send<G>(
     let ended = Instant::now().into_std();
     let earlier = vec![Earlier { kind, ended }];
     // Boxed: it is rare, and the future of every request would have room for it.
-    let second = Box::pin(exchange.attempt(head, body, Wanted::New, &mut attempts, gate)).await;
+    let wanted = Wanted::After(exchange.sent_at.get());
+    let second = Box::pin(exchange.attempt(head, body, wanted, &mut attempts, gate)).await;
     match second {
         Ok(answer) => Ok(Answer { earlier, ..answer }),
         Err(missed) => Err(match missed.into_error(attempts) {
@@ -155,6 +159,7 @@ impl Exchange<'_> {
         let copy = replay_copy(&head, &body, &lease);
         let is_authenticated = authenticates_connection(&head.headers);
         let sent_at = Instant::now();
+        self.sent_at.set(sent_at);
         let (request, progress) = self.request((head, leave), body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);
         let outcome = self

@@ -151,3 +151,80 @@ fn a_full_connection_makes_room_or_makes_wait() {
         assert_eq!(peer.connections.get(), 2);
     });
 }
+
+/// A connection that ends fails all of its streams at once; one dial serves what is sent again.
+#[test]
+fn what_is_sent_again_shares_a_new_connection() {
+    on_worker(async {
+        const STREAMS: usize = 10;
+        let config = server("target.test", None, &[]);
+        let seen = Rc::new(Cell::new(0));
+        let counter = seen.clone();
+        let peer = Peer::start(move |number, stream| {
+            let (config, seen) = (config.clone(), counter.clone());
+            async move {
+                let counter = seen.clone();
+                let answer = move |_: Request| {
+                    counter.set(counter.get() + 1);
+                    let is_held = number == 0 && counter.get() > 1;
+                    async move {
+                        if is_held {
+                            std::future::pending::<()>().await;
+                        }
+                        Ok::<_, actix_http::Error>(Response::ok().set_body(number.to_string()))
+                    }
+                };
+                let service = HttpService::build().finish(answer).rustls_0_23(config);
+                let service = service.new_service(()).await.unwrap();
+                let serving = service.call(stream);
+                if number > 0 {
+                    let _ = serving.await;
+                    return;
+                }
+                // The first one answers once, and ends with all that it was asked besides.
+                tokio::select! {
+                    _ = serving => {}
+                    () = until(|| seen.get() > STREAMS) => {}
+                }
+            }
+        })
+        .await;
+        let (upstream, destination) = (resolving("target.test"), allowing_http2(&peer));
+        assert_eq!(get_text(&upstream, &destination).await.0, "0");
+        let all = (0..STREAMS).map(|_| get(&upstream, &destination));
+        for answer in futures_util::future::join_all(all).await {
+            let mut answer = answer.unwrap();
+            assert_eq!(answer.attempts, 2);
+            assert_eq!(read(&mut answer.body).await, ("1".to_owned(), None));
+        }
+        assert_eq!(peer.connections.get(), 2);
+    });
+}
+
+/// Nobody answers the dial: that is the target's fault also for who waited for its outcome.
+#[test]
+fn who_waits_for_a_dial_is_kept_waiting_by_the_target() {
+    on_worker(async {
+        let peer = Peer::start(|_, stream| async move {
+            std::future::pending::<()>().await;
+            drop(stream);
+        })
+        .await;
+        let upstream = resolving("target.test");
+        let dials = allowing_http2(&peer);
+        let mut parts = dials.parts().clone();
+        parts.timeouts.connect = Duration::from_millis(50);
+        let waits = Arc::new(Destination::new(parts).unwrap());
+        let waited = async {
+            until(|| peer.connections.get() == 1).await;
+            get(&upstream, &waits).await.unwrap_err()
+        };
+        let failure = tokio::select! {
+            _ = get(&upstream, &dials) => panic!("nobody answers"),
+            failure = waited => failure,
+        };
+        assert_eq!(name(&failure), "connect-timeout, never carried out");
+        assert_eq!(failure.kind.fault(), Fault::Target);
+        assert_eq!(peer.connections.get(), 1, "it waited");
+    });
+}
