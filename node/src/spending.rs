@@ -196,8 +196,8 @@ impl Attempts {
 
     /// What is set aside until the answer says what it has cost: of each meter that of its last
     /// attempt. What earlier ones have cost nobody knows.
-    pub fn into_reserved(self) -> Vec<Reserved> {
-        self.reserved
+    pub fn into_reserved(mut self) -> Vec<Reserved> {
+        std::mem::take(&mut self.reserved)
     }
 
     /// How many attempts were let go.
@@ -223,11 +223,19 @@ impl Attempts {
             self.spends.add(spent);
         }
         for reserved in sent.reserved {
-            let same = |known: &Reserved| Arc::ptr_eq(known.meter(), reserved.meter());
-            self.reserved.retain(|known| !same(known));
+            let same = |known: &mut Reserved| Arc::ptr_eq(known.meter(), reserved.meter());
+            let earlier = self.reserved.extract_if(.., same);
+            earlier.for_each(Reserved::missed);
             self.reserved.push(reserved);
         }
         Ok(leave)
+    }
+}
+
+impl Drop for Attempts {
+    /// No answer came that could say what it has cost.
+    fn drop(&mut self) {
+        self.reserved.drain(..).for_each(Reserved::missed);
     }
 }
 

@@ -250,6 +250,20 @@ fn whatever_the_target_says_the_answer_passes_and_the_meter_stands() {
     assert!(gateway.metric("requestrocket_limit_values_total") >= 2.0);
 }
 
+/// A POST that the target reads and does not answer is not sent again.
+#[test]
+fn a_call_without_an_answer_stays_at_its_estimate_and_is_counted() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::start(|_, _| After::Close);
+    let proxy = gateway.proxy(&upstream.url());
+    let value = json!({"template": "openai_chat", "estimate": 100});
+    budget(&gateway, &proxy, value);
+    let lost = proxy.send(&proxy.request("POST", "/").json("{}"));
+    assert_eq!(lost.outcome(), (502, "upstream-unreachable"));
+    let key = usage(&gateway, "the call that was lost", |key| key["missed"] == 1);
+    assert!(used(&key) >= 100, "{key}");
+}
+
 #[test]
 fn money_is_weighed_and_headers_count() {
     let gateway = Gateway::start();
