@@ -115,6 +115,7 @@ pub async fn run(
         };
         let (head, body) = *again;
         let before = exchange.notes.attempts;
+        outcomes::begins(exchange);
         let ended = {
             let mut rearming = Rearming {
                 proxy,

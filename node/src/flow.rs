@@ -282,6 +282,8 @@ pub struct Notes {
     pub attempts: u32,
     /// Each of them.
     pub sends: Vec<Attempt>,
+    /// When the target was turned to last, in microseconds after the request's start.
+    pub sending_us: u32,
     /// The endpoint of each of them, where the target has several.
     pub endpoints: Vec<Arc<str>>,
     /// Which of the target's addresses was asked last, by its place among them.

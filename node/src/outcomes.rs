@@ -6,7 +6,6 @@ use std::sync::Arc;
 use proto::outcome::EarlyEnd;
 use proto::record::{Attempt, Record};
 
-use crate::actor::StageKind;
 use crate::attempts;
 use crate::endpoints::Picked;
 use crate::flow::Exchange;
@@ -47,9 +46,15 @@ pub fn settle(exchange: &mut Exchange, proxy: &CompiledProxy, picked: Picked, se
     sent
 }
 
+/// The target is turned to, from now on: what was waited for before, a body or a limit, is none of
+/// its time.
+pub fn begins(exchange: &mut Exchange) {
+    exchange.notes.sending_us = exchange.elapsed_us();
+}
+
 /// Notes the attempts that no answer came to.
 pub fn unanswered(exchange: &mut Exchange, metrics: &Metrics, failure: &Failure) {
-    let begun_us = begun_us(exchange);
+    let begun_us = exchange.notes.sending_us;
     let (now_us, started) = (exchange.elapsed_us(), exchange.started);
     let sends = attempts::failed(failure, begun_us, now_us, started);
     exchange.notes.attempts += failure.attempts;
@@ -67,7 +72,7 @@ pub fn stopped(exchange: &mut Exchange, stopped: &Stopped<EarlyEnd>) {
     if stopped.attempts == 0 {
         return;
     }
-    let begun_us = begun_us(exchange);
+    let begun_us = exchange.notes.sending_us;
     let (now_us, started) = (exchange.elapsed_us(), exchange.started);
     let sends = attempts::stopped(stopped, begun_us, now_us, started);
     exchange.notes.attempts += stopped.attempts;
@@ -118,20 +123,12 @@ fn note(exchange: &mut Exchange, sends: Vec<Attempt>) {
     }
 }
 
-/// When the attempts that come next began, in microseconds after the request's start.
-fn begun_us(exchange: &Exchange) -> u32 {
-    let last = exchange.notes.sends.last();
-    last.map_or(exchange.marks[StageKind::Inject as usize], |last| {
-        let took_us = u32::try_from(last.took_us()).unwrap_or(u32::MAX);
-        last.started_us.saturating_add(took_us)
-    })
-}
-
 /// Notes the attempts of an answer. One that was kept while others were asked is noted already, and
 /// has none left.
 pub fn answered(exchange: &mut Exchange, answer: &Answer) {
     if answer.attempts > 0 {
-        let sends = attempts::answered(answer, begun_us(exchange), exchange.started);
+        let begun_us = exchange.notes.sending_us;
+        let sends = attempts::answered(answer, begun_us, exchange.started);
         note(exchange, sends);
         exchange.notes.attempts += answer.attempts;
     }

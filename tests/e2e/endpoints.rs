@@ -20,7 +20,7 @@ pub struct Made {
 }
 
 impl Made {
-    fn request(&self, method: &str, path: &str) -> Request {
+    pub fn request(&self, method: &str, path: &str) -> Request {
         let key = format!("Bearer {}", self.key);
         Request::new(method, &format!("{}{path}", self.path)).field("authorization", &key)
     }

@@ -1,8 +1,11 @@
 //! Secrets that are revoked or replaced while a request with them is under way: a request keeps its
 //! configuration, and secrets are facts.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
+use crate::endpoints::made;
 use crate::harness::gateway::{Gateway, Proxy, TARGET_SECRET};
 use crate::harness::http::Connection;
 use crate::harness::upstream::Upstream;
@@ -222,4 +225,35 @@ fn what_is_under_way_when_its_organisation_is_deleted_sends_nothing() {
     let refused = caller.read().expect("an answer");
     assert_eq!(refused.outcome(), (401, "proxy-access-denied"));
     assert_eq!(upstream.seen().len(), 0);
+}
+
+/// What a caller keeps the gateway waiting for is none of the target's time.
+#[test]
+fn an_attempt_begins_when_its_body_is_there() {
+    const STALL: Duration = Duration::from_millis(200);
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let other = Upstream::json("{}");
+    // A target with several endpoints is sent what is small and may be repeated from memory.
+    let endpoints = [&upstream, &other].map(|upstream| json!({"base_url": upstream.url()}));
+    let made = made(&gateway, &endpoints, json!({}));
+    let mut bytes = made.request("PUT", "/").json("{}").bytes(&gateway.url);
+    let last = bytes.split_off(bytes.len() - 1);
+    let mut caller = Connection::open(&gateway.url);
+    caller.send(bytes);
+    in_flight(&gateway, 1);
+    std::thread::sleep(STALL);
+    caller.send(last);
+    let answer = caller.read_to("PUT").expect("an answer");
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let id = answer.field("requestrocket-request-id").expect("an id");
+    gateway.record(id);
+    let trace = gateway.get(&format!("/records/{id}/trace"));
+    let spans = trace["spans"].as_array().expect("spans");
+    let begun_us = |name: &str| {
+        let span = spans.iter().find(|span| span["name"] == name);
+        span.and_then(|span| span["start_us"].as_u64()).expect(name)
+    };
+    let waited_us = begun_us("attempt 1") - begun_us("forward");
+    assert!(u128::from(waited_us) >= STALL.as_micros() / 2, "{trace}");
 }

@@ -99,6 +99,7 @@ async fn answer_to(
         }
         exchange.notes.endpoint = at;
         let head = head(elsewhere, at, exchange, crossing, terms)?;
+        outcomes::begins(exchange);
         let wanted = (exchange.reply.as_mut(), &*exchange.slots);
         let (sent, unsent) = send((upstream, metrics), wanted, gateway, head, body).await;
         let again = match sent {

@@ -107,6 +107,7 @@ async fn to_target(
     let mut attempts = Attempts::new(applied, tokens, exchange.notes.spends.clone());
     let destination = proxy.destinations.get(picked.at);
     let destination = destination.ok_or_else(failover::unlisted)?;
+    outcomes::begins(exchange);
     let sent = {
         let mut rearming = Rearming {
             proxy,
