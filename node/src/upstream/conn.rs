@@ -7,7 +7,8 @@
 //! where an answer begins before the request's body has ended does it get a task of its own: the
 //! rest of the body must not wait for a caller that reads its answer slowly.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -142,7 +143,22 @@ pub(super) struct Http2Conn {
     pub(super) born: Instant,
     /// When it is closed, if no stream is open by then.
     pub(super) stale_at: Cell<Instant>,
+    /// Driven by a task.
+    connection: Rc<RefCell<Streams>>,
     _slot: Slot,
+}
+
+type Streams = http2::Connection<TokioIo<Transport>, SentBody, LocalExecutor>;
+
+impl Http2Conn {
+    /// How many streams the target takes at a time; one more would wait on the connection, unseen.
+    /// Until its settings have come it is what hyper takes it to be.
+    pub(super) fn streams_max(&self) -> usize {
+        let connection = self.connection.try_borrow();
+        connection.map_or(usize::MAX, |connection| {
+            connection.current_max_send_streams()
+        })
+    }
 }
 
 /// hyper's handshake over a fresh transport, before `deadline`.
@@ -200,8 +216,10 @@ async fn connect_http2(
         .await
         .map_err(|_| FailureKind::ConnectTimeout)?
         .map_err(|error| FailureKind::Reset(error.to_string().into()))?;
+    let connection = Rc::new(RefCell::new(connection));
+    let driven = Rc::clone(&connection);
     tokio::task::spawn_local(async move {
-        let _ = connection.await;
+        let _ = poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx)).await;
     });
     let now = Instant::now();
     Ok(Connected::Http2(Rc::new(Http2Conn {
@@ -210,6 +228,7 @@ async fn connect_http2(
         remote,
         born: now,
         stale_at: Cell::new(now),
+        connection,
         _slot: slot,
     })))
 }

@@ -181,7 +181,7 @@ impl TargetPool {
         let usable = shared.iter().find(|conn| {
             conn.sender.is_ready()
                 && after.is_none_or(|after| conn.born > after)
-                && conn.streams.get() < self.settings.streams_max.max(1)
+                && conn.streams.get() < self.settings.streams_max.max(1).min(conn.streams_max())
                 && now < due(conn.born, self.settings.age_max)
         });
         usable.map(|conn| self.stream(conn.clone(), true))

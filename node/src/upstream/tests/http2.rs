@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use actix_http::{HttpMessage, HttpService, Request, Response};
 use actix_service::{Service, ServiceFactory};
+use tokio_rustls::TlsAcceptor;
 
 use super::tls::{resolving, server, tls};
 use super::*;
@@ -226,5 +227,48 @@ fn who_waits_for_a_dial_is_kept_waiting_by_the_target() {
         assert_eq!(name(&failure), "connect-timeout, never carried out");
         assert_eq!(failure.kind.fault(), Fault::Target);
         assert_eq!(peer.connections.get(), 1, "it waited");
+    });
+}
+
+/// A target that takes one stream at a time: the next one would wait on the connection, with its
+/// first byte's time running.
+#[test]
+fn no_more_streams_than_the_target_takes_share_a_connection() {
+    on_worker(async {
+        let acceptor = TlsAcceptor::from(Arc::new(server("target.test", None, &["h2"])));
+        let seen = Rc::new(Cell::new(0));
+        let counter = seen.clone();
+        let peer = Peer::start(move |number, stream| {
+            let (acceptor, seen) = (acceptor.clone(), counter.clone());
+            async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let mut builder = h2::server::Builder::new();
+                let mut connection = builder
+                    .max_concurrent_streams(1)
+                    .handshake::<_, Bytes>(stream)
+                    .await
+                    .unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    seen.set(seen.get() + 1);
+                    let seen = seen.clone();
+                    tokio::task::spawn_local(async move {
+                        // All but the first are answered when both are there.
+                        until(|| seen.get() != 2).await;
+                        let answer = http::Response::new(());
+                        let mut body = respond.send_response(answer, false).unwrap();
+                        body.send_data(number.to_string().into(), true).unwrap();
+                    });
+                }
+            }
+        })
+        .await;
+        let (upstream, destination) = (resolving("target.test"), allowing_http2(&peer));
+        assert_eq!(get_text(&upstream, &destination).await.0, "0");
+        let (one, two) = tokio::join!(
+            get_text(&upstream, &destination),
+            get_text(&upstream, &destination)
+        );
+        assert_eq!((one.0.as_str(), two.0.as_str()), ("0", "1"));
+        assert_eq!((seen.get(), peer.connections.get()), (3, 2));
     });
 }
