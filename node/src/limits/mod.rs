@@ -197,8 +197,11 @@ impl Limits {
         let pauses = Arc::new(Pauses::new(Arc::clone(&shared)));
         let raises = Arc::new(Raises::new(Arc::clone(&shared)));
         shared.raised_by(Arc::downgrade(&raises));
-        let slot_shared = SlotShared::new(Arc::clone(&shared.clock), settings.store_grace);
-        let slot_shared = Arc::new(slot_shared);
+        let slot_shared = Arc::new(SlotShared::new(
+            Arc::clone(&shared.clock),
+            settings.store_grace,
+            Arc::clone(&shared.returned_ns),
+        ));
         let place = Place {
             me: settings.incarnation,
             max_skew_ns: nanos(settings.max_skew),

@@ -36,6 +36,9 @@ pub struct Shared {
     raises: OnceLock<Weak<Raises>>,
     /// What this region has of limits that regions share.
     pub(super) shares: Shares,
+    /// When the store was found to have gone back, on the own clock; 0 for never. The taker of
+    /// slots looks at it too.
+    pub(super) returned_ns: Arc<AtomicU64>,
     woken: Notify,
     stopping: AtomicBool,
     nodes: AtomicU64,
@@ -162,6 +165,7 @@ impl Shared {
             meters: Mutex::default(),
             raises: OnceLock::new(),
             shares: Shares::default(),
+            returned_ns: Arc::default(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             nodes: AtomicU64::new(nodes_min),

@@ -1,5 +1,7 @@
 //! A store that went back to an earlier state of itself: who finds it tells the others.
 
+use std::sync::atomic::Ordering;
+
 use proto::store::Revision;
 use tracing::warn;
 
@@ -73,6 +75,9 @@ impl Broker {
     }
 
     fn forget_base(&mut self, now_ns: u64) {
+        let ago_ns = self.proofs.went_back_ago_ns(now_ns).unwrap_or(0);
+        let at_ns = now_ns.saturating_sub(ago_ns).max(1);
+        self.shared.returned_ns.store(at_ns, Ordering::Relaxed);
         let slots: Vec<_> = self.owners.keys().copied().collect();
         for slot in slots {
             if let Some(owner) = self.owners.get_mut(&slot) {

@@ -70,6 +70,8 @@ pub struct SlotSpec {
 pub struct SlotShared {
     clock: Arc<dyn Clock>,
     grace: Duration,
+    /// When others found that the store went back; 0 for never.
+    returned_ns: Arc<AtomicU64>,
     asks: Mutex<Vec<Arc<Slots>>>,
     woken: Notify,
     stopping: AtomicBool,
@@ -135,11 +137,12 @@ impl SlotToken {
 }
 
 impl SlotShared {
-    /// For a process.
-    pub fn new(clock: Arc<dyn Clock>, grace: Duration) -> Self {
+    /// For a process. In `returned_ns` others say when they found that the store went back.
+    pub fn new(clock: Arc<dyn Clock>, grace: Duration, returned_ns: Arc<AtomicU64>) -> Self {
         Self {
             clock,
             grace,
+            returned_ns,
             asks: Mutex::default(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -402,7 +405,11 @@ mod tests {
 
     #[actix_rt::test]
     async fn a_store_that_gives_the_slots_to_others_is_not_lost() {
-        let shared = SlotShared::new(Arc::new(SystemClock), Duration::from_millis(50));
+        let shared = SlotShared::new(
+            Arc::new(SystemClock),
+            Duration::from_millis(50),
+            Arc::default(),
+        );
         let spec = SlotSpec {
             name: String::new(),
             version: 1,

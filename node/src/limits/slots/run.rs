@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -21,6 +22,7 @@ const CALLS_MAX: usize = 16;
 const LEAVE: Duration = Duration::from_secs(1);
 /// Longest sleep; a timer further away is looked at again then.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+const WENT_BACK: &str = "etcd went back: calls in flight on other nodes are not known for 10 s";
 
 /// Serves the slots until they are stopped.
 pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
@@ -33,6 +35,10 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
     loop {
         let now_ns = clock.boot_ns();
         let leaving = shared.is_stopping();
+        let returned_ns = shared.returned_ns.load(Ordering::Relaxed);
+        if returned_ns > 0 && proofs.told_of_return(returned_ns) {
+            warn!("{WENT_BACK}");
+        }
         for slots in shared.take_asks() {
             let key = slots.store_key.clone();
             let taker = takers
@@ -77,7 +83,7 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
                 if let Some(revision) = outcome.as_ref().ok().map(TxnOutcome::revision)
                     && proofs.answered(asking, now_ns, revision)
                 {
-                    warn!("etcd went back: calls in flight on other nodes are not known for 10 s");
+                    warn!("{WENT_BACK}");
                 }
                 if let Some(taker) = takers.get_mut(&key) {
                     due.remove(&(taker.look_ns(), key.clone()));

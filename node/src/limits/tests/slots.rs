@@ -3,13 +3,16 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proto::meter::{LimitAnswer, StoreLoss};
 use proto::store::Store;
 use proto::store::embedded::Embedded;
 
-use crate::limits::{Limits, MeterKey, Opener, Settings, SlotSpec, SlotToken, Slots, SystemClock};
+use crate::limits::{
+    Clock, Limits, MeterKey, Opener, Settings, SlotSpec, SlotToken, Slots, SystemClock,
+};
 
 fn spec(version: u64, limit: u64) -> SlotSpec {
     SlotSpec {
@@ -103,6 +106,20 @@ async fn nodes_share_slots_and_what_ends_on_one_is_free_for_all() {
     b.limits.slots(MeterKey::whole("m"), &spec(3, 6));
     b.take_in_time().await;
     assert_eq!(b.held.len(), 4);
+}
+
+#[actix_rt::test]
+async fn no_slot_is_taken_of_a_store_that_somebody_else_found_to_have_gone_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (mut a, b) = (Node::new(1, 5, &store), Node::new(2, 5, &store));
+    a.take_in_time().await;
+    let now_ns = SystemClock.boot_ns();
+    b.limits.shared.returned_ns.store(now_ns, Ordering::Relaxed);
+    assert!(
+        b.slots.taken().await.is_err(),
+        "who holds some is not known"
+    );
 }
 
 #[actix_rt::test]
