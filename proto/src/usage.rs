@@ -53,6 +53,10 @@ pub struct KeyUsage {
     /// aside for them stays charged.
     #[serde(default)]
     pub missed: u64,
+    /// Whether this is what the store had when a node began, no request having come since: the most
+    /// that can be used.
+    #[serde(default)]
+    pub remembered: bool,
 }
 
 /// One limit of a key.
@@ -80,12 +84,15 @@ impl KeyUsage {
 }
 
 /// The keys of several nodes as one list, the most used first: windows as the newest report has
-/// them, calls in flight and waiting requests added up.
+/// them, calls in flight and waiting requests added up. What a node has read at its start counts
+/// only where no node knows better.
 pub fn together(mut nodes: Vec<NodeUsage>) -> Vec<KeyUsage> {
     nodes.sort_by_key(|node| std::cmp::Reverse(node.at));
     let mut keys: Vec<KeyUsage> = Vec::new();
     let mut places = std::collections::HashMap::new();
-    for item in nodes.into_iter().flat_map(|node| node.items) {
+    let items = nodes.into_iter().flat_map(|node| node.items);
+    let (remembered, live): (Vec<_>, Vec<_>) = items.partition(|item| item.remembered);
+    for item in live.into_iter().chain(remembered) {
         let name = (item.meter_id.clone(), item.key.clone(), item.overflow);
         let Some(known) = places.get(&name).and_then(|at: &usize| keys.get_mut(*at)) else {
             places.insert(name, keys.len());
@@ -138,6 +145,7 @@ mod tests {
             paused_ms: 0,
             estimate: None,
             missed: 2,
+            remembered: false,
         }
     }
 
@@ -166,5 +174,29 @@ mod tests {
         let used: Vec<_> = all[1].limits.iter().map(|limit| limit.used).collect();
         assert_eq!((used, all[1].waiting), (vec![2, 2], 2));
         assert_eq!(all[1].missed, 4);
+    }
+
+    #[test]
+    fn what_a_node_read_at_its_start_gives_way_to_what_others_know() {
+        let node = |second: i64, remembered: bool, items: &[(&str, u64)]| NodeUsage {
+            node: format!("n{second}"),
+            at: Timestamp::from_second(second).unwrap(),
+            left_out: 0,
+            items: items
+                .iter()
+                .map(|(meter, used)| KeyUsage {
+                    remembered,
+                    ..key(meter, &[("day", 10, *used)])
+                })
+                .collect(),
+        };
+        let live = node(1, false, &[("a", 3)]);
+        let started = node(2, true, &[("a", 9), ("b", 5)]);
+        let all = together(vec![live, started]);
+        let told: Vec<_> = all
+            .iter()
+            .map(|key| (key.meter_id.as_str(), key.limits[0].used, key.remembered))
+            .collect();
+        assert_eq!(told, [("b", 5, true), ("a", 3, false)]);
     }
 }

@@ -80,6 +80,9 @@ fn line(key: &Value) -> String {
     if let Some(missed) = key["missed"].as_u64().filter(|n| *n > 0) {
         words.push(format!("{missed} without a value"));
     }
+    if key["remembered"] == true {
+        words.push("at most: no request since the node's start".into());
+    }
     if key["mode"].as_str().is_some_and(|mode| mode != "store") {
         words.push(format!("({})", text("mode")));
     }
@@ -118,6 +121,14 @@ mod tests {
                 "mtr_1  vendor  prx_1  45/60 per minute  33.3 percent of 180 per minute  \
               3 waiting  paused for 2 s  sets 90 aside  2 without a value  (local_share)"
             ]
+        );
+        let key = json!({
+            "meter_id": "mtr_2", "mode": "store", "remembered": true,
+            "limits": [{"window": "day", "limit": 60, "used": 45}],
+        });
+        assert_eq!(
+            lines(&[key]),
+            ["mtr_2  45/60 per day  at most: no request since the node's start"]
         );
         assert_eq!(lines(&[]), ["no meter has counted anything lately"]);
     }

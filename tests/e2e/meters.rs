@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::gateway::{Gateway, Proxy};
+use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::http::{Connection, Request};
 use crate::harness::upstream::{After, Gate, Upstream, json_answer};
 use crate::harness::wait_for;
@@ -600,4 +600,29 @@ fn a_raised_meter_gives_more_for_a_while_and_less_again() {
     let other = format!("/meters/{}/raise", "mtr_01m8dkpjg4eksbvcjtwq1z7tb1");
     let body = json!({"percent": 200, "seconds": 5});
     assert_eq!(gateway.api("POST", &other, Some(&body)).status(), 404);
+}
+
+#[test]
+fn what_is_used_is_told_after_a_restart_before_any_request_comes() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let place = format!("/proxies/{}/meters", proxy.id);
+    let day = json!([{"limit": 20, "window": "day"}]);
+    let whole = gateway.create(&place, json!({"limits": day}));
+    let each = gateway.create(&place, json!({"limits": day, "key": {"by": "caller"}}));
+    assert_eq!(granted((0..7).map(|_| proxy.get("/").status())), 7);
+    let (_, folder) = gateway.stop();
+    let gateway = Gateway::inside(folder, &Start::default());
+    for meter in [&whole, &each] {
+        let id = meter["id"].as_str().expect("an id");
+        let key = wait_for("what the store knows", || {
+            let found = gateway.get(&format!("/meters/usage?meter={id}"));
+            found["items"].as_array()?.first().cloned()
+        });
+        let used = key["limits"][0]["used"].as_u64().expect("a number");
+        assert!((7..=20).contains(&used), "{key}");
+        assert_eq!(key["remembered"], true, "{key}");
+    }
+    assert_eq!(upstream.seen().len(), 7, "nothing was asked for it");
 }

@@ -33,6 +33,7 @@
 //! | `slots` | concurrency: calls in flight |
 //! | `restraint`, `learned`, `pauses`, `raises`, `leased` | what targets and people ask for |
 //! | `shares`, `usage` | what the region has of limits that regions share; how much is used now |
+//! | `remembered` | what the store knows of keys that no request has used since the start |
 //! | `sweep` | deletes keys in the store that nobody uses any more |
 //!
 //! **Invariants.** In any interval of a sliding window's length, and in every calendar window,
@@ -65,6 +66,7 @@ mod published;
 mod raises;
 mod refusal;
 mod registry;
+pub mod remembered;
 mod restraint;
 mod returned;
 pub mod revision_clock;
@@ -309,9 +311,9 @@ impl Limits {
     }
 
     /// The keys of this process of which most is used, and how many were left out.
-    pub fn usage(&self) -> (Vec<KeyUsage>, u64) {
+    pub fn usage(&self, remembered: &remembered::Remembered) -> (Vec<KeyUsage>, u64) {
         let now = self.shared.moment();
-        usage::of(&self.registry.all(), &self.slots.all(), now)
+        usage::of(&self.registry.all(), &self.slots.all(), (now, remembered))
     }
 
     fn overflowed(&self, meter: &str) -> MeterKey {

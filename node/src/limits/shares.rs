@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::Limits;
 use super::meter::Meter;
+use super::remembered::Remembered;
 use super::shared::Shared;
 
 /// How often what is known is proven.
@@ -198,7 +199,7 @@ impl Limits {
                 continue;
             }
             let refused = meter.restraint.refusals.swap(0, Ordering::Relaxed);
-            let Some(usage) = meter.usage(now) else {
+            let Some(usage) = meter.usage(now, &Remembered::default()) else {
                 continue;
             };
             let each = meter.estimate().max(1);

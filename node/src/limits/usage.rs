@@ -9,17 +9,27 @@ use super::block::Opener;
 use super::clock::Moment;
 use super::key::{Digest, MeterKey};
 use super::meter::Meter;
+use super::remembered::Remembered;
 use super::slots::Slots;
 use super::state::State;
 
 impl Meter {
     /// Its usage now.
-    pub(super) fn usage(&self, now: Moment) -> Option<KeyUsage> {
+    pub(super) fn usage(&self, now: Moment, remembered: &Remembered) -> Option<KeyUsage> {
         // One that only peers ask for is told of by them.
         let key = self.key()?;
         let view = self.view.load();
-        let mut state = view.state.clone();
-        let passed_ns = now.boot_ns.saturating_sub(view.at.boot_ns);
+        let read = remembered.state(&key.digest());
+        let read = read.filter(|_| self.was_never_used());
+        let (mut state, at) = match read {
+            Some((state, at)) => {
+                let mut state = state.clone();
+                state.adopt(&view.spec, at.unix_ns, at.unix_s());
+                (state, *at)
+            }
+            None => (view.state.clone(), view.at),
+        };
+        let passed_ns = now.boot_ns.saturating_sub(at.boot_ns);
         state.pass(passed_ns, now.unix_s(), Opener::NOBODY);
         let open = state.open_left().saturating_sub(self.in_hand(now.boot_ns));
         let limit = |usage: &super::state::Usage| {
@@ -49,7 +59,13 @@ impl Meter {
             paused_ms: paused_ns.div_ceil(1_000_000),
             estimate: self.reserves().then(|| self.estimate()),
             missed: self.missed.load(std::sync::atomic::Ordering::Relaxed),
+            remembered: read.is_some(),
         })
+    }
+
+    /// Whether nothing was heard of it from the store, since no request here has asked.
+    pub(super) fn was_never_used(&self) -> bool {
+        self.view.load().answered_ns == 0
     }
 }
 
@@ -72,6 +88,7 @@ impl Slots {
             paused_ms: 0,
             estimate: None,
             missed: 0,
+            remembered: false,
         }
     }
 }
@@ -87,11 +104,15 @@ fn named(key: &MeterKey) -> Option<String> {
 }
 
 /// The keys of which most is used, and how many were left out.
-pub(super) fn of(meters: &[Arc<Meter>], slots: &[Arc<Slots>], now: Moment) -> (Vec<KeyUsage>, u64) {
+pub(super) fn of(
+    meters: &[Arc<Meter>],
+    slots: &[Arc<Slots>],
+    (now, remembered): (Moment, &Remembered),
+) -> (Vec<KeyUsage>, u64) {
     let mut all = Vec::with_capacity(meters.len());
     let mut places: HashMap<Digest, usize> = HashMap::with_capacity(meters.len());
     for meter in meters {
-        if let (Some(key), Some(usage)) = (meter.key(), meter.usage(now)) {
+        if let (Some(key), Some(usage)) = (meter.key(), meter.usage(now, remembered)) {
             places.insert(key.digest(), all.len());
             all.push(usage);
         }

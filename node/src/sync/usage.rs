@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use crate::limits::Limits;
+use crate::limits::remembered::Remembered;
 use crate::stages::record::Origin;
 
 /// How often it is written.
@@ -28,10 +29,12 @@ pub async fn run(
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut teller = Teller {
-        entry: Entry::new(store, keys::usage(NodeId::new())),
+        entry: Entry::new(store.clone(), keys::usage(NodeId::new())),
         limits,
         origin,
         told: Vec::new(),
+        remembered: Remembered::default(),
+        store,
     };
     let mut restarts = Restarts::of("usage", health);
     loop {
@@ -47,9 +50,21 @@ struct Teller {
     limits: Arc<Limits>,
     origin: Arc<Origin>,
     told: Vec<KeyUsage>,
+    remembered: Remembered,
+    store: Arc<dyn Store>,
 }
 
 impl Teller {
+    /// Reads some of what the store knows of keys that no request has used since the start.
+    async fn read(&mut self) -> Result<(), StoreError> {
+        for key in self.limits.unread(&self.remembered) {
+            let found = self.store.get(&key.store_key).await?.value;
+            let bytes = found.as_ref().map(|pair| &*pair.value);
+            self.limits.remember(&mut self.remembered, key, bytes);
+        }
+        Ok(())
+    }
+
     async fn keep(&mut self) {
         loop {
             if let Err(error) = self.tell().await {
@@ -61,7 +76,8 @@ impl Teller {
     }
 
     async fn tell(&mut self) -> Result<(), StoreError> {
-        let (items, left_out) = self.limits.usage();
+        self.read().await?;
+        let (items, left_out) = self.limits.usage(&self.remembered);
         if items.is_empty() && self.told.is_empty() {
             return Ok(());
         }
