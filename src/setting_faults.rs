@@ -1,6 +1,6 @@
 //! What is wrong with settings that were read, in one line that names the file or the setting.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use config::ConfigError;
 use serde_json::Value;
@@ -10,6 +10,14 @@ use crate::settings::Settings;
 /// What is wrong, of settings that are read or compared; `given` are all of them, as far as they
 /// could be read.
 pub fn told(error: &ConfigError, given: Option<&Value>) -> String {
+    let told = fault(error, given);
+    match told.contains("`dial_guard.permit") && !told.contains(": write ") {
+        true => with_permit(&told),
+        false => told,
+    }
+}
+
+fn fault(error: &ConfigError, given: Option<&Value>) -> String {
     match error {
         ConfigError::FileParse { uri, cause } => {
             let file = uri.as_deref().unwrap_or("the file");
@@ -23,10 +31,13 @@ pub fn told(error: &ConfigError, given: Option<&Value>) -> String {
         } => {
             let key = dotted(key);
             let value = given.and_then(|given| given.pointer(&pointer(&key)));
-            let shown = value.and_then(Value::as_str).unwrap_or_default();
+            let shown = match value {
+                Some(Value::Number(number)) => number.to_string(),
+                value => value.and_then(Value::as_str).unwrap_or_default().to_owned(),
+            };
             match value {
-                Some(value) => format!("`{key}` is {value}: {}", why(error, shown, given)),
-                None => format!("`{key}`: {}", why(error, shown, given)),
+                Some(value) => format!("`{key}` is {value}: {}", why(error, &shown, given)),
+                None => format!("`{key}`: {}", why(error, &shown, given)),
             }
         }
         other => dotted(&other.to_string()),
@@ -45,10 +56,47 @@ fn why(error: &ConfigError, value: &str, given: Option<&Value>) -> String {
             return error.to_string();
         }
     }
+    if text.contains("socket address") {
+        return no_socket(value);
+    }
     match value.parse::<IpAddr>() {
         Ok(address) if text.contains("IP address") => whole(address),
         _ => text,
     }
+}
+
+/// An address to listen on, of the command line.
+///
+/// # Errors
+/// What to write instead.
+pub fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| no_socket(text))
+}
+
+/// What is wrong with what is no address and port, and what to write.
+fn no_socket(text: &str) -> String {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let what = match host {
+        "" | "*" => "an address is missing".to_owned(),
+        name if name.parse::<IpAddr>().is_ok() || name.contains([':', '[']) => {
+            "it is no address with a port".to_owned()
+        }
+        name => format!("`{name}` is a name, and an address is needed"),
+    };
+    let port = port.parse().unwrap_or(8080_u16);
+    format!(
+        "{what}: write 127.0.0.1:{port} for this machine alone, or 0.0.0.0:{port} for all of its \
+         addresses"
+    )
+}
+
+/// What is wrong with an entry of `dial_guard.permit`, and how one is written.
+fn with_permit(told: &str) -> String {
+    let told = told.split(": invalid type:").next().unwrap_or(told);
+    format!(
+        "{told}: write permit = [{{ network = \"10.1.0.0/16\", ports = [\"443\", \"8000-8999\"], \
+         orgs = [\"team-a\"] }}], with [\"*\"] for all organisations"
+    )
 }
 
 /// How the network of one address is written.

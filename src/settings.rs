@@ -475,7 +475,48 @@ mod tests {
             (
                 "[gateway]\nlisten = \"nope\"",
                 None,
-                "`gateway.listen` is \"nope\": invalid socket address",
+                "`gateway.listen` is \"nope\": an address is missing: write 127.0.0.1:8080 for",
+            ),
+            (
+                "[gateway]\nlisten = \"localhost:8088\"",
+                None,
+                "`gateway.listen` is \"localhost:8088\": `localhost` is a name, and an address is \
+                 needed: write 127.0.0.1:8088 for",
+            ),
+            (
+                "[gateway]\nlisten = 8088",
+                None,
+                "`gateway.listen` is 8088: an address is missing: write 127.0.0.1:8088 for",
+            ),
+            (
+                "[control]\nlisten = \"[::1]\"",
+                None,
+                "`control.listen` is \"[::1]\": it is no address with a port: write 127.0.0.1:8080",
+            ),
+            (
+                "[dial_guard]\npermit = [\"10.0.0.0/8\"]",
+                None,
+                "`dial_guard.permit[0]` is \"10.0.0.0/8\": write permit = [{ network = ",
+            ),
+            (
+                "[dial_guard]\npermit = \"10.0.0.0/8\"",
+                None,
+                "`dial_guard.permit` is \"10.0.0.0/8\": write permit = [{ network = ",
+            ),
+            (
+                "[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"\nports = \"443\"\norgs = [\"*\"]",
+                None,
+                "`dial_guard.permit[0].ports` is \"443\": write permit = [{ network = ",
+            ),
+            (
+                "[[dial_guard.permit]]\nnetwork = \"a.example\"\nports = []\norgs = [\"*\"]",
+                None,
+                "`dial_guard.permit[0].network` is \"a.example\": invalid IP address syntax: write",
+            ),
+            (
+                "[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"\nport = [\"1\"]\norgs = [\"*\"]",
+                None,
+                "unknown field `port`, expected one of `network`, `ports`, `orgs`: write permit =",
             ),
             (
                 "[[dial_guard.permit]]\nnetwork = \"10.0.0.0/8\"",

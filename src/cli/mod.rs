@@ -16,7 +16,6 @@ pub use requests::{
 pub use crate::client::access::ControlArgs;
 
 use crate::client::add::AddArgs;
-use crate::client::list::ListArgs;
 use crate::client::recover::RecoverArgs;
 use crate::client::regions::RegionsArgs;
 use crate::client::replication::ReplicationArgs;
@@ -53,7 +52,7 @@ pub enum Command {
     /// Make target, credentials and proxy for an API, and print what to paste.
     Add(AddArgs),
     /// List the objects of a kind, with their ids.
-    List(ListArgs),
+    List(crate::client::list::ListArgs),
     /// Make an organisation's configuration what a file says, as one version.
     Apply(ApplyArgs),
     /// Carry out the operations of a file, all or none, as one version.
@@ -112,10 +111,10 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct DevArgs {
     /// Address that callers connect to; port 0 takes a free one.
-    #[arg(long)]
+    #[arg(long, value_parser = crate::setting_faults::socket)]
     pub gateway: Option<SocketAddr>,
     /// Address of the REST API; port 0 takes a free one.
-    #[arg(long)]
+    #[arg(long, value_parser = crate::setting_faults::socket)]
     pub control: Option<SocketAddr>,
     /// Folder for configuration, records and keys.
     #[arg(long)]

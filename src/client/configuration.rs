@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::strict_json;
 use super::versions::{outcome, tell};
 use super::warnings::warn;
 use crate::cli::{ApplyArgs, ChangesArgs, ExportArgs, FileFormat, Output};
@@ -62,6 +63,8 @@ fn document(file: &Path) -> anyhow::Result<Value> {
 
 /// Tells what changed, what is probably not meant in it, and keys that were generated.
 fn said(done: &Value, output: Output, dry_run: bool) {
+    let unmade = (dry_run && output == Output::Text).then(|| without_new_ids(done));
+    let done = unmade.as_ref().unwrap_or(done);
     warn(done);
     tell(done, output);
     if output == Output::Text {
@@ -81,6 +84,60 @@ fn said(done: &Value, output: Output, dry_run: bool) {
             ));
         }
         say(&outcome(done, dry_run));
+    }
+}
+
+/// What would change, without the ids of objects that do not exist yet: those that are made will
+/// have others. They are called by what they are, with their name.
+fn without_new_ids(done: &Value) -> Value {
+    let mut shown = done.clone();
+    let changes = done["changes"].as_array().into_iter().flatten();
+    let new = changes.filter(|change| change["change"] == "created");
+    let new: Vec<(&str, String)> = new
+        .filter_map(|change| {
+            let id = change["id"].as_str()?;
+            let name = change["after"]["name"].as_str().unwrap_or_default();
+            Some((id, format!("(new {} {name})", kind(id)).replace(" )", ")")))
+        })
+        .collect();
+    for change in shown["changes"].as_array_mut().into_iter().flatten() {
+        let id = change["id"].as_str().unwrap_or_default();
+        if new.iter().any(|(new, _)| *new == id) {
+            let of_line = json!(format!("(new {})", kind(id)));
+            change["id"] = of_line.clone();
+            change["after"]["id"] = of_line;
+        }
+    }
+    rename(&mut shown, &new);
+    shown
+}
+
+/// Puts words in the place of ids.
+fn rename(value: &mut Value, ids: &[(&str, String)]) {
+    match value {
+        Value::String(text) => {
+            for (id, words) in ids {
+                if text.contains(id) {
+                    *text = text.replace(id, words);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| rename(item, ids)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| rename(field, ids)),
+        _ => {}
+    }
+}
+
+/// What an id is of.
+fn kind(id: &str) -> &'static str {
+    match id.split_once('_').map(|(prefix, _)| prefix) {
+        Some("tgt") => "target",
+        Some("crd") => "credential",
+        Some("prx") => "proxy",
+        Some("rul") => "rule",
+        Some("flt") => "filter",
+        Some("mtr") => "meter",
+        _ => "object",
     }
 }
 
@@ -126,8 +183,13 @@ pub fn read(path: &Path) -> anyhow::Result<String> {
 /// Where it is not valid.
 pub fn parse(text: &str) -> anyhow::Result<Value> {
     match text.trim_start().starts_with('{') {
-        true => Ok(serde_json::from_str(text)?),
-        false => Ok(serde_saphyr::from_str(text)?),
+        true => Ok(strict_json::parse(text)?),
+        false => serde_saphyr::from_str(text).map_err(|error| {
+            // What its options are is for programmers.
+            let words = error.to_string();
+            let advice = ", set DuplicateKeyPolicy in Options if acceptable";
+            anyhow::anyhow!(words.replace(advice, ": a field stands once; remove one of the two"))
+        }),
     }
 }
 
@@ -246,6 +308,45 @@ mod tests {
         let headers = json!({"headers": [{"name": "X-Key", "value": {"env": "KEY"}}]});
         let expected = json!({"headers": [{"name": "X-Key", "value": "s3cret"}]});
         assert_eq!(filled(headers).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_is_told_without_words_for_programmers() {
+        let twice = "targets:\n- name: a\n  base_url: https://a\n  base_url: https://b\n";
+        let told = parse(twice).unwrap_err().to_string();
+        let expected = "line 4 column 3: duplicate mapping key: base_url: a field stands once; \
+                        remove one of the two";
+        assert!(told.contains(expected), "{told}");
+        assert!(!told.contains("Policy"), "{told}");
+    }
+
+    #[test]
+    fn ids_of_what_is_not_made_are_not_shown() {
+        let (target, proxy) = (
+            "tgt_01aaaaaaaaaaaaaaaaaaaaaaaa",
+            "prx_01bbbbbbbbbbbbbbbbbbbbbbbb",
+        );
+        let rule = "rul_01cccccccccccccccccccccccc";
+        let done = json!({"from": 1, "to": 2, "changes": [
+            {"id": target, "change": "created", "before": null,
+             "after": {"id": target, "name": "a"}},
+            {"id": rule, "change": "created", "before": null,
+             "after": {"id": rule, "effect": "deny", "parent_id": proxy}},
+            {"id": proxy, "change": "updated",
+             "before": {"name": "p", "target_id": "tgt_01dddddddddddddddddddddddd"},
+             "after": {"name": "p", "target_id": target}},
+        ]});
+        let lines = super::super::versions::change_lines(&without_new_ids(&done));
+        assert_eq!(
+            lines,
+            [
+                "+ (new target)  a".to_owned(),
+                format!("+ (new rule)  deny on {proxy}"),
+                format!("~ {proxy}  p"),
+                "    target_id: \"tgt_01dddddddddddddddddddddddd\" -> \"(new target a)\""
+                    .to_owned(),
+            ]
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod records;
 pub mod recover;
 pub mod regions;
 pub mod replication;
+mod strict_json;
 pub mod suggest_rules;
 pub mod tail;
 pub mod telemetry;

@@ -82,6 +82,26 @@ impl Bound {
     }
 }
 
+/// Says where `gateway.default_org` names nobody: no alias alone would be found, and nobody told.
+fn look_for_default_org(settings: &Settings, world: &World) {
+    let wanted = &settings.gateway.default_org;
+    if let Some(detail) = without_default_org(wanted, world) {
+        warn!("{detail}");
+    }
+}
+
+fn without_default_org(wanted: &str, world: &World) -> Option<String> {
+    // A store from which nothing came yet says nothing of what there is.
+    let is_known = world.slugs.is_empty() || world.org(wanted).is_some();
+    (!is_known).then(|| {
+        format!(
+            "`gateway.default_org` is `{wanted}`, and there is no such organisation: proxies are \
+             reached by their ids and as /api/ORG.ALIAS alone; create it, or name one that \
+             `requestrocket list orgs` shows"
+        )
+    })
+}
+
 /// What the REST API needs: what it shows, where callers connect, what it tells and counts.
 fn api(
     settings: &Settings,
@@ -90,6 +110,7 @@ fn api(
     gateway_url: &str,
     (metrics, counters): (MetricsSource, Metrics),
 ) -> anyhow::Result<ControlDeps> {
+    look_for_default_org(settings, &world.borrow());
     let mut api = ApiSettings::new(gateway_url);
     let operator = crate::bootstrap::operator_token(&settings.control)?;
     let digest = |token: &str| {
@@ -265,6 +286,35 @@ enum Stop {
 mod tests {
     use super::*;
     use crate::handover::Role;
+
+    #[test]
+    fn a_default_organisation_that_does_not_exist_is_told() {
+        let mut world = World::default();
+        assert_eq!(
+            without_default_org("acme", &world),
+            None,
+            "nothing is known yet"
+        );
+        let org = proto::id::OrgId::from_bits(7);
+        world.slugs.insert("default".into(), org);
+        let told = without_default_org("acme", &world).unwrap();
+        assert!(
+            told.starts_with("`gateway.default_org` is `acme`"),
+            "{told}"
+        );
+        let epoch = proto::version::Epoch {
+            counter: 1,
+            region: "eu".into(),
+        };
+        let state = proto::store::follow::OrgState {
+            config: Arc::new(proto::tree::OrgConfig::genesis(org, epoch)),
+            sealed: Arc::default(),
+            sealed_whole: true,
+            retired: Arc::default(),
+        };
+        world.orgs.insert(org, Arc::new(state));
+        assert_eq!(without_default_org("default", &world), None);
+    }
 
     #[tokio::test]
     async fn a_task_that_is_gone_for_good_stops_the_process_with_an_error() {

@@ -103,6 +103,7 @@ impl Node {
             footing,
         };
         let plane = DataPlane::start(&settings, parts, background)?;
+        super::look_for_default_org(&settings, &plane.applied.borrow());
         let metrics = super::metrics(&settings, Some(plane.metrics()), None, &health);
         let told = super::export_metrics(&settings, &metrics)?;
         let joined = plane.join(gateway, store.clone(), background);

@@ -11,6 +11,7 @@ use proto::credential::CredentialKind;
 use proto::object::{Attached, Body, Object, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
+use proto::tree::OrgConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -22,6 +23,7 @@ use super::error::Refusal;
 use super::objects::{self, Manner, Resource, View};
 use super::proxies::Proxies;
 use super::targets::Targets;
+use super::warned::warn;
 use super::write;
 use crate::route::{Gives, Need, Route, Takes, Verb};
 
@@ -48,8 +50,10 @@ pub trait Policy: Sized + 'static {
     fn validate(model: &Self::Model) -> Vec<Problem>;
     /// Keeps what one that is edited has besides what a document says of it.
     fn carry(_before: &Self::Model, _after: &mut Self::Model) {}
-    /// What answers say about one besides its fields.
-    fn notice(_model: &Self::Model, _shown: &mut Map<String, Value>) {}
+    /// What is valid in one and probably not meant, where it hangs.
+    fn warnings(_model: &Self::Model, _on: Option<&Body>, _config: &OrgConfig) -> Vec<Problem> {
+        Vec::new()
+    }
 }
 
 /// The resource of a kind of policy.
@@ -84,8 +88,14 @@ impl<K: Policy> Resource for Policies<K> {
     }
 
     fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object) {
-        if let Some(model) = Self::model(&object.body) {
-            K::notice(model, shown);
+        let world = view.control.world();
+        if let (Some(model), Some(state)) = (Self::model(&object.body), world.org(view.slug)) {
+            let config = &state.config;
+            let on = object
+                .body
+                .parent()
+                .and_then(|parent| config.object(parent));
+            warn(shown, K::warnings(model, on.map(|on| &on.body), config));
         }
         shown.insert("parent_id".into(), json!(object.body.parent()));
         if view.role < Role::Member {

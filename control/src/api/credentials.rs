@@ -20,6 +20,7 @@ use super::error::Refusal;
 use super::former::{fact, former, tell_former};
 use super::objects::{self, Edit, Manner, Resource, Rights, View};
 use super::secret::{Absent, SEALED, Secret};
+use super::warned::{past, warn};
 use super::{shape, unsealed, write};
 use crate::openapi::schemas;
 use crate::route::{Gives, Need, Parameter, Route, Takes, Verb};
@@ -75,6 +76,7 @@ impl Resource for Credentials {
         if stored.credential.kind == CredentialKind::Target {
             shown.insert("regions".into(), json!(stored.credential.regions));
         }
+        warn(shown, past(stored.credential.expires_at, Timestamp::now()));
         if !stored.credential.has_secret() {
             return;
         }

@@ -1,10 +1,12 @@
 //! Meters of targets, credentials, proxies and the organisation itself.
 
+use proto::credential::{AuthType, CredentialKind};
 use proto::id::MeterId;
-use proto::meter::Meter;
+use proto::meter::{KeySource, Meter};
 use proto::object::{Attached, Body, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
+use proto::tree::OrgConfig;
 
 use super::attached::{self, Holder, Policies, Policy, place, places};
 use super::call::OrgCall;
@@ -44,6 +46,31 @@ impl Policy for MeterKind {
 
     fn validate(model: &Meter) -> Vec<Problem> {
         model.validate()
+    }
+
+    /// A meter that counts by a claim of tokens that nobody presents counts all under one key.
+    fn warnings(model: &Meter, on: Option<&Body>, config: &OrgConfig) -> Vec<Problem> {
+        if model.key.by != KeySource::Claim {
+            return Vec::new();
+        }
+        let callers = match on {
+            Some(Body::Proxy(proxy)) => {
+                let ids = proxy.proxy_credential_ids.iter();
+                let found = ids.filter_map(|id| config.credential(*id));
+                found.map(|stored| stored.credential.auth_type).collect()
+            }
+            Some(Body::Credential(stored)) if stored.credential.kind == CredentialKind::Proxy => {
+                vec![stored.credential.auth_type]
+            }
+            _ => Vec::new(),
+        };
+        if callers.is_empty() || callers.contains(&AuthType::Jwt) {
+            return Vec::new();
+        }
+        let detail = "counts by a claim, and no caller here presents a JWT: no proxy credential is \
+                      of type jwt, so that all requests count under one key; use `caller` or \
+                      another key, or a credential of type jwt";
+        vec![Problem::new("/key/by", "claim-without-jwt", detail)]
     }
 
     /// What was forgotten by hand stays forgotten.

@@ -55,6 +55,7 @@ pub mod unmatched;
 mod unsealed;
 pub mod usage;
 pub mod versions;
+mod warned;
 pub mod write;
 
 use crate::route::Route;

@@ -21,6 +21,7 @@ use super::proxies::Proxies;
 use super::rules::Rules;
 use super::secret::{Absent, Secret};
 use super::targets::Targets;
+use super::warned::add;
 use super::write;
 use crate::publish::PublishError;
 
@@ -249,7 +250,7 @@ impl Plan {
     pub fn show_warnings(&self, shown: &mut Value) {
         for (id, warnings) in &self.warnings {
             if shown["id"] == json!(id) {
-                shown["warnings"] = json!(warnings);
+                add(shown, warnings.clone());
             }
         }
     }

@@ -4,7 +4,7 @@ use proto::id::RuleId;
 use proto::object::{Attached, Body, ObjectId};
 use proto::problem::Problem;
 use proto::rule::Rule;
-use serde_json::{Map, Value, json};
+use proto::tree::OrgConfig;
 
 use super::attached::{self, Policies, Policy, places};
 use crate::route::Route;
@@ -44,11 +44,8 @@ impl Policy for RuleKind {
         model.validate()
     }
 
-    fn notice(model: &Rule, shown: &mut Map<String, Value>) {
-        let warnings = model.warnings();
-        if !warnings.is_empty() {
-            shown.insert("warnings".into(), json!(warnings));
-        }
+    fn warnings(model: &Rule, _on: Option<&Body>, _config: &OrgConfig) -> Vec<Problem> {
+        model.warnings()
     }
 }
 

@@ -110,10 +110,10 @@ fn property(schemas: &Schemas, name: &str) -> Value {
 fn add_policies(schemas: &mut Schemas, stored: &[(&'static str, Value)]) {
     let parent = json!({"type": "string", "description": "Id of the object that it hangs on"});
     let attached = [stored, &[("parent_id", read_only(parent))]].concat();
-    let rule = [&attached[..], &[("warnings", warnings())]].concat();
-    extend(schemas, "Rule", "Rule", &rule);
+    let warned = [&attached[..], &[("warnings", warnings())]].concat();
+    extend(schemas, "Rule", "Rule", &warned);
     extend(schemas, "Filter", "Filter", &attached);
-    extend(schemas, "Meter", "Meter", &attached);
+    extend(schemas, "Meter", "Meter", &warned);
 }
 
 fn warnings() -> Value {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{Answer, Content};
 use super::shape;
+use super::warned::add;
 use crate::openapi::schemas;
 
 /// What the absence of a secret means.
@@ -120,9 +121,7 @@ impl Secret {
             Some((name, key)) => shown["secret"][name] = json!(key),
             None => {}
         }
-        if !warnings.is_empty() {
-            shown["warnings"] = json!(warnings);
-        }
+        add(shown, warnings);
     }
 
     /// What is valid in a given secret and makes it less safe.

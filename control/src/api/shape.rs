@@ -5,6 +5,7 @@
 //! the ones of the OpenAPI document, so what is published is what is checked. serde still parses
 //! afterwards and has the last word.
 
+use jiff::Timestamp;
 use proto::checks::{pointer_token, printable};
 use proto::problem::Problem;
 use serde::de::DeserializeOwned;
@@ -210,6 +211,17 @@ impl<'a> Check<'a> {
                 detail.push_str(&format!("; did you mean `{name}`?"));
             }
             self.push(pointer, "enum", detail);
+        }
+        let is_time = schema.get("format").and_then(Value::as_str) == Some("date-time");
+        if let Some(text) = value.as_str().filter(|_| is_time)
+            && text.parse::<Timestamp>().is_err()
+        {
+            let given = printable(text);
+            let detail = format!(
+                "`{given}` is no time: write date, time and offset, as in 2027-01-31T18:00:00Z or \
+                 2027-01-31T18:00:00+01:00"
+            );
+            self.push(pointer, "value", detail);
         }
         if let (Some(least), Some(number)) = (
             schema.get("minimum").and_then(Value::as_f64),

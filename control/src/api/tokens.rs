@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use jiff::Timestamp;
 use proto::id::TokenId;
 use proto::object::{Body, Object, ObjectId, StoredToken};
 use proto::org::{ApiToken, Role};
@@ -14,6 +15,7 @@ use super::call::{OrgCall, require};
 use super::error::Refusal;
 use super::objects::{self, Edit, Manner, Resource, Rights, View};
 use super::secret::SHOWN_BEFORE;
+use super::warned::{add, past, warn};
 use super::write;
 use crate::route::{Gives, Need, Route, Takes, Verb};
 
@@ -54,7 +56,11 @@ impl Resource for Tokens {
         model.validate()
     }
 
-    fn decorate(_shown: &mut Map<String, Value>, _view: &View<'_>, _object: &Object) {}
+    fn decorate(shown: &mut Map<String, Value>, _view: &View<'_>, object: &Object) {
+        if let Some(token) = Self::model(&object.body) {
+            warn(shown, past(token.expires_at, Timestamp::now()));
+        }
+    }
 
     fn guard(rights: &Rights, edit: &Edit<'_, ApiToken>) -> Result<(), Refusal> {
         for token in [edit.before, edit.after].into_iter().flatten() {
@@ -143,7 +149,10 @@ async fn create(call: OrgCall) -> Result<Answer, Refusal> {
             true => {
                 let detail = "was shown in the first answer to this write alone; for a new one \
                               delete this token and create another";
-                shown["warnings"] = json!([Problem::new("/secret/token", SHOWN_BEFORE, detail)]);
+                add(
+                    shown,
+                    vec![Problem::new("/secret/token", SHOWN_BEFORE, detail)],
+                );
             }
         }
     }

@@ -62,13 +62,35 @@ impl JsonPath {
     /// # Errors
     /// The first [`JsonPathProblem`].
     pub fn parse(path: &str) -> Result<Self, JsonPathProblem> {
+        Self::parse_at(path).map_err(|(problem, _)| problem)
+    }
+
+    /// The same, with the place of what is refused in words.
+    ///
+    /// # Errors
+    /// What is wrong, and behind what in the path.
+    pub fn parse_told(path: &str) -> Result<Self, String> {
+        Self::parse_at(path).map_err(
+            |(problem, place)| match place.and_then(|at| path.get(..at)) {
+                Some("") | None => problem.to_string(),
+                Some(before) => format!("{problem} (behind `{before}`)"),
+            },
+        )
+    }
+
+    /// The first problem, with its place in bytes where that is known.
+    fn parse_at(path: &str) -> Result<Self, (JsonPathProblem, Option<usize>)> {
         let length = path.chars().count();
         if length > LENGTH_MAX {
-            return Err(JsonPathProblem::TooLong(length));
+            return Err((JsonPathProblem::TooLong(length), None));
         }
         Scan::default().run(path)?;
         let parsed = serde_json_path::JsonPath::parse(path);
-        let parsed = parsed.map_err(|problem| JsonPathProblem::Invalid(problem.to_string()))?;
+        let parsed = parsed.map_err(|problem| match crate::json_path::JsonPath::parse(path) {
+            // The engine of filters tells what it expected, and where.
+            Err(error) => (JsonPathProblem::Invalid(error.detail), Some(error.offset)),
+            Ok(_) => (JsonPathProblem::Invalid(problem.to_string()), None),
+        })?;
         Ok(Self(parsed))
     }
 
@@ -99,30 +121,17 @@ struct Scan {
 }
 
 impl Scan {
-    fn run(mut self, path: &str) -> Result<(), JsonPathProblem> {
+    fn run(mut self, path: &str) -> Result<(), (JsonPathProblem, Option<usize>)> {
         let mut rest = path.chars();
         let mut word = String::new();
         self.selections = 1;
-        while let Some(character) = rest.next() {
-            match character {
-                '\'' | '"' => skip_string(&mut rest, character),
-                '.' if rest.as_str().starts_with('.') => self.descend()?,
-                '[' => self.open.push(Open::Selectors {
-                    count: 1,
-                    in_filter: false,
-                }),
-                ']' => self.close_selectors()?,
-                '(' => self.open_parenthesis(&word)?,
-                ')' => {
-                    self.open.pop();
-                }
-                '?' => self.begin_filter()?,
-                ',' => self.next_selector(),
-                '$' => self.root_in_filter |= self.in_filter(),
-                '*' | ':' => self.wide_in_filter |= self.in_filter(),
-                '&' | '|' | '=' | '<' | '>' | '!' => self.operators += 1,
-                _ => {}
-            }
+        loop {
+            let at = path.len().saturating_sub(rest.as_str().len());
+            let Some(character) = rest.next() else {
+                break;
+            };
+            let counted = self.count(character, &mut rest, &word);
+            counted.map_err(|problem| (problem, Some(at)))?;
             if character.is_alphanumeric() {
                 word.push(character);
             } else if !character.is_whitespace() {
@@ -130,11 +139,39 @@ impl Scan {
             }
         }
         if self.root_in_filter && self.wide_in_filter {
-            return Err(JsonPathProblem::WideRootInFilter);
+            return Err((JsonPathProblem::WideRootInFilter, None));
         }
         // Each operator is written with up to two characters.
         if self.operators > 2 * OPERATORS_MAX {
-            return Err(JsonPathProblem::TooManyOperators);
+            return Err((JsonPathProblem::TooManyOperators, None));
+        }
+        Ok(())
+    }
+
+    fn count(
+        &mut self,
+        character: char,
+        rest: &mut std::str::Chars<'_>,
+        word: &str,
+    ) -> Result<(), JsonPathProblem> {
+        match character {
+            '\'' | '"' => skip_string(rest, character),
+            '.' if rest.as_str().starts_with('.') => self.descend()?,
+            '[' => self.open.push(Open::Selectors {
+                count: 1,
+                in_filter: false,
+            }),
+            ']' => self.close_selectors()?,
+            '(' => self.open_parenthesis(word)?,
+            ')' => {
+                self.open.pop();
+            }
+            '?' => self.begin_filter()?,
+            ',' => self.next_selector(),
+            '$' => self.root_in_filter |= self.in_filter(),
+            '*' | ':' => self.wide_in_filter |= self.in_filter(),
+            '&' | '|' | '=' | '<' | '>' | '!' => self.operators += 1,
+            _ => {}
         }
         Ok(())
     }

@@ -527,6 +527,36 @@ fn a_json_path_has_a_bounded_cost() {
     }
 }
 
+#[test]
+fn a_refused_path_is_told_with_the_place() {
+    for (path, told) in [
+        (
+            "$.a[?",
+            "not a valid JSONPath (RFC 9535): a query, a literal or a function expected \
+             (behind `$.a[?`)",
+        ),
+        (
+            "a.b",
+            "not a valid JSONPath (RFC 9535): a path begins with `$`",
+        ),
+        (
+            "$.a..b..c",
+            "a JSONPath may hold one `..`; nested descents have no bounded cost (behind `$.a..b`)",
+        ),
+        (
+            "$[?match(@.a, 'x')]",
+            "match() and search() are not supported; use `value` for a pattern (behind `$[?match`)",
+        ),
+        (
+            "$.ä b",
+            "not a valid JSONPath (RFC 9535): ` ` cannot stand here (behind `$.ä`)",
+        ),
+    ] {
+        assert_eq!(JsonPath::parse_told(path).unwrap_err(), told);
+    }
+    assert!(JsonPath::parse_told("$.a[*].b").is_ok());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

@@ -240,11 +240,11 @@ impl Compiler {
 
     fn body(&mut self, part: &BodyPart, at: &str) -> Option<BodyMatcher> {
         self.pattern_bytes = self.pattern_bytes.saturating_add(part.json_path.len());
-        let path = match JsonPath::parse(&part.json_path) {
+        let path = match JsonPath::parse_told(&part.json_path) {
             Ok(path) => Some(path),
             Err(problem) => {
                 let pointer = format!("{at}/json_path");
-                self.report(pointer, "json-path-invalid", problem.to_string());
+                self.report(pointer, "json-path-invalid", problem);
                 None
             }
         };

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::{Who, api};
 
+/// What a caller of type jwt presents.
+const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+
 const CONFIG: &str = "/orgs/acme/config";
 
 #[actix_web::test]
@@ -216,4 +219,46 @@ async fn what_cannot_be_raised_is_told_with_what_to_do_instead() {
     assert!(own.text.contains("on the proxy"), "{}", own.text);
     let unknown = raise("prx_00000000000000000000000000");
     api.post(Who::Admin, &unknown, double).await.is(404);
+}
+
+#[actix_web::test]
+async fn a_meter_by_a_claim_that_nobody_presents_is_warned_of() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let by_claim = json!({"key": {"by": "claim", "name": "sub"},
+                          "limits": [{"limit": 10, "window": "minute"}]});
+    let warned = |meter: &super::Reply| meter.body["warnings"][0]["code"].clone();
+    let of_proxy = format!("/orgs/acme/proxies/{}/meters", made.proxy);
+    for (place, expected) in [
+        (of_proxy.clone(), json!("claim-without-jwt")),
+        (
+            format!("/orgs/acme/credentials/{}/meters", made.key),
+            json!("claim-without-jwt"),
+        ),
+        // Here it may be one of many proxies.
+        (
+            format!("/orgs/acme/targets/{}/meters", made.target),
+            json!(null),
+        ),
+    ] {
+        let meter = api.post(Who::Admin, &place, by_claim.clone()).await.is(201);
+        assert_eq!(warned(&meter), expected, "{place}: {}", meter.text);
+    }
+    let other = json!({"key": {"by": "caller"}, "limits": [{"limit": 10, "window": "minute"}]});
+    let other = api.post(Who::Admin, &of_proxy, other).await.is(201);
+    assert_eq!(warned(&other), json!(null));
+    // With a caller that presents one nothing is said any more.
+    let jwt = json!({"kind": "proxy", "auth_type": "jwt", "secret": {"token": JWT}});
+    let jwt = api.post(Who::Admin, "/orgs/acme/credentials", jwt).await;
+    let jwt = jwt.is(201).id();
+    let both = json!({"proxy_credential_ids": [made.key, jwt]});
+    api.patch(
+        Who::Admin,
+        &format!("/orgs/acme/proxies/{}", made.proxy),
+        both,
+    )
+    .await
+    .is(200);
+    let meter = api.post(Who::Admin, &of_proxy, by_claim).await.is(201);
+    assert_eq!(warned(&meter), json!(null), "{}", meter.text);
 }

@@ -596,3 +596,48 @@ async fn a_renamed_proxy_shows_the_aliases_that_it_still_answers_to() {
     let exported = api.get(Who::Admin, "/orgs/acme/config").await.is(200);
     assert!(!exported.text.contains("former_aliases"));
 }
+
+#[actix_web::test]
+async fn an_end_that_is_past_is_warned_of_and_one_that_is_no_time_is_refused() {
+    let api = api().await;
+    for (path, object) in [
+        (
+            "/orgs/acme/credentials",
+            json!({"kind": "proxy", "auth_type": "api_key"}),
+        ),
+        ("/orgs/acme/tokens", json!({"name": "t", "role": "viewer"})),
+    ] {
+        let with = |end: &str| {
+            let mut object = object.clone();
+            object["expires_at"] = json!(end);
+            object
+        };
+        let past = api
+            .post(Who::Owner, path, with("2020-01-01T00:00:00Z"))
+            .await;
+        let past = past.is(201);
+        let warned = &past.body["warnings"][0];
+        assert_eq!(
+            (&warned["pointer"], &warned["code"]),
+            (&json!("/expires_at"), &json!("expired")),
+            "{}",
+            past.text
+        );
+        let one = format!("{path}/{}", past.id());
+        let later = api
+            .patch(
+                Who::Owner,
+                &one,
+                json!({"expires_at": "2999-01-01T00:00:00+01:00"}),
+            )
+            .await
+            .is(200);
+        assert!(later.body.get("warnings").is_none(), "{}", later.text);
+        for wrong in ["2027-01-01", "2027-01-01T00:00:00", "tomorrow", ""] {
+            let refused = api.post(Who::Owner, path, with(wrong)).await.is(422);
+            assert_eq!(refused.faults()[0].0, "/expires_at");
+            let detail = refused.body["errors"][0]["detail"].as_str().unwrap();
+            assert!(detail.contains("as in 2027-01-31T18:00:00Z"), "{detail}");
+        }
+    }
+}
