@@ -102,7 +102,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Openapi => {
-            say(&control::openapi::openapi_json());
+            say(control::openapi::openapi_json());
             Ok(())
         }
     };

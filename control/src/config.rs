@@ -6,6 +6,7 @@ use proto::forwarded::TrustedProxies;
 use proto::seal::RegionPublicKey;
 use proto::signature::VerifyingKey;
 
+use crate::api::body::BodyWaits;
 use crate::records::Retention;
 
 /// The public keys of this region.
@@ -36,6 +37,8 @@ pub struct ApiSettings {
     pub write_deadline: Duration,
     /// Longest time that a read waits for the version that it presents.
     pub version_wait: Duration,
+    /// How long the body of a call is waited for.
+    pub body_waits: BodyWaits,
     /// Longest time that the outcome of a test request is waited for.
     pub test_wait: Duration,
     /// How old this region's copy of an organisation with another home may be while its tokens do
@@ -63,6 +66,7 @@ impl ApiSettings {
             proxies: TrustedProxies::default(),
             write_deadline: Duration::from_secs(10),
             version_wait: Duration::from_secs(2),
+            body_waits: BodyWaits::default(),
             test_wait: Duration::from_secs(10),
             auth_max_staleness: Duration::from_secs(3_600),
             retention: Retention::default(),

@@ -24,15 +24,18 @@ pub mod regions;
 pub mod replication;
 pub mod route;
 pub mod router;
+pub mod share;
 pub mod state;
 pub mod throttle;
 pub mod trace_file;
+mod unread;
 
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
 use rustls::ServerConfig;
 
@@ -46,6 +49,9 @@ pub use state::{Control, ControlDeps};
 const WORKERS: usize = 2;
 /// Longest wait for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections of one worker; more wait to be accepted. With bodies of up to 32 MiB on each, many
+/// would be more memory than there is.
+const CONNECTIONS_MAX: usize = 512;
 /// How long running calls may take when the process stops.
 const SHUTDOWN_SECONDS: u64 = 10;
 
@@ -62,10 +68,15 @@ pub fn serve(
 ) -> std::io::Result<(Server, Connections)> {
     let connections = Connections::default();
     let counted = connections.clone();
-    let server = HttpServer::new(move || App::new().configure(configure(control.clone())))
+    let server = HttpServer::new(move || {
+        let app = App::new().wrap(from_fn(unread::closes));
+        app.configure(configure(control.clone()))
+    });
+    let server = server
         .workers(WORKERS)
         .on_connect(move |_, of_connection| drop(of_connection.insert(counted.opened())))
         .client_request_timeout(HEAD_TIMEOUT)
+        .max_connections(CONNECTIONS_MAX)
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .disable_signals();
     let server = match tls {

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::api::answer::{Answer, respond};
 use crate::api::call::{self, Call, OrgCall, Presented, Query, Request};
-use crate::api::error::{Code, Refusal};
+use crate::api::error::{self, Code, Refusal};
 use crate::api::idempotency::Keyed;
 pub use crate::api::routes;
 use crate::api::{self, body, idempotency};
@@ -26,7 +26,7 @@ use crate::login::{authenticate, token};
 use crate::operator::Caller;
 use crate::publish::Idempotency;
 use crate::regions;
-use crate::route::{Access, Answering, Gives, Need, Route, Served, Verb};
+use crate::route::{Access, Answering, Gives, Need, Route, Served, Takes, Verb};
 use crate::state::Control;
 
 /// Where the API begins.
@@ -143,29 +143,28 @@ async fn serve(
         Access::Token(run) | Access::Operator(run) => Handler::Call(run.clone()),
         Access::Org(need, run) => Handler::Org(*need, run.clone()),
     };
-    let mut caller = admitted(control, route, request)?;
-    if control.wait_for_version(request.headers()).await? {
-        // The version that is now here may have changed what the token may do.
-        caller = admitted(control, route, request)?;
-    }
-    if matches!(route.access, Access::Operator(_)) && !caller.is_operator() {
-        let detail = "this is for operators: a token of role admin or owner in organisation \
-                      `system`";
-        return Err(Refusal::forbidden(detail));
-    }
-    if route.changes {
-        regions::staleness::refuse(control, &caller).await?;
-    }
-    let ready = handler.admit(control, route, request, caller)?;
+    let caller = admitted(control, route, request)?;
+    control.wait_for_version(&caller, request.headers()).await?;
+    // The version that is now here may have changed what the token may do.
+    let mut ready = handler.judged(control, route, request).await?;
+    let payload = (payload, control.settings.body_waits);
     let document = body::read(request.headers(), payload, route.takes).await?;
+    if route.takes != Takes::Nothing {
+        // Whoever sends the body decides how long that takes. A token that was revoked meanwhile,
+        // or has ended, or lost its role, does nothing more.
+        ready = handler.judged(control, route, request).await?;
+    }
     if !route.verb.writes() {
         return ready.run(document, None).await;
     }
-    let key = idempotency::key(request, ready.caller())?;
+    // Of what changes nothing no answer is kept, and none is needed.
+    let key = match route.changes && !ready.is_dry_run() {
+        true => idempotency::key(request, ready.caller(), ready.org())?,
+        false => None,
+    };
     let keyed = key.map(|key| Keyed {
         key,
         digest: idempotency::digest(control, (route.verb, request), &document),
-        changes: route.changes && !ready.is_dry_run(),
         deletes_in: (route.verb == Verb::Delete).then(|| ready.org()),
     });
     // A task of its own: the caller's hang-up must not leave a write half observed, nor its
@@ -180,7 +179,7 @@ async fn serve(
         }
     });
     task.await
-        .map_err(|error| Refusal::new(Code::Internal, format!("the write broke off: {error}")))?
+        .map_err(|error| error::broke_off("the write", &error))?
 }
 
 /// A browser that was led here under a foreign name must get nothing (DNS rebinding).
@@ -213,11 +212,15 @@ async fn presented(
     payload: web::Payload,
 ) -> Result<Presented, Refusal> {
     let token = Zeroizing::new(token(request, "rr_join_…")?.to_owned());
+    let source = call::source(request, &control.settings.proxies);
+    // Nobody without an invitation has a body kept here.
+    api::invitations::usable(control, &token, source).await?;
+    let waits = control.settings.body_waits;
     Ok(Presented {
         control: control.clone(),
         token,
-        source: call::source(request, &control.settings.proxies),
-        body: body::read(request.headers(), payload, route.takes).await?,
+        source,
+        body: body::read(request.headers(), (payload, waits), route.takes).await?,
     })
 }
 
@@ -230,6 +233,11 @@ fn admitted(control: &Control, route: &Route, request: &HttpRequest) -> Result<C
         return Err(Refusal::forbidden(detail));
     }
     Ok(caller)
+}
+
+pub(crate) fn not_an_operator() -> Refusal {
+    let detail = "this is for operators: a token of role admin or owner in organisation `system`";
+    Refusal::forbidden(detail)
 }
 
 /// What a row runs, before who calls is proved.
@@ -245,8 +253,25 @@ enum Ready {
 }
 
 impl Handler {
+    /// Judges who calls by what is known now.
+    async fn judged(
+        &self,
+        control: &Arc<Control>,
+        route: &Route,
+        request: &HttpRequest,
+    ) -> Result<Ready, Refusal> {
+        let caller = admitted(control, route, request)?;
+        if matches!(route.access, Access::Operator(_)) && !caller.is_operator() {
+            return Err(not_an_operator());
+        }
+        if route.changes {
+            regions::staleness::refuse(control, &caller).await?;
+        }
+        self.admit(control, route, request, caller)
+    }
+
     fn admit(
-        self,
+        &self,
         control: &Arc<Control>,
         route: &Route,
         request: &HttpRequest,
@@ -261,11 +286,11 @@ impl Handler {
                     caller,
                     request: parts,
                 };
-                Ok(Ready::Call(Box::new(call), run))
+                Ok(Ready::Call(Box::new(call), run.clone()))
             }
             Self::Org(need, run) => {
-                let call = org_call(control, route, need, (caller, parts))?;
-                Ok(Ready::Org(Box::new(call), run))
+                let call = org_call(control, route, *need, (caller, parts))?;
+                Ok(Ready::Org(Box::new(call), run.clone()))
             }
         }
     }

@@ -22,6 +22,7 @@ use crate::api::answer::VERSION_HEADER;
 use crate::api::call::single;
 use crate::api::error::{Code, Refusal};
 use crate::api::idempotency::Memory;
+use crate::api::proxy_test::AT_ONE_TIME_MAX;
 use crate::audit::logins::Logins;
 use crate::config::ApiSettings;
 use crate::dial_guard::DialGuard;
@@ -32,6 +33,7 @@ use crate::publish::Publisher;
 use crate::records::Records;
 use crate::regions::Directory;
 use crate::regions::ask::QUESTIONS_MAX;
+use crate::share::Shares;
 use crate::throttle::{Throttle, Verdict};
 use crate::trace_file::TraceFile;
 
@@ -104,6 +106,8 @@ pub struct Control {
     directory: Option<Directory>,
     /// Places of questions to several regions.
     pub questions: Arc<Semaphore>,
+    /// Places of test requests.
+    pub tests: Shares,
 }
 
 /// The tokens of one state of the configuration.
@@ -140,6 +144,7 @@ impl Control {
             idempotency: Mutex::default(),
             directory: None,
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            tests: Shares::new(AT_ONE_TIME_MAX),
         }
     }
 
@@ -162,6 +167,12 @@ impl Control {
     /// The configuration of all organisations as last seen.
     pub fn world(&self) -> Arc<World> {
         self.world.borrow().clone()
+    }
+
+    /// Tells when that changes.
+    #[cfg(test)]
+    pub fn watched(&self) -> watch::Receiver<Arc<World>> {
+        self.world.clone()
     }
 
     /// The configuration of one organisation as last seen.
@@ -212,19 +223,22 @@ impl Control {
         index.find(&hex::encode(digest), Timestamp::MIN).cloned()
     }
 
-    /// Whether a token that was presented before is still in force.
-    pub fn is_in_force(&self, caller: &Caller, now: Timestamp) -> bool {
+    /// A caller as the token that was presented before makes it now; `None` where it is no longer
+    /// in force.
+    pub fn anew(&self, caller: &Caller, now: Timestamp) -> Option<Caller> {
         if caller.is_local() {
-            return true;
+            return Some(caller.clone());
         }
-        let world = self.world();
-        let token = ObjectId::Token(caller.token_id);
-        let org = world.orgs.get(&caller.org);
-        org.and_then(|state| state.config.object(token))
-            .is_some_and(|object| match &object.body {
-                Body::Token(stored) => stored.token.expires_at.is_none_or(|end| now < end),
-                _ => false,
-            })
+        let config = self.config(caller.org)?;
+        let object = config.object(ObjectId::Token(caller.token_id))?;
+        let Body::Token(stored) = &object.body else {
+            return None;
+        };
+        let in_force = stored.token.expires_at.is_none_or(|end| now < end);
+        in_force.then(|| Caller {
+            token: stored.token.clone(),
+            ..caller.clone()
+        })
     }
 
     /// The index of the newest configuration; built anew when an organisation changed.
@@ -279,17 +293,22 @@ impl Control {
         self.health.draining().await;
     }
 
-    /// Waits for the version that a request presents in `requestrocket-version`; gives whether it
-    /// presents one.
+    /// Waits for the version that a request presents in `requestrocket-version`. Of an organisation
+    /// that the caller has no role in none arrives: the answer, and the time until it, are those of
+    /// one that does not exist.
     ///
     /// # Errors
     /// The header is malformed, or the version is not here in time.
-    pub async fn wait_for_version(&self, headers: &HeaderMap) -> Result<bool, Refusal> {
+    pub async fn wait_for_version(
+        &self,
+        caller: &Caller,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
         let Some((org, n)) = presented_version(headers)? else {
-            return Ok(false);
+            return Ok(());
         };
-        if self.see_version(org, n).await {
-            return Ok(true);
+        if caller.role_in(org).is_some() && self.see_version(org, n).await {
+            return Ok(());
         }
         let detail = format!("version {n} of {org} has not arrived here yet; ask again");
         Err(Refusal::new(Code::VersionNotHere, detail).retry_after_s(1))

@@ -126,15 +126,7 @@ fn exchange(worker: &Worker, test: &TestRequest) -> Result<Exchange, &'static st
     if !test.path.starts_with('/') || test.path.contains('#') || !is_target {
         return Err("the path must begin with `/`, and other bytes be percent-encoded");
     }
-    let mut headers = HeaderMap::with_capacity(test.headers.len());
-    for (name, value) in &test.headers {
-        let name = HeaderName::from_bytes(name.as_bytes());
-        let value = HeaderValue::from_bytes(value.as_bytes());
-        let (Ok(name), Ok(value)) = (name, value) else {
-            return Err("a header field is not valid");
-        };
-        headers.append(name, value);
-    }
+    let headers = fields(&test.headers)?;
     let notes = Notes::default();
     notes.request_bytes.set(test.body.len() as u64);
     let peer = SocketAddr::new(test.source, 0);
@@ -151,6 +143,21 @@ fn exchange(worker: &Worker, test: &TestRequest) -> Result<Exchange, &'static st
         assumed: Some(test.credential),
         ..Exchange::arrived(test.id, trace, snapshot, request, body, notes)
     })
+}
+
+fn fields(given: &[(String, String)]) -> Result<HeaderMap, &'static str> {
+    // A map of header fields panics where there are more than it can hold.
+    let too_many = "there are too many header fields";
+    let mut headers = HeaderMap::try_with_capacity(given.len()).map_err(|_| too_many)?;
+    for (name, value) in given {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        let value = HeaderValue::from_bytes(value.as_bytes());
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err("a header field is not valid");
+        };
+        headers.try_append(name, value).map_err(|_| too_many)?;
+    }
+    Ok(headers)
 }
 
 /// The outcome of a request that had no place in the pipeline, or did not come out of it in time.
@@ -204,5 +211,22 @@ fn outcome(
             whole: collected.whole,
         }),
         code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_header_fields_than_a_map_holds_are_refused() {
+        let field = |n: usize| (format!("x{n}"), String::new());
+        let names: Vec<_> = (0..33_000).map(field).collect();
+        let values = vec![("x".to_owned(), String::new()); 40_000];
+        for given in [names, values] {
+            assert!(fields(&given).is_err());
+        }
+        let few: Vec<_> = (0..256).map(field).collect();
+        assert_eq!(fields(&few).map(|headers| headers.len()), Ok(256));
     }
 }

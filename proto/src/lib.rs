@@ -40,6 +40,7 @@ pub mod object;
 pub mod org;
 pub mod outcome;
 pub mod path;
+pub mod pattern_size;
 pub mod payload;
 pub mod policy;
 pub mod private_file;

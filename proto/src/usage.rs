@@ -3,12 +3,17 @@
 //! Values that requests bring (headers, claims, addresses) are nobody's business in the store: they
 //! are named by a hash. Ids of ours stand as they are.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Most keys that a node tells of: those of which most is used.
 pub const KEYS_TOLD_MAX: usize = 200;
+
+/// Most meters of which a node tells how many keys it left out.
+pub const METERS_LEFT_OUT_MAX: usize = 200;
 
 /// The meters of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +24,9 @@ pub struct NodeUsage {
     pub at: Timestamp,
     /// Keys that were left out.
     pub left_out: u64,
+    /// Of them, those of each meter, by its id: at most [`METERS_LEFT_OUT_MAX`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out_of: BTreeMap<String, u64>,
     /// One element per key, the most used first.
     pub items: Vec<KeyUsage>,
 }
@@ -155,6 +163,7 @@ mod tests {
             node: format!("n{second}"),
             at: Timestamp::from_second(second).unwrap(),
             left_out: 0,
+            left_out_of: BTreeMap::new(),
             items,
         };
         let old = node(
@@ -182,6 +191,7 @@ mod tests {
             node: format!("n{second}"),
             at: Timestamp::from_second(second).unwrap(),
             left_out: 0,
+            left_out_of: BTreeMap::new(),
             items: items
                 .iter()
                 .map(|(meter, used)| KeyUsage {

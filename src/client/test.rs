@@ -34,9 +34,6 @@ pub struct TestArgs {
     /// Id of the proxy credential that the caller is taken to hold; by default the proxy's first.
     #[arg(long)]
     pub credential: Option<String>,
-    /// The IP address that it counts as coming from; by default this machine's.
-    #[arg(long)]
-    pub source: Option<String>,
     /// Show the target's answer; needs role admin.
     #[arg(long)]
     pub answer: bool,
@@ -89,7 +86,8 @@ fn question(args: &TestArgs) -> anyhow::Result<Value> {
         headers: &args.headers,
         body: args.body.as_deref(),
         body_file: args.body_file.as_deref(),
-        source: args.source.as_deref(),
+        // It comes from this machine.
+        source: None,
     };
     let request = request.document()?;
     let mut question = json!({ "request": request, "answer": args.answer });

@@ -77,7 +77,7 @@ pub async fn sealed(
     if !mentions && route.takes != Takes::Large(CHANGES) {
         return Ok((text(&document), None));
     }
-    control.wait_for_version(request.headers()).await?;
+    control.wait_for_version(&caller, request.headers()).await?;
     let parts = router::read_request(route, request, &control.settings.proxies)?;
     let mut call = match router::org_call(control.clone(), route, *need, (caller, parts)) {
         Ok(call) => call,
@@ -95,7 +95,7 @@ pub async fn sealed(
     }
     match seal(&call, given) {
         Ok(sealed) => body::fits(text(&sealed), route.takes).map(|sealed| (sealed, None)),
-        Err(refusal) => match idempotency::key(request, &call.caller)? {
+        Err(refusal) => match idempotency::key(request, &call.caller, call.org_id())? {
             None => Err(refusal),
             Some(_) => {
                 let asked = to_remember(&control.digest_key, &call.request.body);

@@ -122,6 +122,14 @@ impl OrgCall {
         }
     }
 
+    /// Refuses what `system` holds of all organisations to those in it who are no operators.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn of_operators(&self) -> Result<(), Refusal> {
+        of_operators(self.org_id(), self.role)
+    }
+
     /// Refuses a caller below a role.
     ///
     /// # Errors
@@ -178,6 +186,18 @@ fn said(caller: &Caller, request: &Request, act: Act) -> Said {
         },
         source: request.source,
         act,
+    }
+}
+
+/// Refuses what `system` holds of all organisations (what they are called, who missed a proxy of
+/// theirs) to those in it who are no operators.
+///
+/// # Errors
+/// 403.
+pub fn of_operators(org: OrgId, role: Role) -> Result<(), Refusal> {
+    match org == SYSTEM_ORG {
+        true => require(role, Role::Admin, "what concerns other organisations"),
+        false => Ok(()),
     }
 }
 

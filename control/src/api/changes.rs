@@ -74,16 +74,41 @@ struct Step {
 }
 
 async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
-    let changes: Changes =
-        shape::parse(schemas(), "Changes", call.request.body.clone()).map_err(Refusal::invalid)?;
+    let changes = read(&call.request.body)?;
     let key = call.control.digest_key.clone();
     batch::carry_out(&call, |config| changes.plan(config, &key)).await
 }
 
 fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
-    let changes: Changes =
-        shape::parse(schemas(), "Changes", call.request.body.clone()).map_err(Refusal::invalid)?;
+    let changes = read(&call.request.body)?;
     changes.plan(config, &call.control.digest_key).given()
+}
+
+fn read(document: &Value) -> Result<Changes, Refusal> {
+    bounded(Some(document), "")?;
+    shape::parse(schemas(), "Changes", document.clone()).map_err(Refusal::invalid)
+}
+
+/// Refuses a list of too many operations before anything is made of them: each takes many times
+/// what it takes in the body.
+///
+/// # Errors
+/// There are none, or too many.
+pub fn bounded(changes: Option<&Value>, at: &str) -> Result<(), Refusal> {
+    let operations = changes.and_then(|changes| changes.get("operations"));
+    let count = operations.and_then(Value::as_array).map(Vec::len);
+    match count {
+        Some(count) if count == 0 || count > OPERATIONS_MAX => {
+            let problem = wrong_length();
+            Err(Refusal::invalid(vec![problem.below(at)]))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wrong_length() -> Problem {
+    let detail = format!("must be 1 to {OPERATIONS_MAX}");
+    Problem::new("/operations", "length", detail)
 }
 
 impl Changes {
@@ -95,12 +120,6 @@ impl Changes {
             plan: Plan::default(),
             names: BTreeMap::new(),
         };
-        if self.operations.is_empty() || self.operations.len() > OPERATIONS_MAX {
-            let detail = format!("must be 1 to {OPERATIONS_MAX}");
-            let problem = Problem::new("/operations", "length", detail);
-            work.plan.problem(problem);
-            return work.plan;
-        }
         let fresh = work.name(&self.operations);
         for (at, step) in self.operations.iter().enumerate() {
             work.step(at, step, fresh.get(at).copied().flatten());

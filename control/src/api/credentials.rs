@@ -98,6 +98,15 @@ impl Resource for Credentials {
         shown.insert("secret".into(), secret);
     }
 
+    fn is_changed_beside(view: &View<'_>, object: &Object) -> bool {
+        let Body::Credential(stored) = &object.body else {
+            return false;
+        };
+        // Keys of before end by the clock as well.
+        let world = view.control.world();
+        !stored.previous.is_empty() || fact(&world, view.slug, object.id).is_some()
+    }
+
     fn guard(rights: &Rights, edit: &Edit<'_, Credential>) -> Result<(), Refusal> {
         for credential in [edit.before, edit.after].into_iter().flatten() {
             if credential.kind == CredentialKind::Target {

@@ -29,6 +29,8 @@ pub enum Code {
     Conflict,
     /// The object changed since it was read.
     PreconditionFailed,
+    /// The body did not come in time.
+    RequestTimeout,
     /// The body is larger than this API reads.
     BodyTooLarge,
     /// The body is not declared as JSON.
@@ -88,6 +90,7 @@ impl Code {
         Self::MethodNotAllowed,
         Self::Conflict,
         Self::PreconditionFailed,
+        Self::RequestTimeout,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::HostNotAllowed,
@@ -131,6 +134,7 @@ impl Code {
             Self::MethodNotAllowed => ("method-not-allowed", 405, "The method does not exist here"),
             Self::Conflict => ("conflict", 409, "Other objects stand against it"),
             Self::PreconditionFailed => ("precondition-failed", 412, "The object has changed"),
+            Self::RequestTimeout => ("request-timeout", 408, "The body did not come in time"),
             Self::BodyTooLarge => ("body-too-large", 413, "The body is too large"),
             Self::UnsupportedMediaType => ("unsupported-media-type", 415, "The body must be JSON"),
             Self::HostNotAllowed => ("host-not-allowed", 421, "This host is not served here"),
@@ -298,6 +302,14 @@ impl Refusal {
         }
         Value::Object(document)
     }
+}
+
+/// What is told where a task of ours ended without an answer. What it panicked with is for the log:
+/// it may quote what somebody sent.
+pub fn broke_off(what: &str, error: &tokio::task::JoinError) -> Refusal {
+    tracing::error!("{what} broke off: {error}");
+    let detail = format!("{what} broke off; the log of this control plane says why");
+    Refusal::new(Code::Internal, detail)
 }
 
 /// The `type` of a problem: the page that explains the code.

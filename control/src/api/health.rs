@@ -74,7 +74,7 @@ async fn metrics(call: Call) -> Result<Answer, Refusal> {
 }
 
 async fn document(_control: Arc<Control>) -> Result<Answer, Refusal> {
-    let text = crate::openapi::openapi_json();
+    let text = crate::openapi::openapi_json().to_owned();
     Ok(Answer::with(
         StatusCode::OK,
         Content::Text("application/json", text),

@@ -34,10 +34,15 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
 
-/// A key as one token used it: the same word of another token is another key.
+/// A key as one token used it in one organisation: the same word of another token is another key,
+/// and so is it where a path's slug has become that of another organisation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey {
     token: TokenId,
+    /// The organisation of the token.
+    holder: OrgId,
+    /// The organisation that the request is about.
+    org: OrgId,
     text: String,
 }
 
@@ -46,14 +51,16 @@ impl IdempotencyKey {
     ///
     /// # Errors
     /// It is empty, too long, or holds something else than visible ASCII.
-    pub fn new(token: TokenId, text: &str) -> Result<Self, Refusal> {
+    pub fn new(caller: &Caller, org: OrgId, text: &str) -> Result<Self, Refusal> {
         let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
         if text.is_empty() || text.len() > KEY_BYTES_MAX || !printable {
             let detail = "must have 1 to 255 visible ASCII characters";
             return Err(Refusal::parameter("Idempotency-Key", detail));
         }
         Ok(Self {
-            token,
+            token: caller.token_id,
+            holder: caller.org,
+            org,
             text: text.to_owned(),
         })
     }
@@ -78,6 +85,15 @@ pub enum Claim {
 #[derive(Debug, Default)]
 pub struct Memory {
     entries: HashMap<IdempotencyKey, Entry>,
+    /// The keys of each organisation's tokens in the order in which they were taken.
+    lines: HashMap<OrgId, Line>,
+    taken: usize,
+    bytes: usize,
+}
+
+/// What the tokens of one organisation have here.
+#[derive(Debug, Default)]
+struct Line {
     order: VecDeque<(Instant, IdempotencyKey)>,
     bytes: usize,
 }
@@ -123,7 +139,9 @@ impl Memory {
             bytes: 0,
         };
         self.entries.insert(key.clone(), entry);
-        self.order.push_back((now, key.clone()));
+        let line = self.lines.entry(key.holder).or_default();
+        line.order.push_back((now, key.clone()));
+        self.taken += 1;
         Ok(Claim::First)
     }
 
@@ -140,11 +158,28 @@ impl Memory {
             (Some((answer, bytes)), Some(entry)) => {
                 (entry.answer, entry.bytes) = (Some(answer.clone()), bytes);
                 self.bytes += bytes;
+                self.lines.entry(key.holder).or_default().bytes += bytes;
             }
-            (None, _) => {
-                self.entries.remove(key);
-            }
+            (None, _) => self.free(key),
             (Some(_), None) => {}
+        }
+    }
+
+    /// Frees a key, and its place in the line: what fails takes nothing from anybody.
+    fn free(&mut self, key: &IdempotencyKey) {
+        let Some(entry) = self.entries.remove(key) else {
+            return;
+        };
+        let Some(line) = self.lines.get_mut(&key.holder) else {
+            return;
+        };
+        let is_it = |(began, of): &(Instant, IdempotencyKey)| *began == entry.began && of == key;
+        if let Some(at) = line.order.iter().rposition(is_it) {
+            line.order.remove(at);
+            self.taken = self.taken.saturating_sub(1);
+        }
+        if line.order.is_empty() {
+            self.lines.remove(&key.holder);
         }
     }
 
@@ -154,24 +189,57 @@ impl Memory {
         *self = Self::default();
     }
 
+    /// Forgets what is old; and where there is too much, the oldest of the organisation that has
+    /// most, so that none makes another's repeated write a second one.
     fn forget(&mut self, now: Instant) {
-        while let Some((began, _)) = self.order.front() {
-            let old = now.saturating_duration_since(*began) >= KEEP;
-            if !old && self.order.len() < ANSWERS_MAX && self.bytes <= BYTES_MAX {
-                break;
-            }
-            let Some((began, key)) = self.order.pop_front() else {
+        let is_old = |line: &Line| {
+            let oldest = line.order.front();
+            oldest.is_some_and(|(began, _)| now.saturating_duration_since(*began) >= KEEP)
+        };
+        while let Some(holder) = self.holder_where(is_old) {
+            self.forget_oldest_of(holder);
+        }
+        while self.taken >= ANSWERS_MAX {
+            let Some(holder) = self.holder_of_most(|line| line.order.len()) else {
                 break;
             };
+            self.forget_oldest_of(holder);
+        }
+        while self.bytes > BYTES_MAX {
+            let Some(holder) = self.holder_of_most(|line| line.bytes) else {
+                break;
+            };
+            self.forget_oldest_of(holder);
+        }
+    }
+
+    fn holder_where(&self, is_meant: impl Fn(&Line) -> bool) -> Option<OrgId> {
+        let mut lines = self.lines.iter();
+        lines.find(|(_, line)| is_meant(line)).map(|(org, _)| *org)
+    }
+
+    fn holder_of_most(&self, size: impl Fn(&Line) -> usize) -> Option<OrgId> {
+        let most = self.lines.iter().max_by_key(|(_, line)| size(line));
+        most.map(|(org, _)| *org)
+    }
+
+    fn forget_oldest_of(&mut self, holder: OrgId) {
+        let Some(line) = self.lines.get_mut(&holder) else {
+            return;
+        };
+        if let Some((began, key)) = line.order.pop_front() {
+            self.taken = self.taken.saturating_sub(1);
             // A freed key may have been taken anew since; that one has its own place in the line.
-            if self
-                .entries
-                .get(&key)
-                .is_some_and(|entry| entry.began == began)
+            let is_same = |entry: &Entry| entry.began == began;
+            if self.entries.get(&key).is_some_and(is_same)
                 && let Some(entry) = self.entries.remove(&key)
             {
                 self.bytes = self.bytes.saturating_sub(entry.bytes);
+                line.bytes = line.bytes.saturating_sub(entry.bytes);
             }
+        }
+        if line.order.is_empty() {
+            self.lines.remove(&holder);
         }
     }
 }
@@ -180,10 +248,14 @@ impl Memory {
 ///
 /// # Errors
 /// It is malformed, or given twice.
-pub fn key(request: &HttpRequest, caller: &Caller) -> Result<Option<IdempotencyKey>, Refusal> {
+pub fn key(
+    request: &HttpRequest,
+    caller: &Caller,
+    org: OrgId,
+) -> Result<Option<IdempotencyKey>, Refusal> {
     let name = HeaderName::from_static("idempotency-key");
     call::single(request.headers(), &name, "Idempotency-Key")?
-        .map(|text| IdempotencyKey::new(caller.token_id, text))
+        .map(|text| IdempotencyKey::new(caller, org, text))
         .transpose()
 }
 
@@ -212,8 +284,6 @@ pub struct Keyed {
     pub key: IdempotencyKey,
     /// What tells this request from others ([`digest`]).
     pub digest: [u8; 32],
-    /// Whether it changes something, and so is carried out once; a dry run is not.
-    pub changes: bool,
     /// The organisation of which it deletes something.
     pub deletes_in: Option<OrgId>,
 }
@@ -250,7 +320,7 @@ pub async fn once(
         (result, _) => result,
     };
     let is_kept = match &result {
-        Ok(_) => keyed.changes,
+        Ok(_) => true,
         Err(refusal) => refusal.may_be_done,
     };
     held.settle(Some(&result).filter(|_| is_kept));
@@ -281,8 +351,17 @@ impl Drop for Held<'_> {
 mod tests {
     use super::*;
 
+    /// A token of an organisation of its own.
+    fn caller(bits: u128) -> Caller {
+        Caller {
+            token_id: TokenId::from_bits(bits),
+            org: OrgId::from_bits(bits),
+            ..Caller::local()
+        }
+    }
+
     fn key(text: &str) -> IdempotencyKey {
-        IdempotencyKey::new(TokenId::from_bits(1), text).unwrap()
+        IdempotencyKey::new(&caller(1), OrgId::from_bits(1), text).unwrap()
     }
 
     #[test]
@@ -314,7 +393,7 @@ mod tests {
             code(memory.claim(&key("a"), [2; 32], start)),
             Code::IdempotencyKeyReused
         );
-        let other = IdempotencyKey::new(TokenId::from_bits(2), "a").unwrap();
+        let other = IdempotencyKey::new(&caller(2), OrgId::from_bits(1), "a").unwrap();
         assert!(matches!(
             memory.claim(&other, [2; 32], start),
             Ok(Claim::First)
@@ -348,7 +427,6 @@ mod tests {
         let keyed = || Keyed {
             key: key("a"),
             digest: [1; 32],
-            changes: true,
             deletes_in: None,
         };
         let breaks = actix_web::rt::spawn(async move {
@@ -370,7 +448,44 @@ mod tests {
             assert!(matches!(claim, Ok(Claim::First)));
         }
         assert!(memory.entries.len() <= ANSWERS_MAX);
-        assert!(memory.order.len() <= ANSWERS_MAX);
+        assert!(memory.taken <= ANSWERS_MAX);
+    }
+
+    #[test]
+    fn whoever_has_most_is_forgotten_first() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        let org = OrgId::from_bits(9);
+        let few = IdempotencyKey::new(&caller(2), org, "a").unwrap();
+        let done = Ok(Answer::nothing());
+        memory.claim(&few, [1; 32], now).unwrap();
+        memory.settle(&few, Some(&done));
+        for n in 0..ANSWERS_MAX + 10 {
+            let flood = key(&n.to_string());
+            memory.claim(&flood, [1; 32], now).unwrap();
+            memory.settle(&flood, Some(&done));
+        }
+        let again = memory.claim(&few, [1; 32], now);
+        assert!(matches!(again, Ok(Claim::Again(_))), "{again:?}");
+        // What fails leaves nothing.
+        let mut memory = Memory::default();
+        for n in 0..10 {
+            memory.claim(&key(&n.to_string()), [1; 32], now).unwrap();
+            memory.settle(&key(&n.to_string()), None);
+        }
+        assert_eq!((memory.taken, memory.lines.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_key_is_for_one_organisation_whatever_its_slug_means_later() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        for org in [1, 2] {
+            let key = IdempotencyKey::new(&caller(1), OrgId::from_bits(org), "a").unwrap();
+            let claim = memory.claim(&key, [1; 32], now);
+            assert!(matches!(claim, Ok(Claim::First)), "{claim:?}");
+            memory.settle(&key, Some(&Ok(Answer::nothing())));
+        }
     }
 
     #[test]
@@ -382,11 +497,12 @@ mod tests {
             ("a\u{7f}", false),
         ] {
             assert_eq!(
-                IdempotencyKey::new(TokenId::from_bits(1), text).is_ok(),
+                IdempotencyKey::new(&caller(1), OrgId::from_bits(1), text).is_ok(),
                 good,
                 "{text}"
             );
         }
-        assert!(IdempotencyKey::new(TokenId::from_bits(1), &"a".repeat(256)).is_err());
+        let long = "a".repeat(256);
+        assert!(IdempotencyKey::new(&caller(1), OrgId::from_bits(1), &long).is_err());
     }
 }

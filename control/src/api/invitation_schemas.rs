@@ -134,3 +134,9 @@ fn endpoints() -> Value {
     json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 16,
            "description": "Link listeners of its control planes, `host:port` each"})
 }
+
+/// Orders invitations from the newest to the oldest.
+pub fn key(id: &str, invitation: &Invitation) -> String {
+    let age = i64::MAX.saturating_sub(invitation.created_at.as_microsecond());
+    format!("{:020} {id}", age.max(0))
+}

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::call::{Call, Presented};
 use super::error::{Code, Refusal};
-use super::invitation_schemas::show;
+use super::invitation_schemas::{key, show};
 use super::{page, write};
 use crate::config::RegionKeys;
 use crate::login::{worth_a_look, wrong_token};
@@ -179,12 +179,6 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     Ok(Answer::json(page::cut(items.collect(), &page)))
 }
 
-/// Orders invitations from the newest to the oldest.
-fn key(id: &str, invitation: &Invitation) -> String {
-    let age = i64::MAX.saturating_sub(invitation.created_at.as_microsecond());
-    format!("{:020} {id}", age.max(0))
-}
-
 async fn get(call: Call) -> Result<Answer, Refusal> {
     let id = call.request.part("id");
     let found = invitations::read(call.control.publisher.store(), id).await;
@@ -264,22 +258,33 @@ fn stale(control: &Control, source: Option<IpAddr>, told: Refusal) -> Refusal {
     told
 }
 
-/// The invitation's id and what the region tells of itself, both judged.
-async fn introduced(presented: &Presented) -> Result<(String, Introduction), Refusal> {
-    let (control, source) = (&presented.control, presented.source);
-    let Some(region) = invited_region(&presented.token) else {
+/// The region that a token invites and the invitation's id, if it can be used now.
+///
+/// # Errors
+/// It is none, or was used, or is over; 429 where many wrong ones came from there.
+pub async fn usable<'t>(
+    control: &Control,
+    token: &'t str,
+    source: Option<IpAddr>,
+) -> Result<(&'t str, String), Refusal> {
+    let Some(region) = invited_region(token) else {
         return Err(wrong_token(control, source));
     };
     worth_a_look(control, source)?;
-    let id = invitation_id(&presented.token);
+    let id = invitation_id(token);
     let usable = invitations::usable(control.publisher.store(), &id, Timestamp::now());
-    // Nobody without an invitation learns what is wrong with a document.
-    if let Err(error) = usable.await {
-        return Err(match error {
-            InvitationError::Unknown => wrong_token(control, source),
-            error => stale(control, source, refusal(region, error)),
-        });
+    match usable.await {
+        Ok(_) => Ok((region, id)),
+        Err(InvitationError::Unknown) => Err(wrong_token(control, source)),
+        Err(error) => Err(stale(control, source, refusal(region, error))),
     }
+}
+
+/// The invitation's id and what the region tells of itself, both judged.
+async fn introduced(presented: &Presented) -> Result<(String, Introduction), Refusal> {
+    let (control, source) = (&presented.control, presented.source);
+    // Nobody without an invitation learns what is wrong with a document.
+    let (region, id) = usable(control, &presented.token, source).await?;
     let introduced: Introduction = read(&presented.body)?;
     let mut faults = introduced.faults();
     if introduced.public.region != region {

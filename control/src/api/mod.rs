@@ -50,6 +50,7 @@ pub mod shape;
 pub mod suggested_rules;
 pub mod targets;
 pub mod telemetry;
+mod test_schemas;
 pub mod tokens;
 pub mod unmatched;
 mod unsealed;

@@ -8,6 +8,7 @@
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use proto::checks::pointer_token;
 use proto::object::{Body, Object, ObjectId};
 use proto::org::Role;
@@ -51,6 +52,11 @@ pub trait Resource: Sized + 'static {
     fn validate(model: &Self::Model) -> Vec<Problem>;
     /// Adds to the stored fields what only answers have.
     fn decorate(shown: &mut Map<String, Value>, view: &View<'_>, object: &Object);
+    /// Whether something beside the configuration has changed what is shown of it: its version, and
+    /// so its entity tag, is the same as before.
+    fn is_changed_beside(_view: &View<'_>, _object: &Object) -> bool {
+        false
+    }
 
     /// Where an object stands below its organisation.
     fn place(_body: &Body) -> String {
@@ -82,6 +88,8 @@ pub struct View<'a> {
 pub struct Rights {
     /// The caller's role in the organisation.
     pub role: Role,
+    /// When the caller's token ends, if ever.
+    pub until: Option<Timestamp>,
     /// The configuration as last seen.
     pub config: Arc<OrgConfig>,
 }
@@ -189,6 +197,7 @@ pub fn get<R: Resource>(call: &OrgCall) -> Result<Answer, Refusal> {
     let config = call.config()?;
     let object = find::<R>(call, &config)?;
     let known = call.request.if_none_match.as_ref();
+    let known = known.filter(|_| !R::is_changed_beside(&call.view(), &object));
     if known.is_some_and(|condition| condition.met_by(object.version)) {
         return Ok(Answer::not_modified(object.version));
     }

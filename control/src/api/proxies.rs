@@ -11,7 +11,7 @@ use proto::object::{Body, Object, ObjectId};
 use proto::org::Role;
 use proto::problem::Problem;
 use proto::proxy::Proxy;
-use proto::tree::SYSTEM_ORG;
+use proto::tree::{Objects, SYSTEM_ORG};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -189,4 +189,35 @@ async fn replace(call: OrgCall) -> Result<Answer, Refusal> {
 
 async fn delete(call: OrgCall) -> Result<Answer, Refusal> {
     write::delete::<Proxies>(&call).await
+}
+
+/// Why a text names no proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unnamed {
+    /// None is called so.
+    #[error("is no id, alias or name of a proxy of this organisation")]
+    Unknown,
+    /// So many are, and none of them by its alias.
+    #[error("is the name of {0} proxies; give the id")]
+    Several(usize),
+}
+
+/// The proxy that a text names: by its id, by its alias, or by a name that only one has. A name is
+/// chosen freely, so it never comes before somebody's alias.
+///
+/// # Errors
+/// [`Unnamed`].
+pub fn named(objects: &Objects, text: &str) -> Result<ProxyId, Unnamed> {
+    let is_named = |(id, proxy): &(ProxyId, &Proxy)| {
+        id.to_string() == text || proxy.alias.as_deref() == Some(text)
+    };
+    if let Some((id, _)) = objects.proxies().find(is_named) {
+        return Ok(id);
+    }
+    let mut by_name = objects.proxies().filter(|(_, proxy)| proxy.name == text);
+    match (by_name.next(), by_name.count()) {
+        (Some((id, _)), 0) => Ok(id),
+        (Some(_), more) => Err(Unnamed::Several(more + 1)),
+        (None, _) => Err(Unnamed::Unknown),
+    }
 }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::audit::Act;
 use proto::id::{CredentialId, RequestId};
 use proto::keys;
 use proto::object::{Body, ObjectId};
@@ -21,18 +22,21 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
-use super::explain::described::RequestInput;
+use super::explain::described::{Described, RequestInput};
 use super::objects;
 use super::proxies::Proxies;
 use super::{shape, write};
-use crate::openapi::{reference, schemas};
+use crate::openapi::schemas;
 use crate::publish::PublishError;
 use crate::route::{Gives, Need, Route, Takes, Verb};
 
 /// How long the request and all about it stay in the store where nobody takes it away.
 const LEASE: Duration = Duration::from_secs(20);
-/// Largest body of a test request, in bytes.
+/// Largest body of a test request, and the largest of all of it, in bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+const WHOLE_BYTES_MAX: usize = 128 * 1024;
+/// Test requests of one organisation at one time.
+pub const AT_ONE_TIME_MAX: usize = 4;
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -66,11 +70,32 @@ async fn test(call: OrgCall) -> Result<Answer, Refusal> {
         Value::Null => json!({}),
         document => document.clone(),
     };
+    if document.pointer("/request/source").is_some() {
+        // It is a request like any other: rules on addresses judge it, and records tell of it.
+        let detail = "a test comes from the address of whoever asks for it; `explain` takes \
+                      another one";
+        return Err(fault("/request/source", "not-applicable", detail));
+    }
     let input: Input = shape::parse(schemas(), "TestInput", document).map_err(Refusal::invalid)?;
     if input.answer {
         call.require(Role::Admin, "the answer of the target")?;
     }
     let request = posted(&call, &input)?;
+    let Some(_place) = call.control.tests.take(call.org_id()) else {
+        let detail =
+            format!("{AT_ONE_TIME_MAX} test requests of this organisation are under way already");
+        return Err(Refusal::new(Code::Overloaded, detail).retry_after_s(1));
+    };
+    call.control
+        .publisher
+        .refuse_full()
+        .map_err(write::refusal)?;
+    call.audited(Act::TestSent {
+        request_id: request.id,
+        proxy_id: request.proxy,
+        credential_id: request.credential,
+    })
+    .await?;
     let outcome = sent(&call, &request).await?;
     let mut shown = serde_json::to_value(&outcome).unwrap_or_default();
     shown["request_id"] = json!(request.id);
@@ -87,9 +112,6 @@ fn posted(call: &OrgCall, input: &Input) -> Result<TestRequest, Refusal> {
     let object = objects::find::<Proxies>(call, &config).map_err(not_here)?;
     let (ObjectId::Proxy(id), Body::Proxy(proxy)) = (object.id, &object.body) else {
         return Err(Refusal::not_found());
-    };
-    let fault = |pointer: &str, code, detail: &str| {
-        Refusal::invalid(vec![Problem::new(pointer, code, detail)])
     };
     let credential = match input.credential {
         None => proxy.proxy_credential_ids.first().copied(),
@@ -117,16 +139,19 @@ fn posted(call: &OrgCall, input: &Input) -> Result<TestRequest, Refusal> {
     if !path.starts_with('/') {
         return Err(fault("/request/path", "path", "must begin with `/`"));
     }
-    let mut headers = Vec::with_capacity(described.headers.len() + 1);
-    for (name, value) in &described.headers {
-        if FRAMING.contains(&name.as_str()) {
-            let pointer = format!("/request/headers/{name}");
-            return Err(fault(&pointer, "header", "is set by the gateway"));
-        }
-        headers.push((name.to_string(), text(value.as_bytes())));
-    }
-    if !described.headers.contains_key("user-agent") {
-        headers.push(("user-agent".into(), "requestrocket-test".into()));
+    let headers = sent_fields(&described)?;
+    let path = match &described.query {
+        Some(query) => format!("{path}?{}", text(query)),
+        None => path,
+    };
+    let fields: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    let bytes = described.method.len() + path.len() + fields + body.len();
+    if bytes > WHOLE_BYTES_MAX {
+        let detail = format!("has {bytes} bytes; at most {WHOLE_BYTES_MAX}");
+        return Err(fault("/request", "too-large", &detail));
     }
     let unknown = IpAddr::V4(Ipv4Addr::LOCALHOST);
     Ok(TestRequest {
@@ -136,15 +161,36 @@ fn posted(call: &OrgCall, input: &Input) -> Result<TestRequest, Refusal> {
         version: config.head.n,
         credential,
         method: described.method.clone(),
-        path: match &described.query {
-            Some(query) => format!("{path}?{}", text(query)),
-            None => path,
-        },
+        path,
         headers,
         body: text(body),
-        source: described.source.or(call.request.source).unwrap_or(unknown),
+        source: call.request.source.unwrap_or(unknown),
         answer: input.answer,
     })
+}
+
+/// The header fields of a request that is sent.
+fn sent_fields(described: &Described) -> Result<Vec<(String, String)>, Refusal> {
+    let mut headers = Vec::with_capacity(described.headers.len() + 1);
+    for (name, value) in &described.headers {
+        if FRAMING.contains(&name.as_str()) {
+            return Err(fault(
+                &format!("/request/headers/{name}"),
+                "header",
+                "is set by the gateway",
+            ));
+        }
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        headers.push((name.to_string(), value));
+    }
+    if !described.headers.contains_key("user-agent") {
+        headers.push(("user-agent".into(), "requestrocket-test".into()));
+    }
+    Ok(headers)
+}
+
+fn fault(pointer: &str, code: &'static str, detail: &str) -> Refusal {
+    Refusal::invalid(vec![Problem::new(pointer, code, detail)])
 }
 
 /// Fields about a connection or about where a body ends: a test has neither.
@@ -312,60 +358,4 @@ async fn withdrawn(store: &dyn Store, request: &TestRequest) -> Waited {
             Waited::Unknown
         }
     }
-}
-
-/// What is submitted.
-pub fn input_schema() -> Value {
-    json!({
-        "type": "object",
-        "description": "Without `request`, a GET of `/`",
-        "additionalProperties": false,
-        "properties": {
-            "request": super::explain::schemas::request(),
-            "credential": {
-                "type": "string",
-                "description": "Id of the proxy credential that the caller is taken to hold; by \
-                                default the proxy's first. No secret is taken"
-            },
-            "answer": {
-                "type": "boolean",
-                "description": "Show the target's answer, up to 64 KiB; needs role admin"
-            }
-        }
-    })
-}
-
-/// What is answered.
-pub fn outcome_schema() -> Value {
-    let count = |description: &str| json!({"type": "integer", "description": description});
-    let text = |description: &str| json!({"type": "string", "description": description});
-    let fields = json!({"type": "array", "items": {"type": "array", "items": {"type": "string"}}});
-    json!({
-        "type": "object",
-        "description": "What a caller would have got. It spent tokens and has a record",
-        "properties": {
-            "request_id": text("Also the id of its record"),
-            "node": text("The node that sent it"),
-            "status": count("The status that a caller would have got"),
-            "code": text("The value of `requestrocket-proxy-code`"),
-            "auth_failure": {"type": ["string", "null"],
-                             "description": "Why the caller would have been answered 401"},
-            "upstream_status": {"type": ["integer", "null"],
-                                "description": "The status that the target answered"},
-            "attempts": count("How often it was sent to the target"),
-            "total_us": count("How long it took, in microseconds"),
-            "stages": {"type": "array", "items": reference("StageTime")},
-            "problem": {"type": ["object", "null"],
-                        "description": "The gateway's own problem document, if it ended early"},
-            "answer": {
-                "type": ["object", "null"],
-                "description": "The target's answer, where it was asked for",
-                "properties": {
-                    "headers": fields,
-                    "body": text("The first of it, as text"),
-                    "whole": {"type": "boolean", "description": "Whether that is all of it"}
-                }
-            }
-        }
-    })
 }

@@ -172,8 +172,8 @@ fn fixed() -> Vec<(&'static str, Value)> {
         ("Regression", super::recovery_schemas::regression()),
         ("Recovery", super::recovery_schemas::recovery()),
         ("Recovered", super::recovery_schemas::recovered()),
-        ("TestInput", super::proxy_test::input_schema()),
-        ("TestOutcome", super::proxy_test::outcome_schema()),
+        ("TestInput", super::test_schemas::input()),
+        ("TestOutcome", super::test_schemas::outcome()),
         ("UnmatchedAttempt", super::unmatched::schema()),
         ("RaiseInput", super::raise::input_schema()),
         ("Raised", super::raise::schema()),
@@ -240,7 +240,7 @@ fn meter_usage() -> Value {
             "at": {"type": ["string", "null"], "format": "date-time",
                    "description": "When the newest of it was told; nodes tell every few seconds"},
             "keys_left_out": {"type": "integer",
-                              "description": "Keys that nodes left out, of all organisations"}
+                              "description": "Keys of own meters that nodes left out"}
         }
     })
 }

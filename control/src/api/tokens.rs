@@ -67,6 +67,22 @@ impl Resource for Tokens {
             let what = format!("a token of role {}", crate::openapi::role_name(token.role));
             require(rights.role, token.role, &what)?;
         }
+        let Some(after) = edit.after else {
+            return Ok(());
+        };
+        // A token that ends makes nothing that lasts longer, of itself or of another.
+        let lasts = |end: Timestamp| after.expires_at.is_none_or(|after| after > end);
+        if let Some(until) = rights.until.filter(|until| lasts(*until)) {
+            let detail = format!("this token ends at {until}, and what it makes ends then too");
+            return Err(Refusal::forbidden(format!(
+                "{detail}: give an earlier `expires_at`"
+            )));
+        }
+        if edit.before.is_none() && after.expires_at.is_some_and(|end| end <= Timestamp::now()) {
+            let detail = "is over already; give a later instant, or none";
+            let problem = Problem::new("/expires_at", "range", detail);
+            return Err(Refusal::invalid(vec![problem]));
+        }
         Ok(())
     }
 }

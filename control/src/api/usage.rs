@@ -74,7 +74,7 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
         nodes.extend(serde_json::from_slice::<NodeUsage>(&pair.value).ok());
     });
     listed.await.map_err(|error| write::refusal(error.into()))?;
-    let left_out: u64 = nodes.iter().map(|node| node.left_out).sum();
+    let left_out = left_out(&nodes, |id| own.contains(id));
     let at = nodes.iter().map(|node| node.at).max();
     let mine = |key: &KeyUsage| {
         own.contains(&key.meter_id) && wanted.as_ref().is_none_or(|id| *id == key.meter_id)
@@ -103,6 +103,13 @@ async fn list(call: OrgCall) -> Result<Answer, Refusal> {
     })))
 }
 
+/// Keys of the organisation's own meters that nodes left out.
+fn left_out(nodes: &[NodeUsage], is_own: impl Fn(&String) -> bool) -> u64 {
+    let of_meters = nodes.iter().flat_map(|node| &node.left_out_of);
+    let own = of_meters.filter(|(id, _)| is_own(id));
+    own.map(|(_, count)| count).sum()
+}
+
 /// What this region has of limits whose shares have moved, by the ids of meters.
 async fn held(call: &OrgCall, org: OrgId) -> Result<HashMap<String, Held>, Refusal> {
     let mut held = HashMap::new();
@@ -129,4 +136,25 @@ fn share(shared: &SharedLimits<'_>, held: Option<&Held>, region: &str) -> Value 
         "millionths": moved.unwrap_or(at_first),
         "whole": whole.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_of_others_is_not_told() {
+        let node = |of: &[(&str, u64)]| NodeUsage {
+            node: "n".into(),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            left_out: 100,
+            left_out_of: of
+                .iter()
+                .map(|(id, count)| ((*id).to_owned(), *count))
+                .collect(),
+            items: Vec::new(),
+        };
+        let nodes = [node(&[("mine", 2), ("theirs", 90)]), node(&[("mine", 3)])];
+        assert_eq!(left_out(&nodes, |id| id == "mine"), 5);
+    }
 }

@@ -91,6 +91,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn list(call: OrgCall) -> Result<Answer, Refusal> {
+    call.of_operators()?;
     let request = call.request.page()?;
     let before = before(&call, &request)?;
     let publisher = &call.control.publisher;
@@ -126,11 +127,13 @@ fn next_cursor(page: &[Kept], limit: usize) -> Option<String> {
 }
 
 async fn get(call: OrgCall) -> Result<Answer, Refusal> {
+    call.of_operators()?;
     let kept = record(&call, number(&call)?).await?;
     Ok(Answer::json(shown(&kept, call.role)))
 }
 
 async fn diff(call: OrgCall) -> Result<Answer, Refusal> {
+    call.of_operators()?;
     let to = record(&call, number(&call)?).await?.record;
     let publisher = &call.control.publisher;
     let from = call

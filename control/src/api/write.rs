@@ -176,6 +176,7 @@ pub async fn deleted_before(
 fn rights(call: &OrgCall) -> Result<Rights, Refusal> {
     Ok(Rights {
         role: call.role,
+        until: call.caller.token.expires_at,
         config: call.config()?,
     })
 }

@@ -28,10 +28,14 @@ use crate::route::{Access, Gives, Need, Route, Served, Takes};
 use crate::router::routes;
 
 /// The document as it is served and committed: pretty JSON with a line break at its end.
-pub fn openapi_json() -> String {
-    // A `Value` of maps and strings always serialises.
-    let text = serde_json::to_string_pretty(&document()).unwrap_or_default();
-    text + "\n"
+/// Made once: whoever has no token may ask for it too.
+pub fn openapi_json() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        // A `Value` of maps and strings always serialises.
+        let text = serde_json::to_string_pretty(&document()).unwrap_or_default();
+        text + "\n"
+    })
 }
 
 /// The named schemas, built once.

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::object::{ObjectId, StoredCredential};
@@ -17,9 +18,7 @@ use proto::store::chunks::chunks;
 use proto::store::facts::raising;
 use proto::store::lacking;
 use proto::store::{Compare, LeaseId, Op, StoreError, Txn, TxnOutcome};
-use proto::tree::{
-    ApplyError, Context, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX, apply,
-};
+use proto::tree::{ApplyError, Draft, OrgConfig, Packed, Retirement, VERSION_CHANGED_MAX};
 
 use super::cache::Parent;
 use super::idempotency::{self, Remembered};
@@ -39,21 +38,14 @@ pub(super) enum Outcome {
 }
 
 impl Publisher {
-    /// Makes the version that follows `parent` and writes it.
+    /// Makes the version that follows `parent`, of what was judged at a time, and writes it.
     pub(super) async fn attempt(
         &self,
         parent: &Parent,
+        (draft, now): (Draft, Timestamp),
         (publish, free): (&Publish, Option<Compare>),
         unsure: &mut Vec<Attempt>,
     ) -> Result<Outcome, PublishError> {
-        let now = (self.clock)();
-        let context = Context {
-            now,
-            policy: &self.policy,
-            role: publish.author.role,
-        };
-        refuse_part(&parent.config)?;
-        let draft = apply(&parent.config, &publish.operations, &context)?;
         if draft.changed.is_empty() {
             return self.unchanged(parent, (publish, free)).await;
         }
@@ -147,7 +139,7 @@ impl Publisher {
         &self,
         config: &OrgConfig,
         facts: &Facts,
-        now: jiff::Timestamp,
+        now: Timestamp,
     ) -> Result<Writes, PublishError> {
         let mut writes = Writes::default();
         let org = config.org;
@@ -249,7 +241,7 @@ impl Publisher {
         &self,
         packed: &Packed,
         changed: &[ObjectId],
-        (publish, now): (&Publish, jiff::Timestamp),
+        (publish, now): (&Publish, Timestamp),
         remember: Option<(LeaseId, Compare)>,
         writes: &mut Writes,
     ) {
@@ -337,15 +329,6 @@ impl Publisher {
             }
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// Refuses to make a version of one of which something is not here.
-fn refuse_part(parent: &OrgConfig) -> Result<(), PublishError> {
-    let (org, regions) = (parent.org, parent.withheld_regions());
-    match regions.is_empty() {
-        true => Ok(()),
-        false => Err(PublishError::Withheld { org, regions }),
     }
 }
 

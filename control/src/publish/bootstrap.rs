@@ -49,6 +49,7 @@ impl Publisher {
             config: Arc::new(OrgConfig::genesis(SYSTEM_ORG, self.epoch.clone())),
             unchanged: Compare::Absent(keys::head(SYSTEM_ORG)),
         };
+        let operations: Arc<[Operation]> = publish.operations.clone().into();
         let mut unsure: Vec<Attempt> = Vec::new();
         let mut tries = 0u32;
         loop {
@@ -63,7 +64,14 @@ impl Publisher {
                     return Ok(ours.is_some());
                 }
                 Err(PublishError::OrgUnknown(_)) => {
-                    match self.attempt(&parent, (&publish, None), &mut unsure).await {
+                    let by = (&publish.author, deadline);
+                    let draft = self.judged((&parent.config, operations.clone()), by);
+                    let tried = async {
+                        let draft = draft.await?;
+                        self.attempt(&parent, draft, (&publish, None), &mut unsure)
+                            .await
+                    };
+                    match tried.await {
                         Ok(Outcome::Done(published)) => {
                             stream::version(SYSTEM_ORG, &publish.author, &published);
                             return Ok(true);

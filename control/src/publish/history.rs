@@ -9,7 +9,7 @@ use proto::id::OrgId;
 use proto::keys;
 use proto::store::Range;
 use proto::store::load::{self, LoadError, Loaded};
-use proto::tree::{self, Context, Draft, Operation, OrgConfig, VersionRecord, regions_of};
+use proto::tree::{self, Draft, Operation, OrgConfig, VersionRecord, regions_of};
 use proto::wire::replication::Position;
 use tokio::time::Instant;
 
@@ -317,14 +317,10 @@ impl Publisher {
         request: &Request,
         make: impl FnOnce(&Arc<OrgConfig>) -> Result<Vec<Operation>, E>,
     ) -> Result<(Arc<OrgConfig>, Draft), E> {
-        let context = Context {
-            now: (self.clock)(),
-            policy: &self.policy,
-            role: request.author.role,
-        };
         let current = self.load(request.org).await?;
-        let operations = make(&current)?;
-        let draft = tree::apply(&current, &operations, &context).map_err(PublishError::from)?;
+        let operations = Arc::from(make(&current)?);
+        let by = (&request.author, request.deadline);
+        let draft = self.tried((&current, operations), by).await?;
         Ok((current, draft))
     }
 }

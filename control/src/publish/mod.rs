@@ -18,6 +18,7 @@ mod error;
 mod history;
 pub(crate) mod homes;
 pub(crate) mod idempotency;
+mod judging;
 mod organisations;
 mod recognising;
 pub(crate) mod recovery;
@@ -54,6 +55,7 @@ pub use self::error::PublishError;
 pub use self::history::{Kept, Place, Request, Rollback};
 pub use self::idempotency::Idempotency;
 use self::idempotency::{Memory, Recalled};
+use self::judging::Judging;
 use self::recognising::{Attempt, tell_unsure};
 pub use self::recovery::{RecoverError, Recovered, Regressed, Source};
 use self::regression::Regressions;
@@ -93,7 +95,8 @@ pub struct Publisher {
     store: Arc<dyn Store>,
     public: RegionPublicKey,
     digest_key: DigestKey,
-    policy: Policy,
+    policy: Arc<Policy>,
+    judging: Judging,
     epoch: Epoch,
     first_home: String,
     clock: Clock,
@@ -163,7 +166,8 @@ impl Publisher {
             store,
             public,
             digest_key,
-            policy,
+            policy: Arc::new(policy),
+            judging: Judging::default(),
             epoch,
             first_home,
             clock,
@@ -262,7 +266,7 @@ impl Publisher {
     /// The same, and only as the successor of the version with this hash.
     async fn publish_onto(
         &self,
-        publish: Publish,
+        mut publish: Publish,
         onto: Option<Hash>,
     ) -> Result<Published, PublishError> {
         let slot = self.slots.of(publish.org);
@@ -273,11 +277,15 @@ impl Publisher {
         let _turn = tokio::time::timeout_at(publish.deadline, slot.queue.lock())
             .await
             .map_err(|_| PublishError::Contended)?;
+        let operations = Arc::from(std::mem::take(&mut publish.operations));
         // Versions whose fate the store did not tell.
         let mut unsure: Vec<Attempt> = Vec::new();
         let mut tries = 0u32;
         loop {
-            let passing = match self.try_once(&publish, onto, &mut unsure).await {
+            let passing = match self
+                .try_once((&publish, &operations), onto, &mut unsure)
+                .await
+            {
                 Ok(Outcome::Done(published)) => {
                     slot.keep(&published.config);
                     if !published.replayed && !published.changed.is_empty() {
@@ -325,7 +333,7 @@ impl Publisher {
     /// One try on the newest head.
     async fn try_once(
         &self,
-        publish: &Publish,
+        (publish, operations): (&Publish, &Arc<[Operation]>),
         onto: Option<Hash>,
         unsure: &mut Vec<Attempt>,
     ) -> Result<Outcome, PublishError> {
@@ -346,7 +354,12 @@ impl Publisher {
         }
         self.refuse_regressed(publish.org, parent.config.head.n)?;
         self.refuse_full()?;
-        self.attempt(&parent, (publish, free), unsure).await
+        let draft = self.judged(
+            (&parent.config, Arc::clone(operations)),
+            (&publish.author, publish.deadline),
+        );
+        let draft = draft.await?;
+        self.attempt(&parent, draft, (publish, free), unsure).await
     }
 }
 

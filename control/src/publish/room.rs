@@ -148,7 +148,7 @@ impl Publisher {
     }
 
     /// Refuses to publish while little is left.
-    pub(super) fn refuse_full(&self) -> Result<(), PublishError> {
+    pub(crate) fn refuse_full(&self) -> Result<(), PublishError> {
         let known = self.room.known();
         match known.fullest() {
             Some((member, bytes)) if known.is_beyond(bytes, REFUSED_PERCENT) => {

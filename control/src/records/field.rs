@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn every_key_of_a_record_can_be_asked_for() {
         let document: serde_json::Value =
-            serde_json::from_str(&crate::openapi::openapi_json()).unwrap();
+            serde_json::from_str(crate::openapi::openapi_json()).unwrap();
         let keys = &document["components"]["schemas"]["Record"]["properties"];
         let asked = |key: &str| match key {
             // By their own parameters, or by the path of the call.

@@ -15,6 +15,8 @@ use super::RecordFilter;
 
 /// Most followers at one time.
 const FOLLOWERS_MAX: usize = 128;
+/// Most of one organisation, so that others have theirs.
+const FOLLOWERS_OF_ONE_MAX: usize = 32;
 /// Records that wait for one follower.
 const QUEUE_MAX: usize = 1_024;
 
@@ -91,10 +93,28 @@ impl Tails {
         };
         let mut followers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         followers.retain(|follower| !follower.queue.is_closed());
-        if followers.len() >= FOLLOWERS_MAX {
+        let own = followers.iter().filter(|follower| follower.org == org);
+        if followers.len() >= FOLLOWERS_MAX || own.count() >= FOLLOWERS_OF_ONE_MAX {
             return None;
         }
         followers.push(follower);
         Some(Following { queue, missed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_organisation_takes_its_share_of_the_followers() {
+        let tails = Tails::default();
+        let follow = |org| tails.follow(OrgId::from_bits(org), RecordFilter::default());
+        let of_one: Vec<_> = std::iter::from_fn(|| follow(1)).collect();
+        assert_eq!(of_one.len(), FOLLOWERS_OF_ONE_MAX);
+        let other = follow(2);
+        assert!(other.is_some());
+        drop(of_one);
+        assert!(follow(1).is_some());
     }
 }

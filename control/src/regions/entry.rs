@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::ConnectionType;
 use actix_web::http::header::HeaderValue;
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use proto::health::Readiness;
 use proto::id::{OrgId, RequestId};
@@ -20,6 +20,7 @@ use crate::api::answer::{VERSION_HEADER, marked, respond};
 use crate::api::error::{Code, Refusal};
 use crate::api::{ahead, body};
 use crate::login::authenticate;
+use crate::operator::Caller;
 use crate::route::{Access, Route, Served};
 use crate::router;
 use crate::state::{Control, presented_version};
@@ -35,8 +36,9 @@ pub async fn handle(
     payload: web::Payload,
 ) -> HttpResponse {
     let mut answer = carry_out(control.clone(), route, request, payload).await;
-    if control.readiness() == Readiness::Draining {
-        // The next call would meet a process that has ended.
+    // The next call would meet a process that has ended, or the rest of a body that nobody reads.
+    let is_cut = answer.status() == StatusCode::REQUEST_TIMEOUT;
+    if control.readiness() == Readiness::Draining || is_cut {
         answer.head_mut().set_connection_type(ConnectionType::Close);
     }
     answer
@@ -139,6 +141,11 @@ async fn read_at_home(
     if caller.is_local() {
         return Ok(None);
     }
+    // Of an organisation that the caller has no role in nothing is waited for, here or at home.
+    let presented = match presented {
+        Some((of, _)) if caller.role_in(of).is_none() => return Ok(None),
+        presented => presented,
+    };
     let (of, lacking) = match presented {
         Some((of, n)) if !control.see_version(of, n).await => (of, Lacking::Version(of, n)),
         _ if !parts.is_empty() => (org, Lacking::Parts(parts)),
@@ -216,6 +223,8 @@ async fn pass_on(
         );
         return Err(Refusal::forbidden(detail));
     }
+    refuse_stranger(control, &caller, route, request)?;
+    let payload = (payload, control.settings.body_waits);
     let body = body::raw(request.headers(), payload, route.takes).await?;
     let (body, refusal) = ahead::sealed(control, route, (request, caller), body).await?;
     let answer = forward::write(control, directory, home, request, body).await;
@@ -223,6 +232,32 @@ async fn pass_on(
         (Some(_), Ok(answer)) if answer.status().is_success() => Ok(answer),
         (Some(refusal), _) => Err(refusal),
         (None, answer) => answer,
+    }
+}
+
+/// Refuses, before its body is read, a write by a token that home would answer 404 or 403 whatever
+/// has changed there: one of another organisation. Its role is for home to judge.
+fn refuse_stranger(
+    control: &Control,
+    caller: &Caller,
+    route: &Route,
+    request: &HttpRequest,
+) -> Result<(), Refusal> {
+    let named = request.match_info().get("org");
+    let has_role = match route.access {
+        Access::Org(..) => named
+            .and_then(|name| control.find_org(name))
+            .is_some_and(|org| caller.role_in(org.id).is_some()),
+        Access::Operator(_) => caller.of_system,
+        Access::Open(_) | Access::Invited(_) | Access::Token(_) => true,
+    };
+    // An operator may be ahead of what is known here.
+    if has_role || caller.is_operator() {
+        return Ok(());
+    }
+    match route.access {
+        Access::Operator(_) => Err(router::not_an_operator()),
+        _ => Err(Refusal::not_found()),
     }
 }
 

@@ -89,7 +89,7 @@ mod without;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -311,7 +311,10 @@ impl Limits {
     }
 
     /// The keys of this process of which most is used, and how many were left out.
-    pub fn usage(&self, remembered: &remembered::Remembered) -> (Vec<KeyUsage>, u64) {
+    pub fn usage(
+        &self,
+        remembered: &remembered::Remembered,
+    ) -> (Vec<KeyUsage>, BTreeMap<String, u64>) {
         let now = self.shared.moment();
         usage::of(&self.registry.all(), &self.slots.all(), (now, remembered))
     }

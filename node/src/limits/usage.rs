@@ -1,6 +1,6 @@
 //! How much of each meter is used now, for those who ask how all are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use proto::usage::{KEYS_TOLD_MAX, KeyUsage, LimitUsage};
@@ -103,12 +103,12 @@ fn named(key: &MeterKey) -> Option<String> {
     })
 }
 
-/// The keys of which most is used, and how many were left out.
+/// The keys of which most is used, and how many were left out, of each meter.
 pub(super) fn of(
     meters: &[Arc<Meter>],
     slots: &[Arc<Slots>],
     (now, remembered): (Moment, &Remembered),
-) -> (Vec<KeyUsage>, u64) {
+) -> (Vec<KeyUsage>, BTreeMap<String, u64>) {
     let mut all = Vec::with_capacity(meters.len());
     let mut places: HashMap<Digest, usize> = HashMap::with_capacity(meters.len());
     for meter in meters {
@@ -128,7 +128,9 @@ pub(super) fn of(
     // Of what is not in use there is nothing to tell.
     all.retain(|key| key.share() > 0 || key.waiting > 0 || key.paused_ms > 0);
     all.sort_by_key(|key| std::cmp::Reverse(key.share()));
-    let left_out = all.len().saturating_sub(KEYS_TOLD_MAX) as u64;
-    all.truncate(KEYS_TOLD_MAX);
+    let mut left_out: BTreeMap<String, u64> = BTreeMap::new();
+    for key in all.drain(KEYS_TOLD_MAX.min(all.len())..) {
+        *left_out.entry(key.meter_id).or_default() += 1;
+    }
     (all, left_out)
 }

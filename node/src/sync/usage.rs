@@ -9,7 +9,7 @@ use proto::id::NodeId;
 use proto::keys;
 use proto::restarts::Restarts;
 use proto::store::{Store, StoreError};
-use proto::usage::{KeyUsage, NodeUsage};
+use proto::usage::{KeyUsage, METERS_LEFT_OUT_MAX, NodeUsage};
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
@@ -90,7 +90,8 @@ impl Teller {
         let usage = NodeUsage {
             node: self.origin.node.to_string(),
             at: Timestamp::now(),
-            left_out,
+            left_out: left_out.values().sum(),
+            left_out_of: left_out.into_iter().take(METERS_LEFT_OUT_MAX).collect(),
             items,
         };
         self.entry.put(&usage).await?;

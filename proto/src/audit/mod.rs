@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{CredentialId, MeterId, OrgId, RequestId};
+use crate::id::{CredentialId, MeterId, OrgId, ProxyId, RequestId};
 use crate::tree::Hash;
 
 /// One entry, as the store holds it (JSON).
@@ -76,6 +76,15 @@ pub enum Act {
     PayloadRead {
         /// The request.
         request_id: RequestId,
+    },
+    /// A request was to be sent through a proxy on behalf of the caller of a credential.
+    TestSent {
+        /// The request.
+        request_id: RequestId,
+        /// The proxy.
+        proxy_id: ProxyId,
+        /// The credential.
+        credential_id: CredentialId,
     },
     /// Every secret of a credential was to end in this region at once.
     RevocationDecided {

@@ -8,8 +8,10 @@ use regex::RegexBuilder;
 use super::compare::Number;
 use super::parse::{Parser, invalid_at};
 use super::{
-    Comparable, Expression, Operator, PATTERN_COMPILED_BYTES_MAX, PathError, Query, SELECTORS_MAX,
+    Comparable, Expression, Operator, PATTERN_COMPILED_BYTES_MAX, PATTERNS_COMPILED_BYTES_MAX,
+    PathError, Query, SELECTORS_MAX,
 };
+use crate::pattern_size;
 
 /// What one operand turned out to be; only what follows it says which of them is allowed.
 enum Operand {
@@ -233,23 +235,27 @@ impl Parser<'_> {
 
     /// RFC 9485 with the wider syntax of the regex crate; `.` is neither CR nor LF.
     fn pattern(&self, text: &str, whole: bool) -> Result<regex::Regex, PathError> {
-        // Alone first, so that a stray `)` cannot end the group that is put around it.
-        let alone = RegexBuilder::new(text)
-            .size_limit(PATTERN_COMPILED_BYTES_MAX)
-            .build();
-        let placed = if whole {
-            format!(r"\A(?:{text})\z")
-        } else {
-            text.to_owned()
+        let made = pattern_size::made_bytes().wrapping_sub(self.made_before);
+        if made > PATTERNS_COMPILED_BYTES_MAX {
+            return Err(self.too_complex(format!(
+                "its patterns compile to more than {PATTERNS_COMPILED_BYTES_MAX} bytes; use ASCII \
+                 classes such as [0-9A-Za-z_] instead of \\w"
+            )));
+        }
+        let compile = |text: &str| {
+            let mut builder = RegexBuilder::new(text);
+            builder
+                .crlf(true)
+                .dfa_size_limit(PATTERN_COMPILED_BYTES_MAX);
+            pattern_size::compile(&mut builder, PATTERN_COMPILED_BYTES_MAX)
         };
-        alone
-            .and_then(|_| {
-                RegexBuilder::new(&placed)
-                    .crlf(true)
-                    .size_limit(PATTERN_COMPILED_BYTES_MAX)
-                    .dfa_size_limit(PATTERN_COMPILED_BYTES_MAX)
-                    .build()
+        // Alone first, so that a stray `)` cannot end the group that is put around it.
+        compile(text)
+            .and_then(|alone| match whole {
+                true => compile(&format!(r"\A(?:{text})\z")),
+                false => Ok(alone),
             })
+            .map(|(regex, _)| regex)
             .map_err(|fault| self.bad_pattern(format!("the pattern does not compile: {fault}")))
     }
 }

@@ -35,6 +35,8 @@ pub const SELECTORS_MAX: usize = 32;
 pub const NESTING_MAX: usize = 8;
 /// Largest compiled form of one `match` or `search` pattern.
 pub const PATTERN_COMPILED_BYTES_MAX: usize = 1 << 20;
+/// How much the patterns of one path may compile to before no further one is compiled.
+pub const PATTERNS_COMPILED_BYTES_MAX: usize = 2 << 20;
 /// Most values that one evaluation of one path may reach: stepped through by `..`, tested by a
 /// filter, or selected by a segment.
 pub const VISITS_MAX: u32 = 100_000;

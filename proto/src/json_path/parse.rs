@@ -5,6 +5,7 @@ use super::{
     Selector,
 };
 use crate::json_text::unicode_escape;
+use crate::pattern_size;
 
 /// RFC 9535 §2.1: integers lie in the range of I-JSON, ±(2⁵³ − 1).
 const INTEGER_MAX: i64 = (1 << 53) - 1;
@@ -16,6 +17,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Segment>, PathError> {
         nesting: 0,
         filters: 0,
         descents: 0,
+        made_before: pattern_size::made_bytes(),
     };
     if text.len() > PATH_BYTES_MAX {
         return Err(parser.too_complex(format!(
@@ -42,6 +44,8 @@ pub(super) struct Parser<'t> {
     filters: usize,
     /// Descendant segments so far.
     descents: usize,
+    /// What this thread had compiled before this path.
+    pub(super) made_before: usize,
 }
 
 impl<'t> Parser<'t> {

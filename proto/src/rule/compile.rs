@@ -14,6 +14,7 @@ use super::{
     Rule,
 };
 use crate::body_view::JsonPath;
+use crate::pattern_size;
 use crate::problem::Problem;
 
 /// A rule that can be evaluated.
@@ -240,7 +241,13 @@ impl Compiler {
 
     fn body(&mut self, part: &BodyPart, at: &str) -> Option<BodyMatcher> {
         self.pattern_bytes = self.pattern_bytes.saturating_add(part.json_path.len());
-        let path = match JsonPath::parse_told(&part.json_path) {
+        if self.is_over() {
+            return None;
+        }
+        let before = pattern_size::made_bytes();
+        let parsed = JsonPath::parse_told(&part.json_path);
+        self.compiled_bytes_max += pattern_size::made_bytes().wrapping_sub(before);
+        let path = match parsed {
             Ok(path) => Some(path),
             Err(problem) => {
                 let pointer = format!("{at}/json_path");
@@ -305,6 +312,10 @@ impl Compiler {
         self.charge(|| pattern::compile_name(name, ignore_case), name, pointer)
     }
 
+    fn is_over(&self) -> bool {
+        self.compiled_bytes_max > COMPILED_BYTES_MAX || self.pattern_bytes > PATTERNS_BYTES_MAX
+    }
+
     /// Compiles a pattern and counts it against the scope's limits, or reports it.
     ///
     /// Over a limit nothing is compiled any more: large patterns take tens of milliseconds each,
@@ -316,7 +327,7 @@ impl Compiler {
         pointer: String,
     ) -> Option<Regex> {
         self.pattern_bytes = self.pattern_bytes.saturating_add(source.len());
-        if self.compiled_bytes_max > COMPILED_BYTES_MAX || self.pattern_bytes > PATTERNS_BYTES_MAX {
+        if self.is_over() {
             return None;
         }
         match compile() {

@@ -3,13 +3,11 @@
 use regex::{Regex, RegexBuilder};
 
 use super::{PATTERN_BYTES_MAX, PATTERN_COMPILED_BYTES_MAX};
+use crate::pattern_size;
 use crate::problem::Problem;
 
-/// Where the search for a pattern's size class begins; most patterns fit.
-const SIZE_CLASS_MIN: usize = 4 * 1024;
-
 /// The code of a pattern whose compiled form is too large.
-pub(super) const TOO_LARGE: &str = "pattern-too-large";
+pub const TOO_LARGE: &str = "pattern-too-large";
 
 /// A compiled pattern and an upper bound of its size.
 pub(super) struct Pattern {
@@ -111,7 +109,10 @@ pub fn compile_pattern(pattern: &str, flags: &str) -> Result<(Regex, usize), Pro
     let flags = Flags::parse(flags).map_err(|problem| at("/flags", problem))?;
     // Alone first, for its length and so that faults are told of what was written.
     compile(pattern, flags)
-        .and_then(|_| compile_inlined(&flags.inline(pattern)))
+        .and_then(|alone| match flags == Flags::default() {
+            true => Ok(alone),
+            false => compile_inlined(&flags.inline(pattern)),
+        })
         .map(|compiled| (compiled.regex, compiled.bytes_max))
         .map_err(|problem| at("/pattern", problem))
 }
@@ -135,18 +136,10 @@ pub(super) fn compile_name(pattern: &str, ignore_case: bool) -> Result<Pattern, 
     build(&mut builder)
 }
 
-/// Compiles within the smallest size class that suffices: the crate does not tell the size.
 fn build(builder: &mut RegexBuilder) -> Result<Pattern, PatternProblem> {
-    let mut bytes_max = SIZE_CLASS_MIN;
-    loop {
-        match builder.size_limit(bytes_max).build() {
-            Ok(regex) => return Ok(Pattern { regex, bytes_max }),
-            Err(regex::Error::CompiledTooBig(_)) if bytes_max < PATTERN_COMPILED_BYTES_MAX => {
-                bytes_max *= 2;
-            }
-            Err(error) => return Err(explain(&error)),
-        }
-    }
+    let (regex, bytes_max) = pattern_size::compile(builder, PATTERN_COMPILED_BYTES_MAX)
+        .map_err(|error| explain(&error))?;
+    Ok(Pattern { regex, bytes_max })
 }
 
 fn explain(error: &regex::Error) -> PatternProblem {

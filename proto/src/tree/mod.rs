@@ -24,6 +24,7 @@ mod roles;
 mod scopes;
 mod secrets;
 mod sets;
+mod taken;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,14 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::operation::{ApplyError, Context};
+use super::taken::taken;
 use super::{Objects, OrgConfig, credential_in, reach, roles, scopes, target_in};
 use crate::credential::{AuthType, Credential, CredentialKind, WILDCARD_TOO_WIDE};
 use crate::hosts::HostPattern;
 use crate::id::{CredentialId, ProxyId};
 use crate::object::{Body, Object, ObjectId};
+use crate::pattern_size;
 use crate::problem::Problem;
 use crate::proxy::Proxy;
 use crate::regions;
+use crate::rule::ORG_COMPILED_BYTES_MAX;
 use crate::target::Target;
 
 /// Most users that a refusal names.
@@ -75,15 +78,32 @@ pub(super) fn judge(
     let before = &parent.objects;
     for (id, at) in touched {
         let (old, new) = (before.get(id), objects.get(id));
-        if let Some(object) = new {
-            let found = body_problems(parent, objects, &object.body, context);
-            let found = found.into_iter().map(|problem| (*at, problem));
-            judged.problems.extend(found);
-        }
         let needed = roles::beyond(before, objects, old, new, context.role);
         judged
             .forbidden
             .extend(needed.into_iter().map(|problem| (*at, problem)));
+    }
+    // Nobody has patterns compiled for what they may not do.
+    if !judged.forbidden.is_empty() {
+        return;
+    }
+    let made_before = pattern_size::made_bytes();
+    for (id, at) in touched {
+        let Some(object) = objects.get(id) else {
+            continue;
+        };
+        if pattern_size::made_bytes().wrapping_sub(made_before) > ORG_COMPILED_BYTES_MAX {
+            let detail = format!(
+                "the patterns of this change compile to more than {ORG_COMPILED_BYTES_MAX} bytes \
+                 up to here, and what follows was not judged; make it in parts"
+            );
+            let problem = Problem::new("", "patterns-too-large", detail);
+            judged.problems.push((*at, problem));
+            return;
+        }
+        let found = body_problems(parent, objects, &object.body, context);
+        let found = found.into_iter().map(|problem| (*at, problem));
+        judged.problems.extend(found);
     }
     scopes::judge(objects, touched, parent.org, &mut judged.problems);
     let names = |id: &ObjectId| matches!(id, ObjectId::Target(_) | ObjectId::Credential(_));
@@ -323,44 +343,6 @@ fn judge_dependent(
             *at,
             Problem::new("/settings/header", "header-injected", detail),
         ));
-    }
-}
-
-/// The first name of a touched object that another object has.
-fn taken(objects: &Objects, touched: &BTreeMap<ObjectId, usize>) -> Option<ApplyError> {
-    let mut names: BTreeMap<(&str, &str), Vec<ObjectId>> = BTreeMap::new();
-    for id in touched.keys() {
-        if let Some(name) = objects.get(id).and_then(|object| unique_name(&object.body)) {
-            names.entry(name).or_default().push(*id);
-        }
-    }
-    if names.is_empty() {
-        return None;
-    }
-    for (id, object) in objects.named() {
-        let ids = unique_name(&object.body).and_then(|name| names.get_mut(&name));
-        if let Some(ids) = ids.filter(|_| !touched.contains_key(id)) {
-            // Whoever did not ask for the name in this publish had it first.
-            ids.insert(0, *id);
-        }
-    }
-    names.into_iter().find_map(|((field, name), ids)| {
-        let [by, _, ..] = &ids[..] else {
-            return None;
-        };
-        Some(ApplyError::Taken {
-            what: format!("{field} `{name}`"),
-            by: *by,
-        })
-    })
-}
-
-/// What no other object may be called.
-fn unique_name(body: &Body) -> Option<(&'static str, &str)> {
-    match body {
-        Body::Org(org) => Some(("slug", &org.slug)),
-        Body::Proxy(proxy) => Some(("alias", proxy.alias.as_deref()?)),
-        _ => None,
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn judge(
                  [0-9A-Za-z_] instead of \\w, smaller repetitions, or fewer of them"
             );
             problems.push((at, Problem::new("", "patterns-too-large", detail)));
+            return;
         }
     }
     let mut policies: BTreeMap<ObjectId, Vec<&Body>> = BTreeMap::new();

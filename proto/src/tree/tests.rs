@@ -1021,3 +1021,38 @@ fn leaves_made_of_memory_are_those_that_were_published() {
     assert_eq!(packed.config.reaches().count(), packed.leaves.len());
     assert!(packed.config.leaf(Hash::of(b"another")).is_none());
 }
+
+#[test]
+fn nobody_has_patterns_compiled_for_what_they_may_not_do() {
+    let parent = base();
+    let spec = json!({"effect": "deny", "path": {"pattern": r"\w{5}"}});
+    let create = create(rule(1), json!({"parent": proxy(PROXY), "spec": spec}));
+    let made = |role| {
+        let before = crate::pattern_size::made_bytes();
+        let outcome = try_apply(&parent, std::slice::from_ref(&create), role);
+        let forbidden = matches!(outcome, Err(ApplyError::Forbidden(_)));
+        (forbidden, crate::pattern_size::made_bytes() - before)
+    };
+    assert_eq!(made(Role::Viewer), (true, 0));
+    let (forbidden, compiled) = made(Role::Member);
+    assert!(!forbidden && compiled > 0);
+}
+
+#[test]
+fn what_one_change_compiles_is_bounded_whether_it_is_valid_or_not() {
+    let parent = base();
+    // Larger than one pattern may be.
+    let spec = json!({"effect": "deny", "path": {"pattern": "[ab]{90000}"}});
+    let fields = json!({"parent": proxy(PROXY), "spec": spec});
+    let operations = (1..=200).map(|n| create(rule(n), fields.clone()));
+    let operations: Vec<_> = operations.collect();
+    let before = crate::pattern_size::made_bytes();
+    let refused = refused(&parent, &operations);
+    let made = crate::pattern_size::made_bytes() - before;
+    assert!(
+        refused
+            .iter()
+            .any(|told| told.ends_with(" patterns-too-large"))
+    );
+    assert!(made < 70 * 1024 * 1024, "{made}");
+}

@@ -233,9 +233,19 @@ impl Walk {
     }
 
     fn pattern(&mut self, pattern: &str, at: &str) {
+        // Refused anyway, and each further one may take tens of milliseconds.
+        if self.patterns_bytes > PATTERNS_BYTES_MAX {
+            return;
+        }
         match rule::compile_pattern(pattern, "") {
             Ok((_, bytes)) => self.patterns_bytes = self.patterns_bytes.saturating_add(bytes),
-            Err(problem) => self.problem(at, problem.code, problem.detail),
+            Err(problem) => {
+                if problem.code == rule::PATTERN_TOO_LARGE {
+                    let made = rule::PATTERN_COMPILED_BYTES_MAX;
+                    self.patterns_bytes = self.patterns_bytes.saturating_add(made);
+                }
+                self.problem(at, problem.code, problem.detail);
+            }
         }
     }
 

@@ -491,3 +491,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_pattern_is_compiled_beyond_what_a_schema_may_take() {
+    let pattern = |n| (format!(r"\w{{13}}{n:05}"), serde_json::json!({}));
+    let patterns = (0..120).map(pattern);
+    let patterns: serde_json::Map<_, _> = patterns.collect();
+    let schema = serde_json::json!({ "patternProperties": patterns });
+    let before = crate::pattern_size::made_bytes();
+    let problems = super::bounds::judge(&schema).unwrap_err();
+    assert_eq!(problems[0].code, "schema-too-large");
+    let made = crate::pattern_size::made_bytes() - before;
+    assert!(made < 6 * 1024 * 1024, "{made}");
+}

@@ -10,7 +10,7 @@ use proto::tree::{OBJECTS_MAX, Operation, OrgConfig, SecretChange};
 use serde_json::{Map, Value};
 
 use super::FORMAT;
-use super::entry::{List, Model, fresh};
+use super::entry::{List, Model, fresh, objects};
 use super::stored::{Kind, Stored};
 use crate::api::ahead::Given;
 use crate::api::answer::Answer;
@@ -61,6 +61,10 @@ pub fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> 
 /// Whether a document of the right form prunes.
 fn checked(call: &OrgCall) -> Result<bool, Refusal> {
     let document = &call.request.body;
+    if objects(document) > OBJECTS_MAX {
+        let detail = format!("an organisation has at most {OBJECTS_MAX} objects");
+        return Err(Refusal::new(Code::BodyTooLarge, detail));
+    }
     let faults = shape::faults(schemas(), "Config", document, Document::Whole);
     if !faults.is_empty() {
         return Err(Refusal::invalid(faults));
@@ -68,12 +72,6 @@ fn checked(call: &OrgCall) -> Result<bool, Refusal> {
     if document["format"] != FORMAT {
         let problem = Problem::new("/format", "format", format!("must be `{FORMAT}`"));
         return Err(Refusal::invalid(vec![problem]));
-    }
-    let lists = [List::Targets, List::Credentials, List::Proxies];
-    let entries = lists.map(|list| document[list.word()].as_array().map_or(0, Vec::len));
-    if entries.iter().sum::<usize>() > OBJECTS_MAX {
-        let detail = format!("an organisation has at most {OBJECTS_MAX} objects");
-        return Err(Refusal::new(Code::BodyTooLarge, detail));
     }
     let prune: Option<bool> = call.request.query.parsed("prune", "true or false")?;
     Ok(prune == Some(true))

@@ -114,3 +114,16 @@ pub(super) fn fresh(list: List, secret: Option<&Value>) -> ObjectId {
         List::Proxies => Proxies::fresh_id(),
     }
 }
+
+/// How many objects a document is about, with the policies that hang on each.
+pub(super) fn objects(document: &Value) -> usize {
+    let length = |of: &Value, list: &str| of[list].as_array().map_or(0, Vec::len);
+    let policies = |of: &Value| -> usize {
+        let lists = ["rules", "filters", "meters"];
+        lists.into_iter().map(|list| length(of, list)).sum()
+    };
+    let lists = [List::Targets, List::Credentials, List::Proxies];
+    let entries = lists.map(|list| document[list.word()].as_array());
+    let entries = entries.into_iter().flatten().flatten();
+    entries.map(|entry| 1 + policies(entry)).sum::<usize>() + policies(document)
+}

@@ -18,6 +18,11 @@ const TEXT_CHARS: usize = 256;
 const QUERY_FIELDS: usize = 64;
 const QUERY_BYTES: usize = 3_000;
 
+/// Most header fields of a request that is described, each value of a list for itself, and most
+/// bytes of them together. A map of header fields panics at some tens of thousands.
+const FIELDS_MAX: usize = 256;
+const FIELDS_BYTES_MAX: usize = 64 * 1024;
+
 /// A request without a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Described {
@@ -82,6 +87,9 @@ impl RequestInput {
         if http::Method::from_bytes(self.method.as_bytes()).is_err() {
             problems.push(Problem::new("/method", "method", "is no method of HTTP"));
         }
+        if let Err(problem) = self.check_fields() {
+            return Err(vec![problem]);
+        }
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             let values = match value {
@@ -123,6 +131,28 @@ impl RequestInput {
             source: source.and_then(Result::ok),
             unknown: Unknown::default(),
         })
+    }
+}
+
+impl RequestInput {
+    fn check_fields(&self) -> Result<(), Problem> {
+        let (mut count, mut bytes) = (0usize, 0usize);
+        for (name, value) in &self.headers {
+            let values = match value {
+                Value::Array(values) => values.as_slice(),
+                value => std::slice::from_ref(value),
+            };
+            count = count.saturating_add(values.len());
+            let of_each = |value: &Value| name.len() + value.as_str().map_or(0, str::len);
+            bytes = bytes.saturating_add(values.iter().map(of_each).sum());
+        }
+        if count <= FIELDS_MAX && bytes <= FIELDS_BYTES_MAX {
+            return Ok(());
+        }
+        let detail = format!(
+            "has {count} fields of {bytes} bytes; at most {FIELDS_MAX} and {FIELDS_BYTES_MAX}"
+        );
+        Err(Problem::new("/headers", "too-large", detail))
     }
 }
 

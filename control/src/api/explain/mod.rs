@@ -23,6 +23,7 @@ use proto::tree::Objects;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use self::base::Base;
 use self::described::{Described, RequestInput};
@@ -31,8 +32,9 @@ use self::judge::{Answer as Decision, Explained, Judged};
 use self::summary::{Under, summary};
 use super::answer::Answer;
 use super::call::OrgCall;
-use super::changes::Changes;
-use super::error::{Code, Refusal};
+use super::changes::{self, Changes};
+use super::error::{Code, Refusal, broke_off};
+use super::proxies::{self, Unnamed};
 use super::records::{blocking, show as show_record};
 use super::{batch, shape};
 use crate::openapi::schemas as all_schemas;
@@ -41,6 +43,8 @@ use crate::route::{Gives, Need, Route, Takes, Verb};
 
 /// Most records that one call looks at.
 const LAST_MAX: u64 = 1_000;
+/// When a caller who got no turn may ask again, in seconds.
+const RETRY_S: u64 = 5;
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -73,6 +77,7 @@ struct Input {
 }
 
 async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
+    changes::bounded(call.request.body.get("change"), "/change")?;
     let input: Input = shape::parse(all_schemas(), "ExplainInput", call.request.body.clone())
         .map_err(Refusal::invalid)?;
     let config = call.config()?;
@@ -100,7 +105,11 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
     }
     let question = question(&call, &input, under.asked()).await?;
     // Compiling and judging thousands of rules takes a while; nobody else waits for it.
-    let _turn = TURNS.acquire().await;
+    let turn = timeout(call.control.settings.write_deadline, TURNS.acquire()).await;
+    let Ok(Ok(_turn)) = turn else {
+        let detail = "other explanations are worked on already; ask again later";
+        return Err(Refusal::new(Code::Overloaded, detail).retry_after_s(RETRY_S));
+    };
     let owned = |(region, url): (&str, &str)| (region.to_owned(), url.to_owned());
     let world = call.control.world();
     let state = world.orgs.get(&call.org_id());
@@ -113,8 +122,8 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
         dial_guard: call.control.dial_guard.clone(),
     };
     let answer = tokio::task::spawn_blocking(move || question.answer(&under, version, &here)).await;
-    let broke = |error| Refusal::new(Code::Internal, format!("explaining broke off: {error}"));
-    Ok(Answer::json(answer.map_err(broke)??))
+    let answer = answer.map_err(|error| broke_off("explaining", &error))?;
+    Ok(Answer::json(answer?))
 }
 
 /// Reads what is asked about.
@@ -250,29 +259,13 @@ fn proxy(objects: &Objects, named: Option<&str>) -> Result<ProxyId, Refusal> {
             "is missing: id, alias or name of the proxy",
         ));
     };
-    let is_named = |(id, proxy): &(ProxyId, &proto::proxy::Proxy)| {
-        id.to_string() == named || proxy.alias.as_deref() == Some(named)
-    };
-    if let Some((id, _)) = objects.proxies().find(is_named) {
-        return Ok(id);
-    }
-    let found: Vec<ProxyId> = objects
-        .proxies()
-        .filter(|(_, proxy)| proxy.name == named)
-        .map(|(id, _)| id)
-        .collect();
-    match found.as_slice() {
-        [id] => Ok(*id),
-        [] => Err(invalid(
-            "/proxy",
-            "not-found",
-            "names no proxy of this organisation",
-        )),
-        _ => {
-            let detail = format!("{} proxies have this name; give the id", found.len());
-            Err(invalid("/proxy", "ambiguous", &detail))
-        }
-    }
+    proxies::named(objects, named).map_err(|unnamed| {
+        let code = match unnamed {
+            Unnamed::Unknown => "not-found",
+            Unnamed::Several(_) => "ambiguous",
+        };
+        invalid("/proxy", code, &unnamed.to_string())
+    })
 }
 
 fn invalid(pointer: &str, code: &'static str, detail: &str) -> Refusal {

@@ -49,6 +49,15 @@ pub fn request() -> Value {
     })
 }
 
+/// A request that is sent: it comes from whoever asks for it.
+pub fn tried() -> Value {
+    let mut request = request();
+    if let Some(properties) = request["properties"].as_object_mut() {
+        properties.shift_remove("source");
+    }
+    request
+}
+
 /// What is answered.
 pub fn explanation() -> Value {
     let count = |description: &str| json!({"type": "integer", "description": description});

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 use jiff::{SignedDuration, Timestamp};
 use proto::id::ProxyId;
 use proto::outcome::Code;
-use proto::proxy::Proxy;
 
 use crate::api::call::OrgCall;
 use crate::api::error::Refusal;
+use crate::api::proxies;
 use crate::api::shape;
 use crate::records::RecordFilter;
 use crate::records::field::FIELDS;
@@ -43,7 +43,12 @@ pub fn parameters() -> &'static [Parameter] {
 /// # Errors
 /// 400: a value is not of its form, or names a proxy that is not there.
 pub fn filter(call: &OrgCall) -> Result<RecordFilter, Refusal> {
+    call.of_operators()?;
     let query = &call.request.query;
+    let (from, to) = (instant(call, "from")?, instant(call, "to")?);
+    if from.zip(to).is_some_and(|(from, to)| from > to) {
+        return Err(Refusal::parameter("from", "must be before `to`"));
+    }
     let mut conditions = Vec::new();
     for field in FIELDS {
         if let Some(text) = query.get(field.name) {
@@ -62,8 +67,8 @@ pub fn filter(call: &OrgCall) -> Result<RecordFilter, Refusal> {
         status: query.parsed("status", "a status such as 429, or a class such as 4xx")?,
         code: query.get("code").map(code).transpose()?,
         conditions,
-        from_us: instant(call, "from")?.map(Timestamp::as_microsecond),
-        to_us: instant(call, "to")?.map(Timestamp::as_microsecond),
+        from_us: from.map(Timestamp::as_microsecond),
+        to_us: to.map(Timestamp::as_microsecond),
         after: None,
     })
 }
@@ -74,12 +79,8 @@ fn proxy(call: &OrgCall, name: &str) -> Result<ProxyId, Refusal> {
         return Ok(id);
     }
     let config = call.config()?;
-    let is_named =
-        |(_, proxy): &(ProxyId, &Proxy)| proxy.alias.as_deref() == Some(name) || proxy.name == name;
-    let named = config.objects.proxies().find(is_named);
-    named
-        .map(|(id, _)| id)
-        .ok_or_else(|| Refusal::parameter("proxy", "is no id, alias or name of a proxy"))
+    let named = proxies::named(&config.objects, name);
+    named.map_err(|unnamed| Refusal::parameter("proxy", unnamed))
 }
 
 /// A code that requests end with.

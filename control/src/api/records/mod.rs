@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::call::OrgCall;
-use super::error::{Code, Refusal};
+use super::error::{Code, Refusal, broke_off};
 use super::page;
 use crate::records::{Records, RecordsError};
 use crate::regions::ask::{self, REGIONS};
@@ -195,6 +195,7 @@ async fn one(
     act: impl FnOnce(&Record) -> Option<Act>,
     shown: impl FnOnce(&Record) -> Value,
 ) -> Result<Answer, Refusal> {
+    call.of_operators()?;
     let id: RequestId = call.request.id("id")?;
     let wanted = ask::wanted(call)?;
     let org = call.org_id();
@@ -257,10 +258,7 @@ pub async fn of_store<T: Send + 'static>(
     run: impl FnOnce(&Records) -> Result<T, RecordsError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let ran = tokio::task::spawn_blocking(move || run(&records)).await;
-    let ran = ran.map_err(|error| {
-        let detail = format!("reading records broke off: {error}");
-        Refusal::new(Code::Internal, detail)
-    })?;
+    let ran = ran.map_err(|error| broke_off("reading records", &error))?;
     ran.map_err(|error| match error {
         RecordsError::Unavailable(_) => {
             // What ClickHouse says is the operator's to know.

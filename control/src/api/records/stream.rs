@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{blocking, filter, regions, show};
 use crate::api::answer::{Answer, Pieces};
-use crate::api::call::OrgCall;
-use crate::api::error::{Code, Refusal};
+use crate::api::call::{self, OrgCall};
+use crate::api::error::{Code, Refusal, broke_off};
 use crate::api::page;
 use crate::records::places::Places;
 use crate::records::{Following, RecordFilter, Tail};
@@ -70,15 +70,15 @@ async fn event(call: &OrgCall, following: &mut Following) -> Option<Bytes> {
     }
 }
 
-/// Refuses a caller whose token was revoked, or ended, since its answer began.
+/// Refuses a caller whose token was revoked, has ended, or lost its role here, since its answer
+/// began.
 fn still_allowed(call: &OrgCall) -> Result<(), Refusal> {
-    match call.control.is_in_force(&call.caller, Timestamp::now()) {
-        true => Ok(()),
-        false => {
-            let detail = "the token is no longer in force";
-            Err(Refusal::new(Code::Unauthenticated, detail))
-        }
-    }
+    let Some(caller) = call.control.anew(&call.caller, Timestamp::now()) else {
+        let detail = "the token is no longer in force";
+        return Err(Refusal::new(Code::Unauthenticated, detail));
+    };
+    let role = caller.role_in(call.org_id());
+    call::of_operators(call.org_id(), role.ok_or_else(Refusal::not_found)?)
 }
 
 fn record_event(record: &Record) -> Bytes {
@@ -190,7 +190,7 @@ async fn next_page(
     let broken = |detail: String| Refusal::new(Code::RecordsUnavailable, detail);
     let page = reading
         .await
-        .map_err(|error| broken(format!("reading records broke off: {error}")))??;
+        .map_err(|error| broke_off("reading records", &error))??;
     match page.missing.first() {
         None => Ok(page),
         Some(missing) => Err(broken(format!(

@@ -29,6 +29,7 @@ use self::segments::Left;
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
+use super::proxies::{self, Unnamed};
 use super::records::{blocking, filter};
 use crate::records::condition::Condition;
 use crate::records::field::FIELDS;
@@ -156,15 +157,12 @@ async fn turn(
 
 /// The proxy with this id, alias or name.
 fn named<'a>(objects: &'a Objects, name: &str) -> Result<(ProxyId, &'a Proxy), Refusal> {
-    let id: Option<ProxyId> = name.parse().ok();
-    let is_named = |(own, proxy): &(ProxyId, &Proxy)| match id {
-        Some(id) => *own == id,
-        None => proxy.alias.as_deref() == Some(name) || proxy.name == name,
-    };
-    objects
-        .proxies()
-        .find(is_named)
-        .ok_or_else(Refusal::not_found)
+    let id = proxies::named(objects, name).map_err(|unnamed| match unnamed {
+        Unnamed::Unknown => Refusal::not_found(),
+        several => Refusal::new(Code::Conflict, format!("`{name}` {several}")),
+    })?;
+    let proxy = objects.proxies().find(|(own, _)| *own == id);
+    proxy.ok_or_else(Refusal::not_found)
 }
 
 /// What holds of records that were sent to the target.

@@ -1,6 +1,7 @@
 //! The API as its callers see it: a whole control on an embedded store, called over HTTP.
 
 mod audit;
+mod bounds;
 mod config;
 mod errors;
 mod explain;
@@ -13,6 +14,7 @@ mod policies;
 mod proxy_test;
 mod roles;
 mod safety;
+mod standing;
 mod suggested;
 mod versions;
 
@@ -290,7 +292,12 @@ where
 {
     /// A call with everything about it in the caller's hand.
     pub async fn send(&self, request: test::TestRequest) -> Reply {
-        let response = test::call_service(&self.service, request.to_request()).await;
+        self.reply(test::call_service(&self.service, request.to_request()).await)
+            .await
+    }
+
+    /// An answer that has begun, read to its end.
+    pub async fn reply(&self, response: ServiceResponse<B>) -> Reply {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = test::read_body(response).await;
         let text = String::from_utf8_lossy(&bytes).into_owned();
