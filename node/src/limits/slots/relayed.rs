@@ -100,3 +100,71 @@ impl std::fmt::Debug for Writing {
         f.debug_struct("Writing").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicUsize;
+
+    use proto::store::embedded::Embedded;
+    use proto::store::frozen::Frozen;
+    use proto::store::{At, Compare, Op, Revision};
+
+    use super::*;
+
+    /// Answers each write with a conflict at a revision of its own, and counts them.
+    #[derive(Default)]
+    struct Peer {
+        asked: AtomicUsize,
+        reaches_none: bool,
+    }
+
+    impl SlotPeers for Peer {
+        fn relay(&self, _: Txn) -> Relaying<'_> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let conflict = TxnOutcome::Conflict(At {
+                revision: Revision(77),
+                value: vec![None],
+            });
+            let answer = (!self.reaches_none).then_some(conflict);
+            Box::pin(std::future::ready(answer))
+        }
+    }
+
+    fn write() -> Txn {
+        Txn {
+            compares: vec![Compare::Absent("slots/a".into())],
+            ops: vec![Op::put("slots/a", "x")],
+            or_read: vec!["slots/a".into()],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_asked_where_the_store_does_not_answer_and_else_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store")).unwrap();
+        let long = Duration::from_secs(600);
+        // It refuses every write.
+        let gone: Arc<dyn Store> = Arc::new(Frozen::new(Revision(1), BTreeMap::new()));
+        let peer = Arc::new(Peer::default());
+        let asked = || peer.asked.load(Ordering::SeqCst);
+        let there = Writing::new(store, long, Some(peer.clone()));
+        assert!(matches!(
+            there.write(write()).await,
+            Ok(TxnOutcome::Committed(_))
+        ));
+        assert_eq!(asked(), 0);
+        let away = Writing::new(gone.clone(), long, Some(peer.clone()));
+        let relayed = away.write(write()).await;
+        assert!(matches!(relayed, Ok(TxnOutcome::Conflict(seen)) if seen.revision.0 == 77));
+        assert_eq!(asked(), 1);
+        let nobody = Arc::new(Peer {
+            reaches_none: true,
+            ..Peer::default()
+        });
+        let alone = Writing::new(gone.clone(), long, Some(nobody));
+        assert!(alone.write(write()).await.is_err());
+        let unlinked = Writing::new(gone, long, None);
+        assert!(unlinked.write(write()).await.is_err());
+    }
+}

@@ -35,10 +35,7 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
     loop {
         let now_ns = clock.boot_ns();
         let leaving = shared.is_stopping();
-        let returned_ns = shared.returned_ns.load(Ordering::Relaxed);
-        if returned_ns > 0 && proofs.told_of_return(returned_ns) {
-            warn!("{WENT_BACK}");
-        }
+        hear_of_return(&shared, &mut proofs);
         for slots in shared.take_asks() {
             let key = slots.store_key.clone();
             let taker = takers
@@ -94,6 +91,14 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
             () = shared.woken.notified() => {}
             () = tokio::time::sleep(sleep), if calls.len() < CALLS_MAX => {}
         }
+    }
+}
+
+/// Takes what others have found.
+fn hear_of_return(shared: &SlotShared, proofs: &mut RevisionClock) {
+    let returned_ns = shared.returned_ns.load(Ordering::Relaxed);
+    if returned_ns > 0 && proofs.told_of_return(returned_ns) {
+        warn!("{WENT_BACK}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use proto::meter::{LimitAnswer, StoreLoss};
 use proto::store::Store;
 use proto::store::embedded::Embedded;
@@ -251,4 +252,37 @@ async fn a_limit_that_fails_open_admits_calls_while_the_store_is_silent() {
         let refusal = closed.taken().await.unwrap_err();
         assert!(refusal.lost, "{refusal:?}");
     }
+}
+
+/// From then on others may use them, and nothing more is admitted by them.
+#[actix_rt::test]
+async fn a_slot_that_is_not_renewed_is_lost_when_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let settings = Settings::single_node(Opener { node: 1, boot: 1 });
+    let clock = Arc::new(SystemClock);
+    let (limits, broker) = Limits::new(store, &settings, clock);
+    let serving = actix_rt::spawn(broker);
+    let slots_of = |name: &'static str, cancels_lost| {
+        let spec = SlotSpec {
+            cancels_lost,
+            on_store_loss: StoreLoss::LocalShare,
+            ..spec(1, 2)
+        };
+        limits.slots(MeterKey::whole(name), &spec)
+    };
+    let (cancels, keeps) = (slots_of("cancels", true), slots_of("keeps", false));
+    let lost = cancels.taken().await.expect("a slot");
+    let kept = keeps.taken().await.expect("a slot");
+    assert!(kept.cancelling().is_none());
+    let losing = lost.cancelling().expect("it ends with its slot");
+    let is_held = losing.lost().now_or_never().is_none();
+    assert!(is_held, "its time is not over");
+    // Nobody renews them any more.
+    serving.abort();
+    let over = tokio::time::timeout(Duration::from_secs(30), losing.lost()).await;
+    over.expect("it ends");
+    drop((lost, kept));
+    assert!(cancels.taken().await.is_err());
+    assert!(keeps.taken().await.is_ok(), "it goes on with what it had");
 }
