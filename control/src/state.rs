@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::api::answer::VERSION_HEADER;
 use crate::api::call::single;
 use crate::api::error::{Code, Refusal};
+use crate::api::explain::EXPLAINING_MAX;
 use crate::api::idempotency::Memory;
 use crate::api::proxy_test::AT_ONE_TIME_MAX;
 use crate::audit::logins::Logins;
@@ -108,6 +109,8 @@ pub struct Control {
     pub questions: Arc<Semaphore>,
     /// Places of test requests.
     pub tests: Shares,
+    /// Places of explanations.
+    pub explaining: Shares,
 }
 
 /// The tokens of one state of the configuration.
@@ -145,6 +148,7 @@ impl Control {
             directory: None,
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             tests: Shares::new(AT_ONE_TIME_MAX),
+            explaining: Shares::new(EXPLAINING_MAX),
         }
     }
 

@@ -62,6 +62,18 @@ enum Content {
     Scrubbed(Box<ScrubbedBody>),
 }
 
+impl Content {
+    /// The next piece of what comes in pieces.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        match self {
+            Self::Stream(body) => body.poll_piece(cx),
+            Self::Events(body) => body.poll_piece(cx),
+            Self::Scrubbed(body) => body.poll_piece(cx),
+            Self::Empty | Self::Announced(_) | Self::Full(_) => Poll::Ready(None),
+        }
+    }
+}
+
 /// Ends an exchange: builds the reply and gives it to the listener's handler.
 ///
 /// When nobody waits any more the reply is dropped, and its record says that the caller left.
@@ -336,10 +348,12 @@ impl MessageBody for ReplyBody {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then_some(Ok(bytes))
             }
-            _ if is_lost => Some(Err(AnswerError::PlaceLost)),
-            Content::Stream(body) => ready!(body.poll_piece(cx)),
-            Content::Events(body) => ready!(body.poll_piece(cx)),
-            Content::Scrubbed(body) => ready!(body.poll_piece(cx)),
+            body => match (body.poll_piece(cx), is_lost) {
+                // One that is complete already is not broken off.
+                (Poll::Ready(None), _) => None,
+                (_, true) => Some(Err(AnswerError::PlaceLost)),
+                (piece, false) => ready!(piece),
+            },
         };
         if let Some(closing) = &mut this.closing {
             match &next {

@@ -82,13 +82,16 @@ pub fn in_flight(refusal: &SlotRefusal) -> EarlyEnd {
         )
 }
 
-/// The end of a call that loses its place among those in flight.
+/// The end of a call that loses its place among those in flight. Nobody is to send it again without
+/// looking: it may have been carried out.
 pub fn place_lost() -> EarlyEnd {
-    EarlyEnd::new(
+    let mut end = EarlyEnd::new(
         Code::LimitUnavailable,
         "this gateway reaches neither the store nor another node, and a limit of calls in flight \
          ends its calls then (`on_lost: cancel`); the request may have been carried out",
-    )
+    );
+    end.should_retry = Some(false);
+    end
 }
 
 fn code(answer: LimitAnswer) -> Code {
@@ -192,10 +195,10 @@ fn rate_limited(refusal: &Refusal, wait: u64) -> String {
     let named = named(&refusal.status.id, &refusal.status.name);
     match &refusal.limit {
         Some(limit) if limit.remaining > 0 => format!(
-            "of the limit of {} per {} of {named} {} are left, fewer than the {} that are set \
-             aside for this request until its answer tells what it costs; try again in {wait} s, \
-             send one that asks for less, or raise it",
-            limit.limit, limit.window, limit.remaining, refusal.set_aside
+            "{} of {} per {} of {named} left, and {} are set aside for this request until its \
+             answer tells what it costs; try again in {wait} s, send one that asks for less, or \
+             raise the limit",
+            limit.remaining, limit.limit, limit.window, refusal.set_aside
         ),
         Some(limit) => format!(
             "the limit of {} per {} of {named} is used up; try again in {wait} s, or raise it",

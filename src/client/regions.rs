@@ -152,7 +152,9 @@ async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
         // What is home already has nothing to hand over; what has its home elsewhere may have lost
         // it.
         Ok(moved) if list(&moved, "moved").is_empty() && !list(&moved, "elsewhere").is_empty() => {
-            anyhow::anyhow!("{region} is home already; of what has its home elsewhere:")
+            anyhow::anyhow!(
+                "{region} is home already; what has its home elsewhere could not be promoted"
+            )
         }
         Ok(moved) => return Ok(moved),
         Err(error) => match error.downcast_ref::<Problem>() {

@@ -63,6 +63,7 @@ fn line(row: &Value) -> String {
     let state = match (text("state"), row["lag_versions"].as_u64()) {
         ("home", _) => "home".to_owned(),
         ("current", _) => format!("current with {}", text("home")),
+        ("behind", Some(1)) => format!("1 version behind {}", text("home")),
         ("behind", Some(lag)) => format!("{lag} versions behind {}", text("home")),
         (state, _) => format!("{state}, home is {}", text("home")),
     };
@@ -106,6 +107,6 @@ mod tests {
         );
         let new = json!({"region": "eu", "org": "org_1", "slug": null, "home": "us",
                          "version": null, "lag_versions": 1, "state": "behind", "why": null});
-        assert_eq!(said(new), "org_1 eu nothing 1 versions behind us");
+        assert_eq!(said(new), "org_1 eu nothing 1 version behind us");
     }
 }

@@ -68,9 +68,21 @@ fn a_node_that_is_cut_from_etcd_alone_has_its_slots_from_it_through_another_node
     let proxy = limited(&control, &upstream, slots);
     wait_known(&control, [&there.gateway, &cut_off.gateway]);
     way.cut();
-    // It has held none before: each of these is in etcd before it is sent.
-    let mut open = [0, 1].map(|_| call(&cut_off.gateway, &proxy));
-    upstream.wait_seen(2);
+    // It has held none before: each of these is in etcd before it is sent. One that etcd was too
+    // slow for is called again.
+    let mut open = [1, 2].map(|count| {
+        wait_for("a call in flight", || {
+            let mut connection = call(&cut_off.gateway, &proxy);
+            let stream = connection.stream();
+            stream.set_nonblocking(true).expect("a socket");
+            let is_sent = wait_for("an outcome", || {
+                let is_sent = upstream.seen().len() == count;
+                (is_sent || stream.peek(&mut [0]).is_ok()).then_some(is_sent)
+            });
+            stream.set_nonblocking(false).expect("a socket");
+            is_sent.then_some(connection)
+        })
+    });
     for node in [&there, &cut_off] {
         let refused = proxy.request("GET", "/").send(&node.gateway.url);
         assert_eq!(refused.outcome(), (429, "rate-limited"), "both know of all");

@@ -116,19 +116,10 @@ fn a_request_that_may_cost_more_than_is_left_is_refused_and_a_smaller_one_is_not
     // It is not used up: the caller is told what is left, and what would have been set aside.
     let told = refused.json();
     let detail = told["detail"].as_str().expect("a text");
-    let (left, rest) = detail.split_once(" are left, ").expect(detail);
-    let left = left
-        .rsplit(' ')
-        .next()
-        .and_then(|left| left.parse::<u64>().ok());
-    assert!(
-        left.is_some_and(|left| (1..=400).contains(&left)),
-        "{detail}"
-    );
-    assert!(
-        rest.starts_with("fewer than the 500 that are set aside"),
-        "{detail}"
-    );
+    let (left, rest) = detail.split_once(" of 1000 per ").expect(detail);
+    let left = left.parse::<u64>().expect(detail);
+    assert!((1..=400).contains(&left), "{detail}");
+    assert!(rest.contains(" left, and 500 are set aside"), "{detail}");
     assert_eq!(ask(300).status(), 200);
     assert_eq!(upstream.seen().len(), 2);
 }

@@ -17,9 +17,9 @@ pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Largest whole configuration, in bytes.
 pub const LARGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Most values in a document, those in others included: the largest configuration has about ten for
-/// each of its objects.
-const VALUES_MAX: usize = 1_500_000;
+/// Most values in a document, those in others included: thirty for each object of the largest
+/// configuration.
+const VALUES_MAX: usize = 3_000_000;
 
 /// How long a body is waited for. What has come of it is kept in memory meanwhile.
 #[derive(Clone, Copy, Debug)]

@@ -71,7 +71,7 @@ async fn test(call: OrgCall) -> Result<Answer, Refusal> {
         document => document.clone(),
     };
     if document.pointer("/request/source").is_some() {
-        // It is a request like any other: rules on addresses judge it, and records tell of it.
+        // It is a request like any other, and rules on addresses judge it.
         let detail = "a test comes from the address of whoever asks for it; `explain` takes \
                       another one";
         return Err(fault("/request/source", "not-applicable", detail));

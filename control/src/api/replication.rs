@@ -75,7 +75,7 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
                 org: *org,
                 home: own.clone(),
                 version: applied.get(org).map(|at| at.n),
-                lag_versions: replicated::lag(&state.config.head, applied.get(org)),
+                lag_versions: Some(replicated::lag(&state.config.head, applied.get(org))),
                 lag_s: None,
                 fault: None,
             }));
@@ -96,7 +96,8 @@ struct Row {
     home: String,
     /// The version that it has there.
     version: Option<u64>,
-    lag_versions: u64,
+    /// Of its home, that are not there; none where this control plane does not know.
+    lag_versions: Option<u64>,
     /// How long ago all of its home was there.
     lag_s: Option<f64>,
     /// A word for what keeps it from being taken, and why.
@@ -108,8 +109,9 @@ impl Row {
         let state = match (&self.fault, self.region == self.home, self.lag_versions) {
             (Some((fault, _)), ..) => *fault,
             (None, true, _) => "home",
-            (None, false, 0) => "current",
-            (None, false, _) => "behind",
+            (None, false, Some(0)) => "current",
+            (None, false, Some(_)) => "behind",
+            (None, false, None) => "unknown",
         };
         json!({
             "region": self.region, "org": self.org, "slug": slug, "home": self.home,
@@ -127,7 +129,7 @@ fn here(directory: Option<&Directory>, own: &str, world: &World) -> Vec<Row> {
         org,
         home: own.to_owned(),
         version,
-        lag_versions: 0,
+        lag_versions: Some(0),
         lag_s: None,
         fault: None,
     };
@@ -143,7 +145,10 @@ fn here(directory: Option<&Directory>, own: &str, world: &World) -> Vec<Row> {
     for home in directory.other_homes() {
         let of = directory.status.following(&home);
         let is_its = |org: &OrgId| directory.homes.region_of(*org) == home;
-        let lag_s = directory.status.lag_s(&of);
+        // Only who replicates, and is connected, is told of what it lacks.
+        let knows = directory.status.is_leading() && of.connected.is_some();
+        let lag_s = directory.status.is_leading();
+        let lag_s = lag_s.then(|| directory.status.lag_s(&of));
         let mut orgs: Vec<OrgId> = world.orgs.keys().copied().filter(is_its).collect();
         // What it tells of and nothing of which is here yet.
         let told = of.behind.keys().chain(of.untaken.keys());
@@ -152,8 +157,8 @@ fn here(directory: Option<&Directory>, own: &str, world: &World) -> Vec<Row> {
         rows.extend(orgs.into_iter().map(|org| Row {
             home: home.clone(),
             version: world.orgs.get(&org).map(|state| state.config.head.n),
-            lag_versions: of.behind.get(&org).copied().unwrap_or(0),
-            lag_s: Some(lag_s),
+            lag_versions: knows.then(|| of.behind.get(&org).copied().unwrap_or(0)),
+            lag_s,
             fault: fault(&of, org),
             ..own_row(org, None)
         }));
@@ -190,13 +195,15 @@ pub fn schema() -> Value {
             "version": {"type": ["integer", "null"],
                 "description": "The version that the region has; of another region, that it has \
                                 told to have"},
-            "lag_versions": {"type": "integer",
-                "description": "Versions of its home that are not there"},
+            "lag_versions": {"type": ["integer", "null"],
+                "description": "Versions of its home that are not there; null where this control \
+                                plane does not replicate, or is not connected to home"},
             "lag_seconds": {"type": ["number", "null"],
                 "description": "Seconds since everything of its home was there, of which only the \
                                 control plane that replicates knows; null for other regions"},
             "state": {"type": "string",
-                "enum": ["home", "current", "behind", "diverged", "unverified", "untaken"],
+                "enum": ["home", "current", "behind", "unknown", "diverged", "unverified",
+                         "untaken"],
                 "description": "What it is there"},
             "why": {"type": ["string", "null"], "description": "Why it is not taken"}
         }
@@ -224,12 +231,13 @@ mod tests {
             let shown = row.shown(None);
             (shown["state"].clone(), shown["why"].clone())
         };
-        assert_eq!(shown(&of, 0), (json!("current"), Value::Null));
-        assert_eq!(shown(&of, 3), (json!("behind"), Value::Null));
+        assert_eq!(shown(&of, Some(0)), (json!("current"), Value::Null));
+        assert_eq!(shown(&of, Some(3)), (json!("behind"), Value::Null));
+        assert_eq!(shown(&of, None), (json!("unknown"), Value::Null));
         of.untaken.insert(org, "a leaf is missing".into());
         let untaken = (json!("untaken"), json!("a leaf is missing"));
-        assert_eq!(shown(&of, 3), untaken);
+        assert_eq!(shown(&of, Some(3)), untaken);
         of.untaken.insert(OrgId::from_bits(2), "another".into());
-        assert_eq!(shown(&of, 3), untaken);
+        assert_eq!(shown(&of, Some(3)), untaken);
     }
 }

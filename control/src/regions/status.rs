@@ -139,6 +139,8 @@ impl Status {
             of.unverified.clear();
             of.untaken.clear();
             of.diverged.clear();
+            of.behind.clear();
+            of.connected = None;
             of.clock_ahead_ms = None;
         }
     }

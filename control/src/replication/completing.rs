@@ -127,8 +127,10 @@ impl Replication {
         };
         let using = (&connection, &*self.regions);
         let added = local.add_set(&self.store, using, root, unswept).await;
+        // What a broken connection did not bring may be there: it is asked for again at once.
+        let lacks = matches!(added, Err(ApplyError::Refused { .. }));
         let was_added = was_added(added, &peer.name, region)?;
-        if !was_added {
+        if lacks {
             in_vain(&|vain| vain.lacks((local.org, root), Instant::now()));
         }
         Ok(was_added)

@@ -17,7 +17,9 @@
 //! while it would be the nearest again, and the next request would be lost on it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
+};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -112,13 +114,13 @@ impl Gateway {
 
     /// A request is passed on to it: it is dialled from now on.
     pub fn use_it(&self) {
-        self.used_ms.store(self.now_ms().max(1), Relaxed);
+        self.used_ms.store(self.now_ms().max(1), SeqCst);
         self.look_soon();
     }
 
     /// Ends a rest, and the wait for a dial where the last one is no news any more.
     fn look_soon(&self) {
-        if !self.is_fresh() || self.dialled_ms.load(Relaxed) == NOT_DIALLED {
+        if !self.is_fresh() || self.dialled_ms.load(SeqCst) == NOT_DIALLED {
             self.used.notify_one();
         }
     }
@@ -157,9 +159,9 @@ impl Gateway {
     }
 
     fn is_used(&self) -> bool {
-        let used_ms = self.used_ms.load(Relaxed);
+        let used_ms = self.used_ms.load(SeqCst);
         let since_ms = self.now_ms().saturating_sub(used_ms);
-        let is_waited_for = self.waiting.load(Relaxed) > 0;
+        let is_waited_for = self.waiting.load(SeqCst) > 0;
         is_waited_for || (used_ms != 0 && u128::from(since_ms) < USED_FOR.as_millis())
     }
 
@@ -227,7 +229,11 @@ impl Gateway {
     /// Waits while nobody uses it. Where it is kept in view it is dialled then, and looked after
     /// as if it were used when that does not come through: one lost packet does not make it gone.
     async fn rest(self: Arc<Self>) {
-        self.dialled_ms.store(NOT_DIALLED, Relaxed);
+        self.dialled_ms.store(NOT_DIALLED, SeqCst);
+        if self.is_used() {
+            // Somebody came between the look and this word, and did not wake it.
+            return;
+        }
         if self.in_view.load(Relaxed) && !Arc::clone(&self).dial().await {
             self.use_it();
             return;
@@ -241,7 +247,7 @@ struct Waiting<'g>(&'g Gateway);
 
 impl<'g> Waiting<'g> {
     fn of(gateway: &'g Gateway) -> Self {
-        gateway.waiting.fetch_add(1, Relaxed);
+        gateway.waiting.fetch_add(1, SeqCst);
         gateway.look_soon();
         Self(gateway)
     }

@@ -298,7 +298,7 @@ impl Meter {
         self.holds.load(Ordering::Relaxed)
     }
 
-    fn observes(&self) -> bool {
+    pub(super) fn observes(&self) -> bool {
         self.observes.load(Ordering::Relaxed)
     }
 

@@ -48,8 +48,10 @@ impl Limits {
         let all = self.registry.all().into_iter();
         let unread = all.filter_map(|meter| {
             let digest = meter.key()?.digest();
+            // What requests bring is not configured, and what only observes is not in the store.
+            let is_counted = meter.brought.get().is_none() && !meter.observes();
             let is_new = meter.was_never_used() && !known.states.contains_key(&digest);
-            is_new.then(|| Unread {
+            (is_counted && is_new).then(|| Unread {
                 digest,
                 store_key: meter.store_key.clone(),
             })

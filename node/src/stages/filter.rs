@@ -21,10 +21,14 @@ use crate::credentials::shown::shown_text;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::hygiene::fields::{self, ResponseFields, codings};
 use crate::hygiene::{cookies, urls};
+use crate::limits::SlotToken;
 use crate::metrics::Metrics;
 use crate::outbound::{self, EventBody};
 use crate::reflected;
+use crate::refused;
+use crate::reply::ReplySender;
 use crate::snapshot::CompiledProxy;
+use crate::spending;
 use crate::stages::prepare::response_filters;
 use crate::treatment::{self, Treatment, content_type, is_coded};
 use crate::validating::{self, Side};
@@ -179,25 +183,40 @@ struct Job {
     proxy: Arc<CompiledProxy>,
 }
 
+/// The whole body, unless the caller leaves, where that ends the call, or its place among those in
+/// flight is lost.
+async fn whole(
+    body: Outbound,
+    bytes_max: usize,
+    reply: Option<&mut ReplySender>,
+    slots: &[SlotToken],
+) -> Result<Bytes, EarlyEnd> {
+    let left = async move {
+        match reply {
+            Some(reply) => reply.closed().await,
+            None => std::future::pending().await,
+        }
+    };
+    match body {
+        Outbound::Stream(body) => tokio::select! {
+            biased;
+            () = left => Err(crate::inbound::gone()),
+            read = outbound::read(*body, bytes_max) => read,
+            () = spending::any_lost(slots) => Err(refused::place_lost()),
+        },
+        Outbound::Full(bytes) if bytes.len() > bytes_max => Err(outbound::too_large(bytes_max)),
+        Outbound::Full(bytes) => Ok(bytes),
+        _ => Ok(Bytes::new()),
+    }
+}
+
 /// Waits for the whole body, then filters and validates it.
 fn treat_body(mut answer: Answer, job: Job) -> Next {
     Next::Wait(Box::new(move |mut exchange| {
         Box::pin(async move {
             let body = std::mem::replace(&mut answer.body, Outbound::Empty);
             let reply = exchange.reply.as_mut().filter(|_| job.cancels);
-            let read = match (body, reply) {
-                (Outbound::Stream(body), Some(reply)) => tokio::select! {
-                    biased;
-                    () = reply.closed() => Err(crate::inbound::gone()),
-                    read = outbound::read(*body, job.bytes_max) => read,
-                },
-                (Outbound::Stream(body), None) => outbound::read(*body, job.bytes_max).await,
-                (Outbound::Full(bytes), _) if bytes.len() > job.bytes_max => {
-                    Err(outbound::too_large(job.bytes_max))
-                }
-                (Outbound::Full(bytes), _) => Ok(bytes),
-                (_, _) => Ok(Bytes::new()),
-            };
+            let read = whole(body, job.bytes_max, reply, &exchange.slots).await;
             let filtered = read.and_then(|bytes| {
                 exchange.notes.upstream_bytes = bytes.len() as u64;
                 apply(answer, &bytes, &job, &mut exchange)

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -143,8 +143,9 @@ pub(super) struct Http2Conn {
     pub(super) born: Instant,
     /// When it is closed, if no stream is open by then.
     pub(super) stale_at: Cell<Instant>,
-    /// Driven by a task.
-    connection: Rc<RefCell<Streams>>,
+    /// Driven by a task; none once it has ended. hyper knows that nobody takes requests any more by
+    /// its being gone.
+    connection: Rc<RefCell<Option<Streams>>>,
     _slot: Slot,
 }
 
@@ -154,10 +155,10 @@ impl Http2Conn {
     /// How many streams the target takes at a time; one more would wait on the connection, unseen.
     /// Until its settings have come it is what hyper takes it to be.
     pub(super) fn streams_max(&self) -> usize {
-        let connection = self.connection.try_borrow();
-        connection.map_or(usize::MAX, |connection| {
-            connection.current_max_send_streams()
-        })
+        match self.connection.try_borrow() {
+            Ok(connection) => (connection.as_ref()).map_or(0, Streams::current_max_send_streams),
+            Err(_) => usize::MAX,
+        }
     }
 }
 
@@ -216,10 +217,17 @@ async fn connect_http2(
         .await
         .map_err(|_| FailureKind::ConnectTimeout)?
         .map_err(|error| FailureKind::Reset(error.to_string().into()))?;
-    let connection = Rc::new(RefCell::new(connection));
+    let connection = Rc::new(RefCell::new(Some(connection)));
     let driven = Rc::clone(&connection);
     tokio::task::spawn_local(async move {
-        let _ = poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx)).await;
+        poll_fn(|cx| match driven.borrow_mut().as_mut() {
+            Some(connection) => Pin::new(connection).poll(cx).map(drop),
+            None => Poll::Ready(()),
+        })
+        .await;
+        // Requests that it held come back now: nothing is borrowed while it is dropped.
+        let ended = driven.borrow_mut().take();
+        drop(ended);
     });
     let now = Instant::now();
     Ok(Connected::Http2(Rc::new(Http2Conn {

@@ -158,9 +158,26 @@ impl TargetPool {
         Slot(self.clone())
     }
 
-    /// While nobody knows whether the target speaks HTTP/2, one dial finds out for all.
+    /// While nobody knows whether the target speaks HTTP/2, one dial finds out for all; where it
+    /// does, each dial that is under way serves as many as the last connection took.
     pub(super) fn should_wait_for_dial(&self, destination: &Destination) -> bool {
-        destination.parts.http2 && self.dialling.get() > 0 && self.speaks_http2.get() != Some(false)
+        let dialling = self.dialling.get();
+        let is_served = match self.speaks_http2.get() {
+            Some(false) => false,
+            Some(true) => {
+                let waiting = self.waiters.borrow().len();
+                waiting < dialling.saturating_mul(self.streams_taken())
+            }
+            None => true,
+        };
+        destination.parts.http2 && dialling > 0 && is_served
+    }
+
+    /// How many streams the youngest connection takes.
+    fn streams_taken(&self) -> usize {
+        let shared = self.shared.borrow();
+        let taken = shared.last().map_or(usize::MAX, |conn| conn.streams_max());
+        taken.clamp(1, self.settings.streams_max.max(1))
     }
 
     /// A usable connection, the one used last first.

@@ -68,12 +68,12 @@ impl JsonPath {
     /// The same, with the place of what is refused in words.
     ///
     /// # Errors
-    /// What is wrong, and behind what in the path.
+    /// What is wrong, and after what in the path.
     pub fn parse_told(path: &str) -> Result<Self, String> {
         Self::parse_at(path).map_err(
             |(problem, place)| match place.and_then(|at| path.get(..at)) {
                 Some("") | None => problem.to_string(),
-                Some(before) => format!("{problem} (behind `{before}`)"),
+                Some(before) => format!("{problem} (after `{before}`)"),
             },
         )
     }

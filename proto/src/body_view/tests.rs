@@ -533,7 +533,7 @@ fn a_refused_path_is_told_with_the_place() {
         (
             "$.a[?",
             "not a valid JSONPath (RFC 9535): a query, a literal or a function expected \
-             (behind `$.a[?`)",
+             (after `$.a[?`)",
         ),
         (
             "a.b",
@@ -541,15 +541,15 @@ fn a_refused_path_is_told_with_the_place() {
         ),
         (
             "$.a..b..c",
-            "a JSONPath may hold one `..`; nested descents have no bounded cost (behind `$.a..b`)",
+            "a JSONPath may hold one `..`; nested descents have no bounded cost (after `$.a..b`)",
         ),
         (
             "$[?match(@.a, 'x')]",
-            "match() and search() are not supported; use `value` for a pattern (behind `$[?match`)",
+            "match() and search() are not supported; use `value` for a pattern (after `$[?match`)",
         ),
         (
             "$.ä b",
-            "not a valid JSONPath (RFC 9535): ` ` cannot stand here (behind `$.ä`)",
+            "not a valid JSONPath (RFC 9535): ` ` cannot stand here (after `$.ä`)",
         ),
     ] {
         assert_eq!(JsonPath::parse_told(path).unwrap_err(), told);

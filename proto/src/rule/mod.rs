@@ -37,7 +37,7 @@ pub use facts::{BodyFacts, Facts, path_overrides};
 pub use judge::{Denial, DenialHint, DeniedRule, ScopedRules, ShadowMatch, Verdict, judge};
 pub use pattern::{TOO_LARGE as PATTERN_TOO_LARGE, compile_pattern};
 pub use set::RuleSet;
-pub use size::{ORG_COMPILED_BYTES_MAX, remembered as remembered_size};
+pub use size::{CHANGE_COMPILED_BYTES_MAX, ORG_COMPILED_BYTES_MAX, remembered as remembered_size};
 
 /// Rules of one scope, at most.
 pub const RULES_MAX: usize = 1_000;

@@ -18,7 +18,7 @@ use crate::pattern_size;
 use crate::problem::Problem;
 use crate::proxy::Proxy;
 use crate::regions;
-use crate::rule::ORG_COMPILED_BYTES_MAX;
+use crate::rule::CHANGE_COMPILED_BYTES_MAX;
 use crate::target::Target;
 
 /// Most users that a refusal names.
@@ -92,9 +92,9 @@ pub(super) fn judge(
         let Some(object) = objects.get(id) else {
             continue;
         };
-        if pattern_size::made_bytes().wrapping_sub(made_before) > ORG_COMPILED_BYTES_MAX {
+        if pattern_size::made_bytes().wrapping_sub(made_before) > CHANGE_COMPILED_BYTES_MAX {
             let detail = format!(
-                "the patterns of this change compile to more than {ORG_COMPILED_BYTES_MAX} bytes \
+                "the patterns of this change compile to more than {CHANGE_COMPILED_BYTES_MAX} bytes \
                  up to here, and what follows was not judged; make it in parts"
             );
             let problem = Problem::new("", "patterns-too-large", detail);

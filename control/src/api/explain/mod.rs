@@ -80,6 +80,12 @@ async fn explain(call: OrgCall) -> Result<Answer, Refusal> {
     changes::bounded(call.request.body.get("change"), "/change")?;
     let input: Input = shape::parse(all_schemas(), "ExplainInput", call.request.body.clone())
         .map_err(Refusal::invalid)?;
+    // Taken first: who waits for the turns of all holds none that others of its own could have.
+    let Some(_place) = call.control.explaining.take(call.org_id()) else {
+        let detail = "this organisation has as many explanations worked on as it may; ask again \
+                      when one has come";
+        return Err(Refusal::new(Code::Overloaded, detail).retry_after_s(RETRY_S));
+    };
     let config = call.config()?;
     let (under, version) = match &input.change {
         None => (Under::Published(config.objects.clone()), config.head.n),
@@ -173,7 +179,9 @@ async fn question(call: &OrgCall, input: &Input, objects: &Objects) -> Result<Qu
 }
 
 /// Explanations that are made at one time.
-static TURNS: Semaphore = Semaphore::const_new(2);
+static TURNS: Semaphore = Semaphore::const_new(EXPLAINING_MAX + 1);
+/// Those of one organisation: others always find a turn.
+pub const EXPLAINING_MAX: usize = 2;
 
 /// What is asked, with all that is needed to answer.
 enum Question {

@@ -598,7 +598,7 @@ async fn a_renamed_proxy_shows_the_aliases_that_it_still_answers_to() {
 }
 
 #[actix_web::test]
-async fn an_end_that_is_past_is_warned_of_and_one_that_is_no_time_is_refused() {
+async fn an_end_that_is_past_is_told_and_one_that_is_no_time_is_refused() {
     let api = api().await;
     for (path, object) in [
         (
@@ -615,24 +615,23 @@ async fn an_end_that_is_past_is_warned_of_and_one_that_is_no_time_is_refused() {
         let past = api
             .post(Who::Owner, path, with("2020-01-01T00:00:00Z"))
             .await;
-        let past = past.is(201);
-        let warned = &past.body["warnings"][0];
-        assert_eq!(
-            (&warned["pointer"], &warned["code"]),
-            (&json!("/expires_at"), &json!("expired")),
-            "{}",
-            past.text
-        );
-        let one = format!("{path}/{}", past.id());
-        let later = api
-            .patch(
-                Who::Owner,
-                &one,
-                json!({"expires_at": "2999-01-01T00:00:00+01:00"}),
-            )
-            .await
-            .is(200);
-        assert!(later.body.get("warnings").is_none(), "{}", later.text);
+        if path.ends_with("/tokens") {
+            // It could do nothing, and nobody would know why.
+            assert_eq!(past.is(422).faults()[0].0, "/expires_at");
+        } else {
+            let past = past.is(201);
+            let warned = &past.body["warnings"][0];
+            assert_eq!(
+                (&warned["pointer"], &warned["code"]),
+                (&json!("/expires_at"), &json!("expired")),
+                "{}",
+                past.text
+            );
+            let one = format!("{path}/{}", past.id());
+            let end = json!({"expires_at": "2999-01-01T00:00:00+01:00"});
+            let later = api.patch(Who::Owner, &one, end).await.is(200);
+            assert!(later.body.get("warnings").is_none(), "{}", later.text);
+        }
         for wrong in ["2027-01-01", "2027-01-01T00:00:00", "tomorrow", ""] {
             let refused = api.post(Who::Owner, path, with(wrong)).await.is(422);
             assert_eq!(refused.faults()[0].0, "/expires_at");

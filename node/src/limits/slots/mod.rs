@@ -43,6 +43,8 @@ pub const SLOT_TTL: Duration = Duration::from_secs(10);
 const WAITING_MAX: u64 = 4_096;
 /// How long a refusal is passed on to callers before the store is asked again.
 const REFUSED_NS: u64 = 50_000_000;
+/// How often a call looks whether its slot is lost.
+const LOST_LOOK: Duration = Duration::from_millis(250);
 /// When a refused caller may come again, where only the end of some call can help.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -321,7 +323,8 @@ impl Slots {
             if left_ns == 0 {
                 return;
             }
-            tokio::time::sleep(Duration::from_nanos(left_ns)).await;
+            // While a machine sleeps this timer stands still, and the own clock does not.
+            tokio::time::sleep(Duration::from_nanos(left_ns).min(LOST_LOOK)).await;
         }
     }
 

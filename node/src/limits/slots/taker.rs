@@ -202,8 +202,15 @@ impl Taker {
         self.look_ns = now_ns;
     }
 
-    /// The key has another value; nothing was written.
+    /// The key has another value; nothing was written. Where it is what was to be written, another
+    /// copy of the write was faster: it went through a peer too.
     pub fn conflicted(&mut self, seen: Option<(SlotState, Revision)>, now_ns: u64) {
+        if let (Some((state, revision)), Some(attempt)) = (&seen, &self.attempt)
+            && *state == attempt.next
+        {
+            self.committed(*revision, now_ns);
+            return;
+        }
         self.attempt = None;
         self.heard(now_ns);
         self.base = match seen {

@@ -272,3 +272,30 @@ fn no_more_streams_than_the_target_takes_share_a_connection() {
         assert_eq!((seen.get(), peer.connections.get()), (3, 2));
     });
 }
+
+/// hyper takes requests for a connection for as long as it is held, though nobody drives it.
+#[test]
+fn a_connection_that_the_target_has_closed_takes_no_more_requests() {
+    on_worker(async {
+        let acceptor = TlsAcceptor::from(Arc::new(server("target.test", None, &["h2"])));
+        let peer = Peer::start(move |number, stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let answer = http::Response::new(());
+                    let mut body = respond.send_response(answer, false).unwrap();
+                    body.send_data(number.to_string().into(), true).unwrap();
+                    connection.graceful_shutdown();
+                }
+            }
+        })
+        .await;
+        let (upstream, destination) = (resolving("target.test"), allowing_http2(&peer));
+        for turn in ["0", "1", "2"] {
+            assert_eq!(get_text(&upstream, &destination).await.0, turn);
+            until(|| upstream.connections() == 0).await;
+        }
+    });
+}
