@@ -28,6 +28,8 @@ fn object(object: &Value) -> String {
     let text = |field: &str| object[field].as_str().map(shown).unwrap_or_default();
     match (text("name"), text("id")) {
         (name, id) if name.is_empty() => id,
+        // Words in the place of an id: it is not made yet.
+        (name, id) if id.starts_with('(') => format!("{name} {id}"),
         (name, id) => format!("{name} ({id})"),
     }
 }

@@ -240,7 +240,7 @@ fn what_is_probably_not_meant_is_said_on_standard_error() {
     let document = document.replace("KEY", folder.path().join("key").to_str().expect("a path"));
     for (command, path, words) in [
         ("changes", file("rule.yaml", &rule), "/path/pattern"),
-        ("apply", file("all.yaml", &document), "(crd_"),
+        ("apply", file("all.yaml", &document), " /secret/token "),
     ] {
         for form in ["text", "json"] {
             let arguments = [command, &path, "--dry-run", "--output", form];
@@ -249,6 +249,9 @@ fn what_is_probably_not_meant_is_said_on_standard_error() {
             let told = said(&output);
             assert!(told.starts_with("requestrocket: warning: "), "{told}");
             assert!(told.contains(words), "{told}");
+            // What is not made yet has no id.
+            assert!(!told.contains("(("), "{told}");
+            assert!(form == "json" || !told.contains("crd_"), "{told}");
             let shown = String::from_utf8_lossy(&output.stdout);
             assert_eq!(shown.contains("\"warnings\""), form == "json", "{shown}");
         }

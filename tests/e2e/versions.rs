@@ -108,7 +108,7 @@ fn a_file_of_operations_is_one_version_or_none() {
     assert_eq!(proxy.get("/").status(), 200, "all or none");
     write("");
     let (done, said) = run(&gateway, &["changes", path, "--dry-run"]);
-    assert!(done && said.starts_with("+ rul_"), "{said}");
+    assert!(done && said.starts_with("+ (new rule) "), "{said}");
     assert_eq!(proxy.get("/").status(), 200);
     let (done, said) = run(&gateway, &["changes", path]);
     assert!(done && said.starts_with("+ rul_"), "{said}");
