@@ -49,8 +49,8 @@ pub use state::{Control, ControlDeps};
 const WORKERS: usize = 2;
 /// Longest wait for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections of one worker; more wait to be accepted. Few enough that what each may hold of a body
-/// without a token, 1 MiB, is no more memory than a machine has.
+/// Connections of one worker; more wait to be accepted. So few that what each may hold of a body,
+/// 1 MiB without a token, is no more memory than a machine has.
 const CONNECTIONS_MAX: usize = 4_096;
 /// How long running calls may take when the process stops.
 const SHUTDOWN_SECONDS: u64 = 10;

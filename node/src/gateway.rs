@@ -15,9 +15,9 @@ use actix_service::{Service, fn_factory_with_config};
 use actix_web::dev::AppConfig;
 use arc_swap::ArcSwap;
 
-use crate::answer::ReplyBody;
 use crate::config::GatewaySettings;
 use crate::listener::{self, ListenerHandle, ListenerSettings};
+use crate::reply_body::ReplyBody;
 use crate::stages::receive;
 use crate::worker::{Shared, Worker};
 

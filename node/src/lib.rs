@@ -46,6 +46,7 @@ pub mod records;
 pub mod reflected;
 pub mod refused;
 pub mod reply;
+pub mod reply_body;
 pub mod request;
 pub mod runner;
 pub mod settling;

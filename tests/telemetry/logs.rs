@@ -31,7 +31,7 @@ fn check(received: &Received, gateway: &Gateway) {
         let about = |line: &LogRecord| field(line, "request").as_deref() == Some(&*request);
         received.lines().into_iter().find(|(_, line)| about(line))
     });
-    assert_eq!(scope, "node::stages::forward");
+    assert_eq!(scope, "node::unanswered");
     assert!(body(&line).starts_with(&request), "{line:?}");
     assert_eq!((line.severity_number, &*line.severity_text), (9, "INFO"));
     assert!(line.time_unix_nano > 0);

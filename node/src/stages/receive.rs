@@ -20,7 +20,7 @@ use proto::outcome::{Code, EarlyEnd};
 use proto::rule::Facts;
 
 use crate::actor::{Next, Stage, StageKind, overloaded};
-use crate::answer::{self, ReplyBody};
+use crate::answer;
 use crate::body::BodyError;
 use crate::copied_values::CopiedValues;
 use crate::elsewhere::{self, PASSED_ON};
@@ -28,6 +28,7 @@ use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
 use crate::metrics::{Ending, MethodName};
 use crate::reply::seat;
+use crate::reply_body::ReplyBody;
 use crate::request::Request;
 use crate::telemetry;
 use crate::worker::Worker;

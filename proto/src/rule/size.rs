@@ -12,8 +12,8 @@ use super::{Effect, Rule, RuleSet};
 
 /// Largest sum over all rules of an organisation, in bytes.
 pub const ORG_COMPILED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What may be compiled to judge one change, in bytes: the largest organisation as a whole, of whose
-/// patterns some are compiled twice.
+/// What may be compiled to judge one change, in bytes: the largest organisation as a whole, of
+/// whose patterns some are compiled twice.
 pub const CHANGE_COMPILED_BYTES_MAX: usize = 2 * ORG_COMPILED_BYTES_MAX;
 /// Sizes that are remembered; then all are forgotten.
 const REMEMBERED_MAX: usize = 200_000;

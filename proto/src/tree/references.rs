@@ -94,8 +94,8 @@ pub(super) fn judge(
         };
         if pattern_size::made_bytes().wrapping_sub(made_before) > CHANGE_COMPILED_BYTES_MAX {
             let detail = format!(
-                "the patterns of this change compile to more than {CHANGE_COMPILED_BYTES_MAX} bytes \
-                 up to here, and what follows was not judged; make it in parts"
+                "the patterns of this change compile to more than {CHANGE_COMPILED_BYTES_MAX} \
+                 bytes up to here, and what follows was not judged; make it in parts"
             );
             let problem = Problem::new("", "patterns-too-large", detail);
             judged.problems.push((*at, problem));
