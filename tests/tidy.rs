@@ -213,6 +213,7 @@ fn dependencies_point_one_way() {
                 "node/src/stages/receive.rs",
                 "node/src/admin.rs",
                 "node/src/answer.rs",
+                "node/src/reply_body.rs",
                 "node/src/listener",
                 "node/src/gateway.rs",
                 "control/src/",
