@@ -173,10 +173,11 @@ impl TargetPool {
         destination.parts.http2 && dialling > 0 && is_served
     }
 
-    /// How many streams the youngest connection takes.
+    /// How many streams the youngest connection takes; all that we give one where none is there.
     fn streams_taken(&self) -> usize {
         let shared = self.shared.borrow();
-        let taken = shared.last().map_or(usize::MAX, |conn| conn.streams_max());
+        let youngest = shared.iter().rev().find(|conn| conn.sender.is_ready());
+        let taken = youngest.map_or(usize::MAX, |conn| conn.streams_max());
         taken.clamp(1, self.settings.streams_max.max(1))
     }
 
