@@ -16,6 +16,7 @@ pub mod nodes;
 pub mod problem;
 pub mod records;
 pub mod recover;
+mod region_faults;
 pub mod regions;
 pub mod replication;
 mod strict_json;

@@ -4,11 +4,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Api;
-use super::clock_skew;
 use super::inviting::{self, InviteArgs, JoinedArgs, WithdrawArgs};
 use super::joining::{self, JoinArgs};
 use super::problem::Problem;
 use super::records::shown;
+use super::region_faults::{diverged, skew, untaken, unverified};
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
@@ -68,6 +68,10 @@ pub struct PromoteArgs {
     /// have is set aside when they are back.
     #[arg(long)]
     pub force: bool,
+    /// Where regions have different histories (`diverged`), let that of this region count, whether
+    /// it is home or not; what the others have instead is set aside there. Nothing else moves.
+    #[arg(long)]
+    pub diverged: bool,
     /// How to show it.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -147,6 +151,12 @@ pub async fn run(args: &RegionsArgs) -> anyhow::Result<()> {
 async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
     let api = Api::new(&args.control)?;
     let region = &args.region;
+    let promotion = format!("/regions/{region}/promote");
+    let wanted = json!({"force": args.force});
+    if args.diverged {
+        let wanted = json!({"force": args.force, "diverged": true});
+        return api.act_absolute(&promotion, &wanted).await;
+    }
     let path = format!("/regions/{region}/hand-over");
     let unreached = match api.act_absolute(&path, &json!({})).await {
         // What is home already has nothing to hand over; what has its home elsewhere may have lost
@@ -162,8 +172,7 @@ async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
             _ => return Err(error),
         },
     };
-    let path = format!("/regions/{region}/promote");
-    let promoted = api.act_absolute(&path, &json!({"force": args.force})).await;
+    let promoted = api.act_absolute(&promotion, &wanted).await;
     promoted.map_err(|error| match error.downcast_ref::<Problem>() {
         // What a hand-over that ended early has moved, and what not, is told all the same.
         Some(_) if !is_under_way(&unreached) => error,
@@ -184,7 +193,7 @@ fn is_under_way(error: &anyhow::Error) -> bool {
     problem.is_some_and(|problem| problem.0["code"] == "home-moved")
 }
 
-fn list(found: &Value, key: &str) -> Vec<Value> {
+pub fn list(found: &Value, key: &str) -> Vec<Value> {
     found[key].as_array().cloned().unwrap_or_default()
 }
 
@@ -193,6 +202,7 @@ fn regions(found: &Value) -> Vec<String> {
     for region in list(found, "items") {
         lines.push(line(&region));
         lines.extend(skew(&region));
+        lines.extend(diverged(&region));
         lines.extend(unverified(&region));
         lines.extend(untaken(&region));
     }
@@ -310,31 +320,6 @@ fn aside(found: &Value) -> Vec<String> {
     items.iter().map(line).collect()
 }
 
-/// That the clock of a region is not that of the control plane which was asked.
-fn skew(region: &Value) -> Option<String> {
-    clock_skew::words(region, "this control plane's").map(|skew| format!("  {skew}"))
-}
-
-/// The versions that a region does not take, a line each.
-fn unverified(region: &Value) -> Vec<String> {
-    let line = |one: &Value| {
-        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
-        let (n, org, why) = (&one["version"], text("org"), text("why"));
-        format!("  version {n} of {org} is not taken: {why}")
-    };
-    list(region, "unverified").iter().map(line).collect()
-}
-
-/// The organisations that a region cannot take for another fault, a line each.
-fn untaken(region: &Value) -> Vec<String> {
-    let line = |one: &Value| {
-        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
-        let (org, why) = (text("org"), text("why"));
-        format!("  {org} is not taken, and is tried again: {why}")
-    };
-    list(region, "untaken").iter().map(line).collect()
-}
-
 fn line(region: &Value) -> String {
     let text = |key: &str| region[key].as_str().unwrap_or("-").to_owned();
     let role = match region["home"].as_bool() {
@@ -399,6 +384,9 @@ mod tests {
         let expected = "not connected, 3 versions behind, current 1.2 s ago, \
                         1 organisations diverged, home: refused";
         assert!(shown.ends_with(expected), "{shown}");
+        let decide = diverged(&follower).unwrap();
+        assert!(decide.contains("home: org_1; decide") && decide.contains("--diverged"));
+        assert_eq!(diverged(&home), None);
     }
 
     #[test]

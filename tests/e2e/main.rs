@@ -15,6 +15,7 @@ mod clickhouse;
 mod clocks;
 mod cluster;
 mod credentials;
+mod diverged;
 mod endpoints;
 mod explain_command;
 mod explained;

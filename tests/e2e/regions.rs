@@ -121,6 +121,11 @@ impl Region {
         format!("http://{}", Cut::new(&self.listen).address)
     }
 
+    /// The same, to be put back.
+    pub fn etcd_mut(&mut self) -> &mut EtcdServer {
+        &mut self.etcd
+    }
+
     /// Ends its etcd.
     pub fn stop_etcd(&mut self) {
         self.etcd.stop();

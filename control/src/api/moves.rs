@@ -37,7 +37,8 @@ pub fn routes() -> Vec<Route> {
             "/regions/{region}/promote",
             (
                 "promote_region",
-                "Make this region home to everything whose home cannot be reached",
+                "Make this region home to everything whose home cannot be reached, or let its \
+                 history count where regions have different ones",
             ),
             promote,
         )
@@ -63,6 +64,7 @@ pub fn routes() -> Vec<Route> {
 #[serde(deny_unknown_fields, default)]
 struct Promote {
     force: bool,
+    diverged: bool,
 }
 
 fn directory(call: &Call) -> Result<&Directory, Refusal> {
@@ -122,9 +124,13 @@ async fn promote(call: Call) -> Result<Answer, Refusal> {
     let act = Act::PromotionDecided {
         region: own.clone(),
         force: wanted.force,
+        diverged: wanted.diverged,
     };
     call.audited(SYSTEM_ORG, act).await?;
-    let promotion = directory.replication.promote(wanted.force).await;
+    let promotion = match wanted.diverged {
+        true => directory.replication.decide(wanted.force).await,
+        false => directory.replication.promote(wanted.force).await,
+    };
     let promotion = promotion.map_err(not_promoted)?;
     let shown = |one: &Promoted| {
         let mut shown = named(&call, one.org);
@@ -171,9 +177,10 @@ fn not_handed_over(error: HandOverError) -> Refusal {
 fn not_promoted(error: PromoteError) -> Refusal {
     let words = error.to_string();
     match error {
-        PromoteError::NoMajority { .. } | PromoteError::Homed(_) | PromoteError::Left(_) => {
-            Refusal::new(Code::Conflict, words)
-        }
+        PromoteError::NoMajority { .. }
+        | PromoteError::Homed(_)
+        | PromoteError::Agreed
+        | PromoteError::Left(_) => Refusal::new(Code::Conflict, words),
         PromoteError::Broken(_) => Refusal::new(Code::StoreUnavailable, words).retry_after_s(5),
     }
 }
@@ -198,8 +205,11 @@ async fn aside(call: Call) -> Result<Answer, Refusal> {
 
 /// Orders versions by organisation, epoch and number.
 fn key(org: OrgId, head: &Head) -> String {
-    let (epoch, n) = (&head.epoch, head.n);
-    format!("{org} {:020} {} {n:020}", epoch.counter, epoch.region)
+    let Head { epoch, n, hash, .. } = head;
+    format!(
+        "{org} {:020} {} {n:020} {hash}",
+        epoch.counter, epoch.region
+    )
 }
 
 fn text(description: &str) -> Value {
@@ -241,6 +251,9 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         "properties": {
             "force": {"type": "boolean", "default": false,
                       "description": "Do without a majority of the regions"},
+            "diverged": {"type": "boolean", "default": false,
+                         "description": "Let what this region has count where another one has a \
+                             different history, whether home answers or not; nothing else moves"},
         }
     });
     let promotion = json!({

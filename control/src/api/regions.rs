@@ -152,9 +152,16 @@ async fn followed_by(
     if let Some(follower) = directory.status.followers().get(&peer.name) {
         told["connected"] = json!(follower.connections > 0);
         told["asked_seconds_ago"] = json!(follower.asked_at.elapsed().as_secs_f64());
+        let diverged = follower.diverged.iter();
+        let diverged = diverged.filter(|org| directory.is_home(**org));
+        told["diverged"] = json!(diverged.collect::<Vec<_>>());
     }
     Ok(told)
 }
+
+/// What is listed as such.
+const DIVERGED: &str = "Organisations whose history is not that of home: a person decides which \
+                        counts (`POST /regions/{region}/promote`, `diverged`)";
 
 /// The schema of a region.
 pub fn schema() -> Value {
@@ -219,7 +226,7 @@ pub fn schema() -> Value {
                     "asked_seconds_ago": {"type": "number",
                         "description": "Seconds since the region last asked for versions"},
                     "diverged": {"type": "array", "items": {"type": "string"},
-                        "description": "Organisations whose history is not that of home"},
+                        "description": DIVERGED},
                     "error": {"type": ["string", "null"],
                               "description": "Why replication last broke off"}
                 }

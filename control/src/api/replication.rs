@@ -66,6 +66,10 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         for peer in peers.filter(|peer| region.is_none_or(|name| name == peer.name)) {
             let applied = replicated::by(control.publisher.store(), &peer.name).await;
             let applied = applied.map_err(|error| write::refusal(error.into()))?;
+            let follower = directory.status.followers().remove(&peer.name);
+            let diverged = follower
+                .map(|follower| follower.diverged)
+                .unwrap_or_default();
             let ours = world
                 .orgs
                 .iter()
@@ -77,7 +81,7 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
                 version: applied.get(org).map(|at| at.n),
                 lag_versions: Some(replicated::lag(&state.config.head, applied.get(org))),
                 lag_s: None,
-                fault: None,
+                fault: diverged.contains(org).then_some(("diverged", None)),
             }));
         }
     }

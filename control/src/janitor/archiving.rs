@@ -1,5 +1,6 @@
 //! Copies versions that are to leave the store to the archive of this control plane.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,8 +8,9 @@ use jiff::Timestamp;
 use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::{Op, StoreError, Txn, TxnOutcome};
-use proto::tree::{self, Hash, Head, Root, VersionRecord};
+use proto::store::{Op, Store, StoreError, Txn, TxnOutcome, ancestry};
+use proto::tree::{self, Ancestry, Hash, Head, Lineage, Root, VersionRecord};
+use proto::version::Epoch;
 use proto::wire::replication::Position;
 
 use super::dropping::records_until;
@@ -86,15 +88,21 @@ impl Janitor {
     }
 
     /// Moves what was archived of a branch aside. What is archived is one line of numbers, so that
-    /// its newest version tells whether there is a branch.
+    /// its newest version tells whether there is a branch. Of an epoch that names two branches it
+    /// is told where the one that was here has left the line (`keys::parted`).
     pub(super) async fn leave_branch(&self, org: OrgId, home: &Home) -> Result<(), JanitorError> {
         let newest = self.archive.versions(org, u64::MAX, 1)?;
         let Some(newest) = newest.first() else {
             return Ok(());
         };
+        let parted = parted(self.publisher.store(), org, &newest.head).await?;
         let home = home.clone();
-        let is_aside =
-            move |record: &VersionRecord| home.lies(&Position::from(&record.head)) == Lies::Aside;
+        let is_aside = move |record: &VersionRecord| {
+            let is_after = parted
+                .as_ref()
+                .is_some_and(|parted| parted.leaves(&record.head));
+            is_after || home.lies(&Position::from(&record.head)) == Lies::Aside
+        };
         if is_aside(newest) {
             let archive = self.archive.clone();
             blocking(archive, move |archive| archive.leave_branch(org, is_aside)).await?;
@@ -172,6 +180,48 @@ impl Janitor {
         let found = self.publisher.store().get(&keys::leaf(org, hash)).await?;
         Ok(found.value.map(|pair| pair.value))
     }
+}
+
+/// Where a branch that was here has left the line, which gives the same numbers to others.
+struct Parted {
+    epoch: Epoch,
+    /// The last version in common.
+    last: u64,
+    /// What the line has here beyond that, by number.
+    line: BTreeMap<u64, Hash>,
+    /// The same of versions whose records have left the store.
+    earlier: Lineage,
+}
+
+impl Parted {
+    /// Whether a version is one of the branch.
+    fn leaves(&self, head: &Head) -> bool {
+        let is_held = match self.line.get(&head.n) {
+            Some(hash) => *hash == head.hash,
+            None => self.earlier.holds(head.n, &head.hash) == Ancestry::Descends,
+        };
+        head.epoch == self.epoch && head.n > self.last && !is_held
+    }
+}
+
+/// The same of the epoch of a version, if one has left the line in it.
+async fn parted(store: &dyn Store, org: OrgId, of: &Head) -> Result<Option<Parted>, JanitorError> {
+    let key = keys::parted(org, &of.epoch);
+    let Some(pair) = store.get(&key).await?.value else {
+        return Ok(None);
+    };
+    let last = std::str::from_utf8(&pair.value).ok();
+    let last = last.and_then(|last| last.parse().ok());
+    let records = records_until(store, org, u64::MAX).await?;
+    let names = records
+        .iter()
+        .map(|record| (record.head.n, record.head.hash));
+    Ok(Some(Parted {
+        epoch: of.epoch.clone(),
+        last: last.ok_or(JanitorError::Unreadable(key))?,
+        line: names.collect(),
+        earlier: ancestry::lineage(store, org).await?,
+    }))
 }
 
 /// What became of a version that is to be archived.

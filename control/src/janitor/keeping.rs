@@ -3,12 +3,11 @@
 
 use std::collections::HashSet;
 
-use proto::home::{Home, Lies};
+use proto::home::Home;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::Store;
 use proto::tree::{self, Hash, Head, Root, is_kept_in};
-use proto::wire::replication::Position;
 
 use super::JanitorError;
 use crate::publish::Publisher;
@@ -44,11 +43,11 @@ impl Keeps {
         newest: &Head,
     ) -> Result<Self, JanitorError> {
         let region = publisher.region().to_owned();
-        let lies = home.lies(&Position::from(newest));
         let (others, from) = match home.region == region {
             true => (Others::Are, 0),
-            // It is to be set aside first, as it is.
-            false if lies == Lies::Aside => (Others::May, 0),
+            // Of an earlier epoch than is in force it may be of a branch, which is to be set aside
+            // first, as it is.
+            false if newest.epoch != home.epoch => (Others::May, 0),
             false => (Others::Go, kept_from(publisher.store(), org).await?),
         };
         Ok(Self {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use proto::home::Lies;
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::Range;
 use proto::store::load::{self, LoadError, Loaded};
-use proto::tree::{self, Draft, Operation, OrgConfig, VersionRecord, regions_of};
+use proto::store::{Range, ancestry};
+use proto::tree::{self, Ancestry, Draft, Operation, OrgConfig, VersionRecord, regions_of};
 use proto::wire::replication::Position;
 use tokio::time::Instant;
 
@@ -177,7 +177,7 @@ impl Publisher {
         let mut found = BTreeMap::new();
         let name = |org: OrgId, record: &VersionRecord| {
             let head = &record.head;
-            (org, head.epoch.clone(), head.n)
+            (org, head.epoch.clone(), head.n, head.hash)
         };
         let archived = self.archived(|archive| archive.aside()).await?;
         for (org, record) in archived.unwrap_or_default() {
@@ -205,7 +205,11 @@ impl Publisher {
             };
             let home = home.as_ref();
             let lies = home.map(|(home, _)| home.lies(&Position::from(&record.head)));
-            if lies != Some(Lies::On) {
+            // The number alone does not tell where two branches have it.
+            let version = (record.head.n, &record.head.hash);
+            if lies != Some(Lies::On)
+                || ancestry::holds(&*self.store, org, version).await? != Ancestry::Descends
+            {
                 aside.push((org, record));
             }
         }

@@ -66,7 +66,11 @@ pub struct Recovered {
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The store has all that was seen.
-    #[error("the store has not gone back; nothing is to be recovered")]
+    #[error(
+        "the store has not gone back behind what this region has seen; nothing is to be recovered. \
+         Where another region has a different history (`requestrocket regions` says `diverged`), \
+         `requestrocket regions promote REGION --diverged` says whose counts"
+    )]
     Nothing,
     /// No node of this name has more than the store.
     #[error(

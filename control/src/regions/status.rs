@@ -93,6 +93,8 @@ pub struct Follower {
     pub connections: usize,
     /// When it last asked.
     pub asked_at: Instant,
+    /// Organisations of which it has another history than this region, for whose decision it waits.
+    pub diverged: BTreeSet<OrgId>,
 }
 
 impl Default for Status {
@@ -142,6 +144,13 @@ impl Status {
             of.behind.clear();
             of.connected = None;
             of.clock_ahead_ms = None;
+        }
+    }
+
+    /// The history of an organisation here is that of its home, whichever that is now.
+    pub fn agrees(&self, org: OrgId) {
+        for of in self.lock().values_mut() {
+            of.diverged.remove(&org);
         }
     }
 
@@ -227,12 +236,24 @@ impl Status {
         }
     }
 
+    /// A region asks for what follows its version of an organisation, and the history here leads
+    /// through that or not.
+    pub fn forks(&self, region: &str, org: OrgId, forks: bool) {
+        if let Some(follower) = self.others().get_mut(region) {
+            match forks {
+                true => follower.diverged.insert(org),
+                false => follower.diverged.remove(&org),
+            };
+        }
+    }
+
     /// A region's connection is up until what is returned is dropped.
     pub fn connected<'s>(&'s self, region: &str) -> Connected<'s> {
         let mut followers = self.others();
         let follower = followers.entry(region.to_owned()).or_insert(Follower {
             connections: 0,
             asked_at: Instant::now(),
+            diverged: BTreeSet::new(),
         });
         follower.connections += 1;
         drop(followers);
@@ -323,6 +344,9 @@ impl Drop for Connected<'_> {
     fn drop(&mut self) {
         if let Some(follower) = self.status.others().get_mut(&self.region) {
             follower.connections = follower.connections.saturating_sub(1);
+            if follower.connections == 0 {
+                follower.diverged.clear();
+            }
         }
     }
 }
@@ -342,10 +366,19 @@ mod tests {
         let second = status.connected("eu");
         drop(first);
         assert_eq!(status.followers()["eu"].connections, 1);
+        let org = OrgId::from_bits(1);
+        for forks in [true, false, true] {
+            status.forks("eu", org, forks);
+            assert_eq!(status.followers()["eu"].diverged.contains(&org), forks);
+        }
         let text = status.families(&[]).text(Form::Prometheus);
         assert!(text.contains("requestrocket_replication_followers{peer=\"eu\"} 1"));
         drop(second);
         assert_eq!(status.followers()["eu"].connections, 0);
+        assert!(
+            status.followers()["eu"].diverged.is_empty(),
+            "it tells anew"
+        );
     }
 
     #[test]

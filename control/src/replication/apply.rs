@@ -194,7 +194,7 @@ impl Local {
         let left = self.branch.numbers.iter().filter(|n| !replaced(n));
         let left = left.flat_map(|n| [keys::version(self.org, *n), keys::signature(self.org, *n)]);
         plan.writes.before.extend(left.map(Op::Delete));
-        plan.writes.with_head.extend(self.branch.lineage.clone());
+        plan.writes.with_head.extend(self.branch.with_head.clone());
         let delta = self.delta(&config, versions.delta);
         let head = Op::put(keys::head(self.org), last.to_json());
         plan.writes.with_head.extend([delta, head]);

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::keys;
+use proto::store::ancestry;
 use proto::store::chunks::chunks;
 use proto::store::load::{self, LoadError};
 use proto::store::{Compare, Op, Store, StoreError, Txn, TxnOutcome};
-use proto::tree::{Head, Lineage, OrgConfig, VersionRecord};
+use proto::tree::{Head, OrgConfig, VersionRecord};
 use proto::wire::replication::Position;
 
 use super::apply::{ApplyError, Guard, Local, write};
@@ -23,8 +24,9 @@ use crate::publish::writes::json;
 pub(super) struct Branch {
     /// Numbers of the versions that are copied.
     pub numbers: Vec<u64>,
-    /// The names of older versions, without those of the branch.
-    pub lineage: Option<Op>,
+    /// What goes with the head: the names of older versions, without those of the branch, and
+    /// where it parted.
+    pub with_head: Vec<Op>,
     /// Holds while no sweep of leaves has begun.
     pub sweep: Option<Compare>,
 }
@@ -36,22 +38,47 @@ impl Branch {
     }
 }
 
+/// Where what is here leaves a line.
+pub(super) enum Parting {
+    /// Where the openings of the line tell.
+    Opening,
+    /// After this version, as the region in which the line is in force has said; before all that
+    /// is kept here, where it knows none of it. Of an epoch that names two branches the openings
+    /// tell nothing.
+    After(Option<Position>),
+}
+
 impl Local {
     /// Copies what does not lie on the line, and goes back to the newest version that does; to
     /// none where that is not kept any more. The store's head is not moved by this.
     pub(super) async fn leave_branch(
         mut self,
         store: &dyn Store,
-        line: &Home,
+        (line, parting): (&Home, &Parting),
         guard: &Guard,
     ) -> Result<Self, ApplyError> {
         let sweep = self.sweep(store).await?;
         let records = self.records(store).await?;
-        let is_aside = |record: &&VersionRecord| lies(line, &record.head) == Lies::Aside;
+        let last = match parting {
+            Parting::Opening => None,
+            Parting::After(last) => Some(last.as_ref().map_or(0, |last| last.n)),
+        };
+        let is_aside = |record: &&VersionRecord| {
+            let is_after = last.is_some_and(|last| record.head.n > last);
+            is_after || lies(line, &record.head) == Lies::Aside
+        };
         let branch: Vec<&VersionRecord> = records.iter().filter(is_aside).collect();
         self.copy(store, &branch, guard).await?;
         let base = self.config.as_ref().and_then(|config| {
-            let base = newest_on(line, &config.head, &records);
+            let base = match parting {
+                Parting::Opening => newest_on(line, &config.head, &records),
+                Parting::After(last) => {
+                    let is_last = |record: &&VersionRecord| {
+                        last.as_ref() == Some(&Position::from(&record.head))
+                    };
+                    records.iter().find(is_last)
+                }
+            };
             base.map(|base| (base.head.clone(), config.clone()))
         });
         tracing::warn!(
@@ -59,10 +86,15 @@ impl Local {
             "{} versions of {} that were made on another branch are set aside; in force is what \
              region {} made", branch.len(), self.org, line.region
         );
-        let from = base.as_ref().map_or(0, |(base, _)| base.n);
+        let from = base.as_ref().map_or(last.unwrap_or(0), |(base, _)| base.n);
+        let parted = self.config.as_ref().zip(last).map(|(config, last)| {
+            let key = keys::parted(self.org, &config.head.epoch);
+            Op::put(key, last.to_string())
+        });
+        let lineage = lineage_until(store, self.org, from).await?;
         self.branch = Branch {
             numbers: branch.iter().map(|record| record.head.n).collect(),
-            lineage: lineage_until(store, self.org, from).await?,
+            with_head: lineage.into_iter().chain(parted).collect(),
             sweep: Some(sweep),
         };
         self.config = match base {
@@ -111,8 +143,8 @@ impl Local {
         guard: &Guard,
     ) -> Result<(), ApplyError> {
         let put = |record: &&VersionRecord| {
-            let Head { epoch, n, .. } = &record.head;
-            Op::put(keys::aside(self.org, epoch, *n), json(*record))
+            let Head { epoch, n, hash, .. } = &record.head;
+            Op::put(keys::aside(self.org, epoch, (*n, hash)), json(*record))
         };
         for ops in chunks(branch.iter().map(put).collect()) {
             let txn = Txn {
@@ -171,13 +203,9 @@ fn newest_on<'r>(
 
 /// The names of older versions up to a number, if there are some beyond it.
 async fn lineage_until(store: &dyn Store, org: OrgId, n: u64) -> Result<Option<Op>, StoreError> {
-    let key = keys::lineage(org);
-    let found = store.get(&key).await?.value;
-    let lineage = found.and_then(|pair| serde_json::from_slice::<Lineage>(&pair.value).ok());
-    Ok(lineage.and_then(|mut lineage| {
-        let shorter = lineage.truncate(n);
-        shorter.then(|| Op::put(key, json(&lineage)))
-    }))
+    let mut lineage = ancestry::lineage(store, org).await?;
+    let shorter = lineage.truncate(n);
+    Ok(shorter.then(|| Op::put(keys::lineage(org), json(&lineage))))
 }
 
 #[cfg(test)]

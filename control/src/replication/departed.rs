@@ -1,5 +1,5 @@
 //! Organisations that are here and are no more: deleted at home, or created on a branch that is not
-//! in force.
+//! in force, in this region or in one that it followed.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use proto::id::OrgId;
 use proto::keys;
 use proto::object::ObjectId;
 use proto::store::load;
-use proto::tree::SYSTEM_ORG;
+use proto::tree::{SYSTEM_ORG, VersionRecord};
 use proto::wire::replication::Moved;
 use tracing::{info, warn};
 
@@ -93,11 +93,55 @@ impl Replication {
             return Ok(());
         }
         let local = Local::read(&*self.store, org, None).await?;
-        local.delete(&*self.store, guard).await?;
+        if self.was_created_aside(org).await? {
+            local.leave(&*self.store, guard).await?;
+            warn!(%org, "{org} was created on another branch and is set aside");
+        } else {
+            local.delete(&*self.store, guard).await?;
+            self.publisher.sweep_one(org).await;
+            info!(%org, "{org} was deleted at home, and here");
+        }
         keep_waiting(false);
-        self.publisher.sweep_one(org).await;
-        info!(%org, "{org} was deleted at home, and here");
         Ok(())
+    }
+
+    /// Whether an organisation was created by a version of `system` that is set aside here: home
+    /// has not deleted it, it never had it.
+    async fn was_created_aside(&self, org: OrgId) -> Result<bool, Broken> {
+        let aside = self.publisher.aside().await.map_err(ApplyError::from)?;
+        let aside = aside.into_iter().filter(|(of, _)| *of == SYSTEM_ORG);
+        let aside: Vec<VersionRecord> = aside.map(|(_, record)| record).collect();
+        let org = ObjectId::Org(org);
+        let changes =
+            |record: &&VersionRecord| record.changed.contains(&org) || !record.names_all_changed();
+        for record in aside.iter().filter(changes) {
+            let parent = record.head.parent;
+            let parent = aside.iter().find(|other| Some(other.head.hash) == parent);
+            let parent = match parent {
+                Some(parent) => Some(parent.clone()),
+                None => {
+                    let n = record.head.n.saturating_sub(1);
+                    let kept = self.publisher.version(SYSTEM_ORG, n).await;
+                    let kept = kept.map_err(ApplyError::from)?.map(|kept| kept.record);
+                    kept.filter(|kept| Some(kept.head.hash) == record.head.parent)
+                }
+            };
+            let was_there = match parent {
+                Some(parent) => self.names(&parent, &org).await?,
+                None => false,
+            };
+            if !was_there && self.names(record, &org).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a version of `system` names an organisation, as far as it can be read still.
+    async fn names(&self, record: &VersionRecord, org: &ObjectId) -> Result<bool, Broken> {
+        let version = self.publisher.at(SYSTEM_ORG, record).await;
+        let version = version.map_err(ApplyError::from)?;
+        Ok(version.objects.contains_key(org))
     }
 
     /// Organisations whose home is this region, where `system` has another one.
@@ -152,7 +196,7 @@ impl Replication {
     }
 
     /// The organisations that `system` names here.
-    async fn named(&self) -> Result<Option<BTreeSet<OrgId>>, Broken> {
+    pub(super) async fn named(&self) -> Result<Option<BTreeSet<OrgId>>, Broken> {
         let system = Local::read(&*self.store, SYSTEM_ORG, None).await?;
         let named = |id: &ObjectId| match id {
             ObjectId::Org(org) => Some(*org),

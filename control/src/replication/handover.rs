@@ -148,6 +148,7 @@ impl Replication {
             return Err(HandOverError::Nothing);
         }
         self.refuse_lag(peer, &standing, &orgs)?;
+        self.refuse_diverged(peer, &standing, &orgs).await?;
         self.refuse_strict(to, &orgs)?;
         let mut so_far = SoFar::default();
         // Again, for what was created meanwhile: once `system` is sealed nothing is.
@@ -247,6 +248,32 @@ impl Replication {
                 let why = format!("of {org} it has version {there} of {here}");
                 return Err(HandOverError::Unfit { region, why });
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses a region that could not open what is sealed for it: it has another history.
+    async fn refuse_diverged(
+        &self,
+        peer: &Peer,
+        standing: &Standing,
+        orgs: &[OrgId],
+    ) -> Result<(), HandOverError> {
+        for org in orgs {
+            let Some(moved) = standing.get(org) else {
+                continue;
+            };
+            let diverged = self.leaves_out(*org, &moved.position).await;
+            let (own, region) = (&self.regions.own, peer.name.clone());
+            let why = match diverged {
+                Ok(false) => continue,
+                Ok(true) => format!(
+                    "its history of {org} is not that of region {own}: decide first whose counts, \
+                     by `requestrocket regions promote {region} --diverged`, or the same with {own}"
+                ),
+                Err(error) => error.to_string(),
+            };
+            return Err(HandOverError::Unfit { region, why });
         }
         Ok(())
     }

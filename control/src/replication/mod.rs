@@ -9,22 +9,26 @@
 //! of the region that made it (`verify`), on the same compare on the local head that a publish
 //! makes, or says why it does not (`apply_error`); `departed` are organisations that are no more,
 //! `resealed` the secrets that nodes of other regions sealed for this one later; `narrowing` tells
-//! what is not to be kept here any more, `aside` leaves a branch that is not in force. `takeover`
-//! learns which region is home and opens what was handed over to this one, once it has what other
-//! regions keep alone (`completing`); `facts` brings home what was revoked elsewhere; `shares`
-//! moves what regions have of limits that they share (`shared_index` finds these); `handover` and
-//! `promotion` are what a person asks for. One control plane of a region follows, who has the place
-//! for it. Nothing is remembered between attempts but what the local store holds, and since when a
-//! share is on its way, so that a cut at any point costs only what was under way.
+//! what is not to be kept here any more, `aside` leaves a branch that is not in force, `diverged`
+//! is what a person decides where the same numbers name two branches. `takeover` learns which
+//! region is home and opens what was handed over to this one, once it has what other regions keep
+//! alone (`completing`); `facts` brings home what was revoked elsewhere; `shares` moves what
+//! regions have of limits that they share (`shared_index` finds these); `handover` and `promotion`
+//! are what a person asks for, `asking` asks all regions before. One control plane of a region
+//! follows, who has the place for it. Nothing is remembered between attempts but what the local
+//! store holds, and since when a share is on its way, so that a cut at any point costs only what
+//! was under way.
 
 mod apply;
 mod apply_error;
 mod aside;
+mod asking;
 pub mod clocks;
 mod completing;
 mod connection;
 mod content;
 mod departed;
+mod diverged;
 mod facts;
 mod follower;
 mod handover;

@@ -74,7 +74,13 @@ impl Replication {
         moved: Moved,
     ) -> Result<Option<Position>, Broken> {
         let line = match self.judge(connection, guard, &moved).await? {
-            Step::Pass => return self.take_facts(connection, &moved).await,
+            Step::Pass => {
+                // What differs from a region that is not home waits for nobody.
+                let (peer, org) = (connection.peer(), moved.org);
+                self.status
+                    .follow(peer, |of| drop(of.diverged.remove(&org)));
+                return self.take_facts(connection, &moved).await;
+            }
             Step::Follow(line) => line,
             Step::TakeOver(line) => {
                 self.take_over(connection, guard, &moved, &line).await?;
@@ -99,9 +105,7 @@ impl Replication {
         };
         let stored = match self.has(moved) {
             true => {
-                let peer = connection.peer();
-                self.status
-                    .follow(peer, |of| drop(of.diverged.remove(&org)));
+                self.status.agrees(org);
                 Some(moved.position.clone())
             }
             false => self.sync(connection, guard, org, line).await?,

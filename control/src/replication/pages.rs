@@ -6,6 +6,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::object::StoredCredential;
+use proto::store::ancestry;
 use proto::store::load::{self, LoadError};
 use proto::tree::{self, Hash, OrgConfig, Root, VersionRecord, is_kept_in};
 use proto::wire::replication::{Answer, Position, SEALED_MAX, SealedPart, VersionParts, Versions};
@@ -35,9 +36,12 @@ impl Session<'_> {
     ) -> Result<Steps, SourceError> {
         let org = newest.org;
         let Some((_, base)) = self.record(org, after.n).await? else {
-            // What is ahead of this store never came from it.
-            let ahead = after.n > newest.head.n;
-            return Ok(if ahead { Steps::Fork } else { Steps::Gap });
+            // What is ahead of this store never came from it, nor what had another name in it.
+            let is_fork = after.n > newest.head.n || {
+                let lineage = ancestry::lineage(&*self.source.store, org).await?;
+                lineage.names_another(after.n, &after.hash)
+            };
+            return Ok(if is_fork { Steps::Fork } else { Steps::Gap });
         };
         if base.head.hash != after.hash {
             return Ok(Steps::Fork);

@@ -8,26 +8,21 @@
 //! What other regions keep alone is copied first. Where no region that answers has it, this one is
 //! not made home: it would lose it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use futures_util::future::join_all;
 use proto::home::{Home, Lies, Seal};
 use proto::id::OrgId;
 use proto::version::Epoch;
 use proto::wire::replication::Position;
 
 use super::apply::{ApplyError, Local};
-use super::connection::Connection;
-use super::takeover::{Standing, ask_home, standing};
+use super::asking::{Asked, counters};
+use super::takeover::ask_home;
 use super::{Broken, Replication};
 use crate::publish::homes;
-use crate::regions::Peer;
 
-/// Longest wait for one region.
-const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Tries at an organisation that moves meanwhile.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
 
 /// What a promotion led to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +34,22 @@ pub struct Promotion {
     pub left: Vec<(OrgId, String)>,
     /// Regions that did not answer: what only they have is not in what counts now.
     pub not_asked: Vec<String>,
+}
+
+impl Promotion {
+    /// The same, where anything was promoted; else why not, which is `nothing` where nothing stood
+    /// against it.
+    pub(super) fn unless_nothing(self, nothing: PromoteError) -> Result<Self, PromoteError> {
+        if !self.promoted.is_empty() {
+            return Ok(self);
+        }
+        let left = self.left.into_iter().map(|(_, why)| why);
+        let left: Vec<String> = left.collect();
+        Err(match left.is_empty() {
+            true => nothing,
+            false => PromoteError::Left(left),
+        })
+    }
 }
 
 /// One of them.
@@ -73,6 +84,12 @@ pub enum PromoteError {
         "every organisation has a home that answers ({}): hand over instead", .0.join(", ")
     )]
     Homed(Vec<String>),
+    /// No region that answers has another history of anything.
+    #[error(
+        "of no organisation does a region that answers have another history than its home; where \
+         home does not answer, promote without `--diverged`"
+    )]
+    Agreed,
     /// No organisation can have its home here.
     #[error("{}", .0.join("; "))]
     Left(Vec<String>),
@@ -87,13 +104,6 @@ impl From<Broken> for PromoteError {
     }
 }
 
-/// A region that was asked.
-struct Asked<'p> {
-    peer: &'p Peer,
-    connection: Connection,
-    standing: Standing,
-}
-
 /// Where the branch that counts is to be had.
 struct Best {
     /// Which of the regions that were asked; none for this one.
@@ -102,65 +112,13 @@ struct Best {
 }
 
 impl Replication {
-    /// A connection to whichever of a region's control planes answers first in the list.
-    pub(super) async fn reach(&self, peer: &Peer) -> Result<Connection, Broken> {
-        let mut failed = Broken::Protocol;
-        for at in 0..peer.replication.len() {
-            match tokio::time::timeout(ANSWER_MAX, self.connect(peer, at)).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => failed = error,
-                Err(elapsed) => failed = Broken::Link(elapsed.into()),
-            }
-        }
-        Err(failed)
-    }
-
     /// Makes this region home to every organisation whose home does not answer.
     ///
     /// # Errors
     /// [`PromoteError`]; what was promoted before it stays so, and a second call does the rest.
     pub async fn promote(&self, force: bool) -> Result<Promotion, PromoteError> {
-        self.status.ask_again();
-        let peers = &self.regions.peers;
-        let asked = join_all(peers.iter().map(|peer| self.ask(peer))).await;
-        let mut asked: Vec<Asked<'_>> = asked.into_iter().flatten().collect();
-        let names: BTreeSet<&str> = asked.iter().map(|asked| asked.peer.name.as_str()).collect();
-        let not_asked: Vec<String> = peers
-            .iter()
-            .filter(|peer| !names.contains(peer.name.as_str()))
-            .map(|peer| peer.name.clone())
-            .collect();
-        let all = peers.len() + 1;
-        if !force && (asked.len() + 1) * 2 <= all {
-            return Err(PromoteError::NoMajority {
-                asked: asked.len() + 1,
-                all,
-                not_asked,
-            });
-        }
+        let (mut asked, not_asked) = self.ask_all(force).await?;
         self.promote_with(&mut asked, not_asked, force).await
-    }
-
-    async fn ask<'p>(&self, peer: &'p Peer) -> Option<Asked<'p>> {
-        let asking = async {
-            let connection = self.reach(peer).await?;
-            let standing = standing(&connection).await?;
-            // Its store answers too, or it is as good as gone.
-            ask_home(&connection, proto::tree::SYSTEM_ORG).await?;
-            Ok::<_, Broken>(Asked {
-                peer,
-                connection,
-                standing,
-            })
-        };
-        match tokio::time::timeout(ANSWER_MAX * 2, asking).await {
-            Ok(Ok(asked)) => Some(asked),
-            Ok(Err(error)) => {
-                tracing::warn!("region {} cannot be asked: {error}", peer.name);
-                None
-            }
-            Err(_) => None,
-        }
     }
 
     async fn promote_with(
@@ -176,9 +134,8 @@ impl Replication {
                 .flat_map(|asked| asked.standing.keys().copied()),
         );
         let mut promotion = Promotion {
-            promoted: Vec::new(),
-            left: Vec::new(),
             not_asked,
+            ..Promotion::default()
         };
         let mut homed = BTreeSet::new();
         // In the order of the ids `system` comes first: it names the others.
@@ -201,15 +158,7 @@ impl Replication {
                 }
             }
         }
-        if !promotion.promoted.is_empty() {
-            return Ok(promotion);
-        }
-        let left = promotion.left.into_iter();
-        let left: Vec<String> = left.map(|(_, why)| why).collect();
-        match left.is_empty() {
-            true => Err(PromoteError::Homed(homed.into_iter().collect())),
-            false => Err(PromoteError::Left(left)),
-        }
+        promotion.unless_nothing(PromoteError::Homed(homed.into_iter().collect()))
     }
 
     /// The region that is home by the highest fact anybody knows, if versions can be made there.
@@ -330,6 +279,7 @@ impl Replication {
                 let fact = (org, told.clone());
                 let known = self.adopt(connection.peer(), Vec::new(), fact).await?;
                 let line = known.unwrap_or(told);
+                let mut from = source.peer.name.clone();
                 match self.sync(connection, &None, org, &line).await {
                     // What nobody can show to have made is no branch that could count.
                     Err(Broken::Apply(error @ ApplyError::Unverified { .. })) => {
@@ -338,9 +288,14 @@ impl Replication {
                         source.standing.remove(&org);
                         return Err(ApplyError::Moved(org).into());
                     }
-                    synced => drop(synced?),
+                    // Of two histories of one epoch that of the promoted region counts.
+                    synced => {
+                        if synced?.is_none() {
+                            from.clone_from(&self.regions.own);
+                        }
+                    }
                 }
-                (line, source.peer.name.clone())
+                (line, from)
             }
         };
         let answering = asked.iter().map(|asked| &asked.connection);
@@ -371,18 +326,6 @@ fn best(own: Option<Position>, others: &[Option<Position>]) -> Option<Best> {
         }
     }
     best
-}
-
-/// The counters of every epoch that anybody knows of an organisation.
-fn counters(org: OrgId, local: Option<&Home>, asked: &[Asked<'_>]) -> Vec<u64> {
-    let moved = asked.iter().filter_map(|asked| asked.standing.get(&org));
-    let told = moved.flat_map(|moved| {
-        let home = moved.home.as_ref().map(|home| home.epoch.counter);
-        home.into_iter().chain([moved.position.epoch.counter])
-    });
-    let local = local.map(|home| home.epoch.counter);
-    let known: BTreeMap<u64, ()> = told.chain(local).map(|counter| (counter, ())).collect();
-    known.into_keys().collect()
 }
 
 #[cfg(test)]

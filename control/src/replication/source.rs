@@ -228,6 +228,9 @@ impl Session<'_> {
 
     /// Keeps what the follower has stored where every control plane of this region reads it.
     async fn keep(&self, applied: &[(OrgId, Position)]) -> Result<(), SourceError> {
+        for (org, _) in applied {
+            self.source.status.forks(&self.region, *org, false);
+        }
         let key = |org: &OrgId| keys::replicated(&self.region, *org);
         // A key once in a transaction: of what is told twice the last.
         let applied: BTreeMap<OrgId, &Position> = applied
@@ -309,9 +312,12 @@ impl Session<'_> {
             },
             Steps::Fork => {
                 let newest = Position::from(&newest.head);
+                let waits = after.is_some_and(|after| newest.epoch <= after.epoch);
+                self.source.status.forks(&self.region, org, waits);
                 return Ok(Answer::Fork { newest });
             }
         };
+        self.source.status.forks(&self.region, org, false);
         if !versions.more {
             let with_versions = !versions.versions.is_empty();
             let mut all = locked(&self.told);

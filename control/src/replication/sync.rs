@@ -6,9 +6,9 @@ use proto::home::{Home, Lies};
 use proto::id::OrgId;
 use proto::store::{LeaseId, StoreError};
 use proto::wire::replication::{Answer, Position};
-use tracing::warn;
 
 use super::apply::{ApplyError, Guard, Local, Stored};
+use super::aside::Parting;
 use super::connection::Connection;
 use super::verify::{self, Given};
 use super::{Broken, Replication};
@@ -32,32 +32,14 @@ impl Replication {
                 let state = world.orgs.get(&org);
                 state.map(|state| state.config.clone())
             });
-            let mut local = Local::read(&**store, org, seen).await?;
+            let local = Local::read(&**store, org, seen).await?;
             local.refuse_higher(line)?;
-            let mut after = local.position();
-            if after
-                .as_ref()
-                .is_some_and(|at| line.lies(at) == Lies::Aside)
-            {
-                local = local.leave_branch(&**store, line, guard).await?;
-                after = local.position();
-            }
-            let ask = verify::ask(connection.protocol(), org, after.clone());
-            let answer = connection.ask(&ask, Duration::ZERO).await?;
-            let given = match answered(answer)? {
+            let (local, answered) = self.ask_after(connection, guard, (line, local)).await?;
+            let given = match answered {
                 Answered::With(given) => given,
                 Answered::Fork(newest) => {
-                    let here = after.unwrap_or_else(|| newest.clone());
-                    status.follow(&peer, |of| {
-                        if of.diverged.insert(org, here).is_none() {
-                            let Position { n, hash, .. } = newest;
-                            warn!(
-                                %org,
-                                "the history of {org} here is not that of region {peer}, whose \
-                                 newest version is {n} ({hash}); nothing of it is taken"
-                            );
-                        }
-                    });
+                    let here = local.position().unwrap_or_else(|| newest.clone());
+                    self.diverged(&peer, org, (here, newest));
                     return Ok(None);
                 }
                 // Deleted since; the next news says so.
@@ -69,8 +51,8 @@ impl Replication {
             let regions = (connection, &*self.regions);
             let stored = local.store((store, lease), regions, (guard, line), given);
             let stored = self.unless_forgotten(stored.await).await?;
+            status.agrees(org);
             status.follow(&peer, |of| {
-                of.diverged.remove(&org);
                 of.applied += stored.count;
                 let behind = of.behind.entry(org).or_default();
                 *behind = behind.saturating_sub(stored.count);
@@ -82,6 +64,41 @@ impl Replication {
                 return Ok(position);
             }
             newest = config;
+        }
+    }
+
+    /// Asks for what follows the version here. What lies here on another branch than the line is
+    /// left; also where only the region that is asked can tell, since a store that went back has
+    /// given numbers of one epoch to two branches, and a higher epoch has been opened since.
+    async fn ask_after(
+        &self,
+        connection: &Connection,
+        guard: &Guard,
+        (line, mut local): (&Home, Local),
+    ) -> Result<(Local, Answered), Broken> {
+        let store = &*self.store;
+        let ask = async |local: &Local| {
+            let ask = verify::ask(connection.protocol(), local.org, local.position());
+            answered(connection.ask(&ask, Duration::ZERO).await?)
+        };
+        let is_aside = |at: Position| line.lies(&at) == Lies::Aside;
+        if local.position().is_some_and(is_aside) {
+            let parting = (line, &Parting::Opening);
+            local = local.leave_branch(store, parting, guard).await?;
+        }
+        let answered = ask(&local).await?;
+        let (Answered::Fork(newest), Some(here)) = (&answered, local.position()) else {
+            return Ok((local, answered));
+        };
+        if newest.epoch <= here.epoch {
+            return Ok((local, answered));
+        }
+        let common = self.common(connection.peer(), local.org, here.n).await?;
+        let parting = (line, &Parting::After(common));
+        local = local.leave_branch(store, parting, guard).await?;
+        match ask(&local).await? {
+            Answered::Fork(_) => Err(ApplyError::Moved(local.org).into()),
+            answered => Ok((local, answered)),
         }
     }
 

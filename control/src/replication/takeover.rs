@@ -105,7 +105,8 @@ impl Replication {
             warn!(
                 %org,
                 "region {} knows {own} as home of {org} since epoch {}, and the store here does \
-                 not: it was restored or wiped. Promote a region that has the newest versions",
+                 not: it was restored or wiped. Let the history of a region count that has the \
+                 newest versions: `requestrocket regions promote REGION --diverged`",
                 peer, told.epoch.counter
             );
             return Ok(None);

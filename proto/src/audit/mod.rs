@@ -107,6 +107,9 @@ pub enum Act {
         region: String,
         /// Whether without a majority of the regions.
         force: bool,
+        /// Instead, whether to what another region has a different history of.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        diverged: bool,
     },
     /// Another region was to become home, as planned.
     HandOverDecided {

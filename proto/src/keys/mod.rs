@@ -5,6 +5,7 @@
 //! hashed or checked before it becomes a part.
 
 mod audit;
+mod branch;
 mod live;
 
 use std::str::FromStr;
@@ -13,10 +14,10 @@ use sha2::{Digest, Sha256};
 
 use self::audit::AUDIT;
 pub use self::audit::{audit, audit_entry, audit_head, parse_audit_entry};
+pub use self::branch::{ASIDE, PARTED, aside, aside_of, parse_aside, parted};
 pub use self::live::Live;
 use crate::id::{CredentialId, MeterId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
-use crate::version::Epoch;
 
 /// Everything that a node watches: heads, deltas, retired facts, the beat.
 pub const LIVE: &str = "live/";
@@ -138,9 +139,9 @@ pub fn kept_from(org: OrgId) -> String {
 /// All keys of [`kept_from`].
 pub const KEPT_FROM: &str = "kept-from/";
 
-/// Leaves and roots, records of versions and their signatures, sealed secrets and audit entries of
-/// all organisations: what comes behind these is an organisation and a slash.
-pub const OF_ORGS: [&str; 10] = [
+/// Leaves and roots, records of versions and their signatures, sealed secrets, audit entries and
+/// the like of all organisations: what comes behind these is an organisation and a slash.
+pub const OF_ORGS: [&str; 11] = [
     "leaf/",
     "versions/",
     "signatures/",
@@ -150,6 +151,7 @@ pub const OF_ORGS: [&str; 10] = [
     "tokens/",
     SHARES,
     "grants/",
+    PARTED,
     AUDIT,
 ];
 
@@ -358,26 +360,6 @@ pub fn parse_home(key: &str) -> Option<OrgId> {
     key.strip_prefix(HOMES)?.parse().ok()
 }
 
-/// A version that was made on a branch which is not in force.
-pub fn aside(org: OrgId, epoch: &Epoch, n: u64) -> String {
-    let Epoch { counter, region } = epoch;
-    format!("{ASIDE}{org}/{counter:020}.{region}/{n:020}")
-}
-
-/// All keys of [`aside`] of an organisation.
-pub fn aside_of(org: OrgId) -> String {
-    format!("{ASIDE}{org}/")
-}
-
-/// All keys of [`aside`].
-pub const ASIDE: &str = "aside/";
-
-/// The organisation that a key of [`aside`] names.
-pub fn parse_aside(key: &str) -> Option<OrgId> {
-    let (org, _) = key.strip_prefix(ASIDE)?.split_once('/')?;
-    org.parse().ok()
-}
-
 /// What a region that follows has stored of an organisation, as it told home.
 pub fn replicated(region: &str, org: OrgId) -> String {
     format!("replication/{region}/{org}")
@@ -399,6 +381,7 @@ pub const REPLICATION: &str = "replication";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::Epoch;
 
     #[test]
     fn live_keys_and_back() {
@@ -446,8 +429,11 @@ mod tests {
             counter: 3,
             region: "eu".into(),
         };
-        let set_aside = aside(org, &epoch, 9);
-        assert!(set_aside.starts_with(&aside_of(org)) && set_aside < aside(org, &epoch, 10));
+        let set_aside = aside(org, &epoch, (9, &hash));
+        assert!(set_aside.starts_with(&aside_of(org)));
+        assert!(set_aside < aside(org, &epoch, (10, &hash)));
+        assert_ne!(set_aside, aside(org, &epoch, (9, &Hash::of(b"y"))));
+        assert!(parted(org, &epoch).starts_with(&format!("{PARTED}{org}/")));
         assert_eq!(parse_aside(&set_aside), Some(org));
         let credential = CredentialId::from_bits(2);
         let sealed = secret(org, credential, "abc", "eu");

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Head;
+use super::{Hash, Head};
 
 /// Most versions that are listed: at 30 bytes each they stay far below a value's largest size.
 const VERSIONS_MAX: usize = 2_000;
@@ -35,7 +35,7 @@ impl Lineage {
     /// Adds versions, and forgets the oldest beyond the bound.
     pub fn extend<'a>(&mut self, heads: impl Iterator<Item = &'a Head>) {
         self.versions
-            .extend(heads.map(|head| (head.n, short(head))));
+            .extend(heads.map(|head| (head.n, short(&head.hash))));
         self.versions.sort_unstable();
         self.versions.dedup_by_key(|(n, _)| *n);
         let excess = self.versions.len().saturating_sub(VERSIONS_MAX);
@@ -49,32 +49,35 @@ impl Lineage {
         self.versions.len() < before
     }
 
-    /// Whether the history that this lists a part of holds a version.
-    pub fn holds(&self, head: &Head) -> Ancestry {
+    /// Whether the history that this lists a part of holds a version, by its number and hash.
+    pub fn holds(&self, n: u64, hash: &Hash) -> Ancestry {
         let oldest = self.versions.first().map(|(n, _)| *n);
-        match self.versions.binary_search_by_key(&head.n, |(n, _)| *n) {
-            Ok(at)
-                if self
-                    .versions
-                    .get(at)
-                    .is_some_and(|(_, hash)| *hash == short(head)) =>
-            {
-                Ancestry::Descends
-            }
-            Err(_) if oldest.is_some_and(|oldest| head.n < oldest) => Ancestry::Forgotten,
-            Ok(_) | Err(_) => Ancestry::Broken,
+        match self.named(n) {
+            Some(name) if name == short(hash) => Ancestry::Descends,
+            None if oldest.is_some_and(|oldest| n < oldest) => Ancestry::Forgotten,
+            Some(_) | None => Ancestry::Broken,
         }
+    }
+
+    /// Whether it lists another version of this number. A number that it leaves out may be one that
+    /// its store has never had.
+    pub fn names_another(&self, n: u64, hash: &Hash) -> bool {
+        self.named(n).is_some_and(|name| name != short(hash))
+    }
+
+    fn named(&self, n: u64) -> Option<&str> {
+        let at = self.versions.binary_search_by_key(&n, |(n, _)| *n).ok()?;
+        self.versions.get(at).map(|(_, name)| name.as_str())
     }
 }
 
-fn short(head: &Head) -> String {
-    head.hash.to_string().chars().take(HASH_CHARS).collect()
+fn short(hash: &Hash) -> String {
+    hash.to_string().chars().take(HASH_CHARS).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::Hash;
     use crate::version::Epoch;
 
     fn head(n: u64, content: &str) -> Head {
@@ -104,12 +107,18 @@ mod tests {
             (head(8, "eight"), Ancestry::Broken),
             (head(4, "four"), Ancestry::Forgotten),
         ] {
-            assert_eq!(lineage.holds(&asked), expected, "{}", asked.n);
+            let found = lineage.holds(asked.n, &asked.hash);
+            assert_eq!(found, expected, "{}", asked.n);
+            let is_another = (asked.n, expected) == (7, Ancestry::Broken);
+            let found = lineage.names_another(asked.n, &asked.hash);
+            assert_eq!(found, is_another, "{}", asked.n);
         }
         assert!(lineage.truncate(6) && !lineage.truncate(6));
-        assert_eq!(lineage.holds(&head(7, "seven")), Ancestry::Broken);
+        let seven = Hash::of(b"seven");
+        assert_eq!(lineage.holds(7, &seven), Ancestry::Broken);
+        assert!(!lineage.names_another(7, &Hash::of(b"another")));
         let empty = Lineage::default();
-        assert_eq!(empty.holds(&head(1, "one")), Ancestry::Broken);
+        assert_eq!(empty.holds(1, &seven), Ancestry::Broken);
     }
 
     #[test]
@@ -121,9 +130,14 @@ mod tests {
         }
         lineage.extend(heads.iter().skip(2_400));
         assert_eq!(lineage.versions.len(), VERSIONS_MAX);
-        assert_eq!(lineage.holds(&heads[499]), Ancestry::Forgotten);
-        assert_eq!(lineage.holds(&heads[500]), Ancestry::Descends);
-        assert_eq!(lineage.holds(&heads[2_499]), Ancestry::Descends);
+        for (at, expected) in [
+            (499, Ancestry::Forgotten),
+            (500, Ancestry::Descends),
+            (2_499, Ancestry::Descends),
+        ] {
+            let Head { n, hash, .. } = &heads[at];
+            assert_eq!(lineage.holds(*n, hash), expected, "{n}");
+        }
         assert!(serde_json::to_vec(&lineage).unwrap().len() < 100_000);
     }
 }

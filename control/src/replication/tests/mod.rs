@@ -4,6 +4,7 @@ mod at_one_time;
 mod by_region;
 mod by_region_faults;
 mod departed;
+mod diverged;
 mod moves;
 pub(super) mod net;
 mod promoted;

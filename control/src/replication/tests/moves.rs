@@ -112,7 +112,7 @@ pub async fn aside(region: &Region) -> Vec<(OrgId, VersionRecord)> {
     parsed.collect()
 }
 
-fn numbers(aside: &[(OrgId, VersionRecord)], org: OrgId) -> Vec<u64> {
+pub fn numbers(aside: &[(OrgId, VersionRecord)], org: OrgId) -> Vec<u64> {
     let of = aside.iter().filter(|(of, _)| *of == org);
     of.map(|(_, record)| record.head.n).collect()
 }

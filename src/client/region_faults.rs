@@ -1,0 +1,44 @@
+//! What is wrong with a region, in lines below its own.
+
+use serde_json::Value;
+
+use super::clock_skew;
+use super::regions::list;
+
+/// That the clock of a region is not that of the control plane which was asked.
+pub fn skew(region: &Value) -> Option<String> {
+    clock_skew::words(region, "this control plane's").map(|skew| format!("  {skew}"))
+}
+
+/// The organisations of which a region has another history than home, and who ends that.
+pub fn diverged(region: &Value) -> Option<String> {
+    let orgs = list(&region["replication"], "diverged");
+    let orgs: Vec<&str> = orgs.iter().filter_map(Value::as_str).collect();
+    (!orgs.is_empty()).then(|| {
+        format!(
+            "  diverged from home: {}; decide whose history counts: `regions promote REGION \
+             --diverged`",
+            orgs.join(", ")
+        )
+    })
+}
+
+/// The versions that a region does not take, a line each.
+pub fn unverified(region: &Value) -> Vec<String> {
+    let line = |one: &Value| {
+        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        let (n, org, why) = (&one["version"], text("org"), text("why"));
+        format!("  version {n} of {org} is not taken: {why}")
+    };
+    list(region, "unverified").iter().map(line).collect()
+}
+
+/// The organisations that a region cannot take for another fault, a line each.
+pub fn untaken(region: &Value) -> Vec<String> {
+    let line = |one: &Value| {
+        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        let (org, why) = (text("org"), text("why"));
+        format!("  {org} is not taken, and is tried again: {why}")
+    };
+    list(region, "untaken").iter().map(line).collect()
+}
