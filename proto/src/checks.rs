@@ -125,7 +125,8 @@ const FRAMING: &[&str] = &[
 
 /// A header that configuration may set on what leaves, such as an injected credential.
 pub fn settable_header(name: &str, pointer: &str, problems: &mut Vec<Problem>) {
-    let lower = name.to_ascii_lowercase();
+    // Many servers read `_` as `-`.
+    let lower = name.to_ascii_lowercase().replace('_', "-");
     if !is_token(name) || name.len() > 256 {
         let detail = format!("`{}` is not a header name", printable(name));
         problems.push(Problem::new(pointer, "header-name", detail));
@@ -168,6 +169,23 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_frames_a_message_is_not_set_however_it_is_spelled() {
+        for (name, expected) in [
+            ("Content_Length", Some("header-reserved")),
+            ("transfer_encoding", Some("header-reserved")),
+            ("Proxy_Authorization", Some("header-reserved")),
+            ("requestrocket_x", Some("header-reserved")),
+            ("x_length", None),
+            ("x y", Some("header-name")),
+        ] {
+            let mut problems = Vec::new();
+            settable_header(name, "/name", &mut problems);
+            let found = problems.first().map(|problem| problem.code);
+            assert_eq!(found, expected, "{name}");
+        }
+    }
 
     #[test]
     fn a_printable_text_steers_nothing() {

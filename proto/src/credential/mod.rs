@@ -7,7 +7,7 @@
 mod secret;
 pub mod sending;
 
-pub use self::secret::secret_not_searched;
+pub use self::secret::{SECRET_NOT_SEARCHED, secret_not_searched};
 
 use std::collections::BTreeMap;
 
@@ -185,7 +185,7 @@ pub struct SecretState {
 #[derive(Clone, Default, Serialize, Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct SecretInput {
-    /// `api_key`.
+    /// `api_key`; in a query or path it has at most 8,192 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// `bearer` and `jwt`.
@@ -197,10 +197,11 @@ pub struct SecretInput {
     /// `basic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-    /// `custom`: name and value of headers, in order.
+    /// `custom`: name and value of headers, in order; with those of queries they have at most
+    /// 65,536 bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<NamedSecret>,
-    /// `custom`: name and value of query parameters, in order.
+    /// `custom`: name and value of query parameters, in order; they have at most 8,192 bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queries: Vec<NamedSecret>,
 }
@@ -213,6 +214,10 @@ pub struct NamedSecret {
     pub name: String,
     /// Its value: the secret.
     pub value: String,
+    /// Whether the value is none, but a constant (a region, a number of an account) that answers
+    /// may hold as well: it is not searched there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub public: bool,
 }
 
 impl std::fmt::Debug for SecretInput {
@@ -230,6 +235,11 @@ pub const GIVEN_SECRET_CHARS_MIN: usize = 24;
 pub const SEARCHED_SECRET_BYTES_MIN: usize = 12;
 /// Longest secret part, in bytes.
 pub const SECRET_BYTES_MAX: usize = 16_384;
+/// Most bytes of the names and values of a `custom` secret together: a node that uses it holds each
+/// value in every form in which a target may quote it.
+pub const CUSTOM_SECRET_BYTES_MAX: usize = 65_536;
+/// Longest secret that stands in a URL, in bytes: few servers take a longer one there.
+pub const URL_SECRET_BYTES_MAX: usize = 8_192;
 
 impl Credential {
     /// Fills what was not given and depends on other fields.

@@ -1,8 +1,8 @@
 //! What a submitted secret must be like, by type and side of its credential.
 
 use super::{
-    AuthType, Credential, CredentialKind, GIVEN_SECRET_CHARS_MIN, SEARCHED_SECRET_BYTES_MIN,
-    SECRET_BYTES_MAX, SecretInput,
+    AuthType, CUSTOM_SECRET_BYTES_MAX, Credential, CredentialKind, GIVEN_SECRET_CHARS_MIN,
+    NamedSecret, SEARCHED_SECRET_BYTES_MIN, SECRET_BYTES_MAX, SecretInput, URL_SECRET_BYTES_MAX,
 };
 use crate::checks;
 use crate::problem::Problem;
@@ -45,25 +45,19 @@ impl Credential {
 
     /// What is valid in a secret submitted for this credential and makes it less safe.
     pub fn secret_warnings(&self, secret: &SecretInput) -> Vec<Problem> {
+        let schemed = self.schemed(secret);
         if self.kind != CredentialKind::Target {
-            return Vec::new();
+            return schemed.into_iter().collect();
         }
         let lists = [("headers", &secret.headers), ("queries", &secret.queries)];
         let listed = lists.into_iter().flat_map(|(list, parts)| {
             let place = move |at: usize| format!("/secret/{list}/{at}/value");
-            let parts = parts.iter().enumerate();
+            let parts = parts.iter().enumerate().filter(|(_, part)| !part.public);
             parts.map(move |(at, part)| (place(at), part.value.as_str()))
         });
         let single = secret.fields().into_iter();
         let single = single.filter(|(field, _)| matches!(*field, "key" | "token" | "password"));
         let single = single.map(|(field, value)| (format!("/secret/{field}"), value));
-        let schemed = matches!(self.auth_type, AuthType::Bearer | AuthType::Jwt)
-            && secret.token.as_deref().is_some_and(has_scheme);
-        let schemed = schemed.then(|| {
-            let detail = "begins with `Bearer `, which is put before it once more: give what \
-                          follows alone";
-            Problem::new("/secret/token", "secret-has-scheme", detail)
-        });
         single
             .chain(listed)
             .filter(|(_, value)| value.len() < SEARCHED_SECRET_BYTES_MIN)
@@ -72,11 +66,48 @@ impl Credential {
             .collect()
     }
 
+    /// A secret that was given with the scheme before it.
+    fn schemed(&self, secret: &SecretInput) -> Option<Problem> {
+        let has = |part: &Option<String>, schemes: &[&str]| {
+            let part = part.as_deref();
+            part.is_some_and(|part| schemes.iter().any(|scheme| has_scheme(part, scheme)))
+        };
+        let (pointer, detail) = match (self.auth_type, self.kind) {
+            (AuthType::Bearer | AuthType::Jwt, kind) if has(&secret.token, &["bearer "]) => {
+                let detail = match kind {
+                    CredentialKind::Target => {
+                        "begins with `Bearer `, which is put before it once more: give what \
+                         follows alone"
+                    }
+                    CredentialKind::Proxy => {
+                        "begins with `Bearer `, which callers put before it: give what follows \
+                         alone"
+                    }
+                };
+                ("/secret/token", detail)
+            }
+            // In a query the whole value is the key.
+            (AuthType::ApiKey, CredentialKind::Proxy)
+                if self.settings.query.is_none() && has(&secret.key, &["bearer ", "token "]) =>
+            {
+                let detail = "begins with a scheme (`Bearer `, `Token `), which is left out of \
+                              what callers send: give what follows alone";
+                ("/secret/key", detail)
+            }
+            _ => return None,
+        };
+        Some(Problem::new(pointer, "secret-has-scheme", detail))
+    }
+
     fn validate_part(&self, field: &str, value: &str, problems: &mut Vec<Problem>) {
         let pointer = format!("/secret/{field}");
         let empty_allowed = field == "password" && self.kind == CredentialKind::Target;
-        if (value.is_empty() && !empty_allowed) || value.len() > SECRET_BYTES_MAX {
-            let detail = format!("must have 1 to {SECRET_BYTES_MAX} bytes");
+        let most = match self.settings.query.is_some() || self.settings.path.is_some() {
+            true => URL_SECRET_BYTES_MAX,
+            false => SECRET_BYTES_MAX,
+        };
+        if (value.is_empty() && !empty_allowed) || value.len() > most {
+            let detail = format!("must have 1 to {most} bytes here");
             problems.push(Problem::new(&pointer, "length", detail));
         }
         if !checks::is_field_value(value.as_bytes()) || value.trim() != value {
@@ -88,7 +119,8 @@ impl Credential {
             let detail = "a user name of Basic cannot hold a colon (RFC 7617 §2)";
             problems.push(Problem::new(&pointer, "colon", detail));
         }
-        let guarded = self.kind == CredentialKind::Proxy && field != "username";
+        let is_callers = self.kind == CredentialKind::Proxy;
+        let guarded = is_callers && field != "username";
         if guarded && is_weak(value) {
             let detail = format!(
                 "is easy to guess: use at least {GIVEN_SECRET_CHARS_MIN} characters of more than \
@@ -96,7 +128,7 @@ impl Credential {
             );
             problems.push(Problem::new(&pointer, "secret-too-weak", detail));
         }
-        if guarded && value.starts_with("rr_") {
+        if is_callers && value.starts_with("rr_") {
             let detail = "keys that begin with `rr_` are issued by the gateway";
             problems.push(Problem::new(&pointer, "reserved", detail));
         }
@@ -107,6 +139,18 @@ impl Credential {
         if count == 0 || count > 32 {
             let detail = "type custom needs 1 to 32 headers and queries";
             problems.push(Problem::new("/secret", "count", detail));
+        }
+        let in_url = bytes(&secret.queries);
+        if bytes(&secret.headers) + in_url > CUSTOM_SECRET_BYTES_MAX {
+            let detail =
+                format!("names and values have at most {CUSTOM_SECRET_BYTES_MAX} bytes together");
+            problems.push(Problem::new("/secret", "too-large", detail));
+        }
+        if in_url > URL_SECRET_BYTES_MAX {
+            let detail = format!(
+                "names and values of queries have at most {URL_SECRET_BYTES_MAX} bytes together"
+            );
+            problems.push(Problem::new("/secret/queries", "too-large", detail));
         }
         for (at, header) in secret.headers.iter().enumerate() {
             checks::settable_header(
@@ -164,19 +208,28 @@ impl SecretInput {
     }
 }
 
+/// The code of what is said of a part of a secret that is too short to be searched for.
+pub const SECRET_NOT_SEARCHED: &str = "secret-not-searched";
+
 /// What is said of a part of a secret that is too short to be searched for.
 pub fn secret_not_searched(pointer: String) -> Problem {
     let detail = format!(
         "is shorter than {SEARCHED_SECRET_BYTES_MIN} bytes: it is not overwritten where a \
          target's answer quotes it, since innocent text may hold it too"
     );
-    Problem::new(pointer, "secret-not-searched", detail)
+    Problem::new(pointer, SECRET_NOT_SEARCHED, detail)
 }
 
-/// Whether a token has the scheme before it.
-fn has_scheme(token: &str) -> bool {
-    let scheme = token.as_bytes().get(.."bearer ".len());
-    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
+/// Whether a secret has a scheme, with a space behind it, before it.
+fn has_scheme(secret: &str, scheme: &str) -> bool {
+    let begin = secret.as_bytes().get(..scheme.len());
+    begin.is_some_and(|begin| begin.eq_ignore_ascii_case(scheme.as_bytes()))
+}
+
+/// Bytes of names and values.
+fn bytes(parts: &[NamedSecret]) -> usize {
+    let lengths = parts.iter().map(|part| part.name.len() + part.value.len());
+    lengths.sum()
 }
 
 /// Whether a given secret is short or of one character class.

@@ -178,6 +178,59 @@ fn secrets_must_fit_the_type_and_be_strong() {
         serde_json::json!({"queries": [{"name": "key", "value": "a\u{0}"}]}),
         &["/secret/queries/0/value header-value"],
     );
+    let user = serde_json::json!({"username": "rr_shop", "password": strong});
+    check(
+        "proxy",
+        "basic",
+        user.clone(),
+        &["/secret/username reserved"],
+    );
+    check("target", "basic", user, &[]);
+    let parts = |count: usize, bytes: usize| {
+        let part = |n| serde_json::json!({"name": format!("X-{n:02}"), "value": "v".repeat(bytes)});
+        (0..count).map(part).collect::<serde_json::Value>()
+    };
+    for (list, count, bytes, expected) in [
+        ("headers", 16, 4_092, vec![]),
+        ("headers", 16, 4_093, vec!["/secret too-large"]),
+        ("headers", 4, 16_380, vec![]),
+        ("queries", 2, 4_092, vec![]),
+        ("queries", 2, 4_093, vec!["/secret/queries too-large"]),
+    ] {
+        let secret = serde_json::json!({ list: parts(count, bytes) });
+        check("target", "custom", secret, &expected);
+    }
+}
+
+#[test]
+fn a_secret_with_its_scheme_is_warned_of() {
+    let check = |kind: &str, auth_type: &str, settings: serde_json::Value, secret: &str| {
+        let credential = serde_json::json!({
+            "kind": kind, "auth_type": auth_type, "settings": settings
+        });
+        let credential: Credential = serde_json::from_value(credential).unwrap();
+        let field = if auth_type == "api_key" {
+            "key"
+        } else {
+            "token"
+        };
+        let input = serde_json::json!({ field: secret });
+        let warnings = credential.secret_warnings(&serde_json::from_value(input).unwrap());
+        let codes: Vec<&str> = warnings.iter().map(|warning| warning.code).collect();
+        assert!(matches!(codes[..], [] | ["secret-has-scheme"]), "{codes:?}");
+        !codes.is_empty()
+    };
+    let none = || serde_json::json!({});
+    let query = serde_json::json!({"query": "k"});
+    let (bearer, token) = ("Bearer a-key-0123456789", "token a-key-0123456789");
+    assert!(check("proxy", "api_key", none(), bearer));
+    assert!(check("proxy", "api_key", none(), token));
+    assert!(!check("proxy", "api_key", query, bearer));
+    assert!(!check("proxy", "api_key", none(), "Bearer-of-a-key-012345"));
+    assert!(check("proxy", "bearer", none(), bearer));
+    assert!(!check("proxy", "bearer", none(), token));
+    assert!(check("target", "bearer", none(), bearer));
+    assert!(!check("target", "api_key", none(), bearer));
 }
 
 #[test]

@@ -36,19 +36,27 @@ pub fn remove<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
     remove_where(query, |piece| is_named(piece, name))
 }
 
-/// The same without every parameter that a server may take for that name, which reads `_` as `-`
-/// or does not tell capital letters from small ones.
+/// The same without every parameter that a server may take for that name, which reads `_` as `-`,
+/// does not tell capital letters from small ones, or ends a parameter at `;` too. Of what is one
+/// parameter elsewhere only that part goes.
 pub fn remove_equivalent<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
-    let fold = |byte: &u8| match byte {
-        b'_' => b'-',
-        byte => byte.to_ascii_lowercase(),
-    };
-    remove_where(query, |piece| {
-        let found = form_decode(split_piece(piece).0);
-        !piece.is_empty()
-            && found.len() == name.len()
-            && found.iter().map(fold).eq(name.iter().map(fold))
-    })
+    let whole = remove_where(query, |piece| is_equivalent(piece, name));
+    let left = whole.as_deref().unwrap_or(query);
+    let hides = |piece: &[u8]| parts(piece).any(|part| is_equivalent(part, name));
+    if !pieces(left).any(hides) {
+        return whole;
+    }
+    let mut rest = Vec::with_capacity(left.len());
+    for (at, piece) in pieces(left).enumerate() {
+        if at > 0 {
+            rest.push(b'&');
+        }
+        let kept: Vec<&[u8]> = parts(piece)
+            .filter(|part| !is_equivalent(part, name))
+            .collect();
+        rest.extend(kept.join(&b';'));
+    }
+    Some(Cow::Owned(rest))
 }
 
 /// The query without any parameter of which `goes` says so, who sees it as it is written, name and
@@ -109,6 +117,23 @@ pub(crate) fn hex_value(digit: Option<&u8>) -> Option<u8> {
 
 fn pieces(query: &[u8]) -> impl Iterator<Item = &[u8]> {
     query.split(|byte| *byte == b'&')
+}
+
+/// What is a parameter each for a server that ends them at `;` too.
+fn parts(piece: &[u8]) -> impl Iterator<Item = &[u8]> {
+    piece.split(|byte| *byte == b';')
+}
+
+/// Whether a server may take a parameter for one of that name.
+fn is_equivalent(piece: &[u8], name: &[u8]) -> bool {
+    let fold = |byte: &u8| match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    };
+    let found = form_decode(split_piece(piece).0);
+    !piece.is_empty()
+        && found.len() == name.len()
+        && found.iter().map(fold).eq(name.iter().map(fold))
 }
 
 fn split_piece(piece: &[u8]) -> (&[u8], &[u8]) {

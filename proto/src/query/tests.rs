@@ -71,6 +71,20 @@ fn removing_a_parameter_keeps_every_other_byte() {
         let left = remove_equivalent(query.as_bytes(), b"api-key").unwrap();
         assert_eq!(&*left, b"a=1&api-keys=2", "{spelling}");
     }
+    for (query, expected) in [
+        ("a=1;api-key=2&b", "a=1&b"),
+        ("a=1;%61pi_key=2;c&API-KEY=3&b;", "a=1;c&b;"),
+        ("api-key;=2&b", "=2&b"),
+        ("api-key=1;b=2&c", "c"),
+        ("c&d;api-key", "c&d"),
+    ] {
+        let left = remove_equivalent(query.as_bytes(), b"api-key").unwrap();
+        assert_eq!(&*left, expected.as_bytes(), "{query}");
+    }
+    assert_eq!(
+        remove_equivalent(b"a=1;b=2%3Bapi-key=3&c;", b"api-key"),
+        None
+    );
     assert_eq!(remove_equivalent(b"a=1&&", b""), None);
     // Everything else stays, however it is written.
     removes(

@@ -7,7 +7,7 @@ use super::{
     Binding, DigestKey, Purpose, RegionPublicKey, SealError, Sealed, canonical_text,
     issued_is_well_formed, random_name, seal,
 };
-use crate::credential::{AuthType, Credential, CredentialKind, SecretInput};
+use crate::credential::{AuthType, Credential, CredentialKind, SECRET_NOT_SEARCHED, SecretInput};
 use crate::hosts::HostPattern;
 use crate::id::{CredentialId, OrgId};
 
@@ -198,6 +198,7 @@ impl SealedAhead {
             hint: secret.hint,
             not_searched: warnings
                 .into_iter()
+                .filter(|problem| problem.code == SECRET_NOT_SEARCHED)
                 .map(|problem| problem.pointer)
                 .collect(),
             values,

@@ -224,6 +224,7 @@ fn every_shape_has_one_text() {
         headers: vec![NamedSecret {
             name: "X-A".into(),
             value: "v".into(),
+            public: false,
         }],
         queries: vec![],
     };
