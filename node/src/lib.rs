@@ -18,6 +18,7 @@ pub mod copied_values;
 pub mod credentials;
 pub mod cut;
 pub mod decoded;
+pub mod digests;
 pub mod elsewhere;
 pub mod endpoints;
 pub mod explained;

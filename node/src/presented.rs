@@ -154,11 +154,11 @@ fn keys_of_protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     keys.filter(|key| key.starts_with(ISSUED))
 }
 
-/// The forms of a key that was accepted, where one of them stands elsewhere in the request too,
-/// whatever the field or parameter is called: a client that tags its calls with it, or sends it
-/// twice, must not hand it to the target. Of a pair (`user:password`) the password alone and the
-/// form in which Basic sends it are looked for as well, and escapes are undone. What is shorter
-/// than [`SEARCHED_SECRET_BYTES_MIN`] bytes may be a common word, and is not looked for.
+/// The forms of a key that was accepted, where one of them stands elsewhere in the request too, in
+/// the path or whatever the field or parameter is called: a client that tags its calls with it, or
+/// sends it twice, must not hand it to the target. Of a pair (`user:password`) the password alone
+/// and the form in which Basic sends it are looked for as well, and escapes are undone. What is
+/// shorter than [`SEARCHED_SECRET_BYTES_MIN`] bytes may be a common word, and is not looked for.
 pub fn copied(
     request: &Request,
     key: &[u8],
@@ -188,10 +188,18 @@ pub fn copied(
     });
     let text = request.query.as_deref().unwrap_or_default();
     let mut pieces = text.split(|byte| *byte == b'&');
+    let path = request.rest();
     let found = in_field
+        || path.len() >= shortest && holds(forms(), &path, false)
         || text.len() >= shortest
             && pieces.any(|piece| !is_parameter(piece) && holds(forms(), piece, true));
     found.then(|| forms().map(|form| form.to_vec().into()).collect())
+}
+
+/// Whether the path holds one of the forms of a key: nothing can be taken out of it.
+pub fn in_path(request: &Request, forms: &[Zeroizing<Vec<u8>>]) -> bool {
+    let forms = forms.iter().map(|form| form.as_slice());
+    holds(forms, &request.rest(), false)
 }
 
 /// Takes every field and every query parameter out of a request that holds one of the forms of a
@@ -447,6 +455,24 @@ mod tests {
         assert!(warning.contains("the field authorization and the query"));
         assert_eq!(one.query.as_deref(), Some(&b"a"[..]));
         assert_eq!(one.headers.len(), 1, "what is not the whole key stays");
+    }
+
+    #[test]
+    fn a_copy_in_the_path_is_found_and_nothing_is_taken_out_there() {
+        let key = b"rr_live_0123456789";
+        for (path, expected) in [
+            ("/botrr_live_0123456789/getMe", true),
+            ("/bot%72r_live_0123456789", true),
+            ("/botrr_live_012345678/x", false),
+        ] {
+            let one = request(&[], path);
+            let forms = copied(&one, key, false, &[]);
+            assert_eq!(forms.is_some(), expected, "{path}");
+            assert!(forms.is_none_or(|forms| in_path(&one, &forms)));
+        }
+        let one = request(&[], "/x?a=rr_live_0123456789");
+        let forms = copied(&one, key, false, &[]).expect("in the query");
+        assert!(!in_path(&one, &forms));
     }
 
     /// Whether a copy is found of a key that stands in `authorization`, where another field and

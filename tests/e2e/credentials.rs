@@ -257,6 +257,121 @@ fn an_expired_credential_is_refused_and_another_of_the_proxy_still_works() {
 }
 
 #[test]
+fn no_parameter_stands_beside_the_one_that_is_injected() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let caller = json!({"kind": "proxy", "auth_type": "api_key"});
+    let target = json!({
+        "kind": "target", "auth_type": "api_key", "hosts": [upstream.url()],
+        "settings": {"query": "key"}, "secret": {"key": "third-party-key-0001"},
+    });
+    let (path, caller) = proxy(&gateway, &upstream, caller, target);
+    let bearer = format!(
+        "Bearer {}",
+        caller["secret"]["key"].as_str().expect("a key")
+    );
+    for (query, expected) in [
+        ("a=1;key=evil", "a=1"),
+        ("key=evil&KEY=2&b=1;c=2", "b=1;c=2"),
+        ("a=1;k%65y=evil;c", "a=1;c"),
+    ] {
+        let target = format!("{path}/x?{query}");
+        let answer = get(&gateway, &target, &[("authorization", &bearer)]);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let expected = format!("/x?{expected}&key=third-party-key-0001");
+        assert_eq!(upstream.last().target(), expected);
+    }
+}
+
+#[test]
+fn an_expired_open_credential_opens_nothing() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let open = json!({"kind": "proxy", "auth_type": "none"});
+    let (path, caller) = proxy(&gateway, &upstream, open, Value::Null);
+    assert_eq!(get(&gateway, &path, &[]).status(), 200);
+    let credential = format!("/credentials/{}", caller["id"].as_str().expect("an id"));
+    gateway.patch(&credential, json!({"expires_at": "2020-01-01T00:00:00Z"}));
+    let refused = wait_for("the change", || {
+        let answer = get(&gateway, &path, &[]);
+        (answer.status() != 200).then_some(answer)
+    });
+    assert_eq!(refused.outcome(), (401, "proxy-access-denied"));
+    let id = refused.field("requestrocket-request-id").expect("an id");
+    assert_eq!(gateway.record(id)["auth_failure"], "expired");
+}
+
+#[test]
+fn a_key_that_two_credentials_share_is_valid_as_long_as_one_of_them_is() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let bearer = json!({"kind": "proxy", "auth_type": "bearer", "secret": {"token": GIVEN}});
+    let mut past = bearer.clone();
+    past["expires_at"] = "2020-01-01T00:00:00Z".into();
+    let ids = [past, bearer].map(|one| gateway.create("/credentials", one)["id"].clone());
+    let path = format!("/proxies/{}", proxy.id);
+    let fields = [("authorization", &*format!("Bearer {GIVEN}"))];
+    gateway.patch(&path, json!({"proxy_credential_ids": ids}));
+    wait_for("the second one", || {
+        (get(&gateway, &proxy.path, &fields).status() == 200).then_some(())
+    });
+    gateway.patch(&path, json!({"proxy_credential_ids": [ids[0]]}));
+    let refused = wait_for("the end of the second one", || {
+        let answer = get(&gateway, &proxy.path, &fields);
+        (answer.status() != 200).then_some(answer)
+    });
+    let id = refused.field("requestrocket-request-id").expect("an id");
+    assert_eq!(gateway.record(id)["auth_failure"], "expired");
+}
+
+#[test]
+fn a_key_of_the_other_kind_stays_for_its_overlap() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let caller = json!({"kind": "proxy", "auth_type": "bearer"});
+    let (path, caller) = proxy(&gateway, &upstream, caller, Value::Null);
+    let rotate = format!(
+        "/credentials/{}/rotate",
+        caller["id"].as_str().expect("an id")
+    );
+    let bearer = |key: &str| format!("Bearer {key}");
+    let status = |value: &str| get(&gateway, &path, &[("authorization", value)]).status();
+    let first = bearer(caller["secret"]["token"].as_str().expect("a key"));
+    assert_eq!(status(&first), 200);
+    let given = json!({"secret": {"token": GIVEN}, "overlap_ms": 86_400_000});
+    let rotated = gateway.api("POST", &rotate, Some(&given));
+    assert_eq!(rotated.status(), 200, "{}", rotated.text());
+    let second = bearer(GIVEN);
+    wait_for("the given key", || (status(&second) == 200).then_some(()));
+    assert_eq!(status(&first), 200);
+    let generated = json!({"overlap_ms": 86_400_000});
+    let rotated = gateway.api("POST", &rotate, Some(&generated)).json();
+    let third = bearer(rotated["secret"]["token"].as_str().expect("a key"));
+    wait_for("the third key", || (status(&third) == 200).then_some(()));
+    assert_eq!((status(&second), status(&first)), (200, 401));
+}
+
+#[test]
+fn a_request_whose_key_stands_in_the_path_too_is_not_sent() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let key = proxy.key.replace("rr_", "%72r_");
+    for key in [&proxy.key, &key] {
+        let refused = proxy.get(&format!("/bot{key}/getMe"));
+        assert_eq!(refused.outcome(), (400, "malformed-request"));
+        let text = refused.text();
+        assert!(text.contains("stands in its path too"), "{text}");
+        let id = refused.field("requestrocket-request-id").expect("an id");
+        let record = gateway.record(id);
+        assert!(!record.to_string().contains("_live_"), "{record}");
+        assert_eq!(record["proxy_credential_id"], proxy.proxy_credential);
+    }
+    assert!(upstream.seen().is_empty());
+}
+
+#[test]
 fn a_leaked_key_is_rotated_away_at_once() {
     let gateway = Gateway::start();
     let upstream = Upstream::json("{}");

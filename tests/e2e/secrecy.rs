@@ -97,14 +97,19 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
 
     let mut ids = Vec::new();
     let mut call = |node: &Gateway| {
-        for (path, key) in [
-            ("/ok", GIVEN_KEY),
-            ("/ok", proxy.key.as_str()),
-            ("/cut", GIVEN_KEY),
-            ("/ok", WRONG_KEY),
+        let issued = proxy.key.as_str();
+        // What has its own key in its path is refused, and has a record as well.
+        for (path, key, in_path) in [
+            ("/ok", GIVEN_KEY, issued),
+            ("/ok", GIVEN_KEY, GIVEN_KEY),
+            ("/ok", issued, "none"),
+            ("/ok", issued, issued),
+            ("/cut", GIVEN_KEY, issued),
+            ("/ok", WRONG_KEY, WRONG_KEY),
         ] {
-            let held = format!("{TARGET_SECRET}/{}/{key}", proxy.key);
-            let target = format!("{}{path}/{held}?q={QUERY_VALUE}", proxy.path);
+            let held = format!("{TARGET_SECRET}/{issued}/{key}");
+            let in_path = format!("{TARGET_SECRET}/{in_path}");
+            let target = format!("{}{path}/{in_path}?q={QUERY_VALUE}", proxy.path);
             let body = json!({"keys": format!("{} {TARGET_SECRET}", proxy.key)});
             let request = Request::new("POST", &target)
                 .field("authorization", &format!("Bearer {key}"))

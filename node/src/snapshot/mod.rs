@@ -195,9 +195,7 @@ pub struct ProxyCredential {
     pub id_text: Box<str>,
     /// Its form.
     pub auth_type: AuthType,
-    /// Whether its keys were issued by us, so that they are looked for in every place.
-    pub issued: bool,
-    /// The secrets in force.
+    /// The secrets in force: while one takes the place of another, keys of ours and given ones.
     pub secrets: Vec<ProxySecret>,
     /// The one header that holds a given key.
     pub header: HeaderName,
@@ -228,6 +226,8 @@ pub struct ProxySecret {
     pub end: End,
     /// The version that set it.
     pub generation: Arc<str>,
+    /// Whether it was issued by us, so that it is looked for in every place.
+    pub issued: bool,
 }
 
 impl ProxySecret {
@@ -239,16 +239,21 @@ impl ProxySecret {
 }
 
 impl ProxyCredential {
-    /// Whether the digest is that of one of this credential's secrets; in constant time.
-    pub fn knows(&self, digest: &[u8; 32]) -> bool {
-        self.secrets
-            .iter()
-            .fold(false, |known, secret| known | secret.is(digest))
+    /// Whether the digest is that of one of this credential's secrets, of those that we issued or
+    /// of those that were given; in constant time.
+    pub fn knows(&self, digest: &[u8; 32], issued: bool) -> bool {
+        let secrets = self.secrets.iter().filter(|secret| secret.issued == issued);
+        secrets.fold(false, |known, secret| known | secret.is(digest))
+    }
+
+    /// Whether one of its secrets was issued by us.
+    pub fn has_issued(&self) -> bool {
+        self.secrets.iter().any(|secret| secret.issued)
     }
 
     /// The given key where this credential looks for it.
     pub fn presented<'r>(&self, request: &'r Request) -> Option<(Cow<'r, [u8]>, Place)> {
-        if self.issued {
+        if self.secrets.iter().all(|secret| secret.issued) {
             return None;
         }
         let authorization = || Place::Header(http::header::AUTHORIZATION);

@@ -12,10 +12,10 @@ use proto::health::Health;
 use proto::id::CredentialId;
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::{AuthFailure, KeyHint};
-use proto::seal::{DigestKey, Purpose};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::stale::facts_are_young;
+use crate::digests::Digests;
 use crate::flow::{Caller, Exchange};
 use crate::forgotten;
 use crate::metering;
@@ -55,7 +55,7 @@ impl Stage for Authenticate {
             Some(proxy) => identify(&exchange.request, proxy, &mut digests, exchange.started_at)
                 .and_then(|caller| self.open_proxy_allows(exchange, proxy, caller)),
         };
-        for (key, _) in &digests.known {
+        for key in digests.keys() {
             forgotten::forget(&mut exchange.notes, key);
         }
         let caller = match identified {
@@ -81,6 +81,10 @@ impl Stage for Authenticate {
                 .and_then(|key| presented::copied(&exchange.request, key, is_pair, &caller.places));
             take_key_out(&mut exchange.request, &caller.places);
             if let Some(forms) = copied {
+                if presented::in_path(&exchange.request, &forms) {
+                    exchange.caller = Some(caller);
+                    return key_in_path().into();
+                }
                 let warning = presented::take_copies_out(&mut exchange.request, &forms);
                 exchange.notes.warn(warning);
             }
@@ -152,6 +156,13 @@ impl Authenticate {
     }
 }
 
+/// What becomes of a request whose key stands in its path too, which goes to the target.
+fn key_in_path() -> EarlyEnd {
+    let detail = "the key of this request stands in its path too, which goes to the target; send \
+                  it in a header alone";
+    EarlyEnd::new(Code::MalformedRequest, detail)
+}
+
 /// A `Host` without its port.
 fn host_name(host: &str) -> &str {
     match host.rsplit_once(':') {
@@ -169,74 +180,21 @@ fn assume(
     let mut credentials = proxy.credentials.iter().enumerate();
     let found = credentials.find(|(_, credential)| Some(credential.id) == assumed);
     let (index, credential) = found.ok_or(AuthFailure::NoCredential)?;
-    if credential.expires_at.is_some_and(|end| end <= now) {
+    if is_over(credential, now) {
         return Err(AuthFailure::Expired);
     }
-    Ok(Caller {
+    Ok(unproved(index, credential.id))
+}
+
+/// A caller of whom nothing is known but the credential.
+fn unproved(index: usize, credential: CredentialId) -> Caller {
+    Caller {
         index,
-        credential: credential.id,
+        credential,
         generation: None,
         places: Vec::new(),
         hint: None,
         jwt: None,
-    })
-}
-
-/// Digests that every refusal has cost: one of an issued key, and those of the few forms in which
-/// one request can present keys that users gave.
-const DIGESTS_REFUSED: usize = 8;
-/// Longest secret that is digested, in bytes; no stored one is longer.
-const SECRET_BYTES_MAX: usize = proto::credential::SECRET_BYTES_MAX * 2 + 1;
-
-/// The digests of one request's keys: each different key costs one, however many credentials it is
-/// compared with.
-pub struct Digests<'r> {
-    key: &'r DigestKey,
-    known: Vec<(Cow<'r, [u8]>, [u8; 32])>,
-    made: usize,
-    accepted: Option<[u8; 32]>,
-}
-
-impl<'r> Digests<'r> {
-    /// Of no key yet.
-    pub fn new(key: &'r DigestKey) -> Self {
-        Self {
-            key,
-            known: Vec::new(),
-            made: 0,
-            accepted: None,
-        }
-    }
-
-    /// The digest of a presented key; none where it is longer than any secret.
-    fn of(&mut self, secret: Cow<'r, [u8]>) -> Option<[u8; 32]> {
-        if secret.len() > SECRET_BYTES_MAX {
-            return None;
-        }
-        if let Some((_, digest)) = self.known.iter().find(|(known, _)| *known == secret) {
-            return Some(*digest);
-        }
-        self.made += 1;
-        let digest = self.key.digest(Purpose::ProxyCredential, &secret);
-        self.known.push((secret, digest));
-        Some(digest)
-    }
-
-    /// The key that was accepted.
-    fn accepted(&self) -> Option<&[u8]> {
-        let mut known = self.known.iter();
-        let (key, _) = known.find(|(_, digest)| Some(digest) == self.accepted.as_ref())?;
-        Some(key)
-    }
-
-    /// Makes as many more as any refusal costs, so that time does not tell a proxy that exists, or
-    /// what it expects, from one that does not.
-    fn even_out(&mut self) {
-        for _ in self.made..DIGESTS_REFUSED {
-            let digest = self.key.digest(Purpose::ProxyCredential, presented::ISSUED);
-            std::hint::black_box(digest);
-        }
-        self.made = self.made.max(DIGESTS_REFUSED);
     }
 }
 
@@ -255,17 +213,15 @@ pub fn identify<'r>(
         Issued::One(secret, places) => {
             let hint = KeyHint::of_known(&secret);
             let digest = digests.of(secret).ok_or(AuthFailure::WrongKey)?;
-            return match find(proxy, &digest, |credential| credential.issued) {
+            return match find(proxy, &digest) {
                 Some((index, credential)) => {
                     let generation = Some(judge(credential, &digest, now)?);
-                    digests.accepted = Some(digest);
+                    digests.accept(digest);
                     Ok(Caller {
-                        index,
-                        credential: credential.id,
                         generation,
                         places,
                         hint,
-                        jwt: None,
+                        ..unproved(index, credential.id)
                     })
                 }
                 None => Err(AuthFailure::WrongKey),
@@ -290,35 +246,43 @@ fn identify_given<'r>(
         };
         let asked = credential.auth_type == AuthType::Jwt && credential.metering.needs_claims();
         let jwt = asked.then(|| metering::jwt_payload(&secret)).flatten();
-        let digest = digests.of(secret).filter(|digest| credential.knows(digest));
-        let Some(digest) = digest else {
-            refusal = AuthFailure::WrongKey;
-            continue;
+        let digest = digests.of(secret);
+        let judged = match digest.filter(|digest| credential.knows(digest, false)) {
+            Some(digest) => judge(credential, &digest, now).map(|found| (found, digest)),
+            None => Err(AuthFailure::WrongKey),
         };
-        let generation = Some(judge(credential, &digest, now)?);
-        digests.accepted = Some(digest);
-        let places = vec![place];
-        return Ok(Caller {
-            index,
-            credential: credential.id,
-            generation,
-            places,
-            hint: None,
-            jwt,
-        });
+        match judged {
+            Ok((generation, digest)) => {
+                digests.accept(digest);
+                return Ok(Caller {
+                    generation: Some(generation),
+                    places: vec![place],
+                    jwt,
+                    ..unproved(index, credential.id)
+                });
+            }
+            // The next one may have the same key and be in force. That a key was one once says more
+            // than that it is none of the next credential.
+            Err(AuthFailure::WrongKey) if refusal != AuthFailure::NoCredential => {}
+            Err(found) => refusal = found,
+        }
     }
-    if refusal == AuthFailure::NoCredential {
-        let open = |credential: &&ProxyCredential| credential.auth_type == AuthType::None;
-        if let Some(index) = proxy.credentials.iter().position(|c| open(&c)) {
-            let credential = proxy.credentials[index].id;
-            return Ok(Caller {
-                index,
-                credential,
-                generation: None,
-                places: Vec::new(),
-                hint: None,
-                jwt: None,
-            });
+    match refusal {
+        AuthFailure::NoCredential => open(proxy, now),
+        refusal => Err(refusal),
+    }
+}
+
+/// The first credential in force that asks for no key.
+fn open(proxy: &CompiledProxy, now: Timestamp) -> Result<Caller, AuthFailure> {
+    let mut refusal = AuthFailure::NoCredential;
+    for (index, credential) in proxy.credentials.iter().enumerate() {
+        if credential.auth_type != AuthType::None {
+            continue;
+        }
+        match is_over(credential, now) {
+            false => return Ok(unproved(index, credential.id)),
+            true => refusal = AuthFailure::Expired,
         }
     }
     Err(refusal)
@@ -341,19 +305,21 @@ fn identify_unknown<'r>(request: &'r Request, digests: &mut Digests<'r>) {
     }
 }
 
-fn find<'p>(
-    proxy: &'p CompiledProxy,
-    digest: &[u8; 32],
-    wanted: impl Fn(&ProxyCredential) -> bool,
-) -> Option<(usize, &'p ProxyCredential)> {
+/// The credential of a key that we issued.
+fn find<'p>(proxy: &'p CompiledProxy, digest: &[u8; 32]) -> Option<(usize, &'p ProxyCredential)> {
     // At most 32 credentials, each compared in constant time: no early exit tells which matched.
     let mut found = None;
     for (index, credential) in proxy.credentials.iter().enumerate() {
-        if wanted(credential) && credential.knows(digest) {
+        if credential.knows(digest, true) {
             found = Some((index, credential));
         }
     }
     found
+}
+
+/// Whether a credential has expired.
+fn is_over(credential: &ProxyCredential, now: Timestamp) -> bool {
+    credential.expires_at.is_some_and(|end| end <= now)
 }
 
 /// Whether a recognised secret is still in force; gives the generation that set it.
@@ -362,7 +328,7 @@ fn judge(
     digest: &[u8; 32],
     now: Timestamp,
 ) -> Result<Arc<str>, AuthFailure> {
-    if credential.expires_at.is_some_and(|end| end <= now) {
+    if is_over(credential, now) {
         return Err(AuthFailure::Expired);
     }
     credential
@@ -397,48 +363,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue, Method};
-
-    /// How many digests a refusal costs that found these keys.
-    fn cost(keys: &[&str]) -> usize {
-        let key = DigestKey::generate();
-        let mut digests = Digests::new(&key);
-        for key in keys {
-            digests.of(Cow::Borrowed(key.as_bytes()));
-        }
-        digests.even_out();
-        digests.made
-    }
-
-    #[test]
-    fn every_refusal_costs_the_same() {
-        let long = "x".repeat(SECRET_BYTES_MAX + 1);
-        for keys in [
-            &[][..],
-            &["rr_live_1"],
-            &["a", "b", "a"],
-            &[&long],
-            &["a", "b", "c", "d", "e", "f", "g", "h"],
-        ] {
-            assert_eq!(cost(keys), DIGESTS_REFUSED, "{keys:?}");
-        }
-    }
-
-    #[test]
-    fn one_key_is_digested_once_and_an_endless_one_never() {
-        let key = DigestKey::generate();
-        let mut digests = Digests::new(&key);
-        let one = digests.of(Cow::Borrowed(b"a"));
-        assert_eq!(
-            (digests.of(Cow::Owned(b"a".to_vec())), digests.made),
-            (one, 1)
-        );
-        assert_ne!(digests.of(Cow::Borrowed(b"b")), one);
-        assert_eq!(
-            digests.of(Cow::Owned(vec![b'x'; SECRET_BYTES_MAX + 1])),
-            None
-        );
-        assert_eq!(digests.made, 2);
-    }
+    use proto::seal::DigestKey;
 
     #[test]
     fn an_unknown_proxy_digests_what_was_presented() {
@@ -451,7 +376,7 @@ mod tests {
             let key = DigestKey::generate();
             let mut digests = Digests::new(&key);
             identify_unknown(&request, &mut digests);
-            digests.made
+            digests.made()
         };
         assert_eq!(made("Bearer rr_live_1"), 1);
         assert_eq!(made("Bearer given"), 1);

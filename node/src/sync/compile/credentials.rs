@@ -117,7 +117,6 @@ impl OrgCompiler<'_> {
             id,
             id_text: id.to_string().into(),
             auth_type: credential.auth_type,
-            issued: stored.secret.as_ref().is_some_and(|secret| secret.issued),
             secrets,
             header: HeaderName::from_bytes(header.as_bytes())
                 .map_err(|_| format!("credential {id}: `{header}` is not a header name"))?,
@@ -176,6 +175,7 @@ fn proxy_secret(retired: Option<&Retired>, secret: &SecretState) -> Option<Proxy
         digest,
         end: End::new(validity(retired, &secret.generation)),
         generation: secret.generation.to_string().into(),
+        issued: secret.issued,
     })
 }
 
@@ -199,7 +199,7 @@ pub(super) fn places(state: &OrgState, proxy: &Proxy, credentials: &[ProxyCreden
         extra.headers.extend(header);
         extra.queries.extend(query);
     }
-    for credential in credentials.iter().filter(|credential| credential.issued) {
+    for credential in credentials.iter().filter(|one| one.has_issued()) {
         if credential.auth_type == AuthType::ApiKey {
             extra.headers.push(credential.header.clone());
             extra.queries.extend(credential.query.clone());
