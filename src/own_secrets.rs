@@ -15,13 +15,15 @@ pub fn keep(secret: &str) {
     if scrub.is_empty() {
         return;
     }
-    LiveSecrets::of_process().add(&scrub);
+    LiveSecrets::of_process().add(None, &scrub);
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     kept.push(scrub);
 }
 
 #[cfg(test)]
 mod tests {
+    use node::credentials::live::Whose;
+
     use super::*;
 
     #[test]
@@ -29,7 +31,7 @@ mod tests {
         keep("an-operators-token-77d1");
         keep("short");
         let line = b"GET /x with an-operators-token-77d1, short";
-        let clean = LiveSecrets::of_process().overwritten(line);
+        let clean = LiveSecrets::of_process().overwritten(Whose::Everybodys, line);
         assert_eq!(clean, &b"GET /x with ***********************, short"[..]);
     }
 }

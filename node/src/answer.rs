@@ -13,11 +13,14 @@ use actix_web::http as old_http;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use proto::outcome::{Code, EarlyEnd};
+use proto::id::OrgId;
+use proto::outcome::{Code, EarlyEnd, Extra};
+use proto::problem::Problem;
 use proto::record::Record;
 
 use crate::copied_values::CopiedValues;
-use crate::credentials::shown::shown;
+use crate::credentials::live::Whose;
+use crate::credentials::shown::shown_text;
 use crate::explained;
 use crate::flow::{Exchange, Outbound};
 use crate::reply_body::{Content, ReplyBody};
@@ -82,6 +85,7 @@ fn may_see_decisions(exchange: &Exchange) -> bool {
 }
 
 fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content) {
+    let end = without_secrets(end, exchange.proxy.as_ref().map(|proxy| proxy.org));
     let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut headers = HeaderMap::with_capacity(8 + end.headers.len());
     let id = exchange.id.text();
@@ -103,13 +107,31 @@ fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content
             headers.append(HeaderName::from_static(name), value);
         }
     }
-    let mut body = end.document(id.as_str()).to_string().into_bytes();
-    // It quotes no answer; should a library ever do in an error, this is where it ends.
-    if let Cow::Owned(found) = shown(&body) {
-        headers.remove(PROXY_MESSAGE);
-        body = found;
-    }
+    let body = end.document(id.as_str()).to_string();
     (status, headers, Content::Full(Bytes::from(body)))
+}
+
+/// The same end without secrets of the organisation in what it quotes. It quotes no answer; should
+/// a library ever do in an error, this is where it ends. Our own constant words stay what they are,
+/// whatever an organisation has saved as a secret.
+fn without_secrets(end: &EarlyEnd, org: Option<OrgId>) -> Cow<'_, EarlyEnd> {
+    let whose = Whose::of(org);
+    let mut end = Cow::Borrowed(end);
+    if let Cow::Owned(detail) = &end.detail
+        && let Cow::Owned(clean) = shown_text(detail, whose)
+    {
+        end.to_mut().detail = clean.into();
+    }
+    if let Extra::Errors(errors) = &end.extra {
+        let clean = |error: &Problem| Problem {
+            pointer: shown_text(&error.pointer, whose).into_owned(),
+            code: error.code,
+            detail: shown_text(&error.detail, whose).into_owned(),
+        };
+        let errors = errors.iter().map(clean).collect();
+        end.to_mut().extra = Extra::Errors(errors);
+    }
+    end
 }
 
 fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
@@ -251,6 +273,7 @@ fn old_name(name: &HeaderName) -> Option<old_http::header::HeaderName> {
 
 /// The response to a request that never became an exchange, or whose exchange was lost.
 pub fn bare(end: &EarlyEnd, request_id: &str) -> Response<ReplyBody> {
+    let end = without_secrets(end, None);
     let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut headers = HeaderMap::with_capacity(6);
     ours(&mut headers, request_id, end.code);
@@ -263,8 +286,7 @@ pub fn bare(end: &EarlyEnd, request_id: &str) -> Response<ReplyBody> {
             headers.append(HeaderName::from_static(name), value);
         }
     }
-    let document = end.document(request_id).to_string();
-    let content = Content::Full(shown(document.as_bytes()).into_owned().into());
+    let content = Content::Full(end.document(request_id).to_string().into());
     Reply {
         status,
         headers,

@@ -22,7 +22,7 @@ use proto::payload::PayloadPolicy;
 use proto::record::{Captured, Payload};
 
 use crate::body::ByteStream;
-use crate::credentials::live::LiveSecrets;
+use crate::credentials::live::{LiveSecrets, Whose};
 use crate::credentials::scrub::Scrub;
 use crate::flow::{Exchange, Inbound};
 use crate::reflected;
@@ -93,7 +93,7 @@ impl Capture {
     }
 
     /// What its record says of it; nothing of a body that was empty.
-    pub fn captured(&mut self, scrub: Option<&Scrub>) -> Option<Captured> {
+    pub fn captured(&mut self, scrub: Option<&Scrub>, whose: Whose) -> Option<Captured> {
         let withheld = |why: &str| Captured {
             withheld: Some(why.to_owned()),
             ..Captured::default()
@@ -102,10 +102,14 @@ impl Capture {
             _ if self.no_memory => withheld("memory"),
             None => withheld("content-coding"),
             Some(plain) if plain.is_empty() => return None,
-            Some(plain) => self.shown(plain, scrub),
+            Some(plain) => {
+                let length = plain.len();
+                self.shown(clean(plain, scrub, whose), length)
+            }
         };
         let content_type = self.content_type.take();
-        captured.content_type = content_type.map(|text| clean(text.into_bytes(), scrub).text());
+        let clean = |text: String| clean(text.into_bytes(), scrub, whose).text();
+        captured.content_type = content_type.map(clean);
         Some(captured)
     }
 
@@ -123,9 +127,9 @@ impl Capture {
         decoded.ok().map(|plain| plain.into_owned())
     }
 
-    fn shown(&self, plain: Vec<u8>, scrub: Option<&Scrub>) -> Captured {
-        let truncated = self.cut || plain.len() > self.bytes_max;
-        let (content, base64) = match clean(plain, scrub) {
+    fn shown(&self, clean: Clean, length: usize) -> Captured {
+        let truncated = self.cut || length > self.bytes_max;
+        let (content, base64) = match clean {
             Clean::Text(mut text) => {
                 text.truncate(text.floor_char_boundary(self.bytes_max));
                 (text, false)
@@ -159,12 +163,14 @@ impl Clean {
     }
 }
 
-fn clean(plain: Vec<u8>, scrub: Option<&Scrub>) -> Clean {
+fn clean(plain: Vec<u8>, scrub: Option<&Scrub>, whose: Whose) -> Clean {
     let plain = match scrub.and_then(|scrub| scrub.overwrite(&plain)) {
         Some(overwritten) => overwritten.text,
         None => plain,
     };
-    let mut plain = LiveSecrets::of_process().overwritten(&plain).into_owned();
+    let mut plain = LiveSecrets::of_process()
+        .overwritten(whose, &plain)
+        .into_owned();
     if let Err(error) = std::str::from_utf8(&plain) {
         if error.error_len().is_some() {
             return Clean::Binary(plain);
@@ -264,6 +270,7 @@ pub struct Bodies {
     request: Option<Rc<RefCell<Capture>>>,
     response: Option<Box<Capture>>,
     scrub: Option<Arc<Scrub>>,
+    whose: Whose,
 }
 
 impl Bodies {
@@ -271,11 +278,13 @@ impl Bodies {
     pub fn of(exchange: &mut Exchange) -> Option<Box<Self>> {
         let request = exchange.notes.payload.take();
         let response = of_answer(exchange);
+        let whose = Whose::of(exchange.proxy.as_ref().map(|proxy| proxy.org));
         (request.is_some() || response.is_some()).then(|| {
             Box::new(Self {
                 request,
                 response,
                 scrub: reflected::scrub_of(exchange),
+                whose,
             })
         })
     }
@@ -289,13 +298,13 @@ impl Bodies {
 
     /// What the record says of them.
     pub fn payload(self) -> Box<Payload> {
-        let scrub = self.scrub.as_deref();
+        let (scrub, whose) = (self.scrub.as_deref(), self.whose);
         let request = self.request;
         Box::new(Payload {
-            request: request.and_then(|capture| capture.borrow_mut().captured(scrub)),
+            request: request.and_then(|capture| capture.borrow_mut().captured(scrub, whose)),
             response: self
                 .response
-                .and_then(|mut capture| capture.captured(scrub)),
+                .and_then(|mut capture| capture.captured(scrub, whose)),
         })
     }
 }
@@ -322,7 +331,7 @@ mod tests {
     fn captured(bytes_max: u32, pieces: &[&[u8]], scrub: Option<&Scrub>) -> Option<Captured> {
         let mut capture = Capture::new(bytes_max, &HeaderMap::new(), scrub);
         pieces.iter().for_each(|piece| capture.push(piece));
-        capture.captured(scrub)
+        capture.captured(scrub, Whose::Nobodys)
     }
 
     #[test]
@@ -369,6 +378,21 @@ mod tests {
     }
 
     #[test]
+    fn what_others_have_is_not_told_by_stars() {
+        let [one, other] = [1, 2].map(proto::id::OrgId::from_bits);
+        let secret = "Sommer-2024-payload!";
+        let scrub = Arc::new(Scrub::new([secret], []));
+        LiveSecrets::of_process().add(Some(one), &scrub);
+        let shown = |org| {
+            let mut capture = Capture::new(100, &HeaderMap::new(), None);
+            capture.push(format!("said {secret}").as_bytes());
+            capture.captured(None, Whose::Orgs(org)).unwrap().content
+        };
+        assert_eq!(shown(other), format!("said {secret}"));
+        assert_eq!(shown(one), format!("said {}", "*".repeat(secret.len())));
+    }
+
+    #[test]
     fn a_coded_body_is_decoded_when_it_is_whole() {
         let fields = [
             (header::CONTENT_ENCODING, "gzip"),
@@ -380,12 +404,12 @@ mod tests {
             .unwrap();
         let mut capture = Capture::new(5, &headers(&fields), None);
         capture.push(&coded);
-        let found = capture.captured(None).unwrap();
+        let found = capture.captured(None, Whose::Nobodys).unwrap();
         assert_eq!((found.content.as_str(), found.truncated), ("plain", true));
         assert_eq!(found.content_type.as_deref(), Some("text/plain"));
         let mut capture = Capture::new(5, &headers(&fields), None);
         capture.push(&vec![1; 100_000]);
-        let found = capture.captured(None).unwrap();
+        let found = capture.captured(None, Whose::Nobodys).unwrap();
         assert_eq!(found.withheld.as_deref(), Some("content-coding"));
         assert_eq!(found.content, "");
     }
@@ -405,7 +429,11 @@ mod tests {
             let held = all.iter().filter(|capture| !capture.no_memory).count();
             assert!(held >= 900, "others give back what they held: {held}");
             assert!(held * (65_536 + TOKEN_BYTES_MAX) <= HELD_BYTES_MAX);
-            let last = all.last_mut().unwrap().captured(None).unwrap();
+            let last = all
+                .last_mut()
+                .unwrap()
+                .captured(None, Whose::Nobodys)
+                .unwrap();
             assert_eq!(last.withheld.as_deref(), Some("memory"));
         }
     }

@@ -17,6 +17,7 @@ use proto::record::AuthFailure;
 use tracing::error;
 
 use crate::credentials::vault::Injection;
+use crate::credentials::words;
 use crate::flow::Caller;
 use crate::hygiene::fields;
 use crate::metrics::Metrics;
@@ -148,7 +149,7 @@ fn standing(credential: &TargetCredential) -> Standing {
 fn unbound(metrics: &Metrics, credential: &TargetCredential, proxy: &CompiledProxy) -> EarlyEnd {
     metrics.secret_refused();
     error!(
-        event = "credential-host-mismatch",
+        event = words::HOST_MISMATCH,
         credential = %credential.id,
         proxy = %proxy.id,
         "credential {} is not bound to a host of proxy {}'s target; nothing was sent",

@@ -18,6 +18,7 @@ use proto::record::ScrubState;
 use tracing::warn;
 
 use crate::credentials::scrub::{Overwritten, Scrub, Tail};
+use crate::credentials::words;
 use crate::decoded::{self, Decoder};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::hygiene::fields::is_digest;
@@ -73,7 +74,7 @@ fn may_quote(name: &HeaderName) -> bool {
 fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &TargetCredential) {
     metrics.secret_reflected();
     warn!(
-        event = "secret-reflected",
+        event = words::SECRET_REFLECTED,
         %request,
         %proxy,
         credential = %credential.id,

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proto::record::Record;
 
-use crate::credentials::live::LiveSecrets;
+use crate::credentials::live::{LiveSecrets, Whose};
 use crate::traces::{Incoming, Sampling};
 
 /// The field that carries a trace's identity.
@@ -99,6 +99,15 @@ impl TraceContext {
         }
     }
 
+    /// The context of the request with this id, apart from its caller's trace.
+    pub fn apart(self, request_id: u128) -> Self {
+        Self {
+            trace_id: request_id,
+            caller: None,
+            ..self
+        }
+    }
+
     /// The caller's span where the request joined its trace.
     pub fn parent(&self) -> Option<Parent> {
         self.caller
@@ -148,8 +157,7 @@ fn spread(n: u64) -> u64 {
 }
 
 /// The caller's trace, if it sent one valid `traceparent`. Versions above 00 may carry more behind
-/// the four fields; `ff` is none, and so is one whose ids are a secret of ours: records and spans
-/// would show it.
+/// the four fields; `ff` is none.
 pub fn callers(headers: &HeaderMap) -> Option<Parent> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let text = values.next()?.as_bytes();
@@ -170,8 +178,14 @@ pub fn callers(headers: &HeaderMap) -> Option<Parent> {
         sampled: hex(&head[53..55])? & 1 == 1,
     };
     let is_one = dashes && ends && parent.trace_id != 0 && parent.span_id != 0;
-    let holds_secret = || matches!(LiveSecrets::of_process().overwritten(head), Cow::Owned(_));
-    (is_one && !holds_secret()).then_some(parent)
+    is_one.then_some(parent)
+}
+
+/// Whether a caller's ids are a secret, which records and spans would show.
+pub fn are_secret(headers: &HeaderMap, whose: Whose) -> bool {
+    let live = LiveSecrets::of_process();
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    values.any(|value| matches!(live.overwritten(whose, value.as_bytes()), Cow::Owned(_)))
 }
 
 /// Lower-case hex digits as a number.
@@ -252,9 +266,14 @@ mod tests {
             assert_eq!(callers(&headers(&text)).is_some(), valid, "{text}");
         }
         let scrub = std::sync::Arc::new(Scrub::new(["5ec4e7916cd43dd8448eb211c80319c5"], []));
-        LiveSecrets::of_process().add(&scrub);
-        let secret = format!("00-5ec4e7916cd43dd8448eb211c80319c5-{span}-01");
-        assert_eq!(callers(&headers(&secret)), None);
+        let org = proto::id::OrgId::from_bits(1);
+        LiveSecrets::of_process().add(Some(org), &scrub);
+        let secret = headers(&format!("00-5ec4e7916cd43dd8448eb211c80319c5-{span}-01"));
+        assert!(are_secret(&secret, Whose::Orgs(org)));
+        assert!(!are_secret(&secret, Whose::Nobodys));
+        let parent = callers(&secret);
+        let apart = TraceContext::new(7, parent, &SAMPLING).apart(7);
+        assert_eq!((apart.trace_id, apart.parent()), (7, None));
         let mut twice = headers(&format!("00-{trace}-{span}-01"));
         twice.append(TRACEPARENT, HeaderValue::from_static("x"));
         assert_eq!(callers(&twice), None);

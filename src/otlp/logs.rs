@@ -303,7 +303,7 @@ mod tests {
     fn no_live_secret_is_in_a_record_however_long_it_is() {
         let secret = "log-records-live-secret";
         let scrub = Arc::new(Scrub::new([secret], []));
-        LiveSecrets::of_process().add(&scrub);
+        LiveSecrets::of_process().add(None, &scrub);
         let long = format!("{}{secret}", "x".repeat(TEXT_BYTES_MAX - 5));
         let lines = told(9, || info!(field = secret, long, "header Bearer {secret}"));
         let text = format!("{:?}", lines[0].record);

@@ -71,6 +71,7 @@ mod store_refused;
 mod stored;
 mod stuck_watch;
 mod suggested_rules;
+mod tenants;
 mod tls;
 mod tokens;
 mod unauthorized;

@@ -6,6 +6,10 @@
 //! live secret is in it, nor a key that we have issued. A secret is live from its first use in this
 //! process on.
 //!
+//! A text that members of an organisation read is searched for the secrets of that organisation
+//! alone ([`Whose`]): stars would tell whoever puts guesses into a path what others have, and
+//! others' `custom` values would be cut out of it.
+//!
 //! Every record's texts are searched, on the worker, so a search that finds nothing must cost next
 //! to nothing, however many secrets there are. Every form of one is at least twelve bytes long, and
 //! a key of ours begins with at least seven that are known: it is enough to look at four bytes at
@@ -17,9 +21,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
+use proto::id::OrgId;
+
 use super::forms::SECRET_BYTES_MIN;
 use super::issued;
 use super::scrub::Scrub;
+use super::words;
 
 /// So many bytes are looked at together.
 const GRAM_BYTES: usize = 4;
@@ -39,6 +46,24 @@ const CHEAP_BYTES: usize = 64;
 /// Bits of a hash. A thousand secrets set one bit in twenty.
 const HASH_BITS: u32 = 19;
 
+/// Whose secrets a text is searched for. Keys that we issue are told by their look in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// Nobody's.
+    Nobodys,
+    /// An organisation's, in what its members or its callers are told.
+    Orgs(OrgId),
+    /// Those of all organisations and of the operator, in what the operator alone is told.
+    Everybodys,
+}
+
+impl Whose {
+    /// Those of the organisation that a text is about, where it is known.
+    pub fn of(org: Option<OrgId>) -> Self {
+        org.map_or(Self::Nobodys, Self::Orgs)
+    }
+}
+
 /// Secrets with as many users as have them open; forgotten when the last of them is.
 pub struct LiveSecrets {
     by_start: RwLock<ByStart>,
@@ -49,7 +74,8 @@ pub struct LiveSecrets {
 
 #[derive(Default)]
 struct ByStart {
-    /// By the hash of the first bytes of a form: of a forgotten one no more is left than that.
+    /// By the hash of the first bytes of a form, and of whose it is: of a forgotten one no more is
+    /// left than that.
     secrets: HashMap<u64, Vec<Weak<Scrub>>>,
     hasher: RandomState,
     /// Entries, those of forgotten secrets among them.
@@ -77,14 +103,19 @@ impl LiveSecrets {
         PROCESS.get_or_init(Self::default)
     }
 
-    /// Adds the secrets of a search, for as long as it lives.
-    pub fn add(&self, scrub: &Arc<Scrub>) {
+    /// Adds the secrets of a search, for as long as it lives: an organisation's, or the operator's.
+    pub fn add(&self, owner: Option<OrgId>, scrub: &Arc<Scrub>) {
         let mut known = self
             .by_start
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let known = &mut *known;
-        let starts: Vec<u64> = scrub.forms().filter_map(|form| known.hash(form)).collect();
+        let starts = |form| {
+            let lines = owner.is_none() || !words::are_ours(form);
+            let whose = [owner.map(Whose::Orgs), lines.then_some(Whose::Everybodys)];
+            whose.map(|whose| known.hash(whose?, form))
+        };
+        let starts: Vec<u64> = scrub.forms().flat_map(starts).flatten().collect();
         for start in starts {
             let found = known.secrets.entry(start).or_default();
             // Its forms may begin alike.
@@ -130,7 +161,7 @@ impl LiveSecrets {
     }
 
     /// The text with every secret, and every key of ours, overwritten with as many `*`.
-    pub fn overwritten<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
+    pub fn overwritten<'t>(&self, whose: Whose, text: &'t [u8]) -> Cow<'t, [u8]> {
         let mut out = Cow::Borrowed(text);
         let Some(mut at) = self.next_look(text, 0) else {
             return out;
@@ -143,7 +174,7 @@ impl LiveSecrets {
             for begin in from.max(at.saturating_sub(STEP - 1))..=at {
                 let rest = text.get(begin..).unwrap_or_default();
                 let found = match self.may_begin(rest) {
-                    true => known.begins(rest, &mut vain),
+                    true => known.begins(whose, rest, &mut vain),
                     false => None,
                 };
                 let found = if vain == 0 { Some(rest.len()) } else { found };
@@ -188,15 +219,15 @@ impl LiveSecrets {
 
 impl ByStart {
     /// The hash by which what a text begins with is found.
-    fn hash(&self, text: &[u8]) -> Option<u64> {
+    fn hash(&self, whose: Whose, text: &[u8]) -> Option<u64> {
         let start = text.first_chunk::<START_BYTES>()?;
-        Some(self.hasher.hash_one(start))
+        Some(self.hasher.hash_one((whose, start)))
     }
 
     /// The length of the longest secret, or key of ours, that `text` begins with. What was compared
     /// in vain is taken off `vain`.
-    fn begins(&self, text: &[u8], vain: &mut usize) -> Option<usize> {
-        let start = self.hash(text);
+    fn begins(&self, whose: Whose, text: &[u8], vain: &mut usize) -> Option<usize> {
+        let start = self.hash(whose, text);
         let alike = start.and_then(|start| self.secrets.get(&start));
         let mut longest = issued::length(text);
         for secret in alike.into_iter().flatten() {
@@ -246,14 +277,18 @@ mod tests {
     fn secrets_are_overwritten_as_long_as_they_live() {
         let live = LiveSecrets::default();
         let text = |live: &LiveSecrets, text: &str| {
-            String::from_utf8(live.overwritten(text.as_bytes()).into_owned()).unwrap()
+            String::from_utf8(
+                live.overwritten(Whose::Everybodys, text.as_bytes())
+                    .into_owned(),
+            )
+            .unwrap()
         };
         assert_eq!(text(&live, "first-secret-1"), "first-secret-1");
         let first = Arc::new(Scrub::new(["first-secret-1"], []));
         let second = Arc::new(Scrub::new(["first-secret-1-and-more"], []));
-        live.add(&first);
-        live.add(&second);
-        live.add(&first);
+        live.add(None, &first);
+        live.add(None, &second);
+        live.add(None, &first);
         let line = "a first-secret-1, first-secret-1-and-more, Zmlyc3Qtc2VjcmV0LTE=";
         let stars = |count: usize| "*".repeat(count);
         assert_eq!(
@@ -267,13 +302,49 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_told_what_others_have() {
+        let live = LiveSecrets::default();
+        let orgs = [1, 2].map(OrgId::from_bits);
+        let [one, operators] =
+            ["first-secret-1", "operators-secret"].map(|secret| Arc::new(Scrub::new([secret], [])));
+        live.add(Some(orgs[0]), &one);
+        live.add(None, &operators);
+        let text = b"first-secret-1 operators-secret rr_live_aaaaaaaa";
+        for (whose, expected) in [
+            (Whose::Orgs(orgs[0]), "************** operators-secret"),
+            (Whose::Orgs(orgs[1]), "first-secret-1 operators-secret"),
+            (Whose::Nobodys, "first-secret-1 operators-secret"),
+            (Whose::Everybodys, "************** ****************"),
+        ] {
+            let found = live.overwritten(whose, text).into_owned();
+            assert_eq!(found, format!("{expected} {}", "*".repeat(16)).as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_lines_own_words_stay() {
+        let live = LiveSecrets::default();
+        let org = OrgId::from_bits(1);
+        let id = proto::id::ProxyId::from_bits(7).to_string();
+        let words = ["upstream-unreachable", "secret-reflected", id.as_str()];
+        let scrubs = words.map(|word| Arc::new(Scrub::new([word], [])));
+        scrubs.iter().for_each(|scrub| live.add(Some(org), scrub));
+        for word in words {
+            let found = live.overwritten(Whose::Everybodys, word.as_bytes());
+            assert_eq!(found, word.as_bytes());
+            let found = live.overwritten(Whose::Orgs(org), word.as_bytes());
+            assert!(found.iter().all(|byte| *byte == b'*'), "{word}");
+        }
+    }
+
+    #[test]
     fn forgotten_secrets_do_not_pile_up() {
         let live = LiveSecrets::default();
         for n in 0..2_000 {
-            live.add(&Arc::new(Scrub::new(
-                [format!("{n:05}-secret-secret").as_str()],
-                [],
-            )));
+            live.add(
+                None,
+                &Arc::new(Scrub::new([format!("{n:05}-secret-secret").as_str()], [])),
+            );
         }
         let known = live.by_start.read().unwrap();
         assert!(known.entries < 200, "{}", known.entries);
@@ -283,7 +354,7 @@ mod tests {
     fn alike(live: &LiveSecrets, count: usize, begin: &str) -> Vec<Arc<Scrub>> {
         let secret = |n| Arc::new(Scrub::new([format!("{begin}{n:08}").as_str()], []));
         let scrubs: Vec<_> = (0..count).map(secret).collect();
-        scrubs.iter().for_each(|scrub| live.add(scrub));
+        scrubs.iter().for_each(|scrub| live.add(None, scrub));
         scrubs
     }
 
@@ -293,9 +364,18 @@ mod tests {
         let _scrubs = alike(&live, 100, "sk-p");
         let known = live.by_start.read().unwrap();
         let mut vain = 1;
-        assert_eq!(known.begins(b"sk-psk-psk-psk-p", &mut vain), None);
-        assert_eq!(known.begins(b"sk-p0000009", &mut vain), None);
-        assert_eq!(known.begins(b"sk-p00000099x", &mut vain), Some(12));
+        assert_eq!(
+            known.begins(Whose::Everybodys, b"sk-psk-psk-psk-p", &mut vain),
+            None
+        );
+        assert_eq!(
+            known.begins(Whose::Everybodys, b"sk-p0000009", &mut vain),
+            None
+        );
+        assert_eq!(
+            known.begins(Whose::Everybodys, b"sk-p00000099x", &mut vain),
+            Some(12)
+        );
         assert_eq!(vain, 1);
     }
 
@@ -305,7 +385,7 @@ mod tests {
         let begin = "eyJhbGciOiJIUzI1NiJ9.";
         let _scrubs = alike(&live, 1_000, begin);
         let text = begin.repeat(3_000);
-        let found = live.overwritten(text.as_bytes());
+        let found = live.overwritten(Whose::Everybodys, text.as_bytes());
         let kept = found.iter().take_while(|byte| **byte != b'*').count();
         assert!(kept > 10 * begin.len(), "{kept}");
         assert!(kept < 1_000 * begin.len(), "{kept}");
@@ -314,7 +394,9 @@ mod tests {
         // A few are searched to their ends.
         let text = format!("{begin}x {begin}00000999 {begin}y");
         let stars = "*".repeat(begin.len() + 8);
-        let found = live.overwritten(text.as_bytes()).into_owned();
+        let found = live
+            .overwritten(Whose::Everybodys, text.as_bytes())
+            .into_owned();
         assert_eq!(found, format!("{begin}x {stars} {begin}y").as_bytes());
     }
 
@@ -322,8 +404,10 @@ mod tests {
     fn a_long_secret_that_repeats_itself_counts_as_many() {
         let live = LiveSecrets::default();
         let scrub = Arc::new(Scrub::new([("a".repeat(16_000) + "b").as_str()], []));
-        live.add(&scrub);
-        let found = live.overwritten(&[b'a'; 60_000]).into_owned();
+        live.add(None, &scrub);
+        let found = live
+            .overwritten(Whose::Everybodys, &[b'a'; 60_000])
+            .into_owned();
         assert!(found.starts_with(b"aaaa") && found.ends_with(b"****"));
     }
 
@@ -336,7 +420,7 @@ mod tests {
                 Arc::new(Scrub::new([secret.as_str()], []))
             })
             .collect();
-        scrubs.iter().for_each(|scrub| live.add(scrub));
+        scrubs.iter().for_each(|scrub| live.add(None, scrub));
         let secrets = scrubs.iter().filter_map(|scrub| scrub.forms().last());
         for (n, secret) in secrets.enumerate().step_by(37) {
             let before = "/v1/a-path/of-many-segments".repeat(2);
@@ -345,13 +429,16 @@ mod tests {
             text.extend_from_slice(secret);
             text.extend_from_slice(secret);
             text.extend_from_slice(&b"?and=more"[..n % 9]);
-            let found = live.overwritten(&text);
+            let found = live.overwritten(Whose::Everybodys, &text);
             assert!(found[begin..end + secret.len()].iter().all(|b| *b == b'*'));
             assert_eq!(&found[..begin], &text[..begin]);
             let after = end + secret.len();
             assert_eq!(&found[after..], &text[after..]);
             // Without its last byte it is none.
-            assert_eq!(live.overwritten(&text[..end - 1]), &text[..end - 1]);
+            assert_eq!(
+                live.overwritten(Whose::Everybodys, &text[..end - 1]),
+                &text[..end - 1]
+            );
         }
     }
 }

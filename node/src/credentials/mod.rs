@@ -7,3 +7,4 @@ pub mod scrub;
 pub mod shown;
 pub mod stale;
 pub mod vault;
+pub mod words;

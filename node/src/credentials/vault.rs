@@ -125,7 +125,7 @@ impl Sealing {
         let mut injection =
             arrange(self.auth_type, &self.settings, &secret).ok_or(VaultError::Unsendable)?;
         injection.scrub = Arc::new(scrub(&secret, &injection));
-        LiveSecrets::of_process().add(&injection.scrub);
+        LiveSecrets::of_process().add(Some(*org), &injection.scrub);
         Ok(injection)
     }
 

@@ -9,6 +9,7 @@ use proto::proxy::{RecordPath, RecordSource};
 use proto::query;
 use proto::record::{QueryField, REDACTED};
 
+use crate::credentials::live::Whose;
 use crate::credentials::shown::{shown, shown_text};
 use crate::forgotten::under_escapes;
 use crate::presented::ISSUED;
@@ -27,8 +28,8 @@ const AGENT_CHARS_MAX: usize = 256;
 const SEGMENT_BYTES_MAX: usize = 20;
 
 /// The path as the proxy's `record.path` says.
-pub fn path(path: &[u8], policy: RecordPath) -> String {
-    let path = without_secrets(path);
+pub fn path(path: &[u8], policy: RecordPath, whose: Whose) -> String {
+    let path = without_secrets(path, whose);
     let text = String::from_utf8_lossy(&path);
     match policy {
         RecordPath::None => String::new(),
@@ -42,28 +43,28 @@ pub fn path(path: &[u8], policy: RecordPath) -> String {
 }
 
 /// A text of a request or of an answer without secrets, cut to so many characters.
-pub fn shortened(text: &str, chars_max: usize) -> String {
-    clipped(&shown_text(text), chars_max)
+pub fn shortened(text: &str, chars_max: usize, whose: Whose) -> String {
+    clipped(&shown_text(text, whose), chars_max)
 }
 
 /// A caller's `User-Agent`, where it is a text.
-pub fn user_agent(agent: &HeaderValue) -> Option<String> {
-    let text = without_secrets(agent.to_str().ok()?.as_bytes());
+pub fn user_agent(agent: &HeaderValue, whose: Whose) -> Option<String> {
+    let text = without_secrets(agent.to_str().ok()?.as_bytes(), whose);
     Some(clipped(&String::from_utf8_lossy(&text), AGENT_CHARS_MAX))
 }
 
 /// A text without secrets, whether they stand there as they are or under escapes.
-pub(super) fn without_secrets(text: &[u8]) -> Cow<'_, [u8]> {
-    let clean = shown(text);
-    match under_escapes(&clean, b'+', found) {
+pub(super) fn without_secrets(text: &[u8], whose: Whose) -> Cow<'_, [u8]> {
+    let clean = shown(text, whose);
+    match under_escapes(&clean, b'+', found(whose)) {
         Some(clean) => Cow::Owned(clean),
         None => clean,
     }
 }
 
 /// The text without the secrets in it, where there are any.
-fn found(text: &[u8]) -> Option<Vec<u8>> {
-    match shown(text) {
+fn found(whose: Whose) -> impl Fn(&[u8]) -> Option<Vec<u8>> {
+    move |text| match shown(text, whose) {
         Cow::Borrowed(_) => None,
         Cow::Owned(clean) => Some(clean),
     }
@@ -93,15 +94,20 @@ fn looks_random(segment: &str) -> bool {
 /// The first of the query's names, with values only where the proxy allows it.
 ///
 /// What may be a caller's key is never shown: parameters that hold one, values as we issue them.
-pub fn query(text: Option<&[u8]>, allow: &[String], keys: &[Box<str>]) -> Vec<QueryField> {
+pub fn query(
+    text: Option<&[u8]>,
+    allow: &[String],
+    keys: &[Box<str>],
+    whose: Whose,
+) -> Vec<QueryField> {
     let clip = |part: &[u8]| clipped(&String::from_utf8_lossy(part), QUERY_CHARS_MAX);
     let Some(text) = text else {
         return Vec::new();
     };
     // As a whole, since a secret may hold an `=`; and its `+` may be one, or a space.
-    let text = without_secrets(text);
+    let text = without_secrets(text, whose);
     let text = match text.contains(&b'+') {
-        true => under_escapes(&text, b' ', found).map_or(text, Cow::Owned),
+        true => under_escapes(&text, b' ', found(whose)).map_or(text, Cow::Owned),
         false => text,
     };
     let mut chars = 0;
@@ -171,20 +177,25 @@ fn dotted(octets: [u8; 4]) -> String {
 }
 
 /// A method's name; the usual ones cost no allocation.
-pub fn method(method: &Method) -> Cow<'static, str> {
+pub fn method(method: &Method, whose: Whose) -> Cow<'static, str> {
     const USUAL: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
     let text = method.as_str();
     match USUAL.into_iter().find(|usual| *usual == text) {
         Some(usual) => usual.into(),
-        None => shortened(text, usize::MAX).into(),
+        None => shortened(text, usize::MAX, whose).into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::id::OrgId;
+
     use super::*;
     use crate::credentials::live::LiveSecrets;
     use crate::credentials::scrub::Scrub;
+
+    const OWN: OrgId = OrgId::from_bits(1);
+    const WHOSE: Whose = Whose::Orgs(OWN);
 
     #[test]
     fn paths_lose_what_may_be_a_token() {
@@ -200,7 +211,7 @@ mod tests {
             ),
             ("/x/aaaaaaaaaaaaaaaaaaaaa", RecordPath::Template, "/x/*"),
         ] {
-            assert_eq!(path(from.as_bytes(), policy), expected, "{from}");
+            assert_eq!(path(from.as_bytes(), policy, WHOSE), expected, "{from}");
         }
     }
 
@@ -219,7 +230,12 @@ mod tests {
 
     #[test]
     fn query_values_are_redacted_unless_allowed() {
-        let fields = query(Some(b"page=2&key=secret&k%65y=x"), &["page".into()], &[]);
+        let fields = query(
+            Some(b"page=2&key=secret&k%65y=x"),
+            &["page".into()],
+            &[],
+            WHOSE,
+        );
         let shown: Vec<_> = fields
             .iter()
             .map(|field| format!("{}={}", field.name, field.value))
@@ -227,7 +243,7 @@ mod tests {
         assert_eq!(shown, ["page=2", "key=REDACTED", "key=REDACTED"]);
         let allow = ["page".into(), "key".into()];
         let text = b"key=secret&page=rr_live_x&page=3";
-        let fields = query(Some(text), &allow, &["key".into()]);
+        let fields = query(Some(text), &allow, &["key".into()], WHOSE);
         let values: Vec<_> = fields.iter().map(|field| field.value.as_str()).collect();
         assert_eq!(values, ["REDACTED", "REDACTED", "3"]);
     }
@@ -236,7 +252,7 @@ mod tests {
     fn no_text_keeps_a_secret_whole_or_in_part() {
         let secret = "reduce-live-secret/+of=32&bytes";
         let scrub = std::sync::Arc::new(Scrub::new([secret], []));
-        LiveSecrets::of_process().add(&scrub);
+        LiveSecrets::of_process().add(Some(OWN), &scrub);
         let escaped = "reduce-live-secret%2F%2Bof%3D32%26bytes";
         let odd = "reduce%2dlive-secret/%2Bof%3D32%26bytes";
         let key = format!("rr_live_{}", "k".repeat(49));
@@ -249,25 +265,42 @@ mod tests {
             let before = "x".repeat(before);
             for secret in [secret, escaped, odd, "%72r_live_abcdefghijk", key.as_str()] {
                 let path_text = format!("/{before}/{secret}/x");
-                gone(&path(path_text.as_bytes(), RecordPath::Full));
-                gone(&path(path_text.as_bytes(), RecordPath::Template));
+                gone(&path(path_text.as_bytes(), RecordPath::Full, WHOSE));
+                gone(&path(path_text.as_bytes(), RecordPath::Template, WHOSE));
                 let agent = HeaderValue::from_str(&format!("{before} {secret} x")).unwrap();
-                gone(&user_agent(&agent).unwrap());
+                gone(&user_agent(&agent, WHOSE).unwrap());
             }
             for secret in [secret, escaped, odd, key.as_str()] {
                 let text = format!("page={before}{secret}&{before}{secret}=1&{secret}");
-                let fields = query(Some(text.as_bytes()), &["page".into()], &[]);
+                let fields = query(Some(text.as_bytes()), &["page".into()], &[], WHOSE);
                 gone(&format!("{fields:?}"));
             }
         }
     }
 
     #[test]
+    fn what_others_have_is_not_told_by_stars() {
+        let secret = "others-secret-2024!";
+        let scrub = std::sync::Arc::new(Scrub::new([secret], []));
+        LiveSecrets::of_process().add(Some(OrgId::from_bits(2)), &scrub);
+        let text = format!("/guess/{secret}/x");
+        assert_eq!(path(text.as_bytes(), RecordPath::Full, WHOSE), text);
+        let agent = HeaderValue::from_str(&text).unwrap();
+        assert_eq!(user_agent(&agent, WHOSE).unwrap(), text);
+        let method = Method::from_bytes(secret.as_bytes()).unwrap();
+        assert_eq!(super::method(&method, WHOSE), secret);
+        let allow = ["page".to_owned()];
+        let query_text = format!("page={secret}");
+        let fields = query(Some(query_text.as_bytes()), &allow, &[], WHOSE);
+        assert_eq!(fields[0].value, secret);
+    }
+
+    #[test]
     fn what_is_not_a_secret_stays_and_a_plus_is_what_it_may_be() {
         let plus = std::sync::Arc::new(Scrub::new(["reduce+plus/ghi=jkl"], []));
         let space = std::sync::Arc::new(Scrub::new(["reduce space/ghi=jkl"], []));
-        LiveSecrets::of_process().add(&plus);
-        LiveSecrets::of_process().add(&space);
+        LiveSecrets::of_process().add(Some(OWN), &plus);
+        LiveSecrets::of_process().add(Some(OWN), &space);
         let stars = "*".repeat("reduce+plus%2Fghi=jkl".len());
         for (text, expected) in [
             (
@@ -279,13 +312,13 @@ mod tests {
                 format!("/a+b/{stars}/%zz"),
             ),
         ] {
-            assert_eq!(path(text.as_bytes(), RecordPath::Full), expected);
+            assert_eq!(path(text.as_bytes(), RecordPath::Full, WHOSE), expected);
             let agent = HeaderValue::from_str(text).unwrap();
-            assert_eq!(user_agent(&agent).unwrap(), expected);
+            assert_eq!(user_agent(&agent, WHOSE).unwrap(), expected);
         }
         for secret in ["reduce+plus%2Fghi=jkl", "reduce+space%2Fghi=jkl"] {
             let text = format!("q=Tom%26Jerry&page=1+1&{secret}&page={secret}&page=2");
-            let fields = query(Some(text.as_bytes()), &["page".into()], &[]);
+            let fields = query(Some(text.as_bytes()), &["page".into()], &[], WHOSE);
             let fields: Vec<_> = fields
                 .iter()
                 .map(|field| (field.name.as_str(), field.value.as_str()))

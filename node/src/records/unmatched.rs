@@ -11,6 +11,7 @@ use proto::record::{REDACTED, Record};
 use proto::tree::SYSTEM_ORG;
 
 use super::reduce::{self, shortened};
+use crate::credentials::live::Whose;
 use crate::flow::Exchange;
 use crate::presented::ISSUED;
 use crate::stages::record::Origin;
@@ -22,6 +23,9 @@ const BURST: u32 = 100;
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest name that is kept, in characters.
 const NAME_CHARS_MAX: usize = 96;
+
+/// The operator alone reads them.
+pub const SHOWN_TO: Whose = Whose::Everybodys;
 
 /// How many attempts a worker may still keep.
 #[derive(Debug)]
@@ -58,6 +62,7 @@ impl Allowance {
 
 /// The record of an attempt: what was called, never what was presented.
 pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -> Record {
+    let agent = exchange.notes.agent.as_ref();
     Record {
         request_id: exchange.id,
         org_id: SYSTEM_ORG,
@@ -88,7 +93,7 @@ pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -
         shadow_rule_ids: Vec::new(),
         filter_ids: Vec::new(),
         source_address: Some(exchange.request.peer.ip().to_canonical().to_string()),
-        user_agent: exchange.notes.agent.as_ref().and_then(reduce::user_agent),
+        user_agent: agent.and_then(|agent| reduce::user_agent(agent, SHOWN_TO)),
         upstream_ids: Vec::new(),
         trace_id: exchange.notes.trace_id.map(trace_id_text),
         left_gateway: None,
@@ -115,8 +120,8 @@ fn name(called: &[u8]) -> String {
     match key {
         true => REDACTED.to_owned(),
         false => {
-            let called = reduce::without_secrets(called);
-            shortened(&String::from_utf8_lossy(&called), NAME_CHARS_MAX)
+            let called = reduce::without_secrets(called, SHOWN_TO);
+            shortened(&String::from_utf8_lossy(&called), NAME_CHARS_MAX, SHOWN_TO)
         }
     }
 }
@@ -150,7 +155,7 @@ mod tests {
         assert_eq!(name(b"%72r_live_abc"), REDACTED);
         assert_eq!(name(b"a%20b+c"), "a%20b+c");
         let scrub = Arc::new(Scrub::new(["unmatched+secret/x"], []));
-        LiveSecrets::of_process().add(&scrub);
+        LiveSecrets::of_process().add(None, &scrub);
         assert_eq!(name(b"a-unmatched+secret%2Fx"), "a-********************");
         assert_eq!(name(&[b'a'; 200]).len(), NAME_CHARS_MAX);
         assert_eq!(name(b"a\xffb"), "a\u{fffd}b");

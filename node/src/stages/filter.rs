@@ -17,6 +17,7 @@ use proto::proxy::{ForeignUrls, OnClientAbort, RewriteUrls};
 use proto::validation::BodyValidator;
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::credentials::live::Whose;
 use crate::credentials::shown::shown_text;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::hygiene::fields::{self, ResponseFields, codings};
@@ -160,7 +161,7 @@ fn clean_head(
         RewriteUrls::Off => urls::foreign(&answer.headers, &mapping),
     };
     if let Some(foreign) = foreign {
-        let host = shown_text(&foreign).into_owned();
+        let host = shown_text(&foreign, Whose::Orgs(proxy.org)).into_owned();
         exchange.notes.left_gateway = Some(host);
         if proxy.foreign_urls == ForeignUrls::Refuse {
             let detail = "the target's answer leads to another host, which this proxy refuses \

@@ -15,6 +15,7 @@ use proto::proxy::OnClientAbort;
 use tokio::time::Instant;
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::credentials::live::Whose;
 use crate::elsewhere::passing;
 use crate::failover;
 use crate::flow::{Answer, Exchange, Outbound};
@@ -271,10 +272,13 @@ fn answered(
         metrics.replayed();
     }
     outcomes::answered(exchange, &answer);
+    let whose = Whose::of(exchange.proxy.as_ref().map(|proxy| proxy.org));
     let notes = &mut exchange.notes;
     notes.upstream_us = us;
     notes.upstream_status = Some(answer.status.as_u16());
-    notes.upstream_ids.extend(upstream_ids::of(&answer.headers));
+    notes
+        .upstream_ids
+        .extend(upstream_ids::of(&answer.headers, whose));
     let body = match whole.map_err(|error| outbound::broken(&error))? {
         Some(bytes) => {
             notes.upstream_bytes = bytes.len() as u64;

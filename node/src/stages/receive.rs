@@ -23,10 +23,12 @@ use crate::actor::{Next, Stage, StageKind, overloaded};
 use crate::answer;
 use crate::body::BodyError;
 use crate::copied_values::CopiedValues;
+use crate::credentials::live::Whose;
 use crate::elsewhere::{self, PASSED_ON};
 use crate::flow::{Exchange, Inbound, Notes};
 use crate::listener::connection::Connection;
 use crate::metrics::{Ending, MethodName};
+use crate::records::unmatched;
 use crate::reply::seat;
 use crate::reply_body::ReplyBody;
 use crate::request::Request;
@@ -219,6 +221,24 @@ fn body_error(connection: Option<&Connection>) -> BodyError {
     }
 }
 
+/// Notes the trace that a request is in: its caller's, unless records and spans would show a
+/// secret.
+fn note_trace(exchange: &mut Exchange, whose: Whose) {
+    let headers = &exchange.request.headers;
+    let (id, is_told) = match &exchange.trace {
+        Some(trace) => (Some(trace.trace_id), trace.caller.is_some()),
+        None => {
+            let caller = telemetry::callers(headers);
+            (caller.map(|caller| caller.trace_id), caller.is_some())
+        }
+    };
+    exchange.notes.trace_id = id;
+    if is_told && telemetry::are_secret(headers, whose) {
+        exchange.trace = exchange.trace.map(|trace| trace.apart(exchange.id.bits()));
+        exchange.notes.trace_id = exchange.trace.map(|trace| trace.trace_id);
+    }
+}
+
 /// The stage.
 pub struct Receive;
 
@@ -226,15 +246,14 @@ impl Stage for Receive {
     const KIND: StageKind = StageKind::Receive;
 
     fn decide(&mut self, exchange: &mut Exchange) -> Next {
-        exchange.notes.trace_id = match &exchange.trace {
-            Some(trace) => Some(trace.trace_id),
-            None => telemetry::callers(&exchange.request.headers).map(|caller| caller.trace_id),
-        };
         exchange.notes.agent = exchange.request.headers.get(header::USER_AGENT).cloned();
         let found = exchange
             .request
             .split_proxy_key()
             .map(|key| exchange.snapshot.find(key, exchange.started_at));
+        let proxy = found.as_ref().and_then(Option::as_deref);
+        let whose = proxy.map_or(unmatched::SHOWN_TO, |proxy| Whose::Orgs(proxy.org));
+        note_trace(exchange, whose);
         let called = || Bytes::copy_from_slice(exchange.request.called_name());
         match found {
             Some(None) => {

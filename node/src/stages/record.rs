@@ -16,6 +16,7 @@ use proto::proxy::OnClientAbort;
 use proto::record::{Attempt, AuthFailure, Record};
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::credentials::live::Whose;
 use crate::flow::{Caller, Exchange};
 use crate::metrics::{Ending, MethodName, Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
@@ -23,8 +24,8 @@ use crate::outcomes;
 use crate::payload::Bodies;
 use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
-use crate::reflected::ScrubbedBody;
 use crate::refused::{limited_by, refused_by};
+use crate::reflected::ScrubbedBody;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{Places, Spends};
 use crate::telemetry::{TraceContext, trace_id_text};
@@ -123,7 +124,7 @@ impl Recorder {
             self.metrics.unmatched_dropped();
             return None;
         }
-        let method = reduce::method(&exchange.request.method);
+        let method = reduce::method(&exchange.request.method, unmatched::SHOWN_TO);
         Some(unmatched::record(exchange, &self.origin, method))
     }
 
@@ -139,6 +140,8 @@ impl Recorder {
         let mut notes = std::mem::take(&mut exchange.notes);
         // The answer still tells it.
         exchange.notes.warning = notes.warning.take();
+        let (agent, whose) = (notes.agent.as_ref(), Whose::Orgs(proxy.org));
+        let allow = &proxy.record.query_allow;
         let caller = exchange.caller.as_ref();
         let status = exchange.status();
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
@@ -160,13 +163,9 @@ impl Recorder {
             config_version: proxy.version.newest(),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
-            method: reduce::method(&exchange.request.method),
-            path: reduce::path(&notes.path, proxy.record.path),
-            query: reduce::query(
-                notes.query.as_deref(),
-                &proxy.record.query_allow,
-                &proxy.key_queries,
-            ),
+            method: reduce::method(&exchange.request.method, whose),
+            path: reduce::path(&notes.path, proxy.record.path, whose),
+            query: reduce::query(notes.query.as_deref(), allow, &proxy.key_queries, whose),
             status,
             upstream_status: notes.upstream_status,
             code: Cow::Borrowed(""),
@@ -183,7 +182,7 @@ impl Recorder {
             shadow_rule_ids: notes.shadow_rules,
             filter_ids: notes.filters_changed,
             source_address: source(exchange, proxy),
-            user_agent: notes.agent.as_ref().and_then(reduce::user_agent),
+            user_agent: agent.and_then(|agent| reduce::user_agent(agent, whose)),
             upstream_ids: notes.upstream_ids,
             trace_id: notes.trace_id.map(trace_id_text),
             left_gateway: notes.left_gateway,
