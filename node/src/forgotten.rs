@@ -90,7 +90,7 @@ pub fn plain(text: &[u8], plus: u8) -> Vec<u8> {
 
 /// The bytes that a text decodes to, each with how many it is written with. What is no valid escape
 /// stands for itself.
-fn decoded(text: &[u8], plus: u8) -> impl Iterator<Item = (u8, usize)> {
+pub fn decoded(text: &[u8], plus: u8) -> impl Iterator<Item = (u8, usize)> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let mut rest = text;
     std::iter::from_fn(move || {

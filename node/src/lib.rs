@@ -50,6 +50,7 @@ pub mod reply;
 pub mod reply_body;
 pub mod request;
 pub mod runner;
+pub mod scrubbed_body;
 pub mod settling;
 pub mod snapshot;
 pub mod spending;

@@ -6,7 +6,6 @@
 //! `scrub: decode`.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -17,14 +16,16 @@ use proto::proxy::ScrubBodies;
 use proto::record::ScrubState;
 use tracing::warn;
 
-use crate::credentials::scrub::{Overwritten, Scrub, Tail};
+use crate::credentials::edges;
+use crate::credentials::scrub::{Overwritten, Scrub};
 use crate::credentials::words;
 use crate::decoded::{self, Decoder};
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::hygiene::fields::is_digest;
+use crate::hygiene::urls;
 use crate::metrics::Metrics;
+use crate::scrubbed_body::{ScrubbedBody, Source};
 use crate::snapshot::{CompiledProxy, TargetCredential};
-use crate::upstream::AnswerError;
 
 /// The search for the secret that a request was sent with; none where there is nothing to search.
 pub fn scrub_of(exchange: &Exchange) -> Option<Arc<Scrub>> {
@@ -42,12 +43,45 @@ pub fn scrub_head(
     let Some(credential) = exchange.target_credential().cloned() else {
         return;
     };
+    let in_path = credential.secret.path().is_some();
+    let which = |name: &HeaderName| may_quote(name) && !(in_path && is_mapped(name));
+    scrub_fields(exchange, metrics, (proxy, &credential), headers, which);
+}
+
+/// The same of the fields whose references are mapped, once they are, where the secret stands in
+/// the path: a reference that holds it in its place is one to the proxy.
+pub fn scrub_mapped(
+    exchange: &mut Exchange,
+    metrics: &Metrics,
+    proxy: &CompiledProxy,
+    headers: &mut HeaderMap,
+) {
+    let Some(credential) = exchange.target_credential().cloned() else {
+        return;
+    };
+    if credential.secret.path().is_some() {
+        scrub_fields(exchange, metrics, (proxy, &credential), headers, is_mapped);
+    }
+}
+
+/// Whether a field's references are mapped to the proxy, or its path.
+fn is_mapped(name: &HeaderName) -> bool {
+    urls::is_mapped(name) || *name == header::SET_COOKIE
+}
+
+fn scrub_fields(
+    exchange: &mut Exchange,
+    metrics: &Metrics,
+    (proxy, credential): (&CompiledProxy, &TargetCredential),
+    headers: &mut HeaderMap,
+    which: impl Fn(&HeaderName) -> bool,
+) {
     let Some(scrub) = credential.secret.scrub() else {
         return;
     };
     exchange.notes.scrub = ScrubState::Searched;
     let mut times = 0;
-    for (_, value) in headers.iter_mut().filter(|(name, _)| may_quote(name)) {
+    for (_, value) in headers.iter_mut().filter(|(name, _)| which(name)) {
         if let Some(found) = scrub.overwrite(value.as_bytes()) {
             // Stars in the place of bytes of a field value make another one.
             if let Ok(scrubbed) = HeaderValue::from_bytes(&found.text) {
@@ -58,7 +92,7 @@ pub fn scrub_head(
     }
     if times > 0 {
         exchange.notes.scrubbed += times;
-        tell(metrics, exchange.id, proxy.id, &credential);
+        tell(metrics, exchange.id, proxy.id, credential);
     }
 }
 
@@ -71,7 +105,7 @@ fn may_quote(name: &HeaderName) -> bool {
 }
 
 /// The operator is told: a target is not careful with what it is given.
-fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &TargetCredential) {
+pub fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &TargetCredential) {
     metrics.secret_reflected();
     warn!(
         event = words::SECRET_REFLECTED,
@@ -83,16 +117,25 @@ fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &Targ
     );
 }
 
+/// Asks for what can be searched for a secret. Of several parts of a body at once none is asked
+/// for: their edges are not seen.
+///
 /// Where the answer is decoded to be searched (`scrub: decode`), asks for what [`scrub_body`] can
 /// read: of the content codings those that can be decoded, and never for a part of a body, whose
 /// place is counted in coded bytes by some targets.
 pub fn ask_for_readable(proxy: &CompiledProxy, headers: &mut HeaderMap) {
     // Whether the secret is long enough to be searched for is known when it is unsealed.
-    if proxy.scrub != ScrubBodies::Decode || proxy.target_credential.is_none() {
+    if proxy.target_credential.is_none() {
         return;
     }
-    headers.remove(header::RANGE);
-    headers.remove(header::IF_RANGE);
+    let decodes = proxy.scrub == ScrubBodies::Decode;
+    if decodes || asks_for_several(headers) {
+        headers.remove(header::RANGE);
+        headers.remove(header::IF_RANGE);
+    }
+    if !decodes {
+        return;
+    }
     match headers.get(header::ACCEPT_ENCODING) {
         // A target that is not asked for a coding uses none, as a rule.
         None => {}
@@ -106,6 +149,16 @@ pub fn ask_for_readable(proxy: &CompiledProxy, headers: &mut HeaderMap) {
             headers.insert(header::ACCEPT_ENCODING, readable);
         }
     }
+}
+
+/// Whether several parts of a body are asked for.
+fn asks_for_several(headers: &HeaderMap) -> bool {
+    if !headers.keys().any(|name| *name == header::RANGE) {
+        return false;
+    }
+    let mut ranges = headers.get_all(header::RANGE).iter();
+    let first = ranges.next().map(HeaderValue::as_bytes);
+    first.is_some_and(|first| first.contains(&b',')) || ranges.next().is_some()
 }
 
 /// Overwrites the secret in the body of an answer: at once where it is in memory, else while it
@@ -139,47 +192,53 @@ pub fn scrub_body(
         exchange.notes.scrub = ScrubState::Skipped;
         return;
     }
-    let (of, decoder) = ((exchange.id, proxy.id), coding.map(Decoder::new));
+    let is_part = answer.status == StatusCode::PARTIAL_CONTENT;
     match std::mem::replace(&mut answer.body, Outbound::Empty) {
-        source @ (Outbound::Stream(_) | Outbound::Full(_)) if decoder.is_some() => {
-            answer.body = scrubbed(of, metrics, credential, Source { source, decoder });
-        }
-        Outbound::Full(bytes) => {
-            let found = scrub.and_then(|scrub| scrub.overwrite(&bytes));
-            answer.body = Outbound::Full(match found {
+        Outbound::Full(bytes) if coding.is_none() => {
+            let found = scrub.map(|scrub| overwritten(scrub, &bytes, is_part));
+            answer.body = Outbound::Full(match found.filter(|found| found.times > 0) {
                 None => bytes,
                 Some(Overwritten { text, times }) => {
                     forget_digests(&mut answer.headers);
                     answer.headers.remove(header::ETAG);
                     exchange.notes.scrubbed += times;
                     tell(metrics, exchange.id, proxy.id, credential);
-                    text.into()
+                    text
                 }
             });
         }
-        source @ (Outbound::Stream(_) | Outbound::Events(_)) => {
-            answer.body = scrubbed(of, metrics, credential, Source { source, decoder });
+        source @ (Outbound::Stream(_) | Outbound::Full(_) | Outbound::Events(_)) => {
+            let of = (exchange.id, proxy.id);
+            let source = Source::new(source, coding.map(Decoder::new));
+            let body = ScrubbedBody::new(of, metrics, credential, source, is_part);
+            answer.body = Outbound::Scrubbed(Box::new(body));
         }
         other => answer.body = other,
     }
 }
 
-/// A body that is searched while it comes from `source`.
-fn scrubbed(
-    (request, proxy): (RequestId, ProxyId),
-    metrics: &Metrics,
-    credential: &Arc<TargetCredential>,
-    source: Source,
-) -> Outbound {
-    Outbound::Scrubbed(Box::new(ScrubbedBody {
-        source,
-        tail: Tail::default(),
-        times: 0,
-        request,
-        proxy,
-        credential: credential.clone(),
-        metrics: metrics.clone(),
-    }))
+/// A body in memory with every secret overwritten; of a part, pieces of one at its edges as well.
+fn overwritten(scrub: &Scrub, bytes: &Bytes, is_part: bool) -> Overwritten<Bytes> {
+    let mut found = match scrub.overwrite(bytes) {
+        Some(Overwritten { text, times }) => Overwritten {
+            text: text.into(),
+            times,
+        },
+        None => Overwritten {
+            text: bytes.clone(),
+            times: 0,
+        },
+    };
+    if is_part {
+        for edge in [edges::without_begin, edges::without_end] {
+            let Overwritten { text, times } = edge(scrub, found.text);
+            found = Overwritten {
+                text,
+                times: found.times + times,
+            };
+        }
+    }
+    found
 }
 
 /// The coding of an answer that is decoded to be searched. A part of a coded body is no body.
@@ -225,135 +284,5 @@ fn forget_digests(headers: &mut HeaderMap) {
     let digests = headers.keys().filter(|name| is_digest(name.as_str()));
     for name in digests.cloned().collect::<Vec<_>>() {
         headers.remove(name);
-    }
-}
-
-/// A body that is searched while it streams. Only what may be the beginning of a secret waits for
-/// what follows it.
-pub struct ScrubbedBody {
-    source: Source,
-    tail: Tail,
-    times: u32,
-    request: RequestId,
-    proxy: ProxyId,
-    credential: Arc<TargetCredential>,
-    metrics: Metrics,
-}
-
-/// Where a body comes from.
-struct Source {
-    source: Outbound,
-    /// Where it has a content coding.
-    decoder: Option<Decoder>,
-}
-
-impl Source {
-    /// The next piece that can be read.
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
-        loop {
-            if let Some(decoder) = &mut self.decoder {
-                match decoder.piece() {
-                    Ok(None) => {}
-                    Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
-                    Err(error) => return Poll::Ready(Some(Err(undecodable(&error)))),
-                }
-            }
-            let next = match &mut self.source {
-                Outbound::Stream(body) => ready!(body.poll_piece(cx)),
-                Outbound::Events(body) => ready!(body.poll_piece(cx)),
-                Outbound::Full(bytes) if !bytes.is_empty() => Some(Ok(std::mem::take(bytes))),
-                Outbound::Empty | Outbound::Full(_) | Outbound::Scrubbed(_) => None,
-            };
-            let Some(decoder) = &mut self.decoder else {
-                return Poll::Ready(next);
-            };
-            match next {
-                Some(Ok(coded)) => decoder.push(coded),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
-                    let cut = decoder.ended().err();
-                    return Poll::Ready(cut.map(|error| Err(undecodable(&error))));
-                }
-            }
-        }
-    }
-
-    /// Whether no piece follows, as far as is known.
-    fn is_ended(&self) -> bool {
-        match &self.source {
-            _ if self.decoder.is_some() => false,
-            Outbound::Stream(body) => body.is_ended(),
-            Outbound::Events(body) => body.is_ended(),
-            Outbound::Empty | Outbound::Full(_) | Outbound::Scrubbed(_) => true,
-        }
-    }
-
-    /// Bytes still to come, where the target announced it.
-    fn remaining(&self) -> Option<u64> {
-        match &self.source {
-            Outbound::Stream(body) if self.decoder.is_none() => body.remaining(),
-            _ => None,
-        }
-    }
-}
-
-/// How a body ends that is not what its `Content-Encoding` says.
-fn undecodable(error: &std::io::Error) -> AnswerError {
-    AnswerError::Broken(format!("it cannot be decoded (`scrub: decode`): {error}"))
-}
-
-impl ScrubbedBody {
-    /// The next piece that may go on.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
-        loop {
-            let (piece, last) = match ready!(self.source.poll_piece(cx)) {
-                Some(Ok(piece)) => (piece, self.source.is_ended()),
-                None if self.tail.waiting() == 0 => return Poll::Ready(None),
-                None => (Bytes::new(), true),
-                // What waits is not sent: the stream breaks here in any case.
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            };
-            let passed = self.search(piece, last);
-            if !passed.is_empty() {
-                return Poll::Ready(Some(Ok(passed)));
-            }
-        }
-    }
-
-    fn search(&mut self, piece: Bytes, last: bool) -> Bytes {
-        let Some(scrub) = self.credential.secret.scrub() else {
-            return piece;
-        };
-        let Overwritten { text, times } = match last {
-            true => self.tail.finish(scrub, piece),
-            false => self.tail.push(scrub, piece),
-        };
-        if times > 0 && self.times == 0 {
-            tell(&self.metrics, self.request, self.proxy, &self.credential);
-        }
-        self.times += times;
-        text
-    }
-
-    /// Bytes still to come, where the target announced it.
-    pub fn remaining(&self) -> Option<u64> {
-        let remaining = self.source.remaining()?;
-        remaining.checked_add(self.tail.waiting() as u64)
-    }
-
-    /// Coded bytes that the target sent so far, where the body is decoded; then it is at its end
-    /// when its last piece was taken, and only then.
-    pub fn coded_bytes(&self) -> Option<u64> {
-        self.source.decoder.as_ref().map(Decoder::taken)
-    }
-
-    /// How often the secret was found so far.
-    pub fn times(&self) -> u32 {
-        self.times
-    }
-
-    /// What is searched, as far as it was not taken.
-    pub fn into_source(self) -> Outbound {
-        self.source.source
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::flow::Outbound;
 use crate::outbound::EventBody;
-use crate::reflected::ScrubbedBody;
+use crate::scrubbed_body::ScrubbedBody;
 use crate::stages::record::Closing;
 use crate::upstream::{AnswerBody, AnswerError};
 /// A response body; emits the request's record when it is dropped.

@@ -369,3 +369,79 @@ fn a_secret_too_short_to_be_searched_is_said_when_it_is_saved() {
         "{again}"
     );
 }
+
+#[test]
+fn no_more_than_a_few_bytes_of_a_secret_are_read_in_parts() {
+    let gateway = Gateway::start();
+    let said = format!("you sent Bearer {TARGET_SECRET}, it seems");
+    let length = said.len();
+    let upstream = Upstream::start(move |request, connection| {
+        let range = request.field("range").and_then(|range| {
+            let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+            let from: usize = from.parse().ok()?;
+            let to: usize = to.parse().ok()?;
+            Some((from, to.min(said.len() - 1)))
+        });
+        connection.send(match range {
+            Some((from, to)) => {
+                let range = format!("content-range: bytes {from}-{to}/{}\r\n", said.len());
+                answer("206 Partial Content", &range, &said.as_bytes()[from..=to])
+            }
+            None => answer("200 OK", "", said.as_bytes()),
+        });
+        After::Keep
+    });
+    let proxy = gateway.proxy(&upstream.url());
+    for bytes in [5, 9, 17] {
+        let (mut read, mut scrubbed) = (String::new(), 0);
+        for from in (0..length).step_by(bytes) {
+            let range = format!("bytes={from}-{}", from + bytes - 1);
+            let part = proxy.send(&proxy.request("GET", "/").field("range", &range));
+            assert_eq!(part.status(), 206);
+            read.push_str(&part.text());
+            let id = part.field("requestrocket-request-id").expect("an id");
+            scrubbed += gateway.record(id)["scrubbed"].as_u64().unwrap_or_default();
+        }
+        assert_eq!(read.len(), length);
+        assert!(read.starts_with("you sent Bearer ") && read.ends_with(" it seems"));
+        let middle = &TARGET_SECRET[3..TARGET_SECRET.len() - 3];
+        assert!(!read.contains(middle) && scrubbed > 0, "{bytes}: {read}");
+    }
+    // Parts of which the edges are not seen are not asked for.
+    let several = proxy.request("GET", "/").field("range", "bytes=0-19,20-30");
+    let whole = proxy.send(&several);
+    assert_eq!(whole.status(), 200);
+    assert!(!whole.text().contains(TARGET_SECRET), "{}", whole.text());
+}
+
+#[test]
+fn a_redirect_of_a_target_whose_secret_stands_in_the_path_leads_back_through_the_proxy() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::start(|request, connection| {
+        let target = request.target();
+        let fields = match target.split_once("/moved") {
+            Some((before, rest)) => format!("location: {before}{rest}\r\n"),
+            None => String::new(),
+        };
+        connection.send(answer("301 Moved Permanently", &fields, target.as_bytes()));
+        After::Keep
+    });
+    for key in ["123456:AAH-plain-secret-xyz", "123456:AAH/foo+bar==xyz"] {
+        let credential = gateway.create(
+            "/credentials",
+            json!({
+                "kind": "target", "auth_type": "api_key", "hosts": [upstream.url()],
+                "settings": {"path": "/bot{secret}"}, "secret": {"key": key},
+            }),
+        );
+        let fields = json!({"target_credential_id": credential["id"]});
+        let proxy = gateway.proxy_with(&upstream.url(), json!({}), fields);
+        let moved = proxy.get("/moved/getMe?a=1");
+        let location = moved.field("location").expect("a reference").to_owned();
+        assert_eq!(location, format!("{}/getMe?a=1", proxy.path), "{key}");
+        assert!(!moved.text().contains("AAH"), "{}", moved.text());
+        let sent = upstream.last().target().to_owned();
+        proxy.get("/getMe?a=1");
+        assert_eq!(upstream.last().target(), sent.replace("/moved", ""));
+    }
+}

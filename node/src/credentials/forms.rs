@@ -37,6 +37,9 @@ const URI: &AsciiSet = &COMPONENT
     .remove(b'+')
     .remove(b'$')
     .remove(b'#');
+/// What we escape ourselves in a path: a part of one may hold `:` and `@` as they are (RFC 3986
+/// §3.3), and Telegram's tokens have a colon.
+pub const PATH: &AsciiSet = &UNRESERVED.remove(b':').remove(b'@');
 /// What a form escapes but the space, which becomes `+` (WHATWG URL, urlencoded serialising).
 const FORM: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -54,7 +57,7 @@ pub fn add(secret: &str, forms: &mut Vec<Form>) {
     for escaping in JSON_ESCAPINGS {
         push(json_escaped(secret, &escaping));
     }
-    for set in [UNRESERVED, COMPONENT, URI, FORM] {
+    for set in [UNRESERVED, COMPONENT, URI, FORM, PATH] {
         let escaped = utf8_percent_encode(secret, set).to_string();
         push(escaped.replace("%20", "+"));
         push(lower_escapes(&escaped));
@@ -167,6 +170,16 @@ mod tests {
                 check(URL_SAFE.encode(&text), inner);
             }
         }
+    }
+
+    #[test]
+    fn what_we_send_in_a_path_is_a_form() {
+        let secret = "123456:AAH/foo+bar@x";
+        let mut forms = Vec::new();
+        add(secret, &mut forms);
+        let sent = utf8_percent_encode(secret, PATH).to_string();
+        assert_eq!(sent, "123456:AAH%2Ffoo%2Bbar@x");
+        assert!(forms.iter().any(|form| form.as_slice() == sent.as_bytes()));
     }
 
     #[test]

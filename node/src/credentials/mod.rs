@@ -1,5 +1,6 @@
 //! Target credentials on the node: opened here, injected by `stages/inject.rs`, nowhere else.
 
+pub mod edges;
 pub mod forms;
 pub mod issued;
 pub mod live;

@@ -9,6 +9,8 @@
 //! (aho-corasick) a secret of 56 bytes takes a third of the instructions and one of 18 bytes as
 //! many or a few more; and all that is known of the secret lies in memory that is zeroised.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
@@ -20,8 +22,9 @@ const GRAM_BYTES: usize = 4;
 const STEP_MAX: usize = 64;
 /// A form that is alike for so many bytes and differs later has cost something.
 const CHEAP_BYTES: usize = 16;
-/// So many bytes may be compared in vain for each byte of a text. Only a secret that repeats
-/// itself, in a text made to meet it, needs more; the rest of that text then passes.
+/// So much may be compared in vain for each byte of a text, in bytes or in whole forms that differ
+/// soon. Only a secret that repeats itself, in a text made to meet it, needs more; the rest of that
+/// text then passes.
 const VAIN_PER_BYTE: usize = 64;
 
 /// The forms of a credential's secrets.
@@ -57,20 +60,23 @@ impl Scrub {
         secrets: impl IntoIterator<Item = &'s str>,
         values: impl IntoIterator<Item = &'s str>,
     ) -> Self {
-        let mut forms = Vec::new();
-        for secret in secrets {
-            forms::add(secret, &mut forms);
+        let mut secrets: BTreeSet<&str> = secrets.into_iter().collect();
+        let values: BTreeSet<&str> = values.into_iter().collect();
+        let search = Self::of_texts(&secrets);
+        let whole = values.difference(&secrets).copied();
+        let whole = whole.filter(|value| !search.holds_one(value.as_bytes()));
+        let whole: Vec<&str> = whole.collect();
+        if whole.is_empty() {
+            return search;
         }
-        for value in values {
-            let value_bytes = value.as_bytes();
-            let holds = |form: &Form| {
-                value_bytes
-                    .windows(form.len())
-                    .any(|w| w == form.as_slice())
-            };
-            if !forms.iter().any(holds) {
-                forms::add(value, &mut forms);
-            }
+        secrets.extend(whole);
+        Self::of_texts(&secrets)
+    }
+
+    fn of_texts(texts: &BTreeSet<&str>) -> Self {
+        let mut forms = Vec::new();
+        for text in texts {
+            forms::add(text, &mut forms);
         }
         forms.sort_unstable_by(|one, other| {
             let longest = other.len().cmp(&one.len());
@@ -80,7 +86,7 @@ impl Scrub {
         Self::of(forms)
     }
 
-    /// The tables of these forms.
+    /// The tables of these forms, the longest first.
     fn of(forms: Vec<Form>) -> Self {
         let Some(shortest) = forms.last().map(|form| form.len()) else {
             return Self::default();
@@ -149,13 +155,19 @@ impl Scrub {
         masked(text, &hits)
     }
 
+    /// Whether a text holds one of its forms.
+    fn holds_one(&self, text: &[u8]) -> bool {
+        let mut vain = text.len().saturating_mul(VAIN_PER_BYTE);
+        self.find(text, 0, &mut vain).is_some()
+    }
+
     /// Where forms are, the leftmost first and of those that begin there the longest, and from
     /// where on the text must wait for what follows it.
     fn hits(&self, text: &[u8], more: bool) -> (Vec<(usize, usize)>, usize) {
         let (mut hits, mut from) = (Vec::new(), 0);
         let mut vain = text.len().saturating_mul(VAIN_PER_BYTE);
         let mut end = match more {
-            true => self.cut(text, 0, &mut vain),
+            true => self.cut_from(text, 0, &mut vain),
             false => text.len(),
         };
         while let Some((at, length)) = self.find(text, from, &mut vain) {
@@ -165,7 +177,7 @@ impl Scrub {
             hits.push((at, length));
             from = at + length;
             if from > end {
-                end = self.cut(text, from, &mut vain);
+                end = self.cut_from(text, from, &mut vain);
             }
         }
         (hits, end)
@@ -216,15 +228,26 @@ impl Scrub {
                 if found.is_none_or(|known| better(this) < better(known)) {
                     found = Some(this);
                 }
-            } else if rest.get(..CHEAP_BYTES) == form.get(..CHEAP_BYTES) {
-                *vain = vain.saturating_sub(form.len());
+            } else {
+                let is_alike = rest.get(..CHEAP_BYTES) == form.get(..CHEAP_BYTES);
+                *vain = vain.saturating_sub(if is_alike { form.len() } else { 1 });
+            }
+            if *vain == 0 {
+                break;
             }
         }
         found
     }
 
-    /// The first place from `from` on at which the text ends within what may become a form.
-    fn cut(&self, text: &[u8], from: usize, vain: &mut usize) -> usize {
+    /// The first place at which the text ends within what may become a form; its end where there is
+    /// none.
+    pub fn cut(&self, text: &[u8]) -> usize {
+        let mut vain = text.len().saturating_mul(VAIN_PER_BYTE);
+        self.cut_from(text, 0, &mut vain)
+    }
+
+    /// The same from `from` on.
+    fn cut_from(&self, text: &[u8], from: usize, vain: &mut usize) -> usize {
         let longest = self.forms.first().map_or(0, |form| form.len());
         let first = from.max((text.len() + 1).saturating_sub(longest));
         for at in first..text.len() {
@@ -387,6 +410,21 @@ mod tests {
         assert_eq!(found.text, b"got ************, short1");
         let scrub = Scrub::new([SECRET], ["a value of another"]);
         assert!(scrub.overwrite(b"a value of another").is_some());
+    }
+
+    /// Where each place of each value is compared with all of each form, this does not end in
+    /// minutes.
+    #[test]
+    fn long_values_that_are_alike_are_looked_through_once() {
+        let long = |length: usize, end: char| "a".repeat(length - 1) + &end.to_string();
+        let ends = || "bcdefghi".chars();
+        let short: Vec<String> = ends().map(|end| long(8_192, end)).collect();
+        let whole: Vec<String> = ends().map(|end| long(16_384, end)).collect();
+        let scrub = Scrub::new(
+            short.iter().chain(&short).map(String::as_str),
+            whole.iter().chain(&short).map(String::as_str),
+        );
+        assert_eq!(scrub.longest(), 16_384);
     }
 
     #[test]

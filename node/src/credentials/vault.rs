@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use proto::checks;
 use proto::credential::{AuthType, CredentialSettings, PATH_SECRET, SecretInput};
 use proto::hosts::HostPattern;
@@ -17,7 +17,7 @@ use proto::id::{CredentialId, OrgId};
 use proto::seal::{self, Binding, Keyring, Sealed};
 use zeroize::Zeroizing;
 
-use super::forms::UNRESERVED;
+use super::forms::{PATH, UNRESERVED};
 use super::live::LiveSecrets;
 use super::scrub::Scrub;
 
@@ -129,6 +129,12 @@ impl Sealing {
         Ok(injection)
     }
 
+    /// The path in which the secret stands; none where it stands elsewhere, or was never used.
+    pub fn path(&self) -> Option<&str> {
+        let injection = self.opened.get()?.as_ref().ok()?;
+        injection.path.as_deref().map(String::as_str)
+    }
+
     /// The search for the secret; none while it was never used.
     pub fn scrub(&self) -> Option<&Arc<Scrub>> {
         let injection = self.opened.get()?.as_ref().ok()?;
@@ -138,8 +144,13 @@ impl Sealing {
 
 /// The search for what a target may echo.
 fn scrub(secret: &SecretInput, injection: &Injection) -> Scrub {
-    let parts = secret.headers.iter().filter(|part| !is_public(&part.name));
-    let parts = parts.chain(&secret.queries);
+    let is_constant = |name: &str| {
+        let mut parts = secret.headers.iter().filter(|part| part.public);
+        is_public(name) || parts.any(|part| part.name.eq_ignore_ascii_case(name))
+    };
+    let headers = secret.headers.iter();
+    let headers = headers.filter(|part| !is_constant(&part.name));
+    let parts = headers.chain(secret.queries.iter().filter(|part| !part.public));
     let name_is_key = secret.password.as_deref().is_none_or(is_placeholder);
     let name = secret.username.as_ref().filter(|_| name_is_key);
     let whole = [
@@ -150,9 +161,39 @@ fn scrub(secret: &SecretInput, injection: &Injection) -> Scrub {
     ];
     let secrets = whole.into_iter().flatten().map(String::as_str);
     let secrets = secrets.chain(parts.map(|part| part.value.as_str()));
+    let secrets: Vec<&str> = secrets.collect();
     let fields = injection.headers.iter();
-    let values = fields.filter(|(name, _)| !is_public(name.as_str()));
-    Scrub::new(secrets, values.filter_map(|(_, value)| value.to_str().ok()))
+    let values = fields.filter(|(name, _)| !is_constant(name.as_str()));
+    let values = values.filter_map(|(_, value)| value.to_str().ok());
+    let values: Vec<&str> = values.collect();
+    let both = secrets.iter().chain(&values);
+    let behind: Vec<(&str, &str)> = both.filter_map(|value| behind_scheme(value)).collect();
+    let pairs = behind
+        .iter()
+        .filter_map(|(scheme, rest)| pair(scheme, rest));
+    let pairs: Vec<Zeroizing<String>> = pairs.collect();
+    let words = pairs.iter().flat_map(|pair| {
+        let password = pair.split_once(':').map(|(_, password)| password);
+        [Some(pair.as_str()), password].into_iter().flatten()
+    });
+    let behind = behind.iter().map(|(_, rest)| *rest);
+    Scrub::new(secrets.iter().copied().chain(behind).chain(words), values)
+}
+
+/// A value of two words, of which the first is a scheme (`Bearer`, `Token`, `GenieKey`): targets
+/// quote the second one alone.
+fn behind_scheme(value: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = value.split_once(' ')?;
+    let rest = rest.trim();
+    let is_one = !rest.is_empty() && !rest.contains(char::is_whitespace);
+    (is_one && checks::is_token(scheme)).then_some((scheme, rest))
+}
+
+/// The pair of Basic (RFC 7617) as it is encoded.
+fn pair(scheme: &str, encoded: &str) -> Option<Zeroizing<String>> {
+    let is_basic = scheme.eq_ignore_ascii_case("basic");
+    let pair = is_basic.then(|| STANDARD.decode(encoded).ok())??;
+    String::from_utf8(pair).ok().map(Zeroizing::new)
 }
 
 /// Whether a password says nothing: then the name is the key itself, as some APIs take it.
@@ -254,9 +295,6 @@ fn arrange_key(settings: &CredentialSettings, key: &str, injection: &mut Injecti
     }
     Some(())
 }
-
-/// A path part may hold `:` and `@` as they are (RFC 3986 §3.3): Telegram's tokens have a colon.
-const PATH: &AsciiSet = &UNRESERVED.remove(b':').remove(b'@');
 
 fn query(name: &str, value: &str) -> (Box<str>, Zeroizing<String>) {
     let pair = format!(
@@ -362,6 +400,65 @@ mod tests {
         );
         check(AuthType::Bearer, "{}", "{}", &["unsendable"]);
         check(AuthType::None, "{}", "{}", &[]);
+    }
+
+    #[test]
+    fn what_a_target_may_quote_alone_is_searched() {
+        let check = |auth_type, settings: &str, secret: &str, echo: &str, expected: &str| {
+            let settings: CredentialSettings = serde_json::from_str(settings).unwrap();
+            let secret: SecretInput = serde_json::from_str(secret).unwrap();
+            let injection = arrange(auth_type, &settings, &secret).unwrap();
+            let found = scrub(&secret, &injection).overwrite(echo.as_bytes());
+            let found = found.map_or(echo.into(), |found| found.text);
+            assert_eq!(String::from_utf8(found).unwrap(), expected);
+        };
+        let custom = |value: &str| {
+            let part = serde_json::json!({ "name": "Authorization", "value": value });
+            serde_json::json!({ "headers": [part] }).to_string()
+        };
+        let stars = |count: usize| "*".repeat(count);
+        let bearer = custom("Bearer sk-live-0123456789");
+        for (secret, echo, expected) in [
+            (
+                &bearer,
+                "key sk-live-0123456789",
+                format!("key {}", stars(18)),
+            ),
+            (&bearer, "Bearer sk-live-0123456789", stars(25)),
+            (
+                &custom("Basic YWNtZTp0aGlyZC1wYXJ0eS1wd2Q="),
+                "third-party-pwd of acme:third-party-pwd",
+                format!("{} of {}", stars(15), stars(20)),
+            ),
+            (
+                &custom("Basic YTpzaG9ydC1wdy0x"),
+                "YTpzaG9ydC1wdy0x is a:short-pw-1",
+                format!("{} is {}", stars(16), stars(12)),
+            ),
+            (
+                &custom("words of a text"),
+                "of a text",
+                "of a text".to_owned(),
+            ),
+        ] {
+            check(AuthType::Custom, "{}", secret, echo, &expected);
+        }
+        let constants = r#"{
+            "headers": [{"name":"X-Region","value":"eu-central-1","public":true},
+                        {"name":"X-Key","value":"a-secret-0123"}],
+            "queries": [{"name":"account","value":"123456789012","public":true}]
+        }"#;
+        let echo = "eu-central-1, 123456789012, a-secret-0123";
+        let expected = format!("eu-central-1, 123456789012, {}", stars(13));
+        check(AuthType::Custom, "{}", constants, echo, &expected);
+        let basic = r#"{"username":"AC0123456789","password":"short-pw-1"}"#;
+        let echo = "AC0123456789:short-pw-1";
+        check(AuthType::Basic, "{}", basic, echo, &stars(23));
+        let path = r#"{"path":"/bot{secret}"}"#;
+        let key = r#"{"key":"123456:AAH/foo+bar"}"#;
+        let echo = "/bot123456:AAH%2Ffoo%2Bbar/x";
+        let expected = format!("/bot{}/x", stars(22));
+        check(AuthType::ApiKey, path, key, echo, &expected);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use proto::hosts::Origin;
 use proto::target::BaseUrl;
 
 use super::bytewise;
+use crate::forgotten::decoded;
 
 /// Header fields whose references are mapped.
 const FIELDS: [HeaderName; 4] = [
@@ -26,8 +27,16 @@ pub struct Mapping<'a> {
     /// Whether this is another of its addresses, which have the same path: a reference there stays
     /// inside.
     pub is_other: &'a dyn Fn(&Origin) -> bool,
+    /// What stands behind the base path in all that is sent: the path in which a secret stands. It
+    /// is put there again, so that what lies outside of it is no less another resource.
+    pub injected: Option<&'a str>,
     /// `/api/{proxy}` as the caller wrote it.
     pub prefix: &'a str,
+}
+
+/// Whether a field has references that are mapped.
+pub fn is_mapped(name: &HeaderName) -> bool {
+    FIELDS.contains(name)
 }
 
 /// Maps every reference in an answer's fields; gives the first foreign host.
@@ -200,6 +209,10 @@ impl Mapping<'_> {
     /// What stands behind the base path, where `path` lies below it.
     fn below_base<'p>(&self, path: &'p str) -> Option<&'p str> {
         let rest = path.strip_prefix(self.base.path.as_str())?;
+        let rest = match self.injected {
+            Some(injected) => behind(rest, injected)?,
+            None => rest,
+        };
         // `..` behind the base could leave it again once the client resolves it.
         let path_only = rest.split(['?', '#']).next().unwrap_or_default();
         let climbs = path_only.split(['/', '\\']).any(|segment| {
@@ -210,6 +223,17 @@ impl Mapping<'_> {
         });
         (!climbs && (rest.is_empty() || rest.starts_with(['/', '\\', '?', '#']))).then_some(rest)
     }
+}
+
+/// What stands behind another path that a path begins with, however both are escaped.
+fn behind<'p>(path: &'p str, begin: &str) -> Option<&'p str> {
+    let mut written = decoded(path.as_bytes(), b'+');
+    let mut at = 0;
+    for (wanted, _) in decoded(begin.as_bytes(), b'+') {
+        let (_, width) = written.next().filter(|(byte, _)| *byte == wanted)?;
+        at += width;
+    }
+    path.get(at..)
 }
 
 /// Whether a reference begins with a scheme (RFC 3986 §3.1).
@@ -240,6 +264,7 @@ mod tests {
         let mapping = Mapping {
             base: &base,
             is_other: &|origin| origin.host == "eu.x.com",
+            injected: None,
             prefix: "/api/demo",
         };
         let name = HeaderName::from_bytes(field.as_bytes()).unwrap();
@@ -253,6 +278,34 @@ mod tests {
         let (text, found) = mapped(base, field, value.as_bytes());
         assert_eq!(text, expected.as_bytes(), "{field}: {value}");
         assert_eq!(found.as_deref(), foreign, "{field}: {value}");
+    }
+
+    #[test]
+    fn a_path_that_is_injected_is_part_of_the_base() {
+        let base = BaseUrl::parse("https://x.com/v1").unwrap();
+        let mapping = Mapping {
+            base: &base,
+            is_other: &|_| false,
+            injected: Some("/bot1:AAH%2Ffoo"),
+            prefix: "/api/demo",
+        };
+        for (reference, expected, is_foreign) in [
+            ("/v1/bot1:AAH%2Ffoo/me?a", "/api/demo/me?a", false),
+            ("/v1/bot1%3AAAH%2ffoo", "/api/demo", false),
+            ("/v1/bot1:AAH/foo/me", "/api/demo/me", false),
+            ("https://x.com/v1/bot1:AAH%2Ffoo/", "/api/demo/", false),
+            ("me", "me", false),
+            (
+                "/v1/bot1:AAH%2Ffoo2/me",
+                "https://x.com/v1/bot1:AAH%2Ffoo2/me",
+                true,
+            ),
+            ("/v1/me", "https://x.com/v1/me", true),
+        ] {
+            let mut foreign = None;
+            assert_eq!(mapping.reference(reference, &mut foreign), expected);
+            assert_eq!(foreign.is_some(), is_foreign, "{reference}");
+        }
     }
 
     #[test]

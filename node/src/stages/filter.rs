@@ -5,6 +5,7 @@
 //! error body is filtered or blanked, what describes the old bytes is dropped. Where the proxy has
 //! a schema for answers, what is left is held against it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -73,7 +74,7 @@ impl Stage for Filter {
         let filtered = matches!(treated, Some(Ok(Treatment::Events(_))))
             || (filters.is_some()
                 && !matches!(treated, Some(Ok(Treatment::Pass | Treatment::Validate))));
-        if let Err(end) = clean_head(exchange, &proxy, &mut answer, filtered) {
+        if let Err(end) = clean_head(exchange, &self.metrics, &proxy, &mut answer, filtered) {
             return end.into();
         }
         let treatment = match treated {
@@ -125,6 +126,7 @@ impl Filter {
 /// Removes what must not travel, and maps URLs and cookies.
 fn clean_head(
     exchange: &mut Exchange,
+    metrics: &Metrics,
     proxy: &CompiledProxy,
     answer: &mut Answer,
     filtered: bool,
@@ -140,19 +142,28 @@ fn clean_head(
     };
     answer.headers = fields::for_caller(headers, policy);
     let prefix = exchange.request.proxy_prefix();
+    let credential = exchange.target_credential().cloned();
+    // The gateway of another region adds it itself.
+    let injected = credential.as_ref().filter(|_| proxy.elsewhere.is_none());
+    let injected = injected.and_then(|one| one.secret.path());
     if proxy.cookies {
         // Another region's gateway has mapped them to the proxy's path there.
         let passed_on = proxy.elsewhere.as_ref();
         let base_path = passed_on
             .and_then(|there| there.gateways.get(exchange.notes.endpoint))
             .map_or(&*proxy.target.base.path, |gateway| &gateway.path);
-        cookies::map_answer(&mut answer.headers, base_path, prefix);
+        let base_path = match injected {
+            Some(injected) => Cow::Owned(format!("{base_path}{injected}")),
+            None => Cow::Borrowed(base_path),
+        };
+        cookies::map_answer(&mut answer.headers, &base_path, prefix);
     }
     let endpoints = &proxy.target.endpoints;
     let answered = endpoints.get(exchange.notes.endpoint);
     let mapping = urls::Mapping {
         base: answered.map_or(&proxy.target.base, |endpoint| &endpoint.base),
         is_other: &|origin| proxy.target.origins.contains(origin),
+        injected,
         prefix,
     };
     // Where they are not rewritten they are still looked at.
@@ -169,6 +180,7 @@ fn clean_head(
             return Err(EarlyEnd::new(Code::RedirectBlocked, detail));
         }
     }
+    reflected::scrub_mapped(exchange, metrics, proxy, &mut answer.headers);
     Ok(())
 }
 

@@ -25,7 +25,7 @@ use crate::payload::Bodies;
 use crate::records::unmatched::{self, Allowance};
 use crate::records::{RecordBuffer, reduce};
 use crate::refused::{limited_by, refused_by};
-use crate::reflected::ScrubbedBody;
+use crate::scrubbed_body::ScrubbedBody;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{Places, Spends};
 use crate::telemetry::{TraceContext, trace_id_text};
