@@ -6,7 +6,7 @@
 //! the public one would leave the attacker to repeat the question until the other one is used.
 //! What is connected to is the judged value itself ([`AllowedAddr`]), never the name again.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -87,11 +87,40 @@ async fn resolve_and_judge(
         .collect()
 }
 
-/// Whether an address belongs to this machine: only then can something be bound to it.
+/// Addresses that nobody has: documentation's (RFC 5737, RFC 3849).
+const NOBODYS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
+const NOBODYS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// Whether an address belongs to this machine: only then can something be bound to it, unless the
+/// system lets anything be bound (`ip_nonlocal_bind`, which gateways with moving addresses set).
 ///
 /// Asked of the system each time, because interfaces come and go. Nothing is sent.
 pub fn is_our_address(ip: IpAddr) -> bool {
+    let nobodys = match ip {
+        IpAddr::V4(_) => NOBODYS_V4,
+        IpAddr::V6(_) => NOBODYS_V6,
+    };
+    is_bindable(ip) && (!is_bindable(nobodys) || leads_back(ip))
+}
+
+fn is_bindable(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
+}
+
+/// Whether what is sent to an address would be sent from it: the system's routes lead back to this
+/// machine.
+fn leads_back(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // A datagram socket's connection sends nothing; it chooses a route. The port may be any.
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    let is_itself = source.is_ok_and(|source| source.ip() == ip);
+    is_itself || ip.is_loopback() || ip.is_unspecified()
 }
 
 /// Tries the addresses in order; each gets its share of what time is left.
@@ -161,6 +190,28 @@ mod tests {
         let probing = between * socket.tcp_keepalive_retries().unwrap();
         let lost_after = socket.tcp_keepalive_time().unwrap() + probing;
         assert_eq!(lost_after, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn an_address_is_ours_where_routes_lead_back_to_it() {
+        for (ip, expected) in [
+            ("127.0.0.1", true),
+            ("127.3.2.1", true),
+            ("0.0.0.0", true),
+            ("203.0.113.1", false),
+            ("8.8.4.4", false),
+            ("2001:db8::1", false),
+        ] {
+            let ip: IpAddr = ip.parse().unwrap();
+            assert_eq!(leads_back(ip), expected, "{ip}");
+            assert_eq!(is_our_address(ip), expected, "{ip}");
+        }
+        // Those of the interfaces, as far as a way out tells one.
+        let own = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if own.connect("8.8.4.4:9").is_ok() {
+            let ip = own.local_addr().unwrap().ip();
+            assert!(leads_back(ip) && is_our_address(ip), "{ip}");
+        }
     }
 
     #[test]
