@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::FORMAT;
 use super::entry::{List, Model, fresh, objects};
+use super::kept::stays;
 use super::stored::{Kind, Stored};
 use crate::api::ahead::Given;
 use crate::api::answer::Answer;
@@ -80,6 +81,7 @@ fn checked(call: &OrgCall) -> Result<bool, Refusal> {
 /// What the document makes of a version.
 fn planned(call: &OrgCall, config: &OrgConfig, prunes: bool) -> Plan {
     let mut work = Work {
+        call,
         config,
         key: &call.control.digest_key,
         plan: Plan::in_words(&WORDS),
@@ -97,6 +99,7 @@ fn planned(call: &OrgCall, config: &OrgConfig, prunes: bool) -> Plan {
 }
 
 pub(super) struct Work<'a> {
+    call: &'a OrgCall,
     pub(super) config: &'a OrgConfig,
     key: &'a DigestKey,
     pub(super) plan: Plan,
@@ -267,7 +270,7 @@ impl Work<'_> {
         }
     }
 
-    /// A secret that is the same as the stored one, for the same hosts, changes nothing.
+    /// A secret that is the same as the stored one, which serves as it is, changes nothing.
     fn changed_secret(
         &mut self,
         id: ObjectId,
@@ -280,8 +283,8 @@ impl Work<'_> {
             (SecretChange::Set { secret, .. }, Some(state)) => secret.digest == state.digest,
             _ => false,
         };
-        let bound = stored.credential.hosts == form.credential.hosts;
-        Ok(match same && bound {
+        let place = (self.call, self.config);
+        Ok(match same && stays(place, id, stored, &form.credential) {
             true => SecretChange::Keep,
             false => change,
         })

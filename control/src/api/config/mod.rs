@@ -8,6 +8,7 @@
 mod apply;
 mod entry;
 mod export;
+mod kept;
 mod names;
 pub mod schemas;
 mod stored;

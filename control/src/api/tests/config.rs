@@ -1,5 +1,6 @@
 //! The configuration as one document, many changes as one version, and the audit of both.
 
+use proto::id::CredentialId;
 use serde_json::{Value, json};
 
 use super::{Reply, Who, api};
@@ -274,6 +275,50 @@ async fn secrets_are_set_once_and_again_only_when_they_differ() {
         refused.text
     );
     api.put(Who::Admin, CONFIG, changed).await.is(200);
+}
+
+#[actix_web::test]
+async fn a_secret_that_is_over_or_is_for_other_regions_is_set_again() {
+    let api = api().await;
+    let mut applied = document();
+    applied["credentials"][0]["secret"] = json!({"key": "Caller-Key-of-24-chars-01"});
+    let done = api.put(Who::Admin, CONFIG, applied.clone()).await.is(200);
+    let id = |kind: &str| -> CredentialId {
+        let mut changes = done.body["changes"].as_array().unwrap().iter();
+        let is_it = |change: &&Value| change["after"]["kind"] == kind;
+        let change = changes.find(is_it).unwrap();
+        change["id"].as_str().unwrap().parse().unwrap()
+    };
+    for kind in ["proxy", "target"] {
+        let id = id(kind);
+        let lowest = api.control.publisher.revoke_here(api.acme, id).await;
+        lowest.unwrap();
+        let mut world = api.control.watched();
+        let is_told = |world: &std::sync::Arc<proto::store::follow::World>| {
+            world.orgs[&api.acme].retired.contains_key(&id)
+        };
+        world.wait_for(is_told).await.unwrap();
+        let path = format!("/orgs/acme/credentials/{id}");
+        let known = api.get(Who::Viewer, &path).await.is(200);
+        assert_eq!(known.body["secret"]["state"], "revoked");
+        let again = api.put(Who::Admin, CONFIG, applied.clone()).await.is(200);
+        assert_eq!(again.body["changes"].as_array().unwrap().len(), 1);
+        let known = api.get(Who::Viewer, &path).await.is(200);
+        assert_eq!(known.body["secret"]["state"], "active");
+    }
+    // Nobody can open a secret for a region that it was not sealed for.
+    let path = format!("/orgs/acme/credentials/{}", id("target"));
+    let generation = async || {
+        let known = api.get(Who::Viewer, &path).await.is(200);
+        known.body["secret"]["generation"].clone()
+    };
+    let before = generation().await;
+    applied["credentials"][1]["regions"] = json!(["local"]);
+    api.put(Who::Admin, CONFIG, applied.clone()).await.is(200);
+    let after = generation().await;
+    assert_ne!(before, after);
+    api.put(Who::Admin, CONFIG, applied).await.is(200);
+    assert_eq!(generation().await, after);
 }
 
 #[actix_web::test]
