@@ -314,6 +314,7 @@ async fn a_secret_that_is_over_or_is_for_other_regions_is_set_again() {
     };
     let before = generation().await;
     applied["credentials"][1]["regions"] = json!(["local"]);
+    applied["proxies"][0]["regions"] = json!(["local"]);
     api.put(Who::Admin, CONFIG, applied.clone()).await.is(200);
     let after = generation().await;
     assert_ne!(before, after);
