@@ -37,6 +37,9 @@ use crate::stores::{self, StoreKind};
 /// Longest wait for the store and the first configuration at a start.
 pub const START_MAX: Duration = Duration::from_secs(10);
 
+/// Longest wait for a store that cannot be reached, where there is a kept copy to start from.
+pub const STORE_GRACE: Duration = Duration::from_secs(2);
+
 /// How often the store is asked which region is home, while it does not answer.
 const HOME_EVERY: Duration = Duration::from_millis(250);
 
@@ -53,8 +56,6 @@ pub struct Configuration {
     /// The first token, and where a made one is kept; absent in a region that follows, where home's
     /// tokens hold.
     pub token: Option<(AdminToken, PathBuf)>,
-    /// Whether `system` had its home in another region at the start.
-    pub follows: bool,
     /// Ends, when dropped, the copy of the configuration on disk.
     _keeping: Option<oneshot::Sender<()>>,
 }
@@ -95,25 +96,30 @@ impl Configuration {
             let run = move || beat::run(store.clone(), name.clone());
             background.spawn(restarts::again("beat", health.clone(), run));
         }
+        let mut begun = Begun::default();
         let kept = match settings.store.kind {
-            StoreKind::Etcd => Some(begin(settings, &store, &digest_key, &mut follower).await?),
+            StoreKind::Etcd => {
+                let at = (settings, &store);
+                Some(begin(at, &digest_key, &mut follower, &mut begun).await?)
+            }
             // A file that its owner puts back is meant to count.
             StoreKind::Embedded => None,
         };
         publisher.remember(worlds.clone());
         let home = match regions {
-            Some(regions) => home_at_start(&publisher, regions).await,
+            Some(regions) if begun.reached => home_at_start(&publisher, regions).await,
+            Some(regions) => regions.home.clone(),
             None => settings.region.clone(),
         };
-        let follows = home != settings.region;
         let mut token = None;
-        if !follows {
+        if home == settings.region {
             let file = settings.data_dir.join("admin-token");
-            let first = first_token(&publisher, given, &file).await?;
+            let first = first_token(&publisher, given, &file, begun).await?;
             token = Some((first, file));
         } else if given.is_some() {
             tracing::warn!("the given admin token is not set: tokens come from home region {home}");
         }
+        catch_up(&mut follower, begun).await?;
         let keeping = kept.map(|kept| {
             let (stop, stopping) = oneshot::channel();
             let run = kept::run(kept, store, (worlds.clone(), health.clone()), stopping);
@@ -128,31 +134,22 @@ impl Configuration {
             worlds,
             health,
             token,
-            follows,
             _keeping: keeping,
         })
     }
 
-    /// The id of the organisation `default`.
-    ///
-    /// # Errors
-    /// It did not appear in time.
-    pub async fn org(&mut self) -> anyhow::Result<OrgId> {
-        default_org(&mut self.worlds).await
+    /// The id of the organisation `default`, unless it was deleted.
+    pub fn default_org(&self) -> Option<OrgId> {
+        let world = self.worlds.borrow();
+        world.org(DEFAULT).map(|org| org.config.org)
     }
 
-    /// Waits until the newest version of the organisation `default` has been seen.
+    /// Waits until the newest version of an organisation has been seen.
     ///
     /// # Errors
     /// It did not appear in time.
-    pub async fn caught_up(&mut self) -> anyhow::Result<()> {
-        let org = self.org().await?;
-        let newest = match self.publisher.load(org).await {
-            Ok(newest) => newest.head.n,
-            // What was seen before is served until a person decides.
-            Err(PublishError::Regressed { .. } | PublishError::OrgUnknown(_)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+    pub async fn caught_up(&mut self, org: OrgId) -> anyhow::Result<()> {
+        let newest = self.publisher.load(org).await?.head.n;
         let found = self.worlds.wait_for(|world| {
             let state = world.orgs.get(&org);
             state.is_some_and(|state| state.config.head.n >= newest)
@@ -161,6 +158,40 @@ impl Configuration {
             .await
             .context("the newest configuration did not appear in time")??;
         Ok(())
+    }
+}
+
+/// How a start stands.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    /// What was seen before the last end is served, whatever the store holds.
+    from_copy: bool,
+    /// The store answers.
+    reached: bool,
+}
+
+impl Default for Begun {
+    fn default() -> Self {
+        Self {
+            from_copy: false,
+            reached: true,
+        }
+    }
+}
+
+/// Sees what the store holds. Where that cannot be had, what was kept is served.
+async fn catch_up(follower: &mut Follower, begun: Begun) -> anyhow::Result<()> {
+    if !begun.reached {
+        return Ok(());
+    }
+    let until = tokio::time::Instant::now() + START_MAX;
+    match follower.catch_up(until).await {
+        Err(error) if begun.from_copy => {
+            tracing::warn!("serving the configuration kept on disk: {error}");
+            Ok(())
+        }
+        Err(error) => Err(stores::cannot_begin(error)),
+        Ok(()) => Ok(()),
     }
 }
 
@@ -215,12 +246,12 @@ fn publisher(settings: &Settings, store: Arc<dyn Store>, keys: PublicKeyring) ->
 }
 
 /// Takes over what this process had seen before its last end, however long ago that was, and waits
-/// for the store.
+/// for the store. Where there is something to serve, it begins without the store too.
 async fn begin(
-    settings: &Settings,
-    store: &Arc<dyn Store>,
+    (settings, store): (&Settings, &Arc<dyn Store>),
     digest_key: &DigestKey,
     follower: &mut Follower,
+    begun: &mut Begun,
 ) -> anyhow::Result<Kept> {
     let kept = Kept::new(
         settings.data_dir.join("kept.bin"),
@@ -229,24 +260,49 @@ async fn begin(
     )?;
     match kept.read(Duration::MAX) {
         Ok(Some((copy, age))) => {
-            let begun = follower.begin_with(Arc::new(copy), age).await;
-            begun.context("reading the configuration kept on disk")?;
+            let read = follower.begin_with(Arc::new(copy), age).await;
+            read.context("reading the configuration kept on disk")?;
+            begun.from_copy = true;
         }
         Ok(None) => {}
         Err(error) => tracing::warn!("the configuration kept on disk is not used: {error}"),
     }
-    let reached = stores::reach(store, START_MAX).await;
-    reached.map_err(stores::cannot_begin)?;
+    let wait = match begun.from_copy {
+        true => STORE_GRACE,
+        false => START_MAX,
+    };
+    match stores::reach(store, wait).await {
+        Ok(()) => {}
+        Err(error) if begun.from_copy => {
+            begun.reached = false;
+            follower.health().store_reached(false);
+            tracing::warn!(
+                "the store cannot be reached, serving the configuration kept on disk: {error}"
+            );
+        }
+        Err(error) => return Err(stores::cannot_begin(error)),
+    }
     Ok(kept)
 }
 
-/// Makes sure of organisations and token. In a store that was restored or wiped nothing is made: a
-/// person decides first, with a token of before.
+/// Makes sure of organisations and token. In a store that was restored, wiped or damaged nothing is
+/// made: a person decides first, with a token of before. Nor is it in one that is away.
 async fn first_token(
     publisher: &Publisher,
     given: Option<Zeroizing<String>>,
     file: &Path,
+    begun: Begun,
 ) -> anyhow::Result<AdminToken> {
+    let of_before = || {
+        let kept = private_file::read(file)?;
+        Ok(AdminToken {
+            text: kept.map(|text| Zeroizing::new(text.trim().to_owned())),
+            origin: bootstrap::Origin::Unknown,
+        })
+    };
+    if !begun.reached {
+        return of_before();
+    }
     let deadline = tokio::time::Instant::now() + START_MAX;
     match publisher.bootstrap(deadline).await {
         Ok(_) => {
@@ -255,11 +311,11 @@ async fn first_token(
         }
         Err(error @ PublishError::Regressed { .. }) => {
             tracing::error!(%error, "store-regressed: {error}; see `requestrocket recover`");
-            let kept = private_file::read(file)?;
-            Ok(AdminToken {
-                text: kept.map(|text| Zeroizing::new(text.trim().to_owned())),
-                origin: bootstrap::Origin::Unknown,
-            })
+            of_before()
+        }
+        Err(error @ PublishError::Unreadable(_)) if begun.from_copy => {
+            tracing::error!(%error, "store-damaged: {error}; see `requestrocket recover`");
+            of_before()
         }
         Err(error) => Err(error).context("preparing the store"),
     }
@@ -277,16 +333,4 @@ pub fn janitor(settings: &Settings, configuration: &Configuration) -> Janitor {
     };
     let (publisher, archive) = (&configuration.publisher, &configuration.archive);
     Janitor::new(publisher.clone(), archive.clone(), options)
-}
-
-/// The id of the organisation `default`, once the follower has seen it.
-async fn default_org(worlds: &mut watch::Receiver<Arc<World>>) -> anyhow::Result<OrgId> {
-    let found = worlds.wait_for(|world| world.org(DEFAULT).is_some());
-    let world = tokio::time::timeout(START_MAX, found)
-        .await
-        .context("the store's configuration did not appear in time")??;
-    let org = world
-        .org(DEFAULT)
-        .context("organisation `default` is missing")?;
-    Ok(org.config.org)
 }

@@ -182,6 +182,7 @@ mod tests {
             "applied": {"org": "org_1", "slug": "acme", "version": 7, "newest": 9,
                         "lag_versions": 2, "lag_s": 31},
             "problems": [{"code": "name-taken", "detail": "gw-1 too"}],
+            "restarts": {"records": 3}, "not_kept": {"kept.bin": "no space left"},
             "failing": [{"target": "tgt_1", "endpoint": "a:443", "detail": "it answered 503"}],
             "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
         });
@@ -207,10 +208,14 @@ mod tests {
             "    ! meters-degraded 2 go without the store, by their on_store_loss"
         );
         assert_eq!(
-            lines[7],
-            "    ! endpoint-failing a:443 of tgt_1: it answered 503"
+            lines[7..],
+            [
+                "    ! task-restarted records: 3 times; see its log",
+                "    ! copy-not-written kept.bin: no space left",
+                "    ! endpoint-failing a:443 of tgt_1: it answered 503",
+                "    ! leaf-missing org_1: gone",
+            ]
         );
-        assert_eq!(lines[8], "    ! leaf-missing org_1: gone");
         assert_eq!(super::lines(&[]), ["no node is there"]);
     }
 

@@ -68,10 +68,7 @@ impl ControlPlane {
         let (shared, keys, given) = (keys_of(&self.keys, &settings), self.keys, self.given);
         let (of, at) = (regions.as_deref(), store.clone());
         let opened = Configuration::open(&settings, at, keys, given, of, background);
-        let mut configuration = opened.await?;
-        if !configuration.follows {
-            configuration.caught_up().await?;
-        }
+        let configuration = opened.await?;
         let (counters, linked) = (Metrics::default(), Linked::default());
         let parts = (&store, &configuration, &settings);
         let replicated = |regions| replicate(regions, parts, background);

@@ -41,9 +41,6 @@ use crate::servers::Servers;
 use crate::settings::Settings;
 use crate::stores;
 
-/// Longest wait for a store that cannot be reached, where there is a kept copy to start from.
-const STORE_GRACE: Duration = Duration::from_secs(2);
-
 /// Longest wait for the last copy of the configuration when the process stops.
 const COPY_MAX: Duration = Duration::from_secs(5);
 
@@ -293,7 +290,7 @@ async fn begin(
         begun.context("reading the configuration kept on disk")?;
     }
     let wait = if has_copy {
-        STORE_GRACE
+        configuration::STORE_GRACE
     } else {
         configuration::START_MAX
     };

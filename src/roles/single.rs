@@ -9,6 +9,7 @@ use ::node::metrics::Metrics;
 use ::node::records::RecordBatches;
 use ::node::records::losses::Losses;
 use anyhow::Context;
+use proto::org::DEFAULT;
 use proto::seal::Keyring;
 use tokio::runtime::Runtime;
 use tracing::warn;
@@ -71,8 +72,10 @@ impl Single {
             background,
         )
         .await?;
-        let demo = demo(self.mode, &settings, &mut configuration).await?;
-        configuration.caught_up().await?;
+        let demo = match self.mode {
+            Mode::Dev => Some(demo(&settings, &mut configuration).await?),
+            Mode::Standalone => None,
+        };
         let counters = ::control::metrics::Metrics::default();
         let health = configuration.health.clone();
         let parts = DataPlaneParts {
@@ -125,15 +128,14 @@ impl Single {
     }
 }
 
+/// Makes sure of the demo; in its place, why there is none.
 async fn demo(
-    mode: Mode,
     settings: &Settings,
     configuration: &mut Configuration,
-) -> anyhow::Result<Option<Result<Demo, String>>> {
-    let org = configuration.org().await?;
-    if mode == Mode::Standalone {
-        return Ok(None);
-    }
+) -> anyhow::Result<Result<Demo, String>> {
+    let Some(org) = configuration.default_org() else {
+        return Ok(Err(format!("there is no organisation `{DEFAULT}`")));
+    };
     let publisher = &configuration.publisher;
     let file = settings.data_dir.join("demo.json");
     let before: Option<Demo> =
@@ -141,7 +143,8 @@ async fn demo(
     let (echo, server) = demo::echo(before.as_ref().map(|demo| demo.echo))?;
     actix_rt::spawn(server);
     let made = demo::ensure(publisher, org, before, echo, &file).await?;
-    Ok(Some(made))
+    configuration.caught_up(org).await?;
+    Ok(made)
 }
 
 /// Writes batches of records until the queue ends. While ClickHouse is away a batch is tried again

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::Op;
-use proto::tree::{Delta, EVERYWHERE, Hash, Head, VersionRecord};
+use proto::tree::{Delta, EVERYWHERE, Hash, Head, SYSTEM_ORG, VersionRecord};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_status};
@@ -237,29 +237,89 @@ fn poison_is_quarantined_and_the_rest_applies() {
         sound();
     }
 
-    // Where nobody knows what was there, a node that served it does.
-    raw.store
-        .put(vec![Op::put(keys::head(raw.org), "nonsense")]);
-    listed("version-unreadable");
-    let recovered = binary()
-        .args([
-            "recover",
-            "--from-node",
-            "gw-1",
-            "--control",
-            &control.control,
-        ])
-        .env("REQUESTROCKET_TOKEN", &control.token)
-        .output()
-        .expect("the binary runs");
-    assert!(recovered.status.success(), "{recovered:?}");
-    sound();
-    serves(200);
-    let renamed = wait_for("a write", || {
-        let answer = control.api("PATCH", &format!("/proxies/{}", one.id), Some(&write));
-        (answer.status() == 200).then(|| answer.json())
+    // Where nobody knows what was there, a node that served it does: of a whole version, and of
+    // one object.
+    let unknown = version(&|object: &mut Value| {
+        if object["id"] == one.target.as_str() {
+            object["body"]["target"]["of_another_release"] = json!(true);
+        }
     });
-    assert_eq!(renamed["name"], "renamed");
+    for (code, name) in [
+        ("version-unreadable", "renamed"),
+        ("object-unreadable", "again"),
+    ] {
+        match code {
+            "version-unreadable" => raw
+                .store
+                .put(vec![Op::put(keys::head(raw.org), "nonsense")]),
+            _ => drop(raw.publish(&unknown, &[])),
+        }
+        listed(code);
+        let recovered = control.command(&["recover", "--from-node", "gw-1"]);
+        assert!(recovered.status.success(), "{code}: {recovered:?}");
+        sound();
+        serves(200);
+        let renamed = wait_for("a write", || {
+            let write = json!({"name": name});
+            let answer = control.api("PATCH", &format!("/proxies/{}", one.id), Some(&write));
+            (answer.status() == 200).then(|| answer.json())
+        });
+        assert_eq!(renamed["name"], name);
+    }
+}
+
+/// What is wrong in `system` is no reason for a control plane not to start: it is where a person
+/// says what counts.
+#[test]
+fn a_control_plane_starts_with_a_damaged_store_and_recovers_it() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let token = control.token.clone();
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    let raw = RawStore::new(&cluster.etcd[0]);
+    let head = Head::parse(&raw.get(&keys::head(SYSTEM_ORG))).expect("a head");
+    let stopped = |control: Gateway| {
+        let (status, folder) = control.stop();
+        assert_eq!(status.code(), Some(0));
+        folder
+    };
+    let orgs = |control: &Gateway, method: &str| {
+        let slug = json!({"slug": "made-after"});
+        let body = (method == "POST").then_some(&slug);
+        let answer = control.control_call(method, "/api/v1/orgs", Some(&token), body);
+        answer.status()
+    };
+    // A leaf is lost: what was seen before is shown, and nothing is built on it.
+    let folder = stopped(control);
+    let leaf = keys::leaf(SYSTEM_ORG, &head.roots[EVERYWHERE]);
+    let content = raw.get(&leaf);
+    raw.put(vec![Op::Delete(leaf.clone())]);
+    let control = Gateway::inside(folder, &cluster.control_start());
+    let log = control.log();
+    assert!(log.contains("store-damaged"), "{log}");
+    assert_eq!(orgs(&control, "GET"), 200);
+    assert_eq!(orgs(&control, "POST"), 500);
+    let folder = stopped(control);
+    raw.put(vec![Op::put(leaf, content)]);
+
+    // The head is none: nodes have what it was.
+    raw.put(vec![Op::put(keys::head(SYSTEM_ORG), "nonsense")]);
+    let control = Gateway::inside(folder, &cluster.control_start());
+    assert_eq!(orgs(&control, "GET"), 200);
+    wait_for("what a node serves, written back", || {
+        let output = binary()
+            .args(["recover", "--from-node", "gw-1"])
+            .args(["--control", &control.control])
+            .env("REQUESTROCKET_TOKEN", &token)
+            .output()
+            .expect("the binary runs");
+        output.status.success().then_some(())
+    });
+    wait_for("a write", || (orgs(&control, "POST") == 201).then_some(()));
+    assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
 }
 
 #[test]

@@ -347,3 +347,30 @@ fn a_stop_right_after_the_ready_line() {
         assert_eq!(output.status.code(), Some(0), "{signal}: {said}");
     }
 }
+
+/// Who has organisations of its own needs none that is called `default`.
+#[test]
+fn a_process_starts_where_the_first_organisation_was_deleted() {
+    let start = Start {
+        mode: "standalone",
+        ..Start::default()
+    };
+    let gateway = Gateway::with(start.clone());
+    gateway.organisation("acme");
+    let token = gateway.token.clone();
+    let of = |gateway: &Gateway, method: &str, path: &str| {
+        let answer = gateway.control_call(method, path, Some(&token), None);
+        answer.status()
+    };
+    assert_eq!(of(&gateway, "DELETE", "/api/v1/orgs/default"), 204);
+    let (status, folder) = gateway.stop();
+    assert_eq!(status.code(), Some(0));
+    let gateway = Gateway::inside(folder, &start);
+    assert_eq!(of(&gateway, "GET", "/api/v1/orgs/acme"), 200);
+    assert_eq!(of(&gateway, "GET", "/api/v1/orgs/default"), 404);
+    let (_, folder) = gateway.stop();
+    // `dev` offers its demo there, and says why it does not.
+    let gateway = Gateway::inside(folder, &Start::default());
+    assert!(gateway.ready["demo"].is_null(), "{}", gateway.ready);
+    assert_eq!(of(&gateway, "GET", "/api/v1/orgs/acme"), 200);
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
-use proto::store::{Op, Store, StoreError, Txn};
+use proto::store::{Op, Range, Store, StoreError, Txn};
 use tempfile::TempDir;
 
 use crate::etcd_server::{EtcdServer, ServerTls, etcdctl, write_file};
@@ -163,6 +163,8 @@ fn hung_server() {
         let store = open_at(&[&server.endpoint()]);
         let at = put(&*store, "a", "1").await;
         let mut broken = watch(&*store, "a", at.next()).await;
+        let granted = store.grant_lease(Duration::from_secs(60)).await;
+        let lease = granted.expect("a lease").id;
         signal(&server, "-STOP");
         let write = store.txn(write()).await;
         check_refused("a write", "OutcomeUnknown", write);
@@ -172,6 +174,27 @@ fn hung_server() {
             matches!(error, StoreError::Unavailable(_)),
             "the silence is noticed: {error:?}"
         );
+        // No other call waits for ever either.
+        let range = Range {
+            prefix: "a".into(),
+            after: None,
+            limit: 10,
+            at: None,
+        };
+        check_refused("a range", "Unavailable", store.range(range).await);
+        let opened = store.watch("a", at.next()).await.map(drop);
+        check_refused("a watch", "Unavailable", opened);
+        let granted = store.grant_lease(Duration::from_secs(60)).await;
+        check_refused("a lease", "Unavailable", granted);
+        let kept = store.keep_alive(lease).await;
+        check_refused("its renewal", "Unavailable", kept);
+        let revoked = store.revoke_lease(lease).await;
+        check_refused("its end", "Unavailable", revoked);
+        check_refused("a compaction", "Unavailable", store.compact(at).await);
+        let reclaimed = store.reclaim_space().await;
+        check_refused("a defragmentation", "Unavailable", reclaimed);
+        let sizes = store.sizes().await.expect("none is an answer");
+        assert!(sizes.is_empty(), "{sizes:?}");
         signal(&server, "-CONT");
         wait_until_answering(&*store).await;
         get(&*store, "a").await;

@@ -61,15 +61,7 @@ impl Janitor {
                 Copied::Damaged => reached = reached.min(n.saturating_sub(1)),
             }
         }
-        let age_s = i64::try_from(self.options.archive_age.as_secs()).unwrap_or(i64::MAX);
-        let keep = Keep {
-            versions_max: self.options.archive_versions,
-            published_from_s: Timestamp::now().as_second().saturating_sub(age_s),
-        };
-        blocking(self.archive.clone(), move |archive| {
-            archive.retain(org, keep)
-        })
-        .await?;
+        self.retain(org).await?;
         let live = progress::live(store).await?;
         progress.0.retain(|archive, _| live.contains(archive));
         if progress.0.insert(name.to_owned(), reached) == Some(reached) {
@@ -85,6 +77,18 @@ impl Janitor {
             // Another control plane was first: said in the next round.
             TxnOutcome::Conflict(_) => Err(JanitorError::Moved),
         }
+    }
+
+    /// Drops archived versions that are too old or too many.
+    pub(super) async fn retain(&self, org: OrgId) -> Result<(), JanitorError> {
+        let age_s = i64::try_from(self.options.archive_age.as_secs()).unwrap_or(i64::MAX);
+        let keep = Keep {
+            versions_max: self.options.archive_versions,
+            published_from_s: Timestamp::now().as_second().saturating_sub(age_s),
+        };
+        let archive = self.archive.clone();
+        blocking(archive, move |archive| archive.retain(org, keep)).await?;
+        Ok(())
     }
 
     /// Moves what was archived of a branch aside. What is archived is one line of numbers, so that

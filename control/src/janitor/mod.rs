@@ -39,6 +39,8 @@ use crate::publish::{PublishError, Publisher};
 /// Rounds look at what changed; after so long one looks at everything, for what a publisher that
 /// died has left without a change.
 const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// How often archived versions that are too old are looked for in every organisation.
+const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
 /// A store that does not compact itself keeps changes for so long.
 const CHANGES_KEPT: Duration = Duration::from_secs(600);
 
@@ -99,6 +101,8 @@ pub struct Janitor {
     purged: HashMap<OrgId, Keeps>,
     /// When everything was looked at.
     whole_at: Option<Instant>,
+    /// When archived versions that are too old were last looked for.
+    retained_at: Option<Instant>,
     /// Revisions of the store, and when they were the newest.
     revisions: VecDeque<(Instant, Revision)>,
 }
@@ -115,6 +119,7 @@ impl Janitor {
             settled: HashMap::new(),
             purged: HashMap::new(),
             whole_at: None,
+            retained_at: None,
             revisions: VecDeque::new(),
         }
     }
@@ -192,6 +197,16 @@ impl Janitor {
                 Err(JanitorError::Moved) => {}
                 Err(error) => tracing::warn!(%org, %error, "{org} is not swept: {error}"),
             }
+        }
+        // What nobody changes grows old as well.
+        let due = |at: Instant| now.duration_since(at) >= RETAIN_EVERY;
+        if self.retained_at.is_none_or(due) {
+            for org in heads.keys() {
+                if let Err(error) = self.retain(*org).await {
+                    tracing::warn!(%org, %error, "old versions of {org} stay archived: {error}");
+                }
+            }
+            self.retained_at = Some(now);
         }
         self.settled.retain(|org, _| heads.contains_key(org));
         self.purged.retain(|org, _| heads.contains_key(org));

@@ -84,11 +84,7 @@ impl Slot {
     /// Remembers a version, unless a newer one is known.
     pub fn keep(&self, config: &Arc<OrgConfig>) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = |head: &Head| (head.epoch.clone(), head.n);
-        if newest
-            .as_ref()
-            .is_none_or(|known| age(&known.head) < age(&config.head))
-        {
+        if is_newer(config, newest.as_deref()) {
             *newest = Some(Arc::clone(config));
         }
     }
@@ -114,14 +110,14 @@ impl Slot {
                 return Err(absent(org, regressions));
             };
             let unchanged = Compare::ModRevision(keys::head(org), revision);
+            // Others publish too: what was seen may be newer than what was made here.
+            let seen = seen.as_ref().map(|state| &*state.config);
+            let seen = seen.filter(|seen| is_newer(seen, known.as_deref()));
+            refuse_regression(store, org, seen, &head).await?;
             if let Some(config) = known.clone().filter(|known| is_all_of(known, &head)) {
                 return Ok(Parent { config, unchanged });
             }
             refuse_regression(store, org, known.as_deref(), &head).await?;
-            if known.is_none() {
-                let seen = seen.as_ref().map(|state| &*state.config);
-                refuse_regression(store, org, seen, &head).await?;
-            }
             match load::version(store, org, head, known.as_deref()).await {
                 Ok(loaded) => {
                     // A version built on a part of its parent would lose the rest.
@@ -140,6 +136,12 @@ impl Slot {
         let hash = missing.map(|hash| hash.to_string()).unwrap_or_default();
         Err(PublishError::Unreadable(format!("leaf {hash} is missing")))
     }
+}
+
+/// Whether one version is of a later history than another, or later in the same.
+fn is_newer(one: &OrgConfig, other: Option<&OrgConfig>) -> bool {
+    let age = |config: &OrgConfig| (config.head.epoch.clone(), config.head.n);
+    other.is_none_or(|other| age(other) < age(one))
 }
 
 /// Whether it is the version of a head, with what regions keep alone: that may have come since.

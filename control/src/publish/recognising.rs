@@ -45,15 +45,18 @@ pub(super) fn tell_unsure(publish: &Publish, unsure: &[Attempt]) {
 
 impl Publisher {
     /// The version among `unsure` that the store did take. A version's record is written with its
-    /// head and never again, so it tells even when others have built on it since.
+    /// head and never again, so it tells even when others have built on it since. Of those that
+    /// another version has taken the place of the fate is known, and they are left out.
     pub(super) async fn recognise(
         &self,
-        unsure: &[Attempt],
+        unsure: &mut Vec<Attempt>,
         newest: &Arc<OrgConfig>,
     ) -> Result<Option<Published>, PublishError> {
-        for attempt in unsure {
+        let mut open = Vec::new();
+        for attempt in unsure.drain(..) {
             let head = &attempt.config.head;
             if newest.head.n < head.n {
+                open.push(attempt);
                 continue;
             }
             let key = keys::version(attempt.config.org, head.n);
@@ -61,7 +64,9 @@ impl Publisher {
             let record =
                 record.and_then(|pair| serde_json::from_slice::<VersionRecord>(&pair.value).ok());
             let taken = match record {
-                Some(record) => record.head.hash == head.hash,
+                Some(record) if record.head.hash == head.hash => true,
+                // Another one has this number.
+                Some(_) => continue,
                 // The record has left the store already; its name has not.
                 None if newest.head.epoch == head.epoch => {
                     let org = attempt.config.org;
@@ -73,7 +78,9 @@ impl Publisher {
             if taken {
                 return Ok(Some(attempt.stands()));
             }
+            open.push(attempt);
         }
+        *unsure = open;
         Ok(None)
     }
 }

@@ -9,6 +9,7 @@ use proto::object::{Body, StoredCredential};
 use proto::retired::Retired;
 use proto::seal::{Binding, Keyring, Sealed, open};
 use proto::store::embedded::Embedded;
+use proto::store::follow::Follower;
 use proto::store::{
     At, KeyValue, Lease, LeaseId, Page, Range, Revision, StoreError, StoreFuture, Txn, TxnOutcome,
     Watch,
@@ -369,6 +370,60 @@ async fn twenty_publishers_of_different_objects_all_succeed() {
     assert_eq!(count(&world, &keys::versions(world.org)).await, 21);
 }
 
+/// schedules.md, part two, 14: only controls race; publishers of one wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn publishers_of_one_control_lose_no_race() {
+    let world = world().await;
+    world.store.head_txns.store(0, Ordering::SeqCst);
+    let publish = |bits| {
+        let (publisher, org) = (world.publisher.clone(), world.org);
+        tokio::spawn(async move {
+            let publish = request(org, vec![create_target(bits)]);
+            publisher.publish(publish).await
+        })
+    };
+    for task in (1..=20).map(publish).collect::<Vec<_>>() {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(world.store.head_txns.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test]
+async fn who_would_wait_too_long_or_behind_too_many_is_refused() {
+    let world = world().await;
+    let mut waiting = Vec::new();
+    let outcome = stopped(&world, async || {
+        let mut late = request(world.org, vec![create_target(1)]);
+        late.deadline = Instant::now() + Duration::from_millis(20);
+        let error = world.publisher.publish(late).await.unwrap_err();
+        assert!(matches!(error, PublishError::Contended), "{error}");
+        let slot = world.publisher.slots.of(world.org);
+        // The one that is stopped has a place too.
+        for bits in 2..=slot.waiting.available_permits() as u128 + 1 {
+            let (publisher, org) = (world.publisher.clone(), world.org);
+            waiting.push(tokio::spawn(async move {
+                let publish = request(org, vec![create_target(bits)]);
+                publisher.publish(publish).await
+            }));
+        }
+        while slot.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let behind = request(world.org, vec![create_target(1)]);
+        let error = world.publisher.publish(behind).await.unwrap_err();
+        assert!(matches!(error, PublishError::Overloaded), "{error}");
+    })
+    .await;
+    outcome.unwrap();
+    let others = waiting.len();
+    for waiting in waiting {
+        waiting.await.unwrap().unwrap();
+    }
+    let config = world.publisher.load(world.org).await.unwrap();
+    assert_eq!(config.objects.len(), others + 1);
+    assert!(!config.objects.contains_key(&target(1)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_change_one_object_one_is_refused() {
     let world = world().await;
@@ -431,6 +486,36 @@ async fn no_dangling_reference_survives_a_race() {
     );
 }
 
+/// schedules.md, part one, 16: the loser's version is judged again on what the winner made.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_take_one_alias_one_is_refused() {
+    let world = world().await;
+    let publisher = &world.publisher;
+    let caller = create_credential(publisher, 2, "proxy", "a-secret-of-24-characters-1");
+    publisher
+        .publish(request(world.org, vec![create_target(1), caller]))
+        .await
+        .unwrap();
+    let take = |bits: u128| {
+        let fields = json!({"target_id": TargetId::from_bits(1), "alias": "billing",
+            "proxy_credential_ids": [CredentialId::from_bits(2)]});
+        let create = Operation::Create {
+            id: ObjectId::Proxy(ProxyId::from_bits(bits)),
+            body: Body::Proxy(serde_json::from_value(fields).unwrap()),
+            secret: None,
+        };
+        request(world.org, vec![create])
+    };
+    let other = another(&world.store, &world.ring);
+    let (one, two) = tokio::join!(publisher.publish(take(3)), other.publish(take(4)));
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+    let refusal = one.err().or(two.err()).unwrap();
+    let PublishError::Refused(ApplyError::Taken { .. }) = &refusal else {
+        panic!("{refusal}");
+    };
+    assert!(refusal.to_string().contains("billing"), "{refusal}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_outcome_is_read_back_and_never_done_twice() {
     for (faults, head_txns) in [
@@ -489,6 +574,58 @@ async fn every_version_is_told_and_so_is_one_that_may_be_there() {
     let expected = format!("{acme} version 2 tok unknown");
     assert!(!told.is_empty(), "nothing was told");
     assert!(told.iter().all(|line| *line == expected), "{told:?}");
+}
+
+/// Once another version has the number of one whose fate was open, that one is known not to be.
+#[tokio::test]
+async fn an_attempt_that_was_overtaken_is_not_said_to_be_open() {
+    let world = world().await;
+    let made = request(world.org, vec![create_target(1)]);
+    let made = world.publisher.publish(made).await.unwrap();
+    // The first try is lost on the way, the second one is stopped before it is sent.
+    *world.store.faults.lock().unwrap() = vec![Fault::Pause, Fault::LoseRequest];
+    let publisher = world.publisher.clone();
+    let publish = request(world.org, vec![rename(1, "mine", Some(made.n))]);
+    let publishing = tokio::spawn(async move { publisher.publish(publish).await });
+    world.store.paused.notified().await;
+    let other = another(&world.store, &world.ring);
+    let theirs = request(world.org, vec![rename(1, "theirs", Some(made.n))]);
+    other.publish(theirs).await.unwrap();
+    world.store.resumed.notify_one();
+    let error = publishing.await.unwrap().unwrap_err();
+    let PublishError::Refused(ApplyError::PreconditionFailed { current, .. }) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(current, made.n + 1);
+}
+
+/// Of several control planes one that has published little knows of newer versions by following:
+/// a restored store is noticed by it too, before anybody has listed it.
+#[tokio::test]
+async fn what_others_published_is_known_of_a_store_that_went_back() {
+    let world = world().await;
+    let other = another(&world.store, &world.ring);
+    let first = request(world.org, vec![create_target(1)]);
+    world.publisher.publish(first).await.unwrap();
+    let old = value(&world, &keys::head(world.org)).await.unwrap();
+    for bits in 2..=4 {
+        let publish = request(world.org, vec![create_target(bits)]);
+        other.publish(publish).await.unwrap();
+    }
+    let (mut follower, worlds) = Follower::new(world.store.clone(), "eu");
+    follower.catch_up(in_time()).await.unwrap();
+    world.publisher.remember(worlds);
+    let back = Txn {
+        ops: vec![proto::store::Op::put(keys::head(world.org), old)],
+        ..Txn::default()
+    };
+    world.store.inner.txn(back).await.unwrap();
+    let publish = request(world.org, vec![create_target(9)]);
+    let error = world.publisher.publish(publish).await.unwrap_err();
+    let PublishError::Regressed { seen, found, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!((seen, found), (5, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

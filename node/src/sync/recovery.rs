@@ -62,7 +62,14 @@ async fn tell_facts(
         }
         // In a store that was wiped nothing is there that they could be about.
         if store.get(&keys::head(org)).await?.value.is_some() {
-            recovery::raise_facts(store, org, state).await?;
+            match recovery::raise_facts(store, org, state).await {
+                Err(error @ WriteBackError::Store(_)) => return Err(error),
+                Err(error) => tracing::warn!(
+                    %org, %error,
+                    "the store does not know which secrets of {org} are over: {error}"
+                ),
+                Ok(()) => {}
+            }
         }
         told.insert(org, Arc::clone(&state.retired));
     }
@@ -97,7 +104,15 @@ async fn answer(
         let Some(state) = world.orgs.get(&org) else {
             continue;
         };
-        let offer = recovery::write_content(store, org, state).await?;
+        let offer = match recovery::write_content(store, org, state).await {
+            Ok(offer) => offer,
+            Err(error @ WriteBackError::Store(_)) => return Err(error),
+            // The others are no worse for it.
+            Err(error) => {
+                tracing::error!(%org, %error, "{org} could not be written back: {error}");
+                continue;
+            }
+        };
         put(store, &asked, keys::recovery_offer(&ask.id, org), &offer).await?;
         offered.orgs.push(org);
     }

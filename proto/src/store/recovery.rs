@@ -22,9 +22,10 @@ pub const REGRESSED: &str = "store-regressed";
 
 /// Codes of faults that end when what is served is written back: the store went back, or its
 /// content was damaged.
-const RECOVERABLE: [&str; 4] = [
+const RECOVERABLE: [&str; 5] = [
     REGRESSED,
     "version-unreadable",
+    "object-unreadable",
     "leaf-missing",
     "leaf-unreadable",
 ];

@@ -10,8 +10,7 @@ use proto::tree::{OBJECTS_MAX, Operation, OrgConfig, SecretChange};
 use serde_json::{Map, Value};
 
 use super::FORMAT;
-use super::entry::{List, Model, fresh, objects};
-use super::kept::stays;
+use super::entry::{Key, List, Model, fresh, objects};
 use super::stored::{Kind, Stored};
 use crate::api::ahead::Given;
 use crate::api::answer::Answer;
@@ -107,7 +106,7 @@ pub(super) struct Work<'a> {
     pub(super) prunes: bool,
     pub(super) stored: Stored<'a>,
     /// Entries of the document by what they are referred to.
-    pub(super) named: BTreeMap<(Kind, String), Vec<ObjectId>>,
+    pub(super) named: BTreeMap<Key, Vec<ObjectId>>,
     /// Names of the document's targets.
     pub(super) targets: BTreeMap<ObjectId, String>,
     /// Objects of the newest version that the document names.

@@ -41,6 +41,15 @@ pub(super) enum Model {
     Proxy(Proxy),
 }
 
+/// What tells entries without an id from each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// Of a proxy that has one.
+    Alias(String),
+    /// Of all others, among those of its kind.
+    Name(Kind, String),
+}
+
 impl Model {
     /// Its name, filled in where it was not given.
     pub fn name(&self) -> &str {
@@ -70,14 +79,13 @@ impl Model {
     }
 
     /// What no other entry without an id may be: its name, or a proxy's alias.
-    pub fn key(&self) -> (Kind, String) {
-        let key = match self {
+    pub fn key(&self) -> Key {
+        match self {
             Self::Proxy(Proxy {
                 alias: Some(alias), ..
-            }) => format!("alias {alias}"),
-            _ => self.name().to_owned(),
-        };
-        (self.kind(), key)
+            }) => Key::Alias(alias.clone()),
+            _ => Key::Name(self.kind(), self.name().to_owned()),
+        }
     }
 
     /// Stored objects that an entry without id may mean.

@@ -4,6 +4,7 @@ use proto::object::ObjectId;
 use serde_json::{Map, Value};
 
 use super::apply::Work;
+use super::entry::Key;
 use super::stored::Kind;
 use crate::api::objects::Resource;
 use crate::api::targets::Targets;
@@ -63,7 +64,7 @@ impl Work<'_> {
 
     /// What a name means: an entry of the document, or else an object that is there.
     fn referred(&mut self, kind: Kind, pointer: &str, name: &str) -> Option<ObjectId> {
-        let in_document = self.named.get(&(kind, name.to_owned()));
+        let in_document = self.named.get(&Key::Name(kind, name.to_owned()));
         let mut found = in_document.cloned().unwrap_or_default();
         if found.is_empty() {
             found.extend(self.stored.named(kind, name));

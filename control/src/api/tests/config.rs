@@ -620,6 +620,8 @@ async fn proxies_are_told_apart_by_alias_and_credentials_by_kind() {
         {"name": "one name", "alias": "dev", "target": "stripe", "proxy_credentials": ["both"]},
         {"name": "one name", "alias": "prod", "target": "stripe", "proxy_credentials": ["both"],
          "target_credential": "both"},
+        // A name is no alias, whatever it looks like.
+        {"name": "alias dev", "target": "stripe", "proxy_credentials": ["both"]},
     ]);
     two["credentials"][0]["name"] = json!("both");
     two["credentials"][1]["name"] = json!("both");

@@ -48,6 +48,8 @@ const ORGS_AT_ONCE: usize = 4;
 const FAULTS_MAX: usize = 1_000;
 /// The wait before unreadable content is tried again.
 const RETRY_CONTENT: Duration = Duration::from_secs(10);
+/// The longest wait, after several tries in vain.
+const RETRY_CONTENT_MAX: Duration = Duration::from_secs(60);
 
 /// Follows the store; see the module.
 pub struct Follower {
@@ -62,6 +64,8 @@ pub struct Follower {
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
     tests: BTreeMap<RequestId, Arc<Posted>>,
     gateways: Arc<Gateways>,
+    /// How often in a row all was listed for content that could not be read.
+    retries: u32,
 }
 
 impl Follower {
@@ -84,6 +88,7 @@ impl Follower {
                 faults,
                 tests: BTreeMap::new(),
                 gateways: Arc::default(),
+                retries: 0,
             },
             receiver,
         )
@@ -166,13 +171,19 @@ impl Follower {
             Pulse::new(self.store.clone(), self.health.clone()),
         );
         let mut retry = self.retry_at();
+        if retry.is_none() {
+            self.retries = 0;
+        }
         loop {
             let change = tokio::select! {
                 // What the watch has shown counts before what it has not.
                 biased;
                 next = next_or(&mut watch, retry) => match next {
                     Some(change) => change?,
-                    None => return Ok(()),
+                    None => {
+                        self.retries = self.retries.saturating_add(1);
+                        return Ok(());
+                    }
                 },
                 lost = pulse.lost(shown) => {
                     self.store.prefer_another();
@@ -207,7 +218,10 @@ impl Follower {
                     | "secret-unreadable"
             )
         });
-        hopeful.then(|| Instant::now() + RETRY_CONTENT + jitter(RETRY_CONTENT))
+        // A list of everything is much to ask of the store for what may be missing for days.
+        let wait = RETRY_CONTENT.saturating_mul(1 << self.retries.min(5));
+        let wait = wait.min(RETRY_CONTENT_MAX);
+        hopeful.then(|| Instant::now() + wait + jitter(wait))
     }
 
     async fn list(&mut self) -> Result<Revision, StoreError> {

@@ -26,6 +26,9 @@ const SECRETS_AT_ONCE: usize = 16;
 /// From so many on they are listed: a page costs the store little more than one value does.
 const SECRETS_LISTED: usize = 100;
 
+/// How often a version that others replace while it is read gives way to the newest.
+const OVERTAKEN_MAX: u32 = 3;
+
 /// A credential and the name of its sealed value.
 type SealName = (CredentialId, String);
 /// The same with the value, where there is one.
@@ -74,46 +77,32 @@ impl Reader<'_> {
         old: Option<&Arc<OrgState>>,
         news: News,
     ) -> Result<Outcome, StoreError> {
-        let mut faults = Vec::new();
         let standing = standing(news.head.as_ref());
-        let fault = |code: &'static str, detail: String| Fault {
-            org: Some(org),
-            object: None,
-            code,
-            detail,
-        };
-        let config = match news.head {
-            None => None,
-            Some(Heard::Gone) => {
-                let detail = "its head is gone, but `system` still names it; serving what was";
-                faults.push(fault("store-regressed", detail.into()));
-                None
-            }
-            Some(Heard::Unreadable(detail)) => {
-                faults.push(fault("version-unreadable", detail));
-                None
-            }
-            Some(Heard::Head(head)) => {
-                match self.config(org, old, head, news.delta, &mut faults).await {
-                    Ok(config) => config,
-                    Err(LoadError::Store(error)) => return Err(error),
-                    Err(error) => {
-                        faults.push(fault("version-unreadable", error.to_string()));
-                        None
-                    }
-                }
-            }
-        };
-        let Some(config) = config.or_else(|| old.map(|old| Arc::clone(&old.config))) else {
-            return Ok(Outcome {
-                state: None,
-                faults,
-                standing,
-            });
+        let (mut heard, mut delta, mut overtaken) = (news.head, news.delta, 0);
+        let (config, sealed, sealed_whole, faults) = loop {
+            let mut faults = Vec::new();
+            let config = self.version(org, old, (heard, delta), &mut faults).await?;
+            let Some(config) = config.or_else(|| old.map(|old| Arc::clone(&old.config))) else {
+                return Ok(Outcome {
+                    state: None,
+                    faults,
+                    standing,
+                });
+            };
+            let faults_before = faults.len();
+            let sealed = self.sealed(&config, old, &mut faults).await?;
+            let is_whole = faults.len() == faults_before;
+            let newer = match is_whole || overtaken == OVERTAKEN_MAX {
+                true => None,
+                false => self.newer(org, &config).await?,
+            };
+            let Some(newer) = newer else {
+                break (config, sealed, is_whole, faults);
+            };
+            (heard, delta) = (Some(Heard::Head(newer)), None);
+            overtaken += 1;
         };
         let retired = retired(&config, old, news.retired);
-        let faults_before = faults.len();
-        let sealed = self.sealed(&config, old, &mut faults).await?;
         let same = old.filter(|old| {
             Arc::ptr_eq(&old.config, &config)
                 && Arc::ptr_eq(&old.sealed, &sealed)
@@ -124,7 +113,7 @@ impl Reader<'_> {
             None => Arc::new(OrgState {
                 config,
                 sealed,
-                sealed_whole: faults.len() == faults_before,
+                sealed_whole,
                 retired,
             }),
         };
@@ -133,6 +122,49 @@ impl Reader<'_> {
             faults,
             standing,
         })
+    }
+
+    /// The version that was heard of; `None` keeps the old one.
+    async fn version(
+        self,
+        org: OrgId,
+        old: Option<&Arc<OrgState>>,
+        (heard, delta): (Option<Heard>, Option<KeyValue>),
+        faults: &mut Vec<Fault>,
+    ) -> Result<Option<Arc<OrgConfig>>, StoreError> {
+        let fault = |code: &'static str, detail: String| Fault {
+            org: Some(org),
+            object: None,
+            code,
+            detail,
+        };
+        match heard {
+            None => {}
+            Some(Heard::Gone) => {
+                let detail = "its head is gone, but `system` still names it; serving what was";
+                faults.push(fault("store-regressed", detail.into()));
+            }
+            Some(Heard::Unreadable(detail)) => faults.push(fault("version-unreadable", detail)),
+            Some(Heard::Head(head)) => match self.config(org, old, head, delta, faults).await {
+                Ok(config) => return Ok(config),
+                Err(LoadError::Store(error)) => return Err(error),
+                Err(error) => faults.push(fault("version-unreadable", error.to_string())),
+            },
+        }
+        Ok(None)
+    }
+
+    /// The head of a version after this one, where there is one by now: who publishes the next one
+    /// takes away the sealed values that it replaces, which a version in between still names.
+    async fn newer(self, org: OrgId, config: &OrgConfig) -> Result<Option<Head>, StoreError> {
+        match load::head(self.store, org).await {
+            Ok(newest) => Ok(newest
+                .map(|(head, _)| head)
+                .filter(|head| changes(config, head))),
+            Err(LoadError::Store(error)) => Err(error),
+            // It will be heard of, and then be a fault.
+            Err(_) => Ok(None),
+        }
     }
 
     /// The version that a head names, by delta where one leads there; `None` keeps the old one.

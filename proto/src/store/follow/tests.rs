@@ -18,7 +18,8 @@ use crate::store::kept;
 use crate::store::nearby::{NearFuture, Nearby, Together};
 use crate::store::{At, Lease, LeaseId, Op, Page, Range, StoreFuture, Txn, TxnOutcome, Watch};
 use crate::tree::{
-    Context, Draft, Hash, Head, Lineage, Operation, OrgConfig, Packed, VersionRecord, apply,
+    Context, Draft, Hash, Head, Lineage, Operation, OrgConfig, Packed, SecretChange, VersionRecord,
+    apply,
 };
 use crate::version::{Epoch, Generation};
 
@@ -643,6 +644,89 @@ async fn a_missing_secret_is_reported_and_the_rest_is_served() {
     let revision = scene.write(vec![bad]).await;
     let world = scene.at(revision).await;
     assert!(Scene::codes(&world).contains(&"fact-unreadable"));
+}
+
+/// Who publishes a version takes away the sealed values that it replaces. A process that comes late
+/// to the version before must not serve it without them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_whose_secret_is_replaced_already_gives_way_to_the_newest() {
+    let scene = scene().await;
+    let ring = Keyring::generate("eu");
+    let id = CredentialId::from_bits(3);
+    let stored: StoredCredential = serde_json::from_value(json!({"credential":
+        {"kind": "target", "auth_type": "bearer", "hosts": ["a.example"]}}))
+    .unwrap();
+    let secret = |token: &str| {
+        let mut input = SecretInput::default();
+        input.token = Some(token.into());
+        let key = DigestKey::generate();
+        let secret = NewSecret::prepare(&key, &stored.credential, input);
+        let seal_id = secret.seal_id.clone().unwrap();
+        let binding = Binding {
+            org: ORG,
+            credential: id,
+            hosts: &stored.credential.hosts,
+            seal_id: &seal_id,
+        };
+        let sealed = secret.sealed_to(&ring.public().unwrap(), &binding);
+        let sealed = serde_json::to_vec(&sealed.unwrap().unwrap()).unwrap();
+        let put = Op::put(keys::secret(ORG, id, &seal_id, "eu"), sealed);
+        (Arc::new(secret), seal_id, put)
+    };
+    let versions: Vec<_> = (0..3)
+        .map(|at: u32| {
+            let (secret, seal_id, put) = secret(&format!("canary-{at}"));
+            let operation = match at {
+                0 => Operation::Create {
+                    id: ObjectId::Credential(id),
+                    body: Body::Credential(stored.clone()),
+                    secret: Some(secret),
+                },
+                _ => Operation::Update {
+                    id: ObjectId::Credential(id),
+                    precondition: None,
+                    change: Arc::new(|body| Ok(body.clone())),
+                    secret: SecretChange::Set {
+                        secret,
+                        old_until: None,
+                    },
+                },
+            };
+            let packed = made(&scene.store, ORG, &[operation]);
+            (packed, seal_id, put)
+        })
+        .collect();
+    let hurry = watch::Sender::new(false);
+    let together = Together::new(&hurry, 0);
+    let reader = Reader {
+        store: &*scene.store,
+        near: None,
+        together: &together,
+        region: "eu",
+    };
+    let heard = |at: usize| News {
+        head: Some(Heard::Head(versions[at].0.config.head.clone())),
+        ..News::default()
+    };
+    for (packed, _, put) in &versions {
+        scene.write(ops_of(packed)).await;
+        scene.write(vec![put.clone()]).await;
+    }
+    for (at, (_, seal_id, _)) in versions.iter().enumerate().take(2) {
+        let key = keys::secret(ORG, id, seal_id, "eu");
+        scene.write(vec![Op::Delete(key)]).await;
+        let outcome = reader.org(ORG, None, heard(at)).await.unwrap();
+        assert!(outcome.faults.is_empty(), "{:?}", outcome.faults);
+        let state = outcome.state.unwrap();
+        assert_eq!(state.config.head, versions[2].0.config.head, "{at}");
+        assert!(state.sealed.contains_key(&(id, versions[2].1.clone())));
+    }
+    // Of the newest it is a fault.
+    let key = keys::secret(ORG, id, &versions[2].1, "eu");
+    scene.write(vec![Op::Delete(key)]).await;
+    let outcome = reader.org(ORG, None, heard(2)).await.unwrap();
+    let codes: Vec<_> = outcome.faults.iter().map(|fault| fault.code).collect();
+    assert_eq!(codes, ["secret-missing"]);
 }
 
 #[tokio::test]

@@ -53,6 +53,10 @@ const COPY: &str = "kept.bin";
 /// The name of the facts beside it.
 const FACTS: &str = "kept-facts.bin";
 
+/// How far a clock may have been set back since a copy was made, in seconds, before the copy's age
+/// counts as unknown: a machine without a clock of its own starts in the past.
+const CLOCK_BACK_MAX_S: i64 = 60;
+
 /// Why a kept copy cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeptError {
@@ -65,8 +69,20 @@ pub enum KeptError {
     /// It opens, and its content makes no sense to this release.
     #[error("its content cannot be read: {0}")]
     Content(String),
+    /// The clock is behind what it was when the copy was made, so that its age is not known.
+    #[error(
+        "the clock shows {behind_s} s before the store was last heard, so that its age, which \
+         `store.kept_max_s` bounds, is not known; set the clock"
+    )]
+    ClockBehind {
+        /// How far the clock is behind at least, in seconds.
+        behind_s: i64,
+    },
     /// It is older than it may be.
-    #[error("the store was last heard {age_s} s before, at most {max_s} s are allowed")]
+    #[error(
+        "the store was last heard {age_s} s before, and at most {max_s} s are allowed \
+         (`store.kept_max_s`)"
+    )]
     TooOld {
         /// Its age, in seconds.
         age_s: i64,
@@ -118,6 +134,10 @@ impl Kept {
         let max_s = i64::try_from(age_max.as_secs()).unwrap_or(i64::MAX);
         if age_s > max_s {
             return Err(KeptError::TooOld { age_s, max_s });
+        }
+        if age_s < -CLOCK_BACK_MAX_S && max_s < i64::MAX {
+            let behind_s = age_s.saturating_neg();
+            return Err(KeptError::ClockBehind { behind_s });
         }
         self.raise_facts(&mut pairs)?;
         let age = Duration::from_secs(age_s.max(0).unsigned_abs());
@@ -410,6 +430,18 @@ mod tests {
             .unwrap();
         assert!(matches!(mine.read(HOUR), Err(KeptError::TooOld { .. })));
         assert!(mine.read(3 * HOUR).unwrap().is_some());
+        // A machine that starts in the past knows nothing of the age; a step back is not that.
+        for (ahead_s, is_read) in [(30, true), (7_200, false)] {
+            let content = frames(Revision(44), now_s + ahead_s, &pairs).unwrap();
+            mine.copy.write(content).unwrap();
+            let read = mine.read(HOUR);
+            match is_read {
+                true => assert_eq!(read.unwrap().unwrap().1, Duration::ZERO),
+                false => assert!(matches!(read, Err(KeptError::ClockBehind { .. }))),
+            }
+            // Where no age is too high, none has to be known.
+            assert!(mine.read(Duration::MAX).unwrap().is_some());
+        }
     }
 
     #[tokio::test]
