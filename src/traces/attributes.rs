@@ -48,7 +48,7 @@ mod tests {
     struct Attribute {
         /// Its name.
         name: &'static str,
-        /// Its type: `string`, `string[]`, `int` or `int[]`.
+        /// Its type: `string`, `string[]`, `int`, `int[]` or `boolean`.
         kind: &'static str,
         /// The spans that have it.
         on: &'static str,
@@ -199,6 +199,22 @@ mod tests {
             return;
         }
         assert_eq!(found, table, "run with UPDATE_DOCS=1");
+    }
+
+    #[test]
+    fn the_table_has_every_name_and_spans_have_no_other() {
+        let (own, _) = include_str!("attributes.rs")
+            .split_once("#[cfg(test)]")
+            .unwrap();
+        let lines = own.lines().filter(|line| line.starts_with("pub const "));
+        let declared: Vec<&str> = lines.filter_map(|line| line.split('"').nth(1)).collect();
+        assert!(declared.len() > 10, "{declared:?}");
+        let listed = |name: &&str| ALL.iter().any(|attribute| attribute.name == *name);
+        assert!(declared.iter().all(listed), "{declared:?}");
+        assert_eq!(declared.len(), ALL.len());
+        for text in [include_str!("spans.rs"), include_str!("encode.rs")] {
+            assert!(!text.contains("\"requestrocket."), "a name of its own");
+        }
     }
 
     #[test]

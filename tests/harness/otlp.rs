@@ -31,6 +31,7 @@ use prost::Message;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
@@ -108,7 +109,7 @@ impl Received {
         state.metrics.clone()
     }
 
-    /// A header field of the last export over HTTP.
+    /// A header field of the last export, with gRPC one of its metadata.
     pub fn header(&self, name: &str) -> Option<String> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = state.headers.iter().find(|(known, _)| known == name);
@@ -150,6 +151,16 @@ impl Received {
     }
 }
 
+/// What a call over gRPC came with.
+fn fields(metadata: &MetadataMap) -> Vec<(String, String)> {
+    let headers = metadata.clone().into_headers();
+    let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+    let fields = headers.iter();
+    fields
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect()
+}
+
 /// One export.
 enum Export {
     Traces(ExportTraceServiceRequest),
@@ -183,7 +194,8 @@ impl TraceService for Received {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.ready().await?;
-        self.take(Export::Traces(request.into_inner()), Vec::new());
+        let fields = fields(request.metadata());
+        self.take(Export::Traces(request.into_inner()), fields);
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -195,7 +207,8 @@ impl MetricsService for Received {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.ready().await?;
-        self.take(Export::Metrics(request.into_inner()), Vec::new());
+        let fields = fields(request.metadata());
+        self.take(Export::Metrics(request.into_inner()), fields);
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
@@ -207,7 +220,8 @@ impl LogsService for Received {
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         self.ready().await?;
-        self.take(Export::Logs(request.into_inner()), Vec::new());
+        let fields = fields(request.metadata());
+        self.take(Export::Logs(request.into_inner()), fields);
         Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }

@@ -1,6 +1,7 @@
 //! Real OTLP receivers, over gRPC and over HTTP, get of each kind of request exactly the spans,
 //! parents, attributes and statuses that the conventions say.
 
+mod attributes;
 mod canary;
 mod canary_faults;
 #[path = "../harness/mod.rs"]
@@ -560,11 +561,15 @@ fn files(received: &Received, gateway: &Gateway) {
 #[test]
 fn every_kind_of_request_over_grpc() {
     let (endpoint, received) = grpc();
-    let gateway = gateway(&endpoint, "");
+    let otlp = "compression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
+    let gateway = telling(&endpoint, otlp, "");
     every_kind(&received, &gateway);
     held(&received, &gateway);
     every_answer(&received, &gateway);
+    attributes::check(&received, &gateway);
     files(&received, &gateway);
+    assert_eq!(received.header("x-tenant").as_deref(), Some("a b"));
+    assert_eq!(received.header("grpc-encoding").as_deref(), Some("gzip"));
 }
 
 #[test]
@@ -575,6 +580,7 @@ fn every_kind_of_request_over_http() {
     every_kind(&received, &gateway);
     held(&received, &gateway);
     every_answer(&received, &gateway);
+    attributes::check(&received, &gateway);
     assert_eq!(received.header("x-tenant").as_deref(), Some("a b"));
     assert_eq!(received.header("content-encoding").as_deref(), Some("gzip"));
 }
