@@ -14,6 +14,7 @@ use crate::harness::gateway::{Gateway, Proxy, binary};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
+use crate::tokens::Node;
 
 /// Direct access to a cluster's etcd, below everything that checks.
 struct Raw {
@@ -110,7 +111,8 @@ fn edited(content: &[u8], edit: impl Fn(&mut Value)) -> Vec<u8> {
 fn poison_is_quarantined_and_the_rest_applies() {
     let cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let node = cluster.node("gw-1", "gw-1");
+    let of_node = Node::start(&cluster, "gw-1");
+    let node = &of_node.gateway;
     let upstream = Upstream::json("{}");
     let (one, two) = (
         control.proxy(&upstream.url()),
@@ -118,7 +120,7 @@ fn poison_is_quarantined_and_the_rest_applies() {
     );
     let rule = json!({"effect": "deny", "methods": ["DELETE"], "path": {"pattern": "^/x"}});
     control.create(&format!("/proxies/{}/rules", one.id), rule);
-    wait_status(&node, &two, "GET", 200);
+    wait_status(node, &two, "GET", 200);
     let denied = || one.request("DELETE", "/x").send(&node.url).status();
     wait_for("the rule", || (denied() == 400).then_some(()));
     let org = control.control_call("GET", "/api/v1/orgs/default", Some(&control.token), None);
@@ -145,7 +147,7 @@ fn poison_is_quarantined_and_the_rest_applies() {
         let answer = one.request("GET", "/").send(&node.url);
         assert_eq!(answer.status(), 200, "{}", answer.text());
         assert_eq!(denied(), 400, "the old form of the rule holds");
-        wait_status(&node, &two, "GET", status);
+        wait_status(node, &two, "GET", status);
     };
     let version = |edit: &dyn Fn(&mut Value)| -> BTreeMap<String, Vec<u8>> {
         let edited = good
@@ -172,9 +174,12 @@ fn poison_is_quarantined_and_the_rest_applies() {
     let faults = listed("object-unusable");
     assert_eq!(faults[0]["object"], one.id.as_str(), "{faults:?}");
     serves(403);
+    let unusable = || of_node.metric("requestrocket_config_faults");
+    assert_eq!(unusable(), 1);
     raw.publish(&good, &[]);
-    wait_status(&node, &two, "GET", 200);
+    wait_status(node, &two, "GET", 200);
     sound();
+    assert_eq!(unusable(), 0);
 
     // A line that is no object, and one that does not even tell its id.
     for garbage in ["\"id\":\"", "{\"id\":"] {
@@ -196,7 +201,7 @@ fn poison_is_quarantined_and_the_rest_applies() {
         listed("object-unreadable");
         serves(403);
         raw.publish(&good, &[]);
-        wait_status(&node, &two, "GET", 200);
+        wait_status(node, &two, "GET", 200);
         sound();
     }
 

@@ -204,8 +204,61 @@ fn check(received: &Received, gateway: &Gateway) {
 #[test]
 fn the_same_as_prometheus_over_grpc() {
     let (endpoint, received) = grpc();
-    let gateway = telling(&endpoint, "compression = \"gzip\"\n", OFTEN);
+    let settings = "compression = \"gzip\"\nheaders = \"x-tenant=a%20b\"\n";
+    let gateway = telling(&endpoint, settings, &format!("export = false\n{OFTEN}"));
     check(&received, &gateway);
+    assert_eq!(received.header("x-tenant").as_deref(), Some("a b"));
+    assert_eq!(received.header("grpc-encoding").as_deref(), Some("gzip"));
+}
+
+/// What a node says of its configuration, and of callers and targets by reason.
+#[test]
+fn the_configuration_and_reasons_have_values() {
+    let gateway = Gateway::configured("[gateway]\nworkers = 1\n");
+    let revision = || gateway.metric("requestrocket_config_revision ");
+    let applied_s = || gateway.metric("requestrocket_config_applied_timestamp_seconds ");
+    let before = revision();
+    let from_s = jiff::Timestamp::now().as_millisecond() as f64 / 1_000.0;
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    assert_eq!(proxy.get("/").status(), 200);
+    assert!(before > 0.0 && revision() > before, "{before}");
+    let until_s = jiff::Timestamp::now().as_millisecond() as f64 / 1_000.0;
+    assert!((from_s..=until_s).contains(&applied_s()), "{}", applied_s());
+    assert!(gateway.metric("requestrocket_config_lag_seconds ") > 0.0);
+    let answer = gateway.control_call("GET", "/metrics", Some(&gateway.token), None);
+    let sound = |line: &str| line == "requestrocket_config_faults 0";
+    assert!(answer.text().lines().any(sound), "{}", answer.text());
+
+    let by = |name: &str, label: &str, value: &str| {
+        gateway.metric(&format!(
+            "requestrocket_{name}_total{{{label}=\"{value}\"}} "
+        ))
+    };
+    let answers = |connection: &str| by("upstream_answers", "connection", connection);
+    assert_eq!((answers("new"), answers("kept")), (1.0, 0.0));
+    let mut sent = 1.0;
+    wait_for("a connection that is kept", || {
+        proxy.get("/");
+        sent += 1.0;
+        (answers("kept") > 0.0).then_some(())
+    });
+    assert_eq!(answers("new") + answers("kept"), sent);
+
+    let refused = |reason: &str| by("auth_failures", "reason", reason);
+    let without = proxy.request("GET", "/").without("authorization");
+    assert_eq!(proxy.send(&without).status(), 401);
+    let gone = gateway.proxy("http://127.0.0.1:1");
+    let others = format!("Bearer {}", gone.key);
+    for _ in 0..2 {
+        let wrong = without.clone().field("authorization", &others);
+        assert_eq!(proxy.send(&wrong).status(), 401);
+    }
+    assert_eq!((refused("no-credential"), refused("wrong-key")), (1.0, 2.0));
+    let failed = |reason: &str| by("upstream_failures", "reason", reason);
+    assert_eq!(failed("connect"), 0.0);
+    assert_eq!(gone.get("/").status(), 502);
+    assert_eq!((failed("connect"), failed("reset")), (1.0, 0.0));
 }
 
 #[test]

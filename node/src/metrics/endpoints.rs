@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use proto::exposition::Families;
 
 use super::held::Held;
+use super::proxies::OVERFLOW;
 use crate::breakers::TargetBreaker;
 
-/// Most endpoints that have series of their own; further ones have none.
+/// Most endpoints that have series of their own.
 const ENDPOINTS_MAX: usize = 1_000;
 
 /// The counters of one endpoint; clones share them.
@@ -21,6 +22,12 @@ struct Counts {
     answered: AtomicU64,
     failed: AtomicU64,
     breaker: Mutex<Weak<TargetBreaker>>,
+}
+
+impl Counts {
+    fn any(&self) -> bool {
+        [&self.answered, &self.failed].map(|count| count.load(Relaxed)) != [0, 0]
+    }
 }
 
 impl EndpointCounters {
@@ -41,6 +48,8 @@ type Key = (Box<str>, Box<str>);
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     known: Held<Key, Counts>,
+    /// Of all others; whether these are left alone has no series, as they do not have one state.
+    overflow: EndpointCounters,
     failovers: AtomicU64,
 }
 
@@ -59,7 +68,7 @@ impl Endpoints {
     ) -> EndpointCounters {
         let key = (Box::from(target), Box::from(address));
         let Some(counts) = self.known.of(key, ENDPOINTS_MAX) else {
-            return EndpointCounters::default();
+            return self.overflow.clone();
         };
         let shown = counts.breaker.lock();
         *shown.unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(breaker);
@@ -71,15 +80,15 @@ impl Endpoints {
         let name = "requestrocket_endpoint_requests_total";
         let help = "Requests sent to endpoints of targets with several or a breaker, by outcome.";
         let family = out.counter(name, help);
-        for ((target, address), counters) in known.iter() {
-            let outcomes = [
-                ("answered", &counters.answered),
-                ("failed", &counters.failed),
-            ];
-            for (outcome, count) in outcomes {
+        let own = known.iter();
+        let own = own.map(|((target, address), counts)| ((&**target, &**address), &**counts));
+        let others = ((OVERFLOW, OVERFLOW), &*self.overflow.0);
+        let others = others.1.any().then_some(others);
+        for ((target, address), counts) in own.chain(others) {
+            for (outcome, count) in [("answered", &counts.answered), ("failed", &counts.failed)] {
                 let labels = [
-                    ("target", target.to_string().into()),
-                    ("endpoint", address.to_string().into()),
+                    ("target", target.to_owned().into()),
+                    ("endpoint", address.to_owned().into()),
                     ("outcome", outcome.into()),
                 ];
                 family.with(labels, count.load(Relaxed));
@@ -116,7 +125,7 @@ mod tests {
     use crate::breakers::Breakers;
 
     #[test]
-    fn an_endpoint_is_counted_and_beyond_the_bound_is_not() {
+    fn beyond_the_bound_all_endpoints_share_one_series() {
         let endpoints = Endpoints::default();
         let settings = BreakerSettings::default();
         let id = (OrgId::from_bits(1), TargetId::from_bits(1));
@@ -128,9 +137,25 @@ mod tests {
         let held: Vec<_> = (0..2 * ENDPOINTS_MAX)
             .map(|n| endpoints.counters(&format!("tgt_{n}"), "b:443", &breaker))
             .collect();
+        for (n, counters) in held.iter().enumerate() {
+            counters.ended(n % 2 == 0);
+        }
         let mut families = Families::default();
         endpoints.collect(&mut families);
         let text = families.text(Form::Prometheus);
+        // One place is taken by the endpoint above.
+        let others = ENDPOINTS_MAX.div_ceil(2);
+        let shared = |outcome: &str, count: usize| {
+            format!(
+                "requestrocket_endpoint_requests_total{{target=\"_overflow\",\
+                 endpoint=\"_overflow\",outcome=\"{outcome}\"}} {count}"
+            )
+        };
+        for line in [shared("answered", others), shared("failed", others + 1)] {
+            assert!(text.lines().any(|found| found == line), "{line}");
+        }
+        let counted = text.lines().filter(|line| line.contains("requests_total{"));
+        assert_eq!(counted.count(), 2 * (ENDPOINTS_MAX + 1));
         for line in [
             "requestrocket_endpoint_requests_total{target=\"tgt_1\",endpoint=\"a:443\",\
              outcome=\"answered\"} 1",
