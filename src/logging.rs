@@ -13,6 +13,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::one_line::OneLine;
 use crate::otlp::{self, Export};
+use crate::panics;
 use crate::serve::CannotStart;
 use crate::settings::{LogFormat, LogSettings, Settings};
 
@@ -38,6 +39,7 @@ pub fn install(
     runtime: &tokio::runtime::Runtime,
 ) -> anyhow::Result<Telemetry> {
     let log = &settings.log;
+    panics::told_as(log.format);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
         LogFormat::Text => tracing_subscriber::fmt::layer()
             .with_writer(OneLine(std::io::stderr))

@@ -143,8 +143,9 @@ impl<S: Stage> Handler<Handoff> for StageActor<S> {
         let decide = || {
             assert!(
                 exchange.fault != Some(S::KIND),
-                "fault injected at {}",
-                S::KIND.name()
+                "fault injected at {} on {}",
+                S::KIND.name(),
+                String::from_utf8_lossy(&exchange.request.rest())
             );
             self.stage.decide(&mut exchange)
         };

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_status};
 use crate::harness::clickhouse::{ClickHouse, PASSWORD, USER};
-use crate::harness::gateway::{Gateway, TARGET_SECRET};
+use crate::harness::gateway::{Gateway, TARGET_SECRET, output};
 use crate::harness::http::Request;
 use crate::harness::otlp;
 use crate::harness::secrets::{Secret, check, check_files, forms, private_parts};
@@ -136,6 +136,7 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     // In order: a node that is killed loses what was in memory only.
     let (status, inside_node) = node.stop();
     assert_eq!(status.code(), Some(0));
+    let written = output(inside_node.path());
 
     let mut secrets: Vec<String> = [
         ADMIN,
@@ -173,6 +174,7 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     assert!(data.join("kept.bin").exists());
     check_files(&data, &secrets);
     check("the log of the node", of_node.as_bytes(), &secrets);
+    check("standard output of the node", &written, &secrets);
     check("the log of control", of_control.as_bytes(), &secrets);
     check("etcd", &all_of_etcd(&cluster), &secrets);
 

@@ -1,9 +1,10 @@
 //! The real binary, its REST API, and proxies made through it.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,6 +43,8 @@ pub struct Gateway {
     /// What it said at its start.
     pub ready: Value,
     process: Child,
+    /// Keeps what it writes to standard output behind that.
+    output: Option<JoinHandle<()>>,
     folder: Arc<TempDir>,
 }
 
@@ -80,7 +83,8 @@ impl Gateway {
         let mut process = spawned.expect("the binary starts");
         let stdout = process.stdout.take().expect("its output");
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let mut stdout = BufReader::new(stdout);
+        stdout.read_line(&mut line).expect("a line");
         if line.is_empty() {
             let status = process.wait().expect("a child");
             let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
@@ -94,6 +98,7 @@ impl Gateway {
             token: text("admin_token"),
             ready,
             process,
+            output: Some(kept(stdout, &folder)),
             folder,
         }
     }
@@ -122,6 +127,9 @@ impl Gateway {
     /// Waits for its end. Its folder stays.
     pub fn ended(mut self) -> (ExitStatus, Arc<TempDir>) {
         let status = self.process.wait().expect("a child");
+        if let Some(output) = self.output.take() {
+            output.join().expect("its output is kept");
+        }
         (status, self.folder.clone())
     }
 
@@ -294,6 +302,24 @@ impl Drop for Gateway {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// What a gateway in this folder wrote to standard output behind what it said at its start; whole
+/// once it has ended.
+pub fn output(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("output")).expect("what is kept of its output")
+}
+
+/// Writes what comes into a file of the folder, until the process ends.
+fn kept(mut stdout: BufReader<ChildStdout>, folder: &Arc<TempDir>) -> JoinHandle<()> {
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.path().join("output"));
+    let mut file = file.expect("a file");
+    std::thread::spawn(move || {
+        std::io::copy(&mut stdout, &mut file).expect("a file can be written");
+    })
 }
 
 /// The secret that [`Gateway::proxy`] injects.

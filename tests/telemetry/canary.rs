@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::harness::gateway::{Gateway, Start};
+use crate::harness::gateway::{Gateway, Start, output};
 use crate::harness::http::Request;
 use crate::harness::otlp::grpc;
 use crate::harness::secrets::{check, check_files, forms, private_parts};
@@ -21,6 +21,7 @@ const QUERY_VALUE: &str = "canary-query-value-0c93ff";
 const COOKIE: &str = "canary-cookie-e82b6a4419";
 const BODY: &str = "canary-body-d1706c3e55";
 const HEADER: &str = "canary-header-4a9d72";
+const REFERER: &str = "canary-referer-b8305e";
 const BASIC_PASSWORD: &str = "canary-caller-password-33";
 /// What targets are shown and what they answer.
 const TARGET_TOKEN: &str = "canary-target-token-b6f1";
@@ -30,6 +31,7 @@ const TARGET_QUERY: &str = "canary-target-query-8812";
 const TARGET_HEX: &str = "5ec4e7c0ffee916cd43dd8448eb211c8";
 const ANSWER_BODY: &str = "canary-answer-body-ff41";
 const ANSWER_HEADER: &str = "canary-answer-header-6d0e";
+const ANSWER_LOCATION: &str = "canary-answer-location-52c9";
 /// What operators hold.
 const ADMIN: &str = "canary-admin-token-7c1f0d9e2b8a4455";
 const OTLP: &str = "canary-otlp-header-19fe";
@@ -80,6 +82,7 @@ fn mirror() -> Upstream {
                 connection.send(format!(
                     "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n\
                      set-cookie: s={ANSWER_HEADER}\r\nx-secret: {ANSWER_HEADER}\r\n\
+                     location: /next?code={ANSWER_LOCATION}\r\n\
                      content-length: {}\r\n\r\n{body}",
                     body.len()
                 ));
@@ -246,6 +249,10 @@ fn no_secret_is_written_or_answered_anywhere() {
                 .field(name, value)
                 .field("cookie", &format!("session={COOKIE}"))
                 .field("x-session-token", HEADER)
+                .field(
+                    "referer",
+                    &format!("https://a.example/reset?token={REFERER}"),
+                )
                 .json(&format!("{{\"card\": \"{BODY}\"}}"));
             request.send(&gateway.url);
         }
@@ -310,6 +317,7 @@ fn no_secret_is_written_or_answered_anywhere() {
         COOKIE,
         BODY,
         HEADER,
+        REFERER,
         BASIC_PASSWORD,
         TARGET_TOKEN,
         TARGET_PASSWORD,
@@ -317,6 +325,7 @@ fn no_secret_is_written_or_answered_anywhere() {
         TARGET_HEX,
         ANSWER_BODY,
         ANSWER_HEADER,
+        ANSWER_LOCATION,
         ADMIN,
         OTLP,
     ]
@@ -397,5 +406,6 @@ fn no_secret_is_written_or_answered_anywhere() {
     assert!(status.success());
     // The settings file holds what the operator wrote into it.
     check_files(&data, &secrets);
+    check("standard output", &output(folder.path()), &secrets);
     drop(folder);
 }

@@ -1,7 +1,11 @@
 //! Log lines as a real receiver gets them: the events of standard error, each with the trace and
 //! the span that it is about, and nothing of the export itself.
 
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsPartialSuccess, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use prost::Message;
 use serde_json::json;
 
 use crate::harness::address;
@@ -193,6 +197,57 @@ fn a_collector_that_fails_is_not_told_of_its_failures() {
             .iter()
             .all(|export| !of_failures(&export.body))
     );
+}
+
+/// Whatever others say, an event is one line: here a collector tells why it refuses an export, with
+/// what would begin a line of its own, steer a terminal and turn the direction of a text.
+#[test]
+fn what_others_say_forges_no_line() {
+    let said = "no\n2026-01-01T00:00:00.000000Z ERROR forged: all is lost\r\u{1b}[2J\u{9b}1m\
+                \u{202e}\u{2028}\u{7f}end";
+    let answer = ExportMetricsServiceResponse {
+        partial_success: Some(ExportMetricsPartialSuccess {
+            rejected_data_points: 1,
+            error_message: said.to_owned(),
+        }),
+    };
+    let collector = Upstream::start(move |_, connection| {
+        let body = answer.encode_to_vec();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        connection.send([head.into_bytes(), body].concat());
+        After::Keep
+    });
+    for format in ["text", "json"] {
+        let settings = format!(
+            "export = false\n[metrics]\ninterval_ms = 50\n[log]\nexport = false\n\
+             format = \"{format}\"\n"
+        );
+        let gateway = telling(&collector.url(), "protocol = \"http\"\n", &settings);
+        let line = wait_for("what the collector said", || {
+            let log = gateway.log();
+            let whole = log.rsplit_once('\n')?.0;
+            let mut lines = whole.lines();
+            let found = lines.find(|line| line.contains("metrics cannot be sent"));
+            found.map(str::to_owned)
+        });
+        let begin = "no\\n2026-01-01T00:00:00.000000Z ERROR forged: all is lost\\r";
+        for escaped in [begin, "\\u202e\\u2028"] {
+            assert!(line.contains(escaped), "{format} {line}");
+        }
+        let log = gateway.log();
+        let unseen = |c: char| c != '\n' && proto::visible::is_unseen(c);
+        assert!(!log.contains(unseen), "{format} {log}");
+        assert!(log.lines().all(|line| !line.starts_with("2026-01-01")));
+        if format == "json" {
+            let lines = log.lines().map(serde_json::from_str::<serde_json::Value>);
+            let lines: Vec<_> = lines.map(|line| line.expect("an object")).collect();
+            let told = |line: &serde_json::Value| {
+                let message = line["fields"]["message"].as_str();
+                message.is_some_and(|message| message.ends_with(said))
+            };
+            assert!(lines.iter().any(told), "a reader gets what was said: {log}");
+        }
+    }
 }
 
 /// A collector that is gone for a while costs the lines beyond the queue and nothing else.
