@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Output, Stdio};
 
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, Proxy, binary};
@@ -109,6 +111,43 @@ fn pages_of_a_filtered_list_join_to_the_whole() {
     assert_eq!(found, ids[..6]);
 }
 
+/// The command writes what the API gives: one OTLP export, with a span for each that is drawn and
+/// the SERVER span above them.
+fn a_file_for_viewers(gateway: &Gateway, id: &str, drawn: &Value) {
+    let [file] = &*lines(&gateway.command(&["trace", id, "--output", "otlp"])) else {
+        panic!("one line");
+    };
+    let of_api = gateway.get(&format!("/records/{id}/trace?format=otlp"));
+    assert_eq!(*file, of_api);
+    let file: ExportTraceServiceRequest = serde_json::from_value(file.clone()).expect("OTLP");
+    let spans = &file.resource_spans[0].scope_spans[0].spans;
+    let (roots, others): (Vec<_>, Vec<_>) = spans
+        .iter()
+        .partition(|span| span.parent_span_id.is_empty());
+    let [root] = &*roots else {
+        panic!("{roots:?}");
+    };
+    let of_request = |pair: &KeyValue| pair.key == "requestrocket.request.id";
+    let named = root.attributes.iter().find(|pair| of_request(pair));
+    assert!(format!("{named:?}").contains(id), "{root:?}");
+    let known: Vec<&[u8]> = spans.iter().map(|span| &*span.span_id).collect();
+    for span in &others {
+        assert!(known.contains(&&*span.parent_span_id), "{span:?}");
+        assert_eq!(span.trace_id, root.trace_id);
+    }
+    let drawn = drawn["spans"].as_array().expect("spans").iter();
+    let of_kind = |kind: &'static str| drawn.clone().filter(move |span| span["kind"] == kind);
+    for stage in of_kind("stage") {
+        assert!(
+            others.iter().any(|span| span.name == stage["name"]),
+            "{stage}"
+        );
+    }
+    // CLIENT spans are called by their method.
+    let attempts = others.iter().filter(|span| span.name == "GET");
+    assert_eq!(attempts.count(), of_kind("attempt").count());
+}
+
 #[test]
 fn a_trace_shows_where_the_time_went_and_what_each_stage_decided() {
     let (gateway, _upstream, proxy, ids) = called(1);
@@ -148,6 +187,9 @@ fn a_trace_shows_where_the_time_went_and_what_each_stage_decided() {
     for part in ["receive", "attempt 1", "respond", "█", "GET /item/0: 200"] {
         assert!(drawn.contains(part), "{part} in\n{drawn}");
     }
+    let as_json = lines(&gateway.command(&["trace", &ids[0], "--output", "json"]));
+    assert_eq!(as_json, std::slice::from_ref(&trace));
+    a_file_for_viewers(&gateway, &ids[0], &trace);
     // A refused one ends where it was refused.
     let refused = proxy.send(&proxy.request("GET", "/x").without("authorization"));
     gateway.record(&id(&refused));
@@ -238,31 +280,90 @@ fn an_attack_on_cardinality_leaves_metrics_as_they_are() {
 
 #[test]
 fn requests_are_followed_as_they_come() {
-    let (gateway, _upstream, proxy, ids) = called(2);
-    let mut child = binary()
-        .args([
-            "tail", "--follow", "-n", "1", "--proxy", "shop", "--status", "5xx",
-        ])
-        .args(["--output", "json", "--control", &gateway.control])
-        .env("REQUESTROCKET_TOKEN", &gateway.token)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut out = BufReader::new(child.stdout.take().expect("its output"));
-    let mut next = || {
-        let mut line = String::new();
-        out.read_line(&mut line).expect("a line");
-        let record: Value = serde_json::from_str(&line).expect("JSON");
-        record["id"].as_str().unwrap_or_default().to_owned()
-    };
-    // The last one that is there proves that it follows already.
-    assert_eq!(next(), ids[2]);
-    proxy.get("/item/9");
-    let second = id(&proxy.get("/fails"));
-    assert_eq!(next(), second);
-    child.kill().expect("a child");
-    child.wait().expect("a child");
+    let (gateway, upstream, proxy, ids) = called(2);
+    let other = gateway.proxy(&upstream.url());
+    let mut last = ids[2].clone();
+    for choice in [
+        ["--proxy", "shop"],
+        ["--credential", &proxy.proxy_credential],
+        ["--credential", &proxy.target_credential],
+    ] {
+        let mut child = binary()
+            .args(["tail", "--follow", "-n", "1", "--status", "5xx"])
+            .args(choice)
+            .args(["--output", "json", "--control", &gateway.control])
+            .env("REQUESTROCKET_TOKEN", &gateway.token)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut out = BufReader::new(child.stdout.take().expect("its output"));
+        let mut next = || {
+            let mut line = String::new();
+            out.read_line(&mut line).expect("a line");
+            let record: Value = serde_json::from_str(&line).expect("JSON");
+            record["id"].as_str().unwrap_or_default().to_owned()
+        };
+        // The last one that is there proves that it follows already.
+        assert_eq!(next(), last, "{choice:?}");
+        other.get("/fails");
+        proxy.get("/item/9");
+        last = id(&proxy.get("/fails"));
+        assert_eq!(next(), last, "{choice:?}");
+        child.kill().expect("a child");
+        child.wait().expect("a child");
+        gateway.record(&last);
+    }
+}
+
+#[test]
+fn tail_shows_what_its_options_choose_the_oldest_first() {
+    let (gateway, upstream, shop, ids) = called(2);
+    let other = gateway.proxy(&upstream.url());
+    let posted = id(&other.send(&other.request("POST", "/orders").body("x")));
+    let refused = id(&other.send(&other.request("GET", "/x").without("authorization")));
+    gateway.record(&posted);
+    gateway.record(&refused);
+    let of_shop = &ids[..];
+    let all = [of_shop, &[posted.clone(), refused.clone()]].concat();
+    let (posted, refused) = (&[posted][..], &[refused][..]);
+    for (options, expected) in [
+        (&[][..], &all[..]),
+        (&["-n", "2"], &all[3..]),
+        (&["-n", "0"], &[]),
+        (&["--proxy", "shop"], of_shop),
+        (&["--proxy", &other.id, "-n", "1"], refused),
+        (&["--credential", &shop.proxy_credential], of_shop),
+        (&["--credential", &other.target_credential], posted),
+        (&["--status", "503"], &ids[2..]),
+        (&["--status", "4xx"], refused),
+        (&["--code", "proxy-access-denied"], refused),
+        (&["--method", "POST"], posted),
+        (&["--path", "/item/*"], &ids[..2]),
+        (&["--source", "127.0.0.0/8"], &all),
+        (&["--source", "192.0.2.1"], &[]),
+        (&["--where", "auth_failure=no-credential"], refused),
+        (
+            &["--where", "attempts_min=1", "--where", "method=POST"],
+            posted,
+        ),
+    ] {
+        let asked = [&["tail", "--output", "json"], options].concat();
+        let shown = lines(&gateway.command(&asked));
+        let shown: Vec<&str> = shown
+            .iter()
+            .filter_map(|record| record["id"].as_str())
+            .collect();
+        assert_eq!(shown, expected, "{options:?}");
+    }
+    let shown = text(&gateway.command(&["tail", "--method", "POST"]));
+    assert!(
+        shown.contains("/orders") && shown.contains(&posted[0]),
+        "{shown}"
+    );
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    let wrong = gateway.command(&["tail", "--where", "colour=red"]);
+    assert!(!wrong.status.success(), "{wrong:?}");
 }
 
 #[test]

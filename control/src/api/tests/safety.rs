@@ -170,6 +170,45 @@ fn record(n: u128, org: OrgId, status: u16) -> Record {
     serde_json::from_value(json).unwrap()
 }
 
+/// A hundred requests of 1 to 100 ms, of which the last 25 failed.
+#[actix_web::test]
+async fn sums_have_the_rates_and_quantiles_of_what_was_recorded() {
+    let api = api().await;
+    let batch = (1..=100).map(|n| {
+        let mut one = record(n, api.acme, if n > 75 { 503 } else { 200 });
+        one.total_us = 1_000 * u64::try_from(n).unwrap();
+        one
+    });
+    let batch: Vec<_> = batch.collect();
+    api.control.records.insert(&batch).unwrap();
+    // Request n began in second n.
+    let path = "/orgs/acme/telemetry?bucket=1m&from=1970-01-01T00:00:00Z&to=1970-01-01T00:01:50Z";
+    let answer = api.get(Who::Viewer, path).await.is(200).body;
+    let group = &answer["groups"][0];
+    let number = |of: &serde_json::Value, name: &str| of[name].as_f64().unwrap();
+    assert_eq!(
+        (&group["count"], &group["errors"]),
+        (&100.into(), &25.into())
+    );
+    assert_eq!(number(group, "error_rate"), 0.25);
+    let ms = &group["duration_ms"];
+    assert_eq!(number(ms, "mean"), 50.5);
+    for (name, exact) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0)] {
+        // Within 2 %, of this request or of its neighbour.
+        let (least, most) = ((exact - 1.0) * 0.98, (exact + 1.0) * 1.02);
+        let found = number(ms, name);
+        assert!((least..=most).contains(&found), "{name} {found}");
+    }
+    let buckets = group["buckets"].as_array().unwrap();
+    let rates: Vec<f64> = buckets
+        .iter()
+        .map(|one| number(one, "error_rate"))
+        .collect();
+    assert_eq!(rates, [0.0, 25.0 / 41.0], "{answer}");
+    let found = number(&buckets[1]["duration_ms"], "p90");
+    assert!((96.0 * 0.98..=98.0 * 1.02).contains(&found), "{found}");
+}
+
 #[actix_web::test]
 async fn records_are_listed_read_and_kept_apart() {
     let api = api().await;
