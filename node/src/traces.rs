@@ -201,6 +201,46 @@ mod tests {
         assert!(all.begins(u128::MAX, None) && !ALWAYS.begins(0, None));
     }
 
+    /// A collector that takes nothing: no more than the queue's bound is held, the rest is counted,
+    /// and there is room again for as many as are taken.
+    #[actix_rt::test]
+    async fn beyond_the_bound_requests_are_dropped_and_counted() {
+        let metrics = Metrics::default();
+        let (sender, mut exporter) = queue(ALWAYS, metrics.clone());
+        let proxy = crate::sync::compile::tests::compiled();
+        let context = TraceContext::new(1, None, &ALWAYS);
+        let mut record = crate::records::tests::record(1);
+        (record.code, record.status) = ("rate-limited".into(), Some(429));
+        let record = Arc::new(record);
+        let dropped = || {
+            let families = metrics.families(&Default::default());
+            let text = families.text(proto::exposition::text::Form::Prometheus);
+            let mut lines = text.lines();
+            let count = lines.find_map(|line| {
+                let rest = line.strip_prefix("requestrocket_traces_dropped_total ")?;
+                rest.parse::<usize>().ok()
+            });
+            count.unwrap()
+        };
+        let held = || Arc::strong_count(&record) - 1;
+        for _ in 0..QUEUE_MAX {
+            sender.ended(&context, &record, &proxy);
+        }
+        assert_eq!((held(), dropped()), (QUEUE_MAX, 0));
+        for _ in 0..3 * QUEUE_MAX {
+            sender.clone().ended(&context, &record, &proxy);
+        }
+        assert_eq!((held(), dropped()), (QUEUE_MAX, 3 * QUEUE_MAX));
+        for _ in 0..10 {
+            exporter.try_recv().unwrap();
+        }
+        assert_eq!(held(), QUEUE_MAX - 10);
+        for _ in 0..11 {
+            sender.ended(&context, &record, &proxy);
+        }
+        assert_eq!((held(), dropped()), (QUEUE_MAX, 3 * QUEUE_MAX + 1));
+    }
+
     #[test]
     fn errors_refusals_and_slow_requests_are_kept_whatever_the_share() {
         let context = TraceContext::new(1, None, &ALWAYS);

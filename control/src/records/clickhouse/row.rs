@@ -11,6 +11,7 @@ use crate::records::sketch;
 
 /// The columns are those of `schema`, where their types stand.
 #[derive(Debug, ::clickhouse::Row, Serialize)]
+#[cfg_attr(test, derive(Default))]
 pub(super) struct Row {
     org_id: String,
     /// Microseconds since the Unix epoch.

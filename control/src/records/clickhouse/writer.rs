@@ -81,6 +81,28 @@ impl Writer {
     }
 }
 
+/// How long the next insert waits after failures in a row: twice as long each time, up to a bound.
+#[derive(Debug, Default)]
+struct Backoff(Option<Duration>);
+
+impl Backoff {
+    /// Whether the last insert has failed.
+    fn lasts(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// After one that failed.
+    fn next(&mut self) -> Duration {
+        let wait = self.0.map_or(BACKOFF_MIN, |last| last * 2);
+        *self.0.insert(wait.min(BACKOFF_MAX))
+    }
+
+    /// After one that did not: whether those before had failed.
+    fn ends(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
 struct Writing {
     client: Client,
     schema: Arc<Schema>,
@@ -92,28 +114,25 @@ struct Writing {
 
 impl Writing {
     async fn run(mut self) {
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = Backoff::default();
         while let Some(group) = self.gather().await {
             let written = timeout(INSERT_MAX, self.insert(&group)).await;
             let written = written.unwrap_or_else(|_| Err(late()));
             let wait = match &written {
                 Ok(()) => {
-                    if backoff > BACKOFF_MIN {
+                    if backoff.ends() {
                         info!("ClickHouse takes records again");
                     }
-                    backoff = BACKOFF_MIN;
                     Duration::ZERO
                 }
                 Err(error) => {
-                    if backoff == BACKOFF_MIN {
+                    if !backoff.lasts() {
                         warn!("{error}; records wait where they came from");
                     }
                     // The table may be gone, or another one now.
                     self.schema.doubt().await;
                     self.client.clear_cached_metadata().await;
-                    let wait = backoff;
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
-                    wait
+                    backoff.next()
                 }
             };
             for batch in group {
@@ -159,5 +178,93 @@ impl Writing {
             insert.write(row).await.map_err(failed)?;
         }
         insert.end().await.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A moment that no test waits for: where it is needed, the group was full before.
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn writing(gather: Duration) -> (mpsc::Sender<Waiting>, Writing) {
+        let client = Client::default();
+        let schema = Arc::new(Schema::new(&client, "requestrocket", 30));
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let writing = Writing {
+            client,
+            schema,
+            gather,
+            waiting,
+            next: None,
+        };
+        (queue, writing)
+    }
+
+    /// A batch of so many rows that are taken to have so many bytes.
+    fn batch(rows: usize, bytes: usize) -> Waiting {
+        let rows = (0..rows).map(|_| Row::default()).collect();
+        let (done, _) = oneshot::channel();
+        Waiting { rows, bytes, done }
+    }
+
+    async fn gathered(writing: &mut Writing) -> Vec<(usize, usize)> {
+        let group = writing.gather().await.unwrap();
+        group
+            .iter()
+            .map(|batch| (batch.rows.len(), batch.bytes))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn an_insert_has_at_most_so_many_bytes() {
+        let (queue, mut writing) = writing(DAY);
+        let half = BYTES_MAX / 2;
+        for bytes in [half, half, 1, half, half, BYTES_MAX + 1, 7] {
+            queue.send(batch(1, bytes)).await.unwrap();
+        }
+        assert_eq!(gathered(&mut writing).await, [(1, half), (1, half)]);
+        // The third would go beyond, begins the next one, and is not lost.
+        assert_eq!(gathered(&mut writing).await, [(1, 1), (1, half)]);
+        assert_eq!(gathered(&mut writing).await, [(1, half)]);
+        // One that is too large alone goes alone.
+        assert_eq!(gathered(&mut writing).await, [(1, BYTES_MAX + 1)]);
+        drop(queue);
+        assert_eq!(gathered(&mut writing).await, [(1, 7)]);
+        assert!(writing.gather().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_insert_is_full_with_so_many_rows() {
+        let (queue, mut writing) = writing(DAY);
+        let some = ROWS_MAX / 4 + 1;
+        for _ in 0..5 {
+            queue.send(batch(some, 1)).await.unwrap();
+        }
+        // It ends with the batch that reaches the bound: never more than one batch beyond.
+        assert_eq!(gathered(&mut writing).await, [(some, 1); 4]);
+        drop(queue);
+        assert_eq!(gathered(&mut writing).await, [(some, 1)]);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_full_is_written_after_a_moment() {
+        let (queue, mut writing) = writing(Duration::from_millis(1));
+        queue.send(batch(1, 1)).await.unwrap();
+        assert_eq!(gathered(&mut writing).await, [(1, 1)]);
+        // Whoever may bring more is still there.
+        assert!(!queue.is_closed());
+    }
+
+    #[test]
+    fn each_failure_waits_twice_as_long_up_to_a_bound() {
+        let mut backoff = Backoff::default();
+        assert!(!backoff.lasts() && !backoff.ends());
+        let waits: Vec<u128> = (0..8).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert!(backoff.lasts() && backoff.ends());
+        assert!(!backoff.lasts() && !backoff.ends());
+        assert_eq!(backoff.next(), BACKOFF_MIN);
     }
 }

@@ -13,7 +13,7 @@ mod pinned;
 mod policies;
 mod targets;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod touched;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -180,6 +180,12 @@ impl Bench {
     }
 }
 
+/// A proxy as requests meet it, for tests of what is done with one.
+pub fn compiled() -> Arc<CompiledProxy> {
+    let [form, _] = Bench::new().publish(vec![]);
+    form.unwrap()
+}
+
 #[actix_rt::test]
 async fn limits_of_a_later_home_count_whatever_the_number_of_their_version() {
     let per_minute = |form: &Option<Arc<CompiledProxy>>| {
