@@ -78,6 +78,14 @@ async fn all_faults_of_a_target_come_at_once() {
             &["/base_url base-url"],
         ),
         (
+            json!({"base_url": "https://x/v1?key=secret"}),
+            &["/base_url base-url"],
+        ),
+        (
+            json!({"base_url": "https://x/v1#part"}),
+            &["/base_url base-url"],
+        ),
+        (
             json!({"base_url": "https://x", "default_rule_effect": "alow"}),
             &["/default_rule_effect enum"],
         ),

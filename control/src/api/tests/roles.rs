@@ -61,6 +61,43 @@ fn path(route: &Route, made: &Made) -> String {
     }
 }
 
+/// What was recorded stays: no route changes an entry of the audit, a version or a record, whoever
+/// asks for it.
+#[actix_web::test]
+async fn nobody_takes_out_what_was_recorded() {
+    const RECORDED: [&str; 4] = ["audit", "records", "versions", "telemetry"];
+    let recorded = routes().into_iter().filter(|route| {
+        let mut parts = route.path.split('/');
+        parts.any(|part| RECORDED.contains(&part))
+    });
+    let recorded: Vec<Route> = recorded.collect();
+    assert!(recorded.len() >= 10, "{recorded:?}");
+    let writing = recorded.iter().filter(|route| route.verb.writes());
+    let writing: Vec<&str> = writing.map(|route| route.path).collect();
+    // A rollback is one more version.
+    assert_eq!(writing, ["/orgs/{org}/versions/{n}/rollback"]);
+
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let audit = || api.get(Who::Owner, "/orgs/acme/audit");
+    let before = audit().await.is(200).text;
+    for route in &recorded {
+        for who in [Who::Owner, Who::Operator] {
+            for method in ["DELETE", "PUT", "PATCH", "POST"] {
+                if method == route.verb.as_str() {
+                    continue;
+                }
+                let request = api.request(who, method.parse().unwrap(), &path(route, &made));
+                let request = request.set_json(json!({})).insert_header(("if-match", "*"));
+                let reply = api.send(request).await;
+                let refused = [404, 405].contains(&reply.status);
+                assert!(refused, "{method} {} {}", route.path, reply.text);
+            }
+        }
+    }
+    assert_eq!(audit().await.is(200).text, before);
+}
+
 #[actix_web::test]
 async fn every_route_asks_every_role() {
     let api = api().await;
