@@ -87,6 +87,22 @@ fn wait_written(control: &Gateway, token: &str, proxy: &Proxy, name: &str) {
     });
 }
 
+/// What was decided stands in the audit, with who did it.
+fn is_audited(control: &Gateway, token: &str, expected: &Value) {
+    let path = "/api/v1/orgs/system/audit";
+    let audit = control.control_call("GET", path, Some(token), None).json();
+    let items = audit["items"].as_array().cloned().unwrap_or_default();
+    let decided = items
+        .iter()
+        .filter(|item| item["kind"] == "recovery_decided");
+    let mut decided = decided.filter(|item| item["details"] == *expected);
+    let found = decided.next().unwrap_or_else(|| panic!("{audit}"));
+    assert!(
+        found["author"].is_string() && found["source"] == "127.0.0.1",
+        "{found}"
+    );
+}
+
 #[test]
 fn what_a_restored_etcd_has_lost_is_written_back_from_a_node() {
     let mut cluster = Cluster::new();
@@ -137,6 +153,8 @@ fn what_a_restored_etcd_has_lost_is_written_back_from_a_node() {
     let (good, said) = recover(&control, &token, &["--from-node", "gw-1"]);
     assert!(good && said.contains("epoch 2"), "{said}");
     wait_sound(&control, &token, "gw-1");
+    let decided = json!({"from_node": "gw-1", "accept_store": false, "reclaim_space": false});
+    is_audited(&control, &token, &decided);
     rename(&control, &token, &proxy);
     assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
     // One that knows nothing of before gets all of it from etcd, the secret too.
@@ -241,6 +259,8 @@ fn a_restored_etcd_counts_when_a_person_says_so_and_revives_no_key() {
 
     let (good, said) = recover(&control, &token, &["--accept-store"]);
     assert!(good, "{said}");
+    let decided = json!({"accept_store": true, "reclaim_space": false});
+    is_audited(&control, &token, &decided);
     // The rule that came after the backup is gone; the revocation is not.
     wait_status(&node, &proxy, "DELETE", 200);
     wait_sound(&control, &token, "gw-1");
