@@ -46,20 +46,8 @@ pub async fn run(
     metrics: Metrics,
     clocks: Option<Arc<Limits>>,
 ) {
-    let mut shipper = Shipper {
-        node: origin.node.to_string(),
-        link: Some(Link::new(destination, origin, clocks)),
-        spool: None,
-        metrics,
-        reported: 0,
-        sequence: 0,
-        backoff: BACKOFF_MIN,
-        retry_at: Instant::now(),
-        contact: Instant::now(),
-        disk_failed: false,
-        losses: Losses::default(),
-        unread: 0,
-    };
+    let link = Link::new(destination, Arc::clone(&origin), clocks);
+    let mut shipper = Shipper::new(&origin, link, metrics);
     let mut under_way: Option<UnderWay> = None;
     let (mut leave_by, mut awaits_spool) = (None, true);
     loop {
@@ -139,6 +127,8 @@ struct Shipper {
     backoff: Duration,
     retry_at: Instant,
     contact: Instant,
+    /// The disk took nothing, and no control plane has taken records since: while none does they
+    /// wait in memory, and the disk is tried again when that fills up.
     disk_failed: bool,
     /// What the disk did not take.
     losses: Losses,
@@ -147,6 +137,23 @@ struct Shipper {
 }
 
 impl Shipper {
+    fn new(origin: &Origin, link: Link, metrics: Metrics) -> Self {
+        Self {
+            node: origin.node.to_string(),
+            link: Some(link),
+            spool: None,
+            metrics,
+            reported: 0,
+            sequence: 0,
+            backoff: BACKOFF_MIN,
+            retry_at: Instant::now(),
+            contact: Instant::now(),
+            disk_failed: false,
+            losses: Losses::default(),
+            unread: 0,
+        }
+    }
+
     fn opened(&mut self, spool: Option<Spool>) {
         if let Some(spool) = spool.as_ref().filter(|spool| !spool.is_empty()) {
             info!("{} records wait on disk from before", spool.records());
@@ -242,6 +249,7 @@ impl Shipper {
             Ok(()) => {
                 self.backoff = BACKOFF_MIN;
                 self.retry_at = self.contact;
+                self.disk_failed = false;
                 self.reported = self.reported.saturating_add(batch.dropped);
                 if let Some(place) = from {
                     self.on_disk(move |spool| spool.pass(place, count)).await;
@@ -255,8 +263,12 @@ impl Shipper {
                 let wait = rand::rng().random_range(Duration::ZERO..=self.backoff);
                 self.retry_at = self.contact + wait;
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-                if from.is_none() && count > 0 {
-                    self.keep(batch.records.clone()).await;
+                match from {
+                    Some(place) => {
+                        self.on_disk(move |spool| spool.not_taken(place)).await;
+                    }
+                    None if count > 0 => self.keep(batch.records.clone()).await,
+                    None => {}
                 }
             }
         }
@@ -292,5 +304,52 @@ impl Shipper {
         self.metrics.records_spooled(spool.records());
         self.spool = Some(spool);
         Some(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::tests::record;
+
+    fn shipper() -> Shipper {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let destination = Destination {
+            endpoints: Vec::new(),
+            tls: Arc::new(tls),
+        };
+        let origin = Arc::new(Origin {
+            node: "n".into(),
+            region: "local".into(),
+        });
+        let link = Link::new(destination, Arc::clone(&origin), None);
+        Shipper::new(&origin, link, Metrics::default())
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_took_nothing_counts_again_when_records_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shipper = shipper();
+        shipper.opened(Spool::open(dir.path(), 1 << 20).ok());
+        assert!(shipper.has_disk());
+        let batch = || vec![Arc::new(record(1))];
+        // A folder where the first segment belongs.
+        let taken = dir.path().join(format!("{:020}.spool", 0));
+        std::fs::create_dir(&taken).unwrap();
+        shipper.keep(batch()).await;
+        assert!(!shipper.has_disk());
+        let under_way = shipper.start(batch(), None).unwrap();
+        let (link, _) = under_way.sending.await;
+        let sent = UnderWay {
+            sending: Box::pin(std::future::pending()),
+            ..under_way
+        };
+        shipper.settle(link, sent, Ok(())).await;
+        assert!(shipper.has_disk());
     }
 }

@@ -33,6 +33,7 @@ const ROOM_TRIES: u64 = 4;
 pub struct Spool {
     dir: PathBuf,
     bytes_max: u64,
+    /// Most bytes that are sent as one now: fewer after a failure.
     joined_bytes_max: u64,
     segments: VecDeque<Segment>,
     /// The last segment, open for appending.
@@ -75,9 +76,9 @@ pub struct Place {
 pub struct Kept {
     /// Records that are lost: the oldest, or those of the batch itself.
     pub lost: u64,
-    /// Whether the batch is among them.
+    /// Whether the batch is among them because the disk did not take it.
     pub refused: bool,
-    /// What the disk said, where it did not take the batch as it was.
+    /// Why the batch was not taken as it was.
     pub problem: Option<std::io::Error>,
 }
 
@@ -86,9 +87,16 @@ impl Kept {
     fn without(self, count: u64, problem: std::io::Error) -> Self {
         Self {
             lost: self.lost + count,
-            refused: true,
+            refused: self.refused,
             problem: Some(problem),
         }
+    }
+
+    /// The disk did not take it.
+    fn refused(self, count: u64, problem: std::io::Error) -> Self {
+        let refused = true;
+        let kept = Self { refused, ..self };
+        kept.without(count, problem)
     }
 }
 
@@ -170,7 +178,7 @@ impl Spool {
                     kept.lost += self.skip();
                     kept.problem = Some(problem);
                 }
-                Err(problem) => return kept.without(count, problem),
+                Err(problem) => return kept.refused(count, problem),
             }
         }
     }
@@ -297,8 +305,16 @@ impl Spool {
         Ok(Some(oldest))
     }
 
-    /// Passes over the oldest batch: it is stored elsewhere.
+    /// The oldest batch was not taken: half as much is sent as one the next time, down to a single
+    /// frame, since it may be the size that is not taken.
+    pub fn not_taken(&mut self, place: Place) {
+        self.joined_bytes_max = place.frame_bytes / 2;
+    }
+
+    /// Passes over the oldest batch: it is stored elsewhere. The next one may be twice as large.
     pub fn pass(&mut self, place: Place, records: u64) {
+        let taken = self.joined_bytes_max.max(place.frame_bytes);
+        self.joined_bytes_max = taken.saturating_mul(2).min(JOINED_BYTES_MAX);
         let is_first = |first: &Segment| first.number == place.segment;
         if !self.segments.front().is_some_and(is_first) {
             return;
@@ -468,6 +484,57 @@ mod tests {
         spool.pass(good.place(), 20);
         assert!(spool.oldest().is_err());
         assert_eq!(spool.skip(), 40);
+    }
+
+    #[test]
+    fn small_records_that_are_joined_are_read_by_who_takes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 26).unwrap();
+        while spool.segments.iter().map(|one| one.bytes).sum::<u64>() <= JOINED_BYTES_MAX {
+            let next = spool.records().into();
+            kept(&mut spool, next, 512);
+        }
+        let oldest = spool.oldest().unwrap().unwrap();
+        let batch = proto::wire::RecordBatch {
+            records: oldest.records,
+            ..Default::default()
+        };
+        let frame = wire::encode(&batch).unwrap();
+        assert!(wire::decode::<proto::wire::RecordBatch>(&frame).unwrap() == batch);
+    }
+
+    #[test]
+    fn what_is_not_taken_is_halved_down_to_one_frame_and_grows_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        // Numbers of one length, so that frames have one.
+        for at in 100..164 {
+            kept(&mut spool, at * 10, 10);
+        }
+        let mut counts = Vec::new();
+        for _ in 0..8 {
+            let oldest = spool.oldest().unwrap().unwrap();
+            counts.push(oldest.records.len());
+            spool.not_taken(oldest.place());
+        }
+        assert_eq!(counts, [640, 320, 160, 80, 40, 20, 10, 10]);
+        counts.clear();
+        while let Some(oldest) = spool.oldest().unwrap() {
+            counts.push(oldest.records.len());
+            spool.pass(oldest.place(), oldest.records.len() as u64);
+        }
+        assert_eq!(counts, [10, 20, 40, 80, 160, 320, 10]);
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_says_nothing_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 26).unwrap();
+        let mut large = record(1);
+        large.path = "x".repeat(wire::PAYLOAD_BYTES_MAX);
+        let lost = spool.keep(vec![Arc::new(large)]);
+        assert!(lost.problem.is_some() && !lost.refused);
+        assert_eq!(lost.lost, 1);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::earlier::First;
 use super::stored::StoredRecord;
-use super::{HEAD_BYTES, PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError};
+use super::{
+    DECODED_BYTES_MAX, HEAD_BYTES, PAYLOAD_BYTES_MAX, SCHEMA_RECORD_BLOCK as SCHEMA, WireError,
+};
 use super::{SCHEMA_RECORD_BLOCK_2, SCHEMA_RECORD_BLOCK_25, SCHEMA_RECORD_BLOCK_28};
 use super::{SCHEMA_RECORD_BLOCK_13, SCHEMA_RECORD_BLOCK_41, SCHEMA_RECORD_BLOCK_111, schema_of};
 use super::{begin, finish_with, payload, put};
@@ -172,7 +174,7 @@ impl<'a> Iterator for Block<'a> {
 
 /// Decodes the value at the start of `rest` and leaves what follows it.
 fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<T, WireError> {
-    let config = bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
+    let config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
     let (value, used) = bincode::serde::borrow_decode_from_slice(rest, config)
         .map_err(|error| WireError::Payload(error.to_string()))?;
     *rest = rest.get(used..).unwrap_or_default();

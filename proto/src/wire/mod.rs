@@ -45,6 +45,10 @@ const FORMAT: u8 = 1;
 pub const HEAD_BYTES: usize = 11;
 /// Largest payload, in bytes. A batch of 1,000 records is about 0.5 MiB.
 pub const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What bincode may count while it decodes one payload. It counts numbers by the width of their
+/// types, up to 16 bytes, and writes small ones as a single byte: whatever fits into a frame has to
+/// stay below this, or it would be sent again for ever.
+const DECODED_BYTES_MAX: usize = 16 * PAYLOAD_BYTES_MAX;
 
 // The schemas, one number each in all of the product. A number is never used again.
 const SCHEMA_RECORD_BATCH_1: u16 = 1;
@@ -247,7 +251,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, WireError> {
 /// The value that a payload holds exactly.
 fn whole<T: DeserializeOwned>(payload: &[u8]) -> Result<T, WireError> {
     // The limit bounds what is allocated while decoding; lengths inside are the sender's claim.
-    let config = bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
+    let config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
     let (message, used) = bincode::serde::decode_from_slice::<T, _>(payload, config)
         .map_err(|error| WireError::Payload(error.to_string()))?;
     if used != payload.len() {
@@ -414,6 +418,24 @@ mod tests {
             decode::<RecordBatch>(&frame),
             Err(WireError::Payload(_))
         ));
+    }
+
+    /// Numbers of 16 bytes, each written as one.
+    #[derive(PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Wide(Vec<u128>);
+
+    impl Message for Wide {
+        const SCHEMA: u16 = u16::MAX;
+    }
+
+    #[test]
+    fn what_fits_into_a_frame_is_read_however_wide_its_numbers_are() {
+        // The length takes five bytes.
+        let wide = Wide(vec![0; PAYLOAD_BYTES_MAX - 5]);
+        let frame = encode(&wide).unwrap();
+        assert_eq!(frame.len(), HEAD_BYTES + PAYLOAD_BYTES_MAX);
+        let read = decode::<Wide>(&frame);
+        assert!(read.is_ok_and(|read| read == wide));
     }
 
     proptest::proptest! {
