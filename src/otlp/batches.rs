@@ -25,7 +25,8 @@ pub trait Batches {
     /// The export of a batch, encoded; it may take the items out of it.
     fn export(&mut self, batch: &mut Vec<Self::Item>) -> Bytes;
 
-    /// The collector took it: so many items, with what [`Batches::export`] left of them.
+    /// The collector took so many items; `batch` is what [`Batches::export`] left of them, and
+    /// empty where it took a part and did not say which.
     fn taken(&self, count: u64, batch: &[Self::Item]);
 
     /// The collector did not take it, this time.
@@ -83,34 +84,39 @@ pub async fn send<B: Batches>(
         let tries = if stopped { 1 } else { TRIES };
         let count = waiting.len() as u64;
         let export = batches.export(&mut waiting);
-        match offer(&transport, export, tries, &mut outage, || batches.failed()).await {
-            true => batches.taken(count, &waiting),
-            false => batches.dropped(count),
+        let refused = offer(&transport, export, tries, &mut outage, || batches.failed()).await;
+        // A request has several spans: of no more requests than that a span was refused.
+        match refused.min(count) {
+            0 => batches.taken(count, &waiting),
+            lost => {
+                batches.dropped(lost);
+                batches.taken(count - lost, &[]);
+            }
         }
         waiting.clear();
     }
 }
 
-/// Sends an export until it is taken, for so many times; whether it was.
+/// Sends an export until it is taken, for so many times; how much of it was not in the end.
 async fn offer(
     transport: &Transport,
     export: Bytes,
     tries: u32,
     outage: &mut Outage,
     failed: impl Fn(),
-) -> bool {
+) -> u64 {
     let mut pause = PAUSE;
     for left in (0..tries).rev() {
         match transport.export(export.clone()).await {
             Ok(()) => {
                 outage.over();
-                return true;
+                return 0;
             }
             Err(missed) => {
                 failed();
                 outage.met(&missed);
                 if !missed.again {
-                    break;
+                    return missed.part.unwrap_or(u64::MAX);
                 }
                 if left > 0 {
                     tokio::time::sleep(pause).await;
@@ -119,7 +125,7 @@ async fn offer(
             }
         }
     }
-    false
+    u64::MAX
 }
 
 /// Takes what comes until a batch is full, the longest time has passed or the queue ends.

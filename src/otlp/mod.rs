@@ -80,7 +80,7 @@ impl Signal {
     }
 
     /// How much of an export the collector refused although it took the rest, and why.
-    fn rejected(self, answer: &[u8]) -> Option<(i64, String)> {
+    fn rejected(self, answer: &[u8]) -> Option<(u64, String)> {
         // An answer that is none says nothing of what was taken.
         let (count, why) = match self {
             Self::Traces => {
@@ -99,7 +99,8 @@ impl Signal {
                 (partial.rejected_log_records, partial.error_message)
             }
         };
-        (count > 0).then_some((count, why))
+        let count = u64::try_from(count).ok().filter(|count| *count > 0)?;
+        Some((count, why))
     }
 }
 
@@ -108,19 +109,35 @@ impl Signal {
 pub struct NotTaken {
     /// Whether it may take it later.
     pub again: bool,
+    /// How much of it was refused where the rest was taken: spans, points or lines.
+    pub part: Option<u64>,
     /// What happened.
     pub error: anyhow::Error,
 }
 
 impl NotTaken {
     fn for_now(error: impl Into<anyhow::Error>) -> Self {
-        let (again, error) = (true, error.into());
-        Self { again, error }
+        Self {
+            again: true,
+            part: None,
+            error: error.into(),
+        }
     }
 
     fn for_good(error: impl Into<anyhow::Error>) -> Self {
-        let (again, error) = (false, error.into());
-        Self { again, error }
+        Self {
+            again: false,
+            part: None,
+            error: error.into(),
+        }
+    }
+
+    fn in_part(count: u64, why: &str) -> Self {
+        let error = anyhow!("the collector refused {count} of an export: {why}");
+        Self {
+            part: Some(count),
+            ..Self::for_good(error)
+        }
     }
 }
 
@@ -163,9 +180,7 @@ impl Transport {
         match self.signal.rejected(&answer) {
             None => Ok(()),
             // The specification forbids to send it again.
-            Some((count, why)) => Err(NotTaken::for_good(anyhow!(
-                "the collector refused {count} of an export: {why}"
-            ))),
+            Some((count, why)) => Err(NotTaken::in_part(count, &why)),
         }
     }
 }

@@ -21,7 +21,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
@@ -53,6 +53,8 @@ pub enum Mood {
     Refusing,
     /// It reads and does not answer.
     Silent,
+    /// Over gRPC: it takes all of an export but one span.
+    Picky,
 }
 
 #[derive(Default)]
@@ -90,7 +92,7 @@ impl Received {
     /// What a call over gRPC comes to that is not taken.
     async fn ready(&self) -> Result<(), Status> {
         match self.mood() {
-            Mood::Well => Ok(()),
+            Mood::Well | Mood::Picky => Ok(()),
             Mood::Unavailable => Err(Status::unavailable("later")),
             Mood::Refusing => Err(Status::invalid_argument("never")),
             Mood::Silent => std::future::pending().await,
@@ -194,9 +196,14 @@ impl TraceService for Received {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.ready().await?;
-        let fields = fields(request.metadata());
-        self.take(Export::Traces(request.into_inner()), fields);
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+        self.take(Export::Traces(request.into_inner()), Vec::new());
+        let partial_success = (self.mood() == Mood::Picky).then(|| ExportTracePartialSuccess {
+            rejected_spans: 1,
+            error_message: "one is too many".into(),
+        });
+        Ok(Response::new(ExportTraceServiceResponse {
+            partial_success,
+        }))
     }
 }
 
@@ -348,7 +355,7 @@ pub fn http() -> (String, Received) {
             Some("application/x-protobuf")
         );
         let refusal = match taking.mood() {
-            Mood::Well => None,
+            Mood::Well | Mood::Picky => None,
             Mood::Unavailable => Some("503 Service Unavailable"),
             Mood::Refusing => Some("400 Bad Request"),
             Mood::Silent => {

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::harness::gateway::{Gateway, Proxy};
+use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::otlp::{Mood, Received, grpc, http};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
@@ -90,4 +90,31 @@ fn errors_and_silence_over_http() {
         &received,
         &telling(&endpoint, "protocol = \"http\"\n", OFTEN),
     );
+}
+
+/// What a collector takes in part is lost in part.
+#[test]
+fn what_a_collector_refuses_of_an_export_is_all_that_counts_as_lost() {
+    const EXPORTED: &str = "requestrocket_traces_exported_total ";
+    let (endpoint, received) = grpc();
+    received.be(Mood::Picky);
+    let config =
+        format!("[otlp]\nendpoint = \"{endpoint}\"\n[traces]\nbatch_ms = 3000\nratio = 1.0\n");
+    let gateway = Gateway::with(Start {
+        config,
+        ..Start::default()
+    });
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), json!({}));
+    for _ in 0..20 {
+        served(&proxy);
+    }
+    let counts = || [EXPORTED, DROPPED, TRACES_MISSED].map(|name| gateway.metric(name));
+    wait_for("all of them", || {
+        let [exported, dropped, _] = counts();
+        (exported + dropped == 20.0).then_some(())
+    });
+    let [exported, dropped, exports] = counts();
+    assert_eq!(dropped, exports, "one of each export");
+    assert!(exported > 0.0);
 }
