@@ -168,30 +168,37 @@ fn clean(plain: Vec<u8>, scrub: Option<&Scrub>, whose: Whose) -> Clean {
         Some(overwritten) => overwritten.text,
         None => plain,
     };
-    let mut plain = LiveSecrets::of_process()
-        .overwritten(whose, &plain)
-        .into_owned();
-    if let Err(error) = std::str::from_utf8(&plain) {
-        if error.error_len().is_some() {
-            return Clean::Binary(plain);
+    let mut plain = LiveSecrets::of_process().overwritten(&plain).into_owned();
+    overwrite_tokens(&mut plain);
+    match String::from_utf8(plain) {
+        Ok(text) => Clean::Text(text),
+        Err(error) if error.utf8_error().error_len().is_some() => Clean::Binary(error.into_bytes()),
+        Err(error) => {
+            // The bound has cut a character.
+            let end = error.utf8_error().valid_up_to();
+            let mut plain = error.into_bytes();
+            plain.truncate(end);
+            Clean::Text(String::from_utf8(plain).unwrap_or_default())
         }
-        // The bound has cut a character.
-        plain.truncate(error.valid_up_to());
     }
-    let Ok(text) = String::from_utf8(plain) else {
-        // It was looked at above.
-        return Clean::Text(String::new());
-    };
-    let mut places = Vec::new();
-    Detector::Token.find(&text, &mut |place| places.push(place));
-    let mut bytes = text.into_bytes();
+}
+
+/// Overwrites what looks like a key or a token in every part of the bytes that is a text. Stars in
+/// the place of whole characters leave it one.
+fn overwrite_tokens(bytes: &mut [u8]) {
+    let (mut places, mut from) = (Vec::new(), 0);
+    for part in bytes.utf8_chunks() {
+        let text = part.valid();
+        Detector::Token.find(text, &mut |place| {
+            places.push(from + place.start..from + place.end);
+        });
+        from += text.len() + part.invalid().len();
+    }
     for place in places {
         if let Some(token) = bytes.get_mut(place) {
             token.fill(b'*');
         }
     }
-    // Stars in the place of whole characters leave it a text.
-    Clean::Text(String::from_utf8(bytes).unwrap_or_default())
 }
 
 /// Keeps the beginning of the body that is about to be sent to the target with these fields.
@@ -378,18 +385,19 @@ mod tests {
     }
 
     #[test]
-    fn what_others_have_is_not_told_by_stars() {
-        let [one, other] = [1, 2].map(proto::id::OrgId::from_bits);
-        let secret = "Sommer-2024-payload!";
-        let scrub = Arc::new(Scrub::new([secret], []));
-        LiveSecrets::of_process().add(Some(one), &scrub);
-        let shown = |org| {
-            let mut capture = Capture::new(100, &HeaderMap::new(), None);
-            capture.push(format!("said {secret}").as_bytes());
-            capture.captured(None, Whose::Orgs(org)).unwrap().content
-        };
-        assert_eq!(shown(other), format!("said {secret}"));
-        assert_eq!(shown(one), format!("said {}", "*".repeat(secret.len())));
+    fn keys_and_tokens_are_overwritten_beside_bytes_that_are_no_text() {
+        let key = format!("rr_live_{}", "k".repeat(43));
+        let other = format!("rr_live_{}", "m".repeat(43));
+        let body = [b"\xff{", key.as_bytes(), b"}\xfe\x00", other.as_bytes()].concat();
+        for bytes_max in [body.len(), body.len() - 20] {
+            let found = captured(bytes_max as u32, &[&body], None).unwrap();
+            assert!(found.base64);
+            let shown = STANDARD.decode(found.content).unwrap();
+            assert_eq!(shown.len(), bytes_max);
+            let text = String::from_utf8_lossy(&shown);
+            assert!(!text.contains("rr_live") && !text.contains("kkk"), "{text}");
+            assert!(!text.contains("mmm"), "{text}");
+        }
     }
 
     #[test]

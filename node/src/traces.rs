@@ -12,6 +12,7 @@ use proto::exposition::Exemplar;
 use proto::record::Record;
 use tokio::sync::mpsc;
 
+use crate::flow::Exchange;
 use crate::metrics::{Ending, MethodName, Metrics};
 use crate::outcomes;
 use crate::snapshot::CompiledProxy;
@@ -83,7 +84,8 @@ impl Sampling {
 pub struct Finished {
     /// Its place in the trace.
     pub context: TraceContext,
-    /// What is known of it.
+    /// What is known of it, without bodies: no span has them, and they would be held for as long
+    /// as the collector takes nothing.
     pub record: Arc<Record>,
     /// The proxy that was called.
     pub proxy: Arc<CompiledProxy>,
@@ -143,7 +145,7 @@ impl TraceSender {
     }
 
     /// A request has ended.
-    pub fn ended(&self, context: &TraceContext, record: &Arc<Record>, proxy: &Arc<CompiledProxy>) {
+    fn ended(&self, context: &TraceContext, record: &Arc<Record>, proxy: &Arc<CompiledProxy>) {
         if !self.sampling.keeps(context, record) {
             return;
         }
@@ -153,9 +155,40 @@ impl TraceSender {
         };
         place.send(Finished {
             context: *context,
-            record: Arc::clone(record),
+            record: without_bodies(record),
             proxy: proxy.clone(),
         });
+    }
+}
+
+/// A request whose trace may be kept.
+pub struct Traced {
+    sender: TraceSender,
+    context: TraceContext,
+    proxy: Arc<CompiledProxy>,
+}
+
+impl Traced {
+    /// A request of a proxy, where traces are exported.
+    pub fn of(sender: Option<&TraceSender>, exchange: &Exchange) -> Option<Self> {
+        Some(Self {
+            sender: sender?.clone(),
+            context: exchange.trace?,
+            proxy: exchange.proxy.clone()?,
+        })
+    }
+
+    /// It has ended.
+    pub fn ended(&self, record: &Arc<Record>) {
+        self.sender.ended(&self.context, record, &self.proxy);
+    }
+}
+
+/// The same record, or a copy where it has bodies.
+fn without_bodies(record: &Arc<Record>) -> Arc<Record> {
+    match record.payload {
+        None => Arc::clone(record),
+        Some(_) => Arc::new(record.without_payload()),
     }
 }
 
@@ -239,6 +272,17 @@ mod tests {
             sender.ended(&context, &record, &proxy);
         }
         assert_eq!((held(), dropped()), (QUEUE_MAX, 3 * QUEUE_MAX + 1));
+    }
+
+    #[test]
+    fn bodies_do_not_wait_for_a_collector() {
+        let mut record = crate::records::tests::record(1);
+        let plain = Arc::new(record.clone());
+        assert!(Arc::ptr_eq(&without_bodies(&plain), &plain));
+        record.payload = Some(Box::default());
+        let waits = without_bodies(&Arc::new(record));
+        assert_eq!(waits.payload, None);
+        assert_eq!(waits, plain);
     }
 
     #[test]

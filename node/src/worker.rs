@@ -15,7 +15,7 @@ use crate::actor::{Chain, ChainBuilder};
 use crate::config::GatewaySettings;
 use crate::flow::Exchange;
 use crate::metrics::{Metrics, Permit};
-use crate::records::unmatched::Allowance;
+use crate::records::allowance::Allowances;
 use crate::records::{RecordBuffer, RecordSender};
 use crate::snapshot::Snapshot;
 use crate::stages::authenticate::Authenticate;
@@ -99,7 +99,7 @@ impl Worker {
                 records: self.records.clone(),
                 metrics: metrics.clone(),
                 origin: origin.clone(),
-                unmatched: Allowance::new(std::time::Instant::now()),
+                allowances: Allowances::new(std::time::Instant::now()),
                 traces: traces.clone(),
             })
             .before(Filter {

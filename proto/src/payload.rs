@@ -88,6 +88,20 @@ pub struct Captured {
 }
 
 impl Payload {
+    /// Leaves out what was captured, and says why.
+    pub fn withhold(&mut self, why: &str) {
+        for captured in [&mut self.request, &mut self.response]
+            .into_iter()
+            .flatten()
+        {
+            *captured = Captured {
+                content_type: captured.content_type.take(),
+                withheld: Some(why.to_owned()),
+                ..Captured::default()
+            };
+        }
+    }
+
     /// About how many bytes it takes.
     pub fn weight(&self) -> usize {
         let both = [&self.request, &self.response];

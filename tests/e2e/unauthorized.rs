@@ -214,3 +214,38 @@ fn development_tells_the_reason() {
         assert!(detail.contains(reason), "{detail}");
     }
 }
+
+/// Anybody can make calls without a key: they do not fill the store with records, which would cost
+/// others theirs.
+#[test]
+fn of_a_flood_without_a_key_a_few_records_are_kept_and_the_rest_is_counted() {
+    const SENT: usize = 300;
+    let gateway = start("workers = 1\n");
+    let caller = json!({"kind": "proxy", "auth_type": "api_key"});
+    let (_, path) = proxy(&gateway, caller);
+    let long = format!("{path}/{}?{}=1", "p".repeat(1_500), "q".repeat(1_500));
+    for _ in 0..SENT {
+        let answer = Request::new("GET", &long).send(&gateway.url);
+        assert_eq!(answer.status(), 401);
+    }
+    let failures = "requestrocket_auth_failures_total{reason=\"no-credential\"} ";
+    assert_eq!(gateway.metric(failures), SENT as f64);
+    let dropped = gateway.metric("requestrocket_refused_dropped_total ");
+    // One more for each second that it took.
+    assert!((100.0..=200.0).contains(&dropped), "{dropped}");
+    let kept = SENT - dropped as usize;
+    let all = wait_for("all records that are kept", || {
+        let found = gateway.get("/records?auth_failure=no-credential&limit=500");
+        let items = found["items"].as_array().cloned().unwrap_or_default();
+        (items.len() >= kept).then_some(items)
+    });
+    assert_eq!(all.len(), kept);
+    for record in all {
+        let text = record.to_string();
+        let longest = |letter| text.split(|c| c != letter).map(str::len).max();
+        assert!(
+            longest('p') <= Some(256) && longest('q') <= Some(256),
+            "{text}"
+        );
+    }
+}

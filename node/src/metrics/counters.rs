@@ -1,5 +1,5 @@
-//! The counters of the rate limits and of the links between nodes, as they are rendered, and of
-//! stages that panicked, as the node list shows them.
+//! The counters of the rate limits and of the links between nodes, as they are rendered, of stages
+//! that panicked, as the node list shows them, and of calls of which no record is kept.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,6 +9,16 @@ use crate::limits::Stats;
 use crate::peers::PeerStats;
 
 impl Metrics {
+    /// An attempt that matches no proxy was not kept: there were too many.
+    pub fn unmatched_dropped(&self) {
+        self.shared.unmatched_dropped.fetch_add(1, Relaxed);
+    }
+
+    /// The record of a call that was refused for its key was not kept: its proxy had too many.
+    pub fn refused_dropped(&self) {
+        self.shared.refused_dropped.fetch_add(1, Relaxed);
+    }
+
     /// Stages whose decisions panicked, and how often.
     pub fn stages_panicked(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = StageKind::ALL.iter().zip(&self.shared.stage_panics);
@@ -19,7 +29,7 @@ impl Metrics {
 
 impl Shared {
     /// Those of the node itself.
-    pub(super) fn plain(&self) -> [Plain<'_>; 8] {
+    pub(super) fn plain(&self) -> [Plain<'_>; 9] {
         [
             (
                 "requestrocket_upstream_replays_total",
@@ -60,6 +70,11 @@ impl Shared {
                 "requestrocket_unmatched_dropped_total",
                 "Attempts that match no proxy and were not kept: there were too many.",
                 &self.unmatched_dropped,
+            ),
+            (
+                "requestrocket_refused_dropped_total",
+                "Calls refused for their key whose record was not kept: there were too many.",
+                &self.refused_dropped,
             ),
         ]
     }

@@ -68,6 +68,7 @@ struct Shared {
     secrets_reflected: AtomicU64,
     bodies: Bodies,
     unmatched_dropped: AtomicU64,
+    refused_dropped: AtomicU64,
     listener_refused: [AtomicU64; Code::ALL.len()],
     auth_failures: [AtomicU64; AuthFailure::ALL.len()],
     upstream_failures: [AtomicU64; AttemptFailure::ALL.len()],
@@ -103,6 +104,7 @@ impl Default for Shared {
             secrets_reflected: AtomicU64::new(0),
             bodies: Bodies::default(),
             unmatched_dropped: AtomicU64::new(0),
+            refused_dropped: AtomicU64::new(0),
             listener_refused: std::array::from_fn(|_| AtomicU64::new(0)),
             auth_failures: Default::default(),
             upstream_failures: Default::default(),
@@ -290,11 +292,6 @@ impl Metrics {
     /// What filters and schemas found in bodies.
     pub fn bodies(&self) -> &Bodies {
         &self.shared.bodies
-    }
-
-    /// An attempt that matches no proxy was not kept: there were too many.
-    pub fn unmatched_dropped(&self) {
-        self.shared.unmatched_dropped.fetch_add(1, Relaxed);
     }
 
     /// The listener refused a connection, or what came on one, before it was a request.

@@ -4,6 +4,7 @@
 //! another thread for many requests. The queue is bounded; what finds no room is dropped and
 //! counted, and never slows a request.
 
+pub mod allowance;
 mod frames;
 pub mod lines;
 mod link;
@@ -11,9 +12,11 @@ pub mod losses;
 pub mod reduce;
 pub mod ship;
 pub mod spool;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod unmatched;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -77,6 +80,15 @@ fn weight_of(batch: &Batch) -> usize {
     batch.iter().map(|record| weight(record)).sum()
 }
 
+/// Leaves out what was captured of bodies, and says so.
+fn withhold_bodies(record: &mut Arc<Record>) {
+    if record.payload.is_some()
+        && let Some(payload) = &mut Arc::make_mut(record).payload
+    {
+        payload.withhold("memory");
+    }
+}
+
 impl RecordSender {
     /// The same, or one that nothing goes into.
     #[must_use]
@@ -84,9 +96,20 @@ impl RecordSender {
         Self { keeps, ..self }
     }
 
-    /// Queues a batch; false when there was no room for it.
-    fn send(&self, batch: Batch) -> bool {
-        let (count, bytes) = (batch.len(), weight_of(&batch));
+    /// Queues a batch, without bodies where there is no room for them; false when there was none
+    /// for the rest either.
+    fn send(&self, mut batch: Batch) -> bool {
+        let bytes = weight_of(&batch);
+        if self.has_room(batch.len(), bytes) {
+            return self.queue.send(batch).is_ok();
+        }
+        batch.iter_mut().for_each(withhold_bodies);
+        let less = weight_of(&batch);
+        less < bytes && self.has_room(batch.len(), less) && self.queue.send(batch).is_ok()
+    }
+
+    /// Takes room in the queue, where there is so much.
+    fn has_room(&self, count: usize, bytes: usize) -> bool {
         let records = self.queued.records.fetch_add(count, Relaxed) + count;
         let in_all = self.queued.bytes.fetch_add(bytes, Relaxed) + bytes;
         if records > QUEUE_MAX || in_all > QUEUE_BYTES_MAX {
@@ -94,7 +117,7 @@ impl RecordSender {
             self.queued.bytes.fetch_sub(bytes, Relaxed);
             return false;
         }
-        self.queue.send(batch).is_ok()
+        true
     }
 }
 
@@ -108,6 +131,8 @@ struct Pending {
     sender: RecordSender,
     metrics: Metrics,
     batch: RefCell<Batch>,
+    /// Bytes of the batch.
+    bytes: Cell<usize>,
 }
 
 impl RecordBuffer {
@@ -117,6 +142,7 @@ impl RecordBuffer {
             sender,
             metrics,
             batch: RefCell::default(),
+            bytes: Cell::new(0),
         }))
     }
 
@@ -125,6 +151,8 @@ impl RecordBuffer {
         if !self.0.sender.keeps {
             return;
         }
+        let bytes = self.0.bytes.get() + weight(&record);
+        self.0.bytes.set(bytes);
         let count = {
             let mut batch = self.0.batch.borrow_mut();
             if batch.capacity() == 0 {
@@ -133,7 +161,7 @@ impl RecordBuffer {
             batch.push(record);
             batch.len()
         };
-        if count >= BATCH_MAX {
+        if count >= BATCH_MAX || bytes >= BATCH_BYTES_MAX {
             self.0.flush();
         } else if count == 1 {
             let pending = Rc::downgrade(&self.0);
@@ -150,6 +178,7 @@ impl RecordBuffer {
 impl Pending {
     fn flush(&self) {
         let batch = self.batch.take();
+        self.bytes.set(0);
         let count = batch.len();
         if count > 0 && !self.sender.send(batch) {
             self.metrics.records_dropped(count as u64);
@@ -233,107 +262,5 @@ impl RecordBatches {
         let records = self.queued.records.load(Relaxed);
         let bytes = self.queued.bytes.load(Relaxed);
         records > QUEUE_MAX / 2 || bytes > QUEUE_BYTES_MAX / 2
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use proto::id::{OrgId, ProxyId, RequestId};
-
-    pub fn record(n: u128) -> Record {
-        let json = serde_json::json!({
-            "request_id": RequestId::from_bits(n), "org_id": OrgId::from_bits(1),
-            "proxy_id": ProxyId::from_bits(1), "config_version": 1, "node": "n",
-            "region": "local", "method": "GET", "path": "/", "query": [], "code": "x",
-            "started_at_us": 0, "total_us": 5, "stages": [], "request_bytes": 0,
-            "response_bytes": 0, "upstream_request_bytes": 0, "upstream_response_bytes": 0,
-            "attempts": 1, "denials": [], "shadow_rule_ids": [], "filter_ids": [],
-            "upstream_ids": [], "client_aborted": false, "scrubbed": 0
-        });
-        serde_json::from_value(json).unwrap()
-    }
-
-    fn numbers(batch: &[Arc<Record>]) -> Vec<u128> {
-        batch.iter().map(|r| r.request_id.bits()).collect()
-    }
-
-    #[actix_rt::test]
-    async fn records_leave_when_their_batch_is_full_old_or_its_worker_ends() {
-        let (sender, mut batches) = queue();
-        let buffer = RecordBuffer::new(sender, Metrics::default());
-        for n in 0..BATCH_MAX as u128 + 1 {
-            buffer.push(Arc::new(record(n)));
-        }
-        let full = batches.next().await.unwrap();
-        assert_eq!(numbers(&full), (0..BATCH_MAX as u128).collect::<Vec<_>>());
-        let old = batches.next().await.unwrap();
-        assert_eq!(numbers(&old), [BATCH_MAX as u128]);
-        buffer.push(Arc::new(record(7)));
-        drop(buffer);
-        assert_eq!(numbers(&batches.next().await.unwrap()), [7]);
-        assert!(batches.next().await.is_none());
-    }
-
-    #[actix_rt::test]
-    async fn who_wants_no_records_has_none_and_nothing_counts_as_lost() {
-        let (sender, mut batches) = queue();
-        let metrics = Metrics::default();
-        let buffer = RecordBuffer::new(sender.keeping(false), metrics.clone());
-        for n in 0..BATCH_MAX as u128 * 2 {
-            buffer.push(Arc::new(record(n)));
-        }
-        drop(buffer);
-        assert!(batches.next().await.is_none());
-        assert_eq!(metrics.records_dropped_so_far(), 0);
-    }
-
-    #[actix_rt::test]
-    async fn large_records_travel_in_small_batches_and_the_queue_is_bounded_in_bytes_too() {
-        let (sender, mut batches) = queue();
-        let large = |n: u128| {
-            let mut record = record(n);
-            record.path = "x".repeat(200_000);
-            Arc::new(record)
-        };
-        let count = 4 * BATCH_BYTES_MAX / 200_000;
-        assert!(sender.send((0..count as u128).map(large).collect()));
-        let mut seen = Vec::new();
-        while seen.len() < count {
-            let batch = batches.next().await.unwrap();
-            assert!(weight_of(&batch) <= BATCH_BYTES_MAX);
-            seen.extend(numbers(&batch));
-        }
-        assert_eq!(seen, (0..count as u128).collect::<Vec<_>>());
-        let mut sent = 0;
-        while sender.send(vec![large(0)]) {
-            sent += 1;
-        }
-        assert!(sent * 200_000 <= QUEUE_BYTES_MAX && batches.is_half_full());
-    }
-
-    #[actix_rt::test]
-    async fn a_full_queue_drops_and_counts_and_has_room_again() {
-        let (sender, mut batches) = queue();
-        let metrics = Metrics::default();
-        let buffer = RecordBuffer::new(sender, metrics.clone());
-        let dropped = || {
-            let text = metrics
-                .families(&Default::default())
-                .text(proto::exposition::text::Form::Prometheus);
-            let line = text
-                .lines()
-                .find(|l| l.starts_with("requestrocket_records_dropped_total"));
-            line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
-        };
-        for n in 0..QUEUE_MAX + BATCH_MAX {
-            buffer.push(Arc::new(record(n as u128)));
-        }
-        assert_eq!(dropped(), Some(BATCH_MAX));
-        assert_eq!(batches.next().await.unwrap().len(), BATCH_MAX);
-        for n in 0..BATCH_MAX {
-            buffer.push(Arc::new(record(n as u128)));
-        }
-        assert_eq!(dropped(), Some(BATCH_MAX));
     }
 }

@@ -11,8 +11,10 @@ use proto::record::{QueryField, REDACTED};
 
 use crate::credentials::live::Whose;
 use crate::credentials::shown::{shown, shown_text};
+use crate::flow::Notes;
 use crate::forgotten::under_escapes;
 use crate::presented::ISSUED;
+use crate::snapshot::CompiledProxy;
 
 /// Longest recorded path, in characters.
 const PATH_CHARS_MAX: usize = 2_048;
@@ -24,12 +26,27 @@ const QUERY_BYTES_MAX: usize = 4_096;
 const QUERY_CHARS_MAX: usize = 256;
 /// Longest recorded `User-Agent`, in characters.
 const AGENT_CHARS_MAX: usize = 256;
+/// Longest path of a call that was refused for its key, in characters.
+const REFUSED_PATH_CHARS_MAX: usize = 256;
+/// Longest sum of its kept names and values, in bytes.
+const REFUSED_QUERY_BYTES_MAX: usize = 256;
 /// A path segment longer than this may be a token.
 const SEGMENT_BYTES_MAX: usize = 20;
 
+/// What was asked for, path and query, as the proxy lets it be kept.
+pub fn asked(notes: &Notes, proxy: &CompiledProxy) -> (String, Vec<QueryField>) {
+    let mut path = path(&notes.path, proxy.record.path);
+    let (allow, keys) = (&proxy.record.query_allow, &proxy.key_queries);
+    let mut query = query(notes.query.as_deref(), allow, keys);
+    if notes.refusal.is_some() {
+        cut_refused(&mut path, &mut query);
+    }
+    (path, query)
+}
+
 /// The path as the proxy's `record.path` says.
-pub fn path(path: &[u8], policy: RecordPath, whose: Whose) -> String {
-    let path = without_secrets(path, whose);
+fn path(path: &[u8], policy: RecordPath) -> String {
+    let path = without_secrets(path);
     let text = String::from_utf8_lossy(&path);
     match policy {
         RecordPath::None => String::new(),
@@ -94,12 +111,7 @@ fn looks_random(segment: &str) -> bool {
 /// The first of the query's names, with values only where the proxy allows it.
 ///
 /// What may be a caller's key is never shown: parameters that hold one, values as we issue them.
-pub fn query(
-    text: Option<&[u8]>,
-    allow: &[String],
-    keys: &[Box<str>],
-    whose: Whose,
-) -> Vec<QueryField> {
+fn query(text: Option<&[u8]>, allow: &[String], keys: &[Box<str>]) -> Vec<QueryField> {
     let clip = |part: &[u8]| clipped(&String::from_utf8_lossy(part), QUERY_CHARS_MAX);
     let Some(text) = text else {
         return Vec::new();
@@ -134,6 +146,19 @@ pub fn query(
         })
         .take_while(fits)
         .collect()
+}
+
+/// Cuts what the record of a call keeps that was refused for its key: anybody can make such calls.
+fn cut_refused(path: &mut String, query: &mut Vec<QueryField>) {
+    if let Some((end, _)) = path.char_indices().nth(REFUSED_PATH_CHARS_MAX) {
+        path.truncate(end);
+    }
+    let mut bytes = 0;
+    let fitting = query.iter().take_while(|field| {
+        bytes += field.name.len() + field.value.len();
+        bytes <= REFUSED_QUERY_BYTES_MAX
+    });
+    query.truncate(fitting.count());
 }
 
 /// The caller's address as the proxy's `record.source` says.
@@ -333,6 +358,24 @@ mod tests {
             ];
             assert_eq!(fields, expected);
         }
+    }
+
+    #[test]
+    fn of_what_was_refused_little_is_kept() {
+        let field = |name: &str| QueryField {
+            name: name.into(),
+            value: REDACTED.into(),
+        };
+        let (mut path, mut query) = ("/\u{e4}".repeat(1_000), vec![field("a"); 64]);
+        cut_refused(&mut path, &mut query);
+        assert_eq!(path, "/\u{e4}".repeat(128));
+        assert_eq!(query, vec![field("a"); 256 / 9]);
+        let (mut path, mut query) = ("/a".to_owned(), vec![field("b")]);
+        cut_refused(&mut path, &mut query);
+        assert_eq!((path.as_str(), query), ("/a", vec![field("b")]));
+        let mut query = vec![field(&"c".repeat(250))];
+        cut_refused(&mut path, &mut query);
+        assert!(query.is_empty());
     }
 
     #[test]

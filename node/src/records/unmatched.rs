@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use percent_encoding::percent_decode;
 use proto::id::ProxyId;
@@ -17,48 +16,8 @@ use crate::presented::ISSUED;
 use crate::stages::record::Origin;
 use crate::telemetry::trace_id_text;
 
-/// Most attempts that a worker keeps at once.
-const BURST: u32 = 100;
-/// One more of them each.
-const EVERY: Duration = Duration::from_secs(1);
 /// Longest name that is kept, in characters.
 const NAME_CHARS_MAX: usize = 96;
-
-/// The operator alone reads them.
-pub const SHOWN_TO: Whose = Whose::Everybodys;
-
-/// How many attempts a worker may still keep.
-#[derive(Debug)]
-pub struct Allowance {
-    left: u32,
-    /// Up to when `left` has been refilled.
-    refilled: Instant,
-}
-
-impl Allowance {
-    /// A full one.
-    pub fn new(now: Instant) -> Self {
-        Self {
-            left: BURST,
-            refilled: now,
-        }
-    }
-
-    /// Whether one more may be kept.
-    pub fn admits(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.refilled);
-        let earned = elapsed.as_secs() / EVERY.as_secs();
-        if earned > 0 {
-            self.refilled += EVERY * u32::try_from(earned).unwrap_or(BURST);
-            self.left = u32::try_from(earned)
-                .map_or(BURST, |earned| self.left.saturating_add(earned))
-                .min(BURST);
-        }
-        let admitted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        admitted
-    }
-}
 
 /// The record of an attempt: what was called, never what was presented.
 pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -> Record {
@@ -131,21 +90,6 @@ mod tests {
     use super::*;
     use crate::credentials::live::LiveSecrets;
     use crate::credentials::scrub::Scrub;
-
-    #[test]
-    fn a_flood_is_kept_in_part_and_calm_brings_the_rest_back() {
-        let start = Instant::now();
-        let mut allowance = Allowance::new(start);
-        let kept = |allowance: &mut Allowance, at: Instant| {
-            (0..1_000).filter(|_| allowance.admits(at)).count()
-        };
-        assert_eq!(kept(&mut allowance, start), BURST as usize);
-        assert_eq!(kept(&mut allowance, start + EVERY / 2), 0);
-        assert_eq!(kept(&mut allowance, start + EVERY * 3), 3);
-        assert_eq!(kept(&mut allowance, start + EVERY * 3), 0);
-        let later = start + Duration::from_secs(86_400 * 365);
-        assert_eq!(kept(&mut allowance, later), BURST as usize);
-    }
 
     #[test]
     fn a_name_holds_no_key() {

@@ -22,14 +22,15 @@ use crate::metrics::{Ending, MethodName, Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
 use crate::outcomes;
 use crate::payload::Bodies;
-use crate::records::unmatched::{self, Allowance};
-use crate::records::{RecordBuffer, reduce};
+use crate::records::allowance::Allowances;
+use crate::records::{RecordBuffer, reduce, unmatched};
+use crate::reflected::ScrubbedBody;
 use crate::refused::{limited_by, refused_by};
 use crate::scrubbed_body::ScrubbedBody;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{Places, Spends};
-use crate::telemetry::{TraceContext, trace_id_text};
-use crate::traces::TraceSender;
+use crate::telemetry::trace_id_text;
+use crate::traces::{TraceSender, Traced};
 use crate::upstream::{AnswerBody, AnswerError};
 
 /// Longest time for which an answer is read on for a caller that has left.
@@ -52,8 +53,8 @@ pub struct Recorder {
     pub metrics: Metrics,
     /// What every record of this node says.
     pub origin: Arc<Origin>,
-    /// Attempts that match no proxy, of which a few are kept.
-    pub unmatched: Allowance,
+    /// How many records are kept of calls that need no key.
+    pub allowances: Allowances,
     /// Where finished requests go, while traces are exported.
     pub traces: Option<TraceSender>,
 }
@@ -68,16 +69,13 @@ impl Stage for Recorder {
         if let Some(failure) = exchange.notes.refusal {
             self.metrics.auth_failed(failure);
         }
-        let waited_us = exchange
-            .notes
-            .sends
-            .iter()
-            .map(Attempt::took_us)
-            .sum::<u64>();
+        let sends = exchange.notes.sends.iter();
+        let waited_us = sends.map(Attempt::took_us).sum::<u64>();
         // The last stage was left a moment ago: no need to look at the clock again.
         let passed_us = self.metrics.stages_left(&exchange.marks);
         self.metrics
             .took(u64::from(passed_us).saturating_sub(waited_us));
+        let records = self.records_of(exchange);
         let record = match exchange.proxy.clone() {
             Some(proxy) => {
                 let record = self.record(exchange, &proxy);
@@ -102,11 +100,11 @@ impl Stage for Recorder {
             completed: false,
             finish,
             counters: exchange.proxy.as_ref().map(|proxy| proxy.counters.clone()),
-            records: self.records.clone(),
+            records,
             metrics: self.metrics.clone(),
             _permit: exchange.permit.take(),
             places: Places::of(std::mem::take(&mut exchange.slots)),
-            traced: self.traced(exchange),
+            traced: Traced::of(self.traces.as_ref(), exchange),
             bodies: Bodies::of(exchange),
             spends: exchange.notes.spends.clone(),
         }));
@@ -120,7 +118,7 @@ impl Recorder {
         if exchange.notes.refusal != Some(AuthFailure::UnknownProxy) {
             return None;
         }
-        if !self.unmatched.admits(exchange.started) {
+        if !self.allowances.unmatched.admits(exchange.started) {
             self.metrics.unmatched_dropped();
             return None;
         }
@@ -128,20 +126,23 @@ impl Recorder {
         Some(unmatched::record(exchange, &self.origin, method))
     }
 
-    fn traced(&self, exchange: &Exchange) -> Option<Traced> {
-        Some(Traced {
-            sender: self.traces.clone()?,
-            context: exchange.trace?,
-            proxy: exchange.proxy.clone()?,
-        })
+    /// Where the record of a request goes when it is complete; of calls that are refused for their
+    /// key only some are kept.
+    fn records_of(&mut self, exchange: &Exchange) -> Option<RecordBuffer> {
+        if let (Some(proxy), Some(_)) = (&exchange.proxy, exchange.notes.refusal)
+            && !self.allowances.refused(proxy.id, exchange.started)
+        {
+            self.metrics.refused_dropped();
+            return None;
+        }
+        Some(self.records.clone())
     }
 
     fn record(&self, exchange: &mut Exchange, proxy: &CompiledProxy) -> Record {
         let mut notes = std::mem::take(&mut exchange.notes);
         // The answer still tells it.
         exchange.notes.warning = notes.warning.take();
-        let (agent, whose) = (notes.agent.as_ref(), Whose::Orgs(proxy.org));
-        let allow = &proxy.record.query_allow;
+        let (path, query) = reduce::asked(&notes, proxy);
         let caller = exchange.caller.as_ref();
         let status = exchange.status();
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
@@ -163,9 +164,9 @@ impl Recorder {
             config_version: proxy.version.newest(),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
-            method: reduce::method(&exchange.request.method, whose),
-            path: reduce::path(&notes.path, proxy.record.path, whose),
-            query: reduce::query(notes.query.as_deref(), allow, &proxy.key_queries, whose),
+            method: reduce::method(&exchange.request.method),
+            path,
+            query,
             status,
             upstream_status: notes.upstream_status,
             code: Cow::Borrowed(""),
@@ -235,7 +236,8 @@ pub struct Closing {
     /// Read the answer on, up to so many bytes, when the caller leaves.
     finish: Option<usize>,
     counters: Option<ProxyCounters>,
-    records: RecordBuffer,
+    /// Absent where it is not kept.
+    records: Option<RecordBuffer>,
     metrics: Metrics,
     /// Held as long, and on while an answer is read to its end for a caller that left.
     _permit: Option<Permit>,
@@ -385,15 +387,10 @@ impl Drop for Closing {
             counters.ended(shared.status);
         }
         if let Some(traced) = &self.traced {
-            traced.sender.ended(&traced.context, &shared, &traced.proxy);
+            traced.ended(&shared);
         }
-        self.records.push(shared);
+        if let Some(records) = &self.records {
+            records.push(shared);
+        }
     }
-}
-
-/// A request whose trace may be kept.
-struct Traced {
-    sender: TraceSender,
-    context: TraceContext,
-    proxy: Arc<CompiledProxy>,
 }
