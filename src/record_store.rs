@@ -36,7 +36,8 @@ pub struct RecordsSettings {
     pub store: RecordStoreKind,
     /// How long records are kept, in days.
     pub retention_days: u32,
-    /// Most bytes of records that are kept; the oldest go.
+    /// Most bytes of records that are kept; beyond them the oldest go, in SQLite of organisations
+    /// with more than an equal share.
     pub retention_bytes: u64,
     /// Most bytes of records that a node keeps on disk while no control plane takes them.
     pub spool_bytes: u64,

@@ -18,6 +18,7 @@ mod login;
 pub mod metrics;
 pub mod openapi;
 pub mod operator;
+mod private_sqlite;
 pub mod publish;
 pub mod records;
 pub mod regions;

@@ -23,6 +23,8 @@ use proto::store::frozen::Frozen;
 use proto::tree::{self, Hash, Root, TreeError, VersionRecord};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use crate::private_sqlite;
+
 /// The layout of the file, in `PRAGMA user_version`.
 const LAYOUT: i64 = 2;
 /// Longest wait for a lock that another connection holds.
@@ -123,7 +125,7 @@ impl Archive {
     /// # Errors
     /// The file cannot be opened, is no SQLite file, or has a layout that is not known.
     pub fn open(path: &Path) -> Result<Self, ArchiveError> {
-        let mut db = Connection::open(path)?;
+        let mut db = private_sqlite::open(path)?;
         db.busy_timeout(BUSY_TIMEOUT)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         // What is said to be here may be deleted from the store: it has to survive a power cut.

@@ -11,6 +11,9 @@ use super::tally::{Dimension, Tally};
 /// Tallies by a group's value and the start of a span in seconds.
 pub(super) type Groups = BTreeMap<(String, i64), Tally>;
 
+/// Most groups times spans that one answer tells apart.
+pub(super) const CELLS_MAX: usize = 100_000;
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Question {
@@ -64,7 +67,8 @@ impl Order {
         ("request_bytes", Self::RequestBytes),
     ];
 
-    fn key(self, tally: &Tally) -> u64 {
+    /// What is larger of a larger group.
+    pub(super) fn key(self, tally: &Tally) -> u64 {
         match self {
             Self::Count => tally.count,
             Self::Errors => tally.errors,
@@ -105,6 +109,11 @@ impl Question {
         let whole_s = self.to_s.saturating_sub(self.from_s);
         let spans = self.bucket_s.map_or(1, |width_s| whole_s / width_s + 1);
         usize::try_from(spans).unwrap_or(1).max(1)
+    }
+
+    /// How many groups an answer tells apart, at least one.
+    pub(super) fn shown(&self) -> usize {
+        self.limit.min(CELLS_MAX / self.spans()).max(1)
     }
 
     /// The start of the span in which a second lies.

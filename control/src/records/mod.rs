@@ -195,6 +195,14 @@ impl Records {
         }
     }
 
+    /// Waits until the store has begun another file: there may be more than may be kept.
+    pub(crate) async fn grown(&self) {
+        match &self.store {
+            Store::Sqlite(store) => store.grown().await,
+            Store::ClickHouse(_) => std::future::pending().await,
+        }
+    }
+
     /// Follows records of an organisation that are stored here from now on; `None` while too many
     /// do.
     pub fn follow(&self, org: OrgId, filter: RecordFilter) -> Option<Following> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Records;
 
-/// How often old records are looked for.
+/// How often old records are looked for, at least.
 const RETAIN_EVERY: Duration = Duration::from_secs(600);
 /// Where one call drops so many, it may have stopped at its bound, with more to drop than comes
 /// until the next.
@@ -20,9 +20,10 @@ pub struct Retention {
     /// oldest blocks go first and whole, so that what an organisation keeps is less than one block
     /// below its share.
     pub count_max: u64,
-    /// At most so many bytes, over all organisations. The oldest go, whosever records they are:
-    /// whole files of SQLite, of a quarter of a gibibyte or a day, or whole days of ClickHouse; the
-    /// newest always stays.
+    /// At most so many bytes, over all organisations. In SQLite those with most lose theirs, the
+    /// oldest first, but for what is in the newest file, of a quarter of a gibibyte or a day; it is
+    /// looked each time that a file is begun. In ClickHouse the oldest days go, whosever records
+    /// they hold; the newest stays.
     pub bytes_max: u64,
 }
 
@@ -41,7 +42,10 @@ impl Default for Retention {
 pub async fn keep(records: Arc<Records>, retention: Retention) {
     let mut tick = tokio::time::interval(RETAIN_EVERY);
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = records.grown() => {}
+        }
         let records = records.clone();
         let now_us = jiff::Timestamp::now().as_microsecond();
         let task = tokio::task::spawn_blocking(move || records.retain(retention, now_us));

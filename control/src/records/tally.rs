@@ -245,6 +245,9 @@ impl Dimension {
 
 /// Seconds of a short span.
 pub const MINUTE_S: i64 = 60;
+/// How long tallies by the minute are kept, in seconds: 7 days. Those by the hour are kept as long
+/// as records are.
+pub const MINUTES_KEPT_S: i64 = 7 * 86_400;
 /// Seconds of a long span.
 pub const HOUR_S: i64 = 3_600;
 

@@ -15,7 +15,7 @@ use crate::api::error::Refusal;
 use crate::api::records::{blocking, filter};
 use crate::records::RecordFilter;
 use crate::records::aggregate::{Aggregates, Group, Order, Question};
-use crate::records::tally::{Dimension, Tally};
+use crate::records::tally::{Dimension, HOUR_S, MINUTE_S, MINUTES_KEPT_S, Tally};
 use crate::regions::ask::{self, REGIONS};
 use crate::regions::missing;
 use crate::route::{Gives, Need, Parameter, Route, Verb};
@@ -87,6 +87,10 @@ async fn telemetry(call: OrgCall) -> Result<Answer, Refusal> {
     }))
 }
 
+fn second(us: i64) -> i64 {
+    us.div_euclid(1_000_000)
+}
+
 fn question(call: &OrgCall, now: Timestamp) -> Result<Question, Refusal> {
     let query = &call.request.query;
     let filter = filter::filter(call)?;
@@ -100,20 +104,21 @@ fn question(call: &OrgCall, now: Timestamp) -> Result<Question, Refusal> {
                 })
         })
         .transpose()?;
-    // Whole minutes, or hours where spans are hours: so much is answered from kept tallies.
-    let step_s = match bucket_s {
-        Some(width_s) if width_s % 3_600 == 0 => 3_600,
-        Some(width_s) if width_s % 60 != 0 => 1,
-        _ => 60,
+    // Whole minutes, or hours where spans are hours or minutes are not kept any more: so much is
+    // answered from kept tallies.
+    let (now_s, is_own) = (second(now.as_microsecond()), !regions::asks(call));
+    let step_at = |at_s: i64| match bucket_s {
+        Some(width_s) if width_s % HOUR_S == 0 => HOUR_S,
+        Some(width_s) if width_s % MINUTE_S != 0 => 1,
+        // What another region asks is whole already.
+        None if is_own && at_s < now_s - MINUTES_KEPT_S + HOUR_S => HOUR_S,
+        _ => MINUTE_S,
     };
-    let second = |us: i64| us.div_euclid(1_000_000);
-    let to_s = up(
-        second(filter.to_us.unwrap_or(now.as_microsecond())) + 1,
-        step_s,
-    );
-    let from_s = match filter.from_us {
-        Some(us) => second(us).div_euclid(step_s) * step_s,
-        None => to_s - up(SPAN_DEFAULT_S, step_s),
+    let to_s = filter.to_us.map_or(now_s, second) + 1;
+    let to_s = up(to_s, step_at(to_s));
+    let from_s = match filter.from_us.map(second) {
+        Some(from_s) => from_s.div_euclid(step_at(from_s)) * step_at(from_s),
+        None => to_s - up(SPAN_DEFAULT_S, step_at(to_s)),
     };
     if bucket_s.is_some_and(|width_s| (to_s - from_s) / width_s > BUCKETS_MAX) {
         let detail =
@@ -308,7 +313,8 @@ pub fn schema() -> Value {
             "from": time, "to": time,
             "complete_from": {"type": "string", "format": "date-time",
                 "description": "From here on all is counted that is still kept; later than `from` \
-                                where there was more to read than one call may"},
+                                where there was more to read than one call may, or where what is \
+                                told by the minute does not go back so far"},
             "bucket_s": {"type": ["integer", "null"], "description": "Length of a span"},
             "by": {"type": ["string", "null"]},
             "groups": {"type": "array", "items": groups},

@@ -17,9 +17,6 @@ use crate::records::query::RecordFilter;
 use crate::records::sketch::Sketch;
 use crate::records::tally::{Dimension, REFUSED, Tally};
 
-/// Most groups times spans that one answer tells apart.
-const CELLS_MAX: usize = 100_000;
-
 /// Counts of durations by their bucket: a sketch.
 const SKETCH: &str = "sumMap([duration_bucket], [toUInt64(1)])";
 
@@ -51,8 +48,7 @@ impl ClickHouse {
         &self,
         question: &Question,
     ) -> Result<Aggregates, RecordsError> {
-        let limit = question.limit.min(CELLS_MAX / question.spans()).max(1);
-        let largest: Vec<Largest> = self.ask(largest(question, limit))?;
+        let largest: Vec<Largest> = self.ask(largest(question, question.shown()))?;
         let shown = largest.into_iter().map(|group| group.value).collect();
         let cells: Vec<Cell> = self.ask(cells(question, shown))?;
         let (mut groups, mut rest) = (Groups::new(), Groups::new());

@@ -8,8 +8,6 @@ use super::segments::{Segment, Segments};
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400_000_000;
-/// Bytes that a block takes in its file beyond its data, about.
-const BLOCK_EXTRA_BYTES: u64 = 64;
 
 /// The segment that is written to.
 #[derive(Debug)]
@@ -53,7 +51,7 @@ impl Appender {
                 .execute(params![id, block.data])?;
         }
         txn.commit()?;
-        let length = |block: &&Packed| block.data.len() as u64 + BLOCK_EXTRA_BYTES;
+        let length = |block: &&Packed| block.bytes().unsigned_abs();
         open.bytes += blocks.iter().map(length).sum::<u64>();
         open.segment.last_us = open.segment.last_us.max(last_us);
         Ok(open.segment)

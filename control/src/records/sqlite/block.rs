@@ -211,6 +211,15 @@ pub(super) struct Packed {
     pub data: Vec<u8>,
 }
 
+impl Packed {
+    /// Bytes that it takes in its file, about.
+    pub(super) fn bytes(&self) -> i64 {
+        i64::try_from(self.data.len()).map_or(i64::MAX, |bytes| bytes.saturating_add(EXTRA_BYTES))
+    }
+}
+
+/// Bytes that a block takes in its file beyond its data, about.
+const EXTRA_BYTES: i64 = 64;
 /// Most bytes of memory that is kept for the next block; a usual one has a quarter of it.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// Most pieces of memory that are kept for the data of blocks.

@@ -9,6 +9,8 @@ use rusqlite::{Transaction, params};
 use super::block::{Packed, Packer};
 use super::{RecordsError, is_known, put_head};
 
+/// What layout 6 adds: of blocks that are there nobody knows how large they are.
+pub(super) const ADD_BYTES: &str = "ALTER TABLE heads ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0";
 /// Sqlite of one organisation that make a block.
 const BLOCK_RECORDS: usize = 512;
 /// Sqlite of all organisations that are held in memory.

@@ -16,33 +16,38 @@ mod block;
 mod migrate;
 mod read;
 mod retain;
+mod search;
 mod segments;
 mod sought;
+mod sums;
 mod tallies;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::id::{OrgId, RequestId};
+use proto::id::OrgId;
 use proto::record::Record;
 use rusqlite::{Connection, OpenFlags, Transaction, params};
+use tokio::sync::Notify;
 
 use super::RecordsError;
 use super::follow::Tails;
-use super::query::{Page, RecordCursor, RecordFilter};
+use crate::private_sqlite;
 use append::{Appender, put_segment};
-use block::{Mark, Packed, Packer, Wanted};
+use block::{Packed, Packer};
 use read::Reader;
+use search::Longest;
 use segments::Segments;
 use tallies::Counting;
 
 /// The layout of the file, in `PRAGMA user_version`. Layout 1 had a row for each record.
 /// Layout 2 had no tallies, layout 3 no segments: its blocks stay in the file until they go.
-/// Tallies of layout 4 say nothing of meters.
-const LAYOUT: i64 = 5;
+/// Tallies of layout 4 say nothing of meters; heads of layout 5 say nothing of bytes.
+const LAYOUT: i64 = 6;
 /// Most blocks that one search reads: a second's work, so that others get their turn.
 const SEARCH_BLOCKS_MAX: usize = 4_000;
 /// Bytes of a segment, about; the step in which a limit of bytes is kept.
@@ -64,6 +69,7 @@ const CREATE: &str = "
         key BLOB NOT NULL,
         count INTEGER NOT NULL,
         marks BLOB NOT NULL,
+        bytes INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (org_id, last_us, block)
     ) WITHOUT ROWID;
     CREATE INDEX heads_by_id ON heads (org_id, last_id, first_id);
@@ -76,14 +82,22 @@ const CREATE: &str = "
 #[derive(Debug)]
 pub(super) struct Sqlite {
     packer: Mutex<Packer>,
-    /// Where more than one is taken: `reader`, then `counting`, then `appender`, then `writer`.
+    /// Where more than one is taken: `reader` or `summer`, then `counting`, then `appender`, then
+    /// `writer`.
     counting: Mutex<Counting>,
     appender: Mutex<Appender>,
     writer: Mutex<Connection>,
     reader: Mutex<Reader>,
     /// For what reads so much that others should not wait for it.
     scanner: Mutex<Reader>,
+    /// The same for tallies.
+    summer: Mutex<Connection>,
     segments: Arc<Segments>,
+    longest: Longest,
+    /// Tallies by the minute are kept from this second on.
+    minutes_from_s: AtomicI64,
+    /// Told when a segment is begun.
+    grown: Notify,
     search_blocks_max: usize,
     segment_bytes_max: u64,
 }
@@ -117,6 +131,9 @@ impl Sqlite {
             if found < 2 {
                 txn.execute_batch(CREATE)?;
             }
+            if (2..6).contains(&found) {
+                txn.execute_batch(migrate::ADD_BYTES)?;
+            }
             if found == 1 {
                 migrate::from_layout_1(&txn, &mut packer)?;
             }
@@ -140,7 +157,11 @@ impl Sqlite {
             writer: Mutex::new(writer),
             reader: Mutex::new(reader),
             scanner: Mutex::new(scanner),
+            summer: Mutex::new(connect(path)?),
             segments,
+            longest: Longest::default(),
+            minutes_from_s: AtomicI64::new(i64::MIN),
+            grown: Notify::new(),
             search_blocks_max: SEARCH_BLOCKS_MAX,
             segment_bytes_max: SEGMENT_BYTES_MAX,
         })
@@ -203,7 +224,11 @@ impl Sqlite {
         put_segment(&txn, &segment)?;
         self.segments.note(segment);
         txn.commit()?;
-        for (id, (org, _, records)) in (first..).zip(&new) {
+        if segment.first_block == first {
+            self.grown.notify_one();
+        }
+        for (id, (org, block, records)) in (first..).zip(&new) {
+            self.longest.note(*org, block.first_us, block.last_us);
             counting.count(*org, id, records);
             tails.offer(*org, records);
         }
@@ -218,91 +243,6 @@ impl Sqlite {
         let stored = packed.into_iter().flat_map(|(.., blocks)| blocks);
         locked(&self.packer).recycle(stored);
         Ok(count)
-    }
-
-    /// One record of an organisation.
-    ///
-    /// # Errors
-    /// The store failed or a block is damaged; an unknown id is `None`.
-    pub fn get(&self, org: OrgId, id: RequestId) -> Result<Option<Record>, RecordsError> {
-        let reader = locked(&self.reader);
-        // Blocks overlap a little. The first whose largest id is not below the one that is asked
-        // for most often holds it; an unknown id runs through the index and reads no block.
-        let mut heads = reader.prepare_cached(
-            "SELECT last_us, block FROM heads INDEXED BY heads_by_id
-             WHERE org_id = ?1 AND last_id >= ?2 AND first_id <= ?2 ORDER BY last_id",
-        )?;
-        let mut marks = reader.prepare_cached(
-            "SELECT marks FROM heads WHERE org_id = ?1 AND last_us = ?2 AND block = ?3",
-        )?;
-        let wanted = [Wanted::from(Mark::moment(id.bits()))];
-        let org_id = blob(org.bits());
-        let mut rows = heads.query(params![org_id, blob(id.bits())])?;
-        while let Some(row) = rows.next()? {
-            let (last_us, block): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let may_hold = marks.query_row(params![org_id, last_us, block], |row| {
-                Ok(block::has_all(bytes(row, 0)?, &wanted))
-            })?;
-            let mut found = None;
-            if may_hold {
-                reader.read(org, block, |record| {
-                    if record.request_id() == id {
-                        found = Some(record.to_record(org));
-                    }
-                    found.is_none()
-                })?;
-            }
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Sqlite of an organisation, newest first, at most `limit`; and where the next page begins,
-    /// when more follow. Memory is bounded by `limit` and one block, not by what is searched; a
-    /// search that reads many blocks in vain ends early, with what it has and the place to go on.
-    ///
-    /// # Errors
-    /// The store failed or a block is damaged.
-    pub fn list(
-        &self,
-        org: OrgId,
-        filter: &RecordFilter,
-        limit: usize,
-    ) -> Result<(Vec<Record>, Option<RecordCursor>), RecordsError> {
-        let (sought, mut page) = (filter.sought(), Page::new(limit));
-        let reader = locked(&self.reader);
-        let mut heads = reader.prepare_cached(
-            "SELECT last_us, block, first_us, marks FROM heads
-             WHERE org_id = ?1 AND last_us >= ?2 ORDER BY last_us DESC, block DESC",
-        )?;
-        let from_us = filter.from_us.unwrap_or(i64::MIN);
-        let mut rows = heads.query(params![blob(org.bits()), from_us])?;
-        let mut blocks = 0;
-        while let Some(row) = rows.next()? {
-            let last_us = row.get(0)?;
-            if page.is_settled(last_us) {
-                break;
-            }
-            // Not before it is beyond where this page began: long requests make blocks overlap.
-            let gets_on = filter
-                .after
-                .is_none_or(|after| last_us < after.started_at_us());
-            if blocks >= self.search_blocks_max && gets_on {
-                return Ok(page.finish_at(RecordCursor::before_all_of(last_us)));
-            }
-            if filter.overlaps(row.get(2)?, last_us) && sought.may_be_in(bytes(row, 3)?) {
-                blocks += 1;
-                reader.read(org, row.get(1)?, |record| {
-                    if filter.wants(record) {
-                        page.offer(org, record);
-                    }
-                    true
-                })?;
-            }
-        }
-        Ok(page.finish())
     }
 }
 
@@ -324,7 +264,7 @@ fn is_known(heads: &Connection, org: OrgId, block: &Packed) -> Result<bool, Reco
 /// Says what is in the block of this number.
 fn put_head(txn: &Transaction<'_>, org: OrgId, id: i64, block: &Packed) -> rusqlite::Result<()> {
     let count = i64::try_from(block.count).unwrap_or(i64::MAX);
-    txn.prepare_cached("INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+    txn.prepare_cached("INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
         .execute(params![
             blob(org.bits()),
             block.last_us,
@@ -334,7 +274,8 @@ fn put_head(txn: &Transaction<'_>, org: OrgId, id: i64, block: &Packed) -> rusql
             blob(block.last_id),
             blob(block.key),
             count,
-            block.marks
+            block.marks,
+            block.bytes()
         ])?;
     Ok(())
 }
@@ -357,8 +298,14 @@ fn known(file: &Connection) -> Result<i64, RecordsError> {
 }
 
 fn connect(path: &Path) -> Result<Connection, RecordsError> {
-    let connection = Connection::open(path)?;
+    connect_after(path, "")
+}
+
+/// The same; `first` is done before anything is written to a new file.
+fn connect_after(path: &Path, first: &str) -> Result<Connection, RecordsError> {
+    let connection = private_sqlite::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.execute_batch(first)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(connection)

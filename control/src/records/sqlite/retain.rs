@@ -2,24 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{Connection, Row, Transaction, params};
 
-use super::segments::{Place, Segment};
+use super::segments::{GIVES_BACK, Place, Segment};
 use super::{RecordsError, Sqlite, locked};
 use crate::records::Retention;
 
+/// How many records a block has.
+const COUNT: &str = "count";
+/// How many bytes, about: releases before layout 6 did not note it.
+const BYTES: &str = "iif(bytes = 0, 128 * count, bytes)";
+/// Fewest bytes of blocks that go at once where there are too many: less may free no page.
+const STEP_BYTES_MIN: u64 = 16 * 1024;
 /// Blocks deleted in one transaction, so that inserts never wait long.
 const DELETE_BATCH: usize = 128;
 /// Blocks deleted by one call of [`Sqlite::retain`]; the next call goes on.
 const DELETE_CALL_MAX: usize = 200_000;
 
 impl Sqlite {
-    /// Drops blocks that are too old or too many, the oldest of an organisation first, and the
-    /// oldest of all while there are too many bytes; returns how many records went. Bounded work:
-    /// call it again and again.
+    /// Drops blocks that are too old, too many or too large, the oldest of an organisation first;
+    /// returns how many records went. Bounded work: call it again and again.
     ///
-    /// Where there are too many records, those with most lose theirs: nobody who has less than an
-    /// equal share loses a record because others call much.
+    /// Where there are too many records or bytes, those with most lose theirs: nobody who has less
+    /// than an equal share loses a record because others call much.
     ///
     /// # Errors
     /// The store failed; what was dropped before stays dropped.
@@ -31,7 +36,7 @@ impl Sqlite {
             now_us.div_euclid(1_000_000),
         )?;
         let mut work = Work::default();
-        self.drop_blocks(&mut work, Blocks::GoWithTheirFile, |txn| {
+        self.drop_blocks(&mut work, |txn| {
             let mut old = txn.prepare_cached(
                 "SELECT org_id, last_us, block, count FROM heads INDEXED BY heads_by_age
                  WHERE last_us < ?1 ORDER BY last_us LIMIT ?2",
@@ -50,70 +55,84 @@ impl Sqlite {
         Ok(work.records)
     }
 
-    /// Drops whole segments, the oldest first, until the files take no more than so many bytes.
+    /// Drops the oldest blocks of those with most bytes until the files take no more than so many.
+    /// What is in the newest segment stays: that is written to.
     fn keep_within_bytes(&self, work: &mut Work, bytes_max: u64) -> Result<(), RecordsError> {
-        while self.bytes()? > bytes_max && work.blocks < DELETE_CALL_MAX {
-            let all = self.segments.all();
-            let behind = match (self.has_blocks_beside_heads()?, all.as_slice()) {
-                (true, _) => all.first().map_or(i64::MAX, |first| first.first_block),
-                (false, [_, second, ..]) => second.first_block,
-                // The newest is written to: it is as small as a segment is.
-                (false, _) => break,
-            };
-            let before = work.blocks;
-            self.drop_blocks(work, Blocks::GoWithTheirFile, |txn| {
-                let mut oldest = txn.prepare_cached(
-                    "SELECT org_id, last_us, block, count FROM heads INDEXED BY heads_by_age
-                     WHERE block < ?1 ORDER BY last_us LIMIT ?2",
-                )?;
-                oldest
-                    .query_map(params![behind, DELETE_BATCH as i64], doomed)?
-                    .collect()
-            })?;
-            let gone = |segment: &Segment| segment.first_block < behind;
-            let unfinished = work.blocks >= DELETE_CALL_MAX;
-            if unfinished || (!self.drop_segments(gone)? && work.blocks == before) {
-                break;
+        let (mut last, mut blocks) = (u64::MAX, None);
+        loop {
+            let bytes = self.bytes()?;
+            // Where nothing comes back to the disk, others have the files open: later, then.
+            let is_done = bytes <= bytes_max || bytes >= last || blocks == Some(work.blocks);
+            if is_done || work.blocks >= DELETE_CALL_MAX {
+                return Ok(());
             }
+            (last, blocks) = (bytes, Some(work.blocks));
+            let kept = self.kept(BYTES)?;
+            let all: u64 = kept.iter().map(|(_, bytes)| *bytes).sum();
+            // Some pages, and not more than a segment before it is looked again: files take more
+            // than blocks do.
+            let excess = bytes.saturating_sub(bytes_max).max(STEP_BYTES_MIN);
+            let left = all.saturating_sub(excess.min(self.segment_bytes_max));
+            let newest = self.segments.newest();
+            let behind = newest.map_or(i64::MAX, |newest| newest.first_block);
+            self.keep_shares(work, BYTES, (kept, left), behind)?;
         }
-        Ok(())
+    }
+
+    /// Waits until a segment is begun: the limit of bytes may be passed then.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
     }
 
     fn keep_within_count(&self, work: &mut Work, count_max: u64) -> Result<(), RecordsError> {
-        let kept = self.kept()?;
-        let Some(share) = fair_share(kept.iter().map(|(_, count)| *count), count_max) else {
+        let kept = self.kept(COUNT)?;
+        self.keep_shares(work, COUNT, (kept, count_max), i64::MAX)
+    }
+
+    /// Drops the oldest blocks with numbers below `behind` of those that have more than an equal
+    /// share of `max`.
+    fn keep_shares(
+        &self,
+        work: &mut Work,
+        measure: &str,
+        (kept, max): (Vec<(Vec<u8>, u64)>, u64),
+        behind: i64,
+    ) -> Result<(), RecordsError> {
+        let Some(share) = fair_share(kept.iter().map(|(_, measured)| *measured), max) else {
             return Ok(());
         };
-        for (org, count) in kept {
-            let mut excess = i64::try_from(count.saturating_sub(share)).unwrap_or(i64::MAX);
-            self.drop_blocks(work, Blocks::GoNow, |txn| {
-                let mut oldest = txn.prepare_cached(
-                    "SELECT org_id, last_us, block, count FROM heads
-                     WHERE org_id = ?1 ORDER BY last_us, block LIMIT ?2",
-                )?;
+        let sql = format!(
+            "SELECT org_id, last_us, block, count, {measure} FROM heads
+             WHERE org_id = ?1 AND block < ?2 ORDER BY last_us, block LIMIT ?3"
+        );
+        for (org, measured) in kept {
+            let mut excess = i64::try_from(measured.saturating_sub(share)).unwrap_or(i64::MAX);
+            if excess == 0 {
+                continue;
+            }
+            let dropped = self.drop_blocks(work, |txn| {
+                let mut oldest = txn.prepare_cached(&sql)?;
+                let mut rows = oldest.query(params![org, behind, DELETE_BATCH as i64])?;
                 let mut found = Vec::new();
-                for one in oldest.query_map(params![org, DELETE_BATCH as i64], doomed)? {
-                    if excess <= 0 {
-                        break;
-                    }
-                    let one = one?;
-                    excess -= one.count;
-                    found.push(one);
+                while let Some(row) = rows.next()?.filter(|_| excess > 0) {
+                    excess -= row.get::<_, i64>(4)?;
+                    found.push(doomed(row)?);
                 }
                 Ok(found)
             })?;
+            self.delete_in_segments(dropped)?;
         }
         Ok(())
     }
 
-    /// How many records each organisation has.
-    fn kept(&self) -> Result<Vec<(Vec<u8>, u64)>, RecordsError> {
+    /// How much each organisation has.
+    fn kept(&self, measure: &str) -> Result<Vec<(Vec<u8>, u64)>, RecordsError> {
         let writer = locked(&self.writer);
-        let mut counts =
-            writer.prepare_cached("SELECT org_id, sum(count) FROM heads GROUP BY org_id")?;
-        let rows = counts.query_map([], |row| {
-            let count: i64 = row.get(1)?;
-            Ok((row.get(0)?, count.unsigned_abs()))
+        let sql = format!("SELECT org_id, sum({measure}) FROM heads GROUP BY org_id");
+        let mut sums = writer.prepare_cached(&sql)?;
+        let rows = sums.query_map([], |row| {
+            let sum: i64 = row.get(1)?;
+            Ok((row.get(0)?, sum.unsigned_abs()))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -135,13 +154,6 @@ impl Sqlite {
             .iter()
             .map(|one| self.segments.bytes(one.first_block));
         Ok(heads.unsigned_abs() + segments.sum::<u64>())
-    }
-
-    /// Whether a release before segments left blocks in the file of the heads.
-    fn has_blocks_beside_heads(&self) -> Result<bool, RecordsError> {
-        let writer = locked(&self.writer);
-        let sql = "SELECT EXISTS (SELECT 1 FROM blocks)";
-        Ok(writer.query_row(sql, [], |row| row.get(0))?)
     }
 
     fn has_heads(&self, segment: Segment) -> Result<bool, RecordsError> {
@@ -182,14 +194,15 @@ impl Sqlite {
         Ok(dropped)
     }
 
-    /// Drops the blocks that `find` names, in short transactions, until it names less than a batch:
-    /// the lock is let go in between so that inserts get their turn.
+    /// Drops the heads of the blocks that `find` names, in short transactions, until it names less
+    /// than a batch: the lock is let go in between so that inserts get their turn. Gives the
+    /// numbers of the blocks, which go with the file that they are in or are deleted next.
     fn drop_blocks(
         &self,
         work: &mut Work,
-        blocks: Blocks,
         mut find: impl FnMut(&Transaction<'_>) -> rusqlite::Result<Vec<Doomed>>,
-    ) -> Result<(), RecordsError> {
+    ) -> Result<Vec<i64>, RecordsError> {
+        let mut dropped = Vec::new();
         while work.blocks < DELETE_CALL_MAX {
             let mut writer = locked(&self.writer);
             let txn = writer.transaction()?;
@@ -206,53 +219,67 @@ impl Sqlite {
             }
             txn.commit()?;
             drop(writer);
-            if blocks == Blocks::GoNow {
-                self.delete_in_segments(&found)?;
-            }
+            dropped.extend(found.iter().map(|one| one.block));
             work.blocks += found.len();
             work.records += found.iter().map(|one| one.count).sum::<i64>();
             if found.len() < DELETE_BATCH {
                 break;
             }
         }
-        Ok(())
+        Ok(dropped)
     }
 
-    /// Deletes blocks whose heads are gone, and gives their pages back to the disk.
-    fn delete_in_segments(&self, doomed: &[Doomed]) -> Result<(), RecordsError> {
+    /// Deletes blocks whose heads are gone, and gives their pages back to the disk: with its file
+    /// where nothing else is in it. What a crash leaves of them goes with the file.
+    fn delete_in_segments(&self, dropped: Vec<i64>) -> Result<(), RecordsError> {
         let mut of_segments: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-        for one in doomed {
-            if let Place::Segment(first_block) = self.segments.place(one.block) {
-                of_segments.entry(first_block).or_default().push(one.block);
+        for block in dropped {
+            if let Place::Segment(first_block) = self.segments.place(block) {
+                of_segments.entry(first_block).or_default().push(block);
             }
         }
+        let newest = self.segments.newest();
         for (first_block, blocks) in of_segments {
-            // Nothing else writes to a segment meanwhile.
-            let _appender = locked(&self.appender);
-            let Some(mut segment) = self.segments.existing(first_block)? else {
+            let is_it =
+                |segment: &Segment| segment.first_block == first_block && Some(*segment) != newest;
+            if self.drop_segments(is_it)? {
                 continue;
-            };
-            let txn = segment.transaction()?;
-            for block in blocks {
-                txn.prepare_cached("DELETE FROM blocks WHERE id = ?1")?
-                    .execute([block])?;
             }
-            txn.commit()?;
-            let mut freed = segment.prepare("PRAGMA incremental_vacuum")?;
-            let mut rows = freed.query([])?;
-            while rows.next()?.is_some() {}
+            for reader in [&self.reader, &self.scanner] {
+                // Pages come back when nobody else has the file open.
+                locked(reader).close(first_block);
+            }
+            for blocks in blocks.chunks(DELETE_BATCH) {
+                // Nothing else writes to a segment meanwhile.
+                let _appender = locked(&self.appender);
+                let Some(mut segment) = self.segments.existing(first_block)? else {
+                    break;
+                };
+                let txn = segment.transaction()?;
+                for block in blocks {
+                    txn.prepare_cached("DELETE FROM blocks WHERE id = ?1")?
+                        .execute([block])?;
+                }
+                txn.commit()?;
+                give_back(&segment)?;
+            }
         }
         Ok(())
     }
 }
 
-/// When blocks leave the disk whose heads go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blocks {
-    /// With the file that they are in, which goes next.
-    GoWithTheirFile,
-    /// At once: others stay in the file.
-    GoNow,
+/// Gives the free pages of a segment back to the disk.
+fn give_back(segment: &Connection) -> Result<(), RecordsError> {
+    let mode: i64 = segment.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
+    if mode == 0 {
+        // One that an earlier release began gives nothing back until it is packed once.
+        segment.execute_batch(GIVES_BACK)?;
+        return Ok(segment.execute_batch("VACUUM")?);
+    }
+    let mut freed = segment.prepare("PRAGMA incremental_vacuum")?;
+    let mut rows = freed.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
 }
 
 /// What one call has dropped.

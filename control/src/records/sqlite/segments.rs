@@ -16,7 +16,7 @@ use std::sync::{PoisonError, RwLock};
 
 use rusqlite::Connection;
 
-use super::{RecordsError, connect};
+use super::{RecordsError, connect_after};
 
 /// The table of segments, beside the heads.
 pub(super) const CREATE: &str = "
@@ -26,9 +26,11 @@ pub(super) const CREATE: &str = "
         last_us INTEGER NOT NULL
     );
 ";
-/// What a segment's file holds. Freed pages can be given back piece by piece.
+/// Freed pages of a file can be given back piece by piece. Without effect once anything is in it,
+/// the mode of its journal included.
+pub(super) const GIVES_BACK: &str = "PRAGMA auto_vacuum = INCREMENTAL;";
+/// What a segment's file holds.
 const CREATE_FILE: &str = "
-    PRAGMA auto_vacuum = INCREMENTAL;
     CREATE TABLE IF NOT EXISTS blocks (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 ";
 /// What SQLite adds to the name of a file that is open.
@@ -169,7 +171,7 @@ impl Segments {
 
     /// A connection to a segment's file, which is made where it is not there.
     pub(super) fn connect(&self, first_block: i64) -> Result<Connection, RecordsError> {
-        let connection = connect(&self.file(first_block))?;
+        let connection = connect_after(&self.file(first_block), GIVES_BACK)?;
         connection.execute_batch(CREATE_FILE)?;
         Ok(connection)
     }

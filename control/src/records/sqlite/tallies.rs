@@ -4,22 +4,23 @@
 //! last block that they contain: after a crash the blocks behind it are read and counted again, so
 //! that each block counts exactly once. Tallies outlive the records that they were made of.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use proto::id::OrgId;
 use proto::record::Record;
 use proto::wire::Block;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::read::Reader;
+use super::sums::Sums;
 use super::{RecordsError, Sqlite, blob, bytes, locked};
-use crate::records::aggregate::Groups as Answer;
+use crate::records::aggregate::Question;
 use crate::records::counted::Counted;
 use crate::records::pending::{Cell, Groups, Pending};
-use crate::records::tally::{Dimension, HOUR_S, MINUTE_S, Tally};
+use crate::records::tally::{Dimension, HOUR_S, MINUTE_S, MINUTES_KEPT_S, Tally};
 
 /// Sqlite after which tallies are written.
 const WRITE_RECORDS: usize = 16_384;
-/// How long tallies by minute are kept, in seconds: 7 days.
-const MINUTES_KEPT_S: i64 = 7 * 86_400;
 
 /// Their tables.
 pub(super) const CREATE: &str = "
@@ -119,18 +120,19 @@ impl Counting {
         Ok(())
     }
 
-    /// Adds what is not in the file yet.
-    fn add_to(&self, asked: &Asked, groups: &mut Answer) {
-        for (cell, tally) in self.pending.minutes() {
-            let start_s = cell.start_s.div_euclid(asked.width_s) * asked.width_s;
-            if cell.org == asked.org
+    /// What is not in the file yet, by value and minute.
+    fn pending(&self, asked: &Asked) -> Vec<(String, i64, Tally)> {
+        let (from_s, to_s) = asked.range();
+        let wanted = |cell: &Cell| {
+            cell.org == asked.org
                 && cell.dimension == asked.dimension
-                && (asked.from_s..asked.to_s).contains(&start_s)
-            {
-                let key = (cell.value.clone(), start_s);
-                groups.entry(key).or_default().merge(tally);
-            }
-        }
+                && (from_s..to_s).contains(&cell.start_s)
+                && asked.only.as_ref().is_none_or(|only| cell.value == *only)
+        };
+        let cells = self.pending.minutes().filter(|(cell, _)| wanted(cell));
+        cells
+            .map(|(cell, tally)| (cell.value.clone(), cell.start_s, tally.clone()))
+            .collect()
     }
 }
 
@@ -174,44 +176,100 @@ pub(super) struct Asked {
     pub org: OrgId,
     /// The groups.
     pub dimension: Dimension,
-    /// The first second; the start of a span.
+    /// The only value that is wanted, where it is one.
+    pub only: Option<String>,
+    /// They follow each other.
+    pub spans: Vec<Span>,
+}
+
+/// Tallies of one width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// [`MINUTE_S`] or [`HOUR_S`].
+    pub width_s: i64,
+    /// The first second; the start of a tally.
     pub from_s: i64,
     /// The second after the last.
     pub to_s: i64,
-    /// [`MINUTE_S`] or [`HOUR_S`].
-    pub width_s: i64,
+}
+
+impl Asked {
+    fn range(&self) -> (i64, i64) {
+        let from_s = self.spans.first().map_or(0, |first| first.from_s);
+        (from_s, self.spans.last().map_or(from_s, |last| last.to_s))
+    }
+
+    /// Counts all of them.
+    fn count(
+        &self,
+        file: &Connection,
+        pending: &[(String, i64, Tally)],
+        sums: &mut Sums<'_>,
+    ) -> Result<(), RecordsError> {
+        for (value, start_s, tally) in pending {
+            sums.tally(value.clone(), *start_s).merge(tally);
+        }
+        let mut statement = file.prepare_cached(
+            "SELECT value, start_s, tally FROM tallies WHERE org_id = ?1 AND width_s = ?2
+             AND dimension = ?3 AND start_s >= ?4 AND start_s < ?5
+             AND (?6 IS NULL OR value = ?6)",
+        )?;
+        let (org, dimension) = (blob(self.org.bits()), self.dimension.number());
+        for span in &self.spans {
+            let Span {
+                width_s,
+                from_s,
+                to_s,
+            } = span;
+            let asked = params![org, width_s, dimension, from_s, to_s, self.only];
+            let mut rows = statement.query(asked)?;
+            while let Some(row) = rows.next()? {
+                let tally = Tally::decode(bytes(row, 2)?)
+                    .ok_or_else(|| RecordsError::Damaged("a tally".into()))?;
+                sums.tally(row.get(0)?, row.get(1)?).merge(&tally);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Sqlite {
-    /// Kept tallies, those included that were counted a moment ago.
+    /// Sums kept tallies, those included that were counted a moment ago. Records are stored
+    /// meanwhile.
     ///
     /// # Errors
     /// The store failed or a tally is damaged.
-    pub(super) fn tallies(&self, asked: &Asked) -> Result<Answer, RecordsError> {
-        let mut groups = Answer::new();
+    pub(super) fn tallies<'q>(
+        &self,
+        asked: &Asked,
+        question: &'q Question,
+    ) -> Result<Sums<'q>, RecordsError> {
         // Waited for before the other lock is taken, which storing records needs.
-        let reader = locked(&self.reader);
-        // Held to the end: what is written meanwhile would be missed or counted twice.
-        let counting = locked(&self.counting);
-        counting.add_to(asked, &mut groups);
-        let mut statement = reader.prepare_cached(
-            "SELECT value, start_s, tally FROM tallies WHERE org_id = ?1 AND width_s = ?2
-             AND dimension = ?3 AND start_s >= ?4 AND start_s < ?5",
-        )?;
-        let mut rows = statement.query(params![
-            blob(asked.org.bits()),
-            asked.width_s,
-            asked.dimension.number(),
-            asked.from_s,
-            asked.to_s
-        ])?;
-        while let Some(row) = rows.next()? {
-            let tally = Tally::decode(bytes(row, 2)?)
-                .ok_or_else(|| RecordsError::Damaged("a tally".into()))?;
-            let key = (row.get(0)?, row.get(1)?);
-            groups.entry(key).or_default().merge(&tally);
+        let reader = locked(&self.summer);
+        let (file, pending) = {
+            // What is written while this is held would be missed or counted twice.
+            let counting = locked(&self.counting);
+            let file = reader.unchecked_transaction()?;
+            // From its first answer on a transaction shows the file as it is now.
+            let _: i64 = file.query_row("SELECT block FROM tallied", [], |row| row.get(0))?;
+            (file, counting.pending(asked))
+        };
+        let mut sums = Sums::new(question, usize::MAX);
+        asked.count(&file, &pending, &mut sums)?;
+        if question.bucket_s.is_none() || !sums.is_narrowed() {
+            return Ok(sums);
         }
-        Ok(groups)
+        drop(sums);
+        // Too many to be told apart at once: the largest first, and then their spans.
+        let whole = Question {
+            bucket_s: None,
+            ..question.clone()
+        };
+        let mut totals = Sums::new(&whole, usize::MAX);
+        asked.count(&file, &pending, &mut totals)?;
+        let mut sums = Sums::of(question, totals.largest(question.shown()));
+        asked.count(&file, &pending, &mut sums)?;
+        Ok(sums)
     }
 
     /// Writes the tallies that are counted and drops old ones.
@@ -222,7 +280,9 @@ impl Sqlite {
         let mut counting = locked(&self.counting);
         let writer = locked(&self.writer);
         counting.write(&writer)?;
-        for (width_s, from_s) in [(MINUTE_S, now_s - MINUTES_KEPT_S), (HOUR_S, hours_from_s)] {
+        let minutes_from_s = now_s.saturating_sub(MINUTES_KEPT_S);
+        self.minutes_from_s.fetch_max(minutes_from_s, Relaxed);
+        for (width_s, from_s) in [(MINUTE_S, minutes_from_s), (HOUR_S, hours_from_s)] {
             writer
                 .prepare_cached("DELETE FROM tallies WHERE width_s = ?1 AND start_s < ?2")?
                 .execute([width_s, from_s])?;

@@ -5,10 +5,12 @@ mod together;
 
 use std::time::Duration;
 
-use proto::id::{CredentialId, ProxyId};
+use proto::id::{CredentialId, ProxyId, RequestId};
 
+use super::block::{Mark, Wanted};
 use super::*;
-use crate::records::Retention;
+use crate::records::query::RecordFilter;
+use crate::records::{RecordCursor, Retention};
 
 fn record(n: u128, org: u128) -> Record {
     let even = n.is_multiple_of(2);
@@ -189,6 +191,38 @@ fn a_search_among_long_requests_gets_on_with_each_page() {
     assert_eq!(found, all.collect::<Vec<u128>>());
 }
 
+/// Blocks that are newer than a page by more than any block is long cannot have records of it.
+#[test]
+fn a_page_begins_at_its_place_and_not_at_the_newest() {
+    let (_dir, records) = open();
+    let put = |from: u128, count: u128| {
+        let batch: Vec<_> = (from..from + count).map(|n| record(n, 1)).collect();
+        records.put(&batch).unwrap();
+    };
+    let newest = |filter: &RecordFilter| {
+        let reader = locked(&records.reader);
+        records.newest_of_page(&reader, ORG, filter).unwrap()
+    };
+    (0..50).for_each(|n| put(n * 10, 10));
+    assert_eq!(newest(&RecordFilter::default()), i64::MAX);
+    // A record begins each 500 µs, so a block is 4 ms long.
+    let after = by(|filter| {
+        filter.after = Some(RecordCursor::new(100_000, RequestId::from_bits(200)));
+    });
+    assert_eq!(newest(&after), 104_000);
+    let before = by(|filter| filter.to_us = Some(90_000));
+    assert_eq!(newest(&before), 94_000);
+    // One that is longer counts as soon as it is there, of its organisation alone.
+    records
+        .put(&[record(500, 1), record(540, 1), record(500, 2)])
+        .unwrap();
+    assert_eq!(newest(&after), 120_000);
+    records.put(&[record(600, 2), record(900, 2)]).unwrap();
+    assert_eq!(newest(&after), 120_000);
+    let found = records.list(ORG, &after, 5).unwrap().0;
+    assert_eq!(numbers(&found), [199, 198, 197, 196, 195]);
+}
+
 #[test]
 fn old_and_surplus_records_go() {
     let (_dir, records) = open();
@@ -268,6 +302,27 @@ fn a_large_batch_becomes_several_blocks() {
     batch[4].request_id = RequestId::from_bits(1 << 101);
     assert!(matches!(records.put(&batch), Err(RecordsError::Pack(_))));
     assert_eq!(records.get(ORG, batch[4].request_id).unwrap(), None);
+}
+
+#[test]
+fn the_files_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, records) = open();
+    records.put(&[record(1, 1)]).unwrap();
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(dir.path()).unwrap().flatten() {
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{:?}", file.file_name());
+        names.push(file.file_name().into_string().unwrap());
+    }
+    for name in [
+        "records.db",
+        "records.db-wal",
+        "records.db.1",
+        "records.db.1-wal",
+    ] {
+        assert!(names.iter().any(|there| there == name), "{names:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Segments: they follow each other, go whole, and a crash between two files is mended.
 
+use futures_util::FutureExt;
+
 use super::*;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -93,6 +95,19 @@ fn a_full_segment_is_followed_by_another() {
 }
 
 #[test]
+fn a_segment_that_is_begun_is_told_to_who_keeps_the_bound() {
+    let (_dir, records) = open();
+    let told = || records.grown().now_or_never().is_some();
+    assert!(!told());
+    records.put(&[at(1, 1, 0)]).unwrap();
+    assert!(told() && !told());
+    records.put(&[at(2, 1, 0)]).unwrap();
+    assert!(!told(), "the same day");
+    records.put(&[at(3, 1, DAY_US)]).unwrap();
+    assert!(told());
+}
+
+#[test]
 fn old_segments_go_with_their_files_and_nothing_else() {
     let (dir, records) = open();
     for n in 0..5 {
@@ -169,6 +184,42 @@ fn the_oldest_segments_go_while_there_are_too_many_bytes() {
     records.retain(keeping(AGES, 0), 0).unwrap();
     assert_eq!(files(&dir).len(), 1);
     assert!(all(&records).contains(&398));
+}
+
+#[test]
+fn an_organisation_within_its_share_of_the_bytes_loses_nothing() {
+    let (dir, mut records) = open();
+    records.segment_bytes_max = 200_000;
+    let put = |n: u128, org| {
+        let mut large = record(n, org);
+        large.path = (0..400)
+            .map(|m| format!("{:032x}", Random(n * 400 + m).next()))
+            .collect();
+        records.put(&[large]).unwrap();
+    };
+    // The oldest are those of one that is called little.
+    (0..20).for_each(|n| put(n, 2));
+    (20..400).for_each(|n| put(n, 1 + 2 * u128::from(n % 100 == 0)));
+    let before = records.bytes().unwrap();
+    let count = files(&dir).len();
+    let left = |org| {
+        let all = RecordFilter::default();
+        let found = records.list(OrgId::from_bits(org), &all, 999).unwrap();
+        numbers(&found.0)
+    };
+    assert!(records.retain(keeping(AGES, before / 2), 0).unwrap() > 0);
+    assert!(records.bytes().unwrap() <= before / 2);
+    let oldest = records.segments.all()[0].first_block;
+    let file = records.segments.connect(oldest).unwrap();
+    let free = |name: &str| -> i64 {
+        let sql = format!("PRAGMA {name}");
+        file.query_row(&sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((free("auto_vacuum"), free("freelist_count")), (2, 0));
+    assert_eq!((left(2).len(), left(3).len()), (20, 3));
+    assert_eq!(left(1).first(), Some(&399), "its newest stay");
+    assert!(files(&dir).len() < count, "what is empty goes");
+    assert_eq!(records.retain(keeping(AGES, before / 2), 0).unwrap(), 0);
 }
 
 /// Splitmix.
@@ -318,7 +369,7 @@ fn a_file_without_segments_keeps_its_blocks_until_they_go() {
         .unwrap();
     file.execute_batch(
         "INSERT INTO main.blocks SELECT * FROM segment.blocks; DROP TABLE segments;
-         PRAGMA user_version = 3; DETACH segment",
+         ALTER TABLE heads DROP COLUMN bytes; PRAGMA user_version = 3; DETACH segment",
     )
     .unwrap();
     drop(file);
