@@ -370,16 +370,18 @@ pub(crate) fn read_request(
         .path_parameters()
         .map(|name| (name, request.match_info().query(name).to_owned()))
         .collect();
-    let accept = request.headers().get(header::ACCEPT);
+    let text = |name: &str| {
+        let value = request.headers().get(name)?;
+        value.to_str().ok().map(str::to_owned)
+    };
     let (if_match, if_none_match) = call::conditions(request.headers())?;
     Ok(Request {
         path,
         query: Query::parse(request.query_string(), &known)?,
         if_match,
         if_none_match,
-        accept: accept
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned),
+        accept: text(header::ACCEPT.as_str()),
+        last_event: text("last-event-id"),
         idempotency: None,
         source: call::source(request, proxies),
         asking: call::Asking::of(request.headers()),

@@ -194,7 +194,18 @@ impl Api {
     /// # Errors
     /// As for [`Api::create`].
     pub async fn stream(&self, path: &str) -> anyhow::Result<Pieces> {
-        let request = self.client.get(format!("{}{path}", self.base));
+        self.stream_after(path, None).await
+    }
+
+    /// The same of events, from behind the last one that was read.
+    ///
+    /// # Errors
+    /// As for [`Api::stream`].
+    pub async fn stream_after(&self, path: &str, last: Option<&str>) -> anyhow::Result<Pieces> {
+        let mut request = self.client.get(format!("{}{path}", self.base));
+        if let Some(last) = last {
+            request = request.insert_header(("last-event-id", last));
+        }
         let sending = request.timeout(STREAM_MAX).bearer_auth(&self.token).send();
         let answer = self.reached(sending).await?;
         if answer.status().is_success() {

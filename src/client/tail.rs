@@ -1,5 +1,6 @@
 //! `requestrocket tail`: requests as they come, pushed by the control plane.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,6 +15,8 @@ use crate::say;
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Pause before a connection is made anew.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How many of the last requests are remembered.
+const SHOWN_MAX: usize = 1_024;
 /// Longest event that is read, in bytes.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -30,6 +33,7 @@ pub async fn tail(args: &TailArgs) -> anyhow::Result<()> {
         true => Some(api.stream(&path).await?),
         false => None,
     };
+    let mut shown = Shown::default();
     if args.lines > 0 {
         let mut query = query.clone();
         add(&mut query, "limit", Some(&args.lines.to_string()));
@@ -40,14 +44,17 @@ pub async fn tail(args: &TailArgs) -> anyhow::Result<()> {
             .as_array()
             .map(Vec::as_slice)
             .unwrap_or_default();
-        items.iter().rev().for_each(|record| show(record, args));
+        for record in items.iter().rev() {
+            shown.is_new(record);
+            show(record, args);
+        }
     }
     while let Some(pieces) = following.take() {
-        read(pieces, args).await;
-        eprintln!("requestrocket: the connection ended; connecting again, some may be missing");
+        read(pieces, args, &mut shown).await;
+        eprintln!("requestrocket: the connection ended; connecting again");
         following = Some(loop {
             tokio::time::sleep(PAUSE).await;
-            match api.stream(&path).await {
+            match api.stream_after(&path, shown.last()).await {
                 Ok(pieces) => break pieces,
                 // A token that is no longer valid will not become valid again.
                 Err(error) if error.is::<super::problem::Problem>() => return Err(error),
@@ -58,6 +65,30 @@ pub async fn tail(args: &TailArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The requests that were shown last: after a connection that ended some may come again.
+#[derive(Default)]
+struct Shown(VecDeque<String>);
+
+impl Shown {
+    /// Notes a request that is about to be shown; false where it was already.
+    fn is_new(&mut self, record: &Value) -> bool {
+        let id = record["id"].as_str().unwrap_or_default();
+        if self.0.iter().rev().any(|shown| shown == id) {
+            return false;
+        }
+        if self.0.len() >= SHOWN_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(id.to_owned());
+        true
+    }
+
+    /// The last of them.
+    fn last(&self) -> Option<&str> {
+        self.0.back().map(String::as_str)
+    }
+}
+
 fn show(record: &Value, args: &TailArgs) {
     match args.output {
         Output::Json => say(&record.to_string()),
@@ -66,17 +97,18 @@ fn show(record: &Value, args: &TailArgs) {
 }
 
 /// Shows events until the connection ends or is silent.
-async fn read(mut pieces: Pieces, args: &TailArgs) {
+async fn read(mut pieces: Pieces, args: &TailArgs, shown: &mut Shown) {
     let mut events = Events::default();
     while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE_MAX, pieces.next()).await {
         for (name, data) in events.take(&piece) {
             match (name.as_str(), serde_json::from_str::<Value>(&data)) {
-                ("record", Ok(record)) => show(&record, args),
+                ("record", Ok(record)) if shown.is_new(&record) => show(&record, args),
                 ("missed", Ok(missed)) => {
-                    eprintln!(
-                        "requestrocket: {} were missed: too many came",
-                        missed["count"]
-                    );
+                    let count = match &missed["count"] {
+                        Value::Null => "some".to_owned(),
+                        count => count.to_string(),
+                    };
+                    eprintln!("requestrocket: {count} were missed: too many came");
                 }
                 _ => {}
             }
@@ -117,6 +149,22 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_shown_once_and_the_last_is_known() {
+        let mut shown = Shown::default();
+        let record = |n: usize| serde_json::json!({"id": format!("req_{n}")});
+        assert_eq!(shown.last(), None);
+        for n in 0..SHOWN_MAX * 2 {
+            assert!(shown.is_new(&record(n)));
+            assert!(!shown.is_new(&record(n)));
+        }
+        assert_eq!(shown.0.len(), SHOWN_MAX);
+        assert_eq!(
+            shown.last(),
+            Some(format!("req_{}", SHOWN_MAX * 2 - 1).as_str())
+        );
+    }
 
     #[test]
     fn events_come_out_however_they_are_cut() {

@@ -235,6 +235,8 @@ pub struct Request {
     pub source: Option<IpAddr>,
     /// `Accept`, where its value is text.
     pub accept: Option<String>,
+    /// `Last-Event-ID`, likewise.
+    pub last_event: Option<String>,
     /// What the same question is put to other regions with.
     pub asking: Asking,
     /// The body; null when the route takes none.

@@ -92,7 +92,9 @@ pub fn routes() -> Vec<Route> {
             (
                 "follow_records",
                 "Follow requests as server-sent events: `record` for each, `missed` with a count \
-                 where the follower was too slow",
+                 where the follower was too slow. With `Last-Event-ID` (the id of the last \
+                 `record`) those that began after it come first; the count is null where \
+                 only the newest of them do",
             ),
             viewer,
             stream::follow,

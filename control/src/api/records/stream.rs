@@ -1,10 +1,12 @@
 //! Records that are sent while they come: to whoever follows them, and as a file of lines.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use jiff::Timestamp;
+use proto::id::RequestId;
 use proto::record::Record;
 use serde_json::json;
 
@@ -14,7 +16,8 @@ use crate::api::call::{self, OrgCall};
 use crate::api::error::{Code, Refusal, broke_off};
 use crate::api::page;
 use crate::records::places::Places;
-use crate::records::{Following, RecordFilter, Tail};
+use crate::metrics::Connected;
+use crate::records::{Following, RecordCursor, RecordFilter, Tail};
 use crate::regions::ask::{self, Wanted};
 use crate::regions::missing;
 
@@ -24,13 +27,14 @@ const BEAT: Duration = Duration::from_secs(10);
 const EXPORT_PAGE: usize = 2_048;
 
 /// Server-sent events: a `record` for each record that is stored from now on, `missed` where the
-/// follower was too slow.
+/// follower was too slow. With `Last-Event-ID` those first that began after that record.
 pub async fn follow(call: OrgCall) -> Result<Answer, Refusal> {
     let filter = filter::filter(&call)?;
+    // Followed first, so that nothing is lost between the two.
     let following = call
         .control
         .records
-        .follow(call.org_id(), filter)
+        .follow(call.org_id(), filter.clone())
         .ok_or_else(|| {
             Refusal::new(
                 Code::Overloaded,
@@ -38,36 +42,109 @@ pub async fn follow(call: OrgCall) -> Result<Answer, Refusal> {
             )
             .retry_after_s(10)
         })?;
-    let counted = call.control.counters.follower();
-    let state = (call, following, counted, true);
-    let events = unfold(state, |(call, mut following, counted, first)| async move {
-        let event = match first {
-            // Says at once that it has begun.
-            true => Bytes::from_static(b": following\n\n"),
-            false => event(&call, &mut following).await?,
-        };
-        Some((Ok(event), (call, following, counted, false)))
-    });
+    let since = since(&call, filter).await?;
+    let follower = Follower {
+        following,
+        told: since.records.iter().map(|one| one.request_id).collect(),
+        _counted: call.control.counters.follower(),
+        call,
+    };
+    let first = since.events();
+    let events = unfold(
+        (follower, Some(first)),
+        |(mut follower, first)| async move {
+            let event = match first {
+                Some(first) => first,
+                None => follower.event().await?,
+            };
+            Some((Ok(event), (follower, None)))
+        },
+    );
     Ok(Answer::stream("text/event-stream", Pieces::new(events)))
 }
 
-/// The next event; `None` when the caller may follow no more, or when this process ends: whoever
-/// follows connects again, to the next one.
-async fn event(call: &OrgCall, following: &mut Following) -> Option<Bytes> {
-    let next = tokio::select! {
-        next = tokio::time::timeout(BEAT, following.next()) => next,
-        () = call.control.ending() => return None,
+/// What a follower that connects again has missed.
+#[derive(Default)]
+struct Since {
+    /// The newest first.
+    records: Vec<Record>,
+    /// Whether there are older ones that are not told.
+    cut: bool,
+}
+
+/// The records that began after the one that the follower got last; none where that is not known.
+async fn since(call: &OrgCall, filter: RecordFilter) -> Result<Since, Refusal> {
+    let last = call.request.last_event.as_deref();
+    let Some(last) = last.and_then(|id| id.parse::<RequestId>().ok()) else {
+        return Ok(Since::default());
     };
-    still_allowed(call).ok()?;
-    match next {
-        Ok(Some(Tail::Record(record))) => Some(record_event(&record)),
-        Ok(Some(Tail::Missed(count))) => Some(Bytes::from(format!(
-            "event: missed\ndata: {}\n\n",
-            json!({"count": count})
-        ))),
-        Ok(None) => None,
-        Err(_) => Some(Bytes::from_static(b": still here\n\n")),
+    let org = call.org_id();
+    let found = blocking(call, move |records| {
+        let Some(last) = records.get(org, last)? else {
+            return Ok((Vec::new(), None));
+        };
+        let place = RecordCursor::of(&last);
+        let filter = RecordFilter {
+            from_us: filter.from_us.max(Some(place.started_at_us())),
+            ..filter
+        };
+        let (mut found, next) = records.list(org, &filter, EXPORT_PAGE)?;
+        found.retain(|record| RecordCursor::of(record) > place);
+        Ok((found, next))
+    });
+    let (records, next) = found.await?;
+    Ok(Since {
+        records,
+        cut: next.is_some(),
+    })
+}
+
+impl Since {
+    /// What the follower gets at once: that it has begun, and these.
+    fn events(&self) -> Bytes {
+        let mut events = b": following\n\n".to_vec();
+        if self.cut {
+            events.extend(missed_event(None));
+        }
+        let records = self.records.iter().rev();
+        records.for_each(|record| events.extend(record_event(record)));
+        events.into()
     }
+}
+
+/// Whoever follows.
+struct Follower {
+    call: OrgCall,
+    following: Following,
+    /// Records that were told at once, which may come once more.
+    told: HashSet<RequestId>,
+    _counted: Connected,
+}
+
+impl Follower {
+    /// The next event; `None` when the caller may follow no more, or when this process ends:
+    /// whoever follows connects again, to the next one.
+    async fn event(&mut self) -> Option<Bytes> {
+        loop {
+            let next = tokio::select! {
+                next = tokio::time::timeout(BEAT, self.following.next()) => next,
+                () = self.call.control.ending() => return None,
+            };
+            still_allowed(&self.call).ok()?;
+            return match next {
+                Ok(Some(Tail::Record(record))) if self.told.remove(&record.request_id) => continue,
+                Ok(Some(Tail::Record(record))) => Some(record_event(&record)),
+                Ok(Some(Tail::Missed(count))) => Some(missed_event(Some(count))),
+                Ok(None) => None,
+                Err(_) => Some(Bytes::from_static(b": still here\n\n")),
+            };
+        }
+    }
+}
+
+fn missed_event(count: Option<u64>) -> Bytes {
+    let data = json!({"count": count});
+    Bytes::from(format!("event: missed\ndata: {data}\n\n"))
 }
 
 /// Refuses a caller whose token was revoked, has ended, or lost its role here, since its answer

@@ -164,6 +164,38 @@ async fn an_operator_who_is_none_any_more_follows_no_records_of_others() {
 }
 
 #[actix_web::test]
+async fn who_follows_again_is_told_first_what_came_meanwhile() {
+    let api = api().await;
+    let told = async |last: Option<&Record>| {
+        let mut request = api.request(Who::Admin, Method::GET, "/orgs/acme/records/follow");
+        if let Some(last) = last {
+            request = request.insert_header(("last-event-id", last.request_id.to_string()));
+        }
+        let answer = test::call_service(&api.service, request.to_request()).await;
+        assert_eq!(answer.status(), 200);
+        let mut body = Box::pin(answer.into_body());
+        let piece = std::future::poll_fn(|cx| body.as_mut().poll_next(cx)).await;
+        let Some(Ok(piece)) = piece else {
+            panic!("nothing comes");
+        };
+        String::from_utf8(piece.to_vec()).unwrap()
+    };
+    let records = [1, 2, 3].map(|n| record(&api, n));
+    api.control.records.insert(&records).unwrap();
+    let [first, second, third] = &records;
+    let ids = |text: &str| -> Vec<String> {
+        let ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
+        ids.map(str::to_owned).collect()
+    };
+    let all = [second, third].map(|record| record.request_id.to_string());
+    assert_eq!(ids(&told(Some(first)).await), all);
+    assert_eq!(ids(&told(Some(second)).await), all[1..]);
+    assert_eq!(told(Some(third)).await, ": following\n\n");
+    assert_eq!(told(Some(&record(&api, 9))).await, ": following\n\n");
+    assert_eq!(told(None).await, ": following\n\n");
+}
+
+#[actix_web::test]
 async fn what_system_holds_of_others_is_for_operators() {
     let api = api().await;
     for path in [
