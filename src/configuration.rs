@@ -96,14 +96,11 @@ impl Configuration {
             let run = move || beat::run(store.clone(), name.clone());
             background.spawn(restarts::again("beat", health.clone(), run));
         }
-        let mut begun = Begun::default();
-        let kept = match settings.store.kind {
-            StoreKind::Etcd => {
-                let at = (settings, &store);
-                Some(begin(at, &digest_key, &mut follower, &mut begun).await?)
-            }
+        let at = (settings, &store);
+        let (kept, begun) = match settings.store.kind {
+            StoreKind::Etcd => begin(at, &digest_key, &mut follower).await?,
             // A file that its owner puts back is meant to count.
-            StoreKind::Embedded => None,
+            StoreKind::Embedded => (None, Begun::default()),
         };
         publisher.remember(worlds.clone());
         let home = match regions {
@@ -251,8 +248,8 @@ async fn begin(
     (settings, store): (&Settings, &Arc<dyn Store>),
     digest_key: &DigestKey,
     follower: &mut Follower,
-    begun: &mut Begun,
-) -> anyhow::Result<Kept> {
+) -> anyhow::Result<(Option<Kept>, Begun)> {
+    let mut begun = Begun::default();
     let kept = Kept::new(
         settings.data_dir.join("kept.bin"),
         digest_key,
@@ -282,7 +279,7 @@ async fn begin(
         }
         Err(error) => return Err(stores::cannot_begin(error)),
     }
-    Ok(kept)
+    Ok((Some(kept), begun))
 }
 
 /// Makes sure of organisations and token. In a store that was restored, wiped or damaged nothing is

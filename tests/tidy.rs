@@ -186,6 +186,7 @@ fn dependencies_point_one_way() {
                 "proto/src/store/embedded",
                 "control/src/records",
                 "control/src/archive",
+                "control/src/private_sqlite.rs",
                 "tests/",
             ],
         ),

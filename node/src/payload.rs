@@ -168,7 +168,9 @@ fn clean(plain: Vec<u8>, scrub: Option<&Scrub>, whose: Whose) -> Clean {
         Some(overwritten) => overwritten.text,
         None => plain,
     };
-    let mut plain = LiveSecrets::of_process().overwritten(&plain).into_owned();
+    let mut plain = LiveSecrets::of_process()
+        .overwritten(whose, &plain)
+        .into_owned();
     overwrite_tokens(&mut plain);
     match String::from_utf8(plain) {
         Ok(text) => Clean::Text(text),
@@ -382,6 +384,21 @@ mod tests {
                 assert_eq!(shown.len(), bytes_max as usize);
             }
         }
+    }
+
+    #[test]
+    fn what_others_have_is_not_told_by_stars() {
+        let [one, other] = [1, 2].map(proto::id::OrgId::from_bits);
+        let secret = "Sommer-2024-payload!";
+        let scrub = Arc::new(Scrub::new([secret], []));
+        LiveSecrets::of_process().add(Some(one), &scrub);
+        let shown = |org| {
+            let mut capture = Capture::new(100, &HeaderMap::new(), None);
+            capture.push(format!("said {secret}").as_bytes());
+            capture.captured(None, Whose::Orgs(org)).unwrap().content
+        };
+        assert_eq!(shown(other), format!("said {secret}"));
+        assert_eq!(shown(one), format!("said {}", "*".repeat(secret.len())));
     }
 
     #[test]

@@ -14,10 +14,10 @@ pub fn of(headers: &HeaderMap, whose: Whose) -> impl Iterator<Item = UpstreamId>
     let named = headers
         .iter()
         .filter(|(name, _)| is_upstream_id(name.as_str()));
-    named.filter_map(|(name, value)| {
+    named.filter_map(move |(name, value)| {
         // A text of visible characters and spaces; a tab is neither.
         let text = value.to_str().ok().filter(|text| !text.contains('\t'))?;
-        let value = shortened(text, BYTES_MAX);
+        let value = shortened(text, BYTES_MAX, whose);
         let header = name.as_str().to_owned();
         Some(UpstreamId { header, value })
     })
@@ -48,7 +48,9 @@ mod tests {
             let name: HeaderName = name.parse().unwrap();
             headers.append(name, HeaderValue::from_bytes(value).unwrap());
         }
-        of(&headers).map(|id| (id.header, id.value)).collect()
+        of(&headers, Whose::Nobodys)
+            .map(|id| (id.header, id.value))
+            .collect()
     }
 
     #[test]

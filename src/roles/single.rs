@@ -63,15 +63,9 @@ impl Single {
         let place = self.place.take(check).await?;
         let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
-        let mut configuration = Configuration::open(
-            &settings,
-            store.clone(),
-            public,
-            self.given,
-            None,
-            background,
-        )
-        .await?;
+        let (at, given) = (store.clone(), self.given);
+        let opened = Configuration::open(&settings, at, public, given, None, background);
+        let mut configuration = opened.await?;
         let demo = match self.mode {
             Mode::Dev => Some(demo(&settings, &mut configuration).await?),
             Mode::Standalone => None,

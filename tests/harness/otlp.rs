@@ -196,7 +196,8 @@ impl TraceService for Received {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.ready().await?;
-        self.take(Export::Traces(request.into_inner()), Vec::new());
+        let fields = fields(request.metadata());
+        self.take(Export::Traces(request.into_inner()), fields);
         let partial_success = (self.mood() == Mood::Picky).then(|| ExportTracePartialSuccess {
             rejected_spans: 1,
             error_message: "one is too many".into(),

@@ -35,9 +35,10 @@ const SEGMENT_BYTES_MAX: usize = 20;
 
 /// What was asked for, path and query, as the proxy lets it be kept.
 pub fn asked(notes: &Notes, proxy: &CompiledProxy) -> (String, Vec<QueryField>) {
-    let mut path = path(&notes.path, proxy.record.path);
+    let whose = Whose::Orgs(proxy.org);
+    let mut path = path(&notes.path, proxy.record.path, whose);
     let (allow, keys) = (&proxy.record.query_allow, &proxy.key_queries);
-    let mut query = query(notes.query.as_deref(), allow, keys);
+    let mut query = query(notes.query.as_deref(), allow, keys, whose);
     if notes.refusal.is_some() {
         cut_refused(&mut path, &mut query);
     }
@@ -45,8 +46,8 @@ pub fn asked(notes: &Notes, proxy: &CompiledProxy) -> (String, Vec<QueryField>) 
 }
 
 /// The path as the proxy's `record.path` says.
-fn path(path: &[u8], policy: RecordPath) -> String {
-    let path = without_secrets(path);
+fn path(path: &[u8], policy: RecordPath, whose: Whose) -> String {
+    let path = without_secrets(path, whose);
     let text = String::from_utf8_lossy(&path);
     match policy {
         RecordPath::None => String::new(),
@@ -111,7 +112,12 @@ fn looks_random(segment: &str) -> bool {
 /// The first of the query's names, with values only where the proxy allows it.
 ///
 /// What may be a caller's key is never shown: parameters that hold one, values as we issue them.
-fn query(text: Option<&[u8]>, allow: &[String], keys: &[Box<str>]) -> Vec<QueryField> {
+fn query(
+    text: Option<&[u8]>,
+    allow: &[String],
+    keys: &[Box<str>],
+    whose: Whose,
+) -> Vec<QueryField> {
     let clip = |part: &[u8]| clipped(&String::from_utf8_lossy(part), QUERY_CHARS_MAX);
     let Some(text) = text else {
         return Vec::new();

@@ -19,6 +19,9 @@ use crate::telemetry::trace_id_text;
 /// Longest name that is kept, in characters.
 const NAME_CHARS_MAX: usize = 96;
 
+/// The operator alone reads them.
+pub const SHOWN_TO: Whose = Whose::Everybodys;
+
 /// The record of an attempt: what was called, never what was presented.
 pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -> Record {
     let agent = exchange.notes.agent.as_ref();

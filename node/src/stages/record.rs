@@ -24,7 +24,6 @@ use crate::outcomes;
 use crate::payload::Bodies;
 use crate::records::allowance::Allowances;
 use crate::records::{RecordBuffer, reduce, unmatched};
-use crate::reflected::ScrubbedBody;
 use crate::refused::{limited_by, refused_by};
 use crate::scrubbed_body::ScrubbedBody;
 use crate::snapshot::CompiledProxy;
@@ -142,6 +141,7 @@ impl Recorder {
         let mut notes = std::mem::take(&mut exchange.notes);
         // The answer still tells it.
         exchange.notes.warning = notes.warning.take();
+        let (agent, whose) = (notes.agent.as_ref(), Whose::Orgs(proxy.org));
         let (path, query) = reduce::asked(&notes, proxy);
         let caller = exchange.caller.as_ref();
         let status = exchange.status();
@@ -164,7 +164,7 @@ impl Recorder {
             config_version: proxy.version.newest(),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
-            method: reduce::method(&exchange.request.method),
+            method: reduce::method(&exchange.request.method, whose),
             path,
             query,
             status,

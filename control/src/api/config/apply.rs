@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::FORMAT;
 use super::entry::{Key, List, Model, fresh, objects};
+use super::kept::stays;
 use super::stored::{Kind, Stored};
 use crate::api::ahead::Given;
 use crate::api::answer::Answer;

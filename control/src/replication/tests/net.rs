@@ -253,6 +253,9 @@ async fn installation_with(
     let until = tokio::time::Instant::now() + DEADLINE;
     assert!(regions[0].publisher.bootstrap(until).await.unwrap());
     regions[0].seen(SYSTEM_ORG).await;
+    let mut worlds = regions[0].worlds.clone();
+    let named = worlds.wait_for(|world| world.slugs.contains_key("default"));
+    drop(named.await.unwrap());
     (net, regions)
 }
 

@@ -208,16 +208,7 @@ impl Follower {
     /// When content that could not be read is worth another try.
     fn retry_at(&self) -> Option<Instant> {
         let mut faults = self.faults.values().flatten();
-        let hopeful = faults.any(|fault| {
-            matches!(
-                fault.code,
-                "version-unreadable"
-                    | "leaf-missing"
-                    | "leaf-unreadable"
-                    | "secret-missing"
-                    | "secret-unreadable"
-            )
-        });
+        let hopeful = faults.any(|fault| news::may_come(fault.code));
         // A list of everything is much to ask of the store for what may be missing for days.
         let wait = RETRY_CONTENT.saturating_mul(1 << self.retries.min(5));
         let wait = wait.min(RETRY_CONTENT_MAX);

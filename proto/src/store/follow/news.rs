@@ -28,6 +28,33 @@ pub(super) enum Heard {
     Gone,
 }
 
+/// Codes of earlier faults that news of this kind leave as they are.
+pub(super) fn standing(head: Option<&Heard>) -> &'static [&'static str] {
+    match head {
+        None => &[
+            "object-unreadable",
+            "leaf-missing",
+            "leaf-unreadable",
+            "version-unreadable",
+            "store-regressed",
+        ],
+        Some(Heard::Head(_)) => &[],
+        Some(_) => &["object-unreadable", "leaf-missing", "leaf-unreadable"],
+    }
+}
+
+/// Whether what could not be read may be there later, in the store that lacks it now.
+pub(super) fn may_come(code: &str) -> bool {
+    matches!(
+        code,
+        "version-unreadable"
+            | "leaf-missing"
+            | "leaf-unreadable"
+            | "secret-missing"
+            | "secret-unreadable"
+    )
+}
+
 /// Whether an event is the beat of control.
 pub(super) fn is_beat(event: &mut Event) -> bool {
     let (Event::Put(KeyValue { key, .. }) | Event::Delete { key, .. }) = event;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 
-use super::news::{Heard, News};
+use super::news::{Heard, News, standing};
 use super::{OrgState, SealedValues};
 use crate::credential::CredentialKind;
 use crate::id::{CredentialId, OrgId};
@@ -52,21 +52,6 @@ pub(super) struct Reader<'a> {
     /// What else is read by the same list or change.
     pub together: &'a Together<'a>,
     pub region: &'a str,
-}
-
-/// Codes of earlier faults that news of this kind leave as they are.
-fn standing(head: Option<&Heard>) -> &'static [&'static str] {
-    match head {
-        None => &[
-            "object-unreadable",
-            "leaf-missing",
-            "leaf-unreadable",
-            "version-unreadable",
-            "store-regressed",
-        ],
-        Some(Heard::Head(_)) => &[],
-        Some(_) => &["object-unreadable", "leaf-missing", "leaf-unreadable"],
-    }
 }
 
 impl Reader<'_> {
